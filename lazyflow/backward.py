@@ -1,0 +1,188 @@
+"""Backward: the launches of a run in reverse, each adding its operands' cotangents into an arena of the same layout.
+
+The cotangent of a node lies where its value lies, at the same offset of a second arena. Adding back is a slice add where
+rows are evenly spaced, an indexed add where they are distinct, and rounds of distinct rows only where they repeat.
+A parameter's gradient is computed once for each signature it occurs in, over all rows at once, when everything else is done.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow.execute import Arena, Run, operand_values, parameter_of, sources
+from lazyflow.expr import Parameter
+from lazyflow.ops.base import Array, unbroadcast
+from lazyflow.ops.sparse import RowSparse, add as add_sparse, scatter_add_rows
+from lazyflow.plan import Launch, Rows, launches, parameter_launches
+from lazyflow.tape import KNOWN, Operand
+
+Seed = tuple[int, Array]  # element offset, cotangent
+Retained = Callable[[Run, Arena], None]
+
+
+def backward(seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained) -> dict[int, tuple[Parameter, Any]]:
+    """Gradients of parameters, by ``id``, for cotangents given as (run, node, element offset, cotangent).
+
+    Runs are taken latest first: what a run read of an earlier one is by then complete. ``retained`` is shown every run with its cotangents
+    before they are freed.
+    """
+    gradients: dict[int, tuple[Parameter, Any]] = {}
+    waiting: dict[int, tuple[Run, list[tuple[int, int, Array]]]] = {}
+    queue: list[int] = []
+
+    def add_seed(run: Run, node: int, offset: int, cotangent: Array) -> None:
+        if run.number not in waiting:
+            waiting[run.number] = run, []
+            heapq.heappush(queue, -run.number)
+        waiting[run.number][1].append((node, offset, cotangent))
+
+    for seed in seeds:
+        add_seed(*seed)
+    while queue:
+        run, given = waiting.pop(-heapq.heappop(queue))
+        arena = _run_backward(run, given, gradients)
+        retained(run, arena)
+        for source in _handed_on(run, arena, [node for node, _, _ in given]):
+            add_seed(*source)
+    return gradients
+
+
+def _run_backward(run: Run, given: list[tuple[int, int, Array]], gradients: dict[int, tuple[Parameter, Any]]) -> Arena:
+    xp = devices.array_module(run.device)
+    plan = run.plan
+    arena = Arena(run.device, {dtype: size for dtype, size in plan.sizes.items() if dtype.kind == "f"})
+    for buffer in arena.buffers.values():
+        buffer.fill(0)
+    for _, offset, cotangent in given:
+        flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
+        flat += cotangent.reshape(-1)
+    reverse, at_once = _reached(run, [node for node, _, _ in given])
+    for launch in reversed(reverse):
+        if launch.signature.differentiable:
+            _launch_backward(xp, run.arena, arena, launch)
+    for launch in at_once:
+        _parameter_gradients(xp, run.arena, arena, launch, gradients)
+    return arena
+
+
+def _reached(run: Run, nodes: list[int]) -> tuple[Sequence[Launch], Sequence[Launch]]:
+    """The launches that the seeds depend on; nodes they do not reach must not take part (0 * inf is not 0)."""
+    plan, graph = run.plan, run.plan.graph
+    active = ancestors(graph.starts, graph.base, nodes)
+    if active.all():
+        return plan.launches, plan.parameter_launches
+    mine = np.flatnonzero(active)
+    return (
+        launches(graph, plan.schedule.launch, plan.schedule.launches, plan.offsets, mine),
+        parameter_launches(graph, plan.schedule.launch, plan.offsets, mine),
+    )
+
+
+def ancestors(starts: Any, operands: Any, nodes: Sequence[int]) -> Any:
+    """Which nodes the given ones depend on, themselves included."""
+    n = len(starts) - 1
+    sinks = np.ones(n, bool)
+    sinks[operands] = False
+    sinks[list(nodes)] = False
+    if not sinks.any():
+        return np.ones(n, bool)
+    reached = bytearray(n)
+    edges, bounds = operands.tolist(), starts.tolist()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if not reached[node]:
+            reached[node] = 1
+            stack.extend(edges[bounds[node] : bounds[node + 1]])
+    return np.frombuffer(reached, bool)
+
+
+def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) -> None:
+    signature = launch.signature
+    wanted = [i for i, o in enumerate(signature.operands) if o.kind == "row" and o.vjp is not None]
+    if not wanted:
+        return
+    kind = signature.type
+    g = cotangents.read(kind.dtype, launch.writes, kind.shape)
+    y = values.read(kind.dtype, launch.writes, kind.shape)
+    operands = operand_values(values, launch)
+    for i in wanted:
+        operand, read = signature.operands[i], launch.reads[i]
+        assert operand.vjp is not None and isinstance(read, Rows)
+        cotangent = unbroadcast(xp, operand.vjp(xp, g, y, *operands), operands[i].shape)
+        if signature.op.stacked and read.shared:
+            cotangent = cotangent.reshape((-1, *operand.shape)).sum(axis=0)
+        add(cotangents, operand, read, cotangent)
+
+
+def add(arena: Arena, operand: Operand, rows: Rows, cotangent: Array) -> None:
+    """Add cotangents into the rows that the operand was read from."""
+    shape = operand.shape
+    if rows.index is None and (rows.pitch >= rows.width or rows.count == 1 or rows.pitch == 0):
+        target = arena.view(operand.dtype, rows, shape)
+        target += cotangent.reshape(target.shape)
+        return
+    flat = cotangent.reshape(rows.count, -1)
+    if rows.aligned and rows.index is not None:
+        scatter_add_rows(devices.module(flat), arena.table(operand.dtype, rows.width), rows.index, flat)
+        return
+    elements = rows.offsets()[:, None] + np.arange(flat.shape[1])
+    scatter_add_rows(devices.module(flat), arena.table(operand.dtype, 1), elements.ravel(), flat.reshape(-1, 1))
+
+
+def _parameter_gradients(
+    xp: Any, values: Arena, cotangents: Arena, launch: Launch, gradients: dict[int, tuple[Parameter, Any]]
+) -> None:
+    signature = launch.signature
+    kind = signature.type
+    g = cotangents.read(kind.dtype, launch.writes, kind.shape)
+    y = values.read(kind.dtype, launch.writes, kind.shape)
+    operands = operand_values(values, launch)
+    for i, operand in enumerate(signature.operands):
+        if operand.kind == "shared" and operand.vjp is not None and operand.type is not None:
+            parameter = parameter_of(operand.type)
+            gradient = operand.vjp(xp, g, y, *operands)
+            if not isinstance(gradient, RowSparse):
+                gradient = unbroadcast(xp, gradient, operands[i].shape).reshape(parameter.shape)
+            known = gradients.get(id(parameter))
+            gradients[id(parameter)] = parameter, gradient if known is None else accumulated(xp, known[1], gradient)
+
+
+def accumulated(xp: Any, a: Any, b: Any) -> Any:
+    """The sum of two gradients; sparse as long as both are."""
+    if isinstance(a, RowSparse) and isinstance(b, RowSparse):
+        return add_sparse(a, b)
+    return (a.to_dense() if isinstance(a, RowSparse) else a) + (b.to_dense() if isinstance(b, RowSparse) else b)
+
+
+def _handed_on(run: Run, arena: Arena, nodes: list[int]) -> list[tuple[Run, int, int, Array]]:
+    """Cotangents of the values that the run had of earlier runs, as seeds for those."""
+    graph = run.plan.graph
+    if not len(graph.known):
+        return []
+    active = ancestors(graph.starts, graph.base, nodes)
+    found = []
+    for launch in run.plan.launches:
+        kind = launch.signature.type
+        if launch.signature.op is not KNOWN or not kind.requires_grad:
+            continue
+        g = arena.read(kind.dtype, launch.writes, kind.shape)
+        for i, (source, offset) in enumerate(sources(run.plan, launch)):
+            if active[launch.nodes[i]] and source.differentiable:
+                found.append((source, node_at(source, offset, kind.dtype), offset, g[i].copy()))
+    return found
+
+
+def node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
+    """The node whose memory holds the element at ``offset``: views lie inside the node that they show."""
+    launch = next(
+        item for item in run.plan.launches
+        if item.signature.type.dtype == dtype
+        and item.writes.offset <= offset < item.writes.offset + item.writes.count * item.writes.width
+    )  # fmt: skip
+    return int(launch.nodes[(offset - launch.writes.offset) // launch.writes.width])

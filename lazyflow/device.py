@@ -1,0 +1,117 @@
+"""Where arrays live: the only file that imports CuPy.
+
+Everything else takes the array module ``xp`` (numpy or cupy) as an argument and asks here for what the two do differently:
+choosing the module of a device, moving arrays, and views into a flat buffer.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import DeviceError
+
+Array = Any
+
+
+@functools.cache
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError:
+        raise DeviceError(
+            "device 'cuda' needs CuPy, which is not installed; install the extra for your driver, "
+            "pip install 'lazyflow[cuda13]' or 'lazyflow[cuda12]', or use device='cpu'"
+        ) from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise DeviceError(f"device 'cuda' needs a GPU and its driver: {error}; use device='cpu'") from None
+    if not count:
+        raise DeviceError("device 'cuda' needs a GPU, and this machine shows none; use device='cpu'")
+    return cupy
+
+
+def canonical(device: str) -> str:
+    """``device`` in its one spelling, ``"cpu"`` or ``"cuda:N"``, after checking that it is there.
+
+    >>> canonical("cpu")
+    'cpu'
+    """
+    if device == "cpu":
+        return device
+    kind, _, index = str(device).partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise DeviceError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+    number = int(index or 0)
+    count = _cupy().cuda.runtime.getDeviceCount()
+    if number >= count:
+        raise DeviceError(f"device {device!r}: this machine has {count} GPU(s), numbered from 0")
+    return f"cuda:{number}"
+
+
+def array_module(device: str) -> Any:
+    """numpy for ``"cpu"``, cupy (with that GPU made current) for ``"cuda:N"``."""
+    if device == "cpu":
+        return np
+    cupy = _cupy()
+    cupy.cuda.Device(int(device.partition(":")[2])).use()
+    return cupy
+
+
+def module(array: Array) -> Any:
+    """The array module that ``array`` belongs to.
+
+    >>> module(np.zeros(3)).__name__
+    'numpy'
+    """
+    return np if isinstance(array, np.ndarray) else _cupy()
+
+
+def device_of(array: Array) -> str:
+    """``"cpu"`` or ``"cuda:N"``."""
+    return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
+
+
+def to_device(array: Array, device: str) -> Array:
+    """``array`` on ``device``; the same array when it is there already."""
+    if device == "cpu":
+        return to_host(array)
+    return array_module(device).asarray(array)
+
+
+def to_host(array: Array) -> np.ndarray[Any, Any]:
+    """``array`` as a NumPy array; the same array when it is one already."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def strided(buffer: Array, offset: int, shape: tuple[int, ...], pitch: int) -> Array:
+    """A view of a flat buffer: ``shape[0]`` rows of ``shape[1:]``, each contiguous, ``pitch`` elements apart.
+
+    >>> strided(np.arange(12), 1, (3, 2), 4).tolist()
+    [[1, 2], [5, 6], [9, 10]]
+    """
+    size = buffer.itemsize
+    strides = [0] * len(shape)
+    step = size
+    for axis in range(len(shape) - 1, 0, -1):
+        strides[axis] = step
+        step *= shape[axis]
+    strides[0] = pitch * size
+    if isinstance(buffer, np.ndarray):
+        return np.ndarray(shape, buffer.dtype, buffer, offset * size, strides)
+    return _cupy().ndarray(shape, buffer.dtype, buffer.data + offset * size, strides)
+
+
+def windows(buffer: Array, width: int) -> Array:
+    """All stretches of ``width`` elements of a flat buffer, as overlapping rows of a view: row ``i`` starts at element ``i``."""
+    rows = buffer.size - width + 1
+    return strided(buffer, 0, (rows, width), 1)
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    """How many elements an array of ``shape`` has."""
+    return math.prod(shape)

@@ -1,0 +1,204 @@
+"""The engine: from roots to values and gradients. It ties graph, schedule, plan, execute and backward together.
+
+What is computed is remembered on the tapes: where each row's value lies. A value asked for in the middle is a root like any
+other; what it needed is not computed again by a later forward, unless a parameter has changed in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow import expr, settings
+from lazyflow.backward import backward as run_backward
+from lazyflow.check import check_finite
+from lazyflow.errors import GradientError, ShapeError
+from lazyflow.execute import Arena, Run, execute
+from lazyflow.expr import Expr, Parameter
+from lazyflow.graph import Graph, collect, is_evaluated, location, reached_tapes
+from lazyflow.ops.base import Array
+from lazyflow.ops.sparse import RowSparse
+from lazyflow.plan import Plan, dag_of, make
+from lazyflow.schedule import Choices, schedule
+from lazyflow.tape import Tape
+
+# What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
+CHOICES = Choices()
+
+
+def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
+    """Schedule and plan a graph."""
+    names = tuple(s.id for s in graph.signatures)
+    return make(graph, schedule(dag_of(graph), batching, CHOICES, names), reuse=reuse)
+
+
+def _run(roots: Sequence[Expr]) -> None:
+    graph = collect(roots)
+    if not len(graph):
+        return
+    tapes = [graph.tape(i) for i in range(len(graph.tapes))]
+    differentiable = all(t.grad for t in tapes)
+    checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
+    plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
+    run = Run(plan, roots[0].device, differentiable)
+    execute(run)
+    if checked:
+        check_finite(run)
+    for tape, start in zip(tapes, graph.tape_starts.tolist(), strict=False):
+        _remember(tape, start, run)
+
+
+def _remember(tape: Tape, start: int, run: Run) -> None:
+    """Note on the tape where the values of its rows lie now."""
+    graph = run.plan.graph
+    n = len(tape)
+    if tape.run_of is None or tape.run_of.shape[0] != n:
+        tape.run_of, tape.offset_of = np.full(n, -1, np.int32), np.zeros(n, np.int64)
+    kept = _kept(run)
+    offset = np.full(int(graph.tape_starts[-1]), -1, np.int64)
+    offset[graph.origin[kept]] = run.plan.offsets[kept]
+    base = graph.tape_base[start : start + n]
+    found = np.flatnonzero(offset[base] >= 0)
+    tape.run_of[found] = len(tape.runs)
+    tape.offset_of[found] = offset[base[found]] + graph.tape_shift[start + found]
+    tape.runs.append(run)
+    for source, _ in tape.imports:
+        tape.import_generations[id(source)] = source.generation
+
+
+def _kept(run: Run) -> Any:
+    if run.plan.reuses:
+        return np.unique(np.array([base for base, _ in run.plan.graph.roots], np.int64))
+    return np.arange(len(run.plan.graph))
+
+
+def _roots_to_run(roots: Sequence[Any]) -> list[Expr]:
+    for root in roots:
+        if not isinstance(root, Expr):
+            raise TypeError(f"expected an expression, got {type(root).__name__}")
+    return [root for root in roots if not isinstance(root, Parameter)]
+
+
+def _stale(roots: Sequence[Expr]) -> bool:
+    """Whether a value that the roots rest on was computed under parameters, or from values, that have changed since."""
+    seen: set[int] = set()
+    stack = [e.tape for e in roots]
+    while stack:
+        tape = stack.pop()
+        if id(tape) not in seen:
+            seen.add(id(tape))
+            if any(run.is_stale() for run in tape.runs):
+                return True
+            if any(tape.import_generations.get(id(t), t.generation) != t.generation for t, _ in tape.imports):
+                return True
+            stack.extend(source for source, _ in tape.imports)
+    return False
+
+
+def _forget(roots: Sequence[Expr]) -> None:
+    """Drop what was computed below the roots; random nodes draw anew the next time."""
+    for tape in reached_tapes(roots, anew=True):
+        if tape.runs:
+            tape.runs, tape.run_of, tape.offset_of = [], None, None
+            tape.import_generations.clear()
+            tape.generation += 1
+
+
+class Engine:
+    """The evaluator that expressions are bound to."""
+
+    def forward(self, roots: Sequence[Any]) -> None:
+        """Make the roots' values those under the current parameters."""
+        wanted = _roots_to_run(roots)
+        by_device: dict[str, list[Expr]] = {}
+        for root in wanted:
+            by_device.setdefault(root.device, []).append(root)
+        for group in by_device.values():
+            if _stale(group):
+                _forget(group)
+            missing = [e for e in group if not is_evaluated(e.tape, e.row)]
+            if missing:
+                _run(missing)
+
+    def value(self, root: Expr) -> Array:
+        """A copy of the root's value; computes it if it is not there yet."""
+        if not is_evaluated(root.tape, root.row):
+            _run([root])
+        run, offset = location(root.tape, root.row)
+        return run.value(offset, root.type)
+
+    def backward(self, root: Expr, cotangent: Array | None) -> None:
+        """Add the gradients of ``root`` to its parameters."""
+        seed = _cotangent(root, cotangent)
+        if isinstance(root, Parameter):
+            _accumulate(root, seed)
+            return
+        if not root.requires_grad:
+            raise GradientError(_nothing_to_differentiate(root))
+        self.forward([root])
+        run, offset = location(root.tape, root.row)
+        gradients = run_backward([(run, _node_of(run, root), offset, seed)], lambda run, arena: None)
+        for parameter, gradient in gradients.values():
+            _accumulate(parameter, gradient)
+
+
+def _node_of(run: Run, root: Expr) -> int:
+    graph = run.plan.graph
+    start = int(graph.tape_starts[[t() is root.tape for t in graph.tapes].index(True)])
+    return int(np.searchsorted(graph.origin, graph.tape_base[start + root.row]))
+
+
+def _nothing_to_differentiate(root: Expr) -> str:
+    if root.type.requires_grad:
+        return "backward() of an expression recorded under lf.no_grad(): record it outside to differentiate it"
+    return "backward() of an expression that reaches no parameter with requires_grad=True: there is nothing to differentiate"
+
+
+def _cotangent(root: Expr, given: Any) -> Array:
+    if given is None:
+        if root.type.size != 1:
+            raise GradientError(
+                f"backward() of an expression of shape {root.shape} needs the gradient to start from: "
+                "backward(gradient) of that shape, or reduce it first, for example lf.sum(x).backward()"
+            )
+        given = np.ones(root.shape, root.dtype)
+    array = np.asarray(given.numpy() if isinstance(given, Expr) else devices.to_host(given) if hasattr(given, "get") else given)
+    if array.shape != root.shape:
+        raise ShapeError(f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal")
+    return devices.to_device(array.astype(root.dtype), root.device)
+
+
+def _accumulate(parameter: Parameter, gradient: Any) -> None:
+    if parameter.grad is not None:
+        parameter.grad = _sum(parameter.grad, gradient)
+    elif isinstance(gradient, RowSparse):
+        parameter.grad = gradient
+    else:
+        # A vjp may answer with a view of memory that is about to be used again.
+        parameter.grad = gradient if gradient.base is None and gradient.flags.writeable else gradient.copy()
+
+
+def _sum(a: Any, b: Any) -> Any:
+    from lazyflow.backward import accumulated
+
+    return accumulated(np, a, b)
+
+
+__all__ = ["CHOICES", "Arena", "Engine", "forward", "plan_of"]
+
+expr.Expr.engine = Engine()
+
+
+def forward(roots: Sequence[Expr]) -> list[np.ndarray[Any, Any]]:
+    """The values of several expressions, computed together as NumPy arrays.
+
+    >>> import lazyflow as lf
+    >>> x = lf.constant([1.0, 4.0])
+    >>> lf.forward([lf.sqrt(x), x + 1])
+    [array([1., 2.], dtype=float32), array([2., 5.], dtype=float32)]
+    """
+    Expr.engine.forward(roots)
+    return [root.numpy() for root in roots]

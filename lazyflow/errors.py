@@ -1,0 +1,64 @@
+"""The exceptions that lazyflow raises. Each message says what was expected, what came, and what would fit."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = [
+    "CheckpointError",
+    "DeviceError",
+    "DTypeError",
+    "GradientError",
+    "LazyflowError",
+    "NonFiniteError",
+    "ParseError",
+    "ShapeError",
+    "user_line",
+]
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class LazyflowError(Exception):
+    """Base class of every error that lazyflow raises on purpose."""
+
+
+class ShapeError(LazyflowError, ValueError):
+    """Operands whose shapes do not fit an operation."""
+
+
+class DTypeError(LazyflowError, TypeError):
+    """Operands whose dtypes an operation does not take."""
+
+
+class DeviceError(LazyflowError, RuntimeError):
+    """A device that is missing, or operands on different devices."""
+
+
+class GradientError(LazyflowError, RuntimeError):
+    """A backward pass that is not defined: a non-scalar root without a cotangent, nothing to differentiate."""
+
+
+class NonFiniteError(LazyflowError, FloatingPointError):
+    """A NaN or an infinity found by ``lf.using(check_finite=True)``."""
+
+
+class CheckpointError(LazyflowError, ValueError):
+    """A checkpoint whose entries are not those of the target: missing, extra or misshapen."""
+
+
+class ParseError(LazyflowError, ValueError):
+    """A malformed input file; the message starts with ``path:line:column``."""
+
+
+def user_line() -> str:
+    """``file:line`` of the innermost frame outside this package: the line a user would want to see.
+
+    >>> user_line().startswith("<doctest")
+    True
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,203 @@
+"""Forward: an interpreter of a plan. No scheduling in it.
+
+A `Run` is one execution: the plan, the arenas that its launches fill, and the versions of the parameters they used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow.expr import Parameter
+from lazyflow.ops.base import Array, Shape
+from lazyflow.plan import Launch, Plan, Rows
+from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
+
+_numbers = itertools.count()
+
+
+class Pool:
+    """Buffers waiting to be used again: a fresh large array costs a page fault for every 4 KiB that is touched."""
+
+    def __init__(self, limit: int = 1 << 30) -> None:
+        self.limit = limit
+        self.held = 0
+        self.free: dict[Any, list[Array]] = {}
+        self.lock = threading.Lock()
+
+    def take(self, device: str, dtype: np.dtype[Any], size: int) -> Array:
+        """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked."""
+        with self.lock:
+            waiting = self.free.get((device, dtype), [])
+            fitting = [i for i, b in enumerate(waiting) if size <= b.size <= 2 * size + 4096]
+            if fitting:
+                buffer = waiting.pop(min(fitting, key=lambda i: int(waiting[i].size)))
+                self.held -= buffer.nbytes
+                return buffer
+        return devices.array_module(device).empty(size + size // 8 + 16, dtype)
+
+    def give(self, device: str, buffer: Array) -> None:
+        """Hand a buffer back; nobody may read it any more."""
+        with self.lock:
+            waiting = self.free.setdefault((device, buffer.dtype), [])
+            if self.held + buffer.nbytes <= self.limit and len(waiting) < 8:
+                waiting.append(buffer)
+                self.held += buffer.nbytes
+
+
+POOL = Pool()
+
+
+class Arena:
+    """Flat buffers, one for each dtype, that give themselves back to the pool."""
+
+    def __init__(self, device: str, sizes: dict[np.dtype[Any], int]) -> None:
+        self.device = device
+        self.buffers = {dtype: POOL.take(device, dtype, size) for dtype, size in sizes.items()}
+        self.tables: dict[Any, Array] = {}
+
+    def __del__(self) -> None:
+        for buffer in self.buffers.values():
+            POOL.give(self.device, buffer)
+
+    def table(self, dtype: np.dtype[Any], width: int) -> Array:
+        """The buffer of ``dtype`` seen as rows of ``width``."""
+        key = dtype, width
+        found = self.tables.get(key)
+        if found is None:
+            buffer = self.buffers[dtype]
+            found = self.tables[key] = buffer[: buffer.size // width * width].reshape(-1, width)
+        return found
+
+    def view(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
+        """Evenly spaced rows as a view: ``(count, *shape)``, or ``shape`` where all nodes share one row."""
+        if rows.pitch == rows.width or rows.count == 1:
+            first = rows.offset
+            return self.buffers[dtype][first : first + rows.count * devices.elements(shape)].reshape((rows.count, *shape))
+        if rows.pitch == 0:
+            return self.buffers[dtype][rows.offset : rows.offset + devices.elements(shape)].reshape(shape)
+        return devices.strided(self.buffers[dtype], rows.offset, (rows.count, *shape), rows.pitch)
+
+    def read(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
+        """The values of ``rows``: a view where they are evenly spaced, else gathered."""
+        if rows.index is None:
+            return self.view(dtype, rows, shape)
+        if rows.aligned:
+            return self.table(dtype, rows.width).take(rows.index, 0, mode="clip").reshape((rows.count, *shape))
+        return devices.windows(self.buffers[dtype], rows.width)[rows.index].reshape((rows.count, *shape))
+
+
+class Run:
+    """One execution of a plan. ``stamp``: no parameter had a later version then."""
+
+    __slots__ = ("__weakref__", "arena", "device", "differentiable", "number", "plan", "stamp")
+
+    def __init__(self, plan: Plan, device: str, differentiable: bool) -> None:
+        self.plan, self.device, self.differentiable = plan, device, differentiable
+        self.number = next(_numbers)
+        self.arena = Arena(device, plan.sizes)
+        self.stamp = max((p.version for p in parameters_of(plan)), default=0)
+
+    def is_stale(self) -> bool:
+        """Whether a parameter that the run used has changed since."""
+        return any(p.version > self.stamp for p in parameters_of(self.plan))
+
+    def value(self, offset: int, kind: Type) -> Array:
+        """A copy of the value of one node."""
+        buffer = self.arena.buffers[kind.dtype]
+        return buffer[offset : offset + kind.size].reshape(kind.shape).copy()
+
+
+def parameters_of(plan: Plan) -> list[Parameter]:
+    """The parameters among the operands of the plan's signatures."""
+    shared = {id(o.type): o.type for s in plan.graph.signatures for o in s.operands if o.kind == "shared" and o.type}
+    return [parameter_of(kind) for kind in shared.values()]
+
+
+def parameter_of(kind: Type) -> Parameter:
+    """The parameter that a type belongs to; the tapes of the nodes that use it keep it alive."""
+    assert kind.parameter is not None
+    parameter = kind.parameter()
+    assert isinstance(parameter, Parameter)
+    return parameter
+
+
+def operand_value(arena: Arena, operand: Operand, read: Any, ndim: int) -> Array:
+    """One operand of a launch as its kernel wants it: ``(count, *shape)``, without the batch axis where it is shared."""
+    if operand.kind == "row":
+        return arena.read(operand.dtype, read, operand.shape)
+    if operand.kind == "shared":
+        assert operand.type is not None
+        array = parameter_of(operand.type).array
+        return array if array.shape == operand.shape else array.reshape(operand.shape)
+    return read
+
+
+def _stacked_value(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
+    values = arena.read(operand.dtype, read, operand.shape)
+    return values.reshape((count, read.count // count, *operand.shape)) if not read.shared else _repeated(arena, operand, read, count)
+
+
+def _repeated(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
+    value = arena.view(operand.dtype, read, operand.shape)
+    return devices.array_module(arena.device).broadcast_to(value, (count, read.count // count, *operand.shape))
+
+
+def operand_values(arena: Arena, launch: Launch) -> list[Array]:
+    """All operands of a launch, in the operation's order."""
+    signature = launch.signature
+    if signature.op.stacked:
+        (operand,), (read,) = signature.operands, launch.reads
+        assert isinstance(read, Rows)
+        return [_stacked_value(arena, operand, read, launch.writes.count)]
+    return [operand_value(arena, o, r, signature.type.ndim) for o, r in zip(signature.operands, launch.reads, strict=True)]
+
+
+def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
+    """Gather the operands' rows straight into the result, where that is all there is to do."""
+    read = launch.reads[0]
+    if not (isinstance(read, Rows) and read.index is not None and read.aligned):
+        return False
+    arena.table(out.dtype, read.width).take(read.index, 0, out=out.reshape(-1, read.width), mode="clip")
+    return True
+
+
+def _fill(run: Run, launch: Launch, out: Array) -> None:
+    """Bring in values that no kernel computes: constants of the tapes, and values of earlier runs."""
+    graph = run.plan.graph
+    if launch.signature.op is CONSTANT:
+        (slots,) = launch.reads
+        assert isinstance(slots, np.ndarray)
+        tapes = np.searchsorted(graph.tape_starts, graph.origin[launch.nodes], side="right") - 1
+        for i, (tape, slot) in enumerate(zip(tapes.tolist(), slots.tolist(), strict=True)):
+            out[i] = devices.to_device(graph.tape(tape).objects[slot], run.device)
+        return
+    for i, (source, offset) in enumerate(sources(run.plan, launch)):
+        out[i] = source.arena.buffers[out.dtype][offset : offset + out[i].size].reshape(out.shape[1:])
+
+
+def sources(plan: Plan, launch: Launch) -> list[tuple[Run, int]]:
+    """Where the values of known nodes lie: run and element offset."""
+    graph = plan.graph
+    order = np.argsort(graph.known)
+    where = order[np.searchsorted(graph.known, launch.nodes, sorter=order)]
+    return [(graph.known_run[k], int(graph.known_offset[k])) for k in where.tolist()]
+
+
+def execute(run: Run) -> None:
+    """Fill the arena, launch by launch."""
+    xp = devices.array_module(run.device)
+    arena = run.arena
+    for launch in run.plan.launches:
+        signature = launch.signature
+        out = arena.view(signature.type.dtype, launch.writes, signature.type.shape)
+        if signature.op is CONSTANT or signature.op is KNOWN:
+            _fill(run, launch, out)
+        elif not (signature.op.gathers and _gather_into(arena, launch, out)):
+            result = signature.forward(xp, *operand_values(arena, launch), out=out)
+            if result is not out:
+                out[...] = result

@@ -1,0 +1,133 @@
+"""Why an expression takes as many launches as it does, for a person to read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lazyflow import settings
+from lazyflow.engine import CHOICES
+from lazyflow.expr import Expr
+from lazyflow.graph import Graph, collect
+from lazyflow.plan import dag_of
+from lazyflow.schedule import Schedule, lower_bound, schedule
+from lazyflow.tape import CONSTANT, KNOWN, Operand, Signature
+
+__all__ = ["Explanation", "Group", "explain"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The nodes of one signature: how many, in how many launches, the largest of them, and the line that first recorded it."""
+
+    signature: str
+    operation: str
+    nodes: int
+    launches: int
+    largest: int
+    line: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` returns; ``print`` shows it as a table.
+
+    ``recorded`` nodes, of which ``nodes`` are computed (the others are views, or no root needs them); ``launches`` under ``batching``;
+    ``lower_bound``: fewer are impossible; ``groups``, the one of most launches first; ``reasons``: why groups of one
+    operation did not merge.
+    """
+
+    recorded: int
+    nodes: int
+    launches: int
+    lower_bound: int
+    batching: str
+    groups: tuple[Group, ...]
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.recorded} nodes recorded, {self.nodes} to compute, in {self.launches} launches "
+            f"(batching={self.batching!r}; no fewer than {self.lower_bound} are possible)"
+        )
+        rows = [("nodes", "launches", "largest", "operation", "first recorded at")]
+        rows += [(str(g.nodes), str(g.launches), str(g.largest), g.signature, g.line) for g in self.groups]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        table = ["  ".join(c.rjust(w) if i < 3 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))) + "  " + row[4] for row in rows]
+        return "\n".join([head, "", *table, *(["", "why these did not merge:"] if self.reasons else []), *(f"- {r}" for r in self.reasons)])
+
+
+def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
+    """How many nodes became how many launches, the lower bound, and why what looks alike did not merge. Computes nothing.
+
+    ``groups``: how many groups to list, those of most launches first.
+
+    >>> import lazyflow as lf
+    >>> print(lf.explain(lf.tanh(lf.constant([1.0])) + lf.tanh(lf.constant([2.0]))))  # doctest: +ELLIPSIS
+    5 nodes recorded, 5 to compute, in 3 launches (batching='phases'; no fewer than 3 are possible)
+    ...
+    """
+    roots = list(root) if isinstance(root, list | tuple) else [root]
+    graph = collect(roots, anew=True)
+    batching = settings.current().batching
+    dag = dag_of(graph)
+    plan = schedule(dag, batching, CHOICES, tuple(s.id for s in graph.signatures))
+    found = _groups(graph, plan)
+    return Explanation(
+        recorded=int(graph.tape_starts[-1]),
+        nodes=len(graph),
+        launches=plan.launches,
+        lower_bound=lower_bound(dag),
+        batching=batching,
+        groups=tuple(group for _, group in found[:groups]),
+        reasons=tuple(_reasons([s for s, _ in found])),
+    )
+
+
+def _groups(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:
+    sizes = np.bincount(plan.launch, minlength=plan.launches)
+    first = np.zeros(plan.launches, np.int64)
+    first[plan.launch] = np.arange(len(graph))
+    of_launch = graph.signature[first]
+    found = []
+    for s, signature in enumerate(graph.signatures):
+        mine = sizes[of_launch == s]
+        if len(mine):
+            group = Group(repr(signature), signature.op.name, int(mine.sum()), len(mine), int(mine.max()), signature.line)
+            found.append((signature, group))
+    return sorted(found, key=lambda pair: (-pair[1].launches, -pair[1].nodes))
+
+
+def _reasons(signatures: list[Signature]) -> list[str]:
+    alike: dict[str, list[Signature]] = defaultdict(list)
+    for signature in signatures:
+        if signature.op not in (CONSTANT, KNOWN):
+            alike[signature.op.name].append(signature)
+    return [
+        f"{first.op.name}: {difference(first, other)}" for first, *others in alike.values() for other in others
+    ]  # fmt: skip
+
+
+def difference(a: Signature, b: Signature) -> str:
+    """What keeps two signatures of one operation apart."""
+    for name in sorted(set(a.static) | set(b.static)):
+        if a.static.get(name) != b.static.get(name):
+            return f"{name} differs: {a.static.get(name)} and {b.static.get(name)}"
+    if len(a.operands) != len(b.operands) or a.rows != b.rows:
+        return f"the number of operands differs: {max(a.rows, len(a.operands))} and {max(b.rows, len(b.operands))}"
+    for i, (p, q) in enumerate(zip(a.operands, b.operands, strict=True)):
+        if p.kind != q.kind or p.type is not q.type:
+            return f"operand {i} differs: {_described(p)} and {_described(q)}"
+    return f"the results differ: {a.type!r} and {b.type!r}"
+
+
+def _described(operand: Operand) -> str:
+    kind: Any = operand.type
+    if kind is None:
+        return f"a Python {operand.kind}"
+    if kind.parameter is not None:
+        return repr(kind.parameter())
+    return f"{kind.shape} {kind.dtype}" + ("" if kind.requires_grad else " without gradient")

@@ -1,0 +1,786 @@
+"""Expressions: handles on tape rows, parameters, and the recording of operations.
+
+An `Expr` is three slots: its tape, its row there, its type. Recording looks the signature up in tables keyed by the
+operands' types and appends a few integers to the tape; the handle of an intermediate result dies at once. Only when a
+signature was never seen before does anything else happen: the shape rule runs, and raises right there.
+
+`unary` and `binary` make the fast paths of the operations that models are full of; `record` is the general way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Union
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow import settings
+from lazyflow.errors import DTypeError, ShapeError, user_line
+from lazyflow.ops import OPS
+from lazyflow.ops.base import Array, Op, Shape
+from lazyflow.tape import (
+    CONSTANT,
+    IMPORT,
+    INDEX,
+    SCALAR,
+    VIEW,
+    Inline,
+    Signature,
+    Tape,
+    Type,
+    build,
+    current_tape,
+    intern_type,
+    leaf_signature,
+)
+
+Operand = Union["Expr", Array, float, int, bool, Sequence[Any]]
+
+_new = object.__new__
+
+
+class Evaluator(Protocol):
+    """What an expression asks of the engine, which stands further down and binds itself here when it is imported."""
+
+    def forward(self, roots: Sequence[Expr]) -> None: ...
+    def value(self, root: Expr) -> Array: ...
+    def backward(self, root: Expr, cotangent: Array | None) -> None: ...
+
+
+class Expr:
+    """One example's value, recorded and not yet computed.
+
+    Operators, slices and the functions of ``lazyflow`` record further nodes; `numpy`, `item`, ``float()`` and ``bool()`` run
+    what they need. Shape and dtype are known, and checked, at once.
+
+    >>> import lazyflow as lf
+    >>> x = lf.constant([1.0, 2.0, 3.0])
+    >>> y = lf.tanh(x) * 2 + 1
+    >>> y.shape, y.dtype
+    ((3,), dtype('float32'))
+    >>> y[0].item() > 2.5
+    True
+    """
+
+    __slots__ = ("row", "tape", "type")
+    __array_ufunc__ = None  # so that array + expression comes to the operators here
+    engine: Evaluator
+
+    tape: Tape
+    row: int
+    type: Type
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of one example's value."""
+        return self.type.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype."""
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        """How many axes the value has."""
+        return self.type.ndim
+
+    @property
+    def size(self) -> int:
+        """How many elements the value has."""
+        return self.type.size
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``."""
+        return self.type.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient can flow through this value to a parameter."""
+        return self.type.requires_grad and self.tape.grad
+
+    def __len__(self) -> int:
+        if not self.type.shape:
+            raise TypeError("len() of an expression without axes")
+        return self.type.shape[0]
+
+    def __iter__(self) -> Iterable[Expr]:  # type: ignore[override]
+        return iter([self[i] for i in range(len(self))])
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.type!r}>"
+
+    __hash__ = object.__hash__
+
+    def forward(self) -> Expr:
+        """Run what this value needs, under the current parameters, and return ``self``."""
+        self.engine.forward([self])
+        return self
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The value as a NumPy array of its own; runs what it needs if it was not computed yet."""
+        return devices.to_host(self.engine.value(self))
+
+    def item(self) -> Any:
+        """The value of a one-element expression as a Python number. Raises ``ValueError`` for any other."""
+        if self.type.size != 1:
+            raise ValueError(f"item() needs one element, this expression has shape {self.shape}; use .numpy()")
+        return self.numpy().item()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"only an integer expression can be an index, this one is {self.dtype}")
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.type.size != 1:
+            raise ValueError(f"the truth value of an expression of shape {self.shape} is ambiguous; use lf.any or lf.all")
+        return bool(self.item())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        value = self.numpy()
+        return value if dtype is None else value.astype(dtype)
+
+    def backward(self, gradient: Array | None = None) -> None:
+        """Add the gradient of this value to ``.grad`` of every parameter that it reaches; implies `forward`.
+
+        ``gradient``: the cotangent to start from, of this value's shape; optional for one element, where it is one.
+        Raises `GradientError` when it is missing for more elements, or when nothing here can be differentiated.
+        """
+        self.engine.backward(self, gradient)
+
+    def detach(self) -> Expr:
+        """The same value, through which no gradient flows; free, it shares the memory."""
+        plain = intern_type(self.shape, self.dtype, self.device)
+        return view(self, plain, 0)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of this value in `grad` when a backward comes through."""
+        self.tape.retained.setdefault(self.row, None)
+
+    @property
+    def grad(self) -> Array | None:
+        """The gradient that `retain_grad` asked for, summed over backwards; None before."""
+        return self.tape.retained.get(self.row)
+
+    @property
+    def T(self) -> Expr:
+        """The value with its axes reversed."""
+        return record(OPS["transpose"], (self,), axes=None)
+
+    def __getitem__(self, key: Any) -> Expr:
+        return getitem(self, key)
+
+    def reshape(self, *shape: Any) -> Expr:
+        """The value in another shape of the same size; one size may be -1."""
+        return reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def astype(self, dtype: Any) -> Expr:
+        """The value converted to ``dtype``."""
+        return record(OPS["astype"], (self,), dtype=np.dtype(dtype))
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """The sum over ``axis`` (all axes by default)."""
+        return record(OPS["sum"], (self,), axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """The mean over ``axis`` (all axes by default)."""
+        return record(OPS["mean"], (self,), axis=axis, keepdims=keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """The largest element over ``axis`` (all axes by default)."""
+        return record(OPS["max"], (self,), axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """The smallest element over ``axis`` (all axes by default)."""
+        return record(OPS["min"], (self,), axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None) -> Expr:
+        """The index of the largest element along ``axis`` (of the flattened value by default)."""
+        return record(OPS["argmax"], (self,), axis=axis, keepdims=False)
+
+
+def handle(tape: Tape, row: int, kind: Type) -> Expr:
+    """An `Expr` for a row that is on the tape."""
+    e = _new(Expr)
+    e.tape, e.row, e.type = tape, row, kind
+    return e
+
+
+_versions = itertools.count(1)
+
+
+class Parameter(Expr):
+    """An array that training changes, shared by all examples.
+
+    ``value``: anything NumPy can make an array of; an array keeps its dtype, Python numbers take the default one. The array
+    is copied. ``grad`` is None until a backward reaches the parameter, then an array of its shape, or, for a table
+    that was only looked up in, a `RowSparse` with ``.indices``, ``.values`` and ``.to_dense()``.
+
+    >>> import lazyflow as lf
+    >>> w = lf.Parameter([1.0, 2.0])
+    >>> lf.sum(w * w).backward()
+    >>> w.grad
+    array([2., 4.], dtype=float32)
+    """
+
+    __slots__ = ("__weakref__", "_grad", "array", "name", "version")
+
+    def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
+        options = settings.current()
+        array = np.array(_as_array(value, options.dtype))
+        self.array = devices.to_device(array, options.device)
+        self.name = name
+        self._grad: Any = None
+        self.version = next(_versions)
+        self._retype(requires_grad)
+
+    def _retype(self, requires_grad: bool) -> None:
+        if requires_grad and self.array.dtype.kind != "f":
+            raise DTypeError(f"only floating parameters have gradients, got {self.array.dtype}; pass requires_grad=False")
+        device = devices.device_of(self.array)
+        self.type = Type(self.array.shape, self.array.dtype, device, requires_grad, self)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether backward computes a gradient for it; may be set."""
+        return self.type.requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value != self.type.requires_grad:
+            self._retype(value)
+
+    @property
+    def data(self) -> Array:
+        """The array itself, to read or to change in place; values computed before count as stale from now on.
+
+        Setting it copies a new array in, which must have the same shape (`ShapeError`); its dtype is converted. To look at
+        the values only, `numpy` copies them and leaves what was computed alone.
+        """
+        self.touch()
+        return self.array
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self.assign(value)
+
+    def assign(self, value: Any) -> None:
+        """Copy ``value`` in. Raises `ShapeError` if its shape is not the parameter's; nothing has changed then."""
+        new = _as_array(value.numpy() if isinstance(value, Expr) else value, self.dtype)
+        if new.shape != self.shape:
+            raise ShapeError(f"parameter {self.name or ''} has shape {self.shape}, got {new.shape}; a parameter keeps its shape")
+        self.array[...] = devices.to_device(new, self.device)
+        self.touch()
+
+    def touch(self) -> None:
+        """Say that ``array`` has changed in place: expressions evaluated before are stale."""
+        self.version = next(_versions)
+
+    @property
+    def grad(self) -> Any:
+        """None, an array of the parameter's shape, or a `RowSparse`."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is not None and value.shape != self.shape:
+            raise ShapeError(f"the gradient of a parameter of shape {self.shape} must have it too, got {value.shape}")
+        self._grad = value
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self._grad = None
+
+    def to(self, device: str) -> Parameter:
+        """Move the array (and its gradient) to ``device``; returns ``self``."""
+        device = devices.canonical(device)
+        if device != self.device:
+            self.array = devices.to_device(self.array, device)
+            self._grad = None if self._grad is None else self._grad.to(device) if hasattr(self._grad, "indices") else devices.to_device(self._grad, device)
+            self._retype(self.requires_grad)
+            self.touch()
+        return self
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """A copy of the array, on the host."""
+        return np.array(devices.to_host(self.array))
+
+    def forward(self) -> Parameter:
+        """A parameter has its value already; returns ``self``."""
+        return self
+
+    def detach(self) -> Expr:
+        """A snapshot of the value as a constant."""
+        return constant(self.array)
+
+    def retain_grad(self) -> None:
+        """Parameters always keep their gradient."""
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name or ''}{list(self.shape)}, {self.dtype.name})"
+
+    def _in_place(self, function: Any, other: Any) -> Parameter:
+        if settings.current().grad:
+            raise RuntimeError("a parameter is changed in place only under lf.no_grad(), so that no graph misses it")
+        value = other.numpy() if isinstance(other, Expr) else other.to_dense() if hasattr(other, "to_dense") else other
+        self.assign(function(self.array, devices.to_device(np.asarray(value), self.device) if np.ndim(value) else value))
+        return self
+
+    def __iadd__(self, other: Any) -> Parameter:
+        return self._in_place(operator.add, other)
+
+    def __isub__(self, other: Any) -> Parameter:
+        return self._in_place(operator.sub, other)
+
+    def __imul__(self, other: Any) -> Parameter:
+        return self._in_place(operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> Parameter:
+        return self._in_place(operator.truediv, other)
+
+
+def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
+    """``value`` as an array: arrays keep their dtype, Python floats take ``dtype``, Python integers become int64."""
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__cuda_array_interface__"):
+        array = value if hasattr(value, "ndim") and not isinstance(value, np.generic) else np.asarray(value)
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind == "f":
+            array = array.astype(dtype)
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"expected numbers, got {array.dtype} from a {type(value).__name__}")
+    return array
+
+
+_constants: dict[Any, Signature] = {}
+
+
+def constant(value: Any) -> Expr:
+    """An array as an expression without gradient.
+
+    The array is copied when it is recorded: changing it afterwards changes nothing here. NumPy arrays keep their dtype;
+    Python floats and lists of them take the default dtype (float32), Python integers become int64.
+
+    >>> import lazyflow as lf
+    >>> lf.constant([1.0, 2.0]).dtype, lf.constant(3).dtype
+    (dtype('float32'), dtype('int64'))
+    """
+    if isinstance(value, Expr):
+        return value
+    options = settings.current()
+    array = _as_array(value, options.dtype)
+    tape = current_tape()
+    kind = intern_type(array.shape, array.dtype, tape.device)
+    signature = _constants.get(kind)
+    if signature is None:
+        signature = _constants.setdefault(kind, leaf_signature(CONSTANT, kind))
+    tape.objects.append(devices.to_device(array, tape.device) if not isinstance(array, np.ndarray) else array.copy())
+    return _append(tape, signature, (), (len(tape.objects) - 1,))
+
+
+def _append(tape: Tape, signature: Signature, rows: Iterable[int], ints: Iterable[int] = (), floats: Iterable[float] = ()) -> Expr:
+    row = len(tape.signatures)
+    tape.signatures.append(signature.id)
+    tape.operands.extend(rows)
+    tape.ints.extend(ints)
+    tape.floats.extend(floats)
+    if tape.lines is not None:
+        tape.lines.append(user_line())
+    return handle(tape, row, signature.type)
+
+
+_imports: dict[Type, Signature] = {}
+
+
+def _local_row(tape: Tape, e: Expr) -> int:
+    """The row of ``e`` on ``tape``, importing it from its own tape if that is another."""
+    if e.tape is tape:
+        return e.row
+    key = id(e.tape), e.row
+    row = tape.imported.get(key)
+    if row is None:
+        e.tape.seal()
+        kind = imported_type(e)
+        signature = _imports.get(kind) or _imports.setdefault(kind, leaf_signature(IMPORT, kind))
+        tape.imports.append((e.tape, e.row))
+        row = tape.imported[key] = _append(tape, signature, (), (len(tape.imports) - 1,)).row
+    return row
+
+
+def imported_type(e: Expr) -> Type:
+    """The type of ``e`` as a later tape sees it: without gradient if it was recorded without."""
+    return e.type if e.requires_grad == e.type.requires_grad else intern_type(e.shape, e.dtype, e.device)
+
+
+def _classify(op: Op, operands: Sequence[Any]) -> tuple[list[Any], tuple[Type | Inline, ...]]:
+    """Operands as expressions or payload numbers, and the types that key the signature.
+
+    Python and NumPy scalars are weak (NEP 50), also NumPy's 0-d floats, so that ``x / np.sqrt(n)`` stays float32.
+    """
+    values: list[Any] = []
+    types: list[Type | Inline] = []
+    integral = op.elementwise and not any(_is_floating(o) for o in operands)
+    for o in operands:
+        if isinstance(o, Expr):
+            pass
+        elif isinstance(o, float | int | np.generic) and not isinstance(o, complex):
+            if (op.random and isinstance(o, float)) or (op.elementwise and not integral and not isinstance(o, bool | np.bool_)):
+                o = float(o)
+                values.append(o)
+                types.append(SCALAR)
+                continue
+            if not op.elementwise and isinstance(o, int | np.integer) and not isinstance(o, bool):
+                values.append(int(o))
+                types.append(INDEX)
+                continue
+            o = constant(_weak_integer(o, operands))
+        else:
+            o = constant(o)
+        values.append(o)
+        types.append(imported_type(o) if o.type.parameter is None else o.type)
+    return values, tuple(types)
+
+
+def _is_floating(o: Any) -> bool:
+    if isinstance(o, Expr):
+        return o.dtype.kind == "f"
+    return isinstance(o, float | np.floating) or (hasattr(o, "dtype") and o.dtype.kind == "f") or isinstance(o, list | tuple)
+
+
+def _weak_integer(value: Any, operands: Sequence[Any]) -> Any:
+    """A Python integer among integer expressions takes their dtype, as in NumPy (NEP 50)."""
+    dtypes = [o.dtype for o in operands if isinstance(o, Expr) and o.dtype.kind in "iu"]
+    return np.asarray(value, np.result_type(*dtypes)) if dtypes and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_signatures: dict[Any, Signature] = {}
+
+
+def signature_of(op: Op, types: tuple[Type | Inline, ...], attrs: dict[str, Any]) -> Signature:
+    """The interned signature, kept where it dies with the first parameter in it, or for good if it has none."""
+    owner = next((t.signatures for t in types if isinstance(t, Type) and t.parameter is not None), _signatures)
+    key = (op, types, tuple(attrs.items())) if attrs else (op, types)
+    found = owner.get(key)
+    return owner.setdefault(key, build(op, types, attrs)) if found is None else found
+
+
+def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
+    """Record one node of ``op``; raises `ShapeError`, `DTypeError` or `DeviceError` at this very line if it does not fit."""
+    e = _again(op, operands, attrs)
+    if e is not None:
+        return e
+    values, types = _classify(op, operands)
+    signature = signature_of(op, types, attrs)
+    tape = current_tape()
+    rows, ints, floats = [], [], []
+    for value, kind in zip(values, types, strict=True):
+        if kind is SCALAR:
+            floats.append(value)
+        elif kind is INDEX:
+            ints.append(value)
+        elif value.type.parameter is None:
+            rows.append(_local_row(tape, value))
+        else:
+            tape.keep.add(value)
+            tape.keep.add(signature)
+    return _append(tape, signature, rows, ints, floats)
+
+
+def _again(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Expr | None:
+    """The fast path of `record`: expressions of one open tape (and parameters it keeps), and a signature seen before."""
+    try:
+        types = tuple([o.type for o in operands])
+    except AttributeError:
+        return None
+    key = (op, types, tuple(attrs.items())) if attrs else (op, types)
+    signature = _signatures.get(key) or types[0].signatures.get(key)
+    if signature is None:
+        return None
+    rows = []
+    tape = None
+    for o in operands:
+        if o.type.parameter is None:
+            if o.tape is not tape:
+                if tape is not None:
+                    return None
+                tape = o.tape
+            rows.append(o.row)
+    if tape is None or not tape.open or (len(rows) < len(operands) and signature not in tape.keep):
+        return None
+    row = len(tape.signatures)
+    tape.signatures.append(signature.id)
+    tape.operands.extend(rows)
+    return handle(tape, row, signature.type)
+
+
+Unary = Callable[[Any], Expr]
+Binary = Callable[[Any, Any], Expr]
+
+
+def unary(op: Op) -> Unary:
+    """The recording function of an operation of one operand: one table look-up and two appends."""
+    table: dict[Type, Signature] = {}
+
+    def call(x: Any) -> Expr:
+        try:
+            signature = table[x.type]
+            tape = x.tape
+            if tape.open:
+                signatures = tape.signatures
+                e = _new(Expr)
+                e.tape = tape
+                e.row = len(signatures)
+                e.type = signature.type
+                signatures.append(signature.id)
+                tape.operands.append(x.row)
+                return e
+        except (KeyError, AttributeError):
+            pass
+        e = record(op, (x,))
+        if isinstance(x, Expr) and x.type.parameter is None:
+            table[x.type] = signature_of(op, (x.type,), {})
+        return e
+
+    return call
+
+
+def binary(op: Op) -> Binary:
+    """The recording function of an elementwise operation of two operands; Python scalars have a fast path of their own."""
+    table: dict[Type, dict[Type, Signature]] = {}
+    right: dict[Type, Signature] = {}
+
+    def call(a: Any, b: Any) -> Expr:
+        try:
+            signature = table[a.type][b.type]
+            tape = a.tape
+            if tape is b.tape and tape.open:
+                signatures = tape.signatures
+                e = _new(Expr)
+                e.tape = tape
+                e.row = len(signatures)
+                e.type = signature.type
+                signatures.append(signature.id)
+                push = tape.operands.append
+                push(a.row)
+                push(b.row)
+                return e
+        except (KeyError, AttributeError):
+            if b.__class__ is float or b.__class__ is int:
+                return scalar(a, b)
+        e = record(op, (a, b))
+        if all(isinstance(o, Expr) and o.type.parameter is None for o in (a, b)):
+            table.setdefault(a.type, {})[b.type] = signature_of(op, (a.type, b.type), {})
+        return e
+
+    def scalar(a: Any, b: float) -> Expr:
+        signature = right.get(a.type) if isinstance(a, Expr) else None
+        if signature is None or not a.tape.open:
+            e = record(op, (a, b))
+            if isinstance(a, Expr) and a.type.parameter is None and a.dtype.kind == "f":
+                right[a.type] = signature_of(op, (a.type, SCALAR), {})
+            return e
+        tape = a.tape
+        signatures = tape.signatures
+        e = _new(Expr)
+        e.tape = tape
+        e.row = len(signatures)
+        e.type = signature.type
+        signatures.append(signature.id)
+        tape.operands.append(a.row)
+        tape.floats.append(b)
+        return e
+
+    return call
+
+
+def indexed(op: Op) -> Callable[[Any, Any], Expr]:
+    """The recording function of an operation of an operand and an index, such as a look-up; the index is payload."""
+    table: dict[Type, Signature] = {}
+
+    def call(x: Expr, i: Any) -> Expr:
+        if i.__class__ is int:
+            kind = x.type
+            if kind.parameter is None:
+                signature, tape = table.get(kind), x.tape
+            else:
+                signature, tape = kind.signatures.get(op), current_tape()
+            if signature is not None and tape.open and (kind.parameter is None or signature in tape.keep):
+                row = len(tape.signatures)
+                tape.signatures.append(signature.id)
+                tape.ints.append(i)
+                if kind.parameter is None:
+                    tape.operands.append(x.row)
+                e = _new(Expr)
+                e.tape = tape
+                e.row = row
+                e.type = signature.type
+                return e
+        e = record(op, (x, i))
+        if isinstance(i, int | np.integer) and not isinstance(i, bool):
+            (table if x.type.parameter is None else x.type.signatures)[x.type if x.type.parameter is None else op] = signature_of(
+                op, (x.type, INDEX), {}
+            )
+        return e
+
+    return call
+
+
+def joined(op: Op) -> Callable[[Sequence[Any]], Expr]:
+    """The recording function of a stacked operation: any number of operands of one type."""
+    table: dict[Type, dict[int, Signature]] = {}
+
+    def call(operands: Sequence[Any]) -> Expr:
+        first = operands[0]
+        kind = first.type
+        signature = table[kind].get(len(operands)) if kind in table else None
+        if signature is not None and first.tape.open:
+            tape = first.tape
+            rows = [o.row for o in operands if o.type is kind and o.tape is tape]
+            if len(rows) == len(operands):
+                row = len(tape.signatures)
+                tape.signatures.append(signature.id)
+                tape.operands.extend(rows)
+                e = _new(Expr)
+                e.tape = tape
+                e.row = row
+                e.type = signature.type
+                return e
+        e = record(op, operands)
+        table.setdefault(kind, {})[len(operands)] = signature_of(op, (kind,) * len(operands), {})
+        return e
+
+    return call
+
+
+def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:
+    """The recording function of ``W x + b``: two parameters and an expression, in nearly every node of a network."""
+
+    def call(weight: Any, bias: Any, x: Any) -> Expr:
+        try:
+            signature = weight.type.signatures[bias.type, x.type]
+            tape = x.tape
+            if tape.open and signature in tape.keep:
+                row = len(tape.signatures)
+                tape.signatures.append(signature.id)
+                tape.operands.append(x.row)
+                e = _new(Expr)
+                e.tape = tape
+                e.row = row
+                e.type = signature.type
+                return e
+        except (KeyError, AttributeError):
+            pass
+        e = record(op, (weight, bias, x))
+        operands = weight, bias, x
+        if [isinstance(o, Expr) and o.type.parameter is not None for o in operands] == [True, True, False] and isinstance(x, Expr):
+            weight.type.signatures[bias.type, x.type] = signature_of(op, (weight.type, bias.type, x.type), {})
+        return e
+
+    return call
+
+
+_views: dict[Type, dict[Type, Signature]] = {}
+
+
+def view(x: Expr, kind: Type, offset: int) -> Expr:
+    """The memory of ``x``, from element ``offset`` on, seen as ``kind``. No launch computes it, in neither direction."""
+    signature = view_signature(x.type, kind)
+    tape = x.tape
+    if not tape.open:
+        tape = current_tape()
+        return _append(tape, view_signature(imported_type(x), kind), (_local_row(tape, x),), (offset,))
+    return _append(tape, signature, (x.row,), (offset,))
+
+
+def view_signature(source: Type, kind: Type) -> Signature:
+    table = _views.setdefault(source, {})
+    found = table.get(kind)
+    return table.setdefault(kind, leaf_signature(VIEW, kind, operand=source)) if found is None else found
+
+
+def reshape(x: Any, shape: Any) -> Expr:
+    """``x`` in another shape of the same size; one size may be -1. Free: no launch, no copy. Raises `ShapeError`.
+
+    >>> import lazyflow as lf
+    >>> lf.reshape(lf.constant([[1.0, 2.0], [3.0, 4.0]]), (-1,)).numpy()
+    array([1., 2., 3., 4.], dtype=float32)
+    """
+    x = constant(x)
+    shape = (int(shape),) if isinstance(shape, int | np.integer) else tuple(int(n) for n in shape)
+    result = OPS["reshape"].infer(x.type, shape=shape).shape
+    if x.type.parameter is not None:
+        return record(OPS["reshape"], (x,), shape=result)
+    return view(x, intern_type(result, x.dtype, x.device, imported_type(x).requires_grad), 0)
+
+
+def getitem(x: Any, key: Any) -> Expr:
+    """``x[key]`` for integers, slices, ``None`` and ``...``, and for integer arrays or expressions along the first axis.
+
+    A block of the first axis (``x[3]``, ``x[2:5]``) is free and batches whatever its position; everything else copies.
+    Raises ``IndexError`` for an integer out of range, at this line.
+
+    >>> import lazyflow as lf
+    >>> x = lf.constant([[1.0, 2.0], [3.0, 4.0]])
+    >>> x[1].numpy(), x[:, 0].numpy()
+    (array([3., 4.], dtype=float32), array([1., 3.], dtype=float32))
+    """
+    x = constant(x)
+    shape = x.type.shape
+    if isinstance(key, Expr | np.ndarray | list) and not isinstance(key, bool):
+        return record(OPS["take"], (x, _index_array(key)), axis=0)
+    if not shape or x.type.parameter is not None or not isinstance(key, int | slice | np.integer):
+        if isinstance(key, int | np.integer) and shape:
+            return record(OPS["lookup"], (x, _checked_index(int(key), shape[0])))
+        return record(OPS["getitem"], (x,), key=hashable_key(key))
+    if isinstance(key, slice):
+        start, stop, step = key.indices(shape[0])
+        if step != 1:
+            return record(OPS["getitem"], (x,), key=hashable_key(key))
+        return _block(x, start, (max(stop - start, 0), *shape[1:]))
+    return _block(x, _checked_index(int(key), shape[0]), shape[1:])
+
+
+def _index_array(key: Any) -> Any:
+    array = key if isinstance(key, Expr) else np.asarray(key)
+    if array.dtype.kind not in "iu":
+        raise DTypeError(f"an index array must hold integers, got {array.dtype}; for a mask use lf.where")
+    return array
+
+
+def _checked_index(i: int, n: int) -> int:
+    if not -n <= i < n:
+        raise IndexError(f"index {i} is out of range for an axis of size {n}")
+    return i + n if i < 0 else i
+
+
+def _block(x: Expr, start: int, shape: Shape) -> Expr:
+    kind = intern_type(shape, x.dtype, x.device, imported_type(x).requires_grad)
+    rest = x.type.size // x.type.shape[0] if x.type.shape[0] else 0
+    return view(x, kind, start * rest)
+
+
+def hashable_key(key: Any) -> Any:
+    """A basic index as a hashable tuple: slices become ``("slice", start, stop, step)`` (slices hash only from 3.12 on)."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return tuple(_hashable_part(p) for p in parts)
+
+
+def _hashable_part(part: Any) -> Any:
+    if isinstance(part, slice):
+        return ("slice", part.start, part.stop, part.step)
+    if part is None or part is Ellipsis:
+        return part
+    if isinstance(part, int | np.integer) and not isinstance(part, bool):
+        return int(part)
+    raise TypeError(f"an index is made of integers, slices, None and ..., got {type(part).__name__}; see also lf.take and lf.where")

@@ -1,0 +1,18 @@
+"""The operations as functions: what a model is written in.
+
+Each function takes expressions, arrays or numbers, records one node (or none, where another offset into the same memory will do), and
+returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
+"""
+
+from lazyflow.functions import elementwise, index, linalg, loss, random, reduce, shape
+from lazyflow.functions.elementwise import *  # noqa: F403
+from lazyflow.functions.index import *  # noqa: F403
+from lazyflow.functions.linalg import *  # noqa: F403
+from lazyflow.functions.loss import *  # noqa: F403
+from lazyflow.functions.random import *  # noqa: F403
+from lazyflow.functions.reduce import *  # noqa: F403
+from lazyflow.functions.shape import *  # noqa: F403
+
+__all__ = [
+    name for module in (elementwise, index, linalg, loss, random, reduce, shape) for name in module.__all__
+]  # fmt: skip

@@ -1,0 +1,91 @@
+"""Look-ups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import ShapeError
+from lazyflow.expr import Expr, constant, indexed, record
+from lazyflow.ops import OPS
+
+__all__ = ["embedding", "one_hot", "pick", "take"]
+
+_lookup = indexed(OPS["lookup"])
+_pick = indexed(OPS["pick"])
+
+
+def _checked(name: str, indices: Any, size: int, what: str) -> Any:
+    array = np.asarray(indices)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: an index must be an integer, got {array.dtype}")
+    if array.size and not (0 <= array.min() and array.max() < size):
+        wrong = array.ravel()[(array.ravel() < 0) | (array.ravel() >= size)][0]
+        raise IndexError(f"{name}: index {wrong} is out of range for {what}")
+    return array
+
+
+def embedding(table: Any, index: Any) -> Expr:
+    """Row ``index`` of ``table`` (n, ...); an array of indices gives an array of rows.
+
+    The gradient of a parameter that is only looked up in is a `RowSparse`: only the rows touched.
+    Raises ``IndexError`` at this line for an index below 0 or not below n.
+
+    >>> import lazyflow as lf
+    >>> table = lf.Parameter([[0.0, 1.0], [2.0, 3.0]])
+    >>> lf.embedding(table, 1).numpy()
+    array([2., 3.], dtype=float32)
+    """
+    if index.__class__ is int and 0 <= index < table.type.shape[0]:
+        return _lookup(table, index)
+    table = constant(table)
+    if not table.shape:
+        raise ShapeError("embedding: the table needs at least one axis")
+    if isinstance(index, Expr):
+        return record(OPS["lookup"], (table, index))
+    label = getattr(table, "name", "") or "the table"
+    array = _checked("embedding", index, table.shape[0], f"{label} of shape {table.shape}, with indices 0 to {table.shape[0] - 1}")
+    return _lookup(table, int(array)) if array.ndim == 0 else record(OPS["lookup"], (table, array))
+
+
+def take(x: Any, indices: Any, axis: int = 0) -> Expr:
+    """The elements of ``x`` at integer ``indices`` (an array, a list or an expression) along ``axis``, as ``numpy.take``.
+
+    >>> import lazyflow as lf
+    >>> lf.take(lf.constant([5.0, 6.0, 7.0]), [2, 0]).numpy()
+    array([7., 5.], dtype=float32)
+    """
+    x = constant(x)
+    if not isinstance(indices, Expr):
+        size = x.shape[axis] if -x.ndim <= axis < x.ndim else 0
+        indices = _checked("take", np.where(np.asarray(indices) < 0, np.asarray(indices) + size, indices), size, f"axis {axis} of shape {x.shape}")
+    return record(OPS["take"], (x, indices), axis=axis)
+
+
+def pick(x: Any, index: Any, axis: int = -1) -> Expr:
+    """One element along ``axis``: ``x[..., index]`` by default; the index is payload, so different ones batch.
+
+    >>> import lazyflow as lf
+    >>> lf.pick(lf.constant([5.0, 6.0, 7.0]), 2).item()
+    7.0
+    """
+    x = constant(x)
+    if isinstance(index, int | np.integer) and x.shape:
+        size = x.shape[axis] if -x.ndim <= axis < x.ndim else 0
+        index = int(_checked("pick", index + size if -size <= index < 0 else index, size, f"axis {axis} of shape {x.shape}"))
+        if axis in (-1, x.ndim - 1):
+            return _pick(x, index)
+    return record(OPS["pick"], (x, index), axis=axis)
+
+
+def one_hot(index: Any, n: int, dtype: Any = np.float32) -> Expr:
+    """A vector of ``n`` zeros with a one at ``index``.
+
+    >>> import lazyflow as lf
+    >>> lf.one_hot(1, 3).numpy()
+    array([0., 1., 0.], dtype=float32)
+    """
+    if not isinstance(index, Expr):
+        _checked("one_hot", index, n, f"{n} classes")
+    return record(OPS["one_hot"], (index,), n=int(n), dtype=np.dtype(dtype))

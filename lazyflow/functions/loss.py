@@ -1,0 +1,109 @@
+"""Losses of one example; the mean over a minibatch is ``lf.mean([loss1, loss2, ...])``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lazyflow.expr import Expr, constant, indexed, record
+from lazyflow.ops import OPS
+
+__all__ = ["bce_with_logits", "cross_entropy", "hinge", "huber", "mse", "nll"]
+
+_cross_entropy = indexed(OPS["cross_entropy"])
+_nll = indexed(OPS["nll"])
+
+
+def _class(name: str, i: int, scores: Expr) -> int:
+    n = scores.shape[-1] if scores.shape else 0
+    if not 0 <= i < n:
+        raise IndexError(f"{name}: class {i} is out of range for {n} scores of shape {scores.shape}; classes are numbered from 0")
+    return int(i)
+
+
+def _is_index(target: Any) -> bool:
+    return isinstance(target, int | np.integer) and not isinstance(target, bool)
+
+
+def _classes(name: str, target: Any, scores: Expr) -> Any:
+    """Class indices that are arrays or lists, checked; expressions are left alone, their values are not known yet."""
+    if isinstance(target, Expr):
+        return target
+    array = np.asarray(target)
+    if array.dtype.kind in "iu" and array.size:
+        _class(name, int(array.min()), scores)
+        _class(name, int(array.max()), scores)
+    return array
+
+
+def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
+    """Minus the log-probability of the target under ``softmax(logits)``, a scalar.
+
+    ``logits`` (n,): ``target`` is a class index, or n probabilities. ``logits`` (t, n): t indices or (t, n) probabilities, and the
+    mean over t (``reduction="sum"`` or ``"none"`` otherwise). Raises ``IndexError`` at this line for an index out of range.
+
+    >>> import lazyflow as lf
+    >>> round(lf.cross_entropy(lf.constant([0.0, 0.0]), 1).item(), 4)
+    0.6931
+    """
+    logits = constant(logits)
+    if _is_index(target) and logits.ndim == 1:
+        return _cross_entropy(logits, target if 0 <= target < logits.type.shape[-1] else _class("cross_entropy", target, logits))
+    target = _classes("cross_entropy", target, logits)
+    name = "cross_entropy" if target.dtype.kind in "iu" else "soft_cross_entropy"
+    return record(OPS[name], (logits, target), reduction=reduction)
+
+
+def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
+    """Minus the log-probability of class ``target``; as `cross_entropy` on what `log_softmax` returns.
+
+    >>> import lazyflow as lf
+    >>> lf.nll(lf.constant([-1.0, -2.0]), 1).item()
+    2.0
+    """
+    scores = constant(log_probabilities)
+    if _is_index(target) and scores.ndim == 1:
+        return _nll(scores, _class("nll", target, scores))
+    return record(OPS["nll"], (scores, _classes("nll", target, scores)), reduction=reduction)
+
+
+def mse(x: Any, target: Any, reduction: str = "mean") -> Expr:
+    """The squared difference, averaged over the example's elements (``"sum"``, ``"none"`` otherwise).
+
+    >>> import lazyflow as lf
+    >>> lf.mse(lf.constant([1.0, 2.0]), [0.0, 0.0]).item()
+    2.5
+    """
+    return record(OPS["mse"], (constant(x), constant(target)), reduction=reduction)
+
+
+def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
+    """Binary cross-entropy of ``sigmoid(logits)`` with targets in [0, 1], averaged over the example's elements.
+
+    >>> import lazyflow as lf
+    >>> round(lf.bce_with_logits(lf.constant([0.0]), [1.0]).item(), 4)
+    0.6931
+    """
+    return record(OPS["bce_with_logits"], (constant(logits), constant(target)), reduction=reduction)
+
+
+def hinge(scores: Any, target: int, margin: float = 1.0) -> Expr:
+    """The sum over the wrong classes j of ``max(0, margin - scores[target] + scores[j])`` (Weston and Watkins 1999).
+
+    >>> import lazyflow as lf
+    >>> lf.hinge(lf.constant([1.0, 0.5, -1.0]), 0).item()
+    0.5
+    """
+    x = constant(scores)
+    return record(OPS["hinge"], (x, _class("hinge", target, x) if _is_index(target) else _classes("hinge", target, x)), margin=float(margin))
+
+
+def huber(x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> Expr:
+    """Squared below ``delta`` and linear above (Huber 1964), averaged over the example's elements.
+
+    >>> import lazyflow as lf
+    >>> lf.huber(lf.constant([0.0]), [3.0]).item()
+    2.5
+    """
+    return record(OPS["huber"], (constant(x), constant(target)), delta=float(delta), reduction=reduction)

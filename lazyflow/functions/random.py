@@ -1,0 +1,62 @@
+"""Random numbers, and dropout. Every node draws anew from a `Stream`; see `lazyflow.random`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lazyflow import settings
+from lazyflow.expr import Expr, constant, record
+from lazyflow.ops import OPS
+from lazyflow.random import Stream, default_stream
+
+__all__ = ["dropout", "normal", "uniform"]
+
+
+def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    return (int(shape),) if isinstance(shape, int | np.integer) else tuple(int(n) for n in shape)
+
+
+def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: float) -> Expr:
+    seed, count = (stream or default_stream()).draw()
+    kind = np.dtype(settings.current().dtype if dtype is None else dtype)
+    return record(OPS[name], (seed, count, *arguments), shape=_shape(shape), dtype=kind)
+
+
+def uniform(shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0, *, dtype: Any = None, stream: Stream | None = None) -> Expr:
+    """Numbers evenly distributed from ``low`` to ``high`` (not included).
+
+    >>> import lazyflow as lf
+    >>> 0 <= lf.uniform().item() < 1
+    True
+    """
+    return _draw("uniform", shape, dtype, stream, float(low), float(high))
+
+
+def normal(shape: int | Sequence[int] = (), mean: float = 0.0, std: float = 1.0, *, dtype: Any = None, stream: Stream | None = None) -> Expr:
+    """Normally distributed numbers.
+
+    >>> import lazyflow as lf
+    >>> lf.normal((3, 2)).shape
+    (3, 2)
+    """
+    return _draw("normal", shape, dtype, stream, float(mean), float(std))
+
+
+def dropout(x: Any, p: float, *, training: bool = True, stream: Stream | None = None) -> Expr:
+    """``x`` with each element zero with probability ``p`` and else divided by ``1 - p`` (Srivastava et al. 2014).
+
+    ``training=False`` returns ``x`` itself. Raises ``ValueError`` for ``p`` outside [0, 1).
+
+    >>> import lazyflow as lf
+    >>> lf.dropout(lf.constant([1.0, 1.0]), 0.0).numpy()
+    array([1., 1.], dtype=float32)
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p must be at least 0 and below 1, got {p}")
+    x = constant(x)
+    if not training or p == 0:
+        return x
+    return x * _draw("dropout_mask", x.shape, x.dtype, stream, float(p))

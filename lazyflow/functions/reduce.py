@@ -1,0 +1,151 @@
+"""Reductions over an example's axes, and sums over a list of expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+from lazyflow.errors import ShapeError
+from lazyflow.expr import Expr, constant, joined, record
+from lazyflow.ops import OPS
+
+__all__ = [
+    "all", "any", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max", "mean", "min", "norm", "prod", "softmax", "std", "sum", "var",
+]  # fmt: skip
+
+_sum_list = joined(OPS["sum_list"])
+_mean_list = joined(OPS["mean_list"])
+
+
+def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequence[Any]) -> Expr:
+    if not operands:
+        raise ShapeError(f"{name} of an empty list: the batch has no examples")
+    found = [constant(o) for o in operands]
+    if len({(e.shape, e.dtype) for e in found}) > 1:
+        kinds = sorted({f"{e.dtype}{list(e.shape)}" for e in found})
+        raise ShapeError(f"{name} over a list needs expressions of one shape and dtype, got {', '.join(kinds)}")
+    return recorder(_rows(found))
+
+
+def _rows(found: list[Expr]) -> list[Expr]:
+    """Parameters have no row to read together with others'; a reshape makes one of them."""
+    if len({e.type for e in found}) == 1 and found[0].type.parameter is None:
+        return found
+    return [record(OPS["identity"], (e,)) if e.type.parameter is not None else e for e in found]
+
+
+def _is_list(x: Any) -> bool:
+    return isinstance(x, list | tuple) and any_expression(x)
+
+
+def any_expression(x: Sequence[Any]) -> bool:
+    """Whether a list holds expressions (then it is a list of operands) or plain numbers (then it is one array)."""
+    return not len(x) or isinstance(x[0], Expr)
+
+
+def _axes(axis: Any) -> Any:
+    return tuple(axis) if isinstance(axis, list) else axis
+
+
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+    """The sum over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any number.
+
+    Raises `ShapeError` for an axis out of range, an empty list, or different shapes in the list.
+
+    >>> import lazyflow as lf
+    >>> x = lf.constant([[1.0, 2.0], [3.0, 4.0]])
+    >>> lf.sum(x).item(), lf.sum(x, axis=0).numpy(), lf.sum([x[0], x[1]]).numpy()
+    (10.0, array([4., 6.], dtype=float32), array([4., 6.], dtype=float32))
+    """
+    if _is_list(x):
+        return _listed("sum", _sum_list, x)
+    return record(OPS["sum"], (x,), axis=_axes(axis), keepdims=keepdims)
+
+
+def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+    """The mean over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any number.
+
+    >>> import lazyflow as lf
+    >>> lf.mean([lf.constant(1.0), lf.constant(3.0)]).item()
+    2.0
+    """
+    if _is_list(x):
+        return _listed("mean", _mean_list, x)
+    return record(OPS["mean"], (x,), axis=_axes(axis), keepdims=keepdims)
+
+
+def _reduction(name: str, text: str) -> Callable[..., Expr]:
+    op = OPS[name]
+
+    def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+        return record(op, (x,), axis=_axes(axis), keepdims=keepdims)
+
+    reduce.__name__ = reduce.__qualname__ = name
+    reduce.__doc__ = f"""{text} over ``axis`` (all axes by default); ``keepdims`` leaves axes of size one."""
+    return reduce
+
+
+prod = _reduction("prod", "The product")
+max = _reduction("max", "The largest element; the gradient is shared among equals,")
+min = _reduction("min", "The smallest element; the gradient is shared among equals,")
+any = _reduction("any", "Whether an element is true,")
+all = _reduction("all", "Whether all elements are true,")
+logsumexp = _reduction("logsumexp", "``log(sum(exp(x)))``, without overflow,")
+
+
+def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
+    """The index of the largest element along ``axis`` (of the flattened value by default), an int64 expression.
+
+    >>> import lazyflow as lf
+    >>> lf.argmax(lf.constant([1.0, 5.0, 2.0])).item()
+    1
+    """
+    return record(OPS["argmax"], (x,), axis=axis, keepdims=keepdims)
+
+
+def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
+    """The index of the smallest element along ``axis`` (of the flattened value by default), an int64 expression."""
+    return record(OPS["argmin"], (x,), axis=axis, keepdims=keepdims)
+
+
+def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
+    """The variance over ``axis``, divided by n - ``ddof``."""
+    return record(OPS["var"], (x,), axis=_axes(axis), keepdims=keepdims, ddof=ddof)
+
+
+def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
+    """The standard deviation over ``axis``; its gradient at 0 is 0."""
+    return record(OPS["std"], (x,), axis=_axes(axis), keepdims=keepdims, ddof=ddof)
+
+
+def norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Expr:
+    """The vector norm over ``axis`` (of all elements by default), of order 1, 2 or infinity; its gradient at 0 is 0.
+
+    >>> import lazyflow as lf
+    >>> lf.norm(lf.constant([3.0, 4.0])).item()
+    5.0
+    """
+    return record(OPS["norm"], (x,), ord=ord, axis=_axes(axis), keepdims=keepdims)
+
+
+def cumsum(x: Any, axis: int | None = None) -> Expr:
+    """Running sums along ``axis`` (of the flattened value by default)."""
+    return record(OPS["cumsum"], (x,), axis=axis)
+
+
+def softmax(x: Any, axis: int = -1) -> Expr:
+    """``exp(x) / sum(exp(x))`` along ``axis``, without overflow.
+
+    >>> import lazyflow as lf
+    >>> lf.softmax(lf.constant([0.0, 0.0])).numpy()
+    array([0.5, 0.5], dtype=float32)
+    """
+    return record(OPS["softmax"], (x,), axis=axis)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Expr:
+    """``log(softmax(x))`` along ``axis``, without overflow."""
+    return record(OPS["log_softmax"], (x,), axis=axis)
+
+

@@ -1,0 +1,199 @@
+"""Joining, cutting and rearranging."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import ShapeError
+from lazyflow.expr import Expr, constant, getitem, joined, record, reshape, view_signature
+from lazyflow.ops import OPS
+from lazyflow.ops.base import negative_axis
+from lazyflow.tape import Type, intern_type
+
+__all__ = [
+    "broadcast_to", "concatenate", "expand_dims", "flip", "pad", "ravel", "repeat", "reshape", "split", "squeeze", "stack", "swapaxes",
+    "transpose",
+]  # fmt: skip
+
+
+_new = object.__new__
+_concatenate_rows = joined(OPS["concatenate_rows"])
+_stack_rows = joined(OPS["stack_rows"])
+
+
+def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
+    if isinstance(operands, Expr | np.ndarray):
+        raise TypeError(f"{name} takes a list of expressions, got one {type(operands).__name__}")
+    found = [constant(o) for o in operands]
+    if not found:
+        raise ShapeError(f"{name} needs at least one operand, got an empty list")
+    return found
+
+
+def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
+    """Expressions joined along an axis that exists; the other sizes are equal.
+
+    Operands of one shape along the first axis are gathered straight into place. Raises `ShapeError` otherwise or for an empty list.
+
+    >>> import lazyflow as lf
+    >>> lf.concatenate([lf.constant([1.0]), lf.constant([2.0, 3.0])]).numpy()
+    array([1., 2., 3.], dtype=float32)
+    """
+    if axis == 0 and operands.__class__ is list and operands and all([type(o) is Expr and o.type is operands[0].type for o in operands]):
+        return _concatenate_rows(operands)
+    found = _joined("concatenate", operands)
+    first = found[0].type
+    if all(e.type is first for e in found) and first.parameter is None and first.shape:
+        if axis == 0 or axis == -first.ndim:
+            return _concatenate_rows(found)
+        return record(OPS["concatenate_same"], found, axis=negative_axis("concatenate", axis, first.ndim))
+    return record(OPS["concatenate"], found, axis=axis)
+
+
+def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
+    """Expressions of one shape along a new axis.
+
+    >>> import lazyflow as lf
+    >>> lf.stack([lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0])]).shape
+    (2, 2)
+    """
+    found = _joined("stack", operands)
+    first = found[0].type
+    if all(e.type is first for e in found) and first.parameter is None:
+        if axis == 0 or axis == -first.ndim - 1:
+            return _stack_rows(found)
+        return record(OPS["stack"], found, axis=axis)
+    if len({e.shape for e in found}) > 1:
+        raise ShapeError(f"stack: all operands need one shape, got {' and '.join(sorted({str(e.shape) for e in found}))}")
+    return concatenate([expand_dims(e, axis) for e in found], axis)
+
+
+_splits: dict[Type, dict[int, tuple[array[int], array[int], Type]]] = {}
+
+
+def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
+    """``x`` cut along ``axis``, as ``numpy.split``: into ``sections`` equal parts, or before each of the given indices.
+
+    Along the first axis the parts are free: they are other offsets into the same memory, and no launch.
+    Raises `ShapeError` if the axis cannot be cut into that many equal parts.
+
+    >>> import lazyflow as lf
+    >>> [part.numpy().tolist() for part in lf.split(lf.constant([1.0, 2.0, 3.0, 4.0]), 2)]
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
+    if axis == 0 and sections.__class__ is int and type(x) is Expr and x.tape.open:
+        return _equal_parts(x, sections)  # type: ignore[arg-type]
+    x = constant(x)
+    axis = negative_axis("split", axis, x.ndim) + x.ndim
+    bounds = _bounds(x.shape[axis], sections)
+    return [getitem(x, (slice(None),) * axis + (slice(a, b),) if axis else slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _bounds(size: int, sections: int | Sequence[int]) -> list[int]:
+    if not isinstance(sections, int):
+        return [0, *(min(int(i), size) for i in sections), size]
+    if sections < 1 or size % sections:
+        raise ShapeError(f"split: an axis of size {size} does not divide into {sections} equal parts")
+    return list(range(0, size + 1, size // sections)) if size else [0] * (sections + 1)
+
+
+def _equal_parts(x: Expr, sections: int) -> list[Expr]:
+    """The hot form, all parts in one go: three appends for the whole list."""
+    found = _splits.setdefault(x.type, {}).get(sections)
+    if found is None:
+        found = _splits[x.type][sections] = _prepare(x, sections)
+    signatures, offsets, kind = found
+    tape = x.tape
+    first = len(tape.signatures)
+    tape.signatures.extend(signatures)
+    tape.operands.extend(array("i", (x.row,)) * sections)
+    tape.ints.extend(offsets)
+    parts = []
+    for row in range(first, first + sections):
+        e = _new(Expr)
+        e.tape = tape
+        e.row = row
+        e.type = kind
+        parts.append(e)
+    return parts
+
+
+def _prepare(x: Expr, sections: int) -> tuple[array[int], array[int], Type]:
+    if not x.shape:
+        raise ShapeError("split: an expression without axes cannot be split")
+    bounds = _bounds(x.shape[0], sections)
+    rest = x.size // x.shape[0] if x.shape[0] else 0
+    kind = intern_type((bounds[1], *x.shape[1:]), x.dtype, x.device, x.type.requires_grad)
+    return array("i", [view_signature(x.type, kind).id] * sections), array("i", [b * rest for b in bounds[:-1]]), kind
+
+
+def ravel(x: Any) -> Expr:
+    """``x`` as a vector; free."""
+    return reshape(x, (-1,))
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Expr:
+    """``x`` with its axes permuted (reversed by default).
+
+    >>> import lazyflow as lf
+    >>> lf.transpose(lf.constant([[1.0, 2.0, 3.0]])).shape
+    (3, 1)
+    """
+    return record(OPS["transpose"], (constant(x),), axes=None if axes is None else tuple(axes))
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Expr:
+    """``x`` with two axes exchanged."""
+    return record(OPS["swapaxes"], (constant(x),), axis1=axis1, axis2=axis2)
+
+
+def expand_dims(x: Any, axis: int | Sequence[int]) -> Expr:
+    """``x`` with new axes of size one at ``axis`` of the result; free.
+
+    >>> import lazyflow as lf
+    >>> lf.expand_dims(lf.constant([1.0, 2.0]), 1).shape
+    (2, 1)
+    """
+    x = constant(x)
+    return reshape(x, OPS["expand_dims"].infer(x.type, axis=axis if isinstance(axis, int) else tuple(axis)).shape)
+
+
+def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
+    """``x`` without axes of size one (all of them, or those named); free. Raises `ShapeError` for a longer axis."""
+    x = constant(x)
+    return reshape(x, OPS["squeeze"].infer(x.type, axis=axis if axis is None or isinstance(axis, int) else tuple(axis)).shape)
+
+
+def broadcast_to(x: Any, shape: Sequence[int]) -> Expr:
+    """``x`` repeated to ``shape`` by NumPy's broadcasting."""
+    return record(OPS["broadcast_to"], (constant(x),), shape=(shape,) if isinstance(shape, int) else tuple(shape))
+
+
+def flip(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
+    """``x`` reversed along ``axis`` (all axes by default)."""
+    return record(OPS["flip"], (constant(x),), axis=axis if axis is None or isinstance(axis, int) else tuple(axis))
+
+
+def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Expr:
+    """``x`` with ``pad_width`` more elements at the ends of its axes, as ``numpy.pad``: modes constant, edge and reflect.
+
+    >>> import lazyflow as lf
+    >>> lf.pad(lf.constant([1.0, 2.0]), (1, 2)).numpy()
+    array([0., 1., 2., 0., 0.], dtype=float32)
+    """
+    x = constant(x)
+    pairs = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
+    width = tuple((int(a), int(b)) for a, b in pairs)
+    return record(OPS["pad"], (x,), pad_width=width, mode=mode, constant_value=constant_value)
+
+
+def repeat(x: Any, repeats: int, axis: int | None = None) -> Expr:
+    """Every element of ``x`` ``repeats`` times along ``axis`` (of the flattened value by default)."""
+    x = constant(x)
+    return record(OPS["repeat"], (ravel(x) if axis is None else x,), repeats=int(repeats), axis=0 if axis is None else axis)
+
+

@@ -1,0 +1,311 @@
+"""From roots to flat arrays: what the roots reach on their tapes, with views resolved away.
+
+`collect` puts the tapes that still have something to compute one behind the other, follows every view to the node whose
+memory it shows, drops what no root reaches, and returns a `Graph`: the only thing that scheduling and planning see.
+Everything is a look-up of whole arrays; the only Python loops go over tapes, imports and roots.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazyflow.expr import Expr
+from lazyflow.tape import IMPORT, VIEW, Signature, Tape, known_signature, signature_by_id, signature_columns
+
+Ints = np.ndarray[Any, np.dtype[Any]]
+_NEXT_DRAWS = 1_000_003  # a prime stride, so that draws of a repeated forward do not meet those of the next nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes to compute, in a topological order.
+
+    Node ``i`` has signature ``signatures[signature[i]]`` and operands ``base[starts[i]:starts[i + 1]]``, each read from element
+    ``shift`` of the base's value on; its payload stands in ``ints`` and ``floats`` behind ``int_starts`` and ``float_starts``.
+    Node ``i`` is row ``origin[i]`` of the tapes laid end to end; tape ``t`` begins at ``tape_starts[t]``.
+    ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``, ``known_offset``.
+    """
+
+    signatures: tuple[Signature, ...]
+    signature: Ints
+    starts: Ints
+    base: Ints
+    shift: Ints
+    int_starts: Ints
+    ints: Ints
+    float_starts: Ints
+    floats: Ints
+    origin: Ints
+    tapes: tuple[weakref.ref[Tape], ...]  # a tape owns its runs, which own their graph: a strong reference would be a cycle
+    tape_starts: Ints
+    roots: tuple[tuple[int, int], ...]
+    known: Ints
+    known_run: tuple[Any, ...]
+    known_offset: Ints
+    tape_base: Ints
+    tape_shift: Ints
+
+    def __len__(self) -> int:
+        return len(self.signature)
+
+    def tape(self, number: int) -> Tape:
+        """The ``number``-th tape; whoever holds an expression of it keeps it alive."""
+        found = self.tapes[number]()
+        assert found is not None, "the roots keep their tapes alive"
+        return found
+
+
+def is_evaluated(tape: Tape, row: int) -> bool:
+    """Whether the row itself (not a view of it) has a value in some run."""
+    return tape.run_of is not None and tape.run_of[row] >= 0
+
+
+def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
+    """The tapes that hold something to compute, operands before users; ``anew``: whatever was computed counts for nothing."""
+    order: list[Tape] = []
+    seen: set[int] = set()
+    stack = [(e.tape, False) for e in reversed(roots)]
+    while stack:
+        tape, finished = stack.pop()
+        if finished:
+            order.append(tape)
+        elif id(tape) not in seen:
+            seen.add(id(tape))
+            stack.append((tape, True))
+            wanted = {id(t): t for t, row in tape.imports if anew or not is_evaluated(t, row)}
+            stack.extend((t, False) for t in wanted.values())
+    return order
+
+
+def _laid_end_to_end(tapes: Sequence[Tape], name: str, dtype: Any) -> Ints:
+    parts = [np.frombuffer(getattr(t, name), dtype) for t in tapes if len(getattr(t, name))]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _starts(counts: Ints) -> Ints:
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
+class _Columns:
+    """The tapes' arrays laid end to end, decoded through the columns of the signature table."""
+
+    def __init__(self, tapes: Sequence[Tape]) -> None:
+        sizes = np.array([len(t) for t in tapes], np.int64)
+        self.tapes = tuple(tapes)
+        self.tape_starts = _starts(sizes)
+        ids = _laid_end_to_end(tapes, "signatures", np.int32)
+        rows, ints, floats = signature_columns()
+        present = np.flatnonzero(np.bincount(ids, minlength=1))
+        compact = np.empty(present[-1] + 1 if len(present) else 0, np.int32)
+        compact[present] = np.arange(len(present), dtype=np.int32)
+        self.signatures = tuple(signature_by_id(int(i)) for i in present)
+        self.signature = compact[ids]
+        self.starts = _starts(rows[ids])
+        self.int_starts = _starts(ints[ids])
+        self.float_starts = _starts(floats[ids])
+        self.operands = _laid_end_to_end(tapes, "operands", np.int32).astype(np.int64)
+        if len(tapes) > 1:
+            lengths = [len(t.operands) for t in tapes]
+            self.operands += np.repeat(self.tape_starts[:-1], lengths)
+        self.ints = self._drawn_anew(_laid_end_to_end(tapes, "ints", np.int32))
+        self.floats = _laid_end_to_end(tapes, "floats", np.float64)
+
+    def _drawn_anew(self, ints: Ints) -> Ints:
+        """The payload, with other draw counts (the second number of a random node) on tapes that are computed again."""
+        generations = np.array([t.generation for t in self.tapes], np.int64)
+        random = np.array([s.op.random for s in self.signatures], bool)
+        if not generations.any() or not random.any():
+            return ints
+        nodes = np.flatnonzero(random[self.signature])
+        counts = self.int_starts[nodes] + 1
+        again = generations[np.searchsorted(self.tape_starts, nodes, side="right") - 1]
+        ints = ints.copy()
+        ints[counts] = (ints[counts] + again * _NEXT_DRAWS) % 2**31
+        return ints
+
+    def nodes_of(self, op: Any) -> Ints:
+        flags = np.array([s.op is op for s in self.signatures], bool)
+        return np.flatnonzero(flags[self.signature]) if flags.any() else np.empty(0, np.int64)
+
+
+def _resolve(columns: _Columns, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints, Ints]:
+    """Follow chains of aliases to their ends by pointer jumping: base and element shift of every row."""
+    n = len(columns.signature)
+    base, shift = np.arange(n), np.zeros(n, np.int64)
+    base[aliases], shift[aliases] = targets, shifts
+    while len(aliases):
+        step = base[aliases]
+        further = base[step]
+        moved = further != step
+        if not moved.any():
+            break
+        aliases, step, further = aliases[moved], step[moved], further[moved]
+        shift[aliases] += shift[step]
+        base[aliases] = further
+    return base, shift
+
+
+class _Known(NamedTuple):
+    """Rows whose value lies in an earlier run, as parallel arrays; ``which`` indexes ``runs``."""
+
+    rows: Ints
+    runs: list[Any]
+    which: Ints
+    offsets: Ints
+
+
+def _known_rows(columns: _Columns, foreign: list[tuple[int, Tape, int]], anew: bool) -> _Known:
+    """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports (row, tape, row there)."""
+    runs: list[Any] = []
+    parts: list[tuple[Ints, Ints, Ints]] = []
+    for tape, start in zip(columns.tapes, columns.tape_starts.tolist(), strict=False):
+        if tape.run_of is not None and not anew:
+            found = np.flatnonzero(tape.run_of >= 0)
+            parts.append((found + start, tape.run_of[found] + len(runs), tape.offset_of[found]))
+            runs.extend(tape.runs)
+    places = [location(tape, row) for _, tape, row in foreign]
+    numbers = np.arange(len(runs), len(runs) + len(places))
+    runs.extend(run for run, _ in places)
+    parts.append((_int_array([row for row, _, _ in foreign]), numbers, _int_array([offset for _, offset in places])))
+    rows, which, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _Known(rows, runs, which, offsets)
+
+
+def _imports(columns: _Columns) -> tuple[list[tuple[int, int]], list[tuple[int, Tape, int]]]:
+    """Imports of rows of these very tapes (row, source row), which are aliases, and of values of other tapes."""
+    position = {id(t): int(s) for t, s in zip(columns.tapes, columns.tape_starts, strict=False)}
+    aliases: list[tuple[int, int]] = []
+    foreign: list[tuple[int, Tape, int]] = []
+    for node in columns.nodes_of(IMPORT).tolist():
+        t = int(np.searchsorted(columns.tape_starts, node, side="right")) - 1
+        source, row = columns.tapes[t].imports[int(columns.ints[columns.int_starts[node]])]
+        if id(source) in position:
+            aliases.append((node, position[id(source)] + row))
+        else:
+            foreign.append((node, source, row))
+    return aliases, foreign
+
+
+def _int_array(values: list[int]) -> Ints:
+    return np.array(values, np.int64)
+
+
+def location(tape: Tape, row: int) -> tuple[Any, int]:
+    """Run and element offset of an evaluated row."""
+    return tape.runs[tape.run_of[row]], int(tape.offset_of[row])
+
+
+def _needed(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) -> Ints:
+    """Which rows the roots reach. Dead ends are peeled off in whole rounds; a graph with long dead chains is walked instead."""
+    needed = computed.copy()
+    is_root = np.zeros(n, bool)
+    is_root[roots] = True
+    for _ in range(8):
+        used = is_root.copy()
+        used[operands] = True
+        dead = needed & ~used
+        if not dead.any():
+            return needed & used
+        needed &= used
+        keep = ~dead[users]
+        users, operands = users[keep], operands[keep]
+    return _walk(n, roots, users, operands) & computed
+
+
+def _walk(n: int, roots: Ints, users: Ints, operands: Ints) -> Ints:
+    starts = np.searchsorted(users, np.arange(n + 1)).tolist()
+    sources = operands.tolist()
+    reached = bytearray(n)
+    stack = roots.tolist()
+    while stack:
+        node = stack.pop()
+        if not reached[node]:
+            reached[node] = 1
+            stack.extend(sources[starts[node] : starts[node + 1]])
+    return np.frombuffer(reached, bool)
+
+
+def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
+    """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals the tapes."""
+    tapes = reached_tapes(roots, anew)
+    for tape in tapes:
+        tape.seal()
+    c = _Columns(tapes)
+    n = len(c.signature)
+    position = {id(t): int(s) for t, s in zip(c.tapes, c.tape_starts, strict=False)}
+    views = c.nodes_of(VIEW)
+    imported, foreign = _imports(c)
+    known = _known_rows(c, foreign, anew)
+    aliases = np.concatenate([views, _int_array([row for row, _ in imported])])
+    targets = np.concatenate([c.operands[c.starts[views]], _int_array([source for _, source in imported])])
+    shifts = np.concatenate([c.ints[c.int_starts[views]].astype(np.int64), np.zeros(len(imported), np.int64)])
+    base, shift = _resolve(c, aliases, targets, shifts)
+
+    computed = np.ones(n, bool)
+    computed[aliases] = False
+    has_operands = computed.copy()
+    has_operands[known.rows] = False
+    counts = np.diff(c.starts)
+    users = np.repeat(np.arange(n), counts)
+    real = has_operands[users]
+    root_rows = np.array([position[id(e.tape)] + e.row for e in roots], np.int64)
+    needed = _needed(n, base[root_rows], users[real], base[c.operands[real]], computed)
+    return _compressed(c, needed, has_operands, base, shift, root_rows, known)
+
+
+def _compressed(
+    c: _Columns, needed: Ints, has_operands: Ints, base: Ints, shift: Ints, root_rows: Ints, known: _Known
+) -> Graph:
+    nodes = np.flatnonzero(needed)
+    new = np.full(len(needed), -1, np.int64)
+    new[nodes] = np.arange(len(nodes))
+    counts = np.where(has_operands[nodes], np.diff(c.starts)[nodes], 0)
+    starts = _starts(counts)
+    slots = np.repeat(c.starts[nodes] - starts[:-1], counts) + np.arange(starts[-1])
+    operands = c.operands[slots]
+    kept = needed[known.rows]
+    known_nodes = new[known.rows[kept]]
+    signatures, signature = _with_known(c.signatures, c.signature[nodes], known_nodes)
+    root_bases = new[base[root_rows]].tolist()
+    return Graph(
+        signatures=signatures,
+        signature=signature,
+        starts=starts,
+        base=new[base[operands]],
+        shift=shift[operands],
+        int_starts=c.int_starts[nodes],
+        ints=c.ints,
+        float_starts=c.float_starts[nodes],
+        floats=c.floats,
+        origin=nodes,
+        tapes=tuple(weakref.ref(t) for t in c.tapes),
+        tape_starts=c.tape_starts,
+        roots=tuple(zip(root_bases, shift[root_rows].tolist(), strict=True)),
+        known=known_nodes,
+        known_run=tuple(known.runs[i] for i in known.which[kept].tolist()),
+        known_offset=known.offsets[kept],
+        tape_base=base,
+        tape_shift=shift,
+    )
+
+
+def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints) -> tuple[tuple[Signature, ...], Ints]:
+    """Nodes whose value is known get a signature that says so: nothing is left to compute for them."""
+    found = list(signatures)
+    for old in np.unique(signature[known]).tolist():
+        mine = known[signature[known] == old]
+        kind = known_signature(found[old].type)
+        if kind not in found:
+            found.append(kind)
+        signature[mine] = found.index(kind)
+    return tuple(found), signature
+
+
+__all__ = ["Graph", "collect", "is_evaluated", "location", "reached_tapes"]

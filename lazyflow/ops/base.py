@@ -1,0 +1,157 @@
+"""What one operation is: a record of its shape rule, its kernel and its vjps.
+
+An operation is a generalised ufunc: everything is counted from the *trailing* axes, and whatever axes lead are batch.
+So a kernel never asks whether it runs batched, for how many examples, or where:
+
+- ``infer(*operands, **attrs)`` sees the operands of ONE example (anything with ``.shape`` and ``.dtype``), raises
+  `ShapeError` or `DTypeError`, or returns a `Result`: shape and dtype of one example, and the static attributes for the
+  kernels (axes normalised to negative numbers, so that they hold under any number of batch axes).
+- ``forward(xp, *arrays, out=None, **static)`` computes a whole launch. ``xp`` is numpy or cupy. Each array has ONE batch
+  axis in front of the example's shape, except shared operands (a parameter, or one row that every node of the launch
+  reads), which have none. ``out`` is the launch's own memory, ``(batch, *shape)``: a kernel that can write there does and
+  returns ``out``; one that cannot returns a fresh array, which the engine copies (and broadcasts, if all were shared).
+- ``vjps[i](xp, g, y, *arrays, **static)`` returns the cotangent of operand ``i``. ``g`` and ``y`` (cotangent and value of
+  the result) always have the batch axis. The answer may have more axes than the operand, or longer ones where the
+  operand was broadcast: the engine sums it down with `unbroadcast`. ``None`` in place of a vjp: not differentiable there.
+  A vjp only uses operators and ``xp`` functions, and never changes its arguments.
+
+The form is that of HIPS/autograd's tables (one line a gradient) on NumPy's generalised ufuncs (NEP 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from lazyflow.errors import DTypeError, ShapeError
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+Shape = tuple[int, ...]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Abstract(Protocol):
+    """What a shape rule sees of an operand."""
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+
+class Aval(NamedTuple):
+    """Shape and dtype of one example's value: the plainest `Abstract`."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+
+
+class Result(NamedTuple):
+    """What a shape rule returns: shape and dtype of one example's result, and the kernels' static attributes."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    static: Mapping[str, Any] = NOTHING
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operation. See the module's text for the contract of its three functions.
+
+    ``elementwise``: operands broadcast against each other on trailing axes; the engine pads their shapes with ones behind
+    the batch axis first. ``stacked``: the operation takes any number of operands of one type and gets them as ONE array with
+    the operand axis right behind the batch axis. ``gathers``: the value is the operands' values in order, so that the
+    engine may gather them straight into ``out`` and call no kernel. ``random``: every node draws anew.
+    """
+
+    name: str
+    infer: Callable[..., Result]
+    forward: Callable[..., Array]
+    vjps: tuple[Callable[..., Array] | None, ...] = ()
+    elementwise: bool = False
+    stacked: bool = False
+    gathers: bool = False
+    random: bool = False
+    formula: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Op({self.name})"
+
+
+OPS: dict[str, Op] = {}
+
+
+def register(op: Op) -> Op:
+    """Add an operation to the table that the tests, the documentation and the engine read; names are unique."""
+    if op.name in OPS:
+        raise ValueError(f"operation {op.name!r} is registered twice")
+    OPS[op.name] = op
+    return op
+
+
+def unbroadcast(xp: Any, value: Array, shape: Shape) -> Array:
+    """Sum ``value`` down to ``shape``: the transpose of broadcasting.
+
+    >>> unbroadcast(np, np.ones((4, 2, 3)), (2, 1)).tolist()
+    [[12.0], [12.0]]
+    """
+    if value.shape == shape:
+        return value
+    extra = value.ndim - len(shape)
+    if extra > 0:
+        value = value.sum(axis=tuple(range(extra)))
+    stretched = tuple(i for i, (have, want) in enumerate(zip(value.shape, shape, strict=True)) if want == 1 != have)
+    if stretched:
+        value = value.sum(axis=stretched, keepdims=True)
+    return value if value.shape == shape else xp.broadcast_to(value, shape)
+
+
+def broadcast_shape(name: str, operands: Sequence[Abstract]) -> Shape:
+    """The shape that the operands broadcast to, or a `ShapeError` that names the operation."""
+    try:
+        return np.broadcast_shapes(*(o.shape for o in operands))
+    except ValueError:
+        shapes = " and ".join(str(o.shape) for o in operands)
+        raise ShapeError(
+            f"{name}: the shapes {shapes} do not broadcast; aligned at the last axis, sizes must be equal or 1"
+        ) from None
+
+
+def floating(*operands: Abstract) -> np.dtype[Any]:
+    """NumPy's promotion of the operands' dtypes, integers and booleans becoming floating as in ``np.exp``."""
+    dtype = np.result_type(*(o.dtype for o in operands))
+    return dtype if dtype.kind in "fc" else np.result_type(dtype, np.float16) if dtype.itemsize == 1 else np.dtype(
+        np.float32 if dtype.itemsize == 2 else np.float64
+    )
+
+
+def require_floating(name: str, operand: Abstract) -> None:
+    if operand.dtype.kind != "f":
+        raise DTypeError(f"{name} takes floating numbers, got {operand.dtype}; convert with .astype('float32')")
+
+
+def require_integer(name: str, what: str, operand: Abstract) -> None:
+    if operand.dtype.kind not in "iu":
+        raise DTypeError(f"{name}: {what} must be an integer, got {operand.dtype}")
+
+
+def negative_axis(name: str, axis: int, ndim: int) -> int:
+    """``axis`` counted from the end, so that it holds under any number of leading batch axes."""
+    if not -ndim <= axis < ndim:
+        raise ShapeError(f"{name}: axis {axis} is out of range for an operand of {ndim} axes (from {-ndim} to {ndim - 1})")
+    return axis - ndim if axis >= 0 else axis
+
+
+def negative_axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """All of ``axis`` counted from the end, sorted and distinct; ``None`` means every axis of the example."""
+    if axis is None:
+        return tuple(range(-ndim, 0))
+    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = tuple(sorted(negative_axis(name, int(a), ndim) for a in given))
+    if len(set(axes)) < len(axes):
+        raise ShapeError(f"{name}: axis {axis} names an axis twice")
+    return axes

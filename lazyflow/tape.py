@@ -1,0 +1,284 @@
+"""What recording writes on: a tape of flat arrays, and the interned signatures that its rows point to.
+
+A node is not an object. It is one row of a `Tape`: the number of its `Signature`, the rows of its operands, and its payload
+(an index, a scalar, a position in a list of arrays). So building a graph leaves nothing for the garbage collector to walk,
+nothing has to be collected before scheduling, and a node costs about a dozen bytes.
+
+A signature says all that must agree for two nodes to run in one launch: the operation, its static attributes, and of each
+operand the `Type`, or, for a parameter, which one. Signatures are interned: found by comparing keys, never hashes alone.
+Python scalars and indices are payload, not signature, or ``x / len(sentence)`` would stop batching.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from array import array
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazyflow import settings
+from lazyflow.device import elements
+from lazyflow.errors import DeviceError, user_line
+from lazyflow.ops.base import NOTHING, Abstract, Array, Aval, Op, Result, Shape
+
+
+class Type:
+    """Shape, dtype, device and differentiability of one example's value, interned: equal types are one object.
+
+    A parameter has a type of its own, with ``parameter`` set: its identity is part of the signatures it occurs in.
+    """
+
+    __slots__ = ("__weakref__", "device", "dtype", "ndim", "parameter", "requires_grad", "shape", "signatures", "size")
+
+    def __init__(self, shape: Shape, dtype: np.dtype[Any], device: str, requires_grad: bool, parameter: Any = None) -> None:
+        self.shape, self.dtype, self.device, self.requires_grad = shape, dtype, device, requires_grad
+        self.ndim, self.size = len(shape), elements(shape)
+        self.parameter = None if parameter is None else weakref.ref(parameter)
+        # Signatures in which this type is the first parameter: they go when the parameter goes.
+        self.signatures: dict[Any, Signature] = {}
+
+    def __repr__(self) -> str:
+        return f"{self.dtype.name}{list(self.shape)}" + (" parameter" if self.parameter is not None else "")
+
+
+_TYPES: dict[Any, Type] = {}
+
+
+def intern_type(shape: Shape, dtype: np.dtype[Any], device: str = "cpu", requires_grad: bool = False) -> Type:
+    """The one `Type` of these properties."""
+    key = shape, dtype, device, requires_grad
+    found = _TYPES.get(key)
+    return _TYPES.setdefault(key, Type(shape, dtype, device, requires_grad)) if found is None else found
+
+
+class Inline:
+    """In place of a type in a signature's key: a scalar or an index that is payload of the node."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return self.kind
+
+
+SCALAR, INDEX = Inline("scalar"), Inline("index")
+
+
+class Operand(NamedTuple):
+    """One operand in a signature: where a node keeps it and how the kernel wants to see it.
+
+    ``kind`` is ``"row"`` (the ``position``-th of the node's operand rows), ``"shared"`` (a parameter), ``"int"`` or
+    ``"float"`` (the ``position``-th of the node's payload numbers). ``shape`` is that of one example, padded with ones in
+    front for an elementwise operation; ``vjp`` is None where no gradient is wanted.
+    """
+
+    kind: str
+    position: int
+    type: Type | None
+    shape: Shape
+    dtype: np.dtype[Any]
+    vjp: Callable[..., Array] | None
+
+
+class Signature:
+    """All that the nodes of one launch have in common. See `intern` for how one comes to be."""
+
+    __slots__ = (
+        "__weakref__", "differentiable", "floats", "forward", "id", "ints", "line", "op", "operands", "rows", "static", "type",
+    )  # fmt: skip
+
+    def __init__(self, op: Op, operands: tuple[Operand, ...], result: Type, static: Mapping[str, Any], rows: int) -> None:
+        self.op, self.operands, self.type, self.static, self.rows = op, operands, result, static, rows
+        self.ints = sum(o.kind == "int" for o in operands)
+        self.floats = sum(o.kind == "float" for o in operands)
+        self.forward = partial(op.forward, **static) if static else op.forward
+        self.differentiable = any(o.vjp is not None for o in operands)
+        self.line = user_line()
+        self.id = _enroll(self)
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(str(o.type or o.kind) for o in self.operands)
+        static = "".join(f", {name}={value}" for name, value in self.static.items())
+        return f"{self.op.name}({kinds}{static}) -> {self.type}"
+
+
+# Flat columns of all signatures ever made, indexed by id, so that whole tapes are decoded by NumPy look-ups.
+_SIGNATURES: list[weakref.ref[Signature]] = []
+_ROWS, _INTS, _FLOATS = array("i"), array("i"), array("i")
+_enrolling = threading.Lock()
+
+
+def _enroll(signature: Signature) -> int:
+    with _enrolling:
+        for column, value in ((_ROWS, signature.rows), (_INTS, signature.ints), (_FLOATS, signature.floats)):
+            column.append(value)
+        _SIGNATURES.append(weakref.ref(signature))
+        return len(_SIGNATURES) - 1
+
+
+def signature_by_id(number: int) -> Signature:
+    """The signature of that number; it is alive as long as a tape has a node of it."""
+    found = _SIGNATURES[number]()
+    assert found is not None, "a tape keeps the signatures of its nodes alive"
+    return found
+
+
+def signature_columns() -> tuple[Any, Any, Any]:
+    """Operand rows, integers and floats that a node of each signature has; int32 arrays indexed by id."""
+    with _enrolling:  # copies: an exported buffer would forbid appending
+        return tuple(np.array(c, dtype=np.int32) for c in (_ROWS, _INTS, _FLOATS))  # type: ignore[return-value]
+
+
+def _leaf(name: str) -> Op:
+    def infer(*operands: Abstract, **attrs: Any) -> Result:
+        raise TypeError(f"{name} has no shape rule")
+
+    return Op(name, infer, infer)
+
+
+# Nodes that no kernel computes: an array given by the user, a value computed on an earlier tape, and another node's memory
+# seen under another shape, at an offset in elements, or without its gradient.
+# A KNOWN node stands in a graph for a value that an earlier run computed.
+CONSTANT, IMPORT, VIEW, KNOWN = _leaf("constant"), _leaf("import"), _leaf("view"), _leaf("known")
+
+_known: dict[Type, Signature] = {}
+
+
+def known_signature(kind: Type) -> Signature:
+    """The signature of values of a type that were computed before."""
+    found = _known.get(kind)
+    return _known.setdefault(kind, leaf_signature(KNOWN, kind, ints=0)) if found is None else found
+
+
+class Tape:
+    """Nodes in the order they were recorded; row numbers are topological.
+
+    ``open``: the fast path may append. ``sealed``: nobody may (a forward or a change of settings came by); what is recorded next goes
+    onto a fresh tape, which *imports* the rows it reads of this one. A tape lives as long as a handle or a later
+    tape points to it.
+    """
+
+    __slots__ = (
+        "__weakref__", "device", "floats", "generation", "grad", "import_generations", "imported", "imports", "ints", "keep", "lines", "number", "objects", "offset_of",
+        "open", "operands", "retained", "run_of", "runs", "sealed", "signatures",
+    )  # fmt: skip
+
+    def __init__(self, options: settings.Settings) -> None:
+        self.signatures, self.operands, self.ints, self.floats = array("i"), array("i"), array("i"), array("d")
+        self.objects: list[Any] = []  # the snapshots of constants
+        self.imports: list[tuple[Tape, int]] = []
+        self.imported: dict[tuple[int, int], int] = {}
+        self.keep: set[Any] = set()  # parameters and their signatures
+        self.device, self.grad = options.device, options.grad
+        self.lines: list[str] | None = [] if options.check_finite else None
+        self.open = not options.check_finite
+        self.sealed = False
+        self.number = next(_tape_numbers)
+        self.generation = 0  # how often its values were dropped because a parameter had changed
+        self.import_generations: dict[int, int] = {}
+        # Where values are once they were computed: an index into ``runs`` (-1: not computed) and an element offset.
+        self.runs: list[Any] = []
+        self.run_of: Any = None
+        self.offset_of: Any = None
+        self.retained: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.signatures)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the recorded graph, without the arrays of its constants."""
+        return sum(a.itemsize * len(a) for a in (self.signatures, self.operands, self.ints, self.floats))
+
+    def seal(self) -> None:
+        self.open, self.sealed = False, True
+
+
+_tape_numbers = itertools.count()
+
+
+class _Current(threading.local):
+    def __init__(self) -> None:
+        self.tape: weakref.ref[Tape] | None = None
+
+
+_current = _Current()
+
+
+def current_tape() -> Tape:
+    """This thread's tape to record on; a fresh one if the last was sealed or nobody holds it any more."""
+    tape = None if _current.tape is None else _current.tape()
+    if tape is None or tape.sealed:
+        tape = Tape(settings.current())
+        _current.tape = weakref.ref(tape)
+    return tape
+
+
+def seal_current() -> None:
+    tape = None if _current.tape is None else _current.tape()
+    if tape is not None:
+        tape.seal()
+
+
+settings.on_change(seal_current)
+
+
+def check_device(op: Op, types: tuple[Type | Inline, ...]) -> str:
+    """The one device that all operands are on, or a `DeviceError`."""
+    devices = sorted({t.device for t in types if isinstance(t, Type)})
+    if len(devices) > 1:
+        raise DeviceError(
+            f"{op.name}: the operands are on different devices, {' and '.join(devices)}; "
+            "move the module with .to(device) or record under lf.using(device=...)"
+        )
+    return devices[0] if devices else settings.current().device
+
+
+def _scalar_dtype(types: tuple[Type | Inline, ...]) -> np.dtype[Any]:
+    # NEP 50: a Python float is weak, it takes the floating dtype it meets and makes integers float64.
+    return np.result_type(*(t.dtype for t in types if isinstance(t, Type)), 1.0)
+
+
+def _abstract(op: Op, types: tuple[Type | Inline, ...]) -> list[Abstract]:
+    scalar = Aval((), _scalar_dtype(types)) if SCALAR in types else None
+    index = Aval((), np.dtype(np.int64))
+    return [t if isinstance(t, Type) else scalar if t is SCALAR and scalar else index for t in types]
+
+
+def build(op: Op, types: tuple[Type | Inline, ...], attrs: Mapping[str, Any]) -> Signature:
+    """The signature of ``op`` on operands of these types: runs the shape rule, which raises if they do not fit."""
+    device = check_device(op, types)
+    avals = _abstract(op, types)
+    shape, dtype, static = op.infer(*avals, **attrs)
+    ndim = len(shape)
+    stacked = types[:1] if op.stacked else types
+    operands, counts = [], {"row": 0, "int": 0, "float": 0, "shared": 0}
+    for i, (kind_of, aval) in enumerate(zip(stacked, avals, strict=False)):
+        kind = {SCALAR: "float", INDEX: "int"}.get(kind_of) or ("row" if kind_of.parameter is None else "shared")  # type: ignore
+        wants = isinstance(kind_of, Type) and kind_of.requires_grad and dtype.kind == "f" and i < len(op.vjps)
+        vjp = op.vjps[i] if wants else None
+        pads = op.elementwise or kind == "float"
+        padded = (1,) * (ndim - len(aval.shape)) + aval.shape if pads else aval.shape
+        operands.append(
+            Operand(kind, counts[kind], kind_of if isinstance(kind_of, Type) else None, padded, aval.dtype,
+                    partial(vjp, **static) if vjp and static else vjp)
+        )  # fmt: skip
+        counts[kind] += 1
+    differentiable = any(o.vjp is not None for o in operands)
+    result = intern_type(shape, dtype, device, differentiable)
+    rows = len(types) if op.stacked else counts["row"]
+    return Signature(op, tuple(operands), result, static or NOTHING, rows)
+
+
+def leaf_signature(op: Op, result: Type, *, ints: int = 1, operand: Type | None = None) -> Signature:
+    """The signature of a constant, an import or a view."""
+    row = () if operand is None else (Operand("row", 0, operand, operand.shape, operand.dtype, None),)
+    payload = tuple(Operand("int", i, None, (), np.dtype(np.int64), None) for i in range(ints))
+    return Signature(op, row + payload, result, NOTHING, len(row))
