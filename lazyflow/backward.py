@@ -148,12 +148,13 @@ def _parameter_gradients(
             parameter = parameter_of(operand.type)
             gradient = operand.vjp(xp, g, y, *operands)
             if not isinstance(gradient, RowSparse):
-                gradient = unbroadcast(xp, gradient, operands[i].shape).reshape(parameter.shape)
+                gradient = unbroadcast(xp, gradient, operands[i].shape)
+                gradient = gradient if gradient.shape == parameter.shape else gradient.reshape(parameter.shape)
             known = gradients.get(id(parameter))
-            gradients[id(parameter)] = parameter, gradient if known is None else accumulated(xp, known[1], gradient)
+            gradients[id(parameter)] = parameter, gradient if known is None else accumulated(known[1], gradient)
 
 
-def accumulated(xp: Any, a: Any, b: Any) -> Any:
+def accumulated(a: Any, b: Any) -> Any:
     """The sum of two gradients; sparse as long as both are."""
     if isinstance(a, RowSparse) and isinstance(b, RowSparse):
         return add_sparse(a, b)

@@ -106,6 +106,13 @@ def strided(buffer: Array, offset: int, shape: tuple[int, ...], pitch: int) -> A
     return _cupy().ndarray(shape, buffer.dtype, buffer.data + offset * size, strides)
 
 
+def take_rows(table: Array, index: Array, out: Array | None = None) -> Array:
+    """Rows ``index`` of a 2-D ``table``. The indices were validated when they were made."""
+    if isinstance(table, np.ndarray):
+        return table.take(index, 0, out=out, mode="clip")  # other modes buffer ``out``
+    return _cupy().take(table, index, axis=0, out=out)
+
+
 def windows(buffer: Array, width: int) -> Array:
     """All stretches of ``width`` elements of a flat buffer, as overlapping rows of a view: row ``i`` starts at element ``i``."""
     rows = buffer.size - width + 1

@@ -13,17 +13,18 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import expr, settings
+from lazyflow.backward import accumulated
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
 from lazyflow.errors import GradientError, ShapeError
 from lazyflow.execute import Arena, Run, execute
 from lazyflow.expr import Expr, Parameter
-from lazyflow.graph import Graph, collect, is_evaluated, location, reached_tapes
+from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, dag_of, make
 from lazyflow.schedule import Choices, schedule
-from lazyflow.tape import Tape
+from lazyflow.tape import Tape, signature_by_id
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
 CHOICES = Choices()
@@ -36,6 +37,17 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
 
 
 def _run(roots: Sequence[Expr]) -> None:
+    """Compute the roots, after what they need from the other side of ``no_grad`` blocks."""
+    stack = [list(roots)]
+    while stack:
+        first = awaited(reached_tapes(stack[-1], anew=False))
+        if first:
+            stack.append(first)
+        else:
+            _run_alike(stack.pop())
+
+
+def _run_alike(roots: Sequence[Expr]) -> None:
     graph = collect(roots)
     if not len(graph):
         return
@@ -140,9 +152,21 @@ class Engine:
             raise GradientError(_nothing_to_differentiate(root))
         self.forward([root])
         run, offset = location(root.tape, root.row)
-        gradients = run_backward([(run, _node_of(run, root), offset, seed)], lambda run, arena: None)
+        gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain)
         for parameter, gradient in gradients.values():
             _accumulate(parameter, gradient)
+
+
+def _retain(run: Run, cotangents: Arena) -> None:
+    """Keep the cotangents that `Expr.retain_grad` asked for."""
+    for reference in run.plan.graph.tapes:
+        tape = reference()
+        for row, known in list(tape.retained.items()) if tape is not None else ():
+            assert tape is not None
+            if is_evaluated(tape, row) and location(tape, row)[0] is run:
+                kind = signature_by_id(tape.signatures[row]).type
+                flat = cotangents.buffers[kind.dtype][int(tape.offset_of[row]) :][: kind.size]
+                tape.retained[row] = flat.reshape(kind.shape).copy() if known is None else known + flat.reshape(kind.shape)
 
 
 def _node_of(run: Run, root: Expr) -> int:
@@ -173,18 +197,12 @@ def _cotangent(root: Expr, given: Any) -> Array:
 
 def _accumulate(parameter: Parameter, gradient: Any) -> None:
     if parameter.grad is not None:
-        parameter.grad = _sum(parameter.grad, gradient)
+        parameter.grad = accumulated(parameter.grad, gradient)
     elif isinstance(gradient, RowSparse):
         parameter.grad = gradient
     else:
         # A vjp may answer with a view of memory that is about to be used again.
-        parameter.grad = gradient if gradient.base is None and gradient.flags.writeable else gradient.copy()
-
-
-def _sum(a: Any, b: Any) -> Any:
-    from lazyflow.backward import accumulated
-
-    return accumulated(np, a, b)
+        parameter.grad = gradient if gradient.flags.owndata else gradient.copy()
 
 
 __all__ = ["CHOICES", "Arena", "Engine", "forward", "plan_of"]

@@ -87,7 +87,7 @@ class Arena:
         if rows.index is None:
             return self.view(dtype, rows, shape)
         if rows.aligned:
-            return self.table(dtype, rows.width).take(rows.index, 0, mode="clip").reshape((rows.count, *shape))
+            return devices.take_rows(self.table(dtype, rows.width), rows.index).reshape((rows.count, *shape))
         return devices.windows(self.buffers[dtype], rows.width)[rows.index].reshape((rows.count, *shape))
 
 
@@ -126,7 +126,7 @@ def parameter_of(kind: Type) -> Parameter:
     return parameter
 
 
-def operand_value(arena: Arena, operand: Operand, read: Any, ndim: int) -> Array:
+def operand_value(arena: Arena, operand: Operand, read: Any) -> Array:
     """One operand of a launch as its kernel wants it: ``(count, *shape)``, without the batch axis where it is shared."""
     if operand.kind == "row":
         return arena.read(operand.dtype, read, operand.shape)
@@ -134,7 +134,7 @@ def operand_value(arena: Arena, operand: Operand, read: Any, ndim: int) -> Array
         assert operand.type is not None
         array = parameter_of(operand.type).array
         return array if array.shape == operand.shape else array.reshape(operand.shape)
-    return read
+    return read if arena.device == "cpu" or isinstance(read, float) else devices.to_device(read, arena.device)
 
 
 def _stacked_value(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
@@ -151,10 +151,12 @@ def operand_values(arena: Arena, launch: Launch) -> list[Array]:
     """All operands of a launch, in the operation's order."""
     signature = launch.signature
     if signature.op.stacked:
-        (operand,), (read,) = signature.operands, launch.reads
+        operand, read = signature.operands[0], launch.reads[0]
         assert isinstance(read, Rows)
+        if signature.op.ragged:
+            return [_stacked_value(arena, operand, read, 1)[0], operand_value(arena, signature.operands[1], launch.reads[1])]
         return [_stacked_value(arena, operand, read, launch.writes.count)]
-    return [operand_value(arena, o, r, signature.type.ndim) for o, r in zip(signature.operands, launch.reads, strict=True)]
+    return [operand_value(arena, o, r) for o, r in zip(signature.operands, launch.reads, strict=True)]
 
 
 def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
@@ -162,22 +164,26 @@ def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
     read = launch.reads[0]
     if not (isinstance(read, Rows) and read.index is not None and read.aligned):
         return False
-    arena.table(out.dtype, read.width).take(read.index, 0, out=out.reshape(-1, read.width), mode="clip")
+    devices.take_rows(arena.table(out.dtype, read.width), read.index, out.reshape(-1, read.width))
     return True
 
 
 def _fill(run: Run, launch: Launch, out: Array) -> None:
     """Bring in values that no kernel computes: constants of the tapes, and values of earlier runs."""
-    graph = run.plan.graph
     if launch.signature.op is CONSTANT:
-        (slots,) = launch.reads
-        assert isinstance(slots, np.ndarray)
-        tapes = np.searchsorted(graph.tape_starts, graph.origin[launch.nodes], side="right") - 1
-        for i, (tape, slot) in enumerate(zip(tapes.tolist(), slots.tolist(), strict=True)):
-            out[i] = devices.to_device(graph.tape(tape).objects[slot], run.device)
+        for i, value in enumerate(_snapshots(run, launch)):
+            out[i] = devices.to_device(value, run.device)
         return
     for i, (source, offset) in enumerate(sources(run.plan, launch)):
         out[i] = source.arena.buffers[out.dtype][offset : offset + out[i].size].reshape(out.shape[1:])
+
+
+def _snapshots(run: Run, launch: Launch) -> list[Array]:
+    graph = run.plan.graph
+    (slots,) = launch.reads
+    assert isinstance(slots, np.ndarray)
+    tapes = np.searchsorted(graph.tape_starts, graph.origin[launch.nodes], side="right") - 1
+    return [graph.tape(tape).objects[slot] for tape, slot in zip(tapes.tolist(), slots.tolist(), strict=True)]
 
 
 def sources(plan: Plan, launch: Launch) -> list[tuple[Run, int]]:

@@ -481,9 +481,9 @@ def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
     if e is not None:
         return e
     values, types = _classify(op, operands)
-    signature = signature_of(op, types, attrs)
+    signature = signature_of(op, types[:1] if op.ragged else types, attrs)
     tape = current_tape()
-    rows, ints, floats = [], [], []
+    rows, ints, floats = [], [len(values)] if op.ragged else [], []
     for value, kind in zip(values, types, strict=True):
         if kind is SCALAR:
             floats.append(value)
@@ -502,6 +502,8 @@ def _again(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Expr | Non
     try:
         types = tuple([o.type for o in operands])
     except AttributeError:
+        return None
+    if op.ragged:
         return None
     key = (op, types, tuple(attrs.items())) if attrs else (op, types)
     signature = _signatures.get(key) or types[0].signatures.get(key)
@@ -639,11 +641,12 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
 def joined(op: Op) -> Callable[[Sequence[Any]], Expr]:
     """The recording function of a stacked operation: any number of operands of one type."""
     table: dict[Type, dict[int, Signature]] = {}
+    ragged = op.ragged
 
     def call(operands: Sequence[Any]) -> Expr:
         first = operands[0]
         kind = first.type
-        signature = table[kind].get(len(operands)) if kind in table else None
+        signature = table[kind].get(0 if ragged else len(operands)) if kind in table else None
         if signature is not None and first.tape.open:
             tape = first.tape
             rows = [o.row for o in operands if o.type is kind and o.tape is tape]
@@ -651,16 +654,32 @@ def joined(op: Op) -> Callable[[Sequence[Any]], Expr]:
                 row = len(tape.signatures)
                 tape.signatures.append(signature.id)
                 tape.operands.extend(rows)
+                if ragged:
+                    tape.ints.append(len(rows))
                 e = _new(Expr)
                 e.tape = tape
                 e.row = row
                 e.type = signature.type
                 return e
+        operands = of_one_type(operands)
+        kind = operands[0].type
         e = record(op, operands)
-        table.setdefault(kind, {})[len(operands)] = signature_of(op, (kind,) * len(operands), {})
+        count = 1 if ragged else len(operands)
+        table.setdefault(kind, {})[0 if ragged else count] = signature_of(op, (kind,) * count, {})
         return e
 
     return call
+
+
+def of_one_type(operands: Sequence[Expr]) -> Sequence[Expr]:
+    """Expressions of one shape and dtype as expressions of one type: constants beside differentiable values count as such."""
+    if len({o.type for o in operands}) == 1 and operands[0].type.parameter is None:
+        return operands
+    rows = [record(OPS["identity"], (o,)) if o.type.parameter is not None else o for o in operands]
+    wanted = any(imported_type(o).requires_grad for o in rows)
+    first = rows[0].type
+    kind = intern_type(first.shape, first.dtype, first.device, wanted)
+    return [o if o.type is kind else view(o, kind, 0) for o in rows]
 
 
 def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.expr import Expr
-from lazyflow.tape import IMPORT, VIEW, Signature, Tape, known_signature, signature_by_id, signature_columns
+from lazyflow.expr import Expr, handle
+from lazyflow.tape import IMPORT, RAGGED, VIEW, Signature, Tape, known_signature, signature_by_id, signature_columns
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 _NEXT_DRAWS = 1_000_003  # a prime stride, so that draws of a repeated forward do not meet those of the next nodes
@@ -66,7 +66,10 @@ def is_evaluated(tape: Tape, row: int) -> bool:
 
 
 def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
-    """The tapes that hold something to compute, operands before users; ``anew``: whatever was computed counts for nothing."""
+    """The tapes that hold something to compute, operands before users; ``anew``: whatever was computed counts for nothing.
+
+    Tapes recorded with and without gradients do not mix in one run; see `awaited`.
+    """
     order: list[Tape] = []
     seen: set[int] = set()
     stack = [(e.tape, False) for e in reversed(roots)]
@@ -77,9 +80,15 @@ def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
         elif id(tape) not in seen:
             seen.add(id(tape))
             stack.append((tape, True))
-            wanted = {id(t): t for t, row in tape.imports if anew or not is_evaluated(t, row)}
+            wanted = {id(t): t for t, row in tape.imports if anew or (t.grad == tape.grad and not is_evaluated(t, row))}
             stack.extend((t, False) for t in wanted.values())
     return order
+
+
+def awaited(tapes: Sequence[Tape]) -> list[Expr]:
+    """What the tapes import from the other side of a ``no_grad`` block and is not computed yet: to be run before them."""
+    found = {(id(t), row): (t, row) for tape in tapes for t, row in tape.imports if t.grad != tape.grad and not is_evaluated(t, row)}
+    return [handle(t, row, signature_by_id(t.signatures[row]).type) for t, row in found.values()]
 
 
 def _laid_end_to_end(tapes: Sequence[Tape], name: str, dtype: Any) -> Ints:
@@ -107,7 +116,6 @@ class _Columns:
         compact[present] = np.arange(len(present), dtype=np.int32)
         self.signatures = tuple(signature_by_id(int(i)) for i in present)
         self.signature = compact[ids]
-        self.starts = _starts(rows[ids])
         self.int_starts = _starts(ints[ids])
         self.float_starts = _starts(floats[ids])
         self.operands = _laid_end_to_end(tapes, "operands", np.int32).astype(np.int64)
@@ -115,6 +123,10 @@ class _Columns:
             lengths = [len(t.operands) for t in tapes]
             self.operands += np.repeat(self.tape_starts[:-1], lengths)
         self.ints = self._drawn_anew(_laid_end_to_end(tapes, "ints", np.int32))
+        counts = rows[ids]
+        ragged = np.flatnonzero(counts == RAGGED)
+        counts[ragged] = self.ints[self.int_starts[ragged]]
+        self.starts = _starts(counts)
         self.floats = _laid_end_to_end(tapes, "floats", np.float64)
 
     def _drawn_anew(self, ints: Ints) -> Ints:
@@ -308,4 +320,4 @@ def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints)
     return tuple(found), signature
 
 
-__all__ = ["Graph", "collect", "is_evaluated", "location", "reached_tapes"]
+__all__ = ["Graph", "awaited", "collect", "is_evaluated", "location", "reached_tapes"]

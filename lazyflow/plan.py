@@ -241,6 +241,17 @@ class _Column:
         return Rows(high - low, width, 0, 0, offsets.copy(), aligned=False)
 
 
+def _few_rows(offsets: Ints, width: int) -> Rows:
+    """The `Rows` of one launch, without the work that is shared by all launches of a plan."""
+    step = offsets[1:] - offsets[:-1]
+    pitch = int(step[0]) if len(step) else width
+    if pitch >= 0 and (step == pitch).all():
+        return Rows(len(offsets), width, int(offsets[0]), pitch)
+    if (offsets % width).any():
+        return Rows(len(offsets), width, 0, 0, offsets, aligned=False)
+    return Rows(len(offsets), width, 0, 0, offsets // width)
+
+
 def _bounds_sum(flags: Ints, low: Ints, high: Ints) -> Ints:
     total = np.zeros(len(flags) + 1, np.int64)
     np.cumsum(flags, out=total[1:])
@@ -318,9 +329,10 @@ def _reader(graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: 
         width = max(operand.type.size, 1)
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
-        values = place[(starts[low:high, None] + np.arange(signature.rows)).ravel()]
-        every = np.array([0, len(values)])
-        return _Column(values, every, np.array([width])).rows(0, 0, len(values), width)
+        counts = graph.starts[order[low:high] + 1] - starts[low:high]
+        ends = np.cumsum(counts)
+        values = place[np.repeat(starts[low:high] - ends + counts, counts) + np.arange(ends[-1])]
+        return _few_rows(values, width)
 
     return read
 

@@ -108,8 +108,8 @@ def raise_differences(what: str, found: Sequence[str]) -> None:
 
 
 def check_kind(kind: str, state: Any) -> None:
-    """Raise a `CheckpointError` unless ``state`` is a dict whose entry ``"kind"`` is ``kind``."""
+    """Raise a `CheckpointError` unless ``state`` is a dict with ``kind`` under ``"kind"``."""
     given = state.get("kind") if isinstance(state, Mapping) else None
     if given != kind:
-        came = f"the state of a {given}" if isinstance(given, str) else f"a {type(state).__name__} without a kind"
-        raise CheckpointError(f"expected the state of a {kind}, got {came}; nothing was changed")
+        came = f"that of {given}" if isinstance(given, str) else f"a {type(state).__name__} without a kind"
+        raise CheckpointError(f"expected the state of {kind}, got {came}; nothing was changed")

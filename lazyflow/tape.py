@@ -69,6 +69,7 @@ class Inline:
 
 
 SCALAR, INDEX = Inline("scalar"), Inline("index")
+RAGGED = -1  # in place of a signature's number of operand rows: each node says it itself, as its first integer
 
 
 class Operand(NamedTuple):
@@ -273,7 +274,9 @@ def build(op: Op, types: tuple[Type | Inline, ...], attrs: Mapping[str, Any]) ->
         counts[kind] += 1
     differentiable = any(o.vjp is not None for o in operands)
     result = intern_type(shape, dtype, device, differentiable)
-    rows = len(types) if op.stacked else counts["row"]
+    if op.ragged:  # the number of operands is payload: nodes of any number share a launch
+        operands.append(Operand("int", 0, None, (), np.dtype(np.int64), None))
+    rows = RAGGED if op.ragged else len(types) if op.stacked else counts["row"]
     return Signature(op, tuple(operands), result, static or NOTHING, rows)
 
 

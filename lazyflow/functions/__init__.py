@@ -4,7 +4,7 @@ Each function takes expressions, arrays or numbers, records one node (or none, w
 returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
 """
 
-from lazyflow.functions import elementwise, index, linalg, loss, random, reduce, shape
+from lazyflow.functions import elementwise, index, linalg, loss, operators, random, reduce, shape
 from lazyflow.functions.elementwise import *  # noqa: F403
 from lazyflow.functions.index import *  # noqa: F403
 from lazyflow.functions.linalg import *  # noqa: F403
@@ -12,6 +12,8 @@ from lazyflow.functions.loss import *  # noqa: F403
 from lazyflow.functions.random import *  # noqa: F403
 from lazyflow.functions.reduce import *  # noqa: F403
 from lazyflow.functions.shape import *  # noqa: F403
+
+assert operators.BINARY  # imported for the operators that it installs
 
 __all__ = [
     name for module in (elementwise, index, linalg, loss, random, reduce, shape) for name in module.__all__

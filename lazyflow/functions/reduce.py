@@ -25,14 +25,7 @@ def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequ
     if len({(e.shape, e.dtype) for e in found}) > 1:
         kinds = sorted({f"{e.dtype}{list(e.shape)}" for e in found})
         raise ShapeError(f"{name} over a list needs expressions of one shape and dtype, got {', '.join(kinds)}")
-    return recorder(_rows(found))
-
-
-def _rows(found: list[Expr]) -> list[Expr]:
-    """Parameters have no row to read together with others'; a reshape makes one of them."""
-    if len({e.type for e in found}) == 1 and found[0].type.parameter is None:
-        return found
-    return [record(OPS["identity"], (e,)) if e.type.parameter is not None else e for e in found]
+    return recorder(found)
 
 
 def _is_list(x: Any) -> bool:

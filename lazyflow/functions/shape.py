@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, getitem, joined, record, reshape, view_signature
+from lazyflow.expr import Expr, constant, getitem, joined, of_one_type, record, reshape, view_signature
 from lazyflow.ops import OPS
 from lazyflow.ops.base import negative_axis
 from lazyflow.tape import Type, intern_type
@@ -34,6 +34,10 @@ def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
     return found
 
 
+def _alike(found: Sequence[Expr]) -> bool:
+    return len({(e.shape, e.dtype, e.device) for e in found}) == 1
+
+
 def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
     """Expressions joined along an axis that exists; the other sizes are equal.
 
@@ -47,10 +51,10 @@ def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
         return _concatenate_rows(operands)
     found = _joined("concatenate", operands)
     first = found[0].type
-    if all(e.type is first for e in found) and first.parameter is None and first.shape:
+    if _alike(found) and first.shape:
         if axis == 0 or axis == -first.ndim:
             return _concatenate_rows(found)
-        return record(OPS["concatenate_same"], found, axis=negative_axis("concatenate", axis, first.ndim))
+        return record(OPS["concatenate_same"], of_one_type(found), axis=negative_axis("concatenate", axis, first.ndim))
     return record(OPS["concatenate"], found, axis=axis)
 
 
@@ -63,12 +67,12 @@ def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
     """
     found = _joined("stack", operands)
     first = found[0].type
-    if all(e.type is first for e in found) and first.parameter is None:
-        if axis == 0 or axis == -first.ndim - 1:
-            return _stack_rows(found)
-        return record(OPS["stack"], found, axis=axis)
     if len({e.shape for e in found}) > 1:
         raise ShapeError(f"stack: all operands need one shape, got {' and '.join(sorted({str(e.shape) for e in found}))}")
+    if _alike(found):
+        if axis == 0 or axis == -first.ndim - 1:
+            return _stack_rows(found)
+        return record(OPS["stack"], of_one_type(found), axis=axis)
     return concatenate([expand_dims(e, axis) for e in found], axis)
 
 

@@ -64,7 +64,8 @@ class Op:
 
     ``elementwise``: operands broadcast against each other on trailing axes; the engine pads their shapes with ones behind
     the batch axis first. ``stacked``: the operation takes any number of operands of one type and gets them as ONE array with
-    the operand axis right behind the batch axis. ``gathers``: the value is the operands' values in order, so that the
+    the operand axis right behind the batch axis. ``ragged``: a stacked operation whose nodes may differ in the number of operands: it
+    gets all operands of all nodes end to end, ``(total, *shape)``, and the number of each node's. ``gathers``: the value is the operands' values in order, so that the
     engine may gather them straight into ``out`` and call no kernel. ``random``: every node draws anew.
     """
 
@@ -74,6 +75,7 @@ class Op:
     vjps: tuple[Callable[..., Array] | None, ...] = ()
     elementwise: bool = False
     stacked: bool = False
+    ragged: bool = False
     gathers: bool = False
     random: bool = False
     formula: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,87 @@
+"""Microseconds to record one operation, beside DyNet's own, and bytes of graph a node, from 10^4 to 10^6 nodes."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+import tracemalloc
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import lazyflow as lf
+from benchmarks import harness, lazyflow_tree_lstm, peers
+from benchmarks.tree_lstm import add_model_arguments
+from benchmarks.trees import CLASSES, Tree, load
+
+TREES = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[10**4, 10**5, 10**6], help="sizes of graph to record")
+    parser.add_argument("--repeats", type=int, default=harness.MINIMUM_REPEATS)
+
+
+def recorded(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], nodes: int) -> tuple[list[lf.Expr], int]:
+    """Losses of as many trees as it takes for ``nodes`` nodes, all on one tape, and how many nodes there are."""
+    losses: list[lf.Expr] = []
+    while not losses or len(losses[0].tape) < nodes:
+        losses.append(model.loss(trees[len(losses) % len(trees)]))
+    return losses, len(losses[0].tape)
+
+
+def microseconds(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], nodes: int, round_: int) -> float:
+    """Microseconds a node, the cyclic garbage collector running as it does for a user."""
+    del round_
+    gc.collect()
+    start = time.perf_counter()
+    _, count = recorded(model, trees, nodes)
+    return 1e6 * (time.perf_counter() - start) / count
+
+
+def dynet_microseconds(model: Any, trees: Sequence[Tree], round_: int) -> float:
+    """The same of DyNet, for one minibatch."""
+    del round_
+    start = time.perf_counter()
+    model.record(trees)
+    return 1e6 * (time.perf_counter() - start) / model.operations(trees)
+
+
+def bytes_a_node(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], nodes: int) -> float:
+    """All memory that recording leaves behind, handles of the losses included."""
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    losses, count = recorded(model, trees, nodes)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    del losses
+    return (after - before) / count
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints and returns microseconds and bytes a node of every size."""
+    corpus = load(options.data)
+    sizes = corpus.vocabulary_size, options.embedding, options.hidden, CLASSES, 0
+    model = lazyflow_tree_lstm.setup(*sizes)
+    recorded(model, corpus.train, min(options.nodes))
+    runs: dict[str, Any] = {
+        f"lazyflow, {n:,} nodes": partial(microseconds, model, corpus.train, n) for n in options.nodes
+    }
+    dynet = peers.find("dynet")
+    if dynet is None:
+        print("dynet: not installed")
+    else:
+        peer = dynet(*sizes)
+        peer.train_step(corpus.train[:TREES])
+        runs[f"dynet, {TREES} trees"] = partial(dynet_microseconds, peer, corpus.train[:TREES])
+    times = {
+        name: statistics.median(found) for name, found in harness.alternate(runs, options.repeats, "recording").items()
+    }
+    held = {f"lazyflow, {n:,} nodes": bytes_a_node(model, corpus.train, n) for n in options.nodes}
+    rows = [[name, time_, held.get(name)] for name, time_ in times.items()]
+    print(harness.table(["", "us an operation", "bytes a node"], rows))
+    return {"corpus": corpus.name, "microseconds": times, "bytes": held}

@@ -1,0 +1,162 @@
+"""Minibatches: shuffled by a seed, bucketed by size, and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from lazyflow.errors import CheckpointError
+from lazyflow.random import default_stream
+from lazyflow.state import check_kind, differences, raise_differences
+
+__all__ = ["Batches", "batches"]
+
+T = TypeVar("T")
+
+
+def batches(
+    examples: Iterable[T],
+    size: int,
+    *,
+    shuffle: bool = False,
+    seed: int | None = None,
+    drop_last: bool = False,
+    key: Callable[[T], Any] | None = None,
+    epoch: int = 0,
+) -> Batches[T]:
+    """Lists of ``size`` examples, the last one shorter unless ``drop_last``; iterate once for every epoch.
+
+    ``shuffle``: a new order every epoch, which depends on ``seed``, the epoch's number and the number of examples, and on
+    nothing else; without a seed one is drawn from the default random stream (`lazyflow.seed`). ``key``: examples of similar
+    ``key(example)`` (``len``, say) come in one batch; equal keys are shuffled among each other, and so are the batches.
+    Without shuffling, batches then come by rising key. ``epoch``: the number of the first epoch.
+
+    ``drop_last`` with ``shuffle`` leaves out random examples, others in every epoch, not those with the largest key.
+
+    Raises ``ValueError`` for an empty data set, a size below 1, or one that ``drop_last`` leaves without a batch.
+
+    >>> order = batches("abcdefg", 3, shuffle=True, seed=1)
+    >>> len(order), [len(batch) for batch in order]
+    (3, [3, 3, 1])
+    >>> first, second = batches("abcdefg", 3, shuffle=True, seed=1), batches("abcdefg", 3, shuffle=True, seed=1)
+    >>> list(first) == list(second) and list(first) == list(second) and list(first) != list(first)
+    True
+    >>> list(batches(["ccc", "a", "bb", "a"], 2, key=len))
+    [['a', 'a'], ['bb', 'ccc']]
+    """
+    return Batches(examples, size, shuffle=shuffle, seed=seed, drop_last=drop_last, key=key, epoch=epoch)
+
+
+class Batches(Generic[T]):
+    """What `batches` returns: an iterable of lists of examples, with a ``len()`` and a state to save.
+
+    Every ``iter()`` begins the next epoch, also when the one before was left early. ``epoch`` is the number of the epoch that runs or
+    comes next, ``position`` how many of its batches were handed out. After `load_state_dict` the next ``iter()`` goes on
+    where the state was saved: with the batch after the last one handed out.
+
+    >>> run = batches(range(6), 2, shuffle=True, seed=3)
+    >>> steps = iter(run)
+    >>> done, state = next(steps), run.state_dict()
+    >>> resumed = batches(range(6), 2, shuffle=True, seed=0)
+    >>> resumed.load_state_dict(state)
+    >>> list(resumed) == list(steps)
+    True
+    """
+
+    def __init__(
+        self,
+        examples: Iterable[T],
+        size: int,
+        *,
+        shuffle: bool = False,
+        seed: int | None = None,
+        drop_last: bool = False,
+        key: Callable[[T], Any] | None = None,
+        epoch: int = 0,
+    ) -> None:
+        self.examples: Sequence[T] = examples if _is_sequence(examples) else list(examples)  # type: ignore[assignment]
+        self.size = _integer("size", size, 1)
+        self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
+        self.epoch = _integer("epoch", epoch, 0)
+        self.position = 0
+        if not len(self.examples):
+            raise ValueError("there are no examples to make batches of: the data set is empty")
+        if not len(self):
+            raise ValueError(f"drop_last leaves no batch: {len(self.examples)} examples, size {self.size}; make size smaller")
+        self.seed = default_stream().draw()[1] if seed is None and shuffle else _integer("seed", seed or 0, 0)
+        self._keys = None if key is None else [key(example) for example in self.examples]
+        self._resume = False
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.examples), self.size)
+        return whole + bool(rest and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[T]]:
+        if self.position and not self._resume:  # the epoch before was left early
+            self.epoch, self.position = self.epoch + 1, 0
+        self._resume = False
+        return self._rest(self.epoch, self._order(self.epoch)[self.position :])
+
+    def _rest(self, epoch: int, order: list[list[int]]) -> Iterator[list[T]]:
+        for indices in order:
+            if self.epoch == epoch:
+                self.position += 1
+            yield [self.examples[i] for i in indices]
+        if self.epoch == epoch:
+            self.epoch, self.position = epoch + 1, 0
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        """The indices of every batch of an epoch."""
+        random = np.random.default_rng((self.seed, epoch))
+        count = len(self.examples)
+        order = random.permutation(count).tolist() if self.shuffle else list(range(count))
+        if self._keys is not None:
+            if self.shuffle and self.drop_last:
+                del order[len(self) * self.size :]  # before sorting, or the largest would never be seen
+            order.sort(key=self._keys.__getitem__)
+        cut = [order[i : i + self.size] for i in range(0, len(self) * self.size, self.size)]
+        if self._keys is not None and self.shuffle:
+            return [cut[i] for i in random.permutation(len(cut))]
+        return cut
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: the seed, the epoch, the place in it, and what the order depends on."""
+        return {"kind": "Batches", "seed": self.seed, "epoch": self.epoch, "position": self.position, **self._fixed()}
+
+    def _fixed(self) -> dict[str, Any]:
+        keyed = self._keys is not None
+        sizes = {"examples": len(self.examples), "size": self.size}
+        return {**sizes, "shuffle": self.shuffle, "drop_last": self.drop_last, "key": keyed}
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `CheckpointError` with everything that keeps ``state`` from being loaded: other data or other options."""
+        check_kind("Batches", state)
+        raise_differences("Batches", differences(self.state_dict(), state))
+        ours = self._fixed()
+        raise_differences("Batches", [f"{k}: expected {v}, got {state[k]}" for k, v in ours.items() if state[k] != v])
+        try:
+            for name in ("seed", "epoch", "position"):
+                _integer(name, state[name], 0)
+        except ValueError as error:
+            raise CheckpointError(f"Batches: {error}; nothing was changed") from None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the seed and go on where ``state`` was saved, with the next ``iter()``.
+
+        Raises `CheckpointError` if it was saved with other options or another number of examples, and changes nothing then.
+        """
+        self.check_state_dict(state)
+        self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
+        self._resume = True
+
+
+def _is_sequence(examples: Any) -> bool:
+    return hasattr(examples, "__getitem__") and hasattr(examples, "__len__") and not isinstance(examples, Mapping)
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)

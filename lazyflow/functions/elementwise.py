@@ -1,0 +1,139 @@
+"""Elementwise functions, each made from its operation: the formula in `lazyflow.ops.elementwise` is all there is to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lazyflow.expr import Expr, binary, constant, record, unary
+from lazyflow.ops import OPS
+from lazyflow.ops.base import Op
+
+_UNARY = (
+    "negative abs sign sqrt square exp expm1 log log1p sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh erf sigmoid "
+    "logsigmoid softplus softsign relu selu silu reciprocal floor ceil round isnan isfinite logical_not"
+).split()
+_BINARY = (
+    "add subtract multiply divide floor_divide remainder power maximum minimum equal not_equal less less_equal greater greater_equal "
+    "logical_and logical_or"
+).split()
+
+__all__ = ["astype", "clip", "elu", "gelu", "hardtanh", "leaky_relu", "where", *_UNARY, *_BINARY]
+
+
+def _documented(function: Callable[..., Expr], op: Op) -> Callable[..., Expr]:
+    formula = f", ``{op.formula['y']}``" if "y" in op.formula else ""
+    function.__name__ = function.__qualname__ = op.name
+    function.__doc__ = f"""Elementwise {op.name}{formula}; operands broadcast as in NumPy. Raises `ShapeError` where they do not."""
+    return function
+
+
+abs: Callable[[Any], Expr]
+add: Callable[[Any, Any], Expr]
+arccos: Callable[[Any], Expr]
+arccosh: Callable[[Any], Expr]
+arcsin: Callable[[Any], Expr]
+arcsinh: Callable[[Any], Expr]
+arctan: Callable[[Any], Expr]
+arctanh: Callable[[Any], Expr]
+ceil: Callable[[Any], Expr]
+cos: Callable[[Any], Expr]
+cosh: Callable[[Any], Expr]
+divide: Callable[[Any, Any], Expr]
+equal: Callable[[Any, Any], Expr]
+erf: Callable[[Any], Expr]
+exp: Callable[[Any], Expr]
+expm1: Callable[[Any], Expr]
+floor: Callable[[Any], Expr]
+floor_divide: Callable[[Any, Any], Expr]
+greater: Callable[[Any, Any], Expr]
+greater_equal: Callable[[Any, Any], Expr]
+isfinite: Callable[[Any], Expr]
+isnan: Callable[[Any], Expr]
+less: Callable[[Any, Any], Expr]
+less_equal: Callable[[Any, Any], Expr]
+log: Callable[[Any], Expr]
+log1p: Callable[[Any], Expr]
+logical_and: Callable[[Any, Any], Expr]
+logical_not: Callable[[Any], Expr]
+logical_or: Callable[[Any, Any], Expr]
+logsigmoid: Callable[[Any], Expr]
+maximum: Callable[[Any, Any], Expr]
+minimum: Callable[[Any, Any], Expr]
+multiply: Callable[[Any, Any], Expr]
+negative: Callable[[Any], Expr]
+not_equal: Callable[[Any, Any], Expr]
+power: Callable[[Any, Any], Expr]
+reciprocal: Callable[[Any], Expr]
+relu: Callable[[Any], Expr]
+remainder: Callable[[Any, Any], Expr]
+round: Callable[[Any], Expr]
+selu: Callable[[Any], Expr]
+sigmoid: Callable[[Any], Expr]
+sign: Callable[[Any], Expr]
+silu: Callable[[Any], Expr]
+sin: Callable[[Any], Expr]
+sinh: Callable[[Any], Expr]
+softplus: Callable[[Any], Expr]
+softsign: Callable[[Any], Expr]
+sqrt: Callable[[Any], Expr]
+square: Callable[[Any], Expr]
+subtract: Callable[[Any, Any], Expr]
+tan: Callable[[Any], Expr]
+tanh: Callable[[Any], Expr]
+
+globals().update({name: _documented(unary(OPS[name]), OPS[name]) for name in _UNARY})
+globals().update({name: _documented(binary(OPS[name]), OPS[name]) for name in _BINARY})
+
+
+def leaky_relu(x: Any, slope: float = 0.01) -> Expr:
+    """``x`` where positive, else ``slope * x``; different slopes batch.
+
+    >>> import lazyflow as lf
+    >>> lf.leaky_relu(lf.constant([-1.0, 2.0]), 0.5).numpy()
+    array([-0.5,  2. ], dtype=float32)
+    """
+    return record(OPS["leaky_relu"], (constant(x), float(slope)))
+
+
+def elu(x: Any, alpha: float = 1.0) -> Expr:
+    """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016); different alphas batch."""
+    return record(OPS["elu"], (constant(x), float(alpha)))
+
+
+def gelu(x: Any, approximate: bool = False) -> Expr:
+    """``x`` times the normal distribution function of ``x`` (Hendrycks and Gimpel 2016); ``approximate`` by tanh."""
+    return record(OPS["gelu_tanh" if approximate else "gelu"], (constant(x),))
+
+
+def hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Expr:
+    """``x`` cut off at ``low`` and ``high``."""
+    return record(OPS["hardtanh"], (constant(x), float(low), float(high)))
+
+
+def clip(x: Any, low: Any, high: Any) -> Expr:
+    """``x`` cut off at ``low`` and ``high``; no gradient where it was cut.
+
+    >>> import lazyflow as lf
+    >>> lf.clip(lf.constant([-5.0, 0.5]), 0.0, 1.0).numpy()
+    array([0. , 0.5], dtype=float32)
+    """
+    return record(OPS["clip"], (constant(x), low, high))
+
+
+def where(condition: Any, a: Any, b: Any) -> Expr:
+    """``a`` where ``condition`` holds, else ``b``; gradients flow to the one chosen.
+
+    >>> import lazyflow as lf
+    >>> x = lf.constant([1.0, -2.0])
+    >>> lf.where(x > 0, x, x * 10).numpy()
+    array([  1., -20.], dtype=float32)
+    """
+    return record(OPS["where"], (constant(condition), a, b))
+
+
+def astype(x: Any, dtype: Any) -> Expr:
+    """``x`` converted to ``dtype``; gradients are converted back."""
+    return record(OPS["astype"], (constant(x),), dtype=np.dtype(dtype))

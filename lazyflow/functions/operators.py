@@ -1,0 +1,31 @@
+"""Python's operators on expressions: installed here, where the functions are that they call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lazyflow.expr import Expr
+from lazyflow.functions import elementwise as e
+from lazyflow.functions.linalg import matmul
+
+__all__ = ["BINARY", "UNARY"]
+
+BINARY: dict[str, Callable[[Any, Any], Expr]] = {
+    "add": e.add, "sub": e.subtract, "mul": e.multiply, "truediv": e.divide, "floordiv": e.floor_divide, "mod": e.remainder, "pow": e.power,
+    "matmul": matmul,
+}  # fmt: skip
+COMPARISON: dict[str, Callable[[Any, Any], Expr]] = {
+    "eq": e.equal, "ne": e.not_equal, "lt": e.less, "le": e.less_equal, "gt": e.greater, "ge": e.greater_equal,
+}  # fmt: skip
+UNARY: dict[str, Callable[[Any], Expr]] = {"neg": e.negative, "abs": e.abs}
+
+
+def _reflected(function: Callable[[Any, Any], Expr]) -> Callable[[Any, Any], Expr]:
+    return lambda self, other: function(other, self)
+
+
+for _name, _function in {**BINARY, **COMPARISON, **UNARY}.items():
+    setattr(Expr, f"__{_name}__", _function)
+for _name, _function in BINARY.items():
+    setattr(Expr, f"__r{_name}__", _reflected(_function))

@@ -1,0 +1,349 @@
+"""`Module`: a part of a model. It finds its parameters among its attributes; there is nothing to declare.
+
+Parameters and submodules are ordinary entries of the instance's ``__dict__``, so reading one costs what any attribute costs,
+and what is assigned, replaced or deleted is registered, replaced or gone. All walks go over an explicit stack.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow import settings
+from lazyflow.errors import CheckpointError, DTypeError
+from lazyflow.expr import Expr, Parameter
+from lazyflow.state import differences, raise_differences
+
+__all__ = ["IncompatibleKeys", "Module"]
+
+Array = Any
+Self = TypeVar("Self", bound="Module")
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `Module.load_state_dict` left alone with ``strict=False``: names without an entry, entries without a name."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def new_parameter(*shape: int) -> Parameter:
+    """A parameter of zeros, of the default dtype and on the default device, for an initialiser to fill."""
+    return Parameter(np.zeros(shape, settings.current().dtype))
+
+
+def checked_sizes(owner: str, **sizes: Any) -> tuple[int, ...]:
+    """The sizes as integers. Raises ``TypeError`` or ``ValueError``, naming the size, for one that is none or below 1.
+
+    >>> checked_sizes("Linear", in_features=3, out_features=-2)
+    Traceback (most recent call last):
+    ValueError: Linear: out_features must be at least 1, got -2
+    """
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise TypeError(f"{owner}: {name} must be an integer, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{owner}: {name} must be at least 1, got {size}")
+    return tuple(operator.index(size) for size in sizes.values())
+
+
+def checked_probability(owner: str, p: float) -> float:
+    """``p`` as a float. Raises ``ValueError`` outside [0, 1)."""
+    if not 0 <= p < 1:
+        raise ValueError(f"{owner}: p, the probability of a zero, must be at least 0 and below 1, got {p}")
+    return float(p)
+
+
+class Module:
+    """A part of a model: parameters, submodules, and a ``forward`` written for one example.
+
+    A `Parameter` or a `Module` that is assigned to an attribute belongs to the module from then on, until the attribute is
+    deleted or set to something else. Assigning one before ``super().__init__()`` raises ``AttributeError``. A plain list or
+    dict of modules is not looked into: use `ModuleList` or `ModuleDict`.
+
+    >>> import lazyflow as lf
+    >>> from lazyflow import nn
+    >>> class Classifier(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.hidden = nn.Linear(4, 8)
+    ...         self.output = nn.Linear(8, 3)
+    ...     def forward(self, x):
+    ...         return self.output(lf.tanh(self.hidden(x)))
+    >>> model = Classifier()
+    >>> model(lf.constant([1.0, 2.0, 3.0, 4.0])).shape
+    (3,)
+    >>> [name for name, _ in model.named_parameters()]
+    ['hidden.weight', 'hidden.bias', 'output.weight', 'output.bias']
+    """
+
+    training: bool
+
+    def __init__(self) -> None:
+        self.training = True
+        self._buffers: set[str] = set()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The value of the module for one example; every subclass that is called defines it."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward(); call one of its other methods or add it")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    # Registration
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter | Module):
+            self._adopt(name, value)
+            self._buffers.discard(name)
+        elif name in self.__dict__.get("_buffers", ()):
+            if _is_plain_array(value):
+                value = _own_array(value)
+            else:
+                self._buffers.discard(name)
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self.__dict__.get("_buffers", set()).discard(name)
+
+    def _adopt(self, name: str, value: Parameter | Module) -> None:
+        """Check that ``value`` may belong to this module under ``name``."""
+        if "_buffers" not in self.__dict__:
+            raise AttributeError(
+                f"{type(self).__name__}.__init__ must call super().__init__() before it assigns {name!r}, "
+                f"or the {type(value).__name__} would not be registered"
+            )
+        _check_name(name)
+        if isinstance(value, Parameter):
+            value.name = value.name or name
+        elif any(module is self for module in value.modules()):
+            raise ValueError(f"{name!r}: a {type(self).__name__} cannot contain itself")
+
+    def register_buffer(self, name: str, array: Any) -> None:
+        """Keep a copy of ``array`` as an attribute that is saved and moved with the parameters, but is not trained.
+
+        In ``forward`` it is an ordinary array. Setting the attribute to another array keeps it a buffer. Raises
+        ``ValueError`` for a name that is taken or has a dot, `DTypeError` for what is no array of numbers.
+
+        >>> module = Module()
+        >>> module.register_buffer("mean", np.zeros(3))
+        >>> list(module.state_dict())
+        ['mean']
+        """
+        if "_buffers" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__}.__init__ must call super().__init__() before register_buffer({name!r})")
+        _check_name(name)
+        if hasattr(self, name):
+            raise ValueError(f"register_buffer: {type(self).__name__} has an attribute {name!r} already; delete it or choose another name")
+        object.__setattr__(self, name, _own_array(array))
+        self._buffers.add(name)
+
+    def _own_parameters(self) -> list[tuple[str, Parameter]]:
+        return [(name, value) for name, value in self.__dict__.items() if isinstance(value, Parameter)]
+
+    def _own_buffers(self) -> list[tuple[str, Array]]:
+        return [(name, value) for name, value in self.__dict__.items() if name in self._buffers]
+
+    # Walks
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules right below this one, with their names."""
+        yield from [(name, value) for name, value in self.__dict__.items() if isinstance(value, Module)]
+
+    def children(self) -> Iterator[Module]:
+        """The modules right below this one, each once."""
+        yield from {id(module): module for _, module in self.named_children()}.values()
+
+    def named_modules(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
+        """This module, named ``""``, and all below it by dotted name, parents first.
+
+        A module that occurs several times comes once, under its first name, or, with ``remove_duplicate=False``, under each.
+        """
+        seen: set[int] = set()
+        stack: list[tuple[str, Module]] = [("", self)]
+        while stack:
+            prefix, module = stack.pop()
+            if id(module) in seen:
+                continue
+            if remove_duplicate:
+                seen.add(id(module))
+            yield prefix, module
+            stack.extend([(_dotted(prefix, name), child) for name, child in module.named_children()][::-1])
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, each once, parents first."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter by dotted name; a tied one once, under its first name, unless ``remove_duplicate`` is false."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules(remove_duplicate=remove_duplicate):
+            for name, parameter in module._own_parameters():
+                if id(parameter) not in seen:
+                    yield _dotted(prefix, name), parameter
+                if remove_duplicate:
+                    seen.add(id(parameter))
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Every parameter, each once: what an optimizer takes."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, Array]]:
+        """The arrays given to `register_buffer`, by dotted name."""
+        for prefix, module in self.named_modules():
+            yield from ((_dotted(prefix, name), array) for name, array in module._own_buffers())
+
+    def buffers(self) -> Iterator[Array]:
+        """The arrays given to `register_buffer`."""
+        return (array for _, array in self.named_buffers())
+
+    def apply(self: Self, fn: Callable[[Module], Any]) -> Self:
+        """Call ``fn`` with every module, children before their parents; returns ``self``."""
+        for module in [*self.modules()][::-1]:
+            fn(module)
+        return self
+
+    # Saved state
+
+    def _stored(self) -> Iterator[tuple[str, Parameter | Array]]:
+        """Parameters and buffers under all their names."""
+        for prefix, module in self.named_modules(remove_duplicate=False):
+            for name, value in [*module._own_parameters(), *module._own_buffers()]:
+                yield _dotted(prefix, name), value
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Copies of all parameters and buffers as NumPy arrays by dotted name; a tied one stands under each of its names."""
+        return {name: np.array(devices.to_host(_array(value))) for name, value in self._stored()}
+
+    def check_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Raise `CheckpointError` with everything that keeps ``state`` from being loaded: see `load_state_dict`."""
+        if not isinstance(state, Mapping):
+            raise CheckpointError(f"expected a dict of arrays by name, got a {type(state).__name__}; read a file with lf.load(path, model)")
+        expected = {name: _array(value) for name, value in self._stored()}
+        given = dict(state) if strict else {name: state[name] for name in expected if name in state}
+        if not strict:
+            expected = {name: expected[name] for name in given}
+        found = differences(expected, given)
+        raise_differences(type(self).__name__, found or self._torn_ties(given))
+
+    def _torn_ties(self, state: Mapping[str, Any]) -> list[str]:
+        """Entries of one tied parameter that have different values: only one of them could be loaded."""
+        first: dict[int, str] = {}
+        found = []
+        for name, value in self._stored():
+            if name in state:
+                other = first.setdefault(id(value), name)
+                if other != name and not _equal(state[name], state[other]):
+                    found.append(f"{name}: is the same parameter as {other}, but the two entries have different values")
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> IncompatibleKeys:
+        """Copy the arrays of ``state`` into the parameters and buffers of those names.
+
+        Raises `CheckpointError` that lists every missing, unexpected, misshapen or differently typed entry, and changes nothing
+        then. With ``strict=False`` names that only one side has are left alone, and returned.
+
+        >>> import lazyflow as lf
+        >>> model = lf.nn.Linear(3, 2)
+        >>> model.load_state_dict({"weight": np.zeros((3, 2), np.float32)})
+        Traceback (most recent call last):
+        lazyflow.errors.CheckpointError: Linear does not fit, and nothing was changed:
+          weight: expected shape (2, 3), got (3, 2)
+          bias: missing, expected float32 of shape (2,)
+        """
+        self.check_state_dict(state, strict=strict)
+        stored = dict(self._stored())
+        for name in stored:
+            if name in state:
+                _copy_into(stored[name], state[name])
+        return IncompatibleKeys([name for name in stored if name not in state], [name for name in state if name not in stored])
+
+    # Modes
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Set ``training`` here and in all modules below, which turns dropout on; returns ``self``."""
+        for module in self.modules():
+            module.training = bool(mode)
+        return self
+
+    def eval(self: Self) -> Self:
+        """``train(False)``."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def requires_grad_(self: Self, flag: bool = True) -> Self:
+        """Say whether backward computes gradients for the floating parameters here and below; returns ``self``."""
+        for parameter in self.parameters():
+            if parameter.dtype.kind == "f":
+                parameter.requires_grad = bool(flag)
+        return self
+
+    def to(self: Self, device: str) -> Self:
+        """Move all parameters and buffers to ``device``; returns ``self``. Raises `DeviceError` if it is not there."""
+        device = devices.canonical(device)
+        for parameter in self.parameters():
+            parameter.to(device)
+        for module in self.modules():
+            for name, array in module._own_buffers():
+                object.__setattr__(module, name, devices.to_device(array, device))
+        return self
+
+    # Printing
+
+    def extra_repr(self) -> str:
+        """What stands in the parentheses when the module is printed; for subclasses to define."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        head, extra = type(self).__name__, self.extra_repr()
+        if not lines:
+            return f"{head}({extra})"
+        return "\n  ".join([f"{head}({extra}", *lines]) + "\n)"
+
+
+def _dotted(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _check_name(name: str) -> None:
+    if not name or "." in name:
+        raise ValueError(f"the name of a parameter, buffer or module must not be empty or have a dot, got {name!r}")
+
+
+def _is_plain_array(value: Any) -> bool:
+    return not isinstance(value, Expr) and (isinstance(value, np.ndarray) or hasattr(value, "__cuda_array_interface__"))
+
+
+def _own_array(array: Any) -> Array:
+    """A copy on the default device."""
+    device = settings.current().device
+    on_gpu = not isinstance(array, np.ndarray) and hasattr(array, "__cuda_array_interface__")
+    copy = array.copy() if on_gpu else np.array(array)
+    if copy.dtype.kind not in "biuf":
+        raise DTypeError(f"a buffer is an array of numbers, got {copy.dtype} from a {type(array).__name__}")
+    return devices.to_device(copy, device)
+
+
+def _array(value: Parameter | Array) -> Array:
+    return value.array if isinstance(value, Parameter) else value
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return np.array_equal(devices.to_host(a), devices.to_host(b), equal_nan=True)
+
+
+def _copy_into(target: Parameter | Array, value: Array) -> None:
+    if isinstance(target, Parameter):
+        target.assign(value)
+    else:
+        target[...] = devices.to_device(np.asarray(devices.to_host(value)), devices.device_of(target))

@@ -1,0 +1,168 @@
+"""Elementwise operations, one line each: the name, the formula, and for each operand the formula of its derivative.
+
+In the derivatives ``g`` is the cotangent of the result and ``y`` the result. An operand without one is not differentiable
+there. ``slope``, ``alpha``, ``lo`` and ``hi`` are operands like any other, so that calls with different values run together.
+
+Dtypes are NumPy's: the dtype of a result is what NumPy's promotion makes of the formula, Python numbers being weak.
+Truth values times ``g`` select, since a masked copy costs ten times as much as a product.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import DTypeError
+from lazyflow.ops.base import Abstract, Array, Op, Result, broadcast_shape, register
+from lazyflow.ops.formula import Formula, compile_forward, compile_vjp, parse, result_dtype
+
+
+def _infer(name: str, formula: Formula, *operands: Abstract) -> Result:
+    if len(operands) != len(formula.operands):
+        raise TypeError(f"{name} takes {len(formula.operands)} operands ({', '.join(formula.operands)}), got {len(operands)}")
+    shape = broadcast_shape(name, operands)
+    try:
+        return Result(shape, result_dtype(formula, tuple(o.dtype for o in operands)))
+    except TypeError as error:
+        dtypes = ", ".join(f"{n} {o.dtype}" for n, o in zip(formula.operands, operands, strict=True))
+        raise DTypeError(f"{name} does not take {dtypes}: {error}; convert with .astype(...)") from None
+
+
+def elementwise(name: str, formula: str, **derivatives: str) -> Op:
+    """Register an elementwise operation: kernels, shape rule and gradients all follow from the formulas.
+
+    Operands are named in the formula and come in the order in which they first appear there. Raises ``ValueError`` for a formula
+    outside `lazyflow.ops.formula`, and for the derivative of something that is no operand.
+    """
+    parsed = parse(formula)
+    unknown = sorted(set(derivatives) - set(parsed.operands))
+    if unknown:
+        raise ValueError(f"{name}: {', '.join(unknown)} is no operand of {formula!r}")
+    vjps = tuple(
+        compile_vjp(f"{name}_{o}", parse(derivatives[o]), parsed.operands) if o in derivatives else None for o in parsed.operands
+    )
+    return register(
+        Op(
+            name,
+            partial(_infer, name, parsed),
+            compile_forward(name, parsed),
+            vjps,
+            elementwise=True,
+            formula={"y": formula, **derivatives},
+        )
+    )
+
+
+# Arithmetic. A power's exponent has a gradient where the base is positive, and 0 ** 0 has derivative 0 in its base.
+ADD = elementwise("add", "a + b", a="g", b="g")
+SUBTRACT = elementwise("subtract", "a - b", a="g", b="-g")
+MULTIPLY = elementwise("multiply", "a * b", a="g * b", b="g * a")
+DIVIDE = elementwise("divide", "a / b", a="g / b", b="-(g * y / b)")
+FLOOR_DIVIDE = elementwise("floor_divide", "a // b")
+REMAINDER = elementwise("remainder", "a % b", a="g", b="-(a // b * g)")
+POWER = elementwise("power", "a ** b", a="g * b * a ** (b - (b != 0))", b="g * y * log(where(a > 0, a, 1))")
+NEGATIVE = elementwise("negative", "-x", x="-g")
+RECIPROCAL = elementwise("reciprocal", "1 / x", x="-(g * y * y)")
+SQUARE = elementwise("square", "x * x", x="2 * g * x")
+SQRT = elementwise("sqrt", "sqrt(x)", x="0.5 * g / y")
+ABS = elementwise("abs", "abs(x)", x="g * sign(x)")
+
+# Ties are shared evenly, as in HIPS/autograd.
+MAXIMUM = elementwise("maximum", "maximum(a, b)", a="g * (a > b) + 0.5 * g * (a == b)", b="g * (b > a) + 0.5 * g * (a == b)")
+MINIMUM = elementwise("minimum", "minimum(a, b)", a="g * (a < b) + 0.5 * g * (a == b)", b="g * (b < a) + 0.5 * g * (a == b)")
+CLIP = elementwise("clip", "minimum(maximum(x, lo), hi)", x="g * logical_and(x >= lo, x <= hi)")
+WHERE = elementwise("where", "where(condition, a, b)", a="g * condition", b="g * logical_not(condition)")
+
+# Steps: constant almost everywhere.
+SIGN = elementwise("sign", "sign(x)")
+FLOOR = elementwise("floor", "floor(x)")
+CEIL = elementwise("ceil", "ceil(x)")
+ROUND = elementwise("round", "round(x)")
+
+# Exponentials, logarithms, trigonometry.
+EXP = elementwise("exp", "exp(x)", x="g * y")
+EXPM1 = elementwise("expm1", "expm1(x)", x="(y + 1) * g")
+LOG = elementwise("log", "log(x)", x="g / x")
+LOG1P = elementwise("log1p", "log1p(x)", x="g / (1 + x)")
+SIN = elementwise("sin", "sin(x)", x="cos(x) * g")
+COS = elementwise("cos", "cos(x)", x="-sin(x) * g")
+TAN = elementwise("tan", "tan(x)", x="(1 + y * y) * g")
+ARCSIN = elementwise("arcsin", "arcsin(x)", x="g / sqrt(1 - x * x)")
+ARCCOS = elementwise("arccos", "arccos(x)", x="-g / sqrt(1 - x * x)")
+ARCTAN = elementwise("arctan", "arctan(x)", x="g / (1 + x * x)")
+SINH = elementwise("sinh", "sinh(x)", x="cosh(x) * g")
+COSH = elementwise("cosh", "cosh(x)", x="sinh(x) * g")
+TANH = elementwise("tanh", "tanh(x)", x="(1 - y * y) * g")
+ARCSINH = elementwise("arcsinh", "arcsinh(x)", x="g / sqrt(1 + x * x)")
+ARCCOSH = elementwise("arccosh", "arccosh(x)", x="g / sqrt(x * x - 1)")
+ARCTANH = elementwise("arctanh", "arctanh(x)", x="g / (1 - x * x)")
+ERF = elementwise("erf", "erf(x)", x=f"{2 / math.sqrt(math.pi)} * exp(-(x * x)) * g")
+
+# Activations. Nothing overflows: exp only sees what is not positive.
+_SIGMOID = "(0.5 * tanh(0.5 * x) + 0.5)"
+_BELL = f"{1 / math.sqrt(2 * math.pi)} * exp(-0.5 * x * x)"
+_ERF = f"erf({math.sqrt(0.5)} * x)"
+_C, _C3 = math.sqrt(2 / math.pi), 0.044715
+_TANH = f"tanh({_C} * x + {_C * _C3} * x * x * x)"
+_SELU, _SELU_ALPHA = 1.0507009873554805, 1.7580993408473766  # scale and scale * alpha of Klambauer et al. 2017
+SIGMOID = elementwise("sigmoid", "0.5 * tanh(0.5 * x) + 0.5", x="(1 - y) * y * g")
+LOGSIGMOID = elementwise("logsigmoid", "minimum(x, 0) - log1p(exp(-abs(x)))", x="-expm1(y) * g")
+SOFTPLUS = elementwise("softplus", "maximum(x, 0) + log1p(exp(-abs(x)))", x="-expm1(-y) * g")
+SOFTSIGN = elementwise("softsign", "x / (1 + abs(x))", x="g / (1 + abs(x)) / (1 + abs(x))")
+RELU = elementwise("relu", "maximum(x, 0)", x="g * (y > 0)")
+LEAKY_RELU = elementwise(
+    "leaky_relu", "maximum(x, 0) + slope * minimum(x, 0)", x="g * (x > 0) + slope * g * (x <= 0)"
+)
+ELU = elementwise(
+    "elu", "maximum(x, 0) + alpha * expm1(minimum(x, 0))", x="g * (x > 0) + (minimum(y, 0) + alpha) * g * (x <= 0)"
+)
+SELU = elementwise(
+    "selu",
+    f"{_SELU} * maximum(x, 0) + {_SELU_ALPHA} * expm1(minimum(x, 0))",
+    x=f"{_SELU} * g * (x > 0) + (minimum(y, 0) + {_SELU_ALPHA}) * g * (x <= 0)",
+)
+GELU = elementwise("gelu", f"0.5 * x * (1 + {_ERF})", x=f"g * (0.5 * (1 + {_ERF}) + x * {_BELL})")
+GELU_TANH = elementwise(
+    "gelu_tanh",
+    f"0.5 * x * (1 + {_TANH})",
+    x=f"g * (0.5 * (1 + {_TANH}) + 0.5 * x * (1 - {_TANH} * {_TANH}) * ({_C} + {3 * _C * _C3} * x * x))",
+)
+SILU = elementwise("silu", f"x * {_SIGMOID}", x=f"g * (y + (1 - y) * {_SIGMOID})")
+HARDTANH = elementwise("hardtanh", "minimum(maximum(x, lo), hi)", x="g * logical_and(x > lo, x < hi)")
+
+# Truth values.
+EQUAL = elementwise("equal", "a == b")
+NOT_EQUAL = elementwise("not_equal", "a != b")
+LESS = elementwise("less", "a < b")
+LESS_EQUAL = elementwise("less_equal", "a <= b")
+GREATER = elementwise("greater", "a > b")
+GREATER_EQUAL = elementwise("greater_equal", "a >= b")
+LOGICAL_AND = elementwise("logical_and", "logical_and(a, b)")
+LOGICAL_OR = elementwise("logical_or", "logical_or(a, b)")
+LOGICAL_NOT = elementwise("logical_not", "logical_not(x)")
+ISFINITE = elementwise("isfinite", "isfinite(x)")
+ISNAN = elementwise("isnan", "isnan(x)")
+
+
+def _astype_infer(x: Abstract, dtype: Any) -> Result:
+    target = np.dtype(dtype)
+    if target.kind not in "biuf":
+        raise DTypeError(f"astype: values are bool, integer or floating, not {target}")
+    return Result(x.shape, target, {"dtype": target})
+
+
+def _astype(xp: Any, x: Array, out: Array = None, *, dtype: np.dtype[Any]) -> Array:
+    if out is None:
+        return x.astype(dtype)
+    xp.copyto(out, x, casting="unsafe")
+    return out
+
+
+def _astype_x(xp: Any, g: Array, y: Array, x: Array, *, dtype: np.dtype[Any]) -> Array:
+    return g.astype(x.dtype)
+
+
+ASTYPE = register(Op("astype", _astype_infer, _astype, (_astype_x,)))

@@ -1,0 +1,425 @@
+"""Products: matmul, affine, dot, outer, einsum and bilinear, all of them contractions of two lettered operands.
+
+Every axis has a letter, as in ``einsum``; the batch axis is the letter ``Z``, which a shared operand does not have. So
+who is shared needs no case of its own: a weight without ``Z`` and an input with it contract into ONE matrix product
+over the whole minibatch, the gradient of that weight (``Z`` in both operands, not in the answer) into one product that
+has summed over the batch already, and a matrix per example (``Z`` everywhere) into a batched product.
+
+Letters become a product in the usual way of tensor contractions (transpose, transpose, GEMM, transpose): those in both
+operands and in the result are batch, those in both but not in the result are summed (K), the others belong to the left
+(M) or the right (N). A product never broadcasts: NumPy would run one small product per example, and CuPy takes a slow
+path.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from functools import cache
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register
+
+BATCH = "Z"
+LETTERS = string.ascii_letters.replace(BATCH, "")
+WHOLE = slice(None)
+HALF = np.dtype(np.float16)
+
+# From so many rows on, summing a tall matrix as a product with ones is two to six times faster than its .sum(0).
+TALL = 32
+
+
+class Plan(NamedTuple):
+    """A contraction as a matrix product. ``None``: nothing to do at that step."""
+
+    swap: bool  # the result begins with a letter of the right operand: exchange the two, and the product is in order
+    alone: tuple[str | None, str | None]  # einsum of each operand by itself: sums and diagonals
+    axes: tuple[Shape | None, Shape | None]  # transpositions to (batch, M, K) and (batch, K, N)
+    views: tuple[Any, Any, Any]  # indices that put an axis of 1 in place of no letters: operands and product
+    counts: tuple[int, int, int, int]  # letters in batch, M, N and K
+    order: Shape | None  # transposition from (batch, M, N) to the result
+    inverse: Shape | None
+    dots: str | None  # einsum for M and N without letters
+    simple: bool  # a product of two matrices as they are, or transposed
+
+
+def _permutation(source: str, target: str) -> Shape | None:
+    return None if source == target else tuple(source.index(letter) for letter in target)
+
+
+def _alone(letters: str, kept: str) -> str | None:
+    return None if letters == kept else f"{letters}->{kept}"
+
+
+@cache
+def _kept(letters: str, others: str) -> str:
+    return "".join(dict.fromkeys(letter for letter in letters if letter in others))
+
+
+def _filled(batch: int, first: str, second: str) -> Any:
+    """The index that gives each of two groups of letters, which stand behind the batch letters, one axis at least."""
+    if first:
+        return None if second else (..., None)
+    return (*(WHOLE,) * batch, None) if second else (*(WHOLE,) * batch, None, ..., None)
+
+
+@cache
+def _plan(left: str, right: str, result: str) -> Plan:
+    swap = result[:1] not in left and result[:1] in right
+    if swap:
+        left, right = right, left
+    a, b = _kept(left, right + result), _kept(right, left + result)
+    batch = "".join(letter for letter in result if letter in a and letter in b)
+    m = "".join(letter for letter in result if letter not in b)
+    n = "".join(letter for letter in result if letter not in a)
+    k = "".join(letter for letter in a if letter in b and letter not in result)
+    order = _permutation(batch + m + n, result)
+    ones = (None,) * len(n)
+    return Plan(
+        swap,
+        (_alone(left, a), _alone(right, b)),
+        (_permutation(a, batch + m + k), _permutation(b, batch + k + n)),
+        ((..., *ones), (WHOLE,) * len(batch) + (None,) * len(m), None)
+        if not k
+        else (_filled(len(batch), m, k), _filled(len(batch), k, n), _filled(len(batch), m, n)),
+        (len(batch), len(m), len(n), len(k)),
+        order,
+        None if order is None else tuple(int(i) for i in np.argsort(order)),
+        f"{batch}{k},{batch}{k}->{batch}" if batch and k and not m and not n else None,
+        (left, right) == (a, b) and order is None and not batch and len(m) == len(n) == len(k) == 1,
+    )
+
+
+def contract(xp: Any, a: Array, left: str, b: Array, right: str, result: str, out: Array = None) -> Array:
+    """``einsum(f"{left},{right}->{result}", a, b)`` through one matrix product; all of ``result`` occurs in an operand.
+
+    Written to ``out`` where that has the letters of ``result`` and holds the product as a matrix; else a fresh array.
+
+    >>> x, W = np.ones((4, 3)), np.arange(6.0).reshape(2, 3)
+    >>> contract(np, x, "Zk", W, "mk", "Zm")[0].tolist()
+    [3.0, 12.0]
+    """
+    plan = _plan(left, right, result)
+    if plan.swap:
+        a, b = b, a
+    if out is not None and out.ndim != len(result):
+        out = None
+    if plan.simple:
+        left_axes, right_axes = plan.axes
+        return _multiply(xp, a if left_axes is None else a.T, b if right_axes is None else b.T, out)
+    a, b = _prepared(xp, a, plan, 0), _prepared(xp, b, plan, 1)
+    if plan.dots:
+        return xp.einsum(plan.dots, a, b)
+    if not plan.counts[3]:
+        return _outer_product(xp, a, b, plan, out)
+    return _matrix_product(xp, a, b, plan, out)
+
+
+def _prepared(xp: Any, operand: Array, plan: Plan, side: int) -> Array:
+    alone, axes = plan.alone[side], plan.axes[side]
+    if alone is not None:
+        operand = xp.einsum(alone, operand)
+    return operand if axes is None else operand.transpose(axes)
+
+
+def _outer_product(xp: Any, a: Array, b: Array, plan: Plan, out: Array) -> Array:
+    if out is None:
+        return _ordered(a[plan.views[0]] * b[plan.views[1]], plan.order)
+    xp.multiply(a[plan.views[0]], b[plan.views[1]], out=_ordered(out, plan.inverse))
+    return out
+
+
+def _ordered(array: Array, order: Shape | None) -> Array:
+    return array if order is None else array.transpose(order)
+
+
+def _matrix_product(xp: Any, a: Array, b: Array, plan: Plan, out: Array) -> Array:
+    batch, m, n, k = plan.counts
+    shape = a.shape[: batch + m] + b.shape[b.ndim - n :]
+    a, b = _viewed(a, plan.views[0]), _viewed(b, plan.views[1])
+    if m > 1 or k > 1:
+        a = a.reshape((*a.shape[:batch], prod(a.shape[batch : a.ndim - k]), prod(a.shape[a.ndim - k :])))
+    if n > 1 or k > 1:
+        b = b.reshape((*b.shape[:batch], prod(b.shape[batch : batch + k]), prod(b.shape[batch + k :])))
+    place = _place(out, plan, (*a.shape[:-1], b.shape[-1]))
+    product = _multiply(xp, a, b, place)
+    if product is place:
+        return out
+    return _ordered(product if product.shape == shape else product.reshape(shape), plan.order)
+
+
+def _viewed(array: Array, index: Any) -> Array:
+    return array if index is None else array[index]
+
+
+def _place(out: Array, plan: Plan, shape: Shape) -> Array | None:
+    """``out`` as the product's matrix, if that is the same memory: letters merge only where rows are packed."""
+    if out is None:
+        return None
+    place = _viewed(_ordered(out, plan.inverse), plan.views[2])
+    if place.ndim == len(shape):
+        return place
+    return place.reshape(shape) if place.flags.c_contiguous else None
+
+
+def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
+    if b.shape[-2] == 1:  # NumPy runs products over one element outside BLAS, three times slower than this
+        return xp.multiply(a, b, out=out)
+    if xp is np and a.dtype == HALF == b.dtype:  # no BLAS for these: forty times slower than by way of float32
+        return np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(np.float16)
+    return xp.matmul(a, b, out=out)
+
+
+def lettered(operand: Array, letters: str) -> str:
+    """The letters of an operand in a launch: a batch axis more than one example has, or none if it is shared."""
+    return BATCH + letters if operand.ndim > len(letters) else letters
+
+
+def pullback(xp: Any, g: Array, result: str, other: Array, right: str, operand: Array, letters: str) -> Array:
+    """The cotangent of ``operand`` in `contract`: the product of ``g`` with the other one, by the operand's letters.
+
+    A letter that the operand alone has was summed, so the cotangent is the same all along it; one that it has twice is
+    a diagonal, off which the cotangent is zero.
+    """
+    kept = _kept(letters, result + right)
+    answer = contract(xp, g, result, other, right, kept)
+    return answer if kept == letters else _spread(xp, answer, kept, letters, operand.shape)
+
+
+def _spread(xp: Any, answer: Array, kept: str, letters: str, shape: Shape) -> Array:
+    done: list[str] = []
+    for axis, (letter, length) in enumerate(zip(letters, shape, strict=True)):
+        if letter in done:
+            first = done.index(letter)
+            eye = xp.eye(length, dtype=answer.dtype)
+            answer = xp.expand_dims(answer, axis)
+            answer = answer * eye.reshape(tuple(length if i in (first, axis) else 1 for i in range(answer.ndim)))
+        elif letter not in kept:
+            answer = xp.expand_dims(answer, axis)
+        done.append(letter)
+    return xp.broadcast_to(answer, shape)
+
+
+def _product(xp: Any, a: Array, b: Array, out: Array = None, *, letters: tuple[str, str, str]) -> Array:
+    left, right = lettered(a, letters[0]), lettered(b, letters[1])
+    batch = BATCH if BATCH in (left[:1], right[:1]) else ""
+    return contract(xp, a, left, b, right, batch + letters[2], out)
+
+
+def _product_left(xp: Any, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]) -> Array:
+    return pullback(xp, g, BATCH + letters[2], b, lettered(b, letters[1]), a, lettered(a, letters[0]))
+
+
+def _product_right(xp: Any, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]) -> Array:
+    return pullback(xp, g, BATCH + letters[2], a, lettered(a, letters[0]), b, lettered(b, letters[1]))
+
+
+def numeric(name: str, *operands: Abstract) -> np.dtype[Any]:
+    """NumPy's promotion of the operands' dtypes; booleans have no product of sums."""
+    for operand in operands:
+        if operand.dtype.kind not in "iuf":
+            raise DTypeError(f"{name} takes numbers, got {operand.dtype}; convert with .astype('float32')")
+    return np.result_type(*(o.dtype for o in operands))
+
+
+def _matmul_letters(a: Shape, b: Shape) -> tuple[tuple[str, str, str], Shape]:
+    """Letters for NumPy's ``matmul``, and the result's shape: leading axes share one where they have the same size."""
+    fresh = iter(LETTERS)
+    m, k, n = (next(fresh) for _ in range(3))
+    left, right, result = m * (len(a) > 1) + k, k + n * (len(b) > 1), m * (len(a) > 1) + n * (len(b) > 1)
+    shape = a[-2:-1] + (b[-1:] if len(b) > 1 else ())
+    heads = a[:-2], b[:-2]
+    for axis in range(1, max(map(len, heads)) + 1):
+        sizes = [head[-axis] if axis <= len(head) else None for head in heads]
+        ours, theirs, both = next(fresh), next(fresh), next(fresh)
+        if sizes[0] == sizes[1]:
+            ours = theirs = both
+        longest = max(size for size in sizes if size is not None) if 0 not in sizes else 0
+        left = ours * (sizes[0] is not None) + left
+        right = theirs * (sizes[1] is not None) + right
+        result = (ours if sizes[0] == longest else theirs) + result
+        shape = (longest, *shape)
+    return (left, right, result), shape
+
+
+def _matmul_shape(a: Abstract, b: Abstract) -> Result:
+    dtype = numeric("matmul", a, b)
+    for side, operand in (("left", a), ("right", b)):
+        if not operand.shape:
+            raise ShapeError(f"matmul: the {side} operand is a scalar; multiply with *")
+    inner = a.shape[-1], b.shape[-2:][0]
+    if inner[0] != inner[1]:
+        raise ShapeError(
+            f"matmul: {a.shape} @ {b.shape} sums over {inner[0]} and {inner[1]} elements, which must be equal; "
+            "a matrix W of shape (m, k) times a vector of k elements is W @ x"
+        )
+    try:
+        np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise ShapeError(f"matmul: the leading axes of {a.shape} and {b.shape} do not broadcast") from None
+    letters, shape = _matmul_letters(a.shape, b.shape)
+    return Result(shape, dtype, {"letters": letters})
+
+
+def _dot_shape(a: Abstract, b: Abstract) -> Result:
+    if len(a.shape) != 1 or a.shape != b.shape:
+        raise ShapeError(f"dot takes two vectors of one length, got {a.shape} and {b.shape}; for matrices use matmul")
+    return Result((), numeric("dot", a, b), {"letters": ("k", "k", "")})
+
+
+def _outer_shape(a: Abstract, b: Abstract) -> Result:
+    if len(a.shape) != 1 or len(b.shape) != 1:
+        raise ShapeError(f"outer takes two vectors, got {a.shape} and {b.shape}; flatten with .reshape(-1)")
+    return Result((*a.shape, *b.shape), numeric("outer", a, b), {"letters": ("m", "n", "mn")})
+
+
+def _split_subscripts(subscripts: str) -> tuple[str, str, str]:
+    """The three groups of letters; without an arrow the result has the letters that occur once, in alphabetic order."""
+    inputs, arrow, result = subscripts.replace(" ", "").partition("->")
+    left, comma, right = inputs.partition(",")
+    if not comma or not all(letter in string.ascii_letters for letter in left + right + result):
+        raise ShapeError(
+            f"einsum: subscripts must name the axes of two operands by letters, as in 'ij,jk->ik', got {subscripts!r}"
+        )
+    if not arrow:
+        result = "".join(sorted(letter for letter in set(left + right) if (left + right).count(letter) == 1))
+    wrong = [letter for letter in result if letter not in left + right or result.count(letter) > 1]
+    if wrong:
+        raise ShapeError(f"einsum: {subscripts!r} must name {wrong[0]!r} in an operand, and once in the result")
+    return left, right, result
+
+
+def _einsum_shape(a: Abstract, b: Abstract, *, subscripts: str) -> Result:
+    dtype = numeric("einsum", a, b)
+    left, right, result = _split_subscripts(subscripts)
+    sizes: dict[str, int] = {}
+    for group, operand in ((left, a), (right, b)):
+        if len(group) != len(operand.shape):
+            raise ShapeError(f"einsum: {subscripts!r} names {len(group)} axes, {group!r}, of a shape {operand.shape}")
+        for letter, size in zip(group, operand.shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise ShapeError(f"einsum: {letter!r} of {subscripts!r} is both {sizes[letter]} and {size} long")
+    names = str.maketrans(dict(zip(sizes, LETTERS, strict=False)))
+    letters = left.translate(names), right.translate(names), result.translate(names)
+    return Result(tuple(sizes[letter] for letter in result), dtype, {"letters": letters})
+
+
+def _einsum(name: str, infer: Any) -> Op:
+    return register(Op(name, infer, _product, (_product_left, _product_right)))
+
+
+matmul = _einsum("matmul", _matmul_shape)
+dot = _einsum("dot", _dot_shape)
+outer = _einsum("outer", _outer_shape)
+einsum = _einsum("einsum", _einsum_shape)
+
+
+def _affine_shape(W: Abstract, b: Abstract, x: Abstract) -> Result:
+    dtype = numeric("affine", W, b, x)
+    if len(W.shape) != 2 or b.shape != W.shape[:1] or x.shape[-1:] != W.shape[1:]:
+        raise ShapeError(
+            f"affine is W x + b and takes W (m, k), b (m,) and x (..., k); got W {W.shape}, b {b.shape} and x {x.shape}"
+        )
+    heads = LETTERS[2 : 1 + len(x.shape)]
+    return Result((*x.shape[:-1], *b.shape), dtype, {"heads": heads})
+
+
+def _affine(xp: Any, W: Array, b: Array, x: Array, out: Array = None, *, heads: str) -> Array:
+    product = _product(xp, x, W, out, letters=(heads + "b", "ab", heads + "a"))
+    bias = b if b.ndim == 1 else b.reshape(b.shape[:1] + (1,) * len(heads) + b.shape[1:])
+    return xp.add(product, bias, out=out)
+
+
+def _affine_W(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
+    return pullback(xp, g, BATCH + heads + "a", x, lettered(x, heads + "b"), W, lettered(W, "ab"))
+
+
+def _affine_x(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
+    return pullback(xp, g, BATCH + heads + "a", W, lettered(W, "ab"), x, lettered(x, heads + "b"))
+
+
+def _affine_b(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
+    if b.ndim == 1:
+        return column_sums(xp, g.reshape(-1, g.shape[-1]))
+    return g.sum(tuple(range(1, g.ndim - 1))) if heads else g
+
+
+def column_sums(xp: Any, rows: Array) -> Array:
+    """``rows.sum(0)`` of a matrix.
+
+    >>> column_sums(np, np.ones((100, 2)))
+    array([100., 100.])
+    """
+    if len(rows) < TALL or rows.dtype == HALF:
+        return rows.sum(0)
+    return xp.ones(len(rows), rows.dtype) @ rows
+
+
+affine = register(Op("affine", _affine_shape, _affine, (_affine_W, _affine_b, _affine_x)))
+
+
+def _bilinear_shape(x: Abstract, W: Abstract, y: Abstract, b: Abstract | None = None) -> Result:
+    given = (x, W, y) if b is None else (x, W, y, b)
+    dtype = numeric("bilinear", *given)
+    wanted = len(W.shape) == 3 and x.shape == W.shape[1:2] and y.shape == W.shape[2:]
+    if not wanted or (b is not None and b.shape != W.shape[:1]):
+        shapes = ", ".join(f"{name} {o.shape}" for name, o in zip("xWyb", given, strict=False))
+        raise ShapeError(f"bilinear takes x (k1,), W (o, k1, k2), y (k2,) and optionally b (o,); got {shapes}")
+    return Result(W.shape[:1], dtype)
+
+
+@cache
+def _first_pair(letters: tuple[str, str, str], shapes: tuple[Shape, Shape, Shape], result: str) -> tuple[Shape, str]:
+    """Which two of three operands to contract first, and the letters between: those with the fewest elements."""
+    sizes = dict(zip("".join(letters), (size for shape in shapes for size in shape), strict=True))
+    orders = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
+    kept = [
+        "".join(c for c in sorted(sizes) if c in letters[i] + letters[j] and c in letters[k] + result)
+        for i, j, k in orders
+    ]
+    return min(zip(orders, kept, strict=True), key=lambda choice: prod(sizes[c] for c in choice[1]))
+
+
+def contract_three(xp: Any, operands: Sequence[tuple[Array, str]], result: str, out: Array = None) -> Array:
+    """`contract` of three lettered operands, in the order that makes the smaller array between."""
+    letters, shapes = tuple(name for _, name in operands), tuple(array.shape for array, _ in operands)
+    order, between = _first_pair(letters, shapes, result)
+    (a, left), (b, right), (c, last) = (operands[i] for i in order)
+    return contract(xp, contract(xp, a, left, b, right, between), between, c, last, result, out)
+
+
+def _bilinear_operands(g: Array, x: Array, W: Array, y: Array) -> tuple[tuple[Array, str], ...]:
+    return (g, BATCH + "o"), (x, lettered(x, "i")), (W, lettered(W, "oij")), (y, lettered(y, "j"))
+
+
+def _bilinear(xp: Any, x: Array, W: Array, y: Array, b: Array = None, out: Array = None) -> Array:
+    operands = ((W, lettered(W, "oij")), (y, lettered(y, "j")), (x, lettered(x, "i")))
+    batch = BATCH * any(BATCH in letters for _, letters in operands)
+    product = contract_three(xp, operands, batch + "o", out)
+    return product if b is None else xp.add(product, b, out=out)
+
+
+def _bilinear_x(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
+    cotangent, (_, letters), weight, right = _bilinear_operands(g, x, W, y)
+    return contract_three(xp, (weight, right, cotangent), letters)
+
+
+def _bilinear_W(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
+    cotangent, left, (_, letters), right = _bilinear_operands(g, x, W, y)
+    return contract_three(xp, (cotangent, left, right), letters)
+
+
+def _bilinear_y(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
+    cotangent, left, weight, (_, letters) = _bilinear_operands(g, x, W, y)
+    return contract_three(xp, (weight, left, cotangent), letters)
+
+
+def _bilinear_b(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, b: Array) -> Array:
+    return column_sums(xp, g) if b.ndim == 1 else g
+
+
+bilinear = register(Op("bilinear", _bilinear_shape, _bilinear, (_bilinear_x, _bilinear_W, _bilinear_y, _bilinear_b)))

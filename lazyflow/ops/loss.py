@@ -1,0 +1,287 @@
+"""Losses of one example. A mean over a minibatch is ``mean_list`` of them.
+
+A class is given by its index, one for every row of scores: scores ``(n,)`` take an index ``()``, scores ``(t, n)`` indices ``(t,)``. Then
+``reduction`` says what becomes of the ``t`` losses: their mean, their sum, or ``"none"``, all of them. A loss of
+elements, such as `mse`, reduces over all elements of the example.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, require_integer
+from lazyflow.ops.reduce import log_softmax, softmax
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+# What the losses share.
+
+
+def _reduced_infer(name: str, shape: Shape, dtype: np.dtype[Any], reduction: str, **static: Any) -> Result:
+    """The shape rule's last step: ``shape`` is that of the losses before the reduction."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{name}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if reduction == "mean" and not math.prod(shape):
+        raise ShapeError(f"{name}: the mean of no losses; the shape {shape} has no elements, use reduction='sum'")
+    return Result(() if reduction != "none" else shape, dtype, {"reduction": reduction, "ndim": len(shape), **static})
+
+
+def _reduce(losses: Array, reduction: str, ndim: int) -> Array:
+    """The losses of each example, ``ndim`` trailing axes, as its mean or sum."""
+    if reduction == "none" or not ndim:
+        return losses
+    axes = tuple(range(-ndim, 0))
+    return losses.mean(axis=axes) if reduction == "mean" else losses.sum(axis=axes)
+
+
+def _spread(g: Array, reduction: str, ndim: int, count: int, more: int = 0) -> Array:
+    """The cotangents of the losses before the reduction, with ``more`` axes of size 1 behind."""
+    added = more if reduction == "none" else more + ndim
+    g = g[(..., *(None,) * added)] if added else g
+    return g / count if reduction == "mean" and count != 1 else g
+
+
+def _lead(scores: Array, ndim: int) -> int:
+    """How many losses one example has; ``scores`` have their classes behind these axes."""
+    return math.prod(scores.shape[-ndim - 1 : -1])
+
+
+def _elements(array: Array, ndim: int) -> int:
+    return math.prod(array.shape[array.ndim - ndim :])
+
+
+# Losses of a class index.
+
+
+def _classes_infer(name: str, scores: Abstract, index: Abstract, reduction: str = "mean") -> Result:
+    require_floating(name, scores)
+    require_integer(name, "the class index", index)
+    if not scores.shape or not scores.shape[-1]:
+        raise ShapeError(f"{name} takes scores of at least one class, (n,) or (t, n), got the shape {scores.shape}")
+    if index.shape != scores.shape[:-1]:
+        raise ShapeError(
+            f"{name} takes one class index for each row of scores: scores of shape {scores.shape} need "
+            f"indices of shape {scores.shape[:-1]}, got {index.shape}"
+        )
+    return _reduced_infer(name, index.shape, scores.dtype, reduction)
+
+
+def _repeated(xp: Any, scores: Array, index: Array) -> Array:
+    """Scores as they are, or repeated for every node where they are shared and the indices are not."""
+    if scores.ndim > index.ndim:
+        return scores
+    return xp.broadcast_to(scores, (*index.shape, scores.shape[-1]))
+
+
+def _places(xp: Any, scores: Array, index: Array) -> tuple[Array, Array]:
+    """The rows of flattened scores, and the class that belongs to each."""
+    if index.shape != scores.shape[:-1]:
+        index = xp.broadcast_to(index, scores.shape[:-1])
+    return xp.arange(index.size), index.reshape(-1)
+
+
+def _picked(xp: Any, scores: Array, index: Array) -> Array:
+    """The score of each row's class."""
+    flat = scores.reshape(-1, scores.shape[-1])
+    return flat[_places(xp, scores, index)].reshape(scores.shape[:-1])
+
+
+def _hot(xp: Any, scores: Array, index: Array) -> Array:
+    """Whether a score is that of its row's class."""
+    return index[..., None] == xp.arange(scores.shape[-1])
+
+
+def _is_array(xp: Any, value: Any) -> bool:
+    """Whether elements of ``value`` can be assigned: not those of an expression, which is differentiated further."""
+    return isinstance(value, getattr(xp, "ndarray", ()))
+
+
+def _minus_one_hot(xp: Any, probabilities: Array, index: Array) -> Array:
+    """Subtract 1 at each row's class: in place, one element a row."""
+    if not _is_array(xp, probabilities):
+        return probabilities - _hot(xp, probabilities, index)
+    flat = probabilities.reshape(-1, probabilities.shape[-1])
+    flat[_places(xp, probabilities, index)] -= 1
+    return flat.reshape(probabilities.shape)
+
+
+def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
+    scores = _repeated(xp, logits, index)
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    losses = xp.log(xp.exp(shifted).sum(axis=-1)) - _picked(xp, shifted, index)
+    return _reduce(losses, reduction, ndim)
+
+
+def _cross_entropy_logits(
+    xp: Any, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
+) -> Array:
+    scores = _repeated(xp, logits, index)
+    answer = _minus_one_hot(xp, xp_softmax(xp, scores), index)
+    return answer * _spread(g, reduction, ndim, _lead(logits, ndim), more=1)
+
+
+def xp_softmax(xp: Any, scores: Array) -> Array:
+    """The probabilities of scores along the last axis, for arrays and expressions."""
+    return softmax(xp, scores, axis=-1) if _is_array(xp, scores) else xp.softmax(scores, axis=-1)
+
+
+def _nll(xp: Any, scores: Array, index: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
+    return _reduce(-_picked(xp, _repeated(xp, scores, index), index), reduction, ndim)
+
+
+def _nll_scores(xp: Any, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int) -> Array:
+    return _spread(-g, reduction, ndim, _lead(scores, ndim), more=1) * _hot(xp, scores, index)
+
+
+CROSS_ENTROPY = register(
+    Op("cross_entropy", partial(_classes_infer, "cross_entropy"), _cross_entropy, (_cross_entropy_logits, None))
+)
+NLL = register(Op("nll", partial(_classes_infer, "nll"), _nll, (_nll_scores, None)))
+
+
+# The multi-class hinge of Weston and Watkins 1999: every wrong class that comes closer than the margin costs.
+
+
+def _hinge_infer(scores: Abstract, index: Abstract, margin: float = 1.0, reduction: str = "mean") -> Result:
+    shape, dtype, static = _classes_infer("hinge", scores, index, reduction)
+    return Result(shape, dtype, {**static, "margin": float(margin)})
+
+
+def _violations(xp: Any, scores: Array, index: Array, margin: float) -> Array:
+    """By how much each wrong class comes too close, negative where it does not; the right class itself counts as 0."""
+    hot = _hot(xp, scores, index)
+    right = xp.sum(xp.where(hot, scores, 0), axis=-1, keepdims=True)
+    return xp.where(hot, 0, scores - right + margin)
+
+
+def _hinge(
+    xp: Any, scores: Array, index: Array, out: Array = None, *, reduction: str, ndim: int, margin: float
+) -> Array:
+    violations = _violations(xp, scores, index, margin)
+    return _reduce(xp.maximum(violations, 0).sum(axis=-1), reduction, ndim)
+
+
+def _hinge_scores(
+    xp: Any, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int, margin: float
+) -> Array:
+    share = _spread(g, reduction, ndim, _lead(scores, ndim), more=1)
+    each = share * (_violations(xp, scores, index, margin) > 0)
+    return each - xp.sum(each, axis=-1, keepdims=True) * _hot(xp, scores, index)
+
+
+HINGE = register(Op("hinge", _hinge_infer, _hinge, (_hinge_scores, None)))
+
+
+# Cross-entropy with a distribution as the target.
+
+
+def _pair(name: str, a: Abstract, b: Abstract) -> np.dtype[Any]:
+    """The dtype of two operands of one shape, one of them floating."""
+    if a.shape != b.shape:
+        raise ShapeError(
+            f"{name} takes two operands of one shape, got {a.shape} and {b.shape}; broadcast_to makes them equal"
+        )
+    dtype = np.result_type(a.dtype, b.dtype)
+    if dtype.kind != "f":
+        raise DTypeError(f"{name} takes floating numbers, got {a.dtype} and {b.dtype}; convert with .astype('float32')")
+    return dtype
+
+
+def _soft_infer(logits: Abstract, target: Abstract, reduction: str = "mean") -> Result:
+    dtype = _pair("soft_cross_entropy", logits, target)
+    if not logits.shape or not logits.shape[-1]:
+        raise ShapeError(
+            f"soft_cross_entropy takes logits of at least one class, (n,) or (t, n), got the shape {logits.shape}"
+        )
+    return _reduced_infer("soft_cross_entropy", logits.shape[:-1], dtype, reduction)
+
+
+def _soft(xp: Any, logits: Array, target: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
+    return _reduce(-(log_softmax(xp, logits, axis=-1) * target).sum(axis=-1), reduction, ndim)
+
+
+def _soft_logits(xp: Any, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int) -> Array:
+    answer = xp_softmax(xp, logits) * xp.sum(target, axis=-1, keepdims=True) - target
+    return answer * _spread(g, reduction, ndim, _lead(logits, ndim), more=1)
+
+
+def _soft_target(xp: Any, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int) -> Array:
+    answer = log_softmax(xp, logits, axis=-1) if _is_array(xp, logits) else xp.log_softmax(logits, axis=-1)
+    return answer * -_spread(g, reduction, ndim, _lead(logits, ndim), more=1)
+
+
+SOFT_CROSS_ENTROPY = register(Op("soft_cross_entropy", _soft_infer, _soft, (_soft_logits, _soft_target)))
+
+
+# Losses of elements: the loss of one, and its derivative in ``x`` and in the target, all by plain operators.
+
+Losses = Callable[..., Array]
+
+
+def _elements_infer(name: str, x: Abstract, target: Abstract, reduction: str = "mean", **static: Any) -> Result:
+    return _reduced_infer(name, x.shape, _pair(name, x, target), reduction, **static)
+
+
+def _elements_forward(
+    losses: Losses, xp: Any, x: Array, target: Array, out: Array = None, *, reduction: str, ndim: int, **static: Any
+) -> Array:
+    return _reduce(losses(xp, x, target, **static), reduction, ndim)
+
+
+def _elements_vjp(
+    slope: Losses, xp: Any, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: Any
+) -> Array:
+    return slope(xp, x, target, **static) * _spread(g, reduction, ndim, _elements(x, ndim))
+
+
+def _element_loss(name: str, losses: Losses, x: Losses, target: Losses, infer: Callable[..., Result] | None = None) -> Op:
+    """Register a loss of elements, from its value and its two derivatives."""
+    return register(
+        Op(
+            name,
+            infer or partial(_elements_infer, name),
+            partial(_elements_forward, losses),
+            (partial(_elements_vjp, x), partial(_elements_vjp, target)),
+        )
+    )
+
+
+def _square(xp: Any, x: Array, target: Array) -> Array:
+    difference = x - target
+    return difference * difference
+
+
+def _binary(xp: Any, x: Array, target: Array) -> Array:
+    return xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))
+
+
+def _huber_infer(x: Abstract, target: Abstract, delta: float = 1.0, reduction: str = "mean") -> Result:
+    if not delta > 0:
+        raise ValueError(f"huber: delta must be positive, got {delta!r}")
+    return _elements_infer("huber", x, target, reduction, delta=float(delta))
+
+
+def _huber(xp: Any, x: Array, target: Array, *, delta: float) -> Array:
+    distance = abs(x - target)
+    quadratic = xp.minimum(distance, delta)
+    return quadratic * (distance - 0.5 * quadratic)
+
+
+def _huber_slope(xp: Any, x: Array, target: Array, *, delta: float) -> Array:
+    return xp.clip(x - target, -delta, delta)
+
+
+MSE = _element_loss("mse", _square, lambda xp, x, t: 2 * (x - t), lambda xp, x, t: 2 * (t - x))
+BCE_WITH_LOGITS = _element_loss(
+    "bce_with_logits", _binary, lambda xp, x, t: 0.5 * xp.tanh(0.5 * x) + 0.5 - t, lambda xp, x, t: -x
+)
+HUBER = _element_loss(
+    "huber", _huber, _huber_slope, lambda xp, x, t, delta: _huber_slope(xp, t, x, delta=delta), _huber_infer
+)

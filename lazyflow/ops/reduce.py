@@ -1,0 +1,366 @@
+"""Reductions over an example's axes, normalisations along one axis, and sums over a list of operands.
+
+The shape rules turn ``axis`` (an integer, several, or None for all axes of the example) into axes counted from the end. Gradients are
+shared evenly among ties, right where factors are zero, and zero where a norm or a standard deviation is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.ops.base import (
+    NOTHING,
+    Abstract,
+    Array,
+    Op,
+    Result,
+    Shape,
+    negative_axes,
+    negative_axis,
+    register,
+    require_floating,
+)
+
+Axis = int | Sequence[int] | None
+Axes = tuple[int, ...]
+Kernel = Callable[..., Array]
+ALL = slice(None)
+
+
+# Shape rules.
+
+
+def _reduced(shape: Shape, axes: Axes, keepdims: bool) -> Shape:
+    if keepdims:
+        return tuple(1 if i - len(shape) in axes else n for i, n in enumerate(shape))
+    return tuple(n for i, n in enumerate(shape) if i - len(shape) not in axes)
+
+
+def _count(shape: Shape, axes: Axes) -> int:
+    """How many elements go into one element of the result."""
+    return math.prod(shape[a] for a in axes)
+
+
+def _require_elements(name: str, x: Abstract, axes: Axes) -> None:
+    if not _count(x.shape, axes):
+        raise ShapeError(f"{name} of no elements: axes {axes} of the shape {x.shape} hold none, at least 1 is needed")
+
+
+def _summed(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that NumPy sums in: integers and truth values are counted in the machine's integer."""
+    return np.dtype(np.add.reduce(np.ones(1, dtype)).dtype)
+
+
+def _averaged(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of NumPy's means: float64 for integers and truth values."""
+    return dtype if dtype.kind == "f" else np.dtype(np.float64)
+
+
+def _same(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype
+
+
+def _boolean(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.bool_)
+
+
+def _infer(
+    name: str, dtype: Callable[[Any], Any], empty: bool, x: Abstract, axis: Axis = None, keepdims: bool = False
+) -> Result:
+    axes = negative_axes(name, axis, len(x.shape))
+    if not empty:
+        _require_elements(name, x, axes)
+    return Result(_reduced(x.shape, axes, keepdims), dtype(x.dtype), {"axis": axes, "keepdims": bool(keepdims)})
+
+
+@cache
+def _subscript(axis: Axes) -> tuple[Any, ...]:
+    """The subscript that gives a reduced array its axes back, with size 1."""
+    return (..., *(None if a in axis else ALL for a in range(min(axis, default=0), 0)))
+
+
+def _spread(reduced: Array, axis: Axes, keepdims: bool) -> Array:
+    """A reduced array, so that it broadcasts against what it was reduced from."""
+    return reduced if keepdims or not axis else reduced[_subscript(axis)]
+
+
+def _elements(x: Array, axis: Axes) -> int:
+    return _count(x.shape, axis)
+
+
+def _room(out: Array | None, x: Array, axis: Axes, keepdims: bool) -> Array | None:
+    """``out`` if a reduction of ``x`` can be written there: one of a shared operand lacks the batch axis."""
+    return out if out is not None and out.ndim == x.ndim - (0 if keepdims else len(axis)) else None
+
+
+def _method(name: str) -> Kernel:
+    """The kernel that is a method of arrays."""
+
+    def reduce(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, **static: Any) -> Array:
+        return getattr(x, name)(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims), **static)
+
+    return reduce
+
+
+def _reduction(
+    name: str, forward: Kernel, vjp: Kernel | None = None, *, dtype: Callable[[Any], Any] = _same, empty: bool = False
+) -> Op:
+    """Register a reduction; ``dtype`` says what becomes of the operand's, ``empty`` whether there may be no elements."""
+    return register(Op(name, partial(_infer, name, dtype, empty), forward, (vjp,)))
+
+
+# Sums and products.
+
+
+def _sum_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return _spread(g, axis, keepdims)
+
+
+def _mean_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return _spread(g, axis, keepdims) / _elements(x, axis)
+
+
+def _prod_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    """Times the product of the other factors, which is zero where one of those is."""
+    zero = x == 0
+    factors = xp.where(zero, 1, x)
+    others = xp.prod(factors, axis=axis, keepdims=True) / factors
+    zeros_among_others = xp.sum(zero, axis=axis, keepdims=True) - zero
+    return _spread(g, axis, keepdims) * others * (zeros_among_others == 0)
+
+
+SUM = _reduction("sum", _method("sum"), _sum_x, dtype=_summed, empty=True)
+MEAN = _reduction("mean", _method("mean"), _mean_x, dtype=_averaged)
+PROD = _reduction("prod", _method("prod"), _prod_x, dtype=_summed, empty=True)
+
+
+# Extremes and truth values.
+
+
+def _extreme_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    chosen = x == _spread(y, axis, keepdims)
+    return _spread(g, axis, keepdims) / _number(xp, chosen, axis, g.dtype) * chosen
+
+
+def _number(xp: Any, chosen: Array, axis: Axes, dtype: np.dtype[Any]) -> Array:
+    """How many are chosen, as floating numbers, so that a quotient keeps its dtype."""
+    return xp.sum(chosen, axis=axis, keepdims=True).astype(dtype)
+
+
+MAX = _reduction("max", _method("max"), _extreme_x)
+MIN = _reduction("min", _method("min"), _extreme_x)
+ANY = _reduction("any", _method("any"), dtype=_boolean, empty=True)
+ALL_TRUE = _reduction("all", _method("all"), dtype=_boolean, empty=True)
+
+
+def _position_infer(name: str, x: Abstract, axis: int | None = None, keepdims: bool = False) -> Result:
+    ndim = len(x.shape)
+    axes = _one_or_all(name, axis, ndim)
+    _require_elements(name, x, axes)
+    shape = _reduced(x.shape, axes, keepdims)
+    return Result(shape, np.dtype(np.intp), {"axis": axes, "flat": axis is None, "keepdims": bool(keepdims)})
+
+
+def _one_or_all(name: str, axis: int | None, ndim: int) -> Axes:
+    """One axis, or all of them as if they were one: what running sums and positions are counted along."""
+    if axis is not None and not isinstance(axis, int | np.integer):
+        raise ShapeError(f"{name} takes one axis, or None for the flattened value, got {axis!r}")
+    return negative_axes(name, axis if axis is None else int(axis), ndim)
+
+
+def _flattened(x: Array, ndim: int) -> Array:
+    """The last ``ndim`` axes as one."""
+    return x.reshape((*x.shape[: x.ndim - ndim], math.prod(x.shape[x.ndim - ndim :])))
+
+
+def _position(name: str, xp: Any, x: Array, out: Array = None, *, axis: Axes, flat: bool, keepdims: bool) -> Array:
+    y = getattr(_flattened(x, len(axis)), name)(axis=-1) if flat else getattr(x, name)(axis=axis[0])
+    return _spread(y, axis, False) if keepdims else y
+
+
+ARGMAX = register(Op("argmax", partial(_position_infer, "argmax"), partial(_position, "argmax"), (None,)))
+ARGMIN = register(Op("argmin", partial(_position_infer, "argmin"), partial(_position, "argmin"), (None,)))
+
+
+# Moments and norms.
+
+
+def _moment_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Result:
+    shape, dtype, static = _infer(name, _averaged, False, x, axis, keepdims)
+    count = _count(x.shape, static["axis"])
+    if count <= ddof:
+        raise ShapeError(f"{name} divides by the number of elements minus ddof: {count} elements need a smaller ddof than {ddof}")
+    return Result(shape, dtype, {**static, "ddof": ddof})
+
+
+def _centred(xp: Any, x: Array, axis: Axes) -> Array:
+    return x - xp.mean(x, axis=axis, keepdims=True)
+
+
+def _var_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+    return _spread(g, axis, keepdims) * (2 / (_elements(x, axis) - ddof)) * _centred(xp, x, axis)
+
+
+def _std_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+    share = g / (y + (y == 0)) / (_elements(x, axis) - ddof)
+    return _spread(share, axis, keepdims) * _centred(xp, x, axis)
+
+
+VAR = register(Op("var", partial(_moment_infer, "var"), _method("var"), (_var_x,)))
+STD = register(Op("std", partial(_moment_infer, "std"), _method("std"), (_std_x,)))
+
+
+def _norm_infer(x: Abstract, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> Result:
+    require_floating("norm", x)
+    if ord not in (1, 2, math.inf):
+        raise ValueError(f"norm: ord must be 1, 2 or inf, got {ord!r}")
+    shape, dtype, static = _infer("norm", _same, ord != math.inf, x, axis, keepdims)
+    return Result(shape, dtype, {**static, "ord": ord})
+
+
+def _norm(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ord: float) -> Array:
+    out = _room(out, x, axis, keepdims)
+    if ord == 2:
+        return xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims, out=out), out=out)
+    size = abs(x)
+    return size.sum(axis=axis, keepdims=keepdims, out=out) if ord == 1 else size.max(axis=axis, keepdims=keepdims, out=out)
+
+
+def _norm_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ord: float) -> Array:
+    if ord == 2:
+        return _spread(g / (y + (y == 0)), axis, keepdims) * x
+    if ord == 1:
+        return _spread(g, axis, keepdims) * xp.sign(x)
+    chosen = xp.abs(x) == _spread(y, axis, keepdims)
+    return _spread(g, axis, keepdims) / _number(xp, chosen, axis, g.dtype) * (xp.sign(x) * chosen)
+
+
+NORM = register(Op("norm", _norm_infer, _norm, (_norm_x,)))
+
+
+# Exponentials, shifted by the largest element so that nothing overflows.
+
+
+def _floating_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = False) -> Result:
+    require_floating(name, x)
+    return _infer(name, _same, False, x, axis, keepdims)
+
+
+def _logsumexp(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+    top = x.max(axis=axis, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, 0)  # inf - inf is not a number
+    y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    if not keepdims and axis:
+        y = y.reshape(_reduced(y.shape, axis, False))
+    return y
+
+
+def _logsumexp_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return _spread(g, axis, keepdims) * xp.exp(x - _spread(y, axis, keepdims))
+
+
+LOGSUMEXP = register(Op("logsumexp", partial(_floating_infer, "logsumexp"), _logsumexp, (_logsumexp_x,)))
+
+
+def _along_infer(name: str, x: Abstract, axis: int = -1) -> Result:
+    require_floating(name, x)
+    found = negative_axis(name, int(axis), len(x.shape))
+    _require_elements(name, x, (found,))
+    return Result(x.shape, x.dtype, {"axis": found})
+
+
+def softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+    """``exp(x) / sum(exp(x))`` along ``axis``, in four passes over ``out``."""
+    y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+    xp.exp(y, y)
+    return xp.divide(y, y.sum(axis=axis, keepdims=True), y)
+
+
+def _softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+    weighted = g * y
+    return weighted - y * xp.sum(weighted, axis=axis, keepdims=True)
+
+
+def log_softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+    """``log(softmax(x))`` along ``axis``."""
+    y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+    return xp.subtract(y, xp.log(xp.exp(y).sum(axis=axis, keepdims=True)), y)
+
+
+def _log_softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+    return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
+
+
+SOFTMAX = register(Op("softmax", partial(_along_infer, "softmax"), softmax, (_softmax_x,)))
+LOG_SOFTMAX = register(Op("log_softmax", partial(_along_infer, "log_softmax"), log_softmax, (_log_softmax_x,)))
+
+
+# Running sums.
+
+
+def _cumsum_infer(x: Abstract, axis: int | None = None) -> Result:
+    axes = _one_or_all("cumsum", axis, len(x.shape))
+    shape = (math.prod(x.shape),) if axis is None else x.shape
+    return Result(shape, _summed(x.dtype), {"axis": axes, "flat": axis is None})
+
+
+def _cumsum(xp: Any, x: Array, out: Array = None, *, axis: Axes, flat: bool) -> Array:
+    if flat:
+        return _flattened(x, len(axis)).cumsum(axis=-1)
+    return x.cumsum(axis=axis[0], out=out if out is not None and out.shape == x.shape else None)
+
+
+def _cumsum_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, flat: bool) -> Array:
+    """Running sums from the other end."""
+    along = -1 if flat else axis[0]
+    answer = xp.flip(xp.cumsum(xp.flip(g, along), along), along)
+    return answer.reshape((*g.shape[:1], *x.shape[x.ndim - len(axis) :])) if flat else answer
+
+
+CUMSUM = register(Op("cumsum", _cumsum_infer, _cumsum, (_cumsum_x,)))
+
+
+# Sums over a list: one stacked operand, (batch, operands, *shape).
+
+
+def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> Result:
+    if not operands:
+        raise ShapeError(f"{name} needs at least one operand, got none")
+    first = operands[0]
+    shapes = sorted({o.shape for o in operands})
+    if len(shapes) > 1:
+        raise ShapeError(f"{name} needs operands of one shape, got {' and '.join(map(str, shapes))}")
+    if len({o.dtype for o in operands}) > 1:
+        dtypes = " and ".join(sorted({str(o.dtype) for o in operands}))
+        raise DTypeError(f"{name} needs operands of one dtype, got {dtypes}; convert with .astype(...)")
+    return Result(first.shape, dtype(first.dtype), NOTHING)
+
+
+def _sum_list(xp: Any, x: Array, out: Array = None) -> Array:
+    return x.sum(axis=1, out=out)
+
+
+def _sum_list_x(xp: Any, g: Array, y: Array, x: Array) -> Array:
+    return g[:, None]
+
+
+def _mean_list(xp: Any, x: Array, out: Array = None) -> Array:
+    return x.mean(axis=1, out=out)
+
+
+def _mean_list_x(xp: Any, g: Array, y: Array, x: Array) -> Array:
+    return g[:, None] / x.shape[1]
+
+
+SUM_LIST = register(
+    Op("sum_list", partial(_list_infer, "sum_list", _summed), _sum_list, (_sum_list_x,), stacked=True)
+)
+MEAN_LIST = register(
+    Op("mean_list", partial(_list_infer, "mean_list", _averaged), _mean_list, (_mean_list_x,), stacked=True)
+)

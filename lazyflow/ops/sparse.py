@@ -1,0 +1,216 @@
+"""Sums of rows at repeated indices, and the row-sparse gradient of a table.
+
+Adding rows one at a time (``np.add.at``) is ten times slower than adding arrays of them, and an array may only be added
+where its indices are distinct. `scatter_rounds` makes such arrays: an index that occurs ``c`` times takes part once for
+every binary digit of ``c`` that is set, in digit ``j`` with ``2**j`` of its rows, which are summed first. So there are
+as many rounds as binary digits in the largest count, every row is read once, and a few frequent words cost no more than
+many rare ones.
+
+Measured on 1,216 x 300 with the word frequencies of text: ``np.add.at`` 2,370 us, sort and ``reduceat`` 1,180, one
+round for each repetition 500, these rounds 250.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow.errors import ShapeError
+from lazyflow.ops.base import Array, Shape
+
+Rounds = Sequence[tuple[Array, Array]]
+
+# Up to so many columns one histogram, weighted with the values, beats adding rows: 34 against 88 us for 1,000 x 16.
+NARROW = 16
+
+# Elements read at a time: 1,010 instead of 1,240 us for 5,000 x 300.
+BLOCK = 1 << 16
+
+
+def _sorted_groups(index: Array) -> tuple[Array, Array, Array, Array]:
+    """Positions in the order of their indices, where each group of equal ones starts, its length, and its index.
+
+    Index and position are packed into one integer, because NumPy sorts values several times faster than it argsorts.
+    """
+    bits = len(index).bit_length()
+    packed = (index.astype(np.int64) << bits) | np.arange(len(index))
+    packed.sort()
+    index = packed >> bits
+    starts = np.flatnonzero(np.concatenate(([True], index[1:] != index[:-1]))) if len(index) else np.arange(0)
+    return packed & ((1 << bits) - 1), starts, np.diff(starts, append=len(index)), index[starts]
+
+
+def _rounds(positions: Array, starts: Array, counts: Array, index: Array) -> Rounds:
+    """The rounds of groups: group ``i`` is ``counts[i]`` positions from ``starts[i]`` on, to add at ``index[i]``."""
+    if len(positions) == len(index):
+        return [(positions[:, None], index)] if len(index) else []
+    rounds, size = [], 1
+    while len(counts):
+        odd = (counts & 1).astype(np.bool_)
+        if odd.any():
+            rounds.append((positions[starts[odd, None] + np.arange(size)], index[odd]))
+        more = counts > 1
+        starts, counts, index = (starts + size * odd)[more], counts[more] >> 1, index[more]
+        size *= 2
+    return rounds
+
+
+def scatter_rounds(index: Array) -> Rounds:
+    """Rounds ``(positions, indices)`` that together add row ``i`` at ``index[i]``, for all ``i``.
+
+    ``index``: a host array of non-negative integers, one axis. In each round ``indices`` (n,) are distinct, and
+    ``positions`` (n, 2**j) says which rows to sum for each of them. Depends on the indices only, so a plan can keep it.
+
+    >>> for positions, indices in scatter_rounds(np.array([7, 5, 7, 7])):
+    ...     print(positions.tolist(), indices.tolist())
+    [[1], [0]] [5, 7]
+    [[2, 3]] [7]
+    """
+    return _rounds(*_sorted_groups(index))
+
+
+def add_rounds(target: Array, rounds: Rounds, rows: Array) -> None:
+    """``target[i] += rows[p]`` for every position and index of the rounds, in place; both arrays have one axis of rows.
+
+    >>> target = np.zeros((3, 1))
+    >>> add_rounds(target, scatter_rounds(np.array([2, 0, 2])), np.array([[1.0], [2.0], [4.0]]))
+    >>> target.ravel().tolist()
+    [2.0, 0.0, 5.0]
+    """
+    for positions, indices in _blocks(rounds, rows):
+        target[indices] += _summed(rows, positions)
+
+
+def _blocks(rounds: Rounds, rows: Array) -> Iterator[tuple[Array, Array]]:
+    """The rounds, on the CPU cut so that what they read stays in cache."""
+    for positions, indices in rounds:
+        step = BLOCK // max(positions.shape[1] * rows[:1].size, 1) or 1
+        if step >= len(indices) or not isinstance(rows, np.ndarray):
+            yield positions, indices
+        else:
+            yield from ((positions[i : i + step], indices[i : i + step]) for i in range(0, len(indices), step))
+
+
+def _summed(rows: Array, positions: Array) -> Array:
+    if positions.shape[1] == 1:
+        return rows_at(rows, positions[:, 0])
+    return rows_at(rows, positions).sum(1)
+
+
+def rows_at(rows: Array, index: Array) -> Array:
+    """``rows[index]`` for valid indices along the first axis; ``take`` is faster, but copies what is not contiguous."""
+    packed = isinstance(rows, np.ndarray) and rows.flags.c_contiguous
+    return rows.take(index, 0, mode="clip") if packed else rows[index]
+
+
+def scatter_add_rows(xp: Any, target: Array, index: Array, rows: Array) -> None:
+    """``target[index[i]] += rows[i]`` for all ``i``, in place, where indices may repeat.
+
+    ``target`` (N, ...), ``index`` (B,) of integers in ``range(N)``, ``rows`` (B, ...). Sums are not in the rows' order.
+
+    >>> target = np.zeros(3)
+    >>> scatter_add_rows(np, target, np.array([2, 0, 2]), np.array([1.0, 2.0, 4.0]))
+    >>> target.tolist()
+    [2.0, 0.0, 5.0]
+    """
+    add_rounds(target, _on(xp, scatter_rounds(devices.to_host(index))), rows)
+
+
+def _on(xp: Any, rounds: Rounds) -> Rounds:
+    return [(xp.asarray(positions), xp.asarray(indices)) for positions, indices in rounds]
+
+
+def segment_sum(xp: Any, index: Array, rows: Array, n: int) -> Array:
+    """An array of ``n`` rows, row ``i`` the sum of the ``rows`` whose ``index`` is ``i``.
+
+    >>> segment_sum(np, np.array([2, 0, 2]), np.array([1.0, 2.0, 4.0]), 4).tolist()
+    [2.0, 0.0, 5.0, 0.0]
+    """
+    width = rows[:1].size
+    if xp is np and 0 < width <= NARROW:
+        flat = index.astype(np.int64, copy=False)
+        if width > 1:
+            flat = (flat[:, None] * width + np.arange(width)).reshape(-1)
+        sums = np.bincount(flat, rows.reshape(-1), n * width)
+        return sums.reshape(n, *rows.shape[1:]).astype(rows.dtype, copy=False)
+    sums = xp.zeros((n, *rows.shape[1:]), rows.dtype)
+    scatter_add_rows(xp, sums, index, rows)
+    return sums
+
+
+@dataclass(frozen=True, eq=False)
+class RowSparse:
+    """The gradient of a table of which few rows were read: row ``indices[i]`` is ``values[i]``, all others are zero.
+
+    ``indices``: int64, sorted, distinct. ``values``: ``(len(indices), *shape[1:])``. ``shape``: that of the table.
+
+    >>> gradient = RowSparse.coalesce(np, np.array([3, 1, 3]), np.ones((3, 2)), (4, 2))
+    >>> gradient.indices.tolist(), gradient.values.tolist()
+    ([1, 3], [[1.0, 1.0], [2.0, 2.0]])
+    """
+
+    indices: Array
+    values: Array
+    shape: Shape
+
+    @classmethod
+    def coalesce(cls, xp: Any, indices: Array, values: Array, shape: Shape) -> RowSparse:
+        """From rows whose indices come in any order and may repeat: the values of equal indices are summed.
+
+        ``indices`` (B,) of integers in ``range(shape[0])``, ``values`` ``(B, *shape[1:])``; neither is changed.
+        """
+        positions, starts, counts, unique = _sorted_groups(devices.to_host(indices))
+        merged = rows_at(values, xp.asarray(positions[starts]))
+        if len(unique) < len(positions):
+            rounds = _rounds(positions, starts + 1, counts - 1, np.arange(len(unique)))
+            add_rounds(merged, _on(xp, rounds), values)
+        return cls(xp.asarray(unique), merged, shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype of the values."""
+        return self.values.dtype  # type: ignore[no-any-return]
+
+    def to_dense(self) -> Array:
+        """The gradient as an array of ``shape``.
+
+        >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).to_dense().tolist()
+        [[0.0], [5.0], [0.0]]
+        """
+        dense = devices.module(self.values).zeros(self.shape, self.values.dtype)
+        dense[self.indices] = self.values
+        return dense
+
+    def add_to(self, dense: Array) -> None:
+        """``dense += self.to_dense()`` in place, touching only the rows that are there."""
+        dense[self.indices] += self.values
+
+    def scale(self, factor: Any) -> RowSparse:
+        """All values times ``factor``.
+
+        >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).scale(2).values.tolist()
+        [[10.0]]
+        """
+        return RowSparse(self.indices, self.values * factor, self.shape)
+
+    def to(self, device: str) -> RowSparse:
+        """The same on another device, ``"cpu"`` or ``"cuda:N"``."""
+        return RowSparse(devices.to_device(self.indices, device), devices.to_device(self.values, device), self.shape)
+
+
+def add(a: RowSparse, b: RowSparse) -> RowSparse:
+    """The sum of two gradients of one table. Raises `ShapeError` if the tables differ in shape.
+
+    >>> one, two = (RowSparse(np.array([i]), np.array([1.0]), (3,)) for i in (1, 2))
+    >>> add(add(one, two), one).to_dense().tolist()
+    [0.0, 2.0, 1.0]
+    """
+    if a.shape != b.shape:
+        raise ShapeError(f"gradients of shape {a.shape} and {b.shape} do not add; both must belong to one table")
+    xp = devices.module(a.values)
+    indices, values = xp.concatenate((a.indices, b.indices)), xp.concatenate((a.values, b.values))
+    return RowSparse.coalesce(xp, indices, values, a.shape)

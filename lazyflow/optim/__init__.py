@@ -1,0 +1,24 @@
+"""Optimizers, gradient clipping and learning-rate schedules, with the names and the numbers of PyTorch."""
+
+from lazyflow.optim.adam import Adam, AdamW, AMSGrad
+from lazyflow.optim.adaptive import Adadelta, Adagrad, RMSprop
+from lazyflow.optim.base import Optimizer
+from lazyflow.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
+from lazyflow.optim.functional import functional
+from lazyflow.optim.schedules import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearWarmup,
+    MultiStepLR,
+    ReduceLROnPlateau,
+    Schedule,
+    StepLR,
+)
+from lazyflow.optim.sgd import SGD
+
+__all__ = [
+    "AMSGrad", "Adadelta", "Adagrad", "Adam", "AdamW", "CosineAnnealingLR", "ExponentialLR", "LambdaLR", "LinearWarmup",
+    "MultiStepLR", "Optimizer", "RMSprop", "ReduceLROnPlateau", "SGD", "Schedule", "StepLR", "clip_grad_norm", "clip_grad_value",
+    "functional", "grad_norm",
+]  # fmt: skip

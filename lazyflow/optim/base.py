@@ -1,0 +1,419 @@
+"""What all optimizers share. A new one is two methods (the form is that of Apple's MLX):
+
+- ``init_single(parameter, options)`` returns the arrays to keep for one parameter, by name, each of its shape;
+- ``apply_single(gradient, parameter, state, options)`` changes ``parameter`` and the arrays of ``state`` in place.
+
+Both are elementwise: what happens to an element depends on that element alone. So one and the same ``apply_single`` serves
+whole parameters, blocks of them that fit the cache, and the rows of a table that a row-sparse gradient touches.
+Weight decay, float16, blocks, gathering and scattering of rows are the business of this file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from lazyflow.device import device_of, module, to_device
+from lazyflow.ops.sparse import RowSparse
+from lazyflow.optim.options import check_known, check_values, plain
+from lazyflow.state import check_kind, differences, raise_differences
+
+__all__ = ["Optimizer", "Trainable", "blend"]
+
+Array = Any
+Options = Mapping[str, Any]
+Group = dict[str, Any]
+
+BLOCK = 1 << 16
+"""Elements in a block: a larger one leaves the cache, a smaller one pays NumPy's 0.5 us a call too often (one step of Adam on
+750 x 300: 370 us, with 2^14 430). Rows of a table get half of it, since gathered copies need cache too (600 of 20,000 x 300:
+680 us, undivided 970)."""
+
+
+class Trainable(Protocol):
+    """What an optimizer needs of a parameter."""
+
+    array: Array
+    name: str
+
+    @property
+    def grad(self) -> Any: ...
+    @grad.setter
+    def grad(self, value: Any) -> None: ...
+    def touch(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept for one parameter: how many steps it took part in, and arrays of its shape."""
+
+    step: int
+    slots: dict[str, Array]
+    device: str
+
+
+def blend(xp: Any, average: Array, new: Array, weight: float, scratch: Array) -> None:
+    """``average = weight * average + (1 - weight) * new``, in place; ``scratch`` may be ``new``."""
+    xp.multiply(new, 1.0 - weight, out=scratch)
+    xp.multiply(average, weight, out=average)
+    xp.add(average, scratch, out=average)
+
+
+class Optimizer:
+    """Base class: updates parameters from their gradients.
+
+    ``params``: a list of parameters, or of groups as in PyTorch: dicts with ``"params"`` and options of their own, which
+    go before the ones given here. ``lr``: the learning rate. ``options``: ``weight_decay``, ``sparse`` and what the class has.
+
+    - A parameter whose ``grad`` is None is left alone, its moments and its count of steps too.
+    - ``weight_decay`` is added to the gradient as ``weight_decay * parameter`` (where a class says "decoupled", the parameter
+      is multiplied by ``1 - lr * weight_decay`` instead).
+    - A row-sparse gradient (`RowSparse`, of an embedding table) updates the rows it touches: only they are moved, only
+      their moments change, and weight decay reaches only them; a row that is not touched keeps its moments undecayed,
+      however many steps go by. With ``sparse=False`` the gradient is made dense first: the moments of every row decay at every
+      step, and every row moves as they say. When every row is touched at every step, both are the same.
+    - The count of steps, which bias corrections use, belongs to the parameter, not to a row: it goes up at every step in which
+      the parameter has a gradient, of whatever rows.
+    - A float16 parameter is updated in float32 and rounded once; its moments are float32.
+
+    Options may be changed between steps (``optimizer.param_groups[0]["lr"] = 0.01``); they are checked again then.
+
+    A new optimizer is two methods, or one where nothing is kept, and its ``defaults``:
+
+    >>> import lazyflow as lf
+    >>> class SignDescent(Optimizer):
+    ...     def apply_single(self, gradient, parameter, state, options):
+    ...         parameter -= options["lr"] * np.sign(gradient)
+    >>> w = lf.Parameter([1.0, 2.0])
+    >>> w.grad = np.array([0.3, -5.0], np.float32)
+    >>> SignDescent([w], lr=0.5).step()
+    >>> w.numpy()
+    array([0.5, 2.5], dtype=float32)
+
+    Raises ``TypeError`` for what is no parameter and for unknown options, ``ValueError`` for an empty list, a parameter given
+    twice and values out of range.
+    """
+
+    defaults: ClassVar[Options] = {}
+    """The options beside ``lr``, ``weight_decay`` and ``sparse``, with their defaults."""
+
+    decoupled: ClassVar[bool] = False
+    """Whether weight decay shrinks the parameter directly."""
+
+    elementwise: ClassVar[bool] = True
+    """False for an optimizer that looks at a whole parameter at once (its norm, its columns): ``apply_single`` then gets whole
+    arrays, row-sparse gradients made dense, and what it keeps may have any shape."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3, **options: Any) -> None:
+        known = {"lr": lr, "weight_decay": 0.0, "sparse": True, **self.defaults}
+        check_known(type(self).__name__, options, known)
+        self._defaults: Options = {**known, **options}
+        self.param_groups: list[Group] = []
+        self._checked: list[Options] = []
+        self.kept: dict[int, Kept] = {}
+        self._buffers: dict[tuple[str, str, type], Array] = {}
+        for group in _as_groups(params):
+            self.add_param_group(group)
+
+    def init_single(self, parameter: Array, options: Options) -> dict[str, Array]:
+        """The arrays to keep for ``parameter`` (an array), by name, all of its shape; none unless overridden."""
+        return {}
+
+    def apply_single(self, gradient: Array, parameter: Array, state: Mapping[str, Any], options: Options) -> None:
+        """Update ``parameter`` and the arrays of ``state`` in place; ``gradient`` is only read.
+
+        All arrays have one shape and dtype: the parameter's, or that of some of its elements or rows. ``state["step"]``
+        counts from 1. `scratch` lends memory for intermediate results.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method apply_single(gradient, parameter, state, options)")
+
+    def check_options(self, options: Options) -> None:
+        """Raise ``ValueError`` for a value out of range; subclasses add what must hold between several options."""
+        check_values(type(self).__name__, options)
+
+    def add_param_group(self, group: Group) -> None:
+        """Add ``group``, a dict with ``"params"`` and options; an option that it does not set has the optimizer's value."""
+        check_known(f"a group of {type(self).__name__}", group, [*self._defaults, "params"])
+        if "params" not in group:
+            raise ValueError(f"a group of parameters needs an entry 'params'; got {', '.join(group) or 'an empty dict'}")
+        params = _as_parameters(group["params"])
+        _refuse_twice([*(p for _, p, _ in self._members()), *params])
+        options = {**self._defaults, **{name: value for name, value in group.items() if name != "params"}}
+        self.check_options(options)
+        self.param_groups.append({"params": params, **options})
+        self._checked.append(options)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients: ``grad`` becomes None."""
+        for _, parameter, _ in self._members():
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient.
+
+        Raises ``TypeError`` or ``ValueError`` for an option that was set to something invalid; nothing has changed then.
+        """
+        self._check_changes()
+        for index, parameter, options in self._members():
+            gradient = parameter.grad
+            if gradient is not None:
+                self._update(index, parameter, gradient, options)
+
+    def scratch(self, name: str, like: Array) -> Array:
+        """Memory of the shape and dtype of ``like``, the same at every call with this ``name``: write before you read."""
+        return self._buffer(name, like, like.shape)
+
+    # From all parameters to one.
+
+    def _members(self) -> Iterator[tuple[int, Trainable, Group]]:
+        """Every parameter with its index and its group; the index counts through all groups."""
+        index = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                yield index, parameter, group
+                index += 1
+
+    def _check_changes(self) -> None:
+        for i, group in enumerate(self.param_groups):
+            options = _options(group)
+            before = self._checked[i]
+            if options != before:
+                check_known(f"a group of {type(self).__name__}", options, self._defaults)
+                self.check_options(options)
+                self._checked[i] = options
+                if {**options, "lr": before["lr"]} != before:
+                    self._add_slots(group)
+
+    def _add_slots(self, group: Group) -> None:
+        """Keep what an option that was just switched on (a momentum, say) needs; what is kept already stays."""
+        for index, parameter, options in self._members():
+            if options is group and index in self.kept:
+                kept = self.kept[index]
+                kept.slots = {**self.slots_for(parameter.array, options), **kept.slots}
+
+    def slots_for(self, array: Array, options: Options) -> dict[str, Array]:
+        """The arrays to keep, in the dtype that the parameter is updated in."""
+        working = array.astype(np.float32) if array.dtype == np.float16 else array
+        slots = self.init_single(working, options)
+        for name, slot in slots.items():
+            if self.elementwise and slot.shape != array.shape:
+                raise ValueError(
+                    f"{type(self).__name__}.init_single: {name!r} has shape {slot.shape}, the parameter {array.shape}; "
+                    "set elementwise = False in the class to keep arrays of other shapes"
+                )
+        return slots
+
+    def _kept_for(self, index: int, array: Array, options: Options) -> Kept:
+        kept = self.kept.get(index)
+        device = device_of(array)
+        if kept is None:
+            kept = self.kept[index] = Kept(0, self.slots_for(array, options), device)
+        elif kept.device != device:  # the parameter was moved
+            kept.slots = {name: to_device(slot, device) for name, slot in kept.slots.items()}
+            kept.device = device
+        return kept
+
+    def _update(self, index: int, parameter: Trainable, gradient: Any, options: Options) -> None:
+        array = parameter.array
+        if gradient.shape != array.shape:
+            raise ValueError(f"parameter {index} {parameter.name} has shape {array.shape}, its gradient {gradient.shape}")
+        kept = self._kept_for(index, array, options)
+        kept.step += 1
+        if not isinstance(gradient, RowSparse):
+            self._dense(array, gradient, kept, options)
+        elif options["sparse"] and self.elementwise:
+            self._rows(array, gradient, kept, options)
+        else:
+            self._dense(array, gradient.to_dense(), kept, options)
+        parameter.touch()
+
+    # From one parameter to blocks.
+
+    def _dense(self, array: Array, gradient: Array, kept: Kept, options: Options) -> None:
+        if array.size <= BLOCK or not self.elementwise or not isinstance(array, np.ndarray):  # a GPU wants few launches
+            self._apply(array, gradient, kept.slots, kept.step, options)
+            return
+        array, gradient, *slots = _flat([array, gradient, *kept.slots.values()])
+        rows = _rows_in_block(array, BLOCK)
+        for i in range(0, len(array), rows):
+            some = slice(i, i + rows)
+            views = {name: slot[some] for name, slot in zip(kept.slots, slots, strict=True)}
+            self._apply(array[some], gradient[some], views, kept.step, options)
+
+    def _rows(self, array: Array, gradient: RowSparse, kept: Kept, options: Options) -> None:
+        rows = _rows_in_block(array, BLOCK // 2) if isinstance(array, np.ndarray) else max(len(gradient.indices), 1)
+        for i in range(0, len(gradient.indices), rows):
+            where = gradient.indices[i : i + rows]
+            touched = self._gather("rows of the parameter", array, where)
+            views = {name: self._gather(f"rows of {name}", slot, where) for name, slot in kept.slots.items()}
+            self._apply(touched, gradient.values[i : i + rows], views, kept.step, options)
+            array[where] = touched
+            for name, view in views.items():
+                kept.slots[name][where] = view
+
+    def _gather(self, name: str, array: Array, where: Array) -> Array:
+        if not isinstance(array, np.ndarray):
+            return array[where]
+        # twice as fast as array[where]; the indices are in range, and mode="clip" spares a buffered copy
+        return array.take(where, 0, self._buffer(name, array, (len(where), *array.shape[1:])), "clip")
+
+    def _apply(self, parameter: Array, gradient: Array, slots: dict[str, Array], step: int, options: Options) -> None:
+        if parameter.dtype == np.float16:
+            working = parameter.astype(np.float32)
+            self._apply(working, gradient, slots, step, options)
+            parameter[...] = working
+            return
+        if gradient.dtype != parameter.dtype:
+            gradient = gradient.astype(parameter.dtype)
+        decay = options["weight_decay"]
+        if decay:
+            gradient = self._decayed(parameter, gradient, decay, options["lr"])
+        self.apply_single(gradient, parameter, {**slots, "step": step}, options)
+
+    def _decayed(self, parameter: Array, gradient: Array, decay: float, lr: float) -> Array:
+        """Apply weight decay: to the parameter if it is decoupled, else in the gradient that is returned."""
+        if self.decoupled:
+            parameter *= 1.0 - float(lr) * float(decay)
+            return gradient
+        xp, total = module(parameter), self.scratch("decayed gradient", parameter)
+        xp.multiply(parameter, float(decay), out=total)
+        return xp.add(total, gradient, out=total)
+
+    def _buffer(self, name: str, like: Array, shape: tuple[int, ...]) -> Array:
+        size = math.prod(shape)
+        key = (name, like.dtype.char, type(like))
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[key] = module(like).empty(size, like.dtype)
+        return buffer[:size].reshape(shape)
+
+    # Saving and restoring.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Options, counts of steps and moments, as nested dicts and lists of arrays and JSON scalars.
+
+        The arrays are the optimizer's own, not copies. Parameters are described by name and shape, so that a state is not
+        loaded for others.
+        """
+        groups = [{**plain(_options(g)), "params": [_described(p) for p in g["params"]]} for g in self.param_groups]
+        kept = {str(index): {"step": k.step, **k.slots} for index, k in sorted(self.kept.items())}
+        return {"kind": type(self).__name__, "param_groups": groups, "state": kept}
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `CheckpointError` with everything that keeps ``state`` from being loaded."""
+        kind = type(self).__name__
+        check_kind(kind, state)
+        groups, kept = state.get("param_groups"), state.get("state")
+        if not isinstance(groups, list) or not isinstance(kept, Mapping):
+            raise_differences(kind, ["expected the entries 'param_groups', a list, and 'state', a dict"])
+        assert isinstance(groups, list) and isinstance(kept, Mapping)
+        if len(groups) != len(self.param_groups):
+            raise_differences(kind, [f"param_groups: expected {len(self.param_groups)}, got {len(groups)}"])
+        found = [line for i, group in enumerate(groups) for line in self._group_differences(i, group)]
+        raise_differences(kind, found or self._kept_differences(groups, kept))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the options, counts and moments of ``state`` (copied, onto the parameters' devices).
+
+        Raises `CheckpointError` that lists all differences, and changes nothing then.
+        """
+        self.check_state_dict(state)
+        for group, given in zip(self.param_groups, state["param_groups"], strict=True):
+            group.update({name: _unlisted(value) for name, value in given.items() if name != "params"})
+        self._checked = [_options(group) for group in self.param_groups]
+        self.kept = {i: _restored(p, state["state"][str(i)]) for i, p, _ in self._members() if str(i) in state["state"]}
+
+    def _group_differences(self, i: int, given: Any) -> list[str]:
+        if not isinstance(given, Mapping) or not isinstance(given.get("params"), list):
+            return [f"param_groups.{i}: expected a dict with a list 'params'"]
+        group, options = self.param_groups[i], _options(given)
+        found = [f"param_groups.{i}.{line}" for line in differences(plain(_options(group)), options)]
+        if not found:
+            try:
+                self.check_options(options)
+            except ValueError as error:
+                found.append(f"param_groups.{i}: {error}")
+        ours, theirs = [_described(p) for p in group["params"]], given["params"]
+        if len(ours) != len(theirs):
+            return [*found, f"param_groups.{i}.params: expected {len(ours)} parameters, got {len(theirs)}"]
+        return found + [line for k in range(len(ours)) for line in _unlike(f"param_groups.{i}.params.{k}", ours[k], theirs[k])]
+
+    def _kept_differences(self, groups: Sequence[Options], kept: Mapping[str, Any]) -> list[str]:
+        members = {str(i): (p, group) for i, p, group in self._members()}
+        given = {id(ours): _options(theirs) for ours, theirs in zip(self.param_groups, groups, strict=True)}
+        found = [f"state.{key}: not expected, there are {len(members)} parameters" for key in kept if key not in members]
+        for key, (parameter, group) in members.items():
+            if key in kept:
+                expected = {"step": 0, **self.slots_for(parameter.array, given[id(group)])}
+                found.extend(f"state.{key}.{line}" for line in differences(expected, kept[key]))
+        return found
+
+
+def _options(group: Options) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def _as_groups(params: Any) -> list[Group]:
+    """``params`` as a list of groups."""
+    if isinstance(params, Mapping) or hasattr(params, "array") or isinstance(params, str):
+        raise TypeError(f"expected a list of parameters or of groups, got a {type(params).__name__}; write [parameter] for one")
+    params = list(params)
+    if params and all(isinstance(item, Mapping) for item in params):
+        return [dict(group) for group in params]
+    return [{"params": params}]
+
+
+def _as_parameters(params: Any) -> list[Trainable]:
+    given = [params] if hasattr(params, "array") else list(params)
+    if not given:
+        raise ValueError("there are no parameters to optimize: the list is empty")
+    for i, item in enumerate(given):
+        if not (hasattr(item, "array") and hasattr(item, "grad")):
+            raise TypeError(f"entry {i} of the parameters must be a Parameter, got a {type(item).__name__}")
+    return given
+
+
+def _refuse_twice(params: Sequence[Trainable]) -> None:
+    places: dict[int, int] = {}
+    for i, parameter in enumerate(params):
+        first = places.setdefault(id(parameter), i)
+        if first != i:
+            raise ValueError(f"a parameter is given twice, at {first} and {i}: {parameter!r}; it would be updated twice a step")
+
+
+def _flat(arrays: list[Array]) -> list[Array]:
+    """Views with one axis if the memory of all allows it, so that blocks have equal size whatever the shape."""
+    return [a.reshape(-1) for a in arrays] if all(a.flags.c_contiguous for a in arrays) else arrays
+
+
+def _rows_in_block(array: Array, block: int) -> int:
+    return max(1, block // max(1, math.prod(array.shape[1:])))
+
+
+def _described(parameter: Trainable) -> dict[str, Any]:
+    return {"name": parameter.name, "shape": list(parameter.array.shape)}
+
+
+def _unlike(place: str, ours: Any, theirs: Any) -> Iterator[str]:
+    """How the descriptions of two parameters differ; a parameter without a name fits any name."""
+    if not isinstance(theirs, Mapping):
+        yield f"{place}: expected a name and a shape, got {theirs!r}"
+    elif ours["name"] and theirs.get("name") and ours["name"] != theirs["name"]:
+        yield f"{place}: expected the parameter {ours['name']!r}, got {theirs['name']!r}"
+    elif ours["shape"] != theirs.get("shape"):
+        yield f"{place} {ours['name']}: expected shape {tuple(ours['shape'])}, got {theirs.get('shape')}"
+
+
+def _unlisted(value: Any) -> Any:
+    """JSON knows no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _restored(parameter: Trainable, given: Mapping[str, Any]) -> Kept:
+    device = device_of(parameter.array)
+    slots = {name: module(parameter.array).array(to_device(v, device)) for name, v in given.items() if name != "step"}
+    return Kept(int(given["step"]), slots, device)

@@ -1,0 +1,131 @@
+"""Gradient clipping, for dense and for row-sparse gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from lazyflow.device import module
+from lazyflow.errors import NonFiniteError
+from lazyflow.ops.sparse import RowSparse
+from lazyflow.optim.base import Array, Trainable
+from lazyflow.optim.options import number
+
+__all__ = ["clip_grad_norm", "clip_grad_value", "grad_norm"]
+
+
+def grad_norm(params: Iterable[Trainable], *, norm_type: float = 2.0) -> float:
+    """The norm of all gradients together, as if they were one vector; 0 when there are none.
+
+    The rows of a row-sparse gradient are coalesced, so they count as the dense gradient would. ``norm_type``: the order, above 0;
+    ``math.inf`` for the largest absolute value.
+
+    >>> import lazyflow as lf
+    >>> w = lf.Parameter([0.0, 0.0])
+    >>> w.grad = np.array([3.0, 4.0], np.float32)
+    >>> grad_norm([w])
+    5.0
+    """
+    return _norm([values for _, values in _gradients(params)], norm_type)
+
+
+def clip_grad_norm(
+    params: Iterable[Trainable], max_norm: float, *, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> float:
+    """Scale all gradients by one factor so that `grad_norm` is at most ``max_norm``; returns the norm before.
+
+    The factor is ``max_norm / (norm + 1e-6)``, as in PyTorch, and only applied below 1 (Pascanu et al. 2013). When the norm is NaN
+    or infinite the gradients become so too, or zero; with ``error_if_nonfinite`` a `NonFiniteError` is raised and nothing changes.
+
+    Raises ``ValueError`` for a ``max_norm`` that is negative or not finite.
+
+    >>> import lazyflow as lf
+    >>> w = lf.Parameter([0.0, 0.0])
+    >>> w.grad = np.array([3.0, 4.0], np.float32)
+    >>> clip_grad_norm([w], 1.0)
+    5.0
+    >>> w.grad.round(3)
+    array([0.6, 0.8], dtype=float32)
+    """
+    limit = _limit("clip_grad_norm: max_norm", max_norm)
+    found = list(_gradients(params))
+    norm = _norm([values for _, values in found], norm_type)
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise NonFiniteError(f"clip_grad_norm: the norm of the gradients is {norm}; the gradients were not changed")
+    factor = limit / (norm + 1e-6)
+    if not factor >= 1.0:
+        for parameter, values in found:
+            _replace(parameter, values, _scaled(values, factor))
+    return norm
+
+
+def clip_grad_value(params: Iterable[Trainable], clip_value: float) -> None:
+    """Limit every element of every gradient to the range from ``-clip_value`` to ``clip_value``.
+
+    Raises ``ValueError`` for a value that is negative or not finite.
+
+    >>> import lazyflow as lf
+    >>> w = lf.Parameter([0.0, 0.0])
+    >>> w.grad = np.array([3.0, -0.5], np.float32)
+    >>> clip_grad_value([w], 1.0)
+    >>> w.grad
+    array([ 1. , -0.5], dtype=float32)
+    """
+    limit = _limit("clip_grad_value: clip_value", clip_value)
+    for parameter, values in _gradients(params):
+        _replace(parameter, values, module(values).clip(values, -limit, limit, out=_target(values)))
+
+
+def _limit(name: str, value: Any) -> float:
+    if not (number(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number, at least 0; got {value!r}")
+    return float(value)
+
+
+def _gradients(params: Any) -> Iterator[tuple[Trainable, Array]]:
+    """Every parameter that has a gradient, with the gradient's values: of the touched rows only where it is row-sparse."""
+    for parameter in [params] if hasattr(params, "array") else params:
+        gradient = parameter.grad
+        if gradient is not None:
+            yield parameter, gradient.values if isinstance(gradient, RowSparse) else gradient
+
+
+def _norm(arrays: list[Array], order: float) -> float:
+    if not order > 0:
+        raise ValueError(f"norm_type must be above 0, or math.inf; got {order!r}")
+    filled = [array for array in arrays if array.size]
+    if order == math.inf:
+        return max((float(abs(array).max()) for array in filled), default=0.0)
+    if order == 2.0:
+        # an array's sum stays on its device until all are added: one wait for a GPU, not one for every parameter
+        return math.sqrt(float(sum(map(_sum_of_squares, filled))))
+    return float(sum((_wide(abs(array)) ** order).sum() for array in filled)) ** (1.0 / order)
+
+
+def _sum_of_squares(array: Array) -> Any:
+    flat = _wide(array).reshape(-1)
+    return module(array).dot(flat, flat)
+
+
+def _wide(array: Array) -> Array:
+    """float16 as float32, whose squares do not overflow."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _target(array: Array) -> Array | None:
+    """Where the result may go: the gradient itself, unless it is read-only or a broadcast view of fewer numbers."""
+    return array if array.flags.c_contiguous and getattr(array.flags, "writeable", True) else None
+
+
+def _scaled(array: Array, factor: float) -> Array:
+    return module(array).multiply(array, factor, out=_target(array))
+
+
+def _replace(parameter: Trainable, before: Array, after: Array) -> None:
+    if after is not before:
+        gradient = parameter.grad
+        sparse = isinstance(gradient, RowSparse)
+        parameter.grad = RowSparse(gradient.indices, after, gradient.shape) if sparse else after

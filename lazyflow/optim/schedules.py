@@ -1,0 +1,356 @@
+"""Learning-rate schedules. Each is one formula: the rate at a time from the rate a group began with.
+
+A schedule is made after the optimizer, sets the rate of time 0 at once, and is stepped after ``optimizer.step()``, once an
+epoch or once an update as its numbers are meant. The names and numbers are those of ``torch.optim.lr_scheduler``.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from lazyflow.optim.base import Optimizer
+from lazyflow.optim.options import number, plain
+from lazyflow.state import check_kind, differences, raise_differences
+
+__all__ = [
+    "CosineAnnealingLR",
+    "ExponentialLR",
+    "LambdaLR",
+    "LinearWarmup",
+    "MultiStepLR",
+    "ReduceLROnPlateau",
+    "Schedule",
+    "StepLR",
+]
+
+
+def _check(name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
+    kinds = "an integer" if whole else "a finite number"
+    if not number(value) or not low <= value <= high or (whole and int(value) != value):
+        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {kinds} {limits}; got {value!r}")
+
+
+class Schedule:
+    """Base class: a subclass gives ``rate(base, time)`` and names its numbers in ``settings``.
+
+    ``last_epoch`` is the time: how often `step` was called. ``base_lrs`` are the rates the groups began with.
+
+    >>> import lazyflow as lf
+    >>> class Halving(Schedule):
+    ...     def rate(self, base, time):
+    ...         return base / 2**time
+    >>> schedule = Halving(lf.optim.SGD([lf.Parameter([1.0])], lr=0.8))
+    >>> schedule.step(); schedule.get_last_lr()
+    [0.4]
+    """
+
+    settings: ClassVar[tuple[str, ...]] = ()
+    """The attributes that a checkpoint keeps beside the time and the first rates."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        if not hasattr(optimizer, "param_groups"):
+            raise TypeError(f"{type(self).__name__}: expected an optimizer, got a {type(optimizer).__name__}")
+        self.optimizer = optimizer
+        self.last_epoch = 0
+        self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        self._apply()
+
+    def rate(self, base: float, time: int) -> float:
+        """The learning rate at ``time`` for a group that began with ``base``."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method rate(base, time)")
+
+    def step(self) -> None:
+        """Go to the next time and set every group's ``lr``."""
+        self.last_epoch += 1
+        self._apply()
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of every group, as last set."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def _apply(self) -> None:
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = self.rate(base, self.last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time, the first rates and the settings, as JSON scalars and lists."""
+        settings = {name: getattr(self, name) for name in ("last_epoch", "base_lrs", *self.settings)}
+        return {"kind": type(self).__name__, **plain(settings)}
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `CheckpointError` with everything that keeps ``state`` from being loaded."""
+        kind = type(self).__name__
+        check_kind(kind, state)
+        raise_differences(kind, differences(self.state_dict(), state))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state`` was saved, with its settings; sets every group's ``lr``.
+
+        Raises `CheckpointError` for the state of another schedule or of other groups, and changes nothing then.
+        """
+        self.check_state_dict(state)
+        for name in ("last_epoch", "base_lrs", *self.settings):
+            setattr(self, name, state[name])
+        self._apply()
+
+
+class StepLR(Schedule):
+    """``lr = base * gamma ** (time // step_size)``.
+
+    >>> import lazyflow as lf
+    >>> schedule = StepLR(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), 2, gamma=0.5)
+    >>> [(schedule.get_last_lr()[0], schedule.step())[0] for _ in range(5)]
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+
+    settings = ("step_size", "gamma")
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
+        _check("StepLR: step_size", step_size, 1, whole=True)
+        _check("StepLR: gamma", gamma, 0)
+        self.step_size, self.gamma = step_size, gamma
+        super().__init__(optimizer)
+
+    def rate(self, base: float, time: int) -> float:
+        return base * self.gamma ** (time // self.step_size)
+
+
+class MultiStepLR(Schedule):
+    """``lr = base * gamma ** n``, with ``n`` the number of ``milestones`` that the time has reached.
+
+    >>> import lazyflow as lf
+    >>> schedule = MultiStepLR(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), [1, 3], gamma=0.5)
+    >>> [(schedule.get_last_lr()[0], schedule.step())[0] for _ in range(5)]
+    [1.0, 0.5, 0.5, 0.25, 0.25]
+    """
+
+    settings = ("milestones", "gamma")
+
+    def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1) -> None:
+        self.milestones = sorted(milestones)
+        for milestone in self.milestones:
+            _check("MultiStepLR: a milestone", milestone, 0, whole=True)
+        _check("MultiStepLR: gamma", gamma, 0)
+        self.gamma = gamma
+        super().__init__(optimizer)
+
+    def rate(self, base: float, time: int) -> float:
+        return base * self.gamma ** bisect_right(self.milestones, time)
+
+
+class ExponentialLR(Schedule):
+    """``lr = base * gamma ** time``.
+
+    >>> import lazyflow as lf
+    >>> schedule = ExponentialLR(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), 0.5)
+    >>> [(schedule.get_last_lr()[0], schedule.step())[0] for _ in range(3)]
+    [1.0, 0.5, 0.25]
+    """
+
+    settings = ("gamma",)
+
+    def __init__(self, optimizer: Optimizer, gamma: float) -> None:
+        _check("ExponentialLR: gamma", gamma, 0)
+        self.gamma = gamma
+        super().__init__(optimizer)
+
+    def rate(self, base: float, time: int) -> float:
+        return base * self.gamma**time
+
+
+class CosineAnnealingLR(Schedule):
+    """From the base rate down to ``eta_min`` in ``T_max`` steps along half a cosine (Loshchilov & Hutter 2017, no restarts).
+
+    ``lr = eta_min + (base - eta_min) * (1 + cos(pi * time / T_max)) / 2``; past ``T_max`` it goes up again, as in PyTorch.
+
+    >>> import lazyflow as lf
+    >>> schedule = CosineAnnealingLR(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), 2)
+    >>> [round((schedule.get_last_lr()[0], schedule.step())[0], 6) for _ in range(3)]
+    [1.0, 0.5, 0.0]
+    """
+
+    settings = ("T_max", "eta_min")
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
+        _check("CosineAnnealingLR: T_max", T_max, 1, whole=True)
+        _check("CosineAnnealingLR: eta_min", eta_min, 0)
+        self.T_max, self.eta_min = T_max, eta_min
+        super().__init__(optimizer)
+
+    def rate(self, base: float, time: int) -> float:
+        return self.eta_min + (base - self.eta_min) * (1.0 + math.cos(math.pi * time / self.T_max)) / 2.0
+
+
+class LinearWarmup(Schedule):
+    """From ``start_factor * base`` up to the base rate in equal steps, reached at time ``steps``; then constant, or ``after``.
+
+    ``start_factor``: ``1 / (steps + 1)`` unless given, so that the rates are 1, 2, 3, ... parts of the base rate. ``after``: another
+    schedule of the same optimizer, whose time 0 is the end of the warm-up; step only the warm-up then.
+    Without it, the numbers are those of PyTorch's ``LinearLR``.
+
+    >>> import lazyflow as lf
+    >>> optimizer = lf.optim.SGD([lf.Parameter([1.0])], lr=1.0)
+    >>> schedule = LinearWarmup(optimizer, 3, after=ExponentialLR(optimizer, 0.5))
+    >>> [(schedule.get_last_lr()[0], schedule.step())[0] for _ in range(6)]
+    [0.25, 0.5, 0.75, 1.0, 0.5, 0.25]
+    """
+
+    settings = ("steps", "start_factor")
+
+    def __init__(
+        self, optimizer: Optimizer, steps: int, *, start_factor: float | None = None, after: Schedule | None = None
+    ) -> None:
+        _check("LinearWarmup: steps", steps, 1, whole=True)
+        self.start_factor = 1.0 / (steps + 1) if start_factor is None else start_factor
+        _check("LinearWarmup: start_factor", self.start_factor, 0, 1)
+        if after is not None and (after.optimizer is not optimizer or after.last_epoch):
+            raise ValueError("LinearWarmup: after must be a schedule of the same optimizer that was not stepped")
+        self.steps, self.after = steps, after
+        if after is not None:  # it has set its own first rates
+            for group, base in zip(optimizer.param_groups, after.base_lrs, strict=True):
+                group["lr"] = base
+        super().__init__(optimizer)
+
+    def rate(self, base: float, time: int) -> float:
+        if time >= self.steps:
+            return base if self.after is None else self.after.rate(base, time - self.steps)
+        return base * (self.start_factor + (1.0 - self.start_factor) * time / self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return state if self.after is None else {**state, "after": self.after.state_dict()}
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().check_state_dict(state)
+        if self.after is not None:
+            self.after.check_state_dict(state["after"])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.check_state_dict(state)
+        if self.after is not None:
+            self.after.load_state_dict(state["after"])
+        super().load_state_dict(state)
+
+
+class LambdaLR(Schedule):
+    """``lr = base * lr_lambda(time)``; one function for all groups, or a list with one for each.
+
+    A checkpoint keeps the time, not the functions.
+
+    >>> import lazyflow as lf
+    >>> schedule = LambdaLR(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), lambda time: 1 / (1 + time))
+    >>> [(schedule.get_last_lr()[0], schedule.step())[0] for _ in range(2)]
+    [1.0, 0.5]
+    """
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]]) -> None:
+        groups = len(optimizer.param_groups)
+        self.lr_lambdas = [lr_lambda] * groups if callable(lr_lambda) else list(lr_lambda)
+        if len(self.lr_lambdas) != groups:
+            raise ValueError(f"LambdaLR: expected one function or {groups}, one for each group; got {len(self.lr_lambdas)}")
+        super().__init__(optimizer)
+
+    def _apply(self) -> None:
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = base * float(factor(self.last_epoch))
+
+
+class ReduceLROnPlateau:
+    """Multiply the rates by ``factor`` when a metric has not improved for more than ``patience`` calls of `step`.
+
+    ``mode``: "min" or "max", what counts as better. Better means by more than ``threshold``, a share of the best
+    value ("rel") or an amount ("abs", ``threshold_mode``). After a reduction, ``cooldown`` calls do not count. No rate goes
+    below ``min_lr``; a reduction by less than ``eps`` is not made. A metric of NaN is not an improvement.
+
+    >>> import lazyflow as lf
+    >>> schedule = ReduceLROnPlateau(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), factor=0.5, patience=1)
+    >>> for loss in (3.0, 2.0, 2.0, 2.0):
+    ...     schedule.step(loss)
+    >>> schedule.get_last_lr()
+    [0.5]
+    """
+
+    settings: ClassVar[tuple[str, ...]] = (
+        "mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps",
+    )  # fmt: skip
+    counters: ClassVar[tuple[str, ...]] = ("last_epoch", "best", "num_bad_epochs", "cooldown_counter")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
+            raise ValueError(
+                "ReduceLROnPlateau: mode must be 'min' or 'max' and threshold_mode 'rel' or 'abs'; "
+                f"got {mode!r} and {threshold_mode!r}"
+            )
+        if not (number(factor) and 0 <= factor < 1):
+            raise ValueError(f"ReduceLROnPlateau: factor must be a number from 0 to below 1; got {factor!r}")
+        for name, value in (("patience", patience), ("cooldown", cooldown)):
+            _check(f"ReduceLROnPlateau: {name}", value, 0, whole=True)
+        for name, value in (("threshold", threshold), ("min_lr", min_lr), ("eps", eps)):
+            _check(f"ReduceLROnPlateau: {name}", value, 0)
+        self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
+        self.threshold, self.threshold_mode, self.cooldown = threshold, threshold_mode, cooldown
+        self.min_lr, self.eps = min_lr, eps
+        self.last_epoch = self.num_bad_epochs = self.cooldown_counter = 0
+        self.best = math.inf if mode == "min" else -math.inf
+
+    def step(self, metric: float) -> None:
+        """Take note of ``metric`` (anything that ``float()`` takes) and reduce the rates if it is time."""
+        value = float(metric)
+        self.last_epoch += 1
+        if self._better(value):
+            self.best, self.num_bad_epochs = value, 0
+        else:
+            self.num_bad_epochs += 1
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            self._reduce()
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+
+    def _better(self, value: float) -> bool:
+        sign = 1.0 if self.mode == "min" else -1.0
+        margin = self.threshold if self.threshold_mode == "abs" else self.threshold * self.best
+        return sign * value < sign * self.best - (margin if math.isfinite(margin) else 0.0)
+
+    def _reduce(self) -> None:
+        for group in self.optimizer.param_groups:
+            reduced = max(group["lr"] * self.factor, self.min_lr)
+            if group["lr"] - reduced > self.eps:
+                group["lr"] = reduced
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of every group."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and counters, as JSON scalars. The rates themselves are part of the optimizer's state."""
+        return {"kind": type(self).__name__, **plain({name: getattr(self, name) for name in self.settings + self.counters})}
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise `CheckpointError` with everything that keeps ``state`` from being loaded."""
+        kind = type(self).__name__
+        check_kind(kind, state)
+        raise_differences(kind, differences(self.state_dict(), state))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state`` was saved. Raises `CheckpointError` if it does not fit, and changes nothing then."""
+        self.check_state_dict(state)
+        for name in self.settings + self.counters:
+            setattr(self, name, state[name])

@@ -1,0 +1,115 @@
+"""``python -m benchmarks``: every benchmark runs, prints its table and saves its results."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import __main__ as cli
+from benchmarks import peers, tree_lstm
+
+SMALL = ["--embedding", "6", "--hidden", "4"]
+ROUNDS = ["--batches", "1", "--seconds", "0.001"]
+TREES = (
+    "(3 (2 a) (4 (2 very) (4 good)))\n(1 (2 a) (0 bad))\n(2 (2 so) (2 so))\n(2 (2 it) (2 (2 is) (2 (2 a) (2 film))))\n"
+)
+
+
+@pytest.fixture
+def data(tmp_path):
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.txt").write_text(TREES, encoding="utf-8")
+    return ["--data", str(tmp_path)]
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def call(*arguments):
+        out = tmp_path / "results"
+        assert cli.main([*arguments, "--out", str(out), "--worker", "1"]) == 0
+        return capsys.readouterr().out, json.loads((out / f"{arguments[0]}-1.json").read_text())
+
+    return call
+
+
+def test_the_list_has_a_line_for_each(capsys):
+    assert cli.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["tree_lstm", "launches", "recording", "memory", "accuracy"]
+    assert all(line.endswith(".") and len(line) > 40 for line in lines)
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many"])
+def test_threads_are_numbers_or_all(threads, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["launches", "--threads", threads])
+    assert "positive number of threads or 'all'" in capsys.readouterr().err
+
+
+def test_each_setting_of_threads_is_a_process_of_its_own(monkeypatch):
+    started = []
+
+    def record(command, env, check):
+        started.append((command[3:], env["OPENBLAS_NUM_THREADS"]))
+        return type("Finished", (), {"returncode": 0})
+
+    monkeypatch.setattr(cli.subprocess, "run", record)
+    arguments = ["launches", "--threads", "1", "2"]
+    assert cli.main(arguments) == 0
+    assert started == [([*arguments, "--worker", n], n) for n in ("1", "2")]
+
+
+def test_tree_lstm(run, data, monkeypatch):
+    monkeypatch.setattr(peers, "find", lambda name: None)
+    printed, saved = run("tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "1", "3", "--modes", "phases", "none")
+    assert [entry["batch"] for entry in saved["batches"]] == [1, 3]
+    for entry in saved["batches"]:
+        assert set(entry["train"]["candidates"]) == {"lazyflow phases", "lazyflow none"}
+        assert set(entry["train"]["candidates"]["lazyflow none"]["ms_per_tree"]) == set(tree_lstm.PARTS)
+        assert len(entry["infer"]["candidates"]["lazyflow phases"]["rounds"]) == 5
+        assert entry["infer"]["ratios"]["lazyflow phases"] == 1
+    assert all(f"{name}: not installed" in printed for name in peers.MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(peers.MODULES))
+def test_tree_lstm_beside_a_peer(name, run, data):
+    if peers.find(name) is None:
+        pytest.skip(f"{name} is not installed")
+    _, saved = run("tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "2", "--modes", "phases", "--peers", name)
+    assert set(saved["batches"][0]["train"]["ratios"]) == {"lazyflow phases", name}
+
+
+def test_profile(run, data, tmp_path):
+    pytest.importorskip("pyinstrument")
+    arguments = ["--batch", "2", "--modes", "phases", "--peers", "--profile"]
+    run("tree_lstm", *data, *SMALL, *ROUNDS, *arguments)
+    assert "train_step" in (tmp_path / "results" / "tree_lstm-1-profile.html").read_text()
+
+
+def test_launches(run):
+    printed, saved = run("launches", "--examples", "2")
+    assert "lower bound" in printed
+    for entry in saved["families"]:
+        launches = {mode: found["launches"] for mode, found in entry["modes"].items()}
+        assert entry["lower_bound"] <= launches["frontier"]
+        assert launches["phases"] <= min(launches["depth"], launches["agenda"])
+
+
+def test_recording(run, data):
+    _, saved = run("recording", *data, *SMALL, "--nodes", "100", "200")
+    assert list(saved["bytes"]) == ["lazyflow, 100 nodes", "lazyflow, 200 nodes"]
+    assert set(saved["microseconds"]) >= set(saved["bytes"])
+
+
+def test_memory(run, data):
+    _, saved = run("memory", *data, *SMALL, "--batch", "2", "--batches", "40")
+    assert len(saved["resident_mb"]) == 4
+
+
+def test_accuracy(run, data):
+    arguments = ["--seeds", "0", "1", "--epochs", "8", "--patience", "8", "--dropout", "0", "--learning-rate", "0.05"]
+    printed, saved = run("accuracy", *data, *SMALL, *arguments, "--batch", "2")
+    assert len(saved["epochs"]["0"]) == 8
+    assert saved["mean"] == sum(saved["best"].values()) / 2 > 0.7
+    assert "mean" in printed

@@ -1,0 +1,105 @@
+"""The libraries we are compared with compute the very same model: same weights, same losses, same logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import peers
+from benchmarks.trees import Tree, synthetic
+
+VOCABULARY, DIM, HIDDEN, CLASSES = 50, 12, 7, 5
+SEED_TREES, SEED_WEIGHTS = 3, 4
+
+
+@pytest.fixture
+def trees():
+    return synthetic(6, SEED_TREES, VOCABULARY)
+
+
+@pytest.fixture
+def weights():
+    drawn = peers.initial_weights(VOCABULARY, DIM, HIDDEN, CLASSES, SEED_WEIGHTS)
+    rng = np.random.default_rng(SEED_WEIGHTS)  # biases too, or swapped gates would go unnoticed
+    return {name: rng.normal(0, 0.5, array.shape).astype(np.float32) for name, array in drawn.items()}
+
+
+@pytest.fixture(params=sorted(peers.MODULES))
+def setup(request):
+    found = peers.find(request.param)
+    if found is None:
+        pytest.skip(f"{request.param} is not installed")
+    return found
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+class Reference:
+    """The formulas of `benchmarks.peers`, in float64 NumPy, node by node."""
+
+    def __init__(self, weights):
+        self.w = {name: array.astype(np.float64) for name, array in weights.items()}
+
+    def state(self, tree: Tree, logits: list[tuple[int, np.ndarray]]):
+        w = self.w
+        if tree.children:
+            (hl, cl), (hr, cr) = (self.state(child, logits) for child in tree.children)
+            gates = w["inner.weight"] @ np.concatenate([hl, hr]) + w["inner.bias"]
+            i, fl, fr, o, u = np.split(gates, 5)
+            c = sigmoid(i) * np.tanh(u) + sigmoid(fl) * cl + sigmoid(fr) * cr
+        else:
+            i, o, u = np.split(w["leaf.weight"] @ w["embedding"][tree.word] + w["leaf.bias"], 3)
+            c = sigmoid(i) * np.tanh(u)
+        h = sigmoid(o) * np.tanh(c)
+        logits.append((tree.label, w["head.weight"] @ h + w["head.bias"]))
+        return h, c
+
+    def logits(self, tree):
+        found = []
+        self.state(tree, found)
+        return found
+
+    def loss(self, trees):
+        found = [pair for tree in trees for pair in self.logits(tree)]
+        return sum(np.log(np.exp(y).sum()) - y[label] for label, y in found) / len(trees)
+
+    def infer(self, trees):
+        return np.array([self.logits(tree)[-1][1] for tree in trees])
+
+
+def test_loss_and_logits_are_the_models(setup, trees, weights):
+    model = setup(VOCABULARY, DIM, HIDDEN, CLASSES, 0, weights)
+    reference = Reference(weights)
+    np.testing.assert_allclose(model.infer(trees), reference.infer(trees), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.train_step(trees), reference.loss(trees), rtol=1e-4)
+    assert set(model.watch.take()) >= {"forward", "backward", "update"}
+
+
+def test_training_moves_all_libraries_alike(trees, weights):
+    found = {name: peers.find(name) for name in sorted(peers.MODULES)}
+    if missing := [name for name, setup in found.items() if setup is None]:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    models = [setup(VOCABULARY, DIM, HIDDEN, CLASSES, 0, weights) for setup in found.values()]
+    losses = np.array([[model.train_step(trees) for _ in range(4)] for model in models])
+    assert losses[0, -1] < losses[0, 0]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+
+
+def test_seeded_weights_are_the_same_for_all(setup, trees):
+    by_seed = setup(VOCABULARY, DIM, HIDDEN, CLASSES, 11).infer(trees)
+    given = setup(VOCABULARY, DIM, HIDDEN, CLASSES, 0, peers.initial_weights(VOCABULARY, DIM, HIDDEN, CLASSES, 11))
+    np.testing.assert_allclose(by_seed, given.infer(trees), rtol=1e-6)
+
+
+def test_dynets_operations_are_counted_right(trees, capfd):
+    setup = peers.find("dynet")
+    if setup is None:
+        pytest.skip("dynet is not installed")
+    import dynet
+
+    model = setup(VOCABULARY, DIM, HIDDEN, CLASSES, 0)
+    model.record(trees)
+    dynet.print_text_graphviz()
+    assert capfd.readouterr().err.count("[label") == model.operations(trees)

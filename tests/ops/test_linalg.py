@@ -1,0 +1,205 @@
+"""Products, shapes and indices beyond the common checks: memory layouts, random contractions, indices out of range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazyflow.ops import linalg
+from lazyflow.ops.base import OPS, Aval
+from lazyflow.ops.shape import EveryOperand
+from tests.ops.cases_linalg import CASES
+from tests.ops.harness import Case, Launch, close, draw, launch_of, rng_of
+
+DENSE = [case for case in CASES if case.op != "lookup"]
+
+
+def apart(array: Any) -> tuple[Any, Any]:
+    """A copy whose rows stand three elements apart, and those gaps: as values stand in memory that they share."""
+    if not array.ndim or not array.size:
+        return array, np.zeros(0)
+    rows, size = len(array), array[0].size
+    memory = np.zeros((rows, size + 3), array.dtype)
+    inner = np.ascontiguousarray(array).strides[1:]
+    view = np.lib.stride_tricks.as_strided(memory, array.shape, (memory.strides[0], *inner))
+    view[...] = array
+    return view, memory[:, size:]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_operands_and_answers_may_stand_apart(case: Case) -> None:
+    packed = launch_of(case, draw(case, 3))
+    spread = packed.with_arrays([apart(a)[0] for a in packed.arrays])
+    want = packed.forward()
+    close(spread.forward(), want, case)
+    out, gaps = apart(np.ones_like(want, order="C"))
+    got = spread.op.forward(np, *spread.arrays, out=out, **spread.result.static)
+    close(got, want, case)
+    assert got is out or not np.shares_memory(got, out), "an answer that was written to out must be out"
+    assert not gaps.any()
+
+
+@pytest.mark.parametrize("case", DENSE, ids=lambda case: case.id)
+def test_cotangents_may_stand_apart(case: Case) -> None:
+    packed = launch_of(case, draw(case, 3))
+    spread = packed.with_arrays([apart(a)[0] for a in packed.arrays])
+    y = np.array(packed.forward())
+    for operand in packed.differentiable():
+        g = rng_of(case).standard_normal(y.shape).astype(y.dtype)
+        close(spread.gradient(operand, apart(g)[0], y), packed.gradient(operand, g, y), case, scale=30.0)
+
+
+WRITTEN = (
+    "matmul",
+    "affine",
+    "outer",
+    "take",
+    "concatenate",
+    "concatenate_same",
+    "stack",
+    "getitem",
+    "one_hot",
+    "pad",
+)
+
+
+@pytest.mark.parametrize("op", WRITTEN)
+def test_the_answer_is_written_to_out(op: str) -> None:
+    case = next(case for case in CASES if case.op == op)
+    launch = launch_of(case, draw(case, 3), np, (True, False) if op == "take" else ())
+    out = np.ones((3, *launch.result.shape), launch.result.dtype)
+    assert launch.op.forward(np, *launch.arrays, out=out, **launch.result.static) is out
+    close(out, launch.forward(), case)
+
+
+def affine_launch(shared: tuple[bool, bool, bool], batch: int = 40) -> Launch:
+    case = next(case for case in CASES if case.op == "affine")
+    return launch_of(case, draw(case, batch), np, shared)
+
+
+class Counting:
+    """An array module that counts its products."""
+
+    def __init__(self) -> None:
+        self.products = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def matmul(self, a: Any, b: Any, out: Any = None) -> Any:
+        assert a.ndim == b.ndim == 2
+        self.products += 1
+        return np.matmul(a, b, out=out)
+
+
+def test_a_shared_weight_takes_one_product_in_each_direction() -> None:
+    launch, xp = affine_launch((True, True, False)), Counting()
+    y = launch.op.forward(xp, *launch.arrays, out=np.empty((40, 2)), **launch.result.static)
+    for operand, want in ((0, 1), (2, 1)):
+        xp.products = 0
+        vjp = launch.op.vjps[operand]
+        assert vjp is not None
+        gradient = vjp(xp, np.ones_like(y), y, *launch.arrays, **launch.result.static)
+        assert gradient.shape == launch.arrays[operand].shape and xp.products == want
+
+
+@pytest.mark.parametrize("rows", [1, linalg.TALL - 1, linalg.TALL, 200])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_column_sums(rows: int, dtype: str) -> None:
+    matrix = np.random.default_rng(21).integers(-3, 4, (rows, 5)).astype(dtype)
+    assert (linalg.column_sums(np, matrix) == matrix.sum(0)).all() and linalg.column_sums(np, matrix).dtype == dtype
+
+
+@st.composite
+def contractions(draw: Any) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """Subscripts of two operands, letters possibly twice in one of them, and their shapes."""
+    sizes = dict(zip("abcdef", (2, 3, 1, 4, 2, 3), strict=True))
+    left, right = ("".join(draw(st.lists(st.sampled_from("abcdef"), max_size=4))) for _ in range(2))
+    letters = sorted(set(left + right))
+    result = "".join(draw(st.permutations(letters)))[: draw(st.integers(0, len(letters)))]
+    return f"{left},{right}->{result}", tuple(sizes[c] for c in left), tuple(sizes[c] for c in right)
+
+
+@given(contractions(), st.sampled_from([(False, False), (True, False), (False, True), (True, True)]))
+def test_einsum_is_that_of_numpy_and_its_gradient_that_of_its_linearity(
+    contraction: tuple[str, tuple[int, ...], tuple[int, ...]], shared: tuple[bool, bool]
+) -> None:
+    subscripts, *shapes = contraction
+    rng, op = np.random.default_rng(22), OPS["einsum"]
+    arrays = [rng.standard_normal(s if alone else (3, *s)) for s, alone in zip(shapes, shared, strict=True)]
+    static = op.infer(*(Aval(s, np.dtype(np.float64)) for s in shapes), subscripts=subscripts).static
+    whole = [np.broadcast_to(a, (3, *s)) for a, s in zip(arrays, shapes, strict=True)]
+    want = np.array([np.einsum(subscripts, whole[0][i], whole[1][i]) for i in range(3)])
+    y = np.broadcast_to(op.forward(np, *arrays, **static), want.shape)
+    np.testing.assert_allclose(y, want, atol=1e-12)
+    g = rng.standard_normal(want.shape)
+    for operand, vjp in enumerate(op.vjps):
+        assert vjp is not None
+        gradient = vjp(np, g, y, *arrays, **static)
+        assert gradient.shape == arrays[operand].shape
+        # A contraction is linear in each operand, so <g, f(x)> = <f*(g), x>.
+        np.testing.assert_allclose((gradient * arrays[operand]).sum(), (g * want).sum(), atol=1e-9)
+
+
+OUT_OF_RANGE = [
+    ("lookup", (5, 3), (), {}, 5),
+    ("lookup", (5, 3), (), {}, -6),
+    ("lookup", (0, 3), (), {}, 0),
+    ("take", (5, 3), (2,), {"axis": 1}, 3),
+    ("take", (2, 5), (2,), {"axis": -1}, -6),
+    ("pick", (5,), (), {}, 5),
+    ("pick", (5, 2), (), {"axis": 0}, 77),
+]
+
+
+@pytest.mark.parametrize(("op", "shape", "of", "attrs", "wrong"), OUT_OF_RANGE)
+@pytest.mark.parametrize("dtype", ["int64", "int8"])
+def test_an_index_out_of_range_is_named(op: str, shape: Any, of: Any, attrs: Any, wrong: int, dtype: str) -> None:
+    result = OPS[op].infer(Aval(shape, np.dtype(np.float32)), Aval(of, np.dtype(dtype)), **attrs)
+    index = np.zeros((4, *of), dtype)
+    index[2:] = wrong
+    size = shape[attrs.get("axis", -1 if op == "pick" else 0)]
+    for x in (np.zeros(shape, np.float32), np.zeros((4, *shape), np.float32)):
+        with pytest.raises(IndexError, match=rf"{op}: index {wrong} is out of range for an axis of {size} elements"):
+            OPS[op].forward(np, x, index, **result.static)
+
+
+def test_an_index_out_of_range_is_named_by_one_hot() -> None:
+    with pytest.raises(IndexError, match="one_hot: index 4 is out of range"):
+        OPS["one_hot"].forward(np, np.array([0, 4]), n=4, dtype=np.dtype(np.float32))
+
+
+def test_no_index_is_in_range() -> None:
+    result = OPS["take"].infer(Aval((0, 2), np.dtype(np.float32)), Aval((0,), np.dtype(np.int64)), axis=0)
+    got = OPS["take"].forward(np, np.zeros((3, 0, 2), np.float32), np.zeros((3, 0), np.int64), **result.static)
+    assert got.shape == (3, 0, 2)
+
+
+def test_equal_slices_have_equal_keys() -> None:
+    x = Aval((5, 4), np.dtype(np.float32))
+    keys = {
+        OPS["getitem"].infer(x, key=key).static["key"]
+        for key in (
+            (slice(None), 1),
+            (("slice", 0, 5, 1), -3),
+            (Ellipsis, 1),
+            (("slice", -5, 99, None), Ellipsis, 1),
+        )
+    }
+    assert keys == {(("slice", 0, 5, 1), 1)}
+
+
+def test_any_number_of_operands_has_gradients() -> None:
+    op = OPS["concatenate"]
+    assert isinstance(op.vjps, EveryOperand)
+    arrays = [np.full((2, 1 + i % 3), float(i)) for i in range(1000)]
+    static = op.infer(*(Aval(a.shape[1:], a.dtype) for a in arrays)).static
+    y = op.forward(np, *arrays, **static)
+    for i in (0, 500, 999):
+        vjp = op.vjps[i]
+        assert vjp is not None
+        assert (vjp(np, y, y, *arrays, **static) == arrays[i]).all()
