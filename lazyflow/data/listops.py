@@ -129,8 +129,8 @@ def listops(
 
     An argument is an operation with ``operator_probability`` and a digit otherwise, and a digit at depth ``max_depth``; the operators are
     equally likely, and take 2 to ``max_args`` arguments. ``max_length``: at most so many digits and operators.
-    ``balanced``: each of the ten answers equally often, up to one (as they are drawn, 0 and 9 are twice as frequent as the
-    others, from MIN and MAX).
+    ``balanced``: each of the ten answers equally often, up to one (as they are drawn, 0 and 9 are a fifth more frequent than
+    the others, from MIN and MAX).
 
     Raises ``ValueError`` for arguments out of range, and when there are not enough distinct expressions.
 
@@ -140,7 +140,7 @@ def listops(
     >>> all(evaluate(example.tree) == example.answer for example in examples)
     True
     """
-    _check_arguments(n, max_depth, max_args, operator_probability)
+    _check_arguments(n, seed, max_depth, max_args, operator_probability)
     source = random.Random(seed)
     kept: dict[str, ListOps] = {}
     room = [n // 10 + (answer < n % 10) if balanced else n for answer in range(10)]
@@ -159,8 +159,8 @@ def listops(
     return [found[i] for i in _shuffled(source, n)]  # the last ones kept have the rarest answers
 
 
-def _check_arguments(n: Any, max_depth: Any, max_args: Any, operator_probability: Any) -> None:
-    for name, value, least in (("n", n, 0), ("max_depth", max_depth, 1), ("max_args", max_args, 2)):
+def _check_arguments(n: Any, seed: Any, max_depth: Any, max_args: Any, operator_probability: Any) -> None:
+    for name, value, least in (("n", n, 0), ("seed", seed, 0), ("max_depth", max_depth, 1), ("max_args", max_args, 2)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"listops: {name} must be an integer of at least {least}, got {value!r}")
     if not 0 <= operator_probability <= 1:

@@ -14,14 +14,14 @@ class Tree:
     """A node with a label and either a word or children.
 
     ``label``: anything, often a string or an integer. ``children``: one or more trees. ``word``: a non-empty string, of a leaf.
-    ``depth`` is the longest way down to a leaf, counted in edges; ``len()`` counts the nodes. Both are known at once.
+    ``depth`` is the number of nodes on the longest way down, 1 for a leaf; ``len()`` counts all nodes. Both are known at once.
 
     Two trees are equal when labels, words and shapes are. Nothing here recurses, also not equality, hash, printing and pickling.
     ``str()`` is the bracketed form, on one line; parentheses in words become ``-LRB-`` and ``-RRB-``.
 
     >>> tree = Tree(3, [Tree(2, word="not"), Tree(4, word="bad")])
     >>> print(tree, len(tree), tree.depth, tree.words)
-    (3 (2 not) (4 bad)) 3 1 ['not', 'bad']
+    (3 (2 not) (4 bad)) 3 2 ['not', 'bad']
     >>> [node.label for node in tree.nodes()]
     [2, 4, 3]
 
@@ -43,7 +43,7 @@ class Tree:
             raise ValueError(f"a tree has either a word or children; node {label!r} has {came}")
         if word is not None and (not isinstance(word, str) or not word):
             raise ValueError(f"a word is a non-empty string, got {word!r}")
-        depth, size = -1, 1
+        depth, size = 0, 1
         for child in children:
             if not isinstance(child, Tree):
                 raise TypeError(f"a child must be a Tree, got a {type(child).__name__}; a leaf is Tree(label, word=word)")

@@ -123,11 +123,12 @@ def _cross_entropy_logits(
     xp: Any, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
 ) -> Array:
     scores = _repeated(xp, logits, index)
-    answer = _minus_one_hot(xp, xp_softmax(xp, scores), index)
-    return answer * _spread(g, reduction, ndim, _lead(logits, ndim), more=1)
+    answer = _minus_one_hot(xp, _softmax(xp, scores), index)
+    answer *= _spread(g, reduction, ndim, _lead(logits, ndim), more=1)
+    return answer
 
 
-def xp_softmax(xp: Any, scores: Array) -> Array:
+def _softmax(xp: Any, scores: Array) -> Array:
     """The probabilities of scores along the last axis, for arrays and expressions."""
     return softmax(xp, scores, axis=-1) if _is_array(xp, scores) else xp.softmax(scores, axis=-1)
 
@@ -157,8 +158,14 @@ def _hinge_infer(scores: Abstract, index: Abstract, margin: float = 1.0, reducti
 def _violations(xp: Any, scores: Array, index: Array, margin: float) -> Array:
     """By how much each wrong class comes too close, negative where it does not; the right class itself counts as 0."""
     hot = _hot(xp, scores, index)
-    right = xp.sum(xp.where(hot, scores, 0), axis=-1, keepdims=True)
-    return xp.where(hot, 0, scores - right + margin)
+    return xp.where(hot, 0, scores - _right(xp, scores, index, hot) + margin)
+
+
+def _right(xp: Any, scores: Array, index: Array, hot: Array) -> Array:
+    """The score of each row's class, with an axis of size 1 for the classes."""
+    if _is_array(xp, scores):
+        return _picked(xp, _repeated(xp, scores, index), index)[..., None]
+    return xp.sum(xp.where(hot, scores, 0), axis=-1, keepdims=True)
 
 
 def _hinge(
@@ -208,7 +215,7 @@ def _soft(xp: Any, logits: Array, target: Array, out: Array = None, *, reduction
 
 
 def _soft_logits(xp: Any, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int) -> Array:
-    answer = xp_softmax(xp, logits) * xp.sum(target, axis=-1, keepdims=True) - target
+    answer = _softmax(xp, logits) * xp.sum(target, axis=-1, keepdims=True) - target
     return answer * _spread(g, reduction, ndim, _lead(logits, ndim), more=1)
 
 

@@ -326,7 +326,7 @@ def _cumsum_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, flat: bool) 
 CUMSUM = register(Op("cumsum", _cumsum_infer, _cumsum, (_cumsum_x,)))
 
 
-# Sums over a list: one stacked operand, (batch, operands, *shape).
+# Sums over a list, ragged: all operands of all nodes end to end, (total, *shape), and how many are each node's.
 
 
 def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> Result:
@@ -342,25 +342,45 @@ def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> 
     return Result(first.shape, dtype(first.dtype), NOTHING)
 
 
-def _sum_list(xp: Any, x: Array, out: Array = None) -> Array:
-    return x.sum(axis=1, out=out)
+def _segments(xp: Any, x: Array, counts: Array) -> Array:
+    """Sums of consecutive stretches of rows."""
+    counts = np.asarray(counts.tolist())
+    if (counts == counts[0]).all():
+        return x.reshape((len(counts), -1, *x.shape[1:])).sum(axis=1)
+    starts = np.cumsum(counts) - counts
+    if xp is np:
+        return np.add.reduceat(x, starts, axis=0)
+    return xp.stack([x[a : a + n].sum(axis=0) for a, n in zip(starts.tolist(), counts.tolist(), strict=True)])
 
 
-def _sum_list_x(xp: Any, g: Array, y: Array, x: Array) -> Array:
-    return g[:, None]
+def _repeated(xp: Any, rows: Array, counts: Array) -> Array:
+    return xp.repeat(rows, counts.tolist(), axis=0)
 
 
-def _mean_list(xp: Any, x: Array, out: Array = None) -> Array:
-    return x.mean(axis=1, out=out)
+def _columns(counts: Array, x: Array) -> Array:
+    return counts.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
 
 
-def _mean_list_x(xp: Any, g: Array, y: Array, x: Array) -> Array:
-    return g[:, None] / x.shape[1]
+def _sum_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
+    return _segments(xp, x, counts)
+
+
+def _sum_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
+    return _repeated(xp, g, counts)
+
+
+def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
+    total = _segments(xp, x, counts)
+    return total / _columns(counts, total)
+
+
+def _mean_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
+    return _repeated(xp, g / _columns(counts, g), counts)
 
 
 SUM_LIST = register(
-    Op("sum_list", partial(_list_infer, "sum_list", _summed), _sum_list, (_sum_list_x,), stacked=True)
+    Op("sum_list", partial(_list_infer, "sum_list", _summed), _sum_list, (_sum_list_x,), stacked=True, ragged=True)
 )
 MEAN_LIST = register(
-    Op("mean_list", partial(_list_infer, "mean_list", _averaged), _mean_list, (_mean_list_x,), stacked=True)
+    Op("mean_list", partial(_list_infer, "mean_list", _averaged), _mean_list, (_mean_list_x,), stacked=True, ragged=True)
 )

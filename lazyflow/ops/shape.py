@@ -576,14 +576,14 @@ def _pads(pad_width: Any, ndim: int) -> Pads:
     return tuple((int(before), int(after)) for before, after in pairs)
 
 
-def _pad_shape(x: Abstract, *, pad_width: Any, mode: str = "constant", constant_values: float = 0.0) -> Result:
+def _pad_shape(x: Abstract, *, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Result:
     if mode not in PADDINGS:
         raise ValueError(f"pad: mode must be one of {', '.join(PADDINGS)}; got {mode!r}")
     pads = _pads(pad_width, len(x.shape))
     if mode != "constant" and any(n == 0 and sum(pair) for n, pair in zip(x.shape, pads, strict=True)):
         raise ShapeError(f"pad: mode {mode!r} has nothing to repeat along an empty axis of shape {x.shape}")
     shape = tuple(before + n + after for n, (before, after) in zip(x.shape, pads, strict=True))
-    fill = constant_values if mode == "constant" else None
+    fill = constant_value if mode == "constant" else None
     return Result(shape, x.dtype, {"pads": pads, "mode": mode, "fill": fill})
 
 

@@ -108,8 +108,8 @@ def test_memory(run, data):
 
 
 def test_accuracy(run, data):
-    arguments = ["--seeds", "0", "1", "--epochs", "8", "--patience", "8", "--dropout", "0", "--learning-rate", "0.05"]
+    arguments = ["--seeds", "0", "1", "--epochs", "20", "--patience", "20", "--dropout", "0", "--learning-rate", "0.05"]
     printed, saved = run("accuracy", *data, *SMALL, *arguments, "--batch", "2")
-    assert len(saved["epochs"]["0"]) == 8
+    assert len(saved["epochs"]["0"]) == 20
     assert saved["mean"] == sum(saved["best"].values()) / 2 > 0.7
     assert "mean" in printed

@@ -153,6 +153,8 @@ JOINS = (
     ),
 )
 
+PADS = ((1, 2), (0, 3))
+
 MOVES = (
     numpys("reshape", (2, 3), shape=(3, 2)),
     numpys("reshape", (2, 3), shape=(-1,)),
@@ -199,7 +201,7 @@ MOVES = (
     numpys("tile", (2, 3), reps=(2, 1)),
     numpys("tile", (3,), reps=(2, 2)),
     numpys("pad", (2, 3), pad_width=1),
-    numpys("pad", (2, 3), pad_width=((1, 2), (0, 3)), constant_values=1.5),
+    unary("pad", (2, 3), lambda v: np.pad(v, PADS, constant_values=1.5), pad_width=PADS, constant_value=1.5),
     numpys("pad", (3,), pad_width=(2, 1), mode="constant"),
     numpys("pad", (2, 3), pad_width=((0, 2), (3, 1)), mode="edge"),
     numpys("pad", (3, 4), pad_width=((1, 2), (3, 1)), mode="reflect"),

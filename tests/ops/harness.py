@@ -162,6 +162,9 @@ def launch_of(case: Case, arrays: Sequence[Array], xp: Any = np, shared: Sequenc
     op, result, batch = case.record, infer(case), len(arrays[0])
     if op.stacked:
         arrays = [np.stack(arrays, 1)]
+    if op.ragged:
+        counts = np.full(batch, len(case.operands))
+        arrays = [arrays[0].reshape(-1, *arrays[0].shape[2:]), counts]
     shared = tuple(shared) or (False,) * len(arrays)
     ready = [a[0] if s else pad(a, len(result.shape)) if op.elementwise else a for a, s in zip(arrays, shared, strict=True)]
     return Launch(op, result, tuple(map(xp.asarray, ready)), shared, batch, xp)
