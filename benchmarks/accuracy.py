@@ -54,7 +54,7 @@ def train(corpus: Corpus, options: argparse.Namespace, seed: int) -> list[float]
     while len(accuracies) < options.epochs and not _stopped(accuracies, options.patience):
         start = time.perf_counter()
         batches = shuffled(corpus.train, options.batch, seed=1000 * seed + len(accuracies))
-        losses = [model.train_step(batch) for batch in tqdm(batches, desc=f"seed {seed}", leave=False)]
+        losses = [model.train_step(batch) for batch in tqdm(batches, desc=f"seed {seed}", leave=False, disable=None)]
         accuracies.append(root_accuracy(model, corpus.dev))
         epoch = f"seed {seed}, epoch {len(accuracies):2}: loss {statistics.mean(losses):.3f}, dev {accuracies[-1]:.2%}"
         print(f"{epoch}, {time.perf_counter() - start:.0f} s", flush=True)

@@ -56,7 +56,7 @@ def alternate(candidates: Mapping[str, Callable[[int], T]], repeats: int, title:
     if repeats < MINIMUM_REPEATS:
         raise ValueError(f"a median wants at least {MINIMUM_REPEATS} repeats, got {repeats}")
     found: dict[str, list[T]] = {name: [] for name in candidates}
-    with tqdm(total=repeats * len(candidates), desc=title, file=sys.stderr, leave=False) as bar:
+    with tqdm(total=repeats * len(candidates), desc=title, file=sys.stderr, leave=False, disable=None) as bar:
         for round_ in range(repeats):
             for name, run in candidates.items():
                 bar.set_postfix_str(name)

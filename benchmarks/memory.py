@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     model = lazyflow_tree_lstm.setup(corpus.vocabulary_size, options.embedding, options.hidden, CLASSES, 0)
     batches = minibatches(corpus.train, options.batch, seed=0)
     resident = []
-    for number in tqdm(range(options.batches), desc="minibatches", leave=False):
+    for number in tqdm(range(options.batches), desc="minibatches", leave=False, disable=None):
         model.train_step(batches[number % len(batches)])
         if (number + 1) % EVERY == 0:
             resident.append(harness.resident_bytes() / 1e6)

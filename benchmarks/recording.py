@@ -7,9 +7,9 @@ import gc
 import statistics
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import lazyflow as lf
 from benchmarks import harness, lazyflow_tree_lstm, peers
@@ -33,21 +33,36 @@ def recorded(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], nodes: i
     return losses, len(losses[0].tape)
 
 
-def microseconds(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], nodes: int, round_: int) -> float:
-    """Microseconds a node, the cyclic garbage collector running as it does for a user."""
+class Cost(NamedTuple):
+    """Microseconds of recording."""
+
+    operation: float
+    tree: float
+
+
+def lazyflow_cost(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], nodes: int, round_: int) -> Cost:
+    """Recording so many nodes, the cyclic garbage collector running as it does for a user."""
     del round_
     gc.collect()
     start = time.perf_counter()
-    _, count = recorded(model, trees, nodes)
-    return 1e6 * (time.perf_counter() - start) / count
+    losses, count = recorded(model, trees, nodes)
+    return _cost(time.perf_counter() - start, count, len(losses))
 
 
-def dynet_microseconds(model: Any, trees: Sequence[Tree], round_: int) -> float:
-    """The same of DyNet, for one minibatch."""
+def dynet_cost(model: Any, trees: Sequence[Tree], round_: int) -> Cost:
+    """Recording one minibatch."""
     del round_
     start = time.perf_counter()
     model.record(trees)
-    return 1e6 * (time.perf_counter() - start) / model.operations(trees)
+    return _cost(time.perf_counter() - start, model.operations(trees), len(trees))
+
+
+def _cost(seconds: float, operations: int, trees: int) -> Cost:
+    return Cost(1e6 * seconds / operations, 1e6 * seconds / trees)
+
+
+def _medians(rounds: Sequence[Cost]) -> dict[str, float]:
+    return {field: statistics.median(getattr(cost, field) for cost in rounds) for field in Cost._fields}
 
 
 def bytes_a_node(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], nodes: int) -> float:
@@ -68,8 +83,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     sizes = corpus.vocabulary_size, options.embedding, options.hidden, CLASSES, 0
     model = lazyflow_tree_lstm.setup(*sizes)
     recorded(model, corpus.train, min(options.nodes))
-    runs: dict[str, Any] = {
-        f"lazyflow, {n:,} nodes": partial(microseconds, model, corpus.train, n) for n in options.nodes
+    runs: dict[str, Callable[[int], Cost]] = {
+        f"lazyflow, {n:,} nodes": partial(lazyflow_cost, model, corpus.train, n) for n in options.nodes
     }
     dynet = peers.find("dynet")
     if dynet is None:
@@ -77,11 +92,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     else:
         peer = dynet(*sizes)
         peer.train_step(corpus.train[:TREES])
-        runs[f"dynet, {TREES} trees"] = partial(dynet_microseconds, peer, corpus.train[:TREES])
-    times = {
-        name: statistics.median(found) for name, found in harness.alternate(runs, options.repeats, "recording").items()
-    }
+        runs[f"dynet, {TREES} trees"] = partial(dynet_cost, peer, corpus.train[:TREES])
+    costs = {name: _medians(rounds) for name, rounds in harness.alternate(runs, options.repeats, "recording").items()}
     held = {f"lazyflow, {n:,} nodes": bytes_a_node(model, corpus.train, n) for n in options.nodes}
-    rows = [[name, time_, held.get(name)] for name, time_ in times.items()]
-    print(harness.table(["", "us an operation", "bytes a node"], rows))
-    return {"corpus": corpus.name, "microseconds": times, "bytes": held}
+    rows = [[name, cost["operation"], cost["tree"], held.get(name)] for name, cost in costs.items()]
+    print(harness.table(["", "us an operation", "us a tree", "bytes a node"], rows))
+    return {"corpus": corpus.name, "microseconds": costs, "bytes": held}

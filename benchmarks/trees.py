@@ -101,8 +101,8 @@ def load(folder: Path | None, count: int = 1024, seed: int = 0) -> Corpus:
         return Corpus("synthetic", drawn[:count], drawn[count:], SST_VOCABULARY)
     train, dev = (list(data.read_ptb_trees(_file(folder, part))) for part in ("train", "dev"))
     vocabulary = _vocabulary(train)
-    encoded = ([_encoded(tree, vocabulary) for tree in part] for part in (train, dev))
-    return Corpus("SST", *encoded, len(vocabulary) + 1)
+    encoded = [[_encoded(tree, vocabulary) for tree in part] for part in (train, dev)]
+    return Corpus("SST", encoded[0], encoded[1], len(vocabulary) + 1)
 
 
 def _file(folder: Path, part: str) -> Path:

@@ -114,7 +114,10 @@ def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) 
     for i in wanted:
         operand, read = signature.operands[i], launch.reads[i]
         assert operand.vjp is not None and isinstance(read, Rows)
-        cotangent = unbroadcast(xp, operand.vjp(xp, g, y, *operands), operands[i].shape)
+        cotangent = operand.vjp(xp, g, y, *operands)
+        if isinstance(cotangent, RowSparse):  # of a computed table; only a parameter's gradient stays sparse
+            cotangent = cotangent.to_dense()
+        cotangent = unbroadcast(xp, cotangent, operands[i].shape)
         if signature.op.stacked and read.shared:
             cotangent = cotangent.reshape((-1, *operand.shape)).sum(axis=0)
         add(cotangents, operand, read, cotangent)
@@ -127,12 +130,19 @@ def add(arena: Arena, operand: Operand, rows: Rows, cotangent: Array) -> None:
         target = arena.view(operand.dtype, rows, shape)
         target += cotangent.reshape(target.shape)
         return
+    xp = devices.module(cotangent)
     flat = cotangent.reshape(rows.count, -1)
     if rows.aligned and rows.index is not None:
-        scatter_add_rows(devices.module(flat), arena.table(operand.dtype, rows.width), rows.index, flat)
+        scatter_add_rows(xp, arena.table(operand.dtype, rows.width), rows.index, flat)
         return
-    elements = rows.offsets()[:, None] + np.arange(flat.shape[1])
-    scatter_add_rows(devices.module(flat), arena.table(operand.dtype, 1), elements.ravel(), flat.reshape(-1, 1))
+    offsets = rows.offsets()
+    steps = np.diff(np.unique(offsets))
+    if (steps >= rows.width).all():
+        scatter_add_rows(xp, devices.windows(arena.buffers[operand.dtype], rows.width), offsets, flat)
+        return
+    # Views that overlap, such as the windows of a convolution: element by element.
+    elements = offsets[:, None] + np.arange(flat.shape[1])
+    scatter_add_rows(xp, arena.table(operand.dtype, 1), elements.ravel(), flat.reshape(-1, 1))
 
 
 def _parameter_gradients(

@@ -224,7 +224,8 @@ def _needed(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) ->
         used[operands] = True
         dead = needed & ~used
         if not dead.any():
-            return needed & used
+            alive: Ints = needed & used
+            return alive
         needed &= used
         keep = ~dead[users]
         users, operands = users[keep], operands[keep]

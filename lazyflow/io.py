@@ -1,9 +1,10 @@
 """Checkpoints: named arrays in one safetensors file, checked before anything changes and written atomically.
 
-Works with anything that has ``state_dict()`` and ``load_state_dict(state)``: modules, optimizers, schedules, random streams,
-batches; see `lazyflow.state` for the form of a state. The arrays become the file's tensors, under dotted names
-(``model.encoder.weight``, ``optimizer.state.0.exp_avg``). What is not an array goes to the file's metadata, as JSON with a
-reference in place of each array; a flat dict of arrays needs none, so any other program's safetensors file loads too.
+Works with anything that has ``state_dict()`` and ``load_state_dict(state)``: modules, optimizers, schedules, random
+streams, batches; see `lazyflow.state` for the form of a state. The arrays become the file's tensors, under dotted names
+(``model.encoder.weight``, ``optimizer.state.0.exp_avg``). What is not an array goes to the file's metadata, as JSON
+with a reference in place of each array; a flat dict of arrays needs none, so any other program's safetensors file loads
+too.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def save(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) ->
     """Write ``object``, or several named ``objects``, to the safetensors file ``path``.
 
     Each object has a ``state_dict()`` or is a dict of arrays and JSON scalars, which may be nested. A single positional
-    object is stored under its own names, named ones under ``name.``. Arrays on a GPU are copied to the host. The file appears
-    complete or not at all: an error leaves an older file of that name as it was.
+    object is stored under its own names, named ones under ``name.``. Arrays on a GPU are copied to the host. The file
+    appears complete or not at all: an error leaves an older file of that name as it was.
 
     Raises ``TypeError`` for what cannot be stored (naming the entry) and ``OSError`` when the file cannot be written.
 
@@ -57,8 +58,8 @@ def save(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) ->
 def load(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) -> dict[str, Array]:
     """Read ``path``, restore the given objects in place, and return all arrays of the file by name.
 
-    Objects take back what `save` stored under the same name. The file may hold more objects than are asked for. A dict given
-    as an object must have the entries of the saved one, and is updated.
+    Objects take back what `save` stored under the same name. The file may hold more objects than are asked for. A dict
+    given as an object must have the entries of the saved one, and is updated.
 
     Raises `CheckpointError` that lists every missing, unexpected, misshapen or differently typed entry of all objects,
     and changes none of them; also for a file that is damaged or no safetensors file.
@@ -115,16 +116,20 @@ def _state(name: str, value: Any) -> Any:
         return value.state_dict()
     if isinstance(value, Mapping):
         return value
-    raise TypeError(f"{name or 'the object'}: a {type(value).__name__} has no state_dict(); give a module, an optimizer or a dict of arrays")
+    raise TypeError(
+        f"{name or 'the object'}: a {type(value).__name__} has no state_dict(); "
+        "give a module, an optimizer or a dict of arrays"
+    )
 
 
-# Writing: a state becomes arrays with names and, unless it is a flat dict of arrays, a JSON skeleton that refers to them.
+# Writing: a state becomes arrays with names and, unless it is a flat dict of arrays, a JSON skeleton that refers to
+# them.
 
 
 def _stored(state: Any, name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
-    flat = isinstance(state, Mapping) and all(isinstance(k, str) and is_array(v) for k, v in state.items())
+    flat = isinstance(state, Mapping) and all(is_array(value) for value in state.values())
     skeleton = _skeleton(state, name, arrays)
-    return None if flat else skeleton
+    return {} if flat else {"state": skeleton}
 
 
 def _skeleton(state: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
@@ -139,7 +144,10 @@ def _skeleton(state: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) ->
         return [_skeleton(value, f"{path}.{index}", arrays) for index, value in enumerate(state)]
     if state is None or isinstance(state, str | int | float):
         return state
-    raise TypeError(f"{path}: cannot store a {type(state).__name__}; a state holds arrays, numbers, strings, booleans, None, dicts and lists")
+    raise TypeError(
+        f"{path}: cannot store a {type(state).__name__}; "
+        "a state holds arrays, numbers, strings, booleans, None, dicts and lists"
+    )
 
 
 def _keep(value: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) -> str:
@@ -160,20 +168,23 @@ def _keep(value: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) -> str
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside ``path`` to write to, which takes its place when the block ends without an error.
 
-    The data are on the disk before the name changes, so a crash leaves the old file or the new one; after an error the temporary file is removed.
+    The data are on the disk before the name changes, so a crash leaves the old file or the new one; after an error the
+    temporary file is removed.
 
     >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "a.txt")
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
     >>> with atomic_path(path) as temporary:
     ...     _ = temporary.write_text("complete")
-    >>> open(path).read(), os.listdir(os.path.dirname(path))
+    >>> path.read_text(), os.listdir(path.parent)
     ('complete', ['a.txt'])
     """
     target = Path(os.path.realpath(path))  # replace what a link points to, not the link
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # mode as the user's umask has it
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = temporary.stat().st_mode  # as the user's umask has it; a library that writes may set another
     try:
         yield temporary
+        temporary.chmod(mode)
         _flush(temporary, os.O_RDWR)
         os.replace(temporary, target)
     except BaseException:
@@ -213,16 +224,18 @@ def _skeletons(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dic
         version, objects = header["version"], header["objects"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: the metadata entry {_KEY!r} is damaged: {error!r}") from None
-    if version != 1 or not isinstance(objects, dict):
-        raise CheckpointError(f"{path}: expected version 1 of the format, got {version!r}; it was written by a newer lazyflow")
+    if version != 1 or not isinstance(objects, dict) or not all(isinstance(value, dict) for value in objects.values()):
+        raise CheckpointError(
+            f"{path}: expected version 1 of the format, got {version!r}; it was written by a newer lazyflow"
+        )
     return objects
 
 
 def _restored(skeleton: Any, name: str, arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> Any:
-    if skeleton is None:
+    if "state" not in skeleton:
         prefix = f"{name}." if name else ""
         return {key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)}
-    return _filled(skeleton, arrays, path)
+    return _filled(skeleton["state"], arrays, path)
 
 
 def _filled(skeleton: Any, arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> Any:
@@ -235,7 +248,9 @@ def _filled(skeleton: Any, arrays: Mapping[str, Array], path: str | os.PathLike[
     try:
         return arrays[skeleton[_REFERENCE]]
     except KeyError:
-        raise CheckpointError(f"{path}: the array {skeleton[_REFERENCE]!r} that its metadata names is missing") from None
+        raise CheckpointError(
+            f"{path}: the array {skeleton[_REFERENCE]!r} that its metadata names is missing"
+        ) from None
 
 
 def _problems(name: str, target: Any, state: Any) -> list[str]:

@@ -165,7 +165,7 @@ def _stacked_blocks(start: Ints, blocks: Ints, widths: Ints, counts: Ints, signa
 def _last_read(graph: Graph, schedule: Schedule) -> Ints:
     """The last phase in which each launch's rows are read; never over for a root."""
     users = np.repeat(np.arange(len(graph)), np.diff(graph.starts))
-    last = schedule.phase.copy()
+    last: Ints = schedule.phase.copy()
     np.maximum.at(last, schedule.launch[graph.base], schedule.phase[schedule.launch[users]])
     roots = [base for base, _ in graph.roots]
     last[schedule.launch[roots]] = len(schedule.phase) + 1
@@ -253,13 +253,15 @@ def _few_rows(offsets: Ints, width: int) -> Rows:
 
 
 def _bounds_sum(flags: Ints, low: Ints, high: Ints) -> Ints:
-    total = np.zeros(len(flags) + 1, np.int64)
+    total: Ints = np.zeros(len(flags) + 1, np.int64)
     np.cumsum(flags, out=total[1:])
-    return total[high] - total[low]
+    sums: Ints = total[high] - total[low]
+    return sums
 
 
 def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
-    return values[starts[nodes] + position]
+    found: Ints = values[starts[nodes] + position]
+    return found
 
 
 def _floats(values: Ints, dtype: np.dtype[Any], ndim: int) -> Any:

@@ -323,7 +323,7 @@ class Choices:
     """What ``"phases"`` remembers: for each recurrent component, known by its signatures, the way that was cheapest.
 
     A component of up to ``small`` nodes is compared every time, for that costs less than a launch saved; a larger one
-    when it is seen for the 1st, 2nd, 4th, 8th... time.
+    when it is seen for the 1st, 4th, 16th, 64th... time.
     """
 
     def __init__(self, small: int = 256) -> None:
@@ -332,7 +332,7 @@ class Choices:
 
     def due(self, key: Any, nodes: int) -> bool:
         choice = self.known.get(key)
-        return choice is None or nodes <= self.small or choice.seen & (choice.seen + 1) == 0
+        return choice is None or nodes <= self.small or choice.seen + 1 == 4**choice.compared
 
     def way(self, key: Any) -> str:
         choice = self.known[key]
@@ -398,6 +398,9 @@ def _inside(dag: Dag, nodes: Ints, levels: Ints, height: int, way: str, choices:
         return None
     if not choices.due(key, len(nodes)):
         return _by_way(dag, nodes, choices.way(key))
+    if by_level == lower_bound(_part(dag, nodes)):
+        choices.learn(key, "levels")
+        return None
     ways = {way: found for way in ("frontier", "depth", "agenda") if (found := _by_way(dag, nodes, way)) is not None}
     counts = {"levels": by_level, **{name: len(_ranked(found)[1]) for name, found in ways.items()}}
     best = cheapest(counts, len(nodes))

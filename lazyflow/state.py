@@ -1,8 +1,9 @@
 """Saved state: nested dicts and lists whose leaves are arrays and JSON scalars (numbers, strings, booleans, None).
 
-Modules, optimizers, schedules, random streams and batches all give their state in this form (``state_dict()``) and take it
-back (``load_state_dict(state)``). Restoring has two phases, so that nothing is ever half loaded: ``check_state_dict(state)``
-raises `CheckpointError` with every difference and changes nothing; only then is anything assigned.
+Modules, optimizers, schedules, random streams and batches all give their state in this form (``state_dict()``) and take
+it back (``load_state_dict(state)``). Restoring has two phases, so that nothing is ever half loaded:
+``check_state_dict(state)`` raises `CheckpointError` with every difference and changes nothing; only then is anything
+assigned.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def _described(value: Any) -> str:
 
 
 def _difference(name: str, expected: Any, given: Any) -> Iterator[str]:
-    """What keeps ``given`` from taking the place of ``expected``: for arrays the shape and the dtype, for scalars the kind."""
+    """What keeps ``given`` from taking the place of ``expected``: for arrays the shape and the dtype, for scalars
+    the kind.
+    """
     if is_array(expected) and is_array(given):
         if tuple(expected.shape) != tuple(given.shape):
             yield f"{name}: expected shape {tuple(expected.shape)}, got {tuple(given.shape)}"

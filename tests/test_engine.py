@@ -383,3 +383,27 @@ def test_storage_dtypes(dtype, tolerance):
     y.backward()
     assert y.dtype == w.grad.dtype == np.dtype(dtype)
     np.testing.assert_allclose(w.grad, 2 * (1 - np.tanh([0.5, -0.25]) ** 2), rtol=tolerance)
+
+
+@pytest.mark.parametrize("indices", [[1], [1, 1, 0]])
+def test_looking_up_in_a_computed_table(w, indices):
+    table = lf.outer(w, w)
+    lf.sum([lf.sum(lf.embedding(table, i)) for i in indices]).backward()
+    v = w.numpy()
+    expected = np.zeros(3)
+    for i in indices:
+        expected += v[i]
+        expected[i] += v.sum()
+    np.testing.assert_allclose(w.grad, expected)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_overlapping_windows_add_their_gradients(step):
+    w = lf.Parameter(np.arange(12.0))
+    x = w * 1.0
+    parts = [lf.tanh(x[k : k + 3]) for k in (0, step, 4, 7, 4)]
+    lf.sum(parts).backward(np.ones(3))
+    expected = np.zeros(12)
+    for k in (0, step, 4, 7, 4):
+        expected[k : k + 3] += 1 - np.tanh(np.arange(k, k + 3.0)) ** 2
+    np.testing.assert_allclose(w.grad, expected)

@@ -121,7 +121,7 @@ def test_a_choice_is_remembered_and_compared_again_less_and_less_often():
     for _ in range(16):
         schedule(dag, "phases", choices)
     (choice,) = choices.known.values()
-    assert choice.seen == 16 and choice.compared == 5
+    assert choice.seen == 16 and choice.compared == 3
 
 
 def test_an_empty_graph():

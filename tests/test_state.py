@@ -37,7 +37,7 @@ def test_differences(expected: Any, given: Any, lines: list[str]) -> None:
 
 def test_raising_lists_all_of_them() -> None:
     raise_differences("model", [])
-    with pytest.raises(CheckpointError, match="^model does not fit, and nothing was changed:\n  one\n  two$"):
+    with pytest.raises(CheckpointError, match=r"^model does not fit, and nothing was changed:\n  one\n  two$"):
         raise_differences("model", ["one", "two"])
 
 

@@ -28,10 +28,10 @@ def batches(
 ) -> Batches[T]:
     """Lists of ``size`` examples, the last one shorter unless ``drop_last``; iterate once for every epoch.
 
-    ``shuffle``: a new order every epoch, which depends on ``seed``, the epoch's number and the number of examples, and on
-    nothing else; without a seed one is drawn from the default random stream (`lazyflow.seed`). ``key``: examples of similar
-    ``key(example)`` (``len``, say) come in one batch; equal keys are shuffled among each other, and so are the batches.
-    Without shuffling, batches then come by rising key. ``epoch``: the number of the first epoch.
+    ``shuffle``: a new order every epoch, which depends on ``seed``, the epoch's number and the number of examples, and
+    on nothing else; without a seed one is drawn from the default random stream (`lazyflow.seed`). ``key``: examples of
+    similar ``key(example)`` (``len``, say) come in one batch; equal keys are shuffled among each other, and so are the
+    batches. Without shuffling, batches then come by rising key. ``epoch``: the number of the first epoch.
 
     ``drop_last`` with ``shuffle`` leaves out random examples, others in every epoch, not those with the largest key.
 
@@ -52,9 +52,9 @@ def batches(
 class Batches(Generic[T]):
     """What `batches` returns: an iterable of lists of examples, with a ``len()`` and a state to save.
 
-    Every ``iter()`` begins the next epoch, also when the one before was left early. ``epoch`` is the number of the epoch that runs or
-    comes next, ``position`` how many of its batches were handed out. After `load_state_dict` the next ``iter()`` goes on
-    where the state was saved: with the batch after the last one handed out.
+    Every ``iter()`` begins the next epoch, also when the one before was left early. ``epoch`` is the number of the
+    epoch that runs or comes next, ``position`` how many of its batches were handed out. After `load_state_dict` the
+    next ``iter()`` goes on where the state was saved: with the batch after the last one handed out.
 
     >>> run = batches(range(6), 2, shuffle=True, seed=3)
     >>> steps = iter(run)
@@ -84,7 +84,9 @@ class Batches(Generic[T]):
         if not len(self.examples):
             raise ValueError("there are no examples to make batches of: the data set is empty")
         if not len(self):
-            raise ValueError(f"drop_last leaves no batch: {len(self.examples)} examples, size {self.size}; make size smaller")
+            raise ValueError(
+                f"drop_last leaves no batch: {len(self.examples)} examples, size {self.size}; make size smaller"
+            )
         self.seed = default_stream().draw()[1] if seed is None and shuffle else _integer("seed", seed or 0, 0)
         self._keys = None if key is None else [key(example) for example in self.examples]
         self._resume = False
@@ -131,7 +133,9 @@ class Batches(Generic[T]):
         return {**sizes, "shuffle": self.shuffle, "drop_last": self.drop_last, "key": keyed}
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raise `CheckpointError` with everything that keeps ``state`` from being loaded: other data or other options."""
+        """Raise `CheckpointError` with everything that keeps ``state`` from being loaded: other data or other
+        options.
+        """
         check_kind("Batches", state)
         raise_differences("Batches", differences(self.state_dict(), state))
         ours = self._fixed()
@@ -145,7 +149,8 @@ class Batches(Generic[T]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the seed and go on where ``state`` was saved, with the next ``iter()``.
 
-        Raises `CheckpointError` if it was saved with other options or another number of examples, and changes nothing then.
+        Raises `CheckpointError` if it was saved with other options or another number of examples, and changes nothing
+        then.
         """
         self.check_state_dict(state)
         self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]

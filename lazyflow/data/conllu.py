@@ -12,7 +12,11 @@ from lazyflow.errors import ParseError
 __all__ = ["Extra", "Sentence", "Token", "attributes", "parse_conllu", "read_conllu"]
 
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
-_WORD, _RANGE, _EMPTY = re.compile(r"[1-9][0-9]*"), re.compile(r"([1-9][0-9]*)-([1-9][0-9]*)"), re.compile(r"[0-9]+\.[1-9][0-9]*")
+_WORD, _RANGE, _EMPTY = (
+    re.compile(r"[1-9][0-9]*"),
+    re.compile(r"([1-9][0-9]*)-([1-9][0-9]*)"),
+    re.compile(r"[0-9]+\.[1-9][0-9]*"),
+)
 
 
 def attributes(field: str) -> dict[str, str]:
@@ -103,15 +107,15 @@ def read_conllu(path: StrPath) -> list[Sentence]:
 def parse_conllu(text: str, *, name: StrPath = "<text>") -> list[Sentence]:
     """All sentences of ``text``. Multiword ranges and empty nodes are no tokens; the sentence keeps them apart.
 
-    Raises `ParseError`, which names ``name``, line and column, for a line without ten fields, an empty field, ids that do not count
-    1, 2, 3, ..., and a head that is no id of the sentence. Whether the heads form a tree is not checked.
+    Raises `ParseError`, which names ``name``, line and column, for a line without ten fields, an empty field, ids that
+    do not count 1, 2, 3, ..., and a head that is no id of the sentence. Whether the heads form a tree is not checked.
 
     >>> sentence, = parse_conllu("# text = Go\\n1\\tGo\\tgo\\tVERB\\tVB\\tMood=Imp\\t0\\troot\\t_\\t_\\n")
     >>> sentence.metadata, sentence.tokens[0].head, attributes(sentence.tokens[0].feats)
     ({'text': 'Go'}, 0, {'Mood': 'Imp'})
     >>> parse_conllu("1\\tGo\\tgo\\tVERB\\tVB\\t_\\t7\\troot\\t_\\t_\\n", name="x.conllu")
     Traceback (most recent call last):
-    lazyflow.errors.ParseError: x.conllu:1:17: expected a head from 0 to 1, got 7
+    lazyflow.errors.ParseError: x.conllu:1:19: expected a head from 0 to 1, got 7
     """
     reader = _Reader(name)
     for line in lines_of(text):
@@ -178,7 +182,9 @@ class _Reader:
         if head != "_" and not (head.isascii() and head.isdigit()):
             self._fail(column, f"expected a head, an integer or '_', got {head!r}")
         self.heads.append((self.number, column))
-        self.tokens.append(Token(int(fields[0]), *fields[1:6], None if head == "_" else int(head), *fields[7:]))
+        number, form, lemma, upos, xpos, feats, _, deprel, deps, misc = fields
+        parent = None if head == "_" else int(head)
+        self.tokens.append(Token(int(number), form, lemma, upos, xpos, feats, parent, deprel, deps, misc))
 
     def _column(self, fields: list[str], index: int) -> int:
         return sum(len(field) + 1 for field in fields[:index]) + 1

@@ -1,14 +1,16 @@
-"""ListOps (Nangia & Bowman 2018, "ListOps: A Diagnostic Dataset for Latent Tree Learning"): nested operations on digits.
+"""ListOps (Nangia & Bowman 2018, "ListOps: A Diagnostic Dataset for Latent Tree Learning"): nested operations on
+digits.
 
-An expression is ``[MAX 2 9 [MIN 4 7 ] 0 ]``: MAX and MIN of the arguments, MED their median, SM their sum modulo 10. In the
-published files it is binarised to the left, and every binary node stands in parentheses: ``( ( ( [MAX 2 ) 9 ) ] )``.
+An expression is ``[MAX 2 9 [MIN 4 7 ] 0 ]``: MAX and MIN of the arguments, MED their median, SM their sum modulo 10. In
+the published files it is binarised to the left, and every binary node stands in parentheses: ``( ( ( [MAX 2 ) 9 ) ]
+)``.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,6 +21,7 @@ from lazyflow.errors import ParseError
 __all__ = ["ListOps", "evaluate", "listops", "parse_listops", "read_listops"]
 
 OPERATORS = ("MAX", "MIN", "MED", "SM")
+PATIENCE = 20_000  # draws in a row without a new expression, after which there are none to be found
 _LEAF = "digit"  # the label of a leaf
 
 
@@ -28,7 +31,12 @@ def _median(values: Sequence[int]) -> int:
     return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) // 2
 
 
-_EVALUATE = {"MAX": max, "MIN": min, "MED": _median, "SM": lambda values: sum(values) % 10}
+_EVALUATE: Mapping[str, Callable[[Sequence[int]], int]] = {
+    "MAX": max,
+    "MIN": min,
+    "MED": _median,
+    "SM": lambda values: sum(values) % 10,
+}
 
 
 def evaluate(tree: Tree) -> int:
@@ -60,8 +68,8 @@ def _values(tree: Tree) -> list[int]:
 class ListOps:
     """An expression and its value.
 
-    ``tree``: as it is read, n-ary: inner nodes are labelled ``"MAX"``, ``"MIN"``, ``"MED"`` or ``"SM"``, leaves ``"digit"`` with the digit
-    as their word. ``answer``: from 0 to 9. ``str()`` is the form of the published files.
+    ``tree``: as it is read, n-ary: inner nodes are labelled ``"MAX"``, ``"MIN"``, ``"MED"`` or ``"SM"``, leaves
+    ``"digit"`` with the digit as their word. ``answer``: from 0 to 9. ``str()`` is the form of the published files.
 
     >>> example = ListOps(parse_listops("[MAX 2 9 ]"), 9)
     >>> print(example, example.tree, example.binary)
@@ -75,8 +83,8 @@ class ListOps:
     def binary(self) -> Tree:
         """The binary tree of the published files, as a parser from left to right would build it.
 
-        Its leaves are the tokens ``[MAX``, ``2``, ..., ``]``. The label of a node that is an expression is its value; that
-        of a node that is part of one (an operator, an operator with some arguments, a bracket) is None.
+        Its leaves are the tokens ``[MAX``, ``2``, ..., ``]``. The label of a node that is an expression is its value;
+        that of a node that is part of one (an operator, an operator with some arguments, a bracket) is None.
         """
         done: list[Tree] = []
         for node, value in zip(self.tree.nodes(), _values(self.tree), strict=True):
@@ -125,12 +133,13 @@ def listops(
     max_length: int | None = None,
     balanced: bool = True,
 ) -> list[ListOps]:
-    """``n`` distinct random expressions, by the procedure of the paper: the same for the same arguments, on every machine.
+    """``n`` distinct random expressions, by the procedure of the paper.
 
-    An argument is an operation with ``operator_probability`` and a digit otherwise, and a digit at depth ``max_depth``; the operators are
-    equally likely, and take 2 to ``max_args`` arguments. ``max_length``: at most so many digits and operators.
-    ``balanced``: each of the ten answers equally often, up to one (as they are drawn, 0 and 9 are a fifth more frequent than
-    the others, from MIN and MAX).
+    The same arguments give the same expressions on every machine. An argument is an operation with
+    ``operator_probability`` and a digit otherwise, and a digit at depth ``max_depth``; the operators are equally
+    likely, and take 2 to ``max_args`` arguments. ``max_length``: at most so many digits and operators. ``balanced``:
+    each of the ten answers equally often, up to one (as they are drawn, 0 and 9 are a fifth more frequent than the
+    others, from MIN and MAX).
 
     Raises ``ValueError`` for arguments out of range, and when there are not enough distinct expressions.
 
@@ -144,12 +153,11 @@ def listops(
     source = random.Random(seed)
     kept: dict[str, ListOps] = {}
     room = [n // 10 + (answer < n % 10) if balanced else n for answer in range(10)]
-    attempts = 1000 + 500 * n
-    while len(kept) < n and attempts:
-        attempts -= 1
+    failures = 0
+    while len(kept) < n and failures < PATIENCE:
         tree = _draw(source, max_depth, max_args, operator_probability)
-        if max_length is None or len(tree) <= max_length:
-            _keep(tree, kept, room)
+        fits = max_length is None or len(tree) <= max_length
+        failures = 0 if fits and _keep(tree, kept, room) else failures + 1
     if len(kept) < n:
         raise ValueError(
             f"found only {len(kept)} of {n} distinct expressions; allow more with max_depth, max_args or max_length, "
@@ -167,14 +175,18 @@ def _check_arguments(n: Any, seed: Any, max_depth: Any, max_args: Any, operator_
         raise ValueError(f"listops: operator_probability must be from 0 to 1, got {operator_probability!r}")
 
 
-def _keep(tree: Tree, kept: dict[str, ListOps], room: list[int]) -> None:
+def _keep(tree: Tree, kept: dict[str, ListOps], room: list[int]) -> bool:
+    """Keep an expression that is new and has an answer that is still wanted."""
     answer = evaluate(tree)
-    if room[answer]:
-        example = ListOps(tree, answer)
-        text = str(example)
-        if text not in kept:
-            kept[text] = example
-            room[answer] -= 1
+    if not room[answer]:
+        return False
+    example = ListOps(tree, answer)
+    text = str(example)
+    if text in kept:
+        return False
+    kept[text] = example
+    room[answer] -= 1
+    return True
 
 
 def _below(source: random.Random, n: int) -> int:
@@ -222,7 +234,8 @@ def _operation(source: random.Random, max_args: int) -> list[Any]:
 def read_listops(path: StrPath) -> list[ListOps]:
     """A file in the published format (UTF-8, plain or gzipped): on every line the answer, a tab, the expression.
 
-    Raises `ParseError` with path, line and column for anything else, and for an answer that is not the expression's value.
+    Raises `ParseError` with path, line and column for anything else, and for an answer that is not the expression's
+    value.
 
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "test.tsv"
@@ -236,10 +249,13 @@ def read_listops(path: StrPath) -> list[ListOps]:
 def _read_line(path: StrPath, number: int, line: str) -> ListOps:
     answer, tab, text = line.partition("\t")
     if not tab or not re.fullmatch("[0-9]", answer):
-        raise ParseError(f"{path}:{number}:1: expected an answer from 0 to 9, a tab and an expression, got {line[:40]!r}")
+        raise ParseError(
+            f"{path}:{number}:1: expected an answer from 0 to 9, a tab and an expression, got {line[:40]!r}"
+        )
     example = ListOps(parse_listops(text, name=path, line=number, column=3), int(answer))
-    if evaluate(example.tree) != example.answer:
-        raise ParseError(f"{path}:{number}:1: expected the answer {evaluate(example.tree)}, the value of the expression, got {answer}")
+    value = evaluate(example.tree)
+    if value != example.answer:
+        raise ParseError(f"{path}:{number}:1: expected the answer {value}, the value of the expression, got {answer}")
     return example
 
 
@@ -282,7 +298,9 @@ class _Reader:
             else:
                 done = tree
         if done is None:
-            self._fail(len(self.text), "expected ']', the text ends" if stack else "expected an expression, the text ends")
+            self._fail(
+                len(self.text), "expected ']', the text ends" if stack else "expected an expression, the text ends"
+            )
         return done
 
     def _complete(self, token: str, offset: int, stack: list[tuple[str, list[Tree]]]) -> Tree:
@@ -310,7 +328,9 @@ def _check_parentheses(text: str, expected: str, place: str, column: int) -> Non
     """Raise unless ``text`` has the parentheses of the binarised form: it is one text, so compare."""
     if text == expected:
         return
-    offset = next((i for i, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b), min(len(text), len(expected)))
+    offset = next(
+        (i for i, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b), min(len(text), len(expected))
+    )
     raise ParseError(
         f"{place}:{column + offset}: expected the parentheses of the left-leaning binary form, "
         f"{expected[offset : offset + 12]!r} here, got {text[offset : offset + 12]!r}"

@@ -1,4 +1,6 @@
-"""Bracketed trees: sentiment trees ``(3 (2 a) (4 b))`` and those of the Penn Treebank ``(S (NP (DT the) (NN tea)))``."""
+"""Bracketed trees: sentiment trees ``(3 (2 a) (4 b))`` and those of the Penn Treebank ``(S (NP (DT the) (NN
+tea)))``.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from lazyflow.data.tree import Tree
 
 __all__ = ["parse_ptb", "read_ptb_trees"]
 
-# Only these four and the parentheses separate. A no-break space (in three leaves of SST) or any other Unicode space is part of
-# a word, so neither str.split() nor \s will do.
+# Only these four and the parentheses separate. A no-break space (in three leaves of SST) or any other Unicode space is
+# part of a word, so neither str.split() nor \s will do.
 _TOKEN = re.compile(r"[()]|[^() \t\r\n]+")
 
 _ESCAPES = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
@@ -36,12 +38,13 @@ def parse_ptb(
 ) -> list[Tree]:
     """All trees of ``text``, one after another; a tree may take any number of lines.
 
-    A tree is ``(label word)`` or ``(label tree tree ...)``. Separators are the space, the tab, the ends of lines and the
-    parentheses, and nothing else. ``label`` is applied to every label (``int`` for sentiment); a missing one, as at the top
-    of Penn Treebank files, is the empty string. Words stay as they are, with ``unescape`` ``-LRB-`` becomes ``(`` and so on.
+    A tree is ``(label word)`` or ``(label tree tree ...)``. Separators are the space, the tab, the ends of lines and
+    the parentheses, and nothing else. ``label`` is applied to every label (``int`` for sentiment); a missing one, as at
+    the top of Penn Treebank files, is the empty string. Words stay as they are, with ``unescape`` ``-LRB-`` becomes
+    ``(`` and so on.
 
-    Raises `ParseError`, which names ``name``, line and column, for anything else: an empty tree ``()``, a label without a word,
-    a parenthesis that is not closed, text outside of a tree.
+    Raises `ParseError`, which names ``name``, line and column, for anything else: an empty tree ``()``, a label without
+    a word, a parenthesis that is not closed, text outside of a tree.
 
     >>> print(*parse_ptb("(S (NP (DT the) (NN tea))\\n   (VP (VBZ is) (JJ hot)))"))
     (S (NP (DT the) (NN tea)) (VP (VBZ is) (JJ hot)))
@@ -98,7 +101,11 @@ class _Parser:
             self._fail(offset, "expected '(', got ')' with no tree open")
         node = self.stack.pop()
         if node.word is None and not node.children:
-            missing = "a label, got ')': an empty tree" if node.label is None else f"a word or a tree after the label {node.label!r}, got ')'"
+            missing = (
+                "a label, got ')': an empty tree"
+                if node.label is None
+                else f"a word or a tree after the label {node.label!r}, got ')'"
+            )
             self._fail(offset, f"expected {missing}")
         (self.stack[-1].children if self.stack else self.trees).append(self._tree(node))
 

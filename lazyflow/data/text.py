@@ -1,4 +1,6 @@
-"""Reading text files, plain or gzipped, with errors that say where: ``path:line:column: what was expected, what came``."""
+"""Reading text files, plain or gzipped, with errors that say where: ``path:line:column: what was expected, what
+came``.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def read_text(path: StrPath) -> str:
         before = data[: error.start]
         line = before.count(b"\n") + 1
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8")) + 1
-        raise ParseError(f"{path}:{line}:{column}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}") from None
+        raise ParseError(
+            f"{path}:{line}:{column}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}"
+        ) from None
 
 
 def lines_of(text: str) -> list[str]:

@@ -13,11 +13,12 @@ Entry = tuple[Any, "str | None", int]  # label, word, number of children
 class Tree:
     """A node with a label and either a word or children.
 
-    ``label``: anything, often a string or an integer. ``children``: one or more trees. ``word``: a non-empty string, of a leaf.
-    ``depth`` is the number of nodes on the longest way down, 1 for a leaf; ``len()`` counts all nodes. Both are known at once.
+    ``label``: anything, often a string or an integer. ``children``: one or more trees. ``word``: a non-empty string, of
+    a leaf. ``depth`` is the number of nodes on the longest way down, 1 for a leaf; ``len()`` counts all nodes. Both are
+    known at once.
 
-    Two trees are equal when labels, words and shapes are. Nothing here recurses, also not equality, hash, printing and pickling.
-    ``str()`` is the bracketed form, on one line; parentheses in words become ``-LRB-`` and ``-RRB-``.
+    Two trees are equal when labels, words and shapes are. Nothing here recurses, also not equality, hash, printing and
+    pickling. ``str()`` is the bracketed form, on one line; parentheses in words become ``-LRB-`` and ``-RRB-``.
 
     >>> tree = Tree(3, [Tree(2, word="not"), Tree(4, word="bad")])
     >>> print(tree, len(tree), tree.depth, tree.words)
@@ -46,11 +47,17 @@ class Tree:
         depth, size = 0, 1
         for child in children:
             if not isinstance(child, Tree):
-                raise TypeError(f"a child must be a Tree, got a {type(child).__name__}; a leaf is Tree(label, word=word)")
-            depth = max(depth, child.depth)
+                raise TypeError(
+                    f"a child must be a Tree, got a {type(child).__name__}; a leaf is Tree(label, word=word)"
+                )
+            if child.depth > depth:
+                depth = child.depth
             size += child.size
-        for name, value in zip(self.__slots__, (children, depth + 1, label, size, word), strict=True):
-            object.__setattr__(self, name, value)
+        _set_label(self, label)
+        _set_children(self, children)
+        _set_word(self, word)
+        _set_depth(self, depth + 1)
+        _set_size(self, size)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"a Tree is immutable, so {name!r} cannot be set; make a new one")
@@ -127,6 +134,12 @@ class Tree:
     def __repr__(self) -> str:
         text = str(self)
         return f"Tree({text if len(text) <= 100 else text[:97] + '...'})"
+
+
+# The slots' own setters, past __setattr__: a treebank has millions of nodes.
+_set_label, _set_children, _set_word, _set_depth, _set_size = (
+    Tree.__dict__[name].__set__ for name in ("label", "children", "word", "depth", "size")
+)
 
 
 def _escaped(word: str) -> str:

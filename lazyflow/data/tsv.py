@@ -18,9 +18,9 @@ def read_tsv(
 ) -> list[dict[str, Any]]:
     """The rows of a tab-separated file (UTF-8, plain or gzipped), each a dict from column to value.
 
-    ``columns``: the names of the columns, in order, or a dict from name to what makes the value (``int``, ``float``, ...); without it
-    values are strings. ``header``: the first line holds the names; ``columns`` then picks some of them (all if None). Nothing is quoted:
-    every tab separates, every newline ends a row.
+    ``columns``: the names of the columns, in order, or a dict from name to what makes the value (``int``, ``float``,
+    ...); without it values are strings. ``header``: the first line holds the names; ``columns`` then picks some of them
+    (all if None). Nothing is quoted: every tab separates, every newline ends a row.
 
     Raises `ParseError`, which names path, line and column, for a row with too few or too many fields or a value that
     does not convert, and ``ValueError`` without names.
@@ -32,10 +32,14 @@ def read_tsv(
     {'stars': 3, 'text': 'fine'}
     """
     if isinstance(columns, str) or (columns is None and not header):
-        raise ValueError(f"read_tsv needs columns, a list of names or a dict from name to type, or header=True; got {columns!r}")
+        raise ValueError(
+            f"read_tsv needs columns, a list of names or a dict from name to type, or header=True; got {columns!r}"
+        )
     lines = lines_of(read_text(path))
-    names = lines[0].split("\t") if header and lines else list(columns or ())
-    converters = dict(columns) if isinstance(columns, Mapping) else dict.fromkeys(names if columns is None else columns, str)
+    names = lines[0].split("\t") if header and lines else [] if header else list(columns or ())
+    converters = (
+        dict(columns) if isinstance(columns, Mapping) else dict.fromkeys(names if columns is None else columns, str)
+    )
     _check_header(path, names, converters)
     return [_row(path, number, line, names, converters) for number, line in enumerate(lines, 1) if number > header]
 
@@ -43,7 +47,9 @@ def read_tsv(
 def _check_header(path: StrPath, names: Sequence[str], converters: Columns) -> None:
     for name in converters:
         if name not in names:
-            raise ParseError(f"{path}:1:1: expected a column {name!r} in the header, got {', '.join(names) or 'an empty file'}")
+            raise ParseError(
+                f"{path}:1:1: expected a column {name!r} in the header, got {', '.join(names) or 'an empty file'}"
+            )
     if len(set(names)) < len(names):
         raise ParseError(f"{path}:1:1: expected columns of different names, got {', '.join(names)}")
 

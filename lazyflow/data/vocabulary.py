@@ -16,8 +16,8 @@ __all__ = ["Vocabulary"]
 class Vocabulary:
     """Words numbered from 0 in the order given. Immutable.
 
-    ``words``: distinct strings. ``unk``: the word that stands for every unknown one, itself among the words; None to raise
-    ``KeyError`` instead.
+    ``words``: distinct strings. ``unk``: the word that stands for every unknown one, itself among the words; None to
+    raise ``KeyError`` instead.
 
     >>> vocabulary = Vocabulary(["<unk>", "a", "b"], unk="<unk>")
     >>> vocabulary["b"], vocabulary["z"], vocabulary.words[1], len(vocabulary), "z" in vocabulary
@@ -34,7 +34,9 @@ class Vocabulary:
             if not isinstance(word, str):
                 raise TypeError(f"a vocabulary holds strings, got {word!r}")
         if len(self._index) < len(self.words):
-            raise ValueError(f"the words of a vocabulary are distinct; {Counter(self.words).most_common(1)[0][0]!r} comes twice")
+            raise ValueError(
+                f"the words of a vocabulary are distinct; {Counter(self.words).most_common(1)[0][0]!r} comes twice"
+            )
         if unk is not None and unk not in self._index:
             raise ValueError(f"unk must be one of the words, got {unk!r}; add it to the words or the specials")
 
@@ -48,7 +50,8 @@ class Vocabulary:
         specials: Iterable[str] = ("<unk>",),
         unk: str | None = "<unk>",
     ) -> Vocabulary:
-        """From running text (or from counts): ``specials`` first, then the words by falling count, equal ones in alphabetical order.
+        """From running text (or from counts): ``specials`` first, then the words by falling count, equal ones in
+        alphabetical order.
 
         ``min_count``: words that are rarer are left out. ``max_size``: of the whole vocabulary, specials included.
 
@@ -108,7 +111,11 @@ class Vocabulary:
         try:
             content = json.loads(read_text(path))
         except json.JSONDecodeError as error:
-            raise ParseError(f"{path}:{error.lineno}:{error.colno}: expected a saved vocabulary (JSON), got: {error.msg}") from None
+            raise ParseError(
+                f"{path}:{error.lineno}:{error.colno}: expected a saved vocabulary (JSON), got: {error.msg}"
+            ) from None
         if not isinstance(content, dict) or not isinstance(content.get("words"), list) or "unk" not in content:
-            raise ParseError(f"{path}:1:1: expected an object with 'words', a list, and 'unk'; it is no saved vocabulary")
+            raise ParseError(
+                f"{path}:1:1: expected an object with 'words', a list, and 'unk'; it is no saved vocabulary"
+            )
         return cls(content["words"], unk=content["unk"])

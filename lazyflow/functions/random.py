@@ -56,7 +56,7 @@ def dropout(x: Any, p: float, *, training: bool = True, stream: Stream | None = 
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be at least 0 and below 1, got {p}")
-    x = constant(x)
+    value = constant(x)
     if not training or p == 0:
-        return x
-    return x * _draw("dropout_mask", x.shape, x.dtype, stream, float(p))
+        return value
+    return value * _draw("dropout_mask", value.shape, value.dtype, stream, float(p))

@@ -90,7 +90,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
     [[1.0, 2.0], [3.0, 4.0]]
     """
     if axis == 0 and sections.__class__ is int and type(x) is Expr and x.tape.open:
-        return _equal_parts(x, sections)  # type: ignore[arg-type]
+        return _equal_parts(x, sections)
     x = constant(x)
     axis = negative_axis("split", axis, x.ndim) + x.ndim
     bounds = _bounds(x.shape[axis], sections)

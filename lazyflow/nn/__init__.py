@@ -1,4 +1,4 @@
-"""Layers and cells: what a model is built of. Every ``forward`` is written for one example; the engine does the batching."""
+"""Layers and cells: what a model is built of. Every ``forward`` is for one example; the engine does the batching."""
 
 from lazyflow.expr import Parameter
 from lazyflow.nn import init
@@ -12,6 +12,21 @@ from lazyflow.nn.recurrent import LSTM, BiLSTM, GRUCell, LSTMCell, RNNCell
 from lazyflow.nn.tree import BinaryTreeLSTMCell, ChildSumTreeLSTMCell
 
 __all__ = [
-    "BiLSTM", "BinaryTreeLSTMCell", "ChildSumTreeLSTMCell", "Dropout", "Embedding", "GRUCell", "LSTM", "LSTMCell", "LayerNorm", "Linear",
-    "Module", "ModuleDict", "ModuleList", "Parameter", "RNNCell", "Sequential", "init",
+    "LSTM",
+    "BiLSTM",
+    "BinaryTreeLSTMCell",
+    "ChildSumTreeLSTMCell",
+    "Dropout",
+    "Embedding",
+    "GRUCell",
+    "LSTMCell",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "Parameter",
+    "RNNCell",
+    "Sequential",
+    "init",
 ]  # fmt: skip

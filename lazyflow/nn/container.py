@@ -78,7 +78,8 @@ class ModuleList(_Listed):
 class Sequential(_Listed):
     """Modules and plain functions, each applied to what the one before gave; an empty one is the identity.
 
-    Functions take a position, and so a number in the names, like modules. Raises ``TypeError`` for what cannot be called.
+    Functions take a position, and so a number in the names, like modules. Raises ``TypeError`` for what cannot be
+    called.
 
     >>> import lazyflow as lf
     >>> from lazyflow import nn
@@ -108,7 +109,8 @@ class Sequential(_Listed):
 
 
 class ModuleDict(Module):
-    """Modules by name. Raises ``TypeError`` for a value that is no module, ``ValueError`` for a name that is empty or has a dot.
+    """Modules by name. Raises ``TypeError`` for a value that is no module, ``ValueError`` for a name that is empty or
+    has a dot.
 
     >>> from lazyflow import nn
     >>> heads = nn.ModuleDict({"tag": nn.Linear(4, 9), "chunk": nn.Linear(4, 3)})

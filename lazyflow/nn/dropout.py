@@ -13,10 +13,11 @@ __all__ = ["Dropout"]
 
 
 class Dropout(Module):
-    """While training, each element is zero with probability ``p`` and else divided by ``1 - p``; after `eval`, the identity.
+    """While training, each element is zero with probability ``p`` and else divided by ``1 - p``; after `eval`, the
+    identity.
 
-    ``stream``: where the random numbers come from, by default the stream that `lazyflow.seed` restarts, read at each call.
-    Raises ``ValueError`` for ``p`` outside [0, 1).
+    ``stream``: where the random numbers come from, by default the stream that `lazyflow.seed` restarts, read at each
+    call. Raises ``ValueError`` for ``p`` outside [0, 1).
 
     >>> import lazyflow as lf
     >>> layer = lf.nn.Dropout(0.5).eval()

@@ -20,8 +20,8 @@ class Embedding(Module):
     """Row ``index`` of a table ``weight`` (num_embeddings, embedding_dim); an array of indices gives an array of rows.
 
     The rows start normally distributed with variance 1, as in PyTorch. With ``sparse`` (the default) the gradient is a
-    `RowSparse` of the rows touched, with ``sparse=False`` an array. Row ``padding_idx`` starts at zero and gets no gradient.
-    Raises ``IndexError``, at the line of the call, for an index below 0 or not below num_embeddings.
+    `RowSparse` of the rows touched, with ``sparse=False`` an array. Row ``padding_idx`` starts at zero and gets no
+    gradient. Raises ``IndexError``, at the line of the call, for an index below 0 or not below num_embeddings.
 
     >>> import lazyflow as lf
     >>> words = lf.nn.Embedding(100, 8)
@@ -29,7 +29,9 @@ class Embedding(Module):
     ((8,), (2, 8))
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, *, padding_idx: int | None = None, sparse: bool = True) -> None:
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, padding_idx: int | None = None, sparse: bool = True
+    ) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = checked_sizes(
             "Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim
@@ -57,7 +59,9 @@ class Embedding(Module):
             if index.dtype.kind not in "iu":
                 raise DTypeError(f"Embedding: an index must be an integer, got {index.dtype}")
             if index.size and index.min() < 0:  # which to `take` would count from the end
-                raise IndexError(f"Embedding: index {index.min()} is out of range, indices are 0 to {self.num_embeddings - 1}")
+                raise IndexError(
+                    f"Embedding: index {index.min()} is out of range, indices are 0 to {self.num_embeddings - 1}"
+                )
         return take(self.weight, index)
 
     def _without_padding(self, rows: Expr, index: Any) -> Expr:

@@ -1,13 +1,15 @@
-"""Initial weights: functions that fill a parameter in place and return it, with the names and formulas of ``torch.nn.init``.
+"""Initial weights: functions that fill a parameter in place and return it, with the names and formulas of
+``torch.nn.init``.
 
-``rng`` is a ``numpy.random.Generator``, a seed, or None for the next draw of lazyflow's default stream (see `lazyflow.seed`).
-A weight is (out, in), or (out, in, ...) with further axes that multiply both fans, as in a convolution.
+``rng`` is a ``numpy.random.Generator``, a seed, or None for the next draw of lazyflow's default stream (see
+`lazyflow.seed`). A weight is (out, in), or (out, in, ...) with further axes that multiply both fans, as in a
+convolution.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +18,11 @@ from lazyflow.errors import ShapeError
 from lazyflow.expr import Parameter
 
 __all__ = [
-    "calculate_gain", "constant_", "eye_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "orthogonal_", "uniform_",
-    "xavier_normal_", "xavier_uniform_", "zeros_",
+    "calculate_gain", "constant_", "eye_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "orthogonal_",
+    "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_",
 ]  # fmt: skip
 
-Rng = Union[np.random.Generator, int, None]
+Rng = np.random.Generator | int | None
 
 _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2.0), "selu": 3 / 4}
 
@@ -79,7 +81,8 @@ def normal_(parameter: Parameter, mean: float = 0.0, std: float = 1.0, *, rng: R
 
 
 def calculate_gain(nonlinearity: str, a: float = 0.0) -> float:
-    """What a layer's weights are scaled by so that ``nonlinearity`` keeps the variance; ``a``: the slope of ``"leaky_relu"``.
+    """What a layer's weights are scaled by so that ``nonlinearity`` keeps the variance; ``a``: the slope of
+    ``"leaky_relu"``.
 
     Raises ``ValueError`` for a name that is not linear, sigmoid, tanh, relu, leaky_relu or selu.
 
@@ -97,7 +100,9 @@ def _fans(name: str, parameter: Parameter) -> tuple[int, int]:
     """How many inputs an output sums over, and how many outputs an input goes to."""
     shape = parameter.shape
     if len(shape) < 2:
-        raise ShapeError(f"{name} needs a weight of at least two axes, (out, in, ...), got shape {shape}; see uniform_ and normal_")
+        raise ShapeError(
+            f"{name} needs a weight of at least two axes, (out, in, ...), got shape {shape}; see uniform_ and normal_"
+        )
     field = math.prod(shape[2:])
     return shape[1] * field, shape[0] * field
 
@@ -133,7 +138,8 @@ def _kaiming_std(name: str, parameter: Parameter, a: float, mode: str, nonlinear
 def kaiming_uniform_(
     parameter: Parameter, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", *, rng: Rng = None
 ) -> Parameter:
-    """Uniform in ``-b .. b`` with ``b = gain * sqrt(3 / fan)`` (He et al. 2015); ``a`` and ``nonlinearity`` as in `calculate_gain`.
+    """Uniform in ``-b .. b`` with ``b = gain * sqrt(3 / fan)`` (He et al. 2015); ``a`` and ``nonlinearity`` as in
+    `calculate_gain`.
 
     Raises `ShapeError` for fewer than two axes and ``ValueError`` for an unknown ``mode`` or ``nonlinearity``.
     """

@@ -17,9 +17,9 @@ __all__ = ["Linear"]
 class Linear(Module):
     """``weight @ x + bias``: ``weight`` (out_features, in_features), ``bias`` (out_features,) or None.
 
-    ``x`` is (in_features,) or (..., in_features); the result has out_features in place of in_features. Both start uniform
-    in ``-1/sqrt(in_features) .. 1/sqrt(in_features)``, as in PyTorch. Raises ``ValueError`` for a size below 1, and
-    `ShapeError` for an ``x`` of another size.
+    ``x`` is (in_features,) or (..., in_features); the result has out_features in place of in_features. Both start
+    uniform in ``-1/sqrt(in_features) .. 1/sqrt(in_features)``, as in PyTorch. Raises ``ValueError`` for a size below
+    1, and `ShapeError` for an ``x`` of another size.
 
     >>> import lazyflow as lf
     >>> lf.nn.Linear(3, 2)(lf.constant([1.0, 2.0, 3.0])).shape
@@ -30,7 +30,9 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
-        self.in_features, self.out_features = checked_sizes("Linear", in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = checked_sizes(
+            "Linear", in_features=in_features, out_features=out_features
+        )
         self.weight = new_parameter(self.out_features, self.in_features)
         self.bias = new_parameter(self.out_features) if bias else None
         self.reset_parameters()

@@ -1,7 +1,7 @@
 """`Module`: a part of a model. It finds its parameters among its attributes; there is nothing to declare.
 
-Parameters and submodules are ordinary entries of the instance's ``__dict__``, so reading one costs what any attribute costs,
-and what is assigned, replaced or deleted is registered, replaced or gone. All walks go over an explicit stack.
+Parameters and submodules are ordinary entries of the instance's ``__dict__``, so reading one costs what any attribute
+costs, and what is assigned, replaced or deleted is registered, replaced or gone. All walks go over an explicit stack.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Self = TypeVar("Self", bound="Module")
 
 
 class IncompatibleKeys(NamedTuple):
-    """What `Module.load_state_dict` left alone with ``strict=False``: names without an entry, entries without a name."""
+    """What `Module.load_state_dict` left alone: names without an entry, and entries without a name."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -61,9 +61,9 @@ def checked_probability(owner: str, p: float) -> float:
 class Module:
     """A part of a model: parameters, submodules, and a ``forward`` written for one example.
 
-    A `Parameter` or a `Module` that is assigned to an attribute belongs to the module from then on, until the attribute is
-    deleted or set to something else. Assigning one before ``super().__init__()`` raises ``AttributeError``. A plain list or
-    dict of modules is not looked into: use `ModuleList` or `ModuleDict`.
+    A `Parameter` or a `Module` that is assigned to an attribute belongs to the module from then on, until the
+    attribute is deleted or set to something else. Assigning one before ``super().__init__()`` raises
+    ``AttributeError``. A plain list or dict of modules is not looked into: use `ModuleList` or `ModuleDict`.
 
     >>> import lazyflow as lf
     >>> from lazyflow import nn
@@ -89,7 +89,9 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The value of the module for one example; every subclass that is called defines it."""
-        raise NotImplementedError(f"{type(self).__name__} defines no forward(); call one of its other methods or add it")
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no forward(); call one of its other methods or add it"
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -136,10 +138,14 @@ class Module:
         ['mean']
         """
         if "_buffers" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__}.__init__ must call super().__init__() before register_buffer({name!r})")
+            raise AttributeError(
+                f"{type(self).__name__}.__init__ must call super().__init__() before register_buffer({name!r})"
+            )
         _check_name(name)
         if hasattr(self, name):
-            raise ValueError(f"register_buffer: {type(self).__name__} has an attribute {name!r} already; delete it or choose another name")
+            raise ValueError(
+                f"register_buffer: {type(self).__name__} has an attribute {name!r} already; delete it first"
+            )
         object.__setattr__(self, name, _own_array(array))
         self._buffers.add(name)
 
@@ -162,7 +168,8 @@ class Module:
     def named_modules(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
         """This module, named ``""``, and all below it by dotted name, parents first.
 
-        A module that occurs several times comes once, under its first name, or, with ``remove_duplicate=False``, under each.
+        A module that occurs several times comes once, under its first name, or, with ``remove_duplicate=False``, under
+        each.
         """
         seen: set[int] = set()
         stack: list[tuple[str, Module]] = [("", self)]
@@ -180,7 +187,7 @@ class Module:
         return (module for _, module in self.named_modules())
 
     def named_parameters(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
-        """Every parameter by dotted name; a tied one once, under its first name, unless ``remove_duplicate`` is false."""
+        """Every parameter by dotted name; a tied one once, by its first name, unless ``remove_duplicate`` is false."""
         seen: set[int] = set()
         for prefix, module in self.named_modules(remove_duplicate=remove_duplicate):
             for name, parameter in module._own_parameters():
@@ -217,13 +224,15 @@ class Module:
                 yield _dotted(prefix, name), value
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Copies of all parameters and buffers as NumPy arrays by dotted name; a tied one stands under each of its names."""
+        """Copies of all parameters and buffers as NumPy arrays by dotted name; a tied one under each of its names."""
         return {name: np.array(devices.to_host(_array(value))) for name, value in self._stored()}
 
     def check_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Raise `CheckpointError` with everything that keeps ``state`` from being loaded: see `load_state_dict`."""
         if not isinstance(state, Mapping):
-            raise CheckpointError(f"expected a dict of arrays by name, got a {type(state).__name__}; read a file with lf.load(path, model)")
+            raise CheckpointError(
+                f"expected a dict of arrays by name, got a {type(state).__name__}; lf.load(path, model) reads a file"
+            )
         expected = {name: _array(value) for name, value in self._stored()}
         given = dict(state) if strict else {name: state[name] for name in expected if name in state}
         if not strict:
@@ -245,8 +254,8 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> IncompatibleKeys:
         """Copy the arrays of ``state`` into the parameters and buffers of those names.
 
-        Raises `CheckpointError` that lists every missing, unexpected, misshapen or differently typed entry, and changes nothing
-        then. With ``strict=False`` names that only one side has are left alone, and returned.
+        Raises `CheckpointError` that lists every missing, unexpected, misshapen or differently typed entry, and
+        changes nothing then. With ``strict=False`` names that only one side has are left alone, and returned.
 
         >>> import lazyflow as lf
         >>> model = lf.nn.Linear(3, 2)
@@ -261,7 +270,9 @@ class Module:
         for name in stored:
             if name in state:
                 _copy_into(stored[name], state[name])
-        return IncompatibleKeys([name for name in stored if name not in state], [name for name in state if name not in stored])
+        return IncompatibleKeys(
+            [name for name in stored if name not in state], [name for name in state if name not in stored]
+        )
 
     # Modes
 

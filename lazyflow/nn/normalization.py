@@ -18,9 +18,9 @@ __all__ = ["LayerNorm"]
 class LayerNorm(Module):
     """``(x - mean) / sqrt(variance + eps) * weight + bias`` (Ba et al. 2016), with both taken over the last axes.
 
-    ``normalized_shape``: the sizes of those axes, an integer for one axis. ``weight`` (ones at first) and ``bias`` (zeros) have
-    that shape; ``elementwise_affine=False`` leaves out both, ``bias=False`` the second. Raises ``ValueError`` for a size below 1
-    and `ShapeError` for an ``x`` that does not end in these axes.
+    ``normalized_shape``: the sizes of those axes, an integer for one axis. ``weight`` (ones at first) and ``bias``
+    (zeros) have that shape; ``elementwise_affine=False`` leaves out both, ``bias=False`` the second. Raises
+    ``ValueError`` for a size below 1 and `ShapeError` for an ``x`` that does not end in these axes.
 
     >>> import lazyflow as lf
     >>> lf.nn.LayerNorm(2, eps=0.0)(lf.constant([1.0, 3.0])).numpy()
@@ -31,7 +31,12 @@ class LayerNorm(Module):
     bias: Parameter | None
 
     def __init__(
-        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, *, elementwise_affine: bool = True, bias: bool = True
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        *,
+        elementwise_affine: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         sizes = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
@@ -55,13 +60,14 @@ class LayerNorm(Module):
         x = constant(x)
         axes = tuple(range(-len(self.normalized_shape), 0))
         if x.shape[-len(axes) :] != self.normalized_shape:
-            raise ShapeError(f"LayerNorm over {self.normalized_shape} takes a value whose last axes have these sizes, got shape {x.shape}")
+            raise ShapeError(
+                f"LayerNorm takes a value whose last axes have the sizes {self.normalized_shape}, got shape {x.shape}"
+            )
         centred = x - mean(x, axis=axes, keepdims=True)
         y = centred / sqrt(mean(centred * centred, axis=axes, keepdims=True) + self.eps)
-        if self.weight is not None:
-            y = y * self.weight
+        y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
-        affine = "" if self.weight is not None else ", elementwise_affine=False"
-        return f"{self.normalized_shape}, eps={self.eps}{affine}" + (", bias=False" if self.bias is None and not affine else "")
+        missing = ", elementwise_affine=False" if self.weight is None else ", bias=False" if self.bias is None else ""
+        return f"{self.normalized_shape}, eps={self.eps}{missing}"

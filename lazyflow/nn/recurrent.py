@@ -1,7 +1,9 @@
-"""Recurrent cells, and an LSTM over a Python list. Parameters have the names, layout and gate order of PyTorch, so weights copy over.
+"""Recurrent cells, and an LSTM over a Python list.
 
-The input's product ``W_ih x`` is a node of its own, not joined with the state's: it does not depend on the recurrence, so the
-engine computes it for all steps of all examples in one launch.
+Parameters have the names, the layout and the order of gates of PyTorch, so weights copy over.
+
+The input's product ``W_ih x`` is a node of its own, not joined with the state's: it does not depend on the recurrence,
+so the engine computes it for all steps of all examples in one launch.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, Parameter, constant
-from lazyflow.functions.elementwise import relu, sigmoid, tanh
+from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
 from lazyflow.functions.shape import concatenate, split
 from lazyflow.nn import init
@@ -22,7 +24,7 @@ from lazyflow.nn.linear import linear
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.random import Stream
 
-__all__ = ["BiLSTM", "GRUCell", "LSTM", "LSTMCell", "RNNCell"]
+__all__ = ["LSTM", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
 
 State = tuple[Expr, Expr]
 Weights = tuple[Parameter, Parameter, "Parameter | None", "Parameter | None"]  # weight_ih, weight_hh, bias_ih, bias_hh
@@ -32,28 +34,31 @@ _NONLINEARITIES = {"tanh": tanh, "relu": relu}
 
 def _new_weights(gates: int, width: int, hidden: int, bias: bool) -> Weights:
     """Uniform in ``-1/sqrt(hidden) .. 1/sqrt(hidden)``, as in PyTorch."""
-    shapes = [(gates * hidden, width), (gates * hidden, hidden)] + [(gates * hidden,)] * (2 * bias)
     bound = 1.0 / math.sqrt(hidden)
-    made: list[Any] = [init.uniform_(new_parameter(*shape), -bound, bound) for shape in shapes]
-    return tuple(made + [None] * (4 - len(made)))
+    rows = gates * hidden
+
+    def drawn(*shape: int) -> Parameter:
+        return init.uniform_(new_parameter(*shape), -bound, bound)
+
+    return drawn(rows, width), drawn(rows, hidden), drawn(rows) if bias else None, drawn(rows) if bias else None
 
 
-def _vector(owner: str, projected: Expr) -> Expr:
-    """A product as it is, after checking that its operand was a vector: gates are cut along the first axis."""
-    if len(projected.type.shape) != 1:
+def split_gates(owner: Module, values: Expr, count: int) -> list[Expr]:
+    """The gates of one step, ``count`` equal parts of a vector. Raises `ShapeError` if it is none."""
+    if len(values.type.shape) != 1:
         raise ShapeError(
-            f"{owner} takes the vectors of one step of one example; the product has shape {projected.shape}, so its operand "
-            "had more axes: call the cell once a step, the engine does the batching"
+            f"{type(owner).__name__} takes the vectors of one step, or one node, of one example; its gates came out with "
+            f"shape {values.shape}, so an operand had more axes: call it once for each, the engine does the batching"
         )
-    return projected
+    return split(values, count)
 
 
 def _zeros(size: int, like: Parameter) -> Expr:
     return constant(np.zeros(size, like.dtype))
 
 
-def _lstm_step(gates: Expr, c: Expr) -> State:
-    i, f, g, o = split(gates, 4)
+def _lstm_step(owner: Module, gates: Expr, c: Expr) -> State:
+    i, f, g, o = split_gates(owner, gates, 4)
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     return sigmoid(o) * tanh(c), c
 
@@ -65,13 +70,15 @@ class _Cell(Module):
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
         super().__init__()
-        sizes = checked_sizes(type(self).__name__, input_size=input_size, hidden_size=hidden_size)
-        self.input_size, self.hidden_size = sizes
-        self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = _new_weights(self.gates, *sizes, bias)
+        self.input_size, self.hidden_size = checked_sizes(
+            type(self).__name__, input_size=input_size, hidden_size=hidden_size
+        )
+        self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = _new_weights(
+            self.gates, self.input_size, self.hidden_size, bias
+        )
 
     def _products(self, x: Any, h: Any) -> tuple[Expr, Expr]:
-        name = type(self).__name__
-        return _vector(name, linear(self.weight_ih, self.bias_ih, x)), _vector(name, linear(self.weight_hh, self.bias_hh, h))
+        return linear(self.weight_ih, self.bias_ih, x), linear(self.weight_hh, self.bias_hh, h)
 
     def _start(self) -> Expr:
         return _zeros(self.hidden_size, self.weight_hh)
@@ -83,8 +90,8 @@ class _Cell(Module):
 class RNNCell(_Cell):
     """``h' = tanh(W_ih x + b_ih + W_hh h + b_hh)`` (Elman 1990), or with ``nonlinearity="relu"``.
 
-    ``x`` (input_size,), ``h`` (hidden_size,), zeros where it is None. Raises ``ValueError`` for a size below 1 or another
-    nonlinearity, `ShapeError` for operands of other sizes.
+    ``x`` (input_size,), ``h`` (hidden_size,), zeros where it is None. Raises ``ValueError`` for a size below 1 or
+    another nonlinearity, `ShapeError` for operands of other sizes.
 
     >>> import lazyflow as lf
     >>> lf.nn.RNNCell(2, 3)(lf.constant([1.0, 2.0])).shape
@@ -110,8 +117,9 @@ class LSTMCell(_Cell):
     """One step of a long short-term memory (Hochreiter and Schmidhuber 1997; Gers et al. 2000), as in PyTorch.
 
     ``i, f, g, o = W_ih x + b_ih + W_hh h + b_hh``, four gates of hidden_size in this order;
-    ``c' = sigmoid(f) * c + sigmoid(i) * tanh(g)`` and ``h' = sigmoid(o) * tanh(c')``. ``x`` (input_size,), state ``(h, c)``, each
-    (hidden_size,), zeros where it is None. Raises ``ValueError`` for a size below 1, `ShapeError` for operands of other sizes.
+    ``c' = sigmoid(f) * c + sigmoid(i) * tanh(g)`` and ``h' = sigmoid(o) * tanh(c')``. ``x`` (input_size,), state ``(h,
+    c)``, each (hidden_size,), zeros where it is None. Raises ``ValueError`` for a size below 1, `ShapeError` for
+    operands of other sizes.
 
     >>> import lazyflow as lf
     >>> cell = lf.nn.LSTMCell(2, 3)
@@ -127,15 +135,16 @@ class LSTMCell(_Cell):
         """The next state ``(h, c)``."""
         h, c = (self._start(), self._start()) if state is None else state
         from_x, from_h = self._products(x, h)
-        return _lstm_step(from_x + from_h, c)
+        return _lstm_step(self, from_x + from_h, c)
 
 
 class GRUCell(_Cell):
     """One step of a gated recurrent unit (Cho et al. 2014), as in PyTorch.
 
-    With three gates of hidden_size in the order r, z, n in the rows of the weights: ``r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)``,
-    ``z`` alike, ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))`` and ``h' = (1 - z) * n + z * h``. ``x`` (input_size,),
-    ``h`` (hidden_size,), zeros where it is None. Raises ``ValueError`` for a size below 1, `ShapeError` for operands of other sizes.
+    With three gates of hidden_size in the order r, z, n in the rows of the weights: ``r = sigmoid(W_ir x + b_ir + W_hr
+    h + b_hr)``, ``z`` alike, ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))`` and ``h' = (1 - z) * n + z * h``. ``x``
+    (input_size,), ``h`` (hidden_size,), zeros where it is None. Raises ``ValueError`` for a size below 1, `ShapeError`
+    for operands of other sizes.
 
     >>> import lazyflow as lf
     >>> lf.nn.GRUCell(2, 3)(lf.constant([1.0, 2.0])).shape
@@ -148,18 +157,18 @@ class GRUCell(_Cell):
         """The next state."""
         h = self._start() if h is None else h
         from_x, from_h = self._products(x, h)
-        (rx, zx, nx), (rh, zh, nh) = split(from_x, 3), split(from_h, 3)
+        (rx, zx, nx), (rh, zh, nh) = split_gates(self, from_x, 3), split_gates(self, from_h, 3)
         n = tanh(nx + sigmoid(rx + rh) * nh)
-        return n + sigmoid(zx + zh) * (h - n)
+        return add(n, multiply(sigmoid(zx + zh), h - n))
 
 
 class LSTM(Module):
     """Layers of `LSTMCell` over a list of vectors, one list an example; parameters as those of ``torch.nn.LSTM``.
 
-    ``dropout``: applied, while training, to the outputs of every layer but the last. Called with a list of t expressions
-    (input_size,) it returns the t outputs of the last layer, (hidden_size,) each, and the final ``(h, c)`` of every layer. ``state``:
-    what to start from, in that form; zeros where it is None. Raises ``ValueError`` for a size below 1 or ``dropout`` outside
-    [0, 1), `ShapeError` for an empty list or vectors of another size.
+    ``dropout``: applied, while training, to the outputs of every layer but the last. Called with a list of t
+    expressions (input_size,) it returns the t outputs of the last layer, (hidden_size,) each, and the final ``(h, c)``
+    of every layer. ``state``: what to start from, in that form; zeros where it is None. Raises ``ValueError`` for a
+    size below 1 or ``dropout`` outside [0, 1), `ShapeError` for an empty list or vectors of another size.
 
     >>> import lazyflow as lf
     >>> words = [lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0]), lf.constant([5.0, 6.0])]
@@ -199,11 +208,15 @@ class LSTM(Module):
         own = self.__dict__
         return own["weight_ih" + suffix], own["weight_hh" + suffix], own["bias_ih" + suffix], own["bias_hh" + suffix]
 
-    def forward(self, xs: Sequence[Any], state: Sequence[tuple[Any, Any]] | None = None) -> tuple[list[Expr], list[State]]:
+    def forward(
+        self, xs: Sequence[Any], state: Sequence[tuple[Any, Any]] | None = None
+    ) -> tuple[list[Expr], list[State]]:
         """Outputs of the last layer for every step, and the final states of all layers."""
         outputs = list(xs)
         if not outputs:
-            raise ShapeError(f"{type(self).__name__}: the list of inputs is empty; a sequence needs at least one vector")
+            raise ShapeError(
+                f"{type(self).__name__}: the list of inputs is empty; a sequence needs at least one vector"
+            )
         starts = self._starts(state)
         finals: list[State] = []
         for layer in range(self.num_layers):
@@ -235,21 +248,24 @@ class LSTM(Module):
         weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
         h, c = start
         hs = []
-        for from_x in [_vector(type(self).__name__, linear(weight_ih, bias_ih, x)) for x in xs]:
-            h, c = _lstm_step(from_x + linear(weight_hh, bias_hh, h), c)
+        for from_x in [linear(weight_ih, bias_ih, x) for x in xs]:
+            h, c = _lstm_step(self, from_x + linear(weight_hh, bias_hh, h), c)
             hs.append(h)
         return hs, (h, c)
 
     def extra_repr(self) -> str:
-        layers = "" if self.num_layers == 1 else f", num_layers={self.num_layers}"
-        return f"{self.input_size}, {self.hidden_size}{layers}" + (f", dropout={self.dropout}" if self.dropout else "")
+        layers = "" if self.num_layers == 1 else f", {self.num_layers}"
+        bias = "" if self._weights("_l0")[2] is not None else ", bias=False"
+        return f"{self.input_size}, {self.hidden_size}{layers}{bias}" + (
+            f", dropout={self.dropout}" if self.dropout else ""
+        )
 
 
 class BiLSTM(LSTM):
-    """An `LSTM` in both directions (Graves and Schmidhuber 2005); parameters as those of ``torch.nn.LSTM(bidirectional=True)``.
+    """An `LSTM` in both directions (Graves and Schmidhuber 2005), as ``torch.nn.LSTM(bidirectional=True)``.
 
-    The outputs are ``[forward; backward]``, (2 * hidden_size,) each, and go so into the next layer. The final states, and ``state``,
-    are in the order layer 0 forward, layer 0 backward, layer 1 forward, and so on.
+    The outputs are ``[forward; backward]``, (2 * hidden_size,) each, and go so into the next layer. The final states,
+    and ``state``, are in the order layer 0 forward, layer 0 backward, layer 1 forward, and so on.
 
     >>> import lazyflow as lf
     >>> outputs, states = lf.nn.BiLSTM(2, 3)([lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0])])

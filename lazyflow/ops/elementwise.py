@@ -1,7 +1,8 @@
 """Elementwise operations, one line each: the name, the formula, and for each operand the formula of its derivative.
 
-In the derivatives ``g`` is the cotangent of the result and ``y`` the result. An operand without one is not differentiable
-there. ``slope``, ``alpha``, ``lo`` and ``hi`` are operands like any other, so that calls with different values run together.
+In the derivatives ``g`` is the cotangent of the result and ``y`` the result. An operand without a derivative is not
+differentiable there. ``slope``, ``alpha``, ``lo`` and ``hi`` are operands like any other, so that calls with different
+values run together.
 
 Dtypes are NumPy's: the dtype of a result is what NumPy's promotion makes of the formula, Python numbers being weak.
 Truth values times ``g`` select, since a masked copy costs ten times as much as a product.
@@ -22,7 +23,9 @@ from lazyflow.ops.formula import Formula, compile_forward, compile_vjp, parse, r
 
 def _infer(name: str, formula: Formula, *operands: Abstract) -> Result:
     if len(operands) != len(formula.operands):
-        raise TypeError(f"{name} takes {len(formula.operands)} operands ({', '.join(formula.operands)}), got {len(operands)}")
+        raise TypeError(
+            f"{name} takes {len(formula.operands)} operands ({', '.join(formula.operands)}), got {len(operands)}"
+        )
     shape = broadcast_shape(name, operands)
     try:
         return Result(shape, result_dtype(formula, tuple(o.dtype for o in operands)))
@@ -34,15 +37,16 @@ def _infer(name: str, formula: Formula, *operands: Abstract) -> Result:
 def elementwise(name: str, formula: str, **derivatives: str) -> Op:
     """Register an elementwise operation: kernels, shape rule and gradients all follow from the formulas.
 
-    Operands are named in the formula and come in the order in which they first appear there. Raises ``ValueError`` for a formula
-    outside `lazyflow.ops.formula`, and for the derivative of something that is no operand.
+    Operands are named in the formula and come in the order in which they appear there. Raises ``ValueError`` for a
+    formula outside `lazyflow.ops.formula`, and for the derivative of something that is no operand.
     """
     parsed = parse(formula)
     unknown = sorted(set(derivatives) - set(parsed.operands))
     if unknown:
         raise ValueError(f"{name}: {', '.join(unknown)} is no operand of {formula!r}")
     vjps = tuple(
-        compile_vjp(f"{name}_{o}", parse(derivatives[o]), parsed.operands) if o in derivatives else None for o in parsed.operands
+        compile_vjp(f"{name}_{o}", parse(derivatives[o]), parsed.operands) if o in derivatives else None
+        for o in parsed.operands
     )
     return register(
         Op(
@@ -71,8 +75,12 @@ SQRT = elementwise("sqrt", "sqrt(x)", x="0.5 * g / y")
 ABS = elementwise("abs", "abs(x)", x="g * sign(x)")
 
 # Ties are shared evenly, as in HIPS/autograd.
-MAXIMUM = elementwise("maximum", "maximum(a, b)", a="g * (a > b) + 0.5 * g * (a == b)", b="g * (b > a) + 0.5 * g * (a == b)")
-MINIMUM = elementwise("minimum", "minimum(a, b)", a="g * (a < b) + 0.5 * g * (a == b)", b="g * (b < a) + 0.5 * g * (a == b)")
+MAXIMUM = elementwise(
+    "maximum", "maximum(a, b)", a="g * (a > b) + 0.5 * g * (a == b)", b="g * (b > a) + 0.5 * g * (a == b)"
+)
+MINIMUM = elementwise(
+    "minimum", "minimum(a, b)", a="g * (a < b) + 0.5 * g * (a == b)", b="g * (b < a) + 0.5 * g * (a == b)"
+)
 CLIP = elementwise("clip", "minimum(maximum(x, lo), hi)", x="g * logical_and(x >= lo, x <= hi)")
 WHERE = elementwise("where", "where(condition, a, b)", a="g * condition", b="g * logical_not(condition)")
 
@@ -113,9 +121,7 @@ LOGSIGMOID = elementwise("logsigmoid", "minimum(x, 0) - log1p(exp(-abs(x)))", x=
 SOFTPLUS = elementwise("softplus", "maximum(x, 0) + log1p(exp(-abs(x)))", x="-expm1(-y) * g")
 SOFTSIGN = elementwise("softsign", "x / (1 + abs(x))", x="g / (1 + abs(x)) / (1 + abs(x))")
 RELU = elementwise("relu", "maximum(x, 0)", x="g * (y > 0)")
-LEAKY_RELU = elementwise(
-    "leaky_relu", "maximum(x, 0) + slope * minimum(x, 0)", x="g * (x > 0) + slope * g * (x <= 0)"
-)
+LEAKY_RELU = elementwise("leaky_relu", "maximum(x, 0) + slope * minimum(x, 0)", x="g * (x > 0) + slope * g * (x <= 0)")
 ELU = elementwise(
     "elu", "maximum(x, 0) + alpha * expm1(minimum(x, 0))", x="g * (x > 0) + (minimum(y, 0) + alpha) * g * (x <= 0)"
 )

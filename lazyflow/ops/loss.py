@@ -1,8 +1,8 @@
 """Losses of one example. A mean over a minibatch is ``mean_list`` of them.
 
-A class is given by its index, one for every row of scores: scores ``(n,)`` take an index ``()``, scores ``(t, n)`` indices ``(t,)``. Then
-``reduction`` says what becomes of the ``t`` losses: their mean, their sum, or ``"none"``, all of them. A loss of
-elements, such as `mse`, reduces over all elements of the example.
+A class is given by its index, one for every row of scores: scores ``(n,)`` take an index ``()``, scores ``(t, n)`` take
+``(t,)``. Then ``reduction`` says what becomes of the ``t`` losses: their mean, their sum, or ``"none"``, all of them. A
+loss of elements, such as ``mse``, reduces over all elements of the example.
 """
 
 from __future__ import annotations
@@ -43,9 +43,18 @@ def _reduce(losses: Array, reduction: str, ndim: int) -> Array:
 
 def _spread(g: Array, reduction: str, ndim: int, count: int, more: int = 0) -> Array:
     """The cotangents of the losses before the reduction, with ``more`` axes of size 1 behind."""
-    added = more if reduction == "none" else more + ndim
-    g = g[(..., *(None,) * added)] if added else g
+    behind = (None,) * (more if reduction == "none" else more + ndim)
+    subscript = (..., *behind)
+    g = g[subscript] if behind else g
     return g / count if reduction == "mean" and count != 1 else g
+
+
+def _scaled(answer: Array, share: Array) -> Array:
+    """An answer of our own times cotangents: in place, unless all operands are shared and it lacks the batch axis."""
+    if answer.ndim < share.ndim:
+        return answer * share
+    answer *= share
+    return answer
 
 
 def _lead(scores: Array, ndim: int) -> int:
@@ -124,8 +133,7 @@ def _cross_entropy_logits(
 ) -> Array:
     scores = _repeated(xp, logits, index)
     answer = _minus_one_hot(xp, _softmax(xp, scores), index)
-    answer *= _spread(g, reduction, ndim, _lead(logits, ndim), more=1)
-    return answer
+    return _scaled(answer, _spread(g, reduction, ndim, _lead(logits, ndim), more=1))
 
 
 def _softmax(xp: Any, scores: Array) -> Array:
@@ -248,7 +256,9 @@ def _elements_vjp(
     return slope(xp, x, target, **static) * _spread(g, reduction, ndim, _elements(x, ndim))
 
 
-def _element_loss(name: str, losses: Losses, x: Losses, target: Losses, infer: Callable[..., Result] | None = None) -> Op:
+def _element_loss(
+    name: str, losses: Losses, x: Losses, target: Losses, infer: Callable[..., Result] | None = None
+) -> Op:
     """Register a loss of elements, from its value and its two derivatives."""
     return register(
         Op(

@@ -1,7 +1,7 @@
 """Reductions over an example's axes, normalisations along one axis, and sums over a list of operands.
 
-The shape rules turn ``axis`` (an integer, several, or None for all axes of the example) into axes counted from the end. Gradients are
-shared evenly among ties, right where factors are zero, and zero where a norm or a standard deviation is zero.
+The shape rules turn ``axis`` (an integer, several, or None for all axes of the example) into axes counted from the end.
+Gradients are shared evenly among ties, right where factors are zero, and zero where a norm or a standard deviation is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def _require_elements(name: str, x: Abstract, axes: Axes) -> None:
 
 def _summed(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that NumPy sums in: integers and truth values are counted in the machine's integer."""
-    return np.dtype(np.add.reduce(np.ones(1, dtype)).dtype)
+    dtype = np.add.reduce(np.ones(1, dtype)).dtype
+    return dtype
 
 
 def _averaged(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -111,7 +112,7 @@ def _method(name: str) -> Kernel:
 def _reduction(
     name: str, forward: Kernel, vjp: Kernel | None = None, *, dtype: Callable[[Any], Any] = _same, empty: bool = False
 ) -> Op:
-    """Register a reduction; ``dtype`` says what becomes of the operand's, ``empty`` whether there may be no elements."""
+    """Register a reduction; ``dtype`` says what becomes of the operand's, ``empty`` whether it may be over nothing."""
     return register(Op(name, partial(_infer, name, dtype, empty), forward, (vjp,)))
 
 
@@ -195,7 +196,9 @@ def _moment_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = Fa
     shape, dtype, static = _infer(name, _averaged, False, x, axis, keepdims)
     count = _count(x.shape, static["axis"])
     if count <= ddof:
-        raise ShapeError(f"{name} divides by the number of elements minus ddof: {count} elements need a smaller ddof than {ddof}")
+        raise ShapeError(
+            f"{name} divides by the number of elements minus ddof: {count} elements need a smaller ddof than {ddof}"
+        )
     return Result(shape, dtype, {**static, "ddof": ddof})
 
 
@@ -229,7 +232,9 @@ def _norm(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, o
     if ord == 2:
         return xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims, out=out), out=out)
     size = abs(x)
-    return size.sum(axis=axis, keepdims=keepdims, out=out) if ord == 1 else size.max(axis=axis, keepdims=keepdims, out=out)
+    return (
+        size.sum(axis=axis, keepdims=keepdims, out=out) if ord == 1 else size.max(axis=axis, keepdims=keepdims, out=out)
+    )
 
 
 def _norm_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ord: float) -> Array:
@@ -382,5 +387,12 @@ SUM_LIST = register(
     Op("sum_list", partial(_list_infer, "sum_list", _summed), _sum_list, (_sum_list_x,), stacked=True, ragged=True)
 )
 MEAN_LIST = register(
-    Op("mean_list", partial(_list_infer, "mean_list", _averaged), _mean_list, (_mean_list_x,), stacked=True, ragged=True)
+    Op(
+        "mean_list",
+        partial(_list_infer, "mean_list", _averaged),
+        _mean_list,
+        (_mean_list_x,),
+        stacked=True,
+        ragged=True,
+    )
 )

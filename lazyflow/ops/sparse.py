@@ -186,8 +186,14 @@ class RowSparse:
         ``indices`` (B,) of integers in ``range(shape[0])``, ``values`` ``(B, *shape[1:])``; neither is changed.
         """
         positions, starts, counts, unique = _sorted_groups(devices.to_host(indices))
-        merged = rows_at(values, xp.asarray(positions[starts]))
-        if len(unique) < len(positions):
+        merged = xp.ascontiguousarray(rows_at(values, xp.asarray(positions[starts])))
+        repeats = len(positions) - len(unique)
+        if repeats and xp is np and repeats * values[:1].size <= FEW:
+            others = np.ones(len(positions), np.bool_)
+            others[starts] = False
+            slots = np.repeat(np.arange(len(unique)), counts - 1)
+            _add_elements(merged, slots, rows_at(values, positions[others]))
+        elif repeats:
             rounds = _rounds(positions, starts + 1, counts - 1, np.arange(len(unique)))
             add_rounds(merged, _on(xp, rounds), values)
         return cls(xp.asarray(unique), merged, shape)

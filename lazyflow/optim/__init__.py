@@ -18,7 +18,24 @@ from lazyflow.optim.schedules import (
 from lazyflow.optim.sgd import SGD
 
 __all__ = [
-    "AMSGrad", "Adadelta", "Adagrad", "Adam", "AdamW", "CosineAnnealingLR", "ExponentialLR", "LambdaLR", "LinearWarmup",
-    "MultiStepLR", "Optimizer", "RMSprop", "ReduceLROnPlateau", "SGD", "Schedule", "StepLR", "clip_grad_norm", "clip_grad_value",
-    "functional", "grad_norm",
+    "SGD",
+    "AMSGrad",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "CosineAnnealingLR",
+    "ExponentialLR",
+    "LambdaLR",
+    "LinearWarmup",
+    "MultiStepLR",
+    "Optimizer",
+    "RMSprop",
+    "ReduceLROnPlateau",
+    "Schedule",
+    "StepLR",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "functional",
+    "grad_norm",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lazyflow.device import module
 from lazyflow.optim.base import Array, Optimizer, Options, blend
 
-__all__ = ["Adam", "AdamW", "AMSGrad"]
+__all__ = ["AMSGrad", "Adam", "AdamW"]
 
 
 class Adam(Optimizer):
@@ -25,16 +25,18 @@ class Adam(Optimizer):
 
     How the moments behave when the gradient is row-sparse (a table that was only looked up in):
 
-    - ``sparse=True`` (lazy Adam): for the touched rows all of the above happens, once. A row that is not touched is not moved,
-      and its ``exp_avg`` and ``exp_avg_sq`` (and the maximum) stay exactly as they are; the decay that it missed is not made up
-      for when it is touched again. ``t`` counts the parameter's steps, not the row's, so a row that is first touched late
-      has its moments hardly corrected: its first move is about ``lr * (1 - beta1) / sqrt(1 - beta2)`` (3.2 ``lr`` with
-      the default betas) where a row touched at ``t = 1`` moves by ``lr``. This is ``torch.optim.SparseAdam``, up to ``eps``: there it
-      is added before the bias correction, and weighs ``1 / sqrt(1 - beta2**t)`` times as much.
-    - ``sparse=False``: the gradient is made dense. At every step the moments of all rows decay, and rows without a gradient go on
-      moving as long as their ``exp_avg`` lasts: plain Adam, at the cost of the whole table a step.
+    - ``sparse=True`` (lazy Adam): for the touched rows all of the above happens, once. A row that is not touched is not
+      moved, and its ``exp_avg`` and ``exp_avg_sq`` (and the maximum) stay exactly as they are; the decay that it missed
+      is not made up for when it is touched again. ``t`` counts the parameter's steps, not the row's, so a row that is
+      first touched late has its moments hardly corrected: its first move is about ``lr * (1 - beta1) / sqrt(1 -
+      beta2)`` (3.2 ``lr`` with the default betas) where a row touched at ``t = 1`` moves by ``lr``. This is
+      ``torch.optim.SparseAdam``, up to ``eps``: there it is added before the bias correction, and weighs ``1 / sqrt(1 -
+      beta2**t)`` times as much.
+    - ``sparse=False``: the gradient is made dense. At every step the moments of all rows decay, and rows without a
+      gradient go on moving as long as their ``exp_avg`` lasts: plain Adam, at the cost of the whole table a step.
 
-    ``weight_decay`` is added to the gradient (L2); see `AdamW`. See `Optimizer` for parameter groups and for what holds for all optimizers.
+    ``weight_decay`` is added to the gradient (L2); see `AdamW`. See `Optimizer` for parameter groups and for what holds
+    for all optimizers.
 
     >>> import lazyflow as lf, numpy as np
     >>> w = lf.Parameter([1.0, 2.0])
@@ -71,7 +73,7 @@ class Adam(Optimizer):
         blend(xp, square, xp.multiply(gradient, gradient, out=s), beta2, s)
         if options["amsgrad"]:
             square = xp.maximum(square, state["max_exp_avg_sq"], out=state["max_exp_avg_sq"])
-        # both bias corrections in two scalars: m/c1 / (sqrt(v/c2) + eps)  =  m * (sqrt(c2)/c1) / (sqrt(v) + eps * sqrt(c2))
+        # both bias corrections in two scalars: m/c1 / (sqrt(v/c2) + eps) = m * (sqrt(c2)/c1) / (sqrt(v) + eps*sqrt(c2))
         root = math.sqrt(1.0 - beta2**step)
         xp.sqrt(square, out=s)
         xp.add(s, float(options["eps"]) * root, out=s)
@@ -81,10 +83,11 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): first ``parameter *= 1 - lr * weight_decay``, then `Adam`.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
 
-    The decay is not part of the gradient, so it does not enter the moments. With a row-sparse gradient and ``sparse=True`` only the
-    touched rows decay. The numbers are those of ``torch.optim.AdamW``; everything else is as in `Adam`.
+    First ``parameter *= 1 - lr * weight_decay``, then `Adam`. The decay is not part of the gradient, so it does not
+    enter the moments. With a row-sparse gradient and ``sparse=True`` only the touched rows decay. The numbers are those
+    of ``torch.optim.AdamW``; everything else is as in `Adam`.
 
     >>> import lazyflow as lf, numpy as np
     >>> w = lf.Parameter([1.0, 2.0])
@@ -111,7 +114,7 @@ class AdamW(Adam):
 
 
 class AMSGrad(Adam):
-    """`Adam` with ``amsgrad=True``: the step is divided by the root of the largest second moment so far (Reddi et al. 2018).
+    """`Adam` with ``amsgrad=True``: divides by the root of the largest second moment so far (Reddi et al. 2018).
 
     >>> import lazyflow as lf, numpy as np
     >>> w = lf.Parameter([1.0])

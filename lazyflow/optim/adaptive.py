@@ -14,10 +14,11 @@ __all__ = ["Adadelta", "Adagrad", "RMSprop"]
 class Adagrad(Optimizer):
     """Adagrad (Duchi et al. 2011), with the numbers of ``torch.optim.Adagrad``.
 
-    ``sum += g**2``; ``parameter -= lr / (1 + (t - 1) * lr_decay) * g / (sqrt(sum) + eps)``, with ``t`` the parameter's count of
-    steps. ``sum`` starts at ``initial_accumulator_value``.
+    ``sum += g**2``; ``parameter -= lr / (1 + (t - 1) * lr_decay) * g / (sqrt(sum) + eps)``, with ``t`` the parameter's
+    count of steps. ``sum`` starts at ``initial_accumulator_value``.
 
-    Row-sparse gradients give, without weight decay, exactly what dense ones give: where the gradient is zero nothing changes.
+    Row-sparse gradients give, without weight decay, exactly what dense ones give: where the gradient is zero nothing
+    changes.
 
     >>> import lazyflow as lf, numpy as np
     >>> w = lf.Parameter([1.0, 2.0])
@@ -61,8 +62,8 @@ class Adagrad(Optimizer):
 class Adadelta(Optimizer):
     """Adadelta (Zeiler 2012, algorithm 1), with the numbers of ``torch.optim.Adadelta``.
 
-    ``square_avg`` and ``acc_delta`` are running averages (of weight ``rho``) of the squared gradients and squared moves;
-    the move is ``sqrt(acc_delta + eps) / sqrt(square_avg + eps) * g``, and ``parameter -= lr * move``.
+    ``square_avg`` and ``acc_delta`` are running averages (of weight ``rho``) of the squared gradients and squared
+    moves; the move is ``sqrt(acc_delta + eps) / sqrt(square_avg + eps) * g``, and ``parameter -= lr * move``.
 
     Row-sparse gradients: rows that are not touched keep both averages undecayed.
 
@@ -107,10 +108,10 @@ class Adadelta(Optimizer):
 class RMSprop(Optimizer):
     """RMSprop (Tieleman & Hinton 2012; centered: Graves 2013), with the numbers of ``torch.optim.RMSprop``.
 
-    ``square_avg`` is a running average (of weight ``alpha``) of the squared gradients; the move is ``g / (sqrt(square_avg) + eps)``.
-    ``centered`` takes the root of the variance instead, ``square_avg - grad_avg**2``, with ``grad_avg`` the running average of
-    the gradients (never below zero, where rounding would bring it). With ``momentum``,
-    ``momentum_buffer = momentum * momentum_buffer + move`` is the move.
+    ``square_avg`` is a running average (of weight ``alpha``) of the squared gradients; the move is ``g /
+    (sqrt(square_avg) + eps)``. ``centered`` takes the root of the variance instead, ``square_avg - grad_avg**2``, with
+    ``grad_avg`` the running average of the gradients (never below zero, where rounding would bring it). With
+    ``momentum``, ``momentum_buffer = momentum * momentum_buffer + move`` is the move.
 
     Row-sparse gradients: rows that are not touched keep the averages undecayed and their momentum, and do not move.
 
@@ -141,7 +142,9 @@ class RMSprop(Optimizer):
 
     def init_single(self, parameter: Array, options: Options) -> dict[str, Array]:
         wanted = {"square_avg": True, "grad_avg": options["centered"], "momentum_buffer": options["momentum"]}
-        return {name: module(parameter).zeros(parameter.shape, parameter.dtype) for name, kept in wanted.items() if kept}
+        return {
+            name: module(parameter).zeros(parameter.shape, parameter.dtype) for name, kept in wanted.items() if kept
+        }
 
     def apply_single(self, gradient: Array, parameter: Array, state: Mapping[str, Any], options: Options) -> None:
         xp, move = module(parameter), self._move(gradient, state, options)

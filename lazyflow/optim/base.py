@@ -3,8 +3,8 @@
 - ``init_single(parameter, options)`` returns the arrays to keep for one parameter, by name, each of its shape;
 - ``apply_single(gradient, parameter, state, options)`` changes ``parameter`` and the arrays of ``state`` in place.
 
-Both are elementwise: what happens to an element depends on that element alone. So one and the same ``apply_single`` serves
-whole parameters, blocks of them that fit the cache, and the rows of a table that a row-sparse gradient touches.
+Both are elementwise: what happens to an element depends on that element alone. So one and the same ``apply_single``
+serves whole parameters, blocks of them that fit the cache, and the rows of a table that a row-sparse gradient touches.
 Weight decay, float16, blocks, gathering and scattering of rows are the business of this file.
 """
 
@@ -29,9 +29,10 @@ Options = Mapping[str, Any]
 Group = dict[str, Any]
 
 BLOCK = 1 << 16
-"""Elements in a block: a larger one leaves the cache, a smaller one pays NumPy's 0.5 us a call too often (one step of Adam on
-750 x 300: 370 us, with 2^14 430). Rows of a table get half of it, since gathered copies need cache too (600 of 20,000 x 300:
-680 us, undivided 970)."""
+"""Elements in a block: a larger one leaves the cache, a smaller one pays NumPy's 0.5 us a call too often (one step
+of Adam on 750 x 300: 370 us, with 2^14 430). Rows of a table get half of it, since gathered copies need cache too
+(600 of 20,000 x 300: 680 us, undivided 970).
+"""
 
 
 class Trainable(Protocol):
@@ -66,18 +67,19 @@ def blend(xp: Any, average: Array, new: Array, weight: float, scratch: Array) ->
 class Optimizer:
     """Base class: updates parameters from their gradients.
 
-    ``params``: a list of parameters, or of groups as in PyTorch: dicts with ``"params"`` and options of their own, which
-    go before the ones given here. ``lr``: the learning rate. ``options``: ``weight_decay``, ``sparse`` and what the class has.
+    ``params``: a list of parameters, or of groups as in PyTorch: dicts with ``"params"`` and options of their own,
+    which go before the ones given here. ``lr``: the learning rate. ``options``: ``weight_decay``, ``sparse`` and what
+    the class has.
 
     - A parameter whose ``grad`` is None is left alone, its moments and its count of steps too.
-    - ``weight_decay`` is added to the gradient as ``weight_decay * parameter`` (where a class says "decoupled", the parameter
-      is multiplied by ``1 - lr * weight_decay`` instead).
+    - ``weight_decay`` is added to the gradient as ``weight_decay * parameter`` (where a class says "decoupled", the
+      parameter is multiplied by ``1 - lr * weight_decay`` instead).
     - A row-sparse gradient (`RowSparse`, of an embedding table) updates the rows it touches: only they are moved, only
       their moments change, and weight decay reaches only them; a row that is not touched keeps its moments undecayed,
-      however many steps go by. With ``sparse=False`` the gradient is made dense first: the moments of every row decay at every
-      step, and every row moves as they say. When every row is touched at every step, both are the same.
-    - The count of steps, which bias corrections use, belongs to the parameter, not to a row: it goes up at every step in which
-      the parameter has a gradient, of whatever rows.
+      however many steps go by. With ``sparse=False`` the gradient is made dense first: the moments of every row decay
+      at every step, and every row moves as they say. When every row is touched at every step, both are the same.
+    - The count of steps, which bias corrections use, belongs to the parameter, not to a row: it goes up at every step
+      in which the parameter has a gradient, of whatever rows.
     - A float16 parameter is updated in float32 and rounded once; its moments are float32.
 
     Options may be changed between steps (``optimizer.param_groups[0]["lr"] = 0.01``); they are checked again then.
@@ -94,8 +96,8 @@ class Optimizer:
     >>> w.numpy()
     array([0.5, 2.5], dtype=float32)
 
-    Raises ``TypeError`` for what is no parameter and for unknown options, ``ValueError`` for an empty list, a parameter given
-    twice and values out of range.
+    Raises ``TypeError`` for what is no parameter and for unknown options, ``ValueError`` for an empty list, a parameter
+    given twice and values out of range.
     """
 
     defaults: ClassVar[Options] = {}
@@ -105,8 +107,9 @@ class Optimizer:
     """Whether weight decay shrinks the parameter directly."""
 
     elementwise: ClassVar[bool] = True
-    """False for an optimizer that looks at a whole parameter at once (its norm, its columns): ``apply_single`` then gets whole
-    arrays, row-sparse gradients made dense, and what it keeps may have any shape."""
+    """False for an optimizer that looks at a whole parameter at once (its norm, its columns): ``apply_single`` then
+    gets whole arrays, row-sparse gradients made dense, and what it keeps may have any shape.
+    """
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, **options: Any) -> None:
         known = {"lr": lr, "weight_decay": 0.0, "sparse": True, **self.defaults}
@@ -129,17 +132,21 @@ class Optimizer:
         All arrays have one shape and dtype: the parameter's, or that of some of its elements or rows. ``state["step"]``
         counts from 1. `scratch` lends memory for intermediate results.
         """
-        raise NotImplementedError(f"{type(self).__name__} needs a method apply_single(gradient, parameter, state, options)")
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a method apply_single(gradient, parameter, state, options)"
+        )
 
     def check_options(self, options: Options) -> None:
         """Raise ``ValueError`` for a value out of range; subclasses add what must hold between several options."""
         check_values(type(self).__name__, options)
 
     def add_param_group(self, group: Group) -> None:
-        """Add ``group``, a dict with ``"params"`` and options; an option that it does not set has the optimizer's value."""
+        """Add ``group``, a dict with ``"params"`` and options; options it does not set have the optimizer's values."""
         check_known(f"a group of {type(self).__name__}", group, [*self._defaults, "params"])
         if "params" not in group:
-            raise ValueError(f"a group of parameters needs an entry 'params'; got {', '.join(group) or 'an empty dict'}")
+            raise ValueError(
+                f"a group of parameters needs an entry 'params'; got {', '.join(group) or 'an empty dict'}"
+            )
         params = _as_parameters(group["params"])
         _refuse_twice([*(p for _, p, _ in self._members()), *params])
         options = {**self._defaults, **{name: value for name, value in group.items() if name != "params"}}
@@ -155,7 +162,7 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient.
 
-        Raises ``TypeError`` or ``ValueError`` for an option that was set to something invalid; nothing has changed then.
+        Raises ``TypeError`` or ``ValueError`` for an option that was set to something invalid, and changes nothing.
         """
         self._check_changes()
         for index, parameter, options in self._members():
@@ -164,7 +171,7 @@ class Optimizer:
                 self._update(index, parameter, gradient, options)
 
     def scratch(self, name: str, like: Array) -> Array:
-        """Memory of the shape and dtype of ``like``, the same at every call with this ``name``: write before you read."""
+        """Memory of the shape and dtype of ``like``, the same at every call with this ``name``; write, then read."""
         return self._buffer(name, like, like.shape)
 
     # From all parameters to one.
@@ -220,7 +227,9 @@ class Optimizer:
     def _update(self, index: int, parameter: Trainable, gradient: Any, options: Options) -> None:
         array = parameter.array
         if gradient.shape != array.shape:
-            raise ValueError(f"parameter {index} {parameter.name} has shape {array.shape}, its gradient {gradient.shape}")
+            raise ValueError(
+                f"parameter {index} {parameter.name} has shape {array.shape}, its gradient {gradient.shape}"
+            )
         kept = self._kept_for(index, array, options)
         kept.step += 1
         if not isinstance(gradient, RowSparse):
@@ -296,8 +305,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Options, counts of steps and moments, as nested dicts and lists of arrays and JSON scalars.
 
-        The arrays are the optimizer's own, not copies. Parameters are described by name and shape, so that a state is not
-        loaded for others.
+        The arrays are the optimizer's own, not copies. Parameters are described by name and shape, so that a state is
+        not loaded for others.
         """
         groups = [{**plain(_options(g)), "params": [_described(p) for p in g["params"]]} for g in self.param_groups]
         kept = {str(index): {"step": k.step, **k.slots} for index, k in sorted(self.kept.items())}
@@ -340,12 +349,16 @@ class Optimizer:
         ours, theirs = [_described(p) for p in group["params"]], given["params"]
         if len(ours) != len(theirs):
             return [*found, f"param_groups.{i}.params: expected {len(ours)} parameters, got {len(theirs)}"]
-        return found + [line for k in range(len(ours)) for line in _unlike(f"param_groups.{i}.params.{k}", ours[k], theirs[k])]
+        return found + [
+            line for k in range(len(ours)) for line in _unlike(f"param_groups.{i}.params.{k}", ours[k], theirs[k])
+        ]
 
     def _kept_differences(self, groups: Sequence[Options], kept: Mapping[str, Any]) -> list[str]:
         members = {str(i): (p, group) for i, p, group in self._members()}
         given = {id(ours): _options(theirs) for ours, theirs in zip(self.param_groups, groups, strict=True)}
-        found = [f"state.{key}: not expected, there are {len(members)} parameters" for key in kept if key not in members]
+        found = [
+            f"state.{key}: not expected, there are {len(members)} parameters" for key in kept if key not in members
+        ]
         for key, (parameter, group) in members.items():
             if key in kept:
                 expected = {"step": 0, **self.slots_for(parameter.array, given[id(group)])}
@@ -360,7 +373,9 @@ def _options(group: Options) -> dict[str, Any]:
 def _as_groups(params: Any) -> list[Group]:
     """``params`` as a list of groups."""
     if isinstance(params, Mapping) or hasattr(params, "array") or isinstance(params, str):
-        raise TypeError(f"expected a list of parameters or of groups, got a {type(params).__name__}; write [parameter] for one")
+        raise TypeError(
+            f"expected a list of parameters or of groups, got a {type(params).__name__}; write [parameter] for one"
+        )
     params = list(params)
     if params and all(isinstance(item, Mapping) for item in params):
         return [dict(group) for group in params]
@@ -382,7 +397,9 @@ def _refuse_twice(params: Sequence[Trainable]) -> None:
     for i, parameter in enumerate(params):
         first = places.setdefault(id(parameter), i)
         if first != i:
-            raise ValueError(f"a parameter is given twice, at {first} and {i}: {parameter!r}; it would be updated twice a step")
+            raise ValueError(
+                f"a parameter is given twice, at {first} and {i}: {parameter!r}; it would be updated twice a step"
+            )
 
 
 def _flat(arrays: list[Array]) -> list[Array]:
@@ -391,7 +408,8 @@ def _flat(arrays: list[Array]) -> list[Array]:
 
 
 def _rows_in_block(array: Array, block: int) -> int:
-    return max(1, block // max(1, math.prod(array.shape[1:])))
+    width: int = math.prod(array.shape[1:])
+    return max(1, block // max(1, width))
 
 
 def _described(parameter: Trainable) -> dict[str, Any]:

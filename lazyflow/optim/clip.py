@@ -20,8 +20,8 @@ __all__ = ["clip_grad_norm", "clip_grad_value", "grad_norm"]
 def grad_norm(params: Iterable[Trainable], *, norm_type: float = 2.0) -> float:
     """The norm of all gradients together, as if they were one vector; 0 when there are none.
 
-    The rows of a row-sparse gradient are coalesced, so they count as the dense gradient would. ``norm_type``: the order, above 0;
-    ``math.inf`` for the largest absolute value.
+    The rows of a row-sparse gradient are coalesced, so they count as the dense gradient would. ``norm_type``: the
+    order, above 0; ``math.inf`` for the largest absolute value.
 
     >>> import lazyflow as lf
     >>> w = lf.Parameter([0.0, 0.0])
@@ -37,8 +37,9 @@ def clip_grad_norm(
 ) -> float:
     """Scale all gradients by one factor so that `grad_norm` is at most ``max_norm``; returns the norm before.
 
-    The factor is ``max_norm / (norm + 1e-6)``, as in PyTorch, and only applied below 1 (Pascanu et al. 2013). When the norm is NaN
-    or infinite the gradients become so too, or zero; with ``error_if_nonfinite`` a `NonFiniteError` is raised and nothing changes.
+    The factor is ``max_norm / (norm + 1e-6)``, as in PyTorch, and only applied below 1 (Pascanu et al. 2013). When the
+    norm is NaN or infinite the gradients become so too, or zero; with ``error_if_nonfinite`` a `NonFiniteError` is
+    raised and nothing changes.
 
     Raises ``ValueError`` for a ``max_norm`` that is negative or not finite.
 
@@ -86,7 +87,7 @@ def _limit(name: str, value: Any) -> float:
 
 
 def _gradients(params: Any) -> Iterator[tuple[Trainable, Array]]:
-    """Every parameter that has a gradient, with the gradient's values: of the touched rows only where it is row-sparse."""
+    """Every parameter that has a gradient, and the gradient's values (of a row-sparse one, those of its rows)."""
     for parameter in [params] if hasattr(params, "array") else params:
         gradient = parameter.grad
         if gradient is not None:
@@ -102,7 +103,8 @@ def _norm(arrays: list[Array], order: float) -> float:
     if order == 2.0:
         # an array's sum stays on its device until all are added: one wait for a GPU, not one for every parameter
         return math.sqrt(float(sum(map(_sum_of_squares, filled))))
-    return float(sum((_wide(abs(array)) ** order).sum() for array in filled)) ** (1.0 / order)
+    total = float(sum((_wide(abs(array)) ** order).sum() for array in filled))
+    return math.pow(total, 1.0 / order)
 
 
 def _sum_of_squares(array: Array) -> Any:

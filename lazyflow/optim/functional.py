@@ -16,7 +16,7 @@ State = Mapping[str, Mapping[str, Any]]
 
 
 class Pure(NamedTuple):
-    """``init(arrays) -> state`` and ``update(gradients, arrays, state) -> (arrays, state)``; neither changes its arguments."""
+    """``init(arrays) -> state`` and ``update(gradients, arrays, state) -> (arrays, state)``, without side effects."""
 
     init: Callable[[Arrays], State]
     update: Callable[[Mapping[str, Any], Arrays, State], tuple[dict[str, Array], State]]
@@ -35,9 +35,9 @@ class _Holder:
 def functional(optimizer: type[Optimizer], **options: Any) -> Pure:
     """The update rule of an optimizer class as two pure functions of named arrays.
 
-    ``options`` are those of the class. A state holds, for each name, ``"step"`` and the arrays that the optimizer keeps. Gradients
-    are arrays or `RowSparse`; a name without one (or with None) is left as it is. For use in a loop prefer the optimizer itself, which
-    copies nothing.
+    ``options`` are those of the class. A state holds, for each name, ``"step"`` and the arrays that the optimizer
+    keeps. Gradients are arrays or `RowSparse`; a name without one (or with None) is left as it is. For use in a loop
+    prefer the optimizer itself, which copies nothing.
 
     >>> import numpy as np
     >>> from lazyflow.optim import SGD

@@ -49,7 +49,9 @@ RULES: Mapping[str, Rule] = {
     "betas": (_two_fractions, "two numbers from 0 to below 1"),
     "dampening": (number, "a finite number"),
 }
-"""For each option a test and what it asks for, in words. An option of a user's own optimizer under another name is free."""
+"""For each option a test and what it asks for, in words. An option of a user's own optimizer under another name is
+free.
+"""
 
 
 def check_known(where: str, given: Collection[str], known: Collection[str]) -> None:

@@ -1,7 +1,7 @@
 """Learning-rate schedules. Each is one formula: the rate at a time from the rate a group began with.
 
-A schedule is made after the optimizer, sets the rate of time 0 at once, and is stepped after ``optimizer.step()``, once an
-epoch or once an update as its numbers are meant. The names and numbers are those of ``torch.optim.lr_scheduler``.
+A schedule is made after the optimizer, sets the rate of time 0 at once, and is stepped after ``optimizer.step()``, once
+an epoch or once an update as its numbers are meant. The names and numbers are those of ``torch.optim.lr_scheduler``.
 """
 
 from __future__ import annotations
@@ -163,9 +163,11 @@ class ExponentialLR(Schedule):
 
 
 class CosineAnnealingLR(Schedule):
-    """From the base rate down to ``eta_min`` in ``T_max`` steps along half a cosine (Loshchilov & Hutter 2017, no restarts).
+    """From the base rate down to ``eta_min`` in ``T_max`` steps along half a cosine.
 
-    ``lr = eta_min + (base - eta_min) * (1 + cos(pi * time / T_max)) / 2``; past ``T_max`` it goes up again, as in PyTorch.
+    Of Loshchilov & Hutter 2017, without restarts.
+    ``lr = eta_min + (base - eta_min) * (1 + cos(pi * time / T_max)) / 2``; past ``T_max`` it goes up again, as in
+    PyTorch.
 
     >>> import lazyflow as lf
     >>> schedule = CosineAnnealingLR(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), 2)
@@ -186,11 +188,11 @@ class CosineAnnealingLR(Schedule):
 
 
 class LinearWarmup(Schedule):
-    """From ``start_factor * base`` up to the base rate in equal steps, reached at time ``steps``; then constant, or ``after``.
+    """From ``start_factor * base`` up to the base rate in ``steps`` equal steps; then constant, or ``after``.
 
-    ``start_factor``: ``1 / (steps + 1)`` unless given, so that the rates are 1, 2, 3, ... parts of the base rate. ``after``: another
-    schedule of the same optimizer, whose time 0 is the end of the warm-up; step only the warm-up then.
-    Without it, the numbers are those of PyTorch's ``LinearLR``.
+    ``start_factor``: ``1 / (steps + 1)`` unless given, so that the rates are 1, 2, 3, ... parts of the base rate.
+    ``after``: another schedule of the same optimizer, whose time 0 is the end of the warm-up; step only the warm-up
+    then. Without it, the numbers are those of PyTorch's ``LinearLR``.
 
     >>> import lazyflow as lf
     >>> optimizer = lf.optim.SGD([lf.Parameter([1.0])], lr=1.0)
@@ -247,11 +249,15 @@ class LambdaLR(Schedule):
     [1.0, 0.5]
     """
 
-    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]]) -> None:
+    def __init__(
+        self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]]
+    ) -> None:
         groups = len(optimizer.param_groups)
         self.lr_lambdas = [lr_lambda] * groups if callable(lr_lambda) else list(lr_lambda)
         if len(self.lr_lambdas) != groups:
-            raise ValueError(f"LambdaLR: expected one function or {groups}, one for each group; got {len(self.lr_lambdas)}")
+            raise ValueError(
+                f"LambdaLR: expected one function or {groups}, one for each group; got {len(self.lr_lambdas)}"
+            )
         super().__init__(optimizer)
 
     def _apply(self) -> None:
@@ -262,8 +268,8 @@ class LambdaLR(Schedule):
 class ReduceLROnPlateau:
     """Multiply the rates by ``factor`` when a metric has not improved for more than ``patience`` calls of `step`.
 
-    ``mode``: "min" or "max", what counts as better. Better means by more than ``threshold``, a share of the best
-    value ("rel") or an amount ("abs", ``threshold_mode``). After a reduction, ``cooldown`` calls do not count. No rate goes
+    ``mode``: "min" or "max", what counts as better. Better means by more than ``threshold``, a share of the best value
+    ("rel") or an amount ("abs", ``threshold_mode``). After a reduction, ``cooldown`` calls do not count. No rate goes
     below ``min_lr``; a reduction by less than ``eps`` is not made. A metric of NaN is not an improvement.
 
     >>> import lazyflow as lf
@@ -299,15 +305,15 @@ class ReduceLROnPlateau:
             )
         if not (number(factor) and 0 <= factor < 1):
             raise ValueError(f"ReduceLROnPlateau: factor must be a number from 0 to below 1; got {factor!r}")
-        for name, value in (("patience", patience), ("cooldown", cooldown)):
-            _check(f"ReduceLROnPlateau: {name}", value, 0, whole=True)
-        for name, value in (("threshold", threshold), ("min_lr", min_lr), ("eps", eps)):
-            _check(f"ReduceLROnPlateau: {name}", value, 0)
+        for name, count in (("patience", patience), ("cooldown", cooldown)):
+            _check(f"ReduceLROnPlateau: {name}", count, 0, whole=True)
+        for name, amount in (("threshold", threshold), ("min_lr", min_lr), ("eps", eps)):
+            _check(f"ReduceLROnPlateau: {name}", amount, 0)
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
         self.threshold, self.threshold_mode, self.cooldown = threshold, threshold_mode, cooldown
         self.min_lr, self.eps = min_lr, eps
-        self.last_epoch = self.num_bad_epochs = self.cooldown_counter = 0
-        self.best = math.inf if mode == "min" else -math.inf
+        self.last_epoch, self.num_bad_epochs, self.cooldown_counter = 0, 0, 0
+        self.best: float = math.inf if mode == "min" else -math.inf
 
     def step(self, metric: float) -> None:
         """Take note of ``metric`` (anything that ``float()`` takes) and reduce the rates if it is time."""
@@ -341,7 +347,10 @@ class ReduceLROnPlateau:
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and counters, as JSON scalars. The rates themselves are part of the optimizer's state."""
-        return {"kind": type(self).__name__, **plain({name: getattr(self, name) for name in self.settings + self.counters})}
+        return {
+            "kind": type(self).__name__,
+            **plain({name: getattr(self, name) for name in self.settings + self.counters}),
+        }
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise `CheckpointError` with everything that keeps ``state`` from being loaded."""

@@ -18,9 +18,9 @@ class SGD(Optimizer):
     ``momentum_buffer = gradient``; then ``parameter -= lr * momentum_buffer``, or with ``nesterov``
     ``parameter -= lr * (gradient + momentum * momentum_buffer)``. Without momentum nothing is kept.
 
-    Row-sparse gradients: without momentum and weight decay the same as dense ones. With momentum a row that is not touched
-    neither moves nor loses momentum; the buffer of a row that is first touched after the parameter's first step starts from zero.
-    See `Optimizer` for parameter groups, ``sparse`` and ``weight_decay``.
+    Row-sparse gradients: without momentum and weight decay the same as dense ones. With momentum a row that is not
+    touched neither moves nor loses momentum; the buffer of a row that is first touched after the parameter's first step
+    starts from zero. See `Optimizer` for parameter groups, ``sparse`` and ``weight_decay``.
 
     >>> import lazyflow as lf, numpy as np
     >>> w = lf.Parameter([1.0, 2.0])

@@ -1,4 +1,4 @@
-"""lazyflow and the libraries that it is compared with compute the very same model: same weights, same losses, same logits."""
+"""lazyflow and the libraries it is compared with compute the very same model: same weights, losses and logits."""
 
 from __future__ import annotations
 

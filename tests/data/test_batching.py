@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def test_buckets_have_similar_sizes_in_any_order() -> None:
     assert sorted(spans[0]) == sorted(spans[1]) != spans[1]
     assert spans[0] != spans[1]
     ordered = sorted(spans[0])
-    assert all(a[1] <= b[0] for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in pairwise(ordered))
 
 
 def test_equal_keys_are_shuffled_among_each_other() -> None:
@@ -150,7 +150,11 @@ def test_two_iterators_at_once_are_two_epochs() -> None:
     assert (run.epoch, run.position) == (2, 0)
 
 
-@pytest.mark.parametrize("examples", [(x for x in "abc"), {"a": 1, "b": 2, "c": 3}, np.array(["a", "b", "c"])], ids=["generator", "dict", "array"])
+@pytest.mark.parametrize(
+    "examples",
+    [(x for x in "abc"), {"a": 1, "b": 2, "c": 3}, np.array(["a", "b", "c"])],
+    ids=["generator", "dict", "array"],
+)
 def test_any_iterable(examples: Any) -> None:
     assert [list(map(str, batch)) for batch in batches(examples, 2)] == [["a", "b"], ["c"]]
 

@@ -27,7 +27,7 @@ TEXT = """\
 
 
 def row(*changes: tuple[int, str]) -> str:
-    fields = "1\tgo\tgo\tVERB\tVB\t_\t0\troot\t_\t_".split("\t")
+    fields = ["1", "go", "go", "VERB", "VB", "_", "0", "root", "_", "_"]
     for index, value in changes:
         fields[index] = value
     return "\t".join(fields)
@@ -61,7 +61,7 @@ def test_several_blank_lines_and_no_last_one() -> None:
     [
         (row() + "\n1\tgo", "2:5: expected 10 fields with tabs between them, got 2"),
         (row().replace("\t", " "), "1:29: expected 10 fields with tabs between them, got 1"),
-        (row() + "\t_", "1:32: expected 10 fields with tabs between them, got 11"),
+        (row() + "\t_", "1:31: expected 10 fields with tabs between them, got 11"),
         (row((3, "")), "1:9: expected a value or '_' in the field 'upos', got an empty one"),
         (row((0, "2")), "1:1: expected the id 1, got 2"),
         (f"# x\n{row()}\n{row((0, '3'))}", "3:1: expected the id 2, got 3"),

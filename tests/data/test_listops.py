@@ -29,7 +29,13 @@ def test_operators(operator: str, reference: Any, values: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("plain", "answer"),
-    [("[MAX 2 9 [MIN 4 7 ] 0 ]", 9), ("[SM 6 5 9 0 ]", 0), ("[MED 1 [SM 9 9 ] ]", 4), ("7", 7), ("[MIN [MAX 1 2 ] [SM 9 2 ] ]", 1)],
+    [
+        ("[MAX 2 9 [MIN 4 7 ] 0 ]", 9),
+        ("[SM 6 5 9 0 ]", 0),
+        ("[MED 1 [SM 9 9 ] ]", 4),
+        ("7", 7),
+        ("[MIN [MAX 1 2 ] [SM 9 2 ] ]", 1),
+    ],
 )
 def test_evaluation_of_nested_expressions(plain: str, answer: int) -> None:
     assert evaluate(parse_listops(plain)) == answer
@@ -43,6 +49,9 @@ def test_the_binary_form() -> None:
     assert [node.label for node in binary.nodes()] == [None, 2, None, None, 7, None, 7, None, None, 4, None, None, 4]
     assert {len(node.children) for node in binary.nodes()} == {0, 2}
     assert binary.children[0].children[0].children[0].word == "[MAX"  # leans to the left
+
+
+PINNED = ["(SM (digit 5) (digit 5))", "(SM (digit 4) (digit 7))"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +74,7 @@ def test_generated_expressions(generated: list[ListOps]) -> None:
 def test_the_same_seed_gives_the_same_expressions(generated: list[ListOps]) -> None:
     assert listops(300, seed=5) == generated
     assert listops(300, seed=6) != generated
-    assert str(listops(3, seed=1, max_depth=2)[0]) == "( ( ( ( [MED 6 ) 3 ) 4 ) ] )"
+    assert [str(example.tree) for example in listops(2, seed=1, max_depth=1, max_args=2)] == PINNED
 
 
 def test_answers_are_in_no_order(generated: list[ListOps]) -> None:
@@ -74,7 +83,14 @@ def test_answers_are_in_no_order(generated: list[ListOps]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_depth": 1}, {"max_depth": 3, "max_args": 2}, {"max_length": 6}, {"operator_probability": 0.6, "max_depth": 4}], ids=str
+    "options",
+    [
+        {"max_depth": 1},
+        {"max_depth": 3, "max_args": 2},
+        {"max_length": 6},
+        {"operator_probability": 0.6, "max_depth": 4},
+    ],
+    ids=str,
 )
 def test_limits_hold(options: dict[str, Any]) -> None:
     for example in listops(50, seed=2, **options):
@@ -97,7 +113,10 @@ def test_unbalanced_and_none() -> None:
         ({"max_depth": 0}, "max_depth must be an integer of at least 1, got 0"),
         ({"max_args": 1}, "max_args must be an integer of at least 2, got 1"),
         ({"operator_probability": 1.5}, "operator_probability must be from 0 to 1, got 1.5"),
-        ({"n": 2000, "max_depth": 1, "max_args": 2}, "found only .* of 2000 distinct expressions; allow more with max_depth"),
+        (
+            {"n": 2000, "max_depth": 1, "max_args": 2},
+            "found only .* of 2000 distinct expressions; allow more with max_depth",
+        ),
         ({"max_length": 1}, "found only 0 of 5 distinct expressions"),
     ],
 )
@@ -115,7 +134,10 @@ def test_the_published_format_and_back(tmp_path: Path, generated: list[ListOps],
 
 
 ERRORS = [
-    ("10\t( ( ( [MAX 2 ) 9 ) ] )", "1: expected an answer from 0 to 9, a tab and an expression, got '10\\t( ( ( [MAX 2 ) 9 ) ] )'"),
+    (
+        "10\t( ( ( [MAX 2 ) 9 ) ] )",
+        "1: expected an answer from 0 to 9, a tab and an expression, got '10\\t( ( ( [MAX 2 ) 9 ) ] )'",
+    ),
     ("9 [MAX 2 9 ]", "1: expected an answer from 0 to 9"),
     ("8\t( ( ( [MAX 2 ) 9 ) ] )", "1: expected the answer 9, the value of the expression, got 8"),
     ("9\t[MAX 2 9", "11: expected ']', the text ends"),
@@ -124,8 +146,14 @@ ERRORS = [
     ("9\t[TOP 2 9 ]", "3: expected a digit, [MAX, [MIN, [MED, [SM, got '[TOP'"),
     ("9\t[MAX 2 10 ]", "10: expected a digit, [MAX, [MIN, [MED, [SM or ], got '10'"),
     ("9\t[MAX ]", "8: expected an argument of MAX, got ']'"),
-    ("9\t( ( ( [MAX 2 ) 9 ] )", "20: expected the parentheses of the left-leaning binary form, ') ] )' here, got '] )'"),
-    ("9\t( ( [MAX 2 ) 9 ) ] )", "7: expected the parentheses of the left-leaning binary form, '( [MAX 2 ) 9' here, got '[MAX 2 ) 9 )'"),
+    (
+        "9\t( ( ( [MAX 2 ) 9 ] )",
+        "20: expected the parentheses of the left-leaning binary form, ') ] )' here, got '] )'",
+    ),
+    (
+        "9\t( ( [MAX 2 ) 9 ) ] )",
+        "7: expected the parentheses of the left-leaning binary form, '( [MAX 2 ) 9' here, got '[MAX 2 ) 9 )'",
+    ),
 ]
 
 

@@ -126,5 +126,5 @@ def test_a_damaged_gzip_file(tmp_path: Path, keep: int) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing.txt"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.txt"):
         read_ptb_trees(tmp_path / "nothing.txt")

@@ -14,7 +14,9 @@ from lazyflow.data import Tree, parse_ptb
 
 WORDS = st.text(st.characters(blacklist_characters="() \t\r\n", blacklist_categories=("Cs",)), min_size=1, max_size=5)
 LEAVES = st.builds(lambda label, word: Tree(label, word=word), WORDS, WORDS)
-TREES = st.recursive(LEAVES, lambda inner: st.builds(Tree, WORDS, st.lists(inner, min_size=1, max_size=4)), max_leaves=12)
+TREES = st.recursive(
+    LEAVES, lambda inner: st.builds(Tree, WORDS, st.lists(inner, min_size=1, max_size=4)), max_leaves=12
+)
 
 LEVELS = 100_000
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lazyflow.data import Vocabulary
 from lazyflow.errors import ParseError
 
-TEXT = "b a c a b a d".split()
+TEXT = ["b", "a", "c", "a", "b", "a", "d"]
 
 
 @pytest.mark.parametrize(

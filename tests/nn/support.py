@@ -1,4 +1,4 @@
-"""What the tests of `lazyflow.nn` share: examples, a loss that weighs every output differently, and gradients by name."""
+"""What the tests of `lazyflow.nn` share: examples, a loss that weighs every output apart, gradients by name."""
 
 import numpy as np
 

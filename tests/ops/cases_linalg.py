@@ -155,13 +155,18 @@ JOINS = (
 
 PADS = ((1, 2), (0, 3))
 
+
+def reshaped(shape: tuple[int, ...], to: Any) -> Case:
+    return unary("reshape", shape, lambda v: v.reshape(to), shape=to)
+
+
 MOVES = (
-    numpys("reshape", (2, 3), shape=(3, 2)),
-    numpys("reshape", (2, 3), shape=(-1,)),
-    numpys("reshape", (2, 3), shape=6),
-    numpys("reshape", (1, 1), shape=()),
-    numpys("reshape", (), shape=(1, 1)),
-    numpys("reshape", (0, 3), shape=(-1, 3)),
+    reshaped((2, 3), (3, 2)),
+    reshaped((2, 3), (-1,)),
+    reshaped((2, 3), 6),
+    reshaped((1, 1), ()),
+    reshaped((), (1, 1)),
+    reshaped((0, 3), (-1, 3)),
     numpys("transpose", (2, 3, 4)),
     numpys("transpose", (2, 3, 4), axes=(1, 2, 0)),
     numpys("transpose", (2, 3, 4), axes=(0, -1, 1)),
@@ -399,6 +404,7 @@ ERRORS = (
     error("triu", (x(3),), "triu takes a matrix"),
     error("diagonal", (x(3),), "diagonal takes a matrix"),
     error("diagonal", (x(3, 3),), "must differ", axis1=0, axis2=-2),
+    *(error(op, (), "missing 1 required positional argument", TypeError) for op in ("identity", "detach")),
     error("broadcast_to", (x(3),), "does not broadcast", shape=(3, 2)),
     error("broadcast_to", (x(2, 3),), "does not broadcast", shape=(3,)),
     error("repeat", (x(3),), "must not be negative", repeats=-1, axis=0),

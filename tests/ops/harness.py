@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.ops.base import OPS, Array, Aval, Op, Result, Shape, unbroadcast
+from lazyflow.ops.sparse import RowSparse
 
 BATCHES = (1, 3)
 TOLERANCE = {"float16": 4e-3, "float32": 2e-6, "float64": 1e-12}
@@ -63,8 +64,8 @@ class Case:
     """One row: an operation, the operands of one example, its attributes, and what NumPy or SciPy say it is.
 
     ``reference(*operands)`` sees ONE example and is written independently of the kernel. ``dtype``: what the result's
-    dtype must be (default: that of the reference's answer). ``tolerance``: relative and absolute, instead of the one for
-    the result's dtype. ``gradient=False``: no numeric derivative, because the drawn values sit on a kink or a tie.
+    dtype must be (default: that of the reference's answer). ``tolerance``: relative and absolute, instead of the one
+    for the result's dtype. ``gradient=False``: no numeric derivative, because the drawn values sit on a kink or a tie.
     """
 
     op: str
@@ -122,13 +123,18 @@ class Launch:
         vjp = self.op.vjps[operand]
         assert vjp is not None
         answer = vjp(self.xp, g, y, *self.arrays, **self.result.static)
+        answer = answer.to_dense() if isinstance(answer, RowSparse) else answer
         return unbroadcast(self.xp, answer, self.arrays[operand].shape)
 
     def differentiable(self) -> list[int]:
         """The operands that have a gradient here: floating ones of a floating result."""
         if self.result.dtype.kind != "f":
             return []
-        return [i for i, (a, vjp) in enumerate(zip(self.arrays, self.op.vjps)) if vjp is not None and a.dtype.kind == "f"]
+        return [
+            i
+            for i, (a, vjp) in enumerate(zip(self.arrays, self.op.vjps, strict=False))
+            if vjp is not None and a.dtype.kind == "f"
+        ]
 
 
 def broadcast_rows(y: Array, launch: Launch) -> Array:
@@ -142,8 +148,8 @@ def rng_of(case: Case) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(case.id.encode()))
 
 
-def infer(case: Case) -> Result:
-    return case.record.infer(*(s.aval for s in case.operands), **case.attrs)
+def infer(case: Case | ErrorCase) -> Result:
+    return OPS[case.op].infer(*(s.aval for s in case.operands), **case.attrs)
 
 
 def draw(case: Case, batch: int) -> list[Array]:
@@ -166,7 +172,9 @@ def launch_of(case: Case, arrays: Sequence[Array], xp: Any = np, shared: Sequenc
         counts = np.full(batch, len(case.operands))
         arrays = [arrays[0].reshape(-1, *arrays[0].shape[2:]), counts]
     shared = tuple(shared) or (False,) * len(arrays)
-    ready = [a[0] if s else pad(a, len(result.shape)) if op.elementwise else a for a, s in zip(arrays, shared, strict=True)]
+    ready = [
+        a[0] if s else pad(a, len(result.shape)) if op.elementwise else a for a, s in zip(arrays, shared, strict=True)
+    ]
     return Launch(op, result, tuple(map(xp.asarray, ready)), shared, batch, xp)
 
 
@@ -206,7 +214,7 @@ def check_reference(case: Case, xp: Any = np) -> None:
 
 
 def check_batch(case: Case, xp: Any = np) -> None:
-    """Row i of the batched kernel is the kernel on row i, with ``out`` and without, and the operands stay as they are."""
+    """Row i of the batched kernel is the kernel on row i, with ``out`` and without; the operands stay as they are."""
     for batch in BATCHES:
         arrays = draw(case, batch)
         launch = launch_of(case, arrays, xp)

@@ -1,4 +1,4 @@
-"""The optimizers once more, from the formulas of their papers, one array at a time, in float64, with nothing folded or in place."""
+"""The optimizers once more, from the formulas of their papers: in float64, with nothing folded and nothing in place."""
 
 from __future__ import annotations
 
@@ -56,7 +56,15 @@ def adagrad(
 
 
 def adadelta(
-    p: Array, g: Array, kept: dict[str, Any], step: int, *, lr: float, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0
+    p: Array,
+    g: Array,
+    kept: dict[str, Any],
+    step: int,
+    *,
+    lr: float,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float = 0,
 ) -> Array:
     g = g + weight_decay * p
     square = kept["square"] = rho * kept.get("square", 0) + (1 - rho) * g**2
@@ -66,8 +74,8 @@ def adadelta(
 
 
 def rmsprop(
-    p: Array, g: Array, kept: dict[str, Any], step: int, *, lr: float, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0,
-    momentum: float = 0, centered: bool = False,
+    p: Array, g: Array, kept: dict[str, Any], step: int, *, lr: float, alpha: float = 0.99, eps: float = 1e-8,
+    weight_decay: float = 0, momentum: float = 0, centered: bool = False,
 ) -> Array:  # fmt: skip
     g = g + weight_decay * p
     square = kept["square"] = alpha * kept.get("square", 0) + (1 - alpha) * g**2

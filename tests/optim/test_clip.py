@@ -55,6 +55,7 @@ def test_clipping_by_norm(order: float, limit: float) -> None:
     assert isinstance(params[3].grad, RowSparse) and params[4].grad is None
 
 
+@pytest.mark.peer
 def test_clipping_by_norm_gives_pytorchs_numbers() -> None:
     torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
     params = parameters(np.float32)
@@ -112,7 +113,7 @@ def test_a_norm_that_is_not_finite(bad: float) -> None:
     params = parameters()
     params[1].grad[2] = bad
     before = flat(params).copy()
-    with pytest.raises(NonFiniteError, match="the norm of the gradients is .*; the gradients were not changed"):
+    with pytest.raises(NonFiniteError, match=r"the norm of the gradients is .*; the gradients were not changed"):
         optim.clip_grad_norm(params, 1.0, error_if_nonfinite=True)
     np.testing.assert_array_equal(flat(params), before)
     with np.errstate(invalid="ignore"):

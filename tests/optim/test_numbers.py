@@ -62,6 +62,7 @@ def test_float16_is_updated_in_float32(case: Case) -> None:
     np.testing.assert_allclose(parameter.array, expected, rtol=3e-3, atol=2e-3)
 
 
+@pytest.mark.peer
 @every_case
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_pytorch_gives_the_same(case: Case, dtype: str) -> None:
@@ -153,7 +154,9 @@ def test_sparse_false_is_the_dense_gradient(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.make in (optim.SGD, optim.Adagrad) and not c.options.keys() & {"momentum", "weight_decay"}], ids=case_id
+    "case",
+    [c for c in CASES if c.make in (optim.SGD, optim.Adagrad) and not c.options.keys() & {"momentum", "weight_decay"}],
+    ids=case_id,
 )
 def test_where_nothing_decays_sparse_and_dense_agree(case: Case) -> None:
     rng = np.random.default_rng(11)
@@ -199,6 +202,7 @@ def test_dense_adam_on_request_moves_rows_without_a_gradient() -> None:
     assert moments(optimizer)["exp_avg"][0, 0] == pytest.approx(0.9 * before[1])
 
 
+@pytest.mark.peer
 def test_sparse_adam_of_pytorch_up_to_eps() -> None:
     torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
     rng = np.random.default_rng(13)
@@ -206,7 +210,9 @@ def test_sparse_adam_of_pytorch_up_to_eps() -> None:
     theirs = torch.tensor(start((8, 3)), requires_grad=True)
     peer = torch.optim.SparseAdam([theirs], lr=0.05, eps=1e-14)
     for g in grads:
-        theirs.grad = torch.sparse_coo_tensor(torch.tensor(g.indices)[None], torch.tensor(g.values), (8, 3), check_invariants=True)
+        theirs.grad = torch.sparse_coo_tensor(
+            torch.tensor(g.indices)[None], torch.tensor(g.values), (8, 3), check_invariants=True
+        )
         peer.step()
     parameter = FakeParameter(start((8, 3)))
     optimizer = optim.Adam([parameter], lr=0.05, eps=1e-14)

@@ -65,6 +65,7 @@ def test_the_formula_for_every_group(name: str) -> None:
         assert found == pytest.approx([0.4 * factor(time), 2.0 * factor(time)])
 
 
+@pytest.mark.peer
 @every_schedule
 def test_pytorch_gives_the_same(name: str) -> None:
     torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
@@ -138,7 +139,10 @@ def test_a_warmup_saves_what_comes_after() -> None:
         ({"kind": "ExponentialLR"}, "expected the state of StepLR, got that of ExponentialLR"),
         ([1], "expected the state of StepLR, got a list without a kind"),
         ({"kind": "StepLR", "last_epoch": 1, "base_lrs": [0.1], "step_size": 3}, "gamma: missing"),
-        ({"kind": "StepLR", "last_epoch": "1", "base_lrs": [0.1, 0.1], "step_size": 3, "gamma": 1}, "last_epoch: expected a number"),
+        (
+            {"kind": "StepLR", "last_epoch": "1", "base_lrs": [0.1, 0.1], "step_size": 3, "gamma": 1},
+            "last_epoch: expected a number",
+        ),
         ({"kind": "StepLR", "last_epoch": 1, "base_lrs": [0.1], "step_size": 3, "gamma": 1}, "base_lrs.1: missing"),
     ],
 )
@@ -155,14 +159,19 @@ def test_a_state_that_does_not_fit(state: Any, message: str) -> None:
 LOSSES = [5.0, 4.0, 4.0, 4.0, 4.0, 3.0, float("nan"), 3.0, 3.0, 2.9999, 3.1, 3.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("options", [{"patience": 1}, {"patience": 0, "cooldown": 2, "factor": 0.5, "min_lr": 0.05}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"patience": 1}, {"patience": 0, "cooldown": 2, "factor": 0.5, "min_lr": 0.05}], ids=str
+)
 def test_plateaus_as_in_pytorch(mode: str, threshold_mode: str, sign: float, options: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
     theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    peer = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, mode, threshold_mode=threshold_mode, threshold=0.01, **options)
+    peer = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        theirs, mode, threshold_mode=threshold_mode, threshold=0.01, **options
+    )
     ours = optim.ReduceLROnPlateau(optimizer(1.0), mode, threshold_mode=threshold_mode, threshold=0.01, **options)
     for loss in LOSSES:
         peer.step(sign * loss)
@@ -199,8 +208,14 @@ def test_a_plateau_resumes() -> None:
         (lambda o: optim.MultiStepLR(o, [1, -2]), "a milestone must be"),
         (lambda o: optim.ExponentialLR(o, math.nan), "gamma must be"),
         (lambda o: optim.CosineAnnealingLR(o, 0), "T_max must be"),
-        (lambda o: optim.LinearWarmup(o, 3, start_factor=2.0), "start_factor must be a finite number from 0 to 1; got 2.0"),
-        (lambda o: optim.LinearWarmup(o, 3, after=optim.StepLR(optimizer(), 2)), "after must be a schedule of the same optimizer"),
+        (
+            lambda o: optim.LinearWarmup(o, 3, start_factor=2.0),
+            "start_factor must be a finite number from 0 to 1; got 2.0",
+        ),
+        (
+            lambda o: optim.LinearWarmup(o, 3, after=optim.StepLR(optimizer(), 2)),
+            "after must be a schedule of the same optimizer",
+        ),
         (lambda o: optim.LambdaLR(o, [abs]), "expected one function or 2, one for each group; got 1"),
         (lambda o: optim.ReduceLROnPlateau(o, "least"), "mode must be 'min' or 'max'"),
         (lambda o: optim.ReduceLROnPlateau(o, factor=1.0), "factor must be a number from 0 to below 1"),

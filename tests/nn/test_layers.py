@@ -1,0 +1,365 @@
+"""Every layer: sizes that do not fit, switches, and the same numbers however its examples are batched."""
+
+import traceback
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow import nn
+from tests.nn.support import (
+    ChildSumTreeLSTM,
+    TreeLSTM,
+    dependency_trees,
+    gradients,
+    scrambled,
+    sequences,
+    trees,
+    vectors,
+    weighted,
+)
+
+
+def c(*shape):
+    return lf.constant(np.ones(shape, np.float32))
+
+
+def pair(size):
+    return c(size), c(size)
+
+
+# Layers on several examples of different lengths: how to make one, the examples, and one example's outputs.
+
+
+def over_steps(cell, xs):
+    """A cell with one state along a sequence."""
+    h = None
+    outputs = []
+    for x in xs:
+        h = cell(lf.constant(x), h)
+        outputs.append(h)
+    return outputs
+
+
+def lstm_steps(cell, xs):
+    state = None
+    for x in xs:
+        state = cell(lf.constant(x), state)
+    return list(state)
+
+
+def over_list(lstm, xs):
+    outputs, states = lstm([lf.constant(x) for x in xs])
+    return [*outputs, *(part for state in states for part in state)]
+
+
+def each(layer, xs):
+    return [layer(lf.constant(x)) for x in xs]
+
+
+def one(model, example):
+    return [model(example)]
+
+
+WORDS = sequences(1, 4, (3, 1, 5, 2))
+LAYERS = {
+    "Linear": (lambda: nn.Linear(4, 3), WORDS, each),
+    "Linear without bias": (lambda: nn.Linear(4, 3, bias=False), WORDS, each),
+    "Linear over rows": (lambda: nn.Linear(4, 3), [vectors(n, (n, 4)) for n in (1, 3, 2, 3)], each),
+    "Linear over rows without bias": (
+        lambda: nn.Linear(4, 3, bias=False),
+        [vectors(n, (n, 2, 4)) for n in (1, 3, 3)],
+        each,
+    ),
+    "Embedding": (lambda: nn.Embedding(6, 3), [1, 2, 1, 5], one),
+    "Embedding of lists": (lambda: nn.Embedding(6, 3), [[1, 2, 1], [5], [0, 0], [2, 3]], one),
+    "Embedding dense": (lambda: nn.Embedding(6, 3, sparse=False), [1, 2, 1, 5], one),
+    "Embedding dense of lists": (lambda: nn.Embedding(6, 3, sparse=False), [[1, 2, 1], [5], [0, 0]], one),
+    "Embedding with padding": (lambda: nn.Embedding(6, 3, padding_idx=1), [1, 2, [1, 1], [5, 1, 2], 3], one),
+    "LayerNorm": (lambda: nn.LayerNorm(4), WORDS, each),
+    "LayerNorm over two axes": (lambda: nn.LayerNorm((2, 3)), [vectors(n, *[(2, 3)] * n) for n in (1, 3)], each),
+    "LayerNorm of rows": (lambda: nn.LayerNorm(3), [vectors(n, (n, 3)) for n in (1, 3, 1)], each),
+    "Sequential": (lambda: nn.Sequential(nn.Linear(4, 5), lf.tanh, nn.LayerNorm(5)), WORDS, each),
+    "RNNCell": (lambda: nn.RNNCell(4, 3), WORDS, over_steps),
+    "RNNCell relu": (lambda: nn.RNNCell(4, 3, nonlinearity="relu"), WORDS, over_steps),
+    "GRUCell": (lambda: nn.GRUCell(4, 3), WORDS, over_steps),
+    "GRUCell without bias": (lambda: nn.GRUCell(4, 3, bias=False), WORDS, over_steps),
+    "LSTMCell": (lambda: nn.LSTMCell(4, 3), WORDS, lstm_steps),
+    "LSTM": (lambda: nn.LSTM(4, 3, 2), WORDS, over_list),
+    "LSTM without bias": (lambda: nn.LSTM(4, 3, bias=False), WORDS, over_list),
+    "BiLSTM": (lambda: nn.BiLSTM(4, 3, 2), WORDS, over_list),
+    "BinaryTreeLSTMCell": (TreeLSTM, trees(1, (1, 2, 5, 9)), one),
+    "ChildSumTreeLSTMCell": (ChildSumTreeLSTM, dependency_trees(1, (1, 2, 5, 9)), one),
+}
+
+
+def evaluated(layer, batching):
+    """Value and gradients of a loss over all examples, in float64."""
+    make, examples, outputs = LAYERS[layer]
+    with lf.using(dtype="float64", batching=batching):
+        module = scrambled(make())
+        values = [o for example in examples for o in outputs(module, example)]
+        loss = weighted(values)
+        loss.backward()
+        return [v.numpy() for v in values], gradients(module)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("batching", ["phases", "frontier", "agenda"])
+def test_batched_and_unbatched_agree(layer, batching):
+    values, found = evaluated(layer, batching)
+    expected, wanted = evaluated(layer, "none")
+    for value, other in zip(values, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-12, atol=1e-12)
+    assert list(found) == list(wanted)
+    for name in wanted:
+        assert wanted[name] is not None, f"{name} got no gradient"
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-11, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_float32_stays_float32(layer):
+    make, examples, outputs = LAYERS[layer]
+    module = make()
+    single = (
+        [np.float32(x) for x in examples[0]] if outputs in (each, over_steps, lstm_steps, over_list) else examples[0]
+    )
+    assert {o.dtype for o in outputs(module, single)} == {np.dtype("float32")}
+
+
+def launches(root, name):
+    """How many nodes each launch of an operation had."""
+    return [len(x.nodes) for run in root.tape.runs for x in run.plan.launches if x.signature.op.name == name]
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.BiLSTM])
+def test_the_products_of_all_inputs_are_one_launch_a_direction(make):
+    lstm = make(4, 3)
+    total = weighted([o for xs in WORDS for o in over_list(lstm, np.float32(xs))])
+    total.forward()
+    words, longest, directions = 11, 5, len(lstm.directions)
+    found = sorted(launches(total, "affine"), reverse=True)
+    assert found[:directions] == [words] * directions
+    assert len(found) == directions * (1 + longest)
+
+
+# Sizes that do not fit
+
+
+MISTAKES = {
+    "Linear input": (lambda: nn.Linear(3, 4)(c(5)), lf.ShapeError, ["(4, 3)", "(5,)"]),
+    "Linear input without bias": (lambda: nn.Linear(3, 4, bias=False)(c(5)), lf.ShapeError, ["(4, 3)", "(5,)"]),
+    "Linear rows without bias": (lambda: nn.Linear(3, 4, bias=False)(c(2, 5)), lf.ShapeError, ["3", "5"]),
+    "Linear scalar": (lambda: nn.Linear(3, 4)(c()), lf.ShapeError, ["(4, 3)", "()"]),
+    "Linear negative": (lambda: nn.Linear(-3, 4), ValueError, ["Linear", "in_features", "-3"]),
+    "Linear zero": (lambda: nn.Linear(3, 0), ValueError, ["Linear", "out_features", "0"]),
+    "Linear float": (lambda: nn.Linear(3.5, 4), TypeError, ["in_features", "integer", "3.5"]),
+    "Linear text": (lambda: nn.Linear("3", 4), TypeError, ["in_features", "integer", "'3'"]),
+    "Linear bool": (lambda: nn.Linear(True, 4), TypeError, ["in_features", "integer", "True"]),
+    "Embedding above": (lambda: nn.Embedding(5, 2)(5), IndexError, ["5", "(5, 2)", "0 to 4"]),
+    "Embedding below": (lambda: nn.Embedding(5, 2)(-1), IndexError, ["-1", "0 to 4"]),
+    "Embedding list": (lambda: nn.Embedding(5, 2)([1, 7]), IndexError, ["7", "(5, 2)"]),
+    "Embedding float": (lambda: nn.Embedding(5, 2)(1.5), TypeError, ["integer"]),
+    "Embedding dense above": (lambda: nn.Embedding(5, 2, sparse=False)(5), IndexError, ["5", "(5, 2)"]),
+    "Embedding dense below": (lambda: nn.Embedding(5, 2, sparse=False)(-1), IndexError, ["-1", "0 to 4"]),
+    "Embedding dense float": (lambda: nn.Embedding(5, 2, sparse=False)(1.5), TypeError, ["integer"]),
+    "Embedding size": (lambda: nn.Embedding(5, -2), ValueError, ["Embedding", "embedding_dim", "-2"]),
+    "Embedding empty": (lambda: nn.Embedding(0, 2), ValueError, ["Embedding", "num_embeddings", "0"]),
+    "Embedding padding": (lambda: nn.Embedding(5, 2, padding_idx=5), ValueError, ["padding_idx", "0 to 4", "5"]),
+    "Dropout one": (lambda: nn.Dropout(1.0), ValueError, ["Dropout", "p", "1.0"]),
+    "Dropout negative": (lambda: nn.Dropout(-0.1), ValueError, ["Dropout", "-0.1"]),
+    "Dropout nan": (lambda: nn.Dropout(float("nan")), ValueError, ["Dropout", "nan"]),
+    "LayerNorm input": (lambda: nn.LayerNorm(3)(c(4)), lf.ShapeError, ["(3,)", "(4,)"]),
+    "LayerNorm two axes": (lambda: nn.LayerNorm((2, 3))(c(3, 2)), lf.ShapeError, ["(2, 3)", "(3, 2)"]),
+    "LayerNorm scalar": (lambda: nn.LayerNorm(3)(c()), lf.ShapeError, ["(3,)", "()"]),
+    "LayerNorm size": (lambda: nn.LayerNorm((2, -3)), ValueError, ["LayerNorm", "normalized_shape[1]", "-3"]),
+    "LayerNorm nothing": (lambda: nn.LayerNorm(()), ValueError, ["at least one axis"]),
+    "RNNCell nonlinearity": (lambda: nn.RNNCell(2, 3, nonlinearity="gelu"), ValueError, ["tanh", "relu", "'gelu'"]),
+    "RNNCell size": (lambda: nn.RNNCell(2, -3), ValueError, ["RNNCell", "hidden_size", "-3"]),
+    "LSTMCell input": (lambda: nn.LSTMCell(2, 3)(c(4)), lf.ShapeError, ["(12, 2)", "(4,)"]),
+    "LSTMCell hidden": (lambda: nn.LSTMCell(2, 3)(c(2), pair(4)), lf.ShapeError, ["(12, 3)", "(4,)"]),
+    "LSTMCell memory": (lambda: nn.LSTMCell(2, 3)(c(2), (c(3), c(4))), lf.ShapeError, ["(3,)", "(4,)"]),
+    "LSTMCell batch": (lambda: nn.LSTMCell(2, 3)(c(8, 2)), lf.ShapeError, ["LSTMCell", "(8, 12)", "once for each"]),
+    "LSTMCell batch of states": (lambda: nn.LSTMCell(2, 3)(c(2), (c(8, 3), c(8, 3))), lf.ShapeError, ["(8, 12)"]),
+    "LSTMCell size": (lambda: nn.LSTMCell(0, 3), ValueError, ["LSTMCell", "input_size", "0"]),
+    "GRUCell input": (lambda: nn.GRUCell(2, 3)(c(4)), lf.ShapeError, ["(9, 2)", "(4,)"]),
+    "GRUCell hidden": (lambda: nn.GRUCell(2, 3)(c(2), c(4)), lf.ShapeError, ["(9, 3)", "(4,)"]),
+    "GRUCell batch": (lambda: nn.GRUCell(2, 3)(c(6, 2)), lf.ShapeError, ["GRUCell", "(6, 9)"]),
+    "LSTM nothing": (lambda: nn.LSTM(2, 3)([]), lf.ShapeError, ["LSTM", "empty"]),
+    "BiLSTM nothing": (lambda: nn.BiLSTM(2, 3)([]), lf.ShapeError, ["BiLSTM", "empty"]),
+    "LSTM input": (lambda: nn.LSTM(2, 3)([c(2), c(4)]), lf.ShapeError, ["(12, 2)", "(4,)"]),
+    "LSTM one vector": (lambda: nn.LSTM(2, 3)(c(2)), lf.ShapeError, ["(12, 2)", "()"]),
+    "LSTM states": (lambda: nn.LSTM(2, 3, 2)([c(2)], [pair(3)]), lf.ShapeError, ["LSTM", "2 pairs", "got 1"]),
+    "BiLSTM states": (lambda: nn.BiLSTM(2, 3)([c(2)], [pair(3)]), lf.ShapeError, ["BiLSTM", "2 pairs", "got 1"]),
+    "LSTM state size": (lambda: nn.LSTM(2, 3)([c(2)], [pair(4)]), lf.ShapeError, ["(12, 3)", "(4,)"]),
+    "LSTM layers": (lambda: nn.LSTM(2, 3, 0), ValueError, ["LSTM", "num_layers", "0"]),
+    "LSTM dropout": (lambda: nn.LSTM(2, 3, dropout=1.5), ValueError, ["LSTM", "1.5"]),
+    "tree leaf": (lambda: nn.BinaryTreeLSTMCell(2, 3).leaf(c(4)), lf.ShapeError, ["(9, 2)", "(4,)"]),
+    "tree leaf batch": (lambda: nn.BinaryTreeLSTMCell(2, 3).leaf(c(3, 2)), lf.ShapeError, ["one node", "(3, 9)"]),
+    "tree children": (lambda: nn.BinaryTreeLSTMCell(2, 3)(pair(4), pair(3)), lf.ShapeError, ["(15, 6)", "(7,)"]),
+    "tree memory": (lambda: nn.BinaryTreeLSTMCell(2, 3)(pair(3), (c(3), c(4))), lf.ShapeError, ["(3,)", "(4,)"]),
+    "tree size": (lambda: nn.BinaryTreeLSTMCell(2, -3), ValueError, ["BinaryTreeLSTMCell", "hidden_size", "-3"]),
+    "child sum input": (lambda: nn.ChildSumTreeLSTMCell(2, 3)(c(4)), lf.ShapeError, ["(12, 2)", "(4,)"]),
+    "child sum children": (
+        lambda: nn.ChildSumTreeLSTMCell(2, 3)(c(2), [pair(3), pair(4)]), lf.ShapeError, ["sum", "[3]", "[4]"],
+    ),
+    "child sum child": (lambda: nn.ChildSumTreeLSTMCell(2, 3)(c(2), [pair(4)]), lf.ShapeError, ["(9, 3)", "(4,)"]),
+    "child sum size": (lambda: nn.ChildSumTreeLSTMCell(-2, 3), ValueError, ["ChildSumTreeLSTMCell", "input_size"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(mistake):
+    action, error, words = MISTAKES[mistake]
+    for _ in range(2):  # a mistake is no less one for being made again
+        with pytest.raises(error) as caught:
+            action()
+        for word in words:
+            assert word in str(caught.value), str(caught.value)
+
+
+def test_the_error_comes_from_the_line_that_made_the_mistake():
+    cell = nn.LSTMCell(2, 3)
+    x = c(4)
+    with pytest.raises(lf.ShapeError) as caught:
+        cell(x)  # here
+    lines = [frame.line for frame in traceback.extract_tb(caught.value.__traceback__) if frame.filename == __file__]
+    assert lines == ["cell(x)  # here"]
+
+
+def test_numpy_integers_are_sizes():
+    assert nn.Linear(np.int64(3), np.int32(4)).weight.shape == (4, 3)
+
+
+# Embedding
+
+
+def test_a_sparse_gradient_has_the_rows_touched_and_a_dense_one_all():
+    for sparse in (True, False):
+        table = nn.Embedding(6, 2, sparse=sparse)
+        lf.sum([lf.sum(table(i)) for i in (4, 1, 4)]).backward()
+        expected = np.zeros((6, 2))
+        expected[[4, 1]] = [[2, 2], [1, 1]]
+        if sparse:
+            assert sorted(table.weight.grad.indices.tolist()) == [1, 4]
+        else:
+            assert isinstance(table.weight.grad, np.ndarray)
+        np.testing.assert_array_equal(gradients(table)["weight"], expected)
+
+
+@pytest.mark.parametrize("index", [2, [2, 3, 2], [[2], [1]], [3]], ids=repr)
+@pytest.mark.parametrize("kind", [list, np.array, lf.constant], ids=["plain", "array", "expression"])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_padding_row_starts_at_zero_and_gets_no_gradient(index, kind, sparse):
+    index = index if kind is list else kind(index)
+    table = nn.Embedding(5, 3, padding_idx=2, sparse=sparse)
+    assert not table.weight.numpy()[2].any()
+    table.weight.data[2] = 7.0
+    rows = table(index)
+    np.testing.assert_array_equal(rows.numpy(), table.weight.numpy()[np.asarray(index)])
+    anchor = table(4)
+    (lf.sum(rows) + lf.sum(anchor)).backward()
+    gradient = gradients(table)["weight"]
+    counts = np.bincount(np.append(np.asarray(index).ravel(), 4), minlength=5).astype(float)
+    counts[2] = 0
+    np.testing.assert_array_equal(gradient, np.repeat(counts[:, None], 3, axis=1))
+
+
+def test_an_index_may_be_an_expression():
+    table = nn.Embedding(5, 3)
+    scores = lf.constant([0.0, 1.0, 5.0, 2.0, 0.0])
+    np.testing.assert_array_equal(table(lf.argmax(scores)).numpy(), table.weight.numpy()[2])
+
+
+# Dropout
+
+
+def test_dropout_drops_while_training_only():
+    layer, x = nn.Dropout(0.5), c(1000)
+    dropped = layer(x).numpy()
+    assert set(dropped.tolist()) == {0.0, 2.0}
+    assert 400 < np.count_nonzero(dropped) < 600
+    assert layer.eval()(x) is x
+    assert layer.train()(x) is not x
+
+
+def test_dropout_draws_anew_at_every_call_and_repeats_with_the_seed():
+    layer, x = nn.Dropout(0.5), c(100)
+    lf.seed(3)
+    first, second = layer(x).numpy(), layer(x).numpy()
+    assert not np.array_equal(first, second)
+    lf.seed(3)
+    np.testing.assert_array_equal(layer(x).numpy(), first)
+
+
+def test_dropout_may_have_a_stream_of_its_own():
+    x = c(100)
+    masks = []
+    for _ in range(2):
+        layer = nn.Dropout(0.5, stream=lf.Stream(5))
+        nn.Linear(2, 2)  # what else draws does not matter
+        masks.append(layer(x).numpy())
+    np.testing.assert_array_equal(*masks)
+
+
+def test_the_gradient_is_that_of_the_same_mask():
+    layer, w = nn.Dropout(0.5), lf.Parameter(np.ones(100, np.float32))
+    y = layer(w)
+    lf.sum(y).backward()
+    np.testing.assert_array_equal(w.grad, y.numpy())
+
+
+def test_dropout_does_not_depend_on_the_batching():
+    def run(batching):
+        lf.seed(1)
+        layer = nn.Dropout(0.5)
+        with lf.using(batching=batching):
+            ys = [layer(c(n)) for n in (3, 5, 3, 5)]
+            return np.concatenate([y.numpy() for y in reversed(ys)])
+
+    np.testing.assert_array_equal(run("phases"), run("none"))
+
+
+def test_dropout_in_an_lstm_is_between_layers_and_while_training():
+    xs = [c(2), c(2), c(2)]
+    single, deep = nn.LSTM(2, 3, dropout=0.9), nn.LSTM(2, 30, 2, dropout=0.5)
+
+    def last(lstm):
+        return lstm(xs)[0][-1].numpy()
+
+    np.testing.assert_array_equal(last(single), last(single))
+    assert not np.array_equal(last(deep), last(deep))
+    deep.eval()
+    np.testing.assert_array_equal(last(deep), last(deep))
+
+
+# Recurrent modules over lists
+
+
+def test_an_lstm_continues_from_a_state():
+    lstm = nn.LSTM(4, 3, 2)
+    xs = [lf.constant(x) for x in np.float32(WORDS[2])]
+    outputs, states = lstm(xs)
+    first, middle = lstm(xs[:2])
+    second, final = lstm(xs[2:], middle)
+    for ours, theirs in zip([*first, *second, *sum(final, ())], [*outputs, *sum(states, ())], strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_an_lstm_reads_a_matrix_as_its_rows():
+    lstm, xs = nn.LSTM(4, 3), np.float32(WORDS[0])
+    rows, listed = lstm(lf.constant(np.stack(xs)))[0], lstm([lf.constant(x) for x in xs])[0]
+    for ours, theirs in zip(rows, listed, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_the_last_output_is_the_final_state():
+    outputs, [(h, _)] = nn.LSTM(2, 3)([c(2), c(2)])
+    assert h is outputs[-1]
+
+
+def test_an_lstm_is_its_cells():
+    lstm, cell = nn.LSTM(4, 3), nn.LSTMCell(4, 3)
+    cell.load_state_dict({name.removesuffix("_l0"): array for name, array in lstm.state_dict().items()})
+    xs = np.float32(WORDS[2])
+    np.testing.assert_array_equal(over_list(lstm, xs)[-2].numpy(), lstm_steps(cell, xs)[0].numpy())

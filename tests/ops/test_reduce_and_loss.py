@@ -1,0 +1,68 @@
+"""Reductions and losses at zeros, ties and infinities, where numeric derivatives cannot judge."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lazyflow.ops import OPS
+
+
+def gradient(name, x, g=None, **attrs):
+    """The vjp of the first operand, for one example."""
+    op, x = OPS[name], np.asarray(x, float)
+    result = op.infer(x, **attrs)
+    y = np.broadcast_to(op.forward(np, x[None], **result.static), (1, *result.shape))
+    g = np.ones(y.shape) if g is None else np.asarray(g, float)[None]
+    return np.broadcast_to(op.vjps[0](np, g, y, x[None], **result.static), (1, *x.shape))[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "attrs", "want"),
+    [
+        ("max", [1.0, 1.0, 0.0], {}, [0.5, 0.5, 0.0]),
+        ("min", [[1.0, 1.0], [0.0, 2.0]], {"axis": 1}, [[0.5, 0.5], [1.0, 0.0]]),
+        ("max", [-math.inf, -math.inf], {}, [0.5, 0.5]),
+        ("norm", [0.0, 0.0], {}, [0.0, 0.0]),
+        ("norm", [0.0, 0.0], {"ord": 1}, [0.0, 0.0]),
+        ("norm", [0.0, 0.0], {"ord": math.inf}, [0.0, 0.0]),
+        ("norm", [3.0, -3.0, 1.0], {"ord": math.inf}, [0.5, -0.5, 0.0]),
+        ("std", [2.0, 2.0], {}, [0.0, 0.0]),
+        ("var", [2.0, 2.0], {}, [0.0, 0.0]),
+        ("prod", [0.0, 2.0, 3.0], {}, [6.0, 0.0, 0.0]),
+        ("prod", [0.0, 0.0, 3.0], {}, [0.0, 0.0, 0.0]),
+        ("logsumexp", [-math.inf, 0.0], {}, [0.0, 1.0]),
+        ("logsumexp", [800.0, 800.0], {}, [0.5, 0.5]),
+    ],
+)
+def test_gradients_at_ties_and_zeros(name, x, attrs, want):
+    np.testing.assert_allclose(gradient(name, x, **attrs), want, rtol=1e-12)
+
+
+def test_masked_scores_have_no_probability():
+    x = np.array([[-math.inf, 0.0, 0.0]])
+    assert OPS["softmax"].forward(np, x, axis=-1).tolist() == [[0.0, 0.5, 0.5]]
+    assert OPS["log_softmax"].forward(np, x, axis=-1)[0, 0] == -math.inf
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll", "hinge"])
+def test_an_index_out_of_range_that_only_the_kernel_sees(name):
+    op = OPS[name]
+    scores, index = np.zeros((2, 3)), np.array([0, 3])
+    result = op.infer(scores[0], index[0])
+    with pytest.raises(IndexError, match="index 3 is out of bounds"):
+        op.forward(np, scores, index, **result.static)
+
+
+def test_cross_entropy_far_from_zero():
+    logits, index = np.array([[1e4, -1e4, 0.0]]), np.array([1])
+    static = OPS["cross_entropy"].infer(logits[0], index[0]).static
+    assert OPS["cross_entropy"].forward(np, logits, index, **static).tolist() == [2e4]
+    vjp = OPS["cross_entropy"].vjps[0]
+    assert vjp(np, np.ones(1), np.ones(1), logits, index, **static).tolist() == [[1.0, -1.0, 0.0]]
+
+
+def test_losses_of_no_rows_can_be_summed():
+    scores, index = np.zeros((0, 3)), np.zeros(0, int)
+    result = OPS["cross_entropy"].infer(scores, index, reduction="sum")
+    assert OPS["cross_entropy"].forward(np, scores[None], index[None], **result.static).tolist() == [0.0]
