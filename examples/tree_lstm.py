@@ -1,4 +1,4 @@
-"""A binary Tree-LSTM (Tai, Socher and Manning 2015), written for one tree in plain recursion and trained in minibatches.
+"""A binary Tree-LSTM (Tai, Socher and Manning 2015), written for one tree in plain recursion, trained in batches.
 
     python examples/tree_lstm.py                 ListOps expressions, which it generates itself
     python examples/tree_lstm.py --data FOLDER   sentiment trees: train.txt and dev.txt, or .txt.gz, in brackets
@@ -9,10 +9,14 @@ Prints the accuracy on held-out trees after every epoch, and in the end what bat
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# The products of small models are too small to share among threads. NumPy reads this when it is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from tqdm import tqdm
 
@@ -107,7 +111,9 @@ def file(folder: Path, part: str) -> Path:
     """The file of that part, plain or gzipped."""
     plain, zipped = folder / f"{part}.txt", folder / f"{part}.txt.gz"
     if not (plain.exists() or zipped.exists()):
-        raise SystemExit(f"expected {plain} or {zipped.name} beside it, with a tree like (3 (2 not) (4 bad)) on every line")
+        raise SystemExit(
+            f"expected {plain} or {zipped.name} beside it, with a tree like (3 (2 not) (4 bad)) on every line"
+        )
     return plain if plain.exists() else zipped
 
 
@@ -159,7 +165,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="trees a minibatch")
     parser.add_argument("--embedding", type=int, default=50, help="size of a word's vector")
     parser.add_argument("--hidden", type=int, default=100, help="size of a node's state")
-    parser.add_argument("--lr", type=float, default=0.005, help="learning rate of Adam")
+    parser.add_argument("--lr", type=float, default=0.003, help="learning rate of Adam")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batching", choices=BATCHINGS, default="phases", help="how operations are grouped")
     parser.add_argument("--quick", action="store_true", help="fewer expressions and epochs: only to see that it works")
@@ -170,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read or make trees, train, and compare."""
     options = parsed(arguments)
     lf.seed(options.seed)
-    corpus = sentiment(options.data) if options.data else expressions(1200 if options.quick else 6000, options.seed)
+    corpus = sentiment(options.data) if options.data else expressions(1200 if options.quick else 8000, options.seed)
     vocabulary = data.Vocabulary.build(word for tree in corpus.train for word in tree.words)
     classes = 1 + max(node.label for tree in corpus.train for node in tree.nodes() if node.label is not None)
     model = TreeLSTM(vocabulary, options.embedding, options.hidden, classes)

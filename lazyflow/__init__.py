@@ -23,5 +23,7 @@ from lazyflow import data, functions, nn, optim, random  # isort: skip
 __version__ = "0.1.0"
 __all__ = [
     "Explanation", "Expr", "Parameter", "RowSparse", "Stream", "constant", "data", "errors", "explain", "forward", "functions", "load", "nn",
-    "no_grad", "optim", "random", "save", "seed", "using", *errors.__all__, *functions.__all__,
+    "no_grad", "optim", "random", "save", "seed", "using",
 ]  # fmt: skip
+__all__ += errors.__all__
+__all__ += functions.__all__

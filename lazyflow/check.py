@@ -19,7 +19,9 @@ def check_finite(run: Run) -> None:
     """
     graph = run.plan.graph
     bad_root = any(
-        not np.isfinite(run.arena.buffers[graph.signatures[graph.signature[base]].type.dtype][run.plan.offsets[base] + shift]).all()
+        not np.isfinite(
+            run.arena.buffers[graph.signatures[graph.signature[base]].type.dtype][run.plan.offsets[base] + shift]
+        ).all()
         if graph.signatures[graph.signature[base]].type.size == 1
         else not _finite_rows(run, base)
         for base, shift in graph.roots
@@ -48,7 +50,11 @@ def _first_bad(run: Run, launch: Launch) -> int | None:
     if launch.signature.op is not CONSTANT:
         for operand, array in zip(launch.signature.operands, operand_values(run.arena, launch), strict=False):
             if operand.kind in ("row", "shared") and operand.dtype.kind == "f":
-                bad &= _finite(array, len(launch.nodes)) if operand.kind == "row" and not _is_shared(array, launch) else np.isfinite(array).all()
+                bad &= (
+                    _finite(array, len(launch.nodes))
+                    if operand.kind == "row" and not _is_shared(array, launch)
+                    else np.isfinite(array).all()
+                )
     return int(np.flatnonzero(bad)[0]) if bad.any() else None
 
 
@@ -65,7 +71,11 @@ def _message(run: Run, launch: Launch, position: int) -> str:
     row = int(graph.origin[launch.nodes[position]])
     t = int(np.searchsorted(graph.tape_starts, row, side="right")) - 1
     lines = graph.tape(t).lines
-    where = lines[row - int(graph.tape_starts[t])] if lines is not None else f"{launch.signature.line} (where it was first recorded)"
+    where = (
+        lines[row - int(graph.tape_starts[t])]
+        if lines is not None
+        else f"{launch.signature.line} (where it was first recorded)"
+    )
     value = run.arena.read(launch.signature.type.dtype, launch.writes, launch.signature.type.shape)[position]
     what = "NaN" if np.isnan(value).any() else "an infinity"
     return f"{launch.signature.op.name} at {where} made {what}: {launch.signature!r}"

@@ -166,7 +166,9 @@ def _retain(run: Run, cotangents: Arena) -> None:
             if is_evaluated(tape, row) and location(tape, row)[0] is run:
                 kind = signature_by_id(tape.signatures[row]).type
                 flat = cotangents.buffers[kind.dtype][int(tape.offset_of[row]) :][: kind.size]
-                tape.retained[row] = flat.reshape(kind.shape).copy() if known is None else known + flat.reshape(kind.shape)
+                tape.retained[row] = (
+                    flat.reshape(kind.shape).copy() if known is None else known + flat.reshape(kind.shape)
+                )
 
 
 def _node_of(run: Run, root: Expr) -> int:
@@ -189,9 +191,13 @@ def _cotangent(root: Expr, given: Any) -> Array:
                 "backward(gradient) of that shape, or reduce it first, for example lf.sum(x).backward()"
             )
         given = np.ones(root.shape, root.dtype)
-    array = np.asarray(given.numpy() if isinstance(given, Expr) else devices.to_host(given) if hasattr(given, "get") else given)
+    array = np.asarray(
+        given.numpy() if isinstance(given, Expr) else devices.to_host(given) if hasattr(given, "get") else given
+    )
     if array.shape != root.shape:
-        raise ShapeError(f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal")
+        raise ShapeError(
+            f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal"
+        )
     return devices.to_device(array.astype(root.dtype), root.device)
 
 

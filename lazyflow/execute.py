@@ -77,7 +77,9 @@ class Arena:
         """Evenly spaced rows as a view: ``(count, *shape)``, or ``shape`` where all nodes share one row."""
         if rows.pitch == rows.width or rows.count == 1:
             first = rows.offset
-            return self.buffers[dtype][first : first + rows.count * devices.elements(shape)].reshape((rows.count, *shape))
+            return self.buffers[dtype][first : first + rows.count * devices.elements(shape)].reshape(
+                (rows.count, *shape)
+            )
         if rows.pitch == 0:
             return self.buffers[dtype][rows.offset : rows.offset + devices.elements(shape)].reshape(shape)
         return devices.strided(self.buffers[dtype], rows.offset, (rows.count, *shape), rows.pitch)
@@ -126,20 +128,25 @@ def parameter_of(kind: Type) -> Parameter:
     return parameter
 
 
-def operand_value(arena: Arena, operand: Operand, read: Any) -> Array:
+def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = False) -> Array:
     """One operand of a launch as its kernel wants it: ``(count, *shape)``, without the batch axis where it is shared."""
     if operand.kind == "row":
         return arena.read(operand.dtype, read, operand.shape)
     if operand.kind == "shared":
         assert operand.type is not None
-        array = parameter_of(operand.type).array
+        parameter = parameter_of(operand.type)
+        array = parameter.columns if by_columns and operand.type.ndim == 2 else parameter.array
         return array if array.shape == operand.shape else array.reshape(operand.shape)
     return read if arena.device == "cpu" or isinstance(read, float) else devices.to_device(read, arena.device)
 
 
 def _stacked_value(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
     values = arena.read(operand.dtype, read, operand.shape)
-    return values.reshape((count, read.count // count, *operand.shape)) if not read.shared else _repeated(arena, operand, read, count)
+    return (
+        values.reshape((count, read.count // count, *operand.shape))
+        if not read.shared
+        else _repeated(arena, operand, read, count)
+    )
 
 
 def _repeated(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
@@ -147,16 +154,21 @@ def _repeated(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
     return devices.array_module(arena.device).broadcast_to(value, (count, read.count // count, *operand.shape))
 
 
-def operand_values(arena: Arena, launch: Launch) -> list[Array]:
-    """All operands of a launch, in the operation's order."""
+def operand_values(arena: Arena, launch: Launch, *, forward: bool = False) -> list[Array]:
+    """All operands of a launch, in the operation's order; in ``forward``, parameters by columns where that is asked for."""
     signature = launch.signature
     if signature.op.stacked:
         operand, read = signature.operands[0], launch.reads[0]
         assert isinstance(read, Rows)
         if signature.op.ragged:
-            return [_stacked_value(arena, operand, read, 1)[0], operand_value(arena, signature.operands[1], launch.reads[1])]
+            return [
+                _stacked_value(arena, operand, read, 1)[0],
+                operand_value(arena, signature.operands[1], launch.reads[1]),
+            ]
         return [_stacked_value(arena, operand, read, launch.writes.count)]
-    return [operand_value(arena, o, r) for o, r in zip(signature.operands, launch.reads, strict=True)]
+    by_columns = signature.op.by_columns if forward else ()
+    pairs = zip(signature.operands, launch.reads, strict=True)
+    return [operand_value(arena, o, r, i in by_columns) for i, (o, r) in enumerate(pairs)]
 
 
 def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
@@ -204,6 +216,6 @@ def execute(run: Run) -> None:
         if signature.op is CONSTANT or signature.op is KNOWN:
             _fill(run, launch, out)
         elif not (signature.op.gathers and _gather_into(arena, launch, out)):
-            result = signature.forward(xp, *operand_values(arena, launch), out=out)
+            result = signature.forward(xp, *operand_values(arena, launch, forward=True), out=out)
             if result is not out:
                 out[...] = result

@@ -56,8 +56,21 @@ class Explanation:
         rows = [("nodes", "launches", "largest", "operation", "first recorded at")]
         rows += [(str(g.nodes), str(g.launches), str(g.largest), g.signature, g.line) for g in self.groups]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        table = ["  ".join(c.rjust(w) if i < 3 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))) + "  " + row[4] for row in rows]
-        return "\n".join([head, "", *table, *(["", "why these did not merge:"] if self.reasons else []), *(f"- {r}" for r in self.reasons)])
+        table = [
+            "  ".join(c.rjust(w) if i < 3 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False)))
+            + "  "
+            + row[4]
+            for row in rows
+        ]
+        return "\n".join(
+            [
+                head,
+                "",
+                *table,
+                *(["", "why these did not merge:"] if self.reasons else []),
+                *(f"- {r}" for r in self.reasons),
+            ]
+        )
 
 
 def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
@@ -96,7 +109,9 @@ def _groups(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:
     for s, signature in enumerate(graph.signatures):
         mine = sizes[of_launch == s]
         if len(mine):
-            group = Group(repr(signature), signature.op.name, int(mine.sum()), len(mine), int(mine.max()), signature.line)
+            group = Group(
+                repr(signature), signature.op.name, int(mine.sum()), len(mine), int(mine.max()), signature.line
+            )
             found.append((signature, group))
     return sorted(found, key=lambda pair: (-pair[1].launches, -pair[1].nodes))
 

@@ -41,7 +41,9 @@ class Graph:
     float_starts: Ints
     floats: Ints
     origin: Ints
-    tapes: tuple[weakref.ref[Tape], ...]  # a tape owns its runs, which own their graph: a strong reference would be a cycle
+    tapes: tuple[
+        weakref.ref[Tape], ...
+    ]  # a tape owns its runs, which own their graph: a strong reference would be a cycle
     tape_starts: Ints
     roots: tuple[tuple[int, int], ...]
     known: Ints
@@ -87,7 +89,12 @@ def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
 
 def awaited(tapes: Sequence[Tape]) -> list[Expr]:
     """What the tapes import from the other side of a ``no_grad`` block and is not computed yet: to be run before them."""
-    found = {(id(t), row): (t, row) for tape in tapes for t, row in tape.imports if t.grad != tape.grad and not is_evaluated(t, row)}
+    found = {
+        (id(t), row): (t, row)
+        for tape in tapes
+        for t, row in tape.imports
+        if t.grad != tape.grad and not is_evaluated(t, row)
+    }
     return [handle(t, row, signature_by_id(t.signatures[row]).type) for t, row in found.values()]
 
 

@@ -89,16 +89,24 @@ class Plan:
         assert (launch[graph.base] < launch[users]).all(), "operands run before their users"
         for item in self.launches:
             assert item.writes.index is None and (item.writes.pitch == item.writes.width or item.writes.count == 1)
-            assert np.array_equal(self.offsets[item.nodes], item.writes.offset + item.writes.width * np.arange(item.writes.count))
+            assert np.array_equal(
+                self.offsets[item.nodes], item.writes.offset + item.writes.width * np.arange(item.writes.count)
+            )
             assert len({int(graph.signature[n]) for n in item.nodes}) == 1, "a launch has one signature"
         if not self.reuses:
             self._check_disjoint()
 
     def _check_disjoint(self) -> None:
         for dtype, size in self.sizes.items():
-            blocks = sorted((i.writes.offset, i.writes.count * i.writes.width) for i in self.launches if i.signature.type.dtype == dtype)
+            blocks = sorted(
+                (i.writes.offset, i.writes.count * i.writes.width)
+                for i in self.launches
+                if i.signature.type.dtype == dtype
+            )
             ends = [offset + length for offset, length in blocks]
-            assert all(end <= start for end, (start, _) in zip(ends, blocks[1:], strict=False)), "no two nodes share memory"
+            assert all(end <= start for end, (start, _) in zip(ends, blocks[1:], strict=False)), (
+                "no two nodes share memory"
+            )
             assert not ends or max(ends) <= size, "every row lies in the arena"
 
 
@@ -129,7 +137,9 @@ def _by_launch(launch: Ints, launches: int) -> Ints:
     return np.argsort(keys, kind="stable")
 
 
-def _place(graph: Graph, schedule: Schedule, table: _Table, order: Ints, bounds: Ints, reuse: bool) -> tuple[Ints, dict[Any, int]]:
+def _place(
+    graph: Graph, schedule: Schedule, table: _Table, order: Ints, bounds: Ints, reuse: bool
+) -> tuple[Ints, dict[Any, int]]:
     """Arena offset of every node. Blocks are aligned to their own width, so that a gather is a plain ``take`` of rows."""
     first = order[bounds[:-1]]
     signature = graph.signature[first]
@@ -153,7 +163,9 @@ def _place(graph: Graph, schedule: Schedule, table: _Table, order: Ints, bounds:
 
 def _stacked_blocks(start: Ints, blocks: Ints, widths: Ints, counts: Ints, signature: Ints) -> int:
     cursor, previous = 0, -1
-    for block, width, count, s in zip(blocks.tolist(), widths.tolist(), counts.tolist(), signature.tolist(), strict=True):
+    for block, width, count, s in zip(
+        blocks.tolist(), widths.tolist(), counts.tolist(), signature.tolist(), strict=True
+    ):
         if s != previous:
             cursor = -(-cursor // width) * width
             previous = s
@@ -298,7 +310,9 @@ def _described(graph: Graph, order: Ints, bounds: Ints, offsets: Ints) -> tuple[
     return tuple(found)
 
 
-def _read_of(graph: Graph, operand: Any, read: Any, launch: int, low: int, high: int, nodes: Ints, signature: Signature) -> Read:
+def _read_of(
+    graph: Graph, operand: Any, read: Any, launch: int, low: int, high: int, nodes: Ints, signature: Signature
+) -> Read:
     if operand.kind == "row":
         rows: Rows = read(operand.position, launch, low, high, signature, operand)
         return rows
@@ -311,7 +325,9 @@ def _read_of(graph: Graph, operand: Any, read: Any, launch: int, low: int, high:
     return None
 
 
-def _reader(graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: Sequence[Signature]) -> Callable[..., Rows]:
+def _reader(
+    graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: Sequence[Signature]
+) -> Callable[..., Rows]:
     """A function that says where an operand of a launch lies; the columns behind it are made once for all launches."""
     place = offsets[graph.base] + graph.shift
     starts = graph.starts[order]
@@ -320,7 +336,9 @@ def _reader(graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: 
     def column(slot: int) -> _Column:
         if slot not in columns:
             has = [len(s.operands) if s.op.stacked else s.rows for s in signatures]
-            filled = np.repeat(np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)]), np.diff(bounds))
+            filled = np.repeat(
+                np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)]), np.diff(bounds)
+            )
             values = np.zeros(len(order), np.int64)
             values[filled] = place[starts[filled] + slot]
             widths = [_width_of_slot(s, slot) for s in signatures]
@@ -340,7 +358,9 @@ def _reader(graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: 
 
 
 def _width_of_slot(signature: Signature, slot: int) -> int:
-    return next((max(o.type.size, 1) for o in signature.operands if o.kind == "row" and o.position == slot and o.type), 1)
+    return next(
+        (max(o.type.size, 1) for o in signature.operands if o.kind == "row" and o.position == slot and o.type), 1
+    )
 
 
 def has_parameter_gradient(signature: Signature) -> bool:

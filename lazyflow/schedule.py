@@ -347,7 +347,7 @@ class Choices:
 # What one launch costs beyond its arithmetic, forward and backward, and what frontier adds to scheduling for each node; in
 # microseconds, as measured by ``python -m benchmarks launches``.
 LAUNCH_US = 40.0
-FRONTIER_NODE_US = 1.2
+FRONTIER_NODE_US = 1.0
 
 
 def cheapest(counts: dict[str, int], nodes: int) -> str:
@@ -388,7 +388,9 @@ def by_phases(dag: Dag, way: str, choices: Choices | None = None, names: Sequenc
     return Schedule(ranks, len(distinct), phase)
 
 
-def _inside(dag: Dag, nodes: Ints, levels: Ints, height: int, way: str, choices: Choices | None, key: Any) -> Ints | None:
+def _inside(
+    dag: Dag, nodes: Ints, levels: Ints, height: int, way: str, choices: Choices | None, key: Any
+) -> Ints | None:
     """The launches of one recurrent component if they are not to go by levels."""
     if way == "frontier":
         return _by_way(dag, nodes, way)

@@ -35,7 +35,9 @@ class Type:
 
     __slots__ = ("__weakref__", "device", "dtype", "ndim", "parameter", "requires_grad", "shape", "signatures", "size")
 
-    def __init__(self, shape: Shape, dtype: np.dtype[Any], device: str, requires_grad: bool, parameter: Any = None) -> None:
+    def __init__(
+        self, shape: Shape, dtype: np.dtype[Any], device: str, requires_grad: bool, parameter: Any = None
+    ) -> None:
         self.shape, self.dtype, self.device, self.requires_grad = shape, dtype, device, requires_grad
         self.ndim, self.size = len(shape), elements(shape)
         self.parameter = None if parameter is None else weakref.ref(parameter)
@@ -95,7 +97,9 @@ class Signature:
         "__weakref__", "differentiable", "floats", "forward", "id", "ints", "line", "op", "operands", "rows", "static", "type",
     )  # fmt: skip
 
-    def __init__(self, op: Op, operands: tuple[Operand, ...], result: Type, static: Mapping[str, Any], rows: int) -> None:
+    def __init__(
+        self, op: Op, operands: tuple[Operand, ...], result: Type, static: Mapping[str, Any], rows: int
+    ) -> None:
         self.op, self.operands, self.type, self.static, self.rows = op, operands, result, static, rows
         self.ints = sum(o.kind == "int" for o in operands)
         self.floats = sum(o.kind == "float" for o in operands)

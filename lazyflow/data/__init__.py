@@ -9,6 +9,7 @@ from lazyflow.data.tsv import read_tsv
 from lazyflow.data.vocabulary import Vocabulary
 
 __all__ = [
-    "Batches", "Extra", "ListOps", "Sentence", "Token", "Tree", "Vocabulary", "attributes", "batches",
-    "evaluate", "listops", "parse_conllu", "parse_listops", "parse_ptb", "read_conllu", "read_listops", "read_ptb_trees", "read_tsv",
+    "Batches", "Extra", "ListOps", "Sentence", "Token", "Tree", "Vocabulary", "attributes", "batches", "evaluate",
+    "listops", "parse_conllu", "parse_listops", "parse_ptb", "read_conllu", "read_listops", "read_ptb_trees",
+    "read_tsv",
 ]  # fmt: skip

@@ -15,6 +15,11 @@ from lazyflow.functions.shape import *  # noqa: F403
 
 assert operators.BINARY  # imported for the operators that it installs
 
-__all__ = [
-    name for module in (elementwise, index, linalg, loss, random, reduce, shape) for name in module.__all__
-]  # fmt: skip
+__all__: list[str] = []
+__all__ += elementwise.__all__
+__all__ += index.__all__
+__all__ += linalg.__all__
+__all__ += loss.__all__
+__all__ += random.__all__
+__all__ += reduce.__all__
+__all__ += shape.__all__

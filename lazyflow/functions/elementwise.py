@@ -20,13 +20,76 @@ _BINARY = (
     "logical_and logical_or"
 ).split()
 
-__all__ = ["astype", "clip", "elu", "gelu", "hardtanh", "leaky_relu", "where", *_UNARY, *_BINARY]
+__all__ = [
+    "abs",
+    "add",
+    "arccos",
+    "arccosh",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctanh",
+    "astype",
+    "ceil",
+    "clip",
+    "cos",
+    "cosh",
+    "divide",
+    "elu",
+    "equal",
+    "erf",
+    "exp",
+    "expm1",
+    "floor",
+    "floor_divide",
+    "gelu",
+    "greater",
+    "greater_equal",
+    "hardtanh",
+    "isfinite",
+    "isnan",
+    "leaky_relu",
+    "less",
+    "less_equal",
+    "log",
+    "log1p",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logsigmoid",
+    "maximum",
+    "minimum",
+    "multiply",
+    "negative",
+    "not_equal",
+    "power",
+    "reciprocal",
+    "relu",
+    "remainder",
+    "round",
+    "selu",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "sinh",
+    "softplus",
+    "softsign",
+    "sqrt",
+    "square",
+    "subtract",
+    "tan",
+    "tanh",
+    "where",
+]
 
 
 def _documented(function: Callable[..., Expr], op: Op) -> Callable[..., Expr]:
     formula = f", ``{op.formula['y']}``" if "y" in op.formula else ""
     function.__name__ = function.__qualname__ = op.name
-    function.__doc__ = f"""Elementwise {op.name}{formula}; operands broadcast as in NumPy. Raises `ShapeError` where they do not."""
+    function.__doc__ = (
+        f"""Elementwise {op.name}{formula}; operands broadcast as in NumPy. Raises `ShapeError` where they do not."""
+    )
     return function
 
 

@@ -45,7 +45,9 @@ def embedding(table: Any, index: Any) -> Expr:
     if isinstance(index, Expr):
         return record(OPS["lookup"], (table, index))
     label = getattr(table, "name", "") or "the table"
-    array = _checked("embedding", index, table.shape[0], f"{label} of shape {table.shape}, with indices 0 to {table.shape[0] - 1}")
+    array = _checked(
+        "embedding", index, table.shape[0], f"{label} of shape {table.shape}, with indices 0 to {table.shape[0] - 1}"
+    )
     return _lookup(table, int(array)) if array.ndim == 0 else record(OPS["lookup"], (table, array))
 
 
@@ -59,7 +61,12 @@ def take(x: Any, indices: Any, axis: int = 0) -> Expr:
     x = constant(x)
     if not isinstance(indices, Expr):
         size = x.shape[axis] if -x.ndim <= axis < x.ndim else 0
-        indices = _checked("take", np.where(np.asarray(indices) < 0, np.asarray(indices) + size, indices), size, f"axis {axis} of shape {x.shape}")
+        indices = _checked(
+            "take",
+            np.where(np.asarray(indices) < 0, np.asarray(indices) + size, indices),
+            size,
+            f"axis {axis} of shape {x.shape}",
+        )
     return record(OPS["take"], (x, indices), axis=axis)
 
 
@@ -73,7 +80,9 @@ def pick(x: Any, index: Any, axis: int = -1) -> Expr:
     x = constant(x)
     if isinstance(index, int | np.integer) and x.shape:
         size = x.shape[axis] if -x.ndim <= axis < x.ndim else 0
-        index = int(_checked("pick", index + size if -size <= index < 0 else index, size, f"axis {axis} of shape {x.shape}"))
+        index = int(
+            _checked("pick", index + size if -size <= index < 0 else index, size, f"axis {axis} of shape {x.shape}")
+        )
         if axis in (-1, x.ndim - 1):
             return _pick(x, index)
     return record(OPS["pick"], (x, index), axis=axis)

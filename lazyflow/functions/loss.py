@@ -18,7 +18,9 @@ _nll = indexed(OPS["nll"])
 def _class(name: str, i: int, scores: Expr) -> int:
     n = scores.shape[-1] if scores.shape else 0
     if not 0 <= i < n:
-        raise IndexError(f"{name}: class {i} is out of range for {n} scores of shape {scores.shape}; classes are numbered from 0")
+        raise IndexError(
+            f"{name}: class {i} is out of range for {n} scores of shape {scores.shape}; classes are numbered from 0"
+        )
     return int(i)
 
 
@@ -49,7 +51,9 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     """
     logits = constant(logits)
     if _is_index(target) and logits.ndim == 1:
-        return _cross_entropy(logits, target if 0 <= target < logits.type.shape[-1] else _class("cross_entropy", target, logits))
+        return _cross_entropy(
+            logits, target if 0 <= target < logits.type.shape[-1] else _class("cross_entropy", target, logits)
+        )
     target = _classes("cross_entropy", target, logits)
     name = "cross_entropy" if target.dtype.kind in "iu" else "soft_cross_entropy"
     return record(OPS[name], (logits, target), reduction=reduction)
@@ -96,7 +100,11 @@ def hinge(scores: Any, target: int, margin: float = 1.0) -> Expr:
     0.5
     """
     x = constant(scores)
-    return record(OPS["hinge"], (x, _class("hinge", target, x) if _is_index(target) else _classes("hinge", target, x)), margin=float(margin))
+    return record(
+        OPS["hinge"],
+        (x, _class("hinge", target, x) if _is_index(target) else _classes("hinge", target, x)),
+        margin=float(margin),
+    )
 
 
 def huber(x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> Expr:

@@ -25,7 +25,14 @@ def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: 
     return record(OPS[name], (seed, count, *arguments), shape=_shape(shape), dtype=kind)
 
 
-def uniform(shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0, *, dtype: Any = None, stream: Stream | None = None) -> Expr:
+def uniform(
+    shape: int | Sequence[int] = (),
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    dtype: Any = None,
+    stream: Stream | None = None,
+) -> Expr:
     """Numbers evenly distributed from ``low`` to ``high`` (not included).
 
     >>> import lazyflow as lf
@@ -35,7 +42,14 @@ def uniform(shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0
     return _draw("uniform", shape, dtype, stream, float(low), float(high))
 
 
-def normal(shape: int | Sequence[int] = (), mean: float = 0.0, std: float = 1.0, *, dtype: Any = None, stream: Stream | None = None) -> Expr:
+def normal(
+    shape: int | Sequence[int] = (),
+    mean: float = 0.0,
+    std: float = 1.0,
+    *,
+    dtype: Any = None,
+    stream: Stream | None = None,
+) -> Expr:
     """Normally distributed numbers.
 
     >>> import lazyflow as lf

@@ -140,5 +140,3 @@ def softmax(x: Any, axis: int = -1) -> Expr:
 def log_softmax(x: Any, axis: int = -1) -> Expr:
     """``log(softmax(x))`` along ``axis``, without overflow."""
     return record(OPS["log_softmax"], (x,), axis=axis)
-
-

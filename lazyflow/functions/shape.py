@@ -47,7 +47,12 @@ def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
     >>> lf.concatenate([lf.constant([1.0]), lf.constant([2.0, 3.0])]).numpy()
     array([1., 2., 3.], dtype=float32)
     """
-    if axis == 0 and operands.__class__ is list and operands and all([type(o) is Expr and o.type is operands[0].type for o in operands]):
+    if (
+        axis == 0
+        and operands.__class__ is list
+        and operands
+        and all([type(o) is Expr and o.type is operands[0].type for o in operands])
+    ):
         return _concatenate_rows(operands)
     found = _joined("concatenate", operands)
     first = found[0].type
@@ -68,7 +73,9 @@ def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
     found = _joined("stack", operands)
     first = found[0].type
     if len({e.shape for e in found}) > 1:
-        raise ShapeError(f"stack: all operands need one shape, got {' and '.join(sorted({str(e.shape) for e in found}))}")
+        raise ShapeError(
+            f"stack: all operands need one shape, got {' and '.join(sorted({str(e.shape) for e in found}))}"
+        )
     if _alike(found):
         if axis == 0 or axis == -first.ndim - 1:
             return _stack_rows(found)
@@ -94,7 +101,10 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
     x = constant(x)
     axis = negative_axis("split", axis, x.ndim) + x.ndim
     bounds = _bounds(x.shape[axis], sections)
-    return [getitem(x, (slice(None),) * axis + (slice(a, b),) if axis else slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [
+        getitem(x, (slice(None),) * axis + (slice(a, b),) if axis else slice(a, b))
+        for a, b in zip(bounds, bounds[1:], strict=False)
+    ]
 
 
 def _bounds(size: int, sections: int | Sequence[int]) -> list[int]:
@@ -169,7 +179,9 @@ def expand_dims(x: Any, axis: int | Sequence[int]) -> Expr:
 def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` without axes of size one (all of them, or those named); free. Raises `ShapeError` for a longer axis."""
     x = constant(x)
-    return reshape(x, OPS["squeeze"].infer(x.type, axis=axis if axis is None or isinstance(axis, int) else tuple(axis)).shape)
+    return reshape(
+        x, OPS["squeeze"].infer(x.type, axis=axis if axis is None or isinstance(axis, int) else tuple(axis)).shape
+    )
 
 
 def broadcast_to(x: Any, shape: Sequence[int]) -> Expr:
@@ -198,6 +210,6 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 
 def repeat(x: Any, repeats: int, axis: int | None = None) -> Expr:
     """Every element of ``x`` ``repeats`` times along ``axis`` (of the flattened value by default)."""
     x = constant(x)
-    return record(OPS["repeat"], (ravel(x) if axis is None else x,), repeats=int(repeats), axis=0 if axis is None else axis)
-
-
+    return record(
+        OPS["repeat"], (ravel(x) if axis is None else x,), repeats=int(repeats), axis=0 if axis is None else axis
+    )

@@ -57,13 +57,13 @@ class LayerNorm(Module):
 
     def forward(self, x: Any) -> Expr:
         """``x`` normalised."""
-        x = constant(x)
+        given = constant(x)
         axes = tuple(range(-len(self.normalized_shape), 0))
-        if x.shape[-len(axes) :] != self.normalized_shape:
+        if given.shape[-len(axes) :] != self.normalized_shape:
             raise ShapeError(
-                f"LayerNorm takes a value whose last axes have the sizes {self.normalized_shape}, got shape {x.shape}"
+                f"LayerNorm takes a value whose last axes have sizes {self.normalized_shape}, got shape {given.shape}"
             )
-        centred = x - mean(x, axis=axes, keepdims=True)
+        centred = given - mean(given, axis=axes, keepdims=True)
         y = centred / sqrt(mean(centred * centred, axis=axes, keepdims=True) + self.eps)
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias

@@ -47,7 +47,7 @@ def split_gates(owner: Module, values: Expr, count: int) -> list[Expr]:
     """The gates of one step, ``count`` equal parts of a vector. Raises `ShapeError` if it is none."""
     if len(values.type.shape) != 1:
         raise ShapeError(
-            f"{type(owner).__name__} takes the vectors of one step, or one node, of one example; its gates came out with "
+            f"{type(owner).__name__} takes the vectors of one step, or one node, of one example; its gates have "
             f"shape {values.shape}, so an operand had more axes: call it once for each, the engine does the batching"
         )
     return split(values, count)

@@ -66,7 +66,8 @@ class Op:
     the batch axis first. ``stacked``: the operation takes any number of operands of one type and gets them as ONE array with
     the operand axis right behind the batch axis. ``ragged``: a stacked operation whose nodes may differ in the number of operands: it
     gets all operands of all nodes end to end, ``(total, *shape)``, and the number of each node's. ``gathers``: the value is the operands' values in order, so that the
-    engine may gather them straight into ``out`` and call no kernel. ``random``: every node draws anew.
+    engine may gather them straight into ``out`` and call no kernel. ``random``: every node draws anew. ``by_columns``: operands that
+    forward multiplies by their transpose; a parameter there is handed over in column-major order, in which that is fast.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Op:
     ragged: bool = False
     gathers: bool = False
     random: bool = False
+    by_columns: tuple[int, ...] = ()
     formula: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:

@@ -308,11 +308,11 @@ def _einsum_shape(a: Abstract, b: Abstract, *, subscripts: str) -> Result:
     return Result(tuple(sizes[letter] for letter in result), dtype, {"letters": letters})
 
 
-def _einsum(name: str, infer: Any) -> Op:
-    return register(Op(name, infer, _product, (_product_left, _product_right)))
+def _einsum(name: str, infer: Any, **flags: Any) -> Op:
+    return register(Op(name, infer, _product, (_product_left, _product_right), **flags))
 
 
-matmul = _einsum("matmul", _matmul_shape)
+matmul = _einsum("matmul", _matmul_shape, by_columns=(0,))
 dot = _einsum("dot", _dot_shape)
 outer = _einsum("outer", _outer_shape)
 einsum = _einsum("einsum", _einsum_shape)
@@ -359,7 +359,7 @@ def column_sums(xp: Any, rows: Array) -> Array:
     return xp.ones(len(rows), rows.dtype) @ rows
 
 
-affine = register(Op("affine", _affine_shape, _affine, (_affine_W, _affine_b, _affine_x)))
+affine = register(Op("affine", _affine_shape, _affine, (_affine_W, _affine_b, _affine_x), by_columns=(0,)))
 
 
 def _bilinear_shape(x: Abstract, W: Abstract, y: Abstract, b: Abstract | None = None) -> Result:

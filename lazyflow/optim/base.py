@@ -265,7 +265,7 @@ class Optimizer:
                 kept.slots[name][where] = view
 
     def _gather(self, name: str, array: Array, where: Array) -> Array:
-        if not isinstance(array, np.ndarray):
+        if not (isinstance(array, np.ndarray) and array.flags.c_contiguous):
             return array[where]
         # twice as fast as array[where]; the indices are in range, and mode="clip" spares a buffered copy
         return array.take(where, 0, self._buffer(name, array, (len(where), *array.shape[1:])), "clip")

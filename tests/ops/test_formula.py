@@ -112,9 +112,9 @@ _FORMULAS = st.recursive(
         st.tuples(st.sampled_from(["tanh", "sin", "abs", "-", "sign"]), inner).map(lambda t: f"({t[0]}({t[1]}))"),
         st.tuples(st.sampled_from(["maximum", "minimum"]), inner, inner).map(lambda t: f"{t[0]}({t[1]}, {t[2]})"),
         st.tuples(inner, st.sampled_from(["<", ">="]), inner, inner, inner).map(
-            lambda t: f"where({t[0]} {t[1]} {t[2]} + a, {t[3]}, {t[4]})"
+            lambda t: f"where({t[0]} {t[1]} {t[2]} + a, {t[3]} + c, {t[4]})"
         ),
-        st.tuples(inner, inner, inner).map(lambda t: f"({t[0]} * ({t[1]} > {t[2]} - a) + c)"),
+        st.tuples(inner, inner, inner).map(lambda t: f"(({t[0]} + b) * ({t[1]} > {t[2]} - a) + c)"),
     ),
     max_leaves=12,
 )

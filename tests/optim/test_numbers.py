@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lazyflow import optim
+from lazyflow.device import to_device, to_host
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim import base
 from tests.optim.cases import CASES, Case, case_id
@@ -85,6 +86,29 @@ def test_eps_counts_as_in_pytorch_where_gradients_are_tiny() -> None:
     np.testing.assert_allclose(run(case, start((4,)), grads).array - start((4,)), moved, rtol=1e-9)
 
 
+@pytest.mark.gpu
+@every_case
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_same_on_a_gpu(case: Case, sparse: bool) -> None:
+    grads = [*gradients((8, 3))[:2], random_rows(np.random.default_rng(3), (8, 3), 3), gradients((8, 3))[2]]
+    expected = run(case, start((8, 3)), grads, sparse=sparse)
+    parameter = FakeParameter(start((8, 3)))
+    optimizer = case.make([parameter], **case.options, sparse=sparse)
+    for step, gradient in enumerate(grads):
+        if step == 1:  # the moments follow the parameter there
+            parameter.array = to_device(parameter.array, "cuda:0")
+        on_device = step >= 1
+        parameter.grad = gradient if not on_device else _moved(gradient)
+        optim.clip_grad_norm([parameter], 1e6)
+        optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    np.testing.assert_allclose(to_host(parameter.array), expected.array, rtol=1e-12, atol=1e-13)
+
+
+def _moved(gradient: Any) -> Any:
+    return gradient.to("cuda:0") if isinstance(gradient, RowSparse) else to_device(gradient, "cuda:0")
+
+
 # Blocks and layouts change nothing.
 
 
@@ -110,6 +134,7 @@ def test_row_blocks_change_nothing(case: Case, block: int, monkeypatch: pytest.M
     whole = run(case, start((9, 2)), grads).array
     monkeypatch.setattr(base, "BLOCK", block)
     np.testing.assert_array_equal(run(case, start((9, 2)), grads).array, whole)
+    np.testing.assert_array_equal(run(case, np.asfortranarray(start((9, 2))), grads).array, whole)
 
 
 @every_case
