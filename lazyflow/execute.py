@@ -102,11 +102,11 @@ class Run:
         self.plan, self.device, self.differentiable = plan, device, differentiable
         self.number = next(_numbers)
         self.arena = Arena(device, plan.sizes)
-        self.stamp = max((p.version for p in parameters_of(plan)), default=0)
+        self.stamp = max((p.version for p in _parameters_of(plan) if p is not None), default=0)
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run used has changed since."""
-        return any(p.version > self.stamp for p in parameters_of(self.plan))
+        return any(p is not None and p.version > self.stamp for p in _parameters_of(self.plan))
 
     def value(self, offset: int, kind: Type) -> Array:
         """A copy of the value of one node."""
@@ -114,10 +114,10 @@ class Run:
         return buffer[offset : offset + kind.size].reshape(kind.shape).copy()
 
 
-def parameters_of(plan: Plan) -> list[Parameter]:
-    """The parameters among the operands of the plan's signatures."""
+def _parameters_of(plan: Plan) -> list[Parameter | None]:
+    """The parameters among the operands of the plan's signatures; None for one that has died since."""
     shared = {id(o.type): o.type for s in plan.graph.signatures for o in s.operands if o.kind == "shared" and o.type}
-    return [parameter_of(kind) for kind in shared.values()]
+    return [kind.parameter() for kind in shared.values() if kind.parameter is not None]
 
 
 def parameter_of(kind: Type) -> Parameter:
@@ -192,10 +192,10 @@ def _fill(run: Run, launch: Launch, out: Array) -> None:
 
 def _snapshots(run: Run, launch: Launch) -> list[Array]:
     graph = run.plan.graph
-    (slots,) = launch.reads
-    assert isinstance(slots, np.ndarray)
-    tapes = np.searchsorted(graph.tape_starts, graph.origin[launch.nodes], side="right") - 1
-    return [graph.tape(tape).objects[slot] for tape, slot in zip(tapes.tolist(), slots.tolist(), strict=True)]
+    rows = graph.origin[launch.nodes]
+    tapes = np.searchsorted(graph.tape_starts, rows, side="right") - 1
+    pairs = zip(tapes.tolist(), (rows - graph.tape_starts[tapes]).tolist(), strict=True)
+    return [graph.tape(tape).objects[row] for tape, row in pairs]
 
 
 def sources(plan: Plan, launch: Launch) -> list[tuple[Run, int]]:

@@ -380,6 +380,17 @@ class Parameter(Expr):
     def retain_grad(self) -> None:
         """Parameters always keep their gradient."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        """A parameter of its own: its type, which says who it is, is not copied."""
+        memo[id(self)] = new = type(self)(devices.to_host(self.array), name=self.name, requires_grad=self.requires_grad)
+        return new.to(self.device)
+
+    def __copy__(self) -> Parameter:
+        return self.__deepcopy__({})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self), self.numpy(), self.name, self.requires_grad, self.device)
+
     def __repr__(self) -> str:
         return f"Parameter({self.name or ''}{list(self.shape)}, {self.dtype.name})"
 
@@ -403,6 +414,10 @@ class Parameter(Expr):
 
     def __itruediv__(self, other: Any) -> Parameter:
         return self._in_place(operator.truediv, other)
+
+
+def _unpickled(kind: type[Parameter], array: Array, name: str, requires_grad: bool, device: str) -> Parameter:
+    return kind(array, name=name, requires_grad=requires_grad).to(device)
 
 
 def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
@@ -435,13 +450,17 @@ def constant(value: Any) -> Expr:
         return value
     options = settings.current()
     array = _as_array(value, options.dtype)
-    tape = current_tape()
+    return _snapshot(current_tape(), np.array(array) if isinstance(array, np.ndarray) else array.copy())
+
+
+def _snapshot(tape: Tape, array: Array) -> Expr:
+    """A constant node of an array that nobody will change."""
     kind = intern_type(array.shape, array.dtype, tape.device)
     signature = _constants.get(kind)
     if signature is None:
-        signature = _constants.setdefault(kind, leaf_signature(CONSTANT, kind))
-    tape.objects.append(devices.to_device(array, tape.device) if not isinstance(array, np.ndarray) else array.copy())
-    return _append(tape, signature, (), (len(tape.objects) - 1,))
+        signature = _constants.setdefault(kind, leaf_signature(CONSTANT, kind, ints=0))
+    tape.objects[len(tape.signatures)] = array
+    return _append(tape, signature, ())
 
 
 def _append(
@@ -466,6 +485,9 @@ def _local_row(tape: Tape, e: Expr) -> int:
         return e.row
     key = id(e.tape), e.row
     row = tape.imported.get(key)
+    if row is None and e.row in e.tape.objects and e.tape.device == tape.device:
+        # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
+        row = tape.imported[key] = _snapshot(tape, e.tape.objects[e.row]).row
     if row is None:
         e.tape.seal()
         kind = imported_type(e)
@@ -712,29 +734,40 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
     return call
 
 
-def joined(op: Op) -> Callable[[Sequence[Any]], Expr]:
-    """The recording function of a stacked operation: any number of operands of one type."""
+def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Sequence[Any]], Expr]]:
+    """The recording functions of a stacked operation: any number of operands of one type.
+
+    The first is the fast path, None where it does not apply; the second always records.
+    """
     table: dict[Type, dict[int, Signature]] = {}
     ragged = op.ragged
 
-    def call(operands: Sequence[Any]) -> Expr:
-        first = operands[0]
-        kind = first.type
-        signature = table[kind].get(0 if ragged else len(operands)) if kind in table else None
-        if signature is not None and first.tape.open:
+    def again(operands: Sequence[Any]) -> Expr | None:
+        try:
+            first = operands[0]
+            kind = first.type
             tape = first.tape
+            signature = table[kind][0 if ragged else len(operands)]
             rows = [o.row for o in operands if o.type is kind and o.tape is tape]
-            if len(rows) == len(operands):
-                row = len(tape.signatures)
-                tape.signatures.append(signature.id)
-                tape.operands.extend(rows)
-                if ragged:
-                    tape.ints.append(len(rows))
-                e = _new(Expr)
-                e.tape = tape
-                e.row = row
-                e.type = signature.type
-                return e
+        except (AttributeError, IndexError, KeyError):
+            return None
+        if not tape.open or len(rows) < len(operands):
+            return None
+        row = len(tape.signatures)
+        tape.signatures.append(signature.id)
+        tape.operands.extend(rows)
+        if ragged:
+            tape.ints.append(len(rows))
+        e = _new(Expr)
+        e.tape = tape
+        e.row = row
+        e.type = signature.type
+        return e
+
+    def call(operands: Sequence[Any]) -> Expr:
+        found = again(operands)
+        if found is not None:
+            return found
         operands = of_one_type(operands)
         kind = operands[0].type
         e = record(op, operands)
@@ -742,7 +775,7 @@ def joined(op: Op) -> Callable[[Sequence[Any]], Expr]:
         table.setdefault(kind, {})[0 if ragged else count] = signature_of(op, (kind,) * count, {})
         return e
 
-    return call
+    return again, call
 
 
 def of_one_type(operands: Sequence[Expr]) -> Sequence[Expr]:

@@ -134,13 +134,26 @@ def depths(dag: Dag, internal: Ints | None = None) -> Ints:
     users, operands = dag.users, dag.operands
     if internal is not None:
         users, operands = users[internal], operands[internal]
-    depth = [0] * len(dag)
     # One pass in recorded order, for users come after their operands. A level at a time in NumPy is slower: 15 us a level
-    # against 0.07 us an edge, and a chain has as many levels as nodes.
+    # against 0.07 us a node, and a chain has as many levels as nodes.
+    if len(users) and np.bincount(users).max() <= 2:
+        return _depths_of_pairs(len(dag), users, operands)
+    depth = [0] * len(dag)
     for user, operand in zip(users.tolist(), operands.tolist(), strict=True):
         below = depth[operand] + 1
         if below > depth[user]:
             depth[user] = below
+    return np.array(depth, np.int64)
+
+
+def _depths_of_pairs(n: int, users: Ints, operands: Ints) -> Ints:
+    """The same where no node has more than two operands that count: a node at a time instead of an edge."""
+    first = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
+    last = np.concatenate((first[1:], [len(users)])) - 1
+    depth = [0] * n
+    for user, a, b in zip(users[first].tolist(), operands[first].tolist(), operands[last].tolist(), strict=True):
+        x, y = depth[a], depth[b]
+        depth[user] = x + 1 if x > y else y + 1
     return np.array(depth, np.int64)
 
 

@@ -177,7 +177,7 @@ class Tape:
 
     def __init__(self, options: settings.Settings) -> None:
         self.signatures, self.operands, self.ints, self.floats = array("i"), array("i"), array("i"), array("d")
-        self.objects: list[Any] = []  # the snapshots of constants
+        self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
         self.imported: dict[tuple[int, int], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures

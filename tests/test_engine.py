@@ -1,6 +1,9 @@
 """What a user relies on: values in the middle, staleness, gradients where needed, roots, memory, depth."""
 
+import copy
 import gc
+import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -233,8 +236,6 @@ def test_deep_views_are_resolved():
 
 
 def test_tapes_and_values_die_with_their_handles_and_leave_no_garbage(w):
-    import weakref
-
     gc.collect()
     gc.disable()
     try:
@@ -257,8 +258,6 @@ def test_a_parameter_lives_as_long_as_what_was_recorded_with_it():
 
 
 def test_signatures_of_a_dead_parameter_go_with_it():
-    import weakref
-
     p = lf.Parameter(np.ones((3, 3)))
     y = lf.sum(p @ lf.constant(np.ones(3)))
     y.backward()
@@ -407,3 +406,33 @@ def test_overlapping_windows_add_their_gradients(step):
     for k in (0, step, 4, 7, 4):
         expected[k : k + 3] += 1 - np.tanh(np.arange(k, k + 3.0)) ** 2
     np.testing.assert_allclose(w.grad, expected)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_a_copied_parameter_has_gradients_of_its_own(w, duplicate):
+    other = duplicate(w)
+    lf.sum(other * other).backward()
+    assert w.grad is None
+    np.testing.assert_allclose(other.grad, 2 * w.numpy())
+
+
+def test_a_run_outlives_a_parameter_that_it_used(w):
+    h, side = lf.tanh(w), lf.constant(3.0) * 1.0
+    side.numpy()
+    brief = lf.Parameter(np.ones(3))
+    lf.sum(h * brief).numpy()
+    del brief
+    lf.sum(h * h).backward()
+    np.testing.assert_allclose(w.grad, 2 * np.tanh(w.numpy()) * (1 - np.tanh(w.numpy()) ** 2))
+
+
+def test_long_lived_constants_keep_no_run_alive(w):
+    data = [lf.constant(np.full(3, float(k))) for k in range(10)]
+    data[0].numpy()
+    runs = []
+    for x in data:
+        loss = lf.sum(w * x)
+        loss.backward()
+        runs.append(weakref.ref(loss.tape.runs[0]))
+        del loss
+    assert [run() for run in runs] == [None] * len(data)

@@ -15,7 +15,7 @@ from lazyflow.functions.shape import *  # noqa: F403
 
 assert operators.BINARY  # imported for the operators that it installs
 
-__all__: list[str] = []
+__all__ = []
 __all__ += elementwise.__all__
 __all__ += index.__all__
 __all__ += linalg.__all__

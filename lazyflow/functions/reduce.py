@@ -14,8 +14,8 @@ __all__ = [
     "all", "any", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max", "mean", "min", "norm", "prod", "softmax", "std", "sum", "var",
 ]  # fmt: skip
 
-_sum_list = joined(OPS["sum_list"])
-_mean_list = joined(OPS["mean_list"])
+_sum_again, _sum_list = joined(OPS["sum_list"])
+_mean_again, _mean_list = joined(OPS["mean_list"])
 
 
 def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequence[Any]) -> Expr:
@@ -51,6 +51,8 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     >>> lf.sum(x).item(), lf.sum(x, axis=0).numpy(), lf.sum([x[0], x[1]]).numpy()
     (10.0, array([4., 6.], dtype=float32), array([4., 6.], dtype=float32))
     """
+    if x.__class__ is list and (again := _sum_again(x)) is not None:
+        return again
     if _is_list(x):
         return _listed("sum", _sum_list, x)
     return record(OPS["sum"], (x,), axis=_axes(axis), keepdims=keepdims)
@@ -63,6 +65,8 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     >>> lf.mean([lf.constant(1.0), lf.constant(3.0)]).item()
     2.0
     """
+    if x.__class__ is list and (again := _mean_again(x)) is not None:
+        return again
     if _is_list(x):
         return _listed("mean", _mean_list, x)
     return record(OPS["mean"], (x,), axis=_axes(axis), keepdims=keepdims)

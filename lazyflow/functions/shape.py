@@ -21,8 +21,8 @@ __all__ = [
 
 
 _new = object.__new__
-_concatenate_rows = joined(OPS["concatenate_rows"])
-_stack_rows = joined(OPS["stack_rows"])
+_concatenate_again, _concatenate_rows = joined(OPS["concatenate_rows"])
+_stack_again, _stack_rows = joined(OPS["stack_rows"])
 
 
 def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
@@ -47,13 +47,8 @@ def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
     >>> lf.concatenate([lf.constant([1.0]), lf.constant([2.0, 3.0])]).numpy()
     array([1., 2., 3.], dtype=float32)
     """
-    if (
-        axis == 0
-        and operands.__class__ is list
-        and operands
-        and all([type(o) is Expr and o.type is operands[0].type for o in operands])
-    ):
-        return _concatenate_rows(operands)
+    if axis == 0 and (again := _concatenate_again(operands)) is not None:
+        return again
     found = _joined("concatenate", operands)
     first = found[0].type
     if _alike(found) and first.shape:
@@ -70,6 +65,8 @@ def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
     >>> lf.stack([lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0])]).shape
     (2, 2)
     """
+    if axis == 0 and (again := _stack_again(operands)) is not None:
+        return again
     found = _joined("stack", operands)
     first = found[0].type
     if len({e.shape for e in found}) > 1:
