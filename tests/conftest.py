@@ -19,5 +19,3 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
-    # DyNet switches subnormal numbers off in the process that imports it, so what is compared with it comes last.
-    items.sort(key=lambda item: "benchmarks" in item.path.parts)
