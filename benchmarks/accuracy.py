@@ -66,7 +66,8 @@ def _stopped(accuracies: Sequence[float], patience: int) -> bool:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Prints every pass, then for each seed the best pass (chosen on these very dev trees) and the last; returns all of it."""
+    """Prints every pass, then for each seed the best pass (chosen on these very dev trees) and the last; returns all
+    of it."""
     corpus = load(options.data)
     found = {seed: train(corpus, options, seed) for seed in options.seeds}
     best = {seed: max(accuracies) for seed, accuracies in found.items()}

@@ -1,8 +1,10 @@
 """Backward: the launches of a run in reverse, each adding its operands' cotangents into an arena of the same layout.
 
-The cotangent of a node lies where its value lies, at the same offset of a second arena. Adding back is a slice add where
+The cotangent of a node lies where its value lies, at the same offset of a second arena. Adding back is a slice add
+where
 rows are evenly spaced, an indexed add where they are distinct, and rounds of distinct rows only where they repeat.
-A parameter's gradient is computed once for each signature it occurs in, over all rows at once, when everything else is done.
+A parameter's gradient is computed once for each signature it occurs in, over all rows at once, when everything else
+is done.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from lazyflow import device as devices
 from lazyflow.execute import Arena, Run, operand_values, parameter_of, sources
 from lazyflow.expr import Parameter
 from lazyflow.ops.base import Array, unbroadcast
-from lazyflow.ops.sparse import RowSparse, add as add_sparse, scatter_add_rows
+from lazyflow.ops.sparse import RowSparse, scatter_add_rows
+from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Launch, Rows, launches, parameter_launches
 from lazyflow.tape import KNOWN, Operand
 
@@ -28,8 +31,8 @@ Retained = Callable[[Run, Arena], None]
 def backward(seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained) -> dict[int, tuple[Parameter, Any]]:
     """Gradients of parameters, by ``id``, for cotangents given as (run, node, element offset, cotangent).
 
-    Runs are taken latest first: what a run read of an earlier one is by then complete. ``retained`` is shown every run with its cotangents
-    before they are freed.
+    Runs are taken latest first: what a run read of an earlier one is by then complete. ``retained`` is shown every
+    run with its cotangents before they are freed.
     """
     gradients: dict[int, tuple[Parameter, Any]] = {}
     waiting: dict[int, tuple[Run, list[tuple[int, int, Array]]]] = {}

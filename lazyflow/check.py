@@ -13,7 +13,8 @@ from lazyflow.tape import CONSTANT
 
 
 def check_finite(run: Run) -> None:
-    """Raise `NonFiniteError`, naming the first operation that made a NaN or an infinity of finite operands, if a root has one.
+    """Raise `NonFiniteError`, naming the first operation that made a NaN or an infinity of finite operands, if a root
+    has one.
 
     A value that nothing goes wrong with in the end, such as the -inf of a mask under a softmax, is no error.
     """

@@ -1,7 +1,7 @@
 """Where arrays live: the only file that imports CuPy.
 
-Everything else takes the array module ``xp`` (numpy or cupy) as an argument and asks here for what the two do differently:
-choosing the module of a device, moving arrays, and views into a flat buffer.
+Everything else takes the array module ``xp`` (numpy or cupy) as an argument and asks here for what the two do
+differently: choosing the module of a device, moving arrays, and views into a flat buffer.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def take_rows(table: Array, index: Array, out: Array | None = None) -> Array:
 
 
 def windows(buffer: Array, width: int) -> Array:
-    """All stretches of ``width`` elements of a flat buffer, as overlapping rows of a view: row ``i`` starts at element ``i``."""
+    """All stretches of ``width`` elements of a flat buffer, as overlapping rows of a view: row ``i`` starts at
+    element ``i``."""
     rows = buffer.size - width + 1
     return strided(buffer, 0, (rows, width), 1)
 

@@ -1,7 +1,7 @@
 """The engine: from roots to values and gradients. It ties graph, schedule, plan, execute and backward together.
 
-What is computed is remembered on the tapes: where each row's value lies. A value asked for in the middle is a root like any
-other; what it needed is not computed again by a later forward, unless a parameter has changed in between.
+What is computed is remembered on the tapes: where each row's value lies. A value asked for in the middle is a root
+like any other; what it needed is not computed again by a later forward, unless a parameter has changed in between.
 """
 
 from __future__ import annotations
@@ -180,7 +180,10 @@ def _node_of(run: Run, root: Expr) -> int:
 def _nothing_to_differentiate(root: Expr) -> str:
     if root.type.requires_grad:
         return "backward() of an expression recorded under lf.no_grad(): record it outside to differentiate it"
-    return "backward() of an expression that reaches no parameter with requires_grad=True: there is nothing to differentiate"
+    return (
+        "backward() of an expression that reaches no parameter with requires_grad=True: "
+        "there is nothing to differentiate"
+    )
 
 
 def _cotangent(root: Expr, given: Any) -> Array:

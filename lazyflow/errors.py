@@ -7,8 +7,8 @@ import sys
 
 __all__ = [
     "CheckpointError",
-    "DeviceError",
     "DTypeError",
+    "DeviceError",
     "GradientError",
     "LazyflowError",
     "NonFiniteError",

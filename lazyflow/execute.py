@@ -129,7 +129,8 @@ def parameter_of(kind: Type) -> Parameter:
 
 
 def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = False) -> Array:
-    """One operand of a launch as its kernel wants it: ``(count, *shape)``, without the batch axis where it is shared."""
+    """One operand of a launch as its kernel wants it: ``(count, *shape)``, without the batch axis where it is
+    shared."""
     if operand.kind == "row":
         return arena.read(operand.dtype, read, operand.shape)
     if operand.kind == "shared":
@@ -155,7 +156,8 @@ def _repeated(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
 
 
 def operand_values(arena: Arena, launch: Launch, *, forward: bool = False) -> list[Array]:
-    """All operands of a launch, in the operation's order; in ``forward``, parameters by columns where that is asked for."""
+    """All operands of a launch, in the operation's order; in ``forward``, parameters by columns where that is asked
+    for."""
     signature = launch.signature
     if signature.op.stacked:
         operand, read = signature.operands[0], launch.reads[0]

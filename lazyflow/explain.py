@@ -21,7 +21,8 @@ __all__ = ["Explanation", "Group", "explain"]
 
 @dataclass(frozen=True)
 class Group:
-    """The nodes of one signature: how many, in how many launches, the largest of them, and the line that first recorded it."""
+    """The nodes of one signature: how many, in how many launches, the largest of them, and the line that first
+    recorded it."""
 
     signature: str
     operation: str
@@ -35,7 +36,8 @@ class Group:
 class Explanation:
     """What `explain` returns; ``print`` shows it as a table.
 
-    ``recorded`` nodes, of which ``nodes`` are computed (the others are views, or no root needs them); ``launches`` under ``batching``;
+    ``recorded`` nodes, of which ``nodes`` are computed (the others are views, or no root needs them); ``launches``
+    under ``batching``;
     ``lower_bound``: fewer are impossible; ``groups``, the one of most launches first; ``reasons``: why groups of one
     operation did not merge.
     """
@@ -74,7 +76,8 @@ class Explanation:
 
 
 def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
-    """How many nodes became how many launches, the lower bound, and why what looks alike did not merge. Computes nothing.
+    """How many nodes became how many launches, the lower bound, and why what looks alike did not merge. Computes
+    nothing.
 
     ``groups``: how many groups to list, those of most launches first.
 

@@ -53,8 +53,8 @@ class Evaluator(Protocol):
 class Expr:
     """One example's value, recorded and not yet computed.
 
-    Operators, slices and the functions of ``lazyflow`` record further nodes; `numpy`, `item`, ``float()`` and ``bool()`` run
-    what they need. Shape and dtype are known, and checked, at once.
+    Operators, slices and the functions of ``lazyflow`` record further nodes; `numpy`, `item`, ``float()`` and
+    ``bool()`` run what they need. Shape and dtype are known, and checked, at once.
 
     >>> import lazyflow as lf
     >>> x = lf.constant([1.0, 2.0, 3.0])
@@ -252,7 +252,8 @@ _versions = itertools.count(1)
 class Parameter(Expr):
     """An array that training changes, shared by all examples.
 
-    ``value``: anything NumPy can make an array of; an array keeps its dtype, Python numbers take the default one. The array
+    ``value``: anything NumPy can make an array of; an array keeps its dtype, Python numbers take the default one. The
+    array
     is copied. ``grad`` is None until a backward reaches the parameter, then an array of its shape, or, for a table
     that was only looked up in, a `RowSparse` with ``.indices``, ``.values`` and ``.to_dense()``.
 
@@ -297,8 +298,8 @@ class Parameter(Expr):
     def data(self) -> Array:
         """The array itself, to read or to change in place; values computed before count as stale from now on.
 
-        Setting it copies a new array in, which must have the same shape (`ShapeError`); its dtype is converted. To look at
-        the values only, `numpy` copies them and leaves what was computed alone.
+        Setting it copies a new array in, which must have the same shape (`ShapeError`); its dtype is converted. To
+        look at the values only, `numpy` copies them and leaves what was computed alone.
         """
         self.touch()
         return self.array
@@ -311,7 +312,8 @@ class Parameter(Expr):
     def columns(self) -> Array:
         """``array`` in column-major order, copied once for every change of the parameter.
 
-        A product with the transpose of a row-major matrix is up to five times slower where the other factor has few rows.
+        A product with the transpose of a row-major matrix is up to five times slower where the other factor has few
+        rows.
         """
         version, array = self._columns
         if version != self.version:
@@ -570,7 +572,8 @@ def signature_of(op: Op, types: tuple[Type | Inline, ...], attrs: dict[str, Any]
 
 
 def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
-    """Record one node of ``op``; raises `ShapeError`, `DTypeError` or `DeviceError` at this very line if it does not fit."""
+    """Record one node of ``op``; raises `ShapeError`, `DTypeError` or `DeviceError` at this very line if it does not
+    fit."""
     e = _again(op, operands, attrs)
     if e is not None:
         return e
@@ -592,7 +595,8 @@ def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
 
 
 def _again(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Expr | None:
-    """The fast path of `record`: expressions of one open tape (and parameters it keeps), and a signature seen before."""
+    """The fast path of `record`: expressions of one open tape (and parameters it keeps), and a signature seen
+    before."""
     try:
         types = tuple([o.type for o in operands])
     except AttributeError:
@@ -652,7 +656,8 @@ def unary(op: Op) -> Unary:
 
 
 def binary(op: Op) -> Binary:
-    """The recording function of an elementwise operation of two operands; Python scalars have a fast path of their own."""
+    """The recording function of an elementwise operation of two operands; Python scalars have a fast path of their
+    own."""
     table: dict[Type, dict[Type, Signature]] = {}
     right: dict[Type, Signature] = {}
 
@@ -779,7 +784,8 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
 
 
 def of_one_type(operands: Sequence[Expr]) -> Sequence[Expr]:
-    """Expressions of one shape and dtype as expressions of one type: constants beside differentiable values count as such."""
+    """Expressions of one shape and dtype as expressions of one type: constants beside differentiable values count as
+    such."""
     if len({o.type for o in operands}) == 1 and operands[0].type.parameter is None:
         return operands
     rows = [record(OPS["identity"], (o,)) if o.type.parameter is not None else o for o in operands]
@@ -825,7 +831,8 @@ _views: dict[Type, dict[Type, Signature]] = {}
 
 
 def view(x: Expr, kind: Type, offset: int) -> Expr:
-    """The memory of ``x``, from element ``offset`` on, seen as ``kind``. No launch computes it, in neither direction."""
+    """The memory of ``x``, from element ``offset`` on, seen as ``kind``. No launch computes it, in neither
+    direction."""
     tape = x.tape
     if not tape.open:
         tape = current_tape()
@@ -834,6 +841,7 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
 
 
 def view_signature(source: Type, kind: Type) -> Signature:
+    """The signature of a value of type ``source`` seen as ``kind``."""
     table = _views.setdefault(source, {})
     found = table.get(kind)
     return table.setdefault(kind, leaf_signature(VIEW, kind, operand=source)) if found is None else found
@@ -855,7 +863,8 @@ def reshape(x: Any, shape: Any) -> Expr:
 
 
 def getitem(x: Any, key: Any) -> Expr:
-    """``x[key]`` for integers, slices, ``None`` and ``...``, and for integer arrays or expressions along the first axis.
+    """``x[key]`` for integers, slices, ``None`` and ``...``, and for integer arrays or expressions along the first
+    axis.
 
     A block of the first axis (``x[3]``, ``x[2:5]``) is free and batches whatever its position; everything else copies.
     Raises ``IndexError`` for an integer out of range, at this line.
@@ -933,7 +942,8 @@ def _remember_block(x: Expr, key: Any, block: Expr) -> None:
 
 
 def hashable_key(key: Any) -> Any:
-    """A basic index as a hashable tuple: slices become ``("slice", start, stop, step)`` (slices hash only from 3.12 on)."""
+    """A basic index as a hashable tuple: slices become ``("slice", start, stop, step)`` (slices hash only from 3.12
+    on)."""
     parts = key if isinstance(key, tuple) else (key,)
     return tuple(_hashable_part(p) for p in parts)
 

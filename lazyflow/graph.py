@@ -25,10 +25,13 @@ _NEXT_DRAWS = 1_000_003  # a prime stride, so that draws of a repeated forward d
 class Graph:
     """Nodes to compute, in a topological order.
 
-    Node ``i`` has signature ``signatures[signature[i]]`` and operands ``base[starts[i]:starts[i + 1]]``, each read from element
-    ``shift`` of the base's value on; its payload stands in ``ints`` and ``floats`` behind ``int_starts`` and ``float_starts``.
+    Node ``i`` has signature ``signatures[signature[i]]`` and operands ``base[starts[i]:starts[i + 1]]``, each read
+    from element
+    ``shift`` of the base's value on; its payload stands in ``ints`` and ``floats`` behind ``int_starts`` and
+    ``float_starts``.
     Node ``i`` is row ``origin[i]`` of the tapes laid end to end; tape ``t`` begins at ``tape_starts[t]``.
-    ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``, ``known_offset``.
+    ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``,
+    ``known_offset``.
     """
 
     signatures: tuple[Signature, ...]
@@ -68,7 +71,8 @@ def is_evaluated(tape: Tape, row: int) -> bool:
 
 
 def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
-    """The tapes that hold something to compute, operands before users; ``anew``: whatever was computed counts for nothing.
+    """The tapes that hold something to compute, operands before users; ``anew``: whatever was computed counts for
+    nothing.
 
     Tapes recorded with and without gradients do not mix in one run; see `awaited`.
     """
@@ -88,7 +92,8 @@ def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
 
 
 def awaited(tapes: Sequence[Tape]) -> list[Expr]:
-    """What the tapes import from the other side of a ``no_grad`` block and is not computed yet: to be run before them."""
+    """What the tapes import from the other side of a ``no_grad`` block and is not computed yet: to be run before
+    them."""
     found = {
         (id(t), row): (t, row)
         for tape in tapes
@@ -181,7 +186,8 @@ class _Known(NamedTuple):
 
 
 def _known_rows(columns: _Columns, foreign: list[tuple[int, Tape, int]], anew: bool) -> _Known:
-    """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports (row, tape, row there)."""
+    """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports (row, tape, row
+    there)."""
     runs: list[Any] = []
     parts: list[tuple[Ints, Ints, Ints]] = []
     for tape, start in zip(columns.tapes, columns.tape_starts.tolist(), strict=False):
@@ -222,7 +228,8 @@ def location(tape: Tape, row: int) -> tuple[Any, int]:
 
 
 def _needed(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) -> Ints:
-    """Which rows the roots reach. Dead ends are peeled off in whole rounds; a graph with long dead chains is walked instead."""
+    """Which rows the roots reach. Dead ends are peeled off in whole rounds; a graph with long dead chains is walked
+    instead."""
     needed = computed.copy()
     is_root = np.zeros(n, bool)
     is_root[roots] = True
@@ -253,7 +260,8 @@ def _walk(n: int, roots: Ints, users: Ints, operands: Ints) -> Ints:
 
 
 def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
-    """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals the tapes."""
+    """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
+    the tapes."""
     tapes = reached_tapes(roots, anew)
     for tape in tapes:
         tape.seal()

@@ -28,9 +28,10 @@ Ints = np.ndarray[Any, np.dtype[Any]]
 class Rows:
     """Where the rows of one operand, or of a launch's result, lie in the arena of their dtype.
 
-    ``count`` rows of ``width`` elements. ``index`` is None for evenly spaced rows: from ``offset`` on, ``pitch`` elements
-    apart; a pitch of 0 with more than one row means that all nodes read the same one (it is *shared*). Otherwise ``index``
-    holds row numbers of the arena seen as rows of ``width``, or, if not ``aligned``, element offsets.
+    ``count`` rows of ``width`` elements. ``index`` is None for evenly spaced rows: from ``offset`` on, ``pitch``
+    elements
+    apart; a pitch of 0 with more than one row means that all nodes read the same one (it is *shared*). Otherwise
+    ``index`` holds row numbers of the arena seen as rows of ``width``, or, if not ``aligned``, element offsets.
     """
 
     count: int
@@ -56,7 +57,8 @@ Read = Rows | np.ndarray | float | None
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Launch:
-    """One kernel call: ``reads[i]`` is where operand ``i`` comes from: `Rows`, payload numbers, or None for a parameter."""
+    """One kernel call: ``reads[i]`` is where operand ``i`` comes from: `Rows`, payload numbers, or None for a
+    parameter."""
 
     signature: Signature
     writes: Rows
@@ -68,8 +70,8 @@ class Launch:
 class Plan:
     """The launches in order, the arena's size in elements per dtype, and the arena offset of every node of the graph.
 
-    ``parameter_launches`` hold all nodes of a signature that has a differentiable parameter, as if nothing forbade to run
-    them at once: backward computes the parameters' gradients from them.
+    ``parameter_launches`` hold all nodes of a signature that has a differentiable parameter, as if nothing forbade to
+    run them at once: backward computes the parameters' gradients from them.
     """
 
     graph: Graph
@@ -81,7 +83,8 @@ class Plan:
     reuses: bool
 
     def check(self) -> None:
-        """Raise ``AssertionError`` if this is not a valid plan: every node once, operands before users, rows consecutive."""
+        """Raise ``AssertionError`` if this is not a valid plan: every node once, operands before users, rows
+        consecutive."""
         graph, launch = self.graph, self.schedule.launch
         nodes = np.concatenate([item.nodes for item in self.launches]) if self.launches else np.empty(0, np.int64)
         assert np.array_equal(np.sort(nodes), np.arange(len(graph))), "every node runs exactly once"
@@ -140,7 +143,8 @@ def _by_launch(launch: Ints, launches: int) -> Ints:
 def _place(
     graph: Graph, schedule: Schedule, table: _Table, order: Ints, bounds: Ints, reuse: bool
 ) -> tuple[Ints, dict[Any, int]]:
-    """Arena offset of every node. Blocks are aligned to their own width, so that a gather is a plain ``take`` of rows."""
+    """Arena offset of every node. Blocks are aligned to their own width, so that a gather is a plain ``take`` of
+    rows."""
     first = order[bounds[:-1]]
     signature = graph.signature[first]
     block = np.lexsort((np.arange(len(first)), signature, schedule.phase, table.dtype[signature]))
@@ -225,7 +229,8 @@ def _first_fit(free: list[tuple[int, int]], size: int, width: int, end: int) -> 
 
 
 class _Column:
-    """The ``slot``-th operand of all nodes in launch order: arena offsets, and per launch whether they are evenly spaced."""
+    """The ``slot``-th operand of all nodes in launch order: arena offsets, and per launch whether they are evenly
+    spaced."""
 
     def __init__(self, offsets: Ints, bounds: Ints, widths: Ints) -> None:
         self.offsets = offsets
@@ -277,7 +282,8 @@ def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
 
 
 def _floats(values: Ints, dtype: np.dtype[Any], ndim: int) -> Any:
-    """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch axis."""
+    """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch
+    axis."""
     if (values == values[0]).all():
         return float(values[0])
     return values.astype(dtype).reshape((-1,) + (1,) * ndim)
@@ -285,10 +291,7 @@ def _floats(values: Ints, dtype: np.dtype[Any], ndim: int) -> Any:
 
 def launches(graph: Graph, launch_of: Ints, count: int, offsets: Ints, nodes: Ints | None = None) -> tuple[Launch, ...]:
     """The launches of ``nodes`` (all by default), numbered by ``launch_of``, over memory laid out by ``offsets``."""
-    if nodes is None:
-        order = _by_launch(launch_of, count)
-    else:
-        order = nodes[_by_launch(launch_of[nodes], count)]
+    order = _by_launch(launch_of, count) if nodes is None else nodes[_by_launch(launch_of[nodes], count)]
     bounds = _bounds(launch_of[order], count)
     bounds = np.unique(bounds)  # launches of which no node is asked for are gone
     return _described(graph, order, bounds, offsets) if len(bounds) > 1 else ()
@@ -385,7 +388,8 @@ def parameter_launches(graph: Graph, launch_of: Ints, offsets: Ints, nodes: Ints
 
 
 def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
-    """The plan of a schedule. ``reuse``: memory whose readers are done is used again (nothing can be differentiated then)."""
+    """The plan of a schedule. ``reuse``: memory whose readers are done is used again (nothing can be differentiated
+    then)."""
     table = _Table(graph)
     order = _by_launch(schedule.launch, schedule.launches)
     bounds = _bounds(schedule.launch, schedule.launches)

@@ -1,16 +1,20 @@
 """Which nodes run together, and in which order: pure functions from a `Dag` to a `Schedule`.
 
-The nodes of one launch have one signature, and none of them needs another. Fewer launches are better, and six ways are offered:
+The nodes of one launch have one signature, and none of them needs another. Fewer launches are better, and six ways
+are offered:
 
 - ``"none"``: every node on its own, as recorded.
 - ``"depth"``: nodes of one signature at one depth of the whole graph (TensorFlow Fold: Looks et al. 2017).
-- ``"agenda"``: of the signatures with ready nodes, the one with the lowest mean depth (DyNet: Neubig, Goldberg and Dyer 2017).
-- ``"levels"`` and ``"frontier"``: *phases* first. The signatures form a graph, an edge where some node of one feeds some node
+- ``"agenda"``: of the signatures with ready nodes, the one with the lowest mean depth (DyNet: Neubig, Goldberg and
+Dyer 2017).
+- ``"levels"`` and ``"frontier"``: *phases* first. The signatures form a graph, an edge where some node of one feeds
+some node
   of the other. Its strongly connected components are run one after another; a component without a cycle is ONE launch,
   at whatever depth its nodes stand. Inside a recurrent component, ``"levels"`` goes by depth counted there, and
-  ``"frontier"`` runs, of the signatures with ready nodes, the one with the largest share of ready nodes among those that
-  could still join: those whose same-signature ancestors have all run (the reward that ED-Batch learns a policy for, Chen et
-  al. 2023, used greedily).
+  ``"frontier"`` runs, of the signatures with ready nodes, the one with the largest share of ready nodes among those
+  that
+  could still join: those whose same-signature ancestors have all run (the reward that ED-Batch learns a policy for,
+  Chen et al. 2023, used greedily).
 - ``"phases"``: for each component the cheapest of these, as `Choices` remembers it.
 """
 
@@ -48,7 +52,8 @@ class Dag:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """``launch[i]``: when node ``i`` runs, a number below ``launches``; ``phase[k]``: the component that launch ``k`` belongs to."""
+    """``launch[i]``: when node ``i`` runs, a number below ``launches``; ``phase[k]``: the component that launch ``k``
+    belongs to."""
 
     launch: Ints
     launches: int
@@ -134,8 +139,8 @@ def depths(dag: Dag, internal: Ints | None = None) -> Ints:
     users, operands = dag.users, dag.operands
     if internal is not None:
         users, operands = users[internal], operands[internal]
-    # One pass in recorded order, for users come after their operands. A level at a time in NumPy is slower: 15 us a level
-    # against 0.07 us a node, and a chain has as many levels as nodes.
+    # One pass in recorded order, for users come after their operands. A level at a time in NumPy is slower: 15 us a
+    # level against 0.07 us a node, and a chain has as many levels as nodes.
     if len(users) and np.bincount(users).max() <= 2:
         return _depths_of_pairs(len(dag), users, operands)
     depth = [0] * len(dag)
@@ -280,7 +285,8 @@ def lower_bound(dag: Dag) -> int:
 
 
 def _frontier(dag: Dag) -> tuple[Ints, int]:
-    """Launch numbers of the nodes of one component, greedily by the share of ready nodes among those that could join."""
+    """Launch numbers of the nodes of one component, greedily by the share of ready nodes among those that could
+    join."""
     n = len(dag)
     pairs = _distinct_edges(dag)
     users, starts = _users(n, *pairs)
@@ -357,8 +363,8 @@ class Choices:
         self.known[key] = Choice(way, choice.seen + 1, choice.compared + 1)
 
 
-# What one launch costs beyond its arithmetic, forward and backward, and what frontier adds to scheduling for each node; in
-# microseconds, as measured by ``python -m benchmarks launches``.
+# What one launch costs beyond its arithmetic, forward and backward, and what frontier adds to scheduling for each
+# node; in microseconds, as measured by ``python -m benchmarks launches``.
 LAUNCH_US = 40.0
 FRONTIER_NODE_US = 1.0
 
@@ -377,7 +383,8 @@ def cheapest(counts: dict[str, int], nodes: int) -> str:
 def by_phases(dag: Dag, way: str, choices: Choices | None = None, names: Sequence[Any] = ()) -> Schedule:
     """Components one after another; inside a recurrent one ``way``, or, for ``"phases"``, what `Choices` says.
 
-    ``names``: what each signature is called in the memory of ``choices``, the same for the same signature in every graph.
+    ``names``: what each signature is called in the memory of ``choices``, the same for the same signature in every
+    graph.
     """
     parts = components(signature_edges(dag))
     component = parts.of_signature[dag.signature]

@@ -1,4 +1,5 @@
-"""The settings of a ``with lf.using(...)`` block: one frozen record per thread, never a global switch or an environment flag."""
+"""The settings of a ``with lf.using(...)`` block: one frozen record per thread, never a global switch or an
+environment flag."""
 
 from __future__ import annotations
 
@@ -16,18 +17,21 @@ from lazyflow.errors import DTypeError
 BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
 
 
+FLOAT32: np.dtype[Any] = np.dtype(np.float32)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What holds inside a ``with`` block.
 
-    ``batching``: how operations are grouped into launches. ``device``: where what is recorded runs. ``dtype``: of Python
-    numbers, lists and initialisers. ``grad``: whether what is recorded can be differentiated. ``check_finite``: record the
-    line of every operation and raise at the first NaN or infinity.
+    ``batching``: how operations are grouped into launches. ``device``: where what is recorded runs. ``dtype``: of
+    Python numbers, lists and initialisers. ``grad``: whether what is recorded can be differentiated. ``check_finite``:
+    record the line of every operation and raise at the first NaN or infinity.
     """
 
     batching: str = "phases"
     device: str = "cpu"
-    dtype: np.dtype[Any] = np.dtype(np.float32)
+    dtype: np.dtype[Any] = FLOAT32
     grad: bool = True
     check_finite: bool = False
 
@@ -72,7 +76,8 @@ class using(ContextDecorator):
     ...     lf.constant([1.0, 2.0]).dtype
     dtype('float64')
 
-    Raises ``TypeError`` for an unknown setting and ``ValueError``, ``DTypeError`` or ``DeviceError`` for a value that does not fit.
+    Raises ``TypeError`` for an unknown setting and ``ValueError``, ``DTypeError`` or ``DeviceError`` for a value that
+    does not fit.
     """
 
     def __init__(self, **changes: Any) -> None:
@@ -98,7 +103,8 @@ class using(ContextDecorator):
 
 
 class no_grad(using):
-    """``using(grad=False)``: what is recorded inside cannot be differentiated, and memory is freed as soon as it was read.
+    """``using(grad=False)``: what is recorded inside cannot be differentiated, and memory is freed as soon as it was
+    read.
 
     >>> import lazyflow as lf
     >>> w = lf.Parameter([1.0, 2.0])

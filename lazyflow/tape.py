@@ -1,12 +1,13 @@
 """What recording writes on: a tape of flat arrays, and the interned signatures that its rows point to.
 
-A node is not an object. It is one row of a `Tape`: the number of its `Signature`, the rows of its operands, and its payload
-(an index, a scalar, a position in a list of arrays). So building a graph leaves nothing for the garbage collector to walk,
-nothing has to be collected before scheduling, and a node costs about a dozen bytes.
+A node is not an object. It is one row of a `Tape`: the number of its `Signature`, the rows of its operands, and its
+payload
+(an index, a scalar, a position in a list of arrays). So building a graph leaves nothing for the garbage collector to
+walk, nothing has to be collected before scheduling, and a node costs about a dozen bytes.
 
-A signature says all that must agree for two nodes to run in one launch: the operation, its static attributes, and of each
-operand the `Type`, or, for a parameter, which one. Signatures are interned: found by comparing keys, never hashes alone.
-Python scalars and indices are payload, not signature, or ``x / len(sentence)`` would stop batching.
+A signature says all that must agree for two nodes to run in one launch: the operation, its static attributes, and of
+each operand the `Type`, or, for a parameter, which one. Signatures are interned: found by comparing keys, never hashes
+alone. Python scalars and indices are payload, not signature, or ``x / len(sentence)`` would stop batching.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class Operand(NamedTuple):
     """One operand in a signature: where a node keeps it and how the kernel wants to see it.
 
     ``kind`` is ``"row"`` (the ``position``-th of the node's operand rows), ``"shared"`` (a parameter), ``"int"`` or
-    ``"float"`` (the ``position``-th of the node's payload numbers). ``shape`` is that of one example, padded with ones in
-    front for an elementwise operation; ``vjp`` is None where no gradient is wanted.
+    ``"float"`` (the ``position``-th of the node's payload numbers). ``shape`` is that of one example, padded with
+    ones in front for an elementwise operation; ``vjp`` is None where no gradient is wanted.
     """
 
     kind: str
@@ -94,8 +95,19 @@ class Signature:
     """All that the nodes of one launch have in common. See `intern` for how one comes to be."""
 
     __slots__ = (
-        "__weakref__", "differentiable", "floats", "forward", "id", "ints", "line", "op", "operands", "rows", "static", "type",
-    )  # fmt: skip
+        "__weakref__",
+        "differentiable",
+        "floats",
+        "forward",
+        "id",
+        "ints",
+        "line",
+        "op",
+        "operands",
+        "rows",
+        "static",
+        "type",
+    )
 
     def __init__(
         self, op: Op, operands: tuple[Operand, ...], result: Type, static: Mapping[str, Any], rows: int
@@ -148,8 +160,8 @@ def _leaf(name: str) -> Op:
     return Op(name, infer, infer)
 
 
-# Nodes that no kernel computes: an array given by the user, a value computed on an earlier tape, and another node's memory
-# seen under another shape, at an offset in elements, or without its gradient.
+# Nodes that no kernel computes: an array given by the user, a value computed on an earlier tape, and another node's
+# memory seen under another shape, at an offset in elements, or without its gradient.
 # A KNOWN node stands in a graph for a value that an earlier run computed.
 CONSTANT, IMPORT, VIEW, KNOWN = _leaf("constant"), _leaf("import"), _leaf("view"), _leaf("known")
 
@@ -165,15 +177,35 @@ def known_signature(kind: Type) -> Signature:
 class Tape:
     """Nodes in the order they were recorded; row numbers are topological.
 
-    ``open``: the fast path may append. ``sealed``: nobody may (a forward or a change of settings came by); what is recorded next goes
+    ``open``: the fast path may append. ``sealed``: nobody may (a forward or a change of settings came by); what is
+    recorded next goes
     onto a fresh tape, which *imports* the rows it reads of this one. A tape lives as long as a handle or a later
     tape points to it.
     """
 
     __slots__ = (
-        "__weakref__", "device", "floats", "generation", "grad", "import_generations", "imported", "imports", "ints", "keep", "lines", "number", "objects", "offset_of",
-        "open", "operands", "retained", "run_of", "runs", "sealed", "signatures",
-    )  # fmt: skip
+        "__weakref__",
+        "device",
+        "floats",
+        "generation",
+        "grad",
+        "import_generations",
+        "imported",
+        "imports",
+        "ints",
+        "keep",
+        "lines",
+        "number",
+        "objects",
+        "offset_of",
+        "open",
+        "operands",
+        "retained",
+        "run_of",
+        "runs",
+        "sealed",
+        "signatures",
+    )
 
     def __init__(self, options: settings.Settings) -> None:
         self.signatures, self.operands, self.ints, self.floats = array("i"), array("i"), array("i"), array("d")
@@ -227,6 +259,7 @@ def current_tape() -> Tape:
 
 
 def seal_current() -> None:
+    """Close this thread's tape: what is recorded next goes onto a fresh one."""
     tape = None if _current.tape is None else _current.tape()
     if tape is not None:
         tape.seal()
@@ -272,9 +305,15 @@ def build(op: Op, types: tuple[Type | Inline, ...], attrs: Mapping[str, Any]) ->
         pads = op.elementwise or kind == "float"
         padded = (1,) * (ndim - len(aval.shape)) + aval.shape if pads else aval.shape
         operands.append(
-            Operand(kind, counts[kind], kind_of if isinstance(kind_of, Type) else None, padded, aval.dtype,
-                    partial(vjp, **static) if vjp and static else vjp)
-        )  # fmt: skip
+            Operand(
+                kind,
+                counts[kind],
+                kind_of if isinstance(kind_of, Type) else None,
+                padded,
+                aval.dtype,
+                partial(vjp, **static) if vjp and static else vjp,
+            )
+        )
         counts[kind] += 1
     differentiable = any(o.vjp is not None for o in operands)
     result = intern_type(shape, dtype, device, differentiable)

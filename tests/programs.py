@@ -1,6 +1,8 @@
-"""Random programs, as data: run them on expressions, or, by a naive interpreter, eagerly on NumPy arrays of one example at a time.
+"""Random programs, as data: run them on expressions, or, by a naive interpreter, eagerly on NumPy arrays of one
+example at a time.
 
-A program is a list of steps; each applies one operation of `STEPS` to earlier values. The interpreter shares no code with lazyflow.
+A program is a list of steps; each applies one operation of `STEPS` to earlier values. The interpreter shares no code
+with lazyflow.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ N = 4  # every vector has this size
 
 @dataclass(frozen=True)
 class Step:
-    """One operation: on expressions, and the same on arrays. ``arity`` vectors of size N in, one out; ``payload`` is a small integer."""
+    """One operation: on expressions, and the same on arrays. ``arity`` vectors of size N in, one out; ``payload`` is
+    a small integer."""
 
     arity: int
     lazy: Callable[..., Any]
@@ -43,7 +46,11 @@ STEPS: dict[str, Step] = {
     "sigmoid": Step(1, lambda P, k, a: lf.sigmoid(a), lambda P, k, a: 1 / (1 + np.exp(-a))),
     "scalar": Step(1, lambda P, k, a: a * (k + 0.5) - 1, lambda P, k, a: a * (k + 0.5) - 1),
     "reversed scalar": Step(1, lambda P, k, a: 1.5 - a, lambda P, k, a: 1.5 - a),
-    "elu": Step(1, lambda P, k, a: lf.elu(a, 0.5 + k), lambda P, k, a: np.where(a > 0, a, (0.5 + k) * (np.exp(np.minimum(a, 0)) - 1))),
+    "elu": Step(
+        1,
+        lambda P, k, a: lf.elu(a, 0.5 + k),
+        lambda P, k, a: np.where(a > 0, a, (0.5 + k) * (np.exp(np.minimum(a, 0)) - 1)),
+    ),
     "parameter as data": Step(1, lambda P, k, a: a * P["p"], lambda P, k, a: a * P["p"]),
     "parameter alone": Step(1, lambda P, k, a: a + lf.tanh(P["p"]), lambda P, k, a: a + np.tanh(P["p"])),
     "shared matrix": Step(1, lambda P, k, a: P["W"] @ a, lambda P, k, a: P["W"] @ a),
@@ -65,13 +72,29 @@ STEPS: dict[str, Step] = {
         lambda P, k, a: lf.concatenate([a[k % 2 : k % 2 + 3], a[1:2]]) + lf.concatenate([a[0:3], a[k % N : k % N + 1]]),
         lambda P, k, a: np.concatenate([a[k % 2 : k % 2 + 3], a[1:2]]) + np.concatenate([a[0:3], a[k % N : k % N + 1]]),
     ),
-    "reshape": Step(2, lambda P, k, a, b: (a.reshape(2, 2) @ b.reshape(2, 2)).reshape(N), lambda P, k, a, b: (a.reshape(2, 2) @ b.reshape(2, 2)).reshape(N)),
+    "reshape": Step(
+        2,
+        lambda P, k, a, b: (a.reshape(2, 2) @ b.reshape(2, 2)).reshape(N),
+        lambda P, k, a, b: (a.reshape(2, 2) @ b.reshape(2, 2)).reshape(N),
+    ),
     "transpose": Step(1, lambda P, k, a: a.reshape(2, 2).T.reshape(N), lambda P, k, a: a.reshape(2, 2).T.reshape(N)),
-    "stack": Step(2, lambda P, k, a, b: lf.sum(lf.stack([a, b]), axis=k % 2 - 2)[0] * b, lambda P, k, a, b: np.stack([a, b]).sum(axis=k % 2 - 2)[0] * b),
-    "list sum": Step(2, lambda P, k, a, b: lf.sum([a, b, a] + [b] * (k % 3)), lambda P, k, a, b: a + b + a + b * (k % 3)),
+    "stack": Step(
+        2,
+        lambda P, k, a, b: lf.sum(lf.stack([a, b]), axis=k % 2 - 2)[0] * b,
+        lambda P, k, a, b: np.stack([a, b]).sum(axis=k % 2 - 2)[0] * b,
+    ),
+    "list sum": Step(
+        2, lambda P, k, a, b: lf.sum([a, b, a] + [b] * (k % 3)), lambda P, k, a, b: a + b + a + b * (k % 3)
+    ),
     "embedding": Step(1, lambda P, k, a: a + lf.embedding(P["E"], k), lambda P, k, a: a + P["E"][k]),
-    "row of a table": Step(2, lambda P, k, a, b: lf.take(lf.stack([a, b]), lf.argmax(lf.stack([a[0], b[0]]))), lambda P, k, a, b: np.stack([a, b])[int(b[0] > a[0])]),
-    "constant": Step(1, lambda P, k, a: a - np.arange(N, dtype=a.dtype) * k, lambda P, k, a: a - np.arange(N, dtype=a.dtype) * k),
+    "row of a table": Step(
+        2,
+        lambda P, k, a, b: lf.take(lf.stack([a, b]), lf.argmax(lf.stack([a[0], b[0]]))),
+        lambda P, k, a, b: np.stack([a, b])[int(b[0] > a[0])],
+    ),
+    "constant": Step(
+        1, lambda P, k, a: a - np.arange(N, dtype=a.dtype) * k, lambda P, k, a: a - np.arange(N, dtype=a.dtype) * k
+    ),
     "where": Step(2, lambda P, k, a, b: lf.where(a > b, a, b * 2), lambda P, k, a, b: np.where(a > b, a, b * 2)),
     "mixed dtype": Step(1, lambda P, k, a: (a.astype("float64") * 0.5).astype(a.dtype), lambda P, k, a: a * 0.5),
     "detach": Step(2, lambda P, k, a, b: a * b.detach(), lambda P, k, a, b: a * b),

@@ -82,7 +82,9 @@ def test_forward_after_an_update_means_the_new_parameters(w):
     assert y.forward().item() == 3.0
 
 
-@pytest.mark.parametrize("change", [lambda p: p.assign([0.0, 1.0, 0.0]), lambda p: p.data.__setitem__(slice(None), [0.0, 1.0, 0.0])])
+@pytest.mark.parametrize(
+    "change", [lambda p: p.assign([0.0, 1.0, 0.0]), lambda p: p.data.__setitem__(slice(None), [0.0, 1.0, 0.0])]
+)
 def test_every_way_to_change_a_parameter_is_noticed(w, change):
     y = lf.sum(w * w).forward()
     change(w)
@@ -362,7 +364,7 @@ def test_random_numbers_do_not_depend_on_batching(batching):
         drawn = lf.forward([lf.normal((3,)), lf.uniform((2,), -1, 1), lf.normal((3,))])
     lf.seed(5)
     again = [lf.normal((3,)).numpy(), lf.uniform((2,), -1, 1).numpy(), lf.normal((3,)).numpy()]
-    for a, b in zip(drawn, again):
+    for a, b in zip(drawn, again, strict=False):
         np.testing.assert_array_equal(a, b)
 
 
@@ -373,9 +375,7 @@ def test_retain_grad_keeps_the_gradient_of_an_intermediate(w):
     np.testing.assert_allclose(h.grad, 4 * w.numpy())
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float16", 1e-2), ("float32", 1e-6), ("float64", 1e-14)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-2), ("float32", 1e-6), ("float64", 1e-14)])
 def test_storage_dtypes(dtype, tolerance):
     w = lf.Parameter(np.array([0.5, -0.25], dtype))
     y = lf.sum(lf.tanh(w) * 2)

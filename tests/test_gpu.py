@@ -1,4 +1,5 @@
-"""The Tree-LSTM and the random programs on CuPy: ``pytest -m gpu``, which runs the operation table there as well (`tests.ops.test_ops`)."""
+"""The Tree-LSTM and the random programs on CuPy: ``pytest -m gpu``, which runs the operation table there as well
+(`tests.ops.test_ops`)."""
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_tree_lstm_is_that_of_the_cpu(batching):
     value, gradients = tree_lstm_loss(DEVICE, batching)
     expected, expected_gradients = tree_lstm_loss("cpu", "none")
     np.testing.assert_allclose(value, expected, rtol=1e-9)
-    for a, b in zip(gradients, expected_gradients):
+    for a, b in zip(gradients, expected_gradients, strict=False):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10)
 
 
@@ -54,7 +55,7 @@ def test_every_step_of_the_random_programs(name):
     with lf.using(device=DEVICE):
         parameters = {key: lf.Parameter(value) for key, value in values.items()}
         found = lf.forward([program.run(False, parameters, [lf.constant(a) for a in x])[-1] for x in inputs])
-    for value, x in zip(found, inputs):
+    for value, x in zip(found, inputs, strict=False):
         np.testing.assert_allclose(value, program.run(True, values, x)[-1], rtol=1e-9, atol=1e-12)
 
 

@@ -9,9 +9,30 @@ import lazyflow
 
 ROOT = Path(lazyflow.__file__).parent
 ORDER = (
-    "errors", "device", "settings", "random", "ops.base", "ops.sparse", "ops", "tape", "expr", "functions", "graph", "schedule", "plan",
-    "execute", "check", "backward", "engine", "explain", "state", "io", "nn", "optim", "data",
-)  # fmt: skip
+    "errors",
+    "device",
+    "settings",
+    "random",
+    "ops.base",
+    "ops.sparse",
+    "ops",
+    "tape",
+    "expr",
+    "functions",
+    "graph",
+    "schedule",
+    "plan",
+    "execute",
+    "check",
+    "backward",
+    "engine",
+    "explain",
+    "state",
+    "io",
+    "nn",
+    "optim",
+    "data",
+)
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 

@@ -1,4 +1,5 @@
-"""Programs where another engine's automatic batching is silently wrong: here, batched and unbatched agree in values and gradients."""
+"""Programs where another engine's automatic batching is silently wrong: here, batched and unbatched agree in values
+and gradients."""
 
 import numpy as np
 import pytest
@@ -43,11 +44,18 @@ def matrices(p, rng, n):
 
 def concatenate_axes(p, rng):
     m = matrices(p, rng, 4)
-    return lf.mean([lf.sum(lf.concatenate([m[i], m[j]], axis=a).reshape(-1) * np.arange(32.0)) for i, j, a in ((0, 1, 0), (2, 3, 1), (1, 2, 0), (3, 0, -1))])
+    return lf.mean(
+        [
+            lf.sum(lf.concatenate([m[i], m[j]], axis=a).reshape(-1) * np.arange(32.0))
+            for i, j, a in ((0, 1, 0), (2, 3, 1), (1, 2, 0), (3, 0, -1))
+        ]
+    )
 
 
 def softmax_axes(p, rng):
-    return lf.mean([lf.sum(lf.softmax(m, axis=a) * m) for m, a in zip(matrices(p, rng, 4), (0, 1, -1, 0))])
+    return lf.mean(
+        [lf.sum(lf.softmax(m, axis=a) * m) for m, a in zip(matrices(p, rng, 4), (0, 1, -1, 0), strict=False)]
+    )
 
 
 def slices_of_axes(p, rng):
@@ -56,19 +64,30 @@ def slices_of_axes(p, rng):
 
 def transposes(p, rng):
     m = [x.reshape(2, 2, 4) for x in matrices(p, rng, 3)]
-    return lf.mean([lf.sum(lf.transpose(x, axes).reshape(-1) * np.arange(16.0)) for x, axes in zip(m, ((0, 2, 1), (2, 1, 0), (1, 2, 0)))])
+    return lf.mean(
+        [
+            lf.sum(lf.transpose(x, axes).reshape(-1) * np.arange(16.0))
+            for x, axes in zip(m, ((0, 2, 1), (2, 1, 0), (1, 2, 0)), strict=False)
+        ]
+    )
 
 
 def elu_alphas(p, rng):
-    return lf.mean([lf.sum(lf.elu(p["W"] @ x, a)) for x, a in zip(vectors(rng, 4, 4), (0.5, 1.0, 2.0, 0.5))])
+    return lf.mean(
+        [lf.sum(lf.elu(p["W"] @ x, a)) for x, a in zip(vectors(rng, 4, 4), (0.5, 1.0, 2.0, 0.5), strict=False)]
+    )
 
 
 def elu_beside_relu(p, rng):
-    return lf.mean([lf.sum(f(p["W"] @ x)) for x, f in zip(vectors(rng, 4, 4), (lf.elu, lf.relu, lf.elu, lf.relu))])
+    return lf.mean(
+        [lf.sum(f(p["W"] @ x)) for x, f in zip(vectors(rng, 4, 4), (lf.elu, lf.relu, lf.elu, lf.relu), strict=False)]
+    )
 
 
 def silu_betas(p, rng):
-    return lf.mean([lf.sum(lf.silu(p["W"] @ x * b) / b) for x, b in zip(vectors(rng, 4, 4), (0.5, 1.0, 2.0, 0.5))])
+    return lf.mean(
+        [lf.sum(lf.silu(p["W"] @ x * b) / b) for x, b in zip(vectors(rng, 4, 4), (0.5, 1.0, 2.0, 0.5), strict=False)]
+    )
 
 
 def gates_over_several_inputs(p, rng):
@@ -105,17 +124,40 @@ def uncovered_operations(p, rng):
         h = p["W"] @ x
         m = lf.outer(h, x)
         losses.append(
-            lf.pick(h, k % 4) + lf.sum(h.reshape(2, 2)[0]) + lf.log_softmax(h)[k % 4] + lf.logsumexp(h) + lf.max(h) + lf.mean(h / (2 + x * x))
-            + lf.sum(lf.exp(h * 0.1) ** 1.5) + lf.sum(m + h) + lf.dot(h, x) + lf.norm(h) + lf.hinge(h, k % 4) + lf.sum(lf.cumsum(h)[1:3])
-            + lf.sum(m @ h) + lf.take(h, lf.argmax(h))
-        )  # fmt: skip
+            lf.pick(h, k % 4)
+            + lf.sum(h.reshape(2, 2)[0])
+            + lf.log_softmax(h)[k % 4]
+            + lf.logsumexp(h)
+            + lf.max(h)
+            + lf.mean(h / (2 + x * x))
+            + lf.sum(lf.exp(h * 0.1) ** 1.5)
+            + lf.sum(m + h)
+            + lf.dot(h, x)
+            + lf.norm(h)
+            + lf.hinge(h, k % 4)
+            + lf.sum(lf.cumsum(h)[1:3])
+            + lf.sum(m @ h)
+            + lf.take(h, lf.argmax(h))
+        )
     return lf.mean(losses)
 
 
 PROGRAMS = [
-    attention, weight_norm, hypernetwork, concatenate_axes, softmax_axes, slices_of_axes, transposes, elu_alphas, elu_beside_relu, silu_betas,
-    gates_over_several_inputs, used_before_and_after_a_value, a_large_graph, uncovered_operations,
-]  # fmt: skip
+    attention,
+    weight_norm,
+    hypernetwork,
+    concatenate_axes,
+    softmax_axes,
+    slices_of_axes,
+    transposes,
+    elu_alphas,
+    elu_beside_relu,
+    silu_betas,
+    gates_over_several_inputs,
+    used_before_and_after_a_value,
+    a_large_graph,
+    uncovered_operations,
+]
 
 
 def run(program, batching):
@@ -133,7 +175,7 @@ def test_batched_equals_unbatched(program, batching):
     expected, expected_gradients = run(program, "none")
     found, gradients = run(program, batching)
     np.testing.assert_allclose(found.item(), expected.item(), rtol=1e-12)
-    for a, b in zip(gradients, expected_gradients):
+    for a, b in zip(gradients, expected_gradients, strict=False):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     assert any(np.abs(g).sum() > 0 for g in expected_gradients)
 
@@ -141,4 +183,8 @@ def test_batched_equals_unbatched(program, batching):
 def test_what_was_never_batched_elsewhere_is_batched_here():
     explained = lf.explain(run(uncovered_operations, "phases")[0])
     groups = {g.operation: g for g in explained.groups}
-    assert all(g.launches == 1 and g.nodes == 5 for name, g in groups.items() if name in ("hinge", "norm", "logsumexp", "log_softmax", "cumsum", "dot"))
+    assert all(
+        g.launches == 1 and g.nodes == 5
+        for name, g in groups.items()
+        if name in ("hinge", "norm", "logsumexp", "log_softmax", "cumsum", "dot")
+    )

@@ -34,7 +34,10 @@ def some_roots():
 @given(st.lists(P.programs(), min_size=1, max_size=3), st.sampled_from(BATCHINGS), st.booleans())
 def test_invariants_hold(batch, batching, reuse):
     parameters = {name: lf.Parameter(v) for name, v in P.arrays(0).items()}
-    roots = [p.run(False, parameters, [lf.constant(a) for a in x])[-1] for p, x in zip(batch, P.example_inputs(1, len(batch)))]
+    roots = [
+        p.run(False, parameters, [lf.constant(a) for a in x])[-1]
+        for p, x in zip(batch, P.example_inputs(1, len(batch)), strict=False)
+    ]
     plan_for(roots, batching, reuse).check()
 
 
@@ -81,7 +84,7 @@ def test_rows_of_one_launch_are_read_as_a_view_where_they_are_evenly_spaced():
 def test_splits_and_blocks_cost_no_launch():
     w = lf.Parameter(np.arange(12.0))
     x = w * 1.0
-    parts = lf.split(x, 4) + [x[3], x[2:5].reshape(3, 1)[:, 0]]
+    parts = [*lf.split(x, 4), x[3], x[2:5].reshape(3, 1)[:, 0]]
     names = [item.signature.op.name for item in plan_for(parts).launches]
     assert names == ["multiply", "getitem"]
 

@@ -1,4 +1,5 @@
-"""Every way of batching gives the values and the gradients of a naive interpreter, on random programs over several examples."""
+"""Every way of batching gives the values and the gradients of a naive interpreter, on random programs over several
+examples."""
 
 import numpy as np
 import pytest
@@ -16,29 +17,41 @@ EPSILON = 1e-6
 
 def eager_loss(batch, parameters, inputs):
     """The mean over examples of the sum of the last value: each example on its own, each operation at once."""
-    return np.mean([np.tanh(p.run(True, parameters, x)[-1]).sum() for p, x in zip(batch, inputs)])
+    return np.mean([np.tanh(p.run(True, parameters, x)[-1]).sum() for p, x in zip(batch, inputs, strict=False)])
 
 
 def lazy_loss(batch, parameters, inputs):
-    return lf.mean([lf.sum(lf.tanh(p.run(False, parameters, [lf.constant(a) for a in x])[-1])) for p, x in zip(batch, inputs)])
+    return lf.mean(
+        [
+            lf.sum(lf.tanh(p.run(False, parameters, [lf.constant(a) for a in x])[-1]))
+            for p, x in zip(batch, inputs, strict=False)
+        ]
+    )
 
 
 def lazy_gradients(batch, values, inputs, batching, middle=False):
     parameters = {name: lf.Parameter(value) for name, value in values.items()}
     with lf.using(batching=batching):
-        loss = lazy_loss(batch, parameters, inputs) if not middle else loss_with_values_in_the_middle(batch, parameters, inputs)
+        loss = (
+            lazy_loss(batch, parameters, inputs)
+            if not middle
+            else loss_with_values_in_the_middle(batch, parameters, inputs)
+        )
         value = loss.item()
         if loss.requires_grad:
             loss.backward()
         for run in loss.tape.runs:
             run.plan.check()
-    dense = {n: np.zeros(p.shape) if p.grad is None else p.grad.to_dense() if hasattr(p.grad, "to_dense") else p.grad for n, p in parameters.items()}
+    dense = {
+        n: np.zeros(p.shape) if p.grad is None else p.grad.to_dense() if hasattr(p.grad, "to_dense") else p.grad
+        for n, p in parameters.items()
+    }
     return value, dense
 
 
 def loss_with_values_in_the_middle(batch, parameters, inputs):
     losses = []
-    for program, x in zip(batch, inputs):
+    for program, x in zip(batch, inputs, strict=False):
         values = program.run(False, parameters, [lf.constant(a) for a in x])
         assert np.isfinite(values[len(values) // 2].numpy()).all()
         losses.append(lf.sum(lf.tanh(values[-1])))
@@ -60,7 +73,9 @@ def test_all_strategies_agree_with_the_naive_interpreter(batch, seed):
     for way, (value, gradients) in results.items():
         np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-9, err_msg=way)
         for name in values:
-            np.testing.assert_allclose(gradients[name], results["none"][1][name], rtol=1e-7, atol=1e-9, err_msg=f"{way} {name}")
+            np.testing.assert_allclose(
+                gradients[name], results["none"][1][name], rtol=1e-7, atol=1e-9, err_msg=f"{way} {name}"
+            )
 
 
 # Programs whose eager form can be differentiated numerically: smooth, and nothing detached.

@@ -17,7 +17,12 @@ FAST = settings(max_examples=200, deadline=None, derandomize=True)
 def dag_of(nodes):
     starts = np.zeros(len(nodes) + 1, np.int64)
     np.cumsum([len(operands) for _, operands in nodes], out=starts[1:])
-    return Dag(np.array([s for s, _ in nodes], np.int64), max((s for s, _ in nodes), default=-1) + 1, starts, np.array([o for _, ops in nodes for o in ops], np.int64))
+    return Dag(
+        np.array([s for s, _ in nodes], np.int64),
+        max((s for s, _ in nodes), default=-1) + 1,
+        starts,
+        np.array([o for _, ops in nodes for o in ops], np.int64),
+    )
 
 
 @st.composite
@@ -91,7 +96,12 @@ def test_components_are_those_of_a_transitive_closure(nodes):
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_families(name):
     nodes = families.FAMILIES[name](8, 1)
-    dag = Dag(np.asarray(nodes.signatures, np.int64), nodes.signature_count, np.asarray(nodes.starts, np.int64), np.asarray(nodes.operands, np.int64))
+    dag = Dag(
+        np.asarray(nodes.signatures, np.int64),
+        nodes.signature_count,
+        np.asarray(nodes.starts, np.int64),
+        np.asarray(nodes.operands, np.int64),
+    )
     count = {way: schedule(dag, way).launches for way in BATCHINGS}
     bound = lower_bound(dag)
     assert all(bound <= launches <= count["none"] for launches in count.values())
@@ -116,7 +126,12 @@ def test_cheapest_weighs_launches_against_scheduling_time():
 
 def test_a_choice_is_remembered_and_compared_again_less_and_less_often():
     nodes = families.FAMILIES["nested_rnn"](4, 1)
-    dag = Dag(np.asarray(nodes.signatures, np.int64), nodes.signature_count, np.asarray(nodes.starts, np.int64), np.asarray(nodes.operands, np.int64))
+    dag = Dag(
+        np.asarray(nodes.signatures, np.int64),
+        nodes.signature_count,
+        np.asarray(nodes.starts, np.int64),
+        np.asarray(nodes.operands, np.int64),
+    )
     choices = Choices(small=10)
     for _ in range(16):
         schedule(dag, "phases", choices)

@@ -1,4 +1,5 @@
-"""Elementwise functions, each made from its operation: the formula in `lazyflow.ops.elementwise` is all there is to say."""
+"""Elementwise functions, each made from its operation: the formula in `lazyflow.ops.elementwise` is all there is to
+say."""
 
 from __future__ import annotations
 
@@ -11,14 +12,63 @@ from lazyflow.expr import Expr, binary, constant, record, unary
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Op
 
-_UNARY = (
-    "negative abs sign sqrt square exp expm1 log log1p sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh erf sigmoid "
-    "logsigmoid softplus softsign relu selu silu reciprocal floor ceil round isnan isfinite logical_not"
-).split()
-_BINARY = (
-    "add subtract multiply divide floor_divide remainder power maximum minimum equal not_equal less less_equal greater greater_equal "
-    "logical_and logical_or"
-).split()
+_UNARY = [
+    "negative",
+    "abs",
+    "sign",
+    "sqrt",
+    "square",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sin",
+    "cos",
+    "tan",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "arcsinh",
+    "arccosh",
+    "arctanh",
+    "erf",
+    "sigmoid",
+    "logsigmoid",
+    "softplus",
+    "softsign",
+    "relu",
+    "selu",
+    "silu",
+    "reciprocal",
+    "floor",
+    "ceil",
+    "round",
+    "isnan",
+    "isfinite",
+    "logical_not",
+]
+_BINARY = [
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "floor_divide",
+    "remainder",
+    "power",
+    "maximum",
+    "minimum",
+    "equal",
+    "not_equal",
+    "less",
+    "less_equal",
+    "greater",
+    "greater_equal",
+    "logical_and",
+    "logical_or",
+]
 
 __all__ = [
     "abs",

@@ -20,7 +20,7 @@ def _checked(name: str, indices: Any, size: int, what: str) -> Any:
     array = np.asarray(indices)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: an index must be an integer, got {array.dtype}")
-    if array.size and not (0 <= array.min() and array.max() < size):
+    if array.size and not (array.min() >= 0 and array.max() < size):
         wrong = array.ravel()[(array.ravel() < 0) | (array.ravel() >= size)][0]
         raise IndexError(f"{name}: index {wrong} is out of range for {what}")
     return array
@@ -52,7 +52,8 @@ def embedding(table: Any, index: Any) -> Expr:
 
 
 def take(x: Any, indices: Any, axis: int = 0) -> Expr:
-    """The elements of ``x`` at integer ``indices`` (an array, a list or an expression) along ``axis``, as ``numpy.take``.
+    """The elements of ``x`` at integer ``indices`` (an array, a list or an expression) along ``axis``, as
+    ``numpy.take``.
 
     >>> import lazyflow as lf
     >>> lf.take(lf.constant([5.0, 6.0, 7.0]), [2, 0]).numpy()

@@ -12,12 +12,23 @@ from lazyflow.functions.linalg import matmul
 __all__ = ["BINARY", "UNARY"]
 
 BINARY: dict[str, Callable[[Any, Any], Expr]] = {
-    "add": e.add, "sub": e.subtract, "mul": e.multiply, "truediv": e.divide, "floordiv": e.floor_divide, "mod": e.remainder, "pow": e.power,
+    "add": e.add,
+    "sub": e.subtract,
+    "mul": e.multiply,
+    "truediv": e.divide,
+    "floordiv": e.floor_divide,
+    "mod": e.remainder,
+    "pow": e.power,
     "matmul": matmul,
-}  # fmt: skip
+}
 COMPARISON: dict[str, Callable[[Any, Any], Expr]] = {
-    "eq": e.equal, "ne": e.not_equal, "lt": e.less, "le": e.less_equal, "gt": e.greater, "ge": e.greater_equal,
-}  # fmt: skip
+    "eq": e.equal,
+    "ne": e.not_equal,
+    "lt": e.less,
+    "le": e.less_equal,
+    "gt": e.greater,
+    "ge": e.greater_equal,
+}
 UNARY: dict[str, Callable[[Any], Expr]] = {"neg": e.negative, "abs": e.abs}
 
 

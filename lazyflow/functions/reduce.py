@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant, joined, record
 from lazyflow.ops import OPS
 
 __all__ = [
-    "all", "any", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max", "mean", "min", "norm", "prod", "softmax", "std", "sum", "var",
-]  # fmt: skip
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "cumsum",
+    "log_softmax",
+    "logsumexp",
+    "max",
+    "mean",
+    "min",
+    "norm",
+    "prod",
+    "softmax",
+    "std",
+    "sum",
+    "var",
+]
 
 _sum_again, _sum_list = joined(OPS["sum_list"])
 _mean_again, _mean_list = joined(OPS["mean_list"])
@@ -42,7 +56,8 @@ def _axes(axis: Any) -> Any:
 
 
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
-    """The sum over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any number.
+    """The sum over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any
+    number.
 
     Raises `ShapeError` for an axis out of range, an empty list, or different shapes in the list.
 
@@ -59,7 +74,8 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
-    """The mean over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any number.
+    """The mean over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any
+    number.
 
     >>> import lazyflow as lf
     >>> lf.mean([lf.constant(1.0), lf.constant(3.0)]).item()

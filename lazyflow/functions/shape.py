@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,20 @@ from lazyflow.ops.base import negative_axis
 from lazyflow.tape import Type, intern_type
 
 __all__ = [
-    "broadcast_to", "concatenate", "expand_dims", "flip", "pad", "ravel", "repeat", "reshape", "split", "squeeze", "stack", "swapaxes",
+    "broadcast_to",
+    "concatenate",
+    "expand_dims",
+    "flip",
+    "pad",
+    "ravel",
+    "repeat",
+    "reshape",
+    "split",
+    "squeeze",
+    "stack",
+    "swapaxes",
     "transpose",
-]  # fmt: skip
+]
 
 
 _new = object.__new__
@@ -41,7 +53,8 @@ def _alike(found: Sequence[Expr]) -> bool:
 def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
     """Expressions joined along an axis that exists; the other sizes are equal.
 
-    Operands of one shape along the first axis are gathered straight into place. Raises `ShapeError` otherwise or for an empty list.
+    Operands of one shape along the first axis are gathered straight into place. Raises `ShapeError` otherwise or for
+    an empty list.
 
     >>> import lazyflow as lf
     >>> lf.concatenate([lf.constant([1.0]), lf.constant([2.0, 3.0])]).numpy()
@@ -98,10 +111,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
     x = constant(x)
     axis = negative_axis("split", axis, x.ndim) + x.ndim
     bounds = _bounds(x.shape[axis], sections)
-    return [
-        getitem(x, (slice(None),) * axis + (slice(a, b),) if axis else slice(a, b))
-        for a, b in zip(bounds, bounds[1:], strict=False)
-    ]
+    return [getitem(x, (slice(None),) * axis + (slice(a, b),) if axis else slice(a, b)) for a, b in pairwise(bounds)]
 
 
 def _bounds(size: int, sections: int | Sequence[int]) -> list[int]:
@@ -192,7 +202,8 @@ def flip(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
 
 
 def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Expr:
-    """``x`` with ``pad_width`` more elements at the ends of its axes, as ``numpy.pad``: modes constant, edge and reflect.
+    """``x`` with ``pad_width`` more elements at the ends of its axes, as ``numpy.pad``: modes constant, edge and
+    reflect.
 
     >>> import lazyflow as lf
     >>> lf.pad(lf.constant([1.0, 2.0]), (1, 2)).numpy()

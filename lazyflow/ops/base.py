@@ -6,14 +6,17 @@ So a kernel never asks whether it runs batched, for how many examples, or where:
 - ``infer(*operands, **attrs)`` sees the operands of ONE example (anything with ``.shape`` and ``.dtype``), raises
   `ShapeError` or `DTypeError`, or returns a `Result`: shape and dtype of one example, and the static attributes for the
   kernels (axes normalised to negative numbers, so that they hold under any number of batch axes).
-- ``forward(xp, *arrays, out=None, **static)`` computes a whole launch. ``xp`` is numpy or cupy. Each array has ONE batch
+- ``forward(xp, *arrays, out=None, **static)`` computes a whole launch. ``xp`` is numpy or cupy. Each array has ONE
+batch
   axis in front of the example's shape, except shared operands (a parameter, or one row that every node of the launch
-  reads), which have none. ``out`` is the launch's own memory, ``(batch, *shape)``: a kernel that can write there does and
+  reads), which have none. ``out`` is the launch's own memory, ``(batch, *shape)``: a kernel that can write there does
+  and
   returns ``out``; one that cannot returns a fresh array, which the engine copies (and broadcasts, if all were shared).
-- ``vjps[i](xp, g, y, *arrays, **static)`` returns the cotangent of operand ``i``. ``g`` and ``y`` (cotangent and value of
+- ``vjps[i](xp, g, y, *arrays, **static)`` returns the cotangent of operand ``i``. ``g`` and ``y`` (cotangent and
+value of
   the result) always have the batch axis. The answer may have more axes than the operand, or longer ones where the
-  operand was broadcast: the engine sums it down with `unbroadcast`. ``None`` in place of a vjp: not differentiable there.
-  A vjp only uses operators and ``xp`` functions, and never changes its arguments.
+  operand was broadcast: the engine sums it down with `unbroadcast`. ``None`` in place of a vjp: not differentiable
+  there. A vjp only uses operators and ``xp`` functions, and never changes its arguments.
 
 The form is that of HIPS/autograd's tables (one line a gradient) on NumPy's generalised ufuncs (NEP 5).
 """
@@ -62,12 +65,18 @@ class Result(NamedTuple):
 class Op:
     """One operation. See the module's text for the contract of its three functions.
 
-    ``elementwise``: operands broadcast against each other on trailing axes; the engine pads their shapes with ones behind
-    the batch axis first. ``stacked``: the operation takes any number of operands of one type and gets them as ONE array with
-    the operand axis right behind the batch axis. ``ragged``: a stacked operation whose nodes may differ in the number of operands: it
-    gets all operands of all nodes end to end, ``(total, *shape)``, and the number of each node's. ``gathers``: the value is the operands' values in order, so that the
-    engine may gather them straight into ``out`` and call no kernel. ``random``: every node draws anew. ``by_columns``: operands that
-    forward multiplies by their transpose; a parameter there is handed over in column-major order, in which that is fast.
+    ``elementwise``: operands broadcast against each other on trailing axes; the engine pads their shapes with ones
+    behind
+    the batch axis first. ``stacked``: the operation takes any number of operands of one type and gets them as ONE
+    array with
+    the operand axis right behind the batch axis. ``ragged``: a stacked operation whose nodes may differ in the number
+    of operands: it
+    gets all operands of all nodes end to end, ``(total, *shape)``, and the number of each node's. ``gathers``: the
+    value is the operands' values in order, so that the
+    engine may gather them straight into ``out`` and call no kernel. ``random``: every node draws anew.
+    ``by_columns``: operands that
+    forward multiplies by their transpose; a parameter there is handed over in column-major order, in which that is
+    fast.
     """
 
     name: str
@@ -128,17 +137,23 @@ def broadcast_shape(name: str, operands: Sequence[Abstract]) -> Shape:
 def floating(*operands: Abstract) -> np.dtype[Any]:
     """NumPy's promotion of the operands' dtypes, integers and booleans becoming floating as in ``np.exp``."""
     dtype = np.result_type(*(o.dtype for o in operands))
-    return dtype if dtype.kind in "fc" else np.result_type(dtype, np.float16) if dtype.itemsize == 1 else np.dtype(
-        np.float32 if dtype.itemsize == 2 else np.float64
+    return (
+        dtype
+        if dtype.kind in "fc"
+        else np.result_type(dtype, np.float16)
+        if dtype.itemsize == 1
+        else np.dtype(np.float32 if dtype.itemsize == 2 else np.float64)
     )
 
 
 def require_floating(name: str, operand: Abstract) -> None:
+    """Raise `DTypeError` unless the operand is floating."""
     if operand.dtype.kind != "f":
         raise DTypeError(f"{name} takes floating numbers, got {operand.dtype}; convert with .astype('float32')")
 
 
 def require_integer(name: str, what: str, operand: Abstract) -> None:
+    """Raise `DTypeError` unless the operand is integer."""
     if operand.dtype.kind not in "iu":
         raise DTypeError(f"{name}: {what} must be an integer, got {operand.dtype}")
 
@@ -146,7 +161,9 @@ def require_integer(name: str, what: str, operand: Abstract) -> None:
 def negative_axis(name: str, axis: int, ndim: int) -> int:
     """``axis`` counted from the end, so that it holds under any number of leading batch axes."""
     if not -ndim <= axis < ndim:
-        raise ShapeError(f"{name}: axis {axis} is out of range for an operand of {ndim} axes (from {-ndim} to {ndim - 1})")
+        raise ShapeError(
+            f"{name}: axis {axis} is out of range for an operand of {ndim} axes (from {-ndim} to {ndim - 1})"
+        )
     return axis - ndim if axis >= 0 else axis
 
 
