@@ -24,6 +24,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Dag:
     def __len__(self) -> int:
         return len(self.signature)
 
-    @property
+    @cached_property
     def users(self) -> Ints:
         """The node that each entry of ``operands`` belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))

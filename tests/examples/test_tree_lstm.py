@@ -1,0 +1,64 @@
+"""The example that everybody copies does what it says."""
+
+import gzip
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import lazyflow as lf
+
+EXAMPLE = Path(lf.__file__).parents[1] / "examples" / "tree_lstm.py"
+TREES = [
+    "(3 (2 not) (4 bad))",
+    "(1 (1 bad) (2 film))",
+    "(4 (3 (2 a) (4 good)) (2 film))",
+    "(0 (0 awful) (1 (2 a) (2 mess)))",
+]
+
+
+@pytest.fixture(scope="module")
+def main():
+    return runpy.run_path(str(EXAMPLE))["main"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "train.txt.gz").write_bytes(gzip.compress("\n".join(TREES).encode()))
+    (tmp_path / "dev.txt").write_text("\n".join(TREES[:2]))
+    return tmp_path
+
+
+def accuracies(printed):
+    return [float(found) for found in re.findall(r"accuracy on held-out trees +([\d.]+)%", printed)]
+
+
+def test_accuracy_on_listops_rises_well_above_chance(main, capsys):
+    main(["--quick"])
+    first, *_, last = accuracies(capsys.readouterr().out)
+    assert last > first > 20
+
+
+def test_the_table_counts_launches_and_nodes(main, capsys, folder):
+    main(["--data", str(folder), "--epochs", "1", "--embedding", "4", "--hidden", "3", "--batch", "4"])
+    rows = re.findall(r"(\w+), (\w+) +[\d,.]+ +([\d,]+) +([\d,]+) +[\d.]+\n", capsys.readouterr().out)
+    assert [row[:2] for row in rows] == [
+        ("training", "batched"), ("training", "unbatched"), ("inference", "batched"), ("inference", "unbatched"),
+    ]  # fmt: skip
+    nodes, launches = ([int(row[i].replace(",", "")) for row in rows] for i in (2, 3))
+    assert launches[1] == nodes[1] == nodes[0] > 3 * launches[0]
+    assert launches[3] == nodes[3] == nodes[2] > 3 * launches[2]
+    assert nodes[2] < nodes[0], "inference computes no losses"
+
+
+def test_sentiment_trees_are_learned(main, capsys, folder):
+    main(["--data", str(folder), "--epochs", "30", "--embedding", "8", "--hidden", "8", "--batch", "2", "--lr", "0.05"])
+    found = accuracies(capsys.readouterr().out)
+    assert len(found) == 30
+    assert found[-1] == 100
+
+
+def test_missing_files_are_named(main, tmp_path):
+    with pytest.raises(SystemExit, match=r"train\.txt or train\.txt\.gz"):
+        main(["--data", str(tmp_path)])
