@@ -24,7 +24,6 @@ from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Launch, Rows, launches, parameter_launches
 from lazyflow.tape import KNOWN, Operand
 
-Seed = tuple[int, Array]  # element offset, cotangent
 Retained = Callable[[Run, Arena], None]
 
 

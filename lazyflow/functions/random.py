@@ -12,7 +12,7 @@ from lazyflow.expr import Expr, constant, record
 from lazyflow.ops import OPS
 from lazyflow.random import Stream, default_stream
 
-__all__ = ["dropout", "normal", "uniform"]
+__all__ = ["bernoulli", "dropout", "normal", "uniform"]
 
 
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -57,6 +57,18 @@ def normal(
     (3, 2)
     """
     return _draw("normal", shape, dtype, stream, float(mean), float(std))
+
+
+def bernoulli(p: float, shape: int | Sequence[int] = (), *, dtype: Any = None, stream: Stream | None = None) -> Expr:
+    """Ones with probability ``p``, else zeros.
+
+    >>> import lazyflow as lf
+    >>> lf.bernoulli(1.0, (2,)).numpy()
+    array([1., 1.], dtype=float32)
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"bernoulli: p must be from 0 to 1, got {p}")
+    return _draw("bernoulli", shape, dtype, stream, float(p))
 
 
 def dropout(x: Any, p: float, *, training: bool = True, stream: Stream | None = None) -> Expr:

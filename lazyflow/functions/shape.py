@@ -18,17 +18,22 @@ from lazyflow.tape import Type, intern_type
 __all__ = [
     "broadcast_to",
     "concatenate",
+    "diagonal",
     "expand_dims",
     "flip",
     "pad",
     "ravel",
     "repeat",
     "reshape",
+    "roll",
     "split",
     "squeeze",
     "stack",
     "swapaxes",
+    "tile",
     "transpose",
+    "tril",
+    "triu",
 ]
 
 
@@ -150,6 +155,46 @@ def _prepare(x: Expr, sections: int) -> tuple[array[int], array[int], Type]:
     rest = x.size // x.shape[0] if x.shape[0] else 0
     kind = intern_type((bounds[1], *x.shape[1:]), x.dtype, x.device, x.type.requires_grad)
     return array("i", [view_signature(x.type, kind).id] * sections), array("i", [b * rest for b in bounds[:-1]]), kind
+
+
+def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Expr:
+    """``x`` with its elements moved on by ``shift`` along ``axis``, those that fall off coming back, as ``numpy.roll``.
+
+    >>> import lazyflow as lf
+    >>> lf.roll(lf.constant([1.0, 2.0, 3.0]), 1).numpy()
+    array([3., 1., 2.], dtype=float32)
+    """
+    return record(OPS["roll"], (constant(x),), shift=_hashable(shift), axis=_hashable(axis))
+
+
+def tile(x: Any, reps: int | Sequence[int]) -> Expr:
+    """``x`` repeated as a whole, ``reps`` times along each axis, as ``numpy.tile``."""
+    return record(OPS["tile"], (constant(x),), reps=_hashable(reps))
+
+
+def tril(x: Any, k: int = 0) -> Expr:
+    """The lower triangle of a matrix, zeros above diagonal ``k``.
+
+    >>> import lazyflow as lf
+    >>> lf.tril(lf.constant([[1.0, 2.0], [3.0, 4.0]])).numpy()
+    array([[1., 0.],
+           [3., 4.]], dtype=float32)
+    """
+    return record(OPS["tril"], (constant(x),), k=int(k))
+
+
+def triu(x: Any, k: int = 0) -> Expr:
+    """The upper triangle of a matrix, zeros below diagonal ``k``."""
+    return record(OPS["triu"], (constant(x),), k=int(k))
+
+
+def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr:
+    """The diagonal of two axes, as the last axis of the result, as ``numpy.diagonal``."""
+    return record(OPS["diagonal"], (constant(x),), offset=int(offset), axis1=int(axis1), axis2=int(axis2))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def ravel(x: Any) -> Expr:
