@@ -122,7 +122,7 @@ class Signature:
 
     def __repr__(self) -> str:
         kinds = ", ".join(str(o.type or o.kind) for o in self.operands)
-        static = "".join(f", {name}={value}" for name, value in self.static.items())
+        static = "".join(f", {name}={value}" for name, value in self.static.items() if value != "")
         return f"{self.op.name}({kinds}{static}) -> {self.type}"
 
 

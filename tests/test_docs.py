@@ -17,11 +17,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<printed>.*?)```\n)?", re.DOTALL)
 
 
-def printed(code, line, page, names):
-    """What a block prints; the line numbers of its errors are those of the page."""
+def printed(code, names):
+    """What a block prints, as it would from a file of its own."""
     out = io.StringIO()
     with redirect_stdout(out):
-        exec(compile("\n" * line + code, page.name, "exec"), names)
+        exec(compile(code, "example.py", "exec"), names)
     return out.getvalue()
 
 
@@ -29,9 +29,9 @@ def check(page):
     """Run the page's blocks; exit with what is printed in place of what the page says."""
     text, names = page.read_text(encoding="utf-8"), {}
     for block in BLOCK.finditer(text):
-        line = text[: block.start("code")].count("\n")
-        found = printed(block["code"], line, page, names)
+        found = printed(block["code"], names)
         if found != (block["printed"] or ""):
+            line = 1 + text[: block.start()].count("\n")
             sys.exit(f"{page.name}:{line}: this block prints\n{found}")
 
 
