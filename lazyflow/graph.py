@@ -127,15 +127,15 @@ class _Columns:
         compact = np.empty(present[-1] + 1 if len(present) else 0, np.int32)
         compact[present] = np.arange(len(present), dtype=np.int32)
         self.signatures = tuple(signature_by_id(int(i)) for i in present)
-        self.signature = compact[ids]
-        self.int_starts = _starts(ints[ids])
-        self.float_starts = _starts(floats[ids])
+        self.signature = compact.take(ids)
+        self.int_starts = _starts(ints.take(ids))
+        self.float_starts = _starts(floats.take(ids))
         self.operands = _laid_end_to_end(tapes, "operands", np.int32).astype(np.int64)
         if len(tapes) > 1:
             lengths = [len(t.operands) for t in tapes]
             self.operands += np.repeat(self.tape_starts[:-1], lengths)
         self.ints = self._drawn_anew(_laid_end_to_end(tapes, "ints", np.int32))
-        counts = rows[ids]
+        counts = rows.take(ids)
         ragged = np.flatnonzero(counts == RAGGED)
         counts[ragged] = self.ints[self.int_starts[ragged]]
         self.starts = _starts(counts)
@@ -156,7 +156,7 @@ class _Columns:
 
     def nodes_of(self, op: Any) -> Ints:
         flags = np.array([s.op is op for s in self.signatures], bool)
-        return np.flatnonzero(flags[self.signature]) if flags.any() else np.empty(0, np.int64)
+        return np.flatnonzero(flags.take(self.signature)) if flags.any() else np.empty(0, np.int64)
 
 
 def _resolve(columns: _Columns, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints, Ints]:
@@ -280,37 +280,46 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     computed[aliases] = False
     has_operands = computed.copy()
     has_operands[known.rows] = False
-    counts = np.diff(c.starts)
-    users = np.repeat(np.arange(n), counts)
-    real = has_operands[users]
+    users = np.repeat(np.arange(n), np.diff(c.starts))
+    edges = np.flatnonzero(has_operands.take(users))
+    users, operands = users.take(edges), c.operands.take(edges)
+    resolved = base.take(operands)
     root_rows = np.array([position[id(e.tape)] + e.row for e in roots], np.int64)
-    needed = _needed(n, base[root_rows], users[real], base[c.operands[real]], computed)
-    return _compressed(c, needed, has_operands, base, shift, root_rows, known)
+    needed = _needed(n, base[root_rows], users, resolved, computed)
+    kept = needed.take(users)
+    if not kept.all():
+        users, operands, resolved = users[kept], operands[kept], resolved[kept]
+    return _compressed(c, needed, _Edges(users, operands, resolved), base, shift, root_rows, known)
+
+
+class _Edges(NamedTuple):
+    """The edges of a graph in the order of their users: user, operand as recorded, and the node whose memory that is."""
+
+    users: Ints
+    operands: Ints
+    resolved: Ints
 
 
 def _compressed(
-    c: _Columns, needed: Ints, has_operands: Ints, base: Ints, shift: Ints, root_rows: Ints, known: _Known
+    c: _Columns, needed: Ints, edges: _Edges, base: Ints, shift: Ints, root_rows: Ints, known: _Known
 ) -> Graph:
     nodes = np.flatnonzero(needed)
     new = np.full(len(needed), -1, np.int64)
     new[nodes] = np.arange(len(nodes))
-    counts = np.where(has_operands[nodes], np.diff(c.starts)[nodes], 0)
-    starts = _starts(counts)
-    slots = np.repeat(c.starts[nodes] - starts[:-1], counts) + np.arange(starts[-1])
-    operands = c.operands[slots]
+    starts = _starts(np.bincount(edges.users, minlength=len(needed)).take(nodes))
     kept = needed[known.rows]
     known_nodes = new[known.rows[kept]]
-    signatures, signature = _with_known(c.signatures, c.signature[nodes], known_nodes)
+    signatures, signature = _with_known(c.signatures, c.signature.take(nodes), known_nodes)
     root_bases = new[base[root_rows]].tolist()
     return Graph(
         signatures=signatures,
         signature=signature,
         starts=starts,
-        base=new[base[operands]],
-        shift=shift[operands],
-        int_starts=c.int_starts[nodes],
+        base=new.take(edges.resolved),
+        shift=shift.take(edges.operands),
+        int_starts=c.int_starts.take(nodes),
         ints=c.ints,
-        float_starts=c.float_starts[nodes],
+        float_starts=c.float_starts.take(nodes),
         floats=c.floats,
         origin=nodes,
         tapes=tuple(weakref.ref(t) for t in c.tapes),

@@ -245,17 +245,20 @@ class _Column:
         pitch[two] = step[low[two]]
         self.even = ((uneven[np.maximum(high - 2, low)] == uneven[low]) & (pitch >= 0)).tolist()
         self.pitch = np.where(two, pitch, widths).tolist()
-        odd = _bounds_sum(offsets % np.repeat(widths, high - low) != 0, low, high)
-        self.aligned = (odd == 0).tolist()
         self.first = offsets[np.minimum(low, max(len(offsets) - 1, 0))].tolist() if len(offsets) else []
 
     def rows(self, launch: int, low: int, high: int, width: int) -> Rows:
         if self.even[launch]:
             return Rows(high - low, width, self.first[launch], self.pitch[launch])
-        offsets = self.offsets[low:high]
-        if self.aligned[launch]:
-            return Rows(high - low, width, 0, 0, offsets // width)
-        return Rows(high - low, width, 0, 0, offsets.copy(), aligned=False)
+        return _gathered(self.offsets[low:high], width)
+
+
+def _gathered(offsets: Ints, width: int) -> Rows:
+    """Rows that are not evenly spaced: by row number where all are aligned to their width, else by element offset."""
+    index = offsets // width
+    if (index * width == offsets).all():
+        return Rows(len(offsets), width, 0, 0, index)
+    return Rows(len(offsets), width, 0, 0, offsets.copy(), aligned=False)
 
 
 def _few_rows(offsets: Ints, width: int) -> Rows:
@@ -264,16 +267,7 @@ def _few_rows(offsets: Ints, width: int) -> Rows:
     pitch = int(step[0]) if len(step) else width
     if pitch >= 0 and (step == pitch).all():
         return Rows(len(offsets), width, int(offsets[0]), pitch)
-    if (offsets % width).any():
-        return Rows(len(offsets), width, 0, 0, offsets, aligned=False)
-    return Rows(len(offsets), width, 0, 0, offsets // width)
-
-
-def _bounds_sum(flags: Ints, low: Ints, high: Ints) -> Ints:
-    total: Ints = np.zeros(len(flags) + 1, np.int64)
-    np.cumsum(flags, out=total[1:])
-    sums: Ints = total[high] - total[low]
-    return sums
+    return _gathered(offsets, width)
 
 
 def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
@@ -300,7 +294,7 @@ def launches(graph: Graph, launch_of: Ints, count: int, offsets: Ints, nodes: In
 def _described(graph: Graph, order: Ints, bounds: Ints, offsets: Ints) -> tuple[Launch, ...]:
     signature_of = graph.signature[order[bounds[:-1]]]
     signatures = [graph.signatures[s] for s in signature_of.tolist()]
-    result = _Column(offsets[order], bounds, np.array([max(s.type.size, 1) for s in signatures], np.int64))
+    result = _Column(offsets.take(order), bounds, np.array([max(s.type.size, 1) for s in signatures], np.int64))
     read = _reader(graph, order, bounds, offsets, signatures)
     edges = bounds.tolist()
     found = []
@@ -332,8 +326,8 @@ def _reader(
     graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: Sequence[Signature]
 ) -> Callable[..., Rows]:
     """A function that says where an operand of a launch lies; the columns behind it are made once for all launches."""
-    place = offsets[graph.base] + graph.shift
-    starts = graph.starts[order]
+    place = offsets.take(graph.base) + graph.shift
+    starts = graph.starts.take(order)
     columns: dict[int, _Column] = {}
 
     def column(slot: int) -> _Column:

@@ -76,7 +76,7 @@ class Components:
 def signature_edges(dag: Dag) -> Ints:
     """``edges[a, b]``: some node of signature ``a`` feeds some node of signature ``b``."""
     edges = np.zeros((dag.signatures, dag.signatures), bool)
-    edges[dag.signature[dag.operands], dag.signature[dag.users]] = True
+    edges[dag.signature.take(dag.operands), dag.signature.take(dag.users)] = True
     return edges
 
 
@@ -388,8 +388,8 @@ def by_phases(dag: Dag, way: str, choices: Choices | None = None, names: Sequenc
     graph.
     """
     parts = components(signature_edges(dag))
-    component = parts.of_signature[dag.signature]
-    internal = component[dag.users] == component[dag.operands]
+    component = parts.of_signature.take(dag.signature)
+    internal = component.take(dag.users) == component.take(dag.operands)
     level = depths(dag, internal)
     heights = np.zeros(len(parts.members), np.int64)
     np.maximum.at(heights, component, level)
