@@ -293,7 +293,7 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
 
 
 class _Edges(NamedTuple):
-    """The edges of a graph in the order of their users: user, operand as recorded, and the node whose memory that is."""
+    """The edges of a graph in the order of their users: user, operand as recorded, the node whose memory that is."""
 
     users: Ints
     operands: Ints
