@@ -9,7 +9,7 @@ import numpy as np
 from lazyflow.errors import NonFiniteError
 from lazyflow.execute import Run, operand_values
 from lazyflow.plan import Launch
-from lazyflow.tape import CONSTANT
+from lazyflow.tape import CONSTANT, Operand
 
 
 def check_finite(run: Run) -> None:
@@ -18,16 +18,7 @@ def check_finite(run: Run) -> None:
 
     A value that nothing goes wrong with in the end, such as the -inf of a mask under a softmax, is no error.
     """
-    graph = run.plan.graph
-    bad_root = any(
-        not np.isfinite(
-            run.arena.buffers[graph.signatures[graph.signature[base]].type.dtype][run.plan.offsets[base] + shift]
-        ).all()
-        if graph.signatures[graph.signature[base]].type.size == 1
-        else not _finite_rows(run, base)
-        for base, shift in graph.roots
-    )
-    if not bad_root:
+    if all(_is_finite(run, base) for base, _ in run.plan.graph.roots):
         return
     for launch in run.plan.launches:
         node = _first_bad(run, launch)
@@ -35,32 +26,30 @@ def check_finite(run: Run) -> None:
             raise NonFiniteError(_message(run, launch, node))
 
 
-def _finite_rows(run: Run, base: int) -> bool:
+def _is_finite(run: Run, base: int) -> bool:
     kind = run.plan.graph.signatures[run.plan.graph.signature[base]].type
     return bool(np.isfinite(run.value(int(run.plan.offsets[base]), kind)).all())
 
 
 def _first_bad(run: Run, launch: Launch) -> int | None:
+    """The position of the first row that is not finite though all it was made of is; constants are made of nothing."""
     kind = launch.signature.type
     if kind.dtype.kind != "f":
         return None
-    value = run.arena.read(kind.dtype, launch.writes, kind.shape)
-    bad = ~_finite(value, len(launch.nodes))
-    if not bad.any():
-        return None
-    if launch.signature.op is not CONSTANT:
-        for operand, array in zip(launch.signature.operands, operand_values(run.arena, launch), strict=False):
+    bad = ~_finite(run.arena.read(kind.dtype, launch.writes, kind.shape), len(launch.nodes))
+    if bad.any() and launch.signature.op is not CONSTANT and not launch.signature.op.stacked:
+        for operand, array in zip(launch.signature.operands, operand_values(run.arena, launch), strict=True):
             if operand.kind in ("row", "shared") and operand.dtype.kind == "f":
                 bad &= (
                     _finite(array, len(launch.nodes))
-                    if operand.kind == "row" and not _is_shared(array, launch)
+                    if _has_batch_axis(launch, operand, array)
                     else np.isfinite(array).all()
                 )
     return int(np.flatnonzero(bad)[0]) if bad.any() else None
 
 
-def _is_shared(array: Any, launch: Launch) -> bool:
-    return array.ndim == 0 or len(array) != len(launch.nodes)
+def _has_batch_axis(launch: Launch, operand: Operand, array: Any) -> bool:
+    return operand.kind == "row" and array.ndim == len(operand.shape) + 1 and len(array) == len(launch.nodes)
 
 
 def _finite(array: Any, count: int) -> Any:
