@@ -18,13 +18,14 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow.execute import Arena, Run, operand_values, parameter_of, sources
 from lazyflow.expr import Parameter
+from lazyflow.graph import Graph
 from lazyflow.ops.base import Array, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Launch, Rows, launches, parameter_launches
-from lazyflow.tape import KNOWN, Operand
+from lazyflow.tape import KNOWN, Operand, Signature
 
-Retained = Callable[[Run, Arena], None]
+Retained = Callable[[Run, Arena, Any], None]
 
 
 def backward(seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained) -> dict[int, tuple[Parameter, Any]]:
@@ -47,14 +48,17 @@ def backward(seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained) -
         add_seed(*seed)
     while queue:
         run, given = waiting.pop(-heapq.heappop(queue))
-        arena = _run_backward(run, given, gradients)
-        retained(run, arena)
-        for source in _handed_on(run, arena, [node for node, _, _ in given]):
+        active = reached(run.plan.graph, [node for node, _, _ in given])
+        arena = _run_backward(run, given, active, gradients)
+        retained(run, arena, active)
+        for source in _handed_on(run, arena, active):
             add_seed(*source)
     return gradients
 
 
-def _run_backward(run: Run, given: list[tuple[int, int, Array]], gradients: dict[int, tuple[Parameter, Any]]) -> Arena:
+def _run_backward(
+    run: Run, given: list[tuple[int, int, Array]], active: Any, gradients: dict[int, tuple[Parameter, Any]]
+) -> Arena:
     xp = devices.array_module(run.device)
     plan = run.plan
     arena = Arena(run.device, {dtype: size for dtype, size in plan.sizes.items() if dtype.kind == "f"})
@@ -63,7 +67,7 @@ def _run_backward(run: Run, given: list[tuple[int, int, Array]], gradients: dict
     for _, offset, cotangent in given:
         flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
         flat += cotangent.reshape(-1)
-    reverse, at_once = _reached(run, [node for node, _, _ in given])
+    reverse, at_once = _launches(run, active)
     for launch in reversed(reverse):
         if launch.signature.differentiable:
             _launch_backward(xp, run.arena, arena, launch)
@@ -72,11 +76,10 @@ def _run_backward(run: Run, given: list[tuple[int, int, Array]], gradients: dict
     return arena
 
 
-def _reached(run: Run, nodes: list[int]) -> tuple[Sequence[Launch], Sequence[Launch]]:
-    """The launches that the seeds depend on; nodes they do not reach must not take part (0 * inf is not 0)."""
+def _launches(run: Run, active: Any) -> tuple[Sequence[Launch], Sequence[Launch]]:
+    """The launches of the ``active`` nodes; others must not take part (0 * inf is not 0)."""
     plan, graph = run.plan, run.plan.graph
-    active = ancestors(graph.starts, graph.base, nodes)
-    if active.all():
+    if active is None:
         return plan.launches, plan.parameter_launches
     mine = np.flatnonzero(active)
     return (
@@ -85,23 +88,46 @@ def _reached(run: Run, nodes: list[int]) -> tuple[Sequence[Launch], Sequence[Lau
     )
 
 
-def ancestors(starts: Any, operands: Any, nodes: Sequence[int]) -> Any:
-    """Which nodes the given ones depend on, themselves included."""
-    n = len(starts) - 1
-    sinks = np.ones(n, bool)
-    sinks[operands] = False
-    sinks[list(nodes)] = False
-    if not sinks.any():
-        return np.ones(n, bool)
-    reached = bytearray(n)
-    edges, bounds = operands.tolist(), starts.tolist()
+def reached(graph: Graph, nodes: Sequence[int]) -> Any:
+    """Which nodes a gradient from the given ones reaches, or None if it is every node that can have one."""
+    wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)[graph.signature]
+    edges = differentiable_edges(graph)
+    users, operands = np.repeat(np.arange(len(graph)), np.diff(graph.starts))[edges], graph.base[edges]
+    ends = wanted.copy()
+    ends[operands] = False
+    ends[list(nodes)] = False
+    return _walked(len(graph), users, operands, nodes) if ends.any() else None
+
+
+def _wants_gradient(signature: Signature) -> bool:
+    return signature.differentiable or (signature.op is KNOWN and signature.type.requires_grad)
+
+
+def differentiable_edges(graph: Graph) -> Any:
+    """Which entries of ``graph.base`` are operands that their user hands a gradient on to."""
+    kept = np.ones(len(graph.base), bool)
+    for s, signature in enumerate(graph.signatures):
+        wants = [o.vjp is not None for o in signature.operands if o.kind == "row"]
+        if not all(wants):
+            nodes = np.flatnonzero(graph.signature == s)
+            counts = graph.starts[nodes + 1] - graph.starts[nodes]
+            for slot in range(int(counts.max(initial=0))):
+                if not wants[0 if signature.op.stacked else slot]:
+                    kept[graph.starts[nodes[counts > slot]] + slot] = False
+    return kept
+
+
+def _walked(n: int, users: Any, operands: Any, nodes: Sequence[int]) -> Any:
+    bounds = np.searchsorted(users, np.arange(n + 1)).tolist()
+    edges = operands.tolist()
+    found = bytearray(n)
     stack = list(nodes)
     while stack:
         node = stack.pop()
-        if not reached[node]:
-            reached[node] = 1
+        if not found[node]:
+            found[node] = 1
             stack.extend(edges[bounds[node] : bounds[node + 1]])
-    return np.frombuffer(reached, bool)
+    return np.frombuffer(found, bool)
 
 
 def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) -> None:
@@ -160,7 +186,7 @@ def _parameter_gradients(
             parameter = parameter_of(operand.type)
             gradient = operand.vjp(xp, g, y, *operands)
             if not isinstance(gradient, RowSparse):
-                gradient = unbroadcast(xp, gradient, operands[i].shape)
+                gradient = xp.asarray(unbroadcast(xp, gradient, operands[i].shape))
                 gradient = gradient if gradient.shape == parameter.shape else gradient.reshape(parameter.shape)
             known = gradients.get(id(parameter))
             gradients[id(parameter)] = parameter, gradient if known is None else accumulated(known[1], gradient)
@@ -170,15 +196,19 @@ def accumulated(a: Any, b: Any) -> Any:
     """The sum of two gradients; sparse as long as both are."""
     if isinstance(a, RowSparse) and isinstance(b, RowSparse):
         return add_sparse(a, b)
-    return (a.to_dense() if isinstance(a, RowSparse) else a) + (b.to_dense() if isinstance(b, RowSparse) else b)
+    if isinstance(a, RowSparse):
+        a, b = b, a
+    if not isinstance(b, RowSparse):
+        return devices.module(a).asarray(a + b)
+    total = a.copy()
+    b.add_to(total)
+    return total
 
 
-def _handed_on(run: Run, arena: Arena, nodes: list[int]) -> list[tuple[Run, int, int, Array]]:
+def _handed_on(run: Run, arena: Arena, active: Any) -> list[tuple[Run, int, int, Array]]:
     """Cotangents of the values that the run had of earlier runs, as seeds for those."""
-    graph = run.plan.graph
-    if not len(graph.known):
+    if not len(run.plan.graph.known):
         return []
-    active = ancestors(graph.starts, graph.base, nodes)
     found = []
     for launch in run.plan.launches:
         kind = launch.signature.type
@@ -186,7 +216,7 @@ def _handed_on(run: Run, arena: Arena, nodes: list[int]) -> list[tuple[Run, int,
             continue
         g = arena.read(kind.dtype, launch.writes, kind.shape)
         for i, (source, offset) in enumerate(sources(run.plan, launch)):
-            if active[launch.nodes[i]] and source.differentiable:
+            if (active is None or active[launch.nodes[i]]) and source.differentiable:
                 found.append((source, node_at(source, offset, kind.dtype), offset, g[i].copy()))
     return found
 

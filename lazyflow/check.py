@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lazyflow.errors import NonFiniteError
-from lazyflow.execute import Run, operand_values
+from lazyflow.execute import Run, operand_values, parameters_of, sources
+from lazyflow.expr import Expr
 from lazyflow.plan import Launch
-from lazyflow.tape import CONSTANT, Operand
+from lazyflow.tape import CONSTANT, KNOWN, Operand
 
 
-def check_finite(run: Run) -> None:
-    """Raise `NonFiniteError`, naming the first operation that made a NaN or an infinity of finite operands, if a root
-    has one.
+def check_finite(run: Run, roots: Sequence[Expr]) -> None:
+    """Raise `NonFiniteError`, naming the first operation that made a NaN or an infinity of finite operands (or a
+    parameter that holds one), if a root has one.
 
     A value that nothing goes wrong with in the end, such as the -inf of a mask under a softmax, is no error.
     """
-    if all(_is_finite(run, base) for base, _ in run.plan.graph.roots):
-        return
+    places = zip(roots, run.plan.graph.roots, strict=True)
+    values = (run.value(int(run.plan.offsets[base]) + shift, root.type) for root, (base, shift) in places)
+    if not all(bool(np.isfinite(value).all()) for value in values):
+        raise NonFiniteError(_blame(run))
+
+
+def _blame(run: Run) -> str:
     for launch in run.plan.launches:
-        node = _first_bad(run, launch)
-        if node is not None:
-            raise NonFiniteError(_message(run, launch, node))
-
-
-def _is_finite(run: Run, base: int) -> bool:
-    kind = run.plan.graph.signatures[run.plan.graph.signature[base]].type
-    return bool(np.isfinite(run.value(int(run.plan.offsets[base]), kind)).all())
+        position = _first_bad(run, launch)
+        if position is not None:
+            if launch.signature.op is KNOWN:
+                return _blame(sources(run.plan, launch)[position][0])
+            return _message(run, launch, position)
+    for parameter in parameters_of(run.plan):
+        if parameter is not None and not np.isfinite(parameter.array).all():
+            return f"{parameter!r} holds a NaN or an infinity; what was computed of it is not finite"
+    return "a value that was computed before, and whose memory was freed since, is not finite"
 
 
 def _first_bad(run: Run, launch: Launch) -> int | None:

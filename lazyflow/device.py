@@ -68,7 +68,7 @@ def module(array: Array) -> Any:
     >>> module(np.zeros(3)).__name__
     'numpy'
     """
-    return np if isinstance(array, np.ndarray) else _cupy()
+    return _cupy() if hasattr(array, "__cuda_array_interface__") else np
 
 
 def device_of(array: Array) -> str:

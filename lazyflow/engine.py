@@ -13,7 +13,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import expr, settings
-from lazyflow.backward import accumulated
+from lazyflow.backward import accumulated, node_at
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
 from lazyflow.errors import GradientError, ShapeError
@@ -58,7 +58,7 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     run = Run(plan, roots[0].device, differentiable)
     execute(run)
     if checked:
-        check_finite(run)
+        check_finite(run, roots)
     for tape, start in zip(tapes, graph.tape_starts.tolist(), strict=False):
         _remember(tape, start, run)
 
@@ -157,13 +157,20 @@ class Engine:
             _accumulate(parameter, gradient)
 
 
-def _retain(run: Run, cotangents: Arena) -> None:
-    """Keep the cotangents that `Expr.retain_grad` asked for."""
+def _retain(run: Run, cotangents: Arena, active: Any) -> None:
+    """Keep the cotangents that `Expr.retain_grad` asked for, of those nodes that this backward reached."""
     for reference in run.plan.graph.tapes:
         tape = reference()
         for row, known in list(tape.retained.items()) if tape is not None else ():
             assert tape is not None
-            if is_evaluated(tape, row) and location(tape, row)[0] is run:
+            if (
+                is_evaluated(tape, row)
+                and location(tape, row)[0] is run
+                and (
+                    active is None
+                    or active[node_at(run, int(tape.offset_of[row]), signature_by_id(tape.signatures[row]).type.dtype)]
+                )
+            ):
                 kind = signature_by_id(tape.signatures[row]).type
                 flat = cotangents.buffers[kind.dtype][int(tape.offset_of[row]) :][: kind.size]
                 tape.retained[row] = (

@@ -57,6 +57,7 @@ class Arena:
 
     def __init__(self, device: str, sizes: dict[np.dtype[Any], int]) -> None:
         self.device = device
+        self.number = next(_numbers)
         self.buffers = {dtype: POOL.take(device, dtype, size) for dtype, size in sizes.items()}
         self.tables: dict[Any, Array] = {}
 
@@ -102,11 +103,11 @@ class Run:
         self.plan, self.device, self.differentiable = plan, device, differentiable
         self.number = next(_numbers)
         self.arena = Arena(device, plan.sizes)
-        self.stamp = max((p.version for p in _parameters_of(plan) if p is not None), default=0)
+        self.stamp = max((p.version for p in parameters_of(plan) if p is not None), default=0)
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run used has changed since."""
-        return any(p is not None and p.version > self.stamp for p in _parameters_of(self.plan))
+        return any(p is not None and p.version > self.stamp for p in parameters_of(self.plan))
 
     def value(self, offset: int, kind: Type) -> Array:
         """A copy of the value of one node."""
@@ -114,7 +115,7 @@ class Run:
         return buffer[offset : offset + kind.size].reshape(kind.shape).copy()
 
 
-def _parameters_of(plan: Plan) -> list[Parameter | None]:
+def parameters_of(plan: Plan) -> list[Parameter | None]:
     """The parameters among the operands of the plan's signatures; None for one that has died since."""
     shared = {id(o.type): o.type for s in plan.graph.signatures for o in s.operands if o.kind == "shared" and o.type}
     return [kind.parameter() for kind in shared.values() if kind.parameter is not None]
@@ -136,7 +137,7 @@ def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = 
     if operand.kind == "shared":
         assert operand.type is not None
         parameter = parameter_of(operand.type)
-        array = parameter.columns if by_columns and operand.type.ndim == 2 else parameter.array
+        array = parameter.columns(arena.number) if by_columns and operand.type.ndim == 2 else parameter.array
         return array if array.shape == operand.shape else array.reshape(operand.shape)
     return read if arena.device == "cpu" or isinstance(read, float) else devices.to_device(read, arena.device)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.engine import CHOICES
-from lazyflow.expr import Expr
+from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, collect
 from lazyflow.plan import dag_of
 from lazyflow.schedule import Schedule, lower_bound, schedule
@@ -87,6 +87,9 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
     ...
     """
     roots = list(root) if isinstance(root, list | tuple) else [root]
+    for e in roots:
+        if not isinstance(e, Expr) or isinstance(e, Parameter):
+            raise TypeError(f"explain takes recorded expressions, got {type(e).__name__}: it shows how operations run")
     graph = collect(roots, anew=True)
     batching = settings.current().batching
     dag = dag_of(graph)

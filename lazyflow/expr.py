@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.errors import DTypeError, ShapeError, user_line
+from lazyflow.errors import DTypeError, GradientError, ShapeError, user_line
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Op, Shape
 from lazyflow.tape import (
@@ -35,6 +36,7 @@ from lazyflow.tape import (
     current_tape,
     intern_type,
     leaf_signature,
+    signature_by_id,
 )
 
 Operand = Union["Expr", Array, float, int, bool, Sequence[Any]]
@@ -189,12 +191,26 @@ class Expr:
         self.engine.backward(self, gradient)
 
     def detach(self) -> Expr:
-        """The same value, through which no gradient flows; free, it shares the memory."""
-        plain = intern_type(self.shape, self.dtype, self.device)
-        return view(self, plain, 0)
+        """The same value, through which no gradient flows.
+
+        Of a value that was computed already this is a snapshot, a constant that no later update changes and that lets
+        go of what it was computed from. Otherwise it is free: it shares the memory.
+        """
+        if is_evaluated(self):
+            return snapshot(self)
+        return view(self, intern_type(self.shape, self.dtype, self.device), 0)
 
     def retain_grad(self) -> None:
-        """Keep the gradient of this value in `grad` when a backward comes through."""
+        """Keep the gradient of this value in `grad` when a backward comes through.
+
+        What is recorded from this handle afterwards counts. Raises `GradientError` for a value without gradient.
+        """
+        if not self.requires_grad:
+            raise GradientError("retain_grad() of a value that no gradient reaches: it depends on no parameter")
+        if self.tape.sealed or signature_by_id(self.tape.signatures[self.row]).op is VIEW:
+            # A view shares its memory, and its gradient's, with other uses of that memory: a node of its own does not.
+            own = record(OPS["identity"], (self,))
+            self.tape, self.row, self.type = own.tape, own.row, own.type
         self.tape.retained.setdefault(self.row, None)
 
     @property
@@ -220,23 +236,27 @@ class Expr:
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The sum over ``axis`` (all axes by default)."""
-        return record(OPS["sum"], (self,), axis=axis, keepdims=keepdims)
+        return record(OPS["sum"], (self,), axis=_axes(axis), keepdims=keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The mean over ``axis`` (all axes by default)."""
-        return record(OPS["mean"], (self,), axis=axis, keepdims=keepdims)
+        return record(OPS["mean"], (self,), axis=_axes(axis), keepdims=keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The largest element over ``axis`` (all axes by default)."""
-        return record(OPS["max"], (self,), axis=axis, keepdims=keepdims)
+        return record(OPS["max"], (self,), axis=_axes(axis), keepdims=keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The smallest element over ``axis`` (all axes by default)."""
-        return record(OPS["min"], (self,), axis=axis, keepdims=keepdims)
+        return record(OPS["min"], (self,), axis=_axes(axis), keepdims=keepdims)
 
     def argmax(self, axis: int | None = None) -> Expr:
         """The index of the largest element along ``axis`` (of the flattened value by default)."""
         return record(OPS["argmax"], (self,), axis=axis, keepdims=False)
+
+
+def _axes(axis: Any) -> Any:
+    return tuple(axis) if isinstance(axis, list) else axis
 
 
 def handle(tape: Tape, row: int, kind: Type) -> Expr:
@@ -264,7 +284,7 @@ class Parameter(Expr):
     array([2., 4.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_columns", "_grad", "array", "name", "version")
+    __slots__ = ("__weakref__", "_columns", "_exposed", "_grad", "array", "name", "version")
 
     def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
         options = settings.current()
@@ -272,7 +292,8 @@ class Parameter(Expr):
         self.array = devices.to_device(array, options.device)
         self.name = name
         self._grad: Any = None
-        self._columns: tuple[int, Array] = (0, None)
+        self._columns: tuple[Any, Array] = (None, None)
+        self._exposed = False
         self.version = next(_versions)
         self._retype(requires_grad)
 
@@ -302,24 +323,25 @@ class Parameter(Expr):
         look at the values only, `numpy` copies them and leaves what was computed alone.
         """
         self.touch()
+        self._exposed = True
         return self.array
 
     @data.setter
     def data(self, value: Any) -> None:
         self.assign(value)
 
-    @property
-    def columns(self) -> Array:
-        """``array`` in column-major order, copied once for every change of the parameter.
+    def columns(self, run: int) -> Array:
+        """``array`` in column-major order, copied once for every change of the parameter, or, if its `data` was handed
+        out and may change unseen, once for every ``run``.
 
         A product with the transpose of a row-major matrix is up to five times slower where the other factor has few
         rows.
         """
-        version, array = self._columns
-        if version != self.version:
-            xp = devices.module(self.array)
-            array = xp.ascontiguousarray(self.array.T).T
-            self._columns = self.version, array
+        key = self.version, run if self._exposed else 0
+        known, array = self._columns
+        if known != key:
+            array = devices.module(self.array).ascontiguousarray(self.array.T).T
+            self._columns = key, array
         return array
 
     def assign(self, value: Any) -> None:
@@ -427,12 +449,19 @@ def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__cuda_array_interface__"):
         array = value if hasattr(value, "ndim") and not isinstance(value, np.generic) else np.asarray(value)
     else:
+        if holds_expressions(value):
+            raise TypeError("a list that holds expressions is no array; join them with lf.stack or lf.concatenate")
         array = np.asarray(value)
         if array.dtype.kind == "f":
             array = array.astype(dtype)
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"expected numbers, got {array.dtype} from a {type(value).__name__}")
     return array
+
+
+def holds_expressions(value: Any) -> bool:
+    """Whether a Python list or tuple has an expression in it, at any depth."""
+    return isinstance(value, list | tuple) and any(isinstance(v, Expr) or holds_expressions(v) for v in value)
 
 
 _constants: dict[Any, Signature] = {}
@@ -452,10 +481,20 @@ def constant(value: Any) -> Expr:
         return value
     options = settings.current()
     array = _as_array(value, options.dtype)
-    return _snapshot(current_tape(), np.array(array) if isinstance(array, np.ndarray) else array.copy())
+    return _constant_node(current_tape(), np.array(array) if isinstance(array, np.ndarray) else array.copy())
 
 
-def _snapshot(tape: Tape, array: Array) -> Expr:
+def is_evaluated(e: Expr) -> bool:
+    """Whether the value of ``e`` was computed already."""
+    return e.tape.run_of is not None and bool(e.tape.run_of[e.row] >= 0)
+
+
+def snapshot(e: Expr) -> Expr:
+    """The value that ``e`` has now as a constant."""
+    return _constant_node(current_tape(), e.engine.value(e))
+
+
+def _constant_node(tape: Tape, array: Array) -> Expr:
     """A constant node of an array that nobody will change."""
     kind = intern_type(array.shape, array.dtype, tape.device)
     signature = _constants.get(kind)
@@ -468,11 +507,14 @@ def _snapshot(tape: Tape, array: Array) -> Expr:
 def _append(
     tape: Tape, signature: Signature, rows: Iterable[int], ints: Iterable[int] = (), floats: Iterable[float] = ()
 ) -> Expr:
+    assert not tape.sealed, "what is recorded goes onto an open tape"
+    # Converted first: a payload that does not fit raises before anything is on the tape.
+    columns = array("i", rows), array("i", ints), array("d", floats)
     row = len(tape.signatures)
+    tape.operands.extend(columns[0])
+    tape.ints.extend(columns[1])
+    tape.floats.extend(columns[2])
     tape.signatures.append(signature.id)
-    tape.operands.extend(rows)
-    tape.ints.extend(ints)
-    tape.floats.extend(floats)
     if tape.lines is not None:
         tape.lines.append(user_line())
     return handle(tape, row, signature.type)
@@ -485,11 +527,14 @@ def _local_row(tape: Tape, e: Expr) -> int:
     """The row of ``e`` on ``tape``, importing it from its own tape if that is another."""
     if e.tape is tape:
         return e.row
-    key = id(e.tape), e.row
+    key = e.tape.number, e.row
     row = tape.imported.get(key)
     if row is None and e.row in e.tape.objects and e.tape.device == tape.device:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
-        row = tape.imported[key] = _snapshot(tape, e.tape.objects[e.row]).row
+        row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
+    if row is None and not e.requires_grad and is_evaluated(e):
+        # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive.
+        row = tape.imported[key] = _constant_node(tape, e.engine.value(e)).row
     if row is None:
         e.tape.seal()
         kind = imported_type(e)
@@ -697,9 +742,9 @@ def binary(op: Op) -> Binary:
         e.tape = tape
         e.row = len(signatures)
         e.type = signature.type
+        tape.floats.append(b)  # first: an integer too large for a float raises here, and nothing is on the tape
         signatures.append(signature.id)
         tape.operands.append(a.row)
-        tape.floats.append(b)
         return e
 
     return call
@@ -718,8 +763,8 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
                 signature, tape = kind.signatures.get(op), current_tape()
             if signature is not None and tape.open and (kind.parameter is None or signature in tape.keep):
                 row = len(tape.signatures)
+                tape.ints.append(i)  # first: it may not fit
                 tape.signatures.append(signature.id)
-                tape.ints.append(i)
                 if kind.parameter is None:
                     tape.operands.append(x.row)
                 e = _new(Expr)
@@ -774,7 +819,7 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
         if found is not None:
             return found
         operands = of_one_type(operands)
-        kind = operands[0].type
+        kind = type_on(current_tape(), operands[0])
         e = record(op, operands)
         count = 1 if ragged else len(operands)
         table.setdefault(kind, {})[0 if ragged else count] = signature_of(op, (kind,) * count, {})
@@ -786,14 +831,12 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
 def of_one_type(operands: Sequence[Expr]) -> Sequence[Expr]:
     """Expressions of one shape and dtype as expressions of one type: constants beside differentiable values count as
     such."""
-    if len({o.type for o in operands}) == 1 and operands[0].type.parameter is None:
-        return operands
-    rows = [record(OPS["identity"], (o,)) if o.type.parameter is not None else o for o in operands]
     tape = current_tape()
-    wanted = any(type_on(tape, o).requires_grad for o in rows)
-    first = rows[0].type
-    kind = intern_type(first.shape, first.dtype, first.device, wanted)
-    return [o if o.type is kind else view(o, kind, 0) for o in rows]
+    rows = [record(OPS["identity"], (o,)) if o.type.parameter is not None else o for o in operands]
+    types = [type_on(tape, o) for o in rows]
+    first = types[0]
+    kind = intern_type(first.shape, first.dtype, first.device, any(t.requires_grad for t in types))
+    return [o if t is kind else view(o, kind, 0) for o, t in zip(rows, types, strict=True)]
 
 
 def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:
@@ -880,7 +923,9 @@ def getitem(x: Any, key: Any) -> Expr:
             return found
     x = constant(x)
     shape = x.type.shape
-    if isinstance(key, Expr | np.ndarray | list) and not isinstance(key, bool):
+    if isinstance(key, bool | np.bool_):
+        raise TypeError("an index is an integer, got a bool; for a mask use lf.where")
+    if isinstance(key, Expr | np.ndarray | list):
         return record(OPS["take"], (x, _index_array(key)), axis=0)
     if not shape or x.type.parameter is not None or not isinstance(key, int | slice | np.integer):
         if isinstance(key, int | np.integer) and shape:
@@ -898,7 +943,7 @@ def getitem(x: Any, key: Any) -> Expr:
 
 
 def _index_array(key: Any) -> Any:
-    array = key if isinstance(key, Expr) else np.asarray(key)
+    array = key if isinstance(key, Expr) else np.asarray(key, None if len(key) else np.int64)
     if array.dtype.kind not in "iu":
         raise DTypeError(f"an index array must hold integers, got {array.dtype}; for a mask use lf.where")
     return array

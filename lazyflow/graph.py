@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow.errors import LazyflowError
 from lazyflow.expr import Expr, handle
 from lazyflow.tape import IMPORT, RAGGED, VIEW, Signature, Tape, known_signature, signature_by_id, signature_columns
 
@@ -140,6 +141,12 @@ class _Columns:
         counts[ragged] = self.ints[self.int_starts[ragged]]
         self.starts = _starts(counts)
         self.floats = _laid_end_to_end(tapes, "floats", np.float64)
+        ends = int(self.starts[-1]), int(self.int_starts[-1]), int(self.float_starts[-1])
+        if ends != (len(self.operands), len(self.ints), len(self.floats)):
+            raise LazyflowError(
+                "the recording was torn: an interrupt, or several threads recording from one expression; an expression "
+                "belongs to the thread that recorded it until its value was computed. Record it again"
+            )
 
     def _drawn_anew(self, ints: Ints) -> Ints:
         """The payload, with other draw counts (the second number of a random node) on tapes that are computed again."""
@@ -203,15 +210,15 @@ def _known_rows(columns: _Columns, foreign: list[tuple[int, Tape, int]], anew: b
     return _Known(rows, runs, which, offsets)
 
 
-def _imports(columns: _Columns) -> tuple[list[tuple[int, int]], list[tuple[int, Tape, int]]]:
-    """Imports of rows of these very tapes (row, source row), which are aliases, and of values of other tapes."""
+def _imports(columns: _Columns, anew: bool) -> tuple[list[tuple[int, int]], list[tuple[int, Tape, int]]]:
+    """Imports of rows that are computed here (row, source row), which are aliases, and of values computed before."""
     position = {id(t): int(s) for t, s in zip(columns.tapes, columns.tape_starts, strict=False)}
     aliases: list[tuple[int, int]] = []
     foreign: list[tuple[int, Tape, int]] = []
     for node in columns.nodes_of(IMPORT).tolist():
         t = int(np.searchsorted(columns.tape_starts, node, side="right")) - 1
         source, row = columns.tapes[t].imports[int(columns.ints[columns.int_starts[node]])]
-        if id(source) in position:
+        if id(source) in position and (anew or not is_evaluated(source, row)):
             aliases.append((node, position[id(source)] + row))
         else:
             foreign.append((node, source, row))
@@ -269,7 +276,7 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     n = len(c.signature)
     position = {id(t): int(s) for t, s in zip(c.tapes, c.tape_starts, strict=False)}
     views = c.nodes_of(VIEW)
-    imported, foreign = _imports(c)
+    imported, foreign = _imports(c, anew)
     known = _known_rows(c, foreign, anew)
     aliases = np.concatenate([views, _int_array([row for row, _ in imported])])
     targets = np.concatenate([c.operands[c.starts[views]], _int_array([source for _, source in imported])])

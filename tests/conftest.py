@@ -1,8 +1,9 @@
 """Tests that need a GPU are skipped where there is none, and say what is missing."""
 
+import numpy as np
 import pytest
 
-from lazyflow import device
+from lazyflow import device, execute
 from lazyflow.errors import DeviceError
 
 
@@ -12,6 +13,19 @@ def missing_gpu():
     except DeviceError as error:
         return str(error)
     return ""
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Fresh memory holds NaN: whoever reads what nobody wrote gets caught."""
+    take = execute.Pool.take
+
+    def poisoned(pool, where, dtype, size):
+        buffer = take(pool, where, dtype, size)
+        buffer.fill(np.nan if dtype.kind == "f" else 1)
+        return buffer
+
+    monkeypatch.setattr(execute.Pool, "take", poisoned)
 
 
 def pytest_collection_modifyitems(config, items):

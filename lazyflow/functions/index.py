@@ -16,13 +16,13 @@ _lookup = indexed(OPS["lookup"])
 _pick = indexed(OPS["pick"])
 
 
-def _checked(name: str, indices: Any, size: int, what: str) -> Any:
-    array = np.asarray(indices)
+def _checked(name: str, indices: Any, size: int, what: str, lowest: int = 0) -> Any:
+    array = np.asarray(indices, None if np.size(indices) else np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: an index must be an integer, got {array.dtype}")
-    if array.size and not (array.min() >= 0 and array.max() < size):
-        wrong = array.ravel()[(array.ravel() < 0) | (array.ravel() >= size)][0]
-        raise IndexError(f"{name}: index {wrong} is out of range for {what}")
+    wrong = (array < lowest) | (array >= size)
+    if wrong.any():
+        raise IndexError(f"{name}: index {array[wrong].flat[0]} is out of range for {what}")
     return array
 
 
@@ -37,7 +37,7 @@ def embedding(table: Any, index: Any) -> Expr:
     >>> lf.embedding(table, 1).numpy()
     array([2., 3.], dtype=float32)
     """
-    if index.__class__ is int and 0 <= index < table.type.shape[0]:
+    if index.__class__ is int and isinstance(table, Expr) and table.type.shape and 0 <= index < table.type.shape[0]:
         return _lookup(table, index)
     table = constant(table)
     if not table.shape:
@@ -62,12 +62,9 @@ def take(x: Any, indices: Any, axis: int = 0) -> Expr:
     x = constant(x)
     if not isinstance(indices, Expr):
         size = x.shape[axis] if -x.ndim <= axis < x.ndim else 0
-        indices = _checked(
-            "take",
-            np.where(np.asarray(indices) < 0, np.asarray(indices) + size, indices),
-            size,
-            f"axis {axis} of shape {x.shape}",
-        )
+        given = np.asarray(indices, None if np.size(indices) else np.int64)
+        what = f"axis {axis} of shape {x.shape}"
+        indices = np.where(given < 0, given + size, _checked("take", given, size, what, lowest=-size))
     return record(OPS["take"], (x, indices), axis=axis)
 
 

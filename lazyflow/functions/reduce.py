@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, joined, record
+from lazyflow.expr import Expr, constant, holds_expressions, joined, record
 from lazyflow.ops import OPS
 
 __all__ = [
@@ -42,13 +42,13 @@ def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequ
     return recorder(found)
 
 
-def _is_list(x: Any) -> bool:
-    return isinstance(x, list | tuple) and any_expression(x)
-
-
-def any_expression(x: Sequence[Any]) -> bool:
-    """Whether a list holds expressions (then it is a list of operands) or plain numbers (then it is one array)."""
-    return not len(x) or isinstance(x[0], Expr)
+def _is_list(name: str, x: Any, axis: Any, keepdims: bool) -> bool:
+    """Whether ``x`` is a list of expressions, to be summed over, and not one array written as a list of numbers."""
+    if not isinstance(x, list | tuple) or (len(x) and not holds_expressions(x)):
+        return False
+    if axis is not None or keepdims:
+        raise TypeError(f"{name} over a list of expressions takes no axis and no keepdims; use lf.stack for that")
+    return True
 
 
 def _axes(axis: Any) -> Any:
@@ -66,9 +66,9 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     >>> lf.sum(x).item(), lf.sum(x, axis=0).numpy(), lf.sum([x[0], x[1]]).numpy()
     (10.0, array([4., 6.], dtype=float32), array([4., 6.], dtype=float32))
     """
-    if x.__class__ is list and (again := _sum_again(x)) is not None:
+    if x.__class__ is list and axis is None and not keepdims and (again := _sum_again(x)) is not None:
         return again
-    if _is_list(x):
+    if _is_list("sum", x, axis, keepdims):
         return _listed("sum", _sum_list, x)
     return record(OPS["sum"], (x,), axis=_axes(axis), keepdims=keepdims)
 
@@ -81,9 +81,9 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     >>> lf.mean([lf.constant(1.0), lf.constant(3.0)]).item()
     2.0
     """
-    if x.__class__ is list and (again := _mean_again(x)) is not None:
+    if x.__class__ is list and axis is None and not keepdims and (again := _mean_again(x)) is not None:
         return again
-    if _is_list(x):
+    if _is_list("mean", x, axis, keepdims):
         return _listed("mean", _mean_list, x)
     return record(OPS["mean"], (x,), axis=_axes(axis), keepdims=keepdims)
 

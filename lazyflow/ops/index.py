@@ -31,6 +31,8 @@ def checked(xp: Any, name: str, index: Array, n: int) -> Array:
     if not given.size or given.view(np.uint64).max() < n:
         return given
     index = np.where(given < 0, given + n, given)
+    if name == "lookup":  # a table has no row -1
+        index = given
     wrong = (index < 0) | (index >= n)
     if wrong.any():
         raise IndexError(f"{name}: index {given[wrong].flat[0]} is out of range for an axis of {n} elements")

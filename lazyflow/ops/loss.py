@@ -93,6 +93,9 @@ def _places(xp: Any, scores: Array, index: Array) -> tuple[Array, Array]:
     """The rows of flattened scores, and the class that belongs to each."""
     if index.shape != scores.shape[:-1]:
         index = xp.broadcast_to(index, scores.shape[:-1])
+    if xp is np and index.size and (index.min() < 0 or index.max() >= scores.shape[-1]):
+        wrong = index[(index < 0) | (index >= scores.shape[-1])].flat[0]
+        raise IndexError(f"class {wrong} is out of range for {scores.shape[-1]} scores; classes are numbered from 0")
     return xp.arange(index.size), index.reshape(-1)
 
 

@@ -50,7 +50,7 @@ def test_an_index_out_of_range_that_only_the_kernel_sees(name):
     op = OPS[name]
     scores, index = np.zeros((2, 3)), np.array([0, 3])
     result = op.infer(scores[0], index[0])
-    with pytest.raises(IndexError, match="index 3 is out of bounds"):
+    with pytest.raises(IndexError, match="class 3 is out of range for 3 scores"):
         op.forward(np, scores, index, **result.static)
 
 
