@@ -32,7 +32,7 @@ CHOICES = Choices()
 
 def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
     """Schedule and plan a graph."""
-    names = tuple(s.id for s in graph.signatures)
+    names = tuple(s.serial for s in graph.signatures)
     return make(graph, schedule(dag_of(graph), batching, CHOICES, names), reuse=reuse)
 
 

@@ -93,7 +93,7 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
     graph = collect(roots, anew=True)
     batching = settings.current().batching
     dag = dag_of(graph)
-    plan = schedule(dag, batching, CHOICES, tuple(s.id for s in graph.signatures))
+    plan = schedule(dag, batching, CHOICES, tuple(s.serial for s in graph.signatures))
     found = _groups(graph, plan)
     return Explanation(
         recorded=int(graph.tape_starts[-1]),

@@ -144,6 +144,9 @@ class Expr:
         def __le__(self, other: Any) -> Expr: ...
         def __gt__(self, other: Any) -> Expr: ...
         def __ge__(self, other: Any) -> Expr: ...
+        def __and__(self, other: Any) -> Expr: ...
+        def __or__(self, other: Any) -> Expr: ...
+        def __invert__(self) -> Expr: ...
 
     def forward(self) -> Expr:
         """Run what this value needs, under the current parameters, and return ``self``."""
@@ -170,6 +173,9 @@ class Expr:
         if self.dtype.kind not in "iu":
             raise TypeError(f"only an integer expression can be an index, this one is {self.dtype}")
         return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
 
     def __bool__(self) -> bool:
         if self.type.size != 1:
@@ -303,7 +309,16 @@ class Parameter(Expr):
                 f"only floating parameters have gradients, got {self.array.dtype}; pass requires_grad=False"
             )
         device = devices.device_of(self.array)
+        self._forget_signatures()
         self.type = Type(self.array.shape, self.array.dtype, device, requires_grad, self)
+
+    def _forget_signatures(self) -> None:
+        """A type and its signatures refer to each other; without this they would wait for the garbage collector."""
+        if hasattr(self, "type"):
+            self.type.signatures.clear()
+
+    def __del__(self) -> None:
+        self._forget_signatures()
 
     @property
     def requires_grad(self) -> bool:
@@ -557,7 +572,8 @@ def type_on(tape: Tape, e: Expr) -> Type:
 def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], tuple[Type | Inline, ...]]:
     """Operands as expressions or payload numbers, and the types that key the signature.
 
-    Python and NumPy scalars are weak (NEP 50), also NumPy's 0-d floats, so that ``x / np.sqrt(n)`` stays float32.
+    Python's scalars are weak, as in NumPy (NEP 50): they take the dtype of the expression. So are NumPy's scalars,
+    unlike in NumPy, so that ``x / np.sqrt(n)`` stays float32; an array of any shape has its own dtype.
     """
     values: list[Any] = []
     types: list[Type | Inline] = []

@@ -346,8 +346,9 @@ class Choices:
     when it is seen for the 1st, 4th, 16th, 64th... time.
     """
 
-    def __init__(self, small: int = 256) -> None:
+    def __init__(self, small: int = 256, most: int = 4096) -> None:
         self.small = small
+        self.most = most
         self.known: dict[Any, Choice] = {}
 
     def due(self, key: Any, nodes: int) -> bool:
@@ -361,6 +362,8 @@ class Choices:
 
     def learn(self, key: Any, way: str) -> None:
         choice = self.known.get(key, Choice(way, 0, 0))
+        if len(self.known) >= self.most and key not in self.known:
+            del self.known[next(iter(self.known))]  # the oldest: its model may be long gone
         self.known[key] = Choice(way, choice.seen + 1, choice.compared + 1)
 
 

@@ -91,6 +91,9 @@ class Operand(NamedTuple):
     vjp: Callable[..., Array] | None
 
 
+_serials = itertools.count()
+
+
 class Signature:
     """All that the nodes of one launch have in common. See `intern` for how one comes to be."""
 
@@ -105,6 +108,7 @@ class Signature:
         "op",
         "operands",
         "rows",
+        "serial",
         "static",
         "type",
     )
@@ -118,6 +122,7 @@ class Signature:
         self.forward = partial(op.forward, **static) if static else op.forward
         self.differentiable = any(o.vjp is not None for o in operands)
         self.line = user_line()
+        self.serial = next(_serials)  # never used again, while ids are
         self.id = _enroll(self)
 
     def __repr__(self) -> str:
@@ -132,12 +137,20 @@ _ROWS, _INTS, _FLOATS = array("i"), array("i"), array("i")
 _enrolling = threading.Lock()
 
 
+_free: list[int] = []  # ids of signatures that have died with their parameters
+
+
 def _enroll(signature: Signature) -> int:
     with _enrolling:
-        for column, value in ((_ROWS, signature.rows), (_INTS, signature.ints), (_FLOATS, signature.floats)):
-            column.append(value)
-        _SIGNATURES.append(weakref.ref(signature))
-        return len(_SIGNATURES) - 1
+        number = _free.pop() if _free else len(_SIGNATURES)
+        if number == len(_SIGNATURES):
+            for column in (_ROWS, _INTS, _FLOATS):
+                column.append(0)
+            _SIGNATURES.append(weakref.ref(signature))
+        _ROWS[number], _INTS[number], _FLOATS[number] = signature.rows, signature.ints, signature.floats
+        # The callback may run while this very lock is held: appending to a list needs none.
+        _SIGNATURES[number] = weakref.ref(signature, lambda _: _free.append(number))
+        return number
 
 
 def signature_by_id(number: int) -> Signature:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
+from lazyflow.tape import signature_columns
 
 LISTS = {
     "sum": lf.sum,
@@ -264,3 +266,46 @@ def test_small_things():
     assert x.sum(axis=[0, 1]).item() == 10.0
     assert x[[]].shape == (0, 2) and lf.embedding(x, []).shape == (0, 2)
     np.testing.assert_array_equal(lf.embedding(np.eye(2), 1).numpy(), [0.0, 1.0])
+
+
+def test_logic_of_comparisons():
+    x = lf.constant([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(((x > 1) & (x < 3)).numpy(), [False, True, False])
+    np.testing.assert_array_equal(((x < 2) | ~(x < 3)).numpy(), [True, False, True])
+    for mistake in (lambda: x & x, lambda: ~x, lambda: (x > 1) | 1.0):
+        with pytest.raises(lf.DTypeError, match="booleans"):
+            mistake()
+
+
+def test_a_value_in_a_text():
+    loss = lf.sum(lf.constant([1.0, 2.5]))
+    assert f"{loss:.2f}" == "3.50"
+    assert "float32" in f"{loss}"
+
+
+def test_an_array_does_not_take_the_place_of_a_parameter():
+    layer = lf.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"weight\.assign"):
+        layer.weight = np.zeros((2, 2))
+    layer.weight = lf.Parameter(np.zeros((2, 2)))
+    layer.bias = None
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+
+
+def test_signatures_of_dead_parameters_leave_their_numbers():
+    def use():
+        w = lf.Parameter(np.ones((2, 2)))
+        lf.sum(w @ lf.constant(np.ones(2))).backward()
+
+    use()
+    before = len(signature_columns()[0])
+    for _ in range(50):
+        use()
+    assert len(signature_columns()[0]) == before
+
+
+def test_choices_are_bounded():
+    choices = Choices(most=3)
+    for key in range(10):
+        choices.learn(key, "levels")
+    assert list(choices.known) == [7, 8, 9]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lazyflow.errors import DTypeError
 from lazyflow.expr import Expr
 from lazyflow.functions import elementwise as e
 from lazyflow.functions.linalg import matmul
@@ -32,11 +33,28 @@ COMPARISON: dict[str, Callable[[Any, Any], Expr]] = {
 UNARY: dict[str, Callable[[Any], Expr]] = {"neg": e.negative, "abs": e.abs}
 
 
+def _of_booleans(symbol: str, function: Callable[..., Expr]) -> Callable[..., Expr]:
+    def apply(*operands: Any) -> Expr:
+        kinds = [str(getattr(o, "dtype", type(o).__name__)) for o in operands]
+        if any(kind != "bool" for kind in kinds):
+            raise DTypeError(f"{symbol} takes booleans, such as those of a comparison, got {' and '.join(kinds)}")
+        return function(*operands)
+
+    return apply
+
+
+LOGICAL: dict[str, Callable[..., Expr]] = {
+    "and": _of_booleans("&", e.logical_and),
+    "or": _of_booleans("|", e.logical_or),
+    "invert": _of_booleans("~", e.logical_not),
+}
+
+
 def _reflected(function: Callable[[Any, Any], Expr]) -> Callable[[Any, Any], Expr]:
     return lambda self, other: function(other, self)
 
 
-for _name, _function in {**BINARY, **COMPARISON, **UNARY}.items():
+for _name, _function in {**BINARY, **COMPARISON, **UNARY, **LOGICAL}.items():
     setattr(Expr, f"__{_name}__", _function)
 for _name, _function in BINARY.items():
     setattr(Expr, f"__r{_name}__", _reflected(_function))

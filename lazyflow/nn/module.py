@@ -102,6 +102,11 @@ class Module:
         if isinstance(value, Parameter | Module):
             self._adopt(name, value)
             self._buffers.discard(name)
+        elif isinstance(self.__dict__.get(name), Parameter) and value is not None:
+            raise TypeError(
+                f"{name!r} is a parameter, and a {type(value).__name__} would take its place untrained; "
+                f"use {name}.assign(...) to give it other numbers, or a lf.Parameter to replace it"
+            )
         elif name in self.__dict__.get("_buffers", ()):
             if _is_plain_array(value):
                 value = _own_array(value)
