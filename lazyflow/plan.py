@@ -326,9 +326,12 @@ def _reader(
     graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: Sequence[Signature]
 ) -> Callable[..., Rows]:
     """A function that says where an operand of a launch lies; the columns behind it are made once for all launches."""
-    place = offsets.take(graph.base) + graph.shift
     starts = graph.starts.take(order)
     columns: dict[int, _Column] = {}
+
+    def place(edges: Ints) -> Ints:
+        found: Ints = offsets.take(graph.base.take(edges)) + graph.shift.take(edges)
+        return found
 
     def column(slot: int) -> _Column:
         if slot not in columns:
@@ -337,7 +340,7 @@ def _reader(
                 np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)]), np.diff(bounds)
             )
             values = np.zeros(len(order), np.int64)
-            values[filled] = place[starts[filled] + slot]
+            values[filled] = place(starts[filled] + slot)
             widths = [_width_of_slot(s, slot) for s in signatures]
             columns[slot] = _Column(values, bounds, np.array(widths, np.int64))
         return columns[slot]
@@ -348,7 +351,7 @@ def _reader(
             return column(slot).rows(launch, low, high, width)
         counts = graph.starts[order[low:high] + 1] - starts[low:high]
         ends = np.cumsum(counts)
-        values = place[np.repeat(starts[low:high] - ends + counts, counts) + np.arange(ends[-1])]
+        values = place(np.repeat(starts[low:high] - ends + counts, counts) + np.arange(ends[-1]))
         return _few_rows(values, width)
 
     return read
@@ -376,7 +379,9 @@ def parameter_launches(graph: Graph, launch_of: Ints, offsets: Ints, nodes: Ints
         chosen[nodes] = True
         mine &= chosen
     found = np.flatnonzero(mine)
-    in_order = found[np.lexsort((offsets[found], graph.signature[found]))]
+    # Rows lie in the order of their launches, and within one as recorded: two stable sorts put them so.
+    by_launch = found[_by_launch(launch_of[found], int(launch_of.max(initial=0)) + 1)]
+    in_order = by_launch[_by_launch(graph.signature[by_launch], len(graph.signatures))]
     bounds = np.unique(_bounds(graph.signature[in_order], len(graph.signatures)))
     return _described(graph, in_order, bounds, offsets) if len(bounds) > 1 else ()
 

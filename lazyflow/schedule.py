@@ -395,7 +395,8 @@ def by_phases(dag: Dag, way: str, choices: Choices | None = None, names: Sequenc
     internal = component.take(dag.users) == component.take(dag.operands)
     level = depths(dag, internal)
     heights = np.zeros(len(parts.members), np.int64)
-    np.maximum.at(heights, component, level)
+    for i in np.flatnonzero(parts.recurrent).tolist():
+        heights[i] = level[component == i].max()
     within = level * dag.signatures + dag.signature
     spans = (heights + 1) * dag.signatures
     if way != "levels":

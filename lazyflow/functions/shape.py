@@ -129,9 +129,10 @@ def _bounds(size: int, sections: int | Sequence[int]) -> list[int]:
 
 def _equal_parts(x: Expr, sections: int) -> list[Expr]:
     """The hot form, all parts in one go: three appends for the whole list."""
-    found = _splits.setdefault(x.type, {}).get(sections)
-    if found is None:
-        found = _splits[x.type][sections] = _prepare(x, sections)
+    try:
+        found = _splits[x.type][sections]
+    except KeyError:
+        found = _splits.setdefault(x.type, {})[sections] = _prepare(x, sections)
     signatures, offsets, kind = found
     tape = x.tape
     first = len(tape.signatures)
