@@ -18,7 +18,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow.execute import Arena, Run, operand_values, parameter_of, sources
 from lazyflow.expr import Parameter
-from lazyflow.graph import Graph
+from lazyflow.graph import Graph, reachable
 from lazyflow.ops.base import Array, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.ops.sparse import add as add_sparse
@@ -96,7 +96,7 @@ def reached(graph: Graph, nodes: Sequence[int]) -> Any:
     ends = wanted.copy()
     ends[operands] = False
     ends[list(nodes)] = False
-    return _walked(len(graph), users, operands, nodes) if ends.any() else None
+    return reachable(len(graph), nodes, users, operands) if ends.any() else None
 
 
 def _wants_gradient(signature: Signature) -> bool:
@@ -115,19 +115,6 @@ def differentiable_edges(graph: Graph) -> Any:
                 if not wants[0 if signature.op.stacked else slot]:
                     kept[graph.starts[nodes[counts > slot]] + slot] = False
     return kept
-
-
-def _walked(n: int, users: Any, operands: Any, nodes: Sequence[int]) -> Any:
-    bounds = np.searchsorted(users, np.arange(n + 1)).tolist()
-    edges = operands.tolist()
-    found = bytearray(n)
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        if not found[node]:
-            found[node] = 1
-            stack.extend(edges[bounds[node] : bounds[node + 1]])
-    return np.frombuffer(found, bool)
 
 
 def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) -> None:

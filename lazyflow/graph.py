@@ -250,14 +250,15 @@ def _needed(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) ->
         needed &= used
         keep = ~dead[users]
         users, operands = users[keep], operands[keep]
-    return _walk(n, roots, users, operands) & computed
+    return reachable(n, roots.tolist(), users, operands) & computed
 
 
-def _walk(n: int, roots: Ints, users: Ints, operands: Ints) -> Ints:
+def reachable(n: int, nodes: Sequence[int], users: Ints, operands: Ints) -> Ints:
+    """Which of ``n`` nodes the given ones rest on, themselves included, along edges in ascending order of users."""
     starts = np.searchsorted(users, np.arange(n + 1)).tolist()
     sources = operands.tolist()
     reached = bytearray(n)
-    stack = roots.tolist()
+    stack = list(nodes)
     while stack:
         node = stack.pop()
         if not reached[node]:
@@ -352,4 +353,4 @@ def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints)
     return tuple(found), signature
 
 
-__all__ = ["Graph", "awaited", "collect", "is_evaluated", "location", "reached_tapes"]
+__all__ = ["Graph", "awaited", "collect", "is_evaluated", "location", "reachable", "reached_tapes"]
