@@ -41,21 +41,21 @@ class TreeLSTM:
 
     def state(self, tree: Tree, losses: list[lf.Expr] | None) -> tuple[lf.Expr, lf.Expr]:
         """Hidden state and memory of the root; appends the loss of every node to ``losses``."""
+        drop = self.dropout if losses is not None else 0.0
         if tree.children:
-            (hl, cl), (hr, cr) = [self.state(child, losses) for child in tree.children]
+            left, right = tree.children
+            hl, cl = self.state(left, losses)
+            hr, cr = self.state(right, losses)
             i, fl, fr, o, u = lf.split(lf.affine(*self.inner, lf.concatenate([hl, hr])), 5)
             c = lf.sigmoid(i) * lf.tanh(u) + lf.sigmoid(fl) * cl + lf.sigmoid(fr) * cr
         else:
-            word = self._dropped(lf.embedding(self.table, tree.word), losses)
-            i, o, u = lf.split(lf.affine(*self.leaf, word), 3)
+            word = lf.embedding(self.table, tree.word)
+            i, o, u = lf.split(lf.affine(*self.leaf, lf.dropout(word, drop) if drop else word), 3)
             c = lf.sigmoid(i) * lf.tanh(u)
         h = lf.sigmoid(o) * lf.tanh(c)
         if losses is not None:
-            losses.append(lf.cross_entropy(self.logits(self._dropped(h, losses)), tree.label))
+            losses.append(lf.cross_entropy(self.logits(lf.dropout(h, drop) if drop else h), tree.label))
         return h, c
-
-    def _dropped(self, x: lf.Expr, losses: list[lf.Expr] | None) -> lf.Expr:
-        return x if losses is None or not self.dropout else lf.dropout(x, self.dropout)
 
     def logits(self, h: lf.Expr) -> lf.Expr:
         return lf.affine(*self.head, h)
