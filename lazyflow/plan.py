@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,19 +69,20 @@ class Launch:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The launches in order, the arena's size in elements per dtype, and the arena offset of every node of the graph.
-
-    ``parameter_launches`` hold all nodes of a signature that has a differentiable parameter, as if nothing forbade to
-    run them at once: backward computes the parameters' gradients from them.
-    """
+    """The launches in order, the arena's size in elements for each dtype, and the arena offset of every node."""
 
     graph: Graph
     schedule: Schedule
     launches: tuple[Launch, ...]
-    parameter_launches: tuple[Launch, ...]
     offsets: Ints
     sizes: dict[np.dtype[Any], int]
     reuses: bool
+
+    @cached_property
+    def parameter_launches(self) -> tuple[Launch, ...]:
+        """All nodes of each signature that has a differentiable parameter, as if nothing forbade to run them at once:
+        what backward computes the parameters' gradients from. Made when a backward first asks."""
+        return () if self.reuses else parameter_launches(self.graph, self.schedule.launch, self.offsets)
 
     def check(self) -> None:
         """Raise ``AssertionError`` if this is not a valid plan: every node once, operands before users, rows
@@ -394,5 +396,4 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     bounds = _bounds(schedule.launch, schedule.launches)
     offsets, sizes = _place(graph, schedule, table, order, bounds, reuse)
     found = _described(graph, order, bounds, offsets) if len(graph) else ()
-    parameters = () if reuse else parameter_launches(graph, schedule.launch, offsets)
-    return Plan(graph, schedule, found, parameters, offsets, sizes, reuse)
+    return Plan(graph, schedule, found, offsets, sizes, reuse)
