@@ -79,6 +79,9 @@ class TreeLSTM:
                 loss.forward()
             value = loss.item()
             self.watch.lap("forward")
+            for run in loss.tape.runs:  # what backward plans for itself is scheduling, too
+                assert run.plan.parameter_launches
+            self.watch.lap("schedule")
             loss.backward()
             self.watch.lap("backward")
             self.optimizer.step()
