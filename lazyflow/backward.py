@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.execute import Arena, Run, operand_values, parameter_of, sources
+from lazyflow.arena import Arena
+from lazyflow.execute import Run, operand_values, parameter_of, sources
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph, reachable
 from lazyflow.ops.base import Array, unbroadcast

@@ -17,7 +17,8 @@ from lazyflow.backward import accumulated, node_at
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
 from lazyflow.errors import GradientError, ShapeError
-from lazyflow.execute import Arena, Run, execute
+from lazyflow.arena import Arena
+from lazyflow.execute import Run, execute
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
 from lazyflow.ops.base import Array
