@@ -74,11 +74,11 @@ def _remember(tape: Tape, start: int, run: Run) -> None:
     offset[graph.origin[kept]] = run.plan.offsets[kept]
     base = graph.tape_base[start : start + n]
     found = np.flatnonzero(offset[base] >= 0)
-    tape.run_of[found] = len(tape.runs)
+    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
     tape.offset_of[found] = offset[base[found]] + graph.tape_shift[start + found]
-    tape.runs.append(run)
-    for source, _ in tape.imports:
-        tape.import_generations[id(source)] = source.generation
+    tape.run_of[found] = len(tape.runs) - 1
+    for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
+        tape.import_generations.setdefault(id(source), source.generation)
 
 
 def _kept(run: Run) -> Any:
@@ -125,12 +125,13 @@ class Engine:
     def forward(self, roots: Sequence[Any]) -> None:
         """Make the roots' values those under the current parameters."""
         wanted = _roots_to_run(roots)
-        by_device: dict[str, list[Expr]] = {}
+        if _stale(wanted):
+            _forget(wanted)
+        # A run has one device, and without gradients it uses memory again that a backward would read.
+        alike: dict[tuple[str, bool], list[Expr]] = {}
         for root in wanted:
-            by_device.setdefault(root.device, []).append(root)
-        for group in by_device.values():
-            if _stale(group):
-                _forget(group)
+            alike.setdefault((root.device, root.tape.grad), []).append(root)
+        for group in alike.values():
             missing = [e for e in group if not is_evaluated(e.tape, e.row)]
             if missing:
                 _run(missing)

@@ -542,7 +542,7 @@ def _local_row(tape: Tape, e: Expr) -> int:
     """The row of ``e`` on ``tape``, importing it from its own tape if that is another."""
     if e.tape is tape:
         return e.row
-    key = e.tape.number, e.row
+    key = e.tape.number, e.row, e.tape.generation
     row = tape.imported.get(key)
     if row is None and e.row in e.tape.objects and e.tape.device == tape.device:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.

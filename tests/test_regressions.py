@@ -309,3 +309,40 @@ def test_choices_are_bounded():
     for key in range(10):
         choices.learn(key, "levels")
     assert list(choices.known) == [7, 8, 9]
+
+
+def test_roots_with_and_without_gradient_in_one_forward():
+    w = lf.Parameter(np.array([1.0, 2.0, 3.0]))
+    loss = lf.sum(lf.tanh(lf.tanh(w * w) * 2))
+    with lf.no_grad():
+        other = lf.exp(w)
+    lf.forward([loss, other])
+    loss.backward()
+    inner = np.tanh(w.numpy() ** 2)
+    np.testing.assert_allclose(w.grad, (1 - np.tanh(2 * inner) ** 2) * 2 * (1 - inner**2) * 2 * w.numpy(), rtol=1e-9)
+
+
+def test_a_value_taken_over_is_taken_over_again_when_it_has_changed():
+    w = lf.Parameter(np.array([1.0, 2.0]))
+    with lf.no_grad():
+        h = lf.tanh(w)
+    h.forward()
+    first = h * w
+    w.assign(np.zeros(2))
+    h.forward()
+    second = h * 1.0
+    assert second.tape is first.tape
+    np.testing.assert_array_equal(second.numpy(), [0.0, 0.0])
+
+
+def test_a_run_of_new_values_does_not_hide_one_of_old_values():
+    w = lf.Parameter(np.array([1.0, 2.0]))
+    h = lf.tanh(w)
+    h.forward()
+    a, b = h * 2, h * 3
+    a.numpy()
+    w.assign(np.zeros(2))
+    h.forward()
+    b.numpy()
+    np.testing.assert_array_equal(a.forward().numpy(), [0.0, 0.0])
+    np.testing.assert_array_equal(b.forward().numpy(), [0.0, 0.0])
