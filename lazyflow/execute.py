@@ -89,6 +89,8 @@ class Arena:
         """The values of ``rows``: a view where they are evenly spaced, else gathered."""
         if rows.index is None:
             return self.view(dtype, rows, shape)
+        if not devices.elements(shape):  # such rows are one element wide, so that no two nodes lie at one place
+            return devices.array_module(self.device).empty((rows.count, *shape), dtype)
         if rows.aligned:
             return devices.take_rows(self.table(dtype, rows.width), rows.index).reshape((rows.count, *shape))
         return devices.windows(self.buffers[dtype], rows.width)[rows.index].reshape((rows.count, *shape))
@@ -177,7 +179,7 @@ def operand_values(arena: Arena, launch: Launch, *, forward: bool = False) -> li
 def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
     """Gather the operands' rows straight into the result, where that is all there is to do."""
     read = launch.reads[0]
-    if not (isinstance(read, Rows) and read.index is not None and read.aligned):
+    if not (isinstance(read, Rows) and read.index is not None and read.aligned and out.size):
         return False
     devices.take_rows(arena.table(out.dtype, read.width), read.index, out.reshape(-1, read.width))
     return True

@@ -351,7 +351,7 @@ def _segments(xp: Any, x: Array, counts: Array) -> Array:
     """Sums of consecutive stretches of rows."""
     counts = np.asarray(counts.tolist())
     if (counts == counts[0]).all():
-        return x.reshape((len(counts), -1, *x.shape[1:])).sum(axis=1)
+        return x.reshape((len(counts), int(counts[0]), *x.shape[1:])).sum(axis=1)
     starts = np.cumsum(counts) - counts
     if xp is np:
         return np.add.reduceat(x, starts, axis=0)
