@@ -213,6 +213,9 @@ def _cotangent(root: Expr, given: Any) -> Array:
 
 
 def _accumulate(parameter: Parameter, gradient: Any) -> None:
+    """Add to ``grad``, which has the parameter's dtype whatever it was computed with."""
+    if gradient.dtype != parameter.dtype:
+        gradient = gradient.astype(parameter.dtype)
     if parameter.grad is not None:
         parameter.grad = accumulated(parameter.grad, gradient)
     elif isinstance(gradient, RowSparse):

@@ -346,3 +346,42 @@ def test_a_run_of_new_values_does_not_hide_one_of_old_values():
     b.numpy()
     np.testing.assert_array_equal(a.forward().numpy(), [0.0, 0.0])
     np.testing.assert_array_equal(b.forward().numpy(), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_rows_of_no_elements(batching):
+    table, p = lf.Parameter(np.ones((5, 0))), lf.Parameter(np.ones((0, 2)))
+    with lf.using(batching=batching):
+        rows = [lf.tanh(lf.embedding(table, i)) for i in (3, 1, 2, 0)]
+        parts = [p * float(k) for k in range(4)]
+        losses = [lf.sum(rows[i] * rows[j]) for i, j in ((3, 0), (1, 2), (0, 0))]
+        losses += [lf.sum(lf.sum([parts[3], parts[0]])), lf.sum(lf.sum([parts[1], parts[3], parts[0]]))]
+        losses += [lf.sum(join([parts[3], parts[0], parts[2]])) for join in (lf.stack, lf.concatenate)]
+        total = lf.sum(losses)
+        total.backward()
+    assert total.item() == 0.0 and p.grad.shape == (0, 2) and table.grad.to_dense().shape == (5, 0)
+
+
+def test_zeros_of_both_signs_in_one_launch():
+    xs = [lf.constant(np.array([1.0])) * 1.0 for _ in range(2)]
+    with np.errstate(divide="ignore"):
+        values = lf.forward([xs[0] / 0.0, xs[1] / -0.0])
+    assert [float(v[0]) for v in values] == [np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("use", [lambda b, W, x: lf.affine(W, b, x), lambda b, W, x: b + x])
+def test_a_float16_gradient_of_many_nodes(use):
+    b, W = lf.Parameter(np.zeros(2, np.float16)), lf.Parameter(np.zeros((2, 2), np.float16))
+    x = lf.constant(np.ones(2, np.float16))
+    lf.sum([lf.sum(use(b, W, x * 1.0)) for _ in range(3000)]).backward()
+    assert b.grad.tolist() == [3000.0, 3000.0]
+
+
+@pytest.mark.parametrize(
+    "use", [lambda p, x: p[0] * x, lambda p, x: lf.embedding(p, 1) * x, lambda p, x: p @ x, lambda p, x: p * x]
+)
+def test_a_gradient_has_the_dtype_of_its_parameter(use):
+    p = lf.Parameter(np.ones((2, 2), np.float32))
+    for _ in range(2):
+        lf.sum(use(p, lf.constant(np.ones(2)))).backward()
+        assert p.grad.dtype == np.float32

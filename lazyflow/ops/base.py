@@ -114,12 +114,15 @@ def unbroadcast(xp: Any, value: Array, shape: Shape) -> Array:
     """
     if value.shape == shape:
         return value
+    # float16 sums stand still at 2048 ones, and a launch has no bound
+    dtype, working = value.dtype, np.float32 if value.dtype == np.float16 else None
     extra = value.ndim - len(shape)
     if extra > 0:
-        value = value.sum(axis=tuple(range(extra)))
+        value = value.sum(axis=tuple(range(extra)), dtype=working)
     stretched = tuple(i for i, (have, want) in enumerate(zip(value.shape, shape, strict=True)) if want == 1 != have)
     if stretched:
-        value = value.sum(axis=stretched, keepdims=True)
+        value = value.sum(axis=stretched, keepdims=True, dtype=working)
+    value = value.astype(dtype, copy=False)
     return value if value.shape == shape else xp.broadcast_to(value, shape)
 
 
