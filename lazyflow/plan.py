@@ -186,7 +186,7 @@ def _last_read(graph: Graph, schedule: Schedule) -> Ints:
     last: Ints = schedule.phase.copy()
     np.maximum.at(last, schedule.launch[graph.base], schedule.phase[schedule.launch[users]])
     roots = [base for base, _ in graph.roots]
-    last[schedule.launch[roots]] = len(schedule.phase) + 1
+    last[schedule.launch[roots]] = np.iinfo(last.dtype).max  # phases may have gaps: more of them than launches
     return last
 
 

@@ -385,3 +385,17 @@ def test_a_gradient_has_the_dtype_of_its_parameter(use):
     for _ in range(2):
         lf.sum(use(p, lf.constant(np.ones(2)))).backward()
         assert p.grad.dtype == np.float32
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_without_gradient_the_memory_of_a_root_is_not_used_again(batching):
+    x = np.array([0.5, -0.5])
+    with lf.no_grad(), lf.using(batching=batching):
+        e = lf.constant(x)
+        unused = [f(e) for f in (lf.exp, lf.log1p, lf.sinh, lf.cosh, lf.arctan, lf.erf, lf.square, lf.negative)]
+        root = e * 2.0
+        other = lf.sin(lf.cos(lf.tanh(lf.sigmoid(root))))
+        values = lf.forward([root, other])
+    assert len(unused) == 8
+    np.testing.assert_array_equal(values[0], 2 * x)
+    np.testing.assert_allclose(values[1], np.sin(np.cos(np.tanh(1 / (1 + np.exp(-2 * x))))))
