@@ -16,7 +16,7 @@ from lazyflow import expr, settings
 from lazyflow.backward import accumulated, node_at
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
-from lazyflow.errors import GradientError, ShapeError
+from lazyflow.errors import DTypeError, GradientError, ShapeError
 from lazyflow.execute import Arena, Run, execute
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
@@ -205,6 +205,8 @@ def _cotangent(root: Expr, given: Any) -> Array:
     array = np.asarray(
         given.numpy() if isinstance(given, Expr) else devices.to_host(given) if hasattr(given, "get") else given
     )
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"backward(gradient): the gradient must be of numbers, got {array.dtype}")
     if array.shape != root.shape:
         raise ShapeError(
             f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal"

@@ -587,6 +587,7 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
     values: list[Any] = []
     types: list[Type | Inline] = []
     integral = op.elementwise and not any(_is_floating(o) for o in operands)
+    alone = op.elementwise and not any(_holds_numbers(o) for o in operands)
     for o in operands:
         if isinstance(o, Expr):
             pass
@@ -595,9 +596,10 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
                 op.elementwise and not integral and not isinstance(o, bool | np.bool_)
             ):
                 o = float(o)
-                values.append(o)
-                types.append(SCALAR)
-                continue
+                if not alone:
+                    values.append(o)
+                    types.append(SCALAR)
+                    continue
             if not op.elementwise and isinstance(o, int | np.integer) and not isinstance(o, bool):
                 values.append(int(o))
                 types.append(INDEX)
@@ -608,6 +610,11 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
         values.append(o)
         types.append(type_on(tape, o))
     return values, tuple(types)
+
+
+def _holds_numbers(o: Any) -> bool:
+    """Whether it has a dtype that a weak number can take; beside truth values alone a number takes the default one."""
+    return isinstance(o, list | tuple) or (not isinstance(o, np.generic) and getattr(o, "dtype", np.bool_) != np.bool_)
 
 
 def _is_floating(o: Any) -> bool:

@@ -184,6 +184,17 @@ def integers(name: str, what: str, value: Any) -> Shape:
     return tuple(int(n) for n in parts)
 
 
+def number(name: str, what: str, value: Any) -> float:
+    """``value`` as a Python float, or a ``TypeError`` that names the operation.
+
+    >>> number("elu", "alpha", 1)
+    1.0
+    """
+    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+        raise TypeError(f"{name}: {what} must be a number, got {value!r}")
+    return float(value)
+
+
 def axis_argument(name: str, axis: Any) -> Any:
     """What a user gave as ``axis``: None, an integer, or a tuple of integers. Raises ``TypeError`` for anything else.
 

@@ -279,6 +279,8 @@ def _outer_shape(a: Abstract, b: Abstract) -> Result:
 
 def _split_subscripts(subscripts: str) -> tuple[str, str, str]:
     """The three groups of letters; without an arrow the result has the letters that occur once, in alphabetic order."""
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: subscripts are a text such as 'ij,jk->ik', got {subscripts!r}")
     inputs, arrow, result = subscripts.replace(" ", "").partition("->")
     left, comma, right = inputs.partition(",")
     if not comma or not all(letter in string.ascii_letters for letter in left + right + result):

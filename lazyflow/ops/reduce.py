@@ -275,7 +275,7 @@ LOGSUMEXP = register(Op("logsumexp", partial(_floating_infer, "logsumexp"), _log
 
 def _along_infer(name: str, x: Abstract, axis: int = -1) -> Result:
     require_floating(name, x)
-    found = negative_axis(name, int(axis), len(x.shape))
+    found = negative_axis(name, axis, len(x.shape))
     _require_elements(name, x, (found,))
     return Result(x.shape, x.dtype, {"axis": found})
 
