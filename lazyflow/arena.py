@@ -89,6 +89,8 @@ class Arena:
         """The values of ``rows``: a view where they are evenly spaced, else gathered."""
         if rows.index is None:
             return self.view(dtype, rows, shape)
+        if not devices.elements(shape):  # such rows are one element wide, so that no two nodes lie at one place
+            return devices.array_module(self.device).empty((rows.count, *shape), dtype)
         if rows.aligned:
             return devices.take_rows(self.table(dtype, rows.width), rows.index).reshape((rows.count, *shape))
         return devices.windows(self.buffers[dtype], rows.width)[rows.index].reshape((rows.count, *shape))

@@ -142,6 +142,8 @@ def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) 
 def add(arena: Arena, operand: Operand, rows: Rows, cotangent: Array) -> None:
     """Add cotangents into the rows that the operand was read from."""
     shape = operand.shape
+    if not devices.elements(shape):
+        return
     if rows.index is None and (rows.pitch >= rows.width or rows.count == 1 or rows.pitch == 0):
         target = arena.view(operand.dtype, rows, shape)
         target += cotangent.reshape(target.shape)

@@ -13,11 +13,11 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import expr, settings
+from lazyflow.arena import Arena
 from lazyflow.backward import accumulated, node_at
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
-from lazyflow.errors import GradientError, ShapeError
-from lazyflow.arena import Arena
+from lazyflow.errors import DTypeError, GradientError, ShapeError
 from lazyflow.execute import Run, execute
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
@@ -75,11 +75,11 @@ def _remember(tape: Tape, start: int, run: Run) -> None:
     offset[graph.origin[kept]] = run.plan.offsets[kept]
     base = graph.tape_base[start : start + n]
     found = np.flatnonzero(offset[base] >= 0)
-    tape.run_of[found] = len(tape.runs)
+    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
     tape.offset_of[found] = offset[base[found]] + graph.tape_shift[start + found]
-    tape.runs.append(run)
-    for source, _ in tape.imports:
-        tape.import_generations[id(source)] = source.generation
+    tape.run_of[found] = len(tape.runs) - 1
+    for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
+        tape.import_generations.setdefault(id(source), source.generation)
 
 
 def _kept(run: Run) -> Any:
@@ -126,12 +126,13 @@ class Engine:
     def forward(self, roots: Sequence[Any]) -> None:
         """Make the roots' values those under the current parameters."""
         wanted = _roots_to_run(roots)
-        by_device: dict[str, list[Expr]] = {}
+        if _stale(wanted):
+            _forget(wanted)
+        # A run has one device, and without gradients it uses memory again that a backward would read.
+        alike: dict[tuple[str, bool], list[Expr]] = {}
         for root in wanted:
-            by_device.setdefault(root.device, []).append(root)
-        for group in by_device.values():
-            if _stale(group):
-                _forget(group)
+            alike.setdefault((root.device, root.tape.grad), []).append(root)
+        for group in alike.values():
             missing = [e for e in group if not is_evaluated(e.tape, e.row)]
             if missing:
                 _run(missing)
@@ -205,6 +206,8 @@ def _cotangent(root: Expr, given: Any) -> Array:
     array = np.asarray(
         given.numpy() if isinstance(given, Expr) else devices.to_host(given) if hasattr(given, "get") else given
     )
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"backward(gradient): the gradient must be of numbers, got {array.dtype}")
     if array.shape != root.shape:
         raise ShapeError(
             f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal"
@@ -213,6 +216,9 @@ def _cotangent(root: Expr, given: Any) -> Array:
 
 
 def _accumulate(parameter: Parameter, gradient: Any) -> None:
+    """Add to ``grad``, which has the parameter's dtype whatever it was computed with."""
+    if gradient.dtype != parameter.dtype:
+        gradient = gradient.astype(parameter.dtype)
     if parameter.grad is not None:
         parameter.grad = accumulated(parameter.grad, gradient)
     elif isinstance(gradient, RowSparse):

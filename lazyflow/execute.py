@@ -99,7 +99,7 @@ def operand_values(arena: Arena, launch: Launch, *, forward: bool = False) -> li
 def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
     """Gather the operands' rows straight into the result, where that is all there is to do."""
     read = launch.reads[0]
-    if not (isinstance(read, Rows) and read.index is not None and read.aligned):
+    if not (isinstance(read, Rows) and read.index is not None and read.aligned and out.size):
         return False
     devices.take_rows(arena.table(out.dtype, read.width), read.index, out.reshape(-1, read.width))
     return True

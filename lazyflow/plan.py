@@ -186,7 +186,7 @@ def _last_read(graph: Graph, schedule: Schedule) -> Ints:
     last: Ints = schedule.phase.copy()
     np.maximum.at(last, schedule.launch[graph.base], schedule.phase[schedule.launch[users]])
     roots = [base for base, _ in graph.roots]
-    last[schedule.launch[roots]] = len(schedule.phase) + 1
+    last[schedule.launch[roots]] = np.iinfo(last.dtype).max  # phases may have gaps: more of them than launches
     return last
 
 
@@ -280,7 +280,8 @@ def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
 def _floats(values: Ints, dtype: np.dtype[Any], ndim: int) -> Any:
     """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch
     axis."""
-    if (values == values[0]).all():
+    bits = values.view(np.int64)  # 0.0 and -0.0 are equal, and not the same
+    if (bits == bits[0]).all():
         return float(values[0])
     return values.astype(dtype).reshape((-1,) + (1,) * ndim)
 

@@ -88,6 +88,12 @@ class using(ContextDecorator):
         self.changes = {name: _checked(name, value) for name, value in changes.items()}
         self.outer: list[Settings] = []
 
+    def _recreate_cm(self) -> using:
+        # A decorated function may run in several threads: each call has settings of its own to go back to.
+        again = object.__new__(type(self))
+        again.changes, again.outer = self.changes, []
+        return again
+
     def _set(self, settings: Settings) -> None:
         _local.settings = settings
         for callback in _on_change:

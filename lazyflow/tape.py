@@ -224,7 +224,7 @@ class Tape:
         self.signatures, self.operands, self.ints, self.floats = array("i"), array("i"), array("i"), array("d")
         self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
-        self.imported: dict[tuple[int, int], int] = {}
+        self.imported: dict[tuple[int, int, int], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures
         self.device, self.grad = options.device, options.grad
         self.lines: list[str] | None = [] if options.check_finite else None

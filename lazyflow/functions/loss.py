@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.expr import Expr, constant, indexed, record
+from lazyflow.errors import ShapeError
+from lazyflow.expr import Expr, constant, index_array, indexed, record
 from lazyflow.ops import OPS
+from lazyflow.ops.base import number
+from lazyflow.ops.loss import REDUCTIONS
 
 __all__ = ["bce_with_logits", "cross_entropy", "hinge", "huber", "mse", "nll"]
 
@@ -16,7 +19,9 @@ _nll = indexed(OPS["nll"])
 
 
 def _class(name: str, i: int, scores: Expr) -> int:
-    n = scores.shape[-1] if scores.shape else 0
+    if not scores.shape:
+        raise ShapeError(f"{name} takes scores of at least one class, (n,) or (t, n), got the shape ()")
+    n = scores.shape[-1]
     if not 0 <= i < n:
         raise IndexError(
             f"{name}: class {i} is out of range for {n} scores of shape {scores.shape}; classes are numbered from 0"
@@ -32,7 +37,7 @@ def _classes(name: str, target: Any, scores: Expr) -> Any:
     """Class indices that are arrays or lists, checked; expressions are left alone, their values are not known yet."""
     if isinstance(target, Expr):
         return target
-    array = np.asarray(target)
+    array = index_array(target)
     if array.dtype.kind in "iu" and array.size:
         _class(name, int(array.min()), scores)
         _class(name, int(array.max()), scores)
@@ -56,7 +61,7 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
         if len(shape) == 1 and 0 <= target < shape[0]:
             return _cross_entropy(logits, target)
     logits = constant(logits)
-    if _is_index(target) and logits.ndim == 1:
+    if _is_index(target) and logits.ndim == 1 and reduction in REDUCTIONS:
         return _cross_entropy(
             logits, target if 0 <= target < logits.type.shape[-1] else _class("cross_entropy", target, logits)
         )
@@ -73,7 +78,7 @@ def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
     2.0
     """
     scores = constant(log_probabilities)
-    if _is_index(target) and scores.ndim == 1:
+    if _is_index(target) and scores.ndim == 1 and reduction in REDUCTIONS:
         return _nll(scores, _class("nll", target, scores))
     return record(OPS["nll"], (scores, _classes("nll", target, scores)), reduction=reduction)
 
@@ -109,7 +114,7 @@ def hinge(scores: Any, target: int, margin: float = 1.0) -> Expr:
     return record(
         OPS["hinge"],
         (x, _class("hinge", target, x) if _is_index(target) else _classes("hinge", target, x)),
-        margin=float(margin),
+        margin=number("hinge", "margin", margin),
     )
 
 
@@ -120,4 +125,6 @@ def huber(x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> E
     >>> lf.huber(lf.constant([0.0]), [3.0]).item()
     2.5
     """
-    return record(OPS["huber"], (constant(x), constant(target)), delta=float(delta), reduction=reduction)
+    return record(
+        OPS["huber"], (constant(x), constant(target)), delta=number("huber", "delta", delta), reduction=reduction
+    )
