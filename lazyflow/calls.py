@@ -93,9 +93,11 @@ class Calls:
         self.rows = count if self.whole else largest
         self.slabs = [self.memory.matrix(self.rows, s.columns, s.dtype) for s in stages.slabs]
         self.out = [self._block(arena, k) for k in range(len(self.program.outputs))]
-        self.xs: dict[int, Array] = {}
+        self.xs: dict[int, Array] = {}  # left sides of products, by step
+        self.views: set[int] = set()  # those that lie in the arena
         self.shared: dict[int, Array] = {}
-        self.bound: dict[int, Any] = {}
+        self.bound: dict[Any, Any] = {}
+        self.scattered = False  # results do not lie one behind the other: some of the calls of a run
 
     def _block(self, arena: Arena, k: int) -> Array:
         node = self.nodes[self.program.outputs[k]]
@@ -176,8 +178,9 @@ class Calls:
         if key not in self.xs:
             evenly = self._evenly(ref)
             self.xs[key] = self.memory.matrix(self.rows, ref.size, ref.dtype) if evenly is None else evenly
-            self.bound[key, "evenly"] = evenly is not None
-        if self.bound[key, "evenly"]:
+            if evenly is not None:
+                self.views.add(key)
+        if key in self.views:
             return self.xs[key][low:high]
         x = self.xs[key][low:high] if self.whole else self.xs[key][: high - low]
         self._copy(ref, low, high, x, 0)
@@ -293,6 +296,29 @@ class Calls:
             which
         ], True, kind  # fmt: skip
 
+    # Some of the calls, where a gradient does not reach all of them.
+
+    def part(
+        self,
+        rows: Array,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        ints: Sequence[Array],
+        floats: Sequence[Array],
+        largest: int,
+    ) -> Calls:
+        """The calls with the numbers ``rows``, for a backward pass of them alone; what was kept of them is copied."""
+        some = object.__new__(Calls)
+        some.__dict__.update(self.__dict__)
+        some.at, some.out_at, some.ints, some.floats = inputs, outputs, ints, floats
+        some.count, some.largest, some.bound = len(rows), largest, {}
+        some.memory = Slabs(self.device)
+        some.slabs = [slab[rows] for slab in self.slabs]
+        some.xs = {key: x[rows] for key, x in self.xs.items()}
+        some.out = [out[rows] for out in self.out]
+        some.scattered = True
+        return some
+
     # Cotangents.
 
     def begin_backward(self, cotangents: Arena) -> None:
@@ -306,11 +332,7 @@ class Calls:
         """Let go of the slabs of cotangents."""
         for name in ("cotangent_arena", "backward_memory", "cotangents", "out_cotangents"):
             delattr(self, name)
-        self.bound = {key: b for key, b in self.bound.items() if not isinstance(key, int) or key not in self._backwards}
-
-    @property
-    def _backwards(self) -> set[int]:
-        return {id(s.backward) for steps in self.stages.steps for s in steps if isinstance(s, Fused) and s.backward}
+        self.bound = {}
 
     def _cotangent_slab(self, i: int) -> Array:
         slab = self.stages.slabs[i]
@@ -322,7 +344,22 @@ class Calls:
         return found
 
     def _out_cotangents(self, arena: Arena, k: int) -> Array | None:
-        return self._block(arena, k) if self.nodes[self.program.outputs[k]].dtype.kind == "f" else None
+        node = self.nodes[self.program.outputs[k]]
+        if node.dtype.kind != "f":
+            return None
+        if not self.scattered:
+            return self._block(arena, k)
+        found = self.backward_memory.matrix(self.count, node.size, node.dtype)
+        found.fill(0)
+        return found
+
+    def _gather_cotangents(self, stage: int, low: int, high: int) -> None:
+        """Bring in what later launches have left for the results that a stage computes."""
+        for k, i in enumerate(self.program.outputs):
+            if self.stages.stage[i] == stage and self.out_cotangents[k] is not None and high > low:
+                buffer = self.cotangent_arena.buffers[self.nodes[i].dtype]
+                rows = rows_of(buffer, self.out_at[k][low:high], max(self.nodes[i].size, 1))
+                self.out_cotangents[k][low:high] += rows[:, : self.nodes[i].size]
 
     def backward(self, low: int, high: int) -> None:
         """Hand the cotangents of the results of calls from ``low`` to ``high`` on to what they were made of."""
@@ -333,6 +370,8 @@ class Calls:
             self._run_back(HOISTED, 0, self.count)
 
     def _run_back(self, stage: int, low: int, high: int) -> None:
+        if self.scattered:
+            self._gather_cotangents(stage, low, high)
         for step in reversed(self.stages.steps[stage]):
             if isinstance(step, Fused):
                 if step.backward is not None:

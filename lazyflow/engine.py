@@ -18,7 +18,7 @@ from lazyflow.backward import accumulated, node_at
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
 from lazyflow.errors import DTypeError, GradientError, ShapeError
-from lazyflow.execute import Run, execute
+from lazyflow.execute import Run, execute, fused_by
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
 from lazyflow.ops.base import Array
@@ -56,7 +56,8 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
-    run = Run(plan, roots[0].device, differentiable)
+    device = roots[0].device
+    run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
     execute(run)
     if checked:
         check_finite(run, roots)

@@ -11,21 +11,26 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.arena import Arena, next_number
+from lazyflow.calls import Calls
 from lazyflow.expr import Parameter
+from lazyflow.fuse import jit
+from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Array
-from lazyflow.plan import Launch, Plan, Rows
+from lazyflow.plan import Cells, Launch, Plan, Rows
 from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
 
+
 class Run:
-    """One execution of a plan. ``stamp``: no parameter had a later version then."""
+    """One execution of a plan. ``stamp``: no parameter had a later version then; ``calls`` are those of its cells."""
 
-    __slots__ = ("__weakref__", "arena", "device", "differentiable", "number", "plan", "stamp")
+    __slots__ = ("__weakref__", "arena", "calls", "device", "differentiable", "fuse", "number", "plan", "stamp")
 
-    def __init__(self, plan: Plan, device: str, differentiable: bool) -> None:
-        self.plan, self.device, self.differentiable = plan, device, differentiable
+    def __init__(self, plan: Plan, device: str, differentiable: bool, fuse: str) -> None:
+        self.plan, self.device, self.differentiable, self.fuse = plan, device, differentiable, fuse
         self.number = next_number()
         self.arena = Arena(device, plan.sizes)
         self.stamp = max((p.version for p in parameters_of(plan) if p is not None), default=0)
+        self.calls = [calls_of(self, cells) for cells in plan.cells]
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run used has changed since."""
@@ -35,6 +40,25 @@ class Run:
         """A copy of the value of one node."""
         buffer = self.arena.buffers[kind.dtype]
         return buffer[offset : offset + kind.size].reshape(kind.shape).copy()
+
+
+def calls_of(run: Run, cells: Cells) -> Calls:
+    """What computes the calls of one cell."""
+    program = cells.signature.cell
+    parameters = [parameter_of(kind) for kind in program.parameters]
+    stages = program.staged(cells.external, cells.outside, run.differentiable, run.fuse)
+    payload = cells.ints, cells.floats
+    count = len(cells.nodes)
+    return Calls(
+        stages, run.arena, cells.inputs, cells.outputs, *payload, parameters, count, cells.largest, run.differentiable
+    )
+
+
+def fused_by(wanted: str, device: str) -> str:
+    """How kernels are fused: as the settings say, where that can be had."""
+    if device != "cpu":
+        return "off"
+    return ("numba" if jit.is_available() else "numpy") if wanted == "auto" else wanted
 
 
 def parameters_of(plan: Plan) -> list[Parameter | None]:
@@ -55,6 +79,10 @@ def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = 
     """One operand of a launch as its kernel wants it: ``(count, *shape)``, without the batch axis where it is
     shared."""
     if operand.kind == "row":
+        if isinstance(read, np.ndarray):  # of a cell
+            return rows_of(arena.buffers[operand.dtype], read, max(devices.elements(operand.shape), 1)).reshape(
+                (len(read), *operand.shape)
+            )
         return arena.read(operand.dtype, read, operand.shape)
     if operand.kind == "shared":
         assert operand.type is not None
@@ -137,6 +165,10 @@ def execute(run: Run) -> None:
     arena = run.arena
     for launch in run.plan.launches:
         signature = launch.signature
+        if launch.calls is not None:
+            number, low, high = launch.calls
+            run.calls[number].forward(low, high)
+            continue
         out = arena.view(signature.type.dtype, launch.writes, signature.type.shape)
         if signature.op is CONSTANT or signature.op is KNOWN:
             _fill(run, launch, out)

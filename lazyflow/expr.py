@@ -19,7 +19,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.errors import DTypeError, GradientError, ShapeError, user_line
+from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Op, Shape, axis_argument, integers
 from lazyflow.tape import (
@@ -38,6 +38,7 @@ from lazyflow.tape import (
     leaf_signature,
     signature_by_id,
 )
+from lazyflow.trace import TracedNumber
 
 Operand = Union["Expr", Array, float, int, bool, Sequence[Any]]
 
@@ -556,6 +557,11 @@ def _local_row(tape: Tape, e: Expr) -> int:
     if row is None and e.row in e.tape.objects and e.tape.device == tape.device:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
         row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
+    if row is None and tape.trace is not None:
+        raise CellError(
+            f"the cell {tape.trace.name} uses an expression that was recorded outside of it, of shape {e.shape}; "
+            "its body is recorded only once: pass the expression as an argument"
+        )
     if row is None and not e.requires_grad and is_evaluated(e):
         # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive.
         row = tape.imported[key] = _constant_node(tape, e.engine.value(e)).row
@@ -586,11 +592,16 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
     """
     values: list[Any] = []
     types: list[Type | Inline] = []
+    operands = [_traced_operand(op, o, operands) if isinstance(o, TracedNumber) else o for o in operands]
     integral = op.elementwise and not any(_is_floating(o) for o in operands)
     alone = op.elementwise and not any(_holds_numbers(o) for o in operands)
     for o in operands:
         if isinstance(o, Expr):
             pass
+        elif isinstance(o, TracedNumber):
+            values.append(o)
+            types.append(SCALAR if op.elementwise else INDEX)
+            continue
         elif isinstance(o, float | int | np.generic) and not isinstance(o, complex):
             if (op.random and isinstance(o, float)) or (
                 op.elementwise and not integral and not isinstance(o, bool | np.bool_)
@@ -617,7 +628,19 @@ def _holds_numbers(o: Any) -> bool:
     return isinstance(o, list | tuple) or (not isinstance(o, np.generic) and getattr(o, "dtype", np.bool_) != np.bool_)
 
 
+def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[Any]) -> TracedNumber:
+    """A number of a cell's call as an operand: a scalar beside floating expressions, or an index; else its value
+    counts."""
+    beside = [e for e in operands if isinstance(e, Expr)]
+    weak = op.elementwise and any(e.dtype.kind == "f" for e in beside) and not isinstance(o.value, bool)
+    if not (weak or (not op.elementwise and not op.stacked and isinstance(o.value, int))):
+        o.needed()
+    return o
+
+
 def _is_floating(o: Any) -> bool:
+    if isinstance(o, TracedNumber):
+        return isinstance(o.value, float)
     if isinstance(o, Expr):
         return o.dtype.kind == "f"
     return (
@@ -659,6 +682,10 @@ def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
     signature = signature_of(op, types[:1] if op.ragged else types, attrs)
     rows, ints, floats = [], [len(values)] if op.ragged else [], []
     for value, kind in zip(values, types, strict=True):
+        if isinstance(value, TracedNumber):
+            column = ("floats", floats) if kind is SCALAR else ("ints", ints)
+            tape.trace.links[len(tape), column[0], len(column[1])] = value
+            value = value.value
         if kind is SCALAR:
             floats.append(value)
         elif kind is INDEX:

@@ -161,7 +161,7 @@ class ColumnSum:
 class Stages:
     """A program cut into steps: ``steps[0]`` hoisted, ``steps[1]`` for each launch, ``steps[2]`` sunk.
 
-    ``places`` says where the nodes lie that later steps read; outputs lie in the arena. ``slabs`` hold values, and of
+    ``stage`` says in which of them a node is computed, ``places`` where the nodes lie that later steps read; outputs lie in the arena. ``slabs`` hold values, and of
     those in ``zeroed`` get cotangents from several steps, or not in all columns. ``sums`` are the gradients of biases and
     the like; ``shared`` are the nodes that have one value for all calls; ``weights`` remembers how they are laid out.
     """
@@ -169,6 +169,7 @@ class Stages:
     program: Program
     fuse: str
     steps: tuple[tuple[Step, ...], ...]
+    stage: tuple[int, ...]
     places: Mapping[int, Place]
     slabs: tuple[Slab, ...]
     zeroed: frozenset[int]
@@ -329,6 +330,7 @@ class _Compiler:
             self.program,
             self.fuse,
             steps,
+            tuple(self.stage),
             self.places,
             tuple(self.slabs),
             frozenset(range(len(self.slabs))) - self.exact,
