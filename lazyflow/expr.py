@@ -556,8 +556,9 @@ def _local_row(tape: Tape, e: Expr) -> int:
     if row is None and e.row in e.tape.objects and e.tape.device == tape.device:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
         row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
-    if row is None and not e.requires_grad and is_evaluated(e):
-        # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive.
+    if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
+        # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
+        # choice (an argmax, a comparison) is no such state: it is imported, for `forward` may have to make it anew.
         row = tape.imported[key] = _constant_node(tape, e.engine.value(e)).row
     if row is None:
         e.tape.seal()
