@@ -536,3 +536,17 @@ def test_a_choice_follows_an_update(evaluated):
     assert y.forward().item() == 22.0
     w.assign(np.array([3.0, 1.0]))
     assert y.forward().item() == 13.0
+
+
+@pytest.mark.parametrize("state", [{"seed": -4, "count": 1}, {"seed": 4, "count": "x"}, {"seed": 4}, 3])
+def test_a_wrong_stream_leaves_the_model_beside_it_alone(state, tmp_path):
+    class Saved:
+        def state_dict(self):
+            return state if isinstance(state, dict) else {"seed": state}
+
+    path, model, stream = tmp_path / "run.safetensors", lf.nn.Linear(2, 2), lf.random.Stream(3)
+    lf.save(path, model=model, stream=Saved())
+    model.weight.assign(np.zeros((2, 2)))
+    with pytest.raises(lf.CheckpointError, match="stream"):
+        lf.load(path, model=model, stream=stream)
+    assert not model.weight.numpy().any() and (stream.seed, stream.count) == (3, 0)
