@@ -562,8 +562,9 @@ def _local_row(tape: Tape, e: Expr) -> int:
             f"the cell {tape.trace.name} uses an expression that was recorded outside of it, of shape {e.shape}; "
             "its body is recorded only once: pass the expression as an argument"
         )
-    if row is None and not e.requires_grad and is_evaluated(e):
-        # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive.
+    if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
+        # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
+        # choice (an argmax, a comparison) is no such state: it is imported, for `forward` may have to make it anew.
         row = tape.imported[key] = _constant_node(tape, e.engine.value(e)).row
     if row is None:
         e.tape.seal()

@@ -524,3 +524,29 @@ def test_numpy_integers_are_integers():
     assert lf.sum(MATRIX, axis=np.array([0, 1])).shape == () and lf.flip(MATRIX, one).shape == (2, 3)
     assert lf.tile(X, np.array([2])).shape == (8,) and lf.broadcast_to(X[0], np.int64(3)).shape == (3,)
     assert lf.stack(x * 2.0 for x in [X, X]).shape == (2, 4)
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_choice_follows_an_update(evaluated):
+    w = lf.Parameter(np.array([1.0, 2.0]))
+    best, large = lf.argmax(w), w > 1.5
+    if evaluated:
+        lf.forward([best, large])
+    y = lf.sum(lf.where(large, w, 0.0)) + lf.pick(lf.constant(np.array([10.0, 20.0])), best)
+    assert y.forward().item() == 22.0
+    w.assign(np.array([3.0, 1.0]))
+    assert y.forward().item() == 13.0
+
+
+@pytest.mark.parametrize("state", [{"seed": -4, "count": 1}, {"seed": 4, "count": "x"}, {"seed": 4}, 3])
+def test_a_wrong_stream_leaves_the_model_beside_it_alone(state, tmp_path):
+    class Saved:
+        def state_dict(self):
+            return state if isinstance(state, dict) else {"seed": state}
+
+    path, model, stream = tmp_path / "run.safetensors", lf.nn.Linear(2, 2), lf.random.Stream(3)
+    lf.save(path, model=model, stream=Saved())
+    model.weight.assign(np.zeros((2, 2)))
+    with pytest.raises(lf.CheckpointError, match="stream"):
+        lf.load(path, model=model, stream=stream)
+    assert not model.weight.numpy().any() and (stream.seed, stream.count) == (3, 0)

@@ -10,6 +10,7 @@ from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant, index_array, indexed, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer
+from lazyflow.trace import TracedNumber
 
 __all__ = ["embedding", "one_hot", "pick", "take"]
 
@@ -45,6 +46,8 @@ def embedding(table: Any, index: Any) -> Expr:
         raise ShapeError("embedding: the table needs at least one axis")
     if isinstance(index, Expr):
         return record(OPS["lookup"], (table, index))
+    if isinstance(index, TracedNumber):
+        return record(OPS["lookup"], (table, index.below("embedding", table.shape[0])))
     label = getattr(table, "name", "") or "the table"
     array = _checked(
         "embedding", index, table.shape[0], f"{label} of shape {table.shape}, with indices 0 to {table.shape[0] - 1}"
@@ -78,6 +81,8 @@ def pick(x: Any, index: Any, axis: int = -1) -> Expr:
     """
     x = constant(x)
     axis = integer("pick", "axis", axis)
+    if isinstance(index, TracedNumber) and index.value >= 0 and axis in (-1, x.ndim - 1):
+        return record(OPS["pick"], (x, index.below("pick", x.shape[-1])))
     if isinstance(index, int | np.integer) and -x.ndim <= axis < x.ndim:
         size = x.shape[axis]
         index = int(

@@ -11,6 +11,7 @@ from lazyflow.expr import Expr, constant, index_array, indexed, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import number
 from lazyflow.ops.loss import REDUCTIONS
+from lazyflow.trace import TracedNumber
 
 __all__ = ["bce_with_logits", "cross_entropy", "hinge", "huber", "mse", "nll"]
 
@@ -18,10 +19,12 @@ _cross_entropy = indexed(OPS["cross_entropy"])
 _nll = indexed(OPS["nll"])
 
 
-def _class(name: str, i: int, scores: Expr) -> int:
+def _class(name: str, i: Any, scores: Expr) -> Any:
     if not scores.shape:
         raise ShapeError(f"{name} takes scores of at least one class, (n,) or (t, n), got the shape ()")
     n = scores.shape[-1]
+    if isinstance(i, TracedNumber):
+        return i.below(name, n)
     if not 0 <= i < n:
         raise IndexError(
             f"{name}: class {i} is out of range for {n} scores of shape {scores.shape}; classes are numbered from 0"
@@ -30,6 +33,8 @@ def _class(name: str, i: int, scores: Expr) -> int:
 
 
 def _is_index(target: Any) -> bool:
+    if isinstance(target, TracedNumber):
+        return isinstance(target.value, int)
     return isinstance(target, int | np.integer) and not isinstance(target, bool)
 
 
@@ -62,9 +67,7 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
             return _cross_entropy(logits, target)
     logits = constant(logits)
     if _is_index(target) and logits.ndim == 1 and reduction in REDUCTIONS:
-        return _cross_entropy(
-            logits, target if 0 <= target < logits.type.shape[-1] else _class("cross_entropy", target, logits)
-        )
+        return _cross_entropy(logits, _class("cross_entropy", target, logits))
     target = _classes("cross_entropy", target, logits)
     name = "cross_entropy" if target.dtype.kind in "iu" else "soft_cross_entropy"
     return record(OPS[name], (logits, target), reduction=reduction)

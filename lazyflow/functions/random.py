@@ -12,6 +12,7 @@ from lazyflow.expr import Expr, constant, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integers, number
 from lazyflow.random import Stream, default_stream
+from lazyflow.tape import current_tape
 
 __all__ = ["bernoulli", "dropout", "normal", "uniform"]
 
@@ -20,7 +21,9 @@ def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: 
     sizes = integers(name, "the shape", shape)
     if not isinstance(stream, Stream | None):
         raise TypeError(f"{name}: stream must be a lazyflow.random.Stream, got {stream!r}")
-    seed, count = (stream or default_stream()).draw()
+    trace = current_tape().trace
+    source = stream or default_stream()
+    seed, count = source.draw() if trace is None else trace.draw(source)
     kind = np.dtype(settings.current().dtype if dtype is None else dtype)
     return record(OPS[name], (seed, count, *arguments), shape=sizes, dtype=kind)
 
