@@ -292,9 +292,9 @@ class Calls:
             return self._flat(ref), None, kind
         if what == "slab":
             return self.slabs[which], None, kind
-        return {"output": self.out, "cotangent": self.cotangents, "output cotangent": self.out_cotangents}[what][
-            which
-        ], True, kind  # fmt: skip
+        if what == "output":
+            return self.out[which], True, kind
+        return (self.cotangents if what == "cotangent" else self.out_cotangents)[which], True, kind
 
     # Some of the calls, where a gradient does not reach all of them.
 

@@ -17,7 +17,7 @@ from lazyflow.arena import Arena
 from lazyflow.backward import accumulated, node_at
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
-from lazyflow.errors import DTypeError, GradientError, ShapeError
+from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, execute, fused_by
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
@@ -121,12 +121,22 @@ def _forget(roots: Sequence[Expr]) -> None:
             tape.generation += 1
 
 
+def _refuse_in_cells(roots: Sequence[Expr]) -> None:
+    trace = next((root.tape.trace for root in roots if root.tape.trace is not None), None)
+    if trace is not None:
+        raise CellError(
+            f"{user_line()}: a value is asked for inside the {trace.name}, whose body is recorded only once, for calls that "
+            "have not been made: return the expression and ask outside, use lf.where in place of an if, or leave lf.cell off"
+        )
+
+
 class Engine:
     """The evaluator that expressions are bound to."""
 
     def forward(self, roots: Sequence[Any]) -> None:
         """Make the roots' values those under the current parameters."""
         wanted = _roots_to_run(roots)
+        _refuse_in_cells(wanted)
         if _stale(wanted):
             _forget(wanted)
         # A run has one device, and without gradients it uses memory again that a backward would read.
@@ -140,6 +150,7 @@ class Engine:
 
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
+        _refuse_in_cells([root])
         if not is_evaluated(root.tape, root.row):
             _run([root])
         run, offset = location(root.tape, root.row)

@@ -25,11 +25,17 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.expr import signature_of
 from lazyflow.fuse import blocks, jit
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Value, is_cheap, is_fusable
+from lazyflow.graph import Graph
+from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Op, Shape
 from lazyflow.ops.formula import Formula, parse
-from lazyflow.tape import Signature, Type
+from lazyflow.tape import CONSTANT as CONSTANT_NODE
+from lazyflow.tape import INPUT as INPUT_NODE
+from lazyflow.tape import Operand, Signature, Tape, Type, intern_type, signature_by_id
+from lazyflow.trace import Trace
 
 NODE, INPUT, PARAMETER, CONSTANT, INT, FLOAT, STATIC = "node", "input", "parameter", "constant", "int", "float", "static"
 PRODUCT, ASSEMBLE, ELEMENTWISE, CALL = "product", "assemble", "elementwise", "call"
@@ -81,6 +87,10 @@ class Program:
     constants: tuple[Array, ...]
     known: dict[Any, Stages] = field(default_factory=dict)
 
+    def wants_gradient(self) -> set[tuple[str, int]]:
+        """The inputs and parameters that a gradient flows to, as pairs of ``"input"`` or ``"parameter"`` and a number."""
+        return {(r.kind, r.index) for node in self.nodes if node.grad for r in node.reads if r.grad}
+
     def staged(self, external: frozenset[int], outside: frozenset[int], grad: bool, fuse: str) -> Stages:
         """The program cut into stages, where the inputs ``external`` come from outside of the recurrence and the
         outputs ``outside`` are read there only."""
@@ -89,6 +99,143 @@ class Program:
         if found is None:
             found = self.known[key] = _Compiler(self, external, outside, grad, fuse).stages()
         return found
+
+
+Payload = tuple[tuple[str, int], ...]
+
+
+def program_of(
+    name: str, graph: Graph, tape: Tape, trace: Trace
+) -> tuple[Program, tuple[int, ...], Payload, Payload] | None:
+    """The program of a traced body, the numbers of the operands that it reads, and what its payload is filled with.
+
+    None if a result is the same for all calls.
+    """
+    reader = _Reader(graph, tape, trace)
+    nodes, outputs = reader.nodes()
+    if not outputs or not all(nodes[i].batch for i in outputs):
+        return None
+    program = Program(
+        name,
+        tuple(nodes),
+        tuple(outputs),
+        tuple(signature_by_id(tape.signatures[row]).type for row in reader.inputs),
+        tuple(reader.parameters),
+        tuple(reader.constants),
+    )
+    numbers = {row: k for k, row in enumerate(_input_rows(tape))}
+    return program, tuple(numbers[row] for row in reader.inputs), tuple(reader.ints), tuple(reader.floats)
+
+
+def _input_rows(tape: Tape) -> list[int]:
+    return [row for row, s in enumerate(tape.signatures) if signature_by_id(s).op is INPUT_NODE]
+
+
+class _Reader:
+    """Turns the graph of a traced body into nodes."""
+
+    def __init__(self, graph: Graph, tape: Tape, trace: Trace) -> None:
+        self.graph, self.tape, self.trace = graph, tape, trace
+        self.inputs: dict[int, int] = {}  # by row of the tape
+        self.parameters: dict[Type, int] = {}
+        self.constants: list[Array] = []
+        self.ints: dict[tuple[str, int], int] = {}
+        self.floats: dict[tuple[str, int], int] = {}
+        self.found: list[Node] = []
+        self.refs: dict[int, Ref] = {}  # of each node of the graph, as a whole
+
+    def nodes(self) -> tuple[list[Node], list[int]]:
+        """All nodes, and which are the results."""
+        for i in range(len(self.graph)):
+            self.refs[i] = self._read(i, self.graph.signatures[self.graph.signature[i]])
+        return self.found, [self.refs[base].index for base, _ in self.graph.roots]
+
+    def _read(self, i: int, signature: Signature) -> Ref:
+        row, kind = int(self.graph.origin[i]), signature.type
+        if signature.op is INPUT_NODE:
+            index = self.inputs.setdefault(row, len(self.inputs))
+            return Ref(INPUT, index, 0, kind.shape, kind.dtype, kind.size, kind.requires_grad)
+        if signature.op is CONSTANT_NODE:
+            self.constants.append(self.tape.objects[row])
+            return Ref(CONSTANT, len(self.constants) - 1, 0, kind.shape, kind.dtype, kind.size)
+        reads = self._operands(i, signature, row)
+        return self._split_affine(signature, reads) or self._add(signature, reads)
+
+    def _operands(self, i: int, signature: Signature, row: int) -> tuple[Ref, ...]:
+        graph = self.graph
+        start, end = int(graph.starts[i]), int(graph.starts[i + 1])
+        if signature.op.stacked:
+            return tuple(self._row(e, signature.operands[0]) for e in range(start, end))
+        found = []
+        for o in signature.operands:
+            if o.kind == "row":
+                found.append(self._row(start + o.position, o))
+            elif o.kind == "shared":
+                assert o.type is not None
+                index = self.parameters.setdefault(o.type, len(self.parameters))
+                found.append(Ref(PARAMETER, index, 0, o.shape, o.dtype, o.type.size, o.vjp is not None))
+            else:
+                found.append(self._number(i, o, row))
+        return tuple(found)
+
+    def _row(self, edge: int, o: Operand) -> Ref:
+        base, shift = int(self.graph.base[edge]), int(self.graph.shift[edge])
+        whole = self.refs[base]
+        assert o.type is not None
+        return replace(whole, shift=shift, shape=o.shape, size=o.type.size, grad=o.vjp is not None)
+
+    def _number(self, i: int, o: Operand, row: int) -> Ref:
+        column, kind = ("ints", INT) if o.kind == "int" else ("floats", FLOAT)
+        starts = self.graph.int_starts if kind == INT else self.graph.float_starts
+        link = self.trace.links.get((row, column, o.position))
+        if link is not None:
+            known = self.ints if kind == INT else self.floats
+            return Ref(kind, known.setdefault(link.payload, len(known)), 0, o.shape, o.dtype, 1)
+        value = getattr(self.graph, column)[starts[i] + o.position]
+        number: Any = np.asarray(value, np.int64) if kind == INT else float(value)
+        return Ref(STATIC, -1, 0, o.shape, o.dtype, 1, value=number)
+
+    def _split_affine(self, signature: Signature, reads: tuple[Ref, ...]) -> Ref | None:
+        """``W x + b`` with a parameter ``W`` and a vector ``x`` as a product and a sum, which fuses with what follows."""
+        name = signature.op.name
+        if name == "affine":
+            weight, bias, x = reads
+        elif name == "matmul":
+            (weight, x), bias = reads, None
+        else:
+            return None
+        vectors = x.dtype == weight.dtype == signature.type.dtype and len(x.shape) == 1 and len(weight.shape) == 2
+        if not vectors or x.dtype.kind != "f" or x.dtype.itemsize < 4 or weight.kind != PARAMETER:
+            return None
+        if not is_batched(x, self.found) or (bias is not None and (is_batched(bias, self.found) or bias.dtype != x.dtype)):
+            return None
+        kind = signature.type
+        product = Node(PRODUCT, None, (weight, x), kind.shape, kind.dtype, kind.size, True, weight.grad or x.grad)
+        self.found.append(product)
+        whole = Ref(NODE, len(self.found) - 1, 0, kind.shape, kind.dtype, kind.size, product.grad)
+        if bias is None:
+            return whole
+        bias_kind = intern_type(bias.shape, bias.dtype, kind.device, bias.grad)
+        product_kind = intern_type(kind.shape, kind.dtype, kind.device, product.grad)
+        return self._add(signature_of(OPS["add"], (product_kind, bias_kind), {}), (whole, bias))
+
+    def _add(self, signature: Signature, reads: tuple[Ref, ...]) -> Ref:
+        kind = signature.type
+        batch = any(is_batched(ref, self.found) for ref in reads)
+        known = elementwise_formulas(signature.op) if signature.op.elementwise else None
+        shape = kind.shape, kind.dtype, kind.size, batch, signature.differentiable
+        if known is not None:
+            node = Node(ELEMENTWISE, signature, reads, *shape, known[0], known[0].operands, known[1])
+        elif signature.op.name == "concatenate" and self._assembles(signature, reads):
+            node = Node(ASSEMBLE, signature, reads, *shape, column_ends=tuple(signature.static["ends"]))
+        else:
+            node = Node(CALL, signature, reads, *shape)
+        self.found.append(node)
+        return Ref(NODE, len(self.found) - 1, 0, *shape[:3], signature.differentiable)
+
+    def _assembles(self, signature: Signature, reads: Sequence[Ref]) -> bool:
+        vectors = len(signature.type.shape) == 1 and all(ref.dtype == signature.type.dtype for ref in reads)
+        return vectors and all(is_batched(ref, self.found) for ref in reads)
 
 
 @dataclass(frozen=True)

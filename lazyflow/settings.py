@@ -48,11 +48,17 @@ class _Local(threading.local):
 
 _local = _Local()
 _on_change: list[Callable[[], None]] = []
+_before_change: list[Callable[[], None]] = []
 
 
 def current() -> Settings:
     """The settings of this thread."""
     return _local.settings
+
+
+def before_change(check: Callable[[], None]) -> None:
+    """Call ``check``, which may raise, before a block of settings is entered."""
+    _before_change.append(check)
 
 
 def on_change(callback: Callable[[], None]) -> None:
@@ -115,6 +121,8 @@ class using(ContextDecorator):
             callback()
 
     def __enter__(self) -> Settings:
+        for check in _before_change:
+            check()
         self.outer.append(_local.settings)
         self._set(replace(_local.settings, **self.changes))
         return _local.settings

@@ -16,7 +16,8 @@ import itertools
 import threading
 import weakref
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.device import elements
-from lazyflow.errors import DeviceError, user_line
+from lazyflow.errors import CellError, DeviceError, user_line
 from lazyflow.ops.base import NOTHING, Abstract, Array, Aval, Op, Result, Shape
 
 
@@ -282,6 +283,25 @@ def current_tape() -> Tape:
     return tape
 
 
+@contextmanager
+def recording_on(tape: Tape) -> Iterator[None]:
+    """Record on this very tape for a while."""
+    before, _current.tape = _current.tape, weakref.ref(tape)
+    try:
+        yield
+    finally:
+        _current.tape = before
+
+
+def _refuse_in_cells() -> None:
+    tape = None if _current.tape is None else _current.tape()
+    if tape is not None and tape.trace is not None:
+        raise CellError(
+            f"the settings cannot change inside the cell {tape.trace.name}, whose calls all run alike: use the block "
+            "around its calls, and x.detach() inside for a value without gradient"
+        )
+
+
 def seal_current() -> None:
     """Close this thread's tape: what is recorded next goes onto a fresh one."""
     tape = None if _current.tape is None else _current.tape()
@@ -290,6 +310,7 @@ def seal_current() -> None:
 
 
 settings.on_change(seal_current)
+settings.before_change(_refuse_in_cells)
 
 
 def check_device(op: Op, types: tuple[Type | Inline, ...]) -> str:
