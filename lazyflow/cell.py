@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import weakref
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +23,7 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.errors import CellError
-from lazyflow.expr import Expr, Parameter, constant, handle, record, type_on
+from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, type_on
 from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.graph import Graph, collect
@@ -51,6 +51,7 @@ __all__ = ["cell"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MOST = 512  # programs that one function keeps; the oldest goes first
+FEW = 4  # ways to call it that are recorded by code made for them
 
 
 class _Leaf:
@@ -142,6 +143,11 @@ class Recorder:
     results: Any
     parameters: tuple[Type, ...]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is drawn, and all payload are numbers of the arguments."""
+        return not self.streams
+
     def __call__(self, expressions: Sequence[Expr], numbers: Sequence[float]) -> Any:
         """Record a call with these leaves of its arguments."""
         for position, size, name in self.limits:
@@ -170,6 +176,154 @@ def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequ
     if what == "number":
         return numbers[which]
     return draws[which][what == "count"]
+
+
+# Code made for one way to call a cell.
+
+
+class FastPath(NamedTuple):
+    """``record(args)`` records a call like the one it was made from, and returns None for any other. ``valid``: the
+    count of changes of modules, and the settings, that it is good for."""
+
+    recorder: Recorder
+    valid: list[Any]
+    record: Callable[[tuple[Any, ...]], Any]
+
+
+class _Unusual(Exception):
+    """Arguments that no fast path is made for."""
+
+
+class _FastSource:
+    """Prints the code: check that everything is as it was, append the rows, and make the handles of the results."""
+
+    def __init__(self, recorder: Recorder, owner: Any) -> None:
+        self.recorder = recorder
+        self.names: dict[str, Any] = {"new": object.__new__, "Expr": Expr, "current_tape": current_tape}
+        self.lines: list[str] = []
+        self.tests: list[str] = []
+        self.expressions: list[str] = []
+        self.numbers: list[str] = []
+        self.variables = 0
+
+    def variable(self) -> str:
+        self.variables += 1
+        return f"x{self.variables}"
+
+    def constant(self, value: Any) -> str:
+        name = f"k{len(self.names)}"
+        self.names[name] = value
+        return name
+
+    def take_apart(self, name: str, value: Any) -> None:
+        """Tests and unpacking of one argument."""
+        kind = value.__class__
+        if kind is Expr:
+            self.expressions.append(name)
+        elif kind is tuple and value:
+            parts = [self.variable() for _ in value]
+            self.lines.append(f"if {name}.__class__ is not tuple: return None")
+            self.lines.append(f"{', '.join(parts)}, = {name}")
+            for part, v in zip(parts, value, strict=True):
+                self.take_apart(part, v)
+        elif kind is int or kind is float:
+            self.tests.append(f"{name}.__class__ is {kind.__name__}")
+            self.numbers.append(name)
+        elif value is None or kind is bool:
+            self.tests.append(f"{name} is {value!r}")
+        else:
+            raise _Unusual
+
+
+def fast_path(
+    recorder: Recorder,
+    args: tuple[Any, ...],
+    watched: Sequence[tuple[str, Any, Any]],
+    options: settings.Settings,
+    owner: Any,
+) -> FastPath | None:
+    """The code for calls like one with ``args``, or None for arguments that are not made of expressions of one tape,
+    numbers and None."""
+    valid = [STRUCTURE[0], options]
+    if not recorder.is_plain or (owner is not None and not hasattr(owner, "named_parameters")):
+        return None
+    try:
+        source = _fast_source(recorder, args, watched, owner, valid)
+    except _Unusual:
+        return None
+    exec(compile("\n".join(source.lines), f"<lazyflow {recorder.signature.op.name}>", "exec"), source.names)
+    return FastPath(recorder, valid, source.names["record"])
+
+
+def _fast_source(
+    recorder: Recorder, args: tuple[Any, ...], watched: Sequence[tuple[str, Any, Any]], owner: Any, valid: list[Any]
+) -> _FastSource:
+    source = _FastSource(recorder, owner)
+    source.names.update(valid=valid, STRUCTURE=STRUCTURE)
+    names = [source.variable() for _ in args]
+    for name, value in zip(names, args, strict=True):
+        if owner is not None and name == names[0]:
+            source.tests.append(f"{source.constant(weakref.ref(owner))}() is {name}")
+        else:
+            source.take_apart(name, value)
+    for text, on, value in watched:
+        source.tests.append(f"{text.format(source.constant(on))} is {source.constant(value)}")
+    head = ["def record(args):", " try:", *(f"  {line}" for line in [f"{', '.join(names)}, = args", *source.lines])]
+    source.lines = [*head, *(f"  {line}" for line in _recording(source)), " except (AttributeError, ValueError, OverflowError):"]
+    source.lines.append("  return None")
+    return source
+
+
+def _recording(source: _FastSource) -> list[str]:
+    recorder, signature = source.recorder, source.recorder.signature
+    chosen = [source.expressions[k] for k in recorder.operands]
+    types = [o.type for o in signature.operands if o.kind == "row"]
+    tape = f"{chosen[0]}.tape" if chosen else "current_tape()"
+    source.tests += [f"{e}.type is {source.constant(kind)}" for e, kind in zip(chosen, types, strict=True)]
+    source.tests += [f"{e}.tape is tape" for e in chosen[1:]]
+    source.tests += [f"0 <= {source.numbers[position]} < {size}" for position, size, _ in recorder.limits]
+    unread = [e for k, e in enumerate(source.expressions) if k not in recorder.operands]
+    if unread:
+        raise _Unusual
+    keep = source.constant(signature)
+    results = [signature, *signature.further]
+    ids = source.constant(array("i", [s.id for s in results]))
+    rows = [f"{e}.row" for e in chosen] + ["row"] * len(signature.further)
+    lines = [f"tape = {tape}"]
+    tests = ["tape.open", f"{keep} in tape.keep", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]", *source.tests]
+    lines.append(f"if not ({' and '.join(tests)}): return None")
+    # Converted first: what does not fit raises before anything is on the tape.
+    ints = [source.numbers[which] for _, which in recorder.payload.ints]
+    floats = [source.numbers[which] for _, which in recorder.payload.floats]
+    lines += [f"if not -0x80000000 <= {name} <= 0x7fffffff: return None" for name in ints]
+    lines += [f"f{k} = float({name})" for k, name in enumerate(floats)]
+    lines += [f"tape.ints.append({name})" for name in ints]
+    lines += [f"tape.floats.append(f{k})" for k in range(len(floats))]
+    lines += ["signatures = tape.signatures", "row = len(signatures)", f"signatures.extend({ids})"]
+    if len(rows) == 1:
+        lines.append(f"tape.operands.append({rows[0]})")
+    elif rows:
+        lines.append(f"tape.operands.extend(({', '.join(rows)}))")
+    for k, s in enumerate(results):
+        lines += [f"e{k} = new(Expr)", f"e{k}.tape = tape", f"e{k}.row = row + {k}" if k else "e0.row = row"]
+        lines.append(f"e{k}.type = {source.constant(s.type)}")
+    lines.append(f"return {_rebuilt_text(source, recorder.results, iter(range(len(results))))}")
+    return lines
+
+
+def _rebuilt_text(source: _FastSource, structure: Any, results: Iterator[int]) -> str:
+    if structure is EXPRESSION:
+        return f"e{next(results)}"
+    kind, *parts = structure
+    if kind is tuple:
+        return f"({''.join(_rebuilt_text(source, p, results) + ', ' for p in parts)})"
+    if kind is list:
+        return f"[{', '.join(_rebuilt_text(source, p, results) for p in parts)}]"
+    if kind is dict:
+        return f"{{{', '.join(f'{source.constant(k)}: {_rebuilt_text(source, p, results)}' for k, p in parts)}}}"
+    if parts and not isinstance(kind, type(None)) and not hasattr(kind, "_fields"):
+        return source.constant(parts[0])
+    raise _Unusual
 
 
 # Tracing.
@@ -329,6 +483,12 @@ class _Surroundings:
         self.globals = function.__globals__
         self.names = tuple(function.__code__.co_names)
 
+    def watched(self) -> list[tuple[str, Any, Any]]:
+        """Expressions that give what a body sees, each with an object it is evaluated on and the value now."""
+        found = [("{}.cell_contents", c, c.cell_contents) for c in self.cells if _is_filled(c)]
+        found += [(f"{{}}.get({n!r})", self.globals, self.globals[n]) for n in self.names if n in self.globals]
+        return [(text, on, v) for text, on, v in found if not callable(v) or hasattr(v, "named_parameters")]
+
     def marks(self) -> tuple[Any, ...]:
         """Marks of what may change."""
         found = [c.cell_contents for c in self.cells if _is_filled(c)]
@@ -362,9 +522,11 @@ class _Cell:
         self.known: dict[Any, Recorder | None] = {}
         self.of_owner: weakref.WeakKeyDictionary[Any, dict[Any, Recorder | None]] = weakref.WeakKeyDictionary()
         self.static: dict[Any, frozenset[int]] = {}
+        self.fast: dict[int, list[FastPath]] = {}  # by id of the object whose method it is, 0 for a function
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         options = settings.current()
+        given = args
         if options.check_finite or current_tape().trace is not None:
             return self.function(*args, **kwargs)  # inlined: into another cell, or to name the line of a NaN
         owner, function = None, self.function
@@ -375,7 +537,25 @@ class _Cell:
         recorder = self._recorder(owner, function, flat, options)
         if recorder is None:
             return function(*args, **kwargs)
+        if not kwargs:
+            self._remember_fast(owner, given, recorder, options)
         return recorder(flat.expressions, flat.numbers)
+
+    def _remember_fast(self, owner: Any, args: tuple[Any, ...], recorder: Recorder, options: settings.Settings) -> None:
+        """Next time, calls like this one are recorded by code made for them."""
+        number = 0 if owner is None else id(owner)
+        paths = self.fast.setdefault(number, [])
+        for path in paths:
+            if path.recorder is recorder:
+                path.valid[:] = STRUCTURE[0], options
+                return
+        made = fast_path(recorder, args, self.surroundings.watched(), options, owner)
+        if made is not None:
+            if len(paths) >= FEW:
+                del paths[0]
+            paths.append(made)
+            if owner is not None and len(paths) == 1:
+                weakref.finalize(owner, self.fast.pop, number, None)
 
     def _recorder(
         self, owner: Any, function: Callable[..., Any], flat: _Flat, options: settings.Settings
@@ -453,9 +633,15 @@ def cell(function: Function) -> Function:
     if not inspect.isfunction(function):
         raise TypeError(f"lf.cell decorates a function or a method, got a {type(function).__name__}")
     call = _Cell(function)
+    fast, method = call.fast, call.method
 
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
+        if not kwargs:
+            for path in fast.get(id(args[0]) if method else 0, ()):
+                found = path.record(args)
+                if found is not None:
+                    return found
+        return call(args, kwargs)
 
     return recorded  # type: ignore[return-value]

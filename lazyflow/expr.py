@@ -271,6 +271,9 @@ def handle(tape: Tape, row: int, kind: Type) -> Expr:
 
 _versions = itertools.count(1)
 
+# Counts the changes of what a traced body can see: attributes of modules, the type of a parameter. One entry.
+STRUCTURE = [0]
+
 
 class Parameter(Expr):
     """An array that training changes, shared by all examples.
@@ -307,6 +310,7 @@ class Parameter(Expr):
             )
         device = devices.device_of(self.array)
         self._forget_signatures()
+        STRUCTURE[0] += 1
         self.type = Type(self.array.shape, self.array.dtype, device, requires_grad, self)
 
     def _forget_signatures(self) -> None:

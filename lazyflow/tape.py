@@ -223,6 +223,7 @@ class Tape:
         "offset_of",
         "open",
         "operands",
+        "options",
         "retained",
         "run_of",
         "runs",
@@ -237,7 +238,7 @@ class Tape:
         self.imports: list[tuple[Tape, int]] = []
         self.imported: dict[tuple[int, int, int], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures
-        self.device, self.grad = options.device, options.grad
+        self.device, self.grad, self.options = options.device, options.grad, options
         self.lines: list[str] | None = [] if options.check_finite else None
         self.open = not options.check_finite
         self.sealed = False
