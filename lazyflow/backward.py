@@ -111,10 +111,19 @@ def reached(graph: Graph, nodes: Sequence[int]) -> Any:
     wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)[graph.signature]
     edges = differentiable_edges(graph)
     users, operands = np.repeat(np.arange(len(graph)), np.diff(graph.starts))[edges], graph.base[edges]
+    if len(graph.results):  # a cell's call takes part with all of its results or not at all
+        call = graph.call
+        wanted[graph.results] = False
+        users, operands, nodes = call[users], call[operands], call[list(nodes)].tolist()
+        between = users != operands
+        users, operands = users[between], operands[between]
     ends = wanted.copy()
     ends[operands] = False
     ends[list(nodes)] = False
-    return reachable(len(graph), nodes, users, operands) if ends.any() else None
+    if not ends.any():
+        return None
+    active = reachable(len(graph), nodes, users, operands)
+    return active[graph.call] if len(graph.results) else active
 
 
 def _wants_gradient(signature: Signature) -> bool:

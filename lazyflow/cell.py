@@ -231,6 +231,8 @@ class _FastSource:
             self.numbers.append(name)
         elif value is None or kind is bool:
             self.tests.append(f"{name} is {value!r}")
+        elif kind is str:
+            self.tests.append(f"{name} == {value!r}")
         else:
             raise _Unusual
 

@@ -17,7 +17,9 @@ The weight gradients of all steps are left to the end, where each is one product
 
 from __future__ import annotations
 
+import functools
 import heapq
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -226,16 +228,19 @@ class _Reader:
         shape = kind.shape, kind.dtype, kind.size, batch, signature.differentiable
         if known is not None:
             node = Node(ELEMENTWISE, signature, reads, *shape, known[0], known[0].operands, known[1])
-        elif signature.op.name == "concatenate" and self._assembles(signature, reads):
-            node = Node(ASSEMBLE, signature, reads, *shape, column_ends=tuple(signature.static["ends"]))
+        elif self._assembles(signature, reads):
+            ends = tuple(itertools.accumulate((ref.size for ref in reads), initial=0))
+            node = Node(ASSEMBLE, signature, reads, *shape, column_ends=ends)
         else:
             node = Node(CALL, signature, reads, *shape)
         self.found.append(node)
         return Ref(NODE, len(self.found) - 1, 0, *shape[:3], signature.differentiable)
 
     def _assembles(self, signature: Signature, reads: Sequence[Ref]) -> bool:
-        vectors = len(signature.type.shape) == 1 and all(ref.dtype == signature.type.dtype for ref in reads)
-        return vectors and all(is_batched(ref, self.found) for ref in reads)
+        """Whether a value is its operands' elements in order."""
+        vectors = signature.op.name == "concatenate" and len(signature.type.shape) == 1
+        in_order = vectors or (signature.op.stacked and signature.op.gathers)
+        return in_order and all(ref.dtype == signature.type.dtype and is_batched(ref, self.found) for ref in reads)
 
 
 @dataclass(frozen=True)
@@ -843,6 +848,7 @@ def _shifted(ref: Ref, shift: int, node: Node, width: int) -> Ref:
     return replace(ref, shift=ref.shift + shift, size=width, shape=(width,))
 
 
+@functools.lru_cache(maxsize=4096)
 def compiled(kernel: Kernel, fuse: str) -> Callable[..., None]:
     """The kernel as a function, by numba or by NumPy."""
     return jit.compiled(kernel) if fuse == "numba" else blocks.compiled(kernel)
