@@ -24,6 +24,7 @@ from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reac
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, dag_of, make
+from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices, schedule
 from lazyflow.tape import Tape, signature_by_id
 
@@ -52,6 +53,8 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     graph = collect(roots)
     if not len(graph):
         return
+    if settings.current().dedupe:
+        graph = without_repeats(graph)
     tapes = [graph.tape(i) for i in range(len(graph.tapes))]
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)

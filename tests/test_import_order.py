@@ -21,6 +21,7 @@ ORDER = (
     "expr",
     "functions",
     "graph",
+    "repeats",
     "schedule",
     "plan",
     "arena",
