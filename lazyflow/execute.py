@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow import jit
 from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
 from lazyflow.expr import Parameter
-from lazyflow.fuse import jit
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Array
 from lazyflow.plan import Cells, Launch, Plan, Rows

@@ -13,6 +13,7 @@ ORDER = (
     "device",
     "settings",
     "random",
+    "jit",
     "ops.base",
     "ops.sparse",
     "ops",
