@@ -28,7 +28,7 @@ def name_of(function: Any) -> str:
     >>> name_of(len), name_of(dict.get)
     ('len', 'dict.get')
     """
-    return str(getattr(function, "__qualname__", None) or repr(function))
+    return str(getattr(function, "__qualname__", None) or repr(function)).rpartition("<locals>.")[-1]
 
 
 def mismatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

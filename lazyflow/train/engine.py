@@ -284,7 +284,7 @@ class Engine:
             self._fire(Events.EPOCH_COMPLETED)
 
     def _iteration(self, batch: Any) -> None:
-        self.state.batch = batch
+        self.state.batch, self.state.output = batch, None  # what it held is free before the next is computed
         self.state.iteration += 1
         self._fire(Events.ITERATION_STARTED)
         if not self._stopping:

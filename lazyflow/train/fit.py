@@ -151,7 +151,7 @@ def fit(
     """
     check_count("epochs", epochs, 1)
     training, held_out = _split(data, validation, batch_size, shuffle, seed)
-    metrics = dict(metrics or {})
+    metrics = _named(metrics)
     evaluator = create_supervised_evaluator(model, {"loss": Loss(loss), **metrics}, device=device)
     trainer = create_supervised_trainer(
         model, _made(optimizer, model), loss, device=device, output_transform=_steps(bool(metrics))
@@ -168,6 +168,14 @@ def fit(
         _add(trainer, callback)
     trainer.run(training, max_epochs=epochs)
     return history
+
+
+def _named(metrics: Any) -> dict[str, Metric]:
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f"metrics: expected a dict of metrics by name, got {metrics!r:.60}")
+    if "loss" in (metrics or {}):
+        raise ValueError("metrics: 'loss' is the name of the loss itself; give the metric another one")
+    return dict(metrics or {})
 
 
 def _steps(seen: bool) -> Callable[..., _Step]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from lazyflow.state import is_array
 from lazyflow.train.batch import host
-from lazyflow.train.engine import Engine
 from lazyflow.train.events import Events
 from lazyflow.train.metrics.base import Metric, itself
 
@@ -60,6 +59,9 @@ class RunningAverage(Metric):
     2.5
     """
 
+    reset_event = Events.STARTED
+    value_event = Events.ITERATION_COMPLETED
+
     def __init__(
         self, src: Metric | None = None, alpha: float = 0.98, output_transform: Callable[[Any], Any] = itself
     ) -> None:
@@ -90,15 +92,6 @@ class RunningAverage(Metric):
         if self.average is None:
             raise self.nothing_seen()
         return self.average
-
-    def attach(self, engine: Engine, name: str) -> None:
-        self.listen(engine)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.completed, name)
-
-    def listen(self, engine: Engine) -> None:
-        if not engine.has_event_handler(self.iteration_completed, Events.ITERATION_COMPLETED):
-            engine.add_event_handler(Events.STARTED, self.started)
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
 
 
 def _numeric(metric: Metric, output: Any) -> Any:

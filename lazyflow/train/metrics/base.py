@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,6 +46,9 @@ class Metric:
     >>> engine.run([3, 8, 5]).metrics
     {'largest': 8}
     """
+
+    reset_event: ClassVar[Events] = Events.EPOCH_STARTED
+    value_event: ClassVar[Events] = Events.EPOCH_COMPLETED
 
     def __init__(self, output_transform: Callable[[Any], Any] = itself) -> None:
         check_call(f"{type(self).__name__}: output_transform", output_transform, ("output",))
@@ -90,12 +93,12 @@ class Metric:
         if not isinstance(engine, Engine) or not isinstance(name, str):
             raise TypeError(f"attach(engine, name) takes a train.Engine and a string, got {engine!r} and {name!r}")
         self.listen(engine)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed, name)
+        engine.add_event_handler(self.value_event, self.completed, name)
 
     def listen(self, engine: Engine) -> None:
         """Be reset and updated by ``engine``, once, under however many names the value is asked for."""
         if not engine.has_event_handler(self.iteration_completed, Events.ITERATION_COMPLETED):
-            engine.add_event_handler(Events.EPOCH_STARTED, self.started)
+            engine.add_event_handler(self.reset_event, self.started)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
 
     def is_attached(self, engine: Engine) -> bool:

@@ -147,6 +147,7 @@ class _Hits(Metric):
     """For each class, how often it was predicted rightly, predicted at all, and right."""
 
     averages: tuple[Any, ...] = (False, True, "macro", "micro", "weighted")
+    of_class_one = False  # whether the value for zeros and ones is never averaged
 
     def __init__(
         self, average: bool | str = False, output_transform: Transform = itself, *, is_multilabel: bool = False
@@ -180,7 +181,7 @@ class _Hits(Metric):
         self.binary = True
         for what, classes in (("y_pred", predicted), ("y", actual)):
             _check_range(self, what, classes, 2)
-        return _label_hits(predicted[..., None], actual[..., None])
+        return _class_hits(predicted, actual, 2)
 
     def values(self, hits: Array) -> Array:
         """The metric of columns of ``hits``."""
@@ -189,22 +190,24 @@ class _Hits(Metric):
     def compute(self) -> Any:
         if self.hits is None:
             raise self.nothing_seen()
+        found = self.values(self.hits)
+        if self.binary and (self.of_class_one or not self.average):
+            return float(found[1])
         if self.average == "micro":
             return float(self.values(self.hits.sum(axis=1)))
-        found = self.values(self.hits)
         if self.average == "weighted":
             return float(_shares(np.sum(found * self.hits[2]), np.sum(self.hits[2])))
-        return float(found.mean()) if self.average or self.binary else found
+        return float(found.mean()) if self.average else found
 
 
 class Precision(_Hits):
     """Of the examples that were given a class, the share that has it.
 
     `update` takes scores ``(batch, ..., classes)`` and classes ``(batch, ...)``; or zeros and ones ``(batch, ...)`` in
-    both, and the value is that of class 1; or, with ``is_multilabel``, zeros and ones ``(batch, ..., labels)``.
-    ``average``: False for an array with a value for each class, True or ``"macro"`` for their mean, ``"weighted"`` for
-    their mean weighted by how often each class is right, ``"micro"`` for that of all classes in one. A class that was
-    never given has 0.
+    both; or, with ``is_multilabel``, zeros and ones ``(batch, ..., labels)``. ``average``: False for an array with a
+    value for each class, or, of zeros and ones, the value of class 1; True or ``"macro"`` for the mean over classes,
+    ``"weighted"`` for their mean weighted by how often each class is right, ``"micro"`` for that of all classes in one.
+    A class that was never given has 0.
 
     Raises ``ValueError`` for another ``average`` and for classes out of range, `ShapeError` for shapes that do not fit.
 
@@ -237,7 +240,8 @@ class Fbeta(_Hits):
     """The harmonic mean of precision and recall, in which recall counts ``beta ** 2`` times (van Rijsbergen 1979).
 
     With ``beta`` 1, the default, this is F1. ``average``: True for the mean over classes, False for an array with a
-    value for each. What `update` takes is as for `Precision`. Raises ``ValueError`` for ``beta`` not above 0.
+    value for each; of zeros and ones it is always the value of class 1. What `update` takes is as for `Precision`.
+    Raises ``ValueError`` for ``beta`` not above 0.
 
     >>> from lazyflow import train
     >>> f1 = train.Fbeta()
@@ -247,6 +251,7 @@ class Fbeta(_Hits):
     """
 
     averages = (False, True)
+    of_class_one = True
 
     def __init__(
         self,
