@@ -108,7 +108,7 @@ class Engine:
         self._handlers: dict[EventEnum | str, list[_Registered]] = {event: [] for event in Events}
         self._fired: Counter[EventEnum | str] = Counter()
         self._running = self._stop_run = self._stop_epoch = False
-        self._epoch_done, self._resumes = True, False
+        self._epoch_done, self._restored, self._unfinished = True, False, False
 
     # Handlers
 
@@ -245,6 +245,8 @@ class Engine:
         if not isinstance(data, Iterable):
             raise TypeError(f"data must be an iterable of batches, such as lf.data.batches(...), got {data!r}")
         self.state = self._first_state(max_epochs)
+        self._unfinished = self._restored and not self._epoch_done
+        self._epoch_done, self._restored = True, False
         self.state.max_epochs, self.state.dataloader = max_epochs, data
         self.state.epoch_length = epoch_length or _length(data)
         self._fired.clear()
@@ -252,7 +254,7 @@ class Engine:
 
     def _first_state(self, max_epochs: int) -> State:
         """A new state, or the restored one at the beginning of the epoch that is to be run or finished."""
-        if not self._resumes:
+        if not self._restored:
             return State()
         done = self.state.epoch - (not self._epoch_done)
         if done >= max_epochs:
@@ -266,19 +268,17 @@ class Engine:
         self._fire(Events.STARTED)
         while not self._stop_run and self.state.epoch < self.state.max_epochs:
             self._epoch(next(epochs))
-        self._resumes = False
         self._fire(Events.COMPLETED)
 
     def _epoch(self, batches: Iterator[Any]) -> None:
         self.state.epoch += 1
-        self._stop_epoch, before = False, self.state.iteration
-        unfinished, self._epoch_done = self._resumes and not self._epoch_done, False
-        self._resumes = False
+        self._stop_epoch, self._epoch_done, before = False, False, self.state.iteration
         self._fire(Events.EPOCH_STARTED)
         while not self._stopping and (batch := next(batches, _END)) is not _END:
             self._iteration(batch)
-        if self.state.iteration == before and not (self._stopping or unfinished):
+        if self.state.iteration == before and not (self._stopping or self._unfinished):
             raise ValueError(_no_batch(self.state.epoch))
+        self._unfinished = False  # of a restored epoch there may have been no batch left
         if not self._stop_run:
             self._epoch_done = True
             self._fire(Events.EPOCH_COMPLETED)
@@ -331,7 +331,7 @@ class Engine:
         """
         self.check_state_dict(state)
         self.state = State(epoch=state["epoch"], iteration=state["iteration"])
-        self._epoch_done, self._resumes = bool(state["epoch_done"]), True
+        self._epoch_done, self._restored = bool(state["epoch_done"]), True
 
 
 def _flat(event: Any) -> tuple[Any, ...]:

@@ -180,8 +180,10 @@ def test_early_stopping_ends_the_trainer_and_not_the_evaluator():
 def test_early_stopping_that_was_restored_goes_on_counting(tmp_path):
     first = train.EarlyStopping(2, lambda engine: engine.state.output)
     run_with(first, engine_of(5, 4), epochs=2)
-    lf.save(tmp_path / "stopping.safetensors", stopping=first)
     second = train.EarlyStopping(2, lambda engine: engine.state.output)
+    lf.save(tmp_path / "stopping.safetensors", stopping=first, fresh=second)
+    lf.load(tmp_path / "stopping.safetensors", fresh=second)
+    assert second.best == -np.inf
     lf.load(tmp_path / "stopping.safetensors", stopping=second)
     assert (second.best, second.counter) == (5, 1)
     assert run_with(second, engine_of(4, 4), epochs=2).epoch == 1

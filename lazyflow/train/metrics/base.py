@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lazyflow.errors import NotComputableError, ShapeError
-from lazyflow.train.batch import host
+from lazyflow.train.batch import host, values
 from lazyflow.train.checks import check_call
 from lazyflow.train.engine import Engine
 from lazyflow.train.events import Events
@@ -206,7 +206,7 @@ def blocks(metric: Metric, output: Any) -> list[Block]:
         return []
     if not (isinstance(y_pred, tuple | list) or isinstance(y, tuple | list)):
         return [(host(y_pred), host(y))]
-    predictions, targets = [host(p) for p in y_pred], [host(t) for t in y]
+    predictions, targets = ([host(v) for v in values(list(column))] for column in (y_pred, y))
     if len({p.shape for p in predictions}) == len({t.shape for t in targets}) == 1:
         return [(np.stack(predictions), np.stack(targets))]
     return [(p[None], t[None]) for p, t in zip(predictions, targets, strict=True)]
