@@ -27,13 +27,14 @@ _END = object()
 class State:
     """Where a run is, and what it found; handlers may add attributes of their own.
 
-    ``epoch`` and ``iteration`` count from 1, the iteration through all epochs; both are 0 before. ``batch`` is the
-    latest batch, ``output`` what the process function returned for it, ``metrics`` the attached metrics by name.
-    ``epoch_length`` is the number of batches in an epoch where it is known, else None.
+    ``epoch`` and ``iteration`` count from 1, the iteration through all epochs and ``epoch_iteration`` within the epoch;
+    they are 0 before. ``batch`` is the latest batch, ``output`` what the process function returned for it, ``metrics``
+    the attached metrics by name. ``epoch_length`` is the number of batches in an epoch where it is known, else None.
     """
 
     epoch: int = 0
     iteration: int = 0
+    epoch_iteration: int = 0
     max_epochs: int | None = None
     epoch_length: int | None = None
     dataloader: Any = None
@@ -162,8 +163,10 @@ class Engine:
     def fire_event(self, event: EventEnum | str) -> None:
         """Call the handlers of ``event`` now: how a process function fires an event of its own.
 
-        Raises ``ValueError`` for an event that is not registered.
+        Raises ``ValueError`` for an event that is not registered, and for ``EXCEPTION_RAISED``, which exceptions fire.
         """
+        if event is Events.EXCEPTION_RAISED:
+            raise ValueError("Events.EXCEPTION_RAISED is fired with an exception; raise one, and the engine fires it")
         self._fire(self._known(event)[0])
 
     def event_count(self, event: EventEnum | str) -> int:
@@ -272,11 +275,12 @@ class Engine:
 
     def _epoch(self, batches: Iterator[Any]) -> None:
         self.state.epoch += 1
-        self._stop_epoch, self._epoch_done, before = False, False, self.state.iteration
+        self.state.epoch_iteration = 0
+        self._stop_epoch = self._epoch_done = False
         self._fire(Events.EPOCH_STARTED)
         while not self._stopping and (batch := next(batches, _END)) is not _END:
             self._iteration(batch)
-        if self.state.iteration == before and not (self._stopping or self._unfinished):
+        if not (self.state.epoch_iteration or self._stopping or self._unfinished):
             raise ValueError(_no_batch(self.state.epoch))
         self._unfinished = False  # of a restored epoch there may have been no batch left
         if not self._stop_run:
@@ -286,6 +290,7 @@ class Engine:
     def _iteration(self, batch: Any) -> None:
         self.state.batch, self.state.output = batch, None  # what it held is free before the next is computed
         self.state.iteration += 1
+        self.state.epoch_iteration += 1
         self._fire(Events.ITERATION_STARTED)
         if not self._stopping:
             self.state.output = self.process_function(self, batch)
@@ -318,7 +323,7 @@ class Engine:
         """Let the next `run` go on after the last epoch of ``state``, or within it if it was saved there.
 
         Within an epoch it is the data that say which batches are left: `lazyflow.data.Batches` that were restored too
-        go on with the next batch, anything else begins the epoch again.
+        go on with the next batch, anything else begins the epoch again. Metrics of that epoch are of what was left.
 
         Raises `CheckpointError` for the state of something else, and changes nothing then.
 

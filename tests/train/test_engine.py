@@ -250,6 +250,19 @@ def test_a_run_saved_between_epochs_goes_on_with_the_next():
     assert other.run([1, 2]).epoch == 1
 
 
+def test_an_epoch_restored_after_its_last_batch_is_completed_without_metrics():
+    engine, found = Engine(process), []
+    engine.load_state_dict({"kind": "Engine", "epoch": 1, "iteration": 2, "epoch_done": False})
+    batches = data.batches([1.0, 2.0], 1)
+    iterator = iter(batches)
+    next(iterator), next(iterator)
+    batches.load_state_dict(batches.state_dict())
+    train.Average(lambda batch: batch[0]).attach(engine, "mean")
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: found.append(dict(engine.state.metrics)))
+    state = engine.run(batches, max_epochs=2)
+    assert found == [{}, {"mean": 1.5}] and (state.iteration, state.epoch_iteration) == (4, 2)
+
+
 # What is refused
 
 
@@ -282,6 +295,9 @@ REFUSED = {
     ),
     "no event": (lambda: Engine(process).on(print)(print), ValueError, "unknown event <built-in function print>"),
     "firing an unknown event": (lambda: Engine(process).fire_event("x"), ValueError, "register_events"),
+    "firing an exception": (
+        lambda: Engine(process).fire_event(Events.EXCEPTION_RAISED), ValueError, "raise one, and the engine fires it",
+    ),
     "registering a number": (lambda: Engine(process).register_events(3), TypeError, "an event is a string or"),
     "registering a filtered event": (
         lambda: Engine(process).register_events(Custom.LOSS(every=2)), TypeError, "an event is a string or",

@@ -85,8 +85,11 @@ class Metric:
         self.update(self.output_transform(engine.state.output))
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Handler: put the value where others find it."""
-        engine.state.metrics[name] = self.compute()
+        """Handler: put the value where others find it; an epoch that was restored after its last batch has none."""
+        if engine.state.epoch_iteration:
+            engine.state.metrics[name] = self.compute()
+        else:
+            engine.state.metrics.pop(name, None)
 
     def attach(self, engine: Engine, name: str) -> None:
         """Measure what ``engine`` puts out, as ``engine.state.metrics[name]``. Raises ``TypeError`` for no engine."""
