@@ -40,6 +40,15 @@ ORDER = (
     "nn",
     "optim",
     "data",
+    "train.checks",
+    "train.events",
+    "train.engine",
+    "train.batch",
+    "train.metrics",
+    "train.supervised",
+    "train.handlers",
+    "train.fit",
+    "train",
 )
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
