@@ -64,24 +64,27 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     execute(run)
     if checked:
         check_finite(run, roots)
-    for tape, start in zip(tapes, graph.tape_starts.tolist(), strict=False):
-        _remember(tape, start, run)
-
-
-def _remember(tape: Tape, start: int, run: Run) -> None:
-    """Note on the tape where the values of its rows lie now."""
-    graph = run.plan.graph
-    n = len(tape)
-    if tape.run_of is None or tape.run_of.shape[0] != n:
-        tape.run_of, tape.offset_of = np.full(n, -1, np.int32), np.zeros(n, np.int64)
-    kept = _kept(run)
     offset = np.full(int(graph.tape_starts[-1]), -1, np.int64)
+    kept = _kept(run)
     offset[graph.origin[kept]] = run.plan.offsets[kept]
-    base = graph.tape_base[start : start + n]
+    for number, tape in enumerate(tapes):
+        _remember(tape, number, run, offset)
+
+
+def _remember(tape: Tape, number: int, run: Run, offset: Any) -> None:
+    """Note on the tape where the values of its rows lie now: those of part ``number`` of the graph."""
+    graph = run.plan.graph
+    if tape.run_of is None or tape.run_of.shape[0] != len(tape):
+        tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
+    start, end = graph.tape_starts[number : number + 2].tolist()
+    base = graph.tape_base[start:end]
     found = np.flatnonzero(offset[base] >= 0)
-    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
-    tape.offset_of[found] = offset[base[found]] + graph.tape_shift[start + found]
-    tape.run_of[found] = len(tape.runs) - 1
+    rows = found + int(graph.tape_lows[number])
+    if not tape.runs or tape.runs[-1] is not run:
+        tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
+    tape.offset_of[rows] = offset[base[found]] + graph.tape_shift[start + found]
+    tape.run_of[rows] = len(tape.runs) - 1
+    tape.touched.append((int(graph.tape_lows[number]), int(graph.tape_lows[number]) + end - start))
     for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
         tape.import_generations.setdefault(id(source), source.generation)
 
@@ -119,7 +122,7 @@ def _forget(roots: Sequence[Expr]) -> None:
     """Drop what was computed below the roots; random nodes draw anew the next time."""
     for tape in reached_tapes(roots, anew=True):
         if tape.runs:
-            tape.runs, tape.run_of, tape.offset_of = [], None, None
+            tape.forget()
             tape.import_generations.clear()
             tape.generation += 1
 
@@ -176,10 +179,9 @@ class Engine:
 
 def _retain(run: Run, cotangents: Arena, active: Any) -> None:
     """Keep the cotangents that `Expr.retain_grad` asked for, of those nodes that this backward reached."""
-    for reference in run.plan.graph.tapes:
-        tape = reference()
-        for row, known in list(tape.retained.items()) if tape is not None else ():
-            assert tape is not None
+    alive = {id(tape): tape for reference in run.plan.graph.tapes if (tape := reference()) is not None}
+    for tape in alive.values():
+        for row, known in list(tape.retained.items()):
             if (
                 is_evaluated(tape, row)
                 and location(tape, row)[0] is run
@@ -197,8 +199,12 @@ def _retain(run: Run, cotangents: Arena, active: Any) -> None:
 
 def _node_of(run: Run, root: Expr) -> int:
     graph = run.plan.graph
-    start = int(graph.tape_starts[[t() is root.tape for t in graph.tapes].index(True)])
-    return int(np.searchsorted(graph.origin, graph.tape_base[start + root.row]))
+    for number, tape in enumerate(graph.tapes):
+        row = root.row - int(graph.tape_lows[number])
+        start, end = graph.tape_starts[number : number + 2].tolist()
+        if tape() is root.tape and 0 <= row < end - start:
+            return int(np.searchsorted(graph.origin, graph.tape_base[start + row]))
+    raise LookupError("the root is not part of its run")
 
 
 def _nothing_to_differentiate(root: Expr) -> str:
