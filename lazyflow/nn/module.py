@@ -310,7 +310,7 @@ class Module:
             parameter.to(device)
         for module in self.modules():
             for name, array in module._own_buffers():
-                object.__setattr__(module, name, devices.to_device(array, device))
+                module.__dict__[name] = devices.to_device(array, device)
         return self
 
     # Printing
