@@ -206,8 +206,8 @@ FRESH = {
     "GRU": (lambda: nn.GRU(10, 25, 2), 1 / 5),
     "Conv1d": (lambda: nn.Conv1d(5, 40, 5), 1 / 5),
     "Conv2d": (lambda: nn.Conv2d(8, 40, (5, 5), groups=8), 1 / 5),
-    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(40, 5, 5), 1 / 5),
-    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(40, 4, (5, 5), groups=4), 1 / 5),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(10, 25, 1), 1 / 5),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(40, 100, (1, 1), groups=4), 1 / 5),
     "Bilinear": (lambda: nn.Bilinear(25, 10, 20), 1 / 5),
 }
 
