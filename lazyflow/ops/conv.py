@@ -117,9 +117,9 @@ def _exact(size: Shape, kernel: Shape, stride: Shape, before: Shape, dilation: S
 # Views.
 
 
-def is_array(xp: Any, value: Any) -> bool:
-    """Whether ``value`` has memory to look at: an expression, which is differentiated further, has none yet."""
-    return isinstance(value, getattr(xp, "ndarray", ()))
+def _symbolic(xp: Any) -> bool:
+    """Whether ``xp`` is a namespace of expressions, in which a vjp records operations: these have no memory to see."""
+    return hasattr(xp, "record_op")
 
 
 def _inside(pads: Pads, size: Shape) -> tuple[Any, ...]:
@@ -147,8 +147,9 @@ def _padded(xp: Any, x: Array, w: Windows, fill: float) -> Array:
 
 def sliding(xp: Any, x: Array, w: Windows, fill: float = 0.0) -> Array:
     """``x`` (..., *size) seen as (..., *kernel, *out): no copy but that of the padding."""
-    if not is_array(xp, x):
-        return xp.windows(x, w.kernel, w.stride, w.pads, w.dilation, fill)
+    if _symbolic(xp):
+        how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
+        return xp.record_op(WINDOWS, (x,), fill=fill, **how)
     padded = _padded(xp, x, w, fill)
     lead = padded.ndim - len(w.size)
     steps = padded.strides[lead:]
@@ -176,8 +177,9 @@ def _places(w: Windows) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]:
 
 def folded(xp: Any, columns: Array, w: Windows) -> Array:
     """(..., *kernel, *out) added up to (..., *size): the transpose of `sliding`."""
-    if not is_array(xp, columns):
-        return xp.fold_windows(columns, w.size, w.kernel, w.stride, w.pads, w.dilation)
+    if _symbolic(xp):
+        how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
+        return xp.record_op(FOLD_WINDOWS, (columns,), size=w.size, **how)
     lead = columns.shape[: columns.ndim - 2 * len(w.size)]
     padded = xp.zeros((*lead, *_padded_shape(w)), columns.dtype)
     for inside, place in _places(w):
