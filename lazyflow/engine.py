@@ -13,18 +13,19 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import expr, settings
-from lazyflow.backward import accumulated, node_at
+from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
 from lazyflow.errors import GradientError, ShapeError
 from lazyflow.execute import Arena, Run, execute
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
+from lazyflow.hooks import through
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, dag_of, make
 from lazyflow.schedule import Choices, schedule
-from lazyflow.tape import Tape, signature_by_id
+from lazyflow.tape import KNOWN, Tape, signature_by_id
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
 CHOICES = Choices()
@@ -146,36 +147,54 @@ class Engine:
         """Add the gradients of ``root`` to its parameters."""
         seed = _cotangent(root, cotangent)
         if isinstance(root, Parameter):
-            _accumulate(root, seed)
+            _accumulate(root, through(root.hooks, seed))
             return
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
         self.forward([root])
         run, offset = location(root.tape, root.row)
-        gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain)
+        gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain, _hooked)
         for parameter, gradient in gradients.values():
-            _accumulate(parameter, gradient)
+            _accumulate(parameter, through(parameter.hooks, gradient))
+
+
+def _computed_node(graph: Graph, number: int, row: int) -> int | None:
+    """The node of a graph that computes a row of its ``number``-th tape; None if it was known already, or not needed.
+
+    A later run has a copy of the value, and a part of its gradient: `location` would find that one.
+    """
+    base = graph.tape_base[int(graph.tape_starts[number]) + row]
+    node = int(np.searchsorted(graph.origin, base))
+    if node == len(graph) or graph.origin[node] != base:
+        return None
+    return None if graph.signatures[graph.signature[node]].op is KNOWN else node
+
+
+def _hooked(run: Run) -> dict[int, Hooked]:
+    """The nodes of a run that have hooks (see `Expr.register_hook`)."""
+    graph, found = run.plan.graph, {}
+    for number, reference in enumerate(graph.tapes):
+        tape = reference()
+        for row, hooks in tape.hooks.items() if tape is not None else ():
+            node = _computed_node(graph, number, row) if hooks else None
+            if node is not None and tape is not None:
+                kind = signature_by_id(tape.signatures[row]).type
+                found[node] = Hooked(kind, int(run.plan.offsets[node]), hooks)
+    return found
 
 
 def _retain(run: Run, cotangents: Arena, active: Any) -> None:
     """Keep the cotangents that `Expr.retain_grad` asked for, of those nodes that this backward reached."""
-    for reference in run.plan.graph.tapes:
+    graph = run.plan.graph
+    for number, reference in enumerate(graph.tapes):
         tape = reference()
         for row, known in list(tape.retained.items()) if tape is not None else ():
-            assert tape is not None
-            if (
-                is_evaluated(tape, row)
-                and location(tape, row)[0] is run
-                and (
-                    active is None
-                    or active[node_at(run, int(tape.offset_of[row]), signature_by_id(tape.signatures[row]).type.dtype)]
-                )
-            ):
+            node = _computed_node(graph, number, row)
+            if tape is not None and node is not None and (active is None or active[node]):
                 kind = signature_by_id(tape.signatures[row]).type
-                flat = cotangents.buffers[kind.dtype][int(tape.offset_of[row]) :][: kind.size]
-                tape.retained[row] = (
-                    flat.reshape(kind.shape).copy() if known is None else known + flat.reshape(kind.shape)
-                )
+                gradient = cotangents.buffers[kind.dtype][int(run.plan.offsets[node]) :][: kind.size]
+                gradient = gradient.reshape(kind.shape)
+                tape.retained[row] = gradient.copy() if known is None else known + gradient
 
 
 def _node_of(run: Run, root: Expr) -> int:

@@ -202,6 +202,7 @@ class Tape:
         "floats",
         "generation",
         "grad",
+        "hooks",
         "import_generations",
         "imported",
         "imports",
@@ -238,6 +239,7 @@ class Tape:
         self.run_of: Any = None
         self.offset_of: Any = None
         self.retained: dict[int, Any] = {}
+        self.hooks: dict[int, list[Any]] = {}
 
     def __len__(self) -> int:
         return len(self.signatures)
