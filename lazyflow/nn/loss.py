@@ -10,14 +10,15 @@ from lazyflow.nn.functional import loss as f
 from lazyflow.nn.wrapped import FunctionModule, wrapped
 
 __all__ = [
-    "BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss", "HingeEmbeddingLoss",
-    "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss", "MultiLabelMarginLoss",
-    "MultiLabelSoftMarginLoss", "MultiMarginLoss", "NLLLoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss",
-    "TripletMarginLoss", "TripletMarginWithDistanceLoss",
+    "BCELoss", "BCEWithLogitsLoss", "CTCLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss",
+    "HingeEmbeddingLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss",
+    "MultiLabelMarginLoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss", "NLLLoss", "PoissonNLLLoss",
+    "SmoothL1Loss", "SoftMarginLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss",
 ]  # fmt: skip
 
 BCELoss: type[FunctionModule]
 BCEWithLogitsLoss: type[FunctionModule]
+CTCLoss: type[FunctionModule]
 CosineEmbeddingLoss: type[FunctionModule]
 CrossEntropyLoss: type[FunctionModule]
 GaussianNLLLoss: type[FunctionModule]
@@ -52,6 +53,7 @@ class Loss(FunctionModule):
 # The function of each, and what it is called with: prediction and target for most.
 _FUNCTIONS: dict[str, tuple[Callable[..., Expr], int]] = {
     "BCELoss": (f.binary_cross_entropy, 2), "BCEWithLogitsLoss": (f.binary_cross_entropy_with_logits, 2),
+    "CTCLoss": (f.ctc_loss, 2),
     "CosineEmbeddingLoss": (f.cosine_embedding_loss, 3), "CrossEntropyLoss": (f.cross_entropy, 2),
     "GaussianNLLLoss": (f.gaussian_nll_loss, 3), "HingeEmbeddingLoss": (f.hinge_embedding_loss, 2),
     "HuberLoss": (f.huber_loss, 2), "KLDivLoss": (f.kl_div, 2), "L1Loss": (f.l1_loss, 2), "MSELoss": (f.mse_loss, 2),

@@ -56,6 +56,12 @@ MISTAKES = {
     "cosine target": (lambda: nn.CosineEmbeddingLoss()(c(2, 3), c(2, 3), 1.0), lf.ShapeError, ["(2,)", "()"]),
     "cosine vectors": (lambda: nn.CosineEmbeddingLoss()(c(2), c(3), 1.0), lf.ShapeError, ["(2,)", "(3,)"]),
     "ranking": (lambda: nn.MarginRankingLoss()(c(2), c(3), c(2)), lf.ShapeError, ["(2,)", "(3,)"]),
+    "ctc target": (lambda: nn.CTCLoss()(c(3, 2), [[1]]), lf.ShapeError, ["(length,)", "(1, 1)"]),
+    "ctc steps": (lambda: nn.CTCLoss()(c(3), [1]), lf.ShapeError, ["(steps, classes)", "(3,)"]),
+    "ctc class": (lambda: nn.CTCLoss()(c(3, 2), [2]), IndexError, ["0 to 1", "[2]"]),
+    "ctc blank": (lambda: nn.CTCLoss()(c(3, 2), [0]), IndexError, ["blank=0", "[0]"]),
+    "ctc expression": (lambda: nn.CTCLoss()(c(3, 2), lf.constant([1])), TypeError, ["array of classes"]),
+    "ctc too long": (lambda: nn.CTCLoss()(c(2, 2), [1, 1]), ValueError, ["2 classes, 1 of them", "2 steps"]),
     "triplet": (lambda: nn.TripletMarginLoss()(c(2), c(3), c(2)), lf.ShapeError, ["(2,)", "(3,)"]),
     "triplet norm": (lambda: nn.TripletMarginLoss(p=3)(c(2), c(2), c(2)), ValueError, ["1, 2 or inf", "3"]),
 }  # fmt: skip
@@ -109,3 +115,10 @@ def test_weights_are_buffers():
 def test_a_gaussian_has_its_density():
     value = F.gaussian_nll_loss(lf.constant([1.0]), [3.0], [4.0], full=True).item()
     assert math.exp(-value) == pytest.approx(math.exp(-0.5) / math.sqrt(2 * math.pi * 4), rel=1e-6)
+
+
+def test_a_target_that_does_not_fit_may_count_for_nothing():
+    w = lf.Parameter(np.zeros((2, 2)))
+    loss = F.ctc_loss(lf.log_softmax(w), [1, 1], zero_infinity=True)
+    loss.backward()
+    assert loss.item() == 0 and not w.grad.any()

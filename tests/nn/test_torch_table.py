@@ -405,6 +405,25 @@ def test_a_target_may_be_an_expression(name: str, options: dict[str, Any]) -> No
     assert loss(x, lf.argmax(scores, axis=-1)).item() == pytest.approx(loss(x, CLASSES).item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("blank", [0, 3])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_ctc(reduction: str, blank: int) -> None:
+    rng = np.random.default_rng(6)
+    spelled = [(np.array(t) + (blank == 0), n) for t, n in (([0, 1, 1], 6), ([2], 1), ([], 3), ([0, 0, 0], 5))]
+    with lf.using(dtype="float64"):
+        inputs = [lf.Parameter(rng.standard_normal((n, 4))) for _, n in spelled]
+        tensors = [torch.tensor(x.numpy(), requires_grad=True) for x in inputs]
+        ours, theirs = (kind(blank=blank, reduction=reduction) for kind in (nn.CTCLoss, torch.nn.CTCLoss))
+        values = [ours(lf.log_softmax(x), t.astype(int)) for x, (t, _) in zip(inputs, spelled, strict=True)]
+        expected = [
+            theirs(x.log_softmax(-1), torch.tensor(t.astype(int)), torch.tensor(n), torch.tensor(len(t)))
+            for x, (t, n) in zip(tensors, spelled, strict=True)
+        ]
+        compare(values, expected)
+    for x, tensor in zip(inputs, tensors, strict=True):
+        assert_close(dense(x.grad), tensor.grad, TOLERANCE)
+
+
 # Layers with a state, several outputs, or a minibatch
 
 
@@ -535,7 +554,7 @@ def test_batch_norm(name: str, listed: bool) -> None:
 
 
 def test_every_layer_that_pytorch_has_too_is_compared() -> None:
-    compared = {row.name for row in LAYERS} | {row.name for row in LOSSES} | {"RNN", "GRU", "LSTM"}
+    compared = {row.name for row in LAYERS} | {row.name for row in LOSSES} | {"RNN", "GRU", "LSTM", "CTCLoss"}
     compared |= {"MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer", "BatchNorm1d", "BatchNorm2d"}
     elsewhere = {"Embedding", "GRUCell", "LSTMCell", "RNNCell", "Sequential", "ModuleDict", "ModuleList", "Module"}
     shared = {n for n in nn.__all__ if isinstance(getattr(torch.nn, n, None), type)} - elsewhere - {"Parameter"}

@@ -19,11 +19,11 @@ from lazyflow.functions import elementwise as e
 from lazyflow.functions import loss as losses
 from lazyflow.functions import reduce as r
 from lazyflow.functions.index import one_hot, take
-from lazyflow.functions.shape import transpose
+from lazyflow.functions.shape import concatenate, stack, transpose
 from lazyflow.nn.functional.maps import cosine_similarity, pairwise_distance
 
 __all__ = [
-    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy", "ctc_loss",
     "gaussian_nll_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss",
     "multi_margin_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "poisson_nll_loss",
     "smooth_l1_loss", "soft_margin_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss",
@@ -451,3 +451,76 @@ def _soft_targets(scores: Expr, target: Expr, weight: Any, reduction: str, smoot
     if weight is not None:
         target = target * constant(weight).astype(scores.dtype)
     return losses.cross_entropy(scores, target, reduction)
+
+
+# Losses of a sequence of classes.
+
+_IMPOSSIBLE = -1e30  # in place of minus infinity, whose differences are no numbers
+
+
+def ctc_loss(log_probs: Any, target: Any, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Expr:
+    """Minus the log-probability that ``log_probs`` (t, n), one row of log-probabilities a step, spell ``target`` (l,).
+
+    Summed over all ways to stay at a class or to put ``blank`` in between (Graves et al. 2006). ``target``: an array of
+    classes other than ``blank``. ``"mean"`` divides by the number of classes in it. A target that does not fit into t
+    steps, one for each class and one between equal neighbours, has no probability: ``ValueError``, or a loss of 0 with
+    ``zero_infinity``. Raises ``IndexError`` for a class that is none, `ShapeError`, ``TypeError`` for an expression as
+    a target.
+
+    >>> import lazyflow as lf
+    >>> steps = lf.log_softmax(lf.constant([[0.0, 0.0], [0.0, 0.0]]))
+    >>> round(lf.nn.functional.ctc_loss(steps, [1]).item(), 4)  # three of four ways spell 1: 1 1, 1 _ and _ 1
+    0.2877
+    """
+    check_reduction("ctc_loss", reduction)
+    steps = constant(log_probs)
+    labels = _spelled(target, steps, blank)
+    repeats = int((labels[1:] == labels[:-1]).sum())
+    if len(labels) + repeats > len(steps):
+        if zero_infinity:
+            return r.sum(steps * 0.0)
+        raise ValueError(
+            f"ctc_loss: {len(labels)} classes, {repeats} of them after an equal one, do not fit into {len(steps)} "
+            "steps; their loss is infinite, or 0 with zero_infinity=True"
+        )
+    loss = -_spelling(steps, labels, blank)
+    return loss / float(max(len(labels), 1)) if reduction == "mean" else loss
+
+
+def _spelled(target: Any, steps: Expr, blank: int) -> Any:
+    if isinstance(target, Expr):
+        raise TypeError("ctc_loss: the target must be an array of classes, not an expression")
+    labels = np.asarray(target, None if np.size(target) else np.int64)
+    if steps.ndim != 2 or not len(steps) or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ShapeError(
+            f"ctc_loss takes log-probabilities (steps, classes) and classes (length,), "
+            f"got shape {steps.shape} and {labels.dtype} of shape {labels.shape}"
+        )
+    wrong = (labels < 0) | (labels >= steps.shape[1]) | (labels == blank)
+    if wrong.any() or not 0 <= blank < steps.shape[1]:
+        raise IndexError(
+            f"ctc_loss: classes are 0 to {steps.shape[1] - 1} and not blank={blank}, got {labels.tolist()}"
+        )
+    return labels
+
+
+def _spelling(steps: Expr, labels: Any, blank: int) -> Expr:
+    """The log-probability of ``labels`` with blanks around them, by the forward recursion over the steps."""
+    places = np.full(2 * len(labels) + 1, blank)
+    places[1::2] = labels
+    emitted = take(steps, places, axis=1)
+    size = len(places)
+    dtype = steps.dtype
+    # From two places before, a place is reached only if the blank between may be left out.
+    leap = np.full(size, _IMPOSSIBLE, dtype)
+    leap[3::2] = np.where(labels[1:] != labels[:-1], 0.0, _IMPOSSIBLE)
+    start = np.full(size, _IMPOSSIBLE, dtype)
+    start[:2] = 0.0
+    reached = emitted[0] + start
+    shut = [np.full(min(n, size), _IMPOSSIBLE, dtype) for n in (1, 2)]
+    for step in list(emitted)[1:]:
+        before = concatenate([shut[0], reached[: size - 1]]) if size > 1 else constant(shut[0])
+        leapt = concatenate([shut[1], reached[: size - 2]]) + leap if size > 2 else None
+        ways = [reached, before] if leapt is None else [reached, before, leapt]
+        reached = step + r.logsumexp(stack(ways), axis=0)
+    return r.logsumexp(reached[max(size - 2, 0) :])
