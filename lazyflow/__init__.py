@@ -8,8 +8,10 @@ NumPy or CuPy calls, `Expr.backward` runs the same groups in reverse, and an opt
 """
 
 from lazyflow import errors
+from lazyflow.cell import cell
 from lazyflow.engine import forward
 from lazyflow.errors import (
+    CellError,
     CheckpointError,
     DeviceError,
     DTypeError,
@@ -154,6 +156,7 @@ from lazyflow import data, functions, nn, optim, random  # isort: skip
 
 __version__ = "0.1.0"
 __all__ = [
+    "CellError",
     "CheckpointError",
     "DTypeError",
     "DeviceError",
@@ -188,6 +191,7 @@ __all__ = [
     "bilinear",
     "broadcast_to",
     "ceil",
+    "cell",
     "clip",
     "concatenate",
     "constant",

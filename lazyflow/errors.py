@@ -6,6 +6,7 @@ import os
 import sys
 
 __all__ = [
+    "CellError",
     "CheckpointError",
     "DTypeError",
     "DeviceError",
@@ -38,6 +39,10 @@ class DeviceError(LazyflowError, RuntimeError):
 
 class GradientError(LazyflowError, RuntimeError):
     """A backward pass that is not defined: a non-scalar root without a cotangent, nothing to differentiate."""
+
+
+class CellError(LazyflowError, RuntimeError):
+    """Something that the body of a cell cannot do, because it is recorded once and not at every call."""
 
 
 class NonFiniteError(LazyflowError, FloatingPointError):

@@ -97,7 +97,7 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
     found = _groups(graph, plan)
     return Explanation(
         recorded=int(graph.tape_starts[-1]),
-        nodes=len(graph),
+        nodes=len(dag),
         launches=plan.launches,
         lower_bound=lower_bound(dag),
         batching=batching,
@@ -108,9 +108,8 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
 
 def _groups(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:
     sizes = np.bincount(plan.launch, minlength=plan.launches)
-    first = np.zeros(plan.launches, np.int64)
-    first[plan.launch] = np.arange(len(graph))
-    of_launch = graph.signature[first]
+    of_launch = np.zeros(plan.launches, np.int64)
+    of_launch[plan.launch] = dag_of(graph).signature
     found = []
     for s, signature in enumerate(graph.signatures):
         mine = sizes[of_launch == s]

@@ -135,6 +135,31 @@ def used_view(w):
     part.register_hook(print)
 
 
+def test_the_result_of_a_cell(w):
+    @lf.cell
+    def step(x):
+        return lf.tanh(x) * x, x * 3
+
+    h = w * 1
+    first, second = step(h)
+    first.retain_grad()
+    seen = seen_by(second)
+    (lf.sum(first * 5) + lf.sum(second * second)).backward()
+    np.testing.assert_allclose(seen[0], 6 * w.numpy())
+    np.testing.assert_allclose(first.grad, [5, 5, 5])
+    assert w.grad is not None
+
+
+def hook_inside_a_cell(w):
+    @lf.cell
+    def step(x):
+        y = x * 2
+        y.register_hook(print)
+        return y
+
+    step(w * 1)
+
+
 def answered(answer):
     def run(w):
         h = w * 2
@@ -150,6 +175,7 @@ MISTAKES = {
     "no function": (lambda w: (w * 2).register_hook(3), TypeError, ["a hook is a function", "int"]),
     "parameter": (lambda w: w.register_hook("print"), TypeError, ["a hook is a function", "str"]),
     "used view": (used_view, lf.GradientError, ["before the first use"]),
+    "in a cell": (hook_inside_a_cell, lf.CellError, ["step", "on a result"]),
     "shape": (answered(np.ones(2)), lf.ShapeError, ["<lambda>", "(2,)", "(3,)"]),
     "scalar": (answered(1.0), lf.ShapeError, ["()", "(3,)"]),
     "text": (answered("zero"), TypeError, ["gradient or None", "str"]),

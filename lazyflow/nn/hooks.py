@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.errors import GradientError, ShapeError
+from lazyflow.errors import CellError, GradientError, ShapeError
 from lazyflow.expr import Expr, record
 from lazyflow.functions.shape import concatenate
 from lazyflow.hooks import Hook, checked
 from lazyflow.ops import OPS
+from lazyflow.tape import current_tape
 
 Array = Any
 Gradients = tuple[Array | None, ...]
@@ -35,6 +36,12 @@ class ModuleHooks:
 
 def call(module: Any, hooks: ModuleHooks, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``module.forward`` with all hooks around it."""
+    trace = current_tape().trace
+    if trace is not None:
+        raise CellError(
+            f"{type(module).__name__} has hooks, which the {trace.name} would call once and not for every call: "
+            "remove them, or leave lf.cell off"
+        )
     for hook in list(hooks.forward_pre):
         changed = hook(module, args)
         if changed is not None:

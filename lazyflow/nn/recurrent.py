@@ -2,8 +2,8 @@
 
 Parameters have the names, the layout and the order of gates of PyTorch, so weights copy over.
 
-The input's product ``W_ih x`` is a node of its own, not joined with the state's: it does not depend on the recurrence,
-so the engine computes it for all steps of all examples in one launch.
+The steps are cells (`lazyflow.cell`): one node each, and the input's product ``W_ih x``, which does not depend on the
+recurrence, is computed for all steps of all examples at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.cell import cell
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, Parameter, constant
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
@@ -115,6 +116,7 @@ class RNNCell(_Cell):
         super().__init__(input_size, hidden_size, bias)
         self.nonlinearity = nonlinearity
 
+    @cell
     def forward(self, x: Any, h: Any = None) -> Expr:
         """The next state."""
         from_x, from_h = self._products(x, self._start() if h is None else h)
@@ -142,6 +144,7 @@ class LSTMCell(_Cell):
 
     gates = 4
 
+    @cell
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> State:
         """The next state ``(h, c)``."""
         h, c = (self._start(), self._start()) if state is None else state
@@ -164,6 +167,7 @@ class GRUCell(_Cell):
 
     gates = 3
 
+    @cell
     def forward(self, x: Any, h: Any = None) -> Expr:
         """The next state."""
         h = self._start() if h is None else h
@@ -221,9 +225,13 @@ class _Recurrent(Module):
         """What of a state goes out, and into the next step's product."""
         return state  # type: ignore[no-any-return]
 
-    def _step(self, from_x: Expr, from_h: Expr, state: Any) -> Any:
-        """The next state, from both products."""
+    def _step(self, suffix: str, x: Any, state: Any) -> Any:
+        """The next state of one layer in one direction: a cell."""
         raise NotImplementedError
+
+    def _products(self, suffix: str, x: Any, h: Any) -> tuple[Expr, Expr]:
+        weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
+        return affine(weight_ih, bias_ih, x), affine(weight_hh, bias_hh, h)
 
     def forward(self, xs: Any, state: Sequence[Any] | None = None) -> tuple[list[Expr], list[Any]]:
         """Outputs of the last layer for every step, and the final states of all layers."""
@@ -259,10 +267,9 @@ class _Recurrent(Module):
         return found[0] if len(found) == 1 else [concatenate(pair) for pair in zip(*found, strict=True)]
 
     def _run(self, suffix: str, xs: list[Any], state: Any) -> tuple[list[Expr], Any]:
-        weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
         hs = []
-        for from_x in [affine(weight_ih, bias_ih, x) for x in xs]:
-            state = self._step(from_x, affine(weight_hh, bias_hh, self._hidden(state)), state)
+        for x in xs:
+            state = self._step(suffix, x, state)
             hs.append(self._hidden(state))
         return hs, state
 
@@ -292,7 +299,9 @@ class RNN(_Recurrent):
         super().__init__(input_size, hidden_size, num_layers, **options)
         self.nonlinearity = _checked_nonlinearity("RNN", nonlinearity)
 
-    def _step(self, from_x: Expr, from_h: Expr, state: Any) -> Expr:
+    @cell
+    def _step(self, suffix: str, x: Any, state: Any) -> Expr:
+        from_x, from_h = self._products(suffix, x, state)
         return _NONLINEARITIES[self.nonlinearity](from_x + from_h)
 
     def extra_repr(self) -> str:
@@ -313,8 +322,9 @@ class GRU(_Recurrent):
 
     gates = 3
 
-    def _step(self, from_x: Expr, from_h: Expr, state: Any) -> Expr:
-        return _gru_step(self, from_x, from_h, state)
+    @cell
+    def _step(self, suffix: str, x: Any, state: Any) -> Expr:
+        return _gru_step(self, *self._products(suffix, x, state), state)
 
 
 class LSTM(_Recurrent):
@@ -344,8 +354,11 @@ class LSTM(_Recurrent):
     def _hidden(self, state: State) -> Expr:
         return state[0]
 
-    def _step(self, from_x: Expr, from_h: Expr, state: State) -> State:
-        return _lstm_step(self, from_x + from_h, state[1])
+    @cell
+    def _step(self, suffix: str, x: Any, state: State) -> State:
+        h, c = state
+        from_x, from_h = self._products(suffix, x, h)
+        return _lstm_step(self, from_x + from_h, c)
 
 
 class BiLSTM(LSTM):

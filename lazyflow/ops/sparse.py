@@ -225,6 +225,14 @@ class RowSparse:
         """
         return RowSparse(self.indices, self.values * factor, self.shape)
 
+    def astype(self, dtype: Any) -> RowSparse:
+        """The same with values of another dtype.
+
+        >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).astype("float32").dtype
+        dtype('float32')
+        """
+        return RowSparse(self.indices, self.values.astype(dtype), self.shape)
+
     def to(self, device: str) -> RowSparse:
         """The same on another device, ``"cpu"`` or ``"cuda:N"``."""
         return RowSparse(devices.to_device(self.indices, device), devices.to_device(self.values, device), self.shape)

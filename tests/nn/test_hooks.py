@@ -145,7 +145,19 @@ def called(module):
     return run
 
 
+def hooks_inside_a_cell():
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(lambda *a: None)
+
+    @lf.cell
+    def step(x):
+        return layer(x)
+
+    step(c(2))
+
+
 MISTAKES = {
+    "in a cell": (hooks_inside_a_cell, lf.CellError, ["Linear has hooks", "step", "lf.cell off"]),
     "no function": (lambda: nn.Tanh().register_forward_hook("print"), TypeError, ["function", "str"]),
     "shape": (hooked((np.ones(3),)), lf.ShapeError, ["<lambda>", "(3,)", "(2,)"]),
     "number": (hooked((np.ones(2), np.ones(2))), lf.ShapeError, ["1 gradients", "got 2"]),
