@@ -106,6 +106,27 @@ def test_losses_of_different_classes_share_launches():
     assert min(len(x.nodes) for x in launches[:-1]) == 4
 
 
+WEIGHTED = {
+    "bce": lambda x, w: F.binary_cross_entropy(lf.sigmoid(x), lf.constant([1.0, 0.0]), w),
+    "bce with logits": lambda x, w: F.binary_cross_entropy_with_logits(x, lf.constant([1.0, 0.0]), w, pos_weight=w),
+    "multilabel": lambda x, w: F.multilabel_soft_margin_loss(x, lf.constant([1.0, 0.0]), w),
+    "class": lambda x, w: F.cross_entropy(x, 1, w),
+    "class expression": lambda x, w: F.cross_entropy(x, lf.argmax(x), w),
+    "smoothed class": lambda x, w: F.cross_entropy(x, 1, w, label_smoothing=0.1),
+    "probabilities": lambda x, w: F.cross_entropy(x, lf.constant([0.5, 0.5]), w),
+    "margin": lambda x, w: F.multi_margin_loss(x, 1, weight=w),
+}
+
+
+@pytest.mark.parametrize("kind", [np.array, list, lf.constant])
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_take_the_dtype_of_what_they_weigh(name, kind):
+    x, weight = lf.constant([0.5, -1.0]), [1.0, 3.0]
+    loss = WEIGHTED[name](x, kind(weight))
+    assert loss.dtype == np.float32
+    assert loss.item() == pytest.approx(WEIGHTED[name](x, np.float32(weight)).item(), rel=1e-6)
+
+
 def test_weights_are_buffers():
     loss = nn.CrossEntropyLoss(np.array([1.0, 2.0]))
     assert list(loss.state_dict()) == ["weight"]

@@ -56,6 +56,12 @@ def _pair(name: str, x: Any, target: Any) -> tuple[Expr, Expr]:
     return a, b
 
 
+def _like(value: Any, x: Expr) -> Expr:
+    """Weights in the dtype of what they weigh."""
+    found = constant(value)
+    return found if found.dtype == x.dtype else found.astype(x.dtype)
+
+
 # Losses of elements.
 
 
@@ -98,7 +104,7 @@ def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str
     p, t = _pair("binary_cross_entropy", x, target)
     least = math.exp(-100.0)
     values = -(t * e.log(e.maximum(p, least)) + (1.0 - t) * e.log(e.maximum(1.0 - p, least)))
-    return _reduced("binary_cross_entropy", values if weight is None else values * weight, reduction)
+    return _reduced("binary_cross_entropy", values if weight is None else values * _like(weight, p), reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -115,9 +121,9 @@ def binary_cross_entropy_with_logits(
     if weight is None and pos_weight is None:
         return losses.bce_with_logits(x, target, reduction)
     a, t = _pair(name, x, target)
-    factor = 1.0 if pos_weight is None else (constant(pos_weight) - 1.0) * t + 1.0
+    factor = 1.0 if pos_weight is None else (_like(pos_weight, a) - 1.0) * t + 1.0
     values = (1.0 - t) * a + factor * e.softplus(-a)
-    return _reduced(name, values if weight is None else values * weight, reduction)
+    return _reduced(name, values if weight is None else values * _like(weight, a), reduction)
 
 
 def kl_div(x: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Expr:
@@ -249,9 +255,8 @@ def multilabel_soft_margin_loss(x: Any, target: Any, weight: Any = None, reducti
     """The mean over the classes, the last axis, of `binary_cross_entropy_with_logits`; ``weight``: one for each."""
     a, t = _pair("multilabel_soft_margin_loss", x, target)
     values = (1.0 - t) * a + e.softplus(-a)
-    return _reduced(
-        "multilabel_soft_margin_loss", r.mean(values if weight is None else values * weight, axis=-1), reduction
-    )
+    values = values if weight is None else values * _like(weight, a)
+    return _reduced("multilabel_soft_margin_loss", r.mean(values, axis=-1), reduction)
 
 
 def multilabel_margin_loss(x: Any, target: Any, reduction: str = "mean") -> Expr:
@@ -321,9 +326,9 @@ def _class_weights(weight: Any, index: Any, scores: Expr) -> Any:
     shape = weight.shape if isinstance(weight, Expr) else np.shape(weight)
     if shape != scores.shape[-1:]:
         raise ShapeError(f"weight must have one element for each of {scores.shape[-1]} classes, got shape {shape}")
-    if isinstance(weight, Expr) or isinstance(index, Expr):
-        return take(weight, index)
-    return constant(np.asarray(weight, scores.dtype)[index])
+    if isinstance(weight, np.ndarray) and not isinstance(index, Expr):
+        return constant(np.asarray(weight[index], scores.dtype))
+    return take(_like(weight, scores), index)
 
 
 def _classes_last(name: str, x: Any, dim: int) -> Expr:
@@ -371,7 +376,7 @@ def _weighted_classes(
     if factors is not None:
         values = values * factors
     if smoothing:
-        all_classes = -r.sum(scores if weight is None else scores * weight, axis=-1)
+        all_classes = -r.sum(scores if weight is None else scores * _like(weight, scores), axis=-1)
         if counted is not None:
             all_classes = all_classes * constant(counted).astype(scores.dtype)
         values = (1.0 - smoothing) * values + smoothing / scores.shape[-1] * all_classes
@@ -449,7 +454,7 @@ def _soft_targets(scores: Expr, target: Expr, weight: Any, reduction: str, smoot
     if smoothing:
         target = target * (1.0 - smoothing) + smoothing / scores.shape[-1]
     if weight is not None:
-        target = target * constant(weight).astype(scores.dtype)
+        target = target * _like(weight, scores)
     return losses.cross_entropy(scores, target, reduction)
 
 
