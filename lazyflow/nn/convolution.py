@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,11 +42,12 @@ def _per_axis(owner: str, what: str, value: Any, axes: int, least: int = 1) -> t
     given = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * axes
     if len(given) != axes:
         raise ValueError(f"{owner}: {what} must be one integer, or one for each of {axes} axes, got {value!r}")
-    if least == 0 and all(n == 0 and not isinstance(n, bool) for n in given):
-        return (0,) * axes
-    if least == 0:
-        return tuple(n and checked_sizes(owner, **{what: n})[0] for n in given)
-    return tuple(checked_sizes(owner, **{what: n})[0] for n in given)
+    for n in given:
+        if isinstance(n, bool) or not hasattr(n, "__index__"):
+            raise TypeError(f"{owner}: {what} must be an integer, got {n!r}")
+        if n < least:
+            raise ValueError(f"{owner}: {what} must be at least {least}, got {n}")
+    return tuple(operator.index(n) for n in given)
 
 
 class _Conv(Module):

@@ -109,7 +109,10 @@ def padded(x: Any, padding: Sequence[tuple[int, int]], mode: str) -> Expr:
 
 
 def _kernel(size: Sizes, axes: int) -> tuple[int, ...]:
-    return tuple(size) if isinstance(size, Sequence) else (size,) * axes
+    given = tuple(size) if isinstance(size, Sequence) else (size,) * axes
+    if len(given) != axes:
+        raise ValueError(f"a size over {axes} axes is one integer, or one for each of them, got {size!r}")
+    return given
 
 
 def max_pool1d(
