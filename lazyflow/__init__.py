@@ -4,7 +4,7 @@ Every operation records a node; `Expr.forward` groups what can run together acro
 NumPy or CuPy calls, `Expr.backward` runs the same groups in reverse, and an optimizer updates the parameters.
 
     import lazyflow as lf
-    from lazyflow import nn, optim, data
+    from lazyflow import nn, optim, data, train
 """
 
 from lazyflow import errors
@@ -18,6 +18,7 @@ from lazyflow.errors import (
     GradientError,
     LazyflowError,
     NonFiniteError,
+    NotComputableError,
     ParseError,
     ShapeError,
     user_line,
@@ -152,7 +153,7 @@ from lazyflow.ops.sparse import RowSparse
 from lazyflow.random import Stream, seed
 from lazyflow.settings import no_grad, using
 
-from lazyflow import data, functions, nn, optim, random  # isort: skip
+from lazyflow import data, functions, nn, optim, random, train  # isort: skip
 
 __version__ = "0.1.0"
 __all__ = [
@@ -165,6 +166,7 @@ __all__ = [
     "GradientError",
     "LazyflowError",
     "NonFiniteError",
+    "NotComputableError",
     "Parameter",
     "ParseError",
     "RowSparse",
@@ -298,6 +300,7 @@ __all__ = [
     "tan",
     "tanh",
     "tile",
+    "train",
     "transpose",
     "tril",
     "triu",

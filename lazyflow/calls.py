@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow import jit
 from lazyflow.arena import POOL, Arena
 from lazyflow.expr import Parameter
-from lazyflow.fuse import jit
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Kernel
 from lazyflow.ops.base import Array, unbroadcast

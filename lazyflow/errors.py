@@ -13,6 +13,7 @@ __all__ = [
     "GradientError",
     "LazyflowError",
     "NonFiniteError",
+    "NotComputableError",
     "ParseError",
     "ShapeError",
     "user_line",
@@ -47,6 +48,10 @@ class CellError(LazyflowError, RuntimeError):
 
 class NonFiniteError(LazyflowError, FloatingPointError):
     """A NaN or an infinity found by ``lf.using(check_finite=True)``."""
+
+
+class NotComputableError(LazyflowError, RuntimeError):
+    """A metric that was asked for its value before it has seen a batch."""
 
 
 class CheckpointError(LazyflowError, ValueError):

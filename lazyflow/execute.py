@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow import jit
 from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
 from lazyflow.expr import Parameter
-from lazyflow.fuse import jit
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Array
 from lazyflow.plan import Cells, Launch, Plan, Rows
@@ -145,10 +145,7 @@ def _fill(run: Run, launch: Launch, out: Array) -> None:
 
 def _snapshots(run: Run, launch: Launch) -> list[Array]:
     graph = run.plan.graph
-    rows = graph.origin[launch.nodes]
-    tapes = np.searchsorted(graph.tape_starts, rows, side="right") - 1
-    pairs = zip(tapes.tolist(), (rows - graph.tape_starts[tapes]).tolist(), strict=True)
-    return [graph.tape(tape).objects[row] for tape, row in pairs]
+    return [graph.tape(tape).objects[row] for tape, row in graph.tape_rows(graph.origin[launch.nodes])]
 
 
 def sources(plan: Plan, launch: Launch) -> list[tuple[Run, int]]:

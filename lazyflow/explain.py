@@ -13,6 +13,7 @@ from lazyflow.engine import CHOICES
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, collect
 from lazyflow.plan import dag_of
+from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Schedule, lower_bound, schedule
 from lazyflow.tape import CONSTANT, KNOWN, Operand, Signature
 
@@ -91,6 +92,8 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         if not isinstance(e, Expr) or isinstance(e, Parameter):
             raise TypeError(f"explain takes recorded expressions, got {type(e).__name__}: it shows how operations run")
     graph = collect(roots, anew=True)
+    if settings.current().dedupe:
+        graph = without_repeats(graph)
     batching = settings.current().batching
     dag = dag_of(graph)
     plan = schedule(dag, batching, CHOICES, tuple(s.serial for s in graph.signatures))

@@ -31,6 +31,7 @@ class Settings:
     record the line of every operation and raise at the first NaN or infinity. ``fuse``: what runs the elementwise parts
     of a cell: ``"numba"`` (one compiled loop; needs the extra ``jit``), ``"numpy"`` (NumPy calls over blocks that stay in
     cache), ``"off"`` (one operation after another), ``"auto"`` (numba where it is installed, else NumPy).
+    ``dedupe``: nodes that compute the same are computed once.
     """
 
     batching: str = "phases"
@@ -39,6 +40,7 @@ class Settings:
     grad: bool = True
     check_finite: bool = False
     fuse: str = "auto"
+    dedupe: bool = True
 
 
 class _Local(threading.local):
@@ -78,7 +80,7 @@ def _checked(name: str, value: Any) -> Any:
         if dtype.kind != "f":
             raise DTypeError(f"the default dtype must be float16, float32 or float64, got {dtype}")
         return dtype
-    return bool(value) if name in ("grad", "check_finite") else value
+    return bool(value) if name in ("grad", "check_finite", "dedupe") else value
 
 
 def _checked_fusion(value: Any) -> Any:

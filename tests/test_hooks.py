@@ -199,3 +199,28 @@ def test_a_retained_gradient_is_whole_where_a_later_run_knows_the_value(w):
     h.numpy()  # the next run copies it twice: for this tape, and for the next one
     lf.sum(y * h).backward()
     np.testing.assert_allclose(h.grad, w.grad / 2)
+
+
+def test_equal_values_keep_a_gradient_each():
+    table = lf.Parameter(np.arange(6.0).reshape(3, 2))
+    first, second = lf.tanh(lf.embedding(table, 1)), lf.tanh(lf.embedding(table, 1))
+    first.retain_grad()
+    seen = seen_by(second)
+    (lf.sum(first * 2) + lf.sum(second * 3)).backward()
+    np.testing.assert_allclose(first.grad, [2, 2])
+    np.testing.assert_allclose(seen[0], [3, 3])
+
+
+def test_a_hook_on_a_value_that_was_computed_together_with_an_equal_one():
+    table = lf.Parameter(np.arange(6.0).reshape(3, 2))
+    first, second = lf.embedding(table, 1), lf.embedding(table, 1)
+    y = lf.sum(first * 2) + lf.sum(second * 3)
+    y.forward()
+    seen = []
+    handle = second.register_hook(seen.append)
+    with pytest.raises(lf.GradientError, match="computed together with an equal one"):
+        y.backward()
+    assert not seen and table.grad is None
+    handle.remove()
+    y.backward()
+    assert table.grad.to_dense()[1].tolist() == [5, 5]

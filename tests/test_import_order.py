@@ -14,6 +14,7 @@ ORDER = (
     "settings",
     "hooks",
     "random",
+    "jit",
     "ops.base",
     "ops.sparse",
     "ops",
@@ -22,6 +23,7 @@ ORDER = (
     "expr",
     "functions",
     "graph",
+    "repeats",
     "schedule",
     "plan",
     "arena",
@@ -39,6 +41,15 @@ ORDER = (
     "nn",
     "optim",
     "data",
+    "train.checks",
+    "train.events",
+    "train.engine",
+    "train.batch",
+    "train.metrics",
+    "train.supervised",
+    "train.handlers",
+    "train.fit",
+    "train",
 )
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -6,32 +6,21 @@ What makes LLVM turn the loops into vector code, each measured on the gates of a
 - ``tanh`` as a rational polynomial, the one of Eigen (13th over 6th degree): scalar calls of the C library do not
   vectorise. It is off by at most 3e-7 of the value.
 - rows are slices, so that an index is never negative and needs no check;
-- the checks that rows do not overlap stay with each row (``-hoist-runtime-checks=false``). Moved in front of the outer
-  loop they would ask whether *any* rows overlap, and the columns of one matrix do: then the loop runs one by one.
-
-Compiled kernels are kept on disk, in a folder that numba manages, next to the printed source.
+- the checks that rows do not overlap stay with each row (see `lazyflow.jit`).
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.util
-import os
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, TRUTH, VECTOR, Instruction, Kernel, Value
+from lazyflow import jit
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, TRUTH, Instruction, Kernel, Value
 
 _INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _COMPARE = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
 
-_PRELUDE = '''"""Printed by lazyflow; see lazyflow/fuse/jit.py."""
+_PRELUDE = '''"""Printed by lazyflow; see lazyflow/fuse/compiled.py."""
 
 import math
 
@@ -79,12 +68,6 @@ def _tanh(x):
 def _tanh(x):
     return math.tanh(x)""",
 }
-
-
-@functools.cache
-def is_available() -> bool:
-    """Whether numba is installed (extra ``jit``)."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def _number(value: float) -> str:
@@ -189,45 +172,8 @@ def source(kernel: Kernel) -> str:
 
 
 @functools.cache
-def _prepare_compiler() -> None:
-    import llvmlite.binding as llvm
-
-    llvm.set_option("", "-hoist-runtime-checks=false")
-
-
-def _folder() -> Path:
-    """Where printed kernels are kept, so that numba finds what it compiled of them before."""
-    base = Path.home() / ".cache" / "lazyflow" / "kernels"
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        if os.access(base, os.W_OK):
-            return base
-    except (OSError, RuntimeError):
-        pass
-    base = Path(tempfile.gettempdir()) / f"lazyflow-kernels-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    base.mkdir(parents=True, exist_ok=True)
-    return base
-
-
-def _module(text: str) -> Any:
-    name = "lazyflow_kernel_" + hashlib.sha256(text.encode()).hexdigest()[:24]
-    path = _folder() / f"{name}.py"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, path)  # whole or not at all: another process may be reading
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@functools.cache
 def _loaded(text: str) -> Callable[..., None]:
-    _prepare_compiler()
-    return _module(text).kernel  # type: ignore[no-any-return]
+    return jit.module(text).kernel  # type: ignore[no-any-return]
 
 
 def compiled(kernel: Kernel) -> Callable[..., None]:
@@ -236,38 +182,3 @@ def compiled(kernel: Kernel) -> Callable[..., None]:
     Raises ``ImportError`` without numba.
     """
     return _loaded(source(kernel))
-
-
-_ROW_COPIES = '''"""Printed by lazyflow; see lazyflow/fuse/jit.py."""
-
-from numba import njit
-
-
-@njit(cache=True, boundscheck=False, nogil=True)
-def gather(out, shift, buffer, at, width):
-    for i in range(out.shape[0]):
-        target = out[i, shift : shift + width]
-        row = buffer[at[i] : at[i] + width]
-        for j in range(width):
-            target[j] = row[j]
-
-
-@njit(cache=True, boundscheck=False, nogil=True)
-def add(buffer, at, rows, shift, width):
-    for i in range(rows.shape[0]):
-        target = buffer[at[i] : at[i] + width]
-        row = rows[i, shift : shift + width]
-        for j in range(width):
-            target[j] += row[j]
-'''
-
-
-@functools.cache
-def row_copies() -> Any:
-    """``gather(out, shift, buffer, at, width)`` of rows into columns of a matrix, and ``add(buffer, at, rows, shift,
-    width)`` of columns into rows, which may repeat."""
-    _prepare_compiler()
-    return _module(_ROW_COPIES)
-
-
-__all__ = ["BLOCK", "NUMBER", "ROWS", "VECTOR", "compiled", "is_available", "row_copies", "source"]
