@@ -6,7 +6,7 @@ like any other; what it needed is not computed again by a later forward, unless 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,20 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import expr, settings
 from lazyflow.arena import Arena
-from lazyflow.backward import accumulated, node_at
+from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, execute, fused_by
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
+from lazyflow.hooks import through
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, dag_of, make
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices, schedule
-from lazyflow.tape import Tape, signature_by_id
+from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
 CHOICES = Choices()
@@ -166,35 +167,72 @@ class Engine:
         """Add the gradients of ``root`` to its parameters."""
         seed = _cotangent(root, cotangent)
         if isinstance(root, Parameter):
-            _accumulate(root, seed)
+            _accumulate(root, through(root.hooks, seed))
             return
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
         self.forward([root])
         run, offset = location(root.tape, root.row)
-        gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain)
+        gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain, _hooked)
         for parameter, gradient in gradients.values():
-            _accumulate(parameter, gradient)
+            _accumulate(parameter, through(parameter.hooks, gradient))
+
+
+def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator[tuple[Tape, int, int, Any]]:
+    """Those of a tape's entries by row, hooks or retained gradients, whose rows this run has computed: tape, row, node
+    and entry.
+
+    A later run has a copy of the value, and a part of its gradient: `location` would find that one.
+    """
+    graph = run.plan.graph
+    for number, reference in enumerate(graph.tapes):
+        tape = reference()
+        for row, entry in list(entries(tape).items()) if tape is not None else ():
+            place = int(graph.tape_starts[number]) + row - int(graph.tape_lows[number])
+            if graph.tape_starts[number] <= place < graph.tape_starts[number + 1]:
+                node = _computed_node(graph, place)
+                if node is not None and tape is not None:
+                    yield tape, row, node, entry
+
+
+def _computed_node(graph: Graph, place: int) -> int | None:
+    """The node that computes a row; None if it was known already, or not needed. Raises `GradientError` if it stands
+    for other rows too, which were found to be equal before anybody watched this one."""
+    base = graph.tape_base[place]
+    node = int(np.searchsorted(graph.origin, base))
+    if node == len(graph) or graph.origin[node] != base or graph.signatures[graph.signature[node]].op is KNOWN:
+        return None
+    if sum(_computes(graph, p) for p in np.flatnonzero(graph.tape_base == base).tolist()) > 1:
+        raise GradientError(
+            "the gradient of a value that was computed together with an equal one cannot be told apart: register its "
+            "hook before anything is computed, or record both under lf.using(dedupe=False)"
+        )
+    return node
+
+
+def _computes(graph: Graph, place: int) -> bool:
+    """Whether a row is an operation's, and not a view or an import of another."""
+    number = int(np.searchsorted(graph.tape_starts, place, side="right")) - 1
+    tape = graph.tapes[number]()
+    row = place - int(graph.tape_starts[number]) + int(graph.tape_lows[number])
+    return tape is not None and signature_by_id(tape.signatures[row]).op not in (VIEW, IMPORT)
+
+
+def _hooked(run: Run) -> dict[int, Hooked]:
+    """The nodes of a run that have hooks (see `Expr.register_hook`)."""
+    return {
+        node: Hooked(signature_by_id(tape.signatures[row]).type, int(run.plan.offsets[node]), hooks)
+        for tape, row, node, hooks in _watched(run, lambda tape: {r: h for r, h in tape.hooks.items() if h})
+    }
 
 
 def _retain(run: Run, cotangents: Arena, active: Any) -> None:
     """Keep the cotangents that `Expr.retain_grad` asked for, of those nodes that this backward reached."""
-    alive = {id(tape): tape for reference in run.plan.graph.tapes if (tape := reference()) is not None}
-    for tape in alive.values():
-        for row, known in list(tape.retained.items()):
-            if (
-                is_evaluated(tape, row)
-                and location(tape, row)[0] is run
-                and (
-                    active is None
-                    or active[node_at(run, int(tape.offset_of[row]), signature_by_id(tape.signatures[row]).type.dtype)]
-                )
-            ):
-                kind = signature_by_id(tape.signatures[row]).type
-                flat = cotangents.buffers[kind.dtype][int(tape.offset_of[row]) :][: kind.size]
-                tape.retained[row] = (
-                    flat.reshape(kind.shape).copy() if known is None else known + flat.reshape(kind.shape)
-                )
+    for tape, row, node, known in _watched(run, lambda tape: tape.retained):
+        if active is None or active[node]:
+            kind = signature_by_id(tape.signatures[row]).type
+            gradient = cotangents.buffers[kind.dtype][int(run.plan.offsets[node]) :][: kind.size].reshape(kind.shape)
+            tape.retained[row] = gradient.copy() if known is None else known + gradient
 
 
 def _node_of(run: Run, root: Expr) -> int:

@@ -82,9 +82,9 @@ def _usable(graph: Graph) -> Ints:
     usable = table[graph.signature]
     for number, reference in enumerate(graph.tapes):
         tape = reference()
-        if tape is not None and tape.retained:
+        if tape is not None and (tape.retained or tape.hooks):
             start, low = int(graph.tape_starts[number]), int(graph.tape_lows[number])
-            rows = np.array(list(tape.retained), np.int64) - low + start
+            rows = np.array([*tape.retained, *tape.hooks], np.int64) - low + start
             rows = rows[(rows >= start) & (rows < graph.tape_starts[number + 1])]
             usable[np.isin(graph.origin, graph.tape_base[rows])] = False
     return usable

@@ -213,6 +213,7 @@ class Tape:
         "floats",
         "generation",
         "grad",
+        "hooks",
         "import_generations",
         "imported",
         "imports",
@@ -254,6 +255,7 @@ class Tape:
         self.touched: list[tuple[int, int]] = []  # the ranges of rows that have values
         self.offset_of: Any = None
         self.retained: dict[int, Any] = {}
+        self.hooks: dict[int, list[Any]] = {}
         # Of a sealed tape: where each row's operands begin, and the ranges that a kept root rests on, once asked for.
         self.decoded: Any = None
         self.reach: dict[int, Any] = {}

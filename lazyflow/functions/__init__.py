@@ -5,7 +5,8 @@ memory will do), and
 returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
 """
 
-from lazyflow.functions import elementwise, index, linalg, loss, operators, random, reduce, shape
+from lazyflow.functions import convolution, elementwise, index, linalg, loss, operators, random, reduce, shape
+from lazyflow.functions.convolution import *  # noqa: F403
 from lazyflow.functions.elementwise import *  # noqa: F403
 from lazyflow.functions.index import *  # noqa: F403
 from lazyflow.functions.linalg import *  # noqa: F403
@@ -17,6 +18,7 @@ from lazyflow.functions.shape import *  # noqa: F403
 assert operators.BINARY  # imported for the operators that it installs
 
 __all__ = []
+__all__ += convolution.__all__
 __all__ += elementwise.__all__
 __all__ += index.__all__
 __all__ += linalg.__all__

@@ -5,11 +5,11 @@ import pytest
 import lazyflow.ops  # noqa: F401  (fills the table of operations)
 from lazyflow.device import array_module
 from lazyflow.ops.base import OPS
-from tests.ops import cases, cases_linalg
+from tests.ops import cases, cases_conv, cases_linalg
 from tests.ops.harness import CHECKS, infer
 
-CASES = (*cases.CASES, *cases_linalg.CASES)
-ERRORS = (*cases.ERRORS, *cases_linalg.ERRORS)
+CASES = (*cases.CASES, *cases_linalg.CASES, *cases_conv.CASES)
+ERRORS = (*cases.ERRORS, *cases_linalg.ERRORS, *cases_conv.ERRORS)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
