@@ -123,8 +123,8 @@ def slopes(gates: Tensor, s: Tensor, out: Tensor, by_c: Tensor) -> None:
     """All that backward needs of a cell's own activations, of all rows at once.
 
     ``gates`` (rows, n, hidden) are the activations of i, whatever forget gates there are, u and o, with u as
-    `sigmoid_gates_` leaves it; ``s`` (rows, hidden) is sigmoid(-2 c). ``out`` gets the derivatives of the gates, times what they are
-    multiplied with in the cell (not so those of the forget gates); ``by_c`` that of h by c.
+    `sigmoid_gates_` leaves it; ``s`` (rows, hidden) is sigmoid(-2 c). ``out`` gets the derivatives of the gates, times
+    what they are multiplied with in the cell (not so those of the forget gates); ``by_c`` that of h by c.
     """
     i, u, o = gates[:, 0], gates[:, -2], gates[:, -1]
     torch.addcmul(gates, gates, gates, value=-1, out=out)
