@@ -133,21 +133,22 @@ def sequence_weight_shapes(
 
 def initial_weights(vocabulary_size: int, dim: int, hidden: int, classes: int, seed: int) -> dict[str, Array]:
     """float32 arrays to start every library from: uniform, of a width that keeps variances (Glorot and Bengio 2010)."""
-    return _drawn(weight_shapes(vocabulary_size, dim, hidden, classes), seed)
+    return drawn(weight_shapes(vocabulary_size, dim, hidden, classes), seed)
 
 
 def initial_sequence_weights(
     vocabulary_size: int, dim: int, hidden: int, classes: int, seed: int, directions: int
 ) -> dict[str, Array]:
     """The same for `sequence_weight_shapes`."""
-    return _drawn(sequence_weight_shapes(vocabulary_size, dim, hidden, classes, directions), seed)
+    return drawn(sequence_weight_shapes(vocabulary_size, dim, hidden, classes, directions), seed)
 
 
-def _drawn(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
+def drawn(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
+    """Such arrays by name."""
     rng = np.random.default_rng(seed)
 
-    def drawn(name: str, shape: tuple[int, ...]) -> Array:
+    def array(name: str, shape: tuple[int, ...]) -> Array:
         width = 0.1 if name == "embedding" else 0.0 if len(shape) == 1 else (6 / sum(shape)) ** 0.5
         return rng.uniform(-width, width, shape).astype(np.float32)
 
-    return {name: drawn(name, shape) for name, shape in shapes.items()}
+    return {name: array(name, shape) for name, shape in shapes.items()}
