@@ -45,6 +45,7 @@ SEQUENCE_MODULES = {
     "dynet": "dynet_sequence:setup",
     "dynet_fused": "dynet_sequence:setup_fused",
     "torch_packed": "torch_packed_sequence:setup",
+    "torch_steps": "torch_steps_sequence:setup",
     "torch_batched": "torch_batched_sequence:setup",
 }
 DIRECTIONS = ("forward", "backward")
