@@ -125,7 +125,7 @@ class TreeLSTM:
         x = torch.index_select(self.parameters.table, 0, words, out=self.buffers("x", len(words), self.dim))
         gates = self.buffers("leaf gates", len(words), 3, self.hidden)
         bias, weight = self.parameters.dense["leaf.bias"], self.parameters.dense["leaf.weight"].t()
-        torch.addmm(bias, x, weight, out=gates.view(len(words), -1))
+        torch.addmm(bias, x, weight, out=gates.flatten(1))
         i, u, o = gates.unbind(1)
         sigmoid_gates_(gates, u)
         torch.addcmul(i, i, u, value=-2, out=c)
@@ -142,7 +142,7 @@ class TreeLSTM:
         by_node = (*gates.unbind(1), *cc.view(inner, 2, size).unbind(1), h[:inner], c[:inner], s[:inner])
         columns = [
             *(part.split(pairs) for part in (batch.children, x, cc)),
-            *(part.split(sizes) for part in (x.view(inner, -1), gates.view(inner, -1), *by_node)),
+            *(part.split(sizes) for part in (x.view(inner, 2 * size), gates.flatten(1), *by_node)),
         ]
         for level in reversed(list(zip(*columns, strict=True))):
             children, xs, ccs, x2, g, i, fl, fr, u, o, cl, cr, h1, c1, s1 = level
@@ -187,7 +187,7 @@ class TreeLSTM:
         x, cc = (self.buffers(name, inner, 2, size) for name in ("children h", "children c"))
         by_gate, by_c = self._slopes("slopes", gates, s[:inner])
         by_gate[:, 1:3].mul_(cc)
-        flat, weight = by_gate.view(inner, -1), self.parameters.dense["inner.weight"]
+        flat, weight = by_gate.flatten(1), self.parameters.dense["inner.weight"]
         dcc, dx = self.buffers("dcc", inner, 2, size), self.buffers("dx", inner, 2 * size)
         by_node = (
             *(by_gate[:, :4], by_gate[:, 4], flat, gates[:, 1:3], by_c),
@@ -207,7 +207,7 @@ class TreeLSTM:
             torch.mm(g, weight, out=dx1)
             dh.index_add_(0, children, dxs)
             dc.index_add_(0, children, dcs)
-        torch.mm(flat.t(), x.view(inner, -1), out=self.parameters.gradients["inner.weight"])
+        torch.mm(flat.t(), x.flatten(1), out=self.parameters.gradients["inner.weight"])
         torch.sum(flat, 0, out=self.parameters.gradients["inner.bias"])
 
     def _leaves_backward(self, count: int, dh: Tensor, dc: Tensor, s: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ class TreeLSTM:
         dc.addcmul_(dh, by_c)
         by_gate[:, :2].mul_(dc.unsqueeze(1))
         by_gate[:, 2].mul_(dh)
-        flat = by_gate.view(count, -1)
+        flat = by_gate.flatten(1)
         torch.mm(flat.t(), x, out=self.parameters.gradients["leaf.weight"])
         torch.sum(flat, 0, out=self.parameters.gradients["leaf.bias"])
         return torch.mm(flat, self.parameters.dense["leaf.weight"], out=self.buffers("dx leaf", count, self.dim))

@@ -59,11 +59,14 @@ class SequenceLSTM:
             found.append(torch.sigmoid(o) * torch.tanh(c))
         return torch.cat(found, 1)
 
+    def loss(self, batch: Structure, sentences: int) -> Tensor:
+        return F.cross_entropy(self.logits(batch), batch.labels, reduction="sum") / sentences
+
     def train_step(self, sentences: Sequence[Sentence]) -> float:
         self.watch.start()
         batch = structure(sentences, self.number)
         self.watch.lap("record")
-        loss = F.cross_entropy(self.logits(batch), batch.labels, reduction="sum") / len(sentences)
+        loss = self.loss(batch, len(sentences))
         value = loss.item()
         self.watch.lap("forward")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -79,6 +82,16 @@ class SequenceLSTM:
             batch = structure(sentences, self.number)
             best: Array = self.logits(batch).argmax(1).numpy()[batch.places]
             return best
+
+    def gradients(self, sentences: Sequence[Sentence]) -> dict[str, Array]:
+        """For tests: under the names of `benchmarks.peers`."""
+        self.loss(structure(sentences, self.number), len(sentences)).backward()  # type: ignore[no-untyped-call]
+        found = {name: parameter.grad for name, parameter in self.parameters.items()}
+        return {
+            name: g.to_dense().numpy()
+            for name, g in {**found, "embedding": self.table.weight.grad}.items()
+            if g is not None
+        }
 
 
 def setup(weights: Mapping[str, Array]) -> SequenceLSTM:
