@@ -26,6 +26,7 @@ class Model(Generic[Example]):
         self.watch = Stopwatch()
         self.batching = batching
         self.kept: dict[int, lf.Expr] = {}
+        self.kept_outputs: dict[int, list[lf.Expr]] = {}
 
     def loss(self, example: Example) -> lf.Expr:
         """The loss of one example."""
@@ -36,8 +37,10 @@ class Model(Generic[Example]):
         raise NotImplementedError
 
     def keep(self, examples: Iterable[Example]) -> None:
-        """Record the losses of these examples now, once; training steps on them only take their mean."""
+        """Record the losses and outputs of these examples now, once; minibatches of them only join these roots."""
         self.kept.update((id(example), self.loss(example)) for example in examples)
+        with lf.no_grad():
+            self.kept_outputs.update((id(example), self.outputs(example)) for example in examples)
 
     def record(self, examples: Sequence[Example]) -> lf.Expr:
         """The loss of one minibatch."""
@@ -66,7 +69,20 @@ class Model(Generic[Example]):
 
     def infer(self, examples: Sequence[Example]) -> Array:
         with lf.using(batching=self.batching), lf.no_grad():
-            return lf.stack([y for example in examples for y in self.outputs(example)]).numpy()
+            if self.kept_outputs:
+                self._as_after_an_update()
+                outputs = [y for example in examples for y in self.kept_outputs[id(example)]]
+            else:
+                outputs = [y for example in examples for y in self.outputs(example)]
+            joined = lf.stack(outputs)
+            joined.forward()
+            return joined.numpy()
+
+    def _as_after_an_update(self) -> None:
+        """What was computed under these very parameters would not be computed again."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.touch()
 
 
 def assign(pairs: Iterable[tuple[lf.Parameter | None, Array]]) -> None:
