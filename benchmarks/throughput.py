@@ -16,6 +16,7 @@ from benchmarks.harness import Stopwatch
 from benchmarks.trees import minibatches
 
 PARTS = ("record", "schedule", "forward", "backward", "update")
+PLANNING = "record + schedule"
 METHODS = {"train": "train_step", "infer": "infer"}
 
 
@@ -98,10 +99,17 @@ def summarised(rounds: Mapping[str, Sequence[Round]], references: Mapping[str, S
             "per_s": statistics.median(r.per_s for r in own),
             "rounds": [r.per_s for r in own],
             "ms": harness.median_of_parts([r.parts for r in own]),
+            "before_kernels": statistics.median(_before_kernels(r.parts) for r in own),
             "ratios": found[name],
         }
         for name, own in rounds.items()
     }
+
+
+def _before_kernels(parts: Mapping[str, float]) -> float:
+    """The share of recording and scheduling in a training step."""
+    total = sum(parts.values())
+    return (parts.get("record", 0.0) + parts.get("schedule", 0.0)) / total if total else 0.0
 
 
 def run(
@@ -129,7 +137,7 @@ def run(
 def _table(names: Sequence[str] | Mapping[str, Any], found: Mapping[str, Any], references: Mapping[str, Any]) -> str:
     shown = [reference for reference in references if any(reference in c["ratios"] for c in found["train"].values())]
     columns = [f"/ {reference}" for reference in shown]
-    header = ["", "training", *columns, *PARTS, "inference", *columns]
+    header = ["", "training", *columns, *PARTS, PLANNING, "inference", *columns]
     return harness.table(header, [_row(name, found, shown) for name in names])
 
 
@@ -140,6 +148,7 @@ def _row(name: str, found: Mapping[str, Any], references: Sequence[str]) -> list
         train["per_s"],
         *(train["ratios"].get(reference) for reference in references),
         *(train["ms"].get(part) for part in PARTS),
+        f"{train['before_kernels']:.1%}",
         infer["per_s"],
         *(infer["ratios"].get(reference) for reference in references),
     ]

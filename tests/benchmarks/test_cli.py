@@ -84,6 +84,7 @@ def test_tree_lstm(run, data, monkeypatch):
     assert all(f"{name}: not installed" in printed for name in peers.MODULES)
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("name", sorted(peers.MODULES))
 def test_tree_lstm_beside_a_peer(name, run, data):
     if peers.find(name) is None:
@@ -104,6 +105,7 @@ def test_sentences(benchmark, run, conllu, monkeypatch):
     assert all(f"{name}: not installed" in printed for name in peers.SEQUENCE_MODULES)
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("benchmark", ["tagger", "language_model"])
 @pytest.mark.parametrize("name", sorted(peers.SEQUENCE_MODULES))
 def test_sentences_beside_a_peer(name, benchmark, run, conllu):

@@ -106,6 +106,7 @@ def test_seeded_weights_are_the_same_for_all(setup, trees):
 LONE = Tree(1, 3, ())  # a tree of one word, and a minibatch without an inner node
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("shape", ["mixed", "one tree", "one word"])
 def test_batched_by_hand_has_the_gradients_of_one_tree_at_a_time(shape, trees, weights):
     batched, single = peers.find("torch_batched"), peers.find("torch")

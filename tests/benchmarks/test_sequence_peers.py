@@ -76,6 +76,7 @@ def test_training_moves_all_libraries_alike(weights, batch):
     np.testing.assert_allclose(losses, np.broadcast_to(losses[0], losses.shape), rtol=2e-4)
 
 
+@pytest.mark.peer
 def test_by_hand_has_the_gradients_of_autograd(weights, batch):
     by_hand, steps = peers.find_sequence("torch_batched"), peers.find_sequence("torch_steps")
     if by_hand is None or steps is None:

@@ -9,7 +9,7 @@ from benchmarks.throughput import Round
 
 
 def rounds(*speeds):
-    return [Round(speed, {"forward": 1.0}) for speed in speeds]
+    return [Round(speed, {"record": 1.0, "schedule": 1.0, "forward": 6.0}) for speed in speeds]
 
 
 def test_a_reference_is_the_faster_of_its_names():
@@ -23,9 +23,13 @@ def test_a_reference_is_the_faster_of_its_names():
 
 
 def test_summaries_are_medians():
-    assert throughput.summarised({"ours": rounds(1.0, 5.0, 2.0)}, {}) == {
-        "ours": {"per_s": 2.0, "rounds": [1.0, 5.0, 2.0], "ms": {"forward": 1.0}, "ratios": {}}
-    }
+    found = throughput.summarised({"ours": rounds(1.0, 5.0, 2.0)}, {})["ours"]
+    parts = {"ms": {"record": 1.0, "schedule": 1.0, "forward": 6.0}, "before_kernels": 0.25}
+    assert found == {"per_s": 2.0, "rounds": [1.0, 5.0, 2.0], "ratios": {}, **parts}
+
+
+def test_inference_has_no_parts():
+    assert throughput.summarised({"ours": [Round(1.0, {})]}, {})["ours"]["before_kernels"] == 0
 
 
 @pytest.mark.parametrize(("kind", "cells"), [("lstm", 2 * 3 * 10 + 1 * 5 * 8), ("gru", 2 * 2 * 10 + 1 * 4 * 8)])
