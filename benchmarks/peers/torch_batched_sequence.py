@@ -26,14 +26,13 @@ from benchmarks.sentences import Sentence
 class Structure(NamedTuple):
     """A minibatch as arrays. Rows are words, step by step, the longest sentence first.
 
-    ``sizes``: sentences that have a word at each step; ``starts``: each step's first row; ``places``: the row of every
-    word, sentence by sentence; ``mirror``: the row where the other direction has the same word; ``before``: the rows
-    before those from the second step on; ``words``: the distinct words; ``numbers``: of each row, among them;
-    ``labels`` of the rows.
+    ``sizes``: sentences that have a word at each step; ``places``: the row of every word, sentence by sentence;
+    ``mirror``: the row where the other direction has the same word; ``before``: the rows before those from the second
+    step on; ``words``: the distinct words; ``numbers``: of each row, among them, for each direction; ``labels`` of the
+    rows.
     """
 
     sizes: list[int]
-    starts: list[int]
     places: Array
     mirror: Tensor
     before: Tensor
@@ -60,7 +59,7 @@ def structure(sentences: Sequence[Sentence], number: Numbering) -> Structure:
     before = np.arange(len(lengths), len(words)) - np.repeat(sizes[:-1], sizes[1:])
     arrays = mirror, before, distinct, numbers, numbers[mirror], by_row
     mirrored, previous, words_, forward, backward, labels_ = map(torch.from_numpy, arrays)
-    return Structure(sizes.tolist(), starts.tolist(), places, mirrored, previous, words_, [forward, backward], labels_)
+    return Structure(sizes.tolist(), places, mirrored, previous, words_, [forward, backward], labels_)
 
 
 class SequenceLSTM:
