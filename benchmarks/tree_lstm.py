@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     throughput.add_arguments(parser, "trees")
     parser.add_argument(
-        "--modes", nargs="*", choices=BATCHINGS, default=["phases", "none"], help="lazyflow's batching modes"
+        "--modes", nargs="*", choices=BATCHINGS, default=list(BATCHINGS), help="lazyflow's batching modes"
     )
     parser.add_argument(
         "--forms",

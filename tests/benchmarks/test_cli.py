@@ -73,7 +73,9 @@ def test_each_setting_of_threads_is_a_process_of_its_own(monkeypatch):
 
 def test_tree_lstm(run, data, monkeypatch):
     monkeypatch.setattr(peers, "find", lambda name: None)
-    printed, saved = run("tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "1", "3", "--kept")
+    printed, saved = run(
+        "tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "1", "3", "--kept", "--modes", "phases", "none"
+    )
     names = {f"lazyflow {name}" for name in ("phases", "none", "cell", "gru", "plain, kept", "cell, kept", "gru, kept")}
     assert [entry["batch"] for entry in saved["batches"]] == [1, 3]
     for entry in saved["batches"]:
