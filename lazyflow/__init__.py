@@ -147,12 +147,27 @@ from lazyflow.functions import (
     var,
     where,
 )
+from lazyflow.grad import (
+    check_grads,
+    elementwise_grad,
+    grad,
+    gradients,
+    hessian,
+    hessian_vector_product,
+    jacobian,
+    jvp,
+    make_jvp,
+    make_vjp,
+    value_and_grad,
+    vjp,
+    vmap,
+)
 from lazyflow.io import load, save
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.random import Stream, seed
 from lazyflow.settings import no_grad, using
 
-from lazyflow import data, functions, nn, optim, random  # isort: skip
+from lazyflow import data, functions, nn, numpy, optim, random  # isort: skip
 
 __version__ = "0.1.0"
 __all__ = [
@@ -190,6 +205,7 @@ __all__ = [
     "bilinear",
     "broadcast_to",
     "ceil",
+    "check_grads",
     "cholesky",
     "clip",
     "concatenate",
@@ -206,6 +222,7 @@ __all__ = [
     "dropout",
     "eigh",
     "einsum",
+    "elementwise_grad",
     "elu",
     "embedding",
     "equal",
@@ -221,14 +238,20 @@ __all__ = [
     "forward",
     "functions",
     "gelu",
+    "grad",
+    "gradients",
     "greater",
     "greater_equal",
     "hardtanh",
+    "hessian",
+    "hessian_vector_product",
     "hinge",
     "huber",
     "inv",
     "isfinite",
     "isnan",
+    "jacobian",
+    "jvp",
     "leaky_relu",
     "less",
     "less_equal",
@@ -241,6 +264,8 @@ __all__ = [
     "logical_or",
     "logsigmoid",
     "logsumexp",
+    "make_jvp",
+    "make_vjp",
     "matmul",
     "max",
     "maximum",
@@ -305,6 +330,9 @@ __all__ = [
     "uniform",
     "user_line",
     "using",
+    "value_and_grad",
     "var",
+    "vjp",
+    "vmap",
     "where",
 ]

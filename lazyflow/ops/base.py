@@ -17,8 +17,8 @@ value of
   the result) always have the batch axis. The answer may have more axes than the operand, or longer ones where the
   operand was broadcast: the engine sums it down with `unbroadcast`. ``None`` in place of a vjp: not differentiable
   there. A vjp only uses operators and ``xp`` functions, and never changes its arguments. So it runs on expressions,
-  too, with ``xp`` = the names of `lazyflow.numpy`: that gives higher derivatives and forward mode. Where the fast way assigns into
-  an array, it asks `symbolic` and records the operation that does the same, with ``xp.record_op``.
+  too, with ``xp`` = the names of `lazyflow.numpy`, which gives higher derivatives and forward mode. Where the fast way
+  assigns into an array, it asks `symbolic` and records the operation that does the same, with ``xp.record_op``.
 
 The form is that of HIPS/autograd's tables (one line a gradient) on NumPy's generalised ufuncs (NEP 5).
 """

@@ -1,0 +1,361 @@
+"""Gradients as expressions: the recorded graph walked backwards, recording every vjp as ordinary operations.
+
+`Expr.backward` computes gradients with arrays; this records them, so that they can be differentiated again, kept and
+run again. It has no rules of its own: the vjps of `lazyflow.ops` run on expressions as they run on arrays (see
+`lazyflow.ops.base`), which is all that higher derivatives and forward mode need.
+
+A vjp sees a batch axis in front; here it has size one, and costs nothing, as it is a view. What several examples record
+alike still runs as one launch each. Gradients of parameters are recorded once for each signature they occur in, over
+all nodes of it, as `lazyflow.backward` computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import lazyflow.numpy as names
+from lazyflow import functions
+from lazyflow.errors import GradientError
+from lazyflow.expr import Expr, Parameter, constant, handle, record
+from lazyflow.ops.base import Op, unbroadcast
+from lazyflow.ops.formula import Formula, evaluate, parse
+from lazyflow.tape import IMPORT, RAGGED, VIEW, Operand, Signature, Tape, Type, signature_by_id, signature_columns
+
+Node = tuple[Tape, int]
+Part = tuple[int, Expr]  # a flat cotangent of some elements, from an offset on
+WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
+
+
+class _Recorder:
+    """The namespace of expressions, in which vjps record: NumPy's names, and what only `lazyflow` has."""
+
+    record_op = staticmethod(record)
+    erf = staticmethod(functions.erf)
+    softmax = staticmethod(functions.softmax)
+    log_softmax = staticmethod(functions.log_softmax)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(names, name)
+
+
+RECORDER = _Recorder()
+
+
+class _Rows:
+    """Where the operands and the payload of every row of a tape begin."""
+
+    def __init__(self, tape: Tape) -> None:
+        rows, ints, floats = signature_columns()
+        ids = np.array(tape.signatures)
+        counts, int_counts = rows[ids], ints[ids]
+        int_starts = np.cumsum(int_counts) - int_counts
+        ragged = counts == RAGGED
+        counts[ragged] = np.array(tape.ints)[int_starts[ragged]] if ragged.any() else 0
+        self.tape = tape
+        self.counts = counts.tolist()
+        self.starts = (np.cumsum(counts) - counts).tolist()
+        self.int_starts = int_starts.tolist()
+        self.float_starts = (np.cumsum(floats[ids]) - floats[ids]).tolist()
+
+    def operands(self, row: int) -> list[int]:
+        start = self.starts[row]
+        return self.tape.operands[start : start + self.counts[row]].tolist()
+
+    def integer(self, row: int, position: int) -> int:
+        return self.tape.ints[self.int_starts[row] + position]
+
+    def floating(self, row: int, position: int) -> float:
+        return self.tape.floats[self.float_starts[row] + position]
+
+
+class Walk:
+    """What the roots rest on by differentiable edges, operands before users; nothing below the nodes of ``stop``."""
+
+    def __init__(self, roots: Sequence[Expr], stop: Collection[Node] = ()) -> None:
+        self.rows: dict[Tape, _Rows] = {}
+        self.stop = frozenset(stop)
+        self.edges: dict[Node, list[Node]] = {}
+        self.order = list(self._sorted([(e.tape, e.row) for e in roots if _can(e)]))
+
+    def _sorted(self, roots: list[Node]) -> Iterator[Node]:
+        stack = [(node, False) for node in roots]
+        while stack:
+            node, finished = stack.pop()
+            if finished:
+                yield node
+            elif node not in self.edges:
+                self.edges[node] = edges = self._edges(node)
+                stack.append((node, True))
+                stack.extend((n, False) for n in edges if n not in self.edges)
+
+    def rows_of(self, tape: Tape) -> _Rows:
+        if tape not in self.rows:
+            self.rows[tape] = _Rows(tape)
+        return self.rows[tape]
+
+    def _edges(self, node: Node) -> list[Node]:
+        tape, row = node
+        if node in self.stop or not tape.grad:
+            return []
+        signature, rows = signature_by_id(tape.signatures[row]), self.rows_of(tape)
+        if signature.op is IMPORT:
+            source = tape.imports[rows.integer(row, 0)]
+            return [source] if _can(_expr(source)) else []
+        operands = rows.operands(row)
+        if signature.op is VIEW:
+            return [(tape, operands[0])] if _can(_expr((tape, operands[0]))) else []
+        wanted = [o for o in signature.operands if o.kind == "row" and o.vjp is not None]
+        if signature.op.stacked:
+            return [(tape, r) for r in operands] if wanted else []
+        return [(tape, operands[o.position]) for o in wanted]
+
+    def dependent(self, targets: Collection[Node], parameters: Collection[Parameter]) -> set[Node]:
+        """The nodes that rest on one of the targets."""
+        found: set[Node] = set()
+        wanted = {id(p.type) for p in parameters}
+        for node in self.order:
+            if node in targets or any(n in found for n in self.edges[node]) or (wanted and _reads(node, wanted)):
+                found.add(node)
+        return found
+
+
+def _reads(node: Node, types: set[int]) -> bool:
+    return any(id(o.type) in types for o in signature_by_id(node[0].signatures[node[1]]).operands)
+
+
+def _can(e: Expr) -> bool:
+    return e.requires_grad and e.type.parameter is None
+
+
+def _expr(node: Node) -> Expr:
+    return handle(node[0], node[1], signature_by_id(node[0].signatures[node[1]]).type)
+
+
+def node_of(e: Expr) -> Node:
+    """What identifies an expression that is no parameter."""
+    return e.tape, e.row
+
+
+def cotangents(seeds: Sequence[tuple[Expr, Any]], wrt: Sequence[Expr], walk: Walk | None = None) -> list[Expr | None]:
+    """For each of ``wrt`` the sum of what the roots' cotangents pull back to, None where no root rests on it.
+
+    ``seeds``: pairs of a root and its cotangent, of its shape. ``wrt``: parameters and expressions with gradient.
+    """
+    walk = Walk([root for root, _ in seeds]) if walk is None else walk
+    backward = _Backward(walk, wrt)
+    for root, seed in seeds:
+        backward.add(root, fitted(seed, root.type))
+    return backward.run()
+
+
+class _Backward:
+    """One walk back: the cotangents that every node has got so far."""
+
+    def __init__(self, walk: Walk, wrt: Sequence[Expr]) -> None:
+        self.walk, self.wrt = walk, wrt
+        self.parameters = [e for e in wrt if isinstance(e, Parameter)]
+        self.targets = {node_of(e) for e in wrt if not isinstance(e, Parameter)}
+        self.active = walk.dependent(self.targets, self.parameters)
+        self.parts: dict[Node, list[Part]] = {}
+        self.shared: dict[tuple[Signature, int], list[tuple[Node, Expr]]] = {}
+        self.found: dict[Any, list[Expr]] = {}
+
+    def add(self, root: Expr, cotangent: Expr) -> None:
+        if isinstance(root, Parameter):
+            self.found.setdefault(root.type, []).append(cotangent)
+        else:
+            self._give(node_of(root), WHOLE, cotangent)
+
+    def _give(self, node: Node, offset: int, cotangent: Expr) -> None:
+        if node in self.active:
+            self.parts.setdefault(node, []).append((offset, cotangent))
+
+    def run(self) -> list[Expr | None]:
+        for node in reversed(self.walk.order):
+            parts = self.parts.pop(node, None)
+            if parts is not None:
+                self._step(node, parts)
+        for (signature, i), nodes in self.shared.items():
+            self._parameter(signature, i, nodes)
+        keys = [e.type if isinstance(e, Parameter) else node_of(e) for e in self.wrt]
+        return [total(self.found[key]) if key in self.found else None for key in keys]
+
+    def _step(self, node: Node, parts: list[Part]) -> None:
+        signature = signature_by_id(node[0].signatures[node[1]])
+        if node in self.targets:
+            parts = [(WHOLE, assembled(parts, signature.type))]
+            self.found.setdefault(node, []).append(parts[0][1])
+        if signature.op is VIEW and self.walk.edges[node]:
+            self._view(node, signature, parts)
+        elif signature.op is IMPORT and self.walk.edges[node]:
+            for offset, part in parts:
+                self._give(self.walk.edges[node][0], offset, part)
+        elif signature.op not in (VIEW, IMPORT) and node not in self.walk.stop:
+            self._operation(node, signature, assembled(parts, signature.type))
+
+    def _view(self, node: Node, signature: Signature, parts: list[Part]) -> None:
+        source = self.walk.edges[node][0]
+        kind = signature.operands[0].type
+        assert kind is not None
+        shift = self.walk.rows_of(node[0]).integer(node[1], 0)
+        for offset, part in merged_wholes(parts):
+            if offset == WHOLE and part.size == kind.size:
+                self._give(source, WHOLE, functions.reshape(part, kind.shape))
+            else:
+                self._give(source, max(offset, 0) + shift, functions.reshape(part, (-1,)))
+
+    def _operation(self, node: Node, signature: Signature, g: Expr) -> None:
+        for i, operand in enumerate(signature.operands):
+            if operand.vjp is None:
+                continue
+            if operand.kind == "shared":
+                if any(p.type is operand.type for p in self.parameters):
+                    self.shared.setdefault((signature, i), []).append((node, g))
+            elif signature.op.stacked:
+                self._stacked(node, signature, g)
+            else:
+                source = node[0], self.walk.rows_of(node[0]).operands(node[1])[operand.position]
+                if source in self.active:
+                    kind = _kind(operand)
+                    answer = self._pulled_back(signature, i, [(node, g)])
+                    answer = unbroadcast(RECORDER, answer, (1, *operand.shape))
+                    self._give(source, WHOLE, fitted(functions.reshape(answer, kind.shape), kind))
+
+    def _stacked(self, node: Node, signature: Signature, g: Expr) -> None:
+        """A list's operands are one array, with an axis for them behind the batch; they may all get the same."""
+        kind = _kind(signature.operands[0])
+        answer = self._pulled_back(signature, 0, [(node, g)])
+        sources = self.walk.edges[node]
+        if signature.op.ragged:
+            each = [fitted(functions.reshape(answer, kind.shape), kind)] * len(sources)
+        else:
+            rows = functions.reshape(answer, (len(sources), *kind.shape))
+            each = [fitted(row, kind) for row in rows]
+        for source, part in zip(sources, each, strict=True):
+            self._give(source, WHOLE, part)
+
+    def _parameter(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> None:
+        kind = _kind(signature.operands[i])
+        answer = unbroadcast(RECORDER, self._pulled_back(signature, i, nodes), kind.shape)
+        self.found.setdefault(kind, []).append(fitted(answer, kind))
+
+    def _pulled_back(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> Any:
+        """The vjp of operand ``i``, over nodes of one signature: the batch axis counts them."""
+        op, vjp = signature.op, signature.operands[i].vjp
+        if op.once:
+            raise GradientError(
+                f"{op.name} can be differentiated once only, with arrays, and not twice: its gradient cannot be "
+                "recorded. Use .backward(), or write it with other operations"
+            )
+        g = _batch([g for _, g in nodes], signature.type.shape)
+        y = _batch([_expr(node) for node, _ in nodes], signature.type.shape)
+        operands = [self._operand(signature, o, [node for node, _ in nodes]) for o in signature.operands]
+        if op.elementwise and op.formula:
+            formula, given = _derivative(op, i)
+            return constant(evaluate(formula, RECORDER, g=g, y=y, **dict(zip(given, operands, strict=True))))
+        assert vjp is not None
+        return constant(vjp(RECORDER, g, y, *operands))
+
+    def _operand(self, signature: Signature, operand: Operand, nodes: list[Node]) -> Any:
+        rows = [self.walk.rows_of(tape) for tape, _ in nodes]
+        if operand.kind == "shared":
+            return _kind(operand).parameter()  # type: ignore[misc]
+        if operand.kind == "int":
+            return np.array([r.integer(row, operand.position) for r, (_, row) in zip(rows, nodes, strict=True)])
+        if operand.kind == "float":
+            numbers = [r.floating(row, operand.position) for r, (_, row) in zip(rows, nodes, strict=True)]
+            return numbers[0] if len(numbers) == 1 else _column(numbers, operand)
+        if signature.op.stacked:
+            return self._listed(signature, nodes[0])
+        return _batch(
+            [_expr((n[0], r.operands(n[1])[operand.position])) for r, n in zip(rows, nodes, strict=True)], operand.shape
+        )
+
+    def _listed(self, signature: Signature, node: Node) -> Expr:
+        """A list's operands behind one another; nothing runs unless a vjp reads their values."""
+        operands = [_expr((node[0], row)) for row in self.walk.rows_of(node[0]).operands(node[1])]
+        rows = functions.stack(operands)
+        return rows if signature.op.ragged else rows[None]
+
+
+def _kind(operand: Operand) -> Type:
+    assert operand.type is not None
+    return operand.type
+
+
+def _column(numbers: list[float], operand: Operand) -> Any:
+    return np.array(numbers, operand.dtype).reshape((-1, *operand.shape))
+
+
+@cache
+def _derivative(op: Op, operand: int) -> tuple[Formula, tuple[str, ...]]:
+    """The formula of an elementwise operation's derivative, and the names of all operands."""
+    operands = parse(op.formula["y"]).operands
+    return parse(op.formula[operands[operand]]), operands
+
+
+def _batch(values: Sequence[Expr], shape: tuple[int, ...]) -> Expr:
+    """Examples of one type with the batch axis in front, in the shape that the kernel sees."""
+    if len(values) == 1:
+        return functions.reshape(values[0], (1, *shape))
+    return functions.reshape(functions.stack(values), (len(values), *shape))
+
+
+def fitted(value: Any, kind: Type) -> Expr:
+    """A cotangent in the shape and dtype of what it belongs to."""
+    e = constant(value)
+    if e.dtype != kind.dtype:
+        e = functions.astype(e, kind.dtype)
+    return e if e.shape == kind.shape else functions.broadcast_to(e, kind.shape)
+
+
+def total(values: Sequence[Expr]) -> Expr:
+    """The sum of expressions of one shape."""
+    if len(values) == 1:
+        return values[0]
+    return values[0] + values[1] if len(values) == 2 else functions.sum(list(values))
+
+
+def merged_wholes(parts: Sequence[Part]) -> list[Part]:
+    """The same with at most one cotangent of the whole."""
+    wholes = [part for offset, part in parts if offset == WHOLE]
+    others = [(offset, part) for offset, part in parts if offset != WHOLE]
+    return [(WHOLE, total(wholes)), *others] if wholes else others
+
+
+def assembled(parts: Sequence[Part], kind: Type) -> Expr:
+    """The sum of cotangents of parts of a value, as one of its whole.
+
+    Parts that do not overlap are joined, not added: reading a matrix row by row costs one copy of it, not one a row.
+    """
+    wholes = [part for offset, part in parts if offset == WHOLE]
+    equal: dict[tuple[int, int], list[Expr]] = {}
+    for offset, part in parts:
+        if offset != WHOLE:
+            equal.setdefault((offset, part.size), []).append(part)
+    layers: list[list[Part]] = []
+    for (offset, size), found in sorted(equal.items(), key=lambda item: item[0]):
+        part = offset, total(found)
+        fitting = next((layer for layer in layers if layer[-1][0] + layer[-1][1].size <= offset), None)
+        if fitting is None:
+            layers.append([part])
+        elif size:
+            fitting.append(part)
+    return total([*wholes, *(_joined(layer, kind) for layer in layers)])
+
+
+def _joined(layer: list[Part], kind: Type) -> Expr:
+    pieces: list[Any] = []
+    end = 0
+    for offset, part in layer:
+        if offset > end:
+            pieces.append(np.zeros(offset - end, kind.dtype))
+        pieces.append(part)
+        end = offset + part.size
+    if end < kind.size:
+        pieces.append(np.zeros(kind.size - end, kind.dtype))
+    return functions.reshape(pieces[0] if len(pieces) == 1 else functions.concatenate(pieces), kind.shape)
