@@ -8,6 +8,7 @@ NumPy or CuPy calls, `Expr.backward` runs the same groups in reverse, and an opt
 """
 
 from lazyflow import errors
+from lazyflow.check_grads import check_grads
 from lazyflow.engine import forward
 from lazyflow.errors import (
     CheckpointError,
@@ -148,7 +149,6 @@ from lazyflow.functions import (
     where,
 )
 from lazyflow.grad import (
-    check_grads,
     elementwise_grad,
     grad,
     gradients,
@@ -160,14 +160,14 @@ from lazyflow.grad import (
     make_vjp,
     value_and_grad,
     vjp,
-    vmap,
 )
 from lazyflow.io import load, save
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.random import Stream, seed
 from lazyflow.settings import no_grad, using
+from lazyflow.vmap import vmap
 
-from lazyflow import data, functions, nn, numpy, optim, random  # isort: skip
+from lazyflow import data, functions, nn, optim, random  # isort: skip
 
 __version__ = "0.1.0"
 __all__ = [

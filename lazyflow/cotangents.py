@@ -66,10 +66,10 @@ class _Rows:
         return self.tape.operands[start : start + self.counts[row]].tolist()
 
     def integer(self, row: int, position: int) -> int:
-        return self.tape.ints[self.int_starts[row] + position]
+        return int(self.tape.ints[self.int_starts[row] + position])
 
     def floating(self, row: int, position: int) -> float:
-        return self.tape.floats[self.float_starts[row] + position]
+        return float(self.tape.floats[self.float_starts[row] + position])
 
 
 class Walk:
@@ -338,13 +338,11 @@ def assembled(parts: Sequence[Part], kind: Type) -> Expr:
         if offset != WHOLE:
             equal.setdefault((offset, part.size), []).append(part)
     layers: list[list[Part]] = []
-    for (offset, size), found in sorted(equal.items(), key=lambda item: item[0]):
-        part = offset, total(found)
+    for (offset, _), found in sorted(equal.items(), key=lambda item: item[0]):
         fitting = next((layer for layer in layers if layer[-1][0] + layer[-1][1].size <= offset), None)
         if fitting is None:
-            layers.append([part])
-        elif size:
-            fitting.append(part)
+            layers.append(fitting := [])
+        fitting.append((offset, total(found)))
     return total([*wholes, *(_joined(layer, kind) for layer in layers)])
 
 

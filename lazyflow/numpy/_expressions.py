@@ -16,7 +16,7 @@ import numpy as np
 
 from lazyflow import functions as f
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, holds_expressions, record
+from lazyflow.expr import Expr, constant, getitem, holds_expressions, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import negative_axis
 
@@ -169,8 +169,8 @@ def diff(x: Any, n: int = 1, axis: int = -1) -> Expr:
     x = constant(x)
     place = (slice(None),) * _place("diff", axis, x.ndim)
     for _ in range(n):
-        x = x[(*place, slice(1, None))] - x[(*place, slice(None, -1))]
-    return x
+        x = f.subtract(getitem(x, (*place, slice(1, None))), getitem(x, (*place, slice(None, -1))))
+    return constant(x)
 
 
 # Products.
@@ -179,7 +179,7 @@ def diff(x: Any, n: int = 1, axis: int = -1) -> Expr:
 def dot(a: Any, b: Any) -> Expr:
     a, b = constant(a), constant(b)
     if not a.ndim or not b.ndim:
-        return a * b
+        return f.multiply(a, b)
     return tensordot(a, b, ((-1,), (-1 if b.ndim == 1 else -2,)))
 
 
@@ -189,7 +189,7 @@ def vdot(a: Any, b: Any) -> Expr:
 
 def inner(a: Any, b: Any) -> Expr:
     a, b = constant(a), constant(b)
-    return a * b if not a.ndim or not b.ndim else tensordot(a, b, ((-1,), (-1,)))
+    return f.multiply(a, b) if not a.ndim or not b.ndim else tensordot(a, b, ((-1,), (-1,)))
 
 
 def outer(a: Any, b: Any) -> Expr:
@@ -222,7 +222,7 @@ def kron(a: Any, b: Any) -> Expr:
     product = a.reshape([n for size in a.shape for n in (size, 1)]) * b.reshape(
         [n for size in b.shape for n in (1, size)]
     )
-    return product.reshape([m * n for m, n in zip(a.shape, b.shape, strict=True)])
+    return f.reshape(product, [m * n for m, n in zip(a.shape, b.shape, strict=True)])
 
 
 def cross(a: Any, b: Any, axis: int = -1) -> Expr:
@@ -381,7 +381,7 @@ def rot90(x: Any, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Expr:
     x = constant(x)
     for _ in range(k % 4):
         x = f.swapaxes(f.flip(x, axes[1]), *axes)
-    return x
+    return constant(x)
 
 
 def broadcast_arrays(*operands: Any) -> tuple[Expr, ...]:
@@ -483,7 +483,7 @@ def linspace(start: Any, stop: Any, num: int = 50, endpoint: bool = True) -> Exp
     start, stop = constant(start), constant(stop)
     parts = np.linspace(0, 1, num, endpoint=endpoint, dtype=np.result_type(start.dtype, stop.dtype, np.float16))
     parts = parts.reshape(-1, *(1,) * max(start.ndim, stop.ndim))
-    return start + (stop - start) * parts
+    return f.add(start, (stop - start) * parts)
 
 
 def result_type(*operands: Any) -> np.dtype[Any]:

@@ -46,7 +46,7 @@ def _power(a: Any, n: int) -> Expr:
     if n < 0:
         a, n = f.inv(a), -n
     if n == 0:
-        return a * 0 + numpy.eye(a.shape[-1], dtype=a.dtype)
+        return f.add(a * 0, numpy.eye(a.shape[-1], dtype=a.dtype))
     half = _power(a, n // 2) if n > 1 else None
     return a if half is None else half @ half @ a if n % 2 else half @ half
 
