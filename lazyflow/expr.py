@@ -204,6 +204,13 @@ class Expr:
         value = self.numpy()
         return value if dtype is None else value.astype(dtype)
 
+    def __dlpack__(self, **options: Any) -> Any:
+        value = self.array.copy() if isinstance(self, Parameter) else self.engine.value(self)
+        return value.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return devices.dlpack_device(self.device)
+
     def backward(self, gradient: Array | None = None) -> None:
         """Add the gradient of this value to ``.grad`` of every parameter that it reaches; implies `forward`.
 

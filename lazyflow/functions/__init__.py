@@ -5,9 +5,10 @@ memory will do), and
 returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
 """
 
-from lazyflow.functions import elementwise, index, linalg, loss, operators, random, reduce, shape
+from lazyflow.functions import elementwise, index, interchange, linalg, loss, operators, random, reduce, shape
 from lazyflow.functions.elementwise import *  # noqa: F403
 from lazyflow.functions.index import *  # noqa: F403
+from lazyflow.functions.interchange import *  # noqa: F403
 from lazyflow.functions.linalg import *  # noqa: F403
 from lazyflow.functions.loss import *  # noqa: F403
 from lazyflow.functions.random import *  # noqa: F403
@@ -19,6 +20,7 @@ assert operators.BINARY  # imported for the operators that it installs
 __all__ = []
 __all__ += elementwise.__all__
 __all__ += index.__all__
+__all__ += interchange.__all__
 __all__ += linalg.__all__
 __all__ += loss.__all__
 __all__ += random.__all__

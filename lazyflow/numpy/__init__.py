@@ -28,50 +28,14 @@ from lazyflow.numpy import dispatch, linalg, random
 # NumPy's own: constants, dtypes, what makes arrays out of numbers, what looks at dtypes.
 _CONSTANTS = ("pi", "e", "inf", "nan", "newaxis", "euler_gamma")
 _DTYPES = (
-    "bool",
-    "bool_",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "float16",
-    "float32",
-    "float64",
-    "intp",
-    "floating",
-    "integer",
-    "number",
-)
+    "bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",
+    "float32", "float64", "intp", "floating", "integer", "number",
+)  # fmt: skip
 _CREATION = (
-    "arange",
-    "empty",
-    "eye",
-    "full",
-    "geomspace",
-    "identity",
-    "indices",
-    "logspace",
-    "meshgrid",
-    "ones",
-    "tri",
-    "zeros",
-    "from_dlpack",
-    "dtype",
-    "ndarray",
-    "finfo",
-    "iinfo",
-    "isdtype",
-    "issubdtype",
-    "can_cast",
-    "promote_types",
-    "broadcast_shapes",
-    "errstate",
-    "set_printoptions",
-)
+    "arange", "empty", "eye", "full", "geomspace", "identity", "indices", "logspace", "meshgrid", "ones", "tri",
+    "zeros", "from_dlpack", "dtype", "ndarray", "finfo", "iinfo", "isdtype", "issubdtype", "can_cast",
+    "promote_types", "broadcast_shapes", "errstate", "set_printoptions",
+)  # fmt: skip
 
 _both = {
     name: dispatch.either(name, recorded, getattr(numpy, name))

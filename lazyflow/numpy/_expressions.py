@@ -451,12 +451,13 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Expr:
     if axis is None:
         return f.take(f.ravel(x), indices)
     axis = _place("take_along_axis", axis, x.ndim)
-    shape = indices.shape
+    index = constant(indices)
+    shape = np.broadcast_shapes((*x.shape[:axis], 1, *x.shape[axis + 1 :]), index.shape)
+    index = index if index.shape == shape else f.broadcast_to(index, shape)
     strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]
     places = [np.arange(n).reshape([-1 if i == j else 1 for j in range(x.ndim)]) for i, n in enumerate(shape)]
     others = reduce(np.add, (p * s for i, (p, s) in enumerate(zip(places, strides, strict=True)) if i != axis), 0)
-    index = f.remainder(constant(indices), x.shape[axis]) * strides[axis] + others
-    return f.take(f.ravel(x), index)
+    return f.take(f.ravel(x), f.remainder(index, x.shape[axis]) * strides[axis] + others)
 
 
 def sort(x: Any, axis: int | None = -1) -> Expr:
