@@ -13,20 +13,33 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import lazyflow.numpy as names
 from lazyflow import functions
 from lazyflow.errors import GradientError
-from lazyflow.expr import Expr, Parameter, constant, handle, record
-from lazyflow.ops.base import Op, unbroadcast
+from lazyflow.expr import Expr, Parameter, constant, handle, record, type_on, view
+from lazyflow.ops.base import Op, Shape, unbroadcast
 from lazyflow.ops.formula import Formula, evaluate, parse
-from lazyflow.tape import IMPORT, RAGGED, VIEW, Operand, Signature, Tape, Type, signature_by_id, signature_columns
+from lazyflow.tape import (
+    IMPORT,
+    RAGGED,
+    VIEW,
+    Operand,
+    Signature,
+    Tape,
+    Type,
+    current_tape,
+    intern_type,
+    signature_by_id,
+    signature_columns,
+)
 
 Node = tuple[Tape, int]
 Part = tuple[int, Expr]  # a flat cotangent of some elements, from an offset on
+BLOCK = 256  # rows of a tape that are decoded at a time, at least
 WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
 
 
@@ -45,31 +58,57 @@ class _Recorder:
 RECORDER = _Recorder()
 
 
+class _Row(NamedTuple):
+    """Where the operands and the payload of a row begin, and how many operands there are."""
+
+    start: int
+    number: int
+    ints: int
+    floats: int
+
+
 class _Rows:
-    """Where the operands and the payload of every row of a tape begin."""
+    """The rows of a tape, decoded from its end on as far as they are asked for.
+
+    A function that is called over and over on one tape reads the end of it each time, never all of it.
+    """
 
     def __init__(self, tape: Tape) -> None:
-        rows, ints, floats = signature_columns()
-        ids = np.array(tape.signatures)
-        counts, int_counts = rows[ids], ints[ids]
-        int_starts = np.cumsum(int_counts) - int_counts
-        ragged = counts == RAGGED
-        counts[ragged] = np.array(tape.ints)[int_starts[ragged]] if ragged.any() else 0
         self.tape = tape
-        self.counts = counts.tolist()
-        self.starts = (np.cumsum(counts) - counts).tolist()
-        self.int_starts = int_starts.tolist()
-        self.float_starts = (np.cumsum(floats[ids]) - floats[ids]).tolist()
+        self.first = len(tape)
+        self.ends = len(tape.operands), len(tape.ints), len(tape.floats)
+        self.known: dict[int, _Row] = {}
+
+    def __getitem__(self, row: int) -> _Row:
+        while row < self.first:
+            self._decode(max(0, min(row, 2 * self.first - len(self.tape) - BLOCK)))
+        return self.known[row]
+
+    def _decode(self, first: int) -> None:
+        ids = np.array(self.tape.signatures[first : self.first])
+        rows, ints, floats = (column[ids].astype(np.int64) for column in signature_columns())
+        int_starts = _starts(ints, self.ends[1])
+        ragged = np.flatnonzero(rows == RAGGED)
+        rows[ragged] = [self.tape.ints[i] for i in int_starts[ragged]]
+        columns = _starts(rows, self.ends[0]), rows, int_starts, _starts(floats, self.ends[2])
+        decoded = map(_Row._make, zip(*(c.tolist() for c in columns), strict=True))
+        self.known.update(zip(range(first, self.first), decoded, strict=True))
+        self.first, self.ends = first, (int(columns[0][0]), int(columns[2][0]), int(columns[3][0]))
 
     def operands(self, row: int) -> list[int]:
-        start = self.starts[row]
-        return self.tape.operands[start : start + self.counts[row]].tolist()
+        start, number, _, _ = self[row]
+        return self.tape.operands[start : start + number].tolist()
 
     def integer(self, row: int, position: int) -> int:
-        return int(self.tape.ints[self.int_starts[row] + position])
+        return int(self.tape.ints[self[row].ints + position])
 
     def floating(self, row: int, position: int) -> float:
-        return float(self.tape.floats[self.float_starts[row] + position])
+        return float(self.tape.floats[self[row].floats + position])
+
+
+def _starts(counts: Any, end: int) -> Any:
+    """Where stretches of these lengths begin, the last of which ends at ``end``."""
+    return end - np.cumsum(counts[::-1])[::-1]
 
 
 class Walk:
@@ -220,10 +259,28 @@ class _Backward:
             else:
                 source = node[0], self.walk.rows_of(node[0]).operands(node[1])[operand.position]
                 if source in self.active:
-                    kind = _kind(operand)
-                    answer = self._pulled_back(signature, i, [(node, g)])
-                    answer = unbroadcast(RECORDER, answer, (1, *operand.shape))
-                    self._give(source, WHOLE, fitted(functions.reshape(answer, kind.shape), kind))
+                    self._give(source, WHOLE, self._single(node, signature, i, g))
+
+    def _single(self, node: Node, signature: Signature, i: int, g: Expr) -> Expr:
+        """What operand ``i`` of one node gets. A formula needs no batch axis, a rule of a kernel has one of size 1."""
+        kind = _kind(signature.operands[i])
+        if signature.op.elementwise and signature.op.formula:
+            return fitted(unbroadcast(RECORDER, self._by_formula(signature, i, [(node, g)]), kind.shape), kind)
+        answer = unbroadcast(RECORDER, self._pulled_back(signature, i, [(node, g)]), (1, *signature.operands[i].shape))
+        return fitted(_seen(answer, kind.shape), kind)
+
+    def _by_formula(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> Expr:
+        """The formula of an elementwise operation's derivative, reading no more than what occurs in it."""
+        _check_twice(signature.op)
+        formula, operands = _derivative(signature.op, i)
+        values: dict[str, Any] = {"g": _batched([g for _, g in nodes], None)}
+        if "y" in formula.operands:
+            values["y"] = _batched([_expr(node) for node, _ in nodes], None)
+        for name, operand in zip(operands, signature.operands, strict=True):
+            if name in formula.operands:
+                shape = None if len(nodes) == 1 else operand.shape
+                values[name] = self._operand(signature, operand, [node for node, _ in nodes], shape)
+        return constant(evaluate(formula, RECORDER, **values))
 
     def _stacked(self, node: Node, signature: Signature, g: Expr) -> None:
         """A list's operands are one array, with an axis for them behind the batch; they may all get the same."""
@@ -245,41 +302,45 @@ class _Backward:
 
     def _pulled_back(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> Any:
         """The vjp of operand ``i``, over nodes of one signature: the batch axis counts them."""
-        op, vjp = signature.op, signature.operands[i].vjp
-        if op.once:
-            raise GradientError(
-                f"{op.name} can be differentiated once only, with arrays, and not twice: its gradient cannot be "
-                "recorded. Use .backward(), or write it with other operations"
-            )
-        g = _batch([g for _, g in nodes], signature.type.shape)
-        y = _batch([_expr(node) for node, _ in nodes], signature.type.shape)
-        operands = [self._operand(signature, o, [node for node, _ in nodes]) for o in signature.operands]
-        if op.elementwise and op.formula:
-            formula, given = _derivative(op, i)
-            return constant(evaluate(formula, RECORDER, g=g, y=y, **dict(zip(given, operands, strict=True))))
+        _check_twice(signature.op)
+        if signature.op.elementwise and signature.op.formula:
+            return self._by_formula(signature, i, nodes)
+        vjp, shape = signature.operands[i].vjp, signature.type.shape
         assert vjp is not None
+        g = _batched([g for _, g in nodes], shape)
+        y = _batched([_expr(node) for node, _ in nodes], shape)
+        operands = [self._operand(signature, o, [node for node, _ in nodes], o.shape) for o in signature.operands]
         return constant(vjp(RECORDER, g, y, *operands))
 
-    def _operand(self, signature: Signature, operand: Operand, nodes: list[Node]) -> Any:
-        rows = [self.walk.rows_of(tape) for tape, _ in nodes]
+    def _operand(self, signature: Signature, operand: Operand, nodes: list[Node], shape: Shape | None) -> Any:
+        """An operand of all of the nodes as a vjp sees it; a row's value as it is if ``shape`` is None."""
+        rows = [(self.walk.rows_of(tape), row) for tape, row in nodes]
         if operand.kind == "shared":
             return _kind(operand).parameter()  # type: ignore[misc]
         if operand.kind == "int":
-            return np.array([r.integer(row, operand.position) for r, (_, row) in zip(rows, nodes, strict=True)])
+            return np.array([r.integer(row, operand.position) for r, row in rows])
         if operand.kind == "float":
-            numbers = [r.floating(row, operand.position) for r, (_, row) in zip(rows, nodes, strict=True)]
+            numbers = [r.floating(row, operand.position) for r, row in rows]
             return numbers[0] if len(numbers) == 1 else _column(numbers, operand)
         if signature.op.stacked:
             return self._listed(signature, nodes[0])
-        return _batch(
-            [_expr((n[0], r.operands(n[1])[operand.position])) for r, n in zip(rows, nodes, strict=True)], operand.shape
-        )
+        return _batched([_expr((r.tape, r.operands(row)[operand.position])) for r, row in rows], shape)
 
-    def _listed(self, signature: Signature, node: Node) -> Expr:
-        """A list's operands behind one another; nothing runs unless a vjp reads their values."""
-        operands = [_expr((node[0], row)) for row in self.walk.rows_of(node[0]).operands(node[1])]
-        rows = functions.stack(operands)
-        return rows if signature.op.ragged else rows[None]
+    def _listed(self, signature: Signature, node: Node) -> Any:
+        """A list's operands as one array. What only joins or sums them reads its shape, and no values."""
+        rows = self.walk.rows_of(node[0]).operands(node[1])
+        kind = _kind(signature.operands[0])
+        if signature.op.gathers or signature.op.ragged:
+            return np.broadcast_to(np.zeros((), kind.dtype), (1, len(rows), *kind.shape))
+        return functions.stack([_expr((node[0], row)) for row in rows])[None]
+
+
+def _check_twice(op: Op) -> None:
+    if op.once:
+        raise GradientError(
+            f"{op.name} can be differentiated once only, with arrays, and not twice: its gradient cannot be "
+            "recorded. Use .backward(), or write it with other operations"
+        )
 
 
 def _kind(operand: Operand) -> Type:
@@ -298,11 +359,21 @@ def _derivative(op: Op, operand: int) -> tuple[Formula, tuple[str, ...]]:
     return parse(op.formula[operands[operand]]), operands
 
 
-def _batch(values: Sequence[Expr], shape: tuple[int, ...]) -> Expr:
-    """Examples of one type with the batch axis in front, in the shape that the kernel sees."""
+def _batched(values: Sequence[Expr], shape: Shape | None) -> Expr:
+    """Examples of one type with the batch axis in front, each of ``shape``; None: one example stays as it is."""
     if len(values) == 1:
-        return functions.reshape(values[0], (1, *shape))
-    return functions.reshape(functions.stack(values), (len(values), *shape))
+        return values[0] if shape is None else _seen(values[0], (1, *shape))
+    stacked = functions.stack(values)
+    return stacked if shape is None else functions.reshape(stacked, (len(values), *shape))
+
+
+def _seen(e: Expr, shape: Shape) -> Expr:
+    """An expression in another shape of the same size: `reshape` without its checks."""
+    if e.type.shape == shape:
+        return e
+    if e.type.parameter is not None:
+        return functions.reshape(e, shape)
+    return view(e, intern_type(shape, e.dtype, e.device, type_on(current_tape(), e).requires_grad), 0)
 
 
 def fitted(value: Any, kind: Type) -> Expr:

@@ -9,10 +9,9 @@ import numpy as np
 
 from lazyflow import functions
 from lazyflow import numpy as names
-from lazyflow.cotangents import Walk
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant
-from lazyflow.structure import leaves, rebuilt
+from lazyflow.structure import leaves, mapped, rebuilt
 from lazyflow.trace import Function, finished, is_inside, reads_expressions
 
 __all__ = ["vmap"]
@@ -36,12 +35,13 @@ def vmap(f: Function, in_axes: Any = 0, out_axes: int = 0) -> Function:
         axes = _axes_of(in_axes, len(args))
         count = _count(args, axes)
         columns = [
-            [arg] * count if axis is None else _examples(arg, axis) for arg, axis in zip(args, axes, strict=True)
+            [_shared(arg)] * count if axis is None else _examples(arg, axis)
+            for arg, axis in zip(args, axes, strict=True)
         ]
         results = [f(*(column[i] for column in columns)) for i in range(count)]
         stacked = _stacked(results, out_axes)
         found = [leaf for _, leaf in leaves(stacked)]
-        return finished(stacked, reads_expressions(args) or is_inside(Walk(found)))
+        return finished(stacked, reads_expressions(args) or is_inside(found))
 
     return function
 
@@ -76,6 +76,11 @@ def _examples(tree: Any, axis: int) -> list[Any]:
     """The arguments of every example."""
     parts = [list(constant(names.moveaxis(_arrayed(leaf), axis, 0))) for _, leaf in leaves(tree)]
     return [rebuilt(tree, iter(example)) for example in zip(*parts, strict=True)]
+
+
+def _shared(tree: Any) -> Any:
+    """An argument of all examples: floating arrays are recorded once, not once for each."""
+    return mapped(lambda x: constant(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x, tree)
 
 
 def _arrayed(leaf: Any) -> Any:
