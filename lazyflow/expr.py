@@ -948,7 +948,8 @@ def getitem(x: Any, key: Any) -> Expr:
     """``x[key]`` for integers, slices, ``None`` and ``...``, and for integer arrays or expressions along the first
     axis.
 
-    A block of the first axis (``x[3]``, ``x[2:5]``) is free and batches whatever its position; everything else copies.
+    A block of the first axis (``x[3]``, ``x[2:5]``) is free and batches whatever its position, and so are new axes
+    (``x[:, None]``); everything else copies.
     Raises ``IndexError`` for an integer out of range, at this line.
 
     >>> import lazyflow as lf
@@ -969,6 +970,9 @@ def getitem(x: Any, key: Any) -> Expr:
     if not shape or x.type.parameter is not None or not isinstance(key, int | slice | np.integer):
         if isinstance(key, int | np.integer) and shape:
             return record(OPS["lookup"], (x, _checked_index(int(key), shape[0])))
+        shape = _with_new_axes(key, shape)
+        if shape is not None:
+            return reshape(x, shape)
         return record(OPS["getitem"], (x,), key=hashable_key(key))
     if isinstance(key, slice):
         start, stop, step = key.indices(shape[0])
@@ -979,6 +983,20 @@ def getitem(x: Any, key: Any) -> Expr:
         block = _block(x, _checked_index(int(key), shape[0]), shape[1:])
     _remember_block(x, key, block)
     return block
+
+
+def _with_new_axes(key: Any, shape: Shape) -> Shape | None:
+    """The shape of ``x[key]`` where that is all of ``x`` with new axes, as in ``x[..., None]``, else None."""
+    parts = key if isinstance(key, tuple) else (key,)
+    whole = [p is None or p is Ellipsis or (p.__class__ is slice and p == slice(None)) for p in parts]
+    dots = [i for i, p in enumerate(parts) if p is Ellipsis]
+    used = len(parts) - len(dots) - sum(p is None for p in parts)
+    if not all(whole) or len(dots) > 1 or used > len(shape):
+        return None
+    at = dots[0] if dots else len(parts)
+    full = [*parts[:at], *(slice(None),) * (len(shape) - used), *parts[at + 1 :]]
+    sizes = iter(shape)
+    return tuple(1 if p is None else next(sizes) for p in full)
 
 
 def _index_array(key: Any) -> Any:

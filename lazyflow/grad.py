@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from lazyflow import functions
-from lazyflow import numpy as names
 from lazyflow.cotangents import cotangents
 from lazyflow.errors import GradientError
 from lazyflow.expr import Expr
-from lazyflow.structure import rebuilt
+from lazyflow.structure import leaves, rebuilt
 from lazyflow.trace import (
     Argnum,
     Function,
@@ -142,6 +141,8 @@ def jacobian(f: Function, argnum: Argnum = 0) -> Function:
         y = _one_output(traced)
         rows = [traced.pulled_back([seed]) for seed in np.eye(y.size, dtype=y.dtype).reshape((y.size, *y.shape))]
         columns = [[row[i] for row in rows] for i in range(len(traced.inputs))]
+        if not rows:
+            return traced.structured([np.zeros(y.shape + e.shape, e.dtype) for e in traced.inputs])
         return traced.structured(
             [
                 functions.reshape(functions.stack(c), y.shape + e.shape)
@@ -177,7 +178,8 @@ def hessian_vector_product(f: Function, argnum: int = 0) -> Function:
 
     def along(*args_and_vector: Any, **kwargs: Any) -> Any:
         *args, vector = args_and_vector
-        return names.tensordot(gradient(*args, **kwargs), vector, np.ndim(vector))
+        pairs = zip(leaves(gradient(*args, **kwargs)), leaves(vector), strict=True)
+        return functions.sum([functions.sum(functions.multiply(g, v)) for (_, g), (_, v) in pairs])
 
     return grad(along, argnum)
 

@@ -309,3 +309,24 @@ def test_choices_are_bounded():
     for key in range(10):
         choices.learn(key, "levels")
     assert list(choices.known) == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        None,
+        (None,),
+        (None, None),
+        Ellipsis,
+        (..., None),
+        (slice(None), None),
+        (None, ..., None),
+        (slice(None), None, ...),
+    ],
+)
+def test_new_axes_are_free(key):
+    x = np.arange(6.0).reshape(2, 3)
+    e = lf.constant(x) * 1
+    part = e[key]
+    assert lf.explain(part).nodes == lf.explain(e).nodes
+    np.testing.assert_array_equal(part.numpy(), x[key])

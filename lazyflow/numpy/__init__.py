@@ -18,6 +18,7 @@ is missing, as there are no complex numbers.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
@@ -37,10 +38,16 @@ _CREATION = (
     "promote_types", "broadcast_shapes", "errstate", "set_printoptions",
 )  # fmt: skip
 
+# What NumPy has since 2.1.
+_LATER: Mapping[str, Callable[..., Any]] = {
+    "astype": lambda x, dtype: x.astype(dtype),
+    "unstack": lambda x, axis=0: tuple(numpy.moveaxis(x, axis, 0)),
+}
+
 _both = {
-    name: dispatch.either(name, recorded, getattr(numpy, name))
+    name: dispatch.either(name, recorded, getattr(numpy, name, None) or _LATER[name])
     for name, recorded in dispatch.EXPRESSIONS.items()
-    if hasattr(numpy, name)
+    if hasattr(numpy, name) or name in _LATER
 }
 _numpys = {name: getattr(numpy, name) for name in (*_CONSTANTS, *_DTYPES, *_CREATION)}
 

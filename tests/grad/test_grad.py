@@ -69,6 +69,7 @@ def test_jacobian_and_hessian():
     )
     close(lf.hessian(lambda x: x @ (A.T @ A) @ x)(X), 2 * A.T @ A)
     close(lf.hessian(lambda x: lf.sum(x) * lf.sum(x**2))(X), 2 * X.sum() * np.eye(3) + 2 * (X[:, None] + X))
+    assert lf.jacobian(lambda x: x[:0])(X).shape == (0, 3)
     with_both = lf.jacobian(lambda a, b: a * b, argnum=(0, 1))(X, V)
     close(with_both[0], np.diag(V))
     close(with_both[1], np.diag(X))
@@ -79,6 +80,9 @@ def test_hessian_vector_product():
     close(lf.hessian_vector_product(f)(X, 2.0, V), lf.hessian(f)(X, 2.0) @ V)
     matrix = lambda w: lf.sum(lf.tanh(w @ X) ** 2)  # noqa: E731
     close(lf.hessian_vector_product(matrix)(A, A), np.tensordot(lf.hessian(matrix)(A), A, 2))
+    tree = lf.hessian_vector_product(lambda t: lf.sum(t["a"] ** 2 * t["b"]))({"a": X, "b": V}, {"a": V, "b": X})
+    close(tree["a"], 2 * V * V + 2 * X * X)
+    close(tree["b"], 2 * X * V)
 
 
 def test_jvp_and_vjp_and_the_forms_of_autograd():
