@@ -12,7 +12,7 @@ from lazyflow import numpy as names
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant
 from lazyflow.structure import leaves, mapped, rebuilt
-from lazyflow.trace import Function, finished, is_inside, reads_expressions
+from lazyflow.trace import Function, finished, reads_expressions
 
 __all__ = ["vmap"]
 
@@ -22,7 +22,8 @@ def vmap(f: Function, in_axes: Any = 0, out_axes: int = 0) -> Function:
 
     ``in_axes``: the axis that counts the examples, of all arguments or one for each; None for an argument that all
     share. ``f`` is called once for every example, and what the calls have in common runs batched, as everything does:
-    they need not even do the same. Arguments and results may be dicts, lists and tuples.
+    they need not even do the same. Arguments and results may be dicts, lists and tuples. Results of arrays are arrays,
+    unless a gradient can flow through them, to a parameter that ``f`` reads: then they are expressions.
 
     >>> import lazyflow as lf, lazyflow.numpy as np
     >>> lf.vmap(np.dot, in_axes=(0, None))(np.arange(6.0).reshape(3, 2), np.ones(2))
@@ -40,8 +41,8 @@ def vmap(f: Function, in_axes: Any = 0, out_axes: int = 0) -> Function:
         ]
         results = [f(*(column[i] for column in columns)) for i in range(count)]
         stacked = _stacked(results, out_axes)
-        found = [leaf for _, leaf in leaves(stacked)]
-        return finished(stacked, reads_expressions(args) or is_inside(found))
+        differentiable = any(leaf.requires_grad for _, leaf in leaves(stacked))
+        return finished(stacked, differentiable or reads_expressions(args))
 
     return function
 

@@ -48,6 +48,14 @@ def test_of_expressions_it_is_an_expression():
     np.testing.assert_allclose(w.grad, M.sum(0))
 
 
+def test_what_rests_on_parameters_can_be_differentiated():
+    w = lf.Parameter(V)
+    lf.mean(lf.vmap(lambda x: anp.dot(x, w))(M)).backward()
+    np.testing.assert_allclose(w.grad, M.mean(0))
+    with lf.no_grad():
+        assert isinstance(lf.vmap(lambda x: anp.dot(x, w))(M), np.ndarray)
+
+
 def test_the_calls_run_as_one():
     w = lf.Parameter(V)
     found = lf.explain(lf.vmap(lambda x: lf.sum(lf.tanh(x * w)))(lf.constant(M)))
