@@ -152,6 +152,11 @@ class Walk:
             return [(tape, r) for r in operands] if wanted else []
         return [(tape, operands[o.position]) for o in wanted]
 
+    def reads_parameters(self) -> bool:
+        """Whether a parameter's gradient could come out of it."""
+        signatures = {tape.signatures[row] for tape, row in self.order}
+        return any(o.kind == "shared" and o.vjp is not None for n in signatures for o in signature_by_id(n).operands)
+
     def dependent(self, targets: Collection[Node], parameters: Collection[Parameter]) -> set[Node]:
         """The nodes that rest on one of the targets."""
         found: set[Node] = set()

@@ -119,11 +119,9 @@ def finished(tree: Any, lazy: bool) -> Any:
     return tree if lazy else evaluated(tree)
 
 
-def is_inside(roots: Sequence[Expr], walk: Walk | None = None) -> bool:
-    """Whether the roots rest on an input of a function that is being differentiated further out."""
-    if not _live.nodes:
-        return False
-    return any(node in _live.nodes for node in (Walk(roots) if walk is None else walk).order)
+def is_inside(walk: Walk) -> bool:
+    """Whether what was walked over rests on an input of a function that is being differentiated further out."""
+    return bool(_live.nodes) and any(node in _live.nodes for node in walk.order)
 
 
 # Calling the function.
@@ -149,7 +147,7 @@ class Traced:
                 self.y = f(*(replaced.get(i, arg) for i, arg in enumerate(args)), **kwargs)
         self.outputs = [_floating(output(y, name), name) for _, y in leaves(self.y)]
         self.walk = Walk(self.outputs, [node_of(e) for e in self.inputs])
-        self.lazy = reads_expressions(given) or is_inside(self.outputs, self.walk)
+        self.lazy = reads_expressions(given) or is_inside(self.walk)
         self.one = isinstance(argnum, int)
 
     def pulled_back(self, seeds: Sequence[Any]) -> list[Expr]:

@@ -9,10 +9,11 @@ import numpy as np
 
 from lazyflow import functions
 from lazyflow import numpy as names
+from lazyflow.cotangents import Walk
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant
 from lazyflow.structure import leaves, mapped, rebuilt
-from lazyflow.trace import Function, finished, reads_expressions
+from lazyflow.trace import Function, finished, is_inside, reads_expressions
 
 __all__ = ["vmap"]
 
@@ -41,8 +42,8 @@ def vmap(f: Function, in_axes: Any = 0, out_axes: int = 0) -> Function:
         ]
         results = [f(*(column[i] for column in columns)) for i in range(count)]
         stacked = _stacked(results, out_axes)
-        differentiable = any(leaf.requires_grad for _, leaf in leaves(stacked))
-        return finished(stacked, differentiable or reads_expressions(args))
+        walk = Walk([leaf for _, leaf in leaves(stacked)])
+        return finished(stacked, reads_expressions(args) or walk.reads_parameters() or is_inside(walk))
 
     return function
 
