@@ -40,6 +40,7 @@ from lazyflow.tape import (
 Node = tuple[Tape, int]
 Part = tuple[int, Expr]  # a flat cotangent of some elements, from an offset on
 BLOCK = 256  # rows of a tape that are decoded at a time, at least
+Use = tuple[Signature, int]  # the operand of that number, of nodes of that signature
 WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
 
 
@@ -205,7 +206,8 @@ class _Backward:
         self.targets = {node_of(e) for e in wrt if not isinstance(e, Parameter)}
         self.active = walk.dependent(self.targets, self.parameters)
         self.parts: dict[Node, list[Part]] = {}
-        self.shared: dict[tuple[Signature, int], list[tuple[Node, Expr]]] = {}
+        self.shared: dict[Use, list[tuple[Node, Expr]]] = {}
+        self.waiting: dict[Node, dict[Use, list[tuple[Node, Expr]]]] = {}
         self.found: dict[Any, list[Expr]] = {}
 
     def add(self, root: Expr, cotangent: Expr) -> None:
@@ -220,6 +222,8 @@ class _Backward:
 
     def run(self) -> list[Expr | None]:
         for node in reversed(self.walk.order):
+            for (signature, i), users in self.waiting.pop(node, {}).items():
+                self._give(node, WHOLE, self._together(node, signature, i, users))
             parts = self.parts.pop(node, None)
             if parts is not None:
                 self._step(node, parts)
@@ -263,8 +267,17 @@ class _Backward:
                 self._stacked(node, signature, g)
             else:
                 source = node[0], self.walk.rows_of(node[0]).operands(node[1])[operand.position]
-                if source in self.active:
+                if source in self.active and _grows(signature, operand):
+                    self.waiting.setdefault(source, {}).setdefault((signature, i), []).append((node, g))
+                elif source in self.active:
                     self._give(source, WHOLE, self._single(node, signature, i, g))
+
+    def _together(self, source: Node, signature: Signature, i: int, users: list[tuple[Node, Expr]]) -> Expr:
+        """What a node gets of all of its users of one signature: it is shared by them, as a parameter would be."""
+        if len(users) == 1:
+            return self._single(users[0][0], signature, i, users[0][1])
+        kind = _kind(signature.operands[i])
+        return fitted(unbroadcast(RECORDER, self._pulled_back(signature, i, users, _expr(source)), kind.shape), kind)
 
     def _single(self, node: Node, signature: Signature, i: int, g: Expr) -> Expr:
         """What operand ``i`` of one node gets. A formula needs no batch axis, a rule of a kernel has one of size 1."""
@@ -305,8 +318,10 @@ class _Backward:
         answer = unbroadcast(RECORDER, self._pulled_back(signature, i, nodes), kind.shape)
         self.found.setdefault(kind, []).append(fitted(answer, kind))
 
-    def _pulled_back(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> Any:
-        """The vjp of operand ``i``, over nodes of one signature: the batch axis counts them."""
+    def _pulled_back(
+        self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]], shared: Expr | None = None
+    ) -> Any:
+        """The vjp of operand ``i``, over nodes of one signature: the batch axis counts them. They may share it."""
         _check_twice(signature.op)
         if signature.op.elementwise and signature.op.formula:
             return self._by_formula(signature, i, nodes)
@@ -315,6 +330,7 @@ class _Backward:
         g = _batched([g for _, g in nodes], shape)
         y = _batched([_expr(node) for node, _ in nodes], shape)
         operands = [self._operand(signature, o, [node for node, _ in nodes], o.shape) for o in signature.operands]
+        operands[i] = operands[i] if shared is None else shared
         return constant(vjp(RECORDER, g, y, *operands))
 
     def _operand(self, signature: Signature, operand: Operand, nodes: list[Node], shape: Shape | None) -> Any:
@@ -338,6 +354,14 @@ class _Backward:
         if signature.op.gathers or signature.op.ragged:
             return np.broadcast_to(np.zeros((), kind.dtype), (1, len(rows), *kind.shape))
         return functions.stack([_expr((node[0], row)) for row in rows])[None]
+
+
+def _grows(signature: Signature, operand: Operand) -> bool:
+    """Whether the cotangent of an operand is larger than that of the result, as that of a matrix in a product is.
+
+    Of a matrix that many nodes read, one such cotangent is made for all of them, not one each to be added up.
+    """
+    return not signature.op.elementwise and _kind(operand).size > signature.type.size
 
 
 def _check_twice(op: Op) -> None:
