@@ -267,7 +267,7 @@ class _Backward:
                 self._stacked(node, signature, g)
             else:
                 source = node[0], self.walk.rows_of(node[0]).operands(node[1])[operand.position]
-                if source in self.active and _grows(signature, operand):
+                if source in self.active and _is_large(signature, operand):
                     self.waiting.setdefault(source, {}).setdefault((signature, i), []).append((node, g))
                 elif source in self.active:
                     self._give(source, WHOLE, self._single(node, signature, i, g))
@@ -356,12 +356,12 @@ class _Backward:
         return functions.stack([_expr((node[0], row)) for row in rows])[None]
 
 
-def _grows(signature: Signature, operand: Operand) -> bool:
-    """Whether the cotangent of an operand is larger than that of the result, as that of a matrix in a product is.
+def _is_large(signature: Signature, operand: Operand) -> bool:
+    """Whether the cotangent of an operand is no smaller than that of the result, as that of a matrix in a product is.
 
     Of a matrix that many nodes read, one such cotangent is made for all of them, not one each to be added up.
     """
-    return not signature.op.elementwise and _kind(operand).size > signature.type.size
+    return not signature.op.elementwise and _kind(operand).size >= signature.type.size
 
 
 def _check_twice(op: Op) -> None:
