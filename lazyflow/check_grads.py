@@ -11,7 +11,7 @@ from lazyflow.errors import DTypeError
 from lazyflow.expr import Expr, constant
 from lazyflow.grad import jvp, vjp
 from lazyflow.structure import leaves, mapped, rebuilt
-from lazyflow.trace import Argnum, Function, checked, evaluated, numbers_of
+from lazyflow.inputs import Argnum, Function, checked, evaluated, numbers_of
 
 __all__ = ["check_grads"]
 

@@ -22,7 +22,7 @@ from lazyflow.cotangents import cotangents
 from lazyflow.errors import GradientError
 from lazyflow.expr import Expr
 from lazyflow.structure import leaves, rebuilt
-from lazyflow.trace import (
+from lazyflow.inputs import (
     Argnum,
     Function,
     Traced,

@@ -13,7 +13,7 @@ from lazyflow.cotangents import Walk
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant
 from lazyflow.structure import leaves, mapped, rebuilt
-from lazyflow.trace import Function, finished, is_inside, reads_expressions
+from lazyflow.inputs import Function, finished, is_inside, reads_expressions
 
 __all__ = ["vmap"]
 

@@ -29,7 +29,7 @@ ORDER = (
     "numpy",
     "structure",
     "cotangents",
-    "trace",
+    "inputs",
     "grad",
     "vmap",
     "check_grads",
