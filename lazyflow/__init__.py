@@ -4,19 +4,22 @@ Every operation records a node; `Expr.forward` groups what can run together acro
 NumPy or CuPy calls, `Expr.backward` runs the same groups in reverse, and an optimizer updates the parameters.
 
     import lazyflow as lf
-    from lazyflow import nn, optim, data
+    from lazyflow import nn, optim, data, train
 """
 
 from lazyflow import errors
+from lazyflow.cell import cell
 from lazyflow.check_grads import check_grads
 from lazyflow.engine import forward
 from lazyflow.errors import (
+    CellError,
     CheckpointError,
     DeviceError,
     DTypeError,
     GradientError,
     LazyflowError,
     NonFiniteError,
+    NotComputableError,
     ParseError,
     ShapeError,
     user_line,
@@ -168,10 +171,11 @@ from lazyflow.random import Stream, seed
 from lazyflow.settings import no_grad, using
 from lazyflow.vmap import vmap
 
-from lazyflow import data, functions, nn, optim, random  # isort: skip
+from lazyflow import data, functions, nn, optim, random, train  # isort: skip
 
 __version__ = "0.1.0"
 __all__ = [
+    "CellError",
     "CheckpointError",
     "DTypeError",
     "DeviceError",
@@ -180,6 +184,7 @@ __all__ = [
     "GradientError",
     "LazyflowError",
     "NonFiniteError",
+    "NotComputableError",
     "Parameter",
     "ParseError",
     "RowSparse",
@@ -206,6 +211,7 @@ __all__ = [
     "bilinear",
     "broadcast_to",
     "ceil",
+    "cell",
     "check_grads",
     "cholesky",
     "clip",
@@ -326,6 +332,7 @@ __all__ = [
     "tan",
     "tanh",
     "tile",
+    "train",
     "transpose",
     "tril",
     "triu",

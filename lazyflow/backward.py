@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.execute import Arena, Run, operand_values, parameter_of, sources
+from lazyflow.arena import Arena
+from lazyflow.calls import Calls
+from lazyflow.execute import Run, operand_values, parameter_of, sources
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph, reachable
 from lazyflow.ops.base import Array, unbroadcast
@@ -67,25 +70,40 @@ def _run_backward(
     for _, offset, cotangent in given:
         flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
         flat += cotangent.reshape(-1)
-    reverse, at_once = _launches(run, active)
+    reverse, at_once, calls = _launches(run, active)
+    for some in calls:
+        some.begin_backward(arena)
     for launch in reversed(reverse):
-        if launch.signature.differentiable:
+        if launch.calls is not None:
+            number, low, high = launch.calls
+            if launch.signature.differentiable:
+                calls[number].backward(low, high)
+        elif launch.signature.differentiable:
             _launch_backward(xp, run.arena, arena, launch)
     for launch in at_once:
         _parameter_gradients(xp, run.arena, arena, launch, gradients)
+    for some in calls:
+        some.parameter_gradients(partial(_accumulate, gradients))
+        some.end_backward()
     return arena
 
 
-def _launches(run: Run, active: Any) -> tuple[Sequence[Launch], Sequence[Launch]]:
-    """The launches of the ``active`` nodes; others must not take part (0 * inf is not 0)."""
+def _accumulate(gradients: dict[int, tuple[Parameter, Any]], parameter: Parameter, gradient: Any) -> None:
+    known = gradients.get(id(parameter))
+    gradients[id(parameter)] = parameter, gradient if known is None else accumulated(known[1], gradient)
+
+
+def _launches(run: Run, active: Any) -> tuple[Sequence[Launch], Sequence[Launch], Sequence[Calls]]:
+    """The launches of the ``active`` nodes, those for the parameters' gradients, and the calls of cells; others must
+    not take part (0 * inf is not 0)."""
     plan, graph = run.plan, run.plan.graph
     if active is None:
-        return plan.launches, plan.parameter_launches
+        return plan.launches, plan.parameter_launches, run.calls
     mine = np.flatnonzero(active)
-    return (
-        launches(graph, plan.schedule.launch, plan.schedule.launches, plan.offsets, mine),
-        parameter_launches(graph, plan.schedule.launch, plan.offsets, mine),
-    )
+    found, cells = launches(graph, plan.schedule, plan.offsets, mine)
+    whole = {id(c.signature): calls for c, calls in zip(plan.cells, run.calls, strict=True)}
+    calls = [whole[id(c.signature)].part(c.rows, c.inputs, c.outputs, c.ints, c.floats, c.largest) for c in cells]
+    return found, parameter_launches(graph, plan.schedule.launch, plan.offsets, mine), calls
 
 
 def reached(graph: Graph, nodes: Sequence[int]) -> Any:
@@ -93,10 +111,19 @@ def reached(graph: Graph, nodes: Sequence[int]) -> Any:
     wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)[graph.signature]
     edges = differentiable_edges(graph)
     users, operands = np.repeat(np.arange(len(graph)), np.diff(graph.starts))[edges], graph.base[edges]
+    if len(graph.results):  # a cell's call takes part with all of its results or not at all
+        call = graph.call
+        wanted[graph.results] = False
+        users, operands, nodes = call[users], call[operands], call[list(nodes)].tolist()
+        between = users != operands
+        users, operands = users[between], operands[between]
     ends = wanted.copy()
     ends[operands] = False
     ends[list(nodes)] = False
-    return reachable(len(graph), nodes, users, operands) if ends.any() else None
+    if not ends.any():
+        return None
+    active = reachable(len(graph), nodes, users, operands)
+    return active[graph.call] if len(graph.results) else active
 
 
 def _wants_gradient(signature: Signature) -> bool:
@@ -141,6 +168,8 @@ def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) 
 def add(arena: Arena, operand: Operand, rows: Rows, cotangent: Array) -> None:
     """Add cotangents into the rows that the operand was read from."""
     shape = operand.shape
+    if not devices.elements(shape):
+        return
     if rows.index is None and (rows.pitch >= rows.width or rows.count == 1 or rows.pitch == 0):
         target = arena.view(operand.dtype, rows, shape)
         target += cotangent.reshape(target.shape)
@@ -175,8 +204,7 @@ def _parameter_gradients(
             if not isinstance(gradient, RowSparse):
                 gradient = xp.asarray(unbroadcast(xp, gradient, operands[i].shape))
                 gradient = gradient if gradient.shape == parameter.shape else gradient.reshape(parameter.shape)
-            known = gradients.get(id(parameter))
-            gradients[id(parameter)] = parameter, gradient if known is None else accumulated(known[1], gradient)
+            _accumulate(gradients, parameter, gradient)
 
 
 def accumulated(a: Any, b: Any) -> Any:
@@ -211,8 +239,19 @@ def _handed_on(run: Run, arena: Arena, active: Any) -> list[tuple[Run, int, int,
 def node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
     """The node whose memory holds the element at ``offset``: views lie inside the node that they show."""
     launch = next(
-        item for item in run.plan.launches
-        if item.signature.type.dtype == dtype
-        and item.writes.offset <= offset < item.writes.offset + item.writes.count * item.writes.width
-    )  # fmt: skip
-    return int(launch.nodes[(offset - launch.writes.offset) // launch.writes.width])
+        (
+            item
+            for item in run.plan.launches
+            if item.signature.type.dtype == dtype
+            and item.writes.offset <= offset < item.writes.offset + item.writes.count * item.writes.width
+        ),
+        None,
+    )
+    if launch is not None:
+        return int(launch.nodes[(offset - launch.writes.offset) // launch.writes.width])
+    graph = run.plan.graph
+    for node in graph.results.tolist():
+        kind = graph.signatures[graph.signature[node]].type
+        if kind.dtype == dtype and 0 <= offset - run.plan.offsets[node] < max(kind.size, 1):
+            return int(node)
+    raise LookupError(f"no node of dtype {dtype} lies at {offset}")

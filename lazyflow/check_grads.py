@@ -10,8 +10,8 @@ import numpy as np
 from lazyflow.errors import DTypeError
 from lazyflow.expr import Expr, constant
 from lazyflow.grad import jvp, vjp
-from lazyflow.structure import leaves, mapped, rebuilt
 from lazyflow.inputs import Argnum, Function, checked, evaluated, numbers_of
+from lazyflow.structure import leaves, mapped, rebuilt
 
 __all__ = ["check_grads"]
 

@@ -21,10 +21,12 @@ import lazyflow.numpy as names
 from lazyflow import functions
 from lazyflow.errors import GradientError
 from lazyflow.expr import Expr, Parameter, constant, handle, record, type_on, view
+from lazyflow.inline import Call, inlined
 from lazyflow.ops.base import Op, Shape, unbroadcast
 from lazyflow.ops.formula import Formula, evaluate, parse
 from lazyflow.tape import (
     IMPORT,
+    OUTPUT,
     RAGGED,
     VIEW,
     Operand,
@@ -69,32 +71,39 @@ class _Row(NamedTuple):
 
 
 class _Rows:
-    """The rows of a tape, decoded from its end on as far as they are asked for.
+    """The rows of a tape, decoded from its end on as far as they are asked for, and on as it grows.
 
     A function that is called over and over on one tape reads the end of it each time, never all of it.
     """
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
-        self.first = len(tape)
-        self.ends = len(tape.operands), len(tape.ints), len(tape.floats)
+        self.first = self.last = len(tape)
+        self.begin = self.end = len(tape.operands), len(tape.ints), len(tape.floats)
         self.known: dict[int, _Row] = {}
 
     def __getitem__(self, row: int) -> _Row:
         while row < self.first:
-            self._decode(max(0, min(row, 2 * self.first - len(self.tape) - BLOCK)))
+            self._decode(max(0, min(row, 2 * self.first - self.last - BLOCK)), self.first, self.begin)
+        if row >= self.last:
+            end = len(self.tape.operands), len(self.tape.ints), len(self.tape.floats)
+            self._decode(self.last, len(self.tape), end)
         return self.known[row]
 
-    def _decode(self, first: int) -> None:
-        ids = np.array(self.tape.signatures[first : self.first])
+    def _decode(self, first: int, last: int, end: tuple[int, int, int]) -> None:
+        """Rows from ``first`` up to ``last``, whose operands and payload end there."""
+        ids = np.array(self.tape.signatures[first:last])
         rows, ints, floats = (column[ids].astype(np.int64) for column in signature_columns())
-        int_starts = _starts(ints, self.ends[1])
+        int_starts = _starts(ints, end[1])
         ragged = np.flatnonzero(rows == RAGGED)
         rows[ragged] = [self.tape.ints[i] for i in int_starts[ragged]]
-        columns = _starts(rows, self.ends[0]), rows, int_starts, _starts(floats, self.ends[2])
+        columns = _starts(rows, end[0]), rows, int_starts, _starts(floats, end[2])
         decoded = map(_Row._make, zip(*(c.tolist() for c in columns), strict=True))
-        self.known.update(zip(range(first, self.first), decoded, strict=True))
-        self.first, self.ends = first, (int(columns[0][0]), int(columns[2][0]), int(columns[3][0]))
+        self.known.update(zip(range(first, last), decoded, strict=True))
+        if first < self.first:
+            self.first, self.begin = first, (int(columns[0][0]), int(columns[2][0]), int(columns[3][0]))
+        else:
+            self.last, self.end = last, end
 
     def operands(self, row: int) -> list[int]:
         start, number, _, _ = self[row]
@@ -106,6 +115,13 @@ class _Rows:
     def floating(self, row: int, position: int) -> float:
         return float(self.tape.floats[self[row].floats + position])
 
+    def call(self, row: int, signature: Signature) -> Call:
+        """A call of a cell."""
+        inputs = [_expr((self.tape, r)) for r in self.operands(row)]
+        ints = [self.integer(row, k) for k in range(signature.ints)]
+        floats = [self.floating(row, k) for k in range(signature.floats)]
+        return Call(signature.cell, inputs, ints, floats)
+
 
 def _starts(counts: Any, end: int) -> Any:
     """Where stretches of these lengths begin, the last of which ends at ``end``."""
@@ -113,11 +129,15 @@ def _starts(counts: Any, end: int) -> Any:
 
 
 class Walk:
-    """What the roots rest on by differentiable edges, operands before users; nothing below the nodes of ``stop``."""
+    """What the roots rest on by differentiable edges, operands before users; nothing below the nodes of ``stop``.
 
-    def __init__(self, roots: Sequence[Expr], stop: Collection[Node] = ()) -> None:
+    With ``inline`` the calls of cells are recorded anew as plain operations, which stand for their results from here.
+    """
+
+    def __init__(self, roots: Sequence[Expr], stop: Collection[Node] = (), *, inline: bool = True) -> None:
         self.rows: dict[Tape, _Rows] = {}
-        self.stop = frozenset(stop)
+        self.stop, self.inline = frozenset(stop), inline
+        self.inlined: dict[Node, list[Expr]] = {}
         self.edges: dict[Node, list[Node]] = {}
         self.order = list(self._sorted([(e.tape, e.row) for e in roots if _can(e)]))
 
@@ -145,6 +165,9 @@ class Walk:
         if signature.op is IMPORT:
             source = tape.imports[rows.integer(row, 0)]
             return [source] if _can(_expr(source)) else []
+        if self.inline and (signature.cell is not None or signature.op is OUTPUT):
+            result = self._result(tape, row, signature)
+            return [node_of(result)] if _can(result) else []
         operands = rows.operands(row)
         if signature.op is VIEW:
             return [(tape, operands[0])] if _can(_expr((tape, operands[0]))) else []
@@ -152,6 +175,14 @@ class Walk:
         if signature.op.stacked:
             return [(tape, r) for r in operands] if wanted else []
         return [(tape, operands[o.position]) for o in wanted]
+
+    def _result(self, tape: Tape, row: int, signature: Signature) -> Expr:
+        """A result of a cell's call, computed by plain operations."""
+        call = row if signature.cell is not None else self.rows_of(tape).operands(row)[0]
+        if (tape, call) not in self.inlined:
+            of_call = signature_by_id(tape.signatures[call])
+            self.inlined[tape, call] = inlined(self.rows_of(tape).call(call, of_call))
+        return self.inlined[tape, call][row - call]  # further results stand right behind the call
 
     def reads_parameters(self) -> bool:
         """Whether a parameter's gradient could come out of it."""
@@ -239,10 +270,10 @@ class _Backward:
             self.found.setdefault(node, []).append(parts[0][1])
         if signature.op is VIEW and self.walk.edges[node]:
             self._view(node, signature, parts)
-        elif signature.op is IMPORT and self.walk.edges[node]:
+        elif _is_alias(signature) and self.walk.edges[node]:
             for offset, part in parts:
                 self._give(self.walk.edges[node][0], offset, part)
-        elif signature.op not in (VIEW, IMPORT) and node not in self.walk.stop:
+        elif signature.op is not VIEW and not _is_alias(signature) and node not in self.walk.stop:
             self._operation(node, signature, assembled(parts, signature.type))
 
     def _view(self, node: Node, signature: Signature, parts: list[Part]) -> None:
@@ -354,6 +385,11 @@ class _Backward:
         if signature.op.gathers or signature.op.ragged:
             return np.broadcast_to(np.zeros((), kind.dtype), (1, len(rows), *kind.shape))
         return functions.stack([_expr((node[0], row)) for row in rows])[None]
+
+
+def _is_alias(signature: Signature) -> bool:
+    """Whether another node stands for it: one of another tape, or of the body of a cell."""
+    return signature.op is IMPORT or signature.op is OUTPUT or signature.cell is not None
 
 
 def _is_large(signature: Signature, operand: Operand) -> bool:

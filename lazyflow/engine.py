@@ -13,16 +13,18 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import expr, settings
+from lazyflow.arena import Arena
 from lazyflow.backward import accumulated, node_at
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
-from lazyflow.errors import GradientError, ShapeError
-from lazyflow.execute import Arena, Run, execute
+from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
+from lazyflow.execute import Run, execute, fused_by
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, dag_of, make
+from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices, schedule
 from lazyflow.tape import Tape, signature_by_id
 
@@ -51,11 +53,14 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     graph = collect(roots)
     if not len(graph):
         return
+    if settings.current().dedupe:
+        graph = without_repeats(graph)
     tapes = [graph.tape(i) for i in range(len(graph.tapes))]
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
-    run = Run(plan, roots[0].device, differentiable)
+    device = roots[0].device
+    run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
     execute(run)
     if checked:
         check_finite(run, roots)
@@ -74,11 +79,11 @@ def _remember(tape: Tape, start: int, run: Run) -> None:
     offset[graph.origin[kept]] = run.plan.offsets[kept]
     base = graph.tape_base[start : start + n]
     found = np.flatnonzero(offset[base] >= 0)
-    tape.run_of[found] = len(tape.runs)
+    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
     tape.offset_of[found] = offset[base[found]] + graph.tape_shift[start + found]
-    tape.runs.append(run)
-    for source, _ in tape.imports:
-        tape.import_generations[id(source)] = source.generation
+    tape.run_of[found] = len(tape.runs) - 1
+    for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
+        tape.import_generations.setdefault(id(source), source.generation)
 
 
 def _kept(run: Run) -> Any:
@@ -119,24 +124,36 @@ def _forget(roots: Sequence[Expr]) -> None:
             tape.generation += 1
 
 
+def _refuse_in_cells(roots: Sequence[Expr]) -> None:
+    trace = next((root.tape.trace for root in roots if root.tape.trace is not None), None)
+    if trace is not None:
+        raise CellError(
+            f"{user_line()}: a value is asked for inside the {trace.name}, whose body is recorded only once, for calls that "
+            "have not been made: return the expression and ask outside, use lf.where in place of an if, or leave lf.cell off"
+        )
+
+
 class Engine:
     """The evaluator that expressions are bound to."""
 
     def forward(self, roots: Sequence[Any]) -> None:
         """Make the roots' values those under the current parameters."""
         wanted = _roots_to_run(roots)
-        by_device: dict[str, list[Expr]] = {}
+        _refuse_in_cells(wanted)
+        if _stale(wanted):
+            _forget(wanted)
+        # A run has one device, and without gradients it uses memory again that a backward would read.
+        alike: dict[tuple[str, bool], list[Expr]] = {}
         for root in wanted:
-            by_device.setdefault(root.device, []).append(root)
-        for group in by_device.values():
-            if _stale(group):
-                _forget(group)
+            alike.setdefault((root.device, root.tape.grad), []).append(root)
+        for group in alike.values():
             missing = [e for e in group if not is_evaluated(e.tape, e.row)]
             if missing:
                 _run(missing)
 
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
+        _refuse_in_cells([root])
         if not is_evaluated(root.tape, root.row):
             _run([root])
         run, offset = location(root.tape, root.row)
@@ -204,6 +221,8 @@ def _cotangent(root: Expr, given: Any) -> Array:
     array = np.asarray(
         given.numpy() if isinstance(given, Expr) else devices.to_host(given) if hasattr(given, "get") else given
     )
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"backward(gradient): the gradient must be of numbers, got {array.dtype}")
     if array.shape != root.shape:
         raise ShapeError(
             f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal"
@@ -212,6 +231,9 @@ def _cotangent(root: Expr, given: Any) -> Array:
 
 
 def _accumulate(parameter: Parameter, gradient: Any) -> None:
+    """Add to ``grad``, which has the parameter's dtype whatever it was computed with."""
+    if gradient.dtype != parameter.dtype:
+        gradient = gradient.astype(parameter.dtype)
     if parameter.grad is not None:
         parameter.grad = accumulated(parameter.grad, gradient)
     elif isinstance(gradient, RowSparse):

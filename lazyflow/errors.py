@@ -6,12 +6,14 @@ import os
 import sys
 
 __all__ = [
+    "CellError",
     "CheckpointError",
     "DTypeError",
     "DeviceError",
     "GradientError",
     "LazyflowError",
     "NonFiniteError",
+    "NotComputableError",
     "ParseError",
     "ShapeError",
     "user_line",
@@ -40,8 +42,16 @@ class GradientError(LazyflowError, RuntimeError):
     """A backward pass that is not defined: a non-scalar root without a cotangent, nothing to differentiate."""
 
 
+class CellError(LazyflowError, RuntimeError):
+    """Something that the body of a cell cannot do, because it is recorded once and not at every call."""
+
+
 class NonFiniteError(LazyflowError, FloatingPointError):
     """A NaN or an infinity found by ``lf.using(check_finite=True)``."""
+
+
+class NotComputableError(LazyflowError, RuntimeError):
+    """A metric that was asked for its value before it has seen a batch."""
 
 
 class CheckpointError(LazyflowError, ValueError):

@@ -5,105 +5,32 @@ A `Run` is one execution: the plan, the arenas that its launches fill, and the v
 
 from __future__ import annotations
 
-import itertools
-import threading
 from typing import Any
 
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow import jit
+from lazyflow.arena import Arena, next_number
+from lazyflow.calls import Calls
 from lazyflow.expr import Parameter
-from lazyflow.ops.base import Array, Shape
-from lazyflow.plan import Launch, Plan, Rows
+from lazyflow.fuse.blocks import rows_of
+from lazyflow.ops.base import Array
+from lazyflow.plan import Cells, Launch, Plan, Rows
 from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
-
-_numbers = itertools.count()
-
-
-class Pool:
-    """Buffers waiting to be used again: a fresh large array costs a page fault for every 4 KiB that is touched."""
-
-    def __init__(self, limit: int = 1 << 30) -> None:
-        self.limit = limit
-        self.held = 0
-        self.free: dict[Any, list[Array]] = {}
-        self.lock = threading.Lock()
-
-    def take(self, device: str, dtype: np.dtype[Any], size: int) -> Array:
-        """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked."""
-        with self.lock:
-            waiting = self.free.get((device, dtype), [])
-            fitting = [i for i, b in enumerate(waiting) if size <= b.size <= 2 * size + 4096]
-            if fitting:
-                buffer = waiting.pop(min(fitting, key=lambda i: int(waiting[i].size)))
-                self.held -= buffer.nbytes
-                return buffer
-        return devices.array_module(device).empty(size + size // 8 + 16, dtype)
-
-    def give(self, device: str, buffer: Array) -> None:
-        """Hand a buffer back; nobody may read it any more."""
-        with self.lock:
-            waiting = self.free.setdefault((device, buffer.dtype), [])
-            if self.held + buffer.nbytes <= self.limit and len(waiting) < 8:
-                waiting.append(buffer)
-                self.held += buffer.nbytes
-
-
-POOL = Pool()
-
-
-class Arena:
-    """Flat buffers, one for each dtype, that give themselves back to the pool."""
-
-    def __init__(self, device: str, sizes: dict[np.dtype[Any], int]) -> None:
-        self.device = device
-        self.number = next(_numbers)
-        self.buffers = {dtype: POOL.take(device, dtype, size) for dtype, size in sizes.items()}
-        self.tables: dict[Any, Array] = {}
-
-    def __del__(self) -> None:
-        for buffer in self.buffers.values():
-            POOL.give(self.device, buffer)
-
-    def table(self, dtype: np.dtype[Any], width: int) -> Array:
-        """The buffer of ``dtype`` seen as rows of ``width``."""
-        key = dtype, width
-        found = self.tables.get(key)
-        if found is None:
-            buffer = self.buffers[dtype]
-            found = self.tables[key] = buffer[: buffer.size // width * width].reshape(-1, width)
-        return found
-
-    def view(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
-        """Evenly spaced rows as a view: ``(count, *shape)``, or ``shape`` where all nodes share one row."""
-        if rows.pitch == rows.width or rows.count == 1:
-            first = rows.offset
-            return self.buffers[dtype][first : first + rows.count * devices.elements(shape)].reshape(
-                (rows.count, *shape)
-            )
-        if rows.pitch == 0:
-            return self.buffers[dtype][rows.offset : rows.offset + devices.elements(shape)].reshape(shape)
-        return devices.strided(self.buffers[dtype], rows.offset, (rows.count, *shape), rows.pitch)
-
-    def read(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
-        """The values of ``rows``: a view where they are evenly spaced, else gathered."""
-        if rows.index is None:
-            return self.view(dtype, rows, shape)
-        if rows.aligned:
-            return devices.take_rows(self.table(dtype, rows.width), rows.index).reshape((rows.count, *shape))
-        return devices.windows(self.buffers[dtype], rows.width)[rows.index].reshape((rows.count, *shape))
 
 
 class Run:
-    """One execution of a plan. ``stamp``: no parameter had a later version then."""
+    """One execution of a plan. ``stamp``: no parameter had a later version then; ``calls`` are those of its cells."""
 
-    __slots__ = ("__weakref__", "arena", "device", "differentiable", "number", "plan", "stamp")
+    __slots__ = ("__weakref__", "arena", "calls", "device", "differentiable", "fuse", "number", "plan", "stamp")
 
-    def __init__(self, plan: Plan, device: str, differentiable: bool) -> None:
-        self.plan, self.device, self.differentiable = plan, device, differentiable
-        self.number = next(_numbers)
+    def __init__(self, plan: Plan, device: str, differentiable: bool, fuse: str) -> None:
+        self.plan, self.device, self.differentiable, self.fuse = plan, device, differentiable, fuse
+        self.number = next_number()
         self.arena = Arena(device, plan.sizes)
         self.stamp = max((p.version for p in parameters_of(plan) if p is not None), default=0)
+        self.calls = [calls_of(self, cells) for cells in plan.cells]
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run used has changed since."""
@@ -113,6 +40,25 @@ class Run:
         """A copy of the value of one node."""
         buffer = self.arena.buffers[kind.dtype]
         return buffer[offset : offset + kind.size].reshape(kind.shape).copy()
+
+
+def calls_of(run: Run, cells: Cells) -> Calls:
+    """What computes the calls of one cell."""
+    program = cells.signature.cell
+    parameters = [parameter_of(kind) for kind in program.parameters]
+    stages = program.staged(cells.external, cells.outside, run.differentiable, run.fuse)
+    payload = cells.ints, cells.floats
+    count = len(cells.nodes)
+    return Calls(
+        stages, run.arena, cells.inputs, cells.outputs, *payload, parameters, count, cells.largest, run.differentiable
+    )
+
+
+def fused_by(wanted: str, device: str) -> str:
+    """How kernels are fused: as the settings say, where that can be had."""
+    if device != "cpu":
+        return "off"
+    return ("numba" if jit.is_available() else "numpy") if wanted == "auto" else wanted
 
 
 def parameters_of(plan: Plan) -> list[Parameter | None]:
@@ -133,6 +79,10 @@ def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = 
     """One operand of a launch as its kernel wants it: ``(count, *shape)``, without the batch axis where it is
     shared."""
     if operand.kind == "row":
+        if isinstance(read, np.ndarray):  # of a cell
+            return rows_of(arena.buffers[operand.dtype], read, max(devices.elements(operand.shape), 1)).reshape(
+                (len(read), *operand.shape)
+            )
         return arena.read(operand.dtype, read, operand.shape)
     if operand.kind == "shared":
         assert operand.type is not None
@@ -177,7 +127,7 @@ def operand_values(arena: Arena, launch: Launch, *, forward: bool = False) -> li
 def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
     """Gather the operands' rows straight into the result, where that is all there is to do."""
     read = launch.reads[0]
-    if not (isinstance(read, Rows) and read.index is not None and read.aligned):
+    if not (isinstance(read, Rows) and read.index is not None and read.aligned and out.size):
         return False
     devices.take_rows(arena.table(out.dtype, read.width), read.index, out.reshape(-1, read.width))
     return True
@@ -215,6 +165,10 @@ def execute(run: Run) -> None:
     arena = run.arena
     for launch in run.plan.launches:
         signature = launch.signature
+        if launch.calls is not None:
+            number, low, high = launch.calls
+            run.calls[number].forward(low, high)
+            continue
         out = arena.view(signature.type.dtype, launch.writes, signature.type.shape)
         if signature.op is CONSTANT or signature.op is KNOWN:
             _fill(run, launch, out)

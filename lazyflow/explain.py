@@ -13,6 +13,7 @@ from lazyflow.engine import CHOICES
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, collect
 from lazyflow.plan import dag_of
+from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Schedule, lower_bound, schedule
 from lazyflow.tape import CONSTANT, KNOWN, Operand, Signature
 
@@ -91,13 +92,15 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         if not isinstance(e, Expr) or isinstance(e, Parameter):
             raise TypeError(f"explain takes recorded expressions, got {type(e).__name__}: it shows how operations run")
     graph = collect(roots, anew=True)
+    if settings.current().dedupe:
+        graph = without_repeats(graph)
     batching = settings.current().batching
     dag = dag_of(graph)
     plan = schedule(dag, batching, CHOICES, tuple(s.serial for s in graph.signatures))
     found = _groups(graph, plan)
     return Explanation(
         recorded=int(graph.tape_starts[-1]),
-        nodes=len(graph),
+        nodes=len(dag),
         launches=plan.launches,
         lower_bound=lower_bound(dag),
         batching=batching,
@@ -108,9 +111,8 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
 
 def _groups(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:
     sizes = np.bincount(plan.launch, minlength=plan.launches)
-    first = np.zeros(plan.launches, np.int64)
-    first[plan.launch] = np.arange(len(graph))
-    of_launch = graph.signature[first]
+    of_launch = np.zeros(plan.launches, np.int64)
+    of_launch[plan.launch] = dag_of(graph).signature
     found = []
     for s, signature in enumerate(graph.signatures):
         mine = sizes[of_launch == s]

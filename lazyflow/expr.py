@@ -19,9 +19,9 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.errors import DTypeError, GradientError, ShapeError, user_line
+from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Array, Op, Shape
+from lazyflow.ops.base import Array, Op, Shape, axis_argument, integers
 from lazyflow.tape import (
     CONSTANT,
     IMPORT,
@@ -38,6 +38,7 @@ from lazyflow.tape import (
     leaf_signature,
     signature_by_id,
 )
+from lazyflow.trace import TracedNumber
 
 Operand = Union["Expr", Array, float, int, bool, Sequence[Any]]
 
@@ -265,27 +266,23 @@ class Expr:
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The sum over ``axis`` (all axes by default)."""
-        return record(OPS["sum"], (self,), axis=_axes(axis), keepdims=keepdims)
+        return record(OPS["sum"], (self,), axis=axis_argument("sum", axis), keepdims=keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The mean over ``axis`` (all axes by default)."""
-        return record(OPS["mean"], (self,), axis=_axes(axis), keepdims=keepdims)
+        return record(OPS["mean"], (self,), axis=axis_argument("mean", axis), keepdims=keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The largest element over ``axis`` (all axes by default)."""
-        return record(OPS["max"], (self,), axis=_axes(axis), keepdims=keepdims)
+        return record(OPS["max"], (self,), axis=axis_argument("max", axis), keepdims=keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The smallest element over ``axis`` (all axes by default)."""
-        return record(OPS["min"], (self,), axis=_axes(axis), keepdims=keepdims)
+        return record(OPS["min"], (self,), axis=axis_argument("min", axis), keepdims=keepdims)
 
     def argmax(self, axis: int | None = None) -> Expr:
         """The index of the largest element along ``axis`` (of the flattened value by default)."""
-        return record(OPS["argmax"], (self,), axis=axis, keepdims=False)
-
-
-def _axes(axis: Any) -> Any:
-    return tuple(axis) if isinstance(axis, list) else axis
+        return record(OPS["argmax"], (self,), axis=axis_argument("argmax", axis), keepdims=False)
 
 
 def handle(tape: Tape, row: int, kind: Type) -> Expr:
@@ -296,6 +293,9 @@ def handle(tape: Tape, row: int, kind: Type) -> Expr:
 
 
 _versions = itertools.count(1)
+
+# Counts the changes of what a traced body can see: attributes of modules, the type of a parameter. One entry.
+STRUCTURE = [0]
 
 
 class Parameter(Expr):
@@ -333,6 +333,7 @@ class Parameter(Expr):
             )
         device = devices.device_of(self.array)
         self._forget_signatures()
+        STRUCTURE[0] += 1
         self.type = Type(self.array.shape, self.array.dtype, device, requires_grad, self)
 
     def _forget_signatures(self) -> None:
@@ -403,6 +404,8 @@ class Parameter(Expr):
 
     @grad.setter
     def grad(self, value: Any) -> None:
+        if value is not None and not hasattr(value, "shape"):
+            raise TypeError(f"a gradient is an array, a RowSparse or None, got a {type(value).__name__}")
         if value is not None and value.shape != self.shape:
             raise ShapeError(f"the gradient of a parameter of shape {self.shape} must have it too, got {value.shape}")
         self._grad = value
@@ -489,12 +492,23 @@ def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
     else:
         if holds_expressions(value):
             raise TypeError("a list that holds expressions is no array; join them with lf.stack or lf.concatenate")
-        array = np.asarray(value)
+        array = _listed_array(value)
         if array.dtype.kind == "f":
             array = array.astype(dtype)
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"expected numbers, got {array.dtype} from a {type(value).__name__}")
     return array
+
+
+def _listed_array(value: Any) -> Any:
+    if hasattr(value, "__next__"):
+        raise TypeError(f"expected an expression, an array or numbers, got a {type(value).__name__}; make a list of it")
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ShapeError(
+            "a list whose parts have different lengths is no array; pad them, or record each one"
+        ) from None
 
 
 def holds_expressions(value: Any) -> bool:
@@ -565,13 +579,19 @@ def _local_row(tape: Tape, e: Expr) -> int:
     """The row of ``e`` on ``tape``, importing it from its own tape if that is another."""
     if e.tape is tape:
         return e.row
-    key = e.tape.number, e.row
+    key = e.tape.number, e.row, e.tape.generation
     row = tape.imported.get(key)
     if row is None and e.row in e.tape.objects and e.tape.device == tape.device:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
         row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
-    if row is None and not e.requires_grad and is_evaluated(e):
-        # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive.
+    if row is None and tape.trace is not None:
+        raise CellError(
+            f"the cell {tape.trace.name} uses an expression that was recorded outside of it, of shape {e.shape}; "
+            "its body is recorded only once: pass the expression as an argument"
+        )
+    if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
+        # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
+        # choice (an argmax, a comparison) is no such state: it is imported, for `forward` may have to make it anew.
         row = tape.imported[key] = _constant_node(tape, e.engine.value(e)).row
     if row is None:
         e.tape.seal()
@@ -600,18 +620,25 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
     """
     values: list[Any] = []
     types: list[Type | Inline] = []
+    operands = [_traced_operand(op, o, operands) if isinstance(o, TracedNumber) else o for o in operands]
     integral = op.elementwise and not any(_is_floating(o) for o in operands)
+    alone = op.elementwise and not any(_holds_numbers(o) for o in operands)
     for o in operands:
         if isinstance(o, Expr):
             pass
+        elif isinstance(o, TracedNumber):
+            values.append(o)
+            types.append(SCALAR if op.elementwise else INDEX)
+            continue
         elif isinstance(o, float | int | np.generic) and not isinstance(o, complex):
             if (op.random and isinstance(o, float)) or (
                 op.elementwise and not integral and not isinstance(o, bool | np.bool_)
             ):
                 o = float(o)
-                values.append(o)
-                types.append(SCALAR)
-                continue
+                if not alone:
+                    values.append(o)
+                    types.append(SCALAR)
+                    continue
             if not op.elementwise and isinstance(o, int | np.integer) and not isinstance(o, bool):
                 values.append(int(o))
                 types.append(INDEX)
@@ -624,7 +651,24 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
     return values, tuple(types)
 
 
+def _holds_numbers(o: Any) -> bool:
+    """Whether it has a dtype that a weak number can take; beside truth values alone a number takes the default one."""
+    return isinstance(o, list | tuple) or (not isinstance(o, np.generic) and getattr(o, "dtype", np.bool_) != np.bool_)
+
+
+def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[Any]) -> TracedNumber:
+    """A number of a cell's call as an operand: a scalar beside floating expressions, or an index; else its value
+    counts."""
+    beside = [e for e in operands if isinstance(e, Expr)]
+    weak = op.elementwise and any(e.dtype.kind == "f" for e in beside) and not isinstance(o.value, bool)
+    if not (weak or (not op.elementwise and not op.stacked and isinstance(o.value, int))):
+        o.needed()
+    return o
+
+
 def _is_floating(o: Any) -> bool:
+    if isinstance(o, TracedNumber):
+        return isinstance(o.value, float)
     if isinstance(o, Expr):
         return o.dtype.kind == "f"
     return (
@@ -666,6 +710,10 @@ def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
     signature = signature_of(op, types[:1] if op.ragged else types, attrs)
     rows, ints, floats = [], [len(values)] if op.ragged else [], []
     for value, kind in zip(values, types, strict=True):
+        if isinstance(value, TracedNumber):
+            column = ("floats", floats) if kind is SCALAR else ("ints", ints)
+            tape.trace.links[len(tape), column[0], len(column[1])] = value
+            value = value.value
         if kind is SCALAR:
             floats.append(value)
         elif kind is INDEX:
@@ -838,7 +886,7 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
             tape = first.tape
             signature = table[kind][0 if ragged else len(operands)]
             rows = [o.row for o in operands if o.type is kind and o.tape is tape]
-        except (AttributeError, IndexError, KeyError):
+        except (AttributeError, IndexError, KeyError, TypeError):
             return None
         if not tape.open or len(rows) < len(operands):
             return None
@@ -937,7 +985,7 @@ def reshape(x: Any, shape: Any) -> Expr:
     array([1., 2., 3., 4.], dtype=float32)
     """
     x = constant(x)
-    shape = (int(shape),) if isinstance(shape, int | np.integer) else tuple(int(n) for n in shape)
+    shape = integers("reshape", "the shape", shape)
     result = OPS["reshape"].infer(x.type, shape=shape).shape
     if x.type.parameter is not None:
         return record(OPS["reshape"], (x,), shape=result)
@@ -966,6 +1014,7 @@ def getitem(x: Any, key: Any) -> Expr:
     if isinstance(key, bool | np.bool_):
         raise TypeError("an index is an integer, got a bool; for a mask use lf.where")
     if isinstance(key, Expr | np.ndarray | list):
+        key = key if isinstance(key, Expr | np.ndarray) else index_array(key)
         return record(OPS["take"], (x, _index_array(key)), axis=0)
     if not shape or x.type.parameter is not None or not isinstance(key, int | slice | np.integer):
         if isinstance(key, int | np.integer) and shape:
@@ -975,7 +1024,7 @@ def getitem(x: Any, key: Any) -> Expr:
             return reshape(x, shape)
         return record(OPS["getitem"], (x,), key=hashable_key(key))
     if isinstance(key, slice):
-        start, stop, step = key.indices(shape[0])
+        start, stop, step = _checked_slice(key, shape[0])
         if step != 1:
             return record(OPS["getitem"], (x,), key=hashable_key(key))
         block = _block(x, start, (max(stop - start, 0), *shape[1:]))
@@ -999,8 +1048,14 @@ def _with_new_axes(key: Any, shape: Shape) -> Shape | None:
     return tuple(1 if p is None else next(sizes) for p in full)
 
 
+def index_array(value: Any) -> Any:
+    """A list or an array as an array; an empty list holds indices."""
+    array = np.asarray(_as_array(value, settings.current().dtype))
+    return array if array.size or isinstance(value, np.ndarray) else array.astype(np.int64)
+
+
 def _index_array(key: Any) -> Any:
-    array = key if isinstance(key, Expr) else np.asarray(key, None if len(key) else np.int64)
+    array = key if isinstance(key, Expr) or key.size else key.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise DTypeError(f"an index array must hold integers, got {array.dtype}; for a mask use lf.where")
     return array
@@ -1038,9 +1093,24 @@ def _block_again(x: Expr, key: Any) -> Expr | None:
 
 
 def _remember_block(x: Expr, key: Any, block: Expr) -> None:
-    if x.tape is block.tape and x.tape.open:
+    if x.tape is block.tape and x.tape.open and _is_plain(key):
         part = (key.start, key.stop, key.step) if isinstance(key, slice) else key
         _blocks.setdefault(x.type, {})[part] = view_signature(x.type, block.type), block.tape.ints[-1]
+
+
+def _is_plain(key: Any) -> bool:
+    """Whether nothing in a key is remembered that could change or keep a tape alive: an expression is an index, too."""
+    parts = (key.start, key.stop, key.step) if isinstance(key, slice) else (key,)
+    return all(part is None or part.__class__ is int for part in parts)
+
+
+def _checked_slice(key: slice, size: int) -> tuple[int, int, int]:
+    try:
+        return key.indices(size)
+    except TypeError:
+        raise TypeError(
+            f"the ends of a slice are integers or None, got {key.start!r}:{key.stop!r}:{key.step!r}"
+        ) from None
 
 
 def hashable_key(key: Any) -> Any:
@@ -1052,7 +1122,8 @@ def hashable_key(key: Any) -> Any:
 
 def _hashable_part(part: Any) -> Any:
     if isinstance(part, slice):
-        return ("slice", part.start, part.stop, part.step)
+        _checked_slice(part, 0)
+        return ("slice", *(end if end is None else operator.index(end) for end in (part.start, part.stop, part.step)))
     if part is None or part is Ellipsis:
         return part
     if isinstance(part, int | np.integer) and not isinstance(part, bool):

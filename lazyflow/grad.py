@@ -21,7 +21,6 @@ from lazyflow import functions
 from lazyflow.cotangents import cotangents
 from lazyflow.errors import GradientError
 from lazyflow.expr import Expr
-from lazyflow.structure import leaves, rebuilt
 from lazyflow.inputs import (
     Argnum,
     Function,
@@ -35,6 +34,7 @@ from lazyflow.inputs import (
     scalar,
     zeros,
 )
+from lazyflow.structure import leaves, rebuilt
 
 __all__ = [
     "elementwise_grad",

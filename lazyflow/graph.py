@@ -10,13 +10,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazyflow.errors import LazyflowError
 from lazyflow.expr import Expr, handle
-from lazyflow.tape import IMPORT, RAGGED, VIEW, Signature, Tape, known_signature, signature_by_id, signature_columns
+from lazyflow.tape import IMPORT, OUTPUT, RAGGED, VIEW, Signature, Tape, known_signature, signature_by_id, signature_columns
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 _NEXT_DRAWS = 1_000_003  # a prime stride, so that draws of a repeated forward do not meet those of the next nodes
@@ -32,7 +33,7 @@ class Graph:
     ``float_starts``.
     Node ``i`` is row ``origin[i]`` of the tapes laid end to end; tape ``t`` begins at ``tape_starts[t]``.
     ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``,
-    ``known_offset``.
+    ``known_offset``. ``results`` are nodes that a launch of the cell call before them computes, its further results.
     """
 
     signatures: tuple[Signature, ...]
@@ -55,6 +56,14 @@ class Graph:
     known_offset: Ints
     tape_base: Ints
     tape_shift: Ints
+    results: Ints
+
+    @cached_property
+    def call(self) -> Ints:
+        """The node whose launch computes each node: itself, but of a cell's further result the call."""
+        call = np.arange(len(self))
+        call[self.results] = self.base[self.starts[self.results]]
+        return call
 
     def __len__(self) -> int:
         return len(self.signature)
@@ -151,14 +160,15 @@ class _Columns:
     def _drawn_anew(self, ints: Ints) -> Ints:
         """The payload, with other draw counts (the second number of a random node) on tapes that are computed again."""
         generations = np.array([t.generation for t in self.tapes], np.int64)
-        random = np.array([s.op.random for s in self.signatures], bool)
-        if not generations.any() or not random.any():
+        drawing = [(i, place) for i, s in enumerate(self.signatures) for place in s.draws]
+        if not generations.any() or not drawing:
             return ints
-        nodes = np.flatnonzero(random[self.signature])
-        counts = self.int_starts[nodes] + 1
-        again = generations[np.searchsorted(self.tape_starts, nodes, side="right") - 1]
         ints = ints.copy()
-        ints[counts] = (ints[counts] + again * _NEXT_DRAWS) % 2**31
+        for signature, place in drawing:
+            nodes = np.flatnonzero(self.signature == signature)
+            counts = self.int_starts[nodes] + place
+            again = generations[np.searchsorted(self.tape_starts, nodes, side="right") - 1]
+            ints[counts] = (ints[counts] + again * _NEXT_DRAWS) % 2**31
         return ints
 
     def nodes_of(self, op: Any) -> Ints:
@@ -279,6 +289,9 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     views = c.nodes_of(VIEW)
     imported, foreign = _imports(c, anew)
     known = _known_rows(c, foreign, anew)
+    results = c.nodes_of(OUTPUT)
+    if len(results):
+        known, results = _whole_calls(c, known, results)
     aliases = np.concatenate([views, _int_array([row for row, _ in imported])])
     targets = np.concatenate([c.operands[c.starts[views]], _int_array([source for _, source in imported])])
     shifts = np.concatenate([c.ints[c.int_starts[views]].astype(np.int64), np.zeros(len(imported), np.int64)])
@@ -294,10 +307,26 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     resolved = base.take(operands)
     root_rows = np.array([position[id(e.tape)] + e.row for e in roots], np.int64)
     needed = _needed(n, base[root_rows], users, resolved, computed)
+    needed[results] |= needed[c.operands[c.starts[results]]]  # a call computes all of its results
     kept = needed.take(users)
     if not kept.all():
         users, operands, resolved = users[kept], operands[kept], resolved[kept]
-    return _compressed(c, needed, _Edges(users, operands, resolved), base, shift, root_rows, known)
+    return _compressed(c, needed, _Edges(users, operands, resolved), base, shift, root_rows, known, results)
+
+
+def _whole_calls(c: _Columns, known: _Known, results: Ints) -> tuple[_Known, Ints]:
+    """What is known without the calls of which only some results are: these run again; and the results to compute."""
+    calls = c.operands[c.starts[results]]
+    is_known = np.zeros(len(c.signature), bool)
+    is_known[known.rows] = True
+    broken = np.zeros(len(c.signature), bool)
+    broken[calls[is_known[calls] != is_known[results]]] = True
+    broken[results[broken[calls]]] = True
+    kept = ~broken[known.rows]
+    is_known &= ~broken
+    return known._replace(
+        rows=known.rows[kept], which=known.which[kept], offsets=known.offsets[kept]
+    ), results[~is_known[results]]  # fmt: skip
 
 
 class _Edges(NamedTuple):
@@ -309,7 +338,14 @@ class _Edges(NamedTuple):
 
 
 def _compressed(
-    c: _Columns, needed: Ints, edges: _Edges, base: Ints, shift: Ints, root_rows: Ints, known: _Known
+    c: _Columns,
+    needed: Ints,
+    edges: _Edges,
+    base: Ints,
+    shift: Ints,
+    root_rows: Ints,
+    known: _Known,
+    results: Ints,
 ) -> Graph:
     nodes = np.flatnonzero(needed)
     new = np.full(len(needed), -1, np.int64)
@@ -338,6 +374,7 @@ def _compressed(
         known_offset=known.offsets[kept],
         tape_base=base,
         tape_shift=shift,
+        results=new[results[needed[results]]],
     )
 
 

@@ -146,7 +146,8 @@ class Traced:
             with alive(self.inputs):
                 self.y = f(*(replaced.get(i, arg) for i, arg in enumerate(args)), **kwargs)
         self.outputs = [_floating(output(y, name), name) for _, y in leaves(self.y)]
-        self.walk = Walk(self.outputs, [node_of(e) for e in self.inputs])
+        with recording():
+            self.walk = Walk(self.outputs, [node_of(e) for e in self.inputs])
         self.lazy = reads_expressions(given) or is_inside(self.walk)
         self.one = isinstance(argnum, int)
 

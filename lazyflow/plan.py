@@ -12,14 +12,14 @@ nodes of a launch get consecutive rows, and all launches of one signature in one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from lazyflow.graph import Graph
-from lazyflow.schedule import Dag, Schedule
+from lazyflow.schedule import Dag, Schedule, _ranked
 from lazyflow.tape import Signature
 
 Ints = np.ndarray[Any, np.dtype[Any]]
@@ -59,12 +59,37 @@ Read = Rows | np.ndarray | float | None
 @dataclass(frozen=True, eq=False, slots=True)
 class Launch:
     """One kernel call: ``reads[i]`` is where operand ``i`` comes from: `Rows`, payload numbers, or None for a
-    parameter."""
+    parameter.
+
+    Of a cell: ``calls`` are the number of its `Cells` and the range of them; rows are read at element offsets.
+    """
 
     signature: Signature
     writes: Rows
     reads: tuple[Read, ...]
     nodes: Ints
+    calls: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The calls of one cell, in the order of their launches: where their operands (``inputs``) and results
+    (``outputs``) lie, an element offset for each call, and their payload.
+
+    ``external``: operands that all come from earlier phases; ``outside``: results that only later phases read.
+    ``largest``: the calls of the largest launch. ``rows``: which calls these are of those that ran, None for all.
+    """
+
+    signature: Signature
+    nodes: Ints
+    inputs: tuple[Ints, ...]
+    outputs: tuple[Ints, ...]
+    ints: tuple[Ints, ...]
+    floats: tuple[Ints, ...]
+    external: frozenset[int]
+    outside: frozenset[int]
+    largest: int
+    rows: Ints | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +102,7 @@ class Plan:
     offsets: Ints
     sizes: dict[np.dtype[Any], int]
     reuses: bool
+    cells: tuple[Cells, ...] = ()
 
     @cached_property
     def parameter_launches(self) -> tuple[Launch, ...]:
@@ -89,9 +115,11 @@ class Plan:
         consecutive."""
         graph, launch = self.graph, self.schedule.launch
         nodes = np.concatenate([item.nodes for item in self.launches]) if self.launches else np.empty(0, np.int64)
-        assert np.array_equal(np.sort(nodes), np.arange(len(graph))), "every node runs exactly once"
+        alone = np.setdiff1d(np.arange(len(graph)), graph.results)
+        assert np.array_equal(np.sort(nodes), alone), "every node runs exactly once"
         users = np.repeat(np.arange(len(graph)), np.diff(graph.starts))
-        assert (launch[graph.base] < launch[users]).all(), "operands run before their users"
+        later = launch[graph.base] < launch[users]
+        assert later[~np.isin(users, graph.results)].all(), "operands run before their users"
         for item in self.launches:
             assert item.writes.index is None and (item.writes.pitch == item.writes.width or item.writes.count == 1)
             assert np.array_equal(
@@ -103,10 +131,11 @@ class Plan:
 
     def _check_disjoint(self) -> None:
         for dtype, size in self.sizes.items():
+            types = [self.graph.signatures[s].type for s in self.graph.signature.tolist()]
             blocks = sorted(
-                (i.writes.offset, i.writes.count * i.writes.width)
-                for i in self.launches
-                if i.signature.type.dtype == dtype
+                (offset, max(kind.size, 1))
+                for offset, kind in zip(self.offsets.tolist(), types, strict=True)
+                if kind.dtype == dtype
             )
             ends = [offset + length for offset, length in blocks]
             assert all(end <= start for end, (start, _) in zip(ends, blocks[1:], strict=False)), (
@@ -116,8 +145,34 @@ class Plan:
 
 
 def dag_of(graph: Graph) -> Dag:
-    """What scheduling sees of a graph."""
-    return Dag(graph.signature, len(graph.signatures), graph.starts, graph.base)
+    """What scheduling sees of a graph: a cell's call and its further results are one node."""
+    if not len(graph.results):
+        return Dag(graph.signature, len(graph.signatures), graph.starts, graph.base)
+    alone, number = _tasks(graph)
+    kept = np.ones(len(graph.base), bool)
+    kept[graph.starts[graph.results]] = False
+    counts = np.diff(graph.starts)[alone]
+    return Dag(
+        graph.signature[alone],
+        len(graph.signatures),
+        np.concatenate(([0], np.cumsum(counts))),
+        number[graph.call[graph.base[kept]]],
+    )
+
+
+def _tasks(graph: Graph) -> tuple[Ints, Ints]:
+    """The nodes that are scheduled, and the number of each node among them."""
+    alone = np.ones(len(graph), bool)
+    alone[graph.results] = False
+    return np.flatnonzero(alone), np.cumsum(alone) - 1
+
+
+def spread(graph: Graph, schedule: Schedule) -> Schedule:
+    """The schedule of `dag_of` the graph as one of all nodes."""
+    if not len(graph.results):
+        return schedule
+    _, number = _tasks(graph)
+    return Schedule(schedule.launch[number[graph.call]], schedule.launches, schedule.phase)
 
 
 class _Table:
@@ -160,7 +215,8 @@ def _place(
         if last_read is None:
             sizes[dtype] = _stacked_blocks(start, mine, widths, counts[mine], signature[mine])
         else:
-            sizes[dtype] = _recycled_blocks(start, mine, widths, counts[mine], schedule.phase[mine], last_read[mine])
+            phases = schedule.phase[mine]
+            sizes[dtype] = _recycled_runs(start, mine, widths, counts[mine], signature[mine], phases, last_read[mine])
     offsets = np.empty(len(order), np.int64)
     position = np.arange(len(order)) - np.repeat(bounds[:-1], counts)
     offsets[order] = np.repeat(start, counts) + position * table.width[graph.signature[order]]
@@ -186,8 +242,28 @@ def _last_read(graph: Graph, schedule: Schedule) -> Ints:
     last: Ints = schedule.phase.copy()
     np.maximum.at(last, schedule.launch[graph.base], schedule.phase[schedule.launch[users]])
     roots = [base for base, _ in graph.roots]
-    last[schedule.launch[roots]] = len(schedule.phase) + 1
+    last[schedule.launch[roots]] = np.iinfo(last.dtype).max  # phases may have gaps: more of them than launches
     return last
+
+
+def _recycled_runs(
+    start: Ints, blocks: Ints, widths: Ints, counts: Ints, signature: Ints, phase: Ints, last: Ints
+) -> int:
+    """The blocks of one signature in one phase stay together, and their memory is free when all of them are done."""
+    if not len(blocks):
+        return 0
+    first = np.flatnonzero(
+        np.concatenate(([True], (signature[1:] != signature[:-1]) | (phase[1:] != phase[:-1])))
+    )  # fmt: skip
+    heads = np.empty(len(start), np.int64)
+    total = np.add.reduceat(counts, first)
+    latest = np.maximum.reduceat(last, first)
+    end = _recycled_blocks(heads, np.arange(len(first)), widths[first], total, phase[first], latest)
+    lengths = np.diff(np.append(first, len(blocks)))
+    before = np.cumsum(counts) - counts
+    within = before - np.repeat(before[first], lengths)
+    start[blocks] = np.repeat(heads[: len(first)], lengths) + within * widths
+    return end
 
 
 def _recycled_blocks(start: Ints, blocks: Ints, widths: Ints, counts: Ints, phase: Ints, last: Ints) -> int:
@@ -280,20 +356,92 @@ def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
 def _floats(values: Ints, dtype: np.dtype[Any], ndim: int) -> Any:
     """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch
     axis."""
-    if (values == values[0]).all():
+    bits = values.view(np.int64)  # 0.0 and -0.0 are equal, and not the same
+    if (bits == bits[0]).all():
         return float(values[0])
     return values.astype(dtype).reshape((-1,) + (1,) * ndim)
 
 
-def launches(graph: Graph, launch_of: Ints, count: int, offsets: Ints, nodes: Ints | None = None) -> tuple[Launch, ...]:
-    """The launches of ``nodes`` (all by default), numbered by ``launch_of``, over memory laid out by ``offsets``."""
-    order = _by_launch(launch_of, count) if nodes is None else nodes[_by_launch(launch_of[nodes], count)]
-    bounds = _bounds(launch_of[order], count)
+def launches(
+    graph: Graph, schedule: Schedule, offsets: Ints, nodes: Ints | None = None
+) -> tuple[tuple[Launch, ...], tuple[Cells, ...]]:
+    """The launches of ``nodes`` (all by default) over memory laid out by ``offsets``, and the calls of cells in
+    them."""
+    alone = _tasks(graph)[0] if len(graph.results) else np.arange(len(graph))
+    wanted = alone if nodes is None else np.unique(graph.call[nodes])
+    order = wanted[_by_launch(schedule.launch[wanted], schedule.launches)]
+    bounds = _bounds(schedule.launch[order], schedule.launches)
     bounds = np.unique(bounds)  # launches of which no node is asked for are gone
-    return _described(graph, order, bounds, offsets) if len(bounds) > 1 else ()
+    cells = _cells(graph, schedule, order, offsets)
+    if nodes is not None and cells:
+        cells = tuple(_part_of(graph, schedule, c, alone) for c in cells)
+    return _described(graph, order, bounds, offsets, cells) if len(bounds) > 1 else (), cells
 
 
-def _described(graph: Graph, order: Ints, bounds: Ints, offsets: Ints) -> tuple[Launch, ...]:
+def _cells(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints) -> tuple[Cells, ...]:
+    """The calls of each cell among the nodes in ``order``, which is that of their launches."""
+    kinds = [s for s, signature in enumerate(graph.signatures) if signature.cell is not None]
+    if not kinds:
+        return ()
+    phase = schedule.phase[schedule.launch]
+    users = np.repeat(np.arange(len(graph)), np.diff(graph.starts))
+    within = phase[graph.base] == phase[users]
+    within[graph.starts[graph.results]] = False  # a result that reads its call is no use of it
+    read_within = np.zeros(len(graph), bool)
+    read_within[graph.base[within]] = True
+    signatures = graph.signature[order]
+    found = (
+        _cell(graph, schedule, graph.signatures[s], order[signatures == s], offsets, within, read_within) for s in kinds
+    )
+    return tuple(cells for cells in found if len(cells.nodes))
+
+
+def _cell(
+    graph: Graph,
+    schedule: Schedule,
+    signature: Signature,
+    nodes: Ints,
+    offsets: Ints,
+    within: Ints,
+    read_within: Ints,
+) -> Cells:
+    edges = graph.starts[nodes]
+    rows = range(signature.rows)
+    ints, floats = (
+        tuple(values[starts[nodes] + k] for k in range(count))
+        for values, starts, count in (
+            (graph.ints, graph.int_starts, signature.ints),
+            (graph.floats, graph.float_starts, signature.floats),
+        )
+    )
+    results = range(1 + len(signature.further))
+    return Cells(
+        signature,
+        nodes,
+        tuple(offsets[graph.base[edges + k]] + graph.shift[edges + k] for k in rows),
+        tuple(offsets[nodes + k] for k in results),
+        ints,
+        floats,
+        frozenset(k for k in rows if not within[edges + k].any()),
+        frozenset(k for k in results if not read_within[nodes + k].any()),
+        int(np.bincount(schedule.launch[nodes]).max(initial=0)),
+    )
+
+
+def _part_of(graph: Graph, schedule: Schedule, part: Cells, alone: Ints) -> Cells:
+    """The calls with their places among all calls of their cell."""
+    mine = alone[graph.signature[alone] == graph.signature[part.nodes[0]]]
+    all_nodes = mine[_by_launch(schedule.launch[mine], schedule.launches)]
+    place = np.empty(len(graph), np.int64)
+    place[all_nodes] = np.arange(len(all_nodes))
+    return replace(part, rows=place[part.nodes])
+
+
+def _described(
+    graph: Graph, order: Ints, bounds: Ints, offsets: Ints, cells: Sequence[Cells] = ()
+) -> tuple[Launch, ...]:
+    numbers = {id(c.signature): i for i, c in enumerate(cells)}
+    done = [0] * len(cells)
     signature_of = graph.signature[order[bounds[:-1]]]
     signatures = [graph.signatures[s] for s in signature_of.tolist()]
     result = _Column(offsets.take(order), bounds, np.array([max(s.type.size, 1) for s in signatures], np.int64))
@@ -304,9 +452,23 @@ def _described(graph: Graph, order: Ints, bounds: Ints, offsets: Ints) -> tuple[
         low, high = edges[i], edges[i + 1]
         nodes = order[low:high]
         writes = result.rows(i, low, high, max(signature.type.size, 1))
+        if signature.cell is not None:
+            number = numbers[id(signature)]
+            calls = number, done[number], done[number] + high - low
+            found.append(Launch(signature, writes, _cell_reads(cells[number], *calls[1:]), nodes, calls))
+            done[number] = calls[2]
+            continue
         reads = tuple(_read_of(graph, operand, read, i, low, high, nodes, signature) for operand in signature.operands)
         found.append(Launch(signature, writes, reads, nodes))
     return tuple(found)
+
+
+def _cell_reads(cells: Cells, low: int, high: int) -> tuple[Read, ...]:
+    """Element offsets of the operands, None for parameters, and payload."""
+    payload = {"row": cells.inputs, "int": cells.ints, "float": cells.floats}
+    return tuple(
+        None if o.kind == "shared" else payload[o.kind][o.position][low:high] for o in cells.signature.operands
+    )
 
 
 def _read_of(
@@ -337,7 +499,7 @@ def _reader(
 
     def column(slot: int) -> _Column:
         if slot not in columns:
-            has = [len(s.operands) if s.op.stacked else s.rows for s in signatures]
+            has = [0 if s.cell else len(s.operands) if s.op.stacked else s.rows for s in signatures]
             filled = np.repeat(
                 np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)]), np.diff(bounds)
             )
@@ -366,8 +528,8 @@ def _width_of_slot(signature: Signature, slot: int) -> int:
 
 
 def has_parameter_gradient(signature: Signature) -> bool:
-    """Whether a parameter among the operands wants a gradient."""
-    return any(o.kind == "shared" and o.vjp is not None for o in signature.operands)
+    """Whether a parameter among the operands wants a gradient, and no cell computes it."""
+    return signature.cell is None and any(o.kind == "shared" and o.vjp is not None for o in signature.operands)
 
 
 def parameter_launches(graph: Graph, launch_of: Ints, offsets: Ints, nodes: Ints | None = None) -> tuple[Launch, ...]:
@@ -389,11 +551,23 @@ def parameter_launches(graph: Graph, launch_of: Ints, offsets: Ints, nodes: Ints
 
 
 def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
-    """The plan of a schedule. ``reuse``: memory whose readers are done is used again (nothing can be differentiated
-    then)."""
+    """The plan of a schedule of `dag_of` the graph. ``reuse``: memory whose readers are done is used again (nothing can
+    be differentiated then)."""
     table = _Table(graph)
-    order = _by_launch(schedule.launch, schedule.launches)
-    bounds = _bounds(schedule.launch, schedule.launches)
-    offsets, sizes = _place(graph, schedule, table, order, bounds, reuse)
-    found = _described(graph, order, bounds, offsets) if len(graph) else ()
-    return Plan(graph, schedule, found, offsets, sizes, reuse)
+    schedule = spread(graph, schedule)
+    blocks = _blocks(graph, schedule)
+    order = _by_launch(blocks.launch, blocks.launches)
+    bounds = _bounds(blocks.launch, blocks.launches)
+    offsets, sizes = _place(graph, blocks, table, order, bounds, reuse)
+    found, cells = launches(graph, schedule, offsets)
+    return Plan(graph, schedule, found, offsets, sizes, reuse, cells)
+
+
+def _blocks(graph: Graph, schedule: Schedule) -> Schedule:
+    """Which nodes get consecutive rows: those of one launch, and of a cell's launch those of each result."""
+    if not len(graph.results):
+        return schedule
+    result = np.arange(len(graph)) - graph.call
+    most = int(result.max()) + 1
+    ranks, distinct = _ranked(schedule.launch * most + result)
+    return Schedule(ranks, len(distinct), schedule.phase[distinct // most])

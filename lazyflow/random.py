@@ -7,9 +7,12 @@ how nodes were batched, nor on the device. So a run that is resumed from a saved
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from lazyflow.errors import CheckpointError
 
 __all__ = ["Stream", "default_stream", "generator", "seed"]
 
@@ -53,11 +56,17 @@ class Stream:
         return {"seed": self.seed, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the saved stream stood. Raises ``ValueError`` for a state that is not one."""
-        if set(state) != {"seed", "count"}:
-            raise ValueError(f"a stream's state has seed and count, got {sorted(state)}")
-        self._check(int(state["seed"]))
+        """Continue where the saved stream stood. Raises `CheckpointError` for a state that is not one."""
+        self.check_state_dict(state)
         self.seed, self.count = int(state["seed"]), int(state["count"])
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raise `CheckpointError` for a state that is not one; changes nothing."""
+        if not isinstance(state, Mapping) or set(state) != {"seed", "count"}:
+            raise CheckpointError(f"a stream's state has seed and count, got {state!r}")
+        for name, value in state.items():
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**31:
+                raise CheckpointError(f"a stream's {name} is an integer from 0 to 2**31 - 1, got {value!r}")
 
 
 _default = Stream(0)

@@ -3,6 +3,7 @@ environment flag."""
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable
 from contextlib import ContextDecorator
@@ -14,6 +15,7 @@ import numpy as np
 from lazyflow.device import canonical
 from lazyflow.errors import DTypeError
 
+FUSIONS = ("auto", "numba", "numpy", "off")
 BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
 
 
@@ -26,7 +28,10 @@ class Settings:
 
     ``batching``: how operations are grouped into launches. ``device``: where what is recorded runs. ``dtype``: of
     Python numbers, lists and initialisers. ``grad``: whether what is recorded can be differentiated. ``check_finite``:
-    record the line of every operation and raise at the first NaN or infinity.
+    record the line of every operation and raise at the first NaN or infinity. ``fuse``: what runs the elementwise parts
+    of a cell: ``"numba"`` (one compiled loop; needs the extra ``jit``), ``"numpy"`` (NumPy calls over blocks that stay in
+    cache), ``"off"`` (one operation after another), ``"auto"`` (numba where it is installed, else NumPy).
+    ``dedupe``: nodes that compute the same are computed once.
     """
 
     batching: str = "phases"
@@ -34,6 +39,8 @@ class Settings:
     dtype: np.dtype[Any] = FLOAT32
     grad: bool = True
     check_finite: bool = False
+    fuse: str = "auto"
+    dedupe: bool = True
 
 
 class _Local(threading.local):
@@ -43,11 +50,17 @@ class _Local(threading.local):
 
 _local = _Local()
 _on_change: list[Callable[[], None]] = []
+_before_change: list[Callable[[], None]] = []
 
 
 def current() -> Settings:
     """The settings of this thread."""
     return _local.settings
+
+
+def before_change(check: Callable[[], None]) -> None:
+    """Call ``check``, which may raise, before a block of settings is entered."""
+    _before_change.append(check)
 
 
 def on_change(callback: Callable[[], None]) -> None:
@@ -58,6 +71,8 @@ def on_change(callback: Callable[[], None]) -> None:
 def _checked(name: str, value: Any) -> Any:
     if name == "batching" and value not in BATCHINGS:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}; got {value!r}")
+    if name == "fuse":
+        return _checked_fusion(value)
     if name == "device":
         return canonical(value)
     if name == "dtype":
@@ -65,7 +80,15 @@ def _checked(name: str, value: Any) -> Any:
         if dtype.kind != "f":
             raise DTypeError(f"the default dtype must be float16, float32 or float64, got {dtype}")
         return dtype
-    return bool(value) if name in ("grad", "check_finite") else value
+    return bool(value) if name in ("grad", "check_finite", "dedupe") else value
+
+
+def _checked_fusion(value: Any) -> Any:
+    if value not in FUSIONS:
+        raise ValueError(f"fuse must be one of {', '.join(FUSIONS)}; got {value!r}")
+    if value == "numba" and importlib.util.find_spec("numba") is None:
+        raise ImportError("fuse='numba' needs numba, which is not installed: pip install 'lazyflow[jit]', or fuse='numpy'")
+    return value
 
 
 class using(ContextDecorator):
@@ -88,12 +111,20 @@ class using(ContextDecorator):
         self.changes = {name: _checked(name, value) for name, value in changes.items()}
         self.outer: list[Settings] = []
 
+    def _recreate_cm(self) -> using:
+        # A decorated function may run in several threads: each call has settings of its own to go back to.
+        again = object.__new__(type(self))
+        again.changes, again.outer = self.changes, []
+        return again
+
     def _set(self, settings: Settings) -> None:
         _local.settings = settings
         for callback in _on_change:
             callback()
 
     def __enter__(self) -> Settings:
+        for check in _before_change:
+            check()
         self.outer.append(_local.settings)
         self._set(replace(_local.settings, **self.changes))
         return _local.settings

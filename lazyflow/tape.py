@@ -16,7 +16,8 @@ import itertools
 import threading
 import weakref
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.device import elements
-from lazyflow.errors import DeviceError, user_line
+from lazyflow.errors import CellError, DeviceError, user_line
 from lazyflow.ops.base import NOTHING, Abstract, Array, Aval, Op, Result, Shape
 
 
@@ -99,9 +100,12 @@ class Signature:
 
     __slots__ = (
         "__weakref__",
+        "cell",
         "differentiable",
+        "draws",
         "floats",
         "forward",
+        "further",
         "id",
         "ints",
         "line",
@@ -120,6 +124,10 @@ class Signature:
         self.ints = sum(o.kind == "int" for o in operands)
         self.floats = sum(o.kind == "float" for o in operands)
         self.forward = partial(op.forward, **static) if static else op.forward
+        # Of a cell: its program, and the signatures of its results but the first, which stand behind it on the tape.
+        self.cell: Any = None
+        self.further: tuple[Signature, ...] = ()
+        self.draws: tuple[int, ...] = (1,) if op.random else ()  # which payload integers count draws
         self.differentiable = any(o.vjp is not None for o in operands)
         self.line = user_line()
         self.serial = next(_serials)  # never used again, while ids are
@@ -175,8 +183,10 @@ def _leaf(name: str) -> Op:
 
 # Nodes that no kernel computes: an array given by the user, a value computed on an earlier tape, and another node's
 # memory seen under another shape, at an offset in elements, or without its gradient.
-# A KNOWN node stands in a graph for a value that an earlier run computed.
+# A KNOWN node stands in a graph for a value that an earlier run computed. An OUTPUT node is a result of the cell call
+# before it, of which the first result is the call itself; an INPUT stands for an operand while a cell is traced.
 CONSTANT, IMPORT, VIEW, KNOWN = _leaf("constant"), _leaf("import"), _leaf("view"), _leaf("known")
+OUTPUT, INPUT = _leaf("output"), _leaf("input")
 
 _known: dict[Type, Signature] = {}
 
@@ -213,20 +223,22 @@ class Tape:
         "offset_of",
         "open",
         "operands",
+        "options",
         "retained",
         "run_of",
         "runs",
         "sealed",
         "signatures",
+        "trace",
     )
 
     def __init__(self, options: settings.Settings) -> None:
         self.signatures, self.operands, self.ints, self.floats = array("i"), array("i"), array("i"), array("d")
         self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
-        self.imported: dict[tuple[int, int], int] = {}
+        self.imported: dict[tuple[int, int, int], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures
-        self.device, self.grad = options.device, options.grad
+        self.device, self.grad, self.options = options.device, options.grad, options
         self.lines: list[str] | None = [] if options.check_finite else None
         self.open = not options.check_finite
         self.sealed = False
@@ -238,6 +250,7 @@ class Tape:
         self.run_of: Any = None
         self.offset_of: Any = None
         self.retained: dict[int, Any] = {}
+        self.trace: Any = None  # of a tape that a cell is traced on: what knows of its payload
 
     def __len__(self) -> int:
         return len(self.signatures)
@@ -271,6 +284,25 @@ def current_tape() -> Tape:
     return tape
 
 
+@contextmanager
+def recording_on(tape: Tape) -> Iterator[None]:
+    """Record on this very tape for a while."""
+    before, _current.tape = _current.tape, weakref.ref(tape)
+    try:
+        yield
+    finally:
+        _current.tape = before
+
+
+def _refuse_in_cells() -> None:
+    tape = None if _current.tape is None else _current.tape()
+    if tape is not None and tape.trace is not None:
+        raise CellError(
+            f"the settings cannot change inside the cell {tape.trace.name}, whose calls all run alike: use the block "
+            "around its calls, and x.detach() inside for a value without gradient"
+        )
+
+
 def seal_current() -> None:
     """Close this thread's tape: what is recorded next goes onto a fresh one."""
     tape = None if _current.tape is None else _current.tape()
@@ -279,6 +311,7 @@ def seal_current() -> None:
 
 
 settings.on_change(seal_current)
+settings.before_change(_refuse_in_cells)
 
 
 def check_device(op: Op, types: tuple[Type | Inline, ...]) -> str:
@@ -334,6 +367,17 @@ def build(op: Op, types: tuple[Type | Inline, ...], attrs: Mapping[str, Any]) ->
         operands.append(Operand("int", 0, None, (), np.dtype(np.int64), None))
     rows = RAGGED if op.ragged else len(types) if op.stacked else counts["row"]
     return Signature(op, tuple(operands), result, static or NOTHING, rows)
+
+
+def by_program(*_: Any) -> Array:
+    """In place of a vjp of a cell's operand: its program computes all cotangents at once."""
+    raise TypeError("the cotangents of a cell are computed by its program")
+
+
+def output_signature(call: Type, result: Type) -> Signature:
+    """The signature of a further result of a cell, a node that reads the call before it."""
+    vjp = by_program if result.requires_grad else None
+    return Signature(OUTPUT, (Operand("row", 0, call, call.shape, call.dtype, vjp),), result, NOTHING, 1)
 
 
 def leaf_signature(op: Op, result: Type, *, ints: int = 1, operand: Type | None = None) -> Signature:

@@ -12,8 +12,8 @@ from lazyflow import numpy as names
 from lazyflow.cotangents import Walk
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant
-from lazyflow.structure import leaves, mapped, rebuilt
 from lazyflow.inputs import Function, finished, is_inside, reads_expressions
+from lazyflow.structure import leaves, mapped, rebuilt
 
 __all__ = ["vmap"]
 
@@ -42,7 +42,7 @@ def vmap(f: Function, in_axes: Any = 0, out_axes: int = 0) -> Function:
         ]
         results = [f(*(column[i] for column in columns)) for i in range(count)]
         stacked = _stacked(results, out_axes)
-        walk = Walk([leaf for _, leaf in leaves(stacked)])
+        walk = Walk([leaf for _, leaf in leaves(stacked)], inline=False)
         return finished(stacked, reads_expressions(args) or walk.reads_parameters() or is_inside(walk))
 
     return function

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lazyflow import device, execute
+from lazyflow import arena, device
 from lazyflow.errors import DeviceError
 
 
@@ -18,14 +18,14 @@ def missing_gpu():
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
     """Fresh memory holds NaN: whoever reads what nobody wrote gets caught."""
-    take = execute.Pool.take
+    take = arena.Pool.take
 
     def poisoned(pool, where, dtype, size):
         buffer = take(pool, where, dtype, size)
         buffer.fill(np.nan if dtype.kind == "f" else 1)
         return buffer
 
-    monkeypatch.setattr(execute.Pool, "take", poisoned)
+    monkeypatch.setattr(arena.Pool, "take", poisoned)
 
 
 def pytest_collection_modifyitems(config, items):

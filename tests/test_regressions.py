@@ -330,3 +330,244 @@ def test_new_axes_are_free(key):
     part = e[key]
     assert lf.explain(part).nodes == lf.explain(e).nodes
     np.testing.assert_array_equal(part.numpy(), x[key])
+
+
+def test_roots_with_and_without_gradient_in_one_forward():
+    w = lf.Parameter(np.array([1.0, 2.0, 3.0]))
+    loss = lf.sum(lf.tanh(lf.tanh(w * w) * 2))
+    with lf.no_grad():
+        other = lf.exp(w)
+    lf.forward([loss, other])
+    loss.backward()
+    inner = np.tanh(w.numpy() ** 2)
+    np.testing.assert_allclose(w.grad, (1 - np.tanh(2 * inner) ** 2) * 2 * (1 - inner**2) * 2 * w.numpy(), rtol=1e-9)
+
+
+def test_a_value_taken_over_is_taken_over_again_when_it_has_changed():
+    w = lf.Parameter(np.array([1.0, 2.0]))
+    with lf.no_grad():
+        h = lf.tanh(w)
+    h.forward()
+    first = h * w
+    w.assign(np.zeros(2))
+    h.forward()
+    second = h * 1.0
+    assert second.tape is first.tape
+    np.testing.assert_array_equal(second.numpy(), [0.0, 0.0])
+
+
+def test_a_run_of_new_values_does_not_hide_one_of_old_values():
+    w = lf.Parameter(np.array([1.0, 2.0]))
+    h = lf.tanh(w)
+    h.forward()
+    a, b = h * 2, h * 3
+    a.numpy()
+    w.assign(np.zeros(2))
+    h.forward()
+    b.numpy()
+    np.testing.assert_array_equal(a.forward().numpy(), [0.0, 0.0])
+    np.testing.assert_array_equal(b.forward().numpy(), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_rows_of_no_elements(batching):
+    table, p = lf.Parameter(np.ones((5, 0))), lf.Parameter(np.ones((0, 2)))
+    with lf.using(batching=batching):
+        rows = [lf.tanh(lf.embedding(table, i)) for i in (3, 1, 2, 0)]
+        parts = [p * float(k) for k in range(4)]
+        losses = [lf.sum(rows[i] * rows[j]) for i, j in ((3, 0), (1, 2), (0, 0))]
+        losses += [lf.sum(lf.sum([parts[3], parts[0]])), lf.sum(lf.sum([parts[1], parts[3], parts[0]]))]
+        losses += [lf.sum(join([parts[3], parts[0], parts[2]])) for join in (lf.stack, lf.concatenate)]
+        total = lf.sum(losses)
+        total.backward()
+    assert total.item() == 0.0 and p.grad.shape == (0, 2) and table.grad.to_dense().shape == (5, 0)
+
+
+def test_zeros_of_both_signs_in_one_launch():
+    xs = [lf.constant(np.array([1.0])) * 1.0 for _ in range(2)]
+    with np.errstate(divide="ignore"):
+        values = lf.forward([xs[0] / 0.0, xs[1] / -0.0])
+    assert [float(v[0]) for v in values] == [np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("use", [lambda b, W, x: lf.affine(W, b, x), lambda b, W, x: b + x])
+def test_a_float16_gradient_of_many_nodes(use):
+    b, W = lf.Parameter(np.zeros(2, np.float16)), lf.Parameter(np.zeros((2, 2), np.float16))
+    x = lf.constant(np.ones(2, np.float16))
+    lf.sum([lf.sum(use(b, W, x * 1.0)) for _ in range(3000)]).backward()
+    assert b.grad.tolist() == [3000.0, 3000.0]
+
+
+@pytest.mark.parametrize(
+    "use", [lambda p, x: p[0] * x, lambda p, x: lf.embedding(p, 1) * x, lambda p, x: p @ x, lambda p, x: p * x]
+)
+def test_a_gradient_has_the_dtype_of_its_parameter(use):
+    p = lf.Parameter(np.ones((2, 2), np.float32))
+    for _ in range(2):
+        lf.sum(use(p, lf.constant(np.ones(2)))).backward()
+        assert p.grad.dtype == np.float32
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_without_gradient_the_memory_of_a_root_is_not_used_again(batching):
+    x = np.array([0.5, -0.5])
+    with lf.no_grad(), lf.using(batching=batching):
+        e = lf.constant(x)
+        unused = [f(e) for f in (lf.exp, lf.log1p, lf.sinh, lf.cosh, lf.arctan, lf.erf, lf.square, lf.negative)]
+        root = e * 2.0
+        other = lf.sin(lf.cos(lf.tanh(lf.sigmoid(root))))
+        values = lf.forward([root, other])
+    assert len(unused) == 8
+    np.testing.assert_array_equal(values[0], 2 * x)
+    np.testing.assert_allclose(values[1], np.sin(np.cos(np.tanh(1 / (1 + np.exp(-2 * x))))))
+
+
+def test_a_slice_to_a_value_that_changes():
+    w, x = lf.Parameter([1.0, 0.0]), lf.constant(np.arange(5.0)) * 1.0
+    n = lf.argmax(w)
+    assert x[n:].shape == (5,)
+    w.assign([0.0, 1.0])
+    n.forward()
+    assert x[n:].shape == (4,) and x[:n].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: lf.exp(1.0),
+        lambda: lf.add(1.0, 2.0),
+        lambda: lf.where(lf.constant([1.0, 2.0]) > 1.5, 1.0, 0.0),
+        lambda: (lf.constant([1.0, 2.0]) > 1.5) * 0.5,
+        lambda: lf.cross_entropy(lf.constant([0.0, 1.0]), [0.3, 0.7]),
+    ],
+)
+def test_numbers_without_a_dtype_beside_them_take_the_default_one(use):
+    value = use()
+    assert value.dtype == value.numpy().dtype == np.float32
+    with lf.using(dtype="float64"):
+        assert use().dtype == np.float64
+
+
+def test_a_decorated_function_in_several_threads_goes_back_to_its_own_settings():
+    entered, leave, dtypes = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)], {}
+
+    @lf.no_grad()
+    def wait(k):
+        entered[k].set()
+        assert leave[k].wait(10)
+
+    def work(k, dtype):
+        with lf.using(dtype=dtype):
+            wait(k)
+            dtypes[k] = lf.constant(1.0).dtype
+
+    threads = [threading.Thread(target=work, args=(k, dtype)) for k, dtype in enumerate(("float64", "float16"))]
+    for thread, event in zip(threads, entered, strict=True):
+        thread.start()
+        assert event.wait(10)
+    for thread, event in zip(threads, leave, strict=True):  # the first to enter is the first to leave
+        event.set()
+        thread.join()
+    assert dtypes == {0: np.float64, 1: np.float16}
+
+
+X, MATRIX = lf.constant([1.0, 2.0, 3.0, 4.0]), lf.constant(np.ones((2, 3)))
+TABLE = lf.Parameter(np.ones((3, 4)))
+RAGGED = [[1, 2], [3]]
+WRONG = {
+    "split into a float": (lambda: lf.split(X, 2.0), "split: sections"),
+    "split at a float": (lambda: lf.split(X, [1.5]), "split: sections"),
+    "split along a float": (lambda: lf.split(MATRIX, 1, axis=1.0), "split: axis"),
+    "ragged constant": (lambda: lf.constant(RAGGED), "different lengths"),
+    "ragged parameter": (lambda: lf.Parameter(RAGGED), "different lengths"),
+    "ragged operand": (lambda: X + RAGGED, "different lengths"),
+    "ragged index": (lambda: X[RAGGED], "different lengths"),
+    "ragged rows": (lambda: lf.embedding(TABLE, RAGGED), "different lengths"),
+    "ragged take": (lambda: lf.take(X, RAGGED), "different lengths"),
+    "ragged classes": (lambda: lf.cross_entropy(MATRIX, RAGGED), "different lengths"),
+    "generator": (lambda: lf.sum(x for x in [X, X]), "make a list"),
+    "float axis": (lambda: lf.sum(MATRIX, axis=1.0), "sum: axis"),
+    "float axis of a method": (lambda: MATRIX.mean(1.0), "mean: axis"),
+    "bool axis": (lambda: lf.max(MATRIX, axis=True), "max: axis"),
+    "text axis": (lambda: lf.softmax(MATRIX, axis="a"), "softmax: axis"),
+    "no axis": (lambda: lf.softmax(MATRIX, axis=None), "softmax: axis"),
+    "no axis to stack along": (lambda: lf.stack([X, X], axis=None), "stack: axis"),
+    "no axis to concatenate along": (lambda: lf.concatenate([X, X], axis="0"), "concatenate: axis"),
+    "no list": (lambda: lf.concatenate(3), "a list of expressions"),
+    "transpose": (lambda: lf.transpose(MATRIX, (1.0, 0)), "transpose: axes"),
+    "swapaxes": (lambda: lf.swapaxes(MATRIX, 0.0, 1), "swapaxes: axis1"),
+    "expand_dims": (lambda: lf.expand_dims(X, 1.0), "expand_dims: axis"),
+    "squeeze": (lambda: lf.squeeze(MATRIX, 1.0), "squeeze: axis"),
+    "flip": (lambda: lf.flip(MATRIX, 1.0), "flip: axis"),
+    "reshape": (lambda: lf.reshape(X, (2.5, 2)), "reshape: the shape"),
+    "broadcast_to": (lambda: lf.broadcast_to(X, (2.0, 4)), "broadcast_to: the shape"),
+    "pad": (lambda: lf.pad(X, 1.5), "pad: pad_width"),
+    "pad with a text": (lambda: lf.pad(X, 1, constant_value="a"), "pad: constant_value"),
+    "pad by three": (lambda: lf.pad(X, (1, 2, 3)), "pad: pad_width"),
+    "repeat": (lambda: lf.repeat(X, 1.5), "repeat: repeats"),
+    "tril": (lambda: lf.tril(MATRIX, 0.5), "tril: k"),
+    "diagonal": (lambda: lf.diagonal(MATRIX, 0.5), "diagonal: offset"),
+    "ddof": (lambda: lf.var(X, ddof=0.5), "var: ddof"),
+    "slice": (lambda: X[1.0:2], "a slice"),
+    "inner slice": (lambda: MATRIX[:, "a":], "a slice"),
+    "pick": (lambda: lf.pick(MATRIX, 1, axis=1.0), "pick: axis"),
+    "take": (lambda: lf.take(MATRIX, [0], axis=1.0), "take: axis"),
+    "take along no axis": (lambda: lf.take(MATRIX, [0], axis=5), "axis 5 is out of range"),
+    "pick along no axis": (lambda: lf.pick(MATRIX, 1, axis=4), "axis 4 is out of range"),
+    "one_hot": (lambda: lf.one_hot(1, 2.5), "one_hot: n"),
+    "reduction": (lambda: lf.cross_entropy(X, 1, reduction="max"), "reduction must be"),
+    "reduction of nll": (lambda: lf.nll(X, 1, reduction=None), "reduction must be"),
+    "scores": (lambda: lf.cross_entropy(X[0], 0), "scores of at least one class"),
+    "margin": (lambda: lf.hinge(X, 1, margin="a"), "hinge: margin"),
+    "delta": (lambda: lf.huber(X, X, delta="a"), "huber: delta"),
+    "einsum": (lambda: lf.einsum(3, X, X), "einsum: subscripts"),
+    "dropout": (lambda: lf.dropout(X, "a"), "dropout: p"),
+    "size of a draw": (lambda: lf.normal((2.5,)), "normal: the shape"),
+    "spread of a draw": (lambda: lf.normal((2,), 0.0, "a"), "normal: std"),
+    "stream of a draw": (lambda: lf.uniform((2,), stream=3), "uniform: stream"),
+    "alpha": (lambda: lf.elu(X, "a"), "elu: alpha"),
+    "gradient of text": (lambda: lf.sum(TABLE).backward("a"), "must be of numbers"),
+    "gradient that is a list": (lambda: setattr(TABLE, "grad", [1.0]), "a gradient is an array"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_wrong_arguments_are_named(mistake):
+    use, words = WRONG[mistake]
+    with pytest.raises((TypeError, ValueError), match=words):
+        use()
+
+
+def test_numpy_integers_are_integers():
+    one = np.int64(1)
+    assert len(lf.split(X, np.int64(2))) == 2 and lf.split(X, np.array([1, 3]))[1].shape == (2,)
+    assert lf.expand_dims(X, one).shape == (4, 1) and lf.squeeze(lf.reshape(X, (4, one)), one).shape == (4,)
+    assert lf.sum(MATRIX, axis=np.array([0, 1])).shape == () and lf.flip(MATRIX, one).shape == (2, 3)
+    assert lf.tile(X, np.array([2])).shape == (8,) and lf.broadcast_to(X[0], np.int64(3)).shape == (3,)
+    assert lf.stack(x * 2.0 for x in [X, X]).shape == (2, 4)
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_choice_follows_an_update(evaluated):
+    w = lf.Parameter(np.array([1.0, 2.0]))
+    best, large = lf.argmax(w), w > 1.5
+    if evaluated:
+        lf.forward([best, large])
+    y = lf.sum(lf.where(large, w, 0.0)) + lf.pick(lf.constant(np.array([10.0, 20.0])), best)
+    assert y.forward().item() == 22.0
+    w.assign(np.array([3.0, 1.0]))
+    assert y.forward().item() == 13.0
+
+
+@pytest.mark.parametrize("state", [{"seed": -4, "count": 1}, {"seed": 4, "count": "x"}, {"seed": 4}, 3])
+def test_a_wrong_stream_leaves_the_model_beside_it_alone(state, tmp_path):
+    class Saved:
+        def state_dict(self):
+            return state if isinstance(state, dict) else {"seed": state}
+
+    path, model, stream = tmp_path / "run.safetensors", lf.nn.Linear(2, 2), lf.random.Stream(3)
+    lf.save(path, model=model, stream=Saved())
+    model.weight.assign(np.zeros((2, 2)))
+    with pytest.raises(lf.CheckpointError, match="stream"):
+        lf.load(path, model=model, stream=stream)
+    assert not model.weight.numpy().any() and (stream.seed, stream.count) == (3, 0)

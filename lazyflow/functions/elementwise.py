@@ -10,7 +10,7 @@ import numpy as np
 
 from lazyflow.expr import Expr, binary, constant, record, unary
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Op
+from lazyflow.ops.base import Op, number
 
 _UNARY = [
     "negative",
@@ -211,12 +211,12 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Expr:
     >>> lf.leaky_relu(lf.constant([-1.0, 2.0]), 0.5).numpy()
     array([-0.5,  2. ], dtype=float32)
     """
-    return record(OPS["leaky_relu"], (constant(x), float(slope)))
+    return record(OPS["leaky_relu"], (constant(x), number("leaky_relu", "slope", slope)))
 
 
 def elu(x: Any, alpha: float = 1.0) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016); different alphas batch."""
-    return record(OPS["elu"], (constant(x), float(alpha)))
+    return record(OPS["elu"], (constant(x), number("elu", "alpha", alpha)))
 
 
 def gelu(x: Any, approximate: bool = False) -> Expr:
@@ -226,7 +226,7 @@ def gelu(x: Any, approximate: bool = False) -> Expr:
 
 def hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Expr:
     """``x`` cut off at ``low`` and ``high``."""
-    return record(OPS["hardtanh"], (constant(x), float(low), float(high)))
+    return record(OPS["hardtanh"], (constant(x), number("hardtanh", "low", low), number("hardtanh", "high", high)))
 
 
 def clip(x: Any, low: Any, high: Any) -> Expr:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, indexed, record
+from lazyflow.expr import Expr, constant, index_array, indexed, record
 from lazyflow.ops import OPS
+from lazyflow.ops.base import integer
+from lazyflow.trace import TracedNumber
 
 __all__ = ["argsort", "embedding", "one_hot", "pick", "take"]
 
@@ -17,7 +19,7 @@ _pick = indexed(OPS["pick"])
 
 
 def _checked(name: str, indices: Any, size: int, what: str, lowest: int = 0) -> Any:
-    array = np.asarray(indices, None if np.size(indices) else np.int64)
+    array = index_array(indices)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: an index must be an integer, got {array.dtype}")
     wrong = (array < lowest) | (array >= size)
@@ -44,6 +46,8 @@ def embedding(table: Any, index: Any) -> Expr:
         raise ShapeError("embedding: the table needs at least one axis")
     if isinstance(index, Expr):
         return record(OPS["lookup"], (table, index))
+    if isinstance(index, TracedNumber):
+        return record(OPS["lookup"], (table, index.below("embedding", table.shape[0])))
     label = getattr(table, "name", "") or "the table"
     array = _checked(
         "embedding", index, table.shape[0], f"{label} of shape {table.shape}, with indices 0 to {table.shape[0] - 1}"
@@ -60,11 +64,11 @@ def take(x: Any, indices: Any, axis: int = 0) -> Expr:
     array([7., 5.], dtype=float32)
     """
     x = constant(x)
-    if not isinstance(indices, Expr):
-        size = x.shape[axis] if -x.ndim <= axis < x.ndim else 0
-        given = np.asarray(indices, None if np.size(indices) else np.int64)
-        what = f"axis {axis} of shape {x.shape}"
-        indices = np.where(given < 0, given + size, _checked("take", given, size, what, lowest=-size))
+    axis = integer("take", "axis", axis)
+    if not isinstance(indices, Expr) and -x.ndim <= axis < x.ndim:
+        size = x.shape[axis]
+        given = _checked("take", indices, size, f"axis {axis} of shape {x.shape}", lowest=-size)
+        indices = np.where(given < 0, given + size, given)
     return record(OPS["take"], (x, indices), axis=axis)
 
 
@@ -76,8 +80,11 @@ def pick(x: Any, index: Any, axis: int = -1) -> Expr:
     7.0
     """
     x = constant(x)
-    if isinstance(index, int | np.integer) and x.shape:
-        size = x.shape[axis] if -x.ndim <= axis < x.ndim else 0
+    axis = integer("pick", "axis", axis)
+    if isinstance(index, TracedNumber) and index.value >= 0 and axis in (-1, x.ndim - 1):
+        return record(OPS["pick"], (x, index.below("pick", x.shape[-1])))
+    if isinstance(index, int | np.integer) and -x.ndim <= axis < x.ndim:
+        size = x.shape[axis]
         index = int(
             _checked("pick", index + size if -size <= index < 0 else index, size, f"axis {axis} of shape {x.shape}")
         )
@@ -93,9 +100,10 @@ def one_hot(index: Any, n: int, dtype: Any = np.float32) -> Expr:
     >>> lf.one_hot(1, 3).numpy()
     array([0., 1., 0.], dtype=float32)
     """
+    n = integer("one_hot", "n, the number of classes,", n)
     if not isinstance(index, Expr):
         _checked("one_hot", index, n, f"{n} classes")
-    return record(OPS["one_hot"], (index,), n=int(n), dtype=np.dtype(dtype))
+    return record(OPS["one_hot"], (index,), n=n, dtype=np.dtype(dtype))
 
 
 def argsort(x: Any, axis: int = -1) -> Expr:

@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.expr import Expr, constant, indexed, record
+from lazyflow.errors import ShapeError
+from lazyflow.expr import Expr, constant, index_array, indexed, record
 from lazyflow.ops import OPS
+from lazyflow.ops.base import number
+from lazyflow.ops.loss import REDUCTIONS
+from lazyflow.trace import TracedNumber
 
 __all__ = ["bce_with_logits", "cross_entropy", "hinge", "huber", "mse", "nll"]
 
@@ -15,8 +19,12 @@ _cross_entropy = indexed(OPS["cross_entropy"])
 _nll = indexed(OPS["nll"])
 
 
-def _class(name: str, i: int, scores: Expr) -> int:
-    n = scores.shape[-1] if scores.shape else 0
+def _class(name: str, i: Any, scores: Expr) -> Any:
+    if not scores.shape:
+        raise ShapeError(f"{name} takes scores of at least one class, (n,) or (t, n), got the shape ()")
+    n = scores.shape[-1]
+    if isinstance(i, TracedNumber):
+        return i.below(name, n)
     if not 0 <= i < n:
         raise IndexError(
             f"{name}: class {i} is out of range for {n} scores of shape {scores.shape}; classes are numbered from 0"
@@ -25,6 +33,8 @@ def _class(name: str, i: int, scores: Expr) -> int:
 
 
 def _is_index(target: Any) -> bool:
+    if isinstance(target, TracedNumber):
+        return isinstance(target.value, int)
     return isinstance(target, int | np.integer) and not isinstance(target, bool)
 
 
@@ -32,7 +42,7 @@ def _classes(name: str, target: Any, scores: Expr) -> Any:
     """Class indices that are arrays or lists, checked; expressions are left alone, their values are not known yet."""
     if isinstance(target, Expr):
         return target
-    array = np.asarray(target)
+    array = index_array(target)
     if array.dtype.kind in "iu" and array.size:
         _class(name, int(array.min()), scores)
         _class(name, int(array.max()), scores)
@@ -56,10 +66,8 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
         if len(shape) == 1 and 0 <= target < shape[0]:
             return _cross_entropy(logits, target)
     logits = constant(logits)
-    if _is_index(target) and logits.ndim == 1:
-        return _cross_entropy(
-            logits, target if 0 <= target < logits.type.shape[-1] else _class("cross_entropy", target, logits)
-        )
+    if _is_index(target) and logits.ndim == 1 and reduction in REDUCTIONS:
+        return _cross_entropy(logits, _class("cross_entropy", target, logits))
     target = _classes("cross_entropy", target, logits)
     name = "cross_entropy" if target.dtype.kind in "iu" else "soft_cross_entropy"
     return record(OPS[name], (logits, target), reduction=reduction)
@@ -73,7 +81,7 @@ def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
     2.0
     """
     scores = constant(log_probabilities)
-    if _is_index(target) and scores.ndim == 1:
+    if _is_index(target) and scores.ndim == 1 and reduction in REDUCTIONS:
         return _nll(scores, _class("nll", target, scores))
     return record(OPS["nll"], (scores, _classes("nll", target, scores)), reduction=reduction)
 
@@ -109,7 +117,7 @@ def hinge(scores: Any, target: int, margin: float = 1.0) -> Expr:
     return record(
         OPS["hinge"],
         (x, _class("hinge", target, x) if _is_index(target) else _classes("hinge", target, x)),
-        margin=float(margin),
+        margin=number("hinge", "margin", margin),
     )
 
 
@@ -120,4 +128,6 @@ def huber(x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> E
     >>> lf.huber(lf.constant([0.0]), [3.0]).item()
     2.5
     """
-    return record(OPS["huber"], (constant(x), constant(target)), delta=float(delta), reduction=reduction)
+    return record(
+        OPS["huber"], (constant(x), constant(target)), delta=number("huber", "delta", delta), reduction=reduction
+    )

@@ -8,6 +8,7 @@ from typing import Any
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant, holds_expressions, joined, record
 from lazyflow.ops import OPS
+from lazyflow.ops.base import axis_argument, integer
 
 __all__ = [
     "all",
@@ -51,10 +52,6 @@ def _is_list(name: str, x: Any, axis: Any, keepdims: bool) -> bool:
     return True
 
 
-def _axes(axis: Any) -> Any:
-    return tuple(axis) if isinstance(axis, list) else axis
-
-
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     """The sum over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any
     number.
@@ -70,7 +67,7 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
         return again
     if _is_list("sum", x, axis, keepdims):
         return _listed("sum", _sum_list, x)
-    return record(OPS["sum"], (x,), axis=_axes(axis), keepdims=keepdims)
+    return record(OPS["sum"], (x,), axis=axis_argument("sum", axis), keepdims=keepdims)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
@@ -85,14 +82,14 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
         return again
     if _is_list("mean", x, axis, keepdims):
         return _listed("mean", _mean_list, x)
-    return record(OPS["mean"], (x,), axis=_axes(axis), keepdims=keepdims)
+    return record(OPS["mean"], (x,), axis=axis_argument("mean", axis), keepdims=keepdims)
 
 
 def _reduction(name: str, text: str) -> Callable[..., Expr]:
     op = OPS[name]
 
     def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
-        return record(op, (x,), axis=_axes(axis), keepdims=keepdims)
+        return record(op, (x,), axis=axis_argument(name, axis), keepdims=keepdims)
 
     reduce.__name__ = reduce.__qualname__ = name
     reduce.__doc__ = f"""{text} over ``axis`` (all axes by default); ``keepdims`` leaves axes of size one."""
@@ -114,22 +111,26 @@ def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
     >>> lf.argmax(lf.constant([1.0, 5.0, 2.0])).item()
     1
     """
-    return record(OPS["argmax"], (x,), axis=axis, keepdims=keepdims)
+    return record(OPS["argmax"], (x,), axis=axis_argument("argmax", axis), keepdims=keepdims)
 
 
 def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
     """The index of the smallest element along ``axis`` (of the flattened value by default), an int64 expression."""
-    return record(OPS["argmin"], (x,), axis=axis, keepdims=keepdims)
+    return record(OPS["argmin"], (x,), axis=axis_argument("argmin", axis), keepdims=keepdims)
 
 
 def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
     """The variance over ``axis``, divided by n - ``ddof``."""
-    return record(OPS["var"], (x,), axis=_axes(axis), keepdims=keepdims, ddof=ddof)
+    return record(
+        OPS["var"], (x,), axis=axis_argument("var", axis), keepdims=keepdims, ddof=integer("var", "ddof", ddof)
+    )
 
 
 def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
     """The standard deviation over ``axis``; its gradient at 0 is 0."""
-    return record(OPS["std"], (x,), axis=_axes(axis), keepdims=keepdims, ddof=ddof)
+    return record(
+        OPS["std"], (x,), axis=axis_argument("std", axis), keepdims=keepdims, ddof=integer("std", "ddof", ddof)
+    )
 
 
 def norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Expr:
@@ -139,12 +140,12 @@ def norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Ex
     >>> lf.norm(lf.constant([3.0, 4.0])).item()
     5.0
     """
-    return record(OPS["norm"], (x,), ord=ord, axis=_axes(axis), keepdims=keepdims)
+    return record(OPS["norm"], (x,), ord=ord, axis=axis_argument("norm", axis), keepdims=keepdims)
 
 
 def cumsum(x: Any, axis: int | None = None) -> Expr:
     """Running sums along ``axis`` (of the flattened value by default)."""
-    return record(OPS["cumsum"], (x,), axis=axis)
+    return record(OPS["cumsum"], (x,), axis=axis_argument("cumsum", axis))
 
 
 def softmax(x: Any, axis: int = -1) -> Expr:
@@ -154,9 +155,9 @@ def softmax(x: Any, axis: int = -1) -> Expr:
     >>> lf.softmax(lf.constant([0.0, 0.0])).numpy()
     array([0.5, 0.5], dtype=float32)
     """
-    return record(OPS["softmax"], (x,), axis=axis)
+    return record(OPS["softmax"], (x,), axis=axis_argument("softmax", axis))
 
 
 def log_softmax(x: Any, axis: int = -1) -> Expr:
     """``log(softmax(x))`` along ``axis``, without overflow."""
-    return record(OPS["log_softmax"], (x,), axis=axis)
+    return record(OPS["log_softmax"], (x,), axis=axis_argument("log_softmax", axis))

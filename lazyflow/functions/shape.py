@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant, getitem, joined, of_one_type, record, reshape, view_signature
 from lazyflow.ops import OPS
-from lazyflow.ops.base import negative_axis
+from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
+from lazyflow.ops.shape import pads
 from lazyflow.tape import Type, intern_type
 
 __all__ = [
@@ -43,7 +44,7 @@ _stack_again, _stack_rows = joined(OPS["stack_rows"])
 
 
 def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
-    if isinstance(operands, Expr | np.ndarray):
+    if isinstance(operands, Expr | np.ndarray) or not isinstance(operands, Iterable):
         raise TypeError(f"{name} takes a list of expressions, got one {type(operands).__name__}")
     found = [constant(o) for o in operands]
     if not found:
@@ -67,6 +68,7 @@ def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
     """
     if axis == 0 and (again := _concatenate_again(operands)) is not None:
         return again
+    axis = integer("concatenate", "axis", axis)
     found = _joined("concatenate", operands)
     first = found[0].type
     if _alike(found) and first.shape:
@@ -85,6 +87,7 @@ def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
     """
     if axis == 0 and (again := _stack_again(operands)) is not None:
         return again
+    axis = integer("stack", "axis", axis)
     found = _joined("stack", operands)
     first = found[0].type
     if len({e.shape for e in found}) > 1:
@@ -120,8 +123,10 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
 
 
 def _bounds(size: int, sections: int | Sequence[int]) -> list[int]:
-    if not isinstance(sections, int):
-        return [0, *(min(int(i), size) for i in sections), size]
+    if not isinstance(sections, int | np.integer) or isinstance(sections, bool):
+        given = sections if isinstance(sections, Sequence | np.ndarray) else (sections,)
+        return [0, *(min(i, size) for i in integers("split", "sections", given)), size]
+    sections = int(sections)
     if sections < 1 or size % sections:
         raise ShapeError(f"split: an axis of size {size} does not divide into {sections} equal parts")
     return list(range(0, size + 1, size // sections)) if size else [0] * (sections + 1)
@@ -165,12 +170,17 @@ def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
     >>> lf.roll(lf.constant([1.0, 2.0, 3.0]), 1).numpy()
     array([3., 1., 2.], dtype=float32)
     """
-    return record(OPS["roll"], (constant(x),), shift=_hashable(shift), axis=_hashable(axis))
+    return record(
+        OPS["roll"],
+        (constant(x),),
+        shift=integers("roll", "shift", shift),
+        axis=None if axis is None else integers("roll", "axis", axis),
+    )
 
 
 def tile(x: Any, reps: int | Sequence[int]) -> Expr:
     """``x`` repeated as a whole, ``reps`` times along each axis, as ``numpy.tile``."""
-    return record(OPS["tile"], (constant(x),), reps=_hashable(reps))
+    return record(OPS["tile"], (constant(x),), reps=integers("tile", "reps", reps))
 
 
 def tril(x: Any, k: int = 0) -> Expr:
@@ -181,21 +191,18 @@ def tril(x: Any, k: int = 0) -> Expr:
     array([[1., 0.],
            [3., 4.]], dtype=float32)
     """
-    return record(OPS["tril"], (constant(x),), k=int(k))
+    return record(OPS["tril"], (constant(x),), k=integer("tril", "k", k))
 
 
 def triu(x: Any, k: int = 0) -> Expr:
     """The upper triangle of a matrix, zeros below diagonal ``k``."""
-    return record(OPS["triu"], (constant(x),), k=int(k))
+    return record(OPS["triu"], (constant(x),), k=integer("triu", "k", k))
 
 
 def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr:
     """The diagonal of two axes, as the last axis of the result, as ``numpy.diagonal``."""
-    return record(OPS["diagonal"], (constant(x),), offset=int(offset), axis1=int(axis1), axis2=int(axis2))
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
+    given = {"offset": offset, "axis1": axis1, "axis2": axis2}
+    return record(OPS["diagonal"], (constant(x),), **{n: integer("diagonal", n, v) for n, v in given.items()})
 
 
 def ravel(x: Any) -> Expr:
@@ -210,12 +217,17 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Expr:
     >>> lf.transpose(lf.constant([[1.0, 2.0, 3.0]])).shape
     (3, 1)
     """
-    return record(OPS["transpose"], (constant(x),), axes=None if axes is None else tuple(axes))
+    return record(OPS["transpose"], (constant(x),), axes=None if axes is None else integers("transpose", "axes", axes))
 
 
 def swapaxes(x: Any, axis1: int, axis2: int) -> Expr:
     """``x`` with two axes exchanged."""
-    return record(OPS["swapaxes"], (constant(x),), axis1=axis1, axis2=axis2)
+    return record(
+        OPS["swapaxes"],
+        (constant(x),),
+        axis1=integer("swapaxes", "axis1", axis1),
+        axis2=integer("swapaxes", "axis2", axis2),
+    )
 
 
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Expr:
@@ -226,25 +238,23 @@ def expand_dims(x: Any, axis: int | Sequence[int]) -> Expr:
     (2, 1)
     """
     x = constant(x)
-    return reshape(x, OPS["expand_dims"].infer(x.type, axis=axis if isinstance(axis, int) else tuple(axis)).shape)
+    return reshape(x, OPS["expand_dims"].infer(x.type, axis=integers("expand_dims", "axis", axis)).shape)
 
 
 def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` without axes of size one (all of them, or those named); free. Raises `ShapeError` for a longer axis."""
     x = constant(x)
-    return reshape(
-        x, OPS["squeeze"].infer(x.type, axis=axis if axis is None or isinstance(axis, int) else tuple(axis)).shape
-    )
+    return reshape(x, OPS["squeeze"].infer(x.type, axis=axis_argument("squeeze", axis)).shape)
 
 
 def broadcast_to(x: Any, shape: Sequence[int]) -> Expr:
     """``x`` repeated to ``shape`` by NumPy's broadcasting."""
-    return record(OPS["broadcast_to"], (constant(x),), shape=(shape,) if isinstance(shape, int) else tuple(shape))
+    return record(OPS["broadcast_to"], (constant(x),), shape=integers("broadcast_to", "the shape", shape))
 
 
 def flip(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` reversed along ``axis`` (all axes by default)."""
-    return record(OPS["flip"], (constant(x),), axis=axis if axis is None or isinstance(axis, int) else tuple(axis))
+    return record(OPS["flip"], (constant(x),), axis=axis_argument("flip", axis))
 
 
 def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Expr:
@@ -256,8 +266,9 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 
     array([0., 1., 2., 0., 0.], dtype=float32)
     """
     x = constant(x)
-    pairs = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
-    width = tuple((int(a), int(b)) for a, b in pairs)
+    if isinstance(constant_value, Expr) or np.ndim(constant_value) or isinstance(constant_value, str):
+        raise TypeError(f"pad: constant_value must be a number, got {constant_value!r}")
+    width = pads(pad_width, x.ndim)
     return record(OPS["pad"], (x,), pad_width=width, mode=mode, constant_value=constant_value)
 
 
@@ -265,5 +276,8 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Expr:
     """Every element of ``x`` ``repeats`` times along ``axis`` (of the flattened value by default)."""
     x = constant(x)
     return record(
-        OPS["repeat"], (ravel(x) if axis is None else x,), repeats=int(repeats), axis=0 if axis is None else axis
+        OPS["repeat"],
+        (ravel(x) if axis is None else x,),
+        repeats=integer("repeat", "repeats", repeats),
+        axis=0 if axis is None else integer("repeat", "axis", axis),
     )

@@ -15,7 +15,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CheckpointError, DTypeError
-from lazyflow.expr import Expr, Parameter
+from lazyflow.expr import STRUCTURE, Expr, Parameter
 from lazyflow.state import differences, raise_differences
 
 __all__ = ["IncompatibleKeys", "Module"]
@@ -112,9 +112,11 @@ class Module:
                 value = _own_array(value)
             else:
                 self._buffers.discard(name)
+        STRUCTURE[0] += 1
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
+        STRUCTURE[0] += 1
         object.__delattr__(self, name)
         self.__dict__.get("_buffers", set()).discard(name)
 

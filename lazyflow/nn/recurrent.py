@@ -2,8 +2,8 @@
 
 Parameters have the names, the layout and the order of gates of PyTorch, so weights copy over.
 
-The input's product ``W_ih x`` is a node of its own, not joined with the state's: it does not depend on the recurrence,
-so the engine computes it for all steps of all examples in one launch.
+The steps are cells (`lazyflow.cell`): one node each, and the input's product ``W_ih x``, which does not depend on the
+recurrence, is computed for all steps of all examples at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
+from lazyflow.cell import cell
 from lazyflow.expr import Expr, Parameter, constant
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
@@ -104,6 +105,7 @@ class RNNCell(_Cell):
         super().__init__(input_size, hidden_size, bias)
         self.nonlinearity = nonlinearity
 
+    @cell
     def forward(self, x: Any, h: Any = None) -> Expr:
         """The next state."""
         from_x, from_h = self._products(x, self._start() if h is None else h)
@@ -131,6 +133,7 @@ class LSTMCell(_Cell):
 
     gates = 4
 
+    @cell
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> State:
         """The next state ``(h, c)``."""
         h, c = (self._start(), self._start()) if state is None else state
@@ -153,6 +156,7 @@ class GRUCell(_Cell):
 
     gates = 3
 
+    @cell
     def forward(self, x: Any, h: Any = None) -> Expr:
         """The next state."""
         h = self._start() if h is None else h
@@ -245,13 +249,18 @@ class LSTM(Module):
         return found[0] if len(found) == 1 else [concatenate(pair) for pair in zip(*found, strict=True)]
 
     def _run(self, suffix: str, xs: list[Any], start: tuple[Any, Any]) -> tuple[list[Expr], State]:
-        weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
         h, c = start
         hs = []
-        for from_x in [linear(weight_ih, bias_ih, x) for x in xs]:
-            h, c = _lstm_step(self, from_x + linear(weight_hh, bias_hh, h), c)
+        for x in xs:
+            h, c = self._step(suffix, x, h, c)
             hs.append(h)
         return hs, (h, c)
+
+    @cell
+    def _step(self, suffix: str, x: Any, h: Any, c: Any) -> State:
+        """One step of one layer in one direction."""
+        weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
+        return _lstm_step(self, linear(weight_ih, bias_ih, x) + linear(weight_hh, bias_hh, h), c)
 
     def extra_repr(self) -> str:
         layers = "" if self.num_layers == 1 else f", {self.num_layers}"

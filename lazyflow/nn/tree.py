@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.cell import cell
 from lazyflow.expr import Expr
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.functions.reduce import sum as summed
@@ -54,12 +55,14 @@ class BinaryTreeLSTMCell(Module):
         self.inner_gates = Linear(2 * self.hidden_size, 5 * self.hidden_size)
         _raise_biases(self.inner_gates, (0.0, forget_bias, forget_bias, 0.0, 0.0))
 
+    @cell
     def leaf(self, x: Any) -> State:
         """State ``(h, c)``, each (hidden_size,), of a leaf with input ``x`` (input_size,)."""
         i, o, u = split_gates(self, self.leaf_gates(x), 3)
         c = sigmoid(i) * tanh(u)
         return sigmoid(o) * tanh(c), c
 
+    @cell
     def forward(self, left: tuple[Any, Any], right: tuple[Any, Any]) -> State:
         """State ``(h, c)`` of an inner node from those of its children."""
         (hl, cl), (hr, cr) = left, right
@@ -100,6 +103,7 @@ class ChildSumTreeLSTMCell(Module):
         self.forget_gate = Linear(self.hidden_size, self.hidden_size, bias=False)
         _raise_biases(self.input_gates, (0.0, 0.0, 0.0, forget_bias))
 
+    @cell
     def forward(self, x: Any, children: Sequence[tuple[Any, Any]] = ()) -> State:
         """State ``(h, c)``, each (hidden_size,), of a node from its input ``x`` (input_size,) and its children's."""
         i, o, u, f = split_gates(self, self.input_gates(x), 4)

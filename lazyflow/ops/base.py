@@ -126,6 +126,8 @@ def unbroadcast(xp: Any, value: Array, shape: Shape) -> Array:
     """
     if value.shape == shape:
         return value
+    if value.dtype == np.float16:  # their sums stand still at 2048 ones, and a launch has no bound
+        return unbroadcast(xp, value.astype(np.float32), shape).astype(np.float16)
     extra = value.ndim - len(shape)
     if extra > 0:
         value = value.sum(axis=tuple(range(extra)))
@@ -170,8 +172,55 @@ def require_integer(name: str, what: str, operand: Abstract) -> None:
         raise DTypeError(f"{name}: {what} must be an integer, got {operand.dtype}")
 
 
+def integer(name: str, what: str, value: Any) -> int:
+    """``value`` as a Python integer, or a ``TypeError`` that names the operation; nothing is rounded.
+
+    >>> integer("repeat", "repeats", np.int64(2))
+    2
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: {what} must be an integer, got {value!r}")
+    return int(value)
+
+
+def integers(name: str, what: str, value: Any) -> Shape:
+    """``value`` as a tuple of Python integers; one integer counts as a tuple of it.
+
+    >>> integers("tile", "reps", np.array([2, 3])), integers("tile", "reps", 2)
+    ((2, 3), (2,))
+    """
+    parts = value if isinstance(value, Sequence | np.ndarray) and np.shape(value) else (value,)
+    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in parts):
+        raise TypeError(f"{name}: {what} must be an integer or a sequence of them, got {value!r}")
+    return tuple(int(n) for n in parts)
+
+
+def number(name: str, what: str, value: Any) -> float:
+    """``value`` as a Python float, or a ``TypeError`` that names the operation.
+
+    >>> number("elu", "alpha", 1)
+    1.0
+    """
+    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+        raise TypeError(f"{name}: {what} must be a number, got {value!r}")
+    return float(value)
+
+
+def axis_argument(name: str, axis: Any) -> Any:
+    """What a user gave as ``axis``: None, an integer, or a tuple of integers. Raises ``TypeError`` for anything else.
+
+    >>> axis_argument("sum", np.int64(1)), axis_argument("sum", [0, 1])
+    (1, (0, 1))
+    """
+    if axis is None or axis.__class__ is int:
+        return axis
+    found = integers(name, "axis", axis)
+    return found if isinstance(axis, Sequence | np.ndarray) else found[0]
+
+
 def negative_axis(name: str, axis: int, ndim: int) -> int:
     """``axis`` counted from the end, so that it holds under any number of leading batch axes."""
+    axis = integer(name, "axis", axis)
     if not -ndim <= axis < ndim:
         raise ShapeError(
             f"{name}: axis {axis} is out of range for an operand of {ndim} axes (from {-ndim} to {ndim - 1})"
@@ -183,8 +232,7 @@ def negative_axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tup
     """All of ``axis`` counted from the end, sorted and distinct; ``None`` means every axis of the example."""
     if axis is None:
         return tuple(range(-ndim, 0))
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
-    axes = tuple(sorted(negative_axis(name, int(a), ndim) for a in given))
+    axes = tuple(sorted(negative_axis(name, a, ndim) for a in integers(name, "axis", axis)))
     if len(set(axes)) < len(axes):
         raise ShapeError(f"{name}: axis {axis} names an axis twice")
     return axes

@@ -281,6 +281,8 @@ def _outer_shape(a: Abstract, b: Abstract) -> Result:
 
 def _split_subscripts(subscripts: str) -> tuple[str, str, str]:
     """The three groups of letters; without an arrow the result has the letters that occur once, in alphabetic order."""
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: subscripts are a text such as 'ij,jk->ik', got {subscripts!r}")
     inputs, arrow, result = subscripts.replace(" ", "").partition("->")
     left, comma, right = inputs.partition(",")
     if not comma or not all(letter in string.ascii_letters for letter in left + right + result):
@@ -356,7 +358,9 @@ def column_sums(xp: Any, rows: Array) -> Array:
     >>> column_sums(np, np.ones((100, 2)))
     array([100., 100.])
     """
-    if len(rows) < TALL or rows.dtype == HALF:
+    if rows.dtype == HALF:  # a sum in float16 stands still at 2048 ones
+        return rows.sum(0, dtype=np.float32).astype(HALF)
+    if len(rows) < TALL:
         return rows.sum(0)
     return xp.ones(len(rows), rows.dtype) @ rows
 

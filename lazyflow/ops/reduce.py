@@ -291,7 +291,7 @@ LOGSUMEXP = register(Op("logsumexp", partial(_floating_infer, "logsumexp"), _log
 
 def _along_infer(name: str, x: Abstract, axis: int = -1) -> Result:
     require_floating(name, x)
-    found = negative_axis(name, int(axis), len(x.shape))
+    found = negative_axis(name, axis, len(x.shape))
     _require_elements(name, x, (found,))
     return Result(x.shape, x.dtype, {"axis": found})
 
@@ -367,7 +367,7 @@ def _segments(xp: Any, x: Array, counts: Array) -> Array:
     """Sums of consecutive stretches of rows."""
     counts = np.asarray(counts.tolist())
     if (counts == counts[0]).all():
-        return x.reshape((len(counts), -1, *x.shape[1:])).sum(axis=1)
+        return x.reshape((len(counts), int(counts[0]), *x.shape[1:])).sum(axis=1)
     starts = np.cumsum(counts) - counts
     if xp is np:
         return np.add.reduceat(x, starts, axis=0)

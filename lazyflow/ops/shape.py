@@ -22,6 +22,8 @@ from lazyflow.ops.base import (
     Op,
     Result,
     Shape,
+    integer,
+    integers,
     negative_axes,
     negative_axis,
     register,
@@ -51,14 +53,6 @@ def lead(array: Array, ndim: int) -> Shape:
 def along(axis: int, index: Any) -> tuple[Any, ...]:
     """The subscript that is ``index`` at a negative axis and takes all of the others."""
     return (..., index, *(ALL,) * (-axis - 1))
-
-
-def integers(name: str, what: str, value: Any) -> Shape:
-    """``value`` as a tuple of Python integers; one integer counts as a tuple of it."""
-    parts = value if isinstance(value, Sequence) else (value,)
-    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in parts):
-        raise TypeError(f"{name}: {what} must be an integer or a sequence of them, got {value!r}")
-    return tuple(int(n) for n in parts)
 
 
 # Joining: ``concatenate`` takes operands of any sizes; the others take operands of one type as one array.
@@ -582,7 +576,7 @@ broadcast_to = register(Op("broadcast_to", _broadcast_to_shape, _broadcast_to, (
 
 
 def _repeat_shape(x: Abstract, *, repeats: int, axis: int) -> Result:
-    (count,) = integers("repeat", "repeats", int(repeats))
+    count = integer("repeat", "repeats", repeats)
     if count < 0:
         raise ShapeError(f"repeat: repeats must not be negative, got {count}")
     axis = negative_axis("repeat", axis, len(x.shape))
@@ -631,11 +625,11 @@ tile = register(Op("tile", _tile_shape, _tile, (_tile_x,)))
 PADDINGS = ("constant", "edge", "reflect")
 
 
-def _pads(pad_width: Any, ndim: int) -> Pads:
+def pads(pad_width: Any, ndim: int) -> Pads:
     """``pad_width`` as np.pad reads it: one number, one pair, or one pair an axis."""
     try:
         pairs = np.broadcast_to(np.asarray(pad_width), (ndim, 2))
-    except ValueError:
+    except ValueError:  # also of a ragged list
         pairs = None
     if pairs is None or pairs.dtype.kind not in "iu" or (pairs < 0).any():
         raise ShapeError(f"pad: pad_width must be a number, a pair, or {ndim} pairs, none negative; got {pad_width}")
@@ -645,12 +639,12 @@ def _pads(pad_width: Any, ndim: int) -> Pads:
 def _pad_shape(x: Abstract, *, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Result:
     if mode not in PADDINGS:
         raise ValueError(f"pad: mode must be one of {', '.join(PADDINGS)}; got {mode!r}")
-    pads = _pads(pad_width, len(x.shape))
-    if mode != "constant" and any(n == 0 and sum(pair) for n, pair in zip(x.shape, pads, strict=True)):
+    widths = pads(pad_width, len(x.shape))
+    if mode != "constant" and any(n == 0 and sum(pair) for n, pair in zip(x.shape, widths, strict=True)):
         raise ShapeError(f"pad: mode {mode!r} has nothing to repeat along an empty axis of shape {x.shape}")
-    shape = tuple(before + n + after for n, (before, after) in zip(x.shape, pads, strict=True))
+    shape = tuple(before + n + after for n, (before, after) in zip(x.shape, widths, strict=True))
     fill = constant_value if mode == "constant" else None
-    return Result(shape, x.dtype, {"pads": pads, "mode": mode, "fill": fill})
+    return Result(shape, x.dtype, {"pads": widths, "mode": mode, "fill": fill})
 
 
 def _core(pads: Pads, shape: Shape) -> tuple[Any, ...]:

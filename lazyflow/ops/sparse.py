@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow import jit
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import Array, Shape
 
@@ -122,6 +123,8 @@ def scatter_add_rows(xp: Any, target: Array, index: Array, rows: Array) -> None:
     flat = xp is np and target.flags.c_contiguous
     if flat and rows[:1].size <= NARROW:
         _add_elements(target, index, rows)
+    elif flat and rows.ndim == 2 and rows.dtype == target.dtype and jit.is_available():
+        jit.row_copies().add(target.reshape(-1), index * rows.shape[1], rows, 0, rows.shape[1])
     elif is_distinct(index):
         target[xp.asarray(index)] += rows
     elif flat and rows.size <= FEW:
@@ -224,6 +227,14 @@ class RowSparse:
         [[10.0]]
         """
         return RowSparse(self.indices, self.values * factor, self.shape)
+
+    def astype(self, dtype: Any) -> RowSparse:
+        """The same with values of another dtype.
+
+        >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).astype("float32").dtype
+        dtype('float32')
+        """
+        return RowSparse(self.indices, self.values.astype(dtype), self.shape)
 
     def to(self, device: str) -> RowSparse:
         """The same on another device, ``"cpu"`` or ``"cuda:N"``."""

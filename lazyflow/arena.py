@@ -1,0 +1,96 @@
+"""Memory: buffers that are used again, and the arenas that a plan lays its values out in."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow.ops.base import Array, Shape
+from lazyflow.plan import Rows
+
+_numbers = itertools.count()
+
+
+def next_number() -> int:
+    """A number for every arena and run, never given twice."""
+    return next(_numbers)
+
+
+class Pool:
+    """Buffers waiting to be used again: a fresh large array costs a page fault for every 4 KiB that is touched."""
+
+    def __init__(self, limit: int = 1 << 30) -> None:
+        self.limit = limit
+        self.held = 0
+        self.free: dict[Any, list[Array]] = {}
+        self.lock = threading.Lock()
+
+    def take(self, device: str, dtype: np.dtype[Any], size: int) -> Array:
+        """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked."""
+        with self.lock:
+            waiting = self.free.get((device, dtype), [])
+            fitting = [i for i, b in enumerate(waiting) if size <= b.size <= 2 * size + 4096]
+            if fitting:
+                buffer = waiting.pop(min(fitting, key=lambda i: int(waiting[i].size)))
+                self.held -= buffer.nbytes
+                return buffer
+        return devices.array_module(device).empty(size + size // 8 + 16, dtype)
+
+    def give(self, device: str, buffer: Array) -> None:
+        """Hand a buffer back; nobody may read it any more."""
+        with self.lock:
+            waiting = self.free.setdefault((device, buffer.dtype), [])
+            if self.held + buffer.nbytes <= self.limit and len(waiting) < 8:
+                waiting.append(buffer)
+                self.held += buffer.nbytes
+
+
+POOL = Pool()
+
+
+class Arena:
+    """Flat buffers, one for each dtype, that give themselves back to the pool."""
+
+    def __init__(self, device: str, sizes: dict[np.dtype[Any], int]) -> None:
+        self.device = device
+        self.number = next_number()
+        self.buffers = {dtype: POOL.take(device, dtype, size) for dtype, size in sizes.items()}
+        self.tables: dict[Any, Array] = {}
+
+    def __del__(self) -> None:
+        for buffer in self.buffers.values():
+            POOL.give(self.device, buffer)
+
+    def table(self, dtype: np.dtype[Any], width: int) -> Array:
+        """The buffer of ``dtype`` seen as rows of ``width``."""
+        key = dtype, width
+        found = self.tables.get(key)
+        if found is None:
+            buffer = self.buffers[dtype]
+            found = self.tables[key] = buffer[: buffer.size // width * width].reshape(-1, width)
+        return found
+
+    def view(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
+        """Evenly spaced rows as a view: ``(count, *shape)``, or ``shape`` where all nodes share one row."""
+        if rows.pitch == rows.width or rows.count == 1:
+            first = rows.offset
+            return self.buffers[dtype][first : first + rows.count * devices.elements(shape)].reshape(
+                (rows.count, *shape)
+            )
+        if rows.pitch == 0:
+            return self.buffers[dtype][rows.offset : rows.offset + devices.elements(shape)].reshape(shape)
+        return devices.strided(self.buffers[dtype], rows.offset, (rows.count, *shape), rows.pitch)
+
+    def read(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
+        """The values of ``rows``: a view where they are evenly spaced, else gathered."""
+        if rows.index is None:
+            return self.view(dtype, rows, shape)
+        if not devices.elements(shape):  # such rows are one element wide, so that no two nodes lie at one place
+            return devices.array_module(self.device).empty((rows.count, *shape), dtype)
+        if rows.aligned:
+            return devices.take_rows(self.table(dtype, rows.width), rows.index).reshape((rows.count, *shape))
+        return devices.windows(self.buffers[dtype], rows.width)[rows.index].reshape((rows.count, *shape))

@@ -1,0 +1,649 @@
+"""``@lf.cell``: a function of expressions that is recorded as one node.
+
+The body runs once for every combination of operand types and other arguments, on a tape of its own; what it recorded
+there becomes a `Program` (`lazyflow.program`). A call then appends one row to the tape, and one more for each further
+result.
+
+A program is found by what it depends on: the structure of the arguments, the types of the expressions in it, the values
+of all other arguments, the settings, and what the function can see besides: the parameters, modules and plain attributes
+of the object that it is a method of, or of its closure and the globals that it names.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from lazyflow import settings
+from lazyflow.errors import CellError
+from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, type_on
+from lazyflow.expr import _append as append
+from lazyflow.expr import _local_row as local_row
+from lazyflow.graph import Graph, collect
+from lazyflow.ops import OPS
+from lazyflow.ops.base import Array, Op, Result
+from lazyflow.program import Program, program_of
+from lazyflow.tape import (
+    INPUT,
+    NOTHING,
+    Operand,
+    Signature,
+    Tape,
+    Type,
+    by_program,
+    current_tape,
+    leaf_signature,
+    output_signature,
+    recording_on,
+    signature_by_id,
+)
+from lazyflow.trace import NeedsValue, Trace, TracedNumber, check_limit
+
+__all__ = ["cell"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+MOST = 512  # programs that one function keeps; the oldest goes first
+FEW = 4  # ways to call it that are recorded by code made for them
+
+
+class _Leaf:
+    """In a structure: the place of an expression, or of a number."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return self.kind
+
+
+EXPRESSION, NUMBER = _Leaf("expression"), _Leaf("number")
+
+
+class _Flat(NamedTuple):
+    """Arguments taken apart: their structure, hashable, and the expressions and numbers in it."""
+
+    structure: Any
+    expressions: list[Expr]
+    numbers: list[float]
+
+
+def _flatten(value: Any, expressions: list[Expr], numbers: list[float]) -> Any:
+    """The structure of a value: expressions, arrays and numbers are leaves, containers are looked into."""
+    kind = value.__class__
+    if kind is Expr:
+        expressions.append(value)
+        return EXPRESSION
+    if kind is tuple or kind is list:
+        return (kind, *[_flatten(v, expressions, numbers) for v in value])
+    if kind is int or kind is float:
+        numbers.append(value)
+        return kind, NUMBER
+    if kind is dict:
+        return (dict, *[(k, _flatten(v, expressions, numbers)) for k, v in value.items()])
+    if isinstance(value, Parameter):
+        return Parameter, value.type
+    if isinstance(value, np.ndarray):
+        expressions.append(constant(value))
+        return EXPRESSION
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return (kind, *[_flatten(v, expressions, numbers) for v in value])
+    if isinstance(value, np.integer | np.floating):
+        numbers.append(value.item())
+        return kind, NUMBER
+    return (kind, value, _seen_by(value)) if hasattr(value, "named_parameters") else (kind, value)
+
+
+def _rebuilt(structure: Any, expressions: Iterator[Any], numbers: Iterator[Any]) -> Any:
+    """The value of a structure, with these leaves."""
+    if structure is EXPRESSION:
+        return next(expressions)
+    kind, *parts = structure
+    if parts and parts[0] is NUMBER:
+        return next(numbers)
+    if kind is tuple or kind is list:
+        return kind(_rebuilt(p, expressions, numbers) for p in parts)
+    if kind is dict:
+        return {k: _rebuilt(p, expressions, numbers) for k, p in parts}
+    if kind is Parameter:
+        return parts[0].parameter()
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return kind(*(_rebuilt(p, expressions, numbers) for p in parts))
+    return parts[0]
+
+
+@dataclass(frozen=True, eq=False)
+class _Payload:
+    """What fills the payload of a call: ``("number", position)`` of its arguments, ``("seed", k)`` or ``("count", k)`` of
+    its ``k``-th draw."""
+
+    ints: tuple[tuple[str, int], ...]
+    floats: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorder:
+    """How to record a call: its signature, which of the expressions are its operands, its payload, the limits of its
+    indices, the streams it draws from, and the structure of its results."""
+
+    signature: Signature
+    operands: tuple[int, ...]
+    payload: _Payload
+    limits: tuple[tuple[int, int, str], ...]
+    streams: tuple[Any, ...]
+    results: Any
+    parameters: tuple[Type, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is drawn, and all payload are numbers of the arguments."""
+        return not self.streams
+
+    def __call__(self, expressions: Sequence[Expr], numbers: Sequence[float]) -> Any:
+        """Record a call with these leaves of its arguments."""
+        for position, size, name in self.limits:
+            check_limit(name, numbers[position], size)
+        tape = current_tape()
+        rows = [local_row(tape, expressions[k]) for k in self.operands]
+        self._keep(tape)
+        draws = [stream.draw() for stream in self.streams]
+        ints = [_payload_value(entry, numbers, draws) for entry in self.payload.ints]
+        floats = [_payload_value(entry, numbers, draws) for entry in self.payload.floats]
+        first = append(tape, self.signature, rows, ints, floats)
+        found = [first]
+        for signature in self.signature.further:
+            found.append(append(tape, signature, (first.row,)))
+        return _rebuilt(self.results, iter(found), iter(()))
+
+    def _keep(self, tape: Tape) -> None:
+        """The tape keeps alive what its nodes need."""
+        if self.signature not in tape.keep:
+            tape.keep.add(self.signature)
+            tape.keep.update(kind.parameter() for kind in self.parameters if kind.parameter is not None)
+
+
+def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequence[tuple[int, int]]) -> Any:
+    what, which = entry
+    if what == "number":
+        return numbers[which]
+    return draws[which][what == "count"]
+
+
+# Code made for one way to call a cell.
+
+
+class FastPath(NamedTuple):
+    """``record(args)`` records a call like the one it was made from, and returns None for any other. ``valid``: the
+    count of changes of modules, and the settings, that it is good for."""
+
+    recorder: Recorder
+    valid: list[Any]
+    record: Callable[[tuple[Any, ...]], Any]
+
+
+class _Unusual(Exception):
+    """Arguments that no fast path is made for."""
+
+
+class _FastSource:
+    """Prints the code: check that everything is as it was, append the rows, and make the handles of the results."""
+
+    def __init__(self, recorder: Recorder, owner: Any) -> None:
+        self.recorder = recorder
+        self.names: dict[str, Any] = {"new": object.__new__, "Expr": Expr, "current_tape": current_tape}
+        self.lines: list[str] = []
+        self.tests: list[str] = []
+        self.expressions: list[str] = []
+        self.numbers: list[str] = []
+        self.variables = 0
+
+    def variable(self) -> str:
+        self.variables += 1
+        return f"x{self.variables}"
+
+    def constant(self, value: Any) -> str:
+        name = f"k{len(self.names)}"
+        self.names[name] = value
+        return name
+
+    def take_apart(self, name: str, value: Any) -> None:
+        """Tests and unpacking of one argument."""
+        kind = value.__class__
+        if kind is Expr:
+            self.expressions.append(name)
+        elif kind is tuple and value:
+            parts = [self.variable() for _ in value]
+            self.lines.append(f"if {name}.__class__ is not tuple: return None")
+            self.lines.append(f"{', '.join(parts)}, = {name}")
+            for part, v in zip(parts, value, strict=True):
+                self.take_apart(part, v)
+        elif kind is int or kind is float:
+            self.tests.append(f"{name}.__class__ is {kind.__name__}")
+            self.numbers.append(name)
+        elif value is None or kind is bool:
+            self.tests.append(f"{name} is {value!r}")
+        elif kind is str:
+            self.tests.append(f"{name} == {value!r}")
+        else:
+            raise _Unusual
+
+
+def fast_path(
+    recorder: Recorder,
+    args: tuple[Any, ...],
+    watched: Sequence[tuple[str, Any, Any]],
+    options: settings.Settings,
+    owner: Any,
+) -> FastPath | None:
+    """The code for calls like one with ``args``, or None for arguments that are not made of expressions of one tape,
+    numbers and None."""
+    valid = [STRUCTURE[0], options]
+    if not recorder.is_plain or (owner is not None and not hasattr(owner, "named_parameters")):
+        return None
+    try:
+        source = _fast_source(recorder, args, watched, owner, valid)
+    except _Unusual:
+        return None
+    exec(compile("\n".join(source.lines), f"<lazyflow {recorder.signature.op.name}>", "exec"), source.names)
+    return FastPath(recorder, valid, source.names["record"])
+
+
+def _fast_source(
+    recorder: Recorder, args: tuple[Any, ...], watched: Sequence[tuple[str, Any, Any]], owner: Any, valid: list[Any]
+) -> _FastSource:
+    source = _FastSource(recorder, owner)
+    source.names.update(valid=valid, STRUCTURE=STRUCTURE)
+    names = [source.variable() for _ in args]
+    for name, value in zip(names, args, strict=True):
+        if owner is not None and name == names[0]:
+            source.tests.append(f"{source.constant(weakref.ref(owner))}() is {name}")
+        else:
+            source.take_apart(name, value)
+    for text, on, value in watched:
+        source.tests.append(f"{text.format(source.constant(on))} is {source.constant(value)}")
+    head = ["def record(args):", " try:", *(f"  {line}" for line in [f"{', '.join(names)}, = args", *source.lines])]
+    source.lines = [*head, *(f"  {line}" for line in _recording(source)), " except (AttributeError, ValueError, OverflowError):"]
+    source.lines.append("  return None")
+    return source
+
+
+def _recording(source: _FastSource) -> list[str]:
+    recorder, signature = source.recorder, source.recorder.signature
+    chosen = [source.expressions[k] for k in recorder.operands]
+    types = [o.type for o in signature.operands if o.kind == "row"]
+    tape = f"{chosen[0]}.tape" if chosen else "current_tape()"
+    source.tests += [f"{e}.type is {source.constant(kind)}" for e, kind in zip(chosen, types, strict=True)]
+    source.tests += [f"{e}.tape is tape" for e in chosen[1:]]
+    source.tests += [f"0 <= {source.numbers[position]} < {size}" for position, size, _ in recorder.limits]
+    unread = [e for k, e in enumerate(source.expressions) if k not in recorder.operands]
+    if unread:
+        raise _Unusual
+    keep = source.constant(signature)
+    results = [signature, *signature.further]
+    ids = source.constant(array("i", [s.id for s in results]))
+    rows = [f"{e}.row" for e in chosen] + ["row"] * len(signature.further)
+    lines = [f"tape = {tape}"]
+    tests = ["tape.open", f"{keep} in tape.keep", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]", *source.tests]
+    lines.append(f"if not ({' and '.join(tests)}): return None")
+    # Converted first: what does not fit raises before anything is on the tape.
+    ints = [source.numbers[which] for _, which in recorder.payload.ints]
+    floats = [source.numbers[which] for _, which in recorder.payload.floats]
+    lines += [f"if not -0x80000000 <= {name} <= 0x7fffffff: return None" for name in ints]
+    lines += [f"f{k} = float({name})" for k, name in enumerate(floats)]
+    lines += [f"tape.ints.append({name})" for name in ints]
+    lines += [f"tape.floats.append(f{k})" for k in range(len(floats))]
+    lines += ["signatures = tape.signatures", "row = len(signatures)", f"signatures.extend({ids})"]
+    if len(rows) == 1:
+        lines.append(f"tape.operands.append({rows[0]})")
+    elif rows:
+        lines.append(f"tape.operands.extend(({', '.join(rows)}))")
+    for k, s in enumerate(results):
+        lines += [f"e{k} = new(Expr)", f"e{k}.tape = tape", f"e{k}.row = row + {k}" if k else "e0.row = row"]
+        lines.append(f"e{k}.type = {source.constant(s.type)}")
+    lines.append(f"return {_rebuilt_text(source, recorder.results, iter(range(len(results))))}")
+    return lines
+
+
+def _rebuilt_text(source: _FastSource, structure: Any, results: Iterator[int]) -> str:
+    if structure is EXPRESSION:
+        return f"e{next(results)}"
+    kind, *parts = structure
+    if kind is tuple:
+        return f"({''.join(_rebuilt_text(source, p, results) + ', ' for p in parts)})"
+    if kind is list:
+        return f"[{', '.join(_rebuilt_text(source, p, results) for p in parts)}]"
+    if kind is dict:
+        return f"{{{', '.join(f'{source.constant(k)}: {_rebuilt_text(source, p, results)}' for k, p in parts)}}}"
+    if parts and not isinstance(kind, type(None)) and not hasattr(kind, "_fields"):
+        return source.constant(parts[0])
+    raise _Unusual
+
+
+# Tracing.
+
+
+def _traced(
+    function: Callable[..., Any], name: str, flat: _Flat, types: Sequence[Type], static: frozenset[int]
+) -> Recorder | None:
+    """The recorder of one combination of arguments, or None if nothing in it differs from call to call."""
+    tape = Tape(settings.current())
+    tape.trace = trace = Trace(name)
+    with recording_on(tape):
+        signatures = [leaf_signature(INPUT, kind, ints=0) for kind in types]
+        tape.keep.update(signatures)
+        inputs = [append(tape, signature, ()) for signature in signatures]
+        numbers = [
+            value if i in static else TracedNumber(trace, i, value, ("number", i))
+            for i, value in enumerate(flat.numbers)
+        ]
+        args, kwargs = _rebuilt(flat.structure, iter(inputs), iter(numbers))
+        results = function(*args, **kwargs)
+        expressions: list[Expr] = []
+        structure = _flatten_results(name, results, expressions)
+        outputs = _own_nodes(tape, expressions)
+    if not outputs:
+        return None
+    graph = collect(outputs, anew=True)
+    return _recorder(name, graph, tape, trace, outputs, structure)
+
+
+def _flatten_results(name: str, value: Any, expressions: list[Expr]) -> Any:
+    if isinstance(value, Parameter):
+        value = record(OPS["identity"], (value,))
+    if isinstance(value, TracedNumber):
+        value.needed()
+    if value.__class__ is Expr:
+        expressions.append(value)
+        return EXPRESSION
+    if value.__class__ in (tuple, list):
+        return (value.__class__, *[_flatten_results(name, v, expressions) for v in value])
+    if value.__class__ is dict:
+        return (dict, *[(k, _flatten_results(name, v, expressions)) for k, v in value.items()])
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return (value.__class__, *[_flatten_results(name, v, expressions) for v in value])
+    return value.__class__, value
+
+
+def _own_nodes(tape: Tape, expressions: Sequence[Expr]) -> list[Expr]:
+    """The results as nodes of their own: what is an operand, a view, a constant or a result already gets a copy."""
+    seen: set[int] = set()
+    found = []
+    for e in expressions:
+        known = signature_by_id(tape.signatures[e.row]) if e.tape is tape else None
+        if known is None or known.op.name in ("input", "view", "constant") or e.row in seen:
+            e = record(OPS["identity"], (e,))
+        seen.add(e.row)
+        found.append(e)
+    return found
+
+
+def _recorder(
+    name: str, graph: Graph, tape: Tape, trace: Trace, outputs: Sequence[Expr], structure: Any
+) -> Recorder | None:
+    found = program_of(name, graph, tape, trace)
+    if found is None:
+        return None
+    program, operands, ints, floats = found
+    signature = _signature(program, [e.type for e in outputs], len(ints), len(floats))
+    counts = [k for k, entry in enumerate(ints) if entry[0] == "count"]
+    signature.draws = tuple(counts)
+    limits = tuple(dict.fromkeys(trace.limits))
+    return Recorder(
+        signature,
+        operands,
+        _Payload(ints, floats),
+        limits,
+        tuple(trace.streams),
+        structure,
+        program.parameters,
+    )
+
+
+def _signature(program: Program, results: Sequence[Type], ints: int, floats: int) -> Signature:
+    wants = program.wants_gradient()
+    operands = [
+        Operand("row", k, kind, kind.shape, kind.dtype, by_program if ("input", k) in wants else None)
+        for k, kind in enumerate(program.inputs)
+    ]
+    operands += [
+        Operand("shared", 0, kind, kind.shape, kind.dtype, by_program if ("parameter", k) in wants else None)
+        for k, kind in enumerate(program.parameters)
+    ]
+    index, number = np.dtype(np.int64), np.dtype(np.float64)
+    operands += [Operand("int", k, None, (), index, None) for k in range(ints)]
+    operands += [Operand("float", k, None, (), number, None) for k in range(floats)]
+    first, *rest = results
+    signature = Signature(
+        Op(program.name, _no_shape_rule, by_program), tuple(operands), first, NOTHING, len(program.inputs)
+    )
+    signature.cell = program
+    signature.further = tuple(output_signature(first, kind) for kind in rest)
+    return signature
+
+
+def _no_shape_rule(*_: Any, **__: Any) -> Result:
+    raise TypeError("the shapes of a cell's results are found by tracing it")
+
+
+# What a function can see besides its arguments.
+
+
+def _marks(value: Any) -> Any:
+    """What a program depends on of a value that is no argument: itself, or for a parameter its type."""
+    if isinstance(value, Parameter):
+        return value.type
+    if isinstance(value, int | float | str | bool | bytes | type(None)):
+        return value.__class__, value
+    return _Same(value)
+
+
+class _Same:
+    """Equal to another of the very same object, which it keeps alive."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _seen_by(owner: Any) -> tuple[Any, ...]:
+    """The attributes of an object, and of the objects of its own kind that are among them: modules within a module."""
+    found: list[Any] = []
+    stack, seen = [owner], {id(owner)}
+    while stack:
+        some = stack.pop()
+        for name, value in vars(some).items():
+            if name.startswith("__lazyflow"):
+                continue
+            found.append((name, _marks(value) if not hasattr(value, "named_parameters") else id(value)))
+            if hasattr(value, "named_parameters") and id(value) not in seen:
+                seen.add(id(value))
+                stack.append(value)
+    return tuple(found)
+
+
+class _Surroundings:
+    """What a plain function reads from its closure and from the globals that it names: parameters and modules."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.cells = function.__closure__ or ()
+        self.globals = function.__globals__
+        self.names = tuple(function.__code__.co_names)
+
+    def watched(self) -> list[tuple[str, Any, Any]]:
+        """Expressions that give what a body sees, each with an object it is evaluated on and the value now."""
+        found = [("{}.cell_contents", c, c.cell_contents) for c in self.cells if _is_filled(c)]
+        found += [(f"{{}}.get({n!r})", self.globals, self.globals[n]) for n in self.names if n in self.globals]
+        return [(text, on, v) for text, on, v in found if not callable(v) or hasattr(v, "named_parameters")]
+
+    def marks(self) -> tuple[Any, ...]:
+        """Marks of what may change."""
+        found = [c.cell_contents for c in self.cells if _is_filled(c)]
+        found += [self.globals[n] for n in self.names if n in self.globals]
+        return tuple(
+            _seen_by(v) if hasattr(v, "named_parameters") else _marks(v)
+            for v in found
+            if not callable(v) or hasattr(v, "named_parameters")
+        )
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+# The decorator.
+
+
+class _Cell:
+    """What a decorated function does when it is called, and the programs that it has made."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.name = f"cell {function.__qualname__.replace('<locals>.', '')}"
+        self.method = next(iter(inspect.signature(function).parameters), "") == "self"
+        self.surroundings = _Surroundings(function)
+        self.known: dict[Any, Recorder | None] = {}
+        self.of_owner: weakref.WeakKeyDictionary[Any, dict[Any, Recorder | None]] = weakref.WeakKeyDictionary()
+        self.static: dict[Any, frozenset[int]] = {}
+        self.fast: dict[int, list[FastPath]] = {}  # by id of the object whose method it is, 0 for a function
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        options = settings.current()
+        given = args
+        if options.check_finite or current_tape().trace is not None:
+            return self.function(*args, **kwargs)  # inlined: into another cell, or to name the line of a NaN
+        owner, function = None, self.function
+        if self.method:
+            owner, function, args = args[0], functools.partial(self.function, args[0]), args[1:]
+        flat = _Flat(None, [], [])
+        flat = flat._replace(structure=_flatten_arguments(args, kwargs, flat))
+        recorder = self._recorder(owner, function, flat, options)
+        if recorder is None:
+            return function(*args, **kwargs)
+        if not kwargs:
+            self._remember_fast(owner, given, recorder, options)
+        return recorder(flat.expressions, flat.numbers)
+
+    def _remember_fast(self, owner: Any, args: tuple[Any, ...], recorder: Recorder, options: settings.Settings) -> None:
+        """Next time, calls like this one are recorded by code made for them."""
+        number = 0 if owner is None else id(owner)
+        paths = self.fast.setdefault(number, [])
+        for path in paths:
+            if path.recorder is recorder:
+                path.valid[:] = STRUCTURE[0], options
+                return
+        made = fast_path(recorder, args, self.surroundings.watched(), options, owner)
+        if made is not None:
+            if len(paths) >= FEW:
+                del paths[0]
+            paths.append(made)
+            if owner is not None and len(paths) == 1:
+                weakref.finalize(owner, self.fast.pop, number, None)
+
+    def _recorder(
+        self, owner: Any, function: Callable[..., Any], flat: _Flat, options: settings.Settings
+    ) -> Recorder | None:
+        tape = current_tape()
+        types = tuple([type_on(tape, e) for e in flat.expressions])
+        around = self.surroundings.marks() if owner is None else (_seen_by(owner), self.surroundings.marks())
+        key = flat.structure, types, around, options.device, options.dtype, options.grad
+        known = self._memory(owner)
+        static = self.static.get((flat.structure, types), frozenset())
+        whole = (*key, tuple([(i, flat.numbers[i]) for i in sorted(static)]))
+        try:
+            if whole in known:
+                return known[whole]
+        except TypeError:
+            raise TypeError(
+                f"{self.name}: every argument that is no expression must be hashable, for the cell is traced once for "
+                "each of its values; pass tuples, or expressions and arrays"
+            ) from None
+        while True:
+            whole = (*key, tuple([(i, flat.numbers[i]) for i in sorted(static)]))
+            try:
+                found = _traced(function, self.name, flat, types, static)
+                break
+            except NeedsValue as need:
+                static |= {need.position}
+                self.static[flat.structure, types] = static
+        if len(known) >= MOST:
+            del known[next(iter(known))]
+        known[whole] = found
+        return found
+
+    def _memory(self, owner: Any) -> dict[Any, Recorder | None]:
+        if owner is None:
+            return self.known
+        found = self.of_owner.get(owner)
+        if found is None:
+            found = self.of_owner[owner] = {}
+        return found
+
+
+def _flatten_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], flat: _Flat) -> Any:
+    return (
+        tuple,
+        _flatten(args, flat.expressions, flat.numbers),
+        _flatten(kwargs, flat.expressions, flat.numbers),
+    )
+
+
+def cell(function: Function) -> Function:
+    """Record a call of ``function`` as one node, whatever it computes.
+
+    ``function`` takes and returns expressions, nested in tuples, lists and dicts as they may be, and any other arguments.
+    Its body runs once for each combination of shapes, dtypes and other arguments, and is compiled: what needs no gather
+    between its operations, runs without; products that share an operand become one; elementwise operations become one
+    loop; what does not depend on the recurrence runs once for all steps. Results and gradients are those of the function
+    without the decorator.
+
+    Numbers among the arguments may differ from call to call where they are only used as indices or as factors; where
+    their value decides (``range(n)``), the body runs once for each value. Inside, everything can be done that can be
+    done with expressions, except asking for a value: `CellError`. On a method, what counts as argument is also every
+    attribute of the object, and of the modules in it.
+
+    >>> import lazyflow as lf
+    >>> W = lf.Parameter([[0.5, 0.0], [0.0, 0.5]])
+    >>> @lf.cell
+    ... def step(x, h):
+    ...     return lf.tanh(lf.matmul(W, h) + x)
+    >>> h = lf.constant([0.0, 0.0])
+    >>> for x in ([1.0, 2.0], [3.0, 4.0]):
+    ...     h = step(lf.constant(x), h)
+    >>> h.numpy().round(3)
+    array([0.998, 1.   ], dtype=float32)
+    """
+    if not inspect.isfunction(function):
+        raise TypeError(f"lf.cell decorates a function or a method, got a {type(function).__name__}")
+    call = _Cell(function)
+    fast, method = call.fast, call.method
+
+    @functools.wraps(function)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs:
+            for path in fast.get(id(args[0]) if method else 0, ()):
+                found = path.record(args)
+                if found is not None:
+                    return found
+        return call(args, kwargs)
+
+    return recorded  # type: ignore[return-value]

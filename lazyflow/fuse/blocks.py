@@ -1,0 +1,169 @@
+"""Kernels as NumPy calls over blocks of rows that stay in cache: what everybody gets.
+
+Each instruction is one ufunc call that writes into a buffer of its own that is used again when its value is no longer
+needed, so that a kernel allocates nothing and what it reads twice is still in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, TRUTH, Kernel, Value
+from lazyflow.ops.sparse import scatter_add_rows
+
+Array = Any
+
+# Elements of one value in a block: 64 KiB in float32, so that the dozen values of a cell stay in a cache of a megabyte.
+ELEMENTS = 1 << 14
+
+
+def rows_of(buffer: Array, at: Array, width: int) -> Array:
+    """A copy of rows of a flat buffer that begin at the elements ``at``."""
+    if len(at) and width and not (at % width).any():
+        whole = buffer.size // width
+        return devices.take_rows(buffer[: whole * width].reshape(whole, width), at // width)
+    return devices.windows(buffer, width)[at]
+
+
+def add_rows(buffer: Array, at: Array, rows: Array) -> None:
+    """Add rows to those of a flat buffer that begin at the elements ``at``; they may repeat, and may overlap."""
+    width = rows.shape[1]
+    xp = devices.module(rows)
+    if not len(at) or not width:
+        return
+    if not (at % width).any():
+        whole = buffer.size // width
+        scatter_add_rows(xp, buffer[: whole * width].reshape(whole, width), at // width, rows)
+    elif (np.diff(np.unique(at)) >= width).all():
+        scatter_add_rows(xp, devices.windows(buffer, width), at, rows)
+    else:
+        elements = (at[:, None] + np.arange(width)).ravel()
+        scatter_add_rows(xp, buffer.reshape(-1, 1), elements, rows.reshape(-1, 1))
+
+
+def _last_uses(kernel: Kernel) -> list[int]:
+    last = list(range(len(kernel.instructions)))
+    for i, instruction in enumerate(kernel.instructions):
+        for v in instruction.inputs:
+            if isinstance(v, int):
+                last[v] = i
+    for store in kernel.stores:
+        if isinstance(store.value, int):
+            last[store.value] = len(last)
+    return last
+
+
+def _registers(kernel: Kernel) -> tuple[list[int], int]:
+    """A buffer for every value that is computed (-1 for the others), used again when its value is dead; their number.
+
+    An element may be overwritten by the instruction that reads it last, as ufuncs go element by element.
+    """
+    last = _last_uses(kernel)
+    place, free, count = [-1] * len(last), [], 0
+    for i, instruction in enumerate(kernel.instructions):
+        if instruction.name in TRUTH:
+            continue  # truth values are of another dtype: a fresh array
+        for v in dict.fromkeys(instruction.inputs):
+            if isinstance(v, int) and place[v] >= 0 and last[v] == i and instruction.name != "where":
+                free.append(place[v])
+        if instruction.name == "load":
+            continue
+        if free:
+            place[i] = free.pop()
+        else:
+            place[i] = count
+            count += 1
+        if instruction.name == "where":
+            free += [place[v] for v in dict.fromkeys(instruction.inputs) if _dies(v, place, last, i)]
+    return place, count
+
+
+def _dies(v: Value, place: list[int], last: list[int], i: int) -> bool:
+    return isinstance(v, int) and place[v] >= 0 and last[v] == i
+
+
+def compiled(kernel: Kernel) -> Callable[..., None]:
+    """A function of the number of rows and the arguments in order, `ROWS` as buffer and offsets."""
+    place, count = _registers(kernel)
+    step = max(1, ELEMENTS // max(kernel.width, 1))
+
+    def run(n: int, *arrays: Array) -> None:
+        registers = [np.empty((min(step, n), kernel.width), kernel.dtype) for _ in range(count)]
+        for low in range(0, n, step):
+            _run_block(kernel, place, registers, _Arguments(kernel, arrays, low, min(low + step, n)))
+
+    return run
+
+
+class _Arguments:
+    """The arguments of one block of rows."""
+
+    def __init__(self, kernel: Kernel, arrays: tuple[Array, ...], low: int, high: int) -> None:
+        self.width, self.low, self.high = kernel.width, low, high
+        self.arrays: list[Any] = []
+        position = 0
+        for argument in kernel.arguments:
+            if argument.kind == ROWS:
+                self.arrays.append((arrays[position], arrays[position + 1][low:high]))
+                position += 2
+            else:
+                self.arrays.append(arrays[position])
+                position += 1
+        self.described = kernel.arguments
+
+    def columns(self, a: int) -> int:
+        return 1 if self.described[a].columns == 1 else self.width
+
+    def load(self, a: int, shift: int) -> Array:
+        kind, array, width = self.described[a].kind, self.arrays[a], self.columns(a)
+        if kind == ROWS:
+            return rows_of(array[0], array[1] + shift, width)
+        if kind == BLOCK:
+            return array[self.low : self.high, shift : shift + width]
+        if kind == NUMBER:
+            return array[self.low : self.high, None]
+        return array[shift : shift + width]
+
+    def store(self, a: int, shift: int, value: Array, adds: bool) -> None:
+        width = self.columns(a)
+        if width == 1 != self.width:
+            value = np.broadcast_to(value, (self.high - self.low, self.width)).sum(axis=1, keepdims=True)
+        if self.described[a].kind == ROWS:
+            rows = np.broadcast_to(value, (self.high - self.low, width))
+            add_rows(self.arrays[a][0], self.arrays[a][1] + shift, rows)
+            return
+        target = self.arrays[a][self.low : self.high, shift : shift + width]
+        if adds:
+            target += value
+        else:
+            target[...] = value
+
+
+def _run_block(kernel: Kernel, place: list[int], registers: list[Array], arguments: _Arguments) -> None:
+    values: list[Any] = []
+    rows = arguments.high - arguments.low
+    real = kernel.dtype.type
+
+    def value(v: Value) -> Any:
+        return real(v) if isinstance(v, float) else values[v]
+
+    for i, instruction in enumerate(kernel.instructions):
+        if instruction.name == "load":
+            values.append(arguments.load(instruction.argument, instruction.shift))
+            continue
+        inputs = [value(v) for v in instruction.inputs]
+        if place[i] < 0:
+            values.append(getattr(np, instruction.name)(*inputs))
+        elif instruction.name == "where":
+            out = registers[place[i]][:rows]
+            np.copyto(out, inputs[2])
+            np.copyto(out, inputs[1], where=inputs[0] != 0)
+            values.append(out)
+        else:
+            values.append(getattr(np, instruction.name)(*inputs, out=registers[place[i]][:rows]))
+    for store in kernel.stores:
+        arguments.store(store.argument, store.shift, value(store.value), store.adds)

@@ -1,0 +1,184 @@
+"""Kernels as one loop that numba compiles, gathers and row-adds inside.
+
+What makes LLVM turn the loops into vector code, each measured on the gates of a Tree-LSTM (64 x 750 elements, float32:
+28 us against 192 as plain numba, and 95 as NumPy calls with ``out=``):
+
+- ``tanh`` as a rational polynomial, the one of Eigen (13th over 6th degree): scalar calls of the C library do not
+  vectorise. It is off by at most 3e-7 of the value.
+- rows are slices, so that an index is never negative and needs no check;
+- the checks that rows do not overlap stay with each row (see `lazyflow.jit`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from lazyflow import jit
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, TRUTH, Instruction, Kernel, Value
+
+_INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
+_COMPARE = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
+
+_PRELUDE = '''"""Printed by lazyflow; see lazyflow/fuse/compiled.py."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+_real = np.{dtype}
+
+
+@njit(inline="always")
+def _maximum(a, b):
+    return a if a >= b or a != a else b
+
+
+@njit(inline="always")
+def _minimum(a, b):
+    return a if a <= b or a != a else b
+
+
+@njit(inline="always")
+def _sign(x):
+    return _real(1) if x > 0 else _real(-1) if x < 0 else x
+
+
+{tanh}
+'''
+
+_TANH = {
+    "float32": """@njit(inline="always")
+def _tanh(x):
+    z = x if x < _real(7.90531110763549805) else _real(7.90531110763549805)
+    z = z if z > _real(-7.90531110763549805) else _real(-7.90531110763549805)
+    s = z * z
+    p = _real(-2.76076847742355e-16) * s + _real(2.00018790482477e-13)
+    p = p * s + _real(-8.60467152213735e-11)
+    p = p * s + _real(5.12229709037114e-08)
+    p = p * s + _real(1.48572235717979e-05)
+    p = p * s + _real(6.37261928875436e-04)
+    p = p * s + _real(4.89352455891786e-03)
+    q = _real(1.19825839466702e-06) * s + _real(1.18534705686654e-04)
+    q = q * s + _real(2.26843463243900e-03)
+    q = q * s + _real(4.89352518554385e-03)
+    return x if x != x else z * p / q""",
+    "float64": """@njit(inline="always")
+def _tanh(x):
+    return math.tanh(x)""",
+}
+
+
+def _number(value: float) -> str:
+    if value != value:
+        return "_real(np.nan)"
+    return f"_real({value!r})" if abs(value) != float("inf") else f"_real({'-' if value < 0 else ''}np.inf)"
+
+
+def _spell(value: Value) -> str:
+    return _number(value) if isinstance(value, float) else f"v{value}"
+
+
+def _expression(instruction: Instruction) -> str:
+    name, inputs = instruction.name, [_spell(v) for v in instruction.inputs]
+    if name in _INFIX:
+        return f"{inputs[0]} {_INFIX[name]} {inputs[1]}"
+    if name in _COMPARE:
+        return f"_real(1) if {inputs[0]} {_COMPARE[name]} {inputs[1]} else _real(0)"
+    if name in TRUTH:
+        test = {"logical_and": " and ", "logical_or": " or "}
+        whole = test[name].join(f"{i} != 0" for i in inputs) if name in test else f"{inputs[0]} == 0"
+        return f"_real(1) if {whole} else _real(0)"
+    if name == "where":
+        return f"{inputs[1]} if {inputs[0]} != 0 else {inputs[2]}"
+    if name == "negative":
+        return f"-{inputs[0]}"
+    function = {"maximum": "_maximum", "minimum": "_minimum", "sign": "_sign", "tanh": "_tanh", "abs": "abs"}.get(name)
+    spelled = {"arctan": "atan"}.get(name, name)
+    return f"{function}({', '.join(inputs)})" if function else f"_real(math.{spelled}({inputs[0]}))"
+
+
+class _Source:
+    """The text of one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.rows: dict[tuple[int, int], str] = {}
+        self.heads: list[str] = []
+
+    def parameters(self) -> list[str]:
+        names = []
+        for a, argument in enumerate(self.kernel.arguments):
+            names += [f"a{a}", f"at{a}"] if argument.kind == ROWS else [f"a{a}"]
+        return names
+
+    def row(self, a: int, shift: int) -> str:
+        """The variable that holds a row, and whether it has one column."""
+        argument = self.kernel.arguments[a]
+        if argument.kind == NUMBER:
+            return f"a{a}[i]"
+        if (a, shift) not in self.rows:
+            name = f"r{a}_{shift}"
+            end = 1 if argument.columns == 1 else self.kernel.width
+            if argument.kind == ROWS:
+                self.heads.append(f"b{a}_{shift} = at{a}[i] + {shift}")
+                self.heads.append(f"{name} = a{a}[b{a}_{shift} : b{a}_{shift} + {end}]")
+            elif argument.kind == BLOCK:
+                self.heads.append(f"{name} = a{a}[i, {shift} : {shift + end}]")
+            else:
+                self.heads.append(f"{name} = a{a}[{shift} : {shift + end}]")
+            self.rows[a, shift] = name
+        return self.rows[a, shift]
+
+    def element(self, a: int, shift: int) -> str:
+        argument = self.kernel.arguments[a]
+        row = self.row(a, shift)
+        return row if argument.kind == NUMBER else f"{row}[0]" if argument.columns == 1 else f"{row}[j]"
+
+    def text(self) -> str:
+        body = []
+        for i, instruction in enumerate(self.kernel.instructions):
+            loads = instruction.name == "load"
+            right = self.element(instruction.argument, instruction.shift) if loads else _expression(instruction)
+            body.append(f"v{i} = {right}")
+        before, after = [], []
+        for k, store in enumerate(self.kernel.stores):
+            argument = self.kernel.arguments[store.argument]
+            target, value = self.element(store.argument, store.shift), _spell(store.value)
+            if argument.columns == 1 and self.kernel.width > 1:
+                before.append(f"s{k} = _real(0)")
+                body.append(f"s{k} += {value}")
+                after.append(f"{target} {'+=' if store.adds else '='} s{k}")
+            else:
+                body.append(f"{target} {'+=' if store.adds else '='} {value}")
+        lines = [
+            f"def kernel(n, {', '.join(self.parameters())}):",
+            "    for i in range(n):",
+            *(f"        {line}" for line in [*self.heads, *before]),
+            f"        for j in range({self.kernel.width}):",
+            *(f"            {line}" for line in body),
+            *(f"        {line}" for line in after),
+        ]
+        return "\n".join(lines)
+
+
+def source(kernel: Kernel) -> str:
+    """The module's text: what the kernel needs, and the kernel."""
+    name = kernel.dtype.name
+    head = _PRELUDE.format(dtype=name, tanh=_TANH[name])
+    options = "cache=True, boundscheck=False, nogil=True, error_model='numpy', fastmath={'contract', 'nsz', 'arcp'}"
+    return f"{head}\n@njit({options})\n{_Source(kernel).text()}\n"
+
+
+@functools.cache
+def _loaded(text: str) -> Callable[..., None]:
+    return jit.module(text).kernel  # type: ignore[no-any-return]
+
+
+def compiled(kernel: Kernel) -> Callable[..., None]:
+    """A function of the number of rows and the arguments in order, `ROWS` as buffer and offsets.
+
+    Raises ``ImportError`` without numba.
+    """
+    return _loaded(source(kernel))

@@ -1,0 +1,164 @@
+"""What a fused kernel computes for one element: scalar code in static single assignment.
+
+The operations of a `Kernel` come from the formulas of `lazyflow.ops.elementwise`, with equal steps computed once. Around
+them are loads and stores of rows: element ``j`` of row ``i`` is read from, or written to, column ``shift + j`` of an
+argument. A kernel knows nothing of launches; whoever calls it says how many rows there are and where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lazyflow.ops.formula import Constant, Formula, Name
+from lazyflow.ops.formula import Value as FormulaValue
+
+Value = int | float  # an int is the number of an instruction, a float a number
+
+BLOCK, ROWS, VECTOR, NUMBER = "block", "rows", "vector", "number"
+
+CHEAP = frozenset(
+    ("add", "subtract", "multiply", "negative", "abs", "sign", "maximum", "minimum", "where", "equal", "not_equal")
+    + ("less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not")
+)
+# What both printers know; a formula with anything else is not fused.
+FUSABLE = CHEAP | {"divide", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "sinh", "cosh", "arctan"}
+TRUTH = frozenset(
+    ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not")
+)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An array that a kernel reads or writes.
+
+    ``kind``: ``BLOCK`` is a matrix (rows, columns); ``ROWS`` a flat buffer and the element offset of every row;
+    ``VECTOR`` is one row for all; ``NUMBER`` a vector with one number for each row. ``key`` tells the caller what it
+    is; ``columns``: of a row, 1 where one element stands for the whole row.
+    """
+
+    kind: str
+    key: object
+    columns: int
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """``name`` is a ufunc on earlier values, or ``"load"``: of argument ``argument`` at column ``shift``."""
+
+    name: str
+    inputs: tuple[Value, ...] = ()
+    argument: int = -1
+    shift: int = 0
+
+
+@dataclass(frozen=True)
+class Store:
+    """``value`` goes to columns from ``shift`` of an argument: added, or put there. A row of one column gets the sum."""
+
+    argument: int
+    shift: int
+    value: Value
+    adds: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Scalar code for rows of ``width`` elements of ``dtype``."""
+
+    width: int
+    dtype: np.dtype
+    arguments: tuple[Argument, ...]
+    instructions: tuple[Instruction, ...]
+    stores: tuple[Store, ...]
+
+
+@dataclass
+class Builder:
+    """Collects the code of one kernel; equal instructions are one."""
+
+    width: int
+    dtype: np.dtype
+    arguments: dict[object, int] = field(default_factory=dict)
+    described: list[Argument] = field(default_factory=list)
+    instructions: list[Instruction] = field(default_factory=list)
+    known: dict[Instruction, int] = field(default_factory=dict)
+    stores: list[Store] = field(default_factory=list)
+
+    def argument(self, kind: str, key: object, columns: int) -> int:
+        """The number of an argument, which is new or was asked for before."""
+        known = key, columns == 1  # one element may stand for a row in one place and not in another
+        if known not in self.arguments:
+            self.arguments[known] = len(self.described)
+            self.described.append(Argument(kind, key, columns))
+        return self.arguments[known]
+
+    def load(self, kind: str, key: object, shift: int, columns: int) -> Value:
+        """Element ``j`` of a row: column ``shift + j``."""
+        return self.emit(Instruction("load", argument=self.argument(kind, key, columns), shift=shift))
+
+    def emit(self, instruction: Instruction) -> int:
+        """The number of an instruction, an equal one that there is already if possible."""
+        if instruction not in self.known:
+            self.known[instruction] = len(self.instructions)
+            self.instructions.append(instruction)
+        return self.known[instruction]
+
+    def call(self, ufunc: str, *inputs: Value) -> Value:
+        """A ufunc of values; of numbers it is a number."""
+        if all(isinstance(v, float) for v in inputs):
+            return float(getattr(np, ufunc)(*inputs))
+        return self.emit(Instruction(ufunc, inputs))
+
+    def formula(self, formula: Formula, names: Mapping[str, Value]) -> Value:
+        """The code of a formula, with these values for its operands."""
+        steps: list[Value] = []
+
+        def value(v: FormulaValue) -> Value:
+            if isinstance(v, Name):
+                return names[v.name]
+            return float(v.value) if isinstance(v, Constant) else steps[v.step]
+
+        for step in formula.steps:
+            steps.append(self.call(step.ufunc, *(value(v) for v in step.inputs)))
+        return value(formula.result)
+
+    def store(self, kind: str, key: object, shift: int, columns: int, value: Value, *, adds: bool) -> None:
+        """Write a value to columns from ``shift`` on."""
+        self.stores.append(Store(self.argument(kind, key, columns), shift, value, adds))
+
+    def kernel(self) -> Kernel:
+        """The finished kernel, without the instructions that no store needs."""
+        needed = _needed(self.instructions, self.stores)
+        number = {old: new for new, old in enumerate(needed)}
+
+        def renumbered(v: Value) -> Value:
+            return v if isinstance(v, float) else number[v]
+
+        kept = [self.instructions[i] for i in needed]
+        code = tuple(Instruction(i.name, tuple(map(renumbered, i.inputs)), i.argument, i.shift) for i in kept)
+        stores = tuple(Store(s.argument, s.shift, renumbered(s.value), s.adds) for s in self.stores)
+        return Kernel(self.width, self.dtype, tuple(self.described), code, stores)
+
+
+def _needed(instructions: list[Instruction], stores: list[Store]) -> list[int]:
+    wanted = [s.value for s in stores if isinstance(s.value, int)]
+    seen = set(wanted)
+    while wanted:
+        for v in instructions[wanted.pop()].inputs:
+            if isinstance(v, int) and v not in seen:
+                seen.add(v)
+                wanted.append(v)
+    return sorted(seen)
+
+
+def is_fusable(formula: Formula) -> bool:
+    """Whether both printers know all that the formula uses."""
+    return all(step.ufunc in FUSABLE for step in formula.steps)
+
+
+def is_cheap(formula: Formula) -> bool:
+    """Whether computing it again costs less than reading what was kept."""
+    return all(step.ufunc in CHEAP for step in formula.steps)

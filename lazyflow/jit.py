@@ -1,0 +1,93 @@
+"""Loops that numba compiles, where it is installed (extra ``jit``): printed as modules, and kept on disk.
+
+Compiled code is kept next to the printed source, in a folder of the user's cache, by numba itself; a second process loads
+it in milliseconds. ``-hoist-runtime-checks=false``: the checks that rows do not overlap stay with each row. Moved in front
+of the outer loop they would ask whether *any* rows overlap, and the columns of one matrix do: then LLVM runs the loop one
+element at a time, seven times slower.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+@functools.cache
+def is_available() -> bool:
+    """Whether numba is installed (extra ``jit``)."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@functools.cache
+def _prepare_compiler() -> None:
+    import llvmlite.binding as llvm
+
+    llvm.set_option("", "-hoist-runtime-checks=false")
+
+
+def _folder() -> Path:
+    """Where printed kernels are kept, so that numba finds what it compiled of them before."""
+    base = Path.home() / ".cache" / "lazyflow" / "kernels"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        if os.access(base, os.W_OK):
+            return base
+    except (OSError, RuntimeError):
+        pass
+    base = Path(tempfile.gettempdir()) / f"lazyflow-kernels-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    base.mkdir(parents=True, exist_ok=True)
+    return base
+
+
+def module(text: str) -> Any:
+    """The module of a printed source, loaded; numba keeps what it compiles of it. Raises ``ImportError`` without numba."""
+    _prepare_compiler()
+    name = "lazyflow_kernel_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+    path = _folder() / f"{name}.py"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        fresh = path.with_suffix(f".{os.getpid()}.tmp")
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)  # whole or not at all: another process may be reading
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_ROW_COPIES = '''"""Printed by lazyflow; see lazyflow/jit.py."""
+
+from numba import njit
+
+
+@njit(cache=True, boundscheck=False, nogil=True)
+def gather(out, shift, buffer, at, width):
+    for i in range(out.shape[0]):
+        target = out[i, shift : shift + width]
+        row = buffer[at[i] : at[i] + width]
+        for j in range(width):
+            target[j] = row[j]
+
+
+@njit(cache=True, boundscheck=False, nogil=True)
+def add(buffer, at, rows, shift, width):
+    for i in range(rows.shape[0]):
+        target = buffer[at[i] : at[i] + width]
+        row = rows[i, shift : shift + width]
+        for j in range(width):
+            target[j] += row[j]
+'''
+
+
+@functools.cache
+def row_copies() -> Any:
+    """``gather(out, shift, buffer, at, width)`` of rows into columns of a matrix, and ``add(buffer, at, rows, shift,
+    width)`` of columns into rows, which may repeat."""
+    return module(_ROW_COPIES)

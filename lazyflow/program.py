@@ -1,0 +1,855 @@
+"""A cell as data: what its body computes for one call, and how that is cut into steps.
+
+`Program` is the traced body: nodes in a topological order that read inputs, parameters, payload numbers and each other.
+`staged` cuts it into `Stages` for one place in a graph. What needs no input that is computed in the recurrence is
+*hoisted*: it runs once for all rows before the first launch. What no later step of the recurrence reads is *sunk*: it
+runs once after the last. In between runs what is left, launch by launch.
+
+A stage is a list of steps, each for any number of rows:
+
+- `Product`: matrix products with parameters of everything that shares an operand, as ONE product;
+- `Fused`: a chain of elementwise operations as one kernel (`lazyflow.fuse`), biases, slices and gathers inside;
+- `Assemble`: vectors put side by side, operands of products;
+- `Call`: any other operation, by its own kernel and vjps.
+
+The weight gradients of all steps are left to the end, where each is one product over all rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lazyflow.expr import signature_of
+from lazyflow.fuse import blocks
+from lazyflow.fuse import compiled as loops
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Value, is_cheap, is_fusable
+from lazyflow.graph import Graph
+from lazyflow.ops import OPS
+from lazyflow.ops.base import Array, Op, Shape
+from lazyflow.ops.formula import Formula, parse
+from lazyflow.tape import CONSTANT as CONSTANT_NODE
+from lazyflow.tape import INPUT as INPUT_NODE
+from lazyflow.tape import Operand, Signature, Tape, Type, intern_type, signature_by_id
+from lazyflow.trace import Trace
+
+NODE, INPUT, PARAMETER, CONSTANT, INT, FLOAT, STATIC = "node", "input", "parameter", "constant", "int", "float", "static"
+PRODUCT, ASSEMBLE, ELEMENTWISE, CALL = "product", "assemble", "elementwise", "call"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What a node reads: ``size`` elements from ``shift`` on of a node, an input, a parameter or a constant, a payload
+    number of the call, or a number that is part of the program (``STATIC``, in ``value``)."""
+
+    kind: str
+    index: int
+    shift: int
+    shape: Shape
+    dtype: np.dtype[Any]
+    size: int
+    grad: bool = False
+    value: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. ``batch``: it has a value for each call, not one for all. ``formula``: of an elementwise one, with
+    the names of its operands; ``slopes``: their derivatives."""
+
+    kind: str
+    signature: Signature | None
+    reads: tuple[Ref, ...]
+    shape: Shape
+    dtype: np.dtype[Any]
+    size: int
+    batch: bool
+    grad: bool
+    formula: Formula | None = None
+    names: tuple[str, ...] = ()
+    slopes: tuple[Formula | None, ...] = ()
+    column_ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """The body of a cell. ``outputs``: the nodes that are its results, all distinct and with a value for each call."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    outputs: tuple[int, ...]
+    inputs: tuple[Type, ...]
+    parameters: tuple[Type, ...]
+    constants: tuple[Array, ...]
+    known: dict[Any, Stages] = field(default_factory=dict)
+
+    def wants_gradient(self) -> set[tuple[str, int]]:
+        """The inputs and parameters that a gradient flows to, as pairs of ``"input"`` or ``"parameter"`` and a number."""
+        return {(r.kind, r.index) for node in self.nodes if node.grad for r in node.reads if r.grad}
+
+    def staged(self, external: frozenset[int], outside: frozenset[int], grad: bool, fuse: str) -> Stages:
+        """The program cut into stages, where the inputs ``external`` come from outside of the recurrence and the
+        outputs ``outside`` are read there only."""
+        key = external, outside, grad, fuse
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = _Compiler(self, external, outside, grad, fuse).stages()
+        return found
+
+
+Payload = tuple[tuple[str, int], ...]
+
+
+def program_of(
+    name: str, graph: Graph, tape: Tape, trace: Trace
+) -> tuple[Program, tuple[int, ...], Payload, Payload] | None:
+    """The program of a traced body, the numbers of the operands that it reads, and what its payload is filled with.
+
+    None if a result is the same for all calls.
+    """
+    reader = _Reader(graph, tape, trace)
+    nodes, outputs = reader.nodes()
+    if not outputs or not all(nodes[i].batch for i in outputs):
+        return None
+    program = Program(
+        name,
+        tuple(nodes),
+        tuple(outputs),
+        tuple(signature_by_id(tape.signatures[row]).type for row in reader.inputs),
+        tuple(reader.parameters),
+        tuple(reader.constants),
+    )
+    numbers = {row: k for k, row in enumerate(_input_rows(tape))}
+    return program, tuple(numbers[row] for row in reader.inputs), tuple(reader.ints), tuple(reader.floats)
+
+
+def _input_rows(tape: Tape) -> list[int]:
+    return [row for row, s in enumerate(tape.signatures) if signature_by_id(s).op is INPUT_NODE]
+
+
+class _Reader:
+    """Turns the graph of a traced body into nodes."""
+
+    def __init__(self, graph: Graph, tape: Tape, trace: Trace) -> None:
+        self.graph, self.tape, self.trace = graph, tape, trace
+        self.inputs: dict[int, int] = {}  # by row of the tape
+        self.parameters: dict[Type, int] = {}
+        self.constants: list[Array] = []
+        self.ints: dict[tuple[str, int], int] = {}
+        self.floats: dict[tuple[str, int], int] = {}
+        self.found: list[Node] = []
+        self.refs: dict[int, Ref] = {}  # of each node of the graph, as a whole
+
+    def nodes(self) -> tuple[list[Node], list[int]]:
+        """All nodes, and which are the results."""
+        for i in range(len(self.graph)):
+            self.refs[i] = self._read(i, self.graph.signatures[self.graph.signature[i]])
+        return self.found, [self.refs[base].index for base, _ in self.graph.roots]
+
+    def _read(self, i: int, signature: Signature) -> Ref:
+        row, kind = int(self.graph.origin[i]), signature.type
+        if signature.op is INPUT_NODE:
+            index = self.inputs.setdefault(row, len(self.inputs))
+            return Ref(INPUT, index, 0, kind.shape, kind.dtype, kind.size, kind.requires_grad)
+        if signature.op is CONSTANT_NODE:
+            self.constants.append(self.tape.objects[row])
+            return Ref(CONSTANT, len(self.constants) - 1, 0, kind.shape, kind.dtype, kind.size)
+        reads = self._operands(i, signature, row)
+        return self._split_affine(signature, reads) or self._add(signature, reads)
+
+    def _operands(self, i: int, signature: Signature, row: int) -> tuple[Ref, ...]:
+        graph = self.graph
+        start, end = int(graph.starts[i]), int(graph.starts[i + 1])
+        if signature.op.stacked:
+            return tuple(self._row(e, signature.operands[0]) for e in range(start, end))
+        found = []
+        for o in signature.operands:
+            if o.kind == "row":
+                found.append(self._row(start + o.position, o))
+            elif o.kind == "shared":
+                assert o.type is not None
+                index = self.parameters.setdefault(o.type, len(self.parameters))
+                found.append(Ref(PARAMETER, index, 0, o.shape, o.dtype, o.type.size, o.vjp is not None))
+            else:
+                found.append(self._number(i, o, row))
+        return tuple(found)
+
+    def _row(self, edge: int, o: Operand) -> Ref:
+        base, shift = int(self.graph.base[edge]), int(self.graph.shift[edge])
+        whole = self.refs[base]
+        assert o.type is not None
+        return replace(whole, shift=shift, shape=o.shape, size=o.type.size, grad=o.vjp is not None)
+
+    def _number(self, i: int, o: Operand, row: int) -> Ref:
+        column, kind = ("ints", INT) if o.kind == "int" else ("floats", FLOAT)
+        starts = self.graph.int_starts if kind == INT else self.graph.float_starts
+        link = self.trace.links.get((row, column, o.position))
+        if link is not None:
+            known = self.ints if kind == INT else self.floats
+            return Ref(kind, known.setdefault(link.payload, len(known)), 0, o.shape, o.dtype, 1)
+        value = getattr(self.graph, column)[starts[i] + o.position]
+        number: Any = np.asarray(value, np.int64) if kind == INT else float(value)
+        return Ref(STATIC, -1, 0, o.shape, o.dtype, 1, value=number)
+
+    def _split_affine(self, signature: Signature, reads: tuple[Ref, ...]) -> Ref | None:
+        """``W x + b`` with a parameter ``W`` and a vector ``x`` as a product and a sum, which fuses with what follows."""
+        name = signature.op.name
+        if name == "affine":
+            weight, bias, x = reads
+        elif name == "matmul":
+            (weight, x), bias = reads, None
+        else:
+            return None
+        vectors = x.dtype == weight.dtype == signature.type.dtype and len(x.shape) == 1 and len(weight.shape) == 2
+        if not vectors or x.dtype.kind != "f" or x.dtype.itemsize < 4 or weight.kind != PARAMETER:
+            return None
+        if not is_batched(x, self.found) or (bias is not None and (is_batched(bias, self.found) or bias.dtype != x.dtype)):
+            return None
+        kind = signature.type
+        product = Node(PRODUCT, None, (weight, x), kind.shape, kind.dtype, kind.size, True, weight.grad or x.grad)
+        self.found.append(product)
+        whole = Ref(NODE, len(self.found) - 1, 0, kind.shape, kind.dtype, kind.size, product.grad)
+        if bias is None:
+            return whole
+        bias_kind = intern_type(bias.shape, bias.dtype, kind.device, bias.grad)
+        product_kind = intern_type(kind.shape, kind.dtype, kind.device, product.grad)
+        return self._add(signature_of(OPS["add"], (product_kind, bias_kind), {}), (whole, bias))
+
+    def _add(self, signature: Signature, reads: tuple[Ref, ...]) -> Ref:
+        kind = signature.type
+        batch = any(is_batched(ref, self.found) for ref in reads)
+        known = elementwise_formulas(signature.op) if signature.op.elementwise else None
+        shape = kind.shape, kind.dtype, kind.size, batch, signature.differentiable
+        if known is not None:
+            node = Node(ELEMENTWISE, signature, reads, *shape, known[0], known[0].operands, known[1])
+        elif self._assembles(signature, reads):
+            ends = tuple(itertools.accumulate((ref.size for ref in reads), initial=0))
+            node = Node(ASSEMBLE, signature, reads, *shape, column_ends=ends)
+        else:
+            node = Node(CALL, signature, reads, *shape)
+        self.found.append(node)
+        return Ref(NODE, len(self.found) - 1, 0, *shape[:3], signature.differentiable)
+
+    def _assembles(self, signature: Signature, reads: Sequence[Ref]) -> bool:
+        """Whether a value is its operands' elements in order."""
+        vectors = signature.op.name == "concatenate" and len(signature.type.shape) == 1
+        in_order = vectors or (signature.op.stacked and signature.op.gathers)
+        return in_order and all(ref.dtype == signature.type.dtype and is_batched(ref, self.found) for ref in reads)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of a value lie: in columns from ``column`` on of a slab."""
+
+    slab: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Slab:
+    """A matrix with a row for each call."""
+
+    columns: int
+    dtype: np.dtype[Any]
+    stage: int
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Rows of ``x`` times the weights ``parameters``, into neighbouring columns of one slab."""
+
+    x: Ref
+    parameters: tuple[Ref, ...]
+    place: Place
+    columns: int
+    grad: bool
+    x_grad: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Assemble:
+    """Vectors side by side in a slab: one for each ref, at the columns ``at``."""
+
+    parts: tuple[Ref, ...]
+    at: tuple[int, ...]
+    place: Place
+    columns: int
+    grad: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """Kernels of a group of elementwise nodes, forward and (if it has a gradient) backward."""
+
+    forward: Kernel
+    backward: Kernel | None
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operation by its own kernel. ``node`` is its number."""
+
+    node: int
+
+
+Step = Product | Assemble | Fused | Call
+
+
+@dataclass(frozen=True)
+class ColumnSum:
+    """The gradient of a shared vector: the sum over all rows of columns of a slab of cotangents."""
+
+    ref: Ref
+    place: Place
+
+
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """A program cut into steps: ``steps[0]`` hoisted, ``steps[1]`` for each launch, ``steps[2]`` sunk.
+
+    ``stage`` says in which of them a node is computed, ``places`` where the nodes lie that later steps read; outputs lie in the arena. ``slabs`` hold values, and of
+    those in ``zeroed`` get cotangents from several steps, or not in all columns. ``sums`` are the gradients of biases and
+    the like; ``shared`` are the nodes that have one value for all calls; ``weights`` remembers how they are laid out.
+    """
+
+    program: Program
+    fuse: str
+    steps: tuple[tuple[Step, ...], ...]
+    stage: tuple[int, ...]
+    places: Mapping[int, Place]
+    slabs: tuple[Slab, ...]
+    zeroed: frozenset[int]
+    sums: tuple[ColumnSum, ...]
+    shared: tuple[int, ...]
+    weights: dict[int, Any] = field(default_factory=dict)
+
+    @cached_property
+    def output_of(self) -> Mapping[int, int]:
+        """Which output a node is."""
+        return {node: k for k, node in enumerate(self.program.outputs)}
+
+
+def is_batched(ref: Ref, nodes: Sequence[Node]) -> bool:
+    """Whether a ref has a value for each call."""
+    return ref.kind in (INPUT, INT, FLOAT) or (ref.kind == NODE and nodes[ref.index].batch)
+
+
+def elementwise_formulas(op: Op) -> tuple[Formula, tuple[Formula | None, ...]] | None:
+    """The formula of an elementwise operation and its derivatives, or None if no printer knows all of them."""
+    if not op.formula:
+        return None
+    forward = parse(op.formula["y"])
+    slopes = tuple(parse(op.formula[name]) if name in op.formula else None for name in forward.operands)
+    known = all(is_fusable(f) for f in (forward, *slopes) if f is not None)
+    return (forward, slopes) if known else None
+
+
+HOISTED, MAIN, SUNK = range(3)
+
+
+class _Compiler:
+    """Cuts one program into stages; see `Program.staged`."""
+
+    def __init__(
+        self, program: Program, external: frozenset[int], outside: frozenset[int], grad: bool, fuse: str
+    ) -> None:
+        self.program, self.nodes, self.fuse, self.grad = program, program.nodes, fuse, grad
+        self.output_of = {node: k for k, node in enumerate(program.outputs)}
+        self.readers: list[list[tuple[int, Ref]]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for ref in node.reads:
+                if ref.kind == NODE:
+                    self.readers[ref.index].append((i, ref))
+        self.fused = [self._is_fused(node) for node in self.nodes]
+        self.virtual = self._virtual()
+        self.stage = self._stages(external, outside)
+        self.level = self._levels()
+        self.slabs: list[Slab] = []
+        self.places: dict[int, Place] = {}
+
+    # Which nodes go together.
+
+    def _is_fused(self, node: Node) -> bool:
+        if self.fuse == "off" or node.kind != ELEMENTWISE or not node.batch or node.formula is None:
+            return False
+        if node.dtype.name not in ("float32", "float64"):
+            return False
+        return all(self._fits(ref, node) for ref in node.reads)
+
+    def _fits(self, ref: Ref, node: Node) -> bool:
+        if ref.kind in (STATIC, FLOAT):
+            return True
+        return ref.dtype == node.dtype and ref.size in (1, node.size) and ref.size > 0
+
+    def _virtual(self) -> list[bool]:
+        """Nodes of which only parts are read, such as the sum that is cut into gates: computed where a part is read."""
+        virtual = [False] * len(self.nodes)
+        for i in range(len(self.nodes) - 1, -1, -1):
+            if self.fused[i] and i not in self.output_of and self.readers[i]:
+                virtual[i] = all(
+                    self.fused[user] and ref.size == self._width(user) and (virtual[user] or ref.size < self.nodes[i].size)
+                    for user, ref in self.readers[i]
+                )
+        return virtual
+
+    def _width(self, node: int) -> int:
+        return self.nodes[node].size
+
+    def _stages(self, external: frozenset[int], outside: frozenset[int]) -> list[int]:
+        n = len(self.nodes)
+        inputs = frozenset(range(len(self.program.inputs)))
+        stage = [MAIN] * n
+        if external < inputs and external:
+            early = [False] * n
+            for i, node in enumerate(self.nodes):
+                early[i] = node.batch and all(
+                    ref.index in external if ref.kind == INPUT else not is_batched(ref, self.nodes) or ref.kind != NODE
+                    or early[ref.index]
+                    for ref in node.reads
+                )  # fmt: skip
+            hoisted = self._ancestors(i for i in range(n) if early[i] and not self.fused[i])
+            for i in hoisted:
+                if self.nodes[i].batch and not (self.virtual[i] and not self._read_by(i, hoisted)):
+                    stage[i] = HOISTED
+        inner = [node for node, k in self.output_of.items() if k not in outside]
+        if inner and outside:
+            needed = self._ancestors(inner)
+            sunk: set[int] = set()
+            for i, node in enumerate(self.nodes):
+                late = any(ref.kind == NODE and ref.index in sunk for ref in node.reads)
+                if i not in needed and node.batch and stage[i] == MAIN and (late or not self.fused[i]):
+                    sunk.add(i)
+            for i in sunk:
+                stage[i] = SUNK
+        return stage
+
+    def _read_by(self, i: int, nodes: set[int]) -> bool:
+        return any(user in nodes for user, _ in self.readers[i])
+
+    def _ancestors(self, nodes: Any) -> set[int]:
+        found: set[int] = set()
+        stack = list(nodes)
+        while stack:
+            i = stack.pop()
+            if i not in found:
+                found.add(i)
+                stack.extend(ref.index for ref in self.nodes[i].reads if ref.kind == NODE)
+        return found
+
+    def _levels(self) -> list[int]:
+        """How many steps stand before each node; fused nodes of one level, size and stage are one kernel."""
+        level = [0] * len(self.nodes)
+        for i, node in enumerate(self.nodes):
+            below = 0
+            for ref in node.reads:
+                if ref.kind == NODE and self.nodes[ref.index].batch:
+                    joins = self.fused[i] and self.fused[ref.index] and not self.virtual[i] and self._joins(i, ref)
+                    below = max(below, level[ref.index] + (not joins and not self.virtual[ref.index]))
+            level[i] = below
+        return level
+
+    def _joins(self, user: int, ref: Ref) -> bool:
+        """Whether a fused node may stand in one kernel with what it reads."""
+        whole = ref.size == self.nodes[ref.index].size == self._width(user)
+        same = self.stage[ref.index] == self.stage[user] and self.nodes[ref.index].dtype == self.nodes[user].dtype
+        return whole and same
+
+    # Cutting into steps.
+
+    def stages(self) -> Stages:
+        batched = [i for i, node in enumerate(self.nodes) if node.batch and not self.virtual[i]]
+        groups: dict[Any, list[int]] = {}
+        for i in batched:
+            groups.setdefault(self._group(i), []).append(i)
+        order = sorted(groups, key=lambda key: (key[0], key[1], min(groups[key])))
+        self._place_all(order, groups)
+        self.steps: list[tuple[int, Any]] = []
+        self.exact: frozenset[int] = frozenset()
+        placed = len(self.slabs)
+        self._build(order, groups)
+        self.exact = self._exact(placed)
+        del self.slabs[placed:]
+        self._build(order, groups)
+        self.exact |= {sum_.place.slab for sum_ in self.sums if sum_.place.slab >= placed}
+        steps = tuple(tuple(s for stage, s in self.steps if stage == which) for which in range(3))
+        return Stages(
+            self.program,
+            self.fuse,
+            steps,
+            tuple(self.stage),
+            self.places,
+            tuple(self.slabs),
+            frozenset(range(len(self.slabs))) - self.exact,
+            tuple(self.sums),
+            tuple(i for i, node in enumerate(self.nodes) if not node.batch),
+        )
+
+    def _group(self, i: int) -> tuple[Any, ...]:
+        node = self.nodes[i]
+        head = (self.stage[i], self.level[i])
+        if self.fused[i]:
+            return (*head, "fused", node.size, node.dtype.name)
+        if node.kind == PRODUCT:
+            x = node.reads[1]
+            return (*head, PRODUCT, x.kind, x.index, x.shift, x.size)
+        return (*head, "one", i)
+
+    def _place_all(self, order: Sequence[Any], groups: Mapping[Any, list[int]]) -> None:
+        for key in order:
+            members = groups[key]
+            if key[2] == PRODUCT:
+                slab, column = len(self.slabs), 0
+                for i in members:
+                    if i in self.output_of:
+                        continue
+                    self.places[i] = Place(slab, column)
+                    column += self.nodes[i].size
+                if column:
+                    self.slabs.append(Slab(column, self.nodes[members[0]].dtype, key[0]))
+            else:
+                for i in members:
+                    if i not in self.output_of and (key[2] != "fused" or self._is_read_elsewhere(i, members)):
+                        self.places[i] = self._slab(self.nodes[i].size, self.nodes[i].dtype, key[0])
+
+    def _slab(self, columns: int, dtype: Any, stage: int) -> Place:
+        self.slabs.append(Slab(columns, dtype, stage))
+        return Place(len(self.slabs) - 1, 0)
+
+    def _is_read_elsewhere(self, i: int, members: Sequence[int]) -> bool:
+        inside = set(members)
+        stack, seen = [user for user, _ in self.readers[i]], set()
+        whole = all(ref.size == self.nodes[i].size for user, ref in self.readers[i] if user in inside)
+        while stack:
+            user = stack.pop()
+            if user in seen:
+                continue
+            seen.add(user)
+            if self.virtual[user]:
+                stack.extend(u for u, _ in self.readers[user])
+            elif user not in inside:
+                return True
+        return not whole
+
+    def _build(self, order: Sequence[Any], groups: Mapping[Any, list[int]]) -> None:
+        self.steps = []
+        self.sums: list[ColumnSum] = []
+        self.written: dict[int, list[tuple[int, int]]] = {}
+        self.saved_places: dict[Any, Place] = {}
+        for key in order:
+            members = groups[key]
+            if key[2] == "fused":
+                self.steps.append((key[0], _Fuser(self, members).fused()))
+            elif key[2] == PRODUCT:
+                self.steps.extend((key[0], step) for step in self._products(members))
+            elif self.nodes[members[0]].kind == ASSEMBLE:
+                self.steps.append((key[0], self._assemble(members[0])))
+            else:
+                self._contributes_all(self.nodes[members[0]])
+                self.steps.append((key[0], Call(members[0])))
+
+    def _products(self, members: Sequence[int]) -> Iterator[Step]:
+        merged = [i for i in members if i not in self.output_of]
+        for part in ([merged] if merged else []) + [[i] for i in members if i in self.output_of]:
+            nodes = [self.nodes[i] for i in part]
+            x = nodes[0].reads[1]
+            grad = self.grad and any(node.grad for node in nodes)
+            if grad and x.grad:
+                self.contributes(x)
+            place = self.places.get(part[0], Place(-1 - self.output_of.get(part[0], 0), 0))
+            weights = tuple(node.reads[0] for node in nodes)
+            yield Product(x, weights, place, sum(node.size for node in nodes), grad, grad and x.grad)
+
+    def _assemble(self, i: int) -> Assemble:
+        node = self.nodes[i]
+        self._contributes_all(node)
+        place = self.places.get(i, Place(-1 - self.output_of.get(i, 0), 0))
+        return Assemble(node.reads, node.column_ends[:-1], place, node.size, self.grad and node.grad)
+
+    def _contributes_all(self, node: Node) -> None:
+        if self.grad and node.grad:
+            for ref in node.reads:
+                if ref.grad:
+                    self.contributes(ref)
+
+    def contributes(self, ref: Ref) -> None:
+        """Note that a step adds to the cotangents of what ``ref`` reads."""
+        if ref.kind == NODE and ref.index in self.places:
+            place = self.places[ref.index]
+            spans = self.written.setdefault(place.slab, [])
+            spans.append((place.column + ref.shift, ref.size))
+
+    def _exact(self, placed: int) -> frozenset[int]:
+        """Slabs of whose cotangents every column is written by one step, once: nothing needs to be zero before."""
+        found = set()
+        for slab, spans in self.written.items():
+            ends, complete = 0, True
+            for start, size in sorted(spans):
+                complete &= start == ends
+                ends = start + size
+            if slab < placed and complete and ends == self.slabs[slab].columns:
+                found.add(slab)
+        return frozenset(s for s in found if not self._has_calls(s))
+
+    def _has_calls(self, slab: int) -> bool:
+        """Whether an operation of its own adds to the slab: these always add."""
+        readers = [user for i, place in self.places.items() if place.slab == slab for user, _ in self.readers[i]]
+        return any(not self.fused[user] and self.nodes[user].kind != PRODUCT for user in readers)
+
+
+class _Fuser:
+    """Prints the two kernels of one group of fused nodes."""
+
+    def __init__(self, compiler: _Compiler, members: Sequence[int]) -> None:
+        self.c, self.nodes, self.members = compiler, compiler.nodes, set(members)
+        self.width, self.dtype = self.nodes[members[0]].size, self.nodes[members[0]].dtype
+        self.stage = compiler.stage[members[0]]
+        self.order = sorted(members)
+
+    def fused(self) -> Fused:
+        grad = self.c.grad and any(self.nodes[i].grad for i in self.members)
+        backward, keep = self._backward() if grad else (None, {})
+        return Fused(self._forward(keep), backward)
+
+    # Forward.
+
+    def _forward(self, keep: Mapping[tuple[int, int], Place]) -> Kernel:
+        self.b = Builder(self.width, self.dtype)
+        self.values: dict[tuple[int, int], Value] = {}
+        for i in self.order:
+            value = self.value(Ref(NODE, i, 0, self.nodes[i].shape, self.dtype, self.width))
+            if i in self.c.output_of:
+                self.b.store(BLOCK, ("output", self.c.output_of[i]), 0, self.width, value, adds=False)
+            elif i in self.c.places:
+                self._store(self.c.places[i], value)
+        for (i, shift), place in keep.items():
+            self._store(place, self.values[i, shift])
+        return self.b.kernel()
+
+    def _store(self, place: Place, value: Value) -> None:
+        self.b.store(BLOCK, ("slab", place.slab), place.column, self.width, value, adds=False)
+
+    def value(self, ref: Ref) -> Value:
+        """The code of an operand in the forward kernel."""
+        if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
+            key = ref.index, ref.shift
+            if key not in self.values:
+                node = self.nodes[ref.index]
+                operands = [self.value(_shifted(r, ref.shift, node, self.width)) for r in node.reads]
+                assert node.formula is not None
+                self.values[key] = self.b.formula(node.formula, dict(zip(node.names, operands, strict=True)))
+            return self.values[key]
+        return self.load(ref)
+
+    def load(self, ref: Ref) -> Value:
+        """The code that loads what lies in memory."""
+        if ref.kind == STATIC:
+            return float(ref.value)
+        if ref.kind in (INT, FLOAT):
+            return self.b.load(NUMBER, (ref.kind, ref.index), 0, 1)
+        if ref.kind == INPUT:
+            return self.b.load(ROWS, ("input", ref.index), ref.shift, ref.size)
+        if ref.kind in (PARAMETER, CONSTANT) or not self.nodes[ref.index].batch:
+            return self.b.load(VECTOR, (ref.kind, ref.index), ref.shift, ref.size)
+        if ref.index in self.c.output_of:
+            return self.b.load(BLOCK, ("output", self.c.output_of[ref.index]), ref.shift, ref.size)
+        place = self.c.places[ref.index]
+        return self.b.load(BLOCK, ("slab", place.slab), place.column + ref.shift, ref.size)
+
+    # Backward.
+
+    def _backward(self) -> tuple[Kernel, dict[tuple[int, int], Place]]:
+        self.b = Builder(self.width, self.dtype)
+        self.kept: dict[tuple[int, int], Place] = {}
+        self.recomputed: dict[tuple[int, int], Value] = {}
+        cotangents: dict[tuple[int, int], Value] = {}
+        self.incoming: dict[Ref, Value] = {}
+        queue: list[tuple[int, int]] = []
+        for i in self.order:
+            if self.nodes[i].grad:
+                found = self._cotangent(i)
+                if found is not None:
+                    cotangents[i, 0] = found
+                heapq.heappush(queue, (-i, 0))
+        while queue:
+            negative, shift = heapq.heappop(queue)
+            key = -negative, shift
+            if key in cotangents:
+                for ref, cotangent in self._pulled_back(key, cotangents[key]):
+                    self._hand_on(ref, cotangent, cotangents, queue)
+        for ref, value in self.incoming.items():
+            self._add_to(ref, value)
+        return self._with_sums(), self.kept
+
+    def _cotangent(self, i: int) -> Value | None:
+        """The cotangent that other steps have left for a node."""
+        if i in self.c.output_of:
+            return self.b.load(BLOCK, ("output cotangent", self.c.output_of[i]), 0, self.width)
+        if i in self.c.places:
+            place = self.c.places[i]
+            return self.b.load(BLOCK, ("cotangent", place.slab), place.column, self.width)
+        return None
+
+    def _pulled_back(self, key: tuple[int, int], g: Value) -> Iterator[tuple[Ref, Value]]:
+        i, shift = key
+        node = self.nodes[i]
+        for ref, slope in zip(node.reads, node.slopes, strict=True):
+            if ref.grad and slope is not None:
+                names: dict[str, Value] = {"g": g}
+                for name in slope.operands:
+                    if name == "y":
+                        names["y"] = self.known(i, shift)
+                    elif name != "g":
+                        operand = node.reads[node.names.index(name)]
+                        names[name] = self.known_ref(_shifted(operand, shift, node, self.width))
+                yield _shifted(ref, shift, node, self.width), self.b.formula(slope, names)
+
+    def _hand_on(
+        self,
+        ref: Ref,
+        cotangent: Value,
+        cotangents: dict[tuple[int, int], Value],
+        queue: list[tuple[int, int]],
+    ) -> None:
+        if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
+            key = ref.index, ref.shift
+            if key in cotangents:
+                cotangents[key] = self.b.call("add", cotangents[key], cotangent)
+            else:
+                cotangents[key] = cotangent
+                if self.c.virtual[ref.index]:
+                    heapq.heappush(queue, (-ref.index, ref.shift))
+        else:
+            before = self.incoming.get(ref)
+            self.incoming[ref] = cotangent if before is None else self.b.call("add", before, cotangent)
+
+    def _add_to(self, ref: Ref, value: Value) -> None:
+        """Store a cotangent of what lies in memory; those of shared vectors are summed in the end."""
+        if ref.kind == INPUT:
+            self.b.store(ROWS, ("input cotangent", ref.index), ref.shift, ref.size, value, adds=True)
+        elif ref.kind == NODE and self.nodes[ref.index].batch:
+            if ref.index in self.c.output_of:
+                key: Any = ("output cotangent", self.c.output_of[ref.index])
+                self.b.store(BLOCK, key, ref.shift, ref.size, value, adds=True)
+            else:
+                place = self.c.places[ref.index]
+                self.c.contributes(ref)
+                adds = place.slab not in self.c.exact
+                self.b.store(BLOCK, ("cotangent", place.slab), place.column + ref.shift, ref.size, value, adds=adds)
+
+    def _with_sums(self) -> Kernel:
+        """The kernel, with the columns whose sums are gradients of shared vectors: where they are stored anyway, or in
+        slabs of their own."""
+        whole = {
+            s.value: Place(self.b.described[s.argument].key[1], s.shift)  # type: ignore[index]
+            for s in self.b.stores
+            if self.b.described[s.argument].key[0] == "cotangent" and not s.adds  # type: ignore[index]
+        }
+        for ref, value in self.incoming.items():
+            if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
+                place = whole.get(value) if ref.size == self.width else None
+                if place is None:
+                    key = ("sum", tuple(self.order), ref)
+                    if key not in self.c.saved_places:
+                        self.c.saved_places[key] = self.c._slab(ref.size, self.dtype, self.stage)
+                    place = self.c.saved_places[key]
+                    self.b.store(BLOCK, ("cotangent", place.slab), 0, ref.size, value, adds=False)
+                self.c.sums.append(ColumnSum(ref, place))
+        return self.b.kernel()
+
+    def known_ref(self, ref: Ref) -> Value:
+        """The code of an operand in the backward kernel."""
+        if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
+            return self.known(ref.index, ref.shift)
+        return self.load(ref)
+
+    def known(self, i: int, shift: int) -> Value:
+        """The value of a fused node in backward: where it lies, or was kept, or computed again where that is cheap."""
+        node = self.nodes[i]
+        if i in self.c.output_of or i in self.c.places:
+            return self.load(Ref(NODE, i, shift, node.shape, self.dtype, self.width))
+        assert node.formula is not None
+        key = i, shift
+        if key not in self.recomputed:
+            if is_cheap(node.formula):
+                operands = [self.known_ref(_shifted(r, shift, node, self.width)) for r in node.reads]
+                self.recomputed[key] = self.b.formula(node.formula, dict(zip(node.names, operands, strict=True)))
+            else:
+                self.kept[key] = place = self._keep(key)
+                self.recomputed[key] = self.b.load(BLOCK, ("slab", place.slab), place.column, self.width)
+        return self.recomputed[key]
+
+    def _keep(self, key: tuple[int, int]) -> Place:
+        """Where to keep a value: in the columns of a product that nobody reads once this kernel is through."""
+        known = self.c.saved_places
+        if key not in known:
+            place = self._free_columns()
+            known[key] = place if place is not None else self.c._slab(self.width, self.dtype, self.stage)
+        return known[key]
+
+    def _free_columns(self) -> Place | None:
+        taken = {(p.slab, p.column) for p in self.c.saved_places.values()}
+        for ref in self._product_parts():
+            place = self.c.places[ref.index]
+            found = Place(place.slab, place.column + ref.shift)
+            if (found.slab, found.column) not in taken:
+                return found
+        return None
+
+    def _product_parts(self) -> list[Ref]:
+        """The whole-width parts of products that this group alone reads, and that no derivative needs."""
+        found: dict[Ref, None] = {}
+        stack = [ref for i in self.order for ref in self.nodes[i].reads if ref.kind == NODE]
+        stack = [Ref(NODE, r.index, r.shift, r.shape, r.dtype, r.size, r.grad) for r in stack]
+        while stack:
+            ref = stack.pop(0)
+            node = self.nodes[ref.index]
+            if self.c.virtual[ref.index]:
+                stack += [_shifted(r, ref.shift, node, self.width) for r in node.reads if r.kind == NODE]
+            elif node.kind == PRODUCT and ref.index in self.c.places and ref.size == self.width:
+                if self._is_mine_alone(ref.index):
+                    found[ref] = None
+        return list(found)
+
+    def _is_mine_alone(self, product: int) -> bool:
+        """Whether only linear operations of this group read a product: then no derivative needs its value."""
+        stack, seen = [product], set()
+        while stack:
+            i = stack.pop()
+            for user, _ in self.c.readers[i]:
+                if user not in self.members and not self.c.virtual[user]:
+                    return False
+                node = self.nodes[user]
+                for slope in node.slopes:
+                    reading = [r for r in node.reads if r.kind == NODE and r.index == i]
+                    names = {node.names[k] for k, r in enumerate(node.reads) if r in reading}
+                    if slope is not None and names & set(slope.operands):
+                        return False
+                if user not in seen and is_cheap_node(node) and user not in self.c.output_of:
+                    seen.add(user)
+                    stack.append(user)
+        return True
+
+
+def is_cheap_node(node: Node) -> bool:
+    """Whether backward may compute the node again, and so read what it is made of."""
+    return node.formula is not None and is_cheap(node.formula)
+
+
+def _shifted(ref: Ref, shift: int, node: Node, width: int) -> Ref:
+    """An operand of ``node`` where only ``width`` elements from ``shift`` on of the node are wanted."""
+    if ref.kind in (STATIC, INT, FLOAT) or ref.size != node.size or node.size == width:
+        return ref
+    return replace(ref, shift=ref.shift + shift, size=width, shape=(width,))
+
+
+@functools.lru_cache(maxsize=4096)
+def compiled(kernel: Kernel, fuse: str) -> Callable[..., None]:
+    """The kernel as a function, by numba or by NumPy."""
+    return loops.compiled(kernel) if fuse == "numba" else blocks.compiled(kernel)

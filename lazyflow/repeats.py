@@ -1,0 +1,147 @@
+"""Each thing once: nodes that compute the same are one node.
+
+In real text half of the leaves of a minibatch of trees are repeats, inner nodes hardly ever. So repeats are looked for
+where payload enters (look-ups, calls of cells with an index) and then only among nodes all of whose operands were found
+repeated: everything that hangs on a word alone, at no cost for the rest of the graph.
+
+Nodes are compared by signature, payload and operands, a column at a time and never by a hash. Random nodes, and nodes
+that somebody watches (`Expr.retain_grad`, hooks), stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from lazyflow.graph import Graph, Ints
+from lazyflow.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
+
+FEWEST = 2  # nodes of one signature that are worth a look
+
+
+def without_repeats(graph: Graph) -> Graph:
+    """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
+    first = _first_equals(graph)
+    if first is None:
+        return graph
+    kept = np.flatnonzero(first == np.arange(len(graph)))
+    new = np.empty(len(graph), np.int64)
+    new[kept] = np.arange(len(kept))
+    new = new[first]
+    counts = np.diff(graph.starts)
+    edges = np.repeat(first == np.arange(len(graph)), counts)
+    starts = np.zeros(len(kept) + 1, np.int64)
+    np.cumsum(counts[kept], out=starts[1:])
+    rows = np.arange(int(graph.tape_starts[-1]))
+    rows[graph.origin] = graph.origin[first]
+    return replace(
+        graph,
+        signature=graph.signature[kept],
+        starts=starts,
+        base=new[graph.base[edges]],
+        shift=graph.shift[edges],
+        int_starts=graph.int_starts[kept],
+        float_starts=graph.float_starts[kept],
+        origin=graph.origin[kept],
+        roots=tuple((int(new[base]), shift) for base, shift in graph.roots),
+        known=new[graph.known],
+        tape_base=rows[graph.tape_base],
+        results=new[graph.results[first[graph.results] == graph.results]],
+    )
+
+
+def _first_equals(graph: Graph) -> Ints | None:
+    """For each node the first one that equals it; None if all differ."""
+    usable = _usable(graph)
+    counts = np.diff(graph.starts)
+    nodes = np.flatnonzero(usable & (counts == 0))
+    if len(nodes) < FEWEST:
+        return None
+    first = np.arange(len(graph))
+    repeated = np.zeros(len(graph), bool)
+    users = np.repeat(np.arange(len(graph)), counts)
+    done = np.zeros(len(graph), bool)
+    while len(nodes):
+        done[nodes] = True
+        found = _merge(graph, nodes, first)
+        if not len(found):
+            break
+        repeated[found] = True
+        _spread_to_results(graph, found, first, repeated)
+        # Whoever reads repeated nodes alone is next: of all others a repeat would be chance.
+        missing = np.bincount(users[repeated[graph.base]], minlength=len(graph))
+        nodes = np.flatnonzero((missing == counts) & (counts > 0) & usable & ~done)
+    return first if repeated.any() else None
+
+
+def _usable(graph: Graph) -> Ints:
+    """Nodes that may be one with another."""
+    table = np.array([_may_repeat(s) for s in graph.signatures], bool)
+    usable = table[graph.signature]
+    for number, reference in enumerate(graph.tapes):
+        tape = reference()
+        if tape is not None and tape.retained:
+            rows = np.array(list(tape.retained), np.int64) + int(graph.tape_starts[number])
+            usable[np.isin(graph.origin, graph.tape_base[rows])] = False
+    return usable
+
+
+def _may_repeat(signature: Signature) -> bool:
+    if signature.op in (CONSTANT, KNOWN, OUTPUT) or signature.draws or signature.rows == RAGGED:
+        return False
+    return signature.rows > 0 or signature.ints > 0 or signature.floats > 0
+
+
+def _merge(graph: Graph, nodes: Ints, first: Ints) -> Ints:
+    """Point equal ones among ``nodes`` to the first of them, in ``first``; returns all that have an equal."""
+    found = []
+    kinds = graph.signature[nodes]
+    for s in np.unique(kinds).tolist():
+        mine = nodes[kinds == s]
+        if len(mine) >= FEWEST:
+            group = _groups(graph, mine, graph.signatures[s], first)
+            size = np.bincount(group)
+            leader = np.full(len(size), len(graph), np.int64)
+            np.minimum.at(leader, group, mine)
+            first[mine] = leader[group]
+            found.append(mine[size[group] > 1])
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _groups(graph: Graph, nodes: Ints, signature: Signature, first: Ints) -> Ints:
+    """A number for each node, the same for equal ones."""
+    group = np.zeros(len(nodes), np.int64)
+    count = 1
+    for column in _columns(graph, nodes, signature, first):
+        values, ranks = np.unique(column, return_inverse=True)
+        if count == 1:
+            group, count = ranks, len(values)
+        elif len(values) > 1:
+            distinct, group = np.unique(group * len(values) + ranks, return_inverse=True)
+            count = len(distinct)
+    return group
+
+
+def _columns(graph: Graph, nodes: Ints, signature: Signature, first: Ints) -> Iterator[Ints]:
+    """All that must be equal, column by column."""
+    for k in range(signature.ints):
+        yield graph.ints[graph.int_starts[nodes] + k]
+    for k in range(signature.floats):
+        yield graph.floats[graph.float_starts[nodes] + k].view(np.int64)  # 0.0 and -0.0 differ
+    for k in range(signature.rows):
+        edges = graph.starts[nodes] + k
+        yield first[graph.base[edges]]
+        yield graph.shift[edges]
+
+
+def _spread_to_results(graph: Graph, calls: Ints, first: Ints, repeated: Ints) -> None:
+    """The further results of equal calls are equal."""
+    if len(graph.results):
+        mine = np.zeros(len(graph), bool)
+        mine[calls] = True
+        results = graph.results[mine[graph.call[graph.results]]]
+        call = graph.call[results]
+        first[results] = first[call] + results - call
+        repeated[results] = True
