@@ -67,13 +67,13 @@ def test_every_operation_is_tried(name):
     assert any(case.op == name and suits(case) for case in CASES), f"{name}: give it a row in float64"
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.op in ONCE and suits(c)], ids=lambda case: case.id)
-def test_what_cannot_be_differentiated_twice_is_named(case):
-    arrays = [a[0] for a in draw(case, 1)]
-    given = {i: lf.Parameter(arrays[i]) for i in inputs(case, arrays)}
-    y = record(case.record, [given.get(i, payload(case, a)) for i, a in enumerate(arrays)], **case.attrs)
-    with pytest.raises(lf.GradientError, match=f"{case.op} can be differentiated once only"):
-        lf.gradients(y, list(given.values()), cotangent=np.ones(y.shape))
+def test_what_cannot_be_differentiated_twice_is_named():
+    for case in (c for c in CASES if c.op in ONCE and suits(c)):
+        arrays = [a[0] for a in draw(case, 1)]
+        given = {i: lf.Parameter(arrays[i]) for i in inputs(case, arrays)}
+        y = record(case.record, [given.get(i, payload(case, a)) for i, a in enumerate(arrays)], **case.attrs)
+        with pytest.raises(lf.GradientError, match=f"{case.op} can be differentiated once only"):
+            lf.gradients(y, list(given.values()), cotangent=np.ones(y.shape))
 
 
 def test_an_operation_that_is_differentiated_once_says_so():
