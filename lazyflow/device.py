@@ -15,6 +15,7 @@ import numpy as np
 from lazyflow.errors import DeviceError
 
 Array = Any
+CUDA_DEVICES = 2, 3, 13  # DLPack's numbers of CUDA, pinned and managed memory
 
 
 @functools.cache
@@ -86,6 +87,27 @@ def to_device(array: Array, device: str) -> Array:
 def to_host(array: Array) -> np.ndarray[Any, Any]:
     """``array`` as a NumPy array; the same array when it is one already."""
     return array if isinstance(array, np.ndarray) else array.get()
+
+
+def from_dlpack(value: Any) -> Array:
+    """An array of any library that speaks DLPack, as NumPy's or CuPy's, where it lies; memory may be shared.
+
+    >>> from_dlpack(np.arange(2)).tolist()
+    [0, 1]
+    """
+    if not hasattr(value, "__dlpack_device__"):
+        raise TypeError(f"from_dlpack takes an array that has __dlpack__, got {type(value).__name__}")
+    on_gpu = value.__dlpack_device__()[0] in CUDA_DEVICES
+    return _cupy().from_dlpack(value) if on_gpu else np.from_dlpack(value)
+
+
+def dlpack_device(device: str) -> tuple[int, int]:
+    """What DLPack calls ``device``.
+
+    >>> dlpack_device("cpu")
+    (1, 0)
+    """
+    return (1, 0) if device == "cpu" else (CUDA_DEVICES[0], int(device.partition(":")[2]))
 
 
 def strided(buffer: Array, offset: int, shape: tuple[int, ...], pitch: int) -> Array:

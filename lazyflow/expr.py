@@ -149,6 +149,22 @@ class Expr:
         def __and__(self, other: Any) -> Expr: ...
         def __or__(self, other: Any) -> Expr: ...
         def __invert__(self) -> Expr: ...
+        def all(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
+        def any(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
+        def argmin(self, axis: int | None = None, keepdims: bool = False) -> Expr: ...
+        def clip(self, low: Any, high: Any) -> Expr: ...
+        def cumsum(self, axis: int | None = None) -> Expr: ...
+        def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr: ...
+        def flatten(self) -> Expr: ...
+        def prod(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
+        def ravel(self) -> Expr: ...
+        def repeat(self, repeats: int, axis: int | None = None) -> Expr: ...
+        def round(self) -> Expr: ...
+        def squeeze(self, axis: Any = None) -> Expr: ...
+        def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr: ...
+        def swapaxes(self, axis1: int, axis2: int) -> Expr: ...
+        def transpose(self, *axes: Any) -> Expr: ...
+        def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr: ...
 
     def forward(self) -> Expr:
         """Run what this value needs, under the current parameters, and return ``self``."""
@@ -189,6 +205,13 @@ class Expr:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         value = self.numpy()
         return value if dtype is None else value.astype(dtype)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        value = self.array.copy() if isinstance(self, Parameter) else self.engine.value(self)
+        return value.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return devices.dlpack_device(self.device)
 
     def backward(self, gradient: Array | None = None) -> None:
         """Add the gradient of this value to ``.grad`` of every parameter that it reaches; implies `forward`.
@@ -1013,7 +1036,8 @@ def getitem(x: Any, key: Any) -> Expr:
     """``x[key]`` for integers, slices, ``None`` and ``...``, and for integer arrays or expressions along the first
     axis.
 
-    A block of the first axis (``x[3]``, ``x[2:5]``) is free and batches whatever its position; everything else copies.
+    A block of the first axis (``x[3]``, ``x[2:5]``) is free and batches whatever its position, and so are new axes
+    (``x[:, None]``); everything else copies.
     Raises ``IndexError`` for an integer out of range, at this line.
 
     >>> import lazyflow as lf
@@ -1035,6 +1059,9 @@ def getitem(x: Any, key: Any) -> Expr:
     if not shape or x.type.parameter is not None or not isinstance(key, int | slice | np.integer):
         if isinstance(key, int | np.integer) and shape:
             return record(OPS["lookup"], (x, _checked_index(int(key), shape[0])))
+        shape = _with_new_axes(key, shape)
+        if shape is not None:
+            return reshape(x, shape)
         return record(OPS["getitem"], (x,), key=hashable_key(key))
     if isinstance(key, slice):
         start, stop, step = _checked_slice(key, shape[0])
@@ -1045,6 +1072,20 @@ def getitem(x: Any, key: Any) -> Expr:
         block = _block(x, _checked_index(int(key), shape[0]), shape[1:])
     _remember_block(x, key, block)
     return block
+
+
+def _with_new_axes(key: Any, shape: Shape) -> Shape | None:
+    """The shape of ``x[key]`` where that is all of ``x`` with new axes, as in ``x[..., None]``, else None."""
+    parts = key if isinstance(key, tuple) else (key,)
+    whole = [p is None or p is Ellipsis or (p.__class__ is slice and p == slice(None)) for p in parts]
+    dots = [i for i, p in enumerate(parts) if p is Ellipsis]
+    used = len(parts) - len(dots) - sum(p is None for p in parts)
+    if not all(whole) or len(dots) > 1 or used > len(shape):
+        return None
+    at = dots[0] if dots else len(parts)
+    full = [*parts[:at], *(slice(None),) * (len(shape) - used), *parts[at + 1 :]]
+    sizes = iter(shape)
+    return tuple(1 if p is None else next(sizes) for p in full)
 
 
 def index_array(value: Any) -> Any:

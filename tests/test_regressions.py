@@ -311,6 +311,27 @@ def test_choices_are_bounded():
     assert list(choices.known) == [7, 8, 9]
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        None,
+        (None,),
+        (None, None),
+        Ellipsis,
+        (..., None),
+        (slice(None), None),
+        (None, ..., None),
+        (slice(None), None, ...),
+    ],
+)
+def test_new_axes_are_free(key):
+    x = np.arange(6.0).reshape(2, 3)
+    e = lf.constant(x) * 1
+    part = e[key]
+    assert lf.explain(part).nodes == lf.explain(e).nodes
+    np.testing.assert_array_equal(part.numpy(), x[key])
+
+
 def test_roots_with_and_without_gradient_in_one_forward():
     w = lf.Parameter(np.array([1.0, 2.0, 3.0]))
     loss = lf.sum(lf.tanh(lf.tanh(w * w) * 2))

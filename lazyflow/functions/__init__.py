@@ -5,10 +5,22 @@ memory will do), and
 returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
 """
 
-from lazyflow.functions import convolution, elementwise, index, linalg, loss, operators, random, reduce, shape
+from lazyflow.functions import (
+    convolution,
+    elementwise,
+    index,
+    interchange,
+    linalg,
+    loss,
+    operators,
+    random,
+    reduce,
+    shape,
+)
 from lazyflow.functions.convolution import *  # noqa: F403
 from lazyflow.functions.elementwise import *  # noqa: F403
 from lazyflow.functions.index import *  # noqa: F403
+from lazyflow.functions.interchange import *  # noqa: F403
 from lazyflow.functions.linalg import *  # noqa: F403
 from lazyflow.functions.loss import *  # noqa: F403
 from lazyflow.functions.random import *  # noqa: F403
@@ -21,6 +33,7 @@ __all__ = []
 __all__ += convolution.__all__
 __all__ += elementwise.__all__
 __all__ += index.__all__
+__all__ += interchange.__all__
 __all__ += linalg.__all__
 __all__ += loss.__all__
 __all__ += random.__all__

@@ -52,6 +52,7 @@ _UNARY = [
 ]
 _BINARY = [
     "add",
+    "arctan2",
     "subtract",
     "multiply",
     "divide",
@@ -78,6 +79,7 @@ __all__ = [
     "arcsin",
     "arcsinh",
     "arctan",
+    "arctan2",
     "arctanh",
     "astype",
     "ceil",
@@ -150,6 +152,7 @@ arccosh: Callable[[Any], Expr]
 arcsin: Callable[[Any], Expr]
 arcsinh: Callable[[Any], Expr]
 arctan: Callable[[Any], Expr]
+arctan2: Callable[[Any, Any], Expr]
 arctanh: Callable[[Any], Expr]
 ceil: Callable[[Any], Expr]
 cos: Callable[[Any], Expr]

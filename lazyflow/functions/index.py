@@ -12,7 +12,7 @@ from lazyflow.ops import OPS
 from lazyflow.ops.base import integer
 from lazyflow.trace import TracedNumber
 
-__all__ = ["embedding", "one_hot", "pick", "take"]
+__all__ = ["argsort", "embedding", "one_hot", "pick", "take"]
 
 _lookup = indexed(OPS["lookup"])
 _pick = indexed(OPS["pick"])
@@ -104,3 +104,13 @@ def one_hot(index: Any, n: int, dtype: Any = np.float32) -> Expr:
     if not isinstance(index, Expr):
         _checked("one_hot", index, n, f"{n} classes")
     return record(OPS["one_hot"], (index,), n=n, dtype=np.dtype(dtype))
+
+
+def argsort(x: Any, axis: int = -1) -> Expr:
+    """The indices that sort ``x`` along ``axis``, equal elements in their order; an int64 expression.
+
+    >>> import lazyflow as lf
+    >>> lf.argsort(lf.constant([5.0, 1.0, 3.0])).numpy()
+    array([1, 2, 0])
+    """
+    return record(OPS["argsort"], (constant(x),), axis=int(axis))

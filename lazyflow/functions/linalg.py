@@ -1,13 +1,28 @@
-"""Products."""
+"""Products, linear systems and decompositions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lazyflow.expr import Expr, affine_recorder, binary, record
+from lazyflow.expr import Expr, affine_recorder, binary, constant, record
 from lazyflow.ops import OPS
+from lazyflow.ops.decompositions import svd_parts
 
-__all__ = ["affine", "bilinear", "dot", "einsum", "matmul", "outer"]
+__all__ = [
+    "affine",
+    "bilinear",
+    "cholesky",
+    "det",
+    "dot",
+    "eigh",
+    "einsum",
+    "inv",
+    "matmul",
+    "outer",
+    "slogdet",
+    "solve",
+    "svd",
+]
 
 _affine = affine_recorder(OPS["affine"])
 _matmul = binary(OPS["matmul"])
@@ -79,3 +94,84 @@ def bilinear(x: Any, weight: Any, y: Any, bias: Any = None) -> Expr:
     """
     result = record(OPS["bilinear"], (x, weight, y))
     return result if bias is None else result + bias
+
+
+def inv(a: Any) -> Expr:
+    """The inverse of square matrices (..., n, n). Raises ``numpy.linalg.LinAlgError`` for a singular one when it runs.
+
+    >>> import lazyflow as lf
+    >>> lf.inv(lf.constant([[2.0, 0.0], [0.0, 4.0]])).numpy()
+    array([[0.5 , 0.  ],
+           [0.  , 0.25]], dtype=float32)
+    """
+    return record(OPS["inv"], (constant(a),))
+
+
+def solve(a: Any, b: Any) -> Expr:
+    """``x`` with ``a @ x = b``: a (n, n) and b (n,), or a (..., n, n) and b (..., n, k).
+
+    >>> import lazyflow as lf
+    >>> lf.solve(lf.constant([[2.0, 0.0], [0.0, 4.0]]), lf.constant([2.0, 2.0])).numpy()
+    array([1. , 0.5], dtype=float32)
+    """
+    return record(OPS["solve"], (constant(a), constant(b)))
+
+
+def det(a: Any) -> Expr:
+    """The determinant of square matrices (..., n, n). Its gradient is by the inverse, which a singular one lacks.
+
+    >>> import lazyflow as lf
+    >>> lf.det(lf.constant([[2.0, 0.0], [0.0, 4.0]])).item()
+    8.0
+    """
+    return record(OPS["det"], (constant(a),))
+
+
+def slogdet(a: Any) -> tuple[Expr, Expr]:
+    """Sign and logarithm of the size of the determinant of square matrices (..., n, n).
+
+    >>> import lazyflow as lf
+    >>> sign, size = lf.slogdet(lf.constant([[-1.0, 0.0], [0.0, 1.0]]))
+    >>> sign.item(), size.item()
+    (-1.0, 0.0)
+    """
+    both = record(OPS["slogdet"], (constant(a),))
+    return both[..., 0], both[..., 1]
+
+
+def cholesky(a: Any) -> Expr:
+    """The lower triangular ``L`` with ``L @ L.T = (a + a.T) / 2``, of positive definite matrices (..., n, n).
+
+    >>> import lazyflow as lf
+    >>> lf.cholesky(lf.constant([[4.0, 0.0], [0.0, 9.0]])).numpy()
+    array([[2., 0.],
+           [0., 3.]], dtype=float32)
+    """
+    return record(OPS["cholesky"], (constant(a),))
+
+
+def eigh(a: Any) -> tuple[Expr, Expr]:
+    """Eigenvalues (..., n), ascending, and eigenvectors (..., n, n), as columns, of the symmetric ``(a + a.T) / 2``.
+
+    Where eigenvalues are equal their vectors have no gradient, and none of it is counted.
+
+    >>> import lazyflow as lf
+    >>> values, vectors = lf.eigh(lf.constant([[2.0, 0.0], [0.0, 1.0]]))
+    >>> values.numpy()
+    array([1., 2.], dtype=float32)
+    """
+    a = constant(a)
+    parts = record(OPS["eigh"], (a,))
+    n = a.shape[-1]
+    return parts[..., :n], parts[..., n:].reshape(a.shape)
+
+
+def svd(a: Any) -> tuple[Expr, Expr, Expr]:
+    """``U`` (..., m, k), ``S`` (..., k), descending, and ``Vh`` (..., k, n) with ``a = U * S @ Vh``; k = min(m, n).
+
+    >>> import lazyflow as lf
+    >>> lf.svd(lf.constant([[3.0, 0.0], [0.0, 4.0]]))[1].numpy()
+    array([4., 3.], dtype=float32)
+    """
+    a = constant(a)
+    return svd_parts(record(OPS["svd"], (a,)), *a.shape[-2:])

@@ -1,4 +1,4 @@
-"""Python's operators on expressions: installed here, where the functions are that they call."""
+"""Python's operators on expressions, and NumPy's methods: installed here, where the functions are that they call."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 from lazyflow.errors import DTypeError
 from lazyflow.expr import Expr
 from lazyflow.functions import elementwise as e
+from lazyflow.functions import reduce as r
+from lazyflow.functions import shape as s
 from lazyflow.functions.linalg import matmul
 
-__all__ = ["BINARY", "UNARY"]
+__all__ = ["BINARY", "METHODS", "UNARY"]
 
 BINARY: dict[str, Callable[[Any, Any], Expr]] = {
     "add": e.add,
@@ -50,6 +52,21 @@ LOGICAL: dict[str, Callable[..., Expr]] = {
 }
 
 
+def _transposed(self: Expr, *axes: Any) -> Expr:
+    """With its axes permuted, named one by one or as one sequence (reversed by default)."""
+    return s.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
+
+
+METHODS: dict[str, Callable[..., Expr]] = {
+    **{name: getattr(r, name) for name in ("all", "any", "argmin", "cumsum", "prod", "std", "var")},
+    **{name: getattr(s, name) for name in ("diagonal", "ravel", "repeat", "squeeze", "swapaxes")},
+    "clip": e.clip,
+    "round": e.round,
+    "flatten": s.ravel,
+    "transpose": _transposed,
+}
+
+
 def _reflected(function: Callable[[Any, Any], Expr]) -> Callable[[Any, Any], Expr]:
     return lambda self, other: function(other, self)
 
@@ -58,3 +75,5 @@ for _name, _function in {**BINARY, **COMPARISON, **UNARY, **LOGICAL}.items():
     setattr(Expr, f"__{_name}__", _function)
 for _name, _function in BINARY.items():
     setattr(Expr, f"__r{_name}__", _reflected(_function))
+for _name, _function in METHODS.items():
+    setattr(Expr, _name, _function)

@@ -16,7 +16,9 @@ batch
 value of
   the result) always have the batch axis. The answer may have more axes than the operand, or longer ones where the
   operand was broadcast: the engine sums it down with `unbroadcast`. ``None`` in place of a vjp: not differentiable
-  there. A vjp only uses operators and ``xp`` functions, and never changes its arguments.
+  there. A vjp only uses operators and ``xp`` functions, and never changes its arguments. So it runs on expressions,
+  too, with ``xp`` = the names of `lazyflow.numpy`, which gives higher derivatives and forward mode. Where the fast way
+  assigns into an array, it asks `symbolic` and records the operation that does the same, with ``xp.record_op``.
 
 The form is that of HIPS/autograd's tables (one line a gradient) on NumPy's generalised ufuncs (NEP 5).
 """
@@ -76,7 +78,7 @@ class Op:
     engine may gather them straight into ``out`` and call no kernel. ``random``: every node draws anew.
     ``by_columns``: operands that
     forward multiplies by their transpose; a parameter there is handed over in column-major order, in which that is
-    fast.
+    fast. ``once``: the vjps compute on arrays only, so that the operation can be differentiated once and not twice.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Op:
     gathers: bool = False
     random: bool = False
     by_columns: tuple[int, ...] = ()
+    once: bool = False
     formula: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -106,6 +109,15 @@ def register(op: Op) -> Op:
     return op
 
 
+def symbolic(xp: Any) -> bool:
+    """Whether ``xp`` is the namespace of expressions, in which a vjp records operations and computes nothing.
+
+    >>> symbolic(np)
+    False
+    """
+    return hasattr(xp, "record_op")
+
+
 def unbroadcast(xp: Any, value: Array, shape: Shape) -> Array:
     """Sum ``value`` down to ``shape``: the transpose of broadcasting.
 
@@ -114,15 +126,14 @@ def unbroadcast(xp: Any, value: Array, shape: Shape) -> Array:
     """
     if value.shape == shape:
         return value
-    # float16 sums stand still at 2048 ones, and a launch has no bound
-    dtype, working = value.dtype, np.float32 if value.dtype == np.float16 else None
+    if value.dtype == np.float16:  # their sums stand still at 2048 ones, and a launch has no bound
+        return unbroadcast(xp, value.astype(np.float32), shape).astype(np.float16)
     extra = value.ndim - len(shape)
     if extra > 0:
-        value = value.sum(axis=tuple(range(extra)), dtype=working)
+        value = value.sum(axis=tuple(range(extra)))
     stretched = tuple(i for i, (have, want) in enumerate(zip(value.shape, shape, strict=True)) if want == 1 != have)
     if stretched:
-        value = value.sum(axis=stretched, keepdims=True, dtype=working)
-    value = value.astype(dtype, copy=False)
+        value = value.sum(axis=stretched, keepdims=True)
     return value if value.shape == shape else xp.broadcast_to(value, shape)
 
 

@@ -74,7 +74,7 @@ _KINDS: Mapping[str, int] = {
         ],
         FLOATING,
     ),
-    **dict.fromkeys(["arcsinh", "arccosh", "arctanh", "erf"], FLOATING),
+    **dict.fromkeys(["arcsinh", "arccosh", "arctanh", "arctan2", "erf"], FLOATING),
     **dict.fromkeys(["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"], BOOLEAN),
     **dict.fromkeys(["logical_and", "logical_or", "logical_not", "isfinite", "isnan"], BOOLEAN),
 }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, negative_axis, register, require_integer
+from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, negative_axis, register, require_integer, symbolic
 from lazyflow.ops.sparse import RowSparse, segment_sum
 
 
@@ -86,6 +86,8 @@ def _take_x(
     xp: Any, g: Array, y: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int
 ) -> Array:
     n, before = x.shape[axis], ndim + axis
+    if symbolic(xp):
+        return _scattered(xp, g, x, index, axis, ndim, index_ndim)
     index = checked(xp, name, index, n)
     g = _index_axes_front(xp, g, before, index_ndim)
     if x.ndim == ndim:
@@ -100,8 +102,19 @@ def _take_x(
     return xp.moveaxis(sums, 0 if x.ndim == ndim else 1, axis) if before else sums
 
 
+def _scattered(xp: Any, g: Array, x: Array, index: Array, axis: int, ndim: int, index_ndim: int) -> Array:
+    """The same of expressions: one table gets the rows of all nodes; an operand that is no shared one has one node."""
+    before = ndim + axis
+    g = _index_axes_front(xp, g, before, index_ndim)
+    if index.ndim == index_ndim:
+        g = g.sum(0)
+    sums = xp.record_op(scatter, (g, index), n=x.shape[axis])
+    sums = xp.moveaxis(sums, 0, before) if before else sums
+    return sums.reshape(x.shape)
+
+
 def _lookup_table(xp: Any, g: Array, y: Array, table: Array, index: Array, **static: Any) -> Array | RowSparse:
-    if table.ndim > static["ndim"]:
+    if table.ndim > static["ndim"] or symbolic(xp):
         return _take_x(xp, g, y, table, index, **static)
     index = checked(xp, static["name"], index, len(table))
     indices, rows = _shared_rows(xp, g, index, static["index_ndim"])
@@ -135,6 +148,56 @@ def _pick_shape(x: Abstract, index: Abstract, *, axis: int = -1) -> Result:
 take = register(Op("take", _take_shape, _take, (_take_x, None)))
 pick = register(Op("pick", _pick_shape, _take, (_take_x, None)))
 lookup = register(Op("lookup", _lookup_shape, _take, (_lookup_table, None)))
+
+
+# The transpose of reading rows is adding rows.
+
+
+def _scatter_shape(rows: Abstract, index: Abstract, *, n: int) -> Result:
+    require_integer("scatter", "the index", index)
+    if rows.shape[: len(index.shape)] != index.shape:
+        raise ShapeError(f"scatter: rows of shape {rows.shape} do not begin with the index's shape, {index.shape}")
+    if n < 0:
+        raise ShapeError(f"scatter: n, the number of rows, must not be negative, got {n}")
+    shape = (n, *rows.shape[len(index.shape) :])
+    return Result(shape, rows.dtype, {"n": n, "ndim": len(rows.shape), "index_ndim": len(index.shape)})
+
+
+def _scatter(xp: Any, rows: Array, index: Array, out: Array = None, *, n: int, ndim: int, index_ndim: int) -> Array:
+    index = checked(xp, "scatter", index, n)
+    if index.ndim == index_ndim and rows.ndim == ndim:
+        return segment_sum(xp, index.reshape(-1), rows.reshape(index.size, *rows.shape[index_ndim:]), n)
+    batch = len(index) if index.ndim > index_ndim else len(rows)
+    rows = rows if rows.ndim > ndim else xp.broadcast_to(rows, (batch, *rows.shape))
+    flat = index + n * _along(xp, batch, 0, 1 + index_ndim)
+    sums = segment_sum(xp, flat.reshape(-1), rows.reshape(flat.size, *rows.shape[1 + index_ndim :]), batch * n)
+    return sums.reshape(batch, n, *sums.shape[1:])
+
+
+def _scatter_rows(
+    xp: Any, g: Array, y: Array, rows: Array, index: Array, *, n: int, ndim: int, index_ndim: int
+) -> Array:
+    if symbolic(xp):
+        whole = index if index.ndim == index_ndim else index.reshape(index.shape[1:])
+        return xp.record_op(take, (g.reshape(g.shape[1:]), whole), axis=0)[None]
+    static = {"axis": -g.ndim + 1, "ndim": g.ndim - 1, "index_ndim": index_ndim}
+    return _take(xp, g, index, name="scatter", **static)
+
+
+scatter = register(Op("scatter", _scatter_shape, _scatter, (_scatter_rows, None)))
+
+
+def _argsort_shape(x: Abstract, *, axis: int = -1) -> Result:
+    if not x.shape:
+        raise ShapeError("argsort: a scalar has no axis to sort along")
+    return Result(x.shape, np.dtype(np.intp), {"axis": negative_axis("argsort", int(axis), len(x.shape))})
+
+
+def _argsort(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+    return xp.argsort(x, axis=axis, kind="stable")
+
+
+argsort = register(Op("argsort", _argsort_shape, _argsort, (None,)))
 
 
 def _one_hot_shape(index: Abstract, *, n: int, dtype: Any = "float32") -> Result:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register
+from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, symbolic
 
 BATCH = "Z"
 LETTERS = string.ascii_letters.replace(BATCH, "")
@@ -103,6 +103,8 @@ def contract(xp: Any, a: Array, left: str, b: Array, right: str, result: str, ou
     >>> contract(np, x, "Zk", W, "mk", "Zm")[0].tolist()
     [3.0, 12.0]
     """
+    if symbolic(xp):
+        return xp.record_op(einsum, (a, b), subscripts=f"{left},{right}->{result}")
     plan = _plan(left, right, result)
     if plan.swap:
         a, b = b, a

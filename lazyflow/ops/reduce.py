@@ -25,6 +25,7 @@ from lazyflow.ops.base import (
     negative_axis,
     register,
     require_floating,
+    symbolic,
 )
 
 Axis = int | Sequence[int] | None
@@ -129,11 +130,26 @@ def _mean_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool
 
 def _prod_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     """Times the product of the other factors, which is zero where one of those is."""
+    if symbolic(xp):
+        return _spread(g, axis, keepdims) * _products_of_others(xp, x, axis)
     zero = x == 0
     factors = xp.where(zero, 1, x)
     others = xp.prod(factors, axis=axis, keepdims=True) / factors
     zeros_among_others = xp.sum(zero, axis=axis, keepdims=True) - zero
     return _spread(g, axis, keepdims) * others * (zeros_among_others == 0)
+
+
+def _products_of_others(xp: Any, x: Array, axis: Axes) -> Array:
+    """For every element the product of the others along ``axis``, one product each: right to any order, at zeros
+    too."""
+    if not axis:
+        return xp.ones(x.shape, x.dtype)
+    last = tuple(range(-len(axis), 0))
+    moved = xp.moveaxis(x, axis, last)
+    flat = _flattened(moved, len(axis))
+    itself = np.eye(flat.shape[-1], dtype=np.bool_)
+    others = xp.where(itself, 1, flat[..., None, :]).prod(axis=-1)
+    return xp.moveaxis(others.reshape(moved.shape), last, axis)
 
 
 SUM = _reduction("sum", _method("sum"), _sum_x, dtype=_summed, empty=True)
@@ -359,6 +375,9 @@ def _segments(xp: Any, x: Array, counts: Array) -> Array:
 
 
 def _repeated(xp: Any, rows: Array, counts: Array) -> Array:
+    """Each row for all of its operands; of one node's row as an expression, all of them get the same."""
+    if symbolic(xp):
+        return rows
     return xp.repeat(rows, counts.tolist(), axis=0)
 
 
@@ -380,6 +399,8 @@ def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
 
 
 def _mean_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
+    if symbolic(xp):
+        return g / int(counts[0])
     return _repeated(xp, g / _columns(counts, g), counts)
 
 

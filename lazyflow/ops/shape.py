@@ -18,6 +18,7 @@ from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
     Array,
+    Aval,
     Op,
     Result,
     Shape,
@@ -26,7 +27,9 @@ from lazyflow.ops.base import (
     negative_axes,
     negative_axis,
     register,
+    symbolic,
 )
+from lazyflow.ops.index import scatter
 from lazyflow.ops.sparse import scatter_rounds
 
 Axis = int | Sequence[int] | None
@@ -446,12 +449,42 @@ def _getitem(xp: Any, x: Array, out: Array = None, *, key: tuple[Any, ...], ndim
 
 
 def _getitem_x(xp: Any, g: Array, y: Array, x: Array, *, key: tuple[Any, ...], ndim: int) -> Array:
-    answer = xp.zeros(x.shape, g.dtype)
-    answer[_subscript(key)] = g if x.ndim > ndim else g.sum(0)
+    if symbolic(xp):
+        lead, part = (1, g) if x.ndim > ndim else (0, g.sum(0))
+        return xp.record_op(embed, (part,), key=(("slice", None, None, None),) * lead + key, shape=x.shape)
+    return _embedded(xp, g if x.ndim > ndim else g.sum(0), key, x.shape)
+
+
+def _embedded(xp: Any, part: Array, key: tuple[Any, ...], shape: Shape) -> Array:
+    answer = xp.zeros(shape, part.dtype)
+    answer[_subscript(key)] = part
     return answer
 
 
 getitem = register(Op("getitem", _getitem_shape, _getitem, (_getitem_x,)))
+
+
+# The transposes of taking a part: zeros with the operand in that part.
+
+
+def _embed_shape(part: Abstract, *, key: Any, shape: int | Sequence[int]) -> Result:
+    whole = integers("embed", "the shape", shape)
+    full = _full_key(key, whole)
+    like = np.broadcast_to(np.empty((), np.bool_), whole)[_subscript(full)]
+    if like.shape != part.shape:
+        raise ShapeError(f"embed: this part of shape {whole} has shape {like.shape}, the operand {part.shape}")
+    return Result(whole, part.dtype, {"key": full, "shape": whole, "ndim": len(part.shape)})
+
+
+def _embed(xp: Any, part: Array, out: Array = None, *, key: tuple[Any, ...], shape: Shape, ndim: int) -> Array:
+    return _embedded(xp, part, key, lead(part, ndim) + shape)
+
+
+def _embed_part(xp: Any, g: Array, y: Array, part: Array, *, key: tuple[Any, ...], shape: Shape, ndim: int) -> Array:
+    return g[_subscript(key)]
+
+
+embed = register(Op("embed", _embed_shape, _embed, (_embed_part,)))
 
 
 def _diagonal_shape(x: Abstract, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Result:
@@ -469,14 +502,47 @@ def _diagonal(xp: Any, x: Array, out: Array = None, *, offset: int, axis1: int, 
 
 
 def _diagonal_x(xp: Any, g: Array, y: Array, x: Array, *, offset: int, axis1: int, axis2: int, ndim: int) -> Array:
-    answer = xp.zeros(x.shape, g.dtype)
-    i = xp.arange(g.shape[-1])
+    part = g if x.ndim > ndim else g.sum(0)
+    where = {"offset": offset, "axis1": axis1, "axis2": axis2}
+    if symbolic(xp):
+        return xp.record_op(embed_diagonal, (part,), shape=x.shape, **where)
+    return _on_diagonal(xp, part, x.shape, **where)
+
+
+def _on_diagonal(xp: Any, part: Array, shape: Shape, offset: int, axis1: int, axis2: int) -> Array:
+    answer = xp.zeros(shape, part.dtype)
+    i = xp.arange(part.shape[-1])
     place = xp.moveaxis(answer, (axis1, axis2), (-2, -1))
-    place[..., i + max(-offset, 0), i + max(offset, 0)] = g if x.ndim > ndim else g.sum(0)
+    place[..., i + max(-offset, 0), i + max(offset, 0)] = part
     return answer
 
 
 diagonal = register(Op("diagonal", _diagonal_shape, _diagonal, (_diagonal_x,)))
+
+
+def _embed_diagonal_shape(
+    part: Abstract, *, shape: int | Sequence[int], offset: int = 0, axis1: int = 0, axis2: int = 1
+) -> Result:
+    whole = integers("embed_diagonal", "the shape", shape)
+    like, _, static = _diagonal_shape(Aval(whole, part.dtype), offset=offset, axis1=axis1, axis2=axis2)
+    if like != part.shape:
+        raise ShapeError(f"embed_diagonal: the diagonal of shape {whole} has shape {like}, the operand {part.shape}")
+    return Result(whole, part.dtype, {**static, "shape": whole, "ndim": len(part.shape)})
+
+
+def _embed_diagonal(
+    xp: Any, part: Array, out: Array = None, *, shape: Shape, offset: int, axis1: int, axis2: int, ndim: int
+) -> Array:
+    return _on_diagonal(xp, part, lead(part, ndim) + shape, offset, axis1, axis2)
+
+
+def _embed_diagonal_part(
+    xp: Any, g: Array, y: Array, part: Array, *, shape: Shape, offset: int, axis1: int, axis2: int, ndim: int
+) -> Array:
+    return g.diagonal(offset, axis1, axis2)
+
+
+embed_diagonal = register(Op("embed_diagonal", _embed_diagonal_shape, _embed_diagonal, (_embed_diagonal_part,)))
 
 
 # One operand, its elements several times.
@@ -626,6 +692,10 @@ def _pad_x(xp: Any, g: Array, y: Array, x: Array, *, pads: Pads, mode: str, fill
 
 
 def _folded(xp: Any, g: Array, axis: int, size: int, pair: tuple[int, int], mode: str) -> Array:
+    if symbolic(xp):
+        return xp.moveaxis(
+            xp.record_op(scatter, (xp.moveaxis(g, axis, 0), _sources(size, pair, mode)), n=size), 0, axis
+        )
     answer = g[along(axis, slice(pair[0], pair[0] + size))].copy()
     for positions, elements in _strays(size, pair, mode):
         answer[along(axis, xp.asarray(elements))] += g[along(axis, xp.asarray(positions))].sum(axis)

@@ -1,15 +1,15 @@
-"""Every operation against its rows in `tests.ops.cases` and `cases_linalg`, by the checks of `tests.ops.harness`."""
+"""Every operation against its rows in `tests.ops.cases` and the tables beside it, by the checks of the harness."""
 
 import pytest
 
 import lazyflow.ops  # noqa: F401  (fills the table of operations)
 from lazyflow.device import array_module
 from lazyflow.ops.base import OPS
-from tests.ops import cases, cases_conv, cases_linalg
+from tests.ops import cases, cases_conv, cases_decompositions, cases_linalg
 from tests.ops.harness import CHECKS, infer
 
-CASES = (*cases.CASES, *cases_linalg.CASES, *cases_conv.CASES)
-ERRORS = (*cases.ERRORS, *cases_linalg.ERRORS, *cases_conv.ERRORS)
+CASES = (*cases.CASES, *cases_linalg.CASES, *cases_conv.CASES, *cases_decompositions.CASES)
+ERRORS = (*cases.ERRORS, *cases_linalg.ERRORS, *cases_conv.ERRORS, *cases_decompositions.ERRORS)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))

@@ -1,0 +1,495 @@
+"""Gradients as expressions: the recorded graph walked backwards, recording every vjp as ordinary operations.
+
+`Expr.backward` computes gradients with arrays; this records them, so that they can be differentiated again, kept and
+run again. It has no rules of its own: the vjps of `lazyflow.ops` run on expressions as they run on arrays (see
+`lazyflow.ops.base`), which is all that higher derivatives and forward mode need.
+
+A vjp sees a batch axis in front; here it has size one, and costs nothing, as it is a view. What several examples record
+alike still runs as one launch each. Gradients of parameters are recorded once for each signature they occur in, over
+all nodes of it, as `lazyflow.backward` computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import lazyflow.numpy as names
+from lazyflow import functions
+from lazyflow.errors import GradientError
+from lazyflow.expr import Expr, Parameter, constant, handle, record, type_on, view
+from lazyflow.inline import Call, inlined
+from lazyflow.ops.base import Op, Shape, unbroadcast
+from lazyflow.ops.formula import Formula, evaluate, parse
+from lazyflow.tape import (
+    IMPORT,
+    OUTPUT,
+    RAGGED,
+    VIEW,
+    Operand,
+    Signature,
+    Tape,
+    Type,
+    current_tape,
+    intern_type,
+    signature_by_id,
+    signature_columns,
+)
+
+Node = tuple[Tape, int]
+Part = tuple[int, Expr]  # a flat cotangent of some elements, from an offset on
+BLOCK = 256  # rows of a tape that are decoded at a time, at least
+Use = tuple[Signature, int]  # the operand of that number, of nodes of that signature
+WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
+
+
+class _Recorder:
+    """The namespace of expressions, in which vjps record: NumPy's names, and what only `lazyflow` has."""
+
+    record_op = staticmethod(record)
+    erf = staticmethod(functions.erf)
+    softmax = staticmethod(functions.softmax)
+    log_softmax = staticmethod(functions.log_softmax)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(names, name)
+
+
+RECORDER = _Recorder()
+
+
+class _Row(NamedTuple):
+    """Where the operands and the payload of a row begin, and how many operands there are."""
+
+    start: int
+    number: int
+    ints: int
+    floats: int
+
+
+class _Rows:
+    """The rows of a tape, decoded from its end on as far as they are asked for, and on as it grows.
+
+    A function that is called over and over on one tape reads the end of it each time, never all of it.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.first = self.last = len(tape)
+        self.begin = self.end = len(tape.operands), len(tape.ints), len(tape.floats)
+        self.known: dict[int, _Row] = {}
+
+    def __getitem__(self, row: int) -> _Row:
+        while row < self.first:
+            self._decode(max(0, min(row, 2 * self.first - self.last - BLOCK)), self.first, self.begin)
+        if row >= self.last:
+            end = len(self.tape.operands), len(self.tape.ints), len(self.tape.floats)
+            self._decode(self.last, len(self.tape), end)
+        return self.known[row]
+
+    def _decode(self, first: int, last: int, end: tuple[int, int, int]) -> None:
+        """Rows from ``first`` up to ``last``, whose operands and payload end there."""
+        ids = np.array(self.tape.signatures[first:last])
+        rows, ints, floats = (column[ids].astype(np.int64) for column in signature_columns())
+        int_starts = _starts(ints, end[1])
+        ragged = np.flatnonzero(rows == RAGGED)
+        rows[ragged] = [self.tape.ints[i] for i in int_starts[ragged]]
+        columns = _starts(rows, end[0]), rows, int_starts, _starts(floats, end[2])
+        decoded = map(_Row._make, zip(*(c.tolist() for c in columns), strict=True))
+        self.known.update(zip(range(first, last), decoded, strict=True))
+        if first < self.first:
+            self.first, self.begin = first, (int(columns[0][0]), int(columns[2][0]), int(columns[3][0]))
+        else:
+            self.last, self.end = last, end
+
+    def operands(self, row: int) -> list[int]:
+        start, number, _, _ = self[row]
+        return self.tape.operands[start : start + number].tolist()
+
+    def integer(self, row: int, position: int) -> int:
+        return int(self.tape.ints[self[row].ints + position])
+
+    def floating(self, row: int, position: int) -> float:
+        return float(self.tape.floats[self[row].floats + position])
+
+    def call(self, row: int, signature: Signature) -> Call:
+        """A call of a cell."""
+        inputs = [_expr((self.tape, r)) for r in self.operands(row)]
+        ints = [self.integer(row, k) for k in range(signature.ints)]
+        floats = [self.floating(row, k) for k in range(signature.floats)]
+        return Call(signature.cell, inputs, ints, floats)
+
+
+def _starts(counts: Any, end: int) -> Any:
+    """Where stretches of these lengths begin, the last of which ends at ``end``."""
+    return end - np.cumsum(counts[::-1])[::-1]
+
+
+class Walk:
+    """What the roots rest on by differentiable edges, operands before users; nothing below the nodes of ``stop``.
+
+    With ``inline`` the calls of cells are recorded anew as plain operations, which stand for their results from here.
+    """
+
+    def __init__(self, roots: Sequence[Expr], stop: Collection[Node] = (), *, inline: bool = True) -> None:
+        self.rows: dict[Tape, _Rows] = {}
+        self.stop, self.inline = frozenset(stop), inline
+        self.inlined: dict[Node, list[Expr]] = {}
+        self.edges: dict[Node, list[Node]] = {}
+        self.order = list(self._sorted([(e.tape, e.row) for e in roots if _can(e)]))
+
+    def _sorted(self, roots: list[Node]) -> Iterator[Node]:
+        stack = [(node, False) for node in roots]
+        while stack:
+            node, finished = stack.pop()
+            if finished:
+                yield node
+            elif node not in self.edges:
+                self.edges[node] = edges = self._edges(node)
+                stack.append((node, True))
+                stack.extend((n, False) for n in edges if n not in self.edges)
+
+    def rows_of(self, tape: Tape) -> _Rows:
+        if tape not in self.rows:
+            self.rows[tape] = _Rows(tape)
+        return self.rows[tape]
+
+    def _edges(self, node: Node) -> list[Node]:
+        tape, row = node
+        if node in self.stop or not tape.grad:
+            return []
+        signature, rows = signature_by_id(tape.signatures[row]), self.rows_of(tape)
+        if signature.op is IMPORT:
+            source = tape.imports[rows.integer(row, 0)]
+            return [source] if _can(_expr(source)) else []
+        if self.inline and (signature.cell is not None or signature.op is OUTPUT):
+            result = self._result(tape, row, signature)
+            return [node_of(result)] if _can(result) else []
+        operands = rows.operands(row)
+        if signature.op is VIEW:
+            return [(tape, operands[0])] if _can(_expr((tape, operands[0]))) else []
+        wanted = [o for o in signature.operands if o.kind == "row" and o.vjp is not None]
+        if signature.op.stacked:
+            return [(tape, r) for r in operands] if wanted else []
+        return [(tape, operands[o.position]) for o in wanted]
+
+    def _result(self, tape: Tape, row: int, signature: Signature) -> Expr:
+        """A result of a cell's call, computed by plain operations."""
+        call = row if signature.cell is not None else self.rows_of(tape).operands(row)[0]
+        if (tape, call) not in self.inlined:
+            of_call = signature_by_id(tape.signatures[call])
+            self.inlined[tape, call] = inlined(self.rows_of(tape).call(call, of_call))
+        return self.inlined[tape, call][row - call]  # further results stand right behind the call
+
+    def reads_parameters(self) -> bool:
+        """Whether a parameter's gradient could come out of it."""
+        signatures = {tape.signatures[row] for tape, row in self.order}
+        return any(o.kind == "shared" and o.vjp is not None for n in signatures for o in signature_by_id(n).operands)
+
+    def dependent(self, targets: Collection[Node], parameters: Collection[Parameter]) -> set[Node]:
+        """The nodes that rest on one of the targets."""
+        found: set[Node] = set()
+        wanted = {id(p.type) for p in parameters}
+        for node in self.order:
+            if node in targets or any(n in found for n in self.edges[node]) or (wanted and _reads(node, wanted)):
+                found.add(node)
+        return found
+
+
+def _reads(node: Node, types: set[int]) -> bool:
+    return any(id(o.type) in types for o in signature_by_id(node[0].signatures[node[1]]).operands)
+
+
+def _can(e: Expr) -> bool:
+    return e.requires_grad and e.type.parameter is None
+
+
+def _expr(node: Node) -> Expr:
+    return handle(node[0], node[1], signature_by_id(node[0].signatures[node[1]]).type)
+
+
+def node_of(e: Expr) -> Node:
+    """What identifies an expression that is no parameter."""
+    return e.tape, e.row
+
+
+def cotangents(seeds: Sequence[tuple[Expr, Any]], wrt: Sequence[Expr], walk: Walk | None = None) -> list[Expr | None]:
+    """For each of ``wrt`` the sum of what the roots' cotangents pull back to, None where no root rests on it.
+
+    ``seeds``: pairs of a root and its cotangent, of its shape. ``wrt``: parameters and expressions with gradient.
+    """
+    walk = Walk([root for root, _ in seeds]) if walk is None else walk
+    backward = _Backward(walk, wrt)
+    for root, seed in seeds:
+        backward.add(root, fitted(seed, root.type))
+    return backward.run()
+
+
+class _Backward:
+    """One walk back: the cotangents that every node has got so far."""
+
+    def __init__(self, walk: Walk, wrt: Sequence[Expr]) -> None:
+        self.walk, self.wrt = walk, wrt
+        self.parameters = [e for e in wrt if isinstance(e, Parameter)]
+        self.targets = {node_of(e) for e in wrt if not isinstance(e, Parameter)}
+        self.active = walk.dependent(self.targets, self.parameters)
+        self.parts: dict[Node, list[Part]] = {}
+        self.shared: dict[Use, list[tuple[Node, Expr]]] = {}
+        self.waiting: dict[Node, dict[Use, list[tuple[Node, Expr]]]] = {}
+        self.found: dict[Any, list[Expr]] = {}
+
+    def add(self, root: Expr, cotangent: Expr) -> None:
+        if isinstance(root, Parameter):
+            self.found.setdefault(root.type, []).append(cotangent)
+        else:
+            self._give(node_of(root), WHOLE, cotangent)
+
+    def _give(self, node: Node, offset: int, cotangent: Expr) -> None:
+        if node in self.active:
+            self.parts.setdefault(node, []).append((offset, cotangent))
+
+    def run(self) -> list[Expr | None]:
+        for node in reversed(self.walk.order):
+            for (signature, i), users in self.waiting.pop(node, {}).items():
+                self._give(node, WHOLE, self._together(node, signature, i, users))
+            parts = self.parts.pop(node, None)
+            if parts is not None:
+                self._step(node, parts)
+        for (signature, i), nodes in self.shared.items():
+            self._parameter(signature, i, nodes)
+        keys = [e.type if isinstance(e, Parameter) else node_of(e) for e in self.wrt]
+        return [total(self.found[key]) if key in self.found else None for key in keys]
+
+    def _step(self, node: Node, parts: list[Part]) -> None:
+        signature = signature_by_id(node[0].signatures[node[1]])
+        if node in self.targets:
+            parts = [(WHOLE, assembled(parts, signature.type))]
+            self.found.setdefault(node, []).append(parts[0][1])
+        if signature.op is VIEW and self.walk.edges[node]:
+            self._view(node, signature, parts)
+        elif _is_alias(signature) and self.walk.edges[node]:
+            for offset, part in parts:
+                self._give(self.walk.edges[node][0], offset, part)
+        elif signature.op is not VIEW and not _is_alias(signature) and node not in self.walk.stop:
+            self._operation(node, signature, assembled(parts, signature.type))
+
+    def _view(self, node: Node, signature: Signature, parts: list[Part]) -> None:
+        source = self.walk.edges[node][0]
+        kind = signature.operands[0].type
+        assert kind is not None
+        shift = self.walk.rows_of(node[0]).integer(node[1], 0)
+        for offset, part in merged_wholes(parts):
+            if offset == WHOLE and part.size == kind.size:
+                self._give(source, WHOLE, functions.reshape(part, kind.shape))
+            else:
+                self._give(source, max(offset, 0) + shift, functions.reshape(part, (-1,)))
+
+    def _operation(self, node: Node, signature: Signature, g: Expr) -> None:
+        for i, operand in enumerate(signature.operands):
+            if operand.vjp is None:
+                continue
+            if operand.kind == "shared":
+                if any(p.type is operand.type for p in self.parameters):
+                    self.shared.setdefault((signature, i), []).append((node, g))
+            elif signature.op.stacked:
+                self._stacked(node, signature, g)
+            else:
+                source = node[0], self.walk.rows_of(node[0]).operands(node[1])[operand.position]
+                if source in self.active and _is_large(signature, operand):
+                    self.waiting.setdefault(source, {}).setdefault((signature, i), []).append((node, g))
+                elif source in self.active:
+                    self._give(source, WHOLE, self._single(node, signature, i, g))
+
+    def _together(self, source: Node, signature: Signature, i: int, users: list[tuple[Node, Expr]]) -> Expr:
+        """What a node gets of all of its users of one signature: it is shared by them, as a parameter would be."""
+        if len(users) == 1:
+            return self._single(users[0][0], signature, i, users[0][1])
+        kind = _kind(signature.operands[i])
+        return fitted(unbroadcast(RECORDER, self._pulled_back(signature, i, users, _expr(source)), kind.shape), kind)
+
+    def _single(self, node: Node, signature: Signature, i: int, g: Expr) -> Expr:
+        """What operand ``i`` of one node gets. A formula needs no batch axis, a rule of a kernel has one of size 1."""
+        kind = _kind(signature.operands[i])
+        if signature.op.elementwise and signature.op.formula:
+            return fitted(unbroadcast(RECORDER, self._by_formula(signature, i, [(node, g)]), kind.shape), kind)
+        answer = unbroadcast(RECORDER, self._pulled_back(signature, i, [(node, g)]), (1, *signature.operands[i].shape))
+        return fitted(_seen(answer, kind.shape), kind)
+
+    def _by_formula(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> Expr:
+        """The formula of an elementwise operation's derivative, reading no more than what occurs in it."""
+        _check_twice(signature.op)
+        formula, operands = _derivative(signature.op, i)
+        values: dict[str, Any] = {"g": _batched([g for _, g in nodes], None)}
+        if "y" in formula.operands:
+            values["y"] = _batched([_expr(node) for node, _ in nodes], None)
+        for name, operand in zip(operands, signature.operands, strict=True):
+            if name in formula.operands:
+                shape = None if len(nodes) == 1 else operand.shape
+                values[name] = self._operand(signature, operand, [node for node, _ in nodes], shape)
+        return constant(evaluate(formula, RECORDER, **values))
+
+    def _stacked(self, node: Node, signature: Signature, g: Expr) -> None:
+        """A list's operands are one array, with an axis for them behind the batch; they may all get the same."""
+        kind = _kind(signature.operands[0])
+        answer = self._pulled_back(signature, 0, [(node, g)])
+        sources = self.walk.edges[node]
+        if signature.op.ragged:
+            each = [fitted(functions.reshape(answer, kind.shape), kind)] * len(sources)
+        else:
+            rows = functions.reshape(answer, (len(sources), *kind.shape))
+            each = [fitted(row, kind) for row in rows]
+        for source, part in zip(sources, each, strict=True):
+            self._give(source, WHOLE, part)
+
+    def _parameter(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> None:
+        kind = _kind(signature.operands[i])
+        answer = unbroadcast(RECORDER, self._pulled_back(signature, i, nodes), kind.shape)
+        self.found.setdefault(kind, []).append(fitted(answer, kind))
+
+    def _pulled_back(
+        self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]], shared: Expr | None = None
+    ) -> Any:
+        """The vjp of operand ``i``, over nodes of one signature: the batch axis counts them. They may share it."""
+        _check_twice(signature.op)
+        if signature.op.elementwise and signature.op.formula:
+            return self._by_formula(signature, i, nodes)
+        vjp, shape = signature.operands[i].vjp, signature.type.shape
+        assert vjp is not None
+        g = _batched([g for _, g in nodes], shape)
+        y = _batched([_expr(node) for node, _ in nodes], shape)
+        operands = [self._operand(signature, o, [node for node, _ in nodes], o.shape) for o in signature.operands]
+        operands[i] = operands[i] if shared is None else shared
+        return constant(vjp(RECORDER, g, y, *operands))
+
+    def _operand(self, signature: Signature, operand: Operand, nodes: list[Node], shape: Shape | None) -> Any:
+        """An operand of all of the nodes as a vjp sees it; a row's value as it is if ``shape`` is None."""
+        rows = [(self.walk.rows_of(tape), row) for tape, row in nodes]
+        if operand.kind == "shared":
+            return _kind(operand).parameter()  # type: ignore[misc]
+        if operand.kind == "int":
+            return np.array([r.integer(row, operand.position) for r, row in rows])
+        if operand.kind == "float":
+            numbers = [r.floating(row, operand.position) for r, row in rows]
+            return numbers[0] if len(numbers) == 1 else _column(numbers, operand)
+        if signature.op.stacked:
+            return self._listed(signature, nodes[0])
+        return _batched([_expr((r.tape, r.operands(row)[operand.position])) for r, row in rows], shape)
+
+    def _listed(self, signature: Signature, node: Node) -> Any:
+        """A list's operands as one array. What only joins or sums them reads its shape, and no values."""
+        rows = self.walk.rows_of(node[0]).operands(node[1])
+        kind = _kind(signature.operands[0])
+        if signature.op.gathers or signature.op.ragged:
+            return np.broadcast_to(np.zeros((), kind.dtype), (1, len(rows), *kind.shape))
+        return functions.stack([_expr((node[0], row)) for row in rows])[None]
+
+
+def _is_alias(signature: Signature) -> bool:
+    """Whether another node stands for it: one of another tape, or of the body of a cell."""
+    return signature.op is IMPORT or signature.op is OUTPUT or signature.cell is not None
+
+
+def _is_large(signature: Signature, operand: Operand) -> bool:
+    """Whether the cotangent of an operand is no smaller than that of the result, as that of a matrix in a product is.
+
+    Of a matrix that many nodes read, one such cotangent is made for all of them, not one each to be added up.
+    """
+    return not signature.op.elementwise and _kind(operand).size >= signature.type.size
+
+
+def _check_twice(op: Op) -> None:
+    if op.once:
+        raise GradientError(
+            f"{op.name} can be differentiated once only, with arrays, and not twice: its gradient cannot be "
+            "recorded. Use .backward(), or write it with other operations"
+        )
+
+
+def _kind(operand: Operand) -> Type:
+    assert operand.type is not None
+    return operand.type
+
+
+def _column(numbers: list[float], operand: Operand) -> Any:
+    return np.array(numbers, operand.dtype).reshape((-1, *operand.shape))
+
+
+@cache
+def _derivative(op: Op, operand: int) -> tuple[Formula, tuple[str, ...]]:
+    """The formula of an elementwise operation's derivative, and the names of all operands."""
+    operands = parse(op.formula["y"]).operands
+    return parse(op.formula[operands[operand]]), operands
+
+
+def _batched(values: Sequence[Expr], shape: Shape | None) -> Expr:
+    """Examples of one type with the batch axis in front, each of ``shape``; None: one example stays as it is."""
+    if len(values) == 1:
+        return values[0] if shape is None else _seen(values[0], (1, *shape))
+    stacked = functions.stack(values)
+    return stacked if shape is None else functions.reshape(stacked, (len(values), *shape))
+
+
+def _seen(e: Expr, shape: Shape) -> Expr:
+    """An expression in another shape of the same size: `reshape` without its checks."""
+    if e.type.shape == shape:
+        return e
+    if e.type.parameter is not None:
+        return functions.reshape(e, shape)
+    return view(e, intern_type(shape, e.dtype, e.device, type_on(current_tape(), e).requires_grad), 0)
+
+
+def fitted(value: Any, kind: Type) -> Expr:
+    """A cotangent in the shape and dtype of what it belongs to."""
+    e = constant(value)
+    if e.dtype != kind.dtype:
+        e = functions.astype(e, kind.dtype)
+    return e if e.shape == kind.shape else functions.broadcast_to(e, kind.shape)
+
+
+def total(values: Sequence[Expr]) -> Expr:
+    """The sum of expressions of one shape."""
+    if len(values) == 1:
+        return values[0]
+    return values[0] + values[1] if len(values) == 2 else functions.sum(list(values))
+
+
+def merged_wholes(parts: Sequence[Part]) -> list[Part]:
+    """The same with at most one cotangent of the whole."""
+    wholes = [part for offset, part in parts if offset == WHOLE]
+    others = [(offset, part) for offset, part in parts if offset != WHOLE]
+    return [(WHOLE, total(wholes)), *others] if wholes else others
+
+
+def assembled(parts: Sequence[Part], kind: Type) -> Expr:
+    """The sum of cotangents of parts of a value, as one of its whole.
+
+    Parts that do not overlap are joined, not added: reading a matrix row by row costs one copy of it, not one a row.
+    """
+    wholes = [part for offset, part in parts if offset == WHOLE]
+    equal: dict[tuple[int, int], list[Expr]] = {}
+    for offset, part in parts:
+        if offset != WHOLE:
+            equal.setdefault((offset, part.size), []).append(part)
+    layers: list[list[Part]] = []
+    for (offset, _), found in sorted(equal.items(), key=lambda item: item[0]):
+        fitting = next((layer for layer in layers if layer[-1][0] + layer[-1][1].size <= offset), None)
+        if fitting is None:
+            layers.append(fitting := [])
+        fitting.append((offset, total(found)))
+    return total([*wholes, *(_joined(layer, kind) for layer in layers)])
+
+
+def _joined(layer: list[Part], kind: Type) -> Expr:
+    pieces: list[Any] = []
+    end = 0
+    for offset, part in layer:
+        if offset > end:
+            pieces.append(np.zeros(offset - end, kind.dtype))
+        pieces.append(part)
+        end = offset + part.size
+    if end < kind.size:
+        pieces.append(np.zeros(kind.size - end, kind.dtype))
+    return functions.reshape(pieces[0] if len(pieces) == 1 else functions.concatenate(pieces), kind.shape)

@@ -1,0 +1,87 @@
+"""A call of a cell as the operations of its body, recorded anew: what has rules of its own can be differentiated again.
+
+A cell's program computes gradients with arrays, fused and in stages. To record them, the body is laid out first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lazyflow import functions
+from lazyflow.expr import Expr, Parameter, record, view
+from lazyflow.expr import _append as append
+from lazyflow.expr import _constant_node as constant_node
+from lazyflow.expr import _local_row as local_row
+from lazyflow.ops import OPS
+from lazyflow.program import CONSTANT, FLOAT, INPUT, INT, NODE, PARAMETER, PRODUCT, Node, Program, Ref
+from lazyflow.tape import Signature, Tape, Type, current_tape, intern_type
+
+
+class Call(NamedTuple):
+    """A call of a cell: its program, its operands, and its payload."""
+
+    program: Program
+    inputs: Sequence[Expr]
+    ints: Sequence[int]
+    floats: Sequence[float]
+
+
+def inlined(call: Call) -> list[Expr]:
+    """The results of a call, computed by plain operations."""
+    values: list[Expr] = []
+    for node in call.program.nodes:
+        values.append(_recorded(node, [_value(call, ref, values) for ref in node.reads]))
+    return [values[i] for i in call.program.outputs]
+
+
+def _value(call: Call, ref: Ref, values: Sequence[Expr]) -> Any:
+    """What a node reads, as a whole."""
+    if ref.kind == NODE:
+        return values[ref.index]
+    if ref.kind == INPUT:
+        return call.inputs[ref.index]
+    if ref.kind == PARAMETER:
+        found = call.program.parameters[ref.index].parameter
+        assert found is not None
+        return found()
+    if ref.kind == CONSTANT:
+        return constant_node(current_tape(), call.program.constants[ref.index])
+    return call.ints[ref.index] if ref.kind == INT else call.floats[ref.index] if ref.kind == FLOAT else ref.value
+
+
+def _recorded(node: Node, values: Sequence[Any]) -> Expr:
+    if node.kind == PRODUCT:
+        weight, x = values
+        _, ref = node.reads
+        return functions.matmul(weight, _part(x, intern_type(ref.shape, ref.dtype, x.device, ref.grad), ref.shift))
+    assert node.signature is not None
+    tape = current_tape()
+    rows, ints, floats = _columns(tape, node.signature, node, values)
+    return append(tape, node.signature, rows, ints, floats)
+
+
+def _columns(
+    tape: Tape, signature: Signature, node: Node, values: Sequence[Any]
+) -> tuple[list[int], list[int], list[float]]:
+    """What a row of the signature reads: rows of the tape, and payload; the tape keeps parameters."""
+    operands = signature.operands[:1] * len(values) if signature.op.stacked else signature.operands
+    rows, ints, floats = [], [len(values)] if signature.op.ragged else [], []
+    for operand, ref, value in zip(operands, node.reads, values, strict=True):
+        if operand.kind == "row":
+            assert operand.type is not None
+            rows.append(local_row(tape, _part(value, operand.type, ref.shift)))
+        elif operand.kind == "shared":
+            tape.keep.update((value, signature))
+        elif operand.kind == "int":
+            ints.append(int(value))
+        else:
+            floats.append(float(value))
+    return rows, ints, floats
+
+
+def _part(e: Expr, kind: Type, shift: int) -> Expr:
+    """The elements from ``shift`` on, as ``kind``."""
+    if isinstance(e, Parameter):
+        e = record(OPS["identity"], (e,))
+    return e if e.type is kind and not shift else view(e, kind, shift)

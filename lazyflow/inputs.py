@@ -1,0 +1,210 @@
+"""One call of a function with inputs to differentiate by: what goes in, what comes out, and what lies between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from lazyflow import settings
+from lazyflow.cotangents import Node, Walk, cotangents, fitted, node_of
+from lazyflow.errors import DTypeError, GradientError, ShapeError
+from lazyflow.expr import Expr, Parameter, constant, record, view
+from lazyflow.numpy.dispatch import has_expressions
+from lazyflow.ops import OPS
+from lazyflow.structure import leaves, mapped, rebuilt
+from lazyflow.tape import intern_type
+
+Function = Callable[..., Any]
+Argnum = int | Sequence[int]
+
+
+class _Live(threading.local):
+    """The inputs of the functions that this thread is in the middle of differentiating."""
+
+    def __init__(self) -> None:
+        self.nodes: set[Node] = set()
+
+
+_live = _Live()
+
+
+@contextmanager
+def alive(inputs: Sequence[Expr]) -> Iterator[None]:
+    """Inside, these are inputs of a function that is being differentiated: what rests on them stays an expression."""
+    mine = {node_of(e) for e in inputs}
+    _live.nodes |= mine
+    try:
+        yield
+    finally:
+        _live.nodes -= mine
+
+
+# Inputs and outputs.
+
+
+def _input(x: Any, what: str) -> Expr:
+    """A value as an input to differentiate by: a node of its own, through which gradients flow. Free."""
+    if not isinstance(x, Expr | np.ndarray | np.generic | float | int) and not hasattr(x, "__cuda_array_interface__"):
+        raise TypeError(f"{what} is no array, number or expression but {type(x).__name__}; differentiate by others")
+    e = constant(np.float64(x) if isinstance(x, float) and not isinstance(x, np.generic) else x)
+    if e.dtype.kind != "f":
+        raise DTypeError(
+            f"{what} holds {e.dtype}; only floating values can be differentiated by, see .astype('float64')"
+        )
+    if e.type.parameter is not None:
+        e = record(OPS["identity"], (e,))
+    return view(e, intern_type(e.shape, e.dtype, e.device, True), 0)
+
+
+def _inputs(tree: Any, what: str) -> list[Expr]:
+    return [_input(leaf, path) for path, leaf in leaves(tree, what)]
+
+
+def output(y: Any, name: str) -> Expr:
+    """What a function returned, which must be an expression; raises `GradientError`."""
+    if not isinstance(y, Expr):
+        raise GradientError(
+            f"{name}: the function returned {_article(y)}, which is no expression: its result does not depend on the "
+            "arguments, or was computed from their values (.numpy(), .item(), float()); compute with lazyflow.numpy, "
+            "lazyflow or operators"
+        )
+    return y
+
+
+def _article(y: Any) -> str:
+    return "an array" if isinstance(y, np.ndarray) else f"a {type(y).__name__}"
+
+
+def scalar(y: Any, name: str) -> Expr:
+    """What a function returned, which must be one floating number; raises `GradientError` or `DTypeError`."""
+    e = output(y, name)
+    if e.size != 1:
+        raise GradientError(
+            f"{name} of a function whose result has shape {e.shape}: it must be one number; sum it, or use jacobian, "
+            "elementwise_grad or vjp"
+        )
+    return _floating(e, name)
+
+
+def _floating(e: Expr, name: str) -> Expr:
+    if e.dtype.kind != "f":
+        raise DTypeError(f"{name}: the function returned {e.dtype}, which has no derivative; it must be floating")
+    return e
+
+
+def _value(e: Expr) -> Any:
+    """The value as an array on its device, or as a NumPy number."""
+    value = e.array.copy() if isinstance(e, Parameter) else e.engine.value(e)
+    return value[()] if isinstance(value, np.ndarray) and not e.shape else value
+
+
+def evaluated(tree: Any) -> Any:
+    """The same structure with the values of its expressions, all from one run."""
+    found = [leaf for _, leaf in leaves(tree) if isinstance(leaf, Expr)]
+    Expr.engine.forward(found)
+    return mapped(lambda leaf: _value(leaf) if isinstance(leaf, Expr) else leaf, tree)
+
+
+def reads_expressions(args: Sequence[Any]) -> bool:
+    """Whether an expression is among the arguments, at any depth: then the result is an expression, too."""
+    return has_expressions(leaf for arg in args for _, leaf in leaves(arg))
+
+
+def finished(tree: Any, lazy: bool) -> Any:
+    """Results as they are handed to the caller: expressions if ``lazy``, else their values."""
+    return tree if lazy else evaluated(tree)
+
+
+def is_inside(walk: Walk) -> bool:
+    """Whether what was walked over rests on an input of a function that is being differentiated further out."""
+    return bool(_live.nodes) and any(node in _live.nodes for node in walk.order)
+
+
+# Calling the function.
+
+
+class Traced:
+    """One call of a function with inputs in place of some arguments."""
+
+    def __init__(self, name: str, f: Function, argnum: Argnum, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.name = name
+        self.numbers = numbers_of(name, argnum, len(args))
+        self.trees = tuple(args[i] for i in self.numbers)
+        given = [*args, *kwargs.values()]
+        with recording():
+            self.inputs = [
+                e
+                for i, tree in zip(self.numbers, self.trees, strict=True)
+                for e in _inputs(tree, f"{name}: argument {i}")
+            ]
+            traced = rebuilt(self.trees, iter(self.inputs))
+            replaced = dict(zip(self.numbers, traced, strict=True))
+            with alive(self.inputs):
+                self.y = f(*(replaced.get(i, arg) for i, arg in enumerate(args)), **kwargs)
+        self.outputs = [_floating(output(y, name), name) for _, y in leaves(self.y)]
+        with recording():
+            self.walk = Walk(self.outputs, [node_of(e) for e in self.inputs])
+        self.lazy = reads_expressions(given) or is_inside(self.walk)
+        self.one = isinstance(argnum, int)
+
+    def pulled_back(self, seeds: Sequence[Any]) -> list[Expr]:
+        """The gradient of every input."""
+        with recording():
+            found = cotangents(list(zip(self.outputs, seeds, strict=True)), self.inputs, self.walk)
+            return [zeros(e) if g is None else g for g, e in zip(found, self.inputs, strict=True)]
+
+    def pushed_forward(self, tangents: Sequence[Any]) -> list[Expr]:
+        """The tangent of every output, for those of the inputs: the vjp of the vjp."""
+        with recording():
+            seeds = [_input(np.zeros(y.shape, y.dtype), self.name) for y in self.outputs]
+            pulled = self.pulled_back(seeds)
+            again = Walk(pulled, [node_of(e) for e in seeds])
+            found = cotangents(list(zip(pulled, tangents, strict=True)), seeds, again)
+            return [zeros(y) if t is None else t for t, y in zip(found, self.outputs, strict=True)]
+
+    def structured(self, values: Sequence[Any]) -> Any:
+        """Values of the inputs in the structure of the arguments."""
+        trees = rebuilt(self.trees, iter(values))
+        return trees[0] if self.one else trees
+
+
+def recording() -> Any:
+    """What is differentiated must be recorded with gradients, even inside of ``lf.no_grad()``."""
+    return nullcontext() if settings.current().grad else settings.using(grad=True)
+
+
+def zeros(e: Expr) -> Expr:
+    """The gradient of what nothing rests on."""
+    return constant(np.zeros(e.shape, e.dtype))
+
+
+def numbers_of(name: str, argnum: Argnum, count: int) -> tuple[int, ...]:
+    """The arguments that ``argnum`` names, counted from the front; raises ``TypeError`` where there are not so many."""
+    numbers = (argnum,) if isinstance(argnum, int) else tuple(argnum)
+    for n in numbers:
+        if not -count <= n < count:
+            raise TypeError(f"{name}: argnum {n} names no argument, the function was called with {count} of them")
+    return tuple(n % count for n in numbers)
+
+
+def checked(name: str, f: Any, argnum: Any) -> None:
+    """Raise ``TypeError`` unless ``f`` is a function and ``argnum`` the number of an argument, or several."""
+    if not callable(f):
+        raise TypeError(f"{name} takes a function, got {type(f).__name__}; for an expression there is lf.gradients")
+    numbers = argnum if isinstance(argnum, list | tuple) else (argnum,)
+    if not numbers or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
+        raise TypeError(f"{name}: argnum is the number of an argument, or a tuple of them, got {argnum!r}")
+
+
+def matching(name: str, what: str, tree: Any, like: Sequence[Expr]) -> list[Expr]:
+    """The leaves of a cotangent or tangent, which must have the shapes of what it belongs to."""
+    found = [leaf for _, leaf in leaves(tree)]
+    shapes = [np.shape(leaf) if not isinstance(leaf, Expr) else leaf.shape for leaf in found]
+    wanted = [e.shape for e in like]
+    if shapes != wanted:
+        raise ShapeError(f"{name}: the {what} must have the shapes {wanted} of what it belongs to, got {shapes}")
+    return [fitted(leaf, e.type) for leaf, e in zip(found, like, strict=True)]

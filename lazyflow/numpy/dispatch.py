@@ -1,0 +1,126 @@
+"""Which of NumPy's functions take expressions, and the choice between the two: arrays compute, expressions record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lazyflow import functions
+from lazyflow.expr import Expr
+from lazyflow.functions import linalg
+from lazyflow.numpy import _expressions
+
+# By one name in NumPy and in lazyflow.functions, with the same arguments.
+_SHARED = (
+    "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "ceil", "cos", "cosh",
+    "divide", "equal", "exp", "expm1", "floor", "floor_divide", "greater", "greater_equal", "isfinite", "isnan",
+    "less", "less_equal", "log", "log1p", "logical_and", "logical_not", "logical_or", "maximum", "minimum",
+    "multiply", "negative", "not_equal", "power", "reciprocal", "remainder", "sign", "sin", "sinh", "sqrt",
+    "square", "subtract", "tan", "tanh", "all", "any", "argmax", "argmin", "argsort", "broadcast_to", "cumsum",
+    "diagonal", "expand_dims", "flip", "matmul", "max", "min", "ravel", "repeat", "reshape", "roll", "squeeze",
+    "swapaxes", "tile", "transpose", "tril", "triu", "astype",
+)  # fmt: skip
+
+# Other names of the same functions: NumPy's own, and those of the array API standard.
+_ALIASES: Mapping[str, str] = {
+    "absolute": "abs", "fabs": "abs", "acos": "arccos", "acosh": "arccosh", "asin": "arcsin", "asinh": "arcsinh",
+    "atan": "arctan", "atan2": "arctan2", "atanh": "arctanh", "true_divide": "divide", "mod": "remainder",
+    "pow": "power", "fmax": "maximum", "fmin": "minimum", "rint": "round", "around": "round", "amax": "max",
+    "amin": "min", "concat": "concatenate", "permute_dims": "transpose", "degrees": "rad2deg", "radians": "deg2rad",
+    "conjugate": "positive", "conj": "positive", "asanyarray": "asarray",
+    "invert": "logical_not", "bitwise_not": "logical_not", "bitwise_and": "logical_and", "bitwise_or": "logical_or",
+}  # fmt: skip
+
+# All that the module defines, but for its own helpers.
+_COMPOSED = {
+    name: function
+    for name, function in vars(_expressions).items()
+    if callable(function) and getattr(function, "__module__", "") == _expressions.__name__ and name[0] != "_"
+}
+
+
+def _lazy() -> dict[str, Callable[..., Any]]:
+    found: dict[str, Callable[..., Any]] = {name: getattr(functions, name) for name in _SHARED}
+    found["abs"] = functions.abs
+    found.update(_COMPOSED)
+    found.update({name: getattr(_expressions, name) for name in ("zeros_like", "ones_like", "full_like", "empty_like")})
+    found.update({alias: found[name] for alias, name in _ALIASES.items()})
+    return found
+
+
+# NumPy's functions on expressions, by name.
+EXPRESSIONS: Mapping[str, Callable[..., Any]] = _lazy()
+
+_REDUCTIONS = {
+    "add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min", "logical_and": "all", "logical_or": "any",
+}  # fmt: skip
+
+
+def has_expressions(values: Iterable[Any]) -> bool:
+    """Whether an expression is among the values, or in a list among them.
+
+    >>> has_expressions([1.0, np.zeros(3), [2.0]])
+    False
+    """
+    for value in values:
+        if isinstance(value, Expr) or (isinstance(value, list | tuple) and has_expressions(value)):
+            return True
+    return False
+
+
+def either(name: str, recorded: Callable[..., Any], computed: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that records where an expression is among the arguments, and calls NumPy's where none is.
+
+    >>> either("sin", functions.sin, np.sin)(0.0)
+    np.float64(0.0)
+    """
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if has_expressions(args) or (kwargs and has_expressions(kwargs.values())):
+            return recorded(*args, **kwargs)
+        return computed(*args, **kwargs)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"``numpy.{name}`` of arrays; of expressions, an expression."
+    return function
+
+
+def ufunc(x: Expr, function: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+    """NEP 13: NumPy's ufuncs on expressions record; ``np.add.reduce`` and the like are the reductions."""
+    name = function.__name__
+    if "out" in options:
+        raise TypeError(
+            f"numpy.{name}: an expression is no array to compute into, and cannot be written into one; "
+            "write w = w - e instead of w -= e, or take its value with .numpy()"
+        )
+    if method == "__call__" and name in EXPRESSIONS:
+        return EXPRESSIONS[name](*inputs, **options)
+    if method == "reduce" and name in _REDUCTIONS:
+        return EXPRESSIONS[_REDUCTIONS[name]](*inputs, **{"axis": 0, **options})
+    raise _unknown(name if method == "__call__" else f"{name}.{method}")
+
+
+def array_function(x: Expr, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
+    """NEP 18: NumPy's other functions on expressions record."""
+    name, where = function.__name__, function.__module__
+    found = LINALG.get(name) if where.endswith("linalg") else EXPRESSIONS.get(name)
+    if found is None:
+        raise _unknown(name)
+    return found(*args, **kwargs)
+
+
+def _unknown(name: str) -> TypeError:
+    return TypeError(f"numpy.{name} has no counterpart that records; for its value call .numpy() on the expressions")
+
+
+LINALG: dict[str, Callable[..., Any]] = {
+    name: getattr(linalg, name) for name in ("inv", "det", "slogdet", "cholesky", "eigh")
+}
+
+
+def install() -> None:
+    """Let NumPy's own functions find the ones here."""
+    Expr.__array_ufunc__ = ufunc  # type: ignore[assignment]
+    Expr.__array_function__ = array_function  # type: ignore[attr-defined]

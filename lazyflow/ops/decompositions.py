@@ -1,0 +1,216 @@
+"""Linear systems and decompositions: inv, solve, det, slogdet, cholesky, eigh and svd, of matrices or stacks of them.
+
+NumPy's and CuPy's functions are generalised ufuncs already, so leading axes are batch. An operation has one result; a
+decomposition's parts lie end to end in it, and cutting them out is free.
+
+``cholesky`` and ``eigh`` read the symmetric part ``(a + a.T) / 2``, not one triangle as LAPACK does: their gradient is
+then right in every direction, and symmetric. Reverse rules: M. Giles, "An extended collection of matrix derivative
+results for forward and reverse mode AD" (2008); J. Townsend, "Differentiating the singular value decomposition" (2016);
+I. Murray, "Differentiation of the Cholesky decomposition" (2016).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.ops.base import Abstract, Array, Op, Result, register
+
+
+def _matrices(name: str, *operands: Abstract) -> np.dtype[Any]:
+    """The operands' common dtype, which must be one that LAPACK knows; the first must have two axes at least."""
+    for operand in operands:
+        if operand.dtype not in (np.float32, np.float64):
+            raise DTypeError(f"{name} takes float32 or float64, got {operand.dtype}; convert with .astype")
+    if len(operands[0].shape) < 2:
+        raise ShapeError(f"{name} takes a matrix, or a stack of them, got shape {operands[0].shape}")
+    return np.result_type(*(o.dtype for o in operands))
+
+
+def _square(name: str, *operands: Abstract) -> np.dtype[Any]:
+    dtype = _matrices(name, *operands)
+    if operands[0].shape[-1] != operands[0].shape[-2]:
+        raise ShapeError(f"{name} takes square matrices, got shape {operands[0].shape}")
+    return dtype
+
+
+def _t(x: Array) -> Array:
+    return x.swapaxes(-1, -2)
+
+
+def _symmetric(x: Array) -> Array:
+    return 0.5 * (x + _t(x))
+
+
+def _eye(xp: Any, x: Array) -> Array:
+    return xp.eye(x.shape[-1], dtype=x.dtype)
+
+
+def _inv_shape(a: Abstract) -> Result:
+    return Result(a.shape, _square("inv", a))
+
+
+def _inv(xp: Any, a: Array, out: Array = None) -> Array:
+    return xp.linalg.inv(a)
+
+
+def _inv_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+    return -(_t(y) @ g @ _t(y))
+
+
+inv = register(Op("inv", _inv_shape, _inv, (_inv_a,)))
+
+
+def _solve_shape(a: Abstract, b: Abstract) -> Result:
+    dtype = _square("solve", a, b)
+    vector = len(b.shape) == 1
+    heads = a.shape[:-2] if vector else (*a.shape[:-2], b.shape[-1])
+    if (*a.shape[:-2], a.shape[-1], *heads[len(a.shape) - 2 :]) != b.shape or (vector and len(a.shape) > 2):
+        raise ShapeError(
+            f"solve takes a (..., n, n) and b (..., n, k) with the same leading axes, or a (n, n) and b (n,); "
+            f"got {a.shape} and {b.shape}"
+        )
+    return Result(b.shape, dtype, {"vector": vector})
+
+
+def _as_columns(x: Array, vector: bool) -> Array:
+    return x[..., None] if vector else x
+
+
+def _solved(xp: Any, a: Array, b: Array, vector: bool) -> Array:
+    x = xp.linalg.solve(a, _as_columns(b, vector))
+    return x[..., 0] if vector else x
+
+
+def _solve(xp: Any, a: Array, b: Array, out: Array = None, *, vector: bool) -> Array:
+    return _solved(xp, a, b, vector)
+
+
+def _solve_b(xp: Any, g: Array, y: Array, a: Array, b: Array, *, vector: bool) -> Array:
+    return _solved(xp, _t(a), g, vector)
+
+
+def _solve_a(xp: Any, g: Array, y: Array, a: Array, b: Array, *, vector: bool) -> Array:
+    return -(_as_columns(_solved(xp, _t(a), g, vector), vector) @ _t(_as_columns(y, vector)))
+
+
+solve = register(Op("solve", _solve_shape, _solve, (_solve_a, _solve_b)))
+
+
+def _det_shape(a: Abstract) -> Result:
+    return Result(a.shape[:-2], _square("det", a))
+
+
+def _det(xp: Any, a: Array, out: Array = None) -> Array:
+    return xp.asarray(xp.linalg.det(a))
+
+
+def _det_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+    return (g * y)[..., None, None] * _t(xp.linalg.inv(a))
+
+
+det = register(Op("det", _det_shape, _det, (_det_a,)))
+
+
+def _slogdet_shape(a: Abstract) -> Result:
+    return Result((*a.shape[:-2], 2), _square("slogdet", a))
+
+
+def _slogdet(xp: Any, a: Array, out: Array = None) -> Array:
+    sign, size = xp.linalg.slogdet(a)
+    return xp.stack((xp.asarray(sign, a.dtype), xp.asarray(size, a.dtype)), -1)
+
+
+def _slogdet_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+    return g[..., 1][..., None, None] * _t(xp.linalg.inv(a))
+
+
+slogdet = register(Op("slogdet", _slogdet_shape, _slogdet, (_slogdet_a,)))
+
+
+def _cholesky_shape(a: Abstract) -> Result:
+    return Result(a.shape, _square("cholesky", a))
+
+
+def _cholesky(xp: Any, a: Array, out: Array = None) -> Array:
+    return xp.linalg.cholesky(_symmetric(a))
+
+
+def _cholesky_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+    inverse = xp.linalg.inv(y)
+    inner = xp.tril(_t(y) @ xp.tril(g)) * (1 - 0.5 * _eye(xp, y))
+    return _symmetric(_t(inverse) @ inner @ inverse)
+
+
+cholesky = register(Op("cholesky", _cholesky_shape, _cholesky, (_cholesky_a,)))
+
+
+def _flat(x: Array, ndim: int) -> Array:
+    """The last ``ndim`` axes as one."""
+    return x.reshape((*x.shape[: x.ndim - ndim], -1))
+
+
+def _reciprocal_differences(x: Array) -> Array:
+    """``1 / (x[j] - x[i])`` at (i, j), and zero where both are equal."""
+    difference = x[..., None, :] - x[..., :, None]
+    return (difference != 0) / (difference + (difference == 0))
+
+
+def _eigh_shape(a: Abstract) -> Result:
+    n = a.shape[-1] if a.shape else 0
+    return Result((*a.shape[:-2], n + n * n), _square("eigh", a))
+
+
+def _eigh(xp: Any, a: Array, out: Array = None) -> Array:
+    values, vectors = xp.linalg.eigh(_symmetric(a))
+    return xp.concatenate((values, _flat(vectors, 2)), -1)
+
+
+def _eigh_parts(x: Array, n: int) -> tuple[Array, Array]:
+    return x[..., :n], x[..., n:].reshape((*x.shape[:-1], n, n))
+
+
+def _eigh_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+    (values, v), (g_values, g_v) = (_eigh_parts(part, a.shape[-1]) for part in (y, g))
+    inner = _eye(xp, a) * g_values[..., None, :] + _reciprocal_differences(values) * (_t(v) @ g_v)
+    return _symmetric(v @ inner @ _t(v))
+
+
+eigh = register(Op("eigh", _eigh_shape, _eigh, (_eigh_a,)))
+
+
+def _svd_shape(a: Abstract) -> Result:
+    dtype = _matrices("svd", a)
+    m, n = a.shape[-2:]
+    k = min(m, n)
+    return Result((*a.shape[:-2], m * k + k + k * n), dtype)
+
+
+def _svd(xp: Any, a: Array, out: Array = None) -> Array:
+    u, s, vh = xp.linalg.svd(a, full_matrices=False)
+    return xp.concatenate((_flat(u, 2), s, _flat(vh, 2)), -1)
+
+
+def svd_parts(x: Array, m: int, n: int) -> tuple[Array, Array, Array]:
+    """``U`` (..., m, k), ``S`` (..., k) and ``Vh`` (..., k, n) of what ``svd`` returns; k is min(m, n)."""
+    k, head = min(m, n), x.shape[:-1]
+    u, s, vh = x[..., : m * k], x[..., m * k : m * k + k], x[..., m * k + k :]
+    return u.reshape((*head, m, k)), s, vh.reshape((*head, k, n))
+
+
+def _svd_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+    (u, s, vh), (g_u, g_s, g_vh) = (svd_parts(part, *a.shape[-2:]) for part in (y, g))
+    v, g_v = _t(vh), _t(g_vh)
+    f = _reciprocal_differences(s * s)
+    left, right = _t(u) @ g_u, _t(v) @ g_v
+    inner = f * (left - _t(left)) * s[..., None, :] + s[..., :, None] * f * (right - _t(right))
+    inner = inner + xp.eye(s.shape[-1], dtype=s.dtype) * g_s[..., None, :]
+    inverse = 1 / (s + (s == 0))
+    outside_u = (g_u - u @ left) * inverse[..., None, :]
+    outside_v = (g_v - v @ right) * inverse[..., None, :]
+    return u @ inner @ vh + outside_u @ vh + u @ _t(outside_v)
+
+
+svd = register(Op("svd", _svd_shape, _svd, (_svd_a,)))

@@ -1,0 +1,58 @@
+"""One graph, run many times, against autograd on the same data."""
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from tests.examples.lecture.examples import names
+
+
+@pytest.fixture(scope="module")
+def program():
+    return names("theano_function")
+
+
+def test_the_graph_is_defined_once(program):
+    points, labels = program["data"](20, 3)
+    model = program["LogisticRegression"](20, 3)
+    recorded = len(model.cost.tape)
+    costs = [model.train(points, labels)[0].item() for _ in range(30)]
+    assert costs == sorted(costs, reverse=True)
+    assert len(model.cost.tape) == recorded
+    (predicted,) = model.predict(points)
+    assert (predicted == labels).mean() > 0.8
+    assert "10 to compute" in str(lf.explain(model.cost))
+
+
+def test_data_of_another_shape_is_refused(program):
+    model = program["LogisticRegression"](20, 3)
+    with pytest.raises(lf.ShapeError, match=r"has shape \(20, 3\), got \(5, 3\)"):
+        model.train(*program["data"](5, 3))
+
+
+@pytest.mark.peer
+def test_the_same_numbers_as_autograd(program):
+    autograd = pytest.importorskip("autograd", reason="compared with autograd (extra 'peers')")
+    anp = pytest.importorskip("autograd.numpy")
+    points, labels = program["data"](50, 4)
+    model = program["LogisticRegression"](50, 4)
+    ours = [model.train(points, labels)[0] for _ in range(25)]
+
+    def cost(w, b):
+        scores = anp.dot(points, w) + b
+        entropy = anp.logaddexp(0, scores) - scores * labels
+        return anp.mean(entropy) + 0.01 * anp.sum(w**2)
+
+    w, b, theirs = np.zeros(4), 0.0, []
+    for _ in range(25):
+        theirs.append(cost(w, b))
+        gw, gb = autograd.grad(cost, (0, 1))(w, b)
+        w, b = w - 0.1 * gw, b - 0.1 * gb
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_allclose(model.w.numpy(), w, rtol=1e-9)
+    np.testing.assert_allclose(model.b.numpy(), b, rtol=1e-9)
+
+
+def test_main_runs(program, capsys):
+    program["main"]()
+    assert "accuracy 0.9" in capsys.readouterr().out
