@@ -9,10 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import accuracy, harness, launches, memory, recording, tree_lstm
+from benchmarks import (
+    accuracy,
+    harness,
+    language_model,
+    launches,
+    memory,
+    peak_memory,
+    recording,
+    tagger,
+    tree_lstm,
+)
 
 BENCHMARKS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (tree_lstm, launches, recording, memory, accuracy)
+    module.__name__.rpartition(".")[2]: module
+    for module in (tree_lstm, tagger, language_model, launches, recording, memory, peak_memory, accuracy)
 }
 
 
@@ -43,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def listing() -> str:
-    return "\n".join(f"{name:<12}{summary(module)}" for name, module in BENCHMARKS.items())
+    return "\n".join(f"{name:<16}{summary(module)}" for name, module in BENCHMARKS.items())
 
 
 def run_here(options: argparse.Namespace) -> None:

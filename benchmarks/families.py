@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import sentences
 from benchmarks.trees import Tree, synthetic
 
 Ints = np.ndarray[Any, np.dtype[Any]]
@@ -87,7 +88,7 @@ def bilstm_tagger(examples: int, seed: int) -> Nodes:
     """A tagger of two bidirectional LSTM layers in plain operations, with a loss at every word."""
     rng, record = random.Random(seed), Recorder()
     for _ in range(examples):
-        xs = [record("embedding") for _ in range(_sentence_length(rng))]
+        xs = [record("embedding") for _ in range(sentences.length(rng))]
         for layer in range(2):
             forward = _lstm(record, ("forward", layer), xs)
             backward = _lstm(record, ("backward", layer), xs[::-1])[::-1]
@@ -95,11 +96,6 @@ def bilstm_tagger(examples: int, seed: int) -> Nodes:
         for x in xs:
             record("cross entropy", record("head", record("tanh of the hidden layer", record("hidden layer", x))))
     return record.nodes()
-
-
-def _sentence_length(rng: random.Random) -> int:
-    """English text: log-normal lengths with a mean of about 24 words."""
-    return min(80, max(3, round(rng.lognormvariate(3.05, 0.5))))
 
 
 def _lstm(record: Recorder, name: Hashable, xs: Sequence[int]) -> list[int]:

@@ -173,3 +173,14 @@ def resident_bytes() -> int:
     """Resident memory of this process. Raises ``OSError`` where there is no ``/proc``."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def forget_peak() -> None:
+    """Let the peak that `peak_bytes` tells begin anew. Raises ``OSError`` where Linux's ``/proc`` is not."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: the peak of the resident memory, proc(5)
+
+
+def peak_bytes() -> int:
+    """The most memory that was resident since `forget_peak`, or ever."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

@@ -1,20 +1,20 @@
-"""The Tree-LSTM of `benchmarks.peers` in lazyflow: written for one tree, in plain recursion and plain operations."""
+"""The Tree-LSTM of `benchmarks.peers` in lazyflow: plain recursion over one tree, in plain operations or with the
+library's cell."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import lazyflow as lf
-from benchmarks.harness import Stopwatch
+from benchmarks.lazyflow_model import Model, assign, assign_layer
 from benchmarks.peers import LEARNING_RATE, Array, initial_weights
 from benchmarks.trees import Tree
-from lazyflow import engine, optim
+from lazyflow import nn, optim
 
 
-class TreeLSTM:
-    """See `benchmarks.peers.TreeModel`. ``batching``: one of lazyflow's ways to group operations.
+class TreeLSTM(Model[Tree]):
+    """In plain operations.
 
     ``dropout`` acts on the words' embeddings and on what the classifier reads, ``weight_decay`` on all but the
     embeddings.
@@ -28,8 +28,8 @@ class TreeLSTM:
         dropout: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
-        self.watch = Stopwatch()
-        self.batching, self.dropout = batching, dropout
+        super().__init__(batching)
+        self.dropout = dropout
         self.parameters = {name: lf.Parameter(array) for name, array in weights.items()}
         dense = [parameter for name, parameter in self.parameters.items() if name != "embedding"]
         self.table = self.parameters["embedding"]
@@ -66,56 +66,40 @@ class TreeLSTM:
         self.state(tree, losses)
         return lf.sum(losses)
 
-    def record(self, trees: Sequence[Tree]) -> lf.Expr:
-        """The loss of one minibatch."""
-        return lf.mean([self.loss(tree) for tree in trees])
-
-    def train_step(self, trees: Sequence[Tree]) -> float:
-        with lf.using(batching=self.batching):
-            self.watch.start()
-            loss = self.record(trees)
-            self.watch.lap("record")
-            with schedule_apart(self.watch):
-                loss.forward()
-            value = loss.item()
-            self.watch.lap("forward")
-            for run in loss.tape.runs:  # what backward plans for itself is scheduling, too
-                run.plan.parameter_launches  # noqa: B018
-            self.watch.lap("schedule")
-            loss.backward()
-            self.watch.lap("backward")
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.watch.lap("update")
-            return value
-
-    def infer(self, trees: Sequence[Tree]) -> Array:
-        with lf.using(batching=self.batching), lf.no_grad():
-            roots = [self.logits(self.state(tree, None)[0]) for tree in trees]
-            return lf.stack(roots).numpy()
+    def outputs(self, tree: Tree) -> list[lf.Expr]:
+        return [self.logits(self.state(tree, None)[0])]
 
 
-@contextmanager
-def schedule_apart(watch: Stopwatch) -> Iterator[None]:
-    """Laps of their own for what a forward pass does before its first kernel: graph, schedule and plan."""
-    parts = {name: getattr(engine, name) for name in ("collect", "plan_of")}
-    for name, part in parts.items():
-        setattr(engine, name, _lapped(part, watch))
-    try:
-        yield
-    finally:
-        for name, part in parts.items():
-            setattr(engine, name, part)
+class CellTreeLSTM(TreeLSTM):
+    """The same with the library's cell, classifier and table."""
+
+    def __init__(self, weights: Mapping[str, Array], batching: str = "phases") -> None:
+        Model.__init__(self, batching)
+        (vocabulary_size, dim), (classes, hidden) = weights["embedding"].shape, weights["head.weight"].shape
+        self.words, self.head_layer = nn.Embedding(vocabulary_size, dim), nn.Linear(hidden, classes)
+        self.cell = nn.BinaryTreeLSTMCell(dim, hidden)
+        assign([(self.words.weight, weights["embedding"])])
+        layers = {"leaf": self.cell.leaf_gates, "inner": self.cell.inner_gates, "head": self.head_layer}
+        for name, layer in layers.items():
+            assign_layer(layer, weights, name)
+        modules = self.words, self.cell, self.head_layer
+        self.optimizer = optim.Adam([p for module in modules for p in module.parameters()], lr=LEARNING_RATE)
+
+    def state(self, tree: Tree, losses: list[lf.Expr] | None) -> tuple[lf.Expr, lf.Expr]:
+        if tree.children:
+            left, right = tree.children
+            h, c = self.cell(self.state(left, losses), self.state(right, losses))
+        else:
+            h, c = self.cell.leaf(self.words(tree.word))
+        if losses is not None:
+            losses.append(lf.cross_entropy(self.logits(h), tree.label))
+        return h, c
+
+    def logits(self, h: lf.Expr) -> lf.Expr:
+        return self.head_layer(h)
 
 
-def _lapped(part: Callable[..., Any], watch: Stopwatch) -> Callable[..., Any]:
-    def call(*arguments: Any, **options: Any) -> Any:
-        watch.lap("forward")
-        result = part(*arguments, **options)
-        watch.lap("schedule")
-        return result
-
-    return call
+FORMS: dict[str, type[TreeLSTM]] = {"plain": TreeLSTM, "cell": CellTreeLSTM}
 
 
 def setup(
@@ -125,7 +109,8 @@ def setup(
     classes: int,
     seed: int,
     weights: Mapping[str, Array] | None = None,
+    form: str = "plain",
     **options: Any,
 ) -> TreeLSTM:
-    """See `benchmarks.peers.Setup`; ``options`` are those of `TreeLSTM`."""
-    return TreeLSTM(weights or initial_weights(vocabulary_size, dim, hidden, classes, seed), **options)
+    """See `benchmarks.peers.Setup`; ``form`` is one of `FORMS`, ``options`` are its own."""
+    return FORMS[form](weights or initial_weights(vocabulary_size, dim, hidden, classes, seed), **options)

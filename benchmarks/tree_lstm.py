@@ -1,31 +1,26 @@
-"""Training and inference of a binary Tree-LSTM: trees/s of every batching mode and of the peers, and time by part."""
+"""Training and inference of a binary Tree-LSTM: trees/s of lazyflow's forms, a user's own Tree-GRU, and the peers."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness, lazyflow_tree_lstm, peers
-from benchmarks.harness import Stopwatch
-from benchmarks.trees import CLASSES, Corpus, Tree, load, minibatches
+from benchmarks import harness, lazyflow_tree_gru, lazyflow_tree_lstm, peers, throughput
+from benchmarks.lazyflow_model import Model
+from benchmarks.trees import CLASSES, Corpus, Tree, load, nodes
 from lazyflow.settings import BATCHINGS
 
-PARTS = ("record", "schedule", "forward", "backward", "update")
-DEFAULT = "lazyflow phases"
-
-
-@dataclass(frozen=True)
-class Round:
-    """One candidate's share of one round: trees a second, and milliseconds a tree of each part of a step."""
-
-    trees_per_s: float
-    parts: Mapping[str, float]
+FORMS = (*lazyflow_tree_lstm.FORMS, "gru")
+REFERENCES = {
+    "DyNet": ["dynet"],
+    "PyTorch batched": ["torch_batched"],
+    "the same kept": ["torch_batched_kept"],
+}
+# Rows of the products of a leaf with the embedding and of an inner node with both children's states, in hidden sizes.
+PRODUCTS = {"lstm": (3, 5), "gru": (2, 4)}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,133 +34,91 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256], help="trees a minibatch")
+    throughput.add_arguments(parser, "trees")
     parser.add_argument(
         "--modes", nargs="*", choices=BATCHINGS, default=list(BATCHINGS), help="lazyflow's batching modes"
     )
-    parser.add_argument("--peers", nargs="*", choices=sorted(peers.MODULES), default=sorted(peers.MODULES))
-    parser.add_argument("--repeats", type=int, default=harness.MINIMUM_REPEATS, help="rounds, at least five")
-    parser.add_argument("--seconds", type=float, default=2.0, help="end a candidate's share of a round after so long")
-    parser.add_argument("--batches", type=int, default=10**6, help="or after so many minibatches")
     parser.add_argument(
-        "--profile", action="store_true", help="write a pyinstrument report of lazyflow's training step"
+        "--forms",
+        nargs="*",
+        choices=FORMS,
+        default=list(FORMS),
+        help="plain operations (in every mode), the library's cell, and a Tree-GRU with a user's own cell",
     )
+    parser.add_argument("--peers", nargs="*", choices=sorted(peers.MODULES), default=sorted(peers.MODULES))
 
 
-def models(options: argparse.Namespace, corpus: Corpus) -> tuple[dict[str, peers.TreeModel], list[str]]:
-    """The candidates by name, and the names of peers that are not installed."""
+def lazyflow_models(options: argparse.Namespace, corpus: Corpus) -> dict[str, Model[Tree]]:
+    """lazyflow's candidates by name."""
+    sizes = corpus.vocabulary_size, options.embedding, options.hidden, CLASSES
+    weights = peers.initial_weights(*sizes, 0)
+
+    def made(form: str, mode: str = "phases") -> Model[Tree]:
+        if form == "gru":
+            return lazyflow_tree_gru.TreeGRU(*sizes)
+        return lazyflow_tree_lstm.setup(*sizes, 0, weights, form=form, batching=mode)
+
+    modes = options.modes if "plain" in options.forms else []
+    found = {f"lazyflow {mode}": made("plain", mode) for mode in modes}
+    found.update({f"lazyflow {form}": made(form) for form in options.forms if form != "plain"})
+    return {**found, **(kept(options, made, corpus.train) if options.kept else {})}
+
+
+def kept(options: argparse.Namespace, made: Any, trees: Sequence[Tree]) -> dict[str, Model[Tree]]:
+    """The forms once more, with the losses of all trees recorded beforehand."""
+    found: dict[str, Model[Tree]] = {f"lazyflow {form}, kept": made(form) for form in options.forms}
+    for model in found.values():
+        model.keep(trees)
+    return found
+
+
+def peer_models(options: argparse.Namespace, corpus: Corpus) -> dict[str, peers.TreeModel]:
+    """The installed peers by name; says which are not."""
     sizes = corpus.vocabulary_size, options.embedding, options.hidden, CLASSES, 0
     weights = peers.initial_weights(*sizes)
-    found: dict[str, peers.TreeModel] = {
-        f"lazyflow {mode}": lazyflow_tree_lstm.setup(*sizes, weights, batching=mode) for mode in options.modes
-    }
     setups = {name: peers.find(name) for name in options.peers}
-    found.update({name: setup(*sizes, weights) for name, setup in setups.items() if setup is not None})
-    return found, [name for name, setup in setups.items() if setup is None]
+    for name in [name for name, setup in setups.items() if setup is None]:
+        print(f"{name}: not installed")
+    found = {name: setup(*sizes, weights) for name, setup in setups.items() if setup is not None}
+    for model in found.values():
+        if hasattr(model, "keep"):
+            model.keep(corpus.train)
+    return found
 
 
-def measure(
-    step: Callable[[Sequence[Tree]], object],
-    watch: Stopwatch,
-    batches: Sequence[Sequence[Tree]],
-    limits: tuple[float, int],
-    round_: int,
-) -> Round:
-    """Run minibatches, the same for every candidate of a round, until the seconds or number of ``limits`` are over."""
-    seconds, most = limits
-    watch.take()
-    trees, count = 0, 0
-    start = time.perf_counter()
-    while ((elapsed := time.perf_counter() - start) < seconds and count < most) or not count:
-        batch = batches[(17 * round_ + count) % len(batches)]
-        step(batch)
-        trees, count = trees + len(batch), count + 1
-    return Round(trees / elapsed, {name: 1e3 * s / trees for name, s in watch.take().items()})
+def operations(kind: str, tree: Tree, options: argparse.Namespace) -> int:
+    """Floating-point operations of a tree's products in one training step: forward, and two as large in backward."""
+    of_leaf, of_inner = PRODUCTS[kind]
+    leaves = (nodes(tree) + 1) // 2
+    cells = options.hidden * (leaves * of_leaf * options.embedding + (leaves - 1) * of_inner * 2 * options.hidden)
+    return 3 * 2 * (cells + nodes(tree) * CLASSES * options.hidden)
 
 
-def compare(
-    candidates: Mapping[str, peers.TreeModel],
-    method: str,
-    batches: Sequence[Sequence[Tree]],
-    options: argparse.Namespace,
-) -> dict[str, list[Round]]:
-    """All candidates' rounds of ``train_step`` or ``infer``, alternating."""
-    limits = options.seconds, options.batches
-    runs = {name: partial(measure, getattr(m, method), m.watch, batches, limits) for name, m in candidates.items()}
-    for model in candidates.values():
-        getattr(model, method)(batches[0])
-    return harness.alternate(runs, options.repeats, f"{method}, {len(batches[0])} trees")
-
-
-def medians(rounds: Sequence[Round]) -> dict[str, Any]:
-    return {
-        "trees_per_s": statistics.median(r.trees_per_s for r in rounds),
-        "rounds": [r.trees_per_s for r in rounds],
-        "ms_per_tree": harness.median_of_parts([r.parts for r in rounds]),
-    }
-
-
-def ratios(rounds: Mapping[str, Sequence[Round]]) -> dict[str, float]:
-    """How many times faster `DEFAULT` is than each candidate, paired by round; nothing if it was not measured."""
-    speeds = {name: [r.trees_per_s for r in found] for name, found in rounds.items()}
-    return (
-        {name: harness.paired_ratio(speeds[DEFAULT], speed) for name, speed in speeds.items()}
-        if DEFAULT in speeds
-        else {}
-    )
-
-
-def report(name: str, train: Mapping[str, Any], infer: Mapping[str, Any]) -> list[object]:
-    parts = train["candidates"][name]["ms_per_tree"]
-    return [
-        name,
-        train["candidates"][name]["trees_per_s"],
-        train["ratios"].get(name),
-        *(parts.get(part) for part in PARTS),
-        infer["candidates"][name]["trees_per_s"],
-        infer["ratios"].get(name),
-    ]
-
-
-def summarised(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Any]:
-    return {"candidates": {name: medians(found) for name, found in rounds.items()}, "ratios": ratios(rounds)}
+def per_operation(found: Mapping[str, Any], corpus: Corpus, options: argparse.Namespace) -> dict[str, float]:
+    """10^9 floating-point operations a second of the library's cell and of the user's own, where they were measured."""
+    kinds = {"lazyflow cell": "lstm", "lazyflow gru": "gru"}
+    count = {kind: statistics.mean(operations(kind, tree, options) for tree in corpus.train) for kind in PRODUCTS}
+    names = {f"{name}{suffix}": kind for name, kind in kinds.items() for suffix in ("", ", kept")}
+    return {name: found[name]["per_s"] * count[kind] / 1e9 for name, kind in names.items() if name in found}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a table for every size of minibatch; returns all rounds, their medians and the ratios."""
     corpus = load(options.data)
-    candidates, missing = models(options, corpus)
-    for name in missing:
-        print(f"{name}: not installed")
-    results = []
-    for size in options.batch:
-        batches = minibatches(corpus.train, size, seed=0)
-        train, infer = (summarised(compare(candidates, method, batches, options)) for method in ("train_step", "infer"))
-        results.append({"batch": size, "train": train, "infer": infer})
-        print(f"\n{corpus.name}, {size} trees a minibatch; trees/s, times faster 'phases' is, and milliseconds a tree")
-        header = ["", "training", "ratio", *PARTS, "inference", "ratio"]
-        print(harness.table(header, [report(name, train, infer) for name in candidates]), flush=True)
+    ours, theirs = lazyflow_models(options, corpus), peer_models(options, corpus)
+    results = throughput.run(options, f"{corpus.name} trees", corpus.train, {**ours, **theirs}, REFERENCES)
+    for result in results:
+        result["gflop_per_s"] = per_operation(result["train"], corpus, options)
+    print("\n10^9 operations of products a second, in training")
+    names = list(results[0]["gflop_per_s"])
+    rows = [[name, *(result["gflop_per_s"][name] for result in results)] for name in names]
+    print(harness.table(["", *map(str, options.batch)], rows))
     if options.profile:
-        print(f"profile in {profile(options, corpus)}")
+        print(f"profile in {throughput.profile(options, next(iter(ours.values())), corpus.train)}")
     return {
         "corpus": corpus.name,
-        "missing": missing,
+        "missing": [name for name in options.peers if name not in theirs],
         "embedding": options.embedding,
         "hidden": options.hidden,
         "batches": results,
     }
-
-
-def profile(options: argparse.Namespace, corpus: Corpus) -> Path:
-    """Write a pyinstrument report of some seconds of training at the last size of minibatch. Returns its path."""
-    from pyinstrument import Profiler
-
-    model = lazyflow_tree_lstm.setup(corpus.vocabulary_size, options.embedding, options.hidden, CLASSES, 0)
-    batches = minibatches(corpus.train, options.batch[-1], seed=0)
-    model.train_step(batches[0])
-    with Profiler() as profiler:
-        measure(model.train_step, model.watch, batches, (options.seconds, options.batches), 0)
-    path: Path = options.out / f"tree_lstm-{options.worker}-profile.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(profiler.output_html(), encoding="utf-8")
-    return path

@@ -10,9 +10,9 @@ is done.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,20 +22,31 @@ from lazyflow.calls import Calls
 from lazyflow.execute import Run, operand_values, parameter_of, sources
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph, reachable
+from lazyflow.hooks import Hook, through
 from lazyflow.ops.base import Array, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Launch, Rows, launches, parameter_launches
-from lazyflow.tape import KNOWN, Operand, Signature
+from lazyflow.tape import KNOWN, Operand, Signature, Type
 
 Retained = Callable[[Run, Arena, Any], None]
 
 
-def backward(seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained) -> dict[int, tuple[Parameter, Any]]:
+class Hooked(NamedTuple):
+    """A node whose cotangent goes through hooks when it is complete: where it lies, and what to call."""
+
+    kind: Type
+    offset: int
+    hooks: Sequence[Hook]
+
+
+def backward(
+    seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained, hooked: Callable[[Run], Mapping[int, Hooked]]
+) -> dict[int, tuple[Parameter, Any]]:
     """Gradients of parameters, by ``id``, for cotangents given as (run, node, element offset, cotangent).
 
     Runs are taken latest first: what a run read of an earlier one is by then complete. ``retained`` is shown every
-    run with its cotangents before they are freed.
+    run with its cotangents before they are freed; ``hooked`` says which nodes of a run have hooks.
     """
     gradients: dict[int, tuple[Parameter, Any]] = {}
     waiting: dict[int, tuple[Run, list[tuple[int, int, Array]]]] = {}
@@ -52,7 +63,7 @@ def backward(seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained) -
     while queue:
         run, given = waiting.pop(-heapq.heappop(queue))
         active = reached(run.plan.graph, [node for node, _, _ in given])
-        arena = _run_backward(run, given, active, gradients)
+        arena = _run_backward(run, given, active, gradients, hooked(run))
         retained(run, arena, active)
         for source in _handed_on(run, arena, active):
             add_seed(*source)
@@ -60,7 +71,11 @@ def backward(seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained) -
 
 
 def _run_backward(
-    run: Run, given: list[tuple[int, int, Array]], active: Any, gradients: dict[int, tuple[Parameter, Any]]
+    run: Run,
+    given: list[tuple[int, int, Array]],
+    active: Any,
+    gradients: dict[int, tuple[Parameter, Any]],
+    hooked: Mapping[int, Hooked],
 ) -> Arena:
     xp = devices.array_module(run.device)
     plan = run.plan
@@ -74,6 +89,8 @@ def _run_backward(
     for some in calls:
         some.begin_backward(arena)
     for launch in reversed(reverse):
+        if hooked:
+            _call_hooks(arena, launch, hooked)
         if launch.calls is not None:
             number, low, high = launch.calls
             if launch.signature.differentiable:
@@ -86,6 +103,15 @@ def _run_backward(
         some.parameter_gradients(partial(_accumulate, gradients))
         some.end_backward()
     return arena
+
+
+def _call_hooks(arena: Arena, launch: Launch, hooked: Mapping[int, Hooked]) -> None:
+    """Put what the hooks make of a cotangent in its place, before it is handed on."""
+    for node in launch.nodes.tolist():
+        if node in hooked:
+            kind, offset, hooks = hooked[node]
+            flat = arena.buffers[kind.dtype][offset : offset + kind.size]
+            flat[...] = through(hooks, flat.reshape(kind.shape).copy()).reshape(-1)
 
 
 def _accumulate(gradients: dict[int, tuple[Parameter, Any]], parameter: Parameter, gradient: Any) -> None:

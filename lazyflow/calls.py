@@ -19,7 +19,7 @@ from lazyflow.expr import Parameter
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Kernel
 from lazyflow.ops.base import Array, unbroadcast
-from lazyflow.ops.linalg import column_sums
+from lazyflow.ops.linalg import column_sums, rows_product
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.program import (
     CONSTANT,
@@ -167,7 +167,7 @@ class Calls:
         x = self._operand(step, low, high)
         weight = self._weights(step)[0]
         out = self._place(step.place.slab, low, high)[:, step.place.column : step.place.column + step.columns]
-        self.xp.matmul(x, weight, out=out)
+        rows_product(self.xp, x, weight, out)
 
     def _operand(self, step: Product, low: int, high: int) -> Array:
         """The left side of a product: where it lies, or gathered into a matrix that is kept for the weight gradient."""
@@ -400,9 +400,9 @@ class Calls:
         place = self.stages.places.get(ref.index) if ref.kind == NODE else None
         if place is not None and place.slab not in self.stages.zeroed:
             at = place.column + ref.shift
-            self.xp.matmul(g, weight, out=self.cotangents[place.slab][low:high, at : at + ref.size])
+            rows_product(self.xp, g, weight, self.cotangents[place.slab][low:high, at : at + ref.size])
             return
-        self._add(ref, self.xp.matmul(g, weight), low, high)
+        self._add(ref, rows_product(self.xp, g, weight), low, high)
 
     def _add(self, ref: Ref, rows: Array, low: int, high: int) -> None:
         """Add to the cotangents of an input or a node."""

@@ -66,11 +66,11 @@ def _finite(array: Any, count: int) -> Any:
 
 def _message(run: Run, launch: Launch, position: int) -> str:
     graph = run.plan.graph
-    row = int(graph.origin[launch.nodes[position]])
-    t = int(np.searchsorted(graph.tape_starts, row, side="right")) - 1
+    node = launch.nodes[position : position + 1]
+    [(t, row)] = graph.tape_rows(graph.origin[node])
     lines = graph.tape(t).lines
     where = (
-        lines[row - int(graph.tape_starts[t])]
+        lines[row]
         if lines is not None
         else f"{launch.signature.line} (where it was first recorded)"
     )

@@ -6,7 +6,7 @@ like any other; what it needed is not computed again by a later forward, unless 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,20 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import expr, settings
 from lazyflow.arena import Arena
-from lazyflow.backward import accumulated, node_at
+from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, execute, fused_by
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
+from lazyflow.hooks import through
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, dag_of, make
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices, schedule
-from lazyflow.tape import Tape, signature_by_id
+from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
 CHOICES = Choices()
@@ -64,24 +65,27 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     execute(run)
     if checked:
         check_finite(run, roots)
-    for tape, start in zip(tapes, graph.tape_starts.tolist(), strict=False):
-        _remember(tape, start, run)
-
-
-def _remember(tape: Tape, start: int, run: Run) -> None:
-    """Note on the tape where the values of its rows lie now."""
-    graph = run.plan.graph
-    n = len(tape)
-    if tape.run_of is None or tape.run_of.shape[0] != n:
-        tape.run_of, tape.offset_of = np.full(n, -1, np.int32), np.zeros(n, np.int64)
-    kept = _kept(run)
     offset = np.full(int(graph.tape_starts[-1]), -1, np.int64)
+    kept = _kept(run)
     offset[graph.origin[kept]] = run.plan.offsets[kept]
-    base = graph.tape_base[start : start + n]
+    for number, tape in enumerate(tapes):
+        _remember(tape, number, run, offset)
+
+
+def _remember(tape: Tape, number: int, run: Run, offset: Any) -> None:
+    """Note on the tape where the values of its rows lie now: those of part ``number`` of the graph."""
+    graph = run.plan.graph
+    if tape.run_of is None or tape.run_of.shape[0] != len(tape):
+        tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
+    start, end = graph.tape_starts[number : number + 2].tolist()
+    base = graph.tape_base[start:end]
     found = np.flatnonzero(offset[base] >= 0)
-    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
-    tape.offset_of[found] = offset[base[found]] + graph.tape_shift[start + found]
-    tape.run_of[found] = len(tape.runs) - 1
+    rows = found + int(graph.tape_lows[number])
+    if not tape.runs or tape.runs[-1] is not run:
+        tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
+    tape.offset_of[rows] = offset[base[found]] + graph.tape_shift[start + found]
+    tape.run_of[rows] = len(tape.runs) - 1
+    tape.touched.append((int(graph.tape_lows[number]), int(graph.tape_lows[number]) + end - start))
     for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
         tape.import_generations.setdefault(id(source), source.generation)
 
@@ -119,7 +123,7 @@ def _forget(roots: Sequence[Expr]) -> None:
     """Drop what was computed below the roots; random nodes draw anew the next time."""
     for tape in reached_tapes(roots, anew=True):
         if tape.runs:
-            tape.runs, tape.run_of, tape.offset_of = [], None, None
+            tape.forget()
             tape.import_generations.clear()
             tape.generation += 1
 
@@ -163,42 +167,82 @@ class Engine:
         """Add the gradients of ``root`` to its parameters."""
         seed = _cotangent(root, cotangent)
         if isinstance(root, Parameter):
-            _accumulate(root, seed)
+            _accumulate(root, through(root.hooks, seed))
             return
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
         self.forward([root])
         run, offset = location(root.tape, root.row)
-        gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain)
+        gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain, _hooked)
         for parameter, gradient in gradients.values():
-            _accumulate(parameter, gradient)
+            _accumulate(parameter, through(parameter.hooks, gradient))
+
+
+def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator[tuple[Tape, int, int, Any]]:
+    """Those of a tape's entries by row, hooks or retained gradients, whose rows this run has computed: tape, row, node
+    and entry.
+
+    A later run has a copy of the value, and a part of its gradient: `location` would find that one.
+    """
+    graph = run.plan.graph
+    for number, reference in enumerate(graph.tapes):
+        tape = reference()
+        for row, entry in list(entries(tape).items()) if tape is not None else ():
+            place = int(graph.tape_starts[number]) + row - int(graph.tape_lows[number])
+            if graph.tape_starts[number] <= place < graph.tape_starts[number + 1]:
+                node = _computed_node(graph, place)
+                if node is not None and tape is not None:
+                    yield tape, row, node, entry
+
+
+def _computed_node(graph: Graph, place: int) -> int | None:
+    """The node that computes a row; None if it was known already, or not needed. Raises `GradientError` if it stands
+    for other rows too, which were found to be equal before anybody watched this one."""
+    base = graph.tape_base[place]
+    node = int(np.searchsorted(graph.origin, base))
+    if node == len(graph) or graph.origin[node] != base or graph.signatures[graph.signature[node]].op is KNOWN:
+        return None
+    if sum(_computes(graph, p) for p in np.flatnonzero(graph.tape_base == base).tolist()) > 1:
+        raise GradientError(
+            "the gradient of a value that was computed together with an equal one cannot be told apart: register its "
+            "hook before anything is computed, or record both under lf.using(dedupe=False)"
+        )
+    return node
+
+
+def _computes(graph: Graph, place: int) -> bool:
+    """Whether a row is an operation's, and not a view or an import of another."""
+    number = int(np.searchsorted(graph.tape_starts, place, side="right")) - 1
+    tape = graph.tapes[number]()
+    row = place - int(graph.tape_starts[number]) + int(graph.tape_lows[number])
+    return tape is not None and signature_by_id(tape.signatures[row]).op not in (VIEW, IMPORT)
+
+
+def _hooked(run: Run) -> dict[int, Hooked]:
+    """The nodes of a run that have hooks (see `Expr.register_hook`)."""
+    return {
+        node: Hooked(signature_by_id(tape.signatures[row]).type, int(run.plan.offsets[node]), hooks)
+        for tape, row, node, hooks in _watched(run, lambda tape: {r: h for r, h in tape.hooks.items() if h})
+    }
 
 
 def _retain(run: Run, cotangents: Arena, active: Any) -> None:
     """Keep the cotangents that `Expr.retain_grad` asked for, of those nodes that this backward reached."""
-    for reference in run.plan.graph.tapes:
-        tape = reference()
-        for row, known in list(tape.retained.items()) if tape is not None else ():
-            assert tape is not None
-            if (
-                is_evaluated(tape, row)
-                and location(tape, row)[0] is run
-                and (
-                    active is None
-                    or active[node_at(run, int(tape.offset_of[row]), signature_by_id(tape.signatures[row]).type.dtype)]
-                )
-            ):
-                kind = signature_by_id(tape.signatures[row]).type
-                flat = cotangents.buffers[kind.dtype][int(tape.offset_of[row]) :][: kind.size]
-                tape.retained[row] = (
-                    flat.reshape(kind.shape).copy() if known is None else known + flat.reshape(kind.shape)
-                )
+    for tape, row, node, known in _watched(run, lambda tape: tape.retained):
+        if active is None or active[node]:
+            kind = signature_by_id(tape.signatures[row]).type
+            gradient = cotangents.buffers[kind.dtype][int(run.plan.offsets[node]) :][: kind.size].reshape(kind.shape)
+            tape.retained[row] = gradient.copy() if known is None else known + gradient
 
 
 def _node_of(run: Run, root: Expr) -> int:
     graph = run.plan.graph
-    start = int(graph.tape_starts[[t() is root.tape for t in graph.tapes].index(True)])
-    return int(np.searchsorted(graph.origin, graph.tape_base[start + root.row]))
+    for number, tape in enumerate(graph.tapes):
+        row = root.row - int(graph.tape_lows[number])
+        start, end = graph.tape_starts[number : number + 2].tolist()
+        if tape() is root.tape and 0 <= row < end - start:
+            return int(np.searchsorted(graph.origin, graph.tape_base[start + row]))
+    raise LookupError("the root is not part of its run")
 
 
 def _nothing_to_differentiate(root: Expr) -> str:

@@ -145,10 +145,7 @@ def _fill(run: Run, launch: Launch, out: Array) -> None:
 
 def _snapshots(run: Run, launch: Launch) -> list[Array]:
     graph = run.plan.graph
-    rows = graph.origin[launch.nodes]
-    tapes = np.searchsorted(graph.tape_starts, rows, side="right") - 1
-    pairs = zip(tapes.tolist(), (rows - graph.tape_starts[tapes]).tolist(), strict=True)
-    return [graph.tape(tape).objects[row] for tape, row in pairs]
+    return [graph.tape(tape).objects[row] for tape, row in graph.tape_rows(graph.origin[launch.nodes])]
 
 
 def sources(plan: Plan, launch: Launch) -> list[tuple[Run, int]]:

@@ -20,6 +20,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
+from lazyflow.hooks import Hook, HookHandle
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Op, Shape, axis_argument, integers
 from lazyflow.tape import (
@@ -239,9 +240,42 @@ class Expr:
             raise GradientError("retain_grad() of a value that no gradient reaches: it depends on no parameter")
         if self.tape.sealed or signature_by_id(self.tape.signatures[self.row]).op is VIEW:
             # A view shares its memory, and its gradient's, with other uses of that memory: a node of its own does not.
-            own = record(OPS["identity"], (self,))
-            self.tape, self.row, self.type = own.tape, own.row, own.type
+            self._become(record(OPS["identity"], (self,)))
         self.tape.retained.setdefault(self.row, None)
+
+    def register_hook(self, hook: Hook) -> HookHandle:
+        """Call ``hook(gradient)`` in every backward that reaches this value, with its whole gradient as an array.
+
+        What the hook returns, if not None, takes the gradient's place. Returns a handle with ``remove()``. A value
+        that shares the memory of another (a slice, a part of a split, a reshape), and the result of a cell, gets a
+        node of its own, which later uses go through; it must not have been used before. Raises `GradientError` for
+        such a value, and for one without gradient, ``TypeError`` for what is no function; a backward raises
+        `ShapeError` at a gradient of another shape.
+
+        >>> import lazyflow as lf
+        >>> w = lf.Parameter([1.0, 2.0])
+        >>> y = w * 3
+        >>> handle = y.register_hook(lambda gradient: 10 * gradient)
+        >>> lf.sum(y).backward()
+        >>> w.grad
+        array([30., 30.], dtype=float32)
+        """
+        if not self.requires_grad:
+            raise GradientError("register_hook() of a value that no gradient reaches: it depends on no parameter")
+        if self.tape.trace is not None:
+            raise CellError(f"a hook inside the {self.tape.trace.name} would never be called: register it on a result")
+        op = signature_by_id(self.tape.signatures[self.row]).op
+        if OPS.get(op.name) is not op:
+            if self.row in self.tape.operands:
+                raise GradientError(
+                    "register_hook() of a value that shares the memory of another, such as a slice, or of a cell's "
+                    "result, that was used already: register the hook before the first use"
+                )
+            self._become(record(OPS["identity"], (self,)))
+        return HookHandle(self.tape.hooks.setdefault(self.row, []), hook)
+
+    def _become(self, other: Expr) -> None:
+        self.tape, self.row, self.type = other.tape, other.row, other.type
 
     @property
     def grad(self) -> Array | None:
@@ -313,7 +347,7 @@ class Parameter(Expr):
     array([2., 4.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_columns", "_exposed", "_grad", "array", "name", "version")
+    __slots__ = ("__weakref__", "_columns", "_exposed", "_grad", "array", "hooks", "name", "version")
 
     def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
         options = settings.current()
@@ -323,6 +357,7 @@ class Parameter(Expr):
         self._grad: Any = None
         self._columns: tuple[Any, Array] = (None, None)
         self._exposed = False
+        self.hooks: list[Hook] = []
         self.version = next(_versions)
         self._retype(requires_grad)
 
@@ -444,6 +479,11 @@ class Parameter(Expr):
 
     def retain_grad(self) -> None:
         """Parameters always keep their gradient."""
+
+    def register_hook(self, hook: Hook) -> HookHandle:
+        """Call ``hook(gradient)`` with what a backward is about to add to ``grad``: an array, or a `RowSparse` of a
+        table; an array that it returns takes its place."""
+        return HookHandle(self.hooks, hook)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         """A parameter of its own: its type, which says who it is, is not copied."""

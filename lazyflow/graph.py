@@ -7,6 +7,7 @@ Everything is a look-up of whole arrays; the only Python loops go over tapes, im
 
 from __future__ import annotations
 
+import bisect
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ class Graph:
     from element
     ``shift`` of the base's value on; its payload stands in ``ints`` and ``floats`` behind ``int_starts`` and
     ``float_starts``.
-    Node ``i`` is row ``origin[i]`` of the tapes laid end to end; tape ``t`` begins at ``tape_starts[t]``.
+    Node ``i`` is row ``origin[i]`` of the tapes laid end to end; tape ``t`` begins at ``tape_starts[t]``, with its row
+    ``tape_lows[t]`` (of a long tape only parts are read, each as a tape of its own).
     ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``,
     ``known_offset``. ``results`` are nodes that a launch of the cell call before them computes, its further results.
     """
@@ -50,6 +52,7 @@ class Graph:
         weakref.ref[Tape], ...
     ]  # a tape owns its runs, which own their graph: a strong reference would be a cycle
     tape_starts: Ints
+    tape_lows: Ints
     roots: tuple[tuple[int, int], ...]
     known: Ints
     known_run: tuple[Any, ...]
@@ -68,11 +71,104 @@ class Graph:
     def __len__(self) -> int:
         return len(self.signature)
 
+    def tape_rows(self, rows: Ints) -> list[tuple[int, int]]:
+        """For rows as in ``origin``: the number of the tape, as in `tape`, and the row there."""
+        tapes = np.searchsorted(self.tape_starts, rows, side="right") - 1
+        there = rows - self.tape_starts[tapes] + self.tape_lows[tapes]
+        return list(zip(tapes.tolist(), there.tolist(), strict=True))
+
     def tape(self, number: int) -> Tape:
         """The ``number``-th tape; whoever holds an expression of it keeps it alive."""
         found = self.tapes[number]()
         assert found is not None, "the roots keep their tapes alive"
         return found
+
+
+class Segment(NamedTuple):
+    """Rows ``low`` to ``high`` (not included) of a tape."""
+
+    tape: Tape
+    low: int
+    high: int
+
+
+# A tape of so many rows that was recorded for good (its roots are kept) is not read as a whole for a few of its roots.
+LONG = 512
+# Rows that a root does not reach are read all the same where they are this few in a row.
+GAP = 128
+
+
+def _segments(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list[Segment]:
+    """What to read of each tape: all of it, or, of a long one that was sealed before, what the roots need."""
+    asked: dict[int, set[int]] = {id(t): set() for t in tapes}
+    for e in roots:
+        asked[id(e.tape)].add(e.row)
+    for tape in tapes:
+        for source, row in tape.imports:
+            if id(source) in asked and (anew or not is_evaluated(source, row)):
+                asked[id(source)].add(row)
+    found = []
+    for tape in tapes:
+        if tape.sealed and len(tape) >= LONG:
+            found += [Segment(tape, low, high) for low, high in _merged_ranges(tape, asked[id(tape)])]
+        else:
+            found.append(Segment(tape, 0, len(tape)))
+    return found
+
+
+def _merged_ranges(tape: Tape, rows: set[int]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(r for row in rows for r in reach(tape, row)):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(high, merged[-1][1])
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def reach(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
+    """The ranges of rows that a row of a sealed tape rests on, itself included; kept with the tape."""
+    found = tape.reach.get(row)
+    if found is None:
+        starts, operands = decoded(tape).starts, tape.operands
+        seen, stack = {row}, [row]
+        while stack:
+            i = stack.pop()
+            for operand in operands[int(starts[i]) : int(starts[i + 1])]:
+                if operand not in seen:
+                    seen.add(operand)
+                    stack.append(operand)
+        rows = np.array(sorted(seen), np.int64)
+        # The further results of a call stand right behind it, and are computed with it.
+        breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
+        highs = [min(int(part[-1]) + 1 + _results_behind(tape, int(part[-1])), len(tape)) for part in np.split(rows, breaks)]
+        found = tape.reach[row] = tuple(zip(rows[np.concatenate(([0], breaks))].tolist(), highs, strict=True))
+    return found
+
+
+def _results_behind(tape: Tape, row: int) -> int:
+    return len(signature_by_id(tape.signatures[row]).further)
+
+
+class Decoded(NamedTuple):
+    """Where the operands and the payload of each row of a tape begin."""
+
+    starts: Ints
+    int_starts: Ints
+    float_starts: Ints
+
+
+def decoded(tape: Tape) -> Decoded:
+    """The columns of a sealed tape that `Segment`s are cut by; kept with it."""
+    if tape.decoded is None:
+        rows, ints, floats = signature_columns()
+        ids = np.frombuffer(tape.signatures, np.int32)
+        int_starts = _starts(ints.take(ids))
+        counts = rows.take(ids)
+        ragged = np.flatnonzero(counts == RAGGED)
+        counts[ragged] = np.frombuffer(tape.ints, np.int32)[int_starts[ragged]] if len(ragged) else 0
+        tape.decoded = Decoded(_starts(counts), int_starts, _starts(floats.take(ids)))
+    return tape.decoded  # type: ignore[no-any-return]
 
 
 def is_evaluated(tape: Tape, row: int) -> bool:
@@ -113,8 +209,24 @@ def awaited(tapes: Sequence[Tape]) -> list[Expr]:
     return [handle(t, row, signature_by_id(t.signatures[row]).type) for t, row in found.values()]
 
 
-def _laid_end_to_end(tapes: Sequence[Tape], name: str, dtype: Any) -> Ints:
-    parts = [np.frombuffer(getattr(t, name), dtype) for t in tapes if len(getattr(t, name))]
+_STARTS = {"operands": "starts", "ints": "int_starts", "floats": "float_starts"}
+
+
+def _column(segment: Segment, name: str, dtype: Any) -> Ints:
+    """A column of the rows of a segment."""
+    tape, low, high = segment
+    whole = getattr(tape, name)
+    column = np.frombuffer(whole, dtype) if len(whole) else np.empty(0, dtype)
+    if high - low == len(tape):
+        return column
+    if name == "signatures":
+        return column[low:high]
+    starts = getattr(decoded(tape), _STARTS[name])
+    return column[starts[low] : starts[high]]
+
+
+def _laid_end_to_end(segments: Sequence[Segment], name: str, dtype: Any) -> Ints:
+    parts = [part for s in segments if len(part := _column(s, name, dtype))]
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
@@ -127,10 +239,14 @@ def _starts(counts: Ints) -> Ints:
 class _Columns:
     """The tapes' arrays laid end to end, decoded through the columns of the signature table."""
 
-    def __init__(self, tapes: Sequence[Tape]) -> None:
-        sizes = np.array([len(t) for t in tapes], np.int64)
-        self.tapes = tuple(tapes)
-        self.tape_starts = _starts(sizes)
+    def __init__(self, tapes: Sequence[Segment]) -> None:
+        self.segments = tuple(tapes)
+        self.tape_starts = _starts(np.array([high - low for _, low, high in tapes], np.int64))
+        self.places: dict[int, tuple[list[int], list[int]]] = {}  # lows and starts of the segments of each tape, by id
+        for (tape, low, _), start in zip(tapes, self.tape_starts.tolist(), strict=False):
+            lows, starts = self.places.setdefault(id(tape), ([], []))
+            lows.append(low)
+            starts.append(start)
         ids = _laid_end_to_end(tapes, "signatures", np.int32)
         rows, ints, floats = signature_columns()
         present = np.flatnonzero(np.bincount(ids, minlength=1))
@@ -140,10 +256,7 @@ class _Columns:
         self.signature = compact.take(ids)
         self.int_starts = _starts(ints.take(ids))
         self.float_starts = _starts(floats.take(ids))
-        self.operands = _laid_end_to_end(tapes, "operands", np.int32).astype(np.int64)
-        if len(tapes) > 1:
-            lengths = [len(t.operands) for t in tapes]
-            self.operands += np.repeat(self.tape_starts[:-1], lengths)
+        self.operands = self._operands()
         self.ints = self._drawn_anew(_laid_end_to_end(tapes, "ints", np.int32))
         counts = rows.take(ids)
         ragged = np.flatnonzero(counts == RAGGED)
@@ -157,9 +270,30 @@ class _Columns:
                 "belongs to the thread that recorded it until its value was computed. Record it again"
             )
 
+    def _operands(self) -> Ints:
+        """The rows that are read, numbered through all segments."""
+        parts = []
+        for segment, start in zip(self.segments, self.tape_starts.tolist(), strict=False):
+            rows = _column(segment, "operands", np.int32)
+            lows, starts = self.places[id(segment.tape)]
+            if len(lows) == 1 and segment.low == 0:
+                parts.append(rows + np.int64(start))
+            else:
+                which = np.searchsorted(lows, rows, side="right") - 1
+                moved = rows + (np.array(starts) - np.array(lows))[which]
+                # What no root reaches may read rows that are left out: any row will do for these.
+                parts.append(np.clip(moved, 0, self.tape_starts[-1] - 1))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def row(self, tape: Tape, row: int) -> int:
+        """The number of a row of a tape through all segments."""
+        lows, starts = self.places[id(tape)]
+        which = bisect.bisect_right(lows, row) - 1
+        return starts[which] + row - lows[which]
+
     def _drawn_anew(self, ints: Ints) -> Ints:
         """The payload, with other draw counts (the second number of a random node) on tapes that are computed again."""
-        generations = np.array([t.generation for t in self.tapes], np.int64)
+        generations = np.array([s.tape.generation for s in self.segments], np.int64)
         drawing = [(i, place) for i, s in enumerate(self.signatures) for place in s.draws]
         if not generations.any() or not drawing:
             return ints
@@ -207,10 +341,10 @@ def _known_rows(columns: _Columns, foreign: list[tuple[int, Tape, int]], anew: b
     there)."""
     runs: list[Any] = []
     parts: list[tuple[Ints, Ints, Ints]] = []
-    for tape, start in zip(columns.tapes, columns.tape_starts.tolist(), strict=False):
+    for (tape, low, high), start in zip(columns.segments, columns.tape_starts.tolist(), strict=False):
         if tape.run_of is not None and not anew:
-            found = np.flatnonzero(tape.run_of >= 0)
-            parts.append((found + start, tape.run_of[found] + len(runs), tape.offset_of[found]))
+            found = np.flatnonzero(tape.run_of[low:high] >= 0) + low
+            parts.append((found + (start - low), tape.run_of[found] + len(runs), tape.offset_of[found]))
             runs.extend(tape.runs)
     places = [location(tape, row) for _, tape, row in foreign]
     numbers = np.arange(len(runs), len(runs) + len(places))
@@ -222,14 +356,14 @@ def _known_rows(columns: _Columns, foreign: list[tuple[int, Tape, int]], anew: b
 
 def _imports(columns: _Columns, anew: bool) -> tuple[list[tuple[int, int]], list[tuple[int, Tape, int]]]:
     """Imports of rows that are computed here (row, source row), which are aliases, and of values computed before."""
-    position = {id(t): int(s) for t, s in zip(columns.tapes, columns.tape_starts, strict=False)}
     aliases: list[tuple[int, int]] = []
     foreign: list[tuple[int, Tape, int]] = []
-    for node in columns.nodes_of(IMPORT).tolist():
-        t = int(np.searchsorted(columns.tape_starts, node, side="right")) - 1
-        source, row = columns.tapes[t].imports[int(columns.ints[columns.int_starts[node]])]
-        if id(source) in position and (anew or not is_evaluated(source, row)):
-            aliases.append((node, position[id(source)] + row))
+    nodes = columns.nodes_of(IMPORT)
+    which = np.searchsorted(columns.tape_starts, nodes, side="right") - 1
+    for node, t in zip(nodes.tolist(), which.tolist(), strict=True):
+        source, row = columns.segments[t].tape.imports[int(columns.ints[columns.int_starts[node]])]
+        if id(source) in columns.places and (anew or not is_evaluated(source, row)):
+            aliases.append((node, columns.row(source, row)))
         else:
             foreign.append((node, source, row))
     return aliases, foreign
@@ -281,11 +415,11 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
     the tapes."""
     tapes = reached_tapes(roots, anew)
+    segments = _segments(tapes, roots, anew)
     for tape in tapes:
         tape.seal()
-    c = _Columns(tapes)
+    c = _Columns(segments)
     n = len(c.signature)
-    position = {id(t): int(s) for t, s in zip(c.tapes, c.tape_starts, strict=False)}
     views = c.nodes_of(VIEW)
     imported, foreign = _imports(c, anew)
     known = _known_rows(c, foreign, anew)
@@ -305,7 +439,7 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     edges = np.flatnonzero(has_operands.take(users))
     users, operands = users.take(edges), c.operands.take(edges)
     resolved = base.take(operands)
-    root_rows = np.array([position[id(e.tape)] + e.row for e in roots], np.int64)
+    root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
     needed = _needed(n, base[root_rows], users, resolved, computed)
     needed[results] |= needed[c.operands[c.starts[results]]]  # a call computes all of its results
     kept = needed.take(users)
@@ -366,8 +500,9 @@ def _compressed(
         float_starts=c.float_starts.take(nodes),
         floats=c.floats,
         origin=nodes,
-        tapes=tuple(weakref.ref(t) for t in c.tapes),
+        tapes=tuple(weakref.ref(s.tape) for s in c.segments),
         tape_starts=c.tape_starts,
+        tape_lows=np.array([s.low for s in c.segments], np.int64),
         roots=tuple(zip(root_bases, shift[root_rows].tolist(), strict=True)),
         known=known_nodes,
         known_run=tuple(known.runs[i] for i in known.which[kept].tolist()),

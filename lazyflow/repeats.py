@@ -82,8 +82,10 @@ def _usable(graph: Graph) -> Ints:
     usable = table[graph.signature]
     for number, reference in enumerate(graph.tapes):
         tape = reference()
-        if tape is not None and tape.retained:
-            rows = np.array(list(tape.retained), np.int64) + int(graph.tape_starts[number])
+        if tape is not None and (tape.retained or tape.hooks):
+            start, low = int(graph.tape_starts[number]), int(graph.tape_lows[number])
+            rows = np.array([*tape.retained, *tape.hooks], np.int64) - low + start
+            rows = rows[(rows >= start) & (rows < graph.tape_starts[number + 1])]
             usable[np.isin(graph.origin, graph.tape_base[rows])] = False
     return usable
 
@@ -96,32 +98,50 @@ def _may_repeat(signature: Signature) -> bool:
 
 def _merge(graph: Graph, nodes: Ints, first: Ints) -> Ints:
     """Point equal ones among ``nodes`` to the first of them, in ``first``; returns all that have an equal."""
-    found = []
     kinds = graph.signature[nodes]
-    for s in np.unique(kinds).tolist():
-        mine = nodes[kinds == s]
+    present = np.flatnonzero(np.bincount(kinds)).tolist()
+    for s in present:
+        mine = nodes if len(present) == 1 else nodes[kinds == s]
         if len(mine) >= FEWEST:
-            group = _groups(graph, mine, graph.signatures[s], first)
-            size = np.bincount(group)
-            leader = np.full(len(size), len(graph), np.int64)
-            np.minimum.at(leader, group, mine)
-            first[mine] = leader[group]
-            found.append(mine[size[group] > 1])
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+            first[mine] = mine[_leaders(_key(graph, mine, graph.signatures[s], first))]
+    leaders = first[nodes]
+    size = np.bincount(leaders, minlength=len(graph))
+    repeated: Ints = nodes[size[leaders] > 1]
+    return repeated
 
 
-def _groups(graph: Graph, nodes: Ints, signature: Signature, first: Ints) -> Ints:
-    """A number for each node, the same for equal ones."""
-    group = np.zeros(len(nodes), np.int64)
-    count = 1
+def _leaders(key: Ints) -> Ints:
+    """For each element the position of the first one that equals it; keys are small non-negative numbers."""
+    positions = np.arange(len(key))
+    table = np.empty(int(key.max()) + 1, np.int64)  # only what is written is read
+    table[key[::-1]] = positions[::-1]
+    found: Ints = table[key]
+    return found
+
+
+# Keys go through a table of this many entries at most; NumPy takes its memory only where it is touched.
+LARGEST = 1 << 22
+
+
+def _key(graph: Graph, nodes: Ints, signature: Signature, first: Ints) -> Ints:
+    """A small number for each node, the same for equal ones and for these only."""
+    key = np.zeros(len(nodes), np.int64)
+    size = 1
     for column in _columns(graph, nodes, signature, first):
-        values, ranks = np.unique(column, return_inverse=True)
-        if count == 1:
-            group, count = ranks, len(values)
-        elif len(values) > 1:
-            distinct, group = np.unique(group * len(values) + ranks, return_inverse=True)
-            count = len(distinct)
-    return group
+        low, high = int(column.min()), int(column.max())
+        if low == high:
+            continue
+        if (high - low + 1) > LARGEST:
+            ranks = np.unique(column, return_inverse=True)[1]
+        else:
+            ranks = column - low
+        width = int(ranks.max()) + 1
+        key = key * width + ranks
+        size *= width
+        if size > LARGEST:
+            key = np.unique(key, return_inverse=True)[1]
+            size = int(key.max()) + 1
+    return key
 
 
 def _columns(graph: Graph, nodes: Ints, signature: Signature, first: Ints) -> Iterator[Ints]:

@@ -208,10 +208,12 @@ class Tape:
 
     __slots__ = (
         "__weakref__",
+        "decoded",
         "device",
         "floats",
         "generation",
         "grad",
+        "hooks",
         "import_generations",
         "imported",
         "imports",
@@ -224,11 +226,13 @@ class Tape:
         "open",
         "operands",
         "options",
+        "reach",
         "retained",
         "run_of",
         "runs",
         "sealed",
         "signatures",
+        "touched",
         "trace",
     )
 
@@ -248,8 +252,13 @@ class Tape:
         # Where values are once they were computed: an index into ``runs`` (-1: not computed) and an element offset.
         self.runs: list[Any] = []
         self.run_of: Any = None
+        self.touched: list[tuple[int, int]] = []  # the ranges of rows that have values
         self.offset_of: Any = None
         self.retained: dict[int, Any] = {}
+        self.hooks: dict[int, list[Any]] = {}
+        # Of a sealed tape: where each row's operands begin, and the ranges that a kept root rests on, once asked for.
+        self.decoded: Any = None
+        self.reach: dict[int, Any] = {}
         self.trace: Any = None  # of a tape that a cell is traced on: what knows of its payload
 
     def __len__(self) -> int:
@@ -259,6 +268,17 @@ class Tape:
     def nbytes(self) -> int:
         """Bytes of the recorded graph, without the arrays of its constants."""
         return sum(a.itemsize * len(a) for a in (self.signatures, self.operands, self.ints, self.floats))
+
+    def forget(self) -> None:
+        """Drop what was computed; of a long tape only where something was."""
+        self.runs = []
+        touched = sum(high - low for low, high in self.touched)
+        if touched < len(self) // 4:
+            for low, high in self.touched:
+                self.run_of[low:high] = -1
+        else:
+            self.run_of = self.offset_of = None
+        self.touched = []
 
     def seal(self) -> None:
         self.open, self.sealed = False, True

@@ -12,6 +12,7 @@ ORDER = (
     "errors",
     "device",
     "settings",
+    "hooks",
     "random",
     "jit",
     "ops.base",

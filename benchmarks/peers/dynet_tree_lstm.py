@@ -10,16 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import dynet_config  # type: ignore[import-not-found]
-
-# Megabytes for values, gradients, parameters and scratch: a pool that a graph outgrows is an error under automatic
-# batching. These are good for about 500 trees.
-dynet_config.set(mem="400,400,150,100", autobatch=1, random_seed=1)
-import dynet as dy  # type: ignore[import-not-found]  # noqa: E402  (reads its configuration when imported)
-
-from benchmarks.harness import Stopwatch  # noqa: E402
-from benchmarks.peers import LEARNING_RATE, Array, initial_weights  # noqa: E402
-from benchmarks.trees import Tree, nodes  # noqa: E402
+from benchmarks.harness import Stopwatch
+from benchmarks.peers import LEARNING_RATE, Array, initial_weights
+from benchmarks.peers.dynet_configured import dy
+from benchmarks.trees import Tree, nodes
 
 PARAMETERS = 2 * 3 + 3 * 5 + 2  # a matrix for every input of every gate, and the biases
 

@@ -5,7 +5,19 @@ memory will do), and
 returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
 """
 
-from lazyflow.functions import elementwise, index, interchange, linalg, loss, operators, random, reduce, shape
+from lazyflow.functions import (
+    convolution,
+    elementwise,
+    index,
+    interchange,
+    linalg,
+    loss,
+    operators,
+    random,
+    reduce,
+    shape,
+)
+from lazyflow.functions.convolution import *  # noqa: F403
 from lazyflow.functions.elementwise import *  # noqa: F403
 from lazyflow.functions.index import *  # noqa: F403
 from lazyflow.functions.interchange import *  # noqa: F403
@@ -18,6 +30,7 @@ from lazyflow.functions.shape import *  # noqa: F403
 assert operators.BINARY  # imported for the operators that it installs
 
 __all__ = []
+__all__ += convolution.__all__
 __all__ += elementwise.__all__
 __all__ += index.__all__
 __all__ += interchange.__all__

@@ -258,8 +258,8 @@ def flip(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
 
 
 def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Expr:
-    """``x`` with ``pad_width`` more elements at the ends of its axes, as ``numpy.pad``: modes constant, edge and
-    reflect.
+    """``x`` with ``pad_width`` more elements at the ends of its axes, as ``numpy.pad``: modes constant, edge,
+    reflect and wrap.
 
     >>> import lazyflow as lf
     >>> lf.pad(lf.constant([1.0, 2.0]), (1, 2)).numpy()

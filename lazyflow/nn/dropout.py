@@ -1,15 +1,16 @@
-"""`Dropout`: zeros at random while training."""
+"""Zeros at random while training: elements, or whole channels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lazyflow.expr import Expr
-from lazyflow.functions.random import dropout
+from lazyflow.nn.functional import maps as f
 from lazyflow.nn.module import Module, checked_probability
 from lazyflow.random import Stream
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "Dropout1d", "Dropout2d"]
 
 
 class Dropout(Module):
@@ -25,14 +26,38 @@ class Dropout(Module):
     array([1., 2.], dtype=float32)
     """
 
-    def __init__(self, p: float = 0.5, *, stream: Stream | None = None) -> None:
+    function: Callable[..., Expr] = staticmethod(f.dropout)
+
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, stream: Stream | None = None) -> None:
         super().__init__()
-        self.p = checked_probability("Dropout", p)
+        self.p = checked_probability(type(self).__name__, p)
         self.stream = stream
 
     def forward(self, x: Any) -> Expr:
         """``x`` with some of its elements dropped."""
-        return dropout(x, self.p, training=self.training, stream=self.stream)
+        return type(self).function(x, self.p, training=self.training, stream=self.stream)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class Dropout1d(Dropout):
+    """`Dropout` of whole channels of one example ``x`` (c, t) (Tompson et al. 2015).
+
+    >>> import lazyflow as lf
+    >>> lf.nn.Dropout1d()(lf.constant([[1.0, 1.0]])).shape
+    (1, 2)
+    """
+
+    function = staticmethod(f.dropout1d)
+
+
+class Dropout2d(Dropout):
+    """`Dropout` of whole channels of one example ``x`` (c, h, w) (Tompson et al. 2015).
+
+    >>> import lazyflow as lf
+    >>> lf.nn.Dropout2d()(lf.constant([[[1.0, 1.0]]])).shape
+    (1, 1, 2)
+    """
+
+    function = staticmethod(f.dropout2d)

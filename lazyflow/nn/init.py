@@ -18,13 +18,16 @@ from lazyflow.errors import ShapeError
 from lazyflow.expr import Parameter
 
 __all__ = [
-    "calculate_gain", "constant_", "eye_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "orthogonal_",
-    "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_",
+    "calculate_gain", "constant_", "dirac_", "eye_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_",
+    "orthogonal_", "sparse_", "trunc_normal_", "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_",
 ]  # fmt: skip
 
 Rng = np.random.Generator | int | None
 
-_GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2.0), "selu": 3 / 4}
+_LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_GAINS = {
+    **dict.fromkeys(_LINEAR, 1.0), "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2.0), "selu": 3 / 4,
+}  # fmt: skip
 
 
 def _generator(rng: Rng) -> np.random.Generator:
@@ -80,17 +83,81 @@ def normal_(parameter: Parameter, mean: float = 0.0, std: float = 1.0, *, rng: R
     return _filled(parameter, _generator(rng).normal(mean, std, parameter.shape))
 
 
-def calculate_gain(nonlinearity: str, a: float = 0.0) -> float:
-    """What a layer's weights are scaled by so that ``nonlinearity`` keeps the variance; ``a``: the slope of
-    ``"leaky_relu"``.
+def trunc_normal_(
+    parameter: Parameter, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, *, rng: Rng = None
+) -> Parameter:
+    """Normally distributed numbers, those outside ``a .. b`` drawn again. Raises ``ValueError`` unless a < b.
 
-    Raises ``ValueError`` for a name that is not linear, sigmoid, tanh, relu, leaky_relu or selu.
+    >>> import lazyflow as lf
+    >>> w = lf.nn.init.trunc_normal_(lf.Parameter(np.zeros(100)), std=5.0, rng=0).numpy()
+    >>> bool((abs(w) <= 2).all())
+    True
+    """
+    low, high = ((edge - mean) / std for edge in (a, b))
+    if not low < high:
+        raise ValueError(f"trunc_normal_: a must be smaller than b, got {a} and {b}")
+    if _normal_share(high) - _normal_share(low) < 1e-6:
+        raise ValueError(f"trunc_normal_: nearly no number of mean {mean} and deviation {std} lies in {a} .. {b}")
+    generator, values = _generator(rng), np.full(parameter.shape, np.inf)
+    while (outside := (values < a) | (values > b)).any():
+        values[outside] = generator.normal(mean, std, int(outside.sum()))
+    return _filled(parameter, values)
+
+
+def _normal_share(x: float) -> float:
+    """The normal distribution function."""
+    return 0.5 * (1.0 + math.erf(x / math.sqrt(2.0)))
+
+
+def dirac_(parameter: Parameter, groups: int = 1) -> Parameter:
+    """A convolution's weight (out, in, ...) that passes on as many channels as there are, each group by itself.
+
+    Raises `ShapeError` for other than 3, 4 or 5 axes, ``ValueError`` unless ``groups`` divides the outputs.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.init.dirac_(lf.Parameter(np.ones((2, 2, 3)))).numpy()[0].tolist()
+    [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    if len(parameter.shape) not in (3, 4, 5):
+        raise ShapeError(f"dirac_ fills a convolution's weight (out, in, ...), got shape {parameter.shape}")
+    if parameter.shape[0] % groups:
+        raise ValueError(f"dirac_: groups={groups} must divide the {parameter.shape[0]} outputs")
+    outputs = parameter.shape[0] // groups
+    values, middle = np.zeros(parameter.shape), tuple(n // 2 for n in parameter.shape[2:])
+    for group in range(groups):
+        for i in range(min(outputs, parameter.shape[1])):
+            values[(group * outputs + i, i) + middle] = 1  # noqa: RUF005 (a star there is Python 3.11's)
+    return _filled(parameter, values)
+
+
+def sparse_(parameter: Parameter, sparsity: float, std: float = 0.01, *, rng: Rng = None) -> Parameter:
+    """Normal numbers with a share ``sparsity`` of zeros, rounded up, in each column (Martens 2010).
+
+    Raises `ShapeError` unless the parameter is a matrix, ``ValueError`` for a share outside 0 .. 1.
+    """
+    if len(parameter.shape) != 2:
+        raise ShapeError(f"sparse_ fills a matrix, got a parameter of shape {parameter.shape}")
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparse_: sparsity is a share from 0 to 1, got {sparsity}")
+    generator = _generator(rng)
+    values = generator.normal(0.0, std, parameter.shape)
+    zeros = generator.permuted(np.tile(np.arange(len(values))[:, None], parameter.shape[1]), axis=0)
+    np.put_along_axis(values, zeros[: math.ceil(sparsity * len(values))], 0.0, axis=0)
+    return _filled(parameter, values)
+
+
+def calculate_gain(nonlinearity: str, a: float | None = None) -> float:
+    """What a layer's weights are scaled by so that ``nonlinearity`` keeps the variance; ``a``: the slope of
+    ``"leaky_relu"``, 0.01 by default.
+
+    Raises ``ValueError`` for a name that is not linear, that of a convolution, sigmoid, tanh, relu, leaky_relu or selu.
 
     >>> calculate_gain("tanh")
     1.6666666666666667
     """
     if nonlinearity == "leaky_relu":
-        return math.sqrt(2.0 / (1.0 + a * a))
+        slope = 0.01 if a is None else a
+        return math.sqrt(2.0 / (1.0 + slope * slope))
     if nonlinearity not in _GAINS:
         raise ValueError(f"nonlinearity must be one of {', '.join(_GAINS)}, leaky_relu; got {nonlinearity!r}")
     return _GAINS[nonlinearity]

@@ -1,17 +1,18 @@
-"""`Linear`: an affine map."""
+"""Affine and bilinear maps, and layers that carry a part of their input past them."""
 
 from __future__ import annotations
 
 import math
-import string
 from typing import Any
 
 from lazyflow.expr import Expr, Parameter, constant
-from lazyflow.functions.linalg import affine, einsum, matmul
+from lazyflow.functions.elementwise import relu, sigmoid
+from lazyflow.functions.shape import split
 from lazyflow.nn import init
+from lazyflow.nn.functional.maps import affine, bilinear
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 
-__all__ = ["Linear"]
+__all__ = ["Bilinear", "Highway", "Linear"]
 
 
 class Linear(Module):
@@ -46,18 +47,81 @@ class Linear(Module):
 
     def forward(self, x: Any) -> Expr:
         """The map of one example's ``x``."""
-        return linear(self.weight, self.bias, x)
+        return affine(self.weight, self.bias, x)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")
 
 
-def linear(weight: Any, bias: Any, x: Any) -> Expr:
-    """``weight @ x + bias`` over the last axis of ``x``, with or without a bias: one node either way."""
-    if bias is not None:
-        return affine(weight, bias, x)
-    x = constant(x)
-    if len(x.type.shape) < 2:
-        return matmul(weight, x)
-    axes = string.ascii_lowercase[: x.ndim - 1]
-    return einsum(f"YZ,{axes}Z->{axes}Y", weight, x)
+class Bilinear(Module):
+    """``x1`` (in1_features,) and ``x2`` (in2_features,) through ``weight`` (out_features, in1_features, in2_features).
+
+    The result is (out_features,). Weights start uniform in ``-1/sqrt(in1_features) .. 1/sqrt(in1_features)``. Raises
+    ``ValueError`` for a size below 1, `ShapeError` for vectors of other sizes.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.Bilinear(2, 3, 4)(lf.constant([1.0, 2.0]), lf.constant([1.0, 2.0, 3.0])).shape
+    (4,)
+    """
+
+    bias: Parameter | None
+
+    def __init__(self, in1_features: int, in2_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in1_features, self.in2_features, self.out_features = checked_sizes(
+            "Bilinear", in1_features=in1_features, in2_features=in2_features, out_features=out_features
+        )
+        self.weight = new_parameter(self.out_features, self.in1_features, self.in2_features)
+        self.bias = new_parameter(self.out_features) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial weights anew."""
+        bound = 1.0 / math.sqrt(self.in1_features)
+        for parameter in self.parameters():
+            init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x1: Any, x2: Any) -> Expr:
+        """The map of one example's two vectors."""
+        return bilinear(x1, x2, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        sizes = f"{self.in1_features}, {self.in2_features}, {self.out_features}"
+        return sizes + ("" if self.bias is not None else ", bias=False")
+
+
+class Highway(Module):
+    """``t * relu(W x + b) + (1 - t) * x`` with ``t = sigmoid(W_t x + b_t)`` (Srivastava et al. 2015).
+
+    Both products are one, of ``layer``, a `Linear` (features, 2 features): its first rows are W, the others W_t. The
+    biases b_t start at -2, so that a new layer carries most of ``x`` past itself. ``x`` is (features,).
+
+    >>> import lazyflow as lf
+    >>> lf.nn.Highway(3)(lf.constant([1.0, 2.0, 3.0])).shape
+    (3,)
+    """
+
+    def __init__(self, features: int, *, gate_bias: float = -2.0) -> None:
+        super().__init__()
+        (self.features,) = checked_sizes("Highway", features=features)
+        self.gate_bias = float(gate_bias)
+        self.layer = Linear(self.features, 2 * self.features)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial weights anew."""
+        self.layer.reset_parameters()
+        assert self.layer.bias is not None
+        biases = self.layer.bias.numpy()
+        biases[self.features :] = self.gate_bias
+        self.layer.bias.assign(biases)
+
+    def forward(self, x: Any) -> Expr:
+        """One example's vector, in part transformed and in part carried."""
+        value, gate = split(self.layer(x), 2)
+        t = sigmoid(gate)
+        carried: Expr = (1.0 - t) * constant(x)
+        return t * relu(value) + carried
+
+    def extra_repr(self) -> str:
+        return str(self.features)

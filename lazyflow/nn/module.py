@@ -16,6 +16,8 @@ from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CheckpointError, DTypeError
 from lazyflow.expr import STRUCTURE, Expr, Parameter
+from lazyflow.hooks import Hook, HookHandle
+from lazyflow.nn import hooks
 from lazyflow.state import differences, raise_differences
 
 __all__ = ["IncompatibleKeys", "Module"]
@@ -82,6 +84,7 @@ class Module:
     """
 
     training: bool
+    _hooks: hooks.ModuleHooks | None = None
 
     def __init__(self) -> None:
         self.training = True
@@ -94,7 +97,9 @@ class Module:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        if self._hooks is None:
+            return self.forward(*args, **kwargs)
+        return hooks.call(self, self._hooks, args, kwargs)
 
     # Registration
 
@@ -312,8 +317,49 @@ class Module:
             parameter.to(device)
         for module in self.modules():
             for name, array in module._own_buffers():
-                object.__setattr__(module, name, devices.to_device(array, device))
+                module.__dict__[name] = devices.to_device(array, device)
         return self
+
+    # Hooks
+
+    def _register(self, kind: str, hook: Hook) -> HookHandle:
+        if self._hooks is None:
+            self._hooks = hooks.ModuleHooks()
+        return HookHandle(getattr(self._hooks, kind), hook)
+
+    def register_forward_pre_hook(self, hook: Hook) -> HookHandle:
+        """Call ``hook(module, args)`` before every forward; what it returns, if not None, takes the arguments' place:
+        a tuple, or the only one. Returns a handle with ``remove()``.
+
+        >>> import lazyflow as lf
+        >>> layer = lf.nn.Identity()
+        >>> handle = layer.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+        >>> layer(1)
+        2
+        """
+        return self._register("forward_pre", hook)
+
+    def register_forward_hook(self, hook: Hook) -> HookHandle:
+        """Call ``hook(module, args, output)`` after every forward; what it returns, if not None, takes the output's
+        place. Returns a handle with ``remove()``."""
+        return self._register("forward", hook)
+
+    def register_full_backward_hook(self, hook: Hook) -> HookHandle:
+        """Call ``hook(module, grad_input, grad_output)`` when gradients have come back through a call of the module.
+
+        Both are tuples of arrays, one for each positional argument and output, None where there is no gradient. A
+        tuple that the hook returns takes the place of ``grad_input``; a backward raises `ShapeError` where it does not
+        fit. The module must return an expression, or a tuple or list of them (``TypeError``). Returns a handle with
+        ``remove()``.
+
+        >>> import lazyflow as lf
+        >>> layer, seen = lf.nn.Linear(2, 3), []
+        >>> handle = layer.register_full_backward_hook(lambda module, *gradients: seen.append(gradients))
+        >>> lf.sum(layer(lf.Parameter([1.0, 2.0]))).backward()
+        >>> [(grad_input[0].shape, grad_output[0].tolist()) for grad_input, grad_output in seen]
+        [((2,), [1.0, 1.0, 1.0])]
+        """
+        return self._register("full_backward", hook)
 
     # Printing
 

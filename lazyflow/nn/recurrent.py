@@ -1,4 +1,4 @@
-"""Recurrent cells, and an LSTM over a Python list.
+"""Recurrent cells, and layers of them over a Python list.
 
 Parameters have the names, the layout and the order of gates of PyTorch, so weights copy over.
 
@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.errors import ShapeError
 from lazyflow.cell import cell
+from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, Parameter, constant
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
 from lazyflow.functions.shape import concatenate, split
 from lazyflow.nn import init
-from lazyflow.nn.linear import linear
+from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.random import Stream
 
-__all__ = ["LSTM", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
 
 State = tuple[Expr, Expr]
 Weights = tuple[Parameter, Parameter, "Parameter | None", "Parameter | None"]  # weight_ih, weight_hh, bias_ih, bias_hh
@@ -64,6 +64,18 @@ def _lstm_step(owner: Module, gates: Expr, c: Expr) -> State:
     return sigmoid(o) * tanh(c), c
 
 
+def _gru_step(owner: Module, from_x: Expr, from_h: Expr, h: Any) -> Expr:
+    (rx, zx, nx), (rh, zh, nh) = split_gates(owner, from_x, 3), split_gates(owner, from_h, 3)
+    n = tanh(nx + sigmoid(rx + rh) * nh)
+    return add(n, multiply(sigmoid(zx + zh), h - n))
+
+
+def _checked_nonlinearity(owner: str, nonlinearity: str) -> str:
+    if nonlinearity not in _NONLINEARITIES:
+        raise ValueError(f"{owner}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    return nonlinearity
+
+
 class _Cell(Module):
     """The four parameters of a cell, each with the rows of all gates below each other."""
 
@@ -79,7 +91,7 @@ class _Cell(Module):
         )
 
     def _products(self, x: Any, h: Any) -> tuple[Expr, Expr]:
-        return linear(self.weight_ih, self.bias_ih, x), linear(self.weight_hh, self.bias_hh, h)
+        return affine(self.weight_ih, self.bias_ih, x), affine(self.weight_hh, self.bias_hh, h)
 
     def _start(self) -> Expr:
         return _zeros(self.hidden_size, self.weight_hh)
@@ -100,8 +112,7 @@ class RNNCell(_Cell):
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, nonlinearity: str = "tanh") -> None:
-        if nonlinearity not in _NONLINEARITIES:
-            raise ValueError(f"RNNCell: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        _checked_nonlinearity("RNNCell", nonlinearity)
         super().__init__(input_size, hidden_size, bias)
         self.nonlinearity = nonlinearity
 
@@ -161,27 +172,14 @@ class GRUCell(_Cell):
         """The next state."""
         h = self._start() if h is None else h
         from_x, from_h = self._products(x, h)
-        (rx, zx, nx), (rh, zh, nh) = split_gates(self, from_x, 3), split_gates(self, from_h, 3)
-        n = tanh(nx + sigmoid(rx + rh) * nh)
-        return add(n, multiply(sigmoid(zx + zh), h - n))
+        return _gru_step(self, from_x, from_h, h)
 
 
-class LSTM(Module):
-    """Layers of `LSTMCell` over a list of vectors, one list an example; parameters as those of ``torch.nn.LSTM``.
+class _Recurrent(Module):
+    """Layers of a cell over a list of vectors. A subclass says what one step is, and what a state."""
 
-    ``dropout``: applied, while training, to the outputs of every layer but the last. Called with a list of t
-    expressions (input_size,) it returns the t outputs of the last layer, (hidden_size,) each, and the final ``(h, c)``
-    of every layer. ``state``: what to start from, in that form; zeros where it is None. Raises ``ValueError`` for a
-    size below 1 or ``dropout`` outside [0, 1), `ShapeError` for an empty list or vectors of another size.
-
-    >>> import lazyflow as lf
-    >>> words = [lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0]), lf.constant([5.0, 6.0])]
-    >>> outputs, [(h, c)] = lf.nn.LSTM(2, 3)(words)
-    >>> len(outputs), outputs[0].shape, h.shape
-    (3, (3,), (3,))
-    """
-
-    directions: tuple[str, ...] = ("",)
+    gates = 1
+    states = "states h"
 
     def __init__(
         self,
@@ -191,6 +189,7 @@ class LSTM(Module):
         *,
         bias: bool = True,
         dropout: float = 0.0,
+        bidirectional: bool = False,
         stream: Stream | None = None,
     ) -> None:
         super().__init__()
@@ -199,10 +198,16 @@ class LSTM(Module):
             name, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers
         )
         self.dropout, self.stream = checked_probability(name, dropout), stream
+        self.directions: tuple[str, ...] = ("", "_reverse") if bidirectional else ("",)
         for layer in range(self.num_layers):
             width = self.hidden_size * len(self.directions) if layer else self.input_size
             for direction in self.directions:
-                self._assign_weights(f"_l{layer}{direction}", _new_weights(4, width, self.hidden_size, bias))
+                self._assign_weights(f"_l{layer}{direction}", _new_weights(self.gates, width, self.hidden_size, bias))
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether each layer reads the list from both ends."""
+        return len(self.directions) > 1
 
     def _assign_weights(self, suffix: str, weights: Weights) -> None:
         for name, parameter in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), weights, strict=True):
@@ -212,9 +217,23 @@ class LSTM(Module):
         own = self.__dict__
         return own["weight_ih" + suffix], own["weight_hh" + suffix], own["bias_ih" + suffix], own["bias_hh" + suffix]
 
-    def forward(
-        self, xs: Sequence[Any], state: Sequence[tuple[Any, Any]] | None = None
-    ) -> tuple[list[Expr], list[State]]:
+    def _start(self, zeros: Expr) -> Any:
+        """The state of zeros."""
+        return zeros
+
+    def _hidden(self, state: Any) -> Expr:
+        """What of a state goes out, and into the next step's product."""
+        return state  # type: ignore[no-any-return]
+
+    def _step(self, suffix: str, x: Any, state: Any) -> Any:
+        """The next state of one layer in one direction: a cell."""
+        raise NotImplementedError
+
+    def _products(self, suffix: str, x: Any, h: Any) -> tuple[Expr, Expr]:
+        weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
+        return affine(weight_ih, bias_ih, x), affine(weight_hh, bias_hh, h)
+
+    def forward(self, xs: Any, state: Sequence[Any] | None = None) -> tuple[list[Expr], list[Any]]:
         """Outputs of the last layer for every step, and the final states of all layers."""
         outputs = list(xs)
         if not outputs:
@@ -222,23 +241,22 @@ class LSTM(Module):
                 f"{type(self).__name__}: the list of inputs is empty; a sequence needs at least one vector"
             )
         starts = self._starts(state)
-        finals: list[State] = []
+        finals: list[Any] = []
         for layer in range(self.num_layers):
             if layer:
                 outputs = [dropped(x, self.dropout, training=self.training, stream=self.stream) for x in outputs]
             outputs = self._layer(layer, outputs, starts, finals)
         return outputs, finals
 
-    def _starts(self, state: Sequence[tuple[Any, Any]] | None) -> list[tuple[Any, Any]]:
+    def _starts(self, state: Sequence[Any] | None) -> list[Any]:
         count = self.num_layers * len(self.directions)
         if state is None:
-            zeros = _zeros(self.hidden_size, self._weights("_l0")[1])
-            return [(zeros, zeros)] * count
+            return [self._start(_zeros(self.hidden_size, self._weights("_l0")[1]))] * count
         if len(state) != count:
-            raise ShapeError(f"{type(self).__name__}: state must be a list of {count} pairs (h, c), got {len(state)}")
+            raise ShapeError(f"{type(self).__name__}: state must be a list of {count} {self.states}, got {len(state)}")
         return list(state)
 
-    def _layer(self, layer: int, xs: list[Any], starts: list[tuple[Any, Any]], finals: list[State]) -> list[Expr]:
+    def _layer(self, layer: int, xs: list[Any], starts: list[Any], finals: list[Any]) -> list[Expr]:
         """Outputs of one layer, both directions joined; appends their final states."""
         found = []
         for direction in self.directions:
@@ -248,33 +266,103 @@ class LSTM(Module):
             found.append(hs[::-1] if backwards else hs)
         return found[0] if len(found) == 1 else [concatenate(pair) for pair in zip(*found, strict=True)]
 
-    def _run(self, suffix: str, xs: list[Any], start: tuple[Any, Any]) -> tuple[list[Expr], State]:
-        h, c = start
+    def _run(self, suffix: str, xs: list[Any], state: Any) -> tuple[list[Expr], Any]:
         hs = []
         for x in xs:
-            h, c = self._step(suffix, x, h, c)
-            hs.append(h)
-        return hs, (h, c)
-
-    @cell
-    def _step(self, suffix: str, x: Any, h: Any, c: Any) -> State:
-        """One step of one layer in one direction."""
-        weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
-        return _lstm_step(self, linear(weight_ih, bias_ih, x) + linear(weight_hh, bias_hh, h), c)
+            state = self._step(suffix, x, state)
+            hs.append(self._hidden(state))
+        return hs, state
 
     def extra_repr(self) -> str:
         layers = "" if self.num_layers == 1 else f", {self.num_layers}"
         bias = "" if self._weights("_l0")[2] is not None else ", bias=False"
-        return f"{self.input_size}, {self.hidden_size}{layers}{bias}" + (
-            f", dropout={self.dropout}" if self.dropout else ""
-        )
+        dropout = f", dropout={self.dropout}" if self.dropout else ""
+        both = ", bidirectional=True" if self.bidirectional else ""
+        return f"{self.input_size}, {self.hidden_size}{layers}{bias}{dropout}{both}"
+
+
+class RNN(_Recurrent):
+    """Layers of `RNNCell` over a list of vectors, one list an example; parameters as those of ``torch.nn.RNN``.
+
+    Called with a list of t expressions (input_size,), it returns the t outputs of the last layer and the final h,
+    (hidden_size,), of every layer. ``nonlinearity``: ``"tanh"`` or ``"relu"``. Options and errors as in `LSTM`.
+
+    >>> import lazyflow as lf
+    >>> outputs, [h] = lf.nn.RNN(2, 3)([lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0])])
+    >>> len(outputs), h.shape
+    (2, (3,))
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: str = "tanh", **options: Any
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers, **options)
+        self.nonlinearity = _checked_nonlinearity("RNN", nonlinearity)
+
+    @cell
+    def _step(self, suffix: str, x: Any, state: Any) -> Expr:
+        from_x, from_h = self._products(suffix, x, state)
+        return _NONLINEARITIES[self.nonlinearity](from_x + from_h)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}")
+
+
+class GRU(_Recurrent):
+    """Layers of `GRUCell` over a list of vectors, one list an example; parameters as those of ``torch.nn.GRU``.
+
+    Called with a list of t expressions (input_size,), it returns the t outputs of the last layer and the final h,
+    (hidden_size,), of every layer. Options and errors as in `LSTM`.
+
+    >>> import lazyflow as lf
+    >>> outputs, [h] = lf.nn.GRU(2, 3)([lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0])])
+    >>> len(outputs), h.shape
+    (2, (3,))
+    """
+
+    gates = 3
+
+    @cell
+    def _step(self, suffix: str, x: Any, state: Any) -> Expr:
+        return _gru_step(self, *self._products(suffix, x, state), state)
+
+
+class LSTM(_Recurrent):
+    """Layers of `LSTMCell` over a list of vectors, one list an example; parameters as those of ``torch.nn.LSTM``.
+
+    ``dropout``: applied, while training, to the outputs of every layer but the last. Called with a list of t
+    expressions (input_size,) it returns the t outputs of the last layer, (hidden_size,) each, and the final ``(h, c)``
+    of every layer. ``state``: what to start from, in that form; zeros where it is None. ``bidirectional=True``: each
+    layer reads the list from both ends (Graves and Schmidhuber 2005); its outputs are ``[forward; backward]``, (2 *
+    hidden_size,), and the states are in the order layer 0 forward, layer 0 backward, layer 1 forward, and so on.
+    Raises ``ValueError`` for a size below 1 or ``dropout`` outside [0, 1), `ShapeError` for an empty list or vectors
+    of another size.
+
+    >>> import lazyflow as lf
+    >>> words = [lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0]), lf.constant([5.0, 6.0])]
+    >>> outputs, [(h, c)] = lf.nn.LSTM(2, 3)(words)
+    >>> len(outputs), outputs[0].shape, h.shape
+    (3, (3,), (3,))
+    """
+
+    gates = 4
+    states = "pairs (h, c)"
+
+    def _start(self, zeros: Expr) -> State:
+        return zeros, zeros
+
+    def _hidden(self, state: State) -> Expr:
+        return state[0]
+
+    @cell
+    def _step(self, suffix: str, x: Any, state: State) -> State:
+        h, c = state
+        from_x, from_h = self._products(suffix, x, h)
+        return _lstm_step(self, from_x + from_h, c)
 
 
 class BiLSTM(LSTM):
-    """An `LSTM` in both directions (Graves and Schmidhuber 2005), as ``torch.nn.LSTM(bidirectional=True)``.
-
-    The outputs are ``[forward; backward]``, (2 * hidden_size,) each, and go so into the next layer. The final states,
-    and ``state``, are in the order layer 0 forward, layer 0 backward, layer 1 forward, and so on.
+    """An `LSTM` with ``bidirectional=True``.
 
     >>> import lazyflow as lf
     >>> outputs, states = lf.nn.BiLSTM(2, 3)([lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0])])
@@ -282,4 +370,5 @@ class BiLSTM(LSTM):
     ((6,), 2)
     """
 
-    directions = ("", "_reverse")
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
+        super().__init__(input_size, hidden_size, num_layers, bidirectional=True, **options)

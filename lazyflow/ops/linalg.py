@@ -176,6 +176,29 @@ def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
     return xp.matmul(a, b, out=out)
 
 
+# OpenBLAS multiplies small matrices (so many multiplications at most) by kernels of their own, which for few rows are up
+# to twice as fast as its general path: 8 rows times (300, 750) take 65 us at once and 37 us as two times four.
+SMALL = 10**6
+FEW_ROWS = 64
+
+
+def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None) -> Array:
+    """``x @ weight`` of two float matrices, a few rows at a time where that is faster. ``out`` may be any columns.
+
+    >>> rows_product(np, np.ones((5, 3)), np.ones((3, 2))).tolist()[4]
+    [3.0, 3.0]
+    """
+    rows = len(x)
+    part = SMALL // max(weight.size, 1)
+    if xp is not np or not 1 < part < rows <= FEW_ROWS or x.dtype != np.float32 or weight.dtype != np.float32:
+        return xp.matmul(x, weight, out=out)
+    if out is None:
+        out = np.empty((rows, weight.shape[1]), x.dtype)
+    for low in range(0, rows, part):
+        np.matmul(x[low : low + part], weight, out=out[low : low + part])
+    return out
+
+
 def lettered(operand: Array, letters: str) -> str:
     """The letters of an operand in a launch: a batch axis more than one example has, or none if it is shared."""
     return BATCH + letters if operand.ndim > len(letters) else letters

@@ -622,7 +622,7 @@ def _tile_x(xp: Any, g: Array, y: Array, x: Array, *, shape: Shape, ones: Shape,
 tile = register(Op("tile", _tile_shape, _tile, (_tile_x,)))
 
 
-PADDINGS = ("constant", "edge", "reflect")
+PADDINGS = ("constant", "edge", "reflect", "wrap")
 
 
 def pads(pad_width: Any, ndim: int) -> Pads:

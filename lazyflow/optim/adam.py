@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
+from lazyflow import jit
 from lazyflow.device import module
 from lazyflow.optim.base import Array, Optimizer, Options, blend
 
@@ -69,17 +73,51 @@ class Adam(Optimizer):
         xp, s, step = module(parameter), self.scratch("step", parameter), state["step"]
         beta1, beta2 = map(float, options["betas"])
         mean, square = state["exp_avg"], state["exp_avg_sq"]
+        # both bias corrections in two scalars: m/c1 / (sqrt(v/c2) + eps) = m * (sqrt(c2)/c1) / (sqrt(v) + eps*sqrt(c2))
+        root = math.sqrt(1.0 - beta2**step)
+        eps, rate = float(options["eps"]) * root, float(options["lr"]) * root / (1.0 - beta1**step)
+        arrays = parameter, gradient, mean, square
+        if not options["amsgrad"] and jit.is_available() and all(_is_flat(a, parameter.dtype) for a in arrays):
+            numbers = map(parameter.dtype.type, (beta1, 1.0 - beta1, beta2, 1.0 - beta2, eps, rate))
+            _loop()(*(a.reshape(-1) for a in arrays), *numbers)
+            return
         blend(xp, mean, gradient, beta1, s)
         blend(xp, square, xp.multiply(gradient, gradient, out=s), beta2, s)
         if options["amsgrad"]:
             square = xp.maximum(square, state["max_exp_avg_sq"], out=state["max_exp_avg_sq"])
-        # both bias corrections in two scalars: m/c1 / (sqrt(v/c2) + eps) = m * (sqrt(c2)/c1) / (sqrt(v) + eps*sqrt(c2))
-        root = math.sqrt(1.0 - beta2**step)
         xp.sqrt(square, out=s)
-        xp.add(s, float(options["eps"]) * root, out=s)
+        xp.add(s, eps, out=s)
         xp.divide(mean, s, out=s)
-        xp.multiply(s, float(options["lr"]) * root / (1.0 - beta1**step), out=s)
+        xp.multiply(s, rate, out=s)
         xp.subtract(parameter, s, out=parameter)
+
+
+# One pass over the four arrays in place of nine: what bounds the update of a large parameter is memory.
+_LOOP = '''"""Printed by lazyflow; see lazyflow/optim/adam.py."""
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, boundscheck=False, nogil=True, error_model="numpy")
+def adam(parameter, gradient, mean, square, beta1, rest1, beta2, rest2, eps, rate):
+    for i in range(parameter.size):
+        g = gradient[i]
+        m = beta1 * mean[i] + rest1 * g
+        s = beta2 * square[i] + rest2 * (g * g)
+        mean[i] = m
+        square[i] = s
+        parameter[i] -= rate * (m / (np.sqrt(s) + eps))
+'''
+
+
+@functools.cache
+def _loop() -> Callable[..., None]:
+    return jit.module(_LOOP).adam  # type: ignore[no-any-return]
+
+
+def _is_flat(array: Array, dtype: Any) -> bool:
+    return isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype == dtype
 
 
 class AdamW(Adam):

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import peers, tree_lstm
+from benchmarks import peak_memory, peers, sequences, throughput, tree_lstm
 
+NAMES = ["tree_lstm", "tagger", "language_model", "launches", "recording", "memory", "peak_memory", "accuracy"]
 SMALL = ["--embedding", "6", "--hidden", "4"]
 ROUNDS = ["--batches", "1", "--seconds", "0.001"]
 TREES = (
     "(3 (2 a) (4 (2 very) (4 good)))\n(1 (2 a) (0 bad))\n(2 (2 so) (2 so))\n(2 (2 it) (2 (2 is) (2 (2 a) (2 film))))\n"
 )
+TAGGED = [("the", "DT"), ("film", "NN"), ("the", "DT"), ("man", "NN"), ("saw", "VBD")]
 
 
 @pytest.fixture
 def data(tmp_path):
     for part in ("train", "dev"):
         (tmp_path / f"{part}.txt").write_text(TREES, encoding="utf-8")
+    return ["--data", str(tmp_path)]
+
+
+@pytest.fixture
+def conllu(tmp_path):
+    rows = [f"{k}\t{form}\t_\t_\t{tag}\t_\t0\t_\t_\t_" for k, (form, tag) in enumerate(TAGGED, start=1)]
+    text = "".join("\n".join(rows[:length]) + "\n\n" for length in (5, 1, 3))
+    (tmp_path / "tiny-train.conllu").write_text(text, encoding="utf-8")
     return ["--data", str(tmp_path)]
 
 
@@ -36,7 +47,7 @@ def run(tmp_path, capsys):
 def test_the_list_has_a_line_for_each(capsys):
     assert cli.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["tree_lstm", "launches", "recording", "memory", "accuracy"]
+    assert [line.split()[0] for line in lines] == NAMES
     assert all(line.endswith(".") and len(line) > 40 for line in lines)
 
 
@@ -62,27 +73,54 @@ def test_each_setting_of_threads_is_a_process_of_its_own(monkeypatch):
 
 def test_tree_lstm(run, data, monkeypatch):
     monkeypatch.setattr(peers, "find", lambda name: None)
-    printed, saved = run("tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "1", "3", "--modes", "phases", "none")
+    printed, saved = run(
+        "tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "1", "3", "--kept", "--modes", "phases", "none"
+    )
+    names = {f"lazyflow {name}" for name in ("phases", "none", "cell", "gru", "plain, kept", "cell, kept", "gru, kept")}
     assert [entry["batch"] for entry in saved["batches"]] == [1, 3]
     for entry in saved["batches"]:
-        assert set(entry["train"]["candidates"]) == {"lazyflow phases", "lazyflow none"}
-        assert set(entry["train"]["candidates"]["lazyflow none"]["ms_per_tree"]) == set(tree_lstm.PARTS)
-        assert len(entry["infer"]["candidates"]["lazyflow phases"]["rounds"]) == 5
-        assert entry["infer"]["ratios"]["lazyflow phases"] == 1
+        assert set(entry["train"]) == set(entry["infer"]) == names
+        assert set(entry["train"]["lazyflow none"]["ms"]) == set(throughput.PARTS)
+        assert len(entry["infer"]["lazyflow phases"]["rounds"]) == 5
+        assert set(entry["gflop_per_s"]) == {f"lazyflow {name}" for name in ("cell", "gru", "cell, kept", "gru, kept")}
     assert all(f"{name}: not installed" in printed for name in peers.MODULES)
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("name", sorted(peers.MODULES))
 def test_tree_lstm_beside_a_peer(name, run, data):
     if peers.find(name) is None:
         pytest.skip(f"{name} is not installed")
-    _, saved = run("tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "2", "--modes", "phases", "--peers", name)
-    assert set(saved["batches"][0]["train"]["ratios"]) == {"lazyflow phases", name}
+    printed, saved = run("tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "2", "--forms", "cell", "--peers", name)
+    assert set(saved["batches"][0]["train"]) == {"lazyflow cell", name}
+    references = [reference for reference, names in tree_lstm.REFERENCES.items() if name in names]
+    assert list(saved["batches"][0]["train"]["lazyflow cell"]["ratios"]) == references
+    assert all(f"/ {reference}" in printed for reference in references)
+
+
+@pytest.mark.parametrize("benchmark", ["tagger", "language_model"])
+def test_sentences(benchmark, run, conllu, monkeypatch):
+    monkeypatch.setattr(peers, "find_sequence", lambda name: None)
+    printed, saved = run(benchmark, *conllu, *SMALL, *ROUNDS, "--batch", "2", "--kept")
+    names = {f"lazyflow {form}{kept}" for form in ("plain", "cell", "module") for kept in ("", ", kept")}
+    assert set(saved["batches"][0]["train"]) == set(saved["batches"][0]["infer"]) == names
+    assert all(f"{name}: not installed" in printed for name in peers.SEQUENCE_MODULES)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("benchmark", ["tagger", "language_model"])
+@pytest.mark.parametrize("name", sorted(peers.SEQUENCE_MODULES))
+def test_sentences_beside_a_peer(name, benchmark, run, conllu):
+    if peers.find_sequence(name) is None:
+        pytest.skip(f"{name} is not installed")
+    _, saved = run(benchmark, *conllu, *SMALL, *ROUNDS, "--batch", "2", "--forms", "plain", "--peers", name)
+    references = [reference for reference, names in sequences.REFERENCES.items() if name in names]
+    assert list(saved["batches"][0]["train"]["lazyflow plain"]["ratios"]) == references
 
 
 def test_profile(run, data, tmp_path):
     pytest.importorskip("pyinstrument")
-    arguments = ["--batch", "2", "--modes", "phases", "--peers", "--profile"]
+    arguments = ["--batch", "2", "--forms", "plain", "--modes", "phases", "--peers", "--profile"]
     run("tree_lstm", *data, *SMALL, *ROUNDS, *arguments)
     assert "train_step" in (tmp_path / "results" / "tree_lstm-1-profile.html").read_text()
 
@@ -105,6 +143,14 @@ def test_recording(run, data):
 def test_memory(run, data):
     _, saved = run("memory", *data, *SMALL, "--batch", "2", "--batches", "40")
     assert len(saved["resident_mb"]) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
+def test_peak_memory(run, data, monkeypatch):
+    monkeypatch.setattr(peak_memory, "MEASURED", ("lazyflow cell",))
+    printed, saved = run("peak_memory", *data, *SMALL, "--batch", "2", "--steps", "2")
+    before, peak = saved["megabytes"]["lazyflow cell"]
+    assert 0 < before <= peak and "lazyflow cell" in printed
 
 
 def test_accuracy(run, data):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -24,11 +26,12 @@ def weights():
     return {name: rng.normal(0, 0.5, array.shape).astype(np.float32) for name, array in drawn.items()}
 
 
+FORMS = {f"lazyflow {form}": partial(lazyflow_tree_lstm.setup, form=form) for form in lazyflow_tree_lstm.FORMS}
+NAMES = [*FORMS, *sorted(peers.MODULES)]
+
+
 def find(name):
-    return lazyflow_tree_lstm.setup if name == "lazyflow" else peers.find(name)
-
-
-NAMES = ["lazyflow", *sorted(peers.MODULES)]
+    return FORMS[name] if name in FORMS else peers.find(name)
 
 
 @pytest.fixture(params=NAMES)
@@ -98,6 +101,43 @@ def test_seeded_weights_are_the_same_for_all(setup, trees):
     by_seed = setup(VOCABULARY, DIM, HIDDEN, CLASSES, 11).infer(trees)
     given = setup(VOCABULARY, DIM, HIDDEN, CLASSES, 0, peers.initial_weights(VOCABULARY, DIM, HIDDEN, CLASSES, 11))
     np.testing.assert_allclose(by_seed, given.infer(trees), rtol=1e-6)
+
+
+LONE = Tree(1, 3, ())  # a tree of one word, and a minibatch without an inner node
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("shape", ["mixed", "one tree", "one word"])
+def test_batched_by_hand_has_the_gradients_of_one_tree_at_a_time(shape, trees, weights):
+    batched, single = peers.find("torch_batched"), peers.find("torch")
+    if batched is None or single is None:
+        pytest.skip("torch is not installed")
+    minibatch = {"mixed": [*trees, LONE], "one tree": trees[:1], "one word": [LONE, LONE]}[shape]
+    model = single(VOCABULARY, DIM, HIDDEN, CLASSES, 0, weights)
+    expected = sum(model.loss(tree) for tree in minibatch) / len(minibatch)
+    expected.backward()
+    pairs = {"leaf": model.leaf, "inner": model.inner, "head": model.head}
+    expected_gradients = {f"{name}.weight": weight.grad for name, (weight, _) in pairs.items()}
+    expected_gradients.update({f"{name}.bias": bias.grad for name, (_, bias) in pairs.items()})
+    expected_gradients["embedding"] = model.table.weight.grad.to_dense()
+    loss, gradients = batched(VOCABULARY, DIM, HIDDEN, CLASSES, 0, weights).loss_and_gradients(minibatch)
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
+    assert set(gradients) == set(weights)
+    for name, gradient in gradients.items():
+        by_autograd = 0 if expected_gradients[name] is None else expected_gradients[name].numpy()
+        np.testing.assert_allclose(gradient, by_autograd, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", [*FORMS, "torch_batched_kept"])
+def test_kept_graphs_train_like_fresh_ones(name, trees, weights):
+    setup = find(name)
+    if setup is None:
+        pytest.skip(f"{name} is not installed")
+    fresh, kept = (setup(VOCABULARY, DIM, HIDDEN, CLASSES, 0, weights) for _ in range(2))
+    kept.keep(trees)
+    for batch in (trees, trees[::-2], trees[:1], trees[2:]):
+        np.testing.assert_allclose(kept.train_step(batch), fresh.train_step(batch), rtol=1e-5)
+    np.testing.assert_allclose(kept.infer(trees), fresh.infer(trees), rtol=1e-4, atol=1e-5)
 
 
 def test_dynets_operations_are_counted_right(trees, capfd):

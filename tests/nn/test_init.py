@@ -124,14 +124,51 @@ def test_without_an_rng_the_default_stream_decides(name):
 
 @pytest.mark.parametrize("name", [name for name in init.__all__ if name.endswith("_")])
 def test_they_return_the_parameter_which_keeps_its_dtype(name):
-    parameter = lf.Parameter(np.full((3, 3), 9.0, np.float16))
-    arguments = (0.5,) if name == "constant_" else ()
+    parameter = lf.Parameter(np.full((3, 3, 1) if name == "dirac_" else (3, 3), 9.0, np.float16))
+    arguments = (0.5,) if name in ("constant_", "sparse_") else ()
     assert getattr(init, name)(parameter, *arguments) is parameter
     assert parameter.dtype == np.float16
     assert not (parameter.numpy() == 9).any()
 
 
+def test_a_truncated_normal_distribution():
+    values = init.trunc_normal_(fresh((300, 300)), 1.0, 2.0, -1.0, 2.0, rng=0).numpy()
+    assert -1 <= values.min() < -0.99 and 1.99 < values.max() <= 2
+    low, high = (math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) for x in (-1, 0.5))
+    share = (math.erf(0.5 / math.sqrt(2)) - math.erf(-1 / math.sqrt(2))) / 2
+    assert values.mean() == pytest.approx(1 + 2 * (low - high) / share, abs=0.01)
+
+
+def test_sparse_columns():
+    values = init.sparse_(fresh((11, 40)), 0.25, 3.0, rng=0).numpy()
+    assert set((values == 0).sum(axis=0)) == {3}
+    assert values[values != 0].std() == pytest.approx(3.0, rel=0.1)
+    assert len({tuple(column) for column in (values == 0).T}) > 10
+
+
+def test_dirac_passes_channels_on():
+    x = np.random.default_rng(0).standard_normal((4, 5, 6))
+    weight = init.dirac_(fresh((6, 4, 3, 3)))
+    y = lf.conv(x, weight, padding=1).numpy()
+    np.testing.assert_array_equal(y, np.concatenate([x, np.zeros((2, 5, 6))]))
+    grouped = init.dirac_(fresh((4, 2, 3, 3)), groups=2)
+    np.testing.assert_array_equal(lf.conv(x, grouped, padding=1, groups=2).numpy(), x)
+
+
+def test_gains():
+    gains = {"conv2d": 1.0, "conv_transpose1d": 1.0, "linear": 1.0, "tanh": 5 / 3, "selu": 0.75}
+    assert {name: init.calculate_gain(name) for name in gains} == gains
+    assert init.calculate_gain("leaky_relu") == pytest.approx(math.sqrt(2 / 1.0001))
+    assert init.calculate_gain("leaky_relu", 1.0) == 1.0
+
+
 MISTAKES = {
+    "dirac of a matrix": (lambda: init.dirac_(fresh()), lf.ShapeError, ["dirac_", "(60, 80)"]),
+    "dirac groups": (lambda: init.dirac_(fresh((3, 2, 1)), 2), ValueError, ["groups=2", "3 outputs"]),
+    "sparse of a vector": (lambda: init.sparse_(fresh((3,)), 0.5), lf.ShapeError, ["sparse_", "(3,)"]),
+    "sparse share": (lambda: init.sparse_(fresh(), 1.5), ValueError, ["0 to 1", "1.5"]),
+    "truncated nothing": (lambda: init.trunc_normal_(fresh(), a=1.0, b=1.0), ValueError, ["smaller than b", "1.0"]),
+    "truncated far": (lambda: init.trunc_normal_(fresh(), a=8.0, b=9.0), ValueError, ["nearly no number", "8.0"]),
     "xavier of a vector": (
         lambda: init.xavier_uniform_(fresh((3,))),
         lf.ShapeError,
@@ -165,6 +202,13 @@ FRESH = {
     "GRUCell": (lambda: nn.GRUCell(10, 25), 1 / 5),
     "LSTM": (lambda: nn.LSTM(10, 25, 2), 1 / 5),
     "BiLSTM": (lambda: nn.BiLSTM(10, 25, 2), 1 / 5),
+    "RNN": (lambda: nn.RNN(10, 25, 2, bidirectional=True), 1 / 5),
+    "GRU": (lambda: nn.GRU(10, 25, 2), 1 / 5),
+    "Conv1d": (lambda: nn.Conv1d(5, 40, 5), 1 / 5),
+    "Conv2d": (lambda: nn.Conv2d(8, 40, (5, 5), groups=8), 1 / 5),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(10, 25, 1), 1 / 5),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(40, 100, (1, 1), groups=4), 1 / 5),
+    "Bilinear": (lambda: nn.Bilinear(25, 10, 20), 1 / 5),
 }
 
 

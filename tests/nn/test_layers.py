@@ -61,7 +61,27 @@ def one(model, example):
     return [model(example)]
 
 
+def in_pairs(layer, xs):
+    return [layer(lf.constant(x), lf.constant(x)) for x in xs]
+
+
+def listed(layer, xs):
+    return layer([lf.constant(x) for x in xs])
+
+
+def over_flat_list(layer, xs):
+    outputs, states = layer([lf.constant(x) for x in xs])
+    return [*outputs, *states]
+
+
+def attended(layer, xs):
+    return [part for x in map(lf.constant, xs) for part in layer(x, x, x)]
+
+
 WORDS = sequences(1, 4, (3, 1, 5, 2))
+SERIES = [vectors(n, (2, 5), (2, n + 3), (2, 5)) for n in (1, 2, 3)]
+IMAGES = [vectors(n, *[(2, 4 + n % 2, 5)] * n) for n in (1, 2, 3)]
+SENTENCES = [vectors(n, (n, 4)) for n in (3, 1, 3, 2)]
 LAYERS = {
     "Linear": (lambda: nn.Linear(4, 3), WORDS, each),
     "Linear without bias": (lambda: nn.Linear(4, 3, bias=False), WORDS, each),
@@ -80,6 +100,33 @@ LAYERS = {
     "LayerNorm over two axes": (lambda: nn.LayerNorm((2, 3)), [vectors(n, *[(2, 3)] * n) for n in (1, 3)], each),
     "LayerNorm of rows": (lambda: nn.LayerNorm(3), [vectors(n, (n, 3)) for n in (1, 3, 1)], each),
     "Sequential": (lambda: nn.Sequential(nn.Linear(4, 5), lf.tanh, nn.LayerNorm(5)), WORDS, each),
+    "Bilinear": (lambda: nn.Bilinear(4, 4, 3), WORDS, in_pairs),
+    "Highway": (lambda: nn.Highway(4), WORDS, each),
+    "PReLU": (lambda: nn.PReLU(4), WORDS, each),
+    "Conv1d": (lambda: nn.Conv1d(2, 4, 3, padding=1, groups=2), SERIES, each),
+    "Conv1d circular": (lambda: nn.Conv1d(2, 3, 2, padding="same", padding_mode="circular"), SERIES, each),
+    "Conv2d": (lambda: nn.Conv2d(2, 3, (3, 2), stride=2, padding=1, dilation=(1, 2)), IMAGES, each),
+    "Conv2d stacked": (lambda: nn.Conv2d(2, 3, 2), [vectors(n, (n, 2, 3, 4)) for n in (1, 2)], each),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(2, 3, 2, stride=2, output_padding=1), SERIES, each),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(2, 4, 3, 2, 1, 1, groups=2, bias=False), IMAGES, each),
+    "pooling": (
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.MaxPool2d(2, 1), nn.AvgPool2d(2, 1), nn.AdaptiveAvgPool2d((2, 1))),
+        IMAGES,
+        each,
+    ),
+    "GroupNorm": (lambda: nn.GroupNorm(2, 4), WORDS, each),
+    "InstanceNorm2d": (lambda: nn.InstanceNorm2d(2, affine=True), IMAGES, each),
+    "RMSNorm": (lambda: nn.RMSNorm(4), WORDS, each),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(2), SERIES, listed),
+    "BatchNorm2d": (lambda: nn.BatchNorm2d(2), [images for images in IMAGES if len(images) > 1], listed),
+    "RNN": (lambda: nn.RNN(4, 3, 2, nonlinearity="relu"), WORDS, over_flat_list),
+    "GRU": (lambda: nn.GRU(4, 3, 2, bidirectional=True), WORDS, over_flat_list),
+    "MultiheadAttention": (lambda: nn.MultiheadAttention(4, 2), SENTENCES, attended),
+    "TransformerEncoder": (
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0), 2),
+        SENTENCES,
+        each,
+    ),
     "RNNCell": (lambda: nn.RNNCell(4, 3), WORDS, over_steps),
     "RNNCell relu": (lambda: nn.RNNCell(4, 3, nonlinearity="relu"), WORDS, over_steps),
     "GRUCell": (lambda: nn.GRUCell(4, 3), WORDS, over_steps),
@@ -121,9 +168,7 @@ def test_batched_and_unbatched_agree(layer, batching):
 def test_float32_stays_float32(layer):
     make, examples, outputs = LAYERS[layer]
     module = make()
-    single = (
-        [np.float32(x) for x in examples[0]] if outputs in (each, over_steps, lstm_steps, over_list) else examples[0]
-    )
+    single = [np.float32(x) for x in examples[0]] if outputs is not one else examples[0]
     assert {o.dtype for o in outputs(module, single)} == {np.dtype("float32")}
 
 
@@ -194,6 +239,116 @@ MISTAKES = {
     "LSTM state size": (lambda: nn.LSTM(2, 3)([c(2)], [pair(4)]), lf.ShapeError, ["(12, 3)", "(4,)"]),
     "LSTM layers": (lambda: nn.LSTM(2, 3, 0), ValueError, ["LSTM", "num_layers", "0"]),
     "LSTM dropout": (lambda: nn.LSTM(2, 3, dropout=1.5), ValueError, ["LSTM", "1.5"]),
+    "RNN nonlinearity": (lambda: nn.RNN(2, 3, nonlinearity="gelu"), ValueError, ["RNN:", "tanh", "'gelu'"]),
+    "RNN option": (lambda: nn.RNN(2, 3, batch_first=True), TypeError, ["batch_first"]),
+    "RNN states": (lambda: nn.RNN(2, 3)([c(2)], [c(3), c(3)]), lf.ShapeError, ["RNN", "1 states h", "got 2"]),
+    "GRU nothing": (lambda: nn.GRU(2, 3)([]), lf.ShapeError, ["GRU", "empty"]),
+    "GRU input": (lambda: nn.GRU(2, 3)([c(4)]), lf.ShapeError, ["(9, 2)", "(4,)"]),
+    "GRU states": (lambda: nn.GRU(2, 3, bidirectional=True)([c(2)], [c(3)]), lf.ShapeError, ["2 states h", "got 1"]),
+    "GRU size": (lambda: nn.GRU(2, 0), ValueError, ["GRU", "hidden_size", "0"]),
+    "Bilinear input": (lambda: nn.Bilinear(2, 3, 4)(c(3), c(3)), lf.ShapeError, ["(4, 2, 3)", "(3,)"]),
+    "Bilinear size": (lambda: nn.Bilinear(2, -3, 4), ValueError, ["Bilinear", "in2_features", "-3"]),
+    "Highway input": (lambda: nn.Highway(3)(c(4)), lf.ShapeError, ["(6, 3)", "(4,)"]),
+    "Highway size": (lambda: nn.Highway(0), ValueError, ["Highway", "features", "0"]),
+    "Conv2d channels": (
+        lambda: nn.Conv2d(3, 4, 3)(c(2, 5, 5)), lf.ShapeError, ["2 channels", "(4, 3, 3, 3)", "takes 3"],
+    ),
+    "Conv2d axes": (lambda: nn.Conv2d(3, 4, 3)(c(5, 5)), lf.ShapeError, ["channels, height, width", "(5, 5)"]),
+    "Conv1d axes": (lambda: nn.Conv1d(3, 4, 3)(c(2, 3, 5, 5)), lf.ShapeError, ["channels, length", "(2, 3, 5, 5)"]),
+    "Conv2d no examples": (lambda: nn.Conv2d(3, 4, 3)(c(0, 3, 5, 5)), lf.ShapeError, ["stack", "(0, 3, 5, 5)"]),
+    "Conv2d small": (lambda: nn.Conv2d(3, 4, 3)(c(3, 2, 5)), lf.ShapeError, ["(3, 3)", "(2, 5)"]),
+    "Conv2d groups": (lambda: nn.Conv2d(3, 4, 3, groups=2), ValueError, ["Conv2d", "groups=2", "in_channels=3"]),
+    "Conv2d no groups": (lambda: nn.Conv2d(3, 4, 3, groups=0), ValueError, ["Conv2d", "groups", "0"]),
+    "Conv2d outputs": (lambda: nn.Conv2d(4, 3, 3, groups=2), ValueError, ["out_channels=3"]),
+    "Conv2d kernel": (lambda: nn.Conv2d(3, 4, (3, 3, 3)), ValueError, ["kernel_size", "2 axes", "(3, 3, 3)"]),
+    "Conv2d kernel size": (lambda: nn.Conv2d(3, 4, 0), ValueError, ["kernel_size", "0"]),
+    "Conv2d stride": (lambda: nn.Conv2d(3, 4, 3, stride=0), ValueError, ["Conv2d", "stride", "0"]),
+    "Conv2d stride type": (lambda: nn.Conv2d(3, 4, 3, stride=1.5), TypeError, ["stride", "1.5"]),
+    "Conv2d padding": (lambda: nn.Conv2d(3, 4, 3, padding=-1), ValueError, ["Conv2d", "padding", "at least 0", "-1"]),
+    "Conv2d padding word": (lambda: nn.Conv2d(3, 4, 3, padding="full"), ValueError, ["'same'", "'full'"]),
+    "Conv2d same": (lambda: nn.Conv2d(3, 4, 3, padding="same", stride=2), ValueError, ["stride 1", "2"]),
+    "Conv2d padding mode": (lambda: nn.Conv2d(3, 4, 3, padding_mode="edge"), ValueError, ["replicate", "'edge'"]),
+    "Conv2d channels size": (lambda: nn.Conv2d(3, -4, 3), ValueError, ["out_channels", "-4"]),
+    "ConvTranspose2d channels": (
+        lambda: nn.ConvTranspose2d(3, 4, 3)(c(2, 5, 5)), lf.ShapeError, ["2 channels", "takes 3"],
+    ),
+    "ConvTranspose2d more": (
+        lambda: nn.ConvTranspose2d(3, 4, 3, 2, output_padding=2), ValueError, ["output_padding", "smaller than stride"],
+    ),
+    "ConvTranspose1d groups": (lambda: nn.ConvTranspose1d(3, 4, 3, groups=3), ValueError, ["groups=3"]),
+    "MaxPool2d option": (lambda: nn.MaxPool2d(2, return_indices=True), TypeError, ["MaxPool2d", "return_indices"]),
+    "MaxPool2d nothing": (lambda: nn.MaxPool2d(), TypeError, ["MaxPool2d", "kernel_size"]),
+    "MaxPool2d kernel": (lambda: nn.MaxPool2d((2, 2, 2))(c(2, 5, 5)), ValueError, ["2 axes", "(2, 2, 2)"]),
+    "AdaptiveAvgPool1d size": (lambda: nn.AdaptiveAvgPool1d((2, 2))(c(2, 5)), ValueError, ["1 axes", "(2, 2)"]),
+    "Unfold kernel": (lambda: nn.Unfold((2,))(c(2, 5, 5)), ValueError, ["2 axes", "(2,)"]),
+    "MaxPool2d small": (lambda: nn.MaxPool2d(3)(c(1, 2, 2)), lf.ShapeError, ["(3, 3)", "(2, 2)"]),
+    "MaxPool2d padding": (lambda: nn.MaxPool2d(3, padding=2)(c(1, 5, 5)), ValueError, ["half", "2"]),
+    "AvgPool1d axes": (lambda: nn.AvgPool1d(3)(c()), lf.ShapeError, ["1 axes", "()"]),
+    "AdaptiveAvgPool2d size": (lambda: nn.AdaptiveAvgPool2d(0)(c(1, 5, 5)), ValueError, ["output_size", "0"]),
+    "Unfold axes": (lambda: nn.Unfold(2)(c(5, 5)), lf.ShapeError, ["channels, height, width", "(5, 5)"]),
+    "Fold rows": (lambda: nn.Fold((3, 3), 2)(c(5, 4)), lf.ShapeError, ["c * 4", "(5, 4)"]),
+    "Fold columns": (lambda: nn.Fold((3, 3), 2)(c(4, 5)), lf.ShapeError, ["2 * 2", "got 5"]),
+    "GroupNorm groups": (lambda: nn.GroupNorm(3, 4), ValueError, ["num_groups=3", "num_channels=4"]),
+    "GroupNorm input": (lambda: nn.GroupNorm(2, 4)(c(3, 2)), lf.ShapeError, ["GroupNorm", "(4, ...)", "(3, 2)"]),
+    "group_norm": (lambda: nn.functional.group_norm(c(3, 2), 2), lf.ShapeError, ["2 groups", "(3, 2)"]),
+    "InstanceNorm2d axes": (lambda: nn.InstanceNorm2d(2)(c(2, 3)), lf.ShapeError, ["3 axes", "(2, 3)"]),
+    "InstanceNorm1d one": (lambda: nn.InstanceNorm1d(2)(c(2, 1)), lf.ShapeError, ["several elements", "(2, 1)"]),
+    "RMSNorm input": (lambda: nn.RMSNorm(3)(c(4)), lf.ShapeError, ["RMSNorm", "(3,)", "(4,)"]),
+    "RMSNorm nothing": (lambda: nn.RMSNorm(()), ValueError, ["RMSNorm", "at least one axis"]),
+    "BatchNorm1d one example": (
+        lambda: nn.BatchNorm1d(3)(c(3)), lf.ShapeError, ["BatchNorm1d", "list of examples", "stack", "(3,)"],
+    ),
+    "BatchNorm2d one example": (lambda: nn.BatchNorm2d(3)(c(3, 4, 4)), lf.ShapeError, ["list of examples"]),
+    "BatchNorm1d channels": (lambda: nn.BatchNorm1d(3)(c(5, 4)), lf.ShapeError, ["(n, 3, ...)", "(5, 4)"]),
+    "BatchNorm1d list": (lambda: nn.BatchNorm1d(3)([c(3), c(4)]), lf.ShapeError, ["(3, ...)", "(4,)"]),
+    "BatchNorm2d list": (lambda: nn.BatchNorm2d(3)([c(3, 4)]), lf.ShapeError, ["in 3 axes", "(3, 4)"]),
+    "BatchNorm1d nothing": (lambda: nn.BatchNorm1d(3)([]), lf.ShapeError, ["BatchNorm1d", "empty"]),
+    "BatchNorm1d no variance": (lambda: nn.BatchNorm1d(3)([c(3)]), lf.ShapeError, ["no variance", "several"]),
+    "BatchNorm1d evaluating": (lambda: nn.BatchNorm1d(3).eval()(c(4)), lf.ShapeError, ["(3, ...)", "(4,)"]),
+    "BatchNorm1d momentum": (lambda: nn.BatchNorm1d(3, momentum=2), ValueError, ["momentum", "2"]),
+    "BatchNorm1d size": (lambda: nn.BatchNorm1d(0), ValueError, ["BatchNorm1d", "num_features", "0"]),
+    "attention heads": (lambda: nn.MultiheadAttention(6, 4), ValueError, ["num_heads=4", "embed_dim=6"]),
+    "attention query": (
+        lambda: nn.MultiheadAttention(6, 2)(c(5), c(2, 6), c(2, 6)), lf.ShapeError, ["query", "(length, 6)", "(5,)"],
+    ),
+    "attention key": (lambda: nn.MultiheadAttention(6, 2)(c(2, 6), c(2, 5), c(2, 6)), lf.ShapeError, ["key", "(2, 5)"]),
+    "attention value": (
+        lambda: nn.MultiheadAttention(6, 2)(c(2, 6), c(3, 6), c(2, 6)), lf.ShapeError, ["one shape", "(3, 6)"],
+    ),
+    "attention mask": (
+        lambda: nn.MultiheadAttention(6, 2)(*[c(2, 6)] * 3, attn_mask=c(3, 3)), lf.ShapeError, ["(2, 2, 2)", "(3, 3)"],
+    ),
+    "attention dropout": (lambda: nn.MultiheadAttention(6, 2, 1.0), ValueError, ["MultiheadAttention", "1.0"]),
+    "scaled attention": (
+        lambda: nn.functional.scaled_dot_product_attention(c(2, 3), c(2, 4), c(2, 4)),
+        lf.ShapeError, ["(2, 3)", "(2, 4)"],
+    ),
+    "transformer activation": (
+        lambda: nn.TransformerEncoderLayer(6, 2, activation="tanh"), ValueError, ["relu, gelu or a function", "'tanh'"],
+    ),
+    "transformer layers": (
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 4), 0), ValueError, ["num_layers", "0"],
+    ),
+    "activation option": (lambda: nn.ReLU(slope=1), TypeError, ["ReLU", "slope"]),
+    "Threshold nothing": (lambda: nn.Threshold(), TypeError, ["Threshold", "threshold"]),
+    "GLU odd": (lambda: nn.GLU()(c(3)), lf.ShapeError, ["even", "(3,)"]),
+    "GLU axis": (lambda: nn.GLU(2)(c(4)), lf.ShapeError, ["axis 2", "(4,)"]),
+    "GELU word": (lambda: nn.GELU("erf")(c(4)), ValueError, ["'tanh'", "'erf'"]),
+    "Hardtanh order": (lambda: nn.Hardtanh(1.0, 1.0)(c(4)), ValueError, ["min_val", "1.0"]),
+    "CELU zero": (lambda: nn.CELU(0)(c(4)), ValueError, ["alpha"]),
+    "Softplus zero": (lambda: nn.Softplus(0)(c(4)), ValueError, ["beta"]),
+    "Softshrink negative": (lambda: nn.Softshrink(-1.0)(c(4)), ValueError, ["lambd", "-1.0"]),
+    "Softmax axis": (lambda: nn.Softmax(1)(c(4)), lf.ShapeError, ["axis 1"]),
+    "RReLU order": (lambda: nn.RReLU(1.0, 0.5), ValueError, ["lower", "0.5"]),
+    "rrelu order": (lambda: nn.functional.rrelu(c(2), 1.0, 0.5), ValueError, ["lower", "0.5"]),
+    "PReLU channels": (lambda: nn.PReLU(3)(c(2, 4)), lf.ShapeError, ["(3,)", "(2, 4)"]),
+    "PReLU size": (lambda: nn.PReLU(0), ValueError, ["num_parameters", "0"]),
+    "Dropout2d axes": (lambda: nn.Dropout2d()(c(2, 3)), lf.ShapeError, ["dropout2d", "3 axes", "(2, 3)"]),
+    "Dropout1d one": (lambda: nn.Dropout1d(1.0), ValueError, ["Dropout1d", "1.0"]),
+    "Flatten axis": (lambda: nn.Flatten(1)(c(4)), lf.ShapeError, ["Flatten", "axis 1", "1 axes"]),
+    "Flatten order": (lambda: nn.Flatten(1, 0)(c(4, 2)), lf.ShapeError, ["start_dim 1", "end_dim 0"]),
+    "Unflatten axis": (lambda: nn.Unflatten(1, (2, 2))(c(4)), lf.ShapeError, ["Unflatten", "axis 1"]),
+    "Unflatten sizes": (lambda: nn.Unflatten(0, (3, 2))(c(4)), lf.ShapeError, ["4 elements"]),
     "tree leaf": (lambda: nn.BinaryTreeLSTMCell(2, 3).leaf(c(4)), lf.ShapeError, ["(9, 2)", "(4,)"]),
     "tree leaf batch": (lambda: nn.BinaryTreeLSTMCell(2, 3).leaf(c(3, 2)), lf.ShapeError, ["one node", "(3, 9)"]),
     "tree children": (lambda: nn.BinaryTreeLSTMCell(2, 3)(pair(4), pair(3)), lf.ShapeError, ["(15, 6)", "(7,)"]),

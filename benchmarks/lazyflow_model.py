@@ -1,0 +1,120 @@
+"""What the models in lazyflow share: a training step whose time is split into parts, and losses that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import lazyflow as lf
+from benchmarks.harness import Stopwatch
+from benchmarks.peers import Array
+from lazyflow import engine, nn, optim
+
+Example = TypeVar("Example")
+
+
+class Model(Generic[Example]):
+    """See `benchmarks.peers.Model`. A model is its `loss` of one example, and what `infer` asks for.
+
+    ``batching``: one of lazyflow's ways to group operations.
+    """
+
+    optimizer: optim.Optimizer
+
+    def __init__(self, batching: str = "phases") -> None:
+        self.watch = Stopwatch()
+        self.batching = batching
+        self.kept: dict[int, lf.Expr] = {}
+        self.kept_outputs: dict[int, list[lf.Expr]] = {}
+
+    def loss(self, example: Example) -> lf.Expr:
+        """The loss of one example."""
+        raise NotImplementedError
+
+    def outputs(self, example: Example) -> list[lf.Expr]:
+        """The logits that `infer` asks for."""
+        raise NotImplementedError
+
+    def keep(self, examples: Iterable[Example]) -> None:
+        """Record the losses and outputs of these examples now, once; minibatches of them only join these roots."""
+        self.kept.update((id(example), self.loss(example)) for example in examples)
+        with lf.no_grad():
+            self.kept_outputs.update((id(example), self.outputs(example)) for example in examples)
+
+    def record(self, examples: Sequence[Example]) -> lf.Expr:
+        """The loss of one minibatch."""
+        if self.kept:
+            return lf.mean([self.kept[id(example)] for example in examples])
+        return lf.mean([self.loss(example) for example in examples])
+
+    def train_step(self, examples: Sequence[Example]) -> float:
+        with lf.using(batching=self.batching):
+            self.watch.start()
+            loss = self.record(examples)
+            self.watch.lap("record")
+            with schedule_apart(self.watch):
+                loss.forward()
+            value = loss.item()
+            self.watch.lap("forward")
+            for run in loss.tape.runs:  # what backward plans for itself is scheduling, too
+                run.plan.parameter_launches  # noqa: B018
+            self.watch.lap("schedule")
+            loss.backward()
+            self.watch.lap("backward")
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.watch.lap("update")
+            return value
+
+    def infer(self, examples: Sequence[Example]) -> Array:
+        with lf.using(batching=self.batching), lf.no_grad():
+            if self.kept_outputs:
+                self._as_after_an_update()
+                outputs = [y for example in examples for y in self.kept_outputs[id(example)]]
+            else:
+                outputs = [y for example in examples for y in self.outputs(example)]
+            joined = lf.stack(outputs)
+            joined.forward()
+            return joined.numpy()
+
+    def _as_after_an_update(self) -> None:
+        """What was computed under these very parameters would not be computed again."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.touch()
+
+
+def assign(pairs: Iterable[tuple[lf.Parameter | None, Array]]) -> None:
+    """Start modules from given weights."""
+    for parameter, array in pairs:
+        assert parameter is not None
+        parameter.assign(array)
+
+
+def assign_layer(layer: nn.Linear, weights: Mapping[str, Array], name: str) -> None:
+    """The weights ``name.weight`` and ``name.bias``."""
+    assign([(layer.weight, weights[f"{name}.weight"]), (layer.bias, weights[f"{name}.bias"])])
+
+
+@contextmanager
+def schedule_apart(watch: Stopwatch) -> Iterator[None]:
+    """Laps of their own for what a forward pass does before its first kernel: graph, schedule and plan."""
+    parts = {name: getattr(engine, name) for name in ("collect", "plan_of")}
+    for name, part in parts.items():
+        setattr(engine, name, _lapped(part, watch))
+    try:
+        yield
+    finally:
+        for name, part in parts.items():
+            setattr(engine, name, part)
+
+
+def _lapped(part: Callable[..., Any], watch: Stopwatch) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        watch.lap("forward")
+        result = part(*arguments, **options)
+        watch.lap("schedule")
+        return result
+
+    return call

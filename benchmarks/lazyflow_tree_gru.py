@@ -1,0 +1,71 @@
+"""A Tree-GRU, which is no part of the library: a user's own cell, beside the library's Tree-LSTM.
+
+The cell (after Kokkinos and Potamianos 2017), for a word's embedding e and the children's states l and r:
+
+    leaf:   z, n = W e + b                      h = sigmoid(z) tanh(n)
+    inner:  a, b, z = U [l; r] + b              n = tanh(V [sigmoid(a) l; sigmoid(b) r] + b)
+            h = sigmoid(z) n + (1 - sigmoid(z)) (l + r) / 2
+
+with the loss of the Tree-LSTM: the cross-entropy at every node.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lazyflow as lf
+from benchmarks.lazyflow_model import Model
+from benchmarks.peers import LEARNING_RATE
+from benchmarks.trees import Tree
+from lazyflow import nn, optim
+
+class TreeGRUCell(nn.Module):
+    """The cell: all that a user writes, with one decorator."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.leaf_gates = nn.Linear(dim, 2 * hidden)
+        self.gates, self.new = nn.Linear(2 * hidden, 3 * hidden), nn.Linear(2 * hidden, hidden)
+
+    @lf.cell
+    def leaf(self, word: lf.Expr) -> lf.Expr:
+        """The state of a word."""
+        z, n = lf.split(self.leaf_gates(word), 2)
+        return lf.sigmoid(z) * lf.tanh(n)
+
+    @lf.cell
+    def forward(self, left: lf.Expr, right: lf.Expr) -> lf.Expr:
+        """The state of a node with two children."""
+        a, b, z = lf.split(self.gates(lf.concatenate([left, right])), 3)
+        n = lf.tanh(self.new(lf.concatenate([lf.sigmoid(a) * left, lf.sigmoid(b) * right])))
+        mean = 0.5 * (left + right)
+        return mean + lf.sigmoid(z) * (n - mean)
+
+
+class TreeGRU(Model[Tree]):
+    """See `benchmarks.peers.Model`."""
+
+    def __init__(self, vocabulary_size: int, dim: int, hidden: int, classes: int, batching: str = "phases") -> None:
+        super().__init__(batching)
+        self.words, self.cell = nn.Embedding(vocabulary_size, dim), TreeGRUCell(dim, hidden)
+        self.head = nn.Linear(hidden, classes)
+        modules = self.words, self.cell, self.head
+        self.optimizer = optim.Adam([p for module in modules for p in module.parameters()], lr=LEARNING_RATE)
+
+    def state(self, tree: Tree, losses: list[lf.Expr] | None) -> lf.Expr:
+        """The state of the root; appends the loss of every node to ``losses``."""
+        if tree.children:
+            h: lf.Expr = self.cell(*(self.state(child, losses) for child in tree.children))
+        else:
+            h = self.cell.leaf(self.words(tree.word))
+        if losses is not None:
+            losses.append(lf.cross_entropy(self.head(h), tree.label))
+        return h
+
+    def loss(self, tree: Tree) -> lf.Expr:
+        losses: list[lf.Expr] = []
+        self.state(tree, losses)
+        return lf.sum(losses)
+
+    def outputs(self, tree: Tree) -> list[lf.Expr]:
+        return [self.head(self.state(tree, None))]

@@ -1,0 +1,62 @@
+"""Functions that are called with a gradient on its way back, and may replace it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow.errors import ShapeError
+
+Array = Any
+Hook = Callable[..., Any]
+
+
+class HookHandle:
+    """What registering a hook returns: `remove` it, or use it as a ``with`` block, at whose end it is removed."""
+
+    def __init__(self, hooks: list[Hook], hook: Hook) -> None:
+        if not callable(hook):
+            raise TypeError(f"a hook is a function, got a {type(hook).__name__}")
+        self._hooks, self._hook = hooks, hook
+        hooks.append(hook)
+
+    def remove(self) -> None:
+        """Call the hook no more; a second time changes nothing."""
+        self._hooks[:] = [h for h in self._hooks if h is not self._hook]
+
+    def __enter__(self) -> HookHandle:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.remove()
+
+
+def through(hooks: Iterable[Hook], gradient: Array) -> Array:
+    """``gradient`` after all hooks, each called with what the one before left. Raises `ShapeError` or ``TypeError`` for
+    an answer that is no gradient of the same value.
+
+    >>> through([lambda g: None, lambda g: 2 * g], np.ones(2)).tolist()
+    [2.0, 2.0]
+    """
+    for hook in list(hooks):
+        answer = hook(gradient)
+        if answer is not None:
+            gradient = checked(hook, answer, gradient)
+    return gradient
+
+
+def checked(hook: Hook, answer: Any, gradient: Array) -> Array:
+    """A hook's answer with the shape and dtype of the gradient that it takes the place of."""
+    name = getattr(hook, "__qualname__", repr(hook))
+    array = answer if hasattr(answer, "__cuda_array_interface__") else np.asarray(answer)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"the hook {name} must return a gradient or None, got a {type(answer).__name__}")
+    if array.shape != gradient.shape:
+        raise ShapeError(
+            f"the hook {name} returned a gradient of shape {array.shape} for a value of shape {gradient.shape}; "
+            "they must be equal, or return None to leave the gradient as it is"
+        )
+    return devices.to_device(array.astype(gradient.dtype), devices.device_of(gradient))

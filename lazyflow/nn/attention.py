@@ -1,0 +1,220 @@
+"""Attention and the Transformer's encoder, over one example's sequence of any length: no padding, no batch axis."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from lazyflow.errors import ShapeError
+from lazyflow.expr import Expr, Parameter, constant
+from lazyflow.functions.elementwise import logical_not
+from lazyflow.functions.linalg import matmul
+from lazyflow.functions.random import dropout as dropped
+from lazyflow.functions.reduce import mean
+from lazyflow.functions.shape import split, transpose
+from lazyflow.nn import init
+from lazyflow.nn.container import ModuleList
+from lazyflow.nn.dropout import Dropout
+from lazyflow.nn.functional.activation import gelu, relu
+from lazyflow.nn.functional.attention import attention_weights
+from lazyflow.nn.functional.maps import affine
+from lazyflow.nn.linear import Linear
+from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
+from lazyflow.nn.normalization import LayerNorm
+from lazyflow.random import Stream
+
+__all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+
+
+class MultiheadAttention(Module):
+    """Attention in ``num_heads`` subspaces (Vaswani et al. 2017), with the parameters of PyTorch's.
+
+    Called with query (t, embed_dim), key (s, embed_dim) and value (s, embed_dim) of one example, it returns the result
+    (t, embed_dim) and, unless ``need_weights=False``, the weights (t, s), averaged over the heads, or (num_heads, t, s)
+    with ``average_attn_weights=False``. ``attn_mask`` is (t, s) or (num_heads, t, s): of truth values, the true places
+    take no part; floating numbers are added. ``is_causal``: place i sees the places up to i.
+
+    Parameters: ``in_proj_weight`` (3 embed_dim, embed_dim), ``in_proj_bias`` and ``out_proj``, a `Linear`. Raises
+    ``ValueError`` unless ``num_heads`` divides ``embed_dim``, `ShapeError` for operands of other sizes.
+
+    >>> import numpy as np
+    >>> import lazyflow as lf
+    >>> x = lf.constant(np.ones((5, 8), np.float32))
+    >>> y, weights = lf.nn.MultiheadAttention(8, 2)(x, x, x)
+    >>> y.shape, weights.shape
+    ((5, 8), (5, 5))
+    """
+
+    in_proj_bias: Parameter | None
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        *,
+        stream: Stream | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads = checked_sizes("MultiheadAttention", embed_dim=embed_dim, num_heads=num_heads)
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"MultiheadAttention: num_heads={num_heads} must divide embed_dim={embed_dim}")
+        self.dropout, self.stream = checked_probability("MultiheadAttention", dropout), stream
+        self.in_proj_weight = new_parameter(3 * self.embed_dim, self.embed_dim)
+        self.in_proj_bias = new_parameter(3 * self.embed_dim) if bias else None
+        self.out_proj = Linear(self.embed_dim, self.embed_dim, bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial weights anew."""
+        init.xavier_uniform_(self.in_proj_weight)
+        self.out_proj.reset_parameters()
+        for bias in (self.in_proj_bias, self.out_proj.bias):
+            if bias is not None:
+                init.zeros_(bias)
+
+    def forward(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        need_weights: bool = True,
+        attn_mask: Any = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Expr, Expr | None]:
+        """The result, and the weights or None."""
+        q, k, v = self._projected(query, key, value)
+        if attn_mask is not None:
+            attn_mask = constant(attn_mask)
+            attn_mask = logical_not(attn_mask) if attn_mask.dtype.kind == "b" else attn_mask
+        weights = attention_weights(q, k, attn_mask, is_causal)
+        kept = dropped(weights, self.dropout, training=self.training, stream=self.stream)
+        joined = transpose(matmul(kept, v), (1, 0, 2)).reshape(-1, self.embed_dim)
+        result: Expr = self.out_proj(joined)
+        if not need_weights:
+            return result, None
+        return result, mean(kept, axis=0) if average_attn_weights else kept
+
+    def _projected(self, query: Any, key: Any, value: Any) -> list[Expr]:
+        """Query, key and value by heads, (num_heads, t, embed_dim / num_heads): one product for one operand."""
+        given = [self._checked(name, x) for name, x in (("query", query), ("key", key), ("value", value))]
+        if given[1].shape != given[2].shape:
+            raise ShapeError(
+                f"MultiheadAttention: key and value must have one shape, got {given[1].shape} and {given[2].shape}"
+            )
+        if query is key and key is value:
+            return [
+                self._heads(part) for part in split(affine(self.in_proj_weight, self.in_proj_bias, query), 3, axis=1)
+            ]
+        weights = split(self.in_proj_weight, 3)
+        biases = [None] * 3 if self.in_proj_bias is None else split(self.in_proj_bias, 3)
+        return [self._heads(affine(w, b, x)) for w, b, x in zip(weights, biases, given, strict=True)]
+
+    def _checked(self, name: str, x: Any) -> Expr:
+        given = constant(x)
+        if given.ndim != 2 or given.shape[1] != self.embed_dim:
+            raise ShapeError(
+                f"MultiheadAttention: {name} must be one example's (length, {self.embed_dim}), got shape {given.shape}"
+            )
+        return given
+
+    def _heads(self, x: Expr) -> Expr:
+        return transpose(x.reshape(x.shape[0], self.num_heads, -1), (1, 0, 2))
+
+    def extra_repr(self) -> str:
+        dropout = f", dropout={self.dropout}" if self.dropout else ""
+        return f"{self.embed_dim}, {self.num_heads}{dropout}" + (
+            "" if self.in_proj_bias is not None else ", bias=False"
+        )
+
+
+_ACTIVATIONS: dict[str, Callable[[Any], Expr]] = {"relu": relu, "gelu": gelu}
+
+
+class TransformerEncoderLayer(Module):
+    """Self-attention and a network of two layers, each with a residual connection (Vaswani et al. 2017).
+
+    Called with one example's sequence (t, d_model), of any t; parameters and options are those of
+    ``torch.nn.TransformerEncoderLayer``. ``norm_first``: normalised before each part, not after. ``activation``:
+    ``"relu"``, ``"gelu"`` or a function. ``src_mask`` as ``attn_mask`` in `MultiheadAttention`.
+
+    >>> import numpy as np
+    >>> import lazyflow as lf
+    >>> layer = lf.nn.TransformerEncoderLayer(8, 2, dim_feedforward=16)
+    >>> layer(lf.constant(np.ones((5, 8), np.float32))).shape
+    (5, 8)
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Any], Expr] = "relu",
+        layer_norm_eps: float = 1e-5,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        stream: Stream | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(activation, str) and activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"TransformerEncoderLayer: activation must be relu, gelu or a function, got {activation!r}"
+            )
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, stream=stream)
+        self.linear1 = Linear(d_model, dim_feedforward, bias)
+        self.linear2 = Linear(dim_feedforward, d_model, bias)
+        self.norm1, self.norm2 = (LayerNorm(d_model, layer_norm_eps, bias=bias) for _ in range(2))
+        self.dropout, self.dropout1, self.dropout2 = (Dropout(dropout, stream=stream) for _ in range(3))
+        self.activation = _ACTIVATIONS[activation] if isinstance(activation, str) else activation
+        self.norm_first = bool(norm_first)
+
+    def forward(self, src: Any, src_mask: Any = None, is_causal: bool = False) -> Expr:
+        """The sequence, one layer further."""
+        x = constant(src)
+        if self.norm_first:
+            x = x + self._attention(self.norm1(x), src_mask, is_causal)
+            return x + self._network(self.norm2(x))
+        x = self.norm1(x + self._attention(x, src_mask, is_causal))
+        y: Expr = self.norm2(x + self._network(x))
+        return y
+
+    def _attention(self, x: Expr, mask: Any, is_causal: bool) -> Expr:
+        result, _ = self.self_attn(x, x, x, need_weights=False, attn_mask=mask, is_causal=is_causal)
+        kept: Expr = self.dropout1(result)
+        return kept
+
+    def _network(self, x: Expr) -> Expr:
+        result: Expr = self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+        return result
+
+
+class TransformerEncoder(Module):
+    """``num_layers`` copies of a layer, one after another, and a norm at the end if one is given.
+
+    The copies start with the weights of ``encoder_layer``, as in PyTorch, and are trained apart.
+
+    >>> import numpy as np
+    >>> import lazyflow as lf
+    >>> encoder = lf.nn.TransformerEncoder(lf.nn.TransformerEncoderLayer(8, 2, 16), num_layers=2)
+    >>> encoder(lf.constant(np.ones((5, 8), np.float32))).shape
+    (5, 8)
+    """
+
+    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        super().__init__()
+        (count,) = checked_sizes("TransformerEncoder", num_layers=num_layers)
+        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(count))
+        self.norm = norm
+
+    def forward(self, src: Any, mask: Any = None, is_causal: bool = False) -> Expr:
+        """The sequence through all layers."""
+        x = constant(src)
+        for layer in self.layers:
+            x = layer(x, mask, is_causal)
+        return x if self.norm is None else self.norm(x)

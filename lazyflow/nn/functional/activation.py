@@ -1,0 +1,197 @@
+"""Activations, with PyTorch's names and arguments. ``dim`` counts the axes of one example.
+
+``inplace`` is accepted where PyTorch has it, and does nothing: values never change, and the engine reuses memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lazyflow.errors import ShapeError
+from lazyflow.expr import Expr, constant
+from lazyflow.functions import elementwise as e
+from lazyflow.functions import reduce as r
+from lazyflow.functions.elementwise import logsigmoid, sigmoid, softsign, tanh
+from lazyflow.functions.random import uniform
+from lazyflow.functions.shape import split
+from lazyflow.random import Stream
+
+__all__ = [
+    "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_softmax",
+    "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softmax", "softmin",
+    "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+]  # fmt: skip
+
+
+def relu(x: Any, inplace: bool = False) -> Expr:
+    """``max(x, 0)``.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.functional.relu(lf.constant([-1.0, 2.0])).numpy()
+    array([0., 2.], dtype=float32)
+    """
+    return e.relu(x)
+
+
+def relu6(x: Any, inplace: bool = False) -> Expr:
+    """``min(max(x, 0), 6)``."""
+    return e.hardtanh(x, 0.0, 6.0)
+
+
+def leaky_relu(x: Any, negative_slope: float = 0.01, inplace: bool = False) -> Expr:
+    """``x`` where positive, else ``negative_slope * x`` (Maas et al. 2013)."""
+    return e.leaky_relu(x, negative_slope)
+
+
+def prelu(x: Any, weight: Any) -> Expr:
+    """``x`` where positive, else ``weight * x`` (He et al. 2015): a weight (1,) for all, or (c,) for ``x`` (c, ...).
+
+    Raises `ShapeError` where the sizes differ.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.functional.prelu(lf.constant([-1.0, 2.0]), lf.constant([0.5])).numpy()
+    array([-0.5,  2. ], dtype=float32)
+    """
+    x, weight = constant(x), constant(weight)
+    if weight.shape != (1,) and (weight.ndim != 1 or x.shape[:1] != weight.shape):
+        raise ShapeError(
+            f"prelu takes a weight (1,) or (c,) with x (c, ...); got weight {weight.shape} and x {x.shape}"
+        )
+    slope = weight.reshape(-1, *(1,) * (x.ndim - 1)) if x.ndim else weight.reshape(())
+    return e.where(x > 0, x, slope * x)
+
+
+def rrelu(
+    x: Any,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+    stream: Stream | None = None,
+) -> Expr:
+    """A `leaky_relu` with a slope drawn from ``lower .. upper`` for each element while training, else their mean
+    (Xu et al. 2015)."""
+    if not lower <= upper:
+        raise ValueError(f"rrelu: lower must be at most upper, got {lower} and {upper}")
+    x = constant(x)
+    if not training:
+        return e.leaky_relu(x, (lower + upper) / 2)
+    return e.where(x >= 0, x, x * uniform(x.shape, lower, upper, dtype=x.dtype, stream=stream))
+
+
+def elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Expr:
+    """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016)."""
+    return e.elu(x, alpha)
+
+
+def celu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Expr:
+    """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)`` (Barron 2017). Raises ``ValueError`` for alpha 0."""
+    if not alpha:
+        raise ValueError("celu: alpha must not be 0")
+    return e.elu(constant(x) / float(alpha)) * float(alpha)
+
+
+def selu(x: Any, inplace: bool = False) -> Expr:
+    """The scaled `elu` that keeps mean and variance (Klambauer et al. 2017)."""
+    return e.selu(x)
+
+
+def gelu(x: Any, approximate: str = "none") -> Expr:
+    """``x`` times the normal distribution function of ``x`` (Hendrycks and Gimpel 2016); ``approximate="tanh"`` by
+    tanh. Raises ``ValueError`` for another word."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+    return e.gelu(x, approximate == "tanh")
+
+
+def silu(x: Any, inplace: bool = False) -> Expr:
+    """``x * sigmoid(x)``, also called swish."""
+    return e.silu(x)
+
+
+def mish(x: Any, inplace: bool = False) -> Expr:
+    """``x * tanh(softplus(x))`` (Misra 2019)."""
+    value = constant(x)
+    return value * tanh(e.softplus(value))
+
+
+def hardsigmoid(x: Any, inplace: bool = False) -> Expr:
+    """``relu6(x + 3) / 6``."""
+    return relu6(constant(x) + 3.0) / 6.0
+
+
+def hardswish(x: Any, inplace: bool = False) -> Expr:
+    """``x * relu6(x + 3) / 6`` (Howard et al. 2019)."""
+    value = constant(x)
+    return value * hardsigmoid(value)
+
+
+def hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Expr:
+    """``x`` cut off at ``min_val`` and ``max_val``. Raises ``ValueError`` unless the first is smaller."""
+    if not min_val < max_val:
+        raise ValueError(f"hardtanh: min_val must be smaller than max_val, got {min_val} and {max_val}")
+    return e.hardtanh(x, min_val, max_val)
+
+
+def tanhshrink(x: Any) -> Expr:
+    """``x - tanh(x)``."""
+    value = constant(x)
+    return value - tanh(value)
+
+
+def softplus(x: Any, beta: float = 1.0) -> Expr:
+    """``log(1 + exp(beta * x)) / beta``, exact and without overflow for any ``x``."""
+    if not beta:
+        raise ValueError("softplus: beta must not be 0")
+    return e.softplus(x) if beta == 1 else e.softplus(constant(x) * float(beta)) / float(beta)
+
+
+def hardshrink(x: Any, lambd: float = 0.5) -> Expr:
+    """``x`` where its size is above ``lambd``, else 0."""
+    x = constant(x)
+    return e.where(e.abs(x) > float(lambd), x, 0.0)
+
+
+def softshrink(x: Any, lambd: float = 0.5) -> Expr:
+    """``x`` moved towards 0 by ``lambd``, which must not be negative (``ValueError``)."""
+    if not lambd >= 0:
+        raise ValueError(f"softshrink: lambd must be at least 0, got {lambd}")
+    value = constant(x)
+    return value - e.clip(value, -float(lambd), float(lambd))
+
+
+def threshold(x: Any, threshold: float, value: float, inplace: bool = False) -> Expr:
+    """``x`` where it is above ``threshold``, else ``value``."""
+    x = constant(x)
+    return e.where(x > float(threshold), x, float(value))
+
+
+def softmax(x: Any, dim: int = -1) -> Expr:
+    """``exp(x) / sum(exp(x))`` along ``dim``."""
+    return r.softmax(x, axis=dim)
+
+
+def softmin(x: Any, dim: int = -1) -> Expr:
+    """The `softmax` of ``-x``."""
+    return r.softmax(-constant(x), axis=dim)
+
+
+def log_softmax(x: Any, dim: int = -1) -> Expr:
+    """``log(softmax(x))`` along ``dim``."""
+    return r.log_softmax(x, axis=dim)
+
+
+def glu(x: Any, dim: int = -1) -> Expr:
+    """Half of ``x`` along ``dim`` times the sigmoid of the other half (Dauphin et al. 2017).
+
+    Raises `ShapeError` for an odd number of elements.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.functional.glu(lf.constant([1.0, 2.0, 0.0, 0.0])).numpy()
+    array([0.5, 1. ], dtype=float32)
+    """
+    x = constant(x)
+    if not x.ndim or not -x.ndim <= dim < x.ndim or x.shape[dim] % 2:
+        raise ShapeError(f"glu halves axis {dim}, which must exist and have an even size; got shape {x.shape}")
+    value, gate = split(x, 2, axis=dim + x.ndim if dim < 0 else dim)
+    return value * sigmoid(gate)

@@ -1,0 +1,103 @@
+"""Affine and bilinear maps, look-ups, dropout, and distances."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import ShapeError
+from lazyflow.expr import Expr, constant
+from lazyflow.functions import elementwise as e
+from lazyflow.functions import linalg
+from lazyflow.functions import reduce as r
+from lazyflow.functions.index import embedding as looked_up
+from lazyflow.functions.index import one_hot
+from lazyflow.functions.random import dropout as dropped
+from lazyflow.random import Stream
+
+__all__ = [
+    "bilinear", "cosine_similarity", "dropout", "dropout1d", "dropout2d", "embedding", "linear", "one_hot",
+    "pairwise_distance",
+]  # fmt: skip
+
+
+def affine(weight: Any, bias: Any, x: Any) -> Expr:
+    """``weight @ x + bias`` over the last axis of ``x``, with or without a bias: one node either way."""
+    if bias is not None:
+        return linalg.affine(weight, bias, x)
+    x = constant(x)
+    if len(x.type.shape) < 2:
+        return linalg.matmul(weight, x)
+    axes = string.ascii_lowercase[: x.ndim - 1]
+    return linalg.einsum(f"YZ,{axes}Z->{axes}Y", weight, x)
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Expr:
+    """``weight @ x + bias`` for ``x`` (..., k), weight (m, k) and bias (m,): (..., m). Raises `ShapeError`.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.functional.linear(lf.constant([1.0, 2.0]), lf.constant([[1.0, 1.0]])).numpy()
+    array([3.], dtype=float32)
+    """
+    return affine(weight, bias, x)
+
+
+def bilinear(x1: Any, x2: Any, weight: Any, bias: Any = None) -> Expr:
+    """``x1`` (k,) and ``x2`` (l,) through a weight (m, k, l) and a bias (m,): (m,)."""
+    return linalg.bilinear(x1, weight, x2, bias)
+
+
+def embedding(index: Any, weight: Any) -> Expr:
+    """Row, or rows, ``index`` of ``weight`` (n, ...). See `lazyflow.embedding`."""
+    return looked_up(weight, index)
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, stream: Stream | None = None) -> Expr:
+    """Zeros at random with probability ``p`` while ``training``. See `lazyflow.dropout`."""
+    return dropped(x, p, training=training, stream=stream)
+
+
+def _channels_dropped(name: str, axes: int, x: Any, p: float, training: bool, stream: Stream | None) -> Expr:
+    value = constant(x)
+    if value.ndim != axes + 1:
+        raise ShapeError(f"{name} takes one example of {axes + 1} axes, the channels in front; got shape {value.shape}")
+    kept = dropped(np.ones((value.shape[0], *(1,) * axes), value.dtype), p, training=training, stream=stream)
+    return value * kept if training and p else value
+
+
+def dropout1d(
+    x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, stream: Stream | None = None
+) -> Expr:
+    """`dropout` of whole channels of ``x`` (c, t) (Tompson et al. 2015)."""
+    return _channels_dropped("dropout1d", 1, x, p, training, stream)
+
+
+def dropout2d(
+    x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, stream: Stream | None = None
+) -> Expr:
+    """`dropout` of whole channels of ``x`` (c, h, w) (Tompson et al. 2015)."""
+    return _channels_dropped("dropout2d", 2, x, p, training, stream)
+
+
+def cosine_similarity(x1: Any, x2: Any, dim: int = -1, eps: float = 1e-8) -> Expr:
+    """``x1 . x2 / (|x1| |x2|)`` along ``dim``, each norm at least ``eps``.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.functional.cosine_similarity(lf.constant([1.0, 0.0]), lf.constant([2.0, 0.0])).item()
+    1.0
+    """
+    a, b = constant(x1), constant(x2)
+    norms = [e.maximum(r.norm(v, axis=dim), float(eps)) for v in (a, b)]
+    return r.sum(a * b, axis=dim) / (norms[0] * norms[1])
+
+
+def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Expr:
+    """The norm of order ``p`` (1, 2 or infinity) of ``x1 - x2 + eps`` along the last axis.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.functional.pairwise_distance(lf.constant([3.0, 4.0]), [0.0, 0.0], eps=0.0).item()
+    5.0
+    """
+    return r.norm(constant(x1) - constant(x2) + float(eps), ord=p, axis=-1, keepdims=keepdim)

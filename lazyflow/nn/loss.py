@@ -1,0 +1,66 @@
+"""Losses as modules: the functions of `lazyflow.nn.functional.loss` with their options kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lazyflow.expr import Expr
+from lazyflow.nn.functional import loss as f
+from lazyflow.nn.wrapped import FunctionModule, wrapped
+
+__all__ = [
+    "BCELoss", "BCEWithLogitsLoss", "CTCLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss",
+    "HingeEmbeddingLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss",
+    "MultiLabelMarginLoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss", "NLLLoss", "PoissonNLLLoss",
+    "SmoothL1Loss", "SoftMarginLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss",
+]  # fmt: skip
+
+BCELoss: type[FunctionModule]
+BCEWithLogitsLoss: type[FunctionModule]
+CTCLoss: type[FunctionModule]
+CosineEmbeddingLoss: type[FunctionModule]
+CrossEntropyLoss: type[FunctionModule]
+GaussianNLLLoss: type[FunctionModule]
+HingeEmbeddingLoss: type[FunctionModule]
+HuberLoss: type[FunctionModule]
+KLDivLoss: type[FunctionModule]
+L1Loss: type[FunctionModule]
+MSELoss: type[FunctionModule]
+MarginRankingLoss: type[FunctionModule]
+MultiLabelMarginLoss: type[FunctionModule]
+MultiLabelSoftMarginLoss: type[FunctionModule]
+MultiMarginLoss: type[FunctionModule]
+NLLLoss: type[FunctionModule]
+PoissonNLLLoss: type[FunctionModule]
+SmoothL1Loss: type[FunctionModule]
+SoftMarginLoss: type[FunctionModule]
+TripletMarginLoss: type[FunctionModule]
+TripletMarginWithDistanceLoss: type[FunctionModule]
+
+
+class Loss(FunctionModule):
+    """A loss, whose ``reduction`` is checked when it is made."""
+
+    reduction: str
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        more = ("batchmean",) if type(self).function is f.kl_div else ()
+        f.check_reduction(type(self).__name__, self.reduction, *more)
+
+
+# The function of each, and what it is called with: prediction and target for most.
+_FUNCTIONS: dict[str, tuple[Callable[..., Expr], int]] = {
+    "BCELoss": (f.binary_cross_entropy, 2), "BCEWithLogitsLoss": (f.binary_cross_entropy_with_logits, 2),
+    "CTCLoss": (f.ctc_loss, 2),
+    "CosineEmbeddingLoss": (f.cosine_embedding_loss, 3), "CrossEntropyLoss": (f.cross_entropy, 2),
+    "GaussianNLLLoss": (f.gaussian_nll_loss, 3), "HingeEmbeddingLoss": (f.hinge_embedding_loss, 2),
+    "HuberLoss": (f.huber_loss, 2), "KLDivLoss": (f.kl_div, 2), "L1Loss": (f.l1_loss, 2), "MSELoss": (f.mse_loss, 2),
+    "MarginRankingLoss": (f.margin_ranking_loss, 3), "MultiLabelMarginLoss": (f.multilabel_margin_loss, 2),
+    "MultiLabelSoftMarginLoss": (f.multilabel_soft_margin_loss, 2), "MultiMarginLoss": (f.multi_margin_loss, 2),
+    "NLLLoss": (f.nll_loss, 2), "PoissonNLLLoss": (f.poisson_nll_loss, 2), "SmoothL1Loss": (f.smooth_l1_loss, 2),
+    "SoftMarginLoss": (f.soft_margin_loss, 2), "TripletMarginLoss": (f.triplet_margin_loss, 3),
+    "TripletMarginWithDistanceLoss": (f.triplet_margin_with_distance_loss, 3),
+}  # fmt: skip
+globals().update({name: wrapped(__name__, name, *pair, Loss) for name, pair in _FUNCTIONS.items()})

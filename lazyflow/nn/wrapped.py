@@ -1,0 +1,77 @@
+"""Modules that are a function and its options: activations, losses, pooling, distances.
+
+The function says everything: its operands are what the module is called with, its other arguments what it is made with.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lazyflow.expr import Expr
+from lazyflow.nn.module import Module
+
+__all__ = ["FunctionModule", "wrapped"]
+
+
+class FunctionModule(Module):
+    """A module without parameters: ``function(*operands, **options)``. `wrapped` makes the classes.
+
+    Options are attributes; an array among them is a buffer. Raises ``TypeError`` for an option that the function has
+    not.
+    """
+
+    function: Callable[..., Expr]
+    signature: inspect.Signature
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}{self.signature}: {error}") from None
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            if isinstance(value, np.ndarray):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def forward(self, *operands: Any) -> Expr:
+        """The function of one example's operands."""
+        return type(self).function(*operands, **{name: getattr(self, name) for name in self.signature.parameters})
+
+    def extra_repr(self) -> str:
+        given = [(name, getattr(self, name), p.default) for name, p in self.signature.parameters.items()]
+        return ", ".join(
+            f"{name}={value}" for name, value, default in given if isinstance(value, np.ndarray) or value != default
+        )
+
+
+def wrapped(
+    module: str,
+    name: str,
+    function: Callable[..., Expr],
+    operands: int = 1,
+    base: type[FunctionModule] = FunctionModule,
+) -> type[FunctionModule]:
+    """The class ``name`` of ``module`` whose objects are ``function`` with the options they were made with.
+
+    >>> from lazyflow.nn.functional import leaky_relu
+    >>> LeakyReLU = wrapped(__name__, "LeakyReLU", leaky_relu)
+    >>> LeakyReLU(0.5)
+    LeakyReLU(negative_slope=0.5)
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    first = (inspect.getdoc(function) or "").partition("\n\n")[0]
+    text = f"`nn.functional.{function.__name__}` as a module, made with the function's options: {first}"
+    members = {
+        "__module__": module,
+        "__doc__": text,
+        "function": staticmethod(function),
+        "signature": inspect.Signature(parameters[operands:]),
+    }
+    return type(name, (base,), members)

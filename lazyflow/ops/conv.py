@@ -1,0 +1,590 @@
+"""Convolutions and pooling over the last axes of an example, and the two moves that they are made of.
+
+`windows` shows an array through a sliding window, as a strided view; `fold_windows` adds windows back to where they
+were taken from. Each is the transpose of the other. Around them stands one matrix product over the whole minibatch
+(Chellapilla, Puri and Simard 2006), of three kinds for three operands:
+
+    correlate    image (C, *size)  with weight (O, C / groups, *kernel)  to maps (O, *out)
+    spread       maps              with weight                           to image
+    weigh        image             with maps                             to weight
+
+A convolution is ``correlate``, and the other two its gradients; a transposed convolution is ``spread``, and the other
+two its gradients. An axis of groups is a batch axis of the product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazyflow.errors import ShapeError
+from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating
+from lazyflow.ops.linalg import BATCH, contract, lettered, numeric
+
+Pads = tuple[tuple[int, int], ...]
+ALL = slice(None)
+KERNEL, PLACES = "uvw", "xyz"  # letters of a window's own axes, and of the places that it stands at
+
+
+class Windows(NamedTuple):
+    """Where a sliding window stands: sizes, steps and padding along each of the last axes.
+
+    ``pads``: elements added before and after each axis, so that the last window ends with the last of them; a negative
+    number behind means elements that no window reaches.
+    """
+
+    size: Shape
+    kernel: Shape
+    stride: Shape
+    pads: Pads
+    dilation: Shape
+    out: Shape
+
+
+# Shape rules.
+
+
+def _whole(name: str, what: str, value: Any, n: int, least: int) -> Shape:
+    """``value`` as ``n`` integers: one for all axes, or one for each."""
+    given = tuple(value) if isinstance(value, Sequence) else (value,) * n
+    if not all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in given):
+        raise TypeError(f"{name}: {what} must be an integer, or one for each of {n} axes, got {value!r}")
+    if len(given) != n or min(given) < least:
+        raise ValueError(f"{name}: {what} must be at least {least} for each of {n} axes, got {value!r}")
+    return tuple(int(v) for v in given)
+
+
+def _pairs(name: str, padding: Any, kernel: Shape, stride: Shape, dilation: Shape) -> Pads:
+    """``padding`` as a pair for each axis: a number, one an axis, pairs, ``"valid"`` or ``"same"``."""
+    n = len(kernel)
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"{name}: padding must be numbers, 'valid' or 'same', got {padding!r}")
+        if padding == "same" and max(stride) > 1:
+            raise ValueError(f"{name}: padding='same' needs stride 1, got {stride}; give the padding in numbers")
+        whole = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in whole)
+    if isinstance(padding, Sequence) and padding and all(isinstance(p, Sequence) for p in padding):
+        return tuple((int(before), int(after)) for before, after in padding)
+    return tuple((p, p) for p in _whole(name, "padding", padding, n, 0))
+
+
+def windows_of(
+    name: str, size: Shape, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool = False
+) -> Windows:
+    """The windows that fit into the last axes, of sizes ``size``. Raises ``ValueError`` for what no window can have and
+    `ShapeError` where not even one fits.
+
+    >>> windows_of("conv", (5,), 3, 2, 1, 1).out
+    (3,)
+    """
+    n = len(size)
+    kernel = _whole(name, "the kernel's size", kernel, n, 1)
+    stride, dilation = _whole(name, "stride", stride, n, 1), _whole(name, "dilation", dilation, n, 1)
+    pads = _pairs(name, padding, kernel, stride, dilation)
+    if len(pads) != n:
+        raise ValueError(f"{name}: padding must name {n} axes, got {padding!r}")
+    reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    room = tuple(s + sum(pair) - r for s, pair, r in zip(size, pads, reach, strict=True))
+    if min(room, default=0) < 0:
+        raise ShapeError(
+            f"{name}: a kernel of sizes {reach}, dilation included, does not fit into sizes {size} with padding {pads}"
+        )
+    out = tuple(_steps(*axis, ceil_mode) for axis in zip(room, stride, size, pads, strict=True))
+    return _exact(size, kernel, stride, tuple(before for before, _ in pads), dilation, out)
+
+
+def _steps(room: int, stride: int, size: int, pads: tuple[int, int], ceil_mode: bool) -> int:
+    """How many windows there are; rounded up, the last one must still start inside of the value or left of it."""
+    if not ceil_mode:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + pads[0] else count
+
+
+def _exact(size: Shape, kernel: Shape, stride: Shape, before: Shape, dilation: Shape, out: Shape) -> Windows:
+    """Windows whose padding behind ends with the last window."""
+    rows = zip(size, kernel, stride, before, dilation, out, strict=True)
+    pads = tuple((b, (o - 1) * s + d * (k - 1) + 1 - n - b) for n, k, s, b, d, o in rows)
+    return Windows(size, kernel, stride, pads, dilation, out)
+
+
+# Views.
+
+
+def _symbolic(xp: Any) -> bool:
+    """Whether ``xp`` is a namespace of expressions, in which a vjp records operations: these have no memory to see."""
+    return hasattr(xp, "record_op")
+
+
+def _inside(pads: Pads, size: Shape) -> tuple[Any, ...]:
+    """The subscript of an array's own elements in the padded one."""
+    return (..., *(slice(before, before + n + min(after, 0)) for n, (before, after) in zip(size, pads, strict=True)))
+
+
+def _reached(pads: Pads, size: Shape) -> tuple[Any, ...]:
+    """The subscript of the elements that some window may reach."""
+    return (..., *(slice(0, n + min(after, 0)) for n, (_, after) in zip(size, pads, strict=True)))
+
+
+def _padded_shape(w: Windows) -> Shape:
+    return tuple(n + before + after for n, (before, after) in zip(w.size, w.pads, strict=True))
+
+
+def _padded(xp: Any, x: Array, w: Windows, fill: float) -> Array:
+    x = x[_reached(w.pads, w.size)]
+    if not any(before or after > 0 for before, after in w.pads):
+        return x
+    padded = xp.full((*x.shape[: x.ndim - len(w.size)], *_padded_shape(w)), fill, x.dtype)
+    padded[_inside(w.pads, w.size)] = x
+    return padded
+
+
+def sliding(xp: Any, x: Array, w: Windows, fill: float = 0.0) -> Array:
+    """``x`` (..., *size) seen as (..., *kernel, *out): no copy but that of the padding."""
+    if _symbolic(xp):
+        how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
+        return xp.record_op(WINDOWS, (x,), fill=fill, **how)
+    padded = _padded(xp, x, w, fill)
+    lead = padded.ndim - len(w.size)
+    steps = padded.strides[lead:]
+    return xp.lib.stride_tricks.as_strided(
+        padded,
+        (*padded.shape[:lead], *w.kernel, *w.out),
+        (
+            *padded.strides[:lead],
+            *(d * step for d, step in zip(w.dilation, steps, strict=True)),
+            *(s * step for s, step in zip(w.stride, steps, strict=True)),
+        ),
+    )
+
+
+@cache
+def _places(w: Windows) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]:
+    """For every element of a window: its subscript in the windows, and in the padded array."""
+    found = []
+    for offset in product(*map(range, w.kernel)):
+        rows = zip(offset, w.dilation, w.stride, w.out, strict=True)
+        stretch = tuple(slice(o * d, o * d + s * (n - 1) + 1, s) for o, d, s, n in rows)
+        found.append(((..., *offset, *(ALL,) * len(offset)), (..., *stretch)))
+    return tuple(found)
+
+
+def folded(xp: Any, columns: Array, w: Windows) -> Array:
+    """(..., *kernel, *out) added up to (..., *size): the transpose of `sliding`."""
+    if _symbolic(xp):
+        how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
+        return xp.record_op(FOLD_WINDOWS, (columns,), size=w.size, **how)
+    lead = columns.shape[: columns.ndim - 2 * len(w.size)]
+    padded = xp.zeros((*lead, *_padded_shape(w)), columns.dtype)
+    for inside, place in _places(w):
+        padded[place] += columns[inside]
+    answer = padded[_inside(w.pads, w.size)]
+    if all(after >= 0 for _, after in w.pads):
+        return answer
+    whole = xp.zeros((*lead, *w.size), columns.dtype)
+    whole[_reached(w.pads, w.size)] = answer
+    return whole
+
+
+def _windows_shape(
+    x: Abstract, *, kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, fill: float = 0.0
+) -> Result:
+    n = len(kernel) if isinstance(kernel, Sequence) else 1
+    if len(x.shape) < n:
+        raise ShapeError(f"windows over {n} axes takes a value of as many, got shape {x.shape}")
+    lead, size = x.shape[: len(x.shape) - n], x.shape[len(x.shape) - n :]
+    w = windows_of("windows", size, kernel, stride, padding, dilation)
+    return Result((*lead, *w.kernel, *w.out), x.dtype, {"w": w, "fill": float(fill)})
+
+
+def _windows(xp: Any, x: Array, out: Array = None, *, w: Windows, fill: float) -> Array:
+    return sliding(xp, x, w, fill)
+
+
+def _windows_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows, fill: float) -> Array:
+    return folded(xp, g, w)
+
+
+def _fold_shape(x: Abstract, *, size: Any, kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> Result:
+    n = len(size) if isinstance(size, Sequence) else 1
+    w = windows_of("fold_windows", _whole("fold_windows", "size", size, n, 1), kernel, stride, padding, dilation)
+    want = (*w.kernel, *w.out)
+    if x.shape[len(x.shape) - 2 * n :] != want:
+        raise ShapeError(f"fold_windows to sizes {w.size} takes a value whose last axes are {want}, got {x.shape}")
+    return Result((*x.shape[: len(x.shape) - 2 * n], *w.size), x.dtype, {"w": w})
+
+
+def _fold(xp: Any, x: Array, out: Array = None, *, w: Windows) -> Array:
+    return folded(xp, x, w)
+
+
+def _fold_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows) -> Array:
+    return sliding(xp, g, w)
+
+
+WINDOWS = register(Op("windows", _windows_shape, _windows, (_windows_x,)))
+FOLD_WINDOWS = register(Op("fold_windows", _fold_shape, _fold, (_fold_x,)))
+
+
+# The three products. Arrays come with their groups apart: image (g, c, *size), maps (g, o, *out), weight
+# (g, o, c, *kernel), each with the batch axis in front or without.
+
+
+def _grouped(xp: Any, x: Array, groups: int, axes: int) -> Array:
+    """The axis that has ``axes`` axes behind it as two: groups, and the rest."""
+    at = x.ndim - axes - 1
+    return xp.reshape(x, (*x.shape[:at], groups, x.shape[at] // groups, *x.shape[at + 1 :]))
+
+
+def _merged(xp: Any, x: Array, axes: int) -> Array:
+    """The inverse of `_grouped`."""
+    at = x.ndim - axes - 2
+    return xp.reshape(x, (*x.shape[:at], x.shape[at] * x.shape[at + 1], *x.shape[at + 2 :]))
+
+
+def _batch_first(xp: Any, x: Array, letters: str) -> Array:
+    at = letters.find(BATCH)
+    return x if at < 1 else xp.transpose(x, (at, *(i for i in range(x.ndim) if i != at)))
+
+
+def _result(a: str, own: str, rest: str, batched: bool) -> str:
+    """The letters of a product: the batch stands with the operand that has it, so that rows stay contiguous."""
+    if not batched:
+        return own + rest
+    return BATCH + own + rest if BATCH in a else own + BATCH + rest
+
+
+def correlate(xp: Any, image: Array, weight: Array, w: Windows, batched: bool) -> Array:
+    """``maps[o, p] = sum over c and k of weight[o, c, k] * image[c, k + p]``."""
+    kernel, places = KERNEL[: len(w.size)], PLACES[: len(w.size)]
+    columns = sliding(xp, image, w)
+    left, right = lettered(weight, "goc" + kernel), lettered(columns, "gc" + kernel + places)
+    letters = _result(left, "go", places, batched)
+    return _batch_first(xp, contract(xp, weight, left, columns, right, letters), letters)
+
+
+def spread(xp: Any, maps: Array, weight: Array, w: Windows, batched: bool) -> Array:
+    """``image[c, k + p] = sum over o of weight[o, c, k] * maps[o, p]``."""
+    kernel, places = KERNEL[: len(w.size)], PLACES[: len(w.size)]
+    left, right = lettered(weight, "goc" + kernel), lettered(maps, "go" + places)
+    letters = _result(left, "gc" + kernel, places, batched)
+    return folded(xp, _batch_first(xp, contract(xp, weight, left, maps, right, letters), letters), w)
+
+
+def weigh(xp: Any, image: Array, maps: Array, w: Windows, batched: bool) -> Array:
+    """``weight[o, c, k] = sum over p of maps[o, p] * image[c, k + p]``."""
+    n = len(w.size)
+    kernel, places = KERNEL[:n], PLACES[:n]
+    columns = sliding(xp, image, w)
+    left, right = lettered(columns, "gc" + kernel + places), lettered(maps, "go" + places)
+    letters = BATCH * batched + "gc" + kernel + "o"
+    answer = contract(xp, columns, left, maps, right, letters)
+    head = tuple(range(1 + batched))  # the batch and the groups stay in front, the maps come next
+    return xp.transpose(answer, (*head, answer.ndim - 1, *range(1 + batched, answer.ndim - 1)))
+
+
+# Convolutions.
+
+
+def _axes(name: str, x: Abstract, W: Abstract, form: str) -> int:
+    n = len(W.shape) - 2
+    if not 1 <= n <= len(KERNEL) or len(x.shape) != n + 1:
+        raise ShapeError(f"{name} takes x (channels, *size) and a weight {form}; got x {x.shape} and W {W.shape}")
+    return n
+
+
+def _channels(name: str, x: Abstract, W: Abstract, wanted: int, groups: Any, split: int, form: str) -> None:
+    """Check that the channels fit the weight, and that ``groups`` divides all of them."""
+    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
+        raise ValueError(f"{name}: groups must be an integer of at least 1, got {groups!r}")
+    if split % groups or x.shape[0] % groups:
+        raise ShapeError(f"{name}: groups={groups} must divide the channels of x {x.shape} and of W {W.shape}")
+    if x.shape[0] != wanted:
+        raise ShapeError(
+            f"{name}: x {x.shape} has {x.shape[0]} channels, and W {W.shape}, {form} with groups={groups}, "
+            f"takes {wanted}"
+        )
+
+
+def _bias(name: str, b: Abstract | None, channels: int) -> None:
+    if b is not None and b.shape != (channels,):
+        raise ShapeError(f"{name}: the bias must have one element for each of {channels} channels, got {b.shape}")
+
+
+def _conv_shape(
+    x: Abstract, W: Abstract, b: Abstract | None = None, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Result:
+    form = "(out, channels / groups, *kernel)"
+    dtype = numeric("conv", *(o for o in (x, W, b) if o is not None))
+    _axes("conv", x, W, form)
+    _channels("conv", x, W, W.shape[1] * groups if isinstance(groups, int) else 0, groups, W.shape[0], form)
+    _bias("conv", b, W.shape[0])
+    w = windows_of("conv", x.shape[1:], W.shape[2:], stride, padding, dilation)
+    return Result((W.shape[0], *w.out), dtype, {"w": w, "groups": int(groups)})
+
+
+def _conv_transpose_shape(
+    x: Abstract,
+    W: Abstract,
+    b: Abstract | None = None,
+    *,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Result:
+    form = "(channels, out / groups, *kernel)"
+    dtype = numeric("conv_transpose", *(o for o in (x, W, b) if o is not None))
+    n = _axes("conv_transpose", x, W, form)
+    _channels("conv_transpose", x, W, W.shape[0], groups, W.shape[0], form)
+    channels = W.shape[1] * groups
+    _bias("conv_transpose", b, channels)
+    w = _windows_back(x.shape[1:], W.shape[2:], n, stride, padding, output_padding, dilation)
+    return Result((channels, *w.size), dtype, {"w": w, "groups": int(groups)})
+
+
+def _windows_back(out: Shape, kernel: Shape, n: int, stride: Any, padding: Any, more: Any, dilation: Any) -> Windows:
+    """The windows of the convolution whose input has the size that a transposed one's result shall have."""
+    name = "conv_transpose"
+    stride, dilation = _whole(name, "stride", stride, n, 1), _whole(name, "dilation", dilation, n, 1)
+    before, more = _whole(name, "padding", padding, n, 0), _whole(name, "output_padding", more, n, 0)
+    if any(m >= max(s, d) for m, s, d in zip(more, stride, dilation, strict=True)):
+        raise ValueError(
+            f"{name}: output_padding must be smaller than stride or dilation, "
+            f"got {more} with stride {stride} and dilation {dilation}"
+        )
+    rows = zip(out, kernel, stride, before, dilation, more, strict=True)
+    size = tuple((o - 1) * s - 2 * b + d * (k - 1) + m + 1 for o, k, s, b, d, m in rows)
+    if min(size) < 1:
+        raise ShapeError(f"{name}: sizes {out} with a kernel {kernel} and padding {before} leave the sizes {size}")
+    return _exact(size, kernel, stride, before, dilation, out)
+
+
+def _is_batched(x: Array, w: Windows) -> bool:
+    return bool(x.ndim > len(w.size) + 1)
+
+
+def _with_bias(xp: Any, y: Array, b: Array | None, out: Array | None, axes: int) -> Array:
+    """``y``, groups apart, with its bias: straight into the launch's own memory where it has the batch axis."""
+    if out is not None and out.ndim < y.ndim and out.flags.c_contiguous:
+        target = out.reshape(y.shape)
+    elif b is None:
+        return _merged(xp, y, axes)
+    else:
+        target = None
+    if b is None:
+        target[...] = y
+        return out
+    columns = b.reshape((*b.shape[:-1], *y.shape[-axes - 2 : -axes], *(1,) * axes))
+    total = xp.add(y, columns, out=target if target is not None and columns.ndim <= target.ndim else None)
+    return out if total is target else _merged(xp, total, axes)
+
+
+def _conv(xp: Any, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int) -> Array:
+    n = len(w.size)
+    image, weight = _grouped(xp, x, groups, n), _grouped(xp, W, groups, n + 1)
+    batched = _is_batched(x, w) or W.ndim > n + 2
+    return _with_bias(xp, correlate(xp, image, weight, w, batched), b, _room(out, batched), n)
+
+
+def _room(out: Array | None, batched: bool) -> Array | None:
+    """The launch's memory, if the answer has its batch axis."""
+    return out if batched else None
+
+
+def _conv_x(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+    n = len(w.size)
+    answer = spread(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w))
+    return _merged(xp, answer, n)
+
+
+def _conv_W(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+    n = len(w.size)
+    answer = weigh(xp, _grouped(xp, x, groups, n), _grouped(xp, g, groups, n), w, W.ndim > n + 2)
+    return _merged(xp, answer, n + 1)
+
+
+def _conv_b(xp: Any, g: Array, y: Array, x: Array, W: Array, b: Array, *, w: Windows, groups: int) -> Array:
+    return xp.sum(g, axis=tuple(range(-len(w.size), 0)))
+
+
+def _transposed(xp: Any, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int) -> Array:
+    n = len(w.size)
+    maps, weight = _grouped(xp, x, groups, n), _grouped(xp, W, groups, n + 1)
+    batched = _is_batched(x, w) or W.ndim > n + 2
+    return _with_bias(xp, spread(xp, maps, weight, w, batched), b, _room(out, batched), n)
+
+
+def _transposed_x(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+    n = len(w.size)
+    answer = correlate(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w))
+    return _merged(xp, answer, n)
+
+
+def _transposed_W(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+    n = len(w.size)
+    answer = weigh(xp, _grouped(xp, g, groups, n), _grouped(xp, x, groups, n), w, W.ndim > n + 2)
+    return _merged(xp, answer, n + 1)
+
+
+CONV = register(Op("conv", _conv_shape, _conv, (_conv_x, _conv_W, _conv_b)))
+CONV_TRANSPOSE = register(
+    Op("conv_transpose", _conv_transpose_shape, _transposed, (_transposed_x, _transposed_W, _conv_b))
+)
+
+
+# Pooling. The lead axes, channels among them, are pooled alike.
+
+
+def _pool_windows(
+    name: str, x: Abstract, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> tuple[Windows, Shape]:
+    """The windows, and the shape of the pooled value; padding may be half a window at most, as in PyTorch."""
+    require_floating(name, x)
+    n = len(kernel) if isinstance(kernel, Sequence) else 1
+    if len(x.shape) < n:
+        raise ShapeError(f"{name} over {n} axes takes a value of as many, got shape {x.shape}")
+    lead = x.shape[: len(x.shape) - n]
+    w = windows_of(name, x.shape[len(lead) :], kernel, stride, padding, dilation, bool(ceil_mode))
+    if any(2 * before > k for (before, _), k in zip(w.pads, w.kernel, strict=True)):
+        raise ValueError(f"{name}: padding must be half of the kernel's sizes {w.kernel} at most, got {padding!r}")
+    return w, (*lead, *w.out)
+
+
+def _max_pool_shape(
+    x: Abstract, *, kernel: Any, stride: Any, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Result:
+    w, shape = _pool_windows("max_pool", x, kernel, stride, padding, dilation, ceil_mode)
+    return Result(shape, x.dtype, {"w": w})
+
+
+def _taps(xp: Any, x: Array, w: Windows, fill: float) -> list[Array]:
+    """One array for every element of a window: that element of all windows."""
+    view = sliding(xp, x, w, fill)
+    return [view[inside] for inside, _ in _places(w)]
+
+
+def _max_pool(xp: Any, x: Array, out: Array = None, *, w: Windows) -> Array:
+    first, *others = _taps(xp, x, w, -math.inf)
+    y = out if out is not None and out.shape == first.shape else xp.empty(first.shape, first.dtype)
+    y[...] = first
+    for tap in others:
+        xp.maximum(y, tap, out=y)
+    return y
+
+
+def _max_pool_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows) -> Array:
+    """To the first of the largest elements of each window, as in PyTorch."""
+    n, count = len(w.size), math.prod(w.kernel)
+    columns = sliding(xp, x, w, -math.inf)
+    lead = columns.shape[: columns.ndim - 2 * n]
+    rows = xp.reshape(columns, (*lead, count, *w.out))
+    first = xp.expand_dims(xp.argmax(rows, axis=-n - 1), -n - 1)
+    chosen = first == xp.reshape(xp.arange(count), (count, *(1,) * n))
+    share = xp.expand_dims(g, -n - 1) * chosen
+    return folded(xp, xp.reshape(share, (*share.shape[: share.ndim - n - 1], *w.kernel, *w.out)), w)
+
+
+MAX_POOL = register(Op("max_pool", _max_pool_shape, _max_pool, (_max_pool_x,)))
+
+
+def _avg_pool_shape(
+    x: Abstract,
+    *,
+    kernel: Any,
+    stride: Any,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Result:
+    if divisor_override is not None and not divisor_override > 0:
+        raise ValueError(f"avg_pool: divisor_override must be positive, got {divisor_override!r}")
+    w, shape = _pool_windows("avg_pool", x, kernel, stride, padding, 1, ceil_mode)
+    counted = tuple(before if count_include_pad else 0 for before, _ in w.pads)
+    return Result(shape, x.dtype, {"w": w, "counted": counted, "divisor": divisor_override})
+
+
+@cache
+def _divisors(w: Windows, counted: Shape, divisor: int | None) -> Any:
+    """What each window's sum is divided by: the elements in it, ``counted`` of the padding among them."""
+    if divisor is not None:
+        return float(divisor)
+    inside = np.zeros(_padded_shape(w))
+    rows = zip(w.pads, counted, w.size, strict=True)
+    inside[tuple(slice(before - c, before + n + c) for (before, _), c, n in rows)] = 1
+    whole = Windows(inside.shape, w.kernel, w.stride, ((0, 0),) * len(w.size), w.dilation, w.out)
+    counts = sliding(np, inside, whole).sum(axis=tuple(range(len(w.size))))
+    return float(counts.flat[0]) if (counts == counts.flat[0]).all() else counts
+
+
+def _divisor(xp: Any, dtype: Any, w: Windows, counted: Shape, divisor: int | None) -> Any:
+    counts = _divisors(w, counted, divisor)
+    return counts if isinstance(counts, float) else xp.asarray(counts.astype(dtype))
+
+
+def _avg_pool(xp: Any, x: Array, out: Array = None, *, w: Windows, counted: Shape, divisor: int | None) -> Array:
+    first, *others = _taps(xp, x, w, 0.0)
+    y = out if out is not None and out.shape == first.shape else xp.empty(first.shape, first.dtype)
+    y[...] = first
+    for tap in others:
+        y += tap
+    y /= _divisor(xp, x.dtype, w, counted, divisor)
+    return y
+
+
+def _avg_pool_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows, counted: Shape, divisor: int | None) -> Array:
+    n = len(w.size)
+    share = g / _divisor(xp, x.dtype, w, counted, divisor)
+    lead = share.shape[: share.ndim - n]
+    columns = xp.broadcast_to(xp.reshape(share, (*lead, *(1,) * n, *w.out)), (*lead, *w.kernel, *w.out))
+    return folded(xp, columns, w)
+
+
+AVG_POOL = register(Op("avg_pool", _avg_pool_shape, _avg_pool, (_avg_pool_x,)))
+
+
+def _adaptive_shape(x: Abstract, *, output_size: Sequence[int | None]) -> Result:
+    require_floating("adaptive_avg_pool", x)
+    n = len(output_size)
+    if len(x.shape) < n or not math.prod(x.shape[len(x.shape) - n :]):
+        raise ShapeError(f"adaptive_avg_pool over {n} axes takes a value of as many, none empty, got shape {x.shape}")
+    lead, size = x.shape[: len(x.shape) - n], x.shape[len(x.shape) - n :]
+    out = tuple(s if o is None else o for o, s in zip(output_size, size, strict=True))
+    out = _whole("adaptive_avg_pool", "output_size", out, n, 1)
+    return Result((*lead, *out), x.dtype, {"sizes": tuple(zip(out, size, strict=True))})
+
+
+@cache
+def _bins(out: int, size: int) -> Any:
+    """The matrix (out, size) of averages over ``out`` bins, from floor(i n / out) to ceil((i + 1) n / out)."""
+    i = np.arange(out)[:, None]
+    start, stop, at = i * size // out, -((i + 1) * -size // out), np.arange(size)
+    inside = (at >= start) & (at < stop)
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
+def _along_axes(xp: Any, x: Array, matrices: Sequence[Any]) -> Array:
+    """A matrix applied along each of the last axes."""
+    for axis, matrix in enumerate(matrices, -len(matrices)):
+        factor = xp.asarray(matrix.astype(x.dtype))
+        x = xp.swapaxes(xp.matmul(xp.swapaxes(x, axis, -1), factor.T), axis, -1)
+    return x
+
+
+def _adaptive(xp: Any, x: Array, out: Array = None, *, sizes: tuple[tuple[int, int], ...]) -> Array:
+    return _along_axes(xp, x, [_bins(*pair) for pair in sizes])
+
+
+def _adaptive_x(xp: Any, g: Array, y: Array, x: Array, *, sizes: tuple[tuple[int, int], ...]) -> Array:
+    return _along_axes(xp, g, [_bins(*pair).T for pair in sizes])
+
+
+ADAPTIVE_AVG_POOL = register(Op("adaptive_avg_pool", _adaptive_shape, _adaptive, (_adaptive_x,)))
