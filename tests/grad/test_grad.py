@@ -312,6 +312,17 @@ def test_an_array_gets_one_cotangent_for_all_of_its_uses(read, transpose):
     lf.check_grads(f)(A)
 
 
+def test_a_hook_on_the_way_is_refused():
+    w = lf.Parameter(X)
+    h = w * 2
+    handle = h.register_hook(lambda g: g * 10)
+    y = lf.sum(h * h)
+    with pytest.raises(lf.GradientError, match=r"a value with a hook, which takes arrays: use \.backward"):
+        lf.gradients(y, [w])
+    handle.remove()
+    close(lf.gradients(y, [w])[0].numpy(), 8 * X)
+
+
 # Bad input.
 
 EXPRESSION = lf.constant(X)
