@@ -11,13 +11,12 @@ with the loss of the Tree-LSTM: the cross-entropy at every node.
 
 from __future__ import annotations
 
-from typing import Any
-
 import lazyflow as lf
 from benchmarks.lazyflow_model import Model
 from benchmarks.peers import LEARNING_RATE
 from benchmarks.trees import Tree
 from lazyflow import nn, optim
+
 
 class TreeGRUCell(nn.Module):
     """The cell: all that a user writes, with one decorator."""

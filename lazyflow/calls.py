@@ -39,12 +39,12 @@ from lazyflow.program import (
     Product,
     Ref,
     Stages,
-    Step,
     compiled,
 )
 
 Accumulate = Callable[[Parameter, Any], None]
 Key = Any
+
 
 class Slabs:
     """Matrices from the pool, which get them back when nobody holds this any more."""
@@ -62,6 +62,7 @@ class Slabs:
     def __del__(self) -> None:
         for buffer in self.buffers:
             POOL.give(self.device, buffer)
+
 
 class Calls:
     """``count`` calls of one cell. ``inputs[k]`` and ``outputs[k]``: the element offsets of operands and results in the
@@ -431,9 +432,7 @@ class Calls:
         for ref, cotangent in self._pulled_back(step.node, wanted, low, high):
             self._add(ref, unbroadcast(self.xp, cotangent, (high - low, *ref.shape)).reshape(high - low, -1), low, high)
 
-    def _pulled_back(
-        self, i: int, wanted: Sequence[tuple[int, Ref]], low: int, high: int
-    ) -> list[tuple[Ref, Array]]:
+    def _pulled_back(self, i: int, wanted: Sequence[tuple[int, Ref]], low: int, high: int) -> list[tuple[Ref, Array]]:
         """The cotangents of some operands of an operation, each with a batch axis in front where it has one."""
         node = self.nodes[i]
         signature = node.signature
@@ -548,6 +547,7 @@ class Calls:
                 if signature.op.stacked:
                     gradient = gradient.reshape((1, len(node.reads), *ref.shape))[:, k]
                 add(ref, unbroadcast(self.xp, self.xp.asarray(gradient), ref.shape))
+
 
 def _dense(gradient: Any) -> Array:
     return gradient.to_dense() if isinstance(gradient, RowSparse) else gradient

@@ -22,13 +22,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import settings
-from lazyflow.errors import CellError
 from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, type_on
 from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.graph import Graph, collect
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Array, Op, Result
+from lazyflow.ops.base import Op, Result
 from lazyflow.program import Program, program_of
 from lazyflow.tape import (
     INPUT,
@@ -271,7 +270,11 @@ def _fast_source(
     for text, on, value in watched:
         source.tests.append(f"{text.format(source.constant(on))} is {source.constant(value)}")
     head = ["def record(args):", " try:", *(f"  {line}" for line in [f"{', '.join(names)}, = args", *source.lines])]
-    source.lines = [*head, *(f"  {line}" for line in _recording(source)), " except (AttributeError, ValueError, OverflowError):"]
+    source.lines = [
+        *head,
+        *(f"  {line}" for line in _recording(source)),
+        " except (AttributeError, ValueError, OverflowError):",
+    ]
     source.lines.append("  return None")
     return source
 

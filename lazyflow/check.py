@@ -69,11 +69,7 @@ def _message(run: Run, launch: Launch, position: int) -> str:
     node = launch.nodes[position : position + 1]
     [(t, row)] = graph.tape_rows(graph.origin[node])
     lines = graph.tape(t).lines
-    where = (
-        lines[row]
-        if lines is not None
-        else f"{launch.signature.line} (where it was first recorded)"
-    )
+    where = lines[row] if lines is not None else f"{launch.signature.line} (where it was first recorded)"
     value = run.arena.read(launch.signature.type.dtype, launch.writes, launch.signature.type.shape)[position]
     what = "NaN" if np.isnan(value).any() else "an infinity"
     return f"{launch.signature.op.name} at {where} made {what}: {launch.signature!r}"

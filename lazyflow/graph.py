@@ -18,7 +18,17 @@ import numpy as np
 
 from lazyflow.errors import LazyflowError
 from lazyflow.expr import Expr, handle
-from lazyflow.tape import IMPORT, OUTPUT, RAGGED, VIEW, Signature, Tape, known_signature, signature_by_id, signature_columns
+from lazyflow.tape import (
+    IMPORT,
+    OUTPUT,
+    RAGGED,
+    VIEW,
+    Signature,
+    Tape,
+    known_signature,
+    signature_by_id,
+    signature_columns,
+)
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 _NEXT_DRAWS = 1_000_003  # a prime stride, so that draws of a repeated forward do not meet those of the next nodes
@@ -141,7 +151,9 @@ def reach(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
         rows = np.array(sorted(seen), np.int64)
         # The further results of a call stand right behind it, and are computed with it.
         breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
-        highs = [min(int(part[-1]) + 1 + _results_behind(tape, int(part[-1])), len(tape)) for part in np.split(rows, breaks)]
+        highs = [
+            min(int(part[-1]) + 1 + _results_behind(tape, int(part[-1])), len(tape)) for part in np.split(rows, breaks)
+        ]
         found = tape.reach[row] = tuple(zip(rows[np.concatenate(([0], breaks))].tolist(), highs, strict=True))
     return found
 

@@ -40,7 +40,15 @@ from lazyflow.tape import INPUT as INPUT_NODE
 from lazyflow.tape import Operand, Signature, Tape, Type, intern_type, signature_by_id
 from lazyflow.trace import Trace
 
-NODE, INPUT, PARAMETER, CONSTANT, INT, FLOAT, STATIC = "node", "input", "parameter", "constant", "int", "float", "static"
+NODE, INPUT, PARAMETER, CONSTANT, INT, FLOAT, STATIC = (
+    "node",
+    "input",
+    "parameter",
+    "constant",
+    "int",
+    "float",
+    "static",
+)
 PRODUCT, ASSEMBLE, ELEMENTWISE, CALL = "product", "assemble", "elementwise", "call"
 
 
@@ -210,7 +218,9 @@ class _Reader:
         vectors = x.dtype == weight.dtype == signature.type.dtype and len(x.shape) == 1 and len(weight.shape) == 2
         if not vectors or x.dtype.kind != "f" or x.dtype.itemsize < 4 or weight.kind != PARAMETER:
             return None
-        if not is_batched(x, self.found) or (bias is not None and (is_batched(bias, self.found) or bias.dtype != x.dtype)):
+        if not is_batched(x, self.found) or (
+            bias is not None and (is_batched(bias, self.found) or bias.dtype != x.dtype)
+        ):
             return None
         kind = signature.type
         product = Node(PRODUCT, None, (weight, x), kind.shape, kind.dtype, kind.size, True, weight.grad or x.grad)
@@ -394,7 +404,9 @@ class _Compiler:
         for i in range(len(self.nodes) - 1, -1, -1):
             if self.fused[i] and i not in self.output_of and self.readers[i]:
                 virtual[i] = all(
-                    self.fused[user] and ref.size == self._width(user) and (virtual[user] or ref.size < self.nodes[i].size)
+                    self.fused[user]
+                    and ref.size == self._width(user)
+                    and (virtual[user] or ref.size < self.nodes[i].size)
                     for user, ref in self.readers[i]
                 )
         return virtual

@@ -87,7 +87,9 @@ def _checked_fusion(value: Any) -> Any:
     if value not in FUSIONS:
         raise ValueError(f"fuse must be one of {', '.join(FUSIONS)}; got {value!r}")
     if value == "numba" and importlib.util.find_spec("numba") is None:
-        raise ImportError("fuse='numba' needs numba, which is not installed: pip install 'lazyflow[jit]', or fuse='numpy'")
+        raise ImportError(
+            "fuse='numba' needs numba, which is not installed: pip install 'lazyflow[jit]', or fuse='numpy'"
+        )
     return value
 
 
