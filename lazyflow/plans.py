@@ -18,7 +18,7 @@ import numpy as np
 
 from lazyflow.graph import Graph
 from lazyflow.plan import Cells, Launch, Plan, Read, payload_read
-from lazyflow.tape import Signature
+from lazyflow.tape import Signature, Type
 
 LIMIT = 64 << 20  # bytes of arrays
 
@@ -49,7 +49,7 @@ class Plans:
         self.limit = limit
         self.seen: OrderedDict[Any, None] = OrderedDict()
         self.kept: OrderedDict[Any, tuple[Plan, int]] = OrderedDict()
-        self.watched: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.watched: weakref.WeakSet[Type] = weakref.WeakSet()
         self.nbytes = self.hits = self.misses = 0
         self.lock = RLock()
 
@@ -85,9 +85,10 @@ class Plans:
         self.nbytes += size - (before[1] if before else 0)
         # A graph holds on to earlier runs: that of the next hit takes its place.
         self.kept[key] = replace(plan, graph=replace(plan.graph, known_run=(), tapes=())), size
-        for parameter in _parameters(plan.graph.signatures):
-            if parameter not in self.watched:
-                self.watched.add(parameter)
+        for kind in _parameter_types(plan.graph.signatures):
+            parameter = kind.parameter() if kind.parameter is not None else None
+            if parameter is not None and kind not in self.watched:
+                self.watched.add(kind)
                 weakref.finalize(parameter, self._drop_dead).atexit = False
         while self.nbytes > self.limit:
             _, (_, freed) = self.kept.popitem(last=False)
@@ -97,15 +98,14 @@ class Plans:
         """Let go of plans with a parameter that is no more, and of its signatures."""
         with self.lock:
             for key, (plan, size) in list(self.kept.items()):
-                if any(p is None for p in _parameters(plan.graph.signatures)):
+                kinds = _parameter_types(plan.graph.signatures)
+                if any(kind.parameter is not None and kind.parameter() is None for kind in kinds):
                     del self.kept[key]
                     self.nbytes -= size
 
 
-def _parameters(signatures: Sequence[Signature]) -> list[Any]:
-    """The parameters among the operands; None for one that is no more."""
-    kinds = [o.type for s in signatures for o in s.operands if o.kind == "shared" and o.type]
-    return [kind.parameter() for kind in kinds if kind.parameter is not None]
+def _parameter_types(signatures: Sequence[Signature]) -> list[Type]:
+    return [o.type for s in signatures for o in s.operands if o.kind == "shared" and o.type]
 
 
 MOST_SEEN = 4096  # structures that are remembered to have come by once
