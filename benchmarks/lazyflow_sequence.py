@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -77,23 +77,79 @@ class PlainLSTM(SequenceLSTM):
         return found
 
 
+class Direction(nn.Module):
+    """One direction: a word's look-up and the step that it is read by are one cell."""
+
+    def __init__(self, table: nn.Embedding, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.table, self.cell = table, nn.LSTMCell(input_size, hidden_size)
+
+    @lf.cell
+    def first(self, word: int) -> tuple[lf.Expr, lf.Expr]:
+        """The state after the first word."""
+        state: tuple[lf.Expr, lf.Expr] = self.cell(self.table(word))
+        return state
+
+    @lf.cell
+    def step(self, word: int, h: lf.Expr, c: lf.Expr) -> tuple[lf.Expr, lf.Expr]:
+        """The state after one more word."""
+        state: tuple[lf.Expr, lf.Expr] = self.cell(self.table(word), (h, c))
+        return state
+
+
+class Head(nn.Module):
+    """What is read off the states of a word."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.head = head
+
+    @lf.cell
+    def logits(self, states: tuple[lf.Expr, ...]) -> lf.Expr:
+        """The logits of a word."""
+        logits: lf.Expr = self.head(states[0] if len(states) == 1 else lf.concatenate(states))
+        return logits
+
+    @lf.cell
+    def loss(self, states: tuple[lf.Expr, ...], label: int) -> lf.Expr:
+        """The loss of a word."""
+        return lf.cross_entropy(self.logits(states), label)
+
+
 class CellLSTM(SequenceLSTM):
-    """With `nn.LSTMCell` in a loop."""
+    """With cells around `nn.LSTMCell`, for one word in one direction, and for the loss of a word."""
 
     def build(self, weights: Mapping[str, Array]) -> Sequence[lf.Parameter]:
         sizes = weights["forward.input"].shape[1], weights["forward.state"].shape[1]
-        self.cells = {name: nn.LSTMCell(*sizes) for name in self.directions}
-        for name, cell in self.cells.items():
-            _assign(cell, "", weights, name)
-        return [p for cell in self.cells.values() for p in cell.parameters()]
+        self.runs = {name: Direction(self.table, *sizes) for name in self.directions}
+        self.reader = Head(self.head)
+        for name, run in self.runs.items():
+            _assign(run.cell, "", weights, name)
+        return [p for run in self.runs.values() for p in run.cell.parameters()]
 
-    def run(self, direction: str, xs: list[lf.Expr]) -> list[lf.Expr]:
-        found = []
-        state = None
-        for x in xs:
-            state = self.cells[direction](x, state)
-            found.append(state[0])
+    def columns(self, sentence: Sentence) -> Iterable[tuple[lf.Expr, ...]]:
+        """The hidden states of each word, one or two."""
+        first, *second = self.directions
+        found = [self.hidden(self.runs[first], sentence.words)]
+        found += [self.hidden(self.runs[name], sentence.words[::-1])[::-1] for name in second]
+        return zip(*found, strict=True)
+
+    def hidden(self, run: Direction, words: Sequence[int]) -> list[lf.Expr]:
+        """The hidden states of one direction."""
+        h, c = run.first(words[0])
+        found = [h]
+        for word in words[1:]:
+            h, c = run.step(word, h, c)
+            found.append(h)
         return found
+
+    def outputs(self, sentence: Sentence) -> list[lf.Expr]:
+        return [self.reader.logits(states) for states in self.columns(sentence)]
+
+    def loss(self, sentence: Sentence) -> lf.Expr:
+        loss = self.reader.loss
+        pairs = zip(self.columns(sentence), sentence.labels, strict=True)
+        return lf.sum([loss(states, label) for states, label in pairs])
 
 
 class ModuleLSTM(SequenceLSTM):

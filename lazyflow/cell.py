@@ -258,15 +258,15 @@ def fast_path(
     except _Unusual:
         return None
     arguments = tuple(f"x{k + 1}" for k in range(len(args)))
-    text = ["def record(args):", f" {', '.join(arguments)}, = args", *_guarded(source.lines, "None")]
+    text = ["def record(args):", f" {', '.join(arguments)}, = args", *_guarded(source.lines, "return None")]
     exec(compile("\n".join(text), generated(recorder.signature.op.name), "exec"), source.names)
     return FastPath(recorder, valid, source.names["record"], arguments, tuple(source.lines), source.names)
 
 
 def _guarded(lines: Sequence[str], otherwise: str) -> list[str]:
-    """The code of a function that returns ``otherwise`` for what does not fit."""
-    inside = [f"  {line}".replace("return None", f"return {otherwise}") for line in lines]
-    return [" try:", *inside, " except (AttributeError, ValueError, OverflowError):", f"  return {otherwise}"]
+    """Code that does ``otherwise`` for what does not fit."""
+    inside = [f"  {line}".replace("return None", otherwise) for line in lines]
+    return [" try:", *inside, " except (AttributeError, ValueError, OverflowError):", f"  {otherwise}"]
 
 
 def _fast_source(
@@ -302,7 +302,7 @@ def _recording(source: _FastSource) -> list[str]:
     ids = source.constant(array("i", [s.id for s in results]))
     rows = [f"{e}.row" for e in chosen] + ["row"] * len(signature.further)
     lines = [f"tape = {tape}"]
-    tests = ["tape.open", f"{keep} in tape.keep", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]", *source.tests]
+    tests = [*source.tests, "tape.open", f"{keep} in tape.keep", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]"]
     lines.append(f"if not ({' and '.join(tests)}): return None")
     # Converted first: what does not fit raises before anything is on the tape.
     ints = [source.numbers[which] for _, which in recorder.payload.ints]
@@ -537,6 +537,7 @@ class _Cell:
         self.fast: dict[int, list[FastPath]] = {}  # by id of the object whose method it is, 0 for a function
         self.parameters = _plain_parameters(function)
         self.recorded: Any = None
+        self.inlined: list[FastPath] = []
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         options = settings.current()
@@ -573,16 +574,21 @@ class _Cell:
                 weakref.finalize(owner, self.fast.pop, number, None)
 
     def _inline(self, path: FastPath) -> None:
-        """Make a path the code of the decorated function itself, so that a call costs no further one."""
+        """Make a path part of the code of the decorated function itself, so that a call costs no further one."""
         if self.parameters is None or len(path.arguments) != len(self.parameters):
             return
-        names = {f"p_{name}": value for name, value in path.names.items() if not name.startswith("__")}
-        renamed = [_renamed(line, path.names, path.arguments, self.parameters) for line in path.lines]
+        self.inlined = [*self.inlined[1 - FEW :], path]
         arguments = ", ".join(self.parameters)
-        text = [f"def recorded({arguments}):", *_guarded(renamed, f"miss(({arguments},))")]
+        text = [f"def recorded({arguments}):"]
+        for number, some in enumerate(self.inlined):
+            prefix = f"p{number}_"
+            renamed = [_renamed(line, some.names, some.arguments, self.parameters, prefix) for line in some.lines]
+            text += [" while True:", *(f" {line}" for line in _guarded(renamed, "break"))]
+            values = {prefix + name: value for name, value in some.names.items() if not name.startswith("__")}
+            self.recorded.__globals__.update(values)
+        text.append(f" return miss(({arguments},))")
         space: dict[str, Any] = {}
         exec(compile("\n".join(text), generated(self.name), "exec"), space)
-        self.recorded.__globals__.update(names)
         self.recorded.__code__ = space["recorded"].__code__
 
     def miss(self, args: tuple[Any, ...]) -> Any:
@@ -652,22 +658,25 @@ class _Cell:
 def _plain_parameters(function: Callable[..., Any]) -> tuple[str, ...] | None:
     """The names of the parameters if there are any and all can be given by position or by name, else None."""
     parameters = inspect.signature(function).parameters.values()
-    plain = all(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not p.name.startswith("p_") for p in parameters)
+    plain = all(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not _PREFIXED.match(p.name) for p in parameters)
     return tuple(p.name for p in parameters) if plain and parameters else None
 
 
-def _renamed(line: str, names: Mapping[str, Any], arguments: Sequence[str], parameters: Sequence[str]) -> str:
+def _renamed(
+    line: str, names: Mapping[str, Any], arguments: Sequence[str], parameters: Sequence[str], prefix: str
+) -> str:
     """Code with the parameters' own names for its arguments, all other names with a prefix of their own."""
     new = dict(zip(arguments, parameters, strict=True))
 
     def spelled(match: re.Match[str]) -> str:
         word = match.group()
-        return new.get(word) or (f"p_{word}" if word in names or _LOCAL.fullmatch(word) else word)
+        return new.get(word) or (prefix + word if word in names or _LOCAL.fullmatch(word) else word)
 
     return _WORD.sub(spelled, line)
 
 
 _WORD = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
+_PREFIXED = re.compile(r"p\d+_")
 _LOCAL = re.compile(r"(x|e|f)\d+|tape|row|signatures")
 
 
