@@ -4,9 +4,9 @@ The body runs once for every combination of operand types and other arguments, o
 there becomes a `Program` (`lazyflow.program`). A call then appends one row to the tape, and one more for each further
 result.
 
-A program is found by what it depends on: the structure of the arguments, the types of the expressions in it, the values
-of all other arguments, the settings, and what the function can see besides: the parameters, modules and plain attributes
-of the object that it is a method of, or of its closure and the globals that it names.
+A program is found by what it depends on: the structure of the arguments, the types of the expressions in it, the
+values of all other arguments, the settings, and what the function can see besides: the parameters, modules and plain
+attributes of the object that it is a method of, or of its closure and the globals that it names.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.graph import Graph, collect
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Op, Result
+from lazyflow.ops.base import NOTHING, Op, Result
 from lazyflow.program import Program, program_of
 from lazyflow.tape import (
     INPUT,
-    NOTHING,
     Operand,
     Signature,
     Tape,
@@ -122,8 +121,8 @@ def _rebuilt(structure: Any, expressions: Iterator[Any], numbers: Iterator[Any])
 
 @dataclass(frozen=True, eq=False)
 class _Payload:
-    """What fills the payload of a call: ``("number", position)`` of its arguments, ``("seed", k)`` or ``("count", k)`` of
-    its ``k``-th draw."""
+    """What fills the payload of a call: ``("number", position)`` of its arguments, ``("seed", k)`` or ``("count", k)``
+    of its ``k``-th draw."""
 
     ints: tuple[tuple[str, int], ...]
     floats: tuple[tuple[str, int], ...]
@@ -490,7 +489,8 @@ class _Surroundings:
 
     def watched(self) -> list[tuple[str, Any, Any]]:
         """Expressions that give what a body sees, each with an object it is evaluated on and the value now."""
-        found = [("{}.cell_contents", c, c.cell_contents) for c in self.cells if _is_filled(c)]
+        found: list[tuple[str, Any, Any]] = []
+        found += [("{}.cell_contents", c, c.cell_contents) for c in self.cells if _is_filled(c)]
         found += [(f"{{}}.get({n!r})", self.globals, self.globals[n]) for n in self.names if n in self.globals]
         return [(text, on, v) for text, on, v in found if not callable(v) or hasattr(v, "named_parameters")]
 
@@ -613,11 +613,11 @@ def _flatten_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], flat: _Fla
 def cell(function: Function) -> Function:
     """Record a call of ``function`` as one node, whatever it computes.
 
-    ``function`` takes and returns expressions, nested in tuples, lists and dicts as they may be, and any other arguments.
-    Its body runs once for each combination of shapes, dtypes and other arguments, and is compiled: what needs no gather
-    between its operations, runs without; products that share an operand become one; elementwise operations become one
-    loop; what does not depend on the recurrence runs once for all steps. Results and gradients are those of the function
-    without the decorator.
+    ``function`` takes and returns expressions, nested in tuples, lists and dicts as they may be, and any other
+    arguments. Its body runs once for each combination of shapes, dtypes and other arguments, and is compiled: what
+    needs no gather between its operations, runs without; products that share an operand become one; elementwise
+    operations become one loop; what does not depend on the recurrence runs once for all steps. Results and gradients
+    are those of the function without the decorator.
 
     Numbers among the arguments may differ from call to call where they are only used as indices or as factors; where
     their value decides (``range(n)``), the body runs once for each value. Inside, everything can be done that can be

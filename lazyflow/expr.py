@@ -748,7 +748,9 @@ def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
     tape = current_tape()
     values, types = _classify(op, operands, tape)
     signature = signature_of(op, types[:1] if op.ragged else types, attrs)
-    rows, ints, floats = [], [len(values)] if op.ragged else [], []
+    rows: list[int] = []
+    ints = [len(values)] if op.ragged else []
+    floats: list[float] = []
     for value, kind in zip(values, types, strict=True):
         if isinstance(value, TracedNumber):
             column = ("floats", floats) if kind is SCALAR else ("ints", ints)

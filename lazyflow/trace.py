@@ -1,9 +1,9 @@
 """Tracing: what stands for the arguments of a cell while its body is recorded once.
 
 Expressions are stood for by nodes of a tape of their own. A Python number among the arguments is stood for by a
-`TracedNumber`: where it is only used as an index or as a factor it is payload of each call, so that calls with different
-words or classes run together. Wherever its value is needed (``range(n)``, ``if n > 2``) it raises `NeedsValue`, and the
-cell is traced again with the number itself, once for every value.
+`TracedNumber`: where it is only used as an index or as a factor it is payload of each call, so that calls with
+different words or classes run together. Wherever its value is needed (``range(n)``, ``if n > 2``) it raises
+`NeedsValue`, and the cell is traced again with the number itself, once for every value.
 """
 
 from __future__ import annotations

@@ -67,9 +67,10 @@ def _registers(kernel: Kernel) -> tuple[list[int], int]:
     for i, instruction in enumerate(kernel.instructions):
         if instruction.name in TRUTH:
             continue  # truth values are of another dtype: a fresh array
-        for v in dict.fromkeys(instruction.inputs):
-            if isinstance(v, int) and place[v] >= 0 and last[v] == i and instruction.name != "where":
-                free.append(place[v])
+        read = [v for v in dict.fromkeys(instruction.inputs) if isinstance(v, int)]
+        dying = [place[v] for v in read if place[v] >= 0 and last[v] == i]
+        if instruction.name != "where":
+            free += dying
         if instruction.name == "load":
             continue
         if free:
@@ -78,12 +79,8 @@ def _registers(kernel: Kernel) -> tuple[list[int], int]:
             place[i] = count
             count += 1
         if instruction.name == "where":
-            free += [place[v] for v in dict.fromkeys(instruction.inputs) if _dies(v, place, last, i)]
+            free += dying
     return place, count
-
-
-def _dies(v: Value, place: list[int], last: list[int], i: int) -> bool:
-    return isinstance(v, int) and place[v] >= 0 and last[v] == i
 
 
 def compiled(kernel: Kernel) -> Callable[..., None]:
