@@ -131,7 +131,8 @@ class _Payload:
 @dataclass(frozen=True, eq=False)
 class Recorder:
     """How to record a call: its signature, which of the expressions are its operands, its payload, the limits of its
-    indices, the streams it draws from, and the structure of its results."""
+    indices, the streams it draws from, the structure of its results, its parameters, and the numbers of the arguments
+    that it is good for one value of."""
 
     signature: Signature
     operands: tuple[int, ...]
@@ -140,6 +141,7 @@ class Recorder:
     streams: tuple[Any, ...]
     results: Any
     parameters: tuple[Type, ...]
+    static: frozenset[int]
 
     @property
     def is_plain(self) -> bool:
@@ -226,6 +228,8 @@ class _FastSource:
                 self.take_apart(part, v)
         elif kind is int or kind is float:
             self.tests.append(f"{name}.__class__ is {kind.__name__}")
+            if len(self.numbers) in self.recorder.static:
+                self.tests.append(f"{name} == {self.constant(value)}")
             self.numbers.append(name)
         elif value is None or kind is bool:
             self.tests.append(f"{name} is {value!r}")
@@ -355,7 +359,7 @@ def _traced(
     if not outputs:
         return None
     graph = collect(outputs, anew=True)
-    return _recorder(name, graph, tape, trace, outputs, structure)
+    return _recorder(name, graph, tape, trace, outputs, structure, static)
 
 
 def _flatten_results(name: str, value: Any, expressions: list[Expr]) -> Any:
@@ -389,7 +393,13 @@ def _own_nodes(tape: Tape, expressions: Sequence[Expr]) -> list[Expr]:
 
 
 def _recorder(
-    name: str, graph: Graph, tape: Tape, trace: Trace, outputs: Sequence[Expr], structure: Any
+    name: str,
+    graph: Graph,
+    tape: Tape,
+    trace: Trace,
+    outputs: Sequence[Expr],
+    structure: Any,
+    static: frozenset[int],
 ) -> Recorder | None:
     found = program_of(name, graph, tape, trace)
     if found is None:
@@ -407,6 +417,7 @@ def _recorder(
         tuple(trace.streams),
         structure,
         program.parameters,
+        static,
     )
 
 

@@ -32,6 +32,11 @@ class TracedNumber:
     def __init__(self, trace: Trace, position: int, value: float, payload: tuple[str, int]) -> None:
         self.trace, self.position, self.value, self.payload = trace, position, value, payload
 
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        """That of the number: whoever asks for an ``int`` will ask for its value next."""
+        return self.value.__class__
+
     def below(self, name: str, size: int) -> TracedNumber:
         """The number as an index, which every call checks: from 0 to ``size - 1``. Raises ``IndexError``."""
         check_limit(name, self.value, size)
