@@ -166,6 +166,7 @@ class Engine:
 
     def backward(self, root: Expr, cotangent: Array | None) -> None:
         """Add the gradients of ``root`` to its parameters."""
+        _refuse_in_cells(_roots_to_run([root]))
         seed = _cotangent(root, cotangent)
         if isinstance(root, Parameter):
             _accumulate(root, through(root.hooks, seed))

@@ -626,8 +626,8 @@ def _local_row(tape: Tape, e: Expr) -> int:
         row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
     if row is None and tape.trace is not None:
         raise CellError(
-            f"the cell {tape.trace.name} uses an expression that was recorded outside of it, of shape {e.shape}; "
-            "its body is recorded only once: pass the expression as an argument"
+            f"{user_line()}: the {tape.trace.name} uses an expression that was recorded outside of it, of shape "
+            f"{e.shape}; its body is recorded only once: pass the expression as an argument"
         )
     if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
         # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
@@ -851,7 +851,7 @@ def binary(op: Op) -> Binary:
                 push(b.row)
                 return e
         except (KeyError, AttributeError):
-            if b.__class__ is float or b.__class__ is int:
+            if type(b) is float or type(b) is int:
                 return scalar(a, b)
         e = record(op, (a, b))
         if all(isinstance(o, Expr) and o.type.parameter is None for o in (a, b)):
@@ -884,7 +884,7 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
     table: dict[Type, Signature] = {}
 
     def call(x: Expr, i: Any) -> Expr:
-        if i.__class__ is int:
+        if type(i) is int:
             kind = x.type
             if kind.parameter is None:
                 signature, tape = table.get(kind), x.tape
