@@ -122,7 +122,9 @@ def chain(step: Any, rng: Any, results: bool) -> Any:
     h, found = lf.constant(rng.normal(size=N)), []
     for _ in range(rng.integers(1, 5)):
         h, others = step(lf.constant(rng.normal(size=N)), h, int(rng.integers(0, N)), float(rng.normal()))
-        found += [lf.sum(_bounded(v)) for v in others["more"] if results] + ([_bounded(others["sum"])] if results else [])
+        found += [lf.sum(_bounded(v)) for v in others["more"] if results] + (
+            [_bounded(others["sum"])] if results else []
+        )
         h = _bounded(h)
     return lf.sum([*found, lf.sum(h)])
 
