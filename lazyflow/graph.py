@@ -149,17 +149,18 @@ def reach(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
                     seen.add(operand)
                     stack.append(operand)
         rows = np.array(sorted(seen), np.int64)
-        # The further results of a call stand right behind it, and are computed with it.
         breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
-        highs = [
-            min(int(part[-1]) + 1 + _results_behind(tape, int(part[-1])), len(tape)) for part in np.split(rows, breaks)
-        ]
+        highs = [_end_of_call(tape, int(part[-1])) for part in np.split(rows, breaks)]
         found = tape.reach[row] = tuple(zip(rows[np.concatenate(([0], breaks))].tolist(), highs, strict=True))
     return found
 
 
-def _results_behind(tape: Tape, row: int) -> int:
-    return len(signature_by_id(tape.signatures[row]).further)
+def _end_of_call(tape: Tape, row: int) -> int:
+    """The row behind a row and, of a cell's call or one of its results, behind the last result: a launch computes all
+    of them, and they stand in a row."""
+    is_result = signature_by_id(tape.signatures[row]).op is OUTPUT
+    call = tape.operands[int(decoded(tape).starts[row])] if is_result else row
+    return int(call) + 1 + len(signature_by_id(tape.signatures[call]).further)
 
 
 class Decoded(NamedTuple):

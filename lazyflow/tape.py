@@ -318,8 +318,8 @@ def _refuse_in_cells() -> None:
     tape = None if _current.tape is None else _current.tape()
     if tape is not None and tape.trace is not None:
         raise CellError(
-            f"{user_line()}: the settings cannot change inside the {tape.trace.name}, whose calls all run alike: use the "
-            "block around its calls, and x.detach() inside for a value without gradient"
+            f"{user_line()}: the settings cannot change inside the {tape.trace.name}, whose calls all run alike: use "
+            "the block around its calls, and x.detach() inside for a value without gradient"
         )
 
 

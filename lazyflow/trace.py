@@ -32,8 +32,8 @@ class TracedNumber:
     def __init__(self, trace: Trace, position: int, value: float, payload: tuple[str, int]) -> None:
         self.trace, self.position, self.value, self.payload = trace, position, value, payload
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """That of the number: whoever asks for an ``int`` will ask for its value next."""
         return self.value.__class__
 

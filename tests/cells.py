@@ -26,7 +26,8 @@ def _attention(P: Any, k: int, a: Any, b: Any) -> Any:
     return lf.softmax(rows @ a) @ rows
 
 
-# What bodies do besides `programs.STEPS`; ``P`` holds the numbers among the arguments, too: an index ``n``, a factor ``t``.
+# What bodies do besides `programs.STEPS`; ``P`` holds the numbers among the arguments, too: an index ``n`` and a factor
+# ``t``.
 STEPS: dict[str, tuple[int, Callable[..., Any]]] = {
     **{name: (step.arity, step.lazy) for name, step in P.STEPS.items()},
     "gated": (2, _gated),

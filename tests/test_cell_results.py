@@ -1,5 +1,5 @@
-"""A decorated function gives the values and the gradients of the plain one: random bodies, called in chains and trees, by
-every printer of kernels and every way of batching."""
+"""A decorated function gives the values and the gradients of the plain one: random bodies, called in chains and trees,
+by every printer of kernels and every way of batching."""
 
 import importlib.util
 import warnings
