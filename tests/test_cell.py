@@ -233,6 +233,18 @@ def test_no_value_can_be_asked_for(name):
     close((lf.constant(X) * 2).numpy(), 2 * X)  # nothing is left behind
 
 
+@pytest.mark.parametrize("watch", [lambda x: x.retain_grad(), lambda x: x.register_hook(np.negative)])
+def test_nothing_is_watched_inside(watch):
+    w = lf.Parameter(X)
+
+    def body(x):
+        y = x * w
+        watch(y)
+        return y * 2
+
+    refuse(body, lf.CellError, "test_cell.py", "outside" if "retain" in watch.__code__.co_names[0] else "result")
+
+
 def test_settings_cannot_change_inside():
     def body(x):
         with lf.no_grad():
