@@ -240,8 +240,8 @@ class Expr:
             raise GradientError("retain_grad() of a value that no gradient reaches: it depends on no parameter")
         if self.tape.trace is not None:
             raise CellError(
-                f"{user_line()}: a gradient inside the {self.tape.trace.name} is never kept: return the value, and call "
-                "retain_grad() outside"
+                f"{user_line()}: a gradient inside the {self.tape.trace.name} is never kept: return the value, and "
+                "call retain_grad() outside"
             )
         if self.tape.sealed or signature_by_id(self.tape.signatures[self.row]).op is VIEW:
             # A view shares its memory, and its gradient's, with other uses of that memory: a node of its own does not.
@@ -269,7 +269,8 @@ class Expr:
             raise GradientError("register_hook() of a value that no gradient reaches: it depends on no parameter")
         if self.tape.trace is not None:
             raise CellError(
-                f"{user_line()}: a hook inside the {self.tape.trace.name} would never be called: register it on a result"
+                f"{user_line()}: a hook inside the {self.tape.trace.name} would never be called: register it on a "
+                "result"
             )
         op = signature_by_id(self.tape.signatures[self.row]).op
         if OPS.get(op.name) is not op:

@@ -77,8 +77,8 @@ def parameters(seed: int, dtype: str = "float64") -> dict[str, lf.Parameter]:
 
 @dataclass(frozen=True)
 class Body:
-    """``steps`` as in `programs.Program`, with operations of `STEPS`. ``results``: which of the values come back besides
-    the last, which is the state of a recurrence."""
+    """``steps`` as in `programs.Program`, with operations of `STEPS`. ``results``: which of the values come back
+    besides the last, which is the state of a recurrence."""
 
     steps: tuple[tuple[str, int, tuple[int, ...]], ...]
     results: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""Each thing once: equal nodes are computed once where they hang on payload alone, and nothing changes but the speed."""
+"""Each thing once: equal nodes are one where they hang on payload alone, and nothing changes but the speed."""
 
 import warnings
 

@@ -55,7 +55,7 @@ def kinds_of(name):
 
 
 def grid(dtype):
-    """The whole domain: infinities, NaN, zeros of both signs, huge, tiny and subnormal numbers, and the ordinary ones."""
+    """The whole domain: infinities, NaN, zeros of both signs, huge, tiny and subnormal numbers, and ordinary ones."""
     info = np.finfo(dtype)
     tiny = [info.smallest_subnormal, info.tiny, info.eps, 1e-3, 0.5, 1.0, 2.0, 7.9, 20.0, 88.0, 700.0, info.max, np.inf]
     some = np.concatenate([tiny, np.geomspace(float(info.tiny), float(info.max) / 2, 60), np.linspace(0.01, 30, 100)])
@@ -64,7 +64,7 @@ def grid(dtype):
 
 
 def operands(name, key, dtype):
-    """Columns for each operand of a formula, all pairs of the special numbers among them; a multiple of `WIDTH` rows."""
+    """Columns for each operand of a formula, pairs of all kinds of numbers among them."""
     rng = np.random.default_rng(0)
     values = grid(dtype)
     names = list(parse(OPS[name].formula["y"]).operands)
