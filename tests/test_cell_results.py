@@ -79,3 +79,82 @@ def test_one_operation_after_another(body, use, seed, results, batching):
 @given(C.bodies(), *CALLS)
 def test_compiled_kernels(body, use, seed, results):
     compare(body, use, seed, results, "numba")
+
+
+@SLOW
+@given(C.bodies(), *CALLS, st.sampled_from(BATCHINGS), st.sampled_from(["numpy", "off"]))
+def test_without_gradients(body, use, seed, results, batching, fuse):
+    parameters = C.parameters(seed)
+    function = body.function(parameters)
+    values = []
+    with warnings.catch_warnings(), lf.no_grad():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for step, options in ((function, {"batching": "none"}), (lf.cell(function), {"batching": batching})):
+            with lf.using(dtype="float64", fuse=fuse, **options):
+                values.append(C.loss_of(step, use, seed, results=results).item())
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-9, atol=1e-9)
+
+
+@SLOW
+@given(C.bodies(), *CALLS, st.sets(st.integers(0, 3), min_size=1, max_size=3), st.sampled_from(["numpy", "off"]))
+def test_gradients_of_some_of_the_values_that_were_computed_together(body, use, seed, results, chosen, fuse):
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for decorate in (plain, lf.cell):
+            parameters = C.parameters(seed)
+            step = decorate(body.function(parameters))
+            with lf.using(dtype="float64", fuse=fuse):
+                rng = np.random.default_rng(seed)
+                losses = [C.USES[use](step, rng, results) for _ in range(4)]
+                values = lf.forward(losses)
+                for k in sorted(chosen):
+                    if losses[k].requires_grad:
+                        losses[k].backward()
+            found.append((np.array(values), C.gradients(parameters)))
+    agree(found[1], found[0])
+
+
+@SLOW
+@given(
+    C.bodies(), st.sampled_from(list(C.USES)), st.integers(0, 1000), st.booleans(), st.sampled_from(["numpy", "off"])
+)
+def test_values_in_the_middle(body, use, seed, results, fuse):
+    """Some values are asked for while the rest is recorded, and one parameter changes before all are computed again."""
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for decorate in (plain, lf.cell):
+            parameters = C.parameters(seed)
+            step = decorate(body.function(parameters))
+            with lf.using(dtype="float64", fuse=fuse):
+                rng = np.random.default_rng(seed)
+                losses = []
+                for _ in range(3):
+                    losses.append(C.USES[use](step, rng, results))
+                    losses[-1].numpy()
+                loss = lf.mean(losses)
+                parameters["W"].assign(parameters["W"].numpy() * 0.5)
+                value = loss.forward().item()
+                if loss.requires_grad:
+                    loss.backward()
+            found.append((value, C.gradients(parameters)))
+    agree(found[1], found[0])
+
+
+@settings(SLOW, max_examples=30)
+@given(C.bodies(), *CALLS)
+def test_single_precision(body, use, seed, results):
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for decorate, fuse in ((plain, "off"), (lf.cell, "numpy")):
+            parameters = C.parameters(seed, "float32")
+            with lf.using(dtype="float32", fuse=fuse):
+                loss = C.loss_of(decorate(body.function(parameters)), use, seed, results=results)
+                if loss.requires_grad:
+                    loss.backward()
+                assert all(p.grad is None or p.grad.dtype == np.float32 for p in parameters.values())
+                found.append((loss.dtype, loss.item(), C.gradients(parameters)))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-3, atol=1e-4)
