@@ -132,7 +132,7 @@ class Calls:
         for i in self.stages.shared:
             signature = self.nodes[i].signature
             assert signature is not None
-            self.shared[i] = signature.forward(self.xp, *self._operands(self.nodes[i], 0, 0))
+            self.shared[i] = signature.forward(self.xp, *self._shared_operands(self.nodes[i]))
 
     def _slab(self, slab: int, low: int, high: int) -> Array:
         return self.slabs[slab][low:high] if self.whole else self.slabs[slab][: high - low]
@@ -236,6 +236,12 @@ class Calls:
         rows = high - low if node.batch else 1
         flat = joined.reshape((rows * count, *node.reads[0].shape))
         return [flat, self.xp.full(rows, count, np.int64)]
+
+    def _shared_operands(self, node: Node) -> list[Array]:
+        """Those of an operation that has one value for all calls: stacked ones still need a batch axis."""
+        assert node.signature is not None
+        op, arrays = node.signature.op, self._operands(node, 0, 0)
+        return [arrays[0][None]] if op.stacked and not op.ragged else arrays
 
     def _array(self, ref: Ref, low: int, high: int) -> Any:
         if ref.kind == STATIC:
@@ -538,9 +544,7 @@ class Calls:
         signature = node.signature
         assert signature is not None
         g, y = cotangent.reshape((1, *node.shape)), self.shared[i].reshape((1, *node.shape))
-        arrays = self._operands(node, 0, 0)
-        if signature.op.stacked:
-            arrays[0] = arrays[0] if signature.op.ragged else arrays[0][None]
+        arrays = self._shared_operands(node)
         for k, ref in enumerate(node.reads):
             operand = signature.operands[0 if signature.op.stacked else k]
             if ref.grad and operand.vjp is not None:

@@ -46,6 +46,19 @@ STEPS: dict[str, tuple[int, Callable[..., Any]]] = {
     "scalar parameter": (1, lambda P, k, a: a * P["s"] + lf.exp(P["s"])),
     "part of a parameter": (1, lambda P, k, a: a * P["g"][k : k + N] - P["W"][k % N]),
     "weight norm": (1, lambda P, k, a: lf.matmul(P["W"] / lf.norm(P["W"]), a)),
+    "joined parameters": (
+        2,
+        lambda P, k, a, b: (
+            lf.concatenate([P["W"], P["V"]], axis=1) @ lf.concatenate([a, b]) + lf.stack([P["p"], P["p"]])[1]
+        ),
+    ),
+    "sum of parameters": (1, lambda P, k, a: lf.sum([P["W"], P["V"], P["W"] * 2]) @ a),
+    "part of shared": (1, lambda P, k, a: a * lf.tanh(P["G"] @ P["g"][: 2 * N])[k : k + N] + lf.softmax(P["g"])[k]),
+    "look-up by a constant": (1, lambda P, k, a: a * lf.embedding(P["E"], k) + lf.pick(P["p"], k % N)),
+    "own table": (2, lambda P, k, a, b: lf.embedding(lf.stack([a, b, P["p"]]), P["n"] % 3)),
+    "matrix of a vector": (1, lambda P, k, a: lf.sum(P["V"] * a, axis=0) + lf.sum(P["V"] + a.reshape(N, 1), axis=1)),
+    "product from the left": (1, lambda P, k, a: a @ P["W"]),
+    "mean over rows": (2, lambda P, k, a, b: lf.mean(lf.stack([a, b, P["p"]]), axis=0)),
     "two products": (2, lambda P, k, a, b: lf.tanh(P["W"] @ a) * (P["V"] @ a) - P["V"] @ b),
     "product twice": (2, lambda P, k, a, b: (P["W"] @ a) * (P["W"] @ b) + P["W"] @ a),
     "wide": (1, lambda P, k, a: lf.split(lf.relu(P["G"] @ lf.concatenate([a, a])), 3)[k % 3]),
