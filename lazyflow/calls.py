@@ -68,7 +68,7 @@ class Calls:
     """``count`` calls of one cell. ``inputs[k]`` and ``outputs[k]``: the element offsets of operands and results in the
     arena, one for each call; ``ints`` and ``floats``: their payload numbers.
 
-    ``largest``: how many calls the largest launch has. ``evenly``: results lie one behind the other in the arena.
+    ``largest``: how many calls the largest launch has.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Calls:
         self.arena, self.device, self.grad = arena, arena.device, grad
         self.xp = devices.array_module(arena.device)
         self.at, self.out_at, self.ints, self.floats = inputs, outputs, ints, floats
-        self.parameters, self.count = parameters, count
+        self.parameters, self.count, self.largest = parameters, count, largest
         self.memory = Slabs(arena.device)
         self.whole = grad or bool(stages.steps[HOISTED] or stages.steps[SUNK])
         self.rows = count if self.whole else largest
@@ -132,7 +132,7 @@ class Calls:
         for i in self.stages.shared:
             signature = self.nodes[i].signature
             assert signature is not None
-            self.shared[i] = signature.forward(self.xp, *self._operands(self.nodes[i], 0, 0))
+            self.shared[i] = signature.forward(self.xp, *self._shared_operands(self.nodes[i]))
 
     def _slab(self, slab: int, low: int, high: int) -> Array:
         return self.slabs[slab][low:high] if self.whole else self.slabs[slab][: high - low]
@@ -236,6 +236,12 @@ class Calls:
         rows = high - low if node.batch else 1
         flat = joined.reshape((rows * count, *node.reads[0].shape))
         return [flat, self.xp.full(rows, count, np.int64)]
+
+    def _shared_operands(self, node: Node) -> list[Array]:
+        """Those of an operation that has one value for all calls: stacked ones still need a batch axis."""
+        assert node.signature is not None
+        op, arrays = node.signature.op, self._operands(node, 0, 0)
+        return [arrays[0][None]] if op.stacked and not op.ragged else arrays
 
     def _array(self, ref: Ref, low: int, high: int) -> Any:
         if ref.kind == STATIC:
@@ -344,7 +350,7 @@ class Calls:
             found.fill(0)
         return found
 
-    def _out_cotangents(self, arena: Arena, k: int) -> Array | None:
+    def _out_cotangents(self, arena: Arena, k: int) -> Any:
         node = self.nodes[self.program.outputs[k]]
         if node.dtype.kind != "f":
             return None
@@ -357,10 +363,11 @@ class Calls:
     def _gather_cotangents(self, stage: int, low: int, high: int) -> None:
         """Bring in what later launches have left for the results that a stage computes."""
         for k, i in enumerate(self.program.outputs):
-            if self.stages.stage[i] == stage and self.out_cotangents[k] is not None and high > low:
+            target = self.out_cotangents[k]
+            if self.stages.stage[i] == stage and target is not None and high > low:
                 buffer = self.cotangent_arena.buffers[self.nodes[i].dtype]
                 rows = rows_of(buffer, self.out_at[k][low:high], max(self.nodes[i].size, 1))
-                self.out_cotangents[k][low:high] += rows[:, : self.nodes[i].size]
+                target[low:high] += rows[:, : self.nodes[i].size]
 
     def backward(self, low: int, high: int) -> None:
         """Hand the cotangents of the results of calls from ``low`` to ``high`` on to what they were made of."""
@@ -537,9 +544,7 @@ class Calls:
         signature = node.signature
         assert signature is not None
         g, y = cotangent.reshape((1, *node.shape)), self.shared[i].reshape((1, *node.shape))
-        arrays = self._operands(node, 0, 0)
-        if signature.op.stacked:
-            arrays[0] = arrays[0] if signature.op.ragged else arrays[0][None]
+        arrays = self._shared_operands(node)
         for k, ref in enumerate(node.reads):
             operand = signature.operands[0 if signature.op.stacked else k]
             if ref.grad and operand.vjp is not None:

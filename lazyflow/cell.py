@@ -4,9 +4,10 @@ The body runs once for every combination of operand types and other arguments, o
 there becomes a `Program` (`lazyflow.program`). A call then appends one row to the tape, and one more for each further
 result.
 
-A program is found by what it depends on: the structure of the arguments, the types of the expressions in it, the values
-of all other arguments, the settings, and what the function can see besides: the parameters, modules and plain attributes
-of the object that it is a method of, or of its closure and the globals that it names.
+A program is found by what it depends on: the structure of the arguments, the types of the expressions in it, the
+values of all other arguments, the settings, and what the function can see besides: the parameters, modules and plain
+attributes of the object that it is a method of, or of its closure and the globals that it names. Small lists, dicts and
+arrays among these count with their contents.
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.graph import Graph, collect
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Op, Result
+from lazyflow.ops.base import NOTHING, Op, Result
 from lazyflow.program import Program, program_of
 from lazyflow.tape import (
     INPUT,
-    NOTHING,
     Operand,
     Signature,
     Tape,
@@ -101,7 +101,15 @@ def _flatten(value: Any, expressions: list[Expr], numbers: list[float]) -> Any:
     if isinstance(value, np.integer | np.floating):
         numbers.append(value.item())
         return kind, NUMBER
-    return (kind, value, _seen_by(value)) if hasattr(value, "named_parameters") else (kind, value)
+    return (kind, value, _Seen([], [value]).marks) if _has_state(value) else (kind, value)
+
+
+def _has_state(value: Any) -> bool:
+    """Whether an argument is a module, or another object with parameters or modules among its attributes."""
+    if _is_module(value):
+        return True
+    attributes = () if isinstance(value, type) else getattr(value, "__dict__", {}).values()
+    return any(isinstance(v, Parameter) or _is_module(v) for v in attributes)
 
 
 def _rebuilt(structure: Any, expressions: Iterator[Any], numbers: Iterator[Any]) -> Any:
@@ -124,8 +132,8 @@ def _rebuilt(structure: Any, expressions: Iterator[Any], numbers: Iterator[Any])
 
 @dataclass(frozen=True, eq=False)
 class _Payload:
-    """What fills the payload of a call: ``("number", position)`` of its arguments, ``("seed", k)`` or ``("count", k)`` of
-    its ``k``-th draw."""
+    """What fills the payload of a call: ``("number", position)`` of its arguments, ``("seed", k)`` or ``("count", k)``
+    of its ``k``-th draw."""
 
     ints: tuple[tuple[str, int], ...]
     floats: tuple[tuple[str, int], ...]
@@ -134,7 +142,8 @@ class _Payload:
 @dataclass(frozen=True, eq=False)
 class Recorder:
     """How to record a call: its signature, which of the expressions are its operands, its payload, the limits of its
-    indices, the streams it draws from, and the structure of its results."""
+    indices, the streams it draws from, the structure of its results, its parameters, and the numbers of the arguments
+    that it is good for one value of."""
 
     signature: Signature
     operands: tuple[int, ...]
@@ -143,6 +152,7 @@ class Recorder:
     streams: tuple[Any, ...]
     results: Any
     parameters: tuple[Type, ...]
+    static: frozenset[int]
 
     @property
     def is_plain(self) -> bool:
@@ -232,6 +242,8 @@ class _FastSource:
                 self.take_apart(part, v)
         elif kind is int or kind is float:
             self.tests.append(f"{name}.__class__ is {kind.__name__}")
+            if len(self.numbers) in self.recorder.static:
+                self.tests.append(f"{name} == {self.constant(value)}")
             self.numbers.append(name)
         elif value is None or kind is bool:
             self.tests.append(f"{name} is {value!r}")
@@ -363,7 +375,7 @@ def _traced(
     if not outputs:
         return None
     graph = collect(outputs, anew=True)
-    return _recorder(name, graph, tape, trace, outputs, structure)
+    return _recorder(name, graph, tape, trace, outputs, structure, static)
 
 
 def _flatten_results(name: str, value: Any, expressions: list[Expr]) -> Any:
@@ -397,7 +409,13 @@ def _own_nodes(tape: Tape, expressions: Sequence[Expr]) -> list[Expr]:
 
 
 def _recorder(
-    name: str, graph: Graph, tape: Tape, trace: Trace, outputs: Sequence[Expr], structure: Any
+    name: str,
+    graph: Graph,
+    tape: Tape,
+    trace: Trace,
+    outputs: Sequence[Expr],
+    structure: Any,
+    static: frozenset[int],
 ) -> Recorder | None:
     found = program_of(name, graph, tape, trace)
     if found is None:
@@ -415,6 +433,7 @@ def _recorder(
         tuple(trace.streams),
         structure,
         program.parameters,
+        static,
     )
 
 
@@ -447,13 +466,57 @@ def _no_shape_rule(*_: Any, **__: Any) -> Result:
 # What a function can see besides its arguments.
 
 
-def _marks(value: Any) -> Any:
-    """What a program depends on of a value that is no argument: itself, or for a parameter its type."""
-    if isinstance(value, Parameter):
-        return value.type
-    if isinstance(value, int | float | str | bool | bytes | type(None)):
-        return value.__class__, value
-    return _Same(value)
+# Containers and arrays of so many elements count with their contents, larger ones by which they are.
+SMALL = 256
+# Attributes of modules whose changes are counted (see `STRUCTURE`), though they change in place.
+COUNTED = ("_buffers", "_items")
+_PLAIN = (int, float, str, bool, bytes, type(None))
+
+
+def _is_module(value: Any) -> bool:
+    return hasattr(value, "named_parameters") and not isinstance(value, type)
+
+
+class _Seen:
+    """What a program depends on of values that are no arguments: ``marks``, equal for equal surroundings.
+
+    A parameter counts with its type, a module with its class and attributes, other objects by which they are.
+    ``is_counted``: whether every change of it goes through `STRUCTURE` or replaces a value.
+    """
+
+    def __init__(self, values: Sequence[Any], owners: Sequence[Any] = ()) -> None:
+        self.waiting, self.known = list(owners), set(map(id, owners))
+        self.is_counted = True
+        found = [self._mark(value) for value in values]
+        while self.waiting:
+            owner = self.waiting.pop()
+            for name, value in vars(owner).items():
+                counted = name in COUNTED and _is_module(owner)
+                found.append((name, *self._parts(value)) if counted else (name, self._mark(value)))
+        self.marks = tuple(found)
+
+    def _mark(self, value: Any) -> Any:
+        if isinstance(value, Parameter):
+            return value.type
+        if value.__class__ in _PLAIN:
+            return value.__class__, value
+        if _is_module(value):
+            if id(value) not in self.known:
+                self.known.add(id(value))
+                self.waiting.append(value)
+            return value.__class__, id(value)
+        if value.__class__ is tuple:
+            return (tuple, *self._parts(value))
+        if value.__class__ in (list, dict, set, np.ndarray):
+            self.is_counted = False
+            small = np.size(value) <= SMALL if isinstance(value, np.ndarray) else len(value) <= SMALL
+            return (value.__class__, *self._parts(value)) if small else _Same(value)
+        return _Same(value)
+
+    def _parts(self, value: Any) -> list[Any]:
+        if isinstance(value, np.ndarray):
+            return [value.dtype.str, value.shape, value.tobytes() if value.dtype.kind != "O" else _Same(value)]
+        return [self._mark(part) for part in (value.items() if isinstance(value, dict) else value)]
 
 
 class _Same:
@@ -471,22 +534,6 @@ class _Same:
         return id(self.value)
 
 
-def _seen_by(owner: Any) -> tuple[Any, ...]:
-    """The attributes of an object, and of the objects of its own kind that are among them: modules within a module."""
-    found: list[Any] = []
-    stack, seen = [owner], {id(owner)}
-    while stack:
-        some = stack.pop()
-        for name, value in vars(some).items():
-            if name.startswith("__lazyflow"):
-                continue
-            found.append((name, _marks(value) if not hasattr(value, "named_parameters") else id(value)))
-            if hasattr(value, "named_parameters") and id(value) not in seen:
-                seen.add(id(value))
-                stack.append(value)
-    return tuple(found)
-
-
 class _Surroundings:
     """What a plain function reads from its closure and from the globals that it names: parameters and modules."""
 
@@ -497,19 +544,14 @@ class _Surroundings:
 
     def watched(self) -> list[tuple[str, Any, Any]]:
         """Expressions that give what a body sees, each with an object it is evaluated on and the value now."""
-        found = [("{}.cell_contents", c, c.cell_contents) for c in self.cells if _is_filled(c)]
+        found: list[tuple[str, Any, Any]] = []
+        found += [("{}.cell_contents", c, c.cell_contents) for c in self.cells if _is_filled(c)]
         found += [(f"{{}}.get({n!r})", self.globals, self.globals[n]) for n in self.names if n in self.globals]
-        return [(text, on, v) for text, on, v in found if not callable(v) or hasattr(v, "named_parameters")]
+        return [(text, on, v) for text, on, v in found if not callable(v) or _is_module(v)]
 
-    def marks(self) -> tuple[Any, ...]:
-        """Marks of what may change."""
-        found = [c.cell_contents for c in self.cells if _is_filled(c)]
-        found += [self.globals[n] for n in self.names if n in self.globals]
-        return tuple(
-            _seen_by(v) if hasattr(v, "named_parameters") else _marks(v)
-            for v in found
-            if not callable(v) or hasattr(v, "named_parameters")
-        )
+    def seen(self) -> _Seen:
+        """What may change of it."""
+        return _Seen([value for _, _, value in self.watched()])
 
 
 def _is_filled(cell: Any) -> bool:
@@ -532,7 +574,7 @@ class _Cell:
         self.method = next(iter(inspect.signature(function).parameters), "") == "self"
         self.surroundings = _Surroundings(function)
         self.known: dict[Any, Recorder | None] = {}
-        self.of_owner: weakref.WeakKeyDictionary[Any, dict[Any, Recorder | None]] = weakref.WeakKeyDictionary()
+        self.of_owner: dict[int, dict[Any, Recorder | None]] = {}  # by id of the object whose method it is
         self.static: dict[Any, frozenset[int]] = {}
         self.fast: dict[int, list[FastPath]] = {}  # by id of the object whose method it is, 0 for a function
         self.parameters = _plain_parameters(function)
@@ -546,7 +588,7 @@ class _Cell:
             return self.function(*args, **kwargs)  # inlined: into another cell, or to name the line of a NaN
         owner, function = None, self.function
         if self.method:
-            owner, function, args = args[0], functools.partial(self.function, args[0]), args[1:]
+            owner, function, args = self._checked_owner(args[0]), functools.partial(self.function, args[0]), args[1:]
         flat = _Flat(None, [], [])
         flat = flat._replace(structure=_flatten_arguments(args, kwargs, flat))
         recorder = self._recorder(owner, function, flat, options)
@@ -556,6 +598,14 @@ class _Cell:
             self._remember_fast(owner, given, recorder, options)
         return recorder(flat.expressions, flat.numbers)
 
+    def _checked_owner(self, owner: Any) -> Any:
+        if not hasattr(owner, "__dict__") or not hasattr(owner, "__weakref__"):
+            raise TypeError(
+                f"{self.name}: the attributes of a {type(owner).__name__} cannot be watched, for its class has "
+                "__slots__; leave them out, or decorate a function"
+            )
+        return owner
+
     def _remember_fast(self, owner: Any, args: tuple[Any, ...], recorder: Recorder, options: settings.Settings) -> None:
         """Next time, calls like this one are recorded by code made for them."""
         number = 0 if owner is None else id(owner)
@@ -564,6 +614,8 @@ class _Cell:
             if path.recorder is recorder:
                 path.valid[:] = STRUCTURE[0], options
                 return
+        if not self._is_counted(owner):
+            return
         made = fast_path(recorder, args, self.surroundings.watched(), options, owner)
         if made is not None:
             if len(paths) >= FEW:
@@ -615,12 +667,15 @@ class _Cell:
         self.recorded.__defaults__ = self.function.__defaults__
         return self.recorded  # type: ignore[no-any-return]
 
+    def _is_counted(self, owner: Any) -> bool:
+        return self.surroundings.seen().is_counted and (owner is None or _Seen([], [owner]).is_counted)
+
     def _recorder(
         self, owner: Any, function: Callable[..., Any], flat: _Flat, options: settings.Settings
     ) -> Recorder | None:
         tape = current_tape()
         types = tuple([type_on(tape, e) for e in flat.expressions])
-        around = self.surroundings.marks() if owner is None else (_seen_by(owner), self.surroundings.marks())
+        around = self.surroundings.seen().marks, () if owner is None else _Seen([], [owner]).marks
         key = flat.structure, types, around, options.device, options.dtype, options.grad
         known = self._memory(owner)
         static = self.static.get((flat.structure, types), frozenset())
@@ -649,9 +704,10 @@ class _Cell:
     def _memory(self, owner: Any) -> dict[Any, Recorder | None]:
         if owner is None:
             return self.known
-        found = self.of_owner.get(owner)
+        found = self.of_owner.get(id(owner))
         if found is None:
-            found = self.of_owner[owner] = {}
+            found = self.of_owner[id(owner)] = {}
+            weakref.finalize(owner, self.of_owner.pop, id(owner), None).atexit = False
         return found
 
 
@@ -691,16 +747,18 @@ def _flatten_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], flat: _Fla
 def cell(function: Function) -> Function:
     """Record a call of ``function`` as one node, whatever it computes.
 
-    ``function`` takes and returns expressions, nested in tuples, lists and dicts as they may be, and any other arguments.
-    Its body runs once for each combination of shapes, dtypes and other arguments, and is compiled: what needs no gather
-    between its operations, runs without; products that share an operand become one; elementwise operations become one
-    loop; what does not depend on the recurrence runs once for all steps. Results and gradients are those of the function
-    without the decorator.
+    ``function`` takes and returns expressions, nested in tuples, lists and dicts as they may be, and any other
+    arguments. Its body runs once for each combination of shapes, dtypes and other arguments, and is compiled: what
+    needs no gather between its operations, runs without; products that share an operand become one; elementwise
+    operations become one loop; what does not depend on the recurrence runs once for all steps. Results and gradients
+    are those of the function without the decorator.
 
     Numbers among the arguments may differ from call to call where they are only used as indices or as factors; where
     their value decides (``range(n)``), the body runs once for each value. Inside, everything can be done that can be
-    done with expressions, except asking for a value: `CellError`. On a method, what counts as argument is also every
-    attribute of the object, and of the modules in it.
+    done with expressions, except asking for a value: `CellError`. What counts as argument is also every attribute of
+    the object whose method it is, and of the modules in it, or what the function has from its closure and its globals;
+    but of other objects, and of lists, dicts and arrays of more than 256 elements, only which they are: replace these,
+    for a change in place goes unnoticed.
 
     >>> import lazyflow as lf
     >>> W = lf.Parameter([[0.5, 0.0], [0.0, 0.5]])

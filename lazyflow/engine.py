@@ -153,8 +153,9 @@ def _refuse_in_cells(roots: Sequence[Expr]) -> None:
     trace = next((root.tape.trace for root in roots if root.tape.trace is not None), None)
     if trace is not None:
         raise CellError(
-            f"{user_line()}: a value is asked for inside the {trace.name}, whose body is recorded only once, for calls that "
-            "have not been made: return the expression and ask outside, use lf.where in place of an if, or leave lf.cell off"
+            f"{user_line()}: a value is asked for inside the {trace.name}, whose body is recorded only once, for calls "
+            "that have not been made: return the expression and ask outside, use lf.where in place of an if, or leave "
+            "lf.cell off"
         )
 
 
@@ -186,6 +187,7 @@ class Engine:
 
     def backward(self, root: Expr, cotangent: Array | None) -> None:
         """Add the gradients of ``root`` to its parameters."""
+        _refuse_in_cells(_roots_to_run([root]))
         seed = _cotangent(root, cotangent)
         if isinstance(root, Parameter):
             _accumulate(root, through(root.hooks, seed))

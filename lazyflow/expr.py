@@ -238,6 +238,11 @@ class Expr:
         """
         if not self.requires_grad:
             raise GradientError("retain_grad() of a value that no gradient reaches: it depends on no parameter")
+        if self.tape.trace is not None:
+            raise CellError(
+                f"{user_line()}: a gradient inside the {self.tape.trace.name} is never kept: return the value, and "
+                "call retain_grad() outside"
+            )
         if self.tape.sealed or signature_by_id(self.tape.signatures[self.row]).op is VIEW:
             # A view shares its memory, and its gradient's, with other uses of that memory: a node of its own does not.
             self._become(record(OPS["identity"], (self,)))
@@ -263,7 +268,10 @@ class Expr:
         if not self.requires_grad:
             raise GradientError("register_hook() of a value that no gradient reaches: it depends on no parameter")
         if self.tape.trace is not None:
-            raise CellError(f"a hook inside the {self.tape.trace.name} would never be called: register it on a result")
+            raise CellError(
+                f"{user_line()}: a hook inside the {self.tape.trace.name} would never be called: register it on a "
+                "result"
+            )
         op = signature_by_id(self.tape.signatures[self.row]).op
         if OPS.get(op.name) is not op:
             if self.row in self.tape.operands:
@@ -626,8 +634,8 @@ def _local_row(tape: Tape, e: Expr) -> int:
         row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
     if row is None and tape.trace is not None:
         raise CellError(
-            f"the cell {tape.trace.name} uses an expression that was recorded outside of it, of shape {e.shape}; "
-            "its body is recorded only once: pass the expression as an argument"
+            f"{user_line()}: the {tape.trace.name} uses an expression that was recorded outside of it, of shape "
+            f"{e.shape}; its body is recorded only once: pass the expression as an argument"
         )
     if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
         # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
@@ -748,7 +756,9 @@ def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
     tape = current_tape()
     values, types = _classify(op, operands, tape)
     signature = signature_of(op, types[:1] if op.ragged else types, attrs)
-    rows, ints, floats = [], [len(values)] if op.ragged else [], []
+    rows: list[int] = []
+    ints = [len(values)] if op.ragged else []
+    floats: list[float] = []
     for value, kind in zip(values, types, strict=True):
         if isinstance(value, TracedNumber):
             column = ("floats", floats) if kind is SCALAR else ("ints", ints)
@@ -849,7 +859,7 @@ def binary(op: Op) -> Binary:
                 push(b.row)
                 return e
         except (KeyError, AttributeError):
-            if b.__class__ is float or b.__class__ is int:
+            if type(b) is float or type(b) is int:
                 return scalar(a, b)
         e = record(op, (a, b))
         if all(isinstance(o, Expr) and o.type.parameter is None for o in (a, b)):
@@ -882,7 +892,7 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
     table: dict[Type, Signature] = {}
 
     def call(x: Expr, i: Any) -> Expr:
-        if i.__class__ is int:
+        if type(i) is int:
             kind = x.type
             if kind.parameter is None:
                 signature, tape = table.get(kind), x.tape

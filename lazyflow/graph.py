@@ -146,14 +146,17 @@ def reach(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
         breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
         lows = [int(rows[0]), *rows[breaks].tolist()]
         lasts = [*rows[breaks - 1].tolist(), int(rows[-1])]
-        # The further results of a call stand right behind it, and are computed with it.
-        highs = [min(last + 1 + _results_behind(tape, last), len(tape)) for last in lasts]
+        highs = [_end_of_call(tape, last) for last in lasts]
         found = tape.reach[row] = tuple(zip(lows, highs, strict=True))
     return found
 
 
-def _results_behind(tape: Tape, row: int) -> int:
-    return len(signature_by_id(tape.signatures[row]).further)
+def _end_of_call(tape: Tape, row: int) -> int:
+    """The row behind a row and, of a cell's call or one of its results, behind the last result: a launch computes all
+    of them, and they stand in a row."""
+    is_result = signature_by_id(tape.signatures[row]).op is OUTPUT
+    call = tape.operands[int(decoded(tape).starts[row])] if is_result else row
+    return int(call) + 1 + len(signature_by_id(tape.signatures[call]).further)
 
 
 def _rows_below(tape: Tape, row: int) -> Ints:

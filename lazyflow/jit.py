@@ -1,9 +1,9 @@
 """Loops that numba compiles, where it is installed (extra ``jit``): printed as modules, and kept on disk.
 
-Compiled code is kept next to the printed source, in a folder of the user's cache, by numba itself; a second process loads
-it in milliseconds. ``-hoist-runtime-checks=false``: the checks that rows do not overlap stay with each row. Moved in front
-of the outer loop they would ask whether *any* rows overlap, and the columns of one matrix do: then LLVM runs the loop one
-element at a time, seven times slower.
+Compiled code is kept next to the printed source, in a folder of the user's cache, by numba itself; a second process
+loads it in milliseconds. ``-hoist-runtime-checks=false``: the checks that rows do not overlap stay with each row. Moved
+in front of the outer loop they would ask whether *any* rows overlap, and the columns of one matrix do: then LLVM runs
+the loop one element at a time, seven times slower.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ def _folder() -> Path:
 
 
 def module(text: str) -> Any:
-    """The module of a printed source, loaded; numba keeps what it compiles of it. Raises ``ImportError`` without numba."""
+    """The module of a printed source, loaded; numba keeps what it compiles of it.
+
+    Raises ``ImportError`` without numba.
+    """
     _prepare_compiler()
     name = "lazyflow_kernel_" + hashlib.sha256(text.encode()).hexdigest()[:24]
     path = _folder() / f"{name}.py"

@@ -99,7 +99,7 @@ class Program:
     known: dict[Any, Stages] = field(default_factory=dict)
 
     def wants_gradient(self) -> set[tuple[str, int]]:
-        """The inputs and parameters that a gradient flows to, as pairs of ``"input"`` or ``"parameter"`` and a number."""
+        """The inputs and parameters that a gradient flows to: pairs of ``"input"`` or ``"parameter"`` and a number."""
         return {(r.kind, r.index) for node in self.nodes if node.grad for r in node.reads if r.grad}
 
     def staged(self, external: frozenset[int], outside: frozenset[int], grad: bool, fuse: str) -> Stages:
@@ -207,7 +207,7 @@ class _Reader:
         return Ref(STATIC, -1, 0, o.shape, o.dtype, 1, value=number)
 
     def _split_affine(self, signature: Signature, reads: tuple[Ref, ...]) -> Ref | None:
-        """``W x + b`` with a parameter ``W`` and a vector ``x`` as a product and a sum, which fuses with what follows."""
+        """``W x + b`` with a parameter ``W`` and a vector ``x`` as a product and a sum, which fuses with more."""
         name = signature.op.name
         if name == "affine":
             weight, bias, x = reads
@@ -324,9 +324,10 @@ class ColumnSum:
 class Stages:
     """A program cut into steps: ``steps[0]`` hoisted, ``steps[1]`` for each launch, ``steps[2]`` sunk.
 
-    ``stage`` says in which of them a node is computed, ``places`` where the nodes lie that later steps read; outputs lie in the arena. ``slabs`` hold values, and of
-    those in ``zeroed`` get cotangents from several steps, or not in all columns. ``sums`` are the gradients of biases and
-    the like; ``shared`` are the nodes that have one value for all calls; ``weights`` remembers how they are laid out.
+    ``stage`` says in which of them a node is computed, ``places`` where the nodes lie that later steps read; outputs
+    lie in the arena. ``slabs`` hold values; those in ``zeroed`` get cotangents from several steps, or not in all
+    columns. ``sums`` are the gradients of biases and the like; ``shared`` are the nodes that have one value for all
+    calls; ``weights`` remembers how they are laid out.
     """
 
     program: Program
@@ -824,10 +825,13 @@ class _Fuser:
             node = self.nodes[ref.index]
             if self.c.virtual[ref.index]:
                 stack += [_shifted(r, ref.shift, node, self.width) for r in node.reads if r.kind == NODE]
-            elif node.kind == PRODUCT and ref.index in self.c.places and ref.size == self.width:
-                if self._is_mine_alone(ref.index):
-                    found[ref] = None
+            elif self._is_free(ref):
+                found[ref] = None
         return list(found)
+
+    def _is_free(self, ref: Ref) -> bool:
+        whole = self.nodes[ref.index].kind == PRODUCT and ref.index in self.c.places and ref.size == self.width
+        return whole and self._is_mine_alone(ref.index)
 
     def _is_mine_alone(self, product: int) -> bool:
         """Whether only linear operations of this group read a product: then no derivative needs its value."""

@@ -138,10 +138,8 @@ def _key(graph: Graph, nodes: Ints, signature: Signature, first: Ints) -> Ints:
         low, high = int(column.min()), int(column.max())
         if low == high:
             continue
-        if (high - low + 1) > LARGEST:
-            ranks = np.unique(column, return_inverse=True)[1]
-        else:
-            ranks = column - low
+        sparse = high - low + 1 > LARGEST
+        ranks = np.unique(column, return_inverse=True)[1] if sparse else column - low
         width = int(ranks.max()) + 1
         key = key * width + ranks
         size *= width

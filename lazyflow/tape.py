@@ -131,7 +131,10 @@ class Signature:
         self.draws: tuple[int, ...] = (1,) if op.random else ()  # which payload integers count draws
         self.differentiable = any(o.vjp is not None for o in operands)
         # How many elements a row of the result, and of each operand by its position among the rows, takes in memory.
-        self.widths = max(result.size, 1), {o.position: max(o.type.size, 1) for o in operands if o.kind == "row" and o.type}
+        self.widths = (
+            max(result.size, 1),
+            {o.position: max(o.type.size, 1) for o in operands if o.kind == "row" and o.type},
+        )
         self.line = user_line()
         self.serial = next(_serials)  # never used again, while ids are
         self.id = _enroll(self)
@@ -321,8 +324,8 @@ def _refuse_in_cells() -> None:
     tape = None if _current.tape is None else _current.tape()
     if tape is not None and tape.trace is not None:
         raise CellError(
-            f"the settings cannot change inside the cell {tape.trace.name}, whose calls all run alike: use the block "
-            "around its calls, and x.detach() inside for a value without gradient"
+            f"{user_line()}: the settings cannot change inside the {tape.trace.name}, whose calls all run alike: use "
+            "the block around its calls, and x.detach() inside for a value without gradient"
         )
 
 

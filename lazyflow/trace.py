@@ -1,9 +1,9 @@
 """Tracing: what stands for the arguments of a cell while its body is recorded once.
 
 Expressions are stood for by nodes of a tape of their own. A Python number among the arguments is stood for by a
-`TracedNumber`: where it is only used as an index or as a factor it is payload of each call, so that calls with different
-words or classes run together. Wherever its value is needed (``range(n)``, ``if n > 2``) it raises `NeedsValue`, and the
-cell is traced again with the number itself, once for every value.
+`TracedNumber`: where it is only used as an index or as a factor it is payload of each call, so that calls with
+different words or classes run together. Wherever its value is needed (``range(n)``, ``if n > 2``) it raises
+`NeedsValue`, and the cell is traced again with the number itself, once for every value.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ class TracedNumber:
 
     def __init__(self, trace: Trace, position: int, value: float, payload: tuple[str, int]) -> None:
         self.trace, self.position, self.value, self.payload = trace, position, value, payload
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """That of the number: whoever asks for an ``int`` will ask for its value next."""
+        return self.value.__class__
 
     def below(self, name: str, size: int) -> TracedNumber:
         """The number as an index, which every call checks: from 0 to ``size - 1``. Raises ``IndexError``."""

@@ -39,7 +39,7 @@ def embedding(table: Any, index: Any) -> Expr:
     >>> lf.embedding(table, 1).numpy()
     array([2., 3.], dtype=float32)
     """
-    if index.__class__ is int and isinstance(table, Expr) and table.type.shape and 0 <= index < table.type.shape[0]:
+    if type(index) is int and isinstance(table, Expr) and table.type.shape and 0 <= index < table.type.shape[0]:
         return _lookup(table, index)
     table = constant(table)
     if not table.shape:

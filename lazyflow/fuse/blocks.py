@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, TRUTH, Kernel, Value
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, Kernel, Value
 from lazyflow.ops.sparse import scatter_add_rows
 
 Array = Any
@@ -60,16 +60,16 @@ def _last_uses(kernel: Kernel) -> list[int]:
 def _registers(kernel: Kernel) -> tuple[list[int], int]:
     """A buffer for every value that is computed (-1 for the others), used again when its value is dead; their number.
 
-    An element may be overwritten by the instruction that reads it last, as ufuncs go element by element.
+    An element may be overwritten by the instruction that reads it last, as ufuncs go element by element. Truth values
+    are written as numbers: NumPy would add them as truth values, and compute functions of them in half precision.
     """
     last = _last_uses(kernel)
     place, free, count = [-1] * len(last), [], 0
     for i, instruction in enumerate(kernel.instructions):
-        if instruction.name in TRUTH:
-            continue  # truth values are of another dtype: a fresh array
-        for v in dict.fromkeys(instruction.inputs):
-            if isinstance(v, int) and place[v] >= 0 and last[v] == i and instruction.name != "where":
-                free.append(place[v])
+        read = [v for v in dict.fromkeys(instruction.inputs) if isinstance(v, int)]
+        dying = [place[v] for v in read if place[v] >= 0 and last[v] == i]
+        if instruction.name != "where":
+            free += dying
         if instruction.name == "load":
             continue
         if free:
@@ -78,12 +78,8 @@ def _registers(kernel: Kernel) -> tuple[list[int], int]:
             place[i] = count
             count += 1
         if instruction.name == "where":
-            free += [place[v] for v in dict.fromkeys(instruction.inputs) if _dies(v, place, last, i)]
+            free += dying
     return place, count
-
-
-def _dies(v: Value, place: list[int], last: list[int], i: int) -> bool:
-    return isinstance(v, int) and place[v] >= 0 and last[v] == i
 
 
 def compiled(kernel: Kernel) -> Callable[..., None]:
@@ -156,9 +152,7 @@ def _run_block(kernel: Kernel, place: list[int], registers: list[Array], argumen
             values.append(arguments.load(instruction.argument, instruction.shift))
             continue
         inputs = [value(v) for v in instruction.inputs]
-        if place[i] < 0:
-            values.append(getattr(np, instruction.name)(*inputs))
-        elif instruction.name == "where":
+        if instruction.name == "where":
             out = registers[place[i]][:rows]
             np.copyto(out, inputs[2])
             np.copyto(out, inputs[1], where=inputs[0] != 0)

@@ -1,14 +1,15 @@
 """What a fused kernel computes for one element: scalar code in static single assignment.
 
-The operations of a `Kernel` come from the formulas of `lazyflow.ops.elementwise`, with equal steps computed once. Around
-them are loads and stores of rows: element ``j`` of row ``i`` is read from, or written to, column ``shift + j`` of an
-argument. A kernel knows nothing of launches; whoever calls it says how many rows there are and where they lie.
+The operations of a `Kernel` come from the formulas of `lazyflow.ops.elementwise`, with equal steps computed once.
+Around them are loads and stores of rows: element ``j`` of row ``i`` is read from, or written to, column ``shift + j``
+of an argument. A kernel knows nothing of launches; whoever calls it says how many rows there are and where they lie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,12 @@ Value = int | float  # an int is the number of an instruction, a float a number
 
 BLOCK, ROWS, VECTOR, NUMBER = "block", "rows", "vector", "number"
 
-CHEAP = frozenset(
-    ("add", "subtract", "multiply", "negative", "abs", "sign", "maximum", "minimum", "where", "equal", "not_equal")
-    + ("less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not")
-)
-# What both printers know; a formula with anything else is not fused.
-FUSABLE = CHEAP | {"divide", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "sinh", "cosh", "arctan"}
 TRUTH = frozenset(
     ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not")
 )
+CHEAP = TRUTH | {"add", "subtract", "multiply", "negative", "abs", "sign", "maximum", "minimum", "where"}
+# What both printers know; a formula with anything else is not fused.
+FUSABLE = CHEAP | {"divide", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "sinh", "cosh", "arctan"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Store:
-    """``value`` goes to columns from ``shift`` of an argument: added, or put there. A row of one column gets the sum."""
+    """``value`` goes to columns from ``shift`` of an argument: added, or put there. A row of one column gets a sum."""
 
     argument: int
     shift: int
@@ -69,7 +67,7 @@ class Kernel:
     """Scalar code for rows of ``width`` elements of ``dtype``."""
 
     width: int
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     arguments: tuple[Argument, ...]
     instructions: tuple[Instruction, ...]
     stores: tuple[Store, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
+from lazyflow.expr import STRUCTURE
 from lazyflow.nn.module import Module
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]
@@ -30,14 +31,17 @@ class _Listed(Module):
 
     def append(self, item: Any) -> None:
         """Add ``item`` at the end."""
+        STRUCTURE[0] += 1
         self._items.append(self._checked(item))
 
     def extend(self, items: Iterable[Any]) -> None:
         """Add all ``items`` at the end."""
+        STRUCTURE[0] += 1
         self._items.extend([self._checked(item) for item in items])
 
     def insert(self, position: int, item: Any) -> None:
         """Put ``item`` before ``position``; the names of those behind it grow by one."""
+        STRUCTURE[0] += 1
         self._items.insert(position, self._checked(item))
 
     def __len__(self) -> int:
@@ -50,9 +54,11 @@ class _Listed(Module):
         return self._alike(self._items[key]) if isinstance(key, slice) else self._items[key]
 
     def __setitem__(self, position: int, item: Any) -> None:
+        STRUCTURE[0] += 1
         self._items[position] = self._checked(item)
 
     def __delitem__(self, key: Any) -> None:
+        STRUCTURE[0] += 1
         del self._items[key]
 
 
@@ -134,6 +140,7 @@ class ModuleDict(Module):
 
     def pop(self, name: str) -> Any:
         """Remove a module and return it."""
+        STRUCTURE[0] += 1
         return self._items.pop(name)
 
     def keys(self) -> KeysView[str]:
@@ -152,12 +159,14 @@ class ModuleDict(Module):
         if not isinstance(name, str) or not isinstance(module, Module):
             raise TypeError(f"a ModuleDict holds modules by string, got a {type(module).__name__} under {name!r}")
         self._adopt(name, module)
+        STRUCTURE[0] += 1
         self._items[name] = module
 
     def __getitem__(self, name: str) -> Any:
         return self._items[name]
 
     def __delitem__(self, name: str) -> None:
+        STRUCTURE[0] += 1
         del self._items[name]
 
     def __contains__(self, name: object) -> bool:

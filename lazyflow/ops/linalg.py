@@ -176,8 +176,8 @@ def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
     return xp.matmul(a, b, out=out)
 
 
-# OpenBLAS multiplies small matrices (so many multiplications at most) by kernels of their own, which for few rows are up
-# to twice as fast as its general path: 8 rows times (300, 750) take 65 us at once and 37 us as two times four.
+# OpenBLAS multiplies small matrices (so many multiplications at most) by kernels of their own, which for few rows are
+# up to twice as fast as its general path: 8 rows times (300, 750) take 65 us at once and 37 us as two times four.
 SMALL = 10**6
 FEW_ROWS = 64
 

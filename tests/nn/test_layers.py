@@ -7,6 +7,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.program import HOISTED, MAIN, Product
 from tests.nn.support import (
     ChildSumTreeLSTM,
     TreeLSTM,
@@ -177,15 +178,25 @@ def launches(root, name):
     return [len(x.nodes) for run in root.tape.runs for x in run.plan.launches if x.signature.op.name == name]
 
 
+def products(calls, stage):
+    """How many matrix products one of the stages of a cell has."""
+    return sum(isinstance(step, Product) for step in calls.stages.steps[stage])
+
+
 @pytest.mark.parametrize("make", [nn.LSTM, nn.BiLSTM])
 def test_the_products_of_all_inputs_are_one_launch_a_direction(make):
+    """The steps of a direction are one launch for each word of the longest list; the product with the inputs of all
+    steps but the first is hoisted out of them, and what is left in a launch is the product with the states."""
     lstm = make(4, 3)
     total = weighted([o for xs in WORDS for o in over_list(lstm, np.float32(xs))])
     total.forward()
-    words, longest, directions = 11, 5, len(lstm.directions)
-    found = sorted(launches(total, "affine"), reverse=True)
-    assert found[:directions] == [words] * directions
-    assert len(found) == directions * (1 + longest)
+    lists, words, longest, directions = 4, 11, 5, len(lstm.directions)
+    found = launches(total, "cell LSTM._step")
+    assert len(found) == directions * longest
+    assert sum(found) == directions * words
+    [run] = total.tape.runs
+    recurrent = [calls for calls in run.calls if calls.count == words - lists]
+    assert [(products(c, HOISTED), products(c, MAIN)) for c in recurrent] == [(1, 1)] * directions
 
 
 # Sizes that do not fit

@@ -1,0 +1,776 @@
+"""What `lf.cell` is as a decorator: when a body runs, what it may not do, and what its programs depend on."""
+
+import copy
+import dataclasses
+import gc
+import pickle
+import re
+import weakref
+from collections import namedtuple
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow import nn
+
+Pair = namedtuple("Pair", "h c")
+X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.25, -0.5])
+
+
+class Counted:
+    """A cell that counts how often its body runs."""
+
+    def __init__(self, body):
+        self.runs = 0
+
+        def counted(*args, **kwargs):
+            self.runs += 1
+            return body(*args, **kwargs)
+
+        self.call = lf.cell(counted)
+
+
+def close(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+
+
+# How often a body runs.
+
+
+def test_the_body_runs_once_for_all_calls_alike():
+    cell = Counted(lambda x, h: lf.tanh(x + h))
+    h = lf.constant(X)
+    for _ in range(5):
+        h = cell.call(lf.constant(Y), h)
+    assert cell.runs == 1
+    cell.call(h, h)
+    assert cell.runs == 1
+
+
+ARGUMENTS = {
+    "another shape": (np.ones(4),),
+    "another dtype": (np.ones(3, np.float32),),
+    "a tuple": ((np.ones(3),),),
+    "a keyword": None,
+    "another flag": (np.ones(3), False),
+    "another string": (np.ones(3), "b"),
+}
+
+
+@pytest.mark.parametrize("args", ARGUMENTS.values(), ids=ARGUMENTS)
+def test_other_arguments_are_another_program(args):
+    cell = Counted(lambda x, flag=True: (x[0] if isinstance(x, tuple) else x) * 2)
+    cell.call(np.ones(3))
+    other = (lambda: cell.call(x=np.ones(3))) if args is None else (lambda: cell.call(*args))
+    close(other().numpy(), 2.0)
+    assert cell.runs == 2
+    other()
+    cell.call(np.ones(3))
+    assert cell.runs == 2
+
+
+def test_an_operand_with_a_gradient_is_another_program():
+    cell, w = Counted(lambda x: x * x), lf.Parameter(X)
+    cell.call(lf.constant(X))
+    loss = lf.sum(cell.call(w + 0.0))
+    loss.backward()
+    assert cell.runs == 2
+    close(w.grad, 2 * X)
+
+
+SETTINGS = [{"dtype": "float64"}, {"grad": False}]
+
+
+@pytest.mark.parametrize("changed", SETTINGS, ids=str)
+def test_settings_are_part_of_the_program(changed):
+    cell, w = Counted(lambda x: x * lf.constant([1.0, 2.0, 3.0])), lf.Parameter(np.float32(X))
+    plain = cell.call(w + 0)
+    with lf.using(**changed):
+        other = cell.call(w + 0)
+        assert other.dtype == np.dtype(changed.get("dtype", "float32"))
+        assert other.requires_grad == changed.get("grad", True)
+    assert cell.runs == 2
+    assert plain.dtype == np.float32
+    assert plain.requires_grad
+
+
+def test_numbers_that_are_only_operands_do_not_count():
+    table = lf.Parameter(np.arange(12.0).reshape(4, 3))
+    cell = Counted(lambda i, factor, x: lf.embedding(table, i) * factor + lf.pick(x, i))
+    x = lf.constant(np.array([10.0, 20.0, 30.0]))
+    found = [cell.call(i, factor, x) for i, factor in ((0, 1.5), (1, -2.0), (2, 0.0))]
+    assert cell.runs == 1
+    for (i, factor), e in zip(((0, 1.5), (1, -2.0), (2, 0.0)), found, strict=True):
+        close(e.numpy(), table.numpy()[i] * factor + [10.0, 20.0, 30.0][i])
+
+
+DECIDING = {
+    "range": lambda x, n: lf.sum([x] * n) if n else x,
+    "loop": lambda x, n: lf.sum([x * k for k in range(n + 1)]),
+    "branch": lambda x, n: x * 2 if n > 2 else x + n,
+    "subscript": lambda x, n: x * x[n % 3],
+    "subscript alone": lambda x, n: x * x[min(n, 2)],
+    "slice": lambda x, n: x[: n % 3 + 1],
+    "arithmetic": lambda x, n: x * (n + 1),
+    "power": lambda x, n: x * 2**n,
+    "numpy": lambda x, n: x * np.float64(n),
+    "attribute": lambda x, n: x + n.bit_length(),
+    "a kind": lambda x, n: x + n if isinstance(n, int) else x * 0,
+    "text": lambda x, n: x * len(f"{n}"),
+    "key": lambda x, n: x * {0: 1.0}.get(n, 2.0),
+    "shape": lambda x, n: lf.concatenate([x, np.zeros(n)]) if n else x,
+    "axis": lambda x, n: lf.sum(lf.stack([x, x]), axis=n % 2),
+    "returned": lambda x, n: (x, n)[0] + (x, n)[1],
+}
+
+
+@pytest.mark.parametrize("body", DECIDING.values(), ids=DECIDING)
+def test_numbers_whose_value_decides(body):
+    cell = lf.cell(body)
+    for n in (0, 3, 1, 3, 0, 2, 1, 5):
+        close(cell(lf.constant(X), n).numpy(), body(lf.constant(X), n).numpy())
+
+
+def test_a_bare_subscript_decides():
+    cell = lf.cell(lambda x, n: x[n] + x[n:][0])
+    for n in (0, 2, 1, -1, 0):
+        close(cell(lf.constant(X), n).numpy(), 2 * X[n])
+
+
+def test_what_is_returned_besides_expressions():
+    cell = lf.cell(lambda x, n: {"x": [x * 2, (x, None)], "n": n, "text": "yes", "pair": Pair(x + 1, 3)})
+    for n in (1, 2, 1):
+        found = cell(lf.constant(X), n)
+        assert (found["n"], found["text"], found["x"][1][1]) == (n, "yes", None)
+        assert type(found["pair"]) is Pair and found["pair"].c == 3
+        close(found["x"][0].numpy(), 2 * X)
+        close(found["x"][1][0].numpy(), X)
+        close(found["pair"].h.numpy(), X + 1)
+
+
+def test_arguments_of_every_kind():
+    w = lf.Parameter(X)
+
+    @lf.cell
+    def cell(pair, lists, table, parameter, array, *, flag=None, factor=1.0):
+        h, c = pair
+        total = h + c + lists[0] * lists[1][0] + table["key"] + parameter + array
+        return total * factor if flag is None else total
+
+    def called(function):
+        x = lf.constant(X)
+        return function(Pair(x, x * 2), [x, (x,)], {"key": x * 3}, w, Y, factor=0.5)
+
+    close(called(cell).numpy(), called(cell.__wrapped__).numpy())
+    lf.sum(called(cell)).backward()
+    close(w.grad, 0.5)
+    cell(Pair(lf.constant(X), X), [X, [X]], {"key": X}, lf.constant(X), X, flag=1)
+
+
+BIG = {
+    "a float factor": (lambda x, t: x * t, (1e300, float("inf"), -0.0, 5e-324)),
+    "a large factor": (lambda x, n: x * n, (3, 2**40, 7, -(2**70), 10**18)),
+    "a large sum": (lambda x, n: x + n, (1, 2**31, -(2**31) - 1)),
+}
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_huge_numbers(name):
+    body, numbers = BIG[name]
+    cell = lf.cell(body)
+    for number in (*numbers, *numbers):
+        with lf.using(dtype="float64"):
+            close(cell(lf.constant(X), number).numpy(), body(lf.constant(X), number).numpy())
+
+
+@pytest.mark.parametrize("index", [5, -1, 2**31, 2**40])
+def test_an_index_out_of_range_names_the_line_of_the_call(index):
+    table = lf.Parameter(np.zeros((5, 2)))
+    cell = lf.cell(lambda i: lf.embedding(table, i) * 2)
+    for _ in range(2):
+        with pytest.raises(IndexError, match=f"embedding.*{index}"):
+            cell(index)
+        for k in range(3):
+            cell(k)
+
+
+def test_a_class_out_of_range():
+    cell = lf.cell(lambda x, y: lf.cross_entropy(x * 2, y))
+    close(cell(lf.constant(X), 2).item(), lf.cross_entropy(2 * X, 2).item())
+    with pytest.raises(IndexError, match="3"):
+        cell(lf.constant(X), 3)
+    with pytest.raises(IndexError, match="-1"):
+        cell(lf.constant(X), -1)
+
+
+# What a body must not do.
+
+
+def refuse(body, error, *words, args=None):
+    with pytest.raises(error) as caught:
+        lf.cell(body)(*(args if args is not None else (lf.constant(X),)))
+    for word in words:
+        assert word in str(caught.value)
+    return str(caught.value)
+
+
+ASKING = {
+    "item": lambda x: x * lf.sum(x).item(),
+    "float": lambda x: x * float(lf.sum(x)),
+    "bool": lambda x: x if lf.sum(x) > 0 else -x,
+    "numpy": lambda x: x * x.numpy(),
+    "forward": lambda x: x * lf.forward([x])[0],
+    "forward itself": lambda x: (x * 2).forward(),
+    "backward": lambda x: lf.sum(x * 2).backward(),
+    "an array": lambda x: np.asarray(x) + x,
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_no_value_can_be_asked_for(name):
+    told = refuse(ASKING[name], lf.CellError, "lf.where", "lf.cell")
+    assert re.search(r"test_cell\.py:\d+", told)
+    close((lf.constant(X) * 2).numpy(), 2 * X)  # nothing is left behind
+
+
+@pytest.mark.parametrize("watch", [lambda x: x.retain_grad(), lambda x: x.register_hook(np.negative)])
+def test_nothing_is_watched_inside(watch):
+    w = lf.Parameter(X)
+
+    def body(x):
+        y = x * w
+        watch(y)
+        return y * 2
+
+    refuse(body, lf.CellError, "test_cell.py", "outside" if "retain" in watch.__code__.co_names[0] else "result")
+
+
+def test_settings_cannot_change_inside():
+    def body(x):
+        with lf.no_grad():
+            return x * 2
+
+    refuse(body, lf.CellError, "test_cell.py")
+    close(lf.cell(lambda x: x * 3)(X).numpy(), 3 * X)
+
+
+def test_an_expression_of_outside_must_be_an_argument():
+    outside = lf.constant(X) * 2
+    told = refuse(lambda x: x + outside, lf.CellError, "test_cell.py")
+    assert "argument" in told
+
+
+def test_arguments_must_be_hashable():
+    with pytest.raises(TypeError, match="hashable"):
+        lf.cell(lambda x, options: x * 2)(lf.constant(X), {1, 2})
+
+
+@pytest.mark.parametrize("what", [nn.Linear(2, 2), 3, None, int, len])
+def test_only_functions_are_decorated(what):
+    with pytest.raises(TypeError, match="function"):
+        lf.cell(what)
+
+
+def test_an_error_in_the_body_is_the_bodys():
+    cell = lf.cell(lambda x, y: x @ y)
+    for _ in range(2):
+        with pytest.raises(lf.ShapeError):
+            cell(lf.constant(X), lf.constant(np.ones(4)))
+    close(cell(lf.constant(X), lf.constant(Y)).numpy(), X @ Y)
+
+
+# Modules.
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor=2.0):
+        super().__init__()
+        self.weight = lf.Parameter(X)
+        self.factor, self.seen = factor, SimpleNamespace(runs=0)
+        self.inner = nn.Dropout(0.5)
+
+    @lf.cell
+    def forward(self, x):
+        self.seen.runs += 1
+        return self.inner(self.weight * x * self.factor)
+
+
+def in_evaluation():
+    module = Scaled()
+    module.eval()
+    return module
+
+
+def test_a_method_is_traced_once():
+    module = in_evaluation()
+    close([module(x).numpy() for x in (X, Y)], [2 * X * X, 2 * X * Y])
+    close(module(lf.constant(Y)).numpy(), 2 * X * Y)
+    assert module.seen.runs == 1
+
+
+def test_an_attribute_is_part_of_the_program():
+    module = in_evaluation()
+    for factor in (2.0, 3.0, 2.0, -1.0):
+        module.factor = factor
+        close(module(lf.constant(Y)).numpy(), factor * X * Y)
+    assert module.seen.runs == 3
+
+
+def test_modes_are_part_of_the_program():
+    module = Scaled()
+    for training in (True, False, True, False):
+        module.train(training)
+        zeros = sum(np.count_nonzero(module(lf.constant(np.ones(3))).numpy() == 0) for _ in range(20))
+        assert (zeros > 0) == training
+    assert module.seen.runs == 2
+
+
+def test_an_inner_modules_attribute_counts():
+    module = Scaled()
+    for p, kept in ((0.0, 1.0), (1 - 1e-9, 0.0), (0.0, 1.0)):
+        module.inner.p = p
+        close(module(lf.constant(Y)).numpy(), kept * 2 * X * Y)
+
+
+def test_a_parameter_that_was_replaced_is_read():
+    module = in_evaluation()
+    module(lf.constant(Y)).numpy()
+    module.weight = lf.Parameter(Y)
+    loss = lf.sum(module(lf.constant(Y)))
+    loss.backward()
+    close(loss.item(), 2 * (Y * Y).sum())
+    close(module.weight.grad, 2 * Y)
+
+
+def test_a_parameter_that_is_frozen():
+    module = in_evaluation()
+    for wanted in (True, False, True):
+        module.weight.requires_grad = wanted
+        found = module(lf.constant(Y))
+        assert found.requires_grad == wanted
+        close(found.numpy(), 2 * X * Y)
+
+
+def test_new_values_of_a_parameter_are_read():
+    module = in_evaluation()
+    kept = module(lf.constant(Y))
+    close(kept.numpy(), 2 * X * Y)
+    module.weight.assign(Y)
+    close(kept.forward().numpy(), 2 * Y * Y)
+    close(module(lf.constant(Y)).numpy(), 2 * Y * Y)
+    module.weight.data[...] = 1.0
+    close(module(lf.constant(Y)).numpy(), 2 * Y)
+
+
+def test_modules_of_one_class_have_programs_of_their_own():
+    one, two = in_evaluation(), in_evaluation()
+    two.weight.assign(Y)
+    two.factor = 5.0
+    for _ in range(2):
+        close(one(lf.constant(Y)).numpy(), 2 * X * Y)
+        close(two(lf.constant(Y)).numpy(), 5 * Y * Y)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
+def test_copies_read_their_own_parameters(again):
+    module = in_evaluation()
+    close(module(lf.constant(Y)).numpy(), 2 * X * Y)
+    other = again(module)
+    other.weight.assign(np.ones(3))
+    close(other(lf.constant(Y)).numpy(), 2 * Y)
+    close(module(lf.constant(Y)).numpy(), 2 * X * Y)
+
+
+def test_programs_go_with_their_module():
+    module = in_evaluation()
+    for _ in range(3):
+        module(lf.constant(Y)).numpy()
+    gone = weakref.ref(module), weakref.ref(module.weight)
+    del module
+    gc.collect()
+    assert [g() for g in gone] == [None, None]
+
+
+class Deep(nn.Module):
+    """Attributes of every kind, and modules in containers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Scaled(1.0), nn.Sequential(nn.Dropout(0.5))])
+        self.table = nn.ModuleDict({"scale": Scaled(1.0)})
+        self.factors, self.options, self.array = [2.0], {"k": (1.0,)}, np.ones(3)
+        self.eval()
+
+    @lf.cell
+    def forward(self, x):
+        x = self.layers[1](self.layers[0](x))
+        return self.table["scale"](x) * self.factors[0] * self.options["k"][0] * self.array
+
+
+def replace_weight(m):
+    m.layers[0].weight = lf.Parameter(Y)
+
+
+CHANGES = {
+    "a parameter in a list of modules": replace_weight,
+    "an attribute of one of them": lambda m: setattr(m.layers[0], "factor", 9.0),
+    "a module of a list": lambda m: m.layers.__setitem__(0, in_evaluation()),
+    "a module more": lambda m: m.layers.insert(0, in_evaluation()),
+    "a module of a dict": lambda m: m.table.__setitem__("scale", in_evaluation()),
+    "a list": lambda m: m.factors.__setitem__(0, 5.0),
+    "a dict": lambda m: m.options.update(k=(4.0,)),
+    "an array": lambda m: m.array.__setitem__(1, 7.0),
+    "values of a parameter": lambda m: m.table["scale"].weight.assign(np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_no_change_goes_unnoticed(change):
+    module = Deep()
+    for _ in range(3):
+        x = lf.constant(Y)
+        before = module(x).numpy()
+    close(before, 2 * X * X * Y)
+    change(module)
+    found = module(x)
+    close(found.numpy(), Deep.forward.__wrapped__(module, lf.constant(Y)).numpy())
+    assert not np.allclose(found.numpy(), before)
+    close(module(x).numpy(), found.numpy())
+
+
+class Plain:
+    """No module: an object with parameters."""
+
+    def __init__(self):
+        self.w, self.k = lf.Parameter(X), 2.0
+
+    @lf.cell
+    def step(self, x):
+        return x * self.w * self.k
+
+
+@pytest.mark.parametrize(
+    "call", [Plain.step, lf.cell(lambda model, x: x * model.w * model.k)], ids=["method", "argument"]
+)
+def test_objects_that_are_no_modules(call):
+    model = Plain()
+    for k, w in ((2.0, X), (3.0, X), (3.0, Y), (2.0, X)):
+        model.k, model.w = k, lf.Parameter(w)
+        loss = lf.sum(call(model, lf.constant(Y)))
+        close(loss.item(), k * (w * Y).sum())
+        loss.backward()
+        close(model.w.grad, k * Y)
+
+
+def test_an_object_that_cannot_be_hashed():
+    @dataclasses.dataclass
+    class Model:
+        k: float
+
+        @lf.cell
+        def step(self, x):
+            return x * self.k
+
+    one, two = Model(2.0), Model(2.0)
+    two.k = 3.0
+    for _ in range(2):
+        close(one.step(lf.constant(X)).numpy(), 2 * X)
+        close(two.step(lf.constant(X)).numpy(), 3 * X)
+
+
+def test_an_object_with_slots():
+    class Model:
+        __slots__ = ("k",)
+
+        @lf.cell
+        def step(self, x):
+            return x * self.k
+
+    with pytest.raises(TypeError, match="__slots__"):
+        Model().step(lf.constant(X))
+
+
+# Surroundings of a function.
+
+
+def test_a_parameter_of_the_closure():
+    w = lf.Parameter(X)
+    cell = lf.cell(lambda x: x * w)
+    close(cell(lf.constant(Y)).numpy(), X * Y)
+    w = lf.Parameter(Y)
+    close(cell(lf.constant(Y)).numpy(), Y * Y)
+
+
+def test_a_number_of_the_closure():
+    factor = 2
+    cell = lf.cell(lambda x: x * factor)
+    for k in (2, 3, 2):
+        factor = k
+        close(cell(lf.constant(Y)).numpy(), k * Y)
+
+
+def test_a_list_of_the_closure():
+    factors = [2.0]
+    cell = lf.cell(lambda x: x * factors[0])
+    for k in (2.0, 3.0, 3.0, 2.0):
+        factors[0] = k
+        close(cell(lf.constant(Y)).numpy(), k * Y)
+
+
+def test_parameters_in_a_dict_of_the_closure():
+    table = {"w": lf.Parameter(X)}
+    cell = lf.cell(lambda x: x * table["w"])
+    for w in (X, Y):
+        table["w"] = lf.Parameter(w)
+        for _ in range(2):
+            close(cell(lf.constant(Y)).numpy(), w * Y)
+
+
+FACTOR = 2.0
+
+
+@lf.cell
+def of_a_global(x):
+    return x * FACTOR
+
+
+def test_a_global(monkeypatch):
+    close(of_a_global(lf.constant(Y)).numpy(), 2 * Y)
+    monkeypatch.setitem(globals(), "FACTOR", 7.0)
+    close(of_a_global(lf.constant(Y)).numpy(), 7 * Y)
+    close(of_a_global(lf.constant(Y)).numpy(), 7 * Y)
+
+
+def test_a_module_of_the_closure():
+    linear = nn.Linear(3, 3)
+    dropout = nn.Dropout(0.9)
+    cell = lf.cell(lambda x: dropout(linear(x)))
+    x = lf.constant(np.float32(Y))
+    assert cell(x).shape == (3,)
+    dropout.eval()
+    close(cell(x).numpy(), linear(x).numpy())
+    linear.weight = lf.Parameter(np.zeros((3, 3), np.float32))
+    close(cell(x).numpy(), linear.bias.numpy())
+
+
+# Where calls are recorded.
+
+
+def test_operands_of_other_tapes():
+    cell = lf.cell(lambda x, y: x * y + y)
+    early = lf.constant(X) * 2
+    early.forward()
+    for _ in range(2):
+        late = lf.constant(Y)
+        close(cell(early, late).numpy(), 2 * X * Y + Y)
+        close(cell(late, early).numpy(), 2 * X * Y + 2 * X)
+        close(cell(early, early).numpy(), 4 * X * X + 2 * X)
+
+
+def test_across_no_grad():
+    w = lf.Parameter(X)
+    cell = lf.cell(lambda x: x * w)
+    with lf.no_grad():
+        fixed = cell(lf.constant(Y))
+        assert not fixed.requires_grad
+    loss = lf.sum(cell(fixed))
+    loss.backward()
+    close(w.grad, X * Y)
+
+
+def test_a_nan_is_named_inside_of_a_cell():
+    @lf.cell
+    def cell(x):
+        y = lf.log(x)
+        return y * 2
+
+    with lf.using(check_finite=True), np.errstate(all="ignore"), pytest.raises(lf.NonFiniteError) as caught:
+        cell(lf.constant(-X)).forward()
+    line = cell.__wrapped__.__code__.co_firstlineno + 2
+    assert f"test_cell.py:{line}" in str(caught.value)
+
+
+def test_cells_in_cells_are_laid_out():
+    runs = []
+    inner = lf.cell(lambda x, n: runs.append(1) or lf.tanh(x) * n)
+    outer = lf.cell(lambda x, n: inner(x, n) + inner(x * 2, 1.5))
+    for n in (2.0, 3.0):
+        e = outer(lf.constant(X), n)
+        close(e.numpy(), np.tanh(X) * n + np.tanh(2 * X) * 1.5)
+    assert len(runs) == 2
+    assert [g.nodes for g in lf.explain(e).groups if g.operation.startswith("cell")] == [1]
+
+
+def test_one_call_is_one_node():
+    cell = lf.cell(lambda x: (lf.tanh(x) * 2, lf.exp(x)))
+    x = lf.constant(X)
+    before = len(x.tape)
+    cell(x)
+    assert len(x.tape) == before + 2
+
+
+def test_a_result_that_is_an_operand_or_given_twice():
+    cell = lf.cell(lambda x: (x, x * 2, x, [x * 1]))
+    a, b, c, [d] = cell(lf.constant(X))
+    close([a.numpy(), b.numpy(), c.numpy(), d.numpy()], [X, 2 * X, X, X])
+    w = lf.Parameter(X)
+    a, b, c, [d] = cell(w + 0)
+    lf.sum(a * b * c * d).backward()
+    close(w.grad, 4 * 2 * X**3)
+
+
+def test_a_result_that_rests_on_no_operand():
+    w = lf.Parameter(X)
+    cell = lf.cell(lambda x: (x * 2, w * 3, lf.constant(Y)))
+    double, triple, fixed = cell(lf.constant(X))
+    close([double.numpy(), triple.numpy(), fixed.numpy()], [2 * X, 3 * X, Y])
+    lf.sum(double * triple).backward()
+    close(w.grad, 6 * X)
+
+
+def test_a_parameter_as_a_result():
+    w = lf.Parameter(X)
+    found, other = lf.cell(lambda x: (w, x * w))(lf.constant(Y))
+    lf.sum(found * other).backward()
+    close(w.grad, 2 * X * Y)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+@pytest.mark.parametrize("fuse", ["off", "numpy"])
+def test_arrays_of_no_size(shape, fuse):
+    w = lf.Parameter(np.ones(shape))
+    cell = lf.cell(lambda x: (lf.tanh(x * w) + x, lf.sum(x * w)))
+    with lf.using(fuse=fuse):
+        found = [cell(lf.constant(np.ones(shape))) for _ in range(3)]
+        loss = lf.sum([lf.sum(a) + b for a, b in found])
+        assert loss.item() == 0
+        loss.backward()
+    assert w.grad.shape == shape
+
+
+def test_a_product_of_no_size():
+    w = lf.Parameter(np.ones((3, 0)))
+    cell = lf.cell(lambda x: lf.tanh(w @ x) + 1)
+    loss = lf.sum([lf.sum(cell(lf.constant(np.ones(0)))) for _ in range(3)])
+    assert loss.item() == 9
+    loss.backward()
+    assert w.grad.shape == (3, 0)
+
+
+MIXED = {
+    "half": ("float16", "float16"),
+    "half beside single": ("float16", "float32"),
+    "single beside double": ("float32", "float64"),
+    "integers beside single": ("int64", "float32"),
+    "truth values beside double": ("bool", "float64"),
+}
+
+
+@pytest.mark.parametrize("fuse", ["off", "numpy"])
+@pytest.mark.parametrize("name", MIXED)
+def test_mixed_dtypes(name, fuse):
+    first, second = MIXED[name]
+    w = lf.Parameter(X.astype(second))
+    m = lf.Parameter(np.arange(9.0).reshape(3, 3).astype(second) / 10)
+
+    def body(x, y):
+        return m @ (x * w + y), (x + x) * 2, lf.where(x > 0, y, w)
+
+    def outcome(function):
+        x, y = lf.constant((X * 2).astype(first)), lf.constant(Y.astype(second))
+        results = [r for _ in range(2) for r in function(x, y)]
+        lf.sum([lf.sum(r).astype("float64") for r in results]).backward()
+        found = [r.numpy() for r in results] + [np.array(w.grad), np.array(m.grad)]
+        w.grad = m.grad = None
+        return found
+
+    with lf.using(fuse=fuse):
+        expected, got = outcome(body), outcome(lf.cell(body))
+    tolerance = 4e-3 if "half" in name else 1e-6
+    for e, g in zip(expected, got, strict=True):
+        assert e.dtype == g.dtype
+        np.testing.assert_allclose(g, e, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("fuse", ["off", "numpy"])
+def test_what_is_not_finite_passes_through(fuse):
+    x = np.array([np.nan, np.inf, -np.inf, -0.0])
+    body = lambda x: (lf.tanh(x) * 2, lf.maximum(x, 0.5), lf.exp(x), x * x, lf.where(x > 0, x, -1.0))  # noqa: E731
+    with lf.using(fuse=fuse), np.errstate(all="ignore"):
+        for found, expected in zip(lf.cell(body)(lf.constant(x)), body(lf.constant(x)), strict=True):
+            np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
+# Draws.
+
+
+def test_every_call_draws_anew_and_the_same_again_from_a_seed():
+    cell = lf.cell(lambda x: lf.dropout(x, 0.5) + lf.normal((3,)))
+    draws = []
+    for _ in range(2):
+        lf.seed(3)
+        draws.append(np.stack([cell(lf.constant(np.ones(3))).numpy() for _ in range(4)]))
+    np.testing.assert_array_equal(*draws)
+    assert len(np.unique(draws[0])) == 12
+
+
+def test_from_a_seed_the_draws_are_those_of_the_plain_function():
+    def body(x):
+        return lf.dropout(x, 0.5) * lf.uniform((20,), 1.0, 2.0)
+
+    found = []
+    for function in (body, lf.cell(body)):
+        lf.seed(11)
+        found.append([function(lf.constant(np.ones(20))).numpy() for _ in range(3)])
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_draw_that_no_result_reads():
+    def body(x):
+        lf.normal((3,))
+        return lf.dropout(x, 0.5)
+
+    found = []
+    for function in (body, lf.cell(body)):
+        lf.seed(11)
+        found.append([function(lf.constant(np.ones(3))).numpy() for _ in range(3)])
+    np.testing.assert_array_equal(*found)
+
+
+# Gradients that reach only some calls.
+
+
+@pytest.mark.parametrize("fuse", ["off", "numpy"])
+def test_a_gradient_that_reaches_some_of_the_calls(fuse):
+    rng = np.random.default_rng(0)
+    W, U, b = (lf.Parameter(rng.normal(size=s)) for s in ((6, 3), (3, 3), 3))
+
+    def step(x, h):
+        a, c = lf.split(W @ x, 2)
+        h = lf.tanh(a + U @ h + b) * lf.sigmoid(c)
+        return h, lf.sum(h * c)
+
+    def outcome(function):
+        h, losses = lf.constant(np.zeros(3)), []
+        x = [lf.constant(v) for v in np.random.default_rng(1).normal(size=(6, 3))]
+        chains = []
+        for start in (0.0, 1.0, 2.0):
+            h = lf.constant(np.full(3, start))
+            for v in x:
+                h, loss = function(v, h)
+                losses.append(loss)
+            chains.append(h)
+        lf.forward([*losses, *chains])
+        found = []
+        for target in (losses[3], lf.sum(chains[1]), losses[0] + losses[8], lf.sum(losses)):
+            target.backward()
+            found += [np.array(p.grad) for p in (W, U, b)]
+            for p in (W, U, b):
+                p.zero_grad()
+        return found
+
+    with lf.using(fuse=fuse):
+        for g, e in zip(outcome(lf.cell(step)), outcome(step), strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-12)
