@@ -163,7 +163,7 @@ def _rows_below(tape: Tape, row: int) -> Ints:
     """The rows that a row of a sealed tape rests on, ascending, itself included."""
     starts = decoded(tape).starts
     if jit.is_available():
-        return _loop()(row, starts, np.frombuffer(tape.operands, np.int32), decoded(tape).marks)  # type: ignore[no-any-return]
+        return _loop()(row, starts, np.frombuffer(tape.operands, np.int32), decoded(tape).marks)
     seen, stack = {row}, [row]
     while stack:
         i = stack.pop()

@@ -1,8 +1,8 @@
 """Plans that are kept: a graph of equal structure gets the plan of the one before, with its own payload.
 
-What makes a plan is compared whole, never by a hash alone: the signatures (parameters are part of them), which node has
-which, all edges and shifts, the roots, and the way of batching. So a plan cannot be stale: a replaced parameter, another
-mode or another setting is another key.
+What makes a plan is compared whole, never by a hash alone: the signatures (parameters are part of them), which node
+has which, all edges and shifts, the roots, and the way of batching. So a plan cannot be stale: a replaced parameter,
+another mode or another setting is another key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ LIMIT = 64 << 20  # bytes of arrays
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What `Plans.info` returns: hits and misses so far, plans that are kept, their bytes, and the most there may be."""
+    """What `Plans.info` returns: hits and misses so far, how many plans are kept, their bytes, and the limit of
+    these."""
 
     hits: int
     misses: int
