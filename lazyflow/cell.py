@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from lazyflow import settings
+from lazyflow.errors import generated
 from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, type_on
 from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
@@ -182,11 +184,14 @@ def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequ
 
 class FastPath(NamedTuple):
     """``record(args)`` records a call like the one it was made from, and returns None for any other. ``valid``: the
-    count of changes of modules, and the settings, that it is good for."""
+    count of changes of modules, and the settings, that it is good for. ``lines`` and ``names`` are its code."""
 
     recorder: Recorder
     valid: list[Any]
     record: Callable[[tuple[Any, ...]], Any]
+    arguments: tuple[str, ...]
+    lines: tuple[str, ...]
+    names: dict[str, Any]
 
 
 class _Unusual(Exception):
@@ -252,8 +257,16 @@ def fast_path(
         source = _fast_source(recorder, args, watched, owner, valid)
     except _Unusual:
         return None
-    exec(compile("\n".join(source.lines), f"<lazyflow {recorder.signature.op.name}>", "exec"), source.names)
-    return FastPath(recorder, valid, source.names["record"])
+    arguments = tuple(f"x{k + 1}" for k in range(len(args)))
+    text = ["def record(args):", f" {', '.join(arguments)}, = args", *_guarded(source.lines, "None")]
+    exec(compile("\n".join(text), generated(recorder.signature.op.name), "exec"), source.names)
+    return FastPath(recorder, valid, source.names["record"], arguments, tuple(source.lines), source.names)
+
+
+def _guarded(lines: Sequence[str], otherwise: str) -> list[str]:
+    """The code of a function that returns ``otherwise`` for what does not fit."""
+    inside = [f"  {line}".replace("return None", f"return {otherwise}") for line in lines]
+    return [" try:", *inside, " except (AttributeError, ValueError, OverflowError):", f"  return {otherwise}"]
 
 
 def _fast_source(
@@ -269,13 +282,7 @@ def _fast_source(
             source.take_apart(name, value)
     for text, on, value in watched:
         source.tests.append(f"{text.format(source.constant(on))} is {source.constant(value)}")
-    head = ["def record(args):", " try:", *(f"  {line}" for line in [f"{', '.join(names)}, = args", *source.lines])]
-    source.lines = [
-        *head,
-        *(f"  {line}" for line in _recording(source)),
-        " except (AttributeError, ValueError, OverflowError):",
-    ]
-    source.lines.append("  return None")
+    source.lines += _recording(source)
     return source
 
 
@@ -528,6 +535,8 @@ class _Cell:
         self.of_owner: weakref.WeakKeyDictionary[Any, dict[Any, Recorder | None]] = weakref.WeakKeyDictionary()
         self.static: dict[Any, frozenset[int]] = {}
         self.fast: dict[int, list[FastPath]] = {}  # by id of the object whose method it is, 0 for a function
+        self.parameters = _plain_parameters(function)
+        self.recorded: Any = None
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         options = settings.current()
@@ -559,8 +568,46 @@ class _Cell:
             if len(paths) >= FEW:
                 del paths[0]
             paths.append(made)
+            self._inline(made)
             if owner is not None and len(paths) == 1:
                 weakref.finalize(owner, self.fast.pop, number, None)
+
+    def _inline(self, path: FastPath) -> None:
+        """Make a path the code of the decorated function itself, so that a call costs no further one."""
+        if self.parameters is None or len(path.arguments) != len(self.parameters):
+            return
+        names = {f"p_{name}": value for name, value in path.names.items() if not name.startswith("__")}
+        renamed = [_renamed(line, path.names, path.arguments, self.parameters) for line in path.lines]
+        arguments = ", ".join(self.parameters)
+        text = [f"def recorded({arguments}):", *_guarded(renamed, f"miss(({arguments},))")]
+        space: dict[str, Any] = {}
+        exec(compile("\n".join(text), generated(self.name), "exec"), space)
+        self.recorded.__globals__.update(names)
+        self.recorded.__code__ = space["recorded"].__code__
+
+    def miss(self, args: tuple[Any, ...]) -> Any:
+        """A call that the decorated function's own code does not know: by another path, or the long way."""
+        for path in self.fast.get(id(args[0]) if self.method else 0, ()):
+            found = path.record(args)
+            if found is not None:
+                return found
+        return self(args, {})
+
+    def wrapper(self) -> Callable[..., Any]:
+        """The decorated function. One whose parameters are plain names gets code of its own when it was called."""
+        if self.parameters is None:
+
+            def recorded(*args: Any, **kwargs: Any) -> Any:
+                return self(args, kwargs) if kwargs else self.miss(args)
+
+            return recorded
+        arguments = ", ".join(self.parameters)
+        space: dict[str, Any] = {"miss": self.miss, "__name__": __name__}
+        text = f"def recorded({arguments}):\n return miss(({arguments},))"
+        exec(compile(text, generated(self.name), "exec"), space)
+        self.recorded = space["recorded"]
+        self.recorded.__defaults__ = self.function.__defaults__
+        return self.recorded  # type: ignore[no-any-return]
 
     def _recorder(
         self, owner: Any, function: Callable[..., Any], flat: _Flat, options: settings.Settings
@@ -602,6 +649,28 @@ class _Cell:
         return found
 
 
+def _plain_parameters(function: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The names of the parameters if there are any and all can be given by position or by name, else None."""
+    parameters = inspect.signature(function).parameters.values()
+    plain = all(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not p.name.startswith("p_") for p in parameters)
+    return tuple(p.name for p in parameters) if plain and parameters else None
+
+
+def _renamed(line: str, names: Mapping[str, Any], arguments: Sequence[str], parameters: Sequence[str]) -> str:
+    """Code with the parameters' own names for its arguments, all other names with a prefix of their own."""
+    new = dict(zip(arguments, parameters, strict=True))
+
+    def spelled(match: re.Match[str]) -> str:
+        word = match.group()
+        return new.get(word) or (f"p_{word}" if word in names or _LOCAL.fullmatch(word) else word)
+
+    return _WORD.sub(spelled, line)
+
+
+_WORD = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
+_LOCAL = re.compile(r"(x|e|f)\d+|tape|row|signatures")
+
+
 def _flatten_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], flat: _Flat) -> Any:
     return (
         tuple,
@@ -637,16 +706,4 @@ def cell(function: Function) -> Function:
     """
     if not inspect.isfunction(function):
         raise TypeError(f"lf.cell decorates a function or a method, got a {type(function).__name__}")
-    call = _Cell(function)
-    fast, method = call.fast, call.method
-
-    @functools.wraps(function)
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        if not kwargs:
-            for path in fast.get(id(args[0]) if method else 0, ()):
-                found = path.record(args)
-                if found is not None:
-                    return found
-        return call(args, kwargs)
-
-    return recorded  # type: ignore[return-value]
+    return functools.update_wrapper(_Cell(function).wrapper(), function)  # type: ignore[return-value]

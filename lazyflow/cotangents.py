@@ -265,6 +265,7 @@ class _Backward:
 
     def _step(self, node: Node, parts: list[Part]) -> None:
         signature = signature_by_id(node[0].signatures[node[1]])
+        _check_hooks(node)
         if node in self.targets:
             parts = [(WHOLE, assembled(parts, signature.type))]
             self.found.setdefault(node, []).append(parts[0][1])
@@ -398,6 +399,14 @@ def _is_large(signature: Signature, operand: Operand) -> bool:
     Of a matrix that many nodes read, one such cotangent is made for all of them, not one each to be added up.
     """
     return not signature.op.elementwise and _kind(operand).size >= signature.type.size
+
+
+def _check_hooks(node: Node) -> None:
+    if node[0].hooks.get(node[1]):
+        raise GradientError(
+            "a gradient that is recorded comes by a value with a hook, which takes arrays: use .backward(), or remove "
+            "the hook"
+        )
 
 
 def _check_twice(op: Op) -> None:

@@ -65,27 +65,38 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     execute(run)
     if checked:
         check_finite(run, roots)
-    offset = np.full(int(graph.tape_starts[-1]), -1, np.int64)
+    _remember(run, tapes)
+
+
+def _remember(run: Run, tapes: Sequence[Tape]) -> None:
+    """Note on the tapes where the values of their rows lie now."""
+    graph = run.plan.graph
+    total = int(graph.tape_starts[-1])
+    offset = np.full(total, -1, np.int64)
     kept = _kept(run)
     offset[graph.origin[kept]] = run.plan.offsets[kept]
+    places = offset[graph.tape_base]
+    known = places >= 0
+    places += graph.tape_shift
+    rows = np.arange(total) - np.repeat(graph.tape_starts[:-1] - graph.tape_lows, np.diff(graph.tape_starts))
+    first = 0
     for number, tape in enumerate(tapes):
-        _remember(tape, number, run, offset)
+        last = number + 1 == len(tapes)
+        if last or tapes[number + 1] is not tape:  # the parts of a tape stand behind each other
+            some = slice(int(graph.tape_starts[first]), int(graph.tape_starts[number + 1]))
+            found = known[some]
+            _note(tape, run, rows[some][found], places[some][found])
+            lows, sizes = graph.tape_lows[first : number + 1], np.diff(graph.tape_starts[first : number + 2])
+            tape.touched += list(zip(lows.tolist(), (lows + sizes).tolist(), strict=True))
+            first = number + 1
 
 
-def _remember(tape: Tape, number: int, run: Run, offset: Any) -> None:
-    """Note on the tape where the values of its rows lie now: those of part ``number`` of the graph."""
-    graph = run.plan.graph
+def _note(tape: Tape, run: Run, rows: Any, offsets: Any) -> None:
     if tape.run_of is None or tape.run_of.shape[0] != len(tape):
         tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
-    start, end = graph.tape_starts[number : number + 2].tolist()
-    base = graph.tape_base[start:end]
-    found = np.flatnonzero(offset[base] >= 0)
-    rows = found + int(graph.tape_lows[number])
-    if not tape.runs or tape.runs[-1] is not run:
-        tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
-    tape.offset_of[rows] = offset[base[found]] + graph.tape_shift[start + found]
+    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
+    tape.offset_of[rows] = offsets
     tape.run_of[rows] = len(tape.runs) - 1
-    tape.touched.append((int(graph.tape_lows[number]), int(graph.tape_lows[number]) + end - start))
     for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
         tape.import_generations.setdefault(id(source), source.generation)
 

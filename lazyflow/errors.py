@@ -62,6 +62,11 @@ class ParseError(LazyflowError, ValueError):
     """A malformed input file; the message starts with ``path:line:column``."""
 
 
+def generated(name: str) -> str:
+    """The file name of printed code: it counts as part of this package."""
+    return f"{_PACKAGE}<{name}>"
+
+
 def user_line() -> str:
     """``file:line`` of the innermost frame outside this package: the line a user would want to see.
 

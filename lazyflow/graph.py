@@ -8,14 +8,16 @@ Everything is a look-up of whole arrays; the only Python loops go over tapes, im
 from __future__ import annotations
 
 import bisect
+import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow import jit
 from lazyflow.errors import LazyflowError
 from lazyflow.expr import Expr, handle
 from lazyflow.tape import (
@@ -140,26 +142,69 @@ def reach(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
     """The ranges of rows that a row of a sealed tape rests on, itself included; kept with the tape."""
     found = tape.reach.get(row)
     if found is None:
-        starts, operands = decoded(tape).starts, tape.operands
-        seen, stack = {row}, [row]
-        while stack:
-            i = stack.pop()
-            for operand in operands[int(starts[i]) : int(starts[i + 1])]:
-                if operand not in seen:
-                    seen.add(operand)
-                    stack.append(operand)
-        rows = np.array(sorted(seen), np.int64)
-        # The further results of a call stand right behind it, and are computed with it.
+        rows = _rows_below(tape, row)
         breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
-        highs = [
-            min(int(part[-1]) + 1 + _results_behind(tape, int(part[-1])), len(tape)) for part in np.split(rows, breaks)
-        ]
-        found = tape.reach[row] = tuple(zip(rows[np.concatenate(([0], breaks))].tolist(), highs, strict=True))
+        lows = [int(rows[0]), *rows[breaks].tolist()]
+        lasts = [*rows[breaks - 1].tolist(), int(rows[-1])]
+        # The further results of a call stand right behind it, and are computed with it.
+        highs = [min(last + 1 + _results_behind(tape, last), len(tape)) for last in lasts]
+        found = tape.reach[row] = tuple(zip(lows, highs, strict=True))
     return found
 
 
 def _results_behind(tape: Tape, row: int) -> int:
     return len(signature_by_id(tape.signatures[row]).further)
+
+
+def _rows_below(tape: Tape, row: int) -> Ints:
+    """The rows that a row of a sealed tape rests on, ascending, itself included."""
+    starts = decoded(tape).starts
+    if jit.is_available():
+        return _loop()(row, starts, np.frombuffer(tape.operands, np.int32), decoded(tape).marks)  # type: ignore[no-any-return]
+    seen, stack = {row}, [row]
+    while stack:
+        i = stack.pop()
+        for operand in tape.operands[int(starts[i]) : int(starts[i + 1])]:
+            if operand not in seen:
+                seen.add(operand)
+                stack.append(operand)
+    return np.array(sorted(seen), np.int64)
+
+
+_REACH = '''"""Printed by lazyflow; see lazyflow/graph.py."""
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True)
+def reach(row, starts, operands, marks):
+    found = np.empty(256, np.int64)
+    found[0] = row
+    marks[row] = True
+    count, done = 1, 0
+    while done < count:
+        i = found[done]
+        done += 1
+        for e in range(starts[i], starts[i + 1]):
+            operand = operands[e]
+            if not marks[operand]:
+                marks[operand] = True
+                if count == len(found):
+                    larger = np.empty(2 * count, np.int64)
+                    larger[:count] = found
+                    found = larger
+                found[count] = operand
+                count += 1
+    for k in range(count):
+        marks[found[k]] = False
+    return np.sort(found[:count])
+'''
+
+
+@functools.cache
+def _loop() -> Callable[..., Ints]:
+    return jit.module(_REACH).reach  # type: ignore[no-any-return]
 
 
 class Decoded(NamedTuple):
@@ -168,6 +213,7 @@ class Decoded(NamedTuple):
     starts: Ints
     int_starts: Ints
     float_starts: Ints
+    marks: Ints  # all false: for a walk over the rows to use and to leave so
 
 
 def decoded(tape: Tape) -> Decoded:
@@ -179,7 +225,8 @@ def decoded(tape: Tape) -> Decoded:
         counts = rows.take(ids)
         ragged = np.flatnonzero(counts == RAGGED)
         counts[ragged] = np.frombuffer(tape.ints, np.int32)[int_starts[ragged]] if len(ragged) else 0
-        tape.decoded = Decoded(_starts(counts), int_starts, _starts(floats.take(ids)))
+        marks = np.zeros(len(tape), np.bool_)
+        tape.decoded = Decoded(_starts(counts), int_starts, _starts(floats.take(ids)), marks)
     return tape.decoded  # type: ignore[no-any-return]
 
 
@@ -224,21 +271,28 @@ def awaited(tapes: Sequence[Tape]) -> list[Expr]:
 _STARTS = {"operands": "starts", "ints": "int_starts", "floats": "float_starts"}
 
 
-def _column(segment: Segment, name: str, dtype: Any) -> Ints:
-    """A column of the rows of a segment."""
-    tape, low, high = segment
-    whole = getattr(tape, name)
-    column = np.frombuffer(whole, dtype) if len(whole) else np.empty(0, dtype)
-    if high - low == len(tape):
-        return column
-    if name == "signatures":
-        return column[low:high]
-    starts = getattr(decoded(tape), _STARTS[name])
-    return column[starts[low] : starts[high]]
+def _parts(segments: Sequence[Segment], name: str, dtype: Any) -> list[Ints]:
+    """A column of the rows of each segment."""
+    found = []
+    seen: Tape | None = None
+    column, starts = np.empty(0, dtype), None
+    for tape, low, high in segments:
+        if tape is not seen:
+            seen, whole = tape, getattr(tape, name)
+            column = np.frombuffer(whole, dtype) if len(whole) else np.empty(0, dtype)
+            starts = None
+        if high - low == len(tape):
+            found.append(column)
+        elif name == "signatures":
+            found.append(column[low:high])
+        else:
+            starts = getattr(decoded(tape), _STARTS[name]) if starts is None else starts
+            found.append(column[starts[low] : starts[high]])
+    return found
 
 
 def _laid_end_to_end(segments: Sequence[Segment], name: str, dtype: Any) -> Ints:
-    parts = [part for s in segments if len(part := _column(s, name, dtype))]
+    parts = [part for part in _parts(segments, name, dtype) if len(part)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
@@ -284,18 +338,20 @@ class _Columns:
 
     def _operands(self) -> Ints:
         """The rows that are read, numbered through all segments."""
-        parts = []
-        for segment, start in zip(self.segments, self.tape_starts.tolist(), strict=False):
-            rows = _column(segment, "operands", np.int32)
-            lows, starts = self.places[id(segment.tape)]
-            if len(lows) == 1 and segment.low == 0:
-                parts.append(rows + np.int64(start))
+        parts = _parts(self.segments, "operands", np.int32)
+        found = []
+        done = 0
+        for lows, starts in self.places.values():  # the segments of a tape stand behind each other
+            rows = parts[done] if len(lows) == 1 else np.concatenate(parts[done : done + len(lows)])
+            done += len(lows)
+            if len(lows) == 1 and lows[0] == 0:
+                found.append(rows + np.int64(starts[0]))
             else:
                 which = np.searchsorted(lows, rows, side="right") - 1
                 moved = rows + (np.array(starts) - np.array(lows))[which]
                 # What no root reaches may read rows that are left out: any row will do for these.
-                parts.append(np.clip(moved, 0, self.tape_starts[-1] - 1))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, np.int64)
+                found.append(np.clip(moved, 0, self.tape_starts[-1] - 1))
+        return found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.int64)
 
     def row(self, tape: Tape, row: int) -> int:
         """The number of a row of a tape through all segments."""
@@ -354,7 +410,7 @@ def _known_rows(columns: _Columns, foreign: list[tuple[int, Tape, int]], anew: b
     runs: list[Any] = []
     parts: list[tuple[Ints, Ints, Ints]] = []
     for (tape, low, high), start in zip(columns.segments, columns.tape_starts.tolist(), strict=False):
-        if tape.run_of is not None and not anew:
+        if tape.runs and not anew:
             found = np.flatnonzero(tape.run_of[low:high] >= 0) + low
             parts.append((found + (start - low), tape.run_of[found] + len(runs), tape.offset_of[found]))
             runs.extend(tape.runs)

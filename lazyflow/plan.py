@@ -444,14 +444,14 @@ def _described(
     done = [0] * len(cells)
     signature_of = graph.signature[order[bounds[:-1]]]
     signatures = [graph.signatures[s] for s in signature_of.tolist()]
-    result = _Column(offsets.take(order), bounds, np.array([max(s.type.size, 1) for s in signatures], np.int64))
+    result = _Column(offsets.take(order), bounds, np.array([s.widths[0] for s in signatures], np.int64))
     read = _reader(graph, order, bounds, offsets, signatures)
     edges = bounds.tolist()
     found = []
     for i, signature in enumerate(signatures):
         low, high = edges[i], edges[i + 1]
         nodes = order[low:high]
-        writes = result.rows(i, low, high, max(signature.type.size, 1))
+        writes = result.rows(i, low, high, signature.widths[0])
         if signature.cell is not None:
             number = numbers[id(signature)]
             calls = number, done[number], done[number] + high - low
@@ -505,12 +505,12 @@ def _reader(
             )
             values = np.zeros(len(order), np.int64)
             values[filled] = place(starts[filled] + slot)
-            widths = [_width_of_slot(s, slot) for s in signatures]
+            widths = [s.widths[1].get(slot, 1) for s in signatures]
             columns[slot] = _Column(values, bounds, np.array(widths, np.int64))
         return columns[slot]
 
     def read(slot: int, launch: int, low: int, high: int, signature: Signature, operand: Any) -> Rows:
-        width = max(operand.type.size, 1)
+        width = signature.widths[1][operand.position]
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
         counts = graph.starts[order[low:high] + 1] - starts[low:high]
@@ -519,12 +519,6 @@ def _reader(
         return _few_rows(values, width)
 
     return read
-
-
-def _width_of_slot(signature: Signature, slot: int) -> int:
-    return next(
-        (max(o.type.size, 1) for o in signature.operands if o.kind == "row" and o.position == slot and o.type), 1
-    )
 
 
 def has_parameter_gradient(signature: Signature) -> bool:

@@ -19,6 +19,7 @@ from lazyflow.graph import Graph, Ints
 from lazyflow.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
 
 FEWEST = 2  # nodes of one signature that are worth a look
+WORTH = 64  # each round passes over all edges: one edge in so many must lead to a node that may be a repeat
 
 
 def without_repeats(graph: Graph) -> Graph:
@@ -63,7 +64,7 @@ def _first_equals(graph: Graph) -> Ints | None:
     repeated = np.zeros(len(graph), bool)
     users = np.repeat(np.arange(len(graph)), counts)
     done = np.zeros(len(graph), bool)
-    while len(nodes):
+    while len(nodes) * WORTH > len(graph.base):
         done[nodes] = True
         found = _merge(graph, nodes, first)
         if not len(found):
@@ -71,9 +72,15 @@ def _first_equals(graph: Graph) -> Ints | None:
         repeated[found] = True
         _spread_to_results(graph, found, first, repeated)
         # Whoever reads repeated nodes alone is next: of all others a repeat would be chance.
-        missing = np.bincount(users[repeated[graph.base]], minlength=len(graph))
-        nodes = np.flatnonzero((missing == counts) & (counts > 0) & usable & ~done)
+        readers, reads = _runs(users[repeated[graph.base]])
+        nodes = readers[(reads == counts[readers]) & usable[readers] & ~done[readers]]
     return first if repeated.any() else None
+
+
+def _runs(ascending: Ints) -> tuple[Ints, Ints]:
+    """The distinct values of an ascending array, and how often each occurs."""
+    starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1]))[: len(ascending)])
+    return ascending[starts], np.diff(starts, append=len(ascending))
 
 
 def _usable(graph: Graph) -> Ints:

@@ -115,6 +115,7 @@ class Signature:
         "serial",
         "static",
         "type",
+        "widths",
     )
 
     def __init__(
@@ -129,6 +130,8 @@ class Signature:
         self.further: tuple[Signature, ...] = ()
         self.draws: tuple[int, ...] = (1,) if op.random else ()  # which payload integers count draws
         self.differentiable = any(o.vjp is not None for o in operands)
+        # How many elements a row of the result, and of each operand by its position among the rows, takes in memory.
+        self.widths = max(result.size, 1), {o.position: max(o.type.size, 1) for o in operands if o.kind == "row" and o.type}
         self.line = user_line()
         self.serial = next(_serials)  # never used again, while ids are
         self.id = _enroll(self)

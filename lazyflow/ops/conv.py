@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating
+from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, symbolic
 from lazyflow.ops.linalg import BATCH, contract, lettered, numeric
 
 Pads = tuple[tuple[int, int], ...]
@@ -117,11 +117,6 @@ def _exact(size: Shape, kernel: Shape, stride: Shape, before: Shape, dilation: S
 # Views.
 
 
-def _symbolic(xp: Any) -> bool:
-    """Whether ``xp`` is a namespace of expressions, in which a vjp records operations: these have no memory to see."""
-    return hasattr(xp, "record_op")
-
-
 def _inside(pads: Pads, size: Shape) -> tuple[Any, ...]:
     """The subscript of an array's own elements in the padded one."""
     return (..., *(slice(before, before + n + min(after, 0)) for n, (before, after) in zip(size, pads, strict=True)))
@@ -147,7 +142,7 @@ def _padded(xp: Any, x: Array, w: Windows, fill: float) -> Array:
 
 def sliding(xp: Any, x: Array, w: Windows, fill: float = 0.0) -> Array:
     """``x`` (..., *size) seen as (..., *kernel, *out): no copy but that of the padding."""
-    if _symbolic(xp):
+    if symbolic(xp):
         how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
         return xp.record_op(WINDOWS, (x,), fill=fill, **how)
     padded = _padded(xp, x, w, fill)
@@ -177,7 +172,7 @@ def _places(w: Windows) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]:
 
 def folded(xp: Any, columns: Array, w: Windows) -> Array:
     """(..., *kernel, *out) added up to (..., *size): the transpose of `sliding`."""
-    if _symbolic(xp):
+    if symbolic(xp):
         how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
         return xp.record_op(FOLD_WINDOWS, (columns,), size=w.size, **how)
     lead = columns.shape[: columns.ndim - 2 * len(w.size)]
