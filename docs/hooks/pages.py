@@ -28,7 +28,7 @@ log = logging.getLogger("mkdocs.hooks.pages")
 
 
 def included(text: str, base: str = ".") -> str:
-    """The text with each line ``--8<-- "path"`` replaced by that file of the project, whose links start from ``base``."""
+    """The text with each line ``--8<-- "path"`` replaced by that file of the project; its links start from ``base``."""
 
     def content(match: re.Match[str]) -> str:
         path = ROOT / match["path"]
@@ -43,7 +43,7 @@ def included(text: str, base: str = ".") -> str:
 
 
 def linked(text: str, folder: Path, spell: Callable[[Path], str]) -> str:
-    """The text with the targets of its links, but for those in code, spelled anew; ``folder``: where they start from."""
+    """The text with the targets of its links, but for those in code, spelled anew. They start from ``folder``."""
 
     def link(match: re.Match[str]) -> str:
         if re.match(r"[a-z]+:", match["target"]):

@@ -33,9 +33,20 @@ def entries(text: str) -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def known() -> dict[str, str]:
-    """The page of every entry, by its full name."""
-    pages = sorted(REFERENCE.glob("*.md"))
-    return {f"{m}.{n}": p.name for p in pages for m, n in entries(p.read_text(encoding="utf-8"))}
+    """The page of every entry, and of every member of a class among them, by its full name."""
+    found = {}
+    for page in sorted(REFERENCE.glob("*.md")):
+        for directive in DIRECTIVE.finditer(page.read_text(encoding="utf-8")):
+            for name in directive["names"].split() if not directive["list"] else ():
+                full, value = f"{directive['module']}.{name}", looked_up(directive["module"], name)
+                further = members(value) if inspect.isclass(value) else []
+                found.update(dict.fromkeys((full, *(f"{full}.{member}" for member, _ in further)), page.name))
+    return found
+
+
+def looked_up(module: str, name: str) -> Any:
+    """What a user finds by that name."""
+    return getattr(importlib.import_module(module), name)
 
 
 def expanded(text: str) -> str:
@@ -44,7 +55,7 @@ def expanded(text: str) -> str:
 
 
 def _entries(module: str, names: str) -> str:
-    return "\n".join(_entry(module, name, getattr(importlib.import_module(module), name)) for name in names.split())
+    return "\n".join(_entry(module, name, looked_up(module, name)) for name in names.split())
 
 
 def _list(module: str, names: str) -> str:
@@ -52,10 +63,17 @@ def _list(module: str, names: str) -> str:
 
 
 def _entry(module: str, name: str, value: Any) -> str:
-    said = [heading(3, f"{module}.{name}", name), *_call(_spelled(module, name), value), markdown(documentation(value))]
+    full = f"{module}.{name}"
+    said = [heading(3, full, name), *_call(_spelled(module, name), value), markdown(documentation(value), full)]
     if inspect.isclass(value):
-        said += [_member(f"{module}.{name}.{member}", member, v) for member, v in members(value)]
+        said += [_member(full, member, v) for member, v in members(value)]
     return "\n\n".join(said) + "\n"
+
+
+def _member(kind: str, name: str, value: Any) -> str:
+    arguments = shown(inspect.signature(value)) if callable(value) else ""
+    head = heading(4, f"{kind}.{name}", name + " ".join(arguments.split()))
+    return f"{head}\n\n{markdown(documentation(value), kind)}"
 
 
 def heading(level: int, anchor: str, name: str) -> str:
@@ -69,61 +87,86 @@ def _spelled(module: str, name: str) -> str:
 
 
 def _call(name: str, value: Any) -> list[str]:
-    """The signature, fenced, of what can be called."""
-    if not callable(value) or (inspect.isclass(value) and issubclass(value, BaseException)):
+    """The signature, fenced, of what a user calls."""
+    if not callable(value) or (inspect.isclass(value) and not _is_made_by_users(value)):
         return []
-    try:
-        signature = inspect.signature(value)
-    except (TypeError, ValueError):  # of what is written in C
-        return []
+    made_from = getattr(value, "signature", None)  # of a module that is a function and its options
+    signature = made_from if isinstance(made_from, inspect.Signature) else inspect.signature(value)
     return [f"```python\n{name}{shown(signature)}\n```"]
+
+
+def _is_made_by_users(kind: type) -> bool:
+    """Whether a class says what it is made of; exceptions and a plain dict do not."""
+    if issubclass(kind, BaseException):
+        return False
+    return inspect.isfunction(kind.__init__) or inspect.isfunction(kind.__new__)
 
 
 def shown(signature: inspect.Signature) -> str:
     """A signature without annotations, which docstrings say better, and broken where it is long."""
-    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    empty = inspect.Parameter.empty
+    plain = [p.replace(annotation=empty, default=_Spelled.of(p.default)) for p in signature.parameters.values()]
     plain = plain[1:] if plain and plain[0].name == "self" else plain
     return textwrap.fill(str(inspect.Signature(plain)), 84, subsequent_indent="    ", break_long_words=False)
 
 
+class _Spelled(str):
+    """A default as it is written."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """The name of a function or a class, any other value itself."""
+        named = value is not inspect.Parameter.empty and (inspect.isclass(value) or inspect.isroutine(value))
+        return cls(value.__name__) if named else value
+
+
 def members(kind: type) -> list[tuple[str, Any]]:
-    """The public methods and properties of a class that say what they do, its own and those of a private base."""
-    found = {}
-    for base in reversed([kind, *(b for b in kind.__mro__[1:] if b.__name__.startswith("_"))]):
-        for name, value in vars(base).items():
-            value = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-            described = inspect.isfunction(value) or isinstance(value, property | functools.cached_property)
-            if not name.startswith("_") and described and inspect.getdoc(value):
-                found[name] = value
-    return list(found.items())
+    """The public methods and properties that a class documents, its own and those of a private base.
+
+    What a public base documents already stands there, but for ``forward``, which says what a module does.
+    """
+    public = [base for base in kind.__mro__[1:] if not base.__name__.startswith("_")]
+    private = [base for base in kind.__mro__[1:] if base.__name__.startswith("_")]
+    found = {name: value for base in (*reversed(private), kind) for name, value in vars(base).items()}
+    return [
+        (name, getattr(value, "__func__", value))
+        for name, value in found.items()
+        if _is_documented(name, value) and (name == "forward" or not any(hasattr(base, name) for base in public))
+    ]
 
 
-def _member(anchor: str, name: str, value: Any) -> str:
-    return "\n\n".join([heading(4, anchor, name), *_call(name, value), markdown(documentation(value))])
+def _is_documented(name: str, value: Any) -> bool:
+    kinds = staticmethod, classmethod, property, functools.cached_property
+    described = inspect.isfunction(value) or isinstance(value, kinds)
+    return not name.startswith("_") and described and bool(inspect.getdoc(value))
 
 
 def documentation(value: Any) -> str:
-    """What a docstring says; of a class that has none of its own, nothing."""
+    """What a docstring says."""
     return inspect.getdoc(value) or ""
 
 
-def markdown(said: str) -> str:
-    """A docstring as Markdown: examples fenced, literal blocks and mentions of other entries as the site has them."""
+def markdown(said: str, scope: str) -> str:
+    """The docstring of an entry or a member of it as Markdown: examples fenced, mentions of other entries as links."""
     parts, end = [], 0
     for example in DOCTEST.finditer(said):
-        parts += [_prose(said[end : example.start()]), f"```pycon\n{example[0]}\n```\n"]
+        parts += [_prose(said[end : example.start()], scope), f"```pycon\n{example[0]}\n```\n"]
         end = example.end()
-    return "".join([*parts, _prose(said[end:])]).strip()
+    return "".join([*parts, _prose(said[end:], scope)]).strip()
 
 
-def _prose(text: str) -> str:
+def _prose(text: str, scope: str) -> str:
     text = re.sub(r"::\n\n(?= )", ":\n\n", text)
-    return re.sub(MENTION, lambda found: _mention(found[1]), text)
+    return re.sub(MENTION, lambda found: _mention(found[1], scope), text)
 
 
-def _mention(name: str) -> str:
-    """A link to the entry of a name, if it has one."""
-    full = (f"{prefix}{name}" for prefix in ("", "lazyflow.", "lazyflow.nn.", "lazyflow.optim.", "lazyflow.train."))
+def _mention(name: str, scope: str) -> str:
+    """A link to the entry of a name, if it has one: a member of the scope, a neighbour, or anything public."""
+    around = f"{scope}.", f"{scope.rpartition('.')[0]}."
+    full = (f"{prefix}{name}" for prefix in (*around, "", "lazyflow.", "lazyflow.nn.", "lazyflow.optim."))
     entry = next((f for f in full if f in known()), None)
     return f"[`{name}`]({known()[entry]}#{entry})" if entry else f"`{name}`"
 
