@@ -22,7 +22,7 @@ REFERENCE = ROOT / "docs" / "reference"
 DIRECTIVE = re.compile(r"^::: (?P<module>[\w.]+)(?P<list> list)?\n(?P<names>(?:    .+\n)*)", re.MULTILINE)
 DOCTEST = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 MENTION = re.compile(r"(?<!`)`([\w.]+)`(?!`)")
-SHORT = {"lazyflow": "lf", "lazyflow.numpy": "np"}
+SHORT = {"lazyflow": "lf", "lazyflow.numpy.random": "np.random"}
 
 
 def entries(text: str) -> Iterator[tuple[str, str]]:
