@@ -106,7 +106,7 @@ def shown(signature: inspect.Signature) -> str:
     """A signature without annotations, which docstrings say better, and broken where it is long."""
     empty = inspect.Parameter.empty
     plain = [p.replace(annotation=empty, default=_Spelled.of(p.default)) for p in signature.parameters.values()]
-    plain = plain[1:] if plain and plain[0].name == "self" else plain
+    plain = plain[1:] if plain and plain[0].name in ("self", "cls") else plain
     return textwrap.fill(str(inspect.Signature(plain)), 84, subsequent_indent="    ", break_long_words=False)
 
 
