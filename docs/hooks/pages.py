@@ -19,7 +19,7 @@ DOCS = ROOT / "docs"
 PAGE_OF = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LECTURE = "examples/lecture"
 
-INCLUDE = re.compile(r'^--8<-- "(?P<path>[^"]+)"\n', re.MULTILINE)
+INCLUDE = re.compile(r"^(?:#|<!--) include: (?P<path>\S+)(?: -->)?\n", re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 OUTSIDE = re.compile(r"<(?:script|link|img|iframe)[^>]*\s(?:src|href)=[\"']?(?:https?:)?//[^\"'\s>]*")
@@ -28,16 +28,18 @@ log = logging.getLogger("mkdocs.hooks.pages")
 
 
 def included(text: str, base: str = ".") -> str:
-    """The text with each line ``--8<-- "path"`` replaced by that file of the project; its links start from ``base``."""
+    """The text with each line ``# include: path`` or ``<!-- include: path -->`` replaced by that file of the project.
+
+    The links of an included page start from ``base``, a folder of the site.
+    """
 
     def content(match: re.Match[str]) -> str:
         path = ROOT / match["path"]
         whole = path.read_text(encoding="utf-8")
-        return (
-            linked(whole, path.parent, lambda target: os.path.relpath(target, DOCS / base))
-            if path.suffix == ".md"
-            else whole
-        )
+        return linked(whole, path.parent, from_base) if path.suffix == ".md" else whole
+
+    def from_base(target: Path) -> str:
+        return os.path.relpath(target, DOCS / base)
 
     return INCLUDE.sub(content, text)
 
