@@ -1,5 +1,5 @@
-"""The Tree-LSTM of `benchmarks.peers` in lazyflow: plain recursion over one tree, in plain operations or with the
-library's cell."""
+"""The Tree-LSTM of `benchmarks.peers` in lazyflow: plain recursion over one tree, in plain operations or as one
+cell a node."""
 
 from __future__ import annotations
 
@@ -70,33 +70,66 @@ class TreeLSTM(Model[Tree]):
         return [self.logits(self.state(tree, None)[0])]
 
 
+class Nodes(nn.Module):
+    """A node of a tree as one cell: the library's Tree-LSTM, with table, classifier and loss."""
+
+    def __init__(self, vocabulary_size: int, dim: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(vocabulary_size, dim), nn.Linear(hidden, classes)
+        self.cell = nn.BinaryTreeLSTMCell(dim, hidden)
+
+    @lf.cell
+    def leaf(self, word: int, label: int) -> tuple[lf.Expr, tuple[lf.Expr, lf.Expr]]:
+        """Loss and state of a word."""
+        state = self.cell.leaf(self.words(word))
+        return lf.cross_entropy(self.head(state[0]), label), state
+
+    @lf.cell
+    def inner(self, left: tuple[lf.Expr, lf.Expr], right: tuple[lf.Expr, lf.Expr], label: int) -> Any:
+        """Loss and state of a node with two children."""
+        state = self.cell(left, right)
+        return lf.cross_entropy(self.head(state[0]), label), state
+
+    @lf.cell
+    def word(self, word: int) -> tuple[lf.Expr, lf.Expr]:
+        """The state of a word alone."""
+        return self.cell.leaf(self.words(word))
+
+
 class CellTreeLSTM(TreeLSTM):
-    """The same with the library's cell, classifier and table."""
+    """The same as one cell a node."""
 
     def __init__(self, weights: Mapping[str, Array], batching: str = "phases") -> None:
         Model.__init__(self, batching)
         (vocabulary_size, dim), (classes, hidden) = weights["embedding"].shape, weights["head.weight"].shape
-        self.words, self.head_layer = nn.Embedding(vocabulary_size, dim), nn.Linear(hidden, classes)
-        self.cell = nn.BinaryTreeLSTMCell(dim, hidden)
-        assign([(self.words.weight, weights["embedding"])])
-        layers = {"leaf": self.cell.leaf_gates, "inner": self.cell.inner_gates, "head": self.head_layer}
-        for name, layer in layers.items():
+        self.nodes = Nodes(vocabulary_size, dim, hidden, classes)
+        assign([(self.nodes.words.weight, weights["embedding"])])
+        cell = self.nodes.cell
+        for name, layer in {"leaf": cell.leaf_gates, "inner": cell.inner_gates, "head": self.nodes.head}.items():
             assign_layer(layer, weights, name)
-        modules = self.words, self.cell, self.head_layer
-        self.optimizer = optim.Adam([p for module in modules for p in module.parameters()], lr=LEARNING_RATE)
+        self.optimizer = optim.Adam(self.nodes.parameters(), lr=LEARNING_RATE)
 
     def state(self, tree: Tree, losses: list[lf.Expr] | None) -> tuple[lf.Expr, lf.Expr]:
+        if losses is None:
+            return self.bare_state(tree)
         if tree.children:
             left, right = tree.children
-            h, c = self.cell(self.state(left, losses), self.state(right, losses))
+            loss, state = self.nodes.inner(self.state(left, losses), self.state(right, losses), tree.label)
         else:
-            h, c = self.cell.leaf(self.words(tree.word))
-        if losses is not None:
-            losses.append(lf.cross_entropy(self.logits(h), tree.label))
-        return h, c
+            loss, state = self.nodes.leaf(tree.word, tree.label)
+        losses.append(loss)
+        return state
+
+    def bare_state(self, tree: Tree) -> tuple[lf.Expr, lf.Expr]:
+        """The state of the root without any loss."""
+        if tree.children:
+            left, right = tree.children
+            found: tuple[lf.Expr, lf.Expr] = self.nodes.cell(self.bare_state(left), self.bare_state(right))
+            return found
+        return self.nodes.word(tree.word)
 
     def logits(self, h: lf.Expr) -> lf.Expr:
-        return self.head_layer(h)
+        return self.nodes.head(h)
 
 
 FORMS: dict[str, type[TreeLSTM]] = {"plain": TreeLSTM, "cell": CellTreeLSTM}

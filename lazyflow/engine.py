@@ -25,18 +25,27 @@ from lazyflow.hooks import through
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, dag_of, make
+from lazyflow.plans import Plans
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices, schedule
 from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
+from lazyflow.threads import blas_threads
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
 CHOICES = Choices()
 
+# Plans by structure. They never change a value either: see `lazyflow.plans`.
+PLANS = Plans()
+
 
 def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
-    """Schedule and plan a graph."""
-    names = tuple(s.serial for s in graph.signatures)
-    return make(graph, schedule(dag_of(graph), batching, CHOICES, names), reuse=reuse)
+    """Schedule and plan a graph, or take the plan of one of equal structure."""
+
+    def made() -> Plan:
+        names = tuple(s.serial for s in graph.signatures)
+        return make(graph, schedule(dag_of(graph), batching, CHOICES, names), reuse=reuse)
+
+    return PLANS.plan(graph, (batching, reuse), made)
 
 
 def _run(roots: Sequence[Expr]) -> None:
@@ -62,7 +71,8 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
     device = roots[0].device
     run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
-    execute(run)
+    with blas_threads(settings.current().threads):
+        execute(run)
     if checked:
         check_finite(run, roots)
     _remember(run, tapes)
@@ -184,7 +194,8 @@ class Engine:
             raise GradientError(_nothing_to_differentiate(root))
         self.forward([root])
         run, offset = location(root.tape, root.row)
-        gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain, _hooked)
+        with blas_threads(settings.current().threads):
+            gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain, _hooked)
         for parameter, gradient in gradients.values():
             _accumulate(parameter, through(parameter.hooks, gradient))
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lazyflow import settings
-from lazyflow.engine import CHOICES
+from lazyflow.engine import CHOICES, PLANS
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, collect
 from lazyflow.plan import dag_of
+from lazyflow.plans import CacheInfo
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Schedule, lower_bound, schedule
 from lazyflow.tape import CONSTANT, KNOWN, Operand, Signature
@@ -40,7 +41,7 @@ class Explanation:
     ``recorded`` nodes, of which ``nodes`` are computed (the others are views, or no root needs them); ``launches``
     under ``batching``;
     ``lower_bound``: fewer are impossible; ``groups``, the one of most launches first; ``reasons``: why groups of one
-    operation did not merge.
+    operation did not merge; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plans`).
     """
 
     recorded: int
@@ -50,6 +51,7 @@ class Explanation:
     batching: str
     groups: tuple[Group, ...]
     reasons: tuple[str, ...]
+    plans: CacheInfo = field(compare=False)
 
     def __str__(self) -> str:
         head = (
@@ -72,6 +74,8 @@ class Explanation:
                 *table,
                 *(["", "why these did not merge:"] if self.reasons else []),
                 *(f"- {r}" for r in self.reasons),
+                "",
+                str(self.plans),
             ]
         )
 
@@ -106,6 +110,7 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         batching=batching,
         groups=tuple(group for _, group in found[:groups]),
         reasons=tuple(_reasons([s for s, _ in found])),
+        plans=PLANS.info(),
     )
 
 

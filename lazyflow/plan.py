@@ -477,6 +477,11 @@ def _read_of(
     if operand.kind == "row":
         rows: Rows = read(operand.position, launch, low, high, signature, operand)
         return rows
+    return payload_read(graph, operand, nodes)
+
+
+def payload_read(graph: Graph, operand: Any, nodes: Ints) -> Read:
+    """The payload numbers of nodes as an operand of their launch; None for a parameter."""
     if operand.kind == "int":
         return _payload(graph.ints, graph.int_starts, nodes, operand.position).astype(np.int64)
     if operand.kind == "float":

@@ -14,6 +14,7 @@ import numpy as np
 
 from lazyflow.device import canonical
 from lazyflow.errors import DTypeError
+from lazyflow.threads import cores
 
 FUSIONS = ("auto", "numba", "numpy", "off")
 BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
@@ -31,7 +32,8 @@ class Settings:
     record the line of every operation and raise at the first NaN or infinity. ``fuse``: what runs the elementwise parts
     of a cell: ``"numba"`` (one compiled loop; needs the extra ``jit``), ``"numpy"`` (NumPy calls over blocks that stay in
     cache), ``"off"`` (one operation after another), ``"auto"`` (numba where it is installed, else NumPy).
-    ``dedupe``: nodes that compute the same are computed once.
+    ``dedupe``: nodes that compute the same are computed once. ``threads``: of BLAS, in the products of a run; ``"all"``
+    for as many as there are cores.
     """
 
     batching: str = "phases"
@@ -41,6 +43,7 @@ class Settings:
     check_finite: bool = False
     fuse: str = "auto"
     dedupe: bool = True
+    threads: int = 1
 
 
 class _Local(threading.local):
@@ -73,6 +76,8 @@ def _checked(name: str, value: Any) -> Any:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}; got {value!r}")
     if name == "fuse":
         return _checked_fusion(value)
+    if name == "threads":
+        return _checked_threads(value)
     if name == "device":
         return canonical(value)
     if name == "dtype":
@@ -81,6 +86,14 @@ def _checked(name: str, value: Any) -> Any:
             raise DTypeError(f"the default dtype must be float16, float32 or float64, got {dtype}")
         return dtype
     return bool(value) if name in ("grad", "check_finite", "dedupe") else value
+
+
+def _checked_threads(value: Any) -> int:
+    if value == "all":
+        return cores()
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"threads must be a positive number or 'all', got {value!r}")
+    return value
 
 
 def _checked_fusion(value: Any) -> Any:

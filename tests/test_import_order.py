@@ -11,6 +11,7 @@ ROOT = Path(lazyflow.__file__).parent
 ORDER = (
     "errors",
     "device",
+    "threads",
     "settings",
     "hooks",
     "random",
@@ -26,6 +27,7 @@ ORDER = (
     "repeats",
     "schedule",
     "plan",
+    "plans",
     "arena",
     "fuse",
     "program",

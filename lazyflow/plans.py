@@ -1,0 +1,164 @@
+"""Plans that are kept: a graph of equal structure gets the plan of the one before, with its own payload.
+
+What makes a plan is compared whole, never by a hash alone: the signatures (parameters are part of them), which node has
+which, all edges and shifts, the roots, and the way of batching. So a plan cannot be stale: a replaced parameter, another
+mode or another setting is another key.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from lazyflow.graph import Graph
+from lazyflow.plan import Cells, Launch, Plan, Read, payload_read
+from lazyflow.tape import Signature, Type
+
+LIMIT = 64 << 20  # bytes of arrays
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What `Plans.info` returns: hits and misses so far, plans that are kept, their bytes, and the most there may be."""
+
+    hits: int
+    misses: int
+    plans: int
+    nbytes: int
+    limit: int
+
+    def __str__(self) -> str:
+        size = f"{self.plans} plans in {self.nbytes / 2**20:.1f} of {self.limit / 2**20:.0f} MiB"
+        return f"plans kept: {self.hits} hits, {self.misses} misses, {size}"
+
+
+class Plans:
+    """Keeps plans by structure, up to ``limit`` bytes; those not asked for the longest go first.
+
+    A plan is kept when its structure comes by for the second time: minibatches that are shuffled never come again, and
+    cost a few bytes each.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self.seen: OrderedDict[Any, None] = OrderedDict()
+        self.kept: OrderedDict[Any, tuple[Plan, int]] = OrderedDict()
+        self.watched: weakref.WeakSet[Type] = weakref.WeakSet()
+        self.nbytes = self.hits = self.misses = 0
+        self.lock = RLock()
+
+    def info(self) -> CacheInfo:
+        """Counts and sizes."""
+        return CacheInfo(self.hits, self.misses, len(self.kept), self.nbytes, self.limit)
+
+    def plan(self, graph: Graph, way: Any, make: Callable[[], Plan]) -> Plan:
+        """The plan of a graph, run in a certain ``way``; made anew if no graph of equal structure has one."""
+        key = way, graph.signatures, graph.roots, *(_sample(a) for a in _structure(graph))
+        with self.lock:
+            found = self.kept.get(key)
+            if found is not None and _is_alike(found[0].graph, graph):
+                self.kept.move_to_end(key)
+                self.hits += 1
+                return _with_payload(found[0], graph)
+            self.misses += 1
+            again = hash(key) in self.seen
+            self.seen[hash(key)] = None
+            if len(self.seen) > MOST_SEEN:
+                self.seen.popitem(last=False)
+        plan = make()
+        if again:
+            with self.lock:
+                self._keep(key, plan)
+        return plan
+
+    def _keep(self, key: Any, plan: Plan) -> None:
+        size = _nbytes(plan)
+        if size > self.limit:
+            return
+        before = self.kept.pop(key, None)
+        self.nbytes += size - (before[1] if before else 0)
+        # A graph holds on to earlier runs: that of the next hit takes its place.
+        self.kept[key] = replace(plan, graph=replace(plan.graph, known_run=(), tapes=())), size
+        for kind in _parameter_types(plan.graph.signatures):
+            parameter = kind.parameter() if kind.parameter is not None else None
+            if parameter is not None and kind not in self.watched:
+                self.watched.add(kind)
+                weakref.finalize(parameter, self._drop_dead).atexit = False
+        while self.nbytes > self.limit:
+            _, (_, freed) = self.kept.popitem(last=False)
+            self.nbytes -= freed
+
+    def _drop_dead(self) -> None:
+        """Let go of plans with a parameter that is no more, and of its signatures."""
+        with self.lock:
+            for key, (plan, size) in list(self.kept.items()):
+                kinds = _parameter_types(plan.graph.signatures)
+                if any(kind.parameter is not None and kind.parameter() is None for kind in kinds):
+                    del self.kept[key]
+                    self.nbytes -= size
+
+
+def _parameter_types(signatures: Sequence[Signature]) -> list[Type]:
+    return [o.type for s in signatures for o in s.operands if o.kind == "shared" and o.type]
+
+
+MOST_SEEN = 4096  # structures that are remembered to have come by once
+STEP = 61  # elements from one that is part of the key to the next; all are compared when a key is found
+
+
+def _sample(array: np.ndarray[Any, Any]) -> tuple[int, bytes]:
+    return len(array), array[::STEP].tobytes()
+
+
+def _is_alike(one: Graph, other: Graph) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(_structure(one), _structure(other), strict=True))
+
+
+def _structure(graph: Graph) -> tuple[np.ndarray[Any, Any], ...]:
+    return graph.signature, graph.starts, graph.base, graph.shift, graph.results
+
+
+def _nbytes(plan: Plan) -> int:
+    graph = plan.graph
+    arrays = [plan.offsets, plan.schedule.launch, graph.ints, graph.floats, graph.tape_base, graph.tape_shift]
+    launches = sum(a.nbytes for launch in plan.launches for a in launch.reads if isinstance(a, np.ndarray))
+    cells = sum(a.nbytes for c in plan.cells for a in (*c.inputs, *c.outputs))
+    return sum(a.nbytes for a in (*arrays, *_structure(graph))) + launches + cells + 512 * len(plan.launches)
+
+
+def _with_payload(plan: Plan, graph: Graph) -> Plan:
+    """A plan for another graph of the same structure: only payload differs."""
+    cells = tuple(_refilled_cells(c, graph) for c in plan.cells)
+    launches = tuple(_refilled(launch, graph, cells) for launch in plan.launches)
+    return replace(plan, graph=graph, launches=launches, cells=cells)
+
+
+def _refilled_cells(cells: Cells, graph: Graph) -> Cells:
+    signature, nodes = cells.signature, cells.nodes
+    return replace(
+        cells,
+        ints=tuple(graph.ints[graph.int_starts[nodes] + k] for k in range(signature.ints)),
+        floats=tuple(graph.floats[graph.float_starts[nodes] + k] for k in range(signature.floats)),
+    )
+
+
+def _refilled(launch: Launch, graph: Graph, cells: tuple[Cells, ...]) -> Launch:
+    signature = launch.signature
+    if not signature.ints and not signature.floats:
+        return launch
+    reads: list[Read] = list(launch.reads)
+    for i, operand in enumerate(signature.operands):
+        if operand.kind in ("int", "float"):
+            if launch.calls is not None:
+                number, low, high = launch.calls
+                payload = cells[number].ints if operand.kind == "int" else cells[number].floats
+                reads[i] = payload[operand.position][low:high]
+            else:
+                reads[i] = payload_read(graph, operand, launch.nodes)
+    return replace(launch, reads=tuple(reads))
