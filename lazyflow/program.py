@@ -834,13 +834,14 @@ class _Fuser:
         return whole and self._is_mine_alone(ref.index)
 
     def _is_mine_alone(self, product: int) -> bool:
-        """Whether only linear operations of this group read a product: then no derivative needs its value."""
+        """Whether only this group reads a product, and only linear operations of it: then no derivative needs its
+        value."""
+        if not self._is_read_here(product):
+            return False
         stack, seen = [product], set()
         while stack:
             i = stack.pop()
             for user, _ in self.c.readers[i]:
-                if user not in self.members and not self.c.virtual[user]:
-                    return False
                 node = self.nodes[user]
                 for slope in node.slopes:
                     reading = [r for r in node.reads if r.kind == NODE and r.index == i]
@@ -851,6 +852,12 @@ class _Fuser:
                     seen.add(user)
                     stack.append(user)
         return True
+
+    def _is_read_here(self, i: int) -> bool:
+        """Whether this group alone reads a node, also by way of nodes that are computed where they are read."""
+        return all(
+            user in self.members or (self.c.virtual[user] and self._is_read_here(user)) for user, _ in self.c.readers[i]
+        )
 
 
 def is_cheap_node(node: Node) -> bool:

@@ -1,8 +1,9 @@
-"""The code blocks of the documentation run, one after another, and print what stands below them.
+"""The documentation: its code runs, one block after another, and prints what stands below it, and nothing is left out.
 
 Each page has a process of its own, as its reader has: signatures, and the line that first recorded one, are kept.
 """
 
+import importlib
 import io
 import re
 import subprocess
@@ -13,8 +14,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from docs.hooks import pages, reference  # noqa: E402
+
+DOCS = ROOT / "docs"
+PAGES = [p for p in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))) if "```python\n" in p.read_text(encoding="utf-8")]
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<printed>.*?)```\n)?", re.DOTALL)
+LECTURE = sorted((ROOT / pages.LECTURE).glob("*.py"))
+MODULES = (
+    "lazyflow", "lazyflow.nn", "lazyflow.nn.functional", "lazyflow.nn.init", "lazyflow.optim", "lazyflow.train",
+    "lazyflow.data", "lazyflow.numpy", "lazyflow.numpy.linalg", "lazyflow.numpy.random", "lazyflow.errors",
+)  # fmt: skip
 
 
 def printed(code, names):
@@ -27,7 +39,7 @@ def printed(code, names):
 
 def check(page):
     """Run the page's blocks; exit with what is printed in place of what the page says."""
-    text, names = page.read_text(encoding="utf-8"), {}
+    text, names = pages.included(page.read_text(encoding="utf-8")), {"__name__": "example"}
     for block in BLOCK.finditer(text):
         found = printed(block["code"], names)
         if found != (block["printed"] or ""):
@@ -35,12 +47,84 @@ def check(page):
             sys.exit(f"{page.name}:{line}: this block prints\n{found}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_blocks_run_and_print_what_the_page_says(page):
     done = subprocess.run([sys.executable, __file__, page], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("program", LECTURE, ids=lambda program: program.stem)
+def test_every_program_of_the_lecture_has_a_page_that_shows_it(program):
+    page = pages.page_of(program)
+    assert f"\n# include: {program.relative_to(ROOT).as_posix()}\n" in page.read_text(encoding="utf-8")
+    assert f"]({page.name})" in (DOCS / "lecture" / "index.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def entries():
+    texts = [page.read_text(encoding="utf-8") for page in reference.REFERENCE.glob("*.md")]
+    return [entry for text in texts for entry in reference.entries(text)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_name_is_in_the_reference(module, entries):
+    # Of what is offered twice, such as lf.ShapeError and errors.ShapeError, one entry will do.
+    objects = [reference.looked_up(*entry) for entry in entries]
+    for name in importlib.import_module(module).__all__:
+        value = reference.looked_up(module, name)
+        is_module = type(value).__name__ == "module"
+        assert is_module or (module, name) in entries or any(value is o for o in objects), f"{module}.{name}"
+
+
+def test_no_name_is_in_the_reference_twice(entries):
+    assert len(entries) == len(set(entries))
+
+
+def test_an_entry_has_signature_text_examples_and_links():
+    found = reference.expanded("::: lazyflow\n    argmax\n")
+    assert "### `argmax` { #lazyflow.argmax }" in found and "```python\nlf.argmax(x, axis=None" in found
+    assert "```pycon\n>>> " in found and "::: " not in found
+    assert "](errors.md#lazyflow.ShapeError)" in reference.expanded("::: lazyflow\n    add\n")
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    {
+        "[a](../README.md)": "[a](index.md)",
+        "[a](../CONTRIBUTING.md#set-up)": "[a](contributing.md#set-up)",
+        "[a](../examples/lecture/unet.py)": "[a](lecture/unet.md)",
+        "[a](../examples/lecture)": "[a](lecture/index.md)",
+        "[a](training.md#fit)": "[a](training.md#fit)",
+        "[a](../benchmarks/results)": "a",
+        "[a](https://keepachangelog.com)": "[a](https://keepachangelog.com)",
+        "```python\nx[0](y)\n```\n": "```python\nx[0](y)\n```\n",
+    }.items(),
+)
+def test_links_lead_to_what_the_site_has(link, expected):
+    assert pages.for_site(link, DOCS / "page.md") == expected
+
+
+def test_a_link_to_a_missing_file_is_a_warning(caplog):
+    pages.for_site("[a](../no/such.py)", DOCS / "page.md")
+    assert "does not exist" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("html", "warns"),
+    [
+        ('<script src="assets/a.js"></script><a href="https://example.org">', False),
+        ('<script src="https://example.org/a.js"></script>', True),
+        ('<link rel="stylesheet" href="//example.org/a.css">', True),
+    ],
+)
+def test_what_a_page_loads_from_elsewhere_is_a_warning(html, warns, caplog):
+    class Page:
+        class file:
+            src_path = "page.md"
+
+    assert pages.on_post_page(html, Page, None) == html
+    assert ("another host" in caplog.text) == warns
+
+
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     check(Path(sys.argv[1]))

@@ -571,3 +571,25 @@ def test_a_wrong_stream_leaves_the_model_beside_it_alone(state, tmp_path):
     with pytest.raises(lf.CheckpointError, match="stream"):
         lf.load(path, model=model, stream=stream)
     assert not model.weight.numpy().any() and (stream.seed, stream.count) == (3, 0)
+
+
+@pytest.mark.parametrize("fuse", ["auto", "numpy"])
+def test_a_gate_that_a_later_step_reads_is_not_overwritten(fuse):
+    # The sigmoid, kept for backward in the columns of its product, was taken once more for the sum behind the product.
+    rng = np.random.default_rng(0)
+    W, b, V = (lf.Parameter(rng.normal(size=size)) for size in ((6, 4), 6, (2, 4)))
+    left, right = (lf.constant(rng.normal(size=2)) for _ in range(2))
+
+    def mixed(left, right):
+        z, r, s = lf.split(lf.sigmoid(lf.affine(W, b, lf.concatenate([left, right]))), 3)
+        return z * lf.matmul(V, lf.concatenate([r * left, s * right])) + (1 - z)
+
+    found = []
+    for f in (mixed, lf.cell(mixed)):
+        with lf.using(fuse=fuse):
+            loss = lf.sum(f(f(left, right), right) ** 2)
+            loss.backward()
+        found.append([loss.numpy(), *(p.grad.copy() for p in (W, b, V))])
+        W.grad = b.grad = V.grad = None
+    for plain, cell in zip(*found, strict=True):
+        np.testing.assert_allclose(cell, plain, rtol=1e-10)
