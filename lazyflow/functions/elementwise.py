@@ -119,6 +119,7 @@ __all__ = [
     "relu",
     "remainder",
     "round",
+    "scale_gradient",
     "selu",
     "sigmoid",
     "sign",
@@ -253,3 +254,18 @@ def where(condition: Any, a: Any, b: Any) -> Expr:
 def astype(x: Any, dtype: Any) -> Expr:
     """``x`` converted to ``dtype``; gradients are converted back."""
     return record(OPS["astype"], (constant(x),), dtype=np.dtype(dtype))
+
+
+def scale_gradient(x: Any, scale: float) -> Expr:
+    """``x`` itself, with the gradient that comes back through here times ``scale``.
+
+    With -1 the gradient is reversed (Ganin and Lempitsky 2015). Raises `DTypeError` for ``x`` that is not floating,
+    ``TypeError`` for a scale that is no number.
+
+    >>> import lazyflow as lf
+    >>> w = lf.Parameter([1.0, 2.0])
+    >>> lf.sum(lf.scale_gradient(w, -1.0) * 3).backward()
+    >>> w.grad
+    array([-3., -3.], dtype=float32)
+    """
+    return record(OPS["scale_gradient"], (constant(x), number("scale_gradient", "scale", scale)))

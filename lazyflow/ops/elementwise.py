@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.errors import DTypeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, broadcast_shape, register
+from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.ops.base import Abstract, Array, Op, Result, broadcast_shape, register, require_floating
 from lazyflow.ops.formula import Formula, compile_forward, compile_vjp, parse, result_dtype
 
 
@@ -173,3 +173,29 @@ def _astype_x(xp: Any, g: Array, y: Array, x: Array, *, dtype: np.dtype[Any]) ->
 
 
 ASTYPE = register(Op("astype", _astype_infer, _astype, (_astype_x,)))
+
+
+# A value as it is, its cotangent times a number. The number is an operand, so that different ones run together.
+
+
+def _scale_gradient_infer(x: Abstract, scale: Abstract) -> Result:
+    require_floating("scale_gradient", x)
+    if scale.shape:
+        raise ShapeError(f"scale_gradient takes one number as the scale, of shape (), got shape {scale.shape}")
+    return Result(x.shape, x.dtype)
+
+
+def _scale_gradient(xp: Any, x: Array, scale: Array, out: Array = None) -> Array:
+    if out is None:
+        return x
+    out[...] = x
+    return out
+
+
+def _scale_gradient_x(xp: Any, g: Array, y: Array, x: Array, scale: Array) -> Array:
+    return (g * scale).astype(x.dtype)
+
+
+SCALE_GRADIENT = register(
+    Op("scale_gradient", _scale_gradient_infer, _scale_gradient, (_scale_gradient_x, None), elementwise=True)
+)

@@ -505,7 +505,14 @@ LOSSES = (
     Case("mse", (x(3), Spec((3,), "int64", -3, 4)), lambda a, t: ((a - t) ** 2).mean()),
 )
 
-CASES = (*ELEMENTWISE, *REDUCTIONS, *LISTS, *LOSSES)
+# A cotangent times a number: with 1 it is the derivative; that the number counts is tested in tests/test_functions.py.
+SCALED = tuple(
+    Case("scale_gradient", (x(*shape, dtype=t), Spec((), choices=(1.0,))), lambda a, scale: a)
+    for shape in ((), (2, 3))
+    for t in ("float64", "float32")
+)
+
+CASES = (*SCALED, *ELEMENTWISE, *REDUCTIONS, *LISTS, *LOSSES)
 
 
 # What is refused.
@@ -581,5 +588,7 @@ ERRORS = (
     *(error(n, (x(5), x(5)), "reduction must be one of", ValueError, reduction="max") for n in PAIR_OPS),
     *(error(n, (x(0, 5), x(0, 5)), "the mean of no losses") for n in PAIR_OPS),
     error("soft_cross_entropy", (x(), x()), "at least one class"),
+    error("scale_gradient", (x(3), x(3)), r"one number as the scale, of shape \(\), got shape \(3,\)"),
+    error("scale_gradient", (INT, x()), "takes floating numbers, got int64", DTypeError),
     error("huber", (x(5), x(5)), "delta must be positive, got 0", ValueError, delta=0),
 )
