@@ -75,6 +75,7 @@ from lazyflow.nn.loss import (
     TripletMarginWithDistanceLoss,
 )
 from lazyflow.nn.module import Module
+from lazyflow.nn.noise import GaussianNoise, VariationalDropout, weight_noise
 from lazyflow.nn.normalization import (
     BatchNorm1d,
     BatchNorm2d,
@@ -86,7 +87,9 @@ from lazyflow.nn.normalization import (
 )
 from lazyflow.nn.recurrent import GRU, LSTM, RNN, BiLSTM, GRUCell, LSTMCell, RNNCell
 from lazyflow.nn.shape import CosineSimilarity, Flatten, Identity, PairwiseDistance, Unflatten
+from lazyflow.nn.softmax import ClassFactoredSoftmax, HierarchicalSoftmax, SoftmaxOutput
 from lazyflow.nn.tree import BinaryTreeLSTMCell, ChildSumTreeLSTMCell
+from lazyflow.nn.weights import remove_weight_norm, weight_norm
 
 __all__ = [
     "CELU",
@@ -110,6 +113,7 @@ __all__ = [
     "BinaryTreeLSTMCell",
     "CTCLoss",
     "ChildSumTreeLSTMCell",
+    "ClassFactoredSoftmax",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
@@ -125,11 +129,13 @@ __all__ = [
     "Fold",
     "GRUCell",
     "GaussianNLLLoss",
+    "GaussianNoise",
     "GroupNorm",
     "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "HierarchicalSoftmax",
     "Highway",
     "HingeEmbeddingLoss",
     "HuberLoss",
@@ -173,6 +179,7 @@ __all__ = [
     "SoftMarginLoss",
     "Softmax",
     "Softmax2d",
+    "SoftmaxOutput",
     "Softmin",
     "Softplus",
     "Softshrink",
@@ -186,6 +193,10 @@ __all__ = [
     "TripletMarginWithDistanceLoss",
     "Unflatten",
     "Unfold",
+    "VariationalDropout",
     "functional",
     "init",
+    "remove_weight_norm",
+    "weight_noise",
+    "weight_norm",
 ]
