@@ -11,6 +11,7 @@ from lazyflow.expr import STRUCTURE, Parameter
 from lazyflow.nn.functional.maps import weight_norm as normalised
 from lazyflow.nn.functional.maps import weight_norm_axes
 from lazyflow.nn.module import Module
+from lazyflow.tape import current_tape
 
 __all__ = ["remove_weight_norm", "weight_norm"]
 
@@ -18,14 +19,20 @@ M = TypeVar("M", bound=Module)
 
 
 class _WeightNorm:
-    """The hook that computes the weight before each forward."""
+    """The hook that computes the weight: once for all calls that are recorded on one tape, under one value."""
 
     def __init__(self, name: str, dim: int | None) -> None:
         self.name, self.dim = name, dim
+        self.tape: Any = None
+        self.computed: tuple[Any, ...] = ()
 
     def __call__(self, module: Any, args: tuple[Any, ...]) -> None:
         own = module.__dict__
-        own[self.name] = normalised(own[self.name + "_v"], own[self.name + "_g"], self.dim)
+        v, g = own[self.name + "_v"], own[self.name + "_g"]
+        now = v.version, v.requires_grad, g.version, g.requires_grad
+        if self.tape is not current_tape() or self.computed != now:
+            own[self.name] = normalised(v, g, self.dim)
+            self.tape, self.computed = current_tape(), now
 
 
 def _hooks(module: Module, name: str) -> list[Any]:
@@ -37,7 +44,7 @@ def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
     """Replace the parameter ``name`` of ``module`` by ``name_v``, its direction, and ``name_g``, its length, from which
     it is computed at every call (Salimans and Kingma 2016); returns ``module``.
 
-    ``dim`` as in `functional.weight_norm`. The module computes what it did before. As every module with a hook, it
+    ``dim`` as in `functional.weight_norm`. All calls of a minibatch share one product. The module computes what it did before. As every module with a hook, it
     cannot be called within a `lazyflow.cell`. Raises ``ValueError`` where there is no parameter of this name,
     `ShapeError` for an axis that is not there, `GradientError` where a slice is zero and so has no direction.
 
