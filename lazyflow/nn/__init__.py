@@ -88,7 +88,8 @@ from lazyflow.nn.normalization import (
 from lazyflow.nn.recurrent import GRU, LSTM, RNN, BiLSTM, GRUCell, LSTMCell, RNNCell
 from lazyflow.nn.shape import CosineSimilarity, Flatten, Identity, PairwiseDistance, Unflatten
 from lazyflow.nn.softmax import ClassFactoredSoftmax, HierarchicalSoftmax, SoftmaxOutput
-from lazyflow.nn.tree import BinaryTreeLSTMCell, ChildSumTreeLSTMCell
+from lazyflow.nn.tree import BinaryTreeLSTMCell, ChildSumTreeLSTMCell, NaryTreeLSTMCell
+from lazyflow.nn.variants import CoupledLSTMCell, LayerNormLSTMCell
 from lazyflow.nn.weights import remove_weight_norm, weight_norm
 
 __all__ = [
@@ -120,6 +121,7 @@ __all__ = [
     "ConvTranspose2d",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
+    "CoupledLSTMCell",
     "CrossEntropyLoss",
     "Dropout",
     "Dropout1d",
@@ -146,6 +148,7 @@ __all__ = [
     "L1Loss",
     "LSTMCell",
     "LayerNorm",
+    "LayerNormLSTMCell",
     "LeakyReLU",
     "Linear",
     "LogSigmoid",
@@ -163,6 +166,7 @@ __all__ = [
     "MultiMarginLoss",
     "MultiheadAttention",
     "NLLLoss",
+    "NaryTreeLSTMCell",
     "PReLU",
     "PairwiseDistance",
     "Parameter",

@@ -59,6 +59,11 @@ def _zeros(size: int, like: Parameter) -> Expr:
     return constant(np.zeros(size, like.dtype))
 
 
+def zero_state(weight_hh: Parameter) -> Expr:
+    """The state of zeros that a recurrent weight (gates, hidden_size) starts from."""
+    return _zeros(weight_hh.shape[-1], weight_hh)
+
+
 def _lstm_step(owner: Module, gates: Expr, c: Expr) -> State:
     i, f, g, o = split_gates(owner, gates, 4)
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
@@ -103,7 +108,7 @@ class _Cell(Module):
         return affine(self.weight_ih, self.bias_ih, x), affine(self.weight_hh, self.bias_hh, h)
 
     def _start(self) -> Expr:
-        return _zeros(self.hidden_size, self.weight_hh)
+        return zero_state(self.weight_hh)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias_ih is not None else ", bias=False")

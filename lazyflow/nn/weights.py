@@ -44,9 +44,10 @@ def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
     """Replace the parameter ``name`` of ``module`` by ``name_v``, its direction, and ``name_g``, its length, from which
     it is computed at every call (Salimans and Kingma 2016); returns ``module``.
 
-    ``dim`` as in `functional.weight_norm`. All calls of a minibatch share one product. The module computes what it did before. As every module with a hook, it
-    cannot be called within a `lazyflow.cell`. Raises ``ValueError`` where there is no parameter of this name,
-    `ShapeError` for an axis that is not there, `GradientError` where a slice is zero and so has no direction.
+    ``dim`` as in `functional.weight_norm`. All calls of a minibatch share one product. The module computes what it did
+    before. As every module with a hook, it cannot be called within a `lazyflow.cell`. Raises ``ValueError`` where there
+    is no parameter of this name, `ShapeError` for an axis that is not there, `GradientError` where a slice is zero and
+    so has no direction.
 
     >>> import lazyflow as lf
     >>> layer = lf.nn.weight_norm(lf.nn.Linear(3, 2))

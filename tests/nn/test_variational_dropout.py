@@ -10,6 +10,13 @@ from tests.nn.support import gradients, scrambled, sequences, weighted
 P = (0.4, 0.3)
 
 
+@pytest.fixture(autouse=True)
+def interpreted():
+    """Nothing is compiled for a test's few steps."""
+    with lf.using(fuse="numpy"):
+        yield
+
+
 def sigma(x):
     return 1 / (1 + np.exp(-x))
 
