@@ -189,3 +189,109 @@ def test_the_same_numbers_as_dynet(name, dy):
     for parameter, gradient in zip(parameters, gradients, strict=True):
         found = np.zeros(parameter.shape) if parameter.grad is None else parameter.grad
         np.testing.assert_allclose(found, gradient.reshape(found.shape), rtol=1e-3, atol=1e-4)
+
+
+def drawn(collection, seed=2):
+    """All parameters of a collection random, as arrays in the order in which DyNet made them."""
+    rng, found = np.random.default_rng(seed), []
+    for p in collection.parameters_list():
+        p.set_value(rng.normal(size=p.shape()).astype(np.float32))
+        found.append(p.as_array().astype(np.float64))
+    return found
+
+
+INPUTS = np.random.default_rng(3).normal(size=(4, 2))
+
+
+def both_states(dy, builder, cell):
+    dy.renew_cg(autobatching=False)
+    theirs, state = builder.initial_state(), None
+    for x in INPUTS:
+        theirs = theirs.add_input(dy.inputVector(x))
+        state = cell(lf.constant(x), state)
+    (h, c), (c_theirs, h_theirs) = state, (e.npvalue() for e in theirs.s())
+    np.testing.assert_allclose(h.numpy(), h_theirs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(c.numpy(), c_theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(("name", "peepholes"), [("CoupledLSTMBuilder", "full"), ("FastLSTMBuilder", "none")])
+def test_coupled_lstms(dy, name, peepholes):
+    collection = dy.ParameterCollection()
+    builder = getattr(dy, name)(1, 2, 3, collection)
+    (xi, hi, ci, bi), (xo, ho, co, bo), (xc, hc, bc) = (drawn(collection)[a:b] for a, b in ((0, 4), (4, 8), (8, 11)))
+    with lf.using(dtype="float64"):
+        cell = nn.CoupledLSTMCell(2, 3, peepholes=peepholes)
+    cell.weight_ih.assign(np.concatenate([xi, xc, xo]))
+    cell.weight_hh.assign(np.concatenate([hi, hc, ho]))
+    cell.bias.assign(np.concatenate([bi, bc, bo]))
+    if peepholes == "full":  # the other builder has peepholes, too, but does not use them
+        cell.weight_ci.assign(ci)
+        cell.weight_co.assign(co)
+    both_states(dy, builder, cell)
+
+
+def reordered(gates):
+    """DyNet's gates i, f, o, g as i, f, g, o."""
+    i, f_, o, g = np.split(gates, 4)
+    return np.concatenate([i, f_, g, o])
+
+
+@pytest.mark.peer
+def test_layer_normalised_lstm(dy):
+    collection = dy.ParameterCollection()
+    builder = dy.VanillaLSTMBuilder(1, 2, 3, collection, ln_lstm=True)
+    x, h, bias, hh_weight, hh_bias, ih_weight, ih_bias, c_weight, c_bias = drawn(collection)
+    collection.parameters_list()[4].set_value(np.zeros(12, np.float32))  # which DyNet leaves out at the first step
+    with lf.using(dtype="float64"):
+        cell = nn.LayerNormLSTMCell(2, 3, eps=1e-9)
+    cell.weight_ih.assign(reordered(x))
+    cell.weight_hh.assign(reordered(h))
+    cell.bias.assign(reordered(bias + np.repeat([0.0, 1.0, 0.0, 0.0], 3)))
+    cell.norm_ih_weight.assign(reordered(ih_weight))
+    cell.norm_ih_bias.assign(reordered(ih_bias))
+    cell.norm_hh_weight.assign(reordered(hh_weight))
+    cell.norm_c_weight.assign(c_weight)
+    cell.norm_c_bias.assign(c_bias)
+    assert hh_bias.shape == (12,)
+    both_states(dy, builder, cell)
+
+
+@pytest.mark.peer
+def test_class_factored_softmax(dy, tmp_path):
+    clusters = [[0, 2], [1, 3, 4], [5]]
+    lines = [f"c{k} w{word}" for k, cluster in enumerate(clusters) for word in cluster]
+    (tmp_path / "clusters").write_text("\n".join(lines) + "\n")
+    collection = dy.ParameterCollection()
+    builder = dy.ClassFactoredSoftmaxBuilder(3, str(tmp_path / "clusters"), {f"w{i}": i for i in range(6)}, collection)
+    parameters = drawn(collection)
+    with lf.using(dtype="float64"):
+        ours = nn.ClassFactoredSoftmax(3, clusters)
+    ours.weight.assign(np.concatenate([p for p in parameters if p.ndim == 2]))
+    ours.bias.assign(np.concatenate([p for p in parameters if p.ndim == 1]))
+    h = np.random.default_rng(4).normal(size=3)
+    dy.renew_cg(autobatching=False)
+    theirs = [builder.neg_log_softmax(dy.inputVector(h), i).value() for i in range(6)]
+    np.testing.assert_allclose([ours(h, i).item() for i in range(6)], theirs, rtol=1e-4)
+    np.testing.assert_allclose(-ours.log_prob(h).numpy(), theirs, rtol=1e-4)
+
+
+@pytest.mark.peer
+def test_cyclical_descent(dy):
+    collection = dy.ParameterCollection()
+    p = collection.parameters_from_numpy(np.array([1.0, 2.0], np.float32))
+    theirs = dy.CyclicalSGDTrainer(collection, learning_rate_min=0.01, learning_rate_max=0.1, step_size=3, gamma=0.9)
+    theirs.set_clip_threshold(0)
+    w = lf.Parameter(np.array([1.0, 2.0]))
+    trainer = optim.SGD([w])
+    schedule = optim.CyclicLR(trainer, 0.01, 0.1, 3, mode="exp_range", gamma=0.9)
+    for i in range(10):
+        dy.renew_cg(autobatching=False)
+        dy.squared_norm(p).backward()
+        theirs.update()
+        trainer.zero_grad()
+        lf.sum(w * w).backward()
+        trainer.step()
+        if i:  # DyNet takes two updates with the first rate
+            schedule.step()
+    np.testing.assert_allclose(w.numpy(), p.as_array(), rtol=1e-4)
