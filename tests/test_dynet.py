@@ -49,7 +49,7 @@ TABLE = {
     "dot_product": (lf.dot, (X, Y)),
     "pow": (lambda a: a**2.5, (X,), lambda dy, a: dy.pow(a, dy.scalarInput(2.5))),
     "cube": (lambda a: a**3, (V,)),
-    **{name: (getattr(lf, name), (X,)) for name in ("square", "sqrt", "exp", "log", "erf", "sin", "cos", "tan")},
+    **{name: (getattr(lf, name), (X,)) for name in ("square", "sqrt", "exp", "log", "erf", "lgamma", "sin", "cos", "tan")},
     **{name: (getattr(lf, name), (X,)) for name in ("sinh", "cosh", "tanh", "elu", "selu", "silu", "softsign")},
     **{"a" + name: (getattr(lf, "arc" + name), (X,)) for name in ("sin", "cos", "tan", "sinh", "tanh")},
     "acosh": (lf.arccosh, (X + 1,)),

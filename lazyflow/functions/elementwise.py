@@ -108,6 +108,7 @@ __all__ = [
     "logical_and",
     "logical_not",
     "logical_or",
+    "lgamma",
     "logsigmoid",
     "maximum",
     "minimum",
@@ -254,6 +255,19 @@ def where(condition: Any, a: Any, b: Any) -> Expr:
 def astype(x: Any, dtype: Any) -> Expr:
     """``x`` converted to ``dtype``; gradients are converted back."""
     return record(OPS["astype"], (constant(x),), dtype=np.dtype(dtype))
+
+
+_lgamma = unary(OPS["lgamma"])
+
+
+def lgamma(x: Any) -> Expr:
+    """The logarithm of the gamma function, elementwise, for positive ``x``; ``log(n!)`` is ``lgamma(n + 1)``.
+
+    >>> import lazyflow as lf
+    >>> lf.lgamma(lf.constant([1.0, 4.0])).numpy().round(4)
+    array([0.    , 1.7918], dtype=float32)
+    """
+    return _lgamma(x)
 
 
 def scale_gradient(x: Any, scale: float) -> Expr:

@@ -110,6 +110,31 @@ ARCCOSH = elementwise("arccosh", "arccosh(x)", x="g / sqrt(x * x - 1)")
 ARCTANH = elementwise("arctanh", "arctanh(x)", x="g / (1 - x * x)")
 ERF = elementwise("erf", "erf(x)", x=f"{2 / math.sqrt(math.pi)} * exp(-(x * x)) * g")
 
+# The logarithm of the gamma function for x > 0: Stirling's series from 8 on, and below that ``gamma(x + 8)`` divided by
+# ``x (x + 1) ... (x + 7)``. Its derivative, digamma, alike (Abramowitz and Stegun 1964, 6.1.41 and 6.3.18).
+_Z, _W = "where(x < 8, x + 8, x)", "minimum(x, 8)"
+_SQUARE = f"(1 / ({_Z} * {_Z}))"
+_LOW, _HIGH = (" * ".join(f"({_W} + {k})" for k in ks) for ks in ((0, 1, 2, 3), (4, 5, 6, 7)))
+_BELOW = " + ".join(f"1 / ({_W} + {k})" for k in range(8))
+
+
+def _series(*coefficients: float) -> str:
+    """A polynomial in ``1 / z**2``, by Horner's rule."""
+    text = repr(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        text = f"({coefficient!r} + {_SQUARE} * {text})"
+    return text
+
+
+LGAMMA = elementwise(
+    "lgamma",
+    f"({_Z} - 0.5) * log({_Z}) - {_Z} + {0.5 * math.log(2 * math.pi)}"
+    f" + {_series(1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)} / {_Z}"
+    f" - (x < 8) * (log({_LOW}) + log({_HIGH}))",
+    x=f"g * (log({_Z}) - 0.5 / {_Z} - {_SQUARE} * {_series(1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132)}"
+    f" - (x < 8) * ({_BELOW}))",
+)
+
 # Activations. Nothing overflows: exp only sees what is not positive.
 _SIGMOID = "(0.5 * tanh(0.5 * x) + 0.5)"
 _BELL = f"{1 / math.sqrt(2 * math.pi)} * exp(-0.5 * x * x)"

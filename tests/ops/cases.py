@@ -13,6 +13,7 @@ from tests.ops.harness import Case, ErrorCase, Spec
 
 INF = math.inf
 ERF = np.vectorize(math.erf, otypes=[float])
+LGAMMA = np.vectorize(math.lgamma, otypes=[float])
 
 
 def x(*shape: int, dtype: str = "float64", **more: Any) -> Spec:
@@ -100,6 +101,11 @@ EXTREME = (
     Case("erf", (x(400, dtype="float32", low=-8, high=8),), ERF, dtype="float32", tolerance=2.5e-7),
     Case("erf", (x(40, dtype="float16", low=-8, high=8),), ERF, dtype="float16", tolerance=1e-3),
     Case("erf", (Spec((9,), choices=(-INF, INF, math.nan, 0.0)),), ERF, gradient=False),
+    Case("lgamma", (x(2, 3, low=0.05, high=12.0),), LGAMMA),
+    Case("lgamma", (x(40, low=1.0, high=1e6),), LGAMMA, gradient=False),
+    Case("lgamma", (x(40, dtype="float32", low=0.05, high=40.0),), LGAMMA, dtype="float32", tolerance=8e-6),
+    Case("lgamma", (x(40, dtype="float16", low=0.2, high=12.0),), LGAMMA, dtype="float16", tolerance=8e-2),
+    Case("lgamma", (Spec((7,), "int64", 1, 20),), LGAMMA),
     Case("tanh", (Spec((9,), choices=(-INF, INF, math.nan, 0.0)),), np.tanh, gradient=False),
 )
 
