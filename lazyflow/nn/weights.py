@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lazyflow.errors import GradientError
-from lazyflow.expr import STRUCTURE, Parameter
+from lazyflow.expr import STRUCTURE, Expr, Parameter, handle
 from lazyflow.nn.functional.maps import weight_norm as normalised
 from lazyflow.nn.functional.maps import weight_norm_axes
 from lazyflow.nn.module import Module
@@ -19,20 +20,36 @@ M = TypeVar("M", bound=Module)
 
 
 class _WeightNorm:
-    """The hook that computes the weight: once for all calls that are recorded on one tape, under one value."""
+    """The hooks that compute the weight before a forward, once for all calls that are recorded on one tape under one
+    value, and take it away behind it, so that nothing keeps the tape alive and the module can be copied."""
 
     def __init__(self, name: str, dim: int | None) -> None:
         self.name, self.dim = name, dim
-        self.tape: Any = None
-        self.computed: tuple[Any, ...] = ()
+        self.place: tuple[Any, int, Any] | None = None
+        self.value: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _WeightNorm, (self.name, self.dim)
 
     def __call__(self, module: Any, args: tuple[Any, ...]) -> None:
         own = module.__dict__
         v, g = own[self.name + "_v"], own[self.name + "_g"]
-        now = v.version, v.requires_grad, g.version, g.requires_grad
-        if self.tape is not current_tape() or self.computed != now:
-            own[self.name] = normalised(v, g, self.dim)
-            self.tape, self.computed = current_tape(), now
+        value = v.version, v.requires_grad, g.version, g.requires_grad
+        weight = self._known() if value == self.value else None
+        if weight is None:
+            weight = normalised(v, g, self.dim)
+            self.place, self.value = (weakref.ref(weight.tape), weight.row, weight.type), value
+        own[self.name] = weight
+
+    def _known(self) -> Expr | None:
+        tape = None if self.place is None else self.place[0]()
+        if self.place is None or tape is None or tape is not current_tape():
+            return None
+        return handle(tape, *self.place[1:])
+
+    def after(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        """The hook behind a forward."""
+        module.__dict__.pop(self.name, None)
 
 
 def _hooks(module: Module, name: str) -> list[Any]:
@@ -65,7 +82,9 @@ def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
     delattr(module, name)
     setattr(module, name + "_v", Parameter(value))
     setattr(module, name + "_g", Parameter(length))
-    module.register_forward_pre_hook(_WeightNorm(name, dim))
+    hook = _WeightNorm(name, dim)
+    module.register_forward_pre_hook(hook)
+    module.register_forward_hook(hook.after)
     return module
 
 
@@ -84,11 +103,12 @@ def remove_weight_norm(module: M, name: str = "weight") -> M:
         raise ValueError(f"remove_weight_norm: {type(module).__name__} has no weight norm on {name!r}")
     own = module.__dict__
     value = normalised(own[name + "_v"], own[name + "_g"], found[0].dim).numpy()
-    own.pop(name, None)
+    own.pop(name, None)  # there after a forward that failed
     delattr(module, name + "_v")
     delattr(module, name + "_g")
     setattr(module, name, Parameter(value))
     assert module._hooks is not None
     module._hooks.forward_pre.remove(found[0])
+    module._hooks.forward.remove(found[0].after)
     STRUCTURE[0] += 1
     return module

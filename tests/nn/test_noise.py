@@ -1,5 +1,10 @@
 """Noise on activations, sequences and weights, and weight normalisation."""
 
+import copy
+import gc
+import pickle
+import weakref
+
 import numpy as np
 import pytest
 
@@ -130,6 +135,45 @@ def test_weight_norm_is_computed_once_for_all_examples(batching):
     np.testing.assert_allclose(layer.weight_g.grad, along, rtol=1e-10)
     np.testing.assert_allclose(layer.weight_v.grad, g / norm * (slope - along * v / norm), atol=1e-12)
     assert sum(group.nodes for group in lf.explain(loss).groups if group.operation == "norm") <= 1
+
+
+def test_a_normed_module_is_copied_and_keeps_no_tape():
+    layer = nn.weight_norm(nn.Linear(3, 4))
+    y = layer(lf.constant(np.ones(3, np.float32)))
+    tape = weakref.ref(y.tape)
+    before = y.numpy()
+    del y
+    gc.collect()
+    assert tape() is None
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        other.weight_v.assign(2 * other.weight_v.numpy())
+        np.testing.assert_allclose(other(np.ones(3, np.float32)).numpy(), before, rtol=1e-5)
+        other.weight_g.assign(0 * other.weight_g.numpy())
+        assert (other(np.ones(3, np.float32)).numpy() == other.bias.numpy()).all()
+    np.testing.assert_array_equal(layer(np.ones(3, np.float32)).numpy(), before)
+
+
+def test_a_forward_that_fails_leaves_a_normed_module_whole():
+    layer = nn.weight_norm(nn.Linear(3, 4))
+    with pytest.raises(lf.ShapeError):
+        layer(np.ones(2, np.float32))
+    assert layer(np.ones(3, np.float32)).shape == (4,)
+    assert set(layer.state_dict()) == {"bias", "weight_v", "weight_g"}
+    assert nn.remove_weight_norm(layer)(np.ones(3, np.float32)).shape == (4,)
+
+
+def test_a_normed_module_follows_its_parameters_and_switches():
+    layer = nn.weight_norm(nn.Linear(3, 4))
+    x = np.ones(3, np.float32)
+    first = layer(x)
+    layer.weight_g.assign(0 * layer.weight_g.numpy())
+    assert (layer(x).numpy() == layer.bias.numpy()).all()
+    assert (first.forward().numpy() == layer.bias.numpy()).all()
+    with lf.no_grad():
+        assert not layer(x).requires_grad
+    assert layer(x).requires_grad
+    layer.requires_grad_(False)
+    assert not layer(x).requires_grad
 
 
 @pytest.mark.peer
