@@ -158,6 +158,20 @@ def dy():
     return found[0]
 
 
+# Classes that nobody calls, what DyNet's module imports, and how it was built.
+NO_NAMES = {
+    "DeviceInfo", "DynetParams", "ERRMSG", "Expression", "FloatValue", "FloatVectorValue", "HAVE_CUDA", "PyInitializer",
+    "SoftmaxBuilder", "Trainer", "UnsignedValue", "UnsignedVectorValue", "dynet_config", "os", "pickle",
+    "print_function", "sys",
+}  # fmt: skip
+
+
+@pytest.mark.peer
+def test_every_name_of_dynet_is_on_the_page(dy):
+    found = set(re.findall(r"\w+", PAGE.read_text(encoding="utf-8"))) | NO_NAMES
+    assert not sorted(name for name in dir(dy) if name[0] != "_" and name not in found)
+
+
 def theirs_of(dy, call, arrays, weights):
     """DyNet's value, and the gradients of a weighted sum of its elements."""
     dy.renew_cg(autobatching=False)
