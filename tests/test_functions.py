@@ -40,6 +40,14 @@ def test_equal_elements_count_in_their_order():
     assert lf.kmax_pool(lf.constant([1, 3, 3, 2]), 3).numpy().tolist() == [3, 3, 2]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "bool", "int64", "float16"])
+def test_topk_of_other_dtypes(dtype):
+    x = np.array([0, 1, 100, 3]).astype(dtype) if dtype != "int8" else np.array([-128, 127, 3, 0], dtype)
+    values, _ = lf.topk(lf.constant(x), 2)
+    assert values.dtype == x.dtype and values.numpy().tolist() == sorted(x.tolist())[:-3:-1]
+    assert sorted(lf.kmax_pool(lf.constant(x), 2).numpy().tolist()) == sorted(x.tolist())[2:]
+
+
 @pytest.mark.parametrize("f", [lf.topk, lf.kmax_pool])
 @pytest.mark.parametrize(
     ("k", "axis", "error", "message"),

@@ -147,7 +147,8 @@ def _largest(name: str, x: Expr, k: Any, axis: int) -> Expr:
     k, axis = integer(name, "k", k), negative_axis(name, axis, x.ndim)
     if not 1 <= k <= x.shape[axis]:
         raise ShapeError(f"{name}: k must be from 1 to {x.shape[axis]}, the size of axis {axis}; got {k}")
-    order = argsort(negative(x), axis)
+    whole = x if x.dtype.kind == "f" else x.astype(np.int64)  # in which every number of a smaller type has a negative
+    order = argsort(negative(whole), axis)
     return swapaxes(swapaxes(order, 0, axis)[:k], 0, axis)
 
 
