@@ -22,7 +22,7 @@ class _Average:
             raise TypeError(f"{name}: expected a list of parameters, got a {type(params).__name__}")
         self.params = list(params)
         for i, parameter in enumerate(self.params):
-            if not hasattr(parameter, "assign"):
+            if not (hasattr(parameter, "array") and hasattr(parameter, "touch")):
                 raise TypeError(f"{name}: entry {i} must be a Parameter, got a {type(parameter).__name__}")
         if not self.params:
             raise ValueError(f"{name}: there are no parameters to average: the list is empty")
@@ -70,12 +70,12 @@ class _Average:
         finally:
             self._inside = False
             for parameter, value in zip(self.params, before, strict=True):
-                parameter.assign(value)
+                _put(parameter, value)
 
     def copy_to_parameters(self) -> None:
         """Give the parameters their averages for good."""
         for i, parameter in enumerate(self.params):
-            parameter.assign(self._average(i))
+            _put(parameter, self._average(i))
 
     # Saving and restoring.
 
@@ -102,6 +102,12 @@ class _Average:
         for i, parameter in enumerate(self.params):
             device = device_of(parameter.array)
             self.averages[i] = module(parameter.array).array(to_device(state["averages"][str(i)], device))
+
+
+def _put(parameter: Any, value: Array) -> None:
+    """In place and on the parameter's device: nothing goes by way of the host."""
+    parameter.array[...] = value
+    parameter.touch()
 
 
 class ExponentialMovingAverage(_Average):
