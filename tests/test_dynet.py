@@ -74,6 +74,11 @@ TABLE = {
     "logsumexp_dim": (lambda m: lf.logsumexp(m, axis=1), (M,), lambda dy, m: dy.logsumexp_dim(m, d=1)),
     "pickneglogsoftmax": (lambda v: lf.cross_entropy(v, 2), (V,), lambda dy, v: dy.pickneglogsoftmax(v, 2)),
     "hinge": (lambda v: lf.hinge(v, 2, 0.7), (V,), lambda dy, v: dy.hinge(v, 2, 0.7)),
+    "hinge_dim": (
+        lambda m: lf.hinge(m.T, [2, 0, 1, 3, 3, 1], 0.7, "none"),
+        (M,),
+        lambda dy, m: dy.hinge_dim(m, [2, 0, 1, 3, 3, 1], 0, 0.7),
+    ),
     "binary_log_loss": (
         lambda p: f.binary_cross_entropy(p, Y, reduction="sum"),
         (X,),

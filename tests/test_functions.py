@@ -64,6 +64,16 @@ def test_how_many_is_checked(f, k, axis, error, message):
         f(lf.constant(M), k, axis)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_hinge_of_rows(reduction):
+    rows, classes = M[0], [1, 0, 3]
+    each = [lf.hinge(lf.constant(row), k, 0.5).item() for row, k in zip(rows, classes, strict=True)]
+    want = {"mean": np.mean, "sum": np.sum, "none": np.array}[reduction](each)
+    np.testing.assert_allclose(lf.hinge(lf.constant(rows), classes, 0.5, reduction).numpy(), want)
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        lf.hinge(lf.constant(rows), classes, reduction="max")
+
+
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5])
 def test_scaled_gradients(scale):
     w = lf.Parameter(M)
