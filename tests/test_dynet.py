@@ -297,6 +297,14 @@ def test_class_factored_softmax(dy, tmp_path):
 
 
 @pytest.mark.peer
+def test_sparse_inputs(dy):
+    dy.renew_cg(autobatching=False)
+    theirs = dy.sparse_inputTensor([[0, 1, 3], [1, 0, 2]], [5.0, 6.0, 7.0], (4, 3)).npvalue()
+    places = np.ravel_multi_index(([0, 1, 3], [1, 0, 2]), (4, 3))
+    np.testing.assert_array_equal(lf.scatter([5.0, 6.0, 7.0], places, 12).reshape(4, 3).numpy(), theirs)
+
+
+@pytest.mark.peer
 def test_cyclical_descent(dy):
     collection = dy.ParameterCollection()
     p = collection.parameters_from_numpy(np.array([1.0, 2.0], np.float32))

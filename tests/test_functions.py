@@ -64,6 +64,29 @@ def test_how_many_is_checked(f, k, axis, error, message):
         f(lf.constant(M), k, axis)
 
 
+def test_scatter():
+    rows = M[0]
+    want = np.zeros((5, 4))
+    np.add.at(want, [3, 0, 3], rows)
+    np.testing.assert_allclose(lf.scatter(lf.constant(rows), [3, 0, 3], 5).numpy(), want)
+    lf.check_grads(lambda x: lf.scatter(x, np.array([3, 0, 3]), 5), order=2)(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "index", "n", "error", "message"),
+    [
+        ([1.0], [4], 4, IndexError, "index 4 is out of range for 4 rows"),
+        ([1.0], [-1], 4, IndexError, "index -1 is out of range"),
+        ([1.0], [0.5], 4, TypeError, "an index must be an integer"),
+        ([1.0], [0, 1], 4, lf.ShapeError, "do not begin with"),
+        ([1.0], [0], "4", TypeError, "n, the number of rows, must be an integer"),
+    ],
+)
+def test_what_scatter_refuses(rows, index, n, error, message):
+    with pytest.raises(error, match=message):
+        lf.scatter(lf.constant(rows), index, n)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_hinge_of_rows(reduction):
     rows, classes = M[0], [1, 0, 3]

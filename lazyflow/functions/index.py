@@ -16,7 +16,7 @@ from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, negative_axis
 from lazyflow.trace import TracedNumber
 
-__all__ = ["argsort", "embedding", "kmax_pool", "one_hot", "pick", "take", "take_along_axis", "topk"]
+__all__ = ["argsort", "embedding", "kmax_pool", "one_hot", "pick", "scatter", "take", "take_along_axis", "topk"]
 
 _lookup = indexed(OPS["lookup"])
 _pick = indexed(OPS["pick"])
@@ -140,6 +140,22 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Expr:
     places = [np.arange(n).reshape([-1 if i == j else 1 for j in range(x.ndim)]) for i, n in enumerate(shape)]
     others = reduce(np.add, (p * s for i, (p, s) in enumerate(zip(places, strides, strict=True)) if i != axis), 0)
     return take(ravel(x), remainder(index, x.shape[axis]) * strides[axis] + others)
+
+
+def scatter(rows: Any, index: Any, n: int) -> Expr:
+    """Zeros (n, ...), to which each of ``rows`` (*index.shape, ...) is added at its ``index``: a sparse value, dense.
+
+    Gradients flow to the rows; rows of one index add up. Raises ``IndexError`` at this line for an index below 0 or
+    not below n, `ShapeError` for rows that do not begin with the shape of ``index``.
+
+    >>> import lazyflow as lf
+    >>> lf.scatter(lf.constant([5.0, 6.0, 1.0]), [3, 0, 3], 4).numpy()
+    array([6., 0., 0., 6.], dtype=float32)
+    """
+    n = integer("scatter", "n, the number of rows,", n)
+    if not isinstance(index, Expr):
+        index = _checked("scatter", index, n, f"{n} rows")
+    return record(OPS["scatter"], (constant(rows), index), n=n)
 
 
 def _largest(name: str, x: Expr, k: Any, axis: int) -> Expr:
