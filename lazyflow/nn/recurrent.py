@@ -284,17 +284,20 @@ class _Recurrent(Module):
 
     def _run(self, suffix: str, xs: list[Any], state: Any) -> tuple[list[Expr], Any]:
         hs = []
-        over_x, *over_h = self._masks(constant(xs[0]))
+        over_x, *over_h = self._masks(xs[0])
         for x in xs:
             state = self._step(suffix, x if over_x is None else x * over_x, state, *over_h)
             hs.append(self._hidden(state))
         return hs, state
 
-    def _masks(self, x: Expr) -> list[Any]:
+    def _masks(self, x: Any) -> list[Any]:
         """For one sequence the masks of variational dropout over its inputs and, if there is one, over its states."""
-        p_x, p_h = self.variational_dropout if self.training else (0.0, 0.0)
-        over_x = self._mask(p_x, x.shape, x.dtype) if p_x else None
-        return [over_x, self._mask(p_h, (self.hidden_size,), x.dtype)] if p_h else [over_x]
+        p_x, p_h = self.variational_dropout
+        if not self.training or not (p_x or p_h):
+            return [None]
+        first = constant(x)
+        over_x = self._mask(p_x, first.shape, first.dtype) if p_x else None
+        return [over_x, self._mask(p_h, (self.hidden_size,), first.dtype)] if p_h else [over_x]
 
     def _mask(self, p: float, shape: Shape, dtype: Any) -> Expr:
         return dropped(np.ones(shape, dtype), p, stream=self.stream)
