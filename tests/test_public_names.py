@@ -16,7 +16,6 @@ OTHER_NAMES = {
     "dropout_mask": "dropout",
     "embed": "gradients",
     "embed_diagonal": "gradients",
-    "scatter": "gradients",
     "gelu_tanh": "gelu",
     "getitem": "Expr.__getitem__",
     "identity": "sum",

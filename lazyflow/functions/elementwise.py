@@ -103,6 +103,7 @@ __all__ = [
     "leaky_relu",
     "less",
     "less_equal",
+    "lgamma",
     "log",
     "log1p",
     "logical_and",
@@ -119,6 +120,7 @@ __all__ = [
     "relu",
     "remainder",
     "round",
+    "scale_gradient",
     "selu",
     "sigmoid",
     "sign",
@@ -253,3 +255,31 @@ def where(condition: Any, a: Any, b: Any) -> Expr:
 def astype(x: Any, dtype: Any) -> Expr:
     """``x`` converted to ``dtype``; gradients are converted back."""
     return record(OPS["astype"], (constant(x),), dtype=np.dtype(dtype))
+
+
+_lgamma = unary(OPS["lgamma"])
+
+
+def lgamma(x: Any) -> Expr:
+    """The logarithm of the gamma function, elementwise, for positive ``x``; ``log(n!)`` is ``lgamma(n + 1)``.
+
+    >>> import lazyflow as lf
+    >>> lf.lgamma(lf.constant([1.0, 4.0])).numpy().round(4)
+    array([0.    , 1.7918], dtype=float32)
+    """
+    return _lgamma(x)
+
+
+def scale_gradient(x: Any, scale: float) -> Expr:
+    """``x`` itself, with the gradient that comes back through here times ``scale``.
+
+    With -1 the gradient is reversed (Ganin and Lempitsky 2015). Raises `DTypeError` for ``x`` that is not floating,
+    ``TypeError`` for a scale that is no number.
+
+    >>> import lazyflow as lf
+    >>> w = lf.Parameter([1.0, 2.0])
+    >>> lf.sum(lf.scale_gradient(w, -1.0) * 3).backward()
+    >>> w.grad
+    array([-3., -3.], dtype=float32)
+    """
+    return record(OPS["scale_gradient"], (constant(x), number("scale_gradient", "scale", scale)))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant, index_array, indexed, record
+from lazyflow.functions.elementwise import negative, remainder
+from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
-from lazyflow.ops.base import integer
+from lazyflow.ops.base import integer, negative_axis
 from lazyflow.trace import TracedNumber
 
-__all__ = ["argsort", "embedding", "one_hot", "pick", "take"]
+__all__ = ["argsort", "embedding", "kmax_pool", "one_hot", "pick", "scatter", "take", "take_along_axis", "topk"]
 
 _lookup = indexed(OPS["lookup"])
 _pick = indexed(OPS["pick"])
@@ -114,3 +118,80 @@ def argsort(x: Any, axis: int = -1) -> Expr:
     array([1, 2, 0])
     """
     return record(OPS["argsort"], (constant(x),), axis=int(axis))
+
+
+def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Expr:
+    """The elements of ``x`` at ``indices`` along ``axis``, as ``numpy.take_along_axis``: one look-up in the flattened
+    array.
+
+    >>> import lazyflow as lf
+    >>> lf.take_along_axis(lf.constant([[5.0, 6.0], [7.0, 8.0]]), np.array([[1], [0]])).numpy()
+    array([[6.],
+           [7.]], dtype=float32)
+    """
+    x = constant(x)
+    if axis is None:
+        return take(ravel(x), indices)
+    axis = x.ndim + negative_axis("take_along_axis", axis, x.ndim)
+    index = constant(indices)
+    shape = np.broadcast_shapes((*x.shape[:axis], 1, *x.shape[axis + 1 :]), index.shape)
+    index = index if index.shape == shape else broadcast_to(index, shape)
+    strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]
+    places = [np.arange(n).reshape([-1 if i == j else 1 for j in range(x.ndim)]) for i, n in enumerate(shape)]
+    others = reduce(np.add, (p * s for i, (p, s) in enumerate(zip(places, strides, strict=True)) if i != axis), 0)
+    return take(ravel(x), remainder(index, x.shape[axis]) * strides[axis] + others)
+
+
+def scatter(rows: Any, index: Any, n: int) -> Expr:
+    """Zeros (n, ...), to which each of ``rows`` (*index.shape, ...) is added at its ``index``: a sparse value, dense.
+
+    Gradients flow to the rows; rows of one index add up. Raises ``IndexError`` at this line for an index below 0 or
+    not below n, `ShapeError` for rows that do not begin with the shape of ``index``.
+
+    >>> import lazyflow as lf
+    >>> lf.scatter(lf.constant([5.0, 6.0, 1.0]), [3, 0, 3], 4).numpy()
+    array([6., 0., 0., 6.], dtype=float32)
+    """
+    n = integer("scatter", "n, the number of rows,", n)
+    if not isinstance(index, Expr):
+        index = _checked("scatter", index, n, f"{n} rows")
+    return record(OPS["scatter"], (constant(rows), index), n=n)
+
+
+def _largest(name: str, x: Expr, k: Any, axis: int) -> Expr:
+    """The places of the ``k`` largest along ``axis``, the largest first; of equals the first."""
+    k, axis = integer(name, "k", k), negative_axis(name, axis, x.ndim)
+    if not 1 <= k <= x.shape[axis]:
+        raise ShapeError(f"{name}: k must be from 1 to {x.shape[axis]}, the size of axis {axis}; got {k}")
+    whole = x if x.dtype.kind == "f" else x.astype(np.int64)  # in which every number of a smaller type has a negative
+    order = argsort(negative(whole), axis)
+    return swapaxes(swapaxes(order, 0, axis)[:k], 0, axis)
+
+
+def topk(x: Any, k: int, axis: int = -1) -> tuple[Expr, Expr]:
+    """The ``k`` largest elements along ``axis``, the largest first, and their places, int64.
+
+    Gradients flow to the elements. Raises `ShapeError` for ``k`` below 1 or beyond the size of the axis.
+
+    >>> import lazyflow as lf
+    >>> values, places = lf.topk(lf.constant([1.0, 5.0, 3.0]), 2)
+    >>> values.numpy(), places.numpy()
+    (array([5., 3.], dtype=float32), array([1, 2]))
+    """
+    x = constant(x)
+    places = _largest("topk", x, k, axis)
+    return take_along_axis(x, places, axis), places
+
+
+def kmax_pool(x: Any, k: int, axis: int = -1) -> Expr:
+    """The ``k`` largest elements along ``axis`` in the order in which they stand (Kalchbrenner et al. 2014).
+
+    Raises `ShapeError` for ``k`` below 1 or beyond the size of the axis.
+
+    >>> import lazyflow as lf
+    >>> lf.kmax_pool(lf.constant([3.0, 1.0, 5.0, 4.0]), 3).numpy()
+    array([3., 5., 4.], dtype=float32)
+    """
+    x = constant(x)
+    places = _largest("kmax_pool", x, k, axis)
+    return take_along_axis(x, take_along_axis(places, argsort(places, axis), axis), axis)

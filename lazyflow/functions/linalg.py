@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, affine_recorder, binary, constant, record
 from lazyflow.ops import OPS
 from lazyflow.ops.decompositions import svd_parts
@@ -12,6 +15,8 @@ __all__ = [
     "affine",
     "bilinear",
     "cholesky",
+    "circular_convolution",
+    "circular_correlation",
     "det",
     "dot",
     "eigh",
@@ -175,3 +180,36 @@ def svd(a: Any) -> tuple[Expr, Expr, Expr]:
     """
     a = constant(a)
     return svd_parts(record(OPS["svd"], (a,)), *a.shape[-2:])
+
+
+def circular_convolution(u: Any, v: Any) -> Expr:
+    """``y[i] = sum_j u[j] v[(i - j) mod n]`` of two vectors (n,), as holographic representations bind (Plate 1995).
+
+    A product with the matrix of all rotations of ``v``. Raises `ShapeError` for other shapes.
+
+    >>> import lazyflow as lf
+    >>> lf.circular_convolution(lf.constant([1.0, 2.0, 3.0]), lf.constant([0.0, 1.0, 0.0])).numpy()
+    array([3., 1., 2.], dtype=float32)
+    """
+    return _rotated("circular_convolution", u, v, -1)
+
+
+def circular_correlation(u: Any, v: Any) -> Expr:
+    """``y[i] = sum_j u[j] v[(i + j) mod n]`` of two vectors (n,): what undoes `circular_convolution`, nearly.
+
+    Raises `ShapeError` for other shapes.
+
+    >>> import lazyflow as lf
+    >>> lf.circular_correlation(lf.constant([0.0, 1.0, 0.0]), lf.constant([3.0, 1.0, 2.0])).numpy()
+    array([1., 2., 3.], dtype=float32)
+    """
+    return _rotated("circular_correlation", u, v, 1)
+
+
+def _rotated(name: str, u: Any, v: Any, sign: int) -> Expr:
+    u, v = constant(u), constant(v)
+    if u.ndim != 1 or u.shape != v.shape:
+        raise ShapeError(f"{name} takes two vectors of one size, got {u.shape} and {v.shape}")
+    i = np.arange(u.shape[0])
+    rotations = record(OPS["take"], (v, (i[:, None] + sign * i) % max(len(i), 1)), axis=0)
+    return matmul(rotations, u)

@@ -106,8 +106,11 @@ def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     return record(OPS["bce_with_logits"], (constant(logits), constant(target)), reduction=reduction)
 
 
-def hinge(scores: Any, target: int, margin: float = 1.0) -> Expr:
+def hinge(scores: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Expr:
     """The sum over the wrong classes j of ``max(0, margin - scores[target] + scores[j])`` (Weston and Watkins 1999).
+
+    ``scores`` (n,): ``target`` is a class index. ``scores`` (t, n): t indices, and the mean of the t losses
+    (``reduction="sum"`` or ``"none"`` otherwise).
 
     >>> import lazyflow as lf
     >>> lf.hinge(lf.constant([1.0, 0.5, -1.0]), 0).item()
@@ -118,6 +121,7 @@ def hinge(scores: Any, target: int, margin: float = 1.0) -> Expr:
         OPS["hinge"],
         (x, _class("hinge", target, x) if _is_index(target) else _classes("hinge", target, x)),
         margin=number("hinge", "margin", margin),
+        reduction=reduction,
     )
 
 

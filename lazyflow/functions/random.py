@@ -10,11 +10,11 @@ import numpy as np
 from lazyflow import settings
 from lazyflow.expr import Expr, constant, record
 from lazyflow.ops import OPS
-from lazyflow.ops.base import integers, number
+from lazyflow.ops.base import integer, integers, negative_axes, number, require_floating
 from lazyflow.random import Stream, default_stream
 from lazyflow.tape import current_tape
 
-__all__ = ["bernoulli", "dropout", "normal", "uniform"]
+__all__ = ["bernoulli", "categorical", "dropout", "gumbel", "normal", "uniform"]
 
 
 def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: float) -> Expr:
@@ -62,6 +62,41 @@ def normal(
     return _draw("normal", shape, dtype, stream, number("normal", "mean", mean), number("normal", "std", std))
 
 
+def gumbel(
+    shape: int | Sequence[int] = (),
+    loc: float = 0.0,
+    scale: float = 1.0,
+    *,
+    dtype: Any = None,
+    stream: Stream | None = None,
+) -> Expr:
+    """Gumbel-distributed numbers, ``loc - scale * log(-log(u))`` with ``u`` uniform between 0 and 1.
+
+    ``lf.softmax((logits + lf.gumbel(logits.shape)) / temperature)`` is a relaxed sample (Jang et al. 2017).
+
+    >>> import lazyflow as lf
+    >>> lf.gumbel((3, 2)).shape
+    (3, 2)
+    """
+    return _draw("gumbel", shape, dtype, stream, number("gumbel", "loc", loc), number("gumbel", "scale", scale))
+
+
+def categorical(logits: Any, axis: int = -1, *, stream: Stream | None = None) -> Expr:
+    """An index drawn with the probabilities ``softmax(logits)`` along ``axis``, an int64 expression.
+
+    It is the largest of the logits plus Gumbel noise (Gumbel 1954, Yellott 1977). Its log-probability is
+    ``lf.pick(lf.log_softmax(logits), index)``. Raises `DTypeError` for logits that are not floating.
+
+    >>> import lazyflow as lf
+    >>> lf.categorical(lf.constant([-100.0, 0.0, -100.0])).item()
+    1
+    """
+    value = constant(logits)
+    require_floating("categorical", value.type)
+    noise = _draw("gumbel", value.shape, value.dtype, stream, 0.0, 1.0)
+    return record(OPS["argmax"], (value + noise,), axis=integer("categorical", "axis", axis), keepdims=False)
+
+
 def bernoulli(p: float, shape: int | Sequence[int] = (), *, dtype: Any = None, stream: Stream | None = None) -> Expr:
     """Ones with probability ``p``, else zeros.
 
@@ -75,10 +110,14 @@ def bernoulli(p: float, shape: int | Sequence[int] = (), *, dtype: Any = None, s
     return _draw("bernoulli", shape, dtype, stream, p)
 
 
-def dropout(x: Any, p: float, *, training: bool = True, stream: Stream | None = None) -> Expr:
+def dropout(
+    x: Any, p: float, *, axis: int | Sequence[int] = (), training: bool = True, stream: Stream | None = None
+) -> Expr:
     """``x`` with each element zero with probability ``p`` and else divided by ``1 - p`` (Srivastava et al. 2014).
 
-    ``training=False`` returns ``x`` itself. Raises ``ValueError`` for ``p`` outside [0, 1).
+    Elements that differ only along ``axis``, an axis or several, are dropped together: all of a vector with ``axis=0``.
+    ``training=False`` returns ``x`` itself. Raises ``ValueError`` for ``p`` outside [0, 1), `ShapeError` for an axis
+    that is not there.
 
     >>> import lazyflow as lf
     >>> lf.dropout(lf.constant([1.0, 1.0]), 0.0).numpy()
@@ -88,6 +127,8 @@ def dropout(x: Any, p: float, *, training: bool = True, stream: Stream | None = 
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be at least 0 and below 1, got {p}")
     value = constant(x)
+    together = negative_axes("dropout", axis, value.ndim)
     if not training or p == 0:
         return value
-    return value * _draw("dropout_mask", value.shape, value.dtype, stream, p)
+    shape = tuple(1 if i - value.ndim in together else n for i, n in enumerate(value.shape))
+    return value * _draw("dropout_mask", shape, value.dtype, stream, p)

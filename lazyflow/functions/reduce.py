@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant, holds_expressions, joined, record
 from lazyflow.ops import OPS
-from lazyflow.ops.base import axis_argument, integer
+from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
 
 __all__ = [
     "all",
     "any",
     "argmax",
     "argmin",
+    "constrained_softmax",
     "cumsum",
     "log_softmax",
     "logsumexp",
@@ -24,6 +27,7 @@ __all__ = [
     "norm",
     "prod",
     "softmax",
+    "sparsemax",
     "std",
     "sum",
     "var",
@@ -158,6 +162,54 @@ def softmax(x: Any, axis: int = -1) -> Expr:
     return record(OPS["softmax"], (x,), axis=axis_argument("softmax", axis))
 
 
-def log_softmax(x: Any, axis: int = -1) -> Expr:
-    """``log(softmax(x))`` along ``axis``, without overflow."""
-    return record(OPS["log_softmax"], (x,), axis=axis_argument("log_softmax", axis))
+def log_softmax(x: Any, axis: int = -1, *, restrict: Sequence[int] | None = None) -> Expr:
+    """``log(softmax(x))`` along ``axis``, without overflow.
+
+    ``restrict``: the only classes along ``axis`` that are possible; the others get minus infinity, and no gradient.
+    Raises ``IndexError`` for one out of range, ``ValueError`` for none at all.
+
+    >>> import lazyflow as lf
+    >>> lf.log_softmax(lf.constant([0.0, 5.0, 0.0]), restrict=[0, 2]).numpy().round(3)
+    array([-0.693,   -inf, -0.693], dtype=float32)
+    """
+    found = x if restrict is None else _restricted(constant(x), axis, restrict)
+    return record(OPS["log_softmax"], (found,), axis=axis_argument("log_softmax", axis))
+
+
+def _restricted(x: Expr, axis: int, classes: Sequence[int]) -> Expr:
+    """``x`` with minus infinity everywhere but at ``classes`` along ``axis``."""
+    axis = negative_axis("log_softmax", axis, x.ndim)
+    chosen, size = integers("log_softmax", "restrict", classes), x.shape[axis]
+    if not chosen:
+        raise ValueError("log_softmax: restrict names no class; at least one must be possible")
+    if min(chosen) < 0 or max(chosen) >= size:
+        raise IndexError(f"log_softmax: restrict names {max(chosen)} or {min(chosen)}, classes are 0 to {size - 1}")
+    possible = np.zeros((size,) + (1,) * (-axis - 1), np.bool_)
+    possible[list(chosen)] = True
+    return record(OPS["where"], (possible, x, x.dtype.type(-np.inf)))
+
+
+def sparsemax(x: Any, axis: int = -1) -> Expr:
+    """The distribution along ``axis`` that is nearest to ``x``, with most classes at zero (Martins, Astudillo 2016).
+
+    Raises `ShapeError` where there is no class, `DTypeError` for what is not floating.
+
+    >>> import lazyflow as lf
+    >>> lf.sparsemax(lf.constant([1.0, 0.5, -1.0])).numpy()
+    array([0.75, 0.25, 0.  ], dtype=float32)
+    """
+    return record(OPS["sparsemax"], (x,), axis=integer("sparsemax", "axis", axis))
+
+
+def constrained_softmax(x: Any, upper: Any) -> Expr:
+    """The distribution over the last axis nearest to ``softmax(x)`` in which no class has more than its ``upper``
+    (Martins and Kreutzer 2017).
+
+    ``x`` and ``upper`` have one shape; gradients flow to both. Bounds that sum to less than one are all reached, and
+    so is their sum. Raises `ShapeError` for operands of different shapes.
+
+    >>> import lazyflow as lf
+    >>> lf.constrained_softmax(lf.constant([0.0, 0.0, 9.0]), lf.constant([1.0, 1.0, 0.5])).numpy()
+    array([0.25, 0.25, 0.5 ], dtype=float32)
+    """
+    return record(OPS["constrained_softmax"], (x, upper))

@@ -75,6 +75,7 @@ from lazyflow.nn.loss import (
     TripletMarginWithDistanceLoss,
 )
 from lazyflow.nn.module import Module
+from lazyflow.nn.noise import GaussianNoise, VariationalDropout, weight_noise
 from lazyflow.nn.normalization import (
     BatchNorm1d,
     BatchNorm2d,
@@ -86,7 +87,10 @@ from lazyflow.nn.normalization import (
 )
 from lazyflow.nn.recurrent import GRU, LSTM, RNN, BiLSTM, GRUCell, LSTMCell, RNNCell
 from lazyflow.nn.shape import CosineSimilarity, Flatten, Identity, PairwiseDistance, Unflatten
-from lazyflow.nn.tree import BinaryTreeLSTMCell, ChildSumTreeLSTMCell
+from lazyflow.nn.softmax import ClassFactoredSoftmax, HierarchicalSoftmax, SoftmaxOutput
+from lazyflow.nn.tree import BinaryTreeLSTMCell, ChildSumTreeLSTMCell, NaryTreeLSTMCell
+from lazyflow.nn.variants import CoupledLSTMCell, LayerNormLSTMCell
+from lazyflow.nn.weights import remove_weight_norm, weight_norm
 
 __all__ = [
     "CELU",
@@ -110,12 +114,14 @@ __all__ = [
     "BinaryTreeLSTMCell",
     "CTCLoss",
     "ChildSumTreeLSTMCell",
+    "ClassFactoredSoftmax",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
+    "CoupledLSTMCell",
     "CrossEntropyLoss",
     "Dropout",
     "Dropout1d",
@@ -125,11 +131,13 @@ __all__ = [
     "Fold",
     "GRUCell",
     "GaussianNLLLoss",
+    "GaussianNoise",
     "GroupNorm",
     "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "HierarchicalSoftmax",
     "Highway",
     "HingeEmbeddingLoss",
     "HuberLoss",
@@ -140,6 +148,7 @@ __all__ = [
     "L1Loss",
     "LSTMCell",
     "LayerNorm",
+    "LayerNormLSTMCell",
     "LeakyReLU",
     "Linear",
     "LogSigmoid",
@@ -157,6 +166,7 @@ __all__ = [
     "MultiMarginLoss",
     "MultiheadAttention",
     "NLLLoss",
+    "NaryTreeLSTMCell",
     "PReLU",
     "PairwiseDistance",
     "Parameter",
@@ -173,6 +183,7 @@ __all__ = [
     "SoftMarginLoss",
     "Softmax",
     "Softmax2d",
+    "SoftmaxOutput",
     "Softmin",
     "Softplus",
     "Softshrink",
@@ -186,6 +197,10 @@ __all__ = [
     "TripletMarginWithDistanceLoss",
     "Unflatten",
     "Unfold",
+    "VariationalDropout",
     "functional",
     "init",
+    "remove_weight_norm",
+    "weight_noise",
+    "weight_norm",
 ]

@@ -23,6 +23,7 @@ from lazyflow.functions.shape import concatenate, split
 from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
+from lazyflow.ops.base import Shape
 from lazyflow.random import Stream
 
 __all__ = ["GRU", "LSTM", "RNN", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
@@ -58,6 +59,11 @@ def _zeros(size: int, like: Parameter) -> Expr:
     return constant(np.zeros(size, like.dtype))
 
 
+def zero_state(weight_hh: Parameter) -> Expr:
+    """The state of zeros that a recurrent weight (gates, hidden_size) starts from."""
+    return _zeros(weight_hh.shape[-1], weight_hh)
+
+
 def _lstm_step(owner: Module, gates: Expr, c: Expr) -> State:
     i, f, g, o = split_gates(owner, gates, 4)
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
@@ -68,6 +74,14 @@ def _gru_step(owner: Module, from_x: Expr, from_h: Expr, h: Any) -> Expr:
     (rx, zx, nx), (rh, zh, nh) = split_gates(owner, from_x, 3), split_gates(owner, from_h, 3)
     n = tanh(nx + sigmoid(rx + rh) * nh)
     return add(n, multiply(sigmoid(zx + zh), h - n))
+
+
+def _checked_pair(owner: str, p: Any) -> tuple[float, float]:
+    """One probability for inputs and one for states; a single one is both."""
+    pair = tuple(p) if isinstance(p, tuple | list) else (p, p)
+    if len(pair) != 2:
+        raise ValueError(f"{owner}: variational_dropout is a probability or two, for inputs and states; got {p!r}")
+    return checked_probability(owner, pair[0]), checked_probability(owner, pair[1])
 
 
 def _checked_nonlinearity(owner: str, nonlinearity: str) -> str:
@@ -94,7 +108,7 @@ class _Cell(Module):
         return affine(self.weight_ih, self.bias_ih, x), affine(self.weight_hh, self.bias_hh, h)
 
     def _start(self) -> Expr:
-        return _zeros(self.hidden_size, self.weight_hh)
+        return zero_state(self.weight_hh)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias_ih is not None else ", bias=False")
@@ -190,6 +204,7 @@ class _Recurrent(Module):
         bias: bool = True,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        variational_dropout: float | tuple[float, float] = 0.0,
         stream: Stream | None = None,
     ) -> None:
         super().__init__()
@@ -198,6 +213,7 @@ class _Recurrent(Module):
             name, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers
         )
         self.dropout, self.stream = checked_probability(name, dropout), stream
+        self.variational_dropout = _checked_pair(name, variational_dropout)
         self.directions: tuple[str, ...] = ("", "_reverse") if bidirectional else ("",)
         for layer in range(self.num_layers):
             width = self.hidden_size * len(self.directions) if layer else self.input_size
@@ -225,13 +241,13 @@ class _Recurrent(Module):
         """What of a state goes out, and into the next step's product."""
         return state  # type: ignore[no-any-return]
 
-    def _step(self, suffix: str, x: Any, state: Any) -> Any:
-        """The next state of one layer in one direction: a cell."""
+    def _step(self, suffix: str, x: Any, state: Any, mask: Any = None) -> Any:
+        """The next state of one layer in one direction: a cell. ``mask`` goes over the state in the product."""
         raise NotImplementedError
 
-    def _products(self, suffix: str, x: Any, h: Any) -> tuple[Expr, Expr]:
+    def _products(self, suffix: str, x: Any, h: Any, mask: Any = None) -> tuple[Expr, Expr]:
         weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
-        return affine(weight_ih, bias_ih, x), affine(weight_hh, bias_hh, h)
+        return affine(weight_ih, bias_ih, x), affine(weight_hh, bias_hh, h if mask is None else h * mask)
 
     def forward(self, xs: Any, state: Sequence[Any] | None = None) -> tuple[list[Expr], list[Any]]:
         """Outputs of the last layer for every step, and the final states of all layers."""
@@ -268,15 +284,30 @@ class _Recurrent(Module):
 
     def _run(self, suffix: str, xs: list[Any], state: Any) -> tuple[list[Expr], Any]:
         hs = []
+        over_x, *over_h = self._masks(xs[0])
         for x in xs:
-            state = self._step(suffix, x, state)
+            state = self._step(suffix, x if over_x is None else x * over_x, state, *over_h)
             hs.append(self._hidden(state))
         return hs, state
+
+    def _masks(self, x: Any) -> list[Any]:
+        """For one sequence the masks of variational dropout over its inputs and, if there is one, over its states."""
+        p_x, p_h = self.variational_dropout
+        if not self.training or not (p_x or p_h):
+            return [None]
+        first = constant(x)
+        over_x = self._mask(p_x, first.shape, first.dtype) if p_x else None
+        return [over_x, self._mask(p_h, (self.hidden_size,), first.dtype)] if p_h else [over_x]
+
+    def _mask(self, p: float, shape: Shape, dtype: Any) -> Expr:
+        return dropped(np.ones(shape, dtype), p, stream=self.stream)
 
     def extra_repr(self) -> str:
         layers = "" if self.num_layers == 1 else f", {self.num_layers}"
         bias = "" if self._weights("_l0")[2] is not None else ", bias=False"
         dropout = f", dropout={self.dropout}" if self.dropout else ""
+        if any(self.variational_dropout):
+            dropout += f", variational_dropout={self.variational_dropout}"
         both = ", bidirectional=True" if self.bidirectional else ""
         return f"{self.input_size}, {self.hidden_size}{layers}{bias}{dropout}{both}"
 
@@ -300,8 +331,8 @@ class RNN(_Recurrent):
         self.nonlinearity = _checked_nonlinearity("RNN", nonlinearity)
 
     @cell
-    def _step(self, suffix: str, x: Any, state: Any) -> Expr:
-        from_x, from_h = self._products(suffix, x, state)
+    def _step(self, suffix: str, x: Any, state: Any, mask: Any = None) -> Expr:
+        from_x, from_h = self._products(suffix, x, state, mask)
         return _NONLINEARITIES[self.nonlinearity](from_x + from_h)
 
     def extra_repr(self) -> str:
@@ -323,8 +354,8 @@ class GRU(_Recurrent):
     gates = 3
 
     @cell
-    def _step(self, suffix: str, x: Any, state: Any) -> Expr:
-        return _gru_step(self, *self._products(suffix, x, state), state)
+    def _step(self, suffix: str, x: Any, state: Any, mask: Any = None) -> Expr:
+        return _gru_step(self, *self._products(suffix, x, state, mask), state)
 
 
 class LSTM(_Recurrent):
@@ -335,6 +366,9 @@ class LSTM(_Recurrent):
     of every layer. ``state``: what to start from, in that form; zeros where it is None. ``bidirectional=True``: each
     layer reads the list from both ends (Graves and Schmidhuber 2005); its outputs are ``[forward; backward]``, (2 *
     hidden_size,), and the states are in the order layer 0 forward, layer 0 backward, layer 1 forward, and so on.
+    ``variational_dropout``: a probability, or one for inputs and one for states. While training, each layer drops the
+    same elements of its inputs, and the same of the states that enter its products, at all steps of a sequence; the
+    masks are drawn at each call (Gal and Ghahramani 2016).
     Raises ``ValueError`` for a size below 1 or ``dropout`` outside [0, 1), `ShapeError` for an empty list or vectors
     of another size.
 
@@ -355,9 +389,9 @@ class LSTM(_Recurrent):
         return state[0]
 
     @cell
-    def _step(self, suffix: str, x: Any, state: State) -> State:
+    def _step(self, suffix: str, x: Any, state: State, mask: Any = None) -> State:
         h, c = state
-        from_x, from_h = self._products(suffix, x, h)
+        from_x, from_h = self._products(suffix, x, h, mask)
         return _lstm_step(self, from_x + from_h, c)
 
 

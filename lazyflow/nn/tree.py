@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.cell import cell
-from lazyflow.expr import Expr
+from lazyflow.expr import Expr, constant
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.functions.reduce import sum as summed
 from lazyflow.functions.shape import concatenate
@@ -16,7 +16,7 @@ from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_sizes
 from lazyflow.nn.recurrent import split_gates
 
-__all__ = ["BinaryTreeLSTMCell", "ChildSumTreeLSTMCell"]
+__all__ = ["BinaryTreeLSTMCell", "ChildSumTreeLSTMCell", "NaryTreeLSTMCell"]
 
 State = tuple[Expr, Expr]
 
@@ -112,6 +112,65 @@ class ChildSumTreeLSTMCell(Module):
             return sigmoid(o) * tanh(c), c
         si, so, su = split_gates(self, self.hidden_gates(_sum([h for h, _ in children])), 3)
         kept = [sigmoid(f + self.forget_gate(h)) * c for h, c in children]
+        c = sigmoid(i + si) * tanh(u + su) + _sum(kept)
+        return sigmoid(o + so) * tanh(c), c
+
+
+class NaryTreeLSTMCell(Module):
+    """A Tree-LSTM for nodes with an input and up to ``n`` children, in order (Tai et al. 2015, eq. 9-14).
+
+    ``input_gates`` is a `Linear` (input_size, 4 hidden_size), ``hidden_gates`` one (n hidden_size, (3 + n)
+    hidden_size), without bias, over the children's h below each other, zeros for those that are not there. With the
+    children's states ``(h_k, c_k)``::
+
+        i, o, u = input_gates(x)[:3 hidden_size] + hidden_gates([h_1; ...; h_n])[:3 hidden_size]
+        f_k     = input_gates(x)[3 hidden_size:] + hidden_gates([h_1; ...; h_n])[(2 + k) hidden_size:][:hidden_size]
+        c = sigmoid(i) * tanh(u) + sum_k sigmoid(f_k) * c_k
+        h = sigmoid(o) * tanh(c)
+
+    ``forget_bias`` is added to the initial bias of f. Raises ``ValueError`` for a size below 1 and more than ``n``
+    children, `ShapeError` for operands of other sizes.
+
+    >>> import lazyflow as lf
+    >>> cell, x = lf.nn.NaryTreeLSTMCell(2, 3, n=2), lf.constant([1.0, 2.0])
+    >>> h, c = cell(x, [cell(x), cell(x, [None, cell(x)])])
+    >>> h.shape, c.shape
+    ((3,), (3,))
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, n: int = 2, *, forget_bias: float = 0.0) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.n = checked_sizes(
+            "NaryTreeLSTMCell", input_size=input_size, hidden_size=hidden_size, n=n
+        )
+        self.input_gates = Linear(self.input_size, 4 * self.hidden_size)
+        self.hidden_gates = Linear(self.n * self.hidden_size, (3 + self.n) * self.hidden_size, bias=False)
+        _raise_biases(self.input_gates, (0.0, 0.0, 0.0, forget_bias))
+
+    def forward(self, x: Any, children: Sequence[tuple[Any, Any] | None] = ()) -> State:
+        """State ``(h, c)``, each (hidden_size,), of a node from its input and its children's; None for a missing
+        one."""
+        if len(children) > self.n:
+            raise ValueError(f"NaryTreeLSTMCell: a node has at most n={self.n} children, got {len(children)}")
+        present = [(k, child) for k, child in enumerate(children) if child is not None]
+        if not present:
+            return self._leaf(x)
+        return self._node(x, [child for _, child in present], tuple(k for k, _ in present))
+
+    @cell
+    def _leaf(self, x: Any) -> State:
+        i, o, u, _ = split_gates(self, self.input_gates(x), 4)
+        c = sigmoid(i) * tanh(u)
+        return sigmoid(o) * tanh(c), c
+
+    @cell
+    def _node(self, x: Any, children: Sequence[tuple[Any, Any]], places: tuple[int, ...]) -> State:
+        i, o, u, f = split_gates(self, self.input_gates(x), 4)
+        states = dict(zip(places, children, strict=True))
+        zero = constant(np.zeros(self.hidden_size, self.hidden_gates.weight.dtype))
+        below = concatenate([states[k][0] if k in states else zero for k in range(self.n)])
+        si, so, su, *forget = split_gates(self, self.hidden_gates(below), 3 + self.n)
+        kept = [sigmoid(f + forget[k]) * c for k, (_, c) in states.items()]
         c = sigmoid(i + si) * tanh(u + su) + _sum(kept)
         return sigmoid(o + so) * tanh(c), c
 

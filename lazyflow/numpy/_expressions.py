@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -445,26 +444,11 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Expr:
     return f.take(f.ravel(x), indices) if axis is None else f.take(x, indices, axis)
 
 
-def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Expr:
-    """The elements of ``x`` at ``indices`` along ``axis``: one look-up in the flattened array."""
-    x = constant(x)
-    if axis is None:
-        return f.take(f.ravel(x), indices)
-    axis = _place("take_along_axis", axis, x.ndim)
-    index = constant(indices)
-    shape = np.broadcast_shapes((*x.shape[:axis], 1, *x.shape[axis + 1 :]), index.shape)
-    index = index if index.shape == shape else f.broadcast_to(index, shape)
-    strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]
-    places = [np.arange(n).reshape([-1 if i == j else 1 for j in range(x.ndim)]) for i, n in enumerate(shape)]
-    others = reduce(np.add, (p * s for i, (p, s) in enumerate(zip(places, strides, strict=True)) if i != axis), 0)
-    return f.take(f.ravel(x), f.remainder(index, x.shape[axis]) * strides[axis] + others)
-
-
 def sort(x: Any, axis: int | None = -1) -> Expr:
     x = constant(x)
     if axis is None:
         return sort(f.ravel(x))
-    return take_along_axis(x, f.argsort(x, axis), axis)
+    return f.take_along_axis(x, f.argsort(x, axis), axis)
 
 
 def median(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:

@@ -20,7 +20,7 @@ _SHARED = (
     "multiply", "negative", "not_equal", "power", "reciprocal", "remainder", "sign", "sin", "sinh", "sqrt",
     "square", "subtract", "tan", "tanh", "all", "any", "argmax", "argmin", "argsort", "broadcast_to", "cumsum",
     "diagonal", "expand_dims", "flip", "matmul", "max", "min", "ravel", "repeat", "reshape", "roll", "squeeze",
-    "swapaxes", "tile", "transpose", "tril", "triu", "astype",
+    "swapaxes", "take_along_axis", "tile", "transpose", "tril", "triu", "astype",
 )  # fmt: skip
 
 # Other names of the same functions: NumPy's own, and those of the array API standard.

@@ -1,6 +1,18 @@
 """The operations. Importing this package fills `OPS`, the table of them by name."""
 
-from lazyflow.ops import conv, decompositions, elementwise, index, linalg, loss, random, reduce, shape
+from lazyflow.ops import conv, decompositions, elementwise, index, linalg, loss, random, reduce, shape, simplex
 from lazyflow.ops.base import OPS
 
-__all__ = ["OPS", "conv", "decompositions", "elementwise", "index", "linalg", "loss", "random", "reduce", "shape"]
+__all__ = [
+    "OPS",
+    "conv",
+    "decompositions",
+    "elementwise",
+    "index",
+    "linalg",
+    "loss",
+    "random",
+    "reduce",
+    "shape",
+    "simplex",
+]

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.errors import DTypeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, broadcast_shape, register
+from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.ops.base import Abstract, Array, Op, Result, broadcast_shape, register, require_floating
 from lazyflow.ops.formula import Formula, compile_forward, compile_vjp, parse, result_dtype
 
 
@@ -110,6 +110,31 @@ ARCCOSH = elementwise("arccosh", "arccosh(x)", x="g / sqrt(x * x - 1)")
 ARCTANH = elementwise("arctanh", "arctanh(x)", x="g / (1 - x * x)")
 ERF = elementwise("erf", "erf(x)", x=f"{2 / math.sqrt(math.pi)} * exp(-(x * x)) * g")
 
+# The logarithm of the gamma function for x > 0: Stirling's series from 8 on, and below that ``gamma(x + 8)`` divided by
+# ``x (x + 1) ... (x + 7)``. Its derivative, digamma, alike (Abramowitz and Stegun 1964, 6.1.41 and 6.3.18).
+_Z, _W = "where(x < 8, x + 8, x)", "minimum(x, 8)"
+_SQUARE = f"(1 / ({_Z} * {_Z}))"
+_LOW, _HIGH = (" * ".join(f"({_W} + {k})" for k in ks) for ks in ((0, 1, 2, 3), (4, 5, 6, 7)))
+_BELOW = " + ".join(f"1 / ({_W} + {k})" for k in range(8))
+
+
+def _series(*coefficients: float) -> str:
+    """A polynomial in ``1 / z**2``, by Horner's rule."""
+    text = repr(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        text = f"({coefficient!r} + {_SQUARE} * {text})"
+    return text
+
+
+LGAMMA = elementwise(
+    "lgamma",
+    f"({_Z} - 0.5) * log({_Z}) - {_Z} + {0.5 * math.log(2 * math.pi)}"
+    f" + {_series(1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)} / {_Z}"
+    f" - (x < 8) * (log({_LOW}) + log({_HIGH}))",
+    x=f"g * (log({_Z}) - 0.5 / {_Z} - {_SQUARE} * {_series(1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132)}"
+    f" - (x < 8) * ({_BELOW}))",
+)
+
 # Activations. Nothing overflows: exp only sees what is not positive.
 _SIGMOID = "(0.5 * tanh(0.5 * x) + 0.5)"
 _BELL = f"{1 / math.sqrt(2 * math.pi)} * exp(-0.5 * x * x)"
@@ -173,3 +198,29 @@ def _astype_x(xp: Any, g: Array, y: Array, x: Array, *, dtype: np.dtype[Any]) ->
 
 
 ASTYPE = register(Op("astype", _astype_infer, _astype, (_astype_x,)))
+
+
+# A value as it is, its cotangent times a number. The number is an operand, so that different ones run together.
+
+
+def _scale_gradient_infer(x: Abstract, scale: Abstract) -> Result:
+    require_floating("scale_gradient", x)
+    if scale.shape:
+        raise ShapeError(f"scale_gradient takes one number as the scale, of shape (), got shape {scale.shape}")
+    return Result(x.shape, x.dtype)
+
+
+def _scale_gradient(xp: Any, x: Array, scale: Array, out: Array = None) -> Array:
+    if out is None:
+        return x
+    out[...] = x
+    return out
+
+
+def _scale_gradient_x(xp: Any, g: Array, y: Array, x: Array, scale: Array) -> Array:
+    return (g * scale).astype(x.dtype)
+
+
+SCALE_GRADIENT = register(
+    Op("scale_gradient", _scale_gradient_infer, _scale_gradient, (_scale_gradient_x, None), elementwise=True)
+)

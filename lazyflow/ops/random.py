@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of (seed, counter, element): uniform, normal, bernoulli, dropout_mask.
+"""Random numbers as a pure function of (seed, counter, element): uniform, normal, gumbel, bernoulli, dropout_mask.
 
 Row ``i`` of a launch depends on ``seed[i]`` and ``counter[i]`` alone, so the numbers are the same however nodes were
 batched, in whatever order they ran, on NumPy and on CuPy (up to the last bits of ``log`` and ``cos``). That is a
@@ -109,6 +109,12 @@ def _normal(xp: Any, key: Array, count: int, dtype: np.dtype[Any], mean: Array, 
     return gauss(xp, key, count, dtype) * std.astype(dtype) + mean.astype(dtype)
 
 
+def _gumbel(xp: Any, key: Array, count: int, dtype: np.dtype[Any], loc: Array, scale: Array) -> Array:
+    """By inversion, of numbers strictly between 0 and 1 (52 bits and a half), so that both logarithms are finite."""
+    u = ((words(xp, key, count) >> np.uint64(12)) + 0.5) * 2.0**-52
+    return (loc - scale * xp.log(-xp.log(u))).astype(dtype, copy=False)
+
+
 def _bernoulli(xp: Any, key: Array, count: int, dtype: np.dtype[Any], p: Array) -> Array:
     return below(xp, key, count, p).astype(dtype)
 
@@ -171,5 +177,6 @@ def _random(name: str, draw: Draw, *params: str) -> Op:
 
 uniform = _random("uniform", _uniform, "low", "high")
 normal = _random("normal", _normal, "mean", "std")
+gumbel = _random("gumbel", _gumbel, "loc", "scale")
 bernoulli = _random("bernoulli", _bernoulli, "p")
 dropout_mask = _random("dropout_mask", _dropout_mask, "p")

@@ -2,11 +2,14 @@
 
 from lazyflow.optim.adam import Adam, AdamW, AMSGrad
 from lazyflow.optim.adaptive import Adadelta, Adagrad, RMSprop
+from lazyflow.optim.average import ExponentialMovingAverage, SimpleAverage
 from lazyflow.optim.base import Optimizer
 from lazyflow.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
+from lazyflow.optim.exponentiated import ExponentiatedGradient
 from lazyflow.optim.functional import functional
 from lazyflow.optim.schedules import (
     CosineAnnealingLR,
+    CyclicLR,
     ExponentialLR,
     LambdaLR,
     LinearWarmup,
@@ -25,7 +28,10 @@ __all__ = [
     "Adam",
     "AdamW",
     "CosineAnnealingLR",
+    "CyclicLR",
     "ExponentialLR",
+    "ExponentialMovingAverage",
+    "ExponentiatedGradient",
     "LambdaLR",
     "LinearWarmup",
     "MultiStepLR",
@@ -33,6 +39,7 @@ __all__ = [
     "RMSprop",
     "ReduceLROnPlateau",
     "Schedule",
+    "SimpleAverage",
     "StepLR",
     "clip_grad_norm",
     "clip_grad_value",

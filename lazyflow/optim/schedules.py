@@ -17,6 +17,7 @@ from lazyflow.state import check_kind, differences, raise_differences
 
 __all__ = [
     "CosineAnnealingLR",
+    "CyclicLR",
     "ExponentialLR",
     "LambdaLR",
     "LinearWarmup",
@@ -185,6 +186,55 @@ class CosineAnnealingLR(Schedule):
 
     def rate(self, base: float, time: int) -> float:
         return self.eta_min + (base - self.eta_min) * (1.0 + math.cos(math.pi * time / self.T_max)) / 2.0
+
+
+class CyclicLR(Schedule):
+    """Up from ``base_lr`` to ``max_lr`` in ``step_size_up`` steps, down in ``step_size_down``, and again (Smith 2017).
+
+    ``step_size_down``: as many as up where it is None. ``mode``: the height of the triangles, ``"triangular"``
+    constant, ``"triangular2"`` halved at every cycle, ``"exp_range"`` ``gamma ** time``. Step it once an update. The
+    rates do not depend on those that the groups began with. Momentum is left alone.
+
+    >>> import lazyflow as lf
+    >>> schedule = CyclicLR(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), 1.0, 3.0, step_size_up=2)
+    >>> [(schedule.get_last_lr()[0], schedule.step())[0] for _ in range(6)]
+    [1.0, 2.0, 3.0, 2.0, 1.0, 2.0]
+    """
+
+    settings = ("base_lr", "max_lr", "step_size_up", "step_size_down", "mode", "gamma")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: float,
+        max_lr: float,
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+    ) -> None:
+        down = step_size_up if step_size_down is None else step_size_down
+        _check("CyclicLR: base_lr", base_lr, 0)
+        _check("CyclicLR: max_lr", max_lr, base_lr)
+        _check("CyclicLR: step_size_up", step_size_up, 1, whole=True)
+        _check("CyclicLR: step_size_down", down, 1, whole=True)
+        _check("CyclicLR: gamma", gamma, 0)
+        if mode not in ("triangular", "triangular2", "exp_range"):
+            raise ValueError(f"CyclicLR: mode must be 'triangular', 'triangular2' or 'exp_range', got {mode!r}")
+        self.base_lr, self.max_lr, self.mode, self.gamma = base_lr, max_lr, mode, gamma
+        self.step_size_up, self.step_size_down = step_size_up, down
+        super().__init__(optimizer)
+
+    def rate(self, base: float, time: int) -> float:
+        cycle, place = divmod(time, self.step_size_up + self.step_size_down)
+        up = place <= self.step_size_up
+        share = place / self.step_size_up if up else 1 - (place - self.step_size_up) / self.step_size_down
+        return self.base_lr + (self.max_lr - self.base_lr) * share * self._height(cycle, time)
+
+    def _height(self, cycle: int, time: int) -> float:
+        if self.mode == "triangular":
+            return 1.0
+        return 0.5**cycle if self.mode == "triangular2" else self.gamma**time
 
 
 class LinearWarmup(Schedule):

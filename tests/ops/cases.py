@@ -13,6 +13,7 @@ from tests.ops.harness import Case, ErrorCase, Spec
 
 INF = math.inf
 ERF = np.vectorize(math.erf, otypes=[float])
+LGAMMA = np.vectorize(math.lgamma, otypes=[float])
 
 
 def x(*shape: int, dtype: str = "float64", **more: Any) -> Spec:
@@ -100,6 +101,11 @@ EXTREME = (
     Case("erf", (x(400, dtype="float32", low=-8, high=8),), ERF, dtype="float32", tolerance=2.5e-7),
     Case("erf", (x(40, dtype="float16", low=-8, high=8),), ERF, dtype="float16", tolerance=1e-3),
     Case("erf", (Spec((9,), choices=(-INF, INF, math.nan, 0.0)),), ERF, gradient=False),
+    Case("lgamma", (x(2, 3, low=0.05, high=12.0),), LGAMMA),
+    Case("lgamma", (x(40, low=1.0, high=1e6),), LGAMMA, gradient=False),
+    Case("lgamma", (x(40, dtype="float32", low=0.05, high=40.0),), LGAMMA, dtype="float32", tolerance=8e-6),
+    Case("lgamma", (x(40, dtype="float16", low=0.2, high=12.0),), LGAMMA, dtype="float16", tolerance=8e-2),
+    Case("lgamma", (Spec((7,), "int64", 1, 20),), LGAMMA),
     Case("tanh", (Spec((9,), choices=(-INF, INF, math.nan, 0.0)),), np.tanh, gradient=False),
 )
 
@@ -505,7 +511,14 @@ LOSSES = (
     Case("mse", (x(3), Spec((3,), "int64", -3, 4)), lambda a, t: ((a - t) ** 2).mean()),
 )
 
-CASES = (*ELEMENTWISE, *REDUCTIONS, *LISTS, *LOSSES)
+# A cotangent times a number: with 1 it is the derivative; that the number counts is tested in tests/test_functions.py.
+SCALED = tuple(
+    Case("scale_gradient", (x(*shape, dtype=t), Spec((), choices=(1.0,))), lambda a, scale: a)
+    for shape in ((), (2, 3))
+    for t in ("float64", "float32")
+)
+
+CASES = (*SCALED, *ELEMENTWISE, *REDUCTIONS, *LISTS, *LOSSES)
 
 
 # What is refused.
@@ -581,5 +594,7 @@ ERRORS = (
     *(error(n, (x(5), x(5)), "reduction must be one of", ValueError, reduction="max") for n in PAIR_OPS),
     *(error(n, (x(0, 5), x(0, 5)), "the mean of no losses") for n in PAIR_OPS),
     error("soft_cross_entropy", (x(), x()), "at least one class"),
+    error("scale_gradient", (x(3), x(3)), r"one number as the scale, of shape \(\), got shape \(3,\)"),
+    error("scale_gradient", (INT, x()), "takes floating numbers, got int64", DTypeError),
     error("huber", (x(5), x(5)), "delta must be positive, got 0", ValueError, delta=0),
 )

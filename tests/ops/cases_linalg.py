@@ -309,6 +309,9 @@ def random_reference(op: str, dtype: str, shape: tuple[int, ...]) -> Callable[..
         count = math.prod(shape)
         if op == "normal":
             values = [z * params[1] + params[0] for z in normals(dtype, seed, counter, count)]
+        elif op == "gumbel":
+            u = [((word >> 12) + 0.5) / 2**52 for word in splitmix_words(seed, counter, count)]
+            values = [params[0] - params[1] * math.log(-math.log(v)) for v in u]
         elif op == "uniform":
             values = [params[0] + u * (params[1] - params[0]) for u in fractions(dtype, seed, counter, count)]
         else:
@@ -330,6 +333,7 @@ RANDOM = tuple(
     for op, params in (
         ("uniform", (Spec((), low=-3, high=-1), Spec((), low=1, high=3))),
         ("normal", (Spec((), low=-3, high=3), Spec((), low=1, high=2))),
+        ("gumbel", (Spec((), low=-3, high=3), Spec((), low=1, high=2))),
         ("bernoulli", (Spec((), choices=(0.0, 0.3, 1.0)),)),
         ("dropout_mask", (Spec((), choices=(0.0, 0.3, 1.0)),)),
     )
@@ -431,7 +435,7 @@ ERRORS = (
     types("one_hot", (index(3),), "a number's or bool", n=3, dtype="complex64"),
     *(
         row
-        for op, params in (("uniform", 2), ("normal", 2), ("bernoulli", 1), ("dropout_mask", 1))
+        for op, params in (("uniform", 2), ("normal", 2), ("gumbel", 2), ("bernoulli", 1), ("dropout_mask", 1))
         for row in (
             types(op, (x(), x(dtype=INT)) + (x(),) * params, "seed must be an integer", shape=(2,)),
             types(op, (x(dtype=INT), x()) + (x(),) * params, "counter must be an integer", shape=(2,)),

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from lazyflow.ops import random
 from lazyflow.ops.base import OPS, Aval
 
-PARAMS = {"uniform": (-1.0, 3.0), "normal": (2.0, 0.5), "bernoulli": (0.3,), "dropout_mask": (0.3,)}
+PARAMS = {
+    "uniform": (-1.0, 3.0),
+    "normal": (2.0, 0.5),
+    "gumbel": (1.0, 0.5),
+    "bernoulli": (0.3,),
+    "dropout_mask": (0.3,),
+}
 DTYPES = ("float16", "float32", "float64")
 CLOSE = {"float16": 1e-2, "float32": 5e-6, "float64": 1e-12}
 
@@ -41,7 +47,9 @@ def test_a_row_depends_on_its_seed_and_counter_alone(
         patch.setattr(random, "BLOCK", block)
         together = draw(op, seed, counter, *PARAMS[op], shape=(size,), dtype=dtype)
     assert together.shape == (len(nodes), size) and together.dtype == dtype
-    tolerance = CLOSE[dtype] if op == "normal" else 0  # the last bit of a cosine may depend on its place in a vector
+    tolerance = (
+        CLOSE[dtype] if op in ("normal", "gumbel") else 0
+    )  # the last bit of a cosine may depend on its place in a vector
     for row, (s, c) in enumerate(nodes):
         alone = draw(op, s, c, *PARAMS[op], shape=(size,), dtype=dtype)
         longer = draw(op, [s], [c], *PARAMS[op], shape=(size + 3,), dtype=dtype)[0, :size]
@@ -111,6 +119,13 @@ def test_normal(dtype: str) -> None:
     assert kolmogorov_smirnov(z, normal_cdf) < 2.2
     within(z[:, 0::2] * z[:, 1::2], 0, 1)
     within(z[:, 0::2] ** 2 * z[:, 1::2] ** 2, 1, 8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gumbel(dtype: str) -> None:
+    z = draw("gumbel", 4, np.arange(400), 0.0, 1.0, dtype=dtype).astype(float)
+    within(z, np.euler_gamma, math.pi**2 / 6)
+    assert kolmogorov_smirnov(z, lambda v: np.exp(-np.exp(-v))) < 2.2
 
 
 @pytest.mark.parametrize("p", [0.0, 1e-3, 0.3, 0.5, 1.0])

@@ -106,6 +106,61 @@ def test_lambdas_of_their_own_for_every_group() -> None:
     assert rates(schedule, 1) == [[0.4, 2.0], [0.4, 0.0]]
 
 
+CYCLES: list[dict[str, Any]] = [
+    {"step_size_up": 3},
+    {"step_size_up": 2, "step_size_down": 4},
+    {"step_size_up": 3, "mode": "triangular2"},
+    {"step_size_up": 2, "step_size_down": 1, "mode": "exp_range", "gamma": 0.9},
+]
+
+
+@pytest.mark.parametrize("options", CYCLES)
+def test_cycles(options: dict[str, Any]) -> None:
+    up, gamma = options["step_size_up"], options.get("gamma", 1.0)
+    down = options.get("step_size_down", up)
+    height = {"triangular2": lambda t: 0.5 ** (t // (up + down)), "exp_range": lambda t: gamma**t}
+    for time, found in enumerate(rates(optim.CyclicLR(optimizer(), 0.1, 0.5, **options), 15)):
+        share = np.interp(time % (up + down), [0, up, up + down], [0.0, 1.0, 0.0])
+        want = 0.1 + 0.4 * share * height.get(options.get("mode", ""), lambda t: 1.0)(time)
+        assert found == pytest.approx([want, want])
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("options", CYCLES)
+def test_cycles_of_pytorch(options: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
+    theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+    schedule = torch.optim.lr_scheduler.CyclicLR(theirs, 0.1, 0.5, cycle_momentum=False, **options)
+    for (found,) in rates(optim.CyclicLR(optimizer(0.4), 0.1, 0.5, **options), 15):
+        assert found == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        theirs.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_lr": -0.1}, "base_lr must be a finite number"),
+        ({"max_lr": 0.05}, "max_lr must be a finite number of at least 0.1"),
+        ({"step_size_up": 0}, "step_size_up must be an integer"),
+        ({"step_size_down": 1.5}, "step_size_down must be an integer"),
+        ({"mode": "sine"}, "mode must be"),
+        ({"gamma": math.nan}, "gamma must be"),
+    ],
+)
+def test_cycles_that_are_none(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"CyclicLR: {message}"):
+        optim.CyclicLR(optimizer(), **{"base_lr": 0.1, "max_lr": 0.5, **options})
+
+
+def test_cycles_go_on_from_a_checkpoint() -> None:
+    first = optim.CyclicLR(optimizer(), 0.1, 0.5, 3)
+    rates(first, 4)
+    second = optim.CyclicLR(optimizer(), 0.2, 0.6, 2)
+    second.load_state_dict(first.state_dict())
+    assert rates(second, 5) == rates(first, 5)
+
+
 # Saving and restoring.
 
 

@@ -15,11 +15,13 @@ from lazyflow.functions import reduce as r
 from lazyflow.functions.index import embedding as looked_up
 from lazyflow.functions.index import one_hot
 from lazyflow.functions.random import dropout as dropped
+from lazyflow.functions.random import normal
+from lazyflow.ops.base import negative_axes, negative_axis
 from lazyflow.random import Stream
 
 __all__ = [
-    "bilinear", "cosine_similarity", "dropout", "dropout1d", "dropout2d", "embedding", "linear", "one_hot",
-    "pairwise_distance",
+    "bilinear", "cosine_similarity", "dropout", "dropout1d", "dropout2d", "embedding",
+    "gaussian_noise", "linear", "one_hot", "pairwise_distance", "weight_norm",
 ]  # fmt: skip
 
 
@@ -79,6 +81,43 @@ def dropout2d(
 ) -> Expr:
     """`dropout` of whole channels of ``x`` (c, h, w) (Tompson et al. 2015)."""
     return _channels_dropped("dropout2d", 2, x, p, training, stream)
+
+
+def gaussian_noise(x: Any, std: float, training: bool = True, stream: Stream | None = None) -> Expr:
+    """``x`` plus normal noise of deviation ``std`` while ``training``.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.functional.gaussian_noise(lf.constant([1.0]), 0.5, training=False).numpy()
+    array([1.], dtype=float32)
+    """
+    value = constant(x)
+    return value + normal(value.shape, 0.0, std, dtype=value.dtype, stream=stream) if training and std else value
+
+
+def weight_norm(v: Any, g: Any, dim: int | None = 0) -> Expr:
+    """``g * v / norm(v)``: a weight by its direction and its length (Salimans and Kingma 2016).
+
+    ``dim``: the axis along which each slice has a norm of its own, and ``g`` then has ``v``'s number of axes with size
+    1 at all others; None for one norm of all. Examples that share ``v`` and ``g`` share the result: it is computed
+    once in a minibatch. Raises `ShapeError`.
+
+    >>> import lazyflow as lf
+    >>> lf.nn.functional.weight_norm(lf.constant([[3.0, 4.0], [0.0, 2.0]]), lf.constant([[1.0], [5.0]])).numpy()
+    array([[0.6, 0.8],
+           [0. , 5. ]], dtype=float32)
+    """
+    value, length = constant(v), constant(g)
+    axes = weight_norm_axes(value, dim)
+    kept = tuple(1 if i - value.ndim in axes else n for i, n in enumerate(value.shape))
+    if length.shape not in ((), kept):
+        raise ShapeError(f"weight_norm: g must have shape {kept} for v {value.shape} and dim={dim}, got {length.shape}")
+    return value * (length / r.norm(value, axis=axes, keepdims=True))
+
+
+def weight_norm_axes(v: Expr, dim: int | None) -> tuple[int, ...]:
+    """The axes that `weight_norm` takes the norm over: all, or all but ``dim``."""
+    every = negative_axes("weight_norm", None, v.ndim)
+    return every if dim is None else tuple(a for a in every if a != negative_axis("weight_norm", dim, v.ndim))
 
 
 def cosine_similarity(x1: Any, x2: Any, dim: int = -1, eps: float = 1e-8) -> Expr:

@@ -1,0 +1,100 @@
+"""Maps onto the probability simplex that may be zero, or bounded: sparsemax and the constrained softmax.
+
+Where softmax gives every class some probability, sparsemax is the nearest distribution itself, and most of it is zero
+(Martins and Astudillo, "From Softmax to Sparsemax", ICML 2016). The constrained softmax is the distribution nearest to
+softmax under upper bounds, which bounds how much attention a word may get (Martins and Kreutzer, EMNLP 2017).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lazyflow.errors import ShapeError
+from lazyflow.ops.base import Abstract, Array, Op, Result, negative_axis, register, require_floating
+
+
+def _require_classes(name: str, x: Abstract, axis: int) -> None:
+    require_floating(name, x)
+    if not x.shape or not x.shape[axis]:
+        raise ShapeError(f"{name} takes at least one score along axis {axis}, got the shape {x.shape}")
+
+
+def _sparsemax_infer(x: Abstract, axis: int = -1) -> Result:
+    found = negative_axis("sparsemax", axis, len(x.shape))
+    _require_classes("sparsemax", x, found)
+    return Result(x.shape, x.dtype, {"axis": found})
+
+
+def _sparsemax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+    """``max(x - t, 0)`` with the threshold t that makes it sum to one: the largest of those that a number of scores,
+    the largest ones, would give."""
+    falling = -xp.sort(-(x - x.max(axis=axis, keepdims=True)), axis=axis)
+    counts = xp.arange(1, x.shape[axis] + 1, dtype=x.dtype).reshape((-1,) + (1,) * (-axis - 1))
+    threshold = ((falling.cumsum(axis=axis) - 1) / counts).max(axis=axis, keepdims=True)
+    return xp.maximum(x - x.max(axis=axis, keepdims=True) - threshold, 0, out=_room(out, x))
+
+
+def _room(out: Array | None, x: Array) -> Array | None:
+    return out if out is not None and out.shape == x.shape else None
+
+
+def _sparsemax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+    """Among the scores that count, the cotangent less its mean."""
+    support = (y > 0).astype(g.dtype)
+    kept = g * support
+    return kept - support * (xp.sum(kept, axis=axis, keepdims=True) / xp.sum(support, axis=axis, keepdims=True))
+
+
+SPARSEMAX = register(Op("sparsemax", _sparsemax_infer, _sparsemax, (_sparsemax_x,)))
+
+
+def _constrained_infer(x: Abstract, upper: Abstract) -> Result:
+    if x.shape != upper.shape:
+        raise ShapeError(
+            f"constrained_softmax takes scores and upper bounds of one shape, got {x.shape} and {upper.shape}"
+        )
+    for operand in (x, upper):
+        _require_classes("constrained_softmax", operand, -1)
+    return Result(x.shape, np.result_type(x.dtype, upper.dtype))
+
+
+def _constrained(xp: Any, x: Array, upper: Array, out: Array = None) -> Array:
+    """``min(c exp(x), upper)`` with the c that makes it sum to one.
+
+    With the k classes at their bounds that reach them first, c would be what they leave over the sum of the others;
+    the largest of these is right, since the sum, as a function of c, is the least of the lines that they stand for.
+    """
+    weights = xp.exp(x - x.max(axis=-1, keepdims=True))
+    weights, upper = xp.broadcast_arrays(weights, upper)
+    order = xp.argsort(upper / xp.where(weights > 0, weights, np.finfo(weights.dtype).tiny), axis=-1)
+    sorted_weights = xp.take_along_axis(weights, order, axis=-1)
+    bounds = xp.take_along_axis(upper, order, axis=-1)
+    left = 1 - (bounds.cumsum(axis=-1) - bounds)
+    others = xp.flip(xp.flip(sorted_weights, -1).cumsum(axis=-1), -1)
+    scale = xp.where(others > 0, left / xp.where(others > 0, others, 1), 0).max(axis=-1, keepdims=True)
+    return xp.minimum(weights * scale, upper).astype(np.result_type(x.dtype, upper.dtype), copy=False)
+
+
+def _free(xp: Any, g: Array, y: Array, upper: Array) -> tuple[Array, Array]:
+    """Which classes are below their bounds, and the mean of their cotangents, weighted by their probabilities."""
+    free = (y < upper).astype(g.dtype)
+    total = xp.sum(free * y, axis=-1, keepdims=True)
+    return free, xp.sum(free * y * g, axis=-1, keepdims=True) / (total + (total == 0))
+
+
+def _constrained_x(xp: Any, g: Array, y: Array, x: Array, upper: Array) -> Array:
+    free, mean = _free(xp, g, y, upper)
+    return free * y * (g - mean)
+
+
+def _constrained_upper(xp: Any, g: Array, y: Array, x: Array, upper: Array) -> Array:
+    """What a bound gains, the free classes lose."""
+    free, mean = _free(xp, g, y, upper)
+    return (1 - free) * (g - mean)
+
+
+CONSTRAINED_SOFTMAX = register(
+    Op("constrained_softmax", _constrained_infer, _constrained, (_constrained_x, _constrained_upper))
+)
