@@ -30,7 +30,7 @@ import numpy as np
 from lazyflow.expr import signature_of
 from lazyflow.fuse import blocks
 from lazyflow.fuse import compiled as loops
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Value, is_cheap, is_fusable
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
 from lazyflow.graph import Graph
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Op, Shape
@@ -759,11 +759,7 @@ class _Fuser:
     def _with_sums(self) -> Kernel:
         """The kernel, with the columns whose sums are gradients of shared vectors: where they are stored anyway, or in
         slabs of their own."""
-        whole = {
-            s.value: Place(self.b.described[s.argument].key[1], s.shift)  # type: ignore[index]
-            for s in self.b.stores
-            if self.b.described[s.argument].key[0] == "cotangent" and not s.adds  # type: ignore[index]
-        }
+        whole = {s.value: place for s in self.b.stores if (place := self._row_of(s)) is not None}
         for ref, value in self.incoming.items():
             if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
                 place = whole.get(value) if ref.size == self.width else None
@@ -775,6 +771,13 @@ class _Fuser:
                     self.b.store(BLOCK, ("cotangent", place.slab), 0, ref.size, value, adds=False)
                 self.c.sums.append(ColumnSum(ref, place))
         return self.b.kernel()
+
+    def _row_of(self, store: Store) -> Place | None:
+        """Where a store alone writes a whole row of cotangents; a row of one column gets a sum instead."""
+        argument = self.b.described[store.argument]
+        what, which = argument.key[:2]  # type: ignore[index]
+        is_row = argument.columns != 1 or self.width == 1
+        return Place(which, store.shift) if what == "cotangent" and is_row and not store.adds else None
 
     def known_ref(self, ref: Ref) -> Value:
         """The code of an operand in the backward kernel."""

@@ -158,6 +158,25 @@ def test_no_output_is_an_input_of_another_stage_before_it():
                         assert stage[ref.index] <= stage[i] or stage[ref.index] == MAIN
 
 
+@pytest.mark.parametrize("fuse", ["numpy", "off"])
+def test_one_cotangent_for_a_scalar_and_for_a_parameter(fuse):
+    """The scalar's is summed over the row, the parameter's is not."""
+
+    def body(x, h):
+        return lf.tanh(h) + 0.5, lf.sum(W @ h) + b
+
+    found = []
+    for step in (body, lf.cell(body)):
+        with lf.using(fuse=fuse, dtype="float64"):
+            loss = chain(lambda x, h, step=step: (step(x, h)[0], step(x, h)[1] * x))
+            loss.backward()
+        found.append([np.array(p.grad) for p in (W, b)])
+        W.zero_grad()
+        b.zero_grad()
+    for plain, cell in zip(*found, strict=True):
+        np.testing.assert_allclose(cell, plain, rtol=1e-9)
+
+
 def test_merged_weights_follow_their_parameters():
     first, second = lf.Parameter(np.eye(N)), lf.Parameter(np.eye(N))
 
