@@ -392,7 +392,21 @@ def _flatten_results(name: str, value: Any, expressions: list[Expr]) -> Any:
         return (dict, *[(k, _flatten_results(name, v, expressions)) for k, v in value.items()])
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return (value.__class__, *[_flatten_results(name, v, expressions) for v in value])
+    if any(isinstance(part, Expr) for part in _parts_of(value)):
+        raise TypeError(
+            f"{name}: returns a {type(value).__name__} that holds expressions; return them in tuples, lists or dicts, "
+            "and make the object of what a call returns"
+        )
     return value.__class__, value
+
+
+def _parts_of(value: Any) -> list[Any]:
+    """What an object holds that is no container of a kind that is looked into."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    return [] if isinstance(value, type) else list(getattr(value, "__dict__", {}).values())
 
 
 def _own_nodes(tape: Tape, expressions: Sequence[Expr]) -> list[Expr]:
@@ -773,4 +787,8 @@ def cell(function: Function) -> Function:
     """
     if not inspect.isfunction(function):
         raise TypeError(f"lf.cell decorates a function or a method, got a {type(function).__name__}")
+    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"lf.cell decorates a function that returns its results, {function.__qualname__} yields or awaits"
+        )
     return functools.update_wrapper(_Cell(function).wrapper(), function)  # type: ignore[return-value]

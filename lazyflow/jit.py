@@ -12,8 +12,10 @@ import functools
 import hashlib
 import importlib.util
 import os
+import stat
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ def _prepare_compiler() -> None:
     llvm.set_option("", "-hoist-runtime-checks=false")
 
 
+@functools.cache
 def _folder() -> Path:
     """Where printed kernels are kept, so that numba finds what it compiled of them before."""
     base = Path.home() / ".cache" / "lazyflow" / "kernels"
@@ -40,9 +43,22 @@ def _folder() -> Path:
             return base
     except (OSError, RuntimeError):
         pass
-    base = Path(tempfile.gettempdir()) / f"lazyflow-kernels-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    base.mkdir(parents=True, exist_ok=True)
-    return base
+    return _temporary_folder()
+
+
+def _temporary_folder() -> Path:
+    """A folder that nobody else can write to: what lies in it is run."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    base = Path(tempfile.gettempdir()) / f"lazyflow-kernels-{user}"
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = base.lstat()
+    mine = not hasattr(os, "getuid") or (
+        found.st_uid == user and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022
+    )
+    return base if mine else Path(tempfile.mkdtemp(prefix="lazyflow-kernels-"))
+
+
+_loading = threading.Lock()
 
 
 def module(text: str) -> Any:
@@ -52,6 +68,11 @@ def module(text: str) -> Any:
     """
     _prepare_compiler()
     name = "lazyflow_kernel_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+    with _loading:
+        return sys.modules[name] if name in sys.modules else _loaded(name, text)
+
+
+def _loaded(name: str, text: str) -> Any:
     path = _folder() / f"{name}.py"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         fresh = path.with_suffix(f".{os.getpid()}.tmp")
@@ -61,7 +82,11 @@ def module(text: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # an interrupt must not leave half a module
+        raise
     return module
 
 

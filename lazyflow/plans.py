@@ -11,7 +11,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from threading import RLock
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,8 @@ class Plans:
         self.kept: OrderedDict[Any, tuple[Plan, int]] = OrderedDict()
         self.watched: weakref.WeakSet[Type] = weakref.WeakSet()
         self.nbytes = self.hits = self.misses = 0
-        self.lock = RLock()
+        self.bereft = False
+        self.lock = Lock()
 
     def info(self) -> CacheInfo:
         """Counts and sizes."""
@@ -62,6 +63,8 @@ class Plans:
         """The plan of a graph, run in a certain ``way``; made anew if no graph of equal structure has one."""
         key = way, graph.signatures, graph.roots, *(_sample(a) for a in _structure(graph))
         with self.lock:
+            if self.bereft:
+                self._drop_dead()
             found = self.kept.get(key)
             if found is not None and _is_alike(found[0].graph, graph):
                 self.kept.move_to_end(key)
@@ -90,19 +93,23 @@ class Plans:
             parameter = kind.parameter() if kind.parameter is not None else None
             if parameter is not None and kind not in self.watched:
                 self.watched.add(kind)
-                weakref.finalize(parameter, self._drop_dead).atexit = False
+                weakref.finalize(parameter, self._note_death).atexit = False
         while self.nbytes > self.limit:
             _, (_, freed) = self.kept.popitem(last=False)
             self.nbytes -= freed
 
+    def _note_death(self) -> None:
+        """A parameter has died, at whatever moment: its plans go when the next plan is asked for."""
+        self.bereft = True
+
     def _drop_dead(self) -> None:
         """Let go of plans with a parameter that is no more, and of its signatures."""
-        with self.lock:
-            for key, (plan, size) in list(self.kept.items()):
-                kinds = _parameter_types(plan.graph.signatures)
-                if any(kind.parameter is not None and kind.parameter() is None for kind in kinds):
-                    del self.kept[key]
-                    self.nbytes -= size
+        self.bereft = False
+        for key, (plan, size) in list(self.kept.items()):
+            kinds = _parameter_types(plan.graph.signatures)
+            if any(kind.parameter is not None and kind.parameter() is None for kind in kinds):
+                del self.kept[key]
+                self.nbytes -= size
 
 
 def _parameter_types(signatures: Sequence[Signature]) -> list[Type]:

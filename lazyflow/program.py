@@ -759,10 +759,11 @@ class _Fuser:
     def _with_sums(self) -> Kernel:
         """The kernel, with the columns whose sums are gradients of shared vectors: where they are stored anyway, or in
         slabs of their own."""
-        whole = {s.value: place for s in self.b.stores if (place := self._row_of(s)) is not None}
+        rows = [(s.value, self._row_of(s)) for s in self.b.stores if isinstance(s.value, int)]
+        whole = {value: place for value, place in rows if place is not None}
         for ref, value in self.incoming.items():
             if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
-                place = whole.get(value) if ref.size == self.width else None
+                place = whole.get(value) if ref.size == self.width and isinstance(value, int) else None
                 if place is None:
                     key = ("sum", tuple(self.order), ref)
                     if key not in self.c.saved_places:

@@ -5,8 +5,9 @@ import dataclasses
 import gc
 import pickle
 import re
+import threading
 import weakref
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from types import SimpleNamespace
 
 import numpy as np
@@ -271,6 +272,32 @@ def test_arguments_must_be_hashable():
 def test_only_functions_are_decorated(what):
     with pytest.raises(TypeError, match="function"):
         lf.cell(what)
+
+
+def of_a_generator(x):
+    yield x
+
+
+async def of_a_coroutine(x):
+    return x
+
+
+@pytest.mark.parametrize("function", [of_a_generator, of_a_coroutine])
+def test_a_function_that_yields_is_refused(function):
+    with pytest.raises(TypeError, match=function.__name__):
+        lf.cell(function)
+
+
+OBJECTS = {
+    "an object": lambda x: SimpleNamespace(h=x * 2),
+    "another dict": lambda x: OrderedDict(h=x * 2),
+    "a set": lambda x: {x * 2},
+}
+
+
+@pytest.mark.parametrize("body", OBJECTS.values(), ids=OBJECTS)
+def test_objects_that_hold_expressions_cannot_be_returned(body):
+    refuse(body, TypeError, "tuples", type(body(lf.constant(X))).__name__)
 
 
 def test_an_error_in_the_body_is_the_bodys():
@@ -567,6 +594,24 @@ def test_operands_of_other_tapes():
         close(cell(early, late).numpy(), 2 * X * Y + Y)
         close(cell(late, early).numpy(), 2 * X * Y + 2 * X)
         close(cell(early, early).numpy(), 4 * X * X + 2 * X)
+
+
+def test_several_threads():
+    cell, found = lf.cell(lambda x, h: lf.tanh(x * 0.3 + h)), []
+
+    def work():
+        h = lf.constant(X)
+        for _ in range(50):
+            h = cell(lf.constant(Y), h)
+        found.append(h.numpy())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len({f.tobytes() for f in found}) == 1
+    assert len(found) == 4
 
 
 def test_across_no_grad():

@@ -4,9 +4,12 @@ Of a long tape only the rows that the asked roots rest on are read; what was not
 """
 
 import gc
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow.graph import LONG, collect
@@ -253,3 +256,38 @@ def test_long_tapes_that_import_of_each_other():
                 for i in (k, (k + 1) % 400)
             ]
             close(got, outcome(fresh[0] + fresh[1], [w]))
+
+
+SLOW = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@SLOW
+@given(C.bodies(), st.sampled_from(list(C.USES)), st.integers(0, 1000), st.booleans())
+def test_random_bodies(body, use, seed, decorated):
+    parameters = C.parameters(seed)
+    step = body.function(parameters)
+    step = lf.cell(step) if decorated else step
+
+    def loss(i):
+        return C.USES[use](step, np.random.default_rng((seed, i)), True)
+
+    with warnings.catch_warnings(), lf.using(dtype="float64", fuse="numpy"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        kept = [loss(i) for i in range(EXAMPLES)]
+        rng = np.random.default_rng(seed)
+        for _ in range(4):
+            chosen = rng.integers(0, EXAMPLES, 4)
+            found = []
+            for losses in ([kept[i] for i in chosen], [loss(i) for i in chosen]):
+                total = lf.mean(losses)
+                value = total.forward().item()
+                if total.requires_grad:
+                    total.backward()
+                found.append((value, C.gradients(parameters)))
+                for p in parameters.values():
+                    p.zero_grad()
+            np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-9, atol=1e-12)
+            for name, gradient in found[1][1].items():
+                np.testing.assert_allclose(found[0][1][name], gradient, rtol=1e-7, atol=1e-10, err_msg=name)
+            p = parameters[rng.choice(list(parameters))]
+            p.assign(p.numpy() * 0.9)

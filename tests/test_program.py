@@ -158,6 +158,14 @@ def test_no_output_is_an_input_of_another_stage_before_it():
                         assert stage[ref.index] <= stage[i] or stage[ref.index] == MAIN
 
 
+def test_a_number_is_not_taken_for_the_value_of_that_place():
+    """``x + 1`` where the second value of the kernel is ``b``."""
+    step = lf.cell(lambda x: (x + b, lf.tanh(x + 1)))
+    x = vector()
+    found = lf.forward(list(step(x)))
+    np.testing.assert_allclose(found, [x.numpy() + b.numpy(), np.tanh(x.numpy() + 1)], rtol=1e-12)
+
+
 @pytest.mark.parametrize("fuse", ["numpy", "off"])
 def test_one_cotangent_for_a_scalar_and_for_a_parameter(fuse):
     """The scalar's is summed over the row, the parameter's is not."""

@@ -167,7 +167,7 @@ def source(kernel: Kernel) -> str:
     """The module's text: what the kernel needs, and the kernel."""
     name = kernel.dtype.name
     head = _PRELUDE.format(dtype=name, tanh=_TANH[name])
-    options = "cache=True, boundscheck=False, nogil=True, error_model='numpy', fastmath={'contract', 'nsz', 'arcp'}"
+    options = "cache=True, boundscheck=False, nogil=True, error_model='numpy', fastmath={'contract', 'arcp'}"
     return f"{head}\n@njit({options})\n{_Source(kernel).text()}\n"
 
 

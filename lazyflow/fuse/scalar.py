@@ -82,7 +82,7 @@ class Builder:
     arguments: dict[object, int] = field(default_factory=dict)
     described: list[Argument] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
-    known: dict[Instruction, int] = field(default_factory=dict)
+    known: dict[Any, int] = field(default_factory=dict)
     stores: list[Store] = field(default_factory=list)
 
     def argument(self, kind: str, key: object, columns: int) -> int:
@@ -99,10 +99,12 @@ class Builder:
 
     def emit(self, instruction: Instruction) -> int:
         """The number of an instruction, an equal one that there is already if possible."""
-        if instruction not in self.known:
-            self.known[instruction] = len(self.instructions)
+        # The value 1 is not the number 1.0, nor is 0.0 the number -0.0, though they are equal in Python.
+        key = instruction, tuple(v.hex() if isinstance(v, float) else v for v in instruction.inputs)
+        if key not in self.known:
+            self.known[key] = len(self.instructions)
             self.instructions.append(instruction)
-        return self.known[instruction]
+        return self.known[key]
 
     def call(self, ufunc: str, *inputs: Value) -> Value:
         """A ufunc of values; of numbers it is a number."""

@@ -372,6 +372,19 @@ def test_equal_instructions_are_one_and_unused_ones_none():
     assert [i.name for i in b.kernel().instructions] == ["load", "tanh", "add"]
 
 
+def test_a_value_is_not_taken_for_a_number_that_equals_its_place():
+    b = Builder(1, np.dtype("float64"))
+    x, y = b.load(BLOCK, ("in",), 0, 1), b.load(BLOCK, ("in",), 1, 1)
+    codes = [b.call("add", x, y), b.call("add", x, 1.0), b.call("divide", x, 0.0), b.call("divide", x, -0.0)]
+    assert (y, len(set(codes))) == (1, 4)
+    for k, code in enumerate(codes):
+        b.store(BLOCK, ("out",), k, 1, code, adds=False)
+    out = np.empty((1, 4))
+    with np.errstate(divide="ignore"):
+        blocks.compiled(b.kernel())(1, np.array([[5.0, 7.0]]), out)
+    np.testing.assert_array_equal(out, [[12.0, 6.0, np.inf, -np.inf]])
+
+
 def test_numbers_are_computed_at_once():
     b = Builder(2, np.dtype("float32"))
     assert b.call("exp", 0.0) == 1.0
