@@ -162,7 +162,8 @@ GELU_TANH = elementwise(
     f"0.5 * x * (1 + {_TANH})",
     x=f"g * (0.5 * (1 + {_TANH}) + 0.5 * x * (1 - {_TANH} * {_TANH}) * ({_C} + {3 * _C * _C3} * x * x))",
 )
-SILU = elementwise("silu", f"x * {_SIGMOID}", x=f"g * (y + (1 - y) * {_SIGMOID})")
+# Not y + (1 - y) sigmoid(x), which cancels to 0 where x is large.
+SILU = elementwise("silu", f"x * {_SIGMOID}", x=f"g * {_SIGMOID} * (1 + x * (1 - {_SIGMOID}))")
 HARDTANH = elementwise("hardtanh", "minimum(maximum(x, lo), hi)", x="g * logical_and(x > lo, x < hi)")
 
 # Truth values.

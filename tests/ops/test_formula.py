@@ -272,3 +272,10 @@ def test_constants_are_folded_and_equal_steps_computed_once():
     formula = parse("sqrt(2 * 8) * tanh(x) + tanh(x)")
     assert [s.ufunc for s in formula.steps] == ["tanh", "multiply", "add"]
     assert "4.0" in forward_source("f", formula)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_gradient_of_silu_where_nothing_is_left_of_one_minus_sigmoid(dtype):
+    x = np.array([1e9, 1e20, -1e20, 40.0, 0.0], dtype)
+    _, gradient = lf.value_and_grad(lambda v: lf.sum(lf.silu(v)))(x)
+    np.testing.assert_allclose(gradient, [1, 1, 0, 1, 0.5], rtol=1e-6)
