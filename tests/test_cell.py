@@ -819,3 +819,28 @@ def test_a_gradient_that_reaches_some_of_the_calls(fuse):
     with lf.using(fuse=fuse):
         for g, e in zip(outcome(lf.cell(step)), outcome(step), strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-12)
+
+
+INDEXED = {
+    "embedding": lambda x, i: lf.sum(lf.embedding(lf.constant(np.eye(4, dtype=np.float32)), i) * x),
+    "cross_entropy": lambda x, i: lf.cross_entropy(x, i),
+    "nll": lambda x, i: lf.nll(x, i),
+    "hinge": lambda x, i: lf.hinge(x, i),
+    "pick": lambda x, i: lf.pick(x, i),
+}
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_an_index_is_payload_and_needs_no_program_of_its_own(name):
+    runs = []
+
+    @lf.cell
+    def body(x, i):
+        runs.append(i)
+        return INDEXED[name](x, i)
+
+    x = lf.constant([0.5, 1.0, -1.0, 2.0])
+    found = lf.forward([body(x, i) for i in range(4)])
+    expected = lf.forward([INDEXED[name](x, i) for i in range(4)])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert len(runs) == 1

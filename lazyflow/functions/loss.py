@@ -61,7 +61,7 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     >>> round(lf.cross_entropy(lf.constant([0.0, 0.0]), 1).item(), 4)
     0.6931
     """
-    if target.__class__ is int and type(logits) is Expr and reduction == "mean":
+    if type(target) is int and type(logits) is Expr and reduction == "mean":
         shape = logits.type.shape
         if len(shape) == 1 and 0 <= target < shape[0]:
             return _cross_entropy(logits, target)
