@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import lazyflow as lf
-from benchmarks.harness import Stopwatch
+from benchmarks.harness import Stopwatch, threads_here
 from benchmarks.peers import Array
 from lazyflow import engine, nn, optim
 
@@ -49,7 +49,7 @@ class Model(Generic[Example]):
         return lf.mean([self.loss(example) for example in examples])
 
     def train_step(self, examples: Sequence[Example]) -> float:
-        with lf.using(batching=self.batching):
+        with lf.using(batching=self.batching, threads=threads_here()):
             self.watch.start()
             loss = self.record(examples)
             self.watch.lap("record")
@@ -68,7 +68,7 @@ class Model(Generic[Example]):
             return value
 
     def infer(self, examples: Sequence[Example]) -> Array:
-        with lf.using(batching=self.batching), lf.no_grad():
+        with lf.using(batching=self.batching, threads=threads_here()), lf.no_grad():
             if self.kept_outputs:
                 self._as_after_an_update()
                 outputs = [y for example in examples for y in self.kept_outputs[id(example)]]

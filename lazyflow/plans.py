@@ -20,7 +20,7 @@ from lazyflow.graph import Graph
 from lazyflow.plan import Cells, Launch, Plan, Read, payload_read
 from lazyflow.tape import Signature, Type
 
-LIMIT = 64 << 20  # bytes of arrays
+LIMIT = 16 << 20  # bytes of arrays
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class Plans:
             return
         before = self.kept.pop(key, None)
         self.nbytes += size - (before[1] if before else 0)
-        # A graph holds on to earlier runs: that of the next hit takes its place.
-        self.kept[key] = replace(plan, graph=replace(plan.graph, known_run=(), tapes=())), size
+        self.kept[key] = replace(plan, graph=_bare(plan.graph)), size
         for kind in _parameter_types(plan.graph.signatures):
             parameter = kind.parameter() if kind.parameter is not None else None
             if parameter is not None and kind not in self.watched:
@@ -132,12 +131,38 @@ def _structure(graph: Graph) -> tuple[np.ndarray[Any, Any], ...]:
     return graph.signature, graph.starts, graph.base, graph.shift, graph.results
 
 
+def _bare(graph: Graph) -> Graph:
+    """A graph without what only its own run needs: payload, places on tapes, and the runs that it rests on."""
+    nothing = np.empty(0, np.int64)
+    return replace(
+        graph,
+        int_starts=nothing,
+        ints=nothing,
+        float_starts=nothing,
+        floats=nothing,
+        origin=nothing,
+        tapes=(),
+        known_run=(),
+        known_offset=nothing,
+        tape_base=nothing,
+        tape_shift=nothing,
+    )
+
+
+OBJECTS = 2048  # bytes of the objects of one launch, beside its arrays
+
+
 def _nbytes(plan: Plan) -> int:
-    graph = plan.graph
-    arrays = [plan.offsets, plan.schedule.launch, graph.ints, graph.floats, graph.tape_base, graph.tape_shift]
-    launches = sum(a.nbytes for launch in plan.launches for a in launch.reads if isinstance(a, np.ndarray))
-    cells = sum(a.nbytes for c in plan.cells for a in (*c.inputs, *c.outputs))
-    return sum(a.nbytes for a in (*arrays, *_structure(graph))) + launches + cells + 512 * len(plan.launches)
+    """Bytes that a kept plan holds, near enough: all arrays of nodes and edges, of reads, and the launches' objects."""
+    per_node = [
+        plan.offsets,
+        plan.schedule.launch,
+        plan.schedule.launch,
+    ]  # the nodes of all launches are one array more
+    reads = [a for launch in plan.launches for r in launch.reads if (a := getattr(r, "index", r)) is not None]
+    cells = [a for c in plan.cells for a in (*c.inputs, *c.outputs, *c.ints, *c.floats)]
+    arrays = [a for a in (*per_node, *_structure(plan.graph), *reads, *cells) if isinstance(a, np.ndarray)]
+    return sum(a.nbytes for a in arrays) + OBJECTS * len(plan.launches)
 
 
 def _with_payload(plan: Plan, graph: Graph) -> Plan:
