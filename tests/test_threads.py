@@ -1,0 +1,46 @@
+"""BLAS threads: one while the engine runs, as many as asked for, and afterwards what there were before."""
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow import engine, execute, threads
+
+
+def counts():
+    return [lib.num_threads for lib in threads._libraries()]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_run_has_the_threads_of_the_settings_and_gives_them_back(monkeypatch, number):
+    seen = []
+    run = execute.execute
+
+    def watched(some):
+        seen.extend(counts())
+        run(some)
+
+    monkeypatch.setattr(engine, "execute", watched)
+    before = counts()
+    with lf.using(threads=number):
+        lf.sum(lf.matmul(lf.Parameter(np.eye(3)), np.ones(3))).backward()
+    assert set(seen) <= {number} and seen
+    assert counts() == before
+
+
+def test_all_means_as_many_as_there_are_cores():
+    with lf.using(threads="all") as options:
+        assert options.threads == threads.cores() >= 1
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "many", None])
+def test_other_numbers_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"threads must be a positive number or 'all'"):
+        lf.using(threads=wrong)
+
+
+def test_threads_come_back_after_an_error():
+    before = counts()
+    with pytest.raises(RuntimeError), threads.blas_threads(2):
+        raise RuntimeError
+    assert counts() == before
