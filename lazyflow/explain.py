@@ -144,9 +144,10 @@ def difference(a: Signature, b: Signature) -> str:
     for name in sorted(set(a.static) | set(b.static)):
         if a.static.get(name) != b.static.get(name):
             return f"{name} differs: {a.static.get(name)} and {b.static.get(name)}"
-    if len(a.operands) != len(b.operands) or a.rows != b.rows:
-        return f"the number of operands differs: {max(a.rows, len(a.operands))} and {max(b.rows, len(b.operands))}"
-    for i, (p, q) in enumerate(zip(a.operands, b.operands, strict=True)):
+    counts = [max(s.rows, len(s.operands)) for s in (a, b)]
+    if counts[0] != counts[1]:
+        return f"the number of operands differs: {counts[0]} and {counts[1]}"
+    for i, (p, q) in enumerate(zip(a.operands, b.operands, strict=False)):
         if p.kind != q.kind or p.type is not q.type:
             return f"operand {i} differs: {_described(p)} and {_described(q)}"
     return f"the results differ: {a.type!r} and {b.type!r}"

@@ -60,6 +60,11 @@ def other_attribute(weight):
     return lf.sum(lf.softmax(m, axis=0) + lf.softmax(m, axis=1))
 
 
+def other_operands_of_one_number(weight):
+    x = lf.tanh(vector(3))
+    return lf.sum(x * x) + lf.sum(x * 2.0)
+
+
 def other_count(weight):
     x, y = vector(2), vector(2)
     return lf.sum(lf.concatenate([x, y, x])) + lf.sum(lf.concatenate([x, y]))
@@ -69,6 +74,7 @@ REASONS = {
     other_weight: ["matmul: operand 0 differs", "Parameter([2, 3], float32)", "Parameter(other[2, 3], float32)"],
     other_shape: ["tanh: operand 0 differs", "(3,)", "(4,)"],
     other_attribute: ["softmax: axis differs", "-2", "-1"],
+    other_operands_of_one_number: ["multiply: operand 1 differs: (3,) float32", "a Python float"],
     other_count: ["concatenate_rows: parts differs", "(3, 2)", "(2, 2)"],
 }
 

@@ -1,4 +1,4 @@
-"""JAX's opening example: NumPy code for one example, ``grad`` of it, and ``vmap`` to go from one to many.
+"""JAX's opening example: NumPy code for one example, ``grad`` of it, ``vmap`` over many, and a cell as the ``jit``.
 
     python examples/lecture/jax_vmap.py
 
@@ -9,7 +9,7 @@ what they have in common, as it does for everything: equal structure is only the
 from itertools import pairwise
 
 import lazyflow.numpy as np
-from lazyflow import grad, vmap
+from lazyflow import cell, grad, vmap
 
 
 def predict(params, inputs):
@@ -33,6 +33,10 @@ def batch_loss(params, inputs, targets):
 # One gradient for the whole batch, and one for each of its examples.
 batch_gradient = grad(batch_loss)
 gradients_of_each = vmap(grad(loss), in_axes=(None, 0, 0))
+
+# JAX's jit: as a cell, the whole loss is one operation, recorded once for each set of shapes and one launch for all.
+loss_as_cell = cell(loss)
+losses_of_each = vmap(loss_as_cell, in_axes=(None, 0, 0))
 
 
 def initial(sizes, stream):
@@ -62,6 +66,7 @@ def main():
     print("Initial loss:", batch_loss(params, inputs, targets))
     params = train(params, inputs, targets)
     print("Trained loss:", batch_loss(params, inputs, targets))
+    print("Largest loss:", np.max(losses_of_each(params, inputs, targets)))
     by_weight, _ = gradients_of_each(params, inputs, targets)[0]
     sizes = np.sqrt(np.sum(by_weight**2, axis=(1, 2)))
     print("Largest gradient: that of example", np.argmax(sizes), "at", inputs[np.argmax(sizes)])

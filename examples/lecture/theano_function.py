@@ -3,8 +3,9 @@
     python examples/lecture/theano_function.py
 
 The graph is what was recorded, kept by whoever holds its roots. ``lf.gradients`` extends it by the gradients, as
-``T.grad`` does; ``lf.forward`` runs it under what the parameters hold now. Data enters as parameters that no gradient
-flows to, as through Theano's shared variables.
+``T.grad`` does; ``lf.forward`` runs it under what the parameters hold now. Its plan is kept when it runs for the second
+time, and from the third run on nothing is planned anew, as with a compiled function. Data enters as parameters that no
+gradient flows to, as through Theano's shared variables.
 """
 
 import numpy as np
@@ -65,6 +66,7 @@ def main():
         (cost,) = model.train(points, labels)
         if step % 50 == 0:
             print(f"step {step:3}: cost {cost:.4f}")
+    print(lf.explain(model.cost).plans)
     (predicted,) = model.predict(points)
     print(f"accuracy {np.mean(predicted == labels):.3f}")
 

@@ -32,7 +32,16 @@ COMPARISON: dict[str, Callable[[Any, Any], Expr]] = {
     "gt": e.greater,
     "ge": e.greater_equal,
 }
-UNARY: dict[str, Callable[[Any], Expr]] = {"neg": e.negative, "abs": e.abs}
+
+
+def _itself(self: Expr) -> Expr:
+    """``+x``. Raises `DTypeError` for booleans, as NumPy does."""
+    if self.dtype == bool:
+        raise DTypeError("+ takes numbers, got bool; count with .astype('int64')")
+    return self
+
+
+UNARY: dict[str, Callable[[Any], Expr]] = {"neg": e.negative, "pos": _itself, "abs": e.abs}
 
 
 def _of_booleans(symbol: str, function: Callable[..., Expr]) -> Callable[..., Expr]:

@@ -152,6 +152,13 @@ def test_the_array_api(name):
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-14, atol=1e-14)
 
 
+def test_the_sign_plus():
+    assert +E is E
+    np.testing.assert_array_equal(lf.grad(lambda x: lf.sum(+x * x))(np.array([1.0, 2.0])), [2.0, 4.0])
+    with pytest.raises(lf.DTypeError, match=r"\+ takes numbers, got bool"):
+        _ = +(E > 0.0)
+
+
 def test_the_array_namespace_has_a_version():
     assert E.__array_namespace__() is anp is E.__array_namespace__(api_version="2022.12")
     with pytest.raises(ValueError, match=r"version 2024\.12 of the array API"):

@@ -42,6 +42,19 @@ def test_examples_of_equal_structure_run_as_one(program, problem):
     assert all(group.launches == 1 for group in found.groups if group.signature.startswith("matmul"))
 
 
+def test_a_cell_is_the_jit(program, problem):
+    params, inputs, targets = problem
+    recorded = program["losses_of_each"](params, lf.constant(inputs), targets)
+    (group,) = [g for g in lf.explain(recorded).groups if g.signature.startswith("cell loss")]
+    assert (group.nodes, group.launches) == (6, 1)
+    plain = lf.vmap(program["loss"], (None, 0, 0))(params, inputs, targets)
+    np.testing.assert_allclose(recorded.numpy(), plain, rtol=1e-12)
+    each = lf.vmap(lf.grad(program["loss_as_cell"]), (None, 0, 0))(params, inputs, targets)
+    for ours, wanted in zip(each, program["gradients_of_each"](*problem), strict=True):
+        for got, want in zip(ours, wanted, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.peer
 def test_the_same_numbers_as_autograd(program, problem):
     autograd = pytest.importorskip("autograd", reason="compared with autograd (extra 'peers')")

@@ -1,5 +1,7 @@
 """One graph, run many times, against autograd on the same data."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,18 @@ def test_the_graph_is_defined_once(program):
     (predicted,) = model.predict(points)
     assert (predicted == labels).mean() > 0.8
     assert "10 to compute" in str(lf.explain(model.cost))
+
+
+def test_the_plan_is_taken_from_those_kept(program):
+    points, labels = program["data"](20, 3)
+    model = program["LogisticRegression"](20, 3)
+    for _ in range(2):  # a structure's plan is kept when it comes by for the second time
+        model.train(points, labels)
+    before = lf.explain(model.cost).plans
+    for _ in range(10):
+        model.train(points, labels)
+    after = lf.explain(model.cost).plans
+    assert (after.hits - before.hits, after.misses - before.misses) == (10, 0)
 
 
 def test_data_of_another_shape_is_refused(program):
@@ -55,4 +69,6 @@ def test_the_same_numbers_as_autograd(program):
 
 def test_main_runs(program, capsys):
     program["main"]()
-    assert "accuracy 0.9" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"plans kept: [1-9]\d* hits", printed)
+    assert "accuracy 0.9" in printed
