@@ -27,7 +27,8 @@ class Pool:
         self.limit = limit
         self.held = 0
         self.free: dict[Any, list[Array]] = {}
-        self.lock = threading.Lock()
+        # Taken again by its own thread: the garbage collector may run in the middle of `take` and end an arena there.
+        self.lock = threading.RLock()
 
     def take(self, device: str, dtype: np.dtype[Any], size: int) -> Array:
         """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow import arena
 from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
 from lazyflow.tape import signature_columns
@@ -593,3 +594,13 @@ def test_a_gate_that_a_later_step_reads_is_not_overwritten(fuse):
         W.grad = b.grad = V.grad = None
     for plain, cell in zip(*found, strict=True):
         np.testing.assert_allclose(cell, plain, rtol=1e-10)
+
+
+def test_a_buffer_comes_back_while_another_is_taken():
+    # The garbage collector may run inside of take() and end an arena, which gives its buffers back: no deadlock.
+    pool = arena.Pool()
+    with pool.lock:
+        assert pool.lock.acquire(blocking=False)
+        pool.lock.release()
+        pool.give("cpu", np.empty(64, np.float32))
+    assert pool.held == 256
