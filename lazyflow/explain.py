@@ -126,7 +126,7 @@ def _groups(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:
                 repr(signature), signature.op.name, int(mine.sum()), len(mine), int(mine.max()), signature.line
             )
             found.append((signature, group))
-    return sorted(found, key=lambda pair: (-pair[1].launches, -pair[1].nodes))
+    return sorted(found, key=lambda pair: (-pair[1].launches, -pair[1].nodes, pair[1].signature))
 
 
 def _reasons(signatures: list[Signature]) -> list[str]:

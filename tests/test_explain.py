@@ -74,7 +74,7 @@ REASONS = {
     other_weight: ["matmul: operand 0 differs", "Parameter([2, 3], float32)", "Parameter(other[2, 3], float32)"],
     other_shape: ["tanh: operand 0 differs", "(3,)", "(4,)"],
     other_attribute: ["softmax: axis differs", "-2", "-1"],
-    other_operands_of_one_number: ["multiply: operand 1 differs: (3,) float32", "a Python float"],
+    other_operands_of_one_number: ["multiply: operand 1 differs: a Python float", "(3,) float32"],
     other_count: ["concatenate_rows: parts differs", "(3, 2)", "(2, 2)"],
 }
 
