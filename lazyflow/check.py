@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from lazyflow.errors import NonFiniteError
 from lazyflow.execute import Run, operand_values, parameters_of, sources
 from lazyflow.expr import Expr
-from lazyflow.plan import Launch
+from lazyflow.plan import Launch, reads_of
 from lazyflow.tape import CONSTANT, KNOWN, Operand
 
 
@@ -28,6 +29,7 @@ def check_finite(run: Run, roots: Sequence[Expr]) -> None:
 
 def _blame(run: Run) -> str:
     for launch in run.plan.launches:
+        launch = replace(launch, reads=reads_of(run.plan, launch))
         position = _first_bad(run, launch)
         if position is not None:
             if launch.signature.op is KNOWN:

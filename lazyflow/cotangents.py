@@ -93,7 +93,7 @@ class _Rows:
     def _decode(self, first: int, last: int, end: tuple[int, int, int]) -> None:
         """Rows from ``first`` up to ``last``, whose operands and payload end there."""
         ids = np.array(self.tape.signatures[first:last])
-        rows, ints, floats = (column[ids].astype(np.int64) for column in signature_columns())
+        rows, ints, floats, _ = (column[ids].astype(np.int64) for column in signature_columns())
         int_starts = _starts(ints, end[1])
         ragged = np.flatnonzero(rows == RAGGED)
         rows[ragged] = [self.tape.ints[i] for i in int_starts[ragged]]

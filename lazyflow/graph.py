@@ -8,23 +8,20 @@ Everything is a look-up of whole arrays; the only Python loops go over tapes, im
 from __future__ import annotations
 
 import bisect
-import functools
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow import jit
+from lazyflow import jit, loops
 from lazyflow.errors import LazyflowError
 from lazyflow.expr import Expr, handle
 from lazyflow.tape import (
-    IMPORT,
     OUTPUT,
     RAGGED,
-    VIEW,
     Signature,
     Tape,
     known_signature,
@@ -130,7 +127,7 @@ def _segments(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list[
 
 def _merged_ranges(tape: Tape, rows: set[int]) -> list[tuple[int, int]]:
     merged: list[tuple[int, int]] = []
-    for low, high in sorted(r for row in rows for r in reach(tape, row)):
+    for low, high in sorted(reach(tape, rows)):
         if merged and low <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(high, merged[-1][1])
         else:
@@ -138,8 +135,23 @@ def _merged_ranges(tape: Tape, rows: set[int]) -> list[tuple[int, int]]:
     return merged
 
 
-def reach(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
-    """The ranges of rows that a row of a sealed tape rests on, itself included; kept with the tape."""
+def reach(tape: Tape, rows: Collection[int]) -> list[tuple[int, int]]:
+    """The ranges of rows that rows of a sealed tape rest on, themselves included."""
+    if jit.is_available():
+        walk = jit.compiled(loops.reach)
+        ids, operands = np.frombuffer(tape.signatures, np.int32), _buffer(tape.operands, np.int32)
+        kinds, starts, marks = signature_columns().kinds, decoded(tape).starts, decoded(tape).marks
+        lows, highs = walk(np.array(list(rows), np.int64), ids, kinds, starts, operands, marks, GAP)
+        return list(zip(lows.tolist(), highs.tolist(), strict=True))
+    return [r for row in rows for r in _reach_of(tape, row)]
+
+
+def _buffer(column: Any, dtype: Any) -> Ints:
+    return np.frombuffer(column, dtype) if len(column) else np.empty(0, dtype)
+
+
+def _reach_of(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
+    """The same of one row; kept with the tape."""
     found = tape.reach.get(row)
     if found is None:
         rows = _rows_below(tape, row)
@@ -162,8 +174,6 @@ def _end_of_call(tape: Tape, row: int) -> int:
 def _rows_below(tape: Tape, row: int) -> Ints:
     """The rows that a row of a sealed tape rests on, ascending, itself included."""
     starts = decoded(tape).starts
-    if jit.is_available():
-        return _loop()(row, starts, np.frombuffer(tape.operands, np.int32), decoded(tape).marks)
     seen, stack = {row}, [row]
     while stack:
         i = stack.pop()
@@ -172,42 +182,6 @@ def _rows_below(tape: Tape, row: int) -> Ints:
                 seen.add(operand)
                 stack.append(operand)
     return np.array(sorted(seen), np.int64)
-
-
-_REACH = '''"""Printed by lazyflow; see lazyflow/graph.py."""
-
-import numpy as np
-from numba import njit
-
-
-@njit(cache=True)
-def reach(row, starts, operands, marks):
-    found = np.empty(256, np.int64)
-    found[0] = row
-    marks[row] = True
-    count, done = 1, 0
-    while done < count:
-        i = found[done]
-        done += 1
-        for e in range(starts[i], starts[i + 1]):
-            operand = operands[e]
-            if not marks[operand]:
-                marks[operand] = True
-                if count == len(found):
-                    larger = np.empty(2 * count, np.int64)
-                    larger[:count] = found
-                    found = larger
-                found[count] = operand
-                count += 1
-    for k in range(count):
-        marks[found[k]] = False
-    return np.sort(found[:count])
-'''
-
-
-@functools.cache
-def _loop() -> Callable[..., Ints]:
-    return jit.module(_REACH).reach  # type: ignore[no-any-return]
 
 
 class Decoded(NamedTuple):
@@ -222,15 +196,24 @@ class Decoded(NamedTuple):
 def decoded(tape: Tape) -> Decoded:
     """The columns of a sealed tape that `Segment`s are cut by; kept with it."""
     if tape.decoded is None:
-        rows, ints, floats = signature_columns()
-        ids = np.frombuffer(tape.signatures, np.int32)
-        int_starts = _starts(ints.take(ids))
-        counts = rows.take(ids)
-        ragged = np.flatnonzero(counts == RAGGED)
-        counts[ragged] = np.frombuffer(tape.ints, np.int32)[int_starts[ragged]] if len(ragged) else 0
-        marks = np.zeros(len(tape), np.bool_)
-        tape.decoded = Decoded(_starts(counts), int_starts, _starts(floats.take(ids)), marks)
+        ids, ints = _buffer(tape.signatures, np.int32), _buffer(tape.ints, np.int32)
+        tape.decoded = Decoded(*_row_starts(ids, ints), np.zeros(len(tape), np.bool_))
     return tape.decoded  # type: ignore[no-any-return]
+
+
+def _row_starts(ids: Ints, ints: Ints) -> tuple[Ints, Ints, Ints]:
+    """Where the operands, the integers and the floats of each row begin."""
+    columns = signature_columns()
+    if jit.is_available():
+        starts: tuple[Ints, Ints, Ints] = jit.compiled(loops.starts_of)(
+            ids, ints, columns.rows, columns.ints, columns.floats
+        )
+        return starts
+    int_starts = _starts(columns.ints.take(ids))
+    counts = columns.rows.take(ids)
+    ragged = np.flatnonzero(counts == RAGGED)
+    counts[ragged] = ints[int_starts[ragged]] if len(ragged) else 0
+    return _starts(counts), int_starts, _starts(columns.floats.take(ids))
 
 
 def is_evaluated(tape: Tape, row: int) -> bool:
@@ -271,34 +254,6 @@ def awaited(tapes: Sequence[Tape]) -> list[Expr]:
     return [handle(t, row, signature_by_id(t.signatures[row]).type) for t, row in found.values()]
 
 
-_STARTS = {"operands": "starts", "ints": "int_starts", "floats": "float_starts"}
-
-
-def _parts(segments: Sequence[Segment], name: str, dtype: Any) -> list[Ints]:
-    """A column of the rows of each segment."""
-    found = []
-    seen: Tape | None = None
-    column, starts = np.empty(0, dtype), None
-    for tape, low, high in segments:
-        if tape is not seen:
-            seen, whole = tape, getattr(tape, name)
-            column = np.frombuffer(whole, dtype) if len(whole) else np.empty(0, dtype)
-            starts = None
-        if high - low == len(tape):
-            found.append(column)
-        elif name == "signatures":
-            found.append(column[low:high])
-        else:
-            starts = getattr(decoded(tape), _STARTS[name]) if starts is None else starts
-            found.append(column[starts[low] : starts[high]])
-    return found
-
-
-def _laid_end_to_end(segments: Sequence[Segment], name: str, dtype: Any) -> Ints:
-    parts = [part for part in _parts(segments, name, dtype) if len(part)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
-
-
 def _starts(counts: Ints) -> Ints:
     starts = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
@@ -306,7 +261,7 @@ def _starts(counts: Ints) -> Ints:
 
 
 class _Columns:
-    """The tapes' arrays laid end to end, decoded through the columns of the signature table."""
+    """The tapes' arrays laid end to end."""
 
     def __init__(self, tapes: Sequence[Segment]) -> None:
         self.segments = tuple(tapes)
@@ -316,22 +271,9 @@ class _Columns:
             lows, starts = self.places.setdefault(id(tape), ([], []))
             lows.append(low)
             starts.append(start)
-        ids = _laid_end_to_end(tapes, "signatures", np.int32)
-        rows, ints, floats = signature_columns()
-        present = np.flatnonzero(np.bincount(ids, minlength=1))
-        compact = np.empty(present[-1] + 1 if len(present) else 0, np.int32)
-        compact[present] = np.arange(len(present), dtype=np.int32)
-        self.signatures = tuple(signature_by_id(int(i)) for i in present)
-        self.signature = compact.take(ids)
-        self.int_starts = _starts(ints.take(ids))
-        self.float_starts = _starts(floats.take(ids))
-        self.operands = self._operands()
-        self.ints = self._drawn_anew(_laid_end_to_end(tapes, "ints", np.int32))
-        counts = rows.take(ids)
-        ragged = np.flatnonzero(counts == RAGGED)
-        counts[ragged] = self.ints[self.int_starts[ragged]]
-        self.starts = _starts(counts)
-        self.floats = _laid_end_to_end(tapes, "floats", np.float64)
+        self.ids, self.operands, self.ints, self.floats = self._laid_end_to_end()
+        self.kinds = signature_columns().kinds
+        self.starts, self.int_starts, self.float_starts = _row_starts(self.ids, self.ints)
         ends = int(self.starts[-1]), int(self.int_starts[-1]), int(self.float_starts[-1])
         if ends != (len(self.operands), len(self.ints), len(self.floats)):
             raise LazyflowError(
@@ -339,22 +281,22 @@ class _Columns:
                 "belongs to the thread that recorded it until its value was computed. Record it again"
             )
 
-    def _operands(self) -> Ints:
-        """The rows that are read, numbered through all segments."""
-        parts = _parts(self.segments, "operands", np.int32)
-        found = []
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _laid_end_to_end(self) -> list[Ints]:
+        """Signatures, operands, integers and floats; operands are rows as numbered through all segments."""
+        parts = []
         done = 0
         for lows, starts in self.places.values():  # the segments of a tape stand behind each other
-            rows = parts[done] if len(lows) == 1 else np.concatenate(parts[done : done + len(lows)])
+            tape, low, _ = self.segments[done]
+            highs = [s.high for s in self.segments[done : done + len(lows)]]
             done += len(lows)
-            if len(lows) == 1 and lows[0] == 0:
-                found.append(rows + np.int64(starts[0]))
-            else:
-                which = np.searchsorted(lows, rows, side="right") - 1
-                moved = rows + (np.array(starts) - np.array(lows))[which]
-                # What no root reaches may read rows that are left out: any row will do for these.
-                found.append(np.clip(moved, 0, self.tape_starts[-1] - 1))
-        return found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.int64)
+            ids, operands, ints, floats = whole_columns(tape)
+            if (low, highs) != (0, [len(tape)]):
+                ids, operands, ints, floats = _cut(tape, np.array(lows, np.int64), np.array(highs, np.int64))
+            parts.append((ids, operands + np.int64(starts[0]), ints, floats))
+        return list(parts[0]) if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def row(self, tape: Tape, row: int) -> int:
         """The number of a row of a tape through all segments."""
@@ -362,28 +304,43 @@ class _Columns:
         which = bisect.bisect_right(lows, row) - 1
         return starts[which] + row - lows[which]
 
-    def _drawn_anew(self, ints: Ints) -> Ints:
-        """The payload, with other draw counts (the second number of a random node) on tapes that are computed again."""
-        generations = np.array([s.tape.generation for s in self.segments], np.int64)
-        drawing = [(i, place) for i, s in enumerate(self.signatures) for place in s.draws]
-        if not generations.any() or not drawing:
-            return ints
-        ints = ints.copy()
-        for signature, place in drawing:
-            nodes = np.flatnonzero(self.signature == signature)
-            counts = self.int_starts[nodes] + place
-            again = generations[np.searchsorted(self.tape_starts, nodes, side="right") - 1]
-            ints[counts] = (ints[counts] + again * _NEXT_DRAWS) % 2**31
-        return ints
+    def nodes_of(self, kind: int) -> Ints:
+        """The rows of that kind (see `lazyflow.loops`)."""
+        return np.flatnonzero(self.kinds.take(self.ids) == kind)
 
-    def nodes_of(self, op: Any) -> Ints:
-        flags = np.array([s.op is op for s in self.signatures], bool)
-        return np.flatnonzero(flags.take(self.signature)) if flags.any() else np.empty(0, np.int64)
+
+def whole_columns(tape: Tape) -> tuple[Ints, Ints, Ints, Ints]:
+    """The four columns of a tape."""
+    names = (tape.signatures, np.int32), (tape.operands, np.int32), (tape.ints, np.int32), (tape.floats, np.float64)
+    return tuple(_buffer(column, dtype) for column, dtype in names)  # type: ignore[return-value]
+
+
+def _cut(tape: Tape, lows: Ints, highs: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """The ranges of a tape's rows from ``lows`` to ``highs`` as columns of their own."""
+    starts = decoded(tape)
+    whole = whole_columns(tape)
+    if jit.is_available():
+        found: tuple[Ints, Ints, Ints, Ints] = jit.compiled(loops.cut)(*whole, *starts[:3], lows, highs)
+        return found
+    some = [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
+    ends = [
+        _joined(column, [slice(s[r.start], s[r.stop]) for r in some])
+        for column, s in zip(whole[1:], starts, strict=False)
+    ]
+    places = _starts(highs - lows)
+    which = np.maximum(np.searchsorted(lows, ends[0], side="right") - 1, 0)
+    # What no root reaches may read rows that are left out: any row will do for these.
+    operands = np.clip(ends[0] + (places[:-1] - lows)[which], 0, places[-1] - 1)
+    return _joined(whole[0], some), operands, ends[1], ends[2]
+
+
+def _joined(column: Ints, parts: Sequence[slice]) -> Ints:
+    return np.concatenate([column[part] for part in parts])
 
 
 def _resolve(columns: _Columns, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints, Ints]:
     """Follow chains of aliases to their ends by pointer jumping: base and element shift of every row."""
-    n = len(columns.signature)
+    n = len(columns)
     base, shift = np.arange(n), np.zeros(n, np.int64)
     base[aliases], shift[aliases] = targets, shifts
     while len(aliases):
@@ -429,7 +386,9 @@ def _imports(columns: _Columns, anew: bool) -> tuple[list[tuple[int, int]], list
     """Imports of rows that are computed here (row, source row), which are aliases, and of values computed before."""
     aliases: list[tuple[int, int]] = []
     foreign: list[tuple[int, Tape, int]] = []
-    nodes = columns.nodes_of(IMPORT)
+    if not any(s.tape.imports for s in columns.segments):
+        return [], []
+    nodes = columns.nodes_of(loops.IMPORT)
     which = np.searchsorted(columns.tape_starts, nodes, side="right") - 1
     for node, t in zip(nodes.tolist(), which.tolist(), strict=True):
         source, row = columns.segments[t].tape.imports[int(columns.ints[columns.int_starts[node]])]
@@ -490,11 +449,59 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     for tape in tapes:
         tape.seal()
     c = _Columns(segments)
-    n = len(c.signature)
-    views = c.nodes_of(VIEW)
     imported, foreign = _imports(c, anew)
     known = _known_rows(c, foreign, anew)
-    results = c.nodes_of(OUTPUT)
+    root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
+    found = (_by_loops if jit.is_available() else _by_arrays)(c, imported, known, root_rows)
+    return _drawn_anew(found, segments)
+
+
+def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, roots: Ints) -> Graph:
+    """The graph, by compiled loops."""
+    if len(known.rows):
+        known, _ = _whole_calls(c, known, c.nodes_of(loops.OUTPUT))
+    is_known = np.zeros(len(c) if len(known.rows) else 0, np.bool_)
+    is_known[known.rows] = True
+    rows = [_int_array(list(column)) for column in zip(*imported, strict=True)] if imported else [_int_array([])] * 2
+    columns = c.ids, c.kinds, c.operands
+    base, shift = jit.compiled(loops.resolved)(*columns, c.ints, c.starts, c.int_starts, *rows)
+    needed = jit.compiled(loops.needed_rows)(*columns, c.starts, base, is_known, roots)
+    present, signature, starts, new_base, new_shift, int_starts, float_starts, origin, results, new = jit.compiled(
+        loops.compressed
+    )(*columns, c.starts, c.int_starts, c.float_starts, base, shift, is_known, needed)
+    signatures = tuple([signature_by_id(i) for i in present.tolist()])
+    kept = needed[known.rows]
+    if len(known.rows):
+        signatures, signature = _with_known(signatures, signature, new[known.rows[kept]])
+    return Graph(
+        signatures=signatures,
+        signature=signature,
+        starts=starts,
+        base=new_base,
+        shift=new_shift,
+        int_starts=int_starts,
+        ints=c.ints,
+        float_starts=float_starts,
+        floats=c.floats,
+        origin=origin,
+        tapes=tuple([weakref.ref(s.tape) for s in c.segments]),
+        tape_starts=c.tape_starts,
+        tape_lows=np.array([s.low for s in c.segments], np.int64),
+        roots=tuple(zip(new[base[roots]].tolist(), shift[roots].tolist(), strict=True)),
+        known=new[known.rows[kept]],
+        known_run=tuple([known.runs[i] for i in known.which[kept].tolist()]),
+        known_offset=known.offsets[kept],
+        tape_base=base,
+        tape_shift=shift,
+        results=results,
+    )
+
+
+def _by_arrays(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, root_rows: Ints) -> Graph:
+    """The same without a compiler, a look-up of whole arrays at a time."""
+    n = len(c)
+    views = c.nodes_of(loops.VIEW)
+    results = c.nodes_of(loops.OUTPUT)
     if len(results):
         known, results = _whole_calls(c, known, results)
     aliases = np.concatenate([views, _int_array([row for row, _ in imported])])
@@ -510,7 +517,6 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     edges = np.flatnonzero(has_operands.take(users))
     users, operands = users.take(edges), c.operands.take(edges)
     resolved = base.take(operands)
-    root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
     needed = _needed(n, base[root_rows], users, resolved, computed)
     needed[results] |= needed[c.operands[c.starts[results]]]  # a call computes all of its results
     kept = needed.take(users)
@@ -519,12 +525,26 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     return _compressed(c, needed, _Edges(users, operands, resolved), base, shift, root_rows, known, results)
 
 
+def _drawn_anew(graph: Graph, segments: Sequence[Segment]) -> Graph:
+    """The graph with other draw counts (the second number of a random node) on tapes that are computed again."""
+    if not any(s.tape.generation for s in segments):
+        return graph
+    generations = np.array([s.tape.generation for s in segments], np.int64)
+    ints = graph.ints.copy()
+    for signature, place in [(i, place) for i, s in enumerate(graph.signatures) for place in s.draws]:
+        nodes = np.flatnonzero(graph.signature == signature)
+        counts = graph.int_starts[nodes] + place
+        again = generations[np.searchsorted(graph.tape_starts, graph.origin[nodes], side="right") - 1]
+        ints[counts] = (ints[counts] + again * _NEXT_DRAWS) % 2**31
+    return replace(graph, ints=ints)
+
+
 def _whole_calls(c: _Columns, known: _Known, results: Ints) -> tuple[_Known, Ints]:
     """What is known without the calls of which only some results are: these run again; and the results to compute."""
     calls = c.operands[c.starts[results]]
-    is_known = np.zeros(len(c.signature), bool)
+    is_known = np.zeros(len(c), bool)
     is_known[known.rows] = True
-    broken = np.zeros(len(c.signature), bool)
+    broken = np.zeros(len(c), bool)
     broken[calls[is_known[calls] != is_known[results]]] = True
     broken[results[broken[calls]]] = True
     kept = ~broken[known.rows]
@@ -558,7 +578,8 @@ def _compressed(
     starts = _starts(np.bincount(edges.users, minlength=len(needed)).take(nodes))
     kept = needed[known.rows]
     known_nodes = new[known.rows[kept]]
-    signatures, signature = _with_known(c.signatures, c.signature.take(nodes), known_nodes)
+    present, signature = np.unique(c.ids.take(nodes), return_inverse=True)
+    signatures, signature = _with_known(tuple([signature_by_id(i) for i in present.tolist()]), signature, known_nodes)
     root_bases = new[base[root_rows]].tolist()
     return Graph(
         signatures=signatures,

@@ -16,6 +16,7 @@ import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ def _temporary_folder() -> Path:
         found.st_uid == user and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022
     )
     return base if mine else Path(tempfile.mkdtemp(prefix="lazyflow-kernels-"))
+
+
+@functools.cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of arrays and numbers, compiled when it is first called; numba keeps that on disk, too.
+
+    Raises ``ImportError`` without numba.
+    """
+    _prepare_compiler()
+    from numba import njit
+
+    return njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
 
 
 _loading = threading.Lock()

@@ -11,13 +11,14 @@ nodes of a launch get consecutive rows, and all launches of one signature in one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from lazyflow import jit, loops
 from lazyflow.graph import Graph
 from lazyflow.schedule import Dag, Schedule, _ranked
 from lazyflow.tape import Signature
@@ -61,7 +62,7 @@ class Launch:
     """One kernel call: ``reads[i]`` is where operand ``i`` comes from: `Rows`, payload numbers, or None for a
     parameter.
 
-    Of a cell: ``calls`` are the number of its `Cells` and the range of them; rows are read at element offsets.
+    Of a cell: ``calls`` are the number of its `Cells` and the range of them, which say what is read (see `reads_of`).
     """
 
     signature: Signature
@@ -148,6 +149,11 @@ def dag_of(graph: Graph) -> Dag:
     """What scheduling sees of a graph: a cell's call and its further results are one node."""
     if not len(graph.results):
         return Dag(graph.signature, len(graph.signatures), graph.starts, graph.base)
+    if jit.is_available():
+        signature, starts, operands, _ = jit.compiled(loops.tasks)(
+            graph.signature, graph.starts, graph.base, graph.call
+        )
+        return Dag(signature, len(graph.signatures), starts, operands)
     alone, number = _tasks(graph)
     kept = np.ones(len(graph.base), bool)
     kept[graph.starts[graph.results]] = False
@@ -171,7 +177,7 @@ def spread(graph: Graph, schedule: Schedule) -> Schedule:
     """The schedule of `dag_of` the graph as one of all nodes."""
     if not len(graph.results):
         return schedule
-    _, number = _tasks(graph)
+    number = np.cumsum(graph.call == np.arange(len(graph))) - 1
     return Schedule(schedule.launch[number[graph.call]], schedule.launches, schedule.phase)
 
 
@@ -189,6 +195,16 @@ def _bounds(keys: Ints, count: int) -> Ints:
     bounds = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(keys, minlength=count), out=bounds[1:])
     return bounds
+
+
+def _in_order(launch: Ints, wanted: Ints, launches: int) -> tuple[Ints, Ints]:
+    """Nodes ordered by launch, recorded order within, and where each launch begins; those that have no wanted node are
+    left out."""
+    if jit.is_available():
+        order, bounds = jit.compiled(loops.by_launch)(launch, wanted, launches)
+        return order, bounds
+    order = wanted[_by_launch(launch[wanted], launches)]
+    return order, np.unique(_bounds(launch[order], launches))
 
 
 def _by_launch(launch: Ints, launches: int) -> Ints:
@@ -312,6 +328,11 @@ class _Column:
 
     def __init__(self, offsets: Ints, bounds: Ints, widths: Ints) -> None:
         self.offsets = offsets
+        if jit.is_available() and len(offsets):
+            self.even, self.pitch, self.first = (
+                a.tolist() for a in jit.compiled(loops.evenly)(offsets, bounds, widths)
+            )
+            return
         low, high = bounds[:-1], bounds[1:]
         step = np.diff(offsets)
         uneven = np.zeros(len(offsets) + 1, np.int64)
@@ -367,11 +388,9 @@ def launches(
 ) -> tuple[tuple[Launch, ...], tuple[Cells, ...]]:
     """The launches of ``nodes`` (all by default) over memory laid out by ``offsets``, and the calls of cells in
     them."""
-    alone = _tasks(graph)[0] if len(graph.results) else np.arange(len(graph))
+    alone = np.flatnonzero(graph.call == np.arange(len(graph))) if len(graph.results) else np.arange(len(graph))
     wanted = alone if nodes is None else np.unique(graph.call[nodes])
-    order = wanted[_by_launch(schedule.launch[wanted], schedule.launches)]
-    bounds = _bounds(schedule.launch[order], schedule.launches)
-    bounds = np.unique(bounds)  # launches of which no node is asked for are gone
+    order, bounds = _in_order(schedule.launch, wanted, schedule.launches)
     cells = _cells(graph, schedule, order, offsets)
     if nodes is not None and cells:
         cells = tuple(_part_of(graph, schedule, c, alone) for c in cells)
@@ -383,6 +402,31 @@ def _cells(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints) -> tupl
     kinds = [s for s, signature in enumerate(graph.signatures) if signature.cell is not None]
     if not kinds:
         return ()
+    make = _cells_by_loops if jit.is_available() else _cells_by_arrays
+    return tuple(cells for cells in make(graph, schedule, order, offsets, kinds) if len(cells.nodes))
+
+
+def _cells_by_loops(
+    graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, kinds: Sequence[int]
+) -> Iterator[Cells]:
+    edges = graph.starts, graph.base
+    places = schedule.launch, schedule.phase
+    within = jit.compiled(loops.read_within)(*edges, graph.call, *places)
+    payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats
+    for kind in kinds:
+        s = graph.signatures[kind]
+        counts = s.rows, 1 + len(s.further), s.ints, s.floats
+        nodes, inputs, outputs, ints, floats, read, used, largest = jit.compiled(loops.calls)(
+            kind, graph.signature, order, *places, *edges, graph.shift, offsets, within, *payload, *counts
+        )
+        external, outside = np.flatnonzero(~read).tolist(), np.flatnonzero(~used).tolist()
+        columns = tuple(inputs), tuple(outputs), tuple(ints), tuple(floats)
+        yield Cells(s, nodes, *columns, frozenset(external), frozenset(outside), largest)
+
+
+def _cells_by_arrays(
+    graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, kinds: Sequence[int]
+) -> Iterator[Cells]:
     phase = schedule.phase[schedule.launch]
     users = np.repeat(np.arange(len(graph)), np.diff(graph.starts))
     within = phase[graph.base] == phase[users]
@@ -390,10 +434,8 @@ def _cells(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints) -> tupl
     read_within = np.zeros(len(graph), bool)
     read_within[graph.base[within]] = True
     signatures = graph.signature[order]
-    found = (
-        _cell(graph, schedule, graph.signatures[s], order[signatures == s], offsets, within, read_within) for s in kinds
-    )
-    return tuple(cells for cells in found if len(cells.nodes))
+    for s in kinds:
+        yield _cell(graph, schedule, graph.signatures[s], order[signatures == s], offsets, within, read_within)
 
 
 def _cell(
@@ -454,17 +496,20 @@ def _described(
         writes = result.rows(i, low, high, signature.widths[0])
         if signature.cell is not None:
             number = numbers[id(signature)]
-            calls = number, done[number], done[number] + high - low
-            found.append(Launch(signature, writes, _cell_reads(cells[number], *calls[1:]), nodes, calls))
-            done[number] = calls[2]
+            found.append(Launch(signature, writes, (), nodes, (number, done[number], done[number] + high - low)))
+            done[number] += high - low
             continue
         reads = tuple(_read_of(graph, operand, read, i, low, high, nodes, signature) for operand in signature.operands)
         found.append(Launch(signature, writes, reads, nodes))
     return tuple(found)
 
 
-def _cell_reads(cells: Cells, low: int, high: int) -> tuple[Read, ...]:
-    """Element offsets of the operands, None for parameters, and payload."""
+def reads_of(plan: Plan, launch: Launch) -> tuple[Read, ...]:
+    """What a launch reads: of a cell's, element offsets of the operands, None for parameters, and payload."""
+    if launch.calls is None:
+        return launch.reads
+    number, low, high = launch.calls
+    cells = plan.cells[number]
     payload = {"row": cells.inputs, "int": cells.ints, "float": cells.floats}
     return tuple(
         None if o.kind == "shared" else payload[o.kind][o.position][low:high] for o in cells.signature.operands
@@ -496,6 +541,7 @@ def _reader(
 ) -> Callable[..., Rows]:
     """A function that says where an operand of a launch lies; the columns behind it are made once for all launches."""
     starts = graph.starts.take(order)
+    edges = graph.starts, graph.base, graph.shift
     columns: dict[int, _Column] = {}
 
     def place(edges: Ints) -> Ints:
@@ -505,11 +551,13 @@ def _reader(
     def column(slot: int) -> _Column:
         if slot not in columns:
             has = [0 if s.cell else len(s.operands) if s.op.stacked else s.rows for s in signatures]
-            filled = np.repeat(
-                np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)]), np.diff(bounds)
-            )
-            values = np.zeros(len(order), np.int64)
-            values[filled] = place(starts[filled] + slot)
+            filled = np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)])
+            if jit.is_available():
+                values = jit.compiled(loops.operand_offsets)(order, bounds, filled, slot, *edges, offsets)
+            else:
+                every = np.repeat(filled, np.diff(bounds))
+                values = np.zeros(len(order), np.int64)
+                values[every] = place(starts[every] + slot)
             widths = [s.widths[1].get(slot, 1) for s in signatures]
             columns[slot] = _Column(values, bounds, np.array(widths, np.int64))
         return columns[slot]
@@ -554,12 +602,26 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     be differentiated then)."""
     table = _Table(graph)
     schedule = spread(graph, schedule)
-    blocks = _blocks(graph, schedule)
-    order = _by_launch(blocks.launch, blocks.launches)
-    bounds = _bounds(blocks.launch, blocks.launches)
-    offsets, sizes = _place(graph, blocks, table, order, bounds, reuse)
+    place = _place_by_loops if jit.is_available() and not reuse else _place_by_arrays
+    offsets, sizes = place(graph, schedule, table, reuse)
     found, cells = launches(graph, schedule, offsets)
     return Plan(graph, schedule, found, offsets, sizes, reuse, cells)
+
+
+def _place_by_loops(graph: Graph, schedule: Schedule, table: _Table, _: bool) -> tuple[Ints, dict[Any, int]]:
+    """Arena offset of every node, and the size of the arena for each dtype; see `_place`."""
+    columns = graph.signature, graph.call, schedule.launch, schedule.phase
+    block, place, counts, kinds, phases = jit.compiled(loops.blocks)(*columns, schedule.launches)
+    order = np.lexsort((kinds, phases, table.dtype[kinds]))
+    start, ends = jit.compiled(loops.stacked)(order, counts, kinds, table.width, table.dtype, len(table.dtypes))
+    offsets = jit.compiled(loops.placed)(block, place, start, graph.signature, table.width)
+    return offsets, dict(zip(table.dtypes, ends.tolist(), strict=True))
+
+
+def _place_by_arrays(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[Any, int]]:
+    blocks = _blocks(graph, schedule)
+    order = _by_launch(blocks.launch, blocks.launches)
+    return _place(graph, blocks, table, order, _bounds(blocks.launch, blocks.launches), reuse)
 
 
 def _blocks(graph: Graph, schedule: Schedule) -> Schedule:

@@ -168,7 +168,7 @@ def _nbytes(plan: Plan) -> int:
 def _with_payload(plan: Plan, graph: Graph) -> Plan:
     """A plan for another graph of the same structure: only payload differs."""
     cells = tuple(_refilled_cells(c, graph) for c in plan.cells)
-    launches = tuple(_refilled(launch, graph, cells) for launch in plan.launches)
+    launches = tuple(_refilled(launch, graph) for launch in plan.launches)
     return replace(plan, graph=graph, launches=launches, cells=cells)
 
 
@@ -181,17 +181,12 @@ def _refilled_cells(cells: Cells, graph: Graph) -> Cells:
     )
 
 
-def _refilled(launch: Launch, graph: Graph, cells: tuple[Cells, ...]) -> Launch:
+def _refilled(launch: Launch, graph: Graph) -> Launch:
     signature = launch.signature
-    if not signature.ints and not signature.floats:
+    if launch.calls is not None or (not signature.ints and not signature.floats):
         return launch
     reads: list[Read] = list(launch.reads)
     for i, operand in enumerate(signature.operands):
         if operand.kind in ("int", "float"):
-            if launch.calls is not None:
-                number, low, high = launch.calls
-                payload = cells[number].ints if operand.kind == "int" else cells[number].floats
-                reads[i] = payload[operand.position][low:high]
-            else:
-                reads[i] = payload_read(graph, operand, launch.nodes)
+            reads[i] = payload_read(graph, operand, launch.nodes)
     return replace(launch, reads=tuple(reads))

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lazyflow import jit, loops
 from lazyflow.graph import Graph, Ints
 from lazyflow.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
 
@@ -24,9 +25,32 @@ WORTH = 64  # each round passes over all edges: one edge in so many must lead to
 
 def without_repeats(graph: Graph) -> Graph:
     """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
-    first = _first_equals(graph)
+    first = _first_by_loops(graph) if jit.is_available() else _first_equals(graph)
     if first is None:
         return graph
+    kept, new, signature, starts, base, shift, tape_base = _renumbered(graph, first)
+    return replace(
+        graph,
+        signature=signature,
+        starts=starts,
+        base=base,
+        shift=shift,
+        int_starts=graph.int_starts[kept],
+        float_starts=graph.float_starts[kept],
+        origin=graph.origin[kept],
+        roots=tuple([(int(new[base]), shift) for base, shift in graph.roots]),
+        known=new[graph.known],
+        tape_base=tape_base,
+        results=new[graph.results[first[graph.results] == graph.results]],
+    )
+
+
+def _renumbered(graph: Graph, first: Ints) -> tuple[Ints, ...]:
+    """The nodes that are left, the new number of each node, and the arrays of the graph that depend on these."""
+    if jit.is_available():
+        columns = graph.signature, graph.starts, graph.base, graph.shift, graph.origin, graph.tape_base
+        found: tuple[Ints, ...] = jit.compiled(loops.renumbered)(first, *columns)
+        return found
     kept = np.flatnonzero(first == np.arange(len(graph)))
     new = np.empty(len(graph), np.int64)
     new[kept] = np.arange(len(kept))
@@ -37,20 +61,18 @@ def without_repeats(graph: Graph) -> Graph:
     np.cumsum(counts[kept], out=starts[1:])
     rows = np.arange(int(graph.tape_starts[-1]))
     rows[graph.origin] = graph.origin[first]
-    return replace(
-        graph,
-        signature=graph.signature[kept],
-        starts=starts,
-        base=new[graph.base[edges]],
-        shift=graph.shift[edges],
-        int_starts=graph.int_starts[kept],
-        float_starts=graph.float_starts[kept],
-        origin=graph.origin[kept],
-        roots=tuple((int(new[base]), shift) for base, shift in graph.roots),
-        known=new[graph.known],
-        tape_base=rows[graph.tape_base],
-        results=new[graph.results[first[graph.results] == graph.results]],
+    return kept, new, graph.signature[kept], starts, new[graph.base[edges]], graph.shift[edges], rows[graph.tape_base]
+
+
+def _first_by_loops(graph: Graph) -> Ints | None:
+    """What `_first_equals` says, by a compiled loop."""
+    counts = [np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")]
+    columns = graph.signature, graph.starts, graph.base, graph.shift
+    payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats.view(np.int64)
+    first, merged = jit.compiled(loops.first_equals)(
+        _usable(graph), *columns, *payload, *counts, graph.results, FEWEST, WORTH
     )
+    return first if merged else None
 
 
 def _first_equals(graph: Graph) -> Ints | None:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import jit
+from lazyflow import jit, loops
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 
@@ -78,14 +78,23 @@ class Components:
 
 def signature_edges(dag: Dag) -> Ints:
     """``edges[a, b]``: some node of signature ``a`` feeds some node of signature ``b``."""
+    if jit.is_available():
+        found: Ints = jit.compiled(loops.signature_edges)(dag.signature, dag.starts, dag.operands, dag.signatures)
+        return found
     edges = np.zeros((dag.signatures, dag.signatures), bool)
     edges[dag.signature.take(dag.operands), dag.signature.take(dag.users)] = True
     return edges
 
 
 def components(edges: Ints) -> Components:
+    """Strongly connected components of a graph given as a matrix; remembered, for models record alike all the time."""
+    return _components(len(edges), edges.tobytes())
+
+
+@functools.lru_cache(maxsize=256)
+def _components(n: int, matrix: bytes) -> Components:
     """Tarjan's algorithm (1972) without recursion; a component is finished only after all that it reaches."""
-    n = len(edges)
+    edges = np.frombuffer(matrix, bool).reshape(n, n)
     successors = [np.flatnonzero(row).tolist() for row in edges]
     numbers = itertools.count()
     number = [-1] * n
@@ -145,9 +154,8 @@ def depths(dag: Dag, internal: Ints | None = None) -> Ints:
         users, operands = users[internal], operands[internal]
     # One pass in recorded order, for users come after their operands. A level at a time in NumPy is slower: 15 us a
     # level against 0.07 us a node in Python and 0.002 compiled, and a chain has as many levels as nodes.
-    if len(users) > LOOP and jit.is_available():
-        found = np.zeros(len(dag), np.int64)
-        _loop()(users, operands, found)
+    if jit.is_available():
+        found: Ints = jit.compiled(loops.depths)(len(dag), users, operands)
         return found
     if len(users) and np.bincount(users).max() <= 2:
         return _depths_of_pairs(len(dag), users, operands)
@@ -157,28 +165,6 @@ def depths(dag: Dag, internal: Ints | None = None) -> Ints:
         if below > depth[user]:
             depth[user] = below
     return np.array(depth, np.int64)
-
-
-# So many edges are worth a compiled loop: below, calling it costs as much as it saves.
-LOOP = 256
-
-_DEPTHS = '''"""Printed by lazyflow; see lazyflow/schedule.py."""
-
-from numba import njit
-
-
-@njit(cache=True, nogil=True)
-def depths(users, operands, depth):
-    for e in range(len(users)):
-        below = depth[operands[e]] + 1
-        if below > depth[users[e]]:
-            depth[users[e]] = below
-'''
-
-
-@functools.cache
-def _loop() -> Callable[..., None]:
-    return jit.module(_DEPTHS).depths  # type: ignore[no-any-return]
 
 
 def _depths_of_pairs(n: int, users: Ints, operands: Ints) -> Ints:
@@ -420,12 +406,10 @@ def by_phases(dag: Dag, way: str, choices: Choices | None = None, names: Sequenc
     graph.
     """
     parts = components(signature_edges(dag))
+    level, heights = _levels(dag, parts)
+    if way in ("levels", "phases") and (found := _by_levels(dag, parts, level, heights, way, choices, names)):
+        return found
     component = parts.of_signature.take(dag.signature)
-    internal = component.take(dag.users) == component.take(dag.operands)
-    level = depths(dag, internal)
-    heights = np.zeros(len(parts.members), np.int64)
-    for i in np.flatnonzero(parts.recurrent).tolist():
-        heights[i] = level[component == i].max()
     within = level * dag.signatures + dag.signature
     spans = (heights + 1) * dag.signatures
     if way != "levels":
@@ -440,6 +424,53 @@ def by_phases(dag: Dag, way: str, choices: Choices | None = None, names: Sequenc
     ranks, distinct = _ranked(origin[component] + within)
     phase = np.searchsorted(origin, distinct, side="right") - 1
     return Schedule(ranks, len(distinct), phase)
+
+
+def _levels(dag: Dag, parts: Components) -> tuple[Ints, Ints]:
+    """The depth of each node inside its component, and the greatest depth in each component."""
+    if jit.is_available():
+        level, heights = jit.compiled(loops.levels)(
+            dag.signature, dag.starts, dag.operands, parts.of_signature, len(parts.members)
+        )
+        return level, heights
+    component = parts.of_signature.take(dag.signature)
+    level = depths(dag, component.take(dag.users) == component.take(dag.operands))
+    heights = np.zeros(len(parts.members), np.int64)
+    for i in np.flatnonzero(parts.recurrent).tolist():
+        heights[i] = level[component == i].max()
+    return level, heights
+
+
+def _by_levels(
+    dag: Dag,
+    parts: Components,
+    level: Ints,
+    heights: Ints,
+    way: str,
+    choices: Choices | None,
+    names: Sequence[Any],
+) -> Schedule | None:
+    """The schedule of levels, by compiled loops, where nothing else comes into question in any component."""
+    spans = (heights + 1) * dag.signatures
+    total = int(spans.sum())
+    if not jit.is_available() or total > 16 * len(dag) + 65536:
+        return None
+    origin = np.cumsum(spans) - spans
+    launch, phase, counts = jit.compiled(loops.ranked_levels)(
+        dag.signature, level, parts.of_signature, origin, total, dag.signatures, len(parts.members)
+    )
+    if way == "phases":
+        assert choices is not None
+        # The nodes of the longest path run one by one in any schedule.
+        open_ = np.flatnonzero(parts.recurrent & (counts != heights + 1)).tolist()
+        keys = [tuple(names[s] for s in parts.members[i]) for i in open_]
+        sizes = np.bincount(parts.of_signature.take(dag.signature)) if open_ else ()
+        pairs = zip(open_, keys, strict=True)
+        if any(choices.due(key, int(sizes[i])) or choices.known[key].way != "levels" for i, key in pairs):
+            return None
+        for key in keys:
+            choices.way(key)
+    return Schedule(launch, len(phase), phase)
 
 
 def _inside(

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow import settings
+from lazyflow import loops, settings
 from lazyflow.device import elements
 from lazyflow.errors import CellError, DeviceError, user_line
 from lazyflow.ops.base import NOTHING, Abstract, Array, Aval, Op, Result, Shape
@@ -147,8 +147,9 @@ class Signature:
 
 # Flat columns of all signatures ever made, indexed by id, so that whole tapes are decoded by NumPy look-ups.
 _SIGNATURES: list[weakref.ref[Signature]] = []
-_ROWS, _INTS, _FLOATS = array("i"), array("i"), array("i")
+_ROWS, _INTS, _FLOATS, _KINDS = array("i"), array("i"), array("i"), array("i")
 _enrolling = threading.Lock()
+_columns: list[Columns] = []  # what they are now as NumPy arrays, once asked for
 
 
 _free: list[int] = []  # ids of signatures that have died with their parameters
@@ -158,10 +159,12 @@ def _enroll(signature: Signature) -> int:
     with _enrolling:
         number = _free.pop() if _free else len(_SIGNATURES)
         if number == len(_SIGNATURES):
-            for column in (_ROWS, _INTS, _FLOATS):
+            for column in (_ROWS, _INTS, _FLOATS, _KINDS):
                 column.append(0)
             _SIGNATURES.append(weakref.ref(signature))
         _ROWS[number], _INTS[number], _FLOATS[number] = signature.rows, signature.ints, signature.floats
+        _KINDS[number] = _KIND_OF.get(id(signature.op), loops.PLAIN)
+        _columns.clear()
         # The callback may run while this very lock is held: appending to a list needs none.
         _SIGNATURES[number] = weakref.ref(signature, lambda _: _free.append(number))
         return number
@@ -174,10 +177,24 @@ def signature_by_id(number: int) -> Signature:
     return found
 
 
-def signature_columns() -> tuple[Any, Any, Any]:
-    """Operand rows, integers and floats that a node of each signature has; int32 arrays indexed by id."""
-    with _enrolling:  # copies: an exported buffer would forbid appending
-        return tuple(np.array(c, dtype=np.int32) for c in (_ROWS, _INTS, _FLOATS))  # type: ignore[return-value]
+class Columns(NamedTuple):
+    """Of each signature ever made, by id: operand rows, integers and floats of a node, and which kind of node it is
+    (see `lazyflow.loops`)."""
+
+    rows: Any
+    ints: Any
+    floats: Any
+    kinds: Any
+
+
+def signature_columns() -> Columns:
+    """The columns of all signatures, as int32 arrays."""
+    found = _columns[:1]
+    if not found:
+        with _enrolling:  # copies: an exported buffer would forbid appending
+            found = [Columns(*(np.array(c, dtype=np.int32) for c in (_ROWS, _INTS, _FLOATS, _KINDS)))]
+            _columns[:] = found
+    return found[0]
 
 
 def _leaf(name: str) -> Op:
@@ -193,6 +210,7 @@ def _leaf(name: str) -> Op:
 # before it, of which the first result is the call itself; an INPUT stands for an operand while a cell is traced.
 CONSTANT, IMPORT, VIEW, KNOWN = _leaf("constant"), _leaf("import"), _leaf("view"), _leaf("known")
 OUTPUT, INPUT = _leaf("output"), _leaf("input")
+_KIND_OF = {id(VIEW): loops.VIEW, id(IMPORT): loops.IMPORT, id(OUTPUT): loops.OUTPUT}
 
 _known: dict[Type, Signature] = {}
 

@@ -1,0 +1,635 @@
+"""Loops over the arrays of a graph, for numba to compile (see `lazyflow.jit.compiled`).
+
+Collecting, merging repeats, scheduling by levels and laying out are each one or two passes over nodes and edges. NumPy
+needs dozens of passes for the same, which is what counts for a minibatch of one example; without numba it is what runs.
+Plain functions of arrays and numbers: without the compiler they compute the same, slowly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Ints = np.ndarray[Any, np.dtype[Any]]
+
+PLAIN, VIEW, IMPORT, OUTPUT = range(4)  # kinds of signatures
+PRIME = 2**31 - 1  # keys of a hash stay below it, so that their products fit in 64 bits
+
+
+def reach(rows: Ints, ids: Ints, kinds: Ints, starts: Ints, operands: Ints, marks: Ints, gap: int) -> tuple[Ints, Ints]:
+    """The ranges of rows that each of ``rows`` rests on, itself and the further results of calls included: where they
+    begin, and where they end. ``marks``: a flag for each row, all false before and after; ``gap``: so many rows in
+    between are part of a range."""
+    lows, highs = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    ranges = 0
+    found = np.empty(256, np.int64)
+    for row in rows:
+        found[0] = row
+        marks[row] = True
+        count, done, low = 1, 0, row
+        while done < count:
+            i = found[done]
+            done += 1
+            for e in range(starts[i], starts[i + 1]):
+                operand = operands[e]
+                if not marks[operand]:
+                    marks[operand] = True
+                    if count == len(found):
+                        larger = np.empty(2 * count, np.int64)
+                        larger[:count] = found
+                        found = larger
+                    found[count] = operand
+                    low = min(low, operand)
+                    count += 1
+        first, last = low, low
+        for i in range(low, row + 1):
+            if marks[i]:
+                if i - last > gap:
+                    if ranges + 1 >= len(lows):
+                        lows, highs = np.append(lows, lows), np.append(highs, highs)
+                    lows[ranges], highs[ranges] = first, last + 1
+                    ranges += 1
+                    first = i
+                last = i
+        if ranges + 1 >= len(lows):
+            lows, highs = np.append(lows, lows), np.append(highs, highs)
+        lows[ranges], highs[ranges] = first, last + 1
+        ranges += 1
+        for k in range(count):
+            marks[found[k]] = False
+    for k in range(ranges):  # the further results of a call stand behind it
+        while highs[k] < len(ids) and kinds[ids[highs[k]]] == OUTPUT:
+            highs[k] += 1
+    return lows[:ranges], highs[:ranges]
+
+
+def cut(
+    ids: Ints,
+    operands: Ints,
+    ints: Ints,
+    floats: Ints,
+    starts: Ints,
+    int_starts: Ints,
+    float_starts: Ints,
+    lows: Ints,
+    highs: Ints,
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """The ranges of a tape from ``lows`` to ``highs`` as a tape of their own: its four columns."""
+    n, edges, numbers, reals = 0, 0, 0, 0
+    for k in range(len(lows)):
+        n += highs[k] - lows[k]
+        edges += starts[highs[k]] - starts[lows[k]]
+        numbers += int_starts[highs[k]] - int_starts[lows[k]]
+        reals += float_starts[highs[k]] - float_starts[lows[k]]
+    new_ids, new_operands = np.empty(n, np.int32), np.empty(edges, np.int64)
+    new_ints, new_floats = np.empty(numbers, np.int32), np.empty(reals, np.float64)
+    places = np.empty(len(lows), np.int64)
+    a, b, c, d = 0, 0, 0, 0
+    for k in range(len(lows)):
+        places[k] = a
+        low, high = lows[k], highs[k]
+        for i in range(low, high):
+            new_ids[a] = ids[i]
+            a += 1
+        for i in range(int_starts[low], int_starts[high]):
+            new_ints[c] = ints[i]
+            c += 1
+        for i in range(float_starts[low], float_starts[high]):
+            new_floats[d] = floats[i]
+            d += 1
+        for e in range(starts[low], starts[high]):
+            operand = operands[e]
+            part = k
+            if operand < low:
+                part = np.searchsorted(lows, operand, side="right") - 1
+            # What no root reaches may read rows that are left out: any row will do for these.
+            new_operands[b] = min(max(places[max(part, 0)] + operand - lows[max(part, 0)], 0), n - 1)
+            b += 1
+    return new_ids, new_operands, new_ints, new_floats
+
+
+def starts_of(ids: Ints, ints: Ints, rows: Ints, int_counts: Ints, float_counts: Ints) -> tuple[Ints, Ints, Ints]:
+    """Where the operands, the integers and the floats of each row begin; ``rows`` is -1 where a node itself says how
+    many operands it has, as its first integer."""
+    n = len(ids)
+    starts, int_starts, float_starts = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
+    a, b, c = 0, 0, 0
+    for i in range(n):
+        starts[i], int_starts[i], float_starts[i] = a, b, c
+        s = ids[i]
+        count = rows[s]
+        if count < 0:
+            count = ints[b] if b < len(ints) else 0
+        a += count
+        b += int_counts[s]
+        c += float_counts[s]
+    starts[n], int_starts[n], float_starts[n] = a, b, c
+    return starts, int_starts, float_starts
+
+
+def resolved(
+    ids: Ints, kinds: Ints, operands: Ints, ints: Ints, starts: Ints, int_starts: Ints, imports: Ints, targets: Ints
+) -> tuple[Ints, Ints]:
+    """The row whose memory each row shows, and from which element on. Row ``imports[k]`` is row ``targets[k]``."""
+    n = len(ids)
+    base, shift = np.empty(n, np.int64), np.zeros(n, np.int64)
+    for i in range(n):
+        base[i] = i
+    for k in range(len(imports)):
+        base[imports[k]] = targets[k]
+    for i in range(n):
+        if kinds[ids[i]] == VIEW:
+            source = operands[starts[i]]
+            base[i] = base[source]
+            shift[i] = shift[source] + ints[int_starts[i]]
+        elif base[i] != i:
+            source = base[i]
+            base[i] = base[source]
+            shift[i] = shift[source]
+    return base, shift
+
+
+def needed_rows(ids: Ints, kinds: Ints, operands: Ints, starts: Ints, base: Ints, known: Ints, roots: Ints) -> Ints:
+    """Which rows the roots reach; nothing is needed for a row that is ``known`` (of length 0 if none is)."""
+    n = len(ids)
+    needed = np.zeros(n, np.bool_)
+    for row in roots:
+        needed[base[row]] = True
+    for i in range(n - 1, -1, -1):
+        if needed[i] and not (len(known) and known[i]):
+            for e in range(starts[i], starts[i + 1]):
+                needed[base[operands[e]]] = True
+    for i in range(n):  # a call computes all of its results
+        if kinds[ids[i]] == OUTPUT and not (len(known) and known[i]) and needed[operands[starts[i]]]:
+            needed[i] = True
+    return needed
+
+
+def compressed(
+    ids: Ints,
+    kinds: Ints,
+    operands: Ints,
+    starts: Ints,
+    int_starts: Ints,
+    float_starts: Ints,
+    base: Ints,
+    shift: Ints,
+    known: Ints,
+    needed: Ints,
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
+    """The needed rows as a graph: present ids, and of the nodes signature, starts, base, shift, int_starts,
+    float_starts, origin and results; at last the node of each row, -1 for others."""
+    n, nodes, edges, further = len(ids), 0, 0, 0
+    new = np.full(n, -1, np.int64)
+    numbers = np.full(len(kinds), -1, np.int32)
+    for i in range(n):
+        if needed[i]:
+            new[i] = nodes
+            nodes += 1
+            numbers[ids[i]] = 0
+            if not (len(known) and known[i]):
+                edges += starts[i + 1] - starts[i]
+                further += kinds[ids[i]] == OUTPUT
+    count = 0
+    for s in range(len(kinds)):
+        if numbers[s] == 0:
+            numbers[s] = count
+            count += 1
+    present = np.empty(count, np.int64)
+    for s in range(len(kinds)):
+        if numbers[s] >= 0:
+            present[numbers[s]] = s
+    signature, new_starts = np.empty(nodes, np.int64), np.empty(nodes + 1, np.int64)
+    new_base, new_shift = np.empty(edges, np.int64), np.empty(edges, np.int64)
+    new_ints, new_floats = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    origin, results = np.empty(nodes, np.int64), np.empty(further, np.int64)
+    edge, k, r = 0, 0, 0
+    for i in range(n):
+        if needed[i]:
+            signature[k], new_starts[k], origin[k] = numbers[ids[i]], edge, i
+            new_ints[k], new_floats[k] = int_starts[i], float_starts[i]
+            if not (len(known) and known[i]):
+                for e in range(starts[i], starts[i + 1]):
+                    new_base[edge], new_shift[edge] = new[base[operands[e]]], shift[operands[e]]
+                    edge += 1
+                if kinds[ids[i]] == OUTPUT:
+                    results[r] = k
+                    r += 1
+            k += 1
+    new_starts[nodes] = edge
+    return present, signature, new_starts, new_base, new_shift, new_ints, new_floats, origin, results, new
+
+
+def first_equals(
+    usable: Ints,
+    signature: Ints,
+    starts: Ints,
+    base: Ints,
+    shift: Ints,
+    int_starts: Ints,
+    ints: Ints,
+    float_starts: Ints,
+    bits: Ints,
+    int_counts: Ints,
+    float_counts: Ints,
+    results: Ints,
+    fewest: int,
+    worth: int,
+) -> tuple[Ints, int]:
+    """For each node the first one that equals it, and how many have one before them; see `lazyflow.repeats`. ``bits``:
+    the floats as integers; ``int_counts``, ``float_counts``: payload numbers by signature."""
+    n = len(signature)
+    first = np.empty(n, np.int64)
+    repeated, done = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    nodes = np.empty(n, np.int64)
+    count, merged = 0, 0
+    for i in range(n):
+        first[i] = i
+        if usable[i] and starts[i + 1] == starts[i]:
+            nodes[count] = i
+            count += 1
+    if count < fewest:
+        return first, 0
+    size = 16
+    while size < 4 * count:
+        size *= 2
+    table = np.full(size, -1, np.int64)
+    entries = 0
+    while count * worth > len(base):
+        if 2 * (entries + count) > size:  # entries of earlier rounds are of other signatures
+            while size < 4 * count:
+                size *= 2
+            table = np.full(size, -1, np.int64)
+            entries = 0
+        before = merged
+        for k in range(count):
+            i = nodes[k]
+            done[i] = True
+            s = signature[i]
+            key = s
+            for j in range(int_starts[i], int_starts[i] + int_counts[s]):
+                key = (key * 1000003 + ints[j]) % PRIME
+            for j in range(float_starts[i], float_starts[i] + float_counts[s]):
+                key = (key * 1000003 + bits[j] % PRIME) % PRIME
+            for e in range(starts[i], starts[i + 1]):
+                key = (key * 1000003 + first[base[e]] * 31 + shift[e]) % PRIME
+            slot = (key ^ (key >> 13)) & (size - 1)
+            while table[slot] >= 0:
+                j = table[slot]
+                same = signature[j] == s
+                if same:
+                    for m in range(int_counts[s]):
+                        same = same and ints[int_starts[i] + m] == ints[int_starts[j] + m]
+                    for m in range(float_counts[s]):
+                        same = same and bits[float_starts[i] + m] == bits[float_starts[j] + m]
+                    for m in range(starts[i + 1] - starts[i]):
+                        one, other = starts[i] + m, starts[j] + m
+                        same = same and first[base[one]] == first[base[other]] and shift[one] == shift[other]
+                if same:
+                    break
+                slot = (slot + 1) & (size - 1)
+            if table[slot] < 0:
+                table[slot] = i
+                entries += 1
+            else:
+                first[i] = table[slot]
+                repeated[i] = repeated[table[slot]] = True
+                merged += 1
+        if merged == before:
+            break
+        for r in results:  # the further results of equal calls are equal
+            call = base[starts[r]]
+            if repeated[call]:
+                first[r] = first[call] + r - call
+                repeated[r] = True
+        count = 0
+        for i in range(n):
+            if usable[i] and not done[i] and starts[i + 1] > starts[i]:
+                all_repeated = True
+                for e in range(starts[i], starts[i + 1]):
+                    all_repeated = all_repeated and repeated[base[e]]
+                if all_repeated:
+                    nodes[count] = i
+                    count += 1
+    return first, merged
+
+
+def renumbered(
+    first: Ints, signature: Ints, starts: Ints, base: Ints, shift: Ints, origin: Ints, tape_base: Ints
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
+    """The nodes that are the first of their equals: which, their new numbers (of all nodes), signature, starts, base
+    and shift; and where the rows of the tapes point to now."""
+    n, nodes, edges = len(first), 0, 0
+    new = np.empty(n, np.int64)
+    for i in range(n):
+        if first[i] == i:
+            new[i] = nodes
+            nodes += 1
+            edges += starts[i + 1] - starts[i]
+        else:
+            new[i] = new[first[i]]
+    kept, new_signature = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    new_starts = np.empty(nodes + 1, np.int64)
+    new_base, new_shift = np.empty(edges, np.int64), np.empty(edges, np.int64)
+    edge, k = 0, 0
+    for i in range(n):
+        if first[i] == i:
+            kept[k], new_signature[k], new_starts[k] = i, signature[i], edge
+            for e in range(starts[i], starts[i + 1]):
+                new_base[edge], new_shift[edge] = new[base[e]], shift[e]
+                edge += 1
+            k += 1
+    new_starts[nodes] = edge
+    rows = np.full(len(tape_base), -1, np.int64)
+    for i in range(n):
+        rows[origin[i]] = origin[first[i]]
+    new_tape_base = np.empty(len(tape_base), np.int64)
+    for k in range(len(tape_base)):
+        moved = rows[tape_base[k]]
+        new_tape_base[k] = moved if moved >= 0 else tape_base[k]
+    return kept, new, new_signature, new_starts, new_base, new_shift, new_tape_base
+
+
+def tasks(signature: Ints, starts: Ints, base: Ints, call: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """What is scheduled of a graph: signature, starts and operands of all nodes but the further results of calls, and
+    the number of each node's launch among them."""
+    n, count, edges = len(signature), 0, 0
+    number = np.empty(n, np.int64)
+    for i in range(n):
+        if call[i] == i:
+            number[i] = count
+            count += 1
+            edges += starts[i + 1] - starts[i]
+        else:
+            number[i] = number[call[i]]
+    found, new_starts, operands = np.empty(count, np.int64), np.empty(count + 1, np.int64), np.empty(edges, np.int64)
+    edge, k = 0, 0
+    for i in range(n):
+        if call[i] == i:
+            found[k], new_starts[k] = signature[i], edge
+            for e in range(starts[i], starts[i + 1]):
+                operands[edge] = number[base[e]]
+                edge += 1
+            k += 1
+    new_starts[count] = edge
+    return found, new_starts, operands, number
+
+
+def depths(nodes: int, users: Ints, operands: Ints) -> Ints:
+    """The longest path of operands below each node; users come after their operands."""
+    depth = np.zeros(nodes, np.int64)
+    for e in range(len(users)):
+        depth[users[e]] = max(depth[users[e]], depth[operands[e]] + 1)
+    return depth
+
+
+def signature_edges(signature: Ints, starts: Ints, operands: Ints, count: int) -> Ints:
+    """``edges[a, b]``: some node of signature ``a`` feeds some node of signature ``b``."""
+    edges = np.zeros((count, count), np.bool_)
+    for i in range(len(signature)):
+        for e in range(starts[i], starts[i + 1]):
+            edges[signature[operands[e]], signature[i]] = True
+    return edges
+
+
+def levels(signature: Ints, starts: Ints, operands: Ints, component: Ints, signatures: int) -> tuple[Ints, Ints]:
+    """The depth of each node inside the component of its signature, and the greatest depth of each component."""
+    level = np.zeros(len(signature), np.int64)
+    height = np.zeros(signatures, np.int64)
+    for i in range(len(signature)):
+        mine = component[signature[i]]
+        for e in range(starts[i], starts[i + 1]):
+            if component[signature[operands[e]]] == mine and level[operands[e]] >= level[i]:
+                level[i] = level[operands[e]] + 1
+        height[mine] = max(height[mine], level[i])
+    return level, height
+
+
+def ranked_levels(
+    signature: Ints, level: Ints, component: Ints, origin: Ints, total: int, signatures: int, components: int
+) -> tuple[Ints, Ints, Ints]:
+    """The launch of each node, by component, level and signature; the component of each launch; and how many launches
+    a component has. ``origin``: where the keys of a component begin, below ``total``."""
+    rank = np.full(total, -1, np.int64)
+    for i in range(len(signature)):
+        rank[origin[component[signature[i]]] + level[i] * signatures + signature[i]] = 0
+    counts = np.zeros(components, np.int64)
+    launches, c = 0, 0
+    for key in range(total):
+        if rank[key] == 0:
+            while c + 1 < components and key >= origin[c + 1]:
+                c += 1
+            rank[key] = launches
+            counts[c] += 1
+            launches += 1
+    phase = np.empty(launches, np.int64)
+    k = 0
+    for c in range(components):
+        for _ in range(counts[c]):
+            phase[k] = c
+            k += 1
+    launch = np.empty(len(signature), np.int64)
+    for i in range(len(signature)):
+        launch[i] = rank[origin[component[signature[i]]] + level[i] * signatures + signature[i]]
+    return launch, phase, counts
+
+
+def by_launch(launch: Ints, wanted: Ints, launches: int) -> tuple[Ints, Ints]:
+    """The wanted nodes in the order of their launches, recorded order within, and where each launch begins; launches
+    without any are left out."""
+    bounds = np.zeros(launches + 1, np.int64)
+    for i in wanted:
+        bounds[launch[i] + 1] += 1
+    for k in range(launches):
+        bounds[k + 1] += bounds[k]
+    place = bounds[:launches].copy()
+    order = np.empty(len(wanted), np.int64)
+    for i in wanted:
+        order[place[launch[i]]] = i
+        place[launch[i]] += 1
+    distinct, k = bounds.copy(), 1
+    for b in bounds:
+        if b != distinct[k - 1]:
+            distinct[k] = b
+            k += 1
+    return order, distinct[:k]
+
+
+def blocks(
+    signature: Ints, call: Ints, launch: Ints, phase: Ints, launches: int
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Which nodes get consecutive rows: those of one launch, and of a cell's launch those of each result. The block of
+    each node, its place there, and of each block how many nodes it has, their signature and its phase."""
+    n, most = len(signature), 1
+    for i in range(n):
+        most = max(most, i - call[i] + 1)
+    counts = np.zeros(launches * most, np.int64)
+    for i in range(n):
+        counts[launch[i] * most + i - call[i]] += 1
+    rank, found = np.empty(launches * most, np.int64), 0
+    for key in range(launches * most):
+        rank[key] = found
+        found += counts[key] > 0
+    sizes, kinds, phases = np.zeros(found, np.int64), np.empty(found, np.int64), np.empty(found, np.int64)
+    block, place = np.empty(n, np.int64), np.empty(n, np.int64)
+    for i in range(n):
+        b = rank[launch[i] * most + i - call[i]]
+        block[i], place[i] = b, sizes[b]
+        sizes[b] += 1
+        kinds[b], phases[b] = signature[i], phase[launch[i]]
+    return block, place, sizes, kinds, phases
+
+
+def stacked(order: Ints, sizes: Ints, kinds: Ints, width: Ints, dtype: Ints, dtypes: int) -> tuple[Ints, Ints]:
+    """Where each block begins, blocks laid behind each other in this order, each run of one signature aligned to its
+    width; and how many elements of each dtype there are."""
+    start, ends = np.empty(len(order), np.int64), np.zeros(dtypes, np.int64)
+    previous = -1
+    for b in order:
+        s = kinds[b]
+        d, w = dtype[s], width[s]
+        if s != previous:
+            ends[d] = -(-ends[d] // w) * w
+            previous = s
+        start[b] = ends[d]
+        ends[d] += w * sizes[b]
+    return start, ends
+
+
+def placed(block: Ints, place: Ints, start: Ints, signature: Ints, width: Ints) -> Ints:
+    """The element offset of each node."""
+    offsets = np.empty(len(block), np.int64)
+    for i in range(len(block)):
+        offsets[i] = start[block[i]] + place[i] * width[signature[i]]
+    return offsets
+
+
+def read_within(starts: Ints, base: Ints, call: Ints, launch: Ints, phase: Ints) -> Ints:
+    """Which nodes are read in their own phase, by another launch."""
+    found = np.zeros(len(call), np.bool_)
+    for i in range(len(call)):
+        if call[i] == i:
+            for e in range(starts[i], starts[i + 1]):
+                if phase[launch[base[e]]] == phase[launch[i]]:
+                    found[base[e]] = True
+    return found
+
+
+def calls(
+    kind: int,
+    signature: Ints,
+    order: Ints,
+    launch: Ints,
+    phase: Ints,
+    starts: Ints,
+    base: Ints,
+    shift: Ints,
+    offsets: Ints,
+    within: Ints,
+    int_starts: Ints,
+    ints: Ints,
+    float_starts: Ints,
+    floats: Ints,
+    rows: int,
+    results: int,
+    int_count: int,
+    float_count: int,
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints, int]:
+    """The calls of the cell with signature ``kind`` in this order: nodes, the offsets of operands and of results,
+    integers, floats, which operands and which results are read in the phase of the calls, and the most calls of a
+    launch."""
+    count = 0
+    for i in order:
+        count += signature[i] == kind
+    nodes = np.empty(count, np.int64)
+    inputs, outputs = np.empty((rows, count), np.int64), np.empty((results, count), np.int64)
+    numbers, reals = np.empty((int_count, count), np.int32), np.empty((float_count, count), np.float64)
+    read, used = np.zeros(rows, np.bool_), np.zeros(results, np.bool_)
+    c, largest, size, before = 0, 0, 0, -1
+    for i in order:
+        if signature[i] == kind:
+            nodes[c] = i
+            for k in range(rows):
+                e = starts[i] + k
+                inputs[k, c] = offsets[base[e]] + shift[e]
+                read[k] = read[k] or phase[launch[base[e]]] == phase[launch[i]]
+            for k in range(results):
+                outputs[k, c] = offsets[i + k]
+                used[k] = used[k] or within[i + k]
+            for k in range(int_count):
+                numbers[k, c] = ints[int_starts[i] + k]
+            for k in range(float_count):
+                reals[k, c] = floats[float_starts[i] + k]
+            size = size + 1 if launch[i] == before else 1
+            before = launch[i]
+            largest = max(largest, size)
+            c += 1
+    return nodes, inputs, outputs, numbers, reals, read, used, largest
+
+
+def operand_offsets(
+    order: Ints, bounds: Ints, has: Ints, slot: int, starts: Ints, base: Ints, shift: Ints, offsets: Ints
+) -> Ints:
+    """Where operand ``slot`` of each node in this order lies; 0 for launches without one (``has``)."""
+    found = np.zeros(len(order), np.int64)
+    for k in range(len(bounds) - 1):
+        if has[k]:
+            for j in range(bounds[k], bounds[k + 1]):
+                e = starts[order[j]] + slot
+                found[j] = offsets[base[e]] + shift[e]
+    return found
+
+
+def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints]:
+    """For each launch whether its offsets are evenly spaced, how far apart, and the first."""
+    count = len(bounds) - 1
+    even, pitch, first = np.empty(count, np.bool_), np.empty(count, np.int64), np.empty(count, np.int64)
+    for k in range(count):
+        low, high = bounds[k], bounds[k + 1]
+        first[k] = offsets[low]
+        pitch[k] = offsets[low + 1] - offsets[low] if high - low > 1 else widths[k]
+        even[k] = pitch[k] >= 0 or high - low == 1
+        for j in range(low + 1, high):
+            even[k] = even[k] and offsets[j] - offsets[j - 1] == pitch[k]
+    return even, pitch, first
+
+
+def noted(
+    base: Ints,
+    shift: Ints,
+    origin: Ints,
+    kept: Ints,
+    offsets: Ints,
+    low: int,
+    high: int,
+    run: int,
+    run_of: Ints,
+    offset_of: Ints,
+    first: int,
+) -> None:
+    """Write into a tape's ``run_of`` and ``offset_of``, from row ``first`` on, where its rows, number ``low`` to
+    ``high`` of all, have their values: those of nodes that are ``kept``."""
+    node_of = np.full(len(base), -1, np.int64)
+    for k in range(len(origin)):
+        if kept[k]:
+            node_of[origin[k]] = k
+    for i in range(low, high):
+        node = node_of[base[i]]
+        if node >= 0:
+            run_of[first + i - low] = run
+            offset_of[first + i - low] = offsets[node] + shift[i]
+
+
+def unused(wanted: Ints, starts: Ints, base: Ints, call: Ints, kept: Ints, signature: Ints, slots: Ints) -> Ints:
+    """Which of the wanted nodes no other node hands a gradient to; ``kept[slots[s] + k]``: whether signature ``s``
+    hands one on to operand ``k``."""
+    ends = wanted.copy()
+    for i in range(len(call)):
+        if call[i] == i:
+            for e in range(starts[i], starts[i + 1]):
+                if kept[slots[signature[i]] + e - starts[i]] and call[base[e]] != i:
+                    ends[call[base[e]]] = False
+        else:
+            ends[i] = False
+    return ends
