@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ def check_finite(run: Run, roots: Sequence[Expr]) -> None:
 
 def _blame(run: Run) -> str:
     for launch in run.plan.launches:
-        launch = replace(launch, reads=reads_of(run.plan, launch))
+        launch = launch._replace(reads=reads_of(run.plan, launch))
         position = _first_bad(run, launch)
         if position is not None:
             if launch.signature.op is KNOWN:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import expr, settings
+from lazyflow import expr, jit, loops, settings
 from lazyflow.arena import Arena
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
@@ -24,10 +24,10 @@ from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reac
 from lazyflow.hooks import through
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.plan import Plan, dag_of, make
+from lazyflow.plan import Plan, make, scheduled
 from lazyflow.plans import Plans
 from lazyflow.repeats import without_repeats
-from lazyflow.schedule import Choices, schedule
+from lazyflow.schedule import Choices
 from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
 from lazyflow.threads import blas_threads
 
@@ -42,8 +42,7 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
     """Schedule and plan a graph, or take the plan of one of equal structure."""
 
     def made() -> Plan:
-        names = tuple(s.serial for s in graph.signatures)
-        return make(graph, schedule(dag_of(graph), batching, CHOICES, names), reuse=reuse)
+        return make(graph, scheduled(graph, batching, CHOICES), reuse=reuse)
 
     return PLANS.plan(graph, (batching, reuse), made)
 
@@ -81,37 +80,45 @@ def _run_alike(roots: Sequence[Expr]) -> None:
 def _remember(run: Run, tapes: Sequence[Tape]) -> None:
     """Note on the tapes where the values of their rows lie now."""
     graph = run.plan.graph
-    total = int(graph.tape_starts[-1])
-    offset = np.full(total, -1, np.int64)
-    kept = _kept(run)
-    offset[graph.origin[kept]] = run.plan.offsets[kept]
-    places = offset[graph.tape_base]
-    known = places >= 0
-    places += graph.tape_shift
-    rows = np.arange(total) - np.repeat(graph.tape_starts[:-1] - graph.tape_lows, np.diff(graph.tape_starts))
+    places = _places(run)
+    starts, lows = graph.tape_starts.tolist(), graph.tape_lows.tolist()
     first = 0
     for number, tape in enumerate(tapes):
-        last = number + 1 == len(tapes)
-        if last or tapes[number + 1] is not tape:  # the parts of a tape stand behind each other
-            some = slice(int(graph.tape_starts[first]), int(graph.tape_starts[number + 1]))
-            found = known[some]
-            _note(tape, run, rows[some][found], places[some][found])
-            lows, sizes = graph.tape_lows[first : number + 1], np.diff(graph.tape_starts[first : number + 2])
-            tape.touched += list(zip(lows.tolist(), (lows + sizes).tolist(), strict=True))
+        if number + 1 == len(tapes) or tapes[number + 1] is not tape:  # the parts of a tape stand behind each other
+            parts = [(lows[k], starts[k], starts[k + 1]) for k in range(first, number + 1)]
+            _note(tape, run, places, parts)
+            tape.touched += [(low, low + end - start) for low, start, end in parts]
             first = number + 1
 
 
-def _note(tape: Tape, run: Run, rows: Any, offsets: Any) -> None:
+def _places(run: Run) -> Any:
+    """The element offset of the value that each row of the tapes shows, -1 where there is none."""
+    graph = run.plan.graph
+    if jit.is_available():
+        return jit.compiled(loops.places)(graph.tape_base, graph.tape_shift, graph.origin, _kept(run), run.plan.offsets)
+    offset = np.full(int(graph.tape_starts[-1]), -1, np.int64)
+    kept = _kept(run)
+    offset[graph.origin[kept]] = run.plan.offsets[kept]
+    places = offset[graph.tape_base]
+    return np.where(places >= 0, places + graph.tape_shift, -1)
+
+
+def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int]]) -> None:
+    """``parts``: of each part of the tape, its first row, and the range of its rows among those of all tapes."""
     if tape.run_of is None or tape.run_of.shape[0] != len(tape):
         tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
     tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
-    tape.offset_of[rows] = offsets
-    tape.run_of[rows] = len(tape.runs) - 1
+    for low, start, end in parts:
+        some, rows = places[start:end], slice(low, low + end - start)
+        found = some >= 0
+        np.copyto(tape.offset_of[rows], some, where=found)
+        np.copyto(tape.run_of[rows], len(tape.runs) - 1, where=found, casting="unsafe")
     for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
         tape.import_generations.setdefault(id(source), source.generation)
 
 
 def _kept(run: Run) -> Any:
+    """The nodes whose values are still there."""
     if run.plan.reuses:
         return np.unique(np.array([base for base, _ in run.plan.graph.roots], np.int64))
     return np.arange(len(run.plan.graph))

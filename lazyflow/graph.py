@@ -463,12 +463,10 @@ def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, r
     is_known = np.zeros(len(c) if len(known.rows) else 0, np.bool_)
     is_known[known.rows] = True
     rows = [_int_array(list(column)) for column in zip(*imported, strict=True)] if imported else [_int_array([])] * 2
-    columns = c.ids, c.kinds, c.operands
-    base, shift = jit.compiled(loops.resolved)(*columns, c.ints, c.starts, c.int_starts, *rows)
-    needed = jit.compiled(loops.needed_rows)(*columns, c.starts, base, is_known, roots)
-    present, signature, starts, new_base, new_shift, int_starts, float_starts, origin, results, new = jit.compiled(
-        loops.compressed
-    )(*columns, c.starts, c.int_starts, c.float_starts, base, shift, is_known, needed)
+    nodes, needed, base, shift = jit.compiled(loops.collected)(
+        c.ids, c.kinds, c.operands, c.ints, c.starts, c.int_starts, c.float_starts, *rows, is_known, roots
+    )
+    present, signature, starts, new_base, new_shift, int_starts, float_starts, origin, results, new = nodes
     signatures = tuple([signature_by_id(i) for i in present.tolist()])
     kept = needed[known.rows]
     if len(known.rows):

@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 
@@ -61,14 +62,21 @@ def _temporary_folder() -> Path:
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of arrays and numbers, compiled when it is first called; numba keeps that on disk, too.
+    """A function of arrays and numbers, compiled when it is first called, with the functions of its module that it
+    calls; numba keeps that on disk, too.
 
     Raises ``ImportError`` without numba.
     """
     _prepare_compiler()
     from numba import njit
 
-    return njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+    names = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    called = {
+        n: compiled(f) for n, f in names.items() if isinstance(f, FunctionType) and f.__module__ == function.__module__
+    }
+    bound = FunctionType(function.__code__, {**function.__globals__, **called}, function.__name__)
+    bound.__qualname__, bound.__module__ = function.__qualname__, function.__module__
+    return njit(cache=True, nogil=True)(bound)  # type: ignore[no-any-return]
 
 
 _loading = threading.Lock()

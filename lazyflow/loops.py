@@ -221,6 +221,27 @@ def compressed(
     return present, signature, new_starts, new_base, new_shift, new_ints, new_floats, origin, results, new
 
 
+def collected(
+    ids: Ints,
+    kinds: Ints,
+    operands: Ints,
+    ints: Ints,
+    starts: Ints,
+    int_starts: Ints,
+    float_starts: Ints,
+    imports: Ints,
+    targets: Ints,
+    known: Ints,
+    roots: Ints,
+) -> tuple[tuple[Ints, ...], Ints, Ints, Ints]:
+    """What `compressed` returns of all that the roots need, and of each row whether it is needed, which row's memory it
+    shows, and from which element on."""
+    base, shift = resolved(ids, kinds, operands, ints, starts, int_starts, imports, targets)
+    needed = needed_rows(ids, kinds, operands, starts, base, known, roots)
+    nodes = compressed(ids, kinds, operands, starts, int_starts, float_starts, base, shift, known, needed)
+    return nodes, needed, base, shift
+
+
 def first_equals(
     usable: Ints,
     signature: Ints,
@@ -316,10 +337,19 @@ def first_equals(
 
 
 def renumbered(
-    first: Ints, signature: Ints, starts: Ints, base: Ints, shift: Ints, origin: Ints, tape_base: Ints
-) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
-    """The nodes that are the first of their equals: which, their new numbers (of all nodes), signature, starts, base
-    and shift; and where the rows of the tapes point to now."""
+    first: Ints,
+    signature: Ints,
+    starts: Ints,
+    base: Ints,
+    shift: Ints,
+    int_starts: Ints,
+    float_starts: Ints,
+    origin: Ints,
+    tape_base: Ints,
+    results: Ints,
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
+    """The nodes that are the first of their equals: the new number of each node, and of those that are left signature,
+    starts, base, shift, int_starts, float_starts, origin and results; and where the rows of the tapes point to now."""
     n, nodes, edges = len(first), 0, 0
     new = np.empty(n, np.int64)
     for i in range(n):
@@ -329,13 +359,15 @@ def renumbered(
             edges += starts[i + 1] - starts[i]
         else:
             new[i] = new[first[i]]
-    kept, new_signature = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    new_starts = np.empty(nodes + 1, np.int64)
+    new_signature, new_starts = np.empty(nodes, np.int64), np.empty(nodes + 1, np.int64)
+    new_ints, new_floats = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    new_origin, new_results = np.empty(nodes, np.int64), np.empty(len(results), np.int64)
     new_base, new_shift = np.empty(edges, np.int64), np.empty(edges, np.int64)
     edge, k = 0, 0
     for i in range(n):
         if first[i] == i:
-            kept[k], new_signature[k], new_starts[k] = i, signature[i], edge
+            new_signature[k], new_starts[k], new_origin[k] = signature[i], edge, origin[i]
+            new_ints[k], new_floats[k] = int_starts[i], float_starts[i]
             for e in range(starts[i], starts[i + 1]):
                 new_base[edge], new_shift[edge] = new[base[e]], shift[e]
                 edge += 1
@@ -348,32 +380,42 @@ def renumbered(
     for k in range(len(tape_base)):
         moved = rows[tape_base[k]]
         new_tape_base[k] = moved if moved >= 0 else tape_base[k]
-    return kept, new, new_signature, new_starts, new_base, new_shift, new_tape_base
-
-
-def tasks(signature: Ints, starts: Ints, base: Ints, call: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """What is scheduled of a graph: signature, starts and operands of all nodes but the further results of calls, and
-    the number of each node's launch among them."""
-    n, count, edges = len(signature), 0, 0
-    number = np.empty(n, np.int64)
-    for i in range(n):
-        if call[i] == i:
-            number[i] = count
+    count = 0
+    for r in results:
+        if first[r] == r:
+            new_results[count] = new[r]
             count += 1
-            edges += starts[i + 1] - starts[i]
-        else:
-            number[i] = number[call[i]]
-    found, new_starts, operands = np.empty(count, np.int64), np.empty(count + 1, np.int64), np.empty(edges, np.int64)
-    edge, k = 0, 0
-    for i in range(n):
-        if call[i] == i:
-            found[k], new_starts[k] = signature[i], edge
-            for e in range(starts[i], starts[i + 1]):
-                operands[edge] = number[base[e]]
-                edge += 1
-            k += 1
-    new_starts[count] = edge
-    return found, new_starts, operands, number
+    payload = new_ints, new_floats, new_origin, new_results[:count]
+    return (new, new_signature, new_starts, new_base, new_shift, *payload, new_tape_base)
+
+
+def without_repeats(
+    usable: Ints,
+    signature: Ints,
+    starts: Ints,
+    base: Ints,
+    shift: Ints,
+    int_starts: Ints,
+    ints: Ints,
+    float_starts: Ints,
+    bits: Ints,
+    int_counts: Ints,
+    float_counts: Ints,
+    results: Ints,
+    fewest: int,
+    worth: int,
+    origin: Ints,
+    tape_base: Ints,
+) -> tuple[int, tuple[Ints, ...]]:
+    """How many nodes have an equal before them, and, if any has, what `renumbered` returns."""
+    columns = signature, starts, base, shift
+    first, merged = first_equals(
+        usable, *columns, int_starts, ints, float_starts, bits, int_counts, float_counts, results, fewest, worth
+    )
+    if not merged:
+        none = first[:0]
+        return 0, (none, none, none, none, none, none, none, none, none, none)
+    return merged, renumbered(first, *columns, int_starts, float_starts, origin, tape_base, results)
 
 
 def depths(nodes: int, users: Ints, operands: Ints) -> Ints:
@@ -384,70 +426,89 @@ def depths(nodes: int, users: Ints, operands: Ints) -> Ints:
     return depth
 
 
-def signature_edges(signature: Ints, starts: Ints, operands: Ints, count: int) -> Ints:
-    """``edges[a, b]``: some node of signature ``a`` feeds some node of signature ``b``."""
+def signature_edges(signature: Ints, starts: Ints, base: Ints, call: Ints, count: int) -> Ints:
+    """``edges[a, b]``: some node of signature ``a`` feeds some of signature ``b``. Node ``i`` is part of the launch of
+    node ``call[i]``."""
     edges = np.zeros((count, count), np.bool_)
     for i in range(len(signature)):
-        for e in range(starts[i], starts[i + 1]):
-            edges[signature[operands[e]], signature[i]] = True
+        if call[i] == i:
+            for e in range(starts[i], starts[i + 1]):
+                edges[signature[call[base[e]]], signature[i]] = True
     return edges
 
 
-def levels(signature: Ints, starts: Ints, operands: Ints, component: Ints, signatures: int) -> tuple[Ints, Ints]:
+def levels(
+    signature: Ints, starts: Ints, base: Ints, call: Ints, component: Ints, components: int
+) -> tuple[Ints, Ints]:
     """The depth of each node inside the component of its signature, and the greatest depth of each component."""
     level = np.zeros(len(signature), np.int64)
-    height = np.zeros(signatures, np.int64)
+    height = np.zeros(components, np.int64)
     for i in range(len(signature)):
-        mine = component[signature[i]]
-        for e in range(starts[i], starts[i + 1]):
-            if component[signature[operands[e]]] == mine and level[operands[e]] >= level[i]:
-                level[i] = level[operands[e]] + 1
-        height[mine] = max(height[mine], level[i])
+        if call[i] == i:
+            mine = component[signature[i]]
+            for e in range(starts[i], starts[i + 1]):
+                operand = call[base[e]]
+                if component[signature[operand]] == mine and level[operand] >= level[i]:
+                    level[i] = level[operand] + 1
+            height[mine] = max(height[mine], level[i])
     return level, height
 
 
-def ranked_levels(
-    signature: Ints, level: Ints, component: Ints, origin: Ints, total: int, signatures: int, components: int
-) -> tuple[Ints, Ints, Ints]:
-    """The launch of each node, by component, level and signature; the component of each launch; and how many launches
-    a component has. ``origin``: where the keys of a component begin, below ``total``."""
-    rank = np.full(total, -1, np.int64)
-    for i in range(len(signature)):
-        rank[origin[component[signature[i]]] + level[i] * signatures + signature[i]] = 0
-    counts = np.zeros(components, np.int64)
-    launches, c = 0, 0
-    for key in range(total):
-        if rank[key] == 0:
-            while c + 1 < components and key >= origin[c + 1]:
-                c += 1
-            rank[key] = launches
-            counts[c] += 1
-            launches += 1
-    phase = np.empty(launches, np.int64)
-    k = 0
+def by_levels(
+    signature: Ints, starts: Ints, base: Ints, call: Ints, component: Ints, signatures: int, components: int, most: int
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """The launch of each node, by component, level and signature; the component of each launch; how many nodes and
+    launches each component has, and its greatest depth. No launches at all where there would be a table of more than
+    ``most`` entries."""
+    level, height = levels(signature, starts, base, call, component, components)
+    origin = np.zeros(components + 1, np.int64)
     for c in range(components):
-        for _ in range(counts[c]):
-            phase[k] = c
-            k += 1
-    launch = np.empty(len(signature), np.int64)
+        origin[c + 1] = origin[c] + (height[c] + 1) * signatures
+    launch, sizes, counts = (
+        np.empty(len(signature), np.int64),
+        np.zeros(components, np.int64),
+        np.zeros(components, np.int64),
+    )
+    if origin[components] > most:
+        return launch, launch[:0], sizes, counts, height
+    rank = np.full(origin[components], -1, np.int64)
     for i in range(len(signature)):
-        launch[i] = rank[origin[component[signature[i]]] + level[i] * signatures + signature[i]]
-    return launch, phase, counts
+        if call[i] == i:
+            c = component[signature[i]]
+            rank[origin[c] + level[i] * signatures + signature[i]] = 0
+            sizes[c] += 1
+    launches = 0
+    for c in range(components):
+        for key in range(origin[c], origin[c + 1]):
+            if rank[key] == 0:
+                rank[key] = launches
+                launches += 1
+                counts[c] += 1
+    phase = np.empty(launches, np.int64)
+    for i in range(len(signature)):
+        j = call[i]
+        c = component[signature[j]]
+        launch[i] = rank[origin[c] + level[j] * signatures + signature[j]]
+        phase[launch[i]] = c
+    return launch, phase, sizes, counts, height
 
 
 def by_launch(launch: Ints, wanted: Ints, launches: int) -> tuple[Ints, Ints]:
-    """The wanted nodes in the order of their launches, recorded order within, and where each launch begins; launches
-    without any are left out."""
-    bounds = np.zeros(launches + 1, np.int64)
-    for i in wanted:
-        bounds[launch[i] + 1] += 1
+    """The wanted nodes (a flag for each) in the order of their launches, recorded order within, and where each launch
+    begins; launches without any are left out."""
+    bounds, count = np.zeros(launches + 1, np.int64), 0
+    for i in range(len(launch)):
+        if wanted[i]:
+            bounds[launch[i] + 1] += 1
+            count += 1
     for k in range(launches):
         bounds[k + 1] += bounds[k]
     place = bounds[:launches].copy()
-    order = np.empty(len(wanted), np.int64)
-    for i in wanted:
-        order[place[launch[i]]] = i
-        place[launch[i]] += 1
+    order = np.empty(count, np.int64)
+    for i in range(len(launch)):
+        if wanted[i]:
+            order[place[launch[i]]] = i
+            place[launch[i]] += 1
     distinct, k = bounds.copy(), 1
     for b in bounds:
         if b != distinct[k - 1]:
@@ -481,28 +542,37 @@ def blocks(
     return block, place, sizes, kinds, phases
 
 
-def stacked(order: Ints, sizes: Ints, kinds: Ints, width: Ints, dtype: Ints, dtypes: int) -> tuple[Ints, Ints]:
-    """Where each block begins, blocks laid behind each other in this order, each run of one signature aligned to its
-    width; and how many elements of each dtype there are."""
-    start, ends = np.empty(len(order), np.int64), np.zeros(dtypes, np.int64)
-    previous = -1
+def laid_out(
+    signature: Ints, call: Ints, launch: Ints, phase: Ints, launches: int, width: Ints, dtype: Ints, dtypes: int
+) -> tuple[Ints, Ints]:
+    """The element offset of each node, blocks laid behind each other by phase and signature, each run of one signature
+    aligned to its width; and how many elements of each dtype there are. ``width`` and ``dtype``: by signature."""
+    block, place, sizes, kinds, phases = blocks(signature, call, launch, phase, launches)
+    last = phases.max() + 1 if len(phases) else 0
+    firsts = np.zeros(last * len(width) + 1, np.int64)
+    for b in range(len(sizes)):
+        firsts[phases[b] * len(width) + kinds[b] + 1] += 1
+    for key in range(last * len(width)):
+        firsts[key + 1] += firsts[key]
+    order = np.empty(len(sizes), np.int64)
+    for b in range(len(sizes)):
+        key = phases[b] * len(width) + kinds[b]
+        order[firsts[key]] = b
+        firsts[key] += 1
+    start, ends = np.empty(len(sizes), np.int64), np.zeros(dtypes, np.int64)
+    previous = np.full(dtypes, -1, np.int64)
     for b in order:
         s = kinds[b]
         d, w = dtype[s], width[s]
-        if s != previous:
+        if s != previous[d]:
             ends[d] = -(-ends[d] // w) * w
-            previous = s
+            previous[d] = s
         start[b] = ends[d]
         ends[d] += w * sizes[b]
-    return start, ends
-
-
-def placed(block: Ints, place: Ints, start: Ints, signature: Ints, width: Ints) -> Ints:
-    """The element offset of each node."""
-    offsets = np.empty(len(block), np.int64)
-    for i in range(len(block)):
+    offsets = np.empty(len(signature), np.int64)
+    for i in range(len(signature)):
         offsets[i] = start[block[i]] + place[i] * width[signature[i]]
-    return offsets
+    return offsets, ends
 
 
 def read_within(starts: Ints, base: Ints, call: Ints, launch: Ints, phase: Ints) -> Ints:
@@ -581,6 +651,19 @@ def operand_offsets(
     return found
 
 
+def stacked_offsets(nodes: Ints, starts: Ints, base: Ints, shift: Ints, offsets: Ints) -> Ints:
+    """Where all operands of these nodes lie, one node behind the other."""
+    count = 0
+    for i in nodes:
+        count += starts[i + 1] - starts[i]
+    found, k = np.empty(count, np.int64), 0
+    for i in nodes:
+        for e in range(starts[i], starts[i + 1]):
+            found[k] = offsets[base[e]] + shift[e]
+            k += 1
+    return found
+
+
 def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints]:
     """For each launch whether its offsets are evenly spaced, how far apart, and the first."""
     count = len(bounds) - 1
@@ -595,41 +678,14 @@ def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints]
     return even, pitch, first
 
 
-def noted(
-    base: Ints,
-    shift: Ints,
-    origin: Ints,
-    kept: Ints,
-    offsets: Ints,
-    low: int,
-    high: int,
-    run: int,
-    run_of: Ints,
-    offset_of: Ints,
-    first: int,
-) -> None:
-    """Write into a tape's ``run_of`` and ``offset_of``, from row ``first`` on, where its rows, number ``low`` to
-    ``high`` of all, have their values: those of nodes that are ``kept``."""
-    node_of = np.full(len(base), -1, np.int64)
-    for k in range(len(origin)):
-        if kept[k]:
-            node_of[origin[k]] = k
-    for i in range(low, high):
+def places(base: Ints, shift: Ints, origin: Ints, kept: Ints, offsets: Ints) -> Ints:
+    """The element offset of the value that each row of the tapes shows, -1 where there is none: ``kept`` are the nodes
+    that have one."""
+    found, node_of = np.full(len(base), -1, np.int64), np.full(len(base), -1, np.int64)
+    for k in kept:
+        node_of[origin[k]] = k
+    for i in range(len(base)):
         node = node_of[base[i]]
         if node >= 0:
-            run_of[first + i - low] = run
-            offset_of[first + i - low] = offsets[node] + shift[i]
-
-
-def unused(wanted: Ints, starts: Ints, base: Ints, call: Ints, kept: Ints, signature: Ints, slots: Ints) -> Ints:
-    """Which of the wanted nodes no other node hands a gradient to; ``kept[slots[s] + k]``: whether signature ``s``
-    hands one on to operand ``k``."""
-    ends = wanted.copy()
-    for i in range(len(call)):
-        if call[i] == i:
-            for e in range(starts[i], starts[i + 1]):
-                if kept[slots[signature[i]] + e - starts[i]] and call[base[e]] != i:
-                    ends[call[base[e]]] = False
-        else:
-            ends[i] = False
-    return ends
+            found[i] = offsets[node] + shift[i]
+    return found

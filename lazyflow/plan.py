@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazyflow import jit, loops
 from lazyflow.graph import Graph
-from lazyflow.schedule import Dag, Schedule, _ranked
+from lazyflow.schedule import Choices, Dag, Schedule, _ranked, by_levels
+from lazyflow.schedule import schedule as schedule_of
 from lazyflow.tape import Signature
 
 Ints = np.ndarray[Any, np.dtype[Any]]
@@ -57,8 +58,7 @@ class Rows:
 Read = Rows | np.ndarray | float | None
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Launch:
+class Launch(NamedTuple):
     """One kernel call: ``reads[i]`` is where operand ``i`` comes from: `Rows`, payload numbers, or None for a
     parameter.
 
@@ -149,11 +149,6 @@ def dag_of(graph: Graph) -> Dag:
     """What scheduling sees of a graph: a cell's call and its further results are one node."""
     if not len(graph.results):
         return Dag(graph.signature, len(graph.signatures), graph.starts, graph.base)
-    if jit.is_available():
-        signature, starts, operands, _ = jit.compiled(loops.tasks)(
-            graph.signature, graph.starts, graph.base, graph.call
-        )
-        return Dag(signature, len(graph.signatures), starts, operands)
     alone, number = _tasks(graph)
     kept = np.ones(len(graph.base), bool)
     kept[graph.starts[graph.results]] = False
@@ -173,9 +168,17 @@ def _tasks(graph: Graph) -> tuple[Ints, Ints]:
     return np.flatnonzero(alone), np.cumsum(alone) - 1
 
 
+def scheduled(graph: Graph, batching: str, choices: Choices) -> Schedule:
+    """The schedule of all nodes of a graph."""
+    names = tuple([s.serial for s in graph.signatures])
+    whole = Dag(graph.signature, len(graph.signatures), graph.starts, graph.base)
+    found = by_levels(whole, graph.call, batching, choices, names)
+    return found or spread(graph, schedule_of(dag_of(graph), batching, choices, names))
+
+
 def spread(graph: Graph, schedule: Schedule) -> Schedule:
     """The schedule of `dag_of` the graph as one of all nodes."""
-    if not len(graph.results):
+    if len(schedule.launch) == len(graph):
         return schedule
     number = np.cumsum(graph.call == np.arange(len(graph))) - 1
     return Schedule(schedule.launch[number[graph.call]], schedule.launches, schedule.phase)
@@ -198,12 +201,13 @@ def _bounds(keys: Ints, count: int) -> Ints:
 
 
 def _in_order(launch: Ints, wanted: Ints, launches: int) -> tuple[Ints, Ints]:
-    """Nodes ordered by launch, recorded order within, and where each launch begins; those that have no wanted node are
-    left out."""
+    """The wanted nodes (a flag for each) ordered by launch, recorded order within, and where each launch begins; those
+    without any are left out."""
     if jit.is_available():
         order, bounds = jit.compiled(loops.by_launch)(launch, wanted, launches)
         return order, bounds
-    order = wanted[_by_launch(launch[wanted], launches)]
+    some = np.flatnonzero(wanted)
+    order = some[_by_launch(launch[some], launches)]
     return order, np.unique(_bounds(launch[order], launches))
 
 
@@ -346,6 +350,11 @@ class _Column:
         self.pitch = np.where(two, pitch, widths).tolist()
         self.first = offsets[np.minimum(low, max(len(offsets) - 1, 0))].tolist() if len(offsets) else []
 
+    def all_rows(self, bounds: Ints, widths: Sequence[int]) -> list[Rows]:
+        """The `Rows` of every launch."""
+        edges = bounds.tolist()
+        return [self.rows(i, edges[i], edges[i + 1], width) for i, width in enumerate(widths)]
+
     def rows(self, launch: int, low: int, high: int, width: int) -> Rows:
         if self.even[launch]:
             return Rows(high - low, width, self.first[launch], self.pitch[launch])
@@ -388,13 +397,14 @@ def launches(
 ) -> tuple[tuple[Launch, ...], tuple[Cells, ...]]:
     """The launches of ``nodes`` (all by default) over memory laid out by ``offsets``, and the calls of cells in
     them."""
-    alone = np.flatnonzero(graph.call == np.arange(len(graph))) if len(graph.results) else np.arange(len(graph))
-    wanted = alone if nodes is None else np.unique(graph.call[nodes])
+    alone = graph.call == np.arange(len(graph))
+    wanted = alone if nodes is None else np.zeros(len(graph), bool)
+    wanted[graph.call[nodes] if nodes is not None else []] = True
     order, bounds = _in_order(schedule.launch, wanted, schedule.launches)
     cells = _cells(graph, schedule, order, offsets)
     if nodes is not None and cells:
-        cells = tuple(_part_of(graph, schedule, c, alone) for c in cells)
-    return _described(graph, order, bounds, offsets, cells) if len(bounds) > 1 else (), cells
+        cells = tuple(_part_of(graph, schedule, c, np.flatnonzero(alone)) for c in cells)
+    return _described(graph, order, bounds, offsets, cells, nodes is None) if len(bounds) > 1 else (), cells
 
 
 def _cells(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints) -> tuple[Cells, ...]:
@@ -480,27 +490,34 @@ def _part_of(graph: Graph, schedule: Schedule, part: Cells, alone: Ints) -> Cell
 
 
 def _described(
-    graph: Graph, order: Ints, bounds: Ints, offsets: Ints, cells: Sequence[Cells] = ()
+    graph: Graph, order: Ints, bounds: Ints, offsets: Ints, cells: Sequence[Cells] = (), consecutive: bool = False
 ) -> tuple[Launch, ...]:
+    """The launches of nodes in this order; ``consecutive``: whether the nodes of each are all of its block."""
     numbers = {id(c.signature): i for i, c in enumerate(cells)}
     done = [0] * len(cells)
-    signature_of = graph.signature[order[bounds[:-1]]]
-    signatures = [graph.signatures[s] for s in signature_of.tolist()]
-    result = _Column(offsets.take(order), bounds, np.array([s.widths[0] for s in signatures], np.int64))
+    firsts = order[bounds[:-1]]
+    signatures = [graph.signatures[s] for s in graph.signature.take(firsts).tolist()]
+    widths = [s.widths[0] for s in signatures]
+    if consecutive:
+        writes = list(map(Rows, np.diff(bounds).tolist(), widths, offsets.take(firsts).tolist(), widths))
+    else:
+        writes = _Column(offsets.take(order), bounds, np.array(widths, np.int64)).all_rows(bounds, widths)
     read = _reader(graph, order, bounds, offsets, signatures)
     edges = bounds.tolist()
     found = []
     for i, signature in enumerate(signatures):
         low, high = edges[i], edges[i + 1]
         nodes = order[low:high]
-        writes = result.rows(i, low, high, signature.widths[0])
         if signature.cell is not None:
             number = numbers[id(signature)]
-            found.append(Launch(signature, writes, (), nodes, (number, done[number], done[number] + high - low)))
-            done[number] += high - low
+            begin = done[number]
+            done[number] = end = begin + high - low
+            found.append(Launch(signature, writes[i], (), nodes, (number, begin, end)))
             continue
-        reads = tuple(_read_of(graph, operand, read, i, low, high, nodes, signature) for operand in signature.operands)
-        found.append(Launch(signature, writes, reads, nodes))
+        reads = tuple(
+            [_read_of(graph, operand, read, i, low, high, nodes, signature) for operand in signature.operands]
+        )
+        found.append(Launch(signature, writes[i], reads, nodes))
     return tuple(found)
 
 
@@ -566,6 +583,8 @@ def _reader(
         width = signature.widths[1][operand.position]
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
+        if jit.is_available():
+            return _few_rows(jit.compiled(loops.stacked_offsets)(order[low:high], *edges, offsets), width)
         counts = graph.starts[order[low:high] + 1] - starts[low:high]
         ends = np.cumsum(counts)
         values = place(np.repeat(starts[low:high] - ends + counts, counts) + np.arange(ends[-1]))
@@ -611,10 +630,8 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
 def _place_by_loops(graph: Graph, schedule: Schedule, table: _Table, _: bool) -> tuple[Ints, dict[Any, int]]:
     """Arena offset of every node, and the size of the arena for each dtype; see `_place`."""
     columns = graph.signature, graph.call, schedule.launch, schedule.phase
-    block, place, counts, kinds, phases = jit.compiled(loops.blocks)(*columns, schedule.launches)
-    order = np.lexsort((kinds, phases, table.dtype[kinds]))
-    start, ends = jit.compiled(loops.stacked)(order, counts, kinds, table.width, table.dtype, len(table.dtypes))
-    offsets = jit.compiled(loops.placed)(block, place, start, graph.signature, table.width)
+    kinds = table.width, table.dtype, len(table.dtypes)
+    offsets, ends = jit.compiled(loops.laid_out)(*columns, schedule.launches, *kinds)
     return offsets, dict(zip(table.dtypes, ends.tolist(), strict=True))
 
 

@@ -189,4 +189,4 @@ def _refilled(launch: Launch, graph: Graph) -> Launch:
     for i, operand in enumerate(signature.operands):
         if operand.kind in ("int", "float"):
             reads[i] = payload_read(graph, operand, launch.nodes)
-    return replace(launch, reads=tuple(reads))
+    return launch._replace(reads=tuple(reads))

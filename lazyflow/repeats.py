@@ -25,32 +25,42 @@ WORTH = 64  # each round passes over all edges: one edge in so many must lead to
 
 def without_repeats(graph: Graph) -> Graph:
     """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
-    first = _first_by_loops(graph) if jit.is_available() else _first_equals(graph)
-    if first is None:
+    found = _by_loops(graph) if jit.is_available() else _by_arrays(graph)
+    if found is None:
         return graph
-    kept, new, signature, starts, base, shift, tape_base = _renumbered(graph, first)
+    new, signature, starts, base, shift, int_starts, float_starts, origin, results, tape_base = found
     return replace(
         graph,
         signature=signature,
         starts=starts,
         base=base,
         shift=shift,
-        int_starts=graph.int_starts[kept],
-        float_starts=graph.float_starts[kept],
-        origin=graph.origin[kept],
+        int_starts=int_starts,
+        float_starts=float_starts,
+        origin=origin,
         roots=tuple([(int(new[base]), shift) for base, shift in graph.roots]),
         known=new[graph.known],
         tape_base=tape_base,
-        results=new[graph.results[first[graph.results] == graph.results]],
+        results=results,
     )
 
 
-def _renumbered(graph: Graph, first: Ints) -> tuple[Ints, ...]:
-    """The nodes that are left, the new number of each node, and the arrays of the graph that depend on these."""
-    if jit.is_available():
-        columns = graph.signature, graph.starts, graph.base, graph.shift, graph.origin, graph.tape_base
-        found: tuple[Ints, ...] = jit.compiled(loops.renumbered)(first, *columns)
-        return found
+def _by_loops(graph: Graph) -> tuple[Ints, ...] | None:
+    """The new number of each node and the graph's arrays without repeats, or None if there are none."""
+    counts = [np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")]
+    columns = graph.signature, graph.starts, graph.base, graph.shift
+    payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats.view(np.int64)
+    merged, found = jit.compiled(loops.without_repeats)(
+        _usable(graph), *columns, *payload, *counts, graph.results, FEWEST, WORTH, graph.origin, graph.tape_base
+    )
+    return found if merged else None
+
+
+def _by_arrays(graph: Graph) -> tuple[Ints, ...] | None:
+    """The same without a compiler."""
+    first = _first_equals(graph)
+    if first is None:
+        return None
     kept = np.flatnonzero(first == np.arange(len(graph)))
     new = np.empty(len(graph), np.int64)
     new[kept] = np.arange(len(kept))
@@ -61,18 +71,10 @@ def _renumbered(graph: Graph, first: Ints) -> tuple[Ints, ...]:
     np.cumsum(counts[kept], out=starts[1:])
     rows = np.arange(int(graph.tape_starts[-1]))
     rows[graph.origin] = graph.origin[first]
-    return kept, new, graph.signature[kept], starts, new[graph.base[edges]], graph.shift[edges], rows[graph.tape_base]
-
-
-def _first_by_loops(graph: Graph) -> Ints | None:
-    """What `_first_equals` says, by a compiled loop."""
-    counts = [np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")]
-    columns = graph.signature, graph.starts, graph.base, graph.shift
-    payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats.view(np.int64)
-    first, merged = jit.compiled(loops.first_equals)(
-        _usable(graph), *columns, *payload, *counts, graph.results, FEWEST, WORTH
-    )
-    return first if merged else None
+    payload = graph.int_starts[kept], graph.float_starts[kept], graph.origin[kept]
+    results = new[graph.results[first[graph.results] == graph.results]]
+    columns = graph.signature[kept], starts, new[graph.base[edges]], graph.shift[edges]
+    return new, *columns, *payload, results, rows[graph.tape_base]
 
 
 def _first_equals(graph: Graph) -> Ints | None:

@@ -79,7 +79,10 @@ class Components:
 def signature_edges(dag: Dag) -> Ints:
     """``edges[a, b]``: some node of signature ``a`` feeds some node of signature ``b``."""
     if jit.is_available():
-        found: Ints = jit.compiled(loops.signature_edges)(dag.signature, dag.starts, dag.operands, dag.signatures)
+        alone = np.arange(len(dag))
+        found: Ints = jit.compiled(loops.signature_edges)(
+            dag.signature, dag.starts, dag.operands, alone, dag.signatures
+        )
         return found
     edges = np.zeros((dag.signatures, dag.signatures), bool)
     edges[dag.signature.take(dag.operands), dag.signature.take(dag.users)] = True
@@ -407,8 +410,6 @@ def by_phases(dag: Dag, way: str, choices: Choices | None = None, names: Sequenc
     """
     parts = components(signature_edges(dag))
     level, heights = _levels(dag, parts)
-    if way in ("levels", "phases") and (found := _by_levels(dag, parts, level, heights, way, choices, names)):
-        return found
     component = parts.of_signature.take(dag.signature)
     within = level * dag.signatures + dag.signature
     spans = (heights + 1) * dag.signatures
@@ -428,11 +429,6 @@ def by_phases(dag: Dag, way: str, choices: Choices | None = None, names: Sequenc
 
 def _levels(dag: Dag, parts: Components) -> tuple[Ints, Ints]:
     """The depth of each node inside its component, and the greatest depth in each component."""
-    if jit.is_available():
-        level, heights = jit.compiled(loops.levels)(
-            dag.signature, dag.starts, dag.operands, parts.of_signature, len(parts.members)
-        )
-        return level, heights
     component = parts.of_signature.take(dag.signature)
     level = depths(dag, component.take(dag.users) == component.take(dag.operands))
     heights = np.zeros(len(parts.members), np.int64)
@@ -441,35 +437,29 @@ def _levels(dag: Dag, parts: Components) -> tuple[Ints, Ints]:
     return level, heights
 
 
-def _by_levels(
-    dag: Dag,
-    parts: Components,
-    level: Ints,
-    heights: Ints,
-    way: str,
-    choices: Choices | None,
-    names: Sequence[Any],
-) -> Schedule | None:
-    """The schedule of levels, by compiled loops, where nothing else comes into question in any component."""
-    spans = (heights + 1) * dag.signatures
-    total = int(spans.sum())
-    if not jit.is_available() or total > 16 * len(dag) + 65536:
+def by_levels(dag: Dag, call: Ints, batching: str, choices: Choices, names: Sequence[Any]) -> Schedule | None:
+    """What `schedule` says where levels are the way of all components, by compiled loops; None where that is not so, or
+    without a compiler.
+
+    ``call``: the node whose launch computes each node of ``dag``; edges to other nodes do not count.
+    """
+    if batching not in ("levels", "phases") or not jit.is_available():
         return None
-    origin = np.cumsum(spans) - spans
-    launch, phase, counts = jit.compiled(loops.ranked_levels)(
-        dag.signature, level, parts.of_signature, origin, total, dag.signatures, len(parts.members)
+    columns = dag.signature, dag.starts, dag.operands, call
+    parts = components(jit.compiled(loops.signature_edges)(*columns, dag.signatures))
+    launch, phase, sizes, counts, heights = jit.compiled(loops.by_levels)(
+        *columns, parts.of_signature, dag.signatures, len(parts.members), 16 * len(dag) + 65536
     )
-    if way == "phases":
-        assert choices is not None
-        # The nodes of the longest path run one by one in any schedule.
-        open_ = np.flatnonzero(parts.recurrent & (counts != heights + 1)).tolist()
-        keys = [tuple(names[s] for s in parts.members[i]) for i in open_]
-        sizes = np.bincount(parts.of_signature.take(dag.signature)) if open_ else ()
-        pairs = zip(open_, keys, strict=True)
-        if any(choices.due(key, int(sizes[i])) or choices.known[key].way != "levels" for i, key in pairs):
+    if len(dag) and not len(phase):
+        return None
+    # Of others, the nodes of the longest path run one by one in any schedule.
+    open_ = np.flatnonzero(parts.recurrent & (counts != heights + 1)).tolist() if batching == "phases" else []
+    keys = [tuple(names[s] for s in parts.members[i]) for i in open_]
+    for i, key in zip(open_, keys, strict=True):
+        if choices.due(key, int(sizes[i])) or choices.known[key].way != "levels":
             return None
-        for key in keys:
-            choices.way(key)
+    for key in keys:
+        choices.way(key)
     return Schedule(launch, len(phase), phase)
 
 
