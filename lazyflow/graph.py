@@ -77,6 +77,13 @@ class Graph:
         call[self.results] = self.base[self.starts[self.results]]
         return call
 
+    @cached_property
+    def alone(self) -> Ints:
+        """Which nodes have a launch of their own: all but the further results of calls."""
+        alone = np.ones(len(self), bool)
+        alone[self.results] = False
+        return alone
+
     def __len__(self) -> int:
         return len(self.signature)
 

@@ -651,17 +651,34 @@ def operand_offsets(
     return found
 
 
-def stacked_offsets(nodes: Ints, starts: Ints, base: Ints, shift: Ints, offsets: Ints) -> Ints:
-    """Where all operands of these nodes lie, one node behind the other."""
+def stacked_rows(
+    nodes: Ints, starts: Ints, base: Ints, shift: Ints, offsets: Ints, width: int
+) -> tuple[Ints, int, int, bool]:
+    """Where all operands of these nodes lie, one node behind the other: element offsets, their distance if they are
+    evenly spaced, else -1, and the first; or, if all are aligned to ``width`` and not evenly spaced, row numbers, and
+    True."""
     count = 0
     for i in nodes:
         count += starts[i + 1] - starts[i]
     found, k = np.empty(count, np.int64), 0
+    aligned = True
     for i in nodes:
         for e in range(starts[i], starts[i + 1]):
             found[k] = offsets[base[e]] + shift[e]
+            aligned = aligned and found[k] % width == 0
             k += 1
-    return found
+    pitch = found[1] - found[0] if count > 1 else width
+    for k in range(1, count):
+        if found[k] - found[k - 1] != pitch:
+            pitch = -1
+            break
+    pitch = max(pitch, -1)
+    first = found[0] if count else 0
+    aligned = aligned and pitch < 0
+    if aligned:
+        for k in range(count):
+            found[k] //= width
+    return found, pitch, first, aligned
 
 
 def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints]:

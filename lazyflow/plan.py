@@ -27,8 +27,7 @@ from lazyflow.tape import Signature
 Ints = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Where the rows of one operand, or of a launch's result, lie in the arena of their dtype.
 
     ``count`` rows of ``width`` elements. ``index`` is None for evenly spaced rows: from ``offset`` on, ``pitch``
@@ -37,11 +36,11 @@ class Rows:
     ``index`` holds row numbers of the arena seen as rows of ``width``, or, if not ``aligned``, element offsets.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # in place of the method of tuples, which nobody needs here
     width: int
     offset: int
     pitch: int
-    index: Ints | None = None
+    index: Ints | None = None  # type: ignore[assignment]
     aligned: bool = True
 
     @property
@@ -163,9 +162,7 @@ def dag_of(graph: Graph) -> Dag:
 
 def _tasks(graph: Graph) -> tuple[Ints, Ints]:
     """The nodes that are scheduled, and the number of each node among them."""
-    alone = np.ones(len(graph), bool)
-    alone[graph.results] = False
-    return np.flatnonzero(alone), np.cumsum(alone) - 1
+    return np.flatnonzero(graph.alone), np.cumsum(graph.alone) - 1
 
 
 def scheduled(graph: Graph, batching: str, choices: Choices) -> Schedule:
@@ -180,7 +177,7 @@ def spread(graph: Graph, schedule: Schedule) -> Schedule:
     """The schedule of `dag_of` the graph as one of all nodes."""
     if len(schedule.launch) == len(graph):
         return schedule
-    number = np.cumsum(graph.call == np.arange(len(graph))) - 1
+    number = np.cumsum(graph.alone) - 1
     return Schedule(schedule.launch[number[graph.call]], schedule.launches, schedule.phase)
 
 
@@ -188,10 +185,10 @@ class _Table:
     """Columns of the signature table of one graph, for look-ups by node."""
 
     def __init__(self, graph: Graph) -> None:
-        types = [s.type for s in graph.signatures]
-        self.width = np.array([max(t.size, 1) for t in types], np.int64)
-        self.dtypes = sorted({t.dtype for t in types}, key=str)
-        self.dtype = np.array([self.dtypes.index(t.dtype) for t in types], np.int64)
+        dtypes = [s.type.dtype for s in graph.signatures]
+        self.width = np.array([s.widths[0] for s in graph.signatures], np.int64)
+        self.dtypes = list(set(dtypes)) if len(set(dtypes)) == 1 else sorted(set(dtypes), key=str)
+        self.dtype = np.array([self.dtypes.index(dtype) for dtype in dtypes], np.int64)
 
 
 def _bounds(keys: Ints, count: int) -> Ints:
@@ -371,9 +368,8 @@ def _gathered(offsets: Ints, width: int) -> Rows:
 
 def _few_rows(offsets: Ints, width: int) -> Rows:
     """The `Rows` of one launch, without the work that is shared by all launches of a plan."""
-    step = offsets[1:] - offsets[:-1]
-    pitch = int(step[0]) if len(step) else width
-    if pitch >= 0 and (step == pitch).all():
+    pitch = int(offsets[1] - offsets[0]) if len(offsets) > 1 else width
+    if pitch >= 0 and (len(offsets) < 3 or (offsets[1:] - offsets[:-1] == pitch).all()):
         return Rows(len(offsets), width, int(offsets[0]), pitch)
     return _gathered(offsets, width)
 
@@ -397,13 +393,14 @@ def launches(
 ) -> tuple[tuple[Launch, ...], tuple[Cells, ...]]:
     """The launches of ``nodes`` (all by default) over memory laid out by ``offsets``, and the calls of cells in
     them."""
-    alone = graph.call == np.arange(len(graph))
-    wanted = alone if nodes is None else np.zeros(len(graph), bool)
-    wanted[graph.call[nodes] if nodes is not None else []] = True
+    wanted = graph.alone
+    if nodes is not None:
+        wanted = np.zeros(len(graph), bool)
+        wanted[graph.call[nodes]] = True
     order, bounds = _in_order(schedule.launch, wanted, schedule.launches)
     cells = _cells(graph, schedule, order, offsets)
     if nodes is not None and cells:
-        cells = tuple(_part_of(graph, schedule, c, np.flatnonzero(alone)) for c in cells)
+        cells = tuple(_part_of(graph, schedule, c, np.flatnonzero(graph.alone)) for c in cells)
     return _described(graph, order, bounds, offsets, cells, nodes is None) if len(bounds) > 1 else (), cells
 
 
@@ -429,9 +426,8 @@ def _cells_by_loops(
         nodes, inputs, outputs, ints, floats, read, used, largest = jit.compiled(loops.calls)(
             kind, graph.signature, order, *places, *edges, graph.shift, offsets, within, *payload, *counts
         )
-        external, outside = np.flatnonzero(~read).tolist(), np.flatnonzero(~used).tolist()
-        columns = tuple(inputs), tuple(outputs), tuple(ints), tuple(floats)
-        yield Cells(s, nodes, *columns, frozenset(external), frozenset(outside), largest)
+        external, outside = (frozenset([k for k, r in enumerate(flags.tolist()) if not r]) for flags in (read, used))
+        yield Cells(s, nodes, tuple(inputs), tuple(outputs), tuple(ints), tuple(floats), external, outside, largest)
 
 
 def _cells_by_arrays(
@@ -584,7 +580,10 @@ def _reader(
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
         if jit.is_available():
-            return _few_rows(jit.compiled(loops.stacked_offsets)(order[low:high], *edges, offsets), width)
+            found, pitch, first, aligned = jit.compiled(loops.stacked_rows)(order[low:high], *edges, offsets, width)
+            return (
+                Rows(len(found), width, first, pitch) if pitch >= 0 else Rows(len(found), width, 0, 0, found, aligned)
+            )
         counts = graph.starts[order[low:high] + 1] - starts[low:high]
         ends = np.cumsum(counts)
         values = place(np.repeat(starts[low:high] - ends + counts, counts) + np.arange(ends[-1]))

@@ -54,7 +54,7 @@ def drop_launch(plan: Plan) -> Plan:
 
 def shift_rows(plan: Plan) -> Plan:
     last = plan.launches[-1]
-    moved = replace(last.writes, offset=last.writes.offset + 1)
+    moved = last.writes._replace(offset=last.writes.offset + 1)
     return replace(plan, launches=(*plan.launches[:-1], Launch(last.signature, moved, last.reads, last.nodes)))
 
 
