@@ -8,8 +8,9 @@ Everything is a look-up of whole arrays; the only Python loops go over tapes, im
 from __future__ import annotations
 
 import bisect
+import itertools
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -142,32 +143,38 @@ def _merged_ranges(tape: Tape, rows: set[int]) -> list[tuple[int, int]]:
     return merged
 
 
-def reach(tape: Tape, rows: Collection[int]) -> list[tuple[int, int]]:
-    """The ranges of rows that rows of a sealed tape rest on, themselves included."""
-    if jit.is_available():
-        walk = jit.compiled(loops.reach)
-        ids, operands = np.frombuffer(tape.signatures, np.int32), _buffer(tape.operands, np.int32)
-        kinds, starts, marks = signature_columns().kinds, decoded(tape).starts, decoded(tape).marks
-        lows, highs = walk(np.array(list(rows), np.int64), ids, kinds, starts, operands, marks, GAP)
-        return list(zip(lows.tolist(), highs.tolist(), strict=True))
-    return [r for row in rows for r in _reach_of(tape, row)]
+def reach(tape: Tape, rows: Iterable[int]) -> list[tuple[int, int]]:
+    """The ranges of rows that rows of a sealed tape rest on, themselves included; kept with the tape."""
+    known = tape.reach
+    asked = list(rows)
+    fresh = [row for row in asked if row not in known]
+    if fresh and jit.is_available():
+        known.update(zip(fresh, _reach_by_loops(tape, fresh), strict=True))
+    else:
+        known.update((row, _reach_by_arrays(tape, row)) for row in fresh)
+    return [part for row in asked for part in known[row]]
+
+
+def _reach_by_loops(tape: Tape, rows: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
+    ids, operands = _buffer(tape.signatures, np.int32), _buffer(tape.operands, np.int32)
+    kinds, starts, marks = signature_columns().kinds, decoded(tape).starts, decoded(tape).marks
+    found = jit.compiled(loops.reach)(np.array(rows, np.int64), ids, kinds, starts, operands, marks, GAP)
+    lows, highs, counts = (column.tolist() for column in found)
+    parts = iter(zip(lows, highs, strict=True))
+    return (tuple(itertools.islice(parts, count)) for count in counts)
 
 
 def _buffer(column: Any, dtype: Any) -> Ints:
     return np.frombuffer(column, dtype) if len(column) else np.empty(0, dtype)
 
 
-def _reach_of(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
-    """The same of one row; kept with the tape."""
-    found = tape.reach.get(row)
-    if found is None:
-        rows = _rows_below(tape, row)
-        breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
-        lows = [int(rows[0]), *rows[breaks].tolist()]
-        lasts = [*rows[breaks - 1].tolist(), int(rows[-1])]
-        highs = [_end_of_call(tape, last) for last in lasts]
-        found = tape.reach[row] = tuple(zip(lows, highs, strict=True))
-    return found
+def _reach_by_arrays(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
+    rows = _rows_below(tape, row)
+    breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
+    lows = [int(rows[0]), *rows[breaks].tolist()]
+    lasts = [*rows[breaks - 1].tolist(), int(rows[-1])]
+    highs = [_end_of_call(tape, last) for last in lasts]
+    return tuple(zip(lows, highs, strict=True))
 
 
 def _end_of_call(tape: Tape, row: int) -> int:
@@ -397,8 +404,9 @@ def _imports(columns: _Columns, anew: bool) -> tuple[list[tuple[int, int]], list
         return [], []
     nodes = columns.nodes_of(loops.IMPORT)
     which = np.searchsorted(columns.tape_starts, nodes, side="right") - 1
-    for node, t in zip(nodes.tolist(), which.tolist(), strict=True):
-        source, row = columns.segments[t].tape.imports[int(columns.ints[columns.int_starts[node]])]
+    numbers = columns.ints[columns.int_starts[nodes]]
+    for node, t, number in zip(nodes.tolist(), which.tolist(), numbers.tolist(), strict=True):
+        source, row = columns.segments[t].tape.imports[number]
         if id(source) in columns.places and (anew or not is_evaluated(source, row)):
             aliases.append((node, columns.row(source, row)))
         else:

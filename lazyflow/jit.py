@@ -76,7 +76,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     }
     bound = FunctionType(function.__code__, {**function.__globals__, **called}, function.__name__)
     bound.__qualname__, bound.__module__ = function.__qualname__, function.__module__
-    return njit(cache=True, nogil=True)(bound)  # type: ignore[no-any-return]
+    return njit(cache=True, nogil=True)(bound)
 
 
 _loading = threading.Lock()

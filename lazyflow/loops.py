@@ -17,14 +17,18 @@ PLAIN, VIEW, IMPORT, OUTPUT = range(4)  # kinds of signatures
 PRIME = 2**31 - 1  # keys of a hash stay below it, so that their products fit in 64 bits
 
 
-def reach(rows: Ints, ids: Ints, kinds: Ints, starts: Ints, operands: Ints, marks: Ints, gap: int) -> tuple[Ints, Ints]:
+def reach(
+    rows: Ints, ids: Ints, kinds: Ints, starts: Ints, operands: Ints, marks: Ints, gap: int
+) -> tuple[Ints, Ints, Ints]:
     """The ranges of rows that each of ``rows`` rests on, itself and the further results of calls included: where they
-    begin, and where they end. ``marks``: a flag for each row, all false before and after; ``gap``: so many rows in
-    between are part of a range."""
+    begin and end, and how many each row has. ``marks``: a flag for each row, all false before and after; ``gap``: so
+    many rows in between are part of a range."""
     lows, highs = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    counts = np.empty(len(rows), np.int64)
     ranges = 0
     found = np.empty(256, np.int64)
-    for row in rows:
+    for number in range(len(rows)):
+        row, before = rows[number], ranges
         found[0] = row
         marks[row] = True
         count, done, low = 1, 0, row
@@ -56,12 +60,13 @@ def reach(rows: Ints, ids: Ints, kinds: Ints, starts: Ints, operands: Ints, mark
             lows, highs = np.append(lows, lows), np.append(highs, highs)
         lows[ranges], highs[ranges] = first, last + 1
         ranges += 1
+        counts[number] = ranges - before
         for k in range(count):
             marks[found[k]] = False
     for k in range(ranges):  # the further results of a call stand behind it
         while highs[k] < len(ids) and kinds[ids[highs[k]]] == OUTPUT:
             highs[k] += 1
-    return lows[:ranges], highs[:ranges]
+    return lows[:ranges], highs[:ranges], counts
 
 
 def cut(
@@ -556,19 +561,19 @@ def laid_out(
         firsts[key + 1] += firsts[key]
     order = np.empty(len(sizes), np.int64)
     for b in range(len(sizes)):
-        key = phases[b] * len(width) + kinds[b]
-        order[firsts[key]] = b
-        firsts[key] += 1
+        group = phases[b] * len(width) + kinds[b]
+        order[firsts[group]] = b
+        firsts[group] += 1
     start, ends = np.empty(len(sizes), np.int64), np.zeros(dtypes, np.int64)
     previous = np.full(dtypes, -1, np.int64)
-    for b in order:
-        s = kinds[b]
+    for i in order:
+        s = kinds[i]
         d, w = dtype[s], width[s]
         if s != previous[d]:
             ends[d] = -(-ends[d] // w) * w
             previous[d] = s
-        start[b] = ends[d]
-        ends[d] += w * sizes[b]
+        start[i] = ends[d]
+        ends[d] += w * sizes[i]
     offsets = np.empty(len(signature), np.int64)
     for i in range(len(signature)):
         offsets[i] = start[block[i]] + place[i] * width[signature[i]]

@@ -15,6 +15,7 @@ ORDER = (
     "settings",
     "hooks",
     "random",
+    "loops",
     "jit",
     "ops.base",
     "ops.sparse",
