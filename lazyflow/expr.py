@@ -43,8 +43,6 @@ from lazyflow.trace import TracedNumber
 
 Operand = Union["Expr", Array, float, int, bool, Sequence[Any]]
 
-_new = object.__new__
-
 
 class Evaluator(Protocol):
     """What an expression asks of the engine, which stands further down and binds itself here when it is imported."""
@@ -330,7 +328,7 @@ class Expr:
 
 def handle(tape: Tape, row: int, kind: Type) -> Expr:
     """An `Expr` for a row that is on the tape."""
-    e = _new(Expr)
+    e = Expr()
     e.tape, e.row, e.type = tape, row, kind
     return e
 
@@ -821,7 +819,7 @@ def unary(op: Op) -> Unary:
             tape = x.tape
             if tape.open:
                 signatures = tape.signatures
-                e = _new(Expr)
+                e = Expr()
                 e.tape = tape
                 e.row = len(signatures)
                 e.type = signature.type
@@ -850,7 +848,7 @@ def binary(op: Op) -> Binary:
             tape = a.tape
             if tape is b.tape and tape.open:
                 signatures = tape.signatures
-                e = _new(Expr)
+                e = Expr()
                 e.tape = tape
                 e.row = len(signatures)
                 e.type = signature.type
@@ -876,7 +874,7 @@ def binary(op: Op) -> Binary:
             return e
         tape = a.tape
         signatures = tape.signatures
-        e = _new(Expr)
+        e = Expr()
         e.tape = tape
         e.row = len(signatures)
         e.type = signature.type
@@ -905,7 +903,7 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
                 tape.signatures.append(signature.id)
                 if kind.parameter is None:
                     tape.operands.append(x.row)
-                e = _new(Expr)
+                e = Expr()
                 e.tape = tape
                 e.row = row
                 e.type = signature.type
@@ -946,7 +944,7 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
         tape.operands.extend(rows)
         if ragged:
             tape.ints.append(len(rows))
-        e = _new(Expr)
+        e = Expr()
         e.tape = tape
         e.row = row
         e.type = signature.type
@@ -988,7 +986,7 @@ def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:
                 row = len(tape.signatures)
                 tape.signatures.append(signature.id)
                 tape.operands.append(x.row)
-                e = _new(Expr)
+                e = Expr()
                 e.tape = tape
                 e.row = row
                 e.type = signature.type

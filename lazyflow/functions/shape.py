@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 
-_new = object.__new__
 _concatenate_again, _concatenate_rows = joined(OPS["concatenate_rows"])
 _stack_again, _stack_rows = joined(OPS["stack_rows"])
 
@@ -146,7 +145,7 @@ def _equal_parts(x: Expr, sections: int) -> list[Expr]:
     tape.ints.extend(offsets)
     parts = []
     for row in range(first, first + sections):
-        e = _new(Expr)
+        e = Expr()
         e.tape = tape
         e.row = row
         e.type = kind
