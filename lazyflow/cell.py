@@ -309,7 +309,8 @@ def _recording(source: _FastSource) -> list[str]:
     ids = source.constant(array("i", [s.id for s in results]))
     rows = [f"{e}.row" for e in chosen] + ["row"] * len(signature.further)
     lines = [f"tape = {tape}"]
-    tests = [*source.tests, "tape.open", "tape.trace is None", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]"]
+    state = ["tape.trace is None", "tape.open", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]"]
+    tests = [*state, *source.tests]  # in this order: the numbers of a cell around this one cannot be compared
     lines.append(f"if not ({' and '.join(tests)}): return None")
     lines.append(f"if {keep} not in tape.keep: {source.constant(recorder.keep)}(tape)")
     # Converted first: what does not fit raises before anything is on the tape.

@@ -102,23 +102,22 @@ class MultiheadAttention(Module):
     @one_node
     def _to_itself(self, x: Expr, *options: Any) -> tuple[Expr, Expr | None]:
         """One product for query, key and value."""
-        joined = affine(self.in_proj_weight, self.in_proj_bias, x)
-        return self._attention(*split(joined, 3, axis=1), *options)
+        return self._attention(split(affine(self.in_proj_weight, self.in_proj_bias, x), 3, axis=1), *options)
 
     @one_node
     def _to_others(self, query: Expr, key: Expr, value: Expr, *options: Any) -> tuple[Expr, Expr | None]:
         weights = split(self.in_proj_weight, 3)
         biases = [None] * 3 if self.in_proj_bias is None else split(self.in_proj_bias, 3)
         projected = [affine(w, b, x) for w, b, x in zip(weights, biases, (query, key, value), strict=True)]
-        return self._attention(*projected, *options)
+        return self._attention(projected, *options)
 
     def _attention(
-        self, query: Expr, key: Expr, value: Expr, mask: Expr | None, need_weights: bool, average: bool, causal: bool
+        self, projected: list[Expr], mask: Expr | None, need_weights: bool, average: bool, is_causal: bool
     ) -> tuple[Expr, Expr | None]:
-        q, k, v = (self._heads(x) for x in (query, key, value))
+        q, k, v = (self._heads(x) for x in projected)
         if mask is not None and mask.dtype.kind == "b":
             mask = logical_not(mask)
-        weights = attention_weights(q, k, mask, causal)
+        weights = attention_weights(q, k, mask, is_causal)
         kept = dropped(weights, self.dropout, training=self.training, stream=self.stream)
         joined = transpose(matmul(kept, v), (1, 0, 2)).reshape(-1, self.embed_dim)
         result: Expr = self.out_proj(joined)

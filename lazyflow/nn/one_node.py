@@ -25,8 +25,8 @@ __all__ = ["MOST", "is_quiet", "one_node"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-# Combinations of shapes that a module is traced for. An encoder's layer takes 2 ms and 180 kB for each, and 900 ms where
-# numba compiles it, which then is kept on disk.
+# Combinations of shapes that a module is traced for. An encoder's layer takes 2 ms and 180 kB for each, and where numba
+# compiles it 900 ms more, once: that is kept on disk.
 MOST = {"numba": 2, "numpy": 32, "off": 32}
 _OWN = ("lazyflow.expr", "lazyflow.functions.", "lazyflow.nn.functional.")
 
