@@ -87,8 +87,8 @@ class ModuleList(_Listed):
 class Sequential(_Listed):
     """Modules and plain functions, each applied to what the one before gave; an empty one is the identity.
 
-    Several of the library's own, such as `Linear`, activations, `LayerNorm` and `Dropout`, are recorded as one node, like
-    a `lazyflow.cell`, while none of them has hooks.
+    Several of the library's own, such as `Linear`, activations, `LayerNorm` and `Dropout`, are recorded as one node, as
+    by a `lazyflow.cell`, while none of them has hooks.
 
     Functions take a position, and so a number in the names, like modules. Raises ``TypeError`` for what cannot be
     called.
