@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -77,24 +78,34 @@ class PlainLSTM(SequenceLSTM):
         return found
 
 
-class Direction(nn.Module):
-    """One direction: a word's look-up and the step that it is read by are one cell."""
+class Words(nn.Module):
+    """The LSTM of one or two directions in two cells: what a word gives to all of them, and a step of all of them.
 
-    def __init__(self, table: nn.Embedding, input_size: int, hidden_size: int) -> None:
+    What a word gives is computed once for all places of a minibatch where it stands.
+    """
+
+    def __init__(self, table: nn.Embedding, input_size: int, hidden_size: int, directions: int) -> None:
         super().__init__()
-        self.table, self.cell = table, nn.LSTMCell(input_size, hidden_size)
+        self.table = table
+        self.cells = nn.ModuleList(nn.LSTMCell(input_size, hidden_size) for _ in range(directions))
 
     @lf.cell
-    def first(self, word: int) -> tuple[lf.Expr, lf.Expr]:
-        """The state after the first word."""
-        state: tuple[lf.Expr, lf.Expr] = self.cell(self.table(word))
-        return state
+    def gates(self, word: int) -> tuple[lf.Expr, ...]:
+        """The word's part of the gates in each direction."""
+        x = self.table(word)
+        return tuple(lf.affine(cell.weight_ih, cell.bias_ih, x) for cell in self.cells)
 
     @lf.cell
-    def step(self, word: int, h: lf.Expr, c: lf.Expr) -> tuple[lf.Expr, lf.Expr]:
-        """The state after one more word."""
-        state: tuple[lf.Expr, lf.Expr] = self.cell(self.table(word), (h, c))
-        return state
+    def step(self, gates: tuple[lf.Expr, ...], hs: tuple[lf.Expr, ...], cs: tuple[lf.Expr, ...]) -> Any:
+        """Hidden states and memories after one more word in each direction, which need not be the same word."""
+        given = zip(self.cells, gates, hs, cs, strict=True)
+        return tuple(zip(*(_step(cell.weight_hh, *rest) for cell, *rest in given), strict=True))
+
+
+def _step(weight: lf.Expr, gates: lf.Expr, h: lf.Expr, c: lf.Expr) -> tuple[lf.Expr, lf.Expr]:
+    i, f, g, o = lf.split(gates + lf.matmul(weight, h), 4)
+    c = lf.sigmoid(f) * c + lf.sigmoid(i) * lf.tanh(g)
+    return lf.sigmoid(o) * lf.tanh(c), c
 
 
 class Head(nn.Module):
@@ -117,31 +128,28 @@ class Head(nn.Module):
 
 
 class CellLSTM(SequenceLSTM):
-    """With cells around `nn.LSTMCell`, for one word in one direction, and for the loss of a word."""
+    """With cells for a word, for a step of all directions, and for the loss of a word."""
 
     def build(self, weights: Mapping[str, Array]) -> Sequence[lf.Parameter]:
         sizes = weights["forward.input"].shape[1], weights["forward.state"].shape[1]
-        self.runs = {name: Direction(self.table, *sizes) for name in self.directions}
-        self.reader = Head(self.head)
-        for name, run in self.runs.items():
-            _assign(run.cell, "", weights, name)
-        return [p for run in self.runs.values() for p in run.cell.parameters()]
+        self.words, self.reader = Words(self.table, *sizes, len(self.directions)), Head(self.head)
+        self.zero = np.zeros(sizes[1], weights["forward.state"].dtype)
+        for name, cell in zip(self.directions, self.words.cells, strict=True):
+            _assign(cell, "", weights, name)
+        return list(self.words.cells.parameters())
 
     def columns(self, sentence: Sentence) -> Iterable[tuple[lf.Expr, ...]]:
         """The hidden states of each word, one or two."""
-        first, *second = self.directions
-        found = [self.hidden(self.runs[first], sentence.words)]
-        found += [self.hidden(self.runs[name], sentence.words[::-1])[::-1] for name in second]
-        return zip(*found, strict=True)
-
-    def hidden(self, run: Direction, words: Sequence[int]) -> list[lf.Expr]:
-        """The hidden states of one direction."""
-        h, c = run.first(words[0])
-        found = [h]
-        for word in words[1:]:
-            h, c = run.step(word, h, c)
-            found.append(h)
-        return found
+        gates, zero = [self.words.gates(word) for word in sentence.words], lf.constant(self.zero)
+        given = ([word[0] for word in gates], [word[1] for word in reversed(gates)] if len(self.directions) > 1 else [])
+        hs = cs = (zero,) * len(self.directions)
+        found = []
+        for together in zip(*given[: len(self.directions)], strict=True):
+            hs, cs = self.words.step(together, hs, cs)
+            found.append(hs)
+        if len(hs) == 1:
+            return found
+        return [(first[0], second[1]) for first, second in zip(found, reversed(found), strict=True)]
 
     def outputs(self, sentence: Sentence) -> list[lf.Expr]:
         return [self.reader.logits(states) for states in self.columns(sentence)]

@@ -41,25 +41,58 @@ class TreeGRUCell(nn.Module):
         return mean + lf.sigmoid(z) * (n - mean)
 
 
+class Nodes(nn.Module):
+    """A node of a tree as one cell: the user's own, with table, classifier and loss, as for the library's cell in
+    `benchmarks.lazyflow_tree_lstm`."""
+
+    def __init__(self, vocabulary_size: int, dim: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(vocabulary_size, dim), nn.Linear(hidden, classes)
+        self.cell = TreeGRUCell(dim, hidden)
+
+    @lf.cell
+    def leaf(self, word: int, label: int) -> tuple[lf.Expr, lf.Expr]:
+        """Loss and state of a word."""
+        h = self.cell.leaf(self.words(word))
+        return lf.cross_entropy(self.head(h), label), h
+
+    @lf.cell
+    def inner(self, left: lf.Expr, right: lf.Expr, label: int) -> tuple[lf.Expr, lf.Expr]:
+        """Loss and state of a node with two children."""
+        h: lf.Expr = self.cell(left, right)
+        return lf.cross_entropy(self.head(h), label), h
+
+    @lf.cell
+    def word(self, word: int) -> lf.Expr:
+        """The state of a word alone."""
+        return self.cell.leaf(self.words(word))
+
+
 class TreeGRU(Model[Tree]):
     """See `benchmarks.peers.Model`."""
 
     def __init__(self, vocabulary_size: int, dim: int, hidden: int, classes: int, batching: str = "phases") -> None:
         super().__init__(batching)
-        self.words, self.cell = nn.Embedding(vocabulary_size, dim), TreeGRUCell(dim, hidden)
-        self.head = nn.Linear(hidden, classes)
-        modules = self.words, self.cell, self.head
-        self.optimizer = optim.Adam([p for module in modules for p in module.parameters()], lr=LEARNING_RATE)
+        self.nodes = Nodes(vocabulary_size, dim, hidden, classes)
+        self.optimizer = optim.Adam(self.nodes.parameters(), lr=LEARNING_RATE)
 
-    def state(self, tree: Tree, losses: list[lf.Expr] | None) -> lf.Expr:
+    def state(self, tree: Tree, losses: list[lf.Expr]) -> lf.Expr:
         """The state of the root; appends the loss of every node to ``losses``."""
         if tree.children:
-            h: lf.Expr = self.cell(*(self.state(child, losses) for child in tree.children))
+            left, right = tree.children
+            loss, h = self.nodes.inner(self.state(left, losses), self.state(right, losses), tree.label)
         else:
-            h = self.cell.leaf(self.words(tree.word))
-        if losses is not None:
-            losses.append(lf.cross_entropy(self.head(h), tree.label))
+            loss, h = self.nodes.leaf(tree.word, tree.label)
+        losses.append(loss)
         return h
+
+    def bare_state(self, tree: Tree) -> lf.Expr:
+        """The state of the root without any loss."""
+        if tree.children:
+            left, right = tree.children
+            found: lf.Expr = self.nodes.cell(self.bare_state(left), self.bare_state(right))
+            return found
+        return self.nodes.word(tree.word)
 
     def loss(self, tree: Tree) -> lf.Expr:
         losses: list[lf.Expr] = []
@@ -67,4 +100,4 @@ class TreeGRU(Model[Tree]):
         return lf.sum(losses)
 
     def outputs(self, tree: Tree) -> list[lf.Expr]:
-        return [self.head(self.state(tree, None))]
+        return [self.nodes.head(self.bare_state(tree))]

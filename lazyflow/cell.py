@@ -154,18 +154,13 @@ class Recorder:
     parameters: tuple[Type, ...]
     static: frozenset[int]
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing is drawn, and all payload are numbers of the arguments."""
-        return not self.streams
-
     def __call__(self, expressions: Sequence[Expr], numbers: Sequence[float]) -> Any:
         """Record a call with these leaves of its arguments."""
         for position, size, name in self.limits:
             check_limit(name, numbers[position], size)
         tape = current_tape()
         rows = [local_row(tape, expressions[k]) for k in self.operands]
-        self._keep(tape)
+        self.keep(tape)
         draws = [stream.draw() for stream in self.streams]
         ints = [_payload_value(entry, numbers, draws) for entry in self.payload.ints]
         floats = [_payload_value(entry, numbers, draws) for entry in self.payload.floats]
@@ -175,7 +170,7 @@ class Recorder:
             found.append(append(tape, signature, (first.row,)))
         return _rebuilt(self.results, iter(found), iter(()))
 
-    def _keep(self, tape: Tape) -> None:
+    def keep(self, tape: Tape) -> None:
         """The tape keeps alive what its nodes need."""
         if self.signature not in tape.keep:
             tape.keep.add(self.signature)
@@ -263,7 +258,7 @@ def fast_path(
     """The code for calls like one with ``args``, or None for arguments that are not made of expressions of one tape,
     numbers and None."""
     valid = [STRUCTURE[0], options]
-    if not recorder.is_plain or (owner is not None and not hasattr(owner, "named_parameters")):
+    if owner is not None and not hasattr(owner, "named_parameters"):
         return None
     try:
         source = _fast_source(recorder, args, watched, owner, valid)
@@ -314,13 +309,16 @@ def _recording(source: _FastSource) -> list[str]:
     ids = source.constant(array("i", [s.id for s in results]))
     rows = [f"{e}.row" for e in chosen] + ["row"] * len(signature.further)
     lines = [f"tape = {tape}"]
-    tests = [*source.tests, "tape.open", f"{keep} in tape.keep", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]"]
+    state = ["tape.trace is None", "tape.open", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]"]
+    tests = [*state, *source.tests]  # in this order: the numbers of a cell around this one cannot be compared
     lines.append(f"if not ({' and '.join(tests)}): return None")
+    lines.append(f"if {keep} not in tape.keep: {source.constant(recorder.keep)}(tape)")
     # Converted first: what does not fit raises before anything is on the tape.
-    ints = [source.numbers[which] for _, which in recorder.payload.ints]
-    floats = [source.numbers[which] for _, which in recorder.payload.floats]
-    lines += [f"if not -0x80000000 <= {name} <= 0x7fffffff: return None" for name in ints]
+    ints = [_payload_text(source, entry) for entry in recorder.payload.ints]
+    floats = [_payload_text(source, entry) for entry in recorder.payload.floats]
+    lines += [f"if not -0x80000000 <= {name} <= 0x7fffffff: return None" for name in ints if name in source.numbers]
     lines += [f"f{k} = float({name})" for k, name in enumerate(floats)]
+    lines += [f"d{k} = {source.constant(stream)}.draw()" for k, stream in enumerate(recorder.streams)]
     lines += [f"tape.ints.append({name})" for name in ints]
     lines += [f"tape.floats.append(f{k})" for k in range(len(floats))]
     lines += ["signatures = tape.signatures", "row = len(signatures)", f"signatures.extend({ids})"]
@@ -333,6 +331,11 @@ def _recording(source: _FastSource) -> list[str]:
         lines.append(f"e{k}.type = {source.constant(s.type)}")
     lines.append(f"return {_rebuilt_text(source, recorder.results, iter(range(len(results))))}")
     return lines
+
+
+def _payload_text(source: _FastSource, entry: tuple[str, int]) -> str:
+    what, which = entry
+    return source.numbers[which] if what == "number" else f"d{which}[{int(what == 'count')}]"
 
 
 def _rebuilt_text(source: _FastSource, structure: Any, results: Iterator[int]) -> str:
@@ -628,12 +631,15 @@ class _Cell:
             if path.recorder is recorder:
                 path.valid[:] = STRUCTURE[0], options
                 return
+        now = [STRUCTURE[0], options]
+        if len(paths) >= FEW and all(path.valid == now for path in paths):
+            return  # called in more ways than there is code for: to make it anew for every call costs most
         if not self._is_counted(owner):
             return
         made = fast_path(recorder, args, self.surroundings.watched(), options, owner)
         if made is not None:
             if len(paths) >= FEW:
-                del paths[0]
+                del paths[next(k for k, path in enumerate(paths) if path.valid != now)]
             paths.append(made)
             self._inline(made)
             if owner is not None and len(paths) == 1:
@@ -747,7 +753,7 @@ def _renamed(
 
 _WORD = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
 _PREFIXED = re.compile(r"p\d+_")
-_LOCAL = re.compile(r"(x|e|f)\d+|tape|row|signatures")
+_LOCAL = re.compile(r"(x|e|f|d)\d+|tape|row|signatures")
 
 
 def _flatten_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], flat: _Flat) -> Any:

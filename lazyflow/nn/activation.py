@@ -73,6 +73,8 @@ class PReLU(Module):
     array([-0.25,  2.  ], dtype=float32)
     """
 
+    quiet = True
+
     def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
         super().__init__()
         (self.num_parameters,) = checked_sizes("PReLU", num_parameters=num_parameters)
@@ -101,6 +103,8 @@ class RReLU(Module):
     >>> lf.nn.RReLU(0.0, 1.0).eval()(lf.constant([-1.0, 2.0])).numpy()
     array([-0.5,  2. ], dtype=float32)
     """
+
+    quiet = True
 
     def __init__(
         self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False, *, stream: Stream | None = None

@@ -22,6 +22,7 @@ from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.nn.normalization import LayerNorm
+from lazyflow.nn.one_node import one_node
 from lazyflow.random import Stream
 
 __all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
@@ -45,6 +46,8 @@ class MultiheadAttention(Module):
     >>> y.shape, weights.shape
     ((5, 8), (5, 5))
     """
+
+    quiet = True
 
     in_proj_bias: Parameter | None
 
@@ -86,32 +89,41 @@ class MultiheadAttention(Module):
         is_causal: bool = False,
     ) -> tuple[Expr, Expr | None]:
         """The result, and the weights or None."""
-        q, k, v = self._projected(query, key, value)
-        if attn_mask is not None:
-            attn_mask = constant(attn_mask)
-            attn_mask = logical_not(attn_mask) if attn_mask.dtype.kind == "b" else attn_mask
-        weights = attention_weights(q, k, attn_mask, is_causal)
+        own = query is key and key is value
+        given = self._checked("query", query), self._checked("key", key), self._checked("value", value)
+        if given[1].shape != given[2].shape:
+            raise ShapeError(
+                f"MultiheadAttention: key and value must have one shape, got {given[1].shape} and {given[2].shape}"
+            )
+        mask = None if attn_mask is None else constant(attn_mask)
+        options = mask, bool(need_weights), bool(average_attn_weights), bool(is_causal)
+        return self._to_itself(given[0], *options) if own else self._to_others(*given, *options)
+
+    @one_node
+    def _to_itself(self, x: Expr, *options: Any) -> tuple[Expr, Expr | None]:
+        """One product for query, key and value."""
+        return self._attention(split(affine(self.in_proj_weight, self.in_proj_bias, x), 3, axis=1), *options)
+
+    @one_node
+    def _to_others(self, query: Expr, key: Expr, value: Expr, *options: Any) -> tuple[Expr, Expr | None]:
+        weights = split(self.in_proj_weight, 3)
+        biases = [None] * 3 if self.in_proj_bias is None else split(self.in_proj_bias, 3)
+        projected = [affine(w, b, x) for w, b, x in zip(weights, biases, (query, key, value), strict=True)]
+        return self._attention(projected, *options)
+
+    def _attention(
+        self, projected: list[Expr], mask: Expr | None, need_weights: bool, average: bool, is_causal: bool
+    ) -> tuple[Expr, Expr | None]:
+        q, k, v = (self._heads(x) for x in projected)
+        if mask is not None and mask.dtype.kind == "b":
+            mask = logical_not(mask)
+        weights = attention_weights(q, k, mask, is_causal)
         kept = dropped(weights, self.dropout, training=self.training, stream=self.stream)
         joined = transpose(matmul(kept, v), (1, 0, 2)).reshape(-1, self.embed_dim)
         result: Expr = self.out_proj(joined)
         if not need_weights:
             return result, None
-        return result, mean(kept, axis=0) if average_attn_weights else kept
-
-    def _projected(self, query: Any, key: Any, value: Any) -> list[Expr]:
-        """Query, key and value by heads, (num_heads, t, embed_dim / num_heads): one product for one operand."""
-        given = [self._checked(name, x) for name, x in (("query", query), ("key", key), ("value", value))]
-        if given[1].shape != given[2].shape:
-            raise ShapeError(
-                f"MultiheadAttention: key and value must have one shape, got {given[1].shape} and {given[2].shape}"
-            )
-        if query is key and key is value:
-            return [
-                self._heads(part) for part in split(affine(self.in_proj_weight, self.in_proj_bias, query), 3, axis=1)
-            ]
-        weights = split(self.in_proj_weight, 3)
-        biases = [None] * 3 if self.in_proj_bias is None else split(self.in_proj_bias, 3)
-        return [self._heads(affine(w, b, x)) for w, b, x in zip(weights, biases, given, strict=True)]
+        return result, mean(kept, axis=0) if average else kept
 
     def _checked(self, name: str, x: Any) -> Expr:
         given = constant(x)
@@ -122,6 +134,7 @@ class MultiheadAttention(Module):
         return given
 
     def _heads(self, x: Expr) -> Expr:
+        """By heads, (num_heads, t, embed_dim / num_heads)."""
         return transpose(x.reshape(x.shape[0], self.num_heads, -1), (1, 0, 2))
 
     def extra_repr(self) -> str:
@@ -147,6 +160,8 @@ class TransformerEncoderLayer(Module):
     >>> layer(lf.constant(np.ones((5, 8), np.float32))).shape
     (5, 8)
     """
+
+    quiet = True
 
     def __init__(
         self,
@@ -176,7 +191,10 @@ class TransformerEncoderLayer(Module):
 
     def forward(self, src: Any, src_mask: Any = None, is_causal: bool = False) -> Expr:
         """The sequence, one layer further."""
-        x = constant(src)
+        return self._further(constant(src), None if src_mask is None else constant(src_mask), bool(is_causal))
+
+    @one_node
+    def _further(self, x: Expr, src_mask: Expr | None, is_causal: bool) -> Expr:
         if self.norm_first:
             x = x + self._attention(self.norm1(x), src_mask, is_causal)
             return x + self._network(self.norm2(x))

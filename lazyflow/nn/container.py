@@ -7,6 +7,7 @@ from typing import Any
 
 from lazyflow.expr import STRUCTURE
 from lazyflow.nn.module import Module
+from lazyflow.nn.one_node import one_node
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]
 
@@ -71,6 +72,8 @@ class ModuleList(_Listed):
     (3, ['0.weight', '0.bias'])
     """
 
+    quiet = True
+
     def _checked(self, item: Any) -> Module:
         if not isinstance(item, Module):
             raise TypeError(f"a ModuleList holds modules, got a {type(item).__name__}")
@@ -84,6 +87,9 @@ class ModuleList(_Listed):
 class Sequential(_Listed):
     """Modules and plain functions, each applied to what the one before gave; an empty one is the identity.
 
+    Several of the library's own, such as `Linear`, activations, `LayerNorm` and `Dropout`, are recorded as one node, as
+    by a `lazyflow.cell`, while none of them has hooks.
+
     Functions take a position, and so a number in the names, like modules. Raises ``TypeError`` for what cannot be
     called.
 
@@ -93,6 +99,8 @@ class Sequential(_Listed):
     >>> model(lf.constant([1.0, 2.0, 3.0, 4.0])).shape, [name for name, _ in model.named_parameters()]
     ((3,), ['0.weight', '0.bias', '2.weight', '2.bias'])
     """
+
+    quiet = True
 
     def __init__(self, *items: Any) -> None:
         super().__init__(items)
@@ -109,6 +117,13 @@ class Sequential(_Listed):
 
     def forward(self, x: Any) -> Any:
         """``x`` through all items in order."""
+        return self._joined(x) if len(self._items) > 1 else self._in_order(x)
+
+    @one_node
+    def _joined(self, x: Any) -> Any:
+        return self._in_order(x)
+
+    def _in_order(self, x: Any) -> Any:
         for item in self._items:
             x = item(x)
         return x

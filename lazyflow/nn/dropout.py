@@ -26,6 +26,8 @@ class Dropout(Module):
     array([1., 2.], dtype=float32)
     """
 
+    quiet = True
+
     function: Callable[..., Expr] = staticmethod(f.dropout)
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, stream: Stream | None = None) -> None:
@@ -49,6 +51,8 @@ class Dropout1d(Dropout):
     (1, 2)
     """
 
+    quiet = True
+
     function = staticmethod(f.dropout1d)
 
 
@@ -59,5 +63,7 @@ class Dropout2d(Dropout):
     >>> lf.nn.Dropout2d()(lf.constant([[[1.0, 1.0]]])).shape
     (1, 1, 2)
     """
+
+    quiet = True
 
     function = staticmethod(f.dropout2d)

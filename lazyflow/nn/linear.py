@@ -11,6 +11,7 @@ from lazyflow.functions.shape import split
 from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine, bilinear
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
+from lazyflow.nn.one_node import one_node
 
 __all__ = ["Bilinear", "Highway", "Linear"]
 
@@ -26,6 +27,8 @@ class Linear(Module):
     >>> lf.nn.Linear(3, 2)(lf.constant([1.0, 2.0, 3.0])).shape
     (2,)
     """
+
+    quiet = True
 
     bias: Parameter | None
 
@@ -101,6 +104,8 @@ class Highway(Module):
     (3,)
     """
 
+    quiet = True
+
     def __init__(self, features: int, *, gate_bias: float = -2.0) -> None:
         super().__init__()
         (self.features,) = checked_sizes("Highway", features=features)
@@ -116,6 +121,7 @@ class Highway(Module):
         biases[self.features :] = self.gate_bias
         self.layer.bias.assign(biases)
 
+    @one_node
     def forward(self, x: Any) -> Expr:
         """One example's vector, in part transformed and in part carried."""
         value, gate = split(self.layer(x), 2)

@@ -1,13 +1,19 @@
-"""Losses as modules: the functions of `lazyflow.nn.functional.loss` with their options kept."""
+"""Losses as modules: the functions of `lazyflow.nn.functional.loss` with their options kept.
+
+Those that are made of several operations are recorded as one node, unless they have weights, which may be changed in
+place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from lazyflow.expr import Expr
+from lazyflow.expr import Expr, constant
 from lazyflow.nn.functional import loss as f
+from lazyflow.nn.one_node import one_node
 from lazyflow.nn.wrapped import FunctionModule, wrapped
+from lazyflow.trace import TracedNumber
 
 __all__ = [
     "BCELoss", "BCEWithLogitsLoss", "CTCLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss",
@@ -50,6 +56,46 @@ class Loss(FunctionModule):
         f.check_reduction(type(self).__name__, self.reduction, *more)
 
 
+class ComposedLoss(Loss):
+    """A loss that is made of several operations."""
+
+    def forward(self, *operands: Any) -> Expr:
+        """The loss of one example's operands."""
+        return self._loss(*[constant(operand) for operand in operands])
+
+    @one_node
+    def _loss(self, *operands: Expr) -> Expr:
+        return super().forward(*operands)
+
+
+class ClassLoss(Loss):
+    """The cross-entropy, which is one operation unless a share of the target is spread over all classes."""
+
+    weight: Any
+    ignore_index: int
+    label_smoothing: float
+    dim: int
+
+    def forward(self, x: Any, target: Any) -> Expr:
+        """The loss of one example's scores."""
+        scores = constant(x)
+        if self.label_smoothing and self.weight is None and self._is_class(target, scores):
+            return self._smoothed(scores, target)
+        return super().forward(x, target)
+
+    def _is_class(self, target: Any, scores: Expr) -> bool:
+        """Whether a target is the index of one of the classes of a vector of scores."""
+        if scores.ndim != 1 or self.dim not in (-1, 0):
+            return False
+        if type(target) is TracedNumber:  # of which not the value is known, but that it is checked
+            return isinstance(target, int) and self.ignore_index < 0
+        return type(target) is int and 0 <= target < scores.shape[0] and target != self.ignore_index
+
+    @one_node
+    def _smoothed(self, scores: Expr, target: int) -> Expr:
+        return f.smoothed_cross_entropy(scores, target, self.label_smoothing)
+
+
 # The function of each, and what it is called with: prediction and target for most.
 _FUNCTIONS: dict[str, tuple[Callable[..., Expr], int]] = {
     "BCELoss": (f.binary_cross_entropy, 2), "BCEWithLogitsLoss": (f.binary_cross_entropy_with_logits, 2),
@@ -63,4 +109,11 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Expr], int]] = {
     "SoftMarginLoss": (f.soft_margin_loss, 2), "TripletMarginLoss": (f.triplet_margin_loss, 3),
     "TripletMarginWithDistanceLoss": (f.triplet_margin_with_distance_loss, 3),
 }  # fmt: skip
-globals().update({name: wrapped(__name__, name, *pair, Loss) for name, pair in _FUNCTIONS.items()})
+_ONE_OPERATION = (
+    "BCEWithLogitsLoss", "HuberLoss", "MSELoss", "NLLLoss",
+    "CTCLoss", "MultiLabelMarginLoss", "MultiMarginLoss",  # no, but the values of their targets decide what they record
+)  # fmt: skip
+_BASES = {"CrossEntropyLoss": ClassLoss, **dict.fromkeys(_ONE_OPERATION, Loss)}
+globals().update(
+    {name: wrapped(__name__, name, *pair, _BASES.get(name, ComposedLoss)) for name, pair in _FUNCTIONS.items()}
+)

@@ -51,6 +51,8 @@ class LayerNorm(Module):
     array([-1.,  1.], dtype=float32)
     """
 
+    quiet = True
+
     weight: Parameter | None
     bias: Parameter | None
 
@@ -91,6 +93,8 @@ class RMSNorm(Module):
     >>> lf.nn.RMSNorm(2, eps=0.0)(lf.constant([3.0, 3.0])).numpy()
     array([1., 1.], dtype=float32)
     """
+
+    quiet = True
 
     weight: Parameter | None
 

@@ -29,6 +29,8 @@ class Identity(Module):
     7
     """
 
+    quiet = True
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
 
@@ -53,6 +55,8 @@ class Flatten(Module):
     >>> lf.nn.Flatten()(lf.constant([[1.0, 2.0], [3.0, 4.0]])).shape
     (4,)
     """
+
+    quiet = True
 
     def __init__(self, start_dim: int = 0, end_dim: int = -1) -> None:
         super().__init__()
@@ -79,6 +83,8 @@ class Unflatten(Module):
     >>> lf.nn.Unflatten(0, (2, 2))(lf.constant([1.0, 2.0, 3.0, 4.0])).shape
     (2, 2)
     """
+
+    quiet = True
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
         super().__init__()

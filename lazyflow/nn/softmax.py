@@ -24,6 +24,7 @@ from lazyflow.functions.shape import stack
 from lazyflow.nn import init
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
+from lazyflow.nn.one_node import one_node
 from lazyflow.random import Stream
 
 __all__ = ["ClassFactoredSoftmax", "HierarchicalSoftmax", "SoftmaxOutput"]
@@ -52,10 +53,19 @@ class SoftmaxOutput(Module):
 
     def forward(self, h: Any, target: int) -> Expr:
         """Minus the log-probability of class ``target``."""
+        is_one = type(target) is int and 0 <= target < self.num_classes
+        return self._loss(constant(h), target) if is_one else cross_entropy(self.layer(h), target)
+
+    @one_node
+    def _loss(self, h: Expr, target: int) -> Expr:
         return cross_entropy(self.layer(h), target)
 
     def log_prob(self, h: Any) -> Expr:
         """The log-probabilities of all classes, (num_classes,)."""
+        return self._log_prob(constant(h))
+
+    @one_node
+    def _log_prob(self, h: Expr) -> Expr:
         return log_softmax(self.layer(h))
 
     def sample(self, h: Any, *, stream: Stream | None = None) -> int:

@@ -72,6 +72,7 @@ def wrapped(
         "__module__": module,
         "__doc__": text,
         "function": staticmethod(function),
+        "quiet": True,
         "signature": inspect.Signature(parameters[operands:]),
     }
     return type(name, (base,), members)

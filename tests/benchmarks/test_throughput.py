@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import lazyflow as lf
 from benchmarks import lazyflow_tree_gru, throughput, tree_lstm, trees
 from benchmarks.throughput import Round
 
@@ -48,3 +50,17 @@ def test_the_users_own_cell_learns():
     assert model.infer(drawn).shape == (5, trees.CLASSES)
     model.keep(drawn)
     assert model.train_step(drawn) < losses[-1]
+
+
+def test_the_users_own_cell_computes_the_loss_of_its_cell_beside_it():
+    model, tree = lazyflow_tree_gru.TreeGRU(50, 6, 4, trees.CLASSES), trees.synthetic(1, 3, 50)[0]
+    nodes, losses = model.nodes, []
+
+    def state(tree):
+        h = nodes.cell(*map(state, tree.children)) if tree.children else nodes.cell.leaf(nodes.words(tree.word))
+        losses.append(lf.cross_entropy(nodes.head(h), tree.label))
+        return h
+
+    logits = nodes.head(state(tree)).numpy()
+    np.testing.assert_allclose(model.loss(tree).numpy(), lf.sum(losses).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(model.outputs(tree)[0].numpy(), logits, rtol=1e-5, atol=1e-6)

@@ -443,6 +443,18 @@ def cross_entropy(
     )
 
 
+def smoothed_cross_entropy(scores: Any, target: int, label_smoothing: float) -> Expr:
+    """`cross_entropy` of one vector with a class as target and with ``label_smoothing``, in which the class may differ
+    from call to call of a `lazyflow.cell`.
+
+    >>> import lazyflow as lf
+    >>> round(smoothed_cross_entropy(lf.constant([0.0, 0.0]), 1, 0.1).item(), 4)
+    0.6931
+    """
+    logs = r.log_softmax(constant(scores))
+    return (1.0 - label_smoothing) * losses.nll(logs, target) - label_smoothing / logs.shape[0] * r.sum(logs)
+
+
 def _may_ignore(target: Any, ignore_index: int) -> bool:
     """Whether a target is ignored; one that is not known yet may be, if ``ignore_index`` is a class."""
     return ignore_index >= 0 if isinstance(target, Expr) else bool(np.any(np.equal(target, ignore_index)))
