@@ -251,6 +251,7 @@ class Tape:
         "operands",
         "options",
         "reach",
+        "ready",
         "retained",
         "run_of",
         "runs",
@@ -266,6 +267,7 @@ class Tape:
         self.imports: list[tuple[Tape, int]] = []
         self.imported: dict[tuple[int, int, int], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures
+        self.ready: dict[Any, int] = {}  # the signatures of cells that may be recorded on it as things stand
         self.device, self.grad, self.options = options.device, options.grad, options
         self.lines: list[str] | None = [] if options.check_finite else None
         self.open = not options.check_finite
@@ -306,6 +308,7 @@ class Tape:
 
     def seal(self) -> None:
         self.open, self.sealed = False, True
+        self.ready.clear()
 
 
 _tape_numbers = itertools.count()
@@ -316,30 +319,30 @@ class _Current(threading.local):
         self.tape: weakref.ref[Tape] | None = None
 
 
-_current = _Current()
+current = _Current()
 
 
 def current_tape() -> Tape:
     """This thread's tape to record on; a fresh one if the last was sealed or nobody holds it any more."""
-    tape = None if _current.tape is None else _current.tape()
+    tape = None if current.tape is None else current.tape()
     if tape is None or tape.sealed:
         tape = Tape(settings.current())
-        _current.tape = weakref.ref(tape)
+        current.tape = weakref.ref(tape)
     return tape
 
 
 @contextmanager
 def recording_on(tape: Tape) -> Iterator[None]:
     """Record on this very tape for a while."""
-    before, _current.tape = _current.tape, weakref.ref(tape)
+    before, current.tape = current.tape, weakref.ref(tape)
     try:
         yield
     finally:
-        _current.tape = before
+        current.tape = before
 
 
 def _refuse_in_cells() -> None:
-    tape = None if _current.tape is None else _current.tape()
+    tape = None if current.tape is None else current.tape()
     if tape is not None and tape.trace is not None:
         raise CellError(
             f"{user_line()}: the settings cannot change inside the {tape.trace.name}, whose calls all run alike: use "
@@ -349,7 +352,7 @@ def _refuse_in_cells() -> None:
 
 def seal_current() -> None:
     """Close this thread's tape: what is recorded next goes onto a fresh one."""
-    tape = None if _current.tape is None else _current.tape()
+    tape = None if current.tape is None else current.tape()
     if tape is not None:
         tape.seal()
 
