@@ -314,7 +314,7 @@ def _recording(source: _FastSource) -> list[str]:
     rows = [f"{e}.row" for e in chosen] + ["row"] * len(signature.further)
     # The state first: the numbers of a cell around this one cannot be compared. Once for all calls on a tape.
     lines = [f"tape = {tape}", "ready = tape.ready", f"if ready.get({keep}) != STRUCTURE[0]:"]
-    state = ["tape.trace is None", "tape.open", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]"]
+    state = ["tape.trace is None", "tape.open", "STRUCTURE[0] == valid[0]", "tape.options == valid[1]"]
     lines.append(f"  if not ({' and '.join(state)}): return None")
     lines += [f"  {source.constant(recorder.keep)}(tape)", f"  ready[{keep}] = STRUCTURE[0]"]
     if source.tests:
