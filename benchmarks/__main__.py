@@ -16,6 +16,7 @@ from benchmarks import (
     launches,
     memory,
     peak_memory,
+    planning,
     recording,
     tagger,
     tree_lstm,
@@ -23,7 +24,7 @@ from benchmarks import (
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (tree_lstm, tagger, language_model, launches, recording, memory, peak_memory, accuracy)
+    for module in (tree_lstm, tagger, language_model, launches, recording, planning, memory, peak_memory, accuracy)
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow import jit, loops
 from lazyflow.arena import Arena
 from lazyflow.calls import Calls
 from lazyflow.execute import Run, operand_values, parameter_of, sources
@@ -134,7 +135,10 @@ def _launches(run: Run, active: Any) -> tuple[Sequence[Launch], Sequence[Launch]
 
 def reached(graph: Graph, nodes: Sequence[int]) -> Any:
     """Which nodes a gradient from the given ones reaches, or None if it is every node that can have one."""
-    wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)[graph.signature]
+    wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)
+    if jit.is_available() and _reaches_all(graph, wanted, nodes):
+        return None
+    wanted = wanted[graph.signature]
     edges = differentiable_edges(graph)
     users, operands = np.repeat(np.arange(len(graph)), np.diff(graph.starts))[edges], graph.base[edges]
     if len(graph.results):  # a cell's call takes part with all of its results or not at all
@@ -150,6 +154,16 @@ def reached(graph: Graph, nodes: Sequence[int]) -> Any:
         return None
     active = reachable(len(graph), nodes, users, operands)
     return active[graph.call] if len(graph.results) else active
+
+
+def _reaches_all(graph: Graph, wanted: Any, nodes: Sequence[int]) -> bool:
+    """Whether `reached` finds every node that can have a gradient, by a compiled loop."""
+    wants = [[o.vjp is not None for o in s.operands if o.kind == "row"] for s in graph.signatures]
+    slots = np.cumsum([0, *map(len, wants)])
+    flat = np.array([flag for flags in wants for flag in flags], bool)
+    edges = graph.signature, graph.starts, graph.base, graph.call
+    found: bool = jit.compiled(loops.reaches_all)(wanted, flat, slots, *edges, np.array(nodes, np.int64))
+    return found
 
 
 def _wants_gradient(signature: Signature) -> bool:

@@ -711,3 +711,24 @@ def places(base: Ints, shift: Ints, origin: Ints, kept: Ints, offsets: Ints) -> 
         if node >= 0:
             found[i] = offsets[node] + shift[i]
     return found
+
+
+def reaches_all(
+    wanted: Ints, wants: Ints, slots: Ints, signature: Ints, starts: Ints, base: Ints, call: Ints, nodes: Ints
+) -> bool:
+    """Whether a gradient that starts at ``nodes`` reaches all nodes whose signature wants one (``wanted``): each of
+    them is read by a node that hands one on to it. ``wants[slots[s] + k]``: whether signature ``s`` does to operand
+    ``k``; its last operand stands for further ones."""
+    reached = np.zeros(len(call), np.bool_)
+    for i in nodes:
+        reached[call[i]] = True
+    for i in range(len(call)):
+        if call[i] == i:
+            s = signature[i]
+            for e in range(starts[i], starts[i + 1]):
+                if wants[min(slots[s] + e - starts[i], slots[s + 1] - 1)]:
+                    reached[call[base[e]]] = True
+    for i in range(len(call)):
+        if call[i] == i and wanted[signature[i]] and not reached[i]:
+            return False
+    return True

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import jit
+from lazyflow.backward import reached
 from lazyflow.engine import _places
 from lazyflow.execute import Run
 from lazyflow.graph import collect, decoded, reach
@@ -80,7 +81,10 @@ def planned(roots, how, batching="phases", anew=True, reuse=False):
         launches = [(x.signature, *comparable((x.writes, reads_of(plan, x), x.nodes, x.calls))) for x in plan.launches]
         cells = [[comparable(getattr(c, f.name)) for f in fields(c)] for c in plan.cells]
         sizes = dict(plan.sizes)
-        return described(graph), described(merged), launches, cells, plan.offsets.tolist(), sizes, _places(run).tolist()
+        nodes = [base for base, _ in merged.roots]
+        reaches = [comparable(reached(merged, some)) for some in (nodes, nodes[:1])]
+        places = plan.offsets.tolist(), _places(run).tolist()
+        return described(graph), described(merged), launches, cells, places, sizes, reaches
 
 
 def assert_same(one, other):

@@ -10,7 +10,17 @@ import pytest
 from benchmarks import __main__ as cli
 from benchmarks import peak_memory, peers, sequences, throughput, tree_lstm
 
-NAMES = ["tree_lstm", "tagger", "language_model", "launches", "recording", "memory", "peak_memory", "accuracy"]
+NAMES = [
+    "tree_lstm",
+    "tagger",
+    "language_model",
+    "launches",
+    "recording",
+    "planning",
+    "memory",
+    "peak_memory",
+    "accuracy",
+]
 SMALL = ["--embedding", "6", "--hidden", "4"]
 ROUNDS = ["--batches", "1", "--seconds", "0.001"]
 TREES = (
@@ -132,6 +142,14 @@ def test_launches(run):
         launches = {mode: found["launches"] for mode, found in entry["modes"].items()}
         assert entry["lower_bound"] <= launches["frontier"]
         assert launches["phases"] <= min(launches["depth"], launches["agenda"])
+
+
+def test_planning(run, data):
+    text, saved = run("planning", *data, *SMALL, "--trees", "1", "2", "--minibatches", "2")
+    assert "schedule" in text
+    assert list(saved["microseconds"]) == ["plain, 1 trees", "plain, 2 trees", "cell, 1 trees", "cell, 2 trees"]
+    for found in saved["microseconds"].values():
+        assert min(found.values()) > 0 and found["launches"] < found["nodes"]
 
 
 def test_recording(run, data):
