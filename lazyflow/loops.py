@@ -574,10 +574,27 @@ def laid_out(
             previous[d] = s
         start[i] = ends[d]
         ends[d] += w * sizes[i]
-    offsets = np.empty(len(signature), np.int64)
-    for i in range(len(signature)):
+    return placed(block, place, start, signature, width), ends
+
+
+def last_reads(block: Ints, phases: Ints, starts: Ints, base: Ints, roots: Ints, never: int) -> Ints:
+    """The last phase in which each block is read; ``never`` over for that of a root."""
+    last = np.empty(len(phases), np.int64)
+    last[:] = phases
+    for i in range(len(block)):
+        for e in range(starts[i], starts[i + 1]):
+            last[block[base[e]]] = max(last[block[base[e]]], phases[block[i]])
+    for i in roots:
+        last[block[i]] = never
+    return last
+
+
+def placed(block: Ints, place: Ints, start: Ints, signature: Ints, width: Ints) -> Ints:
+    """The element offset of each node of which ``start`` says where its block begins."""
+    offsets = np.empty(len(block), np.int64)
+    for i in range(len(block)):
         offsets[i] = start[block[i]] + place[i] * width[signature[i]]
-    return offsets, ends
+    return offsets
 
 
 def read_within(starts: Ints, base: Ints, call: Ints, launch: Ints, phase: Ints) -> Ints:
@@ -728,7 +745,7 @@ def reaches_all(
             for e in range(starts[i], starts[i + 1]):
                 if wants[min(slots[s] + e - starts[i], slots[s + 1] - 1)]:
                     reached[call[base[e]]] = True
+    missing = 0
     for i in range(len(call)):
-        if call[i] == i and wanted[signature[i]] and not reached[i]:
-            return False
-    return True
+        missing += call[i] == i and wanted[signature[i]] and not reached[i]
+    return missing == 0

@@ -221,23 +221,39 @@ def _place(
     rows."""
     first = order[bounds[:-1]]
     signature = graph.signature[first]
-    block = np.lexsort((np.arange(len(first)), signature, schedule.phase, table.dtype[signature]))
     counts = np.diff(bounds)
-    last_read = _last_read(graph, schedule) if reuse else None
-    start = np.empty(len(first), np.int64)
-    sizes: dict[Any, int] = {}
-    for d, dtype in enumerate(table.dtypes):
-        mine = block[table.dtype[signature[block]] == d]
-        widths = table.width[signature[mine]]
-        if last_read is None:
-            sizes[dtype] = _stacked_blocks(start, mine, widths, counts[mine], signature[mine])
-        else:
-            phases = schedule.phase[mine]
-            sizes[dtype] = _recycled_runs(start, mine, widths, counts[mine], signature[mine], phases, last_read[mine])
+    if reuse:
+        start, sizes = _recycled(table, counts, signature, schedule.phase, _last_read(graph, schedule))
+    else:
+        start, sizes = _stacked(table, counts, signature, schedule.phase)
     offsets = np.empty(len(order), np.int64)
     position = np.arange(len(order)) - np.repeat(bounds[:-1], counts)
     offsets[order] = np.repeat(start, counts) + position * table.width[graph.signature[order]]
     return offsets, sizes
+
+
+def _blocks_of(table: _Table, signature: Ints, phase: Ints) -> Iterator[tuple[Any, Ints]]:
+    """The blocks of each dtype, by phase and signature."""
+    block = np.lexsort((np.arange(len(signature)), signature, phase, table.dtype[signature]))
+    for d, dtype in enumerate(table.dtypes):
+        yield dtype, block[table.dtype[signature[block]] == d]
+
+
+def _stacked(table: _Table, counts: Ints, signature: Ints, phase: Ints) -> tuple[Ints, dict[Any, int]]:
+    """Where each block begins, and how many elements of each dtype there are."""
+    start, sizes = np.empty(len(counts), np.int64), {}
+    for dtype, mine in _blocks_of(table, signature, phase):
+        sizes[dtype] = _stacked_blocks(start, mine, table.width[signature[mine]], counts[mine], signature[mine])
+    return start, sizes
+
+
+def _recycled(table: _Table, counts: Ints, signature: Ints, phase: Ints, last: Ints) -> tuple[Ints, dict[Any, int]]:
+    """The same, where memory that is read for the last time in phase ``last`` is used again."""
+    start, sizes = np.empty(len(counts), np.int64), {}
+    for dtype, mine in _blocks_of(table, signature, phase):
+        widths = table.width[signature[mine]]
+        sizes[dtype] = _recycled_runs(start, mine, widths, counts[mine], signature[mine], phase[mine], last[mine])
+    return start, sizes
 
 
 def _stacked_blocks(start: Ints, blocks: Ints, widths: Ints, counts: Ints, signature: Ints) -> int:
@@ -620,18 +636,24 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     be differentiated then)."""
     table = _Table(graph)
     schedule = spread(graph, schedule)
-    place = _place_by_loops if jit.is_available() and not reuse else _place_by_arrays
+    place = _place_by_loops if jit.is_available() else _place_by_arrays
     offsets, sizes = place(graph, schedule, table, reuse)
     found, cells = launches(graph, schedule, offsets)
     return Plan(graph, schedule, found, offsets, sizes, reuse, cells)
 
 
-def _place_by_loops(graph: Graph, schedule: Schedule, table: _Table, _: bool) -> tuple[Ints, dict[Any, int]]:
+def _place_by_loops(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[Any, int]]:
     """Arena offset of every node, and the size of the arena for each dtype; see `_place`."""
     columns = graph.signature, graph.call, schedule.launch, schedule.phase
-    kinds = table.width, table.dtype, len(table.dtypes)
-    offsets, ends = jit.compiled(loops.laid_out)(*columns, schedule.launches, *kinds)
-    return offsets, dict(zip(table.dtypes, ends.tolist(), strict=True))
+    if not reuse:
+        kinds = table.width, table.dtype, len(table.dtypes)
+        offsets, ends = jit.compiled(loops.laid_out)(*columns, schedule.launches, *kinds)
+        return offsets, dict(zip(table.dtypes, ends.tolist(), strict=True))
+    block, place, counts, kinds, phases = jit.compiled(loops.blocks)(*columns, schedule.launches)
+    roots = np.array([base for base, _ in graph.roots], np.int64)
+    last = jit.compiled(loops.last_reads)(block, phases, graph.starts, graph.base, roots, np.iinfo(np.int64).max)
+    start, sizes = _recycled(table, counts, kinds, phases, last)
+    return jit.compiled(loops.placed)(block, place, start, graph.signature, table.width), sizes
 
 
 def _place_by_arrays(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[Any, int]]:
