@@ -52,7 +52,8 @@ __all__ = ["cell"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MOST = 512  # programs that one function keeps; the oldest goes first
-FEW = 4  # ways to call it that are recorded by code made for them
+WAYS = 16  # to call it on one object, that are recorded by code made for them
+FEW = 4  # of these that are part of its own code, the latest of all objects
 
 
 class _Leaf:
@@ -211,6 +212,7 @@ class _FastSource:
         self.names: dict[str, Any] = {"new": object.__new__, "Expr": Expr, "current_tape": current_tape}
         self.lines: list[str] = []
         self.tests: list[str] = []
+        self.compared: list[str] = []  # tests of the values of numbers, which those of a cell around this one refuse
         self.expressions: list[str] = []
         self.numbers: list[str] = []
         self.variables = 0
@@ -238,7 +240,7 @@ class _FastSource:
         elif kind is int or kind is float:
             self.tests.append(f"{name}.__class__ is {kind.__name__}")
             if len(self.numbers) in self.recorder.static:
-                self.tests.append(f"{name} == {self.constant(value)}")
+                self.compared.append(f"{name} == {self.constant(value)}")
             self.numbers.append(name)
         elif value is None or kind is bool:
             self.tests.append(f"{name} is {value!r}")
@@ -300,7 +302,7 @@ def _recording(source: _FastSource) -> list[str]:
     tape = f"{chosen[0]}.tape" if chosen else "current_tape()"
     source.tests += [f"{e}.type is {source.constant(kind)}" for e, kind in zip(chosen, types, strict=True)]
     source.tests += [f"{e}.tape is tape" for e in chosen[1:]]
-    source.tests += [f"0 <= {source.numbers[position]} < {size}" for position, size, _ in recorder.limits]
+    source.compared += [f"0 <= {source.numbers[position]} < {size}" for position, size, _ in recorder.limits]
     unread = [e for k, e in enumerate(source.expressions) if k not in recorder.operands]
     if unread:
         raise _Unusual
@@ -310,7 +312,7 @@ def _recording(source: _FastSource) -> list[str]:
     rows = [f"{e}.row" for e in chosen] + ["row"] * len(signature.further)
     lines = [f"tape = {tape}"]
     state = ["tape.trace is None", "tape.open", "STRUCTURE[0] == valid[0]", "tape.options is valid[1]"]
-    tests = [*state, *source.tests]  # in this order: the numbers of a cell around this one cannot be compared
+    tests = [*source.tests, *state, *source.compared]
     lines.append(f"if not ({' and '.join(tests)}): return None")
     lines.append(f"if {keep} not in tape.keep: {source.constant(recorder.keep)}(tape)")
     # Converted first: what does not fit raises before anything is on the tape.
@@ -632,13 +634,13 @@ class _Cell:
                 path.valid[:] = STRUCTURE[0], options
                 return
         now = [STRUCTURE[0], options]
-        if len(paths) >= FEW and all(path.valid == now for path in paths):
+        if len(paths) >= WAYS and all(path.valid == now for path in paths):
             return  # called in more ways than there is code for: to make it anew for every call costs most
         if not self._is_counted(owner):
             return
         made = fast_path(recorder, args, self.surroundings.watched(), options, owner)
         if made is not None:
-            if len(paths) >= FEW:
+            if len(paths) >= WAYS:
                 del paths[next(k for k, path in enumerate(paths) if path.valid != now)]
             paths.append(made)
             self._inline(made)
