@@ -55,7 +55,8 @@ __all__ = ["cell"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MOST = 512  # programs that one function keeps; the oldest goes first
-FEW = 4  # ways to call it that are recorded by code made for them
+WAYS = 16  # to call it on one object, that are recorded by code made for them
+FEW = 4  # of these that are part of its own code, the latest of all objects
 
 
 class _Leaf:
@@ -214,6 +215,7 @@ class _FastSource:
         self.names: dict[str, Any] = {"Expr": Expr, "current": current}
         self.lines: list[str] = []
         self.tests: list[str] = []
+        self.compared: list[str] = []  # tests of the values of numbers, which those of a cell around this one refuse
         self.expressions: list[str] = []
         self.numbers: list[str] = []
         self.variables = 0
@@ -241,7 +243,7 @@ class _FastSource:
         elif kind is int or kind is float:
             self.tests.append(f"{name}.__class__ is {kind.__name__}")
             if len(self.numbers) in self.recorder.static:
-                self.tests.append(f"{name} == {self.constant(value)}")
+                self.compared.append(f"{name} == {self.constant(value)}")
             self.numbers.append(name)
         elif value is None or kind is bool:
             self.tests.append(f"{name} is {value!r}")
@@ -304,7 +306,7 @@ def _recording(source: _FastSource) -> list[str]:
     tape = f"{chosen[0]}.tape" if chosen else "current.tape and current.tape()"
     source.tests += [f"{e}.type is {source.constant(kind)}" for e, kind in zip(chosen, types, strict=True)]
     source.tests += [f"{e}.tape is tape" for e in chosen[1:]]
-    source.tests += [f"0 <= {source.numbers[position]} < {size}" for position, size, _ in recorder.limits]
+    source.compared += [f"0 <= {source.numbers[position]} < {size}" for position, size, _ in recorder.limits]
     unread = [e for k, e in enumerate(source.expressions) if k not in recorder.operands]
     if unread:
         raise _Unusual
@@ -312,13 +314,14 @@ def _recording(source: _FastSource) -> list[str]:
     results = [signature, *signature.further]
     ids = source.constant(array("i", [s.id for s in results]))
     rows = [f"{e}.row" for e in chosen] + ["row"] * len(signature.further)
-    # The state first: the numbers of a cell around this one cannot be compared. Once for all calls on a tape.
+    # What holds for all calls on a tape first, and looked at once: the numbers of a cell around this one cannot be
+    # compared.
     lines = [f"tape = {tape}", "ready = tape.ready", f"if ready.get({keep}) != STRUCTURE[0]:"]
     state = ["tape.trace is None", "tape.open", "STRUCTURE[0] == valid[0]", "tape.options == valid[1]"]
     lines.append(f"  if not ({' and '.join(state)}): return None")
     lines += [f"  {source.constant(recorder.keep)}(tape)", f"  ready[{keep}] = STRUCTURE[0]"]
-    if source.tests:
-        lines.append(f"if not ({' and '.join(source.tests)}): return None")
+    if source.tests or source.compared:
+        lines.append(f"if not ({' and '.join([*source.tests, *source.compared])}): return None")
     # Converted first: what does not fit raises before anything is on the tape.
     ints = [_payload_text(source, entry) for entry in recorder.payload.ints]
     floats = [_payload_text(source, entry) for entry in recorder.payload.floats]
@@ -642,13 +645,13 @@ class _Cell:
                 path.valid[:] = STRUCTURE[0], options
                 return
         now = [STRUCTURE[0], options]
-        if len(paths) >= FEW and all(path.valid == now for path in paths):
+        if len(paths) >= WAYS and all(path.valid == now for path in paths):
             return  # called in more ways than there is code for: to make it anew for every call costs most
         if not self._is_counted(owner):
             return
         made = fast_path(recorder, args, self.surroundings.watched(), options, owner)
         if made is not None:
-            if len(paths) >= FEW:
+            if len(paths) >= WAYS:
                 del paths[next(k for k, path in enumerate(paths) if path.valid != now)]
             paths.append(made)
             self._inline(made)

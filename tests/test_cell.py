@@ -785,6 +785,40 @@ def test_a_draw_that_no_result_reads():
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.parametrize("calls", [1, 3])
+def test_on_every_tape_the_draws_are_those_of_the_plain_function(calls):
+    stream, twin = lf.Stream(7), lf.Stream(7)
+    cell = lf.cell(lambda x, n: lf.dropout(x, 0.5, stream=stream) * n + lf.normal((3,), stream=stream))
+    for n in (1.0, 2.0, 3.0):
+        found = [cell(lf.constant(X), n).numpy() for _ in range(calls)]
+        for y in found:
+            close(y, (lf.dropout(lf.constant(X), 0.5, stream=twin) * n + lf.normal((3,), stream=twin)).numpy())
+    assert stream.draw() == twin.draw()
+
+
+def test_a_cell_that_is_called_in_many_ways():
+    cell = Counted(lambda x: lf.tanh(x) * 2)
+    values = [np.linspace(-1, 1, n) for n in range(2, 22)]
+    for _ in range(3):
+        found = [cell.call(lf.constant(v)) for v in values]
+        for y, value in zip(found, values, strict=True):
+            close(y.numpy(), np.tanh(value) * 2)
+        with lf.no_grad():
+            close(cell.call(lf.constant(values[-1])).numpy(), np.tanh(values[-1]) * 2)
+    assert cell.runs == len(values) + 1
+
+
+def test_a_number_of_a_cell_is_still_any_number_in_a_cell_with_code_of_its_own():
+    table = lf.Parameter(np.eye(3))
+    inner = lf.cell(lambda x, i: x * lf.embedding(table, i))
+    for i in range(3):
+        inner(lf.constant(X), i)
+    outer = Counted(lambda x, i: lf.tanh(inner(x, i)))
+    for i in range(3):
+        close(outer.call(lf.constant(X), i).numpy(), np.tanh(X * np.eye(3)[i]))
+    assert outer.runs == 1
+
+
 # Gradients that reach only some calls.
 
 
