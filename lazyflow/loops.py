@@ -14,7 +14,7 @@ import numpy as np
 Ints = np.ndarray[Any, np.dtype[Any]]
 
 PLAIN, VIEW, IMPORT, OUTPUT = range(4)  # kinds of signatures
-PRIME = 2**31 - 1  # keys of a hash stay below it, so that their products fit in 64 bits
+MASK = 2**31 - 1  # bits of a hash: its products fit in 64
 
 
 def reach(
@@ -247,6 +247,21 @@ def collected(
     return nodes, needed, base, shift
 
 
+def readers(nodes: int, starts: Ints, base: Ints) -> tuple[Ints, Ints]:
+    """Who reads each node: those of node ``i`` from ``starts[i]`` to ``starts[i + 1]``, once for every operand."""
+    user_starts, users = np.zeros(nodes + 1, np.int64), np.empty(len(base), np.int64)
+    for b in base:
+        user_starts[b + 1] += 1
+    for i in range(nodes):
+        user_starts[i + 1] += user_starts[i]
+    place = user_starts[:nodes].copy()
+    for i in range(nodes):
+        for e in range(starts[i], starts[i + 1]):
+            users[place[base[e]]] = i
+            place[base[e]] += 1
+    return user_starts, users
+
+
 def first_equals(
     usable: Ints,
     signature: Ints,
@@ -277,6 +292,8 @@ def first_equals(
             count += 1
     if count < fewest:
         return first, 0
+    user_starts, users = readers(n, starts, base)
+    left, waiting, fresh = starts[1:] - starts[:-1], np.zeros(n, np.bool_), np.empty(n, np.int64)
     size = 16
     while size < 4 * count:
         size *= 2
@@ -288,18 +305,18 @@ def first_equals(
                 size *= 2
             table = np.full(size, -1, np.int64)
             entries = 0
-        before = merged
+        before, found = merged, 0
         for k in range(count):
             i = nodes[k]
             done[i] = True
             s = signature[i]
             key = s
             for j in range(int_starts[i], int_starts[i] + int_counts[s]):
-                key = (key * 1000003 + ints[j]) % PRIME
+                key = (key * 1000003 + ints[j]) & MASK
             for j in range(float_starts[i], float_starts[i] + float_counts[s]):
-                key = (key * 1000003 + bits[j] % PRIME) % PRIME
+                key = (key * 1000003 + ((bits[j] ^ (bits[j] >> 32)) & MASK)) & MASK
             for e in range(starts[i], starts[i + 1]):
-                key = (key * 1000003 + first[base[e]] * 31 + shift[e]) % PRIME
+                key = (key * 1000003 + first[base[e]] * 31 + shift[e]) & MASK
             slot = (key ^ (key >> 13)) & (size - 1)
             while table[slot] >= 0:
                 j = table[slot]
@@ -319,25 +336,40 @@ def first_equals(
                 table[slot] = i
                 entries += 1
             else:
-                first[i] = table[slot]
-                repeated[i] = repeated[table[slot]] = True
+                j = table[slot]
+                first[i] = j
                 merged += 1
+                if not repeated[j]:
+                    repeated[j] = True
+                    fresh[found] = j
+                    found += 1
+                repeated[i] = True
+                fresh[found] = i
+                found += 1
         if merged == before:
             break
         for r in results:  # the further results of equal calls are equal
             call = base[starts[r]]
-            if repeated[call]:
+            if repeated[call] and not repeated[r]:
                 first[r] = first[call] + r - call
                 repeated[r] = True
+                fresh[found] = r
+                found += 1
+        # Whoever reads repeated nodes alone is next.
+        low, high = n, -1
+        for k in range(found):
+            for e in range(user_starts[fresh[k]], user_starts[fresh[k] + 1]):
+                i = users[e]
+                left[i] -= 1
+                if left[i] == 0 and usable[i] and not done[i]:
+                    waiting[i] = True
+                    low, high = min(low, i), max(high, i)
         count = 0
-        for i in range(n):
-            if usable[i] and not done[i] and starts[i + 1] > starts[i]:
-                all_repeated = True
-                for e in range(starts[i], starts[i + 1]):
-                    all_repeated = all_repeated and repeated[base[e]]
-                if all_repeated:
-                    nodes[count] = i
-                    count += 1
+        for i in range(low, high + 1):
+            if waiting[i]:
+                waiting[i] = False
+                nodes[count] = i
+                count += 1
     return first, merged
 
 
