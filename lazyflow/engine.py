@@ -16,6 +16,7 @@ from lazyflow import expr, settings
 from lazyflow.arena import Arena
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
+from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, execute, fused_by
@@ -36,6 +37,10 @@ CHOICES = Choices()
 
 # Plans by structure. They never change a value either: see `lazyflow.plans`.
 PLANS = Plans()
+
+# The kernels of elementwise nodes that stand together: see `lazyflow.chains`.
+CHAINS = Chains()
+CHAINED = ("numba", "numpy")
 
 
 def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
@@ -65,12 +70,15 @@ def _run_alike(roots: Sequence[Expr]) -> None:
         return
     if settings.current().dedupe:
         graph = without_repeats(graph)
+    device = roots[0].device
+    fuse = fused_by(settings.current().fuse, device)
     tapes = [graph.tape(i) for i in range(len(graph.tapes))]
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
+    if fuse in CHAINED and settings.current().batching != "none" and not checked:
+        graph = with_chains(graph, CHAINS)
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
-    device = roots[0].device
-    run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
+    run = Run(plan, device, differentiable, fuse)
     with blas_threads(settings.current().threads):
         execute(run)
     if checked:
@@ -223,8 +231,8 @@ def _computed_node(graph: Graph, place: int) -> int | None:
     """The node that computes a row; None if it was known already, or not needed. Raises `GradientError` if it stands
     for other rows too, which were found to be equal before anybody watched this one."""
     base = graph.tape_base[place]
-    node = int(np.searchsorted(graph.origin, base))
-    if node == len(graph) or graph.origin[node] != base or graph.signatures[graph.signature[node]].op is KNOWN:
+    node = graph.node_of(base)
+    if node is None or graph.signatures[graph.signature[node]].op is KNOWN:
         return None
     if sum(_computes(graph, p) for p in np.flatnonzero(graph.tape_base == base).tolist()) > 1:
         raise GradientError(
@@ -265,7 +273,9 @@ def _node_of(run: Run, root: Expr) -> int:
         row = root.row - int(graph.tape_lows[number])
         start, end = graph.tape_starts[number : number + 2].tolist()
         if tape() is root.tape and 0 <= row < end - start:
-            return int(np.searchsorted(graph.origin, graph.tape_base[start + row]))
+            node = graph.node_of(graph.tape_base[start + row])
+            if node is not None:
+                return node
     raise LookupError("the root is not part of its run")
 
 
