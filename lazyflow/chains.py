@@ -281,47 +281,11 @@ def _structure(graph: Graph, found: _Found, last: int, is_output: Ints) -> Struc
 
 def _joined(graph: Graph, found: _Found, signatures: list[Signature], which: Ints, results: Ints) -> Graph:
     """The graph with the accepted chains as calls of their cells."""
-    structure = found.structure[found.last]
-    chain = np.where(structure >= 0, which[structure], -1)  # of each node
-    member = np.flatnonzero(chain >= 0)
-    result = results[structure[member], found.number[member]]
-    widths = np.ones(len(graph), np.int64)  # how many nodes take the place of each
-    widths[member] = 0
-    last = member[found.last[member] == member]
-    widths[last] = [1 + len(signatures[k].further) for k in chain[last].tolist()]
-    ends = np.cumsum(widths)
-    place = ends - widths
-    call = place[found.last]  # where the edges of each node go
-    call[chain < 0] = place[chain < 0]
-    new = call.copy()
-    new[member] = np.where(result >= 0, call[member] + result, -1)
-    kept = np.flatnonzero(new >= 0)
-    inside = member[result < 0]
-    total = int(ends[-1])
-    old = np.empty(total, np.int64)
-    old[new[kept]] = kept
-    table, serial = _with(graph.signatures, signatures)
-    signature = graph.signature[old]
-    for k, number in enumerate(serial):
-        lasts = last[chain[last] == k]
-        for r, n in enumerate(number):
-            signature[place[lasts] + r] = n
-    further = np.concatenate(
-        [
-            place[lasts] + r
-            for k, number in enumerate(serial)
-            for lasts in [last[chain[last] == k]]
-            for r in range(1, len(number))
-        ]
-        or [np.empty(0, np.int64)]
+    table, numbers = _with(graph.signatures, signatures)
+    new, call, old, signature, starts, base, shift, further, inside = _loops().joined(
+        graph.starts, graph.base, graph.shift, graph.signature, *found[:3], which, results, numbers
     )
-    own = np.zeros(total, bool)
-    own[further] = True
-    owner = np.maximum.accumulate(np.where(own, 0, np.arange(total)))
-    starts, base, shift = _loops().edges(
-        graph.starts, graph.base, graph.shift, np.where(chain >= 0, found.last, -1), call, new, own, owner
-    )
-    float_starts, floats = _floats(graph, member, call, old)
+    float_starts, floats = _floats(graph, call, old)
     return replace(
         graph,
         signatures=table,
@@ -336,41 +300,37 @@ def _joined(graph: Graph, found: _Found, signatures: list[Signature], which: Int
         roots=tuple((int(new[base]), shift) for base, shift in graph.roots),
         known=new[graph.known],
         results=np.sort(np.concatenate([new[graph.results], further])),
-        inside=np.sort(graph.origin[inside]),
+        inside=graph.origin[inside],
     )
 
 
-def _with(
-    table: tuple[Signature, ...], signatures: Sequence[Signature]
-) -> tuple[tuple[Signature, ...], list[list[int]]]:
-    """The table of signatures with these and those of their further results, and the numbers of each."""
+def _with(table: tuple[Signature, ...], signatures: Sequence[Signature]) -> tuple[tuple[Signature, ...], Ints]:
+    """The table of signatures with these and those of their further results, and the numbers of each (-1: no more)."""
     found = list(table)
-    numbers = {id(s): i for i, s in enumerate(found)}
-    places = []
-    for signature in signatures:
-        places.append([])
-        for s in (signature, *signature.further):
-            if id(s) not in numbers:
-                numbers[id(s)] = len(found)
+    known = {id(s): i for i, s in enumerate(found)}
+    numbers = np.full((len(signatures), LARGEST + 1), -1, np.int64)
+    for k, signature in enumerate(signatures):
+        for r, s in enumerate((signature, *signature.further)):
+            numbers[k, r] = known.setdefault(id(s), len(found))
+            if numbers[k, r] == len(found):
                 found.append(s)
-            places[-1].append(numbers[id(s)])
-    return tuple(found), places
+    return tuple(found), numbers
 
 
-def _floats(graph: Graph, member: Ints, call: Ints, old: Ints) -> tuple[Ints, Ints]:
-    """The payload numbers of the members behind all others, those of one chain side by side."""
+def _floats(graph: Graph, call: Ints, old: Ints) -> tuple[Ints, Ints]:
+    """Payload: that of the members of each chain side by side, behind all other."""
     starts = graph.float_starts[old]
-    counts = np.array([s.floats for s in graph.signatures], np.int64)[graph.signature[member]]
-    some = counts > 0
-    if not some.any():
+    counts = np.array([s.floats for s in graph.signatures], np.int64)[graph.signature]
+    size = np.bincount(call)
+    member = np.flatnonzero((counts > 0) & (size[call] > 1))
+    if not len(member):
         return starts, graph.floats
-    member, counts = member[some], counts[some]
-    order = np.argsort(call[member], kind="stable")
-    member, counts = member[order], counts[order]
+    member = member[np.argsort(call[member], kind="stable")]
+    counts = counts[member]
     ends = np.cumsum(counts)
     values = graph.floats[np.repeat(graph.float_starts[member] - ends + counts, counts) + np.arange(ends[-1])]
-    owners, first = np.unique(call[member], return_index=True)
-    starts[owners] = len(graph.floats) + (ends - counts)[first]
+    calls, first = np.unique(call[member], return_index=True)
+    starts[calls] = len(graph.floats) + (ends - counts)[first]
     return starts, np.concatenate([graph.floats, values])
 
 
@@ -448,27 +408,58 @@ def found(starts, base, shift, signature, joins, whole, output, largest):
 
 
 @njit(cache=True)
-def edges(starts, base, shift, chain, call, new, own, owner):
-    total = len(own)
+def joined(starts, base, shift, signature, last, number, structure, which, results, numbers):
+    n = len(signature)
+    cell = np.full(n, -1, np.int64)  # of each node in a chain that is joined
+    call = np.empty(n, np.int64)  # the new number of each last member, and of each node that is alone
+    total = gone = 0
+    for i in range(n):
+        if structure[last[i]] >= 0:
+            cell[i] = which[structure[last[i]]]
+        if cell[i] < 0 or last[i] == i:
+            call[i] = total
+            total += 1
+        if cell[i] >= 0:
+            if last[i] == i:
+                while numbers[cell[i], total - call[i]] >= 0:
+                    total += 1
+            gone += results[structure[last[i]], number[i]] < 0
+    new = np.full(n, -1, np.int64)
+    old, kind = np.empty(total, np.int64), np.empty(total, np.int64)
+    inside, further = np.empty(gone, np.int64), np.empty(total + gone - n + np.sum(cell >= 0), np.int64)
     counts = np.zeros(total + 1, np.int64)
-    for i in range(len(chain)):
+    gone = ends = 0
+    for i in range(n):
+        at, k = call[last[i]] if cell[i] >= 0 else call[i], signature[i]
+        call[i] = at
         for e in range(starts[i], starts[i + 1]):
-            if chain[i] < 0 or chain[base[e]] != chain[i]:
-                counts[call[i] + 1] += 1
+            if cell[i] < 0 or last[base[e]] != last[i]:
+                counts[at + 1] += 1
+        if cell[i] >= 0:
+            r = results[structure[last[i]], number[i]]
+            if r < 0:
+                inside[gone] = i
+                gone += 1
+                continue
+            at, k = at + r, numbers[cell[i], r]
+            if r > 0:
+                counts[at + 1] = 1
+                further[ends] = at
+                ends += 1
+        new[i], old[at], kind[at] = at, i, k
     for j in range(total):
-        counts[j + 1] += counts[j] + own[j]
+        counts[j + 1] += counts[j]
     bases, shifts = np.empty(counts[total], np.int64), np.zeros(counts[total], np.int64)
     place = counts[:-1].copy()
-    for i in range(len(chain)):
+    for i in range(n):
+        if new[i] > call[i]:
+            bases[counts[new[i]]] = call[i]
         for e in range(starts[i], starts[i + 1]):
-            if chain[i] < 0 or chain[base[e]] != chain[i]:
+            if cell[i] < 0 or last[base[e]] != last[i]:
                 at = place[call[i]]
                 bases[at], shifts[at] = new[base[e]], shift[e]
                 place[call[i]] = at + 1
-    for j in range(total):
-        if own[j]:
-            bases[counts[j]] = owner[j]
-    return counts, bases, shifts
+    return new, call, old, kind, counts, bases, shifts, further[:ends], inside
 '''
 
 
