@@ -54,11 +54,12 @@ AGE = 256  # graphs without it after which a structure gives way to a new one
 
 
 class Member(NamedTuple):
-    """One node of a chain: its signature, and for each operand that is a row the member it is (-1: from outside).
-    ``output``: whether others read it."""
+    """One node of a chain: its signature, and for each operand that is a row the member it is (-1: from outside) and
+    the element it is read from. ``output``: whether others read it."""
 
     signature: Signature
     inside: tuple[int, ...]
+    shifts: tuple[int, ...]
     output: bool
 
 
@@ -159,7 +160,7 @@ def _signature(structure: Structure) -> Signature:
     parameters: dict[Type, int] = {}
     floats = 0
 
-    def read(o: Operand, inside: tuple[int, ...]) -> Ref:
+    def read(o: Operand, m: Member) -> Ref:
         nonlocal floats
         if o.kind == "float":
             floats += 1
@@ -167,14 +168,15 @@ def _signature(structure: Structure) -> Signature:
         assert o.type is not None
         if o.kind == "shared":
             kind, index = PARAMETER, parameters.setdefault(o.type, len(parameters))
-        elif inside[o.position] >= 0:
-            kind, index = NODE, inside[o.position]
+        elif m.inside[o.position] >= 0:
+            kind, index = NODE, m.inside[o.position]
         else:
             inputs.append(o.type)
             kind, index = INPUT, len(inputs) - 1
-        return Ref(kind, index, 0, o.shape, o.dtype, o.type.size, o.vjp is not None)
+        shift = m.shifts[o.position] if kind == NODE else 0
+        return Ref(kind, index, shift, o.shape, o.dtype, o.type.size, o.vjp is not None)
 
-    nodes = tuple(_node(m.signature, tuple(read(o, m.inside) for o in m.signature.operands)) for m in structure)
+    nodes = tuple(_node(m.signature, tuple(read(o, m) for o in m.signature.operands)) for m in structure)
     outputs = tuple(i for i, m in enumerate(structure) if m.output)
     program = Program(_name(structure), nodes, outputs, tuple(inputs), tuple(parameters), ())
     signature = call_signature(program, [structure[i].signature.type for i in outputs], 0, floats)
@@ -228,13 +230,18 @@ def with_chains(graph: Graph, chains: Chains) -> Graph:
         return graph
     joins = np.array([-1 if k.joins is None else classes[k.joins] for k in kinds], np.int64)[graph.signature]
     joins[watched(graph)] = -1
+    types, sizes = (
+        np.array(column) for column in zip(*[(ord(dtype[-1]), size) for dtype, size in classes], strict=True)
+    )
     whole = np.zeros((len(kinds), SLOTS), bool)
     for i, k in enumerate(kinds):
         whole[i, : len(k.whole)] = k.whole
     output = np.array([k.output for k in kinds], bool)[graph.signature]
     output[[base for base, _ in graph.roots]] = True
     found = _Found(
-        *_loops().found(graph.starts, graph.base, graph.shift, graph.signature, joins, whole, output, LARGEST)
+        *_loops().found(
+            graph.starts, graph.base, graph.shift, graph.signature, joins, types, sizes, whole, output, LARGEST
+        )
     )
     accepted = _accepted(graph, found, chains)
     return _joined(graph, found, *accepted) if accepted is not None else graph
@@ -271,11 +278,13 @@ def _structure(graph: Graph, found: _Found, last: int, is_output: Ints) -> Struc
     """The structure of the chain that ends in a node."""
     members = []
     for i in np.flatnonzero(found.last[: last + 1] == last).tolist():
-        bases = graph.base[graph.starts[i] : graph.starts[i + 1]]
-        inside = np.where(found.last[bases] == last, found.number[bases], -1)
-        members.append(
-            Member(graph.signatures[graph.signature[i]], tuple(inside.tolist()), bool(is_output[len(members)]))
-        )
+        edges = slice(int(graph.starts[i]), int(graph.starts[i + 1]))
+        bases = graph.base[edges]
+        own = found.last[bases] == last
+        inside, shifts = np.where(own, found.number[bases], -1), np.where(own, graph.shift[edges], 0)
+        output = bool(is_output[len(members)])
+        signature = graph.signatures[graph.signature[i]]
+        members.append(Member(signature, tuple(inside.tolist()), tuple(shifts.tolist()), output))
     return tuple(members)
 
 
@@ -341,28 +350,37 @@ from numba import njit
 
 
 @njit(cache=True)
-def found(starts, base, shift, signature, joins, whole, output, largest):
+def found(starts, base, shift, signature, joins, types, sizes, whole, output, largest):
     n = len(signature)
     last = np.arange(n)
     size = np.ones(n, np.int64)
+    parts = np.zeros(n, np.bool_)  # whether a member's value is computed where parts of it are read
     into = np.full(n, -1, np.int64)  # the chain of the first reader so far
-    fits = np.zeros(n, np.bool_)  # whether all readers in that chain read the whole value
+    fits = np.zeros(n, np.int64)  # how readers in that chain read: 1 all of it, 2 parts
     reader = np.full(n, n, np.int64)  # the first reader so far
     other = np.full(n, n, np.int64)  # the first reader outside of that chain
     for q in range(n - 1, -1, -1):
         chain = into[q]
-        if chain >= 0 and fits[q] and joins[q] == joins[chain] and other[q] > chain and size[chain] < largest:
+        whole_fits = fits[q] == 1 and other[q] > chain
+        parts[q] = fits[q] == 2 and other[q] == n and not output[q]
+        if joins[q] >= 0 and (whole_fits or parts[q]) and size[chain] < largest:
             last[q] = chain
             size[chain] += 1
             output[q] |= other[q] < n
         else:
             chain = q
+            parts[q] = False
             output[q] = True
         for e in range(starts[q], starts[q + 1]):
             p = base[e]
             if joins[p] < 0:
                 continue
-            fit = joins[q] == joins[p] and shift[e] == 0 and whole[signature[q], e - starts[q]]
+            fit = 0
+            if joins[q] >= 0 and whole[signature[q], e - starts[q]]:
+                if joins[q] == joins[p] and shift[e] == 0:
+                    fit = 2 if parts[q] else 1
+                elif not parts[q] and types[joins[q]] == types[joins[p]] and sizes[joins[q]] < sizes[joins[p]]:
+                    fit = 2
             if into[p] == chain:
                 fits[p] &= fit
             else:
@@ -374,7 +392,7 @@ def found(starts, base, shift, signature, joins, whole, output, largest):
     count = np.zeros(n, np.int64)
     structure = np.full(n, -1, np.int64)
     room = 64
-    while room < 2 * n:
+    while room < 2 * (n + len(base)):
         room *= 2
     before, symbol, node = np.full(room, -2, np.int64), np.zeros(room, np.int64), np.zeros(room, np.int64)
     nodes = 0
@@ -384,18 +402,19 @@ def found(starts, base, shift, signature, joins, whole, output, largest):
             continue
         number[q] = count[chain]
         count[chain] += 1
-        key = np.int64(0)
-        for e in range(starts[q], starts[q + 1]):
-            p = base[e]
-            key = (key << 7) + (number[p] + 1 if last[p] == chain else 0)
-        key = (key << 24) + signature[q]
-        at = (structure[chain] * 1000003 + key * 7919 + (key >> 11)) & (room - 1)
-        while before[at] != -2 and not (before[at] == structure[chain] and symbol[at] == key):
-            at = (at + 1) & (room - 1)
-        if before[at] == -2:
-            before[at], symbol[at], node[at] = structure[chain], key, nodes
-            nodes += 1
-        structure[chain] = node[at]
+        for e in range(starts[q] - 1, starts[q + 1]):
+            # First the signature, then each operand: where from, or which member and from which element.
+            if e < starts[q]:
+                key = np.int64(signature[q])
+            else:
+                key = (shift[e] << 8) + number[base[e]] + 1 if last[base[e]] == chain else np.int64(0)
+            at = (structure[chain] * 1000003 + key * 7919 + (key >> 11)) & (room - 1)
+            while before[at] != -2 and not (before[at] == structure[chain] and symbol[at] == key):
+                at = (at + 1) & (room - 1)
+            if before[at] == -2:
+                before[at], symbol[at], node[at] = structure[chain], key, nodes
+                nodes += 1
+            structure[chain] = node[at]
     ids = np.full(nodes + 1, -1, np.int64)
     structures = 0
     for q in range(n):
