@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple
@@ -45,6 +45,8 @@ from lazyflow.program import (
 from lazyflow.repeats import watched
 from lazyflow.tape import Operand, Signature, Type
 
+# Where chains pay: through NumPy calls each operand is gathered first, which costs more than the launches that are saved.
+FUSIONS = ("numba",)
 FEWEST = 8  # chains of one structure in a graph that are worth a kernel
 LARGEST = 32  # members of a chain
 SLOTS = 4  # operands that are rows, of a member
@@ -67,11 +69,14 @@ Structure = tuple[Member, ...]
 
 
 class Chains:
-    """The signatures of chains by structure, up to ``most``; a new one takes the place of one that has not come by in
+    """When chains are made: with ``fusions``, where ``fewest`` or more in a graph are alike. Remembers the signatures of
+    chains by structure, up to ``most``; a new one takes the place of one that has not come by in
     the last ``age`` graphs, or is refused: each costs the time to compile its kernels."""
 
-    def __init__(self, most: int = MOST, age: int = AGE) -> None:
-        self.most, self.age = most, age
+    def __init__(
+        self, fusions: Collection[str] = FUSIONS, fewest: int = FEWEST, most: int = MOST, age: int = AGE
+    ) -> None:
+        self.fusions, self.fewest, self.most, self.age = fusions, fewest, most, age
         self.graphs = 0
         self.known: OrderedDict[Structure, tuple[Signature, int]] = OrderedDict()
         self.kinds: weakref.WeakKeyDictionary[Signature, _Kind] = weakref.WeakKeyDictionary()
@@ -255,7 +260,7 @@ def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signatu
     counts = np.bincount(structure, minlength=found.structures)
     which = np.full(found.structures, -1, np.int64)
     results = np.full((found.structures, LARGEST), -1, np.int64)
-    if counts.max(initial=0) < FEWEST:
+    if counts.max(initial=0) < chains.fewest:
         return None
     members = np.flatnonzero(found.structure[found.last] >= 0)
     is_output = np.zeros((found.structures, LARGEST), bool)
@@ -264,7 +269,7 @@ def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signatu
     first = np.full(found.structures, -1, np.int64)
     first[structure[::-1]] = lasts[::-1]
     signatures: list[Signature] = []
-    for s in np.flatnonzero(counts >= FEWEST).tolist():
+    for s in np.flatnonzero(counts >= chains.fewest).tolist():
         signature = chains.signature(_structure(graph, found, int(first[s]), is_output[s]))
         if signature is not None:
             which[s] = len(signatures)
@@ -276,7 +281,7 @@ def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signatu
 
 def _structure(graph: Graph, found: _Found, last: int, is_output: Ints) -> Structure:
     """The structure of the chain that ends in a node."""
-    members = []
+    members: list[Member] = []
     for i in np.flatnonzero(found.last[: last + 1] == last).tolist():
         edges = slice(int(graph.starts[i]), int(graph.starts[i + 1]))
         bases = graph.base[edges]

@@ -38,9 +38,8 @@ CHOICES = Choices()
 # Plans by structure. They never change a value either: see `lazyflow.plans`.
 PLANS = Plans()
 
-# The kernels of elementwise nodes that stand together: see `lazyflow.chains`.
+# Elementwise nodes that stand together, as one node: see `lazyflow.chains`.
 CHAINS = Chains()
-CHAINED = ("numba", "numpy")
 
 
 def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
@@ -51,6 +50,16 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
         return make(graph, schedule(dag_of(graph), batching, CHOICES, names), reuse=reuse)
 
     return PLANS.plan(graph, (batching, reuse), made)
+
+
+def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
+    """The graph that is scheduled: equal nodes are one, and so are chains of elementwise nodes where they pay (see
+    `lazyflow.chains`), unless each node is to be run, or ``checked``, as it was recorded."""
+    options = settings.current()
+    if options.dedupe:
+        graph = without_repeats(graph)
+    fused = fused_by(options.fuse, device) in CHAINS.fusions and options.batching != "none" and not checked
+    return with_chains(graph, CHAINS) if fused else graph
 
 
 def _run(roots: Sequence[Expr]) -> None:
@@ -68,17 +77,13 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     graph = collect(roots)
     if not len(graph):
         return
-    if settings.current().dedupe:
-        graph = without_repeats(graph)
     device = roots[0].device
-    fuse = fused_by(settings.current().fuse, device)
     tapes = [graph.tape(i) for i in range(len(graph.tapes))]
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
-    if fuse in CHAINED and settings.current().batching != "none" and not checked:
-        graph = with_chains(graph, CHAINS)
+    graph = reduced(graph, device, checked)
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
-    run = Run(plan, device, differentiable, fuse)
+    run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
     with blas_threads(settings.current().threads):
         execute(run)
     if checked:
@@ -148,13 +153,14 @@ def _stale(roots: Sequence[Expr]) -> bool:
     return False
 
 
-def _forget(roots: Sequence[Expr]) -> None:
-    """Drop what was computed below the roots; random nodes draw anew the next time."""
+def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
+    """Drop what was computed below the roots; random nodes draw anew the next time, unless values are to stay as they
+    were."""
     for tape in reached_tapes(roots, anew=True):
         if tape.runs:
             tape.forget()
             tape.import_generations.clear()
-            tape.generation += 1
+            tape.generation += draw_anew
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
@@ -203,6 +209,9 @@ class Engine:
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
         self.forward([root])
+        if _hides_watched(root):  # run again: what somebody watches is a node of its own then
+            _forget([root], draw_anew=False)
+            self.forward([root])
         run, offset = location(root.tape, root.row)
         with blas_threads(settings.current().threads):
             gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain, _hooked)
@@ -217,29 +226,59 @@ def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator
     A later run has a copy of the value, and a part of its gradient: `location` would find that one.
     """
     graph = run.plan.graph
+    for tape, row, place in _watched_places(graph, entries):
+        node = _computed_node(graph, place)
+        if node is not None:
+            yield tape, row, node, entries(tape)[row]
+
+
+def _watched_places(graph: Graph, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator[tuple[Tape, int, int]]:
+    """Those rows of a graph's tapes that have entries: tape, row, and the number of the row through all tapes."""
     for number, reference in enumerate(graph.tapes):
         tape = reference()
-        for row, entry in list(entries(tape).items()) if tape is not None else ():
+        for row in list(entries(tape)) if tape is not None else ():
             place = int(graph.tape_starts[number]) + row - int(graph.tape_lows[number])
-            if graph.tape_starts[number] <= place < graph.tape_starts[number + 1]:
-                node = _computed_node(graph, place)
-                if node is not None and tape is not None:
-                    yield tape, row, node, entry
+            if tape is not None and graph.tape_starts[number] <= place < graph.tape_starts[number + 1]:
+                yield tape, row, place
+
+
+def _hides_watched(root: Expr) -> bool:
+    """Whether a run that the root rests on computed a watched row together with others, before anybody watched it."""
+    seen: set[int] = set()
+    stack = [location(root.tape, root.row)[0]]
+    while stack:
+        run = stack.pop()
+        if run.number not in seen:
+            seen.add(run.number)
+            graph = run.plan.graph
+            if any(_is_hidden(graph, place) for _, _, place in _watched_places(graph, lambda t: t.hooks | t.retained)):
+                return True
+            stack.extend(graph.known_run)
+    return False
+
+
+def _is_hidden(graph: Graph, place: int) -> bool:
+    """Whether a row is computed on the way of a chain, or by a node that stands for other rows too."""
+    base = graph.tape_base[place]
+    at = int(np.searchsorted(graph.inside, base))
+    if at < len(graph.inside) and graph.inside[at] == base:
+        return True
+    node = graph.node_of(base)
+    if node is None or graph.signatures[graph.signature[node]].op is KNOWN:
+        return False
+    return sum(_computes(graph, p) for p in np.flatnonzero(graph.tape_base == base).tolist()) > 1
 
 
 def _computed_node(graph: Graph, place: int) -> int | None:
-    """The node that computes a row; None if it was known already, or not needed. Raises `GradientError` if it stands
-    for other rows too, which were found to be equal before anybody watched this one."""
-    base = graph.tape_base[place]
-    node = graph.node_of(base)
-    if node is None or graph.signatures[graph.signature[node]].op is KNOWN:
-        return None
-    if sum(_computes(graph, p) for p in np.flatnonzero(graph.tape_base == base).tolist()) > 1:
+    """The node that computes a row; None if it was known already, or not needed. Raises `GradientError` if it is
+    computed together with others."""
+    if _is_hidden(graph, place):
         raise GradientError(
-            "the gradient of a value that was computed together with an equal one cannot be told apart: register its "
-            "hook before anything is computed, or record both under lf.using(dedupe=False)"
+            "the gradient of this value cannot be told from those of others that it was computed together with: "
+            "register its hook before backward() is called"
         )
-    return node
+    node = graph.node_of(graph.tape_base[place])
+    return None if node is None or graph.signatures[graph.signature[node]].op is KNOWN else node
 
 
 def _computes(graph: Graph, place: int) -> bool:

@@ -31,6 +31,7 @@ ORDER = (
     "arena",
     "fuse",
     "program",
+    "chains",
     "calls",
     "execute",
     "check",

@@ -20,8 +20,8 @@ from lazyflow.fuse.scalar import BLOCK, CHEAP, NUMBER, ROWS, TRUTH, Instruction,
 _INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _COMPARE = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
 
-# What becomes vector code, of each dtype; any other function is a scalar call of the C library, 2 to 12 ns an element where
-# NumPy's take 0.4 (float32).
+# What becomes vector code, of each dtype; any other function is a scalar call of the C library, 2 to 12 ns an element
+# where NumPy's take 0.4 (float32).
 VECTORISED = {
     "float32": CHEAP | {"divide", "sqrt", "tanh"},
     "float64": CHEAP | {"divide", "sqrt"},
