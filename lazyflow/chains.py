@@ -45,8 +45,7 @@ from lazyflow.program import (
 from lazyflow.repeats import watched
 from lazyflow.tape import Operand, Signature, Type
 
-# Where chains pay: through NumPy calls each operand is gathered first, which costs more than the launches that are saved.
-FUSIONS = ("numba",)
+FUSIONS = ("numba",)  # NumPy calls gather every operand first, which costs more than the launches that are saved
 FEWEST = 8  # chains of one structure in a graph that are worth a kernel
 LARGEST = 32  # members of a chain
 SLOTS = 4  # operands that are rows, of a member
@@ -69,9 +68,12 @@ Structure = tuple[Member, ...]
 
 
 class Chains:
-    """When chains are made: with ``fusions``, where ``fewest`` or more in a graph are alike. Remembers the signatures of
-    chains by structure, up to ``most``; a new one takes the place of one that has not come by in
-    the last ``age`` graphs, or is refused: each costs the time to compile its kernels."""
+    """When chains are made, and the signatures of those that were.
+
+    They are made where kernels are one of ``fusions``, of what stands in a graph ``fewest`` times or more. Up to
+    ``most`` structures are kept; a new one takes the place of one that has not come by in the last ``age`` graphs, or
+    is refused: each costs the time to compile its kernels.
+    """
 
     def __init__(
         self, fusions: Collection[str] = FUSIONS, fewest: int = FEWEST, most: int = MOST, age: int = AGE
