@@ -384,7 +384,7 @@ def found(starts, base, shift, signature, joins, types, sizes, whole, output, la
                 continue
             fit = 0
             if joins[q] >= 0 and whole[signature[q], e - starts[q]]:
-                if joins[q] == joins[p] and shift[e] == 0:
+                if joins[q] == joins[p]:
                     fit = 2 if parts[q] else 1
                 elif not parts[q] and types[joins[q]] == types[joins[p]] and sizes[joins[q]] < sizes[joins[p]]:
                     fit = 2

@@ -173,21 +173,59 @@ def test_a_step_is_one_node_whatever_part_of_it_is_read():
     assert [g.nodes for g in steps] == [6, 3]  # the first step's memory has no gradient
 
 
-def test_nodes_between_the_members_of_a_chain():
-    """What stands between them on the tape, and reads one of them, keeps the others out."""
-    w = lf.Parameter(np.arange(1.0, 5.0))
-    parts = []
-    for k in range(3):
-        x = w[:2] * (k + 1.0)
-        y = lf.tanh(x)
-        between = lf.sum(y)  # reads y before the last of them
-        parts.append(lf.sum(lf.exp(y) * between + lf.sigmoid(x)))
-    expected = 0.0
-    for k in range(3):
-        y = np.tanh([k + 1.0, 2 * (k + 1.0)])
-        expected += (np.exp(y) * y.sum() + 1 / (1 + np.exp([-(k + 1.0), -2 * (k + 1.0)]))).sum()
+def table(rows=8):
+    return lf.Parameter(np.random.default_rng(0).normal(size=(rows, 3)))
+
+
+def between(x, k):
+    """What stands between members and reads one of them, which a later one needs: they cannot all be one node."""
+    y = lf.tanh(x)
+    z = lf.exp(y)
+    total = lf.sum(y)
+    return lf.sum(z * total + y)
+
+
+def parts(x, k):
+    """A sum that is cut, and whose parts change places."""
+    first, second = lf.split(lf.concatenate([x, x * 2.0]) + lf.concatenate([lf.sin(x), x]), 2)
+    return lf.sum(lf.tanh(first) * second if k % 2 else lf.tanh(second) * first)
+
+
+def part_between(x, k):
+    whole = lf.concatenate([x, x]) * lf.concatenate([x, lf.sin(x)])
+    z = lf.tanh(whole[:3]) * whole[3:]
+    return lf.sum(z * lf.sum(whole))
+
+
+def part_twice(x, k):
+    whole = lf.concatenate([x, x]) * lf.concatenate([x, lf.exp(x)])
+    return lf.sum(lf.tanh(whole[:3]) * whole[1:4] + whole[3:])
+
+
+PROGRAMS = {f.__name__: f for f in (between, parts, part_between, part_twice)}
+
+
+def results_of(program, **options):
+    w = table()
+    with lf.using(**options):
+        loss = lf.sum([program(lf.embedding(w, k), k) for k in range(8)])
+        loss.backward()
+    return {"loss": loss.numpy(), "w": dense(w.grad, w.shape)}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_chains_of_a_certain_form(name):
+    check(results_of(PROGRAMS[name], fuse="numpy"), results_of(PROGRAMS[name], fuse="off", batching="none"))
+
+
+def test_a_value_of_which_parts_are_read_is_asked_for():
+    x = [lf.constant(np.arange(4.0) + k) for k in range(8)]
+    whole = [a * 2.0 for a in x]
+    products = [lf.tanh(w[:2]) * w[2:] for w in whole]
     with lf.using(fuse="numpy"):
-        np.testing.assert_allclose(lf.sum(parts).item(), expected)
+        found = lf.forward([*products, *whole])
+    np.testing.assert_allclose(found[8:], [2 * (np.arange(4.0) + k) for k in range(8)])
+    np.testing.assert_allclose(found[:8], [np.tanh(w[:2]) * w[2:] for w in found[8:]])
 
 
 def average(count):
@@ -212,10 +250,6 @@ def in_chains(count, w, wrap=lambda y: y):
     """``count`` values in the middle of chains, and the loss."""
     middle = [lf.tanh(lf.embedding(w, k) * (k + 1.5)) for k in range(count)]
     return middle, lf.sum([lf.sum(lf.exp(wrap(y)) * y) for y in middle])
-
-
-def table(rows=8):
-    return lf.Parameter(np.random.default_rng(0).normal(size=(rows, 3)))
 
 
 @pytest.fixture
