@@ -46,7 +46,7 @@ from lazyflow.repeats import watched
 from lazyflow.tape import Operand, Signature, Type
 
 FUSIONS = ("numba",)  # NumPy calls gather every operand first, which costs more than the launches that are saved
-FEWEST = 8  # chains of one structure in a graph that are worth a kernel
+FEWEST = 4  # chains of one structure in a graph that are worth a kernel
 LARGEST = 32  # members of a chain
 SLOTS = 4  # operands that are rows, of a member
 SMALL = 16  # elements of a value for which a function that does not vectorise costs less than a launch
