@@ -405,6 +405,15 @@ def test_the_name_of_a_chain_is_readable_and_bounded():
     assert long and all(len(name) <= 2 * WIDEST and "..." in name for name in long)
 
 
+@pytest.mark.usefixtures("numpy_kernels")
+def test_explain_shows_what_runs():
+    _, loss = in_chains(8, table())
+    explained = lf.explain(loss)
+    loss.forward()
+    plan = loss.tape.runs[0].plan
+    assert (explained.nodes, explained.launches) == (len(plan.graph), len(plan.launches))
+
+
 def test_what_keeps_two_chains_apart_is_said():
     w = table(16)
     rows = [lf.embedding(w, k) for k in range(16)]
