@@ -202,7 +202,24 @@ def part_twice(x, k):
     return lf.sum(lf.tanh(whole[:3]) * whole[1:4] + whole[3:])
 
 
-PROGRAMS = {f.__name__: f for f in (between, parts, part_between, part_twice)}
+_W = np.random.default_rng(1).normal(size=(3, 3))
+
+
+@lf.cell
+def _cell(x, y):
+    return lf.tanh(lf.matmul(lf.constant(_W), x) * y), lf.sigmoid(x) + y
+
+
+def around_cells(x, k):
+    """Chains before, between and behind calls of a cell with two results, which has to stand next to them."""
+    h, c = lf.tanh(x) * 0.5, lf.sigmoid(x * 1.5) * x
+    for _ in range(2 + k % 2):
+        h, c = _cell(lf.tanh(c) * h, h * h + c)
+        h, c = lf.tanh(h) * c, lf.tanh(c) + h
+    return lf.sum(h * c)
+
+
+PROGRAMS = {f.__name__: f for f in (between, parts, part_between, part_twice, around_cells)}
 
 
 def results_of(program, **options):
