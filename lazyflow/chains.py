@@ -232,26 +232,26 @@ def with_chains(graph: Graph, chains: Chains) -> Graph:
     """The graph with chains of elementwise nodes as one node each; nodes inside of them are gone."""
     chains.next_graph()
     kinds = [chains.kind(s) for s in graph.signatures]
-    classes = {k: i for i, k in enumerate(dict.fromkeys(k.joins for k in kinds if k.joins is not None))}
-    if not classes:
+    able = np.array([k.joins is not None for k in kinds], bool)
+    if np.bincount(graph.signature, minlength=len(kinds))[able].sum() < 2 * chains.fewest:
         return graph
-    joins = np.array([-1 if k.joins is None else classes[k.joins] for k in kinds], np.int64)[graph.signature]
-    joins[watched(graph)] = -1
-    types, sizes = (
-        np.array(column) for column in zip(*[(ord(dtype[-1]), size) for dtype, size in classes], strict=True)
-    )
-    whole = np.zeros((len(kinds), SLOTS), bool)
-    for i, k in enumerate(kinds):
-        whole[i, : len(k.whole)] = k.whole
-    output = np.array([k.output for k in kinds], bool)[graph.signature]
-    output[[base for base, _ in graph.roots]] = True
-    found = _Found(
-        *_loops().found(
-            graph.starts, graph.base, graph.shift, graph.signature, joins, types, sizes, whole, output, LARGEST
-        )
-    )
+    found = _found(graph, kinds)
     accepted = _accepted(graph, found, chains)
     return _joined(graph, found, *accepted) if accepted is not None else graph
+
+
+def _found(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
+    """All chains of a graph, whose signatures are of these kinds."""
+    classes = {k: i for i, k in enumerate(dict.fromkeys(k.joins for k in kinds if k.joins is not None))}
+    joins = np.array([-1 if k.joins is None else classes[k.joins] for k in kinds], np.int64)[graph.signature]
+    joins[watched(graph)] = -1
+    types = np.array([ord(dtype[-1]) for dtype, _ in classes])
+    sizes = np.array([size for _, size in classes])
+    whole = np.array([k.whole + (False,) * (SLOTS - len(k.whole)) for k in kinds], bool)
+    output = np.array([k.output for k in kinds], bool)[graph.signature]
+    output[[base for base, _ in graph.roots]] = True
+    edges = graph.starts, graph.base, graph.shift
+    return _Found(*_loops().found(*edges, graph.signature, joins, types, sizes, whole, output, LARGEST))
 
 
 def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signature], Ints, Ints] | None:
