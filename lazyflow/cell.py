@@ -32,19 +32,15 @@ from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.graph import Graph, collect
 from lazyflow.ops import OPS
-from lazyflow.ops.base import NOTHING, Op, Result
-from lazyflow.program import Program, program_of
+from lazyflow.program import call_signature, program_of
 from lazyflow.tape import (
     INPUT,
-    Operand,
     Signature,
     Tape,
     Type,
-    by_program,
     current,
     current_tape,
     leaf_signature,
-    output_signature,
     recording_on,
     signature_by_id,
 )
@@ -450,7 +446,7 @@ def _recorder(
     if found is None:
         return None
     program, operands, ints, floats = found
-    signature = _signature(program, [e.type for e in outputs], len(ints), len(floats))
+    signature = call_signature(program, [e.type for e in outputs], len(ints), len(floats))
     counts = [k for k, entry in enumerate(ints) if entry[0] == "count"]
     signature.draws = tuple(counts)
     limits = tuple(dict.fromkeys(trace.limits))
@@ -464,32 +460,6 @@ def _recorder(
         program.parameters,
         static,
     )
-
-
-def _signature(program: Program, results: Sequence[Type], ints: int, floats: int) -> Signature:
-    wants = program.wants_gradient()
-    operands = [
-        Operand("row", k, kind, kind.shape, kind.dtype, by_program if ("input", k) in wants else None)
-        for k, kind in enumerate(program.inputs)
-    ]
-    operands += [
-        Operand("shared", 0, kind, kind.shape, kind.dtype, by_program if ("parameter", k) in wants else None)
-        for k, kind in enumerate(program.parameters)
-    ]
-    index, number = np.dtype(np.int64), np.dtype(np.float64)
-    operands += [Operand("int", k, None, (), index, None) for k in range(ints)]
-    operands += [Operand("float", k, None, (), number, None) for k in range(floats)]
-    first, *rest = results
-    signature = Signature(
-        Op(program.name, _no_shape_rule, by_program), tuple(operands), first, NOTHING, len(program.inputs)
-    )
-    signature.cell = program
-    signature.further = tuple(output_signature(first, kind) for kind in rest)
-    return signature
-
-
-def _no_shape_rule(*_: Any, **__: Any) -> Result:
-    raise TypeError("the shapes of a cell's results are found by tracing it")
 
 
 # What a function can see besides its arguments.

@@ -16,6 +16,7 @@ from lazyflow import expr, jit, loops, settings
 from lazyflow.arena import Arena
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
+from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, execute, fused_by
@@ -37,6 +38,9 @@ CHOICES = Choices()
 # Plans by structure. They never change a value either: see `lazyflow.plans`.
 PLANS = Plans()
 
+# Elementwise nodes that stand together, as one node: see `lazyflow.chains`.
+CHAINS = Chains()
+
 
 def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
     """Schedule and plan a graph, or take the plan of one of equal structure."""
@@ -45,6 +49,16 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
         return make(graph, scheduled(graph, batching, CHOICES), reuse=reuse)
 
     return PLANS.plan(graph, (batching, reuse), made)
+
+
+def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
+    """The graph that is scheduled: equal nodes are one, and so are chains of elementwise nodes where they pay (see
+    `lazyflow.chains`), unless each node is to be run, or ``checked``, as it was recorded."""
+    options = settings.current()
+    if options.dedupe:
+        graph = without_repeats(graph)
+    fused = fused_by(options.fuse, device) in CHAINS.fusions and options.batching != "none" and not checked
+    return with_chains(graph, CHAINS) if fused else graph
 
 
 def _run(roots: Sequence[Expr]) -> None:
@@ -62,13 +76,12 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     graph = collect(roots)
     if not len(graph):
         return
-    if settings.current().dedupe:
-        graph = without_repeats(graph)
+    device = roots[0].device
     tapes = [graph.tape(i) for i in range(len(graph.tapes))]
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
+    graph = reduced(graph, device, checked)
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
-    device = roots[0].device
     run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
     with blas_threads(settings.current().threads):
         execute(run)
@@ -147,13 +160,14 @@ def _stale(roots: Sequence[Expr]) -> bool:
     return False
 
 
-def _forget(roots: Sequence[Expr]) -> None:
-    """Drop what was computed below the roots; random nodes draw anew the next time."""
+def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
+    """Drop what was computed below the roots; random nodes draw anew the next time, unless values are to stay as they
+    were."""
     for tape in reached_tapes(roots, anew=True):
         if tape.runs:
             tape.forget()
             tape.import_generations.clear()
-            tape.generation += 1
+            tape.generation += draw_anew
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
@@ -202,6 +216,9 @@ class Engine:
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
         self.forward([root])
+        if _hides_watched(root):  # run again: what somebody watches is a node of its own then
+            _forget([root], draw_anew=False)
+            self.forward([root])
         run, offset = location(root.tape, root.row)
         with blas_threads(settings.current().threads):
             gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain, _hooked)
@@ -216,29 +233,59 @@ def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator
     A later run has a copy of the value, and a part of its gradient: `location` would find that one.
     """
     graph = run.plan.graph
+    for tape, row, place in _watched_places(graph, entries):
+        node = _computed_node(graph, place)
+        if node is not None:
+            yield tape, row, node, entries(tape)[row]
+
+
+def _watched_places(graph: Graph, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator[tuple[Tape, int, int]]:
+    """Those rows of a graph's tapes that have entries: tape, row, and the number of the row through all tapes."""
     for number, reference in enumerate(graph.tapes):
         tape = reference()
-        for row, entry in list(entries(tape).items()) if tape is not None else ():
+        for row in list(entries(tape)) if tape is not None else ():
             place = int(graph.tape_starts[number]) + row - int(graph.tape_lows[number])
-            if graph.tape_starts[number] <= place < graph.tape_starts[number + 1]:
-                node = _computed_node(graph, place)
-                if node is not None and tape is not None:
-                    yield tape, row, node, entry
+            if tape is not None and graph.tape_starts[number] <= place < graph.tape_starts[number + 1]:
+                yield tape, row, place
+
+
+def _hides_watched(root: Expr) -> bool:
+    """Whether a run that the root rests on computed a watched row together with others, before anybody watched it."""
+    seen: set[int] = set()
+    stack = [location(root.tape, root.row)[0]]
+    while stack:
+        run = stack.pop()
+        if run.number not in seen:
+            seen.add(run.number)
+            graph = run.plan.graph
+            if any(_is_hidden(graph, place) for _, _, place in _watched_places(graph, lambda t: t.hooks | t.retained)):
+                return True
+            stack.extend(graph.known_run)
+    return False
+
+
+def _is_hidden(graph: Graph, place: int) -> bool:
+    """Whether a row is computed on the way of a chain, or by a node that stands for other rows too."""
+    base = graph.tape_base[place]
+    at = int(np.searchsorted(graph.inside, base))
+    if at < len(graph.inside) and graph.inside[at] == base:
+        return True
+    node = graph.node_of(base)
+    if node is None or graph.signatures[graph.signature[node]].op is KNOWN:
+        return False
+    return sum(_computes(graph, p) for p in np.flatnonzero(graph.tape_base == base).tolist()) > 1
 
 
 def _computed_node(graph: Graph, place: int) -> int | None:
-    """The node that computes a row; None if it was known already, or not needed. Raises `GradientError` if it stands
-    for other rows too, which were found to be equal before anybody watched this one."""
-    base = graph.tape_base[place]
-    node = int(np.searchsorted(graph.origin, base))
-    if node == len(graph) or graph.origin[node] != base or graph.signatures[graph.signature[node]].op is KNOWN:
-        return None
-    if sum(_computes(graph, p) for p in np.flatnonzero(graph.tape_base == base).tolist()) > 1:
+    """The node that computes a row; None if it was known already, or not needed. Raises `GradientError` if it is
+    computed together with others."""
+    if _is_hidden(graph, place):
         raise GradientError(
-            "the gradient of a value that was computed together with an equal one cannot be told apart: register its "
-            "hook before anything is computed, or record both under lf.using(dedupe=False)"
+            "the gradient of this value cannot be told from those of others that it was computed together with: "
+            "register its hook before backward() is called"
         )
-    return node
+    node = graph.node_of(graph.tape_base[place])
+    return None if node is None or graph.signatures[graph.signature[node]].op is KNOWN else node
 
 
 def _computes(graph: Graph, place: int) -> bool:
@@ -272,7 +319,9 @@ def _node_of(run: Run, root: Expr) -> int:
         row = root.row - int(graph.tape_lows[number])
         start, end = graph.tape_starts[number : number + 2].tolist()
         if tape() is root.tape and 0 <= row < end - start:
-            return int(np.searchsorted(graph.origin, graph.tape_base[start + row]))
+            node = graph.node_of(graph.tape_base[start + row])
+            if node is not None:
+                return node
     raise LookupError("the root is not part of its run")
 
 

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from lazyflow import settings
-from lazyflow.engine import CHOICES, PLANS
+from lazyflow.engine import CHOICES, PLANS, reduced
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, collect
 from lazyflow.plan import dag_of
 from lazyflow.plans import CacheInfo
-from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Schedule, lower_bound, schedule
 from lazyflow.tape import CONSTANT, KNOWN, Operand, Signature
 
@@ -38,8 +37,8 @@ class Group:
 class Explanation:
     """What `explain` returns; ``print`` shows it as a table.
 
-    ``recorded`` nodes, of which ``nodes`` are computed (the others are views, or no root needs them); ``launches``
-    under ``batching``;
+    ``recorded`` nodes, of which ``nodes`` are computed (the others are views, in a chain of elementwise operations that
+    is one node, or no root needs them); ``launches`` under ``batching``;
     ``lower_bound``: fewer are impossible; ``groups``, the one of most launches first; ``reasons``: why groups of one
     operation did not merge; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plans`).
     """
@@ -96,8 +95,8 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         if not isinstance(e, Expr) or isinstance(e, Parameter):
             raise TypeError(f"explain takes recorded expressions, got {type(e).__name__}: it shows how operations run")
     graph = collect(roots, anew=True)
-    if settings.current().dedupe:
-        graph = without_repeats(graph)
+    checked = settings.current().check_finite or any(e.tape.lines is not None for e in roots)
+    graph = reduced(graph, roots[0].device, checked) if roots else graph
     batching = settings.current().batching
     dag = dag_of(graph)
     plan = schedule(dag, batching, CHOICES, tuple(s.serial for s in graph.signatures))
@@ -150,6 +149,8 @@ def difference(a: Signature, b: Signature) -> str:
     for i, (p, q) in enumerate(zip(a.operands, b.operands, strict=False)):
         if p.kind != q.kind or p.type is not q.type:
             return f"operand {i} differs: {_described(p)} and {_described(q)}"
+    if a.type is b.type:
+        return "what they compute differs inside"
     return f"the results differ: {a.type!r} and {b.type!r}"
 
 

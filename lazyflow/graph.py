@@ -46,6 +46,7 @@ class Graph:
     ``tape_lows[t]`` (of a long tape only parts are read, each as a tape of its own).
     ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``,
     ``known_offset``. ``results`` are nodes that a launch of the cell call before them computes, its further results.
+    ``inside`` are rows, numbered as in ``origin``, that have no node: chains compute them on their way.
     """
 
     signatures: tuple[Signature, ...]
@@ -70,6 +71,7 @@ class Graph:
     tape_base: Ints
     tape_shift: Ints
     results: Ints
+    inside: Ints
 
     @cached_property
     def call(self) -> Ints:
@@ -84,6 +86,16 @@ class Graph:
         alone = np.ones(len(self), bool)
         alone[self.results] = False
         return alone
+
+    @cached_property
+    def _by_origin(self) -> Ints:
+        return np.argsort(self.origin, kind="stable")
+
+    def node_of(self, row: int) -> int | None:
+        """The node that is a row, numbered as in ``origin``."""
+        place = int(np.searchsorted(self.origin, row, sorter=self._by_origin))
+        node = int(self._by_origin[place]) if place < len(self) else -1
+        return node if node >= 0 and self.origin[node] == row else None
 
     def __len__(self) -> int:
         return len(self.signature)
@@ -507,6 +519,7 @@ def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, r
         tape_base=base,
         tape_shift=shift,
         results=results,
+        inside=_int_array([]),
     )
 
 
@@ -615,6 +628,7 @@ def _compressed(
         tape_base=base,
         tape_shift=shift,
         results=new[results[needed[results]]],
+        inside=np.empty(0, np.int64),
     )
 
 

@@ -781,3 +781,165 @@ def reaches_all(
     for i in range(len(call)):
         missing += call[i] == i and wanted[signature[i]] and not reached[i]
     return missing == 0
+
+
+def chains(
+    starts: Ints,
+    base: Ints,
+    shift: Ints,
+    signature: Ints,
+    joins: Ints,
+    types: Ints,
+    sizes: Ints,
+    whole: Ints,
+    output: Ints,
+    largest: int,
+) -> tuple[Ints, Ints, Ints, Ints, int]:
+    """The chains of a graph (see `lazyflow.chains`): for each node the last member of its chain, its number among the
+    members, the structure of the chain, whether it is a result; and how many structures there are.
+
+    ``joins``: what neighbours must have in common, by node, -1 for what joins nothing; ``types`` and ``sizes``: of
+    these; ``whole``: by signature, which operands are read whole; ``output``: what is a result in any case."""
+    n = len(signature)
+    last = np.arange(n)
+    size = np.ones(n, np.int64)
+    parts = np.zeros(n, np.bool_)  # whether a member's value is computed where parts of it are read
+    into = np.full(n, -1, np.int64)  # the chain of the first reader so far
+    fits = np.zeros(n, np.int64)  # how readers in that chain read: 1 all of it, 2 parts
+    reader = np.full(n, n, np.int64)  # the first reader so far
+    other = np.full(n, n, np.int64)  # the first reader outside of that chain
+    for q in range(n - 1, -1, -1):
+        chain = into[q]
+        whole_fits = fits[q] == 1 and other[q] > chain
+        parts[q] = fits[q] == 2 and other[q] == n and not output[q]
+        if joins[q] >= 0 and (whole_fits or parts[q]) and size[chain] < largest:
+            last[q] = chain
+            size[chain] += 1
+            output[q] |= other[q] < n
+        else:
+            chain = q
+            parts[q] = False
+            output[q] = True
+        for e in range(starts[q], starts[q + 1]):
+            p = base[e]
+            if joins[p] < 0:
+                continue
+            fit = 0
+            if joins[q] >= 0 and whole[signature[q], e - starts[q]]:
+                if joins[q] == joins[p]:
+                    fit = 2 if parts[q] else 1
+                elif not parts[q] and types[joins[q]] == types[joins[p]] and sizes[joins[q]] < sizes[joins[p]]:
+                    fit = 2
+            if into[p] == chain:
+                fits[p] &= fit
+            else:
+                other[p] = reader[p]
+                into[p] = chain
+                fits[p] = fit
+            reader[p] = q
+    number = np.zeros(n, np.int64)
+    count = np.zeros(n, np.int64)
+    structure = np.full(n, -1, np.int64)
+    room = 64
+    while room < 2 * (n + len(base)):
+        room *= 2
+    before, symbol, node = np.full(room, -2, np.int64), np.zeros(room, np.int64), np.zeros(room, np.int64)
+    nodes = 0
+    for q in range(n):
+        chain = last[q]
+        if size[chain] == 1:
+            continue
+        number[q] = count[chain]
+        count[chain] += 1
+        for e in range(starts[q] - 1, starts[q + 1]):
+            # First the signature, then each operand: where from, or which member and from which element.
+            if e < starts[q]:
+                key = np.int64(signature[q])
+            else:
+                key = (shift[e] << 8) + number[base[e]] + 1 if last[base[e]] == chain else np.int64(0)
+            at = (structure[chain] * 1000003 + key * 7919 + (key >> 11)) & (room - 1)
+            while before[at] != -2 and not (before[at] == structure[chain] and symbol[at] == key):
+                at = (at + 1) & (room - 1)
+            if before[at] == -2:
+                before[at], symbol[at], node[at] = structure[chain], key, nodes
+                nodes += 1
+            structure[chain] = node[at]
+    ids = np.full(nodes + 1, -1, np.int64)
+    structures = 0
+    for q in range(n):
+        if structure[q] >= 0:
+            if ids[structure[q]] < 0:
+                ids[structure[q]] = structures
+                structures += 1
+            structure[q] = ids[structure[q]]
+    return last, number, structure, output, structures
+
+
+def joined(
+    starts: Ints,
+    base: Ints,
+    shift: Ints,
+    signature: Ints,
+    last: Ints,
+    number: Ints,
+    structure: Ints,
+    which: Ints,
+    results: Ints,
+    numbers: Ints,
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
+    """The graph in which chains are calls of cells: the new number of each node (-1: gone), and of the calls of each;
+    which nodes are left; their signature, starts, base and shift; which are further results; which are gone.
+
+    ``which``: the cell of each structure, -1 for none; ``results``: which result each member is; ``numbers``: the
+    signatures of the results of each cell."""
+    n = len(signature)
+    cell = np.full(n, -1, np.int64)  # of each node in a chain that is joined
+    call = np.empty(n, np.int64)  # the new number of each last member, and of each node that is alone
+    total = gone = 0
+    for i in range(n):
+        if structure[last[i]] >= 0:
+            cell[i] = which[structure[last[i]]]
+        if cell[i] < 0 or last[i] == i:
+            call[i] = total
+            total += 1
+        if cell[i] >= 0:
+            if last[i] == i:
+                while numbers[cell[i], total - call[i]] >= 0:
+                    total += 1
+            gone += results[structure[last[i]], number[i]] < 0
+    new = np.full(n, -1, np.int64)
+    old, kind = np.empty(total, np.int64), np.empty(total, np.int64)
+    inside, further = np.empty(gone, np.int64), np.empty(total + gone - n + np.sum(cell >= 0), np.int64)
+    counts = np.zeros(total + 1, np.int64)
+    gone = ends = 0
+    for i in range(n):
+        at, k = call[last[i]] if cell[i] >= 0 else call[i], signature[i]
+        call[i] = at
+        for e in range(starts[i], starts[i + 1]):
+            if cell[i] < 0 or last[base[e]] != last[i]:
+                counts[at + 1] += 1
+        if cell[i] >= 0:
+            r = results[structure[last[i]], number[i]]
+            if r < 0:
+                inside[gone] = i
+                gone += 1
+                continue
+            at, k = at + r, numbers[cell[i], r]
+            if r > 0:
+                counts[at + 1] = 1
+                further[ends] = at
+                ends += 1
+        new[i], old[at], kind[at] = at, i, k
+    for j in range(total):
+        counts[j + 1] += counts[j]
+    bases, shifts = np.empty(counts[total], np.int64), np.zeros(counts[total], np.int64)
+    place = counts[:-1].copy()
+    for i in range(n):
+        if new[i] > call[i]:
+            bases[counts[new[i]]] = call[i]
+        for e in range(starts[i], starts[i + 1]):
+            if cell[i] < 0 or last[base[e]] != last[i]:
+                at = place[call[i]]
+                bases[at], shifts[at] = new[base[e]], shift[e]
+                place[call[i]] = at + 1
+    return new, call, old, kind, counts, bases, shifts, further[:ends], inside

@@ -146,6 +146,7 @@ def _bare(graph: Graph) -> Graph:
         known_offset=nothing,
         tape_base=nothing,
         tape_shift=nothing,
+        inside=nothing,
     )
 
 

@@ -33,11 +33,11 @@ from lazyflow.fuse import compiled as loops
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
 from lazyflow.graph import Graph
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Array, Op, Shape
+from lazyflow.ops.base import NOTHING, Array, Op, Result, Shape
 from lazyflow.ops.formula import Formula, parse
 from lazyflow.tape import CONSTANT as CONSTANT_NODE
 from lazyflow.tape import INPUT as INPUT_NODE
-from lazyflow.tape import Operand, Signature, Tape, Type, intern_type, signature_by_id
+from lazyflow.tape import Operand, Signature, Tape, Type, by_program, intern_type, output_signature, signature_by_id
 from lazyflow.trace import Trace
 
 NODE, INPUT, PARAMETER, CONSTANT, INT, FLOAT, STATIC = (
@@ -140,6 +140,33 @@ def program_of(
 
 def _input_rows(tape: Tape) -> list[int]:
     return [row for row, s in enumerate(tape.signatures) if signature_by_id(s).op is INPUT_NODE]
+
+
+def call_signature(program: Program, results: Sequence[Type], ints: int, floats: int) -> Signature:
+    """The signature of the calls of a program, with its results' types and the count of its payload numbers."""
+    wants = program.wants_gradient()
+    operands = [
+        Operand("row", k, kind, kind.shape, kind.dtype, by_program if ("input", k) in wants else None)
+        for k, kind in enumerate(program.inputs)
+    ]
+    operands += [
+        Operand("shared", 0, kind, kind.shape, kind.dtype, by_program if ("parameter", k) in wants else None)
+        for k, kind in enumerate(program.parameters)
+    ]
+    index, number = np.dtype(np.int64), np.dtype(np.float64)
+    operands += [Operand("int", k, None, (), index, None) for k in range(ints)]
+    operands += [Operand("float", k, None, (), number, None) for k in range(floats)]
+    first, *rest = results
+    signature = Signature(
+        Op(program.name, _no_shape_rule, by_program), tuple(operands), first, NOTHING, len(program.inputs)
+    )
+    signature.cell = program
+    signature.further = tuple(output_signature(first, kind) for kind in rest)
+    return signature
+
+
+def _no_shape_rule(*_: Any, **__: Any) -> Result:
+    raise TypeError("the shapes of a cell's results are found by tracing it")
 
 
 class _Reader:

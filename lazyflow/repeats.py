@@ -111,14 +111,21 @@ def _usable(graph: Graph) -> Ints:
     """Nodes that may be one with another."""
     table = np.array([_may_repeat(s) for s in graph.signatures], bool)
     usable = table[graph.signature]
+    usable[watched(graph)] = False
+    return usable
+
+
+def watched(graph: Graph) -> Ints:
+    """The nodes that somebody watches, by a hook or `Expr.retain_grad`."""
+    found = [np.empty(0, np.int64)]
     for number, reference in enumerate(graph.tapes):
         tape = reference()
         if tape is not None and (tape.retained or tape.hooks):
             start, low = int(graph.tape_starts[number]), int(graph.tape_lows[number])
             rows = np.array([*tape.retained, *tape.hooks], np.int64) - low + start
             rows = rows[(rows >= start) & (rows < graph.tape_starts[number + 1])]
-            usable[np.isin(graph.origin, graph.tape_base[rows])] = False
-    return usable
+            found.append(np.flatnonzero(np.isin(graph.origin, graph.tape_base[rows])))
+    return np.concatenate(found)
 
 
 def _may_repeat(signature: Signature) -> bool:

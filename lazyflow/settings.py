@@ -30,8 +30,9 @@ class Settings:
     ``batching``: how operations are grouped into launches. ``device``: where what is recorded runs. ``dtype``: of
     Python numbers, lists and initialisers. ``grad``: whether what is recorded can be differentiated. ``check_finite``:
     record the line of every operation and raise at the first NaN or infinity. ``fuse``: what runs the elementwise parts
-    of a cell: ``"numba"`` (one compiled loop; needs the extra ``jit``), ``"numpy"`` (NumPy calls over blocks that stay
-    in cache), ``"off"`` (one operation after another), ``"auto"`` (numba where it is installed, else NumPy).
+    of a cell: ``"numba"`` (one compiled loop; needs the extra ``jit``; elementwise operations that stand together
+    outside of cells are compiled, too), ``"numpy"`` (NumPy calls over blocks that stay in cache), ``"off"`` (one
+    operation after another), ``"auto"`` (numba where it is installed, else NumPy).
     ``dedupe``: nodes that compute the same are computed once. ``threads``: of BLAS, in the products of a run; ``"all"``
     for as many as there are cores.
     """

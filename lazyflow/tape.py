@@ -140,9 +140,15 @@ class Signature:
         self.id = _enroll(self)
 
     def __repr__(self) -> str:
-        kinds = ", ".join(str(o.type or o.kind) for o in self.operands)
+        kinds = ", ".join(self._kinds())
         static = "".join(f", {name}={value}" for name, value in self.static.items() if value != "")
         return f"{self.op.name}({kinds}{static}) -> {self.type}"
+
+    def _kinds(self) -> Iterator[str]:
+        """What the operands are; those of a cell may be many, equal ones in a row are counted."""
+        for kind, same in itertools.groupby(str(o.type or o.kind) for o in self.operands):
+            count = len(list(same))
+            yield from [f"{count} x {kind}"] if self.cell is not None and count > 1 else [kind] * count
 
 
 # Flat columns of all signatures ever made, indexed by id, so that whole tapes are decoded by NumPy look-ups.

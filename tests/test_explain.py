@@ -22,7 +22,7 @@ def weight():
 
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_launches_are_those_that_run(weight, batching):
-    with lf.using(batching=batching):
+    with lf.using(batching=batching, fuse="off"):
         loss = losses(weight)
         explained = lf.explain(loss)
         loss.forward()

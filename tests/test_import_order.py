@@ -32,6 +32,7 @@ ORDER = (
     "arena",
     "fuse",
     "program",
+    "chains",
     "calls",
     "execute",
     "check",

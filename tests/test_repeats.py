@@ -90,7 +90,8 @@ def test_random_nodes_are_never_one():
 def test_what_hangs_on_random_nodes_is_never_one():
     E = table()
     found = [lf.tanh(lf.dropout(lf.embedding(E, 1), 0.5)) for _ in range(8)]
-    assert nodes(lf.sum(found), "tanh") == 8
+    with lf.using(fuse="off"):
+        assert nodes(lf.sum(found), "tanh") == 8
 
 
 @pytest.mark.parametrize("watch", ["retain_grad", "hook"])
@@ -125,13 +126,13 @@ def test_a_hook_on_what_was_computed_with_an_equal_one():
     E = table()
     a, b = (lf.tanh(lf.embedding(E, 1)) for _ in range(2))
     loss = lf.sum(a * 2) + lf.sum(b * 3)
-    loss.forward()
+    before = loss.numpy()
     handle = a.register_hook(lambda g: g * 100)
-    with pytest.raises(lf.GradientError, match="dedupe"):
-        loss.backward()
+    loss.backward()
+    np.testing.assert_array_equal(loss.numpy(), before)
     handle.remove()
     loss.backward()
-    np.testing.assert_allclose(C.dense(E.grad)[1], 5 * (1 - np.tanh(E.numpy()[1]) ** 2))
+    np.testing.assert_allclose(C.dense(E.grad)[1], (203 + 5) * (1 - np.tanh(E.numpy()[1]) ** 2))
 
 
 def test_an_equal_root_is_a_value_of_its_own():

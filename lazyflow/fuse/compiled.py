@@ -15,10 +15,17 @@ import functools
 from collections.abc import Callable
 
 from lazyflow import jit
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, TRUTH, Instruction, Kernel, Value
+from lazyflow.fuse.scalar import BLOCK, CHEAP, NUMBER, ROWS, TRUTH, Instruction, Kernel, Value
 
 _INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _COMPARE = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
+
+# What becomes vector code, of each dtype; any other function is a scalar call of the C library, 2 to 12 ns an element
+# where NumPy's take 0.4 (float32).
+VECTORISED = {
+    "float32": CHEAP | {"divide", "sqrt", "tanh"},
+    "float64": CHEAP | {"divide", "sqrt"},
+}
 
 _PRELUDE = '''"""Printed by lazyflow; see lazyflow/fuse/compiled.py."""
 

@@ -1,0 +1,349 @@
+"""Chains: neighbouring elementwise nodes become one node, whose launches are fused kernels.
+
+In a scheduled plan the rows of neighbouring launches rarely align: a launch of all sigmoids holds three of the gates of
+every node, one of all products the terms of every sum. In the graph they align by construction. So nodes are joined
+there, before anything is scheduled: a *chain* has the signature of a cell (`lazyflow.program`) and all that cells have,
+and takes part in the schedule as one node.
+
+A node joins the first one that reads it if that reads all of it, element by element. It may be read by others as well,
+and is then a further result of the chain; but all of these must stand behind the chain's last node, so that nothing
+that a chain reads can depend on what it computes. One pass against the order of recording finds all chains. They are
+told apart by what they are made of, member by member, in a trie; equal ones are one signature.
+
+Nodes that somebody watches (`Expr.retain_grad`, hooks) join nothing. What reads a parameter is always a result: its
+value must stay the one under the parameter as it was.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+
+from lazyflow import jit, loops
+from lazyflow.fuse.compiled import VECTORISED
+from lazyflow.graph import Graph, Ints
+from lazyflow.ops.formula import Formula
+from lazyflow.program import (
+    ELEMENTWISE,
+    FLOAT,
+    INPUT,
+    NODE,
+    PARAMETER,
+    Node,
+    Program,
+    Ref,
+    call_signature,
+    elementwise_formulas,
+)
+from lazyflow.repeats import watched
+from lazyflow.tape import Operand, Signature, Type
+
+FUSIONS = ("numba",)  # NumPy calls gather every operand first, which costs more than the launches that are saved
+FEWEST = 4  # chains of one structure in a graph that are worth a kernel
+LARGEST = 32  # members of a chain
+SLOTS = 4  # operands that are rows, of a member
+SMALL = 16  # elements of a value for which a function that does not vectorise costs less than a launch
+MOST = 128  # structures that are kept
+AGE = 256  # graphs without it after which a structure gives way to a new one
+
+
+class Member(NamedTuple):
+    """One node of a chain: its signature, and for each operand that is a row the member it is (-1: from outside) and
+    the element it is read from. ``output``: whether others read it."""
+
+    signature: Signature
+    inside: tuple[int, ...]
+    shifts: tuple[int, ...]
+    output: bool
+
+
+Structure = tuple[Member, ...]
+
+
+class Chains:
+    """When chains are made, and the signatures of those that were.
+
+    They are made where kernels are one of ``fusions``, of what stands in a graph ``fewest`` times or more. Up to
+    ``most`` structures are kept; a new one takes the place of one that has not come by in the last ``age`` graphs, or
+    is refused: each costs the time to compile its kernels.
+    """
+
+    def __init__(
+        self, fusions: Collection[str] = FUSIONS, fewest: int = FEWEST, most: int = MOST, age: int = AGE
+    ) -> None:
+        self.fusions, self.fewest, self.most, self.age = fusions, fewest, most, age
+        self.graphs = 0
+        self.known: OrderedDict[Structure, tuple[Signature, int]] = OrderedDict()
+        self.kinds: weakref.WeakKeyDictionary[Signature, _Kind] = weakref.WeakKeyDictionary()
+        self.lock = Lock()
+
+    def kind(self, signature: Signature) -> _Kind:
+        """What joining needs to know of a signature."""
+        found = self.kinds.get(signature)
+        if found is None:
+            found = self.kinds[signature] = _kind(signature)
+        return found
+
+    def next_graph(self) -> None:
+        """Another graph comes by."""
+        with self.lock:
+            self.graphs += 1
+
+    def signature(self, structure: Structure) -> Signature | None:
+        """The signature of all chains of a structure."""
+        with self.lock:
+            found = self.known.get(structure)
+            if found is None and not self._has_room():
+                return None
+            signature = _signature(structure) if found is None else found[0]
+            self.known[structure] = signature, self.graphs
+            self.known.move_to_end(structure)
+            return signature
+
+    def _has_room(self) -> bool:
+        if len(self.known) >= self.most:
+            for structure in [s for s, (signature, _) in self.known.items() if _is_bereft(signature)]:
+                del self.known[structure]
+        if len(self.known) >= self.most:
+            oldest, (_, seen) = next(iter(self.known.items()))
+            if self.graphs - seen <= self.age:
+                return False
+            del self.known[oldest]
+        return True
+
+
+def _is_bereft(signature: Signature) -> bool:
+    """Whether a parameter of the signature has died."""
+    kinds = [o.type for o in signature.operands if o.kind == "shared"]
+    return any(k is not None and k.parameter is not None and k.parameter() is None for k in kinds)
+
+
+class _Kind(NamedTuple):
+    """Of a signature: what its neighbours must have in common to join it (None: it joins nothing), which of its rows
+    are read whole, and whether its value is always a result."""
+
+    joins: tuple[str, int] | None
+    whole: tuple[bool, ...]
+    output: bool
+
+
+_ALONE = _Kind(None, (), False)
+
+
+def _kind(signature: Signature) -> _Kind:
+    kind, formulas = signature.type, None
+    if signature.op.elementwise and kind.dtype.name in ("float32", "float64"):
+        formulas = elementwise_formulas(signature.op)
+    if formulas is None or not 0 < signature.rows <= SLOTS or not all(_fits(o, kind) for o in signature.operands):
+        return _ALONE
+    if kind.size > SMALL and not all(_vectorises(f, kind.dtype.name) for f in (formulas[0], *formulas[1]) if f):
+        return _ALONE
+    rows = [o.type for o in signature.operands if o.kind == "row"]
+    whole = tuple(t is not None and t.size == kind.size for t in rows)
+    return _Kind((kind.dtype.name, kind.size), whole, any(o.kind == "shared" for o in signature.operands))
+
+
+def _fits(operand: Operand, kind: Type) -> bool:
+    if operand.kind == "float":
+        return True
+    size = operand.type.size if operand.type is not None and operand.kind in ("row", "shared") else 0
+    return operand.dtype == kind.dtype and size in (1, kind.size) and size > 0
+
+
+def _vectorises(formula: Formula, dtype: str) -> bool:
+    return all(step.ufunc in VECTORISED[dtype] for step in formula.steps)
+
+
+def _signature(structure: Structure) -> Signature:
+    """The cell that computes a chain."""
+    inputs: list[Type] = []
+    parameters: dict[Type, int] = {}
+    floats = 0
+
+    def read(o: Operand, m: Member) -> Ref:
+        nonlocal floats
+        if o.kind == "float":
+            floats += 1
+            return Ref(FLOAT, floats - 1, 0, o.shape, o.dtype, 1)
+        assert o.type is not None
+        if o.kind == "shared":
+            kind, index = PARAMETER, parameters.setdefault(o.type, len(parameters))
+        elif m.inside[o.position] >= 0:
+            kind, index = NODE, m.inside[o.position]
+        else:
+            inputs.append(o.type)
+            kind, index = INPUT, len(inputs) - 1
+        shift = m.shifts[o.position] if kind == NODE else 0
+        return Ref(kind, index, shift, o.shape, o.dtype, o.type.size, o.vjp is not None)
+
+    nodes = tuple(_node(m.signature, tuple(read(o, m) for o in m.signature.operands)) for m in structure)
+    outputs = tuple(i for i, m in enumerate(structure) if m.output)
+    program = Program(_name(structure), nodes, outputs, tuple(inputs), tuple(parameters), ())
+    signature = call_signature(program, [structure[i].signature.type for i in outputs], 0, floats)
+    signature.line = structure[-1].signature.line
+    return signature
+
+
+def _node(signature: Signature, reads: tuple[Ref, ...]) -> Node:
+    kind, formulas = signature.type, elementwise_formulas(signature.op)
+    assert formulas is not None
+    shape = kind.shape, kind.dtype, kind.size, True, signature.differentiable
+    return Node(ELEMENTWISE, signature, reads, *shape, formulas[0], formulas[0].operands, formulas[1])
+
+
+WIDEST = 60  # characters of a chain's name
+
+
+def _name(structure: Structure) -> str:
+    """The operations as they are applied, those of the last member outermost."""
+
+    def text(i: int, room: int) -> str:
+        member = structure[i]
+        found = member.signature.op.name
+        below = [j for j in member.inside if j >= 0]
+        if not below:
+            return found
+        room -= len(found) + 2 * len(below)
+        parts = [text(j, room // len(below)) for j in below] if room >= 3 * len(below) else ["..."]
+        return f"{found}({', '.join(parts)})"
+
+    return text(len(structure) - 1, WIDEST)
+
+
+class _Found(NamedTuple):
+    """Of each node: the last member of its chain (itself if it is alone), its number among the members, the structure
+    of the chain (of the last member; -1 if alone), whether it is a result; and how many structures there are."""
+
+    last: Ints
+    number: Ints
+    structure: Ints
+    output: Ints
+    structures: int
+
+
+def with_chains(graph: Graph, chains: Chains) -> Graph:
+    """The graph with chains of elementwise nodes as one node each; nodes inside of them are gone."""
+    chains.next_graph()
+    kinds = [chains.kind(s) for s in graph.signatures]
+    able = np.array([k.joins is not None for k in kinds], bool)
+    if np.bincount(graph.signature, minlength=len(kinds))[able].sum() < 2 * chains.fewest:
+        return graph
+    found = _found(graph, kinds)
+    accepted = _accepted(graph, found, chains)
+    return _joined(graph, found, *accepted) if accepted is not None else graph
+
+
+def _found(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
+    """All chains of a graph, whose signatures are of these kinds."""
+    classes = {k: i for i, k in enumerate(dict.fromkeys(k.joins for k in kinds if k.joins is not None))}
+    joins = np.array([-1 if k.joins is None else classes[k.joins] for k in kinds], np.int64)[graph.signature]
+    joins[watched(graph)] = -1
+    types = np.array([ord(dtype[-1]) for dtype, _ in classes])
+    sizes = np.array([size for _, size in classes])
+    whole = np.array([k.whole + (False,) * (SLOTS - len(k.whole)) for k in kinds], bool)
+    output = np.array([k.output for k in kinds], bool)[graph.signature]
+    output[[base for base, _ in graph.roots]] = True
+    edges = graph.starts, graph.base, graph.shift
+    return _Found(*jit.compiled(loops.chains)(*edges, graph.signature, joins, types, sizes, whole, output, LARGEST))
+
+
+def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signature], Ints, Ints] | None:
+    """The signatures of the structures that are worth it; for each structure which it has (-1: none), and which result
+    each of its members is (-1: none)."""
+    lasts = np.flatnonzero(found.structure >= 0)
+    structure = found.structure[lasts]
+    counts = np.bincount(structure, minlength=found.structures)
+    which = np.full(found.structures, -1, np.int64)
+    results = np.full((found.structures, LARGEST), -1, np.int64)
+    if counts.max(initial=0) < chains.fewest:
+        return None
+    members = np.flatnonzero(found.structure[found.last] >= 0)
+    is_output = np.zeros((found.structures, LARGEST), bool)
+    of_output = members[found.output[members]]
+    is_output[found.structure[found.last[of_output]], found.number[of_output]] = True
+    first = np.full(found.structures, -1, np.int64)
+    first[structure[::-1]] = lasts[::-1]
+    signatures: list[Signature] = []
+    for s in np.flatnonzero(counts >= chains.fewest).tolist():
+        signature = chains.signature(_structure(graph, found, int(first[s]), is_output[s]))
+        if signature is not None:
+            which[s] = len(signatures)
+            signatures.append(signature)
+            outputs = np.flatnonzero(is_output[s])
+            results[s, outputs] = np.arange(len(outputs))
+    return (signatures, which, results) if signatures else None
+
+
+def _structure(graph: Graph, found: _Found, last: int, is_output: Ints) -> Structure:
+    """The structure of the chain that ends in a node."""
+    members: list[Member] = []
+    for i in np.flatnonzero(found.last[: last + 1] == last).tolist():
+        edges = slice(int(graph.starts[i]), int(graph.starts[i + 1]))
+        bases = graph.base[edges]
+        own = found.last[bases] == last
+        inside, shifts = np.where(own, found.number[bases], -1), np.where(own, graph.shift[edges], 0)
+        output = bool(is_output[len(members)])
+        signature = graph.signatures[graph.signature[i]]
+        members.append(Member(signature, tuple(inside.tolist()), tuple(shifts.tolist()), output))
+    return tuple(members)
+
+
+def _joined(graph: Graph, found: _Found, signatures: list[Signature], which: Ints, results: Ints) -> Graph:
+    """The graph with the accepted chains as calls of their cells."""
+    table, numbers = _with(graph.signatures, signatures)
+    new, call, old, signature, starts, base, shift, further, inside = jit.compiled(loops.joined)(
+        graph.starts, graph.base, graph.shift, graph.signature, *found[:3], which, results, numbers
+    )
+    float_starts, floats = _floats(graph, call, old)
+    return replace(
+        graph,
+        signatures=table,
+        signature=signature,
+        starts=starts,
+        base=base,
+        shift=shift,
+        int_starts=graph.int_starts[old],
+        float_starts=float_starts,
+        floats=floats,
+        origin=graph.origin[old],
+        roots=tuple((int(new[base]), shift) for base, shift in graph.roots),
+        known=new[graph.known],
+        results=np.sort(np.concatenate([new[graph.results], further])),
+        inside=graph.origin[inside],
+    )
+
+
+def _with(table: tuple[Signature, ...], signatures: Sequence[Signature]) -> tuple[tuple[Signature, ...], Ints]:
+    """The table of signatures with these and those of their further results, and the numbers of each (-1: no more)."""
+    found = list(table)
+    known = {id(s): i for i, s in enumerate(found)}
+    numbers = np.full((len(signatures), LARGEST + 1), -1, np.int64)
+    for k, signature in enumerate(signatures):
+        for r, s in enumerate((signature, *signature.further)):
+            numbers[k, r] = known.setdefault(id(s), len(found))
+            if numbers[k, r] == len(found):
+                found.append(s)
+    return tuple(found), numbers
+
+
+def _floats(graph: Graph, call: Ints, old: Ints) -> tuple[Ints, Ints]:
+    """Payload: that of the members of each chain side by side, behind all other."""
+    starts = graph.float_starts[old]
+    counts = np.array([s.floats for s in graph.signatures], np.int64)[graph.signature]
+    size = np.bincount(call)
+    member = np.flatnonzero((counts > 0) & (size[call] > 1))
+    if not len(member):
+        return starts, graph.floats
+    member = member[np.argsort(call[member], kind="stable")]
+    counts = counts[member]
+    ends = np.cumsum(counts)
+    values = graph.floats[np.repeat(graph.float_starts[member] - ends + counts, counts) + np.arange(ends[-1])]
+    calls, first = np.unique(call[member], return_index=True)
+    starts[calls] = len(graph.floats) + (ends - counts)[first]
+    return starts, np.concatenate([graph.floats, values])
