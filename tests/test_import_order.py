@@ -30,6 +30,8 @@ ORDER = (
     "plans",
     "arena",
     "fuse",
+    "steps",
+    "lifetimes",
     "program",
     "calls",
     "execute",
