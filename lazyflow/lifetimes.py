@@ -18,8 +18,8 @@ from lazyflow.steps import NODE, Assemble, Call, Fused, Node, Place, Product, Re
 NONE, BLOCK, ALL, SAME = "none", "block", "all", "same"
 NO: frozenset[int] = frozenset()
 
-# What a block of rows reads and writes, in elements: half a megabyte of float32 stays in the second cache.
-ELEMENTS = 1 << 17
+# What a block of rows reads and writes, in elements: a megabyte of float32 stays in the second cache.
+ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
