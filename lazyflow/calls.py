@@ -23,7 +23,7 @@ from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
 from lazyflow.lifetimes import ALL, BLOCK, SAME, Segment
 from lazyflow.ops.base import Array, unbroadcast
-from lazyflow.ops.linalg import column_sums, outer_sum, rows_product, transposed
+from lazyflow.ops.linalg import column_sums, outer_sum, row_dots, rows_product, transposed
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.program import Stages, compiled
 from lazyflow.steps import (
@@ -46,6 +46,9 @@ from lazyflow.steps import (
     Ref,
     Step,
 )
+
+# So many calls of a run are brief: a copy of the weights by columns does not pay.
+BRIEF = 32
 
 Accumulate = Callable[[Parameter, Any], None]
 # A prepared step, for the calls from ``low`` to ``high`` of a launch whose first call is ``first``.
@@ -196,11 +199,13 @@ class Calls:
 
     def _node(self, i: int, shift: int, size: int) -> View:
         """Elements of a node that lies in memory."""
+        return self._place(self._place_of(i, shift), size)
+
+    def _place_of(self, i: int, shift: int) -> Place:
+        """Where a node lies; slab -1 - k is output ``k``."""
         k = self.stages.output_of.get(i)
-        if k is not None:
-            return _of_all(self.out[k][:, shift : shift + size])
-        place = self.stages.places[i]
-        return self._slab(place.slab, place.column + shift, size)
+        place = self.stages.places[i] if k is None else Place(-1 - k, 0)
+        return Place(place.slab, place.column + shift)
 
     def _part(self, ref: Ref) -> View:
         """The rows of an input or a node, as a matrix."""
@@ -253,13 +258,24 @@ class Calls:
         return self.arena.buffers[inputs[0][0].dtype], at, where, widths
 
     def _product(self, step: Product, segment: Segment) -> Run:
-        xp, x, weight = self.xp, self._operand(step, segment), self._weights(step)[0]
-        out = self._place(step.place, step.columns)
+        xp, x, out = self.xp, self._operand(step, segment), self._place(step.place, step.columns)
+        if self._is_brief(step):
+            dots, rows = row_dots(step.x.dtype), self._weight(step)
+            return lambda calls, low, high, first: dots(x(low, high, first), rows, out(low, high, first))
+        weight = self._columns(step)
+        return lambda calls, low, high, first: rows_product(xp, x(low, high, first), weight, out(low, high, first))
 
-        def run(calls: Calls, low: int, high: int, first: int) -> None:
-            rows_product(xp, x(low, high, first), weight, out(low, high, first))
+    def _is_brief(self, step: Product) -> bool:
+        """Whether a copy of the weights by columns would cost more than it gains. The loop wants contiguous rows."""
+        if self.stages.fuse != "numba" or self.count > BRIEF:
+            return False
+        x = None if step.x.kind == INPUT else self._place_of(step.x.index, step.x.shift)
+        pairs = [(step.place, step.columns), *([(x, step.x.size)] if x else [])]
+        return all(self._is_whole(place, columns) for place, columns in pairs)
 
-        return run
+    def _is_whole(self, place: Place, columns: int) -> bool:
+        k = -1 - place.slab
+        return columns == (self.out[k].shape[1] if k >= 0 else self.stages.slabs[place.slab].columns)
 
     def _operand(self, step: Product, segment: Segment) -> View:
         """The left side of a product: where it lies, or gathered into a matrix that is kept for the weight gradient."""
@@ -289,17 +305,31 @@ class Calls:
         first = int(at[0]) + ref.shift
         return self.arena.buffers[ref.dtype][first : first + len(at) * ref.size].reshape(len(at), ref.size)
 
-    def _weights(self, step: Product) -> tuple[Array, Array]:
-        """The weights of a product, (k, m) and (m, k), both with contiguous rows; laid out once an update."""
+    def _weight(self, step: Product) -> Array:
+        """The weights of a product, (m, k); those of several parameters are joined once an update."""
         parameters = [self.parameters[ref.index] for ref in step.parameters]
         if len(parameters) == 1:
-            return parameters[0].columns(self.arena.number).T, parameters[0].array
-        key = tuple((p.version, self.arena.number if p._exposed else 0) for p in parameters)
-        known = self.stages.weights.get(id(step))
-        if known is None or known[0] != key:
-            joined = self.xp.concatenate([p.array for p in parameters])
-            known = self.stages.weights[id(step)] = key, transposed(self.xp, joined), joined
-        return known[1], known[2]
+            return parameters[0].array
+        found: Array = self._once(
+            (id(step), "joined"), step, lambda: self.xp.concatenate([p.array for p in parameters])
+        )
+        return found
+
+    def _columns(self, step: Product) -> Array:
+        """The weights of a product, (k, m) with contiguous rows, copied once an update."""
+        if len(step.parameters) == 1:
+            return self.parameters[step.parameters[0].index].columns(self.arena.number).T
+        found: Array = self._once((id(step), "columns"), step, lambda: transposed(self.xp, self._weight(step)))
+        return found
+
+    def _once(self, key: Any, step: Product, make: Callable[[], Array]) -> Array:
+        """What is made of the parameters of a product, again only if one has changed."""
+        parameters = [self.parameters[ref.index] for ref in step.parameters]
+        version = tuple((p.version, self.arena.number if p._exposed else 0) for p in parameters)
+        known = self.stages.weights.get(key)
+        if known is None or known[0] != version:
+            known = self.stages.weights[key] = version, make()
+        return known[1]
 
     def _kernel(self, kernel: Kernel) -> Run:
         run = compiled(kernel, self.stages.fuse)
@@ -499,12 +529,10 @@ class Calls:
         return _of_block(matrix) if self.stages.memory.cotangents[place.slab] == BLOCK else _of_all(matrix)
 
     def _node_cotangent(self, i: int, shift: int, size: int) -> View:
-        k = self.stages.output_of.get(i)
-        place = self.stages.places[i] if k is None else Place(-1 - k, 0)
-        return self._cotangent(Place(place.slab, place.column + shift), size)
+        return self._cotangent(self._place_of(i, shift), size)
 
     def _product_back(self, step: Product) -> Run:
-        xp, ref, weight = self.xp, step.x, self._weights(step)[1]
+        xp, ref, weight = self.xp, step.x, self._weight(step)
         g = self._cotangent(step.place, step.columns)
         place = self.stages.places.get(ref.index) if ref.kind == NODE else None
         if place is not None and place.slab not in self.stages.zeroed:

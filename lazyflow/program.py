@@ -259,7 +259,7 @@ class Stages:
     shared: tuple[int, ...]
     memory: Memory
     segments: tuple[tuple[Segment, ...], ...]
-    weights: dict[int, Any] = field(default_factory=dict)
+    weights: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def output_of(self) -> Mapping[int, int]:
