@@ -333,27 +333,19 @@ class Calls:
 
     def _kernel(self, kernel: Kernel) -> Run:
         run = compiled(kernel, self.stages.fuse)
-        views = [view for a in kernel.arguments for view in self._argument(a, kernel.dtype)]
+        arrays = [array for a in kernel.arguments for array in self._argument(a, kernel.dtype)]
+        return lambda calls, low, high, first: run(low, high, first, *arrays)
 
-        def step(calls: Calls, low: int, high: int, first: int) -> None:
-            run(high - low, *[view(low, high, first) for view in views])
-
-        return step
-
-    def _argument(self, argument: Argument, dtype: Any) -> list[View]:
+    def _argument(self, argument: Argument, dtype: Any) -> tuple[Array, ...]:
         what, which = argument.key[:2]
         if argument.kind == ROWS:
             arena = self.arena if what == "input" else self.cotangent_arena
-            return [_constant(arena.buffers[dtype]), _of_all(self.at[which])]
+            return arena.buffers[dtype], self.at[which]
         if argument.kind == NUMBER:
-            return [_of_all((self.ints if what == INT else self.floats)[which].astype(dtype))]
+            return ((self.ints if what == INT else self.floats)[which].astype(dtype),)
         if argument.kind == VECTOR:
-            return [_constant(self._flat(Ref(what, which, 0, (), dtype, 0)))]
-        if what == "slab":
-            return [self._slab(which, 0, self.stages.slabs[which].columns)]
-        if what == "cotangent":
-            return [self._cotangent(Place(which, 0), self.stages.slabs[which].columns)]
-        return [_of_all((self.out if what == "output" else self.out_cotangents)[which])]
+            return (self._flat(Ref(what, which, 0, (), dtype, 0)),)
+        return (getattr(self, _MATRICES[what])[which],)
 
     # Operations by their own kernels.
 
@@ -704,6 +696,10 @@ def _dense(gradient: Any) -> Array:
     return gradient.to_dense() if isinstance(gradient, RowSparse) else gradient
 
 
+# The matrices of a kernel's arguments.
+_MATRICES = {"slab": "slabs", "output": "out", "cotangent": "cotangents", "output cotangent": "out_cotangents"}
+
+
 def _most(rows: int) -> int:
     """The rows of the largest block."""
     return rows + rows // 2
@@ -733,10 +729,6 @@ def _of_launch(array: Array) -> View:
 def _of_block(array: Array) -> View:
     """Of an array with a row for every call of a block."""
     return lambda low, high, first: array[: high - low]
-
-
-def _constant(array: Array) -> View:
-    return lambda low, high, first: array
 
 
 def _copied(rows: View, copy: Copy) -> View:

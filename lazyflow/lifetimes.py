@@ -10,9 +10,10 @@ computes such values again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from lazyflow.fuse.scalar import Kernel, may_share, shared
+from lazyflow.fuse.scalar import ALL as ALL_ROWS
+from lazyflow.fuse.scalar import LAUNCH, SOME, Kernel, may_share, shared, with_rows
 from lazyflow.steps import NODE, Assemble, Call, Fused, Node, Place, Product, Ref, Step, is_batched
 
 NONE, BLOCK, ALL, SAME = "none", "block", "all", "same"
@@ -116,15 +117,22 @@ def _keys(slab: int) -> tuple[tuple[str, int], tuple[str, int]]:
     return ("slab", slab), ("cotangent", slab)
 
 
-def in_place(step: Step, memory: Memory) -> Step:
-    """The step with a kernel that writes cotangents in place of values, where the memory is so."""
-    if not isinstance(step, Fused) or step.backward is None:
+def laid_out(step: Step, memory: Memory, whole: bool) -> Step:
+    """The step with kernels that know which rows their slabs have, and that write cotangents in place of values where
+    the memory is so. ``whole``: slabs of values have rows for all calls, not only for those of a launch."""
+    if not isinstance(step, Fused):
         return step
-    kernel = step.backward
-    for slab in sorted(_slabs_in(kernel, "cotangent")):
-        if memory.cotangents[slab] == SAME:
-            kernel = shared(kernel, *_keys(slab))
-    return replace(step, backward=kernel)
+    rows = {ALL: ALL_ROWS, SAME: ALL_ROWS, BLOCK: SOME, NONE: ALL_ROWS}
+    known = {("cotangent", slab): rows[scope] for slab, scope in enumerate(memory.cotangents)}
+    rows[ALL] = ALL_ROWS if whole else LAUNCH
+    known |= {("slab", slab): rows[scope] for slab, scope in enumerate(memory.values)}
+    forward, backward = with_rows(step.forward, known), step.backward
+    if backward is not None:
+        for slab in sorted(_slabs_in(backward, "cotangent")):
+            if memory.cotangents[slab] == SAME:
+                backward = shared(backward, *_keys(slab))
+        backward = with_rows(backward, known)
+    return Fused(forward, backward)
 
 
 def segments(

@@ -32,7 +32,7 @@ from lazyflow.fuse import blocks
 from lazyflow.fuse import compiled as loops
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
 from lazyflow.graph import Graph
-from lazyflow.lifetimes import Memory, Segment, in_place, memory_of, segments
+from lazyflow.lifetimes import Memory, Segment, laid_out, memory_of, segments
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Op
 from lazyflow.ops.formula import Formula, parse
@@ -407,7 +407,8 @@ class _Compiler:
         cut = [[s for stage, s in self.steps if stage == which] for which in range(3)]
         summed = frozenset(sum_.place.slab for sum_ in self.sums)
         memory = memory_of(cut, self.nodes, self.places, self.exact, summed, len(self.slabs), self.grad)
-        cut = [[in_place(step, memory) for step in stage] for stage in cut]
+        whole = self.grad or bool(cut[HOISTED] or cut[SUNK])
+        cut = [[laid_out(step, memory, whole) for step in stage] for stage in cut]
         return Stages(
             self.program,
             self.fuse,

@@ -19,6 +19,7 @@ from lazyflow.ops.formula import Value as FormulaValue
 Value = int | float  # an int is the number of an instruction, a float a number
 
 BLOCK, ROWS, VECTOR, NUMBER = "block", "rows", "vector", "number"
+ALL, LAUNCH, SOME = "all", "launch", "some"
 
 TRUTH = frozenset(
     ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not")
@@ -35,11 +36,14 @@ class Argument:
     ``kind``: ``BLOCK`` is a matrix (rows, columns); ``ROWS`` a flat buffer and the element offset of every row;
     ``VECTOR`` is one row for all; ``NUMBER`` a vector with one number for each row. ``key`` tells the caller what it
     is; ``columns``: of a row, 1 where one element stands for the whole row.
+
+    ``rows``: which rows a matrix has: ``ALL``, those of a ``LAUNCH``, or ``SOME``, those that a kernel runs on.
     """
 
     kind: str
     key: tuple[Any, ...]
     columns: int
+    rows: str = ALL
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,11 @@ def shared(kernel: Kernel, read: tuple[Any, ...], written: tuple[Any, ...]) -> K
     code = tuple(replace(c, argument=number[c.argument]) if c.name == "load" else c for c in kernel.instructions)
     stores = tuple(replace(s, argument=number[s.argument]) for s in kernel.stores)
     return replace(kernel, arguments=tuple(arguments), instructions=code, stores=stores)
+
+
+def with_rows(kernel: Kernel, rows: Mapping[tuple[Any, ...], str]) -> Kernel:
+    """The kernel with arguments whose ``rows`` are those of their keys."""
+    return replace(kernel, arguments=tuple(replace(a, rows=rows.get(a.key, a.rows)) for a in kernel.arguments))
 
 
 def is_fusable(formula: Formula) -> bool:
