@@ -80,9 +80,10 @@ def _run_backward(
 ) -> Arena:
     xp = devices.array_module(run.device)
     plan = run.plan
-    arena = Arena(run.device, {dtype: size for dtype, size in plan.sizes.items() if dtype.kind == "f"})
-    for buffer in arena.buffers.values():
-        buffer.fill(0)
+    sizes = {dtype: size for dtype, size in plan.sizes.items() if dtype.kind == "f"}
+    arena = Arena(run.device, sizes)
+    for dtype, size in sizes.items():
+        arena.buffers[dtype][:size] = 0
     for _, offset, cotangent in given:
         flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
         flat += cotangent.reshape(-1)

@@ -3,11 +3,14 @@
 A *call* is one node; the calls of a signature in one phase are numbered in the order in which they run. What the stages
 of a program keep of a call is a row of a slab, so that a launch is a range of rows, and what is left to the end (weight
 gradients, hoisted and sunk steps) is all of them at once.
+
+A step is prepared once a run as a function of the calls and a range of them, with all that it needs looked up: `Run`.
+Such functions hold arrays, never the calls, so that nothing holds itself and memory is free as soon as it can be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,13 @@ from lazyflow import jit
 from lazyflow.arena import POOL, Arena
 from lazyflow.expr import Parameter
 from lazyflow.fuse.blocks import add_rows, rows_of
-from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Kernel
+from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
+from lazyflow.lifetimes import ALL, BLOCK, SAME, Segment
 from lazyflow.ops.base import Array, unbroadcast
-from lazyflow.ops.linalg import column_sums, rows_product
+from lazyflow.ops.linalg import column_sums, outer_sum, row_dots, rows_product, transposed
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.program import (
+from lazyflow.program import Stages, compiled
+from lazyflow.steps import (
     CONSTANT,
     FLOAT,
     HOISTED,
@@ -36,14 +41,23 @@ from lazyflow.program import (
     Call,
     Fused,
     Node,
+    Place,
     Product,
     Ref,
-    Stages,
-    compiled,
+    Step,
 )
 
+# So many calls of a run are brief: a copy of the weights by columns does not pay.
+BRIEF = 32
+
 Accumulate = Callable[[Parameter, Any], None]
-Key = Any
+# A prepared step, for the calls from ``low`` to ``high`` of a launch whose first call is ``first``.
+Run = Callable[["Calls", int, int, int], None]
+# The rows of an array that belong to such a range.
+View = Callable[[int, int, int], Array]
+# Add rows to the cotangents of the calls from ``low`` to ``high``; put the rows of an operand into a matrix.
+Add = Callable[[int, int, int, Array], None]
+Copy = Callable[[int, int, int, Array], None]
 
 
 class Slabs:
@@ -55,13 +69,30 @@ class Slabs:
 
     def matrix(self, rows: int, columns: int, dtype: Any) -> Array:
         """A matrix whose contents are undefined."""
-        buffer = POOL.take(self.device, np.dtype(dtype), rows * columns)
-        self.buffers.append(buffer)
-        return buffer[: rows * columns].reshape(rows, columns)
+        [matrix] = self.matrices([(rows, columns, np.dtype(dtype))])
+        return matrix
+
+    def matrices(self, shapes: Sequence[tuple[int, int, np.dtype[Any]]]) -> list[Array]:
+        """Matrices whose contents are undefined, those of one dtype in one buffer: few buffers fit again."""
+        starts: list[int] = []
+        sizes: dict[np.dtype[Any], int] = {}
+        for rows, columns, dtype in shapes:
+            starts.append(sizes.get(dtype, 0))
+            sizes[dtype] = starts[-1] + -(-rows * columns // LINE) * LINE
+        buffers = {dtype: POOL.take(self.device, dtype, size) for dtype, size in sizes.items()}
+        self.buffers += buffers.values()
+        return [
+            buffers[dtype][start : start + rows * columns].reshape(rows, columns)
+            for start, (rows, columns, dtype) in zip(starts, shapes, strict=True)
+        ]
 
     def __del__(self) -> None:
         for buffer in self.buffers:
             POOL.give(self.device, buffer)
+
+
+# Matrices begin at multiples of so many elements: rows of different ones do not meet in one line of the cache.
+LINE = 16
 
 
 class Calls:
@@ -92,20 +123,36 @@ class Calls:
         self.memory = Slabs(arena.device)
         self.whole = grad or bool(stages.steps[HOISTED] or stages.steps[SUNK])
         self.rows = count if self.whole else largest
-        self.slabs = [self.memory.matrix(self.rows, s.columns, s.dtype) for s in stages.slabs]
+        self.slabs = self._matrices(self.memory, stages.memory.values, self.rows)
         self.out = [self._block(arena, k) for k in range(len(self.program.outputs))]
-        self.xs: dict[int, Array] = {}  # left sides of products, by step
-        self.views: set[int] = set()  # those that lie in the arena
+        self.xs: dict[int, Array] = {}  # left sides of products that are kept for weight gradients, by step
         self.shared: dict[int, Array] = {}
-        self.bound: dict[Any, Any] = {}
+        self.prepared: dict[int, list[tuple[int | None, list[Run]]]] = {}
+        self.ran: list[tuple[int, int]] = []
+        self.spent = False  # a backward pass has put cotangents in the place of values
         self.scattered = False  # results do not lie one behind the other: some of the calls of a run
+
+    def _matrices(self, memory: Slabs, scopes: Sequence[str], rows: int) -> list[Any]:
+        """A matrix for each slab that needs one of its own, None for the others."""
+        wanted = [
+            (rows if scope == ALL else self._block_rows(slab.stage, block), slab.columns, slab.dtype)
+            for slab, scope, block in zip(self.stages.slabs, scopes, self.stages.memory.rows, strict=True)
+            if scope in (ALL, BLOCK)
+        ]
+        found = iter(memory.matrices(wanted))
+        return [next(found) if scope in (ALL, BLOCK) else None for scope in scopes]
+
+    def _block_rows(self, stage: int, block: int | None) -> int:
+        """How many rows the largest block of a segment has."""
+        most = self.largest if stage == MAIN else self.count
+        return most if block is None else min(most, _most(block))
 
     def _block(self, arena: Arena, k: int) -> Array:
         node = self.nodes[self.program.outputs[k]]
         first = int(self.out_at[k][0])
         return arena.buffers[node.dtype][first : first + self.count * node.size].reshape(self.count, node.size)
 
-    # Values.
+    # Ranges.
 
     def forward(self, low: int, high: int) -> None:
         """Run the calls from ``low`` to ``high``."""
@@ -115,18 +162,19 @@ class Calls:
         self._run(MAIN, low, high)
         if high == self.count:
             self._run(SUNK, 0, self.count)
+        if self.grad:
+            self.ran.append((low, high))
 
     def _run(self, stage: int, low: int, high: int) -> None:
-        for step in self.stages.steps[stage]:
-            if isinstance(step, Fused):
-                self._kernel(step.forward, low, high)
-            elif isinstance(step, Product):
-                self._product(step, low, high)
-            elif isinstance(step, Assemble):
-                for part, column in zip(step.parts, step.at, strict=True):
-                    self._copy(part, low, high, self._place(step.place.slab, low, high), column)
-            else:
-                self._call(step, low, high)
+        if stage not in self.prepared:
+            self.prepared[stage] = [
+                (s.rows, [self._prepare(step, s) for step in s.steps]) for s in self.stages.segments[stage]
+            ]
+        first = 0 if self.whole else low
+        for rows, steps in self.prepared[stage]:
+            for a, b in _blocks(low, high, rows):
+                for step in steps:
+                    step(self, a, b, first)
 
     def _run_shared(self) -> None:
         for i in self.stages.shared:
@@ -134,58 +182,120 @@ class Calls:
             assert signature is not None
             self.shared[i] = signature.forward(self.xp, *self._shared_operands(self.nodes[i]))
 
-    def _slab(self, slab: int, low: int, high: int) -> Array:
-        return self.slabs[slab][low:high] if self.whole else self.slabs[slab][: high - low]
+    # Where rows lie.
 
-    def _place(self, slab: int, low: int, high: int) -> Array:
-        """The rows of a slab, or, for -1 - k, of output ``k``."""
-        return self._slab(slab, low, high) if slab >= 0 else self.out[-1 - slab][low:high]
+    def _slab(self, slab: int, column: int, columns: int) -> View:
+        """Columns of a slab of values."""
+        matrix = self.slabs[slab][:, column : column + columns]
+        if self.stages.memory.values[slab] == BLOCK:
+            return _of_block(matrix)
+        return _of_all(matrix) if self.whole else _of_launch(matrix)
 
-    def _values(self, i: int, low: int, high: int) -> Array:
-        """The rows of a node that lies in memory."""
+    def _place(self, place: Place, columns: int) -> View:
+        """Columns of a slab, or, for slab -1 - k, of output ``k``."""
+        if place.slab >= 0:
+            return self._slab(place.slab, place.column, columns)
+        return _of_all(self.out[-1 - place.slab][:, place.column : place.column + columns])
+
+    def _node(self, i: int, shift: int, size: int) -> View:
+        """Elements of a node that lies in memory."""
+        return self._place(self._place_of(i, shift), size)
+
+    def _place_of(self, i: int, shift: int) -> Place:
+        """Where a node lies; slab -1 - k is output ``k``."""
         k = self.stages.output_of.get(i)
-        if k is not None:
-            return self.out[k][low:high]
-        place = self.stages.places[i]
-        return self._slab(place.slab, low, high)[:, place.column : place.column + self.nodes[i].size]
+        place = self.stages.places[i] if k is None else Place(-1 - k, 0)
+        return Place(place.slab, place.column + shift)
 
-    def _part(self, ref: Ref, low: int, high: int) -> Array:
+    def _part(self, ref: Ref) -> View:
         """The rows of an input or a node, as a matrix."""
-        if ref.kind == INPUT:
-            return rows_of(self.arena.buffers[ref.dtype], self.at[ref.index][low:high] + ref.shift, ref.size)
-        return self._values(ref.index, low, high)[:, ref.shift : ref.shift + ref.size]
+        if ref.kind != INPUT:
+            return self._node(ref.index, ref.shift, ref.size)
+        buffer, at, size = self.arena.buffers[ref.dtype], self._starts(ref), ref.size
+        return lambda low, high, first: rows_of(buffer, at[low:high], size)
 
-    def _copy(self, ref: Ref, low: int, high: int, out: Array, column: int) -> None:
-        """Put the rows of an input or a node into columns of a matrix."""
-        if ref.kind == INPUT and self.stages.fuse == "numba":
-            at = self.at[ref.index][low:high]
-            at = at + ref.shift if ref.shift else at
-            jit.row_copies().gather(out, column, self.arena.buffers[ref.dtype], at, ref.size)
-        else:
-            out[:, column : column + ref.size] = self._part(ref, low, high)
+    def _starts(self, ref: Ref) -> Array:
+        at = self.at[ref.index]
+        return at + ref.shift if ref.shift else at
 
-    def _product(self, step: Product, low: int, high: int) -> None:
-        x = self._operand(step, low, high)
-        weight = self._weights(step)[0]
-        out = self._place(step.place.slab, low, high)[:, step.place.column : step.place.column + step.columns]
-        rows_product(self.xp, x, weight, out)
+    # Steps.
 
-    def _operand(self, step: Product, low: int, high: int) -> Array:
+    def _prepare(self, step: Step, segment: Segment) -> Run:
+        if isinstance(step, Fused):
+            return self._kernel(step.forward)
+        if isinstance(step, Product):
+            return self._product(step, segment)
+        if isinstance(step, Assemble):
+            return self._assemble(step)
+        return lambda calls, low, high, first: calls._call(step, low, high, first)
+
+    def _assemble(self, step: Assemble) -> Run:
+        target = self._place(step.place, step.columns)
+        copies = self._copies(step.parts, step.at)
+
+        def run(calls: Calls, low: int, high: int, first: int) -> None:
+            out = target(low, high, first)
+            for copy in copies:
+                copy(low, high, first, out)
+
+        return run
+
+    def _copies(self, parts: Sequence[Ref], columns: Sequence[int]) -> list[Copy]:
+        """Put the rows of inputs and nodes into columns of a matrix: numba, all inputs at once."""
+        pairs = list(zip(parts, columns, strict=True))
+        inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self.stages.fuse == "numba"]
+        copies = [_copy(self._part(ref), c, ref.size) for ref, c in pairs if (ref, c) not in inputs]
+        if inputs:
+            buffer, at, where, widths = self._several(inputs)
+            gather = jit.row_copies().gather
+            copies.append(lambda low, high, first, out: gather(out, where, buffer, at, low, widths))
+        return copies
+
+    def _several(self, inputs: Sequence[tuple[Ref, int]]) -> tuple[Array, Array, Array, Array]:
+        """Of inputs and columns of a matrix: the arena, where the rows begin in it, the columns, and the widths."""
+        at = np.stack([self._starts(ref) for ref, _ in inputs])
+        where, widths = (np.array(numbers) for numbers in ([c for _, c in inputs], [ref.size for ref, _ in inputs]))
+        return self.arena.buffers[inputs[0][0].dtype], at, where, widths
+
+    def _product(self, step: Product, segment: Segment) -> Run:
+        xp, x, out = self.xp, self._operand(step, segment), self._place(step.place, step.columns)
+        if self._is_brief(step):
+            dots, rows = row_dots(step.x.dtype), self._weight(step)
+            return lambda calls, low, high, first: dots(x(low, high, first), rows, out(low, high, first))
+        weight = self._columns(step)
+        return lambda calls, low, high, first: rows_product(xp, x(low, high, first), weight, out(low, high, first))
+
+    def _is_brief(self, step: Product) -> bool:
+        """Whether a copy of the weights by columns would cost more than it gains. The loop wants contiguous rows."""
+        if self.stages.fuse != "numba" or self.count > BRIEF:
+            return False
+        x = None if step.x.kind == INPUT else self._place_of(step.x.index, step.x.shift)
+        pairs = [(step.place, step.columns), *([(x, step.x.size)] if x else [])]
+        return all(self._is_whole(place, columns) for place, columns in pairs)
+
+    def _is_whole(self, place: Place, columns: int) -> bool:
+        k = -1 - place.slab
+        return columns == (self.out[k].shape[1] if k >= 0 else self.stages.slabs[place.slab].columns)
+
+    def _operand(self, step: Product, segment: Segment) -> View:
         """The left side of a product: where it lies, or gathered into a matrix that is kept for the weight gradient."""
         ref = step.x
         if ref.kind != INPUT:
-            return self._part(ref, low, high)
-        key = id(step)
-        if key not in self.xs:
-            evenly = self._evenly(ref)
-            self.xs[key] = self.memory.matrix(self.rows, ref.size, ref.dtype) if evenly is None else evenly
-            if evenly is not None:
-                self.views.add(key)
-        if key in self.views:
-            return self.xs[key][low:high]
-        x = self.xs[key][low:high] if self.whole else self.xs[key][: high - low]
-        self._copy(ref, low, high, x, 0)
-        return x
+            return self._part(ref)
+        evenly = self._evenly(ref)
+        if evenly is not None:
+            self.xs[id(step)] = evenly
+            return _of_all(evenly)
+        if step.grad:
+            self.xs[id(step)] = self.memory.matrix(self.count, ref.size, ref.dtype)
+            rows = _of_all(self.xs[id(step)])
+        else:
+            most = self._block_rows(self._stage_of(step), segment.rows)
+            rows = _of_block(self.memory.matrix(most, ref.size, ref.dtype))
+        return _copied(rows, *self._copies([ref], [0]))
+
+    def _stage_of(self, step: Step) -> int:
+        return next(stage for stage, steps in enumerate(self.stages.steps) if step in steps)
 
     def _evenly(self, ref: Ref) -> Array | None:
         """All rows of an input as a view of the arena, if they lie one behind the other."""
@@ -195,35 +305,67 @@ class Calls:
         first = int(at[0]) + ref.shift
         return self.arena.buffers[ref.dtype][first : first + len(at) * ref.size].reshape(len(at), ref.size)
 
-    def _weights(self, step: Product) -> tuple[Array, Array]:
-        """The weights of a product, (k, m) and (m, k), both with contiguous rows; laid out once an update."""
+    def _weight(self, step: Product) -> Array:
+        """The weights of a product, (m, k); those of several parameters are joined once an update."""
         parameters = [self.parameters[ref.index] for ref in step.parameters]
         if len(parameters) == 1:
-            return parameters[0].columns(self.arena.number).T, parameters[0].array
-        key = tuple((p.version, self.arena.number if p._exposed else 0) for p in parameters)
-        known = self.stages.weights.get(id(step))
-        if known is None or known[0] != key:
-            joined = self.xp.concatenate([p.array for p in parameters])
-            known = self.stages.weights[id(step)] = key, self.xp.ascontiguousarray(joined.T), joined
-        return known[1], known[2]
+            return parameters[0].array
+        found: Array = self._once(
+            (id(step), "joined"), step, lambda: self.xp.concatenate([p.array for p in parameters])
+        )
+        return found
 
-    def _call(self, step: Call, low: int, high: int) -> None:
+    def _columns(self, step: Product) -> Array:
+        """The weights of a product, (k, m) with contiguous rows, copied once an update."""
+        if len(step.parameters) == 1:
+            return self.parameters[step.parameters[0].index].columns(self.arena.number).T
+        found: Array = self._once((id(step), "columns"), step, lambda: transposed(self.xp, self._weight(step)))
+        return found
+
+    def _once(self, key: Any, step: Product, make: Callable[[], Array]) -> Array:
+        """What is made of the parameters of a product, again only if one has changed."""
+        parameters = [self.parameters[ref.index] for ref in step.parameters]
+        version = tuple((p.version, self.arena.number if p._exposed else 0) for p in parameters)
+        known = self.stages.weights.get(key)
+        if known is None or known[0] != version:
+            known = self.stages.weights[key] = version, make()
+        return known[1]
+
+    def _kernel(self, kernel: Kernel) -> Run:
+        run = compiled(kernel, self.stages.fuse)
+        arrays = [array for a in kernel.arguments for array in self._argument(a, kernel.dtype)]
+        return lambda calls, low, high, first: run(low, high, first, *arrays)
+
+    def _argument(self, argument: Argument, dtype: Any) -> tuple[Array, ...]:
+        what, which = argument.key[:2]
+        if argument.kind == ROWS:
+            arena = self.arena if what == "input" else self.cotangent_arena
+            return arena.buffers[dtype], self.at[which]
+        if argument.kind == NUMBER:
+            return ((self.ints if what == INT else self.floats)[which].astype(dtype),)
+        if argument.kind == VECTOR:
+            return (self._flat(Ref(what, which, 0, (), dtype, 0)),)
+        return (getattr(self, _MATRICES[what])[which],)
+
+    # Operations by their own kernels.
+
+    def _call(self, step: Call, low: int, high: int, first: int) -> None:
         node = self.nodes[step.node]
         assert node.signature is not None
-        target = self._values(step.node, low, high)
+        target = self._node(step.node, 0, node.size)(low, high, first)
         shaped = target.reshape((high - low, *node.shape))
         out = shaped if self.xp is not np or np.may_share_memory(shaped, target) else None
-        result = node.signature.forward(self.xp, *self._operands(node, low, high), out=out)
+        result = node.signature.forward(self.xp, *self._operands(node, low, high, first), out=out)
         if out is None:
             target[...] = self.xp.broadcast_to(result, shaped.shape).reshape(target.shape)
         elif result is not out:
             out[...] = result
 
-    def _operands(self, node: Node, low: int, high: int) -> list[Array]:
+    def _operands(self, node: Node, low: int, high: int, first: int) -> list[Array]:
         """What an operation's own kernel takes: one array for each operand, with a batch axis unless it is shared."""
         signature = node.signature
         assert signature is not None
-        arrays = [self._array(ref, low, high) for ref in node.reads]
+        arrays = [self._array(ref, low, high, first) for ref in node.reads]
         if not signature.op.stacked:
             return arrays
         count = len(arrays)
@@ -240,21 +382,19 @@ class Calls:
     def _shared_operands(self, node: Node) -> list[Array]:
         """Those of an operation that has one value for all calls: stacked ones still need a batch axis."""
         assert node.signature is not None
-        op, arrays = node.signature.op, self._operands(node, 0, 0)
+        op, arrays = node.signature.op, self._operands(node, 0, 0, 0)
         return [arrays[0][None]] if op.stacked and not op.ragged else arrays
 
-    def _array(self, ref: Ref, low: int, high: int) -> Any:
+    def _array(self, ref: Ref, low: int, high: int, first: int) -> Any:
         if ref.kind == STATIC:
             return ref.value
         if ref.kind == INT:
             return self.ints[ref.index][low:high]
         if ref.kind == FLOAT:
             return self.floats[ref.index][low:high].astype(ref.dtype).reshape((-1,) + (1,) * len(ref.shape))
-        if ref.kind == PARAMETER:
+        if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
             return self._flat(ref)[ref.shift : ref.shift + ref.size].reshape(ref.shape)
-        if ref.kind == CONSTANT or (ref.kind == NODE and not self.nodes[ref.index].batch):
-            return self._flat(ref)[ref.shift : ref.shift + ref.size].reshape(ref.shape)
-        return self._part(ref, low, high).reshape((high - low, *ref.shape))
+        return self._part(ref)(low, high, first).reshape((high - low, *ref.shape))
 
     def _flat(self, ref: Ref) -> Array:
         """A shared value as a vector."""
@@ -264,46 +404,7 @@ class Calls:
             return devices.to_device(self.program.constants[ref.index], self.device).reshape(-1)
         return self.shared[ref.index].reshape(-1)
 
-    # Kernels.
-
-    def _kernel(self, kernel: Kernel, low: int, high: int) -> None:
-        run, arguments = self.bound.get(id(kernel)) or self._bind(kernel)
-        given: list[Any] = [high - low]
-        for array, at, how in arguments:
-            if how == ROWS:
-                given.append(array)
-                given.append(at[low:high])
-            elif how == VECTOR:
-                given.append(array)
-            elif self.whole or how == NUMBER:
-                given.append(array[low:high])
-            else:
-                given.append(array[: high - low] if at is None else array[low:high])
-        run(*given)
-
-    def _bind(self, kernel: Kernel) -> Any:
-        """The function of a kernel and what it is called with."""
-        arguments = [self._argument(a.kind, a.key, kernel.dtype) for a in kernel.arguments]
-        found = self.bound[id(kernel)] = compiled(kernel, self.stages.fuse), arguments
-        return found
-
-    def _argument(self, kind: str, key: Any, dtype: Any) -> tuple[Array, Any, str]:
-        what, which = key[0], key[1]
-        if kind == ROWS:
-            arena = self.arena if what == "input" else self.cotangent_arena
-            return arena.buffers[dtype], self.at[which], kind
-        if kind == NUMBER:
-            return (self.ints if what == INT else self.floats)[which].astype(dtype), None, kind
-        if kind == VECTOR:
-            ref = Ref(what, which, 0, (), dtype, 0)
-            return self._flat(ref), None, kind
-        if what == "slab":
-            return self.slabs[which], None, kind
-        if what == "output":
-            return self.out[which], True, kind
-        return (self.cotangents if what == "cotangent" else self.out_cotangents)[which], True, kind
-
-    # Some of the calls, where a gradient does not reach all of them.
+    # Other backward passes: of some of the calls, where a gradient does not reach all of them, and second ones.
 
     def part(
         self,
@@ -315,40 +416,51 @@ class Calls:
         largest: int,
     ) -> Calls:
         """The calls with the numbers ``rows``, for a backward pass of them alone; what was kept of them is copied."""
+        self._restore()
         some = object.__new__(Calls)
         some.__dict__.update(self.__dict__)
         some.at, some.out_at, some.ints, some.floats = inputs, outputs, ints, floats
-        some.count, some.largest, some.bound = len(rows), largest, {}
+        some.count, some.largest, some.prepared = len(rows), largest, {}
         some.memory = Slabs(self.device)
-        some.slabs = [slab[rows] for slab in self.slabs]
+        some.slabs = [slab if slab is None else slab[rows] for slab in self.slabs]
         some.xs = {key: x[rows] for key, x in self.xs.items()}
         some.out = [out[rows] for out in self.out]
         some.scattered = True
         return some
 
+    def _restore(self) -> None:
+        """Compute the values again that a backward pass has overwritten, in the ranges in which they were computed
+        first: they are the same to the last bit."""
+        if not self.spent:
+            return
+        results, ran, memory = self.out, self.ran, Slabs(self.device)
+        self.out = memory.matrices([(*out.shape, out.dtype) for out in results])
+        self.prepared, self.ran, self.spent = {}, [], False
+        for low, high in ran:
+            self.forward(low, high)
+        self.out, self.prepared = results, {}
+
     # Cotangents.
 
     def begin_backward(self, cotangents: Arena) -> None:
         """Make the slabs of cotangents for one backward pass, whose arena is ``cotangents``."""
+        self._restore()
+        scopes, stages = self.stages.memory.cotangents, self.stages
         self.cotangent_arena = cotangents
         self.backward_memory = Slabs(self.device)
-        self.cotangents = [self._cotangent_slab(i) for i in range(len(self.stages.slabs))]
+        self.cotangents = self._matrices(self.backward_memory, scopes, self.count)
+        for i, scope in enumerate(scopes):
+            if scope == SAME:
+                self.cotangents[i], self.spent = self.slabs[i], True
+            elif scope == ALL and i in stages.zeroed:
+                self.cotangents[i].fill(0)
         self.out_cotangents = [self._out_cotangents(cotangents, k) for k in range(len(self.program.outputs))]
+        self.back: dict[int, list[tuple[int | None, list[Run]]]] = {}
 
     def end_backward(self) -> None:
         """Let go of the slabs of cotangents."""
-        for name in ("cotangent_arena", "backward_memory", "cotangents", "out_cotangents"):
+        for name in ("cotangent_arena", "backward_memory", "cotangents", "out_cotangents", "back"):
             delattr(self, name)
-        self.bound = {}
-
-    def _cotangent_slab(self, i: int) -> Array:
-        slab = self.stages.slabs[i]
-        if slab.dtype.kind != "f":
-            return None
-        found = self.backward_memory.matrix(self.count, slab.columns, slab.dtype)
-        if i in self.stages.zeroed:
-            found.fill(0)
-        return found
 
     def _out_cotangents(self, arena: Arena, k: int) -> Any:
         node = self.nodes[self.program.outputs[k]]
@@ -380,64 +492,93 @@ class Calls:
     def _run_back(self, stage: int, low: int, high: int) -> None:
         if self.scattered:
             self._gather_cotangents(stage, low, high)
-        for step in reversed(self.stages.steps[stage]):
-            if isinstance(step, Fused):
-                if step.backward is not None:
-                    self._kernel(step.backward, low, high)
-            elif isinstance(step, Product):
-                if step.x_grad:
-                    self._product_back(step, low, high)
-            elif isinstance(step, Assemble):
-                if step.grad:
-                    cotangent = self._cotangents(step.place, step.columns, low, high)
-                    for part, column in zip(step.parts, step.at, strict=True):
-                        if part.grad:
-                            self._add(part, cotangent[:, column : column + part.size], low, high)
-            else:
-                self._call_back(step, low, high)
+        if stage not in self.back:
+            self.back[stage] = [(s.rows, self._prepare_back(s)) for s in reversed(self.stages.segments[stage])]
+        for rows, steps in self.back[stage]:
+            for a, b in _blocks(low, high, rows):
+                for step in steps:
+                    step(self, a, b, 0)
 
-    def _cotangents(self, place: Any, columns: int, low: int, high: int) -> Array:
+    def _prepare_back(self, segment: Segment) -> list[Run]:
+        zeros = [_zero(self.cotangents[slab]) for slab in segment.zeroed]
+        return zeros + [run for step in reversed(segment.steps) for run in self._step_back(step)]
+
+    def _step_back(self, step: Step) -> list[Run]:
+        """What a step does in backward, if anything."""
+        if isinstance(step, Fused):
+            return [] if step.backward is None else [self._kernel(step.backward)]
+        if isinstance(step, Product):
+            return [self._product_back(step)] if step.x_grad else []
+        if isinstance(step, Assemble):
+            return [self._assemble_back(step)] if step.grad else []
+        return [lambda calls, low, high, first: calls._call_back(step, low, high)]
+
+    def _cotangent(self, place: Place, columns: int) -> View:
+        """Columns of a slab of cotangents, or, for slab -1 - k, of those of output ``k``."""
         if place.slab < 0:
-            return self.out_cotangents[-1 - place.slab][low:high]
-        return self.cotangents[place.slab][low:high, place.column : place.column + columns]
+            return _of_all(self.out_cotangents[-1 - place.slab][:, place.column : place.column + columns])
+        matrix = self.cotangents[place.slab][:, place.column : place.column + columns]
+        return _of_block(matrix) if self.stages.memory.cotangents[place.slab] == BLOCK else _of_all(matrix)
 
-    def _product_back(self, step: Product, low: int, high: int) -> None:
-        g = self._cotangents(step.place, step.columns, low, high)
-        weight = self._weights(step)[1]
-        ref = step.x
+    def _node_cotangent(self, i: int, shift: int, size: int) -> View:
+        return self._cotangent(self._place_of(i, shift), size)
+
+    def _product_back(self, step: Product) -> Run:
+        xp, ref, weight = self.xp, step.x, self._weight(step)
+        g = self._cotangent(step.place, step.columns)
         place = self.stages.places.get(ref.index) if ref.kind == NODE else None
         if place is not None and place.slab not in self.stages.zeroed:
-            at = place.column + ref.shift
-            rows_product(self.xp, g, weight, self.cotangents[place.slab][low:high, at : at + ref.size])
-            return
-        self._add(ref, rows_product(self.xp, g, weight), low, high)
+            target = self._node_cotangent(ref.index, ref.shift, ref.size)
 
-    def _add(self, ref: Ref, rows: Array, low: int, high: int) -> None:
-        """Add to the cotangents of an input or a node."""
-        if ref.kind == INPUT:
-            at = self.at[ref.index][low:high]
-            at = at + ref.shift if ref.shift else at
-            buffer = self.cotangent_arena.buffers[ref.dtype]
-            if self.stages.fuse == "numba":
-                jit.row_copies().add(buffer, at, rows, 0, ref.size)
-            else:
-                add_rows(buffer, at, rows)
-            return
-        k = self.stages.output_of.get(ref.index)
-        if k is not None:
-            target = self.out_cotangents[k][low:high, ref.shift : ref.shift + ref.size]
-        else:
-            place = self.stages.places[ref.index]
-            at = place.column + ref.shift
-            target = self.cotangents[place.slab][low:high, at : at + ref.size]
-        target += rows
+            def put(calls: Calls, low: int, high: int, first: int) -> None:
+                rows_product(xp, g(low, high, first), weight, target(low, high, first))
+
+            return put
+        [add] = self._adds([ref], [0])
+
+        def run(calls: Calls, low: int, high: int, first: int) -> None:
+            add(low, high, first, rows_product(xp, g(low, high, first), weight))
+
+        return run
+
+    def _assemble_back(self, step: Assemble) -> Run:
+        cotangent = self._cotangent(step.place, step.columns)
+        parts = [(ref, column) for ref, column in zip(step.parts, step.at, strict=True) if ref.grad]
+        adds = self._adds([ref for ref, _ in parts], [column for _, column in parts])
+
+        def run(calls: Calls, low: int, high: int, first: int) -> None:
+            rows = cotangent(low, high, first)
+            for add in adds:
+                add(low, high, first, rows)
+
+        return run
+
+    def _adds(self, refs: Sequence[Ref], columns: Sequence[int]) -> list[Add]:
+        """Add columns of a matrix to the cotangents of inputs and nodes: by numba, to all inputs at once."""
+        pairs = list(zip(refs, columns, strict=True))
+        inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self.stages.fuse == "numba"]
+        adds = [self._add(ref, c) for ref, c in pairs if (ref, c) not in inputs]
+        if inputs:
+            _, at, where, widths = self._several(inputs)
+            buffer, add = self.cotangent_arena.buffers[inputs[0][0].dtype], jit.row_copies().add_several
+            adds.append(lambda low, high, first, rows: add(buffer, at, low, rows, where, widths))
+        return adds
+
+    def _add(self, ref: Ref, column: int) -> Add:
+        size = ref.size
+        if ref.kind != INPUT:
+            return _add_to(self._node_cotangent(ref.index, ref.shift, size), column, size)
+        buffer, at = self.cotangent_arena.buffers[ref.dtype], self._starts(ref)
+        return lambda low, high, first, rows: add_rows(buffer, at[low:high], rows[:, column : column + size])
 
     def _call_back(self, step: Call, low: int, high: int) -> None:
         node = self.nodes[step.node]
         wanted = [(k, ref) for k, ref in enumerate(node.reads) if ref.grad and ref.kind in (INPUT, NODE)]
         wanted = [(k, ref) for k, ref in wanted if ref.kind == INPUT or self.nodes[ref.index].batch]
         for ref, cotangent in self._pulled_back(step.node, wanted, low, high):
-            self._add(ref, unbroadcast(self.xp, cotangent, (high - low, *ref.shape)).reshape(high - low, -1), low, high)
+            rows = unbroadcast(self.xp, cotangent, (high - low, *ref.shape)).reshape(high - low, -1)
+            [add] = self._adds([ref], [0])
+            add(low, high, 0, rows)
 
     def _pulled_back(self, i: int, wanted: Sequence[tuple[int, Ref]], low: int, high: int) -> list[tuple[Ref, Array]]:
         """The cotangents of some operands of an operation, each with a batch axis in front where it has one."""
@@ -447,7 +588,7 @@ class Calls:
         if not wanted or not node.grad:
             return []
         g, y = self._rows_and_cotangents(i, low, high)
-        arrays = self._operands(node, low, high)
+        arrays = self._operands(node, low, high, 0)
         if not signature.op.stacked:
             vjps = [(ref, signature.operands[k].vjp) for k, ref in wanted]
             return [(ref, _dense(vjp(self.xp, g, y, *arrays))) for ref, vjp in vjps if vjp is not None]
@@ -459,13 +600,9 @@ class Calls:
 
     def _rows_and_cotangents(self, i: int, low: int, high: int) -> tuple[Array, Array]:
         node = self.nodes[i]
-        shape = (high - low, *node.shape)
-        k = self.stages.output_of.get(i)
-        if k is not None:
-            return self.out_cotangents[k][low:high].reshape(shape), self.out[k][low:high].reshape(shape)
-        place = self.stages.places[i]
-        g = self.cotangents[place.slab][low:high, place.column : place.column + node.size]
-        return g.reshape(shape), self._values(i, low, high).reshape(shape)
+        views = self._node_cotangent(i, 0, node.size), self._node(i, 0, node.size)
+        g, y = (view(low, high, 0).reshape((high - low, *node.shape)) for view in views)
+        return g, y
 
     # Gradients of what all calls share, once all cotangents are there.
 
@@ -488,7 +625,8 @@ class Calls:
                 elif isinstance(step, Call):
                     self._shared_gradients(step.node, add)
         for sum_ in self.stages.sums:
-            add(sum_.ref, column_sums(self.xp, self._cotangents(sum_.place, sum_.ref.size, 0, self.count)))
+            rows = self._cotangent(sum_.place, sum_.ref.size)(0, self.count, 0)
+            add(sum_.ref, column_sums(self.xp, rows))
         for i in reversed(self.stages.shared):
             if i in shared and self.nodes[i].grad:
                 self._through_shared(i, shared[i], add)
@@ -503,9 +641,9 @@ class Calls:
         return whole.reshape(parameter.shape)
 
     def _weight_gradients(self, step: Product, add: Callable[[Ref, Array], None]) -> None:
-        g = self._cotangents(step.place, step.columns, 0, self.count)
-        x = self.xs[id(step)] if step.x.kind == INPUT else self._part(step.x, 0, self.count)
-        gradient = self.xp.matmul(g.T, x)
+        g = self._cotangent(step.place, step.columns)(0, self.count, 0)
+        x = self.xs[id(step)] if step.x.kind == INPUT else self._part(step.x)(0, self.count, 0)
+        gradient = outer_sum(self.xp, g, x)
         low = 0
         for ref in step.parameters:
             high = low + ref.shape[0]
@@ -525,7 +663,7 @@ class Calls:
                 add(ref, unbroadcast(self.xp, cotangent, ref.shape))
             return
         g, y = self._rows_and_cotangents(i, 0, self.count)
-        arrays = self._operands(node, 0, self.count)
+        arrays = self._operands(node, 0, self.count, 0)
         for k, ref in wanted:
             vjp = signature.operands[k].vjp
             assert vjp is not None
@@ -556,3 +694,71 @@ class Calls:
 
 def _dense(gradient: Any) -> Array:
     return gradient.to_dense() if isinstance(gradient, RowSparse) else gradient
+
+
+# The matrices of a kernel's arguments.
+_MATRICES = {"slab": "slabs", "output": "out", "cotangent": "cotangents", "output cotangent": "out_cotangents"}
+
+
+def _most(rows: int) -> int:
+    """The rows of the largest block."""
+    return rows + rows // 2
+
+
+def _blocks(low: int, high: int, rows: int | None) -> Iterator[tuple[int, int]]:
+    """A range in equal blocks of about ``rows``; products are made for four rows at a time."""
+    count = high - low
+    if rows is None or count <= _most(rows):
+        yield low, high
+        return
+    step = -(-count // -(-count // rows) // 4) * 4
+    for a in range(low, high, step):
+        yield a, min(a + step, high)
+
+
+def _of_all(array: Array) -> View:
+    """Of an array with a row for every call."""
+    return lambda low, high, first: array[low:high]
+
+
+def _of_launch(array: Array) -> View:
+    """Of an array with a row for every call of a launch."""
+    return lambda low, high, first: array[low - first : high - first]
+
+
+def _of_block(array: Array) -> View:
+    """Of an array with a row for every call of a block."""
+    return lambda low, high, first: array[: high - low]
+
+
+def _copied(rows: View, copy: Copy) -> View:
+    """Rows that are filled when they are asked for."""
+
+    def view(low: int, high: int, first: int) -> Array:
+        out = rows(low, high, first)
+        copy(low, high, first, out)
+        return out
+
+    return view
+
+
+def _copy(part: View, column: int, size: int) -> Copy:
+    def copy(low: int, high: int, first: int, out: Array) -> None:
+        out[:, column : column + size] = part(low, high, first)
+
+    return copy
+
+
+def _add_to(target: View, column: int, size: int) -> Add:
+    def add(low: int, high: int, first: int, rows: Array) -> None:
+        out = target(low, high, first)
+        out += rows[:, column : column + size]
+
+    return add
+
+
+def _zero(array: Array) -> Run:
+    def zero(calls: Calls, low: int, high: int, first: int) -> None:
+        array[: high - low] = 0
+
+    return zero

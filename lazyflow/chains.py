@@ -29,19 +29,9 @@ from lazyflow import jit, loops
 from lazyflow.fuse.compiled import VECTORISED
 from lazyflow.graph import Graph, Ints
 from lazyflow.ops.formula import Formula
-from lazyflow.program import (
-    ELEMENTWISE,
-    FLOAT,
-    INPUT,
-    NODE,
-    PARAMETER,
-    Node,
-    Program,
-    Ref,
-    call_signature,
-    elementwise_formulas,
-)
+from lazyflow.program import Program, call_signature, elementwise_formulas
 from lazyflow.repeats import watched
+from lazyflow.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
 from lazyflow.tape import Operand, Signature, Type
 
 FUSIONS = ("numba",)  # NumPy calls gather every operand first, which costs more than the launches that are saved

@@ -23,6 +23,7 @@ from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, us
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Op, Shape, axis_argument, integers
+from lazyflow.ops.linalg import transposed
 from lazyflow.tape import (
     CONSTANT,
     IMPORT,
@@ -421,7 +422,7 @@ class Parameter(Expr):
         key = self.version, run if self._exposed else 0
         known, array = self._columns
         if known != key:
-            array = devices.module(self.array).ascontiguousarray(self.array.T).T
+            array = transposed(devices.module(self.array), self.array).T
             self._columns = key, array
         return array
 

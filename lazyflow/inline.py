@@ -14,7 +14,8 @@ from lazyflow.expr import _append as append
 from lazyflow.expr import _constant_node as constant_node
 from lazyflow.expr import _local_row as local_row
 from lazyflow.ops import OPS
-from lazyflow.program import CONSTANT, FLOAT, INPUT, INT, NODE, PARAMETER, PRODUCT, Node, Program, Ref
+from lazyflow.program import Program
+from lazyflow.steps import CONSTANT, FLOAT, INPUT, INT, NODE, PARAMETER, PRODUCT, Node, Ref
 from lazyflow.tape import Signature, Tape, Type, current_tape, intern_type
 
 

@@ -117,12 +117,23 @@ from numba import njit
 
 
 @njit(cache=True, boundscheck=False, nogil=True)
-def gather(out, shift, buffer, at, width):
+def gather(out, columns, buffer, at, low, widths):
     for i in range(out.shape[0]):
-        target = out[i, shift : shift + width]
-        row = buffer[at[i] : at[i] + width]
-        for j in range(width):
-            target[j] = row[j]
+        for k in range(columns.size):
+            target = out[i, columns[k] : columns[k] + widths[k]]
+            row = buffer[at[k, low + i] : at[k, low + i] + widths[k]]
+            for j in range(widths[k]):
+                target[j] = row[j]
+
+
+@njit(cache=True, boundscheck=False, nogil=True)
+def add_several(buffer, at, low, rows, columns, widths):
+    for i in range(rows.shape[0]):
+        for k in range(columns.size):
+            target = buffer[at[k, low + i] : at[k, low + i] + widths[k]]
+            row = rows[i, columns[k] : columns[k] + widths[k]]
+            for j in range(widths[k]):
+                target[j] += row[j]
 
 
 @njit(cache=True, boundscheck=False, nogil=True)
@@ -137,6 +148,10 @@ def add(buffer, at, rows, shift, width):
 
 @functools.cache
 def row_copies() -> Any:
-    """``gather(out, shift, buffer, at, width)`` of rows into columns of a matrix, and ``add(buffer, at, rows, shift,
-    width)`` of columns into rows, which may repeat."""
+    """Copies of rows of a flat buffer, which begin at the elements ``at``.
+
+    ``gather(out, columns, buffer, at, low, widths)``: those of each ``at[k, low:]`` into columns of a matrix;
+    ``add_several(buffer, at, low, rows, columns, widths)``: columns of a matrix to them, which may repeat;
+    ``add(buffer, at, rows, shift, width)``: the same for one ``at`` and neighbouring columns.
+    """
     return module(_ROW_COPIES)

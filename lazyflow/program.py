@@ -32,58 +32,41 @@ from lazyflow.fuse import blocks
 from lazyflow.fuse import compiled as loops
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
 from lazyflow.graph import Graph
+from lazyflow.lifetimes import Memory, Segment, laid_out, memory_of, segments
 from lazyflow.ops import OPS
-from lazyflow.ops.base import NOTHING, Array, Op, Result, Shape
+from lazyflow.ops.base import NOTHING, Array, Op, Result
 from lazyflow.ops.formula import Formula, parse
+from lazyflow.steps import (
+    ASSEMBLE,
+    CALL,
+    CONSTANT,
+    ELEMENTWISE,
+    FLOAT,
+    HOISTED,
+    INPUT,
+    INT,
+    MAIN,
+    NODE,
+    PARAMETER,
+    PRODUCT,
+    STATIC,
+    SUNK,
+    Assemble,
+    Call,
+    ColumnSum,
+    Fused,
+    Node,
+    Place,
+    Product,
+    Ref,
+    Slab,
+    Step,
+    is_batched,
+)
 from lazyflow.tape import CONSTANT as CONSTANT_NODE
 from lazyflow.tape import INPUT as INPUT_NODE
 from lazyflow.tape import Operand, Signature, Tape, Type, by_program, intern_type, output_signature, signature_by_id
 from lazyflow.trace import Trace
-
-NODE, INPUT, PARAMETER, CONSTANT, INT, FLOAT, STATIC = (
-    "node",
-    "input",
-    "parameter",
-    "constant",
-    "int",
-    "float",
-    "static",
-)
-PRODUCT, ASSEMBLE, ELEMENTWISE, CALL = "product", "assemble", "elementwise", "call"
-
-
-@dataclass(frozen=True)
-class Ref:
-    """What a node reads: ``size`` elements from ``shift`` on of a node, an input, a parameter or a constant, a payload
-    number of the call, or a number that is part of the program (``STATIC``, in ``value``)."""
-
-    kind: str
-    index: int
-    shift: int
-    shape: Shape
-    dtype: np.dtype[Any]
-    size: int
-    grad: bool = False
-    value: Any = None
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One operation. ``batch``: it has a value for each call, not one for all. ``formula``: of an elementwise one, with
-    the names of its operands; ``slopes``: their derivatives."""
-
-    kind: str
-    signature: Signature | None
-    reads: tuple[Ref, ...]
-    shape: Shape
-    dtype: np.dtype[Any]
-    size: int
-    batch: bool
-    grad: bool
-    formula: Formula | None = None
-    names: tuple[str, ...] = ()
-    slopes: tuple[Formula | None, ...] = ()
-    column_ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,72 +264,6 @@ class _Reader:
         return in_order and all(ref.dtype == signature.type.dtype and is_batched(ref, self.found) for ref in reads)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the rows of a value lie: in columns from ``column`` on of a slab."""
-
-    slab: int
-    column: int
-
-
-@dataclass(frozen=True)
-class Slab:
-    """A matrix with a row for each call."""
-
-    columns: int
-    dtype: np.dtype[Any]
-    stage: int
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """Rows of ``x`` times the weights ``parameters``, into neighbouring columns of one slab."""
-
-    x: Ref
-    parameters: tuple[Ref, ...]
-    place: Place
-    columns: int
-    grad: bool
-    x_grad: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Assemble:
-    """Vectors side by side in a slab: one for each ref, at the columns ``at``."""
-
-    parts: tuple[Ref, ...]
-    at: tuple[int, ...]
-    place: Place
-    columns: int
-    grad: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Fused:
-    """Kernels of a group of elementwise nodes, forward and (if it has a gradient) backward."""
-
-    forward: Kernel
-    backward: Kernel | None
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operation by its own kernel. ``node`` is its number."""
-
-    node: int
-
-
-Step = Product | Assemble | Fused | Call
-
-
-@dataclass(frozen=True)
-class ColumnSum:
-    """The gradient of a shared vector: the sum over all rows of columns of a slab of cotangents."""
-
-    ref: Ref
-    place: Place
-
-
 @dataclass(frozen=True, eq=False)
 class Stages:
     """A program cut into steps: ``steps[0]`` hoisted, ``steps[1]`` for each launch, ``steps[2]`` sunk.
@@ -354,7 +271,8 @@ class Stages:
     ``stage`` says in which of them a node is computed, ``places`` where the nodes lie that later steps read; outputs
     lie in the arena. ``slabs`` hold values; those in ``zeroed`` get cotangents from several steps, or not in all
     columns. ``sums`` are the gradients of biases and the like; ``shared`` are the nodes that have one value for all
-    calls; ``weights`` remembers how they are laid out.
+    calls; ``memory`` says what the slabs need, ``segments`` which steps of each stage run on blocks of rows;
+    ``weights`` remembers how they are laid out.
     """
 
     program: Program
@@ -366,17 +284,14 @@ class Stages:
     zeroed: frozenset[int]
     sums: tuple[ColumnSum, ...]
     shared: tuple[int, ...]
-    weights: dict[int, Any] = field(default_factory=dict)
+    memory: Memory
+    segments: tuple[tuple[Segment, ...], ...]
+    weights: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def output_of(self) -> Mapping[int, int]:
         """Which output a node is."""
         return {node: k for k, node in enumerate(self.program.outputs)}
-
-
-def is_batched(ref: Ref, nodes: Sequence[Node]) -> bool:
-    """Whether a ref has a value for each call."""
-    return ref.kind in (INPUT, INT, FLOAT) or (ref.kind == NODE and nodes[ref.index].batch)
 
 
 def elementwise_formulas(op: Op) -> tuple[Formula, tuple[Formula | None, ...]] | None:
@@ -387,9 +302,6 @@ def elementwise_formulas(op: Op) -> tuple[Formula, tuple[Formula | None, ...]] |
     slopes = tuple(parse(op.formula[name]) if name in op.formula else None for name in forward.operands)
     known = all(is_fusable(f) for f in (forward, *slopes) if f is not None)
     return (forward, slopes) if known else None
-
-
-HOISTED, MAIN, SUNK = range(3)
 
 
 class _Compiler:
@@ -518,17 +430,24 @@ class _Compiler:
         del self.slabs[placed:]
         self._build(order, groups)
         self.exact |= {sum_.place.slab for sum_ in self.sums if sum_.place.slab >= placed}
-        steps = tuple(tuple(s for stage, s in self.steps if stage == which) for which in range(3))
+        zeroed = frozenset(range(len(self.slabs))) - self.exact
+        cut = [[s for stage, s in self.steps if stage == which] for which in range(3)]
+        summed = frozenset(sum_.place.slab for sum_ in self.sums)
+        memory = memory_of(cut, self.nodes, self.places, self.exact, summed, len(self.slabs), self.grad)
+        whole = self.grad or bool(cut[HOISTED] or cut[SUNK])
+        cut = [[laid_out(step, memory, whole) for step in stage] for stage in cut]
         return Stages(
             self.program,
             self.fuse,
-            steps,
+            tuple(map(tuple, cut)),
             tuple(self.stage),
             self.places,
             tuple(self.slabs),
-            frozenset(range(len(self.slabs))) - self.exact,
-            tuple(self.sums),
+            zeroed,
+            tuple(_joined(self.sums)),
             tuple(i for i, node in enumerate(self.nodes) if not node.batch),
+            memory,
+            tuple(segments(stage, self.nodes, self.places, memory, zeroed) for stage in cut),
         )
 
     def _group(self, i: int) -> tuple[Any, ...]:
@@ -641,6 +560,29 @@ class _Compiler:
         """Whether an operation of its own adds to the slab: these always add."""
         readers = [user for i, place in self.places.items() if place.slab == slab for user, _ in self.readers[i]]
         return any(not self.fused[user] and self.nodes[user].kind != PRODUCT for user in readers)
+
+
+def _joined(sums: Sequence[ColumnSum]) -> Iterator[ColumnSum]:
+    """Sums of neighbouring columns that belong to neighbouring parts of one vector, such as the gates' biases, as
+    one."""
+    order = sorted(sums, key=lambda s: (s.ref.kind, s.ref.index, s.place.slab, s.place.column))
+    last = None
+    for sum_ in order:
+        if last is not None and _continues(last, sum_):
+            last = replace(
+                last, ref=replace(last.ref, size=last.ref.size + sum_.ref.size, shape=(last.ref.size + sum_.ref.size,))
+            )
+            continue
+        if last is not None:
+            yield last
+        last = sum_
+    if last is not None:
+        yield last
+
+
+def _continues(a: ColumnSum, b: ColumnSum) -> bool:
+    same = (a.ref.kind, a.ref.index, a.place.slab) == (b.ref.kind, b.ref.index, b.place.slab)
+    return same and b.ref.shift - a.ref.shift == b.place.column - a.place.column == a.ref.size
 
 
 class _Fuser:
@@ -803,7 +745,7 @@ class _Fuser:
     def _row_of(self, store: Store) -> Place | None:
         """Where a store alone writes a whole row of cotangents; a row of one column gets a sum instead."""
         argument = self.b.described[store.argument]
-        what, which = argument.key[:2]  # type: ignore[index]
+        what, which = argument.key[:2]
         is_row = argument.columns != 1 or self.width == 1
         return Place(which, store.shift) if what == "cotangent" and is_row and not store.adds else None
 

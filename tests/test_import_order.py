@@ -31,6 +31,8 @@ ORDER = (
     "plans",
     "arena",
     "fuse",
+    "steps",
+    "lifetimes",
     "program",
     "chains",
     "calls",

@@ -8,7 +8,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
-from lazyflow.program import HOISTED, MAIN, SUNK, Assemble, Call, Fused, Product
+from lazyflow.steps import HOISTED, MAIN, SUNK, Assemble, Call, Fused, Product
 
 N = 4
 RNG = np.random.default_rng(0)

@@ -6,13 +6,13 @@ needed, so that a kernel allocates nothing and what it reads twice is still in c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, Kernel, Value
+from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, Value
 from lazyflow.ops.sparse import scatter_add_rows
 
 Array = Any
@@ -83,14 +83,16 @@ def _registers(kernel: Kernel) -> tuple[list[int], int]:
 
 
 def compiled(kernel: Kernel) -> Callable[..., None]:
-    """A function of the number of rows and the arguments in order, `ROWS` as buffer and offsets."""
+    """A function of the first row, the one behind the last, the first of the launch, and the arguments in order, `ROWS`
+    as buffer and offsets."""
     place, count = _registers(kernel)
     step = max(1, ELEMENTS // max(kernel.width, 1))
 
-    def run(n: int, *arrays: Array) -> None:
-        registers = [np.empty((min(step, n), kernel.width), kernel.dtype) for _ in range(count)]
-        for low in range(0, n, step):
-            _run_block(kernel, place, registers, _Arguments(kernel, arrays, low, min(low + step, n)))
+    def run(low: int, high: int, first: int, *arrays: Array) -> None:
+        registers = [np.empty((min(step, high - low), kernel.width), kernel.dtype) for _ in range(count)]
+        begins = {ALL: 0, LAUNCH: first, SOME: low}
+        for a in range(low, high, step):
+            _run_block(kernel, place, registers, _Arguments(kernel, arrays, begins, a, min(a + step, high)))
 
     return run
 
@@ -98,7 +100,9 @@ def compiled(kernel: Kernel) -> Callable[..., None]:
 class _Arguments:
     """The arguments of one block of rows."""
 
-    def __init__(self, kernel: Kernel, arrays: tuple[Array, ...], low: int, high: int) -> None:
+    def __init__(
+        self, kernel: Kernel, arrays: tuple[Array, ...], begins: Mapping[str, int], low: int, high: int
+    ) -> None:
         self.width, self.low, self.high = kernel.width, low, high
         self.arrays: list[Any] = []
         position = 0
@@ -106,9 +110,10 @@ class _Arguments:
             if argument.kind == ROWS:
                 self.arrays.append((arrays[position], arrays[position + 1][low:high]))
                 position += 2
-            else:
-                self.arrays.append(arrays[position])
-                position += 1
+                continue
+            rows = slice(low - begins[argument.rows], high - begins[argument.rows])
+            self.arrays.append(arrays[position][rows] if argument.kind != VECTOR else arrays[position])
+            position += 1
         self.described = kernel.arguments
 
     def columns(self, a: int) -> int:
@@ -119,9 +124,9 @@ class _Arguments:
         if kind == ROWS:
             return rows_of(array[0], array[1] + shift, width)
         if kind == BLOCK:
-            return array[self.low : self.high, shift : shift + width]
+            return array[:, shift : shift + width]
         if kind == NUMBER:
-            return array[self.low : self.high, None]
+            return array[:, None]
         return array[shift : shift + width]
 
     def store(self, a: int, shift: int, value: Array, adds: bool) -> None:
@@ -132,7 +137,7 @@ class _Arguments:
             rows = np.broadcast_to(value, (self.high - self.low, width))
             add_rows(self.arrays[a][0], self.arrays[a][1] + shift, rows)
             return
-        target = self.arrays[a][self.low : self.high, shift : shift + width]
+        target = self.arrays[a][:, shift : shift + width]
         if adds:
             target += value
         else:

@@ -15,9 +15,10 @@ import functools
 from collections.abc import Callable
 
 from lazyflow import jit
-from lazyflow.fuse.scalar import BLOCK, CHEAP, NUMBER, ROWS, TRUTH, Instruction, Kernel, Value
+from lazyflow.fuse.scalar import ALL, BLOCK, CHEAP, LAUNCH, NUMBER, ROWS, SOME, TRUTH, Instruction, Kernel, Value
 
 _INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
+_ROW = {ALL: "i", LAUNCH: "i - first", SOME: "i - low"}
 _COMPARE = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
 
 # What becomes vector code, of each dtype; any other function is a scalar call of the C library, 2 to 12 ns an element
@@ -132,7 +133,7 @@ class _Source:
                 self.heads.append(f"b{a}_{shift} = at{a}[i] + {shift}")
                 self.heads.append(f"{name} = a{a}[b{a}_{shift} : b{a}_{shift} + {end}]")
             elif argument.kind == BLOCK:
-                self.heads.append(f"{name} = a{a}[i, {shift} : {shift + end}]")
+                self.heads.append(f"{name} = a{a}[{_ROW[argument.rows]}, {shift} : {shift + end}]")
             else:
                 self.heads.append(f"{name} = a{a}[{shift} : {shift + end}]")
             self.rows[a, shift] = name
@@ -160,8 +161,8 @@ class _Source:
             else:
                 body.append(f"{target} {'+=' if store.adds else '='} {value}")
         lines = [
-            f"def kernel(n, {', '.join(self.parameters())}):",
-            "    for i in range(n):",
+            f"def kernel(low, high, first, {', '.join(self.parameters())}):",
+            "    for i in range(low, high):",
             *(f"        {line}" for line in [*self.heads, *before]),
             f"        for j in range({self.kernel.width}):",
             *(f"            {line}" for line in body),
@@ -184,7 +185,8 @@ def _loaded(text: str) -> Callable[..., None]:
 
 
 def compiled(kernel: Kernel) -> Callable[..., None]:
-    """A function of the number of rows and the arguments in order, `ROWS` as buffer and offsets.
+    """A function of the first row, the one behind the last, the first of the launch, and the arguments in order, `ROWS`
+    as buffer and offsets.
 
     Raises ``ImportError`` without numba.
     """

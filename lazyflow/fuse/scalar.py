@@ -8,7 +8,7 @@ of an argument. A kernel knows nothing of launches; whoever calls it says how ma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from lazyflow.ops.formula import Value as FormulaValue
 Value = int | float  # an int is the number of an instruction, a float a number
 
 BLOCK, ROWS, VECTOR, NUMBER = "block", "rows", "vector", "number"
+ALL, LAUNCH, SOME = "all", "launch", "some"
 
 TRUTH = frozenset(
     ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not")
@@ -35,11 +36,14 @@ class Argument:
     ``kind``: ``BLOCK`` is a matrix (rows, columns); ``ROWS`` a flat buffer and the element offset of every row;
     ``VECTOR`` is one row for all; ``NUMBER`` a vector with one number for each row. ``key`` tells the caller what it
     is; ``columns``: of a row, 1 where one element stands for the whole row.
+
+    ``rows``: which rows a matrix has: ``ALL``, those of a ``LAUNCH``, or ``SOME``, those that a kernel runs on.
     """
 
     kind: str
-    key: object
+    key: tuple[Any, ...]
     columns: int
+    rows: str = ALL
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Builder:
     known: dict[Any, int] = field(default_factory=dict)
     stores: list[Store] = field(default_factory=list)
 
-    def argument(self, kind: str, key: object, columns: int) -> int:
+    def argument(self, kind: str, key: tuple[Any, ...], columns: int) -> int:
         """The number of an argument, which is new or was asked for before."""
         known = key, columns == 1  # one element may stand for a row in one place and not in another
         if known not in self.arguments:
@@ -93,7 +97,7 @@ class Builder:
             self.described.append(Argument(kind, key, columns))
         return self.arguments[known]
 
-    def load(self, kind: str, key: object, shift: int, columns: int) -> Value:
+    def load(self, kind: str, key: tuple[Any, ...], shift: int, columns: int) -> Value:
         """Element ``j`` of a row: column ``shift + j``."""
         return self.emit(Instruction("load", argument=self.argument(kind, key, columns), shift=shift))
 
@@ -125,7 +129,7 @@ class Builder:
             steps.append(self.call(step.ufunc, *(value(v) for v in step.inputs)))
         return value(formula.result)
 
-    def store(self, kind: str, key: object, shift: int, columns: int, value: Value, *, adds: bool) -> None:
+    def store(self, kind: str, key: tuple[Any, ...], shift: int, columns: int, value: Value, *, adds: bool) -> None:
         """Write a value to columns from ``shift`` on."""
         self.stores.append(Store(self.argument(kind, key, columns), shift, value, adds))
 
@@ -152,6 +156,48 @@ def _needed(instructions: list[Instruction], stores: list[Store]) -> list[int]:
                 seen.add(v)
                 wanted.append(v)
     return sorted(seen)
+
+
+def may_share(kernel: Kernel, read: tuple[Any, ...], written: tuple[Any, ...]) -> bool:
+    """Whether a kernel still computes the same if the argument ``written`` lies in the memory of ``read``.
+
+    An element of a row must be read before it is overwritten: a column that element ``j`` writes may be one that
+    element ``j`` reads, as loads stand before stores, but no other element of the row may read it. What is stored must
+    be computed: NumPy would load such a value no earlier than it is stored.
+    """
+    both = [a for a in kernel.arguments if a.key in (read, written)]
+    if any(a.kind != BLOCK or (a.columns == 1 != kernel.width) for a in both):
+        return False
+    loads = {i: c.shift for i, c in enumerate(kernel.instructions) if c.name == "load" and _is(kernel, c, read)}
+    if any(c.name == "load" and _is(kernel, c, written) for c in kernel.instructions):
+        return False
+    stores = [s for s in kernel.stores if _is(kernel, s, written)]
+    if any(s.adds for s in stores) or any(s.value in loads for s in kernel.stores if isinstance(s.value, int)):
+        return False
+    apart = {abs(s.shift - shift) for s in stores for shift in loads.values()} - {0}
+    return min(apart, default=kernel.width) >= kernel.width
+
+
+def _is(kernel: Kernel, item: Instruction | Store, key: tuple[Any, ...]) -> bool:
+    return kernel.arguments[item.argument].key == key
+
+
+def shared(kernel: Kernel, read: tuple[Any, ...], written: tuple[Any, ...]) -> Kernel:
+    """The kernel with one argument ``read`` in place of it and of ``written``, see `may_share`."""
+    arguments: list[Argument] = []
+    number = []
+    for a in kernel.arguments:
+        a = replace(a, key=read) if a.key == written else a
+        number.append(next((k for k, known in enumerate(arguments) if known.key == a.key == read), len(arguments)))
+        arguments += [a] if number[-1] == len(arguments) else []
+    code = tuple(replace(c, argument=number[c.argument]) if c.name == "load" else c for c in kernel.instructions)
+    stores = tuple(replace(s, argument=number[s.argument]) for s in kernel.stores)
+    return replace(kernel, arguments=tuple(arguments), instructions=code, stores=stores)
+
+
+def with_rows(kernel: Kernel, rows: Mapping[tuple[Any, ...], str]) -> Kernel:
+    """The kernel with arguments whose ``rows`` are those of their keys."""
+    return replace(kernel, arguments=tuple(replace(a, rows=rows.get(a.key, a.rows)) for a in kernel.arguments))
 
 
 def is_fusable(formula: Formula) -> bool:

@@ -102,7 +102,7 @@ def results_of(name, dtype, printer):
         results[a.key[1]] if a.key[0] == "out" else np.resize(given[a.key[1:]], (rows, WIDTH)) for a in kernel.arguments
     ]
     with np.errstate(all="ignore"):
-        PRINTERS[printer](kernel)(rows, *arrays)
+        PRINTERS[printer](kernel)(0, rows, 0, *arrays)
     return {key: found[: max(len(m) for (k, _), m in given.items() if k == key)] for key, found in results.items()}
 
 
@@ -207,7 +207,7 @@ def test_the_bound_of_the_rational_tanh():
     b = Builder(1, np.dtype("float32"))
     b.store(BLOCK, ("out",), 0, 1, b.call("tanh", b.load(BLOCK, ("in",), 0, 1)), adds=False)
     out = np.empty((len(x), 1), np.float32)
-    compiled.compiled(b.kernel())(len(x), x[:, None], out)
+    compiled.compiled(b.kernel())(0, len(x), 0, x[:, None], out)
     exact = np.tanh(x.astype(np.float64))
     found = out[:, 0]
     usual = np.abs(x) > np.finfo(np.float32).tiny
@@ -222,7 +222,7 @@ def test_special_values_of_tanh(printer):
     b = Builder(8, np.dtype("float32"))
     b.store(BLOCK, ("out",), 0, 8, b.call("tanh", b.load(BLOCK, ("in",), 0, 8)), adds=False)
     out = np.empty_like(x)
-    PRINTERS[printer](b.kernel())(1, x, out)
+    PRINTERS[printer](b.kernel())(0, 1, 0, x, out)
     np.testing.assert_allclose(out, [[np.nan, 1, -1, 0, -0.0, 1, -1, 1]], rtol=3e-7)
 
 
@@ -328,7 +328,7 @@ def check_kernel(kernel, printer, n, seed=0):
     arrays = arguments_of(kernel, n, rng)
     expected = [a.copy() for a in arrays]
     interpreted(kernel, n, expected)
-    PRINTERS[printer](kernel)(n, *arrays)
+    PRINTERS[printer](kernel)(0, n, 0, *arrays)
     for a, e in zip(arrays, expected, strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
 
@@ -355,7 +355,7 @@ def test_numpy_kernels_go_block_by_block():
     x = b.load(BLOCK, ("in",), 0, width)
     b.store(BLOCK, ("out",), 0, width, b.call("add", b.call("multiply", x, x), 1.0), adds=False)
     arrays = np.random.default_rng(0).normal(size=(11, width)), np.empty((11, width))
-    blocks.compiled(b.kernel())(11, *arrays)
+    blocks.compiled(b.kernel())(0, 11, 0, *arrays)
     np.testing.assert_array_equal(arrays[1], arrays[0] ** 2 + 1)
 
 
@@ -381,7 +381,7 @@ def test_a_value_is_not_taken_for_a_number_that_equals_its_place():
         b.store(BLOCK, ("out",), k, 1, code, adds=False)
     out = np.empty((1, 4))
     with np.errstate(divide="ignore"):
-        blocks.compiled(b.kernel())(1, np.array([[5.0, 7.0]]), out)
+        blocks.compiled(b.kernel())(0, 1, 0, np.array([[5.0, 7.0]]), out)
     np.testing.assert_array_equal(out, [[12.0, 6.0, np.inf, -np.inf]])
 
 
@@ -422,7 +422,7 @@ def test_constants_of_any_value_can_be_printed():
     given = np.array([[0.5, -0.5]])
     for printer in PRINTERS if importlib.util.find_spec("numba") else ["numpy"]:
         out = [np.empty((1, 2)) for _ in range(5)]
-        PRINTERS[printer](kernel)(1, given, *out)
+        PRINTERS[printer](kernel)(0, 1, 0, given, *out)
         np.testing.assert_array_equal(out[0], given)
         np.testing.assert_array_equal(out[1], [[-1e300] * 2])
         np.testing.assert_array_equal(out[2], [[math.nan] * 2])

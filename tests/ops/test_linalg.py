@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -203,3 +204,33 @@ def test_any_number_of_operands_has_gradients() -> None:
         vjp = op.vjps[i]
         assert vjp is not None
         assert (vjp(np, y, y, *arrays, **static) == arrays[i]).all()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs numba: the extra jit")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [*range(9), 19])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (5, 3), (6, 40)])
+def test_row_dots(rows: int, shape: tuple[int, int], dtype: str) -> None:
+    rng = np.random.default_rng(rows)
+    x, weight = rng.normal(size=(rows, shape[1])).astype(dtype), rng.normal(size=shape).astype(dtype)
+    out = np.full((rows, shape[0]), 7, dtype)
+    linalg.row_dots(np.dtype(dtype))(x, weight, out)
+    np.testing.assert_allclose(out, x @ weight.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(0, 3, 2), (3, 5, 4), (18, 750, 300), (40, 300, 200), (900, 90, 10)])
+def test_outer_sum(shape: tuple[int, int, int], dtype: str) -> None:
+    rows, m, k = shape
+    rng = np.random.default_rng(rows)
+    g, x = rng.normal(size=(rows, m + 3)).astype(dtype)[:, 2 : 2 + m], rng.normal(size=(rows, k)).astype(dtype)
+    found = linalg.outer_sum(np, g, x)
+    assert found.dtype == dtype and found.flags.owndata
+    np.testing.assert_allclose(found, np.einsum("bm,bk->mk", g.astype(float), x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 5), (64, 2), (65, 3), (200, 70)])
+def test_transposed(shape: tuple[int, int]) -> None:
+    matrix = np.arange(float(np.prod(shape))).reshape(shape)
+    found = linalg.transposed(np, matrix)
+    assert found.flags.c_contiguous and (found == matrix.T).all()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lazyflow.ops import OPS
+from lazyflow.ops import OPS, loss
 
 
 def gradient(name, x, g=None, **attrs):
@@ -66,3 +66,36 @@ def test_losses_of_no_rows_can_be_summed():
     scores, index = np.zeros((0, 3)), np.zeros(0, int)
     result = OPS["cross_entropy"].infer(scores, index, reduction="sum")
     assert OPS["cross_entropy"].forward(np, scores[None], index[None], **result.static).tolist() == [0.0]
+
+
+SPECIAL = np.array([[1.0, np.nan, 2.0], [np.inf, 1, 2], [-np.inf, 1, 2], [-np.inf, -np.inf, -np.inf], [1e4, 3, -1e4]])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:divide by zero:RuntimeWarning")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [1, 2, 5, 16])
+def test_few_classes_like_many(classes, dtype, monkeypatch):
+    """The loop for few classes and the NumPy calls for many agree, also beyond the numbers."""
+    rng = np.random.default_rng(classes)
+    scores = rng.normal(size=(20, classes)).astype(dtype) * 3
+    if classes == 5:
+        scores = np.concatenate([scores, np.concatenate([SPECIAL, SPECIAL[:, :2]], axis=1).astype(dtype)])
+    index, g = rng.integers(0, classes, len(scores)), rng.normal(size=len(scores)).astype(dtype)
+    op, static = OPS["cross_entropy"], OPS["cross_entropy"].infer(scores[0], index[0]).static
+    found = []
+    for limit in (loss.FEW_CLASSES, 0):
+        monkeypatch.setattr(loss, "FEW_CLASSES", limit)
+        y = op.forward(np, scores, index, **static)
+        found.append((y, op.vjps[0](np, g, y, scores, index, **static)))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_a_class_that_is_out_of_range(wrong):
+    op, scores, index = OPS["cross_entropy"], np.ones((3, 5), np.float32), np.array([0, wrong, 1])
+    static = op.infer(scores[0], index[0]).static
+    with pytest.raises(IndexError, match=f"class {wrong} is out of range for 5 scores"):
+        op.forward(np, scores, index, **static)
+    with pytest.raises(IndexError, match=f"class {wrong} is out of range for 5 scores"):
+        op.vjps[0](np, np.ones(3, np.float32), None, scores, index, **static)

@@ -1,0 +1,219 @@
+"""How long the slabs of a cell are needed: which have a row for every call, which for a few, which none, and which lie
+in the memory of others.
+
+The steps between two operations of their own (a *segment*) run on one block of rows after the other, so that what they
+hand on is still in cache; a slab that only one segment touches holds one block. Cotangents take the place of values
+where the kernel that writes them is the last to read these (as in-place activations do in PyTorch); a second backward
+computes such values again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from lazyflow.fuse.scalar import ALL as ALL_ROWS
+from lazyflow.fuse.scalar import LAUNCH, SOME, Kernel, may_share, shared, with_rows
+from lazyflow.steps import NODE, Assemble, Call, Fused, Node, Place, Product, Ref, Step, is_batched
+
+NONE, BLOCK, ALL, SAME = "none", "block", "all", "same"
+NO: frozenset[int] = frozenset()
+
+# What a block of rows reads and writes, in elements: a megabyte of float32 stays in the second cache.
+ELEMENTS = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Steps that run on about ``rows`` rows, then on the next (None: on all at once).
+
+    ``zeroed``: slabs whose cotangents hold one block, to which several steps add.
+    """
+
+    steps: tuple[Step, ...]
+    rows: int | None
+    zeroed: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """``values[i]`` and ``cotangents[i]`` say what slab ``i`` needs: ``NONE``, one ``BLOCK`` of about ``rows[i]`` rows,
+    ``ALL``, or the ``SAME`` as its values."""
+
+    values: tuple[str, ...]
+    cotangents: tuple[str, ...]
+    rows: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class _Use:
+    """The slabs that a step touches: in forward; in backward, their values, their cotangents, and those cotangents that
+    it writes or adds to; and what is read of them when all calls are done."""
+
+    forward: frozenset[int]
+    values: frozenset[int] = NO
+    cotangents: frozenset[int] = NO
+    written: frozenset[int] = NO
+    late_values: frozenset[int] = NO
+    late_cotangents: frozenset[int] = NO
+
+
+def memory_of(
+    stages: Sequence[Sequence[Step]],
+    nodes: Sequence[Node],
+    places: Mapping[int, Place],
+    exact: frozenset[int],
+    summed: frozenset[int],
+    slabs: int,
+    grad: bool,
+) -> Memory:
+    """What the slabs of steps need.
+
+    ``exact``: slabs of whose cotangents every column is written by one step, once; ``summed``: slabs whose cotangents
+    are summed in the end.
+    """
+    parts = [part for stage in stages for part in _parts(stage)]
+    steps = [(number, step, _use(step, nodes, places)) for number, part in enumerate(parts) for step in part]
+    values: list[str] = []
+    cotangents: list[str] = []
+    rows: list[int | None] = []
+    for slab in range(slabs):
+        values.append(_scope({n for n, _, use in steps if slab in use.forward}, grad))
+        late = slab in summed or any(slab in use.late_cotangents for _, _, use in steps)
+        scope = _scope({n for n, _, use in steps if slab in use.cotangents}, late)
+        scope = ALL if late and scope == NONE else scope
+        same = scope == ALL and slab in exact and values[-1] == ALL and _same(slab, [(s, use) for _, s, use in steps])
+        cotangents.append(SAME if same else scope)
+        blocks = [_rows(parts[n]) for n, _, use in steps if slab in use.forward | use.cotangents]
+        rows.append(None if None in blocks else max(filter(None, blocks), default=None))
+    return Memory(tuple(values), tuple(cotangents), tuple(rows))
+
+
+def _rows(part: Sequence[Step]) -> int | None:
+    """The rows of a block of a segment."""
+    columns = sum(map(_columns, part))
+    return max(ELEMENTS // columns // 16 * 16, 32) if columns and len(part) > 1 else None
+
+
+def _scope(parts: set[int], later: bool) -> str:
+    if not parts:
+        return NONE
+    return ALL if later or len(parts) > 1 else BLOCK
+
+
+def _same(slab: int, steps: Sequence[tuple[Step, _Use]]) -> bool:
+    """Whether one kernel alone writes the cotangents of a slab, and it alone reads the values in backward."""
+    if any(slab in use.late_values for _, use in steps):
+        return False
+    writers = [step for step, use in steps if slab in use.written]
+    readers = [step for step, use in steps if slab in use.values]
+    if len(writers) != 1 or not all(step is writers[0] for step in readers):
+        return False
+    [step] = writers
+    return isinstance(step, Fused) and step.backward is not None and may_share(step.backward, *_keys(slab))
+
+
+def _keys(slab: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    return ("slab", slab), ("cotangent", slab)
+
+
+def laid_out(step: Step, memory: Memory, whole: bool) -> Step:
+    """The step with kernels that know which rows their slabs have, and that write cotangents in place of values where
+    the memory is so. ``whole``: slabs of values have rows for all calls, not only for those of a launch."""
+    if not isinstance(step, Fused):
+        return step
+    rows = {ALL: ALL_ROWS, SAME: ALL_ROWS, BLOCK: SOME, NONE: ALL_ROWS}
+    known = {("cotangent", slab): rows[scope] for slab, scope in enumerate(memory.cotangents)}
+    rows[ALL] = ALL_ROWS if whole else LAUNCH
+    known |= {("slab", slab): rows[scope] for slab, scope in enumerate(memory.values)}
+    forward, backward = with_rows(step.forward, known), step.backward
+    if backward is not None:
+        for slab in sorted(_slabs_in(backward, "cotangent")):
+            if memory.cotangents[slab] == SAME:
+                backward = shared(backward, *_keys(slab))
+        backward = with_rows(backward, known)
+    return Fused(forward, backward)
+
+
+def segments(
+    stage: Sequence[Step], nodes: Sequence[Node], places: Mapping[int, Place], memory: Memory, zeroed: frozenset[int]
+) -> tuple[Segment, ...]:
+    """The segments of a stage. ``zeroed``: slabs whose cotangents must be zero before anybody adds to them."""
+    found = []
+    for part in _parts(stage):
+        used = {slab for step in part for slab in _use(step, nodes, places).cotangents}
+        blocks = tuple(s for s in sorted(used & zeroed) if memory.cotangents[s] == BLOCK)
+        found.append(Segment(tuple(part), _rows(part), blocks))
+    return tuple(found)
+
+
+def _columns(step: Step) -> int:
+    """Elements of a row that a step reads or writes, products and what is assembled: kernels read the same ones."""
+    if isinstance(step, Product):
+        return step.x.size + step.columns
+    return step.columns if isinstance(step, Assemble) else 0
+
+
+def _parts(stage: Sequence[Step]) -> Iterator[list[Step]]:
+    """The longest runs of steps without an operation of its own, and these alone: they cost too much for small
+    blocks."""
+    part: list[Step] = []
+    for step in stage:
+        if isinstance(step, Call):
+            yield from ([part] if part else [])
+            yield [step]
+            part = []
+        else:
+            part.append(step)
+    yield from ([part] if part else [])
+
+
+def _use(step: Step, nodes: Sequence[Node], places: Mapping[int, Place]) -> _Use:
+    if isinstance(step, Fused):
+        return _use_of_kernels(step)
+    if isinstance(step, Call):
+        return _use_of_call(step.node, nodes, places)
+    place = frozenset({step.place.slab} if step.place.slab >= 0 else ())
+    if isinstance(step, Assemble):
+        written = _slabs_of([ref for ref in step.parts if ref.grad and step.grad], places)
+        return _Use(
+            place | _slabs_of(step.parts, places), cotangents=(place if step.grad else NO) | written, written=written
+        )
+    x = _slabs_of([step.x], places)
+    if not step.grad:
+        return _Use(place | x)
+    written = x if step.x_grad else NO
+    return _Use(place | x, NO, place | written, written, x, place)
+
+
+def _use_of_kernels(step: Fused) -> _Use:
+    forward = _slabs_in(step.forward, "slab")
+    if step.backward is None:
+        return _Use(forward)
+    written = [step.backward.arguments[store.argument] for store in step.backward.stores]
+    return _Use(
+        forward,
+        _slabs_in(step.backward, "slab"),
+        _slabs_in(step.backward, "cotangent"),
+        frozenset(a.key[1] for a in written if a.key[0] == "cotangent"),
+    )
+
+
+def _use_of_call(i: int, nodes: Sequence[Node], places: Mapping[int, Place]) -> _Use:
+    """Its kernels and vjps may read the result and all operands."""
+    node = nodes[i]
+    mine = frozenset({places[i].slab} if i in places else ())
+    values = mine | _slabs_of(node.reads, places)
+    if not node.grad:
+        return _Use(values)
+    written = _slabs_of([ref for ref in node.reads if ref.grad], places)
+    late = any(ref.grad and not is_batched(ref, nodes) for ref in node.reads)
+    return _Use(values, values, mine | written, written, values if late else NO, mine if late else NO)
+
+
+def _slabs_of(refs: Sequence[Ref], places: Mapping[int, Place]) -> frozenset[int]:
+    return frozenset(places[ref.index].slab for ref in refs if ref.kind == NODE and ref.index in places)
+
+
+def _slabs_in(kernel: Kernel, what: str) -> frozenset[int]:
+    return frozenset(a.key[1] for a in kernel.arguments if a.key[0] == what)
