@@ -137,7 +137,7 @@ def _launches(run: Run, active: Any) -> tuple[Sequence[Launch], Sequence[Launch]
 def reached(graph: Graph, nodes: Sequence[int]) -> Any:
     """Which nodes a gradient from the given ones reaches, or None if it is every node that can have one."""
     wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)
-    if jit.is_available() and _reaches_all(graph, wanted, nodes):
+    if jit.by_loops() and _reaches_all(graph, wanted, nodes):
         return None
     wanted = wanted[graph.signature]
     edges = differentiable_edges(graph)

@@ -20,7 +20,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -266,7 +266,8 @@ def fast_path(
     except _Unusual:
         return None
     arguments = tuple(f"x{k + 1}" for k in range(len(args)))
-    text = ["def record(args):", f" {', '.join(arguments)}, = args", *_guarded(source.lines, "return None")]
+    unpacked = f"{', '.join(arguments)}, = args" if arguments else "if args: return None"
+    text = ["def record(args):", *_guarded([unpacked, *source.lines], "return None")]
     exec(compile("\n".join(text), generated(recorder.signature.op.name), "exec"), source.names)
     return FastPath(recorder, valid, source.names["record"], arguments, tuple(source.lines), source.names)
 
@@ -534,24 +535,41 @@ class _Same:
 
 
 class _Surroundings:
-    """What a plain function reads from its closure and from the globals that it names: parameters and modules."""
+    """What a function reads from its closure, from the globals that it names, and from the class of the object whose
+    method it is."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.cells = function.__closure__ or ()
         self.globals = function.__globals__
-        self.names = tuple(function.__code__.co_names)
+        self.names = _names_in(function.__code__)
 
-    def watched(self) -> list[tuple[str, Any, Any]]:
-        """Expressions that give what a body sees, each with an object it is evaluated on and the value now."""
+    def watched(self, owner: Any) -> list[tuple[str, Any, Any]]:
+        """Expressions that give what the body of a method of ``owner`` sees, each with an object it is evaluated on and
+        the value now."""
         found: list[tuple[str, Any, Any]] = []
         found += [("{}.cell_contents", c, c.cell_contents) for c in self.cells if _is_filled(c)]
         found += [(f"{{}}.get({n!r})", self.globals, self.globals[n]) for n in self.names if n in self.globals]
-        found = [(text, on, v) for text, on, v in found if not isinstance(v, ModuleType)]
-        return [(text, on, v) for text, on, v in found if not callable(v) or _is_module(v)]
+        if owner is not None:
+            found += [
+                (f"getattr({{}}, {n!r}, None)", type(owner), v) for n, v in _of_class(type(owner), self.names).items()
+            ]
+        return [(text, on, v) for text, on, v in found if not isinstance(v, ModuleType)]
 
-    def seen(self) -> _Seen:
+    def seen(self, owner: Any) -> _Seen:
         """What may change of it."""
-        return _Seen([value for _, _, value in self.watched()])
+        return _Seen([value for _, _, value in self.watched(owner)])
+
+
+def _names_in(code: CodeType) -> tuple[str, ...]:
+    """The globals and attributes that a body names, functions inside of it included."""
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
+    return tuple(dict.fromkeys([*code.co_names, *(n for c in inner for n in _names_in(c))]))
+
+
+def _of_class(kind: type, names: Sequence[str]) -> dict[str, Any]:
+    """Plain values among the attributes of a class that a body names; methods and the like do not change."""
+    values = {n: next((vars(k)[n] for k in kind.__mro__ if n in vars(k)), None) for n in names}
+    return {n: v for n, v in values.items() if v is not None and not callable(v) and not hasattr(v, "__get__")}
 
 
 def _is_filled(cell: Any) -> bool:
@@ -619,7 +637,7 @@ class _Cell:
             return  # called in more ways than there is code for: to make it anew for every call costs most
         if not self._is_counted(owner):
             return
-        made = fast_path(recorder, args, self.surroundings.watched(), options, owner)
+        made = fast_path(recorder, args, self.surroundings.watched(owner), options, owner)
         if made is not None:
             if len(paths) >= WAYS:
                 del paths[next(k for k, path in enumerate(paths) if path.valid != now)]
@@ -672,19 +690,19 @@ class _Cell:
         return self.recorded  # type: ignore[no-any-return]
 
     def _is_counted(self, owner: Any) -> bool:
-        return self.surroundings.seen().is_counted and (owner is None or _Seen([], [owner]).is_counted)
+        return self.surroundings.seen(owner).is_counted and (owner is None or _Seen([], [owner]).is_counted)
 
     def _recorder(
         self, owner: Any, function: Callable[..., Any], flat: _Flat, options: settings.Settings
     ) -> Recorder | None:
         tape = current_tape()
         types = tuple([type_on(tape, e) for e in flat.expressions])
-        around = self.surroundings.seen().marks, () if owner is None else _Seen([], [owner]).marks
+        around = self.surroundings.seen(owner).marks, () if owner is None else _Seen([], [owner]).marks
         key = flat.structure, types, around, options.device, options.dtype, options.grad
         known = self._memory(owner)
-        static = self.static.get((flat.structure, types), frozenset())
-        whole = (*key, tuple([(i, flat.numbers[i]) for i in sorted(static)]))
         try:
+            static = self.static.get((flat.structure, types), frozenset())
+            whole = (*key, tuple([(i, flat.numbers[i]) for i in sorted(static)]))
             if whole in known:
                 return known[whole]
         except TypeError:

@@ -5,10 +5,10 @@ every node, one of all products the terms of every sum. In the graph they align 
 there, before anything is scheduled: a *chain* has the signature of a cell (`lazyflow.program`) and all that cells have,
 and takes part in the schedule as one node.
 
-A node joins the first one that reads it if that reads all of it, element by element. It may be read by others as well,
-and is then a further result of the chain; but all of these must stand behind the chain's last node, so that nothing
-that a chain reads can depend on what it computes. One pass against the order of recording finds all chains. They are
-told apart by what they are made of, member by member, in a trie; equal ones are one signature.
+A node joins a chain if nobody else reads it, and what does reads all of it, element by element. So a chain has one
+result, and a gradient that reaches it reaches all of its members: none gets one (and a NaN, where zero meets an
+infinite slope) that it would not have alone. One pass against the order of recording finds all chains. They are told
+apart by what they are made of, member by member, in a trie; equal ones are one signature.
 
 Nodes that somebody watches (`Expr.retain_grad`, hooks) join nothing. What reads a parameter is always a result: its
 value must stay the one under the parameter as it was.
@@ -45,12 +45,11 @@ AGE = 256  # graphs without it after which a structure gives way to a new one
 
 class Member(NamedTuple):
     """One node of a chain: its signature, and for each operand that is a row the member it is (-1: from outside) and
-    the element it is read from. ``output``: whether others read it."""
+    the element it is read from. The last member is the result."""
 
     signature: Signature
     inside: tuple[int, ...]
     shifts: tuple[int, ...]
-    output: bool
 
 
 Structure = tuple[Member, ...]
@@ -173,9 +172,8 @@ def _signature(structure: Structure) -> Signature:
         return Ref(kind, index, shift, o.shape, o.dtype, o.type.size, o.vjp is not None)
 
     nodes = tuple(_node(m.signature, tuple(read(o, m) for o in m.signature.operands)) for m in structure)
-    outputs = tuple(i for i, m in enumerate(structure) if m.output)
-    program = Program(_name(structure), nodes, outputs, tuple(inputs), tuple(parameters), ())
-    signature = call_signature(program, [structure[i].signature.type for i in outputs], 0, floats)
+    program = Program(_name(structure), nodes, (len(nodes) - 1,), tuple(inputs), tuple(parameters), ())
+    signature = call_signature(program, [structure[-1].signature.type], 0, floats)
     signature.line = structure[-1].signature.line
     return signature
 
@@ -207,13 +205,12 @@ def _name(structure: Structure) -> str:
 
 
 class _Found(NamedTuple):
-    """Of each node: the last member of its chain (itself if it is alone), its number among the members, the structure
-    of the chain (of the last member; -1 if alone), whether it is a result; and how many structures there are."""
+    """Of each node: the last member of its chain (itself if it is alone), its number among the members, and the
+    structure of the chain whose last it is (-1 if none); and how many structures there are."""
 
     last: Ints
     number: Ints
     structure: Ints
-    output: Ints
     structures: int
 
 
@@ -225,8 +222,8 @@ def with_chains(graph: Graph, chains: Chains) -> Graph:
     if np.bincount(graph.signature, minlength=len(kinds))[able].sum() < 2 * chains.fewest:
         return graph
     found = _found(graph, kinds)
-    accepted = _accepted(graph, found, chains)
-    return _joined(graph, found, *accepted) if accepted is not None else graph
+    table, which = _accepted(graph, found, chains)
+    return _joined(graph, found, table, which) if len(table) > len(graph.signatures) else graph
 
 
 def _found(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
@@ -243,34 +240,23 @@ def _found(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
     return _Found(*jit.compiled(loops.chains)(*edges, graph.signature, joins, types, sizes, whole, output, LARGEST))
 
 
-def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signature], Ints, Ints] | None:
-    """The signatures of the structures that are worth it; for each structure which it has (-1: none), and which result
-    each of its members is (-1: none)."""
-    lasts = np.flatnonzero(found.structure >= 0)
+def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signature], Ints]:
+    """The graph's signatures and those of the structures that are worth it; and for each structure which it has, -1 for
+    none."""
+    lasts = np.flatnonzero((found.structure >= 0) & (found.last == np.arange(len(graph))))
     structure = found.structure[lasts]
-    counts = np.bincount(structure, minlength=found.structures)
-    which = np.full(found.structures, -1, np.int64)
-    results = np.full((found.structures, LARGEST), -1, np.int64)
-    if counts.max(initial=0) < chains.fewest:
-        return None
-    members = np.flatnonzero(found.structure[found.last] >= 0)
-    is_output = np.zeros((found.structures, LARGEST), bool)
-    of_output = members[found.output[members]]
-    is_output[found.structure[found.last[of_output]], found.number[of_output]] = True
     first = np.full(found.structures, -1, np.int64)
     first[structure[::-1]] = lasts[::-1]
-    signatures: list[Signature] = []
-    for s in np.flatnonzero(counts >= chains.fewest).tolist():
-        signature = chains.signature(_structure(graph, found, int(first[s]), is_output[s]))
+    table, which = list(graph.signatures), np.full(found.structures, -1, np.int64)
+    for s in np.flatnonzero(np.bincount(structure, minlength=found.structures) >= chains.fewest).tolist():
+        signature = chains.signature(_structure(graph, found, int(first[s])))
         if signature is not None:
-            which[s] = len(signatures)
-            signatures.append(signature)
-            outputs = np.flatnonzero(is_output[s])
-            results[s, outputs] = np.arange(len(outputs))
-    return (signatures, which, results) if signatures else None
+            which[s] = len(table)
+            table.append(signature)
+    return table, which
 
 
-def _structure(graph: Graph, found: _Found, last: int, is_output: Ints) -> Structure:
+def _structure(graph: Graph, found: _Found, last: int) -> Structure:
     """The structure of the chain that ends in a node."""
     members: list[Member] = []
     for i in np.flatnonzero(found.last[: last + 1] == last).tolist():
@@ -278,22 +264,20 @@ def _structure(graph: Graph, found: _Found, last: int, is_output: Ints) -> Struc
         bases = graph.base[edges]
         own = found.last[bases] == last
         inside, shifts = np.where(own, found.number[bases], -1), np.where(own, graph.shift[edges], 0)
-        output = bool(is_output[len(members)])
         signature = graph.signatures[graph.signature[i]]
-        members.append(Member(signature, tuple(inside.tolist()), tuple(shifts.tolist()), output))
+        members.append(Member(signature, tuple(inside.tolist()), tuple(shifts.tolist())))
     return tuple(members)
 
 
-def _joined(graph: Graph, found: _Found, signatures: list[Signature], which: Ints, results: Ints) -> Graph:
+def _joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints) -> Graph:
     """The graph with the accepted chains as calls of their cells."""
-    table, numbers = _with(graph.signatures, signatures)
-    new, call, old, signature, starts, base, shift, further, inside = jit.compiled(loops.joined)(
-        graph.starts, graph.base, graph.shift, graph.signature, *found[:3], which, results, numbers
+    new, old, signature, starts, base, shift, inside = jit.compiled(loops.joined)(
+        graph.starts, graph.base, graph.shift, graph.signature, found.last, found.structure, which
     )
-    float_starts, floats = _floats(graph, call, old)
+    float_starts, floats = _floats(graph, new, old)
     return replace(
         graph,
-        signatures=table,
+        signatures=tuple(table),
         signature=signature,
         starts=starts,
         base=base,
@@ -302,24 +286,11 @@ def _joined(graph: Graph, found: _Found, signatures: list[Signature], which: Int
         float_starts=float_starts,
         floats=floats,
         origin=graph.origin[old],
-        roots=tuple((int(new[base]), shift) for base, shift in graph.roots),
+        roots=tuple([(int(new[base]), shift) for base, shift in graph.roots]),
         known=new[graph.known],
-        results=np.sort(np.concatenate([new[graph.results], further])),
+        results=new[graph.results],
         inside=graph.origin[inside],
     )
-
-
-def _with(table: tuple[Signature, ...], signatures: Sequence[Signature]) -> tuple[tuple[Signature, ...], Ints]:
-    """The table of signatures with these and those of their further results, and the numbers of each (-1: no more)."""
-    found = list(table)
-    known = {id(s): i for i, s in enumerate(found)}
-    numbers = np.full((len(signatures), LARGEST + 1), -1, np.int64)
-    for k, signature in enumerate(signatures):
-        for r, s in enumerate((signature, *signature.further)):
-            numbers[k, r] = known.setdefault(id(s), len(found))
-            if numbers[k, r] == len(found):
-                found.append(s)
-    return tuple(found), numbers
 
 
 def _floats(graph: Graph, call: Ints, old: Ints) -> tuple[Ints, Ints]:

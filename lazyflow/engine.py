@@ -7,6 +7,7 @@ like any other; what it needed is not computed again by a later forward, unless 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,8 @@ def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
     if options.dedupe:
         graph = without_repeats(graph)
     fused = fused_by(options.fuse, device) in CHAINS.fusions and options.batching != "none" and not checked
-    return with_chains(graph, CHAINS) if fused else graph
+    at_once = options.fuse == "numba" or jit.by_loops()  # there is no other form of this
+    return with_chains(graph, CHAINS) if fused and at_once else graph
 
 
 def _run(roots: Sequence[Expr]) -> None:
@@ -73,6 +75,7 @@ def _run(roots: Sequence[Expr]) -> None:
 
 
 def _run_alike(roots: Sequence[Expr]) -> None:
+    jit.note_planning()
     graph = collect(roots)
     if not len(graph):
         return
@@ -82,11 +85,13 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
     graph = reduced(graph, device, checked)
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
-    run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
-    with blas_threads(settings.current().threads):
+    run = Run(plan, device, differentiable, settings.current().fuse)
+    # Whoever asks for the line of a NaN gets that, and not NumPy's warning at the first one.
+    quiet = np.errstate(all="ignore") if checked else nullcontext()
+    with blas_threads(settings.current().threads), quiet:
         execute(run)
-    if checked:
-        check_finite(run, roots)
+        if checked:
+            check_finite(run, roots)
     _remember(run, tapes)
 
 
@@ -107,7 +112,7 @@ def _remember(run: Run, tapes: Sequence[Tape]) -> None:
 def _places(run: Run) -> Any:
     """The element offset of the value that each row of the tapes shows, -1 where there is none."""
     graph = run.plan.graph
-    if jit.is_available():
+    if jit.by_loops():
         return jit.compiled(loops.places)(graph.tape_base, graph.tape_shift, graph.origin, _kept(run), run.plan.offsets)
     offset = np.full(int(graph.tape_starts[-1]), -1, np.int64)
     kept = _kept(run)
@@ -200,9 +205,8 @@ class Engine:
 
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
-        _refuse_in_cells([root])
         if not is_evaluated(root.tape, root.row):
-            _run([root])
+            self.forward([root])
         run, offset = location(root.tape, root.row)
         return run.value(offset, root.type)
 

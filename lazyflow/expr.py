@@ -234,7 +234,8 @@ class Expr:
     def retain_grad(self) -> None:
         """Keep the gradient of this value in `grad` when a backward comes through.
 
-        What is recorded from this handle afterwards counts. Raises `GradientError` for a value without gradient.
+        Of a view (a slice, a part of a split, a reshape), what is recorded from this handle afterwards counts. Raises
+        `GradientError` for a value without gradient.
         """
         if not self.requires_grad:
             raise GradientError("retain_grad() of a value that no gradient reaches: it depends on no parameter")
@@ -243,7 +244,7 @@ class Expr:
                 f"{user_line()}: a gradient inside the {self.tape.trace.name} is never kept: return the value, and "
                 "call retain_grad() outside"
             )
-        if self.tape.sealed or signature_by_id(self.tape.signatures[self.row]).op is VIEW:
+        if signature_by_id(self.tape.signatures[self.row]).op is VIEW:
             # A view shares its memory, and its gradient's, with other uses of that memory: a node of its own does not.
             self._become(record(OPS["identity"], (self,)))
         self.tape.retained.setdefault(self.row, None)
@@ -272,9 +273,9 @@ class Expr:
                 f"{user_line()}: a hook inside the {self.tape.trace.name} would never be called: register it on a "
                 "result"
             )
-        op = signature_by_id(self.tape.signatures[self.row]).op
-        if OPS.get(op.name) is not op:
-            if self.row in self.tape.operands:
+        signature = signature_by_id(self.tape.signatures[self.row])
+        if OPS.get(signature.op.name) is not signature.op:
+            if self.tape.operands.count(self.row) > len(signature.further):  # the further results of a call read it
                 raise GradientError(
                     "register_hook() of a value that shares the memory of another, such as a slice, or of a cell's "
                     "result, that was used already: register the hook before the first use"
@@ -283,7 +284,10 @@ class Expr:
         return HookHandle(self.tape.hooks.setdefault(self.row, []), hook)
 
     def _become(self, other: Expr) -> None:
+        retained, row = self.tape.retained, self.row
         self.tape, self.row, self.type = other.tape, other.row, other.type
+        if row in retained:
+            self.tape.retained[self.row] = retained.pop(row)
 
     @property
     def grad(self) -> Array | None:

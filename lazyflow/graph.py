@@ -160,7 +160,7 @@ def reach(tape: Tape, rows: Iterable[int]) -> list[tuple[int, int]]:
     known = tape.reach
     asked = list(rows)
     fresh = [row for row in asked if row not in known]
-    if fresh and jit.is_available():
+    if fresh and jit.by_loops():
         known.update(zip(fresh, _reach_by_loops(tape, fresh), strict=True))
     else:
         known.update((row, _reach_by_arrays(tape, row)) for row in fresh)
@@ -230,7 +230,7 @@ def decoded(tape: Tape) -> Decoded:
 def _row_starts(ids: Ints, ints: Ints) -> tuple[Ints, Ints, Ints]:
     """Where the operands, the integers and the floats of each row begin."""
     columns = signature_columns()
-    if jit.is_available():
+    if jit.by_loops():
         starts: tuple[Ints, Ints, Ints] = jit.compiled(loops.starts_of)(
             ids, ints, columns.rows, columns.ints, columns.floats
         )
@@ -345,7 +345,7 @@ def _cut(tape: Tape, lows: Ints, highs: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """The ranges of a tape's rows from ``lows`` to ``highs`` as columns of their own."""
     starts = decoded(tape)
     whole = whole_columns(tape)
-    if jit.is_available():
+    if jit.by_loops():
         found: tuple[Ints, Ints, Ints, Ints] = jit.compiled(loops.cut)(*whole, *starts[:3], lows, highs)
         return found
     some = [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
@@ -479,7 +479,7 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     imported, foreign = _imports(c, anew)
     known = _known_rows(c, foreign, anew)
     root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
-    found = (_by_loops if jit.is_available() else _by_arrays)(c, imported, known, root_rows)
+    found = (_by_loops if jit.by_loops() else _by_arrays)(c, imported, known, root_rows)
     return _drawn_anew(found, segments)
 
 

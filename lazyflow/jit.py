@@ -21,11 +21,43 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from lazyflow import loops
+
 
 @functools.cache
 def is_available() -> bool:
     """Whether numba is installed (extra ``jit``)."""
     return importlib.util.find_spec("numba") is not None
+
+
+PATIENCE = 16  # graphs that are planned by whole arrays first: a script that soon ends need not wait 9 s for loops
+
+
+class _Planned:
+    """How many graphs this process has planned."""
+
+    count = 0
+
+
+def note_planning() -> None:
+    """Another graph is about to be planned."""
+    _Planned.count += 1
+
+
+def by_loops() -> bool:
+    """Whether to plan by the loops of `lazyflow.loops`, which numba compiles, or by whole arrays, with the same result:
+    from the `PATIENCE`-th graph on, or at once where they were compiled before."""
+    return is_available() and (_Planned.count > PATIENCE or _has_loops())
+
+
+@functools.cache
+def _has_loops() -> bool:
+    return is_kept(_source_of_loops())
+
+
+@functools.cache
+def _source_of_loops() -> str:
+    return Path(loops.__file__).read_text(encoding="utf-8")
 
 
 @functools.cache
@@ -62,21 +94,26 @@ def _temporary_folder() -> Path:
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of arrays and numbers, compiled when it is first called, with the functions of its module that it
-    calls; numba keeps that on disk, too.
+    """A function of `lazyflow.loops`, compiled when it is first called, with the functions there that it calls; numba
+    keeps that on disk, too.
 
     Raises ``ImportError`` without numba.
     """
-    _prepare_compiler()
     from numba import njit
 
+    # Of a copy among the printed kernels: the folder of the package may not be writable.
+    kept = module(_source_of_loops())
+    return njit(cache=True, nogil=True)(_bound(getattr(kept, function.__name__), njit))
+
+
+def _bound(function: Any, njit: Callable[..., Any]) -> Any:
+    """A function whose calls of functions of its module go to compiled ones."""
     names = {name: function.__globals__.get(name) for name in function.__code__.co_names}
-    called = {
-        n: compiled(f) for n, f in names.items() if isinstance(f, FunctionType) and f.__module__ == function.__module__
-    }
+    inner = {n: f for n, f in names.items() if isinstance(f, FunctionType) and f.__module__ == function.__module__}
+    called = {n: njit(cache=True, nogil=True)(_bound(f, njit)) for n, f in inner.items()}
     bound = FunctionType(function.__code__, {**function.__globals__, **called}, function.__name__)
     bound.__qualname__, bound.__module__ = function.__qualname__, function.__module__
-    return njit(cache=True, nogil=True)(bound)
+    return bound
 
 
 _loading = threading.Lock()
@@ -88,9 +125,19 @@ def module(text: str) -> Any:
     Raises ``ImportError`` without numba.
     """
     _prepare_compiler()
-    name = "lazyflow_kernel_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+    name = _name(text)
     with _loading:
         return sys.modules[name] if name in sys.modules else _loaded(name, text)
+
+
+def _name(text: str) -> str:
+    return "lazyflow_kernel_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def is_kept(text: str) -> bool:
+    """Whether something of a printed source was compiled before, by this process or another."""
+    kept = (_folder() / "__pycache__").glob(f"{_name(text)}.*.nbi")
+    return next(kept, None) is not None
 
 
 def _loaded(name: str, text: str) -> Any:

@@ -783,6 +783,60 @@ def reaches_all(
     return missing == 0
 
 
+def links(
+    starts: Ints,
+    base: Ints,
+    signature: Ints,
+    joins: Ints,
+    types: Ints,
+    sizes: Ints,
+    whole: Ints,
+    output: Ints,
+    largest: int,
+) -> tuple[Ints, Ints, Ints]:
+    """One pass against the order of recording: the last member of each node's chain, the size of the chain of each last
+    member, and which nodes several chains read."""
+    n = len(signature)
+    last = np.arange(n)
+    size = np.ones(n, np.int64)
+    parts = np.zeros(n, np.bool_)  # whether a member's value is computed where parts of it are read
+    into = np.full(n, -1, np.int64)  # the chain of all readers so far, -2 if there are several
+    fits = np.zeros(n, np.int64)  # how they read: 1 all of it, 2 parts
+    for q in range(n - 1, -1, -1):
+        chain = into[q]
+        if joins[q] >= 0 and chain >= 0 and fits[q] > 0 and not output[q] and size[chain] < largest:
+            last[q] = chain
+            size[chain] += 1
+            parts[q] = fits[q] == 2
+        else:
+            chain = q
+        for e in range(starts[q], starts[q + 1]):
+            p = base[e]
+            if joins[p] < 0:
+                continue
+            fit = 0
+            if joins[q] >= 0 and whole[signature[q], e - starts[q]]:
+                if joins[q] == joins[p]:
+                    fit = 2 if parts[q] else 1
+                elif not parts[q] and types[joins[q]] == types[joins[p]] and sizes[joins[q]] < sizes[joins[p]]:
+                    fit = 2
+            if into[p] == -1:
+                into[p], fits[p] = chain, fit
+            elif into[p] == chain:
+                fits[p] &= fit
+            else:
+                into[p] = -2
+    return last, size, into == -2
+
+
+def context(i: int, signature: Ints, starts: Ints, base: Ints) -> int:
+    """A number below 65,536 for a node, of its signature and those of its operands."""
+    key = signature[i] * 1000003
+    for e in range(starts[i], starts[i + 1]):
+        key = (key * 31 + signature[base[e]]) & MASK
+    return (key ^ (key >> 15)) & 0xFFFF  # type: ignore[no-any-return]
+
+
 def chains(
     starts: Ints,
     base: Ints,
@@ -794,49 +848,26 @@ def chains(
     whole: Ints,
     output: Ints,
     largest: int,
-) -> tuple[Ints, Ints, Ints, Ints, int]:
+) -> tuple[Ints, Ints, Ints, int]:
     """The chains of a graph (see `lazyflow.chains`): for each node the last member of its chain, its number among the
-    members, the structure of the chain, whether it is a result; and how many structures there are.
+    members, and the structure of the chain; and how many structures there are.
 
     ``joins``: what neighbours must have in common, by node, -1 for what joins nothing; ``types`` and ``sizes``: of
     these; ``whole``: by signature, which operands are read whole; ``output``: what is a result in any case."""
+    last, size, shared = links(starts, base, signature, joins, types, sizes, whole, output, largest)
     n = len(signature)
-    last = np.arange(n)
-    size = np.ones(n, np.int64)
-    parts = np.zeros(n, np.bool_)  # whether a member's value is computed where parts of it are read
-    into = np.full(n, -1, np.int64)  # the chain of the first reader so far
-    fits = np.zeros(n, np.int64)  # how readers in that chain read: 1 all of it, 2 parts
-    reader = np.full(n, n, np.int64)  # the first reader so far
-    other = np.full(n, n, np.int64)  # the first reader outside of that chain
-    for q in range(n - 1, -1, -1):
-        chain = into[q]
-        whole_fits = fits[q] == 1 and other[q] > chain
-        parts[q] = fits[q] == 2 and other[q] == n and not output[q]
-        if joins[q] >= 0 and (whole_fits or parts[q]) and size[chain] < largest:
-            last[q] = chain
-            size[chain] += 1
-            output[q] |= other[q] < n
-        else:
-            chain = q
-            parts[q] = False
-            output[q] = True
-        for e in range(starts[q], starts[q + 1]):
-            p = base[e]
-            if joins[p] < 0:
-                continue
-            fit = 0
-            if joins[q] >= 0 and whole[signature[q], e - starts[q]]:
-                if joins[q] == joins[p]:
-                    fit = 2 if parts[q] else 1
-                elif not parts[q] and types[joins[q]] == types[joins[p]] and sizes[joins[q]] < sizes[joins[p]]:
-                    fit = 2
-            if into[p] == chain:
-                fits[p] &= fit
-            else:
-                other[p] = reader[p]
-                into[p] = chain
-                fits[p] = fit
-            reader[p] = q
+    # A node that others read as well, such as the memory of an LSTM, is a result; then so are nodes like it that nobody
+    # else happens to read, such as the last memory, or their chains could not run with the others.
+    apart = np.zeros(0x10000, np.bool_)
+    for q in range(n):
+        if joins[q] >= 0 and shared[q]:
+            apart[context(q, signature, starts, base)] = True
+    alone, again = output.copy(), False
+    for q in range(n):
+        if last[q] != q and apart[context(q, signature, starts, base)]:
+            alone[q] = again = True
+    if again:
+        last, size, _ = links(starts, base, signature, joins, types, sizes, whole, alone, largest)
     number = np.zeros(n, np.int64)
     count = np.zeros(n, np.int64)
     structure = np.full(n, -1, np.int64)
@@ -872,74 +903,50 @@ def chains(
                 ids[structure[q]] = structures
                 structures += 1
             structure[q] = ids[structure[q]]
-    return last, number, structure, output, structures
+    return last, number, structure, structures
 
 
 def joined(
-    starts: Ints,
-    base: Ints,
-    shift: Ints,
-    signature: Ints,
-    last: Ints,
-    number: Ints,
-    structure: Ints,
-    which: Ints,
-    results: Ints,
-    numbers: Ints,
-) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
-    """The graph in which chains are calls of cells: the new number of each node (-1: gone), and of the calls of each;
-    which nodes are left; their signature, starts, base and shift; which are further results; which are gone.
-
-    ``which``: the cell of each structure, -1 for none; ``results``: which result each member is; ``numbers``: the
-    signatures of the results of each cell."""
+    starts: Ints, base: Ints, shift: Ints, signature: Ints, last: Ints, structure: Ints, which: Ints
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints]:
+    """The graph in which chains are nodes: the new number of each node (of a member, that of its chain); which nodes
+    are left, and their signature, starts, base and shift; and which are gone. ``which``: the signature of each
+    structure, -1 for one whose chains stay as they are."""
     n = len(signature)
-    cell = np.full(n, -1, np.int64)  # of each node in a chain that is joined
-    call = np.empty(n, np.int64)  # the new number of each last member, and of each node that is alone
-    total = gone = 0
+    chain = np.arange(n)  # the last member, of those that are joined
+    total, edges = 0, 0
     for i in range(n):
-        if structure[last[i]] >= 0:
-            cell[i] = which[structure[last[i]]]
-        if cell[i] < 0 or last[i] == i:
-            call[i] = total
-            total += 1
-        if cell[i] >= 0:
-            if last[i] == i:
-                while numbers[cell[i], total - call[i]] >= 0:
-                    total += 1
-            gone += results[structure[last[i]], number[i]] < 0
-    new = np.full(n, -1, np.int64)
-    old, kind = np.empty(total, np.int64), np.empty(total, np.int64)
-    inside, further = np.empty(gone, np.int64), np.empty(total + gone - n + np.sum(cell >= 0), np.int64)
+        if structure[last[i]] >= 0 and which[structure[last[i]]] >= 0:
+            chain[i] = last[i]
+        total += chain[i] == i
+    new = np.empty(n, np.int64)
+    old, kinds, gone = np.empty(total, np.int64), np.empty(total, np.int64), np.empty(n - total, np.int64)
+    k, g = 0, 0
+    for i in range(n):
+        if chain[i] == i:
+            new[i], old[k] = k, i
+            k += 1
+        else:
+            gone[g] = i
+            g += 1
     counts = np.zeros(total + 1, np.int64)
-    gone = ends = 0
     for i in range(n):
-        at, k = call[last[i]] if cell[i] >= 0 else call[i], signature[i]
-        call[i] = at
+        new[i] = new[chain[i]]
+        s = structure[last[i]]
+        if chain[i] == i:
+            kinds[new[i]] = which[s] if s >= 0 and which[s] >= 0 else signature[i]
         for e in range(starts[i], starts[i + 1]):
-            if cell[i] < 0 or last[base[e]] != last[i]:
-                counts[at + 1] += 1
-        if cell[i] >= 0:
-            r = results[structure[last[i]], number[i]]
-            if r < 0:
-                inside[gone] = i
-                gone += 1
-                continue
-            at, k = at + r, numbers[cell[i], r]
-            if r > 0:
-                counts[at + 1] = 1
-                further[ends] = at
-                ends += 1
-        new[i], old[at], kind[at] = at, i, k
-    for j in range(total):
-        counts[j + 1] += counts[j]
-    bases, shifts = np.empty(counts[total], np.int64), np.zeros(counts[total], np.int64)
-    place = counts[:-1].copy()
+            if chain[base[e]] != chain[i]:
+                counts[new[i] + 1] += 1
+                edges += 1
+    for k in range(total):
+        counts[k + 1] += counts[k]
+    bases, shifts = np.empty(edges, np.int64), np.empty(edges, np.int64)
+    place = counts[:total].copy()
     for i in range(n):
-        if new[i] > call[i]:
-            bases[counts[new[i]]] = call[i]
         for e in range(starts[i], starts[i + 1]):
-            if cell[i] < 0 or last[base[e]] != last[i]:
-                at = place[call[i]]
+            if chain[base[e]] != chain[i]:
+                at = place[new[i]]
                 bases[at], shifts[at] = new[base[e]], shift[e]
-                place[call[i]] = at + 1
-    return new, call, old, kind, counts, bases, shifts, further[:ends], inside
+                place[new[i]] = at + 1
+    return new, old, kinds, counts, bases, shifts, gone

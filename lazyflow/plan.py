@@ -200,7 +200,7 @@ def _bounds(keys: Ints, count: int) -> Ints:
 def _in_order(launch: Ints, wanted: Ints, launches: int) -> tuple[Ints, Ints]:
     """The wanted nodes (a flag for each) ordered by launch, recorded order within, and where each launch begins; those
     without any are left out."""
-    if jit.is_available():
+    if jit.by_loops():
         order, bounds = jit.compiled(loops.by_launch)(launch, wanted, launches)
         return order, bounds
     some = np.flatnonzero(wanted)
@@ -345,7 +345,7 @@ class _Column:
 
     def __init__(self, offsets: Ints, bounds: Ints, widths: Ints) -> None:
         self.offsets = offsets
-        if jit.is_available() and len(offsets):
+        if jit.by_loops() and len(offsets):
             self.even, self.pitch, self.first = (
                 a.tolist() for a in jit.compiled(loops.evenly)(offsets, bounds, widths)
             )
@@ -425,7 +425,7 @@ def _cells(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints) -> tupl
     kinds = [s for s, signature in enumerate(graph.signatures) if signature.cell is not None]
     if not kinds:
         return ()
-    make = _cells_by_loops if jit.is_available() else _cells_by_arrays
+    make = _cells_by_loops if jit.by_loops() else _cells_by_arrays
     return tuple(cells for cells in make(graph, schedule, order, offsets, kinds) if len(cells.nodes))
 
 
@@ -581,7 +581,7 @@ def _reader(
         if slot not in columns:
             has = [0 if s.cell else len(s.operands) if s.op.stacked else s.rows for s in signatures]
             filled = np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)])
-            if jit.is_available():
+            if jit.by_loops():
                 values = jit.compiled(loops.operand_offsets)(order, bounds, filled, slot, *edges, offsets)
             else:
                 every = np.repeat(filled, np.diff(bounds))
@@ -595,7 +595,7 @@ def _reader(
         width = signature.widths[1][operand.position]
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
-        if jit.is_available():
+        if jit.by_loops():
             found, pitch, first, aligned = jit.compiled(loops.stacked_rows)(order[low:high], *edges, offsets, width)
             return (
                 Rows(len(found), width, first, pitch) if pitch >= 0 else Rows(len(found), width, 0, 0, found, aligned)
@@ -636,7 +636,7 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     be differentiated then)."""
     table = _Table(graph)
     schedule = spread(graph, schedule)
-    place = _place_by_loops if jit.is_available() else _place_by_arrays
+    place = _place_by_loops if jit.by_loops() else _place_by_arrays
     offsets, sizes = place(graph, schedule, table, reuse)
     found, cells = launches(graph, schedule, offsets)
     return Plan(graph, schedule, found, offsets, sizes, reuse, cells)

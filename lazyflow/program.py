@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -80,6 +81,7 @@ class Program:
     parameters: tuple[Type, ...]
     constants: tuple[Array, ...]
     known: dict[Any, Stages] = field(default_factory=dict)
+    uses: Counter[Any] = field(default_factory=Counter)
 
     def wants_gradient(self) -> set[tuple[str, int]]:
         """The inputs and parameters that a gradient flows to: pairs of ``"input"`` or ``"parameter"`` and a number."""
@@ -93,6 +95,28 @@ class Program:
         if found is None:
             found = self.known[key] = _Compiler(self, external, outside, grad, fuse).stages()
         return found
+
+    def staged_in_time(self, external: frozenset[int], outside: frozenset[int], grad: bool) -> Stages:
+        """Cut for numba if it has run by NumPy `TRIALS` times, or if its kernels are on disk; else for NumPy.
+
+        A program that comes by a few times, such as one for a length that is rare, is not worth seconds of a compiler.
+        """
+        key = external, outside, grad
+        self.uses[key] += 1
+        if self.uses[key] <= TRIALS:
+            stages = self.staged(*key, "numba")
+            if not all(loops.is_kept(kernel) for kernel in _kernels(stages)):
+                return self.staged(*key, "numpy")
+            self.uses[key] = TRIALS
+        return self.staged(*key, "numba")
+
+
+TRIALS = 8  # runs of a program by NumPy before its kernels are compiled, one to seven seconds for all of a cell
+
+
+def _kernels(stages: Stages) -> list[Kernel]:
+    fused = [step for steps in stages.steps for step in steps if isinstance(step, Fused)]
+    return [kernel for step in fused for kernel in (step.forward, step.backward) if kernel is not None]
 
 
 Payload = tuple[tuple[str, int], ...]

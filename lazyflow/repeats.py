@@ -25,7 +25,7 @@ WORTH = 64  # each round passes over all edges: one edge in so many must lead to
 
 def without_repeats(graph: Graph) -> Graph:
     """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
-    found = _by_loops(graph) if jit.is_available() else _by_arrays(graph)
+    found = _by_loops(graph) if jit.by_loops() else _by_arrays(graph)
     if found is None:
         return graph
     new, signature, starts, base, shift, int_starts, float_starts, origin, results, tape_base = found
@@ -111,7 +111,7 @@ def _usable(graph: Graph) -> Ints:
     """Nodes that may be one with another."""
     table = np.array([_may_repeat(s) for s in graph.signatures], bool)
     usable = table[graph.signature]
-    usable[watched(graph)] = False
+    usable[graph.call[watched(graph)]] = False
     return usable
 
 

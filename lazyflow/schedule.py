@@ -78,7 +78,7 @@ class Components:
 
 def signature_edges(dag: Dag) -> Ints:
     """``edges[a, b]``: some node of signature ``a`` feeds some node of signature ``b``."""
-    if jit.is_available():
+    if jit.by_loops():
         alone = np.arange(len(dag))
         found: Ints = jit.compiled(loops.signature_edges)(
             dag.signature, dag.starts, dag.operands, alone, dag.signatures
@@ -157,7 +157,7 @@ def depths(dag: Dag, internal: Ints | None = None) -> Ints:
         users, operands = users[internal], operands[internal]
     # One pass in recorded order, for users come after their operands. A level at a time in NumPy is slower: 15 us a
     # level against 0.07 us a node in Python and 0.002 compiled, and a chain has as many levels as nodes.
-    if jit.is_available():
+    if jit.by_loops():
         found: Ints = jit.compiled(loops.depths)(len(dag), users, operands)
         return found
     if len(users) and np.bincount(users).max() <= 2:
@@ -443,7 +443,7 @@ def by_levels(dag: Dag, call: Ints, batching: str, choices: Choices, names: Sequ
 
     ``call``: the node whose launch computes each node of ``dag``; edges to other nodes do not count.
     """
-    if batching not in ("levels", "phases") or not jit.is_available():
+    if batching not in ("levels", "phases") or not jit.by_loops():
         return None
     columns = dag.signature, dag.starts, dag.operands, call
     parts = components(jit.compiled(loops.signature_edges)(*columns, dag.signatures))

@@ -1,11 +1,13 @@
 """What `lf.cell` is as a decorator: when a body runs, what it may not do, and what its programs depend on."""
 
+import collections
 import copy
 import dataclasses
 import gc
 import itertools
 import pickle
 import re
+import sys
 import threading
 import weakref
 from collections import OrderedDict, namedtuple
@@ -15,7 +17,8 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import nn
+from lazyflow import jit, nn
+from lazyflow.program import TRIALS
 
 Pair = namedtuple("Pair", "h c")
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.25, -0.5])
@@ -879,3 +882,117 @@ def test_an_index_is_payload_and_needs_no_program_of_its_own(name):
     expected = lf.forward([INDEXED[name](x, i) for i in range(4)])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert next(runs) == 1
+
+
+def test_any_kind_of_parameters_in_any_number():
+    @lf.cell
+    def scaled(x, y=None, *, k=2):
+        return lf.tanh(x) * k if y is None else lf.tanh(x + y) * k
+
+    @lf.cell
+    def total(*xs):
+        return lf.sum([lf.tanh(x) for x in xs])
+
+    @lf.cell
+    def squared(x, /, n=1):
+        return x * x * n
+
+    x = lf.constant(np.arange(3.0))
+    t = np.tanh(np.arange(3.0))
+    for _ in range(2):  # the second time by the code that the first has made
+        np.testing.assert_allclose(scaled(x).numpy(), 2 * t)
+        np.testing.assert_allclose(scaled(x, x, k=3).numpy(), 3 * np.tanh(2 * np.arange(3.0)))
+        np.testing.assert_allclose(scaled(x, x).numpy(), 2 * np.tanh(2 * np.arange(3.0)))
+        for n in (1, 2, 3):
+            np.testing.assert_allclose(total(*[x] * n).numpy(), n * t)
+        np.testing.assert_allclose(squared(x).numpy(), np.arange(3.0) ** 2)
+        np.testing.assert_allclose(squared(x, 4).numpy(), 4 * np.arange(3.0) ** 2)
+
+
+ACTIVATION, SCALE = lf.tanh, lf.Parameter(np.full(3, 2.0))
+
+
+def test_what_a_body_names_may_change(monkeypatch):
+    """Functions among the globals, what is named in a function or a comprehension inside, attributes of the class."""
+
+    @lf.cell
+    def activated(x):
+        return ACTIVATION(x)
+
+    @lf.cell
+    def scaled(x):
+        def inner(v):
+            return v * SCALE
+
+        return lf.sum([inner(v) for v in [x, x]])
+
+    class Scaled(lf.nn.Module):
+        factor = 2.0
+
+        @lf.cell
+        def forward(self, x):
+            return x * self.factor
+
+    x, module = lf.constant(np.full(3, 0.5)), Scaled()
+    for _ in range(2):
+        found = activated(x).numpy()[0], scaled(x).numpy()[0], module(x).numpy()[0]
+        np.testing.assert_allclose(found, (np.tanh(0.5), 2.0, 1.0))
+    monkeypatch.setattr(sys.modules[__name__], "ACTIVATION", lf.exp)
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", lf.Parameter(np.full(3, 3.0)))
+    monkeypatch.setattr(Scaled, "factor", 5.0)
+    for _ in range(2):
+        found = activated(x).numpy()[0], scaled(x).numpy()[0], module(x).numpy()[0]
+        np.testing.assert_allclose(found, (np.exp(0.5), 3.0, 2.5))
+
+
+@pytest.mark.parametrize("argument", [{1, 2}, frozenset({1}), collections.defaultdict(list)], ids=str)
+def test_arguments_that_are_no_expressions(argument):
+    @lf.cell
+    def body(x, options):
+        return x * 2
+
+    x = lf.constant(np.ones(2))
+    try:
+        hash(argument)
+    except TypeError:
+        with pytest.raises(TypeError, match=r"cell .*body: every argument that is no expression must be hashable"):
+            body(x, argument)
+    else:
+        assert body(x, argument).numpy().tolist() == [2, 2]
+
+
+def test_hooks_and_gradients_of_results():
+    """The first of several results takes a hook before it is used; a gradient that is kept stays where a hook comes."""
+    p = lf.Parameter(np.ones(2))
+    both = lf.cell(lambda x: (lf.tanh(x), x * 3))
+    a, b = both(p * 2)
+    a.retain_grad()
+    seen = []
+    a.register_hook(lambda g: seen.append(g.copy()))
+    b.register_hook(lambda g: 2 * g)
+    lf.sum(a + b).backward()
+    np.testing.assert_array_equal(seen, [np.ones(2)])
+    np.testing.assert_array_equal(a.grad, np.ones(2))
+    np.testing.assert_allclose(p.grad, 2 * (1 - np.tanh(2.0) ** 2) + 12)
+
+
+def test_kept_gradients_of_equal_calls():
+    E = lf.Parameter(np.ones((3, 2)))
+    both = lf.cell(lambda x: (lf.tanh(x), lf.sigmoid(x)))
+    pairs = [both(lf.embedding(E, 1)) for _ in range(2)]
+    pairs[0][1].retain_grad()
+    lf.sum([lf.sum(a * b) for a, b in pairs]).backward()
+    np.testing.assert_allclose(pairs[0][1].grad, np.tanh(1.0))
+
+
+@pytest.mark.skipif(not jit.is_available(), reason="needs numba: the extra jit")
+def test_a_program_that_rarely_runs_is_not_compiled(monkeypatch, tmp_path):
+    monkeypatch.setattr(jit, "_folder", lambda: tmp_path)  # nothing was compiled before
+    p = lf.Parameter(np.ones(5))
+    step = lf.cell(lambda x: lf.tanh(x * 0.7) * p)
+    stages = []
+    for _ in range(TRIALS + 2):
+        y = lf.sum(step(lf.constant(np.ones(5))))
+        y.forward()
+        stages.append(y.tape.runs[-1].calls[0].stages.fuse)
+    assert stages == ["numpy"] * TRIALS + ["numba"] * 2

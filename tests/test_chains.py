@@ -160,17 +160,16 @@ def test_a_recurrence_with_both_printers(fuse, dtype):
     plain, _ = lstm_results("float64", fuse="off")
     few, found = lstm_results(dtype, fuse=fuse)
     check(found, expected, 1e-10 if dtype == "float64" else 2e-5)
-    assert few < plain / 2 < many / 2
+    assert few < plain * 0.6 < many * 0.3
 
 
-def test_a_step_is_one_node_whatever_part_of_it_is_read():
-    """A memory that nobody reads after the last step is a result of the chain all the same, so that all steps run
-    alike."""
+def test_all_steps_run_alike_whatever_part_of_them_is_read():
+    """A memory that nobody reads after the last step is a result all the same."""
     parts = [lf.Parameter(np.full(shape, 0.1)) for shape in ((8, 2), (8, 2), (2,))]
     loss = lf.sum([lf.sum(lstm(*parts, np.ones((n, 2)), n)[-1]) for n in (2, 3, 4)])
     with lf.using(fuse="numba"):
         steps = [g for g in lf.explain(loss).groups if g.operation.startswith("multiply(")]
-    assert [g.nodes for g in steps] == [6, 3]  # the first step's memory has no gradient
+    assert [g.nodes for g in steps] == [9, 6, 3]  # the first step's memory has no gradient
 
 
 def table(rows=8):
@@ -472,7 +471,7 @@ def test_a_structure_goes_with_its_parameter(monkeypatch):
     def forward():
         p = lf.Parameter(np.ones(3))
         with lf.using(fuse="numpy"):
-            lf.sum(lf.tanh(lf.constant(np.ones(3)) * p)).forward()
+            lf.sum(lf.tanh(lf.constant(np.ones(3))) * p).forward()
         return weakref.ref(p)
 
     dead = forward()
@@ -480,3 +479,52 @@ def test_a_structure_goes_with_its_parameter(monkeypatch):
     assert dead() is None
     forward()
     assert len(found.known) == 1
+
+
+def zero_then_more(examples=6):
+    """A matrix, and for each example tanh(W x), which is 0 in the first one: there sqrt has an infinite slope."""
+    w = lf.Parameter(np.full((3, 3), 0.3))
+    return w, [lf.tanh(w @ lf.constant(np.full(3, 0.1 * i))) for i in range(examples)]
+
+
+@pytest.mark.parametrize("use", ["detached", "compared", "another root"])
+def test_no_gradient_comes_from_what_the_root_does_not_reach(use):
+    """Zero times infinity is not zero: a member of a chain that no gradient reaches must not take part."""
+    w, values = zero_then_more()
+    roots = [lf.sum(lf.sqrt(a)) for a in values]
+    if use == "detached":
+        others = lf.mean([lf.sum(lf.sqrt(a).detach()) for a in values])
+    elif use == "compared":
+        others = lf.mean([lf.sum((lf.sqrt(a) > 0.5) * 1.0) for a in values])
+    else:
+        others = lf.mean(roots)
+    loss = lf.mean([lf.sum(w @ a) for a in values])
+    with lf.using(fuse="numba"):
+        if use == "another root":
+            lf.forward([loss, others])
+            loss.backward()
+        else:
+            (loss + others).backward()
+    assert np.isfinite(w.grad).all() and w.grad.any()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_late_hook_on_a_value_that_is_read_inside_and_outside_of_chains(which):
+    w, values = zero_then_more()
+    pairs = [(a, lf.sigmoid(a * 2)) for a in values]
+    loss = lf.mean([lf.sum(b) + lf.sum(w @ a) + lf.sum(w @ b) for a, b in pairs])
+    seen = []
+    with lf.using(fuse="numba"):
+        loss.numpy()
+        pairs[3][which].register_hook(lambda g: seen.append(g.copy()))
+        loss.backward()
+    late, w.grad = w.grad, None
+    with lf.using(fuse="off", dedupe=False):
+        w2, values = lf.Parameter(w.array), None
+        a = [lf.tanh(w2 @ lf.constant(np.full(3, 0.1 * i))) for i in range(6)]
+        pairs = [(x, lf.sigmoid(x * 2)) for x in a]
+        expected = []
+        pairs[3][which].register_hook(lambda g: expected.append(g.copy()))
+        lf.mean([lf.sum(b) + lf.sum(w2 @ x) + lf.sum(w2 @ b) for x, b in pairs]).backward()
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+    np.testing.assert_allclose(late, w2.grad, rtol=1e-6)

@@ -69,3 +69,16 @@ def test_a_folder_that_others_can_write_to_is_not_used(elsewhere):
 def test_a_home_that_cannot_be_written_to(elsewhere):
     (elsewhere / "home").write_text("no folder", encoding="utf-8")
     assert jit._folder().parent == elsewhere
+
+
+def test_graphs_are_planned_by_loops_once_there_were_some(monkeypatch):
+    """At once where the loops were compiled before."""
+    monkeypatch.setattr(jit, "is_available", lambda: True)
+    for kept in (False, True):
+        monkeypatch.setattr(jit, "_has_loops", lambda kept=kept: kept)
+        monkeypatch.setattr(jit._Planned, "count", 0)
+        found = []
+        for _ in range(jit.PATIENCE + 2):
+            jit.note_planning()
+            found.append(jit.by_loops())
+        assert found == [kept] * jit.PATIENCE + [True] * 2

@@ -291,3 +291,16 @@ def test_random_bodies(body, use, seed, decorated):
                 np.testing.assert_allclose(found[0][1][name], gradient, rtol=1e-7, atol=1e-10, err_msg=name)
             p = parameters[rng.choice(list(parameters))]
             p.assign(p.numpy() * 0.9)
+
+
+def test_a_new_expression_over_kept_roots_has_the_value_of_now():
+    """Asked for by ``item`` or ``numpy``, too, and not only by ``forward``."""
+    model = Model(True)
+    kept = [model.loss(words(i), start()) for i in range(4)]
+    lf.mean(kept).backward()
+    optimizer = lf.optim.SGD(model.parameters, lr=0.5)
+    before = lf.mean(kept).item()
+    optimizer.step()
+    fresh = lf.mean([model.loss(words(i), start()) for i in range(4)]).item()
+    found = lf.mean(kept).item()
+    assert abs(found - fresh) < 1e-6 and abs(found - before) > 1e-4

@@ -34,14 +34,14 @@ COMPILERS = ["python", pytest.param("numba", marks=pytest.mark.skipif(not has_nu
 @contextmanager
 def planning(how):
     """Plan by ``"arrays"``, or by loops in ``"python"`` or compiled by ``"numba"``."""
-    before = jit.is_available, jit.compiled
-    jit.is_available = lambda: how != "arrays"
+    before = jit.by_loops, jit.compiled
+    jit.by_loops = lambda: how != "arrays"
     if how == "python":
         jit.compiled = lambda function: function
     try:
         yield
     finally:
-        jit.is_available, jit.compiled = before
+        jit.by_loops, jit.compiled = before
 
 
 def comparable(value):

@@ -17,7 +17,7 @@ from lazyflow import device as devices
 from lazyflow.errors import CellError, GradientError, ShapeError
 from lazyflow.expr import Expr, record
 from lazyflow.functions.shape import concatenate
-from lazyflow.hooks import Hook, checked
+from lazyflow.hooks import Hook, HookHandle, checked
 from lazyflow.ops import OPS
 from lazyflow.tape import current_tape
 
@@ -32,6 +32,21 @@ class ModuleHooks:
     forward_pre: list[Hook] = field(default_factory=list)
     forward: list[Hook] = field(default_factory=list)
     full_backward: list[Hook] = field(default_factory=list)
+
+
+class ModuleHookHandle(HookHandle):
+    """A module whose last hook is removed is as it was before the first: its attribute says so, which cells watch."""
+
+    def __init__(self, module: Any, hooks: ModuleHooks, kind: str, hook: Hook) -> None:
+        super().__init__(getattr(hooks, kind), hook)
+        self._module, self._all = module, hooks
+
+    def remove(self) -> None:
+        """Call the hook no more; a second time changes nothing."""
+        super().remove()
+        rest = self._all.forward_pre or self._all.forward or self._all.full_backward
+        if not rest and self._module._hooks is self._all:
+            self._module._hooks = None
 
 
 def call(module: Any, hooks: ModuleHooks, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -323,9 +323,10 @@ class Module:
     # Hooks
 
     def _register(self, kind: str, hook: Hook) -> HookHandle:
-        if self._hooks is None:
-            self._hooks = hooks.ModuleHooks()
-        return HookHandle(getattr(self._hooks, kind), hook)
+        found = self._hooks or hooks.ModuleHooks()
+        handle = hooks.ModuleHookHandle(self, found, kind, hook)
+        self._hooks = found
+        return handle
 
     def register_forward_pre_hook(self, hook: Hook) -> HookHandle:
         """Call ``hook(module, args)`` before every forward; what it returns, if not None, takes the arguments' place:

@@ -341,3 +341,25 @@ def test_ignored_targets_and_weights_go_op_by_op():
     first = weighted_loss(x, 1).item()
     weighted_loss.weight[:] = 2 * weights
     assert_close(weighted_loss(x, 1).item(), 2 * first, 1e-12)
+
+
+def test_one_node_again_when_the_last_hook_is_gone():
+    model, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh()), lf.constant(np.ones(2))
+    calls = []
+
+    def nodes():
+        return lf.explain(lf.sum(model(x))).nodes
+
+    one = nodes()
+    for _ in range(2):
+        first = model[0].register_forward_hook(lambda *_: calls.append(1))
+        second = model[0].register_forward_pre_hook(lambda *_: None)
+        first.remove()
+        assert nodes() > one
+        second.remove()
+        second.remove()
+        assert nodes() == one
+    assert not calls
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    model(x)
+    assert calls == [1]
