@@ -17,10 +17,12 @@ Example = TypeVar("Example")
 class Model(Generic[Example]):
     """See `benchmarks.peers.Model`. A model is its `loss` of one example, and what `infer` asks for.
 
-    ``batching``: one of lazyflow's ways to group operations.
+    ``batching``: one of lazyflow's ways to group operations; ``fuse``: what runs elementwise parts.
     """
 
     optimizer: optim.Optimizer
+
+    fuse = "auto"
 
     def __init__(self, batching: str = "phases") -> None:
         self.watch = Stopwatch()
@@ -49,7 +51,7 @@ class Model(Generic[Example]):
         return lf.mean([self.loss(example) for example in examples])
 
     def train_step(self, examples: Sequence[Example]) -> float:
-        with lf.using(batching=self.batching, threads=threads_here()):
+        with lf.using(batching=self.batching, fuse=self.fuse, threads=threads_here()):
             self.watch.start()
             loss = self.record(examples)
             self.watch.lap("record")
@@ -68,7 +70,7 @@ class Model(Generic[Example]):
             return value
 
     def infer(self, examples: Sequence[Example]) -> Array:
-        with lf.using(batching=self.batching, threads=threads_here()), lf.no_grad():
+        with lf.using(batching=self.batching, fuse=self.fuse, threads=threads_here()), lf.no_grad():
             if self.kept_outputs:
                 self._as_after_an_update()
                 outputs = [y for example in examples for y in self.kept_outputs[id(example)]]

@@ -59,6 +59,18 @@ def measure(
     return Round(examples / elapsed, {name: 1e3 * s / examples for name, s in watch.take().items()})
 
 
+WARM_UP = 20, 2.0  # steps, and seconds, before anything counts: what lazyflow compiles, it compiles in them
+
+
+def _warm_up(step: Callable[[], object]) -> None:
+    steps, seconds = WARM_UP
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+        if time.perf_counter() - start > seconds:
+            break
+
+
 def compare(
     candidates: Mapping[str, peers.Model[Any]],
     method: str,
@@ -69,7 +81,7 @@ def compare(
     limits = options.seconds, options.batches
     runs = {name: partial(measure, getattr(m, method), m.watch, batches, limits) for name, m in candidates.items()}
     for model in candidates.values():
-        getattr(model, method)(batches[0])
+        _warm_up(partial(getattr(model, method), batches[0]))
     return harness.alternate(runs, options.repeats, f"{method}, {len(batches[0])} a minibatch")
 
 

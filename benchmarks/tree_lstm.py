@@ -13,7 +13,7 @@ from benchmarks.lazyflow_model import Model
 from benchmarks.trees import CLASSES, Corpus, Tree, load, nodes
 from lazyflow.settings import BATCHINGS
 
-FORMS = (*lazyflow_tree_lstm.FORMS, "gru")
+FORMS = (*lazyflow_tree_lstm.FORMS, "unfused", "gru")
 REFERENCES = {
     "DyNet": ["dynet"],
     "PyTorch batched": ["torch_batched"],
@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         choices=FORMS,
         default=list(FORMS),
-        help="plain operations (in every mode), the library's cell, and a Tree-GRU with a user's own cell",
+        help="plain operations (in every mode), the library's cell, plain operations without fusion, and a Tree-GRU "
+        "with a user's own cell",
     )
     parser.add_argument("--peers", nargs="*", choices=sorted(peers.MODULES), default=sorted(peers.MODULES))
 
@@ -56,6 +57,10 @@ def lazyflow_models(options: argparse.Namespace, corpus: Corpus) -> dict[str, Mo
     def made(form: str, mode: str = "phases") -> Model[Tree]:
         if form == "gru":
             return lazyflow_tree_gru.TreeGRU(*sizes)
+        if form == "unfused":
+            model = made("plain")
+            model.fuse = "off"
+            return model
         return lazyflow_tree_lstm.setup(*sizes, 0, weights, form=form, batching=mode)
 
     modes = options.modes if "plain" in options.forms else []
@@ -66,7 +71,9 @@ def lazyflow_models(options: argparse.Namespace, corpus: Corpus) -> dict[str, Mo
 
 def kept(options: argparse.Namespace, made: Any, trees: Sequence[Tree]) -> dict[str, Model[Tree]]:
     """The forms once more, with the losses of all trees recorded beforehand."""
-    found: dict[str, Model[Tree]] = {f"lazyflow {form}, kept": made(form) for form in options.forms}
+    found: dict[str, Model[Tree]] = {
+        f"lazyflow {form}, kept": made(form) for form in options.forms if form != "unfused"
+    }
     for model in found.values():
         model.keep(trees)
     return found

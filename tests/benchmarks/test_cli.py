@@ -86,7 +86,10 @@ def test_tree_lstm(run, data, monkeypatch):
     printed, saved = run(
         "tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "1", "3", "--kept", "--modes", "phases", "none"
     )
-    names = {f"lazyflow {name}" for name in ("phases", "none", "cell", "gru", "plain, kept", "cell, kept", "gru, kept")}
+    names = {
+        f"lazyflow {name}"
+        for name in ("phases", "none", "cell", "unfused", "gru", "plain, kept", "cell, kept", "gru, kept")
+    }
     assert [entry["batch"] for entry in saved["batches"]] == [1, 3]
     for entry in saved["batches"]:
         assert set(entry["train"]) == set(entry["infer"]) == names
