@@ -59,8 +59,8 @@ def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
     if options.dedupe:
         graph = without_repeats(graph)
     fused = fused_by(options.fuse, device) in CHAINS.fusions and options.batching != "none" and not checked
-    at_once = options.fuse == "numba" or jit.by_loops()  # there is no other form of this
-    return with_chains(graph, CHAINS) if fused and at_once else graph
+    # Not by what is on disk: the last digits must not depend on earlier processes.
+    return with_chains(graph, CHAINS) if fused and (options.fuse == "numba" or jit.is_warm()) else graph
 
 
 def _run(roots: Sequence[Expr]) -> None:

@@ -97,26 +97,17 @@ class Program:
         return found
 
     def staged_in_time(self, external: frozenset[int], outside: frozenset[int], grad: bool) -> Stages:
-        """Cut for numba if it has run by NumPy `TRIALS` times, or if its kernels are on disk; else for NumPy.
+        """Cut for numba once it has run by NumPy `TRIALS` times; until then for NumPy.
 
         A program that comes by a few times, such as one for a length that is rare, is not worth seconds of a compiler.
+        What is on disk does not count: the last digits must not depend on earlier processes.
         """
         key = external, outside, grad
         self.uses[key] += 1
-        if self.uses[key] <= TRIALS:
-            stages = self.staged(*key, "numba")
-            if not all(loops.is_kept(kernel) for kernel in _kernels(stages)):
-                return self.staged(*key, "numpy")
-            self.uses[key] = TRIALS
-        return self.staged(*key, "numba")
+        return self.staged(*key, "numba" if self.uses[key] > TRIALS else "numpy")
 
 
 TRIALS = 8  # runs of a program by NumPy before its kernels are compiled, one to seven seconds for all of a cell
-
-
-def _kernels(stages: Stages) -> list[Kernel]:
-    fused = [step for steps in stages.steps for step in steps if isinstance(step, Fused)]
-    return [kernel for step in fused for kernel in (step.forward, step.backward) if kernel is not None]
 
 
 Payload = tuple[tuple[str, int], ...]

@@ -986,8 +986,7 @@ def test_kept_gradients_of_equal_calls():
 
 
 @pytest.mark.skipif(not jit.is_available(), reason="needs numba: the extra jit")
-def test_a_program_that_rarely_runs_is_not_compiled(monkeypatch, tmp_path):
-    monkeypatch.setattr(jit, "_folder", lambda: tmp_path)  # nothing was compiled before
+def test_a_program_that_rarely_runs_is_not_compiled():
     p = lf.Parameter(np.ones(5))
     step = lf.cell(lambda x: lf.tanh(x * 0.7) * p)
     stages = []

@@ -179,11 +179,6 @@ def source(kernel: Kernel) -> str:
     return f"{head}\n@njit({options})\n{_Source(kernel).text()}\n"
 
 
-def is_kept(kernel: Kernel) -> bool:
-    """Whether the compiled loop of a kernel is on disk."""
-    return jit.is_kept(source(kernel))
-
-
 @functools.cache
 def _loaded(text: str) -> Callable[..., None]:
     return jit.module(text).kernel  # type: ignore[no-any-return]
