@@ -59,8 +59,7 @@ def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
     if options.dedupe:
         graph = without_repeats(graph)
     fused = fused_by(options.fuse, device) in CHAINS.fusions and options.batching != "none" and not checked
-    # Not by what is on disk: the last digits must not depend on earlier processes.
-    return with_chains(graph, CHAINS) if fused and (options.fuse == "numba" or jit.is_warm()) else graph
+    return with_chains(graph, CHAINS) if fused else graph
 
 
 def _run(roots: Sequence[Expr]) -> None:
@@ -85,7 +84,7 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
     graph = reduced(graph, device, checked)
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
-    run = Run(plan, device, differentiable, settings.current().fuse)
+    run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
     # Whoever asks for the line of a NaN gets that, and not NumPy's warning at the first one.
     quiet = np.errstate(all="ignore") if checked else nullcontext()
     with blas_threads(settings.current().threads), quiet:

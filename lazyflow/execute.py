@@ -21,8 +21,7 @@ from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
 
 
 class Run:
-    """One execution of a plan. ``stamp``: no parameter had a later version then; ``calls`` are those of its cells,
-    fused as the settings say (``fuse``)."""
+    """One execution of a plan. ``stamp``: no parameter had a later version then; ``calls`` are those of its cells."""
 
     __slots__ = ("__weakref__", "arena", "calls", "device", "differentiable", "fuse", "number", "plan", "stamp")
 
@@ -47,9 +46,7 @@ def calls_of(run: Run, cells: Cells) -> Calls:
     """What computes the calls of one cell."""
     program = cells.signature.cell
     parameters = [parameter_of(kind) for kind in program.parameters]
-    key = cells.external, cells.outside, run.differentiable
-    patient = run.fuse == "auto" and fused_by(run.fuse, run.device) == "numba"
-    stages = program.staged_in_time(*key) if patient else program.staged(*key, fused_by(run.fuse, run.device))
+    stages = program.staged(cells.external, cells.outside, run.differentiable, run.fuse)
     payload = cells.ints, cells.floats
     count = len(cells.nodes)
     return Calls(

@@ -30,7 +30,7 @@ def is_available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-PATIENCE = 16  # graphs that run before anything is compiled for them: a script that soon ends need not wait for that
+PATIENCE = 16  # graphs that are planned by whole arrays first: a script that soon ends need not wait for the compiler
 
 
 class _Planned:
@@ -44,15 +44,10 @@ def note_planning() -> None:
     _Planned.count += 1
 
 
-def is_warm() -> bool:
-    """Whether so many graphs have run in this process that compiling for them is worth it."""
-    return _Planned.count > PATIENCE
-
-
 def by_loops() -> bool:
     """Whether to plan by the loops of `lazyflow.loops`, which take numba 9 s, or by whole arrays, with the same result:
-    once the process is warm, or at once where they were compiled before."""
-    return is_available() and (is_warm() or _has_loops())
+    once the process has planned `PATIENCE` graphs, or at once where the loops were compiled before."""
+    return is_available() and (_Planned.count > PATIENCE or _has_loops())
 
 
 @functools.cache

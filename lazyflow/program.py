@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -81,7 +80,6 @@ class Program:
     parameters: tuple[Type, ...]
     constants: tuple[Array, ...]
     known: dict[Any, Stages] = field(default_factory=dict)
-    uses: Counter[Any] = field(default_factory=Counter)
 
     def wants_gradient(self) -> set[tuple[str, int]]:
         """The inputs and parameters that a gradient flows to: pairs of ``"input"`` or ``"parameter"`` and a number."""
@@ -95,19 +93,6 @@ class Program:
         if found is None:
             found = self.known[key] = _Compiler(self, external, outside, grad, fuse).stages()
         return found
-
-    def staged_in_time(self, external: frozenset[int], outside: frozenset[int], grad: bool) -> Stages:
-        """Cut for numba once it has run by NumPy `TRIALS` times; until then for NumPy.
-
-        A program that comes by a few times, such as one for a length that is rare, is not worth seconds of a compiler.
-        What is on disk does not count: the last digits must not depend on earlier processes.
-        """
-        key = external, outside, grad
-        self.uses[key] += 1
-        return self.staged(*key, "numba" if self.uses[key] > TRIALS else "numpy")
-
-
-TRIALS = 8  # runs of a program by NumPy before its kernels are compiled, one to seven seconds for all of a cell
 
 
 Payload = tuple[tuple[str, int], ...]

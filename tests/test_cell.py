@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import jit, nn
-from lazyflow.program import TRIALS
+from lazyflow import nn
 
 Pair = namedtuple("Pair", "h c")
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.25, -0.5])
@@ -983,15 +982,3 @@ def test_kept_gradients_of_equal_calls():
     pairs[0][1].retain_grad()
     lf.sum([lf.sum(a * b) for a, b in pairs]).backward()
     np.testing.assert_allclose(pairs[0][1].grad, np.tanh(1.0))
-
-
-@pytest.mark.skipif(not jit.is_available(), reason="needs numba: the extra jit")
-def test_a_program_that_rarely_runs_is_not_compiled():
-    p = lf.Parameter(np.ones(5))
-    step = lf.cell(lambda x: lf.tanh(x * 0.7) * p)
-    stages = []
-    for _ in range(TRIALS + 2):
-        y = lf.sum(step(lf.constant(np.ones(5))))
-        y.forward()
-        stages.append(y.tape.runs[-1].calls[0].stages.fuse)
-    assert stages == ["numpy"] * TRIALS + ["numba"] * 2

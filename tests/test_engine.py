@@ -293,7 +293,7 @@ def test_threads_record_on_tapes_of_their_own():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(work, range(8)))
     for k, (value, _) in enumerate(found):
-        np.testing.assert_allclose(value, work(k)[0], rtol=1e-12)
+        np.testing.assert_array_equal(value, work(k)[0])
 
 
 def test_settings_nest_and_end():
