@@ -103,7 +103,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     # Of a copy among the printed kernels: the folder of the package may not be writable.
     kept = module(_source_of_loops())
-    return njit(cache=True, nogil=True)(_bound(getattr(kept, function.__name__), njit))
+    found: Callable[..., Any] = njit(cache=True, nogil=True)(_bound(getattr(kept, function.__name__), njit))
+    return found
 
 
 def _bound(function: Any, njit: Callable[..., Any]) -> Any:
