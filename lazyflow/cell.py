@@ -568,8 +568,9 @@ def _names_in(code: CodeType) -> tuple[str, ...]:
 
 def _of_class(kind: type, names: Sequence[str]) -> dict[str, Any]:
     """Plain values among the attributes of a class that a body names; methods and the like do not change."""
-    values = {n: next((vars(k)[n] for k in kind.__mro__ if n in vars(k)), None) for n in names}
-    return {n: v for n, v in values.items() if v is not None and not callable(v) and not hasattr(v, "__get__")}
+    holders = {n: next((k for k in kind.__mro__ if n in vars(k)), None) for n in names}
+    values = {n: vars(k)[n] for n, k in holders.items() if k is not None}
+    return {n: v for n, v in values.items() if not callable(v) and not hasattr(v, "__get__")}
 
 
 def _is_filled(cell: Any) -> bool:

@@ -262,6 +262,35 @@ def readers(nodes: int, starts: Ints, base: Ints) -> tuple[Ints, Ints]:
     return user_starts, users
 
 
+def next_readers(
+    nodes: Ints,
+    repeated: Ints,
+    user_starts: Ints,
+    users: Ints,
+    left: Ints,
+    usable: Ints,
+    done: Ints,
+    waiting: Ints,
+) -> int:
+    """Write into ``nodes``, in ascending order, who reads repeated nodes alone now that these are known, too; returns
+    how many. ``left``: how many operands of each node are not; ``waiting``: all false before and after."""
+    low, high = len(left), -1
+    for operand in repeated:
+        for e in range(user_starts[operand], user_starts[operand + 1]):
+            i = users[e]
+            left[i] -= 1
+            if left[i] == 0 and usable[i] and not done[i]:
+                waiting[i] = True
+                low, high = min(low, i), max(high, i)
+    count = 0
+    for i in range(low, high + 1):
+        if waiting[i]:
+            waiting[i] = False
+            nodes[count] = i
+            count += 1
+    return count
+
+
 def first_equals(
     usable: Ints,
     signature: Ints,
@@ -355,21 +384,7 @@ def first_equals(
                 repeated[r] = True
                 fresh[found] = r
                 found += 1
-        # Whoever reads repeated nodes alone is next.
-        low, high = n, -1
-        for k in range(found):
-            for e in range(user_starts[fresh[k]], user_starts[fresh[k] + 1]):
-                i = users[e]
-                left[i] -= 1
-                if left[i] == 0 and usable[i] and not done[i]:
-                    waiting[i] = True
-                    low, high = min(low, i), max(high, i)
-        count = 0
-        for i in range(low, high + 1):
-            if waiting[i]:
-                waiting[i] = False
-                nodes[count] = i
-                count += 1
+        count = next_readers(nodes, fresh[:found], user_starts, users, left, usable, done, waiting)
     return first, merged
 
 

@@ -926,11 +926,11 @@ def test_what_a_body_names_may_change(monkeypatch):
         return lf.sum([inner(v) for v in [x, x]])
 
     class Scaled(lf.nn.Module):
-        factor = 2.0
+        factor, offset = 2.0, None
 
         @lf.cell
         def forward(self, x):
-            return x * self.factor
+            return x * self.factor if self.offset is None else x * self.factor + self.offset
 
     x, module = lf.constant(np.full(3, 0.5)), Scaled()
     for _ in range(2):
@@ -939,9 +939,10 @@ def test_what_a_body_names_may_change(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ACTIVATION", lf.exp)
     monkeypatch.setattr(sys.modules[__name__], "SCALE", lf.Parameter(np.full(3, 3.0)))
     monkeypatch.setattr(Scaled, "factor", 5.0)
+    monkeypatch.setattr(Scaled, "offset", 1.0)
     for _ in range(2):
         found = activated(x).numpy()[0], scaled(x).numpy()[0], module(x).numpy()[0]
-        np.testing.assert_allclose(found, (np.exp(0.5), 3.0, 2.5))
+        np.testing.assert_allclose(found, (np.exp(0.5), 3.0, 3.5))
 
 
 @pytest.mark.parametrize("argument", [{1, 2}, frozenset({1}), collections.defaultdict(list)], ids=str)

@@ -35,13 +35,19 @@ COMPILERS = ["python", pytest.param("numba", marks=pytest.mark.skipif(not has_nu
 def planning(how):
     """Plan by ``"arrays"``, or by loops in ``"python"`` or compiled by ``"numba"``."""
     before = jit.by_loops, jit.compiled
-    jit.by_loops = lambda: how != "arrays"
-    if how == "python":
-        jit.compiled = lambda function: function
+    compiled = before[1] if how == "numba" else lambda function: function
+    ran = []
+
+    def noted(function):
+        ran.append(function.__name__)
+        return compiled(function)
+
+    jit.by_loops, jit.compiled = lambda: how != "arrays", noted
     try:
         yield
     finally:
         jit.by_loops, jit.compiled = before
+    assert bool(ran) == (how != "arrays"), "what is compared are two forms"
 
 
 def comparable(value):
