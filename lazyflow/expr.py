@@ -971,13 +971,25 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
 
 def of_one_type(operands: Sequence[Expr]) -> Sequence[Expr]:
     """Expressions of one shape and dtype as expressions of one type: constants beside differentiable values count as
-    such."""
+    such, though no gradient leaves them."""
     tape = current_tape()
     rows = [record(OPS["identity"], (o,)) if o.type.parameter is not None else o for o in operands]
-    types = [type_on(tape, o) for o in rows]
-    first = types[0]
-    kind = intern_type(first.shape, first.dtype, first.device, any(t.requires_grad for t in types))
-    return [o if t is kind else view(o, kind, 0) for o, t in zip(rows, types, strict=True)]
+    if any(type_on(tape, o).requires_grad for o in rows):
+        return [differentiable(o) for o in rows]
+    return rows
+
+
+def differentiable(e: Expr) -> Expr:
+    """``e`` as a value of a type with gradient, of which nothing flows on to what ``e`` was detached from.
+
+    A view has its gradient where that of the memory lies which it shows. So only a constant, whose memory is nobody
+    else's, is seen as differentiable as it is; anything else without gradient is copied.
+    """
+    kind = type_on(current_tape(), e)
+    if kind.requires_grad:
+        return e
+    own = e if e.row in e.tape.objects else record(OPS["detach"], (e,))
+    return view(own, intern_type(kind.shape, kind.dtype, kind.device, True), 0)
 
 
 def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:

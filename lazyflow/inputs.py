@@ -12,7 +12,7 @@ import numpy as np
 from lazyflow import settings
 from lazyflow.cotangents import Node, Walk, cotangents, fitted, node_of
 from lazyflow.errors import DTypeError, GradientError, ShapeError
-from lazyflow.expr import Expr, Parameter, constant, record, view
+from lazyflow.expr import Expr, Parameter, constant, differentiable, record, view
 from lazyflow.numpy.dispatch import has_expressions
 from lazyflow.ops import OPS
 from lazyflow.structure import leaves, mapped, rebuilt
@@ -57,7 +57,7 @@ def _input(x: Any, what: str) -> Expr:
         )
     if e.type.parameter is not None:
         e = record(OPS["identity"], (e,))
-    return view(e, intern_type(e.shape, e.dtype, e.device, True), 0)
+    return view(differentiable(e), intern_type(e.shape, e.dtype, e.device, True), 0)
 
 
 def _inputs(tree: Any, what: str) -> list[Expr]:
