@@ -30,7 +30,7 @@ from lazyflow.plan import Plan, make, scheduled
 from lazyflow.plans import Plans
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices
-from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
+from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id, tracing
 from lazyflow.threads import blas_threads
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
@@ -175,7 +175,7 @@ def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
-    trace = next((root.tape.trace for root in roots if root.tape.trace is not None), None)
+    trace = next((root.tape.trace for root in roots if root.tape.trace is not None), None) or tracing()
     if trace is not None:
         raise CellError(
             f"{user_line()}: a value is asked for inside the {trace.name}, whose body is recorded only once, for calls "
@@ -204,6 +204,7 @@ class Engine:
 
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
+        _refuse_in_cells([root])
         if not is_evaluated(root.tape, root.row):
             self.forward([root])
         run, offset = location(root.tape, root.row)

@@ -38,7 +38,9 @@ from lazyflow.tape import (
     current_tape,
     intern_type,
     leaf_signature,
+    refuse_in_cells,
     signature_by_id,
+    tracing,
 )
 from lazyflow.trace import TracedNumber
 
@@ -292,6 +294,7 @@ class Expr:
     @property
     def grad(self) -> Array | None:
         """The gradient that `retain_grad` asked for, summed over backwards; None before."""
+        refuse_in_cells("a gradient is read", "pass it as an argument")
         return self.tape.retained.get(self.row)
 
     @property
@@ -359,9 +362,10 @@ class Parameter(Expr):
     array([2., 4.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_columns", "_exposed", "_grad", "array", "hooks", "name", "version")
+    __slots__ = ("__weakref__", "_array", "_columns", "_exposed", "_grad", "_name", "hooks", "version")
 
     def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
+        refuse_in_cells("a parameter is made", "make it outside, once")
         options = settings.current()
         array = np.array(_as_array(value, options.dtype))
         self.array = devices.to_device(array, options.device)
@@ -392,12 +396,38 @@ class Parameter(Expr):
         self._forget_signatures()
 
     @property
+    def array(self) -> Array:
+        """The array itself, for the engine and the optimizers; see `data`."""
+        refuse_in_cells(
+            "the value of a parameter is read",
+            "use the parameter itself as an operand, or parameter.detach() for one without gradient, or pass the value "
+            "as an argument",
+        )
+        return self._array
+
+    @array.setter
+    def array(self, value: Array) -> None:
+        refuse_in_cells("a parameter is changed", "change it outside, between the calls")
+        self._array = value
+
+    @property
+    def name(self) -> str:
+        """What messages call it; may be set."""
+        return self._name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        STRUCTURE[0] += 1  # a body may read it
+        self._name = value
+
+    @property
     def requires_grad(self) -> bool:
         """Whether backward computes a gradient for it; may be set."""
         return self.type.requires_grad
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
+        refuse_in_cells("a parameter is changed", "change it outside, between the calls")
         if value != self.type.requires_grad:
             self._retype(value)
 
@@ -408,9 +438,10 @@ class Parameter(Expr):
         Setting it copies a new array in, which must have the same shape (`ShapeError`); its dtype is converted. To
         look at the values only, `numpy` copies them and leaves what was computed alone.
         """
+        array = self.array
         self.touch()
         self._exposed = True
-        return self.array
+        return array
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -447,10 +478,12 @@ class Parameter(Expr):
     @property
     def grad(self) -> Any:
         """None, an array of the parameter's shape, or a `RowSparse`."""
+        refuse_in_cells("a gradient is read", "pass it as an argument")
         return self._grad
 
     @grad.setter
     def grad(self, value: Any) -> None:
+        refuse_in_cells("a gradient is set", "set it outside, between the calls")
         if value is not None and not hasattr(value, "shape"):
             raise TypeError(f"a gradient is an array, a RowSparse or None, got a {type(value).__name__}")
         if value is not None and value.shape != self.shape:
@@ -459,7 +492,7 @@ class Parameter(Expr):
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
-        self._grad = None
+        self.grad = None
 
     def to(self, device: str) -> Parameter:
         """Move the array (and its gradient) to ``device``; returns ``self``."""
@@ -486,8 +519,17 @@ class Parameter(Expr):
         return self
 
     def detach(self) -> Expr:
-        """A snapshot of the value as a constant."""
-        return constant(self.array)
+        """A snapshot of the value as a constant; inside of a `lazyflow.cell`, the value that it has when the call is
+        computed. No gradient flows through it."""
+        if tracing() is None:
+            return constant(self.array)
+        signature = self.type.signatures.get("detached")
+        if signature is None:
+            kind = Type(self.shape, self.dtype, self.device, False, self)
+            signature = self.type.signatures.setdefault("detached", build(OPS["identity"], (kind,), {}))
+        tape = current_tape()
+        tape.keep.update((self, signature))
+        return _append(tape, signature, ())
 
     def retain_grad(self) -> None:
         """Parameters always keep their gradient."""
@@ -495,6 +537,7 @@ class Parameter(Expr):
     def register_hook(self, hook: Hook) -> HookHandle:
         """Call ``hook(gradient)`` with what a backward is about to add to ``grad``: an array, or a `RowSparse` of a
         table; an array that it returns takes its place."""
+        refuse_in_cells("a hook is registered", "register it outside, once")
         return HookHandle(self.hooks, hook)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:

@@ -347,13 +347,28 @@ def recording_on(tape: Tape) -> Iterator[None]:
         current.tape = before
 
 
-def _refuse_in_cells() -> None:
+def tracing() -> Any:
+    """The `Trace` of the cell whose body this thread is recording, or None."""
     tape = None if current.tape is None else current.tape()
-    if tape is not None and tape.trace is not None:
+    return None if tape is None else tape.trace
+
+
+def refuse_in_cells(what: str, instead: str) -> None:
+    """Raise `CellError` while the body of a cell is recorded: what would happen once must not pass for what happens at
+    every call. ``what`` happens inside, and ``instead`` says what to write."""
+    trace = tracing()
+    if trace is not None:
         raise CellError(
-            f"{user_line()}: the settings cannot change inside the {tape.trace.name}, whose calls all run alike: use "
-            "the block around its calls, and x.detach() inside for a value without gradient"
+            f"{user_line()}: {what} inside the {trace.name}, whose body is recorded once and not run at every call: "
+            f"{instead}"
         )
+
+
+def _refuse_settings_in_cells() -> None:
+    refuse_in_cells(
+        "the settings cannot change",
+        "use the block around its calls, and x.detach() inside for a value without gradient",
+    )
 
 
 def seal_current() -> None:
@@ -364,7 +379,7 @@ def seal_current() -> None:
 
 
 settings.on_change(seal_current)
-settings.before_change(_refuse_in_cells)
+settings.before_change(_refuse_settings_in_cells)
 
 
 def check_device(op: Op, types: tuple[Type | Inline, ...]) -> str:
