@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,17 @@ from lazyflow.device import to_host
 from lazyflow.errors import CheckpointError
 from lazyflow.state import differences, is_array
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, what a killed process has left stays
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["atomic_path", "load", "save"]
 
 Array = Any
 _KEY = "lazyflow"  # of the metadata
 _REFERENCE = "$array"
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _SUPPORTED = "bool, integers of 8 to 64 bits, float16, float32, float64"
 
 
@@ -38,9 +46,11 @@ def save(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) ->
 
     Each object has a ``state_dict()`` or is a dict of arrays and JSON scalars, which may be nested. A single positional
     object is stored under its own names, named ones under ``name.``. Arrays on a GPU are copied to the host. The file
-    appears complete or not at all: an error leaves an older file of that name as it was.
+    appears complete or not at all: an error leaves an older file of that name as it was. What a process that was killed
+    while it wrote has left beside the file is removed by the next save of that name.
 
-    Raises ``TypeError`` for what cannot be stored (naming the entry) and ``OSError`` when the file cannot be written.
+    Raises ``TypeError`` for what cannot be stored (naming the entry) and ``OSError`` when the file cannot be written,
+    a full disk included.
 
     >>> import numpy as np, os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "weights.safetensors")
@@ -52,7 +62,18 @@ def save(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) ->
     skeletons = {name: _stored(_state(name, value), name, arrays) for name, value in _named(object, objects).items()}
     metadata = {_KEY: json.dumps({"version": 1, "objects": skeletons}, ensure_ascii=False)}
     with atomic_path(path) as temporary:
-        safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+        try:
+            safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+        except safetensors.SafetensorError as error:
+            raise _as_os_error(error, path) from None
+
+
+def _as_os_error(error: Exception, path: str | os.PathLike[str]) -> OSError:
+    """The library gives what the system said, a full disk say, in words with the number in brackets."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(f"{path}: could not be written: {error}")
+    return OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path))
 
 
 def load(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) -> dict[str, Array]:
@@ -62,7 +83,9 @@ def load(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) ->
     given as an object must have the entries of the saved one, and is updated.
 
     Raises `CheckpointError` that lists every missing, unexpected, misshapen or differently typed entry of all objects,
-    and changes none of them; also for a file that is damaged or no safetensors file.
+    and every value that an object cannot go on with, and changes none of them; also for a file that is damaged or no
+    safetensors file. An object of another library, whose ``load_state_dict`` may raise what it likes because it has no
+    ``check_state_dict``, is given its state before the others.
 
     >>> import numpy as np, os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
@@ -79,19 +102,24 @@ def load(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) ->
     targets = _named(object, objects)
     states, problems = {}, []
     for name, target in targets.items():
-        if name in skeletons:
-            states[name] = _restored(skeletons[name], name, arrays, path)
-            problems.extend(_problems(name, target, states[name]))
-        elif not skeletons and name == "":
-            states[name] = dict(arrays)
-            problems.extend(_problems(name, target, states[name]))
+        if name in skeletons or (not skeletons and name == ""):
+            try:
+                states[name] = _restored(skeletons.get(name, {}), name, arrays, path)
+                problems.extend(_problems(name, target, states[name]))
+            except RecursionError:
+                problems.append(f"{name or 'the object'}: nested too deeply")
         else:
             problems.append(f"{name or 'a single object'}: not in the file, which holds {_contents(skeletons, arrays)}")
     if problems:
         raise CheckpointError("\n  ".join([f"{path} does not fit, and nothing was changed:", *problems]))
-    for name, target in targets.items():
+    for name, target in sorted(targets.items(), key=lambda item: _checks(item[1])):
         _assign(target, states[name])
     return arrays
+
+
+def _checks(target: Any) -> bool:
+    """Whether nothing can fail any more once the states were compared."""
+    return isinstance(target, MutableMapping) or callable(getattr(target, "check_state_dict", None))
 
 
 def _contents(skeletons: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
@@ -169,7 +197,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside ``path`` to write to, which takes its place when the block ends without an error.
 
     The data are on the disk before the name changes, so a crash leaves the old file or the new one; after an error the
-    temporary file is removed.
+    temporary file is removed. That of a process that was killed is removed by the next block for the same ``path``.
 
     >>> import os, tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.txt"
@@ -179,10 +207,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('complete', ['a.txt'])
     """
     target = Path(os.path.realpath(path))  # replace what a link points to, not the link
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    mode = temporary.stat().st_mode  # as the user's umask has it; a library that writes may set another
+    _sweep(target)
+    temporary, lock = _locked_temporary(target)
     try:
+        mode = temporary.stat().st_mode  # as the user's umask has it; a library that writes may set another
         yield temporary
         temporary.chmod(mode)
         _flush(temporary, os.O_RDWR)
@@ -191,8 +219,55 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+    finally:
+        os.close(lock)
     if hasattr(os, "O_DIRECTORY"):
         _flush(target.parent, os.O_RDONLY)
+
+
+# Whoever writes a temporary file holds a lock on it, which the system lifts when the process ends, however it ends. So
+# a file of this pattern that can be locked is one that nobody writes any more, in whatever process or thread.
+
+
+def _locked_temporary(target: Path) -> tuple[Path, int]:
+    """A new temporary file for ``target`` and the descriptor that holds its lock."""
+    while True:
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        _lock(descriptor)
+        if os.fstat(descriptor).st_nlink:  # 0: another process has swept it before it was locked
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the file was locked, which nobody else had done; False also where there are no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sweep(target: Path) -> None:
+    """Remove the temporary files of ``target`` that killed processes have left."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{16}\.tmp")
+    with contextlib.suppress(OSError):  # a folder that is missing or cannot be listed: writing will say so
+        for name in os.listdir(target.parent):
+            if pattern.fullmatch(name):
+                _remove_stale(target.with_name(name))
+
+
+def _remove_stale(temporary: Path) -> None:
+    with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+        descriptor = os.open(temporary, os.O_WRONLY | _NOFOLLOW)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor):
+                temporary.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _flush(path: Path, flags: int) -> None:
@@ -209,11 +284,18 @@ def _flush(path: Path, flags: int) -> None:
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:  # type: ignore[no-untyped-call, unused-ignore]
-            arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            arrays = {name: _tensor(file, name, path) for name in sorted(file.keys())}
             metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path}: expected a complete safetensors file, got: {error}") from None
     return arrays, _skeletons(path, metadata)
+
+
+def _tensor(file: Any, name: str, path: str | os.PathLike[str]) -> Array:
+    try:
+        return file.get_tensor(name)
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:  # a dtype that NumPy has not
+        raise CheckpointError(f"{path}: cannot read the array {name!r} ({error}); there are {_SUPPORTED}") from None
 
 
 def _skeletons(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -222,7 +304,7 @@ def _skeletons(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dic
     try:
         header = json.loads(metadata[_KEY])
         version, objects = header["version"], header["objects"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the metadata entry {_KEY!r} is damaged: {error!r}") from None
     if version != 1 or not isinstance(objects, dict) or not all(isinstance(value, dict) for value in objects.values()):
         raise CheckpointError(
@@ -245,12 +327,10 @@ def _filled(skeleton: Any, arrays: Mapping[str, Array], path: str | os.PathLike[
         return skeleton
     if _REFERENCE not in skeleton:
         return {key: _filled(value, arrays, path) for key, value in skeleton.items()}
-    try:
-        return arrays[skeleton[_REFERENCE]]
-    except KeyError:
-        raise CheckpointError(
-            f"{path}: the array {skeleton[_REFERENCE]!r} that its metadata names is missing"
-        ) from None
+    name = skeleton[_REFERENCE]
+    if not isinstance(name, str) or name not in arrays:
+        raise CheckpointError(f"{path}: the array {name!r} that its metadata names is missing")
+    return arrays[name]
 
 
 def _problems(name: str, target: Any, state: Any) -> list[str]:

@@ -3,17 +3,29 @@
 Modules, optimizers, schedules, random streams and batches all give their state in this form (``state_dict()``) and take
 it back (``load_state_dict(state)``). Restoring has two phases, so that nothing is ever half loaded:
 ``check_state_dict(state)`` raises `CheckpointError` with every difference and changes nothing; only then is anything
-assigned.
+assigned. A check reads all that the loading will read: `differences` compares names, shapes, dtypes and kinds, and each
+object adds its own rules for values (a count is an integer of at least 0, an option is one that its constructor takes).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from lazyflow.errors import CheckpointError
 
-__all__ = ["check_kind", "differences", "is_array", "leaves", "path_name", "raise_differences"]
+__all__ = [
+    "check_kind",
+    "differences",
+    "is_array",
+    "leaves",
+    "miscounts",
+    "misscored",
+    "path_name",
+    "raise_differences",
+]
 
 Path = tuple[str | int, ...]
 
@@ -46,7 +58,7 @@ def leaves(state: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     if isinstance(state, Mapping):
         for key, value in state.items():
             yield from leaves(value, (*path, key))
-    elif isinstance(state, Sequence) and not isinstance(state, str | bytes):
+    elif _is_list(state):
         for index, value in enumerate(state):
             yield from leaves(value, (*path, index))
     else:
@@ -59,9 +71,17 @@ def _described(value: Any) -> str:
     return repr(value)
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _kind(value: Any) -> str:
+    return "a string" if isinstance(value, str) else "a number"
+
+
 def _difference(name: str, expected: Any, given: Any) -> Iterator[str]:
     """What keeps ``given`` from taking the place of ``expected``: for arrays the shape and the dtype, for scalars
-    the kind.
+    the kind. None, which stands for what is not known yet, fits any scalar.
     """
     if is_array(expected) and is_array(given):
         if tuple(expected.shape) != tuple(given.shape):
@@ -70,9 +90,10 @@ def _difference(name: str, expected: Any, given: Any) -> Iterator[str]:
             yield f"{name}: expected dtype {expected.dtype}, got {given.dtype}"
     elif is_array(expected) or is_array(given):
         yield f"{name}: expected {_described(expected)}, got {_described(given)}"
-    elif None not in (expected, given) and isinstance(expected, str) != isinstance(given, str):
-        kind = "a string" if isinstance(expected, str) else "a number"
-        yield f"{name}: expected {kind}, got {given!r}"
+    elif not (given is None or isinstance(given, str | Real)):
+        yield f"{name}: expected {_described(expected)}, got a {type(given).__name__}"
+    elif expected is not None and given is not None and _kind(expected) != _kind(given):
+        yield f"{name}: expected {_kind(expected)}, got {given!r}"
 
 
 def differences(expected: Any, given: Any) -> list[str]:
@@ -87,15 +108,81 @@ def differences(expected: Any, given: Any) -> list[str]:
     b: missing, expected float64 of shape (2,)
     c: not expected, got float64 of shape (1,)
     """
-    ours, theirs = dict(leaves(expected)), dict(leaves(given))
     found: list[str] = []
-    for path, value in ours.items():
-        if path in theirs:
-            found.extend(_difference(path_name(path), value, theirs[path]))
-        else:
-            found.append(f"{path_name(path)}: missing, expected {_described(value)}")
-    extra = (path for path in theirs if path not in ours)
-    return found + [f"{path_name(path)}: not expected, got {_described(theirs[path])}" for path in extra]
+    extra: list[str] = []
+    _compare((), expected, given, found, extra)
+    return found + extra
+
+
+def _compare(path: Path, expected: Any, given: Any, found: list[str], extra: list[str]) -> None:
+    ours, theirs = _entries(expected), _entries(given)
+    if ours is None and theirs is None:
+        found.extend(_difference(path_name(path), expected, given))
+    elif ours is None or theirs is None or isinstance(expected, Mapping) != isinstance(given, Mapping):
+        found.extend(_missing(path, expected))
+        extra.extend(_unexpected(path, given))
+    else:
+        for key, value in ours.items():
+            if key in theirs:
+                _compare((*path, key), value, theirs[key], found, extra)
+            else:
+                found.extend(_missing((*path, key), value))
+        for key, value in theirs.items():
+            if key not in ours:
+                extra.extend(_unexpected((*path, key), value))
+
+
+def _entries(value: Any) -> Mapping[Any, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    return dict(enumerate(value)) if _is_list(value) else None
+
+
+def _described_leaves(path: Path, value: Any) -> list[tuple[Path, str]]:
+    """All leaves below ``path`` in words; an empty dict or list, which has none, stands for itself."""
+    below = [(place, _described(leaf)) for place, leaf in leaves(value, path)]
+    return below or [(path, repr(value))]
+
+
+def _missing(path: Path, value: Any) -> list[str]:
+    return [f"{path_name(place)}: missing, expected {words}" for place, words in _described_leaves(path, value)]
+
+
+def _unexpected(path: Path, value: Any) -> list[str]:
+    return [f"{path_name(place)}: not expected, got {words}" for place, words in _described_leaves(path, value)]
+
+
+def miscounts(state: Mapping[str, Any], *names: str) -> list[str]:
+    """A line for each entry of those names that is no count, an integer from 0 to 2**63 - 1.
+
+    >>> miscounts({"step": None, "epoch": 3}, "step", "epoch")
+    ['step must be an integer of at least 0, got None']
+    """
+    return [
+        f"{name} must be an integer of at least 0, got {state[name]!r}" for name in names if not _count(state[name])
+    ]
+
+
+def misscored(state: Mapping[str, Any], *names: str) -> list[str]:
+    """A line for each entry of those names that is no score, a number that may be infinite but not NaN.
+
+    >>> misscored({"best": float("-inf"), "last": True}, "best", "last")
+    ['last must be a number, got True']
+    """
+    return [f"{name} must be a number, got {state[name]!r}" for name in names if not _score(state[name])]
+
+
+def _score(value: Any) -> bool:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < 2**63
 
 
 def raise_differences(what: str, found: Sequence[str]) -> None:
@@ -113,6 +200,6 @@ def raise_differences(what: str, found: Sequence[str]) -> None:
 def check_kind(kind: str, state: Any) -> None:
     """Raise a `CheckpointError` unless ``state`` is a dict with ``kind`` under ``"kind"``."""
     given = state.get("kind") if isinstance(state, Mapping) else None
-    if given != kind:
+    if not isinstance(given, str) or given != kind:
         came = f"that of {given}" if isinstance(given, str) else f"a {type(state).__name__} without a kind"
         raise CheckpointError(f"expected the state of {kind}, got {came}; nothing was changed")

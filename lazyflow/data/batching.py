@@ -7,9 +7,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from lazyflow.errors import CheckpointError
 from lazyflow.random import default_stream
-from lazyflow.state import check_kind, differences, raise_differences
+from lazyflow.state import check_kind, differences, miscounts, raise_differences
 
 __all__ = ["Batches", "batches"]
 
@@ -140,11 +139,14 @@ class Batches(Generic[T]):
         raise_differences("Batches", differences(self.state_dict(), state))
         ours = self._fixed()
         raise_differences("Batches", [f"{k}: expected {v}, got {state[k]}" for k, v in ours.items() if state[k] != v])
+        found = miscounts(state, "epoch", "position")
+        if not found and state["position"] > len(self):
+            found.append(f"position must be at most {len(self)}, the batches of an epoch, got {state['position']}")
         try:
-            for name in ("seed", "epoch", "position"):
-                _integer(name, state[name], 0)
+            _integer("seed", state["seed"], 0)
         except ValueError as error:
-            raise CheckpointError(f"Batches: {error}; nothing was changed") from None
+            found.append(str(error))
+        raise_differences("Batches", found)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the seed and go on where ``state`` was saved, with the next ``iter()``.
@@ -153,7 +155,7 @@ class Batches(Generic[T]):
         then.
         """
         self.check_state_dict(state)
-        self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
+        self.seed, self.epoch, self.position = (int(state[name]) for name in ("seed", "epoch", "position"))
         self._resume = True
 
 

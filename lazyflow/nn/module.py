@@ -250,6 +250,7 @@ class Module:
         if not strict:
             expected = {name: expected[name] for name in given}
         found = differences(expected, given)
+        found += [f"{name}: is read-only here" for name, value in expected.items() if _is_read_only(value)]
         raise_differences(type(self).__name__, found or self._torn_ties(given))
 
     def _torn_ties(self, state: Mapping[str, Any]) -> list[str]:
@@ -279,9 +280,9 @@ class Module:
         """
         self.check_state_dict(state, strict=strict)
         stored = dict(self._stored())
-        for name in stored:
-            if name in state:
-                _copy_into(stored[name], state[name])
+        values = {name: _value_for(stored[name], state[name]) for name in stored if name in state}
+        for name, value in values.items():
+            _copy_into(stored[name], value)
         return IncompatibleKeys(
             [name for name in stored if name not in state], [name for name in state if name not in stored]
         )
@@ -403,12 +404,20 @@ def _array(value: Parameter | Array) -> Array:
     return value.array if isinstance(value, Parameter) else value
 
 
+def _is_read_only(array: Array) -> bool:
+    return isinstance(array, np.ndarray) and not array.flags.writeable
+
+
 def _equal(a: Any, b: Any) -> bool:
     return np.array_equal(devices.to_host(a), devices.to_host(b), equal_nan=True)
 
 
+def _value_for(target: Parameter | Array, value: Any) -> Array:
+    """``value`` as an array on the device of ``target``: whatever can fail, fails before anything is assigned."""
+    return devices.to_device(np.asarray(devices.to_host(value)), devices.device_of(_array(target)))
+
+
 def _copy_into(target: Parameter | Array, value: Array) -> None:
+    _array(target)[...] = value
     if isinstance(target, Parameter):
-        target.assign(value)
-    else:
-        target[...] = devices.to_device(np.asarray(devices.to_host(value)), devices.device_of(target))
+        target.touch()

@@ -8,7 +8,7 @@ from typing import Any
 
 from lazyflow.device import device_of, module, to_device
 from lazyflow.optim.base import Array
-from lazyflow.state import check_kind, differences, raise_differences
+from lazyflow.state import check_kind, differences, miscounts, raise_differences
 
 __all__ = ["ExponentialMovingAverage", "SimpleAverage"]
 
@@ -82,6 +82,10 @@ class _Average:
     def _settings(self) -> dict[str, Any]:
         return {}
 
+    def _setting_differences(self, state: Mapping[str, Any]) -> list[str]:
+        """A line for each setting of ``state`` that the constructor would refuse."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """The averages, how many updates they took, and the settings. The arrays are not copies."""
         averages = {str(i): average for i, average in enumerate(self.averages)}
@@ -92,16 +96,18 @@ class _Average:
         kind = type(self).__name__
         check_kind(kind, state)
         raise_differences(kind, differences(self.state_dict(), state))
+        raise_differences(kind, [*miscounts(state, "updates"), *self._setting_differences(state)])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the averages of ``state`` (copied). Raises `CheckpointError`, and changes nothing then."""
         self.check_state_dict(state)
-        self.updates = int(state["updates"])
+        averages = [
+            module(p.array).array(to_device(state["averages"][str(i)], device_of(p.array)))
+            for i, p in enumerate(self.params)
+        ]
+        self.updates, self.averages = int(state["updates"]), averages
         for name in self._settings():
             setattr(self, name, state[name])
-        for i, parameter in enumerate(self.params):
-            device = device_of(parameter.array)
-            self.averages[i] = module(parameter.array).array(to_device(state["averages"][str(i)], device))
 
 
 def _put(parameter: Any, value: Array) -> None:
@@ -130,8 +136,8 @@ class ExponentialMovingAverage(_Average):
     """
 
     def __init__(self, params: Iterable[Any], decay: float = 0.999) -> None:
-        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
-            raise ValueError(f"ExponentialMovingAverage: decay must be at least 0 and below 1, got {decay!r}")
+        if not _is_decay(decay):
+            raise ValueError(f"ExponentialMovingAverage: {_bad_decay(decay)}")
         self.decay = float(decay)
         super().__init__(params)
 
@@ -140,6 +146,17 @@ class ExponentialMovingAverage(_Average):
 
     def _settings(self) -> dict[str, Any]:
         return {"decay": self.decay}
+
+    def _setting_differences(self, state: Mapping[str, Any]) -> list[str]:
+        return [] if _is_decay(state["decay"]) else [_bad_decay(state["decay"])]
+
+
+def _is_decay(decay: Any) -> bool:
+    return isinstance(decay, int | float) and not isinstance(decay, bool) and 0 <= decay < 1
+
+
+def _bad_decay(decay: Any) -> str:
+    return f"decay must be at least 0 and below 1, got {decay!r}"
 
 
 class SimpleAverage(_Average):

@@ -20,7 +20,7 @@ import numpy as np
 from lazyflow.device import device_of, module, to_device
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim.options import check_known, check_values, plain
-from lazyflow.state import check_kind, differences, raise_differences
+from lazyflow.state import check_kind, differences, miscounts, raise_differences
 
 __all__ = ["Optimizer", "Trainable", "blend"]
 
@@ -331,10 +331,11 @@ class Optimizer:
         Raises `CheckpointError` that lists all differences, and changes nothing then.
         """
         self.check_state_dict(state)
+        kept = {i: _restored(p, state["state"][str(i)]) for i, p, _ in self._members() if str(i) in state["state"]}
         for group, given in zip(self.param_groups, state["param_groups"], strict=True):
             group.update({name: _unlisted(value) for name, value in given.items() if name != "params"})
         self._checked = [_options(group) for group in self.param_groups]
-        self.kept = {i: _restored(p, state["state"][str(i)]) for i, p, _ in self._members() if str(i) in state["state"]}
+        self.kept = kept
 
     def _group_differences(self, i: int, given: Any) -> list[str]:
         if not isinstance(given, Mapping) or not isinstance(given.get("params"), list):
@@ -344,7 +345,7 @@ class Optimizer:
         if not found:
             try:
                 self.check_options(options)
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 found.append(f"param_groups.{i}: {error}")
         ours, theirs = [_described(p) for p in group["params"]], given["params"]
         if len(ours) != len(theirs):
@@ -362,7 +363,8 @@ class Optimizer:
         for key, (parameter, group) in members.items():
             if key in kept:
                 expected = {"step": 0, **self.slots_for(parameter.array, given[id(group)])}
-                found.extend(f"state.{key}.{line}" for line in differences(expected, kept[key]))
+                lines = differences(expected, kept[key]) or miscounts(kept[key], "step")
+                found.extend(f"state.{key}.{line}" for line in lines)
         return found
 
 
@@ -418,12 +420,16 @@ def _described(parameter: Trainable) -> dict[str, Any]:
 
 def _unlike(place: str, ours: Any, theirs: Any) -> Iterator[str]:
     """How the descriptions of two parameters differ; a parameter without a name fits any name."""
-    if not isinstance(theirs, Mapping):
+    if not (isinstance(theirs, Mapping) and isinstance(theirs.get("name"), str) and _is_shape(theirs.get("shape"))):
         yield f"{place}: expected a name and a shape, got {theirs!r}"
-    elif ours["name"] and theirs.get("name") and ours["name"] != theirs["name"]:
+    elif ours["name"] and theirs["name"] and ours["name"] != theirs["name"]:
         yield f"{place}: expected the parameter {ours['name']!r}, got {theirs['name']!r}"
-    elif ours["shape"] != theirs.get("shape"):
-        yield f"{place} {ours['name']}: expected shape {tuple(ours['shape'])}, got {theirs.get('shape')}"
+    elif ours["shape"] != theirs["shape"]:
+        yield f"{place} {ours['name']}: expected shape {tuple(ours['shape'])}, got {theirs['shape']}"
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(length, int) for length in value)
 
 
 def _unlisted(value: Any) -> Any:

@@ -13,12 +13,17 @@ __all__ = ["RULES", "check_known", "check_values", "number", "plain"]
 
 
 def number(value: Any) -> bool:
-    """Whether ``value`` is a finite real number, and no boolean.
+    """Whether ``value`` is a real number, finite as a float, and no boolean.
 
     >>> number(0.1), number(float("nan")), number(True), number("1")
     (True, False, False, False)
     """
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _not_negative(value: Any) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any, ClassVar
 
 from lazyflow.optim.base import Optimizer
 from lazyflow.optim.options import number, plain
-from lazyflow.state import check_kind, differences, raise_differences
+from lazyflow.state import check_kind, differences, miscounts, misscored, raise_differences
 
 __all__ = [
     "CosineAnnealingLR",
@@ -35,8 +36,13 @@ def _check(name: str, value: Any, low: float, high: float = math.inf, *, whole: 
         raise ValueError(f"{name} must be {kinds} {limits}; got {value!r}")
 
 
+def _bad_rates(name: str, rates: Sequence[Any]) -> list[str]:
+    return [f"{name} must be a finite number, got {rate!r}" for rate in rates if not number(rate)]
+
+
 class Schedule:
-    """Base class: a subclass gives ``rate(base, time)`` and names its numbers in ``settings``.
+    """Base class: a subclass gives ``rate(base, time)``, names its numbers in ``settings``, and may check them in
+    ``check_settings()``.
 
     ``last_epoch`` is the time: how often `step` was called. ``base_lrs`` are the rates the groups began with.
 
@@ -55,10 +61,14 @@ class Schedule:
     def __init__(self, optimizer: Optimizer) -> None:
         if not hasattr(optimizer, "param_groups"):
             raise TypeError(f"{type(self).__name__}: expected an optimizer, got a {type(optimizer).__name__}")
+        self.check_settings()
         self.optimizer = optimizer
         self.last_epoch = 0
         self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         self._apply()
+
+    def check_settings(self) -> None:
+        """Raise ``ValueError`` for a setting that makes no schedule; called by the constructor and before a loading."""
 
     def rate(self, base: float, time: int) -> float:
         """The learning rate at ``time`` for a group that began with ``base``."""
@@ -73,9 +83,13 @@ class Schedule:
         """The learning rate of every group, as last set."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
+    def _rates(self) -> list[float]:
+        """The rate of every group at this time."""
+        return [self.rate(base, self.last_epoch) for base in self.base_lrs]
+
     def _apply(self) -> None:
-        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = self.rate(base, self.last_epoch)
+        for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
+            group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """The time, the first rates and the settings, as JSON scalars and lists."""
@@ -87,16 +101,36 @@ class Schedule:
         kind = type(self).__name__
         check_kind(kind, state)
         raise_differences(kind, differences(self.state_dict(), state))
+        raise_differences(kind, [*miscounts(state, "last_epoch"), *_bad_rates("base_lrs", state["base_lrs"])])
+        raise_differences(kind, self._with(state)._setting_differences())
+
+    def _with(self, state: Mapping[str, Any]) -> Schedule:
+        """A copy that stands where ``state`` was saved."""
+        other = copy(self)
+        other._take(state)
+        return other
+
+    def _setting_differences(self) -> list[str]:
+        """A line for what keeps this schedule from having a rate for every group."""
+        try:
+            self.check_settings()
+            return _bad_rates(f"the rate at time {self.last_epoch}", self._rates())
+        except Exception as error:  # a formula, which may be a user's, and numbers from a file
+            return [f"no rate at time {self.last_epoch}: {error!r}"]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was saved, with its settings; sets every group's ``lr``.
 
-        Raises `CheckpointError` for the state of another schedule or of other groups, and changes nothing then.
+        Raises `CheckpointError` for the state of another schedule or of other groups, and for settings that make no
+        rate, and changes nothing then.
         """
         self.check_state_dict(state)
+        self._take(state)
+        self._apply()
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         for name in ("last_epoch", "base_lrs", *self.settings):
             setattr(self, name, state[name])
-        self._apply()
 
 
 class StepLR(Schedule):
@@ -111,10 +145,12 @@ class StepLR(Schedule):
     settings = ("step_size", "gamma")
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
-        _check("StepLR: step_size", step_size, 1, whole=True)
-        _check("StepLR: gamma", gamma, 0)
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer)
+
+    def check_settings(self) -> None:
+        _check("StepLR: step_size", self.step_size, 1, whole=True)
+        _check("StepLR: gamma", self.gamma, 0)
 
     def rate(self, base: float, time: int) -> float:
         return base * self.gamma ** (time // self.step_size)
@@ -133,11 +169,15 @@ class MultiStepLR(Schedule):
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1) -> None:
         self.milestones = sorted(milestones)
-        for milestone in self.milestones:
-            _check("MultiStepLR: a milestone", milestone, 0, whole=True)
-        _check("MultiStepLR: gamma", gamma, 0)
         self.gamma = gamma
         super().__init__(optimizer)
+
+    def check_settings(self) -> None:
+        for milestone in self.milestones:
+            _check("MultiStepLR: a milestone", milestone, 0, whole=True)
+        if self.milestones != sorted(self.milestones):
+            raise ValueError(f"MultiStepLR: milestones must rise, got {self.milestones}")
+        _check("MultiStepLR: gamma", self.gamma, 0)
 
     def rate(self, base: float, time: int) -> float:
         return base * self.gamma ** bisect_right(self.milestones, time)
@@ -155,9 +195,11 @@ class ExponentialLR(Schedule):
     settings = ("gamma",)
 
     def __init__(self, optimizer: Optimizer, gamma: float) -> None:
-        _check("ExponentialLR: gamma", gamma, 0)
         self.gamma = gamma
         super().__init__(optimizer)
+
+    def check_settings(self) -> None:
+        _check("ExponentialLR: gamma", self.gamma, 0)
 
     def rate(self, base: float, time: int) -> float:
         return base * self.gamma**time
@@ -179,10 +221,12 @@ class CosineAnnealingLR(Schedule):
     settings = ("T_max", "eta_min")
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
-        _check("CosineAnnealingLR: T_max", T_max, 1, whole=True)
-        _check("CosineAnnealingLR: eta_min", eta_min, 0)
         self.T_max, self.eta_min = T_max, eta_min
         super().__init__(optimizer)
+
+    def check_settings(self) -> None:
+        _check("CosineAnnealingLR: T_max", self.T_max, 1, whole=True)
+        _check("CosineAnnealingLR: eta_min", self.eta_min, 0)
 
     def rate(self, base: float, time: int) -> float:
         return self.eta_min + (base - self.eta_min) * (1.0 + math.cos(math.pi * time / self.T_max)) / 2.0
@@ -213,17 +257,19 @@ class CyclicLR(Schedule):
         mode: str = "triangular",
         gamma: float = 1.0,
     ) -> None:
-        down = step_size_up if step_size_down is None else step_size_down
-        _check("CyclicLR: base_lr", base_lr, 0)
-        _check("CyclicLR: max_lr", max_lr, base_lr)
-        _check("CyclicLR: step_size_up", step_size_up, 1, whole=True)
-        _check("CyclicLR: step_size_down", down, 1, whole=True)
-        _check("CyclicLR: gamma", gamma, 0)
-        if mode not in ("triangular", "triangular2", "exp_range"):
-            raise ValueError(f"CyclicLR: mode must be 'triangular', 'triangular2' or 'exp_range', got {mode!r}")
         self.base_lr, self.max_lr, self.mode, self.gamma = base_lr, max_lr, mode, gamma
-        self.step_size_up, self.step_size_down = step_size_up, down
+        self.step_size_up = step_size_up
+        self.step_size_down = step_size_up if step_size_down is None else step_size_down
         super().__init__(optimizer)
+
+    def check_settings(self) -> None:
+        _check("CyclicLR: base_lr", self.base_lr, 0)
+        _check("CyclicLR: max_lr", self.max_lr, self.base_lr)
+        _check("CyclicLR: step_size_up", self.step_size_up, 1, whole=True)
+        _check("CyclicLR: step_size_down", self.step_size_down, 1, whole=True)
+        _check("CyclicLR: gamma", self.gamma, 0)
+        if self.mode not in ("triangular", "triangular2", "exp_range"):
+            raise ValueError(f"CyclicLR: mode must be 'triangular', 'triangular2' or 'exp_range', got {self.mode!r}")
 
     def rate(self, base: float, time: int) -> float:
         cycle, place = divmod(time, self.step_size_up + self.step_size_down)
@@ -258,14 +304,18 @@ class LinearWarmup(Schedule):
     ) -> None:
         _check("LinearWarmup: steps", steps, 1, whole=True)
         self.start_factor = 1.0 / (steps + 1) if start_factor is None else start_factor
-        _check("LinearWarmup: start_factor", self.start_factor, 0, 1)
         if after is not None and (after.optimizer is not optimizer or after.last_epoch):
             raise ValueError("LinearWarmup: after must be a schedule of the same optimizer that was not stepped")
         self.steps, self.after = steps, after
+        self.check_settings()
         if after is not None:  # it has set its own first rates
             for group, base in zip(optimizer.param_groups, after.base_lrs, strict=True):
                 group["lr"] = base
         super().__init__(optimizer)
+
+    def check_settings(self) -> None:
+        _check("LinearWarmup: steps", self.steps, 1, whole=True)
+        _check("LinearWarmup: start_factor", self.start_factor, 0, 1)
 
     def rate(self, base: float, time: int) -> float:
         if time >= self.steps:
@@ -277,15 +327,20 @@ class LinearWarmup(Schedule):
         return state if self.after is None else {**state, "after": self.after.state_dict()}
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().check_state_dict(state)
-        if self.after is not None:
+        if self.after is not None and isinstance(state, Mapping) and "after" in state:
             self.after.check_state_dict(state["after"])
+        super().check_state_dict(state)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.check_state_dict(state)
+    def _with(self, state: Mapping[str, Any]) -> LinearWarmup:
+        other = copy(self)
+        other.after = copy(self.after)
+        other._take(state)
+        return other
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        super()._take(state)
         if self.after is not None:
-            self.after.load_state_dict(state["after"])
-        super().load_state_dict(state)
+            self.after._take(state["after"])
 
 
 class LambdaLR(Schedule):
@@ -310,9 +365,10 @@ class LambdaLR(Schedule):
             )
         super().__init__(optimizer)
 
-    def _apply(self) -> None:
-        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
-            group["lr"] = base * float(factor(self.last_epoch))
+    def _rates(self) -> list[float]:
+        return [
+            base * float(factor(self.last_epoch)) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
 
 
 class ReduceLROnPlateau:
@@ -348,22 +404,26 @@ class ReduceLROnPlateau:
         min_lr: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
-        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
-            raise ValueError(
-                "ReduceLROnPlateau: mode must be 'min' or 'max' and threshold_mode 'rel' or 'abs'; "
-                f"got {mode!r} and {threshold_mode!r}"
-            )
-        if not (number(factor) and 0 <= factor < 1):
-            raise ValueError(f"ReduceLROnPlateau: factor must be a number from 0 to below 1; got {factor!r}")
-        for name, count in (("patience", patience), ("cooldown", cooldown)):
-            _check(f"ReduceLROnPlateau: {name}", count, 0, whole=True)
-        for name, amount in (("threshold", threshold), ("min_lr", min_lr), ("eps", eps)):
-            _check(f"ReduceLROnPlateau: {name}", amount, 0)
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
         self.threshold, self.threshold_mode, self.cooldown = threshold, threshold_mode, cooldown
         self.min_lr, self.eps = min_lr, eps
+        self.check_settings()
         self.last_epoch, self.num_bad_epochs, self.cooldown_counter = 0, 0, 0
         self.best: float = math.inf if mode == "min" else -math.inf
+
+    def check_settings(self) -> None:
+        """Raise ``ValueError`` for a setting out of range."""
+        if self.mode not in ("min", "max") or self.threshold_mode not in ("rel", "abs"):
+            raise ValueError(
+                "ReduceLROnPlateau: mode must be 'min' or 'max' and threshold_mode 'rel' or 'abs'; "
+                f"got {self.mode!r} and {self.threshold_mode!r}"
+            )
+        if not (number(self.factor) and 0 <= self.factor < 1):
+            raise ValueError(f"ReduceLROnPlateau: factor must be a number from 0 to below 1; got {self.factor!r}")
+        for name in ("patience", "cooldown"):
+            _check(f"ReduceLROnPlateau: {name}", getattr(self, name), 0, whole=True)
+        for name in ("threshold", "min_lr", "eps"):
+            _check(f"ReduceLROnPlateau: {name}", getattr(self, name), 0)
 
     def step(self, metric: float) -> None:
         """Take note of ``metric`` (anything that ``float()`` takes) and reduce the rates if it is time."""
@@ -407,9 +467,24 @@ class ReduceLROnPlateau:
         kind = type(self).__name__
         check_kind(kind, state)
         raise_differences(kind, differences(self.state_dict(), state))
+        counts = miscounts(state, "last_epoch", "num_bad_epochs", "cooldown_counter")
+        raise_differences(kind, [*counts, *misscored(state, "best")])
+        try:
+            self._with(state).check_settings()
+        except ValueError as error:
+            raise_differences(kind, [str(error)])
+
+    def _with(self, state: Mapping[str, Any]) -> ReduceLROnPlateau:
+        """A copy that stands where ``state`` was saved."""
+        other = copy(self)
+        other._take(state)
+        return other
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        for name in self.settings + self.counters:
+            setattr(self, name, state[name])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was saved. Raises `CheckpointError` if it does not fit, and changes nothing then."""
         self.check_state_dict(state)
-        for name in self.settings + self.counters:
-            setattr(self, name, state[name])
+        self._take(state)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from lazyflow.errors import CheckpointError
-from lazyflow.state import check_kind, differences, raise_differences
+from lazyflow.state import check_kind, differences, miscounts, raise_differences
 from lazyflow.train.checks import check_call, check_count, mismatch, name_of
 from lazyflow.train.events import EventEnum, Events, FilteredEvent
 
@@ -315,9 +314,10 @@ class Engine:
         """Raise `CheckpointError` with everything that keeps ``state`` from being loaded."""
         check_kind("Engine", state)
         raise_differences("Engine", differences(self.state_dict(), state))
-        for name in ("epoch", "iteration"):
-            if not isinstance(state[name], int) or state[name] < 0:
-                raise CheckpointError(f"Engine: {name} must be an integer of at least 0, got {state[name]!r}")
+        found = miscounts(state, "epoch", "iteration")
+        if not isinstance(state["epoch_done"], bool):
+            found.append(f"epoch_done must be True or False, got {state['epoch_done']!r}")
+        raise_differences("Engine", found)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next `run` go on after the last epoch of ``state``, or within it if it was saved there.
@@ -335,8 +335,8 @@ class Engine:
         (5, 50)
         """
         self.check_state_dict(state)
-        self.state = State(epoch=state["epoch"], iteration=state["iteration"])
-        self._epoch_done, self._restored = bool(state["epoch_done"]), True
+        self.state = State(epoch=int(state["epoch"]), iteration=int(state["iteration"]))
+        self._epoch_done, self._restored = state["epoch_done"], True
 
 
 def _flat(event: Any) -> tuple[Any, ...]:

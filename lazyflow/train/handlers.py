@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lazyflow.expr import Expr
 from lazyflow.io import save
-from lazyflow.state import check_kind, differences, is_array, raise_differences
+from lazyflow.state import check_kind, differences, is_array, miscounts, misscored, raise_differences
 from lazyflow.train.batch import host
 from lazyflow.train.checks import check_call, check_count
 from lazyflow.train.engine import Engine
@@ -256,11 +256,12 @@ class EarlyStopping:
         """Raise `CheckpointError` with everything that keeps ``state`` from being loaded."""
         check_kind("EarlyStopping", state)
         raise_differences("EarlyStopping", differences(self.state_dict(), state))
+        raise_differences("EarlyStopping", [*misscored(state, "best"), *miscounts(state, "counter")])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was saved. Raises `CheckpointError` if it is that of something else."""
         self.check_state_dict(state)
-        self.best, self.counter = state["best"], state["counter"]
+        self.best, self.counter = float(state["best"]), int(state["counter"])
 
 
 class TerminateOnNan:
