@@ -111,9 +111,10 @@ class Builder:
         return self.known[key]
 
     def call(self, ufunc: str, *inputs: Value) -> Value:
-        """A ufunc of values; of numbers it is a number."""
+        """A ufunc of values; of numbers it is a number, rounded as the kernel would round it."""
         if all(isinstance(v, float) for v in inputs):
-            return float(getattr(np, ufunc)(*inputs))
+            with np.errstate(all="ignore"):
+                return float(getattr(np, ufunc)(*map(self.dtype.type, inputs)))
         return self.emit(Instruction(ufunc, inputs))
 
     def formula(self, formula: Formula, names: Mapping[str, Value]) -> Value:
