@@ -22,7 +22,7 @@ from lazyflow import settings
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Array, Op, Shape, axis_argument, integers
+from lazyflow.ops.base import Array, Aval, Op, Shape, axis_argument, integers
 from lazyflow.ops.linalg import transposed
 from lazyflow.tape import (
     CONSTANT,
@@ -368,6 +368,8 @@ class Parameter(Expr):
         refuse_in_cells("a parameter is made", "make it outside, once")
         options = settings.current()
         array = np.array(_as_array(value, options.dtype))
+        if requires_grad and array.dtype.kind in "iu" and isinstance(value, int | list | tuple):
+            array = array.astype(options.dtype)  # Python's integers, which have no dtype of their own
         self.array = devices.to_device(array, options.device)
         self.name = name
         self._grad: Any = None
@@ -631,6 +633,64 @@ def constant(value: Any) -> Expr:
     return _constant_node(current_tape(), np.array(array) if isinstance(array, np.ndarray) else array.copy())
 
 
+def in_dtype(x: Any, dtype: np.dtype[Any]) -> Any:
+    """``x`` as an expression of ``dtype``: what a layer is given, and what a loss compares with.
+
+    A layer keeps the dtype of its parameters, and a loss that of the prediction. So data in float64, which is what
+    NumPy makes, and integers do not turn a float32 model into one of float64; gradients are converted back. Plain
+    operations promote as NumPy does, where only Python's numbers and lists are weak (`_classify`).
+    """
+    if isinstance(x, Expr):
+        return x if x.type.dtype == dtype else record(OPS["astype"], (x,), dtype=dtype)
+    if isinstance(x, TracedNumber):
+        return x
+    return constant(_as_array(x, dtype).astype(dtype, copy=False))
+
+
+def as_floating(x: Any, *weights: Any) -> Expr:
+    """``x`` as an expression in the dtype of the first of ``weights`` that is not None; without any, integers take the
+    default one."""
+    dtype = next((w.dtype for w in weights if isinstance(w, Expr)), None)
+    if dtype is None or dtype.kind != "f":
+        x = x if isinstance(x, Expr) else constant(x)
+        dtype = x.dtype if x.dtype.kind == "f" else settings.current().dtype
+    found: Expr = in_dtype(x, dtype)
+    return found
+
+
+def in_one_dtype(prediction: Any, *targets: Any) -> list[Expr]:
+    """Operands of a loss in the dtype of the prediction: of the first floating expression, or else array, of them."""
+    given = prediction, *targets
+    floating = [o for o in given if getattr(getattr(o, "dtype", None), "kind", "") == "f"]
+    first = next((o for o in floating if isinstance(o, Expr)), floating[0] if floating else None)
+    dtype = settings.current().dtype if first is None else first.dtype
+    return [in_dtype(o, dtype) for o in given]
+
+
+def constants(operands: Iterable[Any]) -> list[Expr]:
+    """The operands of a list as expressions; numbers, and lists of them, take the dtype of what they stand beside."""
+    given = list(operands)
+    dtypes = _dtypes(given)
+    return [o if o.__class__ is Expr else constant(_weak(o, dtypes)) for o in given]
+
+
+def _dtypes(operands: Iterable[Any]) -> set[np.dtype[Any]]:
+    """The dtypes that numbers beside these operands can take."""
+    return {o.dtype for o in operands if hasattr(o, "dtype") and not isinstance(o, np.generic)}
+
+
+def _weak(value: Any, dtypes: Iterable[np.dtype[Any]]) -> Any:
+    """A number, or a list of them, in the floating one of the dtypes beside it, an integer in that of integers."""
+    if not isinstance(value, int | float | np.generic | list | tuple) or isinstance(value, bool | np.bool_):
+        return value
+    floating = [d for d in dtypes if d.kind == "f"]
+    integral = [d for d in dtypes if d.kind in "iu"]
+    array = _as_array(value, settings.current().dtype)
+    if floating and array.dtype.kind != "b":
+        return array.astype(np.result_type(*floating))
+    return array.astype(np.result_type(*integral)) if integral and array.dtype.kind in "iu" else array
+
+
 def is_evaluated(e: Expr) -> bool:
     """Whether the value of ``e`` was computed already."""
     return e.tape.run_of is not None and bool(e.tape.run_of[e.row] >= 0)
@@ -710,11 +770,12 @@ def type_on(tape: Tape, e: Expr) -> Type:
 def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], tuple[Type | Inline, ...]]:
     """Operands as expressions or payload numbers, and the types that key the signature.
 
-    Python's scalars are weak, as in NumPy (NEP 50): they take the dtype of the expression. So are NumPy's scalars,
-    unlike in NumPy, so that ``x / np.sqrt(n)`` stays float32; an array of any shape has its own dtype.
+    Python's scalars are weak, as in NumPy (NEP 50): they take the dtype of the expression. So are lists of them, and
+    NumPy's scalars, unlike in NumPy, so that ``x / np.sqrt(n)`` stays float32; an array of any shape has its own dtype.
     """
     values: list[Any] = []
     types: list[Type | Inline] = []
+    operands = _weak_lists(op, operands) if op.elementwise else operands
     operands = [_traced_operand(op, o, operands) if isinstance(o, TracedNumber) else o for o in operands]
     integral = op.elementwise and not any(_is_floating(o) for o in operands)
     alone = op.elementwise and not any(_holds_numbers(o) for o in operands)
@@ -746,9 +807,22 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
     return values, tuple(types)
 
 
+def _weak_lists(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
+    """Lists of an elementwise operation as arrays. Where nothing has a dtype and the result is floating, integers take
+    the default one: a Python integer is no reason to compute in float64."""
+    if all(isinstance(o, int | list | tuple) for o in operands):
+        arrays = [_as_array(o, settings.current().dtype) for o in operands]
+        if op.infer(*[Aval(a.shape, a.dtype) for a in arrays]).dtype.kind == "f":
+            return [a.astype(settings.current().dtype) for a in arrays]
+    if not any(isinstance(o, list | tuple) for o in operands):
+        return operands
+    dtypes = _dtypes(operands)
+    return [_weak(o, dtypes) if isinstance(o, list | tuple) else o for o in operands]
+
+
 def _holds_numbers(o: Any) -> bool:
     """Whether it has a dtype that a weak number can take; beside truth values alone a number takes the default one."""
-    return isinstance(o, list | tuple) or (not isinstance(o, np.generic) and getattr(o, "dtype", np.bool_) != np.bool_)
+    return not isinstance(o, np.generic) and bool(getattr(o, "dtype", np.bool_) != np.bool_)
 
 
 def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[Any]) -> TracedNumber:
@@ -766,11 +840,7 @@ def _is_floating(o: Any) -> bool:
         return isinstance(o.value, float)
     if isinstance(o, Expr):
         return o.dtype.kind == "f"
-    return (
-        isinstance(o, float | np.floating)
-        or (hasattr(o, "dtype") and o.dtype.kind == "f")
-        or isinstance(o, list | tuple)
-    )
+    return isinstance(o, float | np.floating) or (hasattr(o, "dtype") and o.dtype.kind == "f")
 
 
 def _weak_integer(value: Any, operands: Sequence[Any]) -> Any:
@@ -1053,6 +1123,8 @@ def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:
                 return e
         except (KeyError, AttributeError):
             pass
+        if isinstance(weight, Expr) and weight.dtype.kind == "f":
+            bias, x = in_dtype(bias, weight.dtype), in_dtype(x, weight.dtype)
         e = record(op, (weight, bias, x))
         operands = weight, bias, x
         if [isinstance(o, Expr) and o.type.parameter is not None for o in operands] == [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lazyflow.expr import Expr, constant, record
+from lazyflow.expr import Expr, as_floating, constant, record
 from lazyflow.ops import OPS
 
 __all__ = ["adaptive_avg_pool", "avg_pool", "conv", "conv_transpose", "fold_windows", "max_pool", "windows"]
@@ -19,6 +19,12 @@ Sizes = int | Sequence[int]
 
 def _hashable(value: Any) -> Any:
     return tuple(_hashable(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _of_one_dtype(x: Any, weight: Any, bias: Any) -> list[Any]:
+    """The operands in the dtype of the weight."""
+    operands = [as_floating(x, weight), weight]
+    return operands if bias is None else [*operands, as_floating(bias, weight)]
 
 
 def conv(
@@ -41,7 +47,7 @@ def conv(
     >>> lf.conv(lf.constant([[1.0, 2.0, 4.0]]), lf.constant([[[1.0, -1.0]]])).numpy()
     array([[-1., -2.]], dtype=float32)
     """
-    operands = (constant(x), weight) if bias is None else (constant(x), weight, bias)
+    operands = _of_one_dtype(x, weight, bias)
     return record(
         OPS["conv"],
         operands,
@@ -71,7 +77,7 @@ def conv_transpose(
     >>> lf.conv_transpose(lf.constant([[1.0, 2.0]]), lf.constant([[[1.0, -1.0]]]), stride=2).numpy()
     array([[ 1., -1.,  2., -2.]], dtype=float32)
     """
-    operands = (constant(x), weight) if bias is None else (constant(x), weight, bias)
+    operands = _of_one_dtype(x, weight, bias)
     return record(
         OPS["conv_transpose"],
         operands,

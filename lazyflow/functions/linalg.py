@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, affine_recorder, binary, constant, record
+from lazyflow.expr import Expr, affine_recorder, as_floating, binary, constant, constants, record
 from lazyflow.ops import OPS
 from lazyflow.ops.decompositions import svd_parts
 
@@ -43,6 +43,8 @@ def matmul(a: Any, b: Any) -> Expr:
     >>> lf.matmul(lf.constant([[1.0, 2.0]]), lf.constant([3.0, 4.0])).numpy()
     array([11.], dtype=float32)
     """
+    if isinstance(a, list | tuple) or isinstance(b, list | tuple):
+        a, b = constants((a, b))
     return _matmul(a, b)
 
 
@@ -66,7 +68,7 @@ def dot(a: Any, b: Any) -> Expr:
     >>> lf.dot(lf.constant([1.0, 2.0]), lf.constant([3.0, 4.0])).item()
     11.0
     """
-    return record(OPS["dot"], (a, b))
+    return record(OPS["dot"], constants((a, b)))
 
 
 def outer(a: Any, b: Any) -> Expr:
@@ -77,7 +79,7 @@ def outer(a: Any, b: Any) -> Expr:
     array([[3., 4.],
            [6., 8.]], dtype=float32)
     """
-    return record(OPS["outer"], (a, b))
+    return record(OPS["outer"], constants((a, b)))
 
 
 def einsum(subscripts: str, a: Any, b: Any) -> Expr:
@@ -87,7 +89,7 @@ def einsum(subscripts: str, a: Any, b: Any) -> Expr:
     >>> lf.einsum("ij,j->i", lf.constant([[1.0, 2.0]]), lf.constant([3.0, 4.0])).numpy()
     array([11.], dtype=float32)
     """
-    return record(OPS["einsum"], (a, b), subscripts=subscripts)
+    return record(OPS["einsum"], constants((a, b)), subscripts=subscripts)
 
 
 def bilinear(x: Any, weight: Any, y: Any, bias: Any = None) -> Expr:
@@ -97,8 +99,8 @@ def bilinear(x: Any, weight: Any, y: Any, bias: Any = None) -> Expr:
     >>> lf.bilinear(lf.constant([1.0, 2.0]), lf.constant([[[1.0, 0.0], [0.0, 1.0]]]), lf.constant([3.0, 4.0])).numpy()
     array([11.], dtype=float32)
     """
-    result = record(OPS["bilinear"], (x, weight, y))
-    return result if bias is None else result + bias
+    result = record(OPS["bilinear"], (as_floating(x, weight), weight, as_floating(y, weight)))
+    return result if bias is None else result + as_floating(bias, weight)
 
 
 def inv(a: Any) -> Expr:
@@ -119,7 +121,7 @@ def solve(a: Any, b: Any) -> Expr:
     >>> lf.solve(lf.constant([[2.0, 0.0], [0.0, 4.0]]), lf.constant([2.0, 2.0])).numpy()
     array([1. , 0.5], dtype=float32)
     """
-    return record(OPS["solve"], (constant(a), constant(b)))
+    return record(OPS["solve"], constants((a, b)))
 
 
 def det(a: Any) -> Expr:

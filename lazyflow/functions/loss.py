@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, index_array, indexed, record
+from lazyflow.expr import Expr, as_floating, in_one_dtype, index_array, indexed, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import number
 from lazyflow.ops.loss import REDUCTIONS
@@ -65,12 +65,13 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
         shape = logits.type.shape
         if len(shape) == 1 and 0 <= target < shape[0]:
             return _cross_entropy(logits, target)
-    logits = constant(logits)
+    logits = as_floating(logits)
     if _is_index(target) and logits.ndim == 1 and reduction in REDUCTIONS:
         return _cross_entropy(logits, _class("cross_entropy", target, logits))
     target = _classes("cross_entropy", target, logits)
-    name = "cross_entropy" if target.dtype.kind in "iu" else "soft_cross_entropy"
-    return record(OPS[name], (logits, target), reduction=reduction)
+    if target.dtype.kind in "iu":
+        return record(OPS["cross_entropy"], (logits, target), reduction=reduction)
+    return record(OPS["soft_cross_entropy"], in_one_dtype(logits, target), reduction=reduction)
 
 
 def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
@@ -80,7 +81,7 @@ def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
     >>> lf.nll(lf.constant([-1.0, -2.0]), 1).item()
     2.0
     """
-    scores = constant(log_probabilities)
+    scores = as_floating(log_probabilities)
     if _is_index(target) and scores.ndim == 1 and reduction in REDUCTIONS:
         return _nll(scores, _class("nll", target, scores))
     return record(OPS["nll"], (scores, _classes("nll", target, scores)), reduction=reduction)
@@ -93,7 +94,7 @@ def mse(x: Any, target: Any, reduction: str = "mean") -> Expr:
     >>> lf.mse(lf.constant([1.0, 2.0]), [0.0, 0.0]).item()
     2.5
     """
-    return record(OPS["mse"], (constant(x), constant(target)), reduction=reduction)
+    return record(OPS["mse"], in_one_dtype(x, target), reduction=reduction)
 
 
 def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
@@ -103,7 +104,7 @@ def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     >>> round(lf.bce_with_logits(lf.constant([0.0]), [1.0]).item(), 4)
     0.6931
     """
-    return record(OPS["bce_with_logits"], (constant(logits), constant(target)), reduction=reduction)
+    return record(OPS["bce_with_logits"], in_one_dtype(logits, target), reduction=reduction)
 
 
 def hinge(scores: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Expr:
@@ -116,7 +117,7 @@ def hinge(scores: Any, target: Any, margin: float = 1.0, reduction: str = "mean"
     >>> lf.hinge(lf.constant([1.0, 0.5, -1.0]), 0).item()
     0.5
     """
-    x = constant(scores)
+    x = as_floating(scores)
     return record(
         OPS["hinge"],
         (x, _class("hinge", target, x) if _is_index(target) else _classes("hinge", target, x)),
@@ -132,6 +133,4 @@ def huber(x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> E
     >>> lf.huber(lf.constant([0.0]), [3.0]).item()
     2.5
     """
-    return record(
-        OPS["huber"], (constant(x), constant(target)), delta=number("huber", "delta", delta), reduction=reduction
-    )
+    return record(OPS["huber"], in_one_dtype(x, target), delta=number("huber", "delta", delta), reduction=reduction)

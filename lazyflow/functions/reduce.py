@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, holds_expressions, joined, record
+from lazyflow.expr import Expr, as_floating, constant, constants, holds_expressions, joined, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
 
@@ -40,11 +40,19 @@ _mean_again, _mean_list = joined(OPS["mean_list"])
 def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequence[Any]) -> Expr:
     if not operands:
         raise ShapeError(f"{name} of an empty list: the batch has no examples")
-    found = [constant(o) for o in operands]
+    found = constants(operands)
     if len({(e.shape, e.dtype) for e in found}) > 1:
         kinds = sorted({f"{e.dtype}{list(e.shape)}" for e in found})
-        raise ShapeError(f"{name} over a list needs expressions of one shape and dtype, got {', '.join(kinds)}")
+        raise ShapeError(
+            f"{name} over a list needs expressions of one shape and dtype, got {', '.join(kinds)}; "
+            "x.astype(dtype) and x.reshape(shape) make them alike"
+        )
     return recorder(found)
+
+
+def _numbers(x: Any) -> Any:
+    """A list of Python's integers in the default dtype, for a function whose result is floating anyway."""
+    return as_floating(x) if isinstance(x, int | list | tuple) else x
 
 
 def _is_list(name: str, x: Any, axis: Any, keepdims: bool) -> bool:
@@ -86,13 +94,14 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
         return again
     if _is_list("mean", x, axis, keepdims):
         return _listed("mean", _mean_list, x)
-    return record(OPS["mean"], (x,), axis=axis_argument("mean", axis), keepdims=keepdims)
+    return record(OPS["mean"], (_numbers(x),), axis=axis_argument("mean", axis), keepdims=keepdims)
 
 
 def _reduction(name: str, text: str) -> Callable[..., Expr]:
     op = OPS[name]
 
     def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+        x = _numbers(x) if name == "logsumexp" else x
         return record(op, (x,), axis=axis_argument(name, axis), keepdims=keepdims)
 
     reduce.__name__ = reduce.__qualname__ = name
@@ -126,14 +135,22 @@ def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
 def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
     """The variance over ``axis``, divided by n - ``ddof``."""
     return record(
-        OPS["var"], (x,), axis=axis_argument("var", axis), keepdims=keepdims, ddof=integer("var", "ddof", ddof)
+        OPS["var"],
+        (_numbers(x),),
+        axis=axis_argument("var", axis),
+        keepdims=keepdims,
+        ddof=integer("var", "ddof", ddof),
     )
 
 
 def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
     """The standard deviation over ``axis``; its gradient at 0 is 0."""
     return record(
-        OPS["std"], (x,), axis=axis_argument("std", axis), keepdims=keepdims, ddof=integer("std", "ddof", ddof)
+        OPS["std"],
+        (_numbers(x),),
+        axis=axis_argument("std", axis),
+        keepdims=keepdims,
+        ddof=integer("std", "ddof", ddof),
     )
 
 
@@ -144,7 +161,7 @@ def norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Ex
     >>> lf.norm(lf.constant([3.0, 4.0])).item()
     5.0
     """
-    return record(OPS["norm"], (x,), ord=ord, axis=axis_argument("norm", axis), keepdims=keepdims)
+    return record(OPS["norm"], (_numbers(x),), ord=ord, axis=axis_argument("norm", axis), keepdims=keepdims)
 
 
 def cumsum(x: Any, axis: int | None = None) -> Expr:
@@ -159,7 +176,7 @@ def softmax(x: Any, axis: int = -1) -> Expr:
     >>> lf.softmax(lf.constant([0.0, 0.0])).numpy()
     array([0.5, 0.5], dtype=float32)
     """
-    return record(OPS["softmax"], (x,), axis=axis_argument("softmax", axis))
+    return record(OPS["softmax"], (_numbers(x),), axis=axis_argument("softmax", axis))
 
 
 def log_softmax(x: Any, axis: int = -1, *, restrict: Sequence[int] | None = None) -> Expr:
@@ -172,7 +189,7 @@ def log_softmax(x: Any, axis: int = -1, *, restrict: Sequence[int] | None = None
     >>> lf.log_softmax(lf.constant([0.0, 5.0, 0.0]), restrict=[0, 2]).numpy().round(3)
     array([-0.693,   -inf, -0.693], dtype=float32)
     """
-    found = x if restrict is None else _restricted(constant(x), axis, restrict)
+    found = _numbers(x) if restrict is None else _restricted(constant(_numbers(x)), axis, restrict)
     return record(OPS["log_softmax"], (found,), axis=axis_argument("log_softmax", axis))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, getitem, joined, of_one_type, record, reshape, view_signature
+from lazyflow.expr import Expr, constant, constants, getitem, joined, of_one_type, record, reshape, view_signature
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
 from lazyflow.ops.shape import pads
@@ -45,7 +45,7 @@ _stack_again, _stack_rows = joined(OPS["stack_rows"])
 def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
     if isinstance(operands, Expr | np.ndarray) or not isinstance(operands, Iterable):
         raise TypeError(f"{name} takes a list of expressions, got one {type(operands).__name__}")
-    found = [constant(o) for o in operands]
+    found = constants(operands)
     if not found:
         raise ShapeError(f"{name} needs at least one operand, got an empty list")
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, constant
+from lazyflow.expr import Expr, Parameter, as_floating, constant
 from lazyflow.functions.elementwise import logical_not
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.random import dropout as dropped
@@ -126,7 +126,7 @@ class MultiheadAttention(Module):
         return result, mean(kept, axis=0) if average else kept
 
     def _checked(self, name: str, x: Any) -> Expr:
-        given = constant(x)
+        given = as_floating(x, self.in_proj_weight)
         if given.ndim != 2 or given.shape[1] != self.embed_dim:
             raise ShapeError(
                 f"MultiheadAttention: {name} must be one example's (length, {self.embed_dim}), got shape {given.shape}"
@@ -191,7 +191,8 @@ class TransformerEncoderLayer(Module):
 
     def forward(self, src: Any, src_mask: Any = None, is_causal: bool = False) -> Expr:
         """The sequence, one layer further."""
-        return self._further(constant(src), None if src_mask is None else constant(src_mask), bool(is_causal))
+        mask = None if src_mask is None else constant(src_mask)
+        return self._further(as_floating(src, next(self.parameters(), None)), mask, bool(is_causal))
 
     @one_node
     def _further(self, x: Expr, src_mask: Expr | None, is_causal: bool) -> Expr:

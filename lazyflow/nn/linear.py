@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lazyflow.expr import Expr, Parameter, constant
+from lazyflow.expr import Expr, Parameter, as_floating
 from lazyflow.functions.elementwise import relu, sigmoid
 from lazyflow.functions.shape import split
 from lazyflow.nn import init
@@ -126,7 +126,7 @@ class Highway(Module):
         """One example's vector, in part transformed and in part carried."""
         value, gate = split(self.layer(x), 2)
         t = sigmoid(gate)
-        carried: Expr = (1.0 - t) * constant(x)
+        carried: Expr = (1.0 - t) * as_floating(x, t)
         return t * relu(value) + carried
 
     def extra_repr(self) -> str:

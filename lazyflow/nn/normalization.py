@@ -10,7 +10,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, constant
+from lazyflow.expr import Expr, Parameter, as_floating, constant
 from lazyflow.functions import elementwise as e
 from lazyflow.functions.reduce import mean
 from lazyflow.functions.shape import concatenate, stack
@@ -301,12 +301,15 @@ class _BatchNorm(_ByChannel):
     def forward(self, x: Any) -> Any:
         """The examples of a minibatch, each normalised: a list for a list, an array for an array."""
         if isinstance(x, list | tuple):
-            return self._examples([constant(v) for v in x])
-        x = constant(x)
+            return self._examples([self._taken(v) for v in x])
+        x = self._taken(x)
         if not self._by_running() or x.ndim - 1 in self.ndims:
             return self._stacked(x)
         _require_channels(type(self).__name__, x, self.num_features, self.ndims)
         return self._by_average(x, 0)
+
+    def _taken(self, x: Any) -> Expr:
+        return as_floating(x, self.weight)
 
     def _by_running(self) -> bool:
         return not self.training and self.track_running_stats
@@ -336,7 +339,7 @@ class _BatchNorm(_ByChannel):
     def _by_average(self, x: Expr, axis: int) -> Expr:
         shape = (-1, *(1,) * (x.ndim - axis - 1))
         scale = 1.0 / np.sqrt(self.running_var + self.eps)
-        y = (x - constant(self.running_mean.reshape(shape))) * constant(scale.reshape(shape))
+        y = (x - as_floating(self.running_mean.reshape(shape), x)) * as_floating(scale.reshape(shape), x)
         return self._scaled(y, shape)
 
     def _by_batch(self, x: Expr, axis: int) -> Expr:

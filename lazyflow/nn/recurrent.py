@@ -16,7 +16,7 @@ import numpy as np
 
 from lazyflow.cell import cell
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, constant
+from lazyflow.expr import Expr, Parameter, constant, in_dtype
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
 from lazyflow.functions.shape import concatenate, split
@@ -66,14 +66,14 @@ def zero_state(weight_hh: Parameter) -> Expr:
 
 def _lstm_step(owner: Module, gates: Expr, c: Expr) -> State:
     i, f, g, o = split_gates(owner, gates, 4)
-    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    c = sigmoid(f) * in_dtype(c, f.dtype) + sigmoid(i) * tanh(g)
     return sigmoid(o) * tanh(c), c
 
 
 def _gru_step(owner: Module, from_x: Expr, from_h: Expr, h: Any) -> Expr:
     (rx, zx, nx), (rh, zh, nh) = split_gates(owner, from_x, 3), split_gates(owner, from_h, 3)
     n = tanh(nx + sigmoid(rx + rh) * nh)
-    return add(n, multiply(sigmoid(zx + zh), h - n))
+    return add(n, multiply(sigmoid(zx + zh), in_dtype(h, n.dtype) - n))
 
 
 def _checked_pair(owner: str, p: Any) -> tuple[float, float]:
@@ -251,7 +251,8 @@ class _Recurrent(Module):
 
     def forward(self, xs: Any, state: Sequence[Any] | None = None) -> tuple[list[Expr], list[Any]]:
         """Outputs of the last layer for every step, and the final states of all layers."""
-        outputs = list(xs)
+        dtype = self._weights(f"_l0{self.directions[0]}")[0].dtype
+        outputs = [in_dtype(x, dtype) for x in xs]
         if not outputs:
             raise ShapeError(
                 f"{type(self).__name__}: the list of inputs is empty; a sequence needs at least one vector"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.expr import Expr, constant
+from lazyflow.expr import Expr, as_floating, constant
 from lazyflow.functions.index import embedding, pick
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.loss import cross_entropy
@@ -119,7 +119,7 @@ class HierarchicalSoftmax(Module):
 
     def _scores(self, node: _Node, h: Any) -> Expr:
         """The scores of a node's children."""
-        scores = matmul(embedding(self.weight, node.rows), h)
+        scores = matmul(embedding(self.weight, node.rows), as_floating(h, self.weight))
         return scores if self.bias is None else scores + embedding(self.bias, node.rows)
 
     def forward(self, h: Any, target: int) -> Expr:

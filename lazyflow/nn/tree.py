@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.cell import cell
-from lazyflow.expr import Expr, constant
+from lazyflow.expr import Expr, constant, in_dtype
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.functions.reduce import sum as summed
 from lazyflow.functions.shape import concatenate
@@ -65,7 +65,7 @@ class BinaryTreeLSTMCell(Module):
     @cell
     def forward(self, left: tuple[Any, Any], right: tuple[Any, Any]) -> State:
         """State ``(h, c)`` of an inner node from those of its children."""
-        (hl, cl), (hr, cr) = left, right
+        (hl, cl), (hr, cr) = _states(self.inner_gates, [left, right])
         i, fl, fr, o, u = split_gates(self, self.inner_gates(concatenate([hl, hr])), 5)
         c = sigmoid(i) * tanh(u) + sigmoid(fl) * cl + sigmoid(fr) * cr
         return sigmoid(o) * tanh(c), c
@@ -110,8 +110,9 @@ class ChildSumTreeLSTMCell(Module):
         if not children:
             c = sigmoid(i) * tanh(u)
             return sigmoid(o) * tanh(c), c
-        si, so, su = split_gates(self, self.hidden_gates(_sum([h for h, _ in children])), 3)
-        kept = [sigmoid(f + self.forget_gate(h)) * c for h, c in children]
+        states = _states(self.hidden_gates, children)
+        si, so, su = split_gates(self, self.hidden_gates(_sum([h for h, _ in states])), 3)
+        kept = [sigmoid(f + self.forget_gate(h)) * c for h, c in states]
         c = sigmoid(i + si) * tanh(u + su) + _sum(kept)
         return sigmoid(o + so) * tanh(c), c
 
@@ -166,13 +167,19 @@ class NaryTreeLSTMCell(Module):
     @cell
     def _node(self, x: Any, children: Sequence[tuple[Any, Any]], places: tuple[int, ...]) -> State:
         i, o, u, f = split_gates(self, self.input_gates(x), 4)
-        states = dict(zip(places, children, strict=True))
+        states = dict(zip(places, _states(self.hidden_gates, children), strict=True))
         zero = constant(np.zeros(self.hidden_size, self.hidden_gates.weight.dtype))
         below = concatenate([states[k][0] if k in states else zero for k in range(self.n)])
         si, so, su, *forget = split_gates(self, self.hidden_gates(below), 3 + self.n)
         kept = [sigmoid(f + forget[k]) * c for k, (_, c) in states.items()]
         c = sigmoid(i + si) * tanh(u + su) + _sum(kept)
         return sigmoid(o + so) * tanh(c), c
+
+
+def _states(gates: Linear, states: Sequence[tuple[Any, Any]]) -> list[State]:
+    """States in the dtype of the layer that they go into."""
+    dtype = gates.weight.dtype
+    return [(in_dtype(h, dtype), in_dtype(c, dtype)) for h, c in states]
 
 
 def _raise_biases(gates: Linear, amounts: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant
+from lazyflow.expr import Expr, as_floating, constant
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
 from lazyflow.functions.elementwise import logsigmoid, sigmoid, softsign, tanh
@@ -52,7 +52,7 @@ def prelu(x: Any, weight: Any) -> Expr:
     >>> lf.nn.functional.prelu(lf.constant([-1.0, 2.0]), lf.constant([0.5])).numpy()
     array([-0.5,  2. ], dtype=float32)
     """
-    x, weight = constant(x), constant(weight)
+    x, weight = as_floating(x, weight), as_floating(weight)
     if weight.shape != (1,) and (weight.ndim != 1 or x.shape[:1] != weight.shape):
         raise ShapeError(
             f"prelu takes a weight (1,) or (c,) with x (c, ...); got weight {weight.shape} and x {x.shape}"

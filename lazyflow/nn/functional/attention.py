@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant
+from lazyflow.expr import Expr, as_floating, constant, in_dtype, in_one_dtype
 from lazyflow.functions.elementwise import where
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.random import dropout
@@ -31,7 +31,7 @@ def attention_weights(query: Any, key: Any, mask: Any = None, is_causal: bool = 
     array([[1. , 0. ],
            [0.5, 0.5]], dtype=float32)
     """
-    query, key = constant(query), constant(key)
+    query, key = in_one_dtype(query, key)
     if query.ndim < 2 or key.ndim < 2 or query.shape[-1] != key.shape[-1]:
         raise ShapeError(f"attention takes query (..., t, d) and key (..., s, d), got {query.shape} and {key.shape}")
     scores = matmul(query * (1.0 / math.sqrt(query.shape[-1])), swapaxes(key, -1, -2))
@@ -39,7 +39,7 @@ def attention_weights(query: Any, key: Any, mask: Any = None, is_causal: bool = 
         scores = where(np.tri(*scores.shape[-2:], dtype=bool), scores, -math.inf)
     if mask is not None:
         mask = constant(mask)
-        scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
+        scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + in_dtype(mask, scores.dtype)
     return softmax(scores)
 
 
@@ -63,4 +63,4 @@ def scaled_dot_product_attention(
            [2.]], dtype=float32)
     """
     weights = attention_weights(query, key, attn_mask, is_causal)
-    return matmul(dropout(weights, dropout_p, training=dropout_p > 0, stream=stream), value)
+    return matmul(dropout(weights, dropout_p, training=dropout_p > 0, stream=stream), as_floating(value, weights))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.expr import Expr, constant
+from lazyflow.expr import Expr, as_floating, constant, in_one_dtype
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import loss as losses
 from lazyflow.functions import reduce as r
@@ -49,8 +49,8 @@ def _reduced(name: str, values: Expr, reduction: str) -> Expr:
 
 
 def _pair(name: str, x: Any, target: Any) -> tuple[Expr, Expr]:
-    """Both as expressions of one shape."""
-    a, b = constant(x), constant(target)
+    """Both as expressions of one shape, in the dtype of the first."""
+    a, b = in_one_dtype(x, target)
     if a.shape != b.shape:
         raise ShapeError(f"{name} takes two operands of one shape, got {a.shape} and {b.shape}")
     return a, b
@@ -58,8 +58,7 @@ def _pair(name: str, x: Any, target: Any) -> tuple[Expr, Expr]:
 
 def _like(value: Any, x: Expr) -> Expr:
     """Weights in the dtype of what they weigh."""
-    found = constant(value)
-    return found if found.dtype == x.dtype else found.astype(x.dtype)
+    return as_floating(value, x)
 
 
 # Losses of elements.
@@ -168,7 +167,7 @@ def gaussian_nll_loss(
     ``full`` adds ``log(2 pi) / 2``. ``var`` broadcasts against ``x``.
     """
     a, t = _pair("gaussian_nll_loss", x, target)
-    v = e.maximum(constant(var), float(eps))
+    v = e.maximum(_like(var, a), float(eps))
     values = 0.5 * (e.log(v) + e.square(a - t) / v)
     return _reduced("gaussian_nll_loss", values + 0.5 * math.log(2 * math.pi) if full else values, reduction)
 
@@ -188,7 +187,7 @@ def hinge_embedding_loss(x: Any, target: Any, margin: float = 1.0, reduction: st
 def margin_ranking_loss(x1: Any, x2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Expr:
     """``max(0, -target * (x1 - x2) + margin)``: 1 says that ``x1`` ranks higher, -1 that ``x2`` does."""
     a, b = _pair("margin_ranking_loss", x1, x2)
-    return _reduced("margin_ranking_loss", e.relu(float(margin) - constant(target) * (a - b)), reduction)
+    return _reduced("margin_ranking_loss", e.relu(float(margin) - _like(target, a) * (a - b)), reduction)
 
 
 # Losses of vectors: of one, or of one in each row.
@@ -226,6 +225,7 @@ def triplet_margin_with_distance_loss(
 
     ``swap``: where the positive is nearer to the negative than the anchor is, that distance counts (Balntas 2016).
     """
+    anchor, positive, negative = in_one_dtype(anchor, positive, negative)
     near, far = distance_function(anchor, positive), distance_function(anchor, negative)
     far = e.minimum(far, distance_function(positive, negative)) if swap else far
     return _reduced("triplet_margin_loss", e.relu(near - far + float(margin)), reduction)

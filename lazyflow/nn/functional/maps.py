@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant
+from lazyflow.expr import Expr, as_floating, constant, in_one_dtype
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import linalg
 from lazyflow.functions import reduce as r
@@ -29,7 +29,7 @@ def affine(weight: Any, bias: Any, x: Any) -> Expr:
     """``weight @ x + bias`` over the last axis of ``x``, with or without a bias: one node either way."""
     if bias is not None:
         return linalg.affine(weight, bias, x)
-    x = constant(x)
+    x = as_floating(x, weight)
     if len(x.type.shape) < 2:
         return linalg.matmul(weight, x)
     axes = string.ascii_lowercase[: x.ndim - 1]
@@ -127,7 +127,7 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = -1, eps: float = 1e-8) -> Exp
     >>> lf.nn.functional.cosine_similarity(lf.constant([1.0, 0.0]), lf.constant([2.0, 0.0])).item()
     1.0
     """
-    a, b = constant(x1), constant(x2)
+    a, b = in_one_dtype(x1, x2)
     norms = [e.maximum(r.norm(v, axis=dim), float(eps)) for v in (a, b)]
     return r.sum(a * b, axis=dim) / (norms[0] * norms[1])
 
@@ -139,4 +139,5 @@ def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepd
     >>> lf.nn.functional.pairwise_distance(lf.constant([3.0, 4.0]), [0.0, 0.0], eps=0.0).item()
     5.0
     """
-    return r.norm(constant(x1) - constant(x2) + float(eps), ord=p, axis=-1, keepdims=keepdim)
+    a, b = in_one_dtype(x1, x2)
+    return r.norm(a - b + float(eps), ord=p, axis=-1, keepdims=keepdim)

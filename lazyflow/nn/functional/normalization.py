@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant
+from lazyflow.expr import Expr, as_floating, in_dtype
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
 
@@ -16,8 +16,8 @@ __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize
 
 
 def _scaled(y: Expr, weight: Any, bias: Any) -> Expr:
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    y = y if weight is None else y * in_dtype(weight, y.dtype)
+    return y if bias is None else y + in_dtype(bias, y.dtype)
 
 
 def _standardised(x: Expr, axes: int | tuple[int, ...], eps: float) -> Expr:
@@ -43,7 +43,7 @@ def layer_norm(
     >>> lf.nn.functional.layer_norm(lf.constant([1.0, 3.0]), 2, eps=0.0).numpy()
     array([-1.,  1.], dtype=float32)
     """
-    x = constant(x)
+    x = as_floating(x, weight, bias)
     return _scaled(_standardised(x, _last_axes("LayerNorm", x, normalized_shape), eps), weight, bias)
 
 
@@ -56,7 +56,7 @@ def rms_norm(x: Any, normalized_shape: int | Sequence[int], weight: Any = None, 
     >>> lf.nn.functional.rms_norm(lf.constant([3.0, 3.0]), 2, eps=0.0).numpy()
     array([1., 1.], dtype=float32)
     """
-    x = constant(x)
+    x = as_floating(x, weight)
     axes = _last_axes("RMSNorm", x, normalized_shape)
     eps = float(np.finfo(x.dtype).eps) if eps is None else float(eps)
     return _scaled(x / e.sqrt(r.mean(x * x, axis=axes, keepdims=True) + eps), weight, None)
@@ -64,7 +64,7 @@ def rms_norm(x: Any, normalized_shape: int | Sequence[int], weight: Any = None, 
 
 def _by_channel(value: Any, x: Expr) -> Any:
     """A weight (c,), so that it broadcasts against ``x`` (c, ...)."""
-    return None if value is None else constant(value).reshape(-1, *(1,) * (x.ndim - 1))
+    return None if value is None else as_floating(value, x).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Expr:
@@ -76,7 +76,7 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     >>> lf.nn.functional.group_norm(lf.constant([1.0, 3.0, 5.0, 7.0]), 2, eps=0.0).numpy()
     array([-1.,  1., -1.,  1.], dtype=float32)
     """
-    x = constant(x)
+    x = as_floating(x, weight, bias)
     if not x.ndim or num_groups < 1 or x.shape[0] % num_groups:
         raise ShapeError(f"group_norm: {num_groups} groups must divide the channels of x (c, ...), got shape {x.shape}")
     y = _standardised(x.reshape(num_groups, -1), -1, eps).reshape(x.shape)
@@ -88,7 +88,7 @@ def instance_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-
 
     Raises `ShapeError` for an ``x`` that has only channels, or one element in each.
     """
-    x = constant(x)
+    x = as_floating(x, weight, bias)
     if x.ndim < 2 or x.size == x.shape[0]:
         raise ShapeError(f"instance_norm takes x (channels, ...) with several elements a channel, got shape {x.shape}")
     y = _standardised(x, tuple(range(1, x.ndim)), eps)
@@ -105,8 +105,8 @@ def batch_norm(x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None
     >>> F.batch_norm(lf.constant([1.0, 3.0]), [1.0, 1.0], [1.0, 4.0], eps=0.0).numpy()
     array([0., 1.], dtype=float32)
     """
-    x = constant(x)
-    scale = 1.0 / e.sqrt(constant(var) + float(eps))
+    x = as_floating(x, weight, bias)
+    scale = 1.0 / e.sqrt(as_floating(var, x) + float(eps))
     y = (x - _by_channel(mean, x)) * _by_channel(scale, x)
     return _scaled(y, _by_channel(weight, x), _by_channel(bias, x))
 
@@ -118,5 +118,5 @@ def normalize(x: Any, p: float = 2.0, dim: int = -1, eps: float = 1e-12) -> Expr
     >>> lf.nn.functional.normalize(lf.constant([3.0, 4.0])).numpy()
     array([0.6, 0.8], dtype=float32)
     """
-    value = constant(x)
+    value = as_floating(x)
     return value / e.maximum(r.norm(value, ord=p, axis=dim, keepdims=True), float(eps))
