@@ -103,8 +103,8 @@ def _remember(run: Run, tapes: Sequence[Tape]) -> None:
     for number, tape in enumerate(tapes):
         if number + 1 == len(tapes) or tapes[number + 1] is not tape:  # the parts of a tape stand behind each other
             parts = [(lows[k], starts[k], starts[k + 1]) for k in range(first, number + 1)]
+            tape.touched += [(low, low + end - start) for low, start, end in parts]  # first: see `_note`
             _note(tape, run, places, parts)
-            tape.touched += [(low, low + end - start) for low, start, end in parts]
             first = number + 1
 
 
@@ -113,7 +113,7 @@ def _places(run: Run) -> Any:
     graph = run.plan.graph
     if jit.by_loops():
         return jit.compiled(loops.places)(graph.tape_base, graph.tape_shift, graph.origin, _kept(run), run.plan.offsets)
-    offset = np.full(int(graph.tape_starts[-1]), -1, np.int64)
+    offset = np.full(int(graph.tape_starts[-1]) + 1, -1, np.int64)
     kept = _kept(run)
     offset[graph.origin[kept]] = run.plan.offsets[kept]
     places = offset[graph.tape_base]
@@ -124,7 +124,7 @@ def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int
     """``parts``: of each part of the tape, its first row, and the range of its rows among those of all tapes."""
     if tape.run_of is None or tape.run_of.shape[0] != len(tape):
         tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
-    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run
+    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run, or that are never forgotten
     for low, start, end in parts:
         some, rows = places[start:end], slice(low, low + end - start)
         found = some >= 0

@@ -47,6 +47,8 @@ class Graph:
     ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``,
     ``known_offset``. ``results`` are nodes that a launch of the cell call before them computes, its further results.
     ``inside`` are rows, numbered as in ``origin``, that have no node: chains compute them on their way.
+    Row ``i`` of the tapes shows the memory of row ``tape_base[i]`` from element ``tape_shift[i]`` on; the number behind
+    the last row stands for rows that were not read.
     """
 
     signatures: tuple[Signature, ...]
@@ -222,9 +224,20 @@ class Decoded(NamedTuple):
 def decoded(tape: Tape) -> Decoded:
     """The columns of a sealed tape that `Segment`s are cut by; kept with it."""
     if tape.decoded is None:
-        ids, ints = _buffer(tape.signatures, np.int32), _buffer(tape.ints, np.int32)
-        tape.decoded = Decoded(*_row_starts(ids, ints), np.zeros(len(tape), np.bool_))
+        ids, *columns = whole_columns(tape)
+        starts = _row_starts(ids, columns[1])
+        _check_whole(starts, columns)
+        tape.decoded = Decoded(*starts, np.zeros(len(tape), np.bool_))
     return tape.decoded  # type: ignore[no-any-return]
+
+
+def _check_whole(starts: tuple[Ints, Ints, Ints], columns: Sequence[Ints]) -> None:
+    """Raise `LazyflowError` unless what the rows say to have is what stands in the other columns."""
+    if [int(ends[-1]) for ends in starts] != [len(column) for column in columns]:
+        raise LazyflowError(
+            "the recording was torn: an interrupt, or several threads recording from one expression; an expression "
+            "belongs to the thread that recorded it until its value was computed. Record it again"
+        )
 
 
 def _row_starts(ids: Ints, ints: Ints) -> tuple[Ints, Ints, Ints]:
@@ -299,13 +312,8 @@ class _Columns:
             starts.append(start)
         self.ids, self.operands, self.ints, self.floats = self._laid_end_to_end()
         self.kinds = signature_columns().kinds
-        self.starts, self.int_starts, self.float_starts = _row_starts(self.ids, self.ints)
-        ends = int(self.starts[-1]), int(self.int_starts[-1]), int(self.float_starts[-1])
-        if ends != (len(self.operands), len(self.ints), len(self.floats)):
-            raise LazyflowError(
-                "the recording was torn: an interrupt, or several threads recording from one expression; an expression "
-                "belongs to the thread that recorded it until its value was computed. Record it again"
-            )
+        self.starts, self.int_starts, self.float_starts = found = _row_starts(self.ids, self.ints)
+        _check_whole(found, (self.operands, self.ints, self.floats))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -314,18 +322,20 @@ class _Columns:
         """Signatures, operands, integers and floats; operands are rows as numbered through all segments."""
         parts = []
         done = 0
+        outside = int(self.tape_starts[-1])
         for lows, starts in self.places.values():  # the segments of a tape stand behind each other
             tape, low, _ = self.segments[done]
             highs = [s.high for s in self.segments[done : done + len(lows)]]
             done += len(lows)
             ids, operands, ints, floats = whole_columns(tape)
             if (low, highs) != (0, [len(tape)]):
-                ids, operands, ints, floats = _cut(tape, np.array(lows, np.int64), np.array(highs, np.int64))
+                ranges = np.array(lows, np.int64), np.array(highs, np.int64)
+                ids, operands, ints, floats = _cut(tape, *ranges, outside - starts[0])
             parts.append((ids, operands + np.int64(starts[0]), ints, floats))
         return list(parts[0]) if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def row(self, tape: Tape, row: int) -> int:
-        """The number of a row of a tape through all segments."""
+        """The number of a row of a tape through all segments, one of which holds it."""
         lows, starts = self.places[id(tape)]
         which = bisect.bisect_right(lows, row) - 1
         return starts[which] + row - lows[which]
@@ -341,12 +351,13 @@ def whole_columns(tape: Tape) -> tuple[Ints, Ints, Ints, Ints]:
     return tuple(_buffer(column, dtype) for column, dtype in names)  # type: ignore[return-value]
 
 
-def _cut(tape: Tape, lows: Ints, highs: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """The ranges of a tape's rows from ``lows`` to ``highs`` as columns of their own."""
+def _cut(tape: Tape, lows: Ints, highs: Ints, outside: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """The ranges of a tape's rows from ``lows`` to ``highs`` as columns of their own. Rows that are read and not needed
+    may have operands in none of them: these become ``outside``."""
     starts = decoded(tape)
     whole = whole_columns(tape)
     if jit.by_loops():
-        found: tuple[Ints, Ints, Ints, Ints] = jit.compiled(loops.cut)(*whole, *starts[:3], lows, highs)
+        found: tuple[Ints, Ints, Ints, Ints] = jit.compiled(loops.cut)(*whole, *starts[:3], lows, highs, outside)
         return found
     some = [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
     ends = [
@@ -354,9 +365,9 @@ def _cut(tape: Tape, lows: Ints, highs: Ints) -> tuple[Ints, Ints, Ints, Ints]:
         for column, s in zip(whole[1:], starts, strict=False)
     ]
     places = _starts(highs - lows)
-    which = np.maximum(np.searchsorted(lows, ends[0], side="right") - 1, 0)
-    # What no root reaches may read rows that are left out: any row will do for these.
-    operands = np.clip(ends[0] + (places[:-1] - lows)[which], 0, places[-1] - 1)
+    which = np.searchsorted(lows, ends[0], side="right") - 1
+    inside = (which >= 0) & (ends[0] < highs[which])
+    operands = np.where(inside, ends[0] + (places[:-1] - lows)[which], outside)
     return _joined(whole[0], some), operands, ends[1], ends[2]
 
 
@@ -365,8 +376,9 @@ def _joined(column: Ints, parts: Sequence[slice]) -> Ints:
 
 
 def _resolve(columns: _Columns, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints, Ints]:
-    """Follow chains of aliases to their ends by pointer jumping: base and element shift of every row."""
-    n = len(columns)
+    """Follow chains of aliases to their ends by pointer jumping: base and element shift of every row, and of the one
+    behind the last, which stands for all that were not read."""
+    n = len(columns) + 1
     base, shift = np.arange(n), np.zeros(n, np.int64)
     base[aliases], shift[aliases] = targets, shifts
     while len(aliases):
@@ -396,7 +408,7 @@ def _known_rows(columns: _Columns, foreign: list[tuple[int, Tape, int]], anew: b
     runs: list[Any] = []
     parts: list[tuple[Ints, Ints, Ints]] = []
     for (tape, low, high), start in zip(columns.segments, columns.tape_starts.tolist(), strict=False):
-        if tape.runs and not anew:
+        if tape.run_of is not None and not anew:
             found = np.flatnonzero(tape.run_of[low:high] >= 0) + low
             parts.append((found + (start - low), tape.run_of[found] + len(runs), tape.offset_of[found]))
             runs.extend(tape.runs)
@@ -493,6 +505,7 @@ def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, r
     nodes, needed, base, shift = jit.compiled(loops.collected)(
         c.ids, c.kinds, c.operands, c.ints, c.starts, c.int_starts, c.float_starts, *rows, is_known, roots
     )
+    _check_all_read(needed)
     present, signature, starts, new_base, new_shift, int_starts, float_starts, origin, results, new = nodes
     signatures = tuple([signature_by_id(i) for i in present.tolist()])
     kept = needed[known.rows]
@@ -516,8 +529,8 @@ def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, r
         known=new[known.rows[kept]],
         known_run=tuple([known.runs[i] for i in known.which[kept].tolist()]),
         known_offset=known.offsets[kept],
-        tape_base=base,
-        tape_shift=shift,
+        tape_base=base[:-1],
+        tape_shift=shift[:-1],
         results=results,
         inside=_int_array([]),
     )
@@ -525,7 +538,7 @@ def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, r
 
 def _by_arrays(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, root_rows: Ints) -> Graph:
     """The same without a compiler, a look-up of whole arrays at a time."""
-    n = len(c)
+    n = len(c) + 1  # the last row stands for all that were not read
     views = c.nodes_of(loops.VIEW)
     results = c.nodes_of(loops.OUTPUT)
     if len(results):
@@ -539,11 +552,12 @@ def _by_arrays(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, 
     computed[aliases] = False
     has_operands = computed.copy()
     has_operands[known.rows] = False
-    users = np.repeat(np.arange(n), np.diff(c.starts))
+    users = np.repeat(np.arange(len(c)), np.diff(c.starts))
     edges = np.flatnonzero(has_operands.take(users))
     users, operands = users.take(edges), c.operands.take(edges)
     resolved = base.take(operands)
     needed = _needed(n, base[root_rows], users, resolved, computed)
+    _check_all_read(needed)
     needed[results] |= needed[c.operands[c.starts[results]]]  # a call computes all of its results
     kept = needed.take(users)
     if not kept.all():
@@ -565,12 +579,18 @@ def _drawn_anew(graph: Graph, segments: Sequence[Segment]) -> Graph:
     return replace(graph, ints=ints)
 
 
+def _check_all_read(needed: Ints) -> None:
+    """Nothing that is needed may rest on the row behind the last, which stands for what was not read."""
+    if needed[-1]:
+        raise LazyflowError("the roots rest on rows of their tapes that were not read: this is a bug in lazyflow")
+
+
 def _whole_calls(c: _Columns, known: _Known, results: Ints) -> tuple[_Known, Ints]:
     """What is known without the calls of which only some results are: these run again; and the results to compute."""
     calls = c.operands[c.starts[results]]
-    is_known = np.zeros(len(c), bool)
+    is_known = np.zeros(len(c) + 1, bool)
     is_known[known.rows] = True
-    broken = np.zeros(len(c), bool)
+    broken = np.zeros(len(c) + 1, bool)
     broken[calls[is_known[calls] != is_known[results]]] = True
     broken[results[broken[calls]]] = True
     kept = ~broken[known.rows]
@@ -625,8 +645,8 @@ def _compressed(
         known=known_nodes,
         known_run=tuple(known.runs[i] for i in known.which[kept].tolist()),
         known_offset=known.offsets[kept],
-        tape_base=base,
-        tape_shift=shift,
+        tape_base=base[:-1],
+        tape_shift=shift[:-1],
         results=new[results[needed[results]]],
         inside=np.empty(0, np.int64),
     )

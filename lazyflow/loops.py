@@ -79,8 +79,10 @@ def cut(
     float_starts: Ints,
     lows: Ints,
     highs: Ints,
+    outside: int,
 ) -> tuple[Ints, Ints, Ints, Ints]:
-    """The ranges of a tape from ``lows`` to ``highs`` as a tape of their own: its four columns."""
+    """The ranges of a tape from ``lows`` to ``highs`` as a tape of their own: its four columns. ``outside``: what an
+    operand in none of them becomes."""
     n, edges, numbers, reals = 0, 0, 0, 0
     for k in range(len(lows)):
         n += highs[k] - lows[k]
@@ -108,8 +110,8 @@ def cut(
             part = k
             if operand < low:
                 part = np.searchsorted(lows, operand, side="right") - 1
-            # What no root reaches may read rows that are left out: any row will do for these.
-            new_operands[b] = min(max(places[max(part, 0)] + operand - lows[max(part, 0)], 0), n - 1)
+            inside = part >= 0 and operand < highs[part]
+            new_operands[b] = places[part] + operand - lows[part] if inside else outside
             b += 1
     return new_ids, new_operands, new_ints, new_floats
 
@@ -136,10 +138,11 @@ def starts_of(ids: Ints, ints: Ints, rows: Ints, int_counts: Ints, float_counts:
 def resolved(
     ids: Ints, kinds: Ints, operands: Ints, ints: Ints, starts: Ints, int_starts: Ints, imports: Ints, targets: Ints
 ) -> tuple[Ints, Ints]:
-    """The row whose memory each row shows, and from which element on. Row ``imports[k]`` is row ``targets[k]``."""
+    """The row whose memory each row shows, and from which element on. Row ``imports[k]`` is row ``targets[k]``. The row
+    behind the last stands for all that were not read."""
     n = len(ids)
-    base, shift = np.empty(n, np.int64), np.zeros(n, np.int64)
-    for i in range(n):
+    base, shift = np.empty(n + 1, np.int64), np.zeros(n + 1, np.int64)
+    for i in range(n + 1):
         base[i] = i
     for k in range(len(imports)):
         base[imports[k]] = targets[k]
@@ -158,7 +161,7 @@ def resolved(
 def needed_rows(ids: Ints, kinds: Ints, operands: Ints, starts: Ints, base: Ints, known: Ints, roots: Ints) -> Ints:
     """Which rows the roots reach; nothing is needed for a row that is ``known`` (of length 0 if none is)."""
     n = len(ids)
-    needed = np.zeros(n, np.bool_)
+    needed = np.zeros(n + 1, np.bool_)
     for row in roots:
         needed[base[row]] = True
     for i in range(n - 1, -1, -1):
@@ -186,7 +189,7 @@ def compressed(
     """The needed rows as a graph: present ids, and of the nodes signature, starts, base, shift, int_starts,
     float_starts, origin and results; at last the node of each row, -1 for others."""
     n, nodes, edges, further = len(ids), 0, 0, 0
-    new = np.full(n, -1, np.int64)
+    new = np.full(n + 1, -1, np.int64)
     numbers = np.full(len(kinds), -1, np.int32)
     for i in range(n):
         if needed[i]:
@@ -425,7 +428,7 @@ def renumbered(
                 edge += 1
             k += 1
     new_starts[nodes] = edge
-    rows = np.full(len(tape_base), -1, np.int64)
+    rows = np.full(len(tape_base) + 1, -1, np.int64)
     for i in range(n):
         rows[origin[i]] = origin[first[i]]
     new_tape_base = np.empty(len(tape_base), np.int64)
@@ -767,7 +770,7 @@ def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints]
 def places(base: Ints, shift: Ints, origin: Ints, kept: Ints, offsets: Ints) -> Ints:
     """The element offset of the value that each row of the tapes shows, -1 where there is none: ``kept`` are the nodes
     that have one."""
-    found, node_of = np.full(len(base), -1, np.int64), np.full(len(base), -1, np.int64)
+    found, node_of = np.full(len(base), -1, np.int64), np.full(len(base) + 1, -1, np.int64)
     for k in kept:
         node_of[origin[k]] = k
     for i in range(len(base)):

@@ -69,7 +69,7 @@ def _by_arrays(graph: Graph) -> tuple[Ints, ...] | None:
     edges = np.repeat(first == np.arange(len(graph)), counts)
     starts = np.zeros(len(kept) + 1, np.int64)
     np.cumsum(counts[kept], out=starts[1:])
-    rows = np.arange(int(graph.tape_starts[-1]))
+    rows = np.arange(int(graph.tape_starts[-1]) + 1)
     rows[graph.origin] = graph.origin[first]
     payload = graph.int_starts[kept], graph.float_starts[kept], graph.origin[kept]
     results = new[graph.results[first[graph.results] == graph.results]]

@@ -303,14 +303,12 @@ class Tape:
 
     def forget(self) -> None:
         """Drop what was computed; of a long tape only where something was."""
-        self.runs = []
-        touched = sum(high - low for low, high in self.touched)
-        if touched < len(self) // 4:
+        if self.run_of is not None and sum(high - low for low, high in self.touched) < len(self) // 4:
             for low, high in self.touched:
                 self.run_of[low:high] = -1
         else:
-            self.run_of = self.offset_of = None
-        self.touched = []
+            self.run_of = None
+        self.touched, self.runs = [], []  # last: an interrupt must not leave rows that point to no run
 
     def seal(self) -> None:
         self.open, self.sealed = False, True
