@@ -37,9 +37,11 @@ from lazyflow.tape import (
     build,
     current_tape,
     intern_type,
+    interned,
     leaf_signature,
     refuse_in_cells,
     signature_by_id,
+    table_of_interned,
     tracing,
 )
 from lazyflow.trace import TracedNumber
@@ -613,7 +615,7 @@ def holds_expressions(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(isinstance(v, Expr) or holds_expressions(v) for v in value)
 
 
-_constants: dict[Any, Signature] = {}
+_constants: dict[Any, Signature] = table_of_interned({})
 
 
 def constant(value: Any) -> Expr:
@@ -706,7 +708,7 @@ def _constant_node(tape: Tape, array: Array) -> Expr:
     kind = intern_type(array.shape, array.dtype, tape.device)
     signature = _constants.get(kind)
     if signature is None:
-        signature = _constants.setdefault(kind, leaf_signature(CONSTANT, kind, ints=0))
+        signature = _constants[kind] = interned((CONSTANT, kind), lambda: leaf_signature(CONSTANT, kind, ints=0))
     tape.objects[len(tape.signatures)] = array
     return _append(tape, signature, ())
 
@@ -727,7 +729,7 @@ def _append(
     return handle(tape, row, signature.type)
 
 
-_imports: dict[Type, Signature] = {}
+_imports: dict[Type, Signature] = table_of_interned({})
 
 
 def _local_row(tape: Tape, e: Expr) -> int:
@@ -751,7 +753,9 @@ def _local_row(tape: Tape, e: Expr) -> int:
     if row is None:
         e.tape.seal()
         kind = imported_type(e)
-        signature = _imports.get(kind) or _imports.setdefault(kind, leaf_signature(IMPORT, kind))
+        signature = _imports.get(kind)
+        if signature is None:
+            signature = _imports[kind] = interned((IMPORT, kind), lambda: leaf_signature(IMPORT, kind))
         tape.imports.append((e.tape, e.row))
         row = tape.imported[key] = _append(tape, signature, (), (len(tape.imports) - 1,)).row
     return row
@@ -853,15 +857,17 @@ def _weak_integer(value: Any, operands: Sequence[Any]) -> Any:
     )
 
 
-_signatures: dict[Any, Signature] = {}
+_signatures: dict[Any, Signature] = table_of_interned({})
 
 
 def signature_of(op: Op, types: tuple[Type | Inline, ...], attrs: dict[str, Any]) -> Signature:
-    """The interned signature, kept where it dies with the first parameter in it, or for good if it has none."""
+    """The interned signature, kept where it dies with the first parameter in it, or among all others."""
     owner = next((t.signatures for t in types if isinstance(t, Type) and t.parameter is not None), _signatures)
     key = (op, types, tuple(attrs.items())) if attrs else (op, types)
     found = owner.get(key)
-    return owner.setdefault(key, build(op, types, attrs)) if found is None else found
+    if found is None:
+        found = owner[key] = interned(key, lambda: build(op, types, attrs))
+    return found
 
 
 def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
@@ -929,7 +935,7 @@ Binary = Callable[[Any, Any], Expr]
 
 def unary(op: Op) -> Unary:
     """The recording function of an operation of one operand: one table look-up and two appends."""
-    table: dict[Type, Signature] = {}
+    table: dict[Type, Signature] = table_of_interned({})
 
     def call(x: Any) -> Expr:
         try:
@@ -957,8 +963,8 @@ def unary(op: Op) -> Unary:
 def binary(op: Op) -> Binary:
     """The recording function of an elementwise operation of two operands; Python scalars have a fast path of their
     own."""
-    table: dict[Type, dict[Type, Signature]] = {}
-    right: dict[Type, Signature] = {}
+    table: dict[Type, dict[Type, Signature]] = table_of_interned({})
+    right: dict[Type, Signature] = table_of_interned({})
 
     def call(a: Any, b: Any) -> Expr:
         try:
@@ -1006,7 +1012,7 @@ def binary(op: Op) -> Binary:
 
 def indexed(op: Op) -> Callable[[Any, Any], Expr]:
     """The recording function of an operation of an operand and an index, such as a look-up; the index is payload."""
-    table: dict[Type, Signature] = {}
+    table: dict[Type, Signature] = table_of_interned({})
 
     def call(x: Expr, i: Any) -> Expr:
         if type(i) is int:
@@ -1043,7 +1049,7 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
 
     The first is the fast path, None where it does not apply; the second always records.
     """
-    table: dict[Type, dict[int, Signature]] = {}
+    table: dict[Type, dict[int, Signature]] = table_of_interned({})
     ragged = op.ragged
 
     def again(operands: Sequence[Any]) -> Expr | None:
@@ -1138,7 +1144,7 @@ def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:
     return call
 
 
-_views: dict[Type, dict[Type, Signature]] = {}
+_views: dict[Type, dict[Type, Signature]] = table_of_interned({})
 
 
 def view(x: Expr, kind: Type, offset: int) -> Expr:
@@ -1155,7 +1161,9 @@ def view_signature(source: Type, kind: Type) -> Signature:
     """The signature of a value of type ``source`` seen as ``kind``."""
     table = _views.setdefault(source, {})
     found = table.get(kind)
-    return table.setdefault(kind, leaf_signature(VIEW, kind, operand=source)) if found is None else found
+    if found is None:
+        found = table[kind] = interned((VIEW, source, kind), lambda: leaf_signature(VIEW, kind, operand=source))
+    return found
 
 
 def reshape(x: Any, shape: Any) -> Expr:
@@ -1255,7 +1263,8 @@ def _block(x: Expr, start: int, shape: Shape) -> Expr:
 
 
 _NONE: dict[Any, Any] = {}
-_blocks: dict[Type, dict[Any, tuple[Signature, int]]] = {}
+MOST_BLOCKS = 4096  # of one type that are remembered
+_blocks: dict[Type, dict[Any, tuple[Signature, int]]] = table_of_interned({})
 
 
 def _block_again(x: Expr, key: Any) -> Expr | None:
@@ -1276,7 +1285,10 @@ def _block_again(x: Expr, key: Any) -> Expr | None:
 def _remember_block(x: Expr, key: Any, block: Expr) -> None:
     if x.tape is block.tape and x.tape.open and _is_plain(key):
         part = (key.start, key.stop, key.step) if isinstance(key, slice) else key
-        _blocks.setdefault(x.type, {})[part] = view_signature(x.type, block.type), block.tape.ints[-1]
+        table = _blocks.setdefault(x.type, {})
+        if len(table) >= MOST_BLOCKS:
+            table.clear()
+        table[part] = view_signature(x.type, block.type), block.tape.ints[-1]
 
 
 def _is_plain(key: Any) -> bool:

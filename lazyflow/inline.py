@@ -59,6 +59,7 @@ def _recorded(node: Node, values: Sequence[Any]) -> Expr:
     assert node.signature is not None
     tape = current_tape()
     rows, ints, floats = _columns(tape, node.signature, node, values)
+    tape.keep.add(node.signature)  # which the program holds, and nobody else may
     return append(tape, node.signature, rows, ints, floats)
 
 
@@ -73,7 +74,7 @@ def _columns(
             assert operand.type is not None
             rows.append(local_row(tape, _part(value, operand.type, ref.shift)))
         elif operand.kind == "shared":
-            tape.keep.update((value, signature))
+            tape.keep.add(value)
         elif operand.kind == "int":
             ints.append(int(value))
         else:

@@ -17,9 +17,9 @@ import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from lazyflow import loops, settings
 from lazyflow.device import elements
 from lazyflow.errors import CellError, DeviceError, user_line
 from lazyflow.ops.base import NOTHING, Abstract, Array, Aval, Op, Result, Shape
+
+T = TypeVar("T")
 
 
 class Type:
@@ -45,19 +47,88 @@ class Type:
         self.parameter = None if parameter is None else weakref.ref(parameter)
         # Signatures in which this type is the first parameter: they go when the parameter goes.
         self.signatures: dict[Any, Signature] = {}
+        if parameter is not None:
+            _owners[id(self)] = self
 
     def __repr__(self) -> str:
         return f"{self.dtype.name}{list(self.shape)}" + (" parameter" if self.parameter is not None else "")
 
 
-_TYPES: dict[Any, Type] = {}
+# What is interned is found in two steps. Tables of strong references, which recording reads, hold what was lately asked
+# for; behind them are weak ones, of all that anybody holds. When `MOST` types and signatures were made since the last
+# time, the strong tables are emptied, and what no tape, handle or plan needs goes: see `_sweep`.
+
+MOST = 2048
+_TYPES: weakref.WeakValueDictionary[Any, Type] = weakref.WeakValueDictionary()
+_INTERNED: weakref.WeakValueDictionary[Any, Signature] = weakref.WeakValueDictionary()
+_owners: weakref.WeakValueDictionary[int, Type] = weakref.WeakValueDictionary()  # the types of parameters
+_tapes: weakref.WeakValueDictionary[int, Tape] = weakref.WeakValueDictionary()
+_tables: list[dict[Any, Any]] = []
+_swept: list[Any] = []  # what the tables held when they were emptied last
+_interning = threading.RLock()
+_made = 0
+
+Table = TypeVar("Table", bound="dict[Any, Any]")
+
+
+def table_of_interned(table: Table) -> Table:
+    """A table of types and signatures that is emptied now and then: what it misses is interned again."""
+    _tables.append(table)
+    return table
+
+
+_types: dict[Any, Type] = table_of_interned({})
 
 
 def intern_type(shape: Shape, dtype: np.dtype[Any], device: str = "cpu", requires_grad: bool = False) -> Type:
     """The one `Type` of these properties."""
     key = shape, dtype, device, requires_grad
-    found = _TYPES.get(key)
-    return _TYPES.setdefault(key, Type(shape, dtype, device, requires_grad)) if found is None else found
+    found = _types.get(key)
+    if found is None:
+        found = _types[key] = _interned(_TYPES, key, lambda: Type(shape, dtype, device, requires_grad))
+    return found
+
+
+def interned(key: Any, make: Callable[[], Signature]) -> Signature:
+    """The one signature of a key, which says all that it depends on. The caller keeps it in a `table_of_interned`, or
+    on a tape."""
+    return _interned(_INTERNED, key, make)
+
+
+def _interned(known: weakref.WeakValueDictionary[Any, T], key: Any, make: Callable[[], T]) -> T:
+    global _made
+    with _interning:
+        found = known.get(key)
+        if found is None:
+            found = known[key] = make()
+            _made += 1
+            if _made > MOST:
+                _made = 0
+                _sweep()
+        return found
+
+
+def _sweep() -> None:
+    """Empty the tables of what is interned.
+
+    A tape has but the numbers of its signatures, so first of all it gets them to hold. Somebody may just have looked a
+    signature up and be about to record a node of it: what the tables held is let go at the next sweep, when that node
+    is on its tape.
+    """
+    for tape in _alive(_tapes):
+        tape.keep.update([s for i in set(tape.signatures) if (s := _SIGNATURES[i]()) is not None])
+    _swept[:] = [entry for table in (*_tables, *(t.signatures for t in _alive(_owners))) for entry in _emptied(table)]
+
+
+def _emptied(table: dict[Any, Any]) -> Iterator[Any]:
+    """All entries of a table, one by one: what another thread adds meanwhile is taken, or stays."""
+    with suppress(KeyError):
+        while True:
+            yield table.popitem()
+
+
+def _alive(known: weakref.WeakValueDictionary[int, T]) -> list[T]:
+    return [found for ref in known.valuerefs() if (found := ref()) is not None]
 
 
 class Inline:
@@ -218,13 +289,15 @@ CONSTANT, IMPORT, VIEW, KNOWN = _leaf("constant"), _leaf("import"), _leaf("view"
 OUTPUT, INPUT = _leaf("output"), _leaf("input")
 _KIND_OF = {id(VIEW): loops.VIEW, id(IMPORT): loops.IMPORT, id(OUTPUT): loops.OUTPUT}
 
-_known: dict[Type, Signature] = {}
+_known: dict[Type, Signature] = table_of_interned({})
 
 
 def known_signature(kind: Type) -> Signature:
     """The signature of values of a type that were computed before."""
     found = _known.get(kind)
-    return _known.setdefault(kind, leaf_signature(KNOWN, kind, ints=0)) if found is None else found
+    if found is None:
+        found = _known[kind] = interned((KNOWN, kind), lambda: leaf_signature(KNOWN, kind, ints=0))
+    return found
 
 
 class Tape:
@@ -272,13 +345,14 @@ class Tape:
         self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
         self.imported: dict[tuple[int, int, int], int] = {}
-        self.keep: set[Any] = set()  # parameters and their signatures
+        self.keep: set[Any] = set()  # parameters and their signatures; after a sweep the signatures of all rows
         self.ready: dict[Any, int] = {}  # the signatures of cells that may be recorded on it as things stand
         self.device, self.grad, self.options = options.device, options.grad, options
         self.lines: list[str] | None = [] if options.check_finite else None
         self.open = not options.check_finite
         self.sealed = False
         self.number = next(_tape_numbers)
+        _tapes[self.number] = self
         self.generation = 0  # how often its values were dropped because a parameter had changed
         self.import_generations: dict[int, int] = {}
         # Where values are once they were computed: an index into ``runs`` (-1: not computed) and an element offset.

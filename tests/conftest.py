@@ -1,10 +1,15 @@
 """Tests that need a GPU are skipped where there is none, and say what is missing."""
 
+import hypothesis
 import numpy as np
 import pytest
 
 from lazyflow import arena, device
 from lazyflow.errors import DeviceError
+
+# No test may fail because a machine is busy.
+hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("no clock")
 
 
 def missing_gpu():

@@ -14,7 +14,7 @@ from lazyflow.expr import Expr, constant, constants, getitem, joined, of_one_typ
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
 from lazyflow.ops.shape import pads
-from lazyflow.tape import Type, intern_type
+from lazyflow.tape import Signature, Type, intern_type, table_of_interned
 
 __all__ = [
     "broadcast_to",
@@ -100,7 +100,7 @@ def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
     return concatenate([expand_dims(e, axis) for e in found], axis)
 
 
-_splits: dict[Type, dict[int, tuple[array[int], array[int], Type]]] = {}
+_splits: dict[Type, dict[int, tuple[array[int], array[int], Signature]]] = table_of_interned({})
 
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
@@ -137,9 +137,9 @@ def _equal_parts(x: Expr, sections: int) -> list[Expr]:
         found = _splits[x.type][sections]
     except KeyError:
         found = _splits.setdefault(x.type, {})[sections] = _prepare(x, sections)
-    signatures, offsets, kind = found
+    signatures, offsets, signature = found
     tape = x.tape
-    first = len(tape.signatures)
+    kind, first = signature.type, len(tape.signatures)
     tape.signatures.extend(signatures)
     tape.operands.extend(array("i", (x.row,)) * sections)
     tape.ints.extend(offsets)
@@ -153,13 +153,14 @@ def _equal_parts(x: Expr, sections: int) -> list[Expr]:
     return parts
 
 
-def _prepare(x: Expr, sections: int) -> tuple[array[int], array[int], Type]:
+def _prepare(x: Expr, sections: int) -> tuple[array[int], array[int], Signature]:
     if not x.shape:
         raise ShapeError("split: an expression without axes cannot be split")
     bounds = _bounds(x.shape[0], sections)
     rest = x.size // x.shape[0] if x.shape[0] else 0
     kind = intern_type((bounds[1], *x.shape[1:]), x.dtype, x.device, x.type.requires_grad)
-    return array("i", [view_signature(x.type, kind).id] * sections), array("i", [b * rest for b in bounds[:-1]]), kind
+    signature = view_signature(x.type, kind)
+    return array("i", [signature.id] * sections), array("i", [b * rest for b in bounds[:-1]]), signature
 
 
 def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Expr:

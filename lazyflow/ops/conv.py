@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -159,7 +159,7 @@ def sliding(xp: Any, x: Array, w: Windows, fill: float = 0.0) -> Array:
     )
 
 
-@cache
+@lru_cache(maxsize=512)
 def _places(w: Windows) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]:
     """For every element of a window: its subscript in the windows, and in the padded array."""
     found = []
@@ -507,7 +507,7 @@ def _avg_pool_shape(
     return Result(shape, x.dtype, {"w": w, "counted": counted, "divisor": divisor_override})
 
 
-@cache
+@lru_cache(maxsize=512)
 def _divisors(w: Windows, counted: Shape, divisor: int | None) -> Any:
     """What each window's sum is divided by: the elements in it, ``counted`` of the padding among them."""
     if divisor is not None:
@@ -557,7 +557,7 @@ def _adaptive_shape(x: Abstract, *, output_size: Sequence[int | None]) -> Result
     return Result((*lead, *out), x.dtype, {"sizes": tuple(zip(out, size, strict=True))})
 
 
-@cache
+@lru_cache(maxsize=512)
 def _bins(out: int, size: int) -> Any:
     """The matrix (out, size) of averages over ``out`` bins, from floor(i n / out) to ceil((i + 1) n / out)."""
     i = np.arange(out)[:, None]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def _alone(letters: str, kept: str) -> str | None:
     return None if letters == kept else f"{letters}->{kept}"
 
 
-@cache
+@lru_cache(maxsize=512)
 def _kept(letters: str, others: str) -> str:
     return "".join(dict.fromkeys(letter for letter in letters if letter in others))
 
@@ -68,7 +68,7 @@ def _filled(batch: int, first: str, second: str) -> Any:
     return (*(WHOLE,) * batch, None) if second else (*(WHOLE,) * batch, None, ..., None)
 
 
-@cache
+@lru_cache(maxsize=512)
 def _plan(left: str, right: str, result: str) -> Plan:
     swap = result[:1] not in left and result[:1] in right
     if swap:
@@ -249,7 +249,7 @@ def _dots_loop(rows: int, start: str, columns: int) -> list[str]:
     ]
 
 
-@cache
+@lru_cache(maxsize=512)
 def row_dots(dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], None]:
     """``dots(x, weight, out)``: ``x @ weight.T`` of matrices with contiguous rows, as fast as `rows_product` for a few
     rows, and without a transposed copy of the weights, which costs as much as some dozen rows.
@@ -491,7 +491,7 @@ def _bilinear_shape(x: Abstract, W: Abstract, y: Abstract, b: Abstract | None = 
     return Result(W.shape[:1], dtype)
 
 
-@cache
+@lru_cache(maxsize=512)
 def _first_pair(letters: tuple[str, str, str], shapes: tuple[Shape, Shape, Shape], result: str) -> tuple[Shape, str]:
     """Which two of three operands to contract first, and the letters between: those with the fewest elements."""
     sizes = dict(zip("".join(letters), (size for shape in shapes for size in shape), strict=True))

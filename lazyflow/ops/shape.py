@@ -7,7 +7,7 @@ kernels leave whatever axes lead alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -432,7 +432,7 @@ def _full_key(key: Any, shape: Shape) -> tuple[Any, ...]:
     return tuple(None if part is None else _basic_part(part, next(sizes)) for part in parts)
 
 
-@cache
+@lru_cache(maxsize=512)
 def _subscript(key: tuple[Any, ...]) -> tuple[Any, ...]:
     """A normalised key as NumPy's, behind whatever axes lead."""
     return (..., *(slice(*part[1:]) if isinstance(part, tuple) else part for part in key))
@@ -653,13 +653,13 @@ def _core(pads: Pads, shape: Shape) -> tuple[Any, ...]:
     return (..., *(slice(before, n - after) for n, (before, after) in zip(sizes, pads, strict=True)))
 
 
-@cache
+@lru_cache(maxsize=512)
 def _sources(size: int, pads: tuple[int, int], mode: str) -> np.ndarray[Any, Any]:
     """Which element of an axis stands at each place of the padded axis."""
     return np.pad(np.arange(size), pads, mode)  # type: ignore[call-overload,no-any-return]
 
 
-@cache
+@lru_cache(maxsize=512)
 def _strays(size: int, pads: tuple[int, int], mode: str) -> tuple[tuple[Array, Array], ...]:
     """Rounds that add the places outside the core to the elements that stand there, as `scatter_rounds`."""
     sources, places = _sources(size, pads, mode), np.arange(size + sum(pads))
