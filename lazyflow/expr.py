@@ -70,6 +70,8 @@ class Expr:
     ((3,), dtype('float32'))
     >>> y[0].item() > 2.5
     True
+
+    A deep copy, or what is pickled, is the value as a constant, without what it was computed from.
     """
 
     __slots__ = ("row", "tape", "type")
@@ -122,6 +124,16 @@ class Expr:
         return f"<{type(self).__name__} {self.type!r}>"
 
     __hash__ = object.__hash__
+
+    def __copy__(self) -> Expr:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Expr:
+        found: Expr = memo.setdefault(id(self), constant(self.numpy()))
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return constant, (self.numpy(),)
 
     if TYPE_CHECKING:  # lazyflow.functions.operators installs them
 
@@ -741,6 +753,11 @@ def _local_row(tape: Tape, e: Expr) -> int:
     if row is None and e.row in e.tape.objects and e.tape.device == tape.device:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
         row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
+    if e.tape.trace is not None:
+        raise CellError(
+            f"{user_line()}: an expression of the inside of the {e.tape.trace.name} is used outside of it, where it "
+            "has no value: the body is recorded once, for all calls; return the expression"
+        )
     if row is None and tape.trace is not None:
         raise CellError(
             f"{user_line()}: the {tape.trace.name} uses an expression that was recorded outside of it, of shape "
@@ -829,14 +846,13 @@ def _holds_numbers(o: Any) -> bool:
     return not isinstance(o, np.generic) and bool(getattr(o, "dtype", np.bool_) != np.bool_)
 
 
-def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[Any]) -> TracedNumber:
+def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[Any]) -> Any:
     """A number of a cell's call as an operand: a scalar beside floating expressions, or an index; else its value
-    counts."""
+    counts. NumPy's scalars are payload only as indices."""
     beside = [e for e in operands if isinstance(e, Expr)]
-    weak = op.elementwise and any(e.dtype.kind == "f" for e in beside) and not isinstance(o.value, bool)
-    if not (weak or (not op.elementwise and not op.stacked and isinstance(o.value, int))):
-        o.needed()
-    return o
+    weak = op.elementwise and any(e.dtype.kind == "f" for e in beside) and not isinstance(o.value, np.generic)
+    index = not op.elementwise and not op.stacked and isinstance(o.value, int | np.integer)
+    return o if weak or index else o.needed()
 
 
 def _is_floating(o: Any) -> bool:
@@ -884,8 +900,8 @@ def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
     floats: list[float] = []
     for value, kind in zip(values, types, strict=True):
         if isinstance(value, TracedNumber):
-            column = ("floats", floats) if kind is SCALAR else ("ints", ints)
-            tape.trace.links[len(tape), column[0], len(column[1])] = value
+            name, column = ("floats", floats) if kind is SCALAR else ("ints", ints)
+            tape.trace.link(value, len(tape), name, len(column), len(getattr(tape, name)))
             value = value.value
         if kind is SCALAR:
             floats.append(value)

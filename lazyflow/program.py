@@ -117,7 +117,7 @@ def program_of(
         tuple(reader.parameters),
         tuple(reader.constants),
     )
-    numbers = {row: k for k, row in enumerate(_input_rows(tape))}
+    numbers = {row: k for k, row in enumerate(_input_rows(tape))} | trace.given
     return program, tuple(numbers[row] for row in reader.inputs), tuple(reader.ints), tuple(reader.floats)
 
 
@@ -173,7 +173,7 @@ class _Reader:
 
     def _read(self, i: int, signature: Signature) -> Ref:
         row, kind = int(self.graph.origin[i]), signature.type
-        if signature.op is INPUT_NODE:
+        if signature.op is INPUT_NODE or row in self.trace.given:
             index = self.inputs.setdefault(row, len(self.inputs))
             return Ref(INPUT, index, 0, kind.shape, kind.dtype, kind.size, kind.requires_grad)
         if signature.op is CONSTANT_NODE:

@@ -2,23 +2,20 @@
 
 Expressions are stood for by nodes of a tape of their own. A Python number among the arguments is stood for by a
 `TracedNumber`: where it is only used as an index or as a factor it is payload of each call, so that calls with
-different words or classes run together. Wherever its value is needed (``range(n)``, ``if n > 2``) it raises
-`NeedsValue`, and the cell is traced again with the number itself, once for every value.
+different words or classes run together. Wherever its value is needed (``range(n)``, ``if n > 2``) it gives its value,
+and the trace notes that its program is good for this value only.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from lazyflow.random import Stream
-
-
-class NeedsValue(Exception):
-    """The body of a cell uses the number at this position in a way that depends on its value."""
-
-    def __init__(self, position: int) -> None:
-        super().__init__(position)
-        self.position = position
 
 
 class TracedNumber:
@@ -39,44 +36,92 @@ class TracedNumber:
 
     def below(self, name: str, size: int) -> TracedNumber:
         """The number as an index, which every call checks: from 0 to ``size - 1``. Raises ``IndexError``."""
-        check_limit(name, self.value, size)
-        self.trace.limits.append((self.position, size, name))
+        if not 0 <= self.value < size:
+            raise IndexError(
+                f"{name}: index {self.value} is out of range for {size} entries, with indices 0 to {size - 1}"
+            )
+        self.trace.limits.append((self.position, size))
         return self
 
-    def needed(self, *_: Any) -> NoReturn:
-        """Say that the value is needed."""
-        raise NeedsValue(self.position)
+    def needed(self) -> Any:
+        """The value, on which the program depends from now on."""
+        self.trace.static.add(self.position)
+        return self.value
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in ("type", "tape", "dtype", "shape", "ndim"):
-            raise AttributeError(name)
-        raise NeedsValue(self.position)
+            return getattr(self.needed(), name) if isinstance(self.value, np.generic) else _none_such(name)
+        return getattr(self.needed(), name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.asarray(self.needed(), dtype)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.needed(), spec)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.needed(), digits)
 
 
-_VALUE_METHODS = (
-    "abs add and array bool ceil complex divmod eq float floor floordiv format ge gt hash index int invert le lshift lt"
-    " mod mul ne neg or pos pow radd rand rdivmod repr rfloordiv rlshift rmod rmul ror round rpow rrshift rshift rsub"
-    " rtruediv rxor str sub truediv trunc xor"
-)
-for _name in _VALUE_METHODS.split():
-    setattr(TracedNumber, f"__{_name}__", TracedNumber.needed)
+def _none_such(name: str) -> Any:
+    raise AttributeError(name)
 
 
-def check_limit(name: str, value: float, size: int) -> None:
-    """Raise ``IndexError`` for an index that is not from 0 to ``size - 1``."""
-    if not 0 <= value < size:
-        raise IndexError(f"{name}: index {value} is out of range for {size} entries, with indices 0 to {size - 1}")
+def _unary(function: Callable[[Any], Any]) -> Any:
+    return lambda self: function(self.needed())
+
+
+def _binary(function: Callable[[Any, Any], Any]) -> Any:
+    """Beside an expression the number stays payload: the expression's own operator records it."""
+    return lambda self, other: NotImplemented if hasattr(type(other), "tape") else function(self.needed(), other)
+
+
+def _reflected(function: Callable[[Any, Any], Any]) -> Any:
+    return lambda self, other: function(other, self.needed())
+
+
+_UNARY: dict[str, Callable[[Any], Any]] = {
+    "abs": abs, "bool": bool, "ceil": math.ceil, "complex": complex, "float": float, "floor": math.floor, "hash": hash,
+    "index": operator.index, "int": int, "invert": operator.invert, "neg": operator.neg, "pos": operator.pos,
+    "repr": repr, "str": str, "trunc": math.trunc,
+}  # fmt: skip
+_BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    "add": operator.add, "and": operator.and_, "divmod": divmod, "floordiv": operator.floordiv,
+    "lshift": operator.lshift, "mod": operator.mod, "mul": operator.mul, "or": operator.or_, "pow": pow,
+    "rshift": operator.rshift, "sub": operator.sub, "truediv": operator.truediv, "xor": operator.xor,
+}  # fmt: skip
+_COMPARISONS = {name: getattr(operator, name) for name in ("eq", "ge", "gt", "le", "lt", "ne")}
+for _name, _one in _UNARY.items():
+    setattr(TracedNumber, f"__{_name}__", _unary(_one))
+for _name, _two in (*_BINARY.items(), *_COMPARISONS.items()):
+    setattr(TracedNumber, f"__{_name}__", _binary(_two))
+for _name, _two in _BINARY.items():
+    setattr(TracedNumber, f"__r{_name}__", _reflected(_two))
 
 
 class Trace:
-    """What is learned while the body of a cell is recorded: where payload enters, the limits of indices, and the
-    streams that it draws from. ``name`` is that of the cell."""
+    """What is learned while the body of a cell is recorded: where payload enters, the limits of indices, the streams
+    that it draws from, and the numbers whose values it has asked for. ``name`` is that of the cell."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.links: dict[tuple[int, str, int], TracedNumber] = {}  # by row, column and place in the row's payload
-        self.limits: list[tuple[int, int, str]] = []
+        self.places: dict[tuple[int, str, int], int] = {}  # of the same, their places in the tape's column
+        self.limits: list[tuple[int, int]] = []  # positions of numbers, and how many entries they are indices of
         self.streams: list[Stream] = []
+        self.static: set[int] = set()
+        self.given: dict[int, int] = {}  # rows of constants that are operands of the call, and which
+
+    def link(self, number: TracedNumber, row: int, column: str, place: int, start: int) -> None:
+        """Note that a number is the payload of a row, whose own begins at ``start`` of the column."""
+        self.links[row, column, place] = number
+        self.places[row, column, place] = start + place
+
+    def settle(self) -> None:
+        """Let go of the links of numbers whose values the program depends on, when the body has run."""
+        for key in [key for key, number in self.links.items() if number.position in self.static]:
+            del self.links[key], self.places[key]
+        self.limits = [limit for limit in dict.fromkeys(self.limits) if limit[0] not in self.static]
 
     def draw(self, stream: Stream) -> tuple[TracedNumber, TracedNumber]:
         """Seed and count of a draw that every call makes anew."""

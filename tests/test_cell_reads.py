@@ -1,6 +1,16 @@
 """What the body of a cell reads: every call gives what the undecorated function gives now, or an error says why not."""
 
+import collections
 import copy
+import dataclasses
+import enum
+import functools
+import gc
+import itertools
+import pickle
+import random
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -101,3 +111,471 @@ def test_a_kept_root_over_a_detached_parameter_is_of_now():
     w.assign(Y)
     close(kept.forward().numpy(), Y * Y)
     assert not kept.requires_grad
+
+
+# What a call depends on: in every call, the values and dtypes of the function itself.
+
+
+def value(e):
+    return e.numpy() if isinstance(e, lf.Expr) else np.asarray(e)
+
+
+def agree(body, calls, between=lambda k: None):
+    """Call a cell and its body with the same arguments, what they see being changed ``between``."""
+    cell, x = lf.cell(body), lf.constant(X)
+    for k, args in enumerate(calls):
+        between(k)
+        expected, found = value(body(x, *args)), value(cell(x, *args))
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected, err_msg=f"call {k} with {args}")
+
+
+class Colour(enum.Enum):
+    RED, GREEN = 1, 2
+
+
+class Level(enum.IntEnum):
+    LOW, HIGH = 1, 2
+
+
+def scaled_by(k):
+    return lambda v: v * k
+
+
+NAN = float("nan")
+ARGUMENTS = {
+    "strings": (lambda x, s: x * (2 if s == "a" else 3), ["a", "b", "a", "aa"]),
+    "zeros": (lambda x, t: x * np.copysign(1.0, t), [0.0, -0.0, 0.0, 0, NAN, NAN, -0.0]),
+    "numbers alike": (lambda x, t: x * {bool: 2, int: 3, float: 5}[type(t)], [1, True, 1.0, 1, True]),
+    "their classes": (lambda x, t: x * {bool: 2, int: 3, float: 5}[t.__class__], [1.0, 1, True, 1]),
+    "factors": (lambda x, t: x * t, [1, True, 1.0, -0.0, 0.0, NAN, 2**40, -(2**70)]),
+    "scalars of NumPy": (
+        lambda x, t: x.astype("float32") * t,
+        [np.float32(0.1), np.float64(0.1), 0.1, np.float16(0.1), np.int8(3), np.int64(2**40), np.bool_(True)],
+    ),
+    "scalars beside integers": (
+        lambda x, t: (x * 4).astype("int32") * t,
+        [np.float32(1.5), np.float64(1.5), 1.5, np.int8(3), np.int64(3), 3, True, 2**20],
+    ),
+    "indices": (lambda x, i: x[i] + lf.pick(x, i), [0, np.int64(1), np.int32(2), -1, 1]),
+    "lists": (lambda x, v: x * len(v) * v[0], [[1.0, 2.0], [2.0, 1.0], (2.0, 1.0), [2.0, 1.0, 3.0], [-0.0], [0.0]]),
+    "nested": (lambda x, v: x * v[0]["k"][1], [[{"k": (1, 2.0)}], [{"k": (1, 3.0)}], ({"k": [1, 3]},)]),
+    "types": (lambda x, t: x.astype(t) * 1, ["float32", np.float64, np.dtype("float32"), float, np.float32]),
+    "dicts": (
+        lambda x, d: x * len(d) + next(iter(d.values())),
+        [{"k": 1}, {"k": 1, "l": 2}, {"l": 2, "k": 1}, {"k": 2}],
+    ),
+    "keys": (lambda x, d: x * (2 if type(next(iter(d))) is bool else 3), [{True: 1}, {1: 1}, {1.0: 1}, {True: 1}]),
+    "members": (lambda x, c: x * c.value + (c is Colour.RED), [Colour.RED, Colour.GREEN, Colour.RED]),
+    "integer members": (lambda x, c: x * c, [Level.LOW, Level.HIGH, 1, Level.HIGH]),
+    "functions": (
+        lambda x, f: f(x),
+        [lf.tanh, lf.exp, lambda v: v * 2, lambda v: v * 3, functools.partial(lf.clip, low=0, high=1), lf.tanh],
+    ),
+    "closures": (lambda x, f: f(x), [scaled_by(2.0), scaled_by(3.0), scaled_by(-0.0), scaled_by(0.0), scaled_by(2.0)]),
+    "sets": (lambda x, v: x * len(v), [frozenset({1}), frozenset({1, 2}), frozenset()]),
+    "None": (lambda x, v: x * 2 if v is None else x * v, [None, 0, None, False]),
+    "ranges": (lambda x, r: lf.sum([x * (k + 1) for k in r]), [range(2), range(3), range(1, 2)]),
+    "slices": (lambda x, s: x[s], [slice(0, 2), slice(1, 3), slice(None)]),
+    "complex": (lambda x, c: x * c.imag, [1 + 2j, 1 - 2j, complex(0, -0.0)]),
+    "bytes": (lambda x, b: x * len(b), [b"a", b"ab"]),
+}
+
+
+@pytest.mark.parametrize(("body", "arguments"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_every_argument_counts(body, arguments):
+    agree(body, [(argument,) for argument in arguments * 2])
+
+
+@dataclasses.dataclass
+class Options:
+    scale: float = 1.0
+    steps: list = dataclasses.field(default_factory=lambda: [1.0])
+    array: object = dataclasses.field(default_factory=lambda: np.arange(1000.0))
+    table: dict = dataclasses.field(default_factory=lambda: {"k": [1.0, 2.0]})
+    queue: object = dataclasses.field(default_factory=lambda: collections.deque([1.0]))
+
+
+class Holder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.options, self.scale, self.table = Options(), 1.0, {"k": [1.0, 2.0]}
+        self.register_buffer("buffer", np.ones(300))
+
+
+class Slotted:
+    __slots__ = ("options",)
+
+
+class Hidden:
+    """What it shows, it computes."""
+
+    def __init__(self):
+        self._v, self.limit = 1.0, 3
+
+    @property
+    def scale(self):
+        return self._v * 2
+
+    def __len__(self):
+        return self.limit
+
+    def __getitem__(self, k):
+        return self._v + k
+
+
+MODULE, OPTIONS, SLOTTED, HIDDEN, CLOSED = Holder(), Options(), Slotted(), Hidden(), [1.0, [2.0]]
+SLOTTED.options = OPTIONS
+FACTOR, CALLED = 1.0, lf.tanh
+
+
+def helper(v, extra=[1.0], *, offset={"k": 0.0}):  # noqa: B006
+    return deeper(v) * extra[0] + offset["k"]
+
+
+def deeper(v):
+    return v * FACTOR
+
+
+class Doubling:
+    factor = 2.0
+
+    def apply(self, v):
+        return v * self.factor
+
+
+DOUBLING = Doubling()
+
+
+def set_global(name, v):
+    globals()[name] = v
+
+
+CHANGES = {
+    "an attribute of an argument": (lambda x, o: x * o.scale, OPTIONS, lambda k: setattr(OPTIONS, "scale", k + 1.0)),
+    "an attribute of a global": (lambda x: x * OPTIONS.scale, None, lambda k: setattr(OPTIONS, "scale", k + 1.0)),
+    "an attribute by its name": (
+        lambda x: x * getattr(OPTIONS, "sca" + "le"), None, lambda k: setattr(OPTIONS, "scale", k + 1.0),
+    ),
+    "all attributes": (lambda x: x * vars(OPTIONS)["scale"], None, lambda k: setattr(OPTIONS, "scale", k + 1.0)),
+    "fields": (
+        lambda x: x * dataclasses.asdict(OPTIONS)["scale"], None, lambda k: setattr(OPTIONS, "scale", k + 1.0),
+    ),
+    "a new attribute": (
+        lambda x: x * getattr(DOUBLING, "extra", 1.0), None, lambda k: setattr(DOUBLING, "extra", k + 1.0),
+    ),
+    "an attribute before the class's": (
+        lambda x: x * DOUBLING.factor, None, lambda k: k and setattr(DOUBLING, "factor", float(k)),
+    ),
+    "a list in place": (lambda x, o: x * o.steps[0], OPTIONS, lambda k: OPTIONS.steps.__setitem__(0, k + 1.0)),
+    "a list that grows": (lambda x, o: x * len(o.steps), OPTIONS, lambda k: OPTIONS.steps.append(k)),
+    "a deep dict": (lambda x, o: x * o.table["k"][1], OPTIONS, lambda k: OPTIONS.table["k"].__setitem__(1, k)),
+    "a large array": (lambda x, o: x * o.array[-1], OPTIONS, lambda k: OPTIONS.array.__setitem__(-1, k)),
+    "a large array as a constant": (
+        lambda x, o: x * lf.sum(lf.constant(o.array)), OPTIONS, lambda k: OPTIONS.array.__setitem__(7, k),
+    ),
+    "a deque": (lambda x, o: x * o.queue[-1], OPTIONS, lambda k: OPTIONS.queue.append(float(k))),
+    "a module's attribute": (lambda x, m: x * m.scale, MODULE, lambda k: setattr(MODULE, "scale", k + 1.0)),
+    "a module's dict": (lambda x, m: x * m.table["k"][0], MODULE, lambda k: MODULE.table.update(k=[float(k)])),
+    "a module's options": (
+        lambda x, m: x * m.options.scale, MODULE, lambda k: setattr(MODULE.options, "scale", k + 1.0),
+    ),
+    "a module's buffer": (lambda x, m: x * m.buffer[-1], MODULE, lambda k: MODULE.buffer.__setitem__(-1, k)),
+    "a module's settings in the closure": (
+        lambda x: x * MODULE.options.steps[0] * MODULE.scale,
+        None,
+        lambda k: (setattr(MODULE, "scale", k + 1.0), MODULE.options.steps.__setitem__(0, k + 2.0)),
+    ),
+    "slots": (lambda x, s: x * s.options.scale, SLOTTED, lambda k: setattr(OPTIONS, "scale", k + 1.0)),
+    "a property": (lambda x, h: x * h.scale, HIDDEN, lambda k: setattr(HIDDEN, "_v", k + 1.0)),
+    "a length": (lambda x, h: x * len(h), HIDDEN, lambda k: setattr(HIDDEN, "limit", k + 1)),
+    "an item": (lambda x, h: x * h[2], HIDDEN, lambda k: setattr(HIDDEN, "_v", k + 1.0)),
+    "a global": (lambda x: x * FACTOR, None, lambda k: set_global("FACTOR", k + 1.0)),
+    "the sign of a global zero": (
+        lambda x: x * FACTOR, None, lambda k: set_global("FACTOR", [0.0, -0.0][k % 2]),
+    ),
+    "a global of a helper": (lambda x: helper(x), None, lambda k: set_global("FACTOR", k + 1.0)),
+    "a default of a helper": (lambda x: helper(x), None, lambda k: helper.__defaults__[0].__setitem__(0, k + 1.0)),
+    "a keyword's default": (lambda x: helper(x), None, lambda k: helper.__kwdefaults__["offset"].update(k=k + 1.0)),
+    "a function among the globals": (
+        lambda x: CALLED(x), None, lambda k: set_global("CALLED", [lf.tanh, lf.exp][k % 2]),
+    ),
+    "a method of a class": (
+        lambda x: DOUBLING.apply(x),
+        None,
+        lambda k: setattr(Doubling, "apply", lambda self, v: v * (k + 1.0)) if k else None,
+    ),
+    "a list of the closure": (lambda x: x * CLOSED[1][0], None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
+    "globals by name": (lambda x: x * globals()["FACTOR"], None, lambda k: set_global("FACTOR", k + 1.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "argument", "change"), CHANGES.values(), ids=CHANGES)
+def test_every_change_is_seen(body, argument, change):
+    kept = {n: copy.deepcopy(globals()[n]) for n in ("FACTOR", "CALLED", "CLOSED")}
+    apply = Doubling.apply
+    try:
+        agree(body, [() if argument is None else (argument,)] * 5, change)
+        agree(body, [() if argument is None else (argument,)] * 5, lambda k: change(k // 2))
+    finally:
+        globals().update(kept)
+        Doubling.apply = apply
+        vars(DOUBLING).clear()
+
+
+RNG = np.random.default_rng(0)
+DRAWS = {
+    "a generator of NumPy's": lambda x: x * RNG.normal() + RNG.normal(size=3),
+    "a generator that is an argument": lambda x, g=RNG: x * g.normal(),
+    "NumPy's own": lambda x: x * np.random.rand(),  # noqa: NPY002
+    "Python's own": lambda x: x * random.random(),
+    "an iterator": lambda x: x * next(ITERATOR),
+    "a stream's generator": lambda x: x * STREAM.generator().normal(),
+}
+ITERATOR, STREAM = iter([]), lf.Stream(3)
+
+
+@pytest.mark.parametrize("body", DRAWS.values(), ids=DRAWS)
+def test_what_cannot_be_watched_is_read_at_every_call(body):
+    found = []
+    for function in (body, lf.cell(body)):
+        RNG.bit_generator.state = np.random.default_rng(5).bit_generator.state
+        np.random.seed(5)  # noqa: NPY002
+        random.seed(5)
+        STREAM.reseed(5)
+        set_global("ITERATOR", iter([1.0, 2.0, 3.0, 4.0]))
+        x = lf.constant(X)
+        found.append([function(x).numpy() for _ in range(4)])
+    np.testing.assert_array_equal(*found)
+    assert len({v.tobytes() for v in found[0]}) == 4
+
+
+def test_calls_of_a_body_that_runs_every_time_share_a_launch():
+    cell, x = lf.cell(lambda x: lf.tanh(x * RNG.normal() + RNG.normal(size=3))), lf.constant(X)
+    groups = lf.explain(lf.sum([cell(x) for _ in range(5)])).groups
+    assert [(g.nodes, g.launches) for g in groups if g.operation.startswith("cell")] == [(5, 1)]
+
+
+def test_a_clock_is_read_at_every_call():
+    cell, x = lf.cell(lambda x: x * time.perf_counter()), lf.constant(np.ones(1))
+    first, second = cell(x).item(), cell(x).item()
+    assert second > first
+
+
+class Counting(nn.Module):
+    """A state that its forward changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.t, self.w = 0, lf.Parameter(X)
+
+    def step(self, x):
+        self.t += 1
+        return x * self.t * self.w
+
+    forward = lf.cell(step)
+
+
+def test_a_module_whose_state_changes_in_the_body():
+    one, two = Counting(), Counting()
+    for _ in range(4):
+        close(one(lf.constant(Y)).numpy(), two.step(lf.constant(Y)).numpy())
+    assert one.t == two.t == 4
+
+
+ITERATORS = {
+    "a generator": lambda: (i for i in (1.0, 2.0)),
+    "an iterator": lambda: iter([1.0]),
+    "zip": lambda: zip([1], [2], strict=True),
+    "map": lambda: map(abs, [1]),
+    "count": itertools.count,
+}
+
+
+@pytest.mark.parametrize("make", ITERATORS.values(), ids=ITERATORS)
+def test_iterators_are_refused(make):
+    with pytest.raises(TypeError, match="list"):
+        lf.cell(lambda x, g: x * sum(g))(lf.constant(X), make())
+
+
+# Names of parameters, keywords and defaults.
+
+NAMES = (
+    "len float int id tuple list miss _ __ _id _fast _general tape row x1 k3 e0 f0 d0 Expr valid STRUCTURE current_tape"
+)
+
+
+@pytest.mark.parametrize("name", [*NAMES.split(), "otherwise", "record", "recorded", "number", "known"])
+def test_parameters_may_have_any_name(name):
+    space = {}
+    exec(
+        f"def first({name}, y): return y * {name}\n"
+        f"def keyword(y, *, {name}=2.0): return y * {name}\n"
+        f"class Held:\n  def method({name}, y): return y * {name}.v\n",
+        space,
+    )
+    first, keyword, held = lf.cell(space["first"]), lf.cell(space["keyword"]), space["Held"]()
+    type(held).method = lf.cell(type(held).method)
+    x = lf.constant(X)
+    for v in (2.0, 3.0, 3.0, 2.0):
+        held.v = v
+        close(first(v, x).numpy(), X * v)
+        close(first(**{name: v, "y": x}).numpy(), X * v)
+        close(keyword(x, **{name: v}).numpy(), X * v)
+        close(held.method(x).numpy(), X * v)
+    close(keyword(x).numpy(), X * 2)
+
+
+def test_keywords_and_defaults_are_the_same_call():
+    runs = []
+
+    def body(x, n=2, *, k=3.0):
+        runs.append(n)
+        return x * range(n + 1)[n] * k
+
+    cell, x = lf.cell(body), lf.constant(X)
+    for call in (lambda: cell(x), lambda: cell(x, 2), lambda: cell(x, n=2), lambda: cell(n=2, x=x, k=3.0)):
+        close(call().numpy(), X * 6)
+    assert len(runs) == 1
+    with pytest.raises(TypeError, match="body"):
+        cell(x, m=2)
+    with pytest.raises(TypeError, match="body"):
+        cell()
+
+
+# Methods, whatever they are.
+
+
+class Methods:
+    def __init__(self, v):
+        self.v = v
+        self.bound = lf.cell(self.plain)
+
+    def plain(this, x):
+        return x * this.v
+
+    @lf.cell
+    def named(this, x):
+        return x * this.v
+
+    @staticmethod
+    @lf.cell
+    def static(x):
+        return x * 2
+
+    @lf.cell
+    @staticmethod
+    def static_inside(x):
+        return x * 3
+
+    @classmethod
+    @lf.cell
+    def of_class(cls, x):
+        return x * cls.k
+
+    k = 5.0
+
+
+def test_methods_of_all_kinds():
+    one, two, x = Methods(2.0), Methods(3.0), lf.constant(X)
+    for factor in (1.0, 2.0):
+        one.v, two.v = factor * 2, factor * 3
+        for _ in range(2):
+            for o in (one, two):
+                close(o.named(x).numpy(), X * o.v)
+                close(o.bound(x).numpy(), X * o.v)
+                close(lf.cell(o.plain)(x).numpy(), X * o.v)
+            close(Methods.static(x).numpy(), X * 2)
+            close(one.static(x).numpy(), X * 2)
+            close(one.static_inside(x).numpy(), X * 3)
+            close(Methods.of_class(x).numpy(), X * 5)
+
+
+def test_objects_that_can_be_called_are_refused_with_what_to_write():
+    for what in (nn.Linear(3, 3), functools.partial(lf.clip, low=0)):
+        with pytest.raises(TypeError, match=r"lf\.cell\(lambda"):
+            lf.cell(what)
+
+
+class Stateful(nn.Module):
+    """A module with a cell among its attributes, that keeps its last state."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.h = lf.Parameter(X), None
+        self.step = lf.cell(self.body)
+
+    def body(self, x):
+        return lf.tanh(x * self.w)
+
+    def forward(self, x):
+        self.h = self.step(x)
+        return self.h
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m))}
+
+
+@pytest.mark.parametrize("again", COPIES.values(), ids=COPIES)
+def test_copies_of_a_module_that_keeps_its_state(again):
+    module = Stateful()
+    state = module(lf.constant(Y)).numpy()
+    other = again(module)
+    close(other.h.numpy(), state)
+    assert not other.h.requires_grad
+    other.w.assign(Y)
+    close(other(lf.constant(Y)).numpy(), np.tanh(Y * Y))
+    close(module(lf.constant(Y)).numpy(), state)
+
+
+def test_modules_that_are_arguments_die():
+    cell = lf.cell(lambda m, x: m(x) * 2)
+    module = nn.Linear(3, 3)
+    for _ in range(3):
+        cell(module, lf.constant(np.float32(X))).numpy()
+    gone = weakref.ref(module), weakref.ref(module.weight)
+    del module
+    gc.collect()
+    assert [g() for g in gone] == [None, None]
+
+
+def test_a_body_that_raises_leaves_nothing_half_done():
+    w, stream = lf.Parameter(X), lf.Stream(1)
+    fail = [True]
+
+    @lf.cell
+    def body(x, i):
+        y = lf.dropout(x * w, 0.5, stream=stream)
+        if fail[0]:
+            raise RuntimeError("no")
+        return y * lf.pick(x, i)
+
+    x = lf.constant(X)
+    rows = len(x.tape)
+    with pytest.raises(RuntimeError, match="no"):
+        body(x, 0)
+    fail[0] = False
+    with pytest.raises(IndexError):
+        body(x, 7)
+    assert len(x.tape) == rows
+    body(x, 0)
+    draws, rows = stream.count, len(x.tape)
+    with pytest.raises(IndexError):
+        body(x, 7)
+    assert (stream.count - draws, len(x.tape) - rows) in ((0, 0), (1, len(x.tape) - rows))
+    assert lf.constant(X).tape is x.tape
+
+
+def test_an_expression_that_leaks_out_of_a_body_is_refused():
+    leaked = []
+
+    @lf.cell
+    def body(x):
+        leaked.append(x * 2)
+        return leaked[-1] * 3
+
+    close(body(lf.constant(X)).numpy(), X * 6)
+    with pytest.raises(lf.CellError, match="return"):
+        lf.constant(X) + leaked[0]
+    with pytest.raises(lf.CellError):
+        leaked[0].numpy()

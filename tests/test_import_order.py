@@ -48,6 +48,8 @@ ORDER = (
     "grad",
     "vmap",
     "check_grads",
+    "visible",
+    "recorder",
     "cell",
     "explain",
     "state",

@@ -34,7 +34,7 @@ def _class(name: str, i: Any, scores: Expr) -> Any:
 
 def _is_index(target: Any) -> bool:
     if isinstance(target, TracedNumber):
-        return isinstance(target.value, int)
+        return isinstance(target.value, int | np.integer)
     return isinstance(target, int | np.integer) and not isinstance(target, bool)
 
 

@@ -1,0 +1,326 @@
+"""Recording a call of a cell: in general, and by code that is made for one way to call it.
+
+A `Recorder` says how a call becomes rows of a tape. To find out which recorder a call needs takes longer than to record
+a plain operation. So for each of the few ways in which a cell is called, a function is printed that checks that
+everything is as it was, appends the rows, and makes the handles of the results, or hands the call on to the function
+for another way, the last of them to the general one. It is printed once and never changed.
+"""
+
+from __future__ import annotations
+
+import struct
+import weakref
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lazyflow import settings
+from lazyflow.errors import generated
+from lazyflow.expr import STRUCTURE, Expr
+from lazyflow.expr import _append as append
+from lazyflow.expr import _local_row as local_row
+from lazyflow.tape import Signature, Tape, Type, current_tape
+from lazyflow.visible import MISSING, Guard, hides_state
+
+__all__ = ["EXPRESSION", "NUMBER", "OBJECT", "Path", "Payload", "Recorder", "path_of", "rebuilt"]
+
+
+class _Leaf:
+    """In a structure: the place of an expression, a number, or an object."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return self.kind
+
+
+EXPRESSION, NUMBER, OBJECT = _Leaf("expression"), _Leaf("number"), _Leaf("object")
+
+
+def rebuilt(structure: Any, results: Iterator[Any]) -> Any:
+    """The results of a call from their structure: containers are made anew, with these expressions."""
+    if structure is EXPRESSION:
+        return next(results)
+    kind, *parts = structure
+    if kind is tuple or kind is list:
+        return kind(rebuilt(p, results) for p in parts)
+    if kind is dict:
+        return {k: rebuilt(p, results) for k, p in parts}
+    if hasattr(kind, "_fields"):
+        return kind(*(rebuilt(p, results) for p in parts))
+    return parts[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """What fills the payload of a call: ``("number", position)`` of its arguments, ``("seed", k)`` or ``("count", k)``
+    of its ``k``-th draw."""
+
+    ints: tuple[tuple[str, int], ...]
+    floats: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorder:
+    """How to record a call: its signature, which of the expressions are its operands, its payload, the limits of its
+    indices, the streams it draws from, the structure of its results, its parameters, and by position the values of
+    those numbers among the arguments that it is good for one value of."""
+
+    signature: Signature
+    operands: tuple[int, ...]
+    payload: Payload
+    limits: tuple[tuple[int, int], ...]
+    streams: tuple[Any, ...]
+    results: Any
+    parameters: tuple[Type, ...]
+    static: dict[int, float]
+
+    def fits(self, numbers: Sequence[float]) -> bool:
+        """Whether these numbers can be the payload: indices that are in range, and what a tape can hold."""
+        if not all(0 <= numbers[position] < size for position, size in self.limits):
+            return False
+        try:
+            array("i", [numbers[k] for what, k in self.payload.ints if what == "number"])
+            array("d", [numbers[k] for what, k in self.payload.floats if what == "number"])
+        except OverflowError:
+            return False
+        return True
+
+    def __call__(self, expressions: Sequence[Expr], numbers: Sequence[float]) -> Any:
+        """Record a call with these leaves of its arguments."""
+        tape = current_tape()
+        rows = [local_row(tape, expressions[k]) for k in self.operands]
+        self.keep(tape)
+        draws = [stream.draw() for stream in self.streams]
+        ints = [_payload_value(entry, numbers, draws) for entry in self.payload.ints]
+        floats = [_payload_value(entry, numbers, draws) for entry in self.payload.floats]
+        first = append(tape, self.signature, rows, ints, floats)
+        found = [first]
+        for signature in self.signature.further:
+            found.append(append(tape, signature, (first.row,)))
+        return rebuilt(self.results, iter(found))
+
+    def keep(self, tape: Tape) -> None:
+        """The tape keeps alive what its nodes need."""
+        if self.signature not in tape.keep:
+            tape.keep.add(self.signature)
+            tape.keep.update(kind.parameter() for kind in self.parameters if kind.parameter is not None)
+
+
+def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequence[tuple[int, int]]) -> Any:
+    what, which = entry
+    if what == "number":
+        return numbers[which]
+    return draws[which][what == "count"]
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """``record(*values)`` records a call like the one it was made from, and hands any other on to ``otherwise`` in
+    ``names``. ``valid`` holds the one count of changes of modules that it is known to be good for."""
+
+    recorder: Recorder
+    valid: list[int]
+    record: Callable[..., Any]
+    guards: tuple[Guard, ...]
+    names: dict[str, Any]
+
+    def holds(self, guards: Sequence[Guard]) -> bool:
+        """Whether what it checks is still so."""
+        return len(guards) == len(self.guards) and all(
+            a.value is b.value if a.kind in ("is", "attribute", "cell") else a.value == b.value
+            for a, b in zip(guards, self.guards, strict=True)
+        )
+
+
+class _Unusual(Exception):
+    """Arguments that no code is made for."""
+
+
+def path_of(
+    recorder: Recorder, values: Sequence[Any], guards: tuple[Guard, ...], options: settings.Settings, structure: int
+) -> Path | None:
+    """The code for calls like one with ``values``, or None for arguments that are not made of expressions of one tape,
+    numbers, strings, None and modules."""
+    names = [f"x{k + 1}" for k in range(len(values))]
+    printer = _Printer(recorder, options, [structure], names)
+    try:
+        for name, value in zip(names, values, strict=True):
+            printer.take_apart(name, value)
+        printer.tests += [printer.guard(guard) for guard in guards]
+        printer.record()
+    except _Unusual:
+        return None
+    lines = [f"   {line}" for line in printer.lines]
+    head, otherwise = f"def record({', '.join(names)}):", f" return otherwise({', '.join(names)})"
+    text = [head, " try:", "  while True:", *lines, f" except {_MISSES}: pass", otherwise]
+    exec(compile("\n".join(text), generated(recorder.signature.op.name), "exec"), printer.names)
+    return Path(recorder, printer.valid, printer.names["record"], guards, printer.names)
+
+
+_MISSES = "(AttributeError, ValueError, OverflowError, TypeError)"
+
+
+class _Printer:
+    """Prints the code: check that everything is as it was, append the rows, and make the handles of the results.
+
+    Its variables are x1, x2, ... for arguments and their parts, k1, k2, ... for what is known already.
+    """
+
+    def __init__(
+        self, recorder: Recorder, options: settings.Settings, valid: list[int], arguments: Sequence[str]
+    ) -> None:
+        self.recorder, self.options, self.valid = recorder, options, valid
+        self.names: dict[str, Any] = {
+            "Expr": Expr,
+            "current_tape": current_tape,
+            "STRUCTURE": STRUCTURE,
+            "valid": valid,
+        }
+        self.known: dict[int, str] = {}
+        self.lines: list[str] = []
+        self.tests: list[str] = []
+        self.expressions: list[str] = []
+        self.numbers: list[str] = []
+        self.variables = len(arguments)
+
+    def variable(self) -> str:
+        self.variables += 1
+        return f"x{self.variables}"
+
+    def constant(self, value: Any) -> str:
+        name = self.known.get(id(value))
+        if name is None:
+            name = self.known[id(value)] = f"k{len(self.names)}"
+            self.names[name] = value
+        return name
+
+    def take_apart(self, name: str, value: Any) -> None:
+        """Tests and unpacking of one argument."""
+        kind = value.__class__
+        if kind is Expr:
+            self.expressions.append(name)
+        elif kind is tuple or kind is list:
+            self._unpack(name, value)
+        elif kind is int or kind is float:
+            self.tests.append(f"{name}.__class__ is {kind.__name__}")
+            known = self.recorder.static.get(len(self.numbers))
+            if known is not None:
+                if (known == 0 and kind is float) or known != known:
+                    raise _Unusual  # 0.0 == -0.0, and a NaN is equal to none
+                self.tests.append(f"{name} == {self.constant(known)}")
+            self.numbers.append(name)
+        elif value is None or kind is bool:
+            self.tests.append(f"{name} is {value!r}")
+        elif kind is str:
+            self.tests.append(f"{name}.__class__ is str and {name} == {self.constant(value)}")
+        elif kind is dict and not value:
+            self.tests.append(f"{name}.__class__ is dict and not {name}")
+        elif isinstance(value, Expr) or hides_state(kind):
+            raise _Unusual
+        else:  # an object, all of which is watched
+            self.tests.append(f"{self.constant(_reference(value))}() is {name}")
+
+    def _unpack(self, name: str, value: Sequence[Any]) -> None:
+        parts = [self.variable() for _ in value]
+        self.lines.append(f"if {name}.__class__ is not {value.__class__.__name__}: break")
+        # Fewer or more parts are a ValueError.
+        self.lines.append(f"[{', '.join(parts)}] = {name}" if parts else f"if {name}: break")
+        for part, v in zip(parts, value, strict=True):
+            self.take_apart(part, v)
+
+    def guard(self, guard: Guard) -> str:
+        kind, on, name, value = guard
+        place, wanted = self.constant(on), self.constant(value)
+        if kind == "cell":
+            return f"{place}.cell_contents is {wanted}"
+        if kind == "size":
+            return f"len({place}) == {wanted}"
+        if kind == "keys":
+            return f"tuple({place}().__dict__) == {wanted}"
+        of = f"{place}().__dict__" if kind == "attribute" else place
+        return f"{of}.get({name!r}, {self.constant(MISSING)}) is {wanted}"
+
+    def record(self) -> None:
+        """The tests that are left, and what is recorded."""
+        recorder, signature = self.recorder, self.recorder.signature
+        if len(recorder.operands) < len(self.expressions):
+            raise _Unusual
+        chosen = [self.expressions[k] for k in recorder.operands]
+        types = [o.type for o in signature.operands if o.kind == "row"]
+        self.tests += [f"{e}.type is {self.constant(kind)}" for e, kind in zip(chosen, types, strict=True)]
+        self.tests += [f"{e}.tape is tape" for e in chosen[1:]]
+        self.tests += [f"0 <= {self.numbers[position]} < {size}" for position, size in recorder.limits]
+        self._check_tape(chosen)
+        if self.tests:
+            self.lines.append(f"if not ({' and '.join(self.tests)}): break")
+        self._put_payload()
+        results = [signature, *signature.further]
+        self._put_rows([f"{e}.row" for e in chosen] + ["row"] * len(signature.further), results)
+        for k, s in enumerate(results):
+            self.lines += [f"e{k} = Expr()", f"e{k}.tape = tape", f"e{k}.row = row + {k}" if k else "e0.row = row"]
+            self.lines.append(f"e{k}.type = {self.constant(s.type)}")
+        self.lines.append(f"return {self._results(recorder.results, iter(range(len(results))))}")
+
+    def _check_tape(self, chosen: Sequence[str]) -> None:
+        """What holds for all calls on a tape is looked at once."""
+        ready, options = self.constant(self.recorder), self.constant(self.options)
+        state = ["tape.trace is None", "tape.open", "STRUCTURE[0] == valid[0]", f"tape.options == {options}"]
+        self.lines += [
+            f"tape = {chosen[0]}.tape" if chosen else "tape = current_tape()",
+            f"if tape.ready.get({ready}) != STRUCTURE[0]:",
+            f"  if not ({' and '.join(state)}): break",
+            f"  {self.constant(self.recorder.keep)}(tape)",
+            f"  tape.ready[{ready}] = valid[0]",
+        ]
+
+    def _put_payload(self) -> None:
+        # Converted first: what does not fit raises before anything is on the tape.
+        payload, limits = self.recorder.payload, [self.numbers[position] for position, _ in self.recorder.limits]
+        ints, floats = ([self._payload(entry) for entry in column] for column in (payload.ints, payload.floats))
+        free = [name for name in ints if name in self.numbers and name not in limits]
+        self.lines += [f"if not -0x80000000 <= {name} <= 0x7fffffff: break" for name in free]
+        self.lines += [f"f{k} = float({name})" for k, name in enumerate(floats) if name in self.numbers]
+        self.lines += [f"d{k} = {self.constant(stream.draw)}()" for k, stream in enumerate(self.recorder.streams)]
+        self.lines += [f"tape.ints.append({name})" for name in ints]
+        self.lines += [
+            f"tape.floats.append({f'f{k}' if name in self.numbers else name})" for k, name in enumerate(floats)
+        ]
+
+    def _payload(self, entry: tuple[str, int]) -> str:
+        what, which = entry
+        return self.numbers[which] if what == "number" else f"d{which}[{int(what == 'count')}]"
+
+    def _put_rows(self, rows: Sequence[str], results: Sequence[Signature]) -> None:
+        ids = self.constant(array("i", [s.id for s in results]))
+        self.lines += ["signatures = tape.signatures", "row = len(signatures)", f"signatures.extend({ids})"]
+        if len(rows) < 3:
+            self.lines += [f"tape.operands.append({row})" for row in rows]
+        else:  # half the time of extend() with a tuple
+            pack = self.constant(struct.Struct(f"{len(rows)}i").pack)
+            self.lines.append(f"tape.operands.frombytes({pack}({', '.join(rows)}))")
+
+    def _results(self, structure: Any, results: Iterator[int]) -> str:
+        if structure is EXPRESSION:
+            return f"e{next(results)}"
+        kind, *parts = structure
+        if kind is tuple:
+            return f"({''.join(self._results(p, results) + ', ' for p in parts)})"
+        if kind is list:
+            return f"[{', '.join(self._results(p, results) for p in parts)}]"
+        if kind is dict:
+            return f"{{{', '.join(f'{self.constant(k)}: {self._results(p, results)}' for k, p in parts)}}}"
+        if hasattr(kind, "_fields"):
+            return f"{self.constant(kind)}({', '.join(self._results(p, results) for p in parts)})"
+        return self.constant(parts[0])
+
+
+def _reference(value: Any) -> Any:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        raise _Unusual from None

@@ -1,0 +1,509 @@
+"""What the body of a cell can see besides expressions and numbers: marks that are equal as long as it sees the same.
+
+Nobody can tell which of all that it reaches a function will read. But the names are known: of globals and of
+attributes, in its code and in that of all functions it may call. So everything is looked at that can be reached by
+these names, from the arguments, the closure, the globals, and the classes of the objects on the way, and counts by its
+contents: plain values, lists, dicts and arrays of any size, functions by their code and by what they see. A parameter
+counts by its type, which says who it is, a module by its attributes.
+
+What hides its state (a generator of random numbers, an iterator, a lock), and code that could read anything (`eval`, a
+clock, a file), cannot be watched: `Seen.watchable` says so, and such a body is recorded anew for every call.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import itertools
+import re
+import struct
+import sys
+import types
+import weakref
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dis import get_instructions
+from types import CodeType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow import settings
+from lazyflow.expr import Expr, Parameter
+from lazyflow.ops.base import Op
+from lazyflow.random import Stream
+from lazyflow.tape import Signature, Type
+from lazyflow.trace import TracedNumber
+
+Path = tuple[Any, ...]
+
+MOST = 4096  # marks: to compare more of them takes longer than to record a body anew
+MISSING: Any = object()  # in a guard: no such name
+
+# Packages and standard modules whose functions depend on their arguments alone.
+OWN = frozenset({"lazyflow", "numpy", "cupy"})
+PURE = OWN | frozenset(
+    {
+        "__future__", "abc", "bisect", "builtins", "cmath", "collections", "contextlib", "enum", "fractions",
+        "functools", "heapq", "itertools", "logging", "math", "numbers", "operator", "re", "string", "types", "typing",
+        "typing_extensions", "warnings",
+    }
+)  # fmt: skip
+# Names that read attributes, or all there are; names that read or change what is not looked at.
+EVERY = frozenset({"getattr", "vars", "dir", "__dict__", "attrgetter", "methodcaller", "hasattr"})
+ANYTHING = frozenset(
+    {
+        "open", "input", "id", "eval", "exec", "globals", "locals", "__import__",
+        "draw", "generator", "seed", "reseed", "load_state_dict",
+    }
+)  # fmt: skip
+_PLAIN = frozenset({int, bool, str, bytes, type(None), type(Ellipsis), type(NotImplemented), np.dtype, range})
+_FIXED = (
+    types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType,
+    types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodWrapperType, np.ufunc, re.Pattern, CodeType,
+    Op, Type, Signature, Stream, settings.Settings, slice,
+)  # fmt: skip
+_CONTAINERS: tuple[type, ...] = (list, tuple, dict, set, frozenset, deque, OrderedDict, defaultdict)
+_ATOMS: tuple[type, ...] = (int, float, complex, str, bytes)
+
+
+class Same:
+    """Equal to another of the very same object, which it keeps alive."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class Names(NamedTuple):
+    """What a piece of code names: globals, modules that it imports, and all that may be an attribute."""
+
+    globals: tuple[str, ...]
+    imports: tuple[str, ...]
+    attributes: frozenset[str]
+
+
+@functools.lru_cache(maxsize=4096)
+def names_in(code: CodeType) -> Names:
+    """The names in a function's code, functions inside of it included. A string may be the name of an attribute."""
+    found = list(get_instructions(code))
+    inner = [names_in(c) for c in code.co_consts if isinstance(c, CodeType)]
+    loads = [i.argval for i in found if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    imports = [i.argval for i in found if i.opname == "IMPORT_NAME"]
+    return Names(
+        tuple(dict.fromkeys([*loads, *(n for names in inner for n in names.globals)])),
+        tuple(dict.fromkeys([*imports, *(n for names in inner for n in names.imports)])),
+        frozenset(code.co_names).union(_words(code.co_consts), *(names.attributes for names in inner)),
+    )
+
+
+def _words(constants: Iterable[Any]) -> set[str]:
+    found: set[str] = set()
+    for value in constants:
+        if isinstance(value, tuple | frozenset):
+            found |= _words(value)
+        elif isinstance(value, str) and all(part.isidentifier() for part in value.split(".")):
+            found.update(value.split("."))
+    return found
+
+
+class Guard(NamedTuple):
+    """That a name still means the very same: ``kind`` says where it is looked up (see `Walk`)."""
+
+    kind: str
+    on: Any
+    name: Any
+    value: Any
+
+
+class Seen(NamedTuple):
+    """What a body can see. ``marks``: by the path that leads there. ``state``: the paths of attributes of modules.
+    ``counted``: whether every change goes through `STRUCTURE` or breaks one of the ``guards``. ``watchable``: whether
+    the marks are all there is to see. ``names``: of the attributes that were looked at."""
+
+    marks: dict[Path, Any]
+    state: frozenset[Path]
+    guards: tuple[Guard, ...]
+    counted: bool
+    watchable: bool
+    names: frozenset[str]
+
+    def key(self, ignored: frozenset[Path]) -> tuple[Any, ...]:
+        """The marks as a key, without those on ``ignored`` paths and behind them."""
+        if not ignored:
+            return tuple(self.marks.items())
+        return tuple([item for item in self.marks.items() if not _is_behind(item[0], ignored)])
+
+    def changed(self, other: Seen) -> set[Path]:
+        """The paths whose marks are others there, or that only one of them has."""
+        return {p for p in (*self.marks, *other.marks) if self.marks.get(p, MISSING) != other.marks.get(p, MISSING)}
+
+
+def _is_behind(path: Path, others: frozenset[Path]) -> bool:
+    return any(path[:n] in others for n in range(1, len(path) + 1))
+
+
+def see(roots: Sequence[tuple[Path, Any]], names: frozenset[str]) -> Seen:
+    """What is seen from these values by code that names ``names``, and what the functions on the way name."""
+    while True:
+        walk = _Walk(names)
+        walk.go(roots)
+        if walk.named <= names or not walk.watchable:
+            state, guards = frozenset(walk.state), tuple(walk.guards)
+            return Seen(walk.marks, state, guards, walk.counted, walk.watchable, names)
+        names = names | walk.named
+
+
+class _Walk:
+    """From the roots to all that can be reached by names, over an explicit stack.
+
+    Guards are of the kinds ``"is"`` (``on`` is a mapping), ``"attribute"`` (``on`` is a reference to an object),
+    ``"keys"`` (the names of its attributes), ``"size"`` (of a mapping) and ``"cell"`` (of a closure).
+    """
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names, self.every = names, not names.isdisjoint(EVERY)
+        self.marks: dict[Path, Any] = {}
+        self.state: set[Path] = set()
+        self.guards: list[Guard] = []
+        self.counted, self.watchable = True, names.isdisjoint(ANYTHING)
+        self.named: set[str] = set()
+        self.first: dict[int, Path] = {}  # where an object was met first, by id
+        self.held: list[Any] = []  # what was made on the way, so that no id is used twice
+        self.waiting: list[tuple[Path, Any]] = []
+
+    def go(self, roots: Sequence[tuple[Path, Any]]) -> None:
+        self.waiting = list(roots)[::-1]
+        while self.waiting:
+            if len(self.marks) > MOST:
+                self.watchable = False
+            if not self.watchable:
+                return
+            path, value = self.waiting.pop()
+            self.marks[path] = self._mark(path, value)
+
+    def _later(self, path: Path, parts: Iterable[tuple[Any, Any]]) -> None:
+        self.waiting.extend([((*path, name), value) for name, value in parts][::-1])
+
+    def _hidden(self) -> Any:
+        self.watchable = False
+        return None
+
+    def _guard(self, kind: str, on: Any, name: Any, value: Any) -> None:
+        self.guards.append(Guard(kind, on, name, value))
+
+    # What a value is.
+
+    def _mark(self, path: Path, value: Any) -> Any:
+        kind = type(value)
+        if kind in _PLAIN:
+            return kind, value
+        if kind is float or kind is complex:
+            return kind, bits(value)
+        if kind is TracedNumber:  # a body has put its argument away
+            return kind, value.value
+        if isinstance(value, Parameter):
+            return Parameter, value.type, value.name
+        if value is MISSING:
+            return None
+        known = self.first.get(id(value))
+        if known is not None:
+            return "again", known
+        self.first[id(value)] = path
+        self.held.append(value)
+        if isinstance(value, Expr):
+            return kind, value.tape.number, value.row, value.type
+        if isinstance(value, np.generic):
+            return kind, value.dtype, value.tobytes()
+        if isinstance(value, type):
+            return self._class(path, value)
+        if isinstance(value, ModuleType):
+            return self._module(path, value)
+        for what, look in _LOOKS:
+            if isinstance(value, what):
+                return look(self, path, value)
+        if isinstance(value, _FIXED) or (kind.__module__.partition(".")[0] == "numpy" and callable(value)):
+            return self._fixed(path, value)
+        return self._object(path, value)
+
+    def _fixed(self, path: Path, value: Any) -> Any:
+        """A function of C, or another object that never changes; one that is bound to an object shows that."""
+        owner = getattr(value, "__self__", None)
+        if isinstance(owner, ModuleType) or owner is None:
+            if not _is_pure(getattr(value, "__module__", None) or ""):
+                return self._hidden()
+        else:
+            self._later(path, [("__self__", owner)])
+        return type(value), (value.start, value.stop, value.step) if isinstance(value, slice) else Same(value)
+
+    def _array(self, path: Path, value: Any) -> Any:
+        self.counted = False
+        if value.dtype.hasobject:
+            self._later(path, enumerate(value.ravel().tolist()))
+            return type(value), value.shape
+        host = np.asarray(devices.to_host(value))
+        return type(value), value.dtype, value.shape, host.tobytes()
+
+    def _container(self, path: Path, value: Any) -> Any:
+        items = [part for item in dict.items(value) for part in item] if isinstance(value, dict) else None
+        parts = list(value) if items is None else items
+        self.counted &= isinstance(value, tuple | frozenset)
+        self._later(path, enumerate(parts))
+        if isinstance(value, defaultdict):
+            self._later(path, [("default_factory", value.default_factory)])
+        self._attributes_of_subclass(path, value)
+        return type(value), len(parts)
+
+    def _atom(self, path: Path, value: Any) -> Any:
+        """A number or a string of a class of its own."""
+        base = next(kind for kind in _ATOMS if isinstance(value, kind))
+        plain: Any = base.__getnewargs__(value)[0] if hasattr(base, "__getnewargs__") else base(value)
+        self._attributes_of_subclass(path, value)
+        return type(value), bits(plain) if base in (float, complex) else plain
+
+    def _attributes_of_subclass(self, path: Path, value: Any) -> None:
+        if type(value) not in (*_CONTAINERS, *_ATOMS):
+            self._later(path, [("__class__", type(value)), *self._of_object(path, value)])
+
+    def _counter(self, path: Path, value: Any) -> Any:
+        self.counted = False
+        return type(value), repr(value)
+
+    def _method(self, path: Path, value: Any) -> Any:
+        self._later(path, [("__func__", value.__func__), ("__self__", value.__self__)])
+        return types.MethodType
+
+    def _partial(self, path: Path, value: Any) -> Any:
+        self._later(path, [("func", value.func), ("args", value.args), ("keywords", tuple(value.keywords.items()))])
+        return functools.partial
+
+    def _descriptor(self, path: Path, value: Any) -> Any:
+        names = ("__func__", "fget", "fset", "func", "__wrapped__")
+        self._later(path, [(n, getattr(value, n)) for n in names if getattr(value, n, None) is not None])
+        return type(value)
+
+    def _reference(self, path: Path, value: Any) -> Any:
+        self.counted = False
+        self._later(path, [("()", value())])
+        return type(value)
+
+    def _member(self, path: Path, value: Any) -> Any:
+        self._later(path, [("value", value._value_), ("__class__", type(value))])
+        return type(value), Same(value)
+
+    def _function(self, path: Path, value: Any) -> Any:
+        module = value.__globals__.get("__name__", "")
+        wrapped = vars(value).get("__wrapped__")
+        if wrapped is not None:
+            self._later(path, [("__wrapped__", wrapped)])
+        if module.partition(".")[0] in PURE:
+            cells = [c.cell_contents for c in value.__closure__ or () if is_filled(c)]
+            self._later(path, [(k, v) for k, v in enumerate(cells) if isinstance(v, _FUNCTIONS) or is_module(v)])
+            return self._fixed(path, value) if value.__module__ == module else Same(value.__code__)
+        if not _is_pure(module):
+            return self._hidden()
+        names = names_in(value.__code__)
+        self.named |= names.attributes
+        self._later(path, [("defaults", value.__defaults__), ("kwdefaults", value.__kwdefaults__)])
+        self._later(path, [(n, sys.modules.get(n)) for n in names.imports])
+        self._globals(path, value, names)
+        for name, c in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            if is_filled(c):
+                self._guard("cell", c, None, c.cell_contents)
+                self._later(path, [(("closure", name), c.cell_contents)])
+            else:
+                self.counted = False
+        return Same(value.__code__)
+
+    def _globals(self, path: Path, function: Any, names: Names) -> None:
+        space = function.__globals__
+        for name in names.globals:
+            value = space.get(name, MISSING)
+            if not (isinstance(value, ModuleType) and _root(value.__name__) in PURE):
+                self._guard("is", space, name, value)
+            self._later(path, [(("global", name), value)])
+
+    def _module(self, path: Path, value: ModuleType) -> Any:
+        """A module of Python: what is named in it."""
+        name, space = value.__name__, vars(value)
+        if name.startswith("numpy") and ("random" in self.names or name.startswith("numpy.random")):
+            return self._hidden()
+        if _root(name) in PURE:
+            return name
+        if not _is_pure(name):
+            return self._hidden()
+        self.counted &= not self.every
+        found = [(n, v) for n, v in list(space.items()) if n in self.names]
+        for n, v in found:
+            self._guard("is", space, n, v)
+        self._guard("size", space, None, len(space))
+        self._later(path, found)
+        return name
+
+    def _class(self, path: Path, value: type) -> Any:
+        """A class: what is named in it and in those that it inherits, and what its instances do by operators."""
+        for k, kind in enumerate(value.__mro__):
+            root = _root(kind.__module__)
+            if root not in PURE and not _is_pure(kind.__module__):
+                self.watchable &= root == "dataclasses"
+            elif root not in PURE:
+                space = vars(kind)
+                found = [(n, v) for n, v in list(space.items()) if self._is_wanted_of_class(value, n, v)]
+                for n, v in found:
+                    self._guard("is", space, n, v)
+                self._guard("size", space, None, len(space))
+                self._later(path, [((k, n), v) for n, v in found])
+        return type, Same(value)
+
+    def _is_wanted_of_class(self, kind: type, name: str, value: Any) -> bool:
+        if name == "__init__" and hasattr(kind, "named_parameters"):
+            return False  # a body makes no modules
+        if name in self.names or name == "forward":
+            return True
+        return name.startswith("__") and name not in _UNSEEN and isinstance(value, types.FunctionType)
+
+    # Objects: their class and their attributes.
+
+    def _object(self, path: Path, value: Any) -> Any:
+        if hides_state(type(value)) or (type(value).__module__ == "random"):
+            return self._hidden()
+        self._later(path, [("__class__", type(value)), *self._of_object(path, value)])
+        return type(value)
+
+    def _of_object(self, path: Path, value: Any) -> list[tuple[Any, Any]]:
+        """The attributes that count, each with its name."""
+        own = getattr(value, "__dict__", None) or {}
+        if is_module(value) and hasattr(type(value), "_adopt"):
+            return self._of_module(path, value, own)
+        every = self.every or not all(_is_plain_base(kind) for kind in type(value).__mro__)
+        found = {
+            n: v for n, v in list(own.items()) if every or n in self.names or is_module(v) or isinstance(v, Parameter)
+        }
+        self._guard_object(value, own, found)
+        slots = {n: getattr(value, n, MISSING) for n in slots_of(type(value))}
+        self.counted &= not slots
+        return [*found.items(), *((n, v) for n, v in slots.items() if every or n in self.names)]
+
+    def _guard_object(self, value: Any, own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        try:
+            reference = weakref.ref(value)
+        except TypeError:
+            self.counted = False
+            return
+        self._guard("keys", reference, None, tuple(own))
+        for n, v in found.items():
+            self._guard("attribute", reference, n, v)
+
+    def _of_module(self, path: Path, value: Any, own: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+        """Of a module, whose changes are counted: parameters, modules, buffers and what makes it run as it does."""
+        library = _root(type(value).__module__) == "lazyflow"
+        found: list[tuple[Any, Any]] = []
+        for name, v in list(own.items()):
+            if name == "_items":  # changed by methods that count
+                items = v.items() if isinstance(v, dict) else enumerate(v)
+                found += [(("item", k), item) for k, item in items]
+            elif name == "_buffers":
+                found += [((name, k), k) for k in sorted(v)]
+            elif name == "_hooks":
+                found.append((name, v is None))
+            elif self._is_wanted_of_module(name, v, own) or library:
+                found.append((name, v))
+        self.state.update([(*path, name) for name, _ in found])
+        return found
+
+    def _is_wanted_of_module(self, name: str, value: Any, own: Mapping[str, Any]) -> bool:
+        if self.every or name in self.names or name == "training" or name in own.get("_buffers", ()):
+            return True
+        return isinstance(value, Parameter) or is_module(value)
+
+
+_Look = Callable[[_Walk, Path, Any], Any]
+_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+_LOOKS: tuple[tuple[Any, _Look], ...] = (
+    (np.ndarray, _Walk._array),
+    (enum.Enum, _Walk._member),
+    (_CONTAINERS, _Walk._container),
+    (_ATOMS, _Walk._atom),
+    (types.FunctionType, _Walk._function),
+    (types.MethodType, _Walk._method),
+    (functools.partial, _Walk._partial),
+    ((staticmethod, classmethod, property, functools.cached_property), _Walk._descriptor),
+    (weakref.ref, _Walk._reference),
+    ((itertools.count, itertools.repeat), _Walk._counter),
+)
+# Methods of two underscores that no body calls without naming them.
+_UNSEEN = frozenset(
+    {
+        "__new__", "__init_subclass__", "__del__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__",
+        "__repr__", "__deepcopy__", "__copy__", "__subclasshook__", "__class_getitem__", "__dir__", "__sizeof__",
+    }
+)  # fmt: skip
+
+
+def bits(value: Any) -> bytes:
+    """A floating or complex number to the last bit: 0.0 and -0.0 differ, a NaN is equal to itself."""
+    return struct.pack("2d", value.real, value.imag)
+
+
+def is_module(value: Any) -> bool:
+    """Whether an object is an `nn.Module`, or another that says what its parameters are."""
+    return not isinstance(value, type) and hasattr(type(value), "named_parameters")
+
+
+def is_filled(cell: Any) -> bool:
+    """Whether a variable of a closure has a value yet."""
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def slots_of(kind: type) -> tuple[str, ...]:
+    """The attributes that a class keeps outside of ``__dict__``."""
+    found: list[str] = []
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
+        found += [slots] if isinstance(slots, str) else list(slots)
+    return tuple(n for n in dict.fromkeys(found) if n not in ("__dict__", "__weakref__"))
+
+
+_hide: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+
+
+def hides_state(kind: type) -> bool:
+    """Whether objects of a class hold more than attributes: something that is written in C."""
+    found = _hide.get(kind)
+    if found is None:
+        own = len(slots_of(kind)) + bool(kind.__dictoffset__) + bool(kind.__weakrefoffset__)
+        room = object.__basicsize__ + 8 * own
+        found = _hide[kind] = bool(kind.__itemsize__) or kind.__basicsize__ > room
+    return found
+
+
+def _is_plain_base(kind: type) -> bool:
+    """Whether a class is the user's own, whose methods name what they read, or has no methods that read attributes."""
+    return kind in _BASES or (_is_pure(kind.__module__) and _root(kind.__module__) not in PURE)
+
+
+_BASES = frozenset({object, types.SimpleNamespace, enum.Enum, *_CONTAINERS, *_ATOMS})
+
+
+def _root(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _is_pure(module: str) -> bool:
+    """Whether a module's functions can be watched: those of the standard library may read the clock, or files."""
+    if module.startswith("numpy.random"):
+        return False
+    root = _root(module)
+    return root in PURE or root not in sys.stdlib_module_names or root == "__main__"
