@@ -1,0 +1,98 @@
+"""A failure as a program that can be pasted: it runs without the fuzzer, and raises where lazyflow differs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Any
+
+import numpy as np
+
+from tests.fuzz import prelude
+from tests.fuzz.program import source
+from tests.fuzz.run import Failure, Variant, describe
+
+NOTES = '''
+seen = []
+
+
+def show(*values):
+    seen.extend(v.numpy() if hasattr(v, "numpy") else np.asarray(v) for v in values)
+
+
+def grads(*values):
+    found = [v.grad for v in values]
+    seen.extend(g.to_dense() if hasattr(g, "to_dense") else g for g in found)
+
+
+def watch(name, factor=None):
+    def hook(gradient):
+        hooked.setdefault(name, []).append(np.array(gradient))
+        return None if factor is None else gradient * factor
+
+    return hook
+
+
+def attempt(function):
+    try:
+        show(function())
+    except Exception as error:
+        seen.append(type(error).__name__)
+
+
+hooked = {}
+'''
+
+
+def printed(failure: Failure) -> str:
+    """The text of the program."""
+    text = source(failure.program)
+    used = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+    helpers = [f for n in ("data", "integers", "special", "rows") if n in used for f in [inspect.getsource(getattr(prelude, n))]]
+    body = "\n".join("    " + line if line else "" for line in text.splitlines())
+    return "\n".join(
+        [
+            f"# {failure.difference}",
+            "import contextlib",
+            "",
+            "import numpy as np",
+            "",
+            "import lazyflow as lf",
+            "from lazyflow import jit",
+            "",
+            *helpers,
+            NOTES,
+            *_settings(failure.variant),
+            body,
+            "",
+            "seen.extend(g for _, gs in sorted(hooked.items()) for g in gs)",
+            *_expectation(failure.difference.position, failure.difference.want),
+            "",
+        ]
+    )
+
+
+def _settings(variant: Variant) -> list[str]:
+    lines = []
+    if variant.loops is not None:
+        lines.append(f"jit.by_loops = lambda: {variant.loops}  # graph passes by loops, or by whole arrays")
+    blocks = []
+    if variant.fuse == "interpreted":
+        lines.append("from tests.fuzz.interpreted import interpreted_kernels  # kernels for numba, not compiled")
+        blocks.append("interpreted_kernels()")
+    fuse = "numba" if variant.fuse == "interpreted" else variant.fuse
+    blocks.append(f"lf.using(batching={variant.batching!r}, fuse={fuse!r}, dedupe={variant.dedupe})")
+    return [*lines, f"with {', '.join(blocks)}, np.errstate(all='ignore'):"]
+
+
+def _expectation(position: int, want: Any) -> list[str]:
+    if isinstance(want, np.ndarray):
+        spelled = f"np.array({want.tolist()!r}, {want.dtype.name!r}).reshape({want.shape})"
+        return [
+            "nan, inf = np.nan, np.inf",
+            f"want = {spelled}",
+            f"got = seen[{position}]",
+            'assert got.dtype == want.dtype, f"{got.dtype} is not {want.dtype}"',
+            "np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)",
+        ]
+    return [f"# expected of what is seen, number {position}: {describe(want)}", f"print(seen[{position} : {position} + 1])"]
