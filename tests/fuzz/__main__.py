@@ -20,6 +20,7 @@ from tests.fuzz.reference import Unspecified
 from tests.fuzz.run import BATCHINGS, Expected, Failure, Unstable, Variant, check, collect_garbage
 from tests.fuzz.shrink import shrunk
 
+
 def variants(seed: int, count: int, compiled: float = 0.0) -> list[Variant]:
     """``count`` variants for a program, drawn at random; ``compiled``: how often kernels are compiled by numba."""
     chance = random.Random(f"variants {seed}")
@@ -97,7 +98,9 @@ def one(seed: int, arguments: argparse.Namespace) -> str | Failure:
 def report(failure: Failure, arguments: argparse.Namespace, number: int) -> None:
     """Print a failure as a program that can be pasted."""
     small = minimal(failure, arguments.trials) if arguments.trials else failure
-    again = f"python -m tests.fuzz --seed {arguments.seed} --start {number} --programs 1 --variants {arguments.variants}"
+    again = (
+        f"python -m tests.fuzz --seed {arguments.seed} --start {number} --programs 1 --variants {arguments.variants}"
+    )
     text = f"# {again}\n{printed(small)}"
     tqdm.write(f"\n{text}")
     if arguments.failures:

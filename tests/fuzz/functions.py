@@ -356,7 +356,9 @@ define(
 
 def _joined_vjp(i: int) -> Callable[..., Array]:
     def vjp(g: Array, y: Array, *xs: Array, join: Callable[..., Array]) -> Array:
-        numbers = [np.arange(x.size).reshape(x.shape) + 1 if k == i else np.zeros(x.shape, int) for k, x in enumerate(xs)]
+        numbers = [
+            np.arange(x.size).reshape(x.shape) + 1 if k == i else np.zeros(x.shape, int) for k, x in enumerate(xs)
+        ]
         found = np.zeros(xs[i].size + 1)
         np.add.at(found, join(numbers).ravel(), g.ravel())
         return found[1:].reshape(xs[i].shape)
@@ -762,9 +764,7 @@ define(
     lambda g, y, x, axis, keepdims: np.broadcast_to(_again(g, x, axis, keepdims) / _count(x, axis), x.shape),
     dtype=lambda t, **how: averaged(t),
 )
-smooth(
-    "prod", lambda x, axis, keepdims: np.prod(x, axis=axis, keepdims=keepdims), dtype=lambda t, **how: summed(t)
-)
+smooth("prod", lambda x, axis, keepdims: np.prod(x, axis=axis, keepdims=keepdims), dtype=lambda t, **how: summed(t))
 
 
 def _extreme_x(g: Array, y: Array, x: Array, axis: Any, keepdims: bool) -> Array:
@@ -1027,17 +1027,16 @@ _pair(
 )
 _pair(
     "huber",
-    lambda x, t, delta: np.where(
-        np.abs(x - t) < delta, (x - t) ** 2 / 2, delta * (np.abs(x - t) - delta / 2)
-    ),
+    lambda x, t, delta: np.where(np.abs(x - t) < delta, (x - t) ** 2 / 2, delta * (np.abs(x - t) - delta / 2)),
     lambda x, t, delta: np.clip(x - t, -delta, delta),
     lambda x, t, delta: -np.clip(x - t, -delta, delta),
 )
 define(
     "soft_cross_entropy",
     lambda x, t, reduction: _reduce((t * (_logsumexp(x, -1, True) - x)).sum(-1), reduction),
-    lambda g, y, x, t, reduction: _spread(g, x.shape[:-1], reduction)[..., None]
-    * (_softmax(x) * t.sum(-1, keepdims=True) - t),
+    lambda g, y, x, t, reduction: (
+        _spread(g, x.shape[:-1], reduction)[..., None] * (_softmax(x) * t.sum(-1, keepdims=True) - t)
+    ),
     lambda g, y, x, t, reduction: _spread(g, x.shape[:-1], reduction)[..., None] * (_logsumexp(x, -1, True) - x),
     dtype=lambda a, b, **how: joint(a, b),
 )
@@ -1045,7 +1044,13 @@ define(
 
 # Positions.
 
-define("argsort", lambda x, axis: np.argsort(x, axis=axis, kind="stable"), None, dtype=lambda t, **how: position(), exact=True)
+define(
+    "argsort",
+    lambda x, axis: np.argsort(x, axis=axis, kind="stable"),
+    None,
+    dtype=lambda t, **how: position(),
+    exact=True,
+)
 define(
     "one_hot",
     lambda i, n, dtype: np.eye(n)[i],
@@ -1068,9 +1073,7 @@ def _take_x(g: Array, y: Array, x: Array, index: Array, axis: int) -> Array:
     return _moved_vjp(g, y, x, lambda v, _: np.take(v, index, axis))
 
 
-define(
-    "take", lambda x, index, axis: np.take(x, index, axis), _take_x, None, dtype=lambda t, i, **how: t, exact=True
-)
+define("take", lambda x, index, axis: np.take(x, index, axis), _take_x, None, dtype=lambda t, i, **how: t, exact=True)
 
 
 def _pick(x: Array, index: Array, axis: int) -> Array:

@@ -182,9 +182,8 @@ class Writer:
             chosen = self.random.choices(pool, [TEMPLATES[n][0] for n in pool])[0]
             text = TEMPLATES[chosen][1](self)
             name = self.name("v")
-            if text is not None and self.add(Line(f"{name} = {text}")):
-                if isinstance(self.names[name], Node):
-                    return name
+            if text is not None and self.add(Line(f"{name} = {text}")) and isinstance(self.names[name], Node):
+                return name
         return None
 
     def operations(self, n: int) -> None:
@@ -213,7 +212,9 @@ class Writer:
     def inputs(self, n: int) -> None:
         sizes = {s for name in self.parameter_names for s in self.node(name).shape} or {3}
         for _ in range(n):
-            shape = self.one((), (self.one(*sorted(sizes)),), (self.one(*sorted(sizes)),), (self.one(*SIZES), self.one(*SIZES)))
+            shape = self.one(
+                (), (self.one(*sorted(sizes)),), (self.one(*sorted(sizes)),), (self.one(*SIZES), self.one(*SIZES))
+            )
             if self.chance(0.04):
                 shape = self.one((0,), (0, 3), (2, 0), (1, 1), (2, 1, 3))
             self.add(Line(f"{self.name('x')} = lf.constant({self.array(shape)})"))
@@ -276,7 +277,9 @@ class Writer:
             op = self.one("lf.tanh({0})", "{0} * 0.5", "{0} + 1.0", "lf.sigmoid({0}) - {0}", "{0} * {0}", "-{0}")
             arms.append(Line(f"{result} = {op.format(goal)}"))
             if k == 0:
-                header = self.one(f"if float({name}) > {bound}:", f"if {name}.item() > {bound}:", f"if {name} > {bound}:")
+                header = self.one(
+                    f"if float({name}) > {bound}:", f"if {name}.item() > {bound}:", f"if {name} > {bound}:"
+                )
         self.add(Line(header, (arms[0],)), Line("else:", (arms[1],)))
 
     def loop(self) -> None:
@@ -294,7 +297,10 @@ class Writer:
         self.operations(self.random.randrange(1, 4))
         shape = self.node(h).shape
         last = self.real(lambda n: n.shape == shape and n.dtype.name == dtype) or h
-        inner, self.body = [*self.body, Line(f"{h} = lf.tanh({last})" if self.chance(0.8) else f"{h} = {last} * 0.5 + {h} * 0.5")], outer
+        inner, self.body = (
+            [*self.body, Line(f"{h} = lf.tanh({last})" if self.chance(0.8) else f"{h} = {last} * 0.5 + {h} * 0.5")],
+            outer,
+        )
         self.values = kept[0]
         self.names.clear()
         self.names.update(kept[1])
@@ -339,7 +345,9 @@ class Writer:
     def cell(self) -> None:
         """A function of one or two values and perhaps a number, recorded as one node."""
         name = self.name("f")
-        arguments = [self.real(lambda n: not isinstance(n, Parameter) and n.ndim <= 2) for _ in range(self.one(1, 2, 2))]
+        arguments = [
+            self.real(lambda n: not isinstance(n, Parameter) and n.ndim <= 2) for _ in range(self.one(1, 2, 2))
+        ]
         if None in arguments:
             return
         numbered = self.chance(0.5)

@@ -1,4 +1,4 @@
-"""Kernels that lazyflow prints for numba, run as plain Python: the same text, without the seconds that compiling takes."""
+"""Kernels that lazyflow prints for numba, run as plain Python: the same text, without the seconds of compiling."""
 
 from __future__ import annotations
 

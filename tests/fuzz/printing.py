@@ -12,7 +12,7 @@ from tests.fuzz import prelude
 from tests.fuzz.program import source
 from tests.fuzz.run import Failure, Variant, describe
 
-NOTES = '''
+NOTES = """
 seen = []
 
 
@@ -41,14 +41,19 @@ def attempt(function):
 
 
 hooked = {}
-'''
+"""
 
 
 def printed(failure: Failure) -> str:
     """The text of the program."""
     text = source(failure.program)
     used = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
-    helpers = [f for n in ("data", "integers", "special", "rows") if n in used for f in [inspect.getsource(getattr(prelude, n))]]
+    helpers = [
+        f
+        for n in ("data", "integers", "special", "rows")
+        if n in used
+        for f in [inspect.getsource(getattr(prelude, n))]
+    ]
     body = "\n".join("    " + line if line else "" for line in text.splitlines())
     return "\n".join(
         [
@@ -95,4 +100,7 @@ def _expectation(position: int, want: Any) -> list[str]:
             'assert got.dtype == want.dtype, f"{got.dtype} is not {want.dtype}"',
             "np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)",
         ]
-    return [f"# expected of what is seen, number {position}: {describe(want)}", f"print(seen[{position} : {position} + 1])"]
+    return [
+        f"# expected of what is seen, number {position}: {describe(want)}",
+        f"print(seen[{position} : {position} + 1])",
+    ]

@@ -49,4 +49,7 @@ def names(text: str) -> tuple[frozenset[str], frozenset[str]]:
     found = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
     stored = {n.id for n in found if isinstance(n.ctx, ast.Store)}
     defined = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
-    return frozenset(stored | defined), frozenset(n.id for n in found if isinstance(n.ctx, ast.Load))
+    targets = [c.target for c in ast.walk(tree) if isinstance(c, ast.comprehension)]
+    inside = {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    read = {n.id for n in found if isinstance(n.ctx, ast.Load)}
+    return frozenset((stored | defined) - inside), frozenset(read - inside)

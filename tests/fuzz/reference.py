@@ -307,9 +307,7 @@ class Session:
         if seed.shape != root.shape:
             raise ValueError("gradient")
         for node, g in self.cotangents(root, seed):
-            if isinstance(node, Parameter):
-                node.grad = g if node.grad is None else (self._wide(node.grad) + g).astype(node.dtype)
-            elif node.retained:
+            if isinstance(node, Parameter) or node.retained:
                 node.grad = g if node.grad is None else (self._wide(node.grad) + g).astype(node.dtype)
 
     def cotangents(self, root: Node, seed: Any) -> Iterable[tuple[Node, Any]]:
@@ -444,7 +442,11 @@ class Names:
     def gradients(self, root: Node, inputs: Sequence[Node]) -> list[Node]:
         if root.ndim:
             raise ValueError("gradients of one number")
-        found = {node.number: g for node, g in self.session.cotangents(root, np.ones(root.shape))}
+        found = {}
+        for node, g in self.session.cotangents(root, np.ones(root.shape)):
+            if node.hooks and not isinstance(node, Parameter):
+                raise RuntimeError("hooks take arrays")
+            found[node.number] = g
         answers = []
         for i in inputs:
             node = self.session.constant(found.get(i.number, np.zeros(i.shape)).astype(i.dtype))
@@ -463,7 +465,7 @@ class Names:
         fractional = any(t.kind == "f" for t in dtypes) or any(
             isinstance(o, float | np.floating) for o in operands if not isinstance(o, Node | np.ndarray)
         )
-        if all(t == bool for t in dtypes):
+        if all(t.kind == "b" for t in dtypes):
             dtypes = [self.session.default] if fractional else [np.dtype(np.int64)]
         weak = np.result_type(*dtypes, 1.0) if fractional else np.result_type(*dtypes)
         return [
@@ -620,7 +622,14 @@ class Names:
         return self._apply("circular", u, v, sign=1)
 
     def conv(
-        self, x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+        self,
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
     ) -> Node:
         how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return self._apply("conv", *(o for o in (x, weight, bias) if o is not None), **how)

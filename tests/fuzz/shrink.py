@@ -1,11 +1,12 @@
 """Making a program that fails small: what can go without the failure going goes.
 
-Delta debugging (Zeller and Hildebrandt 2002) on lines: ever smaller runs of lines are left out, with all that reads what
-they define; then blocks are opened, values are replaced by what they were made of, and numbers get smaller.
+Delta debugging (Zeller and Hildebrandt 2002) on lines: ever smaller runs of lines are left out, with all that reads
+what they define; then blocks are opened, values are replaced by what they were made of, and numbers get smaller.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 
@@ -26,31 +27,39 @@ def shrunk(program: Program, fails: Fails, trials: int = 600) -> Program:
     before = None
     while before != program and left[0] > 0:
         before = program
-        for candidates in (_without_runs, _opened, _replaced, _smaller):
+        program = _without_runs(program, still)
+        for candidates in (_opened, _replaced, _smaller):
             program = _first_found(program, candidates, still)
     return program
 
 
 def _first_found(program: Program, candidates: Callable[[Program], Iterator[Program]], still: Fails) -> Program:
-    """Take what ``candidates`` offer for as long as something of it fails."""
-    found = True
-    while found:
-        found = False
-        for candidate in candidates(program):
+    """Take what ``candidates`` offer, one after the other, as long as it still fails."""
+    tried = 0
+    while True:
+        for candidate in itertools.islice(candidates(program), tried, None):
             if candidate != program and still(candidate):
-                program, found = candidate, True
+                program = candidate
                 break
-    return program
+            tried += 1
+        else:
+            return program
 
 
-def _without_runs(program: Program) -> Iterator[Program]:
+def _without_runs(program: Program, still: Fails) -> Program:
     """Without runs of lines, long ones first, and without what reads what they define."""
-    total = count(program)
-    size = max(total // 2, 1)
+    size = max(count(program) // 2, 1)
     while size:
-        for start in range(0, total, size):
-            yield cleaned(_without(program, set(range(start, min(start + size, total)))))
+        end = count(program)
+        while end > 0:
+            candidate = cleaned(_without(program, set(range(end - size, end))))
+            if candidate != program and still(candidate):
+                program = candidate
+                end = min(end, count(program))
+            else:
+                end -= size
         size //= 2
+    return program
 
 
 def _without(program: Program, numbers: set[int]) -> Program:
@@ -69,7 +78,9 @@ def _without(program: Program, numbers: set[int]) -> Program:
     return kept(program)
 
 
-_BUILTINS = frozenset(("lf", "np", "data", "integers", "special", "rows", "show", "grads", "watch", "attempt", "range", "float", "f"))
+_BUILTINS = frozenset(
+    ("lf", "np", "data", "integers", "special", "rows", "show", "grads", "watch", "attempt", "range", "float", "f")
+)
 
 
 def cleaned(program: Program) -> Program:
@@ -86,7 +97,7 @@ def _cleaned(lines: Program, known: set[str]) -> tuple[Program, set[str]]:
             defined, read = frozenset(), frozenset()
         else:
             defined, read = names(line.text)
-        if not read <= known | ({n for n in re.findall(r"\w+", line.text)} if line.text.startswith("def ") else set()):
+        if not read <= known | (set(re.findall(r"\w+", line.text)) if line.text.startswith("def ") else set()):
             continue
         if line.body:
             arguments = set(re.findall(r"\w+", line.text)) if line.text.startswith("def ") else set(defined)
@@ -116,7 +127,11 @@ def _opened(program: Program) -> Iterator[Program]:
                 if arguments == ["i"]:
                     call = re.match(r"def (\w+)", line.text)
                     assert call
-                    opened = (Line("i = 0"), *line.body[:-1], Line(f"z0 = {line.body[-1].text.removeprefix('return ')}"))
+                    opened = (
+                        Line("i = 0"),
+                        *line.body[:-1],
+                        Line(f"z0 = {line.body[-1].text.removeprefix('return ')}"),
+                    )
                     used = tuple(_renamed(r, f"[{call[1]}(i) for i in range(", "[z0 for _ in range(") for r in rest)
                     yield (*head, *opened, *used)
             elif line.text != "else:":
@@ -168,7 +183,11 @@ def _simpler(text: str) -> Iterator[str]:
     yield re.sub(r"range\(1 \+ .*\):", "range(1):", text)
     yield re.sub(r" \+ 1000 \* i\b", "", text)
     yield re.sub(r"\(i \* \d+ \+ \d+\) % \d+", "0", text)
-    for old, new in ((r" \+ lf\.(sum|tanh)\(.*", ""), (r"lf\.(tanh|abs)\((\w+)\)", r"\2"), (r", low=-?[\d.]+, high=[\d.]+", "")):
+    for old, new in (
+        (r" \+ lf\.(sum|tanh)\(.*", ""),
+        (r"lf\.(tanh|abs)\((\w+)\)", r"\2"),
+        (r", low=-?[\d.]+, high=[\d.]+", ""),
+    ):
         yield re.sub(old, new, text)
     call = re.match(r"(show|grads)\((.*, .*)\)", text)
     for part in call[2].split(", ") if call else ():

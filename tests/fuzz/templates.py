@@ -49,13 +49,19 @@ SYMBOLS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power":
 
 def binary(name: str) -> Any:
     def write(w: Writer) -> str | None:
-        a = w.real() if name in ("divide", "power", "floor_divide", "remainder", "arctan2") else w.pick(
-            lambda n: n.dtype.kind != "b")
+        a = (
+            w.real()
+            if name in ("divide", "power", "floor_divide", "remainder", "arctan2")
+            else w.pick(lambda n: n.dtype.kind != "b")
+        )
         if a is None:
             return None
         b = w.like(a) if w.chance(0.5) else w.broadcastable(a)
         if name == "power":
-            a, b = f"(lf.abs({a}) + 0.5)", w.one("2", "3", "0.5", "-1", "2.0", f"lf.tanh({b})" if b in w.names else "1.5")
+            a, b = (
+                f"(lf.abs({a}) + 0.5)",
+                w.one("2", "3", "0.5", "-1", "2.0", f"lf.tanh({b})" if b in w.names else "1.5"),
+            )
             if w.chance(0.4):
                 a, b = w.real() or a, w.one("2", "3", "2.0", "1", "0")
         elif name in ("divide", "floor_divide", "remainder") and not w.special:
@@ -169,7 +175,9 @@ def detach(w: Writer) -> str | None:
     if a is None:
         return None
     b = w.like(a)
-    return w.one(f"{a}.detach()", f"{b} * {a}.detach()", f"lf.sum([{a}.detach(), {b}])", f"lf.stack([{b}, {a}.detach()])")
+    return w.one(
+        f"{a}.detach()", f"{b} * {a}.detach()", f"lf.sum([{a}.detach(), {b}])", f"lf.stack([{b}, {a}.detach()])"
+    )
 
 
 # Parts and shapes.
@@ -284,7 +292,9 @@ def repeat(w: Writer) -> str | None:
     a = w.pick(lambda n: n.size < 20)
     if a is None:
         return None
-    return w.one(f"lf.repeat({a}, 2)", f"lf.repeat({a}, {w.one(0, 1, 3)}, {w.axis(w.node(a))})" if w.node(a).ndim else None)
+    return w.one(
+        f"lf.repeat({a}, 2)", f"lf.repeat({a}, {w.one(0, 1, 3)}, {w.axis(w.node(a))})" if w.node(a).ndim else None
+    )
 
 
 @template(0.2)
@@ -337,7 +347,7 @@ def sum_list(w: Writer) -> str | None:
 @template(0.9)
 def stack(w: Writer) -> str | None:
     items = listed(w, 4)
-    return items and f"lf.stack([{', '.join(items)}]{w.one('', '', ', axis=-1', ', axis=1')})" or None
+    return (items and f"lf.stack([{', '.join(items)}]{w.one('', '', ', axis=-1', ', axis=1')})") or None
 
 
 @template(0.9)
@@ -347,7 +357,7 @@ def concatenate(w: Writer) -> str | None:
         shape = w.node(items[0]).shape
         other = w.pick(lambda n: n.shape[1:] == shape[1:] and n.ndim == len(shape))
         items.append(other or items[0])
-    return items and f"lf.concatenate([{', '.join(items)}]{w.one('', '', ', axis=-1', ', axis=1')})" or None
+    return (items and f"lf.concatenate([{', '.join(items)}]{w.one('', '', ', axis=-1', ', axis=1')})") or None
 
 
 @template(0.15)
@@ -436,7 +446,9 @@ def matmul(w: Writer) -> str | None:
     if a is None:
         return None
     inner, dtype = w.node(a).shape[-1], w.node(a).dtype
-    b = w.real(lambda n: n.ndim > 0 and n.shape[-2 if n.ndim > 1 else -1] == inner and (n.dtype == dtype or w.chance(0.1)))
+    b = w.real(
+        lambda n: n.ndim > 0 and n.shape[-2 if n.ndim > 1 else -1] == inner and (n.dtype == dtype or w.chance(0.1))
+    )
     if b is None or w.chance(0.2):
         b = w.array((inner, w.one(1, 2, 3)), dtype.name)
     return w.one(f"{a} @ {b}", f"lf.matmul({a}, {b})")
@@ -448,7 +460,9 @@ def affine(w: Writer) -> str | None:
         return None
     n = w.node("W").shape[1]
     x = w.real(lambda v: v.ndim > 0 and v.shape[-1] == n and v.ndim < 3)
-    return x and w.one(f"lf.affine(W, b, {x})", f"lf.affine(W, b, {x})", f"W @ {x}", f"{x} @ W.T + b", f"lf.matmul(W, {x}) + b")
+    return x and w.one(
+        f"lf.affine(W, b, {x})", f"lf.affine(W, b, {x})", f"W @ {x}", f"{x} @ W.T + b", f"lf.matmul(W, {x}) + b"
+    )
 
 
 @template(0.5)
@@ -468,11 +482,18 @@ def einsum(w: Writer) -> str | None:
     a = w.real(lambda n: n.ndim == 2)
     if a is None:
         return None
-    m, n = w.node(a).shape
+    n = w.node(a).shape[1]
     v = w.real(lambda x: x.shape == (n,) and x.dtype == w.node(a).dtype) or w.array((n,), w.node(a).dtype.name)
-    b = w.real(lambda x: x.ndim == 2 and x.shape[0] == n and x.dtype == w.node(a).dtype) or w.array((n, 2), w.node(a).dtype.name)
-    return w.one(f'lf.einsum("ij,j->i", {a}, {v})', f'lf.einsum("ij,jk->ki", {a}, {b})', f'lf.einsum("ij,ij->j", {a}, {w.like(a)})',
-                 f'lf.einsum("ij,ij->", {a}, {a})', f'lf.einsum("i,ki->k", {v}, {a})')  # fmt: skip
+    b = w.real(lambda x: x.ndim == 2 and x.shape[0] == n and x.dtype == w.node(a).dtype) or w.array(
+        (n, 2), w.node(a).dtype.name
+    )
+    return w.one(
+        f'lf.einsum("ij,j->i", {a}, {v})',
+        f'lf.einsum("ij,jk->ki", {a}, {b})',
+        f'lf.einsum("ij,ij->j", {a}, {w.like(a)})',
+        f'lf.einsum("ij,ij->", {a}, {a})',
+        f'lf.einsum("i,ki->k", {v}, {a})',
+    )
 
 
 @template(0.2)
@@ -551,7 +572,14 @@ def avg_pool(w: Writer) -> str | None:
     if x is None:
         return None
     n = len(shape_of(w, x)[0]) - 1
-    how = w.one("", ", stride=1", ", padding=1", ", ceil_mode=True", ", padding=1, count_include_pad=False", ", divisor_override=3")
+    how = w.one(
+        "",
+        ", stride=1",
+        ", padding=1",
+        ", ceil_mode=True",
+        ", padding=1, count_include_pad=False",
+        ", divisor_override=3",
+    )
     return f"lf.avg_pool({x}, {w.one((2,) * n, (1,) * n)}{how})"
 
 
@@ -627,7 +655,9 @@ def embedding(w: Writer) -> str | None:
         return None
     n = w.node(table).shape[0]
     many = f"integers({w.seed_text()}, {n}, {w.one(1, 2, 3)})"
-    return w.one(f"lf.embedding({table}, {w.index(n)})", f"lf.embedding({table}, {w.index(n)})", f"lf.embedding({table}, {many})")
+    return w.one(
+        f"lf.embedding({table}, {w.index(n)})", f"lf.embedding({table}, {w.index(n)})", f"lf.embedding({table}, {many})"
+    )
 
 
 @template(0.4)
@@ -647,7 +677,9 @@ def pick(w: Writer) -> str | None:
     if a is None:
         return None
     n = w.node(a).shape[-1]
-    return w.one(f"lf.pick({a}, {w.index(n)})", f"lf.pick({a}, lf.argmax({a}[0] if {a}.ndim > 1 else {a}))", f"lf.pick({a}, -1)")
+    return w.one(
+        f"lf.pick({a}, {w.index(n)})", f"lf.pick({a}, lf.argmax({a}[0] if {a}.ndim > 1 else {a}))", f"lf.pick({a}, -1)"
+    )
 
 
 @template(0.2)
@@ -714,7 +746,11 @@ def pairs(name: str) -> Any:
         if a is None:
             return None
         n = w.node(a)
-        target = w.like(a) if name in ("mse", "huber") and w.chance(0.6) else w.array(n.shape, n.dtype.name, low=0.0, high=1.0)
+        target = (
+            w.like(a)
+            if name in ("mse", "huber") and w.chance(0.6)
+            else w.array(n.shape, n.dtype.name, low=0.0, high=1.0)
+        )
         if name == "soft_cross_entropy":
             target = f"lf.softmax({w.like(a)})" if w.chance(0.5) else target
         how = w.one("", "", ', reduction="sum"', ', reduction="none"')
@@ -753,7 +789,9 @@ def dropout(w: Writer) -> str | None:
     a = w.real(lambda n: not isinstance(n, Parameter))
     if a is None:
         return None
-    return w.one(f"lf.dropout({a}, 0.5)", f"lf.dropout({a}, 0.25, axis=0)" if w.node(a).ndim else f"lf.dropout({a}, 0.1)")
+    return w.one(
+        f"lf.dropout({a}, 0.5)", f"lf.dropout({a}, 0.25, axis=0)" if w.node(a).ndim else f"lf.dropout({a}, 0.1)"
+    )
 
 
 @template(0.06)

@@ -1,0 +1,248 @@
+"""The fuzzer finds nothing in a short run, writes every operation, and finds faults that are put in."""
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow import engine, errors
+from lazyflow.ops import OPS
+from lazyflow.tape import signature_by_id
+from tests.fuzz import __main__ as fuzz
+from tests.fuzz import functions
+from tests.fuzz.generate import TEMPLATES, Writer, generate
+from tests.fuzz.printing import printed
+from tests.fuzz.program import Line, count, source
+from tests.fuzz.reference import Node, Session, Unspecified
+from tests.fuzz.run import Difference, Expected, Failure, Seen, Unstable, Variant, check, configured, environment, lazy
+from tests.fuzz.shrink import cleaned, shrunk
+
+CHUNKS, CHUNK = 8, 25
+
+
+def failure_of(seed, variants=2):
+    try:
+        return check(generate(seed), fuzz.variants(seed, variants))
+    except (Unstable, Unspecified):
+        return None
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_a_short_run_finds_nothing(chunk):
+    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+        failure = failure_of(seed)
+        assert failure is None, printed(failure)
+
+
+def test_a_program_is_the_same_whenever_it_is_generated():
+    assert [source(generate(s).program) for s in range(5)] == [source(generate(s).program) for s in range(5)]
+    assert fuzz.variants(3, 4) == fuzz.variants(3, 4)
+
+
+# Every operation is generated.
+
+NEVER = {  # and why no program records them
+    "expand_dims": "a view",
+    "squeeze": "a view",
+}
+OTHERWISE = (  # programs of what is no template by itself
+    "x = lf.Parameter(data(1, 3, 3))\ny = lf.gradients(lf.sum(x[1:, 0]) + lf.sum(lf.diagonal(x)), [x])",
+    'x = lf.Parameter(data(1, 3))\ny = (x * 2)[:2]\ny.register_hook(watch("y"))\nlf.sum(y).backward()',
+)
+
+
+def recorded(text):
+    """The operations on the tapes of a program's values, and of what these import."""
+    names = environment(lf, Seen())
+    with configured(Variant()):
+        exec(text, names)
+    found, stack, seen = set(), [], set()
+    for value in names.values():
+        stack += [e.tape for e in (value if isinstance(value, list) else [value]) if type(e) is lf.Expr]
+    while stack:
+        tape = stack.pop()
+        if id(tape) not in seen:
+            seen.add(id(tape))
+            found |= {signature_by_id(s).op.name for s in tape.signatures}
+            stack += [t for t, _ in tape.imports]
+    return found
+
+
+def written(name):
+    """A program with what a template writes."""
+    for seed in range(60):
+        writer = Writer(seed)
+        writer.special = False
+        writer.parameters()
+        writer.inputs(3)
+        writer.lists or writer.filler()
+        if sum(writer.operation([name]) is not None for _ in range(8)) > 2:
+            return source(tuple(writer.lines))
+    raise AssertionError(f"nothing written by {name}")
+
+
+def test_every_operation_is_generated():
+    found = set().union(*(recorded(text) for text in [*map(written, TEMPLATES), *OTHERWISE]))
+    assert set(OPS) - found == set(NEVER)
+
+
+def test_every_function_has_a_meaning():
+    session = Session()
+    for name in lf.functions.__all__:
+        assert name == "from_dlpack" or hasattr(session.lf, name), name
+
+
+# The reference.
+
+
+@pytest.mark.parametrize("name", sorted(n for n, (_, slope) in functions.UNARY.items() if slope))
+def test_derivatives_of_the_reference(name):
+    """Against central differences."""
+    function, (low, high) = (
+        functions.FUNCTIONS[name],
+        {"log": (0.2, 3), "sqrt": (0.2, 3), "arccosh": (1.2, 3)}.get(name, (0.1, 0.9)),
+    )
+    x = np.linspace(low, high, 7)
+    numeric = (function.forward(x + 1e-6) - function.forward(x - 1e-6)) / 2e-6
+    np.testing.assert_allclose(function.vjps[0](np.ones(7), function.forward(x), x), numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_what_is_stale_and_frozen_is_unspecified():
+    names = environment(Session().lf, Seen())
+    exec("p = lf.Parameter(data(1, 3))\ny = (p * 2).detach() + p\np.assign(data(2, 3))", names)
+    with pytest.raises(Unspecified):
+        exec("show(y.forward())", names)
+
+
+# Faults that are put in.
+
+
+def first_failure(seeds, variants=2):
+    found = (failure_of(seed, variants) for seed in seeds)
+    return next((f for f in found if f is not None), None)
+
+
+@pytest.fixture
+def wrong_kernel(monkeypatch):
+    """tanh that is off where a launch has more than one row."""
+    forward = OPS["tanh"].forward
+
+    def wrong(xp, x, out=None, **static):
+        y = forward(xp, x, out=out, **static)
+        if len(y) > 1 and y.ndim > 1:
+            y[-1] *= 1.001
+        return y
+
+    object.__setattr__(OPS["tanh"], "forward", wrong)
+    yield
+    object.__setattr__(OPS["tanh"], "forward", forward)
+
+
+@pytest.fixture
+def wrong_vjp():
+    """matmul whose second cotangent is short by a little."""
+    vjps = OPS["matmul"].vjps
+    object.__setattr__(OPS["matmul"], "vjps", (vjps[0], lambda *a, **k: vjps[1](*a, **k) * 0.999))
+    yield
+    object.__setattr__(OPS["matmul"], "vjps", vjps)
+
+
+@pytest.fixture
+def wrong_places(monkeypatch):
+    """A part of a long tape that is noted one row too far."""
+    places = engine._places
+
+    def wrong(run):
+        found = places(run).copy()
+        if run.plan.graph.tape_lows.any():
+            free = np.flatnonzero((found[1:] < 0) & (found[:-1] >= 0)) + 1
+            found[free] = found[free - 1]
+        return found
+
+    monkeypatch.setattr(engine, "_places", wrong)
+
+
+@pytest.mark.usefixtures("wrong_kernel")
+def test_a_wrong_kernel_is_found_made_small_and_printed():
+    failure = first_failure(range(100))
+    assert failure is not None
+    small = fuzz.minimal(failure, 300)
+    assert count(small.program) <= 12
+    assert small.kind == failure.kind
+    with pytest.raises(AssertionError):
+        exec(printed(small), {})
+
+
+@pytest.mark.usefixtures("wrong_vjp")
+def test_a_wrong_vjp_is_found():
+    assert first_failure(range(300)) is not None
+
+
+@pytest.mark.usefixtures("wrong_places")
+def test_a_wrong_place_in_a_part_of_a_long_tape_is_found(monkeypatch):
+    monkeypatch.setattr("tests.fuzz.generate.PROFILES", {"tape": 1.0})
+    assert first_failure(range(60)) is not None
+
+
+def test_a_printed_program_runs():
+    """What lazyflow gives is what is expected: nothing is raised."""
+    program = (Line("x = lf.Parameter(data(1, 3))"), Line("show(lf.tanh(x))"))
+    expected = Expected(program)
+    [(_, got)] = lazy(program, Variant(loops=False))
+    text = printed(Failure(program, Variant(loops=False), Difference("value", 0, got, expected.events[0][1])))
+    before = lf.jit.by_loops
+    try:
+        exec(text, {})
+        with pytest.raises(AssertionError):
+            exec(text.replace("want = np.array([", "want = np.array([9.0 + "), {})
+    finally:
+        lf.jit.by_loops = before
+
+
+# Making small.
+
+
+def test_lines_that_do_not_matter_go():
+    loop = Line("for t in range(40):", (Line("q1 = t * 1.0"), Line("q2 = q1")))
+    program = (*generate(17).program, Line("q = 3"), loop)
+    small = shrunk(program, lambda p: "q2" in source(p) and "range" in source(p))
+    assert source(small).split() == ["for", "t", "in", "range(1):", "q1", "=", "t", "*", "1.0", "q2", "=", "q1"]
+
+
+def test_what_reads_a_line_that_is_gone_goes_too():
+    program = (
+        Line("@lf.cell"),
+        Line("def f1(a):", (Line("v2 = v1 + a"), Line("return v2"))),
+        Line("v3 = f1(2)"),
+        Line("if v1 > 0:", (Line("v4 = 1"),)),
+        Line("else:", (Line("v4 = 2"),)),
+        Line("v5 = 3"),
+    )
+    assert cleaned(program) == (Line("v5 = 3"),)
+
+
+# The command.
+
+
+def test_the_command(capsys, tmp_path):
+    assert fuzz.main(["--programs", "3", "--variants", "1", "--quiet", "--seed", "5", "--start", "2"]) == 0
+    assert "seed 5, programs 2 to 4: 3 agreed" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("wrong_kernel")
+def test_the_command_fails_and_keeps_what_it_found(capsys, tmp_path):
+    file = tmp_path / "failures.txt"
+    given = ["--programs", "100", "--quiet", "--most", "1", "--trials", "0", "--failures", str(file)]
+    assert fuzz.main(given) == 1
+    assert "import lazyflow as lf" in file.read_text(encoding="utf-8")
+    assert "1 failed" in capsys.readouterr().out
+
+
+def test_errors_of_lazyflow_are_seen_by_class():
+    program = (Line("x = lf.constant(data(1, 3))"), Line("attempt(lambda: x + data(2, 4))"))
+    assert Expected(program).events == [("error", ValueError)]
+    assert lazy(program, Variant()) == [("error", errors.ShapeError)]
+
+
+def test_nodes_of_the_reference_are_no_expressions():
+    assert not isinstance(Session().lf.constant(1.0), lf.Expr)
+    assert isinstance(Session().lf.constant(1.0), Node)
