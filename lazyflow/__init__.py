@@ -22,6 +22,8 @@ from lazyflow.errors import (
     NotComputableError,
     ParseError,
     ShapeError,
+    ThreadError,
+    TornError,
     user_line,
 )
 from lazyflow.explain import Explanation, explain
@@ -209,6 +211,8 @@ __all__ = [
     "RowSparse",
     "ShapeError",
     "Stream",
+    "ThreadError",
+    "TornError",
     "abs",
     "adaptive_avg_pool",
     "add",

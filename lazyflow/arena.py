@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from typing import Any
 
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.locks import Lock
 from lazyflow.ops.base import Array, Shape
 from lazyflow.plan import Rows
 
@@ -28,7 +28,7 @@ class Pool:
         self.held = 0
         self.free: dict[Any, list[Array]] = {}
         # Taken again by its own thread: the garbage collector may run in the middle of `take` and end an arena there.
-        self.lock = threading.RLock()
+        self.lock = Lock()
 
     def take(self, device: str, dtype: np.dtype[Any], size: int) -> Array:
         """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked."""

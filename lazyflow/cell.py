@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 import types
 import weakref
 from array import array
@@ -29,6 +28,7 @@ from lazyflow.errors import generated
 from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, type_on
 from lazyflow.expr import _append as append
 from lazyflow.graph import collect
+from lazyflow.locks import Lock
 from lazyflow.ops import OPS
 from lazyflow.program import call_signature, program_of
 from lazyflow.recorder import EXPRESSION, NUMBER, OBJECT, Path, Payload, Recorder, path_of
@@ -303,7 +303,7 @@ class _Known:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.ways: dict[Any, _Ways] = {}
         self.programs: dict[Any, _Program | None] = {}
         self.ignored: frozenset[Any] = frozenset()  # paths to what the body itself changes, and nobody watches

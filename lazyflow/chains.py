@@ -20,7 +20,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ import numpy as np
 from lazyflow import jit, loops
 from lazyflow.fuse.compiled import VECTORISED
 from lazyflow.graph import Graph, Ints
+from lazyflow.locks import Lock
 from lazyflow.ops.formula import Formula
 from lazyflow.program import Program, call_signature, elementwise_formulas
 from lazyflow.repeats import watched

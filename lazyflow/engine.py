@@ -6,9 +6,11 @@ like any other; what it needed is not computed again by a later forward, unless 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,13 +26,15 @@ from lazyflow.execute import Run, execute, fused_by
 from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
 from lazyflow.hooks import through
+from lazyflow.locks import Lock, together
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, make, scheduled
 from lazyflow.plans import Plans
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices
-from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id, tracing
+from lazyflow.settings import tracing
+from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
 from lazyflow.threads import blas_threads
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
@@ -125,13 +129,13 @@ def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int
     if tape.run_of is None or tape.run_of.shape[0] != len(tape):
         tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
     tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run, or that are never forgotten
+    for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
+        tape.import_generations.setdefault(id(source), source.generation)
     for low, start, end in parts:
         some, rows = places[start:end], slice(low, low + end - start)
         found = some >= 0
         np.copyto(tape.offset_of[rows], some, where=found)
         np.copyto(tape.run_of[rows], len(tape.runs) - 1, where=found, casting="unsafe")
-    for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
-        tape.import_generations.setdefault(id(source), source.generation)
 
 
 def _kept(run: Run) -> Any:
@@ -169,9 +173,9 @@ def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
     were."""
     for tape in reached_tapes(roots, anew=True):
         if tape.runs:
+            tape.generation += draw_anew  # first: what rests on its values is stale, wherever an interrupt comes
             tape.forget()
             tape.import_generations.clear()
-            tape.generation += draw_anew
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
@@ -184,9 +188,26 @@ def _refuse_in_cells(roots: Sequence[Expr]) -> None:
         )
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _alone(method: Method) -> Method:
+    """A method that computes its roots while no other thread computes what they rest on: what is known of a tape, and
+    what lies in the arenas of its runs, changes."""
+
+    @functools.wraps(method)
+    def locked(engine: Engine, roots: Any, *args: Any) -> Any:
+        found = roots if isinstance(roots, list | tuple) else [roots]
+        owners = {o for e in found if isinstance(e, Expr) and not isinstance(e, Parameter) for o in e.tape.owners}
+        return together(sorted(owners, key=lambda o: o.number), method, engine, roots, *args)
+
+    return locked  # type: ignore[return-value]
+
+
 class Engine:
     """The evaluator that expressions are bound to."""
 
+    @_alone
     def forward(self, roots: Sequence[Any]) -> None:
         """Make the roots' values those under the current parameters."""
         wanted = _roots_to_run(roots)
@@ -202,6 +223,7 @@ class Engine:
             if missing:
                 _run(missing)
 
+    @_alone
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
         _refuse_in_cells([root])
@@ -210,12 +232,13 @@ class Engine:
         run, offset = location(root.tape, root.row)
         return run.value(offset, root.type)
 
+    @_alone
     def backward(self, root: Expr, cotangent: Array | None) -> None:
-        """Add the gradients of ``root`` to its parameters."""
+        """Add the gradients of ``root`` to its parameters; none of them if it is interrupted, or if a hook raises."""
         _refuse_in_cells(_roots_to_run([root]))
         seed = _cotangent(root, cotangent)
         if isinstance(root, Parameter):
-            _accumulate(root, through(root.hooks, seed))
+            _add_to_gradients([(root, through(root.hooks, seed))], [])
             return
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
@@ -225,9 +248,10 @@ class Engine:
             self.forward([root])
         run, offset = location(root.tape, root.row)
         with blas_threads(settings.current().threads):
-            gradients = run_backward([(run, _node_of(run, root), offset, seed)], _retain, _hooked)
-        for parameter, gradient in gradients.values():
-            _accumulate(parameter, through(parameter.hooks, gradient))
+            retained: list[Retained] = []
+            found = run_backward([(run, _node_of(run, root), offset, seed)], partial(_retain, retained), _hooked)
+        gradients = [(parameter, through(parameter.hooks, gradient)) for parameter, gradient in found.values()]
+        _add_to_gradients(gradients, retained)
 
 
 def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator[tuple[Tape, int, int, Any]]:
@@ -308,13 +332,21 @@ def _hooked(run: Run) -> dict[int, Hooked]:
     }
 
 
-def _retain(run: Run, cotangents: Arena, active: Any) -> None:
-    """Keep the cotangents that `Expr.retain_grad` asked for, of those nodes that this backward reached."""
-    for tape, row, node, known in _watched(run, lambda tape: tape.retained):
+class Retained(NamedTuple):
+    """The gradient of a value whose gradient is kept."""
+
+    tape: Tape
+    row: int
+    gradient: Array
+
+
+def _retain(found: list[Retained], run: Run, cotangents: Arena, active: Any) -> None:
+    """Find the cotangents that `Expr.retain_grad` asked for, of those nodes that this backward reached."""
+    for tape, row, node, _ in _watched(run, lambda tape: tape.retained):
         if active is None or active[node]:
             kind = signature_by_id(tape.signatures[row]).type
             gradient = cotangents.buffers[kind.dtype][int(run.plan.offsets[node]) :][: kind.size].reshape(kind.shape)
-            tape.retained[row] = gradient.copy() if known is None else known + gradient
+            found.append(Retained(tape, row, gradient.copy()))
 
 
 def _node_of(run: Run, root: Expr) -> int:
@@ -356,6 +388,28 @@ def _cotangent(root: Expr, given: Any) -> Array:
             f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal"
         )
     return devices.to_device(array.astype(root.dtype), root.device)
+
+
+_adding = Lock()
+
+
+def _add_to_gradients(gradients: Sequence[tuple[Parameter, Any]], retained: Sequence[Retained]) -> None:
+    """Add what a backward found, all of it or nothing; other threads may be adding to the same parameters."""
+    with _adding:
+        before = [(parameter, parameter.grad) for parameter, _ in gradients]
+        kept = [(tape.retained, tape.retained.copy()) for tape, _, _ in retained]
+        try:
+            for parameter, gradient in gradients:
+                _accumulate(parameter, gradient)
+            for tape, row, gradient in retained:
+                known = tape.retained.get(row)
+                tape.retained[row] = gradient if known is None else known + gradient
+        except BaseException:
+            for parameter, gradient in before:
+                parameter.grad = gradient
+            for now, then in kept:
+                now.update(then)
+            raise
 
 
 def _accumulate(parameter: Parameter, gradient: Any) -> None:

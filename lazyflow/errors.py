@@ -16,6 +16,8 @@ __all__ = [
     "NotComputableError",
     "ParseError",
     "ShapeError",
+    "ThreadError",
+    "TornError",
     "user_line",
 ]
 
@@ -44,6 +46,14 @@ class GradientError(LazyflowError, RuntimeError):
 
 class CellError(LazyflowError, RuntimeError):
     """Something that the body of a cell cannot do, because it is recorded once and not at every call."""
+
+
+class ThreadError(LazyflowError, RuntimeError):
+    """An expression of another thread, which may be recording on the same tape at this moment."""
+
+
+class TornError(LazyflowError, RuntimeError):
+    """What an interrupt cut off in the middle, and what is refused since: a recording, the step of an optimizer."""
 
 
 class NonFiniteError(LazyflowError, FloatingPointError):

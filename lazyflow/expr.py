@@ -24,6 +24,7 @@ from lazyflow.hooks import Hook, HookHandle
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Aval, Op, Shape, axis_argument, integers
 from lazyflow.ops.linalg import transposed
+from lazyflow.settings import now, refuse_in_cells, tracing
 from lazyflow.tape import (
     CONSTANT,
     IMPORT,
@@ -39,10 +40,8 @@ from lazyflow.tape import (
     intern_type,
     interned,
     leaf_signature,
-    refuse_in_cells,
     signature_by_id,
     table_of_interned,
-    tracing,
 )
 from lazyflow.trace import TracedNumber
 
@@ -721,8 +720,9 @@ def _constant_node(tape: Tape, array: Array) -> Expr:
     signature = _constants.get(kind)
     if signature is None:
         signature = _constants[kind] = interned((CONSTANT, kind), lambda: leaf_signature(CONSTANT, kind, ints=0))
-    tape.objects[len(tape.signatures)] = array
-    return _append(tape, signature, ())
+    e = _append(tape, signature, ())
+    tape.objects[e.row] = array  # afterwards: an interrupt between the two must not make another row a constant
+    return e
 
 
 def _append(
@@ -732,12 +732,14 @@ def _append(
     # Converted first: a payload that does not fit raises before anything is on the tape.
     columns = array("i", rows), array("i", ints), array("d", floats)
     row = len(tape.signatures)
-    tape.operands.extend(columns[0])
+    if tape.lines is not None:
+        tape.lines[row:] = [user_line()]
+    # Everywhere in this order: payload, signature, operands. Wherever an interrupt cuts it off, payload can only be too
+    # much and operands too few, so that nothing makes up for it, and the tape is refused (see `graph`).
     tape.ints.extend(columns[1])
     tape.floats.extend(columns[2])
     tape.signatures.append(signature.id)
-    if tape.lines is not None:
-        tape.lines.append(user_line())
+    tape.operands.extend(columns[0])
     return handle(tape, row, signature.type)
 
 
@@ -773,6 +775,8 @@ def _local_row(tape: Tape, e: Expr) -> int:
         signature = _imports.get(kind)
         if signature is None:
             signature = _imports[kind] = interned((IMPORT, kind), lambda: leaf_signature(IMPORT, kind))
+        if e.tape.owners is not tape.owners:
+            tape.owners |= e.tape.owners
         tape.imports.append((e.tape, e.row))
         row = tape.imported[key] = _append(tape, signature, (), (len(tape.imports) - 1,)).row
     return row
@@ -937,7 +941,7 @@ def _again(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Expr | Non
                     return None
                 tape = o.tape
             rows.append(o.row)
-    if tape is None or not tape.open or (len(rows) < len(operands) and signature not in tape.keep):
+    if tape is None or tape.scope is not now() or (len(rows) < len(operands) and signature not in tape.keep):
         return None
     row = len(tape.signatures)
     tape.signatures.append(signature.id)
@@ -957,7 +961,7 @@ def unary(op: Op) -> Unary:
         try:
             signature = table[x.type]
             tape = x.tape
-            if tape.open:
+            if tape.scope is now():
                 signatures = tape.signatures
                 e = Expr()
                 e.tape = tape
@@ -986,7 +990,7 @@ def binary(op: Op) -> Binary:
         try:
             signature = table[a.type][b.type]
             tape = a.tape
-            if tape is b.tape and tape.open:
+            if tape is b.tape and tape.scope is now():
                 signatures = tape.signatures
                 e = Expr()
                 e.tape = tape
@@ -1007,7 +1011,7 @@ def binary(op: Op) -> Binary:
 
     def scalar(a: Any, b: float) -> Expr:
         signature = right.get(a.type) if isinstance(a, Expr) else None
-        if signature is None or not a.tape.open:
+        if signature is None or a.tape.scope is not now():
             e = record(op, (a, b))
             if isinstance(a, Expr) and a.type.parameter is None and a.dtype.kind == "f":
                 right[a.type] = signature_of(op, (a.type, SCALAR), {})
@@ -1037,7 +1041,7 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
                 signature, tape = table.get(kind), x.tape
             else:
                 signature, tape = kind.signatures.get(op), current_tape()
-            if signature is not None and tape.open and (kind.parameter is None or signature in tape.keep):
+            if signature is not None and tape.scope is now() and (kind.parameter is None or signature in tape.keep):
                 row = len(tape.signatures)
                 tape.ints.append(i)  # first: it may not fit
                 tape.signatures.append(signature.id)
@@ -1077,13 +1081,13 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
             rows = [o.row for o in operands if o.type is kind and o.tape is tape]
         except (AttributeError, IndexError, KeyError, TypeError):
             return None
-        if not tape.open or len(rows) < len(operands):
+        if tape.scope is not now() or len(rows) < len(operands):
             return None
         row = len(tape.signatures)
-        tape.signatures.append(signature.id)
-        tape.operands.extend(rows)
         if ragged:
             tape.ints.append(len(rows))
+        tape.signatures.append(signature.id)
+        tape.operands.extend(rows)
         e = Expr()
         e.tape = tape
         e.row = row
@@ -1134,7 +1138,7 @@ def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:
         try:
             signature = weight.type.signatures[bias.type, x.type]
             tape = x.tape
-            if tape.open and signature in tape.keep:
+            if tape.scope is now() and signature in tape.keep:
                 row = len(tape.signatures)
                 tape.signatures.append(signature.id)
                 tape.operands.append(x.row)
@@ -1167,7 +1171,7 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
     """The memory of ``x``, from element ``offset`` on, seen as ``kind``. No launch computes it, in neither
     direction."""
     tape = x.tape
-    if not tape.open:
+    if tape.scope is not now():
         tape = current_tape()
         return _append(tape, view_signature(type_on(tape, x), kind), (_local_row(tape, x),), (offset,))
     return _append(tape, view_signature(x.type, kind), (x.row,), (offset,))
@@ -1287,14 +1291,14 @@ def _block_again(x: Expr, key: Any) -> Expr | None:
     """The fast path of ``x[i]`` and ``x[a:b]``: one that was taken of this type before."""
     part = (key.start, key.stop, key.step) if key.__class__ is slice else key
     found = _blocks.get(x.type, _NONE).get(part)
-    if found is None or not x.tape.open:
+    if found is None or x.tape.scope is not now():
         return None
     signature, offset = found
     tape = x.tape
     row = len(tape.signatures)
+    tape.ints.append(offset)
     tape.signatures.append(signature.id)
     tape.operands.append(x.row)
-    tape.ints.append(offset)
     return handle(tape, row, signature.type)
 
 

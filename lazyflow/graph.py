@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import jit, loops
-from lazyflow.errors import LazyflowError
+from lazyflow.errors import LazyflowError, TornError
 from lazyflow.expr import Expr, handle
 from lazyflow.tape import (
     OUTPUT,
@@ -232,9 +232,9 @@ def decoded(tape: Tape) -> Decoded:
 
 
 def _check_whole(starts: tuple[Ints, Ints, Ints], columns: Sequence[Ints]) -> None:
-    """Raise `LazyflowError` unless what the rows say to have is what stands in the other columns."""
+    """Raise `TornError` unless what the rows say to have is what stands in the other columns."""
     if [int(ends[-1]) for ends in starts] != [len(column) for column in columns]:
-        raise LazyflowError(
+        raise TornError(
             "the recording was torn: an interrupt, or several threads recording from one expression; an expression "
             "belongs to the thread that recorded it until its value was computed. Record it again"
         )

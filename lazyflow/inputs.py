@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -22,25 +22,22 @@ Function = Callable[..., Any]
 Argnum = int | Sequence[int]
 
 
-class _Live(threading.local):
-    """The inputs of the functions that this thread is in the middle of differentiating."""
-
-    def __init__(self) -> None:
-        self.nodes: set[Node] = set()
+# The inputs of the functions that this context is in the middle of differentiating.
+_live: ContextVar[frozenset[Node]] = ContextVar("lazyflow.live", default=frozenset())
 
 
-_live = _Live()
-
-
-@contextmanager
-def alive(inputs: Sequence[Expr]) -> Iterator[None]:
+class alive:
     """Inside, these are inputs of a function that is being differentiated: what rests on them stays an expression."""
-    mine = {node_of(e) for e in inputs}
-    _live.nodes |= mine
-    try:
-        yield
-    finally:
-        _live.nodes -= mine
+
+    def __init__(self, inputs: Sequence[Expr]) -> None:
+        self.before = _live.get()
+        self.inside = self.before | {node_of(e) for e in inputs}
+
+    def __enter__(self) -> None:
+        _live.set(self.inside)
+
+    def __exit__(self, *error: object) -> None:
+        _live.set(self.before)
 
 
 # Inputs and outputs.
@@ -121,7 +118,8 @@ def finished(tree: Any, lazy: bool) -> Any:
 
 def is_inside(walk: Walk) -> bool:
     """Whether what was walked over rests on an input of a function that is being differentiated further out."""
-    return bool(_live.nodes) and any(node in _live.nodes for node in walk.order)
+    live = _live.get()
+    return bool(live) and any(node in live for node in walk.order)
 
 
 # Calling the function.

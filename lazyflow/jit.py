@@ -15,13 +15,13 @@ import os
 import stat
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from lazyflow import loops
+from lazyflow.locks import Lock
 
 
 @functools.cache
@@ -117,7 +117,7 @@ def _bound(function: Any, njit: Callable[..., Any]) -> Any:
     return bound
 
 
-_loading = threading.Lock()
+_loading = Lock()
 
 
 def module(text: str) -> Any:

@@ -11,12 +11,12 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from lazyflow.graph import Graph
+from lazyflow.locks import Lock
 from lazyflow.plan import Cells, Launch, Plan, Read, payload_read
 from lazyflow.tape import Signature, Type
 

@@ -178,6 +178,7 @@ class _Printer:
         self.names: dict[str, Any] = {
             "Expr": Expr,
             "current_tape": current_tape,
+            "now": settings.now,
             "STRUCTURE": STRUCTURE,
             "valid": valid,
         }
@@ -269,9 +270,10 @@ class _Printer:
     def _check_tape(self, chosen: Sequence[str]) -> None:
         """What holds for all calls on a tape is looked at once."""
         ready, options = self.constant(self.recorder), self.constant(self.options)
-        state = ["tape.trace is None", "tape.open", "STRUCTURE[0] == valid[0]", f"tape.options == {options}"]
+        state = ["tape.trace is None", "STRUCTURE[0] == valid[0]", f"tape.options == {options}"]
         self.lines += [
             f"tape = {chosen[0]}.tape" if chosen else "tape = current_tape()",
+            "if tape.scope is not now(): break",
             f"if tape.ready.get({ready}) != STRUCTURE[0]:",
             f"  if not ({' and '.join(state)}): break",
             f"  {self.constant(self.recorder.keep)}(tape)",

@@ -1,19 +1,27 @@
-"""The settings of a ``with lf.using(...)`` block: one frozen record per thread, never a global switch or an
-environment flag."""
+"""The settings of a ``with lf.using(...)`` block: one frozen record per context, never a global switch or an
+environment flag.
+
+They are kept in one context variable, together with the tape that is recorded on, so that they follow whatever follows
+contexts: threads, tasks, and fibers that have a context each.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 import threading
-from collections.abc import Callable
-from contextlib import ContextDecorator
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from lazyflow.device import canonical
-from lazyflow.errors import DTypeError
+from lazyflow.errors import CellError, DTypeError, user_line
+from lazyflow.locks import Owner, owner
 from lazyflow.threads import cores
 
 FUSIONS = ("auto", "numba", "numpy", "off")
@@ -47,29 +55,102 @@ class Settings:
     threads: int = 1
 
 
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.settings = Settings()
+# The context: which blocks hold here, and what is recorded on.
 
 
-_local = _Local()
-_on_change: list[Callable[[], None]] = []
-_before_change: list[Callable[[], None]] = []
+class Entry:
+    """One time that a block was entered.
+
+    It holds for as long as the ``with`` statement keeps what it will call at its end (``holder``), and where it was
+    left in the regular way, for all contexts that were copied inside of it. So an interrupt anywhere between entering
+    and leaving cannot leave it behind: the statement is gone then, and with it the holder.
+    """
+
+    __slots__ = ("block", "closed", "holder", "kept", "outer")
+
+    def __init__(self, block: using) -> None:
+        self.block = block
+        self.holder: Callable[[], Any] | None = None  # None: entered by hand, and held until it is left
+        self.outer: Scope | None = None  # where it was entered
+        self.kept = False  # by the contexts that were copied inside of it: it was left where it was entered
+        self.closed = False  # left from elsewhere: it holds nowhere any more
+
+    def holds(self) -> bool:
+        """Whether the block holds in the contexts that have it."""
+        return not self.closed and (self.kept or self.holder is None or self.holder() is not None)
+
+
+class Scope:
+    """The state of a context: the blocks that were entered, the settings that they make, and the tape that is recorded
+    on there (weakly: a tape lives as long as an expression of it), by the thread ``owner``.
+
+    There is one context variable, and it holds one of these. Whatever follows contexts (tasks, fibers) follows this.
+    """
+
+    __slots__ = ("entries", "owner", "settings", "tape")
+
+    def __init__(self, entries: tuple[Entry, ...], settings: Settings, owner: Owner | None = None) -> None:
+        self.entries, self.settings, self.owner = entries, settings, owner
+        self.tape: Callable[[], Any] = _no_tape
+
+
+def _no_tape() -> None:
+    """In place of a reference to a tape that is no more."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_OUTERMOST = Scope((), Settings())
+_scope: ContextVar[Scope] = ContextVar("lazyflow.scope", default=_OUTERMOST)
+now = _scope.get  # on the way of every recorded operation, therefore as it is: no function around it
+
+
+def here() -> Scope:
+    """The scope of this context, without blocks that an interrupt, or leaving them from elsewhere, has left behind."""
+    scope = now()
+    for entry in scope.entries:
+        if not entry.holds():
+            return _narrowed(scope, [e for e in scope.entries if e.holds()])
+    return scope
+
+
+def owned(scope: Scope) -> Scope:
+    """The same scope with a tape of this thread: it was that of a context that was copied from elsewhere."""
+    mine = Scope(scope.entries, scope.settings, owner())
+    _scope.set(mine)
+    return mine
 
 
 def current() -> Settings:
-    """The settings of this thread."""
-    return _local.settings
+    """The settings of this context."""
+    return here().settings
 
 
-def before_change(check: Callable[[], None]) -> None:
-    """Call ``check``, which may raise, before a block of settings is entered."""
-    _before_change.append(check)
+def tracing() -> Any:
+    """The `Trace` of the cell whose body this context is recording, or None."""
+    tape = now().tape()
+    return None if tape is None else tape.trace
 
 
-def on_change(callback: Callable[[], None]) -> None:
-    """Call ``callback`` whenever a block of settings is entered or left (recording closes its tape there)."""
-    _on_change.append(callback)
+def refuse_in_cells(what: str, instead: str) -> None:
+    """Raise `CellError` while the body of a cell is recorded: what would happen once must not pass for what happens at
+    every call. ``what`` happens inside, and ``instead`` says what to write."""
+    trace = tracing()
+    if trace is not None:
+        raise CellError(
+            f"{user_line()}: {what} inside the {trace.name}, whose body is recorded once and not run at every call: "
+            f"{instead}"
+        )
+
+
+def _narrowed(scope: Scope, entries: Sequence[Entry]) -> Scope:
+    """Go on with these of a scope's entries: as it was before the others, if they came last."""
+    outer = scope.entries[len(entries)].outer
+    if outer is not None and outer.entries == tuple(entries):
+        new = outer
+    else:
+        new = functools.reduce(lambda around, entry: entry.block.scope(around, entry), entries, _OUTERMOST)
+    _scope.set(new)
+    return new
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -107,8 +188,58 @@ def _checked_fusion(value: Any) -> Any:
     return value
 
 
-class using(ContextDecorator):
-    """Settings for a ``with`` block (or, as a decorator, for a function); blocks nest.
+class _Leaving:
+    """``block.__exit__``, whichever way it is asked for.
+
+    A ``with`` statement asks an instance for it, before it enters, and keeps what it gets until it is over: then that
+    is the entry's holder. ``contextlib.ExitStack`` asks the class, and calls what it gets with the block.
+    """
+
+    def __get__(self, block: using | None, kind: type) -> Callable[..., None]:
+        if block is None:
+            return self
+        entry = Entry(block)
+        leave = functools.partial(_leave, entry)
+        entry.holder = weakref.ref(leave)
+        block.coming[threading.get_ident()] = entry.holder
+        return leave
+
+    def __call__(self, block: using, *error: object) -> None:
+        _leave(Entry(block))
+
+
+def _leave(entry: Entry, *error: object) -> None:
+    """Leave a block. Wherever this is interrupted, the entry holds no more: its holder is gone with the statement."""
+    if entry.outer is None:  # never entered: the call belongs to what was entered by hand
+        entry = _by_hand(entry.block)
+        entry.holder = _no_tape
+    scope = now()
+    if entry in scope.entries:
+        tape = scope.tape()
+        _narrowed(scope, [e for e in scope.entries if e is not entry and e.holds()])
+        entry.kept = True
+        if tape is not None and entry.block.ends_tape:
+            tape.seal()
+    else:
+        entry.closed = True
+
+
+def _by_hand(block: using) -> Entry:
+    """What this context entered last of what was entered by hand, or what any did."""
+    if not block.by_hand:
+        raise RuntimeError(f"{type(block).__name__}: this block was left more often than it was entered")
+    mine = [e for e in now().entries if e in block.by_hand]
+    entry = (mine or block.by_hand)[-1]
+    block.by_hand.remove(entry)
+    return entry
+
+
+class using:
+    """Settings for a ``with`` block, or, as a decorator, for a function; blocks nest.
+
+    They hold in the context that entered the block (see `contextvars`): in this thread, in this task of ``asyncio``,
+    and in the tasks that are started inside. Of a decorated generator or coroutine they hold while its own body runs,
+    not where it yields or waits. One object may be entered many times, also by several threads or tasks at once.
 
     >>> import lazyflow as lf
     >>> with lf.using(batching="depth", dtype="float64"):
@@ -119,34 +250,58 @@ class using(ContextDecorator):
     does not fit.
     """
 
+    ends_tape = True  # what was recorded inside belongs to nobody when the block was left
+
     def __init__(self, **changes: Any) -> None:
         known = {f.name for f in fields(Settings)}
         unknown = sorted(set(changes) - known)
         if unknown:
             raise TypeError(f"unknown setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         self.changes = {name: _checked(name, value) for name, value in changes.items()}
-        self.outer: list[Settings] = []
+        self.coming: dict[int, weakref.ref[Any]] = {}  # by thread: the holder of what a ``with`` is about to enter
+        self.by_hand: list[Entry] = []  # entered without a ``with`` statement, and not left
 
-    def _recreate_cm(self) -> using:
-        # A decorated function may run in several threads: each call has settings of its own to go back to.
-        again = object.__new__(type(self))
-        again.changes, again.outer = self.changes, []
-        return again
-
-    def _set(self, settings: Settings) -> None:
-        _local.settings = settings
-        for callback in _on_change:
-            callback()
+    def scope(self, outer: Scope, entry: Entry) -> Scope:
+        """The scope inside of the block, which was entered in ``outer``."""
+        return Scope((*outer.entries, entry), replace(outer.settings, **self.changes), outer.owner)
 
     def __enter__(self) -> Settings:
-        for check in _before_change:
-            check()
-        self.outer.append(_local.settings)
-        self._set(replace(_local.settings, **self.changes))
-        return _local.settings
+        refuse_in_cells(
+            "the settings cannot change",
+            "use the block around its calls, and x.detach() inside for a value without gradient",
+        )
+        holder = self.coming.pop(threading.get_ident(), None)
+        # The holder gets no name in this frame: a traceback would keep it, and so the entry would hold.
+        entry = Entry(self) if holder is None or holder() is None else holder().args[0]  # type: ignore[union-attr]
+        entry.outer = here()
+        inside = self.scope(entry.outer, entry)
+        if entry.holder is None:
+            self.by_hand.append(entry)
+        _scope.set(inside)
+        return inside.settings
 
-    def __exit__(self, *error: object) -> None:
-        self._set(self.outer.pop())
+    if TYPE_CHECKING:
+
+        def __exit__(self, *error: object) -> None: ...
+    else:
+        __exit__ = _Leaving()
+
+    def __call__(self, function: Function) -> Function:
+        """``function`` inside of this block, entered anew for every call, or for every step where it yields or
+        waits."""
+        if inspect.isasyncgenfunction(function):
+            return _async_generator(self, function)  # type: ignore[return-value]
+        if inspect.iscoroutinefunction(function):
+            return _coroutine(self, function)  # type: ignore[return-value]
+        if inspect.isgeneratorfunction(function):
+            return _generator(self, function)  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return inside  # type: ignore[return-value]
 
 
 class no_grad(using):
@@ -162,3 +317,65 @@ class no_grad(using):
 
     def __init__(self) -> None:
         super().__init__(grad=False)
+
+
+# Functions that stop in the middle: the settings hold while they run.
+
+
+def _steps(block: using, inner: Any) -> Generator[Any, Any, Any]:
+    """A generator, or what a coroutine waits for, with each step of it inside of the block."""
+    step, value = inner.send, None
+    while True:
+        try:
+            with block:
+                found = step(value)
+        except StopIteration as end:
+            return end.value
+        try:
+            step, value = inner.send, (yield found)
+        except BaseException as error:  # GeneratorExit, too: what it is to do about it is up to the inner one
+            step, value = inner.throw, error
+
+
+class _Waiting:
+    """What a coroutine waits for, step by step inside of a block."""
+
+    def __init__(self, block: using, inner: Any) -> None:
+        self.block, self.inner = block, inner
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return _steps(self.block, self.inner)
+
+
+def _generator(block: using, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        return (yield from _steps(block, function(*args, **kwargs)))
+
+    return inside
+
+
+def _coroutine(block: using, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def inside(*args: Any, **kwargs: Any) -> Any:
+        return await _Waiting(block, function(*args, **kwargs))
+
+    return inside
+
+
+def _async_generator(block: using, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def inside(*args: Any, **kwargs: Any) -> Any:
+        inner = function(*args, **kwargs)
+        step = inner.__anext__()
+        while True:
+            try:
+                found = await _Waiting(block, step)
+            except StopAsyncIteration:
+                return
+            try:
+                step = inner.asend((yield found))
+            except BaseException as error:
+                step = inner.athrow(error)
+
+    return inside

@@ -13,11 +13,10 @@ alone. Python scalars and indices are payload, not signature, or ``x / len(sente
 from __future__ import annotations
 
 import itertools
-import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,7 +24,8 @@ import numpy as np
 
 from lazyflow import loops, settings
 from lazyflow.device import elements
-from lazyflow.errors import CellError, DeviceError, user_line
+from lazyflow.errors import DeviceError, ThreadError, user_line
+from lazyflow.locks import Lock, owner
 from lazyflow.ops.base import NOTHING, Abstract, Array, Aval, Op, Result, Shape
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ _owners: weakref.WeakValueDictionary[int, Type] = weakref.WeakValueDictionary() 
 _tapes: weakref.WeakValueDictionary[int, Tape] = weakref.WeakValueDictionary()
 _tables: list[dict[Any, Any]] = []
 _swept: list[Any] = []  # what the tables held when they were emptied last
-_interning = threading.RLock()
+_interning = Lock()
 _made = 0
 
 Table = TypeVar("Table", bound="dict[Any, Any]")
@@ -225,7 +225,7 @@ class Signature:
 # Flat columns of all signatures ever made, indexed by id, so that whole tapes are decoded by NumPy look-ups.
 _SIGNATURES: list[weakref.ref[Signature]] = []
 _ROWS, _INTS, _FLOATS, _KINDS = array("i"), array("i"), array("i"), array("i")
-_enrolling = threading.Lock()
+_enrolling = Lock()
 _columns: list[Columns] = []  # what they are now as NumPy arrays, once asked for
 
 
@@ -303,10 +303,9 @@ def known_signature(kind: Type) -> Signature:
 class Tape:
     """Nodes in the order they were recorded; row numbers are topological.
 
-    ``open``: the fast path may append. ``sealed``: nobody may (a forward or a change of settings came by); what is
-    recorded next goes
-    onto a fresh tape, which *imports* the rows it reads of this one. A tape lives as long as a handle or a later
-    tape points to it.
+    ``scope``: where the fast paths may append, which compare it with `lazyflow.settings.now`. ``sealed``: nobody may (a
+    forward came by, or the block that it was recorded in was left); what is recorded next goes onto a fresh tape, which
+    *imports* the rows it reads of this one. A tape lives as long as a handle or a later tape points to it.
     """
 
     __slots__ = (
@@ -326,14 +325,16 @@ class Tape:
         "number",
         "objects",
         "offset_of",
-        "open",
         "operands",
         "options",
+        "owner",
+        "owners",
         "reach",
         "ready",
         "retained",
         "run_of",
         "runs",
+        "scope",
         "sealed",
         "signatures",
         "touched",
@@ -349,7 +350,9 @@ class Tape:
         self.ready: dict[Any, int] = {}  # the signatures of cells that may be recorded on it as things stand
         self.device, self.grad, self.options = options.device, options.grad, options
         self.lines: list[str] | None = [] if options.check_finite else None
-        self.open = not options.check_finite
+        self.owner = owner()
+        self.owners = self.owner.alone  # with those of the tapes that it imports from
+        self.scope: settings.Scope | None = None
         self.sealed = False
         self.number = next(_tape_numbers)
         _tapes[self.number] = self
@@ -384,74 +387,59 @@ class Tape:
             self.run_of = None
         self.touched, self.runs = [], []  # last: an interrupt must not leave rows that point to no run
 
+    @property
+    def open(self) -> bool:
+        """Whether a fast path may append to it here."""
+        return self.scope is not None and self.scope is settings.now()
+
     def seal(self) -> None:
-        self.open, self.sealed = False, True
+        """Let nobody append any more. Raises `ThreadError` if another thread may be doing so at this moment."""
+        if not self.sealed and self.owner is not owner() and self.owner.is_alive():
+            raise ThreadError(
+                f"{user_line()}: uses an expression that the thread {self.owner.name!r} recorded and may go on from at "
+                "this moment: let that thread compute it (forward) or record it in a block (with lf.using():), which "
+                "ends its tape, or record it in this thread"
+            )
+        self.sealed = True
+        self.scope = None
         self.ready.clear()
 
 
 _tape_numbers = itertools.count()
 
 
-class _Current(threading.local):
-    def __init__(self) -> None:
-        self.tape: weakref.ref[Tape] | None = None
-
-
-current = _Current()
-
-
 def current_tape() -> Tape:
-    """This thread's tape to record on; a fresh one if the last was sealed or nobody holds it any more."""
-    tape = None if current.tape is None else current.tape()
+    """The tape that this context records on; a fresh one if the last was sealed or nobody holds it any more.
+
+    A context that was copied into another thread has its settings, and never its tape.
+    """
+    scope = settings.here()
+    if scope.owner is not owner():
+        scope = settings.owned(scope)
+    tape: Tape | None = scope.tape()
     if tape is None or tape.sealed:
-        tape = Tape(settings.current())
-        current.tape = weakref.ref(tape)
+        tape = Tape(scope.settings)
+        tape.scope = scope if tape.lines is None else None
+        scope.tape = weakref.ref(tape)
     return tape
 
 
-@contextmanager
-def recording_on(tape: Tape) -> Iterator[None]:
-    """Record on this very tape for a while."""
-    before, current.tape = current.tape, weakref.ref(tape)
-    try:
-        yield
-    finally:
-        current.tape = before
+class recording_on(settings.using):
+    """Record on this very tape in a ``with`` block."""
 
+    ends_tape = False
 
-def tracing() -> Any:
-    """The `Trace` of the cell whose body this thread is recording, or None."""
-    tape = None if current.tape is None else current.tape()
-    return None if tape is None else tape.trace
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.on = weakref.ref(tape)
 
-
-def refuse_in_cells(what: str, instead: str) -> None:
-    """Raise `CellError` while the body of a cell is recorded: what would happen once must not pass for what happens at
-    every call. ``what`` happens inside, and ``instead`` says what to write."""
-    trace = tracing()
-    if trace is not None:
-        raise CellError(
-            f"{user_line()}: {what} inside the {trace.name}, whose body is recorded once and not run at every call: "
-            f"{instead}"
-        )
-
-
-def _refuse_settings_in_cells() -> None:
-    refuse_in_cells(
-        "the settings cannot change",
-        "use the block around its calls, and x.detach() inside for a value without gradient",
-    )
-
-
-def seal_current() -> None:
-    """Close this thread's tape: what is recorded next goes onto a fresh one."""
-    tape = None if current.tape is None else current.tape()
-    if tape is not None:
-        tape.seal()
-
-
-settings.on_change(seal_current)
-settings.before_change(_refuse_settings_in_cells)
+    def scope(self, outer: settings.Scope, entry: settings.Entry) -> settings.Scope:
+        inside = super().scope(outer, entry)
+        inside.owner, inside.tape = owner(), self.on
+        tape = self.on()
+        if tape is not None and tape.lines is None:
+            tape.scope = inside
+        return inside
 
 
 def check_device(op: Op, types: tuple[Type | Inline, ...]) -> str:

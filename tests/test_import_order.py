@@ -12,6 +12,7 @@ ORDER = (
     "errors",
     "device",
     "threads",
+    "locks",
     "settings",
     "hooks",
     "random",

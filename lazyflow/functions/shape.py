@@ -140,9 +140,9 @@ def _equal_parts(x: Expr, sections: int) -> list[Expr]:
     signatures, offsets, signature = found
     tape = x.tape
     kind, first = signature.type, len(tape.signatures)
+    tape.ints.extend(offsets)
     tape.signatures.extend(signatures)
     tape.operands.extend(array("i", (x.row,)) * sections)
-    tape.ints.extend(offsets)
     parts = []
     for row in range(first, first + sections):
         e = Expr()

@@ -1,0 +1,167 @@
+"""What threads share, and who owns what: locks that no fork leaves behind, and the threads that tapes belong to.
+
+A fork copies one thread. What another one held at that moment, a lock or half a change, would stay so in the child for
+good. So whoever forks first takes all locks of this file (and numba's, under which everything is compiled), and both
+processes let go of them afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Lock:
+    """A lock for a ``with`` statement, which its own thread may take again: the garbage collector runs anywhere.
+
+    No interrupt leaves it locked. Between the last bytecode of a body and the call of ``__exit__``, and at both ends of
+    a method, an interrupt skips whatever was to be done at the end. So it is the end of the *object* that the statement
+    keeps which opens the lock, whatever ended it, and one single call both closes it and sees to that.
+    """
+
+    __slots__ = ("__weakref__", "inner")
+
+    def __init__(self) -> None:
+        self.inner = threading.RLock()
+        _locks.append(weakref.ref(self, _locks.remove))
+
+    def __enter__(self) -> None:
+        """The lock is taken already: the statement has asked for ``__exit__`` before."""
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, *error: object) -> None: ...
+    else:
+        __exit__ = property(lambda self: _locked(self.inner))
+
+
+_call = operator.methodcaller("__call__")
+
+
+def _locked(inner: Any) -> Any:
+    """Take a lock, and return what opens it again by its end: what a ``with`` statement keeps, and calls before that.
+
+    It has no name in this frame, or a traceback would keep it. The lock is taken, the opening arranged for, and the
+    object handed over in the course of one call, so that no bytecode lies between.
+    """
+    end = [functools.partial(_nothing)]
+    opened_by = functools.partial(
+        end[0].__dict__.update, zip(["opens"], map(weakref.ref, end, [inner.__exit__]), strict=True)
+    )
+    return deque(map(_call, [inner.acquire, opened_by, end.pop]), maxlen=1).pop()
+
+
+def _nothing(*error: object) -> None:
+    """The statement ends."""
+
+
+_locks: list[weakref.ref[Lock]] = []
+
+
+class _Token:
+    """Lives as long as the thread that has it."""
+
+
+class Owner:
+    """A thread, as the owner of tapes. ``lock``: held by whoever computes what was recorded on them."""
+
+    __slots__ = ("__weakref__", "alone", "lock", "name", "number", "token")
+
+    def __init__(self, token: _Token) -> None:
+        self.token: weakref.ref[_Token] | None = weakref.ref(token)
+        self.lock = Lock()
+        self.alone = frozenset([self])  # the set of this owner, made once
+        self.number = next(_numbers)
+        self.name = threading.current_thread().name
+        _owners.add(self)
+
+    def is_alive(self) -> bool:
+        """Whether the thread still runs, and may record."""
+        return self.token is not None and self.token() is not None
+
+
+_numbers = itertools.count()
+_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+
+
+class _Thread(threading.local):
+    """Which thread this is. Nothing else is kept by thread: settings and tapes go with the context."""
+
+    def __init__(self) -> None:
+        self.token = _Token()
+        self.owner = Owner(self.token)
+
+
+_thread = _Thread()
+
+
+def owner() -> Owner:
+    """This thread."""
+    return _thread.owner
+
+
+def together(owners: Sequence[Owner], function: Callable[..., Result], *args: Any) -> Result:
+    """Call a function while nobody else computes what these threads have recorded; from all sides in one order."""
+    if not owners:
+        return function(*args)
+    with owners[0].lock:
+        return together(owners[1:], function, *args)
+
+
+# Forks.
+
+
+def _compiler() -> Any:
+    """What numba compiles under, once it is loaded."""
+    return getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+
+
+_over_fork: list[Any] = []
+
+
+def _before_fork() -> None:
+    """Take all locks, waiting for one of them only while holding none: no order between them is known."""
+    compiler = _compiler()
+    while True:
+        taken = [] if compiler is None else [compiler]
+        for one in taken:
+            one.acquire()
+        for one in [found.inner for r in list(_locks) if (found := r()) is not None]:
+            if not one.acquire(blocking=False):
+                break
+            taken.append(one)
+        else:
+            _over_fork.extend(taken)
+            return
+        for other in reversed(taken):
+            other.release()
+        with one:
+            pass
+
+
+def _after_fork() -> None:
+    while _over_fork:
+        _over_fork.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    """The other threads are gone, whatever they held."""
+    _after_fork()
+    mine = owner()
+    for other in list(_owners):
+        if other is not mine:
+            other.token, other.lock = None, Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
