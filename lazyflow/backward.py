@@ -19,7 +19,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import jit, loops
 from lazyflow.arena import Arena
-from lazyflow.calls import Calls
+from lazyflow.calls import Calls, Separate
 from lazyflow.execute import Run, operand_values, parameter_of, sources
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph, reachable
@@ -27,7 +27,7 @@ from lazyflow.hooks import Hook, through
 from lazyflow.ops.base import Array, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.ops.sparse import add as add_sparse
-from lazyflow.plan import Launch, Rows, launches, parameter_launches
+from lazyflow.plan import Cells, Launch, Rows, launches, parameter_launches
 from lazyflow.tape import KNOWN, Operand, Signature, Type
 
 Retained = Callable[[Run, Arena, Any], None]
@@ -63,12 +63,54 @@ def backward(
         add_seed(*seed)
     while queue:
         run, given = waiting.pop(-heapq.heappop(queue))
-        active = reached(run.plan.graph, [node for node, _, _ in given])
-        arena = _run_backward(run, given, active, gradients, hooked(run))
-        retained(run, arena, active)
-        for source in _handed_on(run, arena, active):
+        done = _of_run(run, given, hooked(run))
+        for parameter, gradient in done.gradients.values():
+            _accumulate(gradients, parameter, gradient)
+        retained(run, done.arena, done.active)
+        for source in done.handed_on:
             add_seed(*source)
     return gradients
+
+
+class _Done(NamedTuple):
+    """The backward of one run: its cotangents, the nodes that took part (None for all), the gradients of its
+    parameters, and the seeds of earlier runs."""
+
+    arena: Arena
+    active: Any
+    gradients: dict[int, tuple[Parameter, Any]]
+    handed_on: list[tuple[Run, int, int, Array]]
+
+    def is_finite(self) -> bool:
+        """Whether all that comes out of it is."""
+        found = [gradient for _, gradient in self.gradients.values()] + [seed[3] for seed in self.handed_on]
+        arrays = [g.values if isinstance(g, RowSparse) else g for g in found]
+        return all(bool(np.isfinite(float(a.sum()))) for a in arrays)
+
+
+def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, Hooked]) -> _Done:
+    """The backward of one run. The calls of a cell take part with all of their results; where only some are reached and
+    the slope of another is infinite, NaNs come of it, and it is done again with these alone."""
+    graph, nodes = run.plan.graph, [node for node, _, _ in given]
+    if not len(graph.results):
+        return _done(run, given, reached(graph, nodes), hooked)
+    if not hooked and not any(tape.retained for tape in (t() for t in graph.tapes) if tape is not None):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            done = _done(run, given, reached(graph, nodes), hooked)
+        if done.is_finite():
+            return done
+    hot = reached_results(graph, nodes)
+    active = hot.copy()
+    active[graph.call[np.flatnonzero(hot)]] = True
+    return _done(run, given, active, hooked, hot)._replace(active=hot)
+
+
+def _done(
+    run: Run, given: list[tuple[int, int, Array]], active: Any, hooked: Mapping[int, Hooked], hot: Any = None
+) -> _Done:
+    gradients: dict[int, tuple[Parameter, Any]] = {}
+    arena = _run_backward(run, given, active, gradients, hooked, hot)
+    return _Done(arena, active, gradients, _handed_on(run, arena, active))
 
 
 def _run_backward(
@@ -77,6 +119,7 @@ def _run_backward(
     active: Any,
     gradients: dict[int, tuple[Parameter, Any]],
     hooked: Mapping[int, Hooked],
+    hot: Any,
 ) -> Arena:
     xp = devices.array_module(run.device)
     plan = run.plan
@@ -87,7 +130,7 @@ def _run_backward(
     for _, offset, cotangent in given:
         flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
         flat += cotangent.reshape(-1)
-    reverse, at_once, calls = _launches(run, active)
+    reverse, at_once, calls = _launches(run, active, hot)
     for some in calls:
         some.begin_backward(arena)
     for launch in reversed(reverse):
@@ -121,17 +164,46 @@ def _accumulate(gradients: dict[int, tuple[Parameter, Any]], parameter: Paramete
     gradients[id(parameter)] = parameter, gradient if known is None else accumulated(known[1], gradient)
 
 
-def _launches(run: Run, active: Any) -> tuple[Sequence[Launch], Sequence[Launch], Sequence[Calls]]:
+def _launches(run: Run, active: Any, hot: Any) -> tuple[Sequence[Launch], Sequence[Launch], Sequence[Calls | Separate]]:
     """The launches of the ``active`` nodes, those for the parameters' gradients, and the calls of cells; others must
-    not take part (0 * inf is not 0)."""
+    not take part (0 * inf is not 0). ``hot``: the results that are reached, where others of their calls are not."""
     plan, graph = run.plan, run.plan.graph
     if active is None:
         return plan.launches, plan.parameter_launches, run.calls
     mine = np.flatnonzero(active)
     found, cells = launches(graph, plan.schedule, plan.offsets, mine)
     whole = {id(c.signature): calls for c, calls in zip(plan.cells, run.calls, strict=True)}
-    calls = [whole[id(c.signature)].part(c.rows, c.inputs, c.outputs, c.ints, c.floats, c.largest) for c in cells]
+    calls = [_some_calls(whole[id(c.signature)], c, hot) for c in cells]
     return found, parameter_launches(graph, plan.schedule.launch, plan.offsets, mine), calls
+
+
+def _some_calls(whole: Calls, some: Cells, hot: Any) -> Calls | Separate:
+    columns = some.inputs, some.outputs, some.ints, some.floats
+    if hot is None:
+        return whole.part(some.rows, *columns, some.largest)
+    return Separate(whole, *columns, hot[some.nodes[:, None] + np.arange(len(some.outputs))])
+
+
+def reached_results(graph: Graph, nodes: Sequence[int]) -> Any:
+    """Which nodes a gradient from the given ones reaches, each result of a cell's call for itself."""
+    kept = differentiable_edges(graph)
+    kept[graph.starts[graph.results]] = False
+    users = [np.repeat(np.arange(len(graph)), np.diff(graph.starts))]
+    operands = [graph.base]
+    for s, signature in enumerate(graph.signatures):
+        if signature.further:
+            calls = np.flatnonzero(graph.signature == s)
+            slots = graph.starts[calls][:, None] + np.arange(signature.rows)
+            kept[slots] = False
+            for result, inputs in enumerate(signature.cell.reached):
+                for slot in inputs:
+                    users.append(calls + result)
+                    operands.append(graph.base[slots[:, slot]])
+    users[0], operands[0] = users[0][kept], graph.base[kept]
+    user, operand = np.concatenate(users), np.concatenate(operands)
+    order = np.argsort(user, kind="stable")
+    wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)[graph.signature]
+    return reachable(len(graph), nodes, user[order], operand[order]) & wanted
 
 
 def reached(graph: Graph, nodes: Sequence[int]) -> Any:

@@ -99,7 +99,7 @@ class Calls:
     """``count`` calls of one cell. ``inputs[k]`` and ``outputs[k]``: the element offsets of operands and results in the
     arena, one for each call; ``ints`` and ``floats``: their payload numbers.
 
-    ``largest``: how many calls the largest launch has.
+    ``largest``: how many calls the largest launch has. ``apart``: the results go to memory of their own.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class Calls:
         count: int,
         largest: int,
         grad: bool,
+        apart: bool = False,
     ) -> None:
         self.stages, self.program, self.nodes = stages, stages.program, stages.program.nodes
         self.arena, self.device, self.grad = arena, arena.device, grad
@@ -124,13 +125,17 @@ class Calls:
         self.whole = grad or bool(stages.steps[HOISTED] or stages.steps[SUNK])
         self.rows = count if self.whole else largest
         self.slabs = self._matrices(self.memory, stages.memory.values, self.rows)
-        self.out = [self._block(arena, k) for k in range(len(self.program.outputs))]
+        if apart:
+            results = [self.nodes[i] for i in self.program.outputs]
+            self.out = self.memory.matrices([(count, node.size, node.dtype) for node in results])
+        else:
+            self.out = [self._block(arena, k) for k in range(len(self.program.outputs))]
         self.xs: dict[int, Array] = {}  # left sides of products that are kept for weight gradients, by step
         self.shared: dict[int, Array] = {}
         self.prepared: dict[int, list[tuple[int | None, list[Run]]]] = {}
         self.ran: list[tuple[int, int]] = []
         self.spent = False  # a backward pass has put cotangents in the place of values
-        self.scattered = False  # results do not lie one behind the other: some of the calls of a run
+        self.scattered = apart  # results do not lie one behind the other: some of the calls of a run
 
     def _matrices(self, memory: Slabs, scopes: Sequence[str], rows: int) -> list[Any]:
         """A matrix for each slab that needs one of its own, None for the others."""
@@ -690,6 +695,63 @@ class Calls:
                 if signature.op.stacked:
                     gradient = gradient.reshape((1, len(node.reads), *ref.shape))[:, k]
                 add(ref, unbroadcast(self.xp, self.xp.asarray(gradient), ref.shape))
+
+
+class Separate:
+    """The calls of a cell in a backward that reaches other results of some than of others. Those alike are computed
+    again together, by the program of these results alone: a slope of the others may be infinite, and 0 * inf is not 0.
+
+    ``whole``: all calls of the run. ``hot``: of each of these calls, which results are reached.
+    """
+
+    def __init__(
+        self,
+        whole: Calls,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        ints: Sequence[Array],
+        floats: Sequence[Array],
+        hot: Array,
+    ) -> None:
+        self.count = len(hot)
+        self.groups: list[tuple[Array, Calls]] = []
+        patterns, which = np.unique(hot, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            results = tuple(np.flatnonzero(pattern).tolist())
+            rows = np.flatnonzero(which.reshape(-1) == number)
+            stages = whole.program.of_results(results).staged(frozenset(), frozenset(), True, whole.stages.fuse)
+            at, out_at = [a[rows] for a in inputs], [outputs[k][rows] for k in results]
+            payload = [column[rows] for column in ints], [column[rows] for column in floats]
+            sizes = len(rows), len(rows)
+            calls = Calls(stages, whole.arena, at, out_at, *payload, whole.parameters, *sizes, True, apart=True)
+            calls.forward(0, len(rows))
+            self.groups.append((rows, calls))
+
+    def begin_backward(self, cotangents: Arena) -> None:
+        """See `Calls.begin_backward`."""
+        for _, calls in self.groups:
+            calls.begin_backward(cotangents)
+
+    def backward(self, low: int, high: int) -> None:
+        """See `Calls.backward`."""
+        for rows, calls in self.groups:
+            if high == self.count:
+                calls._run_back(SUNK, 0, calls.count)
+            first, last = np.searchsorted(rows, (low, high)).tolist()
+            if first < last:
+                calls._run_back(MAIN, first, last)
+            if low == 0:
+                calls._run_back(HOISTED, 0, calls.count)
+
+    def parameter_gradients(self, accumulate: Accumulate) -> None:
+        """See `Calls.parameter_gradients`."""
+        for _, calls in self.groups:
+            calls.parameter_gradients(accumulate)
+
+    def end_backward(self) -> None:
+        """See `Calls.end_backward`."""
+        for _, calls in self.groups:
+            calls.end_backward()
 
 
 def _dense(gradient: Any) -> Array:

@@ -80,6 +80,51 @@ class Program:
     parameters: tuple[Type, ...]
     constants: tuple[Array, ...]
     known: dict[Any, Stages] = field(default_factory=dict)
+    parts: dict[tuple[int, ...], Program] = field(default_factory=dict)
+
+    def of_results(self, results: tuple[int, ...]) -> Program:
+        """The program of some of the results alone, with what they are computed from."""
+        found = self.parts.get(results)
+        if found is None:
+            found = self.parts[results] = self._of_results(results)
+        return found
+
+    def _of_results(self, results: tuple[int, ...]) -> Program:
+        kept = sorted(set().union(*(self._below(self.outputs[k]) for k in results)))
+        number = {node: k for k, node in enumerate(kept)}
+
+        def moved(ref: Ref) -> Ref:
+            return replace(ref, index=number[ref.index]) if ref.kind == NODE else ref
+
+        nodes = tuple(replace(self.nodes[i], reads=tuple(map(moved, self.nodes[i].reads))) for i in kept)
+        outputs = tuple(number[self.outputs[k]] for k in results)
+        return Program(self.name, nodes, outputs, self.inputs, self.parameters, self.constants)
+
+    def _below(self, node: int, grad: bool = False) -> set[int]:
+        """The nodes that one is computed from, itself included; ``grad``: those that its gradient flows to."""
+        found: set[int] = set()
+        stack = [node]
+        while stack:
+            i = stack.pop()
+            if i not in found:
+                found.add(i)
+                reads = [ref for ref in self.nodes[i].reads if ref.kind == NODE]
+                stack.extend(ref.index for ref in reads if not grad or (ref.grad and self.nodes[i].grad))
+        return found
+
+    @cached_property
+    def reached(self) -> tuple[frozenset[int], ...]:
+        """Of each result, the inputs that its gradient flows to."""
+        return tuple(
+            frozenset(
+                ref.index
+                for i in self._below(node, grad=True)
+                if self.nodes[i].grad
+                for ref in self.nodes[i].reads
+                if ref.kind == INPUT and ref.grad
+            )
+            for node in self.outputs
+        )
 
     def wants_gradient(self) -> set[tuple[str, int]]:
         """The inputs and parameters that a gradient flows to: pairs of ``"input"`` or ``"parameter"`` and a number."""

@@ -9,14 +9,18 @@ import gc
 import itertools
 import pickle
 import random
+import sys
+import threading
 import time
 import weakref
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow import nn
+from lazyflow import nn, optim
 
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.25, -0.5])
 
@@ -579,3 +583,218 @@ def test_an_expression_that_leaks_out_of_a_body_is_refused():
         lf.constant(X) + leaked[0]
     with pytest.raises(lf.CellError):
         leaked[0].numpy()
+
+
+# Random bodies over all that can be seen, and changes of it between calls.
+
+
+class World:
+    """All that a body reads, and what changes it. Two of them that went through the same changes are equal."""
+
+    def __init__(self):
+        self.number, self.options, self.steps = 1.0, Options(), [1.0, 2.0]
+        self.module, self.array, self.text = Holder(), np.arange(4.0), "a"
+        self.module.w = lf.Parameter(X)
+        self.module.drop = nn.Dropout(0.5)
+        self.function = scaled_by(2.0)
+
+
+READS = {
+    "number": lambda x, o, a: x * o.number,
+    "options": lambda x, o, a: x + o.options.scale,
+    "steps": lambda x, o, a: lf.sum([x * s for s in o.steps]),
+    "table": lambda x, o, a: x - o.module.table["k"][0],
+    "array": lambda x, o, a: x * o.array[1:],
+    "constant": lambda x, o, a: x * lf.constant(o.array)[1:],
+    "buffer": lambda x, o, a: x + o.module.buffer[:3],
+    "text": lambda x, o, a: x * len(o.text) if o.text < "b" else -x,
+    "parameter": lambda x, o, a: x * o.module.w,
+    "detached": lambda x, o, a: x + o.module.w.detach(),
+    "dropout": lambda x, o, a: o.module.drop(x),
+    "function": lambda x, o, a: o.function(x),
+    "argument": lambda x, o, a: x * a if not isinstance(a, str) else x * len(a),
+    "deciding": lambda x, o, a: x * (2 if a == 0 else 3),
+    "sign": lambda x, o, a: x if isinstance(a, str) else x * np.copysign(1.0, a),
+    "gradient or not": lambda x, o, a: x * 2 if x.requires_grad else x * 3,
+    "dtype": lambda x, o, a: x * lf.constant([1.5, 2.5, 3.5]),
+    "global": lambda x, o, a: x * FACTOR,
+    "helper": lambda x, o, a: helper(x),
+}
+WORLD_CHANGES = {
+    "number": lambda o, k: setattr(o, "number", float(k)),
+    "negative zero": lambda o, k: setattr(o, "number", -0.0),
+    "zero": lambda o, k: setattr(o, "number", 0.0),
+    "options": lambda o, k: setattr(o.options, "scale", float(k)),
+    "steps": lambda o, k: o.steps.append(float(k)),
+    "step": lambda o, k: o.steps.__setitem__(0, float(k)),
+    "table": lambda o, k: o.module.table["k"].__setitem__(0, float(k)),
+    "array": lambda o, k: o.array.__setitem__(k % 4, float(k)),
+    "buffer": lambda o, k: o.module.buffer.__setitem__(k % 3, float(k)),
+    "text": lambda o, k: setattr(o, "text", "ab"[k % 2] * (k + 1)),
+    "update": lambda o, k: o.module.w.assign(o.module.w.numpy() * 0.5 + k),
+    "in place": lambda o, k: o.module.w.data.__setitem__(0, float(k)),
+    "new parameter": lambda o, k: setattr(o.module, "w", lf.Parameter(X + k)),
+    "frozen": lambda o, k: setattr(o.module.w, "requires_grad", bool(k % 2)),
+    "mode": lambda o, k: o.module.train(bool(k % 2)),
+    "function": lambda o, k: setattr(o, "function", [lf.tanh, scaled_by(float(k)), np.negative][k % 3]),
+    "global": lambda o, k: set_global("FACTOR", float(k)),
+    "nothing": lambda o, k: None,
+}
+VALUES_OF_ARGUMENTS = [0, 0.0, -0.0, 1, True, 1.0, 2, -3.5, "abc", np.float32(0.1), np.int64(2), np.bool_(True), 2**35]
+
+
+def run_of(body, steps, decorated):
+    """Values, dtypes and gradients of a sequence of calls with changes between them."""
+    world, found = World(), []
+    set_global("FACTOR", 1.0)
+    lf.seed(7)
+    cell = lf.cell(body) if decorated else body
+    for change, k, argument, how in steps:
+        WORLD_CHANGES[change](world, k)
+        with lf.using(dtype="float64" if how == "wide" else "float32", grad=how != "no gradient"):
+            v = lf.Parameter(Y) if how == "leaf" else None
+            result = cell(lf.constant(Y) if v is None else v * 1.0, world, argument)
+            found.append((result.numpy(), result.requires_grad))
+            if result.requires_grad:
+                world.module.w.zero_grad()
+                lf.sum(result * result).backward()
+                found += [world.module.w.grad, None if v is None else v.grad]
+    return found
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.sampled_from(list(READS)), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(
+            st.sampled_from(list(WORLD_CHANGES)),
+            st.integers(0, 5),
+            st.sampled_from(range(len(VALUES_OF_ARGUMENTS))),
+            st.sampled_from(["as it is", "as it is", "leaf", "wide", "no gradient"]),
+        ),
+        min_size=3,
+        max_size=8,
+    ),
+)
+def test_every_call_is_the_function_whatever_changes(reads, steps):
+    def body(x, world, argument):
+        for name in reads:
+            x = READS[name](x, world, argument)
+        return x
+
+    steps = [(change, k, VALUES_OF_ARGUMENTS[a], how) for change, k, a, how in steps]
+    with np.errstate(all="ignore"):
+        expected, found = run_of(body, steps, decorated=False), run_of(body, steps, decorated=True)
+    set_global("FACTOR", 1.0)
+    for got, want in zip(found, expected, strict=True):
+        if isinstance(want, tuple):
+            assert got[0].dtype == want[0].dtype
+            assert got[1] == want[1]
+            got, want = got[0], want[0]
+        assert (got is None) == (want is None)
+        if want is not None:
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+# Threads.
+
+
+class Recurrent(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.W, self.b, self.k = lf.Parameter(rng.normal(size=(3, 3))), lf.Parameter(rng.normal(size=3)), 1.0
+
+    @lf.cell
+    def forward(self, x, h=None):
+        z = self.W @ x + self.b
+        return lf.tanh(z if h is None else z + h) * self.k
+
+
+@lf.cell
+def distance(h, y):
+    return lf.sum((h - y) ** 2)
+
+
+def trained(seed, meet=lambda: None):
+    """The losses of a model of one's own, whose shapes, settings and modules change on the way."""
+    model, rng, losses = Recurrent(seed), np.random.default_rng(seed), []
+    optimizer = optim.SGD(model.parameters(), lr=0.05)
+    for step in range(8):
+        meet()
+        found = []
+        for _ in range(3):
+            h = None
+            for _ in range(rng.integers(1, 4)):
+                h = model(lf.constant(rng.normal(size=3)), h)
+            found.append(distance(h, lf.constant(rng.normal(size=3))))
+        with lf.no_grad():
+            losses.append(distance(model(lf.constant(np.ones(3))), lf.constant(np.zeros(3))).item())
+        loss = lf.mean(found)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        model.k = 1.0 + step % 3
+    return losses
+
+
+def test_threads_that_train_models_of_their_own_through_one_class():
+    """All meet before every step, and then change places as often as they can."""
+    many = 6
+    expected = [trained(seed) for seed in range(many)]
+    found, barrier, interval = {}, threading.Barrier(many), sys.getswitchinterval()
+
+    def work(seed):
+        try:
+            found[seed] = trained(seed, barrier.wait)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(many)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(interval)
+    for seed in range(many):
+        np.testing.assert_allclose(found[seed], expected[seed], rtol=1e-9)
+
+
+def test_a_thread_that_stands_in_a_body_while_others_call_and_change_the_cell():
+    """One thread waits at a named point of its trace; meanwhile another traces, records, and makes code for it."""
+    inside, go_on, results = threading.Event(), threading.Event(), {}
+
+    class Waiting(nn.Module):
+        def __init__(self, v, wait):
+            super().__init__()
+            self.w, self.wait = lf.Parameter(X * v), wait
+
+        @lf.cell
+        def forward(self, x):
+            if self.wait:
+                inside.set()
+                assert go_on.wait(60)
+            return x * self.w
+
+    first, second = Waiting(2.0, True), Waiting(3.0, False)
+
+    def waiting():
+        results["first"] = [first(lf.constant(Y)).numpy()]
+
+    thread = threading.Thread(target=waiting)
+    thread.start()
+    assert inside.wait(60)
+    for _ in range(3):
+        close(second(lf.constant(Y)).numpy(), 3 * X * Y)
+    second.w.assign(Y)
+    close(second(lf.constant(Y)).numpy(), Y * Y)
+    go_on.set()
+    thread.join(60)
+    close(results["first"][0], 2 * X * Y)
+    first.wait = False
+    close(first(lf.constant(Y)).numpy(), 2 * X * Y)

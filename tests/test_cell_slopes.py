@@ -1,0 +1,135 @@
+"""Results of a cell that no gradient reaches: their slopes, infinite or not a number, never meet a zero cotangent."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+
+X = np.array([0.0, 1.0, 4.0])
+
+BODIES = {
+    "a root at zero": lambda x, w: (x * w, lf.sqrt(x * w * 0)),
+    "a logarithm": lambda x, w: (lf.tanh(x * w), lf.log(w * 0), x + w),
+    "a quotient": lambda x, w: (x * w, x / (w - w), lf.sum(w)),
+    "a sum of both": lambda x, w: (x * w, (x * w) + lf.sqrt(w - w)),
+    "a product of both": lambda x, w: (lf.tanh(x * w), lf.tanh(x * w) * lf.sqrt(w - w)),
+    "a norm": lambda x, w: (x + w, lf.norm(w - w), w * 2),
+    "a power": lambda x, w: (x + w, (w - w) ** 0.5),
+    "a matrix product": lambda x, w: (w * 2, lf.outer(w, x) @ lf.sqrt(w - w)),
+}
+FUSIONS = ("off", "numpy")
+
+
+def gradients(step, w, use):
+    w.grad = None
+    with np.errstate(all="ignore"):
+        loss = use(step)
+        loss.backward()
+        first = np.array(w.grad)
+        w.grad = None
+        loss.backward()
+    np.testing.assert_allclose(w.grad, first, rtol=1e-12)
+    return first
+
+
+def first_alone(w):
+    return lambda step: lf.sum(step(lf.constant(X), w * 1.0)[0])
+
+
+def chained(w):
+    def use(step):
+        h = lf.constant(X)
+        for _ in range(4):
+            h = step(h, w * 1.0)[0] * 0.5
+        return lf.sum(h)
+
+    return use
+
+
+USES = {"first alone": first_alone, "chained": chained}
+
+
+@pytest.mark.parametrize("fuse", FUSIONS)
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_an_unused_result_brings_no_nan(body, use, fuse):
+    w = lf.Parameter(np.array([0.5, -1.5, 2.0]))
+    with lf.using(dtype="float64", fuse=fuse):
+        expected = gradients(body, w, use(w))
+        found = gradients(lf.cell(body), w, use(w))
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("fuse", FUSIONS)
+def test_calls_of_one_launch_with_different_results_in_use(fuse):
+    """Every choice of the results of each of three calls that are one launch; the slope of one of them is infinite."""
+    w = lf.Parameter(np.array([0.5, 1.5, 2.0]))
+
+    def body(x, v):
+        return v * x, lf.sqrt(v - x), lf.tanh(v + x)
+
+    points = [w.numpy(), w.numpy() - 0.25, w.numpy() - 0.5]
+    choices = [(0,), (2,), (0, 2)], [(1,), (0, 1), (0, 1, 2)], [(0,), (1, 2)]
+    with lf.using(dtype="float64", fuse=fuse):
+        cell = lf.cell(body)
+        for chosen in itertools.product(*choices):
+
+            def use(step, chosen=chosen):
+                results = [step(lf.constant(p), w * 1.0) for p in points]
+                return lf.sum([lf.sum(r[k]) for r, ks in zip(results, chosen, strict=True) for k in ks])
+
+            expected, found = gradients(body, w, use), gradients(cell, w, use)
+            assert np.isfinite(expected).all()
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("fuse", FUSIONS)
+def test_operands_of_an_unused_result_get_no_cotangent(fuse):
+    w = lf.Parameter(X)
+    with lf.using(dtype="float64", fuse=fuse), np.errstate(all="ignore"):
+        cell = lf.cell(lambda a, b: (a * 2, b * 3))
+        loss = lf.sum(cell(w + 1.0, lf.sqrt(w - w))[0])
+        loss.backward()
+    np.testing.assert_array_equal(w.grad, [2.0, 2.0, 2.0])
+
+
+@pytest.mark.parametrize("fuse", FUSIONS)
+def test_hooks_and_kept_gradients_beside_an_unused_result(fuse):
+    w, seen = lf.Parameter(X), []
+    with lf.using(dtype="float64", fuse=fuse), np.errstate(all="ignore"):
+        v = w * 1.0
+        v.retain_grad()
+        v.register_hook(lambda g: seen.append(g.copy()))
+        lf.sum(lf.cell(lambda v: (v * 2, lf.sqrt(v - v)))(v)[0]).backward()
+    np.testing.assert_array_equal(v.grad, [2.0, 2.0, 2.0])
+    np.testing.assert_array_equal(seen, [[2.0, 2.0, 2.0]])
+    np.testing.assert_array_equal(w.grad, [2.0, 2.0, 2.0])
+
+
+def test_a_slope_that_is_infinite_stays_so():
+    w = lf.Parameter(X)
+    with lf.using(dtype="float64"), np.errstate(all="ignore"):
+        lf.sum(lf.cell(lambda v: (v * 2, lf.sqrt(v)))(w * 1.0)[1]).backward()
+    np.testing.assert_array_equal(w.grad, [np.inf, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("fuse", FUSIONS)
+def test_values_in_the_middle_and_several_runs(fuse):
+    w = lf.Parameter(np.array([0.5, 1.5, 2.0]))
+
+    def body(v):
+        return v * 2, lf.sqrt(v - v)
+
+    def use(step):
+        first, second = step(w * 1.0)
+        second.numpy()
+        h = first * 0.5
+        h.numpy()
+        return lf.sum(step(h)[0])
+
+    with lf.using(dtype="float64", fuse=fuse):
+        expected, found = gradients(body, w, use), gradients(lf.cell(body), w, use)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
