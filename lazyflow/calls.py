@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow import device as devices
-from lazyflow import jit
 from lazyflow.arena import POOL, Arena
 from lazyflow.expr import Parameter
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
 from lazyflow.lifetimes import ALL, BLOCK, SAME, Segment
 from lazyflow.ops.base import Array, unbroadcast
-from lazyflow.ops.linalg import column_sums, outer_sum, row_dots, rows_product, transposed
+from lazyflow.ops.linalg import column_sums, outer_sum, rows_product, transposed
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.program import Stages, compiled
 from lazyflow.steps import (
@@ -246,15 +246,19 @@ class Calls:
         return run
 
     def _copies(self, parts: Sequence[Ref], columns: Sequence[int]) -> list[Copy]:
-        """Put the rows of inputs and nodes into columns of a matrix: numba, all inputs at once."""
+        """Put the rows of inputs and nodes into columns of a matrix: the core, all inputs at once."""
         pairs = list(zip(parts, columns, strict=True))
-        inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self.stages.fuse == "numba"]
+        inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self._has_rows(ref.dtype)]
         copies = [_copy(self._part(ref), c, ref.size) for ref, c in pairs if (ref, c) not in inputs]
         if inputs:
             buffer, at, where, widths = self._several(inputs)
-            gather = jit.row_copies().gather
+            gather = core.machine.gather
             copies.append(lambda low, high, first, out: gather(out, where, buffer, at, low, widths))
         return copies
+
+    def _has_rows(self, dtype: np.dtype[Any]) -> bool:
+        """Whether the compiled core has operations on rows of a dtype."""
+        return self.stages.fuse == "core" and dtype.name in ("float32", "float64")
 
     def _several(self, inputs: Sequence[tuple[Ref, int]]) -> tuple[Array, Array, Array, Array]:
         """Of inputs and columns of a matrix: the arena, where the rows begin in it, the columns, and the widths."""
@@ -265,14 +269,14 @@ class Calls:
     def _product(self, step: Product, segment: Segment) -> Run:
         xp, x, out = self.xp, self._operand(step, segment), self._place(step.place, step.columns)
         if self._is_brief(step):
-            dots, rows = row_dots(step.x.dtype), self._weight(step)
+            dots, rows = core.machine.dots, self._weight(step)
             return lambda calls, low, high, first: dots(x(low, high, first), rows, out(low, high, first))
         weight = self._columns(step)
         return lambda calls, low, high, first: rows_product(xp, x(low, high, first), weight, out(low, high, first))
 
     def _is_brief(self, step: Product) -> bool:
         """Whether a copy of the weights by columns would cost more than it gains. The loop wants contiguous rows."""
-        if self.stages.fuse != "numba" or self.count > BRIEF:
+        if not self._has_rows(step.x.dtype) or self.count > BRIEF:
             return False
         x = None if step.x.kind == INPUT else self._place_of(step.x.index, step.x.shift)
         pairs = [(step.place, step.columns), *([(x, step.x.size)] if x else [])]
@@ -559,13 +563,13 @@ class Calls:
         return run
 
     def _adds(self, refs: Sequence[Ref], columns: Sequence[int]) -> list[Add]:
-        """Add columns of a matrix to the cotangents of inputs and nodes: by numba, to all inputs at once."""
+        """Add columns of a matrix to the cotangents of inputs and nodes: by the core, to all inputs at once."""
         pairs = list(zip(refs, columns, strict=True))
-        inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self.stages.fuse == "numba"]
+        inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self._has_rows(ref.dtype)]
         adds = [self._add(ref, c) for ref, c in pairs if (ref, c) not in inputs]
         if inputs:
             _, at, where, widths = self._several(inputs)
-            buffer, add = self.cotangent_arena.buffers[inputs[0][0].dtype], jit.row_copies().add_several
+            buffer, add = self.cotangent_arena.buffers[inputs[0][0].dtype], core.machine.add_several
             adds.append(lambda low, high, first, rows: add(buffer, at, low, rows, where, widths))
         return adds
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazyflow import jit, loops
+from lazyflow import core, jit, loops
 from lazyflow.fuse.compiled import VECTORISED
 from lazyflow.graph import Graph, Ints
 from lazyflow.locks import Lock
@@ -34,7 +34,7 @@ from lazyflow.repeats import watched
 from lazyflow.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
 from lazyflow.tape import Operand, Signature, Type
 
-FUSIONS = ("numba",)  # NumPy calls gather every operand first, which costs more than the launches that are saved
+FUSIONS = ("core", "numba")  # NumPy calls gather every operand first, which costs more than the launches that are saved
 FEWEST = 4  # chains of one structure in a graph that are worth a kernel
 LARGEST = 32  # members of a chain
 SLOTS = 4  # operands that are rows, of a member
@@ -131,7 +131,11 @@ def _kind(signature: Signature) -> _Kind:
         formulas = elementwise_formulas(signature.op)
     if formulas is None or not 0 < signature.rows <= SLOTS or not all(_fits(o, kind) for o in signature.operands):
         return _ALONE
-    if kind.size > SMALL and not all(_vectorises(f, kind.dtype.name) for f in (formulas[0], *formulas[1]) if f):
+    if (
+        core.machine is None
+        and kind.size > SMALL
+        and not all(_vectorises(f, kind.dtype.name) for f in (formulas[0], *formulas[1]) if f)
+    ):
         return _ALONE
     rows = [o.type for o in signature.operands if o.kind == "row"]
     whole = tuple(t is not None and t.size == kind.size for t in rows)

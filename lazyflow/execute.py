@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import core, jit
 from lazyflow import device as devices
-from lazyflow import jit
 from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
 from lazyflow.expr import Parameter
@@ -58,7 +58,8 @@ def fused_by(wanted: str, device: str) -> str:
     """How kernels are fused: as the settings say, where that can be had."""
     if device != "cpu":
         return "off"
-    return ("numba" if jit.is_available() else "numpy") if wanted == "auto" else wanted
+    best = "core" if core.machine is not None else "numba" if jit.is_available() else "numpy"
+    return best if wanted == "auto" else wanted
 
 
 def parameters_of(plan: Plan) -> list[Parameter | None]:

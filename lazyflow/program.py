@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.expr import signature_of
-from lazyflow.fuse import blocks
+from lazyflow.fuse import blocks, machine
 from lazyflow.fuse import compiled as loops
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
 from lazyflow.graph import Graph
@@ -893,4 +893,6 @@ def _shifted(ref: Ref, shift: int, node: Node, width: int) -> Ref:
 @functools.lru_cache(maxsize=4096)
 def compiled(kernel: Kernel, fuse: str) -> Callable[..., None]:
     """The kernel as a function, by numba or by NumPy."""
+    if fuse == "core":
+        return machine.compiled(kernel)
     return loops.compiled(kernel) if fuse == "numba" else blocks.compiled(kernel)

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow.device import canonical
 from lazyflow.errors import CellError, DTypeError, user_line
 from lazyflow.locks import Owner, owner
 from lazyflow.threads import cores
 
-FUSIONS = ("auto", "numba", "numpy", "off")
+FUSIONS = ("auto", "core", "numba", "numpy", "off")
 BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
 
 
@@ -181,6 +182,11 @@ def _checked_threads(value: Any) -> int:
 def _checked_fusion(value: Any) -> Any:
     if value not in FUSIONS:
         raise ValueError(f"fuse must be one of {', '.join(FUSIONS)}; got {value!r}")
+    if value == "core" and core.machine is None:
+        raise ImportError(
+            "fuse='core' needs the compiled core, which was not built when lazyflow was installed: install a C "
+            "compiler and lazyflow again, or use fuse='numpy'"
+        )
     if value == "numba" and importlib.util.find_spec("numba") is None:
         raise ImportError(
             "fuse='numba' needs numba, which is not installed: pip install 'lazyflow[jit]', or fuse='numpy'"

@@ -10,6 +10,7 @@ import lazyflow
 ROOT = Path(lazyflow.__file__).parent
 ORDER = (
     "errors",
+    "core",
     "device",
     "threads",
     "locks",

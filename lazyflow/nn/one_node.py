@@ -27,7 +27,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 # Combinations of shapes that a module is traced for. An encoder's layer takes 2 ms and 180 kB for each, and where numba
 # compiles it 900 ms more, once: that is kept on disk.
-MOST = {"numba": 2, "numpy": 32, "off": 32}
+MOST = {"core": 32, "numba": 2, "numpy": 32, "off": 32}
 _OWN = ("lazyflow.expr", "lazyflow.functions.", "lazyflow.nn.functional.")
 
 

@@ -14,14 +14,13 @@ path.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow import jit
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, symbolic
 
@@ -200,64 +199,6 @@ def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None) -> 
     for low in range(0, rows, part):
         np.matmul(x[low : low + part], weight, out=out[low : low + part])
     return out
-
-
-_DOTS = '''"""Printed by lazyflow; see lazyflow/ops/linalg.py."""
-
-import numpy as np
-from numba import njit
-
-_real = np.{dtype}
-
-
-{functions}
-
-
-@njit(cache=True, boundscheck=False, nogil=True)
-def dots(x, weight, out):
-    low, high = 0, x.shape[0]
-    while high - low >= 4:
-        _dots_4(x, weight, out, low)
-        low += 4
-    if high - low == 3:
-        _dots_3(x, weight, out, low)
-    elif high - low == 2:
-        _dots_2(x, weight, out, low)
-    elif high - low == 1:
-        _dots_1(x, weight, out, low)
-'''
-
-
-def _dots_of(rows: int) -> str:
-    """A function that multiplies ``rows`` rows with all rows of a matrix, two of these at a time: what is loaded once
-    is multiplied several times."""
-    options = "cache=True, boundscheck=False, nogil=True, fastmath={'contract', 'reassoc', 'nsz'}"
-    named = "; ".join(f"x{i} = x[low + {i}]" for i in range(rows))
-    lines = [f"@njit({options})", f"def _dots_{rows}(x, weight, out, low):", f"    {named}"]
-    return "\n".join([*lines, *_dots_loop(rows, "0", 2), *_dots_loop(rows, "weight.shape[0] // 2 * 2", 1)])
-
-
-def _dots_loop(rows: int, start: str, columns: int) -> list[str]:
-    pairs = [(i, j) for i in range(rows) for j in range(columns)]
-    return [
-        f"    for m in range({start}, weight.shape[0] // {columns} * {columns}, {columns}):",
-        "        " + "; ".join(f"w{j} = weight[m + {j}]" for j in range(columns)),
-        "        " + "; ".join(f"s{i}{j} = _real(0)" for i, j in pairs),
-        "        for k in range(weight.shape[1]):",
-        *(f"            s{i}{j} += x{i}[k] * w{j}[k]" for i, j in pairs),
-        *(f"        out[low + {i}, m + {j}] = s{i}{j}" for i, j in pairs),
-    ]
-
-
-@lru_cache(maxsize=512)
-def row_dots(dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], None]:
-    """``dots(x, weight, out)``: ``x @ weight.T`` of matrices with contiguous rows, as fast as `rows_product` for a few
-    rows, and without a transposed copy of the weights, which costs as much as some dozen rows.
-
-    Raises ``ImportError`` without numba.
-    """
-    functions = "\n\n\n".join(_dots_of(rows) for rows in (1, 2, 3, 4))
-    return jit.module(_DOTS.format(dtype=dtype.name, functions=functions)).dots  # type: ignore[no-any-return]
 
 
 def outer_sum(xp: Any, g: Array, x: Array) -> Array:

@@ -7,7 +7,6 @@ loss of elements, such as ``mse``, reduces over all elements of the example.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import jit
+from lazyflow import core
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, require_integer
 from lazyflow.ops.reduce import log_softmax, softmax
@@ -126,72 +125,21 @@ def _minus_one_hot(xp: Any, probabilities: Array, index: Array) -> Array:
     return flat.reshape(probabilities.shape)
 
 
-# One pass over rows of few scores, which as NumPy calls costs a dozen passes and temporaries: a fifth of the time from
-# 20 to 2000 rows of 5 scores. Of many scores NumPy computes vectors of exponentials, and is faster.
-FEW_CLASSES = 16
-
-_LOOP = '''"""Printed by lazyflow; see lazyflow/ops/loss.py."""
-
-import math
-
-from numba import njit
+# One pass over the rows, which as NumPy calls takes a dozen passes and temporaries.
 
 
-@njit(cache=True, boundscheck=False, nogil=True, error_model="numpy")
-def _shifted(row, out):
-    largest = row[0]
-    for j in range(1, row.size):
-        largest = row[j] if row[j] > largest or row[j] != row[j] else largest
-    for j in range(row.size):
-        out[j] = row[j] - largest
-
-
-@njit(cache=True, boundscheck=False, nogil=True, error_model="numpy")
-def cross_entropy(scores, index, shifted, out):
-    for i in range(scores.shape[0]):
-        if index[i] < 0 or index[i] >= scores.shape[1]:
-            return False
-        _shifted(scores[i], shifted)
-        total = math.exp(shifted[0])
-        for j in range(1, shifted.size):
-            total += math.exp(shifted[j])
-        out[i] = math.log(total) - shifted[index[i]]
-    return True
-
-
-@njit(cache=True, boundscheck=False, nogil=True, error_model="numpy")
-def slopes(scores, index, share, out):
-    for i in range(scores.shape[0]):
-        if index[i] < 0 or index[i] >= scores.shape[1]:
-            return False
-        row = out[i]
-        _shifted(scores[i], row)
-        row[0] = total = math.exp(row[0])
-        for j in range(1, row.size):
-            row[j] = math.exp(row[j])
-            total += row[j]
-        for j in range(row.size):
-            row[j] = row[j] / total * share[i]
-        row[index[i]] -= share[i]
-    return True
-'''
-
-
-@functools.cache
-def _loops() -> Any:
-    return jit.module(_LOOP)
-
-
-def _is_narrow(xp: Any, scores: Array, index: Array) -> bool:
-    """Whether these are rows of few scores with a class each, in the host's memory."""
-    rows = xp is np and scores.ndim == 2 and index.shape == scores.shape[:1] and scores.shape[1] <= FEW_CLASSES
-    return rows and scores.dtype.itemsize >= 4 and jit.is_available()
+def _by_rows(xp: Any, scores: Array, index: Array, ndim: int) -> bool:
+    """Whether these are rows of scores with a class each, in the host's memory, which the compiled core knows."""
+    if core.machine is None or xp is not np or ndim or scores.dtype.itemsize < 4:
+        return False
+    rows = scores.ndim == 2 and index.shape == scores.shape[:1] and index.dtype == np.int64
+    return bool(rows and scores.strides[1] == scores.itemsize and index.flags.c_contiguous)
 
 
 def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
-    if not ndim and _is_narrow(xp, logits, index):
+    if _by_rows(xp, logits, index, ndim):
         losses = np.empty(len(logits), logits.dtype) if out is None else out
-        if _loops().cross_entropy(logits, index, np.empty(logits.shape[1], logits.dtype), losses):
+        if core.machine.cross_entropy(logits, index, losses):
             return losses
     scores = _repeated(xp, logits, index)
     shifted = scores - scores.max(axis=-1, keepdims=True)
@@ -202,9 +150,9 @@ def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, r
 def _cross_entropy_logits(
     xp: Any, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
 ) -> Array:
-    if not ndim and _is_narrow(xp, logits, index) and g.shape == index.shape:
-        answer = np.empty_like(logits)
-        if _loops().slopes(logits, index, g, answer):
+    if _by_rows(xp, logits, index, ndim) and g.shape == index.shape:
+        answer = np.empty(logits.shape, logits.dtype)
+        if core.machine.cross_entropy_slopes(logits, index, g, answer):
             return answer
     scores = _repeated(xp, logits, index)
     answer = _minus_one_hot(xp, _softmax(xp, scores), index)

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow import device as devices
-from lazyflow import jit
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import Array, Shape
 
@@ -121,16 +121,27 @@ def scatter_add_rows(xp: Any, target: Array, index: Array, rows: Array) -> None:
     """
     index = devices.to_host(index)
     flat = xp is np and target.flags.c_contiguous
-    if flat and rows[:1].size <= NARROW:
+    if flat and _has_rows(rows) and rows.dtype == target.dtype:
+        width = rows[:1].size
+        core.machine.add_rows(target.reshape(-1), index.astype(np.int64) * width, rows.reshape(len(rows), width))
+    elif flat and rows[:1].size <= NARROW:
         _add_elements(target, index, rows)
-    elif flat and rows.ndim == 2 and rows.dtype == target.dtype and jit.is_available():
-        jit.row_copies().add(target.reshape(-1), index * rows.shape[1], rows, 0, rows.shape[1])
     elif is_distinct(index):
         target[xp.asarray(index)] += rows
     elif flat and rows.size <= FEW:
         _add_elements(target, index, rows)
     else:
         add_rounds(target, _on(xp, scatter_rounds(index)), rows)
+
+
+def _has_rows(rows: Array) -> bool:
+    """Whether the compiled core adds such rows."""
+    known = core.machine is not None and rows.dtype.name in ("float32", "float64")
+    return bool(known and rows.ndim > 0 and rows.size > 0 and (rows.flags.c_contiguous or _is_matrix(rows)))
+
+
+def _is_matrix(rows: Array) -> bool:
+    return bool(rows.ndim == 2 and rows.strides[1] == rows.itemsize and rows.strides[0] >= 0)
 
 
 def is_distinct(index: Array) -> bool:
@@ -189,6 +200,11 @@ class RowSparse:
         ``indices`` (B,) of integers in ``range(shape[0])``, ``values`` ``(B, *shape[1:])``; neither is changed.
         """
         positions, starts, counts, unique = _sorted_groups(devices.to_host(indices))
+        if xp is np and _has_rows(values):
+            merged = np.empty((len(unique), *values.shape[1:]), values.dtype)
+            rows = values.reshape(len(values), -1)
+            core.machine.sum_groups(merged.reshape(len(unique), -1), rows, positions, np.append(starts, len(positions)))
+            return cls(unique, merged, shape)
         merged = xp.ascontiguousarray(rows_at(values, xp.asarray(positions[starts])))
         repeats = len(positions) - len(unique)
         if repeats and xp is np and repeats * values[:1].size <= FEW:

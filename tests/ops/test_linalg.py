@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
@@ -204,18 +203,6 @@ def test_any_number_of_operands_has_gradients() -> None:
         vjp = op.vjps[i]
         assert vjp is not None
         assert (vjp(np, y, y, *arrays, **static) == arrays[i]).all()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs numba: the extra jit")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("rows", [*range(9), 19])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (5, 3), (6, 40)])
-def test_row_dots(rows: int, shape: tuple[int, int], dtype: str) -> None:
-    rng = np.random.default_rng(rows)
-    x, weight = rng.normal(size=(rows, shape[1])).astype(dtype), rng.normal(size=shape).astype(dtype)
-    out = np.full((rows, shape[0]), 7, dtype)
-    linalg.row_dots(np.dtype(dtype))(x, weight, out)
-    np.testing.assert_allclose(out, x @ weight.T, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from lazyflow.ops import OPS, loss
+from lazyflow import core
+from lazyflow.ops import OPS
 
 
 def gradient(name, x, g=None, **attrs):
@@ -73,9 +74,9 @@ SPECIAL = np.array([[1.0, np.nan, 2.0], [np.inf, 1, 2], [-np.inf, 1, 2], [-np.in
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:divide by zero:RuntimeWarning")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("classes", [1, 2, 5, 16])
-def test_few_classes_like_many(classes, dtype, monkeypatch):
-    """The loop for few classes and the NumPy calls for many agree, also beyond the numbers."""
+@pytest.mark.parametrize("classes", [1, 2, 5, 16, 100])
+def test_rows_of_the_core_like_numpy(classes, dtype, monkeypatch):
+    """The core's loop and the NumPy calls agree, also beyond the numbers."""
     rng = np.random.default_rng(classes)
     scores = rng.normal(size=(20, classes)).astype(dtype) * 3
     if classes == 5:
@@ -83,8 +84,8 @@ def test_few_classes_like_many(classes, dtype, monkeypatch):
     index, g = rng.integers(0, classes, len(scores)), rng.normal(size=len(scores)).astype(dtype)
     op, static = OPS["cross_entropy"], OPS["cross_entropy"].infer(scores[0], index[0]).static
     found = []
-    for limit in (loss.FEW_CLASSES, 0):
-        monkeypatch.setattr(loss, "FEW_CLASSES", limit)
+    for machine in (core.machine, None):
+        monkeypatch.setattr(core, "machine", machine)
         y = op.forward(np, scores, index, **static)
         found.append((y, op.vjps[0](np, g, y, scores, index, **static)))
     for a, b in zip(*found, strict=True):

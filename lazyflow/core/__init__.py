@@ -1,0 +1,17 @@
+"""The compiled core: what is slow in Python, compiled when the package is installed.
+
+``machine`` is None where there was no compiler: then everything runs in Python and NumPy, with the same results up to
+the last bits of functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+machine: Any
+try:
+    from lazyflow.core import machine
+except ImportError:
+    machine = None
+
+__all__ = ["machine"]

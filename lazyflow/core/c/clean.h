@@ -1,0 +1,32 @@
+/* The names that functions.h, run.h and rows.h define for one type. */
+
+#undef MANTISSA
+#undef BIAS
+#undef MAGIC
+#undef LN2_HI
+#undef LN2_LO
+#undef LOG2E
+#undef EXP_LEAST
+#undef EXP_MOST
+#undef EXPM1_LEAST
+#undef SQRT_HALF_BITS
+#undef LEAST_NORMAL
+#undef RAISE
+#undef RAISED
+#undef TINY
+#undef UNARY
+#undef BINARY
+#undef ANGLE
+#undef ONE
+#undef TWO
+#undef EACH
+#undef LANES
+#undef PASTE
+#undef PASTE_
+#undef ABS
+#undef SQRT
+#undef COPYSIGN
+#undef FLOOR
+#undef CEIL
+#undef FMOD
+#undef C

@@ -1,0 +1,142 @@
+/* A machine for fused elementwise programs: no code is made at run time, and no length is compiled in.
+ *
+ * A program is a list of instructions on rows of elements. It runs on one block of elements after the other, small
+ * enough for the first cache; a register is a piece of memory for one such block, and an instruction a loop over it that
+ * the compiler has turned into vector code. So what interpreting costs, a jump an instruction, is paid once for some
+ * hundred elements (the block interpreter of MonetDB/X100: Boncz, Zukowski and Nes 2005).
+ */
+#ifndef LAZYFLOW_MACHINE_H
+#define LAZYFLOW_MACHINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* How an argument lies in memory: a matrix, rows of a flat buffer by their element offsets, one row for all, one number
+ * a row. */
+enum { LF_BLOCK, LF_ROWS, LF_VECTOR, LF_NUMBER };
+
+enum {
+    LF_LOAD,
+    LF_CONSTANT,
+    LF_ADD,
+    LF_SUBTRACT,
+    LF_MULTIPLY,
+    LF_DIVIDE,
+    LF_FLOOR_DIVIDE,
+    LF_REMAINDER,
+    LF_POWER,
+    LF_NEGATIVE,
+    LF_ABS,
+    LF_SIGN,
+    LF_MAXIMUM,
+    LF_MINIMUM,
+    LF_SQRT,
+    LF_EXP,
+    LF_EXPM1,
+    LF_LOG,
+    LF_LOG1P,
+    LF_SIN,
+    LF_COS,
+    LF_TAN,
+    LF_ARCSIN,
+    LF_ARCCOS,
+    LF_ARCTAN,
+    LF_ARCTAN2,
+    LF_SINH,
+    LF_COSH,
+    LF_TANH,
+    LF_ARCSINH,
+    LF_ARCCOSH,
+    LF_ARCTANH,
+    LF_ERF,
+    LF_ERFC,
+    LF_FLOOR,
+    LF_CEIL,
+    LF_ROUND,
+    LF_EQUAL,
+    LF_NOT_EQUAL,
+    LF_LESS,
+    LF_LESS_EQUAL,
+    LF_GREATER,
+    LF_GREATER_EQUAL,
+    LF_LOGICAL_AND,
+    LF_LOGICAL_OR,
+    LF_LOGICAL_NOT,
+    LF_ISFINITE,
+    LF_ISNAN,
+    LF_WHERE,
+    LF_WHERE_NONZERO,
+    LF_MULTIPLY_OR_ZERO,
+    LF_COUNT
+};
+
+/* Instruction i makes value i. A load reads argument `a` from column `b` on; a constant is number `a` of the constants;
+ * all others read values. `slot`: the register that the value is in. */
+typedef struct {
+    int32_t op, a, b, c, slot;
+} lf_instruction;
+
+/* `value` goes to columns from `shift` on of an argument, added to what is there or in its place. In an argument of one
+ * column, that is the sum of a row. */
+typedef struct {
+    int32_t argument, shift, value, adds;
+} lf_store;
+
+typedef struct {
+    int32_t kind, single; /* single: one element stands for a whole row */
+} lf_parameter;
+
+typedef struct {
+    ptrdiff_t width;      /* elements of a row */
+    int32_t instructions, stores, parameters, slots, block, is_double;
+    lf_instruction *code;
+    lf_store *store;
+    lf_parameter *parameter;
+    double *constant;
+} lf_program;
+
+/* Element 0 of row 0, elements from one row to the next, and for LF_ROWS where each row begins. */
+typedef struct {
+    char *data;
+    ptrdiff_t pitch;
+    const int64_t *starts;
+} lf_argument;
+
+/* Fill in the registers and the length of a block. */
+void lf_prepare(lf_program *program);
+
+/* Bytes of memory that a run of up to `rows` rows needs. */
+size_t lf_scratch(const lf_program *program, ptrdiff_t rows);
+
+/* Rows `low` to `high` (not included). `scratch`: memory of lf_scratch bytes, aligned to 64. */
+void lf_run(const lf_program *program, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high, char *scratch);
+
+/* Rows of a flat buffer into columns of a matrix, of several parts of each row; and the transpose, adding: rows may
+ * repeat. Part k of row i begins at element at[k * stride + i], and goes to, or comes from, columns[k] on. `pitch`: from
+ * one row of the matrix to the next. */
+void lf_gather(int is_double, void *out, ptrdiff_t pitch, const void *buffer, const int64_t *at, ptrdiff_t stride,
+               const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t rows);
+void lf_add_rows(int is_double, void *buffer, const int64_t *at, ptrdiff_t stride, const void *rows, ptrdiff_t pitch,
+                 const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count);
+
+/* Sums of groups of rows: see rows.h. `positions` may be NULL: the rows in order. `sums`: room for `width` numbers. */
+void lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
+                   const int64_t *starts, ptrdiff_t groups, ptrdiff_t width, double *sums);
+
+/* out = x weight^T, for a few rows of x. */
+void lf_dots(int is_double, const void *x, ptrdiff_t x_pitch, const void *weight, ptrdiff_t w_pitch, void *out,
+             ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner);
+
+/* Cross-entropy of rows of scores, and its slopes; both return the first row whose index is no class, or -1. `scratch`:
+ * room for `classes` + 16 elements. */
+ptrdiff_t lf_cross_entropy(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index, void *out,
+                           ptrdiff_t step, ptrdiff_t rows, ptrdiff_t classes, void *scratch);
+ptrdiff_t lf_cross_entropy_slopes(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index,
+                                  const void *share, ptrdiff_t step, void *out, ptrdiff_t out_pitch, ptrdiff_t rows,
+                                  ptrdiff_t classes, void *scratch);
+
+/* The instruction set that runs: "avx512", "avx2", "baseline". Returns 0 if this machine has no such set. */
+const char *lf_instruction_set(void);
+int lf_use_instruction_set(const char *name);
+
+#endif

@@ -1,0 +1,152 @@
+/* Operations on rows that are no elementwise programs: included once for each type and instruction set, behind run.h.
+ * What machine.c hands out takes `void *`, so that both types have one signature. */
+
+#define WIDE 16
+typedef REAL N(vector) __attribute__((vector_size(WIDE * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+
+/* columns[k] .. of each row of `out` = a row of `buffer` that begins at at[k * stride + i]. */
+static void N(gather)(void *out_, ptrdiff_t pitch, const void *buffer_, const int64_t *at, ptrdiff_t stride,
+                      const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t rows) {
+    REAL *out = out_;
+    const REAL *buffer = buffer_;
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t k = 0; k < parts; k++)
+            __builtin_memcpy(out + i * pitch + columns[k], buffer + at[k * stride + i], widths[k] * sizeof(REAL));
+}
+
+ALWAYS void N(add_row)(REAL *to, const REAL *from, ptrdiff_t n) {
+    ptrdiff_t j = 0;
+    for (; j + WIDE <= n; j += WIDE)
+        *(N(vector) *)(to + j) += *(const N(vector) *)(from + j);
+    for (; j < n; j++) to[j] += from[j];
+}
+
+/* The transpose of gather: rows may repeat, and are added in order. */
+static void N(add_rows)(void *buffer_, const int64_t *at, ptrdiff_t stride, const void *rows_, ptrdiff_t pitch,
+                        const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count) {
+    REAL *buffer = buffer_;
+    const REAL *rows = rows_;
+    for (ptrdiff_t i = 0; i < count; i++)
+        for (ptrdiff_t k = 0; k < parts; k++)
+            N(add_row)(buffer + at[k * stride + i], rows + i * pitch + columns[k], widths[k]);
+}
+
+/* Row i of `out` = the sum of the rows positions[starts[i] .. starts[i + 1]] of `rows`, in double precision where there
+ * are many: added one after the other in single precision, a million times 0.1 is 100,958. */
+static void N(sum_groups)(void *out_, const void *rows_, ptrdiff_t pitch, const int64_t *positions, const int64_t *starts,
+                          ptrdiff_t groups, ptrdiff_t width, double *sums) {
+    REAL *out = out_;
+    const REAL *rows = rows_;
+    for (ptrdiff_t i = 0; i < groups; i++) {
+        ptrdiff_t low = starts[i], high = starts[i + 1];
+        REAL *to = out + i * width;
+        if (high - low == 1) {
+            __builtin_memcpy(to, rows + (positions ? positions[low] : low) * pitch, width * sizeof(REAL));
+            continue;
+        }
+        for (ptrdiff_t j = 0; j < width; j++) sums[j] = 0.0;
+        for (ptrdiff_t p = low; p < high; p++) {
+            const REAL *from = rows + (positions ? positions[p] : p) * pitch;
+            for (ptrdiff_t j = 0; j < width; j++) sums[j] += from[j];
+        }
+        for (ptrdiff_t j = 0; j < width; j++) to[j] = (REAL)sums[j];
+    }
+}
+
+/* Products of a few rows with all rows of a matrix, without a transposed copy of it: `many` rows of x and two of the
+ * weights at a time, so that what is loaded once is multiplied several times. */
+ALWAYS void N(dots_of)(const REAL *x, ptrdiff_t x_pitch, const REAL *weight, ptrdiff_t w_pitch, REAL *out,
+                       ptrdiff_t out_pitch, ptrdiff_t columns, ptrdiff_t inner, const int many, const int two) {
+    for (ptrdiff_t m = 0; m + two <= columns; m += two) {
+        N(vector) sums[4][2];
+        for (int i = 0; i < many; i++)
+            for (int j = 0; j < two; j++) sums[i][j] = (N(vector)){0};
+        ptrdiff_t k = 0;
+        for (; k + WIDE <= inner; k += WIDE) {
+            for (int j = 0; j < two; j++) {
+                N(vector) w = *(const N(vector) *)(weight + (m + j) * w_pitch + k);
+                for (int i = 0; i < many; i++) sums[i][j] += *(const N(vector) *)(x + i * x_pitch + k) * w;
+            }
+        }
+        for (int i = 0; i < many; i++)
+            for (int j = 0; j < two; j++) {
+                REAL part[WIDE];
+                __builtin_memcpy(part, &sums[i][j], sizeof part);
+                for (ptrdiff_t r = k; r < inner; r++) part[r - k] += x[i * x_pitch + r] * weight[(m + j) * w_pitch + r];
+                for (int half = WIDE / 2; half; half /= 2)
+                    for (int r = 0; r < half; r++) part[r] += part[r + half];
+                out[i * out_pitch + m + j] = part[0];
+            }
+    }
+}
+
+static void N(dots)(const void *x_, ptrdiff_t x_pitch, const void *weight_, ptrdiff_t w_pitch, void *out_,
+                    ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner) {
+    const REAL *x = x_;
+    const REAL *weight = weight_;
+    REAL *out = out_;
+    ptrdiff_t pairs = columns & ~(ptrdiff_t)1;
+#define SOME(many)                                                                                         \
+    N(dots_of)(x, x_pitch, weight, w_pitch, out, out_pitch, pairs, inner, many, 2);                        \
+    N(dots_of)(x, x_pitch, weight + pairs * w_pitch, w_pitch, out + pairs, out_pitch, columns - pairs, inner, many, 1)
+    for (; rows >= 4; rows -= 4, x += 4 * x_pitch, out += 4 * out_pitch) { SOME(4); }
+    if (rows == 3) { SOME(3); }
+    if (rows == 2) { SOME(2); }
+    if (rows == 1) { SOME(1); }
+#undef SOME
+}
+
+ALWAYS REAL N(largest)(const REAL *row, ptrdiff_t n) {
+    REAL found = row[0];
+    for (ptrdiff_t j = 1; j < n; j++) found = row[j] > found || row[j] != row[j] ? row[j] : found;
+    return found;
+}
+
+/* out = exp(row - largest), and the sum of that; `out` has room for whole lanes. */
+static double N(exponentials)(const REAL *row, ptrdiff_t n, REAL *out) {
+    REAL top = N(largest)(row, n);
+    for (ptrdiff_t j = 0; j < n; j++) out[j] = row[j] - top;
+    ptrdiff_t whole = (n + LANES - 1) & ~(ptrdiff_t)(LANES - 1);
+    for (ptrdiff_t j = n; j < whole; j++) out[j] = C(0.0);
+    N(loop_exp)(out, out, whole);
+    return N(row_sum)(out, n);
+}
+
+/* -log softmax(scores)[index] of each row. Returns the first row whose index is no class, or -1. */
+static ptrdiff_t N(cross_entropy)(const void *scores_, ptrdiff_t pitch, const int64_t *index, void *out_, ptrdiff_t step,
+                                  ptrdiff_t rows, ptrdiff_t classes, void *scratch_) {
+    const REAL *scores = scores_;
+    REAL *out = out_;
+    REAL *scratch = scratch_;
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        const REAL *row = scores + i * pitch;
+        if (index[i] < 0 || index[i] >= classes) return i;
+        double total = N(exponentials)(row, classes, scratch);
+        out[i * step] = (REAL)D(log)(total) - (row[index[i]] - N(largest)(row, classes));
+    }
+    return -1;
+}
+
+/* Its slopes in the scores, (softmax(scores) - one_hot(index)) * share. */
+static ptrdiff_t N(cross_entropy_slopes)(const void *scores_, ptrdiff_t pitch, const int64_t *index, const void *share_,
+                                         ptrdiff_t step, void *out_, ptrdiff_t out_pitch, ptrdiff_t rows,
+                                         ptrdiff_t classes, void *scratch_) {
+    const REAL *scores = scores_;
+    const REAL *share = share_;
+    REAL *out = out_;
+    REAL *scratch = scratch_;
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        if (index[i] < 0 || index[i] >= classes) return i;
+        REAL *to = out + i * out_pitch, s = share[i * step];
+        if (s == C(0.0)) { /* nothing is asked for, whatever the scores are */
+            N(fill)(to, C(0.0), classes);
+            continue;
+        }
+        double total = N(exponentials)(scores + i * pitch, classes, scratch);
+        for (ptrdiff_t j = 0; j < classes; j++) to[j] = scratch[j] / (REAL)total * s;
+        to[index[i]] -= s;
+    }
+    return -1;
+}
+
+#undef WIDE

@@ -1,0 +1,249 @@
+/* Included once for each type and instruction set, behind functions.h; see machine.h. */
+
+#define PASTE_(a, b) a##b
+#define PASTE(a, b) PASTE_(a, b)
+
+/* A loop over a block; the length is a multiple of LANES, so that no element is left for a scalar loop. What is written
+ * may be what is read at the same index, but nothing else. */
+#if defined(__clang__)
+#define EACH _Pragma("clang loop vectorize(assume_safety)") for (ptrdiff_t i = 0; i < n; i++)
+#else
+#define EACH _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)
+#endif
+#define LANES 16
+
+#define UNARY(name, expression)                                                   \
+    static void N(loop_##name)(REAL *out, const REAL *p, ptrdiff_t count) {        \
+        ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);                            \
+        EACH { REAL x = p[i]; out[i] = (REAL)(expression); }                      \
+    }
+#define BINARY(name, expression)                                                  \
+    static void N(loop_##name)(REAL *out, const REAL *p, const REAL *q, ptrdiff_t count) { \
+        ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);                            \
+        EACH { REAL a = p[i], b = q[i]; out[i] = (REAL)(expression); }            \
+    }
+
+BINARY(add, a + b)
+BINARY(subtract, a - b)
+BINARY(multiply, a * b)
+BINARY(divide, a / b)
+BINARY(floor_divide, N(floor_divide)(a, b))
+BINARY(remainder, N(remainder)(a, b))
+BINARY(maximum, N(maximum)(a, b))
+BINARY(minimum, N(minimum)(a, b))
+BINARY(equal, a == b ? C(1.0) : C(0.0))
+BINARY(not_equal, a != b ? C(1.0) : C(0.0))
+BINARY(less, a < b ? C(1.0) : C(0.0))
+BINARY(less_equal, a <= b ? C(1.0) : C(0.0))
+BINARY(greater, a > b ? C(1.0) : C(0.0))
+BINARY(greater_equal, a >= b ? C(1.0) : C(0.0))
+BINARY(logical_and, (a != C(0.0)) & (b != C(0.0)) ? C(1.0) : C(0.0))
+BINARY(logical_or, (a != C(0.0)) | (b != C(0.0)) ? C(1.0) : C(0.0))
+UNARY(logical_not, x == C(0.0) ? C(1.0) : C(0.0))
+UNARY(isfinite, ABS(x) < INFINITY ? C(1.0) : C(0.0))
+UNARY(isnan, x != x ? C(1.0) : C(0.0))
+UNARY(negative, -x)
+UNARY(abs, ABS(x))
+UNARY(sign, N(sign)(x))
+UNARY(sqrt, SQRT(x))
+UNARY(floor, FLOOR(x))
+UNARY(ceil, CEIL(x))
+UNARY(round, N(round)(x))
+UNARY(exp, N(exp)(x))
+UNARY(expm1, N(expm1)(x))
+UNARY(log, N(log)(x))
+UNARY(log1p, N(log1p)(x))
+UNARY(sinh, N(sinh)(x))
+UNARY(cosh, N(cosh)(x))
+UNARY(tanh, N(tanh)(x))
+UNARY(arcsinh, N(arcsinh)(x))
+UNARY(arccosh, N(arccosh)(x))
+UNARY(arctanh, N(arctanh)(x))
+UNARY(arcsin, D(arcsin)((double)x))
+UNARY(arccos, D(arccos)((double)x))
+UNARY(arctan, D(arctan)((double)x))
+BINARY(arctan2, D(arctan2)((double)a, (double)b))
+UNARY(erf, D(erf)((double)x))
+UNARY(erfc, D(erfc)((double)x))
+
+static void N(loop_where)(REAL *out, const REAL *c, const REAL *p, const REAL *q, ptrdiff_t count) {
+    ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);
+    EACH { REAL a = p[i], b = q[i]; out[i] = c[i] != C(0.0) ? a : b; }
+}
+
+/* A cotangent that is zero stays zero, whatever the slope is. */
+BINARY(where_nonzero, a != C(0.0) ? b : C(0.0))
+BINARY(multiply_or_zero, (a != C(0.0)) & (b != C(0.0)) ? a * b : C(0.0))
+
+/* Angles beyond the reach of the reduction, one element at a time by the C library: what an element becomes must not
+ * depend on its neighbours. */
+static int N(has_large)(const REAL *p, ptrdiff_t count) {
+    ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);
+    int found = 0;
+    for (ptrdiff_t i = 0; i < n; i++) found |= !(ABS(p[i]) <= (REAL)LARGE_ANGLE);
+    return found;
+}
+
+#define ANGLE(name)                                                               \
+    static void N(loop_##name)(REAL *out, const REAL *p, ptrdiff_t count) {        \
+        ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);                            \
+        if (!N(has_large)(p, count)) {                                            \
+            EACH { out[i] = (REAL)D(name)((double)p[i]); }                        \
+            return;                                                               \
+        }                                                                         \
+        for (ptrdiff_t i = 0; i < n; i++) {                                       \
+            double x = p[i];                                                      \
+            out[i] = (REAL)(fabs(x) <= LARGE_ANGLE ? D(name)(x) : name(x));       \
+        }                                                                         \
+    }
+ANGLE(sin)
+ANGLE(cos)
+ANGLE(tan)
+
+static void N(loop_power)(REAL *out, const REAL *p, const REAL *q, ptrdiff_t count) {
+    ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);
+    for (ptrdiff_t i = 0; i < n; i++) out[i] = (REAL)pow((double)p[i], (double)q[i]);
+}
+
+/* The sum of a row in double precision, in an order that no instruction set changes. */
+static double N(row_sum)(const REAL *p, ptrdiff_t n) {
+    double part[LANES] = {0};
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) part[k] += p[i + k];
+    for (; i < n; i++) part[i & (LANES - 1)] += p[i];
+    for (int half = LANES / 2; half; half /= 2)
+        for (int k = 0; k < half; k++) part[k] += part[k + half];
+    return part[0];
+}
+
+static inline void N(fill)(REAL *out, REAL x, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) out[i] = x;
+}
+
+static inline void N(copy)(REAL *out, const REAL *p, ptrdiff_t n) { __builtin_memcpy(out, p, n * sizeof(REAL)); }
+
+/* Where row `row` of an argument begins. */
+static inline REAL *N(row)(const lf_argument *argument, int kind, ptrdiff_t row) {
+    REAL *data = (REAL *)argument->data;
+    if (kind == LF_ROWS) return data + argument->starts[row];
+    if (kind == LF_VECTOR) return data;
+    return data + row * argument->pitch;
+}
+
+/* One block: `rows` rows from `row` on, `columns` columns from `column` on; rows > 1 only if these are all columns. */
+typedef struct {
+    ptrdiff_t row, rows, column, columns, count;
+} N(block);
+
+/* A loaded value: where it lies, if the loops can read it there, else a copy in its register. */
+static const REAL *N(load)(const lf_program *program, const lf_instruction *load, const lf_argument *arguments,
+                           const N(block) *b, REAL *to) {
+    const lf_argument *argument = arguments + load->a;
+    int kind = program->parameter[load->a].kind, narrow = program->width == 1;
+    ptrdiff_t shift = kind == LF_NUMBER ? 0 : load->b;
+    if (kind == LF_VECTOR && (narrow || program->parameter[load->a].single)) {
+        N(fill)(to, ((REAL *)argument->data)[shift], b->count);
+        return to;
+    }
+    if (!narrow && (kind == LF_NUMBER || program->parameter[load->a].single)) {
+        for (ptrdiff_t r = 0; r < b->rows; r++)
+            N(fill)(to + r * b->columns, N(row)(argument, kind, b->row + r)[shift], b->columns);
+        return to;
+    }
+    shift += b->column;
+    int joined = b->rows == 1 || (kind != LF_ROWS && kind != LF_VECTOR && argument->pitch == b->columns);
+    if (joined) {
+        const REAL *from = N(row)(argument, kind, b->row) + shift;
+        if (!(b->count & (LANES - 1))) return from;
+        N(copy)(to, from, b->count);
+        return to;
+    }
+    for (ptrdiff_t r = 0; r < b->rows; r++)
+        N(copy)(to + r * b->columns, N(row)(argument, kind, b->row + r) + shift, b->columns);
+    return to;
+}
+
+static void N(store)(const lf_program *program, const lf_store *store, const lf_argument *arguments, const N(block) *b,
+                     const REAL *value, double *sums) {
+    const lf_argument *argument = arguments + store->argument;
+    int kind = program->parameter[store->argument].kind;
+    if (program->parameter[store->argument].single && program->width != 1) {
+        for (ptrdiff_t r = 0; r < b->rows; r++) {
+            double sum = N(row_sum)(value + r * b->columns, b->columns) + (b->column ? sums[r] : 0.0);
+            sums[r] = sum;
+            if (b->column + b->columns < program->width) continue;
+            REAL *to = N(row)(argument, kind, b->row + r) + store->shift;
+            *to = store->adds ? *to + (REAL)sum : (REAL)sum;
+        }
+        return;
+    }
+    int joined = kind == LF_BLOCK && argument->pitch == b->columns;
+    ptrdiff_t rows = joined ? 1 : b->rows, n = joined ? b->count : b->columns;
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        REAL *to = N(row)(argument, kind, b->row + r) + store->shift + b->column;
+        const REAL *from = value + r * n;
+        if (store->adds) {
+            EACH { to[i] += from[i]; }
+        } else
+            N(copy)(to, from, n);
+    }
+}
+
+#define ONE(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], n); break;
+#define TWO(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], v[s->b], n); break;
+
+static void N(run_block)(const lf_program *program, const lf_argument *arguments, const N(block) *b, const REAL **v,
+                         REAL *registers, double *sums) {
+    ptrdiff_t n = (b->count + LANES - 1) & ~(ptrdiff_t)(LANES - 1);
+    for (int k = 0; k < program->instructions; k++) {
+        const lf_instruction *s = program->code + k;
+        REAL *out = registers + (ptrdiff_t)s->slot * program->block;
+        switch (s->op) {
+        case LF_CONSTANT: break; /* there from the start */
+        case LF_LOAD: v[k] = N(load)(program, s, arguments, b, out); continue;
+        TWO(ADD, add) TWO(SUBTRACT, subtract) TWO(MULTIPLY, multiply) TWO(DIVIDE, divide)
+        TWO(FLOOR_DIVIDE, floor_divide) TWO(REMAINDER, remainder) TWO(POWER, power)
+        TWO(MAXIMUM, maximum) TWO(MINIMUM, minimum) TWO(ARCTAN2, arctan2)
+        TWO(EQUAL, equal) TWO(NOT_EQUAL, not_equal) TWO(LESS, less) TWO(LESS_EQUAL, less_equal)
+        TWO(GREATER, greater) TWO(GREATER_EQUAL, greater_equal)
+        TWO(LOGICAL_AND, logical_and) TWO(LOGICAL_OR, logical_or)
+        ONE(LOGICAL_NOT, logical_not) ONE(ISFINITE, isfinite) ONE(ISNAN, isnan)
+        ONE(NEGATIVE, negative) ONE(ABS, abs) ONE(SIGN, sign) ONE(SQRT, sqrt)
+        ONE(EXP, exp) ONE(EXPM1, expm1) ONE(LOG, log) ONE(LOG1P, log1p)
+        ONE(SIN, sin) ONE(COS, cos) ONE(TAN, tan) ONE(ARCSIN, arcsin) ONE(ARCCOS, arccos) ONE(ARCTAN, arctan)
+        ONE(SINH, sinh) ONE(COSH, cosh) ONE(TANH, tanh)
+        ONE(ARCSINH, arcsinh) ONE(ARCCOSH, arccosh) ONE(ARCTANH, arctanh)
+        ONE(ERF, erf) ONE(ERFC, erfc) ONE(FLOOR, floor) ONE(CEIL, ceil) ONE(ROUND, round)
+        TWO(WHERE_NONZERO, where_nonzero) TWO(MULTIPLY_OR_ZERO, multiply_or_zero)
+        case LF_WHERE: N(loop_where)(out, v[s->a], v[s->b], v[s->c], n); break;
+        }
+        v[k] = out;
+    }
+    for (int k = 0; k < program->stores; k++) {
+        const lf_store *s = program->store + k;
+        N(store)(program, s, arguments, b, v[s->value], sums + k * (ptrdiff_t)program->block);
+    }
+}
+
+static void N(run)(const lf_program *program, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high,
+                   char *scratch) {
+    REAL *registers = (REAL *)scratch;
+    double *sums = (double *)(scratch + sizeof(REAL) * (size_t)program->slots * program->block);
+    const REAL **v = (const REAL **)(sums + (size_t)program->stores * program->block);
+    for (int k = 0; k < program->instructions; k++) {
+        const lf_instruction *s = program->code + k;
+        if (s->op == LF_CONSTANT)
+            N(fill)(registers + (ptrdiff_t)s->slot * program->block, (REAL)program->constant[s->a], program->block);
+    }
+    ptrdiff_t width = program->width, most = program->block;
+    ptrdiff_t together = width && width <= most ? most / width : 1;
+    for (ptrdiff_t row = low; row < high; row += together) {
+        ptrdiff_t rows = high - row < together ? high - row : together;
+        for (ptrdiff_t column = 0; column < width; column += most) {
+            ptrdiff_t columns = width - column < most ? width - column : most;
+            N(block) b = {row, rows, column, columns, rows * columns};
+            N(run_block)(program, arguments, &b, v, registers, sums);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Fused elementwise programs on the machine of ``c/machine.h``."""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int32_t, int64_t, uintptr_t
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+
+cdef extern from "machine.h" nogil:
+    enum:
+        LF_BLOCK
+        LF_ROWS
+        LF_VECTOR
+        LF_NUMBER
+    ctypedef struct lf_instruction:
+        int32_t op, a, b, c, slot
+    ctypedef struct lf_store:
+        int32_t argument, shift, value, adds
+    ctypedef struct lf_parameter:
+        int32_t kind, single
+    ctypedef struct lf_program:
+        Py_ssize_t width
+        int32_t instructions, stores, parameters, slots, block, is_double
+        lf_instruction *code
+        lf_store *store
+        lf_parameter *parameter
+        double *constant
+    ctypedef struct lf_argument:
+        char *data
+        Py_ssize_t pitch
+        const int64_t *starts
+    void lf_prepare(lf_program *program)
+    size_t lf_scratch(const lf_program *program, Py_ssize_t rows)
+    void lf_run(const lf_program *program, const lf_argument *arguments, Py_ssize_t low, Py_ssize_t high, char *scratch)
+    void lf_gather(int is_double, void *out, Py_ssize_t pitch, const void *buffer, const int64_t *at, Py_ssize_t stride,
+                   const int64_t *columns, const int64_t *widths, Py_ssize_t parts, Py_ssize_t rows)
+    void lf_add_rows(int is_double, void *buffer, const int64_t *at, Py_ssize_t stride, const void *rows,
+                     Py_ssize_t pitch, const int64_t *columns, const int64_t *widths, Py_ssize_t parts, Py_ssize_t count)
+    void lf_sum_groups(int is_double, void *out, const void *rows, Py_ssize_t pitch, const int64_t *positions,
+                       const int64_t *starts, Py_ssize_t groups, Py_ssize_t width, double *sums)
+    void lf_dots(int is_double, const void *x, Py_ssize_t x_pitch, const void *weight, Py_ssize_t w_pitch, void *out,
+                 Py_ssize_t out_pitch, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t inner)
+    Py_ssize_t lf_cross_entropy(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index, void *out,
+                                Py_ssize_t step, Py_ssize_t rows, Py_ssize_t classes, void *scratch)
+    Py_ssize_t lf_cross_entropy_slopes(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index,
+                                       const void *share, Py_ssize_t step, void *out, Py_ssize_t out_pitch,
+                                       Py_ssize_t rows, Py_ssize_t classes, void *scratch)
+    const char *lf_instruction_set()
+    int lf_use_instruction_set(const char *name)
+
+
+# In the order of the enumeration in machine.h.
+OPERATIONS = (
+    "load", "constant", "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "negative", "abs",
+    "sign", "maximum", "minimum", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tan", "arcsin", "arccos",
+    "arctan", "arctan2", "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "erf", "erfc", "floor", "ceil",
+    "round", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or",
+    "logical_not", "isfinite", "isnan", "where", "where_nonzero", "multiply_or_zero",
+)
+NUMBER_OF = {name: number for number, name in enumerate(OPERATIONS)}
+
+
+cdef enum:
+    MOST_ARGUMENTS = 64
+
+
+cdef class Program:
+    """A program of ``width`` elements a row; ``code``, ``stores`` and ``parameters`` are rows of integers, as the
+    structures of machine.h have them. ``begins``: for each parameter which row of its matrix is the first: 0 for the
+    row 0, 1 for that of the first row of the launch, 2 for the first row of the range."""
+
+    cdef lf_program program
+    cdef int[MOST_ARGUMENTS] begins
+
+    def __cinit__(self, Py_ssize_t width, bint is_double, code, stores, parameters, constants):
+        cdef lf_program *p = &self.program
+        if len(parameters) > MOST_ARGUMENTS:
+            raise ValueError(f"a program has at most {MOST_ARGUMENTS} arguments, got {len(parameters)}")
+        p.width, p.is_double = width, is_double
+        p.instructions, p.stores, p.parameters = len(code), len(stores), len(parameters)
+        p.code = <lf_instruction *>PyMem_Malloc(sizeof(lf_instruction) * (len(code) + 1))
+        p.store = <lf_store *>PyMem_Malloc(sizeof(lf_store) * (len(stores) + 1))
+        p.parameter = <lf_parameter *>PyMem_Malloc(sizeof(lf_parameter) * (len(parameters) + 1))
+        p.constant = <double *>PyMem_Malloc(sizeof(double) * (len(constants) + 1))
+        if not (p.code and p.store and p.parameter and p.constant):
+            raise MemoryError
+        for i, (op, a, b, c) in enumerate(code):
+            p.code[i].op, p.code[i].a, p.code[i].b, p.code[i].c = op, a, b, c
+        for i, (argument, shift, value, adds) in enumerate(stores):
+            p.store[i].argument, p.store[i].shift, p.store[i].value, p.store[i].adds = argument, shift, value, adds
+        for i, (kind, single, begin) in enumerate(parameters):
+            p.parameter[i].kind, p.parameter[i].single, self.begins[i] = kind, single, begin
+        for i, number in enumerate(constants):
+            p.constant[i] = number
+        lf_prepare(p)
+
+    def __dealloc__(self):
+        PyMem_Free(self.program.code)
+        PyMem_Free(self.program.store)
+        PyMem_Free(self.program.parameter)
+        PyMem_Free(self.program.constant)
+
+    def __call__(self, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first, *arrays):
+        """Rows ``low`` to ``high`` (not included) of a launch whose first row is ``first``; the arrays in the order of
+        the parameters, of rows of a buffer the buffer and the element offsets."""
+        cdef lf_argument[MOST_ARGUMENTS] arguments
+        cdef lf_program *p = &self.program
+        cdef Py_ssize_t k, position = 0, size = 8 if p.is_double else 4
+        cdef Py_ssize_t[3] begins = [0, first, low]
+        cdef cnp.ndarray array
+        cdef char *memory
+        cdef char *scratch
+        for k in range(p.parameters):
+            array = arrays[position]
+            position += 1
+            arguments[k].data = cnp.PyArray_BYTES(array)
+            if p.parameter[k].kind == LF_ROWS:
+                arguments[k].starts = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>arrays[position])
+                position += 1
+            elif p.parameter[k].kind != LF_VECTOR:
+                arguments[k].pitch = cnp.PyArray_STRIDES(array)[0] // size
+                arguments[k].data -= begins[self.begins[k]] * cnp.PyArray_STRIDES(array)[0]
+        memory = <char *>PyMem_Malloc(lf_scratch(p, high - low) + 64)
+        if not memory:
+            raise MemoryError
+        scratch = memory + (64 - <uintptr_t>memory % 64)
+        with nogil:
+            lf_run(p, arguments, low, high, scratch)
+        PyMem_Free(memory)
+
+
+# Operations on rows. Matrices have contiguous rows of float32 or float64, at any distance; starts, positions and
+# indices are contiguous int64. What else comes is refused: reading past an array would be the caller's mistake.
+
+
+cdef int _is_double(cnp.ndarray a) except -1:
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT64:
+        return 1
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32:
+        return 0
+    raise TypeError(f"float32 or float64 expected, got {a.dtype}")
+
+
+cdef Py_ssize_t _pitch(cnp.ndarray a, int is_double) except? -1:
+    """Elements from one row of a matrix to the next."""
+    cdef Py_ssize_t size = 8 if is_double else 4
+    if cnp.PyArray_NDIM(a) != 2 or _is_double(a) != is_double:
+        raise TypeError(f"a matrix of float{32 << is_double} expected, got {a.dtype} of {a.ndim} axes")
+    if cnp.PyArray_SIZE(a) and cnp.PyArray_DIM(a, 1) > 1 and cnp.PyArray_STRIDE(a, 1) != size:
+        raise ValueError("the rows of the matrix are not contiguous")
+    return cnp.PyArray_STRIDE(a, 0) // size if cnp.PyArray_DIM(a, 0) > 1 else cnp.PyArray_DIM(a, 1)
+
+
+cdef int64_t *_integers(cnp.ndarray a, Py_ssize_t least) except NULL:
+    if cnp.PyArray_TYPE(a) != cnp.NPY_INT64 or not cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) < least:
+        raise TypeError(f"{least} contiguous int64 expected, got {(<object>a).shape} {a.dtype}")
+    return <int64_t *>cnp.PyArray_DATA(a)
+
+
+cdef void *_flat(cnp.ndarray a, int is_double) except NULL:
+    if _is_double(a) != is_double or not cnp.PyArray_IS_C_CONTIGUOUS(a):
+        raise TypeError(f"a contiguous buffer of float{32 << is_double} expected, got {a.dtype}")
+    return cnp.PyArray_DATA(a)
+
+
+def gather(cnp.ndarray out, cnp.ndarray columns, cnp.ndarray buffer, cnp.ndarray at, Py_ssize_t low, cnp.ndarray widths):
+    """Part ``k`` of row ``i`` of ``out``, ``widths[k]`` elements from column ``columns[k]`` on, becomes the elements of
+    the flat ``buffer`` from ``at[k, low + i]`` on."""
+    cdef int d = _is_double(out)
+    cdef Py_ssize_t pitch = _pitch(out, d), parts = cnp.PyArray_SIZE(columns), rows = cnp.PyArray_DIM(out, 0)
+    cdef Py_ssize_t stride = cnp.PyArray_DIM(at, 1)
+    cdef const int64_t *starts = _integers(at, parts * stride) + low
+    cdef const int64_t *where = _integers(columns, parts)
+    cdef const int64_t *wide = _integers(widths, parts)
+    cdef void *source = _flat(buffer, d)
+    with nogil:
+        lf_gather(d, cnp.PyArray_DATA(out), pitch, source, starts, stride, where, wide, parts, rows)
+
+
+def add_several(cnp.ndarray buffer, cnp.ndarray at, Py_ssize_t low, cnp.ndarray rows, cnp.ndarray columns, cnp.ndarray widths):
+    """The transpose of `gather`: columns of ``rows`` are added to the buffer, in order, so that they may repeat."""
+    cdef int d = _is_double(rows)
+    cdef Py_ssize_t pitch = _pitch(rows, d), parts = cnp.PyArray_SIZE(columns), count = cnp.PyArray_DIM(rows, 0)
+    cdef Py_ssize_t stride = cnp.PyArray_DIM(at, 1)
+    cdef const int64_t *starts = _integers(at, parts * stride) + low
+    cdef const int64_t *where = _integers(columns, parts)
+    cdef const int64_t *wide = _integers(widths, parts)
+    cdef void *target = _flat(buffer, d)
+    with nogil:
+        lf_add_rows(d, target, starts, stride, cnp.PyArray_DATA(rows), pitch, where, wide, parts, count)
+
+
+def add_rows(cnp.ndarray buffer, cnp.ndarray at, cnp.ndarray rows):
+    """Row ``i`` of the matrix ``rows`` is added to the flat buffer from element ``at[i]`` on, for all ``i`` in order."""
+    cdef int d = _is_double(rows)
+    cdef Py_ssize_t pitch = _pitch(rows, d), count = cnp.PyArray_DIM(rows, 0)
+    cdef int64_t column = 0, width = cnp.PyArray_DIM(rows, 1)
+    cdef const int64_t *starts = _integers(at, count)
+    cdef void *target = _flat(buffer, d)
+    with nogil:
+        lf_add_rows(d, target, starts, count, cnp.PyArray_DATA(rows), pitch, &column, &width, 1, count)
+
+
+def sum_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts):
+    """Row ``i`` of ``out`` becomes the sum of the rows ``positions[starts[i] : starts[i + 1]]`` of ``rows``, or of
+    these rows themselves where ``positions`` is None; accumulated in double precision."""
+    cdef int d = _is_double(rows)
+    cdef Py_ssize_t pitch = _pitch(rows, d), groups = cnp.PyArray_DIM(out, 0), width = cnp.PyArray_DIM(out, 1)
+    cdef const int64_t *edges = _integers(starts, groups + 1)
+    cdef const int64_t *where = NULL if positions is None else _integers(positions, 0)
+    cdef void *target = _flat(out, d)
+    cdef double *sums = <double *>PyMem_Malloc(sizeof(double) * (width + 1))
+    if not sums:
+        raise MemoryError
+    with nogil:
+        lf_sum_groups(d, target, cnp.PyArray_DATA(rows), pitch, where, edges, groups, width, sums)
+    PyMem_Free(sums)
+
+
+def dots(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray out):
+    """``out = x @ weight.T`` for a few rows of ``x``, without a transposed copy of the weights."""
+    cdef int d = _is_double(x)
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(x, 0), inner = cnp.PyArray_DIM(x, 1), columns = cnp.PyArray_DIM(weight, 0)
+    cdef Py_ssize_t x_pitch = _pitch(x, d), w_pitch = _pitch(weight, d), out_pitch = _pitch(out, d)
+    if cnp.PyArray_DIM(weight, 1) != inner or cnp.PyArray_DIM(out, 0) != rows or cnp.PyArray_DIM(out, 1) != columns:
+        raise ValueError("the shapes do not fit")
+    with nogil:
+        lf_dots(d, cnp.PyArray_DATA(x), x_pitch, cnp.PyArray_DATA(weight), w_pitch, cnp.PyArray_DATA(out), out_pitch,
+                rows, columns, inner)
+
+
+def cross_entropy(cnp.ndarray scores, cnp.ndarray index, cnp.ndarray out) -> bool:
+    """``out[i] = -log softmax(scores[i])[index[i]]``; False if an index is no class (then ``out`` is undefined)."""
+    cdef int d = _is_double(scores)
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(scores, 0), classes = cnp.PyArray_DIM(scores, 1), found
+    cdef Py_ssize_t pitch = _pitch(scores, d), step = cnp.PyArray_STRIDE(out, 0) // (8 if d else 4)
+    cdef const int64_t *which = _integers(index, rows)
+    cdef void *scratch = PyMem_Malloc(8 * (classes + 32))
+    if not scratch:
+        raise MemoryError
+    with nogil:
+        found = lf_cross_entropy(d, cnp.PyArray_DATA(scores), pitch, which, cnp.PyArray_DATA(out), step, rows, classes, scratch)
+    PyMem_Free(scratch)
+    return found < 0
+
+
+def cross_entropy_slopes(cnp.ndarray scores, cnp.ndarray index, cnp.ndarray share, cnp.ndarray out) -> bool:
+    """``out[i] = (softmax(scores[i]) - one_hot(index[i])) * share[i]``; False if an index is no class."""
+    cdef int d = _is_double(scores)
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(scores, 0), classes = cnp.PyArray_DIM(scores, 1), found
+    cdef Py_ssize_t pitch = _pitch(scores, d), step = cnp.PyArray_STRIDE(share, 0) // (8 if d else 4)
+    cdef Py_ssize_t out_pitch = _pitch(out, d)
+    cdef const int64_t *which = _integers(index, rows)
+    cdef void *scratch = PyMem_Malloc(8 * (classes + 32))
+    if not scratch:
+        raise MemoryError
+    with nogil:
+        found = lf_cross_entropy_slopes(d, cnp.PyArray_DATA(scores), pitch, which, cnp.PyArray_DATA(share), step,
+                                        cnp.PyArray_DATA(out), out_pitch, rows, classes, scratch)
+    PyMem_Free(scratch)
+    return found < 0
+
+
+def instruction_set() -> str:
+    """The instruction set that runs: "avx512", "avx2" or "baseline"."""
+    return lf_instruction_set().decode()
+
+
+def use_instruction_set(name: str) -> None:
+    """Run with another one, for tests. Raises ``ValueError`` if this processor does not have it."""
+    if not lf_use_instruction_set(name.encode()):
+        raise ValueError(f"this processor does not run {name}")
+
+
+for _name in ("avx512", "avx2", "baseline"):
+    if lf_use_instruction_set(_name.encode()):
+        break

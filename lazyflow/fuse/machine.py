@@ -1,0 +1,41 @@
+"""Kernels as programs of the compiled core's machine (``lazyflow/core``): no code is made, no length is compiled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lazyflow import core
+from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, Value
+
+_KIND = {BLOCK: 0, ROWS: 1, VECTOR: 2, NUMBER: 3}
+_BEGIN = {ALL: 0, LAUNCH: 1, SOME: 2}
+
+
+def program(kernel: Kernel) -> Any:
+    """The kernel as data of the machine: numbers are values of their own, before all instructions."""
+    used = [v for i in kernel.instructions for v in i.inputs] + [s.value for s in kernel.stores]
+    # By their bits: 0.0 and -0.0 are two numbers, and NaN is one.
+    numbers = {v.hex(): v for v in used if isinstance(v, float)}
+    place = {bits: i for i, bits in enumerate(numbers)}
+
+    def value(v: Value) -> int:
+        return place[v.hex()] if isinstance(v, float) else len(numbers) + v
+
+    code = [(core.machine.NUMBER_OF["constant"], i, -1, -1) for i in range(len(numbers))]
+    for i in kernel.instructions:
+        if i.name == "load":
+            code.append((core.machine.NUMBER_OF["load"], i.argument, i.shift, -1))
+        else:
+            code.append((core.machine.NUMBER_OF[i.name], *[value(v) for v in i.inputs], *[-1] * (3 - len(i.inputs))))
+    stores = [(s.argument, s.shift, value(s.value), int(s.adds)) for s in kernel.stores]
+    parameters = [(_KIND[a.kind], int(a.columns == 1), _BEGIN[a.rows]) for a in kernel.arguments]
+    is_double = kernel.dtype.itemsize == 8
+    return core.machine.Program(kernel.width, is_double, code, stores, parameters, list(numbers.values()))
+
+
+def compiled(kernel: Kernel) -> Callable[..., None]:
+    """A function of the first row, the one behind the last, the first of the launch, and the arguments in order, `ROWS`
+    as buffer and offsets."""
+    found: Callable[..., None] = program(kernel)
+    return found

@@ -1,0 +1,29 @@
+"""The compiled core (lazyflow/core); all else about the package stands in setup.cfg.
+
+The extensions are optional: where there is no compiler, the package installs and runs without them.
+"""
+
+from glob import glob
+
+import numpy
+from setuptools import Extension, setup
+
+# No -ffast-math: NaN, infinities and the order of additions are part of what is promised. A product and a sum are not
+# contracted to one rounding, so that fused and unfused give the same bits; nobody asks for errno or for traps.
+FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wall", "-Wextra"]
+
+
+def extension(name: str, *sources: str) -> Extension:
+    """An extension module of the core, from files in its folder."""
+    return Extension(
+        f"lazyflow.core.{name}",
+        [f"lazyflow/core/{source}" for source in sources],
+        depends=glob("lazyflow/core/c/*.h"),
+        include_dirs=[numpy.get_include(), "lazyflow/core/c"],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_compile_args=FLAGS,
+        optional=True,
+    )
+
+
+setup(ext_modules=[extension("machine", "machine.pyx", "c/machine.c")])

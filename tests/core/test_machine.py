@@ -1,0 +1,164 @@
+"""The machine: its functions over their whole domains, and programs of any form beside the instructions' own words."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazyflow.core import machine
+from lazyflow.fuse.scalar import BLOCK, Builder
+from tests.fuse import test_kernels as kernels
+
+if machine is None:
+    pytest.skip("the core was not compiled", allow_module_level=True)
+
+from lazyflow.fuse.machine import compiled
+
+SETS = ["avx512", "avx2", "baseline"]
+
+
+def use(name):
+    try:
+        machine.use_instruction_set(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    before = machine.instruction_set()
+    yield
+    machine.use_instruction_set(before)
+
+
+def result(name, *columns):
+    """A function of columns of numbers, as one row."""
+    n, dtype = len(columns[0]), columns[0].dtype
+    b = Builder(n, dtype)
+    loaded = [b.load(BLOCK, ("in", k), 0, n) for k in range(len(columns))]
+    b.store(BLOCK, ("out",), 0, n, b.call(name, *loaded), adds=False)
+    out = np.empty((1, n), dtype)
+    compiled(b.kernel())(0, 1, 0, *(c.reshape(1, n) for c in columns), out)
+    return out[0]
+
+
+def domain(dtype):
+    """Numbers of all sizes and signs, some near the points where functions change, zeros, infinities, NaN."""
+    info = np.finfo(dtype)
+    sizes = np.geomspace(float(info.smallest_subnormal), float(info.max) * 0.99, 3000)
+    near_one = [1 + np.linspace(-0.6, 0.6, 601), 1 + np.geomspace(1e-8, 0.1, 200), 1 - np.geomspace(1e-8, 0.1, 200)]
+    some = np.concatenate([sizes, np.geomspace(1e-8, 800, 3000), np.linspace(0, 30, 3000), *near_one]).astype(dtype)
+    return np.concatenate([some, -some, np.array([0.0, -0.0, np.inf, -np.inf, np.nan], dtype)])
+
+
+UNARY = (
+    *("negative", "abs", "sign", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tan", "arcsin", "arccos"),
+    *("arctan", "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "floor", "ceil", "isfinite", "isnan"),
+)
+EXACT = ("negative", "abs", "sign", "sqrt", "floor", "ceil", "round", "isfinite", "isnan", "logical_not")
+ULPS = 3.0
+
+
+def check(found, exact, dtype, ulps, what):
+    """``exact``: in a wider format."""
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(dtype)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(rounded), what)
+    np.testing.assert_array_equal(found[np.isinf(rounded)], rounded[np.isinf(rounded)], what)
+    zeros = exact == 0
+    np.testing.assert_array_equal(np.signbit(found[zeros]), np.signbit(exact[zeros]), what)
+    ordinary = np.isfinite(rounded)
+    unit = np.spacing(np.maximum(np.abs(rounded[ordinary]), np.finfo(dtype).tiny)).astype(exact.dtype)
+    error = np.abs(found[ordinary].astype(exact.dtype) - exact[ordinary]) / unit
+    assert error.max() <= ulps, (what, float(error.max()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", UNARY)
+@pytest.mark.parametrize("instructions", SETS)
+def test_functions_of_one_number(instructions, name, dtype):
+    use(instructions)
+    x = domain(dtype)
+    wide = np.float64 if dtype == "float32" else np.longdouble
+    with np.errstate(all="ignore"):
+        exact = np.asarray(getattr(np, name)(x.astype(wide)), wide)
+    check(result(name, x), exact, dtype, 0.5 if name in EXACT else ULPS, name)
+
+
+@pytest.mark.parametrize("instructions", SETS)
+def test_rounding_to_integers(instructions):
+    use(instructions)
+    x = np.concatenate([np.linspace(-4, 4, 65), domain("float32")]).astype(np.float32)
+    np.testing.assert_array_equal(result("round", x), np.round(x))
+
+
+BINARY = (
+    *("add", "subtract", "multiply", "divide", "maximum", "minimum", "arctan2", "power", "remainder", "floor_divide"),
+    *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or"),
+)
+ROUNDED = ("arctan2", "power")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("instructions", SETS)
+def test_functions_of_two_numbers(instructions, name, dtype):
+    use(instructions)
+    some = np.concatenate(
+        [domain(dtype)[::400], np.array([0, -0.0, 1, -1, 2, -3, 0.5, np.inf, -np.inf, np.nan], dtype)]
+    )
+    a, b = (column.ravel() for column in np.meshgrid(some, some))
+    with np.errstate(all="ignore"):
+        expected = np.asarray(getattr(np, name)(a, b), dtype)
+    found = result(name, a, b)
+    if name in ROUNDED:
+        with np.errstate(all="ignore"):
+            close = np.abs(found - expected) <= 4 * np.spacing(np.abs(expected))
+        assert (close | (found == expected) | (np.isnan(found) & np.isnan(expected))).all()
+    else:
+        np.testing.assert_array_equal(found, expected)
+        ordinary = ~np.isnan(expected)
+        np.testing.assert_array_equal(np.signbit(found[ordinary]), np.signbit(expected[ordinary]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_an_element_becomes_does_not_depend_on_its_neighbours(dtype):
+    x = domain(dtype)
+    for name in UNARY:
+        alone = np.array([result(name, x[i : i + 1])[0] for i in range(0, len(x), 97)])
+        np.testing.assert_array_equal(result(name, x)[::97], alone, name)
+
+
+@kernels.SLOW
+@given(kernels.kernels(), st.integers(0, 4), st.sampled_from(SETS))
+def test_programs_run_the_instructions(kernel, n, instructions):
+    use(instructions)
+    rng = np.random.default_rng(0)
+    arrays = kernels.arguments_of(kernel, n, rng)
+    expected = [a.copy() for a in arrays]
+    kernels.interpreted(kernel, n, expected)
+    compiled(kernel)(0, n, 0, *arrays)
+    for a, e in zip(arrays, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 63, 500, 5000])
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 300])
+def test_rows_of_any_width(width, rows):
+    """Blocks of several rows, of one, and of parts of one."""
+    rng = np.random.default_rng(width)
+    b = Builder(width, np.dtype("float32"))
+    x, y = b.load(BLOCK, ("x",), 1, width), b.load("vector", ("y",), 0, width)
+    z = b.load("number", ("z",), 0, 1)
+    value = b.call("add", b.call("multiply", x, y), z)
+    b.store(BLOCK, ("out",), 0, width, value, adds=False)
+    b.store(BLOCK, ("sum",), 0, 1, value, adds=True)
+    x, y, z = (rng.normal(size=s).astype("f4") for s in ((rows, width + 3), width, rows))
+    out, total = np.zeros((rows, width), "f4"), np.ones((rows, 1), "f4")
+    compiled(b.kernel())(0, rows, 0, x, y, z, out, total)
+    expected = x[:, 1 : 1 + width] * y + z[:, None]
+    np.testing.assert_array_equal(out, expected)
+    if width == 1:
+        np.testing.assert_array_equal(total, expected + 1)
+    else:
+        np.testing.assert_allclose(total[:, 0], 1 + expected.astype(float).sum(1), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,135 @@
+"""Operations on rows, with every instruction set that this processor has, beside NumPy."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lazyflow.core import machine
+
+if machine is None:
+    pytest.skip("the core was not compiled", allow_module_level=True)
+
+DTYPES = ["float32", "float64"]
+
+
+@pytest.fixture(autouse=True, params=["avx512", "avx2", "baseline"])
+def instruction_set(request):
+    before = machine.instruction_set()
+    try:
+        machine.use_instruction_set(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield
+    machine.use_instruction_set(before)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def close(found, expected, dtype):
+    np.testing.assert_allclose(found, expected, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gather_and_its_transpose(dtype, rng):
+    buffer, at = rng.normal(size=1000).astype(dtype), rng.integers(0, 900, (2, 7))
+    columns, widths = np.array([3, 20]), np.array([10, 33])
+    out = np.zeros((5, 60), dtype)[:, :55]
+    machine.gather(out, columns, buffer, at, 2, widths)
+    expected = np.zeros_like(out)
+    added = buffer.copy()
+    for i in range(5):
+        for k in range(2):
+            part = slice(columns[k], columns[k] + widths[k])
+            expected[i, part] = buffer[at[k, 2 + i] :][: widths[k]]
+            added[at[k, 2 + i] :][: widths[k]] += expected[i, part]
+    np.testing.assert_array_equal(out, expected)
+    found = buffer.copy()
+    machine.add_several(found, at, 2, out, columns, widths)
+    np.testing.assert_array_equal(found, added)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 100])
+def test_rows_that_repeat_are_all_added(dtype, width, rng):
+    rows, at = rng.normal(size=(50, width)).astype(dtype), rng.integers(0, 4, 50) * width
+    found = np.zeros(4 * width, dtype)
+    machine.add_rows(found, at, rows)
+    expected = np.zeros((4, width))
+    np.add.at(expected, at // width, rows)
+    close(found, expected.ravel(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_of_groups(dtype, rng):
+    rows, positions = rng.normal(size=(40, 37)).astype(dtype), rng.permutation(40)
+    starts = np.array([0, 1, 1, 7, 40])
+    groups = [positions[low:high] for low, high in itertools.pairwise(starts)]
+    out = np.empty((4, 37), dtype)
+    machine.sum_groups(out, rows, positions, starts)
+    close(out, [rows[group].astype(float).sum(0) for group in groups], dtype)
+    machine.sum_groups(out, rows, None, starts)
+    close(out, [rows[low:high].astype(float).sum(0) for low, high in itertools.pairwise(starts)], dtype)
+
+
+def test_many_rows_are_summed_in_double_precision():
+    out = np.empty((1, 1), np.float32)
+    machine.sum_groups(out, np.full((1_000_000, 1), 0.1, np.float32), None, np.array([0, 1_000_000]))
+    assert abs(out[0, 0] - 1e5) < 0.01
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [*range(9), 19])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (5, 3), (6, 40), (3, 64)])
+def test_products_of_few_rows(rows, shape, dtype, rng):
+    x, weight = rng.normal(size=(rows, shape[1])).astype(dtype), rng.normal(size=shape).astype(dtype)
+    out = np.full((rows, shape[0] + 2), 7, dtype)
+    machine.dots(x, weight, out[:, 1:-1])
+    close(out[:, 1:-1], x @ weight.T, dtype)
+    assert (out[:, [0, -1]] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [1, 2, 16, 17, 300])
+def test_cross_entropy_and_its_slopes(classes, dtype, rng):
+    scores, index = (10 * rng.normal(size=(9, classes))).astype(dtype), rng.integers(0, classes, 9)
+    share = rng.normal(size=9).astype(dtype)
+    share[3], scores[3] = 0, -np.inf
+    out, slopes = np.empty(9, dtype), np.empty_like(scores)
+    assert machine.cross_entropy(scores, index, out)
+    assert machine.cross_entropy_slopes(scores, index, share, slopes)
+    wide = np.delete(scores, 3, 0).astype(float)
+    exponentials = np.exp(wide - wide.max(1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    rest = np.delete(np.arange(9), 3)
+    picked = np.take_along_axis(wide - wide.max(1, keepdims=True), index[rest, None], 1)[:, 0]
+    close(out[rest], np.log(exponentials.sum(1)) - picked, dtype)
+    np.put_along_axis(probabilities, index[rest, None], np.take_along_axis(probabilities, index[rest, None], 1) - 1, 1)
+    close(slopes[rest], probabilities * share[rest, None], dtype)
+    assert (slopes[3] == 0).all()  # nothing is asked for
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_an_index_that_is_no_class(wrong):
+    scores, index, out = np.ones((3, 5)), np.array([0, wrong, 1]), np.empty((3, 5))
+    assert not machine.cross_entropy(scores, index, out[:, 0])
+    assert not machine.cross_entropy_slopes(scores, index, np.ones(3), out)
+
+
+MISUSES = {
+    "another dtype": lambda: machine.add_rows(np.zeros(4, np.float32), np.array([0]), np.zeros((1, 2))),
+    "half precision": lambda: machine.add_rows(np.zeros(4, "f2"), np.array([0]), np.zeros((1, 2), "f2")),
+    "columns of a matrix": lambda: machine.add_rows(np.zeros(4), np.array([0, 0]), np.zeros((2, 2)).T[:, ::-1]),
+    "starts of another kind": lambda: machine.add_rows(np.zeros(4), np.array([0], np.int32), np.zeros((1, 2))),
+    "too few starts": lambda: machine.add_rows(np.zeros(4), np.array([0]), np.zeros((2, 2))),
+    "shapes that do not fit": lambda: machine.dots(np.zeros((1, 2)), np.zeros((3, 4)), np.zeros((1, 3))),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSES.values(), ids=MISUSES.keys())
+def test_what_does_not_fit_is_refused(misuse):
+    with pytest.raises((TypeError, ValueError)):
+        misuse()
