@@ -18,6 +18,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from docs.hooks import pages, reference  # noqa: E402
+from tests.printed import alike  # noqa: E402
 
 DOCS = ROOT / "docs"
 PAGES = [p for p in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))) if "```python\n" in p.read_text(encoding="utf-8")]
@@ -42,9 +43,39 @@ def check(page):
     text, names = pages.included(page.read_text(encoding="utf-8")), {"__name__": "example"}
     for block in BLOCK.finditer(text):
         found = printed(block["code"], names)
-        if found != (block["printed"] or ""):
+        if not alike(block["printed"] or "", found):
             line = 1 + text[: block.start()].count("\n")
             sys.exit(f"{page.name}:{line}: this block prints\n{found}")
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "same"),
+    [
+        ("", "", True),
+        ("loss 0.25\n", "loss 0.25\n", True),
+        ("loss 2.77158724\n", "loss 2.77158731\n", True),  # the last digits of a sum
+        ("[0.5 1.  ]", "[0.5       0.9999999]", True),
+        ("0.12", "0.13", True),  # may have been rounded either way
+        ("0.12", "0.14", False),
+        ("1.5e-05", "1.6e-05", False),
+        ("2.0", "1.9", False),
+        ("[1. 2.]", "[1. 3.]", False),
+        ("1e-05", "1e-04", False),
+        ("12.3456789", "12.3556789", False),
+        ("0.0", "1e-17", True),
+        ("2.7e-17", "-5.1e-18", False),  # noise is no figure: a page must not print it
+        ("12 launches", "13 launches", False),
+        ("float32[3]", "float64[3]", False),
+        ("1.0", "nan", False),
+        ("1.0 2.0", "1.0", False),
+        ("-1.5", "1.5", False),
+        ("version 1.2.3", "version 1.2.4", False),
+        ("a b", "a c", False),
+        ("a\n", "", False),
+    ],
+)
+def test_printed_figures_are_compared_as_numbers(expected, found, same):
+    assert alike(expected, found) == same
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
