@@ -25,10 +25,14 @@ class Pool:
 
     def __init__(self, limit: int = 1 << 30) -> None:
         self.limit = limit
-        self.held = 0
         self.free: dict[Any, list[Array]] = {}
         # Taken again by its own thread: the garbage collector may run in the middle of `take` and end an arena there.
         self.lock = Lock()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the buffers that wait. Counted anew: an interrupt could come between a buffer and a count of it."""
+        return sum(buffer.nbytes for waiting in list(self.free.values()) for buffer in waiting)
 
     def take(self, device: str, dtype: np.dtype[Any], size: int) -> Array:
         """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked."""
@@ -36,18 +40,15 @@ class Pool:
             waiting = self.free.get((device, dtype), [])
             fitting = [i for i, b in enumerate(waiting) if size <= b.size <= 2 * size + 4096]
             if fitting:
-                buffer = waiting.pop(min(fitting, key=lambda i: int(waiting[i].size)))
-                self.held -= buffer.nbytes
-                return buffer
+                return waiting.pop(min(fitting, key=lambda i: int(waiting[i].size)))
         return devices.array_module(device).empty(size + size // 8 + 16, dtype)
 
     def give(self, device: str, buffer: Array) -> None:
         """Hand a buffer back; nobody may read it any more."""
         with self.lock:
             waiting = self.free.setdefault((device, buffer.dtype), [])
-            if self.held + buffer.nbytes <= self.limit and len(waiting) < 8:
+            if len(waiting) < 8 and self.held + buffer.nbytes <= self.limit:
                 waiting.append(buffer)
-                self.held += buffer.nbytes
 
 
 POOL = Pool()
@@ -59,7 +60,9 @@ class Arena:
     def __init__(self, device: str, sizes: dict[np.dtype[Any], int]) -> None:
         self.device = device
         self.number = next_number()
-        self.buffers = {dtype: POOL.take(device, dtype, size) for dtype, size in sizes.items()}
+        self.buffers: dict[np.dtype[Any], Array] = {}  # first of all: it may end before all of them are taken
+        for dtype, size in sizes.items():
+            self.buffers[dtype] = POOL.take(device, dtype, size)
         self.tables: dict[Any, Array] = {}
 
     def __del__(self) -> None:

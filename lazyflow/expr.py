@@ -358,6 +358,13 @@ _versions = itertools.count(1)
 
 # Counts the changes of what a traced body can see: attributes of modules, the type of a parameter. One entry.
 STRUCTURE = [0]
+_changes = itertools.count(1)
+
+
+def note_change() -> None:
+    """Count a change: afterwards, or another thread could look at what was there before and take it for the new; and
+    before, too, where an interrupt may come between."""
+    STRUCTURE[0] = next(_changes)
 
 
 class Parameter(Expr):
@@ -399,8 +406,9 @@ class Parameter(Expr):
             )
         device = devices.device_of(self.array)
         self._forget_signatures()
-        STRUCTURE[0] += 1
+        note_change()
         self.type = Type(self.array.shape, self.array.dtype, device, requires_grad, self)
+        note_change()
 
     def _forget_signatures(self) -> None:
         """A type and its signatures refer to each other; without this they would wait for the garbage collector."""
@@ -432,8 +440,9 @@ class Parameter(Expr):
 
     @name.setter
     def name(self, value: str) -> None:
-        STRUCTURE[0] += 1  # a body may read it
+        note_change()  # a body may read it
         self._name = value
+        note_change()
 
     @property
     def requires_grad(self) -> bool:
@@ -483,6 +492,7 @@ class Parameter(Expr):
             raise ShapeError(
                 f"parameter {self.name or ''} has shape {self.shape}, got {new.shape}; a parameter keeps its shape"
             )
+        self.touch()  # and once more afterwards: what is computed under half of the new values is stale, too
         self.array[...] = devices.to_device(new, self.device)
         self.touch()
 

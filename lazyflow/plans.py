@@ -51,9 +51,14 @@ class Plans:
         self.seen: OrderedDict[Any, None] = OrderedDict()
         self.kept: OrderedDict[Any, tuple[Plan, int]] = OrderedDict()
         self.watched: weakref.WeakSet[Type] = weakref.WeakSet()
-        self.nbytes = self.hits = self.misses = 0
+        self.hits = self.misses = 0
         self.bereft = False
         self.lock = Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept. Counted anew: an interrupt could come between a plan and a count of it."""
+        return sum(size for _, size in list(self.kept.values()))
 
     def info(self) -> CacheInfo:
         """Counts and sizes."""
@@ -85,17 +90,17 @@ class Plans:
         size = _nbytes(plan)
         if size > self.limit:
             return
-        before = self.kept.pop(key, None)
-        self.nbytes += size - (before[1] if before else 0)
+        self.kept.pop(key, None)
         self.kept[key] = replace(plan, graph=_bare(plan.graph)), size
         for kind in _parameter_types(plan.graph.signatures):
             parameter = kind.parameter() if kind.parameter is not None else None
             if parameter is not None and kind not in self.watched:
                 self.watched.add(kind)
                 weakref.finalize(parameter, self._note_death).atexit = False
-        while self.nbytes > self.limit:
+        total = self.nbytes
+        while total > self.limit:
             _, (_, freed) = self.kept.popitem(last=False)
-            self.nbytes -= freed
+            total -= freed
 
     def _note_death(self) -> None:
         """A parameter has died, at whatever moment: its plans go when the next plan is asked for."""
@@ -104,11 +109,10 @@ class Plans:
     def _drop_dead(self) -> None:
         """Let go of plans with a parameter that is no more, and of its signatures."""
         self.bereft = False
-        for key, (plan, size) in list(self.kept.items()):
+        for key, (plan, _) in list(self.kept.items()):
             kinds = _parameter_types(plan.graph.signatures)
             if any(kind.parameter is not None and kind.parameter() is None for kind in kinds):
                 del self.kept[key]
-                self.nbytes -= size
 
 
 def _parameter_types(signatures: Sequence[Signature]) -> list[Type]:

@@ -7,6 +7,7 @@ how nodes were batched, nor on the device. So a run that is resumed from a saved
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,8 +30,23 @@ class Stream:
 
     def __init__(self, seed: int) -> None:
         self._check(seed)
-        self.seed = int(seed)
-        self.count = 0
+        self._start(int(seed), 0)
+
+    def _start(self, seed: int, count: int) -> None:
+        # One attribute, and a counter that hands out each number once: threads never get the same draw, and no
+        # interrupt leaves half a state.
+        self._state = seed, itertools.count(count + 1)
+
+    @property
+    def seed(self) -> int:
+        """Where it started."""
+        return self._state[0]
+
+    @property
+    def count(self) -> int:
+        """How many draws there were."""
+        following = int(repr(self._state[1])[len("count(") : -1])  # the one way to look at it without drawing
+        return (following - 1) % 2**31
 
     @staticmethod
     def _check(seed: Any) -> None:
@@ -39,8 +55,8 @@ class Stream:
 
     def draw(self) -> tuple[int, int]:
         """Seed and count of the next draw."""
-        self.count = (self.count + 1) % 2**31
-        return self.seed, self.count
+        seed, following = self._state
+        return seed, next(following) % 2**31
 
     def generator(self) -> np.random.Generator:
         """A NumPy generator of its own for the next draw (initial weights, shuffling)."""
@@ -49,7 +65,7 @@ class Stream:
     def reseed(self, seed: int) -> None:
         """Start again from ``seed``."""
         self._check(seed)
-        self.seed, self.count = int(seed), 0
+        self._start(int(seed), 0)
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint needs."""
@@ -58,7 +74,13 @@ class Stream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where the saved stream stood. Raises `CheckpointError` for a state that is not one."""
         self.check_state_dict(state)
-        self.seed, self.count = int(state["seed"]), int(state["count"])
+        self._start(int(state["seed"]), int(state["count"]))
+
+    def __getstate__(self) -> dict[str, int]:
+        return self.state_dict()
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self._start(state["seed"], state["count"])
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Raise `CheckpointError` for a state that is not one; changes nothing."""

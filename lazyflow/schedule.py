@@ -374,14 +374,20 @@ class Choices:
         return choice is None or nodes <= self.small or choice.seen + 1 == 4**choice.compared
 
     def way(self, key: Any) -> str:
-        choice = self.known[key]
+        choice = self.known.get(key)
+        if choice is None:  # another thread has put its own in the last free place
+            return "levels"
         self.known[key] = Choice(choice.way, choice.seen + 1, choice.compared)
         return choice.way
+
+    def is_levels(self, key: Any) -> bool:
+        choice = self.known.get(key)
+        return choice is not None and choice.way == "levels"
 
     def learn(self, key: Any, way: str) -> None:
         choice = self.known.get(key, Choice(way, 0, 0))
         if len(self.known) >= self.most and key not in self.known:
-            del self.known[next(iter(self.known))]  # the oldest: its model may be long gone
+            self.known.pop(next(iter(self.known)), None)  # the oldest: its model may be long gone
         self.known[key] = Choice(way, choice.seen + 1, choice.compared + 1)
 
 
@@ -456,7 +462,7 @@ def by_levels(dag: Dag, call: Ints, batching: str, choices: Choices, names: Sequ
     open_ = np.flatnonzero(parts.recurrent & (counts != heights + 1)).tolist() if batching == "phases" else []
     keys = [tuple(names[s] for s in parts.members[i]) for i in open_]
     for i, key in zip(open_, keys, strict=True):
-        if choices.due(key, int(sizes[i])) or choices.known[key].way != "levels":
+        if choices.due(key, int(sizes[i])) or not choices.is_levels(key):
             return None
     for key in keys:
         choices.way(key)

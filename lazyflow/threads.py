@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
+
+from lazyflow.locks import Lock
 
 
 @functools.cache
@@ -27,19 +27,51 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def blas_threads(number: int) -> Iterator[None]:
+class _Users:
+    """The runs of all threads that are in the middle of a `blas_threads` block, and what to go back to behind the
+    last: the number is one for the whole process, and the run that came last says it."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.wanted: dict[object, int] = {}
+        self.before: dict[int, int] = {}  # by the position of the library
+
+    def enter(self, user: object, number: int) -> None:
+        with self.lock:
+            if not self.wanted:
+                self.before = {i: lib.num_threads for i, lib in enumerate(_libraries()) if lib.num_threads is not None}
+            self.wanted[user] = number
+            self._set()
+
+    def leave(self, user: object) -> None:
+        with self.lock:
+            self.wanted.pop(user, None)
+            self._set()
+
+    def _set(self) -> None:
+        number = next(reversed(self.wanted.values()), None)
+        for i, before in self.before.items():
+            wanted = before if number is None else number
+            if _libraries()[i].num_threads != wanted:
+                _libraries()[i].set_num_threads(wanted)
+
+
+_users = _Users()
+
+
+class blas_threads:
     """Let BLAS use ``number`` threads in the ``with`` block.
 
     >>> with blas_threads(1):
     ...     {lib.num_threads for lib in _libraries()} <= {1}
     True
     """
-    changed = [(lib, before) for lib in _libraries() if (before := lib.num_threads) not in (number, None)]
-    for lib, _ in changed:
-        lib.set_num_threads(number)
-    try:
-        yield
-    finally:
-        for lib, before in changed:
-            lib.set_num_threads(before)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> None:
+        _users.enter(self, self.number)
+
+    def __exit__(self, *error: object) -> None:
+        _users.leave(self)

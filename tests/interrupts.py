@@ -1,9 +1,11 @@
 """An interrupt between any two bytecodes of the package, by tracing: never by luck."""
 
 import sys
+import threading
 from pathlib import Path
 
 import lazyflow
+from lazyflow import locks
 
 PACKAGE = str(Path(lazyflow.__file__).parent)
 
@@ -51,3 +53,56 @@ def interrupted(function, at, files=()):
     except KeyboardInterrupt as error:
         return str(error)
     return None
+
+
+class _Meanwhile(_Tracer):
+    """Runs another function in another thread before the ``at``-th bytecode, until it ends or waits for a lock."""
+
+    def __init__(self, at, files, other):
+        super().__init__(at, files)
+        self.other, self.stopped, self.thread, self.error = other, threading.Event(), None, None
+
+    def step(self, frame, event, argument):
+        if event == "opcode":
+            self.count += 1
+            if self.count - 1 == self.at:
+                self.thread = threading.Thread(target=self.run)
+                self.thread.start()
+                self.stopped.wait()
+        return self.step
+
+    def run(self):
+        sys.settrace(self.in_the_other)
+        try:
+            self.other()
+        except BaseException as error:
+            self.error = error
+        finally:
+            sys.settrace(None)
+            self.stopped.set()
+
+    def in_the_other(self, frame, event, argument):
+        if frame.f_code is locks._locked.__code__:
+            inner = frame.f_locals["inner"]
+            if inner.acquire(blocking=False):
+                inner.release()
+            else:
+                self.stopped.set()  # the first thread has the lock, and must go on
+        return None
+
+
+def meanwhile(function, at, other, files=()):
+    """Call ``function``, stop it before its ``at``-th bytecode, and call ``other`` in a thread of its own; where that
+    one has to wait for the first, both go on."""
+    tracer, before = _Meanwhile(at, files, other), sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+        if tracer.thread is None:  # it ended before: what it does depends on what is known already
+            tracer.thread = threading.Thread(target=tracer.run)
+            tracer.thread.start()
+        tracer.thread.join()
+    if tracer.error is not None:
+        raise tracer.error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,15 @@ def batches(
     return Batches(examples, size, shuffle=shuffle, seed=seed, drop_last=drop_last, key=key, epoch=epoch)
 
 
+class _Place(NamedTuple):
+    """Where the batches stand: one value, so that no interrupt leaves half of a change."""
+
+    seed: int
+    epoch: int
+    position: int
+    resume: bool = False  # whether the next iteration goes on in the middle of the epoch
+
+
 class Batches(Generic[T]):
     """What `batches` returns: an iterable of lists of examples, with a ``len()`` and a state to save.
 
@@ -78,35 +87,50 @@ class Batches(Generic[T]):
         self.examples: Sequence[T] = examples if _is_sequence(examples) else list(examples)  # type: ignore[assignment]
         self.size = _integer("size", size, 1)
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
-        self.epoch = _integer("epoch", epoch, 0)
-        self.position = 0
+        first = _integer("epoch", epoch, 0)
         if not len(self.examples):
             raise ValueError("there are no examples to make batches of: the data set is empty")
         if not len(self):
             raise ValueError(
                 f"drop_last leaves no batch: {len(self.examples)} examples, size {self.size}; make size smaller"
             )
-        self.seed = default_stream().draw()[1] if seed is None and shuffle else _integer("seed", seed or 0, 0)
+        chosen = default_stream().draw()[1] if seed is None and shuffle else _integer("seed", seed or 0, 0)
+        self._place = _Place(chosen, first, 0)
         self._keys = None if key is None else [key(example) for example in self.examples]
-        self._resume = False
+
+    @property
+    def seed(self) -> int:
+        """What the orders depend on."""
+        return self._place.seed
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch, from 0."""
+        return self._place.epoch
+
+    @property
+    def position(self) -> int:
+        """How many batches of the epoch were given."""
+        return self._place.position
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.examples), self.size)
         return whole + bool(rest and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[T]]:
-        if self.position and not self._resume:  # the epoch before was left early
-            self.epoch, self.position = self.epoch + 1, 0
-        self._resume = False
+        if self.position and not self._place.resume:  # the epoch before was left early
+            self._place = _Place(self.seed, self.epoch + 1, 0)
+        self._place = self._place._replace(resume=False)
         return self._rest(self.epoch, self._order(self.epoch)[self.position :])
 
     def _rest(self, epoch: int, order: list[list[int]]) -> Iterator[list[T]]:
         for indices in order:
+            batch = [self.examples[i] for i in indices]
             if self.epoch == epoch:
-                self.position += 1
-            yield [self.examples[i] for i in indices]
+                self._place = _Place(self.seed, epoch, self.position + 1)
+            yield batch
         if self.epoch == epoch:
-            self.epoch, self.position = epoch + 1, 0
+            self._place = _Place(self.seed, epoch + 1, 0)
 
     def _order(self, epoch: int) -> list[list[int]]:
         """The indices of every batch of an epoch."""
@@ -155,8 +179,7 @@ class Batches(Generic[T]):
         then.
         """
         self.check_state_dict(state)
-        self.seed, self.epoch, self.position = (int(state[name]) for name in ("seed", "epoch", "position"))
-        self._resume = True
+        self._place = _Place(int(state["seed"]), int(state["epoch"]), int(state["position"]), resume=True)
 
 
 def _is_sequence(examples: Any) -> bool:

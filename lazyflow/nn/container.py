@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
-from lazyflow.expr import STRUCTURE
+from lazyflow.expr import note_change
 from lazyflow.nn.module import Module
 from lazyflow.nn.one_node import one_node
 
@@ -32,18 +32,21 @@ class _Listed(Module):
 
     def append(self, item: Any) -> None:
         """Add ``item`` at the end."""
-        STRUCTURE[0] += 1
+        note_change()
         self._items.append(self._checked(item))
+        note_change()
 
     def extend(self, items: Iterable[Any]) -> None:
         """Add all ``items`` at the end."""
-        STRUCTURE[0] += 1
+        note_change()
         self._items.extend([self._checked(item) for item in items])
+        note_change()
 
     def insert(self, position: int, item: Any) -> None:
         """Put ``item`` before ``position``; the names of those behind it grow by one."""
-        STRUCTURE[0] += 1
+        note_change()
         self._items.insert(position, self._checked(item))
+        note_change()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -55,12 +58,14 @@ class _Listed(Module):
         return self._alike(self._items[key]) if isinstance(key, slice) else self._items[key]
 
     def __setitem__(self, position: int, item: Any) -> None:
-        STRUCTURE[0] += 1
+        note_change()
         self._items[position] = self._checked(item)
+        note_change()
 
     def __delitem__(self, key: Any) -> None:
-        STRUCTURE[0] += 1
+        note_change()
         del self._items[key]
+        note_change()
 
 
 class ModuleList(_Listed):
@@ -155,8 +160,10 @@ class ModuleDict(Module):
 
     def pop(self, name: str) -> Any:
         """Remove a module and return it."""
-        STRUCTURE[0] += 1
-        return self._items.pop(name)
+        note_change()
+        found = self._items.pop(name)
+        note_change()
+        return found
 
     def keys(self) -> KeysView[str]:
         """The names."""
@@ -174,15 +181,17 @@ class ModuleDict(Module):
         if not isinstance(name, str) or not isinstance(module, Module):
             raise TypeError(f"a ModuleDict holds modules by string, got a {type(module).__name__} under {name!r}")
         self._adopt(name, module)
-        STRUCTURE[0] += 1
+        note_change()
         self._items[name] = module
+        note_change()
 
     def __getitem__(self, name: str) -> Any:
         return self._items[name]
 
     def __delitem__(self, name: str) -> None:
-        STRUCTURE[0] += 1
+        note_change()
         del self._items[name]
+        note_change()
 
     def __contains__(self, name: object) -> bool:
         return name in self._items

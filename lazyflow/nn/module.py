@@ -15,7 +15,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CheckpointError, DTypeError
-from lazyflow.expr import STRUCTURE, Expr, Parameter
+from lazyflow.expr import Expr, Parameter, note_change
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.nn import hooks
 from lazyflow.state import differences, raise_differences
@@ -117,12 +117,14 @@ class Module:
                 value = _own_array(value)
             else:
                 self._buffers.discard(name)
-        STRUCTURE[0] += 1
+        note_change()
         object.__setattr__(self, name, value)
+        note_change()
 
     def __delattr__(self, name: str) -> None:
-        STRUCTURE[0] += 1
+        note_change()
         object.__delattr__(self, name)
+        note_change()
         self.__dict__.get("_buffers", set()).discard(name)
 
     def _adopt(self, name: str, value: Parameter | Module) -> None:
@@ -268,7 +270,8 @@ class Module:
         """Copy the arrays of ``state`` into the parameters and buffers of those names.
 
         Raises `CheckpointError` that lists every missing, unexpected, misshapen or differently typed entry, and
-        changes nothing then. With ``strict=False`` names that only one side has are left alone, and returned.
+        changes nothing then; an interrupt changes nothing either. With ``strict=False`` names that only one side has
+        are left alone, and returned.
 
         >>> import lazyflow as lf
         >>> model = lf.nn.Linear(3, 2)
@@ -281,8 +284,7 @@ class Module:
         self.check_state_dict(state, strict=strict)
         stored = dict(self._stored())
         values = {name: _value_for(stored[name], state[name]) for name in stored if name in state}
-        for name, value in values.items():
-            _copy_into(stored[name], value)
+        _copy_all({name: stored[name] for name in values}, values)
         return IncompatibleKeys(
             [name for name in stored if name not in state], [name for name in state if name not in stored]
         )
@@ -415,6 +417,18 @@ def _equal(a: Any, b: Any) -> bool:
 def _value_for(target: Parameter | Array, value: Any) -> Array:
     """``value`` as an array on the device of ``target``: whatever can fail, fails before anything is assigned."""
     return devices.to_device(np.asarray(devices.to_host(value)), devices.device_of(_array(target)))
+
+
+def _copy_all(targets: Mapping[str, Parameter | Array], values: Mapping[str, Array]) -> None:
+    """Copy all of the values in, or none."""
+    before = {name: _array(target).copy() for name, target in targets.items()}
+    try:
+        for name, value in values.items():
+            _copy_into(targets[name], value)
+    except BaseException:
+        for name, value in before.items():
+            _copy_into(targets[name], value)
+        raise
 
 
 def _copy_into(target: Parameter | Array, value: Array) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lazyflow.errors import GradientError
-from lazyflow.expr import STRUCTURE, Expr, Parameter, handle
+from lazyflow.expr import Expr, Parameter, handle, note_change
 from lazyflow.nn.functional.maps import weight_norm as normalised
 from lazyflow.nn.functional.maps import weight_norm_axes
 from lazyflow.nn.module import Module
@@ -110,5 +110,5 @@ def remove_weight_norm(module: M, name: str = "weight") -> M:
     assert module._hooks is not None
     module._hooks.forward_pre.remove(found[0])
     module._hooks.forward.remove(found[0].after)
-    STRUCTURE[0] += 1
+    note_change()
     return module

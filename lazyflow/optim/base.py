@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lazyflow.device import device_of, module, to_device
+from lazyflow.errors import TornError
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim.options import check_known, check_values, plain
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
@@ -119,6 +120,7 @@ class Optimizer:
         self._checked: list[Options] = []
         self.kept: dict[int, Kept] = {}
         self._buffers: dict[tuple[str, str, type], Array] = {}
+        self._torn = False  # whether a step has begun and not come to its end
         for group in _as_groups(params):
             self.add_param_group(group)
 
@@ -163,12 +165,26 @@ class Optimizer:
         """Update every parameter that has a gradient.
 
         Raises ``TypeError`` or ``ValueError`` for an option that was set to something invalid, and changes nothing.
+        A step that is cut off by an interrupt leaves some parameters updated and others not: from then on `step` and
+        `state_dict` raise `TornError`, until a state was loaded.
         """
+        self._refuse_torn()
         self._check_changes()
-        for index, parameter, options in self._members():
-            gradient = parameter.grad
-            if gradient is not None:
-                self._update(index, parameter, gradient, options)
+        updates = [(i, p, p.grad, options) for i, p, options in self._members() if p.grad is not None]
+        for index, parameter, gradient, _ in updates:
+            _check_shape(index, parameter, gradient)
+        self._torn = True
+        for index, parameter, gradient, options in updates:
+            self._update(index, parameter, gradient, options)
+        self._torn = False
+
+    def _refuse_torn(self) -> None:
+        if self._torn:
+            raise TornError(
+                f"the last step of {type(self).__name__} was cut off: some parameters and moments are updated, others "
+                "not. Load the model and the optimizer as they were saved last, or make a new optimizer to go on from "
+                "the parameters as they are"
+            )
 
     def scratch(self, name: str, like: Array) -> Array:
         """Memory of the shape and dtype of ``like``, the same at every call with this ``name``; write, then read."""
@@ -226,10 +242,7 @@ class Optimizer:
 
     def _update(self, index: int, parameter: Trainable, gradient: Any, options: Options) -> None:
         array = parameter.array
-        if gradient.shape != array.shape:
-            raise ValueError(
-                f"parameter {index} {parameter.name} has shape {array.shape}, its gradient {gradient.shape}"
-            )
+        parameter.touch()  # and once more afterwards: what is computed under half of an update is stale, too
         kept = self._kept_for(index, array, options)
         kept.step += 1
         if not isinstance(gradient, RowSparse):
@@ -306,8 +319,9 @@ class Optimizer:
         """Options, counts of steps and moments, as nested dicts and lists of arrays and JSON scalars.
 
         The arrays are the optimizer's own, not copies. Parameters are described by name and shape, so that a state is
-        not loaded for others.
+        not loaded for others. Raises `TornError` after a step that was cut off.
         """
+        self._refuse_torn()
         groups = [{**plain(_options(g)), "params": [_described(p) for p in g["params"]]} for g in self.param_groups]
         kept = {str(index): {"step": k.step, **k.slots} for index, k in sorted(self.kept.items())}
         return {"kind": type(self).__name__, "param_groups": groups, "state": kept}
@@ -332,10 +346,12 @@ class Optimizer:
         """
         self.check_state_dict(state)
         kept = {i: _restored(p, state["state"][str(i)]) for i, p, _ in self._members() if str(i) in state["state"]}
+        self._torn = True
         for group, given in zip(self.param_groups, state["param_groups"], strict=True):
             group.update({name: _unlisted(value) for name, value in given.items() if name != "params"})
         self._checked = [_options(group) for group in self.param_groups]
         self.kept = kept
+        self._torn = False
 
     def _group_differences(self, i: int, given: Any) -> list[str]:
         if not isinstance(given, Mapping) or not isinstance(given.get("params"), list):
@@ -366,6 +382,13 @@ class Optimizer:
                 lines = differences(expected, kept[key]) or miscounts(kept[key], "step")
                 found.extend(f"state.{key}.{line}" for line in lines)
         return found
+
+
+def _check_shape(index: int, parameter: Trainable, gradient: Any) -> None:
+    if gradient.shape != parameter.array.shape:
+        raise ValueError(
+            f"parameter {index} {parameter.name} has shape {parameter.array.shape}, its gradient {gradient.shape}"
+        )
 
 
 def _options(group: Options) -> dict[str, Any]:
