@@ -32,7 +32,7 @@ def in_thread(function):
     return found[0]
 
 
-def every(function, files, most=60):
+def every(function, files, most=24):
     """Places to stop a function at: at most so many of its bytecodes in these files, evenly spaced."""
     count = bytecodes(function, files)
     assert count
@@ -137,7 +137,7 @@ def test_threads_that_train_models_of_their_own():
 
     alone = {seed: train(seed) for seed in (1, 2)}
     found = {}
-    for k in every(lambda: train(1), (), 25):
+    for k in every(lambda: train(1), (), 10):
         meanwhile(lambda: found.update({1: train(1)}), k, lambda: found.update({2: train(2)}))
         for seed in (1, 2):
             for a, b in zip(found[seed], alone[seed], strict=True):

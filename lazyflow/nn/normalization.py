@@ -259,15 +259,18 @@ class _BatchNorm(_ByChannel):
 
     def _settle(self, finished_only: bool = False) -> None:
         while self._waiting and not (finished_only and not self._waiting[0][0].tape.sealed):
-            means, variances, count = self._waiting.pop(0)
+            (means, variances, count), *rest = self._waiting
             own = self.__dict__
-            own["num_batches_tracked"] += 1
-            share = self.momentum if self.momentum is not None else 1.0 / int(own["num_batches_tracked"])
+            tracked = own["num_batches_tracked"] + 1
+            share = self.momentum if self.momentum is not None else 1.0 / int(tracked)
+            new = {"num_batches_tracked": np.asarray(tracked), "_waiting": rest}
             for name, value, factor in (
                 ("running_mean", means, 1.0),
                 ("running_var", variances, count / (count - 1)),
             ):
-                own[name] += share * (factor * value.engine.value(value).reshape(-1) - own[name])
+                step = share * (factor * value.engine.value(value).reshape(-1) - own[name])
+                new[name] = (own[name] + step).astype(own[name].dtype)
+            own.update(new)  # at once: an interrupt must not count a minibatch in one average and not in the other
 
     def _statistic(self, name: str) -> Any:
         self._settle()

@@ -73,7 +73,9 @@ class _Use:
     def fits(self, module: Module, operands: Sequence[Any]) -> bool:
         """Whether this call of the module is to be one node."""
         if self.structure != STRUCTURE[0]:
-            self.structure, self.quiet = STRUCTURE[0], is_quiet(module)
+            structure = STRUCTURE[0]
+            self.quiet = is_quiet(module)
+            self.structure = structure  # last: what came meanwhile, an interrupt or a change, must be noticed
         if not self.quiet:
             return False
         shapes = tuple([o.type.shape if o.__class__ is Expr else o.__class__ for o in operands])

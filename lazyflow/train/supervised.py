@@ -134,9 +134,9 @@ def _columns(pairs: Examples) -> tuple[list[Any], list[Any]]:
 def _evaluating(model: Any) -> Iterator[None]:
     """All modules in evaluation mode, and each in its own again afterwards."""
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, Module) else []
-    for module, _ in modes:
-        module.training = False
     try:
+        for module, _ in modes:
+            module.training = False
         yield
     finally:
         for module, mode in modes:
