@@ -1289,7 +1289,8 @@ def _checked_index(i: int, n: int) -> int:
 def _block(x: Expr, start: int, shape: Shape) -> Expr:
     kind = intern_type(shape, x.dtype, x.device, type_on(current_tape(), x).requires_grad)
     rest = x.type.size // x.type.shape[0] if x.type.shape[0] else 0
-    return view(x, kind, start * rest)
+    # Of an empty block the beginning: behind the last element another value lies, and would get its gradient.
+    return view(x, kind, start * rest if kind.size else 0)
 
 
 _NONE: dict[Any, Any] = {}

@@ -603,3 +603,27 @@ def test_a_buffer_comes_back_while_another_is_taken():
     with pool.lock, pool.lock:
         pool.give("cpu", np.empty(64, np.float32))
     assert pool.held == 256
+
+
+EMPTY = (
+    lambda x: x[3:],
+    lambda x: x[1:1],
+    lambda x: lf.split(x, [3])[1],
+    lambda x: x[::2][2:],
+    lambda x: x[3:].reshape(0, 2),
+    lambda x: lf.tanh(x[3:]),
+    lambda x: lf.tanh(x[3:])[0:0],
+    lambda x: lf.tanh(x[3:]).reshape(2, 0)[1],
+)
+
+
+@pytest.mark.parametrize("part", range(len(EMPTY)))
+def test_an_empty_part_of_a_value_that_is_known_belongs_to_that_value(part):
+    """Behind its last element another value lies, which got the gradient, or nothing does."""
+    p, q = lf.Parameter(np.ones(3)), lf.Parameter(np.ones(3))
+    x, y = p * 2, q * 3
+    e = EMPTY[part](x)
+    lf.forward([x, y, e])
+    lf.sum(e).backward()
+    assert p.grad.tolist() == [0, 0, 0]
+    assert q.grad is None

@@ -402,7 +402,8 @@ def analytic(function: Callable[..., Array], operand: int) -> Callable[..., Arra
             moved = x.astype(complex)
             moved[place] += 1e-100j
             others = [moved if i == operand else o for i, o in enumerate(operands)]
-            found[place] = np.sum(times(g, np.imag(function(*others, **static)) / 1e-100))
+            slope = np.imag(function(*others, **static)) / 1e-100
+            found[place] = np.sum(np.where(slope == 0, 0.0, times(g, slope)))
         return found
 
     return vjp
@@ -558,6 +559,8 @@ def _windows_of(x: Array, kernel: Any, stride: Any, padding: Any, dilation: Any,
     stride, padding, dilation = (per_axis(v, n) for v in (stride, padding, dilation))
     size = x.shape[x.ndim - n :]
     axes = [_places(*row, ceil_mode) for row in zip(size, kernel, stride, padding, dilation, strict=True)]
+    if any(2 * p > k for k, p in zip(kernel, padding, strict=True)):
+        raise ValueError("padding of more than half of the kernel")
     reach = [d * (k - 1) + 1 - 2 * p for d, k, p in zip(dilation, kernel, padding, strict=True)]
     if any(r > m for r, m in zip(reach, size, strict=True)):
         raise ValueError("no window fits")
@@ -752,6 +755,12 @@ def _count(x: Array, axis: Any) -> int:
     return math.prod(x.shape[a] for a in axes)
 
 
+def _mean(x: Array, axis: Any, keepdims: bool) -> Array:
+    if not _count(x, axis):
+        raise ValueError("the mean of no elements")
+    return np.mean(x, axis=axis, keepdims=keepdims)
+
+
 define(
     "sum",
     lambda x, axis, keepdims: np.sum(x, axis=axis, keepdims=keepdims),
@@ -760,7 +769,7 @@ define(
 )
 define(
     "mean",
-    lambda x, axis, keepdims: np.mean(x, axis=axis, keepdims=keepdims),
+    _mean,
     lambda g, y, x, axis, keepdims: np.broadcast_to(_again(g, x, axis, keepdims) / _count(x, axis), x.shape),
     dtype=lambda t, **how: averaged(t),
 )

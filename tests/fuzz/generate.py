@@ -51,7 +51,8 @@ class Writer:
         self.lists: list[str] = []
         self.near = 0.6  # how often one of the last values is taken
         self.kept: list[str] = []  # of which the gradient is kept
-        self.cells: dict[str, tuple[list[Any], bool]] = {}  # types of arguments, and whether there is a number
+        # Types of arguments, and whether there are a number and a word besides.
+        self.cells: dict[str, tuple[list[Any], bool, bool]] = {}
 
     # Choosing.
 
@@ -350,7 +351,8 @@ class Writer:
         ]
         if None in arguments:
             return
-        numbered = self.chance(0.5)
+        numbered, named = self.chance(0.4), self.chance(0.2)
+        seen = self.setting() if self.chance(0.25) else ""
         outer = self.lines, self.body, self.inside, list(self.values), dict(self.names), self.lists
         letters = ["a", "d"][: len(arguments)]
         self.inside, self.body, self.lists = "cell", [], []
@@ -359,12 +361,20 @@ class Writer:
             self.names[letter] = outer[4][argument]
         if numbered:
             self.names["k"] = self.random.randrange(2)
+        if named:
+            self.names["how"] = "first"
         before = set(self.values)
         for _ in range(self.random.randrange(1, 6)):
             if self.cells and self.chance(0.15):
                 self.call()
             else:
                 self.operation()
+        if named:
+            self.add(Line(f'{self.name("v")} = lf.tanh(a) if how == "first" else a * 0.5'))
+        if seen:
+            part = f"{seen}[0]" if isinstance(self.names[seen], list) else seen
+            form = self.one("a * {0}", "a + {0}", "lf.arctan2(a * 0.0, a * {0})", "d * {0}", "lf.sum([a, a]) - {0}")
+            self.add(Line(f"{self.name('v')} = {form.format(part)}"))
         own = [v for v in self.values if v not in before]
         body = self.body
         self.lines, self.body, self.inside, self.values, names, self.lists = outer
@@ -375,22 +385,39 @@ class Writer:
         results = [own[-1], *self.random.sample(own, min(len(own), self.one(0, 0, 1, 2)))]
         answer = results[0] if len(results) == 1 else ", ".join(results)
         form = self.one("({})", "({})", "[{}]", '{{"all": ({},)}}') if len(results) > 1 else "{}"
-        header = f"def {name}({', '.join(letters + ['k'] * numbered)}):"
+        header = f"def {name}({', '.join(letters + ['k'] * numbered + ['how'] * named)}):"
         kinds = [(self.node(a).shape, self.node(a).dtype) for a in arguments if a]
         spelled = [Line("@lf.cell"), Line(header, (*body, Line(f"return {form.format(answer)}")))]
         if self.add(*spelled):
-            self.cells[name] = (kinds, numbered)
+            self.cells[name] = (kinds, numbered, named)
             for _ in range(self.random.randrange(0, 3)):
                 self.call(name)
+            if seen:
+                self.setting(seen)
+                self.call(name)
+
+    def setting(self, name: str = "") -> str:
+        """A number that bodies of cells see from outside, or another one in its place; the last use of it is shown."""
+        if name:
+            self.show(*self.last_values(1))
+        changed = bool(name)
+        name = name or self.name("g")
+        new = self.one("0.5", "0.0", "-0.0", "2", "-1.5")
+        if changed and isinstance(self.names[name], list):
+            self.add(Line(f"{name}[0] = {new}"))
+        else:
+            self.add(Line(f"{name} = {self.one(new, new, f'[{new}, 1.0]') if not changed else new}"))
+        return name
 
     def call(self, name: str = "") -> str | None:
         name = name or self.random.choice(sorted(self.cells))
-        kinds, numbered = self.cells[name]
+        kinds, numbered, named = self.cells[name]
         given = [self.pick(lambda n, k=k: (n.shape, n.dtype) == k) for k in kinds]
         if None in given:
             return None
         number = [self.index(2) if self.inside == "example" else self.one("0", "1")] if numbered else []
-        text = f"{name}({', '.join([g for g in given if g] + number)})"
+        how = [self.one('"first"', '"second"')] if named else []
+        text = f"{name}({', '.join([g for g in given if g] + number + how)})"
         try:
             probe = eval(text, self.names)
         except Exception:
@@ -433,6 +460,11 @@ class Writer:
             )
         )
 
+    def freeze(self) -> None:
+        """A parameter that is not trained from here on, or is again."""
+        name = self.random.choice(self.parameter_names)
+        self.add(Line(f"{name}.requires_grad = {not self.node(name).requires_grad}"))
+
     def optimizer(self) -> None:
         names = ", ".join(self.parameter_names)
         how = self.one("SGD([{}], lr=0.1)", "SGD([{}], lr=0.1, momentum=0.9)", "Adam([{}], lr=0.01)")
@@ -448,6 +480,8 @@ class Writer:
             if root is None or not self.node(root).requires_grad:
                 return
             self.add(Line(f"{root}.backward()"), Line("o.step()"), Line("o.zero_grad()"))
+            if self.chance(0.2):
+                self.freeze()
             self.show(*self.parameter_names[:2])
 
     def kept_root(self, root: str) -> None:

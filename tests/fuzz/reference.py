@@ -122,8 +122,8 @@ class Parameter(Node):
 
     def __init__(self, session: Session, value: Any, requires_grad: bool) -> None:
         super().__init__(session, value)
-        self.requires_grad = requires_grad
         self.bit = len(session.parameters)
+        self._wanted = requires_grad
         self.deps = 1 << self.bit
         session.parameters.append(self)
         session.touched.append(0)
@@ -135,6 +135,17 @@ class Parameter(Node):
 
     def detach(self) -> Node:
         return self.session.constant(np.array(self.value))
+
+    @property
+    def requires_grad(self) -> bool:  # type: ignore[override]
+        return self._wanted
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value != self.__dict__.setdefault("_wanted", False):
+            self._wanted = value
+            self.session.clock += 1
+            self.session.retyped[self.bit] = self.session.clock
 
     @property
     def data(self) -> Any:
@@ -197,6 +208,7 @@ class Session:
         self.grad, self.default = True, FLOAT32
         self.parameters: list[Parameter] = []
         self.touched: list[int] = []
+        self.retyped: dict[int, int] = {}  # parameters that were frozen or thawed, and when
         self.seed, self.draws = 0, 0
         self.lf = Names(self)
 
@@ -274,6 +286,10 @@ class Session:
         return max((t for bit, t in enumerate(self.touched) if deps >> bit & 1), default=0)
 
     def is_stale(self, node: Node) -> bool:
+        if not isinstance(node, Parameter) and any(
+            t > node.time and node.deps >> bit & 1 for bit, t in self.retyped.items()
+        ):
+            raise Unspecified("a value that rests on a parameter that was frozen or thawed since")
         if node.random and self.clock > node.time:
             raise Unspecified("a random value under parameters that changed since")
         return bool(node.deps) and not isinstance(node, Parameter) and self._changed(node.deps) > node.time
