@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lazyflow import jit
+from lazyflow import core, jit
 from tests.fuzz.generate import generate
 from tests.fuzz.printing import printed
 from tests.fuzz.program import Program
@@ -26,11 +26,14 @@ def variants(seed: int, count: int, compiled: float = 0.0) -> list[Variant]:
     chance = random.Random(f"variants {seed}")
     found = []
     for _ in range(count):
-        fuse = chance.choice(("numpy", "off", "interpreted", "interpreted"))
+        fuse = chance.choice(("numpy", "off", "interpreted", "core", "core"))
+        has_core = chance.random() < 0.7
+        if fuse == "core":
+            fuse, has_core = ("core", True) if core.machine is not None else ("interpreted", False)
         if chance.random() < compiled and jit.is_available():
             fuse = "numba"
         loops = chance.choice((True, False))
-        found.append(Variant(chance.choice(BATCHINGS), fuse, chance.random() < 0.6, loops))
+        found.append(Variant(chance.choice(BATCHINGS), fuse, chance.random() < 0.6, loops, has_core))
     return found
 
 

@@ -80,6 +80,8 @@ def _settings(variant: Variant) -> list[str]:
     lines = []
     if variant.loops is not None:
         lines.append(f"jit.by_loops = lambda: {variant.loops}  # graph passes by loops, or by whole arrays")
+    if not variant.core:
+        lines.append("lf.core.machine = None  # as if the compiled core was not there")
     blocks = []
     if variant.fuse == "interpreted":
         lines.append("from tests.fuzz.interpreted import interpreted_kernels  # kernels for numba, not compiled")

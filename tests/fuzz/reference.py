@@ -14,6 +14,7 @@ They raise `Unspecified`, and the generator takes another line.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import operator
@@ -134,6 +135,8 @@ class Parameter(Node):
         return np.array(self.value)
 
     def detach(self) -> Node:
+        if self.session.cells:  # in a cell lazyflow may read the value when the call runs
+            return super().detach()
         return self.session.constant(np.array(self.value))
 
     @property
@@ -199,15 +202,17 @@ class _Using(ContextDecorator):
 
 
 class Session:
-    """See the module's text. ``noise``: a generator, or None for exact rounding."""
+    """See the module's text. ``noise``: a generator, or None for exact rounding. ``tainted``: a cotangent that is NaN
+    makes NaN of all that it may reach."""
 
-    def __init__(self, noise: np.random.Generator | None = None) -> None:
-        self.noise = noise
+    def __init__(self, noise: np.random.Generator | None = None, tainted: bool = False) -> None:
+        self.noise, self.tainted = noise, tainted
         self.numbers = itertools.count()
         self.clock = 1
         self.grad, self.default = True, FLOAT32
         self.parameters: list[Parameter] = []
         self.touched: list[int] = []
+        self.cells = 0  # how deep the call of a cell that runs is
         self.retyped: dict[int, int] = {}  # parameters that were frozen or thawed, and when
         self.seed, self.draws = 0, 0
         self.lf = Names(self)
@@ -359,6 +364,8 @@ class Session:
             g, y, *arrays = (self._off(a, epsilon) for a in (g, y, *arrays))
         with np.errstate(all="ignore"):
             found = vjp(g, y, *arrays, **node.static)
+            if self.tainted and np.isnan(g).any():
+                found = found + (np.where(np.isnan(g), np.nan, 0.0) if np.shape(found) == g.shape else np.nan)
             return np.array(F.down(found, node.inputs[k].shape), float)
 
     # Random numbers.
@@ -432,7 +439,15 @@ class Names:
         self.optim = SimpleNamespace(SGD=_SGD, Adam=_Adam)
 
     def cell(self, function: Any) -> Any:
-        return function
+        @functools.wraps(function)
+        def call(*given: Any) -> Any:
+            self.session.cells += 1
+            try:
+                return function(*given)
+            finally:
+                self.session.cells -= 1
+
+        return call
 
     def Parameter(self, value: Any, *, name: str = "", requires_grad: bool = True) -> Parameter:
         array = np.array(value)
