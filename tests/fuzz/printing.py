@@ -56,7 +56,7 @@ def printed(failure: Failure) -> str:
     body = "\n".join("    " + line if line else "" for line in text.splitlines())
     return "\n".join(
         [
-            f"# {failure.difference}",
+            *_comment(str(failure.difference)),
             "import contextlib",
             "",
             "import numpy as np",
@@ -74,6 +74,10 @@ def printed(failure: Failure) -> str:
             "",
         ]
     )
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in text.splitlines()]
 
 
 def _settings(variant: Variant) -> list[str]:
@@ -94,7 +98,10 @@ def _settings(variant: Variant) -> list[str]:
 def _expectation(difference: Difference) -> list[str]:
     want, position = difference.want, difference.position
     if not isinstance(want, np.ndarray):
-        return [f"# expected of what is seen, number {position}: {describe(want)}", f"print(seen[{position}:][:1])"]
+        return [
+            *_comment(f"expected of what is seen, number {position}: {describe(want)}"),
+            f"print(seen[{position}:][:1])",
+        ]
     return [
         "nan, inf = np.nan, np.inf",
         f"want = np.array({want.tolist()!r}, {want.dtype.name!r}).reshape({want.shape})",
