@@ -12,7 +12,7 @@ all nodes of it, as `lazyflow.backward` computes them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from lazyflow.errors import GradientError
 from lazyflow.expr import Expr, Parameter, constant, handle, record, type_on, view
 from lazyflow.inline import Call, inlined
 from lazyflow.ops.base import Op, Shape, unbroadcast
-from lazyflow.ops.formula import Formula, evaluate, parse
+from lazyflow.ops.elementwise import MULTIPLY_NO_NAN, MULTIPLY_OR_ZERO
+from lazyflow.ops.formula import Formula, evaluate, parse, slope
 from lazyflow.tape import (
     IMPORT,
     OUTPUT,
@@ -46,11 +47,16 @@ Use = tuple[Signature, int]  # the operand of that number, of nodes of that sign
 WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
 
 
+def _product(op: Op, a: Any, b: Any) -> Expr:
+    return record(op, (a, b))
+
+
 class _Recorder:
     """The namespace of expressions, in which vjps record: NumPy's names, and what only `lazyflow` has."""
 
     record_op = staticmethod(record)
     erf = staticmethod(functions.erf)
+    multiply_or_zero = staticmethod(partial(_product, MULTIPLY_OR_ZERO))
     softmax = staticmethod(functions.softmax)
     log_softmax = staticmethod(functions.log_softmax)
 
@@ -323,14 +329,16 @@ class _Backward:
         """The formula of an elementwise operation's derivative, reading no more than what occurs in it."""
         _check_twice(signature.op)
         formula, operands = _derivative(signature.op, i)
-        values: dict[str, Any] = {"g": _batched([g for _, g in nodes], None)}
+        g = _batched([g for _, g in nodes], None)
+        values: dict[str, Any] = {"g": g} if "g" in formula.operands else {}
         if "y" in formula.operands:
             values["y"] = _batched([_expr(node) for node, _ in nodes], None)
         for name, operand in zip(operands, signature.operands, strict=True):
             if name in formula.operands:
                 shape = None if len(nodes) == 1 else operand.shape
                 values[name] = self._operand(signature, operand, [node for node, _ in nodes], shape)
-        return constant(evaluate(formula, RECORDER, **values))
+        found = evaluate(formula, RECORDER, **values)
+        return constant(found) if "g" in values else record(MULTIPLY_NO_NAN, (g, found))
 
     def _stacked(self, node: Node, signature: Signature, g: Expr) -> None:
         """A list's operands are one array, with an axis for them behind the batch; they may all get the same."""
@@ -428,9 +436,14 @@ def _column(numbers: list[float], operand: Operand) -> Any:
 
 @cache
 def _derivative(op: Op, operand: int) -> tuple[Formula, tuple[str, ...]]:
-    """The formula of an elementwise operation's derivative, and the names of all operands."""
+    """The formula of an elementwise operation's derivative, and the names of all operands.
+
+    That of the slope, without ``g``, where one must not multiply the other: their product is differentiated further by
+    both, and zero times infinity is zero there, too.
+    """
     operands = parse(op.formula["y"]).operands
-    return parse(op.formula[operands[operand]]), operands
+    source = op.formula[operands[operand]]
+    return slope(source) or parse(source), operands
 
 
 def _batched(values: Sequence[Expr], shape: Shape | None) -> Expr:

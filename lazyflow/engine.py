@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,9 +88,8 @@ def _run_alike(roots: Sequence[Expr]) -> None:
     graph = reduced(graph, device, checked)
     plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
     run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
-    # Whoever asks for the line of a NaN gets that, and not NumPy's warning at the first one.
-    quiet = np.errstate(all="ignore") if checked else nullcontext()
-    with blas_threads(settings.current().threads), quiet:
+    # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
+    with blas_threads(settings.current().threads), np.errstate(all="ignore"):
         execute(run)
         if checked:
             check_finite(run, roots)
@@ -247,7 +245,7 @@ class Engine:
             _forget([root], draw_anew=False)
             self.forward([root])
         run, offset = location(root.tape, root.row)
-        with blas_threads(settings.current().threads):
+        with blas_threads(settings.current().threads), np.errstate(all="ignore"):
             retained: list[Retained] = []
             found = run_backward([(run, _node_of(run, root), offset, seed)], partial(_retain, retained), _hooked)
         gradients = [(parameter, through(parameter.hooks, gradient)) for parameter, gradient in found.values()]

@@ -35,7 +35,7 @@ from lazyflow.graph import Graph
 from lazyflow.lifetimes import Memory, Segment, laid_out, memory_of, segments
 from lazyflow.ops import OPS
 from lazyflow.ops.base import NOTHING, Array, Op, Result
-from lazyflow.ops.formula import Formula, parse
+from lazyflow.ops.formula import Formula, parse, pullback
 from lazyflow.steps import (
     ASSEMBLE,
     CALL,
@@ -344,7 +344,7 @@ def elementwise_formulas(op: Op) -> tuple[Formula, tuple[Formula | None, ...]] |
     if not op.formula:
         return None
     forward = parse(op.formula["y"])
-    slopes = tuple(parse(op.formula[name]) if name in op.formula else None for name in forward.operands)
+    slopes = tuple(pullback(op.formula[name]) if name in op.formula else None for name in forward.operands)
     known = all(is_fusable(f) for f in (forward, *slopes) if f is not None)
     return (forward, slopes) if known else None
 

@@ -131,4 +131,14 @@ def dropout(
     if not training or p == 0:
         return value
     shape = tuple(1 if i - value.ndim in together else n for i, n in enumerate(value.shape))
-    return value * _draw("dropout_mask", shape, value.dtype, stream, p)
+    return masked(value, _draw("dropout_mask", shape, value.dtype, stream, p))
+
+
+def masked(x: Expr, mask: Expr) -> Expr:
+    """``x * mask``, and zero where the mask is, whatever ``x`` is there, in value and gradient.
+
+    >>> import lazyflow as lf
+    >>> masked(lf.constant([1.0, np.inf]), lf.constant([2.0, 0.0])).numpy()
+    array([2., 0.], dtype=float32)
+    """
+    return record(OPS["multiply_no_nan"], (mask, x))

@@ -13,6 +13,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, Value
+from lazyflow.ops.formula import function_of, select
 from lazyflow.ops.sparse import scatter_add_rows
 
 Array = Any
@@ -157,12 +158,14 @@ def _run_block(kernel: Kernel, place: list[int], registers: list[Array], argumen
             values.append(arguments.load(instruction.argument, instruction.shift))
             continue
         inputs = [value(v) for v in instruction.inputs]
-        if instruction.name == "where":
+        if instruction.name == "where" and repr(instruction.inputs[2]) == "0.0":
+            values.append(select(np, inputs[0] != 0, inputs[1], registers[place[i]][:rows]))
+        elif instruction.name == "where":
             out = registers[place[i]][:rows]
             np.copyto(out, inputs[2])
             np.copyto(out, inputs[1], where=inputs[0] != 0)
             values.append(out)
         else:
-            values.append(getattr(np, instruction.name)(*inputs, out=registers[place[i]][:rows]))
+            values.append(function_of(np, instruction.name)(*inputs, out=registers[place[i]][:rows]))
     for store in kernel.stores:
         arguments.store(store.argument, store.shift, value(store.value), store.adds)

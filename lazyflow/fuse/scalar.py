@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.ops.formula import Constant, Formula, Name
+from lazyflow.ops.formula import Constant, Formula, Name, function_of
 from lazyflow.ops.formula import Value as FormulaValue
 
 Value = int | float  # an int is the number of an instruction, a float a number
@@ -24,7 +24,11 @@ ALL, LAUNCH, SOME = "all", "launch", "some"
 TRUTH = frozenset(
     ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not")
 )
-CHEAP = TRUTH | {"add", "subtract", "multiply", "negative", "abs", "sign", "maximum", "minimum", "where"}
+CHEAP = (
+    TRUTH
+    | {"add", "subtract", "multiply", "negative", "abs", "sign", "maximum", "minimum", "where"}
+    | {"where_nonzero", "multiply_or_zero"}
+)
 # What both printers know; a formula with anything else is not fused.
 FUSABLE = CHEAP | {"divide", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "sinh", "cosh", "arctan"}
 
@@ -114,7 +118,7 @@ class Builder:
         """A ufunc of values; of numbers it is a number, rounded as the kernel would round it."""
         if all(isinstance(v, float) for v in inputs):
             with np.errstate(all="ignore"):
-                return float(getattr(np, ufunc)(*map(self.dtype.type, inputs)))
+                return float(function_of(np, ufunc)(*map(self.dtype.type, inputs)))
         return self.emit(Instruction(ufunc, inputs))
 
     def formula(self, formula: Formula, names: Mapping[str, Value]) -> Value:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lazyflow import random as streams
 from lazyflow.expr import Expr, Parameter, constant
+from lazyflow.functions.random import masked
 from lazyflow.nn.functional import maps as f
 from lazyflow.nn.module import Module, checked_probability
 from lazyflow.random import Stream
@@ -72,7 +73,7 @@ class VariationalDropout(Module):
             return values
         first = values[0]
         mask = f.dropout(np.ones(first.shape, first.dtype), self.p, stream=self.stream)
-        return [value * mask for value in values]
+        return [masked(value, mask) for value in values]
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -19,6 +19,7 @@ from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, Parameter, constant, in_dtype
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
+from lazyflow.functions.random import masked
 from lazyflow.functions.shape import concatenate, split
 from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine
@@ -247,7 +248,7 @@ class _Recurrent(Module):
 
     def _products(self, suffix: str, x: Any, h: Any, mask: Any = None) -> tuple[Expr, Expr]:
         weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
-        return affine(weight_ih, bias_ih, x), affine(weight_hh, bias_hh, h if mask is None else h * mask)
+        return affine(weight_ih, bias_ih, x), affine(weight_hh, bias_hh, h if mask is None else masked(h, mask))
 
     def forward(self, xs: Any, state: Sequence[Any] | None = None) -> tuple[list[Expr], list[Any]]:
         """Outputs of the last layer for every step, and the final states of all layers."""

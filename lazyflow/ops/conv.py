@@ -24,6 +24,7 @@ import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, symbolic
+from lazyflow.ops.formula import select
 from lazyflow.ops.linalg import BATCH, contract, lettered, numeric
 
 Pads = tuple[tuple[int, int], ...]
@@ -483,7 +484,7 @@ def _max_pool_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows) -> Array:
     rows = xp.reshape(columns, (*lead, count, *w.out))
     first = xp.expand_dims(xp.argmax(rows, axis=-n - 1), -n - 1)
     chosen = first == xp.reshape(xp.arange(count), (count, *(1,) * n))
-    share = xp.expand_dims(g, -n - 1) * chosen
+    share = select(xp, chosen, xp.expand_dims(g, -n - 1))
     return folded(xp, xp.reshape(share, (*share.shape[: share.ndim - n - 1], *w.kernel, *w.out)), w)
 
 

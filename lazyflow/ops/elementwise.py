@@ -5,7 +5,8 @@ differentiable there. ``slope``, ``alpha``, ``lo`` and ``hi`` are operands like 
 values run together.
 
 Dtypes are NumPy's: the dtype of a result is what NumPy's promotion makes of the formula, Python numbers being weak.
-Truth values times ``g`` select, since a masked copy costs ten times as much as a product.
+Masks select and do not multiply: ``where(mask, g, 0)``, since an infinite ``g`` times no is not zero. The other way
+round, a zero ``g`` times an infinite slope, every derivative is zero by itself: see `lazyflow.ops.formula.pullback`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, broadcast_shape, register, require_floating
-from lazyflow.ops.formula import Formula, compile_forward, compile_vjp, parse, result_dtype
+from lazyflow.ops.formula import Formula, compile_forward, compile_vjp, multiply_no_nan, parse, pullback, result_dtype
 
 
 def _infer(name: str, formula: Formula, *operands: Abstract) -> Result:
@@ -45,7 +46,7 @@ def elementwise(name: str, formula: str, **derivatives: str) -> Op:
     if unknown:
         raise ValueError(f"{name}: {', '.join(unknown)} is no operand of {formula!r}")
     vjps = tuple(
-        compile_vjp(f"{name}_{o}", parse(derivatives[o]), parsed.operands) if o in derivatives else None
+        compile_vjp(f"{name}_{o}", pullback(derivatives[o]), parsed.operands) if o in derivatives else None
         for o in parsed.operands
     )
     return register(
@@ -72,17 +73,32 @@ NEGATIVE = elementwise("negative", "-x", x="-g")
 RECIPROCAL = elementwise("reciprocal", "1 / x", x="-(g * y * y)")
 SQUARE = elementwise("square", "x * x", x="2 * g * x")
 SQRT = elementwise("sqrt", "sqrt(x)", x="0.5 * g / y")
-ABS = elementwise("abs", "abs(x)", x="g * sign(x)")
+ABS = elementwise("abs", "abs(x)", x="where(x > 0, g, 0) - where(x < 0, g, 0)")
 
 # Ties are shared evenly, as in HIPS/autograd.
 MAXIMUM = elementwise(
-    "maximum", "maximum(a, b)", a="g * (a > b) + 0.5 * g * (a == b)", b="g * (b > a) + 0.5 * g * (a == b)"
+    "maximum",
+    "maximum(a, b)",
+    a="where(a > b, g, 0) + where(a == b, 0.5 * g, 0)",
+    b="where(b > a, g, 0) + where(a == b, 0.5 * g, 0)",
 )
 MINIMUM = elementwise(
-    "minimum", "minimum(a, b)", a="g * (a < b) + 0.5 * g * (a == b)", b="g * (b < a) + 0.5 * g * (a == b)"
+    "minimum",
+    "minimum(a, b)",
+    a="where(a < b, g, 0) + where(a == b, 0.5 * g, 0)",
+    b="where(b < a, g, 0) + where(a == b, 0.5 * g, 0)",
 )
-CLIP = elementwise("clip", "minimum(maximum(x, lo), hi)", x="g * logical_and(x >= lo, x <= hi)")
-WHERE = elementwise("where", "where(condition, a, b)", a="g * condition", b="g * logical_not(condition)")
+CLIP = elementwise("clip", "minimum(maximum(x, lo), hi)", x="where(logical_and(x >= lo, x <= hi), g, 0)")
+WHERE = elementwise(
+    "where", "where(condition, a, b)", a="where(condition, g, 0)", b="where(logical_not(condition), g, 0)"
+)
+
+# What a derivative is, as an operation: a cotangent ``a`` times a slope, zero where the cotangent is. Differentiated by
+# either of them it is a product in which both annihilate what the other is, and whose derivatives are again such ones.
+MULTIPLY_NO_NAN = elementwise("multiply_no_nan", "where_nonzero(a, a * b)", a="g * b", b="multiply_or_zero(g, a)")
+MULTIPLY_OR_ZERO = elementwise(
+    "multiply_or_zero", "multiply_or_zero(a, b)", a="multiply_or_zero(g, b)", b="multiply_or_zero(g, a)"
+)
 
 # Steps: constant almost everywhere.
 SIGN = elementwise("sign", "sign(x)")
@@ -146,15 +162,19 @@ SIGMOID = elementwise("sigmoid", "0.5 * tanh(0.5 * x) + 0.5", x="(1 - y) * y * g
 LOGSIGMOID = elementwise("logsigmoid", "minimum(x, 0) - log1p(exp(-abs(x)))", x="-expm1(y) * g")
 SOFTPLUS = elementwise("softplus", "maximum(x, 0) + log1p(exp(-abs(x)))", x="-expm1(-y) * g")
 SOFTSIGN = elementwise("softsign", "x / (1 + abs(x))", x="g / (1 + abs(x)) / (1 + abs(x))")
-RELU = elementwise("relu", "maximum(x, 0)", x="g * (y > 0)")
-LEAKY_RELU = elementwise("leaky_relu", "maximum(x, 0) + slope * minimum(x, 0)", x="g * (x > 0) + slope * g * (x <= 0)")
+RELU = elementwise("relu", "maximum(x, 0)", x="where(y > 0, g, 0)")
+LEAKY_RELU = elementwise(
+    "leaky_relu", "maximum(x, 0) + slope * minimum(x, 0)", x="where(x > 0, g, 0) + where(x <= 0, slope * g, 0)"
+)
 ELU = elementwise(
-    "elu", "maximum(x, 0) + alpha * expm1(minimum(x, 0))", x="g * (x > 0) + (minimum(y, 0) + alpha) * g * (x <= 0)"
+    "elu",
+    "maximum(x, 0) + alpha * expm1(minimum(x, 0))",
+    x="where(x > 0, g, 0) + where(x <= 0, (minimum(y, 0) + alpha) * g, 0)",
 )
 SELU = elementwise(
     "selu",
     f"{_SELU} * maximum(x, 0) + {_SELU_ALPHA} * expm1(minimum(x, 0))",
-    x=f"{_SELU} * g * (x > 0) + (minimum(y, 0) + {_SELU_ALPHA}) * g * (x <= 0)",
+    x=f"where(x > 0, {_SELU} * g, 0) + where(x <= 0, (minimum(y, 0) + {_SELU_ALPHA}) * g, 0)",
 )
 GELU = elementwise("gelu", f"0.5 * x * (1 + {_ERF})", x=f"g * (0.5 * (1 + {_ERF}) + x * {_BELL})")
 GELU_TANH = elementwise(
@@ -164,7 +184,7 @@ GELU_TANH = elementwise(
 )
 # Not y + (1 - y) sigmoid(x), which cancels to 0 where x is large.
 SILU = elementwise("silu", f"x * {_SIGMOID}", x=f"g * {_SIGMOID} * (1 + x * (1 - {_SIGMOID}))")
-HARDTANH = elementwise("hardtanh", "minimum(maximum(x, lo), hi)", x="g * logical_and(x > lo, x < hi)")
+HARDTANH = elementwise("hardtanh", "minimum(maximum(x, lo), hi)", x="where(logical_and(x > lo, x < hi), g, 0)")
 
 # Truth values.
 EQUAL = elementwise("equal", "a == b")
@@ -219,7 +239,7 @@ def _scale_gradient(xp: Any, x: Array, scale: Array, out: Array = None) -> Array
 
 
 def _scale_gradient_x(xp: Any, g: Array, y: Array, x: Array, scale: Array) -> Array:
-    return (g * scale).astype(x.dtype)
+    return multiply_no_nan(xp, g, scale).astype(x.dtype)
 
 
 SCALE_GRADIENT = register(

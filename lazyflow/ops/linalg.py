@@ -23,6 +23,7 @@ import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, symbolic
+from lazyflow.ops.formula import has_nan
 
 BATCH = "Z"
 LETTERS = string.ascii_letters.replace(BATCH, "")
@@ -207,6 +208,10 @@ def outer_sum(xp: Any, g: Array, x: Array) -> Array:
     >>> outer_sum(np, np.ones((5, 3)), np.ones((5, 2))).tolist()[2]
     [5.0, 5.0]
     """
+    return without_nan(lambda g, x: _outer_sum(xp, g, x), g, x)
+
+
+def _outer_sum(xp: Any, g: Array, x: Array) -> Array:
     part = SMALL // max(x.size, 1) // 16 * 16
     if xp is not np or not FEW_ROWS <= part < g.shape[1] or x.dtype != np.float32 or g.dtype != np.float32:
         return xp.matmul(g.T, x)
@@ -214,6 +219,29 @@ def outer_sum(xp: Any, g: Array, x: Array) -> Array:
     for low in range(0, len(out), part):
         np.matmul(g[:, low : low + part].T, x, out=out[low : low + part])
     return out
+
+
+def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) -> Array:
+    """A sum of products of cotangents with an operand, in which a zero cotangent makes nothing of an infinite operand.
+
+    So an example that a mask has hidden leaves no NaN in the gradient of what it shares with the others. Looked for on
+    the host, in the answer, which is small beside the work of making it.
+
+    >>> without_nan(lambda g, x: g.T @ x, np.array([[0.0], [2.0]]), np.array([[np.inf], [3.0]])).tolist()
+    [[6.0]]
+    """
+    answer = product(g, x)
+    if not isinstance(answer, np.ndarray) or answer.dtype.kind != "f" or not has_nan(answer):
+        return answer
+    finite = np.isfinite(x)
+    if finite.all():
+        return answer
+    answer = product(g, np.where(finite, x, 0))
+    nan = product((g != 0).astype(g.dtype), np.isnan(x).astype(x.dtype))
+    infinite = np.where(np.isinf(x), x, 0).clip(-1, 1)
+    count, sign = product((g != 0).astype(g.dtype), abs(infinite)), product(np.sign(g), infinite)
+    answer = np.where((count > 0) & (abs(sign) == count), sign * np.inf, answer)
+    return np.where((nan > 0) | ((count > 0) & (abs(sign) != count)), answer.dtype.type(np.nan), answer)
 
 
 def transposed(xp: Any, matrix: Array) -> Array:
@@ -242,7 +270,7 @@ def pullback(xp: Any, g: Array, result: str, other: Array, right: str, operand: 
     a diagonal, off which the cotangent is zero.
     """
     kept = _kept(letters, result + right)
-    answer = contract(xp, g, result, other, right, kept)
+    answer = without_nan(lambda g, other: contract(xp, g, result, other, right, kept), g, other)
     return answer if kept == letters else _spread(xp, answer, kept, letters, operand.shape)
 
 

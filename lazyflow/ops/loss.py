@@ -17,6 +17,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, require_integer
+from lazyflow.ops.formula import multiply_no_nan, select, where_nonzero
 from lazyflow.ops.reduce import log_softmax, softmax
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -50,12 +51,12 @@ def _spread(g: Array, reduction: str, ndim: int, count: int, more: int = 0) -> A
     return g / count if reduction == "mean" and count != 1 else g
 
 
-def _scaled(answer: Array, share: Array) -> Array:
+def _scaled(xp: Any, answer: Array, share: Array) -> Array:
     """An answer of our own times cotangents: in place, unless all operands are shared and it lacks the batch axis."""
-    if answer.ndim < share.ndim:
-        return answer * share
+    if not _is_array(xp, answer) or answer.ndim < share.ndim:
+        return multiply_no_nan(xp, share, answer)
     answer *= share
-    return answer
+    return where_nonzero(xp, share, answer)
 
 
 def _lead(scores: Array, ndim: int) -> int:
@@ -156,7 +157,7 @@ def _cross_entropy_logits(
             return answer
     scores = _repeated(xp, logits, index)
     answer = _minus_one_hot(xp, _softmax(xp, scores), index)
-    return _scaled(answer, _spread(g, reduction, ndim, _lead(logits, ndim), more=1))
+    return _scaled(xp, answer, _spread(g, reduction, ndim, _lead(logits, ndim), more=1))
 
 
 def _softmax(xp: Any, scores: Array) -> Array:
@@ -169,7 +170,7 @@ def _nll(xp: Any, scores: Array, index: Array, out: Array = None, *, reduction: 
 
 
 def _nll_scores(xp: Any, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int) -> Array:
-    return _spread(-g, reduction, ndim, _lead(scores, ndim), more=1) * _hot(xp, scores, index)
+    return select(xp, _hot(xp, scores, index), _spread(-g, reduction, ndim, _lead(scores, ndim), more=1))
 
 
 CROSS_ENTROPY = register(
@@ -210,8 +211,8 @@ def _hinge_scores(
     xp: Any, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int, margin: float
 ) -> Array:
     share = _spread(g, reduction, ndim, _lead(scores, ndim), more=1)
-    each = share * (_violations(xp, scores, index, margin) > 0)
-    return each - xp.sum(each, axis=-1, keepdims=True) * _hot(xp, scores, index)
+    each = select(xp, _violations(xp, scores, index, margin) > 0, share)
+    return each - select(xp, _hot(xp, scores, index), xp.sum(each, axis=-1, keepdims=True))
 
 
 HINGE = register(Op("hinge", _hinge_infer, _hinge, (_hinge_scores, None)))
@@ -247,12 +248,12 @@ def _soft(xp: Any, logits: Array, target: Array, out: Array = None, *, reduction
 
 def _soft_logits(xp: Any, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int) -> Array:
     answer = _softmax(xp, logits) * xp.sum(target, axis=-1, keepdims=True) - target
-    return answer * _spread(g, reduction, ndim, _lead(logits, ndim), more=1)
+    return multiply_no_nan(xp, _spread(g, reduction, ndim, _lead(logits, ndim), more=1), answer)
 
 
 def _soft_target(xp: Any, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int) -> Array:
     answer = log_softmax(xp, logits, axis=-1) if _is_array(xp, logits) else xp.log_softmax(logits, axis=-1)
-    return answer * -_spread(g, reduction, ndim, _lead(logits, ndim), more=1)
+    return multiply_no_nan(xp, -_spread(g, reduction, ndim, _lead(logits, ndim), more=1), answer)
 
 
 SOFT_CROSS_ENTROPY = register(Op("soft_cross_entropy", _soft_infer, _soft, (_soft_logits, _soft_target)))
@@ -276,7 +277,7 @@ def _elements_forward(
 def _elements_vjp(
     slope: Losses, xp: Any, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: Any
 ) -> Array:
-    return slope(xp, x, target, **static) * _spread(g, reduction, ndim, _elements(x, ndim))
+    return multiply_no_nan(xp, _spread(g, reduction, ndim, _elements(x, ndim)), slope(xp, x, target, **static))
 
 
 def _element_loss(
@@ -302,6 +303,26 @@ def _binary(xp: Any, x: Array, target: Array) -> Array:
     return xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))
 
 
+# Of probabilities: each logarithm at least -100, and its slope bounded by 1e12, as in PyTorch.
+
+
+def _log(xp: Any, x: Array) -> Array:
+    return xp.maximum(xp.log(x), -100.0)
+
+
+def _log1m(xp: Any, x: Array) -> Array:
+    return xp.maximum(xp.log1p(-x), -100.0)
+
+
+def _of_probabilities(xp: Any, x: Array, target: Array) -> Array:
+    return (target - 1) * _log1m(xp, x) - target * _log(xp, x)
+
+
+def _probabilities_slope(xp: Any, x: Array, target: Array) -> Array:
+    least = max(1e-12, float(np.finfo(x.dtype).smallest_subnormal))
+    return (x - target) / xp.maximum((1 - x) * x, least)
+
+
 def _huber_infer(x: Abstract, target: Abstract, delta: float = 1.0, reduction: str = "mean") -> Result:
     if not delta > 0:
         raise ValueError(f"huber: delta must be positive, got {delta!r}")
@@ -321,6 +342,9 @@ def _huber_slope(xp: Any, x: Array, target: Array, *, delta: float) -> Array:
 MSE = _element_loss("mse", _square, lambda xp, x, t: 2 * (x - t), lambda xp, x, t: 2 * (t - x))
 BCE_WITH_LOGITS = _element_loss(
     "bce_with_logits", _binary, lambda xp, x, t: 0.5 * xp.tanh(0.5 * x) + 0.5 - t, lambda xp, x, t: -x
+)
+BINARY_CROSS_ENTROPY = _element_loss(
+    "binary_cross_entropy", _of_probabilities, _probabilities_slope, lambda xp, x, t: _log1m(xp, x) - _log(xp, x)
 )
 HUBER = _element_loss(
     "huber", _huber, _huber_slope, lambda xp, x, t, delta: _huber_slope(xp, t, x, delta=delta), _huber_infer

@@ -27,6 +27,7 @@ from lazyflow.ops.base import (
     require_floating,
     symbolic,
 )
+from lazyflow.ops.formula import multiply_no_nan, select
 
 Axis = int | Sequence[int] | None
 Axes = tuple[int, ...]
@@ -131,12 +132,12 @@ def _mean_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool
 def _prod_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     """Times the product of the other factors, which is zero where one of those is."""
     if symbolic(xp):
-        return _spread(g, axis, keepdims) * _products_of_others(xp, x, axis)
+        return multiply_no_nan(xp, _spread(g, axis, keepdims), _products_of_others(xp, x, axis))
     zero = x == 0
     factors = xp.where(zero, 1, x)
     others = xp.prod(factors, axis=axis, keepdims=True) / factors
     zeros_among_others = xp.sum(zero, axis=axis, keepdims=True) - zero
-    return _spread(g, axis, keepdims) * others * (zeros_among_others == 0)
+    return select(xp, zeros_among_others == 0, multiply_no_nan(xp, _spread(g, axis, keepdims), others))
 
 
 def _products_of_others(xp: Any, x: Array, axis: Axes) -> Array:
@@ -162,7 +163,7 @@ PROD = _reduction("prod", _method("prod"), _prod_x, dtype=_summed, empty=True)
 
 def _extreme_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     chosen = x == _spread(y, axis, keepdims)
-    return _spread(g, axis, keepdims) / _number(xp, chosen, axis, g.dtype) * chosen
+    return select(xp, chosen, _spread(g, axis, keepdims) / _number(xp, chosen, axis, g.dtype))
 
 
 def _number(xp: Any, chosen: Array, axis: Axes, dtype: np.dtype[Any]) -> Array:
@@ -223,12 +224,13 @@ def _centred(xp: Any, x: Array, axis: Axes) -> Array:
 
 
 def _var_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
-    return _spread(g, axis, keepdims) * (2 / (_elements(x, axis) - ddof)) * _centred(xp, x, axis)
+    share = _spread(g, axis, keepdims) * (2 / (_elements(x, axis) - ddof))
+    return multiply_no_nan(xp, share, _centred(xp, x, axis))
 
 
 def _std_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
-    share = g / (y + (y == 0)) / (_elements(x, axis) - ddof)
-    return _spread(share, axis, keepdims) * _centred(xp, x, axis)
+    slope = _centred(xp, x, axis) / _spread(y + (y == 0), axis, keepdims) / (_elements(x, axis) - ddof)
+    return multiply_no_nan(xp, _spread(g, axis, keepdims), slope)
 
 
 VAR = register(Op("var", partial(_moment_infer, "var"), _method("var"), (_var_x,)))
@@ -254,12 +256,13 @@ def _norm(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, o
 
 
 def _norm_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ord: float) -> Array:
+    g, y = _spread(g, axis, keepdims), _spread(y, axis, keepdims)
     if ord == 2:
-        return _spread(g / (y + (y == 0)), axis, keepdims) * x
-    if ord == 1:
-        return _spread(g, axis, keepdims) * xp.sign(x)
-    chosen = xp.abs(x) == _spread(y, axis, keepdims)
-    return _spread(g, axis, keepdims) / _number(xp, chosen, axis, g.dtype) * (xp.sign(x) * chosen)
+        return multiply_no_nan(xp, g, x / (y + (y == 0)))
+    if ord == math.inf:
+        chosen = xp.abs(x) == y
+        g = select(xp, chosen, g / _number(xp, chosen, axis, g.dtype))
+    return select(xp, x > 0, g) - select(xp, x < 0, g)
 
 
 NORM = register(Op("norm", _norm_infer, _norm, (_norm_x,)))
@@ -283,7 +286,8 @@ def _logsumexp(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bo
 
 
 def _logsumexp_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
-    return _spread(g, axis, keepdims) * xp.exp(x - _spread(y, axis, keepdims))
+    y = xp.where(y == -math.inf, 0, y)  # nothing but minus infinities: what they are less it is not a number
+    return multiply_no_nan(xp, _spread(g, axis, keepdims), xp.exp(x - _spread(y, axis, keepdims)))
 
 
 LOGSUMEXP = register(Op("logsumexp", partial(_floating_infer, "logsumexp"), _logsumexp, (_logsumexp_x,)))
@@ -304,8 +308,8 @@ def softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
 
 
 def _softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
-    weighted = g * y
-    return weighted - y * xp.sum(weighted, axis=axis, keepdims=True)
+    weighted = multiply_no_nan(xp, g, y)
+    return weighted - multiply_no_nan(xp, xp.sum(weighted, axis=axis, keepdims=True), y)
 
 
 def log_softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
@@ -315,7 +319,7 @@ def log_softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
 
 
 def _log_softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
-    return g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True)
+    return g - multiply_no_nan(xp, xp.sum(g, axis=axis, keepdims=True), xp.exp(y))
 
 
 SOFTMAX = register(Op("softmax", partial(_along_infer, "softmax"), softmax, (_softmax_x,)))

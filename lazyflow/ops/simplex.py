@@ -13,6 +13,7 @@ import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, negative_axis, register, require_floating
+from lazyflow.ops.formula import multiply_no_nan, select
 
 
 def _require_classes(name: str, x: Abstract, axis: int) -> None:
@@ -43,8 +44,9 @@ def _room(out: Array | None, x: Array) -> Array | None:
 def _sparsemax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
     """Among the scores that count, the cotangent less its mean."""
     support = (y > 0).astype(g.dtype)
-    kept = g * support
-    return kept - support * (xp.sum(kept, axis=axis, keepdims=True) / xp.sum(support, axis=axis, keepdims=True))
+    kept = select(xp, y > 0, g)
+    count = xp.maximum(xp.sum(support, axis=axis, keepdims=True), 1)
+    return kept - support * (xp.sum(kept, axis=axis, keepdims=True) / count)
 
 
 SPARSEMAX = register(Op("sparsemax", _sparsemax_infer, _sparsemax, (_sparsemax_x,)))
@@ -78,21 +80,21 @@ def _constrained(xp: Any, x: Array, upper: Array, out: Array = None) -> Array:
 
 
 def _free(xp: Any, g: Array, y: Array, upper: Array) -> tuple[Array, Array]:
-    """Which classes are below their bounds, and the mean of their cotangents, weighted by their probabilities."""
-    free = (y < upper).astype(g.dtype)
-    total = xp.sum(free * y, axis=-1, keepdims=True)
-    return free, xp.sum(free * y * g, axis=-1, keepdims=True) / (total + (total == 0))
+    """The probabilities of the classes below their bounds, and the mean of their cotangents, weighted by them."""
+    free = select(xp, y < upper, y)
+    total = xp.sum(free, axis=-1, keepdims=True)
+    return free, xp.sum(multiply_no_nan(xp, g, free), axis=-1, keepdims=True) / (total + (total == 0))
 
 
 def _constrained_x(xp: Any, g: Array, y: Array, x: Array, upper: Array) -> Array:
     free, mean = _free(xp, g, y, upper)
-    return free * y * (g - mean)
+    return multiply_no_nan(xp, g - mean, free)
 
 
 def _constrained_upper(xp: Any, g: Array, y: Array, x: Array, upper: Array) -> Array:
     """What a bound gains, the free classes lose."""
-    free, mean = _free(xp, g, y, upper)
-    return (1 - free) * (g - mean)
+    _, mean = _free(xp, g, y, upper)
+    return select(xp, xp.logical_not(y < upper), g - mean)
 
 
 CONSTRAINED_SOFTMAX = register(

@@ -167,6 +167,8 @@ BINARY: tuple[tuple[str, Callable[..., Any], tuple[float, float]], ...] = (
     ("add", np.add, (-2, 2)),
     ("subtract", np.subtract, (-2, 2)),
     ("multiply", np.multiply, (-2, 2)),
+    ("multiply_no_nan", np.multiply, (-2, 2)),
+    ("multiply_or_zero", np.multiply, (-2, 2)),
     ("divide", np.divide, (0.5, 3)),
     ("floor_divide", np.floor_divide, (0.5, 3)),
     ("remainder", np.mod, (0.5, 3)),
@@ -508,6 +510,16 @@ LOSSES = (
         )
     ),
     Case("bce_with_logits", (WIDE, x(50, low=0.0, high=1.0)), lambda a, t: (np.logaddexp(0, a) - a * t).mean()),
+    *(
+        Case(
+            "binary_cross_entropy",
+            (x(*s, low=0.05, high=0.95), x(*s, low=0.05, high=0.95)),
+            lambda p, t, r=r: _reduce(-t * np.log(p) - (1 - t) * np.log(1 - p), r),
+            {"reduction": r},
+        )
+        for s in ((), (3,), (2, 3))
+        for r in REDUCED
+    ),
     Case("mse", (x(3), Spec((3,), "int64", -3, 4)), lambda a, t: ((a - t) ** 2).mean()),
 )
 
@@ -537,7 +549,7 @@ AXIS_OPS = ("sum", "mean", "prod", "max", "min", "any", "all", "var", "std", "no
 FLOATING_OPS = ("norm", "logsumexp", "softmax", "log_softmax")
 NONE_OPS = ("mean", "max", "min", "var", "std", "logsumexp", "argmax", "argmin")
 CLASS_OPS = ("cross_entropy", "nll", "hinge")
-PAIR_OPS = ("soft_cross_entropy", "mse", "bce_with_logits", "huber")
+PAIR_OPS = ("soft_cross_entropy", "mse", "bce_with_logits", "binary_cross_entropy", "huber")
 
 ERRORS = (
     *(error(n, (x(3), x(2), x(1))[: ARITY[n]], r"do not broadcast; aligned") for n in NAMED if ARITY[n] == 2),

@@ -55,7 +55,7 @@ def test_with_out_nothing_is_allocated(name, calls):
         assert (len(xp.written), xp.made) == (calls, [])
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "exp", "multiply", "divide", "sqrt", "relu", "logsigmoid"])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "exp", "multiply", "divide", "sqrt", "logsigmoid"])
 def test_a_gradient_makes_one_array(name):
     xp = Counting()
     operands = operands_of(name)

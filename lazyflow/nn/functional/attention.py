@@ -12,7 +12,7 @@ from lazyflow.expr import Expr, as_floating, constant, in_dtype, in_one_dtype
 from lazyflow.functions.elementwise import where
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.random import dropout
-from lazyflow.functions.reduce import softmax
+from lazyflow.functions.reduce import max, softmax
 from lazyflow.functions.shape import swapaxes
 from lazyflow.random import Stream
 
@@ -23,7 +23,8 @@ def attention_weights(query: Any, key: Any, mask: Any = None, is_causal: bool = 
     """``softmax(query @ key.T / sqrt(d))`` for ``query`` (..., t, d) and ``key`` (..., s, d): (..., t, s).
 
     ``mask`` broadcasts to that shape: floating numbers are added to the scores, of truth values the true places take
-    part. ``is_causal``: place i sees the places up to i. Raises `ShapeError` where sizes differ.
+    part; where it hides every key, all weights are zero. ``is_causal``: place i sees the places up to i. Raises
+    `ShapeError` where sizes differ.
 
     >>> import lazyflow as lf
     >>> x = lf.constant([[1.0, 0.0], [1.0, 0.0]])
@@ -40,6 +41,8 @@ def attention_weights(query: Any, key: Any, mask: Any = None, is_causal: bool = 
     if mask is not None:
         mask = constant(mask)
         scores = where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + in_dtype(mask, scores.dtype)
+        sees = max(scores, axis=-1, keepdims=True) != -math.inf
+        return where(sees, softmax(scores), 0.0)
     return softmax(scores)
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.expr import Expr, as_floating, constant, in_one_dtype
+from lazyflow.expr import Expr, as_floating, constant, in_one_dtype, record
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import loss as losses
 from lazyflow.functions import reduce as r
 from lazyflow.functions.index import one_hot, take
 from lazyflow.functions.shape import concatenate, stack, transpose
 from lazyflow.nn.functional.maps import cosine_similarity, pairwise_distance
+from lazyflow.ops import OPS
 
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy", "ctc_loss",
@@ -95,15 +96,18 @@ def smooth_l1_loss(x: Any, target: Any, reduction: str = "mean", beta: float = 1
 
 
 def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Expr:
-    """``-(target * log(x) + (1 - target) * log(1 - x))`` for probabilities ``x``, each logarithm at least -100.
+    """``-(target * log(x) + (1 - target) * log(1 - x))`` for probabilities ``x``, each logarithm at least -100, and
+    ``(x - target) / max(x * (1 - x), 1e-12)`` for its slope, as in PyTorch.
 
     ``weight``: factors of the losses. For probabilities that come of a sigmoid, `binary_cross_entropy_with_logits` is
     exact where this one has lost all digits.
     """
-    p, t = _pair("binary_cross_entropy", x, target)
-    least = math.exp(-100.0)
-    values = -(t * e.log(e.maximum(p, least)) + (1.0 - t) * e.log(e.maximum(1.0 - p, least)))
-    return _reduced("binary_cross_entropy", values if weight is None else values * _like(weight, p), reduction)
+    name = "binary_cross_entropy"
+    check_reduction(name, reduction)
+    p, t = _pair(name, x, target)
+    if weight is None:
+        return record(OPS[name], (p, t), reduction=reduction)
+    return _reduced(name, record(OPS[name], (p, t), reduction="none") * _like(weight, p), reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -369,17 +373,15 @@ def _weighted_classes(
     checks = ignore_index >= 0 or not isinstance(given, Expr)
     index, counted = _is_ignored(name, given, ignore_index, reduction) if checks else (given, None)
     factors = None if weight is None else _class_weights(weight, index, scores)
-    if counted is not None:
-        kept = constant(counted).astype(scores.dtype)
-        factors = kept if factors is None else factors * kept
     values = losses.nll(scores, index if isinstance(index, Expr) or index.ndim else int(index), "none")
     if factors is not None:
         values = values * factors
     if smoothing:
         all_classes = -r.sum(scores if weight is None else scores * _like(weight, scores), axis=-1)
-        if counted is not None:
-            all_classes = all_classes * constant(counted).astype(scores.dtype)
         values = (1.0 - smoothing) * values + smoothing / scores.shape[-1] * all_classes
+    if counted is not None:  # selected, not multiplied: an impossible class costs infinity, and that times zero is none
+        values = e.where(counted, values, 0.0)
+        factors = e.where(counted, 1.0 if factors is None else factors, np.zeros((), scores.dtype))
     if reduction == "mean" and factors is not None:
         return r.sum(values) / r.sum(factors)
     return _reduced(name, values, reduction)

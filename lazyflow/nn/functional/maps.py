@@ -15,7 +15,7 @@ from lazyflow.functions import reduce as r
 from lazyflow.functions.index import embedding as looked_up
 from lazyflow.functions.index import one_hot
 from lazyflow.functions.random import dropout as dropped
-from lazyflow.functions.random import normal
+from lazyflow.functions.random import masked, normal
 from lazyflow.ops.base import negative_axes, negative_axis
 from lazyflow.random import Stream
 
@@ -66,7 +66,7 @@ def _channels_dropped(name: str, axes: int, x: Any, p: float, training: bool, st
     if value.ndim != axes + 1:
         raise ShapeError(f"{name} takes one example of {axes + 1} axes, the channels in front; got shape {value.shape}")
     kept = dropped(np.ones((value.shape[0], *(1,) * axes), value.dtype), p, training=training, stream=stream)
-    return value * kept if training and p else value
+    return masked(value, kept) if training and p else value
 
 
 def dropout1d(

@@ -1,0 +1,220 @@
+"""A cotangent that is zero and a slope that is infinite never meet: every operation, by every way to a gradient.
+
+Both directions: a zero cotangent that reaches an infinite slope (``where(x > 0, sqrt(x), 0)`` at zero), and an infinite
+cotangent that reaches what a mask has hidden (``sqrt(relu(x))`` below zero). The answer is zero, never NaN.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow.expr import record
+from lazyflow.ops.base import OPS
+from tests.ops.harness import draw
+from tests.ops.test_ops import CASES
+
+INF, NAN = math.inf, math.nan
+F = lf.nn.functional
+DTYPES = ("float16", "float32", "float64")
+
+
+def zero(x):
+    return lf.constant(np.zeros(x.shape, x.dtype))
+
+
+# What is infinite or not a number somewhere, and where. The mask hides that place.
+SLOPES = {
+    "sqrt": (lf.sqrt, 0.0),
+    "sqrt of a negative": (lf.sqrt, -1.0),
+    "log": (lf.log, 0.0),
+    "log of a negative": (lf.log, -1.0),
+    "log1p": (lf.log1p, -1.0),
+    "reciprocal": (lambda x: 1.0 / x, 0.0),
+    "0 / 0": (lambda x: x / x, 0.0),
+    "power": (lambda x: x**0.5, 0.0),
+    "power of a negative": (lambda x: x**-1.5, -1.0),
+    "2 to infinity": (lambda x: 2.0**x, INF),
+    "arcsin": (lf.arcsin, 1.0),
+    "arccos": (lf.arccos, 1.0),
+    "arcsin beyond": (lf.arcsin, 2.0),
+    "arccosh": (lf.arccosh, 1.0),
+    "arctanh": (lf.arctanh, 1.0),
+    "arctan2": (lambda x: lf.arctan2(x, x * 2.0), 0.0),
+    "exp": (lf.exp, 2000.0),
+    "sinh": (lf.sinh, 2000.0),
+    "cosh": (lf.cosh, -2000.0),
+    "tan": (lf.tan, INF),
+    "square": (lambda x: lf.square(lf.square(x * x)), 3e4),
+    "multiply": (lambda x: x * (x * 3.0), INF),
+    "exp of a product": (lambda x: lf.exp(x * 2000.0) * x, 9.0),
+    "tanh of log": (lambda x: lf.tanh(lf.log(x)), 0.0),
+    "sigmoid of log": (lambda x: lf.sigmoid(lf.log(x)), 0.0),
+    "lgamma": (lf.lgamma, 0.0),
+    "remainder": (lambda x: x % (x * 0.0), 1.0),
+    "relu of log": (lambda x: lf.relu(lf.log(x)), 0.0),
+    "norm": (lambda x: lf.norm(x), INF),
+    "std": (lambda x: lf.std(lf.stack([x, x * 2.0])), INF),
+    "var": (lambda x: lf.var(lf.stack([x, x * 2.0])), INF),
+    "prod": (lambda x: lf.prod(lf.stack([x, 1.0 / x])), 0.0),
+    "logsumexp": (lambda x: lf.logsumexp(lf.stack([x, x])), -INF),
+    "softmax": (lambda x: lf.sum(lf.softmax(lf.stack([x, x]))[:1]), -INF),
+    "log_softmax": (lambda x: lf.sum(lf.log_softmax(lf.stack([x, x]))[:1]), -INF),
+    "cross_entropy": (lambda x: lf.cross_entropy(lf.stack([x, x, x]), 1), -INF),
+    "cross_entropy of rows": (lambda x: lf.cross_entropy(lf.stack([x] * 20).reshape(2, 10), [1, 2]), -INF),
+    "soft cross_entropy": (lambda x: lf.cross_entropy(lf.stack([x, x]), np.array([0.5, 0.5])), INF),
+    "mse": (lambda x: lf.mse(lf.stack([x]), lf.stack([x])), INF),
+    "huber": (lambda x: lf.huber(lf.stack([x]), lf.stack([x])), INF),
+    "bce_with_logits": (lambda x: lf.bce_with_logits(lf.stack([x]), lf.stack([x])), INF),
+    "binary_cross_entropy": (lambda x: F.binary_cross_entropy(x, x), 2.0),
+    "hinge": (lambda x: lf.hinge(lf.stack([x, x]), 1), INF),
+    "nll": (lambda x: lf.nll(lf.stack([x, x * 0.0]), 1), INF),
+    "max": (lambda x: lf.max(lf.stack([x, x])), NAN),
+    "sum": (lambda x: lf.sum(lf.stack([x, lf.log(x)])), 0.0),
+    "hypot": (lambda x: lf.numpy.hypot(x, x), 0.0),
+    "cbrt": (lambda x: lf.numpy.cbrt(x), NAN),
+}
+
+# What hides the place where the slope behind it is infinite.
+MASKS = {
+    "relu": lambda x: lf.relu(x),
+    "clip": lambda x: lf.clip(x, 0.0, 1.0),
+    "maximum": lambda x: lf.maximum(x, 0.0),
+    "minimum": lambda x: -lf.minimum(-x, 0.0),
+    "where": lambda x: lf.where(x > 0, x, 0.0),
+    "where, the other": lambda x: lf.where(x <= 0, 0.0, x),
+    "hardtanh": lambda x: lf.hardtanh(x, 0.0, 1.0),
+    "relu6": lambda x: F.relu6(x),
+    "threshold": lambda x: F.threshold(x, 0.0, 0.0),
+    "hardshrink": lambda x: lf.abs(F.hardshrink(x, 2.0)),
+    "softshrink": lambda x: lf.abs(F.softshrink(x, 2.0)),
+    "hardsigmoid": lambda x: F.hardsigmoid(x - 3.0),
+    "max": lambda x: lf.max(lf.stack([x, zero(x)])),
+    "min": lambda x: -lf.min(lf.stack([-x, zero(x)])),
+    "hinge": lambda x: lf.hinge(lf.stack([1.0 - x, zero(x)]), 0),
+    "maximum norm": lambda x: lf.norm(lf.stack([zero(x) * x, zero(x) * x]), ord=np.inf),
+    "abs at zero": lambda x: lf.abs(x * 0.0),
+    "dropped": lambda x: lf.functions.random.masked(x, zero(x)),
+    "max_pool1d": lambda x: F.max_pool1d(lf.stack([x, zero(x)]).reshape(1, 2), 2)[0, 0],
+}
+BEHIND = {"sqrt": lf.sqrt, "twice": lambda y: lf.sqrt(y) ** 0.25}
+
+
+# Sums of products. Of arrays, those of two operands look for what is infinite; recorded they are products again.
+OF_THREE = ("bilinear", "conv", "conv_transpose")
+PRODUCTS = (*OF_THREE, "affine", "dot", "einsum", "matmul", "outer")
+
+
+def ways(function, x):
+    """The gradient by `x` of a function of one number, by every way there is, and the second derivative."""
+    for fuse in ("auto", "numpy", "off"):
+        with lf.using(fuse=fuse):
+            yield fuse, gradient_of(function, x)
+            if fuse != "auto" or x.dtype == np.float32:  # every function is compiled anew
+                yield f"{fuse}, in a cell", gradient_of(lf.cell(lambda v: function(v)), x)
+    p = lf.Parameter(x.copy())
+    (first,) = lf.gradients(lf.sum([function(p[i] * 1.0) for i in range(len(x))]), [p])
+    yield "recorded", first.numpy()
+    if first.requires_grad:
+        yield "twice", lf.gradients(lf.sum(first), [p])[0].numpy()
+
+
+def gradient_of(function, x):
+    p = lf.Parameter(x.copy())
+    lf.sum([function(p[i] * 1.0) for i in range(len(x))]).backward()
+    return dense(p.grad)
+
+
+def dense(gradient):
+    return gradient.to_dense() if isinstance(gradient, lf.RowSparse) else gradient
+
+
+def hidden(function, place):
+    """The function at every other place, and zero at this one."""
+
+    def masked(x):
+        here = lf.isnan(x) if place != place else lf.equal(x, place)
+        return lf.where(here, 0.0, function(x))
+
+    return masked
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SLOPES)
+def test_zero_times_an_infinite_slope(name, dtype):
+    function, place = SLOPES[name]
+    x = np.array([place, 0.5, place, 0.25], dtype)
+    for way, gradient in ways(hidden(function, place), x):
+        assert (gradient[::2] == 0).all(), (way, gradient)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("name", MASKS)
+def test_infinity_at_a_mask(name, behind, dtype):
+    x = np.array([-1.0, -0.25], dtype)
+    for way, gradient in ways(lambda v: BEHIND[behind](MASKS[name](v)), x):
+        assert np.shape(gradient) == (2,) and (gradient == 0).all(), (way, gradient)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, op in OPS.items() if any(op.vjps)))
+@pytest.mark.parametrize("value", [INF, -INF, NAN, 0.0, 1.0])
+def test_every_operation_hands_zeros_on(name, value):
+    """Whatever the operands are, of cotangents that are all zero every operation makes zeros, once and recorded."""
+    case = next(c for c in CASES if c.op == name and c.gradient and all(s.dtype != "float32" for s in c.operands))
+    decomposition = name in ("inv", "solve", "det", "slogdet", "cholesky", "eigh", "svd")
+    if (decomposition and value != 1.0) or (name in OF_THREE and not np.isfinite(value)):
+        pytest.skip("not for these values")
+    arrays = [a[0] for a in draw(case, 1)]
+    given, parameters = [], []
+    for a in arrays:
+        is_index = a.dtype.kind in "iu" and not a.ndim and not case.record.elementwise
+        if a.dtype != np.float64:
+            given.append(int(a) if is_index else lf.constant(a))
+            continue
+        parameters.append(lf.Parameter(a if decomposition else np.full_like(a, value)))
+        given.append(parameters[-1] * 1.0)
+    y = record(case.record, given, **case.attrs)
+    if not y.requires_grad:
+        return
+    y.backward(np.zeros(y.shape))
+    for p in parameters:
+        assert p.grad is None or (dense(p.grad) == 0).all(), p.grad
+    if not case.record.once and name not in PRODUCTS:
+        seed = lf.constant(np.zeros(y.shape))
+        for gradient in lf.gradients(record(case.record, given, **case.attrs), parameters, cotangent=seed):
+            assert (gradient.numpy() == 0).all()
+
+
+def test_derivatives_by_a_zero_cotangent_are_not_zero():
+    """Forward mode differentiates by the cotangent, at zero: nothing is cut off there."""
+    _, tangent = lf.jvp(lambda x: lf.sqrt(x) * lf.exp(x), (np.array([1.0, 4.0]),), (np.array([1.0, 0.0]),))
+    np.testing.assert_allclose(tangent, [1.5 * np.e, 0.0])
+    _, tangent = lf.jvp(lf.numpy.sqrt, (lf.constant(np.array([0.0, 0.0])),), (np.array([1.0, 0.0]),))
+    np.testing.assert_array_equal(tangent.numpy(), [INF, 0.0])
+    x = np.array([0.0, 2.0, -1.0])
+    np.testing.assert_allclose(np.diag(lf.hessian(lambda v: lf.sum(v * v * v))(x)), 6 * x)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("more", [{}, {"label_smoothing": 0.25}, {"weight": np.array([1.0, 0.5, 2.0])}])
+def test_ignored_rows_of_impossible_scores(reduction, more):
+    p = lf.Parameter(np.array([[0.5, 1.0, 2.0], [-INF, -INF, -INF], [INF, NAN, 0.0]]))
+    loss = F.cross_entropy(p * 1.0, np.array([2, -100, -100]), reduction=reduction, **more)
+    q = lf.Parameter(p.array[:1])
+    alone = F.cross_entropy(q * 1.0, np.array([2]), reduction=reduction, **more)
+    np.testing.assert_allclose(lf.sum(loss).item(), lf.sum(alone).item())
+    lf.sum(loss).backward()
+    lf.sum(alone).backward()
+    np.testing.assert_allclose(p.grad[:1], q.grad)
+    assert (p.grad[1:] == 0).all()
+
+
+@pytest.mark.parametrize("mask", [np.array([[True, False], [False, False]]), np.array([[0.0, -INF], [-INF, -INF]])])
+def test_attention_that_sees_nothing(mask):
+    x = lf.Parameter(np.array([[1.0, 2.0], [3.0, -1.0]]))
+    y = F.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+    np.testing.assert_allclose(y.numpy(), [[1.0, 2.0], [0.0, 0.0]])
+    lf.sum(y).backward()
+    np.testing.assert_allclose(x.grad, [[1.0, 1.0], [0.0, 0.0]])
