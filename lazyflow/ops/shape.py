@@ -400,6 +400,8 @@ def _basic_part(part: Any, size: int) -> Any:
     """One part of a basic index, checked, with non-negative numbers and without anything left to default."""
     if isinstance(part, tuple):
         start, stop, step = slice(*part[1:]).indices(size)
+        if not range(start, stop, step):  # backwards from before the first: -1, which would mean the last
+            return ("slice", 0, 0, 1)
         return ("slice", start, None if stop < 0 else stop, step)
     if not -size <= part < size:
         raise IndexError(f"index {part} is out of range for an axis of size {size}")
