@@ -24,7 +24,7 @@ from lazyflow.execute import Run, operand_values, parameter_of, sources
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph, reachable
 from lazyflow.hooks import Hook, through
-from lazyflow.ops.base import Array, unbroadcast
+from lazyflow.ops.base import Array, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Cells, Launch, Rows, launches, parameter_launches
@@ -274,7 +274,7 @@ def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) 
             cotangent = cotangent.to_dense()
         cotangent = unbroadcast(xp, cotangent, operands[i].shape)
         if signature.op.stacked and read.shared:
-            cotangent = cotangent.reshape((-1, *operand.shape)).sum(axis=0)
+            cotangent = total(cotangent.reshape((-1, *operand.shape)), 0)
         add(cotangents, operand, read, cotangent)
 
 

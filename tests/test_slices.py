@@ -27,13 +27,13 @@ def check(array, keys, examples=1, view=lambda x: x):
     parameters = [lf.Parameter(a) for a in arrays]
     found = [[view(p * 1.0)[key] for key in keys] for p in parameters]
     wanted = [[view(a)[key] for key in keys] for a in arrays]
-    losses = []
-    for got, want in zip(sum(found, []), sum(wanted, []), strict=True):
+    losses, pairs = [], [pair for both in zip(found, wanted, strict=True) for pair in zip(*both, strict=True)]
+    for got, want in pairs:
         assert got.shape == want.shape
         losses.append(lf.sum(got * weights_of(want)))
     loss = lf.sum(losses)
     loss.forward()
-    for key, got, want in zip(list(keys) * examples, sum(found, []), sum(wanted, []), strict=True):
+    for key, (got, want) in zip(list(keys) * examples, pairs, strict=True):
         np.testing.assert_array_equal(got.numpy(), want, err_msg=str(key))
     loss.backward()
     for p, a, want in zip(parameters, arrays, wanted, strict=True):

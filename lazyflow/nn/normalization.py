@@ -353,13 +353,15 @@ class _BatchNorm(_ByChannel):
                 f"examples, or an example of several places; got shape {x.shape}"
             )
         axes = tuple(i for i in range(x.ndim) if i != axis)
+        dtype, x = x.dtype, x.astype(np.float32) if x.dtype == np.float16 else x  # squares overflow from 256 on
         means = mean(x, axis=axes, keepdims=True)
         centred = x - means
         variances = mean(centred * centred, axis=axes, keepdims=True)
         if self.training and self.track_running_stats:
             self._settle(finished_only=True)
             self._waiting.append((means, variances, count))
-        return self._scaled(centred / e.sqrt(variances + self.eps), (-1, *(1,) * (x.ndim - axis - 1)))
+        y = centred / e.sqrt(variances + self.eps)
+        return self._scaled(y if y.dtype == dtype else y.astype(dtype), (-1, *(1,) * (x.ndim - axis - 1)))
 
     def _scaled(self, y: Expr, shape: tuple[int, ...]) -> Expr:
         y = y if self.weight is None else y * self.weight.reshape(shape)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, symbolic
+from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, symbolic, total
 from lazyflow.ops.formula import select
 from lazyflow.ops.linalg import BATCH, contract, lettered, numeric
 
@@ -408,7 +408,8 @@ def _conv_W(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windo
 
 
 def _conv_b(xp: Any, g: Array, y: Array, x: Array, W: Array, b: Array, *, w: Windows, groups: int) -> Array:
-    return xp.sum(g, axis=tuple(range(-len(w.size), 0)))
+    axes = tuple(range(-len(w.size), 0))
+    return xp.sum(g, axis=axes) if symbolic(xp) else total(g, axes)
 
 
 def _transposed(xp: Any, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int) -> Array:

@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, negative_axis, register, require_integer, symbolic
+from lazyflow.ops.base import (
+    Abstract,
+    Array,
+    Op,
+    Result,
+    Shape,
+    negative_axis,
+    register,
+    require_integer,
+    symbolic,
+    total,
+)
 from lazyflow.ops.sparse import RowSparse, segment_sum
 
 
@@ -78,7 +89,7 @@ def _index_axes_front(xp: Any, rows: Array, before: int, count: int) -> Array:
 def _shared_rows(xp: Any, g: Array, index: Array, index_ndim: int) -> tuple[Array, Array]:
     """Indices (N,) and the rows (N, ...) to add there, of a ``g`` whose index axes stand in front."""
     if index.ndim == index_ndim:
-        g = g.sum(0)
+        g = total(g, 0)
     return index.reshape(-1), g.reshape(index.size, *g.shape[index.ndim :])
 
 
@@ -107,7 +118,7 @@ def _scattered(xp: Any, g: Array, x: Array, index: Array, axis: int, ndim: int, 
     before = ndim + axis
     g = _index_axes_front(xp, g, before, index_ndim)
     if index.ndim == index_ndim:
-        g = g.sum(0)
+        g = total(g, 0)
     sums = xp.record_op(scatter, (g, index), n=x.shape[axis])
     sums = xp.moveaxis(sums, 0, before) if before else sums
     return sums.reshape(x.shape)

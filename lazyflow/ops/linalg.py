@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, symbolic
+from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, symbolic, total
 from lazyflow.ops.formula import has_nan
 
 BATCH = "Z"
@@ -32,6 +32,8 @@ HALF = np.dtype(np.float16)
 
 # From so many rows on, summing a tall matrix as a product with ones is two to six times faster than its .sum(0).
 TALL = 32
+# Rows that are summed by one product at most: BLAS adds them one after another.
+TALLEST = 1024
 
 
 class Plan(NamedTuple):
@@ -106,6 +108,9 @@ def contract(xp: Any, a: Array, left: str, b: Array, right: str, result: str, ou
     """
     if symbolic(xp):
         return xp.record_op(einsum, (a, b), subscripts=f"{left},{right}->{result}")
+    if HALF in (a.dtype, b.dtype) and a.dtype == b.dtype:  # summed in float32, which has BLAS, too
+        wider = contract(xp, a.astype(np.float32), left, b.astype(np.float32), right, result)
+        return wider.astype(HALF)
     plan = _plan(left, right, result)
     if plan.swap:
         a, b = b, a
@@ -125,7 +130,10 @@ def contract(xp: Any, a: Array, left: str, b: Array, right: str, result: str, ou
 def _prepared(xp: Any, operand: Array, plan: Plan, side: int) -> Array:
     alone, axes = plan.alone[side], plan.axes[side]
     if alone is not None:
-        operand = xp.einsum(alone, operand)
+        letters, kept = alone.split("->")
+        single = len(set(letters)) == len(letters)
+        summed = tuple(i for i, letter in enumerate(letters) if letter not in kept)
+        operand = total(operand, summed) if single else xp.einsum(alone, operand)
     return operand if axes is None else operand.transpose(axes)
 
 
@@ -172,8 +180,6 @@ def _place(out: Array, plan: Plan, shape: Shape) -> Array | None:
 def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
     if b.shape[-2] == 1:  # NumPy runs products over one element outside BLAS, three times slower than this
         return xp.multiply(a, b, out=out)
-    if xp is np and a.dtype == HALF == b.dtype:  # no BLAS for these: forty times slower than by way of float32
-        return np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(np.float16)
     return xp.matmul(a, b, out=out)
 
 
@@ -227,7 +233,7 @@ def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) ->
     So an example that a mask has hidden leaves no NaN in the gradient of what it shares with the others. Looked for on
     the host, in the answer, which is small beside the work of making it.
 
-    >>> without_nan(lambda g, x: g.T @ x, np.array([[0.0], [2.0]]), np.array([[np.inf], [3.0]])).tolist()
+    >>> without_nan(lambda g, x: g.T @ x, np.array([[0.0], [2.0]]), np.array([[np.nan], [3.0]])).tolist()
     [[6.0]]
     """
     answer = product(g, x)
@@ -240,7 +246,7 @@ def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) ->
     nan = product((g != 0).astype(g.dtype), np.isnan(x).astype(x.dtype))
     infinite = np.where(np.isinf(x), x, 0).clip(-1, 1)
     count, sign = product((g != 0).astype(g.dtype), abs(infinite)), product(np.sign(g), infinite)
-    answer = np.where((count > 0) & (abs(sign) == count), sign * np.inf, answer)
+    answer = np.where((count > 0) & (abs(sign) == count), np.copysign(np.inf, sign), answer)
     return np.where((nan > 0) | ((count > 0) & (abs(sign) != count)), answer.dtype.type(np.nan), answer)
 
 
@@ -431,7 +437,7 @@ def _affine_x(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, head
 def _affine_b(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
     if b.ndim == 1:
         return column_sums(xp, g.reshape(-1, g.shape[-1]))
-    return g.sum(tuple(range(1, g.ndim - 1))) if heads else g
+    return total(g, tuple(range(1, g.ndim - 1))) if heads else g
 
 
 def column_sums(xp: Any, rows: Array) -> Array:
@@ -441,10 +447,15 @@ def column_sums(xp: Any, rows: Array) -> Array:
     array([100., 100.])
     """
     if rows.dtype == HALF:  # a sum in float16 stands still at 2048 ones
-        return rows.sum(0, dtype=np.float32).astype(HALF)
+        return column_sums(xp, rows.astype(np.float32)).astype(HALF)
     if len(rows) < TALL:
         return rows.sum(0)
-    return xp.ones(len(rows), rows.dtype) @ rows
+    whole = len(rows) // TALLEST * TALLEST if isinstance(rows, np.ndarray) else 0
+    rest = xp.ones(len(rows) - whole, rows.dtype) @ rows[whole:]
+    if not whole:
+        return rest
+    parts = xp.ones(TALLEST, rows.dtype) @ rows[:whole].reshape(-1, TALLEST, rows.shape[1])
+    return total(parts, 0) + rest
 
 
 affine = register(Op("affine", _affine_shape, _affine, (_affine_W, _affine_b, _affine_x), by_columns=(0,)))

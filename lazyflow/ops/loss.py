@@ -16,7 +16,18 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, require_integer
+from lazyflow.ops.base import (
+    Abstract,
+    Array,
+    Op,
+    Result,
+    Shape,
+    register,
+    require_floating,
+    require_integer,
+    total,
+    wide,
+)
 from lazyflow.ops.formula import multiply_no_nan, select, where_nonzero
 from lazyflow.ops.reduce import log_softmax, softmax
 
@@ -40,7 +51,9 @@ def _reduce(losses: Array, reduction: str, ndim: int) -> Array:
     if reduction == "none" or not ndim:
         return losses
     axes = tuple(range(-ndim, 0))
-    return losses.mean(axis=axes) if reduction == "mean" else losses.sum(axis=axes)
+    found = total(wide(losses), axes)
+    found = found / _elements(losses, ndim) if reduction == "mean" else found
+    return found.astype(losses.dtype, copy=False)
 
 
 def _spread(g: Array, reduction: str, ndim: int, count: int, more: int = 0) -> Array:
@@ -142,10 +155,10 @@ def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, r
         losses = np.empty(len(logits), logits.dtype) if out is None else out
         if core.machine.cross_entropy(logits, index, losses):
             return losses
-    scores = _repeated(xp, logits, index)
+    scores = wide(_repeated(xp, logits, index))
     shifted = scores - scores.max(axis=-1, keepdims=True)
     losses = xp.log(xp.exp(shifted).sum(axis=-1)) - _picked(xp, shifted, index)
-    return _reduce(losses, reduction, ndim)
+    return _reduce(losses, reduction, ndim).astype(logits.dtype, copy=False)
 
 
 def _cross_entropy_logits(

@@ -16,6 +16,7 @@ import numpy as np
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     NOTHING,
+    STRETCH,
     Abstract,
     Array,
     Op,
@@ -26,6 +27,8 @@ from lazyflow.ops.base import (
     register,
     require_floating,
     symbolic,
+    total,
+    wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select
 
@@ -153,9 +156,28 @@ def _products_of_others(xp: Any, x: Array, axis: Axes) -> Array:
     return xp.moveaxis(others.reshape(moved.shape), last, axis)
 
 
-SUM = _reduction("sum", _method("sum"), _sum_x, dtype=_summed, empty=True)
-MEAN = _reduction("mean", _method("mean"), _mean_x, dtype=_averaged)
-PROD = _reduction("prod", _method("prod"), _prod_x, dtype=_summed, empty=True)
+def _sum(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+    if x.dtype.kind != "f":
+        return x.sum(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
+    return total(x, axis, keepdims, _room(out, x, axis, keepdims))
+
+
+def _mean(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+    if x.dtype.kind != "f":
+        return x.mean(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
+    mean = total(wide(x), axis, keepdims)
+    return xp.asarray(mean / mean.dtype.type(_elements(x, axis))).astype(x.dtype, copy=False)
+
+
+def _prod(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+    if x.dtype == np.float16:
+        return x.prod(axis=axis, keepdims=keepdims, dtype=np.float32).astype(x.dtype)
+    return x.prod(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
+
+
+SUM = _reduction("sum", _sum, _sum_x, dtype=_summed, empty=True)
+MEAN = _reduction("mean", _mean, _mean_x, dtype=_averaged)
+PROD = _reduction("prod", _prod, _prod_x, dtype=_summed, empty=True)
 
 
 # Extremes and truth values.
@@ -233,8 +255,26 @@ def _std_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool,
     return multiply_no_nan(xp, _spread(g, axis, keepdims), slope)
 
 
-VAR = register(Op("var", partial(_moment_infer, "var"), _method("var"), (_var_x,)))
-STD = register(Op("std", partial(_moment_infer, "std"), _method("std"), (_std_x,)))
+def _var(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+    if x.dtype.kind != "f":
+        return x.var(axis=axis, keepdims=keepdims, ddof=ddof)
+    return _wide_var(xp, x, axis, keepdims, ddof).astype(x.dtype, copy=False)
+
+
+def _wide_var(xp: Any, x: Array, axis: Axes, keepdims: bool, ddof: int) -> Array:
+    x = wide(x)
+    off = x - total(x, axis, True) / x.dtype.type(_elements(x, axis))
+    return xp.asarray(total(off * off, axis, keepdims) / x.dtype.type(_elements(x, axis) - ddof))
+
+
+def _std(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+    if x.dtype.kind != "f":
+        return x.std(axis=axis, keepdims=keepdims, ddof=ddof)
+    return xp.sqrt(_wide_var(xp, x, axis, keepdims, ddof)).astype(x.dtype, copy=False)
+
+
+VAR = register(Op("var", partial(_moment_infer, "var"), _var, (_var_x,)))
+STD = register(Op("std", partial(_moment_infer, "std"), _std, (_std_x,)))
 
 
 def _norm_infer(x: Abstract, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> Result:
@@ -248,11 +288,10 @@ def _norm_infer(x: Abstract, ord: float = 2, axis: Axis = None, keepdims: bool =
 def _norm(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ord: float) -> Array:
     out = _room(out, x, axis, keepdims)
     if ord == 2:
-        return xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims, out=out), out=out)
+        x, dtype = wide(x), x.dtype
+        return xp.asarray(xp.sqrt(total(x * x, axis, keepdims))).astype(dtype, copy=False)
     size = abs(x)
-    return (
-        size.sum(axis=axis, keepdims=keepdims, out=out) if ord == 1 else size.max(axis=axis, keepdims=keepdims, out=out)
-    )
+    return total(size, axis, keepdims, out) if ord == 1 else size.max(axis=axis, keepdims=keepdims, out=out)
 
 
 def _norm_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ord: float) -> Array:
@@ -277,12 +316,13 @@ def _floating_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = 
 
 
 def _logsumexp(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+    x, dtype = wide(x), x.dtype
     top = x.max(axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # inf - inf is not a number
-    y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    y = xp.log(total(xp.exp(x - top), axis, keepdims=True)) + top
     if not keepdims and axis:
         y = y.reshape(_reduced(y.shape, axis, False))
-    return y
+    return y.astype(dtype, copy=False)
 
 
 def _logsumexp_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
@@ -302,9 +342,11 @@ def _along_infer(name: str, x: Abstract, axis: int = -1) -> Result:
 
 def softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
     """``exp(x) / sum(exp(x))`` along ``axis``, in four passes over ``out``."""
+    if x.dtype == np.float16:
+        return softmax(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
     y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
     xp.exp(y, y)
-    return xp.divide(y, y.sum(axis=axis, keepdims=True), y)
+    return xp.divide(y, total(y, axis, keepdims=True), y)
 
 
 def _softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
@@ -314,8 +356,10 @@ def _softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
 
 def log_softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
     """``log(softmax(x))`` along ``axis``."""
+    if x.dtype == np.float16:
+        return log_softmax(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
     y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
-    return xp.subtract(y, xp.log(xp.exp(y).sum(axis=axis, keepdims=True)), y)
+    return xp.subtract(y, xp.log(total(xp.exp(y), axis, keepdims=True)), y)
 
 
 def _log_softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
@@ -335,10 +379,15 @@ def _cumsum_infer(x: Abstract, axis: int | None = None) -> Result:
     return Result(shape, _summed(x.dtype), {"axis": axes, "flat": axis is None})
 
 
+_WIDER = {np.dtype(np.float16): np.float32, np.dtype(np.float32): np.float64}
+
+
 def _cumsum(xp: Any, x: Array, out: Array = None, *, axis: Axes, flat: bool) -> Array:
-    if flat:
-        return _flattened(x, len(axis)).cumsum(axis=-1)
-    return x.cumsum(axis=axis[0], out=out if out is not None and out.shape == x.shape else None)
+    flattened, along = (_flattened(x, len(axis)), -1) if flat else (x, axis[0])
+    if x.dtype in _WIDER:  # one after another they must be added, so in a wider dtype
+        return flattened.cumsum(axis=along, dtype=_WIDER[x.dtype]).astype(x.dtype)
+    room = out if out is not None and out.shape == flattened.shape else None
+    return flattened.cumsum(axis=along, out=room)
 
 
 def _cumsum_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, flat: bool) -> Array:
@@ -368,13 +417,16 @@ def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> 
 
 
 def _segments(xp: Any, x: Array, counts: Array) -> Array:
-    """Sums of consecutive stretches of rows."""
-    counts = np.asarray(counts.tolist())
+    """Sums of consecutive stretches of rows, of float16 in float32."""
+    counts, x = np.asarray(counts.tolist()), wide(x)
     if (counts == counts[0]).all():
-        return x.reshape((len(counts), int(counts[0]), *x.shape[1:])).sum(axis=1)
+        return total(x.reshape((len(counts), int(counts[0]), *x.shape[1:])), 1)
     starts = np.cumsum(counts) - counts
     if xp is np:
-        return np.add.reduceat(x, starts, axis=0)
+        sums = np.add.reduceat(x, starts, axis=0)
+        for i in np.flatnonzero(counts > STRETCH) if x.dtype.kind == "f" else ():
+            sums[i] = total(x[starts[i] : starts[i] + counts[i]], 0)
+        return sums
     return xp.stack([x[a : a + n].sum(axis=0) for a, n in zip(starts.tolist(), counts.tolist(), strict=True)])
 
 
@@ -390,7 +442,7 @@ def _columns(counts: Array, x: Array) -> Array:
 
 
 def _sum_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
-    return _segments(xp, x, counts)
+    return _segments(xp, x, counts).astype(_summed(x.dtype), copy=False)
 
 
 def _sum_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
@@ -398,8 +450,8 @@ def _sum_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
 
 
 def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
-    total = _segments(xp, x, counts)
-    return total / _columns(counts, total)
+    sums = _segments(xp, x, counts)
+    return (sums / _columns(counts, sums)).astype(_averaged(x.dtype), copy=False)
 
 
 def _mean_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:

@@ -28,6 +28,7 @@ from lazyflow.ops.base import (
     negative_axis,
     register,
     symbolic,
+    total,
 )
 from lazyflow.ops.index import scatter
 from lazyflow.ops.sparse import scatter_rounds
@@ -452,9 +453,9 @@ def _getitem(xp: Any, x: Array, out: Array = None, *, key: tuple[Any, ...], ndim
 
 def _getitem_x(xp: Any, g: Array, y: Array, x: Array, *, key: tuple[Any, ...], ndim: int) -> Array:
     if symbolic(xp):
-        lead, part = (1, g) if x.ndim > ndim else (0, g.sum(0))
+        lead, part = (1, g) if x.ndim > ndim else (0, total(g, 0))
         return xp.record_op(embed, (part,), key=(("slice", None, None, None),) * lead + key, shape=x.shape)
-    return _embedded(xp, g if x.ndim > ndim else g.sum(0), key, x.shape)
+    return _embedded(xp, g if x.ndim > ndim else total(g, 0), key, x.shape)
 
 
 def _embedded(xp: Any, part: Array, key: tuple[Any, ...], shape: Shape) -> Array:
@@ -504,7 +505,7 @@ def _diagonal(xp: Any, x: Array, out: Array = None, *, offset: int, axis1: int, 
 
 
 def _diagonal_x(xp: Any, g: Array, y: Array, x: Array, *, offset: int, axis1: int, axis2: int, ndim: int) -> Array:
-    part = g if x.ndim > ndim else g.sum(0)
+    part = g if x.ndim > ndim else total(g, 0)
     where = {"offset": offset, "axis1": axis1, "axis2": axis2}
     if symbolic(xp):
         return xp.record_op(embed_diagonal, (part,), shape=x.shape, **where)
@@ -571,7 +572,7 @@ def _broadcast_to(xp: Any, x: Array, out: Array = None, *, shape: Shape, ndim: i
 
 def _broadcast_to_x(xp: Any, g: Array, y: Array, x: Array, *, shape: Shape, ndim: int) -> Array:
     new = len(shape) - ndim
-    return g.sum(tuple(range(1, 1 + new))) if new else g
+    return total(g, tuple(range(1, 1 + new))) if new else g
 
 
 broadcast_to = register(Op("broadcast_to", _broadcast_to_shape, _broadcast_to, (_broadcast_to_x,)))
@@ -591,7 +592,7 @@ def _repeat(xp: Any, x: Array, out: Array = None, *, repeats: int, axis: int) ->
 
 def _repeat_x(xp: Any, g: Array, y: Array, x: Array, *, repeats: int, axis: int) -> Array:
     split = g.ndim + axis
-    return g.reshape(*g.shape[:split], x.shape[axis], repeats, *g.shape[split + 1 :]).sum(split + 1)
+    return total(g.reshape(*g.shape[:split], x.shape[axis], repeats, *g.shape[split + 1 :]), split + 1)
 
 
 repeat = register(Op("repeat", _repeat_shape, _repeat, (_repeat_x,)))
@@ -618,7 +619,7 @@ def _tile(xp: Any, x: Array, out: Array = None, *, shape: Shape, ones: Shape, pa
 
 def _tile_x(xp: Any, g: Array, y: Array, x: Array, *, shape: Shape, ones: Shape, pairs: Shape, ndim: int) -> Array:
     copies = tuple(range(1, 1 + len(pairs), 2))
-    return g.reshape(len(g), *pairs).sum(copies).reshape(g.shape[:1] + x.shape[x.ndim - ndim :])
+    return total(g.reshape(len(g), *pairs), copies).reshape(g.shape[:1] + x.shape[x.ndim - ndim :])
 
 
 tile = register(Op("tile", _tile_shape, _tile, (_tile_x,)))

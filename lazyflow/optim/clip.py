@@ -14,6 +14,8 @@ from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim.base import Array, Trainable
 from lazyflow.optim.options import number
 
+PART = 1 << 14  # elements of one dot product
+
 __all__ = ["clip_grad_norm", "clip_grad_value", "grad_norm"]
 
 
@@ -109,7 +111,10 @@ def _norm(arrays: list[Array], order: float) -> float:
 
 def _sum_of_squares(array: Array) -> Any:
     flat = _wide(array).reshape(-1)
-    return module(array).dot(flat, flat)
+    if not isinstance(flat, np.ndarray):
+        return module(array).dot(flat, flat)
+    # a dot product adds one after another; parts of it are added in Python's double precision
+    return sum(float(part.dot(part)) for part in np.array_split(flat, -(-flat.size // PART)))
 
 
 def _wide(array: Array) -> Array:

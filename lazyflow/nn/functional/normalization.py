@@ -21,6 +21,8 @@ def _scaled(y: Expr, weight: Any, bias: Any) -> Expr:
 
 
 def _standardised(x: Expr, axes: int | tuple[int, ...], eps: float) -> Expr:
+    if x.dtype == np.float16:  # whose squares overflow from 256 on
+        return _standardised(x.astype(np.float32), axes, eps).astype(np.float16)
     centred = x - r.mean(x, axis=axes, keepdims=True)
     return centred / e.sqrt(r.mean(centred * centred, axis=axes, keepdims=True) + float(eps))
 
@@ -59,7 +61,9 @@ def rms_norm(x: Any, normalized_shape: int | Sequence[int], weight: Any = None, 
     x = as_floating(x, weight)
     axes = _last_axes("RMSNorm", x, normalized_shape)
     eps = float(np.finfo(x.dtype).eps) if eps is None else float(eps)
-    return _scaled(x / e.sqrt(r.mean(x * x, axis=axes, keepdims=True) + eps), weight, None)
+    wide = x.astype(np.float32) if x.dtype == np.float16 else x  # squares overflow from 256 on
+    y = wide / e.sqrt(r.mean(wide * wide, axis=axes, keepdims=True) + eps)
+    return _scaled(y if wide is x else y.astype(x.dtype), weight, None)
 
 
 def _by_channel(value: Any, x: Expr) -> Any:
