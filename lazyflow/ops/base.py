@@ -137,7 +137,9 @@ def total(x: Array, axis: int | tuple[int, ...], keepdims: bool = False, out: Ar
     >>> total(np.full((10**5, 2), 0.1, np.float32), 0).round(1).tolist()
     [10000.0, 10000.0]
     """
-    if x.dtype.kind != "f" or not isinstance(x, np.ndarray):
+    if not isinstance(x, np.ndarray):
+        return _put(x.sum(axis=axis, keepdims=keepdims), out)
+    if x.dtype.kind != "f":
         return x.sum(axis=axis, keepdims=keepdims, out=out)
     if x.dtype == np.float16:
         return _put(total(x.astype(np.float32), axis, keepdims).astype(np.float16), out)

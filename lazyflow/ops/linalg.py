@@ -14,7 +14,7 @@ path.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -236,7 +236,7 @@ def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) ->
     >>> without_nan(lambda g, x: g.T @ x, np.array([[0.0], [2.0]]), np.array([[np.nan], [3.0]])).tolist()
     [[6.0]]
     """
-    answer = product(g, x)
+    answer: Array = product(g, x)
     if not isinstance(answer, np.ndarray) or answer.dtype.kind != "f" or not has_nan(answer):
         return answer
     finite = np.isfinite(x)
@@ -247,7 +247,7 @@ def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) ->
     infinite = np.where(np.isinf(x), x, 0).clip(-1, 1)
     count, sign = product((g != 0).astype(g.dtype), abs(infinite)), product(np.sign(g), infinite)
     answer = np.where((count > 0) & (abs(sign) == count), np.copysign(np.inf, sign), answer)
-    return np.where((nan > 0) | ((count > 0) & (abs(sign) != count)), answer.dtype.type(np.nan), answer)
+    return np.where((nan > 0) | ((count > 0) & (abs(sign) != count)), g.dtype.type(np.nan), answer)
 
 
 def transposed(xp: Any, matrix: Array) -> Array:
