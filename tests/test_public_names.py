@@ -12,6 +12,7 @@ OTHER_NAMES = {
     "concatenate_rows": "concatenate",
     "concatenate_same": "concatenate",
     "stack_rows": "stack",
+    "binary_cross_entropy": "nn.functional.binary_cross_entropy",
     "detach": "Expr.detach",
     "dropout_mask": "dropout",
     "embed": "gradients",
@@ -21,6 +22,8 @@ OTHER_NAMES = {
     "identity": "sum",
     "lookup": "embedding",
     "mean_list": "mean",
+    "multiply_no_nan": "gradients",
+    "multiply_or_zero": "gradients",
     "soft_cross_entropy": "cross_entropy",
     "sum_list": "sum",
 }
