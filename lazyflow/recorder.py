@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lazyflow import settings
 from lazyflow.errors import generated
 from lazyflow.expr import STRUCTURE, Expr
@@ -207,6 +209,9 @@ class _Printer:
             self.expressions.append(name)
         elif kind is tuple or kind is list:
             self._unpack(name, value)
+        elif isinstance(value, np.integer) and len(self.numbers) not in self.recorder.static:
+            self.tests.append(f"{name}.__class__ is {self.constant(kind)}")
+            self.numbers.append(name)
         elif kind is int or kind is float:
             self.tests.append(f"{name}.__class__ is {kind.__name__}")
             known = self.recorder.static.get(len(self.numbers))

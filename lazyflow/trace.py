@@ -49,8 +49,8 @@ class TracedNumber:
         return self.value
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in ("type", "tape", "dtype", "shape", "ndim"):
-            return getattr(self.needed(), name) if isinstance(self.value, np.generic) else _none_such(name)
+        if name.startswith("_") or name in ("type", "tape") or not hasattr(self.value, name):
+            raise AttributeError(f"{type(self.value).__name__!r} object has no attribute {name!r}")
         return getattr(self.needed(), name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -61,10 +61,6 @@ class TracedNumber:
 
     def __round__(self, digits: int | None = None) -> Any:
         return round(self.needed(), digits)
-
-
-def _none_such(name: str) -> Any:
-    raise AttributeError(name)
 
 
 def _unary(function: Callable[[Any], Any]) -> Any:

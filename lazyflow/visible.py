@@ -404,7 +404,9 @@ class _Walk:
 
     def _of_module(self, path: Path, value: Any, own: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         """Of a module, whose changes are counted: parameters, modules, buffers and what makes it run as it does."""
-        library = _root(type(value).__module__) == "lazyflow"
+        # What the library's own classes read, no code names that is looked at; `Module` reads what is found here.
+        kinds = [kind for kind in type(value).__mro__ if _root(kind.__module__) == "lazyflow"]
+        library = not all("_adopt" in vars(kind) for kind in kinds)
         found: list[tuple[Any, Any]] = []
         for name, v in list(own.items()):
             if name == "_items":  # changed by methods that count

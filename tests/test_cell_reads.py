@@ -327,6 +327,31 @@ def test_every_change_is_seen(body, argument, change):
         vars(DOUBLING).clear()
 
 
+class Dropping(nn.Dropout):
+    """A class of the user's own, whose forward is the library's."""
+
+
+def test_what_the_librarys_code_reads_of_a_class_derived_from_its_own():
+    drop = Dropping(0.0)
+    cell = lf.cell(lambda x: drop(x))
+    for p, kept in ((0.0, 1.0), (1 - 1e-9, 0.0), (0.0, 1.0)):
+        drop.p = p
+        for _ in range(2):
+            close(cell(lf.constant(X)).numpy(), kept * X)
+
+
+def test_words_that_are_integers_of_numpy():
+    table = lf.Parameter(np.arange(12.0).reshape(4, 3))
+    runs = []
+    cell = lf.cell(lambda x, i: (runs.append(1), lf.embedding(table, i) * x)[1])
+    x = lf.constant(X)
+    for i in np.array([0, 3, 1, 1, 2]):
+        close(cell(x, i).numpy(), table.numpy()[i] * X)
+    assert len(runs) == 1
+    with pytest.raises(IndexError):
+        cell(x, np.int64(4))
+
+
 RNG = np.random.default_rng(0)
 DRAWS = {
     "a generator of NumPy's": lambda x: x * RNG.normal() + RNG.normal(size=3),
