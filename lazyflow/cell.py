@@ -43,7 +43,7 @@ from lazyflow.tape import (
     signature_by_id,
 )
 from lazyflow.trace import Trace, TracedNumber
-from lazyflow.visible import MISSING, Seen, bits, hides_state, see
+from lazyflow.visible import MISSING, Seen, bits, hides_state, is_behind, see
 
 __all__ = ["cell"]
 
@@ -399,11 +399,12 @@ class _Cell:
         self.names |= seen.names
         key = flat.structure, types, options
         recorder = known.find((*key, seen.key(known.ignored)), flat.numbers) if seen.watchable else MISSING
-        if recorder is MISSING:
+        is_new = recorder is MISSING
+        if is_new:
             recorder = self._traced(known, seen, key, values, flat)
         if recorder is None or not recorder.fits(flat.numbers):
             return self.applied(values)
-        if seen.watchable and seen.counted:
+        if seen.counted and not is_new:
             self._print(known, number, values, seen, recorder, options, structure)
         return recorder(flat.expressions, flat.numbers)
 
@@ -428,7 +429,7 @@ class _Cell:
             after = self._seen(flat, seen.names)
             changed = seen.changed(after)
             if changed.isdisjoint(after.state):
-                known.ignored |= changed
+                known.ignored |= {path for path in changed if not is_behind(path[:-1], known.ignored | changed)}
                 static = frozenset(traced.trace.static)
                 known.put((*key, after.key(known.ignored)), static, flat.numbers, recorder)
         return recorder

@@ -21,7 +21,7 @@ import sys
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dis import get_instructions
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
@@ -140,14 +140,15 @@ class Seen(NamedTuple):
         """The marks as a key, without those on ``ignored`` paths and behind them."""
         if not ignored:
             return tuple(self.marks.items())
-        return tuple([item for item in self.marks.items() if not _is_behind(item[0], ignored)])
+        return tuple([item for item in self.marks.items() if not is_behind(item[0], ignored)])
 
     def changed(self, other: Seen) -> set[Path]:
         """The paths whose marks are others there, or that only one of them has."""
         return {p for p in (*self.marks, *other.marks) if self.marks.get(p, MISSING) != other.marks.get(p, MISSING)}
 
 
-def _is_behind(path: Path, others: frozenset[Path]) -> bool:
+def is_behind(path: Path, others: Set[Path]) -> bool:
+    """Whether a path leads through one of ``others``, or ends there."""
     return any(path[:n] in others for n in range(1, len(path) + 1))
 
 

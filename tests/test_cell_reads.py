@@ -340,6 +340,25 @@ def test_what_the_librarys_code_reads_of_a_class_derived_from_its_own():
             close(cell(lf.constant(X)).numpy(), kept * X)
 
 
+class Shadowed(nn.Module):
+    scale = 2.0
+
+    @lf.cell
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_a_buffer_that_comes_before_an_attribute_of_the_class():
+    module = Shadowed()
+    for _ in range(3):
+        close(module(lf.constant(X)).numpy(), 2 * X)
+    del Shadowed.scale
+    module.register_buffer("scale", np.array(3.0))
+    for _ in range(2):
+        close(module(lf.constant(X)).numpy(), 3 * X)
+    Shadowed.scale = 2.0
+
+
 def test_words_that_are_integers_of_numpy():
     table = lf.Parameter(np.arange(12.0).reshape(4, 3))
     runs = []

@@ -162,6 +162,7 @@ class Module:
             )
         object.__setattr__(self, name, _own_array(array))
         self._buffers.add(name)
+        note_change()
 
     def _own_parameters(self) -> list[tuple[str, Parameter]]:
         return [(name, value) for name, value in self.__dict__.items() if isinstance(value, Parameter)]
