@@ -1,21 +1,26 @@
 """Loops that numba compiles, where it is installed (extra ``jit``): printed as modules, and kept on disk.
 
 Compiled code is kept next to the printed source, in a folder of the user's cache, by numba itself; a second process
-loads it in milliseconds. ``-hoist-runtime-checks=false``: the checks that rows do not overlap stay with each row. Moved
-in front of the outer loop they would ask whether *any* rows overlap, and the columns of one matrix do: then LLVM runs
-the loop one element at a time, seven times slower.
+loads it in milliseconds. Loading is running, so that folder must be the user's alone (`is_private`).
+
+``-hoist-runtime-checks=false``: the checks that rows do not overlap stay with each row. Moved in front of the outer
+loop they would ask whether *any* rows overlap, and the columns of one matrix do: then LLVM runs the loop one element at
+a time, seven times slower.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import os
+import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -69,27 +74,72 @@ def _prepare_compiler() -> None:
 
 @functools.cache
 def _folder() -> Path:
-    """Where printed kernels are kept, so that numba finds what it compiled of them before."""
-    base = Path.home() / ".cache" / "lazyflow" / "kernels"
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        if os.access(base, os.W_OK):
+    """Where printed kernels are kept, so that numba finds what it compiled of them before: what lies there is run.
+
+    So it must be a folder that nobody else can write to, or have written to; else it is one of this process alone,
+    which ends with it.
+    """
+    base = Path(os.path.realpath(Path.home())) / ".cache" / "lazyflow" / "kernels"
+    with contextlib.suppress(OSError, RuntimeError):
+        for folder in (*reversed(base.parents), base):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        if os.access(base, os.W_OK) and is_private(base):
             return base
-    except (OSError, RuntimeError):
-        pass
-    return _temporary_folder()
+    return _own_folder()
 
 
-def _temporary_folder() -> Path:
-    """A folder that nobody else can write to: what lies in it is run."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    base = Path(tempfile.gettempdir()) / f"lazyflow-kernels-{user}"
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = base.lstat()
-    mine = not hasattr(os, "getuid") or (
-        found.st_uid == user and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022
-    )
-    return base if mine else Path(tempfile.mkdtemp(prefix="lazyflow-kernels-"))
+def _own_folder() -> Path:
+    base = Path(tempfile.mkdtemp(prefix="lazyflow-kernels-"))
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    return base
+
+
+def is_private(folder: Path) -> bool:
+    """Whether nobody but this user and the administrator can have written into a folder, as ssh asks of its keys.
+
+    The folder and all that is in it belong to the user, others may not write there, and there are no links; those above
+    it belong to the user or to root, and where others may write, they may not replace what is not theirs (the sticky
+    bit). True where there are no owners and modes, as on Windows.
+    """
+    if not hasattr(os, "geteuid"):
+        return True
+    above = [path.lstat() for path in folder.parents]
+    inside = [entry.stat(follow_symlinks=False) for entry in _entries(folder)]
+    return all(map(_is_guarded, above)) and all(map(_is_own, [folder.lstat(), *inside]))
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(Path(entry.path))
+
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def _is_own(found: os.stat_result) -> bool:
+    kind = stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)
+    return kind and found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_WRITE
+
+
+def _is_guarded(found: os.stat_result) -> bool:
+    owned = stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid())
+    return owned and (not found.st_mode & _OTHERS_WRITE or bool(found.st_mode & stat.S_ISVTX))
+
+
+@contextlib.contextmanager
+def _kept_beside_sources() -> Iterator[None]:
+    """What numba decorates in the block it keeps in the folder above, also where its own settings name another."""
+    import numba
+
+    config: Any = numba.config
+    before, config.CACHE_DIR = config.CACHE_DIR, ""
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
 
 
 @functools.cache
@@ -103,7 +153,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     # Of a copy among the printed kernels: the folder of the package may not be writable.
     kept = module(_source_of_loops())
-    found: Callable[..., Any] = njit(cache=True, nogil=True)(_bound(getattr(kept, function.__name__), njit))
+    with _loading, _kept_beside_sources():
+        found: Callable[..., Any] = njit(cache=True, nogil=True)(_bound(getattr(kept, function.__name__), njit))
     return found
 
 
@@ -146,13 +197,15 @@ def _loaded(name: str, text: str) -> Any:
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         fresh = path.with_suffix(f".{os.getpid()}.tmp")
         fresh.write_text(text, encoding="utf-8")
+        fresh.chmod(0o600)
         os.replace(fresh, path)  # whole or not at all: another process may be reading
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _kept_beside_sources():
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]  # an interrupt must not leave half a module
         raise

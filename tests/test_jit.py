@@ -54,16 +54,71 @@ def test_several_threads_load_one_module(elsewhere):
     assert {id(m) for m in found} == {id(forget(text))}
 
 
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs the permissions of POSIX")
-def test_a_folder_that_others_can_write_to_is_not_used(elsewhere):
-    planted = elsewhere / f"lazyflow-kernels-{os.getuid()}"
-    planted.mkdir()
-    planted.chmod(0o777)
-    found = jit._temporary_folder()
-    assert found != planted
-    assert stat.S_IMODE(found.stat().st_mode) == 0o700
-    planted.chmod(0o700)
-    assert jit._temporary_folder() == planted
+def changed_mode(path, mode):
+    path.chmod(mode)
+
+
+def foreign(path):
+    os.chown(path, 12345, 12345)
+
+
+def linked(path):
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+AS_ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs the permissions of POSIX")
+@pytest.mark.parametrize("what", ["kernels", "lazyflow", ".cache", "home", "__pycache__", "kernel.py", "kernel.nbi"])
+@pytest.mark.parametrize(
+    "planted",
+    [
+        pytest.param(lambda path: changed_mode(path, 0o777), id="world-writable"),
+        pytest.param(lambda path: changed_mode(path, 0o720), id="group-writable"),
+        pytest.param(foreign, id="of another user", marks=AS_ROOT),
+        pytest.param(linked, id="a link"),
+    ],
+)
+def test_nothing_is_loaded_from_where_others_can_write(elsewhere, what, planted):
+    kernels = elsewhere / "home" / ".cache" / "lazyflow" / "kernels"
+    (kernels / "__pycache__").mkdir(parents=True)
+    for folder in (kernels, kernels / "__pycache__", *list(kernels.parents)[:3]):
+        folder.chmod(0o755)
+    files = [kernels / "kernel.py", kernels / "__pycache__" / "kernel.nbi"]
+    for file in files:
+        file.write_text("raise SystemExit('planted')", encoding="utf-8")
+        file.chmod(0o644)
+    assert jit._folder() == kernels
+    jit._folder.cache_clear()
+    [target] = [p for p in (*files, kernels / "__pycache__", kernels, *kernels.parents) if p.name == what][:1]
+    planted(target)
+    if what == "home" and target.is_symlink():
+        assert jit._folder() == target.resolve() / kernels.relative_to(target)  # the home itself may be a link
+        return
+    found = jit._folder()
+    assert found.parent == elsewhere and found != kernels
+    assert stat.S_IMODE(found.stat().st_mode) == 0o700 and not list(found.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs the permissions of POSIX")
+def test_a_folder_of_ones_own_below_a_sticky_one(elsewhere):
+    (elsewhere / "home").mkdir(mode=0o700)
+    (elsewhere / "home").chmod(0o1777)
+    kernels = elsewhere / "home" / ".cache" / "lazyflow" / "kernels"
+    assert jit._folder() == kernels and stat.S_IMODE(kernels.stat().st_mode) == 0o700
+
+
+@needs_numba
+def test_numba_keeps_nothing_elsewhere(elsewhere, monkeypatch):
+    from numba import config
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(elsewhere / "shared"))
+    text = "from numba import njit\n\n\n@njit(cache=True)\ndef half(x):\n    return x / 2\n"
+    assert jit.module(text).half(3.0) == 1.5
+    assert not (elsewhere / "shared").exists() and str(elsewhere / "shared") == config.CACHE_DIR
+    assert jit.is_kept(text)
 
 
 def test_a_home_that_cannot_be_written_to(elsewhere):
