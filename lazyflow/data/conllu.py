@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from lazyflow.data.text import StrPath, lines_of, read_text
+from lazyflow.data.text import StrPath, lines_of, quoted, read_text
 from lazyflow.errors import ParseError
 
 __all__ = ["Extra", "Sentence", "Token", "attributes", "parse_conllu", "read_conllu"]
 
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+LONGEST = 18  # digits of a number
 _WORD, _RANGE, _EMPTY = (
     re.compile(r"[1-9][0-9]*"),
     re.compile(r"([1-9][0-9]*)-([1-9][0-9]*)"),
@@ -173,18 +174,19 @@ class _Reader:
         elif _EMPTY.fullmatch(fields[0]):
             self.empty.append(Extra(*fields))
         else:
-            self._fail(1, f"expected an id as in 3, 3-4 or 3.1, got {fields[0]!r}")
+            self._fail(1, f"expected an id as in 3, 3-4 or 3.1, got {quoted(fields[0])}")
 
     def _token(self, fields: list[str]) -> None:
-        if int(fields[0]) != len(self.tokens) + 1:
-            self._fail(1, f"expected the id {len(self.tokens) + 1}, got {fields[0]}")
+        number = len(self.tokens) + 1
+        if fields[0] != str(number):
+            self._fail(1, f"expected the id {number}, got {quoted(fields[0])[1:-1]}")
         head, column = fields[6], self._column(fields, 6)
-        if head != "_" and not (head.isascii() and head.isdigit()):
-            self._fail(column, f"expected a head, an integer or '_', got {head!r}")
+        if head != "_" and not (head.isascii() and head.isdigit() and len(head) <= LONGEST):
+            self._fail(column, f"expected a head, an integer or '_', got {quoted(head)}")
         self.heads.append((self.number, column))
-        number, form, lemma, upos, xpos, feats, _, deprel, deps, misc = fields
+        _, form, lemma, upos, xpos, feats, _, deprel, deps, misc = fields
         parent = None if head == "_" else int(head)
-        self.tokens.append(Token(int(number), form, lemma, upos, xpos, feats, parent, deprel, deps, misc))
+        self.tokens.append(Token(number, form, lemma, upos, xpos, feats, parent, deprel, deps, misc))
 
     def _column(self, fields: list[str], index: int) -> int:
         return sum(len(field) + 1 for field in fields[:index]) + 1

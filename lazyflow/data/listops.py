@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lazyflow.data.text import StrPath, lines_of, read_text
+from lazyflow.data.text import StrPath, lines_of, quoted, read_text
 from lazyflow.data.tree import Tree
 from lazyflow.errors import ParseError
 
@@ -288,7 +288,7 @@ class _Reader:
         done: Tree | None = None
         for token, offset in self._tokens():
             if done is not None:
-                self._fail(offset, f"expected the end of the expression, got {token!r}")
+                self._fail(offset, f"expected the end of the expression, got {quoted(token)}")
             if token[0] == "[" and token[1:] in OPERATORS:
                 stack.append((token[1:], []))
                 continue
@@ -312,7 +312,7 @@ class _Reader:
             return Tree(operator, arguments)
         if len(token) > 1 or token not in "0123456789":
             operators = ", ".join(f"[{operator}" for operator in OPERATORS)
-            self._fail(offset, f"expected a digit, {operators}{' or ]' if stack else ''}, got {token!r}")
+            self._fail(offset, f"expected a digit, {operators}{' or ]' if stack else ''}, got {quoted(token)}")
         return _DIGITS[int(token)]
 
     def _tokens(self) -> Iterator[tuple[str, int]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from lazyflow.data.text import StrPath, parse_error, read_text
+from lazyflow.data.text import StrPath, parse_error, quoted, read_text
 from lazyflow.data.tree import Tree
 
 __all__ = ["parse_ptb", "read_ptb_trees"]
@@ -17,6 +17,8 @@ __all__ = ["parse_ptb", "read_ptb_trees"]
 # Only these four and the parentheses separate. A no-break space (in three leaves of SST) or any other Unicode space is
 # part of a word, so neither str.split() nor \s will do.
 _TOKEN = re.compile(r"[()]|[^() \t\r\n]+")
+
+DEEPEST = 1_000_000  # levels of a tree, each of which takes some hundred bytes for one parenthesis of text
 
 _ESCAPES = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
 
@@ -44,7 +46,8 @@ def parse_ptb(
     ``(`` and so on.
 
     Raises `ParseError`, which names ``name``, line and column, for anything else: an empty tree ``()``, a label without
-    a word, a parenthesis that is not closed, text outside of a tree.
+    a word, a parenthesis that is not closed, text outside of a tree,
+    more than a million levels.
 
     >>> print(*parse_ptb("(S (NP (DT the) (NN tea))\\n   (VP (VBZ is) (JJ hot)))"))
     (S (NP (DT the) (NN tea)) (VP (VBZ is) (JJ hot)))
@@ -93,7 +96,9 @@ class _Parser:
 
     def _open(self, offset: int) -> None:
         if self.stack and self.stack[-1].word is not None:
-            self._fail(offset, f"expected ')' after the word {self.stack[-1].word!r}, got '('")
+            self._fail(offset, f"expected ')' after the word {quoted(self.stack[-1].word)}, got '('")
+        if len(self.stack) >= DEEPEST:
+            self._fail(offset, f"expected a tree of at most {DEEPEST} levels, got one more '('")
         self.stack.append(_Open(offset))
 
     def _close(self, offset: int) -> None:
@@ -104,18 +109,18 @@ class _Parser:
             missing = (
                 "a label, got ')': an empty tree"
                 if node.label is None
-                else f"a word or a tree after the label {node.label!r}, got ')'"
+                else f"a word or a tree after the label {quoted(node.label)}, got ')'"
             )
             self._fail(offset, f"expected {missing}")
         (self.stack[-1].children if self.stack else self.trees).append(self._tree(node))
 
     def _text(self, token: str, offset: int) -> None:
         if not self.stack:
-            self._fail(offset, f"expected '(', got {token!r}")
+            self._fail(offset, f"expected '(', got {quoted(token)}")
         node = self.stack[-1]
         if node.children or node.word is not None:
-            wanted = "'(' or ')' after a tree" if node.children else f"')' after the word {node.word!r}"
-            self._fail(offset, f"expected {wanted}, got {token!r}")
+            wanted = "'(' or ')' after a tree" if node.children else f"')' after the word {quoted(str(node.word))}"
+            self._fail(offset, f"expected {wanted}, got {quoted(token)}")
         if node.label is None:
             node.label = token
         else:
@@ -125,9 +130,9 @@ class _Parser:
         text = node.label or ""
         try:
             label = self.label(text)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, ArithmeticError) as error:
             wanted = getattr(self.label, "__name__", repr(self.label))
-            self._fail(node.offset + 1, f"expected a label that {wanted} takes, got {text!r} ({error})")
+            self._fail(node.offset + 1, f"expected a label that {wanted} takes, got {quoted(text)} ({str(error)[:80]})")
         return Tree(label, node.children, word=node.word)
 
     def _fail(self, offset: int, message: str) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lazyflow.data.text import StrPath, lines_of, read_text
+from lazyflow.data.text import StrPath, lines_of, quoted, read_text
 from lazyflow.errors import ParseError
 
 __all__ = ["read_tsv"]
@@ -48,16 +48,21 @@ def _check_header(path: StrPath, names: Sequence[str], converters: Columns) -> N
     for name in converters:
         if name not in names:
             raise ParseError(
-                f"{path}:1:1: expected a column {name!r} in the header, got {', '.join(names) or 'an empty file'}"
+                f"{path}:1:1: expected a column {name!r} in the header, got {_listed(names) or 'an empty file'}"
             )
     if len(set(names)) < len(names):
-        raise ParseError(f"{path}:1:1: expected columns of different names, got {', '.join(names)}")
+        raise ParseError(f"{path}:1:1: expected columns of different names, got {_listed(names)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    text = ", ".join(names)
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _row(path: StrPath, number: int, line: str, names: Sequence[str], converters: Columns) -> dict[str, Any]:
     fields = line.split("\t")
     if len(fields) != len(names):
-        expected = f"expected {len(names)} fields with tabs between them ({', '.join(names)})"
+        expected = f"expected {len(names)} fields with tabs between them ({_listed(names)})"
         raise ParseError(f"{path}:{number}:{len(line) + 1}: {expected}, got {len(fields)}")
     row, column = {}, 1
     for name, value in zip(names, fields, strict=True):
@@ -70,6 +75,8 @@ def _row(path: StrPath, number: int, line: str, names: Sequence[str], converters
 def _converted(place: str, name: str, value: str, convert: Callable[[str], Any]) -> Any:
     try:
         return convert(value)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, ArithmeticError) as error:
         wanted = getattr(convert, "__name__", repr(convert))
-        raise ParseError(f"{place}: expected a {name} that {wanted} takes, got {value!r} ({error})") from None
+        raise ParseError(
+            f"{place}: expected a {name} that {wanted} takes, got {quoted(value)} ({str(error)[:80]})"
+        ) from None

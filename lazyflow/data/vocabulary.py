@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from lazyflow.data.text import StrPath, read_text
+from lazyflow.data.text import StrPath, parse_error, quoted, read_text
 from lazyflow.errors import ParseError
 from lazyflow.io import atomic_path
 
@@ -107,15 +108,36 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: StrPath) -> Vocabulary:
-        """Read what `save` wrote. Raises `ParseError` for any other file."""
+        """Read what `save` wrote. Raises `ParseError` for any other file: its place, and what was expected."""
+        text = read_text(path)
         try:
-            content = json.loads(read_text(path))
+            content = json.loads(text, parse_int=float)  # there are no numbers, and a long one must not matter
         except json.JSONDecodeError as error:
             raise ParseError(
                 f"{path}:{error.lineno}:{error.colno}: expected a saved vocabulary (JSON), got: {error.msg}"
             ) from None
+        except RecursionError:
+            raise ParseError(f"{path}:1:1: expected a saved vocabulary, got JSON that is nested too deeply") from None
         if not isinstance(content, dict) or not isinstance(content.get("words"), list) or "unk" not in content:
             raise ParseError(
                 f"{path}:1:1: expected an object with 'words', a list, and 'unk'; it is no saved vocabulary"
             )
-        return cls(content["words"], unk=content["unk"])
+        words, unk = content["words"], content["unk"]
+        _check_words(path, text, words, unk)
+        return cls(words, unk=unk)
+
+
+def _check_words(path: StrPath, text: str, words: list[Any], unk: Any) -> None:
+    """Raise a `ParseError` at the first entry that makes no vocabulary."""
+    seen: set[str] = set()
+    place = max(text.find('"words"'), 0)
+    for i, word in enumerate(words):
+        if not isinstance(word, str):
+            raise parse_error(path, text, place, f"expected strings, got a {type(word).__name__} as word {i}")
+        place = max(text.find(json.dumps(word, ensure_ascii=False), place + 1), place)
+        if word in seen:
+            raise parse_error(path, text, place, f"expected distinct words, got {quoted(word)} twice")
+        seen.add(word)
+    if unk is not None and not (isinstance(unk, str) and unk in seen):
+        place = max(text.find('"unk"'), 0)
+        raise parse_error(path, text, place, f"expected one of the words or null as 'unk', got {quoted(str(unk))}")
