@@ -277,7 +277,9 @@ def _compiled(name: str, traced: _Traced) -> _Program | None:
         return None
     program, operands, ints, floats = found
     signature = call_signature(program, [e.type for e in traced.outputs], len(ints), len(floats))
-    signature.draws = tuple(k for k, entry in enumerate(ints) if entry[0] == "count")
+    places = {entry: place for place, entry in enumerate(ints)}
+    draws = [k for k in range(len(traced.trace.streams)) if ("count", k) in places]
+    signature.draws = tuple((places["seed", k], places["count", k]) for k in draws)
     return _Program(signature, operands, Payload(ints, floats))
 
 

@@ -20,7 +20,7 @@ def check_finite(run: Run, roots: Sequence[Expr]) -> None:
 
     A value that nothing goes wrong with in the end, such as the -inf of a mask under a softmax, is no error.
     """
-    places = zip(roots, run.plan.graph.roots, strict=True)
+    places = zip(roots, run.plan.graph.roots, strict=False)  # further ones are not asked for
     values = (run.value(int(run.plan.offsets[base]) + shift, root.type) for root, (base, shift) in places)
     if not all(bool(np.isfinite(value).all()) for value in values):
         raise NonFiniteError(_blame(run))

@@ -7,7 +7,11 @@ like any other; what it needed is not computed again by a later forward, unless 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import gc
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,10 +24,10 @@ from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
 from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
-from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
-from lazyflow.execute import Run, execute, fused_by
+from lazyflow.errors import CellError, DTypeError, GradientError, LazyflowError, ShapeError, user_line
+from lazyflow.execute import Run, execute, fused_by, parameter_types
 from lazyflow.expr import Expr, Parameter
-from lazyflow.graph import Graph, awaited, collect, is_evaluated, location, reached_tapes
+from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, together
 from lazyflow.ops.base import Array
@@ -33,7 +37,7 @@ from lazyflow.plans import Plans
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
-from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
+from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, Type, signature_by_id
 from lazyflow.threads import blas_threads
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
@@ -72,21 +76,28 @@ def _run(roots: Sequence[Expr]) -> None:
         first = awaited(reached_tapes(stack[-1], anew=False))
         if first:
             stack.append(first)
-        else:
-            _run_alike(stack.pop())
+        elif _run_alike(stack[-1]):
+            stack.pop()
 
 
-def _run_alike(roots: Sequence[Expr]) -> None:
-    jit.note_planning()
+def _run_alike(roots: Sequence[Expr]) -> bool:
+    """Compute the roots; if a value that they rest on is stale, only forget all that they rest on, and return False."""
     graph = collect(roots)
+    if any_stale(graph.known_run):
+        _forget(roots)
+        return False
     if not len(graph):
-        return
+        return True
+    jit.note_planning()
     device = roots[0].device
     tapes = [graph.tape(i) for i in range(len(graph.tapes))]
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
-    graph = reduced(graph, device, checked)
-    plan = plan_of(graph, settings.current().batching, reuse=not differentiable and not checked)
+    others = not differentiable and _others_held(tapes, roots)
+    reuse = not differentiable and not checked and not (others and _nbytes(graph) <= KEPT)
+    graph = reduced(_with_kept(drawn_anew(graph), _held(tapes) if others and reuse else {}), device, checked)
+    plan = plan_of(graph, settings.current().batching, reuse=reuse)
+    _check_recorded(parameter_types(plan))
     run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
     # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
     with blas_threads(settings.current().threads), np.errstate(all="ignore"):
@@ -94,6 +105,79 @@ def _run_alike(roots: Sequence[Expr]) -> None:
         if checked:
             check_finite(run, roots)
     _remember(run, tapes)
+    return True
+
+
+# Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, all
+# are: that is cheaper than to find out which.
+KEPT = 1 << 24
+
+
+def _references(tapes: Sequence[Any]) -> list[int]:
+    return [sys.getrefcount(tape) for tape in tapes]
+
+
+_NOBODY = _references([object()])[0]
+
+
+def _others_held(tapes: Sequence[Tape], roots: Sequence[Expr]) -> bool:
+    """Whether somebody holds other expressions of these tapes than the roots, or may do so: who holds an expression
+    holds its tape."""
+    distinct = list({id(tape): tape for tape in tapes}.values())
+    known = Counter(id(tape) for tape in tapes)
+    known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
+    known.update(id(source) for tape in distinct for source, _ in tape.imports)
+    counts = zip(distinct, _references(distinct), strict=True)
+    return any(count > _NOBODY + known[id(tape)] for tape, count in counts)
+
+
+def _nbytes(graph: Graph) -> int:
+    """Bytes of the values of all nodes."""
+    counts = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
+    kinds = [s.type for s in graph.signatures]
+    return sum(n * kind.size * kind.dtype.itemsize for n, kind in zip(counts, kinds, strict=True))
+
+
+def _held(tapes: Sequence[Tape]) -> dict[int, dict[int, None]]:
+    """The rows of which somebody holds an expression, by number of the tape. An expression knows its tape and not the
+    other way round, or every intermediate result would cost a look-up when it dies; so the garbage collector is
+    asked."""
+    found: dict[int, dict[int, None]] = {}
+    for e in gc.get_referrers(*tapes):
+        if isinstance(e, Expr):
+            found.setdefault(e.tape.number, {})[e.row] = None
+    return found
+
+
+def _with_kept(graph: Graph, held: Mapping[int, dict[int, None]]) -> Graph:
+    """The graph with more roots, so that their values are kept: the rows that are ``held``, and those whose first value
+    is to be remembered."""
+    rows = _watched_places(graph, lambda tape: {**held.get(tape.number, {}), **tape.remembered})
+    bases = {(graph.node_of(graph.tape_base[place]), int(graph.tape_shift[place])) for _, _, place in rows}
+    kept = {(node, shift) for node, shift in bases if node is not None} - set(graph.roots)
+    return replace(graph, roots=(*graph.roots, *sorted(kept))) if kept else graph
+
+
+def any_stale(runs: Iterable[Run]) -> bool:
+    """Whether one of the runs rests on parameters, or on values, that have changed since."""
+    return any(run.is_stale() for run in {id(run): run for run in runs}.values())
+
+
+def _check_recorded(kinds: Iterable[Type]) -> None:
+    """Raise `LazyflowError` if the parameter of one of the types is not what it was when it was recorded."""
+    for kind in kinds:
+        parameter = None if kind.parameter is None else kind.parameter()
+        if parameter is None:
+            continue
+        name = f"parameter {parameter.name or list(kind.shape)}"
+        if kind.epoch != parameter.epoch:
+            raise LazyflowError(f"{name} was replaced in its module since this was recorded: record it again")
+        now = parameter.array.shape, parameter.array.dtype, parameter.device
+        if now != (kind.shape, kind.dtype, kind.device):
+            raise LazyflowError(
+                f"{name} was {kind.dtype}{list(kind.shape)} on {kind.device} when this was recorded, and is "
+                f"{now[1]}{list(now[0])} on {now[2]} now: record it again"
+            )
 
 
 def _remember(run: Run, tapes: Sequence[Tape]) -> None:
@@ -126,14 +210,19 @@ def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int
     """``parts``: of each part of the tape, its first row, and the range of its rows among those of all tapes."""
     if tape.run_of is None or tape.run_of.shape[0] != len(tape):
         tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
+    for row in [row for row in tape.remembered if _place_of(row, parts, places) >= 0]:
+        kind = signature_by_id(tape.signatures[row]).type
+        tape.remembered.pop(row).append(run.value(_place_of(row, parts, places), kind))
     tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run, or that are never forgotten
-    for source, _ in tape.imports:  # of several runs the first counts: it may rest on what is stale by now
-        tape.import_generations.setdefault(id(source), source.generation)
     for low, start, end in parts:
         some, rows = places[start:end], slice(low, low + end - start)
         found = some >= 0
         np.copyto(tape.offset_of[rows], some, where=found)
         np.copyto(tape.run_of[rows], len(tape.runs) - 1, where=found, casting="unsafe")
+
+
+def _place_of(row: int, parts: Sequence[tuple[int, int, int]], places: Any) -> int:
+    return next((int(places[row - low + start]) for low, start, end in parts if 0 <= row - low < end - start), -1)
 
 
 def _kept(run: Run) -> Any:
@@ -150,30 +239,16 @@ def _roots_to_run(roots: Sequence[Any]) -> list[Expr]:
     return [root for root in roots if not isinstance(root, Parameter)]
 
 
-def _stale(roots: Sequence[Expr]) -> bool:
-    """Whether a value that the roots rest on was computed under parameters, or from values, that have changed since."""
-    seen: set[int] = set()
-    stack = [e.tape for e in roots]
-    while stack:
-        tape = stack.pop()
-        if id(tape) not in seen:
-            seen.add(id(tape))
-            if any(run.is_stale() for run in tape.runs):
-                return True
-            if any(tape.import_generations.get(id(t), t.generation) != t.generation for t, _ in tape.imports):
-                return True
-            stack.extend(source for source, _ in tape.imports)
-    return False
-
-
 def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
     """Drop what was computed below the roots; random nodes draw anew the next time, unless values are to stay as they
     were."""
     for tape in reached_tapes(roots, anew=True):
         if tape.runs:
-            tape.generation += draw_anew  # first: what rests on its values is stale, wherever an interrupt comes
+            if draw_anew:  # first: what rests on its values is stale, wherever an interrupt comes
+                for run in tape.runs:
+                    run.supersede()
+                tape.generation += 1
             tape.forget()
-            tape.import_generations.clear()
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
@@ -210,16 +285,14 @@ class Engine:
         """Make the roots' values those under the current parameters."""
         wanted = _roots_to_run(roots)
         _refuse_in_cells(wanted)
-        if _stale(wanted):
+        runs = [location(e.tape, e.row)[0] for e in wanted if is_evaluated(e.tape, e.row)]
+        if any_stale(runs):
+            _check_recorded({kind for run in runs for kind in run.rests_on})  # before anything is forgotten
             _forget(wanted)
-        # A run has one device, and without gradients it uses memory again that a backward would read.
-        alike: dict[tuple[str, bool], list[Expr]] = {}
-        for root in wanted:
-            alike.setdefault((root.device, root.tape.grad), []).append(root)
-        for group in alike.values():
-            missing = [e for e in group if not is_evaluated(e.tape, e.row)]
-            if missing:
-                _run(missing)
+        while missing := [e for e in wanted if not is_evaluated(e.tape, e.row)]:
+            # A run has one device, and without gradients it uses memory again that a backward would read.
+            first = missing[0]
+            _run([e for e in missing if (e.device, e.tape.grad) == (first.device, first.tape.grad)])
 
     @_alone
     def value(self, root: Expr) -> Array:
@@ -241,6 +314,7 @@ class Engine:
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
         self.forward([root])
+        _check_trained(location(root.tape, root.row)[0])
         if _hides_watched(root):  # run again: what somebody watches is a node of its own then
             _forget([root], draw_anew=False)
             self.forward([root])
@@ -248,8 +322,24 @@ class Engine:
         with blas_threads(settings.current().threads), np.errstate(all="ignore"):
             retained: list[Retained] = []
             found = run_backward([(run, _node_of(run, root), offset, seed)], partial(_retain, retained), _hooked)
-        gradients = [(parameter, through(parameter.hooks, gradient)) for parameter, gradient in found.values()]
+        trained = [(p, gradient) for p, gradient in found.values() if p.requires_grad]  # some may be frozen since
+        gradients = [(parameter, through(parameter.hooks, gradient)) for parameter, gradient in trained]
         _add_to_gradients(gradients, retained)
+
+
+def _check_trained(run: Run) -> None:
+    """Raise `GradientError` if a parameter of a kept root has a gradient by now, and had none when it was recorded, or
+    if none has one any more."""
+    pairs = [(kind, kind.parameter()) for kind in run.rests_on if kind.parameter is not None]
+    alive = [(kind, p) for kind, p in pairs if p is not None and not kind.detached]
+    thawed = next((p for kind, p in alive if p.requires_grad and not kind.requires_grad), None)
+    if thawed is not None:
+        raise GradientError(
+            f"parameter {thawed.name or list(thawed.shape)} had requires_grad=False when this was recorded, and has "
+            "requires_grad=True now: record it again for its gradient"
+        )
+    if not any(p.requires_grad for _, p in alive):
+        raise GradientError(_NOTHING)
 
 
 def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator[tuple[Tape, int, int, Any]]:
@@ -362,10 +452,12 @@ def _node_of(run: Run, root: Expr) -> int:
 def _nothing_to_differentiate(root: Expr) -> str:
     if root.type.requires_grad:
         return "backward() of an expression recorded under lf.no_grad(): record it outside to differentiate it"
-    return (
-        "backward() of an expression that reaches no parameter with requires_grad=True: "
-        "there is nothing to differentiate"
-    )
+    return _NOTHING
+
+
+_NOTHING = (
+    "backward() of an expression that reaches no parameter with requires_grad=True: there is nothing to differentiate"
+)
 
 
 def _cotangent(root: Expr, given: Any) -> Array:

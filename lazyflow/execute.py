@@ -5,6 +5,8 @@ A `Run` is one execution: the plan, the arenas that its launches fill, and the v
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from lazyflow import core, jit
 from lazyflow import device as devices
 from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
-from lazyflow.expr import Parameter
+from lazyflow.expr import Parameter, moment
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Array
 from lazyflow.plan import Cells, Launch, Plan, Rows
@@ -21,20 +23,41 @@ from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
 
 
 class Run:
-    """One execution of a plan. ``stamp``: no parameter had a later version then; ``calls`` are those of its cells."""
+    """One execution of a plan. ``calls`` are those of its cells. ``rests_on`` are the types of the parameters that it
+    and the runs before it have used; ``stamp``: none of these had a later version then; ``superseded``: whether a run
+    that it rests on was forgotten since."""
 
-    __slots__ = ("__weakref__", "arena", "calls", "device", "differentiable", "fuse", "number", "plan", "stamp")
+    __slots__ = (
+        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "number", "plan", "readers", "rests_on",
+        "stamp", "superseded",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, device: str, differentiable: bool, fuse: str) -> None:
         self.plan, self.device, self.differentiable, self.fuse = plan, device, differentiable, fuse
         self.number = next_number()
         self.arena = Arena(device, plan.sizes)
-        self.stamp = max((p.version for p in parameters_of(plan) if p is not None), default=0)
+        self.stamp = moment()
+        self.superseded = False
+        self.readers: weakref.WeakSet[Run] = weakref.WeakSet()
+        earlier = {id(run): run for run in plan.graph.known_run}.values()
+        self.rests_on = _joined(parameter_types(plan), [run.rests_on for run in earlier])
+        for run in earlier:
+            run.readers.add(self)
         self.calls = [calls_of(self, cells) for cells in plan.cells]
 
     def is_stale(self) -> bool:
-        """Whether a parameter that the run used has changed since."""
-        return any(p is not None and p.version > self.stamp for p in parameters_of(self.plan))
+        """Whether a parameter that the run rests on has changed since, or a value that it read was forgotten."""
+        parameters = (kind.parameter() for kind in self.rests_on if kind.parameter is not None)
+        return self.superseded or any(p is not None and p.version > self.stamp for p in parameters)
+
+    def supersede(self) -> None:
+        """Say that values of this run were forgotten: whatever read them is stale."""
+        stack = [self]
+        while stack:
+            run = stack.pop()
+            if not run.superseded:
+                run.superseded = True
+                stack.extend(run.readers)
 
     def value(self, offset: int, kind: Type) -> Array:
         """A copy of the value of one node."""
@@ -62,10 +85,21 @@ def fused_by(wanted: str, device: str) -> str:
     return best if wanted == "auto" else wanted
 
 
+def parameter_types(plan: Plan) -> frozenset[Type]:
+    """The types of the parameters among the operands of the plan's signatures."""
+    return frozenset(o.type for s in plan.graph.signatures for o in s.operands if o.kind == "shared" and o.type)
+
+
+def _joined(own: frozenset[Type], others: Sequence[frozenset[Type]]) -> frozenset[Type]:
+    """The union, which is one of the sets wherever it can be: the runs of a long chain rest on the same parameters."""
+    for other in others:
+        own = other if own <= other else own if other <= own else own | other
+    return own
+
+
 def parameters_of(plan: Plan) -> list[Parameter | None]:
     """The parameters among the operands of the plan's signatures; None for one that has died since."""
-    shared = {id(o.type): o.type for s in plan.graph.signatures for o in s.operands if o.kind == "shared" and o.type}
-    return [kind.parameter() for kind in shared.values() if kind.parameter is not None]
+    return [kind.parameter() for kind in parameter_types(plan) if kind.parameter is not None]
 
 
 def parameter_of(kind: Type) -> Parameter:

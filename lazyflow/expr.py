@@ -356,6 +356,12 @@ def handle(tape: Tape, row: int, kind: Type) -> Expr:
 
 _versions = itertools.count(1)
 
+
+def moment() -> int:
+    """A number larger than all that were given before: a version of a parameter, or the time of a run."""
+    return next(_versions)
+
+
 # Counts the changes of what a traced body can see: attributes of modules, the type of a parameter. One entry.
 STRUCTURE = [0]
 _changes = itertools.count(1)
@@ -382,7 +388,7 @@ class Parameter(Expr):
     array([2., 4.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_array", "_columns", "_exposed", "_grad", "_name", "hooks", "version")
+    __slots__ = ("__weakref__", "_array", "_columns", "_exposed", "_grad", "_name", "epoch", "hooks", "version")
 
     def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
         refuse_in_cells("a parameter is made", "make it outside, once")
@@ -396,7 +402,8 @@ class Parameter(Expr):
         self._columns: tuple[Any, Array] = (None, None)
         self._exposed = False
         self.hooks: list[Hook] = []
-        self.version = next(_versions)
+        self.version = moment()
+        self.epoch = 0
         self._retype(requires_grad)
 
     def _retype(self, requires_grad: bool) -> None:
@@ -498,7 +505,13 @@ class Parameter(Expr):
 
     def touch(self) -> None:
         """Say that ``array`` has changed in place: expressions evaluated before are stale."""
-        self.version = next(_versions)
+        self.version = moment()
+
+    def replaced(self) -> None:
+        """Say that a module has put another in its place: what was recorded before cannot be computed any more."""
+        self.epoch += 1
+        self._retype(self.requires_grad)
+        self.touch()
 
     @property
     def grad(self) -> Any:
@@ -551,6 +564,7 @@ class Parameter(Expr):
         signature = self.type.signatures.get("detached")
         if signature is None:
             kind = Type(self.shape, self.dtype, self.device, False, self)
+            kind.detached = True
             signature = self.type.signatures.setdefault("detached", build(OPS["identity"], (kind,), {}))
         tape = current_tape()
         tape.keep.update((self, signature))
@@ -717,6 +731,11 @@ def _weak(value: Any, dtypes: Iterable[np.dtype[Any]]) -> Any:
 def is_evaluated(e: Expr) -> bool:
     """Whether the value of ``e`` was computed already."""
     return e.tape.run_of is not None and bool(e.tape.run_of[e.row] >= 0)
+
+
+def first_value(e: Expr) -> list[Array]:
+    """An empty list, which gets the value of ``e`` when that is first computed."""
+    return e.tape.remembered.setdefault(e.row, [])
 
 
 def snapshot(e: Expr) -> Expr:

@@ -31,7 +31,6 @@ from lazyflow.tape import (
 )
 
 Ints = np.ndarray[Any, np.dtype[Any]]
-_NEXT_DRAWS = 1_000_003  # a prime stride, so that draws of a repeated forward do not meet those of the next nodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -491,8 +490,7 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     imported, foreign = _imports(c, anew)
     known = _known_rows(c, foreign, anew)
     root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
-    found = (_by_loops if jit.by_loops() else _by_arrays)(c, imported, known, root_rows)
-    return _drawn_anew(found, segments)
+    return (_by_loops if jit.by_loops() else _by_arrays)(c, imported, known, root_rows)
 
 
 def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, roots: Ints) -> Graph:
@@ -565,18 +563,30 @@ def _by_arrays(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, 
     return _compressed(c, needed, _Edges(users, operands, resolved), base, shift, root_rows, known, results)
 
 
-def _drawn_anew(graph: Graph, segments: Sequence[Segment]) -> Graph:
-    """The graph with other draw counts (the second number of a random node) on tapes that are computed again."""
-    if not any(s.tape.generation for s in segments):
+def drawn_anew(graph: Graph) -> Graph:
+    """The graph with the next draws of their streams for the random nodes whose values were dropped because a parameter
+    had changed, in the order of recording; these are noted on the tapes."""
+    tapes = [graph.tape(number) for number in range(len(graph.tapes))]
+    if not any(tape.generation for tape in tapes):
         return graph
-    generations = np.array([s.tape.generation for s in segments], np.int64)
     ints = graph.ints.copy()
-    for signature, place in [(i, place) for i, s in enumerate(graph.signatures) for place in s.draws]:
-        nodes = np.flatnonzero(graph.signature == signature)
-        counts = graph.int_starts[nodes] + place
-        again = generations[np.searchsorted(graph.tape_starts, graph.origin[nodes], side="right") - 1]
-        ints[counts] = (ints[counts] + again * _NEXT_DRAWS) % 2**31
+    for tape, row, node in _random_rows(graph, tapes):
+        if tape.drawn.get(row, 0) < tape.generation:
+            tape.drawn[row] = tape.generation
+            there = int(decoded(tape).int_starts[row])
+            for places in graph.signatures[graph.signature[node]].draws:
+                stream = tape.streams.get(tape.ints[there + places[0]])
+                for place, number in zip(places, stream.draw() if stream else (), strict=False):
+                    tape.ints[there + place] = ints[graph.int_starts[node] + place] = number
     return replace(graph, ints=ints)
+
+
+def _random_rows(graph: Graph, tapes: Sequence[Tape]) -> list[tuple[Tape, int, int]]:
+    """The random nodes as tape, row and node, in the order of recording."""
+    draws = np.array([bool(s.draws) for s in graph.signatures], bool)
+    nodes = np.flatnonzero(draws[graph.signature])
+    places = zip(graph.tape_rows(graph.origin[nodes]), nodes.tolist(), strict=True)
+    return sorted(((tapes[t], row, node) for (t, row), node in places), key=lambda found: (found[0].number, found[1]))
 
 
 def _check_all_read(needed: Ints) -> None:
@@ -664,4 +674,4 @@ def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints)
     return tuple(found), signature
 
 
-__all__ = ["Graph", "awaited", "collect", "is_evaluated", "location", "reachable", "reached_tapes"]
+__all__ = ["Graph", "awaited", "collect", "drawn_anew", "is_evaluated", "location", "reachable", "reached_tapes"]

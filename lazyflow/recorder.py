@@ -111,6 +111,7 @@ class Recorder:
         if self.signature not in tape.keep:
             tape.keep.add(self.signature)
             tape.keep.update(kind.parameter() for kind in self.parameters if kind.parameter is not None)
+            tape.streams.update((stream.seed, stream) for stream in self.streams)
 
 
 def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequence[tuple[int, int]]) -> Any:

@@ -37,7 +37,10 @@ class Type:
     A parameter has a type of its own, with ``parameter`` set: its identity is part of the signatures it occurs in.
     """
 
-    __slots__ = ("__weakref__", "device", "dtype", "ndim", "parameter", "requires_grad", "shape", "signatures", "size")
+    __slots__ = (
+        "__weakref__", "detached", "device", "dtype", "epoch", "ndim", "parameter", "requires_grad", "shape",
+        "signatures", "size",
+    )  # fmt: skip
 
     def __init__(
         self, shape: Shape, dtype: np.dtype[Any], device: str, requires_grad: bool, parameter: Any = None
@@ -45,6 +48,8 @@ class Type:
         self.shape, self.dtype, self.device, self.requires_grad = shape, dtype, device, requires_grad
         self.ndim, self.size = len(shape), elements(shape)
         self.parameter = None if parameter is None else weakref.ref(parameter)
+        self.detached = False  # of a parameter that is used without its gradient
+        self.epoch = 0 if parameter is None else parameter.epoch  # how often a module had put another in its place
         # Signatures in which this type is the first parameter: they go when the parameter goes.
         self.signatures: dict[Any, Signature] = {}
         if parameter is not None:
@@ -199,7 +204,8 @@ class Signature:
         # Of a cell: its program, and the signatures of its results but the first, which stand behind it on the tape.
         self.cell: Any = None
         self.further: tuple[Signature, ...] = ()
-        self.draws: tuple[int, ...] = (1,) if op.random else ()  # which payload integers count draws
+        # Which payload integers are the seed and the count of a draw.
+        self.draws: tuple[tuple[int, int], ...] = ((0, 1),) if op.random else ()
         self.differentiable = any(o.vjp is not None for o in operands)
         # How many elements a row of the result, and of each operand by its position among the rows, takes in memory.
         self.widths = (
@@ -312,11 +318,11 @@ class Tape:
         "__weakref__",
         "decoded",
         "device",
+        "drawn",
         "floats",
         "generation",
         "grad",
         "hooks",
-        "import_generations",
         "imported",
         "imports",
         "ints",
@@ -331,12 +337,14 @@ class Tape:
         "owners",
         "reach",
         "ready",
+        "remembered",
         "retained",
         "run_of",
         "runs",
         "scope",
         "sealed",
         "signatures",
+        "streams",
         "touched",
         "trace",
     )
@@ -357,13 +365,15 @@ class Tape:
         self.number = next(_tape_numbers)
         _tapes[self.number] = self
         self.generation = 0  # how often its values were dropped because a parameter had changed
-        self.import_generations: dict[int, int] = {}
+        self.streams: dict[int, Any] = {}  # by seed: what its random nodes draw from
+        self.drawn: dict[int, int] = {}  # the generation in which a random row has drawn, if not the first
         # Where values are once they were computed: an index into ``runs`` (-1: not computed) and an element offset.
         self.runs: list[Any] = []
         self.run_of: Any = None
         self.touched: list[tuple[int, int]] = []  # the ranges of rows that have values
         self.offset_of: Any = None
         self.retained: dict[int, Any] = {}
+        self.remembered: dict[int, list[Any]] = {}  # by row: where its first value goes (see `expr.first_value`)
         self.hooks: dict[int, list[Any]] = {}
         # Of a sealed tape: where each row's operands begin, and the ranges that a kept root rests on, once asked for.
         self.decoded: Any = None

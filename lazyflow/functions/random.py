@@ -21,9 +21,9 @@ def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: 
     sizes = integers(name, "the shape", shape)
     if not isinstance(stream, Stream | None):
         raise TypeError(f"{name}: stream must be a lazyflow.random.Stream, got {stream!r}")
-    trace = current_tape().trace
-    source = stream or default_stream()
-    seed, count = source.draw() if trace is None else trace.draw(source)
+    tape, source = current_tape(), stream or default_stream()
+    seed, count = source.draw() if tape.trace is None else tape.trace.draw(source)
+    tape.streams[source.seed] = source
     kind = np.dtype(settings.current().dtype if dtype is None else dtype)
     return record(OPS[name], (seed, count, *arguments), shape=sizes, dtype=kind)
 

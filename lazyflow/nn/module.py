@@ -117,14 +117,20 @@ class Module:
                 value = _own_array(value)
             else:
                 self._buffers.discard(name)
+        before = self.__dict__.get(name)
         note_change()
         object.__setattr__(self, name, value)
         note_change()
+        if isinstance(before, Parameter) and before is not value:
+            before.replaced()
 
     def __delattr__(self, name: str) -> None:
+        before = self.__dict__.get(name)
         note_change()
         object.__delattr__(self, name)
         note_change()
+        if isinstance(before, Parameter):
+            before.replaced()
         self.__dict__.get("_buffers", set()).discard(name)
 
     def _adopt(self, name: str, value: Parameter | Module) -> None:

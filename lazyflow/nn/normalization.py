@@ -10,7 +10,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, as_floating, constant
+from lazyflow.expr import Expr, Parameter, as_floating, constant, first_value
 from lazyflow.functions import elementwise as e
 from lazyflow.functions.reduce import mean
 from lazyflow.functions.shape import concatenate, stack
@@ -23,6 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 Array = Any
+_Statistic = tuple[Expr, list[Array]]  # of a minibatch, and where its value goes when it is first computed
 
 
 def _reset(module: LayerNorm | RMSNorm | _ByChannel) -> None:
@@ -222,7 +223,8 @@ class _BatchNorm(_ByChannel):
 
     The statistics of a minibatch are expressions: they are not known when the layer is called. They wait in
     ``_waiting`` and are added to the running averages when these are next read, or when the layer is next called with
-    their tape closed; by then a forward has computed them as a part of the model.
+    their tape closed; by then a forward has computed them as a part of the model. What it computed counts, once,
+    whatever becomes of the weights, and however often `forward` is called after that.
     """
 
     ndims: tuple[int, ...]
@@ -240,7 +242,7 @@ class _BatchNorm(_ByChannel):
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"{type(self).__name__}: momentum must be from 0 to 1, or None, got {momentum}")
         self.momentum, self.track_running_stats = momentum, bool(track_running_stats)
-        self._waiting: list[tuple[Expr, Expr, int]] = []
+        self._waiting: list[tuple[_Statistic, _Statistic, int]] = []
         self._make(self.num_features, eps, affine)
         if self.track_running_stats:
             self.reset_running_stats()
@@ -258,8 +260,9 @@ class _BatchNorm(_ByChannel):
     # Running averages, brought up to date by whoever reads them
 
     def _settle(self, finished_only: bool = False) -> None:
-        while self._waiting and not (finished_only and not self._waiting[0][0].tape.sealed):
-            (means, variances, count), *rest = self._waiting
+        while self._waiting and not (finished_only and not self._waiting[0][0][0].tape.sealed):
+            (*statistics, count), *rest = self._waiting
+            means, variances = (first[0] if first else e.engine.value(e) for e, first in statistics)
             own = self.__dict__
             tracked = own["num_batches_tracked"] + 1
             share = self.momentum if self.momentum is not None else 1.0 / int(tracked)
@@ -268,7 +271,7 @@ class _BatchNorm(_ByChannel):
                 ("running_mean", means, 1.0),
                 ("running_var", variances, count / (count - 1)),
             ):
-                step = share * (factor * value.engine.value(value).reshape(-1) - own[name])
+                step = share * (factor * value.reshape(-1) - own[name])
                 new[name] = (own[name] + step).astype(own[name].dtype)
             own.update(new)  # at once: an interrupt must not count a minibatch in one average and not in the other
 
@@ -359,7 +362,7 @@ class _BatchNorm(_ByChannel):
         variances = mean(centred * centred, axis=axes, keepdims=True)
         if self.training and self.track_running_stats:
             self._settle(finished_only=True)
-            self._waiting.append((means, variances, count))
+            self._waiting.append(((means, first_value(means)), (variances, first_value(variances)), count))
         y = centred / e.sqrt(variances + self.eps)
         return self._scaled(y if y.dtype == dtype else y.astype(dtype), (-1, *(1,) * (x.ndim - axis - 1)))
 
