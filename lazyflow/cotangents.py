@@ -57,6 +57,7 @@ class _Recorder:
     record_op = staticmethod(record)
     erf = staticmethod(functions.erf)
     multiply_or_zero = staticmethod(partial(_product, MULTIPLY_OR_ZERO))
+    ndtr = staticmethod(functions.elementwise.ndtr)
     softmax = staticmethod(functions.softmax)
     log_softmax = staticmethod(functions.log_softmax)
 

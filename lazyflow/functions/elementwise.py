@@ -35,6 +35,7 @@ _UNARY = [
     "arccosh",
     "arctanh",
     "erf",
+    "ndtr",
     "sigmoid",
     "logsigmoid",
     "softplus",
@@ -53,6 +54,7 @@ _UNARY = [
 _BINARY = [
     "add",
     "arctan2",
+    "hypot",
     "subtract",
     "multiply",
     "divide",
@@ -83,6 +85,7 @@ __all__ = [
     "arctanh",
     "astype",
     "ceil",
+    "celu",
     "clip",
     "cos",
     "cosh",
@@ -98,6 +101,7 @@ __all__ = [
     "greater",
     "greater_equal",
     "hardtanh",
+    "hypot",
     "isfinite",
     "isnan",
     "leaky_relu",
@@ -113,6 +117,7 @@ __all__ = [
     "maximum",
     "minimum",
     "multiply",
+    "ndtr",
     "negative",
     "not_equal",
     "power",
@@ -168,6 +173,7 @@ floor: Callable[[Any], Expr]
 floor_divide: Callable[[Any, Any], Expr]
 greater: Callable[[Any, Any], Expr]
 greater_equal: Callable[[Any, Any], Expr]
+hypot: Callable[[Any, Any], Expr]
 isfinite: Callable[[Any], Expr]
 isnan: Callable[[Any], Expr]
 less: Callable[[Any, Any], Expr]
@@ -181,6 +187,7 @@ logsigmoid: Callable[[Any], Expr]
 maximum: Callable[[Any, Any], Expr]
 minimum: Callable[[Any, Any], Expr]
 multiply: Callable[[Any, Any], Expr]
+ndtr: Callable[[Any], Expr]
 negative: Callable[[Any], Expr]
 not_equal: Callable[[Any, Any], Expr]
 power: Callable[[Any, Any], Expr]
@@ -219,6 +226,11 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Expr:
 def elu(x: Any, alpha: float = 1.0) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016); different alphas batch."""
     return record(OPS["elu"], (constant(x), number("elu", "alpha", alpha)))
+
+
+def celu(x: Any, alpha: float = 1.0) -> Expr:
+    """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)`` (Barron 2017); different alphas batch."""
+    return record(OPS["celu"], (constant(x), number("celu", "alpha", alpha)))
 
 
 def gelu(x: Any, approximate: bool = False) -> Expr:

@@ -26,7 +26,7 @@ TRUTH = frozenset(
 )
 CHEAP = (
     TRUTH
-    | {"add", "subtract", "multiply", "negative", "abs", "sign", "maximum", "minimum", "where"}
+    | {"add", "subtract", "multiply", "negative", "abs", "magnitude", "sign", "maximum", "minimum", "where"}
     | {"where_nonzero", "multiply_or_zero"}
 )
 # What both printers know; a formula with anything else is not fused.
@@ -131,7 +131,8 @@ class Builder:
             return float(v.value) if isinstance(v, Constant) else steps[v.step]
 
         for step in formula.steps:
-            steps.append(self.call(step.ufunc, *(value(v) for v in step.inputs)))
+            ufunc = "abs" if step.ufunc == "magnitude" else step.ufunc
+            steps.append(self.call(ufunc, *(value(v) for v in step.inputs)))
         return value(formula.result)
 
     def store(self, kind: str, key: tuple[Any, ...], shift: int, columns: int, value: Value, *, adds: bool) -> None:

@@ -73,10 +73,6 @@ def isinf(x: Any) -> Expr:
     return f.logical_not(f.logical_or(f.isfinite(x), f.isnan(x)))
 
 
-def hypot(a: Any, b: Any) -> Expr:
-    return f.sqrt(f.square(a) + f.square(b))
-
-
 def logaddexp(a: Any, b: Any) -> Expr:
     top = f.maximum(a, b)
     return top + f.log1p(f.exp(-f.abs(f.subtract(a, b))))

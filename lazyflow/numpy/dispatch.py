@@ -15,8 +15,8 @@ from lazyflow.numpy import _expressions
 # By one name in NumPy and in lazyflow.functions, with the same arguments.
 _SHARED = (
     "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "ceil", "cos", "cosh",
-    "divide", "equal", "exp", "expm1", "floor", "floor_divide", "greater", "greater_equal", "isfinite", "isnan",
-    "less", "less_equal", "log", "log1p", "logical_and", "logical_not", "logical_or", "maximum", "minimum",
+    "divide", "equal", "exp", "expm1", "floor", "floor_divide", "greater", "greater_equal", "hypot", "isfinite",
+    "isnan", "less", "less_equal", "log", "log1p", "logical_and", "logical_not", "logical_or", "maximum", "minimum",
     "multiply", "negative", "not_equal", "power", "reciprocal", "remainder", "sign", "sin", "sinh", "sqrt",
     "square", "subtract", "tan", "tanh", "all", "any", "argmax", "argmin", "argsort", "broadcast_to", "cumsum",
     "diagonal", "expand_dims", "flip", "matmul", "max", "min", "ravel", "repeat", "reshape", "roll", "squeeze",

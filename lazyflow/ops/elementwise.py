@@ -65,7 +65,7 @@ def elementwise(name: str, formula: str, **derivatives: str) -> Op:
 ADD = elementwise("add", "a + b", a="g", b="g")
 SUBTRACT = elementwise("subtract", "a - b", a="g", b="-g")
 MULTIPLY = elementwise("multiply", "a * b", a="g * b", b="g * a")
-DIVIDE = elementwise("divide", "a / b", a="g / b", b="-(g * y / b)")
+DIVIDE = elementwise("divide", "a / b", a="g / b", b="-(y / b * g)")
 FLOOR_DIVIDE = elementwise("floor_divide", "a // b")
 REMAINDER = elementwise("remainder", "a % b", a="g", b="-(a // b * g)")
 POWER = elementwise("power", "a ** b", a="g * b * a ** (b - (b != 0))", b="g * y * log(where(a > 0, a, 1))")
@@ -106,25 +106,44 @@ FLOOR = elementwise("floor", "floor(x)")
 CEIL = elementwise("ceil", "ceil(x)")
 ROUND = elementwise("round", "round(x)")
 
-# Exponentials, logarithms, trigonometry.
+# Exponentials, logarithms, trigonometry. Derivatives are written so that no digits cancel, not by the result where that
+# has lost them: that of tanh is not 1 - y * y, which is 0 from 10 on. `tests/ops/accuracy.py` has the bounds.
+
+
+def _bell(x: str) -> str:
+    """``e / (1 + e) ** 2`` with ``e = exp(x)``: the derivative of the logistic function, an even one, at x <= 0."""
+    return f"(exp({x}) / (1 + exp({x})) / (1 + exp({x})))"
+
+
+def _exp_of_square(factor: float, half: float) -> str:
+    """``factor * exp(-half * x * x)``, as a product of two: a multiple of 1 / 16 has an exact square, and what is left
+    is small. The error of ``x * x`` would be multiplied by its size."""
+    x = "minimum(maximum(x, -40), 40)"
+    near = f"(floor(16 * {x}) * 0.0625)"
+    return f"({factor} * exp({-half} * {near} * {near}) * exp({half} * ({near} - {x}) * ({near} + {x})))"
+
+
 EXP = elementwise("exp", "exp(x)", x="g * y")
-EXPM1 = elementwise("expm1", "expm1(x)", x="(y + 1) * g")
+EXPM1 = elementwise("expm1", "expm1(x)", x="exp(x) * g")
 LOG = elementwise("log", "log(x)", x="g / x")
 LOG1P = elementwise("log1p", "log1p(x)", x="g / (1 + x)")
 SIN = elementwise("sin", "sin(x)", x="cos(x) * g")
 COS = elementwise("cos", "cos(x)", x="-sin(x) * g")
 TAN = elementwise("tan", "tan(x)", x="(1 + y * y) * g")
-ARCSIN = elementwise("arcsin", "arcsin(x)", x="g / sqrt(1 - x * x)")
-ARCCOS = elementwise("arccos", "arccos(x)", x="-g / sqrt(1 - x * x)")
+ARCSIN = elementwise("arcsin", "arcsin(x)", x="g / sqrt((1 - x) * (1 + x))")
+ARCCOS = elementwise("arccos", "arccos(x)", x="-g / sqrt((1 - x) * (1 + x))")
 ARCTAN = elementwise("arctan", "arctan(x)", x="g / (1 + x * x)")
-ARCTAN2 = elementwise("arctan2", "arctan2(a, b)", a="g * b / (a * a + b * b)", b="-g * a / (a * a + b * b)")
+ARCTAN2 = elementwise(
+    "arctan2", "arctan2(a, b)", a="b / hypot(a, b) / hypot(a, b) * g", b="-(a / hypot(a, b) / hypot(a, b) * g)"
+)
+HYPOT = elementwise("hypot", "hypot(a, b)", a="a / (y + (y == 0)) * g", b="b / (y + (y == 0)) * g")
 SINH = elementwise("sinh", "sinh(x)", x="cosh(x) * g")
 COSH = elementwise("cosh", "cosh(x)", x="sinh(x) * g")
-TANH = elementwise("tanh", "tanh(x)", x="(1 - y * y) * g")
-ARCSINH = elementwise("arcsinh", "arcsinh(x)", x="g / sqrt(1 + x * x)")
-ARCCOSH = elementwise("arccosh", "arccosh(x)", x="g / sqrt(x * x - 1)")
-ARCTANH = elementwise("arctanh", "arctanh(x)", x="g / (1 - x * x)")
-ERF = elementwise("erf", "erf(x)", x=f"{2 / math.sqrt(math.pi)} * exp(-(x * x)) * g")
+TANH = elementwise("tanh", "tanh(x)", x=f"4 * {_bell('-2 * magnitude(x)')} * g")
+ARCSINH = elementwise("arcsinh", "arcsinh(x)", x="g / hypot(1, x)")
+ARCCOSH = elementwise("arccosh", "arccosh(x)", x="g / (sqrt(x - 1) * sqrt(x + 1))")
+ARCTANH = elementwise("arctanh", "arctanh(x)", x="g / ((1 - x) * (1 + x))")
+ERF = elementwise("erf", "erf(x)", x=f"{_exp_of_square(2 / math.sqrt(math.pi), 1)} * g")
 
 # The logarithm of the gamma function for x > 0: Stirling's series from 8 on, and below that ``gamma(x + 8)`` divided by
 # ``x (x + 1) ... (x + 7)``. Its derivative, digamma, alike (Abramowitz and Stegun 1964, 6.1.41 and 6.3.18).
@@ -142,23 +161,34 @@ def _series(*coefficients: float) -> str:
     return text
 
 
+_DIGAMMA = 1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12, -3617 / 8160
+_STIRLING = 1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400
 LGAMMA = elementwise(
     "lgamma",
-    f"({_Z} - 0.5) * log({_Z}) - {_Z} + {0.5 * math.log(2 * math.pi)}"
-    f" + {_series(1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)} / {_Z}"
+    f"{_Z} * (log({_Z}) - 1) - 0.5 * log({_Z}) + {0.5 * math.log(2 * math.pi)}"
+    f" + {_series(*_STIRLING)} / {_Z}"
     f" - (x < 8) * (log({_LOW}) + log({_HIGH}))",
-    x=f"g * (log({_Z}) - 0.5 / {_Z} - {_SQUARE} * {_series(1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132)}"
-    f" - (x < 8) * ({_BELOW}))",
+    x=f"g * (log({_Z}) - 0.5 / {_Z} - {_SQUARE} * {_series(*_DIGAMMA)} - (x < 8) * ({_BELOW}))",
 )
 
-# Activations. Nothing overflows: exp only sees what is not positive.
-_SIGMOID = "(0.5 * tanh(0.5 * x) + 0.5)"
-_BELL = f"{1 / math.sqrt(2 * math.pi)} * exp(-0.5 * x * x)"
-_ERF = f"erf({math.sqrt(0.5)} * x)"
+NDTR = elementwise("ndtr", "ndtr(x)", x=f"{_exp_of_square(1 / math.sqrt(2 * math.pi), 0.5)} * g")
+
+
+# Activations. Nothing overflows: exp only sees what is at most 40, beyond which 1 + exp(x) is exp(x).
+
+
+def _logistic(x: str) -> str:
+    return f"(exp(minimum({x}, 40)) / (1 + exp(minimum({x}, 40))))"
+
+
+_BELL = _exp_of_square(1 / math.sqrt(2 * math.pi), 0.5)
 _C, _C3 = math.sqrt(2 / math.pi), 0.044715
-_TANH = f"tanh({_C} * x + {_C * _C3} * x * x * x)"
+_WIDE = "minimum(maximum(x, -40), 40)"
+# (1 + tanh(u)) / 2 is the logistic function of 2 u.
+_INNER = f"({_WIDE} * ({2 * _C} + {2 * _C * _C3} * {_WIDE} * {_WIDE}))"
+_SLOPE = f"({2 * _C} + {6 * _C * _C3} * {_WIDE} * {_WIDE})"
 _SELU, _SELU_ALPHA = 1.0507009873554805, 1.7580993408473766  # scale and scale * alpha of Klambauer et al. 2017
-SIGMOID = elementwise("sigmoid", "0.5 * tanh(0.5 * x) + 0.5", x="(1 - y) * y * g")
+SIGMOID = elementwise("sigmoid", _logistic("x"), x=f"{_bell('-magnitude(x)')} * g")
 LOGSIGMOID = elementwise("logsigmoid", "minimum(x, 0) - log1p(exp(-abs(x)))", x="-expm1(y) * g")
 SOFTPLUS = elementwise("softplus", "maximum(x, 0) + log1p(exp(-abs(x)))", x="-expm1(-y) * g")
 SOFTSIGN = elementwise("softsign", "x / (1 + abs(x))", x="g / (1 + abs(x)) / (1 + abs(x))")
@@ -169,21 +199,26 @@ LEAKY_RELU = elementwise(
 ELU = elementwise(
     "elu",
     "maximum(x, 0) + alpha * expm1(minimum(x, 0))",
-    x="where(x > 0, g, 0) + where(x <= 0, (minimum(y, 0) + alpha) * g, 0)",
+    x="where(x > 0, g, 0) + where(x <= 0, alpha * exp(minimum(x, 0)) * g, 0)",
 )
 SELU = elementwise(
     "selu",
     f"{_SELU} * maximum(x, 0) + {_SELU_ALPHA} * expm1(minimum(x, 0))",
-    x=f"where(x > 0, {_SELU} * g, 0) + where(x <= 0, (minimum(y, 0) + {_SELU_ALPHA}) * g, 0)",
+    x=f"where(x > 0, {_SELU} * g, 0) + where(x <= 0, {_SELU_ALPHA} * exp(minimum(x, 0)) * g, 0)",
 )
-GELU = elementwise("gelu", f"0.5 * x * (1 + {_ERF})", x=f"g * (0.5 * (1 + {_ERF}) + x * {_BELL})")
+CELU = elementwise(
+    "celu",
+    "maximum(x, 0) + alpha * expm1(minimum(x, 0) / alpha)",
+    x="where(x > 0, g, 0) + where(x <= 0, exp(minimum(x, 0) / alpha) * g, 0)",
+)
+GELU = elementwise("gelu", "x * ndtr(x)", x=f"(ndtr(x) + x * {_BELL}) * g")
 GELU_TANH = elementwise(
     "gelu_tanh",
-    f"0.5 * x * (1 + {_TANH})",
-    x=f"g * (0.5 * (1 + {_TANH}) + 0.5 * x * (1 - {_TANH} * {_TANH}) * ({_C} + {3 * _C * _C3} * x * x))",
+    f"x * {_logistic(_INNER)}",
+    x=f"{_logistic(_INNER)} * (1 + {_WIDE} * {_logistic(f'-{_INNER}')} * {_SLOPE}) * g",
 )
 # Not y + (1 - y) sigmoid(x), which cancels to 0 where x is large.
-SILU = elementwise("silu", f"x * {_SIGMOID}", x=f"g * {_SIGMOID} * (1 + x * (1 - {_SIGMOID}))")
+SILU = elementwise("silu", f"x * {_logistic('x')}", x=f"{_logistic('x')} * (1 + x * {_logistic('-x')}) * g")
 HARDTANH = elementwise("hardtanh", "minimum(maximum(x, lo), hi)", x="where(logical_and(x > lo, x < hi), g, 0)")
 
 # Truth values.

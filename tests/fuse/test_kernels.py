@@ -38,7 +38,7 @@ def _is_real(name):
 FORMULAS = sorted(name for name, op in OPS.items() if op.formula and elementwise_formulas(op) and _is_real(name))
 # These stay operations of their own.
 UNFUSED = (
-    *("arccos", "arccosh", "arcsin", "arcsinh", "arctan2", "arctanh", "tan", "erf", "gelu", "power"),
+    *("arccos", "arccosh", "arcsin", "arcsinh", "arctan2", "arctanh", "tan", "erf", "gelu", "ndtr", "hypot", "power"),
     *("ceil", "floor", "floor_divide", "remainder", "round"),
 )
 
@@ -123,6 +123,7 @@ HANDED_ON = {
     "where_nonzero": lambda r, a, ea, b, eb: eb,
     "negative": lambda r, a, ea: ea,
     "abs": lambda r, a, ea: ea,
+    "magnitude": lambda r, a, ea: ea,
     "sin": lambda r, a, ea: ea,
     "cos": lambda r, a, ea: ea,
     "arctan": lambda r, a, ea: ea,
@@ -165,7 +166,7 @@ def bounded(formula, dtype, given):
         unit = OF_TANH if step.ufunc == "tanh" and dtype == "float32" else UNITS.get(step.ufunc, OTHER_UNITS) * info.eps
         own = (
             0.0
-            if step.ufunc in ("maximum", "minimum", "negative", "abs")
+            if step.ufunc in ("maximum", "minimum", "negative", "abs", "magnitude")
             else unit * np.abs(exact) + info.tiny * info.eps
         )
         steps.append((exact, handed(exact, *(x for p in pairs for x in p)) + own))

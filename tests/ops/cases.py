@@ -61,6 +61,7 @@ UNARY: tuple[tuple[str, Callable[..., Any], tuple[float, float]], ...] = (
     ("arccosh", np.arccosh, (1.2, 3)),
     ("arctanh", np.arctanh, (-0.9, 0.9)),
     ("erf", ERF, (-3, 3)),
+    ("ndtr", lambda x: (1 + ERF(x / math.sqrt(2))) / 2, (-3, 3)),
     ("sigmoid", lambda x: 1 / (1 + np.exp(-x)), (-4, 4)),
     ("logsigmoid", lambda x: -np.log(1 + np.exp(-x)), (-4, 4)),
     ("softplus", lambda x: np.log(1 + np.exp(x)), (-4, 4)),
@@ -173,6 +174,7 @@ BINARY: tuple[tuple[str, Callable[..., Any], tuple[float, float]], ...] = (
     ("floor_divide", np.floor_divide, (0.5, 3)),
     ("remainder", np.mod, (0.5, 3)),
     ("power", np.power, (0.3, 2)),
+    ("hypot", np.hypot, (0.3, 2)),
     ("maximum", np.maximum, (-2, 2)),
     ("minimum", np.minimum, (-2, 2)),
 )
@@ -241,6 +243,13 @@ PARAMETERS = (
     *(
         Case("elu", (x(2, 3), Spec(s, low=0.1, high=3)), lambda x, a: np.where(x > 0, x, a * (np.exp(x) - 1)))
         for s in ((), (3,))
+    ),
+    Case("elu", (x(2, 3), Spec((), low=-3, high=-0.1)), lambda x, a: np.where(x > 0, x, a * (np.exp(x) - 1))),
+    *(
+        Case(
+            "celu", (x(2, 3), Spec(s, low=low, high=low + 3)), lambda x, a: np.where(x > 0, x, a * (np.exp(x / a) - 1))
+        )
+        for s, low in (((), 0.3), ((3,), 0.3), ((), -3.3))
     ),
     *(
         Case(n, (x(4, 3), x(low=-1, high=-0.5), x(low=0.5, high=1)), lambda x, lo, hi: np.clip(x, lo, hi))

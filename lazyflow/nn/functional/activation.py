@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lazyflow.errors import ShapeError
@@ -88,7 +89,7 @@ def celu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)`` (Barron 2017). Raises ``ValueError`` for alpha 0."""
     if not alpha:
         raise ValueError("celu: alpha must not be 0")
-    return e.elu(constant(x) / float(alpha)) * float(alpha)
+    return e.celu(x, alpha)
 
 
 def selu(x: Any, inplace: bool = False) -> Expr:
@@ -127,9 +128,9 @@ def hardswish(x: Any, inplace: bool = False) -> Expr:
 
 
 def hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Expr:
-    """``x`` cut off at ``min_val`` and ``max_val``. Raises ``ValueError`` unless the first is smaller."""
-    if not min_val < max_val:
-        raise ValueError(f"hardtanh: min_val must be smaller than max_val, got {min_val} and {max_val}")
+    """``x`` cut off at ``min_val`` and ``max_val``. Raises ``ValueError`` if the first is greater."""
+    if not min_val <= max_val:
+        raise ValueError(f"hardtanh: min_val must be at most max_val, got {min_val} and {max_val}")
     return e.hardtanh(x, min_val, max_val)
 
 
@@ -139,17 +140,21 @@ def tanhshrink(x: Any) -> Expr:
     return value - tanh(value)
 
 
-def softplus(x: Any, beta: float = 1.0) -> Expr:
-    """``log(1 + exp(beta * x)) / beta``, exact and without overflow for any ``x``."""
+def softplus(x: Any, beta: float = 1.0, threshold: float = math.inf) -> Expr:
+    """``log(1 + exp(beta * x)) / beta``, exact and without overflow for any ``x``; ``x`` itself where ``beta * x`` is
+    above ``threshold``, which nothing needs here. Raises ``ValueError`` for beta 0."""
     if not beta:
         raise ValueError("softplus: beta must not be 0")
-    return e.softplus(x) if beta == 1 else e.softplus(constant(x) * float(beta)) / float(beta)
+    x = constant(x)
+    inner = x if beta == 1 else x * float(beta)
+    smooth = e.softplus(inner) if beta == 1 else e.softplus(inner) / float(beta)
+    return smooth if threshold == math.inf else e.where(inner > float(threshold), x, smooth)
 
 
 def hardshrink(x: Any, lambd: float = 0.5) -> Expr:
     """``x`` where its size is above ``lambd``, else 0."""
     x = constant(x)
-    return e.where(e.abs(x) > float(lambd), x, 0.0)
+    return e.where(e.abs(x) <= float(lambd), 0.0, x)
 
 
 def softshrink(x: Any, lambd: float = 0.5) -> Expr:
@@ -163,7 +168,7 @@ def softshrink(x: Any, lambd: float = 0.5) -> Expr:
 def threshold(x: Any, threshold: float, value: float, inplace: bool = False) -> Expr:
     """``x`` where it is above ``threshold``, else ``value``."""
     x = constant(x)
-    return e.where(x > float(threshold), x, float(value))
+    return e.where(x <= float(threshold), float(value), x)
 
 
 def softmax(x: Any, dim: int = -1) -> Expr:
