@@ -72,6 +72,8 @@ def _columns(
     for operand, ref, value in zip(operands, node.reads, values, strict=True):
         if operand.kind == "row":
             assert operand.type is not None
+            if operand.vjp is not None and value.requires_grad and not ref.grad:  # a view of it would have its gradient
+                value = record(OPS["detach"], (value,))
             rows.append(local_row(tape, _part(value, operand.type, ref.shift)))
         elif operand.kind == "shared":
             tape.keep.add(value)

@@ -225,6 +225,8 @@ class _Reader:
             self.constants.append(self.tape.objects[row])
             return Ref(CONSTANT, len(self.constants) - 1, 0, kind.shape, kind.dtype, kind.size)
         reads = self._operands(i, signature, row)
+        if signature.op.name == "detach" and not any(i == base for base, _ in self.graph.roots):
+            return replace(reads[0], grad=False)  # no copy is needed: here every read says whether a gradient flows
         return self._split_affine(signature, reads) or self._add(signature, reads)
 
     def _operands(self, i: int, signature: Signature, row: int) -> tuple[Ref, ...]:
@@ -248,7 +250,8 @@ class _Reader:
         base, shift = int(self.graph.base[edge]), int(self.graph.shift[edge])
         whole = self.refs[base]
         assert o.type is not None
-        return replace(whole, shift=shift, shape=o.shape, size=o.type.size, grad=o.vjp is not None)
+        grad = o.vjp is not None and whole.grad
+        return replace(whole, shift=whole.shift + shift, shape=o.shape, size=o.type.size, grad=grad)
 
     def _number(self, i: int, o: Operand, row: int) -> Ref:
         column, kind = ("ints", INT) if o.kind == "int" else ("floats", FLOAT)
