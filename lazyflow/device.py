@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,12 @@ def module(array: Array) -> Any:
     'numpy'
     """
     return _cupy() if hasattr(array, "__cuda_array_interface__") else np
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array as they are computed with here: NumPy's own, and no subclass, or CuPy's."""
+    cupy = sys.modules.get("cupy")
+    return type(value) is np.ndarray or (cupy is not None and isinstance(value, cupy.ndarray))
 
 
 def device_of(array: Array) -> str:

@@ -26,7 +26,7 @@ from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, LazyflowError, ShapeError, user_line
 from lazyflow.execute import Run, execute, fused_by, parameter_types
-from lazyflow.expr import Expr, Parameter
+from lazyflow.expr import Expr, Parameter, own_array
 from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, together
@@ -468,9 +468,8 @@ def _cotangent(root: Expr, given: Any) -> Array:
                 "backward(gradient) of that shape, or reduce it first, for example lf.sum(x).backward()"
             )
         given = np.ones(root.shape, root.dtype)
-    array = np.asarray(
-        given.numpy() if isinstance(given, Expr) else devices.to_host(given) if hasattr(given, "get") else given
-    )
+    given = given.numpy() if isinstance(given, Expr) else own_array(given)
+    array = np.asarray(devices.to_host(given) if devices.is_array(given) else given)
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"backward(gradient): the gradient must be of numbers, got {array.dtype}")
     if array.shape != root.shape:

@@ -73,13 +73,15 @@ class Expr:
     A deep copy, or what is pickled, is the value as a constant, without what it was computed from.
     """
 
-    __slots__ = ("row", "tape", "type")
+    __slots__ = ("note", "row", "tape", "type")  # the note says why a value is not to be unpacked, if that is so
     __array_ufunc__ = None  # so that array + expression comes to the operators here
+    __pandas_priority__ = 10_000  # and series + expression, too
     engine: Evaluator
 
     tape: Tape
     row: int
     type: Type
+    note: str
 
     @property
     def shape(self) -> Shape:
@@ -117,6 +119,8 @@ class Expr:
         return self.type.shape[0]
 
     def __iter__(self) -> Iterator[Expr]:
+        if hasattr(self, "note"):
+            raise TypeError(self.note)
         return iter([self[i] for i in range(len(self))])
 
     def __repr__(self) -> str:
@@ -171,6 +175,8 @@ class Expr:
         def cumsum(self, axis: int | None = None) -> Expr: ...
         def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr: ...
         def flatten(self) -> Expr: ...
+        def max(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
+        def min(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
         def prod(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
         def ravel(self) -> Expr: ...
         def repeat(self, repeats: int, axis: int | None = None) -> Expr: ...
@@ -218,6 +224,17 @@ class Expr:
         return bool(self.item())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """For ``np.asarray``, and all that calls it unseen; raises `GradientError` where that would end a gradient.
+
+        >>> import lazyflow as lf
+        >>> np.asarray(lf.constant([1.0, 2.0]))
+        array([1., 2.], dtype=float32)
+        """
+        if self.requires_grad:
+            raise GradientError(
+                "an expression with a gradient does not become an array unasked: write x.numpy() for its value, or "
+                "take operators and lazyflow's functions for a result with a gradient"
+            )
         value = self.numpy()
         return value if dtype is None else value.astype(dtype)
 
@@ -324,7 +341,7 @@ class Expr:
 
     def astype(self, dtype: Any) -> Expr:
         """The value converted to ``dtype``."""
-        return record(OPS["astype"], (self,), dtype=np.dtype(dtype))
+        return record(OPS["astype"], (self,), dtype=plain_dtype(dtype))
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The sum over ``axis`` (all axes by default)."""
@@ -333,14 +350,6 @@ class Expr:
     def mean(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The mean over ``axis`` (all axes by default)."""
         return record(OPS["mean"], (self,), axis=axis_argument("mean", axis), keepdims=keepdims)
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> Expr:
-        """The largest element over ``axis`` (all axes by default)."""
-        return record(OPS["max"], (self,), axis=axis_argument("max", axis), keepdims=keepdims)
-
-    def min(self, axis: Any = None, keepdims: bool = False) -> Expr:
-        """The smallest element over ``axis`` (all axes by default)."""
-        return record(OPS["min"], (self,), axis=axis_argument("min", axis), keepdims=keepdims)
 
     def argmax(self, axis: int | None = None) -> Expr:
         """The index of the largest element along ``axis`` (of the flattened value by default)."""
@@ -393,7 +402,7 @@ class Parameter(Expr):
     def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
         refuse_in_cells("a parameter is made", "make it outside, once")
         options = settings.current()
-        array = np.array(_as_array(value, options.dtype))
+        array = np.array(_as_array(_detached(value), options.dtype))
         if requires_grad and array.dtype.kind in "iu" and isinstance(value, int | list | tuple):
             array = array.astype(options.dtype)  # Python's integers, which have no dtype of their own
         self.array = devices.to_device(array, options.device)
@@ -494,7 +503,7 @@ class Parameter(Expr):
 
     def assign(self, value: Any) -> None:
         """Copy ``value`` in. Raises `ShapeError` if its shape is not the parameter's; nothing has changed then."""
-        new = _as_array(value.numpy() if isinstance(value, Expr) else value, self.dtype)
+        new = _as_array(value.numpy() if isinstance(value, Expr) else _detached(value), self.dtype)
         if new.shape != self.shape:
             raise ShapeError(
                 f"parameter {self.name or ''} has shape {self.shape}, got {new.shape}; a parameter keeps its shape"
@@ -615,23 +624,75 @@ class Parameter(Expr):
         return self._in_place(operator.truediv, other)
 
 
+def plain_dtype(dtype: Any) -> np.dtype[Any]:
+    """A dtype of values: numbers or booleans in the machine's byte order. Raises `DTypeError` for others."""
+    found: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+    if found.kind not in "biuf" or found.itemsize > 8:
+        raise DTypeError(f"values are booleans, integers, or float16, float32 and float64, not {found}")
+    return found
+
+
 def _unpickled(kind: type[Parameter], array: Array, name: str, requires_grad: bool, device: str) -> Parameter:
     return kind(array, name=name, requires_grad=requires_grad).to(device)
 
 
 def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
-    """``value`` as an array: arrays keep their dtype, Python floats take ``dtype``, Python integers become int64."""
-    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__cuda_array_interface__"):
-        array = value if hasattr(value, "ndim") and not isinstance(value, np.generic) else np.asarray(value)
+    """``value`` as an array of numbers: arrays keep their dtype, Python floats take ``dtype``, Python integers become
+    int64."""
+    if devices.is_array(value):
+        array = value
+    elif isinstance(value, np.generic):
+        array = np.asarray(value)
+    elif hasattr(value, "__array__"):
+        array = _foreign_array(value)
     else:
         if holds_expressions(value):
             raise TypeError("a list that holds expressions is no array; join them with lf.stack or lf.concatenate")
         array = _listed_array(value)
         if array.dtype.kind == "f":
             array = array.astype(dtype)
-    if array.dtype.kind not in "biuf":
-        raise DTypeError(f"expected numbers, got {array.dtype} from a {type(value).__name__}")
-    return array
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise DTypeError(f"expected numbers, got {array.dtype} from a {type(value).__name__}{_instead(value, array)}")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _detached(value: Any) -> Any:
+    """A tensor of another library whose values are copied, for which its gradient does not matter."""
+    return value.detach() if getattr(value, "requires_grad", False) is True else value
+
+
+def _foreign_array(value: Any) -> Any:
+    """An array of another library, such as a tensor or a data frame, as one of NumPy's, or of the device's."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("a masked array would lose its mask: write x.filled(0.0), and lf.where with x.mask")
+    if isinstance(value, np.matrix):
+        raise TypeError("np.matrix multiplies otherwise than arrays do: write np.asarray(x)")
+    name = type(value).__name__
+    if getattr(value, "requires_grad", False) is True:
+        raise GradientError(
+            f"the gradient of a {name} would end here, where it becomes an array: write x.detach() if it may"
+        )
+    if hasattr(value, "__cuda_array_interface__"):
+        return devices.from_dlpack(value)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"a {name} cannot be read as an array of numbers ({error}); convert it first, as in x.float().numpy()"
+        ) from None
+
+
+def _instead(value: Any, array: Any) -> str:
+    """What to write in place of what is no array of numbers, after a colon; empty where there is nothing to say."""
+    if hasattr(value, "toarray"):
+        return ", which is sparse: write x.toarray(), or lf.scatter of its rows"
+    if hasattr(value, "select_dtypes"):
+        return ": take its columns of numbers, as in x.select_dtypes('number')"
+    if array.dtype.names:
+        return ": take one of its fields, as in x[" + repr(array.dtype.names[0]) + "]"
+    if array.dtype.kind == "O" and isinstance(value, np.ndarray):
+        return ": convert it, as in x.astype('float32')"
+    return "; there are float16, float32 and float64" if array.dtype.kind == "f" else ""
 
 
 def _listed_array(value: Any) -> Any:
@@ -646,7 +707,10 @@ def _listed_array(value: Any) -> Any:
 
 
 def holds_expressions(value: Any) -> bool:
-    """Whether a Python list or tuple has an expression in it, at any depth."""
+    """Whether a Python list or tuple has an expression in it, at any depth. Raises ``TypeError`` for one that says, by
+    a ``note``, that it is not to be taken for a list of expressions."""
+    if hasattr(value, "note") and not isinstance(value, Expr):
+        raise TypeError(value.note)
     return isinstance(value, list | tuple) and any(isinstance(v, Expr) or holds_expressions(v) for v in value)
 
 
@@ -697,8 +761,8 @@ def as_floating(x: Any, *weights: Any) -> Expr:
 
 def in_one_dtype(prediction: Any, *targets: Any) -> list[Expr]:
     """Operands of a loss in the dtype of the prediction: of the first floating expression, or else array, of them."""
-    given = prediction, *targets
-    floating = [o for o in given if getattr(getattr(o, "dtype", None), "kind", "") == "f"]
+    given = [own_array(o) for o in (prediction, *targets)]
+    floating = [o for o in given if hasattr(o, "dtype") and o.dtype.kind == "f"]
     first = next((o for o in floating if isinstance(o, Expr)), floating[0] if floating else None)
     dtype = settings.current().dtype if first is None else first.dtype
     return [in_dtype(o, dtype) for o in given]
@@ -706,7 +770,9 @@ def in_one_dtype(prediction: Any, *targets: Any) -> list[Expr]:
 
 def constants(operands: Iterable[Any]) -> list[Expr]:
     """The operands of a list as expressions; numbers, and lists of them, take the dtype of what they stand beside."""
-    given = list(operands)
+    if hasattr(operands, "note"):
+        raise TypeError(operands.note)
+    given = [own_array(o) for o in operands]
     dtypes = _dtypes(given)
     return [o if o.__class__ is Expr else constant(_weak(o, dtypes)) for o in given]
 
@@ -829,6 +895,7 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
     """
     values: list[Any] = []
     types: list[Type | Inline] = []
+    operands = [own_array(o) for o in operands]
     operands = _weak_lists(op, operands) if op.elementwise else operands
     operands = [_traced_operand(op, o, operands) if isinstance(o, TracedNumber) else o for o in operands]
     integral = op.elementwise and not any(_is_floating(o) for o in operands)
@@ -859,6 +926,13 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
         values.append(o)
         types.append(type_on(tape, o))
     return values, tuple(types)
+
+
+def own_array(value: Any) -> Any:
+    """An array of another library as one of NumPy's, anything else as it is."""
+    if isinstance(value, Expr | np.generic) or not hasattr(value, "__array__") or devices.is_array(value):
+        return value
+    return _as_array(value, settings.current().dtype)
 
 
 def _weak_lists(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
@@ -953,12 +1027,12 @@ def _again(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Expr | Non
     before."""
     try:
         types = tuple([o.type for o in operands])
-    except AttributeError:
+        key = (op, types, tuple(attrs.items())) if attrs else (op, types)
+        signature = _signatures.get(key) or types[0].signatures.get(key)
+    except (AttributeError, TypeError):  # also of what has a ``type`` that is none of ours
         return None
     if op.ragged:
         return None
-    key = (op, types, tuple(attrs.items())) if attrs else (op, types)
-    signature = _signatures.get(key) or types[0].signatures.get(key)
     if signature is None:
         return None
     rows = []
@@ -999,7 +1073,7 @@ def unary(op: Op) -> Unary:
                 signatures.append(signature.id)
                 tape.operands.append(x.row)
                 return e
-        except (KeyError, AttributeError):
+        except (KeyError, AttributeError, TypeError):
             pass
         e = record(op, (x,))
         if isinstance(x, Expr) and x.type.parameter is None:
@@ -1030,7 +1104,7 @@ def binary(op: Op) -> Binary:
                 push(a.row)
                 push(b.row)
                 return e
-        except (KeyError, AttributeError):
+        except (KeyError, AttributeError, TypeError):
             if type(b) is float or type(b) is int:
                 return scalar(a, b)
         e = record(op, (a, b))
@@ -1102,6 +1176,8 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
     ragged = op.ragged
 
     def again(operands: Sequence[Any]) -> Expr | None:
+        if operands.__class__ is not list and operands.__class__ is not tuple:
+            return None
         try:
             first = operands[0]
             kind = first.type
@@ -1251,6 +1327,7 @@ def getitem(x: Any, key: Any) -> Expr:
     shape = x.type.shape
     if isinstance(key, bool | np.bool_):
         raise TypeError("an index is an integer, got a bool; for a mask use lf.where")
+    key = own_array(key)
     if isinstance(key, Expr | np.ndarray | list):
         key = key if isinstance(key, Expr | np.ndarray) else index_array(key)
         return record(OPS["take"], (x, _index_array(key)), axis=0)

@@ -164,8 +164,8 @@ def _checked(name: str, value: Any) -> Any:
     if name == "device":
         return canonical(value)
     if name == "dtype":
-        dtype = np.dtype(value)
-        if dtype.kind != "f":
+        dtype = np.dtype(value).newbyteorder("=")
+        if dtype.kind != "f" or dtype.itemsize > 8:
             raise DTypeError(f"the default dtype must be float16, float32 or float64, got {dtype}")
         return dtype
     return bool(value) if name in ("grad", "check_finite", "dedupe") else value

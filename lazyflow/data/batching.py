@@ -7,6 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from lazyflow.errors import ShapeError
 from lazyflow.random import default_stream
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
 
@@ -33,6 +34,10 @@ def batches(
     batches. Without shuffling, batches then come by rising key. ``epoch``: the number of the first epoch.
 
     ``drop_last`` with ``shuffle`` leaves out random examples, others in every epoch, not those with the largest key.
+
+    ``examples``: a list or another sequence, or anything to go over once. A tuple of lists or arrays, ``(xs, ys)``, is
+    one of columns: its examples are the pairs. Those of a pandas or Arrow table are its rows, as dicts. Raises
+    ``TypeError`` for a mapping or a set, `ShapeError` for columns of different lengths.
 
     Raises ``ValueError`` for an empty data set, a size below 1, or one that ``drop_last`` leaves without a batch.
 
@@ -84,7 +89,7 @@ class Batches(Generic[T]):
         key: Callable[[T], Any] | None = None,
         epoch: int = 0,
     ) -> None:
-        self.examples: Sequence[T] = examples if _is_sequence(examples) else list(examples)  # type: ignore[assignment]
+        self.examples: Sequence[T] = _examples(examples)
         self.size = _integer("size", size, 1)
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         first = _integer("epoch", epoch, 0)
@@ -182,8 +187,30 @@ class Batches(Generic[T]):
         self._place = _Place(int(state["seed"]), int(state["epoch"]), int(state["position"]), resume=True)
 
 
-def _is_sequence(examples: Any) -> bool:
-    return hasattr(examples, "__getitem__") and hasattr(examples, "__len__") and not isinstance(examples, Mapping)
+def _examples(data: Any) -> Sequence[Any]:
+    """The examples of a data set: the rows of a table, the pairs of a tuple of columns, or what a sequence holds."""
+    if isinstance(data, Mapping | set | frozenset):
+        raise TypeError(
+            f"a {type(data).__name__} is no list of examples: "
+            + ("take list(data.items()), or a tuple of columns" if isinstance(data, Mapping) else "sort it")
+        )
+    if type(data) is tuple and len(data) > 1 and all(_is_column(part) for part in data):
+        columns = [_examples(part) for part in data]
+        if len({len(column) for column in columns}) > 1:
+            raise ShapeError(
+                f"a tuple of lists or arrays is one of columns, (xs, ys), of one length; got "
+                f"{' and '.join(str(len(c)) for c in columns)}. Examples that are lists or arrays go in a list"
+            )
+        return list(zip(*columns, strict=True))
+    if hasattr(data, "to_pylist"):  # of Arrow
+        return data.to_pylist()  # type: ignore[no-any-return]
+    if hasattr(data, "iloc"):  # of pandas
+        return data.to_dict("records") if hasattr(data, "columns") else data.to_list()  # type: ignore[no-any-return]
+    return data if hasattr(data, "__getitem__") and hasattr(data, "__len__") else list(data)
+
+
+def _is_column(part: Any) -> bool:
+    return isinstance(part, list) or bool(getattr(part, "shape", None)) or hasattr(part, "to_pylist")
 
 
 def _integer(name: str, value: Any, least: int) -> int:

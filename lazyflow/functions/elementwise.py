@@ -6,9 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from lazyflow.expr import Expr, binary, constant, record, unary
+from lazyflow.expr import Expr, binary, constant, plain_dtype, record, unary
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Op, number
 
@@ -233,8 +231,13 @@ def celu(x: Any, alpha: float = 1.0) -> Expr:
     return record(OPS["celu"], (constant(x), number("celu", "alpha", alpha)))
 
 
-def gelu(x: Any, approximate: bool = False) -> Expr:
-    """``x`` times the normal distribution function of ``x`` (Hendrycks and Gimpel 2016); ``approximate`` by tanh."""
+def gelu(x: Any, approximate: bool | str = False) -> Expr:
+    """``x`` times the normal distribution function of ``x`` (Hendrycks and Gimpel 2016); ``approximate`` (True, or
+    ``"tanh"``) by tanh. Raises ``ValueError`` for another word."""
+    if isinstance(approximate, str):
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f"gelu: approximate must be 'none' or 'tanh', True or False, got {approximate!r}")
+        approximate = approximate == "tanh"
     return record(OPS["gelu_tanh" if approximate else "gelu"], (constant(x),))
 
 
@@ -266,7 +269,7 @@ def where(condition: Any, a: Any, b: Any) -> Expr:
 
 def astype(x: Any, dtype: Any) -> Expr:
     """``x`` converted to ``dtype``; gradients are converted back."""
-    return record(OPS["astype"], (constant(x),), dtype=np.dtype(dtype))
+    return record(OPS["astype"], (constant(x),), dtype=plain_dtype(dtype))
 
 
 _lgamma = unary(OPS["lgamma"])

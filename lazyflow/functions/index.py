@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, index_array, indexed, record
+from lazyflow.expr import Expr, constant, index_array, indexed, plain_dtype, record
 from lazyflow.functions.elementwise import negative, remainder
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
@@ -107,7 +107,7 @@ def one_hot(index: Any, n: int, dtype: Any = np.float32) -> Expr:
     n = integer("one_hot", "n, the number of classes,", n)
     if not isinstance(index, Expr):
         _checked("one_hot", index, n, f"{n} classes")
-    return record(OPS["one_hot"], (index,), n=n, dtype=np.dtype(dtype))
+    return record(OPS["one_hot"], (index,), n=n, dtype=plain_dtype(dtype))
 
 
 def argsort(x: Any, axis: int = -1) -> Expr:

@@ -11,6 +11,7 @@ from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
 from lazyflow.functions import shape as s
 from lazyflow.functions.linalg import matmul
+from lazyflow.trace import TracedNumber
 
 __all__ = ["BINARY", "METHODS", "UNARY"]
 
@@ -24,13 +25,25 @@ BINARY: dict[str, Callable[[Any, Any], Expr]] = {
     "pow": e.power,
     "matmul": matmul,
 }
-COMPARISON: dict[str, Callable[[Any, Any], Expr]] = {
-    "eq": e.equal,
-    "ne": e.not_equal,
-    "lt": e.less,
-    "le": e.less_equal,
-    "gt": e.greater,
-    "ge": e.greater_equal,
+
+
+def _of_values(function: Callable[[Any, Any], Expr]) -> Callable[[Any, Any], Any]:
+    """A comparison which leaves what is no value to Python: ``h == None`` is False, and ``h < None`` a TypeError."""
+
+    def compare(self: Expr, other: Any) -> Any:
+        return function(self, other) if isinstance(other, _VALUES) or hasattr(other, "__array__") else NotImplemented
+
+    return compare
+
+
+_VALUES = (Expr, int, float, TracedNumber, list, tuple, range, memoryview)
+COMPARISON: dict[str, Callable[[Any, Any], Any]] = {
+    "eq": _of_values(e.equal),
+    "ne": _of_values(e.not_equal),
+    "lt": _of_values(e.less),
+    "le": _of_values(e.less_equal),
+    "gt": _of_values(e.greater),
+    "ge": _of_values(e.greater_equal),
 }
 
 
@@ -67,7 +80,7 @@ def _transposed(self: Expr, *axes: Any) -> Expr:
 
 
 METHODS: dict[str, Callable[..., Expr]] = {
-    **{name: getattr(r, name) for name in ("all", "any", "argmin", "cumsum", "prod", "std", "var")},
+    **{name: getattr(r, name) for name in ("all", "any", "argmin", "cumsum", "max", "min", "prod", "std", "var")},
     **{name: getattr(s, name) for name in ("diagonal", "ravel", "repeat", "squeeze", "swapaxes")},
     "clip": e.clip,
     "round": e.round,

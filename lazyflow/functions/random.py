@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from lazyflow import settings
-from lazyflow.expr import Expr, constant, record
+from lazyflow.expr import Expr, constant, plain_dtype, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, integers, negative_axes, number, require_floating
 from lazyflow.random import Stream, default_stream
@@ -24,7 +22,7 @@ def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: 
     tape, source = current_tape(), stream or default_stream()
     seed, count = source.draw() if tape.trace is None else tape.trace.draw(source)
     tape.streams[source.seed] = source
-    kind = np.dtype(settings.current().dtype if dtype is None else dtype)
+    kind = plain_dtype(settings.current().dtype if dtype is None else dtype)
     return record(OPS[name], (seed, count, *arguments), shape=sizes, dtype=kind)
 
 
@@ -42,6 +40,8 @@ def uniform(
     >>> 0 <= lf.uniform().item() < 1
     True
     """
+    if number("uniform", "low", low) >= number("uniform", "high", high):
+        raise ValueError(f"uniform(shape, low, high): low must be below high, got {low} and {high} for shape {shape}")
     return _draw("uniform", shape, dtype, stream, number("uniform", "low", low), number("uniform", "high", high))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, as_floating, constant, constants, holds_expressions, joined, record
+from lazyflow.functions.shape import stack
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
 
@@ -101,20 +102,47 @@ def _reduction(name: str, text: str) -> Callable[..., Expr]:
     op = OPS[name]
 
     def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+        if _is_list(name, x, axis, keepdims):
+            return record(op, (stack(x),), axis=(0,), keepdims=False)
         x = _numbers(x) if name == "logsumexp" else x
         return record(op, (x,), axis=axis_argument(name, axis), keepdims=keepdims)
 
     reduce.__name__ = reduce.__qualname__ = name
-    reduce.__doc__ = f"""{text} over ``axis`` (all axes by default); ``keepdims`` leaves axes of size one."""
+    reduce.__doc__ = f"""{text} over ``axis`` (all axes by default); ``keepdims`` leaves axes of size one.
+
+    Of a Python list of expressions of one shape: elementwise, over the list."""
     return reduce
 
 
 prod = _reduction("prod", "The product")
-max = _reduction("max", "The largest element; the gradient is shared among equals,")
-min = _reduction("min", "The smallest element; the gradient is shared among equals,")
+largest = _reduction("max", "The largest element; the gradient is shared among equals,")
+smallest = _reduction("min", "The smallest element; the gradient is shared among equals,")
 any = _reduction("any", "Whether an element is true,")
 all = _reduction("all", "Whether all elements are true,")
 logsumexp = _reduction("logsumexp", "``log(sum(exp(x)))``, without overflow,")
+
+
+def _alone(name: str, function: Callable[..., Expr]) -> Callable[..., Expr]:
+    """A function of NumPy whose name in PyTorch returns indices, too: its result does not let itself be unpacked."""
+    note = (
+        f"{name} over an axis gives values alone, as in NumPy, and no indices: those are lf.arg{name}(x, axis), or "
+        "both lf.topk(x, 1, axis). To go over its elements, write result[:]"
+    )
+
+    def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+        if isinstance(axis, Expr | np.ndarray):
+            raise TypeError(f"{name}: axis must be an integer, got {axis!r}; of two values take lf.{name}imum(x, y)")
+        result = function(x, axis, keepdims)
+        if axis is not None:
+            result.note = note
+        return result
+
+    reduce.__name__ = reduce.__qualname__ = name
+    reduce.__doc__ = function.__doc__
+    return reduce
+
+
+max, min = _alone("max", largest), _alone("min", smallest)
 
 
 def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:

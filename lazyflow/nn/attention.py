@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, Parameter, as_floating, constant
 from lazyflow.functions.elementwise import logical_not
@@ -89,6 +91,9 @@ class MultiheadAttention(Module):
         is_causal: bool = False,
     ) -> tuple[Expr, Expr | None]:
         """The result, and the weights or None."""
+        for name, flag in (("need_weights", need_weights), ("is_causal", is_causal)):
+            if not isinstance(flag, bool | np.bool_):
+                raise TypeError(f"MultiheadAttention: {name} is True or False, got {flag!r}; masks go by attn_mask=")
         own = query is key and key is value
         given = self._checked("query", query), self._checked("key", key), self._checked("value", value)
         if given[1].shape != given[2].shape:

@@ -190,6 +190,37 @@ class GRUCell(_Cell):
         return _gru_step(self, from_x, from_h, h)
 
 
+class LSTMState(tuple[Any, ...]):
+    """The final ``(h, c)`` of one layer in one direction of an `LSTM`. It is unpacked, and not taken for PyTorch's h_n,
+    whose entries are layers: another use raises ``TypeError``.
+
+    >>> states = [LSTMState("h0", "c0"), LSTMState("h1", "c1")]
+    >>> h, c = states[-1]
+    """
+
+    __slots__ = ()
+    note = (
+        "the final states of an LSTM are a list with one pair (h, c) for each layer and direction, as in outputs, "
+        "[(h0, c0), (h1, c1)] = lstm(xs), and not PyTorch's pair (h_n, c_n); the last layer's h is states[-1][0]"
+    )
+
+    def __new__(cls, h: Any, c: Any) -> LSTMState:
+        return super().__new__(cls, (h, c))
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int) and key >= 0:
+            return super().__getitem__(key)
+        raise TypeError(self.note)
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(Expr, name) and not name.startswith("__"):
+            raise TypeError(self.note)
+        raise AttributeError(f"LSTMState has no attribute {name!r}")
+
+
 class _Recurrent(Module):
     """Layers of a cell over a list of vectors. A subclass says what one step is, and what a state."""
 
@@ -253,6 +284,8 @@ class _Recurrent(Module):
     def forward(self, xs: Any, state: Sequence[Any] | None = None) -> tuple[list[Expr], list[Any]]:
         """Outputs of the last layer for every step, and the final states of all layers."""
         dtype = self._weights(f"_l0{self.directions[0]}")[0].dtype
+        if isinstance(xs, LSTMState):
+            raise TypeError(xs.note)
         outputs = [in_dtype(x, dtype) for x in xs]
         if not outputs:
             raise ShapeError(
@@ -272,7 +305,11 @@ class _Recurrent(Module):
             return [self._start(_zeros(self.hidden_size, self._weights("_l0")[1]))] * count
         if len(state) != count:
             raise ShapeError(f"{type(self).__name__}: state must be a list of {count} {self.states}, got {len(state)}")
-        return list(state)
+        return [self._checked_state(s) for s in state]
+
+    def _checked_state(self, state: Any) -> Any:
+        """The state to start one layer from."""
+        return state
 
     def _layer(self, layer: int, xs: list[Any], starts: list[Any], finals: list[Any]) -> list[Expr]:
         """Outputs of one layer, both directions joined; appends their final states."""
@@ -280,7 +317,7 @@ class _Recurrent(Module):
         for direction in self.directions:
             backwards = bool(direction)
             hs, final = self._run(f"_l{layer}{direction}", xs[::-1] if backwards else xs, starts[len(finals)])
-            finals.append(final)
+            finals.append(LSTMState(*final) if isinstance(final, tuple) else final)
             found.append(hs[::-1] if backwards else hs)
         return found[0] if len(found) == 1 else [concatenate(pair) for pair in zip(*found, strict=True)]
 
@@ -386,6 +423,14 @@ class LSTM(_Recurrent):
 
     def _start(self, zeros: Expr) -> State:
         return zeros, zeros
+
+    def _checked_state(self, state: Any) -> State:
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise ShapeError(
+                f"{type(self).__name__}: a state is a list with one pair (h, c) for each layer and direction, got "
+                f"{state!r:.60} as one; PyTorch's (h_n, c_n) is list(zip(h_n, c_n))"
+            )
+        return state[0], state[1]
 
     def _hidden(self, state: State) -> Expr:
         return state[0]

@@ -10,6 +10,7 @@ import numpy as np
 from lazyflow import functions
 from lazyflow.expr import Expr
 from lazyflow.functions import linalg
+from lazyflow.functions.reduce import largest, smallest
 from lazyflow.numpy import _expressions
 
 # By one name in NumPy and in lazyflow.functions, with the same arguments.
@@ -19,7 +20,7 @@ _SHARED = (
     "isnan", "less", "less_equal", "log", "log1p", "logical_and", "logical_not", "logical_or", "maximum", "minimum",
     "multiply", "negative", "not_equal", "power", "reciprocal", "remainder", "sign", "sin", "sinh", "sqrt",
     "square", "subtract", "tan", "tanh", "all", "any", "argmax", "argmin", "argsort", "broadcast_to", "cumsum",
-    "diagonal", "expand_dims", "flip", "matmul", "max", "min", "ravel", "repeat", "reshape", "roll", "squeeze",
+    "diagonal", "expand_dims", "flip", "matmul", "ravel", "repeat", "reshape", "roll", "squeeze",
     "swapaxes", "take_along_axis", "tile", "transpose", "tril", "triu", "astype",
 )  # fmt: skip
 
@@ -44,6 +45,7 @@ _COMPOSED = {
 def _lazy() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {name: getattr(functions, name) for name in _SHARED}
     found["abs"] = functions.abs
+    found.update(max=largest, min=smallest)
     found.update(_COMPOSED)
     found.update({name: getattr(_expressions, name) for name in ("zeros_like", "ones_like", "full_like", "empty_like")})
     found.update({alias: found[name] for alias, name in _ALIASES.items()})
