@@ -37,7 +37,7 @@ def batches(
 
     ``examples``: a list or another sequence, or anything to go over once. A tuple of lists or arrays, ``(xs, ys)``, is
     one of columns: its examples are the pairs. Those of a pandas or Arrow table are its rows, as dicts. Raises
-    ``TypeError`` for a mapping or a set, `ShapeError` for columns of different lengths.
+    ``TypeError`` for a mapping of columns, `ShapeError` for columns of different lengths.
 
     Raises ``ValueError`` for an empty data set, a size below 1, or one that ``drop_last`` leaves without a batch.
 
@@ -189,10 +189,10 @@ class Batches(Generic[T]):
 
 def _examples(data: Any) -> Sequence[Any]:
     """The examples of a data set: the rows of a table, the pairs of a tuple of columns, or what a sequence holds."""
-    if isinstance(data, Mapping | set | frozenset):
+    if isinstance(data, Mapping) and data and all(_is_column(part) for part in data.values()):
         raise TypeError(
-            f"a {type(data).__name__} is no list of examples: "
-            + ("take list(data.items()), or a tuple of columns" if isinstance(data, Mapping) else "sort it")
+            f"a {type(data).__name__} of columns is no list of examples: take tuple(data.values()), or list(data) "
+            "for its keys"
         )
     if type(data) is tuple and len(data) > 1 and all(_is_column(part) for part in data):
         columns = [_examples(part) for part in data]
@@ -206,7 +206,8 @@ def _examples(data: Any) -> Sequence[Any]:
         return data.to_pylist()  # type: ignore[no-any-return]
     if hasattr(data, "iloc"):  # of pandas
         return data.to_dict("records") if hasattr(data, "columns") else data.to_list()  # type: ignore[no-any-return]
-    return data if hasattr(data, "__getitem__") and hasattr(data, "__len__") else list(data)
+    is_sequence = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping)
+    return data if is_sequence else list(data)
 
 
 def _is_column(part: Any) -> bool:
