@@ -269,6 +269,8 @@ def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) 
     for i in wanted:
         operand, read = signature.operands[i], launch.reads[i]
         assert operand.vjp is not None and isinstance(read, Rows)
+        if not devices.elements(operand.shape):
+            continue
         cotangent = operand.vjp(xp, g, y, *operands)
         if isinstance(cotangent, RowSparse):  # of a computed table; only a parameter's gradient stays sparse
             cotangent = cotangent.to_dense()

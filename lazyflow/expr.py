@@ -986,7 +986,9 @@ _signatures: dict[Any, Signature] = table_of_interned({})
 def signature_of(op: Op, types: tuple[Type | Inline, ...], attrs: dict[str, Any]) -> Signature:
     """The interned signature, kept where it dies with the first parameter in it, or among all others."""
     owner = next((t.signatures for t in types if isinstance(t, Type) and t.parameter is not None), _signatures)
-    key = (op, types, tuple(attrs.items())) if attrs else (op, types)
+    key: Any = (op, types, tuple(attrs.items())) if attrs else (op, types)
+    if not any(isinstance(t, Type) for t in types):  # of numbers alone: no operand says on which device
+        key = (*key, settings.current().device)
     found = owner.get(key)
     if found is None:
         found = owner[key] = interned(key, lambda: build(op, types, attrs))

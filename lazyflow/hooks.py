@@ -14,24 +14,40 @@ Array = Any
 Hook = Callable[..., Any]
 
 
+class _Entry:
+    """One registration of a hook: the same function may be registered several times."""
+
+    def __init__(self, hook: Hook) -> None:
+        self.hook = hook
+
+    def __call__(self, *args: Any) -> Any:
+        return self.hook(*args)
+
+
 class HookHandle:
     """What registering a hook returns: `remove` it, or use it as a ``with`` block, at whose end it is removed."""
 
     def __init__(self, hooks: list[Hook], hook: Hook) -> None:
         if not callable(hook):
             raise TypeError(f"a hook is a function, got a {type(hook).__name__}")
-        self._hooks, self._hook = hooks, hook
-        hooks.append(hook)
+        self._hooks, self._entry = hooks, _Entry(hook)
+        hooks.append(self._entry)
 
     def remove(self) -> None:
-        """Call the hook no more; a second time changes nothing."""
-        self._hooks[:] = [h for h in self._hooks if h is not self._hook]
+        """Call the hook no more for this registration of it; a second time changes nothing."""
+        self._hooks[:] = [h for h in self._hooks if h is not self._entry]
 
     def __enter__(self) -> HookHandle:
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self.remove()
+
+
+def name_of(hook: Hook) -> str:
+    """The name of a hook, or of a registration of one, for errors."""
+    function = hook.hook if isinstance(hook, _Entry) else hook
+    return str(getattr(function, "__qualname__", repr(function)))
 
 
 def through(hooks: Iterable[Hook], gradient: Array) -> Array:
@@ -50,7 +66,7 @@ def through(hooks: Iterable[Hook], gradient: Array) -> Array:
 
 def checked(hook: Hook, answer: Any, gradient: Array) -> Array:
     """A hook's answer with the shape and dtype of the gradient that it takes the place of."""
-    name = getattr(hook, "__qualname__", repr(hook))
+    name = name_of(hook)
     array = answer if hasattr(answer, "__cuda_array_interface__") else np.asarray(answer)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"the hook {name} must return a gradient or None, got a {type(answer).__name__}")

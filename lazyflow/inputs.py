@@ -61,6 +61,14 @@ def _inputs(tree: Any, what: str) -> list[Expr]:
     return [_input(leaf, path) for path, leaf in leaves(tree, what)]
 
 
+def _constant_branch(y: Any) -> Any:
+    """What a branch that is a constant returns, a Python integer or zero, as an expression: its gradient is zero.
+
+    Another number may be the value of something that does depend on the arguments.
+    """
+    return constant(np.float64(y)) if type(y) is int or (type(y) is float and not y) else y
+
+
 def output(y: Any, name: str) -> Expr:
     """What a function returned, which must be an expression; raises `GradientError`."""
     if not isinstance(y, Expr):
@@ -143,6 +151,7 @@ class Traced:
             replaced = dict(zip(self.numbers, traced, strict=True))
             with alive(self.inputs):
                 self.y = f(*(replaced.get(i, arg) for i, arg in enumerate(args)), **kwargs)
+        self.y = mapped(_constant_branch, self.y)
         self.outputs = [_floating(output(y, name), name) for _, y in leaves(self.y)]
         with recording():
             self.walk = Walk(self.outputs, [node_of(e) for e in self.inputs])

@@ -103,6 +103,8 @@ def _reduction(name: str, text: str) -> Callable[..., Expr]:
 
     def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
         if _is_list(name, x, axis, keepdims):
+            if not x:
+                raise ShapeError(f"{name} of an empty list: the batch has no examples")
             return record(op, (stack(x),), axis=(0,), keepdims=False)
         x = _numbers(x) if name == "logsumexp" else x
         return record(op, (x,), axis=axis_argument(name, axis), keepdims=keepdims)

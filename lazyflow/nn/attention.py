@@ -140,7 +140,7 @@ class MultiheadAttention(Module):
 
     def _heads(self, x: Expr) -> Expr:
         """By heads, (num_heads, t, embed_dim / num_heads)."""
-        return transpose(x.reshape(x.shape[0], self.num_heads, -1), (1, 0, 2))
+        return transpose(x.reshape(x.shape[0], self.num_heads, self.embed_dim // self.num_heads), (1, 0, 2))
 
     def extra_repr(self) -> str:
         dropout = f", dropout={self.dropout}" if self.dropout else ""

@@ -17,7 +17,7 @@ from lazyflow import device as devices
 from lazyflow.errors import CellError, GradientError, ShapeError
 from lazyflow.expr import Expr, record
 from lazyflow.functions.shape import concatenate
-from lazyflow.hooks import Hook, HookHandle, checked
+from lazyflow.hooks import Hook, HookHandle, checked, name_of
 from lazyflow.ops import OPS
 from lazyflow.tape import current_tape
 
@@ -118,7 +118,7 @@ def _answered(hook: Hook, answer: Any, grad_input: Gradients) -> Gradients:
     """What a hook returned in place of the inputs' gradients, each checked; None leaves one as it is."""
     given = answer if isinstance(answer, tuple | list) else (answer,)
     if len(given) != len(grad_input):
-        name = getattr(hook, "__qualname__", repr(hook))
+        name = name_of(hook)
         raise ShapeError(f"the hook {name} must return {len(grad_input)} gradients, one an input, got {len(given)}")
     pairs = zip(given, grad_input, strict=True)
     return tuple(old if new is None or old is None else checked(hook, new, old) for new, old in pairs)

@@ -15,7 +15,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CheckpointError, DTypeError
-from lazyflow.expr import Expr, Parameter, note_change
+from lazyflow.expr import Expr, Parameter, note_change, own_array
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.nn import hooks
 from lazyflow.state import differences, raise_differences
@@ -255,7 +255,8 @@ class Module:
                 f"expected a dict of arrays by name, got a {type(state).__name__}; lf.load(path, model) reads a file"
             )
         expected = {name: _array(value) for name, value in self._stored()}
-        given = dict(state) if strict else {name: state[name] for name in expected if name in state}
+        state = {name: _entry(value, expected.get(name)) for name, value in state.items()}
+        given = state if strict else {name: state[name] for name in expected if name in state}
         if not strict:
             expected = {name: expected[name] for name in given}
         found = differences(expected, given)
@@ -274,7 +275,8 @@ class Module:
         return found
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> IncompatibleKeys:
-        """Copy the arrays of ``state`` into the parameters and buffers of those names.
+        """Copy what ``state`` holds into the parameters and buffers of those names: NumPy's arrays, PyTorch's tensors,
+        as in ``torch_module.state_dict()``, or lists of numbers.
 
         Raises `CheckpointError` that lists every missing, unexpected, misshapen or differently typed entry, and
         changes nothing then; an interrupt changes nothing either. With ``strict=False`` names that only one side has
@@ -290,7 +292,8 @@ class Module:
         """
         self.check_state_dict(state, strict=strict)
         stored = dict(self._stored())
-        values = {name: _value_for(stored[name], state[name]) for name in stored if name in state}
+        given = {name: _entry(state[name], _array(value)) for name, value in stored.items() if name in state}
+        values = {name: _value_for(stored[name], value) for name, value in given.items()}
         _copy_all({name: stored[name] for name in values}, values)
         return IncompatibleKeys(
             [name for name in stored if name not in state], [name for name in state if name not in stored]
@@ -419,6 +422,18 @@ def _is_read_only(array: Array) -> bool:
 
 def _equal(a: Any, b: Any) -> bool:
     return np.array_equal(devices.to_host(a), devices.to_host(b), equal_nan=True)
+
+
+def _entry(value: Any, like: Array | None) -> Any:
+    """An entry of a state as an array, where it is a tensor, an expression, or a list of numbers."""
+    if isinstance(value, Expr):
+        return value.numpy()
+    if isinstance(value, list | tuple | int | float) and like is not None:
+        try:
+            return np.asarray(value, like.dtype)
+        except (TypeError, ValueError):
+            return value
+    return own_array(value.detach() if hasattr(value, "requires_grad") else value)
 
 
 def _value_for(target: Parameter | Array, value: Any) -> Array:

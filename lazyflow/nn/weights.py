@@ -54,7 +54,8 @@ class _WeightNorm:
 
 def _hooks(module: Module, name: str) -> list[Any]:
     found = module._hooks.forward_pre if module._hooks is not None else []
-    return [hook for hook in found if isinstance(hook, _WeightNorm) and hook.name == name]
+    hooks = [getattr(entry, "hook", None) for entry in found]
+    return [hook for hook in hooks if isinstance(hook, _WeightNorm) and hook.name == name]
 
 
 def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
@@ -108,7 +109,7 @@ def remove_weight_norm(module: M, name: str = "weight") -> M:
     delattr(module, name + "_g")
     setattr(module, name, Parameter(value))
     assert module._hooks is not None
-    module._hooks.forward_pre.remove(found[0])
-    module._hooks.forward.remove(found[0].after)
+    for kind, hook in ((module._hooks.forward_pre, found[0]), (module._hooks.forward, found[0].after)):
+        kind[:] = [entry for entry in kind if getattr(entry, "hook", None) != hook]
     note_change()
     return module

@@ -436,7 +436,7 @@ def _affine_x(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, head
 
 def _affine_b(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
     if b.ndim == 1:
-        return column_sums(xp, g.reshape(-1, g.shape[-1]))
+        return column_sums(xp, g.reshape(prod(g.shape[:-1]), g.shape[-1]))
     return total(g, tuple(range(1, g.ndim - 1))) if heads else g
 
 

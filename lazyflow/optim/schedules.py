@@ -76,8 +76,23 @@ class Schedule:
 
     def step(self) -> None:
         """Go to the next time and set every group's ``lr``."""
+        self._join()
         self.last_epoch += 1
         self._apply()
+
+    def _join(self) -> None:
+        """Take up the groups that were added since: they go on from the rate that they have now.
+
+        A rate is linear in the one that a group began with, which is found from two of them.
+        """
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            of_zero, of_one = self._rate_of_new(0.0), self._rate_of_new(1.0)
+            lr, slope = float(group["lr"]), of_one - of_zero
+            self.base_lrs.append((lr - of_zero) / slope if slope else lr)
+
+    def _rate_of_new(self, base: float) -> float:
+        """The rate at this time of a group that would have begun with ``base`` and was added later."""
+        return self.rate(base, self.last_epoch)
 
     def get_last_lr(self) -> list[float]:
         """The learning rate of every group, as last set."""
@@ -93,6 +108,7 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """The time, the first rates and the settings, as JSON scalars and lists."""
+        self._join()
         settings = {name: getattr(self, name) for name in ("last_epoch", "base_lrs", *self.settings)}
         return {"kind": type(self).__name__, **plain(settings)}
 
@@ -363,7 +379,21 @@ class LambdaLR(Schedule):
             raise ValueError(
                 f"LambdaLR: expected one function or {groups}, one for each group; got {len(self.lr_lambdas)}"
             )
+        self._for_all = lr_lambda if callable(lr_lambda) else None
         super().__init__(optimizer)
+
+    def _rate_of_new(self, base: float) -> float:
+        if self._for_all is None:
+            raise ValueError(
+                "LambdaLR: a group was added to the optimizer, and each that was there before has its own function: "
+                "append its own to schedule.lr_lambdas and its rate to schedule.base_lrs"
+            )
+        return base * float(self._for_all(self.last_epoch))
+
+    def _join(self) -> None:
+        super()._join()
+        if self._for_all is not None:
+            self.lr_lambdas = [self._for_all] * len(self.base_lrs)
 
     def _rates(self) -> list[float]:
         return [
@@ -374,9 +404,9 @@ class LambdaLR(Schedule):
 class ReduceLROnPlateau:
     """Multiply the rates by ``factor`` when a metric has not improved for more than ``patience`` calls of `step`.
 
-    ``mode``: "min" or "max", what counts as better. Better means by more than ``threshold``, a share of the best value
-    ("rel") or an amount ("abs", ``threshold_mode``). After a reduction, ``cooldown`` calls do not count. No rate goes
-    below ``min_lr``; a reduction by less than ``eps`` is not made. A metric of NaN is not an improvement.
+    ``mode``: "min" or "max", what counts as better. Better means by more than ``threshold``, a share of the size of the
+    best value ("rel") or an amount ("abs", ``threshold_mode``). After a reduction, ``cooldown`` calls do not count. No
+    rate goes below ``min_lr``; a reduction by less than ``eps`` is not made. A metric of NaN is not an improvement.
 
     >>> import lazyflow as lf
     >>> schedule = ReduceLROnPlateau(lf.optim.SGD([lf.Parameter([1.0])], lr=1.0), factor=0.5, patience=1)
@@ -442,7 +472,7 @@ class ReduceLROnPlateau:
 
     def _better(self, value: float) -> bool:
         sign = 1.0 if self.mode == "min" else -1.0
-        margin = self.threshold if self.threshold_mode == "abs" else self.threshold * self.best
+        margin = self.threshold if self.threshold_mode == "abs" else self.threshold * abs(self.best)
         return sign * value < sign * self.best - (margin if math.isfinite(margin) else 0.0)
 
     def _reduce(self) -> None:

@@ -222,14 +222,19 @@ LOSSES = [5.0, 4.0, 4.0, 4.0, 4.0, 3.0, float("nan"), 3.0, 3.0, 2.9999, 3.1, 3.0
     "options", [{"patience": 1}, {"patience": 0, "cooldown": 2, "factor": 0.5, "min_lr": 0.05}], ids=str
 )
 def test_plateaus_as_in_pytorch(mode: str, threshold_mode: str, sign: float, options: dict[str, Any]) -> None:
+    """Beside PyTorch on positive metrics: there, a share of a negative one takes what is worse for better."""
     torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
     theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     peer = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        theirs, mode, threshold_mode=threshold_mode, threshold=0.01, **options
+        theirs,
+        mode if sign > 0 else {"min": "max", "max": "min"}[mode],
+        threshold_mode=threshold_mode,
+        threshold=0.01,
+        **options,
     )
     ours = optim.ReduceLROnPlateau(optimizer(1.0), mode, threshold_mode=threshold_mode, threshold=0.01, **options)
     for loss in LOSSES:
-        peer.step(sign * loss)
+        peer.step(loss)
         ours.step(sign * loss)
         assert ours.get_last_lr() == pytest.approx(peer.get_last_lr())
 
