@@ -709,8 +709,8 @@ def _listed_array(value: Any) -> Any:
 def holds_expressions(value: Any) -> bool:
     """Whether a Python list or tuple has an expression in it, at any depth. Raises ``TypeError`` for one that says, by
     a ``note``, that it is not to be taken for a list of expressions."""
-    if hasattr(value, "note") and not isinstance(value, Expr):
-        raise TypeError(value.note)
+    if isinstance(value, tuple) and (note := getattr(value, "note", None)):
+        raise TypeError(note)
     return isinstance(value, list | tuple) and any(isinstance(v, Expr) or holds_expressions(v) for v in value)
 
 
@@ -779,12 +779,14 @@ def constants(operands: Iterable[Any]) -> list[Expr]:
 
 def _dtypes(operands: Iterable[Any]) -> set[np.dtype[Any]]:
     """The dtypes that numbers beside these operands can take."""
-    return {o.dtype for o in operands if hasattr(o, "dtype") and not isinstance(o, np.generic)}
+    return {o.dtype for o in operands if not isinstance(o, np.generic | TracedNumber) and hasattr(o, "dtype")}
 
 
 def _weak(value: Any, dtypes: Iterable[np.dtype[Any]]) -> Any:
     """A number, or a list of them, in the floating one of the dtypes beside it, an integer in that of integers."""
-    if not isinstance(value, int | float | np.generic | list | tuple) or isinstance(value, bool | np.bool_):
+    if isinstance(value, TracedNumber | bool | np.bool_) or not isinstance(
+        value, int | float | np.generic | list | tuple
+    ):
         return value
     floating = [d for d in dtypes if d.kind == "f"]
     integral = [d for d in dtypes if d.kind in "iu"]
@@ -930,7 +932,11 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
 
 def own_array(value: Any) -> Any:
     """An array of another library as one of NumPy's, anything else as it is."""
-    if isinstance(value, Expr | np.generic) or not hasattr(value, "__array__") or devices.is_array(value):
+    if (
+        isinstance(value, Expr | np.generic | TracedNumber)
+        or devices.is_array(value)
+        or not hasattr(value, "__array__")
+    ):
         return value
     return _as_array(value, settings.current().dtype)
 
@@ -938,7 +944,7 @@ def own_array(value: Any) -> Any:
 def _weak_lists(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
     """Lists of an elementwise operation as arrays. Where nothing has a dtype and the result is floating, integers take
     the default one: a Python integer is no reason to compute in float64."""
-    if all(isinstance(o, int | list | tuple) for o in operands):
+    if all(isinstance(o, int | list | tuple) and not isinstance(o, TracedNumber) for o in operands):
         arrays = [_as_array(o, settings.current().dtype) for o in operands]
         if op.infer(*[Aval(a.shape, a.dtype) for a in arrays]).dtype.kind == "f":
             return [a.astype(settings.current().dtype) for a in arrays]
