@@ -12,6 +12,9 @@ _KIND = {BLOCK: 0, ROWS: 1, VECTOR: 2, NUMBER: 3}
 _BEGIN = {ALL: 0, LAUNCH: 1, SOME: 2}
 
 
+_SAME = {"magnitude": "abs"}  # what has a name of its own for the sake of its derivative
+
+
 def program(kernel: Kernel) -> Any:
     """The kernel as data of the machine: numbers are values of their own, before all instructions."""
     used = [v for i in kernel.instructions for v in i.inputs] + [s.value for s in kernel.stores]
@@ -27,7 +30,8 @@ def program(kernel: Kernel) -> Any:
         if i.name == "load":
             code.append((core.machine.NUMBER_OF["load"], i.argument, i.shift, -1))
         else:
-            code.append((core.machine.NUMBER_OF[i.name], *[value(v) for v in i.inputs], *[-1] * (3 - len(i.inputs))))
+            number = core.machine.NUMBER_OF[_SAME.get(i.name, i.name)]
+            code.append((number, *[value(v) for v in i.inputs], *[-1] * (3 - len(i.inputs))))
     stores = [(s.argument, s.shift, value(s.value), int(s.adds)) for s in kernel.stores]
     parameters = [(_KIND[a.kind], int(a.columns == 1), _BEGIN[a.rows]) for a in kernel.arguments]
     is_double = kernel.dtype.itemsize == 8

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lazyflow.fuse import blocks, compiled
+from lazyflow import core
+from lazyflow.fuse import blocks, compiled, machine
 from lazyflow.fuse.scalar import BLOCK, FUSABLE, NUMBER, ROWS, TRUTH, VECTOR, Builder, is_fusable
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import Constant, Name, Result, evaluate, function_of, parse, pullback, result_dtype
@@ -20,8 +21,11 @@ needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reas
 PRINTERS = {
     "numpy": blocks.compiled,
     "numba": compiled.compiled,
+    "core": machine.compiled,
 }
-BOTH = [pytest.param("numpy"), pytest.param("numba", marks=needs_numba)]
+needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
+COMPILED = [pytest.param("numba", marks=needs_numba), pytest.param("core", marks=needs_core)]
+BOTH = [pytest.param("numpy"), *COMPILED]
 WIDTH = 64
 
 
@@ -120,6 +124,7 @@ HANDED_ON = {
     "maximum": lambda r, a, ea, b, eb: np.maximum(ea, eb),
     "minimum": lambda r, a, ea, b, eb: np.maximum(ea, eb),
     "multiply_or_zero": lambda r, a, ea, b, eb: times(a, eb) + times(b, ea) + times(ea, eb),
+    "where": lambda r, c, ec, a, ea, b, eb: np.where(c, ea, eb),
     "where_nonzero": lambda r, a, ea, b, eb: eb,
     "negative": lambda r, a, ea: ea,
     "abs": lambda r, a, ea: ea,
@@ -166,7 +171,7 @@ def bounded(formula, dtype, given):
         unit = OF_TANH if step.ufunc == "tanh" and dtype == "float32" else UNITS.get(step.ufunc, OTHER_UNITS) * info.eps
         own = (
             0.0
-            if step.ufunc in ("maximum", "minimum", "negative", "abs", "magnitude")
+            if step.ufunc in ("maximum", "minimum", "negative", "abs", "magnitude", "where", "where_nonzero")
             else unit * np.abs(exact) + info.tiny * info.eps
         )
         steps.append((exact, handed(exact, *(x for p in pairs for x in p)) + own))
@@ -186,12 +191,12 @@ def test_numpy_kernels_compute_what_numpy_computes(name, dtype):
             np.testing.assert_array_equal(found, evaluate(kinds_of(name)[key], np, **given), err_msg=key)
 
 
-@needs_numba
+@pytest.mark.parametrize("printer", COMPILED)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_compiled_kernels_over_the_whole_domain(name, dtype):
+def test_compiled_kernels_over_the_whole_domain(name, dtype, printer):
     wide = np.float64 if dtype == "float32" else np.longdouble
-    for key, found in results_of(name, dtype, "numba").items():
+    for key, found in results_of(name, dtype, printer).items():
         given = {n: rows_of(c, dtype) for n, c in operands(name, key, np.dtype(dtype)).items()}
         formula = kinds_of(name)[key]
         with np.errstate(all="ignore"):
