@@ -398,7 +398,7 @@ class Calls:
         if ref.kind == STATIC:
             return ref.value
         if ref.kind == INT:
-            return self.ints[ref.index][low:high]
+            return self.ints[ref.index][low:high].astype(np.int64)  # a kernel multiplies indices by sizes
         if ref.kind == FLOAT:
             return self.floats[ref.index][low:high].astype(ref.dtype).reshape((-1,) + (1,) * len(ref.shape))
         if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):

@@ -827,7 +827,7 @@ def _append(
 ) -> Expr:
     assert not tape.sealed, "what is recorded goes onto an open tape"
     # Converted first: a payload that does not fit raises before anything is on the tape.
-    columns = array("i", rows), array("i", ints), array("d", floats)
+    columns = array("i", rows), payload_integers(ints), array("d", floats)
     row = len(tape.signatures)
     if tape.lines is not None:
         tape.lines[row:] = [user_line()]
@@ -838,6 +838,18 @@ def _append(
     tape.signatures.append(signature.id)
     tape.operands.extend(columns[0])
     return handle(tape, row, signature.type)
+
+
+def payload_integers(values: Iterable[int]) -> array[int]:
+    """Indices and offsets as a tape holds them. Raises `ShapeError` for one that does not fit."""
+    values = list(values)
+    try:
+        return array("i", values)
+    except OverflowError:
+        raise ShapeError(
+            f"an index or a view reaches element {max(values, key=abs)} of an array; a tape holds indices up to "
+            "2**31 - 1: give the array in several parts"
+        ) from None
 
 
 _imports: dict[Type, Signature] = table_of_interned({})
@@ -1146,7 +1158,7 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
     table: dict[Type, Signature] = table_of_interned({})
 
     def call(x: Expr, i: Any) -> Expr:
-        if type(i) is int:
+        if type(i) is int and -(2**31) <= i < 2**31:
             kind = x.type
             if kind.parameter is None:
                 signature, tape = table.get(kind), x.tape
@@ -1154,7 +1166,7 @@ def indexed(op: Op) -> Callable[[Any, Any], Expr]:
                 signature, tape = kind.signatures.get(op), current_tape()
             if signature is not None and tape.scope is now() and (kind.parameter is None or signature in tape.keep):
                 row = len(tape.signatures)
-                tape.ints.append(i)  # first: it may not fit
+                tape.ints.append(i)
                 tape.signatures.append(signature.id)
                 if kind.parameter is None:
                     tape.operands.append(x.row)

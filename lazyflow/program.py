@@ -513,12 +513,11 @@ class _Compiler:
             members = groups[key]
             if key[2] == PRODUCT:
                 slab, column = len(self.slabs), 0
-                for i in members:
-                    if i in self.output_of:
-                        continue
+                placed = [i for i in members if i not in self.output_of]
+                for i in placed:
                     self.places[i] = Place(slab, column)
                     column += self.nodes[i].size
-                if column:
+                if placed:  # also where all are empty: the number is theirs
                     self.slabs.append(Slab(column, self.nodes[members[0]].dtype, key[0]))
             else:
                 for i in members:

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, constants, getitem, joined, of_one_type, record, reshape, view_signature
+from lazyflow.expr import (
+    Expr,
+    constant,
+    constants,
+    getitem,
+    joined,
+    of_one_type,
+    payload_integers,
+    record,
+    reshape,
+    view_signature,
+)
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
 from lazyflow.ops.shape import pads
@@ -160,7 +171,7 @@ def _prepare(x: Expr, sections: int) -> tuple[array[int], array[int], Signature]
     rest = x.size // x.shape[0] if x.shape[0] else 0
     kind = intern_type((bounds[1], *x.shape[1:]), x.dtype, x.device, x.type.requires_grad)
     signature = view_signature(x.type, kind)
-    return array("i", [signature.id] * sections), array("i", [b * rest for b in bounds[:-1]]), signature
+    return array("i", [signature.id] * sections), payload_integers([b * rest for b in bounds[:-1]]), signature
 
 
 def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Expr:

@@ -211,6 +211,8 @@ class _Source:
             right = self.element(instruction.argument, instruction.shift) if loads else _expression(instruction)
             body.append(f"v{i} = {right}")
         before, after = [], []
+        if not self.kernel.stores:
+            body.append("pass")  # nothing to compute, as of a cell that hands its operands on
         for k, store in enumerate(self.kernel.stores):
             argument = self.kernel.arguments[store.argument]
             target, value = self.element(store.argument, store.shift), _spell(store.value)
