@@ -587,7 +587,7 @@ class Calls:
         for ref, cotangent in self._pulled_back(step.node, wanted, low, high):
             rows = unbroadcast(self.xp, cotangent, (high - low, *ref.shape)).reshape(high - low, -1)
             [add] = self._adds([ref], [0])
-            add(low, high, 0, rows)
+            add(low, high, 0, self.xp.ascontiguousarray(rows))  # a vjp may answer with any view
 
     def _pulled_back(self, i: int, wanted: Sequence[tuple[int, Ref]], low: int, high: int) -> list[tuple[Ref, Array]]:
         """The cotangents of some operands of an operation, each with a batch axis in front where it has one."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import arena
+from lazyflow import arena, core
 from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
 from lazyflow.tape import signature_columns
@@ -606,6 +606,8 @@ def test_a_buffer_comes_back_while_another_is_taken():
     assert pool.held == 256
 
 
+needs_core = pytest.mark.skipif(core.machine is None, reason="needs the compiled core")
+
 EMPTY = (
     lambda x: x[3:],
     lambda x: x[1:1],
@@ -628,3 +630,30 @@ def test_an_empty_part_of_a_value_that_is_known_belongs_to_that_value(part):
     lf.sum(e).backward()
     assert p.grad.tolist() == [0, 0, 0]
     assert q.grad is None
+
+
+@pytest.mark.parametrize("fuse", ["off", "numpy", pytest.param("core", marks=needs_core)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rows_of_a_vjp_in_a_cell_may_be_any_view(fuse, axis):
+    """That of a stack along the last axis has strides, which the compiled core refused."""
+    b = lf.Parameter(np.arange(2.0))
+
+    @lf.cell
+    def stacked(x):
+        return lf.stack([lf.softmax(x), x * 2, x], axis=axis)
+
+    with lf.using(fuse=fuse):
+        weights = np.arange(6.0).reshape((3, 2) if axis == 0 else (2, 3))
+        lf.sum(stacked(b * 1.0) * weights).backward()
+        cell, b.grad = b.grad, None
+        lf.sum(lf.stack([lf.softmax(b), b * 2, b * 1.0], axis=axis) * weights).backward()
+    np.testing.assert_allclose(cell, b.grad, rtol=1e-14)
+
+
+@pytest.mark.parametrize("join", [lf.concatenate, lf.stack])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_empty_value_joined_with_itself_has_a_gradient(join, axis):
+    p = lf.Parameter(np.ones(()))
+    empty = np.ones((2, 0)) * p
+    lf.sum(join([empty, empty], axis=axis)).backward()
+    assert p.grad == 0

@@ -857,8 +857,14 @@ def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     return found if keepdims else found.reshape(np.max(x.real, axis=axis).shape)
 
 
+def _log_softmax(x: Array, axis: int = -1) -> Array:
+    """All NaN beside an infinite score, as in PyTorch."""
+    found = x - _logsumexp(x, axis, True)
+    return np.where(np.isposinf(x.real).any(axis=axis, keepdims=True), np.nan, found)
+
+
 def _softmax(x: Array, axis: int = -1) -> Array:
-    return np.exp(x - _logsumexp(x, axis, True))
+    return np.exp(_log_softmax(x, axis))
 
 
 define(
@@ -875,7 +881,7 @@ define(
 )
 define(
     "log_softmax",
-    lambda x, axis: x - _logsumexp(x, axis, True),
+    _log_softmax,
     lambda g, y, x, axis: g - _softmax(x, axis) * g.sum(axis=axis, keepdims=True),
     dtype=_how,
 )
@@ -979,7 +985,7 @@ def _ce_x(g: Array, y: Array, x: Array, index: Array, reduction: str) -> Array:
 
 define(
     "cross_entropy",
-    lambda x, index, reduction: _reduce(_logsumexp(x, -1, False) - _picked(x, index), reduction),
+    lambda x, index, reduction: _reduce(-_picked(_log_softmax(x), index), reduction),
     _ce_x,
     None,
     dtype=_how,
