@@ -338,7 +338,7 @@ class _Backward:
             if name in formula.operands:
                 shape = None if len(nodes) == 1 else operand.shape
                 values[name] = self._operand(signature, operand, [node for node, _ in nodes], shape)
-        found = evaluate(formula, RECORDER, **values)
+        found = evaluate(formula, RECORDER, choices=g.dtype, **values)
         return constant(found) if "g" in values else record(MULTIPLY_NO_NAN, (g, found))
 
     def _stacked(self, node: Node, signature: Signature, g: Expr) -> None:

@@ -274,8 +274,10 @@ def slope(source: str) -> Formula | None:
     return Formula(source, tuple(o for o in _operands(tree) if o != "g"), tuple(parser.steps), result)
 
 
-def evaluate(formula: Formula, xp: Any, **operands: Any) -> Any:
+def evaluate(formula: Formula, xp: Any, *, choices: Any = None, **operands: Any) -> Any:
     """The formula's value by the functions of ``xp`` alone: for anything that these take, expressions included.
+
+    ``choices``: the dtype of numbers of which a condition chooses one, and which have no other number beside them.
 
     >>> evaluate(parse("a * b + 1"), np, a=np.arange(3.0), b=2.0).tolist()
     [1.0, 3.0, 5.0]
@@ -286,7 +288,11 @@ def evaluate(formula: Formula, xp: Any, **operands: Any) -> Any:
         return operands[v.name] if isinstance(v, Name) else v.value if isinstance(v, Constant) else values[v.step]
 
     for step in formula.steps:
-        values.append(function_of(xp, step.ufunc)(*map(value, step.inputs)))
+        given = list(map(value, step.inputs))
+        numbers = all(isinstance(v, float | int | np.generic) for v in given[1:])
+        if choices is not None and step.ufunc == "where" and numbers:
+            given[1:] = [np.array(v, choices) for v in given[1:]]
+        values.append(function_of(xp, step.ufunc)(*given))
     return value(formula.result)
 
 

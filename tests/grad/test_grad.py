@@ -366,3 +366,14 @@ def test_an_error_inside_leaves_nothing_behind():
     with pytest.raises(ZeroDivisionError):
         lf.grad(lambda x: x / (1 // 0))(2.0)
     assert isinstance(lf.grad(lambda x: x * x)(2.0), np.float64)
+
+
+@pytest.mark.parametrize("function", [lf.selu, lambda x: lf.leaky_relu(x, 0.3), lambda x: lf.elu(x, 0.7)])
+@pytest.mark.parametrize("value", [0.7, -0.6])
+@pytest.mark.parametrize("shape", [(), (1,), (2,)])
+def test_a_recorded_slope_has_the_dtype_of_the_value(function, value, shape):
+    """A number chosen by a comparison took the default dtype: 0.30000001 in place of 0.3."""
+    x = lf.Parameter(np.full(shape, value))
+    lf.sum(function(x)).backward()
+    [recorded] = lf.gradients(lf.sum(function(x)), [x])
+    np.testing.assert_allclose(recorded.numpy(), x.grad, rtol=1e-15)
