@@ -3,7 +3,6 @@
 A `Function` computes in double precision (integers and truth values in their own dtypes) and its answer is rounded to
 ``dtype`` of the operands' dtypes. ``vjps[i](g, y, *operands, **static)`` is the cotangent of operand ``i``, which may
 still have to be summed down to the operand's shape; None where there is no gradient. ``exact``: nothing is rounded.
-``rough``: the vjp by a formula that lazyflow may use, which cancels; noisy sessions take it.
 ``absolute``: how far from the value one may be besides, in units of the last place of one.
 
 Derivatives are written by hand where that is a line; `analytic` differentiates anything analytic by complex steps
@@ -33,7 +32,6 @@ class Function:
     dtype: Callable[..., Any]
     exact: bool = False
     elementwise: bool = False
-    rough: Callable[..., Array] | None = None
     absolute: float = 0.0
 
 
@@ -189,6 +187,7 @@ UNARY: dict[str, tuple[Callable[..., Array], Callable[..., Array] | None]] = {
         lambda x, y: _sigmoid(x) + times(_sigmoid(x) * _sigmoid(-x), x),
     ),
     "gelu": (lambda x: times(_phi(x), x), lambda x, y: _phi(x) + times(_bell(x), x)),
+    "ndtr": (lambda x: _phi(x), lambda x, y: _bell(x)),
     "gelu_tanh": (_gelu_tanh, lambda x, y: _gelu_tanh_slope(x)),
     "reciprocal": (lambda x: 1 / x, lambda x, y: -1 / (x * x)),
     "floor": (np.floor, None),
@@ -210,14 +209,6 @@ def _slope_vjp(slope: Callable[..., Array]) -> Callable[..., Array]:
     return lambda g, y, x: times(g, slope(x, y))
 
 
-# By the result, rounded as it is.
-ROUGH: dict[str, Callable[..., Array]] = {
-    "tanh": lambda x, y: 1 - y * y,
-    "sigmoid": lambda x, y: (1 - y) * y,
-    "expm1": lambda x, y: y + 1,
-    "selu": lambda x, y: np.where(x > 0, SELU, y + SELU * SELU_ALPHA),
-}
-
 for _name, (_f, _slope) in UNARY.items():
     define(
         _name,
@@ -226,7 +217,6 @@ for _name, (_f, _slope) in UNARY.items():
         dtype=OWN_DTYPES.get(_name, floating),
         exact=_name in EXACT,
         elementwise=True,
-        rough=_slope_vjp(ROUGH[_name]) if _name in ROUGH else None,
         absolute=32.0 if _name == "lgamma" else 0.0,
     )
 
@@ -272,6 +262,13 @@ BINARY: dict[str, tuple[Any, Any, Any, Any, bool]] = {
     "power": (np.power, _power_base, _power_exponent, of_ufunc(np.power), False),
     "maximum": (np.maximum, _share(np.greater), _share(np.less), joint, True),
     "minimum": (np.minimum, _share(np.less), _share(np.greater), joint, True),
+    "hypot": (
+        np.hypot,
+        lambda g, y, a, b: times(g, np.where(y == 0, 0.0, a / np.where(y == 0, 1.0, y))),
+        lambda g, y, a, b: times(g, np.where(y == 0, 0.0, b / np.where(y == 0, 1.0, y))),
+        floating,
+        False,
+    ),
     "arctan2": (
         np.arctan2,
         lambda g, y, a, b: times(g, b / (a * a + b * b)),
@@ -303,7 +300,14 @@ define(
     None,
     dtype=floating,
     elementwise=True,
-    rough=lambda g, y, x, alpha: g * np.where(x > 0, 1.0, y + alpha),
+)
+define(
+    "celu",
+    lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x / alpha, 0))),
+    lambda g, y, x, alpha: times(g, np.where(x > 0, 1.0, np.exp(np.minimum(x / alpha, 0)))),
+    None,
+    dtype=floating,
+    elementwise=True,
 )
 define(
     "hardtanh",
@@ -1056,6 +1060,17 @@ define(
     dtype=lambda a, b, **how: joint(a, b),
 )
 
+
+def _bounded_log(x: Array) -> Array:
+    return np.maximum(np.log(x), -100.0)
+
+
+_pair(
+    "binary_cross_entropy",
+    lambda x, t: -(t * _bounded_log(x) + (1 - t) * _bounded_log(1 - x)),
+    lambda x, t: (x - t) / np.maximum((1 - x) * x, 1e-12),
+    lambda x, t: _bounded_log(1 - x) - _bounded_log(x),
+)
 
 # Positions.
 

@@ -360,7 +360,6 @@ class Session:
         assert vjp is not None
         y, epsilon = self._wide(node.value), EPSILON[node.dtype]
         if self.noise is not None:
-            vjp = node.function.rough or vjp
             g, y, *arrays = (self._off(a, epsilon) for a in (g, y, *arrays))
         with np.errstate(all="ignore"):
             found = vjp(g, y, *arrays, **node.static)
@@ -437,6 +436,7 @@ class Names:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.optim = SimpleNamespace(SGD=_SGD, Adam=_Adam)
+        self.nn = SimpleNamespace(functional=SimpleNamespace(binary_cross_entropy=self._binary_cross_entropy))
 
     def cell(self, function: Any) -> Any:
         @functools.wraps(function)
@@ -531,6 +531,9 @@ class Names:
 
     def elu(self, x: Any, alpha: float = 1.0) -> Node:
         return self.session.apply(F.FUNCTIONS["elu"], self._numbers([x, float(alpha)]))
+
+    def celu(self, x: Any, alpha: float = 1.0) -> Node:
+        return self.session.apply(F.FUNCTIONS["celu"], self._numbers([x, float(alpha)]))
 
     def hardtanh(self, x: Any, low: float = -1.0, high: float = 1.0) -> Node:
         return self.session.apply(F.FUNCTIONS["hardtanh"], self._numbers([x, float(low), float(high)]))
@@ -800,6 +803,9 @@ class Names:
 
     def bce_with_logits(self, x: Any, target: Any, reduction: str = "mean") -> Node:
         return self._apply("bce_with_logits", x, self.constant(target), reduction=reduction)
+
+    def _binary_cross_entropy(self, x: Any, target: Any, reduction: str = "mean") -> Node:
+        return self._apply("binary_cross_entropy", x, self.constant(target), reduction=reduction)
 
     def huber(self, x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> Node:
         return self._apply("huber", x, self.constant(target), delta=delta, reduction=reduction)

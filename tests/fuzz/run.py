@@ -188,6 +188,8 @@ class Expected:
         self.noisy: list[list[tuple[str, Any]]] = []
         # A call is one node: a parameter that only a result rests on which nobody reads may have a gradient of zeros.
         self.cells = "@lf.cell" in source(program)
+        gradients = (k for k, (kind, _) in enumerate(self.events) if kind != "value")
+        self.first_gradient = next(gradients, len(self.events))
 
     def is_moderate(self) -> bool:
         """Whether the program runs to its end, and no number that is seen overflows."""
@@ -232,7 +234,9 @@ class Expected:
                 if not np.isfinite(away[np.isfinite(b)]).all():
                     raise Unstable
                 allowed = allowed + FACTOR * np.where(np.isfinite(b), away, 0.0)
-            same = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= allowed)
+            # Whether a NaN among cotangents is selected away or not, nobody says.
+            free = np.isnan(b) & (position >= self.first_gradient)
+            same = free | (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= allowed)
         return bool((same | (np.isnan(a) & self._tainted(position, same))).all())
 
     def _tainted(self, position: int, same: Any) -> Any:

@@ -14,8 +14,8 @@ WITHIN = "lf.tanh({0}) * 0.9"
 UNARY: dict[str, str] = {
     **dict.fromkeys(
         ("negative", "abs", "sign", "square", "exp", "expm1", "sin", "cos", "arctan", "sinh", "cosh", "tanh", "arcsinh",
-         "erf", "sigmoid", "logsigmoid", "softplus", "softsign", "relu", "selu", "silu", "gelu", "floor", "ceil",
-         "round"), "{0}"),
+         "erf", "sigmoid", "logsigmoid", "softplus", "softsign", "relu", "ndtr", "selu", "silu", "gelu", "floor",
+         "ceil", "round"), "{0}"),
     **dict.fromkeys(("sqrt", "log", "lgamma", "reciprocal"), POSITIVE),
     **dict.fromkeys(("log1p", "arcsin", "arccos", "arctanh", "tan"), WITHIN),
     "arccosh": "lf.abs({0}) + 1.25",
@@ -51,7 +51,7 @@ def binary(name: str) -> Any:
     def write(w: Writer) -> str | None:
         a = (
             w.real()
-            if name in ("divide", "power", "floor_divide", "remainder", "arctan2")
+            if name in ("divide", "power", "floor_divide", "remainder", "arctan2", "hypot")
             else w.pick(lambda n: n.dtype.kind != "b")
         )
         if a is None:
@@ -79,6 +79,7 @@ def binary(name: str) -> Any:
 
 for _name, _weight in {
     "add": 2.5, "subtract": 1.5, "multiply": 2.5, "divide": 0.8, "power": 0.5, "floor_divide": 0.12, "remainder": 0.12,
+    "hypot": 0.15,
     "maximum": 0.4, "minimum": 0.4, "arctan2": 0.2, "equal": 0.1, "not_equal": 0.1, "less": 0.2, "less_equal": 0.1,
     "greater": 0.2, "greater_equal": 0.1,
 }.items():  # fmt: skip
@@ -152,6 +153,12 @@ def leaky_relu(w: Writer) -> str | None:
 def elu(w: Writer) -> str | None:
     a = w.real()
     return a and w.one(f"lf.elu({a})", f"lf.elu({a}, 0.5)")
+
+
+@template(0.2)
+def celu(w: Writer) -> str | None:
+    a = w.real()
+    return a and w.one(f"lf.celu({a})", f"lf.celu({a}, 0.5)")
 
 
 @template(0.2)
@@ -762,6 +769,17 @@ def pairs(name: str) -> Any:
 
 for _name in ("mse", "bce_with_logits", "huber", "soft_cross_entropy"):
     template(0.25, _name)(pairs(_name))
+
+
+@template(0.2)
+def binary_cross_entropy(w: Writer) -> str | None:
+    a = w.real()
+    if a is None or w.special:
+        return None
+    n = w.node(a)
+    target = w.array(n.shape, n.dtype.name, low=0.0, high=1.0)
+    how = w.one("", ', reduction="sum"', ', reduction="none"')
+    return f"lf.nn.functional.binary_cross_entropy(lf.tanh({a}) * 0.4 + 0.5, {target}{how})"
 
 
 # Random numbers.
