@@ -8,6 +8,8 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import arena, core
+from lazyflow.expr import record
+from lazyflow.ops import OPS
 from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
 from lazyflow.tape import signature_columns
@@ -657,3 +659,14 @@ def test_one_empty_value_joined_with_itself_has_a_gradient(join, axis):
     empty = np.ones((2, 0)) * p
     lf.sum(join([empty, empty], axis=axis)).backward()
     assert p.grad == 0
+
+
+@pytest.mark.parametrize("name", sorted(n for n, op in OPS.items() if op.elementwise and len(op.vjps) == 1))
+def test_a_parameter_without_axes_goes_through_every_elementwise_operation(name):
+    """Its value comes to the kernel without a batch axis, as an array without axes."""
+    p, q = lf.Parameter(np.full((), 1.25)), lf.Parameter(np.full(1, 1.25))
+    if name == "arctanh":
+        p, q = p * 0.5, q * 0.5
+    one, other = record(OPS[name], (p,)), record(OPS[name], (q,))
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(one.numpy(), other[0].numpy())

@@ -731,6 +731,12 @@ def ndtr(xp: Any, x: Array, out: Array = None) -> Array:
     >>> abs(ndtr(np, np.array([-30.0])).item() / 4.906713927148187e-198 - 1) < 1e-15
     True
     """
+    if not x.ndim:  # of arrays without axes NumPy makes numbers, which nothing can be written to
+        y = ndtr(xp, x.reshape(1)).reshape(())
+        if out is None:
+            return y
+        out[...] = y
+        return out
     x = x if x.dtype.kind == "f" else x + 0.0
     wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
     centre, coefficients = _NDTR[wide.dtype.itemsize]
