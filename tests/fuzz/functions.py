@@ -339,6 +339,12 @@ define(
 )
 define("astype", lambda x, dtype: x, lambda g, y, x, dtype: g, dtype=lambda t, dtype: np.dtype(dtype), exact=True)
 define("scale_gradient", lambda x, scale: x, lambda g, y, x, scale: g * scale, dtype=lambda t, scale: t, exact=True)
+define(
+    "masked",
+    lambda x, mask: times(mask, x),
+    lambda g, y, x, mask: times(mask, g),
+    None,
+)
 define("identity", lambda x: x, lambda g, y, x: g, dtype=first, exact=True)
 define("detach", lambda x: x, None, dtype=first, exact=True)
 

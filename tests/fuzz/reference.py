@@ -203,7 +203,7 @@ class _Using(ContextDecorator):
 
 class Session:
     """See the module's text. ``noise``: a generator, or None for exact rounding. ``tainted``: a cotangent that is NaN
-    makes NaN of all that it may reach."""
+    makes NaN of all that it may reach, and so does an operand that is not finite where sums are made of products."""
 
     def __init__(self, noise: np.random.Generator | None = None, tainted: bool = False) -> None:
         self.noise, self.tainted = noise, tainted
@@ -363,6 +363,8 @@ class Session:
             g, y, *arrays = (self._off(a, epsilon) for a in (g, y, *arrays))
         with np.errstate(all="ignore"):
             found = vjp(g, y, *arrays, **node.static)
+            if self.tainted and not node.function.elementwise and not all(np.isfinite(a).all() for a in arrays):
+                found = found + np.nan
             if self.tainted and np.isnan(g).any():
                 found = found + (np.where(np.isnan(g), np.nan, 0.0) if np.shape(found) == g.shape else np.nan)
             return np.array(F.down(found, node.inputs[k].shape), float)
@@ -882,7 +884,7 @@ class Names:
         axes = (axis,) if isinstance(axis, int) else tuple(axis)
         together = {a % x.ndim for a in axes}
         shape = [1 if i in together else n for i, n in enumerate(x.shape)]
-        return x * self.session.draw("dropout_mask", shape, x.dtype, p)
+        return self._apply("masked", x, self.session.draw("dropout_mask", shape, x.dtype, p))
 
 
 def _reduction(name: str) -> Callable[..., Node]:
