@@ -65,8 +65,9 @@ def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
     options = settings.current()
     if options.dedupe:
         graph = without_repeats(graph)
-    fused = fused_by(options.fuse, device) in CHAINS.fusions and options.batching != "none" and not checked
-    return with_chains(graph, CHAINS) if fused else graph
+    # To find chains is a loop over nodes, which numba compiles; kernels alone can do without.
+    fused = jit.is_available() and fused_by(options.fuse, device) in CHAINS.fusions
+    return with_chains(graph, CHAINS) if fused and options.batching != "none" and not checked else graph
 
 
 def _run(roots: Sequence[Expr]) -> None:

@@ -80,7 +80,7 @@ def test_the_value_of_a_parameter_is_refused(body):
     module = Held()
     module.early = outside()
     before = module.w.numpy()
-    with pytest.raises(lf.CellError, match="<lambda>"):
+    with pytest.raises((lf.CellError, lf.GradientError), match=r"<lambda>|write x\.numpy\(\)"):
         lf.cell(body)(lf.constant(X), module)
     close(module.w.numpy(), before)
     assert not module.w.hooks
@@ -131,7 +131,9 @@ def agree(body, calls, between=lambda k: None):
         between(k)
         expected, found = value(body(x, *args)), value(cell(x, *args))
         assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found, expected, err_msg=f"call {k} with {args}")
+        # The last bits of a function may differ between a kernel and NumPy; another call's program is off by far more.
+        rtol = 1e-13 if found.dtype == np.float64 else 1e-6
+        np.testing.assert_allclose(found, expected, rtol=rtol, err_msg=f"call {k} with {args}")
 
 
 class Colour(enum.Enum):

@@ -137,7 +137,7 @@ def dropout(
 def masked(x: Expr, mask: Expr) -> Expr:
     """``x * mask``, and zero where the mask is, whatever ``x`` is there, in value and gradient.
 
-    >>> import lazyflow as lf
+    >>> import lazyflow as lf, numpy as np
     >>> masked(lf.constant([1.0, np.inf]), lf.constant([2.0, 0.0])).numpy()
     array([2., 0.], dtype=float32)
     """

@@ -431,7 +431,7 @@ def _entry(value: Any, like: Array | None) -> Any:
     if isinstance(value, list | tuple | int | float) and like is not None:
         try:
             return np.asarray(value, like.dtype)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return value
     return own_array(value.detach() if hasattr(value, "requires_grad") else value)
 
