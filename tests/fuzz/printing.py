@@ -84,6 +84,8 @@ def _settings(variant: Variant) -> list[str]:
     lines = []
     if variant.loops is not None:
         lines.append(f"jit.by_loops = lambda: {variant.loops}  # graph passes by loops, or by whole arrays")
+        if variant.loops:
+            lines.append("jit.compiled = jit.compiled if jit.is_available() else lambda loop: loop  # without numba")
     if not variant.core:
         lines.append("lf.core.machine = None  # as if the compiled core was not there")
     blocks = []

@@ -345,7 +345,7 @@ MISTAKES = {
     "GLU odd": (lambda: nn.GLU()(c(3)), lf.ShapeError, ["even", "(3,)"]),
     "GLU axis": (lambda: nn.GLU(2)(c(4)), lf.ShapeError, ["axis 2", "(4,)"]),
     "GELU word": (lambda: nn.GELU("erf")(c(4)), ValueError, ["'tanh'", "'erf'"]),
-    "Hardtanh order": (lambda: nn.Hardtanh(1.0, 1.0)(c(4)), ValueError, ["min_val", "1.0"]),
+    "Hardtanh order": (lambda: nn.Hardtanh(1.0, 0.5)(c(4)), ValueError, ["min_val", "1.0"]),
     "CELU zero": (lambda: nn.CELU(0)(c(4)), ValueError, ["alpha"]),
     "Softplus zero": (lambda: nn.Softplus(0)(c(4)), ValueError, ["beta"]),
     "Softshrink negative": (lambda: nn.Softshrink(-1.0)(c(4)), ValueError, ["lambd", "-1.0"]),
