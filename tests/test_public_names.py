@@ -9,6 +9,14 @@ from lazyflow.ops import OPS
 
 # Operations that users meet under another name, or as a part of one.
 OTHER_NAMES = {
+    **{
+        name: f"numpy.{name}"
+        for name in (
+            *("bitwise_and", "bitwise_or", "bitwise_xor", "cbrt", "deg2rad", "exp2", "fmax", "fmin", "invert"),
+            *("left_shift", "log10", "log2", "logaddexp", "logaddexp2", "rad2deg", "right_shift", "sinc"),
+        )
+    },
+    "offsets": "take_along_axis",
     "concatenate_rows": "concatenate",
     "concatenate_same": "concatenate",
     "stack_rows": "stack",

@@ -48,6 +48,14 @@ _UNARY = [
     "isnan",
     "isfinite",
     "logical_not",
+    "cbrt",
+    "deg2rad",
+    "exp2",
+    "invert",
+    "log10",
+    "log2",
+    "rad2deg",
+    "sinc",
 ]
 _BINARY = [
     "add",
@@ -69,6 +77,15 @@ _BINARY = [
     "greater_equal",
     "logical_and",
     "logical_or",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "fmax",
+    "fmin",
+    "left_shift",
+    "logaddexp",
+    "logaddexp2",
+    "right_shift",
 ]
 
 __all__ = [
@@ -171,7 +188,6 @@ floor: Callable[[Any], Expr]
 floor_divide: Callable[[Any, Any], Expr]
 greater: Callable[[Any, Any], Expr]
 greater_equal: Callable[[Any, Any], Expr]
-hypot: Callable[[Any, Any], Expr]
 isfinite: Callable[[Any], Expr]
 isnan: Callable[[Any], Expr]
 less: Callable[[Any, Any], Expr]
@@ -206,6 +222,24 @@ square: Callable[[Any], Expr]
 subtract: Callable[[Any, Any], Expr]
 tan: Callable[[Any], Expr]
 tanh: Callable[[Any], Expr]
+bitwise_and: Callable[[Any, Any], Expr]
+bitwise_or: Callable[[Any, Any], Expr]
+bitwise_xor: Callable[[Any, Any], Expr]
+cbrt: Callable[[Any], Expr]
+deg2rad: Callable[[Any], Expr]
+exp2: Callable[[Any], Expr]
+fmax: Callable[[Any, Any], Expr]
+fmin: Callable[[Any, Any], Expr]
+hypot: Callable[[Any, Any], Expr]
+invert: Callable[[Any], Expr]
+left_shift: Callable[[Any, Any], Expr]
+log10: Callable[[Any], Expr]
+log2: Callable[[Any], Expr]
+logaddexp: Callable[[Any, Any], Expr]
+logaddexp2: Callable[[Any, Any], Expr]
+rad2deg: Callable[[Any], Expr]
+right_shift: Callable[[Any, Any], Expr]
+sinc: Callable[[Any], Expr]
 
 globals().update({name: _documented(unary(OPS[name]), OPS[name]) for name in _UNARY})
 globals().update({name: _documented(binary(OPS[name]), OPS[name]) for name in _BINARY})

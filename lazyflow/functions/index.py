@@ -10,7 +10,7 @@ import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant, index_array, indexed, plain_dtype, record
-from lazyflow.functions.elementwise import negative, remainder
+from lazyflow.functions.elementwise import invert, isnan, negative, where
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, negative_axis
@@ -133,13 +133,16 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Expr:
     if axis is None:
         return take(ravel(x), indices)
     axis = x.ndim + negative_axis("take_along_axis", axis, x.ndim)
-    index = constant(indices)
+    size = x.shape[axis]
+    if not isinstance(indices, Expr):
+        _checked("take_along_axis", indices, size, f"axis {axis} of shape {x.shape}", lowest=-size)
+    index = record(OPS["offsets"], (constant(indices),), n=size, name="take_along_axis")
     shape = np.broadcast_shapes((*x.shape[:axis], 1, *x.shape[axis + 1 :]), index.shape)
     index = index if index.shape == shape else broadcast_to(index, shape)
     strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]
     places = [np.arange(n).reshape([-1 if i == j else 1 for j in range(x.ndim)]) for i, n in enumerate(shape)]
     others = reduce(np.add, (p * s for i, (p, s) in enumerate(zip(places, strides, strict=True)) if i != axis), 0)
-    return take(ravel(x), remainder(index, x.shape[axis]) * strides[axis] + others)
+    return take(ravel(x), index * strides[axis] + others)
 
 
 def scatter(rows: Any, index: Any, n: int) -> Expr:
@@ -163,8 +166,9 @@ def _largest(name: str, x: Expr, k: Any, axis: int) -> Expr:
     k, axis = integer(name, "k", k), negative_axis(name, axis, x.ndim)
     if not 1 <= k <= x.shape[axis]:
         raise ShapeError(f"{name}: k must be from 1 to {x.shape[axis]}, the size of axis {axis}; got {k}")
-    whole = x if x.dtype.kind == "f" else x.astype(np.int64)  # in which every number of a smaller type has a negative
-    order = argsort(negative(whole), axis)
+    # All bits inverted, integers stand in reverse order, the least too, which has no negative. NaN is the largest.
+    falling = where(isnan(x), -math.inf, negative(x)) if x.dtype.kind == "f" else invert(x)
+    order = argsort(falling, axis)
     return swapaxes(swapaxes(order, 0, axis)[:k], 0, axis)
 
 

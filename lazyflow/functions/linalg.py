@@ -125,7 +125,7 @@ def solve(a: Any, b: Any) -> Expr:
 
 
 def det(a: Any) -> Expr:
-    """The determinant of square matrices (..., n, n). Its gradient is by the inverse, which a singular one lacks.
+    """The determinant of square matrices (..., n, n). Its gradient is the matrix of cofactors, of a singular one too.
 
     >>> import lazyflow as lf
     >>> lf.det(lf.constant([[2.0, 0.0], [0.0, 4.0]])).item()

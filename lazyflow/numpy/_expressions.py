@@ -6,7 +6,6 @@ among the arguments.
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from lazyflow import functions as f
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, constant, getitem, holds_expressions, record
 from lazyflow.ops import OPS
-from lazyflow.ops.base import negative_axis
+from lazyflow.ops.base import floating, negative_axis, require_floating
 
 Axis = Any
 
@@ -30,39 +29,42 @@ def _place(name: str, axis: int, ndim: int) -> int:
 # Elementwise.
 
 
-def positive(x: Any) -> Expr:
-    return constant(x) * 1
-
-
-def log2(x: Any) -> Expr:
-    return f.log(x) * (1 / math.log(2))
-
-
-def log10(x: Any) -> Expr:
-    return f.log(x) * (1 / math.log(10))
-
-
-def exp2(x: Any) -> Expr:
-    return f.exp(constant(x) * math.log(2))
-
-
-def cbrt(x: Any) -> Expr:
-    return f.sign(x) * f.power(f.abs(x), 1 / 3)
-
-
-def deg2rad(x: Any) -> Expr:
-    return constant(x) * (math.pi / 180)
-
-
-def rad2deg(x: Any) -> Expr:
-    return constant(x) * (180 / math.pi)
-
-
-def sinc(x: Any) -> Expr:
+def _floating(x: Any) -> Expr:
+    """``x`` as floating numbers, of the dtype in which NumPy computes functions of it."""
     x = constant(x)
-    at_zero = f.equal(x, 0)
-    angle = f.where(at_zero, 1, x) * math.pi
-    return f.where(at_zero, 1, f.sin(angle) / angle)
+    return x if x.dtype.kind == "f" else f.astype(x, floating(x.type))
+
+
+def positive(x: Any) -> Expr:
+    return +constant(x)
+
+
+def conjugate(x: Any) -> Expr:
+    return _numbers(x)
+
+
+def _numbers(x: Any) -> Expr:
+    """Truth values as NumPy's smallest integers, where a function has no other form for them."""
+    given: Expr = constant(x)
+    return f.astype(given, np.int8) if given.dtype == np.bool_ else given
+
+
+def fabs(x: Any) -> Expr:
+    return f.abs(_floating(x))
+
+
+def rint(x: Any) -> Expr:
+    return f.round(_floating(x))
+
+
+def square(x: Any) -> Expr:
+    return f.square(_numbers(x))
+
+
+def reciprocal(x: Any) -> Expr:
+    x = constant(x)
+    require_floating("reciprocal", x.type)  # NumPy divides integers by integers here: 1 / 2 is 0
+    return f.reciprocal(x)
 
 
 def trunc(x: Any) -> Expr:
@@ -73,9 +75,24 @@ def isinf(x: Any) -> Expr:
     return f.logical_not(f.logical_or(f.isfinite(x), f.isnan(x)))
 
 
-def logaddexp(a: Any, b: Any) -> Expr:
-    top = f.maximum(a, b)
-    return top + f.log1p(f.exp(-f.abs(f.subtract(a, b))))
+def _bits(name: str) -> Callable[..., Expr]:
+    """A function of integers, or of truth values; Python's integers take the dtype of what they stand beside."""
+
+    def function(*operands: Any) -> Expr:
+        dtypes = [o.dtype for o in operands if isinstance(o, Expr | np.ndarray | np.generic)]
+        found = [
+            constant(np.asarray(o, np.result_type(*dtypes, o)) if isinstance(o, int) and not isinstance(o, bool) else o)
+            for o in operands
+        ]
+        recorded: Expr = getattr(f.elementwise, name)(*found)
+        return recorded
+
+    function.__name__ = function.__qualname__ = name
+    return function
+
+
+bitwise_and, bitwise_or, bitwise_xor = _bits("bitwise_and"), _bits("bitwise_or"), _bits("bitwise_xor")
+left_shift, right_shift, invert = _bits("left_shift"), _bits("right_shift"), _bits("invert")
 
 
 def logical_xor(a: Any, b: Any) -> Expr:
@@ -109,15 +126,21 @@ def round(x: Any, decimals: int = 0) -> Expr:
     return f.round(constant(x) * scale) / scale if decimals else f.round(x)
 
 
-def nan_to_num(x: Any, nan: float = 0.0) -> Expr:
-    x = constant(x)
-    largest = float(np.finfo(x.dtype).max)
-    return f.clip(f.where(f.isnan(x), nan, x), -largest, largest)
+def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Expr:
+    given: Expr = constant(x)
+    if given.dtype.kind != "f":
+        return given
+    largest = float(np.finfo(given.dtype).max)
+    high, low = largest if posinf is None else posinf, -largest if neginf is None else neginf
+    bounded = f.where(f.equal(given, np.inf), high, f.where(f.equal(given, -np.inf), low, given))
+    return f.where(f.isnan(given), nan, bounded)
 
 
-def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8) -> Expr:
-    b = constant(b)
-    return f.logical_or(f.less_equal(f.abs(a - b), f.abs(b) * rtol + atol), f.equal(a, b))
+def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Expr:
+    a, b = constant(a), constant(b)
+    near = f.logical_and(f.less_equal(f.abs(a - b), f.abs(b) * rtol + atol), f.isfinite(b))
+    near = f.logical_or(near, f.equal(a, b))
+    return f.logical_or(near, f.logical_and(f.isnan(a), f.isnan(b))) if equal_nan else near
 
 
 # Reductions.
@@ -192,7 +215,9 @@ def outer(a: Any, b: Any) -> Expr:
 
 
 def vecdot(a: Any, b: Any, axis: int = -1) -> Expr:
-    return f.sum(f.multiply(a, b), axis)
+    product = f.multiply(a, b)
+    value = f.sum(product, axis)
+    return value if value.dtype == product.dtype else f.astype(value, product.dtype)
 
 
 def tensordot(a: Any, b: Any, axes: Any = 2) -> Expr:
@@ -454,6 +479,9 @@ def median(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
     n = ordered.shape[place]
     middle = ordered[(slice(None),) * place + (slice((n - 1) // 2, n // 2 + 1),)]
     value = f.mean(middle, place, keepdims and axis is not None)
+    if x.dtype.kind == "f" and n:  # NaN stands at the end, and is the median wherever there is one
+        last = ordered[(slice(None),) * place + (slice(n - 1, n),)]
+        value = f.where(f.isnan(f.sum(last, place, keepdims and axis is not None)), np.nan, value)
     return f.reshape(value, (1,) * x.ndim) if keepdims and axis is None else value
 
 
@@ -462,9 +490,12 @@ def median(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
 
 def linspace(start: Any, stop: Any, num: int = 50, endpoint: bool = True) -> Expr:
     start, stop = constant(start), constant(stop)
-    parts = np.linspace(0, 1, num, endpoint=endpoint, dtype=np.result_type(start.dtype, stop.dtype, np.float16))
-    parts = parts.reshape(-1, *(1,) * max(start.ndim, stop.ndim))
-    return f.add(start, (stop - start) * parts)
+    dtype = np.result_type(start.dtype, stop.dtype, 1.0)
+    start, stop = (x if x.dtype.kind == "f" else f.astype(x, dtype) for x in (start, stop))
+    parts = np.linspace(0, 1, num, endpoint=endpoint, dtype=dtype).reshape(-1, *(1,) * max(start.ndim, stop.ndim))
+    value = f.add(start, (stop - start) * parts)
+    last = np.arange(num).reshape(parts.shape) == num - 1
+    return f.where(last, stop, value) if endpoint and num > 1 else value
 
 
 def result_type(*operands: Any) -> np.dtype[Any]:

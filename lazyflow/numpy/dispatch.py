@@ -18,20 +18,26 @@ _SHARED = (
     "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "ceil", "cos", "cosh",
     "divide", "equal", "exp", "expm1", "floor", "floor_divide", "greater", "greater_equal", "hypot", "isfinite",
     "isnan", "less", "less_equal", "log", "log1p", "logical_and", "logical_not", "logical_or", "maximum", "minimum",
-    "multiply", "negative", "not_equal", "power", "reciprocal", "remainder", "sign", "sin", "sinh", "sqrt",
-    "square", "subtract", "tan", "tanh", "all", "any", "argmax", "argmin", "argsort", "broadcast_to", "cumsum",
+    "multiply", "negative", "not_equal", "power", "remainder", "sign", "sin", "sinh", "sqrt",
+    "subtract", "tan", "tanh", "all", "any", "argmax", "argmin", "argsort", "broadcast_to", "cumsum",
     "diagonal", "expand_dims", "flip", "matmul", "ravel", "repeat", "reshape", "roll", "squeeze",
     "swapaxes", "take_along_axis", "tile", "transpose", "tril", "triu", "astype",
 )  # fmt: skip
 
+# Of bits and of two numbers: operations that have no name elsewhere.
+_NUMPYS = (
+    "cbrt", "deg2rad", "exp2", "fmax", "fmin", "log10", "log2", "logaddexp", "logaddexp2", "rad2deg", "sinc",
+)  # fmt: skip
+
 # Other names of the same functions: NumPy's own, and those of the array API standard.
 _ALIASES: Mapping[str, str] = {
-    "absolute": "abs", "fabs": "abs", "acos": "arccos", "acosh": "arccosh", "asin": "arcsin", "asinh": "arcsinh",
+    "absolute": "abs", "acos": "arccos", "acosh": "arccosh", "asin": "arcsin", "asinh": "arcsinh",
     "atan": "arctan", "atan2": "arctan2", "atanh": "arctanh", "true_divide": "divide", "mod": "remainder",
-    "pow": "power", "fmax": "maximum", "fmin": "minimum", "rint": "round", "around": "round", "amax": "max",
+    "pow": "power", "around": "round", "amax": "max",
     "amin": "min", "concat": "concatenate", "permute_dims": "transpose", "degrees": "rad2deg", "radians": "deg2rad",
-    "conjugate": "positive", "conj": "positive", "asanyarray": "asarray",
-    "invert": "logical_not", "bitwise_not": "logical_not", "bitwise_and": "logical_and", "bitwise_or": "logical_or",
+    "conj": "conjugate", "asanyarray": "asarray",
+    "bitwise_not": "invert", "bitwise_invert": "invert", "bitwise_left_shift": "left_shift",
+    "bitwise_right_shift": "right_shift",
 }  # fmt: skip
 
 # All that the module defines, but for its own helpers.
@@ -45,6 +51,7 @@ _COMPOSED = {
 def _lazy() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {name: getattr(functions, name) for name in _SHARED}
     found["abs"] = functions.abs
+    found.update({name: getattr(functions.elementwise, name) for name in _NUMPYS})
     found.update(max=largest, min=smallest)
     found.update(_COMPOSED)
     found.update({name: getattr(_expressions, name) for name in ("zeros_like", "ones_like", "full_like", "empty_like")})

@@ -51,8 +51,13 @@ def _power(a: Any, n: int) -> Expr:
     return a if half is None else half @ half @ a if n % 2 else half @ half
 
 
-def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Expr:
+def _floating(x: Any) -> Expr:
     x = constant(x)
+    return x if x.dtype.kind == "f" else f.astype(x, numpy.float64)
+
+
+def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Expr:
+    x = _floating(x)
     if axis is None and ord is not None:
         if x.ndim > 2:
             raise ShapeError(f"norm: an axis must be named for ord={ord!r} of shape {x.shape}")
@@ -65,6 +70,7 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
 
 
 def _vector_norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Expr:
+    x = _floating(x)
     size = f.abs(x)
     if ord in (1, 2, math.inf):
         return f.norm(x, ord, axis, keepdims)
@@ -72,11 +78,13 @@ def _vector_norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = Fals
         return f.min(size, axis, keepdims)
     if ord == 0:
         return f.astype(f.sum(f.not_equal(x, 0), axis, keepdims), size.dtype)
-    return f.power(f.sum(f.power(size, float(ord)), axis, keepdims), 1.0 / ord)
+    total = f.sum(f.power(size, float(ord)), axis, keepdims)
+    nothing = f.equal(total, 0)  # where the root has no slope, and the norm, by convention, the slope zero
+    return f.where(nothing, 0, f.power(f.where(nothing, 1, total), 1.0 / ord))
 
 
 def _matrix_norm(x: Any, ord: Any = "fro", axis: tuple[int, int] = (-2, -1), keepdims: bool = False) -> Expr:
-    moved = e.moveaxis(x, axis, (-2, -1))
+    moved = e.moveaxis(_floating(x), axis, (-2, -1))
     value = _of_matrix(moved, ord)
     return f.expand_dims(value, tuple(a % moved.ndim for a in axis)) if keepdims else value
 

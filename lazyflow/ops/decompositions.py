@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, register
+from lazyflow.ops.base import Abstract, Array, Op, Result, register, symbolic
+from lazyflow.ops.formula import multiply_no_nan
 
 
 def _matrices(name: str, *operands: Abstract) -> np.dtype[Any]:
@@ -108,7 +109,41 @@ def _det(xp: Any, a: Array, out: Array = None) -> Array:
 
 
 def _det_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
-    return (g * y)[..., None, None] * _t(xp.linalg.inv(a))
+    """By the cofactors, which a singular matrix has, too."""
+    return multiply_no_nan(xp, g[..., None, None], _cofactors(xp, a, y))
+
+
+def _cofactors(xp: Any, a: Array, y: Array) -> Array:
+    n = a.shape[-1]
+    if symbolic(xp):
+        return _minors(xp, a) if n <= FEW else y[..., None, None] * _t(xp.linalg.inv(a))
+    # Of U, s and V they are those of U and V, which are their determinants, times the products of the other s.
+    u, s, vh = xp.linalg.svd(a)
+    signs = xp.linalg.det(u) * xp.linalg.det(vh)
+    others = xp.where(np.eye(n, dtype=np.bool_), 1, s[..., None, :]).prod(-1)
+    return (signs[..., None, None] * u * others[..., None, :]) @ vh
+
+
+FEW = 4  # rows of a matrix whose cofactors are recorded one by one, so that they are differentiated further anywhere
+
+
+def _minors(xp: Any, a: Array) -> Array:
+    n = a.shape[-1]
+    if n == 1:
+        return xp.ones(a.shape, a.dtype)
+    every = np.arange(n)
+
+    def minor(i: int, j: int) -> Array:
+        rows, columns = every[every != i], every[every != j]
+        return (-1) ** (i + j) * xp.record_op(det, (_taken(xp, _taken(xp, a, rows, -2), columns, -1),))
+
+    return xp.stack([xp.stack([minor(i, j) for j in every.tolist()], -1) for i in every.tolist()], -2)
+
+
+def _taken(xp: Any, a: Array, index: Array, axis: int) -> Array:
+    behind = (slice(None),) * (-axis - 1)
+    parts = [(..., slice(i, i + 1), *behind) for i in index.tolist()]
+    return xp.concatenate([a[part] for part in parts], axis)
 
 
 det = register(Op("det", _det_shape, _det, (_det_a,)))

@@ -136,7 +136,9 @@ ARCTAN = elementwise("arctan", "arctan(x)", x="g / (1 + x * x)")
 ARCTAN2 = elementwise(
     "arctan2", "arctan2(a, b)", a="b / hypot(a, b) / hypot(a, b) * g", b="-(a / hypot(a, b) / hypot(a, b) * g)"
 )
-HYPOT = elementwise("hypot", "hypot(a, b)", a="a / (y + (y == 0)) * g", b="b / (y + (y == 0)) * g")
+HYPOT = elementwise(
+    "hypot", "hypot(a, b)", a="where(y != 0, a / (y + (y == 0)), 0) * g", b="where(y != 0, b / (y + (y == 0)), 0) * g"
+)
 SINH = elementwise("sinh", "sinh(x)", x="cosh(x) * g")
 COSH = elementwise("cosh", "cosh(x)", x="sinh(x) * g")
 TANH = elementwise("tanh", "tanh(x)", x=f"4 * {_bell('-2 * magnitude(x)')} * g")
@@ -144,6 +146,60 @@ ARCSINH = elementwise("arcsinh", "arcsinh(x)", x="g / hypot(1, x)")
 ARCCOSH = elementwise("arccosh", "arccosh(x)", x="g / (sqrt(x - 1) * sqrt(x + 1))")
 ARCTANH = elementwise("arctanh", "arctanh(x)", x="g / ((1 - x) * (1 + x))")
 ERF = elementwise("erf", "erf(x)", x=f"{_exp_of_square(2 / math.sqrt(math.pi), 1)} * g")
+
+# What NumPy has beside these. Dividing by ``y`` twice keeps the sign of an infinite second derivative.
+CBRT = elementwise("cbrt", "cbrt(x)", x="g / 3 / y / y")
+EXP2 = elementwise("exp2", "exp2(x)", x=f"{math.log(2)} * g * y")
+LOG2 = elementwise("log2", "log2(x)", x=f"g / ({math.log(2)} * x)")
+LOG10 = elementwise("log10", "log10(x)", x=f"g / ({math.log(10)} * x)")
+DEG2RAD = elementwise("deg2rad", "deg2rad(x)", x=f"{math.pi / 180} * g")
+RAD2DEG = elementwise("rad2deg", "rad2deg(x)", x=f"{180 / math.pi} * g")
+_BOTH = "logical_and(a == b, logical_not(isfinite(a)))"  # whose difference is not a number
+LOGADDEXP = elementwise(
+    "logaddexp",
+    "logaddexp(a, b)",
+    a=f"g / (1 + exp(where({_BOTH}, 0, b - a)))",
+    b=f"g / (1 + exp(where({_BOTH}, 0, a - b)))",
+)
+LOGADDEXP2 = elementwise(
+    "logaddexp2",
+    "logaddexp2(a, b)",
+    a=f"g / (1 + exp({math.log(2)} * where({_BOTH}, 0, b - a)))",
+    b=f"g / (1 + exp({math.log(2)} * where({_BOTH}, 0, a - b)))",
+)
+FMAX = elementwise(
+    "fmax",
+    "fmax(a, b)",
+    a="where(logical_or(a > b, isnan(b)), g, 0) + where(a == b, 0.5 * g, 0)",
+    b="where(logical_or(b > a, isnan(a)), g, 0) + where(a == b, 0.5 * g, 0)",
+)
+FMIN = elementwise(
+    "fmin",
+    "fmin(a, b)",
+    a="where(logical_or(a < b, isnan(b)), g, 0) + where(a == b, 0.5 * g, 0)",
+    b="where(logical_or(b < a, isnan(a)), g, 0) + where(a == b, 0.5 * g, 0)",
+)
+
+# sin(pi x) / (pi x). Near zero the derivative is its series, as what it is elsewhere cancels; 8 terms are exact up to
+# 0.2.
+_SINC_TERMS = [(-1) ** k * 2 * k * math.pi ** (2 * k) / math.factorial(2 * k + 1) for k in range(1, 9)]
+_SINC_SERIES = ""
+for _term in reversed(_SINC_TERMS):
+    _SINC_SERIES = f"({_term!r} + x * x * {_SINC_SERIES})" if _SINC_SERIES else repr(_term)
+_AWAY = "where(abs(x) < 0.2, 1, x)"
+SINC = elementwise(
+    "sinc",
+    f"where(x == 0, 1, sin({math.pi} * x) / ({math.pi} * where(x == 0, 1, x)))",
+    x=f"g * where(abs(x) < 0.2, x * {_SINC_SERIES}, (cos({math.pi} * {_AWAY}) - y) / {_AWAY})",
+)
+
+# Of bits.
+BITWISE_AND = elementwise("bitwise_and", "bitwise_and(a, b)")
+BITWISE_OR = elementwise("bitwise_or", "bitwise_or(a, b)")
+BITWISE_XOR = elementwise("bitwise_xor", "bitwise_xor(a, b)")
+INVERT = elementwise("invert", "invert(x)")
+LEFT_SHIFT = elementwise("left_shift", "left_shift(a, b)")
+RIGHT_SHIFT = elementwise("right_shift", "right_shift(a, b)")
 
 # The logarithm of the gamma function for x > 0: Stirling's series from 8 on, and below that ``gamma(x + 8)`` divided by
 # ``x (x + 1) ... (x + 7)``. Its derivative, digamma, alike (Abramowitz and Stegun 1964, 6.1.41 and 6.3.18).

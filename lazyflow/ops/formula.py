@@ -82,6 +82,10 @@ _KINDS: Mapping[str, int] = {
         FLOATING,
     ),
     **dict.fromkeys(["arcsinh", "arccosh", "arctanh", "arctan2", "hypot", "erf", "ndtr"], FLOATING),
+    **dict.fromkeys(["cbrt", "exp2", "log2", "log10", "logaddexp", "logaddexp2"], FLOATING),
+    **dict.fromkeys(["deg2rad", "rad2deg"], FLOATING),
+    **dict.fromkeys(["fmax", "fmin"], SAME),
+    **dict.fromkeys(["bitwise_and", "bitwise_or", "bitwise_xor", "invert", "left_shift", "right_shift"], SAME),
     **dict.fromkeys(["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"], BOOLEAN),
     **dict.fromkeys(["logical_and", "logical_or", "logical_not", "isfinite", "isnan"], BOOLEAN),
 }

@@ -28,6 +28,9 @@ from lazyflow.ops.base import (
 )
 from lazyflow.ops.sparse import RowSparse, segment_sum
 
+# A table has no row -1, and there is no class -1.
+_FROM_ZERO = frozenset(("lookup", "one_hot", "scatter"))
+
 
 def checked(xp: Any, name: str, index: Array, n: int) -> Array:
     """``index`` with negative entries counted from the end; raises ``IndexError`` on the CPU where one is out of range.
@@ -42,7 +45,7 @@ def checked(xp: Any, name: str, index: Array, n: int) -> Array:
     if not given.size or given.view(np.uint64).max() < n:
         return given
     index = np.where(given < 0, given + n, given)
-    if name == "lookup":  # a table has no row -1
+    if name in _FROM_ZERO:
         index = given
     wrong = (index < 0) | (index >= n)
     if wrong.any():
@@ -196,6 +199,21 @@ def _scatter_rows(
 
 
 scatter = register(Op("scatter", _scatter_shape, _scatter, (_scatter_rows, None)))
+
+
+# Indices along an axis as offsets from its beginning, for what reads a flattened array.
+
+
+def _offsets_shape(index: Abstract, *, n: int, name: str) -> Result:
+    require_integer(name, "the index", index)
+    return Result(index.shape, np.dtype(np.int64), {"n": n, "name": name})
+
+
+def _offsets(xp: Any, index: Array, out: Array = None, *, n: int, name: str) -> Array:
+    return checked(xp, name, index, n).astype(np.int64, copy=False)
+
+
+offsets = register(Op("offsets", _offsets_shape, _offsets, (None,)))
 
 
 def _argsort_shape(x: Abstract, *, axis: int = -1) -> Result:

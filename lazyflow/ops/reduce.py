@@ -251,7 +251,8 @@ def _var_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool,
 
 
 def _std_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
-    slope = _centred(xp, x, axis) / _spread(y + (y == 0), axis, keepdims) / (_elements(x, axis) - ddof)
+    y = _spread(y, axis, keepdims)
+    slope = select(xp, y != 0, _centred(xp, x, axis) / (y + (y == 0)) / (_elements(x, axis) - ddof))
     return multiply_no_nan(xp, _spread(g, axis, keepdims), slope)
 
 
@@ -297,7 +298,7 @@ def _norm(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, o
 def _norm_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ord: float) -> Array:
     g, y = _spread(g, axis, keepdims), _spread(y, axis, keepdims)
     if ord == 2:
-        return multiply_no_nan(xp, g, x / (y + (y == 0)))
+        return multiply_no_nan(xp, g, select(xp, y != 0, x / (y + (y == 0))))
     if ord == math.inf:
         chosen = xp.abs(x) == y
         g = select(xp, chosen, g / _number(xp, chosen, axis, g.dtype))

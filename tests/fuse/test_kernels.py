@@ -32,8 +32,13 @@ WIDTH = 64
 # Formulas. Truth values are no floating numbers: an operation that makes or takes them is not fused.
 
 
+BITS = ("bitwise_and", "bitwise_or", "bitwise_xor", "invert", "left_shift", "right_shift")
+
+
 def _is_real(name):
     formula = parse(OPS[name].formula["y"])
+    if formula.steps and formula.steps[-1].ufunc in BITS:
+        return False
     return (
         "condition" not in formula.operands and result_dtype(formula, (np.dtype("f4"),) * len(formula.operands)) == "f4"
     )
@@ -43,6 +48,7 @@ FORMULAS = sorted(name for name, op in OPS.items() if op.formula and elementwise
 # These stay operations of their own.
 UNFUSED = (
     *("arccos", "arccosh", "arcsin", "arcsinh", "arctan2", "arctanh", "tan", "erf", "gelu", "ndtr", "hypot", "power"),
+    *("cbrt", "deg2rad", "exp2", "fmax", "fmin", "log10", "log2", "logaddexp", "logaddexp2", "rad2deg"),
     *("ceil", "floor", "floor_divide", "remainder", "round"),
 )
 

@@ -16,6 +16,7 @@ W = np.array([0.8, 0.2, 0.6])
 T = RNG.uniform(0.2, 0.9, (2, 3, 4))
 S = RNG.uniform(0.1, 0.3, (2, 3, 3)) + 2 * np.eye(3)
 B = np.array([[True, False, True, True]] * 3)
+COUNTS = np.array([0, 1, 2, 5, 7])
 I = np.array([[3, 0, 1], [1, 1, 2], [0, 3, 3]])  # noqa: E741
 
 ONE = (
@@ -27,7 +28,7 @@ ONE = (
 )  # fmt: skip
 TWO = (
     "add", "arctan2", "atan2", "divide", "true_divide", "equal", "float_power", "floor_divide", "fmax", "fmin",
-    "greater", "greater_equal", "hypot", "less", "less_equal", "logaddexp", "logical_and", "logical_or",
+    "greater", "greater_equal", "hypot", "less", "less_equal", "logaddexp", "logaddexp2", "logical_and", "logical_or",
     "logical_xor", "maximum", "minimum", "mod", "multiply", "not_equal", "pow", "power", "remainder",
     "subtract", "isclose",
 )  # fmt: skip
@@ -43,10 +44,23 @@ CALLS = {
     **{name: [(lambda f, x: f(x), M), (lambda f, x: f(x, axis=1), M), (lambda f, x: f(x, 0), T)] for name in REDUCED},
     "arccosh": [(lambda f, x: f(x + 1), M)],
     "acosh": [(lambda f, x: f(x + 1), M)],
-    "invert": [(lambda f, x: f(x > 0.5), M)],
-    "bitwise_not": [(lambda f, x: f(x > 0.5), M)],
-    "bitwise_and": [(lambda f, x: f(x > 0.5, x < 0.7), M)],
-    "bitwise_or": [(lambda f, x: f(x > 0.7, x < 0.5), M)],
+    **{
+        name: [(lambda f, x: f(x > 0.5), M), (lambda f, k: f(k), COUNTS)]
+        for name in ("invert", "bitwise_not", "bitwise_invert")
+    },
+    **{
+        name: [
+            (lambda f, x: f(x > 0.5, x < 0.7), M),
+            (lambda f, k: f(k, 6), COUNTS),
+            (lambda f, k: f(6, k), COUNTS),
+            (lambda f, a, b: f(a, b), COUNTS, COUNTS[::-1].copy()),
+        ]
+        for name in ("bitwise_and", "bitwise_or", "bitwise_xor")
+    },
+    **{
+        name: [(lambda f, k: f(k, 2), COUNTS), (lambda f, a, b: f(a, b), COUNTS, COUNTS)]
+        for name in ("left_shift", "right_shift", "bitwise_left_shift", "bitwise_right_shift")
+    },
     "clip": [(lambda f, x: f(x, 0.4, 0.6), M), (lambda f, x: f(x, 0.5, None), M), (lambda f, x: f(x, None, 0.5), M)],
     "where": [(lambda f, a, b: f(B, a, b), M, N), (lambda f, a, b: f(a > b, a, 0.0), M, N)],
     "sort": [(lambda f, x: f(x), M), (lambda f, x: f(x, axis=0), T), (lambda f, x: f(x, axis=None), M)],
@@ -215,7 +229,7 @@ def test_expressions_and_arrays_give_what_numpy_gives(module, name, call, operan
 
 @pytest.mark.parametrize(("module", "name", "call", "operands"), ROWS)
 def test_gradients_of_what_is_differentiable(module, name, call, operands):
-    expressions = [lf.Parameter(np.asarray(o)) for o in operands]
+    expressions = [lf.Parameter(x) if x.dtype.kind == "f" else lf.constant(x) for x in map(np.asarray, operands)]
     y = call(function(anp, module, name), *expressions)
     if isinstance(y, lf.Expr) and y.dtype == np.float64 and y.requires_grad and name not in ("floor_divide", "mod"):
         lf.check_grads(

@@ -62,6 +62,13 @@ UNARY: tuple[tuple[str, Callable[..., Any], tuple[float, float]], ...] = (
     ("arctanh", np.arctanh, (-0.9, 0.9)),
     ("erf", ERF, (-3, 3)),
     ("ndtr", lambda x: (1 + ERF(x / math.sqrt(2))) / 2, (-3, 3)),
+    ("cbrt", np.cbrt, (0.2, 3)),
+    ("exp2", np.exp2, (-2, 2)),
+    ("log2", np.log2, (0.2, 3)),
+    ("log10", np.log10, (0.2, 3)),
+    ("deg2rad", np.deg2rad, (-90, 90)),
+    ("rad2deg", np.rad2deg, (-2, 2)),
+    ("sinc", np.sinc, (-3, 3)),
     ("sigmoid", lambda x: 1 / (1 + np.exp(-x)), (-4, 4)),
     ("logsigmoid", lambda x: -np.log(1 + np.exp(-x)), (-4, 4)),
     ("softplus", lambda x: np.log(1 + np.exp(x)), (-4, 4)),
@@ -170,6 +177,10 @@ BINARY: tuple[tuple[str, Callable[..., Any], tuple[float, float]], ...] = (
     ("multiply", np.multiply, (-2, 2)),
     ("multiply_no_nan", np.multiply, (-2, 2)),
     ("multiply_or_zero", np.multiply, (-2, 2)),
+    ("logaddexp", np.logaddexp, (-2, 2)),
+    ("logaddexp2", np.logaddexp2, (-2, 2)),
+    ("fmax", np.fmax, (-2, 2)),
+    ("fmin", np.fmin, (-2, 2)),
     ("divide", np.divide, (0.5, 3)),
     ("floor_divide", np.floor_divide, (0.5, 3)),
     ("remainder", np.mod, (0.5, 3)),
@@ -227,6 +238,13 @@ TWO_OPERANDS = (
     ),
     Case("power", (Spec((6,), choices=(0.0,)), Spec((6,), choices=(2.0, 3.0))), np.power),
     Case("remainder", (x(2, 3, low=-9, high=9), x(3, low=-2, high=-1)), lambda a, b: a - b * np.floor(a / b)),
+    *(
+        Case(n, (Spec((2, 3), t, 0, 3), Spec((3,), t, 0, 3)), getattr(np, n))
+        for n in ("bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift")
+        for t in ("int64", "uint8")
+    ),
+    *(Case(n, (BOOL, Spec((3,), "bool")), getattr(np, n)) for n in ("bitwise_and", "bitwise_or", "bitwise_xor")),
+    *(Case("invert", (spec,), np.invert) for spec in (INT, SMALL, BOOL)),
     Case("where", (BOOL, x(2, 3), x(3)), np.where),
     Case("where", (Spec((2, 1), "bool"), x(), x(3)), np.where),
     Case("where", (Spec((), "bool"), F32, F32), np.where),

@@ -117,6 +117,10 @@ CASES = (
     ),
     Case("argsort", (index(3, 9),), lambda a: np.argsort(a, kind="stable")),
     *(
+        Case("offsets", (Spec(shape, "int64", -3, 3),), lambda i: np.where(i < 0, i + 3, i), {"n": 3, "name": "take"})
+        for shape in ((), (4,), (2, 3))
+    ),
+    *(
         Case("arctan2", (x(*a), x(*b)), np.arctan2)
         for a, b in (((), ()), ((2, 3), (3,)), ((3,), (2, 3)))
     ),
@@ -163,6 +167,7 @@ ERRORS = (
     error("solve", (x(2, 3, 3), x(3)), "same leading axes"),
     error("solve", (x(2, 3, 3), x(4, 3, 1)), "same leading axes"),
     error("argsort", (x(),), "no axis to sort along"),
+    ErrorCase("offsets", (x(3),), DTypeError, "take: the index must be an integer", {"n": 3, "name": "take"}),
     error("argsort", (x(3),), "axis 1 is out of range", axis=1),
     error("arctan2", (x(3), x(2)), "do not broadcast"),
     error("embed", (x(3),), r"has shape \(2,\), the operand \(3,\)", key=(0,), shape=(4, 2)),

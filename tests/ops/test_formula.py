@@ -13,6 +13,7 @@ from lazyflow.ops.elementwise import elementwise
 from lazyflow.ops.formula import compile_forward, compile_vjp, erf, evaluate, forward_source, parse, result_dtype
 
 ELEMENTWISE = sorted(name for name, op in OPS.items() if op.formula)
+BITS = ("bitwise_and", "bitwise_or", "bitwise_xor", "invert", "left_shift", "right_shift")
 DERIVATIVES = [(name, operand) for name in ELEMENTWISE for operand in OPS[name].formula if operand != "y"]
 
 
@@ -36,6 +37,8 @@ def operands_of(name, dtype=np.float64, shape=(3, 2)):
     rng = np.random.default_rng(0)
     low = 1.5 if name == "arccosh" else 0.1
     arrays = {n: rng.uniform(low, low + 0.8, shape).astype(dtype) for n in names}
+    if name in BITS:
+        return {n: (4 * a).astype(np.int64) for n, a in arrays.items()}
     return {n: a > low + 0.4 if n == "condition" else a for n, a in arrays.items()}
 
 
