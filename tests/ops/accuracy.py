@@ -134,6 +134,42 @@ TABLE: Mapping[str, Row] = {
     "expm1": row(mp.expm1, mp.exp, 4, 4, points=(0.0,)),
     "log": row(mp.log, lambda x: 1 / x, 4, 0.5, domain=(0, float("inf")), points=(1.0,)),
     "log1p": row(mp.log1p, lambda x: 1 / (1 + x), 4, 1.5, domain=(-1, float("inf")), points=(-1.0, 0.0)),
+    "exp2": row(lambda x: mp.power(2, x), lambda x: mp.log(2) * mp.power(2, x), 4, 5),
+    "log2": row(lambda x: mp.log(x, 2), lambda x: 1 / (x * mp.log(2)), 4, 2, domain=(0, float("inf")), points=(1.0,)),
+    "log10": row(mp.log10, lambda x: 1 / (x * mp.log(10)), 4, 2, domain=(0, float("inf")), points=(1.0,)),
+    "cbrt": row(
+        lambda x: mp.sign(x) * mp.cbrt(abs(x)),
+        lambda x: 1 / (3 * mp.cbrt(abs(x)) ** 2),
+        2,
+        6,
+        domain=(5e-324, float("inf")),
+    ),
+    "deg2rad": row(mp.radians, lambda x: mp.pi / 180, 1.5, 1),
+    "rad2deg": row(mp.degrees, lambda x: 180 / mp.pi, 1.5, 1),
+    "logaddexp": Row(
+        {"y": lambda a, b: softplus(a - b) + b, "a": lambda a, b: logistic(a - b), "b": lambda a, b: logistic(b - a)},
+        {"y": 5, "a": 6, "b": 6},
+        others={"b": (0.0,)},
+    ),
+    "logaddexp2": Row(
+        {
+            "y": lambda a, b: softplus(mp.log(2) * a) / mp.log(2),
+            "a": lambda a, b: logistic(mp.log(2) * a),
+            "b": lambda a, b: logistic(-mp.log(2) * a),
+        },
+        {"y": 6, "a": 6, "b": 6},
+        others={"b": (0.0,)},
+        further=lambda a, b: abs(a),
+    ),
+    # Off by what pi times the operand is rounded by, which is not small beside a result near a root.
+    "sinc": row(
+        mp.sincpi,
+        lambda x: (mp.cospi(x) - mp.sincpi(x)) / x if x else mp.mpf(0),
+        4,
+        16,
+        points=(0.0, 0.2, 1.0),
+        near={"y": 1.0, "x": 1.0},
+    ),
     # Trigonometry. Slopes that divide by a rounded square are of 2 ulps more.
     "sin": row(mp.sin, mp.cos, 4, 4),
     "cos": row(mp.cos, lambda x: -mp.sin(x), 4, 4),

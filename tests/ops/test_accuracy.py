@@ -35,6 +35,7 @@ EXACT = {
         "multiply_no_nan",
         "multiply_or_zero",
     ),
+    *("bitwise_and", "bitwise_or", "bitwise_xor", "fmax", "fmin", "invert", "left_shift", "right_shift"),
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isfinite", "isnan"),
     *("logical_and", "logical_or", "logical_not"),
 }
