@@ -150,23 +150,10 @@ ERF = elementwise("erf", "erf(x)", x=f"{_exp_of_square(2 / math.sqrt(math.pi), 1
 # What NumPy has beside these. Dividing by ``y`` twice keeps the sign of an infinite second derivative.
 CBRT = elementwise("cbrt", "cbrt(x)", x="g / 3 / y / y")
 EXP2 = elementwise("exp2", "exp2(x)", x=f"{math.log(2)} * g * y")
-LOG2 = elementwise("log2", "log2(x)", x=f"g / ({math.log(2)} * x)")
-LOG10 = elementwise("log10", "log10(x)", x=f"g / ({math.log(10)} * x)")
+LOG2 = elementwise("log2", "log2(x)", x=f"{1 / math.log(2)} * g / x")
+LOG10 = elementwise("log10", "log10(x)", x=f"{1 / math.log(10)} * g / x")
 DEG2RAD = elementwise("deg2rad", "deg2rad(x)", x=f"{math.pi / 180} * g")
 RAD2DEG = elementwise("rad2deg", "rad2deg(x)", x=f"{180 / math.pi} * g")
-_BOTH = "logical_and(a == b, logical_not(isfinite(a)))"  # whose difference is not a number
-LOGADDEXP = elementwise(
-    "logaddexp",
-    "logaddexp(a, b)",
-    a=f"g / (1 + exp(where({_BOTH}, 0, b - a)))",
-    b=f"g / (1 + exp(where({_BOTH}, 0, a - b)))",
-)
-LOGADDEXP2 = elementwise(
-    "logaddexp2",
-    "logaddexp2(a, b)",
-    a=f"g / (1 + exp({math.log(2)} * where({_BOTH}, 0, b - a)))",
-    b=f"g / (1 + exp({math.log(2)} * where({_BOTH}, 0, a - b)))",
-)
 FMAX = elementwise(
     "fmax",
     "fmax(a, b)",
@@ -244,6 +231,16 @@ _WIDE = "minimum(maximum(x, -40), 40)"
 _INNER = f"({_WIDE} * ({2 * _C} + {2 * _C * _C3} * {_WIDE} * {_WIDE}))"
 _SLOPE = f"({2 * _C} + {6 * _C * _C3} * {_WIDE} * {_WIDE})"
 _SELU, _SELU_ALPHA = 1.0507009873554805, 1.7580993408473766  # scale and scale * alpha of Klambauer et al. 2017
+_BOTH = "logical_and(a == b, logical_not(isfinite(a)))"  # whose difference is not a number
+_LESS, _MORE = f"where({_BOTH}, 0, a - b)", f"where({_BOTH}, 0, b - a)"
+_LN2 = math.log(2)
+LOGADDEXP = elementwise("logaddexp", "logaddexp(a, b)", a=f"{_logistic(_LESS)} * g", b=f"{_logistic(_MORE)} * g")
+LOGADDEXP2 = elementwise(
+    "logaddexp2",
+    "logaddexp2(a, b)",
+    a=f"{_logistic(f'({_LN2} * {_LESS})')} * g",
+    b=f"{_logistic(f'({_LN2} * {_MORE})')} * g",
+)
 SIGMOID = elementwise("sigmoid", _logistic("x"), x=f"{_bell('-magnitude(x)')} * g")
 LOGSIGMOID = elementwise("logsigmoid", "minimum(x, 0) - log1p(exp(-abs(x)))", x="-expm1(y) * g")
 SOFTPLUS = elementwise("softplus", "maximum(x, 0) + log1p(exp(-abs(x)))", x="-expm1(-y) * g")

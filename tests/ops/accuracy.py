@@ -59,6 +59,10 @@ def bell(x: Any) -> Any:
     return mp.exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
 
 
+def exp2(x: Any) -> Any:
+    return mp.exp(x * mp.log(2))  # not by mp.power, which takes the power of an integer exactly, however large it is
+
+
 def log1pexp(x: Any) -> Any:
     return mp.log1p(mp.exp(x))
 
@@ -134,7 +138,7 @@ TABLE: Mapping[str, Row] = {
     "expm1": row(mp.expm1, mp.exp, 4, 4, points=(0.0,)),
     "log": row(mp.log, lambda x: 1 / x, 4, 0.5, domain=(0, float("inf")), points=(1.0,)),
     "log1p": row(mp.log1p, lambda x: 1 / (1 + x), 4, 1.5, domain=(-1, float("inf")), points=(-1.0, 0.0)),
-    "exp2": row(lambda x: mp.power(2, x), lambda x: mp.log(2) * mp.power(2, x), 4, 5),
+    "exp2": row(exp2, lambda x: mp.log(2) * exp2(x), 4, 5),
     "log2": row(lambda x: mp.log(x, 2), lambda x: 1 / (x * mp.log(2)), 4, 2, domain=(0, float("inf")), points=(1.0,)),
     "log10": row(mp.log10, lambda x: 1 / (x * mp.log(10)), 4, 2, domain=(0, float("inf")), points=(1.0,)),
     "cbrt": row(
@@ -149,17 +153,18 @@ TABLE: Mapping[str, Row] = {
     "logaddexp": Row(
         {"y": lambda a, b: softplus(a - b) + b, "a": lambda a, b: logistic(a - b), "b": lambda a, b: logistic(b - a)},
         {"y": 5, "a": 6, "b": 6},
-        others={"b": (0.0,)},
+        others={"b": (2.0,)},
+        further=lambda a, b: abs(a - b),
     ),
     "logaddexp2": Row(
         {
-            "y": lambda a, b: softplus(mp.log(2) * a) / mp.log(2),
-            "a": lambda a, b: logistic(mp.log(2) * a),
-            "b": lambda a, b: logistic(-mp.log(2) * a),
+            "y": lambda a, b: softplus(mp.log(2) * (a - b)) / mp.log(2) + b,
+            "a": lambda a, b: logistic(mp.log(2) * (a - b)),
+            "b": lambda a, b: logistic(mp.log(2) * (b - a)),
         },
         {"y": 6, "a": 6, "b": 6},
-        others={"b": (0.0,)},
-        further=lambda a, b: abs(a),
+        others={"b": (2.0,)},
+        further=lambda a, b: abs(a - b),
     ),
     # Off by what pi times the operand is rounded by, which is not small beside a result near a root.
     "sinc": row(
@@ -167,6 +172,7 @@ TABLE: Mapping[str, Row] = {
         lambda x: (mp.cospi(x) - mp.sincpi(x)) / x if x else mp.mpf(0),
         4,
         16,
+        domain=(-1e4, 1e4),
         points=(0.0, 0.2, 1.0),
         near={"y": 1.0, "x": 1.0},
     ),
