@@ -661,7 +661,9 @@ def test_one_empty_value_joined_with_itself_has_a_gradient(join, axis):
     assert p.grad == 0
 
 
-@pytest.mark.parametrize("name", sorted(n for n, op in OPS.items() if op.elementwise and len(op.vjps) == 1))
+@pytest.mark.parametrize(
+    "name", sorted(n for n, op in OPS.items() if op.elementwise and len(op.vjps) == 1 and n != "invert")
+)
 def test_a_parameter_without_axes_goes_through_every_elementwise_operation(name):
     """Its value comes to the kernel without a batch axis, as an array without axes."""
     p, q = lf.Parameter(np.full((), 1.25)), lf.Parameter(np.full(1, 1.25))

@@ -101,7 +101,7 @@ def _take_x(
 ) -> Array:
     n, before = x.shape[axis], ndim + axis
     if symbolic(xp):
-        return _scattered(xp, g, x, index, axis, ndim, index_ndim)
+        return _scattered(xp, g, x, index, name, axis, ndim, index_ndim)
     index = checked(xp, name, index, n)
     g = _index_axes_front(xp, g, before, index_ndim)
     if x.ndim == ndim:
@@ -116,13 +116,13 @@ def _take_x(
     return xp.moveaxis(sums, 0 if x.ndim == ndim else 1, axis) if before else sums
 
 
-def _scattered(xp: Any, g: Array, x: Array, index: Array, axis: int, ndim: int, index_ndim: int) -> Array:
+def _scattered(xp: Any, g: Array, x: Array, index: Array, name: str, axis: int, ndim: int, index_ndim: int) -> Array:
     """The same of expressions: one table gets the rows of all nodes; an operand that is no shared one has one node."""
     before = ndim + axis
     g = _index_axes_front(xp, g, before, index_ndim)
     if index.ndim == index_ndim:
         g = total(g, 0)
-    sums = xp.record_op(scatter, (g, index), n=x.shape[axis])
+    sums = xp.record_op(scatter, (g, index), n=x.shape[axis], name=name)
     sums = xp.moveaxis(sums, 0, before) if before else sums
     return sums.reshape(x.shape)
 
@@ -167,18 +167,21 @@ lookup = register(Op("lookup", _lookup_shape, _take, (_lookup_table, None)))
 # The transpose of reading rows is adding rows.
 
 
-def _scatter_shape(rows: Abstract, index: Abstract, *, n: int) -> Result:
+def _scatter_shape(rows: Abstract, index: Abstract, *, n: int, name: str = "scatter") -> Result:
+    """``name``: whose indices these are, which says whether they may count from the end."""
     require_integer("scatter", "the index", index)
     if rows.shape[: len(index.shape)] != index.shape:
         raise ShapeError(f"scatter: rows of shape {rows.shape} do not begin with the index's shape, {index.shape}")
     if n < 0:
         raise ShapeError(f"scatter: n, the number of rows, must not be negative, got {n}")
     shape = (n, *rows.shape[len(index.shape) :])
-    return Result(shape, rows.dtype, {"n": n, "ndim": len(rows.shape), "index_ndim": len(index.shape)})
+    return Result(shape, rows.dtype, {"name": name, "n": n, "ndim": len(rows.shape), "index_ndim": len(index.shape)})
 
 
-def _scatter(xp: Any, rows: Array, index: Array, out: Array = None, *, n: int, ndim: int, index_ndim: int) -> Array:
-    index = checked(xp, "scatter", index, n)
+def _scatter(
+    xp: Any, rows: Array, index: Array, out: Array = None, *, name: str, n: int, ndim: int, index_ndim: int
+) -> Array:
+    index = checked(xp, name, index, n)
     if index.ndim == index_ndim and rows.ndim == ndim:
         return segment_sum(xp, index.reshape(-1), rows.reshape(index.size, *rows.shape[index_ndim:]), n)
     batch = len(index) if index.ndim > index_ndim else len(rows)
@@ -189,13 +192,13 @@ def _scatter(xp: Any, rows: Array, index: Array, out: Array = None, *, n: int, n
 
 
 def _scatter_rows(
-    xp: Any, g: Array, y: Array, rows: Array, index: Array, *, n: int, ndim: int, index_ndim: int
+    xp: Any, g: Array, y: Array, rows: Array, index: Array, *, name: str, n: int, ndim: int, index_ndim: int
 ) -> Array:
     if symbolic(xp):
         whole = index if index.ndim == index_ndim else index.reshape(index.shape[1:])
         return xp.record_op(take, (g.reshape(g.shape[1:]), whole), axis=0)[None]
     static = {"axis": -g.ndim + 1, "ndim": g.ndim - 1, "index_ndim": index_ndim}
-    return _take(xp, g, index, name="scatter", **static)
+    return _take(xp, g, index, name=name, **static)
 
 
 scatter = register(Op("scatter", _scatter_shape, _scatter, (_scatter_rows, None)))
