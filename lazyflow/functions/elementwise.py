@@ -38,6 +38,7 @@ _UNARY = [
     "logsigmoid",
     "softplus",
     "softsign",
+    "tanhshrink",
     "relu",
     "selu",
     "silu",
@@ -154,6 +155,7 @@ __all__ = [
     "subtract",
     "tan",
     "tanh",
+    "tanhshrink",
     "where",
 ]
 
@@ -240,6 +242,7 @@ logaddexp2: Callable[[Any, Any], Expr]
 rad2deg: Callable[[Any], Expr]
 right_shift: Callable[[Any, Any], Expr]
 sinc: Callable[[Any], Expr]
+tanhshrink: Callable[[Any], Expr]
 
 globals().update({name: _documented(unary(OPS[name]), OPS[name]) for name in _UNARY})
 globals().update({name: _documented(binary(OPS[name]), OPS[name]) for name in _BINARY})

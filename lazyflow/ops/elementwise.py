@@ -12,6 +12,7 @@ round, a zero ``g`` times an infinite slope, every derivative is zero by itself:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -110,6 +111,14 @@ ROUND = elementwise("round", "round(x)")
 # has lost them: that of tanh is not 1 - y * y, which is 0 from 10 on. `tests/ops/accuracy.py` has the bounds.
 
 
+def _horner(x: str, coefficients: Sequence[float]) -> str:
+    """A polynomial in ``x``, by Horner's rule."""
+    text = repr(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        text = f"({coefficient!r} + {x} * {text})"
+    return text
+
+
 def _bell(x: str) -> str:
     """``e / (1 + e) ** 2`` with ``e = exp(x)``: the derivative of the logistic function, an even one, at x <= 0."""
     return f"(exp({x}) / (1 + exp({x})) / (1 + exp({x})))"
@@ -142,6 +151,20 @@ HYPOT = elementwise(
 SINH = elementwise("sinh", "sinh(x)", x="cosh(x) * g")
 COSH = elementwise("cosh", "cosh(x)", x="sinh(x) * g")
 TANH = elementwise("tanh", "tanh(x)", x=f"4 * {_bell('-2 * magnitude(x)')} * g")
+
+# x - tanh(x): below 1 an odd polynomial from the cube on, minimax (Remez) in 60 digits.
+_BELOW_ONE = "(minimum(abs(x), 1) * minimum(abs(x), 1))"
+_SHRINK = (
+    0.3333333333333333, -0.1333333333333331, 0.05396825396823156, -0.02186948853529803, 0.008863235512589444,
+    -0.0035921278236704956, 0.0014558326533984118, -0.0005900175767987523, 0.00023908846508934669,
+    -9.67910927048607e-05, 3.8991871173576284e-05, -1.5416452019486524e-05, 5.777654441628333e-06,
+    -1.9218143651936037e-06, 5.123303671256177e-07, -9.365620009647933e-08, 8.540000704058055e-09,
+)  # fmt: skip
+TANHSHRINK = elementwise(
+    "tanhshrink",
+    f"where(abs(x) < 1, x * {_horner(_BELOW_ONE, _SHRINK)} * {_BELOW_ONE}, x - tanh(x))",
+    x="tanh(x) * tanh(x) * g",
+)
 ARCSINH = elementwise("arcsinh", "arcsinh(x)", x="g / hypot(1, x)")
 ARCCOSH = elementwise("arccosh", "arccosh(x)", x="g / (sqrt(x - 1) * sqrt(x + 1))")
 ARCTANH = elementwise("arctanh", "arctanh(x)", x="g / ((1 - x) * (1 + x))")
@@ -196,22 +219,14 @@ _LOW, _HIGH = (" * ".join(f"({_W} + {k})" for k in ks) for ks in ((0, 1, 2, 3), 
 _BELOW = " + ".join(f"1 / ({_W} + {k})" for k in range(8))
 
 
-def _series(*coefficients: float) -> str:
-    """A polynomial in ``1 / z**2``, by Horner's rule."""
-    text = repr(coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
-        text = f"({coefficient!r} + {_SQUARE} * {text})"
-    return text
-
-
 _DIGAMMA = 1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12, -3617 / 8160
 _STIRLING = 1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400
 LGAMMA = elementwise(
     "lgamma",
     f"{_Z} * (log({_Z}) - 1) - 0.5 * log({_Z}) + {0.5 * math.log(2 * math.pi)}"
-    f" + {_series(*_STIRLING)} / {_Z}"
+    f" + {_horner(_SQUARE, _STIRLING)} / {_Z}"
     f" - (x < 8) * (log({_LOW}) + log({_HIGH}))",
-    x=f"g * (log({_Z}) - 0.5 / {_Z} - {_SQUARE} * {_series(*_DIGAMMA)} - (x < 8) * ({_BELOW}))",
+    x=f"g * (log({_Z}) - 0.5 / {_Z} - {_SQUARE} * {_horner(_SQUARE, _DIGAMMA)} - (x < 8) * ({_BELOW}))",
 )
 
 NDTR = elementwise("ndtr", "ndtr(x)", x=f"{_exp_of_square(1 / math.sqrt(2 * math.pi), 0.5)} * g")

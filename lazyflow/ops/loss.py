@@ -316,6 +316,13 @@ def _binary(xp: Any, x: Array, target: Array) -> Array:
     return xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))
 
 
+def _binary_slope(xp: Any, x: Array, target: Array) -> Array:
+    """The logistic function of ``x`` less the target, as ``(1 - t) s(x) - t s(-x)``: for the right answer it has all
+    digits of what is left, where a difference from 1 has none."""
+    e = xp.exp(xp.where(x < 0, x, -x))
+    return ((1 - target) * xp.where(x < 0, e, 1) - target * xp.where(x < 0, 1, e)) / (1 + e)
+
+
 # Of probabilities: each logarithm at least -100, and its slope bounded by 1e12, as in PyTorch.
 
 
@@ -353,9 +360,7 @@ def _huber_slope(xp: Any, x: Array, target: Array, *, delta: float) -> Array:
 
 
 MSE = _element_loss("mse", _square, lambda xp, x, t: 2 * (x - t), lambda xp, x, t: 2 * (t - x))
-BCE_WITH_LOGITS = _element_loss(
-    "bce_with_logits", _binary, lambda xp, x, t: 0.5 * xp.tanh(0.5 * x) + 0.5 - t, lambda xp, x, t: -x
-)
+BCE_WITH_LOGITS = _element_loss("bce_with_logits", _binary, _binary_slope, lambda xp, x, t: -x)
 BINARY_CROSS_ENTROPY = _element_loss(
     "binary_cross_entropy", _of_probabilities, _probabilities_slope, lambda xp, x, t: _log1m(xp, x) - _log(xp, x)
 )

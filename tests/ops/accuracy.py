@@ -75,6 +75,10 @@ def ndtr(x: Any) -> Any:
     return mp.erfc(-min(max(x, -10000), 10000) / mp.sqrt(2)) / 2
 
 
+def tanhshrink(x: Any) -> Any:
+    return x - mp.tanh(x) if abs(x) > 1e-9 else x**3 / 3 - 2 * x**5 / 15
+
+
 def tanh_inner(x: Any) -> Any:
     return mp.sqrt(8 / mp.pi) * (x + mp.mpf(0.044715) * x**3)
 
@@ -186,6 +190,7 @@ TABLE: Mapping[str, Row] = {
     "sinh": row(mp.sinh, mp.cosh, 4, 4),
     "cosh": row(mp.cosh, mp.sinh, 4, 4),
     "tanh": row(mp.tanh, lambda x: mp.sech(x) ** 2, 5, 5),
+    "tanhshrink": row(tanhshrink, lambda x: mp.tanh(x) ** 2, 7, 11, points=(1.0, -1.0)),
     "arcsinh": row(mp.asinh, lambda x: 1 / mp.sqrt(1 + x * x), 4, 2.5),
     "arccosh": row(mp.acosh, lambda x: 1 / mp.sqrt((x - 1) * (x + 1)), 4, 3, domain=(1, float("inf")), points=(1.0,)),
     "arctanh": row(mp.atanh, lambda x: 1 / ((1 - x) * (1 + x)), 4, 3, domain=(-1, 1), points=(-1.0, 0.0, 1.0)),

@@ -73,6 +73,7 @@ UNARY: tuple[tuple[str, Callable[..., Any], tuple[float, float]], ...] = (
     ("logsigmoid", lambda x: -np.log(1 + np.exp(-x)), (-4, 4)),
     ("softplus", lambda x: np.log(1 + np.exp(x)), (-4, 4)),
     ("softsign", lambda x: x / (1 + np.abs(x)), (-2, 2)),
+    ("tanhshrink", lambda x: x - np.tanh(x), (-3, 3)),
     ("relu", lambda x: np.where(x < 0, np.zeros_like(x), x), (-2, 2)),
     ("selu", lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1)), (-2, 2)),
     ("gelu", lambda x: x * (1 + ERF(x / math.sqrt(2))) / 2, (-3, 3)),

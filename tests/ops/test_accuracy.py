@@ -163,7 +163,7 @@ CASES = [
 def ulp(value, dtype):
     """The distance of the numbers around a value."""
     info = np.finfo(dtype)
-    if abs(value) >= float(info.max):
+    if abs(value) >= float(np.nextafter(info.max, info.dtype.type(0))):
         return mp.mpf(float(info.max - np.nextafter(info.max, info.dtype.type(0))))
     return mp.mpf(float(np.spacing(np.abs(np.dtype(dtype).type(float(value))))))
 

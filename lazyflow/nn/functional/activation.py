@@ -135,9 +135,8 @@ def hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool 
 
 
 def tanhshrink(x: Any) -> Expr:
-    """``x - tanh(x)``."""
-    value = constant(x)
-    return value - tanh(value)
+    """``x - tanh(x)``, to the last digits near 0, too."""
+    return e.tanhshrink(x)
 
 
 def softplus(x: Any, beta: float = 1.0, threshold: float = math.inf) -> Expr:
