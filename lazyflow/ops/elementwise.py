@@ -152,7 +152,8 @@ SINH = elementwise("sinh", "sinh(x)", x="cosh(x) * g")
 COSH = elementwise("cosh", "cosh(x)", x="sinh(x) * g")
 TANH = elementwise("tanh", "tanh(x)", x=f"4 * {_bell('-2 * magnitude(x)')} * g")
 
-# x - tanh(x): below 1 an odd polynomial from the cube on, minimax (Remez) in 60 digits.
+# x - tanh(x): below 1 an odd polynomial from the cube on, minimax (Remez) in 60 digits; from there on a sum, in which
+# nothing cancels, since 1 - tanh(x) is 2 / (exp(2 x) + 1).
 _BELOW_ONE = "(minimum(abs(x), 1) * minimum(abs(x), 1))"
 _SHRINK = (
     0.3333333333333333, -0.1333333333333331, 0.05396825396823156, -0.02186948853529803, 0.008863235512589444,
@@ -162,7 +163,8 @@ _SHRINK = (
 )  # fmt: skip
 TANHSHRINK = elementwise(
     "tanhshrink",
-    f"where(abs(x) < 1, x * {_horner(_BELOW_ONE, _SHRINK)} * {_BELOW_ONE}, x - tanh(x))",
+    f"where(abs(x) < 1, x * {_horner(_BELOW_ONE, _SHRINK)} * {_BELOW_ONE}, "
+    "sign(x) * (abs(x) - 1 + 2 / (exp(2 * abs(x)) + 1)))",
     x="tanh(x) * tanh(x) * g",
 )
 ARCSINH = elementwise("arcsinh", "arcsinh(x)", x="g / hypot(1, x)")

@@ -23,7 +23,7 @@ class ExponentiatedGradient(Optimizer):
     >>> w = lf.Parameter([0.5, 0.5])
     >>> w.grad = np.array([0.0, np.log(3.0)], np.float32)
     >>> ExponentiatedGradient([w], lr=1.0).step()
-    >>> w.numpy()
+    >>> w.numpy().round(4)
     array([0.75, 0.25], dtype=float32)
     """
 
