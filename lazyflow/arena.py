@@ -35,18 +35,26 @@ class Pool:
         return sum(buffer.nbytes for waiting in list(self.free.values()) for buffer in waiting)
 
     def take(self, device: str, dtype: np.dtype[Any], size: int) -> Array:
-        """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked."""
+        """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked.
+
+        On a GPU CuPy's own pool gives it: that one knows in which stream memory was used, and hands it to no other
+        before the work there is done.
+        """
+        if device != "cpu":
+            return devices.array_module(device).empty(size, dtype)
         with self.lock:
-            waiting = self.free.get((device, dtype), [])
+            waiting = self.free.get(dtype, [])
             fitting = [i for i, b in enumerate(waiting) if size <= b.size <= 2 * size + 4096]
             if fitting:
                 return waiting.pop(min(fitting, key=lambda i: int(waiting[i].size)))
-        return devices.array_module(device).empty(size + size // 8 + 16, dtype)
+        return np.empty(size + size // 8 + 16, dtype)
 
     def give(self, device: str, buffer: Array) -> None:
         """Hand a buffer back; nobody may read it any more."""
+        if device != "cpu":
+            return
         with self.lock:
-            waiting = self.free.setdefault((device, buffer.dtype), [])
+            waiting = self.free.setdefault(buffer.dtype, [])
             if len(waiting) < 8 and self.held + buffer.nbytes <= self.limit:
                 waiting.append(buffer)
 

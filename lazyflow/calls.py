@@ -386,7 +386,7 @@ class Calls:
             return [joined]
         rows = high - low if node.batch else 1
         flat = joined.reshape((rows * count, *node.reads[0].shape))
-        return [flat, self.xp.full(rows, count, np.int64)]
+        return [flat, np.full(rows, count, np.int64)]
 
     def _shared_operands(self, node: Node) -> list[Array]:
         """Those of an operation that has one value for all calls: stacked ones still need a batch axis."""
@@ -400,7 +400,8 @@ class Calls:
         if ref.kind == INT:
             return self.ints[ref.index][low:high].astype(np.int64)  # a kernel multiplies indices by sizes
         if ref.kind == FLOAT:
-            return self.floats[ref.index][low:high].astype(ref.dtype).reshape((-1,) + (1,) * len(ref.shape))
+            numbers = self.floats[ref.index][low:high].astype(ref.dtype).reshape((-1,) + (1,) * len(ref.shape))
+            return devices.to_device(numbers, self.device)
         if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
             return self._flat(ref)[ref.shift : ref.shift + ref.size].reshape(ref.shape)
         return self._part(ref)(low, high, first).reshape((high - low, *ref.shape))

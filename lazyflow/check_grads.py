@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
 from lazyflow.errors import DTypeError
 from lazyflow.expr import Expr, constant
 from lazyflow.grad import jvp, vjp
@@ -49,7 +50,8 @@ def check_grads(
             replaced = dict(zip(numbers, inputs, strict=True))
             return f(*(replaced.get(i, arg) for i, arg in enumerate(args)), **kwargs)
 
-        inputs = mapped(lambda x: np.array(x.numpy() if isinstance(x, Expr) else x), tuple(args[i] for i in numbers))
+        given = tuple(args[i] for i in numbers)
+        inputs = mapped(lambda x: np.array(x.numpy() if isinstance(x, Expr) else devices.to_host(x)), given)
         _check(of_inputs, inputs, tuple(modes), order, tolerance, np.random.default_rng(0))
 
     return check
@@ -82,7 +84,7 @@ def _numeric(f: Function, x: Any, v: Any) -> Any:
     """The derivative along ``v`` by central differences."""
     ahead, behind = (evaluated(f(*_moved(x, v, sign * EPSILON / 2))) for sign in (1, -1))
     pairs = zip(leaves(ahead), leaves(behind), strict=True)
-    return [(np.asarray(a) - np.asarray(b)) / EPSILON for (_, a), (_, b) in pairs]
+    return [(devices.to_host(a) - devices.to_host(b)) / EPSILON for (_, a), (_, b) in pairs]
 
 
 def _moved(x: Any, v: Any, distance: float) -> Any:
@@ -91,7 +93,8 @@ def _moved(x: Any, v: Any, distance: float) -> Any:
 
 
 def _inner(a: Any, b: Any) -> float:
-    return float(sum(np.vdot(p, q) for (_, p), (_, q) in zip(leaves(a), leaves(b), strict=True)))
+    pairs = zip(leaves(a), leaves(b), strict=True)
+    return float(sum(np.vdot(devices.to_host(p), devices.to_host(q)) for (_, p), (_, q) in pairs))
 
 
 def _compare(mode: str, f: Function, exact: float, numeric: float, tolerance: float) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from lazyflow.errors import DeviceError
+from lazyflow.errors import DeviceError, ShapeError
 
 Array = Any
 CUDA_DEVICES = 2, 3, 13  # DLPack's numbers of CUDA, pinned and managed memory
@@ -23,18 +25,48 @@ CUDA_DEVICES = 2, 3, 13  # DLPack's numbers of CUDA, pinned and managed memory
 def _cupy() -> Any:
     try:
         import cupy
-    except ImportError:
+    except ModuleNotFoundError:
         raise DeviceError(
             "device 'cuda' needs CuPy, which is not installed; install the extra for your driver, "
             "pip install 'lazyflow[cuda13]' or 'lazyflow[cuda12]', or use device='cpu'"
         ) from None
+    except ImportError as error:
+        raise DeviceError(
+            f"device 'cuda' needs CuPy, which is installed but does not load: {error}; install it again for your "
+            "driver, pip install 'lazyflow[cuda13]' or 'lazyflow[cuda12]', or use device='cpu'"
+        ) from None
+    runtime = cupy.cuda.runtime
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise DeviceError(f"device 'cuda' needs a GPU and its driver: {error}; use device='cpu'") from None
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise DeviceError(_without_devices(runtime, str(error))) from None
     if not count:
-        raise DeviceError("device 'cuda' needs a GPU, and this machine shows none; use device='cpu'")
+        raise DeviceError(_without_devices(runtime, "no device was found"))
     return cupy
+
+
+def _without_devices(runtime: Any, error: str) -> str:
+    """What is missing where CuPy is there, but no GPU."""
+    try:
+        driver = runtime.driverGetVersion()
+    except runtime.CUDARuntimeError:
+        driver = 0
+    wanted = runtime.runtimeGetVersion() // 1000
+    if not driver:
+        return (
+            f"device 'cuda' needs a GPU and its driver, and this machine has no CUDA driver ({error}); install "
+            f"NVIDIA's driver for CUDA {wanted}, or use device='cpu'"
+        )
+    if driver // 1000 < wanted:
+        return (
+            f"device 'cuda' needs a driver for CUDA {wanted}, for which this CuPy was built; the driver here is for "
+            f"CUDA {driver // 1000} ({error}): update the driver, or install the extra for it, pip install "
+            f"'lazyflow[cuda{driver // 1000}]', or use device='cpu'"
+        )
+    return (
+        f"device 'cuda' needs a GPU, and this machine shows none ({error}): see nvidia-smi, and CUDA_VISIBLE_DEVICES, "
+        "or use device='cpu'"
+    )
 
 
 def canonical(device: str) -> str:
@@ -56,12 +88,24 @@ def canonical(device: str) -> str:
 
 
 def array_module(device: str) -> Any:
-    """numpy for ``"cpu"``, cupy (with that GPU made current) for ``"cuda:N"``."""
-    if device == "cpu":
-        return np
-    cupy = _cupy()
-    cupy.cuda.Device(int(device.partition(":")[2])).use()
-    return cupy
+    """numpy for ``"cpu"``, cupy for ``"cuda:N"``; see `on`."""
+    return np if device == "cpu" else _cupy()
+
+
+_NOWHERE: AbstractContextManager[Any] = nullcontext()
+
+
+def on(device: str) -> AbstractContextManager[Any]:
+    """A ``with`` block in which CuPy computes on ``device``; the user's current device is back behind it.
+
+    >>> with on("cpu"):
+    ...     pass
+    """
+    return _NOWHERE if device == "cpu" else _cupy().cuda.Device(_number(device))
+
+
+def _number(device: str) -> int:
+    return int(device.partition(":")[2])
 
 
 def module(array: Array) -> Any:
@@ -70,30 +114,66 @@ def module(array: Array) -> Any:
     >>> module(np.zeros(3)).__name__
     'numpy'
     """
-    return _cupy() if hasattr(array, "__cuda_array_interface__") else np
+    return _cupy() if is_on_gpu(array) else np
+
+
+def is_on_gpu(value: Any) -> bool:
+    """Whether it is an array of CuPy's.
+
+    Asked of the type: the attribute ``__cuda_array_interface__`` is made anew whenever somebody looks whether it is
+    there, and may raise.
+    """
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(value, cupy.ndarray)
 
 
 def is_array(value: Any) -> bool:
     """Whether it is an array as they are computed with here: NumPy's own, and no subclass, or CuPy's."""
-    cupy = sys.modules.get("cupy")
-    return type(value) is np.ndarray or (cupy is not None and isinstance(value, cupy.ndarray))
+    return type(value) is np.ndarray or is_on_gpu(value)
 
 
 def device_of(array: Array) -> str:
     """``"cpu"`` or ``"cuda:N"``."""
-    return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
+    return f"cuda:{array.device.id}" if is_on_gpu(array) else "cpu"
 
 
 def to_device(array: Array, device: str) -> Array:
     """``array`` on ``device``; the same array when it is there already."""
     if device == "cpu":
         return to_host(array)
-    return array_module(device).asarray(array)
+    if device_of(array) == device:
+        return array
+    with on(device):
+        return array.copy() if is_on_gpu(array) else _cupy().asarray(array)
 
 
 def to_host(array: Array) -> np.ndarray[Any, Any]:
     """``array`` as a NumPy array; the same array when it is one already."""
-    return array if isinstance(array, np.ndarray) else array.get()
+    return array if isinstance(array, np.ndarray) else array.get() if is_on_gpu(array) else np.asarray(array)
+
+
+def copied(array: Array, device: str) -> Array:
+    """An array of its own on ``device``.
+
+    >>> copied(np.ones(2), "cpu").tolist()
+    [1.0, 1.0]
+    """
+    found = to_device(array, device)
+    if found is not array and is_on_gpu(found) != is_on_gpu(array):
+        return found
+    with on(device):
+        return module(found).array(found)
+
+
+def stacked(arrays: Sequence[Any]) -> Array:
+    """CuPy's arrays, and NumPy's or numbers beside them, as one of CuPy's with an axis more in front, on the device of
+    the first. Raises `ShapeError` where they differ in shape."""
+    shapes = sorted({np.shape(a) for a in arrays})
+    if len(shapes) > 1:
+        raise ShapeError(f"a list of arrays of the shapes {', '.join(map(str, shapes))} is no array")
+    place = next((device_of(a) for a in arrays if is_on_gpu(a)), "cuda:0")
+    with on(place):
+        return _cupy().stack([to_device(np.asarray(a) if not is_on_gpu(a) else a, place) for a in arrays])
 
 
 def from_dlpack(value: Any) -> Array:
@@ -104,8 +184,11 @@ def from_dlpack(value: Any) -> Array:
     """
     if not hasattr(value, "__dlpack_device__"):
         raise TypeError(f"from_dlpack takes an array that has __dlpack__, got {type(value).__name__}")
-    on_gpu = value.__dlpack_device__()[0] in CUDA_DEVICES
-    return _cupy().from_dlpack(value) if on_gpu else np.from_dlpack(value)
+    kind, number = value.__dlpack_device__()
+    if kind not in CUDA_DEVICES:
+        return np.from_dlpack(value)
+    with on(f"cuda:{int(number)}"):
+        return _cupy().from_dlpack(value)
 
 
 def dlpack_device(device: str) -> tuple[int, int]:
@@ -114,7 +197,7 @@ def dlpack_device(device: str) -> tuple[int, int]:
     >>> dlpack_device("cpu")
     (1, 0)
     """
-    return (1, 0) if device == "cpu" else (CUDA_DEVICES[0], int(device.partition(":")[2]))
+    return (1, 0) if device == "cpu" else (CUDA_DEVICES[0], _number(device))
 
 
 def strided(buffer: Array, offset: int, shape: tuple[int, ...], pitch: int) -> Array:

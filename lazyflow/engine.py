@@ -26,7 +26,7 @@ from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, LazyflowError, ShapeError, user_line
 from lazyflow.execute import Run, execute, fused_by, parameter_types
-from lazyflow.expr import Expr, Parameter, own_array
+from lazyflow.expr import Expr, Parameter, own_array, value_of
 from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, together
@@ -99,13 +99,13 @@ def _run_alike(roots: Sequence[Expr]) -> bool:
     graph = reduced(_with_kept(drawn_anew(graph), _held(tapes) if others and reuse else {}), device, checked)
     plan = plan_of(graph, settings.current().batching, reuse=reuse)
     _check_recorded(parameter_types(plan))
-    run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
     # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
-    with blas_threads(settings.current().threads), np.errstate(all="ignore"):
+    with blas_threads(settings.current().threads), np.errstate(all="ignore"), devices.on(device):
+        run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
         execute(run)
         if checked:
             check_finite(run, roots)
-    _remember(run, tapes)
+        _remember(run, tapes)
     return True
 
 
@@ -302,7 +302,8 @@ class Engine:
         if not is_evaluated(root.tape, root.row):
             self.forward([root])
         run, offset = location(root.tape, root.row)
-        return run.value(offset, root.type)
+        with devices.on(root.device):
+            return run.value(offset, root.type)
 
     @_alone
     def backward(self, root: Expr, cotangent: Array | None) -> None:
@@ -310,7 +311,8 @@ class Engine:
         _refuse_in_cells(_roots_to_run([root]))
         seed = _cotangent(root, cotangent)
         if isinstance(root, Parameter):
-            _add_to_gradients([(root, through(root.hooks, seed))], [])
+            with devices.on(root.device):
+                _add_to_gradients([(root, through(root.hooks, seed))], [])
             return
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
@@ -320,12 +322,13 @@ class Engine:
             _forget([root], draw_anew=False)
             self.forward([root])
         run, offset = location(root.tape, root.row)
-        with blas_threads(settings.current().threads), np.errstate(all="ignore"):
-            retained: list[Retained] = []
-            found = run_backward([(run, _node_of(run, root), offset, seed)], partial(_retain, retained), _hooked)
-        trained = [(p, gradient) for p, gradient in found.values() if p.requires_grad]  # some may be frozen since
-        gradients = [(parameter, through(parameter.hooks, gradient)) for parameter, gradient in trained]
-        _add_to_gradients(gradients, retained)
+        with devices.on(root.device):
+            with blas_threads(settings.current().threads), np.errstate(all="ignore"):
+                retained: list[Retained] = []
+                found = run_backward([(run, _node_of(run, root), offset, seed)], partial(_retain, retained), _hooked)
+            trained = [(p, gradient) for p, gradient in found.values() if p.requires_grad]  # some may be frozen since
+            gradients = [(parameter, through(parameter.hooks, gradient)) for parameter, gradient in trained]
+            _add_to_gradients(gradients, retained)
 
 
 def _check_trained(run: Run) -> None:
@@ -469,15 +472,15 @@ def _cotangent(root: Expr, given: Any) -> Array:
                 "backward(gradient) of that shape, or reduce it first, for example lf.sum(x).backward()"
             )
         given = np.ones(root.shape, root.dtype)
-    given = given.numpy() if isinstance(given, Expr) else own_array(given)
-    array = np.asarray(devices.to_host(given) if devices.is_array(given) else given)
+    given = value_of(own_array(given))
+    array = given if devices.is_array(given) else np.asarray(given)
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"backward(gradient): the gradient must be of numbers, got {array.dtype}")
     if array.shape != root.shape:
         raise ShapeError(
             f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal"
         )
-    return devices.to_device(array.astype(root.dtype), root.device)
+    return devices.to_device(array, root.device).astype(root.dtype)
 
 
 _adding = Lock()

@@ -124,7 +124,9 @@ def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = 
         parameter = parameter_of(operand.type)
         array = parameter.columns(arena.number) if by_columns and operand.type.ndim == 2 else parameter.array
         return array if array.shape == operand.shape else array.reshape(operand.shape)
-    return read if arena.device == "cpu" or isinstance(read, float) else devices.to_device(read, arena.device)
+    if operand.kind == "int" or isinstance(read, float):  # indices, that is: see `lazyflow.ops.base`
+        return read
+    return devices.to_device(read, arena.device)
 
 
 def _stacked_value(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:

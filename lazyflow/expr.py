@@ -19,7 +19,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
+from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Aval, Op, Shape, axis_argument, integers
@@ -239,8 +239,9 @@ class Expr:
         return value if dtype is None else value.astype(dtype)
 
     def __dlpack__(self, **options: Any) -> Any:
-        value = self.array.copy() if isinstance(self, Parameter) else self.engine.value(self)
-        return value.__dlpack__(**options)
+        value = value_of(self)
+        with devices.on(self.device):
+            return (value.copy() if isinstance(self, Parameter) else value).__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return devices.dlpack_device(self.device)
@@ -402,10 +403,10 @@ class Parameter(Expr):
     def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
         refuse_in_cells("a parameter is made", "make it outside, once")
         options = settings.current()
-        array = np.array(_as_array(_detached(value), options.dtype))
+        array = _as_array(_detached(value), options.dtype)
         if requires_grad and array.dtype.kind in "iu" and isinstance(value, int | list | tuple):
             array = array.astype(options.dtype)  # Python's integers, which have no dtype of their own
-        self.array = devices.to_device(array, options.device)
+        self.array = devices.copied(array, options.device)
         self.name = name
         self._grad: Any = None
         self._columns: tuple[Any, Array] = (None, None)
@@ -503,13 +504,14 @@ class Parameter(Expr):
 
     def assign(self, value: Any) -> None:
         """Copy ``value`` in. Raises `ShapeError` if its shape is not the parameter's; nothing has changed then."""
-        new = _as_array(value.numpy() if isinstance(value, Expr) else _detached(value), self.dtype)
+        new = value_of(value) if isinstance(value, Expr) else _as_array(_detached(value), self.dtype)
         if new.shape != self.shape:
             raise ShapeError(
                 f"parameter {self.name or ''} has shape {self.shape}, got {new.shape}; a parameter keeps its shape"
             )
         self.touch()  # and once more afterwards: what is computed under half of the new values is stale, too
-        self.array[...] = devices.to_device(new, self.device)
+        with devices.on(self.device):
+            self.array[...] = devices.to_device(new, self.device)
         self.touch()
 
     def touch(self) -> None:
@@ -535,7 +537,18 @@ class Parameter(Expr):
             raise TypeError(f"a gradient is an array, a RowSparse or None, got a {type(value).__name__}")
         if value is not None and value.shape != self.shape:
             raise ShapeError(f"the gradient of a parameter of shape {self.shape} must have it too, got {value.shape}")
+        if value is not None:
+            self._check_place(value)
         self._grad = value
+
+    def _check_place(self, gradient: Any) -> None:
+        where = devices.device_of(getattr(gradient, "values", gradient))
+        if where != self.device:
+            here = "gradient.get(), NumPy's" if self.device == "cpu" else "cupy.asarray(gradient), CuPy's"
+            raise DeviceError(
+                f"the gradient of a parameter on {self.device} must lie there too, got one on {where}: write {here}, "
+                "or move the parameter with .to(device), which takes its gradient along"
+            )
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
@@ -559,7 +572,7 @@ class Parameter(Expr):
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """A copy of the array, on the host."""
-        return np.array(devices.to_host(self.array))
+        return devices.copied(self.array, "cpu")  # type: ignore[no-any-return]
 
     def forward(self) -> Parameter:
         """A parameter has its value already; returns ``self``."""
@@ -605,10 +618,11 @@ class Parameter(Expr):
     def _in_place(self, function: Any, other: Any) -> Parameter:
         if settings.current().grad:
             raise RuntimeError("a parameter is changed in place only under lf.no_grad(), so that no graph misses it")
-        value = other.numpy() if isinstance(other, Expr) else other.to_dense() if hasattr(other, "to_dense") else other
-        self.assign(
-            function(self.array, devices.to_device(np.asarray(value), self.device) if np.ndim(value) else value)
-        )
+        with devices.on(self.device):
+            value = other.to_dense() if hasattr(other, "to_dense") else value_of(other)
+            if not isinstance(value, float | int):
+                value = devices.to_device(value if devices.is_array(value) else np.asarray(value), self.device)
+            self.assign(function(self.array, value))
         return self
 
     def __iadd__(self, other: Any) -> Parameter:
@@ -630,6 +644,13 @@ def plain_dtype(dtype: Any) -> np.dtype[Any]:
     if found.kind not in "biuf" or found.itemsize > 8:
         raise DTypeError(f"values are booleans, integers, or float16, float32 and float64, not {found}")
     return found
+
+
+def value_of(value: Any) -> Any:
+    """The value of an expression as an array where it lies, the very one of a parameter; anything else as it is."""
+    if not isinstance(value, Expr):
+        return value
+    return value.array if isinstance(value, Parameter) else value.engine.value(value)
 
 
 def _unpickled(kind: type[Parameter], array: Array, name: str, requires_grad: bool, device: str) -> Parameter:
@@ -700,10 +721,23 @@ def _listed_array(value: Any) -> Any:
         raise TypeError(f"expected an expression, an array or numbers, got a {type(value).__name__}; make a list of it")
     try:
         return np.asarray(value)
+    except TypeError:  # CuPy's arrays are not NumPy's unasked
+        if not _holds_gpu_arrays(value):
+            raise
+        return _stacked_on_gpu(value)
     except ValueError:
         raise ShapeError(
             "a list whose parts have different lengths is no array; pad them, or record each one"
         ) from None
+
+
+def _holds_gpu_arrays(value: Any) -> bool:
+    return devices.is_on_gpu(value) or (isinstance(value, list | tuple) and any(map(_holds_gpu_arrays, value)))
+
+
+def _stacked_on_gpu(value: Any) -> Any:
+    """A list with CuPy's arrays in it, at any depth, as one of CuPy's."""
+    return devices.stacked([_stacked_on_gpu(v) for v in value]) if isinstance(value, list | tuple) else value
 
 
 def holds_expressions(value: Any) -> bool:
@@ -731,7 +765,7 @@ def constant(value: Any) -> Expr:
         return value
     options = settings.current()
     array = _as_array(value, options.dtype)
-    return _constant_node(current_tape(), np.array(array) if isinstance(array, np.ndarray) else array.copy())
+    return _constant_node(current_tape(), devices.copied(array, devices.device_of(array)))
 
 
 def in_dtype(x: Any, dtype: np.dtype[Any]) -> Any:
@@ -1347,10 +1381,12 @@ def getitem(x: Any, key: Any) -> Expr:
     shape = x.type.shape
     if isinstance(key, bool | np.bool_):
         raise TypeError("an index is an integer, got a bool; for a mask use lf.where")
-    key = own_array(key)
+    key = devices.to_host(own_array(key)) if devices.is_on_gpu(key) else own_array(key)
     if isinstance(key, Expr | np.ndarray | list):
-        key = key if isinstance(key, Expr | np.ndarray) else index_array(key)
-        return record(OPS["take"], (x, _index_array(key)), axis=0)
+        key = _index_array(key if isinstance(key, Expr | np.ndarray) else index_array(key))
+        if shape and not isinstance(key, Expr):
+            key = checked_range("take", key, shape[0])
+        return record(OPS["take"], (x, key), axis=0)
     if not shape or x.type.parameter is not None or not isinstance(key, int | slice | np.integer):
         if isinstance(key, int | np.integer) and shape:
             return record(OPS["lookup"], (x, _checked_index(int(key), shape[0])))
@@ -1384,8 +1420,9 @@ def _with_new_axes(key: Any, shape: Shape) -> Shape | None:
 
 
 def index_array(value: Any) -> Any:
-    """A list or an array as an array; an empty list holds indices."""
-    array = np.asarray(_as_array(value, settings.current().dtype))
+    """A list or an array as an array on the host, where indices are checked, and which of them are equal is found out;
+    an empty list holds indices."""
+    array = devices.to_host(_as_array(value, settings.current().dtype))
     return array if array.size or isinstance(value, np.ndarray) else array.astype(np.int64)
 
 
@@ -1394,6 +1431,16 @@ def _index_array(key: Any) -> Any:
     if array.dtype.kind not in "iu":
         raise DTypeError(f"an index array must hold integers, got {array.dtype}; for a mask use lf.where")
     return array
+
+
+def checked_range(name: str, index: Any, size: int, what: str = "", lowest: int | None = None) -> Any:
+    """An array of indices, which lie between ``lowest``, by default counted from the end, and ``size``; raises
+    ``IndexError`` at this line, as on a GPU nobody would look."""
+    wrong = (index < (-size if lowest is None else lowest)) | (index >= size)
+    if wrong.any():
+        what = what or f"an axis of {size} elements"
+        raise IndexError(f"{name}: index {index[wrong].flat[0]} is out of range for {what}")
+    return index
 
 
 def _checked_index(i: int, n: int) -> int:

@@ -67,7 +67,7 @@ def through(hooks: Iterable[Hook], gradient: Array) -> Array:
 def checked(hook: Hook, answer: Any, gradient: Array) -> Array:
     """A hook's answer with the shape and dtype of the gradient that it takes the place of."""
     name = name_of(hook)
-    array = answer if hasattr(answer, "__cuda_array_interface__") else np.asarray(answer)
+    array = answer if devices.is_on_gpu(answer) else np.asarray(answer)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"the hook {name} must return a gradient or None, got a {type(answer).__name__}")
     if array.shape != gradient.shape:

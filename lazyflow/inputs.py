@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.cotangents import Node, Walk, cotangents, fitted, node_of
 from lazyflow.errors import DTypeError, GradientError, ShapeError
@@ -45,7 +46,7 @@ class alive:
 
 def _input(x: Any, what: str) -> Expr:
     """A value as an input to differentiate by: a node of its own, through which gradients flow. Free."""
-    if not isinstance(x, Expr | np.ndarray | np.generic | float | int) and not hasattr(x, "__cuda_array_interface__"):
+    if not isinstance(x, Expr | np.ndarray | np.generic | float | int) and not devices.is_on_gpu(x):
         raise TypeError(f"{what} is no array, number or expression but {type(x).__name__}; differentiate by others")
     e = constant(np.float64(x) if isinstance(x, float) and not isinstance(x, np.generic) else x)
     if e.dtype.kind != "f":

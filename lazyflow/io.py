@@ -180,7 +180,7 @@ def _skeleton(state: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) ->
 
 def _keep(value: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) -> str:
     """File ``value`` under ``path``, or under the next free name when a key with dots has taken it."""
-    array = np.asarray(to_host(value) if hasattr(value, "__cuda_array_interface__") else value)
+    array = np.asarray(to_host(value))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{path}: cannot store dtype {array.dtype}; there are {_SUPPORTED}")
     name, number = path, 1

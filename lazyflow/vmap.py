@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
 from lazyflow import functions
 from lazyflow import numpy as names
 from lazyflow.cotangents import Walk
@@ -76,17 +77,19 @@ def _count(args: Sequence[Any], axes: Sequence[Any]) -> int:
 
 def _examples(tree: Any, axis: int) -> list[Any]:
     """The arguments of every example."""
-    parts = [list(constant(names.moveaxis(_arrayed(leaf), axis, 0))) for _, leaf in leaves(tree)]
+    parts = [list(constant(_examples_first(leaf, axis))) for _, leaf in leaves(tree)]
     return [rebuilt(tree, iter(example)) for example in zip(*parts, strict=True)]
 
 
 def _shared(tree: Any) -> Any:
     """An argument of all examples: floating arrays are recorded once, not once for each."""
-    return mapped(lambda x: constant(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x, tree)
+    return mapped(lambda x: constant(x) if devices.is_array(x) and x.dtype.kind == "f" else x, tree)
 
 
-def _arrayed(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, Expr) else np.asarray(leaf)
+def _examples_first(leaf: Any, axis: int) -> Any:
+    if devices.is_on_gpu(leaf):
+        return devices.module(leaf).moveaxis(leaf, axis, 0)
+    return names.moveaxis(leaf if isinstance(leaf, Expr) else np.asarray(leaf), axis, 0)
 
 
 def _stacked(results: list[Any], axis: int) -> Any:

@@ -60,12 +60,14 @@ def test_every_step_of_the_random_programs(name):
 
 
 def test_mixing_devices_is_an_error():
-    w = lf.Parameter([1.0, 2.0])
+    with lf.using(device="cpu"):
+        w = lf.Parameter([1.0, 2.0])
     with lf.using(device=DEVICE), pytest.raises(lf.DeviceError, match="cpu and cuda:0"):
         w * lf.constant([1.0, 2.0])
 
 
 def test_training_moves_parameters_on_the_device():
+    lf.seed(3)
     with lf.using(device=DEVICE):
         layer = nn.Linear(3, 1)
         optimizer = lf.optim.Adam(layer.parameters(), lr=0.1)

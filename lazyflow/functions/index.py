@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, index_array, indexed, plain_dtype, record
+from lazyflow.expr import Expr, checked_range, constant, index_array, indexed, plain_dtype, record
 from lazyflow.functions.elementwise import invert, isnan, negative, where
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
@@ -26,10 +27,7 @@ def _checked(name: str, indices: Any, size: int, what: str, lowest: int = 0) -> 
     array = index_array(indices)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: an index must be an integer, got {array.dtype}")
-    wrong = (array < lowest) | (array >= size)
-    if wrong.any():
-        raise IndexError(f"{name}: index {array[wrong].flat[0]} is out of range for {what}")
-    return array
+    return checked_range(name, array, size, what, lowest)
 
 
 def embedding(table: Any, index: Any) -> Expr:
@@ -85,6 +83,8 @@ def pick(x: Any, index: Any, axis: int = -1) -> Expr:
     """
     x = constant(x)
     axis = integer("pick", "axis", axis)
+    if devices.is_array(index):
+        index = index_array(index)[()]  # one of no axes is a number
     if isinstance(index, TracedNumber) and index.value >= 0 and axis in (-1, x.ndim - 1):
         return record(OPS["pick"], (x, index.below("pick", x.shape[-1])))
     if isinstance(index, int | np.integer) and -x.ndim <= axis < x.ndim:

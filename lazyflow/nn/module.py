@@ -399,17 +399,15 @@ def _check_name(name: str) -> None:
 
 
 def _is_plain_array(value: Any) -> bool:
-    return not isinstance(value, Expr) and (isinstance(value, np.ndarray) or hasattr(value, "__cuda_array_interface__"))
+    return not isinstance(value, Expr) and (isinstance(value, np.ndarray) or devices.is_on_gpu(value))
 
 
 def _own_array(array: Any) -> Array:
     """A copy on the default device."""
-    device = settings.current().device
-    on_gpu = not isinstance(array, np.ndarray) and hasattr(array, "__cuda_array_interface__")
-    copy = array.copy() if on_gpu else np.array(array)
-    if copy.dtype.kind not in "biuf":
-        raise DTypeError(f"a buffer is an array of numbers, got {copy.dtype} from a {type(array).__name__}")
-    return devices.to_device(copy, device)
+    given = array if devices.is_on_gpu(array) else np.asarray(array)
+    if given.dtype.kind not in "biuf":
+        raise DTypeError(f"a buffer is an array of numbers, got {given.dtype} from a {type(array).__name__}")
+    return devices.copied(given, settings.current().device)
 
 
 def _array(value: Parameter | Array) -> Array:
@@ -438,12 +436,12 @@ def _entry(value: Any, like: Array | None) -> Any:
 
 def _value_for(target: Parameter | Array, value: Any) -> Array:
     """``value`` as an array on the device of ``target``: whatever can fail, fails before anything is assigned."""
-    return devices.to_device(np.asarray(devices.to_host(value)), devices.device_of(_array(target)))
+    return devices.to_device(value, devices.device_of(_array(target)))
 
 
 def _copy_all(targets: Mapping[str, Parameter | Array], values: Mapping[str, Array]) -> None:
     """Copy all of the values in, or none."""
-    before = {name: _array(target).copy() for name, target in targets.items()}
+    before = {name: devices.copied(_array(t), devices.device_of(_array(t))) for name, t in targets.items()}
     try:
         for name, value in values.items():
             _copy_into(targets[name], value)
@@ -454,6 +452,8 @@ def _copy_all(targets: Mapping[str, Parameter | Array], values: Mapping[str, Arr
 
 
 def _copy_into(target: Parameter | Array, value: Array) -> None:
-    _array(target)[...] = value
+    array = _array(target)
+    with devices.on(devices.device_of(array)):
+        array[...] = value
     if isinstance(target, Parameter):
         target.touch()

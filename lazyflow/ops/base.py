@@ -9,7 +9,8 @@ So a kernel never asks whether it runs batched, for how many examples, or where:
 - ``forward(xp, *arrays, out=None, **static)`` computes a whole launch. ``xp`` is numpy or cupy. Each array has ONE
 batch
   axis in front of the example's shape, except shared operands (a parameter, or one row that every node of the launch
-  reads), which have none. ``out`` is the launch's own memory, ``(batch, *shape)``: a kernel that can write there does
+  reads), which have none. Integers that are payload come on the host, whatever ``xp`` is (`on_device`). ``out`` is
+  the launch's own memory, ``(batch, *shape)``: a kernel that can write there does
   and
   returns ``out``; one that cannot returns a fresh array, which the engine copies (and broadcasts, if all were shared).
 - ``vjps[i](xp, g, y, *arrays, **static)`` returns the cotangent of operand ``i``. ``g`` and ``y`` (cotangent and
@@ -107,6 +108,12 @@ def register(op: Op) -> Op:
         raise ValueError(f"operation {op.name!r} is registered twice")
     OPS[op.name] = op
     return op
+
+
+def on_device(xp: Any, index: Array) -> Array:
+    """Integers as an array of ``xp``. Those that are known when they are recorded come to a kernel on the host,
+    whatever ``xp`` is: what depends on them alone costs no launch there, and to look at them no wait."""
+    return index if xp is np or symbolic(xp) else xp.asarray(index)
 
 
 def symbolic(xp: Any) -> bool:

@@ -120,7 +120,7 @@ def _cofactors(xp: Any, a: Array, y: Array) -> Array:
     # Of U, s and V they are those of U and V, which are their determinants, times the products of the other s.
     u, s, vh = xp.linalg.svd(a)
     signs = xp.linalg.det(u) * xp.linalg.det(vh)
-    others = xp.where(np.eye(n, dtype=np.bool_), 1, s[..., None, :]).prod(-1)
+    others = xp.where(xp.eye(n, dtype=np.bool_), 1, s[..., None, :]).prod(-1)
     return (signs[..., None, None] * u * others[..., None, :]) @ vh
 
 

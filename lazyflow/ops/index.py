@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
@@ -21,6 +22,7 @@ from lazyflow.ops.base import (
     Result,
     Shape,
     negative_axis,
+    on_device,
     register,
     require_integer,
     symbolic,
@@ -38,8 +40,8 @@ def checked(xp: Any, name: str, index: Array, n: int) -> Array:
     >>> checked(np, "take", np.array([0, -1]), 5).tolist()
     [0, 4]
     """
-    if xp is not np:
-        return index % n
+    if not isinstance(index, np.ndarray):
+        return index.astype(np.int64, copy=False) % n
     given = index.astype(np.int64, copy=False)
     # Seen as unsigned, negative numbers are huge: one reduction looks for both.
     if not given.size or given.view(np.uint64).max() < n:
@@ -51,6 +53,11 @@ def checked(xp: Any, name: str, index: Array, n: int) -> Array:
     if wrong.any():
         raise IndexError(f"{name}: index {given[wrong].flat[0]} is out of range for an axis of {n} elements")
     return index
+
+
+def _behind_each_other(index: Array, batch: int, n: int, index_ndim: int) -> Array:
+    """Indices of a stack of ``batch`` tables of ``n`` rows, flat, as those of one table."""
+    return (index + n * _along(devices.module(index), batch, 0, 1 + index_ndim)).reshape(-1)
 
 
 def _along(xp: Any, size: int, axis: int, ndim: int) -> Array:
@@ -66,7 +73,7 @@ def _read(xp: Any, x: Array, index: Array, axis: int, out: Array = None) -> Arra
 def _take(
     xp: Any, x: Array, index: Array, out: Array = None, *, name: str, axis: int, ndim: int, index_ndim: int
 ) -> Array:
-    index = checked(xp, name, index, x.shape[axis])
+    index = on_device(xp, checked(xp, name, index, x.shape[axis]))
     before = ndim + axis
     if index.ndim == index_ndim:
         return _read(xp, x, index, axis, out if x.ndim > ndim else None)
@@ -108,10 +115,10 @@ def _take_x(
         sums = segment_sum(xp, *_shared_rows(xp, g, index, index_ndim), n)
     elif index_ndim == 0:
         sums = xp.zeros((len(x), n, *g.shape[1:]), g.dtype)
-        sums[xp.arange(len(x)), index] = g  # one index per example: nothing repeats
+        sums[xp.arange(len(x)), on_device(xp, index)] = g  # one index per example: nothing repeats
     else:
-        flat = index + n * _along(xp, len(x), 0, 1 + index_ndim)
-        sums = segment_sum(xp, flat.reshape(-1), g.reshape(flat.size, *g.shape[1 + index_ndim :]), len(x) * n)
+        flat = _behind_each_other(index, len(x), n, index_ndim)
+        sums = segment_sum(xp, flat, g.reshape(flat.size, *g.shape[1 + index_ndim :]), len(x) * n)
         sums = sums.reshape(len(x), n, *sums.shape[1:])
     return xp.moveaxis(sums, 0 if x.ndim == ndim else 1, axis) if before else sums
 
@@ -186,8 +193,8 @@ def _scatter(
         return segment_sum(xp, index.reshape(-1), rows.reshape(index.size, *rows.shape[index_ndim:]), n)
     batch = len(index) if index.ndim > index_ndim else len(rows)
     rows = rows if rows.ndim > ndim else xp.broadcast_to(rows, (batch, *rows.shape))
-    flat = index + n * _along(xp, batch, 0, 1 + index_ndim)
-    sums = segment_sum(xp, flat.reshape(-1), rows.reshape(flat.size, *rows.shape[1 + index_ndim :]), batch * n)
+    flat = _behind_each_other(index, batch, n, index_ndim)
+    sums = segment_sum(xp, flat, rows.reshape(flat.size, *rows.shape[1 + index_ndim :]), batch * n)
     return sums.reshape(batch, n, *sums.shape[1:])
 
 
@@ -247,7 +254,7 @@ def _one_hot(xp: Any, index: Array, out: Array = None, *, n: int, dtype: np.dtyp
     if out is None or out.shape != shape:
         out = xp.empty(shape, dtype)
     out[...] = 0
-    index = checked(xp, "one_hot", index, n)
+    index = on_device(xp, checked(xp, "one_hot", index, n))
     place = (*(_along(xp, size, axis, index.ndim) for axis, size in enumerate(index.shape)), index)
     out[place] = 1
     return out

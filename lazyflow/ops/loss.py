@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
+from lazyflow import device as devices
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
@@ -22,6 +23,7 @@ from lazyflow.ops.base import (
     Op,
     Result,
     Shape,
+    on_device,
     register,
     require_floating,
     require_integer,
@@ -107,11 +109,11 @@ def _repeated(xp: Any, scores: Array, index: Array) -> Array:
 def _places(xp: Any, scores: Array, index: Array) -> tuple[Array, Array]:
     """The rows of flattened scores, and the class that belongs to each."""
     if index.shape != scores.shape[:-1]:
-        index = xp.broadcast_to(index, scores.shape[:-1])
-    if xp is np and index.size and (index.min() < 0 or index.max() >= scores.shape[-1]):
+        index = devices.module(index).broadcast_to(index, scores.shape[:-1])
+    if isinstance(index, np.ndarray) and index.size and (index.min() < 0 or index.max() >= scores.shape[-1]):
         wrong = index[(index < 0) | (index >= scores.shape[-1])].flat[0]
         raise IndexError(f"class {wrong} is out of range for {scores.shape[-1]} scores; classes are numbered from 0")
-    return xp.arange(index.size), index.reshape(-1)
+    return xp.arange(index.size), on_device(xp, index.reshape(-1))
 
 
 def _picked(xp: Any, scores: Array, index: Array) -> Array:
@@ -122,7 +124,7 @@ def _picked(xp: Any, scores: Array, index: Array) -> Array:
 
 def _hot(xp: Any, scores: Array, index: Array) -> Array:
     """Whether a score is that of its row's class."""
-    return index[..., None] == xp.arange(scores.shape[-1])
+    return on_device(xp, index)[..., None] == xp.arange(scores.shape[-1])
 
 
 def _is_array(xp: Any, value: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_integer
 
@@ -47,8 +48,10 @@ def mix(state: Array) -> Array:
 
 def keys(xp: Any, seed: Array, counter: Array) -> Array:
     """One 64-bit state a row, (batch,) or (1,), from the integers ``seed`` and ``counter``, each (batch,) or ()."""
-    start = mix(xp.asarray(seed).reshape(-1).astype(np.uint64))
-    return mix(start + xp.asarray(counter).reshape(-1).astype(np.uint64) * GAMMA)
+    known = not (devices.is_on_gpu(seed) or devices.is_on_gpu(counter))
+    where = np if known else xp
+    start = mix(where.asarray(seed).reshape(-1).astype(np.uint64))
+    return xp.asarray(mix(start + where.asarray(counter).reshape(-1).astype(np.uint64) * GAMMA))
 
 
 def words(xp: Any, key: Array, count: int) -> Array:

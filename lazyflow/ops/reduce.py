@@ -24,6 +24,7 @@ from lazyflow.ops.base import (
     Shape,
     negative_axes,
     negative_axis,
+    on_device,
     register,
     require_floating,
     symbolic,
@@ -31,6 +32,7 @@ from lazyflow.ops.base import (
     wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select
+from lazyflow.ops.sparse import segment_sum
 
 Axis = int | Sequence[int] | None
 Axes = tuple[int, ...]
@@ -428,18 +430,20 @@ def _segments(xp: Any, x: Array, counts: Array) -> Array:
         for i in np.flatnonzero(counts > STRETCH) if x.dtype.kind == "f" else ():
             sums[i] = total(x[starts[i] : starts[i] + counts[i]], 0)
         return sums
-    return xp.stack([x[a : a + n].sum(axis=0) for a, n in zip(starts.tolist(), counts.tolist(), strict=True)])
+    return segment_sum(xp, np.repeat(np.arange(len(counts)), counts), x, len(counts))
 
 
 def _repeated(xp: Any, rows: Array, counts: Array) -> Array:
     """Each row for all of its operands; of one node's row as an expression, all of them get the same."""
     if symbolic(xp):
         return rows
-    return xp.repeat(rows, counts.tolist(), axis=0)
+    if xp is np:
+        return np.repeat(rows, counts, axis=0)
+    return rows.take(xp.asarray(np.repeat(np.arange(len(counts)), counts)), 0)
 
 
-def _columns(counts: Array, x: Array) -> Array:
-    return counts.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
+def _columns(xp: Any, counts: Array, x: Array) -> Array:
+    return on_device(xp, counts.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1)))
 
 
 def _sum_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
@@ -452,13 +456,13 @@ def _sum_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
 
 def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
     sums = _segments(xp, x, counts)
-    return (sums / _columns(counts, sums)).astype(_averaged(x.dtype), copy=False)
+    return (sums / _columns(xp, counts, sums)).astype(_averaged(x.dtype), copy=False)
 
 
 def _mean_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
     if symbolic(xp):
         return g / int(counts[0])
-    return _repeated(xp, g / _columns(counts, g), counts)
+    return _repeated(xp, g / _columns(xp, counts, g), counts)
 
 
 SUM_LIST = register(

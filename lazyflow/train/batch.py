@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.device import to_host
+from lazyflow.device import is_on_gpu, to_host
 from lazyflow.engine import forward
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, is_evaluated
@@ -69,7 +69,7 @@ def rows(column: Any) -> Sequence[Any]:
     """
     if not is_array(column):
         return list(column)
-    if hasattr(column, "__cuda_array_interface__") and not isinstance(column, np.ndarray):
+    if is_on_gpu(column):
         return list(column)  # stays on its device
     array = np.asarray(column)
     if not array.ndim:
@@ -81,8 +81,7 @@ def host(value: Any) -> np.ndarray[Any, Any]:
     """An expression's value, or anything that NumPy makes an array of, as a NumPy array."""
     if isinstance(value, Expr):
         return value.numpy()
-    on_gpu = hasattr(value, "__cuda_array_interface__") and hasattr(value, "get")
-    return to_host(value) if on_gpu else np.asarray(value)
+    return np.asarray(to_host(value))
 
 
 def values(outputs: Any) -> Any:

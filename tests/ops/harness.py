@@ -175,7 +175,9 @@ def launch_of(case: Case, arrays: Sequence[Array], xp: Any = np, shared: Sequenc
     ready = [
         a[0] if s else pad(a, len(result.shape)) if op.elementwise else a for a, s in zip(arrays, shared, strict=True)
     ]
-    return Launch(op, result, tuple(map(xp.asarray, ready)), shared, batch, xp)
+    known = len(ready) - 1 if op.ragged else None  # the numbers of operands are payload, which stays on the host
+    arrays = tuple(a if i == known else xp.asarray(a) for i, a in enumerate(ready))
+    return Launch(op, result, arrays, shared, batch, xp)
 
 
 def repeated(arrays: Sequence[Array], shared: Sequence[bool]) -> list[Array]:

@@ -1,0 +1,136 @@
+"""CUDA C on the CPU: a kernel's source is compiled as C++ behind a header that stands in for CUDA, and run by loops.
+
+>>> add = compiled('''extern "C" __global__ void add(const float* a, float* b, int n) {
+...     int i = blockIdx.x * blockDim.x + threadIdx.x;
+...     if (i < n) b[i] += a[i];
+... }''').kernel("add")
+>>> a, b = np.ones(5, np.float32), np.arange(5, dtype=np.float32)
+>>> add((2,), (4,), [a.ctypes.data, b.ctypes.data, np.int32(5)])
+>>> b.tolist()
+[1.0, 2.0, 3.0, 4.0, 5.0]
+
+It needs ``g++``. Barriers, shuffles within a warp, shared memory and atomics work; half precision, textures and
+cooperative groups do not. Nothing is contracted into fused multiply-adds, so the last bits differ from a GPU's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-Wno-attributes")
+_KERNEL = re.compile(
+    r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+'
+    r"(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
+)
+_DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
+_BARRIERS = re.compile(r"__syncthreads|__syncwarp|__shfl")
+
+
+class CompileError(ValueError):
+    """The compiler's messages about a kernel."""
+
+
+class Library:
+    """The kernels of one source."""
+
+    def __init__(self, path: Path, kernels: dict[str, list[str]]) -> None:
+        self.library, self.kernels = ctypes.CDLL(str(path)), kernels
+
+    def kernel(self, name: str) -> Callable[..., None]:
+        """``run(grid, block, args, shared=0)``; ``args``: addresses for pointers, NumPy numbers for others."""
+        if name not in self.kernels:
+            raise KeyError(f"no kernel {name!r}; there are {', '.join(self.kernels)}")
+        types = self.kernels[name]
+        launch = getattr(self.library, f"sim_launch_{name}")
+        launch.restype = ctypes.c_bool
+        sizes = (ctypes.c_int * len(types)).in_dll(self.library, f"sim_sizes_{name}")
+
+        def run(grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared: int = 0) -> None:
+            if len(args) != len(types):
+                raise TypeError(f"kernel {name} takes {len(types)} arguments, got {len(args)}")
+            held = [_argument(name, i, a, t, sizes[i]) for i, (a, t) in enumerate(zip(args, types, strict=True))]
+            pointers = (ctypes.c_void_p * len(held))(*(h.ctypes.data for h in held))
+            threads = int(np.prod(list(block)))
+            if not 0 < threads <= 1024:
+                raise ValueError(f"a block of {threads} threads; CUDA allows 1 to 1024")
+            dims = [(ctypes.c_uint * 3)(*(*d, 1, 1, 1)[:3]) for d in (tuple(grid), tuple(block))]
+            if not launch(*dims, ctypes.c_uint(shared), pointers):
+                raise RuntimeError(f"kernel {name}: some threads wait at a barrier that others never reach")
+
+        return run
+
+
+def _argument(name: str, i: int, value: Any, kind: str, size: int) -> np.ndarray[Any, Any]:
+    if kind.endswith("*"):
+        if not isinstance(value, int | np.integer):
+            raise TypeError(f"kernel {name}, argument {i} ({kind}): an array or an address, got {type(value).__name__}")
+        return np.array(value, np.uint64)
+    found = np.array(value)  # as CuPy: Python's int has 8 bytes, and so has float
+    floating = kind.split()[-1] in ("float", "double")
+    if found.ndim or found.itemsize != size or (found.dtype.kind == "f") != floating:
+        raise TypeError(
+            f"kernel {name}, argument {i} is a {kind} of {size} bytes; got {found.dtype}, shape {found.shape}"
+        )
+    return found
+
+
+def parameters(source: str) -> dict[str, list[str]]:
+    """The kernels of a source, with the types of their parameters."""
+    found = {}
+    for match in _KERNEL.finditer(source):
+        parts = [" ".join(p.replace("__restrict__", " ").split()) for p in match[2].split(",") if p.strip()]
+        types = [re.sub(r"\s*\b\w+$", "", p).replace("const ", "").replace(" *", "*").strip() for p in parts]
+        found[match[1]] = types
+    return found
+
+
+def translated(source: str) -> str:
+    """The C++ text: header, source, and a launcher for every kernel."""
+    kernels = parameters(source)
+    if not kernels:
+        raise CompileError('no kernel found: extern "C" __global__ void name(...)')
+    fibers = "true" if _BARRIERS.search(source) else "false"
+    text = _DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(sim_dynamic_shared.data());", source)
+    lines = [f'#include "{HEADER}"', "#line 1", text]
+    for name, types in kernels.items():
+        values = ", ".join(f"*reinterpret_cast<std::remove_const_t<{t}>*>(args[{i}])" for i, t in enumerate(types))
+        sizes = ", ".join(f"int(sizeof({t}))" for t in types) or "0"
+        lines += [
+            f'extern "C" {{ int sim_sizes_{name}[] = {{{sizes}}}; }}',
+            f'extern "C" bool sim_launch_{name}',
+            "(const unsigned* grid, const unsigned* block, unsigned shared, void** args)",
+            f"{{ return sim_run(grid, block, shared, {fibers}, [&] {{ {name}({values}); }}); }}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def compiled(source: str) -> Library:
+    """The library of a source; compiled once, and kept in a folder of temporary files. Raises `CompileError`."""
+    text = translated(source)
+    stamp = hashlib.sha256((text + HEADER.read_text() + " ".join(FLAGS)).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"simcupy-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{stamp}.so"
+    if not path.exists():
+        fresh = folder / f"{stamp}.{os.getpid()}"
+        code, made = fresh.with_suffix(".cpp"), fresh.with_suffix(".tmp")
+        code.write_text(text)
+        done = subprocess.run(["g++", *FLAGS, str(code), "-o", str(made)], capture_output=True, text=True, check=False)
+        code.unlink()
+        if done.returncode:
+            raise CompileError(done.stderr)
+        os.replace(made, path)
+    return Library(path, parameters(source))
