@@ -283,13 +283,18 @@ def hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Expr:
     return record(OPS["hardtanh"], (constant(x), number("hardtanh", "low", low), number("hardtanh", "high", high)))
 
 
-def clip(x: Any, low: Any, high: Any) -> Expr:
-    """``x`` cut off at ``low`` and ``high``; no gradient where it was cut.
+def clip(x: Any, low: Any = None, high: Any = None) -> Expr:
+    """``x`` cut off at ``low`` and ``high``, of which one may be ``None``; no gradient where it was cut.
 
     >>> import lazyflow as lf
-    >>> lf.clip(lf.constant([-5.0, 0.5]), 0.0, 1.0).numpy()
-    array([0. , 0.5], dtype=float32)
+    >>> x = lf.constant([-5.0, 0.5])
+    >>> lf.clip(x, 0.0, 1.0).numpy(), x.clip(-1.0).numpy()
+    (array([0. , 0.5], dtype=float32), array([-1. ,  0.5], dtype=float32))
     """
+    if low is None:
+        return constant(x) if high is None else record(OPS["minimum"], (constant(x), high))
+    if high is None:
+        return record(OPS["maximum"], (constant(x), low))
     return record(OPS["clip"], (constant(x), low, high))
 
 

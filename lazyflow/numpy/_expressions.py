@@ -104,10 +104,7 @@ def float_power(a: Any, b: Any) -> Expr:
 
 
 def clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Expr:
-    low, high = a_min if a_min is not None else min, a_max if a_max is not None else max
-    if low is not None and high is not None:
-        return f.clip(x, low, high)
-    return f.maximum(x, low) if low is not None else f.minimum(x, high) if high is not None else constant(x)
+    return f.clip(x, a_min if a_min is not None else min, a_max if a_max is not None else max)
 
 
 def where(condition: Any, *choices: Any) -> Expr:
@@ -170,17 +167,18 @@ def ptp(x: Any, axis: Axis = None, keepdims: bool = False) -> Expr:
     return f.max(x, axis, keepdims) - f.min(x, axis, keepdims)
 
 
-def average(x: Any, axis: Axis = None, weights: Any = None) -> Expr:
+def average(x: Any, axis: Axis = None, weights: Any = None, *, keepdims: bool = False) -> Expr:
     if weights is None:
-        return f.mean(x, axis)
+        return f.mean(x, axis, keepdims)
     x, weights = constant(x), constant(weights)
     if weights.ndim < x.ndim and isinstance(axis, int):
         weights = f.reshape(weights, tuple(-1 if i == _place("average", axis, x.ndim) else 1 for i in range(x.ndim)))
-    return f.sum(x * weights, axis) / f.sum(f.broadcast_to(weights, x.shape), axis)
+    whole = f.broadcast_to(weights, x.shape)
+    return f.sum(x * weights, axis, keepdims) / f.sum(whole, axis, keepdims)
 
 
-def count_nonzero(x: Any, axis: Axis = None) -> Expr:
-    return f.sum(f.not_equal(x, 0), axis)
+def count_nonzero(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Expr:
+    return f.sum(f.not_equal(x, 0), axis, keepdims)
 
 
 def diff(x: Any, n: int = 1, axis: int = -1) -> Expr:

@@ -241,6 +241,16 @@ class RowSparse:
         dense[self.indices] = self.values
         return dense
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """NumPy's functions take the gradient as the array that it stands for.
+
+        >>> np.abs(RowSparse(np.array([1]), np.array([[-5.0]]), (3, 1))).tolist()
+        [[0.0], [5.0], [0.0]]
+        """
+        if copy is False:
+            raise ValueError("the array of a row-sparse gradient is always a copy")
+        return np.asarray(devices.to_host(self.to_dense()), dtype)
+
     def add_to(self, dense: Array) -> None:
         """``dense += self.to_dense()`` in place, touching only the rows that are there."""
         dense[self.indices] += self.values

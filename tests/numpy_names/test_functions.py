@@ -41,7 +41,15 @@ REDUCED = (
 CALLS = {
     **{name: [(lambda f, x: f(x), M)] for name in ONE},
     **{name: [(lambda f, a, b: f(a, b), M, N), (lambda f, a, b: f(a, b), M, V)] for name in TWO},
-    **{name: [(lambda f, x: f(x), M), (lambda f, x: f(x, axis=1), M), (lambda f, x: f(x, 0), T)] for name in REDUCED},
+    **{
+        name: [
+            (lambda f, x: f(x), M),
+            (lambda f, x: f(x, axis=1), M),
+            (lambda f, x: f(x, 0), T),
+            (lambda f, x: f(x, axis=1, keepdims=True), T),
+        ]
+        for name in REDUCED
+    },
     "arccosh": [(lambda f, x: f(x + 1), M)],
     "acosh": [(lambda f, x: f(x + 1), M)],
     **{
@@ -61,7 +69,14 @@ CALLS = {
         name: [(lambda f, k: f(k, 2), COUNTS), (lambda f, a, b: f(a, b), COUNTS, COUNTS)]
         for name in ("left_shift", "right_shift", "bitwise_left_shift", "bitwise_right_shift")
     },
-    "clip": [(lambda f, x: f(x, 0.4, 0.6), M), (lambda f, x: f(x, 0.5, None), M), (lambda f, x: f(x, None, 0.5), M)],
+    "clip": [
+        (lambda f, x: f(x, 0.4, 0.6), M),
+        (lambda f, x: f(x, 0.5, None), M),
+        (lambda f, x: f(x, None, 0.5), M),
+        (lambda f, x: x.clip(0.5), M),
+        (lambda f, x: x.clip(None, 0.5), M),
+        (lambda f, x: f(x, None, None), M),
+    ],
     "where": [(lambda f, a, b: f(B, a, b), M, N), (lambda f, a, b: f(a > b, a, 0.0), M, N)],
     "sort": [(lambda f, x: f(x), M), (lambda f, x: f(x, axis=0), T), (lambda f, x: f(x, axis=None), M)],
     "argsort": [(lambda f, x: f(x), M), (lambda f, x: f(x, axis=1), T)],
@@ -158,7 +173,13 @@ CALLS = {
     "allclose": [(lambda f, a, b: f(a, b), M, N), (lambda f, a, b: f(a, b), M, M + 1e-12)],
     "array_equal": [(lambda f, a, b: f(a, b), M, M)],
 }
-WEIGHTED = {"average": [(lambda f, x, w: f(x, weights=w), M, N), (lambda f, x, w: f(x, 0, weights=w), M, W)]}
+WEIGHTED = {
+    "average": [
+        (lambda f, x, w: f(x, weights=w), M, N),
+        (lambda f, x, w: f(x, 0, weights=w), M, W),
+        (lambda f, x, w: f(x, 1, weights=w, keepdims=True), M, N),
+    ]
+}
 CALLS = {**CALLS, "average": CALLS["average"] + WEIGHTED["average"]}
 
 SYMMETRIC = lambda a: a + a.swapaxes(-1, -2)  # noqa: E731

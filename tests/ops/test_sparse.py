@@ -120,6 +120,15 @@ def test_coalesce_leaves_its_arguments_alone() -> None:
     assert index.tolist() == [3, 1, 3] and rows.tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
+def test_numpy_takes_it_for_the_array_it_stands_for() -> None:
+    gradient = RowSparse(np.array([1, 2]), np.array([[3.0, 0.0], [0.0, 4.0]]), (4, 2))
+    dense = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(gradient, dense)
+    assert np.linalg.norm(gradient) == 5 and np.array(gradient, np.float32).dtype == np.float32
+    with pytest.raises(ValueError, match="always a copy"):
+        np.asarray(gradient, copy=False)
+
+
 rows_of_table = st.lists(st.tuples(st.integers(0, 5), st.integers(-9, 9)), max_size=12)
 
 
