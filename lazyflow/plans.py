@@ -91,16 +91,16 @@ class Plans:
         if size > self.limit:
             return
         self.kept.pop(key, None)
-        self.kept[key] = replace(plan, graph=_bare(plan.graph)), size
+        total = self.nbytes + size
+        while total > self.limit:  # before it is kept: an interrupt finds too little kept, never too much
+            _, (_, freed) = self.kept.popitem(last=False)
+            total -= freed
         for kind in _parameter_types(plan.graph.signatures):
             parameter = kind.parameter() if kind.parameter is not None else None
             if parameter is not None and kind not in self.watched:
-                self.watched.add(kind)
                 weakref.finalize(parameter, self._note_death).atexit = False
-        total = self.nbytes
-        while total > self.limit:
-            _, (_, freed) = self.kept.popitem(last=False)
-            total -= freed
+                self.watched.add(kind)
+        self.kept[key] = replace(plan, graph=_bare(plan.graph)), size
 
     def _note_death(self) -> None:
         """A parameter has died, at whatever moment: its plans go when the next plan is asked for."""

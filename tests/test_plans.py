@@ -1,5 +1,6 @@
 """Plans that are kept by structure: they are found again, with other payload, and are never stale."""
 
+import functools
 import gc
 import importlib
 
@@ -9,6 +10,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import engine
 from lazyflow.plans import Plans
+from tests.interrupts import bytecodes, interrupted
 
 TABLE = np.random.default_rng(0).normal(size=(6, 3))
 WEIGHT = np.random.default_rng(1).normal(size=(3, 3))
@@ -109,6 +111,24 @@ def test_no_more_bytes_are_kept_than_allowed(plans):
             loss(table, weight, [i % 6 for i in range(length)]).forward()
         assert plans.info().nbytes <= 100_000
     assert 0 < plans.info().plans < 12
+
+
+def test_an_interrupt_leaves_no_more_bytes_than_allowed(plans):
+    table, weight = parameters()
+    for length in (5, 5, 6, 6, 7, 7):
+        loss(table, weight, [0] * length).forward()
+    *kept, (key, (plan, size)) = plans.kept.items()
+    limit = plans.info().nbytes - size  # one more, and the longest unused has to go
+
+    def full():
+        own = Plans(limit)
+        own.kept.update(kept)
+        return own
+
+    for k in range(bytecodes(functools.partial(full()._keep, key, plan), ["plans.py"])):
+        own = full()
+        where = interrupted(functools.partial(own._keep, key, plan), k, ["plans.py"])
+        assert where is not None and own.info().nbytes <= limit, where
 
 
 def test_plans_go_with_their_parameters(plans):
