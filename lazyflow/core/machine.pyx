@@ -4,6 +4,8 @@
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 
+import numpy
+
 cimport numpy as cnp
 
 cnp.import_array()
@@ -130,6 +132,271 @@ cdef class Program:
         with nogil:
             lf_run(p, arguments, low, high, scratch)
         PyMem_Free(memory)
+
+
+cdef enum:
+    MOST_AXES = 64
+    MOST_OPERANDS = 8
+
+
+cdef struct Layout:
+    # Axes of arrays that are walked together: as few as their strides allow, the innermost last. Strides are in elements.
+    int axes
+    Py_ssize_t[MOST_AXES] lengths
+    Py_ssize_t[MOST_AXES][MOST_OPERANDS] strides
+
+
+cdef class Elementwise:
+    """A scalar formula on whole arrays that broadcast: ``code`` and ``constants`` as of a `Program`, where argument
+    ``k`` is operand ``positions[k]`` of a call, and the last instruction the result."""
+
+    cdef Program single, double
+    cdef int count
+    cdef Py_ssize_t[MOST_OPERANDS] positions
+
+    def __init__(self, tuple positions, code, constants):
+        cdef int k
+        if len(positions) >= MOST_OPERANDS:
+            raise ValueError(f"a formula has fewer than {MOST_OPERANDS} operands, got {len(positions)}")
+        self.count = len(positions)
+        for k in range(self.count):
+            self.positions[k] = positions[k]
+        parameters, stores = [(LF_BLOCK, 0, 0)] * (self.count + 1), [(self.count, 0, len(code) - 1, 0)]
+        self.single = Program(1, False, code, stores, parameters, constants)
+        self.double = Program(1, True, code, stores, parameters, constants)
+
+    def __call__(self, tuple given, out):
+        """The result, in ``out`` if that is not None; None if this is nothing for the machine: operands are to be host
+        arrays of one of float32 and float64, or Python numbers beside them, and ``out`` of the result's shape and
+        dtype."""
+        cdef lf_argument[MOST_OPERANDS] arguments
+        cdef lf_parameter[MOST_OPERANDS] parameters
+        cdef Layout layout
+        cdef lf_program program
+        cdef cnp.ndarray result
+        cdef list arrays = self._arrays(given)
+        cdef int k
+        if arrays is None or not _broadcast(arrays, self.count, &layout):
+            return None
+        cdef int kind = cnp.PyArray_TYPE(<cnp.ndarray>arrays[self.count])
+        if out is None:
+            result = cnp.PyArray_EMPTY(layout.axes, <cnp.npy_intp *>layout.lengths, kind, 0)
+        elif not _is_like(out, kind, &layout):
+            return None
+        elif _is_place(<cnp.ndarray>out, arrays, self.count, &layout):
+            result = out
+        else:
+            result = cnp.PyArray_EMPTY(layout.axes, <cnp.npy_intp *>layout.lengths, kind, 0)
+        arrays[self.count] = result
+        program = self.double.program if kind == cnp.NPY_FLOAT64 else self.single.program
+        program.parameter = parameters
+        if cnp.PyArray_SIZE(result):
+            _lay_out(arrays, self.count, &layout)
+            for k in range(self.count + 1):
+                arguments[k].data = cnp.PyArray_BYTES(<cnp.ndarray>arrays[k])
+            _run_over(&program, arguments, &layout, self.count + 1)
+        if out is None or result is out:
+            return result
+        cnp.PyArray_CopyInto(<cnp.ndarray>out, result)
+        return out
+
+    cdef list _arrays(self, tuple given):
+        """The operands as arrays of one dtype, and one of them once more at the end; None if they are something else."""
+        cdef list found = [None] * (self.count + 1)
+        cdef cnp.ndarray array
+        cdef int k, kind = -1
+        for k in range(self.count):
+            value = given[self.positions[k]]
+            if type(value) is float or type(value) is int:
+                continue
+            if not isinstance(value, cnp.ndarray):
+                if not isinstance(value, numpy.generic):
+                    return None
+                value = numpy.asarray(value)
+            array = value
+            if kind < 0:
+                kind = cnp.PyArray_TYPE(array)
+                if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
+                    return None
+            if cnp.PyArray_TYPE(array) != kind:
+                return None
+            if not cnp.PyArray_ISBEHAVED_RO(array):
+                array = numpy.array(array, array.dtype.newbyteorder("="))
+            found[k] = found[self.count] = array
+        if kind < 0:
+            return None
+        for k in range(self.count):
+            if found[k] is None:
+                found[k] = _number(given[self.positions[k]], kind)
+        return found
+
+
+cdef cnp.ndarray _number(double value, int kind):
+    """A Python number as an array without axes."""
+    cdef cnp.ndarray array = cnp.PyArray_EMPTY(0, NULL, kind, 0)
+    if kind == cnp.NPY_FLOAT64:
+        (<double *>cnp.PyArray_DATA(array))[0] = value
+    else:
+        (<float *>cnp.PyArray_DATA(array))[0] = value
+    return array
+
+
+cdef bint _broadcast(list arrays, int count, Layout *layout):
+    """The shape of the result; False if operands do not fit."""
+    cdef cnp.ndarray array
+    cdef int k, axis, skipped
+    layout.axes = 0
+    for k in range(count):
+        layout.axes = max(layout.axes, cnp.PyArray_NDIM(<cnp.ndarray>arrays[k]))
+    for axis in range(layout.axes):
+        layout.lengths[axis] = 1
+    for k in range(count):
+        array = arrays[k]
+        skipped = layout.axes - cnp.PyArray_NDIM(array)
+        for axis in range(skipped, layout.axes):
+            if cnp.PyArray_DIM(array, axis - skipped) == 1:
+                continue
+            if layout.lengths[axis] != 1 and layout.lengths[axis] != cnp.PyArray_DIM(array, axis - skipped):
+                return False
+            layout.lengths[axis] = cnp.PyArray_DIM(array, axis - skipped)
+    return True
+
+
+cdef bint _is_like(out, int kind, Layout *layout):
+    """Whether an array has the shape and the dtype of the result."""
+    cdef int axis
+    if not isinstance(out, cnp.ndarray) or cnp.PyArray_TYPE(<cnp.ndarray>out) != kind:
+        return False
+    if cnp.PyArray_NDIM(<cnp.ndarray>out) != layout.axes:
+        return False
+    for axis in range(layout.axes):
+        if cnp.PyArray_DIM(<cnp.ndarray>out, axis) != layout.lengths[axis]:
+            return False
+    return True
+
+
+cdef bint _is_place(cnp.ndarray out, list arrays, int count, Layout *layout):
+    """Whether the machine may write into an array: its rows are contiguous, and no operand is read that was overwritten:
+    each lies elsewhere, or is the very same."""
+    cdef int k, axis, last = cnp.PyArray_NDIM(out) - 1
+    cdef cnp.ndarray array
+    cdef uintptr_t low, high, begin, end
+    if not cnp.PyArray_ISBEHAVED(out) or not _strides(out, count, layout):
+        return False
+    _extent(out, &low, &high)
+    for k in range(count):
+        array = arrays[k]
+        _extent(array, &begin, &end)
+        if end <= low or high <= begin:
+            continue
+        if cnp.PyArray_DATA(array) != cnp.PyArray_DATA(out) or cnp.PyArray_NDIM(array) != last + 1:
+            return False
+        for axis in range(last + 1):
+            if cnp.PyArray_STRIDE(array, axis) != cnp.PyArray_STRIDE(out, axis):
+                return False
+            if cnp.PyArray_DIM(array, axis) != cnp.PyArray_DIM(out, axis):
+                return False
+    return True
+
+
+cdef void _extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept:
+    """The first byte of an array and the one behind its last."""
+    cdef int axis
+    cdef Py_ssize_t step
+    low[0] = high[0] = <uintptr_t>cnp.PyArray_DATA(a)
+    if not cnp.PyArray_SIZE(a):
+        return
+    for axis in range(cnp.PyArray_NDIM(a)):
+        step = (cnp.PyArray_DIM(a, axis) - 1) * cnp.PyArray_STRIDE(a, axis)
+        if step < 0:
+            low[0] += step
+        else:
+            high[0] += step
+    high[0] += cnp.PyArray_ITEMSIZE(a)
+
+
+cdef int _lay_out(list arrays, int count, Layout *layout) except -1:
+    """Fill in the strides; what cannot be read as it lies is copied. Axes that all walk as one are joined."""
+    cdef int k, axis, kept, joined
+    cdef Py_ssize_t inner
+    cdef Py_ssize_t[MOST_AXES] shape
+    for axis in range(layout.axes):
+        shape[axis] = layout.lengths[axis]
+    for k in range(count + 1):
+        if not _strides(<cnp.ndarray>arrays[k], k, layout):
+            arrays[k] = numpy.ascontiguousarray(
+                numpy.broadcast_to(arrays[k], [shape[axis] for axis in range(layout.axes)])
+            )
+            _strides(<cnp.ndarray>arrays[k], k, layout)
+    kept = 0
+    for axis in range(layout.axes):
+        if layout.lengths[axis] == 1:
+            continue
+        joined = kept > 0
+        for k in range(count + 1):
+            joined &= kept > 0 and layout.strides[kept - 1][k] == layout.strides[axis][k] * layout.lengths[axis]
+        if joined:
+            layout.lengths[kept - 1] *= layout.lengths[axis]
+        else:
+            layout.lengths[kept] = layout.lengths[axis]
+            kept += 1
+        for k in range(count + 1):
+            layout.strides[kept - 1][k] = layout.strides[axis][k]
+    layout.axes = kept
+    return 0
+
+
+cdef bint _strides(cnp.ndarray array, int k, Layout *layout):
+    """Of one array, zero where it is broadcast; False if the last is neither zero nor one, or some are no elements."""
+    cdef int axis, skipped = layout.axes - cnp.PyArray_NDIM(array), last = -1
+    cdef Py_ssize_t step, size = cnp.PyArray_ITEMSIZE(array)
+    for axis in range(layout.axes):
+        layout.strides[axis][k] = 0
+        if layout.lengths[axis] != 1:
+            last = axis
+        if axis >= skipped and cnp.PyArray_DIM(array, axis - skipped) != 1:
+            step = cnp.PyArray_STRIDE(array, axis - skipped)
+            if step % size:
+                return False
+            layout.strides[axis][k] = step // size
+    return last < 0 or layout.strides[last][k] == 0 or layout.strides[last][k] == 1
+
+
+cdef int _run_over(lf_program *program, lf_argument *arguments, Layout *layout, int count) except -1:
+    """Run a program over all elements: the last two axes at once, those before one index after the other."""
+    cdef Py_ssize_t[MOST_AXES] index
+    cdef Py_ssize_t rows, slab, slabs = 1, size = 8 if program.is_double else 4
+    cdef int k, axis, outer = max(layout.axes - 2, 0), last = layout.axes - 1
+    cdef bint steps, moves
+    program.width = layout.lengths[last] if last >= 0 else 1
+    rows = layout.lengths[outer] if last > 0 else 1
+    for k in range(count):
+        steps = last >= 0 and layout.strides[last][k] != 0
+        moves = last > 0 and layout.strides[outer][k] != 0
+        arguments[k].pitch = layout.strides[outer][k] if moves else program.width if steps else 0
+        program.parameter[k].single = not steps and not moves
+        program.parameter[k].kind = LF_BLOCK if steps and (moves or rows == 1) else LF_NUMBER if moves else LF_VECTOR
+    program.parameter[count - 1].kind, program.parameter[count - 1].single = LF_BLOCK, 0
+    cdef char *memory = <char *>PyMem_Malloc(lf_scratch(program, rows) + 64)
+    if not memory:
+        raise MemoryError
+    for axis in range(outer):
+        index[axis] = 0
+        slabs *= layout.lengths[axis]
+    with nogil:
+        for slab in range(slabs):
+            lf_run(program, arguments, 0, rows, memory + (64 - <uintptr_t>memory % 64))
+            for axis in range(outer - 1, -1, -1):
+                index[axis] += 1
+                for k in range(count):
+                    arguments[k].data += size * layout.strides[axis][k]
+                if index[axis] < layout.lengths[axis]:
+                    break
+                for k in range(count):
+                    arguments[k].data -= size * layout.strides[axis][k] * layout.lengths[axis]
+                index[axis] = 0
+    PyMem_Free(memory)
+    return 0
 
 
 # Operations on rows. Matrices have contiguous rows of float32 or float64, at any distance; starts, positions and

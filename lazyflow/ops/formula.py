@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow.ops.base import OPS, Array, symbolic
 
 BOOLEAN, SAME, FLOATING = range(3)  # what a step makes: truth values, the dtype of what it reads, or floating numbers
@@ -89,6 +90,7 @@ _KINDS: Mapping[str, int] = {
     **dict.fromkeys(["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"], BOOLEAN),
     **dict.fromkeys(["logical_and", "logical_or", "logical_not", "isfinite", "isnan"], BOOLEAN),
 }
+_BOOLEANS = [ufunc for ufunc, kind in _KINDS.items() if kind == BOOLEAN]
 _ARITHMETIC = frozenset(("add", "subtract", "multiply"))
 _LINEAR = frozenset(("add", "subtract", "negative", "where", "where_nonzero"))
 
@@ -625,12 +627,73 @@ def vjp_source(name: str, formula: Formula, operands: Sequence[str]) -> str:
     return _function(name, arguments, lines)
 
 
-def _compiled(name: str, source: str, **names: Any) -> Callable[..., Array]:
+def _compiled(name: str, formula: Formula, operands: Sequence[str], source: str, **names: Any) -> Callable[..., Array]:
     ours = {f"{ufunc}_of": function for ufunc, function in _OURS.items()}
     namespace: dict[str, Any] = {"in_float32": in_float32, "in_blocks": in_blocks, "half": np.dtype(np.float16)}
     namespace.update(ours, select_of=select, **names)
     exec(compile(source, f"<lazyflow formula {name}>", "exec"), namespace)
+    # Under the same name, as `in_float32` goes by it.
+    namespace[name] = _on_machine(formula, operands, namespace[name])
     return namespace[name]  # type: ignore[no-any-return]
+
+
+# What the machine computes to the same bits as NumPy. One such step alone is NumPy's, which looks up less.
+_SAME_BITS = frozenset(
+    [
+        *("add", "subtract", "multiply", "divide", "floor_divide", "remainder", "negative", "abs", "sign", "sqrt"),
+        *("maximum", "minimum", "floor", "ceil", "round", "where", "magnitude", *_BOOLEANS),
+    ]
+)
+_MACHINE_NAMES = {"magnitude": "abs"}  # what has a name of its own for the sake of its derivative
+
+
+def machine_code(formula: Formula) -> tuple[list[tuple[int, ...]], list[float]] | None:
+    """The instructions of the compiled core's machine and their constants, where argument ``k`` is operand ``k``; None
+    if there is no core, or the machine does not know all of the formula."""
+    known = {} if core.machine is None else core.machine.NUMBER_OF
+    names = [_MACHINE_NAMES.get(step.ufunc, step.ufunc) for step in formula.steps]
+    if not all(name in known for name in names):
+        return None
+    # By their bits: 0.0 and -0.0 are two numbers.
+    numbers = {float(v.value).hex(): float(v.value) for s in formula.steps for v in s.inputs if isinstance(v, Constant)}
+    place = {bits: i for i, bits in enumerate(numbers)}
+    first = len(numbers) + len(formula.operands)
+
+    def value(v: Value) -> int:
+        if isinstance(v, Constant):
+            return place[float(v.value).hex()]
+        return first + v.step if isinstance(v, Result) else len(numbers) + formula.operands.index(v.name)
+
+    code: list[tuple[int, ...]] = [(known["constant"], i, -1, -1) for i in range(len(numbers))]
+    code += [(known["load"], k, 0, -1) for k in range(len(formula.operands))]
+    for name, step in zip(names, formula.steps, strict=True):
+        code.append((known[name], *map(value, step.inputs), *[-1] * (3 - len(step.inputs))))
+    return code, list(numbers.values())
+
+
+def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[..., Array]) -> Callable[..., Array]:
+    """The kernel, or one that hands host arrays of one floating dtype on to the machine.
+
+    There a formula gives the bits that it gives within a fused kernel, in one pass over its operands.
+    """
+    steps = formula.steps
+    if not steps or steps[-1].kind == BOOLEAN or formula.result != Result(len(steps) - 1):
+        return kernel
+    code = None if len(steps) == 1 and steps[0].ufunc in _SAME_BITS else machine_code(formula)
+    if code is None:
+        return kernel
+    made: list[Any] = []
+
+    def on_machine(xp: Any, *given: Any, out: Array | None = None) -> Array:
+        if xp is np:
+            if not made:
+                made.append(core.machine.Elementwise(tuple(map(operands.index, formula.operands)), *code))
+            answer = made[0](given, out)
+            if answer is not None:
+                return answer
+        return kernel(xp, *given, out=out)
+
+    return on_machine
 
 
 def compile_forward(name: str, formula: Formula) -> Callable[..., Array]:
@@ -647,7 +710,8 @@ def compile_forward(name: str, formula: Formula) -> Callable[..., Array]:
         shape = np.broadcast_shapes(*(getattr(o, "shape", ()) for o in operands))
         return xp.empty(shape, dtype_of(*operands))
 
-    return _compiled(name, forward_source(name, formula), empty=empty, dtype_of=dtype_of)
+    source = forward_source(name, formula)
+    return _compiled(name, formula, formula.operands, source, empty=empty, dtype_of=dtype_of)
 
 
 def compile_vjp(name: str, formula: Formula, operands: Sequence[str]) -> Callable[..., Array]:
@@ -655,7 +719,8 @@ def compile_vjp(name: str, formula: Formula, operands: Sequence[str]) -> Callabl
     unknown = sorted(set(formula.operands) - {"g", "y", *operands})
     if unknown:
         raise ValueError(f"formula {formula.source!r} of {name}: unknown operand {', '.join(unknown)}")
-    return _compiled(name, vjp_source(name, formula, operands), dtype_of=lambda g, *rest: g.dtype)
+    source = vjp_source(name, formula, operands)
+    return _compiled(name, formula, ("g", "y", *operands), source, dtype_of=lambda g, *rest: g.dtype)
 
 
 # erf(x) = tanh(x * P(x^2) / Q(x^2)) for |x| up to the first number, where erf is 1 in that precision. As tanh is flat

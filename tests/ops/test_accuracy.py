@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from lazyflow import core
 from lazyflow.fuse import blocks, compiled, machine
 from lazyflow.fuse.scalar import BLOCK, Builder
 from lazyflow.ops import OPS
-from lazyflow.ops.formula import parse
+from lazyflow.ops.formula import compile_forward, compile_vjp, parse, pullback
 from lazyflow.program import elementwise_formulas
 
 mp = pytest.importorskip("mpmath", reason="references are computed by mpmath (extra test)")
@@ -118,6 +119,19 @@ def unfused(name, given):
     return {"y": y, **{n: vjp(np, np.ones_like(y), y, *arrays) for n, vjp in slopes if vjp is not None}}
 
 
+def calls(name, given):
+    """Unfused, by NumPy calls alone: what there is without the core."""
+    op = OPS[name]
+    forward = parse(op.formula["y"])
+    with mock.patch.object(core, "machine", None):
+        kernel = compile_forward(name, forward)
+        slopes = {
+            n: compile_vjp(n, pullback(op.formula[n]), forward.operands) for n in forward.operands if n in op.formula
+        }
+    y = kernel(np, *given.values())
+    return {"y": y, **{n: vjp(np, np.ones_like(y), y, *given.values()) for n, vjp in slopes.items()}}
+
+
 def fused(printer, name, given):
     """Value and slopes by one kernel."""
     op, some = OPS[name], next(iter(given.values()))
@@ -140,6 +154,7 @@ def fused(printer, name, given):
 
 FORMS = {
     "unfused": unfused,
+    "calls": calls,
     "numpy": functools.partial(fused, blocks),
     "numba": functools.partial(fused, compiled),
     "core": functools.partial(fused, machine),
@@ -152,7 +167,7 @@ CASES = [
     pytest.param(name, form, dtype, marks=NEEDS.get(form, []), id=f"{name}-{form}-{dtype}")
     for name in TABLE
     for form in FORMS
-    if form == "unfused" or elementwise_formulas(OPS[name])
+    if form in ("unfused", "calls") or elementwise_formulas(OPS[name])
     for dtype in DTYPES
 ]
 

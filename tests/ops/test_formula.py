@@ -1,6 +1,7 @@
 """Formulas: the printed kernels compute what the formula says, in the memory they are given."""
 
 import math
+from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 
 import lazyflow as lf
+from lazyflow import core
 from lazyflow.ops import OPS
 from lazyflow.ops.elementwise import elementwise
 from lazyflow.ops.formula import compile_forward, compile_vjp, erf, evaluate, forward_source, parse, result_dtype
@@ -29,6 +31,13 @@ class Counting:
             return getattr(np, name)(*args, out=out, **more) if out is not None else getattr(np, name)(*args, **more)
 
         return function
+
+
+def in_both_forms(make, *arguments):
+    """A kernel as it is, by the machine where there is a core, and as NumPy calls."""
+    with mock.patch.object(core, "machine", None):
+        calls = make(*arguments)
+    return [make(*arguments), calls]
 
 
 def operands_of(name, dtype=np.float64, shape=(3, 2)):
@@ -79,10 +88,12 @@ def test_forward_with_and_without_out(name):
     operands = operands_of(name)
     want = evaluate(parse(OPS[name].formula["y"]), np, **operands)
     before = {n: a.copy() for n, a in operands.items()}
-    out = np.empty(want.shape, want.dtype)
-    assert OPS[name].forward(np, *operands.values(), out=out) is out
-    np.testing.assert_array_equal(out, want)
-    np.testing.assert_array_equal(OPS[name].forward(np, *operands.values()), want)
+    formula = parse(OPS[name].formula["y"])
+    for kernel, ulps in zip(in_both_forms(compile_forward, name, formula), (8, 0), strict=True):
+        out = np.empty(want.shape, want.dtype)
+        assert kernel(np, *operands.values(), out=out) is out
+        np.testing.assert_allclose(out, want, rtol=ulps * np.finfo(float).eps)
+        np.testing.assert_array_equal(kernel(np, *operands.values()), out)
     for n, array in before.items():
         np.testing.assert_array_equal(operands[n], array)
 
@@ -111,14 +122,15 @@ def test_vjps_run_on_expressions(name, operand):
     np.testing.assert_allclose(recorded.numpy(), evaluate(formula, np, **arrays), rtol=1e-14)
 
 
-# Random formulas against Python's own evaluation of their text.
+# Random formulas against Python's own evaluation of their text, of functions that have one result.
 
 _LEAVES = st.sampled_from(["a", "b", "c", "0.5", "2", "3.25"])
 _FORMULAS = st.recursive(
     _LEAVES,
     lambda inner: st.one_of(
         st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
-        st.tuples(st.sampled_from(["tanh", "sin", "abs", "-", "sign"]), inner).map(lambda t: f"({t[0]}({t[1]}))"),
+        st.tuples(st.sampled_from(["floor", "abs", "-", "sign"]), inner).map(lambda t: f"({t[0]}({t[1]}))"),
+        inner.map(lambda inner: f"sqrt(abs({inner}))"),
         st.tuples(st.sampled_from(["maximum", "minimum"]), inner, inner).map(lambda t: f"{t[0]}({t[1]}, {t[2]})"),
         st.tuples(inner, st.sampled_from(["<", ">="]), inner, inner, inner).map(
             lambda t: f"where({t[0]} {t[1]} {t[2]} + a, {t[3]} + c, {t[4]})"
@@ -135,7 +147,7 @@ def weak(name):
     return lambda *a: function(*a).item() if all(isinstance(v, int | float) for v in a) else function(*a)
 
 
-_FUNCTIONS = {n: weak(n) for n in ("tanh", "sin", "abs", "sign", "maximum", "minimum", "where")}
+_FUNCTIONS = {n: weak(n) for n in ("floor", "sqrt", "abs", "sign", "maximum", "minimum", "where")}
 _SHAPES = {"a": (3, 2), "b": (3, 1), "c": (2,)}
 
 
@@ -149,14 +161,14 @@ def test_random_formulas_forward(source, dtype):
     rng = np.random.default_rng(0)
     arrays = {n: rng.standard_normal(s).astype(dtype) for n, s in _SHAPES.items()}
     formula = parse(source)
-    kernel = compile_forward("kernel", formula)
     want = by_python(source, arrays)
     assert result_dtype(formula, (np.dtype(dtype),) * len(formula.operands)) == want.dtype
     given_arrays = [arrays[n] for n in formula.operands]
-    out = np.full((3, 2), np.nan, want.dtype)
-    assert kernel(np, *given_arrays, out=out) is out
-    np.testing.assert_array_equal(out, want)
-    np.testing.assert_array_equal(kernel(np, *given_arrays), want)
+    for kernel in in_both_forms(compile_forward, "kernel", formula):
+        out = np.full((3, 2), np.nan, want.dtype)
+        assert kernel(np, *given_arrays, out=out) is out
+        np.testing.assert_array_equal(out, want)
+        np.testing.assert_array_equal(kernel(np, *given_arrays), want)
 
 
 @given(_FORMULAS.map(lambda f: f"g * ({f}) + y"))
@@ -164,13 +176,13 @@ def test_random_formulas_as_vjps(source):
     rng = np.random.default_rng(0)
     arrays = {n: rng.standard_normal(s) for n, s in {**_SHAPES, "g": (3, 2), "y": (3, 2)}.items()}
     before = {n: a.copy() for n, a in arrays.items()}
-    kernel = compile_vjp("kernel", parse(source), ("a", "b", "c"))
     want = by_python(source, arrays)
     operands = [arrays[n] for n in "gyabc"]
-    np.testing.assert_array_equal(kernel(np, *operands), want)
-    out = np.full((3, 2), np.nan)
-    assert kernel(np, *operands, out=out) is out
-    np.testing.assert_array_equal(out, want)
+    for kernel in in_both_forms(compile_vjp, "kernel", parse(source), ("a", "b", "c")):
+        np.testing.assert_array_equal(kernel(np, *operands), want)
+        out = np.full((3, 2), np.nan)
+        assert kernel(np, *operands, out=out) is out
+        np.testing.assert_array_equal(out, want)
     for n, array in before.items():
         np.testing.assert_array_equal(arrays[n], array)
 

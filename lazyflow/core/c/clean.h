@@ -19,6 +19,7 @@
 #undef ANGLE
 #undef ONE
 #undef TWO
+#undef TURN
 #undef EACH
 #undef LANES
 #undef PASTE

@@ -167,10 +167,18 @@ ALWAYS REAL N(log1p)(REAL x) {
     return ABS(x) < TINY ? x : found;
 }
 
+/* With e = exp(-2 |x|): (1 - e) / (1 + e) by expm1 where 1 - e would cancel, else 1 - 2 e / (1 + e), whose error is that of
+ * a small number. */
 ALWAYS REAL N(tanh)(REAL x) {
-    REAL a = ABS(x);
-    REAL t = N(expm1)(C(-2.0) * a);
-    REAL y = -t / (C(2.0) + t);
+    REAL a = ABS(x), b = C(-2.0) * a;
+    b = b < EXPM1_LEAST ? EXPM1_LEAST : b;
+    UINT k;
+    REAL p = N(reduced)(b, &k);
+    REAL half = N(two_to)(k - 1);
+    REAL e = C(2.0) * FMA(half, p, half);
+    int near = a < C(0.5);
+    REAL q = (near ? C(-2.0) * FMA(half, p, half - C(0.5)) : C(2.0) * e) / (C(1.0) + e);
+    REAL y = near ? q : C(1.0) - q;
     return a < TINY ? x : COPYSIGN(y, x);
 }
 

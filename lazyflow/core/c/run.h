@@ -77,17 +77,16 @@ BINARY(multiply_or_zero, (a != C(0.0)) & (b != C(0.0)) ? a * b : C(0.0))
 
 /* Angles beyond the reach of the reduction, one element at a time by the C library: what an element becomes must not
  * depend on its neighbours. */
-static int N(has_large)(const REAL *p, ptrdiff_t count) {
-    ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);
+static int N(has_large)(const REAL *p, ptrdiff_t n) {
     int found = 0;
     for (ptrdiff_t i = 0; i < n; i++) found |= !(ABS(p[i]) <= (REAL)LARGE_ANGLE);
     return found;
 }
 
 #define ANGLE(name)                                                               \
-    static void N(loop_##name)(REAL *out, const REAL *p, ptrdiff_t count) {        \
+    static void N(loop_##name)(REAL *out, const REAL *p, ptrdiff_t count, ptrdiff_t filled) { \
         ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);                            \
-        if (!N(has_large)(p, count)) {                                            \
+        if (!N(has_large)(p, filled)) { /* what lies behind is anything */        \
             EACH { out[i] = (REAL)D(name)((double)p[i]); }                        \
             return;                                                               \
         }                                                                         \
@@ -191,6 +190,7 @@ static void N(store)(const lf_program *program, const lf_store *store, const lf_
 }
 
 #define ONE(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], n); break;
+#define TURN(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], n, b->count); break;
 #define TWO(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], v[s->b], n); break;
 
 static void N(run_block)(const lf_program *program, const lf_argument *arguments, const N(block) *b, const REAL **v,
@@ -211,7 +211,7 @@ static void N(run_block)(const lf_program *program, const lf_argument *arguments
         ONE(LOGICAL_NOT, logical_not) ONE(ISFINITE, isfinite) ONE(ISNAN, isnan)
         ONE(NEGATIVE, negative) ONE(ABS, abs) ONE(SIGN, sign) ONE(SQRT, sqrt)
         ONE(EXP, exp) ONE(EXPM1, expm1) ONE(LOG, log) ONE(LOG1P, log1p)
-        ONE(SIN, sin) ONE(COS, cos) ONE(TAN, tan) ONE(ARCSIN, arcsin) ONE(ARCCOS, arccos) ONE(ARCTAN, arctan)
+        TURN(SIN, sin) TURN(COS, cos) TURN(TAN, tan) ONE(ARCSIN, arcsin) ONE(ARCCOS, arccos) ONE(ARCTAN, arctan)
         ONE(SINH, sinh) ONE(COSH, cosh) ONE(TANH, tanh)
         ONE(ARCSINH, arcsinh) ONE(ARCCOSH, arccosh) ONE(ARCTANH, arctanh)
         ONE(ERF, erf) ONE(ERFC, erfc) ONE(FLOOR, floor) ONE(CEIL, ceil) ONE(ROUND, round)
