@@ -61,6 +61,7 @@ OPERATIONS = (
     "arctan", "arctan2", "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "erf", "erfc", "floor", "ceil",
     "round", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or",
     "logical_not", "isfinite", "isnan", "where", "where_nonzero", "multiply_or_zero",
+    "hypot", "ndtr", "cbrt", "exp2", "log2", "log10", "fmax", "fmin", "deg2rad", "rad2deg", "logaddexp", "logaddexp2",
 )
 NUMBER_OF = {name: number for number, name in enumerate(OPERATIONS)}
 

@@ -73,12 +73,8 @@ ALWAYS REAL N(real)(UINT u) {
 /* 2**k, of an integer given as an unsigned one. */
 ALWAYS REAL N(two_to)(UINT k) { return N(real)((k + BIAS) << MANTISSA); }
 
-/* What exp and expm1 have in common: exp(x) = 2**k (1 + p). */
-ALWAYS REAL N(reduced)(REAL x, UINT *k) {
-    REAL shifted = FMA(x, LOG2E, MAGIC);
-    REAL n = shifted - MAGIC;
-    REAL r = FMA(-n, LN2_LO, FMA(-n, LN2_HI, x));
-    *k = N(bits)(shifted) - N(bits)(MAGIC);
+/* exp(r) - 1 for |r| up to log(2) / 2. */
+ALWAYS REAL N(exp_rest)(REAL r) {
 #if IS_FLOAT
     REAL q = FMA(0.000199111866f, r, 0.00139342024f);
     q = FMA(q, r, 0.00833327986f);
@@ -99,14 +95,26 @@ ALWAYS REAL N(reduced)(REAL x, UINT *k) {
     return FMA(r * r, FMA(q, r, C(0.5)), r);
 }
 
+/* What exp and expm1 have in common: exp(x) = 2**k (1 + p). */
+ALWAYS REAL N(reduced)(REAL x, UINT *k) {
+    REAL shifted = FMA(x, LOG2E, MAGIC);
+    REAL n = shifted - MAGIC;
+    *k = N(bits)(shifted) - N(bits)(MAGIC);
+    return N(exp_rest)(FMA(-n, LN2_LO, FMA(-n, LN2_HI, x)));
+}
+
+/* x 2**k in two steps, for the results near both ends of the range. */
+ALWAYS REAL N(scaled)(REAL x, UINT k) {
+    UINT half = ((k + 4096) >> 1) - 2048;
+    return x * N(two_to)(half) * N(two_to)(k - half);
+}
+
 ALWAYS REAL N(exp)(REAL x) {
     REAL y = x < EXP_LEAST ? EXP_LEAST : x;
     y = y > EXP_MOST ? EXP_MOST : y;
     UINT k;
     REAL p = N(reduced)(y, &k);
-    /* In two steps, for the results near both ends of the range. */
-    UINT half = ((k + 4096) >> 1) - 2048;
-    return (C(1.0) + p) * N(two_to)(half) * N(two_to)(k - half);
+    return N(scaled)(C(1.0) + p, k);
 }
 
 ALWAYS REAL N(expm1)(REAL x) {
@@ -227,6 +235,16 @@ ALWAYS REAL N(maximum)(REAL a, REAL b) { return (a > b) | (a != a) ? a : b; }
 ALWAYS REAL N(minimum)(REAL a, REAL b) { return (a < b) | (a != a) ? a : b; }
 ALWAYS REAL N(sign)(REAL x) { return x > C(0.0) ? C(1.0) : x < C(0.0) ? C(-1.0) : x == C(0.0) ? C(0.0) : x; }
 
+/* A number before NaN. */
+ALWAYS REAL N(fmax)(REAL a, REAL b) { return (a > b) | (b != b) ? a : b; }
+ALWAYS REAL N(fmin)(REAL a, REAL b) { return (a < b) | (b != b) ? a : b; }
+
+/* log(exp(a) + exp(b)) */
+ALWAYS REAL N(logaddexp)(REAL a, REAL b) {
+    REAL apart = a == b ? C(0.0) : ABS(a - b); /* infinities of one sign are not apart */
+    return (a > b ? a : b) + N(log1p)(N(exp)(-apart));
+}
+
 /* To an integer, halves to even, with the sign of x. */
 ALWAYS REAL N(round)(REAL x) {
     REAL edge = IS_FLOAT ? C(8388608.0) : C(4503599627370496.0);
@@ -255,6 +273,136 @@ ALWAYS REAL N(floor_divide)(REAL a, REAL b) {
 
 /* Those below are computed in double precision for both types. */
 #if !IS_FLOAT
+
+/* Numbers of about 106 bits, the sum of a large and a small part (Dekker 1971). */
+typedef struct {
+    double high, low;
+} N(pair);
+
+ALWAYS N(pair) N(sum_of)(double a, double b) { /* |a| >= |b|, or a = 0 */
+    double high = a + b;
+    return (N(pair)){high, b - (high - a)};
+}
+
+ALWAYS N(pair) N(product_of)(double a, double b) {
+    double high = a * b;
+#if HAS_FMA
+    return (N(pair)){high, FMA(a, b, -high)};
+#else
+    double t = a * 134217729.0, a1 = t - (t - a), a2 = a - a1;
+    double u = b * 134217729.0, b1 = u - (u - b), b2 = b - b1;
+    return (N(pair)){high, ((a1 * b1 - high) + a1 * b2 + a2 * b1) + a2 * b2};
+#endif
+}
+
+ALWAYS N(pair) N(times)(N(pair) a, N(pair) b) {
+    N(pair) p = N(product_of)(a.high, b.high);
+    return N(sum_of)(p.high, p.low + (a.high * b.low + a.low * b.high));
+}
+
+/* log(a) of a > 0, off by 2**-62 of its value: 2 atanh(s) + e log 2 with s = (m - 1) / (m + 1) and a = m 2**e. The first
+ * term of the series in z = s * s is a pair, as the others are small beside it. */
+ALWAYS N(pair) N(log_pair)(double a) {
+    int small = a < LEAST_NORMAL;
+    UINT all = N(bits)(small ? a * RAISE : a) - (UINT)SQRT_HALF_BITS;
+    UINT mantissa = (all & (((UINT)1 << MANTISSA) - 1)) + (UINT)SQRT_HALF_BITS;
+    UINT exponent = ((all >> MANTISSA) ^ 0x800) - 0x800;
+    double e = N(real)(N(bits)(MAGIC) + exponent) - MAGIC;
+    e = small ? e - RAISED : e;
+    double f = N(real)(mantissa) - 1.0;
+    double below = 2.0 + f, lost = f - (below - 2.0), quotient = f / below;
+    N(pair) back = N(product_of)(quotient, below);
+    N(pair) s = {quotient, (((f - back.high) - back.low) - quotient * lost) / below};
+    N(pair) z = N(times)(s, s);
+    double r = FMA(0.058749248398187979729, z.high, 0.058518254381335132192);
+    r = FMA(r, z.high, 0.066674513127110589655);
+    r = FMA(r, z.high, 0.076922965673591370285);
+    r = FMA(r, z.high, 0.090909091763870391002);
+    r = FMA(r, z.high, 0.11111111110788943498);
+    r = FMA(r, z.high, 0.1428571428571474801);
+    r = FMA(r, z.high, 0.19999999999999999891);
+    N(pair) third = N(times)(z, (N(pair)){0.3333333333333333, 1.850371707708594e-17});
+    N(pair) rest = N(times)(s, N(sum_of)(third.high, FMA(z.high * z.high, r, third.low)));
+    N(pair) sum = N(sum_of)(s.high, rest.high);
+    double low = 2.0 * (sum.low + (s.low + rest.low));
+    N(pair) whole = N(sum_of)(e * LN2_HI, 2.0 * sum.high);
+    return N(sum_of)(whole.high, whole.low + FMA(e, LN2_LO, low));
+}
+
+/* log(x) times a constant; -infinity at zero, NaN below. */
+ALWAYS double N(log_times)(double x, double high, double low) {
+    N(pair) y = N(times)(N(log_pair)(x), (N(pair)){high, low});
+    double found = x > 0.0 ? y.high + y.low : x == 0.0 ? -INFINITY : (double)NAN;
+    return x == INFINITY ? x : found;
+}
+
+ALWAYS double N(log2)(double x) { return N(log_times)(x, 1.4426950408889634, 2.0355273740931033e-17); }
+ALWAYS double N(log10)(double x) { return N(log_times)(x, 0.4342944819032518, 1.098319650216765e-17); }
+
+ALWAYS double N(exp2)(double x) {
+    double y = x < -1100.0 ? -1100.0 : x;
+    y = y > 1025.0 ? 1025.0 : y;
+    double shifted = y + MAGIC;
+    double p = N(exp_rest)((y - (shifted - MAGIC)) * 0.69314718055994531);
+    return N(scaled)(1.0 + p, N(bits)(shifted) - N(bits)(MAGIC));
+}
+
+/* What a power is made of |x|**y: its sign, and where C's pow says something else. */
+ALWAYS double N(power_of)(double x, double y, double found) {
+    double a = fabs(x), large = y > 0.0 ? INFINITY : 0.0, small = y > 0.0 ? 0.0 : INFINITY;
+    int whole = N(round)(y) == y, odd = whole & (2.0 * N(round)(0.5 * y) != y);
+    found = a == 0.0 ? small : found;
+    found = a == INFINITY ? large : found;
+    found = (x < 0.0) & (a < INFINITY) & !whole ? (double)NAN : found;
+    found = odd ? copysign(found, x) : found;
+    found = (x != x) | (y != y) ? x + y : found;
+    found = (a == 1.0) & (fabs(y) == INFINITY) ? 1.0 : found;
+    return (y == 0.0) | (x == 1.0) ? 1.0 : found;
+}
+
+/* To the precision of float. */
+ALWAYS double N(power_single)(double x, double y) { return N(power_of)(x, y, N(exp)(y * N(log)(fabs(x)))); }
+
+ALWAYS double N(power)(double x, double y) {
+    N(pair) l = N(log_pair)(fabs(x));
+    /* Scaled, as a pair of halves of a large number would overflow; where it underflows the result is 1. */
+    double less = y * 0x1p-64;
+    N(pair) p = N(product_of)(less, l.high * 0x1p64);
+    double low = FMA(y, l.low, p.low);
+    double b = p.high < EXP_LEAST ? EXP_LEAST : p.high;
+    b = b > EXP_MOST ? EXP_MOST : b;
+    low = b == p.high ? low : 0.0;
+    UINT k;
+    double rest = N(reduced)(b, &k);
+    return N(power_of)(x, y, N(scaled)(1.0 + FMA(low, 1.0 + rest, rest), k));
+}
+
+/* A first guess, and a step of Newton's whose residual is exact. */
+ALWAYS double N(cbrt)(double x) {
+    double a = fabs(x);
+    int small = a < 1e-200, large = a > 1e200;
+    double b = small ? a * 0x1p600 : large ? a * 0x1p-600 : a;
+    double y = N(exp)(N(log)(b) * 0.33333333333333333);
+    N(pair) square = N(product_of)(y, y), cube = N(product_of)(square.high, y);
+    double residual = (cube.high - b) + (cube.low + square.low * y);
+    y -= residual / (3.0 * square.high);
+    y *= small ? 0x1p-200 : large ? 0x1p200 : 1.0;
+    return (a > 0.0) & (a < INFINITY) ? copysign(y, x) : x;
+}
+
+ALWAYS double N(hypot)(double x, double y) {
+    double a = fabs(x), b = fabs(y), most = a > b ? a : b;
+    double scale = most > 1e150 ? 0x1p-600 : most < 1e-150 ? 0x1p600 : 1.0;
+    double back = most > 1e150 ? 0x1p600 : most < 1e-150 ? 0x1p-600 : 1.0;
+    double p = a * scale, q = b * scale;
+    double found = sqrt(FMA(p, p, q * q)) * back;
+    return (a == INFINITY) | (b == INFINITY) ? INFINITY : found;
+}
+
+ALWAYS double N(logaddexp2)(double a, double b) {
+    double apart = a == b ? 0.0 : fabs(a - b);
+    return (a > b ? a : b) + N(log1p)(N(exp2)(-apart)) * 1.4426950408889634;
+}
 
 #define PI_2 1.5707963267948966
 #define PI_2_LOW 6.123233995736766e-17
@@ -459,6 +607,18 @@ ALWAYS double N(erf)(double x) {
     double a = fabs(x), near = FMA(x, N(erf_rest)(x * x), x);
     double far = copysign(1.0 - N(erfc_far)(a), x);
     return (a < 0.5) | (x != x) ? near : far;
+}
+
+/* The normal distribution function, erfc(-x / sqrt(2)) / 2. The square of x itself in two parts: x / sqrt(2) is rounded. */
+ALWAYS double N(ndtr)(double x) {
+    double a = fabs(x), u = 0.70710678118654752 * x;
+    double near = 0.5 + 0.5 * FMA(u, N(erf_rest)(u * u), u);
+    double b = a < 39.0 ? a : 39.0;
+    double high = N(real)(N(bits)(b) & ~(UINT)0x7ffffff);
+    double low = 0.5 * (b - high) * (b + high);
+    double scale = 0.5 * N(exp)(-0.5 * high * high);
+    double tail = scale * FMA(-low, FMA(-low, FMA(low, -1.0 / 6.0, 0.5), 1.0), 1.0) * N(erfcx)(0.70710678118654752 * b);
+    return (a < 0.70710678118654752) | (x != x) ? near : x < 0.0 ? tail : 1.0 - tail;
 }
 
 ALWAYS double N(erfc)(double x) {

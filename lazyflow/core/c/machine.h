@@ -67,6 +67,18 @@ enum {
     LF_WHERE,
     LF_WHERE_NONZERO,
     LF_MULTIPLY_OR_ZERO,
+    LF_HYPOT,
+    LF_NDTR,
+    LF_CBRT,
+    LF_EXP2,
+    LF_LOG2,
+    LF_LOG10,
+    LF_FMAX,
+    LF_FMIN,
+    LF_DEG2RAD,
+    LF_RAD2DEG,
+    LF_LOGADDEXP,
+    LF_LOGADDEXP2,
     LF_COUNT
 };
 

@@ -65,6 +65,23 @@ UNARY(arctan, D(arctan)((double)x))
 BINARY(arctan2, D(arctan2)((double)a, (double)b))
 UNARY(erf, D(erf)((double)x))
 UNARY(erfc, D(erfc)((double)x))
+UNARY(ndtr, D(ndtr)((double)x))
+#if IS_FLOAT
+BINARY(power, D(power_single)((double)a, (double)b))
+#else
+BINARY(power, D(power)(a, b))
+#endif
+BINARY(hypot, D(hypot)((double)a, (double)b))
+UNARY(cbrt, D(cbrt)((double)x))
+UNARY(exp2, D(exp2)((double)x))
+UNARY(log2, D(log2)((double)x))
+UNARY(log10, D(log10)((double)x))
+BINARY(fmax, N(fmax)(a, b))
+BINARY(fmin, N(fmin)(a, b))
+UNARY(deg2rad, x * C(0.017453292519943295))
+UNARY(rad2deg, x * C(57.29577951308232))
+BINARY(logaddexp, N(logaddexp)(a, b))
+BINARY(logaddexp2, D(logaddexp2)((double)a, (double)b))
 
 static void N(loop_where)(REAL *out, const REAL *c, const REAL *p, const REAL *q, ptrdiff_t count) {
     ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);
@@ -98,11 +115,6 @@ static int N(has_large)(const REAL *p, ptrdiff_t n) {
 ANGLE(sin)
 ANGLE(cos)
 ANGLE(tan)
-
-static void N(loop_power)(REAL *out, const REAL *p, const REAL *q, ptrdiff_t count) {
-    ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);
-    for (ptrdiff_t i = 0; i < n; i++) out[i] = (REAL)pow((double)p[i], (double)q[i]);
-}
 
 /* The sum of a row in double precision, in an order that no instruction set changes. */
 static double N(row_sum)(const REAL *p, ptrdiff_t n) {
@@ -215,6 +227,9 @@ static void N(run_block)(const lf_program *program, const lf_argument *arguments
         ONE(SINH, sinh) ONE(COSH, cosh) ONE(TANH, tanh)
         ONE(ARCSINH, arcsinh) ONE(ARCCOSH, arccosh) ONE(ARCTANH, arctanh)
         ONE(ERF, erf) ONE(ERFC, erfc) ONE(FLOOR, floor) ONE(CEIL, ceil) ONE(ROUND, round)
+        ONE(NDTR, ndtr) ONE(CBRT, cbrt) ONE(EXP2, exp2) ONE(LOG2, log2) ONE(LOG10, log10)
+        ONE(DEG2RAD, deg2rad) ONE(RAD2DEG, rad2deg) TWO(FMAX, fmax) TWO(FMIN, fmin)
+        TWO(HYPOT, hypot) TWO(LOGADDEXP, logaddexp) TWO(LOGADDEXP2, logaddexp2)
         TWO(WHERE_NONZERO, where_nonzero) TWO(MULTIPLY_OR_ZERO, multiply_or_zero)
         case LF_WHERE: N(loop_where)(out, v[s->a], v[s->b], v[s->c], n); break;
         }
