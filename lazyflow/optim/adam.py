@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import numpy as np
-
-from lazyflow import jit
 from lazyflow.device import module
-from lazyflow.optim.base import Array, Optimizer, Options, blend
+from lazyflow.optim.base import Array, Optimizer, Options
 
 __all__ = ["AMSGrad", "Adam", "AdamW"]
 
@@ -69,55 +65,23 @@ class Adam(Optimizer):
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if options["amsgrad"] else ("exp_avg", "exp_avg_sq")
         return {name: module(parameter).zeros(parameter.shape, parameter.dtype) for name in names}
 
-    def apply_single(self, gradient: Array, parameter: Array, state: Mapping[str, Any], options: Options) -> None:
-        xp, s, step = module(parameter), self.scratch("step", parameter), state["step"]
+    def formulas(self, options: Options, step: int) -> dict[str, str]:
+        rule = {
+            "exp_avg": "exp_avg * beta1 + gradient * rest1",
+            "exp_avg_sq": "exp_avg_sq * beta2 + gradient * gradient * rest2",
+        }
+        square = "exp_avg_sq"
+        if options["amsgrad"]:
+            square = "max_exp_avg_sq"
+            rule[square] = "maximum(exp_avg_sq, max_exp_avg_sq)"
+        return {**rule, "parameter": f"parameter - exp_avg / (sqrt({square}) + eps) * rate"}
+
+    def numbers(self, options: Options, step: int) -> dict[str, float]:
         beta1, beta2 = map(float, options["betas"])
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
         # both bias corrections in two scalars: m/c1 / (sqrt(v/c2) + eps) = m * (sqrt(c2)/c1) / (sqrt(v) + eps*sqrt(c2))
         root = math.sqrt(1.0 - beta2**step)
         eps, rate = float(options["eps"]) * root, float(options["lr"]) * root / (1.0 - beta1**step)
-        arrays = parameter, gradient, mean, square
-        if not options["amsgrad"] and jit.is_available() and all(_is_flat(a, parameter.dtype) for a in arrays):
-            numbers = map(parameter.dtype.type, (beta1, 1.0 - beta1, beta2, 1.0 - beta2, eps, rate))
-            _loop()(*(a.reshape(-1) for a in arrays), *numbers)
-            return
-        blend(xp, mean, gradient, beta1, s)
-        blend(xp, square, xp.multiply(gradient, gradient, out=s), beta2, s)
-        if options["amsgrad"]:
-            square = xp.maximum(square, state["max_exp_avg_sq"], out=state["max_exp_avg_sq"])
-        xp.sqrt(square, out=s)
-        xp.add(s, eps, out=s)
-        xp.divide(mean, s, out=s)
-        xp.multiply(s, rate, out=s)
-        xp.subtract(parameter, s, out=parameter)
-
-
-# One pass over the four arrays in place of nine: what bounds the update of a large parameter is memory.
-_LOOP = '''"""Printed by lazyflow; see lazyflow/optim/adam.py."""
-
-import numpy as np
-from numba import njit
-
-
-@njit(cache=True, boundscheck=False, nogil=True, error_model="numpy")
-def adam(parameter, gradient, mean, square, beta1, rest1, beta2, rest2, eps, rate):
-    for i in range(parameter.size):
-        g = gradient[i]
-        m = beta1 * mean[i] + rest1 * g
-        s = beta2 * square[i] + rest2 * (g * g)
-        mean[i] = m
-        square[i] = s
-        parameter[i] -= rate * (m / (np.sqrt(s) + eps))
-'''
-
-
-@functools.cache
-def _loop() -> Callable[..., None]:
-    return jit.module(_LOOP).adam  # type: ignore[no-any-return]
-
-
-def _is_flat(array: Array, dtype: Any) -> bool:
-    return isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype == dtype
+        return {"beta1": beta1, "rest1": 1.0 - beta1, "beta2": beta2, "rest2": 1.0 - beta2, "eps": eps, "rate": rate}
 
 
 class AdamW(Adam):

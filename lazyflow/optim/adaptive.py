@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from lazyflow.device import module
-from lazyflow.optim.base import Array, Optimizer, Options, blend
+from lazyflow.optim.base import Array, Optimizer, Options
 
 __all__ = ["Adadelta", "Adagrad", "RMSprop"]
 
@@ -48,15 +48,15 @@ class Adagrad(Optimizer):
         start = float(options["initial_accumulator_value"])
         return {"sum": module(parameter).full(parameter.shape, start, parameter.dtype)}
 
-    def apply_single(self, gradient: Array, parameter: Array, state: Mapping[str, Any], options: Options) -> None:
-        xp, s, total = module(parameter), self.scratch("step", parameter), state["sum"]
-        xp.multiply(gradient, gradient, out=s)
-        xp.add(total, s, out=total)
-        xp.sqrt(total, out=s)
-        xp.add(s, float(options["eps"]), out=s)
-        xp.divide(gradient, s, out=s)
-        xp.multiply(s, float(options["lr"]) / (1.0 + (state["step"] - 1) * float(options["lr_decay"])), out=s)
-        xp.subtract(parameter, s, out=parameter)
+    def formulas(self, options: Options, step: int) -> dict[str, str]:
+        return {
+            "sum": "sum + gradient * gradient",
+            "parameter": "parameter - gradient / (sqrt(sum) + eps) * rate",
+        }
+
+    def numbers(self, options: Options, step: int) -> dict[str, float]:
+        rate = float(options["lr"]) / (1.0 + (step - 1) * float(options["lr_decay"]))
+        return {"eps": float(options["eps"]), "rate": rate}
 
 
 class Adadelta(Optimizer):
@@ -92,17 +92,16 @@ class Adadelta(Optimizer):
     def init_single(self, parameter: Array, options: Options) -> dict[str, Array]:
         return {name: module(parameter).zeros(parameter.shape, parameter.dtype) for name in ("square_avg", "acc_delta")}
 
-    def apply_single(self, gradient: Array, parameter: Array, state: Mapping[str, Any], options: Options) -> None:
-        xp, s, move = module(parameter), self.scratch("step", parameter), self.scratch("move", parameter)
-        rho, eps = float(options["rho"]), float(options["eps"])
-        blend(xp, state["square_avg"], xp.multiply(gradient, gradient, out=s), rho, s)
-        xp.add(state["acc_delta"], eps, out=move)
-        xp.sqrt(move, out=move)
-        xp.add(state["square_avg"], eps, out=s)
-        xp.divide(move, xp.sqrt(s, out=s), out=move)
-        xp.multiply(move, gradient, out=move)
-        blend(xp, state["acc_delta"], xp.multiply(move, move, out=s), rho, s)
-        xp.subtract(parameter, xp.multiply(move, float(options["lr"]), out=s), out=parameter)
+    def formulas(self, options: Options, step: int) -> dict[str, str]:
+        return {
+            "square_avg": "square_avg * rho + gradient * gradient * rest",
+            "move": "sqrt(acc_delta + eps) / sqrt(square_avg + eps) * gradient",
+            "acc_delta": "acc_delta * rho + move * move * rest",
+            "parameter": "parameter - move * lr",
+        }
+
+    def numbers(self, options: Options, step: int) -> dict[str, float]:
+        return {**super().numbers(options, step), "rest": 1.0 - float(options["rho"])}
 
 
 class RMSprop(Optimizer):
@@ -146,25 +145,16 @@ class RMSprop(Optimizer):
             name: module(parameter).zeros(parameter.shape, parameter.dtype) for name, kept in wanted.items() if kept
         }
 
-    def apply_single(self, gradient: Array, parameter: Array, state: Mapping[str, Any], options: Options) -> None:
-        xp, move = module(parameter), self._move(gradient, state, options)
-        if options["momentum"]:
-            buffer = state["momentum_buffer"]
-            xp.multiply(buffer, float(options["momentum"]), out=buffer)
-            xp.add(buffer, move, out=buffer)
-            xp.multiply(buffer, float(options["lr"]), out=move)
-        else:
-            xp.multiply(move, float(options["lr"]), out=move)
-        xp.subtract(parameter, move, out=parameter)
-
-    def _move(self, gradient: Array, state: Mapping[str, Any], options: Options) -> Array:
-        xp, s, square = module(gradient), self.scratch("step", gradient), state["square_avg"]
-        blend(xp, square, xp.multiply(gradient, gradient, out=s), float(options["alpha"]), s)
+    def formulas(self, options: Options, step: int) -> dict[str, str]:
+        rule = {"square_avg": "square_avg * alpha + gradient * gradient * rest"}
+        square = "square_avg"
         if options["centered"]:
-            blend(xp, state["grad_avg"], gradient, float(options["alpha"]), s)
-            xp.multiply(state["grad_avg"], state["grad_avg"], out=s)
-            xp.subtract(square, s, out=s)
-            square = xp.maximum(s, 0.0, out=s)
-        xp.sqrt(square, out=s)
-        xp.add(s, float(options["eps"]), out=s)
-        return xp.divide(gradient, s, out=s)
+            rule["grad_avg"] = "grad_avg * alpha + gradient * rest"
+            square = "maximum(square_avg - grad_avg * grad_avg, 0)"
+        move = f"gradient / (sqrt({square}) + eps)"
+        if options["momentum"]:
+            rule["momentum_buffer"], move = f"momentum_buffer * momentum + {move}", "momentum_buffer"
+        return {**rule, "parameter": f"parameter - {move} * lr"}
+
+    def numbers(self, options: Options, step: int) -> dict[str, float]:
+        return {**super().numbers(options, step), "rest": 1.0 - float(options["alpha"])}

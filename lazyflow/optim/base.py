@@ -6,6 +6,9 @@
 Both are elementwise: what happens to an element depends on that element alone. So one and the same ``apply_single``
 serves whole parameters, blocks of them that fit the cache, and the rows of a table that a row-sparse gradient touches.
 Weight decay, float16, blocks, gathering and scattering of rows are the business of this file.
+
+In the place of ``apply_single`` the library's own have ``formulas(options, step)`` and ``numbers(options, step)``: the
+same as text, from which every form in which it runs is made (`lazyflow.optim.rule`).
 """
 
 from __future__ import annotations
@@ -17,13 +20,15 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow.device import device_of, module, to_device
 from lazyflow.errors import TornError
 from lazyflow.ops.sparse import RowSparse
+from lazyflow.optim import rule
 from lazyflow.optim.options import check_known, check_values, plain
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
 
-__all__ = ["Optimizer", "Trainable", "blend"]
+__all__ = ["Optimizer", "Trainable"]
 
 Array = Any
 Options = Mapping[str, Any]
@@ -56,13 +61,6 @@ class Kept:
     step: int
     slots: dict[str, Array]
     device: str
-
-
-def blend(xp: Any, average: Array, new: Array, weight: float, scratch: Array) -> None:
-    """``average = weight * average + (1 - weight) * new``, in place; ``scratch`` may be ``new``."""
-    xp.multiply(new, 1.0 - weight, out=scratch)
-    xp.multiply(average, weight, out=average)
-    xp.add(average, scratch, out=average)
 
 
 class Optimizer:
@@ -134,9 +132,20 @@ class Optimizer:
         All arrays have one shape and dtype: the parameter's, or that of some of its elements or rows. ``state["step"]``
         counts from 1. `scratch` lends memory for intermediate results.
         """
+        step = state["step"]
+        arrays = {"parameter": parameter, "gradient": gradient, **{k: v for k, v in state.items() if k != "step"}}
+        rule.run(list(self.formulas(options, step).items()), arrays, self.numbers(options, step))
+
+    def formulas(self, options: Options, step: int) -> Mapping[str, str]:
+        """What ``parameter`` and the arrays that are kept become in a step, by name and in order, as formulas of these,
+        of ``gradient``, of earlier ones, and of `numbers`; other names are intermediate results."""
         raise NotImplementedError(
             f"{type(self).__name__} needs a method apply_single(gradient, parameter, state, options)"
         )
+
+    def numbers(self, options: Options, step: int) -> dict[str, float]:
+        """The numbers in the formulas, by name: all options that are numbers unless overridden."""
+        return {name: float(value) for name, value in options.items() if _is_number(value)}
 
     def check_options(self, options: Options) -> None:
         """Raise ``ValueError`` for a value out of range; subclasses add what must hold between several options."""
@@ -259,6 +268,9 @@ class Optimizer:
         if array.size <= BLOCK or not self.elementwise or not isinstance(array, np.ndarray):  # a GPU wants few launches
             self._apply(array, gradient, kept.slots, kept.step, options)
             return
+        if self._has_formulas and array.dtype == gradient.dtype != np.float16 and core.machine is not None:
+            self._apply(array, gradient, kept.slots, kept.step, options)  # one pass, in blocks of its own
+            return
         array, gradient, *slots = _flat([array, gradient, *kept.slots.values()])
         rows = _rows_in_block(array, BLOCK)
         for i in range(0, len(array), rows):
@@ -267,6 +279,11 @@ class Optimizer:
             self._apply(array[some], gradient[some], views, kept.step, options)
 
     def _rows(self, array: Array, gradient: RowSparse, kept: Kept, options: Options) -> None:
+        if self._has_formulas and isinstance(array, np.ndarray):
+            assignments, numbers = self._rule(options, kept.step)
+            arrays = {"parameter": array, **kept.slots}
+            if rule.run_on_rows(assignments, arrays, gradient.values, gradient.indices, numbers):
+                return
         rows = _rows_in_block(array, BLOCK // 2) if isinstance(array, np.ndarray) else max(len(gradient.indices), 1)
         for i in range(0, len(gradient.indices), rows):
             where = gradient.indices[i : i + rows]
@@ -276,6 +293,23 @@ class Optimizer:
             array[where] = touched
             for name, view in views.items():
                 kept.slots[name][where] = view
+
+    @property
+    def _has_formulas(self) -> bool:
+        return type(self).apply_single is Optimizer.apply_single
+
+    def _rule(self, options: Options, step: int) -> tuple[list[tuple[str, str]], dict[str, float]]:
+        """All of a step as formulas, weight decay first, with their numbers."""
+        rest, numbers = list(self.formulas(options, step).items()), self.numbers(options, step)
+        decay = float(options["weight_decay"])
+        if not decay:
+            return rest, numbers
+        if self.decoupled:
+            return [("parameter", "parameter * shrink"), *rest], {
+                **numbers,
+                "shrink": 1.0 - float(options["lr"]) * decay,
+            }
+        return [("gradient", "parameter * decay + gradient"), *rest], {**numbers, "decay": decay}
 
     def _gather(self, name: str, array: Array, where: Array) -> Array:
         if not (isinstance(array, np.ndarray) and array.flags.c_contiguous):
@@ -291,6 +325,10 @@ class Optimizer:
             return
         if gradient.dtype != parameter.dtype:
             gradient = gradient.astype(parameter.dtype)
+        if self._has_formulas:
+            assignments, numbers = self._rule(options, step)
+            rule.run(assignments, {"parameter": parameter, "gradient": gradient, **slots}, numbers)
+            return
         decay = options["weight_decay"]
         if decay:
             gradient = self._decayed(parameter, gradient, decay, options["lr"])
@@ -389,6 +427,10 @@ def _check_shape(index: int, parameter: Trainable, gradient: Any) -> None:
         raise ValueError(
             f"parameter {index} {parameter.name} has shape {parameter.array.shape}, its gradient {gradient.shape}"
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _options(group: Options) -> dict[str, Any]:

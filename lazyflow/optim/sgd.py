@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from lazyflow.device import module
@@ -57,22 +57,15 @@ class SGD(Optimizer):
     def init_single(self, parameter: Array, options: Options) -> dict[str, Array]:
         return {"momentum_buffer": module(parameter).zeros_like(parameter)} if options["momentum"] else {}
 
-    def apply_single(self, gradient: Array, parameter: Array, state: Mapping[str, Any], options: Options) -> None:
-        xp, step = module(parameter), self.scratch("step", parameter)
-        if options["momentum"]:
-            gradient = self._with_momentum(gradient, state, options)
-        xp.multiply(gradient, float(options["lr"]), out=step)
-        xp.subtract(parameter, step, out=parameter)
+    def formulas(self, options: Options, step: int) -> dict[str, str]:
+        if not options["momentum"]:
+            return {"parameter": "parameter - gradient * lr"}
+        weighed = "gradient * weight" if options["dampening"] else "gradient"
+        move = "momentum_buffer * momentum + gradient" if options["nesterov"] else "momentum_buffer"
+        return {
+            "momentum_buffer": "gradient" if step == 1 else f"momentum_buffer * momentum + {weighed}",
+            "parameter": f"parameter - ({move}) * lr",
+        }
 
-    def _with_momentum(self, gradient: Array, state: Mapping[str, Any], options: Options) -> Array:
-        buffer, momentum = state["momentum_buffer"], float(options["momentum"])
-        xp, step = module(gradient), self.scratch("step", gradient)
-        if state["step"] == 1:
-            buffer[...] = gradient
-        else:
-            xp.multiply(buffer, momentum, out=buffer)
-            weight = 1.0 - float(options["dampening"])
-            xp.add(buffer, gradient if weight == 1.0 else xp.multiply(gradient, weight, out=step), out=buffer)
-        if not options["nesterov"]:
-            return buffer
-        return xp.add(xp.multiply(buffer, momentum, out=step), gradient, out=step)
+    def numbers(self, options: Options, step: int) -> dict[str, float]:
+        return {**super().numbers(options, step), "weight": 1.0 - float(options["dampening"])}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from lazyflow import optim
+from lazyflow import core, optim
 from lazyflow.device import to_device, to_host
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim import base
@@ -76,6 +77,24 @@ def test_pytorch_gives_the_same(case: Case, dtype: str) -> None:
         peer.step()
     tolerance = {"rtol": 3e-6, "atol": 2e-6} if dtype == "float32" else {"rtol": 1e-11, "atol": 1e-12}
     np.testing.assert_allclose(run(case, start((5, 7), dtype), grads).array, theirs.detach().numpy(), **tolerance)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["dense", "by columns", "of two layouts", "rows", "of another dtype"])
+def test_with_and_without_the_core_the_bits_are_the_same(case: Case, dtype: Any, kind: str) -> None:
+    shape = (6, 4)
+    grads = gradients(shape, np.float64 if kind == "of another dtype" else dtype)
+    array = start(shape, dtype)
+    if kind == "rows":
+        grads = [random_rows(np.random.default_rng(k), shape, 3, dtype) for k in range(STEPS)]
+    elif kind != "dense":
+        grads = [np.asfortranarray(g) for g in grads]
+        array = array if kind == "of two layouts" else np.asfortranarray(array)
+    compiled = run(case, array, grads)
+    with mock.patch.object(core, "machine", None):
+        by_calls = run(case, array, grads)
+    np.testing.assert_array_equal(compiled.array, by_calls.array)
 
 
 def test_eps_counts_as_in_pytorch_where_gradients_are_tiny() -> None:
