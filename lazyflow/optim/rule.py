@@ -70,7 +70,7 @@ def _flattened(arrays: list[Array]) -> list[Array] | None:
     first = arrays[0]
     if core.machine is None or not all(isinstance(a, np.ndarray) and a.dtype == first.dtype for a in arrays):
         return None
-    if first.dtype.name not in ("float32", "float64") or not first.dtype.isnative:
+    if first.dtype.char not in "fd" or not first.dtype.isnative:
         return None
     if all(a.flags.c_contiguous for a in arrays):
         return [a.reshape(-1) for a in arrays]
