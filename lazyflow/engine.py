@@ -520,7 +520,7 @@ def _accumulate(parameter: Parameter, gradient: Any) -> None:
 
 __all__ = ["CHOICES", "Arena", "Engine", "forward", "plan_of"]
 
-expr.Expr.engine = Engine()
+expr.ENGINE[:] = [Engine()]
 
 
 def forward(roots: Sequence[Expr]) -> list[np.ndarray[Any, Any]]:
@@ -531,5 +531,5 @@ def forward(roots: Sequence[Expr]) -> list[np.ndarray[Any, Any]]:
     >>> lf.forward([lf.sqrt(x), x + 1])
     [array([1., 2.], dtype=float32), array([2., 5.], dtype=float32)]
     """
-    Expr.engine.forward(roots)
+    expr.ENGINE[0].forward(roots)
     return [root.numpy() for root in roots]

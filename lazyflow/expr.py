@@ -13,9 +13,11 @@ import itertools
 import operator
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from functools import partial
+from typing import Any, Protocol, Union
 
 import numpy as np
+from numpy import ndarray
 
 from lazyflow import device as devices
 from lazyflow import settings
@@ -49,11 +51,15 @@ Operand = Union["Expr", Array, float, int, bool, Sequence[Any]]
 
 
 class Evaluator(Protocol):
-    """What an expression asks of the engine, which stands further down and binds itself here when it is imported."""
+    """What an expression asks of the engine, which stands further down."""
 
     def forward(self, roots: Sequence[Expr]) -> None: ...
     def value(self, root: Expr) -> Array: ...
     def backward(self, root: Expr, cotangent: Array | None) -> None: ...
+
+
+# The engine puts itself here when it is imported.
+ENGINE: list[Evaluator] = []
 
 
 class Expr:
@@ -74,9 +80,7 @@ class Expr:
     """
 
     __slots__ = ("note", "row", "tape", "type")  # the note says why a value is not to be unpacked, if that is so
-    __array_ufunc__ = None  # so that array + expression comes to the operators here
     __pandas_priority__ = 10_000  # and series + expression, too
-    engine: Evaluator
 
     tape: Tape
     row: int
@@ -119,14 +123,15 @@ class Expr:
         return self.type.shape[0]
 
     def __iter__(self) -> Iterator[Expr]:
-        if hasattr(self, "note"):
+        if getattr(self, "note", None) is not None:
             raise TypeError(self.note)
         return iter([self[i] for i in range(len(self))])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.type!r}>"
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def __copy__(self) -> Expr:
         return self
@@ -138,63 +143,172 @@ class Expr:
     def __reduce__(self) -> tuple[Any, ...]:
         return constant, (self.numpy(),)
 
-    if TYPE_CHECKING:  # lazyflow.functions.operators installs them
+    def __add__(self, other: Any) -> Expr:
+        return apply2(ADD, self, other)
 
-        def __add__(self, other: Any) -> Expr: ...
-        def __radd__(self, other: Any) -> Expr: ...
-        def __sub__(self, other: Any) -> Expr: ...
-        def __rsub__(self, other: Any) -> Expr: ...
-        def __mul__(self, other: Any) -> Expr: ...
-        def __rmul__(self, other: Any) -> Expr: ...
-        def __truediv__(self, other: Any) -> Expr: ...
-        def __rtruediv__(self, other: Any) -> Expr: ...
-        def __floordiv__(self, other: Any) -> Expr: ...
-        def __rfloordiv__(self, other: Any) -> Expr: ...
-        def __mod__(self, other: Any) -> Expr: ...
-        def __rmod__(self, other: Any) -> Expr: ...
-        def __pow__(self, other: Any) -> Expr: ...
-        def __rpow__(self, other: Any) -> Expr: ...
-        def __matmul__(self, other: Any) -> Expr: ...
-        def __rmatmul__(self, other: Any) -> Expr: ...
-        def __neg__(self) -> Expr: ...
-        def __pos__(self) -> Expr: ...
-        def __abs__(self) -> Expr: ...
-        def __eq__(self, other: Any) -> Expr: ...  # type: ignore[override]
-        def __ne__(self, other: Any) -> Expr: ...  # type: ignore[override]
-        def __lt__(self, other: Any) -> Expr: ...
-        def __le__(self, other: Any) -> Expr: ...
-        def __gt__(self, other: Any) -> Expr: ...
-        def __ge__(self, other: Any) -> Expr: ...
-        def __and__(self, other: Any) -> Expr: ...
-        def __or__(self, other: Any) -> Expr: ...
-        def __invert__(self) -> Expr: ...
-        def all(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
-        def any(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
-        def argmin(self, axis: int | None = None, keepdims: bool = False) -> Expr: ...
-        def clip(self, low: Any = None, high: Any = None) -> Expr: ...
-        def cumsum(self, axis: int | None = None) -> Expr: ...
-        def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr: ...
-        def flatten(self) -> Expr: ...
-        def max(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
-        def min(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
-        def prod(self, axis: Any = None, keepdims: bool = False) -> Expr: ...
-        def ravel(self) -> Expr: ...
-        def repeat(self, repeats: int, axis: int | None = None) -> Expr: ...
-        def round(self) -> Expr: ...
-        def squeeze(self, axis: Any = None) -> Expr: ...
-        def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr: ...
-        def swapaxes(self, axis1: int, axis2: int) -> Expr: ...
-        def transpose(self, *axes: Any) -> Expr: ...
-        def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr: ...
+    def __radd__(self, other: Any) -> Expr:
+        return apply2(ADD, other, self)
+
+    def __sub__(self, other: Any) -> Expr:
+        return apply2(SUBTRACT, self, other)
+
+    def __rsub__(self, other: Any) -> Expr:
+        return apply2(SUBTRACT, other, self)
+
+    def __mul__(self, other: Any) -> Expr:
+        return apply2(MULTIPLY, self, other)
+
+    def __rmul__(self, other: Any) -> Expr:
+        return apply2(MULTIPLY, other, self)
+
+    def __truediv__(self, other: Any) -> Expr:
+        return apply2(DIVIDE, self, other)
+
+    def __rtruediv__(self, other: Any) -> Expr:
+        return apply2(DIVIDE, other, self)
+
+    def __floordiv__(self, other: Any) -> Expr:
+        return apply2(FLOOR_DIVIDE, self, other)
+
+    def __rfloordiv__(self, other: Any) -> Expr:
+        return apply2(FLOOR_DIVIDE, other, self)
+
+    def __mod__(self, other: Any) -> Expr:
+        return apply2(REMAINDER, self, other)
+
+    def __rmod__(self, other: Any) -> Expr:
+        return apply2(REMAINDER, other, self)
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Expr:
+        return apply2(POWER, self, other)
+
+    def __rpow__(self, other: Any, modulus: Any = None) -> Expr:
+        return apply2(POWER, other, self)
+
+    def __matmul__(self, other: Any) -> Expr:
+        return product(self, other)
+
+    def __rmatmul__(self, other: Any) -> Expr:
+        return product(other, self)
+
+    def __neg__(self) -> Expr:
+        return apply1(NEGATIVE, self)
+
+    def __pos__(self) -> Expr:
+        if self.type.dtype.kind == "b":
+            raise DTypeError("+ takes numbers, got bool; count with .astype('int64')")
+        return self
+
+    def __abs__(self) -> Expr:
+        return apply1(ABS, self)
+
+    def __eq__(self, other: Any) -> Any:
+        return compared(EQUAL, self, other)
+
+    def __ne__(self, other: Any) -> Any:
+        return compared(NOT_EQUAL, self, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return compared(LESS, self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return compared(LESS_EQUAL, self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return compared(GREATER, self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return compared(GREATER_EQUAL, self, other)
+
+    def __and__(self, other: Any) -> Expr:
+        return of_booleans("&", LOGICAL_AND, (self, other))
+
+    def __or__(self, other: Any) -> Expr:
+        return of_booleans("|", LOGICAL_OR, (self, other))
+
+    def __invert__(self) -> Expr:
+        return of_booleans("~", LOGICAL_NOT, (self,))
+
+    def all(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """Whether all elements along ``axis`` are true (all axes by default)."""
+        return METHODS["all"](self, axis, keepdims)
+
+    def any(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """Whether an element along ``axis`` is true (all axes by default)."""
+        return METHODS["any"](self, axis, keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Expr:
+        """The index of the smallest element along ``axis`` (of the flattened value by default)."""
+        return METHODS["argmin"](self, axis, keepdims)
+
+    def clip(self, low: Any = None, high: Any = None) -> Expr:
+        """The value cut off at ``low`` and ``high``."""
+        return METHODS["clip"](self, low, high)
+
+    def cumsum(self, axis: int | None = None) -> Expr:
+        """The cumulated sum along ``axis`` (of the flattened value by default)."""
+        return METHODS["cumsum"](self, axis)
+
+    def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr:
+        """A diagonal of two axes, as ``numpy.diagonal``."""
+        return METHODS["diagonal"](self, offset, axis1, axis2)
+
+    def flatten(self) -> Expr:
+        """The value as a vector."""
+        return METHODS["flatten"](self)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """The largest element along ``axis`` (all axes by default)."""
+        return METHODS["max"](self, axis, keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """The smallest element along ``axis`` (all axes by default)."""
+        return METHODS["min"](self, axis, keepdims)
+
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Expr:
+        """The product along ``axis`` (all axes by default)."""
+        return METHODS["prod"](self, axis, keepdims)
+
+    def ravel(self) -> Expr:
+        """The value as a vector."""
+        return METHODS["ravel"](self)
+
+    def repeat(self, repeats: int, axis: int | None = None) -> Expr:
+        """Each element ``repeats`` times, as ``numpy.repeat``."""
+        return METHODS["repeat"](self, repeats, axis)
+
+    def round(self) -> Expr:
+        """Rounded to whole numbers, halves to even ones."""
+        return METHODS["round"](self)
+
+    def squeeze(self, axis: Any = None) -> Expr:
+        """Without axes of size one."""
+        return METHODS["squeeze"](self, axis)
+
+    def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
+        """The standard deviation along ``axis`` (all axes by default)."""
+        return METHODS["std"](self, axis, keepdims, ddof)
+
+    def swapaxes(self, axis1: int, axis2: int) -> Expr:
+        """With two axes exchanged."""
+        return METHODS["swapaxes"](self, axis1, axis2)
+
+    def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
+        """The variance along ``axis`` (all axes by default)."""
+        return METHODS["var"](self, axis, keepdims, ddof)
+
+    def transpose(self, *axes: Any) -> Expr:
+        """With its axes permuted, named one by one or as one sequence (reversed by default)."""
+        return METHODS["transpose"](self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
 
     def forward(self) -> Expr:
         """Run what this value needs, under the current parameters, and return ``self``."""
-        self.engine.forward([self])
+        ENGINE[0].forward([self])
         return self
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The value as a NumPy array of its own; runs what it needs if it was not computed yet."""
-        return devices.to_host(self.engine.value(self))
+        return devices.to_host(ENGINE[0].value(self))
 
     def item(self) -> Any:
         """The value of a one-element expression as a Python number. Raises ``ValueError`` for any other."""
@@ -238,6 +352,15 @@ class Expr:
         value = self.numpy()
         return value if dtype is None else value.astype(dtype)
 
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return PROTOCOLS["ufunc"](function, method, *inputs, **options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return PROTOCOLS["array_function"](function, args, kwargs)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        return PROTOCOLS["array_namespace"](api_version)
+
     def __dlpack__(self, **options: Any) -> Any:
         value = value_of(self)
         with devices.on(self.device):
@@ -252,7 +375,7 @@ class Expr:
         ``gradient``: the cotangent to start from, of this value's shape; optional for one element, where it is one.
         Raises `GradientError` when it is missing for more elements, or when nothing here can be differentiated.
         """
-        self.engine.backward(self, gradient)
+        ENGINE[0].backward(self, gradient)
 
     def detach(self) -> Expr:
         """The same value, through which no gradient flows.
@@ -359,7 +482,7 @@ class Expr:
 
 def handle(tape: Tape, row: int, kind: Type) -> Expr:
     """An `Expr` for a row that is on the tape."""
-    e = Expr()
+    e = Expr.__new__(Expr)
     e.tape, e.row, e.type = tape, row, kind
     return e
 
@@ -429,7 +552,7 @@ class Parameter(Expr):
 
     def _forget_signatures(self) -> None:
         """A type and its signatures refer to each other; without this they would wait for the garbage collector."""
-        if hasattr(self, "type"):
+        if getattr(self, "type", None) is not None:
             self.type.signatures.clear()
 
     def __del__(self) -> None:
@@ -638,8 +761,13 @@ class Parameter(Expr):
         return self._in_place(operator.truediv, other)
 
 
+PLAIN = frozenset(np.dtype(c) for c in "?bBhHiIlLqQefd")
+
+
 def plain_dtype(dtype: Any) -> np.dtype[Any]:
     """A dtype of values: numbers or booleans in the machine's byte order. Raises `DTypeError` for others."""
+    if isinstance(dtype, np.dtype) and dtype in PLAIN:
+        return dtype
     found: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
     if found.kind not in "biuf" or found.itemsize > 8:
         raise DTypeError(f"values are booleans, integers, or float16, float32 and float64, not {found}")
@@ -650,7 +778,7 @@ def value_of(value: Any) -> Any:
     """The value of an expression as an array where it lies, the very one of a parameter; anything else as it is."""
     if not isinstance(value, Expr):
         return value
-    return value.array if isinstance(value, Parameter) else value.engine.value(value)
+    return value.array if isinstance(value, Parameter) else ENGINE[0].value(value)
 
 
 def _unpickled(kind: type[Parameter], array: Array, name: str, requires_grad: bool, device: str) -> Parameter:
@@ -763,6 +891,8 @@ def constant(value: Any) -> Expr:
     """
     if isinstance(value, Expr):
         return value
+    if type(value) is ndarray and value.dtype.isnative and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8:
+        return _constant_node(current_tape(), np.array(value))
     options = settings.current()
     array = _as_array(value, options.dtype)
     return _constant_node(current_tape(), devices.copied(array, devices.device_of(array)))
@@ -795,7 +925,10 @@ def as_floating(x: Any, *weights: Any) -> Expr:
 
 def in_one_dtype(prediction: Any, *targets: Any) -> list[Expr]:
     """Operands of a loss in the dtype of the prediction: of the first floating expression, or else array, of them."""
-    given = [own_array(o) for o in (prediction, *targets)]
+    given = [prediction, *targets]
+    if all(isinstance(o, Expr) and o.dtype is prediction.dtype and o.dtype.kind == "f" for o in given):
+        return given
+    given = [own_array(o) for o in given]
     floating = [o for o in given if hasattr(o, "dtype") and o.dtype.kind == "f"]
     first = next((o for o in floating if isinstance(o, Expr)), floating[0] if floating else None)
     dtype = settings.current().dtype if first is None else first.dtype
@@ -804,9 +937,12 @@ def in_one_dtype(prediction: Any, *targets: Any) -> list[Expr]:
 
 def constants(operands: Iterable[Any]) -> list[Expr]:
     """The operands of a list as expressions; numbers, and lists of them, take the dtype of what they stand beside."""
-    if hasattr(operands, "note"):
-        raise TypeError(operands.note)
-    given = [own_array(o) for o in operands]
+    if (note := getattr(operands, "note", None)) is not None:
+        raise TypeError(note)
+    given = list(operands)
+    if all(type(o) is Expr for o in given):
+        return given
+    given = [own_array(o) for o in given]
     dtypes = _dtypes(given)
     return [o if o.__class__ is Expr else constant(_weak(o, dtypes)) for o in given]
 
@@ -842,7 +978,7 @@ def first_value(e: Expr) -> list[Array]:
 
 def snapshot(e: Expr) -> Expr:
     """The value that ``e`` has now as a constant."""
-    return _constant_node(current_tape(), e.engine.value(e))
+    return _constant_node(current_tape(), ENGINE[0].value(e))
 
 
 def _constant_node(tape: Tape, array: Array) -> Expr:
@@ -850,27 +986,29 @@ def _constant_node(tape: Tape, array: Array) -> Expr:
     kind = intern_type(array.shape, array.dtype, tape.device)
     signature = _constants.get(kind)
     if signature is None:
-        signature = _constants[kind] = interned((CONSTANT, kind), lambda: leaf_signature(CONSTANT, kind, ints=0))
+        signature = _constants[kind] = interned((CONSTANT, kind), partial(leaf_signature, CONSTANT, kind, ints=0))
     e = _append(tape, signature, ())
     tape.objects[e.row] = array  # afterwards: an interrupt between the two must not make another row a constant
     return e
 
 
 def _append(
-    tape: Tape, signature: Signature, rows: Iterable[int], ints: Iterable[int] = (), floats: Iterable[float] = ()
+    tape: Tape, signature: Signature, rows: Sequence[int], ints: Sequence[int] = (), floats: Sequence[float] = ()
 ) -> Expr:
     assert not tape.sealed, "what is recorded goes onto an open tape"
-    # Converted first: a payload that does not fit raises before anything is on the tape.
-    columns = array("i", rows), payload_integers(ints), array("d", floats)
+    for number in ints:
+        if not -0x80000000 <= number <= 0x7FFFFFFF:
+            payload_integers(ints)  # raises before anything is on the tape
     row = len(tape.signatures)
     if tape.lines is not None:
         tape.lines[row:] = [user_line()]
-    # Everywhere in this order: payload, signature, operands. Wherever an interrupt cuts it off, payload can only be too
-    # much and operands too few, so that nothing makes up for it, and the tape is refused (see `graph`).
-    tape.ints.extend(columns[1])
-    tape.floats.extend(columns[2])
+    for number in ints:  # in the order of `_node`
+        tape.ints.append(number)
+    for value in floats:
+        tape.floats.append(value)
     tape.signatures.append(signature.id)
-    tape.operands.extend(columns[0])
+    for operand in rows:
+        tape.operands.append(operand)
     return handle(tape, row, signature.type)
 
 
@@ -911,13 +1049,13 @@ def _local_row(tape: Tape, e: Expr) -> int:
     if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
         # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
         # choice (an argmax, a comparison) is no such state: it is imported, for `forward` may have to make it anew.
-        row = tape.imported[key] = _constant_node(tape, e.engine.value(e)).row
+        row = tape.imported[key] = _constant_node(tape, ENGINE[0].value(e)).row
     if row is None:
         e.tape.seal()
         kind = imported_type(e)
         signature = _imports.get(kind)
         if signature is None:
-            signature = _imports[kind] = interned((IMPORT, kind), lambda: leaf_signature(IMPORT, kind))
+            signature = _imports[kind] = interned((IMPORT, kind), partial(leaf_signature, IMPORT, kind))
         if e.tape.owners is not tape.owners:
             tape.owners |= e.tape.owners
         tape.imports.append((e.tape, e.row))
@@ -1047,20 +1185,243 @@ def signature_of(op: Op, types: tuple[Type | Inline, ...], attrs: dict[str, Any]
     return found
 
 
+# Recording once more what was recorded before. What an operation is recorded as depends on the kinds of its operands
+# alone: the type of an expression, the class of a number. (Where it depends on more, as on the default dtype, on a
+# list's length, or on what a trace knows of a number, nothing is remembered.) So the general way, `_recorded`, leaves
+# an `Entry` in the operation's `Memo`, a trie whose branches are kinds; with it the same is a few look-ups and appends,
+# however it is spelled. Entries with a parameter hang on the parameter's type, and go when it goes.
+
+ROW, FLOAT, INT, SHARED = 0, 1, 2, 3  # what becomes of an operand
+
+
+class Entry:
+    """A signature, what becomes of each operand, and of a number that is recorded as a constant the dtype.
+
+    ``shared``: a parameter is among the operands. ``payloads``: how many numbers a node carries.
+    """
+
+    __slots__ = ("codes", "dtypes", "payloads", "shared", "signature")
+
+    def __init__(self, signature: Signature, codes: bytes, dtypes: tuple[Any, ...] | None) -> None:
+        self.signature, self.codes, self.dtypes = signature, codes, dtypes
+        self.shared = SHARED in codes
+        self.payloads = codes.count(FLOAT) + codes.count(INT)
+
+
+class Memo:
+    """What nodes of an operation with these attributes were recorded as, by the kinds of their operands."""
+
+    __slots__ = ("attrs", "op", "table")
+
+    def __init__(self, op: Op, attrs: dict[str, Any]) -> None:
+        self.op, self.attrs = op, attrs
+        self.table: dict[Any, Any] = {}
+
+
+_plain: dict[Op, Memo] = {}
+_memos: dict[Any, Memo] = table_of_interned({})
+
+
+def memo_of(op: Op, attrs: dict[str, Any] | None = None) -> Memo:
+    """The memo of an operation with these attributes."""
+    if not attrs:
+        found = _plain.get(op)
+        if found is None:
+            found = _plain[op] = Memo(op, {})
+            table_of_interned(found.table)
+        return found
+    key = op, tuple(attrs.items())
+    found = _memos.get(key)
+    if found is None:
+        found = _memos[key] = Memo(op, attrs)
+    return found
+
+
 def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
     """Record one node of ``op``; raises `ShapeError`, `DTypeError` or `DeviceError` at this very line if it does not
     fit."""
-    e = _again(op, operands, attrs)
-    if e is not None:
-        return e
-    tape = current_tape()
+    return apply(memo_of(op, attrs), tuple(operands))
+
+
+def apply(memo: Memo, operands: tuple[Any, ...]) -> Expr:
+    """Record one node of a memo's operation: as before, where it is known, or else in general."""
+    try:
+        found = _again(memo, operands)
+    except OverflowError:  # a number that no tape holds; the general way says so
+        found = None
+    return _recorded(memo, operands) if found is None else found
+
+
+def apply1(memo: Memo, x: Any) -> Expr:
+    """`apply` for one operand. What models are full of, expressions of one open tape that are no parameters, and
+    numbers, needs but a part of `_again`."""
+    if type(x) is Expr:
+        a: Expr = x
+        tape = a.tape
+        if tape.scope is now():
+            found = memo.table.get(a.type)
+            if type(found) is Entry:
+                entry: Entry = found
+                row = len(tape.signatures)
+                tape.signatures.append(entry.signature.id)
+                tape.operands.append(a.row)
+                return handle(tape, row, entry.signature.type)
+    return apply(memo, (x,))
+
+
+def apply2(memo: Memo, x: Any, y: Any) -> Expr:
+    """`apply` for two operands; see `apply1`."""
+    if type(x) is Expr:
+        a: Expr = x
+        tape = a.tape
+        table = memo.table.get(a.type) if tape.scope is now() else None
+        if type(table) is not dict:
+            return apply(memo, (x, y))
+        if type(y) is Expr:
+            b: Expr = y
+            found = table.get(b.type)
+            if type(found) is Entry and b.tape is tape:
+                entry: Entry = found
+                row = len(tape.signatures)
+                tape.signatures.append(entry.signature.id)
+                tape.operands.append(a.row)
+                tape.operands.append(b.row)
+                return handle(tape, row, entry.signature.type)
+        elif type(y) is float:
+            found = table.get(float)
+            if type(found) is Entry:
+                entry = found
+                row = len(tape.signatures)
+                tape.floats.append(y)
+                tape.signatures.append(entry.signature.id)
+                tape.operands.append(a.row)
+                return handle(tape, row, entry.signature.type)
+    return apply(memo, (x, y))
+
+
+def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
+    """The node, if one of these kinds was recorded before, else None, and nothing is recorded."""
+    tape: Tape | None = None
+    table: dict[Any, Any] | None = memo.table
+    local, arrays, shared = True, False, False
+    for o in operands:
+        if isinstance(o, Expr):
+            e: Expr = o
+            if e.type.parameter is not None:
+                if not shared:
+                    table, shared = e.type.signatures.get(memo), True
+                    if table is None:
+                        return None
+            elif tape is None:
+                tape = e.tape
+            elif e.tape is not tape:
+                local = False
+        elif type(o) is ndarray:
+            arrays = True
+    alone = tape is None and not shared  # numbers alone: nothing says on which device
+    if tape is None or tape.scope is not now():
+        local = tape is None
+        tape = current_tape()
+        if tape.lines is not None:
+            return None
+    found: Any = None
+    for o in operands:
+        if table is None:
+            return None
+        if isinstance(o, Expr):
+            e = o
+            found = table.get(e.type if local else type_on(tape, e))
+        elif type(o) is ndarray:
+            found = table.get(intern_type(o.shape, o.dtype, tape.device))
+        else:
+            found = table.get(type(o))
+        table = found if type(found) is dict else None
+    if type(found) is not Entry:
+        return None
+    entry: Entry = found
+    if alone and entry.signature.type.device != tape.device:
+        return None
+    if not local or arrays or entry.dtypes is not None or entry.payloads > 1:
+        operands = _prepared(tape, entry, operands)
+    if entry.shared and entry.signature not in tape.keep:
+        _keep(tape, entry.signature, operands)
+    return _node(tape, entry, operands)
+
+
+def _node(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> Expr:
+    """Append a node whose operands are on the tape. Everywhere in this order: payload, signature, operands. Wherever an
+    interrupt cuts it off, payload can only be too much and operands too few, so that nothing makes up for it, and the
+    tape is refused (see `graph`)."""
+    codes = entry.codes
+    if entry.payloads:
+        for k, o in enumerate(operands):
+            if codes[k] == FLOAT:
+                tape.floats.append(o)
+            elif codes[k] == INT:
+                tape.ints.append(o)
+    row = len(tape.signatures)
+    tape.signatures.append(entry.signature.id)
+    for k, o in enumerate(operands):
+        if codes[k] == ROW:
+            e: Expr = o
+            tape.operands.append(e.row)
+    return handle(tape, row, entry.signature.type)
+
+
+def nodes(tape: Tape, signatures: tuple[Signature, ...], operands: tuple[Expr, ...]) -> list[Expr]:
+    """Append a cell's call with operands of this tape and a payload that is there already, and its further results."""
+    row = len(tape.signatures)
+    for s in signatures:
+        signature: Signature = s
+        tape.signatures.append(signature.id)
+    for o in operands:
+        e: Expr = o
+        tape.operands.append(e.row)
+    results = []
+    for k, s in enumerate(signatures):
+        signature = s
+        if k:
+            tape.operands.append(row)
+        results.append(handle(tape, row + k, signature.type))
+    return results
+
+
+def _prepared(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands on this tape, and numbers that are sure to fit: afterwards nothing can be raised any more."""
+    for code, o in zip(entry.codes, operands, strict=True):
+        if code == FLOAT:
+            float(o)
+        elif code == INT:
+            payload_integers((o,))
+    dtypes = entry.dtypes or (None,) * len(operands)
+    given = [
+        o if d is None and type(o) is not ndarray else _constant_node(tape, np.array(o, d))
+        for o, d in zip(operands, dtypes, strict=True)
+    ]
+    return tuple(
+        [
+            handle(tape, _local_row(tape, o), o.type) if code == ROW and o.tape is not tape else o
+            for code, o in zip(entry.codes, given, strict=True)
+        ]
+    )
+
+
+def _keep(tape: Tape, signature: Signature, operands: Iterable[Any]) -> None:
+    """The tape keeps the parameters alive that a node reads."""
+    tape.keep.update([o for o in operands if isinstance(o, Expr) and o.type.parameter is not None])
+    tape.keep.add(signature)
+
+
+def _recorded(memo: Memo, operands: Sequence[Any]) -> Expr:
+    """The general way, which finds out what operands are, and looks the signature up or makes it."""
+    op, tape = memo.op, current_tape()
     values, types = _classify(op, operands, tape)
-    signature = signature_of(op, types[:1] if op.ragged else types, attrs)
+    signature = signature_of(op, types[:1] if op.ragged else types, memo.attrs)
     rows: list[int] = []
     ints = [len(values)] if op.ragged else []
     floats: list[float] = []
     for value, kind in zip(values, types, strict=True):
-        if isinstance(value, TracedNumber):
+        if type(value) is TracedNumber:
             name, column = ("floats", floats) if kind is SCALAR else ("ints", ints)
             tape.trace.link(value, len(tape), name, len(column), len(getattr(tape, name)))
             value = value.value
@@ -1071,39 +1432,47 @@ def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
         elif value.type.parameter is None:
             rows.append(_local_row(tape, value))
         else:
-            tape.keep.add(value)
-            tape.keep.add(signature)
-    return _append(tape, signature, rows, ints, floats)
+            _keep(tape, signature, (value,))
+    e = _append(tape, signature, rows, ints, floats)
+    _remember(memo, operands, values, types, signature)
+    return e
 
 
-def _again(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Expr | None:
-    """The fast path of `record`: expressions of one open tape (and parameters it keeps), and a signature seen
-    before."""
-    try:
-        types = tuple([o.type for o in operands])
-        key = (op, types, tuple(attrs.items())) if attrs else (op, types)
-        signature = _signatures.get(key) or types[0].signatures.get(key)
-    except (AttributeError, TypeError):  # also of what has a ``type`` that is none of ours
-        return None
-    if op.ragged:
-        return None
-    if signature is None:
-        return None
-    rows = []
-    tape = None
-    for o in operands:
-        if o.type.parameter is None:
-            if o.tape is not tape:
-                if tape is not None:
-                    return None
-                tape = o.tape
-            rows.append(o.row)
-    if tape is None or tape.scope is not now() or (len(rows) < len(operands) and signature not in tape.keep):
-        return None
-    row = len(tape.signatures)
-    tape.signatures.append(signature.id)
-    tape.operands.extend(rows)
-    return handle(tape, row, signature.type)
+def _remember(
+    memo: Memo, operands: Sequence[Any], values: Sequence[Any], types: Sequence[Type | Inline], signature: Signature
+) -> None:
+    """Leave an entry, if what was recorded depends on the kinds of the operands alone."""
+    op = memo.op
+    numbers = any(not isinstance(o, Expr) for o in operands)
+    if op.stacked or any(type(o) is TracedNumber for o in operands):
+        return
+    if not op.random and not any(isinstance(o, Expr) for o in operands):
+        return
+    if numbers and op.elementwise and not any(_holds_numbers(o) for o in operands):
+        return  # what stands beside truth values alone takes the default dtype
+    if not all(isinstance(o, Expr | int | float | np.generic) or type(o) is ndarray for o in operands):
+        return
+    codes: list[int] = []
+    dtypes: list[Any] = []
+    kinds: list[Any] = []
+    for o, value, kind in zip(operands, values, types, strict=True):
+        expression = isinstance(o, Expr) or type(o) is ndarray
+        kinds.append(kind if expression else type(o))
+        made = kind is not SCALAR and kind is not INDEX and not expression
+        if made and isinstance(o, float) and not isinstance(o, np.generic):
+            return  # it took the default dtype
+        dtypes.append(value.dtype if made else None)
+        parameter = isinstance(kind, Type) and kind.parameter is not None
+        codes.append(SHARED if parameter else FLOAT if kind is SCALAR else INT if kind is INDEX else ROW)
+    entry = Entry(signature, bytes(codes), tuple(dtypes) if any(dtypes) else None)
+    owner = next((t for t in types if isinstance(t, Type) and t.parameter is not None), None)
+    table = memo.table if owner is None else owner.signatures.setdefault(memo, {})
+    for branch in kinds[:-1]:
+        table = table.setdefault(branch, {})
+        if type(table) is not dict:
+            return  # an operation of as few operands as that
+    if type(table.get(kinds[-1])) is not dict:
+        table[kinds[-1]] = entry
 
 
 Unary = Callable[[Any], Expr]
@@ -1111,147 +1480,121 @@ Binary = Callable[[Any, Any], Expr]
 
 
 def unary(op: Op) -> Unary:
-    """The recording function of an operation of one operand: one table look-up and two appends."""
-    table: dict[Type, Signature] = table_of_interned({})
+    """The recording function of an operation of one operand."""
+    memo = memo_of(op)
 
     def call(x: Any) -> Expr:
-        try:
-            signature = table[x.type]
-            tape = x.tape
-            if tape.scope is now():
-                signatures = tape.signatures
-                e = Expr()
-                e.tape = tape
-                e.row = len(signatures)
-                e.type = signature.type
-                signatures.append(signature.id)
-                tape.operands.append(x.row)
-                return e
-        except (KeyError, AttributeError, TypeError):
-            pass
-        e = record(op, (x,))
-        if isinstance(x, Expr) and x.type.parameter is None:
-            table[x.type] = signature_of(op, (x.type,), {})
-        return e
+        return apply1(memo, x)
 
     return call
 
 
 def binary(op: Op) -> Binary:
-    """The recording function of an elementwise operation of two operands; Python scalars have a fast path of their
-    own."""
-    table: dict[Type, dict[Type, Signature]] = table_of_interned({})
-    right: dict[Type, Signature] = table_of_interned({})
+    """The recording function of an operation of two operands."""
+    memo = memo_of(op)
 
     def call(a: Any, b: Any) -> Expr:
-        try:
-            signature = table[a.type][b.type]
-            tape = a.tape
-            if tape is b.tape and tape.scope is now():
-                signatures = tape.signatures
-                e = Expr()
-                e.tape = tape
-                e.row = len(signatures)
-                e.type = signature.type
-                signatures.append(signature.id)
-                push = tape.operands.append
-                push(a.row)
-                push(b.row)
-                return e
-        except (KeyError, AttributeError, TypeError):
-            if type(b) is float or type(b) is int:
-                return scalar(a, b)
-        e = record(op, (a, b))
-        if all(isinstance(o, Expr) and o.type.parameter is None for o in (a, b)):
-            table.setdefault(a.type, {})[b.type] = signature_of(op, (a.type, b.type), {})
-        return e
-
-    def scalar(a: Any, b: float) -> Expr:
-        signature = right.get(a.type) if isinstance(a, Expr) else None
-        if signature is None or a.tape.scope is not now():
-            e = record(op, (a, b))
-            if isinstance(a, Expr) and a.type.parameter is None and a.dtype.kind == "f":
-                right[a.type] = signature_of(op, (a.type, SCALAR), {})
-            return e
-        tape = a.tape
-        signatures = tape.signatures
-        e = Expr()
-        e.tape = tape
-        e.row = len(signatures)
-        e.type = signature.type
-        tape.floats.append(b)  # first: an integer too large for a float raises here, and nothing is on the tape
-        signatures.append(signature.id)
-        tape.operands.append(a.row)
-        return e
+        return apply2(memo, a, b)
 
     return call
+
+
+ADD, SUBTRACT, MULTIPLY, DIVIDE = (memo_of(OPS[name]) for name in ("add", "subtract", "multiply", "divide"))
+FLOOR_DIVIDE, REMAINDER, POWER = (memo_of(OPS[name]) for name in ("floor_divide", "remainder", "power"))
+NEGATIVE, ABS, MATMUL, LOOKUP = (memo_of(OPS[name]) for name in ("negative", "abs", "matmul", "lookup"))
+EQUAL, NOT_EQUAL, LESS = (memo_of(OPS[name]) for name in ("equal", "not_equal", "less"))
+LESS_EQUAL, GREATER, GREATER_EQUAL = (memo_of(OPS[name]) for name in ("less_equal", "greater", "greater_equal"))
+LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT = (memo_of(OPS[name]) for name in ("logical_and", "logical_or", "logical_not"))
+
+# The methods of expressions that are functions further down, by name: filled in by `lazyflow.functions.operators`.
+METHODS: dict[str, Callable[..., Expr]] = {}
+# How NumPy asks for its functions on expressions: filled in by `lazyflow.numpy`.
+PROTOCOLS: dict[str, Callable[..., Any]] = {}
+
+
+def product(a: Any, b: Any) -> Expr:
+    """``a @ b``; lists of numbers take the dtype of the other."""
+    if isinstance(a, list | tuple) or isinstance(b, list | tuple):
+        a, b = constants((a, b))
+    return apply2(MATMUL, a, b)
+
+
+def compared(memo: Memo, a: Expr, b: Any) -> Any:
+    """A comparison, which leaves what is no value to Python: ``h == None`` is False, and ``h < None`` a TypeError."""
+    if isinstance(b, _VALUES) or hasattr(b, "__array__"):
+        return apply2(memo, a, b)
+    return NotImplemented
+
+
+_VALUES = (Expr, int, float, TracedNumber, list, tuple, range, memoryview)
+
+
+def of_booleans(symbol: str, memo: Memo, operands: tuple[Any, ...]) -> Expr:
+    """``&``, ``|`` and ``~``, which are for truth values. Raises `DTypeError` for others."""
+    kinds = [str(getattr(o, "dtype", type(o).__name__)) for o in operands]
+    if any(kind != "bool" for kind in kinds):
+        raise DTypeError(f"{symbol} takes booleans, such as those of a comparison, got {' and '.join(kinds)}")
+    return apply(memo, operands)
 
 
 def indexed(op: Op) -> Callable[[Any, Any], Expr]:
     """The recording function of an operation of an operand and an index, such as a look-up; the index is payload."""
-    table: dict[Type, Signature] = table_of_interned({})
-
-    def call(x: Expr, i: Any) -> Expr:
-        if type(i) is int and -(2**31) <= i < 2**31:
-            kind = x.type
-            if kind.parameter is None:
-                signature, tape = table.get(kind), x.tape
-            else:
-                signature, tape = kind.signatures.get(op), current_tape()
-            if signature is not None and tape.scope is now() and (kind.parameter is None or signature in tape.keep):
-                row = len(tape.signatures)
-                tape.ints.append(i)
-                tape.signatures.append(signature.id)
-                if kind.parameter is None:
-                    tape.operands.append(x.row)
-                e = Expr()
-                e.tape = tape
-                e.row = row
-                e.type = signature.type
-                return e
-        e = record(op, (x, i))
-        if isinstance(i, int | np.integer) and not isinstance(i, bool):
-            signature = signature_of(op, (x.type, INDEX), {})
-            if x.type.parameter is None:
-                table[x.type] = signature
-            else:
-                x.type.signatures[op] = signature
-        return e
-
-    return call
+    return binary(op)
 
 
-def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Sequence[Any]], Expr]]:
+Joined = tuple[Callable[[Sequence[Any]], Union["Expr", None]], Callable[[Sequence[Any]], "Expr"]]
+
+
+class ListMemo:
+    """What nodes of a stacked operation, of any number of operands of one type, were recorded as: by the type, and by
+    the number where that is part of the signature."""
+
+    __slots__ = ("op", "ragged", "table")
+
+    def __init__(self, op: Op) -> None:
+        self.op, self.ragged = op, op.ragged
+        self.table: dict[Any, dict[int, Signature]] = table_of_interned({})
+
+
+def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
+    """The node, if one of such operands was recorded before and they are on one open tape, else None."""
+    if type(operands) is tuple:
+        operands = list(operands)
+    if type(operands) is not list or not operands or not isinstance(operands[0], Expr):
+        return None
+    given: list[Any] = operands
+    first: Expr = given[0]
+    kind, tape = first.type, first.tape
+    known = memo.table.get(kind)
+    signature = None if known is None else known.get(0 if memo.ragged else len(given))
+    if signature is None or tape is None or tape.scope is not now():
+        return None
+    for o in given:
+        if not isinstance(o, Expr):
+            return None
+        e: Expr = o
+        if e.type is not kind or e.tape is not tape:
+            return None
+    found: Signature = signature
+    row = len(tape.signatures)
+    if memo.ragged:
+        tape.ints.append(len(given))
+    tape.signatures.append(found.id)
+    for o in given:
+        e = o
+        tape.operands.append(e.row)
+    return handle(tape, row, found.type)
+
+
+def joined(op: Op) -> Joined:
     """The recording functions of a stacked operation: any number of operands of one type.
 
     The first is the fast path, None where it does not apply; the second always records.
     """
-    table: dict[Type, dict[int, Signature]] = table_of_interned({})
-    ragged = op.ragged
+    memo = ListMemo(op)
 
     def again(operands: Sequence[Any]) -> Expr | None:
-        if operands.__class__ is not list and operands.__class__ is not tuple:
-            return None
-        try:
-            first = operands[0]
-            kind = first.type
-            tape = first.tape
-            signature = table[kind][0 if ragged else len(operands)]
-            rows = [o.row for o in operands if o.type is kind and o.tape is tape]
-        except (AttributeError, IndexError, KeyError, TypeError):
-            return None
-        if tape.scope is not now() or len(rows) < len(operands):
-            return None
-        row = len(tape.signatures)
-        if ragged:
-            tape.ints.append(len(rows))
-        tape.signatures.append(signature.id)
-        tape.operands.extend(rows)
-        e = Expr()
-        e.tape = tape
-        e.row = row
-        e.type = signature.type
-        return e
+        return _listed_again(memo, operands)
 
     def call(operands: Sequence[Any]) -> Expr:
         found = again(operands)
@@ -1260,8 +1603,8 @@ def joined(op: Op) -> tuple[Callable[[Sequence[Any]], Expr | None], Callable[[Se
         operands = of_one_type(operands)
         kind = type_on(current_tape(), operands[0])
         e = record(op, operands)
-        count = 1 if ragged else len(operands)
-        table.setdefault(kind, {})[0 if ragged else count] = signature_of(op, (kind,) * count, {})
+        count = 1 if op.ragged else len(operands)
+        memo.table.setdefault(kind, {})[0 if op.ragged else count] = signature_of(op, (kind,) * count, {})
         return e
 
     return again, call
@@ -1291,34 +1634,16 @@ def differentiable(e: Expr) -> Expr:
 
 
 def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:
-    """The recording function of ``W x + b``: two parameters and an expression, in nearly every node of a network."""
+    """The recording function of ``W x + b``: a layer's, in whose dtype its operands are."""
+    memo = memo_of(op)
 
     def call(weight: Any, bias: Any, x: Any) -> Expr:
-        try:
-            signature = weight.type.signatures[bias.type, x.type]
-            tape = x.tape
-            if tape.scope is now() and signature in tape.keep:
-                row = len(tape.signatures)
-                tape.signatures.append(signature.id)
-                tape.operands.append(x.row)
-                e = Expr()
-                e.tape = tape
-                e.row = row
-                e.type = signature.type
-                return e
-        except (KeyError, AttributeError):
-            pass
+        found = _again(memo, (weight, bias, x))
+        if found is not None:
+            return found
         if isinstance(weight, Expr) and weight.dtype.kind == "f":
             bias, x = in_dtype(bias, weight.dtype), in_dtype(x, weight.dtype)
-        e = record(op, (weight, bias, x))
-        operands = weight, bias, x
-        if [isinstance(o, Expr) and o.type.parameter is not None for o in operands] == [
-            True,
-            True,
-            False,
-        ] and isinstance(x, Expr):
-            weight.type.signatures[bias.type, x.type] = signature_of(op, (weight.type, bias.type, x.type), {})
-        return e
+        return _recorded(memo, (weight, bias, x))
 
     return call
 
@@ -1336,12 +1661,17 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
     return _append(tape, view_signature(x.type, kind), (x.row,), (offset,))
 
 
+def views(x: Expr, kind: Type, offsets: Sequence[int]) -> list[Expr]:
+    """Several such views of one value."""
+    return [view(x, kind, offset) for offset in offsets]
+
+
 def view_signature(source: Type, kind: Type) -> Signature:
     """The signature of a value of type ``source`` seen as ``kind``."""
     table = _views.setdefault(source, {})
     found = table.get(kind)
     if found is None:
-        found = table[kind] = interned((VIEW, source, kind), lambda: leaf_signature(VIEW, kind, operand=source))
+        found = table[kind] = interned((VIEW, source, kind), partial(leaf_signature, VIEW, kind, operand=source))
     return found
 
 
@@ -1352,12 +1682,44 @@ def reshape(x: Any, shape: Any) -> Expr:
     >>> lf.reshape(lf.constant([[1.0, 2.0], [3.0, 4.0]]), (-1,)).numpy()
     array([1., 2., 3., 4.], dtype=float32)
     """
-    x = constant(x)
-    shape = integers("reshape", "the shape", shape)
-    result = OPS["reshape"].infer(x.type, shape=shape).shape
+    if type(shape) is not tuple:
+        shape = integers("reshape", "the shape", shape)
+    if type(x) is not Expr:
+        x = constant(x)
+    known = _shapes.get(x.type)
+    kind = None if known is None or not _all_int(shape) else known.get(shape)
+    if kind is not None and x.tape.scope is now():
+        return view(x, kind, 0)
+    given = shape = integers("reshape", "the shape", shape)
+    shape = OPS["reshape"].infer(x.type, shape=shape).shape
     if x.type.parameter is not None:
-        return record(OPS["reshape"], (x,), shape=result)
-    return view(x, intern_type(result, x.dtype, x.device, type_on(current_tape(), x).requires_grad), 0)
+        return record(OPS["reshape"], (x,), shape=shape)
+    kind = intern_type(shape, x.dtype, x.device, type_on(current_tape(), x).requires_grad)
+    if kind.requires_grad == x.type.requires_grad:
+        remembered(_shapes, x.type)[given] = kind
+    return view(x, kind, 0)
+
+
+_shapes: dict[Type, dict[Shape, Type]] = table_of_interned({})
+
+
+def _all_int(parts: tuple[Any, ...]) -> bool:
+    """Whether these are Python's integers: True, and 1.0, are equal to 1 and mean something else."""
+    for part in parts:  # noqa: SIM110  # a generator is slower than all the rest of this
+        if type(part) is not int:
+            return False
+    return True
+
+
+def remembered(tables: dict[Type, dict[Any, Any]], kind: Type) -> dict[Any, Any]:
+    """What is remembered of a type, a table that is emptied when it has grown large."""
+    table = tables.setdefault(kind, {})
+    if len(table) >= MOST_REMEMBERED:
+        table.clear()
+    return table
+
+
+MOST_REMEMBERED = 4096
 
 
 def getitem(x: Any, key: Any) -> Expr:
@@ -1373,12 +1735,16 @@ def getitem(x: Any, key: Any) -> Expr:
     >>> x[1].numpy(), x[:, 0].numpy()
     (array([3., 4.], dtype=float32), array([1., 3.], dtype=float32))
     """
-    if type(x) is Expr and (key.__class__ is slice or key.__class__ is int):
+    if isinstance(key, np.integer):
+        key = int(key)
+    if type(x) is Expr and (type(key) is slice or type(key) is int):
         found = _block_again(x, key)
         if found is not None:
             return found
     x = constant(x)
     shape = x.type.shape
+    if x.type.parameter is not None and type(key) is int and shape:
+        return apply(LOOKUP, (x, _checked_index(key, shape[0])))
     if isinstance(key, bool | np.bool_):
         raise TypeError("an index is an integer, got a bool; for a mask use lf.where")
     key = devices.to_host(own_array(key)) if devices.is_on_gpu(key) else own_array(key)
@@ -1457,7 +1823,6 @@ def _block(x: Expr, start: int, shape: Shape) -> Expr:
 
 
 _NONE: dict[Any, Any] = {}
-MOST_BLOCKS = 4096  # of one type that are remembered
 _blocks: dict[Type, dict[Any, tuple[Signature, int]]] = table_of_interned({})
 
 
@@ -1479,10 +1844,7 @@ def _block_again(x: Expr, key: Any) -> Expr | None:
 def _remember_block(x: Expr, key: Any, block: Expr) -> None:
     if x.tape is block.tape and x.tape.open and _is_plain(key):
         part = (key.start, key.stop, key.step) if isinstance(key, slice) else key
-        table = _blocks.setdefault(x.type, {})
-        if len(table) >= MOST_BLOCKS:
-            table.clear()
-        table[part] = view_signature(x.type, block.type), block.tape.ints[-1]
+        remembered(_blocks, x.type)[part] = view_signature(x.type, block.type), block.tape.ints[-1]
 
 
 def _is_plain(key: Any) -> bool:

@@ -13,7 +13,7 @@ from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.cotangents import Node, Walk, cotangents, fitted, node_of
 from lazyflow.errors import DTypeError, GradientError, ShapeError
-from lazyflow.expr import Expr, Parameter, constant, differentiable, record, view
+from lazyflow.expr import ENGINE, Expr, Parameter, constant, differentiable, record, view
 from lazyflow.numpy.dispatch import has_expressions
 from lazyflow.ops import OPS
 from lazyflow.structure import leaves, mapped, rebuilt
@@ -104,14 +104,14 @@ def _floating(e: Expr, name: str) -> Expr:
 
 def _value(e: Expr) -> Any:
     """The value as an array on its device, or as a NumPy number."""
-    value = e.array.copy() if isinstance(e, Parameter) else e.engine.value(e)
+    value = e.array.copy() if isinstance(e, Parameter) else ENGINE[0].value(e)
     return value[()] if isinstance(value, np.ndarray) and not e.shape else value
 
 
 def evaluated(tree: Any) -> Any:
     """The same structure with the values of its expressions, all from one run."""
     found = [leaf for _, leaf in leaves(tree) if isinstance(leaf, Expr)]
-    Expr.engine.forward(found)
+    ENGINE[0].forward(found)
     return mapped(lambda leaf: _value(leaf) if isinstance(leaf, Expr) else leaf, tree)
 
 

@@ -8,7 +8,6 @@ for another way, the last of them to the general one. It is printed once and nev
 
 from __future__ import annotations
 
-import struct
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.errors import generated
-from lazyflow.expr import STRUCTURE, Expr
+from lazyflow.expr import STRUCTURE, Expr, nodes
 from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.tape import Signature, Tape, Type, current_tape
@@ -179,7 +178,7 @@ class _Printer:
     ) -> None:
         self.recorder, self.options, self.valid = recorder, options, valid
         self.names: dict[str, Any] = {
-            "Expr": Expr,
+            "nodes": nodes,
             "current_tape": current_tape,
             "now": settings.now,
             "STRUCTURE": STRUCTURE,
@@ -266,11 +265,10 @@ class _Printer:
         if self.tests:
             self.lines.append(f"if not ({' and '.join(self.tests)}): break")
         self._put_payload()
-        results = [signature, *signature.further]
-        self._put_rows([f"{e}.row" for e in chosen] + ["row"] * len(signature.further), results)
-        for k, s in enumerate(results):
-            self.lines += [f"e{k} = Expr()", f"e{k}.tape = tape", f"e{k}.row = row + {k}" if k else "e0.row = row"]
-            self.lines.append(f"e{k}.type = {self.constant(s.type)}")
+        results = (signature, *signature.further)
+        found = "".join(f"e{k}, " for k in range(len(results)))
+        chosen_tuple = "".join(f"{e}, " for e in chosen)
+        self.lines.append(f"{found} = nodes(tape, {self.constant(results)}, ({chosen_tuple}))")
         self.lines.append(f"return {self._results(recorder.results, iter(range(len(results))))}")
 
     def _check_tape(self, chosen: Sequence[str]) -> None:
@@ -302,15 +300,6 @@ class _Printer:
     def _payload(self, entry: tuple[str, int]) -> str:
         what, which = entry
         return self.numbers[which] if what == "number" else f"d{which}[{int(what == 'count')}]"
-
-    def _put_rows(self, rows: Sequence[str], results: Sequence[Signature]) -> None:
-        ids = self.constant(array("i", [s.id for s in results]))
-        self.lines += ["signatures = tape.signatures", "row = len(signatures)", f"signatures.extend({ids})"]
-        if len(rows) < 3:
-            self.lines += [f"tape.operands.append({row})" for row in rows]
-        else:  # half the time of extend() with a tuple
-            pack = self.constant(struct.Struct(f"{len(rows)}i").pack)
-            self.lines.append(f"tape.operands.frombytes({pack}({', '.join(rows)}))")
 
     def _results(self, structure: Any, results: Iterator[int]) -> str:
         if structure is EXPRESSION:

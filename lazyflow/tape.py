@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import loops, settings
+from lazyflow.core.columns import FloatColumn, IntColumn
 from lazyflow.device import elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
@@ -50,8 +51,8 @@ class Type:
         self.parameter = None if parameter is None else weakref.ref(parameter)
         self.detached = False  # of a parameter that is used without its gradient
         self.epoch = 0 if parameter is None else parameter.epoch  # how often a module had put another in its place
-        # Signatures in which this type is the first parameter: they go when the parameter goes.
-        self.signatures: dict[Any, Signature] = {}
+        # Signatures, and memos of them, in which this type is the first parameter: they go when the parameter goes.
+        self.signatures: dict[Any, Any] = {}
         if parameter is not None:
             _owners[id(self)] = self
 
@@ -350,7 +351,7 @@ class Tape:
     )
 
     def __init__(self, options: settings.Settings) -> None:
-        self.signatures, self.operands, self.ints, self.floats = array("i"), array("i"), array("i"), array("d")
+        self.signatures, self.operands, self.ints, self.floats = IntColumn(), IntColumn(), IntColumn(), FloatColumn()
         self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
         self.imported: dict[tuple[int, int, int], int] = {}
@@ -386,7 +387,7 @@ class Tape:
     @property
     def nbytes(self) -> int:
         """Bytes of the recorded graph, without the arrays of its constants."""
-        return sum(a.itemsize * len(a) for a in (self.signatures, self.operands, self.ints, self.floats))
+        return sum([a.itemsize * len(a) for a in (self.signatures, self.operands, self.ints, self.floats)])
 
     def forget(self) -> None:
         """Drop what was computed; of a long tape only where something was."""

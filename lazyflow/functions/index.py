@@ -41,6 +41,8 @@ def embedding(table: Any, index: Any) -> Expr:
     >>> lf.embedding(table, 1).numpy()
     array([2., 3.], dtype=float32)
     """
+    if isinstance(index, np.integer):
+        index = int(index)
     if type(index) is int and isinstance(table, Expr) and table.type.shape and 0 <= index < table.type.shape[0]:
         return _lookup(table, index)
     table = constant(table)

@@ -17,7 +17,7 @@ __all__ = ["bernoulli", "categorical", "dropout", "gumbel", "normal", "uniform"]
 
 def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: float) -> Expr:
     sizes = integers(name, "the shape", shape)
-    if not isinstance(stream, Stream | None):
+    if stream is not None and not isinstance(stream, Stream):
         raise TypeError(f"{name}: stream must be a lazyflow.random.Stream, got {stream!r}")
     tape, source = current_tape(), stream or default_stream()
     seed, count = source.draw() if tape.trace is None else tape.trace.draw(source)

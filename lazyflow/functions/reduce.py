@@ -53,12 +53,14 @@ def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequ
 
 def _numbers(x: Any) -> Any:
     """A list of Python's integers in the default dtype, for a function whose result is floating anyway."""
+    if type(x) is Expr:
+        return x
     return as_floating(x) if isinstance(x, int | list | tuple) else x
 
 
 def _is_list(name: str, x: Any, axis: Any, keepdims: bool) -> bool:
     """Whether ``x`` is a list of expressions, to be summed over, and not one array written as a list of numbers."""
-    if not isinstance(x, list | tuple) or (len(x) and not holds_expressions(x)):
+    if type(x) is Expr or not isinstance(x, list | tuple) or (len(x) and not holds_expressions(x)):
         return False
     if axis is not None or keepdims:
         raise TypeError(f"{name} over a list of expressions takes no axis and no keepdims; use lf.stack for that")

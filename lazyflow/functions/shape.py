@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,13 +18,14 @@ from lazyflow.expr import (
     of_one_type,
     payload_integers,
     record,
+    remembered,
     reshape,
-    view_signature,
+    views,
 )
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
 from lazyflow.ops.shape import pads
-from lazyflow.tape import Signature, Type, intern_type, table_of_interned
+from lazyflow.tape import Type, intern_type, table_of_interned
 
 __all__ = [
     "broadcast_to",
@@ -111,7 +111,7 @@ def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
     return concatenate([expand_dims(e, axis) for e in found], axis)
 
 
-_splits: dict[Type, dict[int, tuple[array[int], array[int], Signature]]] = table_of_interned({})
+_splits: dict[Type, dict[int, tuple[Type, tuple[int, ...]]]] = table_of_interned({})
 
 
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
@@ -143,35 +143,20 @@ def _bounds(size: int, sections: int | Sequence[int]) -> list[int]:
 
 
 def _equal_parts(x: Expr, sections: int) -> list[Expr]:
-    """The hot form, all parts in one go: three appends for the whole list."""
     try:
-        found = _splits[x.type][sections]
+        kind, offsets = _splits[x.type][sections]
     except KeyError:
-        found = _splits.setdefault(x.type, {})[sections] = _prepare(x, sections)
-    signatures, offsets, signature = found
-    tape = x.tape
-    kind, first = signature.type, len(tape.signatures)
-    tape.ints.extend(offsets)
-    tape.signatures.extend(signatures)
-    tape.operands.extend(array("i", (x.row,)) * sections)
-    parts = []
-    for row in range(first, first + sections):
-        e = Expr()
-        e.tape = tape
-        e.row = row
-        e.type = kind
-        parts.append(e)
-    return parts
+        kind, offsets = remembered(_splits, x.type)[sections] = _prepare(x, sections)
+    return views(x, kind, offsets)
 
 
-def _prepare(x: Expr, sections: int) -> tuple[array[int], array[int], Signature]:
+def _prepare(x: Expr, sections: int) -> tuple[Type, tuple[int, ...]]:
     if not x.shape:
         raise ShapeError("split: an expression without axes cannot be split")
     bounds = _bounds(x.shape[0], sections)
     rest = x.size // x.shape[0] if x.shape[0] else 0
     kind = intern_type((bounds[1], *x.shape[1:]), x.dtype, x.device, x.type.requires_grad)
-    signature = view_signature(x.type, kind)
-    return array("i", [signature.id] * sections), payload_integers([b * rest for b in bounds[:-1]]), signature
+    return kind, tuple(payload_integers([b * rest for b in bounds[:-1]]))
 
 
 def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Expr:

@@ -10,7 +10,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, as_floating, constant, first_value
+from lazyflow.expr import ENGINE, Expr, Parameter, as_floating, constant, first_value
 from lazyflow.functions import elementwise as e
 from lazyflow.functions.reduce import mean
 from lazyflow.functions.shape import concatenate, stack
@@ -262,7 +262,7 @@ class _BatchNorm(_ByChannel):
     def _settle(self, finished_only: bool = False) -> None:
         while self._waiting and not (finished_only and not self._waiting[0][0][0].tape.sealed):
             (*statistics, count), *rest = self._waiting
-            means, variances = (first[0] if first else e.engine.value(e) for e, first in statistics)
+            means, variances = (first[0] if first else ENGINE[0].value(e) for e, first in statistics)
             own = self.__dict__
             tracked = own["num_batches_tracked"] + 1
             share = self.momentum if self.momentum is not None else 1.0 / int(tracked)

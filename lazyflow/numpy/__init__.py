@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy
 
-from lazyflow.expr import Expr
+from lazyflow.expr import PROTOCOLS
 from lazyflow.numpy import dispatch, linalg, random
 
 # NumPy's own: constants, dtypes, what makes arrays out of numbers, what looks at dtypes.
@@ -62,12 +62,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"lazyflow.numpy does not offer {name!r}; NumPy's own numpy.{name} takes values, see .numpy()")
 
 
-def _namespace(self: Expr, *, api_version: str | None = None) -> Any:
+def _namespace(api_version: str | None) -> Any:
     """The array API's way from an array to its functions."""
     if api_version is not None and api_version > __array_api_version__:
         raise ValueError(f"the functions here follow version {__array_api_version__} of the array API at the latest")
     return sys.modules[__name__]
 
 
-Expr.__array_namespace__ = _namespace  # type: ignore[attr-defined]
-dispatch.install()
+PROTOCOLS["array_namespace"] = _namespace

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import functions
-from lazyflow.expr import Expr
+from lazyflow.expr import PROTOCOLS, Expr
 from lazyflow.functions import linalg
 from lazyflow.functions.reduce import largest, smallest
 from lazyflow.numpy import _expressions
@@ -96,7 +96,7 @@ def either(name: str, recorded: Callable[..., Any], computed: Callable[..., Any]
     return function
 
 
-def ufunc(x: Expr, function: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+def ufunc(function: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
     """NEP 13: NumPy's ufuncs on expressions record; ``np.add.reduce`` and the like are the reductions."""
     name = function.__name__
     if "out" in options:
@@ -111,7 +111,7 @@ def ufunc(x: Expr, function: np.ufunc, method: str, *inputs: Any, **options: Any
     raise _unknown(name if method == "__call__" else f"{name}.{method}")
 
 
-def array_function(x: Expr, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
+def array_function(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """NEP 18: NumPy's other functions on expressions record."""
     name, where = function.__name__, function.__module__
     found = LINALG.get(name) if where.endswith("linalg") else EXPRESSIONS.get(name)
@@ -129,7 +129,4 @@ LINALG: dict[str, Callable[..., Any]] = {
 }
 
 
-def install() -> None:
-    """Let NumPy's own functions find the ones here."""
-    Expr.__array_ufunc__ = ufunc  # type: ignore[assignment]
-    Expr.__array_function__ = array_function  # type: ignore[attr-defined]
+PROTOCOLS.update(ufunc=ufunc, array_function=array_function)

@@ -253,6 +253,10 @@ def integers(name: str, what: str, value: Any) -> Shape:
     >>> integers("tile", "reps", np.array([2, 3])), integers("tile", "reps", 2)
     ((2, 3), (2,))
     """
+    if type(value) is int:
+        return (value,)
+    if type(value) is tuple and all(type(n) is int for n in value):
+        return value
     parts = value if isinstance(value, Sequence | np.ndarray) and np.shape(value) else (value,)
     if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in parts):
         raise TypeError(f"{name}: {what} must be an integer or a sequence of them, got {value!r}")
@@ -265,6 +269,8 @@ def number(name: str, what: str, value: Any) -> float:
     >>> number("elu", "alpha", 1)
     1.0
     """
+    if type(value) is float:
+        return value
     if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
         raise TypeError(f"{name}: {what} must be a number, got {value!r}")
     return float(value)

@@ -1,0 +1,76 @@
+# Types of `expr.py` for Cython: with them the file is compiled as it stands, and recording a node is a few look-ups and
+# appends. Without a compiler the file runs in Python.
+
+cimport cython
+
+from lazyflow.tape cimport Signature, Tape, Type
+
+
+@cython.freelist(256)
+cdef class Expr:
+    cdef public Tape tape
+    cdef public int row
+    cdef public Type type
+    cdef public object note
+
+
+@cython.final
+cdef class Entry:
+    cdef public Signature signature
+    cdef public bytes codes
+    cdef public tuple dtypes
+    cdef public bint shared
+    cdef public int payloads
+
+
+@cython.final
+cdef class Memo:
+    cdef public object op
+    cdef public dict attrs, table
+
+
+@cython.final
+cdef class ListMemo:
+    cdef public object op
+    cdef public dict table
+    cdef public bint ragged
+
+
+cdef Memo ADD, SUBTRACT, MULTIPLY, DIVIDE, FLOOR_DIVIDE, REMAINDER, POWER, NEGATIVE, ABS, MATMUL, LOOKUP
+cdef Memo EQUAL, NOT_EQUAL, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT
+
+cpdef Expr handle(Tape tape, int row, Type kind)
+cpdef Memo memo_of(object op, dict attrs=*)
+cpdef Expr apply(Memo memo, tuple operands)
+cpdef type_on(Tape tape, Expr e)
+
+@cython.locals(e=Expr, tape=Tape, table=dict, local=bint, arrays=bint, shared=bint, alone=bint, entry=Entry)
+cpdef Expr _again(Memo memo, tuple operands)
+
+@cython.locals(e=Expr, k=Py_ssize_t, codes=bytes, row=int)
+cpdef Expr _node(Tape tape, Entry entry, tuple operands)
+
+@cython.locals(e=Expr, first=Expr, kind=Type, tape=Tape, known=dict, found=Signature, given=list, row=int)
+cpdef Expr _listed_again(ListMemo memo, object operands)
+
+cpdef Expr view(Expr x, Type kind, Py_ssize_t offset)
+cpdef Signature view_signature(Type source, Type kind)
+cpdef int _local_row(Tape tape, Expr e) except -2
+cpdef list views(Expr x, Type kind, object offsets)
+cpdef Expr _constant_node(Tape tape, object array)
+
+@cython.locals(row=int, number=object)
+cpdef Expr _append(Tape tape, Signature signature, object rows, object ints=*, object floats=*)
+cpdef bint _all_int(tuple parts)
+
+@cython.locals(tape=Tape, row=int, signature=Signature)
+cpdef Expr _block_again(Expr x, object key)
+
+@cython.locals(a=Expr, tape=Tape, entry=Entry, row=int)
+cpdef Expr apply1(Memo memo, object x)
+
+@cython.locals(a=Expr, b=Expr, tape=Tape, entry=Entry, row=int)
+cpdef Expr apply2(Memo memo, object x, object y)
+
+@cython.locals(e=Expr, signature=Signature, row=int, k=int, results=list)
+cpdef list nodes(Tape tape, tuple signatures, tuple operands)

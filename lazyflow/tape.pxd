@@ -1,0 +1,37 @@
+# What the compiled recorder knows of `tape.py`: see `lazyflow.expr`.
+
+from lazyflow.core.columns cimport FloatColumn, IntColumn
+
+
+cdef class Type:
+    cdef object __weakref__
+    cdef public tuple shape
+    cdef public object dtype, device, parameter
+    cdef public bint requires_grad, detached
+    cdef public Py_ssize_t ndim, size
+    cdef public long long epoch
+    cdef public dict signatures
+
+
+cdef class Signature:
+    cdef object __weakref__
+    cdef public object op, static, forward, cell, line, serial, widths
+    cdef public tuple operands, further, draws
+    cdef public Type type
+    cdef public int id, rows, ints, floats
+    cdef public bint differentiable
+
+
+cdef class Tape:
+    cdef object __weakref__
+    cdef public IntColumn signatures, operands, ints
+    cdef public FloatColumn floats
+    cdef public dict objects, imported, ready, streams, drawn, retained, remembered, hooks, reach
+    cdef public list imports, lines, runs, touched
+    cdef public set keep
+    cdef public object device, options, owner, scope, run_of, offset_of, decoded, trace, owners
+    cdef public bint grad, sealed
+    cdef public long long number, generation
+
+
+cpdef Tape current_tape()

@@ -1,0 +1,77 @@
+"""The columns of a tape, compiled or not, beside ``array.array``."""
+
+from array import array
+
+import numpy as np
+import pytest
+
+from lazyflow.core.columns import FloatColumn, IntColumn
+
+KINDS = [pytest.param(IntColumn, "i", id="int"), pytest.param(FloatColumn, "d", id="float")]
+
+
+@pytest.mark.parametrize(("column", "code"), KINDS)
+def test_it_is_an_array(column, code):
+    random = np.random.default_rng(5)
+    ours, theirs = column(), array(code)
+    for count in (1, 0, 3, 70, 500):
+        some = random.integers(-100, 100, count).tolist()
+        for value in some[:2]:
+            ours.append(value)
+            theirs.append(value)
+        for given in (some, tuple(some), array(code, some), iter(some)):
+            ours.extend(given)
+            theirs.extend(some)
+        ours.frombytes(array(code, some).tobytes())
+        theirs.extend(some)
+        assert len(ours) == len(theirs)
+        assert ours.tolist() == theirs.tolist() == list(ours)
+        assert ours.tobytes() == theirs.tobytes()
+        assert ours.itemsize == theirs.itemsize
+        np.testing.assert_array_equal(np.array(ours), np.array(theirs))
+        assert np.frombuffer(ours, code).tolist() == theirs.tolist()
+        for key in (slice(None), slice(1, -1), slice(5, 2), slice(None, None, -1), slice(2, None, 3)):
+            assert ours[key] == theirs[key]
+        assert ours.count(some[0] if some else 0) == theirs.count(some[0] if some else 0)
+    ours[3] = theirs[3] = 7
+    assert ours[3] == ours[3 - len(ours)] == 7
+    assert column([1, 2]).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("column", "code"), KINDS)
+def test_what_does_not_fit_is_refused_and_nothing_is_added(column, code):
+    ours = column([1, 2])
+    with pytest.raises(OverflowError):
+        ours.append(10**400)
+    with pytest.raises(OverflowError):
+        ours.extend([3, 10**400])
+    with pytest.raises(TypeError):
+        ours.append("x")
+    with pytest.raises(TypeError):
+        ours.extend([3, None])
+    with pytest.raises(ValueError, match="multiple of"):
+        ours.frombytes(b"123")
+    for wrong in (2, -3):
+        with pytest.raises(IndexError):
+            ours[wrong]
+    assert ours.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("column", "code"), KINDS)
+def test_memory_that_is_looked_at_stays(column, code):
+    ours = column([1, 2])
+    seen = memoryview(ours)
+    with pytest.raises(BufferError):
+        ours.extend(range(100_000))
+    assert seen.tolist() == [1, 2]
+    seen.release()
+    ours.extend(range(100_000))
+    assert len(ours) == 100_002
+
+
+def test_integers_of_32_bits():
+    ours = IntColumn([2**31 - 1, -(2**31)])
+    for wrong in (2**31, -(2**31) - 1):
+        with pytest.raises(OverflowError):
+            ours.append(wrong)
+    assert ours.tolist() == [2**31 - 1, -(2**31)]

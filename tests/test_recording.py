@@ -1,0 +1,168 @@
+"""Recording once more what was recorded before gives the same node, however it is spelled, and nothing else does."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow.expr import memo_of, record
+from lazyflow.ops import OPS
+from lazyflow.tape import current_tape, signature_by_id
+
+SEED = 11
+
+
+def given(seed=SEED):
+    """Values of many kinds, on the tape of now."""
+    random = np.random.default_rng(seed)
+    return {
+        "expression": lf.constant(random.uniform(0.5, 2, 3).astype("f4")),
+        "double": lf.constant(random.uniform(0.5, 2, 3)),
+        "integers": lf.constant(np.array([1, 2, 3])),
+        "truths": lf.constant(np.array([True, False, True])),
+        "parameter": lf.Parameter(random.uniform(0.5, 2, 3).astype("f4")),
+        "array": random.uniform(0.5, 2, 3).astype("f4"),
+        "array of integers": np.array([3, 1, 2]),
+        "int": 2,
+        "float": 1.5,
+        "bool": True,
+        "float32": np.float32(1.5),
+        "float64": np.float64(1.5),
+        "int64": np.int64(2),
+        "list": [1.0, 2.0, 3.0],
+    }
+
+
+def node(e):
+    """What was recorded: the signature, and the node's share of each column."""
+    signature = signature_by_id(e.tape.signatures[e.row])
+    return (
+        signature,
+        e.tape.ints[len(e.tape.ints) - signature.ints :],
+        e.tape.floats[len(e.tape.floats) - signature.floats :],
+    )
+
+
+PAIRS = [
+    pair
+    for pair in itertools.product(given(), repeat=2)
+    if {"expression", "double", "integers", "truths", "parameter"} & set(pair)
+]
+
+
+@pytest.mark.parametrize("name", ["add", "subtract", "divide", "maximum", "less", "power", "matmul"])
+def test_two_operands_of_any_kind(name):
+    """The second of two nodes, and one on a fresh tape, are the first's; operands are told apart in any order."""
+    op = OPS[name]
+    for seed in (1, 2):
+        for a, b in PAIRS:
+            values = given(seed)
+            x, y = values[a], values[b]
+            memo_of(op).table.clear()
+            try:
+                first = record(op, (x, y))
+            except (TypeError, ValueError, IndexError) as error:
+                with pytest.raises(type(error)):
+                    record(op, (x, y))
+                continue
+            before = node(first)
+            second = record(op, (x, y))
+            assert node(second) == before, (a, b)
+            assert second.row > first.row
+            np.testing.assert_array_equal(first.numpy(), second.numpy(), str((a, b)))
+            third = record(op, (x, y))  # on a tape of its own, for the first was run: operands are imported
+            assert third.tape is not first.tape or {a, b} <= {"parameter"} | {"array", "int", "float", "list"}
+            assert third.type is first.type
+            np.testing.assert_array_equal(first.numpy(), third.numpy(), str((a, b)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(1, True), (1, 1.0), (1.0, np.float64(1)), (1, np.int64(1)), (np.float32(1), 1.0), (True, np.bool_(True))],
+)
+def test_equal_numbers_of_other_classes_are_other_kinds(one, other):
+    """What was remembered of one says nothing of the other: each is recorded as it would be alone."""
+    for kind in ("integers", "truths", "expression", "double"):
+        alone = []
+        for number in (one, other):
+            memo_of(OPS["add"]).table.clear()
+            alone.append((given()[kind] + number).dtype)
+        memo_of(OPS["add"]).table.clear()
+        x = given()[kind]
+        assert [(x + number).dtype for number in (one, other, one, other)] == alone * 2
+
+
+def test_truth_values_beside_numbers_take_the_default_dtype_of_the_moment():
+    x = lf.constant([True, False])
+    for dtype in ("float32", "float64", "float32"):
+        with lf.using(dtype=dtype):
+            y = lf.constant([True, False])
+            assert (y + 1.5).dtype == (y * 2.5).dtype == dtype
+    assert (x + 1.5).dtype == np.float32
+
+
+def test_arguments_that_are_equal_and_of_another_class_are_refused_still():
+    x = lf.constant(np.arange(6.0))
+    assert x.reshape(2, 3).shape == x.reshape(2, 3).shape == (2, 3)
+    with pytest.raises(TypeError):
+        x.reshape(2.0, 3.0)
+    with pytest.raises(TypeError):
+        x.reshape((True, 6))
+    assert x[1].shape == x[1].shape == ()
+    with pytest.raises(TypeError):
+        x[True]
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_a_number_that_no_tape_holds_leaves_the_tape_whole(number):
+    x = lf.constant([1.0, 2.0])
+    before = (x * 2).numpy()
+    for _ in range(2):
+        with pytest.raises((OverflowError, lf.ShapeError)):
+            x * number
+        with pytest.raises((OverflowError, lf.ShapeError)):
+            lf.clip(x, 0.0, number)
+        y = x * 2
+        np.testing.assert_array_equal(y.numpy(), before)
+
+
+def test_an_index_that_no_tape_holds_leaves_the_tape_whole():
+    x = lf.constant(np.arange(3.0))
+    kept = record(OPS["pick"], (x, 1), axis=-1)
+    with pytest.raises(lf.ShapeError, match=r"2\*\*31"):
+        record(OPS["pick"], (x, 2**31), axis=-1)
+    assert kept.item() == 1
+
+
+def test_a_parameter_takes_what_was_remembered_of_it_along():
+    x = lf.constant([1.0, 2.0])
+    b = lf.Parameter([1.0, 2.0])
+    kept = [x + b, x + b]
+    assert memo_of(OPS["add"]) in b.type.signatures
+    b.requires_grad = False
+    assert memo_of(OPS["add"]) not in b.type.signatures
+    y = x + b
+    assert not y.requires_grad
+    assert kept[1].requires_grad
+
+
+def test_draws_of_numbers_alone_follow_the_device():
+    """Nothing but the setting says where such a node belongs; what is remembered is of one device."""
+    for _ in range(2):
+        assert lf.uniform((2,)).device == "cpu"
+    tape = current_tape()
+    before = len(tape)
+    lf.uniform((2,))
+    assert len(current_tape()) == before + 1
+
+
+def test_lists_of_many_kinds():
+    x, b = lf.constant([1.0, 2.0]), lf.Parameter([3.0, 4.0])
+    for _ in range(3):
+        a = x * 2
+        for operands in ([a, a], [a, b], [b, a], [a, [1.0, 2.0]], [a, np.ones(2, "f4")], (a, a, a)):
+            want = np.stack([o.numpy() if isinstance(o, lf.Expr) else np.asarray(o) for o in operands])
+            np.testing.assert_array_equal(lf.stack(operands).numpy(), want)
+            np.testing.assert_array_equal(lf.concatenate(operands).numpy(), want.ravel())
+            np.testing.assert_array_equal(lf.sum(list(operands)).numpy(), want.sum(0))
