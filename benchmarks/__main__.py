@@ -18,13 +18,25 @@ from benchmarks import (
     peak_memory,
     planning,
     recording,
+    spellings,
     tagger,
     tree_lstm,
 )
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (tree_lstm, tagger, language_model, launches, recording, planning, memory, peak_memory, accuracy)
+    for module in (
+        tree_lstm,
+        tagger,
+        language_model,
+        launches,
+        recording,
+        spellings,
+        planning,
+        memory,
+        peak_memory,
+        accuracy,
+    )
 }
 
 
