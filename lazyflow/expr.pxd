@@ -63,8 +63,11 @@ cpdef Expr _constant_node(Tape tape, object array)
 cpdef Expr _append(Tape tape, Signature signature, object rows, object ints=*, object floats=*)
 cpdef bint _all_int(tuple parts)
 
-@cython.locals(tape=Tape, row=int, signature=Signature)
-cpdef Expr _block_again(Expr x, object key)
+cpdef object _part(object key)
+cpdef Type imported_type(Expr e)
+
+@cython.locals(e=Expr, codes=bytes, k=Py_ssize_t, made=list)
+cpdef tuple _prepared(Tape tape, Entry entry, tuple operands)
 
 @cython.locals(a=Expr, tape=Tape, entry=Entry, row=int)
 cpdef Expr apply1(Memo memo, object x)

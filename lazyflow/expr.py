@@ -13,6 +13,7 @@ import itertools
 import operator
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, Union
 
@@ -762,12 +763,15 @@ class Parameter(Expr):
 
 
 PLAIN = frozenset(np.dtype(c) for c in "?bBhHiIlLqQefd")
+NUMPYS_INTEGERS = frozenset(d.type for d in PLAIN if d.kind in "iu")
+_NAMED: dict[Any, np.dtype[Any]] = {name: d for d in PLAIN for name in (d, d.name, d.type)}
 
 
 def plain_dtype(dtype: Any) -> np.dtype[Any]:
     """A dtype of values: numbers or booleans in the machine's byte order. Raises `DTypeError` for others."""
-    if isinstance(dtype, np.dtype) and dtype in PLAIN:
-        return dtype
+    with suppress(TypeError):  # of what has no hash
+        if (known := _NAMED.get(dtype)) is not None:
+            return known
     found: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
     if found.kind not in "biuf" or found.itemsize > 8:
         raise DTypeError(f"values are booleans, integers, or float16, float32 and float64, not {found}")
@@ -891,7 +895,7 @@ def constant(value: Any) -> Expr:
     """
     if isinstance(value, Expr):
         return value
-    if type(value) is ndarray and value.dtype.isnative and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8:
+    if type(value) is ndarray and value.dtype in PLAIN:
         return _constant_node(current_tape(), np.array(value))
     options = settings.current()
     array = _as_array(value, options.dtype)
@@ -907,8 +911,8 @@ def in_dtype(x: Any, dtype: np.dtype[Any]) -> Any:
     """
     if isinstance(x, Expr):
         return x if x.type.dtype == dtype else record(OPS["astype"], (x,), dtype=dtype)
-    if isinstance(x, TracedNumber):
-        return x
+    if isinstance(x, TracedNumber) or (type(x) is ndarray and x.dtype == dtype):
+        return x if isinstance(x, TracedNumber) else constant(x)
     return constant(_as_array(x, dtype).astype(dtype, copy=False))
 
 
@@ -1033,7 +1037,9 @@ def _local_row(tape: Tape, e: Expr) -> int:
         return e.row
     key = e.tape.number, e.row, e.tape.generation
     row = tape.imported.get(key)
-    if row is None and e.row in e.tape.objects and e.tape.device == tape.device:
+    if row is not None:
+        return row
+    if e.row in e.tape.objects and e.tape.device == tape.device:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
         row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
     if e.tape.trace is not None:
@@ -1065,7 +1071,8 @@ def _local_row(tape: Tape, e: Expr) -> int:
 
 def imported_type(e: Expr) -> Type:
     """The type of ``e`` as a later tape sees it: without gradient if it was recorded without."""
-    return e.type if e.requires_grad == e.type.requires_grad else intern_type(e.shape, e.dtype, e.device)
+    kind = e.type
+    return kind if e.tape.grad or not kind.requires_grad else intern_type(kind.shape, kind.dtype, kind.device)
 
 
 def type_on(tape: Tape, e: Expr) -> Type:
@@ -1388,22 +1395,23 @@ def nodes(tape: Tape, signatures: tuple[Signature, ...], operands: tuple[Expr, .
 
 def _prepared(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> tuple[Any, ...]:
     """The operands on this tape, and numbers that are sure to fit: afterwards nothing can be raised any more."""
-    for code, o in zip(entry.codes, operands, strict=True):
-        if code == FLOAT:
+    codes, dtypes = entry.codes, entry.dtypes
+    for k, o in enumerate(operands):
+        if codes[k] == FLOAT:
             float(o)
-        elif code == INT:
+        elif codes[k] == INT and not -0x80000000 <= o <= 0x7FFFFFFF:
             payload_integers((o,))
-    dtypes = entry.dtypes or (None,) * len(operands)
-    given = [
-        o if d is None and type(o) is not ndarray else _constant_node(tape, np.array(o, d))
-        for o, d in zip(operands, dtypes, strict=True)
-    ]
-    return tuple(
-        [
-            handle(tape, _local_row(tape, o), o.type) if code == ROW and o.tape is not tape else o
-            for code, o in zip(entry.codes, given, strict=True)
-        ]
-    )
+    made = list(operands)
+    for k, o in enumerate(operands):
+        if codes[k] != ROW:
+            continue
+        if isinstance(o, Expr):
+            e: Expr = o
+            if e.tape is not tape:
+                made[k] = handle(tape, _local_row(tape, e), e.type)
+        else:
+            made[k] = _constant_node(tape, np.array(o, None if dtypes is None else dtypes[k]))
+    return tuple(made)
 
 
 def _keep(tape: Tape, signature: Signature, operands: Iterable[Any]) -> None:
@@ -1535,6 +1543,22 @@ def of_booleans(symbol: str, memo: Memo, operands: tuple[Any, ...]) -> Expr:
     if any(kind != "bool" for kind in kinds):
         raise DTypeError(f"{symbol} takes booleans, such as those of a comparison, got {' and '.join(kinds)}")
     return apply(memo, operands)
+
+
+def along(op: Op) -> Callable[[Any, Any, bool], Expr]:
+    """The recording function of a reduction over an axis."""
+    memos: dict[Any, Memo] = {}
+
+    def call(x: Any, axis: Any, keepdims: bool) -> Expr:
+        if (axis is not None and (type(axis) is not int or not -64 <= axis < 64)) or type(keepdims) is not bool:
+            return record(op, (x,), axis=axis_argument(op.name, axis), keepdims=keepdims)
+        memo = memos.get((axis, keepdims))
+        if memo is None:
+            memo = memos[axis, keepdims] = Memo(op, {"axis": axis, "keepdims": keepdims})
+            table_of_interned(memo.table)
+        return apply1(memo, x)
+
+    return call
 
 
 def indexed(op: Op) -> Callable[[Any, Any], Expr]:
@@ -1735,13 +1759,22 @@ def getitem(x: Any, key: Any) -> Expr:
     >>> x[1].numpy(), x[:, 0].numpy()
     (array([3., 4.], dtype=float32), array([1., 3.], dtype=float32))
     """
-    if isinstance(key, np.integer):
+    if type(key) in NUMPYS_INTEGERS:
         key = int(key)
-    if type(x) is Expr and (type(key) is slice or type(key) is int):
-        found = _block_again(x, key)
-        if found is not None:
-            return found
-    x = constant(x)
+    if type(x) is not Expr:
+        return _getitem(constant(x), key)
+    part = _part(key)
+    if part is None:
+        return _getitem(x, key)
+    found = _blocks.get(x.type, _NONE).get(part)
+    if found is not None and x.tape.scope is now():
+        return apply1(found, x) if type(found) is Memo else _append(x.tape, found[0], (x.row,), (found[1],))
+    e = _getitem(x, key)
+    _remember_block(x, key, part, e)
+    return e
+
+
+def _getitem(x: Expr, key: Any) -> Expr:
     shape = x.type.shape
     if x.type.parameter is not None and type(key) is int and shape:
         return apply(LOOKUP, (x, _checked_index(key, shape[0])))
@@ -1756,9 +1789,9 @@ def getitem(x: Any, key: Any) -> Expr:
     if not shape or x.type.parameter is not None or not isinstance(key, int | slice | np.integer):
         if isinstance(key, int | np.integer) and shape:
             return record(OPS["lookup"], (x, _checked_index(int(key), shape[0])))
-        shape = _with_new_axes(key, shape)
-        if shape is not None:
-            return reshape(x, shape)
+        wider = _with_new_axes(key, shape)
+        if wider is not None:
+            return reshape(x, wider)
         return record(OPS["getitem"], (x,), key=hashable_key(key))
     if isinstance(key, slice):
         start, stop, step = _checked_slice(key, shape[0])
@@ -1767,7 +1800,6 @@ def getitem(x: Any, key: Any) -> Expr:
         block = _block(x, start, (max(stop - start, 0), *shape[1:]))
     else:
         block = _block(x, _checked_index(int(key), shape[0]), shape[1:])
-    _remember_block(x, key, block)
     return block
 
 
@@ -1823,34 +1855,46 @@ def _block(x: Expr, start: int, shape: Shape) -> Expr:
 
 
 _NONE: dict[Any, Any] = {}
-_blocks: dict[Type, dict[Any, tuple[Signature, int]]] = table_of_interned({})
+_blocks: dict[Type, dict[Any, Any]] = table_of_interned({})
 
 
-def _block_again(x: Expr, key: Any) -> Expr | None:
-    """The fast path of ``x[i]`` and ``x[a:b]``: one that was taken of this type before."""
-    part = (key.start, key.stop, key.step) if key.__class__ is slice else key
-    found = _blocks.get(x.type, _NONE).get(part)
-    if found is None or x.tape.scope is not now():
+def _part(key: Any) -> Any:
+    """A key as something to look up, or None for one that nothing is remembered of: for all but Python's integers,
+    slices of them, None, ``...``, and tuples of these. (An expression is an index, too, and would live for ever; and
+    True is equal to 1.)"""
+    if type(key) is int:
+        return key
+    if type(key) is slice:
+        ends = key.start, key.stop, key.step
+        for end in ends:
+            if end is not None and type(end) is not int:
+                return None
+        return ends
+    if key is None or key is Ellipsis:
+        return "None" if key is None else "..."
+    if type(key) is not tuple:
         return None
-    signature, offset = found
-    tape = x.tape
-    row = len(tape.signatures)
-    tape.ints.append(offset)
-    tape.signatures.append(signature.id)
-    tape.operands.append(x.row)
-    return handle(tape, row, signature.type)
+    parts = []
+    for k in key:
+        part = None if type(k) is tuple else _part(k)
+        if part is None:
+            return None
+        parts.append(part)
+    return (tuple(parts),)
 
 
-def _remember_block(x: Expr, key: Any, block: Expr) -> None:
-    if x.tape is block.tape and x.tape.open and _is_plain(key):
-        part = (key.start, key.stop, key.step) if isinstance(key, slice) else key
-        remembered(_blocks, x.type)[part] = view_signature(x.type, block.type), block.tape.ints[-1]
-
-
-def _is_plain(key: Any) -> bool:
-    """Whether nothing in a key is remembered that could change or keep a tape alive: an expression is an index, too."""
-    parts = (key.start, key.stop, key.step) if isinstance(key, slice) else (key,)
-    return all(part is None or part.__class__ is int for part in parts)
+def _remember_block(x: Expr, key: Any, part: Any, e: Expr) -> None:
+    """What ``x[key]`` was recorded as: a view of its memory, or an operation on it."""
+    tape = e.tape
+    if x.tape is not tape or not tape.open or e is x:
+        return
+    signature = signature_by_id(tape.signatures[e.row])
+    if tape.operands[-1] != x.row:
+        return
+    if signature.op is VIEW:
+        remembered(_blocks, x.type)[part] = signature, tape.ints[-1]
+    elif signature.op is OPS["getitem"]:
+        remembered(_blocks, x.type)[part] = memo_of(signature.op, {"key": hashable_key(key)})
 
 
 def _checked_slice(key: slice, size: int) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, checked_range, constant, index_array, indexed, plain_dtype, record
+from lazyflow.expr import NUMPYS_INTEGERS, Expr, checked_range, constant, index_array, indexed, plain_dtype, record
 from lazyflow.functions.elementwise import invert, isnan, negative, where
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
@@ -41,7 +41,7 @@ def embedding(table: Any, index: Any) -> Expr:
     >>> lf.embedding(table, 1).numpy()
     array([2., 3.], dtype=float32)
     """
-    if isinstance(index, np.integer):
+    if type(index) in NUMPYS_INTEGERS:
         index = int(index)
     if type(index) is int and isinstance(table, Expr) and table.type.shape and 0 <= index < table.type.shape[0]:
         return _lookup(table, index)
@@ -84,6 +84,8 @@ def pick(x: Any, index: Any, axis: int = -1) -> Expr:
     7.0
     """
     x = constant(x)
+    if axis == -1 and type(index) is int and x.type.shape and 0 <= index < x.type.shape[-1]:
+        return _pick(x, index)
     axis = integer("pick", "axis", axis)
     if devices.is_array(index):
         index = index_array(index)[()]  # one of no axes is a number

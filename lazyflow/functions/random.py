@@ -127,10 +127,12 @@ def dropout(
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be at least 0 and below 1, got {p}")
     value = constant(x)
-    together = negative_axes("dropout", axis, value.ndim)
+    together = () if type(axis) is tuple and not axis else negative_axes("dropout", axis, value.ndim)
     if not training or p == 0:
         return value
-    shape = tuple(1 if i - value.ndim in together else n for i, n in enumerate(value.shape))
+    shape = value.shape
+    if together:
+        shape = tuple(1 if i - value.ndim in together else n for i, n in enumerate(value.shape))
     return masked(value, _draw("dropout_mask", shape, value.dtype, stream, p))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, as_floating, constant, constants, holds_expressions, joined, record
+from lazyflow.expr import Expr, along, as_floating, constant, constants, holds_expressions, joined, record
 from lazyflow.functions.shape import stack
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
@@ -36,6 +36,7 @@ __all__ = [
 
 _sum_again, _sum_list = joined(OPS["sum_list"])
 _mean_again, _mean_list = joined(OPS["mean_list"])
+_sum, _mean, _argmax, _argmin = (along(OPS[name]) for name in ("sum", "mean", "argmax", "argmin"))
 
 
 def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequence[Any]) -> Expr:
@@ -82,7 +83,7 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
         return again
     if _is_list("sum", x, axis, keepdims):
         return _listed("sum", _sum_list, x)
-    return record(OPS["sum"], (x,), axis=axis_argument("sum", axis), keepdims=keepdims)
+    return _sum(x, axis, keepdims)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
@@ -97,11 +98,11 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
         return again
     if _is_list("mean", x, axis, keepdims):
         return _listed("mean", _mean_list, x)
-    return record(OPS["mean"], (_numbers(x),), axis=axis_argument("mean", axis), keepdims=keepdims)
+    return _mean(_numbers(x), axis, keepdims)
 
 
 def _reduction(name: str, text: str) -> Callable[..., Expr]:
-    op = OPS[name]
+    op, one = OPS[name], along(OPS[name])
 
     def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
         if _is_list(name, x, axis, keepdims):
@@ -109,7 +110,7 @@ def _reduction(name: str, text: str) -> Callable[..., Expr]:
                 raise ShapeError(f"{name} of an empty list: the batch has no examples")
             return record(op, (stack(x),), axis=(0,), keepdims=False)
         x = _numbers(x) if name == "logsumexp" else x
-        return record(op, (x,), axis=axis_argument(name, axis), keepdims=keepdims)
+        return one(x, axis, keepdims)
 
     reduce.__name__ = reduce.__qualname__ = name
     reduce.__doc__ = f"""{text} over ``axis`` (all axes by default); ``keepdims`` leaves axes of size one.
@@ -156,12 +157,12 @@ def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
     >>> lf.argmax(lf.constant([1.0, 5.0, 2.0])).item()
     1
     """
-    return record(OPS["argmax"], (x,), axis=axis_argument("argmax", axis), keepdims=keepdims)
+    return _argmax(x, axis, keepdims)
 
 
 def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
     """The index of the smallest element along ``axis`` (of the flattened value by default), an int64 expression."""
-    return record(OPS["argmin"], (x,), axis=axis_argument("argmin", axis), keepdims=keepdims)
+    return _argmin(x, axis, keepdims)
 
 
 def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
