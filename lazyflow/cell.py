@@ -75,7 +75,7 @@ class _Flat:
             return EXPRESSION
         if kind is tuple or kind is list:
             return (kind, *[self.part(v) for v in value])
-        if kind is int or kind is float or isinstance(value, np.integer):
+        if kind is int or kind is float or isinstance(value, np.integer | np.floating):
             self.numbers.append(value)
             return kind, NUMBER
         if kind is dict:
@@ -118,7 +118,7 @@ def _stood_for(value: Any, inputs: Iterator[Expr], numbers: Iterator[Any]) -> An
         return next(inputs)
     if kind is tuple or kind is list:
         return kind([_stood_for(v, inputs, numbers) for v in value])
-    if kind is int or kind is float or isinstance(value, np.integer):
+    if kind is int or kind is float or isinstance(value, np.integer | np.floating):
         return next(numbers)
     if kind is dict:
         return {k: _stood_for(v, inputs, numbers) for k, v in value.items()}
@@ -296,7 +296,7 @@ class _Ways:
     def values(self, numbers: Sequence[Any]) -> tuple[Any, ...]:
         """What a recorder is found by."""
         chosen = [numbers[i] for i in sorted(self.static)]
-        return tuple([bits(n) if type(n) is float else (type(n), n) for n in chosen])
+        return tuple([(type(n), bits(n) if isinstance(n, float | np.floating) else n) for n in chosen])
 
 
 class _Known:

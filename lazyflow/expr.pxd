@@ -77,3 +77,9 @@ cpdef Expr apply2(Memo memo, object x, object y)
 
 @cython.locals(e=Expr, signature=Signature, row=int, k=int, results=list)
 cpdef list nodes(Tape tape, tuple signatures, tuple operands)
+
+@cython.locals(e=Expr, k=Py_ssize_t, local=bint)
+cpdef tuple operands_on(Tape tape, tuple expressions, tuple types)
+
+@cython.locals(e=Expr)
+cpdef Tape open_tape(tuple operands)

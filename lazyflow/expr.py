@@ -1152,16 +1152,16 @@ def _holds_numbers(o: Any) -> bool:
 
 def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[Any]) -> Any:
     """A number of a cell's call as an operand: a scalar beside floating expressions, or an index; else its value
-    counts. NumPy's scalars are payload only as indices."""
+    counts. NumPy's integers are payload only as indices."""
     beside = [e for e in operands if isinstance(e, Expr)]
-    weak = op.elementwise and any(e.dtype.kind == "f" for e in beside) and not isinstance(o.value, np.generic)
+    weak = op.elementwise and any(e.dtype.kind == "f" for e in beside) and not isinstance(o.value, np.integer)
     index = not op.elementwise and not op.stacked and isinstance(o.value, int | np.integer)
     return o if weak or index else o.needed()
 
 
 def _is_floating(o: Any) -> bool:
     if isinstance(o, TracedNumber):
-        return isinstance(o.value, float)
+        return isinstance(o.value, float | np.floating)
     if isinstance(o, Expr):
         return o.dtype.kind == "f"
     return isinstance(o, float | np.floating) or (hasattr(o, "dtype") and o.dtype.kind == "f")
@@ -1375,6 +1375,49 @@ def _node(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> Expr:
     return handle(tape, row, entry.signature.type)
 
 
+def open_tape(operands: tuple[Any, ...]) -> Tape:
+    """The tape to record on: that of the first expression, if it is open, else the one of this context."""
+    for o in operands:
+        if type(o) is Expr:
+            e: Expr = o
+            if e.tape.scope is now():
+                return e.tape
+            break
+    return current_tape()
+
+
+def operands_on(tape: Tape, expressions: tuple[Any, ...], types: tuple[Type, ...]) -> tuple[Expr, ...] | None:
+    """Expressions and arrays as expressions on this tape, if they are of these types there, else None, and nothing is
+    recorded."""
+    local = True
+    for k, o in enumerate(expressions):
+        if type(o) is ndarray:
+            if intern_type(o.shape, o.dtype, tape.device) is not types[k]:
+                return None
+            local = False
+            continue
+        if not isinstance(o, Expr):
+            return None
+        e: Expr = o
+        if e.tape is tape:
+            if e.type is not types[k]:
+                return None
+        elif e.type.parameter is not None or imported_type(e) is not types[k]:
+            return None
+        else:
+            local = False
+    if local:
+        return expressions
+    return tuple([_located(tape, o) for o in expressions])
+
+
+def _located(tape: Tape, value: Any) -> Expr:
+    """An expression on this tape, or an array as a constant there."""
+    if not isinstance(value, Expr):
+        return _constant_node(tape, np.array(value))
+    return value if value.tape is tape else handle(tape, _local_row(tape, value), value.type)
+
+
 def nodes(tape: Tape, signatures: tuple[Signature, ...], operands: tuple[Expr, ...]) -> list[Expr]:
     """Append a cell's call with operands of this tape and a payload that is there already, and its further results."""
     row = len(tape.signatures)
@@ -1584,7 +1627,7 @@ def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
     """The node, if one of such operands was recorded before and they are on one open tape, else None."""
     if type(operands) is tuple:
         operands = list(operands)
-    if type(operands) is not list or not operands or not isinstance(operands[0], Expr):
+    if type(operands) is not list or not operands or type(operands[0]) is not Expr:
         return None
     given: list[Any] = operands
     first: Expr = given[0]

@@ -8,6 +8,7 @@ for another way, the last of them to the general one. It is printed once and nev
 
 from __future__ import annotations
 
+import operator
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,11 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.errors import generated
-from lazyflow.expr import STRUCTURE, Expr, nodes
+from lazyflow.expr import STRUCTURE, Expr, Parameter, nodes, open_tape, operands_on
 from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.tape import Signature, Tape, Type, current_tape
-from lazyflow.visible import MISSING, Guard, hides_state
+from lazyflow.visible import MISSING, Guard, hides_state, same_items
 
 __all__ = ["EXPRESSION", "NUMBER", "OBJECT", "Path", "Payload", "Recorder", "path_of", "rebuilt"]
 
@@ -133,10 +134,15 @@ class Path:
 
     def holds(self, guards: Sequence[Guard]) -> bool:
         """Whether what it checks is still so."""
-        return len(guards) == len(self.guards) and all(
-            a.value is b.value if a.kind in ("is", "attribute", "cell") else a.value == b.value
-            for a, b in zip(guards, self.guards, strict=True)
-        )
+        return len(guards) == len(self.guards) and all(map(_same, guards, self.guards))
+
+
+def _same(a: Guard, b: Guard) -> bool:
+    if a.kind in ("is", "attribute", "cell"):
+        return a.value is b.value
+    if a.kind == "items":
+        return a.on is b.on and len(a.value) == len(b.value) and all(map(operator.is_, a.value, b.value))
+    return bool((a.kind != "array" or a.on is b.on) and a.value == b.value)
 
 
 class _Unusual(Exception):
@@ -179,8 +185,9 @@ class _Printer:
         self.recorder, self.options, self.valid = recorder, options, valid
         self.names: dict[str, Any] = {
             "nodes": nodes,
-            "current_tape": current_tape,
-            "now": settings.now,
+            "operands_on": operands_on,
+            "open_tape": open_tape,
+            "same_items": same_items,
             "STRUCTURE": STRUCTURE,
             "valid": valid,
         }
@@ -205,11 +212,13 @@ class _Printer:
     def take_apart(self, name: str, value: Any) -> None:
         """Tests and unpacking of one argument."""
         kind = value.__class__
-        if kind is Expr:
+        if kind is Expr or kind is np.ndarray:
             self.expressions.append(name)
+        elif isinstance(value, Parameter):
+            self.tests.append(f"{self.constant(_reference(value))}() is {name}")
         elif kind is tuple or kind is list:
             self._unpack(name, value)
-        elif isinstance(value, np.integer) and len(self.numbers) not in self.recorder.static:
+        elif isinstance(value, np.integer | np.floating) and len(self.numbers) not in self.recorder.static:
             self.tests.append(f"{name}.__class__ is {self.constant(kind)}")
             self.numbers.append(name)
         elif kind is int or kind is float:
@@ -246,6 +255,11 @@ class _Printer:
             return f"{place}.cell_contents is {wanted}"
         if kind == "size":
             return f"len({place}) == {wanted}"
+        if kind == "items":
+            return f"same_items({place}, {wanted})"
+        if kind == "array":
+            dtype, shape, content = map(self.constant, value)
+            return f"{place}.dtype is {dtype} and {place}.shape == {shape} and {place}.tobytes() == {content}"
         if kind == "keys":
             return f"tuple({place}().__dict__) == {wanted}"
         of = f"{place}().__dict__" if kind == "attribute" else place
@@ -257,27 +271,26 @@ class _Printer:
         if len(recorder.operands) < len(self.expressions):
             raise _Unusual
         chosen = [self.expressions[k] for k in recorder.operands]
-        types = [o.type for o in signature.operands if o.kind == "row"]
-        self.tests += [f"{e}.type is {self.constant(kind)}" for e, kind in zip(chosen, types, strict=True)]
-        self.tests += [f"{e}.tape is tape" for e in chosen[1:]]
+        types = self.constant(tuple([o.type for o in signature.operands if o.kind == "row"]))
         self.tests += [f"0 <= {self.numbers[position]} < {size}" for position, size in recorder.limits]
         self._check_tape(chosen)
         if self.tests:
             self.lines.append(f"if not ({' and '.join(self.tests)}): break")
+        self.lines.append(f"found = operands_on(tape, given, {types})")
+        self.lines.append("if found is None: break")
         self._put_payload()
         results = (signature, *signature.further)
         found = "".join(f"e{k}, " for k in range(len(results)))
-        chosen_tuple = "".join(f"{e}, " for e in chosen)
-        self.lines.append(f"{found} = nodes(tape, {self.constant(results)}, ({chosen_tuple}))")
+        self.lines.append(f"{found} = nodes(tape, {self.constant(results)}, found)")
         self.lines.append(f"return {self._results(recorder.results, iter(range(len(results))))}")
 
     def _check_tape(self, chosen: Sequence[str]) -> None:
         """What holds for all calls on a tape is looked at once."""
         ready, options = self.constant(self.recorder), self.constant(self.options)
-        state = ["tape.trace is None", "STRUCTURE[0] == valid[0]", f"tape.options == {options}"]
+        state = ["tape.trace is None", "tape.lines is None", "STRUCTURE[0] == valid[0]", f"tape.options == {options}"]
         self.lines += [
-            f"tape = {chosen[0]}.tape" if chosen else "tape = current_tape()",
-            "if tape.scope is not now(): break",
+            f"given = ({''.join(f'{e}, ' for e in chosen)})",
+            "tape = open_tape(given)",
             f"if tape.ready.get({ready}) != STRUCTURE[0]:",
             f"  if not ({' and '.join(state)}): break",
             f"  {self.constant(self.recorder.keep)}(tape)",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
+import operator
 import re
 import struct
 import sys
@@ -167,7 +168,8 @@ class _Walk:
     """From the roots to all that can be reached by names, over an explicit stack.
 
     Guards are of the kinds ``"is"`` (``on`` is a mapping), ``"attribute"`` (``on`` is a reference to an object),
-    ``"keys"`` (the names of its attributes), ``"size"`` (of a mapping) and ``"cell"`` (of a closure).
+    ``"keys"`` (the names of its attributes), ``"size"`` (of a mapping), ``"cell"`` (of a closure), ``"items"`` (the
+    very same ones in a list or a dict of numbers and words) and ``"array"`` (the contents of a small one).
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -246,6 +248,10 @@ class _Walk:
         return type(value), (value.start, value.stop, value.step) if isinstance(value, slice) else Same(value)
 
     def _array(self, path: Path, value: Any) -> Any:
+        if type(value) is np.ndarray and value.nbytes <= LARGEST_ARRAY and not value.dtype.hasobject:
+            content = value.tobytes()
+            self._guard("array", value, None, (value.dtype, value.shape, content))
+            return type(value), value.dtype, value.shape, content
         self.counted = False
         if value.dtype.hasobject:
             self._later(path, enumerate(value.ravel().tolist()))
@@ -256,7 +262,10 @@ class _Walk:
     def _container(self, path: Path, value: Any) -> Any:
         items = [part for item in dict.items(value) for part in item] if isinstance(value, dict) else None
         parts = list(value) if items is None else items
-        self.counted &= isinstance(value, tuple | frozenset)
+        if type(value) in (list, dict) and len(parts) <= LARGEST_LIST and all(type(p) in _PLAIN_PARTS for p in parts):
+            self._guard("items", value, None, tuple(parts))
+        else:
+            self.counted &= isinstance(value, tuple | frozenset)
         self._later(path, enumerate(parts))
         if isinstance(value, defaultdict):
             self._later(path, [("default_factory", value.default_factory)])
@@ -449,6 +458,21 @@ _UNSEEN = frozenset(
         "__repr__", "__deepcopy__", "__copy__", "__subclasshook__", "__class_getitem__", "__dir__", "__sizeof__",
     }
 )  # fmt: skip
+
+
+# What is compared whenever a cell is called: arrays of so many bytes, lists and dicts of so many numbers and words.
+LARGEST_ARRAY, LARGEST_LIST = 4096, 64
+_PLAIN_PARTS = frozenset((int, float, bool, str, bytes, type(None)))
+
+
+def same_items(container: Any, items: tuple[Any, ...]) -> bool:
+    """Whether a list, or the keys and values of a dict in turn, are these very objects.
+
+    >>> same_items([1, "a"], (1, "a")), same_items({1: "a"}, (1, "a")), same_items([1], (1, "a"))
+    (True, True, False)
+    """
+    found = [part for item in container.items() for part in item] if isinstance(container, dict) else container
+    return len(found) == len(items) and all(map(operator.is_, found, items))
 
 
 def bits(value: Any) -> bytes:

@@ -19,6 +19,10 @@ class IntColumn(array):  # type: ignore[type-arg]  # that an array has a type of
     def __new__(cls, values: Iterable[int] = ()) -> IntColumn:
         return super().__new__(cls, "i", values)  # type: ignore[return-value]
 
+    def extend(self, values: Iterable[int]) -> None:
+        """Append all of some numbers, or none of them: they are converted first."""
+        super().extend(values if isinstance(values, array) else array("i", values))
+
 
 class FloatColumn(array):  # type: ignore[type-arg]
     """Doubles; ``append`` and ``extend`` raise ``OverflowError`` for an integer that is too large for one."""
@@ -27,3 +31,7 @@ class FloatColumn(array):  # type: ignore[type-arg]
 
     def __new__(cls, values: Iterable[float] = ()) -> FloatColumn:
         return super().__new__(cls, "d", values)  # type: ignore[return-value]
+
+    def extend(self, values: Iterable[float]) -> None:
+        """Append all of some numbers, or none of them: they are converted first."""
+        super().extend(values if isinstance(values, array) else array("d", values))
