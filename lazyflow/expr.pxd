@@ -72,7 +72,7 @@ cpdef tuple _prepared(Tape tape, Entry entry, tuple operands)
 @cython.locals(a=Expr, tape=Tape, entry=Entry, row=int)
 cpdef Expr apply1(Memo memo, object x)
 
-@cython.locals(a=Expr, b=Expr, tape=Tape, entry=Entry, row=int)
+@cython.locals(first=Expr, a=Expr, b=Expr, tape=Tape, table=dict, entry=Entry, signature=Signature, row=int)
 cpdef Expr apply2(Memo memo, object x, object y)
 
 @cython.locals(e=Expr, signature=Signature, row=int, k=int, results=list)

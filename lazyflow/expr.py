@@ -1277,33 +1277,60 @@ def apply1(memo: Memo, x: Any) -> Expr:
 
 
 def apply2(memo: Memo, x: Any, y: Any) -> Expr:
-    """`apply` for two operands; see `apply1`."""
+    """`apply` for two operands, of which one may be a number or a parameter; see `apply1`."""
     if type(x) is Expr:
-        a: Expr = x
-        tape = a.tape
-        table = memo.table.get(a.type) if tape.scope is now() else None
-        if type(table) is not dict:
+        first: Expr = x
+    elif type(y) is Expr:
+        first = y
+    else:
+        return apply(memo, (x, y))
+    tape = first.tape
+    if tape.scope is not now():
+        return apply(memo, (x, y))
+    kind_x: Any = type(x)
+    kind_y: Any = type(y)
+    table: Any = memo.table
+    a: Expr | None = None
+    b: Expr | None = None
+    if isinstance(x, Expr):
+        a = x
+        kind_x = a.type
+        if a is not first:
+            table, a = a.type.signatures.get(memo), None
+    if isinstance(y, Expr):
+        b = y
+        kind_y = b.type
+        if b is not first:
+            if type(y) is not Expr:
+                table, b = b.type.signatures.get(memo), None
+            elif b.tape is not tape:
+                return apply(memo, (x, y))
+    table = None if table is None else table.get(kind_x)
+    if type(table) is not dict:
+        return apply(memo, (x, y))
+    found = table.get(kind_y)
+    if type(found) is not Entry:
+        return apply(memo, (x, y))
+    entry: Entry = found
+    signature = entry.signature
+    if entry.dtypes is not None or (entry.shared and signature not in tape.keep):
+        return apply(memo, (x, y))
+    if entry.payloads:
+        number = x if a is None else y
+        if entry.codes[1 if a is not None else 0] == FLOAT and (type(number) is float or type(number) is int):
+            try:
+                tape.floats.append(number)
+            except OverflowError:
+                return apply(memo, (x, y))
+        else:
             return apply(memo, (x, y))
-        if type(y) is Expr:
-            b: Expr = y
-            found = table.get(b.type)
-            if type(found) is Entry and b.tape is tape:
-                entry: Entry = found
-                row = len(tape.signatures)
-                tape.signatures.append(entry.signature.id)
-                tape.operands.append(a.row)
-                tape.operands.append(b.row)
-                return handle(tape, row, entry.signature.type)
-        elif type(y) is float:
-            found = table.get(float)
-            if type(found) is Entry:
-                entry = found
-                row = len(tape.signatures)
-                tape.floats.append(y)
-                tape.signatures.append(entry.signature.id)
-                tape.operands.append(a.row)
-                return handle(tape, row, entry.signature.type)
-    return apply(memo, (x, y))
+    row = len(tape.signatures)
+    tape.signatures.append(signature.id)
+    if a is not None:
+        tape.operands.append(a.row)
+    if b is not None:
+        tape.operands.append(b.row)
+    return handle(tape, row, signature.type)
 
 
 def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
