@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 
 # No -ffast-math: NaN, infinities and the order of additions are part of what is promised. A product and a sum are not
 # contracted to one rounding, so that fused and unfused give the same bits; nobody asks for errno or for traps.
-FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wall", "-Wextra"]
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wall", "-Wextra"]
 
 
 def extension(name: str, *sources: str) -> Extension:
