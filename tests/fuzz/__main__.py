@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import sys
 import time
@@ -133,4 +134,6 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what was imported is no garbage, and programs leave little: a tenth of the time
+    gc.set_threshold(50_000, 20, 100)
     sys.exit(main())

@@ -3,7 +3,7 @@
 A `Function` computes in double precision (integers and truth values in their own dtypes) and its answer is rounded to
 ``dtype`` of the operands' dtypes. ``vjps[i](g, y, *operands, **static)`` is the cotangent of operand ``i``, which may
 still have to be summed down to the operand's shape; None where there is no gradient. ``exact``: nothing is rounded.
-``absolute``: how far from the value one may be besides, in units of the last place of one.
+``absolute``: how far from the value one may be besides, in units of the last place of one. ``sums``: it adds numbers.
 
 Derivatives are written by hand where that is a line; `analytic` differentiates anything analytic by complex steps
 (Squire and Trapp 1998), which lose no digits; what only moves elements is differentiated by moving their numbers.
@@ -33,6 +33,7 @@ class Function:
     exact: bool = False
     elementwise: bool = False
     absolute: float = 0.0
+    sums: bool = False
 
 
 # Dtypes of results, as NumPy has them.
@@ -85,8 +86,7 @@ def define(name: str, forward: Any, *vjps: Any, dtype: Any = joint, exact: bool 
 
 def times(g: Array, slope: Array) -> Array:
     """A cotangent times a slope; where the cotangent is zero, so is the product, whatever the slope."""
-    with np.errstate(all="ignore"):
-        return np.where(g == 0, 0.0, g * slope)
+    return np.where(g == 0, 0.0, g * slope)
 
 
 # Elementwise.
@@ -147,6 +147,20 @@ def _gelu_tanh_slope(x: Array) -> Array:
     )
 
 
+def _tanhshrink(x: Array) -> Array:
+    """Its difference cancels near zero, where five terms of its series do not."""
+    s = x * x
+    series = x * s * (1 / 3 - s * (2 / 15 - s * (17 / 315 - s * (62 / 2835 - s * 1382 / 155925))))
+    return np.where(np.abs(x) < 0.02, series, x - np.tanh(x))
+
+
+def _sinc_slope(x: Array) -> Array:
+    near, away = np.minimum(np.abs(x), 0.02) * np.sign(x), np.where(np.abs(x) < 0.02, 1.0, x)
+    s = (math.pi * near) ** 2
+    series = -math.pi * math.pi * near * (1 / 3 - s * (1 / 30 - s * (1 / 840 - s / 45360)))
+    return np.where(np.abs(x) < 0.02, series, (np.cos(math.pi * away) - np.sinc(away)) / away)
+
+
 SELU, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 
 UNARY: dict[str, tuple[Callable[..., Array], Callable[..., Array] | None]] = {
@@ -189,6 +203,15 @@ UNARY: dict[str, tuple[Callable[..., Array], Callable[..., Array] | None]] = {
     "gelu": (lambda x: times(_phi(x), x), lambda x, y: _phi(x) + times(_bell(x), x)),
     "ndtr": (lambda x: _phi(x), lambda x, y: _bell(x)),
     "gelu_tanh": (_gelu_tanh, lambda x, y: _gelu_tanh_slope(x)),
+    "tanhshrink": (lambda x: _tanhshrink(x), lambda x, y: np.tanh(x) ** 2),
+    "exp2": (np.exp2, lambda x, y: math.log(2) * np.exp2(x)),
+    "log2": (np.log2, lambda x, y: 1 / (math.log(2) * x)),
+    "log10": (np.log10, lambda x, y: 1 / (math.log(10) * x)),
+    "cbrt": (np.cbrt, lambda x, y: 1 / (3 * np.cbrt(x) ** 2)),
+    "sinc": (np.sinc, lambda x, y: _sinc_slope(x)),
+    "deg2rad": (np.deg2rad, lambda x, y: math.pi / 180),
+    "rad2deg": (np.rad2deg, lambda x, y: 180 / math.pi),
+    "invert": (np.invert, None),
     "reciprocal": (lambda x: 1 / x, lambda x, y: -1 / (x * x)),
     "floor": (np.floor, None),
     "ceil": (np.ceil, None),
@@ -197,9 +220,9 @@ UNARY: dict[str, tuple[Callable[..., Array], Callable[..., Array] | None]] = {
     "isfinite": (np.isfinite, None),
     "logical_not": (np.logical_not, None),
 }
-EXACT = {"negative", "abs", "sign", "relu", "floor", "ceil", "round", "isnan", "isfinite", "logical_not"}
+EXACT = {"negative", "abs", "sign", "relu", "floor", "ceil", "round", "isnan", "isfinite", "logical_not", "invert"}
 OWN_DTYPES = {
-    **dict.fromkeys(("negative", "abs", "sign", "square", "floor", "ceil", "round", "relu"), first),
+    **dict.fromkeys(("negative", "abs", "sign", "square", "floor", "ceil", "round", "relu", "invert"), first),
     **dict.fromkeys(("isnan", "isfinite", "logical_not"), truth),
     "reciprocal": lambda t: quotient(np.dtype(np.int8) if t.kind != "f" else t, t),
 }
@@ -234,6 +257,23 @@ def _share(larger: Callable[..., Array]) -> Callable[..., Array]:
     return lambda g, y, a, b: g * np.where(larger(a, b), 1.0, np.where(a == b, 0.5, 0.0))
 
 
+def _share_of_numbers(larger: Callable[..., Array], a: Array, b: Array) -> Array:
+    """The same of `numpy.fmax`, where what is no number is no candidate."""
+    return np.where(larger(a, b) | np.isnan(b), 1.0, np.where(a == b, 0.5, 0.0))
+
+
+def _of_numbers(larger: Callable[..., Array]) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    return (
+        lambda g, y, a, b: np.where(g == 0, 0.0, g * _share_of_numbers(larger, a, b)),
+        lambda g, y, a, b: np.where(g == 0, 0.0, g * _share_of_numbers(larger, b, a)),
+    )
+
+
+def _part_of_exponentials(a: Array, b: Array, scale: float) -> Array:
+    """exp(scale * a) of the sum of both."""
+    return np.where(a == b, 0.5, _sigmoid(scale * (a - b)))
+
+
 BINARY: dict[str, tuple[Any, Any, Any, Any, bool]] = {
     "add": (np.add, lambda g, y, a, b: g, lambda g, y, a, b: g, of_ufunc(np.add), False),
     "subtract": (np.subtract, lambda g, y, a, b: g, lambda g, y, a, b: -g, of_ufunc(np.subtract), False),
@@ -262,6 +302,22 @@ BINARY: dict[str, tuple[Any, Any, Any, Any, bool]] = {
     "power": (np.power, _power_base, _power_exponent, of_ufunc(np.power), False),
     "maximum": (np.maximum, _share(np.greater), _share(np.less), joint, True),
     "minimum": (np.minimum, _share(np.less), _share(np.greater), joint, True),
+    "fmax": (np.fmax, *_of_numbers(np.greater), joint, True),
+    "fmin": (np.fmin, *_of_numbers(np.less), joint, True),
+    **{
+        f.__name__: (
+            f,
+            lambda g, y, a, b, s=s: times(g, _part_of_exponentials(a, b, s)),
+            lambda g, y, a, b, s=s: times(g, _part_of_exponentials(b, a, s)),
+            floating,
+            False,
+        )
+        for f, s in ((np.logaddexp, 1.0), (np.logaddexp2, math.log(2)))
+    },
+    **{
+        f.__name__: (f, None, None, joint, True)
+        for f in (np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.left_shift, np.right_shift)
+    },
     "hypot": (
         np.hypot,
         lambda g, y, a, b: times(g, np.where(y == 0, 0.0, a / np.where(y == 0, 1.0, y))),
@@ -393,9 +449,10 @@ def listed(n: int, mean: bool) -> Function:
     scale = 1 / n if mean else 1.0
     return Function(
         "mean_list" if mean else "sum_list",
-        lambda *xs: sum(xs[1:], xs[0]) * scale if mean or xs[0].dtype.kind == "f" else np.sum(xs, axis=0),
+        lambda *xs: np.sum(xs, axis=0) * (scale if mean else 1),
         (lambda g, y, *xs: g * scale,) * n,
         averaged if mean else summed,
+        sums=True,
     )
 
 
@@ -776,12 +833,14 @@ define(
     lambda x, axis, keepdims: np.sum(x, axis=axis, keepdims=keepdims),
     lambda g, y, x, axis, keepdims: np.broadcast_to(_again(g, x, axis, keepdims), x.shape),
     dtype=lambda t, **how: summed(t),
+    sums=True,
 )
 define(
     "mean",
     _mean,
     lambda g, y, x, axis, keepdims: np.broadcast_to(_again(g, x, axis, keepdims) / _count(x, axis), x.shape),
     dtype=lambda t, **how: averaged(t),
+    sums=True,
 )
 smooth("prod", lambda x, axis, keepdims: np.prod(x, axis=axis, keepdims=keepdims), dtype=lambda t, **how: summed(t))
 

@@ -19,6 +19,9 @@ def show(*values):
     seen.extend(v.numpy() if hasattr(v, "numpy") else np.asarray(v) for v in values)
 
 
+slopes = show
+
+
 def grads(*values):
     found = [v.grad for v in values]
     seen.extend(g.to_dense() if hasattr(g, "to_dense") else g for g in found)

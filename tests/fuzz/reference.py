@@ -2,14 +2,18 @@
 
 A `Session` stands for a fresh process: ``session.lf`` has the names of lazyflow that programs use. Every line computes
 at once, in double precision, and rounds to the dtype that the value has (`tests.fuzz.functions`). Backward goes through
-what was recorded in reverse, one node at a time.
+what was recorded in reverse, one node at a time. NumPy's warnings are the caller's to turn off, once for a program.
 
 Rounding differs between any two ways of computing, so a session can be *noisy*: then every operand and every result of
 an inexact function is off by a random part of its last digit (Monte Carlo arithmetic; Parker 1997). How far noisy
-sessions are apart says what can be expected of a program's values, gradients and decisions.
+sessions are apart says what can be expected of a program's values, gradients and decisions. Roundings that are random
+cancel, but those of a sum of equal numbers all go one way. So a sum of n numbers is off by up to n / 12 units of
+the last place of the sum of their sizes besides.
 
-Some programs ask for what lazyflow leaves open, such as a detached value that was computed before a parameter changed.
-They raise `Unspecified`, and the generator takes another line.
+lazyflow computes when it is asked, and what it has computed keeps its value until `forward` or `backward` is called.
+So after a parameter has changed, a value that was asked for is that of then, and one that was not is that of now, or
+that of then where it was computed on the way to another. Programs that ask for the last, or for something else that
+lazyflow leaves open, raise `Unspecified`, and the generator takes another line.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,11 +34,22 @@ from tests.fuzz.functions import Unspecified
 
 EPSILON = {np.dtype(t): 2.0**-p for t, p in (("float16", 10), ("float32", 23), ("float64", 52))}
 FLOAT32 = np.dtype(np.float32)
+ONE_WAY = 1 / 12  # of a digit, for each number of a sum: twelve times what comes of it is allowed (`run.FACTOR`)
+
+
+class Kept(NamedTuple):
+    """What a value was when it was asked for: by the session's clock, and after how many backwards."""
+
+    value: Any
+    time: int
+    backwards: int
 
 
 class Node:
     """A value and what it was computed from. ``deps``: a bit for each parameter it depends on; ``time``: of the
-    session's clock, when its value was computed; ``frozen``: whether lazyflow may have kept the value of then."""
+    session's clock, when its value was computed; ``frozen``: whether what reads it may see the value of then;
+    ``fixed``: whether it may be one of then itself; ``sure``: when lazyflow was asked for it, or recorded it; ``kept``:
+    what it was when it was asked for last."""
 
     __array_ufunc__ = None
     __hash__ = object.__hash__
@@ -44,11 +59,13 @@ class Node:
         self.session = session
         self.value = value
         self.number = next(session.numbers)
-        self.time = session.clock
+        self.time = self.sure = session.clock
+        self.kept: Kept | None = None
         self.function: F.Function | None = None
         self.inputs: tuple[Node, ...] = ()
         self.static: dict[str, Any] = {}
-        self.requires_grad = self.frozen = self.random = self.retained = False
+        self.requires_grad = self.frozen = self.fixed = self.random = self.retained = False
+        self.alone = True  # whether it stands for one value of lazyflow only
         self.deps = 0
         self.hooks: list[Any] = []
 
@@ -65,12 +82,15 @@ class Node:
         return iter([self[i] for i in range(len(self))])
 
     def forward(self) -> Node:
-        self.session.refresh(self)
+        self.session.run(self)
         return self
 
     def numpy(self) -> Any:
-        if self.session.is_stale(self):
+        if self.kept is not None and self.session.keeps(self.kept):
+            return np.array(self.kept.value)
+        if self.session.is_stale(self) or self.session.changed(self.deps) > self.sure:
             raise Unspecified("a value that was recorded before a parameter changed: ask for it by forward()")
+        self.session.run(self)
         return np.array(self.value)
 
     def item(self) -> Any:
@@ -91,16 +111,21 @@ class Node:
         self.session.backward(self, gradient)
 
     def detach(self) -> Node:
-        return self.session.apply(F.FUNCTIONS["detach"], (self,))
+        if self.kept is not None and self.session.keeps(self.kept) and not self.session.cells:
+            return self.session.constant(np.array(self.kept.value))
+        node = self.session.apply(F.FUNCTIONS["detach"], (self,))
+        node.fixed = node.frozen  # a snapshot, if the value was computed already
+        return node
 
     def retain_grad(self) -> None:
         if not self.requires_grad:
             raise RuntimeError("retain_grad")
-        self.retained = True
+        self.retained, self.alone = True, False  # a view becomes a value of its own
 
     def register_hook(self, hook: Any) -> Any:
         if not self.requires_grad:
             raise RuntimeError("register_hook")
+        self.alone = False
         self.hooks.append(hook)
         return SimpleNamespace(remove=lambda: self.hooks.remove(hook))
 
@@ -135,7 +160,7 @@ class Parameter(Node):
         return np.array(self.value)
 
     def detach(self) -> Node:
-        if self.session.cells:  # in a cell lazyflow may read the value when the call runs
+        if self.session.cells:  # the value that it has when the call runs
             return super().detach()
         return self.session.constant(np.array(self.value))
 
@@ -213,6 +238,7 @@ class Session:
         self.parameters: list[Parameter] = []
         self.touched: list[int] = []
         self.cells = 0  # how deep the call of a cell that runs is
+        self.ran, self.backwards = 0, 0  # when something was computed last, and how many backwards there were
         self.retyped: dict[int, int] = {}  # parameters that were frozen or thawed, and when
         self.seed, self.draws = 0, 0
         self.lf = Names(self)
@@ -239,8 +265,13 @@ class Session:
             node.deps |= i.deps
             node.random |= i.random
         node.requires_grad = self.grad and node.dtype.kind == "f" and any(self._edges(node))
-        node.frozen = bool(node.deps) and not node.requires_grad and node.dtype.kind == "f"
+        node.frozen = not self.cells and self.may_freeze(node)
         return node
+
+    @staticmethod
+    def may_freeze(node: Node) -> bool:
+        """Whether lazyflow copies what it has computed of a value, when something else reads it."""
+        return bool(node.deps) and not node.requires_grad and node.dtype.kind == "f"
 
     @staticmethod
     def _edges(node: Node) -> list[bool]:
@@ -253,12 +284,15 @@ class Session:
         epsilon = 0.0 if function.exact or self.noise is None else EPSILON.get(dtype, 0.0)
         if epsilon:
             arrays = [self._off(a, epsilon) for a in arrays]
-        with np.errstate(all="ignore"):
-            found = np.asarray(function.forward(*arrays, **static))
-            found = self._off(found, epsilon) if epsilon else found
-            if epsilon and function.absolute:
-                found = found + function.absolute * epsilon * self.noise.uniform(-1, 1, found.shape)
-            return found.astype(dtype)
+        found = np.asarray(function.forward(*arrays, **static))
+        found = self._off(found, epsilon) if epsilon else found
+        if epsilon and function.sums and found.size:
+            n = sum(a.size for a in arrays) // found.size
+            found = self._off_by(found, n, function.forward(*map(np.abs, arrays), **static), epsilon)
+        if epsilon and function.absolute:
+            assert self.noise is not None
+            found = found + function.absolute * epsilon * self.noise.uniform(-1, 1, found.shape)
+        return found.astype(dtype)
 
     @staticmethod
     def _dtype(function: F.Function, inputs: Sequence[Node], static: dict[str, Any]) -> Any:
@@ -281,13 +315,19 @@ class Session:
         assert self.noise is not None
         return array * (1 + epsilon * self.noise.uniform(-1, 1, array.shape))
 
+    def _off_by(self, found: Any, n: int, sizes: Any, epsilon: float) -> Any:
+        """A sum of ``n`` numbers, off by what adding them one after another may do."""
+        assert self.noise is not None
+        away = epsilon * n * ONE_WAY * sizes * self.noise.uniform(-1, 1, found.shape)
+        return found + np.where(np.isfinite(away), away, 0.0)
+
     # Parameters that change.
 
     def touch(self, parameter: Parameter) -> None:
         self.clock += 1
         self.touched[parameter.bit] = self.clock
 
-    def _changed(self, deps: int) -> int:
+    def changed(self, deps: int) -> int:
         return max((t for bit, t in enumerate(self.touched) if deps >> bit & 1), default=0)
 
     def is_stale(self, node: Node) -> bool:
@@ -297,18 +337,29 @@ class Session:
             raise Unspecified("a value that rests on a parameter that was frozen or thawed since")
         if node.random and self.clock > node.time:
             raise Unspecified("a random value under parameters that changed since")
-        return bool(node.deps) and not isinstance(node, Parameter) and self._changed(node.deps) > node.time
+        return bool(node.deps) and not isinstance(node, Parameter) and self.changed(node.deps) > node.time
 
-    def refresh(self, node: Node) -> None:
-        """Compute a value again if a parameter below it has changed."""
+    def keeps(self, kept: Kept) -> bool:
+        """Whether lazyflow still has a value: it may forget some when it computes others under other parameters."""
+        return self.ran <= kept.time and self.backwards == kept.backwards
+
+    def run(self, node: Node) -> None:
+        """What lazyflow does when it is asked: compute a value, and what it needs, under the parameters of now."""
+        for n in (*self.refresh(node, asked=True), node):
+            n.sure = self.clock
+        self.ran = self.clock
+        node.kept = Kept(node.value, self.clock, self.backwards) if node.alone else None
+
+    def refresh(self, node: Node, asked: bool = False) -> list[Node]:
+        """Compute a value again if a parameter below it has changed; all that was computed."""
         if not self.is_stale(node):
-            return
+            return []
         found: dict[int, Node] = {}
         stack = [node]
         while stack:
             n = stack.pop()
             if n.number not in found and self.is_stale(n):
-                if n.frozen:
+                if n.fixed or (n.frozen and not (asked and n is node)):
                     raise Unspecified("a value without gradient may be the one of then")
                 found[n.number] = n
                 stack.extend(n.inputs)
@@ -316,6 +367,7 @@ class Session:
             assert n.function is not None
             n.value = self.compute(n.function, n.inputs, n.static)
             n.time = self.clock
+        return list(found.values())
 
     # Backward.
 
@@ -327,6 +379,8 @@ class Session:
         seed = np.ones(root.shape) if gradient is None else np.asarray(gradient, float)
         if seed.shape != root.shape:
             raise ValueError("gradient")
+        self.run(root)
+        self.backwards += 1
         for node, g in self.cotangents(root, seed):
             if isinstance(node, Parameter) or node.retained:
                 node.grad = g if node.grad is None else (self._wide(node.grad) + g).astype(node.dtype)
@@ -342,17 +396,23 @@ class Session:
                 if flows and i.number not in reached:
                     reached[i.number] = i
                     stack.append(i)
-        found: dict[int, Any] = {root.number: seed}
+        found: dict[int, list[Any]] = {root.number: [seed]}
         for number in sorted(reached, reverse=True):
-            node, g = reached[number], found.pop(number).astype(reached[number].dtype)
+            node = reached[number]
+            g = self._added(found.pop(number), EPSILON[node.dtype]).astype(node.dtype)
             for hook in list(node.hooks):
                 answer = hook(g)
                 g = g if answer is None else np.asarray(answer).astype(node.dtype)
             yield node, g
             for i, flows, k in zip(node.inputs, self._edges(node), itertools.count(), strict=False):
                 if flows:
-                    part = self._vjp(node, k, self._wide(g))
-                    found[i.number] = found[i.number] + part if i.number in found else part
+                    found.setdefault(i.number, []).append(self._vjp(node, k, self._wide(g)))
+
+    def _added(self, parts: list[Any], epsilon: float) -> Any:
+        found = functools.reduce(operator.add, parts)
+        if self.noise is None or len(parts) == 1:
+            return found
+        return self._off_by(found, len(parts), functools.reduce(operator.add, map(np.abs, parts)), epsilon)
 
     def _vjp(self, node: Node, k: int, g: Any) -> Any:
         assert node.function is not None
@@ -361,13 +421,16 @@ class Session:
         y, epsilon = self._wide(node.value), EPSILON[node.dtype]
         if self.noise is not None:
             g, y, *arrays = (self._off(a, epsilon) for a in (g, y, *arrays))
-        with np.errstate(all="ignore"):
-            found = vjp(g, y, *arrays, **node.static)
-            if self.tainted and not node.function.elementwise and not all(np.isfinite(a).all() for a in arrays):
-                found = found + np.nan
-            if self.tainted and np.isnan(g).any():
-                found = found + (np.where(np.isnan(g), np.nan, 0.0) if np.shape(found) == g.shape else np.nan)
-            return np.array(F.down(found, node.inputs[k].shape), float)
+        found = vjp(g, y, *arrays, **node.static)
+        if self.tainted and not node.function.elementwise and not all(np.isfinite(a).all() for a in arrays):
+            found = found + np.nan
+        if self.tainted and np.isnan(g).any():
+            found = found + (np.where(np.isnan(g), np.nan, 0.0) if np.shape(found) == g.shape else np.nan)
+        whole, found = np.asarray(found), F.down(found, node.inputs[k].shape)
+        if self.noise is not None and whole.size > found.size > 0:
+            sizes = F.down(np.abs(whole), found.shape)
+            found = self._off_by(found, whole.size // found.size, sizes, epsilon)
+        return np.array(found, float)
 
     # Random numbers.
 
@@ -376,6 +439,8 @@ class Session:
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         dtype = self.default if dtype is None else np.dtype(dtype)
         values = F.drawn(name, self.seed, self.draws, math.prod(shape), dtype, *given)
+        if self.noise is not None and name in ("uniform", "normal", "gumbel"):
+            values = self._off(values, EPSILON[dtype])
         node = Node(self, values.reshape(shape).astype(dtype))
         node.random = True
         return node
@@ -392,6 +457,13 @@ def _checked(x: Node, axis: Any) -> None:
     """NumPy reduces a number along an axis that it does not have."""
     if not x.ndim and axis not in (None, ()):
         raise ValueError("axis")
+
+
+def _leaves(value: Any) -> list[Node]:
+    """The nodes in a nested result."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [n for v in value for n in _leaves(v)] if isinstance(value, list | tuple) else [value]
 
 
 class _SGD:
@@ -437,17 +509,23 @@ class Names:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.numpy = self  # NumPy's names
         self.optim = SimpleNamespace(SGD=_SGD, Adam=_Adam)
         self.nn = SimpleNamespace(functional=SimpleNamespace(binary_cross_entropy=self._binary_cross_entropy))
 
     def cell(self, function: Any) -> Any:
         @functools.wraps(function)
         def call(*given: Any) -> Any:
+            first = next(self.session.numbers)
             self.session.cells += 1
             try:
-                return function(*given)
+                found = function(*given)
             finally:
                 self.session.cells -= 1
+            for node in _leaves(found) if not self.session.cells else ():
+                node.frozen = node.frozen or self.session.may_freeze(node)
+                node.alone = node.alone and node.number > first
+            return found
 
         return call
 
@@ -483,7 +561,7 @@ class Names:
         answers = []
         for i in inputs:
             node = self.session.constant(found.get(i.number, np.zeros(i.shape)).astype(i.dtype))
-            node.deps, node.frozen = root.deps, True
+            node.deps, node.frozen, node.fixed = root.deps, True, True
             answers.append(node)
         return answers
 

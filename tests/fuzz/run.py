@@ -46,6 +46,10 @@ class Seen:
         for value in values:
             self.events.append(("value", value.numpy() if hasattr(value, "numpy") else np.asarray(value)))
 
+    def slopes(self, *values: Any) -> None:
+        """Gradients that are values."""
+        self.events += [("gradient", value.numpy()) for value in values]
+
     def grads(self, *nodes: Any) -> None:
         for node in nodes:
             g = node.grad
@@ -82,11 +86,18 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
 _DRAWN = {n: _once(getattr(prelude, n)) for n in ("data", "integers", "special")}
 
 
+def alike(n: int, make: Callable[[], Any]) -> list[Any]:
+    """As `prelude.rows`, on the reference, where values that are the same are one."""
+    value = make()
+    value.alone = False
+    return [value] * n
+
+
 def environment(names: Any, seen: Seen) -> dict[str, Any]:
     """The names that programs see."""
-    rows = (lambda n, make: [make()] * n) if isinstance(names, Names) else prelude.rows
+    rows = alike if isinstance(names, Names) else prelude.rows
     helpers = {**_DRAWN, "rows": rows}
-    notes = {n: getattr(seen, n) for n in ("show", "grads", "watch", "attempt")}
+    notes = {n: getattr(seen, n) for n in ("show", "slopes", "grads", "watch", "attempt")}
     return {"lf": names, "np": np, **helpers, **notes}
 
 
@@ -109,7 +120,12 @@ def execute(program: Program, names: Any) -> list[tuple[str, Any]]:
 
 def reference(program: Program, noise: int | None = None) -> list[tuple[str, Any]]:
     """What is seen on the reference."""
-    return execute(program, Session(None if noise is None else np.random.default_rng(noise)).lf)
+    return _interpreted(program, Session(None if noise is None else np.random.default_rng(noise)))
+
+
+def _interpreted(program: Program, session: Session) -> list[tuple[str, Any]]:
+    with np.errstate(all="ignore"):
+        return execute(program, session.lf)
 
 
 @contextmanager
@@ -243,7 +259,7 @@ class Expected:
         """Where a NaN may be: a NaN among cotangents is selected away or not, nobody says."""
         if self.is_moderate() or same.all():
             return np.zeros(same.shape, bool)
-        return np.isnan(execute(self.program, Session(tainted=True).lf)[position][1])
+        return np.isnan(_interpreted(self.program, Session(tainted=True))[position][1])
 
     def _check_stable(self, noises: int) -> None:
         """That noisy sessions see the same, but for the values themselves."""

@@ -15,8 +15,9 @@ UNARY: dict[str, str] = {
     **dict.fromkeys(
         ("negative", "abs", "sign", "square", "exp", "expm1", "sin", "cos", "arctan", "sinh", "cosh", "tanh", "arcsinh",
          "erf", "sigmoid", "logsigmoid", "softplus", "softsign", "relu", "ndtr", "selu", "silu", "gelu", "floor",
-         "ceil", "round"), "{0}"),
-    **dict.fromkeys(("sqrt", "log", "lgamma", "reciprocal"), POSITIVE),
+         "ceil", "round", "tanhshrink", "numpy.exp2", "numpy.cbrt", "numpy.sinc", "numpy.deg2rad", "numpy.rad2deg"),
+        "{0}"),
+    **dict.fromkeys(("sqrt", "log", "lgamma", "reciprocal", "numpy.log2", "numpy.log10"), POSITIVE),
     **dict.fromkeys(("log1p", "arcsin", "arccos", "arctanh", "tan"), WITHIN),
     "arccosh": "lf.abs({0}) + 1.25",
 }  # fmt: skip
@@ -33,7 +34,8 @@ def unary(name: str, domain: str) -> Any:
 
 
 for _name, _domain in UNARY.items():
-    template(0.7 if _name in ("tanh", "sigmoid", "exp", "relu") else 0.22, _name)(unary(_name, _domain))
+    _weight = 0.7 if _name in ("tanh", "sigmoid", "exp", "relu") else 0.08 if "." in _name else 0.22
+    template(_weight, _name)(unary(_name, _domain))
 
 
 @template(0.3)
@@ -51,7 +53,7 @@ def binary(name: str) -> Any:
     def write(w: Writer) -> str | None:
         a = (
             w.real()
-            if name in ("divide", "power", "floor_divide", "remainder", "arctan2", "hypot")
+            if name in ("divide", "power", "floor_divide", "remainder", "arctan2", "hypot") or "." in name
             else w.pick(lambda n: n.dtype.kind != "b")
         )
         if a is None:
@@ -79,11 +81,34 @@ def binary(name: str) -> Any:
 
 for _name, _weight in {
     "add": 2.5, "subtract": 1.5, "multiply": 2.5, "divide": 0.8, "power": 0.5, "floor_divide": 0.12, "remainder": 0.12,
-    "hypot": 0.15,
+    "hypot": 0.15, "numpy.fmax": 0.1, "numpy.fmin": 0.1, "numpy.logaddexp": 0.1, "numpy.logaddexp2": 0.1,
     "maximum": 0.4, "minimum": 0.4, "arctan2": 0.2, "equal": 0.1, "not_equal": 0.1, "less": 0.2, "less_equal": 0.1,
     "greater": 0.2, "greater_equal": 0.1,
 }.items():  # fmt: skip
     template(_weight, _name)(binary(_name))
+
+
+def bits(name: str) -> Any:
+    """A function of integers."""
+
+    def write(w: Writer) -> str | None:
+        a = w.pick(lambda n: n.dtype.kind in "iu")
+        shape = w.node(a).shape if a else (3,)
+        other = f"integers({', '.join([w.seed_text(), '4', *map(str, shape)])})"
+        b = w.one("1", "3", other)
+        return f"lf.numpy.{name}({a or f'lf.constant({other})'}, {b})"
+
+    return write
+
+
+for _name in ("bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift"):
+    template(0.04, _name)(bits(_name))
+
+
+@template(0.04)
+def invert(w: Writer) -> str | None:
+    a = w.pick(lambda n: n.dtype.kind in "iub") or truth(w)
+    return a and f"lf.numpy.invert({a})"
 
 
 def truth(w: Writer) -> str | None:
