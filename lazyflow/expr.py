@@ -308,7 +308,11 @@ class Expr:
         return self
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The value as a NumPy array of its own; runs what it needs if it was not computed yet."""
+        """The value as a NumPy array of its own; runs what it needs if it was not computed yet.
+
+        What was computed keeps its value when a parameter changes, until `forward` or `backward` is called, or a value
+        is computed that rests on it.
+        """
         return devices.to_host(ENGINE[0].value(self))
 
     def item(self) -> Any:
@@ -382,7 +386,18 @@ class Expr:
         """The same value, through which no gradient flows.
 
         Of a value that was computed already this is a snapshot, a constant that no later update changes and that lets
-        go of what it was computed from. Otherwise it is free: it shares the memory.
+        go of what it was computed from. Otherwise it is free: it shares the memory, and is computed when it is asked
+        for. In the body of a `lazyflow.cell` nothing was computed yet: it belongs to the call.
+
+        >>> import lazyflow as lf
+        >>> w = lf.Parameter(1.0)
+        >>> now, later = w * 10, w * 10
+        >>> now.item()
+        10.0
+        >>> now, later = now.detach(), later.detach()
+        >>> w.assign(2.0)
+        >>> now.item(), later.item()
+        (10.0, 20.0)
         """
         if is_evaluated(self):
             return snapshot(self)
@@ -704,7 +719,7 @@ class Parameter(Expr):
 
     def detach(self) -> Expr:
         """A snapshot of the value as a constant; inside of a `lazyflow.cell`, the value that it has when the call is
-        computed. No gradient flows through it."""
+        computed, whenever that is. No gradient flows through it."""
         if tracing() is None:
             return constant(self.array)
         signature = self.type.signatures.get("detached")

@@ -197,10 +197,10 @@ UNARY: dict[str, tuple[Callable[..., Array], Callable[..., Array] | None]] = {
         lambda x, y: SELU * np.where(x > 0, 1.0, SELU_ALPHA * np.exp(np.minimum(x, 0))),
     ),
     "silu": (
-        lambda x: times(_sigmoid(x), x),
-        lambda x, y: _sigmoid(x) + times(_sigmoid(x) * _sigmoid(-x), x),
+        lambda x: _sigmoid(x) * x,
+        lambda x, y: _sigmoid(x) + _sigmoid(x) * _sigmoid(-x) * x,
     ),
-    "gelu": (lambda x: times(_phi(x), x), lambda x, y: _phi(x) + times(_bell(x), x)),
+    "gelu": (lambda x: _phi(x) * x, lambda x, y: _phi(x) + _bell(x) * x),
     "ndtr": (lambda x: _phi(x), lambda x, y: _bell(x)),
     "gelu_tanh": (_gelu_tanh, lambda x, y: _gelu_tanh_slope(x)),
     "tanhshrink": (lambda x: _tanhshrink(x), lambda x, y: np.tanh(x) ** 2),

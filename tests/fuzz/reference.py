@@ -60,6 +60,7 @@ class Node:
         self.value = value
         self.number = next(session.numbers)
         self.time = self.sure = session.clock
+        self.runs = session.runs
         self.kept: Kept | None = None
         self.function: F.Function | None = None
         self.inputs: tuple[Node, ...] = ()
@@ -88,10 +89,16 @@ class Node:
     def numpy(self) -> Any:
         if self.kept is not None and self.session.keeps(self.kept):
             return np.array(self.kept.value)
-        if self.session.is_stale(self) or self.session.changed(self.deps) > self.sure:
+        stale = self.session.is_stale(self) or self.session.changed(self.deps) > self.sure
+        if stale and not self.is_new:
             raise Unspecified("a value that was recorded before a parameter changed: ask for it by forward()")
         self.session.run(self)
         return np.array(self.value)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing at all was computed since it was recorded."""
+        return self.runs == self.session.runs
 
     def item(self) -> Any:
         if self.size != 1:
@@ -114,7 +121,7 @@ class Node:
         if self.kept is not None and self.session.keeps(self.kept) and not self.session.cells:
             return self.session.constant(np.array(self.kept.value))
         node = self.session.apply(F.FUNCTIONS["detach"], (self,))
-        node.fixed = node.frozen  # a snapshot, if the value was computed already
+        node.fixed = node.frozen and not self.is_new  # a snapshot, if the value was computed already
         return node
 
     def retain_grad(self) -> None:
@@ -238,7 +245,7 @@ class Session:
         self.parameters: list[Parameter] = []
         self.touched: list[int] = []
         self.cells = 0  # how deep the call of a cell that runs is
-        self.ran, self.backwards = 0, 0  # when something was computed last, and how many backwards there were
+        self.ran, self.runs, self.backwards = 0, 0, 0  # when something was computed last, and how often
         self.retyped: dict[int, int] = {}  # parameters that were frozen or thawed, and when
         self.seed, self.draws = 0, 0
         self.lf = Names(self)
@@ -347,7 +354,7 @@ class Session:
         """What lazyflow does when it is asked: compute a value, and what it needs, under the parameters of now."""
         for n in (*self.refresh(node, asked=True), node):
             n.sure = self.clock
-        self.ran = self.clock
+        self.ran, self.runs = self.clock, self.runs + 1
         node.kept = Kept(node.value, self.clock, self.backwards) if node.alone else None
 
     def refresh(self, node: Node, asked: bool = False) -> list[Node]:
@@ -359,7 +366,7 @@ class Session:
         while stack:
             n = stack.pop()
             if n.number not in found and self.is_stale(n):
-                if n.fixed or (n.frozen and not (asked and n is node)):
+                if n.fixed or (n.frozen and not n.is_new and not (asked and n is node)):
                     raise Unspecified("a value without gradient may be the one of then")
                 found[n.number] = n
                 stack.extend(n.inputs)
@@ -379,8 +386,8 @@ class Session:
         seed = np.ones(root.shape) if gradient is None else np.asarray(gradient, float)
         if seed.shape != root.shape:
             raise ValueError("gradient")
-        self.run(root)
         self.backwards += 1
+        self.run(root)
         for node, g in self.cotangents(root, seed):
             if isinstance(node, Parameter) or node.retained:
                 node.grad = g if node.grad is None else (self._wide(node.grad) + g).astype(node.dtype)
@@ -459,8 +466,20 @@ def _checked(x: Node, axis: Any) -> None:
         raise ValueError("axis")
 
 
-def _leaves(value: Any) -> list[Node]:
-    """The nodes in a nested result."""
+def _above(node: Node, first: int) -> list[Node]:
+    """All nodes that a value rests on, as far as they were recorded since ``first``, and the next ones."""
+    found, stack = {node.number: node}, [node]
+    while stack:
+        n = stack.pop()
+        if n.number > first:
+            new = {i.number: i for i in n.inputs if i.number not in found}
+            found |= new
+            stack += new.values()
+    return list(found.values())
+
+
+def _leaves(value: Any) -> list[Any]:
+    """What is in a nested value."""
     if isinstance(value, dict):
         value = list(value.values())
     return [n for v in value for n in _leaves(v)] if isinstance(value, list | tuple) else [value]
@@ -522,12 +541,24 @@ class Names:
                 found = function(*given)
             finally:
                 self.session.cells -= 1
-            for node in _leaves(found) if not self.session.cells else ():
-                node.frozen = node.frozen or self.session.may_freeze(node)
-                node.alone = node.alone and node.number > first
+            if not self.session.cells:
+                self._called(_leaves(list(given)), _leaves(found), first)
             return found
 
         return call
+
+    def _called(self, given: list[Any], found: list[Any], first: int) -> None:
+        """Note what is known of the results of a call of a cell, and of what it has recorded since ``first``.
+
+        Where a result rests on no argument, a cell is recorded as without, and takes snapshots of parameters.
+        """
+        inside = [_above(node, first) for node in found]
+        as_without = not all({id(n) for n in given} & {id(n) for n in nodes} for nodes in inside)
+        for node in itertools.chain(*inside):
+            node.fixed = node.fixed or (as_without and node.function is F.FUNCTIONS["detach"])
+        for node in found:
+            node.frozen = node.frozen or self.session.may_freeze(node)
+            node.alone = node.alone and node.number > first
 
     def Parameter(self, value: Any, *, name: str = "", requires_grad: bool = True) -> Parameter:
         array = np.array(value)

@@ -110,11 +110,82 @@ def test_derivatives_of_the_reference(name):
     np.testing.assert_allclose(function.vjps[0](np.ones(7), function.forward(x), x), numeric, rtol=1e-6, atol=1e-8)
 
 
-def test_what_is_stale_and_frozen_is_unspecified():
-    names = environment(Session().lf, Seen())
-    exec("p = lf.Parameter(data(1, 3))\ny = (p * 2).detach() + p\np.assign(data(2, 3))", names)
+# What a value is when the parameter below it has changed from 1 to 2 (to 3), and what the reference knows of it: `p` is
+# the parameter, `x` is 1, `f` and `g` are cells. A call of a cell is computed as a whole, when it is asked for.
+CHANGED = {
+    "not computed yet": ("y = p * 10", "show(y)", 20),
+    "asked for": ("y = p * 10\nshow(y)", "show(y)", 10),
+    "asked for by forward()": ("y = p * 10\ny.forward()", "show(y)", 10),
+    "asked for by float()": ("y = p * 10\nfloat(y)", "show(y)", 10),
+    "asked for with a gradient": ("y = p * 10\ny.backward()", "show(y)", 10),
+    "asked for, then read": ("y = p * 10\nshow(y)", "z = y + p\nshow(y)", 10),
+    "asked for, then read by a cell": ("y = p * 10\nshow(y)", "z = g(y)\nshow(y)", 10),
+    "computed for what reads it": ("y = p * 10\nshow(y)", "z = y + p\nshow(z)", 22),
+    "computed for what a cell reads": ("y = p * 10\nshow(y)", "z = g(y)\nshow(z)", 20),
+    "asked for again by forward()": ("y = p * 10\nshow(y)", "show(y.forward())", 20),
+    "asked for again by backward()": ("y = p * 10\nshow(y)", "y.backward()\nshow(y)", 20),
+    "a view that was asked for": ("y = lf.stack([p, p])[0]\nshow(y)", "z = y * 1\nshow(y)", 1),
+    "without gradient, asked for": ("with lf.no_grad():\n    y = p * 10\nshow(y)", "show(y)", 10),
+    "asked for, twice changed": ("y = p * 10\nshow(y)", "p.assign(3.0)\nshow(y)", 10),
+    "not computed, twice changed": ("y = p * 10", "p.assign(3.0)\nshow(y)", 30),
+    "detached, not computed yet": ("y = (p * 10).detach()", "show(y)", 20),
+    "detached, then asked for": ("y = (p * 10).detach()\nshow(y)", "show(y)", 10),
+    "detached when it was computed": ("z = p * 10\nshow(z)\ny = z.detach()", "show(y)", 10),
+    "detached when it was computed, by forward()": (
+        "z = p * 10\nshow(z)\ny = z.detach() * 1", "z.forward()\nshow(y.forward())", 10,
+    ),
+    "a detached parameter": ("y = p.detach()", "show(y)", 1),
+    "a detached parameter, by forward()": ("y = p.detach() * 10\nshow(y)", "show(y.forward())", 10),
+    "a parameter detached in a cell": ("y = f(x)", "show(y)", 2),
+    "a parameter detached in a cell, by forward()": ("y = f(x)\nshow(y)", "show(y.forward())", 2),
+    "a parameter detached in a cell, asked for": ("y = f(x)\nshow(y)", "show(y)", 1),
+    "an argument detached in a cell": ("z = p * 10\nshow(z)\ny = g(z)", "show(y)", 20),
+    "an argument detached in a cell, by forward()": ("z = p * 10\ny = g(z)\nshow(y)", "show(y.forward())", 20),
+}  # fmt: skip
+CHANGING = (
+    "p, x = lf.Parameter(1.0), lf.constant(1.0)\nf = lf.cell(lambda a: a * p.detach())\n"
+    "g = lf.cell(lambda a: a.detach() * 1.0)\n{}\np.assign(2.0)\n{}"
+)
+
+
+def last_seen(names, text):
+    seen = Seen()
+    exec(text, environment(names, seen))
+    return float(seen.events[-1][1])
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_the_reference_knows_what_is_of_then_and_what_of_now(case):
+    before, after, want = CHANGED[case]
+    assert last_seen(Session().lf, CHANGING.format(before, after)) == want
+
+
+@pytest.mark.parametrize("variant", fuzz.variants(11, 6), ids=str)
+@pytest.mark.parametrize("case", CHANGED)
+def test_what_is_of_then_and_what_of_now(case, variant):
+    before, after, want = CHANGED[case]
+    with configured(variant):
+        assert last_seen(lf, CHANGING.format(before, after)) == want
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("y = p * 10\nz = y * 2\nshow(z)", "show(y)"),
+        ("y = p * 10\nshow(y)\nz = p * 3", "show(z)\nshow(y)"),
+        ("y = lf.cell(lambda a: p.detach() * 1.0)(x)", "show(y)"),
+        ("z = p * 10\nshow(x * 2)\ny = z.detach() + p", "show(y.forward())"),
+    ],
+    ids=[
+        "computed for another",
+        "forgotten for another or not",
+        "detached in a cell or not",
+        "detached when it was computed or not",
+    ],
+)
+def test_what_may_be_of_then_or_of_now_is_unspecified(before, after):
     with pytest.raises(Unspecified):
-        exec("show(y.forward())", names)
+        last_seen(Session().lf, CHANGING.format(before, after))
 
 
 # Faults that are put in.
