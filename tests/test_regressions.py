@@ -9,6 +9,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import arena, core
 from lazyflow.expr import record
+from lazyflow.functions.random import masked
 from lazyflow.ops import OPS
 from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
@@ -672,3 +673,33 @@ def test_a_parameter_without_axes_goes_through_every_elementwise_operation(name)
     one, other = record(OPS[name], (p,)), record(OPS[name], (q,))
     with np.errstate(all="ignore"):
         np.testing.assert_array_equal(one.numpy(), other[0].numpy())
+
+
+# Zero times infinity, elsewhere than in gradients.
+
+
+def test_a_bin_of_an_adaptive_pool_does_not_see_what_is_infinite_in_another():
+    x = lf.Parameter(np.array([[np.inf, 1.0, 2.0, 3.0], [4.0, np.nan, 5.0, 6.0]], np.float32))
+    y = lf.adaptive_avg_pool(x, (2, 3))
+    np.testing.assert_array_equal(y.numpy(), [[np.inf, 1.5, 2.5], [np.nan, np.nan, 5.5]])
+    y.backward(np.array([[np.inf, 1.0, 2.0], [0.0, 0.0, 4.0]], np.float32))
+    np.testing.assert_array_equal(x.grad, [[np.inf, np.inf, 1.5, 1.0], [0.0, 0.0, 2.0, 2.0]])
+
+
+@pytest.mark.parametrize("fuse", ["auto", "numpy", "off"])
+@pytest.mark.parametrize("wrap", [lambda f: f, lf.cell], ids=["plain", "cell"])
+@pytest.mark.parametrize("neighbour", [1.0, np.inf, np.nan])
+def test_the_sign_of_a_zero_does_not_depend_on_its_neighbours(wrap, fuse, neighbour):
+    given, mask = np.array([-1.0, 1.0, -2.0, neighbour], np.float32), np.array([0.0, 0.0, 1.0, 0.0], np.float32)
+    with lf.using(fuse=fuse):
+        hidden = wrap(lambda x, m: masked(x, m) * 1.0)(lf.constant(given), lf.constant(mask)).numpy()
+    np.testing.assert_array_equal(hidden, [-0.0, 0.0, -2.0, 0.0])
+    assert np.signbit(hidden).tolist() == [True, False, True, False]
+
+
+def test_the_logarithm_of_the_gamma_function_of_infinity():
+    x = lf.Parameter(np.array([np.inf, 0.0, 3.0]))
+    y = lf.lgamma(x)
+    np.testing.assert_allclose(y.numpy(), [np.inf, np.inf, np.log(2.0)], rtol=1e-14)
+    lf.sum(y[0]).backward()
+    np.testing.assert_array_equal(x.grad, [np.inf, 0.0, 0.0])

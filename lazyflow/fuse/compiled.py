@@ -157,9 +157,10 @@ def _expression(instruction: Instruction) -> str:
     if name == "where":
         return f"{inputs[1]} if {inputs[0]} != 0 else {inputs[2]}"
     if name == "where_nonzero":
-        return f"{inputs[1]} if {inputs[0]} != 0 else _real(0)"
+        return f"{inputs[1]} if {inputs[0]} != 0 or {inputs[1]} == {inputs[1]} else _real(0)"
     if name == "multiply_or_zero":
-        return f"{inputs[0]} * {inputs[1]} if {inputs[0]} != 0 and {inputs[1]} != 0 else _real(0)"
+        product = f"{inputs[0]} * {inputs[1]}"
+        return f"{product} if {inputs[0]} != 0 and {inputs[1]} != 0 or {product} == {product} else _real(0)"
     if name == "negative":
         return f"-{inputs[0]}"
     function = {"abs": "abs", **{f: f"_{f}" for f in ("maximum", "minimum", "sign", "exp", "tanh")}}.get(name)

@@ -560,28 +560,44 @@ def _adaptive_shape(x: Abstract, *, output_size: Sequence[int | None]) -> Result
 
 
 @lru_cache(maxsize=512)
-def _bins(out: int, size: int) -> Any:
-    """The matrix (out, size) of averages over ``out`` bins, from floor(i n / out) to ceil((i + 1) n / out)."""
-    i = np.arange(out)[:, None]
-    start, stop, at = i * size // out, -((i + 1) * -size // out), np.arange(size)
-    inside = (at >= start) & (at < stop)
-    return inside / inside.sum(axis=1, keepdims=True)
+def _bins(out: int, size: int) -> tuple[Any, Any]:
+    """Where each of ``out`` bins begins and ends: from floor(i n / out) to ceil((i + 1) n / out)."""
+    i = np.arange(out)
+    return i * size // out, -((i + 1) * -size // out)
 
 
-def _along_axes(xp: Any, x: Array, matrices: Sequence[Any]) -> Array:
-    """A matrix applied along each of the last axes."""
-    for axis, matrix in enumerate(matrices, -len(matrices)):
-        factor = xp.asarray(matrix.astype(x.dtype))
-        x = xp.swapaxes(xp.matmul(xp.swapaxes(x, axis, -1), factor.T), axis, -1)
-    return x
+@lru_cache(maxsize=512)
+def _holders(out: int, size: int) -> tuple[Any, Any]:
+    """Of each element, where the bins that hold it begin and end."""
+    start, stop = _bins(out, size)
+    at = np.arange(size)
+    return np.searchsorted(stop, at, "right"), np.searchsorted(start, at, "right")
+
+
+def _sums_of_ranges(xp: Any, x: Array, axis: int, start: Any, stop: Any) -> Array:
+    """Sums of ``x`` from ``start`` to ``stop`` along an axis counted from the end. No product with a matrix of zeros
+    and ones: zero times what is infinite elsewhere is not zero."""
+    at = start[:, None] + np.arange((stop - start).max())
+    inside = (at < stop[:, None]).reshape(*at.shape, *(1,) * (-axis - 1))
+    parts = xp.where(xp.asarray(inside), xp.take(x, xp.asarray(np.minimum(at, stop[:, None] - 1)), axis), 0)
+    return xp.sum(parts, axis=axis) if symbolic(xp) else total(parts, axis)
+
+
+def _counts(xp: Any, dtype: Any, axis: int, pair: tuple[int, int]) -> Array:
+    start, stop = _bins(*pair)
+    return xp.asarray((stop - start).astype(dtype).reshape(-1, *(1,) * (-axis - 1)))
 
 
 def _adaptive(xp: Any, x: Array, out: Array = None, *, sizes: tuple[tuple[int, int], ...]) -> Array:
-    return _along_axes(xp, x, [_bins(*pair) for pair in sizes])
+    for axis, pair in enumerate(sizes, -len(sizes)):
+        x = _sums_of_ranges(xp, x, axis, *_bins(*pair)) / _counts(xp, x.dtype, axis, pair)
+    return x
 
 
 def _adaptive_x(xp: Any, g: Array, y: Array, x: Array, *, sizes: tuple[tuple[int, int], ...]) -> Array:
-    return _along_axes(xp, g, [_bins(*pair).T for pair in sizes])
+    for axis, pair in enumerate(sizes, -len(sizes)):
+        g = _sums_of_ranges(xp, g / _counts(xp, g.dtype, axis, pair), axis, *_holders(*pair))
+    return g
 
 
 ADAPTIVE_AVG_POOL = register(Op("adaptive_avg_pool", _adaptive_shape, _adaptive, (_adaptive_x,)))

@@ -225,7 +225,7 @@ _DIGAMMA = 1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12, -
 _STIRLING = 1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400
 LGAMMA = elementwise(
     "lgamma",
-    f"{_Z} * (log({_Z}) - 1) - 0.5 * log({_Z}) + {0.5 * math.log(2 * math.pi)}"
+    f"({_Z} - 0.5) * (log({_Z}) - 1) + {0.5 * math.log(2 * math.pi) - 0.5}"
     f" + {_horner(_SQUARE, _STIRLING)} / {_Z}"
     f" - (x < 8) * (log({_LOW}) + log({_HIGH}))",
     x=f"g * (log({_Z}) - 0.5 / {_Z} - {_SQUARE} * {_horner(_SQUARE, _DIGAMMA)} - (x < 8) * ({_BELOW}))",

@@ -466,10 +466,11 @@ def select(xp: Any, condition: Array, a: Array, out: Array = None) -> Array:
 
 
 def where_nonzero(xp: Any, g: Array, value: Array, out: Array = None) -> Array:
-    """``value`` where ``g`` is not zero, else zero; into ``out`` if there is one.
+    """``value``, zero where it is no number and ``g`` is zero; into ``out`` if there is one.
 
-    For a ``value`` that is linear in ``g``: zero already, unless a slope is infinite or not a number. Where the host
-    can look, it only selects if there is a NaN, which costs a tenth of what selecting costs.
+    For a ``value`` that is linear in ``g``: zero already, with a sign, unless a slope is infinite or not a number.
+    Where the host can look, it only selects if there is a NaN, which costs a tenth of what selecting costs; so what is
+    zero already has to stay as it is, or its sign would depend on its neighbours.
 
     >>> where_nonzero(np, np.array([0.0, 2.0]), np.array([np.nan, 4.0])).tolist()
     [0.0, 4.0]
@@ -479,7 +480,7 @@ def where_nonzero(xp: Any, g: Array, value: Array, out: Array = None) -> Array:
             return value
         np.copyto(out, value)
         return out
-    answer = xp.where(g != 0, value, 0)
+    answer = xp.where(xp.logical_or(g != 0, value == value), value, 0)
     if out is None:
         return answer
     xp.copyto(out, answer)
@@ -494,7 +495,7 @@ def multiply_or_zero(xp: Any, a: Array, b: Array, out: Array = None) -> Array:
     """
     answer = a * b  # not into ``out``, which may be one of them
     if not isinstance(answer, np.ndarray) or has_nan(answer):
-        answer = xp.where(xp.logical_and(a != 0, b != 0), answer, 0)
+        answer = xp.where(xp.logical_or(xp.logical_and(a != 0, b != 0), answer == answer), answer, 0)
     if out is None:
         return answer
     xp.copyto(out, answer)

@@ -3,7 +3,9 @@
 A `Function` computes in double precision (integers and truth values in their own dtypes) and its answer is rounded to
 ``dtype`` of the operands' dtypes. ``vjps[i](g, y, *operands, **static)`` is the cotangent of operand ``i``, which may
 still have to be summed down to the operand's shape; None where there is no gradient. ``exact``: nothing is rounded.
-``absolute``: how far from the value one may be besides, in units of the last place of one. ``sums``: it adds numbers.
+``absolute``: how far from the value one may be besides, in units of the last place of one (and the cotangent of one
+that is not elementwise, in such units of the cotangent). ``sums``: it adds numbers. ``mixes``: an element may be as far
+off as the largest one.
 
 Derivatives are written by hand where that is a line; `analytic` differentiates anything analytic by complex steps
 (Squire and Trapp 1998), which lose no digits; what only moves elements is differentiated by moving their numbers.
@@ -34,6 +36,7 @@ class Function:
     elementwise: bool = False
     absolute: float = 0.0
     sums: bool = False
+    mixes: bool = False
 
 
 # Dtypes of results, as NumPy has them.
@@ -148,17 +151,21 @@ def _gelu_tanh_slope(x: Array) -> Array:
 
 
 def _tanhshrink(x: Array) -> Array:
-    """Its difference cancels near zero, where five terms of its series do not."""
-    s = x * x
-    series = x * s * (1 / 3 - s * (2 / 15 - s * (17 / 315 - s * (62 / 2835 - s * 1382 / 155925))))
-    return np.where(np.abs(x) < 0.02, series, x - np.tanh(x))
+    """Its difference cancels near zero, where Lambert's continued fraction of tanh does not: x / (1 + x^2 / (3 + ..."""
+    s = np.minimum(x * x, 9.0)
+    rest: Array = 0.0
+    for k in range(41, 1, -2):
+        rest = s / (k + rest)
+    return np.where(np.abs(x) < 3, x * rest / (1 + rest), x - np.tanh(x))
 
 
 def _sinc_slope(x: Array) -> Array:
-    near, away = np.minimum(np.abs(x), 0.02) * np.sign(x), np.where(np.abs(x) < 0.02, 1.0, x)
-    s = (math.pi * near) ** 2
-    series = -math.pi * math.pi * near * (1 / 3 - s * (1 / 30 - s * (1 / 840 - s / 45360)))
-    return np.where(np.abs(x) < 0.02, series, (np.cos(math.pi * away) - np.sinc(away)) / away)
+    """Its difference cancels near zero, where its series does not."""
+    near, away = np.clip(x, -1, 1), np.where(np.abs(x) < 1, 1.0, x)
+    terms = (
+        (-1) ** k * 2 * k / math.factorial(2 * k + 1) * math.pi ** (2 * k) * near ** (2 * k - 1) for k in range(1, 20)
+    )
+    return np.where(np.abs(x) < 1, sum(terms), (np.cos(math.pi * away) - np.sinc(away)) / away)
 
 
 SELU, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
@@ -242,6 +249,11 @@ for _name, (_f, _slope) in UNARY.items():
         elementwise=True,
         absolute=32.0 if _name == "lgamma" else 0.0,
     )
+
+
+def _masked(mask: Array, x: Array) -> Array:
+    """A product, of which even a zero keeps its sign; what is no number is hidden, too."""
+    return np.where((mask == 0) & np.isnan(mask * x), 0.0, mask * x)
 
 
 def _power_base(g: Array, y: Array, a: Array, b: Array) -> Array:
@@ -397,8 +409,8 @@ define("astype", lambda x, dtype: x, lambda g, y, x, dtype: g, dtype=lambda t, d
 define("scale_gradient", lambda x, scale: x, lambda g, y, x, scale: g * scale, dtype=lambda t, scale: t, exact=True)
 define(
     "masked",
-    lambda x, mask: times(mask, x),
-    lambda g, y, x, mask: times(mask, g),
+    lambda x, mask: _masked(mask, x),
+    lambda g, y, x, mask: _masked(mask, g),
     None,
 )
 define("identity", lambda x: x, lambda g, y, x: g, dtype=first, exact=True)
@@ -732,19 +744,20 @@ def _t(a: Array) -> Array:
     return np.swapaxes(a, -1, -2)
 
 
-smooth("inv", np.linalg.inv)
-smooth("det", np.linalg.det)
+smooth("inv", np.linalg.inv, mixes=True)
+smooth("det", np.linalg.det, mixes=True)
 
 
 def _solve(a: Array, b: Array) -> Array:
     return np.linalg.solve(a, b[..., None])[..., 0] if b.ndim == 1 else np.linalg.solve(a, b)
 
 
-smooth("solve", _solve, 2)
+smooth("solve", _solve, 2, mixes=True)
 define(
     "slogdet",
     lambda a: np.stack(np.linalg.slogdet(a), -1),
     lambda g, y, a: g[..., 1][..., None, None] * _t(np.linalg.inv(a)),
+    mixes=True,
 )
 
 
@@ -764,7 +777,7 @@ def _cholesky(a: Array) -> Array:
     return found
 
 
-smooth("cholesky", _cholesky)
+smooth("cholesky", _cholesky, mixes=True)
 
 
 def _eigh(a: Array) -> Array:
@@ -787,7 +800,7 @@ def _eigh_x(g: Array, y: Array, a: Array) -> Array:
     return (found + found.T) / 2
 
 
-define("eigh", _eigh, _eigh_x)
+define("eigh", _eigh, _eigh_x, mixes=True)
 
 
 def _singular_values(a: Array) -> Array:
@@ -799,7 +812,7 @@ def _singular_values_x(g: Array, y: Array, a: Array) -> Array:
     return (u * g[..., None, :]) @ vh
 
 
-define("singular_values", _singular_values, _singular_values_x)
+define("singular_values", _singular_values, _singular_values_x, mixes=True)
 
 
 # Reductions. ``axis`` is None, a number or a tuple.
@@ -926,9 +939,14 @@ def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     return found if keepdims else found.reshape(np.max(x.real, axis=axis).shape)
 
 
+LIKELY = 0.5  # The logarithm of a sum that is almost one, and a probability less one, are as exact as one is.
+
+
 def _log_softmax(x: Array, axis: int = -1) -> Array:
     """All NaN beside an infinite score, as in PyTorch."""
-    found = x - _logsumexp(x, axis, True)
+    top = np.max(x.real, axis=axis, keepdims=True)
+    less = x - np.where(np.isfinite(top), top, 0.0)
+    found = less - np.log(np.exp(less).sum(axis=axis, keepdims=True))
     return np.where(np.isposinf(x.real).any(axis=axis, keepdims=True), np.nan, found)
 
 
@@ -953,6 +971,7 @@ define(
     _log_softmax,
     lambda g, y, x, axis: g - _softmax(x, axis) * g.sum(axis=axis, keepdims=True),
     dtype=_how,
+    absolute=LIKELY,
 )
 
 
@@ -1058,6 +1077,7 @@ define(
     _ce_x,
     None,
     dtype=_how,
+    absolute=LIKELY,
 )
 define(
     "nll",

@@ -34,6 +34,7 @@ from tests.fuzz.functions import Unspecified
 
 EPSILON = {np.dtype(t): 2.0**-p for t, p in (("float16", 10), ("float32", 23), ("float64", 52))}
 FLOAT32 = np.dtype(np.float32)
+MIXING = 6  # digits of the largest element of what comes out of linear algebra
 ONE_WAY = 1 / 12  # of a digit, for each number of a sum: twelve times what comes of it is allowed (`run.FACTOR`)
 
 
@@ -296,6 +297,8 @@ class Session:
         if epsilon and function.sums and found.size:
             n = sum(a.size for a in arrays) // found.size
             found = self._off_by(found, n, function.forward(*map(np.abs, arrays), **static), epsilon)
+        if epsilon and function.mixes and found.size:
+            found = self._off_by(found, MIXING, np.abs(found).max(), epsilon)
         if epsilon and function.absolute:
             assert self.noise is not None
             found = found + function.absolute * epsilon * self.noise.uniform(-1, 1, found.shape)
@@ -433,11 +436,22 @@ class Session:
             found = found + np.nan
         if self.tainted and np.isnan(g).any():
             found = found + (np.where(np.isnan(g), np.nan, 0.0) if np.shape(found) == g.shape else np.nan)
-        whole, found = np.asarray(found), F.down(found, node.inputs[k].shape)
-        if self.noise is not None and whole.size > found.size > 0:
-            sizes = F.down(np.abs(whole), found.shape)
-            found = self._off_by(found, whole.size // found.size, sizes, epsilon)
-        return np.array(found, float)
+        found, shape = np.asarray(found, float), node.inputs[k].shape
+        return F.down(found, shape) if self.noise is None else self._off_all(node.function, found, shape, g, epsilon)
+
+    def _off_all(self, function: F.Function, found: Any, shape: Any, g: Any, epsilon: float) -> Any:
+        """A cotangent summed to its operand's shape, off by what rounding does to it on the way."""
+        assert self.noise is not None
+        if not function.exact:
+            found = self._off(found, epsilon)
+        if function.mixes and found.size:
+            found = self._off_by(found, MIXING, np.abs(found).max(), epsilon)
+        if function.absolute and not function.elementwise and g.size:
+            found = self._off_by(found, 1, 12 * function.absolute * np.abs(g).max(), epsilon)
+        whole, found = found, F.down(found, shape)
+        if whole.size > found.size > 0:
+            found = self._off_by(found, whole.size // found.size, F.down(np.abs(whole), shape), epsilon)
+        return found
 
     # Random numbers.
 
@@ -550,10 +564,11 @@ class Names:
     def _called(self, given: list[Any], found: list[Any], first: int) -> None:
         """Note what is known of the results of a call of a cell, and of what it has recorded since ``first``.
 
-        Where a result rests on no argument, a cell is recorded as without, and takes snapshots of parameters.
+        Where a result rests on no argument but parameters, a cell is recorded as without, and takes snapshots of these.
         """
         inside = [_above(node, first) for node in found]
-        as_without = not all({id(n) for n in given} & {id(n) for n in nodes} for nodes in inside)
+        arguments = {id(n) for n in given if not isinstance(n, Parameter)}
+        as_without = not all(arguments & {id(n) for n in nodes} for nodes in inside)
         for node in itertools.chain(*inside):
             node.fixed = node.fixed or (as_without and node.function is F.FUNCTIONS["detach"])
         for node in found:

@@ -204,7 +204,8 @@ class Expected:
         self.noisy: list[list[tuple[str, Any]]] = []
         # A call is one node: a parameter that only a result rests on which nobody reads may have a gradient of zeros.
         self.cells = "@lf.cell" in source(program)
-        gradients = (k for k, (kind, _) in enumerate(self.events) if kind != "value")
+        trained = ".step()" in source(program)
+        gradients = (k for k, (kind, _) in enumerate(self.events) if kind != "value" or trained)
         self.first_gradient = next(gradients, len(self.events))
 
     def is_moderate(self) -> bool:

@@ -88,9 +88,9 @@ static void N(loop_where)(REAL *out, const REAL *c, const REAL *p, const REAL *q
     EACH { REAL a = p[i], b = q[i]; out[i] = c[i] != C(0.0) ? a : b; }
 }
 
-/* A cotangent that is zero stays zero, whatever the slope is. */
-BINARY(where_nonzero, a != C(0.0) ? b : C(0.0))
-BINARY(multiply_or_zero, (a != C(0.0)) & (b != C(0.0)) ? a * b : C(0.0))
+/* A cotangent that is zero stays zero, of either sign, whatever the slope is. */
+BINARY(where_nonzero, (a != C(0.0)) | (b == b) ? b : C(0.0))
+BINARY(multiply_or_zero, ((a != C(0.0)) & (b != C(0.0))) | (a * b == a * b) ? a * b : C(0.0))
 
 /* Angles beyond the reach of the reduction, one element at a time by the C library: what an element becomes must not
  * depend on its neighbours. */
