@@ -46,7 +46,8 @@ def add_rows(buffer: Array, at: Array, rows: Array) -> None:
         scatter_add_rows(xp, buffer.reshape(-1, 1), elements, rows.reshape(-1, 1))
 
 
-def _last_uses(kernel: Kernel) -> list[int]:
+def last_uses(kernel: Kernel) -> list[int]:
+    """The last instruction that reads each value, the number of instructions for one that is stored."""
     last = list(range(len(kernel.instructions)))
     for i, instruction in enumerate(kernel.instructions):
         for v in instruction.inputs:
@@ -64,7 +65,7 @@ def _registers(kernel: Kernel) -> tuple[list[int], int]:
     An element may be overwritten by the instruction that reads it last, as ufuncs go element by element. Truth values
     are written as numbers: NumPy would add them as truth values, and compute functions of them in half precision.
     """
-    last = _last_uses(kernel)
+    last = last_uses(kernel)
     place, free, count = [-1] * len(last), [], 0
     for i, instruction in enumerate(kernel.instructions):
         read = [v for v in dict.fromkeys(instruction.inputs) if isinstance(v, int)]

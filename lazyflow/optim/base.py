@@ -134,7 +134,7 @@ class Optimizer:
         """
         step = state["step"]
         arrays = {"parameter": parameter, "gradient": gradient, **{k: v for k, v in state.items() if k != "step"}}
-        rule.run(list(self.formulas(options, step).items()), arrays, self.numbers(options, step))
+        rule.run(list(self.formulas(options, step).items()), arrays, self.numbers(options, step), self.scratch)
 
     def formulas(self, options: Options, step: int) -> Mapping[str, str]:
         """What ``parameter`` and the arrays that are kept become in a step, by name and in order, as formulas of these,
@@ -327,7 +327,7 @@ class Optimizer:
             gradient = gradient.astype(parameter.dtype)
         if self._has_formulas:
             assignments, numbers = self._rule(options, step)
-            rule.run(assignments, {"parameter": parameter, "gradient": gradient, **slots}, numbers)
+            rule.run(assignments, {"parameter": parameter, "gradient": gradient, **slots}, numbers, self.scratch)
             return
         decay = options["weight_decay"]
         if decay:

@@ -1,9 +1,9 @@
-"""An optimizer's update as formulas, written once, and the forms in which they run.
+"""An optimizer's update as formulas, written once, and the two forms in which it runs.
 
 A rule is a list of assignments to arrays, by name, in order: later ones read what earlier ones made. Where there is the
 compiled core they are one program, which reads and writes every array once, whatever its size; the rows of a table that
 a row-sparse gradient touches are read and written in their places. Elsewhere they are array operations, one for each
-step of a formula. All steps are rounded exactly, so both forms give the same bits.
+step of a formula, into memory that is lent. All steps are rounded exactly, so both forms give the same bits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 from lazyflow import core
 from lazyflow.device import module
 from lazyflow.fuse import machine
-from lazyflow.fuse.scalar import BLOCK, ROWS, VECTOR, Builder, Value
-from lazyflow.ops.formula import evaluate, parse
+from lazyflow.fuse.blocks import last_uses
+from lazyflow.fuse.scalar import BLOCK, ROWS, VECTOR, Builder, Kernel, Value
+from lazyflow.ops.formula import function_of, parse
 
 __all__ = ["Assignments", "run", "run_on_rows"]
 
@@ -27,20 +28,26 @@ Assignments = Sequence[tuple[str, str]]
 """Names with the formulas of what they become. A name that is no array is an intermediate result."""
 
 
-def run(rule: Assignments, arrays: Mapping[str, Array], numbers: Mapping[str, float]) -> None:
+def run(
+    rule: Assignments, arrays: Mapping[str, Array], numbers: Mapping[str, float], scratch: Callable[[str, Array], Array]
+) -> None:
     """Change ``arrays``, all of one shape and dtype, as the rule says; ``"gradient"`` is only read.
 
+    ``scratch`` lends memory like an array, by name.
+
     >>> x = np.array([1.0, 2.0])
-    >>> run([("move", "gradient * rate"), ("x", "x - move")], {"x": x, "gradient": np.ones(2)}, {"rate": 0.5})
+    >>> rule = [("move", "gradient * rate"), ("x", "x - move")]
+    >>> run(rule, {"x": x, "gradient": np.ones(2)}, {"rate": 0.5}, lambda name, like: np.empty_like(like))
     >>> x
     array([0.5, 1.5])
     """
+    kernel = _kernel(tuple(rule), tuple(arrays), tuple(numbers), arrays["gradient"].dtype, 0)
     flat = _flattened(list(arrays.values()))
     if flat is None:
-        _by_calls(rule, arrays, numbers)
-        return
-    kernel = _kernel(tuple(rule), tuple(arrays), tuple(numbers), flat[0].dtype, 0)
-    kernel(0, len(flat[0]), 0, *flat, _together(numbers, flat[0].dtype))
+        _by_calls(kernel, arrays, list(numbers.values()), scratch)
+    else:
+        program = _compiled(kernel)
+        program(0, len(flat[0]), 0, *flat, np.array(list(numbers.values()), kernel.dtype))
 
 
 def run_on_rows(
@@ -50,9 +57,9 @@ def run_on_rows(
 
     False if they are not arrays that the core can work on: then nothing was done.
     """
-    if _flattened(list(arrays.values())) is None or not gradient.flags.c_contiguous:
+    if _flattened([*arrays.values(), gradient]) is None or not gradient.flags.c_contiguous:
         return False
-    if not all(a.flags.c_contiguous and a.dtype == gradient.dtype for a in arrays.values()):
+    if not all(a.flags.c_contiguous for a in arrays.values()):
         return False
     width = int(np.prod(gradient.shape[1:]))
     if not width:
@@ -61,7 +68,7 @@ def run_on_rows(
     starts = where.astype(np.int64) * width
     buffers = [given for a in arrays.values() for given in (a.reshape(-1), starts)]
     rows = gradient.reshape(len(where), width)
-    kernel(0, len(where), 0, *buffers, rows, _together(numbers, gradient.dtype))
+    _compiled(kernel)(0, len(where), 0, *buffers, rows, np.array(list(numbers.values()), gradient.dtype))
     return True
 
 
@@ -77,15 +84,11 @@ def _flattened(arrays: list[Array]) -> list[Array] | None:
     return [a.T.reshape(-1) for a in arrays] if all(a.flags.f_contiguous for a in arrays) else None
 
 
-def _together(numbers: Mapping[str, float], dtype: np.dtype[Any]) -> Array:
-    return np.array(list(numbers.values()), dtype)
-
-
 @cache
 def _kernel(
     rule: Assignments, names: tuple[str, ...], numbers: tuple[str, ...], dtype: np.dtype[Any], width: int
-) -> Callable[..., None]:
-    """A rule as a program, of elements, or of rows of some width in a buffer, whose gradient lies by itself."""
+) -> Kernel:
+    """A rule as a kernel, of elements, or of rows of some width in a buffer, whose gradient lies by itself."""
     b = Builder(max(width, 1), dtype)
     kinds = {name: ROWS if width and name != "gradient" else BLOCK for name in names}
     values: dict[str, Value] = {name: b.load(kinds[name], (name,), 0, width or 1) for name in names}
@@ -94,14 +97,63 @@ def _kernel(
         values[name] = b.formula(parse(source), values)
     for name in dict.fromkeys(name for name, _ in rule if name in names and name != "gradient"):
         b.store(kinds[name], (name,), 0, width or 1, values[name], adds=False)
-    return machine.compiled(b.kernel())
+    return b.kernel()
 
 
-def _by_calls(rule: Assignments, arrays: Mapping[str, Array], numbers: Mapping[str, float]) -> None:
-    xp = module(arrays["gradient"])
-    values: dict[str, Any] = {**arrays, **numbers}
-    for name, source in rule:
-        formula = parse(source)
-        values[name] = evaluate(formula, xp, **{operand: values[operand] for operand in formula.operands})
-    for name in dict.fromkeys(name for name, _ in rule if name in arrays and name != "gradient"):
-        arrays[name][...] = values[name]
+@cache
+def _compiled(kernel: Kernel) -> Callable[..., None]:
+    return machine.compiled(kernel)
+
+
+@cache
+def _steps(kernel: Kernel) -> list[tuple[str, bool]]:
+    """Where each value is computed: in the array of that name and True, or in memory that is lent under that name."""
+    last = last_uses(kernel)
+    found: list[tuple[str, bool]] = [("", False)] * len(last)
+    free, count = [], 0
+    for i, step in enumerate(kernel.instructions):
+        read = [v for v in dict.fromkeys(step.inputs) if isinstance(v, int)]
+        free += [found[v][0] for v in read if last[v] == i and found[v][0] and not found[v][1]]
+        if step.name == "load":
+            continue
+        array = _array_of(kernel, last, i)
+        if array is not None:
+            found[i] = array, True
+        else:
+            count += not free
+            found[i] = free.pop() if free else f"register {count}", False
+    return found
+
+
+def _array_of(kernel: Kernel, last: list[int], i: int) -> str | None:
+    """The array that a value may be computed into: it is stored there, or is needed no longer than until what is stored
+    there is computed, and nobody reads afterwards what was there."""
+    for store in kernel.stores:
+        loads = [k for k, c in enumerate(kernel.instructions) if c.name == "load" and c.argument == store.argument]
+        before = max((last[k] for k in loads), default=-1)
+        v = store.value
+        if not isinstance(v, int) or kernel.instructions[v].name == "load" or before > i:
+            continue
+        if v == i or (before == i and last[i] <= v):
+            name: str = kernel.arguments[store.argument].key[0]
+            return name
+    return None
+
+
+def _by_calls(
+    kernel: Kernel, arrays: Mapping[str, Array], numbers: list[float], scratch: Callable[[str, Array], Array]
+) -> None:
+    xp, values = module(arrays["gradient"]), []
+    for step, (place, stored) in zip(kernel.instructions, _steps(kernel), strict=True):
+        if step.name == "load":
+            name = kernel.arguments[step.argument].key[0]
+            values.append(numbers[step.shift] if name == "numbers" else arrays[name])
+            continue
+        inputs = [values[v] if isinstance(v, int) else v for v in step.inputs]
+        out = arrays[place] if stored else scratch(place, arrays["gradient"])
+        values.append(function_of(xp, step.name)(*inputs, out=out))
+    for store in kernel.stores:
+        value = values[store.value] if isinstance(store.value, int) else store.value
+        target = arrays[kernel.arguments[store.argument].key[0]]
+        if value is not target:
+            target[...] = value
