@@ -686,7 +686,7 @@ def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[...,
     made: list[Any] = []
 
     def on_machine(xp: Any, *given: Any, out: Array | None = None) -> Array:
-        if xp is np:
+        if xp is np and core.machine is not None:
             if not made:
                 made.append(core.machine.Elementwise(tuple(map(operands.index, formula.operands)), *code))
             answer = made[0](given, out)
