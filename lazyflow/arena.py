@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,16 @@ POOL = Pool()
 
 
 class Arena:
-    """Flat buffers, one for each dtype, that give themselves back to the pool."""
+    """Flat buffers, one for each dtype, that give themselves back to the pool.
 
-    def __init__(self, device: str, sizes: dict[np.dtype[Any], int]) -> None:
+    ``brought``: the indices of a plan, by their identity on the host, where the device has them too; see `bring`.
+    """
+
+    def __init__(
+        self, device: str, sizes: dict[np.dtype[Any], int], brought: dict[int, tuple[Any, Array]] | None = None
+    ) -> None:
         self.device = device
+        self.brought = {} if brought is None else brought
         self.number = next_number()
         self.buffers: dict[np.dtype[Any], Array] = {}  # first of all: it may end before all of them are taken
         for dtype, size in sizes.items():
@@ -76,6 +83,23 @@ class Arena:
     def __del__(self) -> None:
         for buffer in self.buffers.values():
             POOL.give(self.device, buffer)
+
+    def bring(self, indices: Sequence[Any]) -> None:
+        """Copy arrays of indices to the device, all at once. On the CPU there is nothing to do."""
+        if self.device == "cpu" or not indices:
+            return
+        ends = np.cumsum([index.size for index in indices]).tolist()
+        whole = devices.to_device(np.concatenate([index.ravel() for index in indices]), self.device)
+        for index, end in zip(indices, ends, strict=True):
+            self.brought[id(index)] = index, whole[end - index.size : end].reshape(index.shape)
+
+    def index(self, index: Any) -> Array:
+        """Indices of the plan where the arena is."""
+        if self.device == "cpu":
+            return index
+        if id(index) not in self.brought:
+            self.bring([index])
+        return self.brought[id(index)][1]
 
     def table(self, dtype: np.dtype[Any], width: int) -> Array:
         """The buffer of ``dtype`` seen as rows of ``width``."""
@@ -104,5 +128,7 @@ class Arena:
         if not devices.elements(shape):  # such rows are one element wide, so that no two nodes lie at one place
             return devices.array_module(self.device).empty((rows.count, *shape), dtype)
         if rows.aligned:
-            return devices.take_rows(self.table(dtype, rows.width), rows.index).reshape((rows.count, *shape))
-        return devices.windows(self.buffers[dtype], rows.width)[rows.index].reshape((rows.count, *shape))
+            return devices.take_rows(self.table(dtype, rows.width), self.index(rows.index)).reshape(
+                (rows.count, *shape)
+            )
+        return devices.windows(self.buffers[dtype], rows.width)[self.index(rows.index)].reshape((rows.count, *shape))

@@ -120,6 +120,7 @@ class Calls:
         self.arena, self.device, self.grad = arena, arena.device, grad
         self.xp = devices.array_module(arena.device)
         self.at, self.out_at, self.ints, self.floats = inputs, outputs, ints, floats
+        self.shifted: dict[tuple[int, int], Array] = {}
         self.parameters, self.count, self.largest = parameters, count, largest
         self.memory = Slabs(arena.device)
         self.whole = grad or bool(stages.steps[HOISTED] or stages.steps[SUNK])
@@ -217,11 +218,19 @@ class Calls:
         if ref.kind != INPUT:
             return self._node(ref.index, ref.shift, ref.size)
         buffer, at, size = self.arena.buffers[ref.dtype], self._starts(ref), ref.size
-        return lambda low, high, first: rows_of(buffer, at[low:high], size)
+        if self.device == "cpu" or not size:
+            return lambda low, high, first: rows_of(buffer, at[low:high], size)
+        brought = self.arena.index(at)
+        return lambda low, high, first: rows_of(buffer, at[low:high], size, brought[low:high])
 
     def _starts(self, ref: Ref) -> Array:
         at = self.at[ref.index]
-        return at + ref.shift if ref.shift else at
+        if not ref.shift:
+            return at
+        key = ref.index, ref.shift
+        if key not in self.shifted:
+            self.shifted[key] = at + ref.shift
+        return self.shifted[key]
 
     # Steps.
 
@@ -430,6 +439,7 @@ class Calls:
         some = object.__new__(Calls)
         some.__dict__.update(self.__dict__)
         some.at, some.out_at, some.ints, some.floats = inputs, outputs, ints, floats
+        some.shifted = {}
         some.count, some.largest, some.prepared = len(rows), largest, {}
         some.memory = Slabs(self.device)
         some.slabs = [slab if slab is None else slab[rows] for slab in self.slabs]
@@ -579,7 +589,12 @@ class Calls:
         if ref.kind != INPUT:
             return _add_to(self._node_cotangent(ref.index, ref.shift, size), column, size)
         buffer, at = self.cotangent_arena.buffers[ref.dtype], self._starts(ref)
-        return lambda low, high, first, rows: add_rows(buffer, at[low:high], rows[:, column : column + size])
+        if self.device == "cpu":
+            return lambda low, high, first, rows: add_rows(buffer, at[low:high], rows[:, column : column + size])
+        brought = self.arena.index(at)
+        return lambda low, high, first, rows: add_rows(
+            buffer, at[low:high], rows[:, column : column + size], brought[low:high]
+        )
 
     def _call_back(self, step: Call, low: int, high: int) -> None:
         node = self.nodes[step.node]

@@ -222,7 +222,8 @@ def take_rows(table: Array, index: Array, out: Array | None = None) -> Array:
     """Rows ``index`` of a 2-D ``table``. The indices were validated when they were made."""
     if isinstance(table, np.ndarray):
         return table.take(index, 0, out=out, mode="clip")  # other modes buffer ``out``
-    return _cupy().take(table, index, axis=0, out=out)
+    cupy = _cupy()
+    return cupy.take(table, cupy.asarray(index), axis=0, out=out)
 
 
 def windows(buffer: Array, width: int) -> Array:

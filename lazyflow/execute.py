@@ -22,6 +22,13 @@ from lazyflow.plan import Cells, Launch, Plan, Rows
 from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
 
 
+def _indices(plan: Plan) -> list[Any]:
+    """All indices by which the launches of a plan gather, and the calls of its cells."""
+    reads = [read for launch in plan.launches for read in launch.reads]
+    gathers = [read.index for read in reads if isinstance(read, Rows) and read.index is not None]
+    return gathers + [at for cells in plan.cells for at in cells.inputs]
+
+
 class Run:
     """One execution of a plan. ``calls`` are those of its cells. ``rests_on`` are the types of the parameters that it
     and the runs before it have used; ``stamp``: none of these had a later version then; ``superseded``: whether a run
@@ -36,6 +43,8 @@ class Run:
         self.plan, self.device, self.differentiable, self.fuse = plan, device, differentiable, fuse
         self.number = next_number()
         self.arena = Arena(device, plan.sizes)
+        if device != "cpu":
+            self.arena.bring(_indices(plan))
         self.stamp = moment()
         self.superseded = False
         self.readers: weakref.WeakSet[Run] = weakref.WeakSet()
@@ -166,7 +175,7 @@ def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
     read = launch.reads[0]
     if not (isinstance(read, Rows) and read.index is not None and read.aligned and out.size):
         return False
-    devices.take_rows(arena.table(out.dtype, read.width), read.index, out.reshape(-1, read.width))
+    devices.take_rows(arena.table(out.dtype, read.width), arena.index(read.index), out.reshape(-1, read.width))
     return True
 
 

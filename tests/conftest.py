@@ -38,7 +38,7 @@ def poisoned_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def default_device(request):
     """With ``--device``, all that a test does not place itself is on that device."""
-    if request.config.option.device == "cpu":
+    if request.config.option.device == "cpu" or request.node.get_closest_marker("host"):
         yield
     else:
         with lf.using(device="cuda:0"):

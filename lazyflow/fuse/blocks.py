@@ -22,25 +22,31 @@ Array = Any
 ELEMENTS = 1 << 14
 
 
-def rows_of(buffer: Array, at: Array, width: int) -> Array:
-    """A copy of rows of a flat buffer that begin at the elements ``at``."""
+def rows_of(buffer: Array, at: Array, width: int, brought: Array | None = None) -> Array:
+    """A copy of rows of a flat buffer that begin at the elements ``at``. ``brought``: these where the buffer is, if
+    that is not the host."""
+    if brought is not None:
+        return devices.windows(buffer, width)[brought]
     if len(at) and width and not (at % width).any():
         whole = buffer.size // width
         return devices.take_rows(buffer[: whole * width].reshape(whole, width), at // width)
-    return devices.windows(buffer, width)[at]
+    return devices.windows(buffer, width)[devices.module(buffer).asarray(at)]
 
 
-def add_rows(buffer: Array, at: Array, rows: Array) -> None:
-    """Add rows to those of a flat buffer that begin at the elements ``at``; they may repeat, and may overlap."""
+def add_rows(buffer: Array, at: Array, rows: Array, brought: Array | None = None) -> None:
+    """Add rows to those of a flat buffer that begin at the elements ``at``; they may repeat, and may overlap.
+    ``brought``: see `rows_of`."""
     width = rows.shape[1]
     xp = devices.module(rows)
     if not len(at) or not width:
         return
-    if not (at % width).any():
+    aligned = not (at % width).any()
+    if aligned and brought is None:
         whole = buffer.size // width
         scatter_add_rows(xp, buffer[: whole * width].reshape(whole, width), at // width, rows)
-    elif (np.diff(np.unique(at)) >= width).all():
-        scatter_add_rows(xp, devices.windows(buffer, width), at, rows)
+    elif aligned or (np.diff(np.unique(at)) >= width).all():
+        bring = None if brought is None else lambda at: brought
+        scatter_add_rows(xp, devices.windows(buffer, width), at, rows, bring)
     else:
         elements = (at[:, None] + np.arange(width)).ravel()
         scatter_add_rows(xp, buffer.reshape(-1, 1), elements, rows.reshape(-1, 1))

@@ -480,6 +480,9 @@ def where_nonzero(xp: Any, g: Array, value: Array, out: Array = None) -> Array:
             return value
         np.copyto(out, value)
         return out
+    if out is not None and out is value:
+        xp.copyto(out, 0, where=xp.logical_and(g == 0, value != value))
+        return out
     answer = xp.where(xp.logical_or(g != 0, value == value), value, 0)
     if out is None:
         return answer

@@ -1,0 +1,31 @@
+"""What a training step asks of a device, against `counts.json`: figures that may only fall.
+
+Whoever brings one down writes the new figure there; ``python -m tests.counted`` prints them, and the lines behind them.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from . import simcupy
+from .counted import PROGRAMS, figures, seen_in_step
+
+pytestmark = pytest.mark.gpu
+TABLE = json.loads(Path(__file__).with_name("counts.json").read_text())
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_step_asks_for_no_more_than_the_table_says(name):
+    if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
+        pytest.skip("only the simulator counts: --device simulated")
+    seen = seen_in_step(name)
+    found = figures(seen)
+    more = {what: (count, TABLE[name][what]) for what, count in found.items() if count > TABLE[name][what]}
+    assert not more, f"{name}: found, allowed: {more}\n{seen.table()}"
+    assert not seen.implicit, f"arrays went to the device unasked\n{seen.table()}"
+
+
+def test_the_table_has_a_row_for_each_program():
+    assert set(TABLE) == set(PROGRAMS)
