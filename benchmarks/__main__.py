@@ -11,6 +11,7 @@ from types import ModuleType
 
 from benchmarks import (
     accuracy,
+    gpu,
     harness,
     language_model,
     launches,
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         memory,
         peak_memory,
         accuracy,
+        gpu,
     )
 }
 

@@ -20,6 +20,7 @@ NAMES = [
     "memory",
     "peak_memory",
     "accuracy",
+    "gpu",
 ]
 SMALL = ["--embedding", "6", "--hidden", "4"]
 ROUNDS = ["--batches", "1", "--seconds", "0.001"]

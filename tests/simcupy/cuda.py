@@ -8,6 +8,7 @@ from typing import Any
 from . import counters
 
 DEVICES = 1
+MEMORY = 80 << 30  # bytes that a device says it has
 _current = [0]
 
 
@@ -97,6 +98,11 @@ class Event:
         counters.sync()
 
 
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    """Time is nothing that is simulated."""
+    return 0.0
+
+
 Stream.null = Stream()
 
 
@@ -121,8 +127,15 @@ def _get_device_count() -> int:
     return DEVICES
 
 
+def _get_device_properties(device: int) -> dict[str, Any]:
+    return {"name": b"simulated", "totalGlobalMem": MEMORY, "multiProcessorCount": 132, "warpSize": 32}
+
+
 runtime = SimpleNamespace(
     getDeviceCount=_get_device_count,
+    getDeviceProperties=_get_device_properties,
+    driverGetVersion=lambda: 13000,
+    runtimeGetVersion=lambda: 13000,
     getDevice=lambda: _current[0],
     deviceSynchronize=counters.sync,
     CUDARuntimeError=CUDARuntimeError,

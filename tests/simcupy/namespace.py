@@ -65,7 +65,7 @@ def _filled(module: _Module, source: Any) -> _Module:
 
 def _cuda() -> _Module:
     module = _Module("cupy.cuda", API["cupy.cuda"])
-    for name in ("Device", "Stream", "Event", "MemoryPool", "get_current_stream", "runtime"):
+    for name in ("Device", "Stream", "Event", "MemoryPool", "get_current_stream", "get_elapsed_time", "runtime"):
         setattr(module, name, getattr(cuda, name))
     module.MemoryPointer = MemoryPointer  # type: ignore[attr-defined]
     module.is_available = lambda: True  # type: ignore[attr-defined]
