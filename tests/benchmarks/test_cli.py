@@ -16,6 +16,7 @@ NAMES = [
     "language_model",
     "launches",
     "recording",
+    "spellings",
     "planning",
     "memory",
     "peak_memory",
