@@ -19,6 +19,7 @@ __all__ = ["lines_of", "parse_error", "quoted", "read_text"]
 StrPath = str | os.PathLike[str]
 
 CHUNK = 1 << 18  # bytes that are read at a time
+PACKED = 1 << 13  # bytes of a gzip file that are read at a time: those that are counted are unpacked, or almost
 FREE, RATIO = 4 << 20, 100
 """A gzip file may hold `FREE` bytes, and `RATIO` times what was read of it. Text is seldom compressed to less than a
 tenth, and gzip makes a thousandth of nothing but zeros: a file of some MiB could fill all memory.
@@ -72,7 +73,7 @@ class _Counted:
         self.file, self.count = file, 0
 
     def read(self, size: int) -> bytes:
-        data = self.file.read(size)
+        data = self.file.read(min(size, PACKED))  # gzip asks for 8 KiB or, from Python 3.12 on, for 128
         self.count += len(data)
         return data
 
@@ -81,7 +82,7 @@ def _chunks(file: BufferedReader) -> Iterator[bytes]:
     """The bytes of a file in pieces, of which the last is empty."""
     packed = file.peek(2)[:2] == b"\x1f\x8b"
     counted = _Counted(file)
-    source = gzip.GzipFile(fileobj=counted, mode="rb") if packed else counted  # type: ignore[call-overload]
+    source = gzip.GzipFile(fileobj=counted, mode="rb") if packed else file  # type: ignore[call-overload]
     size = 0
     while chunk := source.read(CHUNK):
         size += len(chunk)
