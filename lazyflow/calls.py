@@ -186,7 +186,9 @@ class Calls:
         for i in self.stages.shared:
             signature = self.nodes[i].signature
             assert signature is not None
-            self.shared[i] = signature.forward(self.xp, *self._shared_operands(self.nodes[i]))
+            found = signature.forward(self.xp, *self._shared_operands(self.nodes[i]))
+            # An operation may answer with a view, a diagonal; compiled kernels read a vector from its first element on.
+            self.shared[i] = found if found.flags.c_contiguous else self.xp.ascontiguousarray(found)
 
     # Where rows lie.
 

@@ -703,3 +703,37 @@ def test_the_logarithm_of_the_gamma_function_of_infinity():
     np.testing.assert_allclose(y.numpy(), [np.inf, np.inf, np.log(2.0)], rtol=1e-14)
     lf.sum(y[0]).backward()
     np.testing.assert_array_equal(x.grad, [np.inf, 0.0, 0.0])
+
+
+# Kernels of cells read what is shared by all calls from its first element on, whatever view an operation answers with.
+
+VIEWS_OF_PARAMETERS = {
+    "a diagonal": (lambda w: lf.diagonal(w), np.diagonal),
+    "a diagonal of a value": (lambda w: lf.diagonal(w * 2), lambda w: 2 * np.diagonal(w)),
+    "a column": (lambda w: w[:, 1], lambda w: w[:, 1]),
+    "every second of a column": (lambda w: (w * 2)[::2, 1], lambda w: 2 * w[::2, 1]),
+    "a row backwards": (lambda w: w[2][::-1], lambda w: w[2][::-1]),
+    "flipped": (lambda w: lf.flip(w[0] * 1, 0), lambda w: w[0, ::-1]),
+    "transposed": (lambda w: w.T, lambda w: w.T),
+    "broadcast": (lambda w: lf.broadcast_to(w[0], (3, 4)), lambda w: np.broadcast_to(w[0], (3, 4))),
+    "a window": (lambda w: lf.windows(w[0], (2,))[0], lambda w: w[0, :3]),
+}
+
+
+@pytest.mark.parametrize("fuse", ["auto", "numpy", "off"])
+@pytest.mark.parametrize("view", VIEWS_OF_PARAMETERS)
+def test_a_kernel_reads_a_view_of_a_parameter(view, fuse):
+    lazy, eager = VIEWS_OF_PARAMETERS[view]
+    w = lf.Parameter(np.arange(16.0).reshape(4, 4) + 1)
+    part = eager(w.numpy())
+    given = [np.arange(part.size).reshape(part.shape) + 0.5, np.full(part.shape, 3.0)]
+    cell = lf.cell(lambda x: lazy(w) * x + lf.tanh(lazy(w)))
+    with lf.using(fuse=fuse):
+        values = [cell(lf.constant(x)) for x in given]
+        lf.sum([lf.sum(v) for v in values]).backward()
+        for v, x in zip(values, given, strict=True):
+            np.testing.assert_allclose(v.numpy(), part * x + np.tanh(part), rtol=1e-14)
+    gradient = w.grad
+    w.grad = None
+    lf.sum([lf.sum(lazy(w) * x + lf.tanh(lazy(w))) for x in given]).backward()
+    np.testing.assert_allclose(gradient, w.grad, rtol=1e-14)

@@ -123,7 +123,10 @@ cdef class Program:
             if p.parameter[k].kind == LF_ROWS:
                 arguments[k].starts = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>arrays[position])
                 position += 1
-            elif p.parameter[k].kind != LF_VECTOR:
+            elif p.parameter[k].kind == LF_VECTOR:
+                if not cnp.PyArray_IS_C_CONTIGUOUS(array):
+                    raise ValueError(f"argument {k} of a program, a vector, is not contiguous")
+            else:
                 arguments[k].pitch = cnp.PyArray_STRIDES(array)[0] // size
                 arguments[k].data -= begins[self.begins[k]] * cnp.PyArray_STRIDES(array)[0]
         memory = <char *>PyMem_Malloc(lf_scratch(p, high - low) + 64)
