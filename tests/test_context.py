@@ -545,12 +545,14 @@ def test_an_interrupt_whose_traceback_is_kept_leaves_nothing_behind_either():
             pass
 
     for k in range(bytecodes(program, FILES)):
-        with pytest.raises(KeyboardInterrupt) as error:
+        try:
             _traced(program, k, FILES)
-        kept.append(error)
+        except KeyboardInterrupt as error:
+            kept.append(error)
         with lf.using(fuse="off"):
             assert now() == DEFAULT
         assert settings.current() == Settings()
+    assert len(kept) > 20  # a few less than there are, where Python makes one bytecode of two meanwhile
 
 
 @uncaught
