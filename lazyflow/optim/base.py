@@ -430,7 +430,13 @@ def _check_shape(index: int, parameter: Trainable, gradient: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # an integer beyond all floats, as an option of a user's own may be
+        return False
+    return True
 
 
 def _options(group: Options) -> dict[str, Any]:
