@@ -128,7 +128,7 @@ def test_an_interrupt_leaves_no_more_bytes_than_allowed(plans):
     for k in range(bytecodes(functools.partial(full()._keep, key, plan), ["plans.py"])):
         own = full()
         where = interrupted(functools.partial(own._keep, key, plan), k, ["plans.py"])
-        assert where is not None and own.info().nbytes <= limit, where
+        assert own.info().nbytes <= limit, where
 
 
 def test_plans_go_with_their_parameters(plans):
