@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import harness, lazyflow_tree_lstm
 from benchmarks.tree_lstm import add_model_arguments
 from benchmarks.trees import CLASSES, Tree, load
-from lazyflow import jit
+from lazyflow import core
 from lazyflow.graph import collect
 from lazyflow.plan import make, scheduled
 from lazyflow.repeats import without_repeats
@@ -49,7 +49,7 @@ def medians(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], size: int
     """Microseconds, and counts, of the median minibatch; nothing else runs in between."""
     choices, found = Choices(), []
     count = max(min(minibatches, len(trees) // size), 1)
-    for k in range(-1, count):  # the first one compiles and makes what is made once
+    for k in range(-1, count):  # the first one makes what is made once
         found.append(planned(model, trees[max(k, 0) * size : (max(k, 0) + 1) * size], choices))
     middle = {name: statistics.median(one[name] for one in found[1:]) for name in found[0]}
     return {name: 1e6 * value if name in PARTS else value for name, value in middle.items()}
@@ -59,9 +59,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns the medians of every form and size."""
     corpus = load(options.data)
     sizes = corpus.vocabulary_size, options.embedding, options.hidden, CLASSES, 0
-    for _ in range(jit.PATIENCE + 1):  # as in a process that has been running for a while
-        jit.note_planning()
-    form = "compiled loops" if jit.by_loops() else "whole arrays"
+    form = "whole arrays" if core.passes is None else "the compiled core"
     start = time.perf_counter()
     results = {}
     for name in lazyflow_tree_lstm.FORMS:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import jit, loops
+from lazyflow import passes
 from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
 from lazyflow.execute import Run, operand_values, parameter_of, sources
@@ -211,7 +211,7 @@ def reached_results(graph: Graph, nodes: Sequence[int]) -> Any:
 def reached(graph: Graph, nodes: Sequence[int]) -> Any:
     """Which nodes a gradient from the given ones reaches, or None if it is every node that can have one."""
     wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)
-    if jit.by_loops() and _reaches_all(graph, wanted, nodes):
+    if _reaches_all(graph, wanted, nodes):
         return None
     wanted = wanted[graph.signature]
     edges = differentiable_edges(graph)
@@ -232,12 +232,11 @@ def reached(graph: Graph, nodes: Sequence[int]) -> Any:
 
 
 def _reaches_all(graph: Graph, wanted: Any, nodes: Sequence[int]) -> bool:
-    """Whether `reached` finds every node that can have a gradient, by a compiled loop."""
+    """Whether `reached` finds every node that can have a gradient, by one look at all edges."""
     wants = [[o.vjp is not None for o in s.operands if o.kind == "row"] for s in graph.signatures]
     slots = np.cumsum([0, *map(len, wants)])
     flat = np.array([flag for flags in wants for flag in flags], bool)
-    edges = graph.signature, graph.starts, graph.base, graph.call
-    found: bool = jit.compiled(loops.reaches_all)(wanted, flat, slots, *edges, np.array(nodes, np.int64))
+    found: bool = passes.reaches_all(graph.nodes, wanted, flat, slots, np.array(nodes, np.int64))
     return found
 
 

@@ -24,21 +24,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazyflow import core, jit, loops
-from lazyflow.fuse.compiled import VECTORISED
+from lazyflow import passes
 from lazyflow.graph import Graph, Ints
 from lazyflow.locks import Lock
-from lazyflow.ops.formula import Formula
 from lazyflow.program import Program, call_signature, elementwise_formulas
 from lazyflow.repeats import watched
 from lazyflow.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
 from lazyflow.tape import Operand, Signature, Type
 
-FUSIONS = ("core", "numba")  # NumPy calls gather every operand first, which costs more than the launches that are saved
+FUSIONS = ("core",)  # NumPy calls gather every operand first, which costs more than the launches that are saved
 FEWEST = 4  # chains of one structure in a graph that are worth a kernel
 LARGEST = 32  # members of a chain
 SLOTS = 4  # operands that are rows, of a member
-SMALL = 16  # elements of a value for which a function that does not vectorise costs less than a launch
 MOST = 128  # structures that are kept
 AGE = 256  # graphs without it after which a structure gives way to a new one
 
@@ -131,12 +128,6 @@ def _kind(signature: Signature) -> _Kind:
         formulas = elementwise_formulas(signature.op)
     if formulas is None or not 0 < signature.rows <= SLOTS or not all(_fits(o, kind) for o in signature.operands):
         return _ALONE
-    if (
-        core.machine is None
-        and kind.size > SMALL
-        and not all(_vectorises(f, kind.dtype.name) for f in (formulas[0], *formulas[1]) if f)
-    ):
-        return _ALONE
     rows = [o.type for o in signature.operands if o.kind == "row"]
     whole = tuple(t is not None and t.size == kind.size for t in rows)
     return _Kind((kind.dtype.name, kind.size), whole, any(o.kind == "shared" for o in signature.operands))
@@ -147,10 +138,6 @@ def _fits(operand: Operand, kind: Type) -> bool:
         return True
     size = operand.type.size if operand.type is not None and operand.kind in ("row", "shared") else 0
     return operand.dtype == kind.dtype and size in (1, kind.size) and size > 0
-
-
-def _vectorises(formula: Formula, dtype: str) -> bool:
-    return all(step.ufunc in VECTORISED[dtype] for step in formula.steps)
 
 
 def _signature(structure: Structure) -> Signature:
@@ -240,8 +227,7 @@ def _found(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
     whole = np.array([k.whole + (False,) * (SLOTS - len(k.whole)) for k in kinds], bool)
     output = np.array([k.output for k in kinds], bool)[graph.signature]
     output[[base for base, _ in graph.roots]] = True
-    edges = graph.starts, graph.base, graph.shift
-    return _Found(*jit.compiled(loops.chains)(*edges, graph.signature, joins, types, sizes, whole, output, LARGEST))
+    return _Found(*passes.chains(graph.nodes, graph.shift, joins, types, sizes, whole, output, LARGEST))
 
 
 def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signature], Ints]:
@@ -275,8 +261,8 @@ def _structure(graph: Graph, found: _Found, last: int) -> Structure:
 
 def _joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints) -> Graph:
     """The graph with the accepted chains as calls of their cells."""
-    new, old, signature, starts, base, shift, inside = jit.compiled(loops.joined)(
-        graph.starts, graph.base, graph.shift, graph.signature, found.last, found.structure, which
+    new, old, signature, starts, base, shift, inside = passes.joined(
+        graph.nodes, graph.shift, found.last, found.structure, which
     )
     float_starts, floats = _floats(graph, new, old)
     return replace(

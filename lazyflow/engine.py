@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import expr, jit, loops, settings
+from lazyflow import expr, passes, settings
 from lazyflow.arena import Arena
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
@@ -65,8 +65,7 @@ def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
     options = settings.current()
     if options.dedupe:
         graph = without_repeats(graph)
-    # To find chains is a loop over nodes, which numba compiles; kernels alone can do without.
-    fused = jit.is_available() and fused_by(options.fuse, device) in CHAINS.fusions
+    fused = passes.chains is not None and fused_by(options.fuse, device) in CHAINS.fusions
     return with_chains(graph, CHAINS) if fused and options.batching != "none" and not checked else graph
 
 
@@ -89,7 +88,6 @@ def _run_alike(roots: Sequence[Expr]) -> bool:
         return False
     if not len(graph):
         return True
-    jit.note_planning()
     device = roots[0].device
     tapes = [graph.tape(i) for i in range(len(graph.tapes))]
     differentiable = all(t.grad for t in tapes)
@@ -198,13 +196,7 @@ def _remember(run: Run, tapes: Sequence[Tape]) -> None:
 def _places(run: Run) -> Any:
     """The element offset of the value that each row of the tapes shows, -1 where there is none."""
     graph = run.plan.graph
-    if jit.by_loops():
-        return jit.compiled(loops.places)(graph.tape_base, graph.tape_shift, graph.origin, _kept(run), run.plan.offsets)
-    offset = np.full(int(graph.tape_starts[-1]) + 1, -1, np.int64)
-    kept = _kept(run)
-    offset[graph.origin[kept]] = run.plan.offsets[kept]
-    places = offset[graph.tape_base]
-    return np.where(places >= 0, places + graph.tape_shift, -1)
+    return passes.places(graph.tape_base, graph.tape_shift, graph.origin, _kept(run), run.plan.offsets)
 
 
 def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import core, jit
+from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
@@ -90,8 +90,9 @@ def fused_by(wanted: str, device: str) -> str:
     """How kernels are fused: as the settings say, where that can be had."""
     if device != "cpu":
         return "off"
-    best = "core" if core.machine is not None else "numba" if jit.is_available() else "numpy"
-    return best if wanted == "auto" else wanted
+    if wanted == "auto":
+        return "numpy" if core.machine is None else "core"
+    return wanted
 
 
 def parameter_types(plan: Plan) -> frozenset[Type]:

@@ -2,7 +2,7 @@
 
 `collect` puts the tapes that still have something to compute one behind the other, follows every view to the node whose
 memory it shows, drops what no root reaches, and returns a `Graph`: the only thing that scheduling and planning see.
-Everything is a look-up of whole arrays; the only Python loops go over tapes, imports and roots.
+What goes over rows is one of the `lazyflow.passes`; the only Python loops go over tapes, imports and roots.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow import jit, loops
+from lazyflow import passes
+from lazyflow.arrays import begins, reachable
 from lazyflow.errors import LazyflowError, TornError
 from lazyflow.expr import Expr, handle
 from lazyflow.tape import (
-    OUTPUT,
-    RAGGED,
     Signature,
     Tape,
     known_signature,
@@ -75,11 +74,15 @@ class Graph:
     inside: Ints
 
     @cached_property
+    def nodes(self) -> Any:
+        """Nodes and edges as `lazyflow.passes` have them, checked once."""
+        return passes.Nodes(self.signature, len(self.signatures), self.starts, self.base, self.results)
+
+    @property
     def call(self) -> Ints:
         """The node whose launch computes each node: itself, but of a cell's further result the call."""
-        call = np.arange(len(self))
-        call[self.results] = self.base[self.starts[self.results]]
-        return call
+        found: Ints = self.nodes.call
+        return found
 
     @cached_property
     def alone(self) -> Ints:
@@ -161,17 +164,15 @@ def reach(tape: Tape, rows: Iterable[int]) -> list[tuple[int, int]]:
     known = tape.reach
     asked = list(rows)
     fresh = [row for row in asked if row not in known]
-    if fresh and jit.by_loops():
-        known.update(zip(fresh, _reach_by_loops(tape, fresh), strict=True))
-    else:
-        known.update((row, _reach_by_arrays(tape, row)) for row in fresh)
+    if fresh:
+        known.update(zip(fresh, _reach(tape, fresh), strict=True))
     return [part for row in asked for part in known[row]]
 
 
-def _reach_by_loops(tape: Tape, rows: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
+def _reach(tape: Tape, rows: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
     ids, operands = _buffer(tape.signatures, np.int32), _buffer(tape.operands, np.int32)
     kinds, starts, marks = signature_columns().kinds, decoded(tape).starts, decoded(tape).marks
-    found = jit.compiled(loops.reach)(np.array(rows, np.int64), ids, kinds, starts, operands, marks, GAP)
+    found = passes.reach(_int_array(rows), ids, kinds, starts, operands, marks, GAP)
     lows, highs, counts = (column.tolist() for column in found)
     parts = iter(zip(lows, highs, strict=True))
     return (tuple(itertools.islice(parts, count)) for count in counts)
@@ -179,36 +180,6 @@ def _reach_by_loops(tape: Tape, rows: Sequence[int]) -> Iterator[tuple[tuple[int
 
 def _buffer(column: Any, dtype: Any) -> Ints:
     return np.frombuffer(column, dtype) if len(column) else np.empty(0, dtype)
-
-
-def _reach_by_arrays(tape: Tape, row: int) -> tuple[tuple[int, int], ...]:
-    rows = _rows_below(tape, row)
-    breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
-    lows = [int(rows[0]), *rows[breaks].tolist()]
-    lasts = [*rows[breaks - 1].tolist(), int(rows[-1])]
-    highs = [_end_of_call(tape, last) for last in lasts]
-    return tuple(zip(lows, highs, strict=True))
-
-
-def _end_of_call(tape: Tape, row: int) -> int:
-    """The row behind a row and, of a cell's call or one of its results, behind the last result: a launch computes all
-    of them, and they stand in a row."""
-    is_result = signature_by_id(tape.signatures[row]).op is OUTPUT
-    call = tape.operands[int(decoded(tape).starts[row])] if is_result else row
-    return int(call) + 1 + len(signature_by_id(tape.signatures[call]).further)
-
-
-def _rows_below(tape: Tape, row: int) -> Ints:
-    """The rows that a row of a sealed tape rests on, ascending, itself included."""
-    starts = decoded(tape).starts
-    seen, stack = {row}, [row]
-    while stack:
-        i = stack.pop()
-        for operand in tape.operands[int(starts[i]) : int(starts[i + 1])]:
-            if operand not in seen:
-                seen.add(operand)
-                stack.append(operand)
-    return np.array(sorted(seen), np.int64)
 
 
 class Decoded(NamedTuple):
@@ -242,16 +213,8 @@ def _check_whole(starts: tuple[Ints, Ints, Ints], columns: Sequence[Ints]) -> No
 def _row_starts(ids: Ints, ints: Ints) -> tuple[Ints, Ints, Ints]:
     """Where the operands, the integers and the floats of each row begin."""
     columns = signature_columns()
-    if jit.by_loops():
-        starts: tuple[Ints, Ints, Ints] = jit.compiled(loops.starts_of)(
-            ids, ints, columns.rows, columns.ints, columns.floats
-        )
-        return starts
-    int_starts = _starts(columns.ints.take(ids))
-    counts = columns.rows.take(ids)
-    ragged = np.flatnonzero(counts == RAGGED)
-    counts[ragged] = ints[int_starts[ragged]] if len(ragged) else 0
-    return _starts(counts), int_starts, _starts(columns.floats.take(ids))
+    starts: tuple[Ints, Ints, Ints] = passes.row_starts(ids, ints, columns.rows, columns.ints, columns.floats)
+    return starts
 
 
 def is_evaluated(tape: Tape, row: int) -> bool:
@@ -292,18 +255,12 @@ def awaited(tapes: Sequence[Tape]) -> list[Expr]:
     return [handle(t, row, signature_by_id(t.signatures[row]).type) for t, row in found.values()]
 
 
-def _starts(counts: Ints) -> Ints:
-    starts = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
-    return starts
-
-
 class _Columns:
     """The tapes' arrays laid end to end."""
 
     def __init__(self, tapes: Sequence[Segment]) -> None:
         self.segments = tuple(tapes)
-        self.tape_starts = _starts(np.array([high - low for _, low, high in tapes], np.int64))
+        self.tape_starts = begins(np.array([high - low for _, low, high in tapes], np.int64))
         self.places: dict[int, tuple[list[int], list[int]]] = {}  # lows and starts of the segments of each tape, by id
         for (tape, low, _), start in zip(tapes, self.tape_starts.tolist(), strict=False):
             lows, starts = self.places.setdefault(id(tape), ([], []))
@@ -340,7 +297,7 @@ class _Columns:
         return starts[which] + row - lows[which]
 
     def nodes_of(self, kind: int) -> Ints:
-        """The rows of that kind (see `lazyflow.loops`)."""
+        """The rows of that kind (see `lazyflow.passes`)."""
         return np.flatnonzero(self.kinds.take(self.ids) == kind)
 
 
@@ -354,42 +311,8 @@ def _cut(tape: Tape, lows: Ints, highs: Ints, outside: int) -> tuple[Ints, Ints,
     """The ranges of a tape's rows from ``lows`` to ``highs`` as columns of their own. Rows that are read and not needed
     may have operands in none of them: these become ``outside``."""
     starts = decoded(tape)
-    whole = whole_columns(tape)
-    if jit.by_loops():
-        found: tuple[Ints, Ints, Ints, Ints] = jit.compiled(loops.cut)(*whole, *starts[:3], lows, highs, outside)
-        return found
-    some = [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
-    ends = [
-        _joined(column, [slice(s[r.start], s[r.stop]) for r in some])
-        for column, s in zip(whole[1:], starts, strict=False)
-    ]
-    places = _starts(highs - lows)
-    which = np.searchsorted(lows, ends[0], side="right") - 1
-    inside = (which >= 0) & (ends[0] < highs[which])
-    operands = np.where(inside, ends[0] + (places[:-1] - lows)[which], outside)
-    return _joined(whole[0], some), operands, ends[1], ends[2]
-
-
-def _joined(column: Ints, parts: Sequence[slice]) -> Ints:
-    return np.concatenate([column[part] for part in parts])
-
-
-def _resolve(columns: _Columns, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints, Ints]:
-    """Follow chains of aliases to their ends by pointer jumping: base and element shift of every row, and of the one
-    behind the last, which stands for all that were not read."""
-    n = len(columns) + 1
-    base, shift = np.arange(n), np.zeros(n, np.int64)
-    base[aliases], shift[aliases] = targets, shifts
-    while len(aliases):
-        step = base[aliases]
-        further = base[step]
-        moved = further != step
-        if not moved.any():
-            break
-        aliases, step, further = aliases[moved], step[moved], further[moved]
-        shift[aliases] += shift[step]
-        base[aliases] = further
-    return base, shift
+    found: tuple[Ints, Ints, Ints, Ints] = passes.cut(*whole_columns(tape), *starts[:3], lows, highs, outside)
+    return found
 
 
 class _Known(NamedTuple):
@@ -425,7 +348,7 @@ def _imports(columns: _Columns, anew: bool) -> tuple[list[tuple[int, int]], list
     foreign: list[tuple[int, Tape, int]] = []
     if not any(s.tape.imports for s in columns.segments):
         return [], []
-    nodes = columns.nodes_of(loops.IMPORT)
+    nodes = columns.nodes_of(passes.IMPORT)
     which = np.searchsorted(columns.tape_starts, nodes, side="right") - 1
     numbers = columns.ints[columns.int_starts[nodes]]
     for node, t, number in zip(nodes.tolist(), which.tolist(), numbers.tolist(), strict=True):
@@ -437,46 +360,13 @@ def _imports(columns: _Columns, anew: bool) -> tuple[list[tuple[int, int]], list
     return aliases, foreign
 
 
-def _int_array(values: list[int]) -> Ints:
+def _int_array(values: Sequence[int]) -> Ints:
     return np.array(values, np.int64)
 
 
 def location(tape: Tape, row: int) -> tuple[Any, int]:
     """Run and element offset of an evaluated row."""
     return tape.runs[tape.run_of[row]], int(tape.offset_of[row])
-
-
-def _needed(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) -> Ints:
-    """Which rows the roots reach. Dead ends are peeled off in whole rounds; a graph with long dead chains is walked
-    instead."""
-    needed = computed.copy()
-    is_root = np.zeros(n, bool)
-    is_root[roots] = True
-    for _ in range(8):
-        used = is_root.copy()
-        used[operands] = True
-        dead = needed & ~used
-        if not dead.any():
-            alive: Ints = needed & used
-            return alive
-        needed &= used
-        keep = ~dead[users]
-        users, operands = users[keep], operands[keep]
-    return reachable(n, roots.tolist(), users, operands) & computed
-
-
-def reachable(n: int, nodes: Sequence[int], users: Ints, operands: Ints) -> Ints:
-    """Which of ``n`` nodes the given ones rest on, themselves included, along edges in ascending order of users."""
-    starts = np.searchsorted(users, np.arange(n + 1)).tolist()
-    sources = operands.tolist()
-    reached = bytearray(n)
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        if not reached[node]:
-            reached[node] = 1
-            stack.extend(sources[starts[node] : starts[node + 1]])
-    return np.frombuffer(reached, bool)
 
 
 def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
@@ -490,25 +380,24 @@ def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
     imported, foreign = _imports(c, anew)
     known = _known_rows(c, foreign, anew)
     root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
-    return (_by_loops if jit.by_loops() else _by_arrays)(c, imported, known, root_rows)
+    return _graph(c, imported, known, root_rows)
 
 
-def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, roots: Ints) -> Graph:
-    """The graph, by compiled loops."""
-    if len(known.rows):
-        known, _ = _whole_calls(c, known, c.nodes_of(loops.OUTPUT))
+def _graph(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, roots: Ints) -> Graph:
     is_known = np.zeros(len(c) if len(known.rows) else 0, np.bool_)
-    is_known[known.rows] = True
-    rows = [_int_array(list(column)) for column in zip(*imported, strict=True)] if imported else [_int_array([])] * 2
-    nodes, needed, base, shift = jit.compiled(loops.collected)(
-        c.ids, c.kinds, c.operands, c.ints, c.starts, c.int_starts, c.float_starts, *rows, is_known, roots
-    )
+    if len(known.rows):
+        known = _whole_calls(c, known)
+        is_known[known.rows] = True
+    rows = [_int_array(column) for column in zip(*imported, strict=True)] if imported else [_int_array([])] * 2
+    columns = c.ids, c.kinds, c.operands, c.ints, c.starts, c.int_starts, c.float_starts
+    present, *nodes, new, needed, base, shift = passes.collected(*columns, *rows, is_known, roots)
     _check_all_read(needed)
-    present, signature, starts, new_base, new_shift, int_starts, float_starts, origin, results, new = nodes
+    signature, starts, new_base, new_shift, int_starts, float_starts, origin, results = nodes
     signatures = tuple([signature_by_id(i) for i in present.tolist()])
     kept = needed[known.rows]
+    known_nodes = new[known.rows[kept]]
     if len(known.rows):
-        signatures, signature = _with_known(signatures, signature, new[known.rows[kept]])
+        signatures, signature = _with_known(signatures, signature, known_nodes)
     return Graph(
         signatures=signatures,
         signature=signature,
@@ -522,45 +411,16 @@ def _by_loops(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, r
         origin=origin,
         tapes=tuple([weakref.ref(s.tape) for s in c.segments]),
         tape_starts=c.tape_starts,
-        tape_lows=np.array([s.low for s in c.segments], np.int64),
+        tape_lows=_int_array([s.low for s in c.segments]),
         roots=tuple(zip(new[base[roots]].tolist(), shift[roots].tolist(), strict=True)),
-        known=new[known.rows[kept]],
+        known=known_nodes,
         known_run=tuple([known.runs[i] for i in known.which[kept].tolist()]),
         known_offset=known.offsets[kept],
-        tape_base=base[:-1],
-        tape_shift=shift[:-1],
+        tape_base=base,
+        tape_shift=shift,
         results=results,
         inside=_int_array([]),
     )
-
-
-def _by_arrays(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, root_rows: Ints) -> Graph:
-    """The same without a compiler, a look-up of whole arrays at a time."""
-    n = len(c) + 1  # the last row stands for all that were not read
-    views = c.nodes_of(loops.VIEW)
-    results = c.nodes_of(loops.OUTPUT)
-    if len(results):
-        known, results = _whole_calls(c, known, results)
-    aliases = np.concatenate([views, _int_array([row for row, _ in imported])])
-    targets = np.concatenate([c.operands[c.starts[views]], _int_array([source for _, source in imported])])
-    shifts = np.concatenate([c.ints[c.int_starts[views]].astype(np.int64), np.zeros(len(imported), np.int64)])
-    base, shift = _resolve(c, aliases, targets, shifts)
-
-    computed = np.ones(n, bool)
-    computed[aliases] = False
-    has_operands = computed.copy()
-    has_operands[known.rows] = False
-    users = np.repeat(np.arange(len(c)), np.diff(c.starts))
-    edges = np.flatnonzero(has_operands.take(users))
-    users, operands = users.take(edges), c.operands.take(edges)
-    resolved = base.take(operands)
-    needed = _needed(n, base[root_rows], users, resolved, computed)
-    _check_all_read(needed)
-    needed[results] |= needed[c.operands[c.starts[results]]]  # a call computes all of its results
-    kept = needed.take(users)
-    if not kept.all():
-        users, operands, resolved = users[kept], operands[kept], resolved[kept]
-    return _compressed(c, needed, _Edges(users, operands, resolved), base, shift, root_rows, known, results)
 
 
 def drawn_anew(graph: Graph) -> Graph:
@@ -595,8 +455,9 @@ def _check_all_read(needed: Ints) -> None:
         raise LazyflowError("the roots rest on rows of their tapes that were not read: this is a bug in lazyflow")
 
 
-def _whole_calls(c: _Columns, known: _Known, results: Ints) -> tuple[_Known, Ints]:
-    """What is known without the calls of which only some results are: these run again; and the results to compute."""
+def _whole_calls(c: _Columns, known: _Known) -> _Known:
+    """What is known without the calls of which only some results are: these run again."""
+    results = c.nodes_of(passes.OUTPUT)
     calls = c.operands[c.starts[results]]
     is_known = np.zeros(len(c) + 1, bool)
     is_known[known.rows] = True
@@ -604,62 +465,7 @@ def _whole_calls(c: _Columns, known: _Known, results: Ints) -> tuple[_Known, Int
     broken[calls[is_known[calls] != is_known[results]]] = True
     broken[results[broken[calls]]] = True
     kept = ~broken[known.rows]
-    is_known &= ~broken
-    return known._replace(
-        rows=known.rows[kept], which=known.which[kept], offsets=known.offsets[kept]
-    ), results[~is_known[results]]  # fmt: skip
-
-
-class _Edges(NamedTuple):
-    """The edges of a graph in the order of their users: user, operand as recorded, the node whose memory that is."""
-
-    users: Ints
-    operands: Ints
-    resolved: Ints
-
-
-def _compressed(
-    c: _Columns,
-    needed: Ints,
-    edges: _Edges,
-    base: Ints,
-    shift: Ints,
-    root_rows: Ints,
-    known: _Known,
-    results: Ints,
-) -> Graph:
-    nodes = np.flatnonzero(needed)
-    new = np.full(len(needed), -1, np.int64)
-    new[nodes] = np.arange(len(nodes))
-    starts = _starts(np.bincount(edges.users, minlength=len(needed)).take(nodes))
-    kept = needed[known.rows]
-    known_nodes = new[known.rows[kept]]
-    present, signature = np.unique(c.ids.take(nodes), return_inverse=True)
-    signatures, signature = _with_known(tuple([signature_by_id(i) for i in present.tolist()]), signature, known_nodes)
-    root_bases = new[base[root_rows]].tolist()
-    return Graph(
-        signatures=signatures,
-        signature=signature,
-        starts=starts,
-        base=new.take(edges.resolved),
-        shift=shift.take(edges.operands),
-        int_starts=c.int_starts.take(nodes),
-        ints=c.ints,
-        float_starts=c.float_starts.take(nodes),
-        floats=c.floats,
-        origin=nodes,
-        tapes=tuple(weakref.ref(s.tape) for s in c.segments),
-        tape_starts=c.tape_starts,
-        tape_lows=np.array([s.low for s in c.segments], np.int64),
-        roots=tuple(zip(root_bases, shift[root_rows].tolist(), strict=True)),
-        known=known_nodes,
-        known_run=tuple(known.runs[i] for i in known.which[kept].tolist()),
-        known_offset=known.offsets[kept],
-        tape_base=base[:-1],
-        tape_shift=shift[:-1],
-        results=new[results[needed[results]]],
-        inside=np.empty(0, np.int64),
-    )
+    return known._replace(rows=known.rows[kept], which=known.which[kept], offsets=known.offsets[kept])
 
 
 def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints) -> tuple[tuple[Signature, ...], Ints]:

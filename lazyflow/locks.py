@@ -1,8 +1,7 @@
 """What threads share, and who owns what: locks that no fork leaves behind, and the threads that tapes belong to.
 
 A fork copies one thread. What another one held at that moment, a lock or half a change, would stay so in the child for
-good. So whoever forks first takes all locks of this file (and numba's, under which everything is compiled), and both
-processes let go of them afterwards.
+good. So whoever forks first takes all locks of this file, and both processes let go of them afterwards.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import functools
 import itertools
 import operator
 import os
-import sys
 import threading
 import weakref
 from collections import deque
@@ -121,21 +119,13 @@ def together(owners: Sequence[Owner], function: Callable[..., Result], *args: An
 # Forks.
 
 
-def _compiler() -> Any:
-    """What numba compiles under, once it is loaded."""
-    return getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
-
-
 _over_fork: list[Any] = []
 
 
 def _before_fork() -> None:
     """Take all locks, waiting for one of them only while holding none: no order between them is known."""
-    compiler = _compiler()
     while True:
-        taken = [] if compiler is None else [compiler]
-        for one in taken:
-            one.acquire()
+        taken: list[Any] = []
         for one in [found.inner for r in list(_locks) if (found := r()) is not None]:
             if not one.acquire(blocking=False):
                 break

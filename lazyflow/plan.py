@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow import jit, loops
+from lazyflow import passes
+from lazyflow.arrays import bounds_of, in_order_of
 from lazyflow.graph import Graph
-from lazyflow.schedule import Choices, Dag, Schedule, _ranked, by_levels
-from lazyflow.schedule import schedule as schedule_of
+from lazyflow.schedule import Choices, Dag, Schedule
+from lazyflow.schedule import scheduled as schedule_of
 from lazyflow.tape import Signature
 
 Ints = np.ndarray[Any, np.dtype[Any]]
@@ -167,10 +168,7 @@ def _tasks(graph: Graph) -> tuple[Ints, Ints]:
 
 def scheduled(graph: Graph, batching: str, choices: Choices) -> Schedule:
     """The schedule of all nodes of a graph."""
-    names = tuple([s.serial for s in graph.signatures])
-    whole = Dag(graph.signature, len(graph.signatures), graph.starts, graph.base)
-    found = by_levels(whole, graph.call, batching, choices, names)
-    return found or spread(graph, schedule_of(dag_of(graph), batching, choices, names))
+    return schedule_of(graph.nodes, batching, choices, [s.serial for s in graph.signatures])
 
 
 def spread(graph: Graph, schedule: Schedule) -> Schedule:
@@ -191,60 +189,11 @@ class _Table:
         self.dtype = np.array([self.dtypes.index(dtype) for dtype in dtypes], np.int64)
 
 
-def _bounds(keys: Ints, count: int) -> Ints:
-    bounds = np.zeros(count + 1, np.int64)
-    np.cumsum(np.bincount(keys, minlength=count), out=bounds[1:])
-    return bounds
-
-
-def _in_order(launch: Ints, wanted: Ints, launches: int) -> tuple[Ints, Ints]:
-    """The wanted nodes (a flag for each) ordered by launch, recorded order within, and where each launch begins; those
-    without any are left out."""
-    if jit.by_loops():
-        order, bounds = jit.compiled(loops.by_launch)(launch, wanted, launches)
-        return order, bounds
-    some = np.flatnonzero(wanted)
-    order = some[_by_launch(launch[some], launches)]
-    return order, np.unique(_bounds(launch[order], launches))
-
-
-def _by_launch(launch: Ints, launches: int) -> Ints:
-    """Nodes ordered by launch, recorded order within; NumPy sorts 16-bit keys by radix, which is linear."""
-    keys = launch.astype(np.uint16) if launches < 65536 else launch
-    return np.argsort(keys, kind="stable")
-
-
-def _place(
-    graph: Graph, schedule: Schedule, table: _Table, order: Ints, bounds: Ints, reuse: bool
-) -> tuple[Ints, dict[Any, int]]:
-    """Arena offset of every node. Blocks are aligned to their own width, so that a gather is a plain ``take`` of
-    rows."""
-    first = order[bounds[:-1]]
-    signature = graph.signature[first]
-    counts = np.diff(bounds)
-    if reuse:
-        start, sizes = _recycled(table, counts, signature, schedule.phase, _last_read(graph, schedule))
-    else:
-        start, sizes = _stacked(table, counts, signature, schedule.phase)
-    offsets = np.empty(len(order), np.int64)
-    position = np.arange(len(order)) - np.repeat(bounds[:-1], counts)
-    offsets[order] = np.repeat(start, counts) + position * table.width[graph.signature[order]]
-    return offsets, sizes
-
-
 def _blocks_of(table: _Table, signature: Ints, phase: Ints) -> Iterator[tuple[Any, Ints]]:
     """The blocks of each dtype, by phase and signature."""
     block = np.lexsort((np.arange(len(signature)), signature, phase, table.dtype[signature]))
     for d, dtype in enumerate(table.dtypes):
         yield dtype, block[table.dtype[signature[block]] == d]
-
-
-def _stacked(table: _Table, counts: Ints, signature: Ints, phase: Ints) -> tuple[Ints, dict[Any, int]]:
-    """Where each block begins, and how many elements of each dtype there are."""
-    start, sizes = np.empty(len(counts), np.int64), {}
-    for dtype, mine in _blocks_of(table, signature, phase):
-        sizes[dtype] = _stacked_blocks(start, mine, table.width[signature[mine]], counts[mine], signature[mine])
-    return start, sizes
 
 
 def _recycled(table: _Table, counts: Ints, signature: Ints, phase: Ints, last: Ints) -> tuple[Ints, dict[Any, int]]:
@@ -254,29 +203,6 @@ def _recycled(table: _Table, counts: Ints, signature: Ints, phase: Ints, last: I
         widths = table.width[signature[mine]]
         sizes[dtype] = _recycled_runs(start, mine, widths, counts[mine], signature[mine], phase[mine], last[mine])
     return start, sizes
-
-
-def _stacked_blocks(start: Ints, blocks: Ints, widths: Ints, counts: Ints, signature: Ints) -> int:
-    cursor, previous = 0, -1
-    for block, width, count, s in zip(
-        blocks.tolist(), widths.tolist(), counts.tolist(), signature.tolist(), strict=True
-    ):
-        if s != previous:
-            cursor = -(-cursor // width) * width
-            previous = s
-        start[block] = cursor
-        cursor += width * count
-    return cursor
-
-
-def _last_read(graph: Graph, schedule: Schedule) -> Ints:
-    """The last phase in which each launch's rows are read; never over for a root."""
-    users = np.repeat(np.arange(len(graph)), np.diff(graph.starts))
-    last: Ints = schedule.phase.copy()
-    np.maximum.at(last, schedule.launch[graph.base], schedule.phase[schedule.launch[users]])
-    roots = [base for base, _ in graph.roots]
-    last[schedule.launch[roots]] = np.iinfo(last.dtype).max  # phases may have gaps: more of them than launches
-    return last
 
 
 def _recycled_runs(
@@ -345,23 +271,7 @@ class _Column:
 
     def __init__(self, offsets: Ints, bounds: Ints, widths: Ints) -> None:
         self.offsets = offsets
-        if jit.by_loops() and len(offsets):
-            self.even, self.pitch, self.first = (
-                a.tolist() for a in jit.compiled(loops.evenly)(offsets, bounds, widths)
-            )
-            return
-        low, high = bounds[:-1], bounds[1:]
-        step = np.diff(offsets)
-        uneven = np.zeros(len(offsets) + 1, np.int64)
-        if len(step) > 1:
-            np.cumsum(step[1:] != step[:-1], out=uneven[1 : len(step)])
-            uneven[len(step) :] = uneven[len(step) - 1]
-        two = high - low > 1
-        pitch = np.zeros(len(low), np.int64)
-        pitch[two] = step[low[two]]
-        self.even = ((uneven[np.maximum(high - 2, low)] == uneven[low]) & (pitch >= 0)).tolist()
-        self.pitch = np.where(two, pitch, widths).tolist()
-        self.first = offsets[np.minimum(low, max(len(offsets) - 1, 0))].tolist() if len(offsets) else []
+        self.even, self.pitch, self.first = (a.tolist() for a in passes.evenly(offsets, bounds, widths))
 
     def all_rows(self, bounds: Ints, widths: Sequence[int]) -> list[Rows]:
         """The `Rows` of every launch."""
@@ -380,14 +290,6 @@ def _gathered(offsets: Ints, width: int) -> Rows:
     if (index * width == offsets).all():
         return Rows(len(offsets), width, 0, 0, index)
     return Rows(len(offsets), width, 0, 0, offsets.copy(), aligned=False)
-
-
-def _few_rows(offsets: Ints, width: int) -> Rows:
-    """The `Rows` of one launch, without the work that is shared by all launches of a plan."""
-    pitch = int(offsets[1] - offsets[0]) if len(offsets) > 1 else width
-    if pitch >= 0 and (len(offsets) < 3 or (offsets[1:] - offsets[:-1] == pitch).all()):
-        return Rows(len(offsets), width, int(offsets[0]), pitch)
-    return _gathered(offsets, width)
 
 
 def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
@@ -413,7 +315,7 @@ def launches(
     if nodes is not None:
         wanted = np.zeros(len(graph), bool)
         wanted[graph.call[nodes]] = True
-    order, bounds = _in_order(schedule.launch, wanted, schedule.launches)
+    order, bounds = passes.by_launch(schedule.launch, wanted, schedule.launches)
     cells = _cells(graph, schedule, order, offsets)
     if nodes is not None and cells:
         cells = tuple(_part_of(graph, schedule, c, np.flatnonzero(graph.alone)) for c in cells)
@@ -425,77 +327,25 @@ def _cells(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints) -> tupl
     kinds = [s for s, signature in enumerate(graph.signatures) if signature.cell is not None]
     if not kinds:
         return ()
-    make = _cells_by_loops if jit.by_loops() else _cells_by_arrays
-    return tuple(cells for cells in make(graph, schedule, order, offsets, kinds) if len(cells.nodes))
+    found = (_calls_of(graph, schedule, order, offsets, kind) for kind in kinds)
+    return tuple([cells for cells in found if len(cells.nodes)])
 
 
-def _cells_by_loops(
-    graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, kinds: Sequence[int]
-) -> Iterator[Cells]:
-    edges = graph.starts, graph.base
-    places = schedule.launch, schedule.phase
-    within = jit.compiled(loops.read_within)(*edges, graph.call, *places)
+def _calls_of(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, kind: int) -> Cells:
+    s = graph.signatures[kind]
     payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats
-    for kind in kinds:
-        s = graph.signatures[kind]
-        counts = s.rows, 1 + len(s.further), s.ints, s.floats
-        nodes, inputs, outputs, ints, floats, read, used, largest = jit.compiled(loops.calls)(
-            kind, graph.signature, order, *places, *edges, graph.shift, offsets, within, *payload, *counts
-        )
-        external, outside = (frozenset([k for k, r in enumerate(flags.tolist()) if not r]) for flags in (read, used))
-        yield Cells(s, nodes, tuple(inputs), tuple(outputs), tuple(ints), tuple(floats), external, outside, largest)
-
-
-def _cells_by_arrays(
-    graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, kinds: Sequence[int]
-) -> Iterator[Cells]:
-    phase = schedule.phase[schedule.launch]
-    users = np.repeat(np.arange(len(graph)), np.diff(graph.starts))
-    within = phase[graph.base] == phase[users]
-    within[graph.starts[graph.results]] = False  # a result that reads its call is no use of it
-    read_within = np.zeros(len(graph), bool)
-    read_within[graph.base[within]] = True
-    signatures = graph.signature[order]
-    for s in kinds:
-        yield _cell(graph, schedule, graph.signatures[s], order[signatures == s], offsets, within, read_within)
-
-
-def _cell(
-    graph: Graph,
-    schedule: Schedule,
-    signature: Signature,
-    nodes: Ints,
-    offsets: Ints,
-    within: Ints,
-    read_within: Ints,
-) -> Cells:
-    edges = graph.starts[nodes]
-    rows = range(signature.rows)
-    ints, floats = (
-        tuple(values[starts[nodes] + k] for k in range(count))
-        for values, starts, count in (
-            (graph.ints, graph.int_starts, signature.ints),
-            (graph.floats, graph.float_starts, signature.floats),
-        )
+    counts = s.rows, 1 + len(s.further), s.ints, s.floats
+    nodes, inputs, outputs, ints, floats, read, used, largest = passes.calls(
+        graph.nodes, graph.shift, offsets, *payload, order, schedule.launch, schedule.phase, kind, *counts
     )
-    results = range(1 + len(signature.further))
-    return Cells(
-        signature,
-        nodes,
-        tuple(offsets[graph.base[edges + k]] + graph.shift[edges + k] for k in rows),
-        tuple(offsets[nodes + k] for k in results),
-        ints,
-        floats,
-        frozenset(k for k in rows if not within[edges + k].any()),
-        frozenset(k for k in results if not read_within[nodes + k].any()),
-        int(np.bincount(schedule.launch[nodes]).max(initial=0)),
-    )
+    external, outside = (frozenset([k for k, r in enumerate(flags.tolist()) if not r]) for flags in (read, used))
+    return Cells(s, nodes, tuple(inputs), tuple(outputs), tuple(ints), tuple(floats), external, outside, largest)
 
 
 def _part_of(graph: Graph, schedule: Schedule, part: Cells, alone: Ints) -> Cells:
     """The calls with their places among all calls of their cell."""
     mine = alone[graph.signature[alone] == graph.signature[part.nodes[0]]]
-    all_nodes = mine[_by_launch(schedule.launch[mine], schedule.launches)]
+    all_nodes = mine[in_order_of(schedule.launch[mine], schedule.launches)]
     place = np.empty(len(graph), np.int64)
     place[all_nodes] = np.arange(len(all_nodes))
     return replace(part, rows=place[part.nodes])
@@ -569,24 +419,13 @@ def _reader(
     graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: Sequence[Signature]
 ) -> Callable[..., Rows]:
     """A function that says where an operand of a launch lies; the columns behind it are made once for all launches."""
-    starts = graph.starts.take(order)
-    edges = graph.starts, graph.base, graph.shift
     columns: dict[int, _Column] = {}
-
-    def place(edges: Ints) -> Ints:
-        found: Ints = offsets.take(graph.base.take(edges)) + graph.shift.take(edges)
-        return found
 
     def column(slot: int) -> _Column:
         if slot not in columns:
             has = [0 if s.cell else len(s.operands) if s.op.stacked else s.rows for s in signatures]
             filled = np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)])
-            if jit.by_loops():
-                values = jit.compiled(loops.operand_offsets)(order, bounds, filled, slot, *edges, offsets)
-            else:
-                every = np.repeat(filled, np.diff(bounds))
-                values = np.zeros(len(order), np.int64)
-                values[every] = place(starts[every] + slot)
+            values = passes.operand_offsets(graph.nodes, graph.shift, offsets, order, bounds, filled, slot)
             widths = [s.widths[1].get(slot, 1) for s in signatures]
             columns[slot] = _Column(values, bounds, np.array(widths, np.int64))
         return columns[slot]
@@ -595,15 +434,8 @@ def _reader(
         width = signature.widths[1][operand.position]
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
-        if jit.by_loops():
-            found, pitch, first, aligned = jit.compiled(loops.stacked_rows)(order[low:high], *edges, offsets, width)
-            return (
-                Rows(len(found), width, first, pitch) if pitch >= 0 else Rows(len(found), width, 0, 0, found, aligned)
-            )
-        counts = graph.starts[order[low:high] + 1] - starts[low:high]
-        ends = np.cumsum(counts)
-        values = place(np.repeat(starts[low:high] - ends + counts, counts) + np.arange(ends[-1]))
-        return _few_rows(values, width)
+        found, pitch, first, aligned = passes.stacked_rows(graph.nodes, graph.shift, offsets, order[low:high], width)
+        return Rows(len(found), width, first, pitch) if pitch >= 0 else Rows(len(found), width, 0, 0, found, aligned)
 
     return read
 
@@ -625,9 +457,9 @@ def parameter_launches(graph: Graph, launch_of: Ints, offsets: Ints, nodes: Ints
         mine &= chosen
     found = np.flatnonzero(mine)
     # Rows lie in the order of their launches, and within one as recorded: two stable sorts put them so.
-    by_launch = found[_by_launch(launch_of[found], int(launch_of.max(initial=0)) + 1)]
-    in_order = by_launch[_by_launch(graph.signature[by_launch], len(graph.signatures))]
-    bounds = np.unique(_bounds(graph.signature[in_order], len(graph.signatures)))
+    by_launch = found[in_order_of(launch_of[found], int(launch_of.max(initial=0)) + 1)]
+    in_order = by_launch[in_order_of(graph.signature[by_launch], len(graph.signatures))]
+    bounds = np.unique(bounds_of(graph.signature[in_order], len(graph.signatures)))
     return _described(graph, in_order, bounds, offsets) if len(bounds) > 1 else ()
 
 
@@ -636,37 +468,19 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     be differentiated then)."""
     table = _Table(graph)
     schedule = spread(graph, schedule)
-    place = _place_by_loops if jit.by_loops() else _place_by_arrays
-    offsets, sizes = place(graph, schedule, table, reuse)
+    offsets, sizes = _place(graph, schedule, table, reuse)
     found, cells = launches(graph, schedule, offsets)
     return Plan(graph, schedule, found, offsets, sizes, reuse, cells)
 
 
-def _place_by_loops(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[Any, int]]:
-    """Arena offset of every node, and the size of the arena for each dtype; see `_place`."""
-    columns = graph.signature, graph.call, schedule.launch, schedule.phase
+def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[Any, int]]:
+    """Arena offset of every node, and the size of the arena for each dtype. Blocks are aligned to their own width, so
+    that a gather is a plain ``take`` of rows."""
     if not reuse:
         kinds = table.width, table.dtype, len(table.dtypes)
-        offsets, ends = jit.compiled(loops.laid_out)(*columns, schedule.launches, *kinds)
+        offsets, ends = passes.laid_out(graph.nodes, schedule.launch, schedule.phase, *kinds)
         return offsets, dict(zip(table.dtypes, ends.tolist(), strict=True))
-    block, place, counts, kinds, phases = jit.compiled(loops.blocks)(*columns, schedule.launches)
     roots = np.array([base for base, _ in graph.roots], np.int64)
-    last = jit.compiled(loops.last_reads)(block, phases, graph.starts, graph.base, roots, np.iinfo(np.int64).max)
+    block, place, counts, kinds, phases, last = passes.blocks(graph.nodes, schedule.launch, schedule.phase, roots)
     start, sizes = _recycled(table, counts, kinds, phases, last)
-    return jit.compiled(loops.placed)(block, place, start, graph.signature, table.width), sizes
-
-
-def _place_by_arrays(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[Any, int]]:
-    blocks = _blocks(graph, schedule)
-    order = _by_launch(blocks.launch, blocks.launches)
-    return _place(graph, blocks, table, order, _bounds(blocks.launch, blocks.launches), reuse)
-
-
-def _blocks(graph: Graph, schedule: Schedule) -> Schedule:
-    """Which nodes get consecutive rows: those of one launch, and of a cell's launch those of each result."""
-    if not len(graph.results):
-        return schedule
-    result = np.arange(len(graph)) - graph.call
-    most = int(result.max()) + 1
-    ranks, distinct = _ranked(schedule.launch * most + result)
-    return Schedule(ranks, len(distinct), schedule.phase[distinct // most])
+    return start[block] + place * table.width[graph.signature], sizes

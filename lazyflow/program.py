@@ -29,7 +29,6 @@ import numpy as np
 
 from lazyflow.expr import signature_of
 from lazyflow.fuse import blocks, machine
-from lazyflow.fuse import compiled as loops
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
 from lazyflow.graph import Graph
 from lazyflow.lifetimes import Memory, Segment, laid_out, memory_of, segments
@@ -894,7 +893,5 @@ def _shifted(ref: Ref, shift: int, node: Node, width: int) -> Ref:
 
 @functools.lru_cache(maxsize=4096)
 def compiled(kernel: Kernel, fuse: str) -> Callable[..., None]:
-    """The kernel as a function, by numba or by NumPy."""
-    if fuse == "core":
-        return machine.compiled(kernel)
-    return loops.compiled(kernel) if fuse == "numba" else blocks.compiled(kernel)
+    """The kernel as a function, by the core's machine or by NumPy."""
+    return machine.compiled(kernel) if fuse == "core" else blocks.compiled(kernel)

@@ -8,7 +8,6 @@ contexts: threads, tasks, and fibers that have a context each.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
 import threading
 import weakref
@@ -25,7 +24,7 @@ from lazyflow.errors import CellError, DTypeError, user_line
 from lazyflow.locks import Owner, owner
 from lazyflow.threads import cores
 
-FUSIONS = ("auto", "core", "numba", "numpy", "off")
+FUSIONS = ("auto", "core", "numpy", "off")
 BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
 
 
@@ -39,9 +38,9 @@ class Settings:
     ``batching``: how operations are grouped into launches. ``device``: where what is recorded runs. ``dtype``: of
     Python numbers, lists and initialisers. ``grad``: whether what is recorded can be differentiated. ``check_finite``:
     record the line of every operation and raise at the first NaN or infinity. ``fuse``: what runs the elementwise parts
-    of a cell: ``"numba"`` (one compiled loop; needs the extra ``jit``; elementwise operations that stand together
-    outside of cells are compiled, too), ``"numpy"`` (NumPy calls over blocks that stay in cache), ``"off"`` (one
-    operation after another), ``"auto"`` (numba where it is installed, else NumPy).
+    of a cell: ``"core"`` (compiled loops, see `lazyflow.core`; elementwise operations that stand together outside of
+    cells are fused, too), ``"numpy"`` (NumPy calls over blocks that stay in cache), ``"off"`` (one operation after
+    another), ``"auto"`` (the core where it was built, else NumPy).
     ``dedupe``: nodes that compute the same are computed once. ``threads``: of BLAS, in the products of a run; ``"all"``
     for as many as there are cores.
     """
@@ -180,16 +179,14 @@ def _checked_threads(value: Any) -> int:
 
 
 def _checked_fusion(value: Any) -> Any:
+    if value == "numba":
+        raise ValueError("fuse='numba' is no more: fuse='core' does the same, faster, and compiles nothing at run time")
     if value not in FUSIONS:
         raise ValueError(f"fuse must be one of {', '.join(FUSIONS)}; got {value!r}")
     if value == "core" and core.machine is None:
         raise ImportError(
             "fuse='core' needs the compiled core, which was not built when lazyflow was installed: install a C "
             "compiler and lazyflow again, or use fuse='numpy'"
-        )
-    if value == "numba" and importlib.util.find_spec("numba") is None:
-        raise ImportError(
-            "fuse='numba' needs numba, which is not installed: pip install 'lazyflow[jit]', or fuse='numpy'"
         )
     return value
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from lazyflow import loops, settings
+from lazyflow import passes, settings
 from lazyflow.core.columns import FloatColumn, IntColumn
 from lazyflow.device import elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
@@ -247,7 +247,7 @@ def _enroll(signature: Signature) -> int:
                 column.append(0)
             _SIGNATURES.append(weakref.ref(signature))
         _ROWS[number], _INTS[number], _FLOATS[number] = signature.rows, signature.ints, signature.floats
-        _KINDS[number] = _KIND_OF.get(id(signature.op), loops.PLAIN)
+        _KINDS[number] = _KIND_OF.get(id(signature.op), passes.PLAIN)
         _columns.clear()
         # The callback may run while this very lock is held: appending to a list needs none.
         _SIGNATURES[number] = weakref.ref(signature, lambda _: _free.append(number))
@@ -263,7 +263,7 @@ def signature_by_id(number: int) -> Signature:
 
 class Columns(NamedTuple):
     """Of each signature ever made, by id: operand rows, integers and floats of a node, and which kind of node it is
-    (see `lazyflow.loops`)."""
+    (see `lazyflow.passes`)."""
 
     rows: Any
     ints: Any
@@ -294,7 +294,7 @@ def _leaf(name: str) -> Op:
 # before it, of which the first result is the call itself; an INPUT stands for an operand while a cell is traced.
 CONSTANT, IMPORT, VIEW, KNOWN = _leaf("constant"), _leaf("import"), _leaf("view"), _leaf("known")
 OUTPUT, INPUT = _leaf("output"), _leaf("input")
-_KIND_OF = {id(VIEW): loops.VIEW, id(IMPORT): loops.IMPORT, id(OUTPUT): loops.OUTPUT}
+_KIND_OF = {id(VIEW): passes.VIEW, id(IMPORT): passes.IMPORT, id(OUTPUT): passes.OUTPUT}
 
 _known: dict[Type, Signature] = table_of_interned({})
 

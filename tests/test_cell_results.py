@@ -1,7 +1,6 @@
 """A decorated function gives the values and the gradients of the plain one: random bodies, called in chains and trees,
 by every printer of kernels and every way of batching."""
 
-import importlib.util
 import warnings
 
 import numpy as np
@@ -10,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
+from lazyflow import core
 from lazyflow.settings import BATCHINGS
 
 from . import cells as C
 
 SLOW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 FEW = settings(SLOW, max_examples=5)
-needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs numba: the extra jit")
+needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
 
 
 def outcome(body, use, seed, results, decorate, **options):
@@ -74,11 +74,11 @@ def test_one_operation_after_another(body, use, seed, results, batching):
     compare(body, use, seed, results, "off", (batching,))
 
 
-@needs_numba
+@needs_core
 @FEW
 @given(C.bodies(), *CALLS)
 def test_compiled_kernels(body, use, seed, results):
-    compare(body, use, seed, results, "numba")
+    compare(body, use, seed, results, "core")
 
 
 @SLOW

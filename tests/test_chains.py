@@ -1,7 +1,6 @@
 """Elementwise nodes that stand together are one node, and nothing changes but the speed."""
 
 import gc
-import importlib.util
 import weakref
 
 import numpy as np
@@ -10,14 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow import engine, optim
+from lazyflow import core, engine, optim
 from lazyflow.chains import LARGEST, WIDEST, Chains
 from lazyflow.settings import BATCHINGS
 
 from . import programs as P
 
-if importlib.util.find_spec("numba") is None:
-    pytest.skip("chains need numba: the extra jit", allow_module_level=True)
+if core.machine is None:
+    pytest.skip("the core was not compiled", allow_module_level=True)
 
 SLOW = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 N = P.N
@@ -43,7 +42,7 @@ NAMES = (
 def chains():
     """Chains of whatever stands together, also of NumPy calls, for which nothing has to be compiled."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "CHAINS", Chains(("numba", "numpy"), fewest=1))
+        patch.setattr(engine, "CHAINS", Chains(("core", "numpy"), fewest=1))
         yield engine.CHAINS
 
 
@@ -153,7 +152,7 @@ def lstm_results(dtype, size=5, lengths=(3, 5, 3, 4), **options):
         return launches, {"loss": loss.numpy(), **gradients(parameters)}
 
 
-@pytest.mark.parametrize("fuse", ["numpy", "numba"])
+@pytest.mark.parametrize("fuse", ["numpy", "core"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_recurrence_with_both_printers(fuse, dtype):
     many, expected = lstm_results("float64", batching="none", fuse="off")
@@ -167,7 +166,7 @@ def test_all_steps_run_alike_whatever_part_of_them_is_read():
     """A memory that nobody reads after the last step is a result all the same."""
     parts = [lf.Parameter(np.full(shape, 0.1)) for shape in ((8, 2), (8, 2), (2,))]
     loss = lf.sum([lf.sum(lstm(*parts, np.ones((n, 2)), n)[-1]) for n in (2, 3, 4)])
-    with lf.using(fuse="numba"):
+    with lf.using(fuse="core"):
         steps = [g for g in lf.explain(loss).groups if g.operation.startswith("multiply(")]
     assert [g.nodes for g in steps] == [9, 6, 3]  # the first step's memory has no gradient
 
@@ -390,7 +389,7 @@ def count(loss):
     "options", [{"fuse": "off"}, {"batching": "none"}, {"check_finite": True}, {"fuse": "numpy", "fewest": 9}]
 )
 def test_where_there_are_none(options, monkeypatch):
-    monkeypatch.setattr(engine, "CHAINS", Chains(("numba", "numpy"), fewest=options.pop("fewest", 8)))
+    monkeypatch.setattr(engine, "CHAINS", Chains(("core", "numpy"), fewest=options.pop("fewest", 8)))
     with lf.using(**options):
         _, loss = in_chains(8, table())
         assert count(loss) == 0
@@ -500,7 +499,7 @@ def test_no_gradient_comes_from_what_the_root_does_not_reach(use):
     else:
         others = lf.mean(roots)
     loss = lf.mean([lf.sum(w @ a) for a in values])
-    with lf.using(fuse="numba"):
+    with lf.using(fuse="core"):
         if use == "another root":
             lf.forward([loss, others])
             loss.backward()
@@ -515,7 +514,7 @@ def test_a_late_hook_on_a_value_that_is_read_inside_and_outside_of_chains(which)
     pairs = [(a, lf.sigmoid(a * 2)) for a in values]
     loss = lf.mean([lf.sum(b) + lf.sum(w @ a) + lf.sum(w @ b) for a, b in pairs])
     seen = []
-    with lf.using(fuse="numba"):
+    with lf.using(fuse="core"):
         loss.numpy()
         pairs[3][which].register_hook(lambda g: seen.append(g.copy()))
         loss.backward()

@@ -4,7 +4,6 @@ elements.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +12,13 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import jit, loops
-from lazyflow.fuse import blocks, compiled
+from lazyflow import core, passes
+from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import BLOCK, Builder
 
 PRINTERS = [
     blocks.compiled,
-    pytest.param(
-        compiled.compiled,
-        marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs numba: the extra jit"),
-    ),
+    pytest.param(machine.compiled, marks=pytest.mark.skipif(core.machine is None, reason="the core was not compiled")),
 ]
 SIZES = (0, 1, 3)
 
@@ -167,10 +163,10 @@ def test_views_of_views_may_reach_further() -> None:
     """The element that a chain of views reaches is added up in 64 bits."""
     part = huge(3, 2**30)[1][2**29 :][2**29 - 1 :]
     assert part.shape == (1,)
-    found = jit.compiled(loops.resolved) if jit.is_available() else loops.resolved
-    ids, kinds = np.array([0, 1, 1], np.int32), np.array([loops.PLAIN, loops.VIEW], np.int32)
-    operands, ints = np.array([0, 1], np.int32), np.array([2**31 - 1, 2**31 - 1], np.int32)
-    starts, int_starts = np.array([0, 0, 1, 2]), np.array([0, 0, 1, 2])
+    ids, kinds = np.array([0, 1, 1], np.int32), np.array([passes.PLAIN, passes.VIEW], np.int32)
+    operands, ints = np.array([0, 1]), np.array([2**31 - 1, 2**31 - 1], np.int32)
+    starts = np.array([0, 0, 1, 2])
     nothing = np.empty(0, np.int64)
-    _, shift = found(ids, kinds, operands, ints, starts, int_starts, nothing, nothing)
-    assert shift.tolist()[:3] == [0, 2**31 - 1, 2**32 - 2]
+    columns = ids, kinds, operands, ints, starts, starts, np.zeros(4, np.int64)
+    *_, shift = passes.collected(*columns, nothing, nothing, np.empty(0, bool), np.array([2]))
+    assert shift.tolist() == [0, 2**31 - 1, 2**32 - 2]

@@ -11,6 +11,11 @@ import lazyflow as lf
 from .conftest import missing_gpu
 
 
+def fused_by(value):
+    with lf.using(fuse=value):
+        pass
+
+
 def c(*shape, dtype="float32"):
     return lf.constant(np.ones(shape, dtype))
 
@@ -22,6 +27,8 @@ W = np.zeros((4, 3), np.float32)
 MISTAKES = {
     "add": (lambda: c(3) + c(4), lf.ShapeError, ["add", "(3,)", "(4,)"]),
     "multiply": (lambda: c(2, 3) * c(2), lf.ShapeError, ["multiply", "(2, 3)", "(2,)"]),
+    "fuse": (lambda: fused_by("gcc"), ValueError, ["fuse", "core", "numpy", "off", "'gcc'"]),
+    "fuse by numba": (lambda: fused_by("numba"), ValueError, ["fuse='numba'", "fuse='core'"]),
     "matmul": (lambda: c(4, 3) @ c(4), lf.ShapeError, ["matmul", "(4, 3)", "(4,)"]),
     "parameter matmul": (lambda: lf.Parameter(W) @ c(4), lf.ShapeError, ["matmul", "(4, 3)", "(4,)"]),
     "affine": (

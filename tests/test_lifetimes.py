@@ -1,27 +1,26 @@
 """What the slabs of a cell need, and that neither blocks of rows nor cotangents in the place of values change a
 result."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
+from lazyflow import core
 from lazyflow.arena import Arena
 from lazyflow.calls import Slabs
-from lazyflow.fuse import blocks, compiled
+from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import BLOCK, SOME, Builder, may_share, shared, with_rows
 from lazyflow.lifetimes import ALL, NONE, SAME
 from lazyflow.lifetimes import BLOCK as ONE_BLOCK
 
-needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs numba: the extra jit")
+needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
 PRINTERS = [
     pytest.param("numpy", blocks.compiled),
-    pytest.param("numba", compiled.compiled, marks=needs_numba),
+    pytest.param("core", machine.compiled, marks=needs_core),
 ]
-FUSES = ["off", "numpy", pytest.param("numba", marks=needs_numba)]
+FUSES = ["off", "numpy", pytest.param("core", marks=needs_core)]
 READ, WRITTEN, OTHER = ("slab", 0), ("cotangent", 0), ("other",)
 WIDTH = 3
 
@@ -56,7 +55,7 @@ def run(kernel, printer, matrices):
 def test_kernels_may_write_in_place_of_what_they_read(name, printer):
     accepted = kernels().filter(lambda kernel: may_share(kernel, READ, WRITTEN))
 
-    @settings(max_examples=200 if name == "numpy" else 8, deadline=None, derandomize=True)
+    @settings(max_examples=200, deadline=None, derandomize=True)
     @given(accepted)
     def check(kernel):
         rng = np.random.default_rng(0)

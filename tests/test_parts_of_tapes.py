@@ -5,7 +5,6 @@ knows of no tape. Tapes count as long, and gaps as wide, from a few rows on here
 """
 
 import gc
-import importlib.util
 import random
 from contextlib import ExitStack, contextmanager
 
@@ -13,28 +12,25 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import graph, jit
+from lazyflow import graph
 from lazyflow.expr import is_evaluated
 
+from .forms import FORMS, planning
+
 N = 4
-has_numba = importlib.util.find_spec("numba") is not None
-HOW = pytest.mark.parametrize(
-    "how", ["arrays", "python", pytest.param("numba", marks=pytest.mark.skipif(not has_numba, reason="needs numba"))]
-)
+HOW = pytest.mark.parametrize("how", FORMS)
 
 
 @contextmanager
 def reading(how, long=8, gap=2):
-    """Plan by arrays, or by loops in Python or compiled; read tapes of ``long`` rows in parts."""
-    before = jit.by_loops, jit.compiled, graph.LONG, graph.GAP
-    jit.by_loops = lambda: how != "arrays"
-    if how == "python":
-        jit.compiled = lambda function: function
+    """Plan by one form of the passes; read tapes of ``long`` rows in parts."""
+    before = graph.LONG, graph.GAP
     graph.LONG, graph.GAP = long, gap
     try:
-        yield
+        with planning(how):
+            yield
     finally:
-        jit.by_loops, jit.compiled, graph.LONG, graph.GAP = before
+        graph.LONG, graph.GAP = before
 
 
 class Reference:

@@ -1,7 +1,7 @@
 """The compiled core: what is slow in Python, compiled when the package is installed.
 
-``machine`` is None where there was no compiler: then everything runs in Python and NumPy, with the same results up to
-the last bits of functions.
+``machine`` and ``passes`` are None where there was no compiler: then everything runs in Python and NumPy, with the same
+results up to the last bits of functions.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 machine: Any
+passes: Any
 try:
-    from lazyflow.core import machine
+    from lazyflow.core import machine, passes
 except ImportError:
-    machine = None
+    machine = passes = None
 
-__all__ = ["machine"]
+__all__ = ["machine", "passes"]

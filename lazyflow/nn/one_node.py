@@ -3,7 +3,7 @@
 A recurrent cell is a `lazyflow.cell`, for better or worse. The layers here are put together by their users, who watch
 parts of them with hooks and replace them by modules of their own, and are called with sequences of any length. So a
 method is traced only while all modules below are the library's own, without hooks, and for the first few combinations
-of shapes: as many as `MOST` says, for each costs time and memory, most of all where its kernels are compiled.
+of shapes: as many as `MOST` says, for each costs time and memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from lazyflow import settings
 from lazyflow.cell import cell
-from lazyflow.execute import fused_by
 from lazyflow.expr import STRUCTURE, Expr, Parameter
 from lazyflow.nn.module import Module
 
@@ -25,9 +23,8 @@ __all__ = ["MOST", "is_quiet", "one_node"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-# Combinations of shapes that a module is traced for. An encoder's layer takes 2 ms and 180 kB for each, and where numba
-# compiles it 900 ms more, once: that is kept on disk.
-MOST = {"core": 32, "numba": 2, "numpy": 32, "off": 32}
+# Combinations of shapes that a module is traced for. An encoder's layer takes 2 ms and 180 kB for each.
+MOST = 32
 _OWN = ("lazyflow.expr", "lazyflow.functions.", "lazyflow.nn.functional.")
 
 
@@ -81,15 +78,10 @@ class _Use:
         shapes = tuple([o.type.shape if o.__class__ is Expr else o.__class__ for o in operands])
         if shapes in self.shapes:
             return True
-        if len(self.shapes) >= _most() or not all(s.__class__ is tuple or s in _PLAIN for s in shapes):
+        if len(self.shapes) >= MOST or not all(s.__class__ is tuple or s in _PLAIN for s in shapes):
             return False
         self.shapes.add(shapes)
         return True
-
-
-def _most() -> int:
-    options = settings.current()
-    return MOST[fused_by(options.fuse, options.device)]
 
 
 _PLAIN = (int, bool, type(None))

@@ -2,7 +2,6 @@
 accurately as it can be told, over its whole domain."""
 
 import functools
-import importlib.util
 import math
 
 import numpy as np
@@ -11,20 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazyflow import core
-from lazyflow.fuse import blocks, compiled, machine
+from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import BLOCK, FUSABLE, NUMBER, ROWS, TRUTH, VECTOR, Builder, is_fusable
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import Constant, Name, Result, evaluate, function_of, parse, pullback, result_dtype
 from lazyflow.program import elementwise_formulas
 
-needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs numba: the extra jit")
 PRINTERS = {
     "numpy": blocks.compiled,
-    "numba": compiled.compiled,
     "core": machine.compiled,
 }
 needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
-COMPILED = [pytest.param("numba", marks=needs_numba), pytest.param("core", marks=needs_core)]
+COMPILED = [pytest.param("core", marks=needs_core)]
 BOTH = [pytest.param("numpy"), *COMPILED]
 WIDTH = 64
 
@@ -214,22 +211,6 @@ def test_compiled_kernels_over_the_whole_domain(name, dtype, printer):
         assert fits.all(), (key, shown, found[where], plain[where], np.broadcast_to(exact, fits.shape)[where])
 
 
-@needs_numba
-def test_the_bound_of_the_rational_tanh():
-    x = np.concatenate([np.linspace(-12, 12, 200_001), np.geomspace(1e-45, 1e38, 5_000)]).astype(np.float32)
-    x = np.concatenate([x, -x])
-    b = Builder(1, np.dtype("float32"))
-    b.store(BLOCK, ("out",), 0, 1, b.call("tanh", b.load(BLOCK, ("in",), 0, 1)), adds=False)
-    out = np.empty((len(x), 1), np.float32)
-    compiled.compiled(b.kernel())(0, len(x), 0, x[:, None], out)
-    exact = np.tanh(x.astype(np.float64))
-    found = out[:, 0]
-    usual = np.abs(x) > np.finfo(np.float32).tiny
-    assert (np.abs(found - exact)[usual] <= 3e-7 * np.abs(exact)[usual]).all()
-    assert np.abs(found).max() <= 1
-    assert (np.abs(found - exact)[~usual] <= 2 * np.finfo(np.float32).smallest_subnormal).all()
-
-
 @pytest.mark.parametrize("printer", BOTH)
 def test_special_values_of_tanh(printer):
     x = np.array([[np.nan, np.inf, -np.inf, 0.0, -0.0, 100.0, -100.0, 8.0]], np.float32)
@@ -354,13 +335,6 @@ SLOW = settings(max_examples=100, deadline=None, derandomize=True, suppress_heal
 @given(kernels(), st.integers(0, 4))
 def test_numpy_runs_the_instructions(kernel, n):
     check_kernel(kernel, "numpy", n)
-
-
-@needs_numba
-@settings(SLOW, max_examples=6)
-@given(kernels(), st.integers(1, 4))
-def test_numba_runs_the_instructions(kernel, n):
-    check_kernel(kernel, "numba", n)
 
 
 def test_numpy_kernels_go_block_by_block():

@@ -4,20 +4,18 @@ Chains of what IEEE 754 rounds exactly are equal to the bit, gradients included;
 the forms compute differently, that one is within its bounds.
 """
 
-import importlib.util
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow import engine
+from lazyflow import core, engine
 from lazyflow.chains import Chains
 
 from .test_exactness import equal_bits, special
 
-HAS_NUMBA = importlib.util.find_spec("numba") is not None
+HAS_CORE = core.machine is not None
 UNARY = {
     "negative": lambda x: -x,
     "abs": lf.abs,
@@ -76,15 +74,15 @@ def run(names, dtype, fuse, cell):
 
 def forms():
     yield "numpy", True
-    if HAS_NUMBA:
-        yield "numba", True
-        yield "numba", False
+    if HAS_CORE:
+        yield "core", True
+        yield "core", False
 
 
 @pytest.fixture(autouse=True)
 def chains(monkeypatch):
     """Chains of whatever stands together."""
-    monkeypatch.setattr(engine, "CHAINS", Chains(("numba",), fewest=1))
+    monkeypatch.setattr(engine, "CHAINS", Chains(("core",), fewest=1))
 
 
 def check(names, dtype, fusions, compare):
@@ -101,11 +99,11 @@ def test_exact_chains_of_numpy(names, dtype):
     check(names, dtype, [("numpy", True)], equal_bits)
 
 
-@pytest.mark.skipif(not HAS_NUMBA, reason="needs numba: the extra jit")
-@settings(SOME, max_examples=8)
+@pytest.mark.skipif(not HAS_CORE, reason="the core was not compiled")
+@settings(SOME, max_examples=60)
 @given(CHAIN, DTYPE)
 def test_exact_chains_compiled(names, dtype):
-    check(names, dtype, [("numba", True), ("numba", False)], equal_bits)
+    check(names, dtype, [("core", True), ("core", False)], equal_bits)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

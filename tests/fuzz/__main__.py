@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lazyflow import core, jit
+from lazyflow import core
 from tests.fuzz.generate import generate
 from tests.fuzz.printing import printed
 from tests.fuzz.program import Program
@@ -22,19 +22,17 @@ from tests.fuzz.run import BATCHINGS, Expected, Failure, Unstable, Variant, chec
 from tests.fuzz.shrink import shrunk
 
 
-def variants(seed: int, count: int, compiled: float = 0.0) -> list[Variant]:
-    """``count`` variants for a program, drawn at random; ``compiled``: how often kernels are compiled by numba."""
+def variants(seed: int, count: int) -> list[Variant]:
+    """``count`` variants for a program, drawn at random."""
     chance = random.Random(f"variants {seed}")
+    fusions = ("numpy", "off", "core", "core") if core.machine is not None else ("numpy", "off")
+    forms = ("core", "arrays") if core.passes is not None else ("arrays",)
     found = []
     for _ in range(count):
-        fuse = chance.choice(("numpy", "off", "interpreted", "core", "core"))
-        has_core = chance.random() < 0.7
-        if fuse == "core":
-            fuse, has_core = ("core", True) if core.machine is not None else ("interpreted", False)
-        if chance.random() < compiled and jit.is_available():
-            fuse = "numba"
-        loops = chance.choice((True, False))
-        found.append(Variant(chance.choice(BATCHINGS), fuse, chance.random() < 0.6, loops, has_core))
+        fuse = chance.choice(fusions)
+        has_core = fuse == "core" or (core.machine is not None and chance.random() < 0.7)
+        dedupe = chance.random() < 0.6
+        found.append(Variant(chance.choice(BATCHINGS), fuse, dedupe, chance.choice(forms), has_core))
     return found
 
 
@@ -91,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 def one(seed: int, arguments: argparse.Namespace) -> str | Failure:
     """The outcome of one program: a word, or a failure."""
     try:
-        failure = check(generate(seed), variants(seed, arguments.variants, arguments.compiled))
+        failure = check(generate(seed), variants(seed, arguments.variants))
     except Unstable:
         return "unstable"
     except Unspecified:
@@ -123,9 +121,6 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--most", type=int, default=0, help="stop at this many failures (default: never)")
     parser.add_argument("--trials", type=int, default=600, help="runs for making a failure small (default: 600)")
     parser.add_argument("--failures", help="a file to which failures are appended")
-    parser.add_argument(
-        "--compiled", type=float, default=0.001, help="of all variants, those compiled by numba, seconds each (0.001)"
-    )
     parser.add_argument("--quiet", action="store_true", help="without a progress bar")
     arguments = parser.parse_args(given)
     if arguments.minutes is None and arguments.programs is None:

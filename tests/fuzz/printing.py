@@ -65,7 +65,7 @@ def printed(failure: Failure) -> str:
             "import numpy as np",
             "",
             "import lazyflow as lf",
-            "from lazyflow import jit",
+            "from lazyflow import passes",
             "",
             *helpers,
             NOTES,
@@ -85,19 +85,13 @@ def _comment(text: str) -> list[str]:
 
 def _settings(variant: Variant) -> list[str]:
     lines = []
-    if variant.loops is not None:
-        lines.append(f"jit.by_loops = lambda: {variant.loops}  # graph passes by loops, or by whole arrays")
-        if variant.loops:
-            lines.append("jit.compiled = jit.compiled if jit.is_available() else lambda loop: loop  # without numba")
+    if variant.passes is not None:
+        form = "lf.arrays" if variant.passes == "arrays" else "lf.core.passes"
+        lines.append(f"passes.use({form})  # graph passes by whole arrays, or compiled")
     if not variant.core:
         lines.append("lf.core.machine = None  # as if the compiled core was not there")
-    blocks = []
-    if variant.fuse == "interpreted":
-        lines.append("from tests.fuzz.interpreted import interpreted_kernels  # kernels for numba, not compiled")
-        blocks.append("interpreted_kernels()")
-    fuse = "numba" if variant.fuse == "interpreted" else variant.fuse
-    blocks.append(f"lf.using(batching={variant.batching!r}, fuse={fuse!r}, dedupe={variant.dedupe})")
-    return [*lines, f"with {', '.join(blocks)}, np.errstate(all='ignore'):"]
+    block = f"lf.using(batching={variant.batching!r}, fuse={variant.fuse!r}, dedupe={variant.dedupe})"
+    return [*lines, f"with {block}, np.errstate(all='ignore'):"]
 
 
 def _expectation(difference: Difference) -> list[str]:

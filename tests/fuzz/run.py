@@ -13,25 +13,36 @@ from typing import Any
 import numpy as np
 
 import lazyflow as lf
+from tests.forms import planning
 from tests.fuzz import prelude
-from tests.fuzz.interpreted import interpreted_kernels, interpreted_loops, replaced
 from tests.fuzz.program import Program, source
 from tests.fuzz.reference import Names, Session, Unspecified
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute, for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
 
 BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run a program. ``fuse``: as in `lazyflow.using`, or the kernels for numba run as plain Python
-    (``interpreted``). ``loops``: whether graph passes go by loops or by whole arrays, None for what lazyflow chooses.
-    ``core``: whether the compiled core is there.
+    """One way to run a program. ``fuse``: as in `lazyflow.using`. ``passes``: whether graph passes are those of the
+    compiled ``core`` or by whole ``arrays``, None for what lazyflow chooses. ``core``: whether its machine is there.
     """
 
     batching: str = "phases"
     fuse: str = "numpy"
     dedupe: bool = True
-    loops: bool | None = None
+    passes: str | None = None
     core: bool = True
 
 
@@ -131,7 +142,7 @@ def _interpreted(program: Program, session: Session) -> list[tuple[str, Any]]:
 @contextmanager
 def configured(variant: Variant) -> Iterator[None]:
     """lazyflow as a variant says, with nothing left of earlier programs, and fresh memory full of NaN."""
-    from lazyflow import arena, core, engine, jit
+    from lazyflow import arena, core, engine
     from lazyflow.plans import Plans
 
     take = arena.Pool.take
@@ -144,15 +155,11 @@ def configured(variant: Variant) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(replaced(arena.Pool, "take", poisoned))
         stack.enter_context(replaced(engine, "PLANS", Plans()))
-        if variant.loops is not None:
-            stack.enter_context(replaced(jit, "by_loops", lambda: variant.loops))
-            stack.enter_context(interpreted_loops())
+        if variant.passes is not None:
+            stack.enter_context(planning(variant.passes))
         if not variant.core:
             stack.enter_context(replaced(core, "machine", None))
-        if variant.fuse == "interpreted":
-            stack.enter_context(interpreted_kernels())
-        fuse = "numba" if variant.fuse == "interpreted" else variant.fuse
-        stack.enter_context(lf.using(batching=variant.batching, fuse=fuse, dedupe=variant.dedupe))
+        stack.enter_context(lf.using(batching=variant.batching, fuse=variant.fuse, dedupe=variant.dedupe))
         stack.enter_context(np.errstate(all="ignore"))
         yield
 

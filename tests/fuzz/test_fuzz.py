@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import engine, errors
+from lazyflow import engine, errors, passes
 from lazyflow.ops import OPS
 from lazyflow.tape import signature_by_id
 from tests.fuzz import __main__ as fuzz
@@ -243,8 +243,8 @@ def test_a_wrong_kernel_is_found_made_small_and_printed(monkeypatch):
     small = fuzz.minimal(failure, 300)
     assert count(small.program) <= 12
     assert small.kind == failure.kind
-    for name in ("by_loops", "compiled"):  # a printed program sets these for good
-        monkeypatch.setattr(lf.jit, name, getattr(lf.jit, name))
+    for name in passes.NAMES:  # a printed program sets these for good
+        monkeypatch.setattr(passes, name, getattr(passes, name))
     monkeypatch.setattr(lf.core, "machine", lf.core.machine)
     with pytest.raises(AssertionError):
         exec(printed(small), {})
@@ -261,18 +261,16 @@ def test_a_wrong_place_in_a_part_of_a_long_tape_is_found(monkeypatch):
     assert first_failure(range(60)) is not None
 
 
-def test_a_printed_program_runs():
+def test_a_printed_program_runs(monkeypatch):
     """What lazyflow gives is what is expected: nothing is raised."""
     program = (Line("x = lf.Parameter(data(1, 3))"), Line("show(lf.tanh(x))"))
     [(_, want)] = Expected(program).events
-    text = printed(Failure(program, Variant(loops=False), Difference("value", 0, want * 1.5, want)))
-    before = lf.jit.by_loops
-    try:
-        exec(text, {})
-        with pytest.raises(AssertionError):
-            exec(text.replace("want = np.array([", "want = np.array([9.0 + "), {})
-    finally:
-        lf.jit.by_loops = before
+    text = printed(Failure(program, Variant(passes="arrays"), Difference("value", 0, want * 1.5, want)))
+    for name in passes.NAMES:
+        monkeypatch.setattr(passes, name, getattr(passes, name))
+    exec(text, {})
+    with pytest.raises(AssertionError):
+        exec(text.replace("want = np.array([", "want = np.array([9.0 + "), {})
 
 
 # Making small.

@@ -1,13 +1,13 @@
 """Activations with odd parameters and at special values, against PyTorch: values and gradients."""
 
 import functools
-import importlib.util
 import math
 
 import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow import core
 from lazyflow.nn import functional as ours
 
 torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
@@ -28,7 +28,7 @@ ROWS = [
     ("gelu", ("tanh",)),
 ]
 IDS = [f"{name}{args}" for name, args in ROWS]
-FUSIONS = ["off", "numpy", *(["numba"] if importlib.util.find_spec("numba") else [])]
+FUSIONS = ["off", "numpy", *(["core"] if core.machine is not None else [])]
 
 
 def theirs(name, args, x):

@@ -1,14 +1,13 @@
 """Every elementwise function keeps the bounds of the table, over its whole domain, in each form in which it is run."""
 
 import functools
-import importlib.util
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from lazyflow import core
-from lazyflow.fuse import blocks, compiled, machine
+from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import BLOCK, Builder
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import compile_forward, compile_vjp, parse, pullback
@@ -18,7 +17,6 @@ mp = pytest.importorskip("mpmath", reason="references are computed by mpmath (ex
 
 from .accuracy import TABLE  # noqa: E402
 
-needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs numba: the extra jit")
 DTYPES = ["float32", "float64"]
 WIDTH = 16
 
@@ -156,11 +154,9 @@ FORMS = {
     "unfused": unfused,
     "calls": calls,
     "numpy": functools.partial(fused, blocks),
-    "numba": functools.partial(fused, compiled),
     "core": functools.partial(fused, machine),
 }
 NEEDS = {
-    "numba": [needs_numba],
     "core": [pytest.mark.skipif(core.machine is None, reason="the core was not compiled")],
 }
 CASES = [

@@ -1,10 +1,5 @@
-"""Planning by loops and by whole arrays is the same: what is collected, merged, scheduled and laid out.
+"""Planning by the compiled core and by whole arrays is the same: what is collected, merged, scheduled and laid out."""
 
-The loops are compared as plain Python, and as numba compiles them where it is installed.
-"""
-
-import importlib.util
-from contextlib import contextmanager
 from dataclasses import fields
 
 import numpy as np
@@ -13,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow import jit
+from lazyflow import core
 from lazyflow.backward import reached
 from lazyflow.engine import _places
 from lazyflow.execute import Run
@@ -22,32 +17,15 @@ from lazyflow.plan import Rows, make, reads_of, scheduled
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
+from tests import cells as C
+from tests import programs as P
+from tests.forms import planning
 
-from . import cells as C
-from . import programs as P
+if core.passes is None:
+    pytest.skip("the core was not compiled", allow_module_level=True)
 
-SLOW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-has_numba = importlib.util.find_spec("numba") is not None
-COMPILERS = ["python", pytest.param("numba", marks=pytest.mark.skipif(not has_numba, reason="numba is not installed"))]
-
-
-@contextmanager
-def planning(how):
-    """Plan by ``"arrays"``, or by loops in ``"python"`` or compiled by ``"numba"``."""
-    before = jit.by_loops, jit.compiled
-    compiled = before[1] if how == "numba" else lambda function: function
-    ran = []
-
-    def noted(function):
-        ran.append(function.__name__)
-        return compiled(function)
-
-    jit.by_loops, jit.compiled = lambda: how != "arrays", noted
-    try:
-        yield
-    finally:
-        jit.by_loops, jit.compiled = before
-    assert bool(ran) == (how != "arrays"), "what is compared are two forms"
+SLOW = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FORMS = ("core", "arrays")
 
 
 def comparable(value):
@@ -98,23 +76,21 @@ def assert_same(one, other):
         assert a == b
 
 
-@pytest.mark.parametrize("how", COMPILERS)
 @SLOW
 @given(st.lists(P.programs(), min_size=1, max_size=3), st.sampled_from(BATCHINGS), st.booleans())
-def test_plain_programs(how, batch, batching, reuse):
+def test_plain_programs(batch, batching, reuse):
     parameters = {name: lf.Parameter(v) for name, v in P.arrays(0).items()}
     inputs = P.example_inputs(1, len(batch))
     runs = [p.run(False, parameters, list(map(lf.constant, x))) for p, x in zip(batch, inputs, strict=False)]
     roots = [values[-1] for values in runs]
-    assert_same(planned(roots, how, batching, reuse=reuse), planned(roots, "arrays", batching, reuse=reuse))
+    assert_same(planned(roots, "core", batching, reuse=reuse), planned(roots, "arrays", batching, reuse=reuse))
 
 
-@pytest.mark.parametrize("how", COMPILERS)
 @SLOW
 @given(C.bodies(), st.sampled_from(["chain", "tree", "alone"]), st.sampled_from(BATCHINGS), st.booleans())
-def test_cells(how, body, use, batching, reuse):
+def test_cells(body, use, batching, reuse):
     loss = C.loss_of(lf.cell(body.function(C.parameters(0))), use, 1)
-    assert_same(planned([loss], how, batching, reuse=reuse), planned([loss], "arrays", batching, reuse=reuse))
+    assert_same(planned([loss], "core", batching, reuse=reuse), planned([loss], "arrays", batching, reuse=reuse))
 
 
 def words_and_losses(count, results):
@@ -137,51 +113,47 @@ def words_and_losses(count, results):
     return [loss(i) for i in range(count)]
 
 
-@pytest.mark.parametrize("how", COMPILERS)
 @pytest.mark.parametrize("results", [False, True])
-def test_kept_roots_of_a_long_tape(how, results):
+def test_kept_roots_of_a_long_tape(results):
     losses = words_and_losses(150, results)
     tape = losses[0].tape
     lf.mean(losses).forward()
     assert tape.sealed
     for some in ([3, 77, 4, 140], [0], [149, 0], list(range(20, 40))):
         found = {}
-        for way in (how, "arrays"):
+        for way in FORMS:
             tape.reach.clear()
             root = lf.mean([losses[i] for i in some])
             with planning(way):
                 ranges = sorted(reach(tape, [losses[i].row for i in some]))
                 assert not decoded(tape).marks.any()
             found[way] = ranges, *planned([root], way, anew=True)
-        mine, theirs = found[how], found["arrays"]
+        mine, theirs = found["core"], found["arrays"]
         assert mine[0] == theirs[0]
         for a, b in zip(mine[1:3], theirs[1:3], strict=True):
             assert {**a, "tapes": None} == {**b, "tapes": None}
         assert_same(mine[3:], theirs[3:])
 
 
-@pytest.mark.parametrize("how", COMPILERS)
-def test_what_was_computed_before_is_known(how):
+def test_what_was_computed_before_is_known():
     losses = words_and_losses(12, True)
     lf.forward(losses[:5])
     root = lf.sum(losses[3:9]) * losses[0]
-    found = {way: planned([root], way, anew=False) for way in (how, "arrays")}
-    assert_same(found[how], found["arrays"])
-    assert sum(s.op.name == "known" for s in found[how][0]["signature"]) == 3
+    found = {way: planned([root], way, anew=False) for way in FORMS}
+    assert_same(found["core"], found["arrays"])
+    assert sum(s.op.name == "known" for s in found["core"][0]["signature"]) == 3
 
 
-@pytest.mark.parametrize("how", COMPILERS)
-def test_draws_of_a_repeated_forward_are_other_ones(how):
+def test_draws_of_a_repeated_forward_are_other_ones():
     losses = words_and_losses(3, True)
     tape = losses[0].tape
     tape.generation = 2
-    assert_same(planned(losses, how), planned(losses, "arrays"))
+    assert_same(planned(losses, "core"), planned(losses, "arrays"))
 
 
-@pytest.mark.parametrize("how", COMPILERS)
 @SLOW
 @given(st.integers(0, 10**6), st.booleans())
-def test_levels_that_are_not_the_best_are_left_to_the_choices(how, seed, learned):
+def test_levels_that_are_not_the_best_are_left_to_the_choices(seed, learned):
     """Two kinds of steps in a row: by levels there are more launches than need be."""
     rng = np.random.default_rng(seed)
     w = lf.Parameter(np.ones(3))
@@ -193,10 +165,10 @@ def test_levels_that_are_not_the_best_are_left_to_the_choices(how, seed, learned
         roots.append(lf.sum(x))
     choices = Choices(small=0)
     found = []
-    for way in (how, "arrays"):
+    for way in FORMS:
         with planning(way):
             graph = without_repeats(collect(roots, anew=True))
-            if learned and way == how:
+            if learned and way == "core":
                 scheduled(graph, "phases", choices)
             found.append(scheduled(graph, "phases", choices))
     assert found[0].launches == found[1].launches

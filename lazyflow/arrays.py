@@ -1,0 +1,782 @@
+"""Passes over the arrays of a graph by whole arrays: what runs where the compiled core was not built.
+
+The same functions as in ``core/passes.pyx``, with the same arguments and results; `lazyflow.passes` offers one or the
+other. NumPy takes some two hundred passes of a microsecond or more for what plain loops do in a few.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+Ints = np.ndarray[Any, np.dtype[Any]]
+
+PLAIN, VIEW, IMPORT, OUTPUT = range(4)  # kinds of rows, as in core/passes.pyx
+
+
+def begins(counts: Ints) -> Ints:
+    """Where groups of so many begin, and the last one ends."""
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
+# Rows of tapes.
+
+
+def row_starts(ids: Ints, ints: Ints, rows: Ints, int_counts: Ints, float_counts: Ints) -> tuple[Ints, Ints, Ints]:
+    """Where the operands, the integers and the floats of each row begin."""
+    int_starts = begins(int_counts.take(ids))
+    counts = rows.take(ids)
+    ragged = np.flatnonzero(counts < 0)
+    if len(ragged):  # of a torn tape, not all of them have a number
+        counts[ragged] = np.maximum(np.append(ints, 0)[np.minimum(int_starts[ragged], len(ints))], 0)
+    return begins(counts), int_starts, begins(float_counts.take(ids))
+
+
+def reach(
+    rows: Ints, ids: Ints, kinds: Ints, starts: Ints, operands: Ints, marks: Ints, gap: int
+) -> tuple[Ints, Ints, Ints]:
+    """The ranges of rows that each of ``rows`` rests on: where they begin and end, and how many each row has."""
+    found = [_reach_of(row, ids, kinds, starts, operands, gap) for row in rows.tolist()]
+    lows, highs = (np.array([part[k] for parts in found for part in parts], np.int64) for k in (0, 1))
+    return lows, highs, np.array([len(parts) for parts in found], np.int64)
+
+
+def _reach_of(row: int, ids: Ints, kinds: Ints, starts: Ints, operands: Ints, gap: int) -> list[tuple[int, int]]:
+    rows = _rows_below(row, starts, operands)
+    breaks = np.flatnonzero(np.diff(rows) > gap) + 1
+    lows = [int(rows[0]), *rows[breaks].tolist()]
+    lasts = [*rows[breaks - 1].tolist(), int(rows[-1])]
+    return [(low, _end_of_call(last + 1, ids, kinds)) for low, last in zip(lows, lasts, strict=True)]
+
+
+def _end_of_call(row: int, ids: Ints, kinds: Ints) -> int:
+    """The first row from this one on that is no further result of the call before it."""
+    while row < len(ids) and kinds[ids[row]] == OUTPUT:
+        row += 1
+    return row
+
+
+def _rows_below(row: int, starts: Ints, operands: Ints) -> Ints:
+    """The rows that a row rests on, ascending, itself included."""
+    seen, stack = {row}, [row]
+    while stack:
+        i = stack.pop()
+        for operand in operands[int(starts[i]) : int(starts[i + 1])].tolist():
+            if operand not in seen:
+                seen.add(operand)
+                stack.append(operand)
+    return np.array(sorted(seen), np.int64)
+
+
+def cut(
+    ids: Ints,
+    operands: Ints,
+    ints: Ints,
+    floats: Ints,
+    starts: Ints,
+    int_starts: Ints,
+    float_starts: Ints,
+    lows: Ints,
+    highs: Ints,
+    outside: int,
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """The ranges of a tape from ``lows`` to ``highs`` as a tape of their own: its four columns."""
+    some = [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
+    columns = (operands, starts), (ints, int_starts), (floats, float_starts)
+    ends = [_joined(column, [slice(s[r.start], s[r.stop]) for r in some]) for column, s in columns]
+    which = np.searchsorted(lows, ends[0], side="right") - 1
+    inside = (which >= 0) & (ends[0] < highs[which])
+    moved = np.where(inside, ends[0] + (begins(highs - lows)[:-1] - lows)[which], outside)
+    return _joined(ids, some), moved, ends[1], ends[2]
+
+
+def _joined(column: Ints, parts: Sequence[slice]) -> Ints:
+    return np.concatenate([column[:0], *[column[part] for part in parts]])
+
+
+def collected(
+    ids: Ints,
+    kinds: Ints,
+    operands: Ints,
+    ints: Ints,
+    starts: Ints,
+    int_starts: Ints,
+    float_starts: Ints,
+    imports: Ints,
+    targets: Ints,
+    known: Ints,
+    roots: Ints,
+) -> tuple[Ints, ...]:
+    """All rows that the roots need, as a graph."""
+    n = len(ids)
+    kind = kinds.take(ids)
+    views = np.flatnonzero(kind == VIEW)
+    results = np.flatnonzero(kind == OUTPUT)
+    aliases = np.concatenate([views, imports])
+    ends = np.concatenate([operands[starts[views]], targets])
+    shifts = np.concatenate([ints[int_starts[views]].astype(np.int64), np.zeros(len(imports), np.int64)])
+    base, shift = _resolved(n, aliases, ends, shifts)
+
+    computed = np.ones(n + 1, bool)  # the last row stands for all that were not read
+    computed[aliases] = False
+    has_operands = computed.copy()
+    if len(known):
+        has_operands[:n] &= ~known
+        results = results[~known[results]]
+    users = np.repeat(np.arange(n), np.diff(starts))
+    edges = np.flatnonzero(has_operands.take(users))
+    users, read = users.take(edges), operands.take(edges)
+    resolved = base.take(read)
+    needed = _needed(n + 1, base[roots], users, resolved, computed)
+    needed[results] |= needed[operands[starts[results]]]  # a call computes all of its results
+    kept = needed.take(users)
+    if not kept.all():
+        users, read, resolved = users[kept], read[kept], resolved[kept]
+    nodes = np.flatnonzero(needed[:n])
+    new = np.full(n + 1, -1, np.int64)
+    new[nodes] = np.arange(len(nodes))
+    present, signature = np.unique(ids.take(nodes), return_inverse=True)
+    counts = np.bincount(users, minlength=n).take(nodes)
+    columns = signature, begins(counts), new.take(resolved), shift.take(read)
+    payload = int_starts.take(nodes), float_starts.take(nodes), nodes, new[results[needed[results]]]
+    return (present.astype(np.int64), *columns, *payload, new, needed, base[:n], shift[:n])
+
+
+def _resolved(n: int, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints, Ints]:
+    """Follow chains of aliases to their ends by pointer jumping: base and element shift of every row, and of the one
+    behind the last."""
+    base, shift = np.arange(n + 1), np.zeros(n + 1, np.int64)
+    base[aliases], shift[aliases] = targets, shifts
+    while len(aliases):
+        step = base[aliases]
+        further = base[step]
+        moved = further != step
+        if not moved.any():
+            break
+        aliases, step, further = aliases[moved], step[moved], further[moved]
+        shift[aliases] += shift[step]
+        base[aliases] = further
+    return base, shift
+
+
+def _needed(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) -> Ints:
+    """Which rows the roots reach. Dead ends are peeled off in whole rounds; a graph with long dead chains is walked
+    instead."""
+    needed = computed.copy()
+    is_root = np.zeros(n, bool)
+    is_root[roots] = True
+    for _ in range(8):
+        used = is_root.copy()
+        used[operands] = True
+        dead = needed & ~used
+        if not dead.any():
+            alive: Ints = needed & used
+            return alive
+        needed &= used
+        keep = ~dead[users]
+        users, operands = users[keep], operands[keep]
+    return reachable(n, roots.tolist(), users, operands) & computed
+
+
+def reachable(n: int, nodes: Sequence[int], users: Ints, operands: Ints) -> Ints:
+    """Which of ``n`` nodes the given ones rest on, themselves included, along edges in ascending order of users."""
+    starts = np.searchsorted(users, np.arange(n + 1)).tolist()
+    sources = operands.tolist()
+    reached = bytearray(n)
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if not reached[node]:
+            reached[node] = 1
+            stack.extend(sources[starts[node] : starts[node + 1]])
+    return np.frombuffer(reached, bool)
+
+
+# Nodes of a graph.
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """Nodes in a topological order: ``signature`` (below ``signatures``) of each, the operands of node ``i`` at
+    ``base[starts[i]:starts[i + 1]]``, and which nodes the launch of the cell call that is their operand computes
+    (``results``)."""
+
+    signature: Ints
+    signatures: int
+    starts: Ints
+    base: Ints
+    results: Ints
+
+    def __len__(self) -> int:
+        return len(self.signature)
+
+    @cached_property
+    def call(self) -> Ints:
+        """The node whose launch computes each node: itself, but of a cell's further result the call."""
+        call = np.arange(len(self))
+        call[self.results] = self.base[self.starts[self.results]]
+        return call
+
+    @cached_property
+    def users(self) -> Ints:
+        """The node that each entry of ``base`` belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    @cached_property
+    def edges(self) -> tuple[Ints, Ints]:
+        """Users and operands, each as the node whose launch computes it; without those of further results."""
+        if not len(self.results):
+            return self.users, self.base
+        kept = np.ones(len(self.base), bool)
+        kept[self.starts[self.results]] = False
+        return self.users[kept], self.call[self.base[kept]]
+
+
+def without_repeats(
+    nodes: Nodes,
+    shift: Ints,
+    int_starts: Ints,
+    ints: Ints,
+    float_starts: Ints,
+    floats: Ints,
+    int_counts: Ints,
+    float_counts: Ints,
+    usable: Ints,
+    origin: Ints,
+    tape_base: Ints,
+    fewest: int,
+    worth: int,
+) -> tuple[Ints, ...] | None:
+    """The graph with each group of equal nodes as one, or None if all differ."""
+    payload = _Payload(shift, int_starts, ints, float_starts, floats, int_counts, float_counts)
+    first = _first_equals(nodes, payload, usable, fewest, worth)
+    if first is None:
+        return None
+    is_first = first == np.arange(len(nodes))
+    kept = np.flatnonzero(is_first)
+    new = np.empty(len(nodes), np.int64)
+    new[kept] = np.arange(len(kept))
+    new = new[first]
+    counts = np.diff(nodes.starts)
+    edges = np.repeat(is_first, counts)
+    rows = np.arange(len(tape_base) + 1)
+    rows[origin] = origin[first]
+    columns = nodes.signature[kept], begins(counts[kept]), new[nodes.base[edges]], shift[edges]
+    results = new[nodes.results[is_first[nodes.results]]]
+    return (new, *columns, int_starts[kept], float_starts[kept], origin[kept], results, rows[tape_base])
+
+
+@dataclass(frozen=True, eq=False)
+class _Payload:
+    shift: Ints
+    int_starts: Ints
+    ints: Ints
+    float_starts: Ints
+    floats: Ints
+    int_counts: Ints
+    float_counts: Ints
+
+
+def _first_equals(nodes: Nodes, payload: _Payload, usable: Ints, fewest: int, worth: int) -> Ints | None:
+    """For each node the first one that equals it; None if all differ."""
+    counts = np.diff(nodes.starts)
+    some = np.flatnonzero(usable & (counts == 0))
+    if len(some) < fewest:
+        return None
+    first = np.arange(len(nodes))
+    repeated = np.zeros(len(nodes), bool)
+    done = np.zeros(len(nodes), bool)
+    while len(some) * worth > len(nodes.base):
+        done[some] = True
+        found = _merge(nodes, payload, some, first)
+        if not len(found):
+            break
+        repeated[found] = True
+        _spread_to_results(nodes, found, first, repeated)
+        # Whoever reads repeated nodes alone is next: of all others a repeat would be chance.
+        readers, reads = _runs(nodes.users[repeated[nodes.base]])
+        some = readers[(reads == counts[readers]) & usable[readers] & ~done[readers]]
+    return first if repeated.any() else None
+
+
+def _runs(ascending: Ints) -> tuple[Ints, Ints]:
+    """The distinct values of an ascending array, and how often each occurs."""
+    starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1]))[: len(ascending)])
+    return ascending[starts], np.diff(starts, append=len(ascending))
+
+
+def _merge(nodes: Nodes, payload: _Payload, some: Ints, first: Ints) -> Ints:
+    """Point equal ones among ``some`` nodes to the first of them, in ``first``; returns all that have an equal."""
+    kinds = nodes.signature[some]
+    present = np.flatnonzero(np.bincount(kinds)).tolist()
+    for s in present:
+        mine = some if len(present) == 1 else some[kinds == s]
+        if len(mine) > 1:
+            first[mine] = mine[_leaders(_key(nodes, payload, mine, s, first))]
+    leaders = first[some]
+    size = np.bincount(leaders, minlength=len(nodes))
+    repeated: Ints = some[size[leaders] > 1]
+    return repeated
+
+
+def _leaders(key: Ints) -> Ints:
+    """For each element the position of the first one that equals it; keys are small non-negative numbers."""
+    positions = np.arange(len(key))
+    table = np.empty(int(key.max()) + 1, np.int64)  # only what is written is read
+    table[key[::-1]] = positions[::-1]
+    found: Ints = table[key]
+    return found
+
+
+# Keys go through a table of this many entries at most; NumPy takes its memory only where it is touched.
+LARGEST = 1 << 22
+
+
+def _key(nodes: Nodes, payload: _Payload, some: Ints, signature: int, first: Ints) -> Ints:
+    """A small number for each node, the same for equal ones and for these only."""
+    key = np.zeros(len(some), np.int64)
+    size = 1
+    for column in _columns(nodes, payload, some, signature, first):
+        low, high = int(column.min()), int(column.max())
+        if low == high:
+            continue
+        sparse = high - low + 1 > LARGEST
+        ranks = np.unique(column, return_inverse=True)[1] if sparse else column - low
+        width = int(ranks.max()) + 1
+        key = key * width + ranks
+        size *= width
+        if size > LARGEST:
+            key = np.unique(key, return_inverse=True)[1]
+            size = int(key.max()) + 1
+    return key
+
+
+def _columns(nodes: Nodes, payload: _Payload, some: Ints, signature: int, first: Ints) -> Iterator[Ints]:
+    """All that must be equal, column by column."""
+    for k in range(int(payload.int_counts[signature])):
+        yield payload.ints[payload.int_starts[some] + k]
+    for k in range(int(payload.float_counts[signature])):
+        yield payload.floats[payload.float_starts[some] + k].view(np.int64)  # 0.0 and -0.0 differ
+    counts = nodes.starts[some + 1] - nodes.starts[some]
+    if counts.min() == counts.max():
+        for k in range(int(counts[0])):
+            edges = nodes.starts[some] + k
+            yield first[nodes.base[edges]]
+            yield payload.shift[edges]
+        return
+    yield counts
+    for k in range(int(counts.max())):
+        has = counts > k
+        edges = (nodes.starts[some] + k)[has]
+        for column in (first[nodes.base[edges]], payload.shift[edges]):
+            found = np.zeros(len(some), np.int64)
+            found[has] = column
+            yield found
+
+
+def _spread_to_results(nodes: Nodes, calls: Ints, first: Ints, repeated: Ints) -> None:
+    """The further results of equal calls are equal."""
+    if len(nodes.results):
+        mine = np.zeros(len(nodes), bool)
+        mine[calls] = True
+        results = nodes.results[mine[nodes.call[nodes.results]]]
+        call = nodes.call[results]
+        first[results] = first[call] + results - call
+        repeated[results] = True
+
+
+# Scheduling.
+
+
+def depths(nodes: Nodes) -> Ints:
+    """The longest path of operands below each node."""
+    return _depths(len(nodes), nodes.users, nodes.base)
+
+
+def _depths(n: int, users: Ints, operands: Ints) -> Ints:
+    # One pass in recorded order, for users come after their operands. A level at a time in NumPy is slower: 15 us a
+    # level against 0.07 us a node in Python, and a chain has as many levels as nodes.
+    if len(users) and np.bincount(users).max() <= 2:
+        return _depths_of_pairs(n, users, operands)
+    depth = [0] * n
+    for user, operand in zip(users.tolist(), operands.tolist(), strict=True):
+        below = depth[operand] + 1
+        if below > depth[user]:
+            depth[user] = below
+    return np.array(depth, np.int64)
+
+
+def _depths_of_pairs(n: int, users: Ints, operands: Ints) -> Ints:
+    """The same where no node has more than two operands that count: a node at a time instead of an edge."""
+    first = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
+    last = np.concatenate((first[1:], [len(users)])) - 1
+    depth = [0] * n
+    for user, a, b in zip(users[first].tolist(), operands[first].tolist(), operands[last].tolist(), strict=True):
+        x, y = depth[a], depth[b]
+        depth[user] = x + 1 if x > y else y + 1
+    return np.array(depth, np.int64)
+
+
+def signature_edges(nodes: Nodes) -> Ints:
+    """``edges[a, b]``: some node of signature ``a`` feeds some node of signature ``b``."""
+    edges = np.zeros((nodes.signatures, nodes.signatures), bool)
+    users, operands = nodes.edges
+    edges[nodes.signature.take(operands), nodes.signature.take(users)] = True
+    return edges
+
+
+def by_levels(nodes: Nodes, component: Ints, components: int) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """The launch of each node, by component, depth inside of it, and signature; the component of each launch; and how
+    many nodes and launches each component has, and its greatest depth."""
+    of = component.take(nodes.signature)
+    users, operands = nodes.edges
+    inside = of.take(users) == of.take(operands)
+    level = _depths(len(nodes), users[inside], operands[inside])
+    height = np.zeros(components, np.int64)
+    np.maximum.at(height, of, level)
+    alone = nodes.call == np.arange(len(nodes)) if len(nodes.results) else slice(None)
+    origin = begins((height + 1) * nodes.signatures)
+    ranks, distinct = ranked((origin[of] + level * nodes.signatures + nodes.signature)[alone])
+    phase = np.searchsorted(origin, distinct, side="right") - 1
+    launch = ranks
+    if len(nodes.results):
+        launch = np.empty(len(nodes), np.int64)
+        launch[alone] = ranks
+        launch = launch[nodes.call]
+    sizes, counts = np.bincount(of[alone], minlength=components), np.bincount(phase, minlength=components)
+    return launch, phase, sizes, counts, height
+
+
+def part(nodes: Nodes, component: Ints, which: int) -> tuple[Ints, Nodes]:
+    """The nodes of the signatures of one component, without further results of calls, and the graph of these: with
+    their own numbers, and those of their signatures; a call stands for its results."""
+    inside = (component == which)[nodes.signature]
+    inside[nodes.results] = False
+    members = np.flatnonzero(inside)
+    new = np.full(len(nodes), -1, np.int64)
+    new[members] = np.arange(len(members))
+    users, operands = (new[ends] for ends in nodes.edges)
+    kept = (users >= 0) & (operands >= 0)
+    starts = begins(np.bincount(users[kept], minlength=len(members)))
+    signature, distinct = ranked(nodes.signature[members])
+    return members, Nodes(signature, len(distinct), starts, operands[kept], np.empty(0, np.int64))
+
+
+def backwards(nodes: Nodes) -> Nodes:
+    """The graph read from its other end: what was an operand is a user, and what was last is first."""
+    n = len(nodes)
+    users, operands = n - 1 - nodes.base, n - 1 - nodes.users
+    order = np.lexsort((operands, users))
+    starts = begins(np.bincount(users, minlength=n))
+    return Nodes(nodes.signature[::-1].copy(), nodes.signatures, starts, operands[order], np.empty(0, np.int64))
+
+
+def by_agenda(nodes: Nodes) -> tuple[Ints, int]:
+    """Of the ready signatures the one of the lowest mean depth next, with all of its ready nodes."""
+    users, operands = nodes.edges
+    depth = _depths(len(nodes), users, operands)
+    alone = nodes.call == np.arange(len(nodes))
+    kinds = nodes.signature[alone]
+    count = np.maximum(np.bincount(kinds, minlength=nodes.signatures), 1)
+    mean = (np.bincount(kinds, depth[alone], nodes.signatures) / count).tolist()
+    found = _Ready(nodes)
+    queue = [(mean[s], s) for s in found.ready]
+    heapq.heapify(queue)
+    while queue:
+        for s in found.run(heapq.heappop(queue)[1]):
+            heapq.heappush(queue, (mean[s], s))
+    return np.array(found.launch, np.int64)[nodes.call], found.launches
+
+
+class _Ready:
+    """The ready nodes of each signature, and what has run."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        n = len(nodes)
+        keys = np.unique(nodes.edges[0] * n + nodes.edges[1])  # repeated operands of one node count once
+        users, operands = keys // max(n, 1), keys % max(n, 1)
+        self.users = users[np.argsort(operands, kind="stable")].tolist()
+        self.starts = begins(np.bincount(operands, minlength=n)).tolist()
+        self.waiting = np.bincount(users, minlength=n).tolist()
+        self.signature = nodes.signature.tolist()
+        self.launch, self.launches = [0] * n, 0
+        self.ready: dict[int, list[int]] = {}
+        first = np.bincount(users, minlength=n) == 0
+        first[nodes.results] = False
+        for node in np.flatnonzero(first).tolist():
+            self.ready.setdefault(self.signature[node], []).append(node)
+
+    def run(self, s: int) -> list[int]:
+        """Launch all ready nodes of a signature; returns the signatures that had none before."""
+        fresh = []
+        for node in self.ready.pop(s):
+            self.launch[node] = self.launches
+            for user in self.users[self.starts[node] : self.starts[node + 1]]:
+                self.waiting[user] -= 1
+                if not self.waiting[user]:
+                    kind = self.signature[user]
+                    if kind not in self.ready:
+                        self.ready[kind] = []
+                        fresh.append(kind)
+                    self.ready[kind].append(user)
+        self.launches += 1
+        return fresh
+
+
+def frontier(nodes: Nodes) -> tuple[Ints, int]:
+    """Of the ready signatures the one with the largest share of ready nodes among those that could join the launch
+    next; of equal shares, that of more nodes."""
+    _, critical = longest_chains(nodes)
+    followers: list[list[int]] = [[] for _ in range(len(nodes))]
+    for node in np.flatnonzero(critical >= 0).tolist():
+        followers[critical[node]].append(node)
+    could_join = np.bincount(nodes.signature[critical < 0], minlength=nodes.signatures).tolist()
+    found = _Ready(nodes)
+    ready = found.ready
+    while ready:
+        s = max(ready, key=lambda s: (len(ready[s]) / could_join[s], len(ready[s])))
+        could_join[s] += sum(len(followers[node]) for node in ready[s]) - len(ready[s])
+        found.run(s)
+    return np.array(found.launch, np.int64), found.launches
+
+
+def longest_chains(nodes: Nodes) -> tuple[Ints, Ints]:
+    """Length of the longest chain of dependent nodes of one signature that ends in each node, and the node before it in
+    that chain, or -1.
+
+    A table of the best chain for every signature goes up the graph a depth at a time. Nobody can join a launch of its
+    signature before that node has run, and when it has, so have all others (their chains are shorter).
+    """
+    n = len(nodes)
+    chain = np.zeros((n + 1, nodes.signatures), np.int64)  # length * (n + 1) + node + 1; row n stays empty
+    length, critical = np.ones(n, np.int64), np.full(n, -1, np.int64)
+    depth = depths(nodes)
+    order = np.argsort(depth, kind="stable")
+    bounds = np.searchsorted(depth[order], np.arange(int(depth.max(initial=0)) + 2))
+    counts = np.diff(nodes.starts)
+    for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        level = order[low:high]
+        some = level[counts[level] > 0]
+        if len(some):
+            ends = np.cumsum(counts[some])
+            slots = np.repeat(nodes.starts[some] - ends + counts[some], counts[some]) + np.arange(ends[-1])
+            chain[some] = np.maximum.reduceat(chain[nodes.base[slots]], ends - counts[some], axis=0)
+        own = nodes.signature[level]
+        before = chain[level, own]
+        critical[level] = before % (n + 1) - 1
+        length[level] = before // (n + 1) + 1
+        chain[level, own] = length[level] * (n + 1) + level + 1
+    return length, critical
+
+
+def ranked(keys: Ints) -> tuple[Ints, Ints]:
+    """The rank of each key among the distinct keys, and those keys; by counting where they are dense."""
+    if not len(keys):
+        return keys, keys
+    highest = int(keys.max()) + 1
+    if highest > 16 * len(keys) + 65536:
+        distinct, ranks = np.unique(keys, return_inverse=True)
+        return ranks, distinct
+    present = np.zeros(highest, bool)
+    present[keys] = True
+    return (np.cumsum(present) - 1)[keys], np.flatnonzero(present)
+
+
+# Memory.
+
+
+def in_order_of(launch: Ints, launches: int) -> Ints:
+    """Nodes ordered by launch, recorded order within; NumPy sorts 16-bit keys by radix, which is linear."""
+    keys = launch.astype(np.uint16) if launches < 65536 else launch
+    return np.argsort(keys, kind="stable")
+
+
+def bounds_of(keys: Ints, count: int) -> Ints:
+    """Where each group begins in what is sorted by these keys."""
+    return begins(np.bincount(keys, minlength=count))
+
+
+def by_launch(launch: Ints, wanted: Ints, launches: int) -> tuple[Ints, Ints]:
+    """The wanted nodes (a flag for each) in the order of their launches, recorded order within, and where each launch
+    begins; launches without any are left out."""
+    some = np.flatnonzero(wanted)
+    order = some[in_order_of(launch[some], launches)]
+    return order, np.unique(bounds_of(launch[order], launches))
+
+
+def laid_out(nodes: Nodes, launch: Ints, phase: Ints, widths: Ints, dtypes: Ints, count: int) -> tuple[Ints, Ints]:
+    """The element offset of each node, blocks laid behind each other by phase and signature, each run of one signature
+    aligned to its width; and how many elements of each of ``count`` dtypes there are."""
+    block, place, sizes, kinds, phases = _blocks(nodes, launch, phase)
+    start, ends = np.empty(len(sizes), np.int64), np.zeros(count, np.int64)
+    order = np.lexsort((np.arange(len(sizes)), kinds, phases, dtypes[kinds]))
+    for d in range(count):
+        mine = order[dtypes[kinds[order]] == d]
+        ends[d] = _stacked(start, mine, widths[kinds[mine]], sizes[mine], kinds[mine])
+    return start[block] + place * widths[nodes.signature], ends
+
+
+def _stacked(start: Ints, blocks: Ints, widths: Ints, counts: Ints, signature: Ints) -> int:
+    cursor, previous = 0, -1
+    columns = (a.tolist() for a in (blocks, widths, counts, signature))
+    for block, width, count, s in zip(*columns, strict=True):
+        if s != previous:
+            cursor = -(-cursor // width) * width
+            previous = s
+        start[block] = cursor
+        cursor += width * count
+    return cursor
+
+
+def _blocks(nodes: Nodes, launch: Ints, phase: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    block, launch_of = launch, np.arange(len(phase))
+    if len(nodes.results):
+        result = np.arange(len(nodes)) - nodes.call
+        most = int(result.max()) + 1
+        block, distinct = ranked(launch * most + result)
+        launch_of = distinct // most
+    order = in_order_of(block, len(launch_of))
+    bounds = bounds_of(block, len(launch_of))
+    sizes = np.diff(bounds)
+    place = np.empty(len(nodes), np.int64)
+    place[order] = np.arange(len(nodes)) - np.repeat(bounds[:-1], sizes)
+    kinds = np.zeros(len(sizes), np.int64)
+    kinds[block] = nodes.signature
+    return block, place, sizes, kinds, phase[launch_of]
+
+
+def blocks(nodes: Nodes, launch: Ints, phase: Ints, roots: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints]:
+    """Which nodes get consecutive rows: the block of each node, its place there, and of each block how many nodes it
+    has, their signature, its phase, and the last phase in which it is read, of a root the greatest number there is."""
+    block, place, sizes, kinds, phases = _blocks(nodes, launch, phase)
+    last = phases.copy()
+    np.maximum.at(last, block[nodes.base], phases[block[nodes.users]])
+    last[block[roots]] = np.iinfo(last.dtype).max  # phases may have gaps: more of them than launches
+    return block, place, sizes, kinds, phases, last
+
+
+def calls(
+    nodes: Nodes,
+    shift: Ints,
+    offsets: Ints,
+    int_starts: Ints,
+    ints: Ints,
+    float_starts: Ints,
+    floats: Ints,
+    order: Ints,
+    launch: Ints,
+    phase: Ints,
+    kind: int,
+    rows: int,
+    results: int,
+    int_count: int,
+    float_count: int,
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints, int]:
+    """The calls of the cell with signature ``kind`` in this order: nodes, the offsets of operands and of results,
+    integers, floats, which operands and which results are read in the phase of the calls, and the most calls of a
+    launch."""
+    phases = phase[launch]
+    within = phases[nodes.base] == phases[nodes.users]
+    within[nodes.starts[nodes.results]] = False  # a result that reads its call is no use of it
+    read_within = np.zeros(len(nodes), bool)
+    read_within[nodes.base[within]] = True
+    some = order[nodes.signature[order] == kind]
+    edges = nodes.starts[some]
+    inputs = _matrix([offsets[nodes.base[edges + k]] + shift[edges + k] for k in range(rows)], some, np.int64)
+    outputs = _matrix([offsets[some + k] for k in range(results)], some, np.int64)
+    numbers = _matrix([ints[int_starts[some] + k] for k in range(int_count)], some, np.int32)
+    reals = _matrix([floats[float_starts[some] + k] for k in range(float_count)], some, np.float64)
+    read = np.array([within[edges + k].any() for k in range(rows)], bool)
+    used = np.array([read_within[some + k].any() for k in range(results)], bool)
+    return some, inputs, outputs, numbers, reals, read, used, int(np.bincount(launch[some]).max(initial=0))
+
+
+def _matrix(rows: Sequence[Ints], columns: Ints, dtype: Any) -> Ints:
+    return np.stack(rows) if rows else np.empty((0, len(columns)), dtype)
+
+
+def operand_offsets(nodes: Nodes, shift: Ints, offsets: Ints, order: Ints, bounds: Ints, has: Ints, slot: int) -> Ints:
+    """Where operand ``slot`` of each node in this order lies; 0 for launches without one (``has``)."""
+    found = np.zeros(len(order), np.int64)
+    every = np.repeat(has, np.diff(bounds))
+    edges = nodes.starts.take(order[every]) + slot
+    found[every] = offsets.take(nodes.base.take(edges)) + shift.take(edges)
+    return found
+
+
+def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints]:
+    """For each launch whether its offsets are evenly spaced, how far apart (of a single one: its width), and the
+    first."""
+    low, high = bounds[:-1], bounds[1:]
+    if not len(offsets):
+        return np.empty(0, bool), np.empty(0, np.int64), np.empty(0, np.int64)
+    step = np.diff(offsets)
+    uneven = np.zeros(len(offsets) + 1, np.int64)
+    if len(step) > 1:
+        np.cumsum(step[1:] != step[:-1], out=uneven[1 : len(step)])
+        uneven[len(step) :] = uneven[len(step) - 1]
+    two = high - low > 1
+    pitch = np.zeros(len(low), np.int64)
+    pitch[two] = step[low[two]]
+    even = (uneven[np.maximum(high - 2, low)] == uneven[low]) & (pitch >= 0)
+    return even, np.where(two, pitch, widths), offsets[low]
+
+
+def stacked_rows(nodes: Nodes, shift: Ints, offsets: Ints, some: Ints, width: int) -> tuple[Ints, int, int, bool]:
+    """Where all operands of ``some`` nodes lie, one node behind the other: element offsets, their distance if they are
+    evenly spaced, else -1, and the first; or, if all are aligned to ``width`` and not evenly spaced, row numbers, and
+    True."""
+    starts = nodes.starts[some]
+    counts = nodes.starts[some + 1] - starts
+    ends = begins(counts)
+    edges = np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])
+    found = offsets.take(nodes.base.take(edges)) + shift.take(edges)
+    pitch = int(found[1] - found[0]) if len(found) > 1 else width
+    if pitch < 0 or (len(found) > 2 and (found[1:] - found[:-1] != pitch).any()):
+        pitch = -1
+    first = int(found[0]) if len(found) else 0
+    index = found // width
+    aligned = pitch < 0 and bool((index * width == found).all())
+    return index if aligned else found, pitch, first, aligned
+
+
+def places(base: Ints, shift: Ints, origin: Ints, kept: Ints, offsets: Ints) -> Ints:
+    """The element offset of the value that each row of the tapes shows, -1 where there is none."""
+    offset = np.full(len(base) + 1, -1, np.int64)
+    offset[origin[kept]] = offsets[kept]
+    found = offset[base]
+    return np.where(found >= 0, found + shift, -1)
+
+
+# Gradients.
+
+
+def reaches_all(nodes: Nodes, wanted: Ints, wants: Ints, slots: Ints, roots: Ints) -> bool:
+    """Whether a gradient that starts at ``roots`` reaches all nodes whose signature wants one (``wanted``): each of
+    them is read by a node that hands one on to it. ``wants[slots[s] + k]``: whether signature ``s`` does to operand
+    ``k``; its last operand stands for further ones."""
+    users, _ = nodes.edges
+    slot = np.arange(len(nodes.base))
+    if len(nodes.results):
+        kept = np.ones(len(nodes.base), bool)
+        kept[nodes.starts[nodes.results]] = False
+        slot = slot[kept]
+    slot = slot - nodes.starts[users]
+    kinds = nodes.signature[users]
+    hands = wants[np.minimum(slots[kinds] + slot, slots[kinds + 1] - 1)] if len(wants) else np.zeros(len(users), bool)
+    missing = wanted[nodes.signature]
+    missing[nodes.edges[1][hands]] = False
+    missing[nodes.call[roots]] = False
+    missing[nodes.results] = False
+    return not missing.any()
+
+
+# Chains are not looked for: without the machine that runs them they cost more than the launches they save.
+chains = joined = None

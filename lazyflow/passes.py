@@ -1,0 +1,56 @@
+"""Passes over the arrays of a graph: those of the compiled core, or, where it was not built, those by whole arrays.
+
+Collecting, merging repeats, scheduling and laying out are each one or two passes over nodes and edges. Both forms give
+the very same graphs and plans (``tests/core/test_passes.py``). `lazyflow.arrays` says what each does; ``chains`` and
+``joined`` are None without the core.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lazyflow import arrays, core
+from lazyflow.arrays import IMPORT, OUTPUT, PLAIN, VIEW
+
+Nodes: Any
+backwards: Any
+blocks: Any
+by_agenda: Any
+by_launch: Any
+by_levels: Any
+calls: Any
+chains: Any
+collected: Any
+cut: Any
+depths: Any
+evenly: Any
+frontier: Any
+joined: Any
+laid_out: Any
+longest_chains: Any
+operand_offsets: Any
+part: Any
+places: Any
+reach: Any
+reaches_all: Any
+row_starts: Any
+signature_edges: Any
+stacked_rows: Any
+without_repeats: Any
+
+NAMES = (
+    "Nodes", "backwards", "blocks", "by_agenda", "by_launch", "by_levels", "calls", "chains", "collected", "cut",
+    "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "operand_offsets", "part", "places",
+    "reach", "reaches_all", "row_starts", "signature_edges", "stacked_rows", "without_repeats",
+)  # fmt: skip
+
+
+def use(form: Any) -> None:
+    """Offer the passes of ``form``, `lazyflow.arrays` or ``lazyflow.core.passes``. Tests compare the two; what was made
+    by one is nothing for the other."""
+    globals().update({name: getattr(form, name) for name in NAMES})
+
+
+use(arrays if core.passes is None else core.passes)
+
+__all__ = ["IMPORT", "NAMES", "OUTPUT", "PLAIN", "VIEW", "use"]

@@ -1,0 +1,476 @@
+"""The compiled passes beside those by whole arrays, on random graphs; and wrong arguments, which are errors."""
+
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from lazyflow import arrays, core, passes
+
+if core.passes is None:
+    pytest.skip("the core was not compiled", allow_module_level=True)
+
+SOME = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FORMS = (core.passes, arrays)
+
+
+def ints(values):
+    return np.array(values, np.int64)
+
+
+def comparable(value):
+    """Results as plain data; the edges of a graph in the order in which they stand."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind, value.shape, value.tolist()
+    if isinstance(value, core.passes.Nodes | arrays.Nodes):
+        return [comparable(getattr(value, name)) for name in ("signature", "starts", "base", "results", "call")]
+    if isinstance(value, tuple | list):
+        return [comparable(v) for v in value]
+    return value
+
+
+def assert_same(call):
+    """That both forms give the same; returns it, as the compiled one gives it."""
+    found, expected = (call(form) for form in FORMS)
+    assert comparable(found) == comparable(expected)
+    return found
+
+
+# Nodes of a graph.
+
+
+@st.composite
+def graphs(draw, results=True):
+    """The arguments of `Nodes`; nodes of the first signature are calls, with their further results behind them."""
+    kinds = draw(st.integers(1, 5))
+    count = draw(st.integers(0, 2)) if results else 0
+    signature, starts, base, further = [], [0], [], []
+    for _ in range(draw(st.integers(0, 25))):
+        i = len(signature)
+        operands = draw(st.lists(st.integers(max(0, i - 9), i - 1), max_size=3)) if i else []
+        signature.append(draw(st.integers(0, kinds - 1)))
+        base += operands
+        starts.append(len(base))
+        for _ in range(count if signature[i] == 0 else 0):
+            further.append(len(signature))
+            signature.append(kinds)
+            base.append(i)
+            starts.append(len(base))
+    return ints(signature), kinds + 1, ints(starts), ints(base), ints(further)
+
+
+def chain(length, kinds=2):
+    """One node behind the other."""
+    starts = np.maximum(np.arange(length + 1) - 1, 0)
+    return np.arange(length) % kinds, kinds, starts, np.arange(length - 1), ints([])
+
+
+EDGES = [
+    (ints([]), 0, ints([0]), ints([]), ints([])),
+    (ints([]), 3, ints([0]), ints([]), ints([])),
+    (ints([0]), 1, ints([0, 0]), ints([]), ints([])),
+    (ints([0, 1]), 2, ints([0, 0, 1]), ints([0]), ints([1])),
+    chain(700),
+]
+
+
+def on_graphs(results=True):
+    """Runs a test on random graphs with a generator of random numbers, and on those with nothing, one node, and a long
+    chain."""
+
+    def decorate(test):
+        run = given(graphs(results), st.integers(0, 10**6).map(np.random.default_rng))(test)
+        for graph in EDGES if results else EDGES[:3]:
+            run = example(graph, np.random.default_rng(0))(run)
+        return SOME(run)
+
+    return decorate
+
+
+def schedule_of(form, arguments):
+    """A valid schedule: by levels, all signatures in one component."""
+    nodes = form.Nodes(*arguments)
+    return nodes, *form.by_levels(nodes, np.zeros(arguments[1], np.int64), 1)[:2]
+
+
+@on_graphs()
+def test_calls_and_depths_and_edges(graph, rng):
+    for name in ("depths", "signature_edges"):
+        assert_same(lambda form, name=name: getattr(form, name)(form.Nodes(*graph)))
+    found = assert_same(lambda form: form.Nodes(*graph).call)
+    assert len(found) == len(graph[0])
+
+
+@on_graphs()
+def test_levels_by_components(graph, rng):
+    components = max(1, graph[1] - 1)
+    component = np.sort(rng.integers(0, components, graph[1]))
+    assert_same(lambda form: form.by_levels(form.Nodes(*graph), component, components))
+    assert_same(lambda form: form.part(form.Nodes(*graph), component, 0))
+
+
+@on_graphs()
+def test_agenda(graph, rng):
+    assert_same(lambda form: form.by_agenda(form.Nodes(*graph)))
+
+
+@on_graphs(results=False)
+def test_frontier_from_both_ends(graph, rng):
+    assert_same(lambda form: form.backwards(form.Nodes(*graph)))
+    assert_same(lambda form: form.longest_chains(form.Nodes(*graph)))
+    assert_same(lambda form: form.frontier(form.Nodes(*graph)))
+    assert_same(lambda form: form.frontier(form.backwards(form.Nodes(*graph))))
+
+
+@on_graphs()
+def test_repeats(graph, rng):
+    n, kinds = len(graph[0]), graph[1]
+    int_counts, float_counts = rng.integers(0, 3, kinds), rng.integers(0, 2, kinds)
+    int_counts[-1:], float_counts[-1:] = 0, 0  # further results
+    int_starts = arrays.begins(int_counts[graph[0]])
+    float_starts = arrays.begins(float_counts[graph[0]])
+    shift = rng.integers(0, 2, len(graph[3]))
+    numbers = rng.integers(-1, 2, int(int_starts[-1])).astype(np.int32)
+    reals = rng.choice([0.0, -0.0, np.nan, 2.5], int(float_starts[-1]))
+    usable = rng.random(n) < 0.9
+    usable[graph[4]] = False
+    origin = np.arange(n) * 2
+    tape_base = np.repeat(origin, 2)
+    payload = shift, int_starts[:-1], numbers, float_starts[:-1], reals, int_counts, float_counts
+    assert_same(lambda form: form.without_repeats(form.Nodes(*graph), *payload, usable, origin, tape_base, 2, 64))
+
+
+@on_graphs()
+def test_memory(graph, rng):
+    n, kinds = len(graph[0]), graph[1]
+    widths, dtypes = rng.integers(1, 9, kinds), rng.integers(0, 2, kinds)
+    roots = rng.integers(0, n, 2) if n else ints([])
+
+    def run(form):
+        nodes, launch, phase = schedule_of(form, graph)
+        blocks = form.blocks(nodes, launch, phase, roots)
+        return form.laid_out(nodes, launch, phase, widths, dtypes, 2), blocks
+
+    assert_same(run)
+
+
+@on_graphs()
+def test_launches_and_what_they_read(graph, rng):
+    n = len(graph[0])
+    shift, offsets = rng.integers(0, 4, len(graph[3])), rng.integers(0, 50, n)
+    wanted = rng.random(n) < 0.7
+    counts = np.diff(graph[2])
+
+    def run(form):
+        nodes, launch, phase = schedule_of(form, graph)
+        order, bounds = form.by_launch(launch, wanted, len(phase))
+        least = np.array([counts[order[a:b]].min() for a, b in itertools.pairwise(bounds)], np.int64)
+        columns = [form.operand_offsets(nodes, shift, offsets, order, bounds, least > slot, slot) for slot in range(2)]
+        even = form.evenly(columns[0], bounds, np.full(len(bounds) - 1, 3))
+        stacked = [
+            form.stacked_rows(nodes, shift, offsets, order[: k + 1], 1 + k % 3) for k in range(min(len(order), 4))
+        ]
+        steady = form.stacked_rows(nodes, shift * 0, np.arange(n) * 2, order[:3], 2)
+        return order, bounds, columns, even, stacked, steady
+
+    assert_same(run)
+
+
+@on_graphs()
+def test_calls_of_cells(graph, rng):
+    n, kinds = len(graph[0]), graph[1]
+    shift, offsets = rng.integers(0, 4, len(graph[3])), rng.integers(0, 50, n)
+    numbers, reals = rng.integers(0, 9, 2 * n + 2).astype(np.int32), rng.normal(size=n + 1)
+    payload = np.arange(n) * 2, numbers, np.arange(n), reals
+    counts = np.diff(graph[2])
+
+    def run(form):
+        nodes, launch, phase = schedule_of(form, graph)
+        order, _ = form.by_launch(launch, nodes.call == np.arange(n), len(phase))
+        found = []
+        for kind in range(kinds):
+            rows = int(counts[order[graph[0][order] == kind]].min(initial=3))
+            found.append(form.calls(nodes, shift, offsets, *payload, order, launch, phase, kind, rows, 1, 2, 1))
+        return found
+
+    assert_same(run)
+
+
+@on_graphs()
+def test_what_a_gradient_reaches(graph, rng):
+    n, kinds = len(graph[0]), graph[1]
+    slots = arrays.begins(np.full(kinds, 3))
+    wanted, wants = rng.random(kinds) < 0.5, rng.random(3 * kinds) < 0.8
+    roots = rng.integers(0, n, 1) if n else ints([])
+    assert_same(lambda form: form.reaches_all(form.Nodes(*graph), wanted, wants, slots, roots))
+
+
+@on_graphs(results=False)
+def test_chains_joined_are_a_graph_of_what_is_left(graph, rng):
+    """There is one form only: members and edges are counted, and nothing of a chain is read from outside."""
+    n, kinds = len(graph[0]), graph[1]
+    joins = rng.integers(-1, 2, kinds)[graph[0]] if n else ints([])
+    whole = np.ones((kinds, 4), bool)
+    output, shift = rng.random(n) < 0.1, rng.integers(0, 2, len(graph[3]))
+    nodes = core.passes.Nodes(*graph)
+    last, _, structure, count = core.passes.chains(nodes, shift, joins, ints([1, 1]), ints([4, 8]), whole, output, 5)
+    which = np.arange(count) % 3 - 1  # some stay as they are
+    which[which >= 0] += kinds
+    new, old, signature, starts, base, shifts, gone = core.passes.joined(nodes, shift, last, structure, which)
+    assert len(old) + len(gone) == n and sorted([*old.tolist(), *gone.tolist()]) == list(range(n))
+    core.passes.Nodes(signature, kinds + 2, starts, base, ints([]))
+    assert (last[last] == last).all() and (np.bincount(last, minlength=1) <= 5).all()
+    taken = (structure[last] >= 0) & (np.append(which, -1)[structure[last]] >= 0) if n else np.zeros(0, bool)
+    chain_of = np.where(taken, last, np.arange(n))
+    assert new.tolist() == [int(np.flatnonzero(old == chain)[0]) for chain in chain_of.tolist()]
+    users = np.repeat(np.arange(n), np.diff(graph[2]))
+    outer = chain_of[users] != chain_of[graph[3]]
+    assert len(base) == len(shifts) == outer.sum()
+    assert (chain_of[graph[3][outer]] == graph[3][outer]).all(), "only the last member is read from outside"
+
+
+# Rows of tapes.
+
+
+@st.composite
+def tapes(draw):
+    """Columns of one tape: constants, operations, views, imports, calls with further results."""
+    kinds = np.array([passes.PLAIN, passes.VIEW, passes.IMPORT, passes.OUTPUT, passes.PLAIN, passes.PLAIN], np.int32)
+    rows = np.array([0, 1, 0, 1, 2, -1], np.int32)
+    int_counts, float_counts = np.array([0, 1, 1, 0, 1, 1], np.int32), np.array([0, 0, 0, 0, 1, 0], np.int32)
+    ids, operands, numbers, reals = [], [], [], []
+    for i in range(draw(st.integers(0, 40))):
+        kind = draw(st.sampled_from([0, 1, 2, 3, 4, 5])) if i else 0
+        call = next((k for k in range(i - 1, -1, -1) if ids[k] != 3), 0)
+        kind = 0 if kind == 3 and ids[call] != 4 else kind
+        count = {1: 1, 3: 1, 4: 2, 5: draw(st.integers(0, 4))}.get(kind, 0)
+        some = st.integers(0, max(i - 1, 0))
+        operands += [call] if kind == 3 else draw(st.lists(some, min_size=count, max_size=count))
+        numbers += [count] if kind == 5 else [draw(st.integers(0, 3))] * int(int_counts[kind])
+        reals += [0.5] * int(float_counts[kind])
+        ids.append(kind)
+    columns = np.array(ids, np.int32), np.array(operands, np.int32), np.array(numbers, np.int32), np.array(reals, float)
+    return columns, (kinds, rows, int_counts, float_counts)
+
+
+def starts_of(form, tape):
+    (ids, _, numbers, _), (_, rows, int_counts, float_counts) = tape
+    return form.row_starts(ids, numbers, rows, int_counts, float_counts)
+
+
+@SOME
+@given(tapes())
+def test_where_rows_begin(tape):
+    found = assert_same(lambda form: starts_of(form, tape))
+    assert [int(s[-1]) for s in found] == [len(column) for column in tape[0][1:]]
+
+
+@SOME
+@given(tapes(), st.integers(0, 10**6))
+def test_collected(tape, seed):
+    (ids, operands, numbers, _), (kinds, *_) = tape
+    rng, n = np.random.default_rng(seed), len(ids)
+    imports = np.flatnonzero(ids == 2)
+    imports = imports[(rng.random(len(imports)) < 0.7) & (imports > 0)]
+    targets = ints([rng.integers(0, i) for i in imports])
+    known = rng.random(n) < 0.2 if rng.random() < 0.5 else np.zeros(0, bool)
+    if len(known):  # of a call all results are known, or none
+        known[ids == 1] = False
+        known[imports] = False
+        starts = starts_of(arrays, tape)[0]
+        results = np.flatnonzero(ids == 3)
+        known[results] = known[operands[starts[results]]]
+    roots = rng.integers(0, n, min(n, 3)) if n else ints([])
+    wide = operands.astype(np.int64)
+
+    def run(form):
+        columns = starts_of(form, tape)
+        return form.collected(ids, kinds, wide, numbers, *columns, imports, targets, known, roots)
+
+    present, signature, starts, base, *_ = assert_same(run)
+    core.passes.Nodes(signature, len(present), starts, base, ints([]))
+
+
+@SOME
+@given(tapes(), st.integers(0, 10**6), st.integers(0, 5))
+def test_ranges_of_rows(tape, seed, gap):
+    (ids, operands, numbers, reals), (kinds, *_) = tape
+    n = len(ids)
+    rows = np.random.default_rng(seed).integers(0, n, min(n, 4)) if n else ints([])
+
+    def run(form):
+        starts = starts_of(form, tape)
+        marks = np.zeros(n, bool)
+        lows, highs, counts = found = form.reach(rows, ids, kinds, starts[0], operands, marks, gap)
+        assert not marks.any()
+        some = lows[: counts[:1].sum()], highs[: counts[:1].sum()]
+        return found, form.cut(ids, operands, numbers, reals, *starts, *some, 77)
+
+    assert_same(run)
+
+
+@SOME
+@given(st.integers(0, 30), st.integers(0, 20), st.integers(0, 10**6))
+def test_places(rows, count, seed):
+    rng = np.random.default_rng(seed)
+    n = min(rows, count)
+    origin = rng.permutation(rows)[:n]
+    kept = np.flatnonzero(rng.random(n) < 0.8)
+    columns = rng.integers(0, rows + 1, rows), rng.integers(0, 9, rows), origin, kept, rng.integers(0, 99, n)
+    assert_same(lambda form: form.places(*columns))
+
+
+# Wrong arguments.
+
+
+def arguments():
+    """Good arguments of each pass, over a small graph."""
+    graph = ints([0, 1, 2, 1]), 3, ints([0, 0, 1, 2, 4]), ints([0, 1, 0, 1]), ints([2])
+    nodes = core.passes.Nodes(*graph)
+    alone = core.passes.Nodes(ints([0, 1, 1]), 2, ints([0, 0, 1, 3]), ints([0, 0, 1]), ints([]))
+    launch, phase, *_ = core.passes.by_levels(nodes, ints([0, 0, 0]), 1)
+    order, _ = core.passes.by_launch(launch, np.ones(4, bool), len(phase))
+    numbers, reals, shift, offsets = np.zeros(8, np.int32), np.zeros(8), ints([0, 1, 2, 3]), ints([0, 4, 8, 12])
+    starts, table = ints([0, 2, 4, 6]), np.array([0, 1, 2, 3], np.int32)
+    ids, operands = np.array([0, 1, 2, 3], np.int32), np.array([0, 1], np.int32)
+    tape = ids, operands, numbers[:2], reals[:1]
+    begins = ints([0, 0, 1, 1, 2]), ints([0, 0, 1, 2, 2]), ints([0, 0, 0, 1, 1])
+    flags, marks = np.ones(3, bool), np.zeros(4, bool)
+    yield "Nodes", graph
+    yield "row_starts", (ids, numbers, table, table, table)
+    yield "reach", (ints([3]), ids, table, begins[0], operands, marks, 0)
+    yield "cut", (*tape, *begins, ints([0, 2]), ints([1, 4]), 4)
+    yield (
+        "collected",
+        (ids, table, operands.astype(np.int64), numbers[:2], *begins, ints([2]), ints([0]), marks, ints([3])),
+    )
+    payload = starts, numbers, starts, reals
+    usable = np.ones(4, bool)
+    yield (
+        "without_repeats",
+        (
+            nodes,
+            shift,
+            *payload,
+            ints([1, 1, 0]),
+            ints([1, 0, 0]),
+            usable,
+            ints([0, 1, 2, 3]),
+            ints([0, 1, 2, 3]),
+            0,
+            64,
+        ),
+    )
+    for name in ("depths", "signature_edges", "by_agenda"):
+        yield name, (nodes,)
+    for name in ("backwards", "longest_chains", "frontier"):
+        yield name, (alone,)
+    yield "by_levels", (nodes, ints([0, 0, 0]), 1)
+    yield "part", (nodes, ints([0, 0, 0]), 0)
+    yield "by_launch", (launch, usable, len(phase))
+    yield "laid_out", (nodes, launch, phase, ints([1, 2, 3]), ints([0, 0, 0]), 1)
+    yield "blocks", (nodes, launch, phase, ints([3]))
+    yield "calls", (nodes, shift, offsets, *payload, order, launch, phase, 1, 1, 1, 1, 1)
+    yield "operand_offsets", (nodes, shift, offsets, ints([1, 3]), ints([0, 1, 2]), np.ones(2, bool), 0)
+    yield "evenly", (offsets, ints([0, 2, 4]), ints([4, 4]))
+    yield "stacked_rows", (nodes, shift, offsets, order, 2)
+    yield "places", (ints([0, 1, 2]), ints([0, 1, 2]), ints([0, 2]), ints([0, 1]), ints([0, 4]))
+    yield "reaches_all", (nodes, flags, flags, ints([0, 1, 2, 3]), ints([3]))
+    classes = ints([0, 0, -1, 0]), ints([1]), ints([4])
+    yield "chains", (nodes, shift, *classes, np.ones((3, 2), bool), marks, 4)
+    yield "joined", (nodes, shift, ints([1, 1, 2, 3]), ints([-1, 0, -1, -1]), ints([2]))
+
+
+GOOD = dict(arguments())
+
+
+def test_every_pass_has_arguments_here():
+    assert set(GOOD) == set(passes.NAMES)
+    for name, given_ in GOOD.items():
+        getattr(core.passes, name)(*given_)
+
+
+def wrong(array, name):
+    """The array in ways that are an error for whoever takes it."""
+    yield None
+    yield array.tolist()
+    yield array.astype(np.float32)
+    yield array.astype(np.int16)
+    yield array.astype(array.dtype.newbyteorder())
+    yield np.repeat(array, 2)[::2]
+    yield array.reshape(*array.shape, 1)
+
+
+def is_alike(one, other):
+    if not isinstance(one, np.ndarray):
+        return False
+    return one.flags.c_contiguous and (one.dtype, one.shape) == (other.dtype, other.shape)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_no_fitting_array_is_refused(name):
+    function = getattr(core.passes, name)
+    for k, argument in enumerate(GOOD[name]):
+        if isinstance(argument, np.ndarray):
+            for other in wrong(argument, name):
+                if is_alike(other, argument):
+                    continue  # a single byte has no order, a single element no stride
+                with pytest.raises((TypeError, ValueError)):
+                    function(*GOOD[name][:k], other, *GOOD[name][k + 1 :])
+        elif isinstance(argument, core.passes.Nodes):
+            for other in (None, 3, arrays.Nodes(ints([]), 0, ints([0]), ints([]), ints([]))):
+                with pytest.raises(TypeError):
+                    function(*GOOD[name][:k], other, *GOOD[name][k + 1 :])
+
+
+NUMBERS = (-(2**62), -2, -1, 0, 1, 3, 4, 5, 1000, 2**31 - 1, 2**62)
+
+
+@pytest.mark.parametrize("name", GOOD)
+@settings(SOME, max_examples=100)
+@given(data=st.data())
+def test_wrong_numbers_and_lengths_are_errors_or_harmless(name, data):
+    """Whatever stands in the arrays, and however long they are: a result or an exception, never a read outside."""
+    changed = list(GOOD[name])
+    for k in data.draw(st.lists(st.sampled_from(range(len(changed))), min_size=1, max_size=3, unique=True)):
+        argument = changed[k]
+        if isinstance(argument, np.ndarray):
+            n = len(argument)
+            shape = data.draw(st.sampled_from([n, n, 0, max(n - 1, 0), n + 1])), *argument.shape[1:]
+            argument = np.resize(argument, shape) if argument.size else np.zeros(shape, argument.dtype)
+            if argument.size and argument.dtype.kind == "i":
+                number = data.draw(st.sampled_from(NUMBERS))
+                argument.reshape(-1)[data.draw(st.integers(0, argument.size - 1))] = np.clip(
+                    number, *_limits(argument.dtype)
+                )
+            changed[k] = argument
+        elif isinstance(argument, int):
+            changed[k] = data.draw(st.sampled_from([-1, 0, 1, 2, 5, 100]))
+    with contextlib.suppress(TypeError, ValueError, MemoryError, OverflowError):
+        getattr(core.passes, name)(*changed)
+
+
+def _limits(dtype):
+    info = np.iinfo(dtype)
+    return info.min, info.max
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (([0, 5], 1, [0, 0, 0], [], []), "signature: numbers below 1"),
+        (([0, 0], 1, [0, 1, 0], [0], []), "starts: ascending"),
+        (([0, 0], 1, [0, 1, 1], [0], []), "base: operands before their users"),
+        (([0, 0], 1, [0, 0, 1], [1], []), "base: operands before their users"),
+        (([0, 0], 1, [0, 0, 1], [-1], []), "base: operands before their users"),
+        (([0, 0], 1, [0, 0, 0], [], [1]), "results: nodes with one operand"),
+        (([0, 0], 1, [0, 0], [], []), "starts: 3 entries expected, got 2"),
+    ],
+)
+def test_nodes_that_are_no_graph(columns, message):
+    signature, signatures, starts, base, results = columns
+    with pytest.raises(ValueError, match=message):
+        core.passes.Nodes(ints(signature), signatures, ints(starts), ints(base), ints(results))
