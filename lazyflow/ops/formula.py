@@ -480,8 +480,10 @@ def where_nonzero(xp: Any, g: Array, value: Array, out: Array = None) -> Array:
             return value
         np.copyto(out, value)
         return out
-    if out is not None and out is value:
-        xp.copyto(out, 0, where=xp.logical_and(g == 0, value != value))
+    if out is not None and out is value and not isinstance(value, np.ndarray):
+        xp.copyto(
+            out, 0, where=g == 0
+        )  # on a device, where each operation is a launch, zeros have no sign of their own
         return out
     answer = xp.where(xp.logical_or(g != 0, value == value), value, 0)
     if out is None:
