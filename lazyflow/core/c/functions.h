@@ -8,7 +8,7 @@
  *
  * FMA stands inside of the functions only, never across two operations of a user's program: so a product and a sum
  * give the same bits fused and alone, with every instruction set. The polynomials are minimax fits by the algorithm of
- * Remez in 60 digits (tests/core/fits.py makes them and checks these). The reductions are those of Cody and Waite
+ * Remez in 60 digits. The reductions are those of Cody and Waite
  * (1980) and of Sun's fdlibm (1993); bounds of the errors stand in the table of accuracy, which the tests read.
  */
 
