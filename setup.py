@@ -23,7 +23,6 @@ def extension(name: str, *sources: str) -> Extension:
         include_dirs=[numpy.get_include(), "lazyflow/core/c"],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=FLAGS,
-        optional=True,
     )
 
 
@@ -31,7 +30,7 @@ def module(name: str) -> Extension:
     """A module of the package that is compiled as it stands, with the types of its .pxd; without, it runs in Python."""
     path = name.replace(".", "/")
     flags = ["-O2", "-g0", "-fno-strict-aliasing"]
-    return Extension(name, [f"{path}.py"], depends=[f"{path}.pxd"], extra_compile_args=flags, optional=True)
+    return Extension(name, [f"{path}.py"], depends=[f"{path}.pxd"], extra_compile_args=flags)
 
 
 EXTENSIONS = [
@@ -42,4 +41,8 @@ EXTENSIONS = [
     module("lazyflow.expr"),
 ]
 # Annotations are for people and for mypy; what Cython is to know stands in the .pxd files.
-setup(ext_modules=cythonize(EXTENSIONS, compiler_directives={"language_level": 3, "annotation_typing": False}))
+EXTENSIONS = cythonize(EXTENSIONS, compiler_directives={"language_level": 3, "annotation_typing": False})
+for one in EXTENSIONS:
+    one.optional = True  # which Cython does not take over from what it is given
+
+setup(ext_modules=EXTENSIONS)
