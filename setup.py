@@ -29,7 +29,7 @@ def extension(name: str, *sources: str) -> Extension:
 def module(name: str) -> Extension:
     """A module of the package that is compiled as it stands, with the types of its .pxd; without, it runs in Python."""
     path = name.replace(".", "/")
-    flags = ["-O2", "-g0", "-fno-strict-aliasing"]
+    flags = ["-O1", "-g0", "-fno-strict-aliasing"]  # -O2 takes twice as long to compile, and saves 3 ns a node
     return Extension(name, [f"{path}.py"], depends=[f"{path}.pxd"], extra_compile_args=flags)
 
 
@@ -45,4 +45,5 @@ EXTENSIONS = cythonize(EXTENSIONS, compiler_directives={"language_level": 3, "an
 for one in EXTENSIONS:
     one.optional = True  # which Cython does not take over from what it is given
 
-setup(ext_modules=EXTENSIONS)
+# Two at a time: most of an install is this.
+setup(ext_modules=EXTENSIONS, options={"build_ext": {"parallel": 2}})
