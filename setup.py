@@ -29,7 +29,7 @@ def extension(name: str, *sources: str) -> Extension:
 def module(name: str) -> Extension:
     """A module of the package that is compiled as it stands, with the types of its .pxd; without, it runs in Python."""
     path = name.replace(".", "/")
-    flags = ["-O1", "-g0", "-fno-strict-aliasing"]  # -O2 takes twice as long to compile, and records 0.01 us a node faster
+    flags = ["-O1", "-g0", "-fno-strict-aliasing"]  # -O2 compiles twice as long, and saves 0.01 us a node
     return Extension(name, [f"{path}.py"], depends=[f"{path}.pxd"], extra_compile_args=flags)
 
 
