@@ -24,7 +24,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.errors import generated
+from lazyflow.errors import CellError, generated
 from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, type_on
 from lazyflow.expr import _append as append
 from lazyflow.graph import collect
@@ -43,7 +43,7 @@ from lazyflow.tape import (
     signature_by_id,
 )
 from lazyflow.trace import Trace, TracedNumber
-from lazyflow.visible import MISSING, Seen, bits, hides_state, is_behind, see
+from lazyflow.visible import IS, MISSING, Seen, bits, hides_state, is_behind, see
 
 __all__ = ["cell"]
 
@@ -66,28 +66,36 @@ class _Flat:
         self.expressions: list[Expr] = []
         self.numbers: list[Any] = []
         self.objects: list[Any] = []
+        self.copied: list[int] = []  # ids of what the body gets something else for
+        self.arrays = False
 
     def part(self, value: Any) -> Any:
         """The structure of a value: expressions, arrays, numbers and objects are leaves, containers are looked into."""
         kind = type(value)
         if kind is Expr:
+            self.copied.append(id(value))
             self.expressions.append(value)
             return EXPRESSION
         if kind is tuple or kind is list:
+            self.copied.append(id(value))
             return (kind, *[self.part(v) for v in value])
         if kind is int or kind is float or isinstance(value, np.integer | np.floating):
             self.numbers.append(value)
             return kind, NUMBER
         if kind is dict:
+            self.copied.append(id(value))
             return (dict, *[(self._key(k), self.part(v)) for k, v in value.items()])
         if kind is str or kind is bool or value is None:
             return kind, value
         if isinstance(value, Parameter):
             return Parameter, value.type, value.name
         if isinstance(value, np.ndarray) or hasattr(kind, "__cuda_array_interface__"):
+            self.arrays = True
+            self.copied.append(id(value))
             self.expressions.append(constant(value))
             return EXPRESSION
         if isinstance(value, tuple) and hasattr(value, "_fields"):
+            self.copied.append(id(value))
             return (kind, *[self.part(v) for v in value])
         self.objects.append(self._checked(value))
         return OBJECT
@@ -109,6 +117,40 @@ class _Flat:
                 f"of its values, got a {type(value).__name__}; pass tuples, lists, dicts, or expressions and arrays"
             )
         return value
+
+
+# By these names a body could see that it has an expression in place of an array.
+_TELL_ARRAYS = frozenset({"ndarray", "Expr"})
+_BY_VALUE = frozenset({"type", "__class__", IS})
+
+
+def _tells_apart(flat: _Flat, seen: Seen) -> bool:
+    """Whether the body may see that what it gets in place of its arguments is something else: that two of them are one,
+    or one that it knows, or an array."""
+    if flat.arrays and not seen.names.isdisjoint(_TELL_ARRAYS):
+        return True
+    return IS in seen.names and (len({*flat.copied}) < len(flat.copied) or not seen.met.keys().isdisjoint(flat.copied))
+
+
+def _containers(value: Any) -> list[tuple[Any, list[Any]]]:
+    """The lists and dicts in a value, each with what it holds."""
+    if isinstance(value, list | tuple):
+        own = [(value, list(value))] if isinstance(value, list) else []
+        return own + [found for v in value for found in _containers(v)]
+    if type(value) is dict:
+        return [(value, [*value.keys(), *value.values()]), *(f for v in value.values() for f in _containers(v))]
+    return []
+
+
+def _refuse_changes(name: str, before: Sequence[tuple[Any, list[Any]]]) -> None:
+    """Raise `CellError` if a body has changed a list or a dict among its arguments, of which it had a copy."""
+    for container, items in before:
+        now = [*container.keys(), *container.values()] if isinstance(container, dict) else container
+        if len(now) != len(items) or any(a is not b for a, b in zip(now, items, strict=True)):
+            raise CellError(
+                f"{name}: changes a {type(container).__name__} among its arguments, and the change would be lost, for "
+                "its body is recorded once and not run at every call: return the new one, or leave lf.cell off"
+            )
 
 
 def _stood_for(value: Any, inputs: Iterator[Expr], numbers: Iterator[Any]) -> Any:
@@ -200,7 +242,10 @@ def _traced(
         stand_ins = iter([TracedNumber(trace, i, value, ("number", i)) for i, value in enumerate(numbers)])
         if by_value:
             stand_ins, trace.static = iter(numbers), set(range(len(numbers)))
-        results = _Results(name, function([_stood_for(v, inputs, stand_ins) for v in values]))
+        given = [_stood_for(v, inputs, stand_ins) for v in values]
+        before = _containers(given)
+        results = _Results(name, function(given))
+        _refuse_changes(name, before)
         outputs = _own_nodes(tape, results.expressions)
     trace.settle()
     return _Traced(tape, trace, outputs, results)
@@ -399,6 +444,8 @@ class _Cell:
         types = tuple([type_on(tape, e) for e in flat.expressions])
         known, seen = self._known(number, values), self._seen(flat, self.names)
         self.names |= seen.names
+        if _tells_apart(flat, seen):
+            return self.applied(values)
         key = flat.structure, types, options
         recorder = known.find((*key, seen.key(known.ignored)), flat.numbers) if seen.watchable else MISSING
         is_new = recorder is MISSING
@@ -406,7 +453,7 @@ class _Cell:
             recorder = self._traced(known, seen, key, values, flat)
         if recorder is None or not recorder.fits(flat.numbers):
             return self.applied(values)
-        if seen.counted and not is_new:
+        if seen.counted and not is_new and not (IS in seen.names and len(flat.copied) > 1):
             self._print(known, number, values, seen, recorder, options, structure)
         return recorder(flat.expressions, flat.numbers)
 
@@ -419,21 +466,22 @@ class _Cell:
     ) -> Recorder | None:
         """Run the body, and remember what it recorded by what it can see then.
 
-        What it has changed of that, such as a count of its runs, is not watched from now on: it would change with every
-        run. An attribute of a module that it sets is its state, and it runs again at the next call.
+        What it has changed of that and does not read, such as a count of its runs, is not watched from now on: it would
+        change with every run. What it has changed and may read is its state, and so is an attribute of a module that
+        it sets: it runs again at the next call.
         """
-        by_value = not seen.names.isdisjoint(("type", "__class__"))
+        by_value = not seen.names.isdisjoint(_BY_VALUE)
         traced = _traced(self.name, self.applied, values, flat.numbers, key[1], by_value)
-        if not seen.watchable:
+        after = self._seen(flat, seen.names) if seen.watchable else seen
+        changed = seen.changed(after)
+        has_state = not changed.isdisjoint(after.state) or seen.reads(changed)
+        if not seen.watchable or has_state:
             _freed(traced, flat)
         recorder = known.recorder(traced, flat.numbers)
-        if seen.watchable and traced.results.fixed:
-            after = self._seen(flat, seen.names)
-            changed = seen.changed(after)
-            if changed.isdisjoint(after.state):
-                known.ignored |= {path for path in changed if not is_behind(path[:-1], known.ignored | changed)}
-                static = frozenset(traced.trace.static)
-                known.put((*key, after.key(known.ignored)), static, flat.numbers, recorder)
+        if seen.watchable and traced.results.fixed and not has_state:
+            known.ignored |= {path for path in changed if not is_behind(path[:-1], known.ignored | changed)}
+            static = frozenset(traced.trace.static)
+            known.put((*key, after.key(known.ignored)), static, flat.numbers, recorder)
         return recorder
 
     def _number(self, values: Sequence[Any]) -> int:
@@ -482,7 +530,7 @@ class _Cell:
                 return  # called in more ways than there is code for: to make it anew for every call costs most
             if known.printed >= PATIENCE:
                 return
-            made = path_of(recorder, values, seen.guards, options, structure)
+            made = path_of(recorder, values, seen.guards, options, structure, not seen.names.isdisjoint(_TELL_ARRAYS))
             if made is None:
                 return
             if len(paths) >= WAYS:
@@ -544,12 +592,13 @@ def cell(function: Function) -> Function:
     their value decides (``range(n)``), the body runs once for each value. What the body can see besides are the other
     arguments, its closure, the globals and attributes that it and the functions it calls name, and the attributes of
     modules: all of it counts by its contents, lists, dicts and arrays of any size included. Where it sees what cannot
-    be watched, such as a generator of random numbers of NumPy's, a file or a clock, or sets an attribute of a module,
-    it runs at every call. What else it changes, it changes once: a list that it appends to is not watched.
+    be watched, such as a generator of random numbers of NumPy's, a file or a clock, sets an attribute of a module,
+    or changes what it reads, it runs at every call. What it only writes, it writes once: a list that it appends to is
+    not watched.
 
-    Inside, everything can be done that can be done with expressions, except asking for a value, of a parameter too:
-    `CellError`. Raises ``TypeError`` for what is no function or method, for an iterator among the arguments, and for a
-    container that cannot be hashed, such as a set.
+    Inside, everything can be done that can be done with expressions, except asking for a value, of a parameter too, and
+    changing a list or a dict among the arguments: `CellError`. Raises ``TypeError`` for what is no function or method,
+    for an iterator among the arguments, and for a container that cannot be hashed, such as a set.
 
     >>> import lazyflow as lf
     >>> W = lf.Parameter([[0.5, 0.0], [0.0, 0.5]])

@@ -142,7 +142,7 @@ def _same(a: Guard, b: Guard) -> bool:
         return a.value is b.value
     if a.kind == "items":
         return a.on is b.on and len(a.value) == len(b.value) and all(map(operator.is_, a.value, b.value))
-    return bool((a.kind != "array" or a.on is b.on) and a.value == b.value)
+    return bool((a.kind != "array" or a.on is b.on) and a.name is b.name and a.value == b.value)
 
 
 class _Unusual(Exception):
@@ -150,12 +150,17 @@ class _Unusual(Exception):
 
 
 def path_of(
-    recorder: Recorder, values: Sequence[Any], guards: tuple[Guard, ...], options: settings.Settings, structure: int
+    recorder: Recorder,
+    values: Sequence[Any],
+    guards: tuple[Guard, ...],
+    options: settings.Settings,
+    structure: int,
+    tells_arrays: bool,
 ) -> Path | None:
     """The code for calls like one with ``values``, or None for arguments that are not made of expressions of one tape,
-    numbers, strings, None and modules."""
+    numbers, strings, None and modules. ``tells_arrays``: it is not for arrays in place of expressions."""
     names = [f"x{k + 1}" for k in range(len(values))]
-    printer = _Printer(recorder, options, [structure], names)
+    printer = _Printer(recorder, options, [structure], names, tells_arrays)
     try:
         for name, value in zip(names, values, strict=True):
             printer.take_apart(name, value)
@@ -180,9 +185,14 @@ class _Printer:
     """
 
     def __init__(
-        self, recorder: Recorder, options: settings.Settings, valid: list[int], arguments: Sequence[str]
+        self,
+        recorder: Recorder,
+        options: settings.Settings,
+        valid: list[int],
+        arguments: Sequence[str],
+        tells_arrays: bool,
     ) -> None:
-        self.recorder, self.options, self.valid = recorder, options, valid
+        self.recorder, self.options, self.valid, self.tells_arrays = recorder, options, valid, tells_arrays
         self.names: dict[str, Any] = {
             "nodes": nodes,
             "operands_on": operands_on,
@@ -214,6 +224,8 @@ class _Printer:
         kind = value.__class__
         if kind is Expr or kind is np.ndarray:
             self.expressions.append(name)
+            if self.tells_arrays:
+                self.tests.append(f"{name}.__class__ is {self.constant(Expr)}")
         elif isinstance(value, Parameter):
             self.tests.append(f"{self.constant(_reference(value))}() is {name}")
         elif kind is tuple or kind is list:
@@ -261,7 +273,7 @@ class _Printer:
             dtype, shape, content = map(self.constant, value)
             return f"{place}.dtype is {dtype} and {place}.shape == {shape} and {place}.tobytes() == {content}"
         if kind == "keys":
-            return f"tuple({place}().__dict__) == {wanted}"
+            return f"{place}().__class__ is {self.constant(name)} and tuple({place}().__dict__) == {wanted}"
         of = f"{place}().__dict__" if kind == "attribute" else place
         return f"{of}.get({name!r}, {self.constant(MISSING)}) is {wanted}"
 

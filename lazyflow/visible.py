@@ -23,7 +23,7 @@ import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dis import get_instructions
+from dis import Instruction, get_instructions
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
@@ -49,6 +49,13 @@ PURE = OWN | frozenset(
         "__future__", "abc", "bisect", "builtins", "cmath", "collections", "contextlib", "enum", "fractions",
         "functools", "heapq", "itertools", "logging", "math", "numbers", "operator", "re", "string", "types", "typing",
         "typing_extensions", "warnings",
+    }
+)  # fmt: skip
+# Functions of these packages that read what nobody watches: files, and settings.
+HIDDEN = frozenset(
+    {
+        "load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "open_memmap", "DataSource", "geterr",
+        "geterrcall", "getbufsize", "get_printoptions", "read_conllu", "read_listops", "read_ptb_trees", "read_tsv",
     }
 )  # fmt: skip
 # Names that read attributes, or all there are; names that read or change what is not looked at.
@@ -85,11 +92,17 @@ class Same:
 
 
 class Names(NamedTuple):
-    """What a piece of code names: globals, modules that it imports, and all that may be an attribute."""
+    """What a piece of code names: globals, modules that it imports, and all that may be an attribute, with `IS` among
+    them if it asks whether two things are one. ``read``: those names that it does more with than to count up, to append
+    to, or to assign."""
 
     globals: tuple[str, ...]
     imports: tuple[str, ...]
     attributes: frozenset[str]
+    read: frozenset[str]
+
+
+IS = "is"  # no attribute has this name
 
 
 @functools.lru_cache(maxsize=4096)
@@ -102,8 +115,56 @@ def names_in(code: CodeType) -> Names:
     return Names(
         tuple(dict.fromkeys([*loads, *(n for names in inner for n in names.globals)])),
         tuple(dict.fromkeys([*imports, *(n for names in inner for n in names.imports)])),
-        frozenset(code.co_names).union(_words(code.co_consts), *(names.attributes for names in inner)),
+        frozenset(code.co_names).union(
+            _words(code.co_consts), [IS] if _compares_identity(found) else [], *(names.attributes for names in inner)
+        ),
+        frozenset().union(_read_by(found), *(names.read for names in inner)),
     )
+
+
+def _compares_identity(code: Sequence[Instruction]) -> bool:
+    """Whether there is an ``is`` with anything but a constant, such as None."""
+    return any(b.opname == "IS_OP" and a.opname != "LOAD_CONST" for a, b in itertools.pairwise(code))
+
+
+def _read_by(code: Sequence[Instruction]) -> set[str]:
+    loads = [k for k, i in enumerate(code) if i.opname.startswith("LOAD_") and isinstance(i.argval, str)]
+    return {code[k].argval for k in loads if not _is_only_written(code, k)}
+
+
+# What may stand between the loading of a value and the storing of one that was made from it by counting up.
+_BETWEEN = frozenset({"CACHE", "COPY", "DUP_TOP", "DUP_TOP_TWO", "LOAD_CONST", "LOAD_SMALL_INT", "SWAP", "ROT_TWO",
+                      "ROT_THREE", "PRECALL", "PUSH_NULL"})  # fmt: skip
+_SUBSCRIPTS = frozenset({"BINARY_SUBSCR", "BINARY_OP[]"})
+_ADDS = frozenset({"append", "add", "extend"})
+
+
+def _is_only_written(code: Sequence[Instruction], start: int) -> bool:
+    """Whether what an instruction loads is counted up (``n += 1``, ``n[0] += 1``, ``next(n)``), appended to, or has an
+    element assigned, and nothing else."""
+    name = code[start].argval
+    if start + 1 < len(code) and code[start + 1].opname in ("LOAD_METHOD", "LOAD_ATTR"):
+        return code[start + 1].argval in _ADDS
+    before = next((i for i in code[start - 1 :: -1] if i.opname not in _BETWEEN), None) if start else None
+    is_next = before is not None and before.opname == "LOAD_GLOBAL" and before.argval == "next"
+    element = counted = False
+    for i in code[start + 1 :]:
+        kind = "BINARY_OP[]" if i.opname == "BINARY_OP" and i.argrepr == "[]" else i.opname
+        if kind in _SUBSCRIPTS:
+            element = True
+        elif kind.startswith("INPLACE_") or (kind == "BINARY_OP" and i.argrepr.endswith("=")):
+            counted = True
+        elif kind in ("CALL", "CALL_FUNCTION") and is_next:
+            element = True
+        elif kind == "POP_TOP":
+            return is_next
+        elif kind == "STORE_SUBSCR":
+            return element or not counted
+        elif kind.startswith("STORE_"):
+            return counted and not element and i.argval == name
+        elif kind not in _BETWEEN:
+            return False
+    return False
 
 
 def _words(constants: Iterable[Any]) -> set[str]:
@@ -128,7 +189,8 @@ class Guard(NamedTuple):
 class Seen(NamedTuple):
     """What a body can see. ``marks``: by the path that leads there. ``state``: the paths of attributes of modules.
     ``counted``: whether every change goes through `STRUCTURE` or breaks one of the ``guards``. ``watchable``: whether
-    the marks are all there is to see. ``names``: of the attributes that were looked at."""
+    the marks are all there is to see. ``names``: of the attributes that were looked at. ``read``: of what the code does
+    more with than to change it. ``met``: all objects on the way, by id."""
 
     marks: dict[Path, Any]
     state: frozenset[Path]
@@ -136,6 +198,8 @@ class Seen(NamedTuple):
     counted: bool
     watchable: bool
     names: frozenset[str]
+    read: frozenset[str]
+    met: Mapping[int, Path]
 
     def key(self, ignored: frozenset[Path]) -> tuple[Any, ...]:
         """The marks as a key, without those on ``ignored`` paths and behind them."""
@@ -146,6 +210,21 @@ class Seen(NamedTuple):
     def changed(self, other: Seen) -> set[Path]:
         """The paths whose marks are others there, or that only one of them has."""
         return {p for p in (*self.marks, *other.marks) if self.marks.get(p, MISSING) != other.marks.get(p, MISSING)}
+
+    def reads(self, changed: Iterable[Path]) -> bool:
+        """Whether the body may read what it has changed on these paths, so that its next run would see the change."""
+        names = {_name_of(path) for path in changed}
+        return bool(names) and (not self.names.isdisjoint(EVERY) or None in names or not names.isdisjoint(self.read))
+
+
+def _name_of(path: Path) -> str | None:
+    """The name by which code reaches what a path leads to: an attribute's, a variable's, or that of a container.
+
+    >>> _name_of((("function",), ("global", "runs"), 0)), _name_of((("object", 0), "count"))
+    ('runs', 'count')
+    """
+    parts = [part[1] if isinstance(part, tuple) and len(part) == 2 else part for part in path]
+    return next((part for part in parts[::-1] if isinstance(part, str)), None)
 
 
 def is_behind(path: Path, others: Set[Path]) -> bool:
@@ -160,7 +239,9 @@ def see(roots: Sequence[tuple[Path, Any]], names: frozenset[str]) -> Seen:
         walk.go(roots)
         if walk.named <= names or not walk.watchable:
             state, guards = frozenset(walk.state), tuple(walk.guards)
-            return Seen(walk.marks, state, guards, walk.counted, walk.watchable, names)
+            return Seen(
+                walk.marks, state, guards, walk.counted, walk.watchable, names, frozenset(walk.read), walk.first
+            )
         names = names | walk.named
 
 
@@ -168,8 +249,9 @@ class _Walk:
     """From the roots to all that can be reached by names, over an explicit stack.
 
     Guards are of the kinds ``"is"`` (``on`` is a mapping), ``"attribute"`` (``on`` is a reference to an object),
-    ``"keys"`` (the names of its attributes), ``"size"`` (of a mapping), ``"cell"`` (of a closure), ``"items"`` (the
-    very same ones in a list or a dict of numbers and words) and ``"array"`` (the contents of a small one).
+    ``"keys"`` (its class, and the names of its attributes), ``"size"`` (of a mapping), ``"cell"`` (of a closure),
+    ``"items"`` (the very same ones in a list or a dict of numbers and words) and ``"array"`` (the contents of a small
+    one).
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -179,6 +261,7 @@ class _Walk:
         self.guards: list[Guard] = []
         self.counted, self.watchable = True, names.isdisjoint(ANYTHING)
         self.named: set[str] = set()
+        self.read: set[str] = set()
         self.first: dict[int, Path] = {}  # where an object was met first, by id
         self.held: list[Any] = []  # what was made on the way, so that no id is used twice
         self.waiting: list[tuple[Path, Any]] = []
@@ -240,8 +323,8 @@ class _Walk:
     def _fixed(self, path: Path, value: Any) -> Any:
         """A function of C, or another object that never changes; one that is bound to an object shows that."""
         owner = getattr(value, "__self__", None)
-        if isinstance(owner, ModuleType) or owner is None:
-            if not _is_pure(getattr(value, "__module__", None) or ""):
+        if isinstance(owner, ModuleType | type) or owner is None:
+            if not _is_known(value, owner):
                 return self._hidden()
         else:
             self._later(path, [("__self__", owner)])
@@ -253,6 +336,8 @@ class _Walk:
             self._guard("array", value, None, (value.dtype, value.shape, content))
             return type(value), value.dtype, value.shape, content
         self.counted = False
+        if type(value) is not np.ndarray:  # a mask, for one
+            self._later(path, list(getattr(value, "__dict__", {}).items()))
         if value.dtype.hasobject:
             self._later(path, enumerate(value.ravel().tolist()))
             return type(value), value.shape
@@ -316,12 +401,16 @@ class _Walk:
             self._later(path, [("__wrapped__", wrapped)])
         if module.partition(".")[0] in PURE:
             cells = [c.cell_contents for c in value.__closure__ or () if is_filled(c)]
-            self._later(path, [(k, v) for k, v in enumerate(cells) if isinstance(v, _FUNCTIONS) or is_module(v)])
+            kinds = _FUNCTIONS if module.startswith("lazyflow") else (*_FUNCTIONS, dict)  # a table of functions
+            self._later(path, [(k, v) for k, v in enumerate(cells) if isinstance(v, kinds) or is_module(v)])
+            if value.__name__ in HIDDEN and _root(module) in OWN:
+                return self._hidden()
             return self._fixed(path, value) if value.__module__ == module else Same(value.__code__)
         if not _is_pure(module):
             return self._hidden()
         names = names_in(value.__code__)
         self.named |= names.attributes
+        self.read |= names.read
         self._later(path, [("defaults", value.__defaults__), ("kwdefaults", value.__kwdefaults__)])
         self._later(path, [(n, sys.modules.get(n)) for n in names.imports])
         self._globals(path, value, names)
@@ -347,11 +436,11 @@ class _Walk:
         if name.startswith("numpy") and ("random" in self.names or name.startswith("numpy.random")):
             return self._hidden()
         if _root(name) in PURE:
-            return name
+            return name if _root(name) not in OWN or self.names.isdisjoint(HIDDEN) else self._hidden()
         if not _is_pure(name):
             return self._hidden()
         self.counted &= not self.every
-        found = [(n, v) for n, v in list(space.items()) if n in self.names]
+        found = [(n, v) for n, v in list(space.items()) if n in self.names or n == "__getattr__"]
         for n, v in found:
             self._guard("is", space, n, v)
         self._guard("size", space, None, len(space))
@@ -371,6 +460,8 @@ class _Walk:
                     self._guard("is", space, n, v)
                 self._guard("size", space, None, len(space))
                 self._later(path, [((k, n), v) for n, v in found])
+        if type(value) is not type:
+            self._later(path, [("__class__", type(value))])
         return type, Same(value)
 
     def _is_wanted_of_class(self, kind: type, name: str, value: Any) -> bool:
@@ -408,7 +499,7 @@ class _Walk:
         except TypeError:
             self.counted = False
             return
-        self._guard("keys", reference, None, tuple(own))
+        self._guard("keys", reference, type(value), tuple(own))
         for n, v in found.items():
             self._guard("attribute", reference, n, v)
 
@@ -522,6 +613,16 @@ def _is_plain_base(kind: type) -> bool:
 
 
 _BASES = frozenset({object, types.SimpleNamespace, enum.Enum, *_CONTAINERS, *_ATOMS})
+
+
+def _is_known(function: Any, owner: Any) -> bool:
+    """Whether a function that is written in C is one of those that depend on their arguments alone: who wrote it for
+    another package may have it read anything, such as the generator of random numbers that the package has."""
+    if isinstance(owner, ModuleType):
+        module = owner.__name__
+    else:
+        module = getattr(owner or getattr(function, "__objclass__", function), "__module__", None) or "builtins"
+    return _root(module).lstrip("_") in PURE and getattr(function, "__name__", None) not in HIDDEN
 
 
 def _root(name: str) -> str:

@@ -12,12 +12,14 @@ import random
 import sys
 import threading
 import time
+import types
 import weakref
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy import fromfile
 
 import lazyflow as lf
 from lazyflow import nn, optim
@@ -313,20 +315,67 @@ CHANGES = {
     ),
     "a list of the closure": (lambda x: x * CLOSED[1][0], None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
     "globals by name": (lambda x: x * globals()["FACTOR"], None, lambda k: set_global("FACTOR", k + 1.0)),
+    "the class of an object": (
+        lambda x: SWAPPED.apply(x), None, lambda k: setattr(SWAPPED, "__class__", [Doubling, Tripling][k % 2]),
+    ),
+    "a metaclass": (lambda x: x * Plural.factor, None, lambda k: setattr(Meta, "factor", k + 1.0)),
+    "a property of a metaclass": (lambda x: x * Plural.twice, None, lambda k: setattr(Meta, "factor", k + 1.0)),
+    "what a module looks up": (lambda x: x * LOOKING_UP.scale, None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
+    "a mask": (
+        lambda x: x * float(MASKED.sum()),
+        None,
+        lambda k: MASKED.__setitem__(0, np.ma.masked if k % 2 else 3.0),
+    ),
+    "a table of functions": (
+        lambda x: x * dispatched(1), None, lambda k: dispatched.register(int)(lambda v: k + 1.0),
+    ),
+    "settings of NumPy's": (
+        lambda x: x * (2 if np.geterr()["over"] == "warn" else 3),
+        None,
+        lambda k: np.seterr(over=["warn", "raise"][k % 2]),
+    ),
 }  # fmt: skip
+
+
+class Tripling(Doubling):
+    def apply(self, v):
+        return v * 3
+
+
+class Meta(type):
+    factor = 1.0
+
+    @property
+    def twice(cls):
+        return cls.factor * 2
+
+
+class Plural(metaclass=Meta):
+    pass
+
+
+@functools.singledispatch
+def dispatched(v):
+    return 0.0
+
+
+SWAPPED, MASKED = Doubling(), np.ma.array([3.0, 1.0], mask=[False, False])
+LOOKING_UP = types.ModuleType("looking_up")
+LOOKING_UP.__getattr__ = lambda name: CLOSED[1][0]
 
 
 @pytest.mark.parametrize(("body", "argument", "change"), CHANGES.values(), ids=CHANGES)
 def test_every_change_is_seen(body, argument, change):
     kept = {n: copy.deepcopy(globals()[n]) for n in ("FACTOR", "CALLED", "CLOSED")}
-    apply = Doubling.apply
+    apply, errors = Doubling.apply, np.geterr()
     try:
         agree(body, [() if argument is None else (argument,)] * 5, change)
         agree(body, [() if argument is None else (argument,)] * 5, lambda k: change(k // 2))
     finally:
         globals().update(kept)
-        Doubling.apply = apply
+        Doubling.apply, Meta.factor = apply, 1.0
         vars(DOUBLING).clear()
+        np.seterr(**errors)
 
 
 class Dropping(nn.Dropout):
@@ -404,6 +453,30 @@ def test_calls_of_a_body_that_runs_every_time_share_a_launch():
     cell, x = lf.cell(lambda x: lf.tanh(x * RNG.normal() + RNG.normal(size=3))), lf.constant(X)
     groups = lf.explain(lf.sum([cell(x) for _ in range(5)])).groups
     assert [(g.nodes, g.launches) for g in groups if g.operation.startswith("cell")] == [(5, 1)]
+
+
+FILES = {
+    "load": lambda x, path: x * np.load(path),
+    "memmap": lambda x, path: x * np.memmap(path, np.float64, "r", offset=128)[:3],
+    "fromfile": lambda x, path: x * np.fromfile(path, offset=128),
+    "from": lambda x, path: x * fromfile(path, offset=128),
+}
+
+
+@pytest.mark.parametrize("body", FILES.values(), ids=FILES)
+def test_a_file_is_read_at_every_call(body, tmp_path):
+    path = str(tmp_path / "x.npy")
+    agree(body, [(path,)] * 4, lambda k: np.save(path, X + k))
+
+
+def test_what_another_package_draws_is_drawn_at_every_call():
+    torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
+    body = lambda x: x * torch.rand(3, dtype=torch.float64).numpy()  # noqa: E731
+    found = []
+    for function in (body, lf.cell(body)):
+        torch.manual_seed(0)
+        found.append([function(lf.constant(X)).numpy() for _ in range(3)])
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_clock_is_read_at_every_call():
@@ -545,6 +618,113 @@ def test_objects_that_can_be_called_are_refused_with_what_to_write():
     for what in (nn.Linear(3, 3), functools.partial(lf.clip, low=0)):
         with pytest.raises(TypeError, match=r"lf\.cell\(lambda"):
             lf.cell(what)
+
+
+# State that a body keeps outside of modules, and what it can tell of its arguments.
+
+
+class Keeping:
+    """Of no module: counts, and keeps its last state."""
+
+    def __init__(self):
+        self.count, self.total, self.log, self.h = 0, [0.0], [2.0, 3.0, 4.0, 5.0], lf.constant(X)
+
+    def counted(self, x):
+        self.count += 1
+        return x * self.count
+
+    def totalled(self, x):
+        self.total[0] += 2
+        return x * self.total[0]
+
+    def popped(self, x):
+        return x * self.log.pop()
+
+    def ended(self, x):
+        self.count += 1
+        return x if self.count < 4 else -x
+
+    def kept(self, x):
+        self.h = lf.tanh(self.h + x)
+        return self.h
+
+
+@pytest.mark.parametrize("name", ["counted", "totalled", "popped", "ended"])
+def test_what_a_body_changes_and_reads_is_its_state(name):
+    plain, cell = getattr(Keeping(), name), lf.cell(getattr(Keeping(), name))
+    for _ in range(4):
+        close(cell(lf.constant(X)).numpy(), plain(lf.constant(X)).numpy())
+
+
+def test_an_expression_of_its_inside_that_a_body_reads_again_is_refused():
+    cell = lf.cell(Keeping().kept)
+    close(cell(lf.constant(X)).numpy(), np.tanh(2 * X))
+    with pytest.raises(lf.CellError, match="of the inside"):
+        cell(lf.constant(X))
+
+
+def test_a_variable_of_the_closure_is_state():
+    def made():
+        n = 0
+
+        def body(x):
+            nonlocal n
+            n += 1
+            return x * n
+
+        return body
+
+    plain, cell = made(), lf.cell(made())
+    for _ in range(4):
+        close(cell(lf.constant(X)).numpy(), plain(lf.constant(X)).numpy())
+
+
+def test_what_a_body_only_counts_is_not_read():
+    runs, seen, counter, held = [], {"runs": 0}, itertools.count(), Keeping()
+
+    def body(x):
+        runs.append(len(x))
+        seen["runs"] += 1
+        held.count += 1
+        held.last = "run"
+        next(counter)
+        return x * 2
+
+    cell = lf.cell(body)
+    for _ in range(4):
+        close(cell(lf.constant(X)).numpy(), 2 * X)
+    assert (len(runs), seen["runs"], held.count, next(counter)) == (1, 1, 1, 1)
+
+
+CHANGED = {
+    "popped": (lambda x, v: x * v.pop(), [1.0, 2.0]),
+    "appended": (lambda x, v: (v.append(x), x * len(v))[1], []),
+    "assigned": (lambda x, v: (v.__setitem__("h", x * 2), v["h"])[1], {"h": lf.constant(X)}),
+    "deep": (lambda x, v: (v[0]["k"].reverse(), x * v[0]["k"][0])[1], ({"k": [1.0, 2.0]},)),
+}
+
+
+@pytest.mark.parametrize(("body", "argument"), CHANGED.values(), ids=CHANGED)
+def test_an_argument_that_a_body_changes_is_refused(body, argument):
+    with pytest.raises(lf.CellError, match="among its arguments"):
+        lf.cell(body)(lf.constant(X), argument)
+
+
+def test_arguments_that_are_one():
+    e, p, held, table = lf.constant(X), lf.Parameter(X), Keeping(), [1.0]
+    pairs = [(e, e), (lf.constant(X), lf.constant(Y)), (e, p), (p, p), (table, table), ([1.0], [1.0]), (e, e)]
+    agree(lambda x, a, b: x * (2 if a is b else 3), pairs)
+    agree(lambda x, a, b: x * (3 if a is not b else 2), [(1000, 1000), (1000, 1001), (e, e), (e, lf.constant(X))])
+    agree(lambda x, a: a * (2 if a is held.h else 3), [(held.h,), (e,), (held.h,), (lf.constant(X),)] * 2)
+
+
+def test_arrays_and_expressions_that_a_body_tells_apart():
+    for body in (
+        lambda x, a: x * (2 if isinstance(a, np.ndarray) else 3),
+        lambda x, a: x * (2 if isinstance(a, lf.Expr) else 3),
+        lambda x, a: x * (2 if type(a) is np.ndarray else 3),
+    ):
+        agree(body, [(lf.constant(X),), (X,), (lf.constant(X),), (lf.constant(Y),), (lf.constant(X),), (X,), (Y,)])
 
 
 class Stateful(nn.Module):
