@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -40,12 +41,29 @@ _ALIASES: Mapping[str, str] = {
     "bitwise_right_shift": "right_shift",
 }  # fmt: skip
 
+# To NumPy a list is an array, which these reduce as a whole; `lazyflow.functions` reduces over a list.
+_OF_LISTS = ("all", "any", "average", "max", "mean", "min", "prod", "ptp", "sum")
+
 # All that the module defines, but for its own helpers.
 _COMPOSED = {
     name: function
     for name, function in vars(_expressions).items()
     if callable(function) and getattr(function, "__module__", "") == _expressions.__name__ and name[0] != "_"
 }
+
+
+def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A reduction that takes a list for the array that it is in NumPy. Over a list of scalars both are the same: that
+    stays one node of as many operands."""
+
+    @functools.wraps(function)
+    def reduce(x: Any, *args: Any, **kwargs: Any) -> Any:
+        kinds = (list, tuple)
+        if isinstance(x, kinds) and (args or kwargs or any(isinstance(v, kinds) or np.ndim(v) for v in x)):
+            x = _expressions.array(x)
+        return function(x, *args, **kwargs)
+
+    return reduce
 
 
 def _lazy() -> dict[str, Callable[..., Any]]:
@@ -55,6 +73,7 @@ def _lazy() -> dict[str, Callable[..., Any]]:
     found.update(max=largest, min=smallest)
     found.update(_COMPOSED)
     found.update({name: getattr(_expressions, name) for name in ("zeros_like", "ones_like", "full_like", "empty_like")})
+    found.update({name: _of_arrays(found[name]) for name in _OF_LISTS})
     found.update({alias: found[name] for alias, name in _ALIASES.items()})
     return found
 

@@ -262,3 +262,25 @@ def test_empty_arrays(module, name, call, operands):
     if isinstance(want, np.ndarray | np.generic):
         np.testing.assert_array_equal(got, want)
         assert np.asarray(got).dtype == np.asarray(want).dtype
+
+
+LISTS = {
+    "vectors": lambda x, y: [x, y],
+    "a tuple": lambda x, y: (x * 1, y),
+    "scalars": lambda x, y: [x[0], y[1]],
+    "nested": lambda x, y: [[x, y], [y, x]],
+    "with a number": lambda x, y: [x[0], 2.0],
+    "with an array": lambda x, y: [x, np.array([0.5, 4.0])],
+}
+
+
+@pytest.mark.parametrize("make", LISTS.values(), ids=LISTS)
+@pytest.mark.parametrize("options", [{}, {"axis": 0}, {"axis": -1}, {"axis": 0, "keepdims": True}], ids=str)
+@pytest.mark.parametrize("name", ["all", "any", "average", "max", "mean", "min", "prod", "ptp", "sum", "amax", "amin"])
+def test_a_list_is_the_array_that_it_is_in_numpy(name, options, make):
+    """`lf.sum` of a list is elementwise; NumPy's of a list is one number."""
+    x, y = np.array([1.0, 2.0]), np.array([3.0, 0.0])
+    expected = getattr(np, name)(make(x, y), **options)
+    found = getattr(anp, name)(make(lf.Parameter(x), lf.Parameter(y)), **options).numpy()
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected)
