@@ -35,7 +35,7 @@ def _blame(run: Run) -> str:
                 return _blame(sources(run.plan, launch)[position][0])
             return _message(run, launch, position)
     for parameter in parameters_of(run.plan):
-        if parameter is not None and not np.isfinite(parameter.array).all():
+        if parameter is not None and not np.isfinite(parameter.stored()).all():
             return f"{parameter!r} holds a NaN or an infinity; what was computed of it is not finite"
     return "a value that was computed before, and whose memory was freed since, is not finite"
 

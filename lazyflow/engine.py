@@ -171,7 +171,8 @@ def _check_recorded(kinds: Iterable[Type]) -> None:
         name = f"parameter {parameter.name or list(kind.shape)}"
         if kind.epoch != parameter.epoch:
             raise LazyflowError(f"{name} was replaced in its module since this was recorded: record it again")
-        now = parameter.array.shape, parameter.array.dtype, parameter.device
+        array = parameter.stored()
+        now = array.shape, array.dtype, parameter.device
         if now != (kind.shape, kind.dtype, kind.device):
             raise LazyflowError(
                 f"{name} was {kind.dtype}{list(kind.shape)} on {kind.device} when this was recorded, and is "

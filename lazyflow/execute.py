@@ -6,7 +6,7 @@ A `Run` is one execution: the plan, the arenas that its launches fill, and the v
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,19 +45,32 @@ class Run:
         self.arena = Arena(device, plan.sizes)
         if device != "cpu":
             self.arena.bring(_indices(plan))
+        earlier = {id(run): run for run in plan.graph.known_run}.values()
+        self.rests_on = _joined(parameter_types(plan), [run.rests_on for run in earlier])
+        for parameter in self._parameters():
+            parameter.notice()
         self.stamp = moment()
         self.superseded = False
         self.readers: weakref.WeakSet[Run] = weakref.WeakSet()
-        earlier = {id(run): run for run in plan.graph.known_run}.values()
-        self.rests_on = _joined(parameter_types(plan), [run.rests_on for run in earlier])
         for run in earlier:
             run.readers.add(self)
         self.calls = [calls_of(self, cells) for cells in plan.cells]
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run rests on has changed since, or a value that it read was forgotten."""
-        parameters = (kind.parameter() for kind in self.rests_on if kind.parameter is not None)
-        return self.superseded or any(p is not None and p.version > self.stamp for p in parameters)
+        if self.superseded:
+            return True
+        for parameter in self._parameters():
+            parameter.notice()
+            if parameter.version > self.stamp:
+                return True
+        return False
+
+    def _parameters(self) -> Iterator[Parameter]:
+        for kind in self.rests_on:
+            parameter = None if kind.parameter is None else kind.parameter()
+            if parameter is not None:
+                yield parameter
 
     def supersede(self) -> None:
         """Say that values of this run were forgotten: whatever read them is stale."""
@@ -132,7 +145,7 @@ def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = 
     if operand.kind == "shared":
         assert operand.type is not None
         parameter = parameter_of(operand.type)
-        array = parameter.columns(arena.number) if by_columns and operand.type.ndim == 2 else parameter.array
+        array = parameter.columns(arena.number) if by_columns and operand.type.ndim == 2 else parameter.stored()
         return array if array.shape == operand.shape else array.reshape(operand.shape)
     if operand.kind == "int" or isinstance(read, float):  # indices, that is: see `lazyflow.ops.base`
         return read

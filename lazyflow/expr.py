@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -537,7 +538,9 @@ class Parameter(Expr):
     array([2., 4.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_array", "_columns", "_exposed", "_grad", "_name", "epoch", "hooks", "version")
+    __slots__ = (
+        "__weakref__", "_array", "_columns", "_content", "_exposed", "_grad", "_name", "epoch", "hooks", "version",
+    )  # fmt: skip
 
     def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
         refuse_in_cells("a parameter is made", "make it outside, once")
@@ -545,25 +548,25 @@ class Parameter(Expr):
         array = _as_array(_detached(value), options.dtype)
         if requires_grad and array.dtype.kind in "iu" and isinstance(value, int | list | tuple):
             array = array.astype(options.dtype)  # Python's integers, which have no dtype of their own
-        self.array = devices.copied(array, options.device)
+        self._array = devices.copied(array, options.device)
         self.name = name
         self._grad: Any = None
         self._columns: tuple[Any, Array] = (None, None)
-        self._exposed = False
+        self._exposed, self._content = False, b""
         self.hooks: list[Hook] = []
         self.version = moment()
         self.epoch = 0
         self._retype(requires_grad)
 
     def _retype(self, requires_grad: bool) -> None:
-        if requires_grad and self.array.dtype.kind != "f":
+        if requires_grad and self._array.dtype.kind != "f":
             raise DTypeError(
-                f"only floating parameters have gradients, got {self.array.dtype}; pass requires_grad=False"
+                f"only floating parameters have gradients, got {self._array.dtype}; pass requires_grad=False"
             )
-        device = devices.device_of(self.array)
+        device = devices.device_of(self._array)
         self._forget_signatures()
         note_change()
-        self.type = Type(self.array.shape, self.array.dtype, device, requires_grad, self)
+        self.type = Type(self._array.shape, self._array.dtype, device, requires_grad, self)
         note_change()
 
     def _forget_signatures(self) -> None:
@@ -574,9 +577,8 @@ class Parameter(Expr):
     def __del__(self) -> None:
         self._forget_signatures()
 
-    @property
-    def array(self) -> Array:
-        """The array itself, for the engine and the optimizers; see `data`."""
+    def stored(self) -> Array:
+        """The array itself, for the library, which says what it changes (`touch`), and keeps no reference."""
         refuse_in_cells(
             "the value of a parameter is read",
             "use the parameter itself as an operand, or parameter.detach() for one without gradient, or pass the value "
@@ -584,10 +586,31 @@ class Parameter(Expr):
         )
         return self._array
 
+    @property
+    def array(self) -> Array:
+        """The array itself; see `data`. Another one may be set in its place."""
+        array = self.stored()
+        self.touch()
+        self._exposed, self._content = True, b""
+        return array
+
     @array.setter
     def array(self, value: Array) -> None:
         refuse_in_cells("a parameter is changed", "change it outside, between the calls")
         self._array = value
+        self.touch()
+        self._exposed, self._content = True, b""
+
+    def notice(self) -> None:
+        """Look whether whoever was given the array has changed it since this was last asked: by every run, and before
+        a value counts as one of now."""
+        if self._exposed:
+            content = devices.to_host(self._array).tobytes()
+            if content != self._content and self._content:
+                self.touch()
+            self._content = content
+            if _references(self) <= _ALONE:  # nobody has it any more
+                self._exposed, self._content = False, b""
 
     @property
     def name(self) -> str:
@@ -613,15 +636,13 @@ class Parameter(Expr):
 
     @property
     def data(self) -> Array:
-        """The array itself, to read or to change in place; values computed before count as stale from now on.
+        """The array itself, to read or to change in place, now or later; values computed before count as stale from
+        now on.
 
         Setting it copies a new array in, which must have the same shape (`ShapeError`); its dtype is converted. To
         look at the values only, `numpy` copies them and leaves what was computed alone.
         """
-        array = self.array
-        self.touch()
-        self._exposed = True
-        return array
+        return self.array
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -637,7 +658,7 @@ class Parameter(Expr):
         key = self.version, run if self._exposed else 0
         known, array = self._columns
         if known != key:
-            array = transposed(devices.module(self.array), self.array).T
+            array = transposed(devices.module(self._array), self._array).T
             self._columns = key, array
         return array
 
@@ -650,7 +671,7 @@ class Parameter(Expr):
             )
         self.touch()  # and once more afterwards: what is computed under half of the new values is stale, too
         with devices.on(self.device):
-            self.array[...] = devices.to_device(new, self.device)
+            self.stored()[...] = devices.to_device(new, self.device)
         self.touch()
 
     def touch(self) -> None:
@@ -697,7 +718,7 @@ class Parameter(Expr):
         """Move the array (and its gradient) to ``device``; returns ``self``."""
         device = devices.canonical(device)
         if device != self.device:
-            self.array = devices.to_device(self.array, device)
+            self._array = devices.to_device(self.stored(), device)
             self._grad = (
                 None
                 if self._grad is None
@@ -711,7 +732,7 @@ class Parameter(Expr):
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """A copy of the array, on the host."""
-        return devices.copied(self.array, "cpu")  # type: ignore[no-any-return]
+        return devices.copied(self.stored(), "cpu")  # type: ignore[no-any-return]
 
     def forward(self) -> Parameter:
         """A parameter has its value already; returns ``self``."""
@@ -721,7 +742,7 @@ class Parameter(Expr):
         """A snapshot of the value as a constant; inside of a `lazyflow.cell`, the value that it has when the call is
         computed, whenever that is. No gradient flows through it."""
         if tracing() is None:
-            return constant(self.array)
+            return constant(self.stored())
         signature = self.type.signatures.get("detached")
         if signature is None:
             kind = Type(self.shape, self.dtype, self.device, False, self)
@@ -742,7 +763,9 @@ class Parameter(Expr):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         """A parameter of its own: its type, which says who it is, is not copied."""
-        memo[id(self)] = new = type(self)(devices.to_host(self.array), name=self.name, requires_grad=self.requires_grad)
+        memo[id(self)] = new = type(self)(
+            devices.to_host(self.stored()), name=self.name, requires_grad=self.requires_grad
+        )
         return new.to(self.device)
 
     def __copy__(self) -> Parameter:
@@ -761,7 +784,7 @@ class Parameter(Expr):
             value = other.to_dense() if hasattr(other, "to_dense") else value_of(other)
             if not isinstance(value, float | int):
                 value = devices.to_device(value if devices.is_array(value) else np.asarray(value), self.device)
-            self.assign(function(self.array, value))
+            self.assign(function(self.stored(), value))
         return self
 
     def __iadd__(self, other: Any) -> Parameter:
@@ -797,7 +820,7 @@ def value_of(value: Any) -> Any:
     """The value of an expression as an array where it lies, the very one of a parameter; anything else as it is."""
     if not isinstance(value, Expr):
         return value
-    return value.array if isinstance(value, Parameter) else ENGINE[0].value(value)
+    return value.stored() if isinstance(value, Parameter) else ENGINE[0].value(value)
 
 
 def _unpickled(kind: type[Parameter], array: Array, name: str, requires_grad: bool, device: str) -> Parameter:
@@ -822,6 +845,22 @@ def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise DTypeError(f"expected numbers, got {array.dtype} from a {type(value).__name__}{_instead(value, array)}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _references(owner: Any) -> int:
+    return sys.getrefcount(owner._array)
+
+
+class _Sample:
+    """Alone has an array, as a parameter does whose array nobody else has."""
+
+    __slots__ = ("_array",)
+
+    def __init__(self) -> None:
+        self._array = np.zeros(1)
+
+
+_ALONE = _references(_Sample())
 
 
 def _detached(value: Any) -> Any:

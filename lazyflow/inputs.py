@@ -104,7 +104,7 @@ def _floating(e: Expr, name: str) -> Expr:
 
 def _value(e: Expr) -> Any:
     """The value as an array on its device, or as a NumPy number."""
-    value = e.array.copy() if isinstance(e, Parameter) else ENGINE[0].value(e)
+    value = e.stored().copy() if isinstance(e, Parameter) else ENGINE[0].value(e)
     return value[()] if isinstance(value, np.ndarray) and not e.shape else value
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import engine as engine_module
-from lazyflow import nn
+from lazyflow import nn, optim
 from lazyflow.execute import Run
 from lazyflow.random import Stream
 
@@ -396,3 +396,75 @@ def test_seeds_given_by_hand_are_not_drawn_anew():
     before = total.forward().numpy()
     w.touch()
     assert total.forward().numpy().tolist() == before.tolist()
+
+
+# Arrays of parameters that somebody keeps.
+
+WRITES = {
+    "an element": lambda held: held.__setitem__(0, 9.0),
+    "through a view": lambda held: held[::-1].__setitem__(0, 9.0),
+    "all": lambda held: held.fill(0.25),
+    "a scaled one": lambda held: np.multiply(held, -2.0, out=held),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("name", ["data", "array"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "asked for anew"])
+def test_what_rests_on_an_array_that_was_given_away_follows_it(kept, name, write):
+    w = lf.Parameter(np.array([0.5, -1.0, 2.0]))
+    held = getattr(w, name) if kept else None
+    root = lf.sum(lf.tanh(w * w)) + lf.sum(lf.cell(lambda x: lf.exp(x * w))(lf.constant(np.ones(3))))
+    for _ in range(3):
+        root.backward()
+        write(held if kept else getattr(w, name))
+        w.grad = None
+        root.backward()
+        value = w.numpy()
+        np.testing.assert_allclose(root.item(), np.tanh(value**2).sum() + np.exp(value).sum())
+        np.testing.assert_allclose(w.grad, 2 * value * (1 - np.tanh(value**2) ** 2) + np.exp(value))
+        w.assign([0.5, -1.0, 2.0])
+
+
+def test_an_update_in_place_of_the_array():
+    w = lf.Parameter(np.array([3.0, -4.0]))
+    root = lf.sum(w * w)
+    for expected in (25.0, 16.0, 10.24):
+        w.grad = None
+        root.backward()
+        np.testing.assert_allclose(root.item(), expected)
+        w.array -= 0.1 * w.grad
+
+
+def test_who_only_reads_the_array_has_nothing_drawn_anew():
+    w = lf.Parameter(np.ones(100))
+    held = w.data
+    root = lf.sum(lf.dropout(w, 0.5))
+    root.forward()
+    before = root.item()
+    assert held.sum() == 100
+    root.forward()
+    root.backward()
+    assert root.item() == before == w.grad.sum()
+
+
+def test_an_array_that_nobody_has_any_more_is_not_compared():
+    w = lf.Parameter(np.ones(3))
+    held = w.data[1:]
+    root = lf.sum(w * 2)
+    root.forward()
+    assert w._exposed
+    held[0] = 5.0
+    del held
+    root.forward()
+    assert root.item() == 14.0
+    assert not w._exposed
+
+
+def test_an_optimizer_gives_no_array_away():
+    w = lf.Parameter(np.ones(3))
+    optimizer = optim.SGD([w], lr=0.1)
+    lf.sum(w * w).backward()
+    optim.clip_grad_norm([w], 100.0)
+    optimizer.step()
+    assert not w._exposed

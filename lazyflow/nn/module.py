@@ -411,7 +411,7 @@ def _own_array(array: Any) -> Array:
 
 
 def _array(value: Parameter | Array) -> Array:
-    return value.array if isinstance(value, Parameter) else value
+    return value.stored() if isinstance(value, Parameter) else value
 
 
 def _is_read_only(array: Array) -> bool:

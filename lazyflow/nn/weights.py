@@ -34,6 +34,8 @@ class _WeightNorm:
     def __call__(self, module: Any, args: tuple[Any, ...]) -> None:
         own = module.__dict__
         v, g = own[self.name + "_v"], own[self.name + "_g"]
+        v.notice()
+        g.notice()
         value = v.version, v.requires_grad, g.version, g.requires_grad
         weight = self._known() if value == self.value else None
         if weight is None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lazyflow.device import device_of, module, to_device
-from lazyflow.optim.base import Array
+from lazyflow.optim.base import Array, array_of, has_array
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
 
 __all__ = ["ExponentialMovingAverage", "SimpleAverage"]
@@ -18,16 +18,16 @@ class _Average:
 
     def __init__(self, params: Iterable[Any]) -> None:
         name = type(self).__name__
-        if hasattr(params, "array") or isinstance(params, Mapping | str):
+        if has_array(params) or isinstance(params, Mapping | str):
             raise TypeError(f"{name}: expected a list of parameters, got a {type(params).__name__}")
         self.params = list(params)
         for i, parameter in enumerate(self.params):
-            if not (hasattr(parameter, "array") and hasattr(parameter, "touch")):
+            if not (has_array(parameter) and hasattr(parameter, "touch")):
                 raise TypeError(f"{name}: entry {i} must be a Parameter, got a {type(parameter).__name__}")
         if not self.params:
             raise ValueError(f"{name}: there are no parameters to average: the list is empty")
         self.updates = 0
-        self.averages: list[Array] = [module(p.array).array(p.array) for p in self.params]
+        self.averages: list[Array] = [module(array_of(p)).array(array_of(p)) for p in self.params]
         self._inside = False
 
     def weight(self) -> float:
@@ -45,11 +45,11 @@ class _Average:
         self.updates += 1
         for i, parameter in enumerate(self.params):
             average = self._average(i)
-            average += ((1.0 - kept) * (parameter.array - average)).astype(average.dtype)
+            average += ((1.0 - kept) * (array_of(parameter) - average)).astype(average.dtype)
 
     def _average(self, i: int) -> Array:
         """On the parameter's device, which may have changed."""
-        device = device_of(self.params[i].array)
+        device = device_of(array_of(self.params[i]))
         if device_of(self.averages[i]) != device:
             self.averages[i] = to_device(self.averages[i], device)
         return self.averages[i]
@@ -62,7 +62,7 @@ class _Average:
         """
         if self._inside:
             raise RuntimeError(f"{type(self).__name__}: applied() within applied()")
-        before = [module(p.array).array(p.array) for p in self.params]
+        before = [module(array_of(p)).array(array_of(p)) for p in self.params]
         self._inside = True
         try:
             self.copy_to_parameters()
@@ -102,7 +102,7 @@ class _Average:
         """Continue with the averages of ``state`` (copied). Raises `CheckpointError`, and changes nothing then."""
         self.check_state_dict(state)
         averages = [
-            module(p.array).array(to_device(state["averages"][str(i)], device_of(p.array)))
+            module(array_of(p)).array(to_device(state["averages"][str(i)], device_of(array_of(p))))
             for i, p in enumerate(self.params)
         ]
         self.updates, self.averages = int(state["updates"]), averages
@@ -112,7 +112,7 @@ class _Average:
 
 def _put(parameter: Any, value: Array) -> None:
     """In place and on the parameter's device: nothing goes by way of the host."""
-    parameter.array[...] = value
+    array_of(parameter)[...] = value
     parameter.touch()
 
 

@@ -54,6 +54,16 @@ class Trainable(Protocol):
     def touch(self) -> None: ...
 
 
+def array_of(parameter: Any) -> Array:
+    """The array of a parameter, or of another object that has one. Whoever asks says what he changes (`touch`)."""
+    return parameter.stored() if hasattr(parameter, "stored") else parameter.array
+
+
+def has_array(value: Any) -> bool:
+    """Whether a value is a parameter, or another object that has an array."""
+    return hasattr(value, "stored") or hasattr(value, "array")
+
+
 @dataclass(slots=True)
 class Kept:
     """What is kept for one parameter: how many steps it took part in, and arrays of its shape."""
@@ -225,7 +235,7 @@ class Optimizer:
         for index, parameter, options in self._members():
             if options is group and index in self.kept:
                 kept = self.kept[index]
-                kept.slots = {**self.slots_for(parameter.array, options), **kept.slots}
+                kept.slots = {**self.slots_for(array_of(parameter), options), **kept.slots}
 
     def slots_for(self, array: Array, options: Options) -> dict[str, Array]:
         """The arrays to keep, in the dtype that the parameter is updated in."""
@@ -250,7 +260,7 @@ class Optimizer:
         return kept
 
     def _update(self, index: int, parameter: Trainable, gradient: Any, options: Options) -> None:
-        array = parameter.array
+        array = array_of(parameter)
         parameter.touch()  # and once more afterwards: what is computed under half of an update is stale, too
         kept = self._kept_for(index, array, options)
         kept.step += 1
@@ -416,16 +426,16 @@ class Optimizer:
         ]
         for key, (parameter, group) in members.items():
             if key in kept:
-                expected = {"step": 0, **self.slots_for(parameter.array, given[id(group)])}
+                expected = {"step": 0, **self.slots_for(array_of(parameter), given[id(group)])}
                 lines = differences(expected, kept[key]) or miscounts(kept[key], "step")
                 found.extend(f"state.{key}.{line}" for line in lines)
         return found
 
 
 def _check_shape(index: int, parameter: Trainable, gradient: Any) -> None:
-    if gradient.shape != parameter.array.shape:
+    if gradient.shape != array_of(parameter).shape:
         raise ValueError(
-            f"parameter {index} {parameter.name} has shape {parameter.array.shape}, its gradient {gradient.shape}"
+            f"parameter {index} {parameter.name} has shape {array_of(parameter).shape}, its gradient {gradient.shape}"
         )
 
 
@@ -445,7 +455,7 @@ def _options(group: Options) -> dict[str, Any]:
 
 def _as_groups(params: Any) -> list[Group]:
     """``params`` as a list of groups."""
-    if isinstance(params, Mapping) or hasattr(params, "array") or isinstance(params, str):
+    if isinstance(params, Mapping) or has_array(params) or isinstance(params, str):
         raise TypeError(
             f"expected a list of parameters or of groups, got a {type(params).__name__}; write [parameter] for one"
         )
@@ -456,11 +466,11 @@ def _as_groups(params: Any) -> list[Group]:
 
 
 def _as_parameters(params: Any) -> list[Trainable]:
-    given = [params] if hasattr(params, "array") else list(params)
+    given = [params] if has_array(params) else list(params)
     if not given:
         raise ValueError("there are no parameters to optimize: the list is empty")
     for i, item in enumerate(given):
-        if not (hasattr(item, "array") and hasattr(item, "grad")):
+        if not (has_array(item) and hasattr(item, "grad")):
             raise TypeError(f"entry {i} of the parameters must be a Parameter, got a {type(item).__name__}")
     return given
 
@@ -486,7 +496,7 @@ def _rows_in_block(array: Array, block: int) -> int:
 
 
 def _described(parameter: Trainable) -> dict[str, Any]:
-    return {"name": parameter.name, "shape": list(parameter.array.shape)}
+    return {"name": parameter.name, "shape": list(array_of(parameter).shape)}
 
 
 def _unlike(place: str, ours: Any, theirs: Any) -> Iterator[str]:
@@ -509,6 +519,6 @@ def _unlisted(value: Any) -> Any:
 
 
 def _restored(parameter: Trainable, given: Mapping[str, Any]) -> Kept:
-    device = device_of(parameter.array)
-    slots = {name: module(parameter.array).array(to_device(v, device)) for name, v in given.items() if name != "step"}
+    xp, device = module(array_of(parameter)), device_of(array_of(parameter))
+    slots = {name: xp.array(to_device(v, device)) for name, v in given.items() if name != "step"}
     return Kept(int(given["step"]), slots, device)

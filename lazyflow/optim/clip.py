@@ -11,7 +11,7 @@ import numpy as np
 from lazyflow.device import module
 from lazyflow.errors import NonFiniteError
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.optim.base import Array, Trainable
+from lazyflow.optim.base import Array, Trainable, has_array
 from lazyflow.optim.options import number
 
 PART = 1 << 14  # elements of one dot product
@@ -90,7 +90,7 @@ def _limit(name: str, value: Any) -> float:
 
 def _gradients(params: Any) -> Iterator[tuple[Trainable, Array]]:
     """Every parameter that has a gradient, and the gradient's values (of a row-sparse one, those of its rows)."""
-    for parameter in [params] if hasattr(params, "array") else params:
+    for parameter in [params] if has_array(params) else params:
         gradient = parameter.grad
         if gradient is not None:
             yield parameter, gradient.values if isinstance(gradient, RowSparse) else gradient
