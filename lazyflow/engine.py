@@ -7,7 +7,6 @@ like any other; what it needed is not computed again by a later forward, unless 
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -93,8 +92,9 @@ def _run_alike(roots: Sequence[Expr]) -> bool:
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
     others = not differentiable and _others_held(tapes, roots)
-    reuse = not differentiable and not checked and not (others and _nbytes(graph) <= KEPT)
-    graph = reduced(_with_kept(drawn_anew(graph), _held(tapes) if others and reuse else {}), device, checked)
+    held = _held(tapes) if others and not checked and _nbytes(graph) > KEPT else None
+    reuse = not differentiable and not checked and (held is not None or not others)
+    graph = reduced(_with_kept(drawn_anew(graph), held or {}), device, checked)
     plan = plan_of(graph, settings.current().batching, reuse=reuse)
     _check_recorded(parameter_types(plan))
     # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
@@ -107,8 +107,8 @@ def _run_alike(roots: Sequence[Expr]) -> bool:
     return True
 
 
-# Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, all
-# are: that is cheaper than to find out which.
+# Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, and
+# where nobody counts expressions, all are.
 KEPT = 1 << 24
 
 
@@ -137,21 +137,17 @@ def _nbytes(graph: Graph) -> int:
     return sum(n * kind.size * kind.dtype.itemsize for n, kind in zip(counts, kinds, strict=True))
 
 
-def _held(tapes: Sequence[Tape]) -> dict[int, dict[int, None]]:
-    """The rows of which somebody holds an expression, by number of the tape. An expression knows its tape and not the
-    other way round, or every intermediate result would cost a look-up when it dies; so the garbage collector is
-    asked."""
-    found: dict[int, dict[int, None]] = {}
-    for e in gc.get_referrers(*tapes):
-        if isinstance(e, Expr):
-            found.setdefault(e.tape.number, {})[e.row] = None
-    return found
+def _held(tapes: Sequence[Tape]) -> dict[int, list[int]] | None:
+    """The rows of which somebody holds an expression, by number of the tape; None where nobody counts them."""
+    if any(tape.handles is None for tape in tapes):
+        return None
+    return {tape.number: tape.handles.rows() for tape in tapes}
 
 
-def _with_kept(graph: Graph, held: Mapping[int, dict[int, None]]) -> Graph:
+def _with_kept(graph: Graph, held: Mapping[int, Sequence[int]]) -> Graph:
     """The graph with more roots, so that their values are kept: the rows that are ``held``, and those whose first value
     is to be remembered."""
-    rows = _watched_places(graph, lambda tape: {**held.get(tape.number, {}), **tape.remembered})
+    rows = _watched_places(graph, lambda tape: [*held.get(tape.number, ()), *tape.remembered])
     bases = {(graph.node_of(graph.tape_base[place]), int(graph.tape_shift[place])) for _, _, place in rows}
     kept = {(node, shift) for node, shift in bases if node is not None} - set(graph.roots)
     return replace(graph, roots=(*graph.roots, *sorted(kept))) if kept else graph
@@ -352,7 +348,7 @@ def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator
             yield tape, row, node, entries(tape)[row]
 
 
-def _watched_places(graph: Graph, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator[tuple[Tape, int, int]]:
+def _watched_places(graph: Graph, entries: Callable[[Tape], Iterable[int]]) -> Iterator[tuple[Tape, int, int]]:
     """Those rows of a graph's tapes that have entries: tape, row, and the number of the row through all tapes."""
     for number, reference in enumerate(graph.tapes):
         tape = reference()

@@ -37,9 +37,11 @@ cdef class ListMemo:
 
 
 cdef Memo ADD, SUBTRACT, MULTIPLY, DIVIDE, FLOOR_DIVIDE, REMAINDER, POWER, NEGATIVE, ABS, MATMUL, LOOKUP
-cdef Memo EQUAL, NOT_EQUAL, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT
+cdef Memo DETACH, EQUAL, NOT_EQUAL, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT
 
+@cython.locals(e=Expr)
 cpdef Expr handle(Tape tape, int row, Type kind)
+cpdef become(Expr e, Expr other)
 cpdef Memo memo_of(object op, dict attrs=*)
 cpdef Expr apply(Memo memo, tuple operands)
 cpdef type_on(Tape tape, Expr e)
@@ -50,13 +52,24 @@ cpdef Expr _again(Memo memo, tuple operands)
 @cython.locals(e=Expr, k=Py_ssize_t, codes=bytes, row=int)
 cpdef Expr _node(Tape tape, Entry entry, tuple operands)
 
-@cython.locals(e=Expr, first=Expr, kind=Type, tape=Tape, known=dict, found=Signature, given=list, row=int)
+@cython.locals(
+    e=Expr, first=Expr, kind=Type, tape=Tape, known=dict, found=Signature, given=list, row=int, mixed=bint
+)
 cpdef Expr _listed_again(ListMemo memo, object operands)
 
+@cython.locals(kind=Type, own=Expr)
+cpdef Expr differentiable(Expr e)
+
+@cython.locals(tape=Tape)
 cpdef Expr view(Expr x, Type kind, Py_ssize_t offset)
 cpdef Signature view_signature(Type source, Type kind)
 cpdef int _local_row(Tape tape, Expr e) except -2
+
+@cython.locals(tape=Tape, signature=Signature)
 cpdef list views(Expr x, Type kind, object offsets)
+
+@cython.locals(row=int)
+cpdef Expr _view_node(Tape tape, Signature signature, int operand, Py_ssize_t offset)
 cpdef Expr _constant_node(Tape tape, object array)
 
 @cython.locals(row=int, number=object)
@@ -72,7 +85,12 @@ cpdef tuple _prepared(Tape tape, Entry entry, tuple operands)
 @cython.locals(a=Expr, tape=Tape, entry=Entry, row=int)
 cpdef Expr apply1(Memo memo, object x)
 
-@cython.locals(first=Expr, a=Expr, b=Expr, tape=Tape, table=dict, entry=Entry, signature=Signature, row=int)
+@cython.locals(tape=Tape)
+cpdef Tape _open_here()
+
+@cython.locals(
+    first=Expr, a=Expr, b=Expr, tape=Tape, table=dict, entry=Entry, signature=Signature, row=int, last=bint, code=int
+)
 cpdef Expr apply2(Memo memo, object x, object y)
 
 @cython.locals(e=Expr, signature=Signature, row=int, k=int, results=list)

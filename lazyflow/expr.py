@@ -22,7 +22,7 @@ import numpy as np
 from numpy import ndarray
 
 from lazyflow import device as devices
-from lazyflow import settings
+from lazyflow import locks, settings
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.ops import OPS
@@ -88,6 +88,11 @@ class Expr:
     row: int
     type: Type
     note: str
+
+    def __dealloc__(self) -> None:
+        """The end of a compiled expression; in Python nothing calls this."""
+        if self.tape is not None and self.tape.handles is not None:
+            self.tape.handles.down(self.row)
 
     @property
     def shape(self) -> Shape:
@@ -419,7 +424,7 @@ class Expr:
             )
         if signature_by_id(self.tape.signatures[self.row]).op is VIEW:
             # A view shares its memory, and its gradient's, with other uses of that memory: a node of its own does not.
-            self._become(record(OPS["identity"], (self,)))
+            become(self, record(OPS["identity"], (self,)))
         self.tape.retained.setdefault(self.row, None)
 
     def register_hook(self, hook: Hook) -> HookHandle:
@@ -453,14 +458,8 @@ class Expr:
                     "register_hook() of a value that shares the memory of another, such as a slice, or of a cell's "
                     "result, that was used already: register the hook before the first use"
                 )
-            self._become(record(OPS["identity"], (self,)))
+            become(self, record(OPS["identity"], (self,)))
         return HookHandle(self.tape.hooks.setdefault(self.row, []), hook)
-
-    def _become(self, other: Expr) -> None:
-        retained, row = self.tape.retained, self.row
-        self.tape, self.row, self.type = other.tape, other.row, other.type
-        if row in retained:
-            self.tape.retained[self.row] = retained.pop(row)
 
     @property
     def grad(self) -> Array | None:
@@ -500,8 +499,21 @@ class Expr:
 def handle(tape: Tape, row: int, kind: Type) -> Expr:
     """An `Expr` for a row that is on the tape."""
     e = Expr.__new__(Expr)
+    if tape.handles is not None:
+        tape.handles.up(row)
     e.tape, e.row, e.type = tape, row, kind
     return e
+
+
+def become(e: Expr, other: Expr) -> None:
+    """Make a handle one of another row; what is retained of its own goes along."""
+    retained, row = e.tape.retained, e.row
+    if e.tape.handles is not None:
+        other.tape.handles.up(other.row)
+        e.tape.handles.down(row)
+    e.tape, e.row, e.type = other.tape, other.row, other.type
+    if row in retained:
+        e.tape.retained[e.row] = retained.pop(row)
 
 
 _versions = itertools.count(1)
@@ -1332,14 +1344,17 @@ def apply1(memo: Memo, x: Any) -> Expr:
 
 def apply2(memo: Memo, x: Any, y: Any) -> Expr:
     """`apply` for two operands, of which one may be a number or a parameter; see `apply1`."""
+    first: Expr | None = None
+    tape: Tape | None = None
     if type(x) is Expr:
-        first: Expr = x
+        first = x
     elif type(y) is Expr:
         first = y
-    else:
-        return apply(memo, (x, y))
-    tape = first.tape
-    if tape.scope is not now():
+    if first is None:
+        tape = None if isinstance(y, Expr) or not isinstance(x, Expr) else _open_here()
+    elif first.tape.scope is now():
+        tape = first.tape
+    if tape is None:
         return apply(memo, (x, y))
     kind_x: Any = type(x)
     kind_y: Any = type(y)
@@ -1370,13 +1385,17 @@ def apply2(memo: Memo, x: Any, y: Any) -> Expr:
     if entry.dtypes is not None or (entry.shared and signature not in tape.keep):
         return apply(memo, (x, y))
     if entry.payloads:
-        number = x if a is None else y
-        if entry.codes[1 if a is not None else 0] == FLOAT and (type(number) is float or type(number) is int):
-            try:
+        last = entry.codes[1] == FLOAT or entry.codes[1] == INT
+        number = y if last else x
+        code = entry.codes[1] if last else entry.codes[0]
+        if entry.payloads > 1 or not (type(number) is int or (type(number) is float and code == FLOAT)):
+            return apply(memo, (x, y))
+        try:
+            if code == FLOAT:
                 tape.floats.append(number)
-            except OverflowError:
-                return apply(memo, (x, y))
-        else:
+            else:
+                tape.ints.append(number)
+        except OverflowError:
             return apply(memo, (x, y))
     row = len(tape.signatures)
     tape.signatures.append(signature.id)
@@ -1385,6 +1404,16 @@ def apply2(memo: Memo, x: Any, y: Any) -> Expr:
     if b is not None:
         tape.operands.append(b.row)
     return handle(tape, row, signature.type)
+
+
+def _open_here() -> Tape | None:
+    """The tape of this context, if it is there and may be appended to; see `current_tape`."""
+    scope = now()
+    for entry in scope.entries:
+        if not entry.holds():
+            return None
+    tape: Tape | None = scope.tape()
+    return tape if tape is not None and tape.scope is scope and scope.owner is locks.owner() else None
 
 
 def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
@@ -1634,6 +1663,7 @@ def binary(op: Op) -> Binary:
 ADD, SUBTRACT, MULTIPLY, DIVIDE = (memo_of(OPS[name]) for name in ("add", "subtract", "multiply", "divide"))
 FLOOR_DIVIDE, REMAINDER, POWER = (memo_of(OPS[name]) for name in ("floor_divide", "remainder", "power"))
 NEGATIVE, ABS, MATMUL, LOOKUP = (memo_of(OPS[name]) for name in ("negative", "abs", "matmul", "lookup"))
+DETACH = memo_of(OPS["detach"])
 EQUAL, NOT_EQUAL, LESS = (memo_of(OPS[name]) for name in ("equal", "not_equal", "less"))
 LESS_EQUAL, GREATER, GREATER_EQUAL = (memo_of(OPS[name]) for name in ("less_equal", "greater", "greater_equal"))
 LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT = (memo_of(OPS[name]) for name in ("logical_and", "logical_or", "logical_not"))
@@ -1712,18 +1742,28 @@ def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
         return None
     given: list[Any] = operands
     first: Expr = given[0]
-    kind, tape = first.type, first.tape
-    known = memo.table.get(kind)
-    signature = None if known is None else known.get(0 if memo.ragged else len(given))
-    if signature is None or tape is None or tape.scope is not now():
+    kind, tape, mixed = first.type, first.tape, False
+    if tape is None or tape.scope is not now():
         return None
     for o in given:
-        if not isinstance(o, Expr):
+        if type(o) is not Expr:
             return None
         e: Expr = o
-        if e.type is not kind or e.tape is not tape:
+        if e.tape is not tape:
             return None
+        if e.type is not kind:
+            if e.type.shape != kind.shape or e.type.dtype != kind.dtype:
+                return None
+            mixed = True
+    if mixed:  # the tape has one device, and no type is of a parameter: they differ by requires_grad alone
+        kind = intern_type(kind.shape, kind.dtype, kind.device, True)
+    known = memo.table.get(kind)
+    signature = None if known is None else known.get(0 if memo.ragged else len(given))
+    if signature is None:
+        return None
     found: Signature = signature
+    if mixed:
+        given = [differentiable(o) for o in given]
     row = len(tape.signatures)
     if memo.ragged:
         tape.ints.append(len(given))
@@ -1774,10 +1814,10 @@ def differentiable(e: Expr) -> Expr:
     A view has its gradient where that of the memory lies which it shows. So only a constant, whose memory is nobody
     else's, is seen as differentiable as it is; anything else without gradient is copied.
     """
-    kind = type_on(current_tape(), e)
+    kind = e.type if e.tape.scope is now() else type_on(current_tape(), e)
     if kind.requires_grad:
         return e
-    own = e if e.row in e.tape.objects else record(OPS["detach"], (e,))
+    own = e if e.row in e.tape.objects else apply1(DETACH, e)
     return view(own, intern_type(kind.shape, kind.dtype, kind.device, True), 0)
 
 
@@ -1803,23 +1843,38 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
     """The memory of ``x``, from element ``offset`` on, seen as ``kind``. No launch computes it, in neither
     direction."""
     tape = x.tape
-    if tape.scope is not now():
-        tape = current_tape()
-        return _append(tape, view_signature(type_on(tape, x), kind), (_local_row(tape, x),), (offset,))
-    return _append(tape, view_signature(x.type, kind), (x.row,), (offset,))
+    if tape.scope is now():
+        return _view_node(tape, view_signature(x.type, kind), x.row, offset)
+    tape = current_tape()
+    return _append(tape, view_signature(type_on(tape, x), kind), (_local_row(tape, x),), (offset,))
 
 
 def views(x: Expr, kind: Type, offsets: Sequence[int]) -> list[Expr]:
     """Several such views of one value."""
-    return [view(x, kind, offset) for offset in offsets]
+    tape = x.tape
+    if tape.scope is not now():
+        return [view(x, kind, offset) for offset in offsets]
+    signature = view_signature(x.type, kind)
+    return [_view_node(tape, signature, x.row, offset) for offset in offsets]
+
+
+def _view_node(tape: Tape, signature: Signature, operand: int, offset: int) -> Expr:
+    """Append a view, in the order of `_node`, to an open tape."""
+    if not -0x80000000 <= offset <= 0x7FFFFFFF:
+        payload_integers((offset,))  # raises
+    row = len(tape.signatures)
+    tape.ints.append(offset)
+    tape.signatures.append(signature.id)
+    tape.operands.append(operand)
+    return handle(tape, row, signature.type)
 
 
 def view_signature(source: Type, kind: Type) -> Signature:
     """The signature of a value of type ``source`` seen as ``kind``."""
-    table = _views.setdefault(source, {})
-    found = table.get(kind)
+    table = _views.get(source)
+    found = None if table is None else table.get(kind)
     if found is None:
-        found = table[kind] = interned((VIEW, source, kind), partial(leaf_signature, VIEW, kind, operand=source))
+        found = remembered(_views, source)[kind] = interned((VIEW, source, kind), partial(leaf_signature, VIEW, kind, operand=source))
     return found
 
 
@@ -1892,7 +1947,7 @@ def getitem(x: Any, key: Any) -> Expr:
         return _getitem(x, key)
     found = _blocks.get(x.type, _NONE).get(part)
     if found is not None and x.tape.scope is now():
-        return apply1(found, x) if type(found) is Memo else _append(x.tape, found[0], (x.row,), (found[1],))
+        return apply1(found, x) if type(found) is Memo else _view_node(x.tape, found[0], x.row, found[1])
     e = _getitem(x, key)
     _remember_block(x, key, part, e)
     return e

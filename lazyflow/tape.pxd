@@ -1,6 +1,6 @@
 # What the compiled recorder knows of `tape.py`: see `lazyflow.expr`.
 
-from lazyflow.core.columns cimport FloatColumn, IntColumn
+from lazyflow.core.columns cimport Counts, FloatColumn, IntColumn
 
 
 cdef class Type:
@@ -26,6 +26,7 @@ cdef class Tape:
     cdef object __weakref__
     cdef public IntColumn signatures, operands, ints
     cdef public FloatColumn floats
+    cdef public Counts handles
     cdef public dict objects, imported, ready, streams, drawn, retained, remembered, hooks, reach
     cdef public list imports, lines, runs, touched
     cdef public set keep

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import passes, settings
-from lazyflow.core.columns import FloatColumn, IntColumn
+from lazyflow.core.columns import Counts, FloatColumn, IntColumn
 from lazyflow.device import elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
@@ -323,6 +323,7 @@ class Tape:
         "floats",
         "generation",
         "grad",
+        "handles",
         "hooks",
         "imported",
         "imports",
@@ -352,6 +353,7 @@ class Tape:
 
     def __init__(self, options: settings.Settings) -> None:
         self.signatures, self.operands, self.ints, self.floats = IntColumn(), IntColumn(), IntColumn(), FloatColumn()
+        self.handles: Any = Counts()  # of each row, how many expressions there are of it; None where nobody counts
         self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
         self.imported: dict[tuple[int, int, int], int] = {}

@@ -90,7 +90,7 @@ def test_a_second_loss_stays_when_only_the_first_ones_parameters_change(ran):
 
 def test_whatever_read_a_forgotten_value_is_stale():
     """What was drawn anew for another root, though no parameter below has changed."""
-    v, w = lf.Parameter(np.ones(200)), lf.Parameter([1.0])
+    v, w = lf.Parameter(np.sqrt(np.arange(1.0, 201))), lf.Parameter([1.0])
     dropped = lf.dropout(v * 1.0, 0.5)
     dropped.forward()
     above = lf.sum(dropped) * 1.0

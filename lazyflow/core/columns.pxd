@@ -12,6 +12,15 @@ cdef class Column:
 
 
 @cython.final
+cdef class Counts:
+    cdef unsigned char *data
+    cdef Py_ssize_t room
+    cdef int grow(self, Py_ssize_t least) except -1
+    cdef int up(self, Py_ssize_t row) except -1
+    cdef int down(self, Py_ssize_t row) except -1
+
+
+@cython.final
 cdef class IntColumn(Column):
     cpdef int append(self, int value) except -1
 

@@ -1,6 +1,6 @@
 """The columns of a tape: arrays that grow at their end, of C integers and of doubles.
 
-Where the package was compiled, ``columns.pyx`` takes the place of this file, with the same two classes.
+Where the package was compiled, ``columns.pyx`` takes the place of this file, with the same names.
 """
 
 from __future__ import annotations
@@ -8,7 +8,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 
-__all__ = ["FloatColumn", "IntColumn"]
+__all__ = ["Counts", "FloatColumn", "IntColumn"]
+
+
+def Counts() -> None:
+    """Of how many handles there are of each row nothing is known: Python tells nobody cheaply that an object has died."""
 
 
 class IntColumn(array):  # type: ignore[type-arg]  # that an array has a type of elements is known to mypy alone

@@ -10,7 +10,7 @@ from array import array
 from cpython.buffer cimport Py_buffer, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.limits cimport INT_MAX
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cimport cython
 
@@ -131,6 +131,43 @@ cdef class Column:
 
     def __releasebuffer__(self, Py_buffer *buffer):
         self.exports -= 1
+
+
+@cython.final
+cdef class Counts:
+    """How many handles there are of each row of a tape. A count that has reached 255 stays there: the row passes for
+    held for good."""
+
+    def __cinit__(self):
+        self.data, self.room = NULL, 0
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef int grow(self, Py_ssize_t least) except -1:
+        cdef Py_ssize_t room = max(least, 2 * self.room, 64)
+        cdef unsigned char *data = <unsigned char *>realloc(self.data, room)
+        if data == NULL:
+            raise MemoryError(f"no memory for {room} bytes of a tape")
+        memset(data + self.room, 0, room - self.room)
+        self.data, self.room = data, room
+        return 0
+
+    cdef int up(self, Py_ssize_t row) except -1:
+        if row >= self.room:
+            self.grow(row + 1)
+        if self.data[row] < 255:
+            self.data[row] += 1
+        return 0
+
+    cdef int down(self, Py_ssize_t row) except -1:
+        if self.data[row] < 255:
+            self.data[row] -= 1
+        return 0
+
+    def rows(self):
+        """The rows that somebody has a handle of."""
+        return [row for row in range(self.room) if self.data[row]]
 
 
 @cython.final
