@@ -36,6 +36,7 @@ def module(name: str) -> Extension:
 EXTENSIONS = [
     extension("machine", "machine.pyx", "c/machine.c"),
     extension("columns", "columns.pyx"),
+    extension("guards", "guards.pyx"),
     extension("passes", "passes.pyx"),
     module("lazyflow.tape"),
     module("lazyflow.expr"),

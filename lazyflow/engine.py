@@ -273,6 +273,9 @@ class Engine:
     @_alone
     def forward(self, roots: Sequence[Any]) -> None:
         """Make the roots' values those under the current parameters."""
+        self._forward(roots)
+
+    def _forward(self, roots: Sequence[Any]) -> None:
         wanted = _roots_to_run(roots)
         _refuse_in_cells(wanted)
         runs = [location(e.tape, e.row)[0] for e in wanted if is_evaluated(e.tape, e.row)]
@@ -289,7 +292,7 @@ class Engine:
         """A copy of the root's value; computes it if it is not there yet."""
         _refuse_in_cells([root])
         if not is_evaluated(root.tape, root.row):
-            self.forward([root])
+            self._forward([root])
         run, offset = location(root.tape, root.row)
         with devices.on(root.device):
             return run.value(offset, root.type)
@@ -305,11 +308,11 @@ class Engine:
             return
         if not root.requires_grad:
             raise GradientError(_nothing_to_differentiate(root))
-        self.forward([root])
+        self._forward([root])
         _check_trained(location(root.tape, root.row)[0])
         if _hides_watched(root):  # run again: what somebody watches is a node of its own then
             _forget([root], draw_anew=False)
-            self.forward([root])
+            self._forward([root])
         run, offset = location(root.tape, root.row)
         with devices.on(root.device):
             with blas_threads(settings.current().threads), np.errstate(all="ignore"):

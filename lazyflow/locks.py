@@ -16,7 +16,33 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lazyflow.core import guards
+
 Result = TypeVar("Result")
+
+
+_call = operator.methodcaller("__call__")
+
+
+def _guarded(lock: Any) -> Any:
+    """Take the lock ``lock.inner``, and return what opens it again by its end: what a ``with`` statement keeps, and
+    calls before that.
+
+    It has no name in this frame, or a traceback would keep it. The lock is taken, the opening arranged for, and the
+    object handed over in the course of one call, so that no bytecode lies between.
+    """
+    end = [functools.partial(_nothing)]
+    opened_by = functools.partial(
+        end[0].__dict__.update, zip(["opens"], map(weakref.ref, end, [lock.inner.__exit__]), strict=True)
+    )
+    return deque(map(_call, [lock.inner.acquire, opened_by, end.pop]), maxlen=1).pop()
+
+
+def _nothing(*error: object) -> None:
+    """The statement ends."""
+
+
+guarded = _guarded if guards is None else guards.guarded
 
 
 class Lock:
@@ -40,27 +66,7 @@ class Lock:
 
         def __exit__(self, *error: object) -> None: ...
     else:
-        __exit__ = property(lambda self: _locked(self.inner))
-
-
-_call = operator.methodcaller("__call__")
-
-
-def _locked(inner: Any) -> Any:
-    """Take a lock, and return what opens it again by its end: what a ``with`` statement keeps, and calls before that.
-
-    It has no name in this frame, or a traceback would keep it. The lock is taken, the opening arranged for, and the
-    object handed over in the course of one call, so that no bytecode lies between.
-    """
-    end = [functools.partial(_nothing)]
-    opened_by = functools.partial(
-        end[0].__dict__.update, zip(["opens"], map(weakref.ref, end, [inner.__exit__]), strict=True)
-    )
-    return deque(map(_call, [inner.acquire, opened_by, end.pop]), maxlen=1).pop()
-
-
-def _nothing(*error: object) -> None:
-    """The statement ends."""
+        __exit__ = property(guarded)
 
 
 _locks: list[weakref.ref[Lock]] = []

@@ -34,12 +34,14 @@ class _Users:
     def __init__(self) -> None:
         self.lock = Lock()
         self.wanted: dict[object, int] = {}
-        self.before: dict[int, int] = {}  # by the position of the library
+        self.before: list[int | None] = []  # of each library
+        self.now: list[int | None] = []
 
     def enter(self, user: object, number: int) -> None:
         with self.lock:
             if not self.wanted:
-                self.before = {i: lib.num_threads for i, lib in enumerate(_libraries()) if lib.num_threads is not None}
+                self.before = [lib.num_threads for lib in _libraries()]
+                self.now = self.before.copy()
             self.wanted[user] = number
             self._set()
 
@@ -50,10 +52,11 @@ class _Users:
 
     def _set(self) -> None:
         number = next(reversed(self.wanted.values()), None)
-        for i, before in self.before.items():
-            wanted = before if number is None else number
-            if _libraries()[i].num_threads != wanted:
+        for i, before in enumerate(self.before):
+            wanted = before if number is None or before is None else number
+            if wanted is not None and self.now[i] != wanted:
                 _libraries()[i].set_num_threads(wanted)
+                self.now[i] = wanted
 
 
 _users = _Users()

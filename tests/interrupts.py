@@ -3,6 +3,7 @@
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import lazyflow
 from lazyflow import locks
@@ -92,8 +93,8 @@ class _Meanwhile(_Tracer):
             self.stopped.set()
 
     def in_the_other(self, frame, event, argument):
-        if frame.f_code is locks._locked.__code__:
-            inner = frame.f_locals["inner"]
+        if frame.f_code is locks._guarded.__code__:
+            inner = frame.f_locals["lock"].inner
             if inner.acquire(blocking=False):
                 inner.release()
             else:
@@ -105,14 +106,15 @@ def meanwhile(function, at, other, files=()):
     """Call ``function``, stop it before its ``at``-th bytecode, and call ``other`` in a thread of its own; where that
     one has to wait for the first, both go on."""
     tracer, before = _Meanwhile(at, files, other), sys.gettrace()
-    _set(tracer)
-    try:
-        function()
-    finally:
-        sys.settrace(before)
-        if tracer.thread is None:  # it ended before: what it does depends on what is known already
-            tracer.thread = threading.Thread(target=tracer.run)
-            tracer.thread.start()
-        tracer.thread.join()
+    with mock.patch.object(locks.Lock, "__exit__", property(locks._guarded)):  # a wait in compiled code is not seen
+        _set(tracer)
+        try:
+            function()
+        finally:
+            sys.settrace(before)
+            if tracer.thread is None:  # it ended before: what it does depends on what is known already
+                tracer.thread = threading.Thread(target=tracer.run)
+                tracer.thread.start()
+            tracer.thread.join()
     if tracer.error is not None:
         raise tracer.error
