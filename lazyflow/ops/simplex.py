@@ -63,20 +63,30 @@ def _constrained_infer(x: Abstract, upper: Abstract) -> Result:
 
 
 def _constrained(xp: Any, x: Array, upper: Array, out: Array = None) -> Array:
-    """``min(c exp(x), upper)`` with the c that makes it sum to one.
+    """``min(c exp(x), upper)`` with the c that makes it sum to one (Martins and Kreutzer 2017).
 
-    With the k classes at their bounds that reach them first, c would be what they leave over the sum of the others;
-    the largest of these is right, since the sum, as a function of c, is the least of the lines that they stand for.
+    c grows with every class that is at its bound: those that pass theirs are put there, all at once, until none does.
+    Weights are relative to the largest of the classes that are left, or they would vanish beside one at its bound.
     """
-    weights = xp.exp(x - x.max(axis=-1, keepdims=True))
-    weights, upper = xp.broadcast_arrays(weights, upper)
-    order = xp.argsort(upper / xp.where(weights > 0, weights, np.finfo(weights.dtype).tiny), axis=-1)
-    sorted_weights = xp.take_along_axis(weights, order, axis=-1)
-    bounds = xp.take_along_axis(upper, order, axis=-1)
-    left = 1 - (bounds.cumsum(axis=-1) - bounds)
-    others = xp.flip(xp.flip(sorted_weights, -1).cumsum(axis=-1), -1)
-    scale = xp.where(others > 0, left / xp.where(others > 0, others, 1), 0).max(axis=-1, keepdims=True)
-    return xp.minimum(weights * scale, upper).astype(np.result_type(x.dtype, upper.dtype), copy=False)
+    dtype = np.result_type(x.dtype, upper.dtype)
+    scores, upper = xp.broadcast_arrays(x.astype(np.result_type(dtype, np.float32), copy=False), upper)
+    free, y = xp.ones(scores.shape, bool), upper
+    for _ in range(scores.shape[-1]):
+        y = _shared(xp, scores, upper, free)
+        beyond = xp.logical_and(free, y > upper)
+        if not beyond.any():
+            break
+        free = xp.logical_and(free, xp.logical_not(beyond))
+    return xp.minimum(y, upper).astype(dtype, copy=False)
+
+
+def _shared(xp: Any, scores: Array, upper: Array, free: Array) -> Array:
+    """The bounds of classes that are at them, and what these leave, shared out among the others as by softmax."""
+    largest = xp.where(free, scores, -np.inf).max(axis=-1, keepdims=True)
+    weights = select(xp, free, xp.exp(scores - xp.where(largest == -np.inf, 0, largest)))
+    total = weights.sum(axis=-1, keepdims=True)
+    left = 1 - select(xp, xp.logical_not(free), upper).sum(axis=-1, keepdims=True)
+    return xp.where(free, weights * (left / (total + (total == 0))), upper)
 
 
 def _free(xp: Any, g: Array, y: Array, upper: Array) -> tuple[Array, Array]:
