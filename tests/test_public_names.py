@@ -28,6 +28,7 @@ OTHER_NAMES = {
     "gelu_tanh": "gelu",
     "getitem": "Expr.__getitem__",
     "identity": "sum",
+    "einsum_or_zero": "gradients",
     "lookup": "embedding",
     "mean_list": "mean",
     "multiply_no_nan": "gradients",

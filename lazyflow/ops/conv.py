@@ -25,7 +25,7 @@ import numpy as np
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, symbolic, total
 from lazyflow.ops.formula import select
-from lazyflow.ops.linalg import BATCH, contract, lettered, numeric
+from lazyflow.ops.linalg import BATCH, contract, contract_or_zero, lettered, numeric
 
 Pads = tuple[tuple[int, int], ...]
 ALL = slice(None)
@@ -256,31 +256,43 @@ def _result(a: str, own: str, rest: str, batched: bool) -> str:
     return BATCH + own + rest if BATCH in a else own + BATCH + rest
 
 
-def correlate(xp: Any, image: Array, weight: Array, w: Windows, batched: bool) -> Array:
+def _product(xp: Any, left: tuple[Array, str], right: tuple[Array, str], result: str, cotangent: int | None) -> Array:
+    """`contract` of two operands, or of an operand with a cotangent, which is the first or the second of them."""
+    if cotangent is None:
+        return contract(xp, *left, *right, result)
+    return contract_or_zero(xp, left, right, result, cotangent)
+
+
+# In the next three, ``cotangent`` says which of the two is one in a vjp: the weight and the image, the weight and the
+# maps, the image and the maps.
+
+
+def correlate(xp: Any, image: Array, weight: Array, w: Windows, batched: bool, cotangent: int | None = None) -> Array:
     """``maps[o, p] = sum over c and k of weight[o, c, k] * image[c, k + p]``."""
     kernel, places = KERNEL[: len(w.size)], PLACES[: len(w.size)]
     columns = sliding(xp, image, w)
     left, right = lettered(weight, "goc" + kernel), lettered(columns, "gc" + kernel + places)
     letters = _result(left, "go", places, batched)
-    return _batch_first(xp, contract(xp, weight, left, columns, right, letters), letters)
+    return _batch_first(xp, _product(xp, (weight, left), (columns, right), letters, cotangent), letters)
 
 
-def spread(xp: Any, maps: Array, weight: Array, w: Windows, batched: bool) -> Array:
+def spread(xp: Any, maps: Array, weight: Array, w: Windows, batched: bool, cotangent: int | None = None) -> Array:
     """``image[c, k + p] = sum over o of weight[o, c, k] * maps[o, p]``."""
     kernel, places = KERNEL[: len(w.size)], PLACES[: len(w.size)]
     left, right = lettered(weight, "goc" + kernel), lettered(maps, "go" + places)
     letters = _result(left, "gc" + kernel, places, batched)
-    return folded(xp, _batch_first(xp, contract(xp, weight, left, maps, right, letters), letters), w)
+    answer = _product(xp, (weight, left), (maps, right), letters, cotangent)
+    return folded(xp, _batch_first(xp, answer, letters), w)
 
 
-def weigh(xp: Any, image: Array, maps: Array, w: Windows, batched: bool) -> Array:
+def weigh(xp: Any, image: Array, maps: Array, w: Windows, batched: bool, cotangent: int) -> Array:
     """``weight[o, c, k] = sum over p of maps[o, p] * image[c, k + p]``."""
     n = len(w.size)
     kernel, places = KERNEL[:n], PLACES[:n]
     columns = sliding(xp, image, w)
     left, right = lettered(columns, "gc" + kernel + places), lettered(maps, "go" + places)
     letters = BATCH * batched + "gc" + kernel + "o"
-    answer = contract(xp, columns, left, maps, right, letters)
+    answer = _product(xp, (columns, left), (maps, right), letters, cotangent)
     head = tuple(range(1 + batched))  # the batch and the groups stay in front, the maps come next
     return xp.transpose(answer, (*head, answer.ndim - 1, *range(1 + batched, answer.ndim - 1)))
 
@@ -397,13 +409,13 @@ def _room(out: Array | None, batched: bool) -> Array | None:
 
 def _conv_x(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    answer = spread(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w))
+    answer = spread(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
     return _merged(xp, answer, n)
 
 
 def _conv_W(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    answer = weigh(xp, _grouped(xp, x, groups, n), _grouped(xp, g, groups, n), w, W.ndim > n + 2)
+    answer = weigh(xp, _grouped(xp, x, groups, n), _grouped(xp, g, groups, n), w, W.ndim > n + 2, 1)
     return _merged(xp, answer, n + 1)
 
 
@@ -421,13 +433,13 @@ def _transposed(xp: Any, x: Array, W: Array, b: Array = None, out: Array = None,
 
 def _transposed_x(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    answer = correlate(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w))
+    answer = correlate(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
     return _merged(xp, answer, n)
 
 
 def _transposed_W(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    answer = weigh(xp, _grouped(xp, g, groups, n), _grouped(xp, x, groups, n), w, W.ndim > n + 2)
+    answer = weigh(xp, _grouped(xp, g, groups, n), _grouped(xp, x, groups, n), w, W.ndim > n + 2, 0)
     return _merged(xp, answer, n + 1)
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, symbolic, total
+from lazyflow.ops.base import OPS, Abstract, Array, Op, Result, Shape, register, symbolic, total
 from lazyflow.ops.formula import has_nan
 
 BATCH = "Z"
@@ -250,6 +250,18 @@ def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) ->
     return np.where((nan > 0) | ((count > 0) & (abs(sign) != count)), g.dtype.type(np.nan), answer)
 
 
+def contract_or_zero(
+    xp: Any, left: tuple[Array, str], right: tuple[Array, str], result: str, cotangent: int = 0
+) -> Array:
+    """`contract` of a cotangent, the first of the two or the second, with an operand: see `without_nan`."""
+    if symbolic(xp):
+        (g, letters), (x, others) = (left, right) if cotangent == 0 else (right, left)
+        return xp.record_op(OPS["einsum_or_zero"], (g, x), subscripts=f"{letters},{others}->{result}")
+    if cotangent == 0:
+        return without_nan(lambda g, x: contract(xp, g, left[1], x, right[1], result), left[0], right[0])
+    return without_nan(lambda g, x: contract(xp, x, left[1], g, right[1], result), right[0], left[0])
+
+
 def transposed(xp: Any, matrix: Array) -> Array:
     """The transpose of a matrix, with contiguous rows. NumPy copies a strip of columns faster than whole rows.
 
@@ -276,7 +288,7 @@ def pullback(xp: Any, g: Array, result: str, other: Array, right: str, operand: 
     a diagonal, off which the cotangent is zero.
     """
     kept = _kept(letters, result + right)
-    answer = without_nan(lambda g, other: contract(xp, g, result, other, right, kept), g, other)
+    answer = contract_or_zero(xp, (g, result), (other, right), kept)
     return answer if kept == letters else _spread(xp, answer, kept, letters, operand.shape)
 
 
@@ -400,14 +412,20 @@ def _einsum_shape(a: Abstract, b: Abstract, *, subscripts: str) -> Result:
     return Result(tuple(sizes[letter] for letter in result), dtype, {"letters": letters})
 
 
-def _einsum(name: str, infer: Any, **flags: Any) -> Op:
-    return register(Op(name, infer, _product, (_product_left, _product_right), **flags))
+def _product_or_zero(xp: Any, g: Array, x: Array, out: Array = None, *, letters: tuple[str, str, str]) -> Array:
+    return without_nan(lambda g, x: _product(xp, g, x, letters=letters), g, x)
+
+
+def _einsum(name: str, infer: Any, forward: Any = _product, **flags: Any) -> Op:
+    return register(Op(name, infer, forward, (_product_left, _product_right), **flags))
 
 
 matmul = _einsum("matmul", _matmul_shape, by_columns=(0,))
 dot = _einsum("dot", _dot_shape)
 outer = _einsum("outer", _outer_shape)
 einsum = _einsum("einsum", _einsum_shape)
+# Of a cotangent with an operand: what vjps record that are differentiated again.
+_einsum("einsum_or_zero", _einsum_shape, _product_or_zero)
 
 
 def _affine_shape(W: Abstract, b: Abstract, x: Abstract) -> Result:
@@ -485,10 +503,23 @@ def _first_pair(letters: tuple[str, str, str], shapes: tuple[Shape, Shape, Shape
 
 def contract_three(xp: Any, operands: Sequence[tuple[Array, str]], result: str, out: Array = None) -> Array:
     """`contract` of three lettered operands, in the order that makes the smaller array between."""
-    letters, shapes = tuple(name for _, name in operands), tuple(array.shape for array, _ in operands)
-    order, between = _first_pair(letters, shapes, result)
-    (a, left), (b, right), (c, last) = (operands[i] for i in order)
-    return contract(xp, contract(xp, a, left, b, right, between), between, c, last, result, out)
+    order, between = _order_of_three(operands, result)
+    a, b, c = (operands[i] for i in order)
+    return contract(xp, contract(xp, *a, *b, between), between, *c, result, out)
+
+
+def _order_of_three(operands: Sequence[tuple[Array, str]], result: str) -> tuple[Shape, str]:
+    return _first_pair(tuple(name for _, name in operands), tuple(array.shape for array, _ in operands), result)
+
+
+def contract_three_or_zero(xp: Any, operands: Sequence[tuple[Array, str]], result: str) -> Array:
+    """The same where the last is a cotangent, whose zeros make nothing of infinite operands: see `without_nan`."""
+    order, between = _order_of_three(operands, result)
+    a, b, c = (operands[i] for i in order)
+    if order[2] == 2:  # the cotangent comes last, to what became of the others
+        return contract_or_zero(xp, (contract(xp, *a, *b, between), between), c, result, cotangent=1)
+    first = contract_or_zero(xp, a, b, between, cotangent=order.index(2))
+    return contract_or_zero(xp, (first, between), c, result)
 
 
 def _bilinear_operands(g: Array, x: Array, W: Array, y: Array) -> tuple[tuple[Array, str], ...]:
@@ -504,17 +535,17 @@ def _bilinear(xp: Any, x: Array, W: Array, y: Array, b: Array = None, out: Array
 
 def _bilinear_x(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
     cotangent, (_, letters), weight, right = _bilinear_operands(g, x, W, y)
-    return contract_three(xp, (weight, right, cotangent), letters)
+    return contract_three_or_zero(xp, (weight, right, cotangent), letters)
 
 
 def _bilinear_W(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
     cotangent, left, (_, letters), right = _bilinear_operands(g, x, W, y)
-    return contract_three(xp, (cotangent, left, right), letters)
+    return contract_three_or_zero(xp, (left, right, cotangent), letters)
 
 
 def _bilinear_y(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
     cotangent, left, weight, (_, letters) = _bilinear_operands(g, x, W, y)
-    return contract_three(xp, (weight, left, cotangent), letters)
+    return contract_three_or_zero(xp, (weight, left, cotangent), letters)
 
 
 def _bilinear_b(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, b: Array) -> Array:

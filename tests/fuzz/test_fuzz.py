@@ -45,6 +45,7 @@ NEVER = {  # and why no program records them
     "squeeze": "a view",
 }
 OTHERWISE = (  # programs of what is no template by itself
+    "x = lf.Parameter(data(1, 3, 3))\ny = lf.gradients(lf.sum(x @ x), [x])",
     "x = lf.Parameter(data(1, 3, 3))\ny = lf.gradients(lf.sum(x[1:, 0]) + lf.sum(lf.diagonal(x)), [x])",
     "x = lf.Parameter(data(1, 3))\ny = lf.gradients(lf.sum(lf.gradients(lf.sum(lf.sin(x)), [x])[0]), [x])\n"
     "z = lf.gradients(lf.sum(lf.square(y[0])), [x])",

@@ -75,7 +75,8 @@ AFFINE = (
 )
 
 EINSUM = tuple(
-    Case("einsum", (x(*a), x(*b)), lambda a, b, s=subscripts: np.einsum(s, a, b), attrs={"subscripts": subscripts})
+    Case(op, (x(*a), x(*b)), lambda a, b, s=subscripts: np.einsum(s, a, b), attrs={"subscripts": subscripts})
+    for op in ("einsum", "einsum_or_zero")
     for subscripts, a, b in (
         ("ij,jk->ik", (2, 3), (3, 4)),
         ("ij,jk", (2, 3), (3, 4)),
@@ -373,6 +374,7 @@ ERRORS = (
     error("affine", (x(2, 3), x(2), x()), r"x \(\)"),
     types("affine", (x(2, 3), x(2), BOOLEAN), "got bool"),
     error("einsum", (x(3), x(3)), "two operands", subscripts="i->i"),
+    error("einsum_or_zero", (x(3), x(3)), "two operands", subscripts="i->i"),
     error("einsum", (x(3), x(3)), "by letters", subscripts="...i,i"),
     error("einsum", (x(3), x(3)), "'k' in an operand", subscripts="i,i->k"),
     error("einsum", (x(3), x(3)), "'i' in an operand, and once", subscripts="i,i->ii"),
