@@ -1874,7 +1874,9 @@ def view_signature(source: Type, kind: Type) -> Signature:
     table = _views.get(source)
     found = None if table is None else table.get(kind)
     if found is None:
-        found = remembered(_views, source)[kind] = interned((VIEW, source, kind), partial(leaf_signature, VIEW, kind, operand=source))
+        found = remembered(_views, source)[kind] = interned(
+            (VIEW, source, kind), partial(leaf_signature, VIEW, kind, operand=source)
+        )
     return found
 
 

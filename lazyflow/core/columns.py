@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = ["Counts", "FloatColumn", "IntColumn"]
 
 
-def Counts() -> None:
-    """Of how many handles there are of each row nothing is known: Python tells nobody cheaply that an object has died."""
+def Counts() -> Any:
+    """How many handles there are of each row is not known: Python tells nobody cheaply that an object has died."""
+    return None
 
 
 class IntColumn(array):  # type: ignore[type-arg]  # that an array has a type of elements is known to mypy alone

@@ -5,7 +5,8 @@ from array import array
 import numpy as np
 import pytest
 
-from lazyflow.core.columns import FloatColumn, IntColumn
+import lazyflow as lf
+from lazyflow.core.columns import Counts, FloatColumn, IntColumn
 
 KINDS = [pytest.param(IntColumn, "i", id="int"), pytest.param(FloatColumn, "d", id="float")]
 
@@ -75,3 +76,27 @@ def test_integers_of_32_bits():
         with pytest.raises(OverflowError):
             ours.append(wrong)
     assert ours.tolist() == [2**31 - 1, -(2**31)]
+
+
+@pytest.mark.skipif(Counts() is None, reason="in Python nobody counts expressions")
+def test_expressions_are_counted_by_row():
+    x = lf.constant([1.0, 2.0])
+    h = lf.tanh(x)
+    for _ in range(300):
+        lf.exp(h)
+    several = [h[:1] for _ in range(3)]
+    again = several[0].tape.handles
+    held = {x.row, h.row, *(e.row for e in several)}
+    assert set(again.rows()) == held
+    views = [lf.reshape(h, (2, 1)) for _ in range(2)]
+    assert set(again.rows()) == held | {e.row for e in views}
+    del views, several
+    assert set(again.rows()) == {x.row, h.row}
+
+
+@pytest.mark.skipif(Counts() is None, reason="in Python nobody counts expressions")
+def test_a_row_that_hundreds_hold_stays_held():
+    x = lf.constant([1.0, 2.0])
+    copies = [lf.expr.handle(x.tape, x.row, x.type) for _ in range(300)]
+    del copies
+    assert x.tape.handles.rows() == [x.row]

@@ -925,7 +925,7 @@ def _norm_x(g: Array, y: Array, x: Array, ord: float, axis: Any, keepdims: bool)
         return g * np.sign(x)
     if ord == 2:
         return np.where(y == 0, 0.0, g * x / np.where(y == 0, 1.0, y))
-    chosen = np.abs(x) == y
+    chosen = np.abs(x) == np.abs(x).max(axis=axis, keepdims=True)
     return np.where(chosen, g * np.sign(x) / np.maximum(chosen.sum(axis=axis, keepdims=True), 1), 0.0)
 
 

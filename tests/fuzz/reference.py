@@ -121,6 +121,8 @@ class Node:
     def detach(self) -> Node:
         if self.kept is not None and self.session.keeps(self.kept) and not self.session.cells:
             return self.session.constant(np.array(self.kept.value))
+        if not self.session.cells and not self.is_new and self.session.is_stale(self):
+            raise Unspecified("a value that was computed on the way may be the one of then")
         node = self.session.apply(F.FUNCTIONS["detach"], (self,))
         node.fixed = node.frozen and not self.is_new  # a snapshot, if the value was computed already
         return node
@@ -430,7 +432,9 @@ class Session:
         assert vjp is not None
         y, epsilon = self._wide(node.value), EPSILON[node.dtype]
         if self.noise is not None:
-            g, y, *arrays = (self._off(a, epsilon) for a in (g, y, *arrays))
+            g = self._off(g, epsilon)
+            if not node.function.exact:  # which element is the largest, no rounding decides
+                y, *arrays = (self._off(a, epsilon) for a in (y, *arrays))
         found = vjp(g, y, *arrays, **node.static)
         if self.tainted and not node.function.elementwise and not all(np.isfinite(a).all() for a in arrays):
             found = found + np.nan
@@ -754,6 +758,8 @@ class Names:
         weight, bias, x = map(self.constant, (weight, bias, x))
         if weight.ndim != 2 or bias.shape != weight.shape[:1]:
             raise ValueError("affine")
+        if weight.dtype.kind == "f":  # a layer keeps the dtype of its weight
+            bias, x = (o if o.dtype == weight.dtype else self.astype(o, weight.dtype) for o in (bias, x))
         return self._apply("affine", weight, bias, x)
 
     def dot(self, a: Any, b: Any) -> Node:
