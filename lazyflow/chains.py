@@ -208,6 +208,8 @@ class _Found(NamedTuple):
 def with_chains(graph: Graph, chains: Chains) -> Graph:
     """The graph with chains of elementwise nodes as one node each; nodes inside of them are gone."""
     chains.next_graph()
+    if len(graph) < 2 * chains.fewest:  # two members are the least
+        return graph
     kinds = [chains.kind(s) for s in graph.signatures]
     able = np.array([k.joins is not None for k in kinds], bool)
     if np.bincount(graph.signature, minlength=len(kinds))[able].sum() < 2 * chains.fewest:

@@ -72,16 +72,18 @@ def _run(roots: Sequence[Expr]) -> None:
     """Compute the roots, after what they need from the other side of ``no_grad`` blocks."""
     stack = [list(roots)]
     while stack:
-        first = awaited(reached_tapes(stack[-1], anew=False))
+        reached = reached_tapes(stack[-1], anew=False)
+        first = awaited(reached)
         if first:
             stack.append(first)
-        elif _run_alike(stack[-1]):
+        elif _run_alike(stack[-1], reached):
             stack.pop()
 
 
-def _run_alike(roots: Sequence[Expr]) -> bool:
-    """Compute the roots; if a value that they rest on is stale, only forget all that they rest on, and return False."""
-    graph = collect(roots)
+def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
+    """Compute the roots, which rest on the tapes ``reached``; if a value that they rest on is stale, only forget all
+    that they rest on, and return False."""
+    graph = collect(roots, reached=reached)
     if any_stale(graph.known_run):
         _forget(roots)
         return False
@@ -91,7 +93,7 @@ def _run_alike(roots: Sequence[Expr]) -> bool:
     tapes = [graph.tape(i) for i in range(len(graph.tapes))]
     differentiable = all(t.grad for t in tapes)
     checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
-    others = not differentiable and _others_held(tapes, roots)
+    others = not differentiable and _others_held(tapes, roots, reached)
     held = _held(tapes) if others and not checked and _nbytes(graph) > KEPT else None
     reuse = not differentiable and not checked and (held is not None or not others)
     graph = reduced(_with_kept(drawn_anew(graph), held or {}), device, checked)
@@ -119,11 +121,11 @@ def _references(tapes: Sequence[Any]) -> list[int]:
 _NOBODY = _references([object()])[0]
 
 
-def _others_held(tapes: Sequence[Tape], roots: Sequence[Expr]) -> bool:
+def _others_held(tapes: Sequence[Tape], roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
     """Whether somebody holds other expressions of these tapes than the roots, or may do so: who holds an expression
-    holds its tape."""
+    holds its tape, and so do the two lists of tapes."""
     distinct = list({id(tape): tape for tape in tapes}.values())
-    known = Counter(id(tape) for tape in tapes)
+    known = Counter(id(tape) for tape in (*tapes, *reached))
     known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
     known.update(id(source) for tape in distinct for source, _ in tape.imports)
     counts = zip(distinct, _references(distinct), strict=True)

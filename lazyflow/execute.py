@@ -211,9 +211,8 @@ def _snapshots(run: Run, launch: Launch) -> list[Array]:
 def sources(plan: Plan, launch: Launch) -> list[tuple[Run, int]]:
     """Where the values of known nodes lie: run and element offset."""
     graph = plan.graph
-    order = np.argsort(graph.known)
-    where = order[np.searchsorted(graph.known, launch.nodes, sorter=order)]
-    return [(graph.known_run[k], int(graph.known_offset[k])) for k in where.tolist()]
+    places = [graph.place_of_known[node] for node in launch.nodes.tolist()]
+    return [(graph.known_run[k], int(graph.known_offset[k])) for k in places]
 
 
 def execute(run: Run) -> None:

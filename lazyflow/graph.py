@@ -92,6 +92,11 @@ class Graph:
         return alone
 
     @cached_property
+    def place_of_known(self) -> dict[int, int]:
+        """Where each known node stands among them."""
+        return {node: place for place, node in enumerate(self.known.tolist())}
+
+    @cached_property
     def _by_origin(self) -> Ints:
         return np.argsort(self.origin, kind="stable")
 
@@ -369,10 +374,10 @@ def location(tape: Tape, row: int) -> tuple[Any, int]:
     return tape.runs[tape.run_of[row]], int(tape.offset_of[row])
 
 
-def collect(roots: Sequence[Expr], anew: bool = False) -> Graph:
+def collect(roots: Sequence[Expr], anew: bool = False, reached: Sequence[Tape] | None = None) -> Graph:
     """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
-    the tapes."""
-    tapes = reached_tapes(roots, anew)
+    the tapes, which are those ``reached`` where that is known."""
+    tapes = reached_tapes(roots, anew) if reached is None else reached
     segments = _segments(tapes, roots, anew)
     for tape in tapes:
         tape.seal()
@@ -458,6 +463,8 @@ def _check_all_read(needed: Ints) -> None:
 def _whole_calls(c: _Columns, known: _Known) -> _Known:
     """What is known without the calls of which only some results are: these run again."""
     results = c.nodes_of(passes.OUTPUT)
+    if not len(results):
+        return known
     calls = c.operands[c.starts[results]]
     is_known = np.zeros(len(c) + 1, bool)
     is_known[known.rows] = True
@@ -471,8 +478,9 @@ def _whole_calls(c: _Columns, known: _Known) -> _Known:
 def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints) -> tuple[tuple[Signature, ...], Ints]:
     """Nodes whose value is known get a signature that says so: nothing is left to compute for them."""
     found = list(signatures)
-    for old in np.unique(signature[known]).tolist():
-        mine = known[signature[known] == old]
+    kinds = signature[known]
+    for old in np.flatnonzero(np.bincount(kinds)).tolist():
+        mine = known[kinds == old]
         kind = known_signature(found[old].type)
         if kind not in found:
             found.append(kind)

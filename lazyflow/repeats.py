@@ -24,6 +24,9 @@ WORTH = 64  # each round passes over all edges: one edge in so many must lead to
 
 def without_repeats(graph: Graph) -> Graph:
     """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
+    leaves = int((graph.starts[1:] == graph.starts[:-1]).sum())
+    if leaves - len(graph.known) < FEWEST:  # repeats begin at leaves, and known ones are left as they are
+        return graph
     counts = [np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")]
     payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats, *counts
     rows = graph.origin, graph.tape_base
