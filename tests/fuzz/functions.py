@@ -549,7 +549,15 @@ def _einsum(a: Array, b: Array, subscripts: str) -> Array:
 
 
 smooth("einsum", _einsum, 2)
-smooth("bilinear", lambda x, W, y: np.einsum("k,mkl,l->m", x, W, y), 3)
+
+
+def _bilinear(x: Array, W: Array, y: Array) -> Array:
+    if not all(np.isfinite(a).all() for a in (x.real, W.real, y.real)):
+        raise Unspecified("which two of three are multiplied first, and what zero meets infinity")
+    return np.einsum("k,mkl,l->m", x, W, y)
+
+
+smooth("bilinear", _bilinear, 3)
 
 
 def per_axis(value: Any, n: int) -> tuple[Any, ...]:
