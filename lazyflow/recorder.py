@@ -140,6 +140,8 @@ class Path:
 def _same(a: Guard, b: Guard) -> bool:
     if a.kind in ("is", "attribute", "cell"):
         return a.value is b.value
+    if a.kind == "function":
+        return a.on is b.on and all(map(operator.is_, a.value, b.value))
     if a.kind == "items":
         return a.on is b.on and len(a.value) == len(b.value) and all(map(operator.is_, a.value, b.value))
     return bool((a.kind != "array" or a.on is b.on) and a.name is b.name and a.value == b.value)
@@ -265,6 +267,10 @@ class _Printer:
         place, wanted = self.constant(on), self.constant(value)
         if kind == "cell":
             return f"{place}.cell_contents is {wanted}"
+        if kind == "function":
+            code, defaults, keywords = map(self.constant, value)
+            names = f"{place}.__code__ is {code} and {place}.__defaults__ is {defaults}"
+            return f"{names} and {place}.__kwdefaults__ is {keywords}"
         if kind == "size":
             return f"len({place}) == {wanted}"
         if kind == "items":

@@ -250,6 +250,7 @@ class _Walk:
 
     Guards are of the kinds ``"is"`` (``on`` is a mapping), ``"attribute"`` (``on`` is a reference to an object),
     ``"keys"`` (its class, and the names of its attributes), ``"size"`` (of a mapping), ``"cell"`` (of a closure),
+    ``"function"`` (its code and its defaults, which reloading a module replaces),
     ``"items"`` (the very same ones in a list or a dict of numbers and words) and ``"array"`` (the contents of a small
     one).
     """
@@ -411,6 +412,7 @@ class _Walk:
         names = names_in(value.__code__)
         self.named |= names.attributes
         self.read |= names.read
+        self._guard("function", value, None, (value.__code__, value.__defaults__, value.__kwdefaults__))
         self._later(path, [("defaults", value.__defaults__), ("kwdefaults", value.__kwdefaults__)])
         self._later(path, [(n, sys.modules.get(n)) for n in names.imports])
         self._globals(path, value, names)

@@ -329,12 +329,31 @@ CHANGES = {
     "a table of functions": (
         lambda x: x * dispatched(1), None, lambda k: dispatched.register(int)(lambda v: k + 1.0),
     ),
+    "other defaults of a helper": (lambda x: scaled(x), None, lambda k: setattr(scaled, "__defaults__", (k + 1.0,))),
+    "another default of a keyword": (
+        lambda x: scaled(x), None, lambda k: setattr(scaled, "__kwdefaults__", {"offset": k + 1.0}),
+    ),
+    "other code of a helper": (
+        lambda x: replaced(x), None, lambda k: setattr(replaced, "__code__", [deeper, shifted][k % 2].__code__),
+    ),
     "settings of NumPy's": (
         lambda x: x * (2 if np.geterr()["over"] == "warn" else 3),
         None,
         lambda k: np.seterr(over=["warn", "raise"][k % 2]),
     ),
 }  # fmt: skip
+
+
+def scaled(v, k=2.0, *, offset=0.0):
+    return v * k + offset
+
+
+def replaced(v):
+    return v * 2
+
+
+def shifted(v):
+    return v + 1
 
 
 class Tripling(Doubling):
@@ -374,6 +393,7 @@ def test_every_change_is_seen(body, argument, change):
     finally:
         globals().update(kept)
         Doubling.apply, Meta.factor = apply, 1.0
+        scaled.__defaults__, scaled.__kwdefaults__ = (2.0,), {"offset": 0.0}
         vars(DOUBLING).clear()
         np.seterr(**errors)
 
