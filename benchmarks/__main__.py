@@ -75,6 +75,7 @@ def listing() -> str:
 def run_here(options: argparse.Namespace) -> None:
     """Run one benchmark in this process and save what it returns."""
     results = BENCHMARKS[options.benchmark].run(options)
+    print("computed by " + ", ".join(f"{name} ({kind})" for name, kind in harness.kernels().items()))
     print(f"saved to {harness.save(options.benchmark, options.worker, results, options.out)}")
 
 

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+import lazyflow as lf
+
 RESULTS = Path(__file__).parent / "results"
 MINIMUM_REPEATS = 5
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -137,7 +139,7 @@ def threads_here() -> int:
 
 def machine() -> dict[str, Any]:
     """What a result depends on besides the code."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    found = lf.info()
     return {
         "cpu": cpu_model(),
         "cores": cores(),
@@ -145,9 +147,24 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "blas": f"{blas.get('name')} {blas.get('version')}",
+        "kernels": kernels(),
+        "notes": list(found.notes),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def kernels() -> dict[str, str]:
+    """For which processor the code was made that computes: of the compiled core, of each BLAS, and of PyTorch and DyNet
+    where they were loaded."""
+    found = lf.info()
+    names = {"lazyflow's core": found.core or "not built"}
+    names |= {blas.name: f"{blas.version}, {blas.kernels or 'not said'}" for blas in found.blas}
+    if "torch" in sys.modules:
+        capability = sys.modules["torch"].backends.cpu.get_cpu_capability()
+        names["torch"] = f"{sys.modules['torch'].__version__}, {capability}"
+    if "dynet" in sys.modules:
+        names["dynet"] = "as it was built: Eigen chooses when it is compiled"
+    return names
 
 
 def cpu_model() -> str:

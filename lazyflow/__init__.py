@@ -190,15 +190,16 @@ from lazyflow.grad import (
     value_and_grad,
     vjp,
 )
+from lazyflow.info import info
 from lazyflow.io import load, save
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.random import Stream, seed
 from lazyflow.settings import no_grad, using
+from lazyflow.version import __version__ as __version__
 from lazyflow.vmap import vmap
 
 from lazyflow import data, functions, nn, optim, random, train  # isort: skip
 
-__version__ = "0.1.0"
 __all__ = [
     "CellError",
     "CheckpointError",
@@ -294,6 +295,7 @@ __all__ = [
     "hinge",
     "huber",
     "hypot",
+    "info",
     "inv",
     "isfinite",
     "isnan",

@@ -81,10 +81,15 @@ def canonical(device: str) -> str:
     if kind != "cuda" or (index and not index.isdecimal()):
         raise DeviceError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     number = int(index or 0)
-    count = _cupy().cuda.runtime.getDeviceCount()
-    if number >= count:
-        raise DeviceError(f"device {device!r}: this machine has {count} GPU(s), numbered from 0")
+    if number >= count():
+        raise DeviceError(f"device {device!r}: this machine has {count()} GPU(s), numbered from 0")
     return f"cuda:{number}"
+
+
+def count() -> int:
+    """How many GPUs there are. Raises `DeviceError`, which says what is missing, without one."""
+    found: int = _cupy().cuda.runtime.getDeviceCount()
+    return found
 
 
 def array_module(device: str) -> Any:

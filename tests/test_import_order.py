@@ -9,6 +9,7 @@ import lazyflow
 
 ROOT = Path(lazyflow.__file__).parent
 ORDER = (
+    "version",
     "errors",
     "core",
     "device",
@@ -54,6 +55,7 @@ ORDER = (
     "recorder",
     "cell",
     "explain",
+    "info",
     "state",
     "io",
     "nn",

@@ -71,4 +71,4 @@ def test_results_are_saved_with_the_machine(tmp_path):
     assert path == tmp_path / "new" / "launches-all.json"
     saved = json.loads(path.read_text())
     assert saved["answer"] == 42 and saved["benchmark"] == "launches"
-    assert set(saved["machine"]) == {"cpu", "cores", "threads", "system", "python", "numpy", "blas", "date"}
+    assert set(saved["machine"]) == {"cpu", "cores", "threads", "system", "python", "numpy", "kernels", "notes", "date"}
