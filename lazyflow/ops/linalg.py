@@ -491,8 +491,10 @@ def _bilinear_shape(x: Abstract, W: Abstract, y: Abstract, b: Abstract | None = 
 
 @lru_cache(maxsize=512)
 def _first_pair(letters: tuple[str, str, str], shapes: tuple[Shape, Shape, Shape], result: str) -> tuple[Shape, str]:
-    """Which two of three operands to contract first, and the letters between: those with the fewest elements."""
+    """Which two of three operands to contract first, and the letters between: those with the fewest elements for one
+    example. However many examples there are, the order is the same: infinities come out alike."""
     sizes = dict(zip("".join(letters), (size for shape in shapes for size in shape), strict=True))
+    sizes |= {BATCH: 1} if BATCH in sizes else {}
     orders = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
     kept = [
         "".join(c for c in sorted(sizes) if c in letters[i] + letters[j] and c in letters[k] + result)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lazyflow as lf
 from lazyflow.ops import linalg
 from lazyflow.ops.base import OPS, Aval
 from lazyflow.ops.shape import EveryOperand
@@ -221,3 +222,21 @@ def test_transposed(shape: tuple[int, int]) -> None:
     matrix = np.arange(float(np.prod(shape))).reshape(shape)
     found = linalg.transposed(np, matrix)
     assert found.flags.c_contiguous and (found == matrix.T).all()
+
+
+@pytest.mark.parametrize("count", [2, 7, 40])
+@pytest.mark.parametrize("shared", ["nothing", "W", "x", "y", "x and W", "W and y", "x and y"])
+def test_bilinear_takes_infinities_alike_for_any_number_of_examples(shared, count):
+    """Which two of three are multiplied first says whether zero meets infinity."""
+    rng, values = np.random.default_rng(31), np.array([np.inf, -np.inf, 0.0, 1.0, -2.0])
+    for sizes in ((1, 6), (6, 1), (3, 2)):
+        shapes = {"x": sizes[:1], "W": (2, *sizes), "y": sizes[1:]}
+        given = {
+            name: [lf.Parameter(rng.choice(values, shape))] * count
+            if name in shared
+            else [lf.constant(a) for a in rng.choice(values, (count, *shape))]
+            for name, shape in shapes.items()
+        }
+        triples = list(zip(*given.values(), strict=True))
+        together = lf.forward([lf.bilinear(*three) for three in triples])
+        np.testing.assert_array_equal(together, [lf.bilinear(*three).numpy() for three in triples])
