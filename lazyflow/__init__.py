@@ -190,7 +190,7 @@ from lazyflow.grad import (
     value_and_grad,
     vjp,
 )
-from lazyflow.info import info
+from lazyflow.info import Info, info
 from lazyflow.io import load, save
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.random import Stream, seed
@@ -208,6 +208,7 @@ __all__ = [
     "Explanation",
     "Expr",
     "GradientError",
+    "Info",
     "LazyflowError",
     "NonFiniteError",
     "NotComputableError",
