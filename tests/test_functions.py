@@ -224,3 +224,15 @@ def test_circular_products(f, sign, n):
         f(u, v[1:])
     with pytest.raises(lf.ShapeError, match="two vectors of one size"):
         f(u[None], v[None])
+
+
+@pytest.mark.parametrize("fuse", ["auto", "numpy", "off"])
+@pytest.mark.parametrize("f", [lf.arctan2, lf.hypot], ids=["arctan2", "hypot"])
+def test_derivatives_at_the_origin_are_zero(f, fuse):
+    """As PyTorch has them: there is no direction."""
+    with lf.using(fuse=fuse):
+        x, y = (lf.Parameter(np.array([0.0, -0.0, 3.0])) for _ in range(2))
+        lf.sum(f(x * 1.0, y * 1.0)).backward()
+    assert (x.grad[:2] == 0).all() and (y.grad[:2] == 0).all() and x.grad[2] != 0
+    z = lf.Parameter(0.0)
+    assert lf.gradients(f(z, z * 2.0), [z])[0].item() == 0

@@ -142,8 +142,12 @@ TAN = elementwise("tan", "tan(x)", x="(1 + y * y) * g")
 ARCSIN = elementwise("arcsin", "arcsin(x)", x="g / sqrt((1 - x) * (1 + x))")
 ARCCOS = elementwise("arccos", "arccos(x)", x="-g / sqrt((1 - x) * (1 + x))")
 ARCTAN = elementwise("arctan", "arctan(x)", x="g / (1 + x * x)")
+_LENGTH = "(hypot(a, b) + (hypot(a, b) == 0))"
 ARCTAN2 = elementwise(
-    "arctan2", "arctan2(a, b)", a="b / hypot(a, b) / hypot(a, b) * g", b="-(a / hypot(a, b) / hypot(a, b) * g)"
+    "arctan2",
+    "arctan2(a, b)",  # at the origin both derivatives are 0, as in PyTorch
+    a=f"b / {_LENGTH} / {_LENGTH} * g",
+    b=f"-(a / {_LENGTH} / {_LENGTH} * g)",
 )
 HYPOT = elementwise(
     "hypot", "hypot(a, b)", a="where(y != 0, a / (y + (y == 0)), 0) * g", b="where(y != 0, b / (y + (y == 0)), 0) * g"
