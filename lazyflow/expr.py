@@ -355,11 +355,7 @@ class Expr:
         >>> np.asarray(lf.constant([1.0, 2.0]))
         array([1., 2.], dtype=float32)
         """
-        if self.requires_grad:
-            raise GradientError(
-                "an expression with a gradient does not become an array unasked: write x.numpy() for its value, or "
-                "take operators and lazyflow's functions for a result with a gradient"
-            )
+        _refuse_unasked(self)
         value = self.numpy()
         return value if dtype is None else value.astype(dtype)
 
@@ -373,6 +369,7 @@ class Expr:
         return PROTOCOLS["array_namespace"](api_version)
 
     def __dlpack__(self, **options: Any) -> Any:
+        _refuse_unasked(self)  # torch.tensor and the like ask by this, too
         value = value_of(self)
         with devices.on(self.device):
             return (value.copy() if isinstance(self, Parameter) else value).__dlpack__(**options)
@@ -494,6 +491,14 @@ class Expr:
     def argmax(self, axis: int | None = None) -> Expr:
         """The index of the largest element along ``axis`` (of the flattened value by default)."""
         return record(OPS["argmax"], (self,), axis=axis_argument("argmax", axis), keepdims=False)
+
+
+def _refuse_unasked(e: Expr) -> None:
+    if e.requires_grad:
+        raise GradientError(
+            "an expression with a gradient does not become an array unasked: write x.numpy() for its value, or "
+            "take operators and lazyflow's functions for a result with a gradient"
+        )
 
 
 def handle(tape: Tape, row: int, kind: Type) -> Expr:

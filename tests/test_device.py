@@ -296,7 +296,7 @@ def test_exchange_with_other_libraries(cupy):
     with lf.using(device=CUDA):
         x = lf.from_dlpack(given)
         assert x.device == CUDA and x.numpy().tolist() == [0, 1, 2]
-        w = lf.Parameter(given)
+        w = lf.Parameter(given, requires_grad=False)
         for e in (x, w, w * 2.0):
             assert e.__dlpack_device__() == (2, 0)
             taken = cupy.from_dlpack(e)

@@ -979,14 +979,14 @@ class Names:
         x = self.constant(x)
         self.session.refresh(x)
         places = self.move(self.constant(self._largest(x, k, axis)), lambda v, _: v)
-        places.deps, places.frozen = x.deps, bool(x.deps)
+        places.deps, places.frozen, places.fixed = x.deps, bool(x.deps), bool(x.deps)
         return self.take_along_axis(x, places, axis), places
 
     def kmax_pool(self, x: Any, k: int, axis: int = -1) -> Node:
         x = self.constant(x)
         self.session.refresh(x)
         places = self.constant(np.sort(self._largest(x, k, axis), axis=axis))
-        places.deps, places.frozen = x.deps, bool(x.deps)
+        places.deps, places.frozen, places.fixed = x.deps, bool(x.deps), bool(x.deps)
         return self.take_along_axis(x, places, axis)
 
     # Random numbers.

@@ -178,11 +178,17 @@ def test_dlpack_to_numpy_and_back(dtype):
 
 
 def test_dlpack_of_a_parameter_is_a_copy():
-    w = lf.Parameter(X)
-    np.from_dlpack(w)
-    torch_like = np.array(np.from_dlpack(w))
-    torch_like[...] = 0
-    np.testing.assert_array_equal(w.numpy(), X)
+    w = lf.Parameter(X, requires_grad=False)
+    taken = np.from_dlpack(w)
+    assert not np.shares_memory(taken, w.array)
+    np.testing.assert_array_equal(taken, X)
+
+
+@pytest.mark.parametrize("e", [lf.Parameter(X), lf.Parameter(X) * 2.0], ids=["parameter", "result"])
+def test_dlpack_loses_no_gradient(e):
+    with pytest.raises(lf.GradientError, match=r"write x\.numpy\(\)"):
+        np.from_dlpack(e)
+    np.testing.assert_array_equal(np.from_dlpack(e.detach()), e.numpy())
 
 
 @pytest.mark.peer
@@ -190,6 +196,9 @@ def test_dlpack_with_torch():
     torch = pytest.importorskip("torch", reason="an array library that speaks DLPack (extra 'peers')")
     e = lf.from_dlpack(torch.tensor(X)) * 2
     np.testing.assert_array_equal(torch.from_dlpack(e).numpy(), 2 * X)
+    for convert in (torch.tensor, torch.as_tensor, torch.asarray, torch.from_dlpack):
+        with pytest.raises(lf.GradientError, match=r"write x\.numpy\(\)"):
+            convert(lf.Parameter(X))
 
 
 # Random numbers.
