@@ -908,6 +908,10 @@ def _foreign_array(value: Any) -> Any:
 
 def _instead(value: Any, array: Any) -> str:
     """What to write in place of what is no array of numbers, after a colon; empty where there is nothing to say."""
+    if value is None:
+        return ": is a return missing, or an argument?"
+    if array.dtype.kind in "US":
+        return ": text has numbers in a vocabulary, see lf.data.Vocabulary"
     if hasattr(value, "toarray"):
         return ", which is sparse: write x.toarray(), or lf.scatter of its rows"
     if hasattr(value, "select_dtypes"):

@@ -10,6 +10,7 @@ too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -144,6 +145,11 @@ def _state(name: str, value: Any) -> Any:
         return value.state_dict()
     if isinstance(value, Mapping):
         return value
+    if value is None or isinstance(value, int | float | str):
+        raise TypeError(
+            f"{name or 'the object'}: numbers and text are saved in a dict, as in progress={{'epoch': 3}}; "
+            f"got {value!r}"
+        )
     raise TypeError(
         f"{name or 'the object'}: a {type(value).__name__} has no state_dict(); "
         "give a module, an optimizer or a dict of arrays"
@@ -207,6 +213,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('complete', ['a.txt'])
     """
     target = Path(os.path.realpath(path))  # replace what a link points to, not the link
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to write to", str(target.parent))
     _sweep(target)
     temporary, lock = _locked_temporary(target)
     try:

@@ -289,8 +289,9 @@ def test_named_and_single_objects_are_not_the_same(path: Path) -> None:
         (
             lambda p: save(p, 3),
             TypeError,
-            r"the object: a int has no state_dict\(\); give a module, an optimizer or a dict",
+            r"the object: numbers and text are saved in a dict, as in progress=\{'epoch': 3\}; got 3",
         ),
+        (lambda p: save(p.parent / "no" / "x", model()), FileNotFoundError, "there is no such folder to write to"),
         (lambda p: save(p, model=np.zeros(2)), TypeError, r"model: a ndarray has no state_dict\(\)"),
         (
             lambda p: save(p, model(), other=model()),

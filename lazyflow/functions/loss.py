@@ -69,6 +69,10 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     if _is_index(target) and logits.ndim == 1 and reduction in REDUCTIONS:
         return _cross_entropy(logits, _class("cross_entropy", target, logits))
     target = _classes("cross_entropy", target, logits)
+    if logits.ndim == 1 and not target.shape and target.dtype.kind not in "iu":
+        raise TypeError(
+            f"cross_entropy: a class is an integer, got one {target.dtype} number; probabilities are as many as scores"
+        )
     if target.dtype.kind in "iu":
         return record(OPS["cross_entropy"], (logits, target), reduction=reduction)
     return record(OPS["soft_cross_entropy"], in_one_dtype(logits, target), reduction=reduction)

@@ -455,6 +455,10 @@ def _options(group: Options) -> dict[str, Any]:
 
 def _as_groups(params: Any) -> list[Group]:
     """``params`` as a list of groups."""
+    if callable(getattr(params, "parameters", None)):
+        raise TypeError(
+            f"expected a list of parameters or of groups, got a {type(params).__name__}; write .parameters()"
+        )
     if isinstance(params, Mapping) or has_array(params) or isinstance(params, str):
         raise TypeError(
             f"expected a list of parameters or of groups, got a {type(params).__name__}; write [parameter] for one"
@@ -471,7 +475,9 @@ def _as_parameters(params: Any) -> list[Trainable]:
         raise ValueError("there are no parameters to optimize: the list is empty")
     for i, item in enumerate(given):
         if not (has_array(item) and hasattr(item, "grad")):
-            raise TypeError(f"entry {i} of the parameters must be a Parameter, got a {type(item).__name__}")
+            kind = type(item)
+            name = f"{kind.__module__}.{kind.__name__}" if kind.__name__ == "Parameter" else kind.__name__
+            raise TypeError(f"entry {i} of the parameters must be a Parameter, got a {name}")
     return given
 
 

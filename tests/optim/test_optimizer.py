@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from lazyflow import optim
+from lazyflow import nn, optim
 from lazyflow.errors import CheckpointError
 from tests.optim.cases import CASES, Case, case_id
 from tests.optim.fake import FakeParameter, random_rows, rows
@@ -171,10 +171,12 @@ def test_a_parameter_given_twice(make: Callable[..., Any]) -> None:
     [
         (parameter(), r"expected a list .* write \[parameter\]"),
         ({"w": parameter()}, "expected a list of parameters or of groups, got a dict"),
+        (nn.Linear(2, 2), r"got a Linear; write \.parameters\(\)"),
+        ([type("Parameter", (), {})()], r"must be a Parameter, got a [\w.]+\.Parameter"),
         ([np.zeros(3)], "entry 0 of the parameters must be a Parameter, got a ndarray"),
         ([parameter(), "w"], "entry 1 of the parameters must be a Parameter, got a str"),
     ],
-    ids=["one", "dict", "array", "string"],
+    ids=["one", "dict", "module", "another Parameter", "array", "string"],
 )
 def test_what_is_no_list_of_parameters(params: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
