@@ -1,4 +1,4 @@
-"""``--device``: where the tests compute. See docs/testing.md."""
+"""``--device``: where the tests compute; ``--cases``: how many of each. See docs/testing.md."""
 
 import functools
 
@@ -19,12 +19,21 @@ def _fetching(compare):
 
 
 def pytest_addoption(parser):
-    """The option itself."""
+    """The options themselves."""
     parser.addoption(
         "--device",
         choices=DEVICES,
         default="cpu",
         help="where tests compute: cpu; cuda:0, a GPU with CuPy; simulated, a stand-in for CuPy that needs no GPU",
+    )
+
+
+    parser.addoption(
+        "--cases",
+        type=int,
+        metavar="N",
+        help="of each test that has more, about N of its parameters, chosen by a hash of their names, and N examples of "
+        "hypothesis; those marked gpu are left whole",
     )
 
 

@@ -109,6 +109,15 @@ def on(device: str) -> AbstractContextManager[Any]:
     return _NOWHERE if device == "cpu" else _cupy().cuda.Device(_number(device))
 
 
+def where(array: Array) -> AbstractContextManager[Any]:
+    """`on` the device of ``array``: CuPy refuses to compute with it on any other.
+
+    >>> with where(np.zeros(3)):
+    ...     pass
+    """
+    return on(device_of(array)) if is_on_gpu(array) else _NOWHERE
+
+
 def _number(device: str) -> int:
     return int(device.partition(":")[2])
 
@@ -164,7 +173,7 @@ def copied(array: Array, device: str) -> Array:
     [1.0, 1.0]
     """
     found = to_device(array, device)
-    if found is not array and is_on_gpu(found) != is_on_gpu(array):
+    if found is not array and (is_on_gpu(found) or is_on_gpu(array)):
         return found
     with on(device):
         return module(found).array(found)

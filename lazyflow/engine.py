@@ -474,7 +474,8 @@ def _cotangent(root: Expr, given: Any) -> Array:
         raise ShapeError(
             f"backward(gradient): the expression has shape {root.shape}, the gradient {array.shape}; they must be equal"
         )
-    return devices.to_device(array, root.device).astype(root.dtype)
+    with devices.on(root.device):
+        return devices.to_device(array, root.device).astype(root.dtype)
 
 
 _adding = Lock()

@@ -1,5 +1,9 @@
 """Tests that need a GPU are skipped where there is none, and say what is missing."""
 
+import zlib
+from collections import Counter
+from pathlib import Path
+
 import hypothesis
 import numpy as np
 import pytest
@@ -11,6 +15,11 @@ from lazyflow.errors import DeviceError
 # No test may fail because a machine is busy.
 hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("no clock")
+
+HERE = Path(__file__).parent
+# What computes nothing on a device: the core and the fused kernels are the CPU's, and others are about files, names,
+# and tools of the tests. The programs of the examples train for seconds.
+HOST = {"core", "data", "examples", "fuse", "simcupy", "test_docs.py", "test_import_order.py"}
 
 
 def missing_gpu():
@@ -48,5 +57,27 @@ def default_device(request):
 def pytest_collection_modifyitems(config, items):
     reason = missing_gpu()
     for item in items:
+        if HERE in item.path.parents and item.path.relative_to(HERE).parts[0] in HOST:
+            item.add_marker(pytest.mark.host)
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
+    if config.option.cases:
+        left_out = thinned(items, config.option.cases)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+        items[:] = [item for item in items if item.nodeid not in left_out]
+
+
+def thinned(items, most):
+    """The names of those that are left out, so that about ``most`` cases stay of each test. Of hypothesis, examples."""
+    ordinary = [item for item in items if not item.get_closest_marker("gpu")]
+    count = Counter(item.nodeid.partition("[")[0] for item in ordinary)
+    for item in ordinary:
+        found = getattr(getattr(item, "obj", None), "_hypothesis_internal_use_settings", None)
+        if found is not None and found.max_examples > most:  # there is no public way to settings that a test has
+            fewer = hypothesis.settings(found, max_examples=most)
+            item.obj._hypothesis_internal_use_settings = fewer
+    return {
+        item.nodeid
+        for item in ordinary
+        if zlib.crc32(item.nodeid.encode()) % -(-count[item.nodeid.partition("[")[0]] // most)
+    }

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.device import to_host
 from lazyflow.errors import DTypeError
 from lazyflow.expr import Expr, constant
 from lazyflow.functions.elementwise import where
@@ -55,7 +56,7 @@ class Embedding(Module):
 
     def _dense(self, index: Any) -> Expr:
         if not isinstance(index, Expr):
-            index = np.asarray(index)
+            index = np.asarray(to_host(index))
             if index.dtype.kind not in "iu":
                 raise DTypeError(f"Embedding: an index must be an integer, got {index.dtype}")
             if index.size and index.min() < 0:  # which to `take` would count from the end
@@ -67,7 +68,7 @@ class Embedding(Module):
     def _without_padding(self, rows: Expr, index: Any) -> Expr:
         """The same rows, of which those of the padding pass no gradient on."""
         if not isinstance(index, Expr):
-            padding = np.asarray(index) == self.padding_idx
+            padding = np.asarray(to_host(index)) == self.padding_idx
             if not padding.any():
                 return rows
             if padding.all():

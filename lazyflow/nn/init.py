@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import random as streams
+from lazyflow.device import to_host
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Parameter
 
@@ -35,7 +36,7 @@ def _generator(rng: Rng) -> np.random.Generator:
 
 
 def _filled(parameter: Parameter, value: Any) -> Parameter:
-    parameter.assign(np.broadcast_to(np.asarray(value, parameter.dtype), parameter.shape))
+    parameter.assign(np.broadcast_to(np.asarray(to_host(value), parameter.dtype), parameter.shape))
     return parameter
 
 

@@ -264,15 +264,16 @@ class _BatchNorm(_ByChannel):
             (*statistics, count), *rest = self._waiting
             means, variances = (first[0] if first else ENGINE[0].value(e) for e, first in statistics)
             own = self.__dict__
-            tracked = own["num_batches_tracked"] + 1
-            share = self.momentum if self.momentum is not None else 1.0 / int(tracked)
-            new = {"num_batches_tracked": np.asarray(tracked), "_waiting": rest}
-            for name, value, factor in (
-                ("running_mean", means, 1.0),
-                ("running_var", variances, count / (count - 1)),
-            ):
-                step = share * (factor * value.reshape(-1) - own[name])
-                new[name] = (own[name] + step).astype(own[name].dtype)
+            with devices.where(own["running_mean"]):
+                tracked = own["num_batches_tracked"] + 1
+                share = self.momentum if self.momentum is not None else 1.0 / int(tracked)
+                new = {"num_batches_tracked": tracked if devices.is_on_gpu(tracked) else np.asarray(tracked), "_waiting": rest}
+                for name, value, factor in (
+                    ("running_mean", means, 1.0),
+                    ("running_var", variances, count / (count - 1)),
+                ):
+                    step = share * (factor * value.reshape(-1) - own[name])
+                    new[name] = (own[name] + step).astype(own[name].dtype)
             own.update(new)  # at once: an interrupt must not count a minibatch in one average and not in the other
 
     def _statistic(self, name: str) -> Any:

@@ -257,8 +257,9 @@ class RowSparse:
         >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).to_dense().tolist()
         [[0.0], [5.0], [0.0]]
         """
-        dense = devices.module(self.values).zeros(self.shape, self.values.dtype)
-        dense[self.indices] = self.values
+        with devices.where(self.values):
+            dense = devices.module(self.values).zeros(self.shape, self.values.dtype)
+            dense[self.indices] = self.values
         return dense
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -273,7 +274,8 @@ class RowSparse:
 
     def add_to(self, dense: Array) -> None:
         """``dense += self.to_dense()`` in place, touching only the rows that are there."""
-        _add_distinct(dense, self.indices, self.values)
+        with devices.where(self.values):
+            _add_distinct(dense, self.indices, self.values)
 
     def scale(self, factor: Any) -> RowSparse:
         """All values times ``factor``.
@@ -281,7 +283,8 @@ class RowSparse:
         >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).scale(2).values.tolist()
         [[10.0]]
         """
-        return RowSparse(self.indices, self.values * factor, self.shape)
+        with devices.where(self.values):
+            return RowSparse(self.indices, self.values * factor, self.shape)
 
     def astype(self, dtype: Any) -> RowSparse:
         """The same with values of another dtype.
@@ -289,7 +292,8 @@ class RowSparse:
         >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).astype("float32").dtype
         dtype('float32')
         """
-        return RowSparse(self.indices, self.values.astype(dtype), self.shape)
+        with devices.where(self.values):
+            return RowSparse(self.indices, self.values.astype(dtype), self.shape)
 
     def to(self, device: str) -> RowSparse:
         """The same on another device, ``"cpu"`` or ``"cuda:N"``."""
@@ -306,5 +310,6 @@ def add(a: RowSparse, b: RowSparse) -> RowSparse:
     if a.shape != b.shape:
         raise ShapeError(f"gradients of shape {a.shape} and {b.shape} do not add; both must belong to one table")
     xp = devices.module(a.values)
-    indices, values = xp.concatenate((a.indices, b.indices)), xp.concatenate((a.values, b.values))
-    return RowSparse.coalesce(xp, indices, values, a.shape)
+    with devices.where(a.values):
+        indices, values = xp.concatenate((a.indices, b.indices)), xp.concatenate((a.values, b.values))
+        return RowSparse.coalesce(xp, indices, values, a.shape)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lazyflow.device import device_of, module, to_device
+from lazyflow.device import copied, device_of, to_device, where
 from lazyflow.optim.base import Array, array_of, has_array
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
 
@@ -27,7 +27,7 @@ class _Average:
         if not self.params:
             raise ValueError(f"{name}: there are no parameters to average: the list is empty")
         self.updates = 0
-        self.averages: list[Array] = [module(array_of(p)).array(array_of(p)) for p in self.params]
+        self.averages: list[Array] = [copied(array_of(p), device_of(array_of(p))) for p in self.params]
         self._inside = False
 
     def weight(self) -> float:
@@ -45,7 +45,8 @@ class _Average:
         self.updates += 1
         for i, parameter in enumerate(self.params):
             average = self._average(i)
-            average += ((1.0 - kept) * (array_of(parameter) - average)).astype(average.dtype)
+            with where(average):
+                average += ((1.0 - kept) * (array_of(parameter) - average)).astype(average.dtype)
 
     def _average(self, i: int) -> Array:
         """On the parameter's device, which may have changed."""
@@ -62,7 +63,7 @@ class _Average:
         """
         if self._inside:
             raise RuntimeError(f"{type(self).__name__}: applied() within applied()")
-        before = [module(array_of(p)).array(array_of(p)) for p in self.params]
+        before = [copied(array_of(p), device_of(array_of(p))) for p in self.params]
         self._inside = True
         try:
             self.copy_to_parameters()
@@ -101,10 +102,7 @@ class _Average:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the averages of ``state`` (copied). Raises `CheckpointError`, and changes nothing then."""
         self.check_state_dict(state)
-        averages = [
-            module(array_of(p)).array(to_device(state["averages"][str(i)], device_of(array_of(p))))
-            for i, p in enumerate(self.params)
-        ]
+        averages = [copied(state["averages"][str(i)], device_of(array_of(p))) for i, p in enumerate(self.params)]
         self.updates, self.averages = int(state["updates"]), averages
         for name in self._settings():
             setattr(self, name, state[name])
@@ -112,7 +110,8 @@ class _Average:
 
 def _put(parameter: Any, value: Array) -> None:
     """In place and on the parameter's device: nothing goes by way of the host."""
-    array_of(parameter)[...] = value
+    with where(array_of(parameter)):
+        array_of(parameter)[...] = value
     parameter.touch()
 
 

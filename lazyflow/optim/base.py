@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lazyflow import core
-from lazyflow.device import device_of, module, to_device
+from lazyflow.device import copied, device_of, module, to_device, where
 from lazyflow.errors import TornError
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim import rule
@@ -239,8 +239,9 @@ class Optimizer:
 
     def slots_for(self, array: Array, options: Options) -> dict[str, Array]:
         """The arrays to keep, in the dtype that the parameter is updated in."""
-        working = array.astype(np.float32) if array.dtype == np.float16 else array
-        slots = self.init_single(working, options)
+        with where(array):
+            working = array.astype(np.float32) if array.dtype == np.float16 else array
+            slots = self.init_single(working, options)
         for name, slot in slots.items():
             if self.elementwise and slot.shape != array.shape:
                 raise ValueError(
@@ -264,12 +265,13 @@ class Optimizer:
         parameter.touch()  # and once more afterwards: what is computed under half of an update is stale, too
         kept = self._kept_for(index, array, options)
         kept.step += 1
-        if not isinstance(gradient, RowSparse):
-            self._dense(array, gradient, kept, options)
-        elif options["sparse"] and self.elementwise:
-            self._rows(array, gradient, kept, options)
-        else:
-            self._dense(array, gradient.to_dense(), kept, options)
+        with where(array):
+            if not isinstance(gradient, RowSparse):
+                self._dense(array, gradient, kept, options)
+            elif options["sparse"] and self.elementwise:
+                self._rows(array, gradient, kept, options)
+            else:
+                self._dense(array, gradient.to_dense(), kept, options)
         parameter.touch()
 
     # From one parameter to blocks.
@@ -355,7 +357,7 @@ class Optimizer:
 
     def _buffer(self, name: str, like: Array, shape: tuple[int, ...]) -> Array:
         size = math.prod(shape)
-        key = (name, like.dtype.char, type(like))
+        key = (name, like.dtype.char, device_of(like))
         buffer = self._buffers.get(key)
         if buffer is None or buffer.size < size:
             buffer = self._buffers[key] = module(like).empty(size, like.dtype)
@@ -525,6 +527,6 @@ def _unlisted(value: Any) -> Any:
 
 
 def _restored(parameter: Trainable, given: Mapping[str, Any]) -> Kept:
-    xp, device = module(array_of(parameter)), device_of(array_of(parameter))
-    slots = {name: xp.array(to_device(v, device)) for name, v in given.items() if name != "step"}
+    device = device_of(array_of(parameter))
+    slots = {name: copied(v, device) for name, v in given.items() if name != "step"}
     return Kept(int(given["step"]), slots, device)

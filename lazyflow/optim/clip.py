@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from lazyflow.device import module
+from lazyflow.device import device_of, module, where
 from lazyflow.errors import NonFiniteError
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim.base import Array, Trainable, has_array
@@ -61,7 +61,8 @@ def clip_grad_norm(
     factor = limit / (norm + 1e-6)
     if not factor >= 1.0:
         for parameter, values in found:
-            _replace(parameter, values, _scaled(values, factor))
+            with where(values):
+                _replace(parameter, values, _scaled(values, factor))
     return norm
 
 
@@ -79,7 +80,8 @@ def clip_grad_value(params: Iterable[Trainable], clip_value: float) -> None:
     """
     limit = _limit("clip_grad_value: clip_value", clip_value)
     for parameter, values in _gradients(params):
-        _replace(parameter, values, module(values).clip(values, -limit, limit, out=_target(values)))
+        with where(values):
+            _replace(parameter, values, module(values).clip(values, -limit, limit, out=_target(values)))
 
 
 def _limit(name: str, value: Any) -> float:
@@ -101,12 +103,25 @@ def _norm(arrays: list[Array], order: float) -> float:
         raise ValueError(f"norm_type must be above 0, or math.inf; got {order!r}")
     filled = [array for array in arrays if array.size]
     if order == math.inf:
-        return max((float(abs(array).max()) for array in filled), default=0.0)
-    if order == 2.0:
-        # an array's sum stays on its device until all are added: one wait for a GPU, not one for every parameter
-        return math.sqrt(float(sum(map(_sum_of_squares, filled))))
-    total = float(sum((_wide(abs(array)) ** order).sum() for array in filled))
-    return math.pow(total, 1.0 / order)
+        return max((_largest(array) for array in filled), default=0.0)
+    sum_of = _sum_of_squares if order == 2.0 else lambda array: (_wide(abs(array)) ** order).sum()
+    total = _total(filled, sum_of)
+    return math.sqrt(total) if order == 2.0 else math.pow(total, 1.0 / order)
+
+
+def _largest(array: Array) -> float:
+    with where(array):
+        return float(abs(array).max())
+
+
+def _total(arrays: list[Array], sum_of: Callable[[Array], Any]) -> float:
+    """A sum stays on its device until all of that device are added: one wait for a GPU, not one for every parameter."""
+    sums: dict[str, Any] = {}
+    for array in arrays:
+        place = device_of(array)
+        with where(array):
+            sums[place] = sums.get(place, 0) + sum_of(array)
+    return float(sum(map(float, sums.values())))
 
 
 def _sum_of_squares(array: Array) -> Any:

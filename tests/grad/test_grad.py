@@ -37,6 +37,7 @@ def power(x, n):
     return y
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("name", SCALARS)
 def test_derivatives_up_to_the_third(name):
     f, derivatives = SCALARS[name]
@@ -75,6 +76,7 @@ def test_jacobian_and_hessian():
     close(with_both[1], np.diag(X))
 
 
+@pytest.mark.host
 def test_hessian_vector_product():
     f = lambda x, s: s * lf.sum(lf.tanh(x) * x)  # noqa: E731
     close(lf.hessian_vector_product(f)(X, 2.0, V), lf.hessian(f)(X, 2.0) @ V)
@@ -159,6 +161,7 @@ def test_inner_derivatives_do_not_mix_with_outer_ones():
     close(lf.grad(lambda x: lf.vjp(lambda y: y * x, 3.0)[1](1.0)[0] ** 2)(2.0), 4.0)
 
 
+@pytest.mark.host
 def test_arrays_stay_arrays_inside_of_another_function():
     def f(x):
         w = np.ones(3)
@@ -365,7 +368,7 @@ def test_bad_input(call, error, message):
 def test_an_error_inside_leaves_nothing_behind():
     with pytest.raises(ZeroDivisionError):
         lf.grad(lambda x: x / (1 // 0))(2.0)
-    assert isinstance(lf.grad(lambda x: x * x)(2.0), np.float64)
+    assert not isinstance(lf.grad(lambda x: x * x)(2.0), lf.Expr)
 
 
 @pytest.mark.parametrize("function", [lf.selu, lambda x: lf.leaky_relu(x, 0.3), lambda x: lf.elu(x, 0.7)])

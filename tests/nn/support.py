@@ -3,6 +3,7 @@
 import numpy as np
 
 import lazyflow as lf
+from lazyflow.device import to_host
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 
@@ -58,7 +59,8 @@ def weighted(outputs):
 
 
 def dense(gradient):
-    return gradient.to_dense() if hasattr(gradient, "to_dense") else gradient
+    """A gradient as a NumPy array."""
+    return to_host(gradient.to_dense() if hasattr(gradient, "to_dense") else gradient)
 
 
 def gradients(module):
@@ -67,7 +69,7 @@ def gradients(module):
 
 
 def assert_close(ours, theirs, tolerance):
-    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(to_host(ours), to_host(theirs), rtol=tolerance, atol=tolerance)
 
 
 def scrambled(module, seed=3, scale=0.5):

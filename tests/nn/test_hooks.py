@@ -7,6 +7,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.device import to_host
 from tests.nn.support import scrambled
 
 
@@ -99,7 +100,7 @@ def test_as_in_pytorch():
         for module in (linear, activation):
             module.register_forward_pre_hook(lambda m, args: (args[0] * 2,))
             module.register_forward_hook(lambda m, args, output: output * 3)
-            module.register_full_backward_hook(lambda m, gi, go: seen[key].append([np.asarray(g) for g in (*gi, *go)]))
+            module.register_full_backward_hook(lambda m, gi, go: seen[key].append([to_host(g) for g in (*gi, *go)]))
             module.register_full_backward_hook(lambda m, gi, go: (gi[0] * 0.5,))
         return activation(linear(x))
 

@@ -5,6 +5,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.device import to_host
 from tests.nn.support import dependency_trees, gradients, scrambled, sequences, weighted
 
 
@@ -130,7 +131,7 @@ def test_gradients_by_differences(name):
             values.append(total().item())
         parameter.assign(before)
         numeric = (values[0] - values[1]) / 2e-6
-        np.testing.assert_allclose((parameter.grad * direction).sum(), numeric, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose((to_host(parameter.grad) * direction).sum(), numeric, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @every

@@ -5,6 +5,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import optim
+from tests.places import here
 
 RNG = np.random.default_rng(1)
 GRADIENTS = RNG.normal(size=(5, 2, 3))
@@ -16,7 +17,7 @@ def test_the_formula(momentum):
     w, theta, velocity = lf.Parameter(START), np.log(START), 0.0
     optimizer = optim.ExponentiatedGradient([w], lr=0.3, momentum=momentum)
     for gradient in GRADIENTS:
-        w.grad = gradient
+        w.grad = here(gradient)
         optimizer.step()
         velocity = momentum * velocity - 0.3 * gradient
         theta = theta + velocity
@@ -25,7 +26,7 @@ def test_the_formula(momentum):
 
 def test_large_gradients_stay_finite():
     w = lf.Parameter(START)
-    w.grad = 1e4 * GRADIENTS[0]
+    w.grad = here(1e4 * GRADIENTS[0])
     optim.ExponentiatedGradient([w], lr=1.0).step()
     assert w.numpy().sum() == 1.0 and w.numpy().max() == 1.0
 
@@ -50,7 +51,7 @@ def test_state_is_saved(tmp_path):
                 lf.save(tmp_path / "o.safetensors", optimizer=optimizer)
                 optimizer = optim.ExponentiatedGradient([w], momentum=0.8)
                 lf.load(tmp_path / "o.safetensors", optimizer=optimizer)
-            w.grad = gradient
+            w.grad = here(gradient)
             optimizer.step()
         runs.append(w.numpy())
     np.testing.assert_array_equal(*runs)
@@ -59,7 +60,7 @@ def test_state_is_saved(tmp_path):
 @pytest.mark.parametrize("start", [[0.5, -0.1], [0.0, 0.0], [np.nan, 1.0]])
 def test_what_is_no_distribution(start):
     w = lf.Parameter(np.array(start))
-    w.grad = np.ones(2)
+    w.grad = here(np.ones(2))
     with pytest.raises(ValueError, match="must be a distribution"):
         optim.ExponentiatedGradient([w]).step()
 

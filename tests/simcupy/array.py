@@ -5,7 +5,9 @@ The rules are those of CuPy 14 (``cupy/_core/core.pyx``, ``_kernel.pyx``, ``_rou
 - nothing becomes a NumPy array unless asked by ``get()``, ``tolist()``, ``item()``, ``float()`` and the like;
 - host arrays are refused as operands of arithmetic, and taken (and uploaded) as indices;
 - an index out of range wraps around; two values for one element are undefined, which is an error here;
-- fresh memory holds garbage: here bytes of ones, which are NaN as floating numbers.
+- fresh memory holds garbage: here bytes of ones, which are NaN as floating numbers;
+- a kernel runs on the current device and takes arrays that lie there; those of another are refused, as where the cards
+  have no access to each other's memory (where they have, CuPy warns). Copies to another device are made by ``copy``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from . import counters
+from . import counters, cuda
 from .errors import NotSimulated, UndefinedOnDevice
 
 Host = np.ndarray[Any, Any]
@@ -47,9 +49,8 @@ class Flags:
 class MemoryPointer:
     """A place in an allocation, as ``ndarray.data`` and ``cupy.ndarray(memptr=...)`` have it."""
 
-    def __init__(self, memory: Host, offset: int) -> None:
-        self.memory, self.offset = memory, offset
-        self.device_id = 0
+    def __init__(self, memory: Host, offset: int, device_id: int, owner: Any = None) -> None:
+        self.memory, self.offset, self.device_id, self.owner = memory, offset, device_id, owner
 
     @property
     def ptr(self) -> int:
@@ -57,10 +58,10 @@ class MemoryPointer:
 
     @property
     def device(self) -> Any:
-        return current_device(0)
+        return cuda.Device(self.device_id)
 
     def __add__(self, bytes_: int) -> MemoryPointer:
-        return MemoryPointer(self.memory, self.offset + int(bytes_))
+        return MemoryPointer(self.memory, self.offset + int(bytes_), self.device_id, self.owner)
 
     def __sub__(self, bytes_: int) -> MemoryPointer:
         return self + -int(bytes_)
@@ -69,15 +70,9 @@ class MemoryPointer:
         return self.ptr
 
 
-def current_device(number: int) -> Any:
-    """The device that an array lies on."""
-    from .cuda import Device
-
-    return Device(number)
-
-
 def _allocated(shape: tuple[int, ...], dtype: np.dtype[Any], order: str = "C") -> Host:
     count = int(np.prod(shape, dtype=np.int64))
+    cuda.reserve(count * dtype.itemsize)
     memory = np.full(max(count * dtype.itemsize, 1), 0xFF, np.uint8)
     if dtype.kind == "b":
         memory.fill(1)
@@ -107,6 +102,8 @@ class ndarray:
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
     _a: Host
+    _id: int  # of its device
+    _held: int = 0  # bytes of the device that are its own
     base: Any
 
     def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None, order: str = "C"):
@@ -116,12 +113,18 @@ class ndarray:
         if memptr is None:
             if strides is not None:
                 raise NotSimulated("ndarray(strides=...) without memory")
+            self._id = cuda.current()
             self._a = _allocated(shape, kind, order)
+            self._held = self._a.nbytes
         else:
             if not isinstance(memptr, MemoryPointer):
                 raise TypeError(f"memptr must be a MemoryPointer, got {type(memptr).__name__}")
             self._a = np.ndarray(shape, kind, memptr.memory, memptr.offset, strides)
-            self.base = memptr
+            self.base, self._id = memptr, memptr.device_id
+
+    def __del__(self) -> None:
+        if self._held:
+            cuda.release(self._id, self._held)
 
     # What it is.
 
@@ -135,12 +138,12 @@ class ndarray:
     flags = property(Flags)
     T = property(lambda self: view(self._a.T, self))
     mT = property(lambda self: view(self._a.mT, self))
-    device = property(lambda self: current_device(0))
+    device = property(lambda self: cuda.Device(self._id))
 
     @property
     def data(self) -> MemoryPointer:
         memory = _root(self._a)
-        return MemoryPointer(memory, int(self._a.ctypes.data) - int(memory.ctypes.data))
+        return MemoryPointer(memory, int(self._a.ctypes.data) - int(memory.ctypes.data), self._id, self)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -148,7 +151,7 @@ class ndarray:
         return {"shape": self.shape, "typestr": self.dtype.str, "data": pointer, "version": 3, "strides": self.strides}
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, 0
+        return 2, self._id
 
     def __dlpack__(
         self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None
@@ -240,7 +243,7 @@ class ndarray:
         wanted = shape[0] if len(shape) == 1 and not np.isscalar(shape[0]) else shape
         found = np.reshape(self._a, wanted, order=order)  # type: ignore[call-overload]
         if self.size and not np.shares_memory(found, self._a):
-            counters.launch("copy", 1, self.size)
+            counters.launch("copy", 1, checked(self).size)
             return own(found)
         return view(found, self)
 
@@ -268,14 +271,15 @@ class ndarray:
         return self.reshape(-1).copy()
 
     def copy(self, order: str = "C") -> ndarray:
-        counters.launch("copy", 1, self.size)
+        """On the current device, from whatever device the array lies on: a copy of memory needs no kernel."""
+        counters.launch("copy" if self._id == cuda.current() else "copy between devices", 1, self.size)
         return own(np.array(self._a, order="F" if order == "F" else "C"))
 
     def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: Any = True) -> ndarray:
         kind = checked_dtype(dtype)
         if not copy and kind == self.dtype:
             return self
-        counters.launch("astype" if kind != self.dtype else "copy", 1, self.size)
+        counters.launch("astype" if kind != self.dtype else "copy", 1, checked(self).size)
         with np.errstate(all="ignore"):
             return own(self._a.astype(kind))
 
@@ -283,13 +287,14 @@ class ndarray:
         if isinstance(value, ndarray):
             if value.shape:
                 raise ValueError("non-scalar cupy.ndarray cannot be used for fill")
-            counters.launch("fill", 1, self.size)
-            self._a.fill(value._a[()])
+            counters.launch("fill", 1, checked(self).size)
+            self._a.fill(checked(value)._a[()])
             return
         number = np.asarray(value, self.dtype)
         if number.shape:
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
-        counters.launch("memset" if number == 0 and self._a.flags.c_contiguous else "fill", 1, self.size)
+        as_bytes = number == 0 and self._a.flags.c_contiguous
+        counters.launch("memset" if as_bytes else "fill", 1, self.size if as_bytes else checked(self).size)
         self._a.fill(number[()])
 
     # Indexing.
@@ -324,7 +329,7 @@ class ndarray:
                     raise IndexError(f"arrays used as indices must be of integer or boolean type ({host.dtype.type})")
                 _count_upload(host, implicit=True)
             else:
-                host = part._a
+                host = checked(part)._a
                 if host.dtype.kind not in "biu":
                     raise IndexError(f"arrays used as indices must be of integer or boolean type ({host.dtype.type})")
             if host.dtype.kind == "b":
@@ -352,6 +357,7 @@ class ndarray:
         if not arrays:
             found = found if isinstance(found, np.ndarray) else self._a[(*parts, Ellipsis)]
             return view(found, self)
+        checked(self)
         self._count_read(arrays, masked, found.size)
         return own(np.array(found))
 
@@ -379,6 +385,8 @@ class ndarray:
                 source = source[0]
             if source.ctypes.data == target.ctypes.data and source.strides == target.strides:
                 return
+            if not (target.flags.c_contiguous and source.flags.c_contiguous and source.dtype == target.dtype):
+                checked(self), checked(value)  # else a copy of memory, which goes between devices
             counters.launch("copy", 1, target.size)
             with np.errstate(all="ignore"):
                 target[...] = source.copy() if np.may_share_memory(source, target) else source
@@ -386,7 +394,9 @@ class ndarray:
         view(target, self).fill(value)
 
     def _scatter(self, parts: Any, arrays: Sequence[Host], masked: bool, value: Any) -> None:
+        checked(self)
         if isinstance(value, ndarray):
+            checked(value)
             if value.dtype != self.dtype:
                 counters.launch("astype", 1, value.size)
             given = value._a
@@ -460,10 +470,23 @@ def _restored(host: Host) -> ndarray:
     return own(host)
 
 
+def checked(array: ndarray) -> ndarray:
+    """``array``, which a kernel of the current device is to read or write. Raises ``ValueError`` for another's."""
+    if array._id != cuda.current():
+        raise ValueError(
+            f"The device where the array resides ({array._id}) is different from the current device "
+            f"({cuda.current()}). Peer access is unavailable between these devices."
+        )
+    return array
+
+
 def own(host: Any) -> ndarray:
     """A device array of its own, of what NumPy has computed."""
     found: ndarray = object.__new__(ndarray)
     host = np.asarray(host)
+    found._id = cuda.current()
+    cuda.reserve(host.nbytes)
+    found._held = host.nbytes
     if host.base is not None or not host.flags.writeable or not host.flags.forc:
         host = host.copy()
     found._a, found.base = host, None
@@ -473,13 +496,14 @@ def own(host: Any) -> ndarray:
 def view(host: Host, source: ndarray) -> ndarray:
     """A device array in the memory of another."""
     found: ndarray = object.__new__(ndarray)
-    found._a, found.base = host, source.base if isinstance(source.base, ndarray) else source
+    found._a, found._id = host, source._id
+    found.base = source.base if isinstance(source.base, ndarray) else source
     return found
 
 
 def host_of(x: Any) -> Any:
-    """What NumPy computes with: the array behind a device array; anything else as it is."""
-    return x._a if isinstance(x, ndarray) else x
+    """What NumPy computes with: the array behind a device array; anything else as it is. For kernels: `checked`."""
+    return checked(x)._a if isinstance(x, ndarray) else x
 
 
 def _binary(name: str, swapped: bool = False) -> Callable[[ndarray, Any], Any]:

@@ -1,19 +1,36 @@
-"""``cupy.cuda``: devices, streams and events that do nothing but exist, and are counted."""
+"""``cupy.cuda``: devices, memory and streams. Nothing is late here: a stream only keeps who is current where."""
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 from . import counters
 
-DEVICES = 1
+DEVICES = 2
 MEMORY = 80 << 30  # bytes that a device says it has
-_current = [0]
 
 
 class CUDARuntimeError(RuntimeError):
     """As ``cupy.cuda.runtime.CUDARuntimeError``."""
+
+
+class _Thread(threading.local):
+    """What is current in a thread, as in CUDA: the device, and a stream on each."""
+
+    def __init__(self) -> None:
+        self.device = 0
+        self.streams: list[list[Stream]] = [[Stream.null] for _ in range(DEVICES)]
+        self.entered: list[int] = []  # devices of the streams whose blocks are open
+
+
+def current() -> int:
+    """The number of the current device of this thread."""
+    return _thread.device
 
 
 class Device:
@@ -22,22 +39,22 @@ class Device:
     compute_capability = "90"
 
     def __init__(self, device: Any = None) -> None:
-        self.id = _current[0] if device is None else int(device)
+        self.id = current() if device is None else int(device)
         if not 0 <= self.id < DEVICES:
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
         self._before: list[int] = []
 
     def use(self) -> None:
         counters.use_device()
-        _current[0] = self.id
+        _thread.device = self.id
 
     def __enter__(self) -> Device:
-        self._before.append(_current[0])
-        _current[0] = self.id
+        self._before.append(current())
+        _thread.device = self.id
         return self
 
     def __exit__(self, *error: Any) -> None:
-        _current[0] = self._before.pop()
+        _thread.device = self._before.pop()
 
     def synchronize(self) -> None:
         counters.sync()
@@ -55,25 +72,47 @@ class Device:
         return f"<CUDA Device {self.id}>"
 
 
+_handles = itertools.count(1)
+
+
 class Stream:
-    """A queue. Everything runs at once here, so order is kept whatever the streams."""
+    """A queue of the device on which it was made, and current only there. The null stream is every device's."""
 
     null: Any = None
-    ptr = 0
 
     def __init__(
         self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
     ) -> None:
         self.non_blocking = non_blocking
+        self.ptr = 0 if null else next(_handles)
+        self.device_id = -1 if null else current()
+
+    def _place(self) -> int:
+        place = current() if self.device_id == -1 else self.device_id
+        if place != current():
+            raise RuntimeError(
+                f"The device that the stream is created on ({place}) does not match with the current device "
+                f"({current()})"
+            )
+        return place
 
     def __enter__(self) -> Stream:
+        _thread.streams[self._place()].append(self)
+        _thread.entered.append(self._place())
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """The stream before is current again."""
+        _thread.streams[_thread.entered.pop()].pop()
 
     def use(self) -> Stream:
+        _thread.streams[self._place()][-1] = self
         return self
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Stream) and other.ptr == self.ptr
+
+    def __hash__(self) -> int:
+        return self.ptr
 
     def synchronize(self) -> None:
         counters.sync()
@@ -103,24 +142,82 @@ def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     return 0.0
 
 
-Stream.null = Stream()
+Stream.null = Stream(null=True)
+_thread = _Thread()
+
+
+def get_current_stream(device_id: int = -1) -> Stream:
+    return _thread.streams[current() if device_id == -1 else device_id][-1]
+
+
+# Memory.
+
+
+class OutOfMemoryError(MemoryError):
+    """As ``cupy.cuda.memory.OutOfMemoryError``."""
+
+    def __init__(self, size: int, total: int, limit: int = 0) -> None:
+        limited = f", limit set to: {limit:,} bytes" if limit else ""
+        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes{limited}).")
+
+
+_used, _limit = [0] * DEVICES, [0] * DEVICES
+_lock = threading.RLock()  # an array may be collected while one is made
+_left: list[int] = []  # how many allocations there may still be; see `allocations`
+
+
+def reserve(nbytes: int) -> None:
+    """Take memory of the current device. Raises `OutOfMemoryError`."""
+    place = current()
+    with _lock:
+        full = _limit[place] and _used[place] + nbytes > _limit[place]
+        if _left and nbytes:
+            _left[-1] -= 1
+            full = full or _left[-1] < 0
+        if full:
+            raise OutOfMemoryError(nbytes, _used[place], _limit[place])
+        _used[place] += nbytes
+
+
+def release(place: int, nbytes: int) -> None:
+    """Give memory back."""
+    with _lock:
+        _used[place] -= nbytes
+
+
+@contextmanager
+def allocations(most: int) -> Iterator[None]:
+    """In the block memory runs out behind ``most`` allocations, and stays so."""
+    _left.append(most)
+    try:
+        yield
+    finally:
+        _left.pop()
 
 
 class MemoryPool:
-    """Counts nothing: host memory is not the device's."""
+    """The pool of the current device: what arrays hold, and a limit that may be set, as CuPy's."""
+
+    def __init__(self, allocator: Any = None) -> None:
+        """There is one pool."""
 
     def free_all_blocks(self, stream: Any = None) -> None:
         """Nothing is held."""
 
     def used_bytes(self) -> int:
-        return 0
+        return _used[current()]
 
     def total_bytes(self) -> int:
-        return 0
+        return _used[current()]
+
+    def get_limit(self) -> int:
+        return _limit[current()]
+
+    def set_limit(self, size: Any = None, fraction: Any = None) -> None:
+        _limit[current()] = int(MEMORY * fraction) if fraction is not None else int(size or 0)
 
 
-def get_current_stream(device_id: int = -1) -> Stream:
-    return Stream.null  # type: ignore[no-any-return]
+POOL = MemoryPool()
 
 
 def _get_device_count() -> int:
@@ -136,7 +233,9 @@ runtime = SimpleNamespace(
     getDeviceProperties=_get_device_properties,
     driverGetVersion=lambda: 13000,
     runtimeGetVersion=lambda: 13000,
-    getDevice=lambda: _current[0],
+    getDevice=current,
+    setDevice=lambda device: Device(device).use(),
+    deviceCanAccessPeer=lambda device, peer: 0,
     deviceSynchronize=counters.sync,
     CUDARuntimeError=CUDARuntimeError,
     is_hip=False,

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from . import counters
-from .array import Capsule, _count_upload, checked_dtype, host_of, ndarray, own, view
+from . import counters, cuda
+from .array import Capsule, _count_upload, checked, checked_dtype, host_of, ndarray, own, view
 from .errors import NotSimulated
 
 # What cupy.__getattr__ gives; filled by `function`.
@@ -26,10 +26,16 @@ def function(made: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def _array(x: Any, what: str = "a") -> ndarray:
+def _seen(x: Any, what: str = "a") -> ndarray:
+    """An array to look at: a view of it needs no kernel, whatever device is current."""
     if not isinstance(x, ndarray):
         raise TypeError(f"Unsupported type {type(x)}: {what} must be a cupy.ndarray")
     return x
+
+
+def _array(x: Any, what: str = "a") -> ndarray:
+    """An array that a kernel is to read."""
+    return checked(_seen(x, what))
 
 
 # Making arrays.
@@ -56,6 +62,8 @@ def asanyarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None
 def _as_device(obj: Any, dtype: Any, copy: Any, ndmin: int) -> ndarray:
     kind = None if dtype is None else checked_dtype(dtype)
     if isinstance(obj, ndarray):
+        if obj._id != cuda.current():
+            return obj.copy().astype(kind or obj.dtype, copy=False)
         same = kind is None or kind == obj.dtype
         return obj if same and not copy else obj.copy() if same else obj.astype(kind)
     if isinstance(obj, list | tuple) and obj and all(isinstance(part, ndarray) for part in obj):
@@ -179,58 +187,58 @@ def triu(m: Any, k: int = 0) -> ndarray:
 
 @function
 def reshape(a: Any, newshape: Any, order: str = "C", *, copy: Any = None) -> ndarray:
-    return _array(a).reshape(newshape)
+    return _seen(a).reshape(newshape)
 
 
 @function
 def transpose(a: Any, axes: Any = None) -> ndarray:
-    return view(np.transpose(_array(a)._a, axes), a)
+    return view(np.transpose(_seen(a)._a, axes), a)
 
 
 @function
 def moveaxis(a: Any, source: Any, destination: Any) -> ndarray:
-    return view(np.moveaxis(_array(a)._a, source, destination), a)
+    return view(np.moveaxis(_seen(a)._a, source, destination), a)
 
 
 @function
 def swapaxes(a: Any, axis1: int, axis2: int) -> ndarray:
-    return _array(a).swapaxes(axis1, axis2)
+    return _seen(a).swapaxes(axis1, axis2)
 
 
 @function
 def ravel(a: Any, order: str = "C") -> ndarray:
-    return _array(a).ravel()
+    return _seen(a).ravel()
 
 
 @function
 def squeeze(a: Any, axis: Any = None) -> ndarray:
-    return _array(a).squeeze(axis)
+    return _seen(a).squeeze(axis)
 
 
 @function
 def expand_dims(a: Any, axis: Any) -> ndarray:
-    return view(np.expand_dims(_array(a)._a, axis), a)
+    return view(np.expand_dims(_seen(a)._a, axis), a)
 
 
 @function
 def broadcast_to(array: Any, shape: Any) -> ndarray:
-    return view(np.broadcast_to(_array(array)._a, shape), array)
+    return view(np.broadcast_to(_seen(array)._a, shape), array)
 
 
 @function
 def broadcast_arrays(*args: Any) -> list[ndarray]:
-    hosts = np.broadcast_arrays(*(_array(a)._a for a in args))
+    hosts = np.broadcast_arrays(*(_seen(a)._a for a in args))
     return [view(h, a) for h, a in zip(hosts, args, strict=True)]
 
 
 @function
 def flip(a: Any, axis: Any = None) -> ndarray:
-    return view(np.flip(_array(a)._a, axis), a)
+    return view(np.flip(_seen(a)._a, axis), a)
 
 
 @function
 def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> ndarray:
-    return _array(a).diagonal(offset, axis1, axis2)
+    return _seen(a).diagonal(offset, axis1, axis2)
 
 
 # Joining, repeating, choosing.
@@ -250,7 +258,7 @@ def concatenate(tup: Any, axis: Any = 0, out: Any = None, *, dtype: Any = None, 
     else:
         for a in arrays:
             counters.launch("copy", 1, a.size)
-    host = np.concatenate([a._a for a in arrays], axis, dtype=dtype, casting=casting)  # type: ignore[call-overload]
+    host = np.concatenate([checked(a)._a for a in arrays], axis, dtype=dtype, casting=casting)  # type: ignore[call-overload]
     return _into(out, host, counted=True)
 
 
@@ -264,7 +272,7 @@ def _into(out: Any, host: Any, counted: bool = False) -> ndarray:
         raise ValueError(f"Output array has the wrong shape: {out.shape}, {np.shape(host)}")
     if not np.can_cast(np.asarray(host).dtype, out.dtype, "same_kind"):
         raise TypeError(f"Cannot cast {np.asarray(host).dtype} to {out.dtype}")
-    out._a[...] = host
+    checked(out)._a[...] = host
     return out
 
 
@@ -361,7 +369,7 @@ def _take(self: ndarray, indices: Any, axis: Any = None, out: Any = None) -> nda
         if out.dtype != self.dtype:
             raise TypeError("Output dtype mismatch")
     if self.size:
-        value = np.take(self._a, host, axis, mode="wrap")
+        value = np.take(checked(self)._a, host, axis, mode="wrap")
     else:
         place = 0 if axis is None else axis % self.ndim
         shape = self.shape if axis is not None else (self.size,)
@@ -553,7 +561,7 @@ def _argsort(self: ndarray, axis: int = -1, kind: Any = None) -> ndarray:
 
 def _sort(self: ndarray, axis: int = -1, kind: Any = None) -> None:
     _kind(kind)
-    counters.launch("sort", 3, self.size)
+    counters.launch("sort", 3, checked(self).size)
     self._a.sort(axis, kind="stable")
 
 
@@ -575,6 +583,17 @@ def _nonzero(self: ndarray) -> tuple[ndarray, ...]:
 
 ndarray.argsort, ndarray.sort, ndarray.repeat = _argsort, _sort, _repeat  # type: ignore[attr-defined]
 ndarray.clip, ndarray.round, ndarray.nonzero = _clip_method, _round_method, _nonzero  # type: ignore[attr-defined]
+
+
+@function
+def unique(
+    ar: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False, axis: Any = None,
+    *, equal_nan: bool = True,
+) -> Any:  # fmt: skip
+    counters.launch("unique", 8, _array(ar).size)
+    counters.download(8)
+    found = np.unique(ar._a, return_index, return_inverse, return_counts, axis, equal_nan=equal_nan)
+    return tuple(map(own, found)) if isinstance(found, tuple) else own(found)
 
 
 # Elementwise functions that are no ufuncs.
@@ -624,7 +643,7 @@ def _gemm(a: ndarray, b: ndarray, out: Any) -> ndarray:
     if not a.ndim or not b.ndim:
         raise ValueError("Scalar operands are not allowed, use '*' instead")
     kind = np.promote_types(a.dtype, b.dtype)
-    x, y = a._a, b._a
+    x, y = checked(a)._a, checked(b)._a
     wide = np.float32 if kind == np.float16 else kind
     with np.errstate(all="ignore"):
         value = np.asarray(np.matmul(x.astype(wide), y.astype(wide))).astype(kind)
@@ -706,7 +725,7 @@ def einsum(*operands: Any, **kwargs: Any) -> ndarray:
     if len(arrays) == 1 and sorted(subscripts.split("->")[0]) == sorted(subscripts.split("->")[-1]):
         return view(np.einsum(subscripts, arrays[0]._a), arrays[0])
     counters.launch("einsum", 2)
-    return own(np.array(np.einsum(subscripts, *(a._a for a in arrays))))
+    return own(np.array(np.einsum(subscripts, *(checked(a)._a for a in arrays))))
 
 
 # Questions that need no device.
@@ -714,17 +733,17 @@ def einsum(*operands: Any, **kwargs: Any) -> ndarray:
 
 @function
 def ndim(a: Any) -> int:
-    return int(np.ndim(host_of(a)))
+    return int(np.ndim(getattr(a, "_a", a)))
 
 
 @function
 def shape_(a: Any) -> tuple[int, ...]:
-    return tuple(np.shape(host_of(a)))
+    return tuple(np.shape(getattr(a, "_a", a)))
 
 
 @function
 def size_(a: Any, axis: Any = None) -> int:
-    return int(np.size(host_of(a), axis))
+    return int(np.size(getattr(a, "_a", a), axis))
 
 
 @function
@@ -739,17 +758,17 @@ def can_cast(from_: Any, to: Any, casting: str = "safe") -> bool:
 
 @function
 def may_share_memory(a: Any, b: Any, max_work: Any = None) -> bool:
-    return np.may_share_memory(_array(a)._a, _array(b)._a)
+    return np.may_share_memory(_seen(a)._a, _seen(b)._a)
 
 
 @function
 def shares_memory(a: Any, b: Any, max_work: Any = None) -> bool:
-    return np.shares_memory(_array(a)._a, _array(b)._a)
+    return np.shares_memory(_seen(a)._a, _seen(b)._a)
 
 
 @function
 def copy(a: Any, order: str = "K") -> ndarray:
-    return _array(a).copy()
+    return _seen(a).copy()
 
 
 @function
@@ -820,4 +839,4 @@ class linalg:
 
 
 def as_strided(x: Any, shape: Any = None, strides: Any = None) -> ndarray:
-    return view(np.lib.stride_tricks.as_strided(_array(x)._a, shape, strides), x)
+    return view(np.lib.stride_tricks.as_strided(_seen(x)._a, shape, strides), x)

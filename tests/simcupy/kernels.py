@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import counters, emulate
-from .array import ndarray
+from .array import checked, ndarray
 from .errors import NotSimulated
 
 
@@ -45,7 +45,7 @@ class RawKernel:
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         counters.launch(f"RawKernel {self.name}")
-        self.run(grid, block, [a.data.ptr if isinstance(a, ndarray) else a for a in args], shared_mem)
+        self.run(grid, block, [checked(a).data.ptr if isinstance(a, ndarray) else a for a in args], shared_mem)
 
 
 def _refused(name: str) -> Any:

@@ -45,6 +45,7 @@ def _cupy() -> _Module:
         setattr(module, name, made)
     module.ndarray = ndarray  # type: ignore[attr-defined]
     module.newaxis = None  # type: ignore[attr-defined]
+    module.get_default_memory_pool = lambda: cuda.POOL  # type: ignore[attr-defined]
     module.get_array_module = _array_module  # type: ignore[attr-defined]
     for name in ("RawKernel", "RawModule", "ElementwiseKernel", "ReductionKernel", "fuse"):
         setattr(module, name, getattr(kernels, name))
@@ -68,6 +69,7 @@ def _cuda() -> _Module:
     for name in ("Device", "Stream", "Event", "MemoryPool", "get_current_stream", "get_elapsed_time", "runtime"):
         setattr(module, name, getattr(cuda, name))
     module.MemoryPointer = MemoryPointer  # type: ignore[attr-defined]
+    module.memory = SimpleNamespace(OutOfMemoryError=cuda.OutOfMemoryError)  # type: ignore[attr-defined]
     module.is_available = lambda: True  # type: ignore[attr-defined]
     return module
 

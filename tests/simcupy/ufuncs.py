@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import counters
-from .array import checked_dtype, host_of, ndarray, own
+from .array import checked, checked_dtype, host_of, ndarray, own
 from .errors import NotSimulated
 
 _SCORES = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
@@ -73,6 +73,7 @@ class ufunc:
         elif not np.can_cast(kind, target.dtype, casting):  # type: ignore[arg-type]
             raise TypeError(f"Cannot cast output operand from {kind} to {target.dtype} with casting rule {casting!r}")
         else:
+            checked(target)
             for x, h in zip(inputs, hosts, strict=True):
                 if isinstance(x, ndarray) and x is not target and np.may_share_memory(h, target._a):
                     counters.launch("copy of an operand that overlaps", 1, x.size)
@@ -106,14 +107,14 @@ class ufunc:
         allowed = {"add": "ilefdILqQ", "subtract": "iI"}.get(self.__name__, "ilfdILqQ")
         if a.dtype.char not in allowed:
             raise TypeError(f"cupy.{self.__name__}.at does not support {a.dtype}")
-        parts, arrays, masked = a._key(indices)
+        parts, arrays, masked = checked(a)._key(indices)
         if masked:
             raise NotSimulated(f"cupy.{self.__name__}.at with a mask")
         if not isinstance(b, ndarray):
             given = np.asarray(b, a.dtype)
             counters.upload(given.nbytes, implicit=True)
         else:
-            given = b._a.astype(a.dtype)
+            given = checked(b)._a.astype(a.dtype)
             if b.dtype != a.dtype:
                 counters.launch("astype", 1, b.size)
         if len(arrays) > 1:

@@ -154,11 +154,11 @@ def test_a_device_is_where_the_batch_runs():
         model,
         optim.SGD(model.parameters(), lr=0.1),
         lf.cross_entropy,
-        device="cpu",
+        device=lf.settings.current().device,
         output_transform=lambda x, y, y_pred, loss: seen.append(loss.device),
     )
     trainer.run([(X, Y)])
-    assert seen == ["cpu"]
+    assert seen == [lf.settings.current().device]
 
 
 @pytest.mark.gpu
@@ -221,6 +221,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("case", REFUSED)
 def test_mistakes_are_named(case):
     make, error, message = REFUSED[case]

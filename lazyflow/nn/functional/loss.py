@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.expr import Expr, as_floating, constant, in_one_dtype, record
 from lazyflow.functions import elementwise as e
@@ -271,7 +272,7 @@ def multilabel_margin_loss(x: Any, target: Any, reduction: str = "mean") -> Expr
     a = constant(x)
     if isinstance(target, Expr):
         raise TypeError("multilabel_margin_loss: the target must be an array of class indices, not an expression")
-    counts = _label_counts(np.asarray(target), a)
+    counts = _label_counts(_known(target), a)
     gaps = e.relu(1.0 - (a.reshape(*a.shape, 1) - a.reshape(*a.shape[:-1], 1, a.shape[-1])))
     pairs = counts[..., :, None] * (counts == 0)[..., None, :]
     values = r.sum(gaps * pairs.astype(a.dtype), axis=(-2, -1)) / float(a.shape[-1])
@@ -314,7 +315,7 @@ def multi_margin_loss(
 
 def _index(name: str, target: Any, scores: Expr) -> Any:
     """Class indices, one for each row of ``scores`` (classes last); an array or an integer expression."""
-    index = target if isinstance(target, Expr) else np.asarray(target)
+    index = target if isinstance(target, Expr) else _known(target)
     if index.dtype.kind not in "iu":
         raise DTypeError(f"{name}: the class index must be an integer, got {index.dtype}")
     if not scores.ndim or index.shape != scores.shape[:-1]:
@@ -323,6 +324,14 @@ def _index(name: str, target: Any, scores: Expr) -> Any:
             f"need indices of shape {scores.shape[:-1]}, got {index.shape}"
         )
     return index
+
+
+def _known(target: Any) -> Any:
+    """A target that is known, as an array: of numbers, where it lies; of classes, on the host, where they are looked
+    at."""
+    if devices.is_on_gpu(target) and target.dtype.kind == "f":
+        return target
+    return np.asarray(devices.to_host(target))
 
 
 def _class_weights(weight: Any, index: Any, scores: Expr) -> Any:
@@ -434,7 +443,7 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing must be from 0 to 1, got {label_smoothing}")
     scores = _classes_last("cross_entropy", x, dim)
     if not isinstance(target, Expr):
-        target = target if isinstance(target, int) else np.asarray(target)
+        target = target if isinstance(target, int) else _known(target)
     if not isinstance(target, int) and target.dtype.kind == "f":
         return _soft_targets(scores, _classes_last("cross_entropy", target, dim), weight, reduction, label_smoothing)
     if weight is None and not label_smoothing and not _may_ignore(target, ignore_index):
@@ -509,7 +518,8 @@ def ctc_loss(log_probs: Any, target: Any, blank: int = 0, reduction: str = "mean
 def _spelled(target: Any, steps: Expr, blank: int) -> Any:
     if isinstance(target, Expr):
         raise TypeError("ctc_loss: the target must be an array of classes, not an expression")
-    labels = np.asarray(target, None if np.size(target) else np.int64)
+    labels = _known(target)
+    labels = labels if labels.size else labels.astype(np.int64)
     if steps.ndim != 2 or not len(steps) or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ShapeError(
             f"ctc_loss takes log-probabilities (steps, classes) and classes (length,), "
