@@ -27,13 +27,12 @@ def pytest_addoption(parser):
         help="where tests compute: cpu; cuda:0, a GPU with CuPy; simulated, a stand-in for CuPy that needs no GPU",
     )
 
-
     parser.addoption(
         "--cases",
         type=int,
         metavar="N",
-        help="of each test that has more, about N of its parameters, chosen by a hash of their names, and N examples of "
-        "hypothesis; those marked gpu are left whole",
+        help="of each test that has more, about N of its parameters, chosen by a hash of their names, and N examples "
+        "of hypothesis; those marked gpu are left whole",
     )
 
 

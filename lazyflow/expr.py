@@ -735,17 +735,21 @@ class Parameter(Expr):
         """Move the array (and its gradient) to ``device``; returns ``self``."""
         device = devices.canonical(device)
         if device != self.device:
-            self._array = devices.to_device(self.stored(), device)
-            self._grad = (
-                None
-                if self._grad is None
-                else self._grad.to(device)
-                if hasattr(self._grad, "indices")
-                else devices.to_device(self._grad, device)
-            )
-            self._retype(self.requires_grad)
-            self.touch()
+            self.place(*self.copies(device))
         return self
+
+    def copies(self, device: str) -> tuple[Array, Any]:
+        """The array and the gradient on ``device``. Nothing has changed yet: memory may run out there."""
+        array, gradient = devices.to_device(self.stored(), device), self._grad
+        if gradient is None:
+            return array, None
+        return array, gradient.to(device) if hasattr(gradient, "indices") else devices.to_device(gradient, device)
+
+    def place(self, array: Array, gradient: Any) -> None:
+        """Take over what `copies` gave."""
+        self._array, self._grad = array, gradient
+        self._retype(self.requires_grad)
+        self.touch()
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """A copy of the array, on the host."""

@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import lazyflow as lf
+from lazyflow.device import to_host
 
 from . import programs as P
 
@@ -184,7 +185,8 @@ def loss_of(step: Any, use: str, seed: int, examples: int = 4, results: bool = T
 
 
 def dense(gradient: Any) -> Any:
-    return gradient.to_dense() if hasattr(gradient, "to_dense") else gradient
+    """A gradient as a NumPy array."""
+    return to_host(gradient.to_dense() if hasattr(gradient, "to_dense") else gradient)
 
 
 def gradients(parameters: dict[str, Any]) -> dict[str, Any]:

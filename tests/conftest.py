@@ -17,9 +17,15 @@ hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_
 hypothesis.settings.load_profile("no clock")
 
 HERE = Path(__file__).parent
-# What computes nothing on a device: the core and the fused kernels are the CPU's, and others are about files, names,
-# and tools of the tests. The programs of the examples train for seconds.
-HOST = {"core", "data", "examples", "fuse", "simcupy", "test_docs.py", "test_import_order.py"}
+# What stays on the CPU: the core and the fused kernels, which are the CPU's; files, names, and tools of the tests; what
+# plans and keeps books, without looking at values; programs that train, draw or chain for seconds.
+HOST = {
+    "benchmarks", "core", "data", "examples", "fuse", "fuzz", "simcupy", "test_cell_results.py", "test_chains.py",
+    "test_context.py", "test_conventions.py", "test_damaged_states.py", "test_docs.py", "test_engine.py",
+    "test_explain.py", "test_import_order.py", "test_interned.py", "test_interrupts.py", "test_lifetimes.py",
+    "test_parts_of_tapes.py", "test_peer_failures.py", "test_plan.py", "test_plans.py", "test_public_names.py",
+    "test_recording.py", "test_reference_schedules.py", "test_schedule.py", "test_threads.py", "test_wide_sums.py",
+}  # fmt: skip
 
 
 def missing_gpu():
@@ -57,7 +63,8 @@ def default_device(request):
 def pytest_collection_modifyitems(config, items):
     reason = missing_gpu()
     for item in items:
-        if HERE in item.path.parents and item.path.relative_to(HERE).parts[0] in HOST:
+        ordinary = HERE in item.path.parents and not item.get_closest_marker("gpu")
+        if ordinary and item.path.relative_to(HERE).parts[0] in HOST:
             item.add_marker(pytest.mark.host)
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -18,6 +18,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.device import to_host
 
 Pair = namedtuple("Pair", "h c")
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.25, -0.5])
@@ -730,7 +731,7 @@ def test_mixed_dtypes(name, fuse):
         x, y = lf.constant((X * 2).astype(first)), lf.constant(Y.astype(second))
         results = [r for _ in range(2) for r in function(x, y)]
         lf.sum([lf.sum(r).astype("float64") for r in results]).backward()
-        found = [r.numpy() for r in results] + [np.array(w.grad), np.array(m.grad)]
+        found = [r.numpy() for r in results] + [to_host(w.grad), to_host(m.grad)]
         w.grad = m.grad = None
         return found
 
@@ -848,7 +849,7 @@ def test_a_gradient_that_reaches_some_of_the_calls(fuse):
         found = []
         for target in (losses[3], lf.sum(chains[1]), losses[0] + losses[8], lf.sum(losses)):
             target.backward()
-            found += [np.array(p.grad) for p in (W, U, b)]
+            found += [np.array(to_host(p.grad)) for p in (W, U, b)]
             for p in (W, U, b):
                 p.zero_grad()
         return found
@@ -911,6 +912,7 @@ def test_any_kind_of_parameters_in_any_number():
 ACTIVATION, SCALE = lf.tanh, lf.Parameter(np.full(3, 2.0))
 
 
+@pytest.mark.host
 def test_what_a_body_names_may_change(monkeypatch):
     """Functions among the globals, what is named in a function or a comprehension inside, attributes of the class."""
 
@@ -968,7 +970,7 @@ def test_hooks_and_gradients_of_results():
     a, b = both(p * 2)
     a.retain_grad()
     seen = []
-    a.register_hook(lambda g: seen.append(g.copy()))
+    a.register_hook(lambda g: seen.append(np.array(to_host(g))))
     b.register_hook(lambda g: 2 * g)
     lf.sum(a + b).backward()
     np.testing.assert_array_equal(seen, [np.ones(2)])

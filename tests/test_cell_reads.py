@@ -1011,6 +1011,7 @@ def test_threads_that_train_models_of_their_own_through_one_class():
         np.testing.assert_allclose(found[seed], expected[seed], rtol=1e-9)
 
 
+@pytest.mark.host
 def test_a_thread_that_stands_in_a_body_while_others_call_and_change_the_cell():
     """One thread waits at a named point of its trace; meanwhile another traces, records, and makes code for it."""
     inside, go_on, results = threading.Event(), threading.Event(), {}

@@ -20,10 +20,10 @@ def cupy():
     return devices.array_module(CUDA)
 
 
-def on_both(program):
+def on_both(program, place=CUDA):
     """The values of ``program(xp)``, which makes its arrays by ``xp``, on the CPU and on the device."""
     found = []
-    for device in ("cpu", CUDA):
+    for device in ("cpu", place):
         with lf.using(device=device):
             lf.seed(5)
             found.append([devices.to_host(value_of(v)) for v in program(devices.array_module(device))])

@@ -10,6 +10,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.settings import BATCHINGS
+from tests.places import here
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_forward_after_an_update_means_the_new_parameters(w):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda p: p.assign([0.0, 1.0, 0.0]), lambda p: p.data.__setitem__(slice(None), [0.0, 1.0, 0.0])]
+    "change", [lambda p: p.assign([0.0, 1.0, 0.0]), lambda p: p.data.__setitem__(slice(None), here([0.0, 1.0, 0.0]))]
 )
 def test_every_way_to_change_a_parameter_is_noticed(w, change):
     y = lf.sum(w * w).forward()

@@ -324,13 +324,22 @@ class Module:
         return self
 
     def to(self: Self, device: str) -> Self:
-        """Move all parameters and buffers to ``device``; returns ``self``. Raises `DeviceError` if it is not there."""
+        """Move all parameters and buffers to ``device``; returns ``self``. Raises `DeviceError` if it is not there.
+
+        All of them or, where memory runs out, none."""
         device = devices.canonical(device)
-        for parameter in self.parameters():
-            parameter.to(device)
-        for module in self.modules():
-            for name, array in module._own_buffers():
-                module.__dict__[name] = devices.to_device(array, device)
+        copies = [
+            (parameter, parameter.copies(device)) for parameter in self.parameters() if parameter.device != device
+        ]
+        buffers = [
+            (module, name, devices.to_device(array, device))
+            for module in self.modules()
+            for name, array in module._own_buffers()
+        ]
+        for parameter, (array, gradient) in copies:
+            parameter.place(array, gradient)
+        for module, name, array in buffers:
+            module.__dict__[name] = array
         return self
 
     # Hooks

@@ -267,7 +267,10 @@ class _BatchNorm(_ByChannel):
             with devices.where(own["running_mean"]):
                 tracked = own["num_batches_tracked"] + 1
                 share = self.momentum if self.momentum is not None else 1.0 / int(tracked)
-                new = {"num_batches_tracked": tracked if devices.is_on_gpu(tracked) else np.asarray(tracked), "_waiting": rest}
+                new = {
+                    "num_batches_tracked": tracked if devices.is_on_gpu(tracked) else np.asarray(tracked),
+                    "_waiting": rest,
+                }
                 for name, value, factor in (
                     ("running_mean", means, 1.0),
                     ("running_var", variances, count / (count - 1)),

@@ -127,7 +127,7 @@ class Optimizer:
         self.param_groups: list[Group] = []
         self._checked: list[Options] = []
         self.kept: dict[int, Kept] = {}
-        self._buffers: dict[tuple[str, str, type], Array] = {}
+        self._buffers: dict[tuple[str, str, str], Array] = {}
         self._torn = False  # whether a step has begun and not come to its end
         for group in _as_groups(params):
             self.add_param_group(group)
@@ -192,6 +192,8 @@ class Optimizer:
         updates = [(i, p, p.grad, options) for i, p, options in self._members() if p.grad is not None]
         for index, parameter, gradient, _ in updates:
             _check_shape(index, parameter, gradient)
+        for index, parameter, _, options in updates:  # what takes memory for good, before anything is changed
+            self._kept_for(index, array_of(parameter), options)
         self._torn = True
         for index, parameter, gradient, options in updates:
             self._update(index, parameter, gradient, options)

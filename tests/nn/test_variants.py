@@ -131,7 +131,9 @@ def test_gradients_by_differences(name):
             values.append(total().item())
         parameter.assign(before)
         numeric = (values[0] - values[1]) / 2e-6
-        np.testing.assert_allclose((to_host(parameter.grad) * direction).sum(), numeric, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            (to_host(parameter.grad) * direction).sum(), numeric, rtol=1e-5, atol=1e-6, err_msg=name
+        )
 
 
 @every

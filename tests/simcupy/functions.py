@@ -586,6 +586,13 @@ ndarray.clip, ndarray.round, ndarray.nonzero = _clip_method, _round_method, _non
 
 
 @function
+def isin(element: Any, test_elements: Any, assume_unique: bool = False, invert: bool = False) -> ndarray:
+    if not isinstance(test_elements, ndarray):
+        _count_upload(np.asarray(test_elements))
+    return _made(np.isin(_array(element)._a, host_of(test_elements), assume_unique, invert), "isin")
+
+
+@function
 def unique(
     ar: Any, return_index: bool = False, return_inverse: bool = False, return_counts: bool = False, axis: Any = None,
     *, equal_nan: bool = True,
