@@ -23,8 +23,9 @@ HOST = {
     "benchmarks", "core", "data", "examples", "fuse", "fuzz", "simcupy", "test_cell_results.py", "test_chains.py",
     "test_context.py", "test_conventions.py", "test_damaged_states.py", "test_docs.py", "test_engine.py",
     "test_explain.py", "test_import_order.py", "test_interned.py", "test_interrupts.py", "test_lifetimes.py",
-    "test_parts_of_tapes.py", "test_peer_failures.py", "test_plan.py", "test_plans.py", "test_public_names.py",
-    "test_recording.py", "test_reference_schedules.py", "test_schedule.py", "test_threads.py", "test_wide_sums.py",
+    "test_parts_of_tapes.py", "test_peer_failures.py", "test_plan.py", "test_plans.py", "test_program.py",
+    "test_public_names.py", "test_recording.py", "test_reference_schedules.py", "test_schedule.py", "test_sharing.py",
+    "test_threads.py", "test_wide_sums.py",
 }  # fmt: skip
 
 

@@ -97,6 +97,7 @@ def test_operands_of_an_unused_result_get_no_cotangent(fuse):
     np.testing.assert_array_equal(w.grad, [2.0, 2.0, 2.0])
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("fuse", FUSIONS)
 def test_hooks_and_kept_gradients_beside_an_unused_result(fuse):
     w, seen = lf.Parameter(X), []

@@ -200,6 +200,7 @@ def test_settings_changed_between(decorated):
         assert lf.mean([kept[i] for i in (4, 90, 17)]).item() == pytest.approx(want[0], rel=1e-12)
 
 
+@pytest.mark.host
 @KINDS
 def test_a_retained_gradient_of_a_kept_value(decorated):
     model = Model(decorated)
@@ -261,6 +262,7 @@ def test_long_tapes_that_import_of_each_other():
 SLOW = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.host
 @SLOW
 @given(C.bodies(), st.sampled_from(list(C.USES)), st.integers(0, 1000), st.booleans())
 def test_random_bodies(body, use, seed, decorated):

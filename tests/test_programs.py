@@ -82,6 +82,7 @@ def test_all_strategies_agree_with_the_naive_interpreter(batch, seed):
 SMOOTH = tuple(n for n in P.STEPS if n not in ("detach", "row of a table", "where", "elu"))
 
 
+@pytest.mark.host
 @SLOW
 @given(st.lists(P.programs(SMOOTH, most=8), min_size=1, max_size=3), st.integers(0, 1000))
 def test_gradients_agree_with_central_differences(batch, seed):

@@ -60,7 +60,7 @@ def test_a_chain_of_values_in_the_middle_is_linear(ran, looked_at, update):
     assert looked_at["runs"] <= 4 * steps and looked_at["tapes"] <= 4 * steps
     assert sum(len(graph) for graph in ran) <= 5 * steps
     x.backward()
-    assert w.grad == pytest.approx(0.5**steps)
+    assert w.grad.item() == pytest.approx(0.5**steps)
 
 
 def test_a_change_far_below_is_noticed():

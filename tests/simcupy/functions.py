@@ -586,6 +586,13 @@ ndarray.clip, ndarray.round, ndarray.nonzero = _clip_method, _round_method, _non
 
 
 @function
+def diag(v: Any, k: int = 0) -> ndarray:
+    if _array(v).ndim == 2:
+        return v.diagonal(k)
+    return _made(np.diag(v._a, k), "diag")
+
+
+@function
 def isin(element: Any, test_elements: Any, assume_unique: bool = False, invert: bool = False) -> ndarray:
     if not isinstance(test_elements, ndarray):
         _count_upload(np.asarray(test_elements))
