@@ -349,3 +349,60 @@ def test_every_integer_operand_comes_from_the_host_or_the_device(cupy):
     static = {"name": "take", "axis": -1, "ndim": 1, "index_ndim": 0}
     for i in (index, cupy.asarray(index)):
         assert OPS["take"].forward(cupy, x, i, **static).get().tolist() == [1, 7, 8]
+
+
+F = nn.functional
+TARGETS = {
+    "smoothed": lambda x, i, w: F.cross_entropy(x, i, label_smoothing=0.1),
+    "weights": lambda x, i, w: F.cross_entropy(x, i, weight=w),
+    "ignored": lambda x, i, w: F.cross_entropy(x, i, ignore_index=2),
+    "probabilities": lambda x, i, w: F.cross_entropy(x, abs(x.detach()), weight=w),
+    "nll": lambda x, i, w: F.nll_loss(lf.log_softmax(x), i),
+    "margin": lambda x, i, w: F.multi_margin_loss(x, i, weight=w),
+    "labels": lambda x, i, w: F.multilabel_margin_loss(x[0], i),
+    "ctc": lambda x, i, w: F.ctc_loss(lf.log_softmax(x), i[:2] + 1),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_arrays_as_targets_and_weights(name):
+    def program(xp):
+        x = lf.Parameter(numbers(xp, 4, 4))
+        loss = TARGETS[name](x, xp.asarray(np.array([2, 0, 1, -1 if name == "labels" else 3])), abs(numbers(xp, 4)))
+        loss.backward()
+        return [loss, x.grad]
+
+    on_both(program)
+
+
+def test_soft_targets_stay_on_the_device():
+    def program(xp):
+        x = lf.Parameter(numbers(xp, 2, 4))
+        loss = F.cross_entropy(x, abs(numbers(xp, 2, 4)))
+        loss.backward()
+        return [loss, x.grad]
+
+    on_both(program)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_an_embedding_with_padding(sparse):
+    def program(xp):
+        table = nn.Embedding(5, 2, padding_idx=1, sparse=sparse)
+        nn.init.constant_(table.weight, xp.asarray(0.5))
+        y = table(xp.asarray([3, 1, 0]))
+        lf.sum(y * y).backward()
+        return [y, table.weight.grad]
+
+    on_both(program)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_averages(momentum):
+    def program(xp):
+        norm = nn.BatchNorm1d(3, momentum=momentum)
+        lf.sum(norm(numbers(xp, 4, 3)) * 2.0).backward()
+        norm(numbers(xp, 5, 3))
+        return [norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.eval()(numbers(xp, 2, 3))]
+
+    on_both(program)
