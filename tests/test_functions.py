@@ -237,3 +237,21 @@ def test_derivatives_at_the_origin_are_zero(f, fuse):
     assert (x.grad[:2] == 0).all() and (y.grad[:2] == 0).all() and x.grad[2] != 0
     z = lf.Parameter(0.0)
     assert lf.gradients(f(z, z * 2.0), [z])[0].item() == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("name", ["std", "var"])
+def test_equal_elements_do_not_spread(name, dtype):
+    """However their mean rounds: nothing of it may become a slope."""
+    for value, count in itertools.product(np.random.default_rng(41).normal(size=20).astype(dtype), (2, 3, 5, 7, 10)):
+        x = lf.Parameter(np.full((count, 2), value))
+        y = getattr(lf, name)(x * 1.0, axis=0)
+        lf.sum(y).backward()
+        assert (y.numpy() == 0).all() and (x.grad == 0).all()
+        assert (lf.gradients(lf.sum(getattr(lf, name)(x * 1.0)), [x])[0].numpy() == 0).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e6])
+def test_the_spread_of_what_lies_far_from_zero(offset):
+    x = np.random.default_rng(42).normal(size=(4, 50)).astype(np.float32) + np.float32(offset)
+    np.testing.assert_allclose(lf.std(lf.constant(x), axis=1).numpy(), x.astype(float).std(axis=1), rtol=1e-6)

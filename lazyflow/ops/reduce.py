@@ -16,6 +16,7 @@ import numpy as np
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     NOTHING,
+    OPS,
     STRETCH,
     Abstract,
     Array,
@@ -243,8 +244,25 @@ def _moment_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = Fa
     return Result(shape, dtype, {**static, "ddof": ddof})
 
 
+def _first(x: Array, axis: Axes) -> Array:
+    """The first element along the axes, which stay."""
+    places = [slice(0, 1) if a in axis else slice(None) for a in range(min(axis, default=0), 0)]
+    index = (Ellipsis, *places)
+    return x[index]
+
+
 def _centred(xp: Any, x: Array, axis: Axes) -> Array:
-    return x - xp.mean(x, axis=axis, keepdims=True)
+    """What elements are off their mean, counted from the first of them: equal ones are off by nothing at all, where a
+    rounded mean would leave some digits, of which `_std_x` would make a slope."""
+    if symbolic(xp):
+        off = x - xp.record_op(OPS["detach"], (_first(x, axis),))
+        return off - xp.mean(off, axis=axis, keepdims=True)
+    return _wide_centred(x, axis).astype(x.dtype, copy=False)
+
+
+def _wide_centred(x: Array, axis: Axes) -> Array:
+    off = wide(x) - wide(_first(x, axis))
+    return off - total(off, axis, True) / off.dtype.type(_elements(x, axis))
 
 
 def _var_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
@@ -265,9 +283,8 @@ def _var(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, dd
 
 
 def _wide_var(xp: Any, x: Array, axis: Axes, keepdims: bool, ddof: int) -> Array:
-    x = wide(x)
-    off = x - total(x, axis, True) / x.dtype.type(_elements(x, axis))
-    return xp.asarray(total(off * off, axis, keepdims) / x.dtype.type(_elements(x, axis) - ddof))
+    off = _wide_centred(x, axis)
+    return xp.asarray(total(off * off, axis, keepdims) / off.dtype.type(_elements(x, axis) - ddof))
 
 
 def _std(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
