@@ -255,3 +255,12 @@ def test_equal_elements_do_not_spread(name, dtype):
 def test_the_spread_of_what_lies_far_from_zero(offset):
     x = np.random.default_rng(42).normal(size=(4, 50)).astype(np.float32) + np.float32(offset)
     np.testing.assert_allclose(lf.std(lf.constant(x), axis=1).numpy(), x.astype(float).std(axis=1), rtol=1e-6)
+
+
+def test_the_gradient_of_a_product_in_half_precision_is_rounded_once():
+    """Products of a few factors are below the normal numbers of float16, where each rounding takes digits."""
+    x = np.random.default_rng(43).uniform(0.005, 0.05, (200, 4)).astype(np.float16)
+    p = lf.Parameter(x)
+    lf.sum(lf.prod(p, axis=1), axis=0).backward(np.float16(1))
+    exact = np.prod(x.astype(float), axis=1, keepdims=True) / x.astype(float)
+    np.testing.assert_allclose(p.grad.astype(float), exact, rtol=2**-10, atol=2**-25)

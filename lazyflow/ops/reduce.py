@@ -140,10 +140,11 @@ def _prod_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool
     if symbolic(xp):
         return multiply_no_nan(xp, _spread(g, axis, keepdims), _products_of_others(xp, x, axis))
     zero = x == 0
-    factors = xp.where(zero, 1, x)
+    factors = xp.where(zero, 1, wide(x))
     others = xp.prod(factors, axis=axis, keepdims=True) / factors
     zeros_among_others = xp.sum(zero, axis=axis, keepdims=True) - zero
-    return select(xp, zeros_among_others == 0, multiply_no_nan(xp, _spread(g, axis, keepdims), others))
+    answer = select(xp, zeros_among_others == 0, multiply_no_nan(xp, wide(_spread(g, axis, keepdims)), others))
+    return answer.astype(x.dtype, copy=False)
 
 
 def _products_of_others(xp: Any, x: Array, axis: Axes) -> Array:
