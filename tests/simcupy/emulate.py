@@ -9,8 +9,9 @@
 >>> b.tolist()
 [1.0, 2.0, 3.0, 4.0, 5.0]
 
-It needs ``g++``. Barriers, shuffles within a warp, shared memory and atomics work; half precision, textures and
-cooperative groups do not. Nothing is contracted into fused multiply-adds, so the last bits differ from a GPU's.
+It needs ``g++``. Barriers of a block and of a grid (``cooperative_groups::this_grid().sync()``), shuffles within a
+warp, shared memory and atomics work; half precision, textures and other cooperative groups do not. Nothing is
+contracted into fused multiply-adds, so the last bits differ from a GPU's.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ _KERNEL = re.compile(
     r"(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
 )
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
-_BARRIERS = re.compile(r"__syncthreads|__syncwarp|__shfl")
+_BARRIERS = re.compile(r"__syncthreads|__syncwarp|__shfl|\bsync\s*\(")
+_GROUPS = re.compile(r"^[ \t]*#\s*include\s*<cooperative_groups\.h>", re.MULTILINE)
+RESIDENT = 132, 2048  # multiprocessors, and threads that each holds at once: what a cooperative launch must fit into
 
 
 class CompileError(ValueError):
@@ -49,7 +52,8 @@ class Library:
         self.library, self.kernels = ctypes.CDLL(str(path)), kernels
 
     def kernel(self, name: str) -> Callable[..., None]:
-        """``run(grid, block, args, shared=0)``; ``args``: addresses for pointers, NumPy numbers for others."""
+        """``run(grid, block, args, shared=0, cooperative=False)``; ``args``: addresses for pointers, NumPy numbers for
+        others."""
         if name not in self.kernels:
             raise KeyError(f"no kernel {name!r}; there are {', '.join(self.kernels)}")
         types = self.kernels[name]
@@ -57,7 +61,9 @@ class Library:
         launch.restype = ctypes.c_bool
         sizes = (ctypes.c_int * len(types)).in_dll(self.library, f"sim_sizes_{name}")
 
-        def run(grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared: int = 0) -> None:
+        def run(
+            grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared: int = 0, cooperative: bool = False
+        ) -> None:
             if len(args) != len(types):
                 raise TypeError(f"kernel {name} takes {len(types)} arguments, got {len(args)}")
             held = [_argument(name, i, a, t, sizes[i]) for i, (a, t) in enumerate(zip(args, types, strict=True))]
@@ -65,9 +71,14 @@ class Library:
             threads = int(np.prod(list(block)))
             if not 0 < threads <= 1024:
                 raise ValueError(f"a block of {threads} threads; CUDA allows 1 to 1024")
+            if cooperative and int(np.prod(list(grid))) > RESIDENT[0] * (RESIDENT[1] // threads):
+                raise ValueError(f"kernel {name}: more blocks than run at once, which a cooperative launch cannot have")
             dims = [(ctypes.c_uint * 3)(*(*d, 1, 1, 1)[:3]) for d in (tuple(grid), tuple(block))]
-            if not launch(*dims, ctypes.c_uint(shared), pointers):
-                raise RuntimeError(f"kernel {name}: some threads wait at a barrier that others never reach")
+            if not launch(*dims, ctypes.c_uint(shared), ctypes.c_bool(cooperative), pointers):
+                raise RuntimeError(
+                    f"kernel {name}: some threads wait at a barrier that others never reach, or at one of a grid "
+                    "without enable_cooperative_groups=True"
+                )
 
         return run
 
@@ -102,7 +113,8 @@ def translated(source: str) -> str:
     if not kernels:
         raise CompileError('no kernel found: extern "C" __global__ void name(...)')
     fibers = "true" if _BARRIERS.search(source) else "false"
-    text = _DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(sim_dynamic_shared.data());", source)
+    text = _GROUPS.sub("", source)
+    text = _DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(sim_dynamic_shared.data());", text)
     lines = [f'#include "{HEADER}"', "#line 1", text]
     for name, types in kernels.items():
         values = ", ".join(f"*reinterpret_cast<std::remove_const_t<{t}>*>(args[{i}])" for i, t in enumerate(types))
@@ -110,8 +122,8 @@ def translated(source: str) -> str:
         lines += [
             f'extern "C" {{ int sim_sizes_{name}[] = {{{sizes}}}; }}',
             f'extern "C" bool sim_launch_{name}',
-            "(const unsigned* grid, const unsigned* block, unsigned shared, void** args)",
-            f"{{ return sim_run(grid, block, shared, {fibers}, [&] {{ {name}({values}); }}); }}",
+            "(const unsigned* grid, const unsigned* block, unsigned shared, bool cooperative, void** args)",
+            f"{{ return sim_run(grid, block, shared, {fibers}, cooperative, [&] {{ {name}({values}); }}); }}",
         ]
     return "\n".join(lines) + "\n"
 

@@ -22,12 +22,12 @@ class RawModule:
     ) -> None:  # fmt: skip
         if code is None or name_expressions is not None:
             raise NotSimulated("RawModule without code, or with name_expressions")
-        self.code = code
+        self.code, self.cooperative = code, enable_cooperative_groups
         self.library = emulate.compiled(code)
 
     def get_function(self, name: str) -> RawKernel:
         kernel = object.__new__(RawKernel)
-        kernel.name, kernel.run = name, self.library.kernel(name)
+        kernel.name, kernel.run, kernel.cooperative = name, self.library.kernel(name), self.cooperative
         return kernel
 
 
@@ -36,16 +36,18 @@ class RawKernel:
 
     name: str
     run: Any
+    cooperative: bool
 
     def __init__(
         self, code: str, name: str, options: Any = (), backend: str = "nvrtc", translate_cucomplex: bool = False, *,
         enable_cooperative_groups: bool = False, jitify: bool = False,
     ) -> None:  # fmt: skip
-        self.name, self.run = name, emulate.compiled(code).kernel(name)
+        self.name, self.run, self.cooperative = name, emulate.compiled(code).kernel(name), enable_cooperative_groups
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         counters.launch(f"RawKernel {self.name}")
-        self.run(grid, block, [checked(a).data.ptr if isinstance(a, ndarray) else a for a in args], shared_mem)
+        addresses = [checked(a).data.ptr if isinstance(a, ndarray) else a for a in args]
+        self.run(grid, block, addresses, shared_mem, self.cooperative)
 
 
 def _refused(name: str) -> Any:

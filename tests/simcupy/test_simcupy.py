@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,10 @@ extern "C" __global__ void rows(const float* __restrict__ a, float* b, int n, in
 """
 
 
+compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="kernels in CUDA C need g++")
+
+
+@compiles
 def test_a_kernel_with_barriers_and_shuffles():
     kernel = cupy.RawModule(code=SUM).get_function("rows")
     a, b = cupy.arange(200, dtype=np.float32).reshape(2, 100), cupy.zeros(2, np.float32)
@@ -148,6 +153,51 @@ def test_a_kernel_with_barriers_and_shuffles():
     assert b.tolist() == a.get().sum(1).tolist()
 
 
+TOTAL = """
+#include <cooperative_groups.h>
+namespace cg = cooperative_groups;
+
+extern "C" __global__ void total(const float* a, float* parts, float* out, int n) {
+    __shared__ float mine[64];
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    mine[threadIdx.x] = i < n ? a[i] : 0;
+    cg::this_grid().sync();
+    for (int d = blockDim.x / 2; d; d /= 2) {
+        cg::this_thread_block().sync();
+        if (threadIdx.x < d) mine[threadIdx.x] += mine[threadIdx.x + d];
+    }
+    if (threadIdx.x == 0) parts[blockIdx.x] = mine[0];
+    cg::this_grid().sync();
+    if (i == 0) for (unsigned b = 0; b < gridDim.x; b++) out[0] += parts[b];
+    if (i == 1) out[1] = cg::this_grid().size();
+}
+"""
+
+
+@compiles
+def test_a_grid_that_waits_for_all_of_its_blocks():
+    kernel = cupy.RawKernel(TOTAL, "total", enable_cooperative_groups=True)
+    a, parts, out = cupy.arange(200, dtype=np.float32), cupy.zeros(4, np.float32), cupy.zeros(2, np.float32)
+    kernel((4,), (64,), (a, parts, out, np.int32(200)))
+    assert parts.tolist() == [a.get()[i : i + 64].sum() for i in range(0, 200, 64)]  # each block has memory of its own
+    assert out.tolist() == [a.get().sum(), 256]
+
+
+@compiles
+def test_a_grid_waits_in_cooperative_launches_only():
+    arguments = cupy.zeros(64, np.float32), cupy.zeros(4, np.float32), cupy.zeros(2, np.float32), np.int32(64)
+    with pytest.raises(RuntimeError, match="enable_cooperative_groups"):
+        cupy.RawKernel(TOTAL, "total")((2,), (64,), arguments)
+    with pytest.raises(ValueError, match="more blocks than run at once"):
+        cupy.RawKernel(TOTAL, "total", enable_cooperative_groups=True)((132 * 32 + 1,), (64,), arguments)
+    uneven = """
+    extern "C" __global__ void f() { if (blockIdx.x) cooperative_groups::this_grid().sync(); }
+    """
+    with pytest.raises(RuntimeError, match="never reach"):
+        cupy.RawKernel(uneven, "f", enable_cooperative_groups=True)((2,), (32,), ())
+
+
+@compiles
 def test_arguments_of_kernels_are_checked():
     kernel = cupy.RawKernel(SUM, "rows")
     with pytest.raises(TypeError, match="argument 2"):
