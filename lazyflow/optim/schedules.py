@@ -37,7 +37,11 @@ def _check(name: str, value: Any, low: float, high: float = math.inf, *, whole: 
 
 
 def _bad_rates(name: str, rates: Sequence[Any]) -> list[str]:
-    return [f"{name} must be a finite number, got {rate!r}" for rate in rates if not number(rate)]
+    return [
+        f"{name} must be a finite number, not below zero; got {rate!r}"
+        for rate in rates
+        if not number(rate) or rate < 0
+    ]
 
 
 class Schedule:

@@ -290,3 +290,12 @@ def test_options_out_of_range(make: Callable[[Any], Any], message: str) -> None:
 def test_a_schedule_needs_an_optimizer() -> None:
     with pytest.raises(TypeError, match="expected an optimizer, got a list"):
         optim.StepLR([FakeParameter(np.ones(1))], 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [-1.0, -1e-300, float("nan"), float("inf"), True, None])
+def test_a_checkpoint_has_no_rate_that_no_optimizer_has(rate: Any) -> None:
+    schedule = optim.StepLR(optim.SGD([FakeParameter(np.zeros(1))], lr=0.1), 2)
+    before = schedule.state_dict()
+    with pytest.raises(CheckpointError, match="base_lrs must be a finite number, not below zero"):
+        schedule.load_state_dict({**before, "base_lrs": [rate]})
+    assert schedule.state_dict() == before
