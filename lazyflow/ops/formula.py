@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
+from lazyflow.locks import Lock
 from lazyflow.ops.base import OPS, Array, symbolic
 
 BOOLEAN, SAME, FLOATING = range(3)  # what a step makes: truth values, the dtype of what it reads, or floating numbers
@@ -215,6 +216,18 @@ def _operands(tree: ast.expr) -> Iterator[str]:
     yield from dict.fromkeys(n.id for n in sorted(names, key=lambda n: n.col_offset))
 
 
+_parsing = Lock()
+
+
+@cache
+def _tree(source: str) -> ast.expr:
+    """The syntax tree of an expression, for reading. One thread at a time: where threads change places while CPython
+    makes trees, it takes their depths for one (``SystemError``; its issue 106905)."""
+    with _parsing:
+        return ast.parse(source, mode="eval").body
+
+
+@cache
 def parse(source: str) -> Formula:
     """A formula of names, numbers, operators and the functions that NumPy and CuPy share, as steps.
 
@@ -223,7 +236,7 @@ def parse(source: str) -> Formula:
     >>> [step.ufunc for step in parse("x / (1 + abs(x))").steps]
     ['abs', 'add', 'divide']
     """
-    tree = ast.parse(source, mode="eval").body
+    tree = _tree(source)
     parser = _Parser(source)
     result = parser.value(tree)
     return Formula(source, tuple(_operands(tree)), tuple(parser.steps), result)
@@ -274,7 +287,7 @@ def slope(source: str) -> Formula | None:
     """
     if vanishes(parse(source)):
         return None
-    tree = ast.parse(source, mode="eval").body
+    tree = _tree(source)
     parser = _Parser(source, {"g": 1})
     result = parser.value(tree)
     return Formula(source, tuple(o for o in _operands(tree) if o != "g"), tuple(parser.steps), result)
