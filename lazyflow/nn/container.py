@@ -115,6 +115,12 @@ class Sequential(_Listed):
             raise TypeError(f"a Sequential holds modules and functions, got a {type(item).__name__}")
         if isinstance(item, Module):
             self._adopt("item", item)
+        elif not isinstance(item, type) and callable(getattr(item, "parameters", None)):
+            kind = type(item)
+            raise TypeError(
+                f"a Sequential holds lazyflow's modules and functions, got a {kind.__module__}.{kind.__name__}, whose "
+                "parameters would not be trained"
+            )
         return item
 
     def _alike(self, items: list[Any]) -> Sequential:

@@ -155,3 +155,21 @@ def test_printing():
         "Sequential(", "  (0): Linear(1, 2)", "  (2): ModuleDict(", "    (a): Dropout(p=0.25)", "  )", ")",
     ])  # fmt: skip
     assert repr(nn.ModuleList()) == "ModuleList()"
+
+
+class Foreign:
+    """What looks like a module of another library: it is called, and has parameters of its own."""
+
+    def __call__(self, x):
+        return x
+
+    def parameters(self):
+        return []
+
+
+def test_a_sequential_takes_no_other_librarys_modules():
+    with pytest.raises(TypeError, match=r"got a [\w.]+\.Foreign, whose parameters would not be trained"):
+        nn.Sequential(nn.Linear(2, 2), Foreign())
+    with pytest.raises(TypeError, match="got a int"):
+        nn.Sequential(3)
+    assert nn.Sequential(lf.tanh, abs)(lf.constant([-1.0])).item() > 0
