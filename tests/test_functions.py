@@ -264,3 +264,11 @@ def test_the_gradient_of_a_product_in_half_precision_is_rounded_once():
     lf.sum(lf.prod(p, axis=1), axis=0).backward(np.float16(1))
     exact = np.prod(x.astype(float), axis=1, keepdims=True) / x.astype(float)
     np.testing.assert_allclose(p.grad.astype(float), exact, rtol=2**-10, atol=2**-25)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logsumexp_keeps_what_is_small_beside_one(dtype):
+    x = np.array([[0, -30], [0, -80], [-1, -31], [3, 3], [-np.inf, -np.inf], [np.inf, 0], [-np.inf, 2]], dtype)
+    want = np.logaddexp(*x.astype(float).T)
+    np.testing.assert_allclose(lf.logsumexp(lf.constant(x), axis=1).numpy(), want, rtol=4 * np.finfo(dtype).eps)
+    assert np.isnan(lf.logsumexp(lf.constant(np.array([0, np.nan], dtype))).item())

@@ -340,7 +340,11 @@ def _logsumexp(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bo
     x, dtype = wide(x), x.dtype
     top = x.max(axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # inf - inf is not a number
-    y = xp.log(total(xp.exp(x - top), axis, keepdims=True)) + top
+    # The largest terms are ones, and are counted: beside them the others would be rounded away.
+    ones = x == top
+    count = xp.sum(ones, axis=axis, keepdims=True).astype(x.dtype)
+    rest = total(xp.where(ones, 0, xp.exp(x - top)), axis, keepdims=True)
+    y = xp.log(xp.where(count > 0, count, rest)) + xp.log1p(xp.where(count > 0, rest / xp.maximum(count, 1), 0)) + top
     if not keepdims and axis:
         y = y.reshape(_reduced(y.shape, axis, False))
     return y.astype(dtype, copy=False)

@@ -943,7 +943,12 @@ define("norm", _norm, _norm_x, dtype=_how)
 def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     top = np.max(x.real, axis=axis, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
-    found = np.log(np.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    count = (x.real == top).sum(axis=axis, keepdims=True)  # of the largest, whose terms are ones
+    rest = np.where(x.real == top, 0.0, np.exp(x - top)).sum(axis=axis, keepdims=True)
+    rest = rest + np.where(x.real == top, x - top, 0.0).sum(axis=axis, keepdims=True)  # a complex step beside a one
+    found = (
+        np.log(np.where(count > 0, count, rest)) + np.log1p(np.where(count > 0, rest / np.maximum(count, 1), 0.0)) + top
+    )
     return found if keepdims else found.reshape(np.max(x.real, axis=axis).shape)
 
 
