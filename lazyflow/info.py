@@ -61,6 +61,7 @@ class Info:
         return "\n".join(f"{name:<16}  {value}" for name, value in rows)
 
 
+X86 = ("x86_64", "AMD64", "i686")
 BASELINE, AVX2, AVX512 = range(3)
 PROCESSORS = ("no AVX2", "AVX2", "AVX-512")
 # By the names that OpenBLAS gives its kernels for x86.
@@ -136,6 +137,3 @@ def info() -> Info:
         gpu=_gpu(),
         notes=tuple(notes),
     )
-
-
-X86 = ("x86_64", "AMD64", "i686")

@@ -251,6 +251,17 @@ def test_equal_elements_do_not_spread(name, dtype):
         assert (lf.gradients(lf.sum(getattr(lf, name)(x * 1.0)), [x])[0].numpy() == 0).all()
 
 
+@pytest.mark.parametrize("name", ["std", "var"])
+@pytest.mark.parametrize(
+    "x", [[-3e38, 3e38], [3e38, -3e38, 1.0], [np.inf, 1.0], [1.0, np.inf], [np.nan, 1.0], [-np.inf, np.inf]]
+)
+def test_spreads_that_overflow_are_those_of_numpy(name, x):
+    x = np.array(x, np.float32)
+    with np.errstate(all="ignore"):
+        want = getattr(np, name)(x)
+    np.testing.assert_array_equal(getattr(lf, name)(lf.constant(x)).numpy(), want)
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e3, -1e6])
 def test_the_spread_of_what_lies_far_from_zero(offset):
     x = np.random.default_rng(42).normal(size=(4, 50)).astype(np.float32) + np.float32(offset)

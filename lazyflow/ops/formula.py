@@ -219,7 +219,6 @@ def _operands(tree: ast.expr) -> Iterator[str]:
 _parsing = Lock()
 
 
-@cache
 def _tree(source: str) -> ast.expr:
     """The syntax tree of an expression, for reading. One thread at a time: where threads change places while CPython
     makes trees, it takes their depths for one (``SystemError``; its issue 106905)."""

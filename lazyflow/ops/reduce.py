@@ -258,11 +258,13 @@ def _centred(xp: Any, x: Array, axis: Axes) -> Array:
     if symbolic(xp):
         off = x - xp.record_op(OPS["detach"], (_first(x, axis),))
         return off - xp.mean(off, axis=axis, keepdims=True)
-    return _wide_centred(x, axis).astype(x.dtype, copy=False)
+    return _wide_centred(xp, x, axis).astype(x.dtype, copy=False)
 
 
-def _wide_centred(x: Array, axis: Axes) -> Array:
-    off = wide(x) - wide(_first(x, axis))
+def _wide_centred(xp: Any, x: Array, axis: Axes) -> Array:
+    x = wide(x)
+    first = _first(x, axis)
+    off = x - xp.where(abs(first) <= np.finfo(x.dtype).max / 4, first, 0)  # no difference overflows, nor is infinite
     return off - total(off, axis, True) / off.dtype.type(_elements(x, axis))
 
 
@@ -284,7 +286,7 @@ def _var(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, dd
 
 
 def _wide_var(xp: Any, x: Array, axis: Axes, keepdims: bool, ddof: int) -> Array:
-    off = _wide_centred(x, axis)
+    off = _wide_centred(xp, x, axis)
     return xp.asarray(total(off * off, axis, keepdims) / off.dtype.type(_elements(x, axis) - ddof))
 
 
