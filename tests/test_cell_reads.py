@@ -491,7 +491,10 @@ def test_a_file_is_read_at_every_call(body, tmp_path):
 
 def test_what_another_package_draws_is_drawn_at_every_call():
     torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
-    body = lambda x: x * torch.rand(3, dtype=torch.float64).numpy()  # noqa: E731
+
+    def body(x):
+        return x * torch.rand(3, dtype=torch.float64).numpy()
+
     found = []
     for function in (body, lf.cell(body)):
         torch.manual_seed(0)

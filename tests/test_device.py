@@ -192,7 +192,9 @@ def test_small_integers_as_indices_of_large_tables(dtype):
 
 
 def test_functions_over_arrays(cupy):
-    f = lambda x: lf.sum(lf.tanh(x) * x)  # noqa: E731
+
+    def f(x):
+        return lf.sum(lf.tanh(x) * x)
 
     def program(xp):
         x, v = numbers(xp, 3, dtype="float64"), numbers(xp, 3, 2, dtype="float64")

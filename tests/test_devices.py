@@ -135,7 +135,9 @@ def test_mixing_is_refused_at_the_line():
 
 
 def test_functions_of_arrays(cupy):
-    f = lambda x: lf.sum(lf.tanh(x) * x)  # noqa: E731
+
+    def f(x):
+        return lf.sum(lf.tanh(x) * x)
 
     def values(place):
         with lf.using(device=place, dtype="float64"):
