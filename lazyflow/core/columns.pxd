@@ -16,8 +16,8 @@ cdef class Counts:
     cdef unsigned char *data
     cdef Py_ssize_t room
     cdef int grow(self, Py_ssize_t least) except -1
-    cdef int up(self, Py_ssize_t row) except -1
-    cdef int down(self, Py_ssize_t row) except -1
+    cpdef int up(self, Py_ssize_t row) except -1
+    cpdef int down(self, Py_ssize_t row) except -1
 
 
 @cython.final

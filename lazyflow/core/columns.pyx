@@ -153,14 +153,14 @@ cdef class Counts:
         self.data, self.room = data, room
         return 0
 
-    cdef int up(self, Py_ssize_t row) except -1:
+    cpdef int up(self, Py_ssize_t row) except -1:
         if row >= self.room:
             self.grow(row + 1)
         if self.data[row] < 255:
             self.data[row] += 1
         return 0
 
-    cdef int down(self, Py_ssize_t row) except -1:
+    cpdef int down(self, Py_ssize_t row) except -1:
         if self.data[row] < 255:
             self.data[row] -= 1
         return 0
