@@ -86,12 +86,19 @@ cpdef tuple _prepared(Tape tape, Entry entry, tuple operands)
 cpdef Expr apply1(Memo memo, object x)
 
 @cython.locals(tape=Tape)
-cpdef Tape _open_here()
+cdef Tape _open_here()
 
-@cython.locals(
-    first=Expr, a=Expr, b=Expr, tape=Tape, table=dict, entry=Entry, signature=Signature, row=int, last=bint, code=int
-)
+@cython.locals(e=Expr, tape=Tape, entry=Entry, codes=bytes, row=int)
 cpdef Expr apply2(Memo memo, object x, object y)
+
+@cython.locals(first=Expr, other=Expr)
+cdef Tape _common_tape(object x, object y)
+
+@cython.locals(e=Expr, table=dict, entry=Entry)
+cdef Entry _entry2(Memo memo, Tape tape, object x, object y)
+
+@cython.locals(codes=bytes, last=bint, is_float=bint)
+cdef bint _paid(Tape tape, Entry entry, object x, object y) except? -1
 
 @cython.locals(e=Expr, signature=Signature, row=int, k=int, results=list)
 cpdef list nodes(Tape tape, tuple signatures, tuple operands)

@@ -1357,66 +1357,82 @@ def apply1(memo: Memo, x: Any) -> Expr:
 
 def apply2(memo: Memo, x: Any, y: Any) -> Expr:
     """`apply` for two operands, of which one may be a number or a parameter; see `apply1`."""
-    first: Expr | None = None
-    tape: Tape | None = None
+    tape = _common_tape(x, y)
+    entry = None if tape is None else _entry2(memo, tape, x, y)
+    if tape is None or entry is None or (entry.payloads and not _paid(tape, entry, x, y)):
+        return apply(memo, (x, y))
+    codes = entry.codes
+    row = len(tape.signatures)
+    tape.signatures.append(entry.signature.id)
+    if codes[0] == ROW:
+        e: Expr = x
+        tape.operands.append(e.row)
+    if codes[1] == ROW:
+        e = y
+        tape.operands.append(e.row)
+    return handle(tape, row, entry.signature.type)
+
+
+def _common_tape(x: Any, y: Any) -> Tape | None:
+    """The one tape that both operands can be recorded on as they are, if it may be appended to; two parameters, and
+    numbers alone, have none."""
     if type(x) is Expr:
-        first = x
+        first: Expr = x
+        if type(y) is Expr:
+            other: Expr = y
+            if other.tape is not first.tape:
+                return None
     elif type(y) is Expr:
         first = y
-    if first is None:
-        tape = None if isinstance(y, Expr) or not isinstance(x, Expr) else _open_here()
-    elif first.tape.scope is now():
-        tape = first.tape
-    if tape is None:
-        return apply(memo, (x, y))
+    elif isinstance(x, Expr) and not isinstance(y, Expr):
+        return _open_here()
+    else:
+        return None
+    return first.tape if first.tape.scope is now() else None
+
+
+def _entry2(memo: Memo, tape: Tape, x: Any, y: Any) -> Entry | None:
+    """What two such operands were recorded as before, where nothing but their rows and numbers goes onto the tape."""
     kind_x: Any = type(x)
     kind_y: Any = type(y)
     table: Any = memo.table
-    a: Expr | None = None
-    b: Expr | None = None
     if isinstance(x, Expr):
-        a = x
-        kind_x = a.type
-        if a is not first:
-            table, a = a.type.signatures.get(memo), None
+        e: Expr = x
+        kind_x = e.type
+        if type(x) is not Expr:
+            table = e.type.signatures.get(memo)
     if isinstance(y, Expr):
-        b = y
-        kind_y = b.type
-        if b is not first:
-            if type(y) is not Expr:
-                table, b = b.type.signatures.get(memo), None
-            elif b.tape is not tape:
-                return apply(memo, (x, y))
+        e = y
+        kind_y = e.type
+        if type(y) is not Expr:
+            table = e.type.signatures.get(memo)
     table = None if table is None else table.get(kind_x)
-    if type(table) is not dict:
-        return apply(memo, (x, y))
-    found = table.get(kind_y)
+    found = table.get(kind_y) if type(table) is dict else None
     if type(found) is not Entry:
-        return apply(memo, (x, y))
+        return None
     entry: Entry = found
-    signature = entry.signature
-    if entry.dtypes is not None or (entry.shared and signature not in tape.keep):
-        return apply(memo, (x, y))
-    if entry.payloads:
-        last = entry.codes[1] == FLOAT or entry.codes[1] == INT
-        number = y if last else x
-        code = entry.codes[1] if last else entry.codes[0]
-        if entry.payloads > 1 or not (type(number) is int or (type(number) is float and code == FLOAT)):
-            return apply(memo, (x, y))
-        try:
-            if code == FLOAT:
-                tape.floats.append(number)
-            else:
-                tape.ints.append(number)
-        except OverflowError:
-            return apply(memo, (x, y))
-    row = len(tape.signatures)
-    tape.signatures.append(signature.id)
-    if a is not None:
-        tape.operands.append(a.row)
-    if b is not None:
-        tape.operands.append(b.row)
-    return handle(tape, row, signature.type)
+    if entry.dtypes is not None or (entry.shared and entry.signature not in tape.keep):
+        return None
+    return entry
+
+
+def _paid(tape: Tape, entry: Entry, x: Any, y: Any) -> bool:
+    """Append the one number among two operands, which goes before the signature: see `_node`. False if it is none that
+    fits, and nothing was appended."""
+    codes = entry.codes
+    last = codes[1] == FLOAT or codes[1] == INT
+    number = y if last else x
+    is_float = (codes[1] if last else codes[0]) == FLOAT
+    if entry.payloads > 1 or not (type(number) is int or (type(number) is float and is_float)):
+        return False
+    try:
+        if is_float:
+            tape.floats.append(number)
+        else:
+            tape.ints.append(number)
+    except OverflowError:
+        return False
+    return True
 
 
 def _open_here() -> Tape | None:
