@@ -43,7 +43,7 @@ from lazyflow.tape import (
     signature_by_id,
 )
 from lazyflow.trace import Trace, TracedNumber
-from lazyflow.visible import IS, MISSING, Seen, bits, hides_state, is_behind, see
+from lazyflow.visible import EVERY, FORMATS, IS, MISSING, Seen, bits, hides_state, is_behind, see
 
 __all__ = ["cell"]
 
@@ -119,17 +119,27 @@ class _Flat:
         return value
 
 
-# By these names a body could see that it has an expression in place of an array.
-_TELL_ARRAYS = frozenset({"ndarray", "Expr"})
+# By these names a body could see that it has an expression in place of an array, or asks for what only an array has.
+_TELL_ARRAYS = EVERY | frozenset(
+    {
+        "ndarray", "Expr", "__class__", FORMATS, "AttributeError", "base", "byteswap", "copy", "ctypes", "data",
+        "dumps", "fill", "flags", "flat", "getfield", "itemsize", "nbytes", "setflags", "strides", "tobytes",
+        "tofile", "tolist", "view", "__array_interface__", "__array_struct__",
+    }
+)  # fmt: skip
 _BY_VALUE = frozenset({"type", "__class__", IS})
 
 
 def _tells_apart(flat: _Flat, seen: Seen) -> bool:
     """Whether the body may see that what it gets in place of its arguments is something else: that two of them are one,
     or one that it knows, or an array."""
-    if flat.arrays and not seen.names.isdisjoint(_TELL_ARRAYS):
+    if flat.arrays and _tells_arrays(seen):
         return True
     return IS in seen.names and (len({*flat.copied}) < len(flat.copied) or not seen.met.keys().isdisjoint(flat.copied))
+
+
+def _tells_arrays(seen: Seen) -> bool:
+    return not seen.names.isdisjoint(_TELL_ARRAYS) or id(np.ndarray) in seen.met or id(Expr) in seen.met
 
 
 def _containers(value: Any) -> list[tuple[Any, list[Any]]]:
@@ -530,7 +540,7 @@ class _Cell:
                 return  # called in more ways than there is code for: to make it anew for every call costs most
             if known.printed >= PATIENCE:
                 return
-            made = path_of(recorder, values, seen.guards, options, structure, not seen.names.isdisjoint(_TELL_ARRAYS))
+            made = path_of(recorder, values, seen.guards, options, structure, _tells_arrays(seen))
             if made is None:
                 return
             if len(paths) >= WAYS:
@@ -550,15 +560,15 @@ class _Cell:
         names = [p.name for p in self.parameters]
         number = f"{own}id({names[0]})" if self.method else "0"
         call = f"{own}fast({number}, {own}general)({', '.join(names)})"
-        text = f"def recorded({_listed(self.parameters)}):\n return {call}"
-        space: dict[str, Any] = {
-            f"{own}fast": self.fast.get,
-            f"{own}general": self.general,
-            f"{own}id": id,
-            "__name__": __name__,
-        }
-        exec(compile(text, generated(self.name), "exec"), space)
-        recorded = space["recorded"]
+        # What it calls are constants of its code, so that code which is put into another function takes them along, as
+        # tools do that reload modules.
+        constants: dict[Any, Any] = {"fast": self.fast.get, "general": self.general, "id": id}
+        lines = [f"def recorded({_listed(self.parameters)}):", *(f" {own}{n} = {n!r}" for n in constants)]
+        space: dict[str, Any] = {}
+        exec(compile("\n".join([*lines, f" return {call}"]), generated(self.name), "exec"), space)
+        code = space["recorded"].__code__
+        code = code.replace(co_consts=tuple([constants.get(c, c) for c in code.co_consts]))
+        recorded = types.FunctionType(code, self.function.__globals__)
         recorded.__defaults__, recorded.__kwdefaults__ = self.function.__defaults__, self.function.__kwdefaults__
         return functools.update_wrapper(recorded, self.function)
 

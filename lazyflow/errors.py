@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import CodeType
 
 __all__ = [
     "CellError",
@@ -75,6 +76,11 @@ class ParseError(LazyflowError, ValueError):
 def generated(name: str) -> str:
     """The file name of printed code: it counts as part of this package."""
     return f"{_PACKAGE}<{name}>"
+
+
+def is_generated(code: CodeType) -> bool:
+    """Whether code was printed under such a name."""
+    return code.co_filename.startswith(f"{_PACKAGE}<")
 
 
 def user_line() -> str:

@@ -177,7 +177,7 @@ def path_of(
     return Path(recorder, printer.valid, printer.names["record"], guards, printer.names)
 
 
-_MISSES = "(AttributeError, ValueError, OverflowError, TypeError)"
+_MISSES = "(AttributeError, KeyError, ValueError, OverflowError, TypeError)"
 
 
 class _Printer:
@@ -200,6 +200,7 @@ class _Printer:
             "operands_on": operands_on,
             "open_tape": open_tape,
             "same_items": same_items,
+            "printing": np.get_printoptions,
             "STRUCTURE": STRUCTURE,
             "valid": valid,
         }
@@ -271,6 +272,10 @@ class _Printer:
             code, defaults, keywords = map(self.constant, value)
             names = f"{place}.__code__ is {code} and {place}.__defaults__ is {defaults}"
             return f"{names} and {place}.__kwdefaults__ is {keywords}"
+        if kind == "named":
+            return f"{self.constant(operator.itemgetter(*name))}({place}) == {wanted}"
+        if kind == "printing":
+            return f"printing() == {wanted}"
         if kind == "size":
             return f"len({place}) == {wanted}"
         if kind == "items":

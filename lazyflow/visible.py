@@ -25,13 +25,14 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dis import Instruction, get_instructions
 from types import CodeType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.expr import Expr, Parameter
+from lazyflow.errors import is_generated
+from lazyflow.expr import Expr, Parameter, constant
 from lazyflow.ops.base import Op
 from lazyflow.random import Stream
 from lazyflow.tape import Signature, Type
@@ -72,6 +73,8 @@ _FIXED = (
     types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodWrapperType, np.ufunc, re.Pattern, CodeType,
     Op, Type, Signature, Stream, settings.Settings, slice,
 )  # fmt: skip
+_COMPILED = type(constant)  # of the functions of what is compiled of this package
+_EQUAL_IF_SAME = (types.FunctionType, types.BuiltinFunctionType, np.ufunc, ModuleType, _COMPILED)
 _CONTAINERS: tuple[type, ...] = (list, tuple, dict, set, frozenset, deque, OrderedDict, defaultdict)
 _ATOMS: tuple[type, ...] = (int, float, complex, str, bytes)
 
@@ -93,8 +96,8 @@ class Same:
 
 class Names(NamedTuple):
     """What a piece of code names: globals, modules that it imports, and all that may be an attribute, with `IS` among
-    them if it asks whether two things are one. ``read``: those names that it does more with than to count up, to append
-    to, or to assign."""
+    them if it asks whether two things are one, and `FORMATS` if it makes text of values. ``read``: those names that it
+    does more with than to count up, to append to, or to assign."""
 
     globals: tuple[str, ...]
     imports: tuple[str, ...]
@@ -102,7 +105,14 @@ class Names(NamedTuple):
     read: frozenset[str]
 
 
-IS = "is"  # no attribute has this name
+IS, FORMATS = "is", "f''"  # no attribute has these names
+# What makes text of any value, by whatever methods it has and as NumPy's print options say.
+_FORMATTERS = frozenset(
+    {
+        "str", "repr", "format", "ascii", "format_map", "array2string", "array_str", "array_repr",
+        "__str__", "__repr__", "__format__",
+    }
+)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)
@@ -116,7 +126,10 @@ def names_in(code: CodeType) -> Names:
         tuple(dict.fromkeys([*loads, *(n for names in inner for n in names.globals)])),
         tuple(dict.fromkeys([*imports, *(n for names in inner for n in names.imports)])),
         frozenset(code.co_names).union(
-            _words(code.co_consts), [IS] if _compares_identity(found) else [], *(names.attributes for names in inner)
+            _words(code.co_consts),
+            [IS] if _compares_identity(found) else [],
+            [FORMATS] if _makes_text(code, found) else [],
+            *(names.attributes for names in inner),
         ),
         frozenset().union(_read_by(found), *(names.read for names in inner)),
     )
@@ -125,6 +138,31 @@ def names_in(code: CodeType) -> Names:
 def _compares_identity(code: Sequence[Instruction]) -> bool:
     """Whether there is an ``is`` with anything but a constant, such as None."""
     return any(b.opname == "IS_OP" and a.opname != "LOAD_CONST" for a, b in itertools.pairwise(code))
+
+
+def _makes_text(code: CodeType, found: Sequence[Instruction]) -> bool:
+    """Whether values may become text other than in the message of an error that is raised at once."""
+    if not _FORMATTERS.isdisjoint(code.co_names):
+        return True
+    percent = any(isinstance(value, str) and "%" in value for value in code.co_consts)
+    return any(
+        (i.opname.startswith("FORMAT_") or (percent and _is_modulo(i))) and not _is_raised(found[k + 1 :])
+        for k, i in enumerate(found)
+    )
+
+
+def _is_modulo(i: Instruction) -> bool:
+    return i.opname in ("BINARY_MODULO", "INPLACE_MODULO") or (i.opname == "BINARY_OP" and i.argrepr in ("%", "%="))
+
+
+def _is_raised(rest: Iterable[Instruction]) -> bool:
+    """Whether what was computed last goes into an error, without being stored, and without a jump."""
+    ends = (
+        i.opname
+        for i in rest
+        if i.opname.startswith(("RAISE", "STORE", "RETURN", "POP", "YIELD")) or "JUMP" in i.opname
+    )
+    return next(ends, "").startswith("RAISE")
 
 
 def _read_by(code: Sequence[Instruction]) -> set[str]:
@@ -251,6 +289,7 @@ class _Walk:
     Guards are of the kinds ``"is"`` (``on`` is a mapping), ``"attribute"`` (``on`` is a reference to an object),
     ``"keys"`` (its class, and the names of its attributes), ``"size"`` (of a mapping), ``"cell"`` (of a closure),
     ``"function"`` (its code and its defaults, which reloading a module replaces),
+    ``"printing"`` (NumPy's print options), ``"named"`` (functions, types and modules of a library's module),
     ``"items"`` (the very same ones in a list or a dict of numbers and words) and ``"array"`` (the contents of a small
     one).
     """
@@ -269,6 +308,10 @@ class _Walk:
 
     def go(self, roots: Sequence[tuple[Path, Any]]) -> None:
         self.waiting = list(roots)[::-1]
+        if FORMATS in self.names:
+            options = np.get_printoptions()
+            self._guard("printing", None, None, options)
+            self._later((), [("printing", options)])
         while self.waiting:
             if len(self.marks) > MOST:
                 self.watchable = False
@@ -317,7 +360,11 @@ class _Walk:
         for what, look in _LOOKS:
             if isinstance(value, what):
                 return look(self, path, value)
-        if isinstance(value, _FIXED) or (kind.__module__.partition(".")[0] == "numpy" and callable(value)):
+        if (
+            isinstance(value, _FIXED)
+            or kind is _COMPILED
+            or (kind.__module__.partition(".")[0] == "numpy" and callable(value))
+        ):
             return self._fixed(path, value)
         return self._object(path, value)
 
@@ -386,6 +433,10 @@ class _Walk:
         self._later(path, [(n, getattr(value, n)) for n in names if getattr(value, n, None) is not None])
         return type(value)
 
+    def _union(self, path: Path, value: Any) -> Any:
+        self._later(path, enumerate(value.__args__))
+        return type(value)
+
     def _reference(self, path: Path, value: Any) -> Any:
         self.counted = False
         self._later(path, [("()", value())])
@@ -400,6 +451,8 @@ class _Walk:
         wrapped = vars(value).get("__wrapped__")
         if wrapped is not None:
             self._later(path, [("__wrapped__", wrapped)])
+        if is_generated(value.__code__):
+            return self._cell(path, value)
         if module.partition(".")[0] in PURE:
             cells = [c.cell_contents for c in value.__closure__ or () if is_filled(c)]
             kinds = _FUNCTIONS if module.startswith("lazyflow") else (*_FUNCTIONS, dict)  # a table of functions
@@ -412,8 +465,7 @@ class _Walk:
         names = names_in(value.__code__)
         self.named |= names.attributes
         self.read |= names.read
-        self._guard("function", value, None, (value.__code__, value.__defaults__, value.__kwdefaults__))
-        self._later(path, [("defaults", value.__defaults__), ("kwdefaults", value.__kwdefaults__)])
+        self._definition(path, value)
         self._later(path, [(n, sys.modules.get(n)) for n in names.imports])
         self._globals(path, value, names)
         for name, c in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
@@ -424,12 +476,26 @@ class _Walk:
                 self.counted = False
         return Same(value.__code__)
 
+    def _definition(self, path: Path, function: Any) -> None:
+        """The code of a function, which may be replaced, and its defaults, which may also change."""
+        self._guard("function", function, None, (function.__code__, function.__defaults__, function.__kwdefaults__))
+        self._later(path, [("defaults", function.__defaults__), ("kwdefaults", function.__kwdefaults__)])
+
+    def _cell(self, path: Path, value: Any) -> Any:
+        """What `lazyflow.cell` made of a function, which is where the code that it printed says."""
+        self._definition(path, value)
+        owners: list[Any] = [c.__self__ for c in value.__code__.co_consts if isinstance(c, types.MethodType)]
+        self._later(path, [("function", owner.function) for owner in owners])
+        return Same(value.__code__)
+
     def _globals(self, path: Path, function: Any, names: Names) -> None:
         space = function.__globals__
         for name in names.globals:
             value = space.get(name, MISSING)
-            if not (isinstance(value, ModuleType) and _root(value.__name__) in PURE):
-                self._guard("is", space, name, value)
+            self._guard("is", space, name, value)
+            if value is MISSING:
+                value = function.__builtins__.get(name, MISSING)
+                self._guard("is", function.__builtins__, name, value)
             self._later(path, [(("global", name), value)])
 
     def _module(self, path: Path, value: ModuleType) -> Any:
@@ -438,7 +504,11 @@ class _Walk:
         if name.startswith("numpy") and ("random" in self.names or name.startswith("numpy.random")):
             return self._hidden()
         if _root(name) in PURE:
-            return name if _root(name) not in OWN or self.names.isdisjoint(HIDDEN) else self._hidden()
+            return (
+                self._library(path, value)
+                if _root(name) not in OWN or self.names.isdisjoint(HIDDEN)
+                else self._hidden()
+            )
         if not _is_pure(name):
             return self._hidden()
         self.counted &= not self.every
@@ -448,6 +518,20 @@ class _Walk:
         self._guard("size", space, None, len(space))
         self._later(path, found)
         return name
+
+    def _library(self, path: Path, value: ModuleType) -> Any:
+        """A module whose functions depend on their arguments alone, but may be replaced."""
+        space = vars(value)
+        found = {n: space[n] for n in sorted(self.names & space.keys())}
+        plain = {n: v for n, v in found.items() if isinstance(v, _EQUAL_IF_SAME)}
+        together = plain if len(plain) > 1 else {}
+        if together:
+            self._guard("named", space, tuple(together), tuple(together.values()))
+        for n, v in found.items():
+            if n not in together:
+                self._guard("is", space, n, v)
+        self._later(path, found.items())
+        return value.__name__
 
     def _class(self, path: Path, value: type) -> Any:
         """A class: what is named in it and in those that it inherits, and what its instances do by operators."""
@@ -470,6 +554,8 @@ class _Walk:
         if name == "__init__" and hasattr(kind, "named_parameters"):
             return False  # a body makes no modules
         if name in self.names or name == "forward":
+            return True
+        if name in ("__repr__", "extra_repr") and FORMATS in self.names:
             return True
         return name.startswith("__") and name not in _UNSEEN and isinstance(value, types.FunctionType)
 
@@ -541,6 +627,7 @@ _LOOKS: tuple[tuple[Any, _Look], ...] = (
     (types.MethodType, _Walk._method),
     (functools.partial, _Walk._partial),
     ((staticmethod, classmethod, property, functools.cached_property), _Walk._descriptor),
+    ((types.UnionType, type(Optional[int])), _Walk._union),  # noqa: UP045
     (weakref.ref, _Walk._reference),
     ((itertools.count, itertools.repeat), _Walk._counter),
 )
