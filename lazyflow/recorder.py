@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import settings
+from lazyflow import core, settings
 from lazyflow.errors import generated
 from lazyflow.expr import STRUCTURE, Expr, Parameter, nodes, open_tape, operands_on
 from lazyflow.expr import _append as append
@@ -26,6 +26,16 @@ from lazyflow.tape import Signature, Tape, Type, current_tape
 from lazyflow.visible import MISSING, Guard, hides_state, same_items
 
 __all__ = ["EXPRESSION", "NUMBER", "OBJECT", "Path", "Payload", "Recorder", "path_of", "rebuilt"]
+
+
+def _unchanged(names: tuple[Any, ...], functions: tuple[Any, ...], missing: Any) -> bool:
+    return all(on.get(name, missing) is value for on, name, value in names) and all(
+        f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is keywords
+        for f, code, defaults, keywords in functions
+    )
+
+
+unchanged = _unchanged if core.guards is None else core.guards.unchanged
 
 
 class _Leaf:
@@ -166,7 +176,7 @@ def path_of(
     try:
         for name, value in zip(names, values, strict=True):
             printer.take_apart(name, value)
-        printer.tests += [printer.guard(guard) for guard in guards]
+        printer.tests += printer.guards(guards)
         printer.record()
     except _Unusual:
         return None
@@ -177,7 +187,7 @@ def path_of(
     return Path(recorder, printer.valid, printer.names["record"], guards, printer.names)
 
 
-_MISSES = "(AttributeError, KeyError, ValueError, OverflowError, TypeError)"
+_MISSES = "(AttributeError, ValueError, OverflowError, TypeError)"
 
 
 class _Printer:
@@ -201,6 +211,7 @@ class _Printer:
             "open_tape": open_tape,
             "same_items": same_items,
             "printing": np.get_printoptions,
+            "unchanged": unchanged,
             "STRUCTURE": STRUCTURE,
             "valid": valid,
         }
@@ -268,12 +279,6 @@ class _Printer:
         place, wanted = self.constant(on), self.constant(value)
         if kind == "cell":
             return f"{place}.cell_contents is {wanted}"
-        if kind == "function":
-            code, defaults, keywords = map(self.constant, value)
-            names = f"{place}.__code__ is {code} and {place}.__defaults__ is {defaults}"
-            return f"{names} and {place}.__kwdefaults__ is {keywords}"
-        if kind == "named":
-            return f"{self.constant(operator.itemgetter(*name))}({place}) == {wanted}"
         if kind == "printing":
             return f"printing() == {wanted}"
         if kind == "size":
@@ -285,8 +290,15 @@ class _Printer:
             return f"{place}.dtype is {dtype} and {place}.shape == {shape} and {place}.tobytes() == {content}"
         if kind == "keys":
             return f"{place}().__class__ is {self.constant(name)} and tuple({place}().__dict__) == {wanted}"
-        of = f"{place}().__dict__" if kind == "attribute" else place
-        return f"{of}.get({name!r}, {self.constant(MISSING)}) is {wanted}"
+        return f"{place}().__dict__.get({name!r}, {self.constant(MISSING)}) is {wanted}"
+
+    def guards(self, guards: Sequence[Guard]) -> list[str]:
+        """The tests of all guards: those of names and of functions, of which there are most, are one."""
+        names = tuple([(g.on, g.name, g.value) for g in guards if g.kind == "is"])
+        functions = tuple([(g.on, *g.value) for g in guards if g.kind == "function"])
+        known = f"unchanged({self.constant(names)}, {self.constant(functions)}, {self.constant(MISSING)})"
+        others = [self.guard(g) for g in guards if g.kind not in ("is", "function")]
+        return [known, *others] if names or functions else others
 
     def record(self) -> None:
         """The tests that are left, and what is recorded."""

@@ -74,7 +74,6 @@ _FIXED = (
     Op, Type, Signature, Stream, settings.Settings, slice,
 )  # fmt: skip
 _COMPILED = type(constant)  # of the functions of what is compiled of this package
-_EQUAL_IF_SAME = (types.FunctionType, types.BuiltinFunctionType, np.ufunc, ModuleType, _COMPILED)
 _CONTAINERS: tuple[type, ...] = (list, tuple, dict, set, frozenset, deque, OrderedDict, defaultdict)
 _ATOMS: tuple[type, ...] = (int, float, complex, str, bytes)
 
@@ -276,7 +275,7 @@ def see(roots: Sequence[tuple[Path, Any]], names: frozenset[str]) -> Seen:
         walk = _Walk(names)
         walk.go(roots)
         if walk.named <= names or not walk.watchable:
-            state, guards = frozenset(walk.state), tuple(walk.guards)
+            state, guards = frozenset(walk.state), tuple(walk.guards.values())
             return Seen(
                 walk.marks, state, guards, walk.counted, walk.watchable, names, frozenset(walk.read), walk.first
             )
@@ -289,7 +288,7 @@ class _Walk:
     Guards are of the kinds ``"is"`` (``on`` is a mapping), ``"attribute"`` (``on`` is a reference to an object),
     ``"keys"`` (its class, and the names of its attributes), ``"size"`` (of a mapping), ``"cell"`` (of a closure),
     ``"function"`` (its code and its defaults, which reloading a module replaces),
-    ``"printing"`` (NumPy's print options), ``"named"`` (functions, types and modules of a library's module),
+    ``"printing"`` (NumPy's print options),
     ``"items"`` (the very same ones in a list or a dict of numbers and words) and ``"array"`` (the contents of a small
     one).
     """
@@ -298,7 +297,7 @@ class _Walk:
         self.names, self.every = names, not names.isdisjoint(EVERY)
         self.marks: dict[Path, Any] = {}
         self.state: set[Path] = set()
-        self.guards: list[Guard] = []
+        self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.counted, self.watchable = True, names.isdisjoint(ANYTHING)
         self.named: set[str] = set()
         self.read: set[str] = set()
@@ -328,7 +327,7 @@ class _Walk:
         return None
 
     def _guard(self, kind: str, on: Any, name: Any, value: Any) -> None:
-        self.guards.append(Guard(kind, on, name, value))
+        self.guards.setdefault((kind, id(on), name), Guard(kind, on, name, value))
 
     # What a value is.
 
@@ -523,13 +522,8 @@ class _Walk:
         """A module whose functions depend on their arguments alone, but may be replaced."""
         space = vars(value)
         found = {n: space[n] for n in sorted(self.names & space.keys())}
-        plain = {n: v for n, v in found.items() if isinstance(v, _EQUAL_IF_SAME)}
-        together = plain if len(plain) > 1 else {}
-        if together:
-            self._guard("named", space, tuple(together), tuple(together.values()))
         for n, v in found.items():
-            if n not in together:
-                self._guard("is", space, n, v)
+            self._guard("is", space, n, v)
         self._later(path, found.items())
         return value.__name__
 

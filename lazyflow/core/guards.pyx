@@ -1,6 +1,9 @@
-"""What a ``with`` statement holds while it holds a lock: see `lazyflow.locks`."""
+"""What a ``with`` statement holds while it holds a lock (see `lazyflow.locks`), and whether what a cell has seen is as it
+was (see `lazyflow.recorder`)."""
 
 cimport cython
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
 
 
 @cython.final
@@ -26,3 +29,41 @@ def guarded(owner):
     lock.acquire()
     guard.lock = lock
     return guard
+
+
+cdef extern from "Python.h":
+    PyObject* PyFunction_GetCode(object function)
+    PyObject* PyFunction_GetDefaults(object function)
+    PyObject* PyFunction_GetKwDefaults(object function)
+
+
+cdef inline bint is_there(PyObject* found, object value, object missing):
+    """Whether what was found, if anything, is ``value``."""
+    return value is missing if found is NULL else found is <PyObject*>value
+
+
+cdef inline bint is_of_class(object space, object name, object value, object missing):
+    try:
+        return space[name] is value
+    except KeyError:
+        return value is missing
+
+
+def unchanged(tuple names not None, tuple functions not None, missing):
+    """Whether every mapping has the very same value under a name, ``missing`` where it has none, and every function the
+    same code and defaults: ``(mapping, name, value)`` and ``(function, code, defaults, kwdefaults)``."""
+    cdef tuple one
+    for one in names:
+        if type(one[0]) is dict:
+            if not is_there(PyDict_GetItem(one[0], one[1]), one[2], missing):
+                return False
+        elif not is_of_class(one[0], one[1], one[2], missing):
+            return False
+    for one in functions:
+        if not is_there(PyFunction_GetCode(one[0]), one[1], None):
+            return False
+        if not is_there(PyFunction_GetDefaults(one[0]), one[2], None):
+            return False
+        if not is_there(PyFunction_GetKwDefaults(one[0]), one[3], None):
+            return False
+    return True
