@@ -12,6 +12,7 @@ class Program:
         stores: list[tuple[int, ...]],
         parameters: list[tuple[int, ...]],
         constants: list[float],
+        distinct: bool = False,
     ) -> None: ...
     def __call__(self, low: int, high: int, first: int, *arrays: Any) -> None: ...
 

@@ -18,14 +18,14 @@ cdef extern from "machine.h" nogil:
         LF_VECTOR
         LF_NUMBER
     ctypedef struct lf_instruction:
-        int32_t op, a, b, c, slot
+        int32_t op, a, b, c, slot, store
     ctypedef struct lf_store:
         int32_t argument, shift, value, adds
     ctypedef struct lf_parameter:
         int32_t kind, single
     ctypedef struct lf_program:
         Py_ssize_t width
-        int32_t instructions, stores, parameters, slots, block, is_double
+        int32_t instructions, stores, parameters, slots, block, is_double, distinct
         lf_instruction *code
         lf_store *store
         lf_parameter *parameter
@@ -73,16 +73,17 @@ cdef enum:
 cdef class Program:
     """A program of ``width`` elements a row; ``code``, ``stores`` and ``parameters`` are rows of integers, as the
     structures of machine.h have them. ``begins``: for each parameter which row of its matrix is the first: 0 for the
-    row 0, 1 for that of the first row of the launch, 2 for the first row of the range."""
+    row 0, 1 for that of the first row of the launch, 2 for the first row of the range. ``distinct``: no argument lies in
+    the memory of another, so that a result may be written while others are still to be read."""
 
     cdef lf_program program
     cdef int[MOST_ARGUMENTS] begins
 
-    def __cinit__(self, Py_ssize_t width, bint is_double, code, stores, parameters, constants):
+    def __cinit__(self, Py_ssize_t width, bint is_double, code, stores, parameters, constants, bint distinct=False):
         cdef lf_program *p = &self.program
         if len(parameters) > MOST_ARGUMENTS:
             raise ValueError(f"a program has at most {MOST_ARGUMENTS} arguments, got {len(parameters)}")
-        p.width, p.is_double = width, is_double
+        p.width, p.is_double, p.distinct = width, is_double, distinct
         p.instructions, p.stores, p.parameters = len(code), len(stores), len(parameters)
         p.code = <lf_instruction *>PyMem_Malloc(sizeof(lf_instruction) * (len(code) + 1))
         p.store = <lf_store *>PyMem_Malloc(sizeof(lf_store) * (len(stores) + 1))

@@ -15,8 +15,9 @@ _BEGIN = {ALL: 0, LAUNCH: 1, SOME: 2}
 _SAME = {"magnitude": "abs"}  # what has a name of its own for the sake of its derivative
 
 
-def program(kernel: Kernel) -> Any:
-    """The kernel as data of the machine: numbers are values of their own, before all instructions."""
+def program(kernel: Kernel, distinct: bool = False) -> Any:
+    """The kernel as data of the machine: numbers are values of their own, before all instructions. ``distinct``: see
+    `compiled`."""
     used = [v for i in kernel.instructions for v in i.inputs] + [s.value for s in kernel.stores]
     # By their bits: 0.0 and -0.0 are two numbers, and NaN is one.
     numbers = {v.hex(): v for v in used if isinstance(v, float)}
@@ -35,11 +36,11 @@ def program(kernel: Kernel) -> Any:
     stores = [(s.argument, s.shift, value(s.value), int(s.adds)) for s in kernel.stores]
     parameters = [(_KIND[a.kind], int(a.columns == 1), _BEGIN[a.rows]) for a in kernel.arguments]
     is_double = kernel.dtype.itemsize == 8
-    return core.machine.Program(kernel.width, is_double, code, stores, parameters, list(numbers.values()))
+    return core.machine.Program(kernel.width, is_double, code, stores, parameters, list(numbers.values()), distinct)
 
 
-def compiled(kernel: Kernel) -> Callable[..., None]:
+def compiled(kernel: Kernel, *, distinct: bool = False) -> Callable[..., None]:
     """A function of the first row, the one behind the last, the first of the launch, and the arguments in order, `ROWS`
-    as buffer and offsets."""
-    found: Callable[..., None] = program(kernel)
+    as buffer and offsets. ``distinct``: no argument lies in the memory of another."""
+    found: Callable[..., None] = program(kernel, distinct)
     return found

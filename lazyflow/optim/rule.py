@@ -102,7 +102,7 @@ def _kernel(
 
 @cache
 def _compiled(kernel: Kernel) -> Callable[..., None]:
-    return machine.compiled(kernel)
+    return machine.compiled(kernel, distinct=True)
 
 
 @cache

@@ -13,6 +13,7 @@ if machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)
 
 from lazyflow.fuse.machine import compiled
+from lazyflow.optim import Adam, rule
 
 SETS = ["avx512", "avx2", "baseline"]
 
@@ -166,3 +167,88 @@ def test_rows_of_any_width(width, rows):
         np.testing.assert_array_equal(total, expected + 1)
     else:
         np.testing.assert_allclose(total[:, 0], 1 + expected.astype(float).sum(1), rtol=1e-5, atol=1e-5)
+
+
+def after_a_step(dtype, begin, n, pieces):
+    """A parameter and its moments after a step of Adam, on arrays that begin at an element, by pieces."""
+    rng = np.random.default_rng(n)
+    names = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
+    arrays = {name: np.abs(rng.normal(size=n + 64)).astype(dtype)[begin : begin + n] for name in names}
+    options = {"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "lr": 1e-3}
+    adam = object.__new__(Adam)
+    assignments, numbers = list(adam.formulas(options, 3).items()), adam.numbers(options, 3)
+    for i in range(0, n, pieces):
+        some = {name: a[i : i + pieces] for name, a in arrays.items()}
+        rule.run(assignments, some, numbers, lambda name, like: np.empty_like(like))
+    return np.stack([arrays[name] for name in names])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("begin", [0, 1, 4, 13])
+@pytest.mark.parametrize("instructions", SETS)
+def test_arrays_beyond_the_cache_are_what_their_pieces_are(instructions, begin, dtype, monkeypatch):
+    """Fetching ahead, beginning with a whole line, and writing at once change no bit; nor does NumPy."""
+    use(instructions)
+    whole = after_a_step(dtype, begin, 70_001, 70_001)
+    np.testing.assert_array_equal(whole, after_a_step(dtype, begin, 70_001, 97))
+    monkeypatch.setattr("lazyflow.core.machine", None)
+    np.testing.assert_array_equal(whole, after_a_step(dtype, begin, 70_001, 70_001))
+
+
+@pytest.mark.parametrize("n", [5, 64, 3000])
+def test_what_is_read_again_is_not_overwritten_before(n):
+    """Two arguments may be one array unless a program is told otherwise."""
+    b = Builder(n, np.dtype("float32"))
+    x, other = b.load(BLOCK, ("x",), 0, n), b.load(BLOCK, ("other",), 0, n)
+    b.store(BLOCK, ("x",), 0, n, b.call("add", x, 1.0), adds=False)
+    b.store(BLOCK, ("out",), 0, n, b.call("multiply", other, 2.0), adds=False)
+    x, out = np.arange(2 * n, dtype="f4").reshape(2, n), np.empty((2, n), "f4")
+    before = x.copy()
+    compiled(b.kernel())(0, 2, 0, x, x, out)
+    np.testing.assert_array_equal(x, before + 1)
+    np.testing.assert_array_equal(out, before * 2)
+
+
+@pytest.mark.parametrize("n", [5, 64, 3000])
+def test_of_two_stores_into_one_place_the_last_counts(n):
+    b = Builder(n, np.dtype("float32"))
+    x = b.load(BLOCK, ("x",), 0, n)
+    one, two = b.call("add", x, 1.0), b.call("add", x, 2.0)
+    b.store(BLOCK, ("out",), 0, n, two, adds=False)
+    b.store(BLOCK, ("out",), 0, n, one, adds=False)
+    x, out = np.arange(2 * n, dtype="f4").reshape(2, n), np.empty((2, n), "f4")
+    compiled(b.kernel())(0, 2, 0, x, out)
+    np.testing.assert_array_equal(out, x + 1)
+
+
+PRODUCTS = {
+    "a + b c": lambda b, x, y, z: b.call("add", x, b.call("multiply", y, z)),
+    "b c + a": lambda b, x, y, z: b.call("add", b.call("multiply", y, z), x),
+    "a - b c": lambda b, x, y, z: b.call("subtract", x, b.call("multiply", y, z)),
+    "b c - a": lambda b, x, y, z: b.call("subtract", b.call("multiply", y, z), x),
+    "b c - b c": lambda b, x, y, z: b.call("subtract", *2 * [b.call("multiply", y, z)]),
+    "b c + a c": lambda b, x, y, z: b.call("add", b.call("multiply", y, z), b.call("multiply", x, z)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("formula", PRODUCTS)
+@pytest.mark.parametrize("instructions", SETS)
+def test_products_and_sums_are_rounded_one_after_the_other(instructions, formula, dtype):
+    use(instructions)
+    rng, b = np.random.default_rng(0), Builder(2000, np.dtype(dtype))
+    x, y, z = (b.load(BLOCK, (name,), 0, 2000) for name in "xyz")
+    b.store(BLOCK, ("out",), 0, 2000, PRODUCTS[formula](b, x, y, z), adds=False)
+    some = rng.normal(size=(3, 1, 2000)).astype(dtype)
+    special = [0, -0.0, 1, -1, 1e30, -1e30, np.inf, -np.inf, np.nan]
+    some[:, 0, :729] = np.stack(np.meshgrid(*3 * [special])).reshape(3, -1)
+    out = np.empty((1, 2000), dtype)
+    kernel = b.kernel()
+    compiled(kernel)(0, 1, 0, *[some["xyz".index(a.key[0])] for a in kernel.arguments if a.key != ("out",)], out)
+    with np.errstate(all="ignore"):
+        x, y, z = some
+        expected = {"a + b c": x + y * z, "b c + a": y * z + x, "a - b c": x - y * z, "b c - a": y * z - x}
+        expected |= {"b c - b c": y * z - y * z, "b c + a c": y * z + x * z}
+    np.testing.assert_array_equal(out, expected[formula])
+    numbers = ~np.isnan(out)
+    np.testing.assert_array_equal(np.signbit(out[numbers]), np.signbit(expected[formula][numbers]))

@@ -20,6 +20,11 @@
 #undef ONE
 #undef TWO
 #undef TURN
+#undef PRODUCT
+#undef LINE
+#undef FAR
+#undef FETCHED
+#undef STREAMS
 #undef EACH
 #undef LANES
 #undef PASTE

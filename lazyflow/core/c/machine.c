@@ -93,12 +93,90 @@ int lf_use_instruction_set(const char *name) {
 /* Registers in the first cache, in bytes. */
 #define REGISTERS 24576
 
+/* Instructions that read no values. */
+static int reads_nothing(int op) { return op == LF_LOAD || op == LF_CONSTANT || op == LF_SCALAR || op == LF_NOTHING; }
+
+/* Numbers, which have a register of their own that is filled once a run. */
+static int is_number(int op) { return op == LF_CONSTANT || op == LF_SCALAR; }
+
+static void find_scalars(lf_program *p) {
+    for (int i = 0; i < p->instructions; i++) {
+        const lf_parameter *read = p->code[i].op == LF_LOAD ? p->parameter + p->code[i].a : NULL;
+        if (read && read->kind == LF_VECTOR && (read->single || p->width == 1)) p->code[i].op = LF_SCALAR;
+    }
+}
+
+static void count_uses(const lf_program *p, int *uses) {
+    for (int i = 0; i < p->instructions; i++) uses[i] = 0;
+    for (int i = 0; i < p->instructions; i++) {
+        const lf_instruction *s = p->code + i;
+        if (reads_nothing(s->op)) continue;
+        if (s->a >= 0) uses[s->a]++;
+        if (s->b >= 0) uses[s->b]++;
+        if (s->c >= 0) uses[s->c]++;
+    }
+    for (int i = 0; i < p->stores; i++) uses[p->store[i].value] += 2; /* which keeps it */
+}
+
+/* A product that is read once, by a sum or difference, is computed there. */
+static void join_products(lf_program *p, int *uses) {
+    count_uses(p, uses);
+    for (int i = 0; i < p->instructions; i++) {
+        lf_instruction *s = p->code + i;
+        if (s->op != LF_ADD && s->op != LF_SUBTRACT) continue;
+        int right = p->code[s->b].op == LF_MULTIPLY && uses[s->b] == 1;
+        int left = p->code[s->a].op == LF_MULTIPLY && uses[s->a] == 1;
+        if (!left && !right) continue;
+        lf_instruction *product = p->code + (right ? s->b : s->a);
+        int other = right ? s->a : s->b;
+        s->op = s->op == LF_ADD ? LF_ADD_PRODUCT : right ? LF_SUBTRACT_PRODUCT : LF_PRODUCT_SUBTRACT;
+        s->a = product->a;
+        s->b = product->b;
+        s->c = other;
+        product->op = LF_NOTHING;
+    }
+}
+
+/* The last instruction that reads what was loaded: of one argument, or of any where they may overlap. */
+static int last_read(const lf_program *p, int argument) {
+    int last = -1;
+    for (int i = 0; i < p->instructions; i++) {
+        const lf_instruction *s = p->code + i;
+        int read[3] = {s->a, s->b, s->c};
+        for (int k = 0; k < 3 && !reads_nothing(s->op); k++) {
+            const lf_instruction *from = read[k] >= 0 ? p->code + read[k] : s;
+            if (from->op == LF_LOAD && (!p->distinct || from->a == argument)) last = i;
+        }
+    }
+    return last;
+}
+
+/* Whether another store is put into the same argument: the last one counts. */
+static int is_put_twice(const lf_program *p, int store) {
+    for (int k = 0; k < p->stores; k++)
+        if (k != store && p->store[k].argument == p->store[store].argument) return 1;
+    return 0;
+}
+
+/* A value may be computed where it is stored if nothing is read there afterwards. */
+static void find_destinations(lf_program *p) {
+    for (int i = 0; i < p->instructions; i++) p->code[i].store = -1;
+    for (int k = 0; k < p->stores; k++)
+        if (p->code[p->store[k].value].op == LF_LOAD) return;
+    for (int k = 0; k < p->stores; k++) {
+        const lf_store *store = p->store + k;
+        lf_instruction *s = p->code + store->value;
+        if (store->adds || is_number(s->op) || is_put_twice(p, k)) continue;
+        if (store->value >= last_read(p, store->argument)) s->store = k;
+    }
+}
+
 static void give_slots(lf_program *p, int *last, int *free_slots) {
     int free_count = 0, count = 0;
     for (int i = 0; i < p->instructions; i++) last[i] = i;
     for (int i = 0; i < p->instructions; i++) {
         const lf_instruction *s = p->code + i;
-        if (s->op <= LF_CONSTANT) continue;
+        if (reads_nothing(s->op)) continue;
         if (s->a >= 0) last[s->a] = i;
         if (s->b >= 0) last[s->b] = i;
         if (s->c >= 0) last[s->c] = i;
@@ -106,23 +184,28 @@ static void give_slots(lf_program *p, int *last, int *free_slots) {
     for (int i = 0; i < p->stores; i++) last[p->store[i].value] = p->instructions;
     for (int i = 0; i < p->instructions; i++) {
         lf_instruction *s = p->code + i;
-        if (s->op > LF_CONSTANT) {
+        s->slot = 0;
+        if (s->op == LF_NOTHING) continue;
+        if (!reads_nothing(s->op)) {
             /* A loop may write where it reads, at the same index: a register whose value ends here is free. */
             int read[3] = {s->a, s->b, s->c};
             for (int k = 0; k < 3; k++) {
                 int again = 0;
                 for (int j = 0; j < k; j++) again |= read[j] == read[k];
-                if (read[k] >= 0 && !again && last[read[k]] == i && p->code[read[k]].op != LF_CONSTANT)
+                if (read[k] >= 0 && !again && last[read[k]] == i && !is_number(p->code[read[k]].op))
                     free_slots[free_count++] = p->code[read[k]].slot;
             }
         }
-        s->slot = s->op != LF_CONSTANT && free_count ? free_slots[--free_count] : count++;
+        s->slot = !is_number(s->op) && free_count ? free_slots[--free_count] : count++;
     }
     p->slots = count;
 }
 
 void lf_prepare(lf_program *p) {
     int work[2 * p->instructions + 2];
+    find_scalars(p);
+    join_products(p, work);
+    find_destinations(p);
     give_slots(p, work, work + p->instructions + 1);
     ptrdiff_t size = p->is_double ? 8 : 4;
     ptrdiff_t block = REGISTERS / (size * (p->slots ? p->slots : 1)) & ~63;

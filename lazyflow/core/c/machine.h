@@ -79,13 +79,21 @@ enum {
     LF_RAD2DEG,
     LF_LOGADDEXP,
     LF_LOGADDEXP2,
+    /* What lf_prepare makes of the others: a load of one number for the whole run, a product that only one sum or difference
+     * reads (rounded as before, in one loop), and what is left of that product. */
+    LF_SCALAR,
+    LF_ADD_PRODUCT,      /* c + a b */
+    LF_SUBTRACT_PRODUCT, /* c - a b */
+    LF_PRODUCT_SUBTRACT, /* a b - c */
+    LF_NOTHING,
     LF_COUNT
 };
 
 /* Instruction i makes value i. A load reads argument `a` from column `b` on; a constant is number `a` of the constants;
- * all others read values. `slot`: the register that the value is in. */
+ * all others read values. `slot`: the register that the value is in; `store`: the store that may take it there instead,
+ * or -1. */
 typedef struct {
-    int32_t op, a, b, c, slot;
+    int32_t op, a, b, c, slot, store;
 } lf_instruction;
 
 /* `value` goes to columns from `shift` on of an argument, added to what is there or in its place. In an argument of one
@@ -101,6 +109,7 @@ typedef struct {
 typedef struct {
     ptrdiff_t width;      /* elements of a row */
     int32_t instructions, stores, parameters, slots, block, is_double;
+    int32_t distinct; /* whether no argument lies in the memory of another */
     lf_instruction *code;
     lf_store *store;
     lf_parameter *parameter;

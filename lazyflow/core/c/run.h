@@ -11,6 +11,10 @@
 #define EACH _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)
 #endif
 #define LANES 16
+#define LINE 64     /* bytes of a cache line */
+#define FAR 65536   /* elements of a run whose arguments will not be in cache */
+#define FETCHED 16  /* lines of them that are fetched beside an instruction, and */
+#define STREAMS 8   /* of how many arguments at most */
 
 #define UNARY(name, expression)                                                   \
     static void N(loop_##name)(REAL *out, const REAL *p, ptrdiff_t count) {        \
@@ -88,6 +92,15 @@ static void N(loop_where)(REAL *out, const REAL *c, const REAL *p, const REAL *q
     EACH { REAL a = p[i], b = q[i]; out[i] = c[i] != C(0.0) ? a : b; }
 }
 
+#define PRODUCT(name, expression)                                                 \
+    static void N(loop_##name)(REAL *out, const REAL *p, const REAL *q, const REAL *r, ptrdiff_t count) { \
+        ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);                            \
+        EACH { REAL ab = p[i] * q[i], c = r[i]; out[i] = expression; }            \
+    }
+PRODUCT(add_product, c + ab)
+PRODUCT(subtract_product, c - ab)
+PRODUCT(product_subtract, ab - c)
+
 /* A cotangent that is zero stays zero, of either sign, whatever the slope is. */
 BINARY(where_nonzero, (a != C(0.0)) | (b == b) ? b : C(0.0))
 BINARY(multiply_or_zero, ((a != C(0.0)) & (b != C(0.0))) | (a * b == a * b) ? a * b : C(0.0))
@@ -145,11 +158,25 @@ static inline REAL *N(row)(const lf_argument *argument, int kind, ptrdiff_t row)
 /* One block: `rows` rows from `row` on, `columns` columns from `column` on; rows > 1 only if these are all columns. */
 typedef struct {
     ptrdiff_t row, rows, column, columns, count;
+    int far; /* whether to fetch what the next block reads */
 } N(block);
+
+/* What the next block reads where it lies. The lines are asked for a few at a time, between the instructions of this
+ * block: loops as short as these are over before the processor sees that they walk through memory. */
+typedef struct {
+    int streams;
+    ptrdiff_t done, size;
+    const char *from[STREAMS];
+} N(ahead);
+
+static inline void N(fetch)(N(ahead) *ahead) {
+    for (int lines = FETCHED; lines > 0 && ahead->done < ahead->size; lines -= ahead->streams, ahead->done += LINE)
+        for (int k = 0; k < ahead->streams; k++) __builtin_prefetch(ahead->from[k] + ahead->done);
+}
 
 /* A loaded value: where it lies, if the loops can read it there, else a copy in its register. */
 static const REAL *N(load)(const lf_program *program, const lf_instruction *load, const lf_argument *arguments,
-                           const N(block) *b, REAL *to) {
+                           const N(block) *b, N(ahead) *ahead, REAL *to) {
     const lf_argument *argument = arguments + load->a;
     int kind = program->parameter[load->a].kind, narrow = program->width == 1;
     ptrdiff_t shift = kind == LF_NUMBER ? 0 : load->b;
@@ -166,6 +193,7 @@ static const REAL *N(load)(const lf_program *program, const lf_instruction *load
     int joined = b->rows == 1 || (kind != LF_ROWS && kind != LF_VECTOR && argument->pitch == b->columns);
     if (joined) {
         const REAL *from = N(row)(argument, kind, b->row) + shift;
+        if (b->far && ahead->streams < STREAMS) ahead->from[ahead->streams++] = (const char *)(from + b->count);
         if (!(b->count & (LANES - 1))) return from;
         N(copy)(to, from, b->count);
         return to;
@@ -173,6 +201,17 @@ static const REAL *N(load)(const lf_program *program, const lf_instruction *load
     for (ptrdiff_t r = 0; r < b->rows; r++)
         N(copy)(to + r * b->columns, N(row)(argument, kind, b->row + r) + shift, b->columns);
     return to;
+}
+
+/* Where a block of a store lies, if a loop may write there: its rows behind each other, and whole lanes. */
+static REAL *N(destination)(const lf_program *program, const lf_store *store, const lf_argument *arguments,
+                            const N(block) *b) {
+    const lf_argument *argument = arguments + store->argument;
+    const lf_parameter *parameter = program->parameter + store->argument;
+    int joined = b->rows == 1 || argument->pitch == b->columns;
+    if (parameter->kind != LF_BLOCK || (parameter->single && program->width != 1) || !joined || b->count & (LANES - 1))
+        return NULL;
+    return N(row)(argument, parameter->kind, b->row) + store->shift + b->column;
 }
 
 static void N(store)(const lf_program *program, const lf_store *store, const lf_argument *arguments, const N(block) *b,
@@ -208,12 +247,21 @@ static void N(store)(const lf_program *program, const lf_store *store, const lf_
 static void N(run_block)(const lf_program *program, const lf_argument *arguments, const N(block) *b, const REAL **v,
                          REAL *registers, double *sums) {
     ptrdiff_t n = (b->count + LANES - 1) & ~(ptrdiff_t)(LANES - 1);
+    N(ahead) ahead;
+    ahead.streams = 0, ahead.done = 0, ahead.size = b->count * sizeof(REAL);
     for (int k = 0; k < program->instructions; k++) {
         const lf_instruction *s = program->code + k;
         REAL *out = registers + (ptrdiff_t)s->slot * program->block;
+        REAL *there = s->store >= 0 ? N(destination)(program, program->store + s->store, arguments, b) : NULL;
+        out = there ? there : out;
         switch (s->op) {
         case LF_CONSTANT: break; /* there from the start */
-        case LF_LOAD: v[k] = N(load)(program, s, arguments, b, out); continue;
+        case LF_SCALAR: break;
+        case LF_NOTHING: continue;
+        case LF_ADD_PRODUCT: N(loop_add_product)(out, v[s->a], v[s->b], v[s->c], n); break;
+        case LF_SUBTRACT_PRODUCT: N(loop_subtract_product)(out, v[s->a], v[s->b], v[s->c], n); break;
+        case LF_PRODUCT_SUBTRACT: N(loop_product_subtract)(out, v[s->a], v[s->b], v[s->c], n); break;
+        case LF_LOAD: v[k] = N(load)(program, s, arguments, b, &ahead, out); continue;
         TWO(ADD, add) TWO(SUBTRACT, subtract) TWO(MULTIPLY, multiply) TWO(DIVIDE, divide)
         TWO(FLOOR_DIVIDE, floor_divide) TWO(REMAINDER, remainder) TWO(POWER, power)
         TWO(MAXIMUM, maximum) TWO(MINIMUM, minimum) TWO(ARCTAN2, arctan2)
@@ -234,11 +282,35 @@ static void N(run_block)(const lf_program *program, const lf_argument *arguments
         case LF_WHERE: N(loop_where)(out, v[s->a], v[s->b], v[s->c], n); break;
         }
         v[k] = out;
+        if (ahead.streams) N(fetch)(&ahead);
     }
     for (int k = 0; k < program->stores; k++) {
         const lf_store *s = program->store + k;
+        if (program->code[s->value].store == k && v[s->value] == N(destination)(program, s, arguments, b)) continue;
         N(store)(program, s, arguments, b, v[s->value], sums + k * (ptrdiff_t)program->block);
     }
+}
+
+/* Registers of numbers, each filled once a run, with whole lanes of a block of `n` elements. */
+static void N(fill_numbers)(const lf_program *program, const lf_argument *arguments, REAL *registers, ptrdiff_t n) {
+    ptrdiff_t lanes = (n + LANES - 1) & ~(ptrdiff_t)(LANES - 1);
+    for (int k = 0; k < program->instructions; k++) {
+        const lf_instruction *s = program->code + k;
+        REAL *to = registers + (ptrdiff_t)s->slot * program->block;
+        if (s->op == LF_CONSTANT) N(fill)(to, (REAL)program->constant[s->a], lanes);
+        if (s->op == LF_SCALAR) N(fill)(to, ((REAL *)arguments[s->a].data)[s->b], lanes);
+    }
+}
+
+/* Elements that lie before the first whole line of what is written: blocks behind them begin with one, and as a rule
+ * those of what is read do, too. The sum of a row stays the sum of the same parts. */
+static ptrdiff_t N(lead)(const lf_program *program, const lf_argument *arguments, ptrdiff_t low) {
+    for (int k = 0; k < program->stores; k++)
+        if (program->parameter[program->store[k].argument].single && program->width != 1) return 0;
+    const lf_store *first = program->store;
+    if (!program->stores || program->parameter[first->argument].kind != LF_BLOCK) return 0;
+    uintptr_t at = (uintptr_t)(N(row)(arguments + first->argument, LF_BLOCK, low) + first->shift);
+    return (ptrdiff_t)((LINE - at % LINE) % LINE / sizeof(REAL));
 }
 
 static void N(run)(const lf_program *program, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high,
@@ -246,18 +318,17 @@ static void N(run)(const lf_program *program, const lf_argument *arguments, ptrd
     REAL *registers = (REAL *)scratch;
     double *sums = (double *)(scratch + sizeof(REAL) * (size_t)program->slots * program->block);
     const REAL **v = (const REAL **)(sums + (size_t)program->stores * program->block);
-    for (int k = 0; k < program->instructions; k++) {
-        const lf_instruction *s = program->code + k;
-        if (s->op == LF_CONSTANT)
-            N(fill)(registers + (ptrdiff_t)s->slot * program->block, (REAL)program->constant[s->a], program->block);
-    }
-    ptrdiff_t width = program->width, most = program->block;
+    ptrdiff_t width = program->width, most = program->block, all = (high - low) * width;
+    N(fill_numbers)(program, arguments, registers, all < most ? all : most);
     ptrdiff_t together = width && width <= most ? most / width : 1;
-    for (ptrdiff_t row = low; row < high; row += together) {
-        ptrdiff_t rows = high - row < together ? high - row : together;
-        for (ptrdiff_t column = 0; column < width; column += most) {
-            ptrdiff_t columns = width - column < most ? width - column : most;
-            N(block) b = {row, rows, column, columns, rows * columns};
+    ptrdiff_t head = all > 2 * most && (width == 1 || high - low == 1) ? N(lead)(program, arguments, low) : 0;
+    for (ptrdiff_t row = low, rows; row < high; row += rows) {
+        rows = width == 1 && row == low && head ? head : together;
+        rows = high - row < rows ? high - row : rows;
+        for (ptrdiff_t column = 0, columns; column < width; column += columns) {
+            columns = width != 1 && !column && head ? head : most;
+            columns = width - column < columns ? width - column : columns;
+            N(block) b = {row, rows, column, columns, rows * columns, all > FAR};
             N(run_block)(program, arguments, &b, v, registers, sums);
         }
     }
