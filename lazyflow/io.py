@@ -81,7 +81,8 @@ def load(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) ->
     """Read ``path``, restore the given objects in place, and return all arrays of the file by name.
 
     Objects take back what `save` stored under the same name. The file may hold more objects than are asked for. A dict
-    given as an object must have the entries of the saved one, and is updated.
+    given as an object must have the entries of the saved one, and is updated; a list of numbers and strings in it, such
+    as a history of losses, may have another length.
 
     Raises `CheckpointError` that lists every missing, unexpected, misshapen or differently typed entry of all objects,
     and every value that an object cannot go on with, and changes none of them; also for a file that is damaged or no
@@ -345,7 +346,7 @@ def _problems(name: str, target: Any, state: Any) -> list[str]:
     """The differences between a target and what the file holds for it, each with the object's name in front."""
     prefix = f"{name}." if name else ""
     if not callable(getattr(target, "check_state_dict", None)):
-        return [prefix + line for line in differences(_state(name, target), state)]
+        return [prefix + line for line in differences(_state(name, target), state, lists_grow=True)]
     try:
         target.check_state_dict(state)
     except CheckpointError as error:

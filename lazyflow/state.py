@@ -96,10 +96,11 @@ def _difference(name: str, expected: Any, given: Any) -> Iterator[str]:
         yield f"{name}: expected {_kind(expected)}, got {given!r}"
 
 
-def differences(expected: Any, given: Any) -> list[str]:
+def differences(expected: Any, given: Any, *, lists_grow: bool = False) -> list[str]:
     """What keeps ``given`` from being loaded in place of ``expected``, one line an entry; empty when nothing does.
 
     Both are states (nested dicts and lists of arrays and scalars). Names, shapes and dtypes are compared, never values.
+    ``lists_grow``: lists may have other lengths, if what only one of them has is scalars.
 
     >>> import numpy as np
     >>> for line in differences({"w": np.zeros((2, 3)), "b": np.zeros(2)}, {"w": np.zeros((3, 2)), "c": np.zeros(1)}):
@@ -107,14 +108,16 @@ def differences(expected: Any, given: Any) -> list[str]:
     w: expected shape (2, 3), got (3, 2)
     b: missing, expected float64 of shape (2,)
     c: not expected, got float64 of shape (1,)
+    >>> differences({"losses": []}, {"losses": [0.5, 0.25]}, lists_grow=True)
+    []
     """
     found: list[str] = []
     extra: list[str] = []
-    _compare((), expected, given, found, extra)
+    _compare((), expected, given, found, extra, lists_grow)
     return found + extra
 
 
-def _compare(path: Path, expected: Any, given: Any, found: list[str], extra: list[str]) -> None:
+def _compare(path: Path, expected: Any, given: Any, found: list[str], extra: list[str], lists_grow: bool) -> None:
     ours, theirs = _entries(expected), _entries(given)
     if ours is None and theirs is None:
         found.extend(_difference(path_name(path), expected, given))
@@ -122,14 +125,19 @@ def _compare(path: Path, expected: Any, given: Any, found: list[str], extra: lis
         found.extend(_missing(path, expected))
         extra.extend(_unexpected(path, given))
     else:
+        may_grow = lists_grow and _is_list(expected)
         for key, value in ours.items():
             if key in theirs:
-                _compare((*path, key), value, theirs[key], found, extra)
-            else:
+                _compare((*path, key), value, theirs[key], found, extra, lists_grow)
+            elif not (may_grow and _has_only_scalars(value)):
                 found.extend(_missing((*path, key), value))
         for key, value in theirs.items():
-            if key not in ours:
+            if key not in ours and not (may_grow and _has_only_scalars(value)):
                 extra.extend(_unexpected((*path, key), value))
+
+
+def _has_only_scalars(value: Any) -> bool:
+    return not any(is_array(leaf) and leaf.shape for _, leaf in leaves(value))
 
 
 def _entries(value: Any) -> Mapping[Any, Any] | None:

@@ -194,6 +194,39 @@ def test_a_dict_is_updated(path: Path) -> None:
     assert progress == {"epoch": 3, "best": 0.5, "history": [1, 2]}
 
 
+@pytest.mark.parametrize("before", [[], [0.5], [0.5, 0.25, 0.125, 9.0]], ids=len)
+@pytest.mark.parametrize("kind", [float, np.float32], ids=["numbers", "NumPy's numbers"])
+def test_a_history_has_the_length_of_the_saved_one(path: Path, before: list[float], kind: type) -> None:
+    losses, scores = [kind(0.5), kind(0.25), kind(0.125)], [{"epoch": 1, "by": "f1"}, {"epoch": 2, "by": "f1"}]
+    save(path, history={"losses": losses, "scores": scores, "of": {"dev": losses}})
+    restored = {"losses": [kind(v) for v in before], "scores": [], "of": {"dev": []}}
+    load(path, history=restored)
+    assert restored == {"losses": losses, "scores": scores, "of": {"dev": losses}}
+
+
+def test_a_history_of_an_object_that_has_one(path: Path) -> None:
+    class Trainer:
+        losses: Any = ()
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"losses": list(self.losses)}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.losses = state["losses"]
+
+    trained, resumed = Trainer(), Trainer()
+    trained.losses = [0.5, 0.25]
+    save(path, trainer=trained)
+    load(path, trainer=resumed)
+    assert resumed.losses == [0.5, 0.25]
+
+
+def test_lists_of_arrays_keep_their_length(path: Path) -> None:
+    save(path, layers={"weights": [np.ones(2), np.ones(3)]})
+    with pytest.raises(CheckpointError, match=r"layers.weights.1: not expected, got float64 of shape \(3,\)"):
+        load(path, layers={"weights": [np.zeros(2)]})
+
+
 def test_only_some_of_the_objects(path: Path) -> None:
     save(path, model=model(2.0), other=model(3.0))
     target = model(0.0)
