@@ -31,7 +31,7 @@ from lazyflow.graph import collect
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
 from lazyflow.program import call_signature, program_of
-from lazyflow.recorder import EXPRESSION, NUMBER, OBJECT, Path, Payload, Recorder, path_of
+from lazyflow.recorder import EXPRESSION, NUMBER, OBJECT, Path, Payload, Recorder, is_sequence, path_of, sequence_of
 from lazyflow.tape import (
     INPUT,
     Signature,
@@ -94,8 +94,9 @@ class _Flat:
             self.copied.append(id(value))
             self.expressions.append(constant(value))
             return EXPRESSION
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
+        if is_sequence(kind):
             self.copied.append(id(value))
+            self.objects.append(kind)  # what its methods read counts
             return (kind, *[self.part(v) for v in value])
         self.objects.append(self._checked(value))
         return OBJECT
@@ -174,8 +175,8 @@ def _stood_for(value: Any, inputs: Iterator[Expr], numbers: Iterator[Any]) -> An
         return next(numbers)
     if kind is dict:
         return {k: _stood_for(v, inputs, numbers) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*[_stood_for(v, inputs, numbers) for v in value])
+    if is_sequence(kind):
+        return sequence_of(kind, [_stood_for(v, inputs, numbers) for v in value])
     return value
 
 
@@ -199,7 +200,7 @@ class _Results:
         if kind is Expr:
             self.expressions.append(value)
             return EXPRESSION
-        if kind in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        if is_sequence(kind):
             return (kind, *[self._part(v) for v in value])
         if kind is dict:
             return (dict, *[(k, self._part(v)) for k, v in value.items()])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,18 @@ from lazyflow.expr import _local_row as local_row
 from lazyflow.tape import Signature, Tape, Type, current_tape
 from lazyflow.visible import MISSING, Guard, hides_state, same_items
 
-__all__ = ["EXPRESSION", "NUMBER", "OBJECT", "Path", "Payload", "Recorder", "path_of", "rebuilt"]
+__all__ = [
+    "EXPRESSION",
+    "NUMBER",
+    "OBJECT",
+    "Path",
+    "Payload",
+    "Recorder",
+    "is_sequence",
+    "path_of",
+    "rebuilt",
+    "sequence_of",
+]
 
 
 def _unchanged(names: tuple[Any, ...], functions: tuple[Any, ...], missing: Any) -> bool:
@@ -58,13 +69,39 @@ def rebuilt(structure: Any, results: Iterator[Any]) -> Any:
     if structure is EXPRESSION:
         return next(results)
     kind, *parts = structure
-    if kind is tuple or kind is list:
-        return kind(rebuilt(p, results) for p in parts)
     if kind is dict:
         return {k: rebuilt(p, results) for k, p in parts}
-    if hasattr(kind, "_fields"):
-        return kind(*(rebuilt(p, results) for p in parts))
+    if is_sequence(kind):
+        return sequence_of(kind, [rebuilt(p, results) for p in parts])
     return parts[0]
+
+
+def is_sequence(kind: type) -> bool:
+    """Whether a class is a tuple or a list, of which the items are all: named ones too, and with ``__slots__ = ()``.
+
+    >>> class State(tuple): __slots__ = ()
+    >>> is_sequence(State), is_sequence(type("Other", (tuple,), {})), is_sequence(str)
+    (True, False, False)
+    """
+    if kind is tuple or kind is list:
+        return True
+    if not issubclass(kind, tuple | list) or hasattr(kind, "n_sequence_fields"):  # which C has, as of a time
+        return False
+    return not kind.__dictoffset__ or hasattr(kind, "_fields")
+
+
+def sequence_of(kind: Any, items: Iterable[Any]) -> Any:
+    """One of such a class, whatever its constructor takes.
+
+    >>> import collections
+    >>> sequence_of(collections.namedtuple("State", "h c"), [1, 2])
+    State(h=1, c=2)
+    """
+    if issubclass(kind, tuple):
+        return tuple.__new__(kind, items)
+    made: list[Any] = list.__new__(kind)
+    list.extend(made, items)
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +279,7 @@ class _Printer:
                 self.tests.append(f"{name}.__class__ is {self.constant(Expr)}")
         elif isinstance(value, Parameter):
             self.tests.append(f"{self.constant(_reference(value))}() is {name}")
-        elif kind is tuple or kind is list:
+        elif is_sequence(kind) and kind.__iter__ in (tuple.__iter__, list.__iter__):
             self._unpack(name, value)
         elif isinstance(value, np.integer | np.floating) and len(self.numbers) not in self.recorder.static:
             self.tests.append(f"{name}.__class__ is {self.constant(kind)}")
@@ -268,7 +305,7 @@ class _Printer:
 
     def _unpack(self, name: str, value: Sequence[Any]) -> None:
         parts = [self.variable() for _ in value]
-        self.lines.append(f"if {name}.__class__ is not {value.__class__.__name__}: break")
+        self.lines.append(f"if {name}.__class__ is not {self.constant(value.__class__)}: break")
         # Fewer or more parts are a ValueError.
         self.lines.append(f"[{', '.join(parts)}] = {name}" if parts else f"if {name}: break")
         for part, v in zip(parts, value, strict=True):
@@ -359,8 +396,9 @@ class _Printer:
             return f"[{', '.join(self._results(p, results) for p in parts)}]"
         if kind is dict:
             return f"{{{', '.join(f'{self.constant(k)}: {self._results(p, results)}' for k, p in parts)}}}"
-        if hasattr(kind, "_fields"):
-            return f"{self.constant(kind)}({', '.join(self._results(p, results) for p in parts)})"
+        if is_sequence(kind):
+            items = "".join(f"{self._results(p, results)}, " for p in parts)
+            return f"{self.constant(sequence_of)}({self.constant(kind)}, ({items}))"
         return self.constant(parts[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,22 @@ def test_an_lstms_layers_are_not_taken_for_h_and_c() -> None:
     for state in ((np.zeros((2, 3)), np.zeros((2, 3))), (np.zeros(3), np.zeros(3))):
         with pytest.raises(lf.ShapeError, match="h_n, c_n"):
             lstm(xs, state)
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(2, 3), nn.GRU(2, 3), nn.RNN(2, 3)], ids=lambda layer: type(layer).__name__)
+def test_one_layers_states_are_unpacked_as_a_list_of_one(layer: Any) -> None:
+    xs = [np.ones(2), np.zeros(2)]
+    _, [_only] = layer(xs)
+    with pytest.raises(ValueError, match=r"one for each layer and direction, 1 here.*got 2 names"):
+        _, (_h, _c) = layer(xs)
+    _, states = layer(xs)
+    with pytest.raises(ValueError, match=r"outputs, \[\(h, c\)\] = lstm\(xs\) or outputs, \[h\] = gru\(xs\)"):
+        _h, _c = states
+    for repeat in (lambda: states * 2, lambda: 2 * states):
+        with pytest.raises(TypeError, match="one for each layer and direction"):
+            repeat()
+    assert list(states) == [*states] == [s for s in states] == states + [] and len(states) == 1  # noqa: C416, RUF005
+    assert type(copy.deepcopy(states)) is type(states)
 
 
 def test_masks_go_by_name_into_attention() -> None:

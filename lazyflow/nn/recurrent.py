@@ -9,7 +9,10 @@ recurrence, is computed for all steps of all examples at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dis import opmap
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -65,9 +68,33 @@ def zero_state(weight_hh: Parameter) -> Expr:
     return _zeros(weight_hh.shape[-1], weight_hh)
 
 
+def checked_pair(owner: Module, state: Any, size: int, dtype: Any) -> State:
+    """``h`` and ``c`` of one state as expressions of this dtype. Raises `ShapeError` for what is no pair, and for a
+    memory of another size beside a state of this one: it would be broadcast. The products check the rest."""
+    is_stack = isinstance(state, Expr | np.ndarray) and state.shape[:1] == (2,) and len(state.shape) > 1
+    parts = list(state) if is_stack or isinstance(state, tuple | list) else []
+    found = [in_dtype(part, dtype) for part in parts if part is not None] if len(parts) == 2 else []
+    if len(found) != 2 or _shape(found[0]) is None or (_shape(found[0]) == (size,) != _shape(found[1])):
+        raise ShapeError(
+            f"{type(owner).__name__}: a state is a pair (h, c) of vectors of {size}, got {_in_words(state)}"
+        )
+    return found[0], found[1]
+
+
+def _shape(value: Any) -> Shape | None:
+    return value.shape if isinstance(value, Expr | np.ndarray) else None
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}: {', '.join(map(_in_words, value))}"
+    shape = _shape(value)
+    return value.__class__.__name__ if shape is None else f"shape {shape}"
+
+
 def _lstm_step(owner: Module, gates: Expr, c: Expr) -> State:
     i, f, g, o = split_gates(owner, gates, 4)
-    c = sigmoid(f) * in_dtype(c, f.dtype) + sigmoid(i) * tanh(g)
+    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     return sigmoid(o) * tanh(c), c
 
 
@@ -162,7 +189,9 @@ class LSTMCell(_Cell):
     @cell
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> State:
         """The next state ``(h, c)``."""
-        h, c = (self._start(), self._start()) if state is None else state
+        weight = self.weight_hh
+        zero = zero_state(weight)
+        h, c = (zero, zero) if state is None else checked_pair(self, state, weight.shape[-1], weight.dtype)
         from_x, from_h = self._products(x, h)
         return _lstm_step(self, from_x + from_h, c)
 
@@ -219,6 +248,41 @@ class LSTMState(tuple[Any, ...]):
         if hasattr(Expr, name) and not name.startswith("__"):
             raise TypeError(self.note)
         raise AttributeError(f"LSTMState has no attribute {name!r}")
+
+
+class LayerStates(list[Any]):
+    """The final states of a recurrent layer: a list with one for each layer and direction. To unpack it into another
+    number of names raises ``ValueError`` that says so, and to repeat it, as if it were a vector, ``TypeError``.
+
+    >>> h, c = LayerStates([("h0", "c0")])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: the final states are a list with one for each layer and direction, 1 here: ...; got 2 names for it
+    """
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        names = _names_unpacked_into(sys._getframe(1))
+        if names not in (None, len(self)):
+            raise ValueError(f"{self._convention()}; got {names} names for it")
+        return super().__iter__()
+
+    def _convention(self) -> str:
+        return (
+            f"the final states are a list with one for each layer and direction, {len(self)} here: "
+            "outputs, [(h, c)] = lstm(xs) or outputs, [h] = gru(xs)"
+        )
+
+    def __mul__(self, other: Any) -> Any:
+        raise TypeError(self._convention())
+
+    __rmul__ = __mul__
+
+
+def _names_unpacked_into(frame: FrameType) -> int | None:
+    """Into how many names a frame is unpacking something at this moment, None if it does something else."""
+    code, place = frame.f_code.co_code, frame.f_lasti
+    return code[place + 1] if place >= 0 and code[place] == opmap["UNPACK_SEQUENCE"] else None
 
 
 class _Recurrent(Module):
@@ -292,7 +356,7 @@ class _Recurrent(Module):
                 f"{type(self).__name__}: the list of inputs is empty; a sequence needs at least one vector"
             )
         starts = self._starts(state)
-        finals: list[Any] = []
+        finals = LayerStates()
         for layer in range(self.num_layers):
             if layer:
                 outputs = [dropped(x, self.dropout, training=self.training, stream=self.stream) for x in outputs]
@@ -303,8 +367,12 @@ class _Recurrent(Module):
         count = self.num_layers * len(self.directions)
         if state is None:
             return [self._start(_zeros(self.hidden_size, self._weights("_l0")[1]))] * count
-        if len(state) != count:
-            raise ShapeError(f"{type(self).__name__}: state must be a list of {count} {self.states}, got {len(state)}")
+        is_list = isinstance(state, tuple | list) or len(getattr(state, "shape", ())) > 1
+        if not is_list or len(state) != count:
+            raise ShapeError(
+                f"{type(self).__name__}: state must be a list of {count} {self.states}, one for each layer and "
+                f"direction, got {len(state) if is_list else _in_words(state)}"
+            )
         return [self._checked_state(s) for s in state]
 
     def _checked_state(self, state: Any) -> Any:
@@ -437,7 +505,8 @@ class LSTM(_Recurrent):
 
     @cell
     def _step(self, suffix: str, x: Any, state: State, mask: Any = None) -> State:
-        h, c = state
+        weight = self._weights(suffix)[1]
+        h, c = checked_pair(self, state, weight.shape[-1], weight.dtype)
         from_x, from_h = self._products(suffix, x, h, mask)
         return _lstm_step(self, from_x + from_h, c)
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from lazyflow.cell import cell
-from lazyflow.expr import Expr, constant, in_dtype
+from lazyflow.expr import Expr, constant
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.functions.reduce import sum as summed
 from lazyflow.functions.shape import concatenate
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_sizes
-from lazyflow.nn.recurrent import split_gates
+from lazyflow.nn.recurrent import checked_pair, split_gates
 
 __all__ = ["BinaryTreeLSTMCell", "ChildSumTreeLSTMCell", "NaryTreeLSTMCell"]
 
@@ -65,7 +65,7 @@ class BinaryTreeLSTMCell(Module):
     @cell
     def forward(self, left: tuple[Any, Any], right: tuple[Any, Any]) -> State:
         """State ``(h, c)`` of an inner node from those of its children."""
-        (hl, cl), (hr, cr) = _states(self.inner_gates, [left, right])
+        (hl, cl), (hr, cr) = _states(self, self.inner_gates, [left, right])
         i, fl, fr, o, u = split_gates(self, self.inner_gates(concatenate([hl, hr])), 5)
         c = sigmoid(i) * tanh(u) + sigmoid(fl) * cl + sigmoid(fr) * cr
         return sigmoid(o) * tanh(c), c
@@ -110,7 +110,7 @@ class ChildSumTreeLSTMCell(Module):
         if not children:
             c = sigmoid(i) * tanh(u)
             return sigmoid(o) * tanh(c), c
-        states = _states(self.hidden_gates, children)
+        states = _states(self, self.hidden_gates, children)
         si, so, su = split_gates(self, self.hidden_gates(_sum([h for h, _ in states])), 3)
         kept = [sigmoid(f + self.forget_gate(h)) * c for h, c in states]
         c = sigmoid(i + si) * tanh(u + su) + _sum(kept)
@@ -167,7 +167,7 @@ class NaryTreeLSTMCell(Module):
     @cell
     def _node(self, x: Any, children: Sequence[tuple[Any, Any]], places: tuple[int, ...]) -> State:
         i, o, u, f = split_gates(self, self.input_gates(x), 4)
-        states = dict(zip(places, _states(self.hidden_gates, children), strict=True))
+        states = dict(zip(places, _states(self, self.hidden_gates, children), strict=True))
         zero = constant(np.zeros(self.hidden_size, self.hidden_gates.weight.dtype))
         below = concatenate([states[k][0] if k in states else zero for k in range(self.n)])
         si, so, su, *forget = split_gates(self, self.hidden_gates(below), 3 + self.n)
@@ -176,10 +176,9 @@ class NaryTreeLSTMCell(Module):
         return sigmoid(o + so) * tanh(c), c
 
 
-def _states(gates: Linear, states: Sequence[tuple[Any, Any]]) -> list[State]:
+def _states(owner: Any, gates: Linear, states: Sequence[tuple[Any, Any]]) -> list[State]:
     """States in the dtype of the layer that they go into."""
-    dtype = gates.weight.dtype
-    return [(in_dtype(h, dtype), in_dtype(c, dtype)) for h, c in states]
+    return [checked_pair(owner, state, owner.hidden_size, gates.weight.dtype) for state in states]
 
 
 def _raise_biases(gates: Linear, amounts: Sequence[float]) -> None:

@@ -9,13 +9,13 @@ import math
 from typing import Any
 
 from lazyflow.cell import cell
-from lazyflow.expr import Expr, Parameter, in_dtype
+from lazyflow.expr import Expr, Parameter
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.functional.normalization import layer_norm
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
-from lazyflow.nn.recurrent import split_gates, zero_state
+from lazyflow.nn.recurrent import checked_pair, split_gates, zero_state
 
 __all__ = ["CoupledLSTMCell", "LayerNormLSTMCell"]
 
@@ -82,7 +82,7 @@ class CoupledLSTMCell(Module):
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> State:
         """The next state ``(h, c)``."""
         zero = zero_state(self.weight_hh)
-        h, c = (zero, zero) if state is None else [in_dtype(s, zero.dtype) for s in state]
+        h, c = (zero, zero) if state is None else checked_pair(self, state, self.hidden_size, zero.dtype)
         from_x, from_h = affine(self.weight_ih, self.bias, x), affine(self.weight_hh, None, h)
         i, g, o = split_gates(self, from_x + from_h, 3)
         taken = sigmoid(self._peeped(i, self.weight_ci, c))
@@ -141,7 +141,7 @@ class LayerNormLSTMCell(Module):
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> State:
         """The next state ``(h, c)``."""
         zero = zero_state(self.weight_hh)
-        h, c = (zero, zero) if state is None else [in_dtype(s, zero.dtype) for s in state]
+        h, c = (zero, zero) if state is None else checked_pair(self, state, self.hidden_size, zero.dtype)
         from_x, from_h = affine(self.weight_ih, None, x), affine(self.weight_hh, None, h)
         gates = self._normed("ih", from_x) + self._normed("hh", from_h) + self.bias
         i, f, g, o = split_gates(self, gates, 4)
