@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,15 @@ __all__ = ["IncompatibleKeys", "Module"]
 
 Array = Any
 Self = TypeVar("Self", bound="Module")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result", covariant=True)
+
+
+class HasForward(Protocol[Arguments, Result]):
+    """What types the call of a module: its ``forward``, as a subclass declares it."""
+
+    @property
+    def forward(self) -> Callable[Arguments, Result]: ...
 
 
 class IncompatibleKeys(NamedTuple):
@@ -96,10 +105,17 @@ class Module:
             f"{type(self).__name__} defines no forward(); call one of its other methods or add it"
         )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._hooks is None:
-            return self.forward(*args, **kwargs)
-        return hooks.call(self, self._hooks, args, kwargs)
+    if TYPE_CHECKING:  # a call takes and returns what forward does
+
+        def __call__(self: HasForward[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            """Run the hooks and `forward`."""
+
+    else:
+
+        def __call__(self, *args, **kwargs):
+            if self._hooks is None:
+                return self.forward(*args, **kwargs)
+            return hooks.call(self, self._hooks, args, kwargs)
 
     # Registration
 
