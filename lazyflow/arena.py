@@ -112,14 +112,12 @@ class Arena:
 
     def view(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
         """Evenly spaced rows as a view: ``(count, *shape)``, or ``shape`` where all nodes share one row."""
-        if rows.pitch == rows.width or rows.count == 1:
-            first = rows.offset
-            return self.buffers[dtype][first : first + rows.count * devices.elements(shape)].reshape(
-                (rows.count, *shape)
-            )
-        if rows.pitch == 0:
-            return self.buffers[dtype][rows.offset : rows.offset + devices.elements(shape)].reshape(shape)
-        return devices.strided(self.buffers[dtype], rows.offset, (rows.count, *shape), rows.pitch)
+        count, width, offset, pitch, _, _ = rows
+        if pitch == width or count == 1:
+            return devices.view(self.buffers[dtype], offset, (count, *shape))
+        if pitch == 0:
+            return devices.view(self.buffers[dtype], offset, shape)
+        return devices.strided(self.buffers[dtype], offset, (count, *shape), pitch)
 
     def read(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
         """The values of ``rows``: a view where they are evenly spaced, else gathered."""

@@ -39,6 +39,14 @@ def row_starts(ids: Ints, ints: Ints, rows: Ints, int_counts: Ints, float_counts
     return begins(counts), int_starts, begins(float_counts.take(ids))
 
 
+def structure(ids: Any, ints: Any, rows: Ints, int_counts: Ints, kinds: Ints) -> bytes:
+    """Of the integers of all rows those that say what is connected to what, and are no payload."""
+    ids, ints = np.asarray(ids), np.asarray(ints)
+    says = (kinds == VIEW) | (kinds == IMPORT) | (rows < 0)
+    which = np.repeat(says.take(ids), int_counts.take(ids))
+    return bytes(ints[which].tobytes()) if len(which) == len(ints) else bytes(ints.tobytes())
+
+
 def reach(
     rows: Ints, ids: Ints, kinds: Ints, starts: Ints, operands: Ints, marks: Ints, gap: int
 ) -> tuple[Ints, Ints, Ints]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +19,16 @@ from lazyflow import device as devices
 from lazyflow import passes
 from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
-from lazyflow.execute import Run, operand_values, parameter_of, sources
+from lazyflow.execute import Run, operand_values, sources
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph, reachable
 from lazyflow.hooks import Hook, through
 from lazyflow.ops.base import Array, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.ops.sparse import add as add_sparse
-from lazyflow.plan import Cells, Launch, Rows, launches, parameter_launches
+from lazyflow.plan import Cells, Launch, launches, parameter_launches
+from lazyflow.plan import Rows as Places
+from lazyflow.sums import FEW, Rows, Sums, Waiting, gradients
 from lazyflow.tape import KNOWN, Operand, Signature, Type
 
 Retained = Callable[[Run, Arena, Any], None]
@@ -49,7 +50,7 @@ def backward(
     Runs are taken latest first: what a run read of an earlier one is by then complete. ``retained`` is shown every
     run with its cotangents before they are freed; ``hooked`` says which nodes of a run have hooks.
     """
-    gradients: dict[int, tuple[Parameter, Any]] = {}
+    sums, later = Sums(), Waiting()
     waiting: dict[int, tuple[Run, list[tuple[int, int, Array]]]] = {}
     queue: list[int] = []
 
@@ -64,26 +65,28 @@ def backward(
     while queue:
         run, given = waiting.pop(-heapq.heappop(queue))
         done = _of_run(run, given, hooked(run))
-        for parameter, gradient in done.gradients.values():
-            _accumulate(gradients, parameter, gradient)
+        sums.update_by(done.sums)
+        later.add(done.rows, sums.add)
         retained(run, done.arena, done.active)
         for source in done.handed_on:
             add_seed(*source)
-    return gradients
+    later.finish(sums.add)
+    return {number: (found.parameter, found.total()) for number, found in sums.items()}
 
 
 class _Done(NamedTuple):
     """The backward of one run: its cotangents, the nodes that took part (None for all), the gradients of its
-    parameters, and the seeds of earlier runs."""
+    parameters, rows that give more of them, and the seeds of earlier runs."""
 
     arena: Arena
     active: Any
-    gradients: dict[int, tuple[Parameter, Any]]
+    sums: Sums
+    rows: list[Rows]
     handed_on: list[tuple[Run, int, int, Array]]
 
     def is_finite(self) -> bool:
         """Whether all that comes out of it is."""
-        found = [gradient for _, gradient in self.gradients.values()] + [seed[3] for seed in self.handed_on]
+        found = [one.total() for one in self.sums.values()] + [seed[3] for seed in self.handed_on]
         sums = [(g.values if isinstance(g, RowSparse) else g).sum() for g in found]
         if not sums or not devices.is_on_gpu(sums[0]):
             return all(bool(np.isfinite(float(s))) for s in sums)
@@ -110,16 +113,17 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
 def _done(
     run: Run, given: list[tuple[int, int, Array]], active: Any, hooked: Mapping[int, Hooked], hot: Any = None
 ) -> _Done:
-    gradients: dict[int, tuple[Parameter, Any]] = {}
-    arena = _run_backward(run, given, active, gradients, hooked, hot)
-    return _Done(arena, active, gradients, _handed_on(run, arena, active))
+    sums, rows = Sums(), list[Rows]()
+    arena = _run_backward(run, given, active, sums, rows, hooked, hot)
+    return _Done(arena, active, sums, rows, _handed_on(run, arena, active))
 
 
 def _run_backward(
     run: Run,
     given: list[tuple[int, int, Array]],
     active: Any,
-    gradients: dict[int, tuple[Parameter, Any]],
+    sums: Sums,
+    rows: list[Rows],
     hooked: Mapping[int, Hooked],
     hot: Any,
 ) -> Arena:
@@ -145,9 +149,14 @@ def _run_backward(
         elif launch.signature.differentiable:
             _launch_backward(xp, run.arena, arena, launch)
     for launch in at_once:
-        _parameter_gradients(xp, run.arena, arena, launch, gradients)
+        some_rows = _rows(run, arena, launch)
+        if _may_wait(run, launch):
+            rows.append(some_rows._replace(g=some_rows.g.copy()))
+        else:
+            for parameter, gradient in gradients(some_rows):
+                sums.add(parameter, gradient)
     for some in calls:
-        some.parameter_gradients(partial(_accumulate, gradients))
+        some.parameter_gradients(sums.add)
         some.end_backward()
     return arena
 
@@ -161,9 +170,12 @@ def _call_hooks(arena: Arena, launch: Launch, hooked: Mapping[int, Hooked]) -> N
             flat[...] = through(hooks, flat.reshape(kind.shape).copy()).reshape(-1)
 
 
-def _accumulate(gradients: dict[int, tuple[Parameter, Any]], parameter: Parameter, gradient: Any) -> None:
-    known = gradients.get(id(parameter))
-    gradients[id(parameter)] = parameter, gradient if known is None else accumulated(known[1], gradient)
+def _may_wait(run: Run, launch: Launch) -> bool:
+    """Whether other runs may have nodes that a few ones are worth waiting for. Where results of cells are looked at for
+    NaN, all is there at once."""
+    graph = run.plan.graph
+    alone = not len(graph.known) and not run.readers
+    return not alone and not len(graph.results) and not launch.signature.op.stacked and launch.writes.count <= FEW
 
 
 def _launches(run: Run, active: Any, hot: Any) -> tuple[Sequence[Launch], Sequence[Launch], Sequence[Calls | Separate]]:
@@ -269,7 +281,7 @@ def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) 
     operands = operand_values(values, launch)
     for i in wanted:
         operand, read = signature.operands[i], launch.reads[i]
-        assert operand.vjp is not None and isinstance(read, Rows)
+        assert operand.vjp is not None and isinstance(read, Places)
         if not devices.elements(operand.shape):
             continue
         cotangent = operand.vjp(xp, g, y, *operands)
@@ -281,7 +293,7 @@ def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) 
         add(cotangents, operand, read, cotangent)
 
 
-def add(arena: Arena, operand: Operand, rows: Rows, cotangent: Array) -> None:
+def add(arena: Arena, operand: Operand, rows: Places, cotangent: Array) -> None:
     """Add cotangents into the rows that the operand was read from."""
     shape = operand.shape
     if not devices.elements(shape):
@@ -305,22 +317,11 @@ def add(arena: Arena, operand: Operand, rows: Rows, cotangent: Array) -> None:
     scatter_add_rows(xp, arena.table(operand.dtype, 1), elements.ravel(), flat.reshape(-1, 1))
 
 
-def _parameter_gradients(
-    xp: Any, values: Arena, cotangents: Arena, launch: Launch, gradients: dict[int, tuple[Parameter, Any]]
-) -> None:
-    signature = launch.signature
-    kind = signature.type
+def _rows(run: Run, cotangents: Arena, launch: Launch) -> Rows:
+    kind = launch.signature.type
     g = cotangents.read(kind.dtype, launch.writes, kind.shape)
-    y = values.read(kind.dtype, launch.writes, kind.shape)
-    operands = operand_values(values, launch)
-    for i, operand in enumerate(signature.operands):
-        if operand.kind == "shared" and operand.vjp is not None and operand.type is not None:
-            parameter = parameter_of(operand.type)
-            gradient = operand.vjp(xp, g, y, *operands)
-            if not isinstance(gradient, RowSparse):
-                gradient = xp.asarray(unbroadcast(xp, gradient, operands[i].shape))
-                gradient = gradient if gradient.shape == parameter.shape else gradient.reshape(parameter.shape)
-            _accumulate(gradients, parameter, gradient)
+    y = run.arena.read(kind.dtype, launch.writes, kind.shape)
+    return Rows(run, launch.signature, g, y, operand_values(run.arena, launch))
 
 
 def accumulated(a: Any, b: Any) -> Any:

@@ -329,9 +329,9 @@ class Calls:
         """The weights of a product, (m, k); those of several parameters are joined once an update."""
         parameters = [self.parameters[ref.index] for ref in step.parameters]
         if len(parameters) == 1:
-            return parameters[0].stored()
+            return parameters[0].memory
         found: Array = self._once(
-            (id(step), "joined"), step, lambda: self.xp.concatenate([p.stored() for p in parameters])
+            (id(step), "joined"), step, lambda: self.xp.concatenate([p.memory for p in parameters])
         )
         return found
 
@@ -420,7 +420,7 @@ class Calls:
     def _flat(self, ref: Ref) -> Array:
         """A shared value as a vector."""
         if ref.kind == PARAMETER:
-            return self.parameters[ref.index].stored().reshape(-1)
+            return self.parameters[ref.index].memory.reshape(-1)
         if ref.kind == CONSTANT:
             return devices.to_device(self.program.constants[ref.index], self.device).reshape(-1)
         return self.shared[ref.index].reshape(-1)

@@ -266,7 +266,7 @@ def _joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints
     new, old, signature, starts, base, shift, inside = passes.joined(
         graph.nodes, graph.shift, found.last, found.structure, which
     )
-    float_starts, floats = _floats(graph, new, old)
+    float_starts, copied = _floats(graph, new, old)
     return replace(
         graph,
         signatures=tuple(table),
@@ -276,27 +276,28 @@ def _joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints
         shift=shift,
         int_starts=graph.int_starts[old],
         float_starts=float_starts,
-        floats=floats,
+        floats=np.concatenate([graph.floats, graph.floats[copied]]) if len(copied) else graph.floats,
         origin=graph.origin[old],
         roots=tuple([(int(new[base]), shift) for base, shift in graph.roots]),
         known=new[graph.known],
         results=new[graph.results],
         inside=graph.origin[inside],
+        copied=copied,
     )
 
 
 def _floats(graph: Graph, call: Ints, old: Ints) -> tuple[Ints, Ints]:
-    """Payload: that of the members of each chain side by side, behind all other."""
+    """Payload: that of the members of each chain side by side, behind all other. Where it begins, and which it is."""
     starts = graph.float_starts[old]
     counts = np.array([s.floats for s in graph.signatures], np.int64)[graph.signature]
     size = np.bincount(call)
     member = np.flatnonzero((counts > 0) & (size[call] > 1))
     if not len(member):
-        return starts, graph.floats
+        return starts, graph.copied
     member = member[np.argsort(call[member], kind="stable")]
     counts = counts[member]
     ends = np.cumsum(counts)
-    values = graph.floats[np.repeat(graph.float_starts[member] - ends + counts, counts) + np.arange(ends[-1])]
+    copied = np.repeat(graph.float_starts[member] - ends + counts, counts) + np.arange(ends[-1])
     calls, first = np.unique(call[member], return_index=True)
     starts[calls] = len(graph.floats) + (ends - counts)[first]
-    return starts, np.concatenate([graph.floats, values])
+    return starts, copied

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow.errors import DeviceError, ShapeError
 
 Array = Any
@@ -212,6 +213,20 @@ def dlpack_device(device: str) -> tuple[int, int]:
     (1, 0)
     """
     return (1, 0) if device == "cpu" else (CUDA_DEVICES[0], _number(device))
+
+
+def view(buffer: Array, offset: int, shape: tuple[int, ...]) -> Array:
+    """The elements of a flat buffer from ``offset`` on, in that shape.
+
+    >>> view(np.arange(12), 1, (2, 2)).tolist()
+    [[1, 2], [3, 4]]
+    """
+    if _view is not None and isinstance(buffer, np.ndarray):
+        return _view(buffer, offset, shape)
+    return buffer[offset : offset + elements(shape)].reshape(shape)
+
+
+_view = None if core.passes is None else core.passes.view
 
 
 def strided(buffer: Array, offset: int, shape: tuple[int, ...], pitch: int) -> Array:

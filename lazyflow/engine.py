@@ -24,16 +24,17 @@ from lazyflow.backward import backward as run_backward
 from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, LazyflowError, ShapeError, user_line
-from lazyflow.execute import Run, execute, fused_by, parameter_types
+from lazyflow.execute import Run, execute, fused_by
 from lazyflow.expr import Expr, Parameter, own_array, value_of
-from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes
+from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, together
-from lazyflow.ops.base import Array
+from lazyflow.ops.base import Array, Shape
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, make, scheduled
 from lazyflow.plans import Plans
-from lazyflow.repeats import without_repeats
+from lazyflow.recorded import again, key_of, sources_of
+from lazyflow.repeats import may_repeat, without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
 from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, Type, signature_by_id
@@ -83,30 +84,70 @@ def _run(roots: Sequence[Expr]) -> None:
 def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
     """Compute the roots, which rest on the tapes ``reached``; if a value that they rest on is stale, only forget all
     that they rest on, and return False."""
-    graph = collect(roots, reached=reached)
-    if any_stale(graph.known_run):
+    way = _way(roots, reached)
+    parts = segments(reached, roots, anew=False)
+    tapes = [tape for tape, _, _ in parts]
+    for tape in reached:
+        tape.seal()
+    key = key_of(parts, roots, way)
+    found = PLANS.of_recording(key, tapes)
+    graph = collect(roots, parts=parts) if found is None else None
+    sources = [] if found is None else sources_of(found, tapes)
+    if any_stale([run for run, _ in sources] if graph is None else graph.known_run):
         _forget(roots)
         return False
-    if not len(graph):
-        return True
-    device = roots[0].device
-    tapes = [graph.tape(i) for i in range(len(graph.tapes))]
-    differentiable = all(t.grad for t in tapes)
-    checked = settings.current().check_finite or any(t.lines is not None for t in tapes)
-    others = not differentiable and _others_held(tapes, roots, reached)
-    held = _held(tapes) if others and not checked and _nbytes(graph) > KEPT else None
-    reuse = not differentiable and not checked and (held is not None or not others)
-    graph = reduced(_with_kept(drawn_anew(graph), held or {}), device, checked)
-    plan = plan_of(graph, settings.current().batching, reuse=reuse)
-    _check_recorded(parameter_types(plan))
+    if found is not None:
+        _compute(roots, tapes, again(found, tapes, sources), way)
+    elif graph is not None and len(graph):
+        _compute(roots, tapes, _planned(graph, tapes, way, key), way)
+    return True
+
+
+class Way(NamedTuple):
+    """How a run goes, beside what it computes. ``others``: whether somebody holds values without gradient that are no
+    roots."""
+
+    device: str
+    batching: str
+    dedupe: bool
+    fuse: str
+    differentiable: bool
+    checked: bool
+    others: bool
+
+
+def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> Way:
+    options, device = settings.current(), roots[0].device
+    differentiable = roots[0].tape.grad
+    checked = options.check_finite or any(tape.lines is not None for tape in reached)
+    others = not differentiable and _others_held(roots, reached)
+    fuse = fused_by(options.fuse, device)
+    return Way(device, options.batching, options.dedupe, fuse, differentiable, checked, others)
+
+
+def _planned(graph: Graph, tapes: Sequence[Tape], way: Way, key: Any) -> Plan:
+    """The plan of a graph, kept by the columns that it was collected from."""
+    held = _held(tapes) if way.others and not way.checked and _nbytes(graph) > KEPT else None
+    reuse = not way.differentiable and not way.checked and (held is not None or not way.others)
+    by_payload = way.dedupe and may_repeat(graph)
+    plan = plan_of(
+        reduced(_with_kept(drawn_anew(graph), held or {}), way.device, way.checked), way.batching, reuse=reuse
+    )
+    if held is None:
+        PLANS.keep_recording(key, tapes, plan, by_payload)
+    return plan
+
+
+def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way) -> None:
+    """Run a plan, and note where the values of the tapes lie now."""
+    _check_recorded(plan.kinds)
     # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
-    with blas_threads(settings.current().threads), np.errstate(all="ignore"), devices.on(device):
-        run = Run(plan, device, differentiable, fused_by(settings.current().fuse, device))
+    with blas_threads(settings.current().threads), np.errstate(all="ignore"), devices.on(way.device):
+        run = Run(plan, way.device, way.differentiable, way.fuse)
         execute(run)
-        if checked:
+        if way.checked:
             check_finite(run, roots)
         _remember(run, tapes)
-    return True
 
 
 # Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, and
@@ -121,11 +162,11 @@ def _references(tapes: Sequence[Any]) -> list[int]:
 _NOBODY = _references([object()])[0]
 
 
-def _others_held(tapes: Sequence[Tape], roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
+def _others_held(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
     """Whether somebody holds other expressions of these tapes than the roots, or may do so: who holds an expression
-    holds its tape, and so do the two lists of tapes."""
-    distinct = list({id(tape): tape for tape in tapes}.values())
-    known = Counter(id(tape) for tape in (*tapes, *reached))
+    holds its tape, and so does the list of tapes."""
+    distinct = list(reached)
+    known = Counter(id(tape) for tape in reached)
     known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
     known.update(id(source) for tape in distinct for source, _ in tape.imports)
     counts = zip(distinct, _references(distinct), strict=True)
@@ -166,22 +207,26 @@ def _check_recorded(kinds: Iterable[Type]) -> None:
         parameter = None if kind.parameter is None else kind.parameter()
         if parameter is None:
             continue
-        name = f"parameter {parameter.name or list(kind.shape)}"
-        if kind.epoch != parameter.epoch:
-            raise LazyflowError(f"{name} was replaced in its module since this was recorded: record it again")
-        array = parameter.stored()
-        now = array.shape, array.dtype, parameter.device
-        if now != (kind.shape, kind.dtype, kind.device):
-            raise LazyflowError(
-                f"{name} was {kind.dtype}{list(kind.shape)} on {kind.device} when this was recorded, and is "
-                f"{now[1]}{list(now[0])} on {now[2]} now: record it again"
-            )
+        array = parameter.memory
+        now = array.shape, array.dtype, devices.device_of(array)
+        if kind.epoch != parameter.epoch or now != (kind.shape, kind.dtype, kind.device):
+            raise LazyflowError(_changed(parameter, kind, *now))
+
+
+def _changed(parameter: Parameter, kind: Type, shape: Shape, dtype: Any, device: str) -> str:
+    name = f"parameter {parameter.name or list(kind.shape)}"
+    if kind.epoch != parameter.epoch:
+        return f"{name} was replaced in its module since this was recorded: record it again"
+    return (
+        f"{name} was {kind.dtype}{list(kind.shape)} on {kind.device} when this was recorded, and is "
+        f"{dtype}{list(shape)} on {device} now: record it again"
+    )
 
 
 def _remember(run: Run, tapes: Sequence[Tape]) -> None:
     """Note on the tapes where the values of their rows lie now."""
     graph = run.plan.graph
-    places = _places(run)
+    places = run.plan.places
     starts, lows = graph.tape_starts.tolist(), graph.tape_lows.tolist()
     first = 0
     for number, tape in enumerate(tapes):
@@ -190,12 +235,6 @@ def _remember(run: Run, tapes: Sequence[Tape]) -> None:
             tape.touched += [(low, low + end - start) for low, start, end in parts]  # first: see `_note`
             _note(tape, run, places, parts)
             first = number + 1
-
-
-def _places(run: Run) -> Any:
-    """The element offset of the value that each row of the tapes shows, -1 where there is none."""
-    graph = run.plan.graph
-    return passes.places(graph.tape_base, graph.tape_shift, graph.origin, _kept(run), run.plan.offsets)
 
 
 def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int]]) -> None:
@@ -215,13 +254,6 @@ def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int
 
 def _place_of(row: int, parts: Sequence[tuple[int, int, int]], places: Any) -> int:
     return next((int(places[row - low + start]) for low, start, end in parts if 0 <= row - low < end - start), -1)
-
-
-def _kept(run: Run) -> Any:
-    """The nodes whose values are still there."""
-    if run.plan.reuses:
-        return np.unique(np.array([base for base, _ in run.plan.graph.roots], np.int64))
-    return np.arange(len(run.plan.graph))
 
 
 def _roots_to_run(roots: Sequence[Any]) -> list[Expr]:
@@ -263,8 +295,9 @@ def _alone(method: Method) -> Method:
     @functools.wraps(method)
     def locked(engine: Engine, roots: Any, *args: Any) -> Any:
         found = roots if isinstance(roots, list | tuple) else [roots]
-        owners = {o for e in found if isinstance(e, Expr) and not isinstance(e, Parameter) for o in e.tape.owners}
-        return together(sorted(owners, key=lambda o: o.number), method, engine, roots, *args)
+        sets = {e.tape.owners for e in found if isinstance(e, Expr) and not isinstance(e, Parameter)}
+        owners = sorted(frozenset().union(*sets), key=lambda o: o.number)
+        return together(owners, method, engine, roots, *args)
 
     return locked  # type: ignore[return-value]
 

@@ -46,13 +46,14 @@ class Run:
         if device != "cpu":
             self.arena.bring(_indices(plan))
         earlier = {id(run): run for run in plan.graph.known_run}.values()
-        self.rests_on = _joined(parameter_types(plan), [run.rests_on for run in earlier])
+        self.rests_on = _joined(plan.kinds, [run.rests_on for run in earlier])
         for parameter in self._parameters():
             parameter.notice()
         self.stamp = moment()
         self.superseded = False
-        self.readers: weakref.WeakSet[Run] = weakref.WeakSet()
+        self.readers: weakref.WeakSet[Run] | None = None  # made for the first one: most runs have none
         for run in earlier:
+            run.readers = run.readers or weakref.WeakSet()
             run.readers.add(self)
         self.calls = [calls_of(self, cells) for cells in plan.cells]
 
@@ -79,12 +80,11 @@ class Run:
             run = stack.pop()
             if not run.superseded:
                 run.superseded = True
-                stack.extend(run.readers)
+                stack.extend(run.readers or ())
 
     def value(self, offset: int, kind: Type) -> Array:
         """A copy of the value of one node."""
-        buffer = self.arena.buffers[kind.dtype]
-        return buffer[offset : offset + kind.size].reshape(kind.shape).copy()
+        return devices.view(self.arena.buffers[kind.dtype], offset, kind.shape).copy()
 
 
 def calls_of(run: Run, cells: Cells) -> Calls:
@@ -108,11 +108,6 @@ def fused_by(wanted: str, device: str) -> str:
     return wanted
 
 
-def parameter_types(plan: Plan) -> frozenset[Type]:
-    """The types of the parameters among the operands of the plan's signatures."""
-    return frozenset(o.type for s in plan.graph.signatures for o in s.operands if o.kind == "shared" and o.type)
-
-
 def _joined(own: frozenset[Type], others: Sequence[frozenset[Type]]) -> frozenset[Type]:
     """The union, which is one of the sets wherever it can be: the runs of a long chain rest on the same parameters."""
     for other in others:
@@ -122,7 +117,7 @@ def _joined(own: frozenset[Type], others: Sequence[frozenset[Type]]) -> frozense
 
 def parameters_of(plan: Plan) -> list[Parameter | None]:
     """The parameters among the operands of the plan's signatures; None for one that has died since."""
-    return [kind.parameter() for kind in parameter_types(plan) if kind.parameter is not None]
+    return [kind.parameter() for kind in plan.kinds if kind.parameter is not None]
 
 
 def parameter_of(kind: Type) -> Parameter:
@@ -145,7 +140,7 @@ def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = 
     if operand.kind == "shared":
         assert operand.type is not None
         parameter = parameter_of(operand.type)
-        array = parameter.columns(arena.number) if by_columns and operand.type.ndim == 2 else parameter.stored()
+        array = parameter.columns(arena.number) if by_columns and operand.type.ndim == 2 else parameter.memory
         return array if array.shape == operand.shape else array.reshape(operand.shape)
     if operand.kind == "int" or isinstance(read, float):  # indices, that is: see `lazyflow.ops.base`
         return read
@@ -199,8 +194,9 @@ def _fill(run: Run, launch: Launch, out: Array) -> None:
         for i, value in enumerate(_snapshots(run, launch)):
             out[i] = devices.to_device(value, run.device)
         return
+    shape = out.shape[1:]
     for i, (source, offset) in enumerate(sources(run.plan, launch)):
-        out[i] = source.arena.buffers[out.dtype][offset : offset + out[i].size].reshape(out.shape[1:])
+        out[i] = devices.view(source.arena.buffers[out.dtype], offset, shape)
 
 
 def _snapshots(run: Run, launch: Launch) -> list[Array]:

@@ -594,6 +594,11 @@ class Parameter(Expr):
     def __del__(self) -> None:
         self._forget_signatures()
 
+    @property
+    def memory(self) -> Array:
+        """The array itself, for the engine, which runs no body of a cell."""
+        return self._array
+
     def stored(self) -> Array:
         """The array itself, for the library, which says what it changes (`touch`), and keeps no reference."""
         refuse_in_cells(

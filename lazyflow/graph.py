@@ -11,7 +11,7 @@ import bisect
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class Graph:
     ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``,
     ``known_offset``. ``results`` are nodes that a launch of the cell call before them computes, its further results.
     ``inside`` are rows, numbered as in ``origin``, that have no node: chains compute them on their way.
+    ``copied``: which of the tapes' floats stand once more behind the last of them, for chains.
     Row ``i`` of the tapes shows the memory of row ``tape_base[i]`` from element ``tape_shift[i]`` on; the number behind
     the last row stands for rows that were not read.
     """
@@ -72,6 +73,7 @@ class Graph:
     tape_shift: Ints
     results: Ints
     inside: Ints
+    copied: Ints
 
     @cached_property
     def nodes(self) -> Any:
@@ -136,7 +138,7 @@ LONG = 512
 GAP = 128
 
 
-def _segments(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list[Segment]:
+def segments(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list[Segment]:
     """What to read of each tape: all of it, or, of a long one that was sealed before, what the roots need."""
     asked: dict[int, set[int]] = {id(t): set() for t in tapes}
     for e in roots:
@@ -374,14 +376,13 @@ def location(tape: Tape, row: int) -> tuple[Any, int]:
     return tape.runs[tape.run_of[row]], int(tape.offset_of[row])
 
 
-def collect(roots: Sequence[Expr], anew: bool = False, reached: Sequence[Tape] | None = None) -> Graph:
+def collect(roots: Sequence[Expr], anew: bool = False, parts: Sequence[Segment] | None = None) -> Graph:
     """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
-    the tapes, which are those ``reached`` where that is known."""
-    tapes = reached_tapes(roots, anew) if reached is None else reached
-    segments = _segments(tapes, roots, anew)
-    for tape in tapes:
+    the tapes, of which the ``parts`` are read where they are known."""
+    parts = segments(reached_tapes(roots, anew), roots, anew) if parts is None else parts
+    for tape, _, _ in parts:
         tape.seal()
-    c = _Columns(segments)
+    c = _Columns(parts)
     imported, foreign = _imports(c, anew)
     known = _known_rows(c, foreign, anew)
     root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
@@ -425,7 +426,22 @@ def _graph(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, root
         tape_shift=shift,
         results=results,
         inside=_int_array([]),
+        copied=_int_array([]),
     )
+
+
+def of_structure(graph: Graph, **other: Any) -> Graph:
+    """A graph of the same structure with other payload, tapes or runs: what was made of the structure is its own,
+    too."""
+    found = object.__new__(Graph)
+    found.__dict__.update(graph.__dict__, **other)
+    return found
+
+
+def payload(tapes: Sequence[Tape]) -> tuple[Ints, Ints]:
+    """The integers and the floats of whole tapes, end to end."""
+    ints, floats = [_buffer(t.ints, np.int32) for t in tapes], [_buffer(t.floats, np.float64) for t in tapes]
+    return (ints[0], floats[0]) if len(tapes) == 1 else (np.concatenate(ints), np.concatenate(floats))
 
 
 def drawn_anew(graph: Graph) -> Graph:
@@ -443,7 +459,7 @@ def drawn_anew(graph: Graph) -> Graph:
                 stream = tape.streams.get(tape.ints[there + places[0]])
                 for place, number in zip(places, stream.draw() if stream else (), strict=False):
                     tape.ints[there + place] = ints[graph.int_starts[node] + place] = number
-    return replace(graph, ints=ints)
+    return of_structure(graph, ints=ints)
 
 
 def _random_rows(graph: Graph, tapes: Sequence[Tape]) -> list[tuple[Tape, int, int]]:

@@ -36,12 +36,13 @@ reaches_all: Any
 row_starts: Any
 signature_edges: Any
 stacked_rows: Any
+structure: Any
 without_repeats: Any
 
 NAMES = (
     "Nodes", "backwards", "blocks", "by_agenda", "by_launch", "by_levels", "calls", "chains", "collected", "cut",
     "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "operand_offsets", "part", "places",
-    "reach", "reaches_all", "row_starts", "signature_edges", "stacked_rows", "without_repeats",
+    "reach", "reaches_all", "row_starts", "signature_edges", "stacked_rows", "structure", "without_repeats",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from lazyflow.arrays import bounds_of, in_order_of
 from lazyflow.graph import Graph
 from lazyflow.schedule import Choices, Dag, Schedule
 from lazyflow.schedule import scheduled as schedule_of
-from lazyflow.tape import Signature
+from lazyflow.tape import Signature, Type
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 
@@ -95,7 +95,10 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The launches in order, the arena's size in elements for each dtype, and the arena offset of every node."""
+    """The launches in order, the arena's size in elements for each dtype, and the arena offset of every node.
+
+    ``first``: the plan of the same structure that this one has all from but payload.
+    """
 
     graph: Graph
     schedule: Schedule
@@ -104,11 +107,28 @@ class Plan:
     sizes: dict[np.dtype[Any], int]
     reuses: bool
     cells: tuple[Cells, ...] = ()
+    first: Plan | None = None
+
+    @cached_property
+    def kinds(self) -> frozenset[Type]:
+        """The types of the parameters among the operands."""
+        return frozenset(o.type for s in self.graph.signatures for o in s.operands if o.kind == "shared" and o.type)
+
+    @cached_property
+    def places(self) -> Ints:
+        """The element offset of the value that each row of the tapes shows afterwards, -1 where there is none."""
+        graph, kept = self.graph, np.arange(len(self.graph))
+        if self.reuses:
+            kept = np.unique(np.array([base for base, _ in graph.roots], np.int64))
+        found: Ints = passes.places(graph.tape_base, graph.tape_shift, graph.origin, kept, self.offsets)
+        return found
 
     @cached_property
     def parameter_launches(self) -> tuple[Launch, ...]:
         """All nodes of each signature that has a differentiable parameter, as if nothing forbade to run them at once:
         what backward computes the parameters' gradients from. Made when a backward first asks."""
+        if self.first is not None:
+            return tuple([_refilled(launch, self.graph) for launch in self.first.parameter_launches])
         return () if self.reuses else parameter_launches(self.graph, self.schedule.launch, self.offsets)
 
     def check(self) -> None:
@@ -484,3 +504,33 @@ def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tupl
     block, place, counts, kinds, phases, last = passes.blocks(graph.nodes, schedule.launch, schedule.phase, roots)
     start, sizes = _recycled(table, counts, kinds, phases, last)
     return start[block] + place * table.width[graph.signature], sizes
+
+
+def repeated(plan: Plan, graph: Graph, first: Plan | None = None) -> Plan:
+    """A plan for another graph of the same structure: only payload differs. ``first``: see `Plan`."""
+    cells = tuple([_refilled_cells(c, graph) for c in plan.cells])
+    launches = tuple([_refilled(launch, graph) for launch in plan.launches])
+    found = object.__new__(Plan)
+    found.__dict__.update(plan.__dict__, graph=graph, launches=launches, cells=cells, first=first)
+    found.__dict__.pop("parameter_launches", None)
+    return found
+
+
+def _refilled_cells(cells: Cells, graph: Graph) -> Cells:
+    signature, nodes = cells.signature, cells.nodes
+    return replace(
+        cells,
+        ints=tuple(graph.ints[graph.int_starts[nodes] + k] for k in range(signature.ints)),
+        floats=tuple(graph.floats[graph.float_starts[nodes] + k] for k in range(signature.floats)),
+    )
+
+
+def _refilled(launch: Launch, graph: Graph) -> Launch:
+    signature = launch.signature
+    if launch.calls is not None or (not signature.ints and not signature.floats):
+        return launch
+    reads: list[Read] = list(launch.reads)
+    for i, operand in enumerate(signature.operands):
+        if operand.kind in ("int", "float"):
+            reads[i] = payload_read(graph, operand, launch.nodes)
+    return launch._replace(reads=tuple(reads))

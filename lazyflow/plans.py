@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazyflow.graph import Graph
 from lazyflow.locks import Lock
-from lazyflow.plan import Cells, Launch, Plan, Read, payload_read
-from lazyflow.tape import Signature, Type
+from lazyflow.plan import Plan, repeated
+from lazyflow.recorded import Recorded, payload_of, recorded
+from lazyflow.tape import Signature, Tape, Type
 
 LIMIT = 16 << 20  # bytes of arrays
 
@@ -39,17 +40,30 @@ class CacheInfo:
         return f"plans kept: {self.hits} hits, {self.misses} misses, {size}"
 
 
+class Kept(NamedTuple):
+    """A plan and its bytes; what else is known if it is kept by a recording, None if only by the payload, too."""
+
+    plan: Plan
+    nbytes: int
+    recorded: Recorded | None = None
+
+    @property
+    def signatures(self) -> Iterable[Signature]:
+        """The signatures that it keeps alive."""
+        return self.plan.graph.signatures if self.recorded is None else self.recorded.signatures
+
+
 class Plans:
     """Keeps plans by structure, up to ``limit`` bytes; those not asked for the longest go first.
 
-    A plan is kept when its structure comes by for the second time: minibatches that are shuffled never come again, and
-    cost a few bytes each.
+    A plan is kept when its structure comes by for the second time, or at ``once``: minibatches that are shuffled never
+    come again, and cost a few bytes each.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = LIMIT, once: bool = False) -> None:
+        self.limit, self.once = limit, once
         self.seen: OrderedDict[Any, None] = OrderedDict()
-        self.kept: OrderedDict[Any, tuple[Plan, int]] = OrderedDict()
+        self.kept: OrderedDict[Any, Kept] = OrderedDict()
         self.watched: weakref.WeakSet[Type] = weakref.WeakSet()
         self.hits = self.misses = 0
         self.bereft = False
@@ -58,11 +72,12 @@ class Plans:
     @property
     def nbytes(self) -> int:
         """Bytes of what is kept. Counted anew: an interrupt could come between a plan and a count of it."""
-        return sum(size for _, size in list(self.kept.values()))
+        return sum([kept.nbytes for kept in list(self.kept.values())])
 
     def info(self) -> CacheInfo:
         """Counts and sizes."""
-        return CacheInfo(self.hits, self.misses, len(self.kept), self.nbytes, self.limit)
+        plans = len({id(kept.plan.offsets) for kept in list(self.kept.values())})  # several keys may lead to one
+        return CacheInfo(self.hits, self.misses, plans, self.nbytes, self.limit)
 
     def plan(self, graph: Graph, way: Any, make: Callable[[], Plan]) -> Plan:
         """The plan of a graph, run in a certain ``way``; made anew if no graph of equal structure has one."""
@@ -71,36 +86,70 @@ class Plans:
             if self.bereft:
                 self._drop_dead()
             found = self.kept.get(key)
-            if found is not None and _is_alike(found[0].graph, graph):
+            if found is not None and _is_alike(found.plan.graph, graph):
                 self.kept.move_to_end(key)
                 self.hits += 1
-                return _with_payload(found[0], graph)
+                return repeated(found.plan, graph)
             self.misses += 1
-            again = hash(key) in self.seen
-            self.seen[hash(key)] = None
-            if len(self.seen) > MOST_SEEN:
-                self.seen.popitem(last=False)
+            again = self._comes_again(key)
         plan = make()
         if again:
             with self.lock:
-                self._keep(key, plan)
+                self._keep(key, Kept(replace(plan, graph=_bare(plan.graph)), _nbytes(plan)))
         return plan
 
-    def _keep(self, key: Any, plan: Plan) -> None:
-        size = _nbytes(plan)
+    def of_recording(self, key: Any, tapes: Sequence[Tape]) -> Recorded | None:
+        """What is known of tapes with this key (`lazyflow.recorded.key_of`)."""
+        with self.lock:
+            if self.bereft:
+                self._drop_dead()
+            found = self.kept.get(key)
+            if found is not None and found.recorded is None:
+                key = key, payload_of(tapes)
+                found = self.kept.get(key)
+            if found is None:
+                return None
+            self.kept.move_to_end(key)
+            self.hits += 1
+            return found.recorded
+
+    def keep_recording(self, key: Any, tapes: Sequence[Tape], plan: Plan, by_payload: bool) -> None:
+        """Keep the plan of these tapes, if the key is not None and comes by for the second time, or for tapes with the
+        very same payload."""
+        if key is None:
+            return
+        with self.lock:
+            whole = (key, payload_of(tapes)) if by_payload else key
+            if not self._comes_again(whole):
+                return
+            kept, size = recorded(plan, tapes), _nbytes(plan) + _nbytes_of(key)
+            self._keep(whole, Kept(kept.plan, size, kept))
+            if by_payload:
+                self._keep(key, Kept(kept.plan, _nbytes_of(key)))
+
+    def _comes_again(self, key: Any) -> bool:
+        """Whether the key was here before; from now on it was."""
+        number = hash(key)
+        found = self.once or number in self.seen
+        self.seen[number] = None
+        if len(self.seen) > MOST_SEEN:
+            self.seen.popitem(last=False)
+        return found
+
+    def _keep(self, key: Any, kept: Kept) -> None:
+        size = kept.nbytes
         if size > self.limit:
             return
         self.kept.pop(key, None)
         total = self.nbytes + size
         while total > self.limit:  # before it is kept: an interrupt finds too little kept, never too much
-            _, (_, freed) = self.kept.popitem(last=False)
-            total -= freed
-        for kind in _parameter_types(plan.graph.signatures):
+            total -= self.kept.popitem(last=False)[1].nbytes
+        for kind in _parameter_types(kept.signatures):
             parameter = kind.parameter() if kind.parameter is not None else None
             if parameter is not None and kind not in self.watched:
                 weakref.finalize(parameter, self._note_death).atexit = False
                 self.watched.add(kind)
-        self.kept[key] = replace(plan, graph=_bare(plan.graph)), size
+        self.kept[key] = kept
 
     def _note_death(self) -> None:
         """A parameter has died, at whatever moment: its plans go when the next plan is asked for."""
@@ -109,13 +158,13 @@ class Plans:
     def _drop_dead(self) -> None:
         """Let go of plans with a parameter that is no more, and of its signatures."""
         self.bereft = False
-        for key, (plan, _) in list(self.kept.items()):
-            kinds = _parameter_types(plan.graph.signatures)
+        for key, kept in list(self.kept.items()):
+            kinds = _parameter_types(kept.signatures)
             if any(kind.parameter is not None and kind.parameter() is None for kind in kinds):
                 del self.kept[key]
 
 
-def _parameter_types(signatures: Sequence[Signature]) -> list[Type]:
+def _parameter_types(signatures: Iterable[Signature]) -> list[Type]:
     return [o.type for s in signatures for o in s.operands if o.kind == "shared" and o.type]
 
 
@@ -155,6 +204,13 @@ def _bare(graph: Graph) -> Graph:
     )
 
 
+def _nbytes_of(key: Any) -> int:
+    """Bytes of the columns that are part of a recording's key."""
+    if isinstance(key, tuple):
+        return sum([_nbytes_of(part) for part in key])
+    return len(key) if isinstance(key, bytes) else 8
+
+
 OBJECTS = 2048  # bytes of the objects of one launch, beside its arrays
 
 
@@ -169,30 +225,3 @@ def _nbytes(plan: Plan) -> int:
     cells = [a for c in plan.cells for a in (*c.inputs, *c.outputs, *c.ints, *c.floats)]
     arrays = [a for a in (*per_node, *_structure(plan.graph), *reads, *cells) if isinstance(a, np.ndarray)]
     return sum(a.nbytes for a in arrays) + OBJECTS * len(plan.launches)
-
-
-def _with_payload(plan: Plan, graph: Graph) -> Plan:
-    """A plan for another graph of the same structure: only payload differs."""
-    cells = tuple(_refilled_cells(c, graph) for c in plan.cells)
-    launches = tuple(_refilled(launch, graph) for launch in plan.launches)
-    return replace(plan, graph=graph, launches=launches, cells=cells)
-
-
-def _refilled_cells(cells: Cells, graph: Graph) -> Cells:
-    signature, nodes = cells.signature, cells.nodes
-    return replace(
-        cells,
-        ints=tuple(graph.ints[graph.int_starts[nodes] + k] for k in range(signature.ints)),
-        floats=tuple(graph.floats[graph.float_starts[nodes] + k] for k in range(signature.floats)),
-    )
-
-
-def _refilled(launch: Launch, graph: Graph) -> Launch:
-    signature = launch.signature
-    if launch.calls is not None or (not signature.ints and not signature.floats):
-        return launch
-    reads: list[Read] = list(launch.reads)
-    for i, operand in enumerate(signature.operands):
-        if operand.kind in ("int", "float"):
-            reads[i] = payload_read(graph, operand, launch.nodes)
-    return launch._replace(reads=tuple(reads))

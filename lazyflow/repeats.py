@@ -24,8 +24,7 @@ WORTH = 64  # each round passes over all edges: one edge in so many must lead to
 
 def without_repeats(graph: Graph) -> Graph:
     """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
-    leaves = int((graph.starts[1:] == graph.starts[:-1]).sum())
-    if leaves - len(graph.known) < FEWEST:  # repeats begin at leaves, and known ones are left as they are
+    if not may_repeat(graph):
         return graph
     counts = [np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")]
     payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats, *counts
@@ -48,6 +47,12 @@ def without_repeats(graph: Graph) -> Graph:
         tape_base=tape_base,
         results=results,
     )
+
+
+def may_repeat(graph: Graph) -> bool:
+    """Whether there is anything to look at: repeats begin at leaves, and known ones are left as they are."""
+    leaves = np.count_nonzero(graph.starts[1:] == graph.starts[:-1])
+    return int(leaves) - len(graph.known) >= FEWEST
 
 
 def _usable(graph: Graph) -> Ints:

@@ -225,7 +225,7 @@ def test_counts_of_what_is_kept_stay_right():
     for k in every(program, 20):
         interrupted(program, k)
     assert POOL.held == sum(b.nbytes for waiting in POOL.free.values() for b in waiting) <= POOL.limit
-    assert PLANS.nbytes == sum(size for _, size in PLANS.kept.values()) <= PLANS.limit
+    assert PLANS.nbytes == sum(kept.nbytes for kept in PLANS.kept.values()) <= PLANS.limit
 
 
 def test_interrupted_averages_of_a_batch_norm_count_each_minibatch_once():

@@ -117,17 +117,17 @@ def test_an_interrupt_leaves_no_more_bytes_than_allowed(plans):
     table, weight = parameters()
     for length in (5, 5, 6, 6, 7, 7):
         loss(table, weight, [0] * length).forward()
-    *kept, (key, (plan, size)) = plans.kept.items()
-    limit = plans.info().nbytes - size  # one more, and the longest unused has to go
+    *kept, (key, last) = plans.kept.items()
+    limit = plans.info().nbytes - last.nbytes  # one more, and the longest unused has to go
 
     def full():
         own = Plans(limit)
         own.kept.update(kept)
         return own
 
-    for k in range(bytecodes(functools.partial(full()._keep, key, plan), ["plans.py"])):
+    for k in range(bytecodes(functools.partial(full()._keep, key, last), ["plans.py"])):
         own = full()
-        where = interrupted(functools.partial(own._keep, key, plan), k, ["plans.py"])
+        where = interrupted(functools.partial(own._keep, key, last), k, ["plans.py"])
         assert own.info().nbytes <= limit, where
 
 

@@ -10,6 +10,15 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
+from lazyflow.core.columns cimport IntColumn
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewFromDescr(
+        PyTypeObject *subtype, cnp.dtype descr, int nd, cnp.npy_intp *dims, cnp.npy_intp *strides, void *data, int flags, PyObject *obj
+    )
 
 cnp.import_array()
 
@@ -122,6 +131,35 @@ cdef inline flag *_flag_at(object a):
     return <flag *>cnp.PyArray_DATA(<cnp.ndarray>a)
 
 
+# Memory.
+
+
+def view(buffer, Py_ssize_t offset, tuple shape):
+    """The elements of a flat buffer from ``offset`` on, in that shape."""
+    if not isinstance(buffer, cnp.ndarray) or (<cnp.ndarray>buffer).ndim != 1 or not cnp.PyArray_ISCARRAY(<cnp.ndarray>buffer):
+        raise ValueError("buffer: a contiguous array of one axis expected")
+    cdef cnp.ndarray whole = buffer
+    cdef cnp.npy_intp sizes[32]
+    cdef Py_ssize_t axes = len(shape), i, count = 1, room = cnp.PyArray_SIZE(whole) - offset
+    cdef bint fits = 0 <= offset and 0 <= room
+    if axes > 32:
+        raise ValueError(f"shape: up to 32 axes expected, got {axes}")
+    for i in range(axes):
+        sizes[i] = shape[i]
+        fits = fits and sizes[i] >= 0 and (sizes[i] == 0 or count <= room // sizes[i])
+        count *= sizes[i] if fits else 0
+    if not fits:
+        raise ValueError(f"offset, shape: {shape} from {offset} on expected within {len(buffer)} elements")
+    cdef cnp.dtype dtype = whole.descr
+    cdef char *data = <char *>cnp.PyArray_DATA(whole) + offset * cnp.PyArray_ITEMSIZE(whole)
+    Py_INCREF(dtype)  # the new array takes a reference over
+    cdef cnp.ndarray found = PyArray_NewFromDescr(
+        <PyTypeObject *>cnp.ndarray, dtype, <int>axes, sizes, NULL, data, cnp.NPY_ARRAY_CARRAY, NULL
+    )
+    cnp.set_array_base(found, whole)
+    return found
+
+
 # Rows of tapes.
 
 
@@ -157,6 +195,49 @@ def row_starts(ids, ints, rows, int_counts, float_counts):
         raise ValueError(f"ids: signatures below {kinds} expected")
     start[n], int_start[n], float_start[n] = a, b, c
     return starts, int_starts, float_starts
+
+
+def structure(ids, ints, rows, int_counts, kinds):
+    """Of the integers of all rows those that say what is connected to what, and are no payload: where views and imports
+    point, and how many operands a node has. All of a torn tape's. ``ids``, ``ints``: columns of a tape, or int32; see
+    `row_starts`."""
+    cdef const i32 *operand_count = _ints32(rows, -1, "rows")
+    cdef Py_ssize_t n, numbers, signatures = _size(rows), i, k, count, at = 0, size = 0
+    cdef const i32 *kind_of = _column(ids, &n, "ids")
+    cdef const i32 *number = _column(ints, &numbers, "ints")
+    cdef const i32 *int_count = _ints32(int_counts, signatures, "int_counts")
+    cdef const i32 *kind = _ints32(kinds, signatures, "kinds")
+    found = PyBytes_FromStringAndSize(NULL, numbers * sizeof(i32))
+    cdef i32 *to = <i32 *>PyBytes_AS_STRING(found)
+    cdef bint torn = False
+    for i in range(n):
+        k = kind_of[i]
+        if k < 0 or k >= signatures:
+            raise ValueError(f"ids: signatures below {signatures} expected")
+        count = int_count[k]
+        torn = torn or count < 0 or count > numbers - at
+        if not torn:
+            if kind[k] == VIEW or kind[k] == IMPORT or operand_count[k] < 0:
+                memcpy(to + size, number + at, count * sizeof(i32))
+                size += count
+            at += count
+    if torn or at != numbers:
+        memcpy(to, number, numbers * sizeof(i32))
+        return found
+    return found[: size * sizeof(i32)]
+
+
+cdef const i32 *_column(column, Py_ssize_t *size, name) except NULL:
+    """The integers of a tape's column, and how many there are."""
+    if isinstance(column, IntColumn):
+        size[0] = (<IntColumn>column).size
+        return <const i32 *>(<IntColumn>column).data if size[0] else &_NO_NUMBER
+    cdef const i32 *found = _ints32(column, -1, name)
+    size[0] = _size(column)
+    return found
+
+
+cdef i32 _NO_NUMBER = 0
 
 
 def reach(rows, ids, kinds, starts, operands, marks, Py_ssize_t gap):

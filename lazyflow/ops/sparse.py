@@ -307,9 +307,21 @@ def add(a: RowSparse, b: RowSparse) -> RowSparse:
     >>> add(add(one, two), one).to_dense().tolist()
     [0.0, 2.0, 1.0]
     """
-    if a.shape != b.shape:
-        raise ShapeError(f"gradients of shape {a.shape} and {b.shape} do not add; both must belong to one table")
-    xp = devices.module(a.values)
-    with devices.where(a.values):
-        indices, values = xp.concatenate((a.indices, b.indices)), xp.concatenate((a.values, b.values))
-        return RowSparse.coalesce(xp, indices, values, a.shape)
+    return merged([a, b])
+
+
+def merged(some: Sequence[RowSparse]) -> RowSparse:
+    """The sum of one or more gradients of one table. Raises `ShapeError` if the tables differ in shape."""
+    first = some[0]
+    other = next((one for one in some if one.shape != first.shape), first)
+    if other is not first:
+        raise ShapeError(
+            f"gradients of shape {first.shape} and {other.shape} do not add; both must belong to one table"
+        )
+    if len(some) == 1:
+        return first
+    xp = devices.module(first.values)
+    with devices.where(first.values):
+        indices = xp.concatenate([one.indices for one in some])
+        values = xp.concatenate([one.values for one in some])
+        return RowSparse.coalesce(xp, indices, values, first.shape)

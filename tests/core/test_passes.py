@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lazyflow import arrays, core, passes
+from lazyflow.core.columns import IntColumn
 
 if core.passes is None:
     pytest.skip("the core was not compiled", allow_module_level=True)
@@ -269,6 +270,18 @@ def test_where_rows_begin(tape):
 
 
 @SOME
+@given(tapes(), st.integers(0, 2))
+def test_the_structure_that_integers_say(tape, torn):
+    (ids, _, numbers, _), (kinds, rows, int_counts, _) = tape
+    given = numbers[: len(numbers) - torn]
+    found = assert_same(lambda form: np.frombuffer(form.structure(ids, given, rows, int_counts, kinds), np.int32))
+    says = np.repeat(np.isin(ids, (1, 2, 5)), int_counts[ids])
+    np.testing.assert_array_equal(found, numbers[says] if len(given) == len(numbers) else given)
+    columns = IntColumn(ids.tolist()), IntColumn(given.tolist())
+    assert_same(lambda form: np.frombuffer(form.structure(*columns, rows, int_counts, kinds), np.int32))
+
+
+@SOME
 @given(tapes(), st.integers(0, 10**6))
 def test_collected(tape, seed):
     (ids, operands, numbers, _), (kinds, *_) = tape
@@ -323,6 +336,45 @@ def test_places(rows, count, seed):
     assert_same(lambda form: form.places(*columns))
 
 
+# Memory.
+
+
+@SOME
+@given(st.integers(0, 30), st.lists(st.integers(0, 4), max_size=4), st.sampled_from(["f4", "f8", "i8", "?"]))
+def test_views(offset, shape, dtype):
+    buffer, size = np.arange(300).astype(dtype), int(np.prod(shape))
+    found = core.passes.view(buffer, offset, tuple(shape))
+    np.testing.assert_array_equal(found, buffer[offset : offset + size].reshape(shape))
+    assert found.dtype == buffer.dtype and found.flags.carray and not found.flags.owndata
+    assert np.shares_memory(found, buffer) == (size > 0)
+
+
+BUFFER = np.arange(12.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (BUFFER, 1, (3, 4)),
+        (BUFFER, -1, (2,)),
+        (BUFFER, 0, (-2, -3)),
+        (BUFFER, 13, (0,)),
+        (BUFFER, 0, (2**40, 2**40)),
+        (BUFFER, 0, (1,) * 33),
+        (BUFFER[::2], 0, (2,)),
+        (BUFFER.reshape(3, 4), 0, (2,)),
+        (BUFFER.tolist(), 0, (2,)),
+        (None, 0, (2,)),
+        (BUFFER, 0, [2]),
+        (BUFFER, 0, ("a",)),
+    ],
+    ids=repr,
+)
+def test_wrong_views(wrong):
+    with pytest.raises((ValueError, TypeError, OverflowError)):
+        core.passes.view(*wrong)
+
+
 # Wrong arguments.
 
 
@@ -341,6 +393,7 @@ def arguments():
     flags, marks = np.ones(3, bool), np.zeros(4, bool)
     yield "Nodes", graph
     yield "row_starts", (ids, numbers, table, table, table)
+    yield "structure", (ids, numbers, table, table, table)
     yield "reach", (ints([3]), ids, table, begins[0], operands, marks, 0)
     yield "cut", (*tape, *begins, ints([0, 2]), ints([1, 4]), 4)
     yield (

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import core
 from lazyflow.backward import reached
-from lazyflow.engine import _places
 from lazyflow.execute import Run
 from lazyflow.graph import collect, decoded, reach
 from lazyflow.plan import Rows, make, reads_of, scheduled
@@ -67,7 +66,7 @@ def planned(roots, how, batching="phases", anew=True, reuse=False):
         sizes = dict(plan.sizes)
         nodes = [base for base, _ in merged.roots]
         reaches = [comparable(reached(merged, some)) for some in (nodes, nodes[:1])]
-        places = plan.offsets.tolist(), _places(run).tolist()
+        places = plan.offsets.tolist(), plan.places.tolist()
         return described(graph), described(merged), launches, cells, places, sizes, reaches
 
 

@@ -154,7 +154,7 @@ def configured(variant: Variant) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(replaced(arena.Pool, "take", poisoned))
-        stack.enter_context(replaced(engine, "PLANS", Plans()))
+        stack.enter_context(replaced(engine, "PLANS", Plans(once=True)))
         if variant.passes is not None:
             stack.enter_context(planning(variant.passes))
         if not variant.core:

@@ -1,0 +1,109 @@
+"""What was recorded before is planned before: tapes with the columns of earlier ones get the plan of those.
+
+A program that does the same thing again, a step of a simulation, a sentence of the same length, records the same
+columns again. Then the plan needs no graph first: it is known by the columns themselves. They are compared whole, with
+all else that a graph is made of: which rows are roots, what is known of each tape, what is watched on it. Payload is no
+part of it, except where equal nodes are made one (see `lazyflow.repeats`), and neither are the arrays of constants.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazyflow import passes
+from lazyflow.expr import Expr
+from lazyflow.graph import Segment, decoded, drawn_anew, is_evaluated, location, of_structure, payload
+from lazyflow.plan import Plan, repeated
+from lazyflow.tape import IMPORT, Signature, Tape, signature_by_id, signature_columns
+
+
+class Recorded(NamedTuple):
+    """What was made of tapes with certain columns.
+
+    ``plan``: of a graph that has neither tapes nor earlier runs. ``known``: of each known node the number of its tape,
+    and there its row or, if the flag says so, the number of its import. ``signatures``: those of all nodes and rows,
+    which stay alive.
+    """
+
+    plan: Plan
+    known: tuple[tuple[int, int, bool], ...]
+    signatures: frozenset[Signature]
+
+
+def key_of(segments: Sequence[Segment], roots: Sequence[Expr], way: Any) -> Any:
+    """What `Recorded` depends on but payload, of tapes that are read whole; None where only parts of one are."""
+    if any(low or high != len(tape) for tape, low, high in segments):
+        return None
+    number = {id(tape): k for k, (tape, _, _) in enumerate(segments)}
+    places = [(number[id(e.tape)], e.row) for e in roots]
+    return way, *places, *[_of_tape(tape, number) for tape, _, _ in segments]
+
+
+def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[Any, ...]:
+    known = None if tape.run_of is None else (tape.run_of >= 0).tobytes()
+    watched = (*tape.hooks, None, *tape.retained, None, *tape.remembered)
+    imports = [_of_import(source, row, number) for source, row in tape.imports]
+    sizes = len(tape.ints), len(tape.floats)
+    return tape.signatures.tobytes(), tape.operands.tobytes(), _structure(tape), *sizes, known, *watched, *imports
+
+
+def _of_import(source: Tape, row: int, number: dict[int, int]) -> Any:
+    """Where it comes from, if that is computed with it; whatever was computed before is alike."""
+    return None if id(source) not in number or is_evaluated(source, row) else (number[id(source)], row)
+
+
+def _structure(tape: Tape) -> bytes:
+    if not len(tape.ints):
+        return b""
+    columns = signature_columns()
+    found: bytes = passes.structure(tape.signatures, tape.ints, columns.rows, columns.ints, columns.kinds)
+    return found
+
+
+def payload_of(tapes: Sequence[Tape]) -> tuple[bytes, ...]:
+    """The payload of tapes, and what their structure says beside it."""
+    return tuple([column.tobytes() for tape in tapes for column in (tape.ints, tape.floats)])
+
+
+def recorded(plan: Plan, tapes: Sequence[Tape]) -> Recorded:
+    """What is kept of the plan of these tapes."""
+    graph = plan.graph
+    known = tuple([_source(tapes[number], number, row) for number, row in graph.tape_rows(graph.origin[graph.known])])
+    signatures = {signature_by_id(i) for tape in tapes for i in set(tape.signatures)}
+    alone = of_structure(graph, tapes=(), known_run=(), known_offset=graph.known_offset[:0])
+    first = replace(plan, graph=alone)
+    _ = alone.place_of_known, first.places, first.kinds  # made here, once for all
+    return Recorded(first, known, frozenset(signatures.union(graph.signatures)))
+
+
+def _source(tape: Tape, number: int, row: int) -> tuple[int, int, bool]:
+    """See `Recorded.known`."""
+    if signature_by_id(tape.signatures[row]).op is not IMPORT:
+        return number, row, False
+    return number, tape.ints[int(decoded(tape).int_starts[row])], True
+
+
+def sources_of(found: Recorded, tapes: Sequence[Tape]) -> list[tuple[Any, int]]:
+    """Where the values of the known nodes lie: run and element offset."""
+    sources = [tapes[t].imports[k] if imported else (tapes[t], k) for t, k, imported in found.known]
+    return [location(tape, row) for tape, row in sources]
+
+
+def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[Any, int]]) -> Plan:
+    """The plan for tapes with the same columns: with their payload, and what is known of them (`sources_of`)."""
+    ints, floats = payload(tapes)
+    plan, copied = found.plan, found.plan.graph.copied
+    graph = of_structure(
+        plan.graph,
+        tapes=tuple([weakref.ref(tape) for tape in tapes]),
+        ints=ints,
+        floats=np.concatenate([floats, floats[copied]]) if len(copied) else floats,
+        known_run=tuple([run for run, _ in sources]),
+        known_offset=np.array([offset for _, offset in sources], np.int64),
+    )
+    return repeated(plan, drawn_anew(graph), plan)

@@ -1,0 +1,161 @@
+"""The gradients of parameters, summed as the launches of a backward give them.
+
+A program that looks at its own values has many small runs, each with a few rows for the gradient of a weight. The
+gradient is the product of all of them, so they wait, and are multiplied together; see `Waiting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazyflow import device as devices
+from lazyflow.execute import Run, parameter_of
+from lazyflow.expr import Parameter
+from lazyflow.ops.base import Array, unbroadcast
+from lazyflow.ops.sparse import RowSparse, merged
+from lazyflow.tape import Operand, Signature
+
+Accumulate = Callable[[Parameter, Any], None]
+
+
+class Sum:
+    """The sum of the gradients of a parameter.
+
+    Dense ones are added in place. Row-sparse ones lie side by side until their rows are twice as many as after the last
+    merge, so that many of them cost no more than one.
+    """
+
+    __slots__ = ("dense", "least", "own", "parameter", "rows", "sparse")
+
+    def __init__(self, parameter: Parameter) -> None:
+        self.parameter = parameter
+        self.dense: Any = None
+        self.own = False  # whether nobody else has it: a vjp may answer with an operand, or a view of one
+        self.sparse: list[RowSparse] = []
+        self.rows, self.least = 0, 0  # of the sparse ones: now, and after the last merge
+
+    def add(self, gradient: Any) -> None:
+        """Add another gradient."""
+        if isinstance(gradient, RowSparse):
+            self.sparse.append(gradient)
+            self.rows += len(gradient.indices)
+            if self.rows > 2 * self.least and len(self.sparse) > 1:
+                self._merge()
+        elif self.dense is None:
+            self.own = not gradient.flags.owndata
+            self.dense = gradient.copy() if self.own else gradient
+        elif self.own and gradient.dtype == self.dense.dtype:
+            self.dense += gradient
+        else:
+            self.dense, self.own = devices.module(gradient).asarray(self.dense + gradient), True
+
+    def _merge(self) -> None:
+        self.sparse = [merged(self.sparse)]
+        self.rows = self.least = len(self.sparse[0].indices)
+
+    def total(self) -> Any:
+        """The sum, row-sparse as long as all gradients were."""
+        if len(self.sparse) > 1:
+            self._merge()
+        if self.dense is None or not self.sparse:
+            return self.sparse[0] if self.sparse else self.dense
+        total = self.dense.copy()
+        self.sparse[0].add_to(total)
+        return total
+
+
+class Sums(dict[int, Sum]):
+    """Sums by the ``id`` of their parameter."""
+
+    def add(self, parameter: Parameter, gradient: Any) -> None:
+        """Add a gradient of a parameter."""
+        found = self.get(id(parameter))
+        if found is None:
+            found = self[id(parameter)] = Sum(parameter)
+        found.add(gradient)
+
+    def update_by(self, other: Sums) -> None:
+        """Add the sums of others."""
+        for found in other.values():
+            self.add(found.parameter, found.total())
+
+
+class Rows(NamedTuple):
+    """Some nodes of one signature with a parameter: their cotangents, values and operands, a row for each node; the
+    run keeps the memory."""
+
+    run: Run
+    signature: Signature
+    g: Array
+    y: Array
+    operands: list[Any]
+
+
+def gradients(rows: Rows) -> Iterator[tuple[Parameter, Any]]:
+    """What rows give to the gradients of the parameters among their operands."""
+    xp = devices.array_module(rows.run.device)
+    for i, operand in enumerate(rows.signature.operands):
+        if operand.kind == "shared" and operand.vjp is not None and operand.type is not None:
+            parameter = parameter_of(operand.type)
+            gradient = operand.vjp(xp, rows.g, rows.y, *rows.operands)
+            if not isinstance(gradient, RowSparse):
+                gradient = xp.asarray(unbroadcast(xp, gradient, rows.operands[i].shape))
+                gradient = gradient if gradient.shape == parameter.shape else gradient.reshape(parameter.shape)
+            yield parameter, gradient
+
+
+# A launch of so many nodes waits for others of its kind; so many together wait no longer, and are still in cache.
+FEW, ENOUGH = 32, 256
+
+
+class Waiting:
+    """Rows of small launches, by signature, until there are enough of them."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, list[Rows]] = {}
+
+    def add(self, some: Sequence[Rows], accumulate: Accumulate) -> None:
+        """Let some wait; those of which there are enough by then are accumulated."""
+        for one in some:
+            same = self.rows.setdefault(one.signature.id, [])
+            same.append(one)
+            if sum(len(other.g) for other in same) >= ENOUGH:
+                _accumulate(self.rows.pop(one.signature.id), accumulate)
+
+    def finish(self, accumulate: Accumulate) -> None:
+        """Accumulate all that wait."""
+        while self.rows:
+            _accumulate(self.rows.popitem()[1], accumulate)
+
+
+def _accumulate(same: Sequence[Rows], accumulate: Accumulate) -> None:
+    for parameter, gradient in gradients(_joined(same)):
+        accumulate(parameter, gradient)
+
+
+def _joined(same: Sequence[Rows]) -> Rows:
+    """Rows of one signature as one."""
+    first = same[0]
+    if len(same) == 1:
+        return first
+    xp = devices.array_module(first.run.device)
+    g, y = xp.concatenate([one.g for one in same]), xp.concatenate([one.y for one in same])
+    pairs = enumerate(first.signature.operands)
+    operands = [_operand(xp, o, [one.operands[i] for one in same], [len(one.g) for one in same]) for i, o in pairs]
+    return Rows(first.run, first.signature, g, y, operands)
+
+
+def _operand(xp: Any, operand: Operand, found: Sequence[Any], counts: Sequence[int]) -> Any:
+    """One operand of several rows, each of ``counts`` nodes."""
+    if operand.kind == "shared":
+        return found[0]
+    if operand.kind == "int":
+        return np.concatenate(found)
+    axes = len(operand.shape)
+    arrays = [xp.asarray(a, operand.dtype) for a in found]
+    arrays = [a if a.ndim > axes or not a.ndim else a[None] for a in arrays]
+    pairs = zip(arrays, counts, strict=True)
+    return xp.concatenate([xp.broadcast_to(a, (count, *operand.shape)) for a, count in pairs])
