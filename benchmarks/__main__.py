@@ -20,6 +20,7 @@ from benchmarks import (
     planning,
     recording,
     spellings,
+    steps,
     tagger,
     tree_lstm,
 )
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         launches,
         recording,
         spellings,
+        steps,
         planning,
         memory,
         peak_memory,

@@ -137,8 +137,8 @@ def two_tapes(m, k):
 
 
 PROGRAMS = (
-    constants, scalars_in_chains, lookups, repeated_lookups, slices, lists_of_other_lengths, values_in_the_middle, steps,
-    hooks, frozen, draws, cells, without_gradients, two_tapes,
+    constants, scalars_in_chains, lookups, repeated_lookups, slices, lists_of_other_lengths, values_in_the_middle,
+    steps, hooks, frozen, draws, cells, without_gradients, two_tapes,
 )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ SEQUENCE_MODULES = {
     "torch_steps": "torch_steps_sequence:setup",
     "torch_batched": "torch_batched_sequence:setup",
 }
+STEPS_MODULES = {"dynet": "dynet_steps:Steps", "torch": "torch_steps:Steps"}
 DIRECTIONS = ("forward", "backward")
 Example = TypeVar("Example", contravariant=True)
 
@@ -95,6 +96,11 @@ def find(name: str) -> Setup | None:
 def find_sequence(name: str) -> SequenceSetup | None:
     """The same for `SEQUENCE_MODULES`."""
     return _imported(SEQUENCE_MODULES[name])
+
+
+def find_steps(name: str) -> Any:
+    """The same for `STEPS_MODULES`: see `benchmarks.steps`."""
+    return _imported(STEPS_MODULES[name])
 
 
 def _imported(place: str) -> Any:

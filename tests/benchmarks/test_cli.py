@@ -17,6 +17,7 @@ NAMES = [
     "launches",
     "recording",
     "spellings",
+    "steps",
     "planning",
     "memory",
     "peak_memory",

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import core
 from lazyflow.backward import reached
-from lazyflow.execute import Run
 from lazyflow.graph import collect, decoded, reach
 from lazyflow.plan import Rows, make, reads_of, scheduled
 from lazyflow.repeats import without_repeats
@@ -60,7 +59,6 @@ def planned(roots, how, batching="phases", anew=True, reuse=False):
         merged = without_repeats(graph)
         plan = make(merged, scheduled(merged, batching, Choices()), reuse=reuse)
         plan.check()
-        run = Run(plan, "cpu", False, "off")
         launches = [(x.signature, *comparable((x.writes, reads_of(plan, x), x.nodes, x.calls))) for x in plan.launches]
         cells = [[comparable(getattr(c, f.name)) for f in fields(c)] for c in plan.cells]
         sizes = dict(plan.sizes)
