@@ -13,15 +13,17 @@ path.
 
 from __future__ import annotations
 
+import functools
 import string
+import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.locks import Lock
 from lazyflow.ops.base import OPS, Abstract, Array, Op, Result, Shape, register, symbolic, total
 from lazyflow.ops.formula import has_nan
 
@@ -58,7 +60,7 @@ def _alone(letters: str, kept: str) -> str | None:
     return None if letters == kept else f"{letters}->{kept}"
 
 
-@lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=512)
 def _kept(letters: str, others: str) -> str:
     return "".join(dict.fromkeys(letter for letter in letters if letter in others))
 
@@ -70,7 +72,7 @@ def _filled(batch: int, first: str, second: str) -> Any:
     return (*(WHOLE,) * batch, None) if second else (*(WHOLE,) * batch, None, ..., None)
 
 
-@lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=512)
 def _plan(left: str, right: str, result: str) -> Plan:
     swap = result[:1] not in left and result[:1] in right
     if swap:
@@ -183,12 +185,40 @@ def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
     return xp.matmul(a, b, out=out)
 
 
-# OpenBLAS multiplies small matrices (so many multiplications at most) by kernels of their own, which for few rows are
-# up to twice as fast as its general path: 8 rows times (300, 750) take 65 us at once and 37 us as two times four.
+# For AVX-512 OpenBLAS multiplies small matrices (so many multiplications at most) by kernels of their own, which are up
+# to twice as fast as its general path: 8 rows times (300, 750) take 71 us at once and 45 us as two times four. Its
+# kernels for AVX2 (Haswell, Zen) have none, and parts lose a third there. So whether they pay is measured, once.
 SMALL = 10**6
-FEW_ROWS = 64
+# From so many parts on the general path is as fast, and soon faster: 64 rows take 233 us at once and 360 us by fours.
+MOST_PARTS = 3
+# Columns of an `outer_sum` in each part, at the least.
+LEAST_COLUMNS = 64
 # Columns that a transpose fills at a time.
 STRIP = 64
+
+_measuring = Lock()
+
+
+@functools.cache
+def _small_products_pay() -> bool:
+    """Whether two products are clearly faster than the one that they are halves of, on the BLAS of this process."""
+    x, weight, out = np.ones((8, 300), np.float32), np.ones((300, 750), np.float32), np.empty((8, 750), np.float32)
+
+    def seconds(step: int) -> float:
+        start = time.perf_counter()
+        for low in range(0, len(x), step):
+            np.matmul(x[low : low + step], weight, out=out[low : low + step])
+        return time.perf_counter() - start
+
+    rounds = [(seconds(4), seconds(8)) for _ in range(6)]
+    in_parts, at_once = (min(times) for times in zip(*rounds, strict=True))
+    return in_parts < 0.9 * at_once
+
+
+def small_products_pay() -> bool:
+    """The same, measured by one thread while the others wait: all of a process's products are made alike."""
+    with _measuring:
+        return _small_products_pay()
 
 
 def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None) -> Array:
@@ -199,13 +229,18 @@ def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None) -> 
     """
     rows = len(x)
     part = SMALL // max(weight.size, 1) // 4 * 4  # these kernels are made for four rows
-    if xp is not np or not 0 < part < rows <= FEW_ROWS or x.dtype != np.float32 or weight.dtype != np.float32:
+    if not 0 < part < rows <= MOST_PARTS * part or not _pays(xp, x, weight):
         return xp.matmul(x, weight, out=out)
     if out is None:
         out = np.empty((rows, weight.shape[1]), x.dtype)
     for low in range(0, rows, part):
         np.matmul(x[low : low + part], weight, out=out[low : low + part])
     return out
+
+
+def _pays(xp: Any, a: Array, b: Array) -> bool:
+    """Whether products of these matrices may be made in parts."""
+    return xp is np and a.dtype == np.float32 and b.dtype == np.float32 and small_products_pay()
 
 
 def outer_sum(xp: Any, g: Array, x: Array) -> Array:
@@ -219,7 +254,7 @@ def outer_sum(xp: Any, g: Array, x: Array) -> Array:
 
 def _outer_sum(xp: Any, g: Array, x: Array) -> Array:
     part = SMALL // max(x.size, 1) // 16 * 16
-    if xp is not np or not FEW_ROWS <= part < g.shape[1] or x.dtype != np.float32 or g.dtype != np.float32:
+    if not LEAST_COLUMNS <= part < g.shape[1] or not _pays(xp, g, x):
         return xp.matmul(g.T, x)
     out = np.empty((g.shape[1], x.shape[1]), x.dtype)
     for low in range(0, len(out), part):
@@ -489,7 +524,7 @@ def _bilinear_shape(x: Abstract, W: Abstract, y: Abstract, b: Abstract | None = 
     return Result(W.shape[:1], dtype)
 
 
-@lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=512)
 def _first_pair(letters: tuple[str, str, str], shapes: tuple[Shape, Shape, Shape], result: str) -> tuple[Shape, str]:
     """Which two of three operands to contract first, and the letters between: those with the fewest elements for one
     example. However many examples there are, the order is the same: infinities come out alike."""

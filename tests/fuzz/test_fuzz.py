@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import engine, errors, passes
+from lazyflow import errors, passes
 from lazyflow.ops import OPS
+from lazyflow.plan import Plan
 from lazyflow.tape import signature_by_id
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz import functions
@@ -225,16 +226,16 @@ def wrong_vjp():
 @pytest.fixture
 def wrong_places(monkeypatch):
     """A part of a long tape that is noted one row too far."""
-    places = engine._places
+    places = Plan.places.func
 
-    def wrong(run):
-        found = places(run).copy()
-        if run.plan.graph.tape_lows.any():
+    def wrong(plan):
+        found = places(plan).copy()
+        if plan.graph.tape_lows.any():
             free = np.flatnonzero((found[1:] < 0) & (found[:-1] >= 0)) + 1
             found[free] = found[free - 1]
         return found
 
-    monkeypatch.setattr(engine, "_places", wrong)
+    monkeypatch.setattr(Plan, "places", property(wrong))
 
 
 @pytest.mark.usefixtures("wrong_kernel")
