@@ -102,7 +102,7 @@ def assign_layer(layer: nn.Linear, weights: Mapping[str, Array], name: str) -> N
 @contextmanager
 def schedule_apart(watch: Stopwatch) -> Iterator[None]:
     """Laps of their own for what a forward pass does before its first kernel: graph, schedule and plan."""
-    parts = {name: getattr(engine, name) for name in ("collect", "reduced", "plan_of")}
+    parts = {name: getattr(engine, name) for name in ("key_of", "collect", "reduced", "plan_of", "again")}
     for name, part in parts.items():
         setattr(engine, name, _lapped(part, watch))
     try:

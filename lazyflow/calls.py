@@ -225,6 +225,34 @@ class Calls:
         brought = self.arena.index(at)
         return lambda low, high, first: rows_of(buffer, at[low:high], size, brought[low:high])
 
+    # Operations by their own kernels ask for every operand of every block: here it is there, without a function first.
+
+    def _rows(self, i: int, shift: int, size: int, low: int, high: int, first: int) -> Array:
+        """Elements of a node that lies in memory: those of the calls from ``low`` to ``high``."""
+        stages = self.stages
+        k = stages.output_of.get(i)
+        if k is not None:
+            return self.out[k][low:high, shift : shift + size]
+        place = stages.places[i]
+        matrix, column = self.slabs[place.slab], place.column + shift
+        if stages.memory.values[place.slab] == BLOCK:
+            return matrix[: high - low, column : column + size]
+        if not self.whole:
+            low, high = low - first, high - first
+        return matrix[low:high, column : column + size]
+
+    def _cotangent_rows(self, i: int, shift: int, size: int, low: int, high: int) -> Array:
+        """Those of its cotangent."""
+        stages = self.stages
+        k = stages.output_of.get(i)
+        if k is not None:
+            return self.out_cotangents[k][low:high, shift : shift + size]
+        place = stages.places[i]
+        matrix, column = self.cotangents[place.slab], place.column + shift
+        if stages.memory.cotangents[place.slab] == BLOCK:
+            low, high = 0, high - low
+        return matrix[low:high, column : column + size]
+
     def _starts(self, ref: Ref) -> Array:
         at = self.at[ref.index]
         if not ref.shift:
@@ -372,9 +400,10 @@ class Calls:
     def _call(self, step: Call, low: int, high: int, first: int) -> None:
         node = self.nodes[step.node]
         assert node.signature is not None
-        target = self._node(step.node, 0, node.size)(low, high, first)
-        shaped = target.reshape((high - low, *node.shape))
-        out = shaped if self.xp is not np or np.may_share_memory(shaped, target) else None
+        target = self._rows(step.node, 0, node.size, low, high, first)
+        shaped = target if len(node.shape) == 1 else target.reshape((high - low, *node.shape))
+        shares = shaped is target or self.xp is not np or np.may_share_memory(shaped, target)
+        out = shaped if shares else None
         result = node.signature.forward(self.xp, *self._operands(node, low, high, first), out=out)
         if out is None:
             target[...] = self.xp.broadcast_to(result, shaped.shape).reshape(target.shape)
@@ -415,7 +444,11 @@ class Calls:
             return devices.to_device(numbers, self.device)
         if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
             return self._flat(ref)[ref.shift : ref.shift + ref.size].reshape(ref.shape)
-        return self._part(ref)(low, high, first).reshape((high - low, *ref.shape))
+        if ref.kind == NODE:
+            rows = self._rows(ref.index, ref.shift, ref.size, low, high, first)
+        else:
+            rows = self._part(ref)(low, high, first)
+        return rows if len(ref.shape) == 1 else rows.reshape((high - low, *ref.shape))
 
     def _flat(self, ref: Ref) -> Array:
         """A shared value as a vector."""
@@ -604,8 +637,12 @@ class Calls:
         wanted = [(k, ref) for k, ref in wanted if ref.kind == INPUT or self.nodes[ref.index].batch]
         for ref, cotangent in self._pulled_back(step.node, wanted, low, high):
             rows = unbroadcast(self.xp, cotangent, (high - low, *ref.shape)).reshape(high - low, -1)
-            [add] = self._adds([ref], [0])
-            add(low, high, 0, self.xp.ascontiguousarray(rows))  # a vjp may answer with any view
+            if ref.kind == NODE:
+                target = self._cotangent_rows(ref.index, ref.shift, ref.size, low, high)
+                target += rows
+            else:
+                [add] = self._adds([ref], [0])
+                add(low, high, 0, self.xp.ascontiguousarray(rows))  # a vjp may answer with any view
 
     def _pulled_back(self, i: int, wanted: Sequence[tuple[int, Ref]], low: int, high: int) -> list[tuple[Ref, Array]]:
         """The cotangents of some operands of an operation, each with a batch axis in front where it has one."""
@@ -627,9 +664,10 @@ class Calls:
 
     def _rows_and_cotangents(self, i: int, low: int, high: int) -> tuple[Array, Array]:
         node = self.nodes[i]
-        views = self._node_cotangent(i, 0, node.size), self._node(i, 0, node.size)
-        g, y = (view(low, high, 0).reshape((high - low, *node.shape)) for view in views)
-        return g, y
+        g, y = self._cotangent_rows(i, 0, node.size, low, high), self._rows(i, 0, node.size, low, high, 0)
+        if len(node.shape) == 1:
+            return g, y
+        return g.reshape((high - low, *node.shape)), y.reshape((high - low, *node.shape))
 
     # Gradients of what all calls share, once all cotangents are there.
 

@@ -468,6 +468,8 @@ def smoothed_cross_entropy(scores: Any, target: int, label_smoothing: float) -> 
 
 def _may_ignore(target: Any, ignore_index: int) -> bool:
     """Whether a target is ignored; one that is not known yet may be, if ``ignore_index`` is a class."""
+    if isinstance(target, int):
+        return target == ignore_index
     return ignore_index >= 0 if isinstance(target, Expr) else bool(np.any(np.equal(target, ignore_index)))
 
 
