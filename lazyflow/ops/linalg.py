@@ -212,7 +212,7 @@ def _small_products_pay() -> bool:
 
     rounds = [(seconds(4), seconds(8)) for _ in range(6)]
     in_parts, at_once = (min(times) for times in zip(*rounds, strict=True))
-    return in_parts < 0.9 * at_once
+    return bool(in_parts < 0.9 * at_once)
 
 
 def small_products_pay() -> bool:
