@@ -15,6 +15,8 @@ For the tests: ``python -m pytest --device simulated``. What it is strict about,
 from __future__ import annotations
 
 import sys
+from types import ModuleType
+from typing import Any
 
 from .counters import Counters, counting
 from .errors import NotSimulated, UndefinedOnDevice
@@ -30,11 +32,26 @@ def install() -> None:
     if known is not None and known is not CUPY:
         raise RuntimeError("cupy was imported before the simulator was installed")
     sys.modules["cupy"] = CUPY
-    for name in ("cuda", "linalg"):
-        sys.modules[f"cupy.{name}"] = getattr(CUPY, name)
+    sys.modules.update(_submodules(CUPY))
 
 
 def uninstall() -> None:
     """Take the simulator away again."""
-    for name in ("cupy", "cupy.cuda", "cupy.linalg"):
+    from .namespace import CUPY
+
+    for name in ("cupy", *_submodules(CUPY)):
         sys.modules.pop(name, None)
+
+
+def _submodules(cupy: Any) -> dict[str, Any]:
+    parents = {name: ModuleType(name) for name in ("cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs")}
+    for name, parent in parents.items():
+        parent.__path__ = []
+        setattr(parents.get(name.rpartition(".")[0], parent), name.rpartition(".")[2], parent)
+    parents["cupy_backends.cuda.libs"].cublas = cupy.cuda.cublas  # type: ignore[attr-defined]
+    return {
+        **{f"cupy.{name}": getattr(cupy, name) for name in ("cublas", "cuda", "linalg")},
+        **{f"cupy.cuda.{name}": getattr(cupy.cuda, name) for name in ("cublas", "device", "runtime")},
+        **parents,
+        "cupy_backends.cuda.libs.cublas": cupy.cuda.cublas,
+    }

@@ -238,5 +238,8 @@ runtime = SimpleNamespace(
     deviceCanAccessPeer=lambda device, peer: 0,
     deviceSynchronize=counters.sync,
     CUDARuntimeError=CUDARuntimeError,
+    CUDA_R_32F=0,
+    CUDA_R_64F=1,
+    CUDA_R_16F=2,
     is_hip=False,
 )

@@ -10,8 +10,8 @@
 [1.0, 2.0, 3.0, 4.0, 5.0]
 
 It needs ``g++``. Barriers of a block and of a grid (``cooperative_groups::this_grid().sync()``), shuffles within a
-warp, shared memory and atomics work; half precision, textures and other cooperative groups do not. Nothing is
-contracted into fused multiply-adds, so the last bits differ from a GPU's.
+warp, shared memory and atomics work, and with ``#include <cuda_fp16.h>`` half precision; textures and other cooperative
+groups do not. Nothing is contracted into fused multiply-adds, so the last bits differ from a GPU's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+HEADER, HALF = (Path(__file__).with_name(name) for name in ("cuda_on_cpu.h", "cuda_fp16_on_cpu.h"))
 FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-Wno-attributes")
 _KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+'
@@ -38,6 +38,7 @@ _KERNEL = re.compile(
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
 _BARRIERS = re.compile(r"__syncthreads|__syncwarp|__shfl|\bsync\s*\(")
 _GROUPS = re.compile(r"^[ \t]*#\s*include\s*<cooperative_groups\.h>", re.MULTILINE)
+_HALF = re.compile(r"^[ \t]*#\s*include\s*[<\"]cuda_fp16\.h[>\"]", re.MULTILINE)
 RESIDENT = 132, 2048  # multiprocessors, and threads that each holds at once: what a cooperative launch must fit into
 
 
@@ -89,7 +90,7 @@ def _argument(name: str, i: int, value: Any, kind: str, size: int) -> np.ndarray
             raise TypeError(f"kernel {name}, argument {i} ({kind}): an array or an address, got {type(value).__name__}")
         return np.array(value, np.uint64)
     found = np.array(value)  # as CuPy: Python's int has 8 bytes, and so has float
-    floating = kind.split()[-1] in ("float", "double")
+    floating = kind.split()[-1] in ("float", "double", "half", "__half")
     if found.ndim or found.itemsize != size or (found.dtype.kind == "f") != floating:
         raise TypeError(
             f"kernel {name}, argument {i} is a {kind} of {size} bytes; got {found.dtype}, shape {found.shape}"
@@ -113,7 +114,7 @@ def translated(source: str) -> str:
     if not kernels:
         raise CompileError('no kernel found: extern "C" __global__ void name(...)')
     fibers = "true" if _BARRIERS.search(source) else "false"
-    text = _GROUPS.sub("", source)
+    text = _HALF.sub(f'#include "{HALF}"', _GROUPS.sub("", source))
     text = _DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(sim_dynamic_shared.data());", text)
     lines = [f'#include "{HEADER}"', "#line 1", text]
     for name, types in kernels.items():
@@ -132,7 +133,7 @@ def translated(source: str) -> str:
 def compiled(source: str) -> Library:
     """The library of a source; compiled once, and kept in a folder of temporary files. Raises `CompileError`."""
     text = translated(source)
-    stamp = hashlib.sha256((text + HEADER.read_text() + " ".join(FLAGS)).encode()).hexdigest()[:24]
+    stamp = hashlib.sha256((text + HEADER.read_text() + HALF.read_text() + " ".join(FLAGS)).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"simcupy-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{stamp}.so"

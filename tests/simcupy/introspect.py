@@ -8,7 +8,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 PATH = Path(__file__).with_name("api.json")
@@ -51,6 +53,13 @@ def described(module: Any) -> dict[str, Any]:
     return found
 
 
+def described_functions(folder: Path, pattern: str) -> dict[str, Any]:
+    """The functions of an extension that does not load without its library, read from the texts in its file."""
+    (path,) = folder.glob(pattern)
+    texts = re.findall(rb"(\w+)\((intptr_t handle[^()]*)\)", path.read_bytes())
+    return {name.decode(): {"parameters": _from_text(f"f({found.decode()})")} for name, found in texts}
+
+
 def text_of(api: dict[str, Any]) -> str:
     """JSON with one name a line."""
     parts = []
@@ -64,8 +73,12 @@ def text_of(api: dict[str, Any]) -> str:
 def main() -> None:
     """Write the file."""
     import cupy
+    import cupy_backends.cuda.libs as libraries
     import cupyx
     import cupyx.scipy.special
+
+    libraries.cublas = sys.modules["cupy_backends.cuda.libs.cublas"] = ModuleType("cublas")  # which needs the library
+    import cupy.cublas
 
     methods = {n: {"parameters": parameters(getattr(cupy.ndarray, n))} for n in dir(cupy.ndarray) if n[0] != "_"}
     special = [n for n in dir(cupy.ndarray) if n.startswith("__")]
@@ -75,6 +88,8 @@ def main() -> None:
         "cupy.linalg": described(cupy.linalg),
         "cupy.lib.stride_tricks": described(cupy.lib.stride_tricks),
         "cupy.cuda": described(cupy.cuda),
+        "cupy.cublas": {n: e for n, e in described(cupy.cublas).items() if "parameters" in e},
+        "cupy.cuda.cublas": described_functions(Path(libraries.__file__).parent, "cublas*.so"),
         "cupyx": described(cupyx),
         "cupyx.scipy.special": described(cupyx.scipy.special),
         "ndarray": methods,

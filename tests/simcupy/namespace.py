@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import cuda, functions, kernels
+from . import cublas, cuda, functions, kernels
 from .array import MemoryPointer, ndarray
 from .errors import NotSimulated
 from .ufuncs import ufunc
@@ -54,6 +54,9 @@ def _cupy() -> _Module:
     tricks = _Module("cupy.lib.stride_tricks", API["cupy.lib.stride_tricks"])
     tricks.as_strided = functions.as_strided  # type: ignore[attr-defined]
     module.lib = SimpleNamespace(stride_tricks=tricks)  # type: ignore[attr-defined]
+    module.cublas = _Module("cupy.cublas", API["cupy.cublas"])  # type: ignore[attr-defined]
+    for made in cublas.OF_ARRAYS:
+        setattr(module.cublas, made.__name__, made)
     return module
 
 
@@ -71,6 +74,14 @@ def _cuda() -> _Module:
     module.MemoryPointer = MemoryPointer  # type: ignore[attr-defined]
     module.memory = SimpleNamespace(OutOfMemoryError=cuda.OutOfMemoryError)  # type: ignore[attr-defined]
     module.is_available = lambda: True  # type: ignore[attr-defined]
+    module.get_cublas_handle = cublas.get_cublas_handle  # type: ignore[attr-defined]
+    module.device = SimpleNamespace(  # type: ignore[attr-defined]
+        Device=cuda.Device, get_cublas_handle=cublas.get_cublas_handle, get_device_id=cuda.current
+    )
+    module.cublas = _Module("cupy.cuda.cublas", API["cupy.cuda.cublas"])  # type: ignore[attr-defined]
+    constants = {name: value for name, value in vars(cublas).items() if name.startswith(("CUBLAS", "CUBLASError"))}
+    for name, value in {**cublas.OF_ADDRESSES, **constants}.items():
+        setattr(module.cublas, name, value)
     return module
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from .. import simcupy
-from . import emulate, functions, introspect
+from . import cublas, emulate, functions, introspect
 from .array import ndarray
 from .namespace import CUPY as cupy
 
@@ -32,6 +32,16 @@ METHODS = [n for n, e in API["ndarray"].items() if hasattr(ndarray, n) and e["pa
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_have_the_parameters_of_cupy(name):
     assert introspect.parameters(getattr(ndarray, name)) == API["ndarray"][name]["parameters"]
+
+
+@pytest.mark.parametrize("name", [made.__name__ for made in cublas.OF_ARRAYS])
+def test_cublas_for_arrays_has_the_parameters_of_cupy(name):
+    assert introspect.parameters(getattr(cublas, name)) == API["cupy.cublas"][name]["parameters"]
+
+
+@pytest.mark.parametrize("name", cublas.OF_ADDRESSES)
+def test_cublas_for_addresses_has_the_parameters_of_cupy(name):
+    assert introspect.parameters(cublas.OF_ADDRESSES[name]) == API["cupy.cuda.cublas"][name]["parameters"]
 
 
 def test_there_is_nothing_that_cupy_lacks():
@@ -205,3 +215,188 @@ def test_arguments_of_kernels_are_checked():
     stuck = 'extern "C" __global__ void f(int n) { if (threadIdx.x < n) __syncthreads(); else __syncwarp(); }'
     with pytest.raises(RuntimeError, match="barrier"):
         emulate.compiled(stuck).kernel("f")((1,), (32,), [np.int32(5)])
+
+
+HALVES = """
+#include <cuda_fp16.h>
+extern "C" __global__ void widened(const half* a, float* b, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) b[i] = __half2float(a[i]);
+}
+extern "C" __global__ void narrowed(const float* a, half* b, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) b[i] = __float2half(a[i]);
+}
+extern "C" __global__ void each(const half* a, const half* b, half* out, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        half x = a[i], y = b[i];
+        half found[] = {x + y, x - y, x * y, x / y, hsqrt(x), -x, __hmax(x, y), __hadd(x, half(1)), __hfma(x, y, x)};
+        for (int k = 0; k < 9; k++) out[k * n + i] = found[k];
+    }
+}
+extern "C" __global__ void pairs(const half2* a, half scale, half* total) {
+    half2 v = __hmul2(a[threadIdx.x], __half2half2(scale));
+    half s = __low2half(v) + __high2half(v);
+    for (int d = 16; d; d >>= 1) s += __shfl_down_sync(0xffffffffu, s, d);
+    if (threadIdx.x == 0) atomicAdd(total, s);
+}
+"""
+
+
+@compiles
+def test_half_precision_in_kernels_is_that_of_numpy():
+    module = cupy.RawModule(code=HALVES)
+    every = np.arange(65536, dtype=np.uint16).view(np.float16)
+    wide = cupy.empty(65536, np.float32)
+    module.get_function("widened")((1,), (128,), (cupy.asarray(every), wide, np.int32(65536)))
+    np.testing.assert_array_equal(wide.get(), every.astype(np.float32))
+    rng = np.random.default_rng(0)
+    finite = np.nan_to_num(every.astype(np.float64), posinf=65520, neginf=-1e9)
+    given = (
+        np.outer([1, 1 + 2**-11, 1 - 2**-12, 1 + 2**-11 + 2**-20], finite).ravel().astype(np.float32)
+    )  # halfway, too
+    narrow = cupy.empty(given.size, np.float16)
+    module.get_function("narrowed")((1,), (128,), (cupy.asarray(given), narrow, np.int32(given.size)))
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(narrow.get(), given.astype(np.float16))
+    x, y = rng.permutation(every), rng.permutation(every)
+    out = cupy.empty((9, 65536), np.float16)
+    module.get_function("each")((1,), (128,), (cupy.asarray(x), cupy.asarray(y), out, np.int32(65536)))
+    with np.errstate(all="ignore"):
+        wanted = [x + y, x - y, x * y, x / y, np.sqrt(x), -x, np.fmax(x, y), x + np.float16(1)]
+        wanted.append((x.astype(float) * y + x).astype(np.float16))
+    np.testing.assert_array_equal(out.get(), np.stack(wanted))
+
+
+@compiles
+def test_pairs_of_halves():
+    kernel = cupy.RawModule(code=HALVES).get_function("pairs")
+    a, total = cupy.arange(64, dtype=np.float16), cupy.zeros(1, np.float16)
+    kernel((1,), (32,), (a, np.float16(0.5), total))
+    assert total.tolist() == [64 * 63 / 4]
+    with pytest.raises(TypeError, match="argument 1 is a half of 2 bytes"):
+        kernel((1,), (32,), (a, np.float32(0.5), total))
+    with pytest.raises(emulate.CompileError, match="half"):  # as NVRTC, without the #include
+        emulate.compiled('extern "C" __global__ void f(half* a) { a[0] = 1; }')
+
+
+def matrices(dtype, *shapes):
+    rng = np.random.default_rng(1)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("order", ["by rows", "by columns", "strided"])
+@pytest.mark.parametrize("transa", ["N", "T"])
+@pytest.mark.parametrize("transb", ["N", "T"])
+def test_a_product_by_cublas(transa, transb, order):
+    def laid(array):  # on the device, in this order
+        if order == "strided":
+            return cupy.asarray(np.repeat(array, 2, 1))[:, ::2]
+        return cupy.asarray(array.T.copy()).T if order == "by columns" else cupy.asarray(array.copy())
+
+    a, b, c = matrices("float32", (3, 4), (4, 5), (3, 5))
+    given = laid(a if transa == "N" else a.T), laid(b if transb == "N" else b.T)
+    with simcupy.counting() as seen:
+        found = cupy.cublas.gemm(transa, transb, *given)
+    np.testing.assert_allclose(found.get(), a @ b, rtol=1e-5)
+    assert found.flags.f_contiguous and seen.launches == (3 if order == "strided" else 1)
+    out = laid(c)
+    assert cupy.cublas.gemm(transa, transb, *given, out=out, alpha=2.0, beta=cupy.asarray(0.5, "float32")) is out
+    np.testing.assert_allclose(out.get(), 2 * a @ b + 0.5 * c, rtol=1e-5, atol=1e-6)
+
+
+def test_vectors_by_cublas():
+    a, x, y = (cupy.asarray(m) for m in matrices("float64", (3, 4), (4,), (3,)))
+    host = [v.get() for v in (a, x, y)]
+    cupy.cublas.gemv("N", 2.0, a, x, 1.0, y)
+    np.testing.assert_allclose(y.get(), 2 * host[0] @ host[1] + host[2])
+    cupy.cublas.ger(1.0, y, x, a)
+    np.testing.assert_allclose(a.get(), host[0] + np.outer(y.get(), host[1]))
+    cupy.cublas.axpy(0.5, x, z := x.copy())
+    cupy.cublas.scal(2.0, z)
+    np.testing.assert_allclose(z.get(), 3 * host[1])
+    assert float(cupy.cublas.dot(x, x)) == pytest.approx(float(cupy.cublas.nrm2(x)) ** 2)
+    assert int(cupy.cublas.iamax(x)) == 1 + np.abs(host[1]).argmax()
+    np.testing.assert_allclose(cupy.cublas.dgmm("R", a, x).get(), a.get() * host[1])
+    np.testing.assert_allclose(cupy.cublas.geam("T", "T", 2.0, a, -1.0, a).get(), a.get().T)
+
+
+def test_what_cublas_refuses():
+    a = cupy.ones((2, 2), np.float16)
+    for refused in (lambda: cupy.cublas.gemm("N", "N", a, a), lambda: cupy.cublas.axpy(1.0, a[0], a[1])):
+        with pytest.raises(TypeError, match="invalid dtype"):
+            refused()
+    with pytest.raises(TypeError, match="invalid trans"):
+        cupy.cublas.gemm("C", "N", cupy.ones((2, 2)), cupy.ones((2, 2)))
+    with pytest.raises(AssertionError):
+        cupy.cublas.gemm("N", "N", cupy.ones((2, 3)), cupy.ones((2, 3)))
+    with cupy.cuda.Device(1):
+        other = cupy.ones((2, 2))
+    with pytest.raises(ValueError, match="device"):
+        cupy.cublas.gemm("N", "N", cupy.ones((2, 2)), other)
+    with pytest.raises(simcupy.NotSimulated):
+        cupy.cublas.batched_gesv  # noqa: B018
+
+
+def by_columns(array):
+    return cupy.asarray(array.swapaxes(-1, -2).copy())  # whose memory cuBLAS takes for the matrices by columns
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_by_address(dtype):
+    blas, handle = cupy.cuda.cublas, cupy.cuda.get_cublas_handle()
+    a, b, c = matrices(dtype, (2, 3, 4), (2, 4, 5), (2, 3, 5))
+    da, db, dc = map(by_columns, (a, b, c))
+    one = np.array(1, dtype)
+    kind = {"float32": "s", "float64": "d"}[dtype]
+    places = [x.data.ptr for x in (da, db, dc)]
+    getattr(blas, f"{kind}gemm")(handle, 0, 0, 3, 5, 4, one.ctypes.data, places[0], 3, places[1], 4, one.ctypes.data,
+                                 places[2], 3)  # fmt: skip
+    wanted = c.copy()
+    wanted[0] += a[0] @ b[0]
+    np.testing.assert_allclose(dc.get().swapaxes(1, 2), wanted, rtol=1e-5)
+    strided = getattr(blas, f"{kind}gemmStridedBatched")
+    pairs = places[0], 3, 12, places[1], 4, 20
+    strided(handle, 0, 0, 3, 5, 4, one.ctypes.data, *pairs, one.ctypes.data, places[2], 3, 15, 2)
+    np.testing.assert_allclose(dc.get().swapaxes(1, 2), wanted + a @ b, rtol=1e-5)
+    tables = [
+        cupy.asarray(np.array([p, p + x[0].nbytes], np.uint64)) for p, x in zip(places, (da, db, dc), strict=True)
+    ]
+    rows = [t.data.ptr for t in tables]
+    getattr(blas, f"{kind}gemmBatched")(handle, 0, 0, 3, 5, 4, one.ctypes.data, rows[0], 3, rows[1], 4, one.ctypes.data,
+                                        rows[2], 3, 2)  # fmt: skip
+    np.testing.assert_allclose(dc.get().swapaxes(1, 2), wanted + 2 * a @ b, rtol=1e-5)
+
+
+def test_products_of_halves_by_address():
+    blas, runtime = cupy.cuda.cublas, cupy.cuda.runtime
+    a, b = (m.astype(np.float16) for m in matrices("float32", (3, 4), (4, 5)))
+    da, db, dc = by_columns(a), by_columns(b), cupy.empty((5, 3), np.float16)
+    one, none = np.float32(1), np.float32(0)
+    half = runtime.CUDA_R_16F
+    scalars = [np.array(v) for v in (one, none)]
+
+    def product(compute, result=dc, kind=half):
+        blas.gemmEx(1, 0, 0, 3, 5, 4, scalars[0].ctypes.data, da.data.ptr, half, 3, db.data.ptr, half, 4,
+                    scalars[1].ctypes.data, result.data.ptr, kind, 3, compute, blas.CUBLAS_GEMM_DEFAULT)  # fmt: skip
+        return result.get().T
+
+    wide = a.astype(np.float32) @ b.astype(np.float32)
+    np.testing.assert_array_equal(product(blas.CUBLAS_COMPUTE_32F), wide.astype(np.float16))
+    whole = cupy.empty((5, 3), np.float32)
+    np.testing.assert_array_equal(product(blas.CUBLAS_COMPUTE_32F, whole, runtime.CUDA_R_32F), wide)
+    with pytest.raises(blas.CUBLASError, match="NOT_SUPPORTED"):
+        product(blas.CUBLAS_COMPUTE_64F)
+
+
+def test_submodules_are_found_by_their_names(monkeypatch):
+    import sys
+
+    before = dict(sys.modules)
+    for name in [n for n in before if n.partition(".")[0] == "cupy"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name, module in {"cupy": cupy, **simcupy._submodules(cupy)}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    from cupy import cublas as arrays
+    from cupy.cuda import cublas as addresses
+    from cupy_backends.cuda.libs import cublas as same
+
+    assert arrays is cupy.cublas and addresses is same is cupy.cuda.cublas
