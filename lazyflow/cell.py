@@ -25,7 +25,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CellError, generated
-from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, type_on
+from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, require_movable, type_on
 from lazyflow.expr import _append as append
 from lazyflow.graph import collect
 from lazyflow.locks import Lock
@@ -464,7 +464,11 @@ class _Cell:
             recorder = self._traced(known, seen, key, values, flat)
         if recorder is None or not recorder.fits(flat.numbers):
             return self.applied(values)
-        if seen.counted and not is_new and not (IS in seen.names and len(flat.copied) > 1):
+        place = recorder.signature.type.device
+        moved = place != "cpu" and any(e.device != place for e in flat.expressions)
+        if moved:
+            require_movable(recorder.signature.op, place, flat.expressions)
+        if seen.counted and not is_new and not moved and not (IS in seen.names and len(flat.copied) > 1):
             self._print(known, number, values, seen, recorder, options, structure)
         return recorder(flat.expressions, flat.numbers)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +25,10 @@ from lazyflow.inline import Call, inlined
 from lazyflow.ops.base import Op, Shape, unbroadcast
 from lazyflow.ops.elementwise import MULTIPLY_NO_NAN, MULTIPLY_OR_ZERO
 from lazyflow.ops.formula import Formula, evaluate, parse, slope
+from lazyflow.rows import Rows
 from lazyflow.tape import (
     IMPORT,
     OUTPUT,
-    RAGGED,
     VIEW,
     Operand,
     Signature,
@@ -37,12 +37,10 @@ from lazyflow.tape import (
     current_tape,
     intern_type,
     signature_by_id,
-    signature_columns,
 )
 
 Node = tuple[Tape, int]
 Part = tuple[int, Expr]  # a flat cotangent of some elements, from an offset on
-BLOCK = 256  # rows of a tape that are decoded at a time, at least
 Use = tuple[Signature, int]  # the operand of that number, of nodes of that signature
 WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
 
@@ -68,71 +66,12 @@ class _Recorder:
 RECORDER = _Recorder()
 
 
-class _Row(NamedTuple):
-    """Where the operands and the payload of a row begin, and how many operands there are."""
-
-    start: int
-    number: int
-    ints: int
-    floats: int
-
-
-class _Rows:
-    """The rows of a tape, decoded from its end on as far as they are asked for, and on as it grows.
-
-    A function that is called over and over on one tape reads the end of it each time, never all of it.
-    """
-
-    def __init__(self, tape: Tape) -> None:
-        self.tape = tape
-        self.first = self.last = len(tape)
-        self.begin = self.end = len(tape.operands), len(tape.ints), len(tape.floats)
-        self.known: dict[int, _Row] = {}
-
-    def __getitem__(self, row: int) -> _Row:
-        while row < self.first:
-            self._decode(max(0, min(row, 2 * self.first - self.last - BLOCK)), self.first, self.begin)
-        if row >= self.last:
-            end = len(self.tape.operands), len(self.tape.ints), len(self.tape.floats)
-            self._decode(self.last, len(self.tape), end)
-        return self.known[row]
-
-    def _decode(self, first: int, last: int, end: tuple[int, int, int]) -> None:
-        """Rows from ``first`` up to ``last``, whose operands and payload end there."""
-        ids = np.array(self.tape.signatures[first:last])
-        rows, ints, floats, _ = (column[ids].astype(np.int64) for column in signature_columns())
-        int_starts = _starts(ints, end[1])
-        ragged = np.flatnonzero(rows == RAGGED)
-        rows[ragged] = [self.tape.ints[i] for i in int_starts[ragged]]
-        columns = _starts(rows, end[0]), rows, int_starts, _starts(floats, end[2])
-        decoded = map(_Row._make, zip(*(c.tolist() for c in columns), strict=True))
-        self.known.update(zip(range(first, last), decoded, strict=True))
-        if first < self.first:
-            self.first, self.begin = first, (int(columns[0][0]), int(columns[2][0]), int(columns[3][0]))
-        else:
-            self.last, self.end = last, end
-
-    def operands(self, row: int) -> list[int]:
-        start, number, _, _ = self[row]
-        return self.tape.operands[start : start + number].tolist()
-
-    def integer(self, row: int, position: int) -> int:
-        return int(self.tape.ints[self[row].ints + position])
-
-    def floating(self, row: int, position: int) -> float:
-        return float(self.tape.floats[self[row].floats + position])
-
-    def call(self, row: int, signature: Signature) -> Call:
-        """A call of a cell."""
-        inputs = [_expr((self.tape, r)) for r in self.operands(row)]
-        ints = [self.integer(row, k) for k in range(signature.ints)]
-        floats = [self.floating(row, k) for k in range(signature.floats)]
-        return Call(signature.cell, inputs, ints, floats)
-
-
-def _starts(counts: Any, end: int) -> Any:
-    """Where stretches of these lengths begin, the last of which ends at ``end``."""
-    return end - np.cumsum(counts[::-1])[::-1]
+def _call(rows: Rows, row: int, signature: Signature) -> Call:
+    """A call of a cell."""
+    inputs = [_expr((rows.tape, r)) for r in rows.operands(row)]
+    ints = [rows.integer(row, k) for k in range(signature.ints)]
+    floats = [rows.floating(row, k) for k in range(signature.floats)]
+    return Call(signature.cell, inputs, ints, floats)
 
 
 class Walk:
@@ -142,7 +81,7 @@ class Walk:
     """
 
     def __init__(self, roots: Sequence[Expr], stop: Collection[Node] = (), *, inline: bool = True) -> None:
-        self.rows: dict[Tape, _Rows] = {}
+        self.rows: dict[Tape, Rows] = {}
         self.stop, self.inline = frozenset(stop), inline
         self.inlined: dict[Node, list[Expr]] = {}
         self.edges: dict[Node, list[Node]] = {}
@@ -159,9 +98,9 @@ class Walk:
                 stack.append((node, True))
                 stack.extend((n, False) for n in edges if n not in self.edges)
 
-    def rows_of(self, tape: Tape) -> _Rows:
+    def rows_of(self, tape: Tape) -> Rows:
         if tape not in self.rows:
-            self.rows[tape] = _Rows(tape)
+            self.rows[tape] = Rows(tape)
         return self.rows[tape]
 
     def _edges(self, node: Node) -> list[Node]:
@@ -188,7 +127,7 @@ class Walk:
         call = row if signature.cell is not None else self.rows_of(tape).operands(row)[0]
         if (tape, call) not in self.inlined:
             of_call = signature_by_id(tape.signatures[call])
-            self.inlined[tape, call] = inlined(self.rows_of(tape).call(call, of_call))
+            self.inlined[tape, call] = inlined(_call(self.rows_of(tape), call, of_call))
         return self.inlined[tape, call][row - call]  # further results stand right behind the call
 
     def reads_parameters(self) -> bool:

@@ -329,8 +329,8 @@ class Engine:
         if not is_evaluated(root.tape, root.row):
             self._forward([root])
         run, offset = location(root.tape, root.row)
-        with devices.on(root.device):
-            return run.value(offset, root.type)
+        with devices.on(run.device):  # not the root's, where that rests on no parameter: see `expr.on_one_device`
+            return devices.to_device(run.value(offset, root.type), root.device)
 
     @_alone
     def backward(self, root: Expr, cotangent: Array | None) -> None:

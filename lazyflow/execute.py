@@ -196,7 +196,8 @@ def _fill(run: Run, launch: Launch, out: Array) -> None:
         return
     shape = out.shape[1:]
     for i, (source, offset) in enumerate(sources(run.plan, launch)):
-        out[i] = devices.view(source.arena.buffers[out.dtype], offset, shape)
+        known = devices.view(source.arena.buffers[out.dtype], offset, shape)
+        out[i] = known if source.device == run.device else devices.to_device(known, run.device)
 
 
 def _snapshots(run: Run, launch: Launch) -> list[Array]:

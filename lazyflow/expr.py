@@ -28,6 +28,7 @@ from lazyflow.hooks import Hook, HookHandle
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Aval, Op, Shape, axis_argument, integers
 from lazyflow.ops.linalg import transposed
+from lazyflow.rows import Rows
 from lazyflow.settings import now, refuse_in_cells, tracing
 from lazyflow.tape import (
     CONSTANT,
@@ -41,6 +42,7 @@ from lazyflow.tape import (
     Type,
     build,
     current_tape,
+    different_devices,
     intern_type,
     interned,
     leaf_signature,
@@ -1611,7 +1613,11 @@ def _recorded(memo: Memo, operands: Sequence[Any]) -> Expr:
     """The general way, which finds out what operands are, and looks the signature up or makes it."""
     op, tape = memo.op, current_tape()
     values, types = _classify(op, operands, tape)
-    signature = signature_of(op, types[:1] if op.ragged else types, memo.attrs)
+    signature: Any = None
+    with suppress(DeviceError):
+        signature = signature_of(op, types[:1] if op.ragged else types, memo.attrs)
+    if signature is None:
+        return apply(memo, tuple(on_one_device(op, values)))
     rows: list[int] = []
     ints = [len(values)] if op.ragged else []
     floats: list[float] = []
@@ -1631,6 +1637,81 @@ def _recorded(memo: Memo, operands: Sequence[Any]) -> Expr:
     e = _append(tape, signature, rows, ints, floats)
     _remember(memo, operands, values, types, signature)
     return e
+
+
+def on_one_device(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
+    """Operands that lie on the CPU and on one GPU, on that GPU. Raises `DeviceError` where that cannot be.
+
+    Where no device was asked for, the CPU is no wish: what rests on no parameter, such as an array, a mask that is
+    drawn or a position that is counted, belongs where the parameters are that it meets. It is seen as lying there, and
+    the run that needs it computes it there.
+    """
+    places = {o.device for o in operands if isinstance(o, Expr)}
+    if len(places) < 2:
+        return operands
+    found = sorted(places)
+    if len(found) > 2 or found[0] != "cpu" or current_tape().device != "cpu":
+        raise different_devices(op, found)
+    require_movable(op, found[1], operands)
+    return [_seen_on(found[1], o) if isinstance(o, Expr) else o for o in operands]
+
+
+def require_movable(op: Op, device: str, operands: Iterable[Any]) -> None:
+    """Raise `DeviceError` if one of the operands that lie elsewhere rests on a parameter."""
+    for e in operands:
+        if isinstance(e, Expr) and e.device != device and _rests_on_parameters(e):
+            raise different_devices(op, sorted({device, e.device}))
+
+
+def _seen_on(device: str, e: Expr) -> Expr:
+    """`placed`, once for each value."""
+    if e.device == device:
+        return e
+    tape = current_tape()
+    key = e.tape.number, e.row, e.tape.generation, device
+    row = tape.imported.get(key)
+    if row is None:
+        found = placed(e, device)
+        tape.imported[key] = found.row
+        return found
+    return handle(tape, row, signature_by_id(tape.signatures[row]).type)
+
+
+def beside(e: Expr, other: Expr) -> Expr:
+    """A constant where ``other`` lies, if no device was asked for."""
+    return placed(e, other.device) if e.device == "cpu" else e
+
+
+def placed(e: Expr, device: str) -> Expr:
+    """An expression that rests on no parameter as one on ``device``: a view, which costs nothing. A run computes all
+    that it needs on the device of its roots."""
+    kind = type_on(current_tape(), e)
+    here = intern_type(kind.shape, kind.dtype, device, kind.requires_grad)
+    return e if here is kind else view(e, here, 0)
+
+
+def _rests_on_parameters(e: Expr) -> bool:
+    if e.type.parameter is not None:
+        return True
+    seen: set[tuple[Tape, int]] = set()
+    rows: dict[Tape, Rows] = {}
+    stack = [(e.tape, e.row)]
+    while stack:
+        node = stack.pop()
+        if node in seen or node[1] in node[0].objects:
+            continue
+        seen.add(node)
+        tape, row = node
+        signature = signature_by_id(tape.signatures[row])
+        if any(o.kind == "shared" for o in signature.operands):
+            return True
+        if signature.rows or signature.op is IMPORT:
+            rows.setdefault(tape, Rows(tape))
+        if signature.op is IMPORT:
+            stack.append(tape.imports[rows[tape].integer(row, 0)])
+        elif signature.rows:
+            stack.extend((tape, r) for r in rows[tape].operands(row))
+    return False
 
 
 def _remember(
@@ -1786,10 +1867,10 @@ def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
         if e.tape is not tape:
             return None
         if e.type is not kind:
-            if e.type.shape != kind.shape or e.type.dtype != kind.dtype:
+            if e.type.shape != kind.shape or e.type.dtype != kind.dtype or e.type.device != kind.device:
                 return None
             mixed = True
-    if mixed:  # the tape has one device, and no type is of a parameter: they differ by requires_grad alone
+    if mixed:  # no type is of a parameter: they differ by requires_grad alone
         kind = intern_type(kind.shape, kind.dtype, kind.device, True)
     known = memo.table.get(kind)
     signature = None if known is None else known.get(0 if memo.ragged else len(given))
@@ -1822,7 +1903,7 @@ def joined(op: Op) -> Joined:
         found = again(operands)
         if found is not None:
             return found
-        operands = of_one_type(operands)
+        operands = of_one_type(on_one_device(op, operands))
         kind = type_on(current_tape(), operands[0])
         e = record(op, operands)
         count = 1 if op.ragged else len(operands)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -356,7 +356,7 @@ class Tape:
         self.handles: Any = Counts()  # of each row, how many expressions there are of it; None where nobody counts
         self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
-        self.imported: dict[tuple[int, int, int], int] = {}
+        self.imported: dict[tuple[Any, ...], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures; after a sweep the signatures of all rows
         self.ready: dict[Any, int] = {}  # the signatures of cells that may be recorded on it as things stand
         self.device, self.grad, self.options = options.device, options.grad, options
@@ -455,14 +455,19 @@ class recording_on(settings.using):
         return inside
 
 
+def different_devices(op: Op, devices: Sequence[str]) -> DeviceError:
+    """The error for operands that lie on several devices."""
+    return DeviceError(
+        f"{op.name}: the operands are on different devices, {' and '.join(devices)}; "
+        "move the module with .to(device) or record under lf.using(device=...)"
+    )
+
+
 def check_device(op: Op, types: tuple[Type | Inline, ...]) -> str:
     """The one device that all operands are on, or a `DeviceError`."""
     devices = sorted({t.device for t in types if isinstance(t, Type)})
     if len(devices) > 1:
-        raise DeviceError(
-            f"{op.name}: the operands are on different devices, {' and '.join(devices)}; "
-            "move the module with .to(device) or record under lf.using(device=...)"
-        )
+        raise different_devices(op, devices)
     return devices[0] if devices else settings.current().device
 
 

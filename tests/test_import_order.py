@@ -25,6 +25,7 @@ ORDER = (
     "ops",
     "trace",
     "tape",
+    "rows",
     "expr",
     "functions",
     "graph",

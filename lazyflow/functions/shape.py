@@ -16,6 +16,7 @@ from lazyflow.expr import (
     getitem,
     joined,
     of_one_type,
+    on_one_device,
     payload_integers,
     record,
     remembered,
@@ -59,7 +60,7 @@ def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
     found = constants(operands)
     if not found:
         raise ShapeError(f"{name} needs at least one operand, got an empty list")
-    return found
+    return list(on_one_device(OPS[name], found))
 
 
 def _alike(found: Sequence[Expr]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
 from lazyflow.device import to_host
 from lazyflow.errors import DTypeError
 from lazyflow.expr import Expr, constant
@@ -47,7 +48,8 @@ class Embedding(Module):
         """Draw the initial rows anew."""
         init.normal_(self.weight)
         if self.padding_idx is not None:
-            self.weight.data[self.padding_idx] = 0
+            with devices.on(self.weight.device):
+                self.weight.data[self.padding_idx] = 0
 
     def forward(self, index: Any) -> Expr:
         """The row, or rows, at ``index``: an integer, an array of them, or an integer expression."""

@@ -348,7 +348,8 @@ class _BatchNorm(_ByChannel):
 
     def _by_average(self, x: Expr, axis: int) -> Expr:
         shape = (-1, *(1,) * (x.ndim - axis - 1))
-        scale = 1.0 / np.sqrt(self.running_var + self.eps)
+        with devices.where(self.running_var):
+            scale = 1.0 / np.sqrt(self.running_var + self.eps)
         y = (x - as_floating(self.running_mean.reshape(shape), x)) * as_floating(scale.reshape(shape), x)
         return self._scaled(y, shape)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from lazyflow.cell import cell
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, constant, in_dtype
+from lazyflow.expr import Expr, Parameter, beside, constant, in_dtype
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
 from lazyflow.functions.random import masked
@@ -60,7 +60,7 @@ def split_gates(owner: Module, values: Expr, count: int) -> list[Expr]:
 
 
 def _zeros(size: int, like: Parameter) -> Expr:
-    return constant(np.zeros(size, like.dtype))
+    return beside(constant(np.zeros(size, like.dtype)), like)
 
 
 def zero_state(weight_hh: Parameter) -> Expr:

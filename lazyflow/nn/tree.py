@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.cell import cell
-from lazyflow.expr import Expr, constant
+from lazyflow.expr import Expr, beside, constant
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.functions.reduce import sum as summed
 from lazyflow.functions.shape import concatenate
@@ -168,7 +168,8 @@ class NaryTreeLSTMCell(Module):
     def _node(self, x: Any, children: Sequence[tuple[Any, Any]], places: tuple[int, ...]) -> State:
         i, o, u, f = split_gates(self, self.input_gates(x), 4)
         states = dict(zip(places, _states(self, self.hidden_gates, children), strict=True))
-        zero = constant(np.zeros(self.hidden_size, self.hidden_gates.weight.dtype))
+        weight = self.hidden_gates.weight
+        zero = beside(constant(np.zeros(self.hidden_size, weight.dtype)), weight)
         below = concatenate([states[k][0] if k in states else zero for k in range(self.n)])
         si, so, su, *forget = split_gates(self, self.hidden_gates(below), 3 + self.n)
         kept = [sigmoid(f + forget[k]) * c for k, (_, c) in states.items()]

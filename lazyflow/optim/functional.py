@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lazyflow.device import device_of, module
+from lazyflow.device import copied, device_of
 from lazyflow.optim.base import Array, Kept, Optimizer
 
 __all__ = ["Pure", "functional"]
@@ -49,7 +49,7 @@ def functional(optimizer: type[Optimizer], **options: Any) -> Pure:
     """
 
     def optimizer_for(arrays: Arrays) -> tuple[Optimizer, list[_Holder]]:
-        holders = [_Holder(module(array).array(array), name) for name, array in arrays.items()]
+        holders = [_Holder(copied(array, device_of(array)), name) for name, array in arrays.items()]
         return optimizer(holders, **options), holders
 
     def init(arrays: Arrays) -> State:
@@ -70,5 +70,5 @@ def functional(optimizer: type[Optimizer], **options: Any) -> Pure:
 
 
 def _copied(array: Array, state: Mapping[str, Any]) -> Kept:
-    slots = {name: module(value).array(value) for name, value in state.items() if name != "step"}
+    slots = {name: copied(value, device_of(value)) for name, value in state.items() if name != "step"}
     return Kept(state["step"], slots, device_of(array))
