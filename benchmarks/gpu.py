@@ -2,17 +2,21 @@
 
 Examples a second at 64, 256 and 1024 a minibatch, host time beside device time, launches and bytes of every level. The
 JSON file and the log lie in ``results/gpu`` and name card, driver, versions and date. What is missing is said, and left
-out. ``--simulated`` runs all of it on the simulator of the tests: its times mean nothing, but it counts kernels.
+out: so is what fails, and what there is no time left for. ``--simulated`` runs all of it on the simulator of the tests:
+its times mean nothing, but it counts kernels.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +34,7 @@ from lazyflow.plan import Plan, Rows
 DEVICE = "cuda:0"
 MODELS = {"tree_lstm": (300, 150), "tagger": (100, 50), "language_model": (256, 256)}  # embedding and hidden size
 SUITE_SECONDS = 150
+SIZE_SECONDS = 25  # of one size of minibatch, with what PyTorch compiles
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,11 +46,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=harness.MINIMUM_REPEATS, help="rounds, at least five")
     parser.add_argument("--seconds", type=float, default=0.6, help="end a candidate's share of a round after so long")
     parser.add_argument("--batches", type=int, default=10**6, help="or after so many minibatches")
+    parser.add_argument("--minutes", type=float, default=8.0, help="begin nothing that would end later (default: 8)")
     parser.add_argument("--no-suite", dest="suite", action="store_false", help="leave the tests out")
     parser.add_argument("--simulated", action="store_true", help="on the simulator of the tests, without a GPU")
 
 
-# What is there.
+# What is there, and what is not.
+
+
+class Log:
+    """What is printed, for the file as well; what is missing; and how much time is left."""
+
+    def __init__(self, minutes: float) -> None:
+        self.lines: list[str] = []
+        self.missing: list[str] = []
+        self.ends = time.perf_counter() + 60 * minutes
+
+    def __call__(self, text: str) -> None:
+        print(text, flush=True)
+        self.lines.append(text)
+
+    def lacks(self, what: str) -> None:
+        """Say that something is missing."""
+        self.missing.append(what)
+        self(f"missing: {what}")
+
+    def succeeds(self, what: str, step: Callable[[], object]) -> bool:
+        """Whether it does; an error is said, and ends nothing else: a machine with a GPU may not come again soon."""
+        try:
+            step()
+        except Exception as error:
+            self.lacks(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            return False
+        return True
+
+    def has_time(self, what: str, seconds: float) -> bool:
+        """Whether so much is left; if not, it is said."""
+        if time.perf_counter() + seconds > self.ends:
+            self.lacks(f"{what}: there was no time left for it, see --minutes")
+            return False
+        return True
 
 
 def require_device(simulated: bool) -> None:
@@ -64,13 +104,15 @@ def card() -> dict[str, Any]:
     """The card, its driver, and the versions of what runs on it."""
     runtime = devices.array_module(DEVICE).cuda.runtime
     found = runtime.getDeviceProperties(0)
-    names = ("cupy-cuda12x", "cupy-cuda13x", "numpy", "torch", "lazyflow")
+    names = ("cupy-cuda12x", "cupy-cuda13x", "numpy", "torch")
+    versions = {name: version for name in names if (version := _version(name))}
     return {
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         "card": found["name"].decode(),
         "memory_gib": round(found["totalGlobalMem"] / 2**30, 1),
         "driver": runtime.driverGetVersion(),
         "runtime": runtime.runtimeGetVersion(),
-        "versions": {name: version for name in names if (version := _version(name))},
+        "versions": {"python": platform.python_version(), "lazyflow": lf.__version__, **versions},
     }
 
 
@@ -90,7 +132,7 @@ def torch_device(simulated: bool) -> tuple[str | None, str]:
     if torch.cuda.is_available():
         return DEVICE, ""
     if simulated:
-        return "cpu", "PyTorch sees no GPU, and runs on the CPU beside the simulator"
+        return "cpu", "PyTorch sees no GPU: it runs on the CPU beside the simulator, and without torch.compile"
     return None, f"PyTorch {torch.__version__} sees no GPU: install a build for this driver"
 
 
@@ -177,8 +219,10 @@ def task(name: str, options: argparse.Namespace) -> tuple[Sequence[Any], Mapping
     return found.train[: options.examples], weights, forms, "SequenceLSTM"
 
 
-def candidates(name: str, options: argparse.Namespace, torch_at: str | None) -> tuple[dict[str, OnDevice], Any]:
-    """lazyflow's forms and PyTorch's, by name; and the examples."""
+def candidates(
+    name: str, options: argparse.Namespace, torch_at: str | None, log: Log
+) -> tuple[dict[str, OnDevice], Any]:
+    """lazyflow's forms and PyTorch's, by name, as far as each can make a step; and the examples."""
     examples, weights, forms, peer = task(name, options)
     found = {}
     for form, make in forms.items():
@@ -190,7 +234,9 @@ def candidates(name: str, options: argparse.Namespace, torch_at: str | None) -> 
         for label, compiled in kinds.items():
             model = getattr(torch_on_gpu, peer)(weights, torch_at, compiled)
             found[label] = OnDevice(model.train_step, torch_clock(torch_at))
-    return found, examples
+    return {
+        label: own for label, own in found.items() if log.succeeds(label, partial(own.step, examples[:2]))
+    }, examples
 
 
 # Plans.
@@ -245,17 +291,6 @@ def counted(step: Callable[[Sequence[Any]], object], examples: Sequence[Any]) ->
 # The run.
 
 
-class Log:
-    """What is printed, for the file as well."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def __call__(self, text: str) -> None:
-        print(text, flush=True)
-        self.lines.append(text)
-
-
 def one_size(
     found: Mapping[str, OnDevice], examples: Sequence[Any], size: int, options: argparse.Namespace, log: Log
 ) -> dict[str, Any]:
@@ -270,8 +305,10 @@ def one_size(
         summary[name]["device_ms"] = _median(candidate.device)
         if options.simulated and name.startswith("lazyflow"):
             summary[name]["simulated"] = counted(candidate.step, batches[0])
-    header = ["", "examples/s", "/ PyTorch", "host ms", "device ms"]
+    header = ["", "examples/s", "/ PyTorch", "host ms", "device ms", *(["kernels"] if options.simulated else [])]
     rows = [[n, s["per_s"], s["ratios"].get("PyTorch"), s["host_ms"], s["device_ms"]] for n, s in summary.items()]
+    if options.simulated:
+        rows = [[*row, summary[row[0]].get("simulated", {}).get("kernels")] for row in rows]
     log(f"\n{len(batches[0])} a minibatch\n{harness.table(header, rows)}")
     return {"batch": size, "train": summary}
 
@@ -284,33 +321,42 @@ def _median(milliseconds: Sequence[float]) -> float:
 def one_model(name: str, options: argparse.Namespace, torch_at: str | None, log: Log) -> dict[str, Any]:
     """One model at all sizes, and the plan of its largest minibatch."""
     log(f"\n== {name}")
+    sizes: list[dict[str, Any]] = []
     with lf.using(device=DEVICE):
-        found, examples = candidates(name, options, torch_at)
-        sizes = [one_size(found, examples, size, options, log) for size in options.batch]
-        of_levels = planned(found["lazyflow plain"].step.__self__, trees.minibatches(examples, options.batch[-1], 0)[0])  # type: ignore[attr-defined]
-    launches, nbytes = (sum(level[what] for level in of_levels) for what in ("launches", "bytes"))
-    log(
-        f"\nforward, in plain operations: {len(of_levels)} levels, {launches / len(of_levels):.1f} launches and "
-        f"{nbytes / len(of_levels) / 2**20:.2f} MiB a level"
-    )
+        found, examples = candidates(name, options, torch_at, log)
+        for size in options.batch:
+            label = f"{name}, {size} a minibatch"
+            if found and log.has_time(label, 0 if options.simulated else SIZE_SECONDS):
+                log.succeeds(label, lambda size=size: sizes.append(one_size(found, examples, size, options, log)))
+        plain = found.get("lazyflow plain")
+        largest = trees.minibatches(examples, options.batch[-1], 0)[0]
+        of_levels = [] if plain is None else planned(plain.step.__self__, largest)  # type: ignore[attr-defined]
+    if of_levels:
+        launches, nbytes = (sum(level[what] for level in of_levels) for what in ("launches", "bytes"))
+        log(
+            f"\nforward, in plain operations: {len(of_levels)} levels, {launches / len(of_levels):.1f} launches and "
+            f"{nbytes / len(of_levels) / 2**20:.2f} MiB a level; each of them is in the JSON file"
+        )
     return {"sizes": sizes, "levels": of_levels}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints tables; returns all of it. Raises ``SystemExit`` where there is no device."""
     require_device(options.simulated)
-    log, began = Log(), time.perf_counter()
+    log, began = Log(options.minutes), time.perf_counter()
     torch_at, missing = torch_device(options.simulated)
     about = card()
     log("\n".join(f"{what}: {value}" for what, value in about.items()))
     if missing:
-        log(f"missing: {missing}")
+        log.lacks(missing)
     tests = suite(options.simulated) if options.suite else {"passed": None, "summary": ["left out"], "log": []}
     log(f"tests: {' '.join(tests['summary'])}")
-    models = {name: one_model(name, options, torch_at, log) for name in options.models}
+    models: dict[str, Any] = {}
+    for name in options.models:
+        log.succeeds(name, lambda name=name: models.update({name: one_model(name, options, torch_at, log)}))
     log(f"\n{time.perf_counter() - began:.0f} s in all")
     options.out = options.out / "gpu"
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"gpu-{options.worker}.log"
     path.write_text("\n".join([*log.lines, "", *tests["log"]]) + "\n", encoding="utf-8")
-    return {**about, "simulated": options.simulated, "missing": missing, "tests": tests, "models": models}
+    return {**about, "simulated": options.simulated, "missing": log.missing, "tests": tests, "models": models}

@@ -1125,9 +1125,10 @@ def _local_row(tape: Tape, e: Expr) -> int:
     row = tape.imported.get(key)
     if row is not None:
         return row
-    if e.row in e.tape.objects and e.tape.device == tape.device:
+    if e.row in e.tape.objects:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
-        row = tape.imported[key] = _constant_node(tape, e.tape.objects[e.row]).row
+        found = placed(_constant_node(tape, e.tape.objects[e.row]), e.type.device)
+        row = tape.imported[key] = found.row
     if e.tape.trace is not None:
         raise CellError(
             f"{user_line()}: an expression of the inside of the {e.tape.trace.name} is used outside of it, where it "
@@ -1650,7 +1651,7 @@ def on_one_device(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
     if len(places) < 2:
         return operands
     found = sorted(places)
-    if len(found) > 2 or found[0] != "cpu" or current_tape().device != "cpu":
+    if len(found) > 2 or found[0] != "cpu":
         raise different_devices(op, found)
     require_movable(op, found[1], operands)
     return [_seen_on(found[1], o) if isinstance(o, Expr) else o for o in operands]

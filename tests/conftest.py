@@ -17,16 +17,25 @@ hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_
 hypothesis.settings.load_profile("no clock")
 
 HERE = Path(__file__).parent
-# What stays on the CPU: the core and the fused kernels, which are the CPU's; files, names, and tools of the tests; what
-# plans and keeps books, without looking at values; programs that train, draw or chain for seconds.
+# What stays on the CPU, and why; single tests of other files are marked `host`.
 HOST = {
-    "benchmarks", "core", "data", "examples", "fuse", "fuzz", "simcupy", "test_cell_results.py", "test_chains.py",
-    "test_context.py", "test_conventions.py", "test_damaged_states.py", "test_docs.py", "test_engine.py",
-    "test_explain.py", "test_import_order.py", "test_interned.py", "test_interrupts.py", "test_lifetimes.py",
-    "test_parts_of_tapes.py", "test_peer_failures.py", "test_plan.py", "test_plans.py", "test_program.py",
-    "test_public_names.py", "test_recording.py", "test_reference_schedules.py", "test_schedule.py", "test_sharing.py",
-    "test_threads.py", "test_wide_sums.py",
-}  # fmt: skip
+    "benchmarks": "tools; those that mean a device are marked gpu",
+    "core": "the compiled core, which is the CPU's",
+    "data": "text, files and batches of what a user has, before there are arrays",
+    "examples": "programs as a user starts them, in processes of their own",
+    "fuse": "fused kernels, which are the CPU's",
+    "fuzz": "a tool, which chooses where it computes",
+    "simcupy": "the simulator itself",
+    "test_chains.py": "chains are fused on the CPU alone",
+    "test_context.py": "settings, from those that nobody has made: the device is one of them",
+    "test_conventions.py": "text of the sources",
+    "test_docs.py": "text, and programs as it stands there",
+    "test_import_order.py": "text of the sources",
+    "test_interrupts.py": "interrupts between lines of Python, and that the settings are the default ones behind them",
+    "test_lifetimes.py": "memory of the CPU's kernels of cells",
+    "test_program.py": "how a body is cut, from types that are made by hand; it is run by test_cell.py",
+    "test_public_names.py": "names",
+}
 
 
 def missing_gpu():

@@ -215,6 +215,7 @@ def test_a_changed_state_is_loaded_wholly_or_not_at_all(name: str, tmp_path: Pat
             before = everything(target)
 
 
+@pytest.mark.host  # every byte of a file
 def test_a_changed_file_is_loaded_wholly_or_not_at_all(tmp_path: Path) -> None:
     names = ["module", "Adam", "LinearWarmup", "ReduceLROnPlateau", "ExponentialMovingAverage", "stream", "batches"]
     objects = {name: MAKERS[name]() for name in [*names, "EarlyStopping", "engine"]}
@@ -258,6 +259,7 @@ def test_an_object_without_a_check_raises_before_the_others_change(tmp_path: Pat
     assert everything(model) == before
 
 
+@pytest.mark.host  # CuPy has no such arrays
 def test_a_read_only_buffer_is_found_before_anything_changes() -> None:
     model = MAKERS["module"]()
     state = MAKERS["module"]().state_dict()
@@ -335,6 +337,7 @@ def in_a_process(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.host  # processes and files
 def test_a_temporary_file_of_a_killed_process_is_swept(tmp_path: Path) -> None:
     killed = in_a_process(
         """
@@ -354,6 +357,7 @@ def test_a_temporary_file_of_a_killed_process_is_swept(tmp_path: Path) -> None:
     assert {*os.listdir(tmp_path)} == {named_alike.name, other.name, "run"}
 
 
+@pytest.mark.host  # processes and files
 def test_a_temporary_file_that_is_being_written_is_not_swept(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with io.atomic_path(path) as first:
@@ -374,6 +378,7 @@ def test_a_link_of_that_name_is_left_alone(tmp_path: Path) -> None:
     assert precious.read_text() == "kept" and link.is_symlink()
 
 
+@pytest.mark.host  # processes and files
 def test_a_full_disk_is_an_oserror(tmp_path: Path) -> None:
     path = tmp_path / "run"
     io.save(path, model={"w": np.ones(3)})

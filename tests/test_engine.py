@@ -218,6 +218,7 @@ def test_an_intermediate_value_is_computed_again_where_its_memory_was_freed():
         np.testing.assert_allclose(h.numpy(), np.tanh([0.5]))
 
 
+@pytest.mark.host  # no deep stack; a minute on the simulator
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_a_chain_of_a_hundred_thousand_nodes(batching):
     n = 100_000

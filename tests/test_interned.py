@@ -34,6 +34,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tapes, "MOST", MOST)
 
 
+@pytest.mark.host  # counts what is held of thousands of shapes
 def test_shapes_that_nobody_holds_any_more_are_let_go(bounded: None) -> None:
     weight = lf.Parameter(np.ones((), np.float32))
     kept = [program(size, weight) for size in (3, 5, 7)]

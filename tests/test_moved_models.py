@@ -247,3 +247,20 @@ def test_one_list_after_another_of_other_devices():
             both = function([x * 2.0, w * x])
             assert both.device == "cuda:0" and function([x, x]).device == "cpu"
     assert lf.sum([x, w * x]).numpy().tolist() == [6, 12]
+
+
+def test_data_that_was_recorded_before_a_device_was_asked_for():
+    """It is copied onto the tape of the block, and ties nothing to its own."""
+    w, x = lf.Parameter([1.0, 2.0]).to("cuda:0"), lf.constant([3.0, 4.0])
+    y = x * 2.0
+    for _ in range(2):
+        with lf.using(device="cuda:0"):
+            product = w * x
+            assert not product.tape.imports
+            assert product.numpy().tolist() == [3, 8] and (w * y).numpy().tolist() == [6, 16]
+    with lf.using(device="cuda:0"):
+        z = lf.constant([3.0, 4.0])
+    assert (z * w).numpy().tolist() == [3, 8] and (z * x).numpy().tolist() == [9, 16]
+    a = lf.Parameter([1.0, 2.0])
+    with pytest.raises(lf.DeviceError, match="cpu and cuda:0"):
+        a * z

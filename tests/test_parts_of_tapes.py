@@ -231,6 +231,7 @@ def _run(world, rounds):
                 what()
 
 
+@pytest.mark.host  # which rows are read; seconds each
 @HOW
 @pytest.mark.parametrize("gap", [0, 2, 5, 12])
 def test_random_programs_in_parts(how, gap):
@@ -239,6 +240,7 @@ def test_random_programs_in_parts(how, gap):
             _run(World(random.Random(f"{seed} {gap}")), rounds=3)
 
 
+@pytest.mark.host  # which rows are read; seconds each
 @HOW
 @pytest.mark.parametrize("seed", range(3))
 def test_one_long_tape_in_parts(how, seed):
@@ -274,6 +276,7 @@ def test_a_view_of_what_was_not_read(how, sealed_by):
         assert after[7].numpy().tolist() == [2.5, 5.0]
 
 
+@pytest.mark.host  # long
 @HOW
 def test_training_goes_on_from_slices_of_states_of_which_some_scores_were_asked_for(how):
     """Losses and gradients are those of a fresh recording, and of one operation at a time."""

@@ -147,6 +147,7 @@ def test_a_parameter_takes_what_was_remembered_of_it_along():
     assert kept[1].requires_grad
 
 
+@pytest.mark.host  # the device that nobody asked for
 def test_draws_of_numbers_alone_follow_the_device():
     """Nothing but the setting says where such a node belongs; what is remembered is of one device."""
     for _ in range(2):

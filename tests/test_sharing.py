@@ -14,6 +14,7 @@ import lazyflow as lf
 from lazyflow import nn, optim, tape
 from lazyflow.random import Stream
 from tests.interrupts import bytecodes, meanwhile
+from tests.places import here
 
 COMPILED = pytest.mark.skipif(not tape.__file__.endswith(".py"), reason="compiled, recording has no lines to stop at")
 
@@ -52,7 +53,7 @@ def test_gradients_of_several_threads_add_up():
 
     add(1)
     for k in every(lambda: add(1), ("engine.py", "backward.py")):
-        w.grad = np.full(3, 5.0)
+        w.grad = here(np.full(3, 5.0))
         meanwhile(lambda: add(10), k, lambda: add(100), ("engine.py", "backward.py"))
         np.testing.assert_array_equal(w.grad, [115.0] * 3)
 
@@ -331,6 +332,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.host  # CUDA does not survive a fork
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize(("name", "line"), POINTS)
 def test_a_fork_beside_a_thread_that_is_in_the_middle(name, line):

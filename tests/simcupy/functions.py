@@ -428,12 +428,25 @@ def _reduced(name: str, launches: int = 1, halves: bool = False) -> Callable[...
             more["dtype"] = np.float32
         counters.launch(name, launches, a.size)
         with np.errstate(all="ignore"):
-            host = numpy_function(source, axis=axis, keepdims=bool(keepdims), **more)
+            if halves and source.dtype.kind == "f" and axis is not None:
+                host = _in_a_tree(numpy_function, source, axis, bool(keepdims), more)
+            else:
+                host = numpy_function(source, axis=axis, keepdims=bool(keepdims), **more)
             if halves and np.dtype(kind) == np.float16:
                 host = np.asarray(host).astype(np.float16)
         return _into(out, host)
 
     return reduce
+
+
+def _in_a_tree(numpy_function: Any, source: Any, axis: Any, keepdims: bool, more: dict[str, Any]) -> Any:
+    """A reduction as the threads of a block make it, pairwise: NumPy adds so along memory only, else one by one."""
+    axes = sorted(a % source.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    kept = [a for a in range(source.ndim) if a not in axes]
+    behind = np.ascontiguousarray(source.transpose(kept + axes))
+    last = tuple(range(len(kept), source.ndim))
+    host = numpy_function(behind, axis=last, **more)
+    return np.expand_dims(host, tuple(axes)) if keepdims else host
 
 
 _sum, _prod, _mean = _reduced("sum", halves=True), _reduced("prod", halves=True), _reduced("mean", halves=True)

@@ -122,6 +122,20 @@ def test_counts():
     assert seen.launches == 2
 
 
+@pytest.mark.parametrize("axis", [0, 1, -1, (0, 2), (0, 1, 2), None])
+@pytest.mark.parametrize("name", ["sum", "mean", "var", "prod"])
+def test_reductions_add_in_a_tree(name, axis):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((3, 4, 5)).astype(np.float32)
+    for keepdims in (False, True):
+        wanted = getattr(np, name)(x, axis=axis, keepdims=keepdims)
+        found = getattr(cupy, name)(cupy.asarray(x), axis=axis, keepdims=keepdims)
+        assert found.dtype == wanted.dtype
+        np.testing.assert_allclose(found.get(), wanted, rtol=1e-5)
+    many = cupy.asarray(np.full((100_000, 2), 0.1, np.float32))
+    np.testing.assert_allclose(many.sum(axis=0).get(), 1e4, rtol=1e-6)
+
+
 def test_views_into_a_buffer():
     buffer = cupy.arange(12, dtype=np.float32)
     window = cupy.ndarray((3, 2), np.float32, buffer.data + 4, (16, 4))
