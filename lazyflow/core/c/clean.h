@@ -14,6 +14,10 @@
 #undef RAISE
 #undef RAISED
 #undef TINY
+#undef EXP2_LEAST
+#undef EXP2_MOST
+#undef PI_2
+#undef PI_2_LOW
 #undef UNARY
 #undef BINARY
 #undef ANGLE

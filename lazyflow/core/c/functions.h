@@ -22,6 +22,10 @@
 #define EXP_LEAST (-105.0f)
 #define EXP_MOST 89.0f
 #define EXPM1_LEAST (-30.0f)
+#define EXP2_LEAST (-160.0f)
+#define EXP2_MOST 130.0f
+#define PI_2 1.57079637f
+#define PI_2_LOW -4.37113883e-8f
 #define TINY 1.8626451e-09f /* below, expm1 and the like are their argument */
 #define SQRT_HALF_BITS 0x3f3504f3
 #define LEAST_NORMAL 1.17549435e-38f
@@ -44,6 +48,10 @@
 #define EXP_LEAST (-750.0)
 #define EXP_MOST 710.0
 #define EXPM1_LEAST (-60.0)
+#define EXP2_LEAST (-1100.0)
+#define EXP2_MOST 1025.0
+#define PI_2 1.5707963267948966
+#define PI_2_LOW 6.123233995736766e-17
 #define TINY 3.4694469519536142e-18
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcdLL
 #define LEAST_NORMAL 2.2250738585072014e-308
@@ -271,7 +279,14 @@ ALWAYS REAL N(floor_divide)(REAL a, REAL b) {
     return quotient - whole > C(0.5) ? whole + C(1.0) : whole;
 }
 
-/* Those below are computed in double precision for both types. */
+ALWAYS REAL N(exp2)(REAL x) {
+    REAL y = x < EXP2_LEAST ? EXP2_LEAST : x;
+    y = y > EXP2_MOST ? EXP2_MOST : y;
+    REAL shifted = y + MAGIC;
+    REAL p = N(exp_rest)((y - (shifted - MAGIC)) * C(0.69314718055994531));
+    return N(scaled)(C(1.0) + p, N(bits)(shifted) - N(bits)(MAGIC));
+}
+
 #if !IS_FLOAT
 
 /* Numbers of about 106 bits, the sum of a large and a small part (Dekker 1971). */
@@ -339,12 +354,23 @@ ALWAYS double N(log_times)(double x, double high, double low) {
 ALWAYS double N(log2)(double x) { return N(log_times)(x, 1.4426950408889634, 2.0355273740931033e-17); }
 ALWAYS double N(log10)(double x) { return N(log_times)(x, 0.4342944819032518, 1.098319650216765e-17); }
 
-ALWAYS double N(exp2)(double x) {
-    double y = x < -1100.0 ? -1100.0 : x;
-    y = y > 1025.0 ? 1025.0 : y;
-    double shifted = y + MAGIC;
-    double p = N(exp_rest)((y - (shifted - MAGIC)) * 0.69314718055994531);
-    return N(scaled)(1.0 + p, N(bits)(shifted) - N(bits)(MAGIC));
+/* e + log2(1 + f) for f from sqrt(1/2) - 1 to sqrt(2) - 1, with the digits that float needs of it to raise it to powers.
+ * Odd and even terms by themselves: what bounds it is how long one step waits for the one before. */
+ALWAYS double N(log2_of)(double e, double f) {
+    double z = f * f;
+    double odd = FMA(-0.069738516103054253478, z, -0.1346292780539581978);
+    double even = FMA(0.13251140239690401368, z, 0.13027574889933529052);
+    odd = FMA(odd, z, -0.14249866022441436464);
+    even = FMA(even, z, 0.16021665697472381662);
+    odd = FMA(odd, z, -0.18043674856305590685);
+    even = FMA(even, z, 0.20610712342844916655);
+    odd = FMA(odd, z, -0.24044643364880877909);
+    even = FMA(even, z, 0.2885387957218067317);
+    odd = FMA(odd, z, -0.36067379313640036304);
+    even = FMA(even, z, 0.48089834880290866246);
+    odd = FMA(odd, z, -0.72134752032755382591);
+    even = FMA(even, z, 1.4426950408865743433);
+    return FMA(FMA(odd, f, even), f, e);
 }
 
 /* What a power is made of |x|**y: its sign, and where C's pow says something else. */
@@ -359,9 +385,6 @@ ALWAYS double N(power_of)(double x, double y, double found) {
     found = (a == 1.0) & (fabs(y) == INFINITY) ? 1.0 : found;
     return (y == 0.0) | (x == 1.0) ? 1.0 : found;
 }
-
-/* To the precision of float. */
-ALWAYS double N(power_single)(double x, double y) { return N(power_of)(x, y, N(exp)(y * N(log)(fabs(x)))); }
 
 ALWAYS double N(power)(double x, double y) {
     N(pair) l = N(log_pair)(fabs(x));
@@ -390,6 +413,167 @@ ALWAYS double N(cbrt)(double x) {
     return (a > 0.0) & (a < INFINITY) ? copysign(y, x) : x;
 }
 
+#else
+
+/* log2(a) of a >= 0, off by 2**-38 of its value: as much as float needs of what is raised to a power. */
+ALWAYS double N(log2_wide)(REAL a) {
+    int small = a < LEAST_NORMAL;
+    UINT all = N(bits)(a * (small ? RAISE : C(1.0))) - (UINT)SQRT_HALF_BITS;
+    UINT mantissa = (all & (((UINT)1 << MANTISSA) - 1)) + (UINT)SQRT_HALF_BITS;
+    REAL e = N(real)(N(bits)(MAGIC) + (UINT)((INT)all >> MANTISSA)) - (small ? MAGIC + RAISED : MAGIC);
+    e = a == C(0.0) ? -(REAL)INFINITY : e;
+    e = a < (REAL)INFINITY ? e : a;
+    return D(log2_of)(e, N(real)(mantissa) - C(1.0));
+}
+
+ALWAYS REAL N(log_times)(REAL x, double factor) {
+    REAL found = (REAL)(N(log2_wide)(x) * factor);
+    return x < C(0.0) ? (REAL)NAN : found;
+}
+
+ALWAYS REAL N(log2)(REAL x) { return N(log_times)(x, 1.0); }
+ALWAYS REAL N(log10)(REAL x) { return N(log_times)(x, 0.30102999566398120); }
+
+/* 2**t */
+ALWAYS REAL N(exp2_wide)(double t) {
+    double whole = (t + 6755399441055744.0) - 6755399441055744.0;
+    REAL n = (REAL)whole, r = (REAL)(t - whole);
+    int outside = (n < EXP2_LEAST) | (n > EXP2_MOST);
+    n = n < EXP2_LEAST ? EXP2_LEAST : n;
+    n = n > EXP2_MOST ? EXP2_MOST : n;
+    r = outside ? C(0.0) : r;
+    UINT k = N(bits)(n + MAGIC) - N(bits)(MAGIC);
+    return N(scaled)(C(1.0) + N(exp_rest)(r * C(0.69314718055994531)), k);
+}
+
+/* Zeros, infinities and NaN are those of log2, but for what C's pow says of 1, of y = 0, and of x below 0. */
+ALWAYS REAL N(power)(REAL x, REAL y) {
+    REAL a = ABS(x), found = N(exp2_wide)(y * N(log2_wide)(a));
+    int whole = N(round)(y) == y, even = N(round)(C(0.5) * y) == C(0.5) * y;
+    found = whole & !even ? COPYSIGN(found, x) : found;
+    found = (x < C(0.0)) & (a < (REAL)INFINITY) & !whole ? (REAL)NAN : found;
+    return (y == C(0.0)) | (x == C(1.0)) | ((x == C(-1.0)) & (ABS(y) == (REAL)INFINITY)) ? C(1.0) : found;
+}
+
+ALWAYS REAL N(cbrt)(REAL x) {
+    REAL a = ABS(x);
+    REAL y = N(exp2_wide)(N(log2_wide)(a) * 0.33333333333333333);
+    return (a > C(0.0)) & (a < (REAL)INFINITY) ? COPYSIGN(y, x) : x;
+}
+
+#endif
+
+/* The angle of `top` and `bottom`, both 0 or more and not both 0. */
+ALWAYS REAL N(arctan_of)(REAL top, REAL bottom) {
+#if IS_FLOAT
+    int far = top > bottom;
+    REAL t = (far ? -bottom : top) / (far ? top : bottom);
+    REAL z = t * t;
+    REAL p = FMA(-0.001793605252f, z, 0.010914528484f);
+    p = FMA(p, z, -0.031177693886f);
+    p = FMA(p, z, 0.057957431356f);
+    p = FMA(p, z, -0.084034401591f);
+    p = FMA(p, z, 0.10952181997f);
+    p = FMA(p, z, -0.14264240884f);
+    p = FMA(p, z, 0.199985482f);
+    p = FMA(p, z, -0.33333299086f);
+    REAL high = far ? PI_2 : 0.0f, low = far ? PI_2_LOW : 0.0f;
+#else
+    REAL ratio = top / bottom;
+    int far = ratio > 2.414213562373095, middle = ratio > 0.41421356237309503;
+    REAL numerator = far ? -bottom : middle ? top - bottom : top;
+    REAL denominator = far ? top : middle ? top + bottom : bottom;
+    REAL t = numerator / denominator;
+    REAL z = t * t;
+    REAL p = FMA(0.014933820362914134244, z, -0.03321548927951193991);
+    p = FMA(p, z, 0.044923539530887401275);
+    p = FMA(p, z, -0.052156332369051314886);
+    p = FMA(p, z, 0.05876588521137069837);
+    p = FMA(p, z, -0.066661822276512797727);
+    p = FMA(p, z, 0.076922797243647195856);
+    p = FMA(p, z, -0.090909080095365486676);
+    p = FMA(p, z, 0.11111111084415868421);
+    p = FMA(p, z, -0.14285714285327361861);
+    p = FMA(p, z, 0.19999999999997183974);
+    p = FMA(p, z, -0.3333333333333332618);
+    REAL high = far ? PI_2 : middle ? 0.5 * PI_2 : 0.0;
+    REAL low = far ? PI_2_LOW : middle ? 0.5 * PI_2_LOW : 0.0;
+#endif
+    return high + (FMA(p * z, t, low) + t);
+}
+
+ALWAYS REAL N(arctan)(REAL x) {
+    REAL a = ABS(x);
+    REAL most = IS_FLOAT ? C(1e30) : C(1e30) * C(1e30);
+    REAL y = N(arctan_of)(a < most ? a : most, C(1.0));
+    y = x != x ? x : y;
+    return a < TINY ? x : COPYSIGN(y, x);
+}
+
+ALWAYS REAL N(arctan2)(REAL y, REAL x) {
+    REAL a = ABS(y), b = ABS(x), infinite = (REAL)INFINITY;
+    int both = ((a == infinite) & (b == infinite)) | ((a == C(0.0)) & (b == C(0.0)));
+    /* The larger one below: a ratio beyond the range of numbers is no ratio that matters. */
+    int steep = a > b;
+    REAL top = both ? (a == C(0.0) ? C(0.0) : C(1.0)) : steep ? b : a;
+    REAL bottom = both ? C(1.0) : steep ? a : b;
+    top = bottom == infinite ? C(0.0) : top;
+    bottom = bottom == infinite ? C(1.0) : bottom;
+    REAL angle = N(arctan_of)(top, bottom);
+    angle = steep ? (PI_2 - angle) + PI_2_LOW : angle;
+    angle = COPYSIGN(C(1.0), x) < C(0.0) ? (C(2.0) * PI_2 - angle) + C(2.0) * PI_2_LOW : angle;
+    angle = COPYSIGN(angle, y);
+    return (x != x) | (y != y) ? x + y : angle;
+}
+
+/* arcsin(t) - t for t = sqrt(z), z <= 1/4. */
+ALWAYS REAL N(arcsin_rest)(REAL z, REAL t) {
+#if IS_FLOAT
+    REAL p = FMA(0.042166320489f, z, 0.024179507145f);
+    p = FMA(p, z, 0.045470377634f);
+    p = FMA(p, z, 0.074952976275f);
+    p = FMA(p, z, 0.16666752483f);
+#else
+    REAL p = FMA(0.033692580863650345059, z, -0.026234931869512773451);
+    p = FMA(p, z, 0.024893240278989543831);
+    p = FMA(p, z, 0.00065133538518591951365);
+    p = FMA(p, z, 0.010019081572141706733);
+    p = FMA(p, z, 0.0094819949981841068235);
+    p = FMA(p, z, 0.011585984046679966353);
+    p = FMA(p, z, 0.013961871348241063193);
+    p = FMA(p, z, 0.017352945561023479014);
+    p = FMA(p, z, 0.022372151585428617589);
+    p = FMA(p, z, 0.030381944645265787013);
+    p = FMA(p, z, 0.04464285713967633268);
+    p = FMA(p, z, 0.075000000000025438554);
+    p = FMA(p, z, 0.16666666666666659544);
+#endif
+    return p * z * t;
+}
+
+ALWAYS REAL N(arcsin)(REAL x) {
+    REAL a = ABS(x);
+    int big = a > C(0.5);
+    REAL z = big ? C(0.5) * (C(1.0) - a) : a * a;
+    REAL t = big ? SQRT(z) : a;
+    REAL rest = N(arcsin_rest)(z, t);
+    REAL y = big ? (PI_2 - C(2.0) * t) - (C(2.0) * rest - PI_2_LOW) : t + rest;
+    return a < TINY ? x : COPYSIGN(y, x);
+}
+
+ALWAYS REAL N(arccos)(REAL x) {
+    REAL a = ABS(x);
+    int big = a > C(0.5);
+    REAL z = big ? C(0.5) * (C(1.0) - a) : a * a;
+    REAL t = big ? SQRT(z) : x;
+    REAL rest = N(arcsin_rest)(z, t);
+    REAL far = x > C(0.0) ? C(2.0) * (t + rest) : C(2.0) * (PI_2 - (t + rest - PI_2_LOW));
+    return big ? far : PI_2 - (x - (PI_2_LOW - rest));
+}
+
+/* Those below are computed in double precision for both types. */
+#if !IS_FLOAT
+
 ALWAYS double N(hypot)(double x, double y) {
     double a = fabs(x), b = fabs(y), most = a > b ? a : b;
     double scale = most > 1e150 ? 0x1p-600 : most < 1e-150 ? 0x1p600 : 1.0;
@@ -404,8 +588,6 @@ ALWAYS double N(logaddexp2)(double a, double b) {
     return (a > b ? a : b) + N(log1p)(N(exp2)(-apart)) * 1.4426950408889634;
 }
 
-#define PI_2 1.5707963267948966
-#define PI_2_LOW 6.123233995736766e-17
 #define LARGE_ANGLE 1e6 /* beyond, the reduction loses digits: the C library's functions */
 
 /* x - n pi/2 for the nearest n, whose low bits are the quadrant. */
@@ -465,91 +647,6 @@ ALWAYS double N(tan)(double x) {
     double s = N(sin_of)(r), c = N(cos_of)(r);
     double y = n & 1 ? -c / s : s / c;
     return fabs(x) < TINY ? x : y;
-}
-
-/* For 0 <= a, pi/2 at infinity. */
-ALWAYS double N(arctan_of)(double top, double bottom) {
-    double ratio = top / bottom;
-    int far = ratio > 2.414213562373095, middle = ratio > 0.41421356237309503;
-    double numerator = far ? -bottom : middle ? top - bottom : top;
-    double denominator = far ? top : middle ? top + bottom : bottom;
-    double t = numerator / denominator;
-    double z = t * t;
-    double p = FMA(0.014933820362914134244, z, -0.03321548927951193991);
-    p = FMA(p, z, 0.044923539530887401275);
-    p = FMA(p, z, -0.052156332369051314886);
-    p = FMA(p, z, 0.05876588521137069837);
-    p = FMA(p, z, -0.066661822276512797727);
-    p = FMA(p, z, 0.076922797243647195856);
-    p = FMA(p, z, -0.090909080095365486676);
-    p = FMA(p, z, 0.11111111084415868421);
-    p = FMA(p, z, -0.14285714285327361861);
-    p = FMA(p, z, 0.19999999999997183974);
-    p = FMA(p, z, -0.3333333333333332618);
-    double high = far ? PI_2 : middle ? 0.5 * PI_2 : 0.0;
-    double low = far ? PI_2_LOW : middle ? 0.5 * PI_2_LOW : 0.0;
-    return high + (FMA(p * z, t, low) + t);
-}
-
-ALWAYS double N(arctan)(double x) {
-    double a = fabs(x);
-    double y = N(arctan_of)(a < 1e300 ? a : 1e300, 1.0);
-    y = x != x ? x : y;
-    return a < TINY ? x : copysign(y, x);
-}
-
-ALWAYS double N(arctan2)(double y, double x) {
-    double a = fabs(y), b = fabs(x);
-    int both = ((a == INFINITY) & (b == INFINITY)) | ((a == 0.0) & (b == 0.0));
-    /* The larger one below: a ratio beyond the range of numbers is no ratio that matters. */
-    int steep = a > b;
-    double top = both ? (a == 0.0 ? 0.0 : 1.0) : steep ? b : a;
-    double bottom = both ? 1.0 : steep ? a : b;
-    top = bottom == INFINITY ? 0.0 : top;
-    bottom = bottom == INFINITY ? 1.0 : bottom;
-    double angle = N(arctan_of)(top, bottom);
-    angle = steep ? (PI_2 - angle) + PI_2_LOW : angle;
-    angle = copysign(1.0, x) < 0.0 ? (2 * PI_2 - angle) + 2 * PI_2_LOW : angle;
-    angle = copysign(angle, y);
-    return (x != x) | (y != y) ? x + y : angle;
-}
-
-/* arcsin(t) - t for t = sqrt(z), z <= 1/4. */
-ALWAYS double N(arcsin_rest)(double z, double t) {
-    double p = FMA(0.033692580863650345059, z, -0.026234931869512773451);
-    p = FMA(p, z, 0.024893240278989543831);
-    p = FMA(p, z, 0.00065133538518591951365);
-    p = FMA(p, z, 0.010019081572141706733);
-    p = FMA(p, z, 0.0094819949981841068235);
-    p = FMA(p, z, 0.011585984046679966353);
-    p = FMA(p, z, 0.013961871348241063193);
-    p = FMA(p, z, 0.017352945561023479014);
-    p = FMA(p, z, 0.022372151585428617589);
-    p = FMA(p, z, 0.030381944645265787013);
-    p = FMA(p, z, 0.04464285713967633268);
-    p = FMA(p, z, 0.075000000000025438554);
-    p = FMA(p, z, 0.16666666666666659544);
-    return p * z * t;
-}
-
-ALWAYS double N(arcsin)(double x) {
-    double a = fabs(x);
-    int big = a > 0.5;
-    double z = big ? 0.5 * (1.0 - a) : a * a;
-    double t = big ? sqrt(z) : a;
-    double rest = N(arcsin_rest)(z, t);
-    double y = big ? PI_2 - (2.0 * (t + rest) - PI_2_LOW) : t + rest;
-    return a < TINY ? x : copysign(y, x);
-}
-
-ALWAYS double N(arccos)(double x) {
-    double a = fabs(x);
-    int big = a > 0.5;
-    double z = big ? 0.5 * (1.0 - a) : a * a;
-    double t = big ? sqrt(z) : x;
-    double rest = N(arcsin_rest)(z, t);
-    double far = x > 0.0 ? 2.0 * (t + rest) : 2.0 * (PI_2 - (t + rest - PI_2_LOW));
-    return big ? far : PI_2 - (x - (PI_2_LOW - rest));
 }
 
 /* exp(x * x) erfc(x) for x >= 1/2, by a polynomial in (x - K) / (x + K) (Shepherd and Laframboise 1981). */
