@@ -23,6 +23,7 @@ def extension(name: str, *sources: str) -> Extension:
         include_dirs=[numpy.get_include(), "lazyflow/core/c"],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=FLAGS,
+        extra_link_args=["-pthread"],
     )
 
 
@@ -34,7 +35,7 @@ def module(name: str) -> Extension:
 
 
 EXTENSIONS = [
-    extension("machine", "machine.pyx", "c/machine.c"),
+    extension("machine", "machine.pyx", "c/machine.c", "c/threads.c"),
     extension("columns", "columns.pyx"),
     extension("guards", "guards.pyx"),
     extension("passes", "passes.pyx"),

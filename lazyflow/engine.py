@@ -38,7 +38,7 @@ from lazyflow.repeats import may_repeat, without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
 from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, Type, signature_by_id
-from lazyflow.threads import blas_threads
+from lazyflow.threads import blas_threads, kernel_threads
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
 CHOICES = Choices()
@@ -142,7 +142,8 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way)
     """Run a plan, and note where the values of the tapes lie now."""
     _check_recorded(plan.kinds)
     # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
-    with blas_threads(settings.current().threads), np.errstate(all="ignore"), devices.on(way.device):
+    threads = settings.current().threads
+    with blas_threads(threads), kernel_threads(threads), np.errstate(all="ignore"), devices.on(way.device):
         run = Run(plan, way.device, way.differentiable, way.fuse)
         execute(run)
         if way.checked:
@@ -350,7 +351,8 @@ class Engine:
             self._forward([root])
         run, offset = location(root.tape, root.row)
         with devices.on(root.device):
-            with blas_threads(settings.current().threads), np.errstate(all="ignore"):
+            threads = settings.current().threads
+            with blas_threads(threads), kernel_threads(threads), np.errstate(all="ignore"):
                 retained: list[Retained] = []
                 found = run_backward([(run, _node_of(run, root), offset, seed)], partial(_retain, retained), _hooked)
             trained = [(p, gradient) for p, gradient in found.values() if p.requires_grad]  # some may be frozen since

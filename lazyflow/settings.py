@@ -41,8 +41,8 @@ class Settings:
     of a cell: ``"core"`` (compiled loops, see `lazyflow.core`; elementwise operations that stand together outside of
     cells are fused, too), ``"numpy"`` (NumPy calls over blocks that stay in cache), ``"off"`` (one operation after
     another), ``"auto"`` (the core where it was built, else NumPy).
-    ``dedupe``: nodes that compute the same are computed once. ``threads``: of BLAS, in the products of a run; ``"all"``
-    for as many as there are cores.
+    ``dedupe``: nodes that compute the same are computed once. ``threads``: how many a run and an optimizer's step may
+    use, BLAS for products and the core for what is large enough; ``"all"`` for as many as there are cores.
     """
 
     batching: str = "phases"

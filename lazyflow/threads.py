@@ -1,4 +1,4 @@
-"""How many threads BLAS uses while the engine runs.
+"""How many threads BLAS and the compiled core use while the engine runs.
 
 The products of small models are too small to share, and BLAS threads that wait for a busy core make them up to hundreds
 of times slower; so one thread is the default, whatever the environment says, and ``lf.using(threads=...)`` the one
@@ -13,6 +13,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from lazyflow import core
 from lazyflow.locks import Lock
 
 
@@ -78,3 +79,22 @@ class blas_threads:
 
     def __exit__(self, *error: object) -> None:
         _users.leave(self)
+
+
+class kernel_threads:
+    """Let what this thread calls of the compiled core use ``number`` threads in the ``with`` block, where it is large
+    enough; every result is that of one thread to the bit.
+
+    >>> with kernel_threads(2):
+    ...     pass
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> None:
+        self.before = 1 if core.machine is None else core.machine.use_threads(self.number)
+
+    def __exit__(self, *error: object) -> None:
+        if core.machine is not None:
+            core.machine.use_threads(self.before)

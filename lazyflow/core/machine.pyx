@@ -25,7 +25,7 @@ cdef extern from "machine.h" nogil:
         int32_t kind, single
     ctypedef struct lf_program:
         Py_ssize_t width
-        int32_t instructions, stores, parameters, slots, block, is_double, distinct
+        int32_t instructions, stores, parameters, slots, block, is_double, distinct, cost
         lf_instruction *code
         lf_store *store
         lf_parameter *parameter
@@ -35,23 +35,25 @@ cdef extern from "machine.h" nogil:
         Py_ssize_t pitch
         const int64_t *starts
     void lf_prepare(lf_program *program)
-    size_t lf_scratch(const lf_program *program, Py_ssize_t rows)
-    void lf_run(const lf_program *program, const lf_argument *arguments, Py_ssize_t low, Py_ssize_t high, char *scratch)
+    int lf_run(const lf_program *program, const lf_argument *arguments, Py_ssize_t low, Py_ssize_t high)
     void lf_gather(int is_double, void *out, Py_ssize_t pitch, const void *buffer, const int64_t *at, Py_ssize_t stride,
                    const int64_t *columns, const int64_t *widths, Py_ssize_t parts, Py_ssize_t rows)
     void lf_add_rows(int is_double, void *buffer, const int64_t *at, Py_ssize_t stride, const void *rows,
                      Py_ssize_t pitch, const int64_t *columns, const int64_t *widths, Py_ssize_t parts, Py_ssize_t count)
-    void lf_sum_groups(int is_double, void *out, const void *rows, Py_ssize_t pitch, const int64_t *positions,
-                       const int64_t *starts, Py_ssize_t groups, Py_ssize_t width, double *sums)
+    int lf_sum_groups(int is_double, void *out, const void *rows, Py_ssize_t pitch, const int64_t *positions,
+                      const int64_t *starts, Py_ssize_t groups, Py_ssize_t width)
     void lf_dots(int is_double, const void *x, Py_ssize_t x_pitch, const void *weight, Py_ssize_t w_pitch, void *out,
                  Py_ssize_t out_pitch, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t inner)
-    Py_ssize_t lf_cross_entropy(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index, void *out,
-                                Py_ssize_t step, Py_ssize_t rows, Py_ssize_t classes, void *scratch)
-    Py_ssize_t lf_cross_entropy_slopes(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index,
-                                       const void *share, Py_ssize_t step, void *out, Py_ssize_t out_pitch,
-                                       Py_ssize_t rows, Py_ssize_t classes, void *scratch)
+    int lf_cross_entropy(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index, void *out,
+                         Py_ssize_t step, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t *wrong)
+    int lf_cross_entropy_slopes(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index,
+                                const void *share, Py_ssize_t step, void *out, Py_ssize_t out_pitch, Py_ssize_t rows,
+                                Py_ssize_t classes, Py_ssize_t *wrong)
     const char *lf_instruction_set()
     int lf_use_instruction_set(const char *name)
+
+cdef extern from "threads.h" nogil:
+    int lf_use_threads(int number)
 
 
 # In the order of the enumeration in machine.h.
@@ -115,8 +117,7 @@ cdef class Program:
         cdef Py_ssize_t k, position = 0, size = 8 if p.is_double else 4
         cdef Py_ssize_t[3] begins = [0, first, low]
         cdef cnp.ndarray array
-        cdef char *memory
-        cdef char *scratch
+        cdef int done
         for k in range(p.parameters):
             array = arrays[position]
             position += 1
@@ -130,13 +131,10 @@ cdef class Program:
             else:
                 arguments[k].pitch = cnp.PyArray_STRIDES(array)[0] // size
                 arguments[k].data -= begins[self.begins[k]] * cnp.PyArray_STRIDES(array)[0]
-        memory = <char *>PyMem_Malloc(lf_scratch(p, high - low) + 64)
-        if not memory:
-            raise MemoryError
-        scratch = memory + (64 - <uintptr_t>memory % 64)
         with nogil:
-            lf_run(p, arguments, low, high, scratch)
-        PyMem_Free(memory)
+            done = lf_run(p, arguments, low, high)
+        if not done:
+            raise MemoryError
 
 
 cdef enum:
@@ -382,15 +380,13 @@ cdef int _run_over(lf_program *program, lf_argument *arguments, Layout *layout, 
         program.parameter[k].single = not steps and not moves
         program.parameter[k].kind = LF_BLOCK if steps and (moves or rows == 1) else LF_NUMBER if moves else LF_VECTOR
     program.parameter[count - 1].kind, program.parameter[count - 1].single = LF_BLOCK, 0
-    cdef char *memory = <char *>PyMem_Malloc(lf_scratch(program, rows) + 64)
-    if not memory:
-        raise MemoryError
+    cdef int done = 1
     for axis in range(outer):
         index[axis] = 0
         slabs *= layout.lengths[axis]
     with nogil:
         for slab in range(slabs):
-            lf_run(program, arguments, 0, rows, memory + (64 - <uintptr_t>memory % 64))
+            done &= lf_run(program, arguments, 0, rows)
             for axis in range(outer - 1, -1, -1):
                 index[axis] += 1
                 for k in range(count):
@@ -400,7 +396,8 @@ cdef int _run_over(lf_program *program, lf_argument *arguments, Layout *layout, 
                 for k in range(count):
                     arguments[k].data -= size * layout.strides[axis][k] * layout.lengths[axis]
                 index[axis] = 0
-    PyMem_Free(memory)
+    if not done:
+        raise MemoryError
     return 0
 
 
@@ -484,12 +481,11 @@ def sum_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts)
     cdef const int64_t *edges = _integers(starts, groups + 1)
     cdef const int64_t *where = NULL if positions is None else _integers(positions, 0)
     cdef void *target = _flat(out, d)
-    cdef double *sums = <double *>PyMem_Malloc(sizeof(double) * (width + 1))
-    if not sums:
-        raise MemoryError
+    cdef int done
     with nogil:
-        lf_sum_groups(d, target, cnp.PyArray_DATA(rows), pitch, where, edges, groups, width, sums)
-    PyMem_Free(sums)
+        done = lf_sum_groups(d, target, cnp.PyArray_DATA(rows), pitch, where, edges, groups, width)
+    if not done:
+        raise MemoryError
 
 
 def dots(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray out):
@@ -507,33 +503,36 @@ def dots(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray out):
 def cross_entropy(cnp.ndarray scores, cnp.ndarray index, cnp.ndarray out) -> bool:
     """``out[i] = -log softmax(scores[i])[index[i]]``; False if an index is no class (then ``out`` is undefined)."""
     cdef int d = _is_double(scores)
-    cdef Py_ssize_t rows = cnp.PyArray_DIM(scores, 0), classes = cnp.PyArray_DIM(scores, 1), found
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(scores, 0), classes = cnp.PyArray_DIM(scores, 1), wrong = -1
     cdef Py_ssize_t pitch = _pitch(scores, d), step = cnp.PyArray_STRIDE(out, 0) // (8 if d else 4)
     cdef const int64_t *which = _integers(index, rows)
-    cdef void *scratch = PyMem_Malloc(8 * (classes + 32))
-    if not scratch:
-        raise MemoryError
+    cdef int done
     with nogil:
-        found = lf_cross_entropy(d, cnp.PyArray_DATA(scores), pitch, which, cnp.PyArray_DATA(out), step, rows, classes, scratch)
-    PyMem_Free(scratch)
-    return found < 0
+        done = lf_cross_entropy(d, cnp.PyArray_DATA(scores), pitch, which, cnp.PyArray_DATA(out), step, rows, classes, &wrong)
+    if not done:
+        raise MemoryError
+    return wrong < 0
 
 
 def cross_entropy_slopes(cnp.ndarray scores, cnp.ndarray index, cnp.ndarray share, cnp.ndarray out) -> bool:
     """``out[i] = (softmax(scores[i]) - one_hot(index[i])) * share[i]``; False if an index is no class."""
     cdef int d = _is_double(scores)
-    cdef Py_ssize_t rows = cnp.PyArray_DIM(scores, 0), classes = cnp.PyArray_DIM(scores, 1), found
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(scores, 0), classes = cnp.PyArray_DIM(scores, 1), wrong = -1
     cdef Py_ssize_t pitch = _pitch(scores, d), step = cnp.PyArray_STRIDE(share, 0) // (8 if d else 4)
     cdef Py_ssize_t out_pitch = _pitch(out, d)
     cdef const int64_t *which = _integers(index, rows)
-    cdef void *scratch = PyMem_Malloc(8 * (classes + 32))
-    if not scratch:
-        raise MemoryError
+    cdef int done
     with nogil:
-        found = lf_cross_entropy_slopes(d, cnp.PyArray_DATA(scores), pitch, which, cnp.PyArray_DATA(share), step,
-                                        cnp.PyArray_DATA(out), out_pitch, rows, classes, scratch)
-    PyMem_Free(scratch)
-    return found < 0
+        done = lf_cross_entropy_slopes(d, cnp.PyArray_DATA(scores), pitch, which, cnp.PyArray_DATA(share), step,
+                                       cnp.PyArray_DATA(out), out_pitch, rows, classes, &wrong)
+    if not done:
+        raise MemoryError
+    return wrong < 0
+
+
+def use_threads(int number) -> int:
+    """How many threads the functions of this module that this thread calls may run on; returns how many before."""
+    return lf_use_threads(number)
 
 
 def instruction_set() -> str:

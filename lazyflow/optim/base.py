@@ -20,13 +20,14 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lazyflow import core
+from lazyflow import core, settings
 from lazyflow.device import copied, device_of, module, to_device, where
 from lazyflow.errors import TornError
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim import rule
 from lazyflow.optim.options import check_known, check_values, plain
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
+from lazyflow.threads import kernel_threads
 
 __all__ = ["Optimizer", "Trainable"]
 
@@ -195,8 +196,9 @@ class Optimizer:
         for index, parameter, _, options in updates:  # what takes memory for good, before anything is changed
             self._kept_for(index, array_of(parameter), options)
         self._torn = True
-        for index, parameter, gradient, options in updates:
-            self._update(index, parameter, gradient, options)
+        with kernel_threads(settings.current().threads):
+            for index, parameter, gradient, options in updates:
+                self._update(index, parameter, gradient, options)
         self._torn = False
 
     def _refuse_torn(self) -> None:

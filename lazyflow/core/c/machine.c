@@ -1,7 +1,10 @@
 #include "machine.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "threads.h"
 
 #define ALWAYS static inline __attribute__((always_inline))
 
@@ -40,11 +43,11 @@
 
 /* What there is of each type and instruction set. */
 typedef struct {
-    void (*run)(const lf_program *, const lf_argument *, ptrdiff_t, ptrdiff_t, char *);
+    void (*run)(const lf_program *, const lf_argument *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, char *);
     void (*gather)(void *, ptrdiff_t, const void *, const int64_t *, ptrdiff_t, const int64_t *, const int64_t *,
                    ptrdiff_t, ptrdiff_t);
     void (*add_rows)(void *, const int64_t *, ptrdiff_t, const void *, ptrdiff_t, const int64_t *, const int64_t *,
-                     ptrdiff_t, ptrdiff_t);
+                     ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
     void (*sum_groups)(void *, const void *, ptrdiff_t, const int64_t *, const int64_t *, ptrdiff_t, ptrdiff_t, double *);
     void (*dots)(const void *, ptrdiff_t, const void *, ptrdiff_t, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
     ptrdiff_t (*cross_entropy)(const void *, ptrdiff_t, const int64_t *, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *);
@@ -201,6 +204,14 @@ static void give_slots(lf_program *p, int *last, int *free_slots) {
     p->slots = count;
 }
 
+/* About what the loops of an instruction take, beside one that adds. */
+static int cost_of(int op) {
+    if (reads_nothing(op)) return op == LF_LOAD;
+    if (op == LF_DIVIDE || op == LF_SQRT) return 3;
+    if (op == LF_EXP || op == LF_TANH || op == LF_LOG || op == LF_EXPM1 || op == LF_LOG1P) return 8;
+    return op == LF_POWER || (op >= LF_SIN && op <= LF_ERFC) || op == LF_NDTR ? 20 : 1;
+}
+
 void lf_prepare(lf_program *p) {
     int work[2 * p->instructions + 2];
     find_scalars(p);
@@ -209,47 +220,260 @@ void lf_prepare(lf_program *p) {
     give_slots(p, work, work + p->instructions + 1);
     ptrdiff_t size = p->is_double ? 8 : 4;
     ptrdiff_t block = REGISTERS / (size * (p->slots ? p->slots : 1)) & ~63;
+    p->cost = p->stores;
+    for (int i = 0; i < p->instructions; i++) p->cost += cost_of(p->code[i].op);
     p->block = (int32_t)(block < 128 ? 128 : block > 2048 ? 2048 : block);
 }
 
-size_t lf_scratch(const lf_program *p, ptrdiff_t rows) {
-    (void)rows;
+/* Memory for one run, on the thread that runs. */
+static size_t scratch_size(const lf_program *p) {
     size_t size = p->is_double ? 8 : 4, block = (size_t)p->block;
     return (size_t)p->slots * block * size + (size_t)p->stores * block * 8 + (size_t)p->instructions * sizeof(void *) + 64;
 }
 
-void lf_run(const lf_program *p, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high, char *scratch) {
-    chosen->of[p->is_double].run(p, arguments, low, high, scratch);
+/* What is shared has so many parts a thread, since threads do not run alike, and each part has work for some
+ * microseconds at least: `LEAST` passes of an element through the first cache, or elements read from memory. */
+#define PARTS 3
+#define LEAST 100000
+
+/* How many parts there are of so much work. */
+static int parts_of(ptrdiff_t work) {
+    ptrdiff_t most = lf_threads() > 1 ? (ptrdiff_t)PARTS * lf_threads() : 1, parts = work / LEAST;
+    return (int)(parts < 1 ? 1 : parts > most ? most : parts);
+}
+
+/* Where part `part` of `n` begins, in steps of `step`. */
+static ptrdiff_t begin_of(ptrdiff_t n, ptrdiff_t step, int part, int parts) {
+    ptrdiff_t steps = (n + step - 1) / step, at = steps * part / parts * step;
+    return at < n ? at : n;
+}
+
+typedef struct {
+    const lf_program *program;
+    const lf_argument *arguments;
+    ptrdiff_t low, high;
+    int by_columns;
+    volatile int failed; /* written by any part, read behind all of them */
+} a_run;
+
+static void run_part(void *context, int part, int parts) {
+    a_run *r = context;
+    ptrdiff_t low = r->low, high = r->high, left = 0, right = r->program->width;
+    if (r->by_columns) {
+        left = begin_of(r->program->width, 64, part, parts);
+        right = begin_of(r->program->width, 64, part + 1, parts);
+    } else {
+        ptrdiff_t step = r->program->width == 1 ? 64 : 1;
+        low = r->low + begin_of(r->high - r->low, step, part, parts);
+        high = r->low + begin_of(r->high - r->low, step, part + 1, parts);
+    }
+    if (low >= high || left >= right) return;
+    char *memory = malloc(scratch_size(r->program) + 64);
+    if (!memory) {
+        r->failed = 1;
+        return;
+    }
+    char *scratch = memory + (64 - (uintptr_t)memory % 64);
+    chosen->of[r->program->is_double].run(r->program, r->arguments, low, high, left, right, scratch);
+    free(memory);
+}
+
+/* Whether rows can be computed apart: what a row writes is its own. */
+static int rows_are_apart(const lf_program *p) {
+    for (int k = 0; k < p->stores; k++) {
+        int kind = p->parameter[p->store[k].argument].kind;
+        if (kind != LF_BLOCK && kind != LF_NUMBER) return 0;
+    }
+    return 1;
+}
+
+/* Whether columns can be: nothing is summed over them, and rows of a buffer that are written are the same or apart, with
+ * each element in the same column of all that have it. */
+static int columns_are_apart(const lf_program *p, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high) {
+    ptrdiff_t rest = -1;
+    for (int k = 0; k < p->stores; k++) {
+        const lf_store *s = p->store + k;
+        if (p->width == 1 || p->parameter[s->argument].single) return 0;
+        if (p->parameter[s->argument].kind != LF_ROWS) continue;
+        for (ptrdiff_t row = low; row < high; row++) {
+            ptrdiff_t found = (arguments[s->argument].starts[row] + s->shift) % p->width;
+            if (rest >= 0 && found != rest) return 0;
+            rest = found;
+        }
+    }
+    return 1;
+}
+
+int lf_run(const lf_program *p, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high) {
+    a_run r = {p, arguments, low, high, 0, 0};
+    int parts = parts_of((high - low) * p->width * p->cost);
+    if (parts > 1 && (high - low < parts || !rows_are_apart(p))) {
+        r.by_columns = 1;
+        if (p->width < 64 * parts) parts = (int)(p->width / 64);
+        if (parts < 2 || !columns_are_apart(p, arguments, low, high)) parts = 1;
+    }
+    lf_share(run_part, &r, parts < 1 ? 1 : parts);
+    return !r.failed;
+}
+
+typedef struct {
+    int is_double;
+    char *out;
+    ptrdiff_t pitch;
+    const void *buffer;
+    const int64_t *at;
+    ptrdiff_t stride;
+    const int64_t *columns, *widths;
+    ptrdiff_t parts, rows;
+} a_gather;
+
+static void gather_part(void *context, int part, int parts) {
+    const a_gather *g = context;
+    ptrdiff_t low = begin_of(g->rows, 1, part, parts), high = begin_of(g->rows, 1, part + 1, parts);
+    char *out = g->out + low * g->pitch * (g->is_double ? 8 : 4);
+    chosen->of[g->is_double].gather(out, g->pitch, g->buffer, g->at + low, g->stride, g->columns, g->widths, g->parts,
+                                    high - low);
+}
+
+static ptrdiff_t elements(const int64_t *widths, ptrdiff_t parts, ptrdiff_t rows) {
+    ptrdiff_t found = 0;
+    for (ptrdiff_t k = 0; k < parts; k++) found += widths[k];
+    return found * rows;
 }
 
 void lf_gather(int is_double, void *out, ptrdiff_t pitch, const void *buffer, const int64_t *at, ptrdiff_t stride,
                const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t rows) {
-    chosen->of[is_double].gather(out, pitch, buffer, at, stride, columns, widths, parts, rows);
+    a_gather g = {is_double, out, pitch, buffer, at, stride, columns, widths, parts, rows};
+    lf_share(gather_part, &g, parts_of(4 * elements(widths, parts, rows)));
+}
+
+typedef struct {
+    int is_double;
+    void *buffer;
+    const int64_t *at;
+    ptrdiff_t stride;
+    const void *rows;
+    ptrdiff_t pitch;
+    const int64_t *columns, *widths;
+    ptrdiff_t parts, count;
+} a_sum;
+
+static void add_part(void *context, int part, int parts) {
+    const a_sum *a = context;
+    chosen->of[a->is_double].add_rows(a->buffer, a->at, a->stride, a->rows, a->pitch, a->columns, a->widths, a->parts,
+                                      a->count, part, parts);
 }
 
 void lf_add_rows(int is_double, void *buffer, const int64_t *at, ptrdiff_t stride, const void *rows, ptrdiff_t pitch,
                  const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count) {
-    chosen->of[is_double].add_rows(buffer, at, stride, rows, pitch, columns, widths, parts, count);
+    a_sum a = {is_double, buffer, at, stride, rows, pitch, columns, widths, parts, count};
+    int shared = parts_of(4 * elements(widths, parts, count));
+    lf_share(add_part, &a, shared < lf_threads() ? shared : lf_threads());
 }
 
-void lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
-                   const int64_t *starts, ptrdiff_t groups, ptrdiff_t width, double *sums) {
-    chosen->of[is_double].sum_groups(out, rows, pitch, positions, starts, groups, width, sums);
+typedef struct {
+    int is_double;
+    char *out;
+    const void *rows;
+    ptrdiff_t pitch;
+    const int64_t *positions, *starts;
+    ptrdiff_t groups, width;
+    volatile int failed;
+} some_groups;
+
+static void groups_part(void *context, int part, int parts) {
+    some_groups *g = context;
+    ptrdiff_t low = begin_of(g->groups, 1, part, parts), high = begin_of(g->groups, 1, part + 1, parts);
+    double *sums = malloc(sizeof(double) * (g->width + 1));
+    if (!sums)
+        g->failed = 1;
+    else
+        chosen->of[g->is_double].sum_groups(g->out + low * g->width * (g->is_double ? 8 : 4), g->rows, g->pitch,
+                                            g->positions, g->starts + low, high - low, g->width, sums);
+    free(sums);
+}
+
+int lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
+                  const int64_t *starts, ptrdiff_t groups, ptrdiff_t width) {
+    some_groups g = {is_double, out, rows, pitch, positions, starts, groups, width, 0};
+    int parts = groups ? parts_of(4 * (starts[groups] - starts[0]) * width) : 1;
+    lf_share(groups_part, &g, groups < parts ? 1 : parts);
+    return !g.failed;
+}
+
+typedef struct {
+    int is_double;
+    const void *x;
+    ptrdiff_t x_pitch;
+    const char *weight;
+    ptrdiff_t w_pitch;
+    char *out;
+    ptrdiff_t out_pitch, rows, columns, inner;
+} some_dots;
+
+static void dots_part(void *context, int part, int parts) {
+    const some_dots *d = context;
+    ptrdiff_t low = begin_of(d->columns, 2, part, parts), high = begin_of(d->columns, 2, part + 1, parts);
+    size_t size = d->is_double ? 8 : 4;
+    chosen->of[d->is_double].dots(d->x, d->x_pitch, d->weight + low * d->w_pitch * size, d->w_pitch, d->out + low * size,
+                                  d->out_pitch, d->rows, high - low, d->inner);
 }
 
 void lf_dots(int is_double, const void *x, ptrdiff_t x_pitch, const void *weight, ptrdiff_t w_pitch, void *out,
              ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner) {
-    chosen->of[is_double].dots(x, x_pitch, weight, w_pitch, out, out_pitch, rows, columns, inner);
+    some_dots d = {is_double, x, x_pitch, weight, w_pitch, out, out_pitch, rows, columns, inner};
+    lf_share(dots_part, &d, parts_of((rows + 1) * columns * inner));
 }
 
-ptrdiff_t lf_cross_entropy(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index, void *out,
-                           ptrdiff_t step, ptrdiff_t rows, ptrdiff_t classes, void *scratch) {
-    return chosen->of[is_double].cross_entropy(scores, pitch, index, out, step, rows, classes, scratch);
+typedef struct {
+    int is_double, slopes;
+    const char *scores;
+    ptrdiff_t pitch;
+    const int64_t *index;
+    const char *share;
+    ptrdiff_t step;
+    char *out;
+    ptrdiff_t out_pitch, rows, classes;
+    volatile int failed;
+    volatile ptrdiff_t wrong;
+} losses;
+
+static void losses_part(void *context, int part, int parts) {
+    losses *l = context;
+    ptrdiff_t low = begin_of(l->rows, 1, part, parts), high = begin_of(l->rows, 1, part + 1, parts), found;
+    ptrdiff_t size = l->is_double ? 8 : 4;
+    const kernels *k = &chosen->of[l->is_double];
+    const char *scores = l->scores + low * l->pitch * size;
+    void *scratch = malloc(8 * (l->classes + 32));
+    if (!scratch) {
+        l->failed = 1;
+        return;
+    }
+    if (l->slopes)
+        found = k->cross_entropy_slopes(scores, l->pitch, l->index + low, l->share + low * l->step * size, l->step,
+                                        l->out + low * l->out_pitch * size, l->out_pitch, high - low, l->classes, scratch);
+    else
+        found = k->cross_entropy(scores, l->pitch, l->index + low, l->out + low * l->step * size, l->step, high - low,
+                                 l->classes, scratch);
+    free(scratch);
+    if (found >= 0) l->wrong = low + found;
 }
 
-ptrdiff_t lf_cross_entropy_slopes(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index,
-                                  const void *share, ptrdiff_t step, void *out, ptrdiff_t out_pitch, ptrdiff_t rows,
-                                  ptrdiff_t classes, void *scratch) {
-    return chosen->of[is_double].cross_entropy_slopes(scores, pitch, index, share, step, out, out_pitch, rows, classes,
-                                                      scratch);
+static int run_losses(losses *l, ptrdiff_t *wrong) {
+    lf_share(losses_part, l, parts_of(12 * l->rows * l->classes));
+    if (l->wrong >= 0) *wrong = l->wrong;
+    return !l->failed;
+}
+
+int lf_cross_entropy(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index, void *out, ptrdiff_t step,
+                     ptrdiff_t rows, ptrdiff_t classes, ptrdiff_t *wrong) {
+    losses l = {is_double, 0, scores, pitch, index, NULL, step, out, 0, rows, classes, 0, -1};
+    return run_losses(&l, wrong);
+}
+
+int lf_cross_entropy_slopes(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index, const void *share,
+                            ptrdiff_t step, void *out, ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t classes,
+                            ptrdiff_t *wrong) {
+    losses l = {is_double, 1, scores, pitch, index, share, step, out, out_pitch, rows, classes, 0, -1};
+    return run_losses(&l, wrong);
 }

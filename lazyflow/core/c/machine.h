@@ -110,6 +110,7 @@ typedef struct {
     ptrdiff_t width;      /* elements of a row */
     int32_t instructions, stores, parameters, slots, block, is_double;
     int32_t distinct; /* whether no argument lies in the memory of another */
+    int32_t cost;     /* of an element, in passes over the first cache */
     lf_instruction *code;
     lf_store *store;
     lf_parameter *parameter;
@@ -123,14 +124,12 @@ typedef struct {
     const int64_t *starts;
 } lf_argument;
 
-/* Fill in the registers and the length of a block. */
+/* Fill in the registers, the length of a block and the cost. */
 void lf_prepare(lf_program *program);
 
-/* Bytes of memory that a run of up to `rows` rows needs. */
-size_t lf_scratch(const lf_program *program, ptrdiff_t rows);
-
-/* Rows `low` to `high` (not included). `scratch`: memory of lf_scratch bytes, aligned to 64. */
-void lf_run(const lf_program *program, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high, char *scratch);
+/* Rows `low` to `high` (not included). What follows may run on as many threads as lf_use_threads has said, with the same
+ * results to the bit; it returns 0 where there is no memory left. */
+int lf_run(const lf_program *program, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high);
 
 /* Rows of a flat buffer into columns of a matrix, of several parts of each row; and the transpose, adding: rows may
  * repeat. Part k of row i begins at element at[k * stride + i], and goes to, or comes from, columns[k] on. `pitch`: from
@@ -140,21 +139,20 @@ void lf_gather(int is_double, void *out, ptrdiff_t pitch, const void *buffer, co
 void lf_add_rows(int is_double, void *buffer, const int64_t *at, ptrdiff_t stride, const void *rows, ptrdiff_t pitch,
                  const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count);
 
-/* Sums of groups of rows: see rows.h. `positions` may be NULL: the rows in order. `sums`: room for `width` numbers. */
-void lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
-                   const int64_t *starts, ptrdiff_t groups, ptrdiff_t width, double *sums);
+/* Sums of groups of rows: see rows.h. `positions` may be NULL: the rows in order. */
+int lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
+                  const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
 
 /* out = x weight^T, for a few rows of x. */
 void lf_dots(int is_double, const void *x, ptrdiff_t x_pitch, const void *weight, ptrdiff_t w_pitch, void *out,
              ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner);
 
-/* Cross-entropy of rows of scores, and its slopes; both return the first row whose index is no class, or -1. `scratch`:
- * room for `classes` + 16 elements. */
-ptrdiff_t lf_cross_entropy(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index, void *out,
-                           ptrdiff_t step, ptrdiff_t rows, ptrdiff_t classes, void *scratch);
-ptrdiff_t lf_cross_entropy_slopes(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index,
-                                  const void *share, ptrdiff_t step, void *out, ptrdiff_t out_pitch, ptrdiff_t rows,
-                                  ptrdiff_t classes, void *scratch);
+/* Cross-entropy of rows of scores, and its slopes. `*wrong` becomes a row whose index is no class, or stays. */
+int lf_cross_entropy(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index, void *out, ptrdiff_t step,
+                     ptrdiff_t rows, ptrdiff_t classes, ptrdiff_t *wrong);
+int lf_cross_entropy_slopes(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index, const void *share,
+                            ptrdiff_t step, void *out, ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t classes,
+                            ptrdiff_t *wrong);
 
 /* The instruction set that runs: "avx512", "avx2", "baseline". Returns 0 if this machine has no such set. */
 const char *lf_instruction_set(void);

@@ -21,14 +21,31 @@ ALWAYS void N(add_row)(REAL *to, const REAL *from, ptrdiff_t n) {
     for (; j < n; j++) to[j] += from[j];
 }
 
-/* The transpose of gather: rows may repeat, and are added in order. */
+#define CHUNK 256
+
+/* The elements of a row that belong to part `part`: every `parts`-th chunk of the buffer. */
+ALWAYS void N(add_chunks)(REAL *buffer, ptrdiff_t at, const REAL *from, ptrdiff_t n, ptrdiff_t part, ptrdiff_t parts) {
+    for (ptrdiff_t low = at, high, end = at + n; low < end; low = high) {
+        high = (low / CHUNK + 1) * CHUNK;
+        high = high < end ? high : end;
+        if (low / CHUNK % parts == part) N(add_row)(buffer + low, from + (low - at), high - low);
+    }
+}
+
+/* The transpose of gather: rows may repeat, and are added in order, to each element by one of the parts. */
 static void N(add_rows)(void *buffer_, const int64_t *at, ptrdiff_t stride, const void *rows_, ptrdiff_t pitch,
-                        const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count) {
+                        const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count,
+                        ptrdiff_t part, ptrdiff_t of) {
     REAL *buffer = buffer_;
     const REAL *rows = rows_;
     for (ptrdiff_t i = 0; i < count; i++)
-        for (ptrdiff_t k = 0; k < parts; k++)
-            N(add_row)(buffer + at[k * stride + i], rows + i * pitch + columns[k], widths[k]);
+        for (ptrdiff_t k = 0; k < parts; k++) {
+            const REAL *from = rows + i * pitch + columns[k];
+            if (of == 1)
+                N(add_row)(buffer + at[k * stride + i], from, widths[k]);
+            else
+                N(add_chunks)(buffer, at[k * stride + i], from, widths[k], part, of);
+        }
 }
 
 /* Row i of `out` = the sum of the rows positions[starts[i] .. starts[i + 1]] of `rows`, in double precision where there
@@ -150,3 +167,4 @@ static ptrdiff_t N(cross_entropy_slopes)(const void *scores_, ptrdiff_t pitch, c
 }
 
 #undef WIDE
+#undef CHUNK

@@ -151,7 +151,8 @@ static inline REAL *N(row)(const lf_argument *argument, int kind, ptrdiff_t row)
     return data + row * argument->pitch;
 }
 
-/* One block: `rows` rows from `row` on, `columns` columns from `column` on; rows > 1 only if these are all columns. */
+/* One block: `rows` rows from `row` on, `columns` columns from `column` on; rows > 1 only if these are all columns of a
+ * run. */
 typedef struct {
     ptrdiff_t row, rows, column, columns, count;
     int far; /* whether to fetch what the next block reads */
@@ -299,31 +300,37 @@ static void N(fill_numbers)(const lf_program *program, const lf_argument *argume
 }
 
 /* Elements that lie before the first whole line of what is written: blocks behind them begin with one, and as a rule
- * those of what is read do, too. The sum of a row stays the sum of the same parts. */
-static ptrdiff_t N(lead)(const lf_program *program, const lf_argument *arguments, ptrdiff_t low) {
-    for (int k = 0; k < program->stores; k++)
-        if (program->parameter[program->store[k].argument].single && program->width != 1) return 0;
+ * those of what is read do, too. The sum of a row stays the sum of the same parts, and what is added in several places of
+ * one argument is added in the same order. */
+static ptrdiff_t N(lead)(const lf_program *program, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t left) {
+    for (int k = 0; k < program->stores; k++) {
+        const lf_store *one = program->store + k;
+        if (program->parameter[one->argument].single && program->width != 1) return 0;
+        for (int j = 0; j < k; j++)
+            if (program->store[j].argument == one->argument) return 0;
+    }
     const lf_store *first = program->store;
     if (!program->stores || program->parameter[first->argument].kind != LF_BLOCK) return 0;
-    uintptr_t at = (uintptr_t)(N(row)(arguments + first->argument, LF_BLOCK, low) + first->shift);
+    uintptr_t at = (uintptr_t)(N(row)(arguments + first->argument, LF_BLOCK, low) + first->shift + left);
     return (ptrdiff_t)((LINE - at % LINE) % LINE / sizeof(REAL));
 }
 
 static void N(run)(const lf_program *program, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high,
-                   char *scratch) {
+                   ptrdiff_t left, ptrdiff_t right, char *scratch) {
     REAL *registers = (REAL *)scratch;
     double *sums = (double *)(scratch + sizeof(REAL) * (size_t)program->slots * program->block);
     const REAL **v = (const REAL **)(sums + (size_t)program->stores * program->block);
-    ptrdiff_t width = program->width, most = program->block, all = (high - low) * width;
+    ptrdiff_t width = right - left, most = program->block, all = (high - low) * width;
     N(fill_numbers)(program, arguments, registers, all < most ? all : most);
-    ptrdiff_t together = width && width <= most ? most / width : 1;
-    ptrdiff_t head = all > 2 * most && (width == 1 || high - low == 1) ? N(lead)(program, arguments, low) : 0;
+    /* By the whole width, so that several sums into one place are added in one order, however columns are shared. */
+    ptrdiff_t together = program->width && program->width <= most ? most / program->width : 1;
+    ptrdiff_t head = all > 2 * most && (width == 1 || high - low == 1) ? N(lead)(program, arguments, low, left) : 0;
     for (ptrdiff_t row = low, rows; row < high; row += rows) {
         rows = width == 1 && row == low && head ? head : together;
         rows = high - row < rows ? high - row : rows;
-        for (ptrdiff_t column = 0, columns; column < width; column += columns) {
-            columns = width != 1 && !column && head ? head : most;
-            columns = width - column < columns ? width - column : columns;
+        for (ptrdiff_t column = left, columns; column < right; column += columns) {
+            columns = width != 1 && column == left && head ? head : most;
+            columns = right - column < columns ? right - column : columns;
             N(block) b = {row, rows, column, columns, rows * columns, all > FAR};
             N(run_block)(program, arguments, &b, v, registers, sums);
         }
