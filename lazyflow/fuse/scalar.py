@@ -29,8 +29,27 @@ CHEAP = (
     | {"add", "subtract", "multiply", "negative", "abs", "magnitude", "sign", "maximum", "minimum", "where"}
     | {"where_nonzero", "multiply_or_zero"}
 )
-# What both printers know; a formula with anything else is not fused.
-FUSABLE = CHEAP | {"divide", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "sinh", "cosh", "arctan"}
+# What both printers know; a formula with anything else, such as operations on bits, is not fused.
+FUSABLE = (
+    CHEAP
+    | {
+        "divide",
+        "floor_divide",
+        "remainder",
+        "power",
+        "sqrt",
+        "cbrt",
+        "hypot",
+        "floor",
+        "ceil",
+        "round",
+        "fmax",
+        "fmin",
+    }
+    | {"exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "logaddexp", "logaddexp2", "erf", "ndtr"}
+    | {"sin", "cos", "tan", "arcsin", "arccos", "arctan", "arctan2", "deg2rad", "rad2deg"}
+    | {"sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "isfinite", "isnan", "round"}
+)
 
 
 @dataclass(frozen=True)
