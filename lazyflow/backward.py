@@ -19,7 +19,7 @@ from lazyflow import device as devices
 from lazyflow import passes
 from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
-from lazyflow.execute import Run, operand_values, sources
+from lazyflow.execute import Run, operand_values
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph, reachable
 from lazyflow.hooks import Hook, through
@@ -341,13 +341,15 @@ def _handed_on(run: Run, arena: Arena, active: Any) -> list[tuple[Run, int, int,
     """Cotangents of the values that the run had of earlier runs, as seeds for those."""
     if not len(run.plan.graph.known):
         return []
-    found = []
-    for launch in run.plan.launches:
+    graph, found = run.plan.graph, []
+    for number, brought in run.plan.brought.items():
+        launch = run.plan.launches[number]
         kind = launch.signature.type
         if launch.signature.op is not KNOWN or not kind.requires_grad:
             continue
         g = arena.read(kind.dtype, launch.writes, kind.shape)
-        for i, (source, offset) in enumerate(sources(run.plan, launch)):
+        for i, k in enumerate(brought):
+            source, offset = graph.known_run[k], int(graph.known_offset[k])
             if (active is None or active[launch.nodes[i]]) and source.differentiable:
                 found.append((source, node_at(source, offset, kind.dtype), offset, g[i].copy()))
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import NonFiniteError
-from lazyflow.execute import Run, operand_values, parameters_of, sources
+from lazyflow.execute import Run, operand_values, parameters_of
 from lazyflow.expr import Expr
 from lazyflow.plan import Launch, reads_of
 from lazyflow.tape import CONSTANT, KNOWN, Operand
@@ -32,7 +32,8 @@ def _blame(run: Run) -> str:
         position = _first_bad(run, launch)
         if position is not None:
             if launch.signature.op is KNOWN:
-                return _blame(sources(run.plan, launch)[position][0])
+                graph = run.plan.graph
+                return _blame(graph.known_run[graph.place_of_known[int(launch.nodes[position])]])
             return _message(run, launch, position)
     for parameter in parameters_of(run.plan):
         if parameter is not None and not np.isfinite(parameter.stored()).all():

@@ -188,35 +188,25 @@ def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
     return True
 
 
-def _fill(run: Run, launch: Launch, out: Array) -> None:
+def _fill(run: Run, number: int, launch: Launch, out: Array) -> None:
     """Bring in values that no kernel computes: constants of the tapes, and values of earlier runs."""
+    graph, brought = run.plan.graph, run.plan.brought[number]
     if launch.signature.op is CONSTANT:
-        for i, value in enumerate(_snapshots(run, launch)):
-            out[i] = devices.to_device(value, run.device)
+        for i, (tape, row) in enumerate(brought):
+            out[i] = devices.to_device(graph.tape(tape).objects[row], run.device)
         return
     shape = out.shape[1:]
-    for i, (source, offset) in enumerate(sources(run.plan, launch)):
+    for i, k in enumerate(brought):
+        source, offset = graph.known_run[k], int(graph.known_offset[k])
         known = devices.view(source.arena.buffers[out.dtype], offset, shape)
         out[i] = known if source.device == run.device else devices.to_device(known, run.device)
-
-
-def _snapshots(run: Run, launch: Launch) -> list[Array]:
-    graph = run.plan.graph
-    return [graph.tape(tape).objects[row] for tape, row in graph.tape_rows(graph.origin[launch.nodes])]
-
-
-def sources(plan: Plan, launch: Launch) -> list[tuple[Run, int]]:
-    """Where the values of known nodes lie: run and element offset."""
-    graph = plan.graph
-    places = [graph.place_of_known[node] for node in launch.nodes.tolist()]
-    return [(graph.known_run[k], int(graph.known_offset[k])) for k in places]
 
 
 def execute(run: Run) -> None:
     """Fill the arena, launch by launch."""
     xp = devices.array_module(run.device)
     arena = run.arena
-    for launch in run.plan.launches:
+    for i, launch in enumerate(run.plan.launches):
         signature = launch.signature
         if launch.calls is not None:
             number, low, high = launch.calls
@@ -224,7 +214,7 @@ def execute(run: Run) -> None:
             continue
         out = arena.view(signature.type.dtype, launch.writes, signature.type.shape)
         if signature.op is CONSTANT or signature.op is KNOWN:
-            _fill(run, launch, out)
+            _fill(run, i, launch, out)
         elif not (signature.op.gathers and _gather_into(arena, launch, out)):
             result = signature.forward(xp, *operand_values(arena, launch, forward=True), out=out)
             if result is not out:

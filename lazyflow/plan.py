@@ -23,7 +23,7 @@ from lazyflow.arrays import bounds_of, in_order_of
 from lazyflow.graph import Graph
 from lazyflow.schedule import Choices, Dag, Schedule
 from lazyflow.schedule import scheduled as schedule_of
-from lazyflow.tape import Signature, Type
+from lazyflow.tape import CONSTANT, KNOWN, Signature, Type
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 
@@ -113,6 +113,24 @@ class Plan:
     def kinds(self) -> frozenset[Type]:
         """The types of the parameters among the operands."""
         return frozenset(o.type for s in self.graph.signatures for o in s.operands if o.kind == "shared" and o.type)
+
+    @cached_property
+    def carrying(self) -> tuple[int, ...]:
+        """The launches that have payload numbers of their own."""
+        of = enumerate(self.launches)
+        return tuple([i for i, x in of if x.calls is None and (x.signature.ints or x.signature.floats)])
+
+    @cached_property
+    def brought(self) -> dict[int, list[Any]]:
+        """The launches that compute nothing: of each node the tape and the row of the constant that it is, or which of
+        the known ones it is."""
+        graph, found = self.graph, dict[int, list[Any]]()
+        for i, launch in enumerate(self.launches):
+            if launch.signature.op is CONSTANT:
+                found[i] = graph.tape_rows(graph.origin[launch.nodes])
+            elif launch.signature.op is KNOWN:
+                found[i] = [graph.place_of_known[node] for node in launch.nodes.tolist()]
+        return found
 
     @cached_property
     def places(self) -> Ints:
@@ -320,6 +338,8 @@ def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
 def _floats(values: Ints, dtype: np.dtype[Any], ndim: int) -> Any:
     """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch
     axis."""
+    if len(values) == 1:
+        return float(values[0])
     bits = values.view(np.int64)  # 0.0 and -0.0 are equal, and not the same
     if (bits == bits[0]).all():
         return float(values[0])
@@ -509,9 +529,11 @@ def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tupl
 def repeated(plan: Plan, graph: Graph, first: Plan | None = None) -> Plan:
     """A plan for another graph of the same structure: only payload differs. ``first``: see `Plan`."""
     cells = tuple([_refilled_cells(c, graph) for c in plan.cells])
-    launches = tuple([_refilled(launch, graph) for launch in plan.launches])
+    launches = list(plan.launches)
+    for i in plan.carrying:
+        launches[i] = _refilled(launches[i], graph)
     found = object.__new__(Plan)
-    found.__dict__.update(plan.__dict__, graph=graph, launches=launches, cells=cells, first=first)
+    found.__dict__.update(plan.__dict__, graph=graph, launches=tuple(launches), cells=cells, first=first)
     found.__dict__.pop("parameter_launches", None)
     return found
 

@@ -77,7 +77,7 @@ def recorded(plan: Plan, tapes: Sequence[Tape]) -> Recorded:
     signatures = {signature_by_id(i) for tape in tapes for i in set(tape.signatures)}
     alone = of_structure(graph, tapes=(), known_run=(), known_offset=graph.known_offset[:0])
     first = replace(plan, graph=alone)
-    _ = alone.place_of_known, first.places, first.kinds  # made here, once for all
+    _ = first.places, first.kinds, first.carrying, first.brought  # made here, once for all
     return Recorded(first, known, frozenset(signatures.union(graph.signatures)))
 
 
