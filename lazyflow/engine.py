@@ -295,6 +295,10 @@ def _alone(method: Method) -> Method:
 
     @functools.wraps(method)
     def locked(engine: Engine, roots: Any, *args: Any) -> Any:
+        if type(roots) is Expr and len(roots.tape.owners) == 1:  # most often: one value, of this thread alone
+            (owner,) = roots.tape.owners
+            with owner.lock:
+                return method(engine, roots, *args)
         found = roots if isinstance(roots, list | tuple) else [roots]
         sets = {e.tape.owners for e in found if isinstance(e, Expr) and not isinstance(e, Parameter)}
         owners = sorted(frozenset().union(*sets), key=lambda o: o.number)
