@@ -51,10 +51,9 @@ class Run:
             parameter.notice()
         self.stamp = moment()
         self.superseded = False
-        self.readers: weakref.WeakSet[Run] | None = None  # made for the first one: most runs have none
+        self.readers: list[weakref.ref[Run]] = []
         for run in earlier:
-            run.readers = run.readers or weakref.WeakSet()
-            run.readers.add(self)
+            run.note_reader(self)
         self.calls = [calls_of(self, cells) for cells in plan.cells]
 
     def is_stale(self) -> bool:
@@ -80,7 +79,14 @@ class Run:
             run = stack.pop()
             if not run.superseded:
                 run.superseded = True
-                stack.extend(run.readers or ())
+                stack.extend([found for reader in run.readers if (found := reader()) is not None])
+
+    def note_reader(self, run: Run) -> None:
+        """Say that another run rests on this one. Now and then those that are no more are dropped, so that a value that
+        is read for ever costs no more than those that read it now."""
+        if len(self.readers) >= 8 and len(self.readers) & (len(self.readers) - 1) == 0:
+            self.readers = [reader for reader in self.readers if reader() is not None]
+        self.readers.append(weakref.ref(run))
 
     def value(self, offset: int, kind: Type) -> Array:
         """A copy of the value of one node."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from lazyflow import passes
 from lazyflow.expr import Expr
-from lazyflow.graph import Segment, decoded, drawn_anew, is_evaluated, location, of_structure, payload
+from lazyflow.graph import Graph, Segment, decoded, drawn_anew, is_evaluated, location, of_structure, payload
 from lazyflow.plan import Plan, repeated
 from lazyflow.tape import IMPORT, Signature, Tape, signature_by_id, signature_columns
 
@@ -96,14 +96,20 @@ def sources_of(found: Recorded, tapes: Sequence[Tape]) -> list[tuple[Any, int]]:
 
 def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[Any, int]]) -> Plan:
     """The plan for tapes with the same columns: with their payload, and what is known of them (`sources_of`)."""
-    ints, floats = payload(tapes)
-    plan, copied = found.plan, found.plan.graph.copied
+    plan = found.plan
     graph = of_structure(
         plan.graph,
         tapes=tuple([weakref.ref(tape) for tape in tapes]),
-        ints=ints,
-        floats=np.concatenate([floats, floats[copied]]) if len(copied) else floats,
         known_run=tuple([run for run, _ in sources]),
         known_offset=np.array([offset for _, offset in sources], np.int64),
     )
-    return repeated(plan, drawn_anew(graph), plan)
+    if plan.carrying or plan.cells:
+        graph = _with_payload(graph, tapes)
+    return repeated(plan, graph, plan)
+
+
+def _with_payload(graph: Graph, tapes: Sequence[Tape]) -> Graph:
+    ints, floats = payload(tapes)
+    if len(graph.copied):
+        floats = np.concatenate([floats, floats[graph.copied]])
+    return drawn_anew(of_structure(graph, ints=ints, floats=floats))
