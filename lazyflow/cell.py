@@ -43,7 +43,7 @@ from lazyflow.tape import (
     signature_by_id,
 )
 from lazyflow.trace import Trace, TracedNumber
-from lazyflow.visible import EVERY, FORMATS, IS, MISSING, Seen, bits, hides_state, is_behind, see
+from lazyflow.visible import EVERY, FORMATS, IS, MISSING, Reach, Seen, bits, hides_state, is_behind, see
 
 __all__ = ["cell"]
 
@@ -427,6 +427,7 @@ class _Cell:
         self.names: frozenset[str] = frozenset()  # of attributes that the body may read
         self.known: dict[int, _Known] = {}  # by id of the object whose method it is, 0 for a function
         self.fast: dict[int, Callable[..., Any]] = {}  # what is called first
+        self.find, self.otherwise = self.fast.get, self.general
 
     def applied(self, values: Sequence[Any]) -> Any:
         """The function itself, with the values of its parameters in their order."""
@@ -564,18 +565,23 @@ class _Cell:
             own += "_"
         names = [p.name for p in self.parameters]
         number = f"{own}id({names[0]})" if self.method else "0"
-        call = f"{own}fast({number}, {own}general)({', '.join(names)})"
+        call = f"{own}cell.find({number}, {own}cell.otherwise)({', '.join(names)})"
         # What it calls are constants of its code, so that code which is put into another function takes them along, as
-        # tools do that reload modules.
-        constants: dict[Any, Any] = {"fast": self.fast.get, "general": self.general, "id": id}
+        # tools do that reload modules. None of them keeps the cell alive: the garbage collector does not look into
+        # code, and the function may be an attribute of what its body sees.
+        reach = Reach(self)
+        constants: dict[Any, Any] = {"known": reach.known, "anew": reach, "globals": globals, "id": id}
         lines = [f"def recorded({_listed(self.parameters)}):", *(f" {own}{n} = {n!r}" for n in constants)]
+        lines += [f" {own}cell = {own}known() or {own}anew({own}globals())", f" return {call}"]
         space: dict[str, Any] = {}
-        exec(compile("\n".join([*lines, f" return {call}"]), generated(self.name), "exec"), space)
+        exec(compile("\n".join(lines), generated(self.name), "exec"), space)
         code = space["recorded"].__code__
         code = code.replace(co_consts=tuple([constants.get(c, c) for c in code.co_consts]))
         recorded = types.FunctionType(code, self.function.__globals__)
         recorded.__defaults__, recorded.__kwdefaults__ = self.function.__defaults__, self.function.__kwdefaults__
-        return functools.update_wrapper(recorded, self.function)
+        functools.update_wrapper(recorded, self.function)
+        recorded.__dict__["__cell__"] = self
+        return recorded
 
 
 _NO_OWNERS = (Expr, np.ndarray, np.generic, int, float, complex, str, bytes, tuple, list, dict, set, frozenset)

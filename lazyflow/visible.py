@@ -31,7 +31,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.errors import is_generated
+from lazyflow.errors import CellError, is_generated
 from lazyflow.expr import Expr, Parameter, constant
 from lazyflow.ops.base import Op
 from lazyflow.random import Stream
@@ -269,6 +269,32 @@ def is_behind(path: Path, others: Set[Path]) -> bool:
     return any(path[:n] in others for n in range(1, len(path) + 1))
 
 
+class Reach:
+    """How the code of a decorated function finds its cell: ``known``, a weak reference, or, where that function is no
+    more, and its code lives on in another one, a cell made anew."""
+
+    def __init__(self, cell: Any) -> None:
+        self.known: Callable[[], Any] = weakref.ref(cell)
+        self.kind, self.code, self.method = type(cell), cell.function.__code__, cell.method
+
+    def __call__(self, space: dict[str, Any]) -> Any:
+        """The cell, or that of the same code with these globals. Raises `CellError` if the code needs a closure."""
+        found = self.known()
+        if found is None and self.code.co_freevars:
+            raise CellError(
+                f"the code of the cell {self.code.co_name} was put into another function, and the one that it was made "
+                "for, whose closure it needs, is no more: decorate the new function with lf.cell"
+            )
+        if found is None:
+            found = self.kind(types.FunctionType(self.code, space), self.method)
+            self.known = functools.partial(_itself, found)
+        return found
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
 def see(roots: Sequence[tuple[Path, Any]], names: frozenset[str]) -> Seen:
     """What is seen from these values by code that names ``names``, and what the functions on the way name."""
     while True:
@@ -483,8 +509,8 @@ class _Walk:
     def _cell(self, path: Path, value: Any) -> Any:
         """What `lazyflow.cell` made of a function, which is where the code that it printed says."""
         self._definition(path, value)
-        owners: list[Any] = [c.__self__ for c in value.__code__.co_consts if isinstance(c, types.MethodType)]
-        self._later(path, [("function", owner.function) for owner in owners])
+        reaches: list[Any] = [c for c in value.__code__.co_consts if isinstance(c, Reach)]
+        self._later(path, [("function", reach(value.__globals__).function) for reach in reaches])
         return Same(value.__code__)
 
     def _globals(self, path: Path, function: Any, names: Names) -> None:

@@ -2,9 +2,11 @@
 tells an array among the arguments from an expression."""
 
 import builtins
+import gc
 import math
 import types
 import typing
+import weakref
 
 import numpy as np
 import pytest
@@ -166,6 +168,35 @@ def test_defaults_and_code_that_are_replaced():
     for function in (scaled, outer):
         with pytest.raises(TypeError, match="missing 1 required positional argument: 'k'"):
             function(x)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 20])
+def test_a_cell_that_its_own_body_can_see_dies_with_its_owner(calls):
+    class Model:
+        def __init__(self):
+            self.scale = lf.Parameter(X)
+            self.step = lf.cell(lambda x: lf.tanh(self.scale * x))
+
+    model = Model()
+    owner, parameter = weakref.ref(model), weakref.ref(model.scale)
+    for _ in range(calls):
+        model.step(lf.constant(X)).numpy()
+    del model
+    gc.collect()
+    lf.sum(lf.constant([1.0])).item()  # lets go of plans with dead parameters
+    gc.collect()
+    assert owner() is None and parameter() is None
+
+
+def test_code_with_a_closure_in_another_function_says_what_is_missing():
+    def made(k):
+        return lf.cell(lambda x: x * k)
+
+    other = lf.cell(lambda x: x + 1)
+    other.__code__ = made(3.0).__code__
+    gc.collect()
+    with pytest.raises(lf.errors.CellError, match="decorate the new function"):
+        other(lf.constant(X))
 
 
 def test_a_default_of_a_cell_in_a_cell_that_changes_in_place():
