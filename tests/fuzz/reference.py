@@ -90,11 +90,16 @@ class Node:
     def numpy(self) -> Any:
         if self.kept is not None and self.session.keeps(self.kept):
             return np.array(self.kept.value)
-        stale = self.session.is_stale(self) or self.session.changed(self.deps) > self.sure
-        if stale and not self.is_new:
+        if self.may_be_of_then and not self.is_new:
             raise Unspecified("a value that was recorded before a parameter changed: ask for it by forward()")
         self.session.run(self)
         return np.array(self.value)
+
+    @property
+    def may_be_of_then(self) -> bool:
+        """Whether lazyflow may not have computed it since a parameter below it has changed; here, what another value is
+        made of is always computed again at once."""
+        return self.session.is_stale(self) or self.session.changed(self.deps) > self.sure
 
     @property
     def is_new(self) -> bool:
@@ -121,7 +126,7 @@ class Node:
     def detach(self) -> Node:
         if self.kept is not None and self.session.keeps(self.kept) and not self.session.cells:
             return self.session.constant(np.array(self.kept.value))
-        if not self.session.cells and not self.is_new and self.session.is_stale(self):
+        if not self.session.cells and not self.is_new and self.may_be_of_then:
             raise Unspecified("a value that was computed on the way may be the one of then")
         node = self.session.apply(F.FUNCTIONS["detach"], (self,))
         node.fixed = node.frozen and not self.is_new  # a snapshot, if the value was computed already

@@ -177,12 +177,14 @@ def test_what_is_of_then_and_what_of_now(case, variant):
         ("y = p * 10\nshow(y)\nz = p * 3", "show(z)\nshow(y)"),
         ("y = lf.cell(lambda a: p.detach() * 1.0)(x)", "show(y)"),
         ("z = p * 10\nshow(x * 2)\ny = z.detach() + p", "show(y.forward())"),
+        ("z = p * 10\nshow(z * 2)", "w = z * 3\nshow(z.detach() + p)"),
     ],
     ids=[
         "computed for another",
         "forgotten for another or not",
         "detached in a cell or not",
         "detached when it was computed or not",
+        "detached after it was computed on the way, and read again",
     ],
 )
 def test_what_may_be_of_then_or_of_now_is_unspecified(before, after):
