@@ -408,3 +408,34 @@ def test_running_averages(momentum):
         return [norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.eval()(numbers(xp, 2, 3))]
 
     on_both(program)
+
+
+HIDDEN = {
+    "affine": lambda w, b, x: lf.affine(w, b, x),
+    "matmul": lambda w, b, x: w @ x,
+    "outer": lambda w, b, x: lf.outer(b, x) * w,
+    "bilinear": lambda w, b, x: lf.bilinear(b, w.reshape(1, 2, 3), x),
+    "conv": lambda w, b, x: lf.conv(x.reshape(1, 3), w.reshape(1, 1, 6)[:, :, :2]),
+    "by columns": lambda w, b, x: lf.affine(w, b, lf.stack([x, x * 0.5])),
+}
+
+
+@pytest.mark.parametrize("form", ["operations", "a cell", "recorded"])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_an_example_that_a_mask_has_hidden_leaves_nothing(name, form):
+    """Infinite operands, and cotangents that are zero, in the same products as other examples."""
+
+    def program(xp):
+        w, b = lf.Parameter(numbers(xp, 2, 3)), lf.Parameter(numbers(xp, 2))
+        function = lf.cell(HIDDEN[name]) if form == "a cell" else HIDDEN[name]
+        rows = [[1.0, 2.0, 3.0], [np.inf, 1.0, np.nan], [0.5, -0.5, 1.0], [1.0, -np.inf, 0.0]]
+        losses = [lf.sum(function(w, b, lf.constant(row) * 1.0) ** 2) for row in rows]
+        total = lf.sum([lf.where(k % 2 == 0, loss, 0.0) for k, loss in enumerate(losses)])
+        if form == "recorded":
+            return lf.gradients(total, [w])
+        total.backward()
+        return [w.grad]
+
+    on_both(program)
+    with lf.using(device=CUDA):
+        assert np.isfinite(devices.to_host(value_of(program(devices.array_module(CUDA))[0]))).all()

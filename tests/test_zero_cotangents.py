@@ -204,7 +204,6 @@ PRODUCTS = {
 }
 
 
-@pytest.mark.host  # looked for on the host alone: see without_nan
 @pytest.mark.parametrize("form", ["arrays", "recorded"])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_sums_of_products_whose_cotangents_are_zero(name, form):

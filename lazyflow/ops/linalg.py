@@ -249,6 +249,8 @@ def outer_sum(xp: Any, g: Array, x: Array) -> Array:
     >>> outer_sum(np, np.ones((5, 3)), np.ones((5, 2))).tolist()[2]
     [5.0, 5.0]
     """
+    if not isinstance(g, np.ndarray):
+        x = where_shown(xp, g, BATCH + "m", x, BATCH + "n")
     return without_nan(lambda g, x: _outer_sum(xp, g, x), g, x)
 
 
@@ -266,7 +268,7 @@ def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) ->
     """A sum of products of cotangents with an operand, in which a zero cotangent makes nothing of an infinite operand.
 
     So an example that a mask has hidden leaves no NaN in the gradient of what it shares with the others. Looked for on
-    the host, in the answer, which is small beside the work of making it.
+    the host, in the answer, which is small beside the work of making it; on a device see `where_shown`.
 
     >>> without_nan(lambda g, x: g.T @ x, np.array([[0.0], [2.0]]), np.array([[np.nan], [3.0]])).tolist()
     [[6.0]]
@@ -285,6 +287,24 @@ def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) ->
     return np.where((nan > 0) | ((count > 0) & (abs(sign) != count)), g.dtype.type(np.nan), answer)
 
 
+def where_shown(xp: Any, g: Array, letters: str, x: Array, others: str) -> Array:
+    """An operand of a product with cotangents ``g``, zero where all cotangents that it is multiplied by are.
+
+    What `without_nan` is for, on a device: there a look at the answer would be a wait. An operand without a batch axis,
+    a parameter, is taken to be finite.
+
+    >>> where_shown(np, np.array([[0.0], [2.0]]), "Za", np.array([[np.nan], [3.0]]), "Zb").tolist()
+    [[0.0], [3.0]]
+    """
+    if BATCH not in letters or BATCH not in others or x.dtype.kind != "f" or len({*others}) < len(others):
+        return x
+    apart = tuple(i for i, letter in enumerate(letters) if letter not in others)
+    shown = g.any(axis=apart) if apart else g != 0
+    common = [letter for letter in letters if letter in others]
+    shown = shown.transpose([common.index(letter) for letter in others if letter in common])
+    return xp.where(shown.reshape([n if c in common else 1 for c, n in zip(others, x.shape, strict=True)]), x, 0)
+
+
 def contract_or_zero(
     xp: Any, left: tuple[Array, str], right: tuple[Array, str], result: str, cotangent: int = 0
 ) -> Array:
@@ -292,6 +312,11 @@ def contract_or_zero(
     if symbolic(xp):
         (g, letters), (x, others) = (left, right) if cotangent == 0 else (right, left)
         return xp.record_op(OPS["einsum_or_zero"], (g, x), subscripts=f"{letters},{others}->{result}")
+    if not isinstance(left[0], np.ndarray):
+        if cotangent == 0:
+            right = where_shown(xp, *left, *right), right[1]
+        else:
+            left = where_shown(xp, *right, *left), left[1]
     if cotangent == 0:
         return without_nan(lambda g, x: contract(xp, g, left[1], x, right[1], result), left[0], right[0])
     return without_nan(lambda g, x: contract(xp, x, left[1], g, right[1], result), right[0], left[0])
@@ -448,6 +473,8 @@ def _einsum_shape(a: Abstract, b: Abstract, *, subscripts: str) -> Result:
 
 
 def _product_or_zero(xp: Any, g: Array, x: Array, out: Array = None, *, letters: tuple[str, str, str]) -> Array:
+    if not isinstance(g, np.ndarray):
+        x = where_shown(xp, g, lettered(g, letters[0]), x, lettered(x, letters[1]))
     return without_nan(lambda g, x: _product(xp, g, x, letters=letters), g, x)
 
 

@@ -143,14 +143,17 @@ def _array_of(kernel: Kernel, last: list[int], i: int) -> str | None:
 def _by_calls(
     kernel: Kernel, arrays: Mapping[str, Array], numbers: list[float], scratch: Callable[[str, Array], Array]
 ) -> None:
-    xp, values = module(arrays["gradient"]), []
+    # Lent memory is one array each: to CuPy two views of it overlap, and it copies an operand that overlaps its result.
+    xp, values, lent = module(arrays["gradient"]), [], dict[str, Array]()
     for step, (place, stored) in zip(kernel.instructions, _steps(kernel), strict=True):
         if step.name == "load":
             name = kernel.arguments[step.argument].key[0]
             values.append(numbers[step.shift] if name == "numbers" else arrays[name])
             continue
         inputs = [values[v] if isinstance(v, int) else v for v in step.inputs]
-        out = arrays[place] if stored else scratch(place, arrays["gradient"])
+        if not stored and place not in lent:
+            lent[place] = scratch(place, arrays["gradient"])
+        out = arrays[place] if stored else lent[place]
         values.append(function_of(xp, step.name)(*inputs, out=out))
     for store in kernel.stores:
         value = values[store.value] if isinstance(store.value, int) else store.value
