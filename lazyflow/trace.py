@@ -67,9 +67,12 @@ def _unary(function: Callable[[Any], Any]) -> Any:
     return lambda self: function(self.needed())
 
 
-def _binary(function: Callable[[Any, Any], Any]) -> Any:
-    """Beside an expression the number stays payload: the expression's own operator records it."""
-    return lambda self, other: NotImplemented if hasattr(type(other), "tape") else function(self.needed(), other)
+def _binary(function: Callable[..., Any]) -> Any:
+    """Beside an expression the number stays payload: the expression's own operator records it. ``pow`` may have a third
+    operand."""
+    return lambda self, other, *modulus: (
+        NotImplemented if hasattr(type(other), "tape") else function(self.needed(), other, *modulus)
+    )
 
 
 def _reflected(function: Callable[[Any, Any], Any]) -> Any:

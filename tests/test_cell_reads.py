@@ -166,6 +166,7 @@ ARGUMENTS = {
         lambda x, t: (x * 4).astype("int32") * t,
         [np.float32(1.5), np.float64(1.5), 1.5, np.int8(3), np.int64(3), 3, True, 2**20],
     ),
+    "a power modulo": (lambda x, n: x * pow(n, 2, 5), [2, 3, 4]),
     "indices": (lambda x, i: x[i] + lf.pick(x, i), [0, np.int64(1), np.int32(2), -1, 1]),
     "lists": (lambda x, v: x * len(v) * v[0], [[1.0, 2.0], [2.0, 1.0], (2.0, 1.0), [2.0, 1.0, 3.0], [-0.0], [0.0]]),
     "nested": (lambda x, v: x * v[0]["k"][1], [[{"k": (1, 2.0)}], [{"k": (1, 3.0)}], ({"k": [1, 3]},)]),

@@ -258,7 +258,7 @@ def _soft_infer(logits: Abstract, target: Abstract, reduction: str = "mean") -> 
 
 
 def _soft(xp: Any, logits: Array, target: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
-    return _reduce(-(log_softmax(xp, logits, axis=-1) * target).sum(axis=-1), reduction, ndim)
+    return _reduce(-multiply_no_nan(xp, target, log_softmax(xp, logits, axis=-1)).sum(axis=-1), reduction, ndim)
 
 
 def _soft_logits(xp: Any, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int) -> Array:
@@ -315,7 +315,11 @@ def _square(xp: Any, x: Array, target: Array) -> Array:
 
 
 def _binary(xp: Any, x: Array, target: Array) -> Array:
-    return xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))
+    """``t log(1 + exp(-x)) + (1 - t) log(1 + exp(x))``, of which an answer of probability 0 takes no part."""
+    rest = xp.log1p(xp.exp(-abs(x)))
+    return multiply_no_nan(xp, target, xp.maximum(-x, 0) + rest) + multiply_no_nan(
+        xp, 1 - target, xp.maximum(x, 0) + rest
+    )
 
 
 def _binary_slope(xp: Any, x: Array, target: Array) -> Array:

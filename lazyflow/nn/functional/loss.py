@@ -125,9 +125,17 @@ def binary_cross_entropy_with_logits(
     if weight is None and pos_weight is None:
         return losses.bce_with_logits(x, target, reduction)
     a, t = _pair(name, x, target)
-    factor = 1.0 if pos_weight is None else (_like(pos_weight, a) - 1.0) * t + 1.0
-    values = (1.0 - t) * a + factor * e.softplus(-a)
+    values = _of_logits(a, t if pos_weight is None else _like(pos_weight, a) * t, 1.0 - t)
     return _reduced(name, values if weight is None else values * _like(weight, a), reduction)
+
+
+def _of_logits(x: Expr, yes: Expr, no: Expr) -> Expr:
+    """What the two answers cost, by their weights; one of weight 0 nothing, even if its logit is infinite."""
+    return _none_if_zero(yes, e.softplus(-x)) + _none_if_zero(no, e.softplus(x))
+
+
+def _none_if_zero(weight: Expr, cost: Expr) -> Expr:
+    return record(OPS["multiply_no_nan"], (weight, cost))
 
 
 def kl_div(x: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Expr:
@@ -143,7 +151,8 @@ def kl_div(x: Any, target: Any, reduction: str = "mean", log_target: bool = Fals
     """
     check_reduction("kl_div", reduction, "batchmean")
     a, t = _pair("kl_div", x, target)
-    values = e.exp(t) * (t - a) if log_target else t * (e.log(e.where(t > 0, t, 1.0)) - a)
+    weight, log_t = (e.exp(t), t) if log_target else (t, e.log(e.where(t > 0, t, 1.0)))
+    values = _none_if_zero(weight, log_t - a)
     if reduction == "batchmean":
         return r.sum(values) / float(a.shape[0] if a.shape else 1)
     return _reduced("kl_div", values, reduction)
@@ -259,7 +268,7 @@ def triplet_margin_loss(
 def multilabel_soft_margin_loss(x: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Expr:
     """The mean over the classes, the last axis, of `binary_cross_entropy_with_logits`; ``weight``: one for each."""
     a, t = _pair("multilabel_soft_margin_loss", x, target)
-    values = (1.0 - t) * a + e.softplus(-a)
+    values = _of_logits(a, t, 1.0 - t)
     values = values if weight is None else values * _like(weight, a)
     return _reduced("multilabel_soft_margin_loss", r.mean(values, axis=-1), reduction)
 

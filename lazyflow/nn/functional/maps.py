@@ -127,9 +127,9 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = -1, eps: float = 1e-8) -> Exp
     >>> lf.nn.functional.cosine_similarity(lf.constant([1.0, 0.0]), lf.constant([2.0, 0.0])).item()
     1.0
     """
-    a, b = in_one_dtype(x1, x2)
-    norms = [e.maximum(r.norm(v, axis=dim), float(eps)) for v in (a, b)]
-    return r.sum(a * b, axis=dim) / (norms[0] * norms[1])
+    # Divided first: the product of vectors that float16 holds, and that of their norms, may be beyond it.
+    a, b = [v / e.maximum(r.norm(v, axis=dim, keepdims=True), float(eps)) for v in in_one_dtype(x1, x2)]
+    return r.sum(a * b, axis=dim)
 
 
 def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Expr:
