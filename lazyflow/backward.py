@@ -95,19 +95,42 @@ class _Done(NamedTuple):
 
 def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, Hooked]) -> _Done:
     """The backward of one run. The calls of a cell take part with all of their results; where only some are reached and
-    the slope of another is infinite, NaNs come of it, and it is done again with these alone."""
+    the slope of another is infinite, NaNs come of it, and it is done again with these alone. So it is done at once
+    where the others are all that reaches some parameter or operand, whose gradient would be zero instead of None."""
     graph, nodes = run.plan.graph, [node for node, _, _ in given]
     if not len(graph.results):
         return _done(run, given, reached(graph, nodes), hooked)
-    if not hooked and not any(tape.retained for tape in (t() for t in graph.tapes) if tape is not None):
+    hot = reached_results(graph, nodes) if any(_is_uneven(s) for s in graph.signatures) else None
+    watched = hooked or any(tape.retained for tape in (t() for t in graph.tapes) if tape is not None)
+    if not watched and (hot is None or not _leaves_out(graph, hot)):
         with np.errstate(invalid="ignore", divide="ignore"):
             done = _done(run, given, reached(graph, nodes), hooked)
         if done.is_finite():
             return done
-    hot = reached_results(graph, nodes)
+    hot = reached_results(graph, nodes) if hot is None else hot
     active = hot.copy()
     active[graph.call[np.flatnonzero(hot)]] = True
     return _done(run, given, active, hooked, hot)._replace(active=hot)
+
+
+def _is_uneven(signature: Signature) -> bool:
+    """Whether the gradients of a cell's results flow to different operands and parameters."""
+    if not signature.further:
+        return False
+    flows = signature.cell.flows
+    return not flows[flows.any(axis=1)].all()
+
+
+def _leaves_out(graph: Graph, hot: Any) -> bool:
+    """Whether of some call, of which a result is reached, those that are reached do not flow to all that others do."""
+    for s, signature in enumerate(graph.signatures):
+        if _is_uneven(signature):
+            calls = np.flatnonzero(graph.signature == s)
+            results = hot[calls[:, None] + np.arange(len(signature.cell.outputs))]
+            flown = results @ signature.cell.flows
+            if not flown[results.any(axis=1)].all():
+                return True
+    return False
 
 
 def _done(

@@ -95,35 +95,39 @@ class Program:
         def moved(ref: Ref) -> Ref:
             return replace(ref, index=number[ref.index]) if ref.kind == NODE else ref
 
-        nodes = tuple(replace(self.nodes[i], reads=tuple(map(moved, self.nodes[i].reads))) for i in kept)
+        nodes = [replace(self.nodes[i], reads=tuple(map(moved, self.nodes[i].reads))) for i in kept]
         outputs = tuple(number[self.outputs[k]] for k in results)
-        return Program(self.name, nodes, outputs, self.inputs, self.parameters, self.constants)
+        found = _with_gradients_of_results(nodes, outputs)
+        return Program(self.name, found, outputs, self.inputs, self.parameters, self.constants)
 
-    def _below(self, node: int, grad: bool = False) -> set[int]:
-        """The nodes that one is computed from, itself included; ``grad``: those that its gradient flows to."""
-        found: set[int] = set()
-        stack = [node]
-        while stack:
-            i = stack.pop()
-            if i not in found:
-                found.add(i)
-                reads = [ref for ref in self.nodes[i].reads if ref.kind == NODE]
-                stack.extend(ref.index for ref in reads if not grad or (ref.grad and self.nodes[i].grad))
-        return found
+    def _below(self, node: int) -> set[int]:
+        """The nodes that one is computed from, itself included."""
+        return _below(self.nodes, node, grad=False)
 
     @cached_property
     def reached(self) -> tuple[frozenset[int], ...]:
         """Of each result, the inputs that its gradient flows to."""
+        return tuple(frozenset(index for kind, index in leaves if kind == INPUT) for leaves in self._leaves)
+
+    @cached_property
+    def _leaves(self) -> tuple[frozenset[tuple[str, int]], ...]:
+        """Of each result, the inputs and parameters that its gradient flows to."""
         return tuple(
             frozenset(
-                ref.index
-                for i in self._below(node, grad=True)
+                (ref.kind, ref.index)
+                for i in _below(self.nodes, node, grad=True)
                 if self.nodes[i].grad
                 for ref in self.nodes[i].reads
-                if ref.kind == INPUT and ref.grad
+                if ref.grad and ref.kind in (INPUT, PARAMETER)
             )
             for node in self.outputs
         )
+
+    @cached_property
+    def flows(self) -> np.ndarray[Any, Any]:
+        """Of each result, a row: to which of the inputs and parameters that a gradient flows to at all its own does."""
+        every = sorted(frozenset().union(*self._leaves))
+        return np.array([[leaf in mine for leaf in every] for mine in self._leaves], bool)
 
     def wants_gradient(self) -> set[tuple[str, int]]:
         """The inputs and parameters that a gradient flows to: pairs of ``"input"`` or ``"parameter"`` and a number."""
@@ -137,6 +141,30 @@ class Program:
         if found is None:
             found = self.known[key] = _Compiler(self, external, outside, grad, fuse).stages()
         return found
+
+
+def _below(nodes: Sequence[Node], node: int, grad: bool) -> set[int]:
+    """The nodes that one is computed from, itself included; ``grad``: those that its gradient flows to."""
+    found: set[int] = set()
+    stack = [node]
+    while stack:
+        i = stack.pop()
+        if i not in found:
+            found.add(i)
+            reads = [ref for ref in nodes[i].reads if ref.kind == NODE]
+            stack.extend(ref.index for ref in reads if not grad or (ref.grad and nodes[i].grad))
+    return found
+
+
+def _with_gradients_of_results(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[Node, ...]:
+    """Nodes of which those have gradients that one of a result flows to: what is only read detached, compared or as an
+    index has none, and what it rests on keeps ``grad is None``."""
+    hot = set().union(*(_below(nodes, node, grad=True) for node in outputs))
+    return tuple(node if i in hot else _without_gradient(node) for i, node in enumerate(nodes))
+
+
+def _without_gradient(node: Node) -> Node:
+    return replace(node, grad=False, reads=tuple(replace(ref, grad=False) for ref in node.reads))
 
 
 Payload = tuple[tuple[str, int], ...]
@@ -155,7 +183,7 @@ def program_of(
         return None
     program = Program(
         name,
-        tuple(nodes),
+        _with_gradients_of_results(nodes, outputs),
         tuple(outputs),
         tuple(signature_by_id(tape.signatures[row]).type for row in reader.inputs),
         tuple(reader.parameters),

@@ -577,7 +577,7 @@ class _Walk:
             return True
         if name in ("__repr__", "extra_repr") and FORMATS in self.names:
             return True
-        return name.startswith("__") and name not in _UNSEEN and isinstance(value, types.FunctionType)
+        return name.startswith("__") and name not in _UNSEEN and isinstance(value, _METHODS)
 
     # Objects: their class and their attributes.
 
@@ -589,7 +589,7 @@ class _Walk:
 
     def _of_object(self, path: Path, value: Any) -> list[tuple[Any, Any]]:
         """The attributes that count, each with its name."""
-        own = getattr(value, "__dict__", None) or {}
+        own = _dict_of(value)
         if is_module(value) and hasattr(type(value), "_adopt"):
             return self._of_module(path, value, own)
         every = self.every or not all(_is_plain_base(kind) for kind in type(value).__mro__)
@@ -637,6 +637,7 @@ class _Walk:
 
 
 _Look = Callable[[_Walk, Path, Any], Any]
+_METHODS = (types.FunctionType, staticmethod, classmethod)  # the last two: `__new__` and `__class_getitem__`
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _LOOKS: tuple[tuple[Any, _Look], ...] = (
     (np.ndarray, _Walk._array),
@@ -654,8 +655,8 @@ _LOOKS: tuple[tuple[Any, _Look], ...] = (
 # Methods of two underscores that no body calls without naming them.
 _UNSEEN = frozenset(
     {
-        "__new__", "__init_subclass__", "__del__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__",
-        "__repr__", "__deepcopy__", "__copy__", "__subclasshook__", "__class_getitem__", "__dir__", "__sizeof__",
+        "__init_subclass__", "__del__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__repr__",
+        "__deepcopy__", "__copy__", "__subclasshook__", "__dir__", "__sizeof__",
     }
 )  # fmt: skip
 
@@ -678,6 +679,15 @@ def same_items(container: Any, items: tuple[Any, ...]) -> bool:
 def bits(value: Any) -> bytes:
     """A floating or complex number to the last bit: 0.0 and -0.0 differ, a NaN is equal to itself."""
     return struct.pack("2d", value.real, value.imag)
+
+
+def _dict_of(value: Any) -> Mapping[str, Any]:
+    """The attributes that an object has of its own, whatever its class says that they are."""
+    try:
+        found: Mapping[str, Any] = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return found
 
 
 def is_module(value: Any) -> bool:

@@ -320,6 +320,11 @@ CHANGES = {
     "the class of an object": (
         lambda x: SWAPPED.apply(x), None, lambda k: setattr(SWAPPED, "__class__", [Doubling, Tripling][k % 2]),
     ),
+    "an object whose class says what its attributes are": (
+        lambda x: x * ANSWERING.any, None, lambda k: CLOSED[1].__setitem__(0, k + 1.0),
+    ),
+    "a subscript of a class": (lambda x: x * Answering[0], None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
+    "how a class makes its objects": (lambda x: x * Made().v, None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
     "a metaclass": (lambda x: x * Plural.factor, None, lambda k: setattr(Meta, "factor", k + 1.0)),
     "a property of a metaclass": (lambda x: x * Plural.twice, None, lambda k: setattr(Meta, "factor", k + 1.0)),
     "what a module looks up": (lambda x: x * LOOKING_UP.scale, None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
@@ -361,6 +366,24 @@ def shifted(v):
 class Tripling(Doubling):
     def apply(self, v):
         return v * 3
+
+
+class Answering:
+    def __getattribute__(self, name):
+        return CLOSED[1][0]
+
+    def __class_getitem__(cls, key):
+        return CLOSED[1][0]
+
+
+class Made:
+    def __new__(cls):
+        made = object.__new__(cls)
+        made.v = CLOSED[1][0]
+        return made
+
+
+ANSWERING = Answering()
 
 
 class Meta(type):

@@ -135,3 +135,52 @@ def test_values_in_the_middle_and_several_runs(fuse):
     with lf.using(dtype="float64", fuse=fuse):
         expected, found = gradients(body, w, use), gradients(lf.cell(body), w, use)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+# Who has a gradient: with the cell those that have one without, be it zero or not.
+
+W, V, U = (lf.Parameter(np.eye(3) / k) for k in (1.0, 2.0, 4.0))
+FLOWS = {
+    "another result": lambda x, y: (lf.tanh(W @ x), lf.tanh(V @ x) * y),
+    "another result of a common value": lambda x, y: (h := lf.tanh(W @ x), h * (V @ y)),
+    "one result of all": lambda x, y: (lf.tanh(W @ x) * (V @ y), lf.exp(W @ x)),
+    "detached": lambda x, y: (lf.tanh(W @ x) * lf.tanh(V @ y).detach(), x),
+    "detached and not": lambda x, y: (lf.tanh(W @ x) * lf.tanh(V @ y).detach(), V @ x),
+    "a parameter detached": lambda x, y: (lf.tanh(W @ x) + V.detach() @ y, x * 2),
+    "a sign": lambda x, y: (lf.tanh(W @ x) * lf.sign(V @ y), x),
+    "a comparison": lambda x, y: (lf.where(V @ y > 0, W @ x, x), x),
+    "an index": lambda x, y: ((W @ x)[lf.argmax(V @ y)], x),
+    "a result without gradient": lambda x, y: (lf.tanh(W @ x), lf.argmax(V @ y)),
+}
+
+
+@pytest.mark.parametrize("fuse", ["auto", "off", "numpy"])
+@pytest.mark.parametrize("roots", [(0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize("body", FLOWS.values(), ids=FLOWS)
+def test_who_has_a_gradient(body, roots, fuse):
+    def gradients(function):
+        leaves = [W, V, U, lf.Parameter(np.array([0.5, -1.0, 2.0]))]
+        for leaf in leaves:
+            leaf.grad = None
+        x = lf.constant(np.array([1.0, 2.0, -0.5]))
+        calls = [function(x, U @ leaves[3]), function(leaves[3] * 2, x)]
+        root = lf.sum([lf.sum(calls[0][k].astype("float64")) for k in roots])
+        if root.requires_grad:
+            root.backward()
+        return [leaf.grad for leaf in leaves]
+
+    with lf.using(fuse=fuse):
+        want, found = gradients(body), gradients(lf.cell(body))
+    assert [g is None for g in found] == [g is None for g in want]
+    for a, b in zip(found, want, strict=True):
+        if b is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_an_optimizer_leaves_a_parameter_alone_that_a_cell_only_reads_detached():
+    optimizer = lf.optim.Adam([W, V], lr=0.1, weight_decay=0.1)
+    before = V.numpy()
+    cell = lf.cell(lambda x: lf.tanh(W @ x) * (V @ x).detach())
+    lf.sum(cell(lf.constant(np.ones(3)))).backward()
+    optimizer.step()
+    np.testing.assert_array_equal(V.numpy(), before)
