@@ -27,7 +27,7 @@ import numpy as np
 from lazyflow import passes
 from lazyflow.graph import Graph, Ints
 from lazyflow.locks import Lock
-from lazyflow.program import Program, call_signature, elementwise_formulas
+from lazyflow.program import Program, call_signature, elementwise_formulas, with_gradients_of_results
 from lazyflow.repeats import watched
 from lazyflow.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
 from lazyflow.tape import Operand, Signature, Type
@@ -162,8 +162,9 @@ def _signature(structure: Structure) -> Signature:
         shift = m.shifts[o.position] if kind == NODE else 0
         return Ref(kind, index, shift, o.shape, o.dtype, o.type.size, o.vjp is not None)
 
-    nodes = tuple(_node(m.signature, tuple(read(o, m) for o in m.signature.operands)) for m in structure)
-    program = Program(_name(structure), nodes, (len(nodes) - 1,), tuple(inputs), tuple(parameters), ())
+    members = [_node(m.signature, tuple(read(o, m) for o in m.signature.operands)) for m in structure]
+    nodes, outputs = with_gradients_of_results(members, [len(members) - 1]), (len(members) - 1,)
+    program = Program(_name(structure), nodes, outputs, tuple(inputs), tuple(parameters), ())
     signature = call_signature(program, [structure[-1].signature.type], 0, floats)
     signature.line = structure[-1].signature.line
     return signature

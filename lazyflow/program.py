@@ -97,7 +97,7 @@ class Program:
 
         nodes = [replace(self.nodes[i], reads=tuple(map(moved, self.nodes[i].reads))) for i in kept]
         outputs = tuple(number[self.outputs[k]] for k in results)
-        found = _with_gradients_of_results(nodes, outputs)
+        found = with_gradients_of_results(nodes, outputs)
         return Program(self.name, found, outputs, self.inputs, self.parameters, self.constants)
 
     def _below(self, node: int) -> set[int]:
@@ -156,7 +156,7 @@ def _below(nodes: Sequence[Node], node: int, grad: bool) -> set[int]:
     return found
 
 
-def _with_gradients_of_results(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[Node, ...]:
+def with_gradients_of_results(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[Node, ...]:
     """Nodes of which those have gradients that one of a result flows to: what is only read detached, compared or as an
     index has none, and what it rests on keeps ``grad is None``."""
     hot = set().union(*(_below(nodes, node, grad=True) for node in outputs))
@@ -183,7 +183,7 @@ def program_of(
         return None
     program = Program(
         name,
-        _with_gradients_of_results(nodes, outputs),
+        with_gradients_of_results(nodes, outputs),
         tuple(outputs),
         tuple(signature_by_id(tape.signatures[row]).type for row in reader.inputs),
         tuple(reader.parameters),

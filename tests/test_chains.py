@@ -528,3 +528,28 @@ def test_a_late_hook_on_a_value_that_is_read_inside_and_outside_of_chains(which)
         lf.mean([lf.sum(b) + lf.sum(w2 @ x) + lf.sum(w2 @ b) for x, b in pairs]).backward()
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
     np.testing.assert_allclose(late, w2.grad, rtol=1e-6)
+
+
+NOT_REACHED = {
+    "detached": lambda x, w, v: lf.tanh(w * x) * lf.tanh(v * x).detach(),
+    "detached twice": lambda x, w, v: lf.tanh(w * x) * lf.exp(lf.tanh(v * x).detach() * lf.tanh(v + x)).detach(),
+    "a sign": lambda x, w, v: lf.tanh(w * x) * lf.sign(lf.tanh(v * x)),
+    "a bound": lambda x, w, v: lf.clip(lf.tanh(w * x), lf.tanh(v * x) - 5.0, 5.0) * 2,
+    "a comparison": lambda x, w, v: lf.where(lf.tanh(v * x) > 0.5, lf.tanh(w * x), x) * 2,
+}
+
+
+@pytest.mark.parametrize("form", [lambda w: w, lambda w: lf.Parameter(np.eye(3)) @ w], ids=["parameter", "value"])
+@pytest.mark.parametrize("body", NOT_REACHED.values(), ids=NOT_REACHED)
+def test_what_no_gradient_flows_to_has_none(body, form):
+    found = {}
+    for fuse in ("off", "auto"):
+        w, v = lf.Parameter(np.array([0.5, -1.0, 2.0])), lf.Parameter(np.array([1.0, 0.25, -0.5]))
+        optimizer = optim.Adam([w, v], lr=0.1, weight_decay=0.1)
+        with lf.using(fuse=fuse):
+            lf.sum([lf.sum(body(np.full(3, k / 4), form(w), form(v))) for k in range(1, 9)]).backward()
+        assert v.grad is None and w.grad is not None
+        found[fuse] = w.grad.copy()
+        optimizer.step()
+        np.testing.assert_array_equal(v.numpy(), [1.0, 0.25, -0.5])
+    np.testing.assert_allclose(found["auto"], found["off"], rtol=1e-12)
