@@ -508,6 +508,13 @@ def _leaves(value: Any) -> list[Any]:
     return [n for v in value for n in _leaves(v)] if isinstance(value, list | tuple) else [value]
 
 
+def _stepped(parameter: Parameter, step: Any) -> None:
+    """``parameter`` less ``step``, whose last digit is noise as that of every inexact function is."""
+    session = parameter.session
+    step = step if session.noise is None else session._off(step, EPSILON[parameter.dtype])
+    parameter.assign(parameter.value.astype(float) - step)
+
+
 class _SGD:
     def __init__(self, parameters: Iterable[Parameter], lr: float, momentum: float = 0.0) -> None:
         self.parameters, self.lr, self.momentum = list(parameters), lr, momentum
@@ -519,7 +526,7 @@ class _SGD:
                 g = p.grad.astype(float)
                 if self.momentum:
                     g = self.kept[p.bit] = self.momentum * self.kept[p.bit] + g if p.bit in self.kept else g
-                p.assign(p.value.astype(float) - self.lr * g)
+                _stepped(p, self.lr * g)
 
     def zero_grad(self) -> None:
         for p in self.parameters:
@@ -541,7 +548,7 @@ class _Adam:
                 m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g, t + 1
                 self.kept[p.bit] = m, v, t
                 down = np.sqrt(v / (1 - 0.999**t)) + 1e-8
-                p.assign(p.value.astype(float) - self.lr * (m / (1 - 0.9**t)) / down)
+                _stepped(p, self.lr * (m / (1 - 0.9**t)) / down)
 
     zero_grad = _SGD.zero_grad
 
