@@ -325,3 +325,16 @@ def test_errors_of_lazyflow_are_seen_by_class():
 def test_nodes_of_the_reference_are_no_expressions():
     assert not isinstance(Session().lf.constant(1.0), lf.Expr)
     assert isinstance(Session().lf.constant(1.0), Node)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_weight_that_a_step_cancels_is_known_to_the_digits_of_the_step(name):
+    def after_a_step(noise):
+        names = Session(noise).lf
+        weight = names.Parameter(np.full(64, 0.01, "float32"))
+        weight.grad = np.ones(64, "float32")
+        getattr(names.optim, name)([weight], lr=0.01).step()
+        return weight.value
+
+    assert np.abs(after_a_step(None)).max() < 4e-10  # a last digit of 0.01 is 1e-9
+    assert 6e-10 < np.abs(after_a_step(np.random.default_rng(5))).max() < 2e-9
