@@ -170,3 +170,13 @@ def test_views_of_views_may_reach_further() -> None:
     columns = ids, kinds, operands, ints, starts, starts, np.zeros(4, np.int64)
     *_, shift = passes.collected(*columns, nothing, nothing, np.empty(0, bool), np.array([2]))
     assert shift.tolist() == [0, 2**31 - 1, 2**32 - 2]
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_values_without_elements_lie_anywhere(count: int) -> None:
+    """They take an element each, so that no two lie at one place; several are none, wherever the last of them ends."""
+    x = lf.constant(np.arange(3.0))
+    with lf.using(dedupe=False):
+        found = [lf.stack([x[None, -1:3:-1], x[None, 3:]], axis=1) for _ in range(count)]
+        assert lf.mean(found).numpy().shape == (1, 2, 0)
+        assert lf.sum(lf.stack(found)).item() == 0

@@ -135,20 +135,24 @@ cdef inline flag *_flag_at(object a):
 
 
 def view(buffer, Py_ssize_t offset, tuple shape):
-    """The elements of a flat buffer from ``offset`` on, in that shape."""
+    """The elements of a flat buffer from ``offset`` on, in that shape; none, wherever that is, if an axis is empty."""
     if not isinstance(buffer, cnp.ndarray) or (<cnp.ndarray>buffer).ndim != 1 or not cnp.PyArray_ISCARRAY(<cnp.ndarray>buffer):
         raise ValueError("buffer: a contiguous array of one axis expected")
     cdef cnp.ndarray whole = buffer
     cdef cnp.npy_intp sizes[32]
     cdef Py_ssize_t axes = len(shape), i, count = 1, room = cnp.PyArray_SIZE(whole) - offset
-    cdef bint fits = 0 <= offset and 0 <= room
+    cdef bint fits = 0 <= offset and 0 <= room, empty = False, whole_axes = True
     if axes > 32:
         raise ValueError(f"shape: up to 32 axes expected, got {axes}")
     for i in range(axes):
         sizes[i] = shape[i]
-        fits = fits and sizes[i] >= 0 and (sizes[i] == 0 or count <= room // sizes[i])
+        whole_axes = whole_axes and sizes[i] >= 0
+        empty = empty or sizes[i] == 0
+        fits = fits and sizes[i] > 0 and count <= room // sizes[i]
         count *= sizes[i] if fits else 0
-    if not fits:
+    if empty:
+        offset = 0
+    if not whole_axes or not (fits or empty):
         raise ValueError(f"offset, shape: {shape} from {offset} on expected within {len(buffer)} elements")
     cdef cnp.dtype dtype = whole.descr
     cdef char *data = <char *>cnp.PyArray_DATA(whole) + offset * cnp.PyArray_ITEMSIZE(whole)
