@@ -1,4 +1,7 @@
-"""Work that cores share: the same results to the bit, from any thread, and in the child of a fork."""
+"""Work that cores share: the same results to the bit, from any thread, and in the child of a fork.
+
+What is small is not shared (``LEAST`` in ``core/c/machine.c``), so all of this is large.
+"""
 
 import os
 import signal
@@ -76,9 +79,9 @@ def test_sums_of_rows(dtype, rng):
 
 
 STARTS = {
-    "repeated": lambda rng: rng.integers(0, 7, 300) * 500,
-    "apart": lambda rng: rng.permutation(300) * 500,
-    "overlapping": lambda rng: rng.integers(0, 4000, 300),
+    "repeated": lambda rng: rng.integers(0, 7, 900) * 500,
+    "apart": lambda rng: rng.permutation(900) * 500,
+    "overlapping": lambda rng: rng.integers(0, 4000, 900),
 }
 
 
@@ -89,30 +92,30 @@ def test_sums_at_rows_of_a_buffer(starts, dtype, rng):
     x = b.load(BLOCK, ("x",), 0, 500)
     b.store(ROWS, ("buffer",), 0, 500, long_value(b, x, 2.0), adds=True)
     b.store(ROWS, ("buffer",), 500, 500, b.call("tanh", x), adds=True)
-    at, x = STARTS[starts](rng).astype(np.int64), rng.normal(size=(300, 500)).astype(dtype)
-    buffer = rng.normal(size=301 * 500).astype(dtype)
+    at, x = STARTS[starts](rng).astype(np.int64), rng.normal(size=(900, 500)).astype(dtype)
+    buffer = rng.normal(size=901 * 500).astype(dtype)
     program = compiled(b.kernel())
-    same(lambda: program(0, 300, 0, x, buffer, at), buffer)
-    rows = rng.normal(size=(300, 700)).astype(dtype)[:, :500]
+    same(lambda: program(0, 900, 0, x, buffer, at), buffer)
+    rows = rng.normal(size=(900, 700)).astype(dtype)[:, :500]
     same(lambda: machine.add_rows(buffer, at, rows), buffer)
     columns, widths = np.array([0, 130]), np.array([100, 370])
     same(lambda: machine.add_several(buffer, np.stack([at, at[::-1]]), 3, rows[3:], columns, widths), buffer)
-    out = np.empty((297, 500), dtype)
+    out = np.empty((897, 500), dtype)
     same(lambda: machine.gather(out, columns, buffer, np.stack([at, at[::-1]]), 3, widths), out[:, :100], out[:, 130:])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_other_operations_on_rows(dtype, rng):
-    rows, positions = rng.normal(size=(1000, 70)).astype(dtype), rng.permutation(1000)
-    starts, out = np.sort(rng.integers(0, 1000, 41)), np.empty((40, 70), dtype)
+    rows, positions = rng.normal(size=(6000, 70)).astype(dtype), rng.permutation(6000)
+    starts, out = np.sort(rng.integers(0, 6000, 41)), np.empty((40, 70), dtype)
     same(lambda: machine.sum_groups(out, rows, positions, starts), out)
     x, weight, product = rows[:5], rng.normal(size=(3001, 70)).astype(dtype), np.empty((5, 3001), dtype)
     same(lambda: machine.dots(x, weight, product), product)
-    index, share, losses, slopes = rng.integers(0, 70, 1000), rows[:, 1], np.empty(1000, dtype), np.empty_like(rows)
+    index, share, losses, slopes = rng.integers(0, 70, 6000), rows[:, 1], np.empty(6000, dtype), np.empty_like(rows)
     same(lambda: machine.cross_entropy(rows, index, losses), losses)
     same(lambda: machine.cross_entropy_slopes(rows, index, share, slopes), slopes)
     machine.use_threads(4)
-    index[777] = 70
+    index[4777] = 70
     assert not machine.cross_entropy(rows, index, losses)
     assert not machine.cross_entropy_slopes(rows, index, share, slopes)
 

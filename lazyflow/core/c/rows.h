@@ -21,14 +21,17 @@ ALWAYS void N(add_row)(REAL *to, const REAL *from, ptrdiff_t n) {
     for (; j < n; j++) to[j] += from[j];
 }
 
-#define CHUNK 256
+#define CHUNK 512
 
 /* The elements of a row that belong to part `part`: every `parts`-th chunk of the buffer. */
 ALWAYS void N(add_chunks)(REAL *buffer, ptrdiff_t at, const REAL *from, ptrdiff_t n, ptrdiff_t part, ptrdiff_t parts) {
-    for (ptrdiff_t low = at, high, end = at + n; low < end; low = high) {
-        high = (low / CHUNK + 1) * CHUNK;
+    ptrdiff_t end = at + n, chunk = at / CHUNK;
+    chunk += (part + parts - chunk % parts) % parts;
+    for (; chunk * CHUNK < end; chunk += parts) {
+        ptrdiff_t low = chunk * CHUNK, high = low + CHUNK;
+        low = low > at ? low : at;
         high = high < end ? high : end;
-        if (low / CHUNK % parts == part) N(add_row)(buffer + low, from + (low - at), high - low);
+        N(add_row)(buffer + low, from + (low - at), high - low);
     }
 }
 

@@ -28,9 +28,9 @@ static void alone(lf_work work, void *context, int parts) {
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define MOST 64    /* threads of the pool */
+#define MOST 64         /* threads of the pool */
 #define NONE 0x7fffffff /* a part that no work has */
-#define SPINS 2000 /* looks for work before a thread sleeps: about 0.1 ms, in which a launch follows the one before */
+#define SPINS 4000      /* looks for work before a thread sleeps: some 0.1 ms, in which launch follows launch */
 
 static _Atomic(uint64_t) ticket; /* number of the work << 32 | the next part */
 static _Atomic(lf_work) the_work;
@@ -45,7 +45,7 @@ static void relax(int spin) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #endif
-    if (spin % 32 == 31) sched_yield();
+    if (spin % 1024 == 1023) sched_yield();
 }
 
 /* Parts of the work that is going on, until none is left. */
