@@ -1127,8 +1127,8 @@ def _local_row(tape: Tape, e: Expr) -> int:
         return row
     if e.row in e.tape.objects:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
-        found = placed(_constant_node(tape, e.tape.objects[e.row]), e.type.device)
-        row = tape.imported[key] = found.row
+        found = _constant_node(tape, e.tape.objects[e.row])
+        row = tape.imported[key] = found.row if e.type.device == tape.device else placed(found, e.type.device).row
     if e.tape.trace is not None:
         raise CellError(
             f"{user_line()}: an expression of the inside of the {e.tape.trace.name} is used outside of it, where it "

@@ -301,8 +301,9 @@ def where_shown(xp: Any, g: Array, letters: str, x: Array, others: str) -> Array
     apart = tuple(i for i, letter in enumerate(letters) if letter not in others)
     shown = g.any(axis=apart) if apart else g != 0
     common = [letter for letter in letters if letter in others]
-    shown = shown.transpose([common.index(letter) for letter in others if letter in common])
-    return xp.where(shown.reshape([n if c in common else 1 for c, n in zip(others, x.shape, strict=True)]), x, 0)
+    shown = shown.transpose(tuple(common.index(letter) for letter in others if letter in common))
+    shape = tuple(n if letter in common else 1 for letter, n in zip(others, x.shape, strict=True))
+    return xp.where(shown.reshape(shape), x, 0)
 
 
 def contract_or_zero(
