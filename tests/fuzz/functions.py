@@ -1138,7 +1138,7 @@ def _pair(name: str, loss: Callable[..., Array], dx: Callable[..., Array], dt: C
 _pair("mse", lambda x, t: (x - t) ** 2, lambda x, t: 2 * (x - t), lambda x, t: 2 * (t - x))
 _pair(
     "bce_with_logits",
-    lambda x, t: np.maximum(x, 0) - x * t + np.log1p(np.exp(-np.abs(x))),
+    lambda x, t: times(t, _softplus(-x)) + times(1 - t, _softplus(x)),  # an answer of probability 0 costs nothing
     lambda x, t: _sigmoid(x) - t,
     lambda x, t: -x,
 )
@@ -1150,12 +1150,13 @@ _pair(
 )
 define(
     "soft_cross_entropy",
-    lambda x, t, reduction: _reduce((t * (_logsumexp(x, -1, True) - x)).sum(-1), reduction),
+    lambda x, t, reduction: _reduce(times(t, _logsumexp(x, -1, True) - x).sum(-1), reduction),
     lambda g, y, x, t, reduction: (
         _spread(g, x.shape[:-1], reduction)[..., None] * (_softmax(x) * t.sum(-1, keepdims=True) - t)
     ),
     lambda g, y, x, t, reduction: _spread(g, x.shape[:-1], reduction)[..., None] * (_logsumexp(x, -1, True) - x),
     dtype=lambda a, b, **how: joint(a, b),
+    absolute=LIKELY,
 )
 
 
