@@ -233,8 +233,7 @@ static size_t scratch_size(const lf_program *p) {
 
 /* What is shared has so many parts a thread, since threads do not run alike, and each part takes thirty microseconds or
  * more: `LEAST` passes of an element through the first cache. A thread that sleeps comes after 10 to 15, one that still
- * looks for work after 1; but what it has written lies in its own cache, where the next product does not find it: with
- * smaller parts, inference of a Tree-LSTM took a fifth longer on two cores than on one. */
+ * looks for work after 1. */
 #define PARTS 3
 #define LEAST 500000
 
