@@ -41,7 +41,7 @@ def key_of(segments: Sequence[Segment], roots: Sequence[Expr], way: Any) -> Any:
         return None
     number = {id(tape): k for k, (tape, _, _) in enumerate(segments)}
     places = [(number[id(e.tape)], e.row) for e in roots]
-    return way, *places, *[_of_tape(tape, number) for tape, _, _ in segments]
+    return passes.Nodes, way, *places, *[_of_tape(tape, number) for tape, _, _ in segments]  # of one form of the passes
 
 
 def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[Any, ...]:
