@@ -115,8 +115,10 @@ def _det_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
 
 def _cofactors(xp: Any, a: Array, y: Array) -> Array:
     n = a.shape[-1]
+    if n <= FEW:
+        return _minors(xp, a)
     if symbolic(xp):
-        return _minors(xp, a) if n <= FEW else y[..., None, None] * _t(xp.linalg.inv(a))
+        return y[..., None, None] * _t(xp.linalg.inv(a))
     # Of U, s and V they are those of U and V, which are their determinants, times the products of the other s.
     u, s, vh = xp.linalg.svd(a)
     signs = xp.linalg.det(u) * xp.linalg.det(vh)
@@ -124,7 +126,9 @@ def _cofactors(xp: Any, a: Array, y: Array) -> Array:
     return (signs[..., None, None] * u * others[..., None, :]) @ vh
 
 
-FEW = 4  # rows of a matrix whose cofactors are recorded one by one, so that they are differentiated further anywhere
+# Rows of a matrix whose cofactors are computed one by one: recorded, they are differentiated further anywhere; as
+# numbers, each is exact to its own last digits, where by singular values they are to those of the largest.
+FEW = 4
 
 
 def _minors(xp: Any, a: Array) -> Array:
@@ -135,7 +139,8 @@ def _minors(xp: Any, a: Array) -> Array:
 
     def minor(i: int, j: int) -> Array:
         rows, columns = every[every != i], every[every != j]
-        return (-1) ** (i + j) * xp.record_op(det, (_taken(xp, _taken(xp, a, rows, -2), columns, -1),))
+        block = _taken(xp, _taken(xp, a, rows, -2), columns, -1)
+        return (-1) ** (i + j) * (xp.record_op(det, (block,)) if symbolic(xp) else xp.linalg.det(block))
 
     return xp.stack([xp.stack([minor(i, j) for j in every.tolist()], -1) for i in every.tolist()], -2)
 
