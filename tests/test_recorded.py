@@ -8,11 +8,17 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import engine
+from lazyflow.device import to_host
+from lazyflow.ops.sparse import RowSparse
 from lazyflow.plans import Plans
 
 W0 = np.random.default_rng(3).normal(size=(4, 4))
 TABLE = np.random.default_rng(4).normal(size=(5, 4))
 VECTORS = np.random.default_rng(5).normal(size=(8, 4))
+
+
+def on_host(gradient):
+    return np.asarray(gradient) if isinstance(gradient, RowSparse) else to_host(gradient)
 
 
 @pytest.fixture
@@ -35,9 +41,9 @@ class Model:
         found = [v.numpy() for v in values]
         lf.sum([lf.sum(v * v) for v in values]).backward()
         for p in (self.W, self.b, self.table):
-            found.append(np.zeros(p.shape) if p.grad is None else np.asarray(p.grad))
+            found.append(np.zeros(p.shape) if p.grad is None else on_host(p.grad))
             if p.grad is not None:
-                p.assign(p.numpy() - 0.1 * np.asarray(p.grad))
+                p.assign(p.numpy() - 0.1 * on_host(p.grad))
             p.zero_grad()
         return found
 
@@ -98,7 +104,7 @@ def hooks(m, k):
         h.register_hook(lambda cotangent: gradients.append(cotangent) or cotangent * 0.5)
     if k == 2:
         g.retain_grad()
-    return m.seen(g * g) + gradients + ([g.grad] if k == 2 else [])
+    return m.seen(g * g) + [on_host(x) for x in gradients] + ([on_host(g.grad)] if k == 2 else [])
 
 
 def frozen(m, k):
