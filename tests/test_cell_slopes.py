@@ -154,6 +154,7 @@ FLOWS = {
 }
 
 
+@pytest.mark.host  # the parameters of all tests are on the CPU
 @pytest.mark.parametrize("fuse", ["auto", "off", "numpy"])
 @pytest.mark.parametrize("roots", [(0,), (1,), (0, 1)], ids=str)
 @pytest.mark.parametrize("body", FLOWS.values(), ids=FLOWS)
@@ -177,6 +178,7 @@ def test_who_has_a_gradient(body, roots, fuse):
             np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@pytest.mark.host
 def test_an_optimizer_leaves_a_parameter_alone_that_a_cell_only_reads_detached():
     optimizer = lf.optim.Adam([W, V], lr=0.1, weight_decay=0.1)
     before = V.numpy()

@@ -296,7 +296,8 @@ def where_shown(xp: Any, g: Array, letters: str, x: Array, others: str) -> Array
     >>> where_shown(np, np.array([[0.0], [2.0]]), "Za", np.array([[np.nan], [3.0]]), "Zb").tolist()
     [[0.0], [3.0]]
     """
-    if BATCH not in letters or BATCH not in others or x.dtype.kind != "f" or len({*others}) < len(others):
+    repeats = len({*letters}) < len(letters) or len({*others}) < len(others)  # a diagonal
+    if BATCH not in letters or BATCH not in others or x.dtype.kind != "f" or repeats:
         return x
     apart = tuple(i for i, letter in enumerate(letters) if letter not in others)
     shown = g.any(axis=apart) if apart else g != 0
