@@ -41,16 +41,19 @@ class CacheInfo:
 
 
 class Kept(NamedTuple):
-    """A plan and its bytes; what else is known if it is kept by a recording, None if only by the payload, too."""
+    """A plan and its bytes, and what else is known of it if it is kept by a recording. No plan: it is kept by the
+    recording and its payload."""
 
-    plan: Plan
+    plan: Plan | None
     nbytes: int
     recorded: Recorded | None = None
 
     @property
     def signatures(self) -> Iterable[Signature]:
         """The signatures that it keeps alive."""
-        return self.plan.graph.signatures if self.recorded is None else self.recorded.signatures
+        if self.recorded is not None:
+            return self.recorded.signatures
+        return () if self.plan is None else self.plan.graph.signatures
 
 
 class Plans:
@@ -76,8 +79,9 @@ class Plans:
 
     def info(self) -> CacheInfo:
         """Counts and sizes."""
-        plans = len({id(kept.plan.offsets) for kept in list(self.kept.values())})  # several keys may lead to one
-        return CacheInfo(self.hits, self.misses, plans, self.nbytes, self.limit)
+        plans = [kept.plan for kept in list(self.kept.values()) if kept.plan is not None]
+        distinct = len({id(plan.offsets) for plan in plans})  # several keys may lead to one
+        return CacheInfo(self.hits, self.misses, distinct, self.nbytes, self.limit)
 
     def plan(self, graph: Graph, way: Any, make: Callable[[], Plan]) -> Plan:
         """The plan of a graph, run in a certain ``way``; made anew if no graph of equal structure has one."""
@@ -86,7 +90,7 @@ class Plans:
             if self.bereft:
                 self._drop_dead()
             found = self.kept.get(key)
-            if found is not None and _is_alike(found.plan.graph, graph):
+            if found is not None and found.plan is not None and _is_alike(found.plan.graph, graph):
                 self.kept.move_to_end(key)
                 self.hits += 1
                 return repeated(found.plan, graph)
@@ -95,7 +99,8 @@ class Plans:
         plan = make()
         if again:
             with self.lock:
-                self._keep(key, Kept(replace(plan, graph=_bare(plan.graph)), _nbytes(plan)))
+                bare = replace(plan, graph=_bare(plan.graph))
+                self._keep(key, Kept(bare, _nbytes(bare)))
         return plan
 
     def of_recording(self, key: Any, tapes: Sequence[Tape]) -> Recorded | None:
@@ -104,7 +109,7 @@ class Plans:
             if self.bereft:
                 self._drop_dead()
             found = self.kept.get(key)
-            if found is not None and found.recorded is None:
+            if found is not None and found.plan is None:
                 key = key, payload_of(tapes)
                 found = self.kept.get(key)
             if found is None:
@@ -122,10 +127,13 @@ class Plans:
             whole = (key, payload_of(tapes)) if by_payload else key
             if not self._comes_again(whole):
                 return
-            kept, size = recorded(plan, tapes), _nbytes(plan) + _nbytes_of(key)
+            kept = recorded(plan, tapes)
+            size, beside = _nbytes(kept.plan) + _nbytes_of(whole), _nbytes_of(key) if by_payload else 0
+            if size + beside > self.limit:
+                return
+            if by_payload:  # first: what is kept last stays the longest
+                self._keep(key, Kept(None, beside))
             self._keep(whole, Kept(kept.plan, size, kept))
-            if by_payload:
-                self._keep(key, Kept(kept.plan, _nbytes_of(key)))
 
     def _comes_again(self, key: Any) -> bool:
         """Whether the key was here before; from now on it was."""
@@ -223,5 +231,8 @@ def _nbytes(plan: Plan) -> int:
     ]  # the nodes of all launches are one array more
     reads = [a for launch in plan.launches for r in launch.reads if (a := getattr(r, "index", r)) is not None]
     cells = [a for c in plan.cells for a in (*c.inputs, *c.outputs, *c.ints, *c.floats)]
-    arrays = [a for a in (*per_node, *_structure(plan.graph), *reads, *cells) if isinstance(a, np.ndarray)]
+    graph = plan.graph
+    rows = [graph.origin, graph.tape_base, graph.tape_shift, *([plan.places] if "places" in plan.__dict__ else [])]
+    payload = [graph.int_starts, graph.ints, graph.float_starts, graph.floats]
+    arrays = [a for a in (*per_node, *_structure(graph), *rows, *payload, *reads, *cells) if isinstance(a, np.ndarray)]
     return sum(a.nbytes for a in arrays) + OBJECTS * len(plan.launches)

@@ -9,8 +9,12 @@ import pytest
 import lazyflow as lf
 from lazyflow import engine
 from lazyflow.device import to_host
+from lazyflow.graph import Graph
 from lazyflow.ops.sparse import RowSparse
+from lazyflow.plan import Cells, Plan
 from lazyflow.plans import Plans
+from lazyflow.schedule import Schedule
+from lazyflow.tape import Signature
 
 W0 = np.random.default_rng(3).normal(size=(4, 4))
 TABLE = np.random.default_rng(4).normal(size=(5, 4))
@@ -232,3 +236,38 @@ def test_rows_that_were_computed_before_are_let_go_with_their_parameter(plans):
     lf.sum(lf.constant([1.0, 2.0])).forward()
     assert tape() is None
     assert not any(o.kind == "shared" for kept in plans.kept.values() for s in kept.signatures for o in s.operands)
+
+
+def arrays_of(plan):
+    """The arrays that a plan holds, by identity, whatever holds them."""
+    found, stack, seen = {}, [plan], set()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or isinstance(value, Signature | str | int | float):
+            continue
+        seen.add(id(value))
+        if isinstance(value, np.ndarray):
+            base = value if value.base is None or not isinstance(value.base, np.ndarray) else value.base
+            found[id(base)] = base.nbytes
+        elif isinstance(value, dict):
+            stack += value.values()
+        elif isinstance(value, list | tuple):
+            stack += value
+        elif isinstance(value, Plan | Graph | Schedule | Cells):
+            stack += vars(value).values()
+    return found
+
+
+@pytest.mark.parametrize("dedupe", [False, True])
+def test_what_is_kept_holds_no_more_than_is_counted(plans, dedupe):
+    m = Model()
+    plans.limit = 300_000
+    with lf.using(dedupe=dedupe):
+        for length in range(2, 40):
+            for k in range(3):
+                lf.sum([lf.tanh(m.W @ m.table[(k * i) % 5]) for i in range(length)]).forward()
+    assert any(kept.recorded is not None for kept in plans.kept.values())
+    assert any(kept.plan is None for kept in plans.kept.values()) == dedupe
+    for kept in plans.kept.values():
+        assert kept.plan is None or sum(arrays_of(kept.plan).values()) <= kept.nbytes
+    assert plans.info().nbytes <= plans.limit
