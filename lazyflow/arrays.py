@@ -766,24 +766,39 @@ def places(base: Ints, shift: Ints, origin: Ints, kept: Ints, offsets: Ints) -> 
 # Gradients.
 
 
-def reaches_all(nodes: Nodes, wanted: Ints, wants: Ints, slots: Ints, roots: Ints) -> bool:
-    """Whether a gradient that starts at ``roots`` reaches all nodes whose signature wants one (``wanted``): each of
-    them is read by a node that hands one on to it. ``wants[slots[s] + k]``: whether signature ``s`` does to operand
-    ``k``; its last operand stands for further ones."""
-    users, _ = nodes.edges
-    slot = np.arange(len(nodes.base))
-    if len(nodes.results):
-        kept = np.ones(len(nodes.base), bool)
-        kept[nodes.starts[nodes.results]] = False
-        slot = slot[kept]
-    slot = slot - nodes.starts[users]
-    kinds = nodes.signature[users]
-    hands = wants[np.minimum(slots[kinds] + slot, slots[kinds + 1] - 1)] if len(wants) else np.zeros(len(users), bool)
-    missing = wanted[nodes.signature]
-    missing[nodes.edges[1][hands]] = False
-    missing[nodes.call[roots]] = False
-    missing[nodes.results] = False
-    return not missing.any()
+def reached(nodes: Nodes, apart: Ints, wants: Ints, slots: Ints, roots: Ints) -> Ints:
+    """The nodes that a gradient from ``roots`` reaches. ``wants[slots[s] + k]``: whether signature ``s`` hands one on
+    to operand ``k``; its last entry stands for further operands. ``apart[s]``: 0 for a signature whose call takes part
+    with all of its results or not at all, else how many results it has, of which each has flags of its own."""
+    n, told = len(nodes), apart[nodes.signature[nodes.call]] > 0
+    taking_part = np.where(told, np.arange(n), nodes.call)
+    users, operands = _handed_on(nodes, apart, wants, slots)
+    found: Ints = _needed(n, taking_part[roots], users, taking_part[operands], np.ones(n, bool)).copy()
+    whole = nodes.results[~told[nodes.results]]
+    found[whole] = found[nodes.call[whole]]
+    return found
+
+
+def _handed_on(nodes: Nodes, apart: Ints, wants: Ints, slots: Ints) -> tuple[Ints, Ints]:
+    """The edges along which a gradient goes, in ascending order of users; those of a call whose results are told apart
+    are edges of each result for itself."""
+    kept = np.ones(len(nodes.base), bool)
+    kept[nodes.starts[nodes.results]] = False
+    edges = np.flatnonzero(kept)
+    users = nodes.users[edges]
+    slot, kinds = edges - nodes.starts[users], nodes.signature[users]
+    results = np.maximum(apart, 1)
+    widths = np.diff(slots) // results
+    found = []
+    for result in range(int(results.max(initial=1))):
+        some = np.flatnonzero((results[kinds] > result) & (widths[kinds] > 0) & (users + result < len(nodes)))
+        kind = kinds[some]
+        flags = slots[kind] + result * widths[kind] + np.minimum(slot[some], widths[kind] - 1)
+        some = some[wants[flags]] if len(some) else some
+        found.append((users[some] + result, nodes.base[edges[some]]))
+    user, operand = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(user, kind="stable")
+    return user[order], operand[order]
 
 
 # Chains are not looked for: without the machine that runs them they cost more than the launches they save.

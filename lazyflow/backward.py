@@ -21,7 +21,7 @@ from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
 from lazyflow.execute import Run, operand_values
 from lazyflow.expr import Parameter
-from lazyflow.graph import Graph, reachable
+from lazyflow.graph import Graph
 from lazyflow.hooks import Hook, through
 from lazyflow.ops.base import Array, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
@@ -223,74 +223,40 @@ def _some_calls(whole: Calls, some: Cells, hot: Any) -> Calls | Separate:
 
 def reached_results(graph: Graph, nodes: Sequence[int]) -> Any:
     """Which nodes a gradient from the given ones reaches, each result of a cell's call for itself."""
-    kept = differentiable_edges(graph)
-    kept[graph.starts[graph.results]] = False
-    users = [np.repeat(np.arange(len(graph)), np.diff(graph.starts))]
-    operands = [graph.base]
-    for s, signature in enumerate(graph.signatures):
-        if signature.further:
-            calls = np.flatnonzero(graph.signature == s)
-            slots = graph.starts[calls][:, None] + np.arange(signature.rows)
-            kept[slots] = False
-            for result, inputs in enumerate(signature.cell.reached):
-                for slot in inputs:
-                    users.append(calls + result)
-                    operands.append(graph.base[slots[:, slot]])
-    users[0], operands[0] = users[0][kept], graph.base[kept]
-    user, operand = np.concatenate(users), np.concatenate(operands)
-    order = np.argsort(user, kind="stable")
-    wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)[graph.signature]
-    return reachable(len(graph), nodes, user[order], operand[order]) & wanted
+    return _reached(graph, nodes, apart=True) & _wanting(graph)
 
 
 def reached(graph: Graph, nodes: Sequence[int]) -> Any:
-    """Which nodes a gradient from the given ones reaches, or None if it is every node that can have one."""
-    wanted = np.array([_wants_gradient(s) for s in graph.signatures], bool)
-    if _reaches_all(graph, wanted, nodes):
-        return None
-    wanted = wanted[graph.signature]
-    edges = differentiable_edges(graph)
-    users, operands = np.repeat(np.arange(len(graph)), np.diff(graph.starts))[edges], graph.base[edges]
-    if len(graph.results):  # a cell's call takes part with all of its results or not at all
-        call = graph.call
-        wanted[graph.results] = False
-        users, operands, nodes = call[users], call[operands], call[list(nodes)].tolist()
-        between = users != operands
-        users, operands = users[between], operands[between]
-    ends = wanted.copy()
-    ends[operands] = False
-    ends[list(nodes)] = False
-    if not ends.any():
-        return None
-    active = reachable(len(graph), nodes, users, operands)
-    return active[graph.call] if len(graph.results) else active
+    """Which nodes a gradient from the given ones reaches, or None if it is every node that can have one. A cell's call
+    takes part with all of its results or not at all."""
+    wanted = _wanting(graph)
+    wanted[graph.results] = False
+    found = _reached(graph, nodes, apart=False)
+    return None if found[wanted].all() else found
 
 
-def _reaches_all(graph: Graph, wanted: Any, nodes: Sequence[int]) -> bool:
-    """Whether `reached` finds every node that can have a gradient, by one look at all edges."""
-    wants = [[o.vjp is not None for o in s.operands if o.kind == "row"] for s in graph.signatures]
-    slots = np.cumsum([0, *map(len, wants)])
-    flat = np.array([flag for flags in wants for flag in flags], bool)
-    found: bool = passes.reaches_all(graph.nodes, wanted, flat, slots, np.array(nodes, np.int64))
-    return found
+def _reached(graph: Graph, nodes: Sequence[int], apart: bool) -> Any:
+    told = [len(s.further) + 1 if apart and s.further else 0 for s in graph.signatures]
+    flags = [_hands_on(s, bool(results)) for s, results in zip(graph.signatures, told, strict=True)]
+    slots = np.cumsum([0, *map(len, flags)])
+    flat = np.array([flag for some in flags for flag in some], bool)
+    return passes.reached(graph.nodes, np.array(told, np.int64), flat, slots, np.array(nodes, np.int64))
+
+
+def _hands_on(signature: Signature, apart: bool) -> list[bool]:
+    """Whether a gradient goes on to each operand; of a cell whose results are told apart, of each result for itself."""
+    if apart:
+        inputs = range(signature.rows)
+        return [slot in mine for mine in signature.cell.reached for slot in inputs]
+    return [o.vjp is not None for o in signature.operands if o.kind == "row"]
+
+
+def _wanting(graph: Graph) -> Any:
+    return np.array([_wants_gradient(s) for s in graph.signatures], bool)[graph.signature]
 
 
 def _wants_gradient(signature: Signature) -> bool:
     return signature.differentiable or (signature.op is KNOWN and signature.type.requires_grad)
-
-
-def differentiable_edges(graph: Graph) -> Any:
-    """Which entries of ``graph.base`` are operands that their user hands a gradient on to."""
-    kept = np.ones(len(graph.base), bool)
-    for s, signature in enumerate(graph.signatures):
-        wants = [o.vjp is not None for o in signature.operands if o.kind == "row"]
-        if not all(wants):
-            nodes = np.flatnonzero(graph.signature == s)
-            counts = graph.starts[nodes + 1] - graph.starts[nodes]
-            for slot in range(int(counts.max(initial=0))):
-                if not wants[0 if signature.op.stacked else slot]:
-                    kept[graph.starts[nodes[counts > slot]] + slot] = False
-    return kept
 
 
 def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.arrays import begins, reachable
+from lazyflow.arrays import begins
 from lazyflow.errors import LazyflowError, TornError
 from lazyflow.expr import Expr, handle
 from lazyflow.tape import (
@@ -504,4 +504,4 @@ def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints)
     return tuple(found), signature
 
 
-__all__ = ["Graph", "awaited", "collect", "drawn_anew", "is_evaluated", "location", "reachable", "reached_tapes"]
+__all__ = ["Graph", "awaited", "collect", "drawn_anew", "is_evaluated", "location", "reached_tapes"]

@@ -32,7 +32,7 @@ operand_offsets: Any
 part: Any
 places: Any
 reach: Any
-reaches_all: Any
+reached: Any
 row_starts: Any
 signature_edges: Any
 stacked_rows: Any
@@ -42,7 +42,7 @@ without_repeats: Any
 NAMES = (
     "Nodes", "backwards", "blocks", "by_agenda", "by_launch", "by_levels", "calls", "chains", "collected", "cut",
     "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "operand_offsets", "part", "places",
-    "reach", "reaches_all", "row_starts", "signature_edges", "stacked_rows", "structure", "without_repeats",
+    "reach", "reached", "row_starts", "signature_edges", "stacked_rows", "structure", "without_repeats",
 )  # fmt: skip
 
 

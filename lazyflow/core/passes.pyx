@@ -87,6 +87,13 @@ cdef i64 *_bounds(object a, Py_ssize_t count, Py_ssize_t total, str name) except
     return found
 
 
+cdef int _check_part(const i64 *starts, Py_ssize_t low, Py_ssize_t high, Py_ssize_t total, str name) except -1:
+    """Of where groups begin, those from ``low`` to ``high``: see `_bounds`."""
+    if starts[low] < 0 or starts[high] > total or not _is_ascending(starts + low, high - low):
+        raise ValueError(f"{name}: ascending numbers from 0 to {total} expected")
+    return 0
+
+
 # Without branches, so that they become vector code: the sign of what is gathered says whether there was any.
 
 
@@ -321,15 +328,18 @@ def cut(ids, operands, ints, floats, starts, int_starts, float_starts, lows, hig
     cdef const i32 *operand = _ints32(operands, -1, "operands")
     cdef const i32 *number = _ints32(ints, -1, "ints")
     cdef const double *real = _doubles(floats, -1, "floats")
-    cdef const i64 *start = _bounds(starts, n, _size(operands), "starts")
-    cdef const i64 *int_start = _bounds(int_starts, n, _size(ints), "int_starts")
-    cdef const i64 *float_start = _bounds(float_starts, n, _size(floats), "float_starts")
+    cdef const i64 *start = _ints(starts, n + 1, "starts")
+    cdef const i64 *int_start = _ints(int_starts, n + 1, "int_starts")
+    cdef const i64 *float_start = _ints(float_starts, n + 1, "float_starts")
     cdef const i64 *low = _indices(lows, parts, n + 1, "lows")
     cdef const i64 *high = _indices(highs, parts, n + 1, "highs")
     cdef Py_ssize_t rows = 0, edges = 0, numbers = 0, reals = 0, k, e, part, left, right, middle
     for k in range(parts):
         if high[k] < low[k] or (k and low[k] < high[k - 1]):
             raise ValueError("lows, highs: ascending ranges expected")
+        _check_part(start, low[k], high[k], _size(operands), "starts")  # of a long tape, what is read of it alone
+        _check_part(int_start, low[k], high[k], _size(ints), "int_starts")
+        _check_part(float_start, low[k], high[k], _size(floats), "float_starts")
         rows += high[k] - low[k]
         edges += start[high[k]] - start[low[k]]
         numbers += int_start[high[k]] - int_start[low[k]]
@@ -1458,36 +1468,46 @@ def places(base, shift, origin, kept, offsets):
 # Gradients.
 
 
-def reaches_all(Nodes nodes not None, wanted, wants, slots, roots):
-    """Whether a gradient that starts at ``roots`` reaches all nodes whose signature wants one (``wanted``): each of
-    them is read by a node that hands one on to it. ``wants[slots[s] + k]``: whether signature ``s`` does to operand
-    ``k``; its last operand stands for further ones."""
-    cdef const flag *want = _flags(wanted, nodes.signatures, "wanted")
+def reached(Nodes nodes not None, apart, wants, slots, roots):
+    """The nodes that a gradient from ``roots`` reaches. ``wants[slots[s] + k]``: whether signature ``s`` hands one on to
+    operand ``k``; its last entry stands for further operands. ``apart[s]``: 0 for a signature whose call takes part
+    with all of its results or not at all, else how many results it has, of which each has flags of its own."""
+    cdef const i64 *told = _indices(apart, nodes.signatures, 1 << 31, "apart")
     cdef const flag *hands = _flags(wants, -1, "wants")
     cdef const i64 *slot = _bounds(slots, nodes.signatures, _size(wants), "slots")
     cdef const i64 *root = _indices(roots, -1, nodes.n, "roots")
-    cdef Py_ssize_t i, e, k, count = _size(roots)
-    cdef i64 s, last
-    cdef bint all_reached = True
-    reached = _zeros(nodes.n, cnp.NPY_BOOL)
-    cdef flag *is_reached = _flag_at(reached)
+    cdef Py_ssize_t i, e, k, r, results, width, first, count = _size(roots)
+    cdef i64 s, source
+    found = _zeros(nodes.n, cnp.NPY_BOOL)
+    cdef flag *is_reached = _flag_at(found)
     with nogil:
         for i in range(count):
-            is_reached[nodes.launcher[root[i]]] = True
-        for i in range(nodes.n):
+            is_reached[_taking_part(nodes, told, root[i])] = True
+        for i in range(nodes.n - 1, -1, -1):  # users before what they read, and a call behind its results
             if nodes.launcher[i] != i:
                 continue
             s = nodes.kind[i]
-            last = slot[s + 1] - 1
-            for e in range(nodes.start[i], nodes.start[i + 1]):
-                k = slot[s] + e - nodes.start[i]
-                if last >= slot[s] and hands[k if k < last else last]:
-                    is_reached[nodes.launcher[nodes.source[e]]] = True
+            results = max(told[s], 1)
+            width = (slot[s + 1] - slot[s]) // results
+            if not width:
+                continue
+            for r in range(min(results, nodes.n - i)):
+                if not is_reached[i + r]:
+                    continue
+                first = slot[s] + r * width
+                for e in range(nodes.start[i], nodes.start[i + 1]):
+                    k = e - nodes.start[i]
+                    if hands[first + min(k, width - 1)]:
+                        is_reached[_taking_part(nodes, told, nodes.source[e])] = True
         for i in range(nodes.n):
-            if nodes.launcher[i] == i and want[nodes.kind[i]] and not is_reached[i]:
-                all_reached = False
-                break
-    return all_reached
+            if nodes.launcher[i] != i and not told[nodes.kind[nodes.launcher[i]]]:
+                is_reached[i] = is_reached[nodes.launcher[i]]
+    return found
+
+
+cdef inline i64 _taking_part(Nodes nodes, const i64 *told, i64 node) noexcept nogil:
+    """The node that takes part where one is reached: itself, or its call, where that is not told apart."""
+    return node if told[nodes.kind[nodes.launcher[node]]] else nodes.launcher[node]
 
 
 # Chains.

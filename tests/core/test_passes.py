@@ -203,10 +203,11 @@ def test_calls_of_cells(graph, rng):
 @on_graphs()
 def test_what_a_gradient_reaches(graph, rng):
     n, kinds = len(graph[0]), graph[1]
-    slots = arrays.begins(np.full(kinds, 3))
-    wanted, wants = rng.random(kinds) < 0.5, rng.random(3 * kinds) < 0.8
-    roots = rng.integers(0, n, 1) if n else ints([])
-    assert_same(lambda form: form.reaches_all(form.Nodes(*graph), wanted, wants, slots, roots))
+    apart = rng.integers(0, 3, kinds) * (rng.random(kinds) < 0.5)
+    slots = arrays.begins(rng.integers(0, 4, kinds) * np.maximum(apart, 1))
+    wants = rng.random(slots[-1]) < 0.8
+    roots = rng.integers(0, n, 2) if n else ints([])
+    assert_same(lambda form: form.reached(form.Nodes(*graph), apart, wants, slots, roots))
 
 
 @on_graphs(results=False)
@@ -432,7 +433,7 @@ def arguments():
     yield "evenly", (offsets, ints([0, 2, 4]), ints([4, 4]))
     yield "stacked_rows", (nodes, shift, offsets, order, 2)
     yield "places", (ints([0, 1, 2]), ints([0, 1, 2]), ints([0, 2]), ints([0, 1]), ints([0, 4]))
-    yield "reaches_all", (nodes, flags, flags, ints([0, 1, 2, 3]), ints([3]))
+    yield "reached", (nodes, ints([0, 0, 0]), flags, ints([0, 1, 2, 3]), ints([3]))
     classes = ints([0, 0, -1, 0]), ints([1]), ints([4])
     yield "chains", (nodes, shift, *classes, np.ones((3, 2), bool), marks, 4)
     yield "joined", (nodes, shift, ints([1, 1, 2, 3]), ints([-1, 0, -1, -1]), ints([2]))
