@@ -35,7 +35,7 @@ def module(name: str) -> Extension:
 
 
 EXTENSIONS = [
-    extension("machine", "machine.pyx", "c/machine.c", "c/threads.c"),
+    extension("machine", "machine.pyx", "c/machine.c", "c/products.c", "c/threads.c"),
     extension("columns", "columns.pyx"),
     extension("guards", "guards.pyx"),
     extension("passes", "passes.pyx"),

@@ -42,7 +42,7 @@ class Settings:
     cells are fused, too), ``"numpy"`` (NumPy calls over blocks that stay in cache), ``"off"`` (one operation after
     another), ``"auto"`` (the core where it was built, else NumPy).
     ``dedupe``: nodes that compute the same are computed once. ``threads``: how many a run and an optimizer's step may
-    use, BLAS for products and the core for what is large enough; ``"all"`` for as many as there are cores.
+    use for what is large enough; ``"all"`` for as many as there are cores.
     """
 
     batching: str = "phases"

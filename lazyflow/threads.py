@@ -1,8 +1,9 @@
-"""How many threads BLAS and the compiled core use while the engine runs.
+"""How many threads the compiled core and BLAS use while the engine runs.
 
 The products of small models are too small to share, and BLAS threads that wait for a busy core make them up to hundreds
 of times slower; so one thread is the default, whatever the environment says, and ``lf.using(threads=...)`` the one
-setting. What NumPy does outside of a run is left alone.
+setting. The core cuts products into parts for its own threads, and BLAS has one: a pool beside it, whose threads look
+for work all the time, would take the core's processors away. What NumPy does outside of a run is left alone.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ _users = _Users()
 
 
 class blas_threads:
-    """Let BLAS use ``number`` threads in the ``with`` block.
+    """Let BLAS use ``number`` threads in the ``with`` block, or one where the core shares products among threads.
 
     >>> with blas_threads(1):
     ...     {lib.num_threads for lib in _libraries()} <= {1}
@@ -72,7 +73,7 @@ class blas_threads:
     """
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number = number if core.machine is None else 1
 
     def __enter__(self) -> None:
         _users.enter(self, self.number)

@@ -1,10 +1,10 @@
-"""BLAS threads: one while the engine runs, as many as asked for, and afterwards what there were before."""
+"""Threads while the engine runs: BLAS has one where the core shares products, and afterwards what it had before."""
 
 import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import engine, execute, threads
+from lazyflow import core, engine, execute, threads
 
 
 def counts():
@@ -24,7 +24,7 @@ def test_a_run_has_the_threads_of_the_settings_and_gives_them_back(monkeypatch, 
     before = counts()
     with lf.using(threads=number):
         lf.sum(lf.matmul(lf.Parameter(np.eye(3)), np.ones(3))).backward()
-    assert set(seen) <= {number} and seen
+    assert set(seen) <= {number if core.machine is None else 1} and seen
     assert counts() == before
 
 

@@ -52,6 +52,18 @@ cdef extern from "machine.h" nogil:
     const char *lf_instruction_set()
     int lf_use_instruction_set(const char *name)
 
+cdef extern from "products.h" nogil:
+    ctypedef void (*lf_loop)(char **arguments, const Py_ssize_t *sizes, const Py_ssize_t *steps, void *data)
+    ctypedef struct lf_product:
+        lf_loop loop
+        void *data
+        char *a
+        char *b
+        char *out
+        Py_ssize_t[4] sizes
+        Py_ssize_t[9] steps
+    void lf_multiply(const lf_product *product)
+
 cdef extern from "threads.h" nogil:
     int lf_use_threads(int number)
 
@@ -528,6 +540,69 @@ def cross_entropy_slopes(cnp.ndarray scores, cnp.ndarray index, cnp.ndarray shar
     if not done:
         raise MemoryError
     return wrong < 0
+
+
+# The loops of NumPy's matmul, by dtype: nothing here links a BLAS.
+cdef lf_loop _loops[2]
+cdef void *_loop_data[2]
+
+
+cdef int _find_loops() except -1:
+    cdef cnp.ufunc matmul = numpy.matmul
+    cdef int k, d
+    for d in range(2):
+        kind = cnp.NPY_DOUBLE if d else cnp.NPY_FLOAT
+        for k in range(matmul.ntypes):
+            if matmul.types[3 * k] == kind and matmul.types[3 * k + 1] == kind and matmul.types[3 * k + 2] == kind:
+                _loops[d], _loop_data[d] = <lf_loop><void *>matmul.functions[k], matmul.data[k]
+    return 0
+
+
+_find_loops()
+
+
+cdef bint _is_matrix(object a, int kind):
+    """Whether it is an array of this type, of two axes, or of three for several matrices."""
+    if not cnp.PyArray_Check(a) or cnp.PyArray_TYPE(<cnp.ndarray>a) != kind:
+        return False
+    return 2 <= cnp.PyArray_NDIM(<cnp.ndarray>a) <= 3 and cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray>a)
+
+
+def multiply(a, b, out=None):
+    """``numpy.matmul(a, b, out=out)``, in parts where this thread may use several. ``out`` shares no memory with the
+    operands."""
+    if not cnp.PyArray_Check(a):
+        return numpy.matmul(a, b, out=out)
+    cdef int kind = cnp.PyArray_TYPE(<cnp.ndarray>a), axes = cnp.PyArray_NDIM(<cnp.ndarray>a), k
+    cdef int d = kind == cnp.NPY_DOUBLE
+    if (kind != cnp.NPY_FLOAT and not d) or _loops[d] == NULL or not (_is_matrix(a, kind) and _is_matrix(b, kind)):
+        return numpy.matmul(a, b, out=out)
+    if cnp.PyArray_NDIM(<cnp.ndarray>b) != axes or (out is not None and not _is_matrix(out, kind)):
+        return numpy.matmul(a, b, out=out)
+    cdef cnp.npy_intp *left = cnp.PyArray_DIMS(<cnp.ndarray>a) + axes - 2
+    cdef cnp.npy_intp *right = cnp.PyArray_DIMS(<cnp.ndarray>b) + axes - 2
+    cdef Py_ssize_t count = cnp.PyArray_DIM(<cnp.ndarray>a, 0) if axes == 3 else 1
+    cdef cnp.npy_intp[3] shape = [count, left[0], right[1]]
+    if left[1] != right[0] or (axes == 3 and cnp.PyArray_DIM(<cnp.ndarray>b, 0) != count):
+        return numpy.matmul(a, b, out=out)
+    if out is None:
+        out = cnp.PyArray_EMPTY(axes, &shape[3 - axes], kind, 0)
+    elif cnp.PyArray_NDIM(<cnp.ndarray>out) != axes or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
+        return numpy.matmul(a, b, out=out)
+    for k in range(axes):
+        if cnp.PyArray_DIM(<cnp.ndarray>out, k) != shape[3 - axes + k]:
+            return numpy.matmul(a, b, out=out)
+    cdef lf_product p
+    p.loop, p.data = _loops[d], _loop_data[d]
+    p.a, p.b, p.out = cnp.PyArray_BYTES(a), cnp.PyArray_BYTES(b), cnp.PyArray_BYTES(out)
+    p.sizes[0], p.sizes[1], p.sizes[2], p.sizes[3] = count, left[0], left[1], right[1]
+    for k, array in enumerate((a, b, out)):
+        p.steps[k] = cnp.PyArray_STRIDE(<cnp.ndarray>array, 0) if axes == 3 else 0
+        p.steps[3 + 2 * k] = cnp.PyArray_STRIDE(<cnp.ndarray>array, axes - 2)
+        p.steps[4 + 2 * k] = cnp.PyArray_STRIDE(<cnp.ndarray>array, axes - 1)
+    with nogil:
+        lf_multiply(&p)
+    return out
 
 
 def use_threads(int number) -> int:

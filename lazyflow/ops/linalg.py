@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.locks import Lock
 from lazyflow.ops.base import OPS, Abstract, Array, Op, Result, Shape, register, symbolic, total
@@ -182,6 +183,14 @@ def _place(out: Array, plan: Plan, shape: Shape) -> Array | None:
 def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
     if b.shape[-2] == 1:  # NumPy runs products over one element outside BLAS, three times slower than this
         return xp.multiply(a, b, out=out)
+    return _matmul(xp, a, b, out)
+
+
+def _matmul(xp: Any, a: Array, b: Array, out: Array | None = None) -> Array:
+    """``xp.matmul``, which the core calls without NumPy's look at its arguments, and on several threads where these are
+    allowed. ``out`` shares no memory with the operands."""
+    if xp is np and core.machine is not None:
+        return core.machine.multiply(a, b, out)
     return xp.matmul(a, b, out=out)
 
 
@@ -207,7 +216,7 @@ def _small_products_pay() -> bool:
     def seconds(step: int) -> float:
         start = time.perf_counter()
         for low in range(0, len(x), step):
-            np.matmul(x[low : low + step], weight, out=out[low : low + step])
+            _matmul(np, x[low : low + step], weight, out[low : low + step])
         return time.perf_counter() - start
 
     rounds = [(seconds(4), seconds(8)) for _ in range(6)]
@@ -230,11 +239,11 @@ def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None) -> 
     rows = len(x)
     part = SMALL // max(weight.size, 1) // 4 * 4  # these kernels are made for four rows
     if not 0 < part < rows <= MOST_PARTS * part or not _pays(xp, x, weight):
-        return xp.matmul(x, weight, out=out)
+        return _matmul(xp, x, weight, out)
     if out is None:
         out = np.empty((rows, weight.shape[1]), x.dtype)
     for low in range(0, rows, part):
-        np.matmul(x[low : low + part], weight, out=out[low : low + part])
+        _matmul(np, x[low : low + part], weight, out[low : low + part])
     return out
 
 
@@ -257,10 +266,10 @@ def outer_sum(xp: Any, g: Array, x: Array) -> Array:
 def _outer_sum(xp: Any, g: Array, x: Array) -> Array:
     part = SMALL // max(x.size, 1) // 16 * 16
     if not LEAST_COLUMNS <= part < g.shape[1] or not _pays(xp, g, x):
-        return xp.matmul(g.T, x)
+        return _matmul(xp, g.T, x)
     out = np.empty((g.shape[1], x.shape[1]), x.dtype)
     for low in range(0, len(out), part):
-        np.matmul(g[:, low : low + part].T, x, out=out[low : low + part])
+        _matmul(np, g[:, low : low + part].T, x, out[low : low + part])
     return out
 
 
