@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import lazyflow as lf
-from benchmarks.harness import Stopwatch, threads_here
+from benchmarks.harness import threads_here
 from benchmarks.peers import Array
-from lazyflow import engine, nn, optim
+from lazyflow import nn, optim
+from lazyflow.profile import Profile
 
 Example = TypeVar("Example")
 
@@ -25,10 +25,14 @@ class Model(Generic[Example]):
     fuse = "auto"
 
     def __init__(self, batching: str = "phases") -> None:
-        self.watch = Stopwatch()
+        self.watch = Profile()
         self.batching = batching
         self.kept: dict[int, lf.Expr] = {}
         self.kept_outputs: dict[int, list[lf.Expr]] = {}
+
+    def settings(self) -> lf.using:
+        """Those of a step."""
+        return lf.using(batching=self.batching, fuse=self.fuse, threads=threads_here(), profile=self.watch)
 
     def loss(self, example: Example) -> lf.Expr:
         """The loss of one example."""
@@ -51,26 +55,19 @@ class Model(Generic[Example]):
         return lf.mean([self.loss(example) for example in examples])
 
     def train_step(self, examples: Sequence[Example]) -> float:
-        with lf.using(batching=self.batching, fuse=self.fuse, threads=threads_here()):
-            self.watch.start()
+        with self.settings(), self.watch.counting("record"):
             loss = self.record(examples)
-            self.watch.lap("record")
-            with schedule_apart(self.watch):
+            with self.watch.counting("forward"):
                 loss.forward()
-            value = loss.item()
-            self.watch.lap("forward")
-            for run in loss.tape.runs:  # what backward plans for itself is scheduling, too
-                run.plan.parameter_launches  # noqa: B018
-            self.watch.lap("schedule")
+                value = loss.item()
             loss.backward()
-            self.watch.lap("backward")
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.watch.lap("update")
+            with self.watch.counting("update"):
+                self.optimizer.step()
+                self.optimizer.zero_grad()
             return value
 
     def infer(self, examples: Sequence[Example]) -> Array:
-        with lf.using(batching=self.batching, fuse=self.fuse, threads=threads_here()), lf.no_grad():
+        with self.settings(), lf.no_grad():
             if self.kept_outputs:
                 self._as_after_an_update()
                 outputs = [y for example in examples for y in self.kept_outputs[id(example)]]
@@ -97,26 +94,3 @@ def assign(pairs: Iterable[tuple[lf.Parameter | None, Array]]) -> None:
 def assign_layer(layer: nn.Linear, weights: Mapping[str, Array], name: str) -> None:
     """The weights ``name.weight`` and ``name.bias``."""
     assign([(layer.weight, weights[f"{name}.weight"]), (layer.bias, weights[f"{name}.bias"])])
-
-
-@contextmanager
-def schedule_apart(watch: Stopwatch) -> Iterator[None]:
-    """Laps of their own for what a forward pass does before its first kernel: graph, schedule and plan."""
-    parts = {name: getattr(engine, name) for name in ("key_of", "collect", "reduced", "plan_of", "again")}
-    for name, part in parts.items():
-        setattr(engine, name, _lapped(part, watch))
-    try:
-        yield
-    finally:
-        for name, part in parts.items():
-            setattr(engine, name, part)
-
-
-def _lapped(part: Callable[..., Any], watch: Stopwatch) -> Callable[..., Any]:
-    def call(*arguments: Any, **options: Any) -> Any:
-        watch.lap("forward")
-        result = part(*arguments, **options)
-        watch.lap("schedule")
-        return result
-
-    return call

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import harness, peers
 from benchmarks.harness import Stopwatch
 from benchmarks.trees import minibatches
+from lazyflow.profile import Profile
 
 PARTS = ("record", "schedule", "forward", "backward", "update")
 PLANNING = "record + schedule"
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser, examples: str) -> None:
 
 def measure(
     step: Callable[[Sequence[Any]], object],
-    watch: Stopwatch,
+    watch: Stopwatch | Profile,
     batches: Sequence[Sequence[Any]],
     limits: tuple[float, int],
     round_: int,

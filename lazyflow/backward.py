@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import passes
+from lazyflow import passes, settings
 from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
 from lazyflow.execute import Run, operand_values
@@ -159,7 +159,11 @@ def _run_backward(
     for _, offset, cotangent in given:
         flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
         flat += cotangent.reshape(-1)
+    profile = settings.current().profile
+    before = "" if profile is None else profile.switch("schedule")
     reverse, at_once, calls = _launches(run, active, hot)
+    if profile is not None:
+        profile.switch(before)
     for some in calls:
         some.begin_backward(arena)
     for launch in reversed(reverse):

@@ -71,6 +71,8 @@ def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
 
 def _run(roots: Sequence[Expr]) -> None:
     """Compute the roots, after what they need from the other side of ``no_grad`` blocks."""
+    profile = settings.current().profile
+    before = "" if profile is None else profile.switch("schedule")
     stack = [list(roots)]
     while stack:
         reached = reached_tapes(stack[-1], anew=False)
@@ -79,6 +81,8 @@ def _run(roots: Sequence[Expr]) -> None:
             stack.append(first)
         elif _run_alike(stack[-1], reached):
             stack.pop()
+    if profile is not None:  # after an error, whoever counts goes on with a part of its own
+        profile.switch(before)
 
 
 def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
@@ -142,13 +146,17 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way)
     """Run a plan, and note where the values of the tapes lie now."""
     _check_recorded(plan.kinds)
     # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
-    threads = settings.current().threads
+    options = settings.current()
+    threads, profile = options.threads, options.profile
+    before = "" if profile is None else profile.switch("forward")
     with blas_threads(threads), kernel_threads(threads), np.errstate(all="ignore"), devices.on(way.device):
         run = Run(plan, way.device, way.differentiable, way.fuse)
         execute(run)
         if way.checked:
             check_finite(run, roots)
         _remember(run, tapes)
+    if profile is not None:
+        profile.switch(before)
 
 
 # Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, and
@@ -340,6 +348,14 @@ class Engine:
     @_alone
     def backward(self, root: Expr, cotangent: Array | None) -> None:
         """Add the gradients of ``root`` to its parameters; none of them if it is interrupted, or if a hook raises."""
+        profile = settings.current().profile
+        if profile is None:
+            self._backward(root, cotangent)
+        else:
+            with profile.counting("backward"):
+                self._backward(root, cotangent)
+
+    def _backward(self, root: Expr, cotangent: Array | None) -> None:
         _refuse_in_cells(_roots_to_run([root]))
         seed = _cotangent(root, cotangent)
         if isinstance(root, Parameter):

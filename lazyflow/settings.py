@@ -22,6 +22,7 @@ from lazyflow import core
 from lazyflow.device import canonical
 from lazyflow.errors import CellError, DTypeError, user_line
 from lazyflow.locks import Owner, owner
+from lazyflow.profile import Profile
 from lazyflow.threads import cores
 
 FUSIONS = ("auto", "core", "numpy", "off")
@@ -43,6 +44,7 @@ class Settings:
     another), ``"auto"`` (the core where it was built, else NumPy).
     ``dedupe``: nodes that compute the same are computed once. ``threads``: how many a run and an optimizer's step may
     use for what is large enough; ``"all"`` for as many as there are cores.
+    ``profile``: a `lazyflow.profile.Profile`, which adds up where the time goes.
     """
 
     batching: str = "phases"
@@ -53,6 +55,7 @@ class Settings:
     fuse: str = "auto"
     dedupe: bool = True
     threads: int = 1
+    profile: Profile | None = None
 
 
 # The context: which blocks hold here, and what is recorded on.
@@ -162,6 +165,8 @@ def _checked(name: str, value: Any) -> Any:
         return _checked_threads(value)
     if name == "device":
         return canonical(value)
+    if name == "profile" and not isinstance(value, Profile | None):
+        raise TypeError(f"profile must be a lazyflow.profile.Profile or None, got a {type(value).__name__}")
     if name == "dtype":
         dtype = np.dtype(value).newbyteorder("=")
         if dtype.kind != "f" or dtype.itemsize > 8:

@@ -32,6 +32,7 @@ import numpy as np
 from benchmarks.harness import Stopwatch
 from benchmarks.sentences import Sentence
 from benchmarks.trees import Tree
+from lazyflow.profile import Profile
 
 Array = np.ndarray[Any, Any]
 LEARNING_RATE = 1e-3
@@ -56,7 +57,7 @@ Example = TypeVar("Example", contravariant=True)
 class Model(Protocol[Example]):
     """What a benchmark runs. ``watch`` splits the time of `train_step` into parts."""
 
-    watch: Stopwatch
+    watch: Stopwatch | Profile
 
     def train_step(self, examples: Sequence[Example], /) -> float:
         """Forward, backward and update on one minibatch; returns the loss before the update."""
