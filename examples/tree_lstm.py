@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # The products of small models are too small to share among threads. NumPy reads this when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -117,44 +116,11 @@ def file(folder: Path, part: str) -> Path:
     return plain if plain.exists() else zipped
 
 
-class Speed(NamedTuple):
-    """What `measured` returns."""
-
-    trees_per_second: float
-    nodes: int
-    launches: int
-
-
-def measured(run: Callable[[Any], Any], roots: Callable[[Any], Any], batches: list[Any], batching: str) -> Speed:
-    """How fast ``run(batches)`` goes, and into how many launches the ``roots`` of a minibatch are grouped."""
-    with lf.using(batching=batching):
-        explained = lf.explain(roots(batches[0]))
-        run(batches[:1])
-        start = time.perf_counter()
-        run(batches)
-        seconds = time.perf_counter() - start
-    return Speed(sum(map(len, batches)) / seconds, explained.nodes, explained.launches)
-
-
-def compare(model: TreeLSTM, optimizer: optim.Optimizer, batches: list[Any], batching: str) -> None:
-    """Print speed, nodes and launches of training and inference, batched and one operation at a time."""
-    tasks: dict[str, tuple[Any, Any]] = {
-        "training": (
-            lambda batches: train(model, optimizer, batches),
-            lambda batch: lf.mean([model.loss(tree) for tree in batch]),
-        ),
-        "inference": (
-            lambda batches: accuracy(model, batches),
-            lambda batch: [model.scores(tree) for tree in batch],
-        ),
-    }
-    print(f"\n{len(batches[0])} trees a minibatch{'trees/s':>20}{'nodes':>10}{'launches':>10}{'ratio':>8}")
-    for task, (run, roots) in tasks.items():
-        batched, unbatched = (measured(run, roots, batches, way) for way in (batching, "none"))
-        for name, speed in (("batched", batched), ("unbatched", unbatched)):
-            ratio = speed.trees_per_second / unbatched.trees_per_second
-            row = f"{speed.trees_per_second:>12,.0f}{speed.nodes:>10,}{speed.launches:>10,}{ratio:>8.1f}"
-            print(f"{task + ', ' + name:<26}{row}")
+def compare(model: TreeLSTM, optimizer: optim.Optimizer, trees: Sequence[data.Tree], batch: int, batching: str) -> None:
+    """Print what batching gains in training and in inference, beside one operation at a time."""
+    modes = ("none", batching)
+    print(f"\n{lf.compare(model.loss, trees, batch, modes, optimizer=optimizer)}")
+    print(f"\n{lf.compare(model.scores, trees, batch, modes, train=False)}")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -187,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             loss = train(model, optimizer, tqdm(batches, desc=f"epoch {epoch}", unit="batch", leave=False))
             correct = accuracy(model, data.batches(corpus.dev, 256))
             print(f"epoch {epoch:2}: loss {loss:6.3f}, accuracy on held-out trees {correct:6.1%}")
-    compare(model, optimizer, list(batches)[:4], options.batching)
+    compare(model, optimizer, corpus.train, options.batch, options.batching)
 
 
 if __name__ == "__main__":

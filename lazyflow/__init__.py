@@ -10,6 +10,7 @@ NumPy or CuPy calls, `Expr.backward` runs the same groups in reverse, and an opt
 from lazyflow import errors
 from lazyflow.cell import cell
 from lazyflow.check_grads import check_grads
+from lazyflow.compare import Comparison, Measured, compare
 from lazyflow.engine import forward
 from lazyflow.errors import (
     CellError,
@@ -203,6 +204,7 @@ from lazyflow import data, functions, nn, optim, random, train  # isort: skip
 __all__ = [
     "CellError",
     "CheckpointError",
+    "Comparison",
     "DTypeError",
     "DeviceError",
     "Explanation",
@@ -210,6 +212,7 @@ __all__ = [
     "GradientError",
     "Info",
     "LazyflowError",
+    "Measured",
     "NonFiniteError",
     "NotComputableError",
     "Parameter",
@@ -250,6 +253,7 @@ __all__ = [
     "circular_convolution",
     "circular_correlation",
     "clip",
+    "compare",
     "concatenate",
     "constant",
     "constrained_softmax",

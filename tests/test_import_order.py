@@ -15,6 +15,7 @@ ORDER = (
     "device",
     "locks",
     "threads",
+    "profile",
     "settings",
     "hooks",
     "random",
@@ -73,6 +74,10 @@ ORDER = (
     "train.handlers",
     "train.fit",
     "train",
+    "compared",
+    "unchanged",
+    "compare",
+    "__main__",
 )
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

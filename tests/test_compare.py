@@ -1,0 +1,508 @@
+"""`lf.compare`: what it says is so, what it leaves as it was, and what it refuses."""
+
+import builtins
+import functools
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow import nn, optim
+from lazyflow.__main__ import main
+from lazyflow.compared import HEADER
+from tests.interrupts import bytecodes, interrupted
+
+QUICK = {"seconds": 0, "progress": False}
+SENTENCES = [[(3 * n + k) % 7 for k in range(n)] for n in (1, 2, 3, 5, 8, 4, 7)]
+
+
+class Tagger(nn.Module):
+    """With everything that a measurement might change: dropout, a buffer, a stream of its own, a mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.cell = nn.GRUCell(4, 4)
+        self.dropout = nn.Dropout(0.5)
+        self.noise = lf.Stream(5)
+        self.output = nn.Linear(4, 3)
+        self.register_buffer("seen", np.zeros(2))
+        self.generator = np.random.default_rng(3)
+
+    def scores(self, sentence):
+        h = None
+        for word in sentence:
+            h = self.cell(self.embedding(word), h)
+        return self.output(self.dropout(h) + 0.1 * lf.normal((4,), stream=self.noise))
+
+    def loss(self, sentence):
+        self.seen = self.seen + 1.0
+        scale = self.generator.random() + random.random() + np.random.random()  # noqa: NPY002
+        return scale * lf.cross_entropy(self.scores(sentence), len(sentence) % 3)
+
+
+@pytest.fixture
+def model():
+    lf.seed(0)
+    return Tagger()
+
+
+def state(model, optimizer=None):
+    """All of it, for comparing to the bit."""
+    parameters = list(model.parameters())
+    return {
+        "values": [p.numpy().tobytes() for p in parameters],
+        "gradients": [None if p.grad is None else (id(p.grad), np.asarray(p.grad).tobytes()) for p in parameters],
+        "buffers": [b.tobytes() for b in model.buffers()],
+        "modes": [m.training for m in model.modules()],
+        "streams": [s.state_dict() for s in (lf.random.default_stream(), model.noise)],
+        "python": random.getstate(),
+        "numpy": [repr(g) for g in (np.random.get_state(), model.generator.bit_generator.state)],  # noqa: NPY002
+        "optimizer": None if optimizer is None else repr(optimizer.state_dict()),
+    }  # fmt: skip
+
+
+# What it says.
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_rows_are_what_was_asked_for(model, train):
+    found = lf.compare(model.loss, SENTENCES, batch=(2, 4), modes=("none", "depth"), train=train, **QUICK)
+    assert [(row.batch, row.batching) for row in found.rows] == [(2, "none"), (2, "depth"), (4, "none"), (4, "depth")]
+    assert (found.train, found.updated, found.examples, found.notes) == (train, False, 7, found.notes)
+    for row in found.rows:
+        assert len(row.rounds) == 5 and min(row.rounds) > 0
+        assert set(row.ms) == {"record", "schedule", "forward", *(["backward"] if train else [])}
+        assert sum(row.ms.values()) == pytest.approx(1e3 / row.examples_per_s, rel=0.5)
+        assert row.lower_bound <= row.launches <= row.nodes
+        assert (row.gradients_differ is None) == (not train)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("mode", ["none", "depth", "agenda", "levels", "frontier", "phases"])
+def test_values_are_those_of_one_example_at_a_time(model, mode, train):
+    (row,) = lf.compare(model.loss, SENTENCES, batch=7, modes=[mode], train=train, **QUICK).rows
+    assert row.differs < 1e-5
+
+
+def test_nodes_launches_and_bound_are_those_of_explain(model):
+    model.eval()
+    (row,) = lf.compare(model.scores, SENTENCES, batch=7, modes="phases", train=False, **QUICK).rows
+    with lf.no_grad():
+        explained = lf.explain([model.scores(s) for s in SENTENCES])
+    assert (row.nodes, row.launches, row.lower_bound) == (
+        explained.nodes, explained.launches, explained.lower_bound,
+    )  # fmt: skip
+
+
+def test_with_an_optimizer_updates_are_measured(model):
+    optimizer = optim.Adam(model.parameters())
+    found = lf.compare(model.loss, SENTENCES, batch=3, optimizer=optimizer, **QUICK)
+    assert found.updated and all(row.ms["update"] > 0 for row in found.rows)
+
+
+def test_the_default_is_none_against_the_batching_that_holds():
+    w = lf.Parameter([1.0])
+    with lf.using(batching="depth"):
+        found = lf.compare(lambda x: lf.sum(w * x), [1.0, 2.0], batch=2, **QUICK)
+    assert [row.batching for row in found.rows] == ["none", "depth"]
+    assert found.rows[0].ratio == 1 and found.rows[1].ratio is not None
+
+
+def test_without_none_there_are_no_ratios():
+    w = lf.Parameter([1.0])
+    (row,) = lf.compare(lambda x: lf.sum(w * x), [1.0, 2.0], batch=2, modes=["phases"], **QUICK).rows
+    assert row.ratio is None and not row.within_noise and row.cells()[HEADER.index("ratio")] == "-"
+
+
+def test_sizes_beyond_the_examples_are_all_of_them_and_that_is_said():
+    w = lf.Parameter([1.0])
+    found = lf.compare(lambda x: lf.sum(w * x), [1.0, 2.0, 3.0], modes=["phases"], **QUICK)
+    assert [row.batch for row in found.rows] == [1, 3]
+    assert "16, 64, 256 have all 3 examples" in found.notes[0]
+
+
+def test_no_example_is_twice_in_a_minibatch():
+    w, seen = lf.Parameter([1.0]), []
+    lf.compare(lambda x: [seen.append(x), lf.sum(w * x)][1], range(4), batch=4, modes=["phases"], **QUICK)
+    assert all(sorted(seen[k : k + 4]) == [0, 1, 2, 3] for k in range(4, len(seen), 4))
+
+
+def test_all_modes_run_the_same_minibatches():
+    w, seen = lf.Parameter([1.0]), {"none": [], "depth": []}
+
+    def loss_of(x):
+        seen[lf.settings.current().batching].append(x)
+        return lf.sum(w * x)
+
+    lf.compare(loss_of, range(9), batch=2, modes=["none", "depth"], seconds=0.01, progress=False)
+    assert seen["none"][-10:] == seen["depth"][-10:]
+
+
+def test_other_values_when_called_again_are_no_equality():
+    w, calls = lf.Parameter([1.0]), []
+    found = lf.compare(lambda x: [calls.append(x), lf.sum(w * len(calls))][1], [1, 2], batch=2, **QUICK)
+    assert all(row.differs is None and row.cells()[-1] == "?" for row in found.rows)
+    assert "other values when it is called again" in str(found)
+
+
+def test_other_values_in_another_mode_are_said():
+    w = lf.Parameter([1.0])
+    found = lf.compare(
+        lambda x: lf.sum(w * (1.0 if lf.settings.current().batching == "none" else 1.5)), [1, 2], batch=2, **QUICK
+    )
+    assert found.rows[0].differs == 0 and found.rows[1].losses_differ == found.rows[1].gradients_differ == 0.5
+    assert "2 a minibatch, phases: values differ by more than rounding" in found.notes[0]
+
+
+def test_nan_is_equal_to_nan_and_to_nothing_else():
+    w = lf.Parameter([-1.0])
+    found = lf.compare(lambda x: lf.sum(lf.log(w)), [1, 2], batch=2, train=False, **QUICK)
+    assert all(row.differs == 0 for row in found.rows)
+
+
+def test_a_model_that_looks_at_its_values_is_measured_whole(model):
+    def loss_of(sentence):
+        loss = model.loss(sentence)
+        return loss * 2 if loss.item() > 1 else loss
+
+    for row in lf.compare(loss_of, SENTENCES, batch=3, **QUICK).rows:
+        assert min(row.ms[part] for part in ("record", "schedule", "forward", "backward")) > 0
+
+
+def test_what_is_kept_is_computed_anew(model):
+    kept = [lf.cross_entropy(model.output(model.cell(model.embedding(s[-1]))), 1) for s in SENTENCES]
+    lf.forward(kept)
+    none, phases = lf.compare(kept.__getitem__, range(7), batch=7, **QUICK).rows
+    assert none.differs < 1e-5 > phases.differs
+    before = [row.numpy() for row in kept]
+    model.output.bias.assign([1.0, 2.0, 3.0])
+    lf.forward(kept)
+    assert all((a.numpy() != b).all() for a, b in zip(kept, before, strict=True)), "still follows the parameters"
+
+
+def test_noise_is_said(model):
+    (row,) = lf.compare(model.loss, SENTENCES, batch=2, modes=["none"], **QUICK).rows
+    row = replace(row, batching="depth", ratios=(0.9, 0.9, 1.0, 1.1, 1.1))
+    assert row.within_noise and "1.00*" in row.cells()
+    assert not replace(row, ratios=(0.5, 1.1, 1.1, 1.2, 1.2)).within_noise, "one round that was disturbed says nothing"
+    assert replace(row, rounds=(1.0, 9.0, 10.0, 11.0, 90.0)).spread == 0.1
+
+
+# What it leaves as it was.
+
+
+def refusing(model, at):
+    """A loss that fails at a call."""
+    calls = []
+
+    def loss_of(sentence):
+        calls.append(sentence)
+        if len(calls) == at:
+            model.eval()
+            raise KeyboardInterrupt
+        return model.loss(sentence)
+
+    return loss_of
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_nothing_changes(model, train, gradients):
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+    if gradients:
+        model.loss(SENTENCES[3]).backward()
+        optimizer.step()
+    model.dropout.eval()
+    before = state(model, optimizer)
+    lf.compare(model.loss, SENTENCES, batch=3, train=train, optimizer=optimizer if train else None, **QUICK)
+    assert state(model, optimizer) == before
+
+
+@pytest.mark.parametrize("at", [1, 2, 7, 11, 14, 16, 30, 44])
+def test_nothing_changes_after_an_interrupt(model, at):
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model.loss(SENTENCES[3]).backward()
+    optimizer.step()
+    before = state(model, optimizer)
+    with pytest.raises(KeyboardInterrupt):
+        lf.compare(refusing(model, at), SENTENCES, batch=3, optimizer=optimizer, **QUICK)
+    assert state(model, optimizer) == before
+    assert lf.settings.current() == lf.settings.Settings()
+
+
+def test_nothing_changes_wherever_an_interrupt_comes(model):
+    """Among the bytecodes that put things back, the last ones foremost."""
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    before = state(model, optimizer)
+
+    def run():
+        lf.compare(model.loss, SENTENCES[:2], batch=2, modes=["phases"], optimizer=optimizer, **QUICK)
+
+    files = ("unchanged.py",)
+    count = bytecodes(run, files)
+    for at in (*range(0, count, count // 12), *range(count - 1200, count, 97)):
+        interrupted(run, at, files)
+        assert state(model, optimizer) == before, at
+
+
+def test_a_gradient_that_waits_is_neither_used_nor_lost(model):
+    model.loss(SENTENCES[3]).backward()
+    (row,) = lf.compare(model.loss, SENTENCES, batch=3, modes=["phases"], **QUICK).rows
+    assert row.gradients_differ < 1e-5
+
+
+def test_values_that_were_computed_stay(model):
+    loss = model.loss(SENTENCES[3])
+    value = loss.item()
+    lf.compare(model.loss, SENTENCES, batch=3, optimizer=optim.SGD(model.parameters(), lr=0.1), **QUICK)
+    loss.backward()
+    assert loss.item() == value, "no dropout is drawn anew"
+
+
+@pytest.mark.parametrize("spelling", ["method", "partial", "closure", "global", "model"])
+def test_generators_are_found_however_the_model_is_named(model, spelling, monkeypatch):
+    monkeypatch.setitem(globals(), "of_the_module", model)
+    hidden = {"loss": model.loss}.__getitem__
+    loss_of, further = {
+        "method": (model.loss, None),
+        "partial": (functools.partial(Tagger.loss, model), None),
+        "closure": (lambda sentence: model.loss(sentence), None),
+        "global": (lambda sentence: of_the_module.loss(sentence), None),  # noqa: F821
+        "model": (lambda sentence: hidden("loss")(sentence), [model]),
+    }[spelling]
+    before = state(model)
+    (row,) = lf.compare(loss_of, SENTENCES, batch=3, modes=["phases"], model=further, **QUICK).rows
+    assert row.differs < 1e-5 and state(model) == before
+
+
+def test_parameters_that_loss_of_changes_are_put_back():
+    w = lf.Parameter([1.0, 2.0])
+
+    def loss_of(x):
+        with lf.no_grad():
+            w.assign(w.numpy() * 2)
+        return lf.sum(w * x)
+
+    lf.compare(loss_of, [1.0, 2.0], batch=2, **QUICK)
+    assert w.numpy().tolist() == [1.0, 2.0]
+
+
+# What it refuses.
+
+W = lf.Parameter([1.0, 2.0])
+
+
+def loss(x):
+    return lf.sum(W * x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (("loss", [1.0]), {}, TypeError, r"loss_of must be a function of one example .*'loss'"),
+        ((loss, 3), {}, TypeError, r"examples must be a list of examples.* got a int"),
+        ((loss, []), {}, ValueError, r"no examples: give at least one"),
+        ((loss, [1.0], 0), {}, ValueError, r"batch must be positive numbers .* got 0"),
+        ((loss, [1.0], (1, -2)), {}, ValueError, r"batch must be positive numbers .* got \(1, -2\)"),
+        ((loss, [1.0], ()), {}, ValueError, r"batch must be positive numbers"),
+        ((loss, [1.0], (1, 2.5)), {}, ValueError, r"batch must be positive numbers"),
+        ((loss, [1.0], (True,)), {}, ValueError, r"batch must be positive numbers"),
+        ((loss, [1.0], "64"), {}, TypeError, r"batch must be a number of examples or several, got '64'"),
+        ((loss, [1.0], 1, ["fast"]), {}, ValueError, r"modes must be of phases, .*; got 'fast'"),
+        ((loss, [1.0], 1, []), {}, ValueError, r"modes must be of phases, .*; got none"),
+        ((loss, [1.0]), {"rounds": 4}, ValueError, r"rounds must be a number of at least 5.*got 4"),
+        ((loss, [1.0]), {"seconds": -1}, ValueError, r"seconds must be a number, 0 or more, got -1"),
+        ((loss, [1.0]), {"optimizer": "adam"}, TypeError, r"optimizer must be one of lazyflow.optim.* got a str"),
+        (
+            (loss, [1.0]), {"optimizer": optim.SGD([W], lr=0.1), "train": False}, ValueError,
+            r"inference has no update: leave optimizer away, or train=False",
+        ),
+        ((lambda x: 0.5, [1.0]), {}, TypeError, r"the expression of a loss, not its value .* got a float: 0\.5"),
+        ((lambda x: W, [1.0]), {}, TypeError, r"not its value or a parameter; got a Parameter"),
+        ((lambda x: None, [1.0]), {}, TypeError, r"got a NoneType"),
+        ((lambda x: W * x, [1.0]), {}, lf.ShapeError, r"one element, got shape \(2,\): return lf\.sum\(x\)"),
+        ((lambda x: lf.constant(x) + 1, [1.0]), {}, lf.GradientError, r"reach a parameter .* pass train=False"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_the_fix(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        lf.compare(*arguments, **{**QUICK, **options})
+
+
+def test_not_in_a_cell():
+    @lf.cell
+    def body(x):
+        lf.compare(loss, [1.0], **QUICK)
+        return x
+
+    with pytest.raises(lf.CellError, match=r"call lf\.compare outside"):
+        body(lf.constant([1.0]))
+
+
+def test_errors_of_the_model_come_through(model):
+    with pytest.raises(IndexError, match="index 99 is out of range"):
+        lf.compare(model.loss, [[0], [99]], batch=2, **QUICK)
+
+
+def test_under_no_grad_it_still_trains():
+    with lf.no_grad():
+        assert lf.compare(loss, [1.0], batch=1, **QUICK).train
+
+
+# What it returns.
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    lf.seed(0)
+    found = lf.compare(Tagger().loss, SENTENCES, batch=(2, 9), **QUICK)
+    return replace(found, notes=(*found.notes, "a note"))
+
+
+def test_it_is_frozen(comparison):
+    with pytest.raises(FrozenInstanceError):
+        comparison.rows = ()
+    with pytest.raises(FrozenInstanceError):
+        comparison.rows[0].batch = 3
+
+
+def test_json_and_back(comparison):
+    assert lf.Comparison.from_json(comparison.to_json()) == comparison
+    found = json.loads(comparison.to_json())
+    assert [row["batching"] for row in found["rows"]] == ["none", "phases"] * 2
+    assert {"lazyflow", "python", "numpy", "threads"} <= set(found["machine"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{"batch": 3}], "notes": []}'])
+def test_other_json_is_refused(text):
+    with pytest.raises(ValueError, match=r"as to_json\(\) writes it"):
+        lf.Comparison.from_json(text)
+
+
+def test_the_table_has_every_figure(comparison):
+    head, titles, *rows = str(comparison).splitlines()
+    assert head.startswith("training, without updates, 7 examples")
+    assert titles.split() == " ".join(HEADER).split()
+    assert rows[4:] == [f"- {note}" for note in comparison.notes]
+    assert len({len(line) for line in [titles, *rows[:4]]}) == 1, "aligned"
+
+
+def test_markdown_has_the_cells_of_the_table(comparison):
+    lines = comparison.to_markdown().splitlines()
+    cells = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("|")]
+    assert cells[0] == HEADER and cells[2:] == [row.cells() for row in comparison.rows]
+    assert comparison._repr_markdown_() == comparison.to_markdown() and lines[-1] == "- a note"
+
+
+def test_plot(comparison, tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = comparison.plot()
+    figure.savefig(tmp_path / "speed.png")
+    speed, parts = figure.axes
+    assert [text.get_text() for text in speed.get_legend().get_texts()] == ["none", "phases"]
+    assert [label.get_text() for label in parts.get_yticklabels()] == ["2, none", "2, phases", "7, none", "7, phases"]
+
+
+def test_without_matplotlib_the_error_says_what_to_install(comparison, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"pip install 'lazyflow\[plot\]'"):
+        comparison.plot()
+
+
+# The command.
+
+PROGRAM = '''
+import lazyflow as lf
+from lazyflow import optim
+w = lf.Parameter([1.0, 2.0])
+class Model:
+    def loss(self, x):
+        return lf.sum(lf.tanh(w * x))
+model = Model()
+examples = [1.0, 2.0, 3.0]
+def made():
+    return examples
+optimizer = optim.SGD([w], lr=0.1)
+def broken(x):
+    return 1 / 0
+'''  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "my_model.py").write_text(PROGRAM, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("my_model", None)
+
+
+@pytest.mark.parametrize("command", [["-m", "lazyflow"], ["-c", "from lazyflow.__main__ import main; main()"]])
+def test_the_command_in_a_process_of_its_own(folder, command):
+    arguments = ["compare", "my_model:model.loss", "my_model:made", "--batch", "2", "--seconds", "0"]
+    files = ["--json", "a.json", "--markdown", "a.md", "--optimizer", "my_model:optimizer"]
+    done = subprocess.run(
+        [sys.executable, *command, *arguments, *files],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(lf.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = lf.Comparison.from_json((folder / "a.json").read_text(encoding="utf-8"))
+    assert str(found) == done.stdout.rstrip("\n") and found.updated
+    assert (folder / "a.md").read_text(encoding="utf-8") == found.to_markdown()
+
+
+@pytest.mark.parametrize("options", [["--no-train"], ["--modes", "depth", "levels"]])
+def test_options_of_the_command(folder, capsys, options):
+    assert main(["compare", "my_model:model.loss", "my_model:examples", "--seconds", "0", *options]) == 0
+    assert ("inference" in capsys.readouterr().out) == (options == ["--no-train"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["my_model.loss", "my_model:examples"], "expected MODULE:NAME, as in my_model:loss_of, got 'my_model.loss'"),
+        (["no_model:loss", "my_model:examples"], "there is no module no_model in"),
+        (["my_model:model.los", "my_model:examples"], "has no 'los'"),
+        (["my_model:model.loss", "my_model:example"], "has no 'example'"),
+    ],
+)
+def test_what_is_not_there_is_named(folder, capsys, arguments, message):
+    assert main(["compare", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "expected a number of at least 1, got '0'"),
+        (["--rounds", "4"], "expected a number of at least 5, got '4'"),
+        (["--modes", "fast"], "invalid choice: 'fast'"),
+        (["--json", "no/such/folder.json"], "expected a file in a folder that is there"),
+        (["--markdown", "."], "expected a file in a folder that is there"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_measured(folder, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(["compare", "my_model:model.loss", "my_model:examples", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_errors_of_the_model_show_where_they_are(folder):
+    with pytest.raises(ZeroDivisionError):
+        main(["compare", "my_model:broken", "my_model:examples"])
