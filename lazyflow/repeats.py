@@ -4,8 +4,8 @@ In real text half of the leaves of a minibatch of trees are repeats, inner nodes
 where payload enters (look-ups, calls of cells with an index) and then only among nodes all of whose operands were found
 repeated: everything that hangs on a word alone, at no cost for the rest of the graph.
 
-Nodes are compared by signature, payload and operands, a column at a time and never by a hash. Random nodes, and nodes
-that somebody watches (`Expr.retain_grad`, hooks), stay as they are.
+Nodes are compared by signature, payload and operands, never by a hash alone. Random nodes, and nodes that somebody
+watches (`Expr.retain_grad`, hooks), stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from lazyflow.graph import Graph, Ints
 from lazyflow.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
 
 FEWEST = 2  # nodes of one signature that are worth a look
-WORTH = 64  # each round passes over all edges: one edge in so many must lead to a node that may be a repeat
+# One edge in so many must lead to a node that may be a repeat. (By whole arrays each round passes over all edges, and
+# the same holds for each; the core needs one pass for all of them.)
+WORTH = 64
 
 
 def without_repeats(graph: Graph) -> Graph:

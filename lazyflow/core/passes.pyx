@@ -6,7 +6,7 @@ are checked, so that wrong arguments are an error and never a read outside of an
 it begins, and the edges of a graph once, when its `Nodes` are made.
 """
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
@@ -23,6 +23,7 @@ cdef extern from "numpy/arrayobject.h":
 cnp.import_array()
 
 ctypedef int64_t i64
+ctypedef uint64_t u64
 ctypedef int32_t i32
 ctypedef unsigned char flag
 
@@ -660,7 +661,7 @@ cdef object _first_equals(
     Py_ssize_t worth
 ):
     """For each node the first one that equals it; None if all differ."""
-    cdef Py_ssize_t n = nodes.n, i, j, k, e, m
+    cdef Py_ssize_t n = nodes.n, i, j, k, e, m, count = 0
     cdef const flag *may = _flags(usable, n, "usable")
     cdef const i64 *moved = _ints(shift, nodes.edges, "shift")
     cdef const i64 *int_start = _ints(int_starts, n, "int_starts")
@@ -670,10 +671,10 @@ cdef object _first_equals(
     cdef const i64 *int_count = _ints(int_counts, nodes.signatures, "int_counts")
     cdef const i64 *float_count = _ints(float_counts, nodes.signatures, "float_counts")
     cdef Py_ssize_t numbers = _size(ints), reals = _size(floats)
-    cdef Py_ssize_t count = 0, found, merged = 0, before, further = _size(nodes.results)
-    cdef const i64 *result = _at(nodes.results)
-    for i in range(n):
-        count += may[i] and nodes.start[i + 1] == nodes.start[i]
+    with nogil:
+        for i in range(n):
+            if may[i] and nodes.start[i + 1] == nodes.start[i]:
+                count += 1
     if count < fewest:
         return None
     for i in range(n):
@@ -682,107 +683,106 @@ cdef object _first_equals(
             raise ValueError("int_starts: the integers of a node are not all there")
         if float_count[k] and (float_start[i] < 0 or float_start[i] + float_count[k] > reals):
             raise ValueError("float_starts: the floats of a node are not all there")
-    firsts, lists, fresh, lefts = _new(n), _new(n), _new(n), _new(n)
-    states = _zeros(3 * n, cnp.NPY_BOOL)
-    cdef _Readers readers = _Readers(nodes)
-    cdef i64 *first = _at(firsts)
-    cdef i64 *some = _at(lists)
-    cdef i64 *new = _at(fresh)
-    cdef i64 *left = _at(lefts)
-    cdef flag *repeated = _flag_at(states)
-    cdef flag *done = repeated + n
-    cdef flag *waiting = done + n
-    cdef Py_ssize_t size = 16, entries = 0, slot
-    while size < 4 * count:
+    if count * worth <= nodes.edges:
+        return None
+    # A number for every node, equal for equal ones; a node that is no other's equal has one of its own. Then a node can
+    # be a repeat only if another has its number: most have none, which one look at a count of each remainder says.
+    cdef Py_ssize_t size = 64, merged = 0, candidates = 0
+    while size < 4 * n:
         size *= 2
-    table = _none(size)
-    cdef i64 *entry = _at(table)
-    cdef i64 key, s, low, high, call
-    cdef bint same
+    codes, firsts, flags = _new(n), _new(n), _zeros(size + 2 * n, cnp.NPY_BOOL)
+    cdef u64 *code = <u64 *>_at(codes)
+    cdef i64 *first = _at(firsts)
+    cdef flag *seen = _flag_at(flags)
+    cdef flag *repeated = seen + size
+    cdef flag *kept = repeated + n
+    cdef u64 key, mask = size - 1
     with nogil:
-        count = 0
         for i in range(n):
+            k = nodes.kind[i]
             first[i] = i
-            left[i] = nodes.start[i + 1] - nodes.start[i]
-            if may[i] and left[i] == 0:
-                some[count] = i
-                count += 1
-    while count * worth > nodes.edges:
-        if 2 * (entries + count) > size:  # entries of earlier rounds are of other signatures
-            while size < 4 * count:
-                size *= 2
-            table, entries = _none(size), 0
-            entry = _at(table)
-        with nogil:
-            before, found = merged, 0
-            for k in range(count):
-                i = some[k]
-                done[i] = True
-                key = s = nodes.kind[i]
-                for m in range(int_start[i], int_start[i] + int_count[s]):
-                    key = (key * 1000003 + number[m]) & MASK
-                for m in range(float_start[i], float_start[i] + float_count[s]):
-                    key = (key * 1000003 + ((bits[m] ^ (bits[m] >> 32)) & MASK)) & MASK
-                for e in range(nodes.start[i], nodes.start[i + 1]):
-                    key = (key * 1000003 + first[nodes.source[e]] * 31 + moved[e]) & MASK
-                slot = (key ^ (key >> 13)) & (size - 1)
-                same = False
-                while entry[slot] >= 0:
-                    j = entry[slot]
-                    same = nodes.kind[j] == s and nodes.start[j + 1] - nodes.start[j] == nodes.start[i + 1] - nodes.start[i]
-                    if same:
-                        for m in range(int_count[s]):
-                            same = same and number[int_start[i] + m] == number[int_start[j] + m]
-                        for m in range(float_count[s]):
-                            same = same and bits[float_start[i] + m] == bits[float_start[j] + m]
-                        for m in range(nodes.start[i + 1] - nodes.start[i]):
-                            same = same and (
-                                first[nodes.source[nodes.start[i] + m]] == first[nodes.source[nodes.start[j] + m]]
-                                and moved[nodes.start[i] + m] == moved[nodes.start[j] + m]
-                            )
-                    if same:
-                        break
-                    slot = (slot + 1) & (size - 1)
-                if not same:
-                    entry[slot] = i
-                    entries += 1
-                    continue
-                first[i] = j
+            key = <u64>k * 0x9E3779B97F4A7C15ULL + 1
+            if nodes.launcher[i] != i:
+                code[i] = _mixed(code[nodes.launcher[i]] + <u64>(i - nodes.launcher[i]))
+                continue
+            if not may[i]:
+                code[i] = _mixed(<u64>i + 0x7FEDCBA987654321ULL)
+                continue
+            for m in range(int_start[i], int_start[i] + int_count[k]):
+                key = _mixed(key + <u64>number[m])
+            for m in range(float_start[i], float_start[i] + float_count[k]):
+                key = _mixed(key + <u64>bits[m])
+            for e in range(nodes.start[i], nodes.start[i + 1]):
+                key = _mixed(key + code[nodes.source[e]] + <u64>moved[e])
+            code[i] = key
+            candidates += seen[key & mask] > 0
+            seen[key & mask] = min(seen[key & mask] + 1, 2)
+    if not candidates:
+        return None
+    cdef Py_ssize_t room = 64
+    while room < 4 * candidates:
+        room *= 2
+    table = _none(room)
+    cdef i64 *entry = _at(table)
+    cdef i64 call
+    with nogil:
+        for i in range(n):
+            call = nodes.launcher[i]
+            if call != i:  # the further results of equal calls are equal
+                first[i] = first[call] + i - call
+            elif may[i] and seen[code[i] & mask] > 1:
+                key = code[i] & <u64>(room - 1)
+                while entry[key] >= 0 and not _are_equal(
+                    nodes, first, moved, int_start, number, int_count, float_start, bits, float_count, i, entry[key]
+                ):
+                    key = (key + 1) & <u64>(room - 1)
+                if entry[key] < 0:
+                    entry[key] = i
+                first[i] = entry[key]
+            repeated[first[i]] |= first[i] != i
+        # Of repeats only those that rest on repeats alone: see `lazyflow.repeats`.
+        for i in range(n):
+            j = first[i]
+            if j == i:
+                call = nodes.launcher[i]
+                kept[i] = repeated[i]
+                for e in range(nodes.start[i], nodes.start[i + 1] if call == i else nodes.start[i]):
+                    kept[i] = kept[i] and kept[first[nodes.source[e]]]
+                if call != i:
+                    kept[i] = kept[call]
+            elif kept[j]:
                 merged += 1
-                if not repeated[j]:
-                    repeated[j] = True
-                    new[found] = j
-                    found += 1
-                repeated[i] = True
-                new[found] = i
-                found += 1
-        if merged == before:
-            break
-        with nogil:
-            for k in range(further):  # the further results of equal calls are equal
-                i = result[k]
-                call = nodes.source[nodes.start[i]]
-                if repeated[call] and not repeated[i]:
-                    first[i] = first[call] + i - call
-                    repeated[i] = True
-                    new[found] = i
-                    found += 1
-            # Who reads repeated nodes alone is next, in ascending order.
-            low, high = n, -1
-            for k in range(found):
-                for e in range(readers.start[new[k]], readers.start[new[k] + 1]):
-                    i = readers.user[e]
-                    left[i] -= 1
-                    if left[i] == 0 and may[i] and not done[i]:
-                        waiting[i] = True
-                        low, high = min(low, i), max(high, i)
-            count = 0
-            for i in range(low, high + 1):
-                if waiting[i]:
-                    waiting[i] = False
-                    some[count] = i
-                    count += 1
+        for i in range(n):
+            if not kept[first[i]]:
+                first[i] = i
     return firsts if merged else None
+
+
+cdef inline u64 _mixed(u64 key) noexcept nogil:
+    """A number of which every bit depends on those of another: the end of splitmix64 (Steele et al. 2014)."""
+    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9ULL
+    key = (key ^ (key >> 27)) * 0x94D049BB133111EBULL
+    return key ^ (key >> 31)
+
+
+cdef bint _are_equal(
+    Nodes nodes, const i64 *first, const i64 *moved, const i64 *int_start, const i32 *number, const i64 *int_count,
+    const i64 *float_start, const i64 *bits, const i64 *float_count, Py_ssize_t i, Py_ssize_t j
+) noexcept nogil:
+    """Whether two nodes are of one signature, with the same payload and operands, of which ``first`` is known."""
+    cdef i64 s = nodes.kind[i], left = nodes.start[i], right = nodes.start[j], m
+    if nodes.kind[j] != s or nodes.start[j + 1] - right != nodes.start[i + 1] - left:
+        return False
+    for m in range(int_count[s]):
+        if number[int_start[i] + m] != number[int_start[j] + m]:
+            return False
+    for m in range(float_count[s]):
+        if bits[float_start[i] + m] != bits[float_start[j] + m]:
+            return False
+    for m in range(nodes.start[i + 1] - left):
+        if first[nodes.source[left + m]] != first[nodes.source[right + m]] or moved[left + m] != moved[right + m]:
+            return False
+    return True
 
 
 # Scheduling.
@@ -1560,6 +1560,55 @@ cdef inline i64 _context(Nodes nodes, Py_ssize_t i) noexcept nogil:
     return (key ^ (key >> 15)) & 0xFFFF
 
 
+cdef class _Trie:
+    """Words as numbers: `step` leads from the number of a word (-1: the empty one) and a symbol to that of the longer
+    one. A table that grows: words are few, however many times they come by."""
+
+    cdef object words, symbols, ends
+    cdef i64 *word
+    cdef i64 *symbol
+    cdef i64 *end
+    cdef Py_ssize_t room, count
+
+    def __cinit__(self):
+        self.count = 0
+        self._make(256)
+
+    cdef int _make(self, Py_ssize_t room) except -1:
+        self.words, self.symbols, self.ends, self.room = _new(room), _new(room), _none(room), room
+        self.word, self.symbol, self.end = _at(self.words), _at(self.symbols), _at(self.ends)
+        return 0
+
+    cdef inline Py_ssize_t _place(self, i64 word, i64 symbol) noexcept nogil:
+        cdef Py_ssize_t at = <Py_ssize_t>(_mixed(<u64>word * 0x9E3779B97F4A7C15ULL + <u64>symbol) & <u64>(self.room - 1))
+        while self.end[at] >= 0 and not (self.word[at] == word and self.symbol[at] == symbol):
+            at = (at + 1) & (self.room - 1)
+        return at
+
+    cdef i64 step(self, i64 word, i64 symbol) except -1:
+        cdef Py_ssize_t at = self._place(word, symbol)
+        if self.end[at] < 0:
+            if 2 * (self.count + 1) > self.room:
+                self._grow()
+                at = self._place(word, symbol)
+            self.word[at], self.symbol[at], self.end[at] = word, symbol, self.count
+            self.count += 1
+        return self.end[at]
+
+    cdef int _grow(self) except -1:
+        cdef object words = self.words, symbols = self.symbols, ends = self.ends
+        cdef const i64 *word = self.word
+        cdef const i64 *symbol = self.symbol
+        cdef const i64 *end = self.end
+        cdef Py_ssize_t before = self.room, i, at
+        self._make(2 * before)
+        for i in range(before):
+            if end[i] >= 0:
+                at = self._place(word[i], symbol[i])
+                self.word[at], self.symbol[at], self.end[at] = word[i], symbol[i], end[i]
+        return 0
+
+
 def chains(Nodes nodes not None, shift, joins, types, sizes, whole, output, Py_ssize_t largest):
     """The chains of a graph (see `lazyflow.chains`): for each node the last member of its chain, its number among the
     members, and the structure of the chain, -1 for none; and how many structures there are.
@@ -1606,40 +1655,25 @@ def chains(Nodes nodes not None, shift, joins, types, sizes, whole, output, Py_s
         if again:
             _link(nodes, join, type_of, size_of, is_whole, slots, alone, largest, last, size, into, parts, fits)
     # A trie: first the signature of each member, then each operand: where from, or which member and which element.
-    cdef Py_ssize_t room = 64, at
-    while room < 2 * (n + nodes.edges):
-        room *= 2
     numbers, counts, structures = _zeros(n), _zeros(n), _none(n)
-    trie, symbols, ends = _new(room), _new(room), _new(room)
+    cdef _Trie trie = _Trie()
     cdef i64 *number = _at(numbers)
     cdef i64 *count = _at(counts)
     cdef i64 *structure = _at(structures)
-    cdef i64 *before = _at(trie)
-    cdef i64 *symbol = _at(symbols)
-    cdef i64 *node = _at(ends)
-    cdef i64 chain, key, found = 0
-    with nogil:
-        for at in range(room):
-            before[at] = -2
-        for q in range(n):
-            chain = last[q]
-            if size[chain] == 1:
-                continue
-            number[q] = count[chain]
-            count[chain] += 1
-            for e in range(nodes.start[q] - 1, nodes.start[q + 1]):
-                if e < nodes.start[q]:
-                    key = nodes.kind[q]
-                else:
-                    key = (moved[e] << 8) + number[nodes.source[e]] + 1 if last[nodes.source[e]] == chain else 0
-                at = <Py_ssize_t>((<unsigned long long>structure[chain] * 1000003ULL + <unsigned long long>key * 7919ULL + <unsigned long long>(key >> 11)) & <unsigned long long>(room - 1))
-                while before[at] != -2 and not (before[at] == structure[chain] and symbol[at] == key):
-                    at = (at + 1) & (room - 1)
-                if before[at] == -2:
-                    before[at], symbol[at], node[at] = structure[chain], key, found
-                    found += 1
-                structure[chain] = node[at]
-    ids = _none(found + 1)
+    cdef i64 chain, key
+    for q in range(n):
+        chain = last[q]
+        if size[chain] == 1:
+            continue
+        number[q] = count[chain]
+        count[chain] += 1
+        for e in range(nodes.start[q] - 1, nodes.start[q + 1]):
+            if e < nodes.start[q]:
+                key = nodes.kind[q]
+            else:
+                key = (moved[e] << 8) + number[nodes.source[e]] + 1 if last[nodes.source[e]] == chain else 0
+            structure[chain] = trie.step(structure[chain], key)
+    ids = _none(trie.count + 1)
     cdef i64 *id = _at(ids)
     cdef i64 total = 0
     with nogil:
