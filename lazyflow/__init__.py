@@ -19,6 +19,7 @@ from lazyflow.errors import (
     DTypeError,
     GradientError,
     LazyflowError,
+    MapError,
     NonFiniteError,
     NotComputableError,
     ParseError,
@@ -193,8 +194,10 @@ from lazyflow.grad import (
 )
 from lazyflow.info import Info, info
 from lazyflow.io import load, save
+from lazyflow.map import map
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.random import Stream, seed
+from lazyflow.rounds import Rounds, rounds
 from lazyflow.settings import no_grad, using
 from lazyflow.version import __version__ as __version__
 from lazyflow.vmap import vmap
@@ -212,11 +215,13 @@ __all__ = [
     "GradientError",
     "Info",
     "LazyflowError",
+    "MapError",
     "Measured",
     "NonFiniteError",
     "NotComputableError",
     "Parameter",
     "ParseError",
+    "Rounds",
     "RowSparse",
     "ShapeError",
     "Stream",
@@ -322,6 +327,7 @@ __all__ = [
     "logsumexp",
     "make_jvp",
     "make_vjp",
+    "map",
     "matmul",
     "max",
     "max_pool",
@@ -355,6 +361,7 @@ __all__ = [
     "reshape",
     "roll",
     "round",
+    "rounds",
     "save",
     "scale_gradient",
     "scatter",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import expr, passes, settings
+from lazyflow import expr, fibers, passes, settings
 from lazyflow.arena import Arena
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
@@ -301,7 +301,6 @@ def _alone(method: Method) -> Method:
     """A method that computes its roots while no other thread computes what they rest on: what is known of a tape, and
     what lies in the arenas of its runs, changes."""
 
-    @functools.wraps(method)
     def locked(engine: Engine, roots: Any, *args: Any) -> Any:
         if type(roots) is Expr and len(roots.tape.owners) == 1:  # most often: one value, of this thread alone
             (owner,) = roots.tape.owners
@@ -312,7 +311,31 @@ def _alone(method: Method) -> Method:
         owners = sorted(frozenset().union(*sets), key=lambda o: o.number)
         return together(owners, method, engine, roots, *args)
 
-    return locked  # type: ignore[return-value]
+    @functools.wraps(method)
+    def computing(engine: Engine, roots: Any, *args: Any) -> Any:
+        example = fibers.here()
+        if example is None:
+            return locked(engine, roots, *args)
+        if _waited(example, roots if isinstance(roots, list | tuple) else [roots], *args):
+            return None
+        example.busy += 1
+        try:
+            return locked(engine, roots, *args)
+        finally:
+            example.busy -= 1
+
+    return computing  # type: ignore[return-value]
+
+
+def _waited(example: fibers.Example, roots: Sequence[Any], *cotangents: Any) -> bool:
+    """Let an example of `lazyflow.map` wait until what it asks for was computed, together with what others ask for.
+    Return whether that is all, as it is of a backward."""
+    wanted = [e for e in roots if isinstance(e, Expr) and not isinstance(e, Parameter)]
+    missing = wanted if cotangents else [e for e in wanted if not is_evaluated(e.tape, e.row)]
+    if len(wanted) < len(roots) or not missing or not example.waits():
+        return False
+    _refuse_in_cells(missing)
+    return example.wait(missing, *cotangents)
 
 
 class Engine:
@@ -345,39 +368,54 @@ class Engine:
         with devices.on(run.device):  # not the root's, where that rests on no parameter: see `expr.on_one_device`
             return devices.to_device(run.value(offset, root.type), root.device)
 
-    @_alone
     def backward(self, root: Expr, cotangent: Array | None) -> None:
         """Add the gradients of ``root`` to its parameters; none of them if it is interrupted, or if a hook raises."""
+        self.backward_all([root], [cotangent])
+
+    @_alone
+    def backward_all(self, roots: Sequence[Expr], cotangents: Sequence[Array | None]) -> None:
+        """As `backward`, of several roots of one device as one."""
         profile = settings.current().profile
         if profile is None:
-            self._backward(root, cotangent)
+            self._backward(roots, cotangents)
         else:
             with profile.counting("backward"):
-                self._backward(root, cotangent)
+                self._backward(roots, cotangents)
 
-    def _backward(self, root: Expr, cotangent: Array | None) -> None:
-        _refuse_in_cells(_roots_to_run([root]))
-        seed = _cotangent(root, cotangent)
-        if isinstance(root, Parameter):
-            with devices.on(root.device):
-                _add_to_gradients([(root, through(root.hooks, seed))], [])
+    def _backward(self, roots: Sequence[Expr], cotangents: Sequence[Array | None]) -> None:
+        _refuse_in_cells(_roots_to_run(roots))
+        seeds = [_cotangent(root, given) for root, given in zip(roots, cotangents, strict=True)]
+        if isinstance(roots[0], Parameter):  # it stands alone
+            with devices.on(roots[0].device):
+                _add_to_gradients([(roots[0], through(roots[0].hooks, seeds[0]))], [])
             return
-        if not root.requires_grad:
-            raise GradientError(_nothing_to_differentiate(root))
-        self._forward([root])
-        _check_trained(location(root.tape, root.row)[0])
-        if _hides_watched(root):  # run again: what somebody watches is a node of its own then
-            _forget([root], draw_anew=False)
-            self._forward([root])
-        run, offset = location(root.tape, root.row)
-        with devices.on(root.device):
-            threads = settings.current().threads
-            with blas_threads(threads), kernel_threads(threads), np.errstate(all="ignore"):
-                retained: list[Retained] = []
-                found = run_backward([(run, _node_of(run, root), offset, seed)], partial(_retain, retained), _hooked)
-            trained = [(p, gradient) for p, gradient in found.values() if p.requires_grad]  # some may be frozen since
-            gradients = [(parameter, through(parameter.hooks, gradient)) for parameter, gradient in trained]
-            _add_to_gradients(gradients, retained)
+        for root in roots:
+            if not root.requires_grad:
+                raise GradientError(_nothing_to_differentiate(root))
+        self._forward(roots)
+        for run in {id(run): run for run in [location(e.tape, e.row)[0] for e in roots]}.values():
+            _check_trained(run)
+        if any(_hides_watched(root) for root in roots):  # run again: what somebody watches is a node of its own then
+            _forget(roots, draw_anew=False)
+            self._forward(roots)
+        _differentiate(roots, seeds)
+
+
+def _differentiate(roots: Sequence[Expr], cotangents: Sequence[Array]) -> None:
+    """Add what a backward from computed roots finds."""
+    places = [location(root.tape, root.row) for root in roots]
+    seeds = [
+        (run, _node_of(run, root), offset, cotangent)
+        for (run, offset), root, cotangent in zip(places, roots, cotangents, strict=True)
+    ]
+    with devices.on(roots[0].device):
+        threads = settings.current().threads
+        with blas_threads(threads), kernel_threads(threads), np.errstate(all="ignore"):
+            retained: list[Retained] = []
+            found = run_backward(seeds, partial(_retain, retained), _hooked)
+        trained = [(p, gradient) for p, gradient in found.values() if p.requires_grad]  # some may be frozen since
+        gradients = [(parameter, through(parameter.hooks, gradient)) for parameter, gradient in trained]
+        _add_to_gradients(gradients, retained)
 
 
 def _check_trained(run: Run) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "DeviceError",
     "GradientError",
     "LazyflowError",
+    "MapError",
     "NonFiniteError",
     "NotComputableError",
     "ParseError",
@@ -47,6 +48,10 @@ class GradientError(LazyflowError, RuntimeError):
 
 class CellError(LazyflowError, RuntimeError):
     """Something that the body of a cell cannot do, because it is recorded once and not at every call."""
+
+
+class MapError(LazyflowError, RuntimeError):
+    """Something that an example of `lazyflow.map` cannot do while others are in the middle of theirs."""
 
 
 class ThreadError(LazyflowError, RuntimeError):

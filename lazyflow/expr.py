@@ -22,7 +22,7 @@ import numpy as np
 from numpy import ndarray
 
 from lazyflow import device as devices
-from lazyflow import locks, settings
+from lazyflow import fibers, locks, settings
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.ops import OPS
@@ -60,6 +60,7 @@ class Evaluator(Protocol):
     def forward(self, roots: Sequence[Expr]) -> None: ...
     def value(self, root: Expr) -> Array: ...
     def backward(self, root: Expr, cotangent: Array | None) -> None: ...
+    def backward_all(self, roots: Sequence[Expr], cotangents: Sequence[Array | None]) -> None: ...
 
 
 # The engine puts itself here when it is imported.
@@ -614,13 +615,14 @@ class Parameter(Expr):
     def array(self) -> Array:
         """The array itself; see `data`. Another one may be set in its place."""
         array = self.stored()
+        fibers.refuse_change("the array of a parameter is taken, maybe to be changed,", self.version)
         self.touch()
         self._exposed, self._content = True, b""
         return array
 
     @array.setter
     def array(self, value: Array) -> None:
-        refuse_in_cells("a parameter is changed", "change it outside, between the calls")
+        self.refuse_change()
         self._array = value
         self.touch()
         self._exposed, self._content = True, b""
@@ -654,7 +656,7 @@ class Parameter(Expr):
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        refuse_in_cells("a parameter is changed", "change it outside, between the calls")
+        self.refuse_change()
         if value != self.type.requires_grad:
             self._retype(value)
 
@@ -688,6 +690,7 @@ class Parameter(Expr):
 
     def assign(self, value: Any) -> None:
         """Copy ``value`` in. Raises `ShapeError` if its shape is not the parameter's; nothing has changed then."""
+        self.refuse_change()
         new = value_of(value) if isinstance(value, Expr) else _as_array(_detached(value), self.dtype)
         if new.shape != self.shape:
             raise ShapeError(
@@ -697,6 +700,11 @@ class Parameter(Expr):
         with devices.on(self.device):
             self.stored()[...] = devices.to_device(new, self.device)
         self.touch()
+
+    def refuse_change(self) -> None:
+        """Raise `CellError` in the body of a cell, and `MapError` where examples of a map take turns."""
+        refuse_in_cells("a parameter is changed", "change it outside, between the calls")
+        fibers.refuse_change("a parameter is changed", self.version)
 
     def touch(self) -> None:
         """Say that ``array`` has changed in place: expressions evaluated before are stale."""
@@ -717,6 +725,7 @@ class Parameter(Expr):
     @grad.setter
     def grad(self, value: Any) -> None:
         refuse_in_cells("a gradient is set", "set it outside, between the calls")
+        fibers.refuse_change("a gradient is set", self.version)
         if value is not None and not hasattr(value, "shape"):
             raise TypeError(f"a gradient is an array, a RowSparse or None, got a {type(value).__name__}")
         if value is not None and value.shape != self.shape:
@@ -754,6 +763,7 @@ class Parameter(Expr):
 
     def place(self, array: Array, gradient: Any) -> None:
         """Take over what `copies` gave."""
+        self.refuse_change()
         self._array, self._grad = array, gradient
         self._retype(self.requires_grad)
         self.touch()

@@ -457,7 +457,7 @@ def drawn_anew(graph: Graph) -> Graph:
             there = int(decoded(tape).int_starts[row])
             for places in graph.signatures[graph.signature[node]].draws:
                 stream = tape.streams.get(tape.ints[there + places[0]])
-                for place, number in zip(places, stream.draw() if stream else (), strict=False):
+                for place, number in zip(places, stream.following() if stream else (), strict=False):
                     tape.ints[there + place] = ints[graph.int_starts[node] + place] = number
     return of_structure(graph, ints=ints)
 

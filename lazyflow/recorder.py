@@ -144,7 +144,9 @@ class Recorder:
         tape = current_tape()
         rows = [local_row(tape, expressions[k]) for k in self.operands]
         self.keep(tape)
-        draws = [stream.draw() for stream in self.streams]
+        streams = [stream.here() for stream in self.streams]
+        draws = [stream.following() for stream in streams]
+        tape.streams.update(zip([seed for seed, _ in draws], streams, strict=True))
         ints = [_payload_value(entry, numbers, draws) for entry in self.payload.ints]
         floats = [_payload_value(entry, numbers, draws) for entry in self.payload.floats]
         first = append(tape, self.signature, rows, ints, floats)
@@ -158,7 +160,6 @@ class Recorder:
         if self.signature not in tape.keep:
             tape.keep.add(self.signature)
             tape.keep.update(kind.parameter() for kind in self.parameters if kind.parameter is not None)
-            tape.streams.update((stream.seed, stream) for stream in self.streams)
 
 
 def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequence[tuple[int, int]]) -> Any:
@@ -376,7 +377,9 @@ class _Printer:
         free = [name for name in ints if name in self.numbers and name not in limits]
         self.lines += [f"if not -0x80000000 <= {name} <= 0x7fffffff: break" for name in free]
         self.lines += [f"f{k} = float({name})" for k, name in enumerate(floats) if name in self.numbers]
-        self.lines += [f"d{k} = {self.constant(stream.draw)}()" for k, stream in enumerate(self.recorder.streams)]
+        for k, stream in enumerate(self.recorder.streams):
+            draw = f"s{k} = {self.constant(stream.here)}()", f"d{k} = s{k}.following()", f"tape.streams[d{k}[0]] = s{k}"
+            self.lines += draw
         self.lines += [f"tape.ints.append({name})" for name in ints]
         self.lines += [
             f"tape.floats.append({f'f{k}' if name in self.numbers else name})" for k, name in enumerate(floats)

@@ -20,8 +20,12 @@ def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: 
     if stream is not None and not isinstance(stream, Stream):
         raise TypeError(f"{name}: stream must be a lazyflow.random.Stream, got {stream!r}")
     tape, source = current_tape(), stream or default_stream()
-    seed, count = source.draw() if tape.trace is None else tape.trace.draw(source)
-    tape.streams[source.seed] = source
+    if tape.trace is not None:
+        seed, count = tape.trace.draw(source)
+    else:
+        source = source.here()
+        seed, count = source.following()
+        tape.streams[seed] = source
     kind = plain_dtype(settings.current().dtype if dtype is None else dtype)
     return record(OPS[name], (seed, count, *arguments), shape=sizes, dtype=kind)
 

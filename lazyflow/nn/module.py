@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import settings
+from lazyflow import fibers, settings
 from lazyflow.errors import CheckpointError, DTypeError
 from lazyflow.expr import Expr, Parameter, note_change, own_array
 from lazyflow.hooks import Hook, HookHandle
@@ -134,6 +134,8 @@ class Module:
             else:
                 self._buffers.discard(name)
         before = self.__dict__.get(name)
+        if isinstance(before, Parameter) and before is not value:
+            fibers.refuse_change("a parameter is replaced", before.version)
         note_change()
         object.__setattr__(self, name, value)
         note_change()
@@ -142,6 +144,8 @@ class Module:
 
     def __delattr__(self, name: str) -> None:
         before = self.__dict__.get(name)
+        if isinstance(before, Parameter):
+            fibers.refuse_change("a parameter is taken away", before.version)
         note_change()
         object.__delattr__(self, name)
         note_change()
@@ -308,6 +312,9 @@ class Module:
         """
         self.check_state_dict(state, strict=strict)
         stored = dict(self._stored())
+        for value in stored.values():
+            if isinstance(value, Parameter):
+                fibers.refuse_change("a state is loaded", value.version)
         given = {name: _entry(state[name], _array(value)) for name, value in stored.items() if name in state}
         values = {name: _value_for(stored[name], value) for name, value in given.items()}
         _copy_all({name: stored[name] for name in values}, values)

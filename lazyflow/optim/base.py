@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lazyflow import core, settings
+from lazyflow import core, fibers, settings
 from lazyflow.device import copied, device_of, module, to_device, where
 from lazyflow.errors import TornError
 from lazyflow.ops.sparse import RowSparse
@@ -193,6 +193,7 @@ class Optimizer:
         updates = [(i, p, p.grad, options) for i, p, options in self._members() if p.grad is not None]
         for index, parameter, gradient, _ in updates:
             _check_shape(index, parameter, gradient)
+            fibers.refuse_change("an optimizer takes a step", getattr(parameter, "version", 0))
         for index, parameter, _, options in updates:  # what takes memory for good, before anything is changed
             self._kept_for(index, array_of(parameter), options)
         self._torn = True

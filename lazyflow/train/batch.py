@@ -7,7 +7,6 @@ leading batch axis, as other libraries' loaders make them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,10 @@ from lazyflow.engine import forward
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, is_evaluated
 from lazyflow.functions import mean
+from lazyflow.map import map as map_examples
 from lazyflow.state import is_array
 
-__all__ = ["examples", "host", "mean_loss", "rows", "values"]
+__all__ = ["examples", "host", "mean_loss", "mean_of", "rows", "values"]
 
 
 def examples(batch: Any) -> list[tuple[Any, Any]]:
@@ -118,7 +118,19 @@ def mean_loss(loss_fn: Callable[[Any, Any], Any], outputs: Sequence[Any], target
     >>> mean_loss(lf.mse, [lf.constant(1.0), lf.constant(3.0)], [0.0, 0.0]).item()
     5.0
     """
-    loss = mean(list(starmap(loss_fn, zip(outputs, targets, strict=True))))
+    if len(outputs) != len(targets):
+        raise ShapeError(f"as many outputs as targets are needed, got {len(outputs)} and {len(targets)}")
+    return mean_of(map_examples(loss_fn, outputs, targets))
+
+
+def mean_of(losses: Sequence[Any]) -> Expr:
+    """The mean of the losses of examples. Raises `ShapeError` unless they are one number each.
+
+    >>> import lazyflow as lf
+    >>> mean_of([lf.constant(1.0), lf.constant(3.0)]).item()
+    2.0
+    """
+    loss = mean(losses)
     if loss.shape:
         raise ShapeError(
             f"the loss of one example must be a single number, shape (), got shape {loss.shape}; "

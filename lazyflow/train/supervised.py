@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from lazyflow.expr import Expr
+from lazyflow.map import map as map_examples
 from lazyflow.nn import Module
 from lazyflow.settings import using
-from lazyflow.train.batch import examples, mean_loss, values
+from lazyflow.train.batch import examples, mean_of, values
 from lazyflow.train.checks import check_call
 from lazyflow.train.engine import Engine
 from lazyflow.train.metrics import Metric
@@ -39,8 +40,9 @@ def create_supervised_trainer(
     """An engine that takes one optimizer step for every batch, down the mean of ``loss_fn(model(x), y)``.
 
     ``model`` and ``loss_fn`` see **one** example: nothing in them has a batch axis, and what the examples of a batch
-    have in common runs together. A batch is a list of pairs ``(x, y)``, or a tuple ``(xs, ys)`` of arrays with a
-    leading batch axis (`train.examples` says all forms; ``prepare_batch`` may be another function of that kind).
+    have in common runs together, also where they look at their own values (`lazyflow.map`). A batch is a list of pairs
+    ``(x, y)``, or a tuple ``(xs, ys)`` of arrays with a leading batch axis (`train.examples` says all forms;
+    ``prepare_batch`` may be another function of that kind).
 
     ``device``: where what is recorded runs; the model itself is moved by ``model.to(device)``. ``state.output`` is
     ``output_transform(x, y, y_pred, loss)``, lists of inputs, targets and outputs and the mean loss; by default the
@@ -71,8 +73,8 @@ def create_supervised_trainer(
         optimizer.zero_grad()
         with settings:
             x, y = _columns(prepare_batch(batch))
-            y_pred = [model(item) for item in x]
-            loss = mean_loss(loss_fn, y_pred, y)
+            y_pred, losses = _predicted(model, loss_fn, x, y)
+            loss = mean_of(losses)
             loss.backward()
         optimizer.step()
         return output_transform(x, y, y_pred, loss)
@@ -112,7 +114,7 @@ def create_supervised_evaluator(
     def infer(engine: Engine, batch: Any) -> Any:
         with _evaluating(model), settings:
             x, y = _columns(prepare_batch(batch))
-            y_pred = values([model(item) for item in x])
+            y_pred = values(map_examples(model, x))
         return output_transform(x, y, y_pred)
 
     engine = Engine(infer)
@@ -124,6 +126,17 @@ def create_supervised_evaluator(
 def _called(model: Any) -> Any:
     """What is called with an example: the ``forward`` of a module, whose ``__call__`` takes anything."""
     return model.forward if isinstance(model, Module) else model
+
+
+def _predicted(model: Any, loss_fn: Any, x: list[Any], y: list[Any]) -> tuple[list[Any], list[Any]]:
+    """What the model makes of each example, and its loss."""
+
+    def predicted(x: Any, y: Any) -> tuple[Any, Any]:
+        y_pred = model(x)
+        return y_pred, loss_fn(y_pred, y)
+
+    pairs = map_examples(predicted, x, y)
+    return [y_pred for y_pred, _ in pairs], [loss for _, loss in pairs]
 
 
 def _columns(pairs: Examples) -> tuple[list[Any], list[Any]]:

@@ -1,0 +1,84 @@
+"""For which example of a `lazyflow.map` this code runs.
+
+What runs for an example finds it in the context (`here`): the engine, which lets the example wait where a value is
+asked for; random streams, of which each example has its own; parameters, which no example may change under the others.
+This file knows of none of them. The loop that runs the examples is `lazyflow.map`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from lazyflow.errors import MapError, ThreadError, user_line
+
+_serials = itertools.count(1)
+
+
+class Mapping:
+    """One call of `lazyflow.map`. ``started``: a moment as versions of parameters have (`lazyflow.expr.moment`).
+    ``shared``: whether examples take turns. ``bases``: of each stream that was drawn from inside, that stream, and what
+    those of the examples are derived from."""
+
+    __slots__ = ("bases", "shared", "started")
+
+    def __init__(self, started: int, shared: bool) -> None:
+        self.started, self.shared = started, shared
+        self.bases: dict[int, tuple[Any, tuple[int, int]]] = {}
+
+
+class Example:
+    """The ``number``-th example of a map, one that runs from its beginning to its end. ``streams``: those that it draws
+    from, by the ``id`` of the stream that each stands for. ``busy``: how many of the engine's methods run for it, which
+    may call hooks."""
+
+    __slots__ = ("busy", "lines", "mapping", "number", "outer", "serial", "streams", "thread")
+
+    def __init__(self, mapping: Mapping, number: int) -> None:
+        self.mapping, self.number, self.outer = mapping, number, here()
+        self.serial = next(_serials)
+        self.streams: dict[int, Any] = {}
+        self.thread = threading.get_ident()
+        self.busy = 0
+        self.lines: Sequence[str] = ()
+
+    def waits(self) -> bool:
+        """Whether it may wait here for its values. Raises `ThreadError` in a thread that has got its context only."""
+        if self.thread != threading.get_ident():
+            raise ThreadError(
+                f"{user_line()}: a value is asked for in a thread that was started inside of example {self.number} of "
+                "lf.map, which runs in another: ask for it in the function that is mapped, and hand the thread numbers"
+            )
+        return False
+
+    def wait(self, roots: Sequence[Any], cotangents: Sequence[Any] | None = None) -> bool:
+        """Come back when the roots were computed, or, of a backward, from these cotangents, when its gradients were
+        added; return whether it was one, and they were."""
+        return False
+
+
+_example: ContextVar[Example | None] = ContextVar("lazyflow.example", default=None)
+here = _example.get
+enter = _example.set
+
+
+def serial() -> int:
+    """The number of the example that this code runs for; 0 outside of a map."""
+    example = here()
+    return 0 if example is None else example.serial
+
+
+def refuse_change(what: str, version: int = 0) -> None:
+    """Raise `MapError` if what has this ``version`` belongs to examples that take turns: they would see a change in an
+    order that nobody has written."""
+    example = here()
+    while example is not None:
+        if example.mapping.shared and version < example.mapping.started and not example.busy:
+            raise MapError(
+                f"{user_line()}: {what} in example {example.number} of lf.map, while others, which use it too, are in "
+                "the middle of theirs: return what is to be done and do it behind lf.map, or map with together=1"
+            )
+        example = example.outer

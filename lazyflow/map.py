@@ -1,0 +1,287 @@
+"""`map`: examples that look at their own values, batched between any two looks.
+
+Every example runs in a fiber, a greenlet with a context of its own. Where a value is asked for that was not computed
+yet, the engine lets the example wait (`lazyflow.fibers`): its fiber hands over what it asks for. When all that have
+begun wait or have ended, what they have asked for is computed as one forward, a *round*, and they go on.
+
+All run in one thread, one after another, so waiting costs nobody time that would be used otherwise: whoever waits for a
+round waits for what has to be recorded anyway. More examples than ``together`` begin when half of those places are
+free, and then all at once: what they ask for first, most often the most expensive part, would otherwise run alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import reprlib
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextvars import Context, copy_context
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from lazyflow import expr, fibers, settings
+from lazyflow.arena import next_number
+from lazyflow.errors import user_line
+from lazyflow.expr import Expr, moment
+from lazyflow.rounds import Round, launched, watching
+from lazyflow.tape import current_tape
+
+try:
+    from greenlet import GreenletExit, getcurrent, greenlet
+except ImportError:  # no wheel for this platform, and no compiler: one at a time
+    greenlet = None
+
+__all__ = ["map"]
+
+Result = TypeVar("Result")
+Arguments = tuple[Any, ...]
+
+
+def map(
+    fn: Callable[..., Result], *examples: Iterable[Any], together: int | None = None, progress: bool = False
+) -> list[Result]:
+    """``[fn(x) for x in examples]``, or ``fn(x, y)`` of several, where ``fn`` may look at its own values, and batches.
+
+    Write ``fn`` for one example. Where it asks for a value (``x.item()``, ``x.numpy()``, ``float(x)``, ``if x > 0:``,
+    ``int(lf.argmax(x))``), it waits there until all others wait or have ended; then all that was asked for is computed
+    as one batch, and they go on. What is not asked for stays lazy, and is computed later, with all of it.
+
+    ``together``: how many examples are under way at once, by default all; with 1, one runs after another.
+    ``progress``: a bar over the examples that have ended.
+
+    Each example has a copy of the caller's context, so ``with lf.no_grad():`` and ``with lf.using(...):`` inside are
+    its own, and random numbers that do not depend on how examples take turns: in it, every stream that was made outside
+    is one of the example's own, the same with any ``together``. ``x.backward()`` waits for the others, too, and all are
+    one backward.
+
+    Raises what ``fn`` raises, with a note that names the example, when the others have been ended (``finally`` blocks
+    run, and their values are computed one by one then). Raises `MapError` where an example changes a parameter, or
+    sets a gradient, while others are in the middle of theirs, and `ThreadError` where a value is asked for in another
+    thread.
+
+    >>> import lazyflow as lf
+    >>> def halvings(x):
+    ...     x, count = lf.constant(x), 0
+    ...     while x > 1:
+    ...         x, count = x / 2, count + 1
+    ...     return count
+    >>> lf.map(halvings, [1.0, 100.0, 3.0])
+    [0, 7, 2]
+    """
+    if not callable(fn):
+        raise TypeError(f"lf.map(fn, examples): fn must be a function of one example, got {fn!r:.60}")
+    if not examples:
+        raise TypeError("lf.map(fn, examples): give the examples, one iterable for each argument of fn")
+    if together is not None and (isinstance(together, bool) or not isinstance(together, int) or together < 1):
+        raise ValueError(f"together must be a positive number, or None for all examples at once, got {together!r}")
+    if greenlet is None and together != 1:
+        _say_once()
+        together = 1
+    sizes = [len(column) for column in examples if isinstance(column, Sized)]
+    with tqdm(total=min(sizes, default=None), desc="lf.map", unit="example", disable=not progress) as bar:
+        pairs = enumerate(zip(*examples, strict=False))
+        results = _one_by_one(fn, pairs, bar) if together == 1 else _Loop(fn, pairs, together, bar).run()
+    return results
+
+
+@functools.cache
+def _say_once() -> None:
+    warnings.warn(
+        "lf.map runs one example after another, for greenlet is not installed: python -m pip install greenlet",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _one_by_one(fn: Callable[..., Result], examples: Iterator[tuple[int, Arguments]], bar: Any) -> list[Result]:
+    mapping, results = fibers.Mapping(moment(), shared=False), []
+    for number, arguments in examples:
+        example = fibers.Example(mapping, number)
+        try:
+            results.append(_context(example).run(fn, *arguments))
+        except BaseException as error:
+            _name(error, number, arguments)
+            raise
+        bar.update()
+    return results
+
+
+def _context(example: fibers.Example) -> Context:
+    """A copy of this context for the example."""
+    context = copy_context()
+    context.run(fibers.enter, example)
+    return context
+
+
+def _name(error: BaseException, number: int, arguments: Arguments) -> None:
+    """Say in an error's notes from which example it comes."""
+    _add_note(error, f"in example {number} of lf.map: {', '.join([_shown.repr(argument) for argument in arguments])}")
+
+
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 80
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    if sys.version_info >= (3, 11):
+        error.add_note(note)
+    else:
+        error.__dict__.setdefault("__notes__", []).append(note)
+
+
+class _Fiber(fibers.Example):
+    """An example that waits, in a greenlet. ``asked``: what for; with ``cotangents``, for a backward, and whether it is
+    ``done``. ``ending``: an error has ended the map, and nobody waits any more."""
+
+    greenlet: Any
+
+    __slots__ = ("arguments", "asked", "cotangents", "done", "ending", "greenlet", "settings", "watched")
+
+    def __init__(self, mapping: fibers.Mapping, number: int, arguments: Arguments, watched: bool) -> None:
+        super().__init__(mapping, number)
+        self.arguments, self.watched = arguments, watched
+        self.asked: Sequence[Expr] = ()
+        self.cotangents: Sequence[Any] | None = None
+        self.settings = settings.current()
+        self.ending = self.done = False
+
+    def waits(self) -> bool:
+        super().waits()
+        return not (self.busy or self.ending) and getcurrent() is self.greenlet
+
+    def wait(self, roots: Sequence[Expr], cotangents: Sequence[Any] | None = None) -> bool:
+        self.asked, self.cotangents, self.done, self.settings = roots, cotangents, False, settings.current()
+        if self.watched and not self.lines:
+            self.lines = [user_line()]
+        self.greenlet.parent.switch()
+        return self.done
+
+
+def _differentiate(asking: Sequence[_Fiber]) -> None:
+    """One backward for all that have asked for one, on each device."""
+    for device in {e.device: None for fiber in asking for e in fiber.asked}:
+        mine = [fiber for fiber in asking if fiber.asked[0].device == device]
+        pairs = [pair for fiber in mine for pair in zip(fiber.asked, fiber.cotangents or (), strict=True)]
+        expr.ENGINE[0].backward_all([root for root, _ in pairs], [cotangent for _, cotangent in pairs])
+        for fiber in mine:
+            fiber.done = True
+
+
+_OF_RUNS = [f.name for f in fields(settings.Settings) if f.name not in ("device", "dtype", "grad")]
+
+
+class _Loop:
+    """Runs the fibers of one map, in turns.
+
+    ``live``: those that have begun and have not ended, by number; at the end of `run` there are none, however it ends.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], coming: Iterator[tuple[int, Arguments]], together: int | None, bar: Any
+    ) -> None:
+        self.fn, self.coming, self.together, self.bar = fn, coming, together, bar
+        self.mapping = fibers.Mapping(moment(), shared=True)
+        self.rounds = watching()
+        self.live: dict[int, _Fiber] = {}
+        self.results: dict[int, Any] = {}
+        self.exhausted = False
+
+    def run(self) -> list[Any]:
+        """The results, in the examples' order."""
+        current_tape()  # it makes this context's record of its blocks, and the examples' copies of it share a tape
+        try:
+            self._begin()
+            while self.live:
+                self._compute(list(self.live.values()))
+                for fiber in list(self.live.values()):
+                    self._resume(fiber)
+                self._begin()
+        except BaseException as error:
+            self._end(error)
+            raise
+        return [self.results[number] for number in range(len(self.results))]
+
+    def _begin(self) -> None:
+        """Begin further examples where half of the places, or more, are free."""
+        if self.together is not None and len(self.live) > self.together // 2:
+            return
+        while not self.exhausted and (self.together is None or len(self.live) < self.together):
+            following = next(self.coming, None)
+            if following is None:
+                self.exhausted = True
+                return
+            number, arguments = following
+            fiber = _Fiber(self.mapping, number, arguments, self.rounds is not None)
+            fiber.greenlet = greenlet(functools.partial(self._example, number, arguments))
+            fiber.greenlet.gr_context = _context(fiber)
+            self.live[number] = fiber
+            self._resume(fiber)
+
+    def _example(self, number: int, arguments: Arguments) -> None:
+        self.results[number] = self.fn(*arguments)
+
+    def _resume(self, fiber: _Fiber) -> None:
+        """Let an example go on until it waits again or ends."""
+        fiber.asked = fiber.lines = ()
+        fiber.cotangents = None
+        try:
+            found = fiber.greenlet.switch()
+        except BaseException as error:
+            self._ended(fiber)
+            _name(error, fiber.number, fiber.arguments)
+            raise
+        if fiber.greenlet.dead:
+            self._ended(fiber)
+            if fiber.number not in self.results:
+                raise found  # a GreenletExit, which ends a greenlet without a word
+            self.bar.update()
+
+    def _ended(self, fiber: _Fiber) -> None:
+        self.live.pop(fiber.number, None)
+        fiber.greenlet = None  # they refer to each other, by way of the context
+
+    def _compute(self, waiting: Sequence[_Fiber]) -> None:
+        """Compute what is asked for, under the settings of those that ask; those of recording make no difference."""
+        mine = settings.current()
+        if all(fiber.settings is mine for fiber in waiting):
+            return self._round(waiting)
+        groups: dict[settings.Settings, list[_Fiber]] = {}
+        for fiber in waiting:
+            as_run = replace(fiber.settings, device=mine.device, dtype=mine.dtype, grad=mine.grad)
+            groups.setdefault(as_run, []).append(fiber)
+        for options, group in groups.items():
+            with settings.using(**{name: getattr(options, name) for name in _OF_RUNS}):
+                self._round(group)
+
+    def _round(self, waiting: Sequence[_Fiber]) -> None:
+        """One forward for all of them. Where that fails, each goes on and computes its own by itself: so the error is
+        raised in the example, and at the line, that it belongs to."""
+        roots = [e for fiber in waiting for e in fiber.asked]
+        outer = fibers.here()
+        if self.rounds is not None and outer is not None:
+            outer.lines = [line for fiber in waiting for line in fiber.lines]
+        since = next_number()
+        try:
+            expr.ENGINE[0].forward(roots)
+            _differentiate([fiber for fiber in waiting if fiber.cotangents is not None])
+        except Exception:
+            return
+        if self.rounds is not None and (outer is None or not outer.waits()):
+            lines = Counter(line for fiber in waiting for line in fiber.lines)
+            self.rounds.seen.append(Round(len(waiting), lines, launched(roots, since)))
+
+    def _end(self, error: BaseException) -> None:
+        """End all that are under way, because of an error: what they ask for from now on they compute by themselves."""
+        for fiber in self.live.values():
+            fiber.ending = True
+        while self.live:
+            _, fiber = self.live.popitem()
+            try:
+                fiber.greenlet.throw(GreenletExit)
+            except BaseException as other:
+                _add_note(error, f"and when example {fiber.number} was ended: {type(other).__name__}: {other}")
+            fiber.greenlet = None
