@@ -11,6 +11,7 @@ from types import ModuleType
 
 from benchmarks import (
     accuracy,
+    breadth,
     gpu,
     harness,
     language_model,
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         tree_lstm,
         tagger,
         language_model,
+        breadth,
         launches,
         recording,
         spellings,

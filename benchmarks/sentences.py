@@ -61,7 +61,7 @@ def tagging(folder: Path | None, count: int = 1024, seed: int = 0) -> Corpus:
     """
     if folder is None:
         return Corpus("synthetic", synthetic(count, seed, 10_000, 50), 10_000, 50)
-    read = data.read_conllu(_file(folder))
+    read = data.read_conllu(file_of(folder))
     words = numbered(form for sentence in read for form in sentence.words)
     tags = numbered((token.xpos for sentence in read for token in sentence.tokens), first=0)
     train = [Sentence(tuple(words[w] for w in s.words), tuple(tags[t.xpos] for t in s.tokens)) for s in read]
@@ -72,7 +72,7 @@ def language(folder: Path | None, vocabulary_size: int = 1000, count: int = 1024
     """Next words, of the most frequent ``vocabulary_size``: the label at every word is the word after it."""
     if folder is None:
         return Corpus("synthetic", _next_words(synthetic_words(count, seed, vocabulary_size)), *(2 * [vocabulary_size]))
-    read = data.read_conllu(_file(folder))
+    read = data.read_conllu(file_of(folder))
     known = numbered((form for sentence in read for form in sentence.words), most=vocabulary_size - 2)
     texts = [[known.get(form, UNKNOWN) for form in sentence.words] for sentence in read]
     return Corpus(folder.name, _next_words(texts), vocabulary_size, vocabulary_size)
@@ -95,7 +95,7 @@ def numbered(items: Iterable[str], first: int = 2, most: int | None = None) -> d
     return {item: first + k for k, (item, _) in enumerate(Counter(items).most_common(most))}
 
 
-def _file(folder: Path) -> Path:
+def file_of(folder: Path) -> Path:
     found = [path for suffix in ("", ".gz") for path in sorted(folder.glob(f"*train.conllu{suffix}"))]
     if not found:
         raise FileNotFoundError(f"expected a file *train.conllu or *train.conllu.gz in {folder}")

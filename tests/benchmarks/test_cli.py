@@ -14,6 +14,7 @@ NAMES = [
     "tree_lstm",
     "tagger",
     "language_model",
+    "breadth",
     "launches",
     "recording",
     "spellings",
