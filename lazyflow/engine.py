@@ -37,6 +37,7 @@ from lazyflow.recorded import again, key_of, sources_of
 from lazyflow.repeats import may_repeat, without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
+from lazyflow.settle import Settling
 from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, Type, signature_by_id
 from lazyflow.threads import blas_threads, kernel_threads
 
@@ -48,6 +49,9 @@ PLANS = Plans()
 
 # Elementwise nodes that stand together, as one node: see `lazyflow.chains`.
 CHAINS = Chains()
+
+# Runs that hold memory: see `lazyflow.settle`.
+SETTLING = Settling()
 
 
 def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
@@ -145,6 +149,8 @@ def _planned(graph: Graph, tapes: Sequence[Tape], way: Way, key: Any) -> Plan:
 def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way) -> None:
     """Run a plan, and note where the values of the tapes lie now."""
     _check_recorded(plan.kinds)
+    owners = frozenset().union(*[root.tape.owners for root in roots])
+    SETTLING.settle(owners)
     # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
     options = settings.current()
     threads, profile = options.threads, options.profile
@@ -155,6 +161,7 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way)
         if way.checked:
             check_finite(run, roots)
         _remember(run, tapes)
+        SETTLING.add(run, owners)
     if profile is not None:
         profile.switch(before)
 

@@ -17,7 +17,7 @@ from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
 from lazyflow.expr import Parameter, moment
 from lazyflow.fuse.blocks import rows_of
-from lazyflow.ops.base import Array
+from lazyflow.ops.base import Array, Shape
 from lazyflow.plan import Cells, Launch, Plan, Rows
 from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
 
@@ -32,11 +32,11 @@ def _indices(plan: Plan) -> list[Any]:
 class Run:
     """One execution of a plan. ``calls`` are those of its cells. ``rests_on`` are the types of the parameters that it
     and the runs before it have used; ``stamp``: none of these had a later version then; ``superseded``: whether a run
-    that it rests on was forgotten since."""
+    that it rests on was forgotten since; ``kept``: what is left of it, if not all."""
 
     __slots__ = (
-        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "number", "plan", "readers", "rests_on",
-        "stamp", "superseded",
+        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "kept", "number", "plan", "readers",
+        "rests_on", "stamp", "superseded",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, device: str, differentiable: bool, fuse: str) -> None:
@@ -51,6 +51,7 @@ class Run:
             parameter.notice()
         self.stamp = moment()
         self.superseded = False
+        self.kept: dict[tuple[Any, int, Shape], Array] | None = None
         self.readers: list[weakref.ref[Run]] = []
         for run in earlier:
             run.note_reader(self)
@@ -88,8 +89,15 @@ class Run:
             self.readers = [reader for reader in self.readers if reader() is not None]
         self.readers.append(weakref.ref(run))
 
+    def settle(self, kept: dict[tuple[Any, int, Shape], Array]) -> None:
+        """Leave nothing but these values, by dtype, offset and shape: see `lazyflow.settle`."""
+        self.kept = kept
+        del self.arena, self.calls, self.plan  # whoever asks a stale run for more is wrong
+
     def value(self, offset: int, kind: Type) -> Array:
         """A copy of the value of one node."""
+        if self.kept is not None:
+            return self.kept[kind.dtype, offset, kind.shape].copy()
         return devices.view(self.arena.buffers[kind.dtype], offset, kind.shape).copy()
 
 

@@ -44,6 +44,7 @@ ORDER = (
     "chains",
     "calls",
     "execute",
+    "settle",
     "check",
     "sums",
     "backward",

@@ -167,7 +167,12 @@ cdef class Counts:
 
     def rows(self):
         """The rows that somebody has a handle of."""
-        return [row for row in range(self.room) if self.data[row]]
+        return self.held(0, self.room)
+
+    def held(self, Py_ssize_t low, Py_ssize_t high):
+        """Those from ``low`` to ``high``, not included."""
+        cdef Py_ssize_t row
+        return [row for row in range(max(low, 0), min(high, self.room)) if self.data[row]]
 
 
 @cython.final

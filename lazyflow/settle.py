@@ -1,0 +1,67 @@
+"""What nobody can ask for any more is let go of: the memory of runs that are stale.
+
+A run is stale when a parameter has changed since: a gradient, and whatever rests on its values, is computed anew then.
+But the values that somebody holds an expression of may still be read, as they were. So a stale run keeps these as
+arrays of their own, and gives its arena, its plan and what its cells have kept back, before the next run takes memory.
+Without this the roots that a program keeps for all of its training would hold every value of their last minibatch.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+
+from lazyflow.execute import Run
+from lazyflow.graph import is_evaluated
+from lazyflow.locks import Lock, Owner
+from lazyflow.tape import Tape, signature_by_id
+
+LEAST = 1 << 18  # bytes of an arena that are worth it
+AT_ONCE = 2  # runs that one look takes, more than one run adds: there may be many that are not stale
+
+
+class Settling:
+    """Runs that hold memory, each with the threads that its values belong to."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[weakref.ref[Run], frozenset[Owner]]] = deque()
+        self.lock = Lock()
+
+    def add(self, run: Run, owners: frozenset[Owner]) -> None:
+        """Look at the run again when others need memory."""
+        if run.device == "cpu" and sum(size * dtype.itemsize for dtype, size in run.plan.sizes.items()) >= LEAST:
+            self.waiting.append((weakref.ref(run), owners))
+
+    def settle(self, owners: frozenset[Owner]) -> None:
+        """Let some runs that are stale go; the caller holds the locks of these owners."""
+        for _ in range(AT_ONCE):
+            with self.lock:
+                if not self.waiting:
+                    return
+                reference, own = self.waiting.popleft()
+            run = reference()
+            if run is not None and not (own <= owners and run.is_stale() and settled(run)):
+                self.waiting.append((reference, own))
+
+
+def settled(run: Run) -> bool:
+    """Leave of a run the values that somebody holds an expression of. False where nobody counts expressions."""
+    graph = run.plan.graph
+    kept = {}
+    for number, reference in enumerate(graph.tapes):
+        tape = reference()
+        if tape is None:
+            continue
+        if tape.handles is None:
+            return False
+        low = int(graph.tape_lows[number])
+        rows = tape.handles.held(low, low + int(graph.tape_starts[number + 1] - graph.tape_starts[number]))
+        for row in [row for row in rows if _is_of(run, tape, row)]:
+            offset, kind = int(tape.offset_of[row]), signature_by_id(tape.signatures[row]).type
+            kept[kind.dtype, offset, kind.shape] = run.value(offset, kind)
+    run.settle(kept)
+    return True
+
+
+def _is_of(run: Run, tape: Tape, row: int) -> bool:
+    return is_evaluated(tape, row) and tape.runs[tape.run_of[row]] is run
