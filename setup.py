@@ -41,6 +41,7 @@ EXTENSIONS = [
     extension("passes", "passes.pyx"),
     module("lazyflow.tape"),
     module("lazyflow.expr"),
+    module("lazyflow.templates"),
 ]
 # Annotations are for people and for mypy; what Cython is to know stands in the .pxd files.
 EXTENSIONS = cythonize(EXTENSIONS, compiler_directives={"language_level": 3, "annotation_typing": False})

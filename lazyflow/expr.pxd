@@ -3,10 +3,10 @@
 
 cimport cython
 
+from lazyflow.core.columns cimport Recall, Scope, ThisThread, Variable
 from lazyflow.tape cimport Signature, Tape, Type
 
 
-@cython.freelist(256)
 cdef class Expr:
     cdef public Tape tape
     cdef public int row
@@ -21,6 +21,7 @@ cdef class Entry:
     cdef public tuple dtypes
     cdef public bint shared
     cdef public int payloads
+    cdef public long long kept
 
 
 @cython.final
@@ -36,6 +37,10 @@ cdef class ListMemo:
     cdef public bint ragged
 
 
+cdef Variable SCOPE
+cdef ThisThread THREAD
+cdef Recall RECALL
+cdef dict _blocks, _views, _shapes
 cdef Memo ADD, SUBTRACT, MULTIPLY, DIVIDE, FLOOR_DIVIDE, REMAINDER, POWER, NEGATIVE, ABS, MATMUL, LOOKUP
 cdef Memo DETACH, EQUAL, NOT_EQUAL, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT
 
@@ -46,8 +51,17 @@ cpdef Memo memo_of(object op, dict attrs=*)
 cpdef Expr apply(Memo memo, tuple operands)
 cpdef type_on(Tape tape, Expr e)
 
-@cython.locals(e=Expr, tape=Tape, table=dict, local=bint, arrays=bint, shared=bint, alone=bint, entry=Entry)
+@cython.locals(e=Expr, tape=Tape, owner=Type, local=bint, arrays=bint, plain=bint, alone=bint, entry=Entry)
 cpdef Expr _again(Memo memo, tuple operands)
+
+@cython.locals(e=Expr, table=dict)
+cdef Entry _found(Memo memo, Tape tape, Type owner, tuple operands, bint local)
+
+@cython.locals(e=Expr)
+cdef object _kind(tuple operands, int k)
+cdef Entry _recalled(Memo memo, tuple operands)
+cdef _recall(Memo memo, tuple operands, Entry entry)
+cdef _keep(Tape tape, Entry entry, object operands)
 
 @cython.locals(e=Expr, k=Py_ssize_t, codes=bytes, row=int)
 cpdef Expr _node(Tape tape, Entry entry, tuple operands)
@@ -77,6 +91,9 @@ cpdef Expr _append(Tape tape, Signature signature, object rows, object ints=*, o
 cpdef bint _all_int(tuple parts)
 
 cpdef object _part(object key)
+
+@cython.locals(e=Expr)
+cpdef Expr getitem(object x, object key)
 cpdef Type imported_type(Expr e)
 
 @cython.locals(e=Expr, codes=bytes, k=Py_ssize_t, made=list)
@@ -85,17 +102,18 @@ cpdef tuple _prepared(Tape tape, Entry entry, tuple operands)
 @cython.locals(a=Expr, tape=Tape, entry=Entry, row=int)
 cpdef Expr apply1(Memo memo, object x)
 
-@cython.locals(tape=Tape)
+@cython.locals(tape=Tape, scope=Scope)
 cdef Tape _open_here()
 
 @cython.locals(e=Expr, tape=Tape, entry=Entry, codes=bytes, row=int)
+cdef Expr _again2(Memo memo, object x, object y)
 cpdef Expr apply2(Memo memo, object x, object y)
 
 @cython.locals(first=Expr, other=Expr)
 cdef Tape _common_tape(object x, object y)
 
 @cython.locals(e=Expr, table=dict, entry=Entry)
-cdef Entry _entry2(Memo memo, Tape tape, object x, object y)
+cdef Entry _entry2(Memo memo, object x, object y)
 
 @cython.locals(codes=bytes, last=bint, is_float=bint)
 cdef bint _paid(Tape tape, Entry entry, object x, object y) except? -1

@@ -15,21 +15,23 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any, Protocol, Union
 
 import numpy as np
 from numpy import ndarray
 
 from lazyflow import device as devices
-from lazyflow import fibers, locks, settings
+from lazyflow import fibers, settings
+from lazyflow.core.columns import Recall, Scope, recycle
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.hooks import Hook, HookHandle
+from lazyflow.locks import THREAD
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Aval, Op, Shape, axis_argument, integers
 from lazyflow.ops.linalg import transposed
 from lazyflow.rows import Rows
-from lazyflow.settings import now, refuse_in_cells, tracing
+from lazyflow.settings import SCOPE, refuse_in_cells, tracing
 from lazyflow.tape import (
     CONSTANT,
     IMPORT,
@@ -470,30 +472,33 @@ class Expr:
     @property
     def T(self) -> Expr:
         """The value with its axes reversed."""
-        return record(OPS["transpose"], (self,), axes=None)
+        return METHODS["transpose"](self)
 
     def __getitem__(self, key: Any) -> Expr:
         return getitem(self, key)
 
     def reshape(self, *shape: Any) -> Expr:
         """The value in another shape of the same size; one size may be -1."""
-        return reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        return METHODS["reshape"](self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 
     def astype(self, dtype: Any) -> Expr:
         """The value converted to ``dtype``."""
-        return record(OPS["astype"], (self,), dtype=plain_dtype(dtype))
+        return METHODS["astype"](self, dtype)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The sum over ``axis`` (all axes by default)."""
-        return record(OPS["sum"], (self,), axis=axis_argument("sum", axis), keepdims=keepdims)
+        return METHODS["sum"](self, axis, keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """The mean over ``axis`` (all axes by default)."""
-        return record(OPS["mean"], (self,), axis=axis_argument("mean", axis), keepdims=keepdims)
+        return METHODS["mean"](self, axis, keepdims)
 
     def argmax(self, axis: int | None = None) -> Expr:
         """The index of the largest element along ``axis`` (of the flattened value by default)."""
-        return record(OPS["argmax"], (self,), axis=axis_argument("argmax", axis), keepdims=False)
+        return METHODS["argmax"](self, axis)
+
+
+recycle(Expr)
 
 
 def _refuse_unasked(e: Expr) -> None:
@@ -593,6 +598,8 @@ class Parameter(Expr):
         """A type and its signatures refer to each other; without this they would wait for the garbage collector."""
         if getattr(self, "type", None) is not None:
             self.type.signatures.clear()
+            if RECALL is not None:
+                RECALL.forget(self.type)
 
     def __del__(self) -> None:
         self._forget_signatures()
@@ -1301,15 +1308,23 @@ ROW, FLOAT, INT, SHARED = 0, 1, 2, 3  # what becomes of an operand
 class Entry:
     """A signature, what becomes of each operand, and of a number that is recorded as a constant the dtype.
 
-    ``shared``: a parameter is among the operands. ``payloads``: how many numbers a node carries.
+    ``shared``: a parameter is among the operands. ``payloads``: how many numbers a node carries. ``kept``: the number
+    of a tape that holds the signature.
     """
 
-    __slots__ = ("codes", "dtypes", "payloads", "shared", "signature")
+    __slots__ = ("codes", "dtypes", "kept", "payloads", "shared", "signature")
 
     def __init__(self, signature: Signature, codes: bytes, dtypes: tuple[Any, ...] | None) -> None:
         self.signature, self.codes, self.dtypes = signature, codes, dtypes
+        self.kept = -1
         self.shared = SHARED in codes
         self.payloads = codes.count(FLOAT) + codes.count(INT)
+
+
+# Before these tables stands, where the package was compiled, what was recorded lately of the very same kinds.
+RECALL: Any = Recall()
+if RECALL is not None:
+    table_of_interned(RECALL)
 
 
 class Memo:
@@ -1362,8 +1377,8 @@ def apply1(memo: Memo, x: Any) -> Expr:
     if type(x) is Expr:
         a: Expr = x
         tape = a.tape
-        if tape.scope is now():
-            found = memo.table.get(a.type)
+        if tape.scope is SCOPE.get():
+            found: Any = memo.table.get(a.type) if RECALL is None else RECALL.get(memo, a.type, None, None)
             if type(found) is Entry:
                 entry: Entry = found
                 row = len(tape.signatures)
@@ -1375,10 +1390,18 @@ def apply1(memo: Memo, x: Any) -> Expr:
 
 def apply2(memo: Memo, x: Any, y: Any) -> Expr:
     """`apply` for two operands, of which one may be a number or a parameter; see `apply1`."""
+    found = _again2(memo, x, y)
+    return apply(memo, (x, y)) if found is None else found
+
+
+def _again2(memo: Memo, x: Any, y: Any) -> Expr | None:
+    """The node, if it takes no more than that; else None, and nothing is recorded."""
     tape = _common_tape(x, y)
-    entry = None if tape is None else _entry2(memo, tape, x, y)
+    entry = None if tape is None else _entry2(memo, x, y)
     if tape is None or entry is None or (entry.payloads and not _paid(tape, entry, x, y)):
-        return apply(memo, (x, y))
+        return None
+    if entry.shared and entry.kept != tape.number:
+        _keep(tape, entry, (x, y))
     codes = entry.codes
     row = len(tape.signatures)
     tape.signatures.append(entry.signature.id)
@@ -1406,10 +1429,10 @@ def _common_tape(x: Any, y: Any) -> Tape | None:
         return _open_here()
     else:
         return None
-    return first.tape if first.tape.scope is now() else None
+    return first.tape if first.tape.scope is SCOPE.get() else None
 
 
-def _entry2(memo: Memo, tape: Tape, x: Any, y: Any) -> Entry | None:
+def _entry2(memo: Memo, x: Any, y: Any) -> Entry | None:
     """What two such operands were recorded as before, where nothing but their rows and numbers goes onto the tape."""
     kind_x: Any = type(x)
     kind_y: Any = type(y)
@@ -1418,20 +1441,23 @@ def _entry2(memo: Memo, tape: Tape, x: Any, y: Any) -> Entry | None:
         e: Expr = x
         kind_x = e.type
         if type(x) is not Expr:
-            table = e.type.signatures.get(memo)
+            table = e.type.signatures
     if isinstance(y, Expr):
         e = y
         kind_y = e.type
         if type(y) is not Expr:
-            table = e.type.signatures.get(memo)
+            table = e.type.signatures
+    if RECALL is not None:
+        recalled: Entry | None = RECALL.get(memo, kind_x, kind_y, None)
+        return recalled
+    if table is not memo.table:
+        table = table.get(memo)
     table = None if table is None else table.get(kind_x)
-    found = table.get(kind_y) if type(table) is dict else None
+    found: Any = table.get(kind_y) if type(table) is dict else None
     if type(found) is not Entry:
         return None
     entry: Entry = found
-    if entry.dtypes is not None or (entry.shared and entry.signature not in tape.keep):
-        return None
-    return entry
+    return None if entry.dtypes is not None else entry
 
 
 def _paid(tape: Tape, entry: Entry, x: Any, y: Any) -> bool:
@@ -1441,7 +1467,7 @@ def _paid(tape: Tape, entry: Entry, x: Any, y: Any) -> bool:
     last = codes[1] == FLOAT or codes[1] == INT
     number = y if last else x
     is_float = (codes[1] if last else codes[0]) == FLOAT
-    if entry.payloads > 1 or not (type(number) is int or (type(number) is float and is_float)):
+    if entry.payloads > 1:
         return False
     try:
         if is_float:
@@ -1455,61 +1481,92 @@ def _paid(tape: Tape, entry: Entry, x: Any, y: Any) -> bool:
 
 def _open_here() -> Tape | None:
     """The tape of this context, if it is there and may be appended to; see `current_tape`."""
-    scope = now()
+    scope: Scope = SCOPE.get()
     for entry in scope.entries:
         if not entry.holds():
             return None
     tape: Tape | None = scope.tape()
-    return tape if tape is not None and tape.scope is scope and scope.owner is locks.owner() else None
+    return tape if tape is not None and tape.scope is scope and scope.owner is THREAD.get() else None
 
 
 def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
     """The node, if one of these kinds was recorded before, else None, and nothing is recorded."""
     tape: Tape | None = None
-    table: dict[Any, Any] | None = memo.table
-    local, arrays, shared = True, False, False
+    owner: Type | None = None  # of the first parameter
+    local, arrays = True, False
     for o in operands:
         if isinstance(o, Expr):
             e: Expr = o
             if e.type.parameter is not None:
-                if not shared:
-                    table, shared = e.type.signatures.get(memo), True
-                    if table is None:
-                        return None
+                if owner is None:
+                    owner = e.type
             elif tape is None:
                 tape = e.tape
             elif e.tape is not tape:
                 local = False
         elif type(o) is ndarray:
             arrays = True
-    alone = tape is None and not shared  # numbers alone: nothing says on which device
-    if tape is None or tape.scope is not now():
+    alone = tape is None and owner is None  # numbers alone: nothing says on which device
+    if tape is None or tape.scope is not SCOPE.get():
         local = tape is None
-        tape = current_tape()
+        tape = None if tape is not None else _open_here()
+        if tape is None:
+            tape = current_tape()
         if tape.lines is not None:
             return None
+    plain = local and not arrays and not alone and len(operands) <= 3
+    entry = _recalled(memo, operands) if plain and RECALL is not None else None
+    if entry is None:
+        entry = _found(memo, tape, owner, operands, local)
+        if entry is None or (alone and entry.signature.type.device != tape.device):
+            return None
+        if plain and RECALL is not None and entry.dtypes is None:
+            _recall(memo, operands, entry)
+    if not local or arrays or entry.dtypes is not None or entry.payloads > 1:
+        operands = _prepared(tape, entry, operands)
+    if entry.shared and entry.kept != tape.number:
+        _keep(tape, entry, operands)
+    return _node(tape, entry, operands)
+
+
+def _found(memo: Memo, tape: Tape, owner: Type | None, operands: tuple[Any, ...], local: bool) -> Entry | None:
+    """What operands of these kinds were recorded as before."""
+    table: dict[Any, Any] | None = memo.table if owner is None else owner.signatures.get(memo)
     found: Any = None
     for o in operands:
         if table is None:
             return None
         if isinstance(o, Expr):
-            e = o
+            e: Expr = o
             found = table.get(e.type if local else type_on(tape, e))
         elif type(o) is ndarray:
             found = table.get(intern_type(o.shape, o.dtype, tape.device))
         else:
             found = table.get(type(o))
         table = found if type(found) is dict else None
-    if type(found) is not Entry:
+    return found if type(found) is Entry else None
+
+
+def _kind(operands: tuple[Any, ...], k: int) -> Any:
+    """The kind of an operand that is there, and no array."""
+    if k >= len(operands):
         return None
-    entry: Entry = found
-    if alone and entry.signature.type.device != tape.device:
-        return None
-    if not local or arrays or entry.dtypes is not None or entry.payloads > 1:
-        operands = _prepared(tape, entry, operands)
-    if entry.shared and entry.signature not in tape.keep:
-        _keep(tape, entry.signature, operands)
-    return _node(tape, entry, operands)
+    o = operands[k]
+    if isinstance(o, Expr):
+        e: Expr = o
+        return e.type
+    return type(o)
+
+
+def _recalled(memo: Memo, operands: tuple[Any, ...]) -> Entry | None:
+    """`_found`, where it was lately, of up to three operands that nothing is made of."""
+    found: Entry | None = RECALL.get(memo, _kind(operands, 0), _kind(operands, 1), _kind(operands, 2))
+    return found
+
+
+def _recall(memo: Memo, operands: tuple[Any, ...], entry: Entry) -> None:
+    """Have it `_recalled`."""
+    RECALL.put(memo, _kind(operands, 0), _kind(operands, 1), _kind(operands, 2), entry)
 
 
 def _node(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> Expr:
@@ -1537,7 +1594,7 @@ def open_tape(operands: tuple[Any, ...]) -> Tape:
     for o in operands:
         if type(o) is Expr:
             e: Expr = o
-            if e.tape.scope is now():
+            if e.tape.scope is SCOPE.get():
                 return e.tape
             break
     return current_tape()
@@ -1614,8 +1671,14 @@ def _prepared(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> tuple[Any,
     return tuple(made)
 
 
-def _keep(tape: Tape, signature: Signature, operands: Iterable[Any]) -> None:
+def _keep(tape: Tape, entry: Entry, operands: Iterable[Any]) -> None:
     """The tape keeps the parameters alive that a node reads."""
+    if entry.signature not in tape.keep:
+        _hold(tape, entry.signature, operands)
+    entry.kept = tape.number  # what is added to `keep` stays
+
+
+def _hold(tape: Tape, signature: Signature, operands: Iterable[Any]) -> None:
     tape.keep.update([o for o in operands if isinstance(o, Expr) and o.type.parameter is not None])
     tape.keep.add(signature)
 
@@ -1644,7 +1707,7 @@ def _recorded(memo: Memo, operands: Sequence[Any]) -> Expr:
         elif value.type.parameter is None:
             rows.append(_local_row(tape, value))
         else:
-            _keep(tape, signature, (value,))
+            _hold(tape, signature, (value,))
     e = _append(tape, signature, rows, ints, floats)
     _remember(memo, operands, values, types, signature)
     return e
@@ -1841,12 +1904,30 @@ def along(op: Op) -> Callable[[Any, Any, bool], Expr]:
     return call
 
 
-def indexed(op: Op) -> Callable[[Any, Any], Expr]:
-    """The recording function of an operation of an operand and an index, such as a look-up; the index is payload."""
-    return binary(op)
+def indexed(op: Op, axis: int, general: Callable[..., Expr], ndim: int | None = None) -> Callable[..., Expr]:
+    """The recording function of an operation of an operand, which has ``ndim`` axes or any number of them, and an index
+    along one of them, which is payload; ``general`` records what was not recorded before."""
+    memo = memo_of(op)
+
+    def call(*args: Any, **kwargs: Any) -> Expr:
+        if len(args) == 2 and not kwargs and isinstance(args[0], Expr):
+            x: Expr = args[0]
+            index = args[1]
+            if type(index) is not int and type(index) in NUMPYS_INTEGERS:
+                index = int(index)
+            shape = x.type.shape
+            if type(index) is int and shape and (ndim is None or len(shape) == ndim) and 0 <= index < shape[axis]:
+                found = _again2(memo, x, index)
+                if found is None:
+                    found = _again(memo, (x, index))
+                if found is not None:
+                    return found
+        return general(*args, **kwargs)
+
+    return update_wrapper(call, general)
 
 
-Joined = tuple[Callable[[Sequence[Any]], Union["Expr", None]], Callable[[Sequence[Any]], "Expr"]]
+Joined = tuple["ListMemo", Callable[[Sequence[Any]], Union["Expr", None]], Callable[[Sequence[Any]], "Expr"]]
 
 
 class ListMemo:
@@ -1869,7 +1950,7 @@ def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
     given: list[Any] = operands
     first: Expr = given[0]
     kind, tape, mixed = first.type, first.tape, False
-    if tape is None or tape.scope is not now():
+    if tape is None or tape.scope is not SCOPE.get():
         return None
     for o in given:
         if type(o) is not Expr:
@@ -1901,9 +1982,9 @@ def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
 
 
 def joined(op: Op) -> Joined:
-    """The recording functions of a stacked operation: any number of operands of one type.
+    """The recording functions of a stacked operation, of any number of operands of one type, and what they remember.
 
-    The first is the fast path, None where it does not apply; the second always records.
+    The first of them is the fast path, None where it does not apply; the second always records.
     """
     memo = ListMemo(op)
 
@@ -1921,7 +2002,7 @@ def joined(op: Op) -> Joined:
         memo.table.setdefault(kind, {})[0 if op.ragged else count] = signature_of(op, (kind,) * count, {})
         return e
 
-    return again, call
+    return memo, again, call
 
 
 def of_one_type(operands: Sequence[Expr]) -> Sequence[Expr]:
@@ -1940,7 +2021,7 @@ def differentiable(e: Expr) -> Expr:
     A view has its gradient where that of the memory lies which it shows. So only a constant, whose memory is nobody
     else's, is seen as differentiable as it is; anything else without gradient is copied.
     """
-    kind = e.type if e.tape.scope is now() else type_on(current_tape(), e)
+    kind = e.type if e.tape.scope is SCOPE.get() else type_on(current_tape(), e)
     if kind.requires_grad:
         return e
     own = e if e.row in e.tape.objects else apply1(DETACH, e)
@@ -1969,7 +2050,7 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
     """The memory of ``x``, from element ``offset`` on, seen as ``kind``. No launch computes it, in neither
     direction."""
     tape = x.tape
-    if tape.scope is now():
+    if tape.scope is SCOPE.get():
         return _view_node(tape, view_signature(x.type, kind), x.row, offset)
     tape = current_tape()
     return _append(tape, view_signature(type_on(tape, x), kind), (_local_row(tape, x),), (offset,))
@@ -1978,7 +2059,7 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
 def views(x: Expr, kind: Type, offsets: Sequence[int]) -> list[Expr]:
     """Several such views of one value."""
     tape = x.tape
-    if tape.scope is not now():
+    if tape.scope is not SCOPE.get():
         return [view(x, kind, offset) for offset in offsets]
     signature = view_signature(x.type, kind)
     return [_view_node(tape, signature, x.row, offset) for offset in offsets]
@@ -2007,19 +2088,14 @@ def view_signature(source: Type, kind: Type) -> Signature:
 
 
 def reshape(x: Any, shape: Any) -> Expr:
-    """``x`` in another shape of the same size; one size may be -1. Free: no launch, no copy. Raises `ShapeError`.
-
-    >>> import lazyflow as lf
-    >>> lf.reshape(lf.constant([[1.0, 2.0], [3.0, 4.0]]), (-1,)).numpy()
-    array([1., 2., 3., 4.], dtype=float32)
-    """
+    """``x`` in another shape: see `lazyflow.reshape`."""
     if type(shape) is not tuple:
         shape = integers("reshape", "the shape", shape)
     if type(x) is not Expr:
         x = constant(x)
     known = _shapes.get(x.type)
     kind = None if known is None or not _all_int(shape) else known.get(shape)
-    if kind is not None and x.tape.scope is now():
+    if kind is not None and x.tape.scope is SCOPE.get():
         return view(x, kind, 0)
     given = shape = integers("reshape", "the shape", shape)
     shape = OPS["reshape"].infer(x.type, shape=shape).shape
@@ -2066,19 +2142,21 @@ def getitem(x: Any, key: Any) -> Expr:
     >>> x[1].numpy(), x[:, 0].numpy()
     (array([3., 4.], dtype=float32), array([1., 3.], dtype=float32))
     """
-    if type(key) in NUMPYS_INTEGERS:
+    if type(key) is not int and type(key) is not slice and type(key) in NUMPYS_INTEGERS:
         key = int(key)
     if type(x) is not Expr:
         return _getitem(constant(x), key)
     part = _part(key)
     if part is None:
         return _getitem(x, key)
-    found = _blocks.get(x.type, _NONE).get(part)
-    if found is not None and x.tape.scope is now():
-        return apply1(found, x) if type(found) is Memo else _view_node(x.tape, found[0], x.row, found[1])
-    e = _getitem(x, key)
-    _remember_block(x, key, part, e)
-    return e
+    e: Expr = x
+    known: Any = _blocks.get(e.type)
+    found: Any = None if known is None else known.get(part)
+    if found is not None and e.tape.scope is SCOPE.get():
+        return apply1(found, e) if type(found) is Memo else _view_node(e.tape, found[0], e.row, found[1])
+    made = _getitem(x, key)
+    _remember_block(x, key, part, made)
+    return made
 
 
 def _getitem(x: Expr, key: Any) -> Expr:
@@ -2161,7 +2239,6 @@ def _block(x: Expr, start: int, shape: Shape) -> Expr:
     return view(x, kind, start * rest if kind.size else 0)
 
 
-_NONE: dict[Any, Any] = {}
 _blocks: dict[Type, dict[Any, Any]] = table_of_interned({})
 
 
@@ -2172,11 +2249,14 @@ def _part(key: Any) -> Any:
     if type(key) is int:
         return key
     if type(key) is slice:
-        ends = key.start, key.stop, key.step
-        for end in ends:
-            if end is not None and type(end) is not int:
-                return None
-        return ends
+        start, stop, step = key.start, key.stop, key.step
+        if start is not None and type(start) is not int:
+            return None
+        if stop is not None and type(stop) is not int:
+            return None
+        if step is not None and type(step) is not int:
+            return None
+        return start, stop, step
     if key is None or key is Ellipsis:
         return "None" if key is None else "..."
     if type(key) is not tuple:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lazyflow.core import guards
+from lazyflow.core.columns import ThisThread
 
 Result = TypeVar("Result")
 
@@ -109,9 +110,12 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
+THREAD = ThisThread(_thread)
+
+
 def owner() -> Owner:
     """This thread."""
-    return _thread.owner
+    return THREAD.get()  # type: ignore[no-any-return]
 
 
 def together(owners: Sequence[Owner], function: Callable[..., Result], *args: Any) -> Result:

@@ -12,16 +12,16 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from lazyflow import core
+from lazyflow.core.columns import Scope, Variable, no_tape
 from lazyflow.device import canonical
 from lazyflow.errors import CellError, DTypeError, user_line
-from lazyflow.locks import Owner, owner
+from lazyflow.locks import owner
 from lazyflow.profile import Profile
 from lazyflow.threads import cores
 
@@ -83,28 +83,14 @@ class Entry:
         return not self.closed and (self.kept or self.holder is None or self.holder() is not None)
 
 
-class Scope:
-    """The state of a context: the blocks that were entered, the settings that they make, and the tape that is recorded
-    on there (weakly: a tape lives as long as an expression of it), by the thread ``owner``.
-
-    There is one context variable, and it holds one of these. Whatever follows contexts (tasks, fibers) follows this.
-    """
-
-    __slots__ = ("entries", "owner", "settings", "tape")
-
-    def __init__(self, entries: tuple[Entry, ...], settings: Settings, owner: Owner | None = None) -> None:
-        self.entries, self.settings, self.owner = entries, settings, owner
-        self.tape: Callable[[], Any] = _no_tape
-
-
-def _no_tape() -> None:
-    """In place of a reference to a tape that is no more."""
-
+# The state of a context is a `Scope`: the blocks that were entered, the settings that they make, and the tape that is
+# recorded on there (weakly: a tape lives as long as an expression of it), by the thread ``owner``. There is one context
+# variable, and it holds one of these. Whatever follows contexts (tasks, fibers) follows this.
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _OUTERMOST = Scope((), Settings())
-_scope: ContextVar[Scope] = ContextVar("lazyflow.scope", default=_OUTERMOST)
-now = _scope.get  # on the way of every recorded operation, therefore as it is: no function around it
+SCOPE = Variable("lazyflow.scope", default=_OUTERMOST)  # a context variable
+now: Callable[[], Scope] = SCOPE.get
 
 
 def here() -> Scope:
@@ -119,13 +105,14 @@ def here() -> Scope:
 def owned(scope: Scope) -> Scope:
     """The same scope with a tape of this thread: it was that of a context that was copied from elsewhere."""
     mine = Scope(scope.entries, scope.settings, owner())
-    _scope.set(mine)
+    SCOPE.set(mine)
     return mine
 
 
 def current() -> Settings:
     """The settings of this context."""
-    return here().settings
+    found: Settings = here().settings
+    return found
 
 
 def tracing() -> Any:
@@ -147,12 +134,12 @@ def refuse_in_cells(what: str, instead: str) -> None:
 
 def _narrowed(scope: Scope, entries: Sequence[Entry]) -> Scope:
     """Go on with these of a scope's entries: as it was before the others, if they came last."""
-    outer = scope.entries[len(entries)].outer
+    outer: Scope | None = scope.entries[len(entries)].outer
     if outer is not None and outer.entries == tuple(entries):
         new = outer
     else:
         new = functools.reduce(lambda around, entry: entry.block.scope(around, entry), entries, _OUTERMOST)
-    _scope.set(new)
+    SCOPE.set(new)
     return new
 
 
@@ -220,7 +207,7 @@ def _leave(entry: Entry, *error: object) -> None:
     """Leave a block. Wherever this is interrupted, the entry holds no more: its holder is gone with the statement."""
     if entry.outer is None:  # never entered: the call belongs to what was entered by hand
         entry = _by_hand(entry.block)
-        entry.holder = _no_tape
+        entry.holder = no_tape
     scope = now()
     if entry in scope.entries:
         tape = scope.tape()
@@ -285,8 +272,9 @@ class using:
         inside = self.scope(entry.outer, entry)
         if entry.holder is None:
             self.by_hand.append(entry)
-        _scope.set(inside)
-        return inside.settings
+        SCOPE.set(inside)
+        entered: Settings = inside.settings
+        return entered
 
     if TYPE_CHECKING:
 

@@ -30,7 +30,7 @@ cdef class Tape:
     cdef public dict objects, imported, ready, streams, drawn, retained, remembered, hooks, reach
     cdef public list imports, lines, runs, touched
     cdef public set keep
-    cdef public object device, options, owner, scope, run_of, offset_of, decoded, trace, owners
+    cdef public object device, dtype, options, owner, scope, run_of, offset_of, decoded, trace, owners
     cdef public bint grad, sealed
     cdef public long long number, generation
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import passes, settings
-from lazyflow.core.columns import Counts, FloatColumn, IntColumn
+from lazyflow.core.columns import Counts, FloatColumn, IntColumn, Scope
 from lazyflow.device import elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
@@ -320,6 +320,7 @@ class Tape:
         "decoded",
         "device",
         "drawn",
+        "dtype",
         "floats",
         "generation",
         "grad",
@@ -359,11 +360,11 @@ class Tape:
         self.imported: dict[tuple[Any, ...], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures; after a sweep the signatures of all rows
         self.ready: dict[Any, int] = {}  # the signatures of cells that may be recorded on it as things stand
-        self.device, self.grad, self.options = options.device, options.grad, options
+        self.device, self.dtype, self.grad, self.options = options.device, options.dtype, options.grad, options
         self.lines: list[str] | None = [] if options.check_finite else None
         self.owner = owner()
         self.owners = self.owner.alone  # with those of the tapes that it imports from
-        self.scope: settings.Scope | None = None
+        self.scope: Scope | None = None
         self.sealed = False
         self.number = next(_tape_numbers)
         _tapes[self.number] = self
@@ -426,7 +427,9 @@ def current_tape() -> Tape:
 
     A context that was copied into another thread has its settings, and never its tape.
     """
-    scope = settings.here()
+    scope: Scope = settings.SCOPE.get()
+    if scope.entries:
+        scope = settings.here()
     if scope.owner is not owner():
         scope = settings.owned(scope)
     tape: Tape | None = scope.tape()
@@ -446,7 +449,7 @@ class recording_on(settings.using):
         super().__init__()
         self.on = weakref.ref(tape)
 
-    def scope(self, outer: settings.Scope, entry: settings.Entry) -> settings.Scope:
+    def scope(self, outer: Scope, entry: settings.Entry) -> Scope:
         inside = super().scope(outer, entry)
         inside.owner, inside.tape = owner(), self.on
         tape = self.on()

@@ -29,6 +29,7 @@ ORDER = (
     "tape",
     "rows",
     "expr",
+    "templates",
     "functions",
     "graph",
     "repeats",

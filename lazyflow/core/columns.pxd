@@ -1,4 +1,5 @@
 cimport cython
+from cpython.object cimport PyObject
 
 
 cdef class Column:
@@ -23,8 +24,49 @@ cdef class Counts:
 @cython.final
 cdef class IntColumn(Column):
     cpdef int append(self, int value) except -1
+    cpdef int add(self, IntColumn more) except -1
 
 
 @cython.final
 cdef class FloatColumn(Column):
     cpdef int append(self, double value) except -1
+    cpdef int add(self, FloatColumn more) except -1
+
+
+@cython.final
+cdef class Variable:
+    cdef object inner
+    cpdef object get(self)
+
+
+@cython.final
+cdef class Known:
+    cdef unsigned long long number
+    cdef object owner
+
+
+@cython.final
+cdef class ThisThread:
+    cdef object local
+    cdef Known last
+    cpdef object get(self)
+
+
+@cython.final
+cdef class Scope:
+    cdef public tuple entries
+    cdef public object settings, owner, tape
+
+
+cdef struct Remembered:
+    PyObject *keys[4]
+    PyObject *found
+
+
+@cython.final
+cdef class Recall:
+    cdef Remembered *slots
+    cdef int at
+    cdef void drop(self, int i) noexcept
+    cpdef object get(self, object a, object b, object c, object d)
+    cpdef int put(self, object a, object b, object c, object d, object found) except -1

@@ -1,4 +1,6 @@
-"""The columns of a tape: arrays that grow at their end, of C integers and of doubles.
+"""What recording works on: the columns of a tape, what was recorded before, and the variable of the context.
+
+Columns are arrays that grow at their end, of C integers and of doubles.
 
 Where the package was compiled, ``columns.pyx`` takes the place of this file, with the same names.
 """
@@ -6,15 +8,49 @@ Where the package was compiled, ``columns.pyx`` takes the place of this file, wi
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["Counts", "FloatColumn", "IntColumn"]
+__all__ = ["Counts", "FloatColumn", "IntColumn", "Recall", "Scope", "ThisThread", "Variable", "no_tape", "recycle"]
+
+Variable = ContextVar
 
 
 def Counts() -> Any:
     """How many handles there are of each row is not known: Python tells nobody cheaply that an object has died."""
     return None
+
+
+def Recall() -> Any:
+    """Python's own tables are as fast as anything that stood before them."""
+    return None
+
+
+def recycle(one: type) -> None:
+    """Python reuses the memory of small objects by itself."""
+
+
+class ThisThread:
+    """``local.owner`` of this thread."""
+
+    __slots__ = ("get",)
+
+    def __init__(self, local: Any) -> None:
+        self.get: Callable[[], Any] = lambda: local.owner
+
+
+class Scope:
+    """See `lazyflow.settings`."""
+
+    __slots__ = ("entries", "owner", "settings", "tape")
+
+    def __init__(self, entries: tuple[Any, ...], settings: Any, owner: Any = None) -> None:
+        self.entries, self.settings, self.owner, self.tape = entries, settings, owner, no_tape
+
+
+def no_tape() -> Any:
+    """In place of a reference to a tape that is no more."""
 
 
 class IntColumn(array):  # type: ignore[type-arg]  # that an array has a type of elements is known to mypy alone
@@ -29,6 +65,8 @@ class IntColumn(array):  # type: ignore[type-arg]  # that an array has a type of
         """Append all of some numbers, or none of them: they are converted first."""
         super().extend(values if isinstance(values, array) else array("i", values))
 
+    add = extend
+
 
 class FloatColumn(array):  # type: ignore[type-arg]
     """Doubles; ``append`` and ``extend`` raise ``OverflowError`` for an integer that is too large for one."""
@@ -41,3 +79,5 @@ class FloatColumn(array):  # type: ignore[type-arg]
     def extend(self, values: Iterable[float]) -> None:
         """Append all of some numbers, or none of them: they are converted first."""
         super().extend(values if isinstance(values, array) else array("d", values))
+
+    add = extend

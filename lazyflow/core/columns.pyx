@@ -1,4 +1,6 @@
-"""The columns of a tape: arrays that grow at their end, of C integers and of doubles.
+"""What recording works on: the columns of a tape, what was recorded before, and the variable of the context.
+
+Columns are arrays that grow at their end, of C integers and of doubles.
 
 They do what ``array.array`` does for the recorder and for the passes, and no more; appending is a few instructions for
 compiled code. Memory that somebody looks at (see ``exports``) stays where it is: there is no growing beyond its room
@@ -6,10 +8,13 @@ then.
 """
 
 from array import array
+from contextvars import ContextVar
 
+from cpython.contextvars cimport get_value
 from cpython.buffer cimport Py_buffer, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.limits cimport INT_MAX
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 cimport cython
@@ -190,6 +195,14 @@ cdef class IntColumn(Column):
         self.size += 1
         return 0
 
+    cpdef int add(self, IntColumn more) except -1:
+        """Append all of another column."""
+        if more.size:
+            self.reserve(more.size)
+            memcpy(self.data + self.size * sizeof(int), more.data, more.size * sizeof(int))
+            self.size += more.size
+        return 0
+
 
 @cython.final
 cdef class FloatColumn(Column):
@@ -205,3 +218,209 @@ cdef class FloatColumn(Column):
         (<double *>self.data)[self.size] = value
         self.size += 1
         return 0
+
+    cpdef int add(self, FloatColumn more) except -1:
+        """Append all of another column."""
+        if more.size:
+            self.reserve(more.size)
+            memcpy(self.data + self.size * sizeof(double), more.data, more.size * sizeof(double))
+            self.size += more.size
+        return 0
+
+
+cdef extern from *:
+    """
+    #define RECYCLED 256
+    static PyTypeObject *recycled_type = NULL;
+    static PyObject *recycled[RECYCLED];
+    static int recycled_count = 0;
+
+    static PyObject *recycled_alloc(PyTypeObject *type, Py_ssize_t items) {
+        PyObject *o;
+        if (type != recycled_type || recycled_count == 0)
+            return PyType_GenericAlloc(type, items);
+        o = recycled[--recycled_count];
+        memset((char *)o + sizeof(PyObject), 0, (size_t)type->tp_basicsize - sizeof(PyObject));
+        (void)PyObject_Init(o, type);
+        PyObject_GC_Track(o);
+        return o;
+    }
+
+    static void recycled_free(void *o) {
+        if (Py_TYPE((PyObject *)o) == recycled_type && recycled_count < RECYCLED)
+            recycled[recycled_count++] = (PyObject *)o;
+        else
+            PyObject_GC_Del(o);
+    }
+
+    static void recycle_objects(PyTypeObject *type) {
+    #if CYTHON_USE_FREELISTS && CYTHON_USE_TYPE_SLOTS && !CYTHON_USE_TYPE_SPECS
+        if (recycled_type == NULL && PyType_IS_GC(type) && type->tp_alloc == PyType_GenericAlloc) {
+            recycled_type = type;
+            type->tp_alloc = recycled_alloc;
+            type->tp_free = recycled_free;
+        }
+    #else
+        (void)type;
+    #endif
+    }
+    """
+    void recycle_objects(type one)
+
+
+def recycle(type one):
+    """Keep the memory of the objects of a class that end, for the next of them: once, for a class of C with the memory
+    management that classes have. Its subclasses have their own."""
+    recycle_objects(one)
+
+
+@cython.final
+cdef class Variable:
+    """A `ContextVar`, which compiled code reads without a call of Python's."""
+
+    def __init__(self, name, *, default):
+        self.inner = ContextVar(name, default=default)
+
+    cpdef object get(self):
+        return get_value(self.inner, None)
+
+    def set(self, value):
+        """Set it in this context."""
+        return self.inner.set(value)
+
+
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *PyThreadState_Get()
+    unsigned long long PyThreadState_GetID(PyThreadState *state)
+
+
+@cython.final
+cdef class Known:
+    """A thread, and its owner."""
+
+
+@cython.final
+cdef class ThisThread:
+    """``local.owner`` of this thread, remembered of the thread that has asked last: the numbers of threads are never
+    used again, and each has its own."""
+
+    def __init__(self, local):
+        self.local, self.last = local, Known()
+
+    cpdef object get(self):
+        cdef Known last = self.last
+        cdef unsigned long long number = PyThreadState_GetID(PyThreadState_Get())
+        if last.owner is None or last.number != number:
+            last = Known()
+            last.number, last.owner = number, self.local.owner
+            self.last = last  # one attribute, which other threads see as a whole
+        return last.owner
+
+
+@cython.final
+cdef class Scope:
+    """See `lazyflow.settings`."""
+
+    def __init__(self, entries, settings, owner=None):
+        self.entries, self.settings, self.owner, self.tape = entries, settings, owner, no_tape
+
+
+def no_tape():
+    """In place of a reference to a tape that is no more."""
+
+
+cdef enum:
+    SETS = 512
+
+
+@cython.final
+cdef class Recall:
+    """What was recorded of up to four objects, the very same ones, in their order: a look-up of a few nanoseconds, that
+    forgets. It holds `SETS` pairs, in which the older of two makes room."""
+
+    def __cinit__(self):
+        self.at = 0
+        self.slots = <Remembered *>calloc(2 * SETS, sizeof(Remembered))
+        if self.slots == NULL:
+            raise MemoryError("no memory for what was recorded before")
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(2 * SETS):
+            self.drop(i)
+        free(self.slots)
+
+    cdef void drop(self, int i) noexcept:
+        cdef Remembered old = self.slots[i]
+        cdef int k
+        memset(&self.slots[i], 0, sizeof(Remembered))
+        for k in range(4):
+            Py_XDECREF(old.keys[k])
+        Py_XDECREF(old.found)
+
+    cpdef object get(self, object a, object b, object c, object d):
+        """What was put under these objects, or None."""
+        cdef Remembered *slot = &self.slots[place_of(<void *>a, <void *>b, <void *>c, <void *>d)]
+        if (
+            slot.keys[0] == <PyObject *>a
+            and slot.keys[1] == <PyObject *>b
+            and slot.keys[2] == <PyObject *>c
+            and slot.keys[3] == <PyObject *>d
+        ):
+            return <object>slot.found
+        slot += 1
+        if (
+            slot.keys[0] == <PyObject *>a
+            and slot.keys[1] == <PyObject *>b
+            and slot.keys[2] == <PyObject *>c
+            and slot.keys[3] == <PyObject *>d
+        ):
+            return <object>slot.found
+        return None
+
+    cpdef int put(self, object a, object b, object c, object d, object found) except -1:
+        """Remember something under these objects, which live as long."""
+        cdef int i = place_of(<void *>a, <void *>b, <void *>c, <void *>d)
+        cdef Remembered old = self.slots[i + 1]
+        cdef int k
+        self.slots[i + 1] = self.slots[i]
+        for one in (a, b, c, d, found):
+            Py_INCREF(one)
+        self.slots[i].keys[0], self.slots[i].keys[1] = <PyObject *>a, <PyObject *>b
+        self.slots[i].keys[2], self.slots[i].keys[3] = <PyObject *>c, <PyObject *>d
+        self.slots[i].found = <PyObject *>found
+        for k in range(4):  # last: what ends with them may come back here
+            Py_XDECREF(old.keys[k])
+        Py_XDECREF(old.found)
+        return 0
+
+    def forget(self, key):
+        """Let go of all that was put under an object."""
+        cdef int i, k
+        for i in range(2 * SETS):
+            for k in range(4):
+                if self.slots[i].keys[k] == <PyObject *>key:
+                    self.drop(i)
+                    break
+
+    def popitem(self):
+        """Let go of one thing, and return it; ``KeyError`` where there is none left."""
+        while self.at < 2 * SETS:
+            self.at += 1
+            if self.slots[self.at - 1].found != NULL:
+                found = <object>self.slots[self.at - 1].found
+                self.drop(self.at - 1)
+                return found
+        self.at = 0
+        raise KeyError("empty")
+
+
+cdef inline int place_of(void *a, void *b, void *c, void *d) noexcept:
+    """The first of the two places where these may stand: objects lie at multiples of 16 bytes."""
+    cdef size_t h = (<size_t>a >> 4) * 0x9E3779B97F4A7C15u
+    h = (h ^ (<size_t>b >> 4)) * 0x9E3779B97F4A7C15u
+    h = (h ^ (<size_t>c >> 4)) * 0x9E3779B97F4A7C15u
+    h = (h ^ (<size_t>d >> 4)) * 0x9E3779B97F4A7C15u
+    return 2 * (<int>(h >> 40) % SETS)

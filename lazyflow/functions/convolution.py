@@ -11,6 +11,7 @@ from typing import Any
 
 from lazyflow.expr import Expr, as_floating, constant, record
 from lazyflow.ops import OPS
+from lazyflow.templates import by_kinds
 
 __all__ = ["adaptive_avg_pool", "avg_pool", "conv", "conv_transpose", "fold_windows", "max_pool", "windows"]
 
@@ -27,6 +28,7 @@ def _of_one_dtype(x: Any, weight: Any, bias: Any) -> list[Any]:
     return operands if bias is None else [*operands, as_floating(bias, weight)]
 
 
+@by_kinds
 def conv(
     x: Any,
     weight: Any,
@@ -58,6 +60,7 @@ def conv(
     )
 
 
+@by_kinds
 def conv_transpose(
     x: Any,
     weight: Any,
@@ -89,6 +92,7 @@ def conv_transpose(
     )
 
 
+@by_kinds
 def max_pool(
     x: Any,
     kernel: Sequence[int],
@@ -120,6 +124,7 @@ def max_pool(
     )
 
 
+@by_kinds
 def avg_pool(
     x: Any,
     kernel: Sequence[int],
@@ -151,6 +156,7 @@ def avg_pool(
     )
 
 
+@by_kinds
 def adaptive_avg_pool(x: Any, output_size: Sequence[int | None]) -> Expr:
     """Means over ``output_size`` bins of each of the last axes, whatever their sizes; None keeps an axis.
 
@@ -164,6 +170,7 @@ def adaptive_avg_pool(x: Any, output_size: Sequence[int | None]) -> Expr:
     return record(OPS["adaptive_avg_pool"], (constant(x),), output_size=_hashable(output_size))
 
 
+@by_kinds
 def windows(
     x: Any, kernel: Sequence[int], stride: Sizes = 1, padding: Any = 0, dilation: Sizes = 1, fill: float = 0.0
 ) -> Expr:
@@ -185,6 +192,7 @@ def windows(
     )
 
 
+@by_kinds
 def fold_windows(
     x: Any, size: Sequence[int], kernel: Sequence[int], stride: Sizes = 1, padding: Any = 0, dilation: Sizes = 1
 ) -> Expr:

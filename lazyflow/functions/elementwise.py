@@ -9,6 +9,7 @@ from typing import Any
 from lazyflow.expr import Expr, binary, constant, plain_dtype, record, unary
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Op, number
+from lazyflow.templates import by_kinds
 
 _UNARY = [
     "negative",
@@ -248,6 +249,7 @@ globals().update({name: _documented(unary(OPS[name]), OPS[name]) for name in _UN
 globals().update({name: _documented(binary(OPS[name]), OPS[name]) for name in _BINARY})
 
 
+@by_kinds
 def leaky_relu(x: Any, slope: float = 0.01) -> Expr:
     """``x`` where positive, else ``slope * x``; different slopes batch.
 
@@ -258,16 +260,19 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Expr:
     return record(OPS["leaky_relu"], (constant(x), number("leaky_relu", "slope", slope)))
 
 
+@by_kinds
 def elu(x: Any, alpha: float = 1.0) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016); different alphas batch."""
     return record(OPS["elu"], (constant(x), number("elu", "alpha", alpha)))
 
 
+@by_kinds
 def celu(x: Any, alpha: float = 1.0) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)`` (Barron 2017); different alphas batch."""
     return record(OPS["celu"], (constant(x), number("celu", "alpha", alpha)))
 
 
+@by_kinds
 def gelu(x: Any, approximate: bool | str = False) -> Expr:
     """``x`` times the normal distribution function of ``x`` (Hendrycks and Gimpel 2016); ``approximate`` (True, or
     ``"tanh"``) by tanh. Raises ``ValueError`` for another word."""
@@ -278,11 +283,13 @@ def gelu(x: Any, approximate: bool | str = False) -> Expr:
     return record(OPS["gelu_tanh" if approximate else "gelu"], (constant(x),))
 
 
+@by_kinds
 def hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Expr:
     """``x`` cut off at ``low`` and ``high``."""
     return record(OPS["hardtanh"], (constant(x), number("hardtanh", "low", low), number("hardtanh", "high", high)))
 
 
+@by_kinds
 def clip(x: Any, low: Any = None, high: Any = None) -> Expr:
     """``x`` cut off at ``low`` and ``high``, of which one may be ``None``; no gradient where it was cut.
 
@@ -298,6 +305,7 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Expr:
     return record(OPS["clip"], (constant(x), low, high))
 
 
+@by_kinds
 def where(condition: Any, a: Any, b: Any) -> Expr:
     """``a`` where ``condition`` holds, else ``b``; gradients flow to the one chosen.
 
@@ -309,6 +317,7 @@ def where(condition: Any, a: Any, b: Any) -> Expr:
     return record(OPS["where"], (constant(condition), a, b))
 
 
+@by_kinds
 def astype(x: Any, dtype: Any) -> Expr:
     """``x`` converted to ``dtype``; gradients are converted back."""
     return record(OPS["astype"], (constant(x),), dtype=plain_dtype(dtype))
@@ -327,6 +336,7 @@ def lgamma(x: Any) -> Expr:
     return _lgamma(x)
 
 
+@by_kinds
 def scale_gradient(x: Any, scale: float) -> Expr:
     """``x`` itself, with the gradient that comes back through here times ``scale``.
 

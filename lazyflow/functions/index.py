@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.errors import ShapeError
-from lazyflow.expr import NUMPYS_INTEGERS, Expr, checked_range, constant, index_array, indexed, plain_dtype, record
+from lazyflow.expr import Expr, binary, checked_range, constant, index_array, indexed, plain_dtype, record
 from lazyflow.functions.elementwise import invert, isnan, negative, where
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, negative_axis
+from lazyflow.templates import by_kinds
 from lazyflow.trace import TracedNumber
 
 __all__ = ["argsort", "embedding", "kmax_pool", "one_hot", "pick", "scatter", "take", "take_along_axis", "topk"]
 
-_lookup = indexed(OPS["lookup"])
-_pick = indexed(OPS["pick"])
+_lookup, _pick = binary(OPS["lookup"]), binary(OPS["pick"])
 
 
 def _checked(name: str, indices: Any, size: int, what: str, lowest: int = 0) -> Any:
@@ -30,6 +30,7 @@ def _checked(name: str, indices: Any, size: int, what: str, lowest: int = 0) -> 
     return checked_range(name, array, size, what, lowest)
 
 
+@partial(indexed, OPS["lookup"], 0)
 def embedding(table: Any, index: Any) -> Expr:
     """Row ``index`` of ``table`` (n, ...); an array of indices gives an array of rows.
 
@@ -41,10 +42,6 @@ def embedding(table: Any, index: Any) -> Expr:
     >>> lf.embedding(table, 1).numpy()
     array([2., 3.], dtype=float32)
     """
-    if type(index) in NUMPYS_INTEGERS:
-        index = int(index)
-    if type(index) is int and isinstance(table, Expr) and table.type.shape and 0 <= index < table.type.shape[0]:
-        return _lookup(table, index)
     table = constant(table)
     if not table.shape:
         raise ShapeError("embedding: the table needs at least one axis")
@@ -76,6 +73,7 @@ def take(x: Any, indices: Any, axis: int = 0) -> Expr:
     return record(OPS["take"], (x, indices), axis=axis)
 
 
+@partial(indexed, OPS["pick"], -1)
 def pick(x: Any, index: Any, axis: int = -1) -> Expr:
     """One element along ``axis``: ``x[..., index]`` by default; the index is payload, so different ones batch.
 
@@ -84,8 +82,6 @@ def pick(x: Any, index: Any, axis: int = -1) -> Expr:
     7.0
     """
     x = constant(x)
-    if axis == -1 and type(index) is int and x.type.shape and 0 <= index < x.type.shape[-1]:
-        return _pick(x, index)
     axis = integer("pick", "axis", axis)
     if devices.is_array(index):
         index = index_array(index)[()]  # one of no axes is a number
@@ -101,6 +97,7 @@ def pick(x: Any, index: Any, axis: int = -1) -> Expr:
     return record(OPS["pick"], (x, index), axis=axis)
 
 
+@by_kinds
 def one_hot(index: Any, n: int, dtype: Any = np.float32) -> Expr:
     """A vector of ``n`` zeros with a one at ``index``.
 
@@ -114,6 +111,7 @@ def one_hot(index: Any, n: int, dtype: Any = np.float32) -> Expr:
     return record(OPS["one_hot"], (index,), n=n, dtype=plain_dtype(dtype))
 
 
+@by_kinds
 def argsort(x: Any, axis: int = -1) -> Expr:
     """The indices that sort ``x`` along ``axis``, equal elements in their order; an int64 expression.
 
@@ -176,6 +174,7 @@ def _largest(name: str, x: Expr, k: Any, axis: int) -> Expr:
     return swapaxes(swapaxes(order, 0, axis)[:k], 0, axis)
 
 
+@by_kinds
 def topk(x: Any, k: int, axis: int = -1) -> tuple[Expr, Expr]:
     """The ``k`` largest elements along ``axis``, the largest first, and their places, int64.
 
@@ -191,6 +190,7 @@ def topk(x: Any, k: int, axis: int = -1) -> tuple[Expr, Expr]:
     return take_along_axis(x, places, axis), places
 
 
+@by_kinds
 def kmax_pool(x: Any, k: int, axis: int = -1) -> Expr:
     """The ``k`` largest elements along ``axis`` in the order in which they stand (Kalchbrenner et al. 2014).
 

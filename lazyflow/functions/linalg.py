@@ -10,6 +10,7 @@ from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, affine_recorder, as_floating, binary, constant, constants, record
 from lazyflow.ops import OPS
 from lazyflow.ops.decompositions import svd_parts
+from lazyflow.templates import by_kinds
 
 __all__ = [
     "affine",
@@ -61,6 +62,7 @@ def affine(weight: Any, bias: Any, x: Any) -> Expr:
     return _affine(weight, bias, x)
 
 
+@by_kinds
 def dot(a: Any, b: Any) -> Expr:
     """The inner product of two vectors of one size, a scalar.
 
@@ -71,6 +73,7 @@ def dot(a: Any, b: Any) -> Expr:
     return record(OPS["dot"], constants((a, b)))
 
 
+@by_kinds
 def outer(a: Any, b: Any) -> Expr:
     """The outer product of vectors (m,) and (n,): (m, n).
 
@@ -82,6 +85,7 @@ def outer(a: Any, b: Any) -> Expr:
     return record(OPS["outer"], constants((a, b)))
 
 
+@by_kinds
 def einsum(subscripts: str, a: Any, b: Any) -> Expr:
     """Einstein's summation over two operands, as ``numpy.einsum`` without ellipsis.
 
@@ -92,6 +96,7 @@ def einsum(subscripts: str, a: Any, b: Any) -> Expr:
     return record(OPS["einsum"], constants((a, b)), subscripts=subscripts)
 
 
+@by_kinds
 def bilinear(x: Any, weight: Any, y: Any, bias: Any = None) -> Expr:
     """``x`` (k,) and ``y`` (l,) through a weight (m, k, l): ``sum_kl x_k W_mkl y_l + b_m``, of shape (m,).
 
@@ -103,6 +108,7 @@ def bilinear(x: Any, weight: Any, y: Any, bias: Any = None) -> Expr:
     return result if bias is None else result + as_floating(bias, weight)
 
 
+@by_kinds
 def inv(a: Any) -> Expr:
     """The inverse of square matrices (..., n, n). Raises ``numpy.linalg.LinAlgError`` for a singular one when it runs.
 
@@ -114,6 +120,7 @@ def inv(a: Any) -> Expr:
     return record(OPS["inv"], (constant(a),))
 
 
+@by_kinds
 def solve(a: Any, b: Any) -> Expr:
     """``x`` with ``a @ x = b``: a (n, n) and b (n,), or a (..., n, n) and b (..., n, k).
 
@@ -124,6 +131,7 @@ def solve(a: Any, b: Any) -> Expr:
     return record(OPS["solve"], constants((a, b)))
 
 
+@by_kinds
 def det(a: Any) -> Expr:
     """The determinant of square matrices (..., n, n). Its gradient is the matrix of cofactors, of a singular one too.
 
@@ -134,6 +142,7 @@ def det(a: Any) -> Expr:
     return record(OPS["det"], (constant(a),))
 
 
+@by_kinds
 def slogdet(a: Any) -> tuple[Expr, Expr]:
     """Sign and logarithm of the size of the determinant of square matrices (..., n, n).
 
@@ -146,6 +155,7 @@ def slogdet(a: Any) -> tuple[Expr, Expr]:
     return both[..., 0], both[..., 1]
 
 
+@by_kinds
 def cholesky(a: Any) -> Expr:
     """The lower triangular ``L`` with ``L @ L.T = (a + a.T) / 2``, of positive definite matrices (..., n, n).
 
@@ -157,6 +167,7 @@ def cholesky(a: Any) -> Expr:
     return record(OPS["cholesky"], (constant(a),))
 
 
+@by_kinds
 def eigh(a: Any) -> tuple[Expr, Expr]:
     """Eigenvalues (..., n), ascending, and eigenvectors (..., n, n), as columns, of the symmetric ``(a + a.T) / 2``.
 
@@ -173,6 +184,7 @@ def eigh(a: Any) -> tuple[Expr, Expr]:
     return parts[..., :n], parts[..., n:].reshape(a.shape)
 
 
+@by_kinds
 def svd(a: Any) -> tuple[Expr, Expr, Expr]:
     """``U`` (..., m, k), ``S`` (..., k), descending, and ``Vh`` (..., k, n) with ``a = U * S @ Vh``; k = min(m, n).
 
@@ -184,6 +196,7 @@ def svd(a: Any) -> tuple[Expr, Expr, Expr]:
     return svd_parts(record(OPS["svd"], (a,)), *a.shape[-2:])
 
 
+@by_kinds
 def circular_convolution(u: Any, v: Any) -> Expr:
     """``y[i] = sum_j u[j] v[(i - j) mod n]`` of two vectors (n,), as holographic representations bind (Plate 1995).
 
@@ -196,6 +209,7 @@ def circular_convolution(u: Any, v: Any) -> Expr:
     return _rotated("circular_convolution", u, v, -1)
 
 
+@by_kinds
 def circular_correlation(u: Any, v: Any) -> Expr:
     """``y[i] = sum_j u[j] v[(i + j) mod n]`` of two vectors (n,): what undoes `circular_convolution`, nearly.
 

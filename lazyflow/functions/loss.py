@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, as_floating, in_one_dtype, index_array, indexed, record
+from lazyflow.expr import Expr, as_floating, binary, in_one_dtype, index_array, indexed, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import number
 from lazyflow.ops.loss import REDUCTIONS
+from lazyflow.templates import by_kinds
 from lazyflow.trace import TracedNumber
 
 __all__ = ["bce_with_logits", "cross_entropy", "hinge", "huber", "mse", "nll"]
 
-_cross_entropy = indexed(OPS["cross_entropy"])
-_nll = indexed(OPS["nll"])
+_cross_entropy, _nll = binary(OPS["cross_entropy"]), binary(OPS["nll"])
 
 
 def _class(name: str, i: Any, scores: Expr) -> Any:
@@ -49,6 +50,7 @@ def _classes(name: str, target: Any, scores: Expr) -> Any:
     return array
 
 
+@partial(indexed, OPS["cross_entropy"], -1, ndim=1)
 def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     """Minus the log-probability of the target under ``softmax(logits)``, a scalar.
 
@@ -61,10 +63,6 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     >>> round(lf.cross_entropy(lf.constant([0.0, 0.0]), 1).item(), 4)
     0.6931
     """
-    if type(target) is int and type(logits) is Expr and reduction == "mean":
-        shape = logits.type.shape
-        if len(shape) == 1 and 0 <= target < shape[0]:
-            return _cross_entropy(logits, target)
     logits = as_floating(logits)
     if _is_index(target) and logits.ndim == 1 and reduction in REDUCTIONS:
         return _cross_entropy(logits, _class("cross_entropy", target, logits))
@@ -78,6 +76,7 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     return record(OPS["soft_cross_entropy"], in_one_dtype(logits, target), reduction=reduction)
 
 
+@partial(indexed, OPS["nll"], -1, ndim=1)
 def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
     """Minus the log-probability of class ``target``; as `cross_entropy` on what `log_softmax` returns.
 
@@ -91,6 +90,7 @@ def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
     return record(OPS["nll"], (scores, _classes("nll", target, scores)), reduction=reduction)
 
 
+@by_kinds
 def mse(x: Any, target: Any, reduction: str = "mean") -> Expr:
     """The squared difference, averaged over the example's elements (``"sum"``, ``"none"`` otherwise).
 
@@ -101,6 +101,7 @@ def mse(x: Any, target: Any, reduction: str = "mean") -> Expr:
     return record(OPS["mse"], in_one_dtype(x, target), reduction=reduction)
 
 
+@by_kinds
 def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     """Binary cross-entropy of ``sigmoid(logits)`` with targets in [0, 1], averaged over the example's elements.
 
@@ -111,6 +112,7 @@ def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     return record(OPS["bce_with_logits"], in_one_dtype(logits, target), reduction=reduction)
 
 
+@by_kinds
 def hinge(scores: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Expr:
     """The sum over the wrong classes j of ``max(0, margin - scores[target] + scores[j])`` (Weston and Watkins 1999).
 
@@ -130,6 +132,7 @@ def hinge(scores: Any, target: Any, margin: float = 1.0, reduction: str = "mean"
     )
 
 
+@by_kinds
 def huber(x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> Expr:
     """Squared below ``delta`` and linear above (Huber 1964), averaged over the example's elements.
 

@@ -9,8 +9,11 @@ from lazyflow.functions import shape as s
 
 __all__ = ["METHODS"]
 
+_REDUCTIONS = "all", "any", "argmax", "argmin", "cumsum", "max", "mean", "min", "prod", "std", "sum", "var"
+_SHAPES = "diagonal", "ravel", "repeat", "reshape", "squeeze", "swapaxes", "transpose"
+
 METHODS.update(
-    {name: getattr(r, name) for name in ("all", "any", "argmin", "cumsum", "max", "min", "prod", "std", "var")}
-    | {name: getattr(s, name) for name in ("diagonal", "ravel", "repeat", "squeeze", "swapaxes", "transpose")}
-    | {"clip": e.clip, "round": e.round, "flatten": s.ravel}
+    {name: getattr(r, name) for name in _REDUCTIONS}
+    | {name: getattr(s, name) for name in _SHAPES}
+    | {"astype": e.astype, "clip": e.clip, "round": e.round, "flatten": s.ravel}
 )

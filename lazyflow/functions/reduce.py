@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from lazyflow.expr import Expr, along, as_floating, constant, constants, holds_e
 from lazyflow.functions.shape import stack
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
+from lazyflow.templates import by_kinds
 
 __all__ = [
     "all",
@@ -34,8 +36,8 @@ __all__ = [
     "var",
 ]
 
-_sum_again, _sum_list = joined(OPS["sum_list"])
-_mean_again, _mean_list = joined(OPS["mean_list"])
+_sums, _sum_again, _sum_list = joined(OPS["sum_list"])
+_means, _mean_again, _mean_list = joined(OPS["mean_list"])
 _sum, _mean, _argmax, _argmin = (along(OPS[name]) for name in ("sum", "mean", "argmax", "argmin"))
 
 
@@ -68,6 +70,7 @@ def _is_list(name: str, x: Any, axis: Any, keepdims: bool) -> bool:
     return True
 
 
+@partial(by_kinds, listed=_sums)
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     """The sum over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any
     number.
@@ -86,6 +89,7 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     return _sum(x, axis, keepdims)
 
 
+@partial(by_kinds, listed=_means)
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     """The mean over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any
     number.
@@ -116,7 +120,7 @@ def _reduction(name: str, text: str) -> Callable[..., Expr]:
     reduce.__doc__ = f"""{text} over ``axis`` (all axes by default); ``keepdims`` leaves axes of size one.
 
     Of a Python list of expressions of one shape: elementwise, over the list."""
-    return reduce
+    return by_kinds(reduce)
 
 
 prod = _reduction("prod", "The product")
@@ -144,12 +148,13 @@ def _alone(name: str, function: Callable[..., Expr]) -> Callable[..., Expr]:
 
     reduce.__name__ = reduce.__qualname__ = name
     reduce.__doc__ = function.__doc__
-    return reduce
+    return by_kinds(reduce)
 
 
 max, min = _alone("max", largest), _alone("min", smallest)
 
 
+@by_kinds
 def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
     """The index of the largest element along ``axis`` (of the flattened value by default), an int64 expression.
 
@@ -160,11 +165,13 @@ def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
     return _argmax(x, axis, keepdims)
 
 
+@by_kinds
 def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
     """The index of the smallest element along ``axis`` (of the flattened value by default), an int64 expression."""
     return _argmin(x, axis, keepdims)
 
 
+@by_kinds
 def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
     """The variance over ``axis``, divided by n - ``ddof``."""
     return record(
@@ -176,6 +183,7 @@ def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr
     )
 
 
+@by_kinds
 def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
     """The standard deviation over ``axis``; its gradient at 0 is 0."""
     return record(
@@ -187,6 +195,7 @@ def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr
     )
 
 
+@by_kinds
 def norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Expr:
     """The vector norm over ``axis`` (of all elements by default), of order 1, 2 or infinity; its gradient at 0 is 0.
 
@@ -197,11 +206,13 @@ def norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Ex
     return record(OPS["norm"], (_numbers(x),), ord=ord, axis=axis_argument("norm", axis), keepdims=keepdims)
 
 
+@by_kinds
 def cumsum(x: Any, axis: int | None = None) -> Expr:
     """Running sums along ``axis`` (of the flattened value by default)."""
     return record(OPS["cumsum"], (x,), axis=axis_argument("cumsum", axis))
 
 
+@by_kinds
 def softmax(x: Any, axis: int = -1) -> Expr:
     """``exp(x) / sum(exp(x))`` along ``axis``, without overflow.
 
@@ -212,6 +223,7 @@ def softmax(x: Any, axis: int = -1) -> Expr:
     return record(OPS["softmax"], (_numbers(x),), axis=axis_argument("softmax", axis))
 
 
+@by_kinds
 def log_softmax(x: Any, axis: int = -1, *, restrict: Sequence[int] | None = None) -> Expr:
     """``log(softmax(x))`` along ``axis``, without overflow.
 
@@ -232,13 +244,15 @@ def _restricted(x: Expr, axis: int, classes: Sequence[int]) -> Expr:
     chosen, size = integers("log_softmax", "restrict", classes), x.shape[axis]
     if not chosen:
         raise ValueError("log_softmax: restrict names no class; at least one must be possible")
-    if min(chosen) < 0 or max(chosen) >= size:
-        raise IndexError(f"log_softmax: restrict names {max(chosen)} or {min(chosen)}, classes are 0 to {size - 1}")
+    lowest, highest = sorted(chosen)[0], sorted(chosen)[-1]  # min and max are those of expressions here
+    if lowest < 0 or highest >= size:
+        raise IndexError(f"log_softmax: restrict names {highest} or {lowest}, classes are 0 to {size - 1}")
     possible = np.zeros((size,) + (1,) * (-axis - 1), np.bool_)
     possible[list(chosen)] = True
     return record(OPS["where"], (possible, x, x.dtype.type(-np.inf)))
 
 
+@by_kinds
 def sparsemax(x: Any, axis: int = -1) -> Expr:
     """The distribution along ``axis`` that is nearest to ``x``, with most classes at zero (Martins, Astudillo 2016).
 
@@ -251,6 +265,7 @@ def sparsemax(x: Any, axis: int = -1) -> Expr:
     return record(OPS["sparsemax"], (x,), axis=integer("sparsemax", "axis", axis))
 
 
+@by_kinds
 def constrained_softmax(x: Any, upper: Any) -> Expr:
     """The distribution over the last axis nearest to ``softmax(x)`` in which no class has more than its ``upper``
     (Martins and Kreutzer 2017).

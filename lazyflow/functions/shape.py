@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from lazyflow import expr
 from lazyflow.errors import ShapeError
 from lazyflow.expr import (
     Expr,
@@ -20,13 +22,13 @@ from lazyflow.expr import (
     payload_integers,
     record,
     remembered,
-    reshape,
     views,
 )
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
 from lazyflow.ops.shape import pads
 from lazyflow.tape import Type, intern_type, table_of_interned
+from lazyflow.templates import by_kinds
 
 __all__ = [
     "broadcast_to",
@@ -50,8 +52,19 @@ __all__ = [
 ]
 
 
-_concatenate_again, _concatenate_rows = joined(OPS["concatenate_rows"])
-_stack_again, _stack_rows = joined(OPS["stack_rows"])
+_concatenations, _concatenate_again, _concatenate_rows = joined(OPS["concatenate_rows"])
+_stacks, _stack_again, _stack_rows = joined(OPS["stack_rows"])
+
+
+@by_kinds
+def reshape(x: Any, shape: Any) -> Expr:
+    """``x`` in another shape of the same size; one size may be -1. Free: no launch, no copy. Raises `ShapeError`.
+
+    >>> import lazyflow as lf
+    >>> lf.reshape(lf.constant([[1.0, 2.0], [3.0, 4.0]]), (-1,)).numpy()
+    array([1., 2., 3., 4.], dtype=float32)
+    """
+    return expr.reshape(x, shape)
 
 
 def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
@@ -67,6 +80,7 @@ def _alike(found: Sequence[Expr]) -> bool:
     return len({(e.shape, e.dtype, e.device) for e in found}) == 1
 
 
+@partial(by_kinds, listed=_concatenations)
 def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
     """Expressions joined along an axis that exists; the other sizes are equal.
 
@@ -89,6 +103,7 @@ def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
     return record(OPS["concatenate"], found, axis=axis)
 
 
+@partial(by_kinds, listed=_stacks)
 def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
     """Expressions of one shape along a new axis.
 
@@ -115,6 +130,7 @@ def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
 _splits: dict[Type, dict[int, tuple[Type, tuple[int, ...]]]] = table_of_interned({})
 
 
+@by_kinds
 def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
     """``x`` cut along ``axis``, as ``numpy.split``: into ``sections`` equal parts, or before each of the given indices.
 
@@ -160,6 +176,7 @@ def _prepare(x: Expr, sections: int) -> tuple[Type, tuple[int, ...]]:
     return kind, tuple(payload_integers([b * rest for b in bounds[:-1]]))
 
 
+@by_kinds
 def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` with its elements moved on by ``shift`` along ``axis``, those that fall off coming back, as ``numpy.roll``.
 
@@ -175,11 +192,13 @@ def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
     )
 
 
+@by_kinds
 def tile(x: Any, reps: int | Sequence[int]) -> Expr:
     """``x`` repeated as a whole, ``reps`` times along each axis, as ``numpy.tile``."""
     return record(OPS["tile"], (constant(x),), reps=integers("tile", "reps", reps))
 
 
+@by_kinds
 def tril(x: Any, k: int = 0) -> Expr:
     """The lower triangle of a matrix, zeros above diagonal ``k``.
 
@@ -191,22 +210,26 @@ def tril(x: Any, k: int = 0) -> Expr:
     return record(OPS["tril"], (constant(x),), k=integer("tril", "k", k))
 
 
+@by_kinds
 def triu(x: Any, k: int = 0) -> Expr:
     """The upper triangle of a matrix, zeros below diagonal ``k``."""
     return record(OPS["triu"], (constant(x),), k=integer("triu", "k", k))
 
 
+@by_kinds
 def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr:
     """The diagonal of two axes, as the last axis of the result, as ``numpy.diagonal``."""
     given = {"offset": offset, "axis1": axis1, "axis2": axis2}
     return record(OPS["diagonal"], (constant(x),), **{n: integer("diagonal", n, v) for n, v in given.items()})
 
 
+@by_kinds
 def ravel(x: Any) -> Expr:
     """``x`` as a vector; free."""
     return reshape(x, (-1,))
 
 
+@by_kinds
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Expr:
     """``x`` with its axes permuted (reversed by default).
 
@@ -217,6 +240,7 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Expr:
     return record(OPS["transpose"], (constant(x),), axes=None if axes is None else integers("transpose", "axes", axes))
 
 
+@by_kinds
 def swapaxes(x: Any, axis1: int, axis2: int) -> Expr:
     """``x`` with two axes exchanged."""
     return record(
@@ -227,6 +251,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Expr:
     )
 
 
+@by_kinds
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Expr:
     """``x`` with new axes of size one at ``axis`` of the result; free.
 
@@ -238,22 +263,26 @@ def expand_dims(x: Any, axis: int | Sequence[int]) -> Expr:
     return reshape(x, OPS["expand_dims"].infer(x.type, axis=integers("expand_dims", "axis", axis)).shape)
 
 
+@by_kinds
 def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` without axes of size one (all of them, or those named); free. Raises `ShapeError` for a longer axis."""
     x = constant(x)
     return reshape(x, OPS["squeeze"].infer(x.type, axis=axis_argument("squeeze", axis)).shape)
 
 
+@by_kinds
 def broadcast_to(x: Any, shape: Sequence[int]) -> Expr:
     """``x`` repeated to ``shape`` by NumPy's broadcasting."""
     return record(OPS["broadcast_to"], (constant(x),), shape=integers("broadcast_to", "the shape", shape))
 
 
+@by_kinds
 def flip(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` reversed along ``axis`` (all axes by default)."""
     return record(OPS["flip"], (constant(x),), axis=axis_argument("flip", axis))
 
 
+@by_kinds
 def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Expr:
     """``x`` with ``pad_width`` more elements at the ends of its axes, as ``numpy.pad``: modes constant, edge,
     reflect and wrap.
@@ -269,6 +298,7 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 
     return record(OPS["pad"], (x,), pad_width=width, mode=mode, constant_value=constant_value)
 
 
+@by_kinds
 def repeat(x: Any, repeats: int, axis: int | None = None) -> Expr:
     """Every element of ``x`` ``repeats`` times along ``axis`` (of the flattened value by default)."""
     x = constant(x)

@@ -1,5 +1,8 @@
 """The columns of a tape, compiled or not, beside ``array.array``."""
 
+import gc
+import threading
+import weakref
 from array import array
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import expr
-from lazyflow.core.columns import Counts, FloatColumn, IntColumn
+from lazyflow.core.columns import Counts, FloatColumn, IntColumn, Recall, ThisThread
 
 counted = pytest.mark.skipif(
     Counts() is None or expr.__file__.endswith(".py"), reason="in Python nobody counts expressions off again"
@@ -104,3 +107,93 @@ def test_a_row_that_hundreds_hold_stays_held():
     copies = [lf.expr.handle(x.tape, x.row, x.type) for _ in range(300)]
     del copies
     assert x.tape.handles.rows() == [x.row]
+
+
+compiled = pytest.mark.skipif(Recall() is None, reason="the package was not compiled")
+
+
+@compiled
+def test_what_was_recorded_is_found_by_the_very_same_objects():
+    recall, keys = Recall(), [object() for _ in range(5)]
+    a, b, c, d, e = keys
+    assert recall.get(a, b, c, d) is None
+    recall.put(a, b, c, d, "first")
+    recall.put(a, b, d, c, "second")
+    assert recall.get(a, b, c, d) == "first" and recall.get(a, b, d, c) == "second" and recall.get(b, a, c, d) is None
+    assert recall.get(a, b, c, e) is None
+    recall.put(1, True, None, 0.5, "third")
+    assert recall.get(1, 1, None, 0.5) is None and recall.get(1, True, None, 0.5) == "third"
+    recall.forget(True)
+    assert recall.get(1, True, None, 0.5) is None and recall.get(a, b, c, d) == "first"
+    assert sorted([recall.popitem(), recall.popitem()]) == ["first", "second"]
+    with pytest.raises(KeyError):
+        recall.popitem()
+    assert recall.get(a, b, c, d) is None
+
+
+class Key:
+    pass
+
+
+@compiled
+def test_what_was_recorded_is_held_and_let_go():
+    recall, key, found = Recall(), Key(), Key()
+    references = [weakref.ref(key), weakref.ref(found)]
+    recall.put(key, None, None, None, found)
+    del key, found
+    assert all(r() is not None for r in references)
+    many = [Key() for _ in range(20_000)]  # many more than there are places for
+    for one in many:
+        recall.put(one, None, None, None, one)
+    assert all(r() is None for r in references)
+    held = [weakref.ref(one) for one in many]
+    del many, one
+    assert 0 < sum(r() is not None for r in held) <= 1024
+    del recall
+    assert all(r() is None for r in held)
+
+
+def test_the_thread_that_asks():
+    local = threading.local()
+    this = ThisThread(local)
+    found = {}
+
+    def ask(name):
+        local.owner = name
+        for _ in range(1000):
+            found.setdefault(name, set()).add(this.get())
+
+    for names in ("ab", "cd"):
+        threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    ask("main")
+    assert found == {name: {name} for name in ("a", "b", "c", "d", "main")}
+
+
+@counted
+def test_the_memory_of_handles_is_used_again():
+    x = lf.constant([1.0, 2.0])
+    held = [lf.tanh(x) for _ in range(600)]  # more than are kept
+    assert len({id(e) for e in held}) == 600
+    note = lf.max(x, axis=0)
+    assert note.note is not None
+    del held, note
+    again = [lf.exp(x) for _ in range(600)]
+    assert all(getattr(e, "note", None) is None and gc.is_tracked(e) for e in again)
+    assert [e.row for e in again] == list(range(again[0].row, again[0].row + 600))
+
+
+@counted
+def test_a_cycle_through_a_hook_is_collected():
+    def made():
+        y = lf.Parameter([1.0, 2.0]) * 2
+        y.register_hook(lambda gradient: y.shape and None)
+        return weakref.ref(y.tape)
+
+    tape = made()
+    lf.constant(0.0)
+    gc.collect()
+    assert tape() is None

@@ -1,0 +1,52 @@
+# Types of `templates.py` for Cython; see `expr.pxd`.
+
+cimport cython
+cimport lazyflow.expr as recording
+
+from lazyflow.core.columns cimport FloatColumn, IntColumn, Recall, Variable
+from lazyflow.expr cimport Expr, ListMemo
+from lazyflow.tape cimport Signature, Tape
+
+
+@cython.final
+cdef class Template:
+    cdef public IntColumn ids, ints
+    cdef public FloatColumn floats
+    cdef public tuple signatures, objects, results
+    cdef public bytes operands
+    cdef public object kind, note, dtype, device
+    cdef public bint shared
+    cdef public long long kept
+
+
+@cython.final
+cdef class Branch:
+    pass
+
+
+@cython.final
+cdef class Spelled:
+    cdef public object function, long
+    cdef public ListMemo listed
+    cdef public tuple names, defaults
+    cdef public int positional, patience
+
+
+cdef Variable SCOPE
+cdef object _NONE
+cdef dict _known
+
+@cython.locals(e=Expr, tape=Tape, template=Template, k=Py_ssize_t, place=int)
+cdef object _called(Spelled spelled, tuple args, dict kwargs)
+
+@cython.locals(e=Expr)
+cdef object _kind_of(object o)
+
+@cython.locals(k=Py_ssize_t, left=Py_ssize_t)
+cdef tuple _bound(Spelled spelled, tuple args, dict kwargs)
+
+@cython.locals(e=Expr, row=int, result=Expr, code=int)
+cdef object _appended(Tape tape, Template template, tuple given)
+
+@cython.locals(signature=Signature)
+cdef Expr _result(Tape tape, Template template, int row, int k)

@@ -1,0 +1,291 @@
+"""Recording again what a function has recorded before.
+
+What the functions of `lazyflow.functions` record depends on the kinds of their operands and on the values of their
+other arguments alone (`by_kinds`). So what one of them records is found out once, on a tape of its own on which inputs
+stand for the expressions, and is a `Template` from then on: a look-up of the very same kinds and values, and the rows
+are appended, whatever the function would check, convert and look up.
+
+Nothing is remembered of arguments that can change (lists, arrays), of numbers of a traced cell, of random draws, and of
+tapes on which every operation has its line. Where the package was not compiled nothing is remembered at all: there the
+look-up would cost what it saves.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy import ndarray
+
+import lazyflow.expr as recording
+from lazyflow.core.columns import FloatColumn, IntColumn
+from lazyflow.expr import Expr, ListMemo, _append
+from lazyflow.settings import SCOPE
+from lazyflow.tape import (
+    IMPORT,
+    INPUT,
+    Signature,
+    Tape,
+    leaf_signature,
+    recording_on,
+    signature_by_id,
+    table_of_interned,
+)
+
+__all__ = ["by_kinds"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+OWN = 32  # from here on an operand is a row of the template itself, below the argument at that place
+MOST_ROWS = 64  # together less than 128, as characters may be signed
+PATIENCE = 64  # so many templates are made for nothing before a function goes without
+
+
+class Template:
+    """Rows to append: the ids of their signatures, their operands and payload, and the arrays of constants among them.
+
+    ``operands``: places of arguments, or `OWN` plus a row of the template. ``results``: the rows that the function
+    returns; ``kind``: in what it returns them, `Expr` where there is but one. ``shared``: parameters are among the
+    arguments; ``kept``: the number of a tape that holds them, and the signatures. ``dtype`` and ``device``: those of
+    the settings, the latter where it counts.
+    """
+
+    __slots__ = (
+        "device", "dtype", "floats", "ids", "ints", "kept", "kind", "note", "objects", "operands", "results", "shared",
+        "signatures",
+    )  # fmt: skip
+
+    def __init__(self, scratch: Tape, inputs: Sequence[int], results: Sequence[Expr], kind: type) -> None:
+        first = len(inputs)
+        self.ids, self.ints, self.floats = IntColumn(), IntColumn(), FloatColumn()
+        self.ids.extend(scratch.signatures[first:])
+        self.ints.extend(scratch.ints[:])
+        self.floats.extend(scratch.floats[:])
+        self.signatures = tuple([signature_by_id(number) for number in self.ids])
+        self.operands = bytes([inputs[row] if row < first else OWN + row - first for row in scratch.operands[:]])
+        self.objects = tuple([(row - first, array) for row, array in scratch.objects.items()])
+        self.results = tuple([e.row - first for e in results])
+        self.kind, self.note = kind, getattr(results[0], "note", None)
+        self.shared = bool(scratch.keep)
+        self.kept = -1
+        self.dtype, self.device = scratch.dtype, scratch.device if self.objects else None
+
+
+class Branch:
+    """Where the templates for more than three arguments go on."""
+
+    __slots__ = ()
+
+
+class Spelled:
+    """A function, the names of its parameters and their defaults, and how many more templates may be made of it."""
+
+    __slots__ = ("defaults", "function", "listed", "long", "names", "patience", "positional")
+
+    def __init__(self, function: Callable[..., Any], listed: ListMemo | None) -> None:
+        self.function, self.listed = function, listed
+        parameters = inspect.signature(function).parameters.values()
+        self.names = tuple([p.name for p in parameters])
+        self.defaults = tuple([p.default for p in parameters])
+        self.positional = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        self.long = Branch()
+        self.patience = PATIENCE
+
+    def applied(self, given: Sequence[Any]) -> Any:
+        """The function itself, with the values of its parameters in their order."""
+        return self.function(
+            *given[: self.positional],
+            **dict(zip(self.names[self.positional :], given[self.positional :], strict=False)),
+        )
+
+
+def by_kinds(function: Function, listed: ListMemo | None = None) -> Function:
+    """A function that appends what it recorded before for arguments of these kinds and values; see the module's
+    text. ``listed``: what is known of one that takes a list of expressions alone."""
+    if recording.RECALL is None:
+        return function
+    spelled = Spelled(function, listed)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return _called(spelled, args, kwargs)
+
+    return functools.update_wrapper(call, function)  # type: ignore[return-value]
+
+
+_NONE = object()  # in place of an argument that is not there
+_known: dict[Any, Any] = table_of_interned({})  # tuples, and large numbers, by their values
+
+
+def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if spelled.listed is not None and len(args) == 1 and not kwargs:
+        again = recording._listed_again(spelled.listed, args[0])
+        if again is not None:
+            return again
+    given = _bound(spelled, args, kwargs) if kwargs else args
+    tape: Tape | None = None
+    first: Any = spelled if len(given) <= 3 else spelled.long
+    x: Any = _NONE
+    y: Any = _NONE
+    z: Any = _NONE
+    for k, o in enumerate(given):
+        if type(o) is Expr:
+            e: Expr = o
+            kind: Any = e.type
+            if tape is None:
+                tape = e.tape
+            elif tape is not e.tape:
+                return spelled.function(*args, **kwargs)
+        elif o is None or type(o) is bool or type(o) is float or type(o) is str:
+            kind = o
+        else:
+            kind = _kind_of(o)
+            if kind is None:
+                return spelled.function(*args, **kwargs)
+        place = k % 3
+        if place == 0:
+            if k:
+                first = None if first is None else recording.RECALL.get(first, x, y, z)
+            x, y, z = kind, _NONE, _NONE
+        elif place == 1:
+            y = kind
+        else:
+            z = kind
+    tape = recording._open_here() if tape is None else tape
+    if tape is None or tape.scope is not SCOPE.get():
+        return spelled.function(*args, **kwargs)
+    found = None if first is None else recording.RECALL.get(first, x, y, z)
+    if type(found) is Template:
+        template: Template = found
+        if template.dtype is tape.dtype and (template.device is None or template.device == tape.device):
+            spelled.patience += 1
+            return _appended(tape, template, given)
+    return _learnt(spelled, args, kwargs, given, tape)
+
+
+def _kind_of(o: Any) -> Any:
+    """What an argument counts as that is no expression: itself, if it cannot change; None for what is not
+    remembered."""
+    if type(o) is int:
+        return o if -5 <= o <= 256 else _known.setdefault(o, o)
+    if type(o) is list or type(o) is ndarray:
+        return None
+    if isinstance(o, Expr):
+        e: Expr = o
+        return e.type if e.type.parameter is not None else None
+    if type(o) is tuple:
+        for part in o:
+            if type(part) is not int:
+                return None
+        return _known.setdefault(o, o)
+    return o if type(o) is type or isinstance(o, np.dtype) else None
+
+
+def _bound(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The values of the parameters in their order, up to the last that is given; of none that the function would not
+    take: a list, of which nothing is remembered."""
+    given = list(args)
+    left = len(kwargs)
+    for k in range(len(args), len(spelled.names)):
+        if not left:
+            break
+        name = spelled.names[k]
+        if name in kwargs:
+            left -= 1
+            given.append(kwargs[name])
+        else:
+            given.append(spelled.defaults[k])
+    return (given,) if left else tuple(given)
+
+
+def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
+    """Append a template's rows to an open tape, in the order of `lazyflow.expr._node`."""
+    if template.shared and template.kept != tape.number:
+        tape.keep.update([o for o in given if isinstance(o, Expr) and o.type.parameter is not None])
+        tape.keep.update(template.signatures)
+        template.kept = tape.number
+    row = len(tape.signatures)
+    tape.ints.add(template.ints)
+    tape.floats.add(template.floats)
+    tape.signatures.add(template.ids)
+    for code in template.operands:
+        if code < OWN:
+            e: Expr = given[code]
+            tape.operands.append(e.row)
+        else:
+            tape.operands.append(row + code - OWN)
+    for k, array in template.objects:
+        tape.objects[row + k] = array
+    if template.kind is Expr:
+        result = _result(tape, template, row, template.results[0])
+        if template.note is not None:
+            result.note = template.note
+        return result
+    results = [_result(tape, template, row, k) for k in template.results]
+    return results if template.kind is list else tuple(results)
+
+
+def _result(tape: Tape, template: Template, row: int, k: int) -> Expr:
+    signature: Signature = template.signatures[k]
+    return recording.handle(tape, row + k, signature.type)
+
+
+def _learnt(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any], given: tuple[Any, ...], tape: Tape) -> Any:
+    """Call the function, and remember what it records."""
+    before = len(tape.signatures)
+    result = spelled.function(*args, **kwargs)
+    if spelled.patience > 0 and tape.trace is None and tape.scope is SCOPE.get() and len(tape.signatures) > before:
+        spelled.patience -= 1
+        template = _template(spelled, given, tape)
+        if template is not None and template.ids == tape.signatures[before:]:
+            _remember(spelled, given, template)
+    return result
+
+
+def _remember(spelled: Spelled, given: tuple[Any, ...], template: Template) -> None:
+    kinds: list[Any] = []
+    for o in given:
+        expression = type(o) is Expr
+        plain = o is None or type(o) is bool or type(o) is float or type(o) is str
+        kinds.append(o.type if expression else o if plain else _kind_of(o))
+    kinds += [_NONE] * (-len(kinds) % 3 if kinds else 3)
+    first: Any = spelled if len(given) <= 3 else spelled.long
+    for k in range(0, len(kinds) - 3, 3):
+        found = recording.RECALL.get(first, kinds[k], kinds[k + 1], kinds[k + 2])
+        if found is None:
+            found = Branch()
+            recording.RECALL.put(first, kinds[k], kinds[k + 1], kinds[k + 2], found)
+        first = found
+    recording.RECALL.put(first, kinds[-3], kinds[-2], kinds[-1], template)
+
+
+def _template(spelled: Spelled, given: tuple[Any, ...], tape: Tape) -> Template | None:
+    """What the function records of such arguments, if that is all that it does."""
+    scratch = Tape(tape.options)
+    inputs: list[int] = []
+    with recording_on(scratch):
+        stand_ins = list(given)
+        for k, o in enumerate(given):
+            if type(o) is Expr:
+                signature = leaf_signature(INPUT, o.type, ints=0)
+                scratch.keep.add(signature)
+                stand_ins[k] = _append(scratch, signature, ())
+                inputs.append(k)
+        held = len(scratch.keep)
+        result = spelled.applied(stand_ins)
+    kind = type(result)
+    results = [result] if kind is Expr else list(result) if kind is list or kind is tuple else []
+    rows = len(scratch) - len(inputs)
+    if not results or not 0 < rows <= MOST_ROWS or len(given) >= OWN or scratch.imports or scratch.streams:
+        return None
+    if any(type(e) is not Expr or e.tape is not scratch or e.row < len(inputs) for e in results):
+        return None
+    if len(results) > 1 and any(getattr(e, "note", None) is not None for e in results):
+        return None
+    template = Template(scratch, inputs, results, kind)
+    if any(s.op.random or s.op is IMPORT or s.cell is not None for s in template.signatures):
+        return None
+    template.shared = len(scratch.keep) > held
+    return template

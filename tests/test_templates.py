@@ -1,0 +1,277 @@
+"""What a function records of arguments of known kinds is what it records when nothing is known."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import pickle
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow import tape as tapes
+from lazyflow.tape import signature_by_id
+
+SEED = 5
+
+
+def operands():
+    """Expressions that are no constants, of one fresh tape, and parameters."""
+    random = np.random.default_rng(SEED)
+
+    def made(*shape, dtype="f4"):
+        return lf.constant(random.uniform(0.5, 2, shape).astype(dtype)) * 1
+
+    return {
+        "x": made(4),
+        "y": made(4),
+        "d": made(4, dtype="f8"),
+        "i": lf.constant(np.array([3, 1, 2, 2])) * 1,
+        "t": made(4) > 1,
+        "m": made(2, 4),
+        "s": made(3, 3) + 3 * lf.constant(np.eye(3, dtype="f4")),
+        "image": made(2, 6, 6),
+        "filters": made(3, 2, 3, 3),
+    }
+
+
+PARAMETERS = {
+    "w": lf.Parameter(np.linspace(1, 2, 4, dtype="f4"), name="w"),
+    "W": lf.Parameter(np.ones((4, 4), "f4"), name="W"),
+    "f": lf.Parameter(np.ones((3, 2, 3, 3), "f4"), name="f"),
+}
+
+CALLS = """
+lf.leaky_relu(x); lf.leaky_relu(x, 0.5); lf.leaky_relu(x, slope=0.5); lf.elu(x); lf.celu(w, 2.0); lf.gelu(x)
+lf.gelu(x, True); lf.gelu(x, "tanh"); lf.gelu(x, approximate="none"); lf.hardtanh(x); lf.hardtanh(x, -2, high=2)
+lf.clip(x, 0, 1); lf.clip(x, 0.0); lf.clip(x, None, 1); lf.clip(i, 1, 2); x.clip(-1.0, 1.0); lf.clip(t, 0, 1)
+lf.where(t, x, y); lf.where(t, y, x); lf.where(t, x, w); lf.where(t, x, 0.0); lf.where(t, x, d)
+lf.astype(x, "float64"); x.astype(np.float64); x.astype(np.dtype("f8")); x.astype("f4"); x.astype(int)
+lf.scale_gradient(x, -1.0); lf.one_hot(2, 5); lf.one_hot(i, 5, "float64"); lf.argsort(m); lf.argsort(m, 0)
+lf.topk(x, 2); lf.topk(m, 1, axis=0); lf.kmax_pool(x, 2); lf.take_along_axis(x, i, 0); lf.pick(x, 3); lf.pick(m, -1)
+lf.dot(x, x); lf.dot(x, y); lf.dot(y, x); lf.dot(w, x); lf.outer(x, y); lf.outer(w, w); lf.einsum("i,i->i", x, y)
+lf.bilinear(x[:3], lf.stack([s, s]), x[:3]); lf.inv(s); lf.solve(s, s); lf.det(s); lf.slogdet(s); lf.svd(s)
+lf.cholesky(s @ s.T); lf.eigh(s); lf.circular_convolution(x, y); lf.circular_correlation(x, w)
+lf.mse(x, x); lf.mse(x, y); lf.mse(y, x); lf.mse(x, d); lf.mse(d, x); lf.mse(x, w); lf.mse(x, y, "sum")
+lf.mse(x, y, reduction="none"); lf.mse(i, i); lf.bce_with_logits(x, t); lf.huber(x, y); lf.huber(x, y, 2)
+lf.huber(x, y, reduction="sum", delta=2.0); lf.hinge(x, 1); lf.hinge(x, 1, 0.5); lf.cross_entropy(x, 1)
+lf.cross_entropy(x, np.int64(1)); lf.cross_entropy(i, 1); lf.cross_entropy(w, 1); lf.cross_entropy(m, i[:2])
+lf.cross_entropy(x, 1, "sum"); lf.cross_entropy(x, target=1); lf.nll(x, 2); lf.nll(i, 2); lf.cross_entropy(x, y)
+lf.sum(x); lf.sum(m, 0); lf.sum(m, axis=-1, keepdims=True); lf.sum(m, (0, 1)); x.sum(); m.sum(1); m.sum(keepdims=True)
+lf.sum([x, y]); lf.sum([x]); lf.sum((x, y)); lf.mean([x, w]); lf.mean(x); m.mean((1,)); lf.mean(i); lf.prod(m, 1)
+lf.max(x); lf.max(m, 0); lf.min(m, axis=1, keepdims=True); lf.any(t); lf.all(t, 0); lf.logsumexp(m, 1); lf.sum(t)
+lf.argmax(m); lf.argmax(m, 1); m.argmax(0); lf.argmin(m, axis=0); lf.argmax(m, 1, True); lf.max([x, y])
+lf.var(m); lf.var(m, 0, ddof=1); lf.std(m, axis=1); lf.norm(x); lf.norm(m, 1, 0); lf.norm(m, np.inf, axis=1)
+lf.cumsum(m); lf.cumsum(m, 1); lf.softmax(x); lf.softmax(m, 0); lf.softmax(m, axis=-1); lf.log_softmax(x)
+lf.log_softmax(x, restrict=(0, 2)); lf.log_softmax(m, 1, restrict=(0, 2)); lf.sparsemax(x)
+lf.constrained_softmax(x, y); lf.split(x, 2); lf.split(x, (1, 3)); lf.split(m, 2, 1); lf.split(m, 2, axis=0)
+lf.roll(m, 1); lf.roll(m, 1, axis=1); lf.roll(m, (1, 2), (0, 1)); lf.tile(x, 2); lf.tile(x, (2, 1)); lf.tril(s)
+lf.tril(s, 1); lf.triu(s, k=-1); lf.diagonal(s); s.diagonal(1); lf.ravel(m); m.flatten(); lf.transpose(m)
+m.T; m.transpose(1, 0); m.transpose((1, 0)); W.T; lf.swapaxes(m, 0, 1); lf.expand_dims(x, 0); lf.expand_dims(x, (0, 2))
+lf.squeeze(lf.expand_dims(x, 0)); lf.broadcast_to(x, (3, 4)); lf.flip(m); lf.flip(m, 1); lf.pad(x, 1); lf.pad(m, 1)
+lf.pad(x, (1, 2), "edge"); lf.pad(x, 1, constant_value=2.0); lf.repeat(m, 2); lf.repeat(m, 2, axis=1); x.reshape(2, 2)
+x.reshape((2, 2)); x.reshape(-1, 2); lf.reshape(m, (8,)); lf.reshape(m, 8); W.reshape(16); lf.stack([x, y])
+lf.stack([x]); lf.stack([x, y], 1)
+lf.concatenate([x, y]); lf.concatenate((x, y)); lf.concatenate([m, m], 1); lf.concatenate([x, w])
+lf.conv(image, filters, padding=1); lf.conv(image, f); lf.max_pool(image, 2); lf.avg_pool(image, (2, 2), stride=2)
+lf.embedding(W, 1); lf.embedding(W, np.int32(1)); lf.embedding(W, i); W[1]; W[-1]; x[1]; x[-1]; m[1]; m[:, 1]; x[1:3]
+x[::2]; x[None]; x[..., None]; m[0, 1:]; x[np.int64(2)]; x[i]; x > 0; x >= y; 0 < x; x == y; x != 1; t & t; t | t; ~t
+lf.maximum(x, 0.0); lf.maximum(0, x); x + 1; 1 + x; x + True; x * 2.0; 2.0 * x; x * np.float32(2); x + w; w + x; w * 2.0
+W @ x; x @ W; W @ x + w; lf.affine(W, w, x); x @ y; -x; abs(x); x ** 2; 2 ** x; x // 2; x % 2; i / 2; i * 2; i + 1.5
+x.detach(); x.std(1 - 1); x.var(ddof=1); x.round(); x.min(); t.any(); x.prod()
+"""
+
+
+def calls():
+    return [call.strip() for line in CALLS.strip().splitlines() for call in line.split(";")]
+
+
+class Alone:
+    """The functions of lazyflow without what they remember."""
+
+    def __getattr__(self, name):
+        found = getattr(lf, name)
+        return inspect.unwrap(found)
+
+
+def recorded(call, names, functions=lf):
+    """All that a call has put on the tape, rows counted from where it began, and what it returned."""
+    tape = names["x"].tape
+    before = [len(tape), len(tape.operands), len(tape.ints), len(tape.floats)]
+    result = eval(call, {"lf": functions, "np": np}, {**PARAMETERS, **names})
+    results = result if isinstance(result, list | tuple) else [result]
+    row, first = before[0], names["x"].row
+
+    def place(r):
+        return r - row if r >= row else ("earlier", r - first)
+
+    return (
+        type(result),
+        [(place(e.row), e.type) for e in results],
+        [getattr(e, "note", None) for e in results],
+        [signature_by_id(number) for number in tape.signatures[row:]],
+        [place(r) for r in tape.operands[before[1] :]],
+        list(tape.ints[before[2] :]),
+        list(tape.floats[before[3] :]),
+        [(r - row, a.dtype, a.tolist()) for r, a in tape.objects.items() if r >= row],
+    )
+
+
+@pytest.mark.parametrize("call", calls())
+def test_the_second_call_records_what_the_first_does(call):
+    fresh = operands()  # on a tape of its own, and without what the public function remembers
+    expected = recorded(call, fresh, Alone())
+    found = operands()
+    for _ in range(4):
+        assert recorded(call, found) == expected
+    del fresh, found
+    again = operands()
+    assert recorded(call, again) == expected
+
+
+@pytest.mark.parametrize("call", calls())
+def test_other_settings(call):
+    for block in (lf.using(dtype="float64"), lf.no_grad()):
+        recorded(call, operands())
+        with block:
+            expected = recorded(call, operands(), Alone())
+            names = operands()
+            for _ in range(2):
+                assert recorded(call, names) == expected
+        with lf.using(check_finite=True):
+            names = operands()
+            before = len(names["x"].tape)
+            eval(call, {"lf": lf, "np": np}, {**PARAMETERS, **names})
+            assert len(names["x"].tape.lines) == len(names["x"].tape) >= before
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Tables are emptied at every second new entry."""
+    monkeypatch.setattr(tapes, "MOST", 1)
+
+
+def test_across_sweeps(few):
+    for call in calls():
+        expected = recorded(call, operands(), Alone())
+        names = operands()
+        for _ in range(3):
+            assert recorded(call, names)[4:] == expected[4:]
+
+
+def test_operands_of_one_kind_are_told_apart():
+    """A function that was called with one value twice has not been seen to read the first of them twice."""
+    names = operands()
+    x, y = names["x"], names["y"]
+    for _ in range(3):
+        a, b = lf.outer(x, x), lf.outer(x, y)
+        np.testing.assert_allclose(a.numpy(), np.outer(x.numpy(), x.numpy()), rtol=1e-6)
+        np.testing.assert_allclose(b.numpy(), np.outer(x.numpy(), y.numpy()), rtol=1e-6)
+        names = operands()
+        x, y = names["x"], names["y"]
+
+
+def test_numbers_that_are_equal_and_not_the_same():
+    x = operands()["m"]
+    with pytest.raises(TypeError):
+        lf.sum(x, True)
+    lf.sum(x, 1)
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            lf.sum(x, True)
+        with pytest.raises(TypeError):
+            lf.sum(x, 1.0)
+    with pytest.raises(TypeError):
+        lf.split(x, 2.0)
+    assert lf.clip(x, -0.0, 1.0).numpy().min() >= 0
+
+
+def test_errors_are_raised_every_time():
+    x = operands()["x"]
+    for _ in range(3):
+        with pytest.raises(lf.ShapeError):
+            lf.sum(x, 1)
+        with pytest.raises(lf.ShapeError):
+            lf.split(x, 3)
+        with pytest.raises(IndexError):
+            lf.cross_entropy(x, 4)
+        with pytest.raises(IndexError):
+            x[4]
+        with pytest.raises(TypeError):
+            lf.softmax()
+        with pytest.raises(TypeError):
+            lf.softmax(x, axes=0)
+        with pytest.raises(TypeError):
+            lf.softmax(x, 0, axis=0)
+
+
+def test_draws_are_never_remembered():
+    lf.seed(3)
+    x = lf.constant(np.ones(100, "f4")) * 1
+    a, b, c = lf.dropout(x, 0.5), lf.dropout(x, 0.5), lf.categorical(x * 0)
+    assert (a.numpy() != b.numpy()).any() and c.shape == ()
+
+
+def test_inside_of_cells():
+    @lf.cell
+    def step(x, k):
+        return lf.softmax(x * k), lf.cross_entropy(x, k), lf.split(x, 2)[1]
+
+    for k in (1, 2, 1, 3):
+        x = operands()["x"]
+        a, b, c = step(x, k)
+        np.testing.assert_allclose(a.numpy(), lf.softmax(x * k).numpy(), rtol=1e-6)
+        assert b.item() == pytest.approx(lf.cross_entropy(x, k).item(), rel=1e-6)
+        np.testing.assert_array_equal(c.numpy(), x.numpy()[2:])
+
+
+def test_parameters_are_kept_by_the_tape_and_by_nothing_else():
+    w = lf.Parameter(np.ones(4, "f4"))
+    x = operands()["x"]
+    for _ in range(3):
+        y = lf.mse(x, w)
+    reference, kind = weakref.ref(w), weakref.ref(w.type)
+    del w
+    gc.collect()
+    assert reference() is not None and y.item() >= 0
+    del x, y
+    lf.constant(0.0)
+    gc.collect()
+    assert reference() is None and kind() is None
+
+
+def test_values_of_an_earlier_run_and_of_another_tape():
+    old = operands()
+    old["x"].numpy()
+    for _ in range(3):
+        x = operands()["x"]
+        np.testing.assert_allclose(lf.softmax(old["x"]).numpy(), lf.softmax(x).numpy(), rtol=1e-6)
+        np.testing.assert_allclose(lf.mse(old["y"], x).numpy(), ((old["y"].numpy() - x.numpy()) ** 2).mean(), rtol=1e-5)
+
+
+def test_threads_record_on_tapes_of_their_own():
+    found = {}
+
+    def run(number):
+        x = lf.constant(np.full(4, number, "f4")) * 1
+        found[number] = [
+            float(lf.sum(lf.softmax(x) * x + lf.embedding(PARAMETERS["W"], 1) * 0).numpy()) for _ in range(50)
+        ]
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(4):
+        np.testing.assert_allclose(found[number], number, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [lf.softmax, lf.split, lf.max, lf.cross_entropy, lf.embedding, lf.sum, lf.reshape])
+def test_functions_keep_their_face(function):
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert function.__doc__ and function.__module__.startswith("lazyflow")
+    assert "axis" in str(inspect.signature(lf.softmax))
