@@ -165,6 +165,39 @@ def test_categorical_along_an_axis():
         lf.categorical(sure, axis=2)
 
 
+@pytest.mark.parametrize(("temperature", "top"), [(1.0, None), (0.5, None), (1.0, 2), (2.0, 3), (0.7, 4)])
+def test_sample_draws_with_the_probabilities_of_what_is_left(temperature, top):
+    logits = np.log([0.1, 0.4, 0.2, 0.3])
+    kept = np.argsort(-logits)[:top]
+    expected = np.zeros(4)
+    expected[kept] = np.exp(logits[kept] / temperature)
+    stream = lf.Stream(3)
+    drawn = [lf.sample(lf.constant(logits), temperature=temperature, top=top, stream=stream) for _ in range(4000)]
+    lf.forward(drawn)
+    share = np.bincount([d.item() for d in drawn], minlength=4) / 4000
+    np.testing.assert_allclose(share, expected / expected.sum(), atol=0.04)
+    assert lf.explain(drawn).launches < 25
+
+
+def test_sample_along_an_axis_and_what_it_refuses():
+    sure = lf.constant(np.where(np.eye(3)[[2, 0]] > 0, 0.0, -1e9))
+    for top in (None, 1, 3):
+        assert lf.sample(sure, top=top).numpy().tolist() == [2, 0]
+    assert lf.sample(sure, 0, top=1).numpy().tolist()[::2] == [1, 0]
+    assert lf.sample(sure, top=2).dtype == np.int64
+    for wrong, error, message in (
+        ({"temperature": 0.0}, ValueError, "must be positive"),
+        ({"temperature": float("nan")}, ValueError, "must be positive"),
+        ({"top": 0}, lf.ShapeError, "topk"),
+        ({"top": 4}, lf.ShapeError, "topk"),
+        ({"axis": 2}, lf.ShapeError, "axis 2 is out of range"),
+    ):
+        with pytest.raises(error, match=message):
+            lf.sample(sure, **wrong)
+    with pytest.raises(lf.DTypeError, match="sample takes floating"):
+        lf.sample([1, 2])
+
+
 @pytest.mark.parametrize("axis", [(), 0, 1, (0, -1), (0, 1, 2)])
 def test_dropout_of_what_differs_along_an_axis(axis):
     x = np.ones((4, 5, 6))

@@ -7,12 +7,14 @@ from typing import Any
 
 from lazyflow import settings
 from lazyflow.expr import Expr, constant, plain_dtype, record
+from lazyflow.functions.index import take_along_axis, topk
+from lazyflow.functions.shape import expand_dims, squeeze
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, integers, negative_axes, number, require_floating
 from lazyflow.random import Stream, default_stream
 from lazyflow.tape import current_tape
 
-__all__ = ["bernoulli", "categorical", "dropout", "gumbel", "normal", "uniform"]
+__all__ = ["bernoulli", "categorical", "dropout", "gumbel", "normal", "sample", "uniform"]
 
 
 def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: float) -> Expr:
@@ -99,6 +101,34 @@ def categorical(logits: Any, axis: int = -1, *, stream: Stream | None = None) ->
     require_floating("categorical", value.type)
     noise = _draw("gumbel", value.shape, value.dtype, stream, 0.0, 1.0)
     return record(OPS["argmax"], (value + noise,), axis=integer("categorical", "axis", axis), keepdims=False)
+
+
+def sample(
+    logits: Any, axis: int = -1, *, temperature: float = 1.0, top: int | None = None, stream: Stream | None = None
+) -> Expr:
+    """An index drawn with the probabilities ``softmax(logits / temperature)`` along ``axis``, an int64 expression.
+
+    ``top``: among that many, the largest of the logits, only (Fan et al. 2018). A decoder's next word is
+    ``lf.sample(scores, temperature=0.8, top=40).item()``; examples of a `lazyflow.map` draw in one launch. Raises
+    `DTypeError` for logits that are not floating, `ShapeError` for ``top`` below 1 or beyond the size of the axis, and
+    ``ValueError`` for a temperature that is not positive.
+
+    >>> import lazyflow as lf
+    >>> lf.sample(lf.constant([0.0, 9.0, 1.0]), temperature=0.5, top=1).item()
+    1
+    """
+    temperature = number("sample", "temperature", temperature)
+    if not temperature > 0:
+        raise ValueError(
+            f"sample: the temperature must be positive, got {temperature}; lf.argmax(logits) is what it tends to"
+        )
+    value = constant(logits)
+    require_floating("sample", value.type)
+    if top is None:
+        return categorical(value if temperature == 1 else value / temperature, axis, stream=stream)
+    largest, places = topk(value, top, axis)
+    chosen = categorical(largest if temperature == 1 else largest / temperature, axis, stream=stream)
+    return squeeze(take_along_axis(places, expand_dims(chosen, axis), axis), axis)
 
 
 def bernoulli(p: float, shape: int | Sequence[int] = (), *, dtype: Any = None, stream: Stream | None = None) -> Expr:

@@ -1019,6 +1019,9 @@ class Names:
         logits = self.constant(logits)
         return self.argmax(logits + self.session.draw("gumbel", logits.shape, logits.dtype, 0.0, 1.0), axis=axis)
 
+    def sample(self, logits: Any, axis: int = -1, *, temperature: float = 1.0) -> Node:
+        return self.categorical(self.constant(logits) / temperature, axis)
+
     def dropout(self, x: Any, p: float, *, axis: Any = (), training: bool = True) -> Node:
         x = self.constant(x)
         if not training or p == 0:

@@ -840,7 +840,7 @@ def dropout(w: Writer) -> str | None:
 @template(0.06)
 def categorical(w: Writer) -> str | None:
     a = w.real(lambda n: n.ndim == 1 and n.size > 0)
-    return a and f"lf.categorical({a})"
+    return a and w.one(f"lf.categorical({a})", f"lf.sample({a})", f"lf.sample({a}, temperature=0.5)")
 
 
 # Numbers of other kinds.
