@@ -42,6 +42,10 @@ EXTENSIONS = [
     module("lazyflow.tape"),
     module("lazyflow.expr"),
     module("lazyflow.templates"),
+    module("lazyflow.arena"),
+    module("lazyflow.launch"),
+    module("lazyflow.execute"),
+    module("lazyflow.recorded"),
 ]
 # Annotations are for people and for mypy; what Cython is to know stands in the .pxd files.
 EXTENSIONS = cythonize(EXTENSIONS, compiler_directives={"language_level": 3, "annotation_typing": False})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,17 @@ class Pool:
         """
         if device != "cpu":
             return devices.array_module(device).empty(size, dtype)
+        if size * dtype.itemsize <= SMALL:
+            return np.empty(size, dtype)
+        found = self._waiting(dtype, size)
+        return np.empty(size + size // 8 + 16, dtype) if found is None else found
+
+    def _waiting(self, dtype: np.dtype[Any], size: int) -> Array | None:
+        """The smallest buffer that waits and is neither too small nor too large."""
         with self.lock:
             waiting = self.free.get(dtype, [])
             fitting = [i for i, b in enumerate(waiting) if size <= b.size <= 2 * size + 4096]
-            if fitting:
-                return waiting.pop(min(fitting, key=lambda i: int(waiting[i].size)))
-        return np.empty(size + size // 8 + 16, dtype)
+            return waiting.pop(min(fitting, key=lambda i: int(waiting[i].size))) if fitting else None
 
     def give(self, device: str, buffer: Array) -> None:
         """Hand a buffer back; nobody may read it any more."""
@@ -61,6 +66,16 @@ class Pool:
 
 
 POOL = Pool()
+
+# Buffers of so many bytes come from the allocator, which has their pages already, and go back to it.
+SMALL = 1 << 15
+
+
+def give_back(device: str, buffers: Iterable[Array]) -> None:
+    """Hand buffers back to the pool."""
+    for buffer in buffers:
+        if buffer.nbytes > SMALL:
+            POOL.give(device, buffer)
 
 
 class Arena:
@@ -81,8 +96,7 @@ class Arena:
         self.tables: dict[Any, Array] = {}
 
     def __del__(self) -> None:
-        for buffer in self.buffers.values():
-            POOL.give(self.device, buffer)
+        give_back(self.device, self.buffers.values())
 
     def bring(self, indices: Sequence[Any]) -> None:
         """Copy arrays of indices to the device, all at once. On the CPU there is nothing to do."""

@@ -19,17 +19,17 @@ from lazyflow import device as devices
 from lazyflow import passes, settings
 from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
-from lazyflow.execute import Run, operand_values
+from lazyflow.execute import Run
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph
 from lazyflow.hooks import Hook, through
-from lazyflow.ops.base import Array, total, unbroadcast
-from lazyflow.ops.sparse import RowSparse, scatter_add_rows
+from lazyflow.launch import Bound, bound, bound_for_parameters
+from lazyflow.ops.base import Array
+from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Cells, Launch, launches, parameter_launches
-from lazyflow.plan import Rows as Places
 from lazyflow.sums import FEW, Rows, Sums, Waiting, gradients
-from lazyflow.tape import KNOWN, Operand, Signature, Type
+from lazyflow.tape import KNOWN, Signature, Type
 
 Retained = Callable[[Run, Arena, Any], None]
 
@@ -166,18 +166,18 @@ def _run_backward(
         profile.switch(before)
     for some in calls:
         some.begin_backward(arena)
-    for launch in reversed(reverse):
+    for step in reversed(reverse):
         if hooked:
-            _call_hooks(arena, launch, hooked)
-        if launch.calls is not None:
-            number, low, high = launch.calls
-            if launch.signature.differentiable:
+            _call_hooks(arena, step.launch, hooked)
+        if step.calls is not None:
+            number, low, high = step.calls
+            if step.signature.differentiable:
                 calls[number].backward(low, high)
-        elif launch.signature.differentiable:
-            _launch_backward(xp, run.arena, arena, launch)
-    for launch in at_once:
-        some_rows = _rows(run, arena, launch)
-        if _may_wait(run, launch):
+        elif step.signature.differentiable:
+            step.pull(xp, run.arena, arena)
+    for step in at_once:
+        some_rows = _rows(run, arena, step)
+        if _may_wait(run, step.launch):
             rows.append(some_rows._replace(g=some_rows.g.copy()))
         else:
             for parameter, gradient in gradients(some_rows):
@@ -205,17 +205,18 @@ def _may_wait(run: Run, launch: Launch) -> bool:
     return not alone and not len(graph.results) and not launch.signature.op.stacked and launch.writes.count <= FEW
 
 
-def _launches(run: Run, active: Any, hot: Any) -> tuple[Sequence[Launch], Sequence[Launch], Sequence[Calls | Separate]]:
+def _launches(run: Run, active: Any, hot: Any) -> tuple[Sequence[Bound], Sequence[Bound], Sequence[Calls | Separate]]:
     """The launches of the ``active`` nodes, those for the parameters' gradients, and the calls of cells; others must
     not take part (0 * inf is not 0). ``hot``: the results that are reached, where others of their calls are not."""
     plan, graph = run.plan, run.plan.graph
     if active is None:
-        return plan.launches, plan.parameter_launches, run.calls
+        return bound(plan), bound_for_parameters(plan), run.calls
     mine = np.flatnonzero(active)
     found, cells = launches(graph, plan.schedule, plan.offsets, mine)
     whole = {id(c.signature): calls for c, calls in zip(plan.cells, run.calls, strict=True)}
     calls = [_some_calls(whole[id(c.signature)], c, hot) for c in cells]
-    return found, parameter_launches(graph, plan.schedule.launch, plan.offsets, mine), calls
+    at_once = parameter_launches(graph, plan.schedule.launch, plan.offsets, mine)
+    return [Bound(launch) for launch in found], [Bound(launch) for launch in at_once], calls
 
 
 def _some_calls(whole: Calls, some: Cells, hot: Any) -> Calls | Separate:
@@ -263,58 +264,9 @@ def _wants_gradient(signature: Signature) -> bool:
     return signature.differentiable or (signature.op is KNOWN and signature.type.requires_grad)
 
 
-def _launch_backward(xp: Any, values: Arena, cotangents: Arena, launch: Launch) -> None:
-    signature = launch.signature
-    wanted = [i for i, o in enumerate(signature.operands) if o.kind == "row" and o.vjp is not None]
-    if not wanted:
-        return
-    kind = signature.type
-    g = cotangents.read(kind.dtype, launch.writes, kind.shape)
-    y = values.read(kind.dtype, launch.writes, kind.shape)
-    operands = operand_values(values, launch)
-    for i in wanted:
-        operand, read = signature.operands[i], launch.reads[i]
-        assert operand.vjp is not None and isinstance(read, Places)
-        if not devices.elements(operand.shape):
-            continue
-        cotangent = operand.vjp(xp, g, y, *operands)
-        if isinstance(cotangent, RowSparse):  # of a computed table; only a parameter's gradient stays sparse
-            cotangent = cotangent.to_dense()
-        cotangent = unbroadcast(xp, cotangent, operands[i].shape)
-        if signature.op.stacked and read.shared:
-            cotangent = total(cotangent.reshape((-1, *operand.shape)), 0)
-        add(cotangents, operand, read, cotangent)
-
-
-def add(arena: Arena, operand: Operand, rows: Places, cotangent: Array) -> None:
-    """Add cotangents into the rows that the operand was read from."""
-    shape = operand.shape
-    if not devices.elements(shape):
-        return
-    if rows.index is None and (rows.pitch >= rows.width or rows.count == 1 or rows.pitch == 0):
-        target = arena.view(operand.dtype, rows, shape)
-        target += cotangent.reshape(target.shape)
-        return
-    xp = devices.module(cotangent)
-    flat = cotangent.reshape(rows.count, -1)
-    if rows.aligned and rows.index is not None:
-        scatter_add_rows(xp, arena.table(operand.dtype, rows.width), rows.index, flat, arena.index)
-        return
-    offsets = rows.offsets()
-    steps = np.diff(np.unique(offsets))
-    if (steps >= rows.width).all():
-        scatter_add_rows(xp, devices.windows(arena.buffers[operand.dtype], rows.width), offsets, flat)
-        return
-    # Views that overlap, such as the windows of a convolution: element by element.
-    elements = offsets[:, None] + np.arange(flat.shape[1])
-    scatter_add_rows(xp, arena.table(operand.dtype, 1), elements.ravel(), flat.reshape(-1, 1))
-
-
-def _rows(run: Run, cotangents: Arena, launch: Launch) -> Rows:
-    kind = launch.signature.type
-    g = cotangents.read(kind.dtype, launch.writes, kind.shape)
-    y = run.arena.read(kind.dtype, launch.writes, kind.shape)
-    return Rows(run, launch.signature, g, y, operand_values(run.arena, launch))
+def _rows(run: Run, cotangents: Arena, step: Bound) -> Rows:
+    g, y = step.out.read(cotangents), step.out.read(run.arena)
+    return Rows(run, step.signature, g, y, step.operand_values(run.arena))
 
 
 def accumulated(a: Any, b: Any) -> Any:

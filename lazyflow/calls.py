@@ -17,7 +17,7 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
-from lazyflow.arena import POOL, Arena
+from lazyflow.arena import POOL, Arena, give_back
 from lazyflow.expr import Parameter
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
@@ -87,8 +87,7 @@ class Slabs:
         ]
 
     def __del__(self) -> None:
-        for buffer in self.buffers:
-            POOL.give(self.device, buffer)
+        give_back(self.device, self.buffers)
 
 
 # Matrices begin at multiples of so many elements: rows of different ones do not meet in one line of the cache.

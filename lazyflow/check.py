@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import NonFiniteError
-from lazyflow.execute import Run, operand_values, parameters_of
+from lazyflow.execute import Run, parameters_of
 from lazyflow.expr import Expr
+from lazyflow.launch import readers_of
 from lazyflow.plan import Launch, reads_of
 from lazyflow.tape import CONSTANT, KNOWN, Operand
 
@@ -48,7 +49,9 @@ def _first_bad(run: Run, launch: Launch) -> int | None:
         return None
     bad = ~_finite(run.arena.read(kind.dtype, launch.writes, kind.shape), len(launch.nodes))
     if bad.any() and launch.signature.op is not CONSTANT and not launch.signature.op.stacked:
-        for operand, array in zip(launch.signature.operands, operand_values(run.arena, launch), strict=True):
+        for operand, array in zip(
+            launch.signature.operands, [r.read(run.arena) for r in readers_of(launch, False)], strict=True
+        ):
             if operand.kind in ("row", "shared") and operand.dtype.kind == "f":
                 bad &= (
                     _finite(array, len(launch.nodes))

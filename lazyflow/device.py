@@ -227,6 +227,21 @@ def view(buffer: Array, offset: int, shape: tuple[int, ...]) -> Array:
 
 
 _view = None if core.passes is None else core.passes.view
+_copy = None if core.passes is None else core.passes.copy_elements
+
+
+def copy_elements(to: Array, offset: int, source: Array, start: int, count: int) -> None:
+    """Copy elements of one flat buffer of the host to another.
+
+    >>> to = np.zeros(4)
+    >>> copy_elements(to, 1, np.arange(4.0), 2, 2)
+    >>> to.tolist()
+    [0.0, 2.0, 3.0, 0.0]
+    """
+    if _copy is not None:
+        _copy(to, offset, source, start, count)
+    else:
+        to[offset : offset + count] = source[start : start + count]
 
 
 def strided(buffer: Array, offset: int, shape: tuple[int, ...], pitch: int) -> Array:

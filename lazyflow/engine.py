@@ -17,29 +17,28 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import expr, fibers, passes, settings
+from lazyflow import expr, fibers, passes, settings, settle
 from lazyflow.arena import Arena
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
 from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
-from lazyflow.errors import CellError, DTypeError, GradientError, LazyflowError, ShapeError, user_line
-from lazyflow.execute import Run, execute, fused_by
+from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
+from lazyflow.execute import Run, any_stale, check_recorded, execute, fused_by
 from lazyflow.expr import Expr, Parameter, own_array, value_of
-from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
+from lazyflow.graph import Graph, Segment, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
 from lazyflow.hooks import through
-from lazyflow.locks import Lock, together
-from lazyflow.ops.base import Array, Shape
+from lazyflow.locks import Lock, Owner, together
+from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, make, scheduled
 from lazyflow.plans import Plans
-from lazyflow.recorded import again, key_of, sources_of
+from lazyflow.recorded import Way, again, alone, key_of, sources_of, way_of
 from lazyflow.repeats import may_repeat, without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
-from lazyflow.settle import Settling
-from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, Type, signature_by_id
-from lazyflow.threads import blas_threads, kernel_threads
+from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
+from lazyflow.threads import quietly
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
 CHOICES = Choices()
@@ -51,7 +50,7 @@ PLANS = Plans()
 CHAINS = Chains()
 
 # Runs that hold memory: see `lazyflow.settle`.
-SETTLING = Settling()
+SETTLING = settle.Settling()
 
 
 def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
@@ -77,6 +76,14 @@ def _run(roots: Sequence[Expr]) -> None:
     """Compute the roots, after what they need from the other side of ``no_grad`` blocks."""
     profile = settings.current().profile
     before = "" if profile is None else profile.switch("schedule")
+    tape = alone(roots)
+    if tape is None or not _run_alike(roots, tape, whole=True):
+        _run_after_others(roots)
+    if profile is not None:  # after an error, whoever counts goes on with a part of its own
+        profile.switch(before)
+
+
+def _run_after_others(roots: Sequence[Expr]) -> None:
     stack = [list(roots)]
     while stack:
         reached = reached_tapes(stack[-1], anew=False)
@@ -85,23 +92,21 @@ def _run(roots: Sequence[Expr]) -> None:
             stack.append(first)
         elif _run_alike(stack[-1], reached):
             stack.pop()
-    if profile is not None:  # after an error, whoever counts goes on with a part of its own
-        profile.switch(before)
 
 
-def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
-    """Compute the roots, which rest on the tapes ``reached``; if a value that they rest on is stale, only forget all
-    that they rest on, and return False."""
-    way = _way(roots, reached)
-    parts = segments(reached, roots, anew=False)
-    tapes = [tape for tape, _, _ in parts]
+def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], whole: bool = False) -> bool:
+    """Compute the roots, which rest on the tapes ``reached``, all of each if they are ``whole``; if a value that they
+    rest on is stale, only forget all that they rest on, and return False."""
+    way = _way(roots, reached)  # first: it counts who refers to a tape
+    parts = [Segment(tape, 0, len(tape)) for tape in reached] if whole else segments(reached, roots, anew=False)
+    tapes = reached if whole else [tape for tape, _, _ in parts]
     for tape in reached:
         tape.seal()
     key = key_of(parts, roots, way)
     found = PLANS.of_recording(key, tapes)
     graph = collect(roots, parts=parts) if found is None else None
     sources = [] if found is None else sources_of(found, tapes)
-    if any_stale([run for run, _ in sources] if graph is None else graph.known_run):
+    if any_stale([run for run, _ in sources] if graph is None else list(graph.known_run)):
         _forget(roots)
         return False
     if found is not None:
@@ -111,26 +116,10 @@ def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
     return True
 
 
-class Way(NamedTuple):
-    """How a run goes, beside what it computes. ``others``: whether somebody holds values without gradient that are no
-    roots."""
-
-    device: str
-    batching: str
-    dedupe: bool
-    fuse: str
-    differentiable: bool
-    checked: bool
-    others: bool
-
-
 def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> Way:
-    options, device = settings.current(), roots[0].device
-    differentiable = roots[0].tape.grad
-    checked = options.check_finite or any(tape.lines is not None for tape in reached)
-    others = not differentiable and _others_held(roots, reached)
-    fuse = fused_by(options.fuse, device)
-    return Way(device, options.batching, options.dedupe, fuse, differentiable, checked, others)
+    options, root = settings.current(), roots[0]
+    others = not root.tape.grad and _others_held(roots, reached)
+    return way_of(options, root, reached, fused_by(options.fuse, root.type.device), others)
 
 
 def _planned(graph: Graph, tapes: Sequence[Tape], way: Way, key: Any) -> Plan:
@@ -148,22 +137,26 @@ def _planned(graph: Graph, tapes: Sequence[Tape], way: Way, key: Any) -> Plan:
 
 def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way) -> None:
     """Run a plan, and note where the values of the tapes lie now."""
-    _check_recorded(plan.kinds)
-    owners = frozenset().union(*[root.tape.owners for root in roots])
-    SETTLING.settle(owners)
-    # No warnings by NumPy: compiled kernels have none, and ``check_finite`` names the line of a NaN.
+    check_recorded(plan.kinds)
+    if SETTLING.waiting:
+        SETTLING.settle(_owners(roots))
     options = settings.current()
-    threads, profile = options.threads, options.profile
+    profile = options.profile
     before = "" if profile is None else profile.switch("forward")
-    with blas_threads(threads), kernel_threads(threads), np.errstate(all="ignore"), devices.on(way.device):
+    with quietly(options.threads), devices.on(way.device):
         run = Run(plan, way.device, way.differentiable, way.fuse)
         execute(run)
         if way.checked:
             check_finite(run, roots)
         _remember(run, tapes)
-        SETTLING.add(run, owners)
+        if plan.nbytes >= settle.LEAST:
+            SETTLING.add(run, _owners(roots))
     if profile is not None:
         profile.switch(before)
+
+
+def _owners(roots: Sequence[Expr]) -> frozenset[Owner]:
+    return frozenset().union(*[root.tape.owners for root in roots])
 
 
 # Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, and
@@ -212,35 +205,10 @@ def _with_kept(graph: Graph, held: Mapping[int, Sequence[int]]) -> Graph:
     return replace(graph, roots=(*graph.roots, *sorted(kept))) if kept else graph
 
 
-def any_stale(runs: Iterable[Run]) -> bool:
-    """Whether one of the runs rests on parameters, or on values, that have changed since."""
-    return any(run.is_stale() for run in {id(run): run for run in runs}.values())
-
-
-def _check_recorded(kinds: Iterable[Type]) -> None:
-    """Raise `LazyflowError` if the parameter of one of the types is not what it was when it was recorded."""
-    for kind in kinds:
-        parameter = None if kind.parameter is None else kind.parameter()
-        if parameter is None:
-            continue
-        array = parameter.memory
-        now = array.shape, array.dtype, devices.device_of(array)
-        if kind.epoch != parameter.epoch or now != (kind.shape, kind.dtype, kind.device):
-            raise LazyflowError(_changed(parameter, kind, *now))
-
-
-def _changed(parameter: Parameter, kind: Type, shape: Shape, dtype: Any, device: str) -> str:
-    name = f"parameter {parameter.name or list(kind.shape)}"
-    if kind.epoch != parameter.epoch:
-        return f"{name} was replaced in its module since this was recorded: record it again"
-    return (
-        f"{name} was {kind.dtype}{list(kind.shape)} on {kind.device} when this was recorded, and is "
-        f"{dtype}{list(shape)} on {device} now: record it again"
-    )
-
-
 def _remember(run: Run, tapes: Sequence[Tape]) -> None:
     """Note on the tapes where the values of their rows lie now."""
+    if len(tapes) == 1 and _note_first(run, tapes[0]):
+        return
     graph = run.plan.graph
     places = run.plan.places
     starts, lows = graph.tape_starts.tolist(), graph.tape_lows.tolist()
@@ -253,10 +221,23 @@ def _remember(run: Run, tapes: Sequence[Tape]) -> None:
             first = number + 1
 
 
+def _note_first(run: Run, tape: Tape) -> bool:
+    """Note on a tape that has no values yet where those of a plan lie that is for the whole of it, and known; return
+    False if that is not how it is."""
+    if run.plan.first is None or tape.run_of is not None or tape.remembered:
+        return False
+    tape.touched.append((0, len(tape)))  # first: see `_note`
+    tape.runs.append(run)
+    tape.run_of, tape.offset_of = run.plan.first.noted
+    return True
+
+
 def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int]]) -> None:
     """``parts``: of each part of the tape, its first row, and the range of its rows among those of all tapes."""
     if tape.run_of is None or tape.run_of.shape[0] != len(tape):
         tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
+    elif not tape.run_of.flags.writeable:  # of `_note_first`
+        tape.run_of, tape.offset_of = tape.run_of.copy(), tape.offset_of.copy()
     for row in [row for row in tape.remembered if _place_of(row, parts, places) >= 0]:
         kind = signature_by_id(tape.signatures[row]).type
         tape.remembered.pop(row).append(run.value(_place_of(row, parts, places), kind))
@@ -292,7 +273,9 @@ def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
-    trace = next((root.tape.trace for root in roots if root.tape.trace is not None), None) or tracing()
+    trace = tracing()
+    for root in roots:
+        trace = root.tape.trace if trace is None else trace
     if trace is not None:
         raise CellError(
             f"{user_line()}: a value is asked for inside the {trace.name}, whose body is recorded only once, for calls "
@@ -358,20 +341,30 @@ class Engine:
         _refuse_in_cells(wanted)
         runs = [location(e.tape, e.row)[0] for e in wanted if is_evaluated(e.tape, e.row)]
         if any_stale(runs):
-            _check_recorded({kind for run in runs for kind in run.rests_on})  # before anything is forgotten
+            check_recorded({kind for run in runs for kind in run.rests_on})  # before anything is forgotten
             _forget(wanted)
+        self._run_missing(wanted)
+
+    def _run_missing(self, wanted: Sequence[Expr]) -> None:
+        """Compute what has no value yet."""
         while missing := [e for e in wanted if not is_evaluated(e.tape, e.row)]:
             # A run has one device, and without gradients it uses memory again that a backward would read.
             first = missing[0]
-            _run([e for e in missing if (e.device, e.tape.grad) == (first.device, first.tape.grad)])
+            _run(
+                missing
+                if len(missing) == 1
+                else [e for e in missing if (e.device, e.tape.grad) == (first.device, first.tape.grad)]
+            )
 
     @_alone
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
-        _refuse_in_cells([root])
+        _refuse_in_cells((root,))
         if not is_evaluated(root.tape, root.row):
-            self._forward([root])
+            self._run_missing((root,))
         run, offset = location(root.tape, root.row)
+        if run.device == "cpu" == root.type.device:
+            return run.value(offset, root.type)
         with devices.on(run.device):  # not the root's, where that rests on no parameter: see `expr.on_one_device`
             return devices.to_device(run.value(offset, root.type), root.device)
 
@@ -416,8 +409,7 @@ def _differentiate(roots: Sequence[Expr], cotangents: Sequence[Array]) -> None:
         for (run, offset), root, cotangent in zip(places, roots, cotangents, strict=True)
     ]
     with devices.on(roots[0].device):
-        threads = settings.current().threads
-        with blas_threads(threads), kernel_threads(threads), np.errstate(all="ignore"):
+        with quietly(settings.current().threads):
             retained: list[Retained] = []
             found = run_backward(seeds, partial(_retain, retained), _hooked)
         trained = [(p, gradient) for p, gradient in found.values() if p.requires_grad]  # some may be frozen since

@@ -6,7 +6,7 @@ A `Run` is one execution: the plan, the arenas that its launches fill, and the v
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
+from lazyflow.errors import LazyflowError
 from lazyflow.expr import Parameter, moment
-from lazyflow.fuse.blocks import rows_of
+from lazyflow.launch import CALLS, CONSTANTS, KNOWNS, Bound, bound, parameter_of
 from lazyflow.ops.base import Array, Shape
-from lazyflow.plan import Cells, Launch, Plan, Rows
-from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
+from lazyflow.plan import Cells, Plan, Rows
+from lazyflow.tape import Type
 
 
 def _indices(plan: Plan) -> list[Any]:
@@ -29,15 +30,22 @@ def _indices(plan: Plan) -> list[Any]:
     return gathers + [at for cells in plan.cells for at in cells.inputs]
 
 
-class Run:
-    """One execution of a plan. ``calls`` are those of its cells. ``rests_on`` are the types of the parameters that it
-    and the runs before it have used; ``stamp``: none of these had a later version then; ``superseded``: whether a run
-    that it rests on was forgotten since; ``kept``: what is left of it, if not all."""
+class State:
+    """What a `Run` is made of, apart so that it can be of C."""
 
     __slots__ = (
-        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "kept", "number", "plan", "readers",
-        "rests_on", "stamp", "superseded",
+        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "kept", "known", "number", "plan",
+        "readers", "rests_on", "stamp", "superseded",
     )  # fmt: skip
+
+
+class Run(State):
+    """One execution of a plan. ``calls`` are those of its cells. ``known``: the run and the place of each value that
+    it has of earlier ones. ``rests_on`` are the types of the parameters that it and the runs before it have used;
+    ``stamp``: none of these had a later version then; ``superseded``: whether a run that it rests on was forgotten
+    since; ``kept``: what is left of it, if not all."""
+
+    __slots__ = ()
 
     def __init__(self, plan: Plan, device: str, differentiable: bool, fuse: str) -> None:
         self.plan, self.device, self.differentiable, self.fuse = plan, device, differentiable, fuse
@@ -45,33 +53,21 @@ class Run:
         self.arena = Arena(device, plan.sizes)
         if device != "cpu":
             self.arena.bring(_indices(plan))
-        earlier = {id(run): run for run in plan.graph.known_run}.values()
-        self.rests_on = _joined(plan.kinds, [run.rests_on for run in earlier])
-        for parameter in self._parameters():
-            parameter.notice()
+        self.known = plan.sources
+        earlier = distinct([run for run, _ in self.known])
+        self.rests_on = _joined(plan.kinds, earlier)
+        notice(self.rests_on)
         self.stamp = moment()
         self.superseded = False
         self.kept: dict[tuple[Any, int, Shape], Array] | None = None
         self.readers: list[weakref.ref[Run]] = []
         for run in earlier:
             run.note_reader(self)
-        self.calls = [calls_of(self, cells) for cells in plan.cells]
+        self.calls = [calls_of(self, cells) for cells in plan.cells] if plan.cells else []
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run rests on has changed since, or a value that it read was forgotten."""
-        if self.superseded:
-            return True
-        for parameter in self._parameters():
-            parameter.notice()
-            if parameter.version > self.stamp:
-                return True
-        return False
-
-    def _parameters(self) -> Iterator[Parameter]:
-        for kind in self.rests_on:
-            parameter = None if kind.parameter is None else kind.parameter()
-            if parameter is not None:
-                yield parameter
+        return self.superseded or notice(self.rests_on) > self.stamp
 
     def supersede(self) -> None:
         """Say that values of this run were forgotten: whatever read them is stale."""
@@ -92,7 +88,7 @@ class Run:
     def settle(self, kept: dict[tuple[Any, int, Shape], Array]) -> None:
         """Leave nothing but these values, by dtype, offset and shape: see `lazyflow.settle`."""
         self.kept = kept
-        del self.arena, self.calls, self.plan  # whoever asks a stale run for more is wrong
+        del self.arena, self.calls, self.plan, self.known  # whoever asks a stale run for more is wrong
 
     def value(self, offset: int, kind: Type) -> Array:
         """A copy of the value of one node."""
@@ -122,10 +118,61 @@ def fused_by(wanted: str, device: str) -> str:
     return wanted
 
 
-def _joined(own: frozenset[Type], others: Sequence[frozenset[Type]]) -> frozenset[Type]:
-    """The union, which is one of the sets wherever it can be: the runs of a long chain rest on the same parameters."""
-    for other in others:
-        own = other if own <= other else own if other <= own else own | other
+def distinct(runs: list[Run]) -> list[Run]:
+    """Each run once."""
+    return runs if len(runs) < 2 else list({id(run): run for run in runs}.values())
+
+
+def any_stale(runs: list[Run]) -> bool:
+    """Whether one of the runs rests on parameters, or on values, that have changed since."""
+    for run in distinct(runs):  # noqa: SIM110 (a compiled function has no generator)
+        if run.is_stale():
+            return True
+    return False
+
+
+def notice(kinds: frozenset[Type]) -> int:
+    """Look at the parameters of these types, and return the latest of their versions."""
+    latest = -1
+    for kind in kinds:
+        parameter = None if kind.parameter is None else kind.parameter()
+        if parameter is not None:
+            parameter.notice()
+            latest = max(latest, parameter.version)
+    return latest
+
+
+def check_recorded(kinds: Iterable[Type]) -> None:
+    """Raise `LazyflowError` if the parameter of one of the types is not what it was when it was recorded."""
+    for kind in kinds:
+        parameter = None if kind.parameter is None else kind.parameter()
+        if parameter is None:
+            continue
+        array = parameter.memory
+        device = "cpu" if type(array) is np.ndarray else devices.device_of(array)
+        if kind.epoch != parameter.epoch or array.shape != kind.shape or array.dtype != kind.dtype:
+            raise LazyflowError(_changed(parameter, kind, device))
+        if device != kind.device:
+            raise LazyflowError(_changed(parameter, kind, device))
+
+
+def _changed(parameter: Parameter, kind: Type, device: str) -> str:
+    name = f"parameter {parameter.name or list(kind.shape)}"
+    if kind.epoch != parameter.epoch:
+        return f"{name} was replaced in its module since this was recorded: record it again"
+    return (
+        f"{name} was {kind.dtype}{list(kind.shape)} on {kind.device} when this was recorded, and is "
+        f"{parameter.memory.dtype}{list(parameter.memory.shape)} on {device} now: record it again"
+    )
+
+
+def _joined(own: frozenset[Type], runs: Sequence[Run]) -> frozenset[Type]:
+    """The union of types and those that runs rest on, which is one of the sets wherever it can be: the runs of a long
+    chain rest on the same parameters."""
+    for run in runs:
+        other = run.rests_on
+        if other is not own:
+            own = other if own <= other else own if other <= own else own | other
     return own
 
 
@@ -134,102 +181,51 @@ def parameters_of(plan: Plan) -> list[Parameter | None]:
     return [kind.parameter() for kind in plan.kinds if kind.parameter is not None]
 
 
-def parameter_of(kind: Type) -> Parameter:
-    """The parameter that a type belongs to; the tapes of the nodes that use it keep it alive."""
-    assert kind.parameter is not None
-    parameter = kind.parameter()
-    assert isinstance(parameter, Parameter)
-    return parameter
-
-
-def operand_value(arena: Arena, operand: Operand, read: Any, by_columns: bool = False) -> Array:
-    """One operand of a launch as its kernel wants it: ``(count, *shape)``, without the batch axis where it is
-    shared."""
-    if operand.kind == "row":
-        if isinstance(read, np.ndarray):  # of a cell
-            return rows_of(arena.buffers[operand.dtype], read, max(devices.elements(operand.shape), 1)).reshape(
-                (len(read), *operand.shape)
-            )
-        return arena.read(operand.dtype, read, operand.shape)
-    if operand.kind == "shared":
-        assert operand.type is not None
-        parameter = parameter_of(operand.type)
-        array = parameter.columns(arena.number) if by_columns and operand.type.ndim == 2 else parameter.memory
-        return array if array.shape == operand.shape else array.reshape(operand.shape)
-    if operand.kind == "int" or isinstance(read, float):  # indices, that is: see `lazyflow.ops.base`
-        return read
-    return devices.to_device(read, arena.device)
-
-
-def _stacked_value(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
-    values = arena.read(operand.dtype, read, operand.shape)
-    return (
-        values.reshape((count, read.count // count, *operand.shape))
-        if not read.shared
-        else _repeated(arena, operand, read, count)
-    )
-
-
-def _repeated(arena: Arena, operand: Operand, read: Rows, count: int) -> Array:
-    value = arena.view(operand.dtype, read, operand.shape)
-    return devices.array_module(arena.device).broadcast_to(value, (count, read.count // count, *operand.shape))
-
-
-def operand_values(arena: Arena, launch: Launch, *, forward: bool = False) -> list[Array]:
-    """All operands of a launch, in the operation's order; in ``forward``, parameters by columns where that is asked
-    for."""
-    signature = launch.signature
-    if signature.op.stacked:
-        operand, read = signature.operands[0], launch.reads[0]
-        assert isinstance(read, Rows)
-        if signature.op.ragged:
-            return [
-                _stacked_value(arena, operand, read, 1)[0],
-                operand_value(arena, signature.operands[1], launch.reads[1]),
-            ]
-        return [_stacked_value(arena, operand, read, launch.writes.count)]
-    by_columns = signature.op.by_columns if forward else ()
-    pairs = zip(signature.operands, launch.reads, strict=True)
-    return [operand_value(arena, o, r, i in by_columns) for i, (o, r) in enumerate(pairs)]
-
-
-def _gather_into(arena: Arena, launch: Launch, out: Array) -> bool:
-    """Gather the operands' rows straight into the result, where that is all there is to do."""
-    read = launch.reads[0]
-    if not (isinstance(read, Rows) and read.index is not None and read.aligned and out.size):
-        return False
-    devices.take_rows(arena.table(out.dtype, read.width), arena.index(read.index), out.reshape(-1, read.width))
-    return True
-
-
-def _fill(run: Run, number: int, launch: Launch, out: Array) -> None:
+def _bring(run: Run, number: int, step: Bound) -> None:
     """Bring in values that no kernel computes: constants of the tapes, and values of earlier runs."""
-    graph, brought = run.plan.graph, run.plan.brought[number]
-    if launch.signature.op is CONSTANT:
+    brought = run.plan.brought[number]
+    if step.does == KNOWNS and run.device == "cpu":
+        _bring_here(run, brought, step)
+        return
+    out = step.out.read(run.arena)
+    if step.does == CONSTANTS:
+        tapes = [tape() for tape in run.plan.tapes]
         for i, (tape, row) in enumerate(brought):
-            out[i] = devices.to_device(graph.tape(tape).objects[row], run.device)
+            out[i] = devices.to_device(tapes[tape].objects[row], run.device)
         return
     shape = out.shape[1:]
     for i, k in enumerate(brought):
-        source, offset = graph.known_run[k], int(graph.known_offset[k])
+        source, offset = run.known[k]
         known = devices.view(source.arena.buffers[out.dtype], offset, shape)
         out[i] = known if source.device == run.device else devices.to_device(known, run.device)
+
+
+def _bring_here(run: Run, brought: list[int], step: Bound) -> None:
+    """Copy the values of earlier runs of the host."""
+    dtype, offset = step.out.dtype, step.out.offset
+    size, width, buffer = step.signature.type.size, step.out.width, run.arena.buffers[step.out.dtype]
+    for k in brought:
+        source, start = run.known[k]
+        if source.device != "cpu":
+            known = devices.view(source.arena.buffers[dtype], start, (size,))
+            buffer[offset : offset + size] = devices.to_device(known, "cpu")
+        else:
+            devices.copy_elements(buffer, offset, source.arena.buffers[dtype], start, size)
+        offset += width
 
 
 def execute(run: Run) -> None:
     """Fill the arena, launch by launch."""
     xp = devices.array_module(run.device)
     arena = run.arena
-    for i, launch in enumerate(run.plan.launches):
-        signature = launch.signature
-        if launch.calls is not None:
-            number, low, high = launch.calls
+    steps = bound(run.plan)
+    for i in range(len(steps)):
+        step = steps[i]
+        does = step.does
+        if does == CALLS:
+            number, low, high = step.calls
             run.calls[number].forward(low, high)
-            continue
-        out = arena.view(signature.type.dtype, launch.writes, signature.type.shape)
-        if signature.op is CONSTANT or signature.op is KNOWN:
-            _fill(run, i, launch, out)
-        elif not (signature.op.gathers and _gather_into(arena, launch, out)):
-            result = signature.forward(xp, *operand_values(arena, launch, forward=True), out=out)
-            if result is not out:
-                out[...] = result
+        elif does in (CONSTANTS, KNOWNS):
+            _bring(run, i, step)
+        else:
+            step.compute(xp, arena)

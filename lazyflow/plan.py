@@ -12,7 +12,7 @@ nodes of a launch get consecutive rows, and all launches of one signature in one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -97,7 +97,8 @@ class Cells:
 class Plan:
     """The launches in order, the arena's size in elements for each dtype, and the arena offset of every node.
 
-    ``first``: the plan of the same structure that this one has all from but payload.
+    ``first``: the plan of the same structure that this one has all from but payload. ``like``: a plan with the same
+    launches but for payload. ``bound``: its launches as they are run, once it did (see `lazyflow.launch`).
     """
 
     graph: Graph
@@ -108,6 +109,23 @@ class Plan:
     reuses: bool
     cells: tuple[Cells, ...] = ()
     first: Plan | None = None
+    like: Plan | None = None
+    bound: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return sum(size * dtype.itemsize for dtype, size in self.sizes.items())
+
+    @property
+    def tapes(self) -> tuple[Any, ...]:
+        """Weak references to the tapes that it is for."""
+        return self.graph.tapes
+
+    @cached_property
+    def sources(self) -> list[tuple[Any, int]]:
+        """Where the values of the known nodes lie: run and element offset."""
+        return list(zip(self.graph.known_run, self.graph.known_offset.tolist(), strict=True))
 
     @cached_property
     def kinds(self) -> frozenset[Type]:
@@ -140,6 +158,14 @@ class Plan:
             kept = np.unique(np.array([base for base, _ in graph.roots], np.int64))
         found: Ints = passes.places(graph.tape_base, graph.tape_shift, graph.origin, kept, self.offsets)
         return found
+
+    @cached_property
+    def noted(self) -> tuple[Ints, Ints]:
+        """What to note on a tape that was read whole and has no values yet: of each row the run, which is the first, or
+        -1, and the element offset. Nobody may write to these arrays."""
+        run_of, offset_of = np.where(self.places >= 0, 0, -1).astype(np.int32), np.maximum(self.places, 0)
+        run_of.flags.writeable = offset_of.flags.writeable = False
+        return run_of, offset_of
 
     @cached_property
     def parameter_launches(self) -> tuple[Launch, ...]:
@@ -533,8 +559,12 @@ def repeated(plan: Plan, graph: Graph, first: Plan | None = None) -> Plan:
     for i in plan.carrying:
         launches[i] = _refilled(launches[i], graph)
     found = object.__new__(Plan)
-    found.__dict__.update(plan.__dict__, graph=graph, launches=tuple(launches), cells=cells, first=first)
-    found.__dict__.pop("parameter_launches", None)
+    bound = {} if plan.carrying else plan.bound
+    found.__dict__.update(
+        plan.__dict__, graph=graph, launches=tuple(launches), cells=cells, first=first, like=plan, bound=bound
+    )
+    for name in ("parameter_launches", "sources"):
+        found.__dict__.pop(name, None)
     return found
 
 

@@ -105,18 +105,21 @@ class Plans:
 
     def of_recording(self, key: Any, tapes: Sequence[Tape]) -> Recorded | None:
         """What is known of tapes with this key (`lazyflow.recorded.key_of`)."""
-        with self.lock:
-            if self.bereft:
+        if self.bereft:
+            with self.lock:
                 self._drop_dead()
+        found = self.kept.get(key)
+        if found is not None and found.plan is None:
+            key = key, payload_of(tapes)
             found = self.kept.get(key)
-            if found is not None and found.plan is None:
-                key = key, payload_of(tapes)
-                found = self.kept.get(key)
-            if found is None:
-                return None
+        if found is None:
+            return None
+        try:
             self.kept.move_to_end(key)
-            self.hits += 1
+        except KeyError:  # no lock is held: another thread has dropped it in between
             return found.recorded
+        self.hits += 1
+        return found.recorded
 
     def keep_recording(self, key: Any, tapes: Sequence[Tape], plan: Plan, by_payload: bool) -> None:
         """Keep the plan of these tapes, if the key is not None and comes by for the second time, or for tapes with the
@@ -232,7 +235,8 @@ def _nbytes(plan: Plan) -> int:
     reads = [a for launch in plan.launches for r in launch.reads if (a := getattr(r, "index", r)) is not None]
     cells = [a for c in plan.cells for a in (*c.inputs, *c.outputs, *c.ints, *c.floats)]
     graph = plan.graph
-    rows = [graph.origin, graph.tape_base, graph.tape_shift, *([plan.places] if "places" in plan.__dict__ else [])]
+    rows = [graph.origin, graph.tape_base, graph.tape_shift, *plan.__dict__.get("noted", ())]
+    rows += [plan.places] if "places" in plan.__dict__ else []
     payload = [graph.int_starts, graph.ints, graph.float_starts, graph.floats]
     arrays = [a for a in (*per_node, *_structure(graph), *rows, *payload, *reads, *cells) if isinstance(a, np.ndarray)]
     return sum(a.nbytes for a in arrays) + OBJECTS * len(plan.launches)

@@ -11,14 +11,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from lazyflow import passes
 from lazyflow.expr import Expr
-from lazyflow.graph import Graph, Segment, decoded, drawn_anew, is_evaluated, location, of_structure, payload
+from lazyflow.graph import LONG, Graph, Segment, decoded, drawn_anew, is_evaluated, location, of_structure, payload
 from lazyflow.plan import Plan, repeated
+from lazyflow.settings import Settings
 from lazyflow.tape import IMPORT, Signature, Tape, signature_by_id, signature_columns
 
 
@@ -35,13 +36,53 @@ class Recorded(NamedTuple):
     signatures: frozenset[Signature]
 
 
+class Way(NamedTuple):
+    """How a run goes, beside what it computes. ``others``: whether somebody holds values without gradient that are no
+    roots."""
+
+    device: str
+    batching: str
+    dedupe: bool
+    fuse: str
+    differentiable: bool
+    checked: bool
+    others: bool
+
+
+def way_of(options: Settings, root: Expr, reached: Sequence[Tape], fuse: str, others: bool) -> Way:
+    """How roots such as this one, that rest on these tapes, are run under the settings ``options``."""
+    checked: bool = options.check_finite
+    for tape in reached:
+        checked = checked or tape.lines is not None
+    kind, differentiable = root.type, root.tape.grad
+    return Way(kind.device, options.batching, options.dedupe, fuse, differentiable, checked, others)
+
+
+def alone(roots: Sequence[Expr]) -> list[Tape] | None:
+    """The tape of the roots, alone in a list, if all that it reads of others was computed before, as most often where
+    values are looked at; None if that is not so, or if parts of a long one may do (see `lazyflow.graph.segments`)."""
+    tape = roots[0].tape
+    for e in roots:
+        if e.tape is not tape:
+            return None
+    if tape.sealed and len(tape) >= LONG:
+        return None
+    for source, row in tape.imports:
+        if source.run_of is None or source.run_of[row] < 0:
+            return None
+    return [tape]
+
+
 def key_of(segments: Sequence[Segment], roots: Sequence[Expr], way: Any) -> Any:
     """What `Recorded` depends on but payload, of tapes that are read whole; None where only parts of one are."""
-    if any(low or high != len(tape) for tape, low, high in segments):
-        return None
-    number = {id(tape): k for k, (tape, _, _) in enumerate(segments)}
+    number: dict[int, int] = {}
+    for tape, low, high in segments:
+        if low or high != len(tape):
+            return None
+        number[id(tape)] = len(number)
     places = [(number[id(e.tape)], e.row) for e in roots]
-    return passes.Nodes, way, *places, *[_of_tape(tape, number) for tape, _, _ in segments]  # of one form of the passes
+    columns = [_of_tape(tape, number) for tape, _, _ in segments]
+    return passes.Nodes, way, *places, *columns  # of one form of the passes
 
 
 def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[Any, ...]:
@@ -75,9 +116,10 @@ def recorded(plan: Plan, tapes: Sequence[Tape]) -> Recorded:
     graph = plan.graph
     known = tuple([_source(tapes[number], number, row) for number, row in graph.tape_rows(graph.origin[graph.known])])
     signatures = {signature_by_id(i) for tape in tapes for i in set(tape.signatures)}
-    alone = of_structure(graph, tapes=(), known_run=(), known_offset=graph.known_offset[:0])
-    first = replace(plan, graph=alone)
+    bare = of_structure(graph, tapes=(), known_run=(), known_offset=graph.known_offset[:0])
+    first = replace(plan, graph=bare)
     _ = first.places, first.kinds, first.carrying, first.brought  # made here, once for all
+    _ = first.noted if len(tapes) == 1 else None
     return Recorded(first, known, frozenset(signatures.union(graph.signatures)))
 
 
@@ -90,22 +132,46 @@ def _source(tape: Tape, number: int, row: int) -> tuple[int, int, bool]:
 
 def sources_of(found: Recorded, tapes: Sequence[Tape]) -> list[tuple[Any, int]]:
     """Where the values of the known nodes lie: run and element offset."""
-    sources = [tapes[t].imports[k] if imported else (tapes[t], k) for t, k, imported in found.known]
-    return [location(tape, row) for tape, row in sources]
+    places = []
+    for t, k, imported in found.known:
+        tape, row = tapes[t].imports[k] if imported else (tapes[t], k)
+        places.append(location(tape, row))
+    return places
+
+
+class Again:
+    """A plan for tapes with the same columns, none of whose launches has payload: that of before, but for where the
+    known values lie. Its graph is made if somebody asks for it."""
+
+    __slots__ = ("first", "made", "sources", "tapes")
+
+    def __init__(self, first: Plan, tapes: tuple[Any, ...], sources: Sequence[tuple[Any, int]]) -> None:
+        self.first, self.tapes, self.sources = first, tapes, sources
+        self.made: Any = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph with these tapes, and the runs that it rests on."""
+        if self.made is None:
+            self.made = of_structure(self.first.graph, **_places(self.tapes, self.sources))
+        return self.made  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.first, name)
+
+
+def _places(tapes: tuple[Any, ...], sources: Sequence[tuple[Any, int]]) -> dict[str, Any]:
+    offsets = np.array([offset for _, offset in sources], np.int64)
+    return {"tapes": tapes, "known_run": tuple([run for run, _ in sources]), "known_offset": offsets}
 
 
 def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[Any, int]]) -> Plan:
     """The plan for tapes with the same columns: with their payload, and what is known of them (`sources_of`)."""
-    plan = found.plan
-    graph = of_structure(
-        plan.graph,
-        tapes=tuple([weakref.ref(tape) for tape in tapes]),
-        known_run=tuple([run for run, _ in sources]),
-        known_offset=np.array([offset for _, offset in sources], np.int64),
-    )
-    if plan.carrying or plan.cells:
-        graph = _with_payload(graph, tapes)
-    return repeated(plan, graph, plan)
+    plan, references = found.plan, tuple([weakref.ref(tape) for tape in tapes])
+    if not plan.carrying and not plan.cells:
+        return cast("Plan", Again(plan, references, sources))
+    graph = of_structure(plan.graph, **_places(references, sources))
+    return repeated(plan, _with_payload(graph, tapes), plan)
 
 
 def _with_payload(graph: Graph, tapes: Sequence[Tape]) -> Graph:

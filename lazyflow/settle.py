@@ -29,7 +29,7 @@ class Settling:
 
     def add(self, run: Run, owners: frozenset[Owner]) -> None:
         """Look at the run again when others need memory."""
-        if run.device == "cpu" and sum(size * dtype.itemsize for dtype, size in run.plan.sizes.items()) >= LEAST:
+        if run.device == "cpu":
             self.waiting.append((weakref.ref(run), owners))
 
     def settle(self, owners: frozenset[Owner]) -> None:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.execute import Run, parameter_of
+from lazyflow.execute import Run
 from lazyflow.expr import Parameter
+from lazyflow.launch import parameter_of
 from lazyflow.ops.base import Array, unbroadcast
 from lazyflow.ops.sparse import RowSparse, merged
 from lazyflow.tape import Operand, Signature

@@ -44,6 +44,7 @@ ORDER = (
     "program",
     "chains",
     "calls",
+    "launch",
     "execute",
     "settle",
     "check",

@@ -271,3 +271,47 @@ def test_what_is_kept_holds_no_more_than_is_counted(plans, dedupe):
     for kept in plans.kept.values():
         assert kept.plan is None or sum(arrays_of(kept.plan).values()) <= kept.nbytes
     assert plans.info().nbytes <= plans.limit
+
+
+def test_launches_are_bound_once_for_all_runs_of_a_plan(plans):
+    W = lf.Parameter(W0)
+    found = []
+    for k in range(4):
+        h = lf.tanh(W @ lf.constant(VECTORS[k]))
+        h.forward()
+        lf.sum(h).backward()
+        found.append(h.tape.runs[0].plan.bound)
+        np.testing.assert_allclose(h.numpy(), np.tanh(W0 @ VECTORS[k]))
+    assert found[1]["launches"] is found[2]["launches"] is found[3]["launches"]
+
+
+def test_payload_of_a_plan_that_comes_again_is_its_own(plans):
+    """What launches with payload have bound is never that of another recording."""
+    W = lf.Parameter(W0)
+    held = [lf.sin((W @ lf.constant(VECTORS[0])) * (0.5 + k)).forward() for k in range(4)]
+    for k, y in enumerate(held):
+        W.zero_grad()
+        lf.sum(y).backward()
+        z = W0 @ VECTORS[0] * (0.5 + k)
+        np.testing.assert_allclose(y.numpy(), np.sin(z))
+        np.testing.assert_allclose(on_host(W.grad), np.outer(np.cos(z) * (0.5 + k), VECTORS[0]))
+
+
+def test_a_second_run_on_a_tape_notes_nothing_on_another(plans):
+    """Tapes that come again share what is noted on them until one has more to note."""
+    W = lf.Parameter(W0)
+
+    def two(k):
+        h = lf.tanh(W @ lf.constant(VECTORS[k]))
+        return h, W @ h
+
+    two(0)[0].forward()
+    rounds = [two(k) for k in range(1, 4)]
+    for h, _ in rounds:
+        h.forward()
+    later = rounds[0][1].numpy()
+    np.testing.assert_allclose(later, W0 @ np.tanh(W0 @ VECTORS[1]))
+    assert [g.tape.run_of[g.row] >= 0 for _, g in rounds] == [True, False, False]
+    for k, (h, g) in enumerate(rounds, 1):
+        np.testing.assert_allclose(h.numpy(), np.tanh(W0 @ VECTORS[k]))
+        np.testing.assert_allclose(g.numpy(), W0 @ h.numpy())

@@ -16,7 +16,7 @@ from lazyflow.random import Stream
 from tests.interrupts import bytecodes, meanwhile
 from tests.places import here
 
-COMPILED = pytest.mark.skipif(not tape.__file__.endswith(".py"), reason="compiled, recording has no lines to stop at")
+COMPILED = pytest.mark.skipif(not tape.__file__.endswith(".py"), reason="compiled, there are no lines to stop at")
 
 
 def in_thread(function):
@@ -276,7 +276,7 @@ FORK = """
     model = nn.Linear(2, 2)
 
     def step(n):
-        x = lf.tanh(model(lf.constant(np.ones(2, np.float32)))) * np.ones((n, 2), np.float32)
+        x = lf.tanh(model(lf.constant(np.ones(2, np.float32)))) * np.ones((n, 5000, 2), np.float32)  # from the pool
         loss = lf.sum(x)
         loss.backward()
         return loss.item()
@@ -320,12 +320,12 @@ FORK = """
 """
 # Functions to stop in, and at which of their lines: in the middle of what a lock guards, of recording, of running.
 POINTS = [
-    ("take", 2),
-    ("give", 2),
+    pytest.param("_waiting", 2, marks=COMPILED),
+    pytest.param("give", 2, marks=COMPILED),
     pytest.param("_enroll", 3, marks=COMPILED),
     pytest.param("_interned", 3, marks=COMPILED),
     ("plan", 4),
-    ("execute", 5),
+    pytest.param("execute", 5, marks=COMPILED),
     ("_note", 3),
     ("_accumulate", 2),
     ("_add_to_gradients", 3),

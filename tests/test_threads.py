@@ -44,3 +44,23 @@ def test_threads_come_back_after_an_error():
     with pytest.raises(RuntimeError), threads.blas_threads(2):
         raise RuntimeError
     assert counts() == before
+
+
+def test_a_run_is_quiet_and_leaves_nothing_behind():
+    before, errors = counts(), np.geterr()
+    with np.errstate(over="raise"), threads.quietly(2):
+        assert np.geterr()["over"] == "ignore" and set(counts()) <= {2}
+        with threads.quietly(1):
+            assert set(counts()) <= {1}
+        assert set(counts()) <= {2}
+    with pytest.raises(RuntimeError), threads.quietly(1):
+        raise RuntimeError
+    assert counts() == before and np.geterr() == errors
+
+
+def test_threads_of_other_runs_are_minded():
+    """One that has what it wants may not take it for given while another changes it."""
+    before = counts()
+    with threads.quietly(2), threads.quietly(2):
+        assert set(counts()) <= {2}
+    assert counts() == before

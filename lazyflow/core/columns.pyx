@@ -19,9 +19,11 @@ from libc.string cimport memcpy, memset
 
 cimport cython
 
+cdef tuple NOTHING = ()
+
 
 cdef class Column:
-    def __cinit__(self, values=()):
+    def __cinit__(self, values=NOTHING):
         self.data, self.size, self.room, self.exports = NULL, 0, 0, 0
 
     def __dealloc__(self):
@@ -184,9 +186,10 @@ cdef class Counts:
 cdef class IntColumn(Column):
     """32-bit integers; ``append`` and ``extend`` raise ``OverflowError`` for others, and nothing was added then."""
 
-    def __init__(self, values=()):
+    def __init__(self, values=NOTHING):
         self.itemsize_, self.code = sizeof(int), b"i"
-        self.extend(values)
+        if values is not NOTHING:
+            self.extend(values)
 
     cpdef int append(self, int value) except -1:
         if self.size == self.room:
@@ -208,9 +211,10 @@ cdef class IntColumn(Column):
 cdef class FloatColumn(Column):
     """Doubles; ``append`` and ``extend`` raise ``OverflowError`` for an integer that is too large for one."""
 
-    def __init__(self, values=()):
+    def __init__(self, values=NOTHING):
         self.itemsize_, self.code = sizeof(double), b"d"
-        self.extend(values)
+        if values is not NOTHING:
+            self.extend(values)
 
     cpdef int append(self, double value) except -1:
         if self.size == self.room:

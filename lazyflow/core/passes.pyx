@@ -172,6 +172,21 @@ def view(buffer, Py_ssize_t offset, tuple shape):
     return found
 
 
+def copy_elements(to, Py_ssize_t offset, source, Py_ssize_t start, Py_ssize_t count):
+    """Copy ``count`` elements of one flat buffer, from ``start`` on, to another of the same dtype, from ``offset``
+    on."""
+    for buffer in (to, source):
+        if not isinstance(buffer, cnp.ndarray) or (<cnp.ndarray>buffer).ndim != 1 or not cnp.PyArray_ISCARRAY(<cnp.ndarray>buffer):
+            raise ValueError("to, source: contiguous arrays of one axis expected")
+    cdef cnp.ndarray a = to, b = source
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(a)
+    if a.descr is not b.descr and a.dtype != b.dtype or a.descr.kind == c"O":
+        raise ValueError(f"to, source: one dtype of numbers expected, got {a.dtype} and {b.dtype}")
+    if not (0 <= count and 0 <= offset <= cnp.PyArray_SIZE(a) - count and 0 <= start <= cnp.PyArray_SIZE(b) - count):
+        raise ValueError(f"offset, start: {count} elements from {offset} and {start} on expected within the buffers")
+    memcpy(<char *>cnp.PyArray_DATA(a) + offset * size, <char *>cnp.PyArray_DATA(b) + start * size, count * size)
+
+
 # Rows of tapes.
 
 

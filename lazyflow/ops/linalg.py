@@ -180,7 +180,15 @@ def _place(out: Array, plan: Plan, shape: Shape) -> Array | None:
     return place.reshape(shape) if place.flags.c_contiguous else None
 
 
+def _is_plain(a: Array, b: Array, out: Array) -> bool:
+    """Whether ``np.dot`` writes to ``out``, and multiplies a vector with a matrix: others skip zeros."""
+    alike = a.dtype is b.dtype is out.dtype and out.ndim == 2 and bool(out.flags.c_contiguous)
+    return alike and b.shape[0] > 1 < b.shape[1]
+
+
 def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
+    if xp is np and out is not None and len(a) == 1 and a.ndim == b.ndim == 2 and _is_plain(a, b, out):
+        return np.dot(a, b, out)  # by the kernel that matmul calls, a microsecond sooner
     if b.shape[-2] == 1:  # NumPy runs products over one element outside BLAS, three times slower than this
         return xp.multiply(a, b, out=out)
     return _matmul(xp, a, b, out)
@@ -512,7 +520,11 @@ def _affine_shape(W: Abstract, b: Abstract, x: Abstract) -> Result:
 
 
 def _affine(xp: Any, W: Array, b: Array, x: Array, out: Array = None, *, heads: str) -> Array:
-    product = _product(xp, x, W, out, letters=(heads + "b", "ab", heads + "a"))
+    if not heads and xp is np and x.ndim == W.ndim == 2 and x.dtype == W.dtype != HALF:
+        # What the general way comes to for vectors and a parameter.
+        product = _multiply(np, x, W.T, out if out is None or out.ndim == 2 else None)
+    else:
+        product = _product(xp, x, W, out, letters=(heads + "b", "ab", heads + "a"))
     bias = b if b.ndim == 1 else b.reshape(b.shape[:1] + (1,) * len(heads) + b.shape[1:])
     return xp.add(product, bias, out=out)
 

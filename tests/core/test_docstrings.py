@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import lazyflow
-from lazyflow import expr, tape
+from lazyflow import arena, execute, expr, launch, recorded, tape
 
-COMPILED = (expr, tape)
+COMPILED = (arena, execute, expr, launch, recorded, tape)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 

@@ -377,6 +377,34 @@ def test_wrong_views(wrong):
         core.passes.view(*wrong)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_])
+def test_elements_are_copied(dtype):
+    to, source = np.zeros(7, dtype), np.arange(9).astype(dtype)
+    core.passes.copy_elements(to, 2, source, 4, 5)
+    np.testing.assert_array_equal(to, [0, 0, *source[4:]])
+    core.passes.copy_elements(to, 7, source, 9, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (np.zeros(3), 0, BUFFER, 0, 4),
+        (np.zeros(30), 0, BUFFER, 9, 4),
+        (np.zeros(30), -1, BUFFER, 0, 4),
+        (np.zeros(30), 0, BUFFER, -1, 4),
+        (np.zeros(30), 0, BUFFER, 0, -1),
+        (np.zeros(30, np.float32), 0, BUFFER, 0, 4),
+        (np.zeros((3, 3)), 0, BUFFER, 0, 4),
+        (np.zeros(30)[::2], 0, BUFFER, 0, 4),
+        (np.zeros(3, object), 0, np.zeros(3, object), 0, 1),
+        (None, 0, BUFFER, 0, 4),
+    ],
+)
+def test_elements_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        core.passes.copy_elements(*wrong)
+
+
 # Wrong arguments.
 
 

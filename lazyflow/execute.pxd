@@ -1,0 +1,46 @@
+# Types of `execute.py` for Cython: see `expr.pxd`.
+
+cimport cython
+
+from lazyflow.arena cimport Arena
+from lazyflow.launch cimport Bound
+from lazyflow.tape cimport Type
+
+
+cdef class State:
+    cdef object __weakref__
+    cdef public Arena arena
+    cdef public list calls, known, readers
+    cdef public object device, fuse, plan
+    cdef public dict kept
+    cdef public frozenset rests_on
+    cdef public bint differentiable, superseded
+    cdef public long long number, stamp
+
+
+cpdef list distinct(list runs)
+
+
+cpdef bint any_stale(list runs) except -1
+
+
+@cython.locals(kind=Type, latest=object)
+cpdef object notice(frozenset kinds)
+
+
+@cython.locals(kind=Type)
+cpdef check_recorded(object kinds)
+
+
+@cython.locals(offset=Py_ssize_t, size=Py_ssize_t, width=Py_ssize_t, k=Py_ssize_t, source=State)
+cpdef _bring_here(State run, list brought, Bound step)
+
+
+@cython.locals(arena=Arena, steps=tuple, step=Bound, i=Py_ssize_t, does=int)
+cpdef execute(State run)
+
+
+cpdef _bring(State run, Py_ssize_t number, Bound step)
+
+
+cpdef frozenset _joined(frozenset own, list runs)

@@ -1,0 +1,42 @@
+# Types of `launch.py` for Cython: with them walking over the launches of a plan is calls of C. See `expr.pxd`.
+
+from lazyflow.arena cimport Arena
+from lazyflow.tape cimport Signature, Type
+
+
+cdef class Reader:
+    cdef public int how
+    cdef public Py_ssize_t offset, pitch, width
+    cdef public tuple shape
+    cdef public object dtype, index, value, seen
+    cdef public Type type
+    cpdef object read(self, Arena arena)
+    cpdef object _of_parameter(self, Arena arena)
+    cpdef object _rows(self, Arena arena)
+
+
+cdef class Pull:
+    cdef public int how
+    cdef public Py_ssize_t at, width
+    cdef public bint sums
+    cdef public tuple shape
+    cdef public object vjp, dtype, index
+    cdef public Reader target
+    cpdef object give(self, object xp, Arena arena, object cotangent, object shape)
+    cpdef object add(self, Arena arena, object cotangent)
+
+
+cdef class Bound:
+    cdef public int does
+    cdef public object launch, forward, rows
+    cdef public tuple calls, operands, values, pulls
+    cdef public Reader out
+    cdef public Signature signature
+    cpdef object compute(self, object xp, Arena arena)
+    cpdef list operand_values(self, Arena arena)
+    cpdef object pull(self, object xp, Arena values, Arena cotangents)
+    cpdef tuple _pulls(self)
+
+
+cpdef object parameter_of(Type kind)
+cpdef tuple bound(object plan)

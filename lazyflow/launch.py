@@ -1,0 +1,325 @@
+"""Launches as they are run: what is known of one before there is a run is worked out once, when its plan first runs.
+
+`Launch` says what a launch computes; a `Bound` one has its kernel, and a `Reader` for every operand and for the result,
+which makes the array of a run in one step. So a forward and a backward are walks over a tuple, and what a launch costs
+beside its kernel is the arrays that are made for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lazyflow import core
+from lazyflow import device as devices
+from lazyflow.arena import Arena
+from lazyflow.expr import Parameter
+from lazyflow.fuse.blocks import rows_of
+from lazyflow.ops.base import Array, Shape, total, unbroadcast
+from lazyflow.ops.sparse import RowSparse, scatter_add_rows
+from lazyflow.plan import Launch, Plan, Rows
+from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
+
+# On the host: the function of the core itself, if there is one.
+_view = devices.view if core.passes is None else core.passes.view
+
+# How a reader finds its array.
+VIEW, SPACED, TAKEN, WINDOWS, EMPTY, PARAMETER, COLUMNS, GIVEN, MOVED, SPREAD, PLACED = range(11)
+# What a launch does: bring in constants, or values of earlier runs, put rows in order, call a kernel, calls of a cell.
+CONSTANTS, KNOWNS, GATHER, KERNEL, CALLS = range(5)
+
+
+class Reader:
+    """Where an array of a launch lies, and how it is made of it.
+
+    In memory of ``dtype``: rows of ``shape``, with the batch axis if they have one, from ``offset`` on, ``pitch``
+    elements apart, or by ``index``, with ``width`` elements each; seen as ``seen``, where that is another shape.
+    ``value``: payload numbers; ``type``: that of a parameter.
+    """
+
+    __slots__ = ("dtype", "how", "index", "offset", "pitch", "seen", "shape", "type", "value", "width")
+
+    def __init__(self, how: int, shape: Shape) -> None:
+        self.how, self.shape = how, shape
+        self.offset = self.pitch = self.width = 0
+        self.dtype: Any = None
+        self.index: Any = None
+        self.value: Any = None
+        self.seen: Any = None
+        self.type: Any = None
+
+    def read(self, arena: Arena) -> Array:
+        """The array in a run with this arena."""
+        how = self.how
+        if how == VIEW:
+            return (_view if arena.device == "cpu" else devices.view)(
+                arena.buffers[self.dtype], self.offset, self.shape
+            )
+        if how in (PARAMETER, COLUMNS):
+            return self._of_parameter(arena)
+        if how == GIVEN:
+            return self.value
+        if how == MOVED:
+            return devices.to_device(self.value, arena.device)
+        array = self._rows(arena)
+        return array if self.seen is None else array.reshape(self.seen)
+
+    def _of_parameter(self, arena: Arena) -> Array:
+        parameter = parameter_of(self.type)
+        array = parameter.memory if self.how == PARAMETER else parameter.columns(arena.number)
+        return array if array.shape == self.shape else array.reshape(self.shape)
+
+    def _rows(self, arena: Arena) -> Array:
+        how, buffer = self.how, arena.buffers[self.dtype]
+        if how == SPACED:
+            return devices.strided(buffer, self.offset, self.shape, self.pitch)
+        if how == TAKEN:
+            return devices.take_rows(arena.table(self.dtype, self.width), arena.index(self.index)).reshape(self.shape)
+        if how == WINDOWS:
+            return devices.windows(buffer, self.width)[arena.index(self.index)].reshape(self.shape)
+        xp = devices.array_module(arena.device)
+        if how == EMPTY:
+            return xp.empty(self.shape, self.dtype)
+        if how == PLACED:
+            return rows_of(buffer, self.index, self.width).reshape(self.shape)
+        return xp.broadcast_to(devices.view(buffer, self.offset, self.shape), self.value)
+
+
+def rows_reader(dtype: Any, rows: Rows, shape: Shape) -> Reader:
+    """The reader of rows of one ``shape`` each: with the batch axis in front, unless all nodes share one row."""
+    count, width, offset, pitch, index, aligned = rows
+    if index is not None:
+        # Rows without elements are one element wide, so that no two nodes lie at one place.
+        how = (TAKEN if aligned else WINDOWS) if devices.elements(shape) else EMPTY
+    else:
+        how = VIEW if pitch == width or count == 1 or pitch == 0 else SPACED
+    shared = index is None and pitch == 0 and count > 1
+    found = Reader(how, shape if shared else (count, *shape))
+    found.dtype, found.offset, found.pitch, found.width, found.index = dtype, offset, pitch, width, index
+    return found
+
+
+def operand_reader(operand: Operand, read: Any, by_columns: bool) -> Reader:
+    """The reader of one operand as a kernel wants it: ``(count, *shape)``, without the batch axis where it is
+    shared."""
+    if operand.kind == "row":
+        return (
+            _placed_reader(operand, read)
+            if isinstance(read, np.ndarray)
+            else rows_reader(operand.dtype, read, operand.shape)
+        )
+    if operand.kind == "shared":
+        assert operand.type is not None
+        found = Reader(COLUMNS if by_columns and operand.type.ndim == 2 else PARAMETER, operand.shape)
+        found.type = operand.type
+        return found
+    # Indices stay on the host: see `lazyflow.ops.base`.
+    found = Reader(GIVEN if operand.kind == "int" or isinstance(read, float) else MOVED, ())
+    found.value = read
+    return found
+
+
+def _placed_reader(operand: Operand, at: Array) -> Reader:
+    """The reader of an operand of a cell, rows at any elements."""
+    found = Reader(PLACED, (len(at), *operand.shape))
+    found.dtype, found.index, found.width = operand.dtype, at, max(devices.elements(operand.shape), 1)
+    return found
+
+
+def stacked_reader(operand: Operand, rows: Rows, heads: Shape) -> Reader:
+    """The reader of the operands of a list, with the axes ``heads`` in place of that of the rows."""
+    found, seen = rows_reader(operand.dtype, rows, operand.shape), (*heads, *operand.shape)
+    if rows.shared:
+        found.how, found.value = SPREAD, seen
+    elif found.how == VIEW:
+        found.shape = seen
+    elif seen != found.shape:
+        found.seen = seen
+    return found
+
+
+def readers_of(launch: Launch, forward: bool) -> tuple[Reader, ...]:
+    """Those of all operands of a launch, in the operation's order; in ``forward``, parameters by columns where that is
+    asked for."""
+    signature, reads = launch.signature, launch.reads
+    op, operands = signature.op, signature.operands
+    if op.stacked:
+        rows = reads[0]
+        assert isinstance(rows, Rows)
+        if op.ragged:
+            return stacked_reader(operands[0], rows, (rows.count,)), operand_reader(operands[1], reads[1], False)
+        count = launch.writes.count
+        return (stacked_reader(operands[0], rows, (count, rows.count // count)),)
+    columns = op.by_columns if forward else ()
+    return tuple([operand_reader(operands[i], reads[i], i in columns) for i in range(len(operands))])
+
+
+# How cotangents are added where an operand was read: into a view, at rows of a table, or of overlapping windows that
+# are apart, or element by element, where they overlap, such as the windows of a convolution.
+INTO, AT_ROWS, AT_WINDOWS, AT_ELEMENTS = range(4)
+
+
+class Pull:
+    """What backward does for one operand of a launch: its vjp, and where the answer is added."""
+
+    __slots__ = ("at", "dtype", "how", "index", "shape", "sums", "target", "vjp", "width")
+
+    def __init__(self, operand: Operand, rows: Rows, at: int, stacked: bool) -> None:
+        self.at, self.vjp, self.dtype, self.shape, self.width = (
+            at,
+            operand.vjp,
+            operand.dtype,
+            operand.shape,
+            rows.width,
+        )
+        self.sums = stacked and rows.shared
+        self.target = rows_reader(operand.dtype, rows, operand.shape)
+        self.how, self.index = _where(rows)
+
+    def give(self, xp: Any, arena: Arena, cotangent: Any, shape: Shape) -> None:
+        """Add the vjp's answer for an operand of that ``shape``."""
+        if isinstance(cotangent, RowSparse):  # of a computed table; only a parameter's gradient stays sparse
+            cotangent = cotangent.to_dense()
+        if cotangent.shape != shape:
+            cotangent = unbroadcast(xp, cotangent, shape)
+        if self.sums:
+            cotangent = total(cotangent.reshape((-1, *self.shape)), 0)
+        self.add(arena, cotangent)
+
+    def add(self, arena: Arena, cotangent: Array) -> None:
+        """Add cotangents into the rows that the operand was read from."""
+        how = self.how
+        if how == INTO:
+            target = self.target.read(arena)
+            target += cotangent if cotangent.shape == target.shape else cotangent.reshape(target.shape)
+            return
+        xp = devices.module(cotangent)
+        index = self.index
+        flat = cotangent.reshape(self.target.shape[0], -1)
+        if how == AT_ROWS:
+            scatter_add_rows(xp, arena.table(self.dtype, self.width), index, flat, arena.index)
+        elif how == AT_WINDOWS:
+            scatter_add_rows(xp, devices.windows(arena.buffers[self.dtype], self.width), index, flat)
+        else:
+            elements = index[:, None] + np.arange(flat.shape[1])
+            scatter_add_rows(xp, arena.table(self.dtype, 1), elements.ravel(), flat.reshape(-1, 1))
+
+
+def _where(rows: Rows) -> tuple[int, Any]:
+    """How cotangents of rows are added, and at which."""
+    if rows.index is None and (rows.pitch >= rows.width or rows.count == 1 or rows.pitch == 0):
+        return INTO, None
+    if rows.aligned and rows.index is not None:
+        return AT_ROWS, rows.index
+    offsets = rows.offsets()
+    apart = (np.diff(np.unique(offsets)) >= rows.width).all()
+    return AT_WINDOWS if apart else AT_ELEMENTS, offsets
+
+
+class Bound:
+    """A launch with all that is known of it before a run.
+
+    ``operands`` are those of the forward kernel, ``values`` those of the vjps. ``rows``: where operands are gathered
+    that a kernel need not touch. ``calls``: see `Launch`. ``pulls``: what backward does for its operands, once it did.
+    """
+
+    __slots__ = ("calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "signature", "values")
+
+    def __init__(self, launch: Launch) -> None:
+        signature = launch.signature
+        op = signature.op
+        self.launch, self.signature = launch, signature
+        self.calls: Any = launch.calls
+        self.forward: Any = signature.forward
+        self.rows: Any = None
+        self.pulls: Any = None
+        self.operands: tuple[Reader, ...] = ()
+        self.values: tuple[Reader, ...] = ()
+        self.out = rows_reader(signature.type.dtype, launch.writes, signature.type.shape)
+        if self.calls is not None:
+            self.does = CALLS
+        elif op is CONSTANT or op is KNOWN:
+            self.does = CONSTANTS if op is CONSTANT else KNOWNS
+        else:
+            self.does = KERNEL
+            self.operands = self.values = readers_of(launch, True)
+            if op.by_columns:
+                self.values = readers_of(launch, False)
+            self._gathered(launch)
+
+    def _gathered(self, launch: Launch) -> None:
+        """Rows go straight into the result, where that is all there is to do."""
+        rows = launch.reads[0] if self.signature.op.gathers else None
+        if isinstance(rows, Rows) and rows.index is not None and rows.aligned and devices.elements(self.out.shape):
+            self.does, self.rows = GATHER, rows
+
+    def compute(self, xp: Any, arena: Arena) -> None:
+        """Fill the result's rows."""
+        out = self.out.read(arena)
+        if self.does == GATHER:
+            width = self.rows.width
+            devices.take_rows(arena.table(out.dtype, width), arena.index(self.rows.index), out.reshape(-1, width))
+            return
+        operands = self.operands
+        result = self.forward(xp, *[reader.read(arena) for reader in operands], out=out)
+        if result is not out:
+            out[...] = result
+
+    def operand_values(self, arena: Arena) -> list[Array]:
+        """The operands as the vjps have them."""
+        return [reader.read(arena) for reader in self.values]
+
+    def pull(self, xp: Any, values: Arena, cotangents: Arena) -> None:
+        """Add the cotangents of the operands that are rows."""
+        if self.pulls is None:
+            self.pulls = self._pulls()
+        if not self.pulls:
+            return
+        g, y = self.out.read(cotangents), self.out.read(values)
+        operands = self.operand_values(values)
+        for pull in self.pulls:
+            pull.give(xp, cotangents, pull.vjp(xp, g, y, *operands), operands[pull.at].shape)
+
+    def _pulls(self) -> tuple[Pull, ...]:
+        found = []
+        for i, operand in enumerate(self.signature.operands):
+            if operand.kind == "row" and operand.vjp is not None and devices.elements(operand.shape):
+                rows = self.launch.reads[i]
+                assert isinstance(rows, Rows)
+                found.append(Pull(operand, rows, i, self.signature.op.stacked))
+        return tuple(found)
+
+
+def bound(plan: Plan) -> tuple[Bound, ...]:
+    """The launches of a plan, bound when it first runs."""
+    found: tuple[Bound, ...] | None = plan.bound.get("launches")
+    if found is None:
+        there = () if plan.like is None else bound(plan.like)
+        found = plan.bound["launches"] = _bound(plan.launches, there)
+    return found
+
+
+def bound_for_parameters(plan: Plan) -> tuple[Bound, ...]:
+    """The launches for the gradients of a plan's parameters, bound when a backward first asks."""
+    found: tuple[Bound, ...] | None = plan.bound.get("parameters")
+    if found is None:
+        there = () if plan.first is None else bound_for_parameters(plan.first)
+        found = plan.bound["parameters"] = _bound(plan.parameter_launches, there)
+    return found
+
+
+def _bound(launches: Sequence[Launch], there: tuple[Bound, ...]) -> tuple[Bound, ...]:
+    """The launches as they are run; those that were bound ``there``, for another plan, are as they are."""
+    if not there:
+        return tuple([Bound(launch) for launch in launches])
+    return tuple([b if b.launch is launch else Bound(launch) for launch, b in zip(launches, there, strict=True)])
+
+
+def parameter_of(kind: Type) -> Parameter:
+    """The parameter that a type belongs to; the tapes of the nodes that use it keep it alive."""
+    assert kind.parameter is not None
+    parameter = kind.parameter()
+    assert isinstance(parameter, Parameter)
+    return parameter

@@ -1,0 +1,28 @@
+# Types of `recorded.py` for Cython: see `expr.pxd`.
+
+cimport cython
+
+from lazyflow.expr cimport Expr
+from lazyflow.tape cimport Tape, Type
+
+
+@cython.locals(tape=Tape, source=Tape, row=int, e=Expr)
+cpdef list alone(object roots)
+
+
+@cython.locals(tape=Tape, checked=bint, differentiable=bint, kind=Type)
+cpdef object way_of(object options, Expr root, object reached, object fuse, bint others)
+
+
+@cython.locals(tape=Tape, number=dict, e=Expr, low=Py_ssize_t, high=Py_ssize_t)
+cpdef object key_of(object segments, object roots, object way)
+
+
+cpdef tuple _of_tape(Tape tape, dict number)
+
+
+cpdef bytes _structure(Tape tape)
+
+
+@cython.locals(tape=Tape, row=int, t=Py_ssize_t, k=Py_ssize_t, imported=bint)
+cpdef list sources_of(object found, object tapes)
