@@ -157,7 +157,7 @@ class quietly:
 
     def __enter__(self) -> None:
         try:
-            if not _users.need_not(self.number):
+            if not _users.need_not(self.number if core.machine is None else 1):  # see `blas_threads`
                 self.blas = blas_threads(self.number)
                 self.blas.__enter__()
             if core.machine is not None:
