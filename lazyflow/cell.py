@@ -18,6 +18,7 @@ import types
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -50,8 +51,8 @@ __all__ = ["cell"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MOST = 512  # keys, and programs, that are kept of one function or of a method of one object; the oldest go first
-WAYS = 16  # to call it on one object, that are recorded by code made for them
-PATIENCE = 64  # so often code is made for one object
+WAYS = 64  # to call it on one object, that are recorded by code made for them
+PATIENCE = 256  # so often code is made for one object
 
 
 # Arguments, taken apart.
@@ -128,6 +129,8 @@ _TELL_ARRAYS = EVERY | frozenset(
         "tofile", "tolist", "view", "__array_interface__", "__array_struct__",
     }
 )  # fmt: skip
+# Who names one of these may ask for a setting that says how something is run.
+_OF_RUNS = frozenset({f.name for f in fields(settings.Settings)} - set(settings.RECORDING))
 _BY_VALUE = frozenset({"type", "__class__", IS})
 
 
@@ -458,7 +461,8 @@ class _Cell:
         self.names |= seen.names
         if _tells_apart(flat, seen):
             return self.applied(values)
-        key = flat.structure, types, options
+        under = options.recording if seen.names.isdisjoint(_OF_RUNS) else options
+        key = flat.structure, types, under
         recorder = known.find((*key, seen.key(known.ignored)), flat.numbers) if seen.watchable else MISSING
         is_new = recorder is MISSING
         if is_new:
@@ -470,7 +474,7 @@ class _Cell:
         if moved:
             require_movable(recorder.signature.op, place, flat.expressions)
         if seen.counted and not is_new and not moved and not (IS in seen.names and len(flat.copied) > 1):
-            self._print(known, number, values, seen, recorder, options, structure)
+            self._print(known, number, values, seen, recorder, under, structure)
         return recorder(flat.expressions, flat.numbers)
 
     def _seen(self, flat: _Flat, names: frozenset[str]) -> Seen:
@@ -532,7 +536,7 @@ class _Cell:
         values: Sequence[Any],
         seen: Seen,
         recorder: Recorder,
-        options: settings.Settings,
+        under: settings.Settings | tuple[Any, ...],
         structure: int,
     ) -> None:
         """Next time, calls like this one are recorded by code made for them."""
@@ -546,7 +550,7 @@ class _Cell:
                 return  # called in more ways than there is code for: to make it anew for every call costs most
             if known.printed >= PATIENCE:
                 return
-            made = path_of(recorder, values, seen.guards, options, structure, _tells_arrays(seen))
+            made = path_of(recorder, values, seen.guards, under, structure, _tells_arrays(seen))
             if made is None:
                 return
             if len(paths) >= WAYS:

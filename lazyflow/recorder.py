@@ -203,19 +203,19 @@ def path_of(
     recorder: Recorder,
     values: Sequence[Any],
     guards: tuple[Guard, ...],
-    options: settings.Settings,
+    under: settings.Settings | tuple[Any, ...],
     structure: int,
     tells_arrays: bool,
 ) -> Path | None:
     """The code for calls like one with ``values``, or None for arguments that are not made of expressions of one tape,
-    numbers, strings, None and modules. ``tells_arrays``: it is not for arrays in place of expressions."""
+    numbers, strings, None and modules. ``under``: the settings that it is for, all or those of recording.
+    ``tells_arrays``: it is not for arrays in place of expressions."""
     names = [f"x{k + 1}" for k in range(len(values))]
-    printer = _Printer(recorder, options, [structure], names, tells_arrays)
+    printer = _Printer(recorder, under, [structure], names, tells_arrays)
     try:
         for name, value in zip(names, values, strict=True):
             printer.take_apart(name, value)
-        printer.tests += printer.guards(guards)
-        printer.record()
+        printer.record(printer.guards(guards))
     except _Unusual:
         return None
     lines = [f"   {line}" for line in printer.lines]
@@ -237,12 +237,12 @@ class _Printer:
     def __init__(
         self,
         recorder: Recorder,
-        options: settings.Settings,
+        under: settings.Settings | tuple[Any, ...],
         valid: list[int],
         arguments: Sequence[str],
         tells_arrays: bool,
     ) -> None:
-        self.recorder, self.options, self.valid, self.tells_arrays = recorder, options, valid, tells_arrays
+        self.recorder, self.under, self.valid, self.tells_arrays = recorder, under, valid, tells_arrays
         self.names: dict[str, Any] = {
             "nodes": nodes,
             "operands_on": operands_on,
@@ -256,6 +256,7 @@ class _Printer:
         self.known: dict[int, str] = {}
         self.lines: list[str] = []
         self.tests: list[str] = []
+        self.of_numbers: list[str] = []  # which are asked for their values where no other cell is traced
         self.expressions: list[str] = []
         self.numbers: list[str] = []
         self.variables = len(arguments)
@@ -291,7 +292,7 @@ class _Printer:
             if known is not None:
                 if (known == 0 and kind is float) or known != known:
                     raise _Unusual  # 0.0 == -0.0, and a NaN is equal to none
-                self.tests.append(f"{name} == {self.constant(known)}")
+                self.of_numbers.append(f"{name} == {self.constant(known)}")
             self.numbers.append(name)
         elif value is None or kind is bool:
             self.tests.append(f"{name} is {value!r}")
@@ -338,17 +339,18 @@ class _Printer:
         others = [self.guard(g) for g in guards if g.kind not in ("is", "function")]
         return [known, *others] if names or functions else others
 
-    def record(self) -> None:
-        """The tests that are left, and what is recorded."""
+    def record(self, guards: Sequence[str]) -> None:
+        """The tests that are left, and what is recorded. What tells most ways to call a cell apart, its arguments, is
+        tested first, and then the tape: a way that does not fit costs little."""
         recorder, signature = self.recorder, self.recorder.signature
         if len(recorder.operands) < len(self.expressions):
             raise _Unusual
         chosen = [self.expressions[k] for k in recorder.operands]
         types = self.constant(tuple([o.type for o in signature.operands if o.kind == "row"]))
-        self.tests += [f"0 <= {self.numbers[position]} < {size}" for position, size in recorder.limits]
+        limits = [f"0 <= {self.numbers[position]} < {size}" for position, size in recorder.limits]
+        self._test(self.tests)
         self._check_tape(chosen)
-        if self.tests:
-            self.lines.append(f"if not ({' and '.join(self.tests)}): break")
+        self._test([*self.of_numbers, *guards, *limits])
         self.lines.append(f"found = operands_on(tape, given, {types})")
         self.lines.append("if found is None: break")
         self._put_payload()
@@ -357,10 +359,15 @@ class _Printer:
         self.lines.append(f"{found} = nodes(tape, {self.constant(results)}, found)")
         self.lines.append(f"return {self._results(recorder.results, iter(range(len(results))))}")
 
+    def _test(self, tests: Sequence[str]) -> None:
+        if tests:
+            self.lines.append(f"if not ({' and '.join(tests)}): break")
+
     def _check_tape(self, chosen: Sequence[str]) -> None:
         """What holds for all calls on a tape is looked at once."""
-        ready, options = self.constant(self.recorder), self.constant(self.options)
-        state = ["tape.trace is None", "tape.lines is None", "STRUCTURE[0] == valid[0]", f"tape.options == {options}"]
+        ready, under = self.constant(self.recorder), self.constant(self.under)
+        options = "tape.options.recording" if isinstance(self.under, tuple) else "tape.options"
+        state = ["tape.trace is None", "tape.lines is None", "STRUCTURE[0] == valid[0]", f"{options} == {under}"]
         self.lines += [
             f"given = ({''.join(f'{e}, ' for e in chosen)})",
             "tape = open_tape(given)",

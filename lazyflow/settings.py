@@ -12,7 +12,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from lazyflow.profile import Profile
 from lazyflow.threads import cores
 
 FUSIONS = ("auto", "core", "numpy", "off")
+RECORDING = ("device", "dtype", "grad", "check_finite")
 BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
 
 
@@ -55,7 +56,12 @@ class Settings:
     fuse: str = "auto"
     dedupe: bool = True
     threads: int = 1
-    profile: Profile | None = None
+    profile: Profile | None = field(default=None, compare=False)  # changes nothing but what is known of the time
+
+    @functools.cached_property
+    def recording(self) -> tuple[Any, ...]:
+        """What is recorded depends on these; the others say how it is run."""
+        return tuple([getattr(self, name) for name in RECORDING])
 
 
 # The context: which blocks hold here, and what is recorded on.

@@ -19,6 +19,9 @@ import pytest
 import lazyflow as lf
 from lazyflow import nn
 from lazyflow.device import to_host
+from lazyflow.profile import Profile
+from lazyflow.settings import BATCHINGS
+from lazyflow.visible import see
 
 Pair = namedtuple("Pair", "h c")
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.25, -0.5])
@@ -99,6 +102,47 @@ def test_settings_are_part_of_the_program(changed):
     assert cell.runs == 2
     assert plain.dtype == np.float32
     assert plain.requires_grad
+
+
+OF_RUNS = [{"batching": "depth"}, {"batching": "none"}, {"threads": 2}, {"dedupe": False}, {"fuse": "off"}]
+
+
+@pytest.mark.parametrize("changed", [*OF_RUNS, {"profile": Profile()}], ids=str)
+def test_settings_of_runs_are_not(changed):
+    cell, w = Counted(lambda x: x * lf.constant([1.0, 2.0, 3.0])), lf.Parameter(np.float32(X))
+    plain = cell.call(w + 0).numpy()
+    with lf.using(**changed):
+        np.testing.assert_array_equal(cell.call(w + 0).numpy(), plain)
+    assert cell.runs == 1
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_but_they_are_for_a_body_that_reads_them(times):
+    batching = lf.cell(lambda x: x * (2.0 if lf.settings.current().batching == "depth" else 3.0))
+    w = lf.Parameter(np.float32(X))
+    for _ in range(times):
+        close(batching(w + 0).numpy(), 3 * X)
+        with lf.using(batching="depth"):
+            close(batching(w + 0).numpy(), 2 * X)
+
+
+def test_no_way_to_call_a_cell_is_forgotten_for_another(monkeypatch):
+    """Four layers in two directions, with and without gradient, under every batching: recorded by code made for it."""
+    slow = []
+    monkeypatch.setattr(sys.modules["lazyflow.cell"], "see", lambda *args: [slow.append(args), see(*args)][1])
+    reader = lf.nn.LSTM(2, 2, 4, bidirectional=True)
+
+    def everywhere():
+        for batching in BATCHINGS:
+            for grad in (True, False):
+                with lf.using(batching=batching, grad=grad):
+                    reader([np.ones(2, np.float32)] * 3)
+
+    for _ in range(3):
+        everywhere()
+    slow.clear()
+    everywhere()
+    assert not slow
 
 
 def test_numbers_that_are_only_operands_do_not_count():

@@ -13,7 +13,7 @@ from benchmarks.peers.dynet_configured import dy
 
 
 class Tagger:
-    """``tolerance``: DyNet's LSTM has one bias where the others have two, which together move twice as far in a step."""
+    """``tolerance``: DyNet's LSTM has one bias where the others have two, which together move twice as far."""
 
     tolerance = 1e-2
 
