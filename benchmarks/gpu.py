@@ -211,7 +211,8 @@ def task(name: str, options: argparse.Namespace) -> tuple[Sequence[Any], Mapping
     if name == "tree_lstm":
         corpus = trees.load(None, options.examples)
         weights = peers.initial_weights(corpus.vocabulary_size, embedding, hidden, trees.CLASSES, 0)
-        return corpus.train, weights, lazyflow_tree_lstm.FORMS, "TreeLSTM"
+        forms = {form: lazyflow_tree_lstm.FORMS[form] for form in ("plain", "cell")}
+        return corpus.train, weights, forms, "TreeLSTM"
     found = sentences.tagging(None, options.examples) if name == "tagger" else sentences.language(None, 1000)
     sizes = found.vocabulary_size, embedding, hidden, found.classes
     weights = peers.initial_sequence_weights(*sizes, 0, 2 if name == "tagger" else 1)

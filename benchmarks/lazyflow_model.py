@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import lazyflow as lf
 from benchmarks.harness import threads_here
-from benchmarks.peers import Array
+from benchmarks.peers import LEARNING_RATE, Array
 from lazyflow import nn, optim
 from lazyflow.profile import Profile
 
@@ -41,6 +41,11 @@ class Model(Generic[Example]):
     def outputs(self, example: Example) -> list[lf.Expr]:
         """The logits that `infer` asks for."""
         raise NotImplementedError
+
+    def use_sgd(self) -> None:
+        """Update by plain gradient descent from now on, at the same rate, instead of Adam."""
+        groups = [{"params": group["params"]} for group in self.optimizer.param_groups]
+        self.optimizer = optim.SGD(groups, lr=LEARNING_RATE)
 
     def keep(self, examples: Iterable[Example]) -> None:
         """Record the losses and outputs of these examples now, once; minibatches of them only join these roots."""

@@ -70,6 +70,34 @@ class TreeLSTM(Model[Tree]):
         return [self.logits(self.state(tree, None)[0])]
 
 
+class SpelledTreeLSTM(TreeLSTM):
+    """In operators, as it stands in a paper: ``W @ x + b``, and a slice for each gate."""
+
+    def state(self, tree: Tree, losses: list[lf.Expr] | None) -> tuple[lf.Expr, lf.Expr]:
+        n = self.head[0].shape[1]
+        if tree.children:
+            left, right = tree.children
+            hl, cl = self.state(left, losses)
+            hr, cr = self.state(right, losses)
+            weight, bias = self.inner
+            gates = weight @ lf.concatenate([hl, hr]) + bias
+            i, fl, fr, o = (lf.sigmoid(gates[k * n : (k + 1) * n]) for k in range(4))
+            c = i * lf.tanh(gates[4 * n :]) + fl * cl + fr * cr
+        else:
+            weight, bias = self.leaf
+            gates = weight @ self.table[tree.word] + bias
+            i, o = lf.sigmoid(gates[:n]), lf.sigmoid(gates[n : 2 * n])
+            c = i * lf.tanh(gates[2 * n :])
+        h = o * lf.tanh(c)
+        if losses is not None:
+            losses.append(lf.cross_entropy(self.logits(h), tree.label))
+        return h, c
+
+    def logits(self, h: lf.Expr) -> lf.Expr:
+        weight, bias = self.head
+        return weight @ h + bias
+
+
 class Nodes(nn.Module):
     """A node of a tree as one cell: the library's Tree-LSTM, with table, classifier and loss."""
 
@@ -132,7 +160,7 @@ class CellTreeLSTM(TreeLSTM):
         return self.nodes.head(h)
 
 
-FORMS: dict[str, type[TreeLSTM]] = {"plain": TreeLSTM, "cell": CellTreeLSTM}
+FORMS: dict[str, type[TreeLSTM]] = {"plain": TreeLSTM, "spelled": SpelledTreeLSTM, "cell": CellTreeLSTM}
 
 
 def setup(

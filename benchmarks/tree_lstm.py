@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with a user's own cell",
     )
     parser.add_argument("--peers", nargs="*", choices=sorted(peers.MODULES), default=sorted(peers.MODULES))
+    parser.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="of all candidates")
 
 
 def lazyflow_models(options: argparse.Namespace, corpus: Corpus) -> dict[str, Model[Tree]]:
@@ -113,7 +114,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a table for every size of minibatch; returns all rounds, their medians and the ratios."""
     corpus = load(options.data)
     ours, theirs = lazyflow_models(options, corpus), peer_models(options, corpus)
-    results = throughput.run(options, f"{corpus.name} trees", corpus.train, {**ours, **theirs}, REFERENCES)
+    for model in [*ours.values(), *theirs.values()] if options.optimizer == "sgd" else []:
+        model.use_sgd()
+    results = throughput.run(
+        options, f"{corpus.name} trees, {options.optimizer}", corpus.train, {**ours, **theirs}, REFERENCES
+    )
     for result in results:
         result["gflop_per_s"] = per_operation(result["train"], corpus, options)
     print("\n10^9 operations of products a second, in training")
@@ -124,6 +129,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         print(f"profile in {throughput.profile(options, next(iter(ours.values())), corpus.train)}")
     return {
         "corpus": corpus.name,
+        "optimizer": options.optimizer,
         "missing": [name for name in options.peers if name not in theirs],
         "embedding": options.embedding,
         "hidden": options.hidden,

@@ -66,7 +66,11 @@ class Model(Protocol[Example]):
         """The logits at the roots, ``(trees, classes)``, or the likeliest labels of all words, one after another."""
 
 
-TreeModel = Model[Tree]
+class TreeModel(Model[Tree], Protocol):
+    """A Tree-LSTM."""
+
+    def use_sgd(self) -> None:
+        """Update by plain gradient descent from now on, at the same rate, instead of Adam."""
 
 
 class Setup(Protocol):

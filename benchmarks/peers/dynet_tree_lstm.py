@@ -31,6 +31,12 @@ class TreeLSTM:
         self.trainer = dy.AdamTrainer(model, alpha=LEARNING_RATE)
         self.trainer.set_sparse_updates(True)
 
+    def use_sgd(self) -> None:
+        """See `benchmarks.peers.TreeModel`."""
+        self.trainer = dy.SimpleSGDTrainer(self.model, learning_rate=LEARNING_RATE)
+        self.trainer.set_sparse_updates(True)
+        self.trainer.set_clip_threshold(-1)  # the others do not clip
+
     def state(self, tree: Tree, losses: list[Any] | None) -> tuple[Any, Any]:
         """Hidden state and memory of the root; appends the loss of every node to ``losses``."""
         if tree.children:

@@ -221,6 +221,10 @@ class TreeLSTM:
         torch.sum(flat, 0, out=self.parameters.gradients["leaf.bias"])
         return torch.mm(flat, self.parameters.dense["leaf.weight"], out=self.buffers("dx leaf", count, self.dim))
 
+    def use_sgd(self) -> None:
+        """See `benchmarks.peers.TreeModel`."""
+        self.parameters.descends = True
+
     def train_step(self, trees: Sequence[Tree]) -> float:
         with torch.inference_mode():
             self.watch.start()

@@ -71,9 +71,14 @@ class Parameters:
         shapes = {name: array.shape for name, array in dense.items()}
         self.dense, self.gradients = (_parts(flat, shapes) for flat in (self.flat, self.flat_gradient))
         self.steps = [torch.zeros(()) for _ in range(2)]
+        self.descends = False  # plainly along the gradient, instead of Adam
 
     def update(self, words: Tensor, gradient: Tensor, buffers: Buffers) -> None:
         """One step, with ``gradients`` and with the gradient of the table's rows ``words``, each of them once."""
+        if self.descends:
+            self.flat.add_(self.flat_gradient, alpha=-LEARNING_RATE)
+            self.table.index_add_(0, words, gradient, alpha=-LEARNING_RATE)
+            return
         tensors = self.table, *self.table_moments
         rows = [
             torch.index_select(part, 0, words, out=buffers(f"rows {k}", *gradient.shape))

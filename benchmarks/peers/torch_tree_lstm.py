@@ -32,10 +32,15 @@ class TreeLSTM:
         self.inner = parameters["inner.weight"], parameters["inner.bias"]
         self.head = parameters["head.weight"], parameters["head.bias"]
         self.hidden = weights["head.weight"].shape[1]
-        self.optimizers = (
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = (
             torch.optim.SparseAdam(self.table.parameters(), lr=LEARNING_RATE),
             torch.optim.Adam(parameters.values(), lr=LEARNING_RATE, fused=True),
         )
+
+    def use_sgd(self) -> None:
+        """See `benchmarks.peers.TreeModel`."""
+        parameters = [*self.table.parameters(), *self.leaf, *self.inner, *self.head]
+        self.optimizers = (torch.optim.SGD(parameters, lr=LEARNING_RATE),)
 
     def leaves(self, tree: Tree) -> States:
         """Hidden state and memory of each word, from left to right."""

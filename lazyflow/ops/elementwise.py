@@ -12,7 +12,7 @@ round, a zero ``g`` times an infinite slope, every derivative is zero by itself:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,20 @@ import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Array, Op, Result, broadcast_shape, register, require_floating
-from lazyflow.ops.formula import Formula, compile_forward, compile_vjp, multiply_no_nan, parse, pullback, result_dtype
+from lazyflow.ops.formula import (
+    at_first_call,
+    compile_forward,
+    compile_vjp,
+    multiply_no_nan,
+    operands_of,
+    parse,
+    pullback,
+    result_dtype,
+)
 
 
-def _infer(name: str, formula: Formula, *operands: Abstract) -> Result:
+def _infer(name: str, source: str, *operands: Abstract) -> Result:
+    formula = parse(source)
     if len(operands) != len(formula.operands):
         raise TypeError(
             f"{name} takes {len(formula.operands)} operands ({', '.join(formula.operands)}), got {len(operands)}"
@@ -39,27 +49,32 @@ def _infer(name: str, formula: Formula, *operands: Abstract) -> Result:
 def elementwise(name: str, formula: str, **derivatives: str) -> Op:
     """Register an elementwise operation: kernels, shape rule and gradients all follow from the formulas.
 
-    Operands are named in the formula and come in the order in which they appear there. Raises ``ValueError`` for a
-    formula outside `lazyflow.ops.formula`, and for the derivative of something that is no operand.
+    Operands are named in the formula and come in the order in which they appear there. Raises ``ValueError`` for the
+    derivative of something that is no operand; a formula outside `lazyflow.ops.formula` is refused at its first use,
+    when it is read: there are hundreds, and few programs need more than ten.
     """
-    parsed = parse(formula)
-    unknown = sorted(set(derivatives) - set(parsed.operands))
+    operands = operands_of(formula)
+    unknown = sorted(set(derivatives) - set(operands))
     if unknown:
         raise ValueError(f"{name}: {', '.join(unknown)} is no operand of {formula!r}")
-    vjps = tuple(
-        compile_vjp(f"{name}_{o}", pullback(derivatives[o]), parsed.operands) if o in derivatives else None
-        for o in parsed.operands
-    )
+    vjps = tuple(_vjp(f"{name}_{o}", derivatives[o], operands) if o in derivatives else None for o in operands)
     return register(
         Op(
             name,
-            partial(_infer, name, parsed),
-            compile_forward(name, parsed),
+            partial(_infer, name, formula),
+            at_first_call(lambda: compile_forward(name, parse(formula))),
             vjps,
             elementwise=True,
             formula={"y": formula, **derivatives},
         )
     )
+
+
+def _vjp(name: str, source: str, operands: Sequence[str]) -> Callable[..., Array]:
+    unknown = sorted(set(operands_of(source)) - {"g", "y", *operands})
+    if unknown:
+        raise ValueError(f"formula {source!r} of {name}: unknown operand {', '.join(unknown)}")
+    return at_first_call(lambda: compile_vjp(name, pullback(source), operands))
 
 
 # Arithmetic. A power's exponent has a gradient where the base is positive, and 0 ** 0 has derivative 0 in its base.

@@ -226,6 +226,18 @@ def _tree(source: str) -> ast.expr:
         return ast.parse(source, mode="eval").body
 
 
+def operands_of(source: str) -> tuple[str, ...]:
+    """The names in a formula that are no functions, in order of appearance, without parsing it.
+
+    >>> operands_of("where(x > 1e-3, x, lo) * tanh(y)")
+    ('x', 'lo', 'y')
+    """
+    return tuple(dict.fromkeys(_NAMES.findall(source)))
+
+
+_NAMES = re.compile(r"(?<![\w.])[A-Za-z_]\w*\b(?!\s*\()")
+
+
 @cache
 def parse(source: str) -> Formula:
     """A formula of names, numbers, operators and the functions that NumPy and CuPy share, as steps.
@@ -714,6 +726,18 @@ def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[...,
     return on_machine
 
 
+def at_first_call(make: Callable[[], Callable[..., Array]]) -> Callable[..., Array]:
+    """A kernel that is made when it is first called."""
+    made: list[Callable[..., Array]] = []
+
+    def kernel(*operands: Any, **options: Any) -> Array:
+        if not made:
+            made.append(make())
+        return made[0](*operands, **options)
+
+    return kernel
+
+
 def compile_forward(name: str, formula: Formula) -> Callable[..., Array]:
     """The forward kernel of a formula.
 
@@ -734,9 +758,6 @@ def compile_forward(name: str, formula: Formula) -> Callable[..., Array]:
 
 def compile_vjp(name: str, formula: Formula, operands: Sequence[str]) -> Callable[..., Array]:
     """The vjp of one operand, from its formula in ``g``, ``y`` and the ``operands``."""
-    unknown = sorted(set(formula.operands) - {"g", "y", *operands})
-    if unknown:
-        raise ValueError(f"formula {formula.source!r} of {name}: unknown operand {', '.join(unknown)}")
     source = vjp_source(name, formula, operands)
     return _compiled(name, formula, ("g", "y", *operands), source, dtype_of=lambda g, *rest: g.dtype)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import peak_memory, peers, sequences, throughput, tree_lstm
+from benchmarks import peak_memory, peers, sequences, start, throughput, tree_lstm
 
 NAMES = [
     "tree_lstm",
@@ -19,6 +19,8 @@ NAMES = [
     "recording",
     "spellings",
     "steps",
+    "start",
+    "extremes",
     "planning",
     "memory",
     "peak_memory",
@@ -90,9 +92,8 @@ def test_tree_lstm(run, data, monkeypatch):
     printed, saved = run(
         "tree_lstm", *data, *SMALL, *ROUNDS, "--batch", "1", "3", "--kept", "--modes", "phases", "none"
     )
-    names = {
-        f"lazyflow {name}"
-        for name in ("phases", "none", "cell", "unfused", "gru", "plain, kept", "cell, kept", "gru, kept")
+    names = {f"lazyflow {name}" for name in ("phases", "none", "spelled", "cell", "unfused", "gru")} | {
+        f"lazyflow {name}, kept" for name in ("plain", "spelled", "cell", "gru")
     }
     assert [entry["batch"] for entry in saved["batches"]] == [1, 3]
     for entry in saved["batches"]:
@@ -151,10 +152,27 @@ def test_launches(run):
         assert launches["phases"] <= min(launches["depth"], launches["agenda"])
 
 
+def test_start(run, monkeypatch):
+    monkeypatch.setattr(start, "STEPS", 2)
+    monkeypatch.setattr(start, "measured", lambda part: part())
+    _, saved = run("start")
+    assert all(number >= 0 for name, number in saved["medians"].items() if "beyond" not in name)
+    assert 1 < saved["medians"]["installed, MB"] < 20
+
+
+def test_extremes(run, monkeypatch):
+    monkeypatch.setattr(peers, "find", lambda name: None)
+    monkeypatch.setattr(peers, "find_sequence", lambda name: None)
+    _, saved = run("extremes", "--words", "30", "--trees", "10", "--hidden", "4")
+    assert set(saved["sentence"]["seconds"]) == {"lazyflow cell"}
+    assert set(saved["trees"]["seconds"]) == {"lazyflow plain", "lazyflow cell"}
+
+
 def test_planning(run, data):
     text, saved = run("planning", *data, *SMALL, "--trees", "1", "2", "--minibatches", "2")
     assert "schedule" in text
-    assert list(saved["microseconds"]) == ["plain, 1 trees", "plain, 2 trees", "cell, 1 trees", "cell, 2 trees"]
+    names = [f"{form}, {count} trees" for form in ("plain", "spelled", "cell") for count in (1, 2)]
+    assert list(saved["microseconds"]) == names
     for found in saved["microseconds"].values():
         assert min(found.values()) > 0 and found["launches"] < found["nodes"]
 

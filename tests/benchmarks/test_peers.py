@@ -87,11 +87,14 @@ def test_loss_and_logits_are_the_models(setup, trees, weights):
     assert set(model.watch.take()) >= {"forward", "backward", "update"}
 
 
-def test_training_moves_all_libraries_alike(trees, weights):
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_training_moves_all_libraries_alike(trees, weights, optimizer):
     found = {name: find(name) for name in NAMES}
     if missing := [name for name, setup in found.items() if setup is None]:
         pytest.skip(f"{', '.join(missing)} not installed")
     models = [setup(VOCABULARY, DIM, HIDDEN, CLASSES, 0, weights) for setup in found.values()]
+    for model in models if optimizer == "sgd" else []:
+        model.use_sgd()
     losses = np.array([[model.train_step(trees) for _ in range(4)] for model in models])
     assert losses[0, -1] < losses[0, 0]
     np.testing.assert_allclose(losses, np.broadcast_to(losses[0], losses.shape), rtol=2e-4)
