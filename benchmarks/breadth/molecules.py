@@ -1,5 +1,5 @@
 """Message passing over molecules: a message on every directed bond, made of those that come in at its first atom (Yang
-et al. 2019, "Analyzing learned molecular representations"), and the sum over atoms says how soluble it is."""
+et al. 2019, "Analyzing learned molecular representations"), and the mean over atoms says how soluble it is."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class MessagePassing(nn.Module):
             lf.relu(self.read(lf.concatenate([atom, lf.sum([messages[k] for k in into])])))
             for atom, into in zip(atoms, molecule.into, strict=True)
         ]
-        return [self.output(lf.sum(read))]
+        return [self.output(lf.mean(read))]
 
     def loss(self, molecule: Molecule) -> lf.Expr:
         (y,) = self.outputs(molecule)

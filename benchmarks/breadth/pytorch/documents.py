@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pad_packed_sequence
 
 from benchmarks.breadth.documents import CLASSES
+from benchmarks.breadth.pytorch.ragged import packed
 
 
 class Attention(nn.Module):
@@ -28,7 +29,7 @@ class Attention(nn.Module):
 
     def forward(self, xs: Tensor, lengths: Sequence[int]) -> Tensor:
         """A vector of each of the sequences of these lengths that lie one behind the other."""
-        states, sizes = pad_packed_sequence(self.reader(pack_sequence(xs.split(list(lengths)), False))[0], True)
+        states, sizes = pad_packed_sequence(self.reader(packed(xs, lengths))[0], batch_first=True)
         scores = self.attend(states).tanh() @ self.context
         outside = torch.arange(scores.shape[1]) >= sizes[:, None]
         weights = scores.masked_fill(outside, float("-inf")).softmax(1)

@@ -37,7 +37,7 @@ class MessagePassing(nn.Module):
             messages = relu(start + self.pass_on(incoming[v] - messages[reverse]))
         read = relu(self.read(torch.cat([atoms, self._into(messages, w, len(atoms))], dim=1)))
         molecules = torch.arange(len(batch)).repeat_interleave(sizes)
-        return self.output(self._into(read, molecules, len(batch)))
+        return self.output(self._into(read, molecules, len(batch)) / sizes[:, None])
 
     @staticmethod
     def _into(values: Tensor, index: Tensor, count: int) -> Tensor:

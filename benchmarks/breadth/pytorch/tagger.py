@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from benchmarks.breadth.pytorch.ragged import packed, padded
 
 
 class Tagger(nn.Module):
@@ -45,11 +47,13 @@ class Tagger(nn.Module):
         """Of all words, sentence by sentence."""
         words = [word for sentence in batch for word in sentence]
         lengths = [len(word.characters) for word in words]
-        characters = self.characters(torch.tensor([c for word in words for c in word.characters]))
-        _, (h, _) = self.speller(pack_sequence(characters.split(lengths), enforce_sorted=False))
+        characters = torch.tensor([c for word in words for c in word.characters])
+        spelled, sizes = padded(characters, lengths)  # numbers, which have no gradient
+        spelled = pack_padded_sequence(self.characters(spelled), sizes, batch_first=True, enforce_sorted=False)
+        _, (h, _) = self.speller(spelled)
         vectors = torch.cat([self.words(torch.tensor([word.word for word in words])), h[0], h[1]], dim=1)
-        packed = pack_sequence(vectors.split([len(s) for s in batch]), enforce_sorted=False)
-        states, sizes = pad_packed_sequence(self.reader(packed)[0], batch_first=True)
+        states, _ = self.reader(packed(vectors, [len(s) for s in batch]))
+        states, sizes = pad_packed_sequence(states, batch_first=True)
         mask = torch.arange(states.shape[1]) < sizes[:, None]
         return self.output(states[mask])
 
