@@ -3,7 +3,7 @@
 
 cimport cython
 
-from lazyflow.core.columns cimport Recall, Scope, ThisThread, Variable
+from lazyflow.core.columns cimport Recall, Scope, Shapes, ThisThread, Variable
 from lazyflow.tape cimport Signature, Tape, Type
 
 
@@ -25,6 +25,12 @@ cdef class Entry:
 
 
 @cython.final
+cdef class ArrayKind:
+    cdef public Type type
+    cdef public Signature signature
+
+
+@cython.final
 cdef class Memo:
     cdef public object op
     cdef public dict attrs, table
@@ -40,9 +46,11 @@ cdef class ListMemo:
 cdef Variable SCOPE
 cdef ThisThread THREAD
 cdef Recall RECALL
-cdef dict _blocks, _views, _shapes
+cdef Shapes SHAPES
+cdef int ROW, FLOAT, INT, SHARED
+cdef dict _blocks, _views, _shapes, _constants
 cdef Memo ADD, SUBTRACT, MULTIPLY, DIVIDE, FLOOR_DIVIDE, REMAINDER, POWER, NEGATIVE, ABS, MATMUL, LOOKUP
-cdef Memo DETACH, EQUAL, NOT_EQUAL, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT
+cdef Memo TAKE, DETACH, EQUAL, NOT_EQUAL, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT
 
 @cython.locals(e=Expr)
 cpdef Expr handle(Tape tape, int row, Type kind)
@@ -58,9 +66,9 @@ cpdef Expr _again(Memo memo, tuple operands)
 cdef Entry _found(Memo memo, Tape tape, Type owner, tuple operands, bint local)
 
 @cython.locals(e=Expr)
-cdef object _kind(tuple operands, int k)
-cdef Entry _recalled(Memo memo, tuple operands)
-cdef _recall(Memo memo, tuple operands, Entry entry)
+cdef object _kind(Tape tape, tuple operands, int k)
+cdef Entry _recalled(Memo memo, Tape tape, tuple operands)
+cdef _recall(Memo memo, Tape tape, tuple operands, Entry entry)
 cdef _keep(Tape tape, Entry entry, object operands)
 
 @cython.locals(e=Expr, k=Py_ssize_t, codes=bytes, row=int)
@@ -86,11 +94,25 @@ cpdef list views(Expr x, Type kind, object offsets)
 cpdef Expr _view_node(Tape tape, Signature signature, int operand, Py_ssize_t offset)
 cpdef Expr _constant_node(Tape tape, object array)
 
+@cython.locals(row=int)
+cpdef Expr _constant_of(Tape tape, ArrayKind kind, object array)
+
+@cython.locals(found=ArrayKind, kind=Type)
+cpdef ArrayKind array_kind(Tape tape, object array)
+cpdef object _copied(object value, object dtype)
+
+@cython.locals(tape=Tape)
+cpdef Expr constant(object value)
+
 @cython.locals(row=int, number=object)
 cpdef Expr _append(Tape tape, Signature signature, object rows, object ints=*, object floats=*)
 cpdef bint _all_int(tuple parts)
 
 cpdef object _part(object key)
+
+@cython.locals(e=Expr, shape=tuple)
+cdef Expr _indexed_again(Memo memo, object x, object index, int axis, int ndim, bint arrays)
+cpdef bint _is_index_array(object value)
 
 @cython.locals(e=Expr)
 cpdef Expr getitem(object x, object key)
@@ -112,7 +134,7 @@ cpdef Expr apply2(Memo memo, object x, object y)
 @cython.locals(first=Expr, other=Expr)
 cdef Tape _common_tape(object x, object y)
 
-@cython.locals(e=Expr, table=dict, entry=Entry)
+@cython.locals(e=Expr, table=dict, entry=Entry, recalled=Entry)
 cdef Entry _entry2(Memo memo, object x, object y)
 
 @cython.locals(codes=bytes, last=bint, is_float=bint)

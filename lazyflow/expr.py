@@ -23,7 +23,7 @@ from numpy import ndarray
 
 from lazyflow import device as devices
 from lazyflow import fibers, settings
-from lazyflow.core.columns import Recall, Scope, recycle
+from lazyflow.core.columns import Recall, Scope, Shapes, are_within, recycle
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.locks import THREAD
@@ -998,8 +998,13 @@ def constant(value: Any) -> Expr:
     """
     if isinstance(value, Expr):
         return value
-    if type(value) is ndarray and value.dtype in PLAIN:
-        return _constant_node(current_tape(), np.array(value))
+    if type(value) is ndarray:
+        tape = _open_here()
+        known: Any = None if tape is None or SHAPES is None else SHAPES.get(value, tape.device)
+        if tape is not None and known is not None:
+            return _constant_of(tape, known, SHAPES.copy(value))
+        if value.dtype in PLAIN:
+            return _constant_node(current_tape(), np.array(value))
     options = settings.current()
     array = _as_array(value, options.dtype)
     return _constant_node(current_tape(), devices.copied(array, devices.device_of(array)))
@@ -1088,14 +1093,47 @@ def snapshot(e: Expr) -> Expr:
     return _constant_node(current_tape(), ENGINE[0].value(e))
 
 
+class ArrayKind:
+    """Of arrays of a dtype and a shape: their type, and the signature of constants of it."""
+
+    __slots__ = ("signature", "type")
+
+    def __init__(self, kind: Type, signature: Signature) -> None:
+        self.type, self.signature = kind, signature
+
+
+SHAPES: Any = Shapes()
+if SHAPES is not None:
+    table_of_interned(SHAPES)
+
+
+def array_kind(tape: Tape, array: Array) -> ArrayKind:
+    """The kind that an array is of on a tape."""
+    found: ArrayKind | None = None if SHAPES is None else SHAPES.get(array, tape.device)
+    if found is None:
+        kind = intern_type(array.shape, array.dtype, tape.device)
+        signature = _constants.get(kind)
+        if signature is None:
+            signature = _constants[kind] = interned((CONSTANT, kind), partial(leaf_signature, CONSTANT, kind, ints=0))
+        found = ArrayKind(kind, signature)
+        if SHAPES is not None and array.dtype in PLAIN:
+            SHAPES.put(array, tape.device, found)
+    return found
+
+
 def _constant_node(tape: Tape, array: Array) -> Expr:
     """A constant node of an array that nobody will change."""
-    kind = intern_type(array.shape, array.dtype, tape.device)
-    signature = _constants.get(kind)
-    if signature is None:
-        signature = _constants[kind] = interned((CONSTANT, kind), partial(leaf_signature, CONSTANT, kind, ints=0))
-    e = _append(tape, signature, ())
-    tape.objects[e.row] = array  # afterwards: an interrupt between the two must not make another row a constant
+    return _constant_of(tape, array_kind(tape, array), array)
+
+
+def _constant_of(tape: Tape, kind: ArrayKind, array: Array) -> Expr:
+    """The same for an array whose kind is known."""
+    row = len(tape.signatures)
+    if tape.lines is not None:
+        tape.lines[row:] = [user_line()]
+    tape.signatures.append(kind.signature.id)
+    e = handle(tape, row, kind.type)
+    tape.objects[row] = array  # afterwards: an interrupt between the two must not make another row a constant
     return e
 
 
@@ -1449,7 +1487,7 @@ def _entry2(memo: Memo, x: Any, y: Any) -> Entry | None:
             table = e.type.signatures
     if RECALL is not None:
         recalled: Entry | None = RECALL.get(memo, kind_x, kind_y, None)
-        return recalled
+        return None if recalled is None or recalled.dtypes is not None else recalled
     if table is not memo.table:
         table = table.get(memo)
     table = None if table is None else table.get(kind_x)
@@ -1469,6 +1507,9 @@ def _paid(tape: Tape, entry: Entry, x: Any, y: Any) -> bool:
     is_float = (codes[1] if last else codes[0]) == FLOAT
     if entry.payloads > 1:
         return False
+    if is_float and type(number) is float:
+        tape.floats.append(number)
+        return True
     try:
         if is_float:
             tape.floats.append(number)
@@ -1514,14 +1555,14 @@ def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
             tape = current_tape()
         if tape.lines is not None:
             return None
-    plain = local and not arrays and not alone and len(operands) <= 3
-    entry = _recalled(memo, operands) if plain and RECALL is not None else None
+    plain = local and not alone and len(operands) <= 3
+    entry = _recalled(memo, tape, operands) if plain and RECALL is not None else None
     if entry is None:
         entry = _found(memo, tape, owner, operands, local)
         if entry is None or (alone and entry.signature.type.device != tape.device):
             return None
-        if plain and RECALL is not None and entry.dtypes is None:
-            _recall(memo, operands, entry)
+        if plain and RECALL is not None:
+            _recall(memo, tape, operands, entry)
     if not local or arrays or entry.dtypes is not None or entry.payloads > 1:
         operands = _prepared(tape, entry, operands)
     if entry.shared and entry.kept != tape.number:
@@ -1540,33 +1581,33 @@ def _found(memo: Memo, tape: Tape, owner: Type | None, operands: tuple[Any, ...]
             e: Expr = o
             found = table.get(e.type if local else type_on(tape, e))
         elif type(o) is ndarray:
-            found = table.get(intern_type(o.shape, o.dtype, tape.device))
+            found = table.get(array_kind(tape, o).type)
         else:
             found = table.get(type(o))
         table = found if type(found) is dict else None
     return found if type(found) is Entry else None
 
 
-def _kind(operands: tuple[Any, ...], k: int) -> Any:
-    """The kind of an operand that is there, and no array."""
+def _kind(tape: Tape, operands: tuple[Any, ...], k: int) -> Any:
+    """The kind of an operand, None where there is none."""
     if k >= len(operands):
         return None
     o = operands[k]
     if isinstance(o, Expr):
         e: Expr = o
         return e.type
-    return type(o)
+    return array_kind(tape, o).type if type(o) is ndarray else type(o)
 
 
-def _recalled(memo: Memo, operands: tuple[Any, ...]) -> Entry | None:
-    """`_found`, where it was lately, of up to three operands that nothing is made of."""
-    found: Entry | None = RECALL.get(memo, _kind(operands, 0), _kind(operands, 1), _kind(operands, 2))
+def _recalled(memo: Memo, tape: Tape, operands: tuple[Any, ...]) -> Entry | None:
+    """`_found`, where it was lately, of up to three operands of one tape."""
+    found: Entry | None = RECALL.get(memo, _kind(tape, operands, 0), _kind(tape, operands, 1), _kind(tape, operands, 2))
     return found
 
 
-def _recall(memo: Memo, operands: tuple[Any, ...], entry: Entry) -> None:
+def _recall(memo: Memo, tape: Tape, operands: tuple[Any, ...], entry: Entry) -> None:
     """Have it `_recalled`."""
-    RECALL.put(memo, _kind(operands, 0), _kind(operands, 1), _kind(operands, 2), entry)
+    RECALL.put(memo, _kind(tape, operands, 0), _kind(tape, operands, 1), _kind(tape, operands, 2), entry)
 
 
 def _node(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> Expr:
@@ -1606,7 +1647,7 @@ def operands_on(tape: Tape, expressions: tuple[Any, ...], types: tuple[Type, ...
     local = True
     for k, o in enumerate(expressions):
         if type(o) is ndarray:
-            if intern_type(o.shape, o.dtype, tape.device) is not types[k]:
+            if array_kind(tape, o).type is not types[k]:
                 return None
             local = False
             continue
@@ -1628,7 +1669,7 @@ def operands_on(tape: Tape, expressions: tuple[Any, ...], types: tuple[Type, ...
 def _located(tape: Tape, value: Any) -> Expr:
     """An expression on this tape, or an array as a constant there."""
     if not isinstance(value, Expr):
-        return _constant_node(tape, np.array(value))
+        return _constant_node(tape, _copied(value, None))
     return value if value.tape is tape else handle(tape, _local_row(tape, value), value.type)
 
 
@@ -1667,8 +1708,17 @@ def _prepared(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> tuple[Any,
             if e.tape is not tape:
                 made[k] = handle(tape, _local_row(tape, e), e.type)
         else:
-            made[k] = _constant_node(tape, np.array(o, None if dtypes is None else dtypes[k]))
+            made[k] = _constant_node(tape, _copied(o, None if dtypes is None else dtypes[k]))
     return tuple(made)
+
+
+def _copied(value: Any, dtype: Any) -> Any:
+    """An array of its own of an array, or of a number in a dtype."""
+    return (
+        SHAPES.copy(value)
+        if dtype is None and SHAPES is not None and type(value) is ndarray
+        else np.array(value, dtype)
+    )
 
 
 def _keep(tape: Tape, entry: Entry, operands: Iterable[Any]) -> None:
@@ -1853,6 +1903,8 @@ ADD, SUBTRACT, MULTIPLY, DIVIDE = (memo_of(OPS[name]) for name in ("add", "subtr
 FLOOR_DIVIDE, REMAINDER, POWER = (memo_of(OPS[name]) for name in ("floor_divide", "remainder", "power"))
 NEGATIVE, ABS, MATMUL, LOOKUP = (memo_of(OPS[name]) for name in ("negative", "abs", "matmul", "lookup"))
 DETACH = memo_of(OPS["detach"])
+TAKE = Memo(OPS["take"], {"axis": 0})
+table_of_interned(TAKE.table)
 EQUAL, NOT_EQUAL, LESS = (memo_of(OPS[name]) for name in ("equal", "not_equal", "less"))
 LESS_EQUAL, GREATER, GREATER_EQUAL = (memo_of(OPS[name]) for name in ("less_equal", "greater", "greater_equal"))
 LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT = (memo_of(OPS[name]) for name in ("logical_and", "logical_or", "logical_not"))
@@ -1904,27 +1956,41 @@ def along(op: Op) -> Callable[[Any, Any, bool], Expr]:
     return call
 
 
-def indexed(op: Op, axis: int, general: Callable[..., Expr], ndim: int | None = None) -> Callable[..., Expr]:
+def indexed(
+    op: Op, axis: int, general: Callable[..., Expr], *, ndim: int | None = None, arrays: bool = False
+) -> Callable[..., Expr]:
     """The recording function of an operation of an operand, which has ``ndim`` axes or any number of them, and an index
-    along one of them, which is payload; ``general`` records what was not recorded before."""
+    along one of them, which is payload, or, with ``arrays``, an array of them; ``general`` records what was not
+    recorded before."""
     memo = memo_of(op)
+    sizes = -1 if ndim is None else ndim
 
     def call(*args: Any, **kwargs: Any) -> Expr:
-        if len(args) == 2 and not kwargs and isinstance(args[0], Expr):
-            x: Expr = args[0]
-            index = args[1]
-            if type(index) is not int and type(index) in NUMPYS_INTEGERS:
-                index = int(index)
-            shape = x.type.shape
-            if type(index) is int and shape and (ndim is None or len(shape) == ndim) and 0 <= index < shape[axis]:
-                found = _again2(memo, x, index)
-                if found is None:
-                    found = _again(memo, (x, index))
-                if found is not None:
-                    return found
-        return general(*args, **kwargs)
+        found = None if kwargs or len(args) != 2 else _indexed_again(memo, args[0], args[1], axis, sizes, arrays)
+        return general(*args, **kwargs) if found is None else found
 
     return update_wrapper(call, general)
+
+
+def _indexed_again(memo: Memo, x: Any, index: Any, axis: int, ndim: int, arrays: bool) -> Expr | None:
+    """The node, if ``x`` has ``ndim`` axes (-1: some), and the index is within the size of one, else None."""
+    if not isinstance(x, Expr):
+        return None
+    e: Expr = x
+    shape = e.type.shape
+    if e.type.ndim != ndim and (ndim >= 0 or e.type.ndim == 0):
+        return None
+    if type(index) is not int:
+        if type(index) in NUMPYS_INTEGERS:
+            index = int(index)
+        elif not arrays or not _is_index_array(index) or not index.ndim or not are_within(index, 0, shape[axis]):
+            return None
+        else:
+            return _again(memo, (x, index))
+    if not 0 <= index < shape[axis]:
+        return None
+    found = _again2(memo, x, index)
+    return _again(memo, (x, index)) if found is None else found
 
 
 Joined = tuple["ListMemo", Callable[[Sequence[Any]], Union["Expr", None]], Callable[[Sequence[Any]], "Expr"]]
@@ -2142,21 +2208,31 @@ def getitem(x: Any, key: Any) -> Expr:
     >>> x[1].numpy(), x[:, 0].numpy()
     (array([3., 4.], dtype=float32), array([1., 3.], dtype=float32))
     """
-    if type(key) is not int and type(key) is not slice and type(key) in NUMPYS_INTEGERS:
-        key = int(key)
+    if type(key) is not int and type(key) is not slice:
+        if type(key) in NUMPYS_INTEGERS:
+            key = int(key)
+        elif _is_index_array(key) and isinstance(x, Expr) and x.type.shape:
+            size = x.type.shape[0]
+            return apply2(TAKE, x, key if are_within(key, -size, size) else checked_range("take", key, size))
     if type(x) is not Expr:
-        return _getitem(constant(x), key)
+        found = _indexed_again(LOOKUP, x, key, 0, -1, False) if type(key) is int else None
+        return _getitem(constant(x), key) if found is None else found
     part = _part(key)
     if part is None:
         return _getitem(x, key)
     e: Expr = x
     known: Any = _blocks.get(e.type)
-    found: Any = None if known is None else known.get(part)
-    if found is not None and e.tape.scope is SCOPE.get():
-        return apply1(found, e) if type(found) is Memo else _view_node(e.tape, found[0], e.row, found[1])
+    block: Any = None if known is None else known.get(part)
+    if block is not None and e.tape.scope is SCOPE.get():
+        return apply1(block, e) if type(block) is Memo else _view_node(e.tape, block[0], e.row, block[1])
     made = _getitem(x, key)
     _remember_block(x, key, part, made)
     return made
+
+
+def _is_index_array(value: Any) -> bool:
+    """Whether it is an array of NumPy's that holds integers."""
+    return type(value) is ndarray and value.dtype.kind in "iu"
 
 
 def _getitem(x: Expr, key: Any) -> Expr:

@@ -12,7 +12,7 @@ from lazyflow.tape cimport Signature, Tape
 cdef class Template:
     cdef public IntColumn ids, ints
     cdef public FloatColumn floats
-    cdef public tuple signatures, objects, results
+    cdef public tuple signatures, objects, results, draws, arrays
     cdef public bytes operands
     cdef public object kind, note, dtype, device
     cdef public bint shared
@@ -30,13 +30,18 @@ cdef class Spelled:
     cdef public ListMemo listed
     cdef public tuple names, defaults
     cdef public int positional, patience
+    cdef public bint arrays
 
 
 cdef Variable SCOPE
+cdef int OWN
 cdef object _NONE
 cdef dict _known
 
-@cython.locals(e=Expr, tape=Tape, template=Template, k=Py_ssize_t, place=int)
+@cython.locals(e=Expr)
+cdef Tape _tape_of(tuple given)
+
+@cython.locals(e=Expr, tape=Tape, template=Template, k=Py_ssize_t, place=int, fits=bint)
 cdef object _called(Spelled spelled, tuple args, dict kwargs)
 
 @cython.locals(e=Expr)
@@ -45,7 +50,11 @@ cdef object _kind_of(object o)
 @cython.locals(k=Py_ssize_t, left=Py_ssize_t)
 cdef tuple _bound(Spelled spelled, tuple args, dict kwargs)
 
-@cython.locals(e=Expr, row=int, result=Expr, code=int)
+@cython.locals(made=list)
+cdef tuple _with_constants(Tape tape, Template template, tuple given)
+cdef list _drawn(Tape tape, Template template)
+
+@cython.locals(e=Expr, row=int, start=Py_ssize_t, result=Expr, code=int, draws=list)
 cdef object _appended(Tape tape, Template template, tuple given)
 
 @cython.locals(signature=Signature)

@@ -5,8 +5,9 @@ other arguments alone (`by_kinds`). So what one of them records is found out onc
 stand for the expressions, and is a `Template` from then on: a look-up of the very same kinds and values, and the rows
 are appended, whatever the function would check, convert and look up.
 
-Nothing is remembered of arguments that can change (lists, arrays), of numbers of a traced cell, of random draws, and of
-tapes on which every operation has its line. Where the package was not compiled nothing is remembered at all: there the
+Nothing is remembered of arguments that can change, such as lists, of numbers of a traced cell, and of tapes on which
+every operation has its line. Of arrays, which become constants, it is where the function says that their contents do
+not matter; and every draw is made anew. Where the package was not compiled nothing is remembered at all: there the
 look-up would cost what it saves.
 """
 
@@ -23,17 +24,20 @@ from numpy import ndarray
 import lazyflow.expr as recording
 from lazyflow.core.columns import FloatColumn, IntColumn
 from lazyflow.expr import Expr, ListMemo, _append
+from lazyflow.random import Stream
 from lazyflow.settings import SCOPE
 from lazyflow.tape import (
     IMPORT,
     INPUT,
     Signature,
     Tape,
+    Type,
     leaf_signature,
     recording_on,
     signature_by_id,
     table_of_interned,
 )
+from lazyflow.trace import Trace
 
 __all__ = ["by_kinds"]
 
@@ -48,14 +52,15 @@ class Template:
     """Rows to append: the ids of their signatures, their operands and payload, and the arrays of constants among them.
 
     ``operands``: places of arguments, or `OWN` plus a row of the template. ``results``: the rows that the function
-    returns; ``kind``: in what it returns them, `Expr` where there is but one. ``shared``: parameters are among the
-    arguments; ``kept``: the number of a tape that holds them, and the signatures. ``dtype`` and ``device``: those of
-    the settings, the latter where it counts.
+    returns; ``kind``: in what it returns them, `Expr` where there is but one. ``draws``: of each, the stream, and where
+    its seed and its count stand in the payload. ``shared``: parameters are among the arguments; ``kept``: the number of
+    a tape that holds them, and the signatures. ``dtype`` and ``device``: those of the settings, the latter where it
+    counts. ``arrays``: the places of arrays among the arguments.
     """
 
     __slots__ = (
-        "device", "dtype", "floats", "ids", "ints", "kept", "kind", "note", "objects", "operands", "results", "shared",
-        "signatures",
+        "arrays", "device", "draws", "dtype", "floats", "ids", "ints", "kept", "kind", "note", "objects", "operands",
+        "results", "shared", "signatures",
     )  # fmt: skip
 
     def __init__(self, scratch: Tape, inputs: Sequence[int], results: Sequence[Expr], kind: type) -> None:
@@ -71,7 +76,15 @@ class Template:
         self.kind, self.note = kind, getattr(results[0], "note", None)
         self.shared = bool(scratch.keep)
         self.kept = -1
-        self.dtype, self.device = scratch.dtype, scratch.device if self.objects else None
+        self.dtype, self.device = scratch.dtype, None if inputs and not self.objects else scratch.device
+        self.draws = _draws(scratch.trace)
+        self.arrays: tuple[int, ...] = ()
+
+
+def _draws(trace: Trace) -> tuple[tuple[Any, int, int], ...]:
+    """Of each draw, its stream, and where in the integers its seed and its count stand."""
+    places: dict[Any, int] = {number.payload: trace.places[key] for key, number in trace.links.items()}
+    return tuple([(stream, places["seed", k], places["count", k]) for k, stream in enumerate(trace.streams)])
 
 
 class Branch:
@@ -83,10 +96,10 @@ class Branch:
 class Spelled:
     """A function, the names of its parameters and their defaults, and how many more templates may be made of it."""
 
-    __slots__ = ("defaults", "function", "listed", "long", "names", "patience", "positional")
+    __slots__ = ("arrays", "defaults", "function", "listed", "long", "names", "patience", "positional")
 
-    def __init__(self, function: Callable[..., Any], listed: ListMemo | None) -> None:
-        self.function, self.listed = function, listed
+    def __init__(self, function: Callable[..., Any], listed: ListMemo | None, arrays: bool) -> None:
+        self.function, self.listed, self.arrays = function, listed, arrays
         parameters = inspect.signature(function).parameters.values()
         self.names = tuple([p.name for p in parameters])
         self.defaults = tuple([p.default for p in parameters])
@@ -102,12 +115,13 @@ class Spelled:
         )
 
 
-def by_kinds(function: Function, listed: ListMemo | None = None) -> Function:
+def by_kinds(function: Function, *, listed: ListMemo | None = None, arrays: bool = False) -> Function:
     """A function that appends what it recorded before for arguments of these kinds and values; see the module's
-    text. ``listed``: what is known of one that takes a list of expressions alone."""
+    text. ``listed``: what is known of one that takes a list of expressions alone. ``arrays``: of arrays dtype and shape
+    matter alone."""
     if recording.RECALL is None:
         return function
-    spelled = Spelled(function, listed)
+    spelled = Spelled(function, listed, arrays)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return _called(spelled, args, kwargs)
@@ -125,7 +139,7 @@ def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         if again is not None:
             return again
     given = _bound(spelled, args, kwargs) if kwargs else args
-    tape: Tape | None = None
+    tape: Tape | None = _tape_of(given) if spelled.arrays else None
     first: Any = spelled if len(given) <= 3 else spelled.long
     x: Any = _NONE
     y: Any = _NONE
@@ -141,7 +155,9 @@ def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         elif o is None or type(o) is bool or type(o) is float or type(o) is str:
             kind = o
         else:
-            kind = _kind_of(o)
+            kind = None if type(o) is ndarray else _kind_of(o)
+            if type(o) is ndarray and spelled.arrays and tape is not None:
+                kind = recording.array_kind(tape, o)
             if kind is None:
                 return spelled.function(*args, **kwargs)
         place = k % 3
@@ -159,10 +175,20 @@ def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     found = None if first is None else recording.RECALL.get(first, x, y, z)
     if type(found) is Template:
         template: Template = found
-        if template.dtype is tape.dtype and (template.device is None or template.device == tape.device):
+        fits = template.dtype is tape.dtype and (template.device is None or template.device == tape.device)
+        if fits and (tape.trace is None or not template.draws):
             spelled.patience += 1
             return _appended(tape, template, given)
     return _learnt(spelled, args, kwargs, given, tape)
+
+
+def _tape_of(given: tuple[Any, ...]) -> Tape | None:
+    """The tape of the first expression, if that is all there is to know."""
+    for o in given:
+        if type(o) is Expr:
+            e: Expr = o
+            return e.tape
+    return recording._open_here()
 
 
 def _kind_of(o: Any) -> Any:
@@ -170,7 +196,7 @@ def _kind_of(o: Any) -> Any:
     remembered."""
     if type(o) is int:
         return o if -5 <= o <= 256 else _known.setdefault(o, o)
-    if type(o) is list or type(o) is ndarray:
+    if type(o) is list:
         return None
     if isinstance(o, Expr):
         e: Expr = o
@@ -180,7 +206,7 @@ def _kind_of(o: Any) -> Any:
             if type(part) is not int:
                 return None
         return _known.setdefault(o, o)
-    return o if type(o) is type or isinstance(o, np.dtype) else None
+    return o if type(o) is type or type(o) is Stream or isinstance(o, np.dtype) else None
 
 
 def _bound(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -206,8 +232,14 @@ def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
         tape.keep.update([o for o in given if isinstance(o, Expr) and o.type.parameter is not None])
         tape.keep.update(template.signatures)
         template.kept = tape.number
-    row = len(tape.signatures)
+    if template.arrays:
+        given = _with_constants(tape, template, given)
+    draws = _drawn(tape, template) if template.draws else None
+    row, start = len(tape.signatures), len(tape.ints)
     tape.ints.add(template.ints)
+    if draws is not None:
+        for place, number in draws:
+            tape.ints.put(start + place, number)
     tape.floats.add(template.floats)
     tape.signatures.add(template.ids)
     for code in template.operands:
@@ -227,6 +259,25 @@ def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
     return results if template.kind is list else tuple(results)
 
 
+def _with_constants(tape: Tape, template: Template, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments with constants in place of arrays."""
+    made = list(given)
+    for k in template.arrays:
+        made[k] = recording._constant_of(tape, recording.array_kind(tape, made[k]), recording._copied(made[k], None))
+    return tuple(made)
+
+
+def _drawn(tape: Tape, template: Template) -> list[tuple[int, int]]:
+    """The numbers of new draws, and where they stand in the template's payload."""
+    found = []
+    for stream, seed_place, count_place in template.draws:
+        source = stream.here()
+        seed, count = source.following()
+        tape.streams[seed] = source
+        found += [(seed_place, seed), (count_place, count)]
+    return found
+
+
 def _result(tape: Tape, template: Template, row: int, k: int) -> Expr:
     signature: Signature = template.signatures[k]
     return recording.handle(tape, row + k, signature.type)
@@ -239,17 +290,27 @@ def _learnt(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any], giv
     if spelled.patience > 0 and tape.trace is None and tape.scope is SCOPE.get() and len(tape.signatures) > before:
         spelled.patience -= 1
         template = _template(spelled, given, tape)
-        if template is not None and template.ids == tape.signatures[before:]:
-            _remember(spelled, given, template)
+        if template is not None and _agree(template, given, tape, tape.signatures[before:]):
+            _remember(spelled, given, template, tape)
     return result
 
 
-def _remember(spelled: Spelled, given: tuple[Any, ...], template: Template) -> None:
+def _agree(template: Template, given: tuple[Any, ...], tape: Tape, ids: Sequence[int]) -> bool:
+    """Whether the function has recorded what the template says, and a constant for each array."""
+    made = [recording.array_kind(tape, given[k]).signature.id for k in template.arrays]
+    rest = [number for number in ids if number not in made]
+    return rest == [n for n in template.ids if n not in made] and len(ids) == len(template.ids) + len(made)
+
+
+def _remember(spelled: Spelled, given: tuple[Any, ...], template: Template, tape: Tape) -> None:
     kinds: list[Any] = []
     for o in given:
-        expression = type(o) is Expr
-        plain = o is None or type(o) is bool or type(o) is float or type(o) is str
-        kinds.append(o.type if expression else o if plain else _kind_of(o))
+        if type(o) is Expr:
+            kinds.append(o.type)
+        elif type(o) is ndarray:
+            kinds.append(recording.array_kind(tape, o))
+        else:
+            kinds.append(o if o is None or type(o) is bool or type(o) is float or type(o) is str else _kind_of(o))
     kinds += [_NONE] * (-len(kinds) % 3 if kinds else 3)
     first: Any = spelled if len(given) <= 3 else spelled.long
     for k in range(0, len(kinds) - 3, 3):
@@ -264,28 +325,37 @@ def _remember(spelled: Spelled, given: tuple[Any, ...], template: Template) -> N
 def _template(spelled: Spelled, given: tuple[Any, ...], tape: Tape) -> Template | None:
     """What the function records of such arguments, if that is all that it does."""
     scratch = Tape(tape.options)
+    scratch.trace = Trace(spelled.function.__name__)  # so that nothing is drawn
     inputs: list[int] = []
     with recording_on(scratch):
         stand_ins = list(given)
         for k, o in enumerate(given):
-            if type(o) is Expr:
-                signature = leaf_signature(INPUT, o.type, ints=0)
+            if type(o) is Expr or type(o) is ndarray:
+                kind: Type = o.type if type(o) is Expr else recording.array_kind(tape, o).type
+                signature = leaf_signature(INPUT, kind, ints=0)
                 scratch.keep.add(signature)
                 stand_ins[k] = _append(scratch, signature, ())
                 inputs.append(k)
         held = len(scratch.keep)
-        result = spelled.applied(stand_ins)
-    kind = type(result)
-    results = [result] if kind is Expr else list(result) if kind is list or kind is tuple else []
+        try:
+            result = spelled.applied(stand_ins)
+        except Exception:  # of what it refuses in place of an array
+            return None
+    made = type(result)
+    results = [result] if made is Expr else list(result) if made is list or made is tuple else []
     rows = len(scratch) - len(inputs)
-    if not results or not 0 < rows <= MOST_ROWS or len(given) >= OWN or scratch.imports or scratch.streams:
+    if not results or not 0 < rows <= MOST_ROWS or len(given) >= OWN or scratch.imports:
         return None
     if any(type(e) is not Expr or e.tape is not scratch or e.row < len(inputs) for e in results):
         return None
     if len(results) > 1 and any(getattr(e, "note", None) is not None for e in results):
         return None
-    template = Template(scratch, inputs, results, kind)
-    if any(s.op.random or s.op is IMPORT or s.cell is not None for s in template.signatures):
+    trace: Trace = scratch.trace
+    if trace.static or trace.limits or len(trace.links) != 2 * len(trace.streams):
         return None
+    template = Template(scratch, inputs, results, made)
+    if any(s.op is IMPORT or s.cell is not None for s in template.signatures):
+        return None
+    template.arrays = tuple([k for k, o in enumerate(given) if type(o) is ndarray])
     template.shared = len(scratch.keep) > held
     return template

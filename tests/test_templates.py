@@ -35,6 +35,11 @@ def operands():
         "s": made(3, 3) + 3 * lf.constant(np.eye(3, dtype="f4")),
         "image": made(2, 6, 6),
         "filters": made(3, 2, 3, 3),
+        "a": random.uniform(0.5, 2, 4).astype("f4"),
+        "a8": random.uniform(0.5, 2, 4),
+        "mask": np.array([True, False, True, True]),
+        "k": np.array([3, 1, 2, 2]),
+        "k4": np.array([[0, -1], [2, 3]], "i4"),
     }
 
 
@@ -81,6 +86,12 @@ lf.embedding(W, 1); lf.embedding(W, np.int32(1)); lf.embedding(W, i); W[1]; W[-1
 x[::2]; x[None]; x[..., None]; m[0, 1:]; x[np.int64(2)]; x[i]; x > 0; x >= y; 0 < x; x == y; x != 1; t & t; t | t; ~t
 lf.maximum(x, 0.0); lf.maximum(0, x); x + 1; 1 + x; x + True; x * 2.0; 2.0 * x; x * np.float32(2); x + w; w + x; w * 2.0
 W @ x; x @ W; W @ x + w; lf.affine(W, w, x); x @ y; -x; abs(x); x ** 2; 2 ** x; x // 2; x % 2; i / 2; i * 2; i + 1.5
+lf.where(mask, x, 0.0); lf.where(t, a, x); lf.where(mask, a, w); lf.where(mask, a, a8); lf.clip(x, a, 2); lf.dot(x, a)
+lf.mse(x, a); lf.mse(a, x); lf.mse(x, a8); lf.mse(x, k); lf.huber(x, a, 2.0); lf.bce_with_logits(x, mask); lf.mse(w, a)
+lf.bce_with_logits(x, a, "sum"); lf.outer(a, x); lf.einsum("i,j->ij", x, a); x + a; a * x; x - a8; x[k]; x[k4]; w[k]
+x[k[:0]]; lf.embedding(W, k); lf.embedding(W, k[:1]); lf.embedding(m, k[1:2]); lf.take(x, k); lf.take(m, k, 1)
+lf.cross_entropy(m, k[1:3]); lf.hinge(m, k[1:3]); lf.nll(m, k[1:3], "sum"); lf.constant(a); lf.constant(k4); x == a
+lf.softmax(a); lf.sum(a); lf.sum([x, a]); lf.pick(m, k[1]); np.tanh(x); np.float32(2) * x; a @ x; W @ a; lf.argmax(a)
 x.detach(); x.std(1 - 1); x.var(ddof=1); x.round(); x.min(); t.any(); x.prod()
 """
 
@@ -116,7 +127,7 @@ def recorded(call, names, functions=lf):
         [place(r) for r in tape.operands[before[1] :]],
         list(tape.ints[before[2] :]),
         list(tape.floats[before[3] :]),
-        [(r - row, a.dtype, a.tolist()) for r, a in tape.objects.items() if r >= row],
+        [(r - row, a.dtype, a.tolist()) for r, a in sorted(tape.objects.items()) if r >= row],
     )
 
 
@@ -208,11 +219,68 @@ def test_errors_are_raised_every_time():
             lf.softmax(x, 0, axis=0)
 
 
-def test_draws_are_never_remembered():
-    lf.seed(3)
-    x = lf.constant(np.ones(100, "f4")) * 1
-    a, b, c = lf.dropout(x, 0.5), lf.dropout(x, 0.5), lf.categorical(x * 0)
-    assert (a.numpy() != b.numpy()).any() and c.shape == ()
+DRAWS = """
+lf.dropout(x, 0.5); lf.dropout(m, 0.5, axis=0); lf.uniform((3,)); lf.uniform(3, -1, 1.0); lf.normal((2, 2), dtype="f8")
+lf.normal(); lf.gumbel((3,)); lf.bernoulli(0.5, (4,)); lf.categorical(x); lf.categorical(m, 0); lf.dropout(w, 0.5)
+lf.uniform((3,), stream=stream); lf.dropout(x, p=0.5, stream=stream); lf.dropout(x, 0.5, training=False)
+"""
+
+
+@pytest.mark.parametrize("call", [call.strip() for line in DRAWS.strip().splitlines() for call in line.split(";")])
+def test_draws_are_made_anew_and_the_same_from_a_seed(call):
+    def drawn(functions, block):
+        found = []
+        lf.seed(7)
+        stream = lf.random.Stream(5)
+        with block:
+            names = {**operands(), "stream": stream}
+            for _ in range(4):
+                found.append(recorded(call, names, functions))
+            found.append(list(names["x"].tape.streams))
+            lf.constant(0.0).numpy()
+            names = {**operands(), "stream": stream}
+            for _ in range(2):
+                found += [
+                    recorded(call, names, functions),
+                    eval(call, {"lf": functions, **PARAMETERS, **names}).numpy().tolist(),
+                ]
+                names = {**operands(), "stream": stream}
+        return found
+
+    for _ in range(2):
+        for block in (lf.using(), lf.using(dtype="float64"), lf.no_grad()):
+            assert drawn(lf, block) == drawn(Alone(), block)
+
+
+def test_contents_of_arrays_count_where_they_are_looked_at():
+    x, table = operands()["m"], PARAMETERS["W"]
+    for _ in range(3):
+        assert lf.embedding(table, np.array([0, 3])).shape == (2, 4)
+        assert x[np.array([0, -1])].shape == (2, 4)
+        assert lf.cross_entropy(x, np.array([0, 3])).shape == ()
+        for wrong in (np.array([0, 4]), np.array([-5, 0])):
+            with pytest.raises(IndexError):
+                lf.embedding(table, wrong)
+            with pytest.raises(IndexError):
+                table[wrong]
+            with pytest.raises(IndexError):
+                lf.cross_entropy(x, wrong)
+            with pytest.raises(IndexError):
+                lf.hinge(x, wrong)
+        with pytest.raises(IndexError):
+            lf.embedding(table, np.array([-1, 0]))
+        with pytest.raises((TypeError, lf.DTypeError)):
+            x[np.array([True, False])]
+
+
+def test_arrays_are_copied_when_they_are_recorded():
+    x = operands()["x"]
+    for _ in range(3):
+        array = np.ones(4, "f4")
+        found = [lf.constant(array), x * 0 + array, lf.where(np.ones(4, bool), array, x), lf.mse(x * 0, array)]
+        array[:] = 7
+        assert [float(e.numpy().max()) for e in found] == [1.0] * 4
+        x = operands()["x"]
 
 
 def test_inside_of_cells():

@@ -24,6 +24,7 @@ cdef class Counts:
 @cython.final
 cdef class IntColumn(Column):
     cpdef int append(self, int value) except -1
+    cpdef int put(self, Py_ssize_t i, int value) except -1
     cpdef int add(self, IntColumn more) except -1
 
 
@@ -70,3 +71,27 @@ cdef class Recall:
     cdef void drop(self, int i) noexcept
     cpdef object get(self, object a, object b, object c, object d)
     cpdef int put(self, object a, object b, object c, object d, object found) except -1
+
+
+cdef enum:
+    AXES = 5
+
+
+cdef struct Shaped:
+    PyObject *dtype
+    PyObject *device
+    PyObject *found
+    int ndim
+    Py_ssize_t sizes[AXES]
+
+
+@cython.final
+cdef class Shapes:
+    cdef Shaped *slots
+    cdef int at
+    cdef void drop(self, int i) noexcept
+    cdef int place(self, object array, object device) noexcept
+    cdef bint fits(self, Shaped *slot, object array, object device) noexcept
+    cpdef object get(self, object array, object device)
+    cpdef int put(self, object array, object device, object found) except -1
+    cpdef object copy(self, object array)

@@ -12,7 +12,19 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["Counts", "FloatColumn", "IntColumn", "Recall", "Scope", "ThisThread", "Variable", "no_tape", "recycle"]
+__all__ = [
+    "Counts",
+    "FloatColumn",
+    "IntColumn",
+    "Recall",
+    "Scope",
+    "Shapes",
+    "ThisThread",
+    "Variable",
+    "are_within",
+    "no_tape",
+    "recycle",
+]
 
 Variable = ContextVar
 
@@ -25,6 +37,16 @@ def Counts() -> Any:
 def Recall() -> Any:
     """Python's own tables are as fast as anything that stood before them."""
     return None
+
+
+def Shapes() -> Any:
+    """As `Recall`."""
+    return None
+
+
+def are_within(array: Any, low: int, high: int) -> bool:
+    """Whether all numbers of an array of integers are at least ``low``, and below ``high``."""
+    return not bool(((array < low) | (array >= high)).any())
 
 
 def recycle(one: type) -> None:
@@ -66,6 +88,7 @@ class IntColumn(array):  # type: ignore[type-arg]  # that an array has a type of
         super().extend(values if isinstance(values, array) else array("i", values))
 
     add = extend
+    put = array.__setitem__
 
 
 class FloatColumn(array):  # type: ignore[type-arg]

@@ -18,6 +18,9 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 cimport cython
+cimport numpy as np
+
+np.import_array()
 
 cdef tuple NOTHING = ()
 
@@ -198,6 +201,11 @@ cdef class IntColumn(Column):
         self.size += 1
         return 0
 
+    cpdef int put(self, Py_ssize_t i, int value) except -1:
+        """Write over the number at a place that is there."""
+        (<int *>self.data)[self.place(i)] = value
+        return 0
+
     cpdef int add(self, IntColumn more) except -1:
         """Append all of another column."""
         if more.size:
@@ -337,6 +345,7 @@ def no_tape():
 
 cdef enum:
     SETS = 512
+    SHAPES = 512
 
 
 @cython.final
@@ -428,3 +437,112 @@ cdef inline int place_of(void *a, void *b, void *c, void *d) noexcept:
     h = (h ^ (<size_t>c >> 4)) * 0x9E3779B97F4A7C15u
     h = (h ^ (<size_t>d >> 4)) * 0x9E3779B97F4A7C15u
     return 2 * (<int>(h >> 40) % SETS)
+
+
+@cython.final
+cdef class Shapes:
+    """What belongs to NumPy's arrays by their dtype, shape and device: a look-up of a few nanoseconds, that forgets. Of
+    arrays of more than `AXES` axes nothing is remembered."""
+
+    def __cinit__(self):
+        self.at = 0
+        self.slots = <Shaped *>calloc(SHAPES, sizeof(Shaped))
+        if self.slots == NULL:
+            raise MemoryError("no memory for the shapes of arrays")
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(SHAPES):
+            self.drop(i)
+        free(self.slots)
+
+    cdef void drop(self, int i) noexcept:
+        cdef Shaped old = self.slots[i]
+        memset(&self.slots[i], 0, sizeof(Shaped))
+        Py_XDECREF(old.dtype)
+        Py_XDECREF(old.device)
+        Py_XDECREF(old.found)
+
+    cdef int place(self, object given, object device) noexcept:
+        cdef np.ndarray array = <np.ndarray>given
+        cdef size_t h = (<size_t><void *>np.PyArray_DESCR(array) >> 4) * 0x9E3779B97F4A7C15u
+        cdef int k
+        for k in range(np.PyArray_NDIM(array)):
+            h = (h ^ <size_t>np.PyArray_DIM(array, k)) * 0x9E3779B97F4A7C15u
+        return <int>(h >> 40) % SHAPES
+
+    cdef bint fits(self, Shaped *slot, object given, object device) noexcept:
+        cdef np.ndarray array = <np.ndarray>given
+        cdef int k
+        if slot.dtype != <PyObject *>np.PyArray_DESCR(array) or slot.device != <PyObject *>device:
+            return False
+        if slot.ndim != np.PyArray_NDIM(array):
+            return False
+        for k in range(slot.ndim):
+            if slot.sizes[k] != np.PyArray_DIM(array, k):
+                return False
+        return True
+
+    cpdef object get(self, object array, object device):
+        """What was put for arrays like this one, or None."""
+        cdef Shaped *slot
+        if type(array) is not np.ndarray or np.PyArray_NDIM(<np.ndarray>array) > AXES:
+            return None
+        slot = &self.slots[self.place(array, device)]
+        return <object>slot.found if self.fits(slot, array, device) else None
+
+    cpdef int put(self, object array, object device, object found) except -1:
+        """Remember something for arrays like this one."""
+        cdef int i, k
+        cdef Shaped old
+        if type(array) is not np.ndarray or np.PyArray_NDIM(<np.ndarray>array) > AXES:
+            return 0
+        i = self.place(array, device)
+        old = self.slots[i]
+        dtype = array.dtype
+        for one in (dtype, device, found):
+            Py_INCREF(one)
+        self.slots[i].dtype, self.slots[i].device = <PyObject *>dtype, <PyObject *>device
+        self.slots[i].found, self.slots[i].ndim = <PyObject *>found, np.PyArray_NDIM(<np.ndarray>array)
+        for k in range(self.slots[i].ndim):
+            self.slots[i].sizes[k] = np.PyArray_DIM(<np.ndarray>array, k)
+        Py_XDECREF(old.dtype)
+        Py_XDECREF(old.device)
+        Py_XDECREF(old.found)
+        return 0
+
+    def popitem(self):
+        """Let go of one thing, and return it; ``KeyError`` where there is none left."""
+        while self.at < SHAPES:
+            self.at += 1
+            if self.slots[self.at - 1].found != NULL:
+                found = <object>self.slots[self.at - 1].found
+                self.drop(self.at - 1)
+                return found
+        self.at = 0
+        raise KeyError("empty")
+
+    cpdef object copy(self, object array):
+        """A copy of an array of NumPy's."""
+        return np.PyArray_NewCopy(<np.ndarray>array, np.NPY_KEEPORDER)
+
+
+def are_within(array, long long low, long long high):
+    """Whether all numbers of an array of integers are at least ``low``, and below ``high``."""
+    cdef np.ndarray given
+    cdef Py_ssize_t k, size
+    cdef long long *data
+    if type(array) is np.ndarray:
+        given = array
+        if (
+            np.PyArray_TYPE(given) == np.NPY_INT64
+            and np.PyArray_ISNOTSWAPPED(given)
+            and np.PyArray_ISCARRAY_RO(given)
+        ):
+            size = np.PyArray_SIZE(given)
+            data = <long long *>np.PyArray_DATA(given)
+            for k in range(size):
+                if data[k] < low or data[k] >= high:
+                    return False
+            return True
+    return not bool(((array < low) | (array >= high)).any())

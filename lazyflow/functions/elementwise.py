@@ -4,6 +4,7 @@ say."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lazyflow.expr import Expr, binary, constant, plain_dtype, record, unary
@@ -289,7 +290,7 @@ def hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Expr:
     return record(OPS["hardtanh"], (constant(x), number("hardtanh", "low", low), number("hardtanh", "high", high)))
 
 
-@by_kinds
+@partial(by_kinds, arrays=True)
 def clip(x: Any, low: Any = None, high: Any = None) -> Expr:
     """``x`` cut off at ``low`` and ``high``, of which one may be ``None``; no gradient where it was cut.
 
@@ -305,7 +306,7 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Expr:
     return record(OPS["clip"], (constant(x), low, high))
 
 
-@by_kinds
+@partial(by_kinds, arrays=True)
 def where(condition: Any, a: Any, b: Any) -> Expr:
     """``a`` where ``condition`` holds, else ``b``; gradients flow to the one chosen.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.core.columns import are_within
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, binary, checked_range, constant, index_array, indexed, plain_dtype, record
 from lazyflow.functions.elementwise import invert, isnan, negative, where
@@ -27,10 +28,10 @@ def _checked(name: str, indices: Any, size: int, what: str, lowest: int = 0) -> 
     array = index_array(indices)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: an index must be an integer, got {array.dtype}")
-    return checked_range(name, array, size, what, lowest)
+    return array if are_within(array, lowest, size) else checked_range(name, array, size, what, lowest)
 
 
-@partial(indexed, OPS["lookup"], 0)
+@partial(indexed, OPS["lookup"], 0, arrays=True)
 def embedding(table: Any, index: Any) -> Expr:
     """Row ``index`` of ``table`` (n, ...); an array of indices gives an array of rows.
 

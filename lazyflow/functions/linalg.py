@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def affine(weight: Any, bias: Any, x: Any) -> Expr:
     return _affine(weight, bias, x)
 
 
-@by_kinds
+@partial(by_kinds, arrays=True)
 def dot(a: Any, b: Any) -> Expr:
     """The inner product of two vectors of one size, a scalar.
 
@@ -73,7 +74,7 @@ def dot(a: Any, b: Any) -> Expr:
     return record(OPS["dot"], constants((a, b)))
 
 
-@by_kinds
+@partial(by_kinds, arrays=True)
 def outer(a: Any, b: Any) -> Expr:
     """The outer product of vectors (m,) and (n,): (m, n).
 
@@ -85,7 +86,7 @@ def outer(a: Any, b: Any) -> Expr:
     return record(OPS["outer"], constants((a, b)))
 
 
-@by_kinds
+@partial(by_kinds, arrays=True)
 def einsum(subscripts: str, a: Any, b: Any) -> Expr:
     """Einstein's summation over two operands, as ``numpy.einsum`` without ellipsis.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.core.columns import are_within
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, as_floating, binary, in_one_dtype, index_array, indexed, record
 from lazyflow.ops import OPS
@@ -44,7 +45,7 @@ def _classes(name: str, target: Any, scores: Expr) -> Any:
     if isinstance(target, Expr):
         return target
     array = index_array(target)
-    if array.dtype.kind in "iu" and array.size:
+    if array.dtype.kind in "iu" and not (scores.shape and are_within(array, 0, scores.shape[-1])) and array.size:
         _class(name, int(array.min()), scores)
         _class(name, int(array.max()), scores)
     return array
@@ -90,7 +91,7 @@ def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
     return record(OPS["nll"], (scores, _classes("nll", target, scores)), reduction=reduction)
 
 
-@by_kinds
+@partial(by_kinds, arrays=True)
 def mse(x: Any, target: Any, reduction: str = "mean") -> Expr:
     """The squared difference, averaged over the example's elements (``"sum"``, ``"none"`` otherwise).
 
@@ -101,7 +102,7 @@ def mse(x: Any, target: Any, reduction: str = "mean") -> Expr:
     return record(OPS["mse"], in_one_dtype(x, target), reduction=reduction)
 
 
-@by_kinds
+@partial(by_kinds, arrays=True)
 def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     """Binary cross-entropy of ``sigmoid(logits)`` with targets in [0, 1], averaged over the example's elements.
 
@@ -132,7 +133,7 @@ def hinge(scores: Any, target: Any, margin: float = 1.0, reduction: str = "mean"
     )
 
 
-@by_kinds
+@partial(by_kinds, arrays=True)
 def huber(x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> Expr:
     """Squared below ``delta`` and linear above (Huber 1964), averaged over the example's elements.
 

@@ -13,6 +13,7 @@ from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, integers, negative_axes, number, require_floating
 from lazyflow.random import Stream, default_stream
 from lazyflow.tape import current_tape
+from lazyflow.templates import by_kinds
 
 __all__ = ["bernoulli", "categorical", "dropout", "gumbel", "normal", "sample", "uniform"]
 
@@ -32,6 +33,7 @@ def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: 
     return record(OPS[name], (seed, count, *arguments), shape=sizes, dtype=kind)
 
 
+@by_kinds
 def uniform(
     shape: int | Sequence[int] = (),
     low: float = 0.0,
@@ -51,6 +53,7 @@ def uniform(
     return _draw("uniform", shape, dtype, stream, number("uniform", "low", low), number("uniform", "high", high))
 
 
+@by_kinds
 def normal(
     shape: int | Sequence[int] = (),
     mean: float = 0.0,
@@ -68,6 +71,7 @@ def normal(
     return _draw("normal", shape, dtype, stream, number("normal", "mean", mean), number("normal", "std", std))
 
 
+@by_kinds
 def gumbel(
     shape: int | Sequence[int] = (),
     loc: float = 0.0,
@@ -87,6 +91,7 @@ def gumbel(
     return _draw("gumbel", shape, dtype, stream, number("gumbel", "loc", loc), number("gumbel", "scale", scale))
 
 
+@by_kinds
 def categorical(logits: Any, axis: int = -1, *, stream: Stream | None = None) -> Expr:
     """An index drawn with the probabilities ``softmax(logits)`` along ``axis``, an int64 expression.
 
@@ -131,6 +136,7 @@ def sample(
     return squeeze(take_along_axis(places, expand_dims(chosen, axis), axis), axis)
 
 
+@by_kinds
 def bernoulli(p: float, shape: int | Sequence[int] = (), *, dtype: Any = None, stream: Stream | None = None) -> Expr:
     """Ones with probability ``p``, else zeros.
 
@@ -144,6 +150,7 @@ def bernoulli(p: float, shape: int | Sequence[int] = (), *, dtype: Any = None, s
     return _draw("bernoulli", shape, dtype, stream, p)
 
 
+@by_kinds
 def dropout(
     x: Any, p: float, *, axis: int | Sequence[int] = (), training: bool = True, stream: Stream | None = None
 ) -> Expr:
