@@ -304,7 +304,7 @@ def _alone(method: Method) -> Method:
     @functools.wraps(method)
     def computing(engine: Engine, roots: Any, *args: Any) -> Any:
         example = fibers.here()
-        if example is None:
+        if example is None or (type(roots) is Expr and not args and is_evaluated(roots.tape, roots.row)):
             return locked(engine, roots, *args)
         if _waited(example, roots if isinstance(roots, list | tuple) else [roots], *args):
             return None

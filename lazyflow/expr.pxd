@@ -79,6 +79,12 @@ cpdef Expr _node(Tape tape, Entry entry, tuple operands)
 )
 cpdef Expr _listed_again(ListMemo memo, object operands)
 
+@cython.locals(e=Expr, tape=Tape, kind=Type, there=Type, known=dict, found=Signature, rows=list, row=int)
+cpdef Expr _listed_across(ListMemo memo, list given)
+
+@cython.locals(tape=Tape)
+cpdef object _known_value(Expr e)
+
 @cython.locals(kind=Type, own=Expr)
 cpdef Expr differentiable(Expr e)
 
@@ -126,6 +132,9 @@ cpdef Expr apply1(Memo memo, object x)
 
 @cython.locals(tape=Tape, scope=Scope)
 cdef Tape _open_here()
+
+@cython.locals(tape=Tape)
+cdef Tape _here()
 
 @cython.locals(e=Expr, tape=Tape, entry=Entry, codes=bytes, row=int)
 cdef Expr _again2(Memo memo, object x, object y)

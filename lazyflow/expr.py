@@ -1197,7 +1197,7 @@ def _local_row(tape: Tape, e: Expr) -> int:
     if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
         # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
         # choice (an argmax, a comparison) is no such state: it is imported, for `forward` may have to make it anew.
-        row = tape.imported[key] = _constant_node(tape, ENGINE[0].value(e)).row
+        row = tape.imported[key] = _constant_node(tape, _known_value(e)).row
     if row is None:
         e.tape.seal()
         kind = imported_type(e)
@@ -1209,6 +1209,18 @@ def _local_row(tape: Tape, e: Expr) -> int:
         tape.imports.append((e.tape, e.row))
         row = tape.imported[key] = _append(tape, signature, (), (len(tape.imports) - 1,)).row
     return row
+
+
+def _known_value(e: Expr) -> Array:
+    """The value of what was computed: what the engine gives, and where nothing is to be moved the short way there."""
+    tape = e.tape
+    if tape.device != "cpu" or e.type.device != "cpu" or tape.owners is not tape.owner.alone:
+        return ENGINE[0].value(e)
+    with tape.owner.lock:
+        run = None if tape.run_of is None else tape.runs[tape.run_of[e.row]]
+        if run is not None and tape.run_of[e.row] >= 0 and run.device == "cpu":
+            return run.value(int(tape.offset_of[e.row]), e.type)
+    return ENGINE[0].value(e)
 
 
 def imported_type(e: Expr) -> Type:
@@ -1528,6 +1540,12 @@ def _open_here() -> Tape | None:
             return None
     tape: Tape | None = scope.tape()
     return tape if tape is not None and tape.scope is scope and scope.owner is THREAD.get() else None
+
+
+def _here() -> Tape:
+    """The tape of this context."""
+    tape = _open_here()
+    return current_tape() if tape is None else tape
 
 
 def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
@@ -2008,7 +2026,7 @@ class ListMemo:
 
 
 def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
-    """The node, if one of such operands was recorded before and they are on one open tape, else None."""
+    """The node, if one of such operands was recorded before, else None, and nothing is recorded."""
     if type(operands) is tuple:
         operands = list(operands)
     if type(operands) is not list or not operands or type(operands[0]) is not Expr:
@@ -2017,13 +2035,13 @@ def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
     first: Expr = given[0]
     kind, tape, mixed = first.type, first.tape, False
     if tape is None or tape.scope is not SCOPE.get():
-        return None
+        return _listed_across(memo, given)
     for o in given:
         if type(o) is not Expr:
             return None
         e: Expr = o
         if e.tape is not tape:
-            return None
+            return _listed_across(memo, given)
         if e.type is not kind:
             if e.type.shape != kind.shape or e.type.dtype != kind.dtype or e.type.device != kind.device:
                 return None
@@ -2044,6 +2062,36 @@ def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
     for o in given:
         e = o
         tape.operands.append(e.row)
+    return handle(tape, row, found.type)
+
+
+def _listed_across(memo: ListMemo, given: list[Any]) -> Expr | None:
+    """As `_listed_again`, of operands of one type some of which are on other tapes: these are imported."""
+    tape = _here()
+    if tape.lines is not None or tape.trace is not None:
+        return None
+    kind: Type | None = None
+    for o in given:
+        if type(o) is not Expr:
+            return None
+        e: Expr = o
+        there: Type = e.type if e.tape is tape else imported_type(e)
+        if kind is None:
+            kind = there
+        if there is not kind or there.device != tape.device:
+            return None
+    known = memo.table.get(kind)
+    signature = None if known is None else known.get(0 if memo.ragged else len(given))
+    if signature is None:
+        return None
+    found: Signature = signature
+    rows = [_local_row(tape, o) for o in given]
+    row = len(tape.signatures)
+    if memo.ragged:
+        tape.ints.append(len(given))
+    tape.signatures.append(found.id)
+    for k in rows:
+        tape.operands.append(k)
     return handle(tape, row, found.type)
 
 
@@ -2221,10 +2269,16 @@ def getitem(x: Any, key: Any) -> Expr:
     if part is None:
         return _getitem(x, key)
     e: Expr = x
-    known: Any = _blocks.get(e.type)
+    tape = e.tape
+    if tape.scope is not SCOPE.get():
+        tape = _here()
+    known: Any = _blocks.get(type_on(tape, e))
     block: Any = None if known is None else known.get(part)
-    if block is not None and e.tape.scope is SCOPE.get():
-        return apply1(block, e) if type(block) is Memo else _view_node(e.tape, block[0], e.row, block[1])
+    if block is not None:
+        if type(block) is Memo:
+            return apply1(block, e)
+        if tape.lines is None and tape.trace is None and e.type.device == tape.device:
+            return _view_node(tape, block[0], _local_row(tape, e), block[1])
     made = _getitem(x, key)
     _remember_block(x, key, part, made)
     return made
@@ -2349,15 +2403,16 @@ def _part(key: Any) -> Any:
 def _remember_block(x: Expr, key: Any, part: Any, e: Expr) -> None:
     """What ``x[key]`` was recorded as: a view of its memory, or an operation on it."""
     tape = e.tape
-    if x.tape is not tape or not tape.open or e is x:
+    if not tape.open or e is x:
         return
     signature = signature_by_id(tape.signatures[e.row])
-    if tape.operands[-1] != x.row:
+    row = x.row if x.tape is tape else tape.imported.get((x.tape.number, x.row, x.tape.generation))
+    if not len(tape.operands) or tape.operands[-1] != row:
         return
     if signature.op is VIEW:
-        remembered(_blocks, x.type)[part] = signature, tape.ints[-1]
+        remembered(_blocks, type_on(tape, x))[part] = signature, tape.ints[-1]
     elif signature.op is OPS["getitem"]:
-        remembered(_blocks, x.type)[part] = memo_of(signature.op, {"key": hashable_key(key)})
+        remembered(_blocks, type_on(tape, x))[part] = memo_of(signature.op, {"key": hashable_key(key)})
 
 
 def _checked_slice(key: slice, size: int) -> tuple[int, int, int]:

@@ -167,3 +167,46 @@ def test_lists_of_many_kinds():
             np.testing.assert_array_equal(lf.stack(operands).numpy(), want)
             np.testing.assert_array_equal(lf.concatenate(operands).numpy(), want.ravel())
             np.testing.assert_array_equal(lf.sum(list(operands)).numpy(), want.sum(0))
+
+
+ACROSS = {
+    "concatenate": lambda a, b: lf.concatenate([a, b, a]),
+    "stack": lambda a, b: lf.stack([a, b])[1],
+    "sum of a list": lambda a, b: lf.sum([a, b, a]),
+    "mixed with a constant": lambda a, b: lf.concatenate([a, lf.constant(np.ones(4)), b]),
+    "mixed with a detached value": lambda a, b: lf.stack([a.detach(), b]),
+    "mixed with what is here": lambda a, b: lf.stack([lf.tanh(a), b]),
+    "an element": lambda a, b: a[1] + b[-1],
+    "a block": lambda a, b: a[1:3] * b[:2],
+    "a step": lambda a, b: a[::2] * b[1::2],
+    "a new axis": lambda a, b: a[:, None] * b[None],
+    "empty": lambda a, b: lf.concatenate([a[4:], b[2:2], a]),
+}
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("between", ["forward", "block", "detached"])
+@pytest.mark.parametrize("record", ACROSS.values(), ids=ACROSS)
+def test_what_is_on_other_tapes_is_recorded_as_what_is_here(record, between, grad):
+    w = lf.Parameter(np.arange(4.0) + 1)
+
+    def pair():
+        return w * 2.0, lf.tanh(w)
+
+    expected = lf.sum(record(*pair()))
+    expected.backward()
+    wanted, w.grad = w.grad, None
+    for _ in range(3):  # the general way first, and then the fast one
+        with lf.using(grad=grad):
+            a, b = pair()
+            if between == "forward":
+                lf.forward([a, b])
+        if between == "detached":
+            a, b = a.detach(), b.detach()
+        found = record(a, b)
+        np.testing.assert_allclose(lf.sum(found).numpy(), expected.numpy())
+        assert found.requires_grad == (grad and between != "detached")
+        if found.requires_grad:
+            lf.sum(found).backward()
+            np.testing.assert_allclose(w.grad, wanted)
+            w.grad = None
