@@ -23,7 +23,7 @@ from lazyflow.execute import Run
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph
 from lazyflow.hooks import Hook, through
-from lazyflow.launch import Bound, bound, bound_for_parameters
+from lazyflow.launch import KNOWNS, Bound, bound, bound_for_parameters, pull_all
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add as add_sparse
@@ -97,20 +97,21 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     """The backward of one run. The calls of a cell take part with all of their results; where only some are reached and
     the slope of another is infinite, NaNs come of it, and it is done again with these alone. So it is done at once
     where the others are all that reaches some parameter or operand, whose gradient would be zero instead of None."""
-    graph, nodes = run.plan.graph, [node for node, _, _ in given]
-    if not len(graph.results):
-        return _done(run, given, reached(graph, nodes), hooked)
+    structure, nodes = run.plan.structure, [node for node, _, _ in given]
+    if not len(structure.results):
+        return _done(run, given, _known_way(run, nodes), hooked)
+    graph = run.plan.graph
     hot = reached_results(graph, nodes) if any(_is_uneven(s) for s in graph.signatures) else None
     watched = hooked or any(tape.retained for tape in (t() for t in graph.tapes) if tape is not None)
     if not watched and (hot is None or not _leaves_out(graph, hot)):
         with np.errstate(invalid="ignore", divide="ignore"):
-            done = _done(run, given, reached(graph, nodes), hooked)
+            done = _done(run, given, _way(run, reached(graph, nodes)), hooked)
         if done.is_finite():
             return done
     hot = reached_results(graph, nodes) if hot is None else hot
     active = hot.copy()
     active[graph.call[np.flatnonzero(hot)]] = True
-    return _done(run, given, active, hooked, hot)._replace(active=hot)
+    return _done(run, given, _way(run, active, hot), hooked)._replace(active=hot)
 
 
 def _is_uneven(signature: Signature) -> bool:
@@ -133,59 +134,101 @@ def _leaves_out(graph: Graph, hot: Any) -> bool:
     return False
 
 
-def _done(
-    run: Run, given: list[tuple[int, int, Array]], active: Any, hooked: Mapping[int, Hooked], hot: Any = None
-) -> _Done:
+class Way(NamedTuple):
+    """The way back through a run: the nodes that are ``active`` (None for all), their launches, those for the
+    parameters' gradients, the calls of cells, and of the launches that have brought values of earlier runs in: which
+    of these, by the number of their row and among all, and where their cotangents lie."""
+
+    active: Any
+    launches: tuple[Bound, ...]
+    at_once: tuple[Bound, ...]
+    calls: Sequence[Calls | Separate]
+    sources: tuple[tuple[Bound, tuple[tuple[int, int], ...]], ...]
+
+
+MOST_WAYS, MOST_NODES = 8, 64  # that are kept with a plan
+
+
+def _known_way(run: Run, nodes: Sequence[int]) -> Way:
+    """The way back from some nodes of a run without calls of cells, which is that of all runs of its plan."""
+    kept, key = run.plan.bound.setdefault("back", {}), tuple(nodes)
+    found: Way | None = kept.get(key)
+    if found is None:
+        found = _way(run, reached(run.plan.structure, nodes))
+        if not found.calls and len(kept) < MOST_WAYS:
+            kept[key] = found
+    return found
+
+
+def _way(run: Run, active: Any, hot: Any = None) -> Way:
+    """``hot``: the results that are reached, where others of their calls are not."""
+    profile = settings.current().profile
+    before = "" if profile is None else profile.switch("schedule")
+    way = Way(active, *_launches(run, active, hot), _sources(run, active))
+    if profile is not None:
+        profile.switch(before)
+    return way
+
+
+def _done(run: Run, given: list[tuple[int, int, Array]], way: Way, hooked: Mapping[int, Hooked]) -> _Done:
     sums, rows = Sums(), list[Rows]()
-    arena = _run_backward(run, given, active, sums, rows, hooked, hot)
-    return _Done(arena, active, sums, rows, _handed_on(run, arena, active))
+    arena = _run_backward(run, given, way, sums, rows, hooked)
+    return _Done(arena, way.active, sums, rows, _handed_on(run, arena, way.sources))
 
 
 def _run_backward(
     run: Run,
     given: list[tuple[int, int, Array]],
-    active: Any,
+    way: Way,
     sums: Sums,
     rows: list[Rows],
     hooked: Mapping[int, Hooked],
-    hot: Any,
 ) -> Arena:
     xp = devices.array_module(run.device)
-    plan = run.plan
-    sizes = {dtype: size for dtype, size in plan.sizes.items() if dtype.kind == "f"}
-    arena = Arena(run.device, sizes, run.arena.brought)
-    for dtype, size in sizes.items():
-        arena.buffers[dtype][:size] = 0
-    for _, offset, cotangent in given:
-        flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
-        flat += cotangent.reshape(-1)
-    profile = settings.current().profile
-    before = "" if profile is None else profile.switch("schedule")
-    reverse, at_once, calls = _launches(run, active, hot)
-    if profile is not None:
-        profile.switch(before)
-    for some in calls:
+    arena = _cotangents(run, given)
+    for some in way.calls:
         some.begin_backward(arena)
-    for step in reversed(reverse):
-        if hooked:
-            _call_hooks(arena, step.launch, hooked)
-        if step.calls is not None:
-            number, low, high = step.calls
-            if step.signature.differentiable:
-                calls[number].backward(low, high)
-        elif step.signature.differentiable:
-            step.pull(xp, run.arena, arena)
-    for step in at_once:
+    if hooked or way.calls:
+        _pull_all(run, arena, way, hooked)
+    else:
+        pull_all(way.launches, xp, run.arena, arena)
+    for step in way.at_once:
         some_rows = _rows(run, arena, step)
         if _may_wait(run, step.launch):
             rows.append(some_rows._replace(g=some_rows.g.copy()))
         else:
             for parameter, gradient in gradients(some_rows):
                 sums.add(parameter, gradient)
-    for some in calls:
+    for some in way.calls:
         some.parameter_gradients(sums.add)
         some.end_backward()
     return arena
+
+
+def _cotangents(run: Run, given: list[tuple[int, int, Array]]) -> Arena:
+    """An arena of cotangents: zeros, but for those that are given."""
+    sizes = run.plan.floating
+    arena = Arena(run.device, sizes, run.arena.brought)
+    for dtype, size in sizes.items():
+        arena.buffers[dtype][:size] = 0
+    for _, offset, cotangent in given:
+        flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
+        flat += cotangent.reshape(-1)
+    return arena
+
+
+def _pull_all(run: Run, arena: Arena, way: Way, hooked: Mapping[int, Hooked]) -> None:
+    """The launches backward, with calls of cells and hooks."""
+    xp = devices.array_module(run.device)
+    for step in reversed(way.launches):
+        if hooked:
+            _call_hooks(arena, step.launch, hooked)
+        if step.calls is not None:
+            number, low, high = step.calls
+            if step.signature.differentiable:
+                way.calls[number].backward(low, high)
+        elif step.signature.differentiable:
+            step.pull(xp, run.arena, arena)
 
 
 def _call_hooks(arena: Arena, launch: Launch, hooked: Mapping[int, Hooked]) -> None:
@@ -200,23 +243,26 @@ def _call_hooks(arena: Arena, launch: Launch, hooked: Mapping[int, Hooked]) -> N
 def _may_wait(run: Run, launch: Launch) -> bool:
     """Whether other runs may have nodes that a few ones are worth waiting for. Where results of cells are looked at for
     NaN, all is there at once."""
-    graph = run.plan.graph
-    alone = not len(graph.known) and not run.readers
-    return not alone and not len(graph.results) and not launch.signature.op.stacked and launch.writes.count <= FEW
+    if len(run.plan.structure.results) or not (run.known or run.readers):
+        return False
+    return not launch.signature.op.stacked and launch.writes.count <= FEW
 
 
-def _launches(run: Run, active: Any, hot: Any) -> tuple[Sequence[Bound], Sequence[Bound], Sequence[Calls | Separate]]:
+def _launches(
+    run: Run, active: Any, hot: Any
+) -> tuple[tuple[Bound, ...], tuple[Bound, ...], Sequence[Calls | Separate]]:
     """The launches of the ``active`` nodes, those for the parameters' gradients, and the calls of cells; others must
     not take part (0 * inf is not 0). ``hot``: the results that are reached, where others of their calls are not."""
-    plan, graph = run.plan, run.plan.graph
+    plan = run.plan
     if active is None:
         return bound(plan), bound_for_parameters(plan), run.calls
+    graph = plan.graph
     mine = np.flatnonzero(active)
     found, cells = launches(graph, plan.schedule, plan.offsets, mine)
     whole = {id(c.signature): calls for c, calls in zip(plan.cells, run.calls, strict=True)}
     calls = [_some_calls(whole[id(c.signature)], c, hot) for c in cells]
     at_once = parameter_launches(graph, plan.schedule.launch, plan.offsets, mine)
-    return [Bound(launch) for launch in found], [Bound(launch) for launch in at_once], calls
+    return tuple([Bound(launch) for launch in found]), tuple([Bound(launch) for launch in at_once]), calls
 
 
 def _some_calls(whole: Calls, some: Cells, hot: Any) -> Calls | Separate:
@@ -282,26 +328,42 @@ def accumulated(a: Any, b: Any) -> Any:
     return total
 
 
-def _handed_on(run: Run, arena: Arena, active: Any) -> list[tuple[Run, int, int, Array]]:
+def _sources(run: Run, active: Any) -> tuple[tuple[Bound, tuple[tuple[int, int], ...]], ...]:
+    """See `Way`."""
+    found, steps = [], bound(run.plan)
+    for number, brought in run.plan.brought.items() if run.known else ():
+        step = steps[number]
+        if step.does == KNOWNS and step.signature.type.requires_grad:
+            nodes = step.launch.nodes
+            rows = tuple([(i, k) for i, k in enumerate(brought) if active is None or active[nodes[i]]])
+            found.append((step, rows))
+    return tuple(found)
+
+
+def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[tuple[Run, int, int, Array]]:
     """Cotangents of the values that the run had of earlier runs, as seeds for those."""
-    if not len(run.plan.graph.known):
-        return []
-    graph, found = run.plan.graph, []
-    for number, brought in run.plan.brought.items():
-        launch = run.plan.launches[number]
-        kind = launch.signature.type
-        if launch.signature.op is not KNOWN or not kind.requires_grad:
-            continue
-        g = arena.read(kind.dtype, launch.writes, kind.shape)
-        for i, k in enumerate(brought):
-            source, offset = graph.known_run[k], int(graph.known_offset[k])
-            if (active is None or active[launch.nodes[i]]) and source.differentiable:
-                found.append((source, node_at(source, offset, kind.dtype), offset, g[i].copy()))
+    found = []
+    for step, rows in sources:
+        g, dtype = step.out.read(arena), step.signature.type.dtype
+        for i, k in rows:
+            source, offset = run.known[k]
+            if source.differentiable:
+                found.append((source, node_at(source, offset, dtype), offset, g[i].copy()))
     return found
 
 
 def node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
     """The node whose memory holds the element at ``offset``: views lie inside the node that they show."""
+    kept, key = run.plan.bound.setdefault("nodes", {}), (offset, dtype)
+    node: int | None = kept.get(key)
+    if node is None:
+        node = _node_at(run, offset, dtype)
+        if len(kept) < MOST_NODES:
+            kept[key] = node
+    return node
+
+
+def _node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
     launch = next(
         (
             item

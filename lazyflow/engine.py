@@ -438,6 +438,8 @@ def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator
 
     A later run has a copy of the value, and a part of its gradient: `location` would find that one.
     """
+    if not any(tape is not None and entries(tape) for tape in [reference() for reference in run.plan.tapes]):
+        return  # as most often, and the graph is not asked for
     graph = run.plan.graph
     for tape, row, place in _watched_places(graph, entries):
         node = _computed_node(graph, place)
@@ -463,10 +465,13 @@ def _hides_watched(root: Expr) -> bool:
         run = stack.pop()
         if run.number not in seen:
             seen.add(run.number)
-            graph = run.plan.graph
-            if any(_is_hidden(graph, place) for _, _, place in _watched_places(graph, lambda t: t.hooks | t.retained)):
-                return True
-            stack.extend(graph.known_run)
+            tapes = [reference() for reference in run.plan.tapes]
+            if any(tape is not None and (tape.hooks or tape.retained) for tape in tapes):
+                graph = run.plan.graph
+                places = _watched_places(graph, lambda t: t.hooks | t.retained)
+                if any(_is_hidden(graph, place) for _, _, place in places):
+                    return True
+            stack.extend([source for source, _ in run.known])
     return False
 
 

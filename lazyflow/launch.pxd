@@ -1,5 +1,7 @@
 # Types of `launch.py` for Cython: with them walking over the launches of a plan is calls of C. See `expr.pxd`.
 
+cimport cython
+
 from lazyflow.arena cimport Arena
 from lazyflow.tape cimport Signature, Type
 
@@ -11,6 +13,7 @@ cdef class Reader:
     cdef public object dtype, index, value, seen
     cdef public Type type
     cpdef object read(self, Arena arena)
+    cpdef tuple shape_of(self)
     cpdef object _of_parameter(self, Arena arena)
     cpdef object _rows(self, Arena arena)
 
@@ -30,12 +33,19 @@ cdef class Bound:
     cdef public int does
     cdef public object launch, forward, rows
     cdef public tuple calls, operands, values, pulls
+    cdef public frozenset unread
     cdef public Reader out
     cdef public Signature signature
+    @cython.locals(reader=Reader)
     cpdef object compute(self, object xp, Arena arena)
     cpdef list operand_values(self, Arena arena)
+    @cython.locals(arguments=list, i=Py_ssize_t, pull=Pull, reader=Reader)
     cpdef object pull(self, object xp, Arena values, Arena cotangents)
     cpdef tuple _pulls(self)
+
+
+@cython.locals(launch=Bound, i=Py_ssize_t)
+cpdef pull_all(tuple launches, object xp, Arena values, Arena cotangents)
 
 
 cpdef object parameter_of(Type kind)

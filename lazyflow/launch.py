@@ -66,6 +66,11 @@ class Reader:
         array = self._rows(arena)
         return array if self.seen is None else array.reshape(self.seen)
 
+    def shape_of(self) -> Shape:
+        """The shape of the array, which is not read."""
+        found: Shape = self.value if self.how == SPREAD else self.shape if self.seen is None else self.seen
+        return found
+
     def _of_parameter(self, arena: Arena) -> Array:
         parameter = parameter_of(self.type)
         array = parameter.memory if self.how == PARAMETER else parameter.columns(arena.number)
@@ -179,7 +184,7 @@ class Pull:
         self.how, self.index = _where(rows)
 
     def give(self, xp: Any, arena: Arena, cotangent: Any, shape: Shape) -> None:
-        """Add the vjp's answer for an operand of that ``shape``."""
+        """Add the vjp's answer for an operand that is an array of that ``shape``."""
         if isinstance(cotangent, RowSparse):  # of a computed table; only a parameter's gradient stays sparse
             cotangent = cotangent.to_dense()
         if cotangent.shape != shape:
@@ -222,10 +227,13 @@ class Bound:
     """A launch with all that is known of it before a run.
 
     ``operands`` are those of the forward kernel, ``values`` those of the vjps. ``rows``: where operands are gathered
-    that a kernel need not touch. ``calls``: see `Launch`. ``pulls``: what backward does for its operands, once it did.
+    that a kernel need not touch. ``calls``: see `Launch`. ``pulls``: what backward does for its operands, once it did;
+    ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at.
     """
 
-    __slots__ = ("calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "signature", "values")
+    __slots__ = (
+        "calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "signature", "unread", "values",
+    )  # fmt: skip
 
     def __init__(self, launch: Launch) -> None:
         signature = launch.signature
@@ -235,6 +243,7 @@ class Bound:
         self.forward: Any = signature.forward
         self.rows: Any = None
         self.pulls: Any = None
+        self.unread: frozenset[int] = frozenset()
         self.operands: tuple[Reader, ...] = ()
         self.values: tuple[Reader, ...] = ()
         self.out = rows_reader(signature.type.dtype, launch.writes, signature.type.shape)
@@ -277,10 +286,12 @@ class Bound:
             self.pulls = self._pulls()
         if not self.pulls:
             return
-        g, y = self.out.read(cotangents), self.out.read(values)
-        operands = self.operand_values(values)
+        g = self.out.read(cotangents)
+        arguments = [xp, g, g if 0 in self.unread else self.out.read(values)]
+        for i in range(len(self.values)):
+            arguments.append(g if i + 1 in self.unread else self.values[i].read(values))
         for pull in self.pulls:
-            pull.give(xp, cotangents, pull.vjp(xp, g, y, *operands), operands[pull.at].shape)
+            pull.give(xp, cotangents, pull.vjp(*arguments), self.values[pull.at].shape_of())
 
     def _pulls(self) -> tuple[Pull, ...]:
         found = []
@@ -289,7 +300,22 @@ class Bound:
                 rows = self.launch.reads[i]
                 assert isinstance(rows, Rows)
                 found.append(Pull(operand, rows, i, self.signature.op.stacked))
+        self.unread = _unread([pull.vjp for pull in found], len(self.values))
         return tuple(found)
+
+
+def _unread(vjps: Sequence[Any], count: int) -> frozenset[int]:
+    """Which of ``y`` and ``count`` operands none of the vjps looks at; see `lazyflow.ops.elementwise`."""
+    every = frozenset(range(count + 1))
+    return every.difference(*[getattr(getattr(vjp, "func", vjp), "reads", every) for vjp in vjps])
+
+
+def pull_all(launches: tuple[Bound, ...], xp: Any, values: Arena, cotangents: Arena) -> None:
+    """The launches backward, the last first."""
+    for i in range(len(launches) - 1, -1, -1):
+        launch = launches[i]
+        if launch.signature.differentiable:
+            launch.pull(xp, values, cotangents)
 
 
 def bound(plan: Plan) -> tuple[Bound, ...]:

@@ -117,6 +117,16 @@ class Plan:
         """Bytes of all values."""
         return sum(size * dtype.itemsize for dtype, size in self.sizes.items())
 
+    @cached_property
+    def floating(self) -> dict[np.dtype[Any], int]:
+        """The sizes of what may have cotangents."""
+        return {dtype: size for dtype, size in self.sizes.items() if dtype.kind == "f"}
+
+    @property
+    def structure(self) -> Graph:
+        """A graph of the same structure, of which nothing else is to be asked."""
+        return self.graph
+
     @property
     def tapes(self) -> tuple[Any, ...]:
         """Weak references to the tapes that it is for."""

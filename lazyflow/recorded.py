@@ -150,6 +150,11 @@ class Again:
         self.made: Any = None
 
     @property
+    def structure(self) -> Graph:
+        """See `Plan`."""
+        return self.first.graph
+
+    @property
     def graph(self) -> Graph:
         """The graph with these tapes, and the runs that it rests on."""
         if self.made is None:

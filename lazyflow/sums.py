@@ -117,14 +117,17 @@ class Waiting:
 
     def __init__(self) -> None:
         self.rows: dict[int, list[Rows]] = {}
+        self.counts: dict[int, int] = {}
 
     def add(self, some: Sequence[Rows], accumulate: Accumulate) -> None:
         """Let some wait; those of which there are enough by then are accumulated."""
         for one in some:
-            same = self.rows.setdefault(one.signature.id, [])
-            same.append(one)
-            if sum(len(other.g) for other in same) >= ENOUGH:
-                _accumulate(self.rows.pop(one.signature.id), accumulate)
+            number = one.signature.id
+            self.rows.setdefault(number, []).append(one)
+            self.counts[number] = self.counts.get(number, 0) + len(one.g)
+            if self.counts[number] >= ENOUGH:
+                self.counts[number] = 0
+                _accumulate(self.rows.pop(number), accumulate)
 
     def finish(self, accumulate: Accumulate) -> None:
         """Accumulate all that wait."""
@@ -156,7 +159,13 @@ def _operand(xp: Any, operand: Operand, found: Sequence[Any], counts: Sequence[i
     if operand.kind == "int":
         return np.concatenate(found)
     axes = len(operand.shape)
-    arrays = [xp.asarray(a, operand.dtype) for a in found]
+    arrays = [a if _is_of(a, operand.dtype) else xp.asarray(a, operand.dtype) for a in found]
     arrays = [a if a.ndim > axes or not a.ndim else a[None] for a in arrays]
-    pairs = zip(arrays, counts, strict=True)
-    return xp.concatenate([xp.broadcast_to(a, (count, *operand.shape)) for a, count in pairs])
+    shapes = [(count, *operand.shape) for count in counts]
+    pairs = zip(arrays, shapes, strict=True)
+    return xp.concatenate([a if a.shape == shape else xp.broadcast_to(a, shape) for a, shape in pairs])
+
+
+def _is_of(value: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether it is an array of that dtype on the host, which needs no look by NumPy."""
+    return type(value) is np.ndarray and value.dtype == dtype

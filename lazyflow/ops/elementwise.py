@@ -71,10 +71,13 @@ def elementwise(name: str, formula: str, **derivatives: str) -> Op:
 
 
 def _vjp(name: str, source: str, operands: Sequence[str]) -> Callable[..., Array]:
+    """A vjp that says what it ``reads`` behind ``g``, by number: anything may stand in place of the rest."""
     unknown = sorted(set(operands_of(source)) - {"g", "y", *operands})
     if unknown:
         raise ValueError(f"formula {source!r} of {name}: unknown operand {', '.join(unknown)}")
-    return at_first_call(lambda: compile_vjp(name, pullback(source), operands))
+    kernel = at_first_call(lambda: compile_vjp(name, pullback(source), operands))
+    kernel.reads = frozenset(i for i, o in enumerate(("y", *operands)) if o in operands_of(source))  # type: ignore[attr-defined]
+    return kernel
 
 
 # Arithmetic. A power's exponent has a gradient where the base is positive, and 0 ** 0 has derivative 0 in its base.
