@@ -296,12 +296,12 @@ def _first_equals(nodes: Nodes, payload: _Payload, usable: Ints, fewest: int, wo
     """For each node the first one that equals it; None if all differ."""
     counts = np.diff(nodes.starts)
     some = np.flatnonzero(usable & (counts == 0))
-    if len(some) < fewest:
+    if len(some) < fewest or len(some) * worth <= len(nodes.base):
         return None
     first = np.arange(len(nodes))
     repeated = np.zeros(len(nodes), bool)
     done = np.zeros(len(nodes), bool)
-    while len(some) * worth > len(nodes.base):
+    while len(some):
         done[some] = True
         found = _merge(nodes, payload, some, first)
         if not len(found):

@@ -224,9 +224,9 @@ def _pull_all(run: Run, arena: Arena, way: Way, hooked: Mapping[int, Hooked]) ->
         if hooked:
             _call_hooks(arena, step.launch, hooked)
         if step.calls is not None:
-            number, low, high = step.calls
+            number, edges = step.calls
             if step.signature.differentiable:
-                way.calls[number].backward(low, high)
+                way.calls[number].backward(edges)
         elif step.signature.differentiable:
             step.pull(xp, run.arena, arena)
 

@@ -4,26 +4,31 @@ A *call* is one node; the calls of a signature in one phase are numbered in the 
 of a program keep of a call is a row of a slab, so that a launch is a range of rows, and what is left to the end (weight
 gradients, hoisted and sunk steps) is all of them at once.
 
-A step is prepared once a run as a function of the calls and a range of them, with all that it needs looked up: `Run`.
-Such functions hold arrays, never the calls, so that nothing holds itself and memory is free as soon as it can be.
+The steps of a stage are prepared once a run, with all that they need looked up, as a `lazyflow.line.Line` or the
+compiled core's. It holds arrays, never the calls, so that nothing holds itself and memory is free as soon as it can be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
+from lazyflow import line as lines
 from lazyflow.arena import POOL, Arena, give_back
 from lazyflow.expr import Parameter
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
 from lazyflow.lifetimes import ALL, BLOCK, SAME, Segment
+from lazyflow.line import Line, View
+from lazyflow.line import most as most_rows
 from lazyflow.ops.base import Array, unbroadcast
-from lazyflow.ops.linalg import column_sums, outer_sum, rows_product, transposed
+from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.program import Stages, compiled
 from lazyflow.steps import (
@@ -51,13 +56,7 @@ from lazyflow.steps import (
 BRIEF = 32
 
 Accumulate = Callable[[Parameter, Any], None]
-# A prepared step, for the calls from ``low`` to ``high`` of a launch whose first call is ``first``.
-Run = Callable[["Calls", int, int, int], None]
-# The rows of an array that belong to such a range.
-View = Callable[[int, int, int], Array]
-# Add rows to the cotangents of the calls from ``low`` to ``high``; put the rows of an operand into a matrix.
-Add = Callable[[int, int, int, Array], None]
-Copy = Callable[[int, int, int, Array], None]
+Prepare = Callable[[Any, Step, Segment], None]
 
 
 class Slabs:
@@ -132,8 +131,8 @@ class Calls:
             self.out = [self._block(arena, k) for k in range(len(self.program.outputs))]
         self.xs: dict[int, Array] = {}  # left sides of products that are kept for weight gradients, by step
         self.shared: dict[int, Array] = {}
-        self.prepared: dict[int, list[tuple[int | None, list[Run]]]] = {}
-        self.ran: list[tuple[int, int]] = []
+        self.prepared: dict[int, Any] = {}  # the line of each stage
+        self.ran: list[Array] = []
         self.spent = False  # a backward pass has put cotangents in the place of values
         self.scattered = apart  # results do not lie one behind the other: some of the calls of a run
 
@@ -150,7 +149,7 @@ class Calls:
     def _block_rows(self, stage: int, block: int | None) -> int:
         """How many rows the largest block of a segment has."""
         most = self.largest if stage == MAIN else self.count
-        return most if block is None else min(most, _most(block))
+        return most if block is None else min(most, most_rows(block))
 
     def _block(self, arena: Arena, k: int) -> Array:
         node = self.nodes[self.program.outputs[k]]
@@ -159,27 +158,43 @@ class Calls:
 
     # Ranges.
 
-    def forward(self, low: int, high: int) -> None:
-        """Run the calls from ``low`` to ``high``."""
-        if low == 0:
+    def forward(self, edges: Array) -> None:
+        """Run the calls between one of the ``edges`` and the next, launch by launch."""
+        if edges[0] == 0:
             self._run_shared()
-            self._run(HOISTED, 0, self.count)
-        self._run(MAIN, low, high)
-        if high == self.count:
-            self._run(SUNK, 0, self.count)
+            self._run(HOISTED, self._all)
+        self._run(MAIN, edges)
+        if edges[-1] == self.count:
+            self._run(SUNK, self._all)
         if self.grad:
-            self.ran.append((low, high))
+            self.ran.append(edges)
 
-    def _run(self, stage: int, low: int, high: int) -> None:
-        if stage not in self.prepared:
-            self.prepared[stage] = [
-                (s.rows, [self._prepare(step, s) for step in s.steps]) for s in self.stages.segments[stage]
-            ]
-        first = 0 if self.whole else low
-        for rows, steps in self.prepared[stage]:
-            for a, b in _blocks(low, high, rows):
-                for step in steps:
-                    step(self, a, b, first)
+    @property
+    def _all(self) -> Array:
+        return np.array([0, self.count])
+
+    def _run(self, stage: int, edges: Array) -> None:
+        line = self.prepared.get(stage)
+        if line is None:
+            line = self._new_line(self.stages.segments[stage])
+            for segment in self.stages.segments[stage]:
+                line.segment(segment.rows)
+                for step in segment.steps:
+                    self._prepare(line, step, segment)
+            self.prepared[stage] = line
+        line(edges, self.whole, False, self)
+
+    def _new_line(self, segments: Sequence[Segment]) -> Any:
+        """The core's where it knows all steps, so that all launches are one call of it."""
+        known = self.stages.fuse == "core" and all(self._is_known(step) for s in segments for step in s.steps)
+        return core.machine.Line() if known else Line(self.xp)
+
+    def _is_known(self, step: Step) -> bool:
+        if isinstance(step, Fused):
+            kernels = [k for k in (step.forward, step.backward) if k is not None]
+            return all(isinstance(compiled(kernel, "core"), core.machine.Program) for kernel in kernels)
+        refs = [step.x] if isinstance(step, Product) else step.parts if isinstance(step, Assemble) else None
+        return refs is not None and all(self._has_rows(ref.dtype) for ref in refs)
 
     def _run_shared(self) -> None:
         for i in self.stages.shared:
@@ -195,18 +210,18 @@ class Calls:
         """Columns of a slab of values."""
         matrix = self.slabs[slab][:, column : column + columns]
         if self.stages.memory.values[slab] == BLOCK:
-            return _of_block(matrix)
-        return _of_all(matrix) if self.whole else _of_launch(matrix)
+            return View(matrix, lines.BLOCK)
+        return View(matrix, lines.ALL if self.whole else lines.LAUNCH)
 
     def _place(self, place: Place, columns: int) -> View:
         """Columns of a slab, or, for slab -1 - k, of output ``k``."""
         if place.slab >= 0:
             return self._slab(place.slab, place.column, columns)
-        return _of_all(self.out[-1 - place.slab][:, place.column : place.column + columns])
+        return View(self.out[-1 - place.slab][:, place.column : place.column + columns], lines.ALL)
 
-    def _node(self, i: int, shift: int, size: int) -> View:
+    def _node(self, ref: Ref) -> View:
         """Elements of a node that lies in memory."""
-        return self._place(self._place_of(i, shift), size)
+        return self._place(self._place_of(ref.index, ref.shift), ref.size)
 
     def _place_of(self, i: int, shift: int) -> Place:
         """Where a node lies; slab -1 - k is output ``k``."""
@@ -214,15 +229,11 @@ class Calls:
         place = self.stages.places[i] if k is None else Place(-1 - k, 0)
         return Place(place.slab, place.column + shift)
 
-    def _part(self, ref: Ref) -> View:
-        """The rows of an input or a node, as a matrix."""
-        if ref.kind != INPUT:
-            return self._node(ref.index, ref.shift, ref.size)
-        buffer, at, size = self.arena.buffers[ref.dtype], self._starts(ref), ref.size
-        if self.device == "cpu" or not size:
-            return lambda low, high, first: rows_of(buffer, at[low:high], size)
-        brought = self.arena.index(at)
-        return lambda low, high, first: rows_of(buffer, at[low:high], size, brought[low:high])
+    def _input(self, ref: Ref, low: int, high: int) -> Array:
+        """The rows of an input, as a matrix."""
+        at = self._starts(ref)
+        brought = None if self.device == "cpu" or not ref.size else self.arena.index(at)[low:high]
+        return rows_of(self.arena.buffers[ref.dtype], at[low:high], ref.size, brought)
 
     # Operations by their own kernels ask for every operand of every block: here it is there, without a function first.
 
@@ -263,36 +274,29 @@ class Calls:
 
     # Steps.
 
-    def _prepare(self, step: Step, segment: Segment) -> Run:
+    def _prepare(self, line: Any, step: Step, segment: Segment) -> None:
         if isinstance(step, Fused):
-            return self._kernel(step.forward)
-        if isinstance(step, Product):
-            return self._product(step, segment)
-        if isinstance(step, Assemble):
-            return self._assemble(step)
-        return lambda calls, low, high, first: calls._call(step, low, high, first)
+            self._kernel(line, step.forward)
+        elif isinstance(step, Product):
+            self._product(line, step, segment)
+        elif isinstance(step, Assemble):
+            self._copies(line, self._place(step.place, step.columns), step.parts, step.at)
+        else:
+            line.call(lambda calls, low, high, first: calls._call(step, low, high, first))
 
-    def _assemble(self, step: Assemble) -> Run:
-        target = self._place(step.place, step.columns)
-        copies = self._copies(step.parts, step.at)
-
-        def run(calls: Calls, low: int, high: int, first: int) -> None:
-            out = target(low, high, first)
-            for copy in copies:
-                copy(low, high, first, out)
-
-        return run
-
-    def _copies(self, parts: Sequence[Ref], columns: Sequence[int]) -> list[Copy]:
+    def _copies(self, line: Any, out: View, parts: Sequence[Ref], columns: Sequence[int]) -> None:
         """Put the rows of inputs and nodes into columns of a matrix: the core, all inputs at once."""
         pairs = list(zip(parts, columns, strict=True))
         inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self._has_rows(ref.dtype)]
-        copies = [_copy(self._part(ref), c, ref.size) for ref, c in pairs if (ref, c) not in inputs]
+        for ref, column in [pair for pair in pairs if pair not in inputs]:
+            target = _columns_of(out, column, ref.size)
+            if ref.kind == INPUT:
+                line.call(partial(_fill, ref, target))
+            else:
+                line.copy(target, self._node(ref))
         if inputs:
             buffer, at, where, widths = self._several(inputs)
-            gather = core.machine.gather
-            copies.append(lambda low, high, first, out: gather(out, where, buffer, at, low, widths))
-        return copies
+            line.gather(out, where, buffer, at, widths)
 
     def _has_rows(self, dtype: np.dtype[Any]) -> bool:
         """Whether the compiled core has operations on rows of a dtype."""
@@ -304,13 +308,13 @@ class Calls:
         where, widths = (np.array(numbers) for numbers in ([c for _, c in inputs], [ref.size for ref, _ in inputs]))
         return self.arena.buffers[inputs[0][0].dtype], at, where, widths
 
-    def _product(self, step: Product, segment: Segment) -> Run:
-        xp, x, out = self.xp, self._operand(step, segment), self._place(step.place, step.columns)
+    def _product(self, line: Any, step: Product, segment: Segment) -> None:
+        x, out = self._operand(line, step, segment), self._place(step.place, step.columns)
         if self._is_brief(step):
-            dots, rows = core.machine.dots, self._weight(step)
-            return lambda calls, low, high, first: dots(x(low, high, first), rows, out(low, high, first))
-        weight = self._columns(step)
-        return lambda calls, low, high, first: rows_product(xp, x(low, high, first), weight, out(low, high, first))
+            line.product(x, self._weight(step), out, 0, True)
+        else:
+            weight = self._columns(step)
+            line.product(x, weight, out, rows_at_once(self.xp, weight))
 
     def _is_brief(self, step: Product) -> bool:
         """Whether a copy of the weights by columns would cost more than it gains. The loop wants contiguous rows."""
@@ -324,22 +328,23 @@ class Calls:
         k = -1 - place.slab
         return columns == (self.out[k].shape[1] if k >= 0 else self.stages.slabs[place.slab].columns)
 
-    def _operand(self, step: Product, segment: Segment) -> View:
+    def _operand(self, line: Any, step: Product, segment: Segment) -> View:
         """The left side of a product: where it lies, or gathered into a matrix that is kept for the weight gradient."""
         ref = step.x
         if ref.kind != INPUT:
-            return self._part(ref)
+            return self._node(ref)
         evenly = self._evenly(ref)
         if evenly is not None:
             self.xs[id(step)] = evenly
-            return _of_all(evenly)
+            return View(evenly, lines.ALL)
         if step.grad:
             self.xs[id(step)] = self.memory.matrix(self.count, ref.size, ref.dtype)
-            rows = _of_all(self.xs[id(step)])
+            rows = View(self.xs[id(step)], lines.ALL)
         else:
             most = self._block_rows(self._stage_of(step), segment.rows)
-            rows = _of_block(self.memory.matrix(most, ref.size, ref.dtype))
-        return _copied(rows, *self._copies([ref], [0]))
+            rows = View(self.memory.matrix(most, ref.size, ref.dtype), lines.BLOCK)
+        self._copies(line, rows, [ref], [0])
+        return rows
 
     def _stage_of(self, step: Step) -> int:
         return next(stage for stage, steps in enumerate(self.stages.steps) if step in steps)
@@ -378,10 +383,9 @@ class Calls:
             known = self.stages.weights[key] = version, make()
         return known[1]
 
-    def _kernel(self, kernel: Kernel) -> Run:
-        run = compiled(kernel, self.stages.fuse)
+    def _kernel(self, line: Any, kernel: Kernel) -> None:
         arrays = [array for a in kernel.arguments for array in self._argument(a, kernel.dtype)]
-        return lambda calls, low, high, first: run(low, high, first, *arrays)
+        line.program(compiled(kernel, self.stages.fuse), *arrays)
 
     def _argument(self, argument: Argument, dtype: Any) -> tuple[Array, ...]:
         what, which = argument.key[:2]
@@ -446,7 +450,7 @@ class Calls:
         if ref.kind == NODE:
             rows = self._rows(ref.index, ref.shift, ref.size, low, high, first)
         else:
-            rows = self._part(ref)(low, high, first)
+            rows = self._input(ref, low, high)
         return rows if len(ref.shape) == 1 else rows.reshape((high - low, *ref.shape))
 
     def _flat(self, ref: Ref) -> Array:
@@ -490,8 +494,8 @@ class Calls:
         results, ran, memory = self.out, self.ran, Slabs(self.device)
         self.out = memory.matrices([(*out.shape, out.dtype) for out in results])
         self.prepared, self.ran, self.spent = {}, [], False
-        for low, high in ran:
-            self.forward(low, high)
+        for edges in ran:
+            self.forward(edges)
         self.out, self.prepared = results, {}
 
     # Cotangents.
@@ -509,7 +513,7 @@ class Calls:
             elif scope == ALL and i in stages.zeroed:
                 self.cotangents[i].fill(0)
         self.out_cotangents = [self._out_cotangents(cotangents, k) for k in range(len(self.program.outputs))]
-        self.back: dict[int, list[tuple[int | None, list[Run]]]] = {}
+        self.back: dict[int, Any] = {}
 
     def end_backward(self) -> None:
         """Let go of the slabs of cotangents."""
@@ -535,100 +539,94 @@ class Calls:
                 rows = rows_of(buffer, self.out_at[k][low:high], max(self.nodes[i].size, 1))
                 target[low:high] += rows[:, : self.nodes[i].size]
 
-    def backward(self, low: int, high: int) -> None:
-        """Hand the cotangents of the results of calls from ``low`` to ``high`` on to what they were made of."""
-        if high == self.count:
-            self._run_back(SUNK, 0, self.count)
-        self._run_back(MAIN, low, high)
-        if low == 0:
-            self._run_back(HOISTED, 0, self.count)
+    def backward(self, edges: Array) -> None:
+        """Hand the cotangents of the results of calls on to what they were made of, the last launch first."""
+        if edges[-1] == self.count:
+            self._run_back(SUNK, self._all)
+        self._run_back(MAIN, edges)
+        if edges[0] == 0:
+            self._run_back(HOISTED, self._all)
 
-    def _run_back(self, stage: int, low: int, high: int) -> None:
-        if self.scattered:
-            self._gather_cotangents(stage, low, high)
-        if stage not in self.back:
-            self.back[stage] = [(s.rows, self._prepare_back(s)) for s in reversed(self.stages.segments[stage])]
-        for rows, steps in self.back[stage]:
-            for a, b in _blocks(low, high, rows):
-                for step in steps:
-                    step(self, a, b, 0)
+    def _run_back(self, stage: int, edges: Array) -> None:
+        line = self.back.get(stage)
+        if line is None:
+            line = self.back[stage] = self._new_line(self.stages.segments[stage])
+            for segment in reversed(self.stages.segments[stage]):
+                line.segment(segment.rows)
+                self._prepare_back(line, segment)
+        if not self.scattered:
+            line(edges, True, True, self)
+            return
+        for k in range(len(edges) - 1, 0, -1):
+            self._gather_cotangents(stage, int(edges[k - 1]), int(edges[k]))
+            line(edges[k - 1 : k + 1], True, True, self)
 
-    def _prepare_back(self, segment: Segment) -> list[Run]:
-        zeros = [_zero(self.cotangents[slab]) for slab in segment.zeroed]
-        return zeros + [run for step in reversed(segment.steps) for run in self._step_back(step)]
+    def _prepare_back(self, line: Any, segment: Segment) -> None:
+        for slab in segment.zeroed:
+            line.zero(View(self.cotangents[slab], lines.BLOCK))
+        for step in reversed(segment.steps):
+            self._step_back(line, step, segment)
 
-    def _step_back(self, step: Step) -> list[Run]:
+    def _step_back(self, line: Any, step: Step, segment: Segment) -> None:
         """What a step does in backward, if anything."""
         if isinstance(step, Fused):
-            return [] if step.backward is None else [self._kernel(step.backward)]
-        if isinstance(step, Product):
-            return [self._product_back(step)] if step.x_grad else []
-        if isinstance(step, Assemble):
-            return [self._assemble_back(step)] if step.grad else []
-        return [lambda calls, low, high, first: calls._call_back(step, low, high)]
+            if step.backward is not None:
+                self._kernel(line, step.backward)
+        elif isinstance(step, Product):
+            if step.x_grad:
+                self._product_back(line, step, segment)
+        elif isinstance(step, Assemble):
+            if step.grad:
+                self._assemble_back(line, step)
+        else:
+            line.call(lambda calls, low, high, first: calls._call_back(step, low, high))
 
     def _cotangent(self, place: Place, columns: int) -> View:
         """Columns of a slab of cotangents, or, for slab -1 - k, of those of output ``k``."""
         if place.slab < 0:
-            return _of_all(self.out_cotangents[-1 - place.slab][:, place.column : place.column + columns])
+            return View(self.out_cotangents[-1 - place.slab][:, place.column : place.column + columns], lines.ALL)
         matrix = self.cotangents[place.slab][:, place.column : place.column + columns]
-        return _of_block(matrix) if self.stages.memory.cotangents[place.slab] == BLOCK else _of_all(matrix)
+        return View(matrix, lines.BLOCK if self.stages.memory.cotangents[place.slab] == BLOCK else lines.ALL)
 
-    def _node_cotangent(self, i: int, shift: int, size: int) -> View:
-        return self._cotangent(self._place_of(i, shift), size)
+    def _node_cotangent(self, ref: Ref) -> View:
+        return self._cotangent(self._place_of(ref.index, ref.shift), ref.size)
 
-    def _product_back(self, step: Product) -> Run:
-        xp, ref, weight = self.xp, step.x, self._weight(step)
+    def _product_back(self, line: Any, step: Product, segment: Segment) -> None:
+        ref, weight = step.x, self._weight(step)
         g = self._cotangent(step.place, step.columns)
         place = self.stages.places.get(ref.index) if ref.kind == NODE else None
         if place is not None and place.slab not in self.stages.zeroed:
-            target = self._node_cotangent(ref.index, ref.shift, ref.size)
+            line.product(g, weight, self._node_cotangent(ref), rows_at_once(self.xp, weight))
+            return
+        most = self._block_rows(self._stage_of(step), segment.rows)
+        rows = View(self.backward_memory.matrix(most, ref.size, ref.dtype), lines.BLOCK)
+        line.product(g, weight, rows, rows_at_once(self.xp, weight))
+        self._adds(line, rows, [ref], [0])
 
-            def put(calls: Calls, low: int, high: int, first: int) -> None:
-                rows_product(xp, g(low, high, first), weight, target(low, high, first))
-
-            return put
-        [add] = self._adds([ref], [0])
-
-        def run(calls: Calls, low: int, high: int, first: int) -> None:
-            add(low, high, first, rows_product(xp, g(low, high, first), weight))
-
-        return run
-
-    def _assemble_back(self, step: Assemble) -> Run:
-        cotangent = self._cotangent(step.place, step.columns)
+    def _assemble_back(self, line: Any, step: Assemble) -> None:
         parts = [(ref, column) for ref, column in zip(step.parts, step.at, strict=True) if ref.grad]
-        adds = self._adds([ref for ref, _ in parts], [column for _, column in parts])
+        cotangent = self._cotangent(step.place, step.columns)
+        self._adds(line, cotangent, [ref for ref, _ in parts], [column for _, column in parts])
 
-        def run(calls: Calls, low: int, high: int, first: int) -> None:
-            rows = cotangent(low, high, first)
-            for add in adds:
-                add(low, high, first, rows)
-
-        return run
-
-    def _adds(self, refs: Sequence[Ref], columns: Sequence[int]) -> list[Add]:
+    def _adds(self, line: Any, rows: View, refs: Sequence[Ref], columns: Sequence[int]) -> None:
         """Add columns of a matrix to the cotangents of inputs and nodes: by the core, to all inputs at once."""
         pairs = list(zip(refs, columns, strict=True))
         inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self._has_rows(ref.dtype)]
-        adds = [self._add(ref, c) for ref, c in pairs if (ref, c) not in inputs]
+        for ref, column in [pair for pair in pairs if pair not in inputs]:
+            part = _columns_of(rows, column, ref.size)
+            if ref.kind == INPUT:
+                line.call(partial(_add_rows, ref, part))
+            else:
+                line.add(self._node_cotangent(ref), part)
         if inputs:
             _, at, where, widths = self._several(inputs)
-            buffer, add = self.cotangent_arena.buffers[inputs[0][0].dtype], core.machine.add_several
-            adds.append(lambda low, high, first, rows: add(buffer, at, low, rows, where, widths))
-        return adds
+            line.add_several(self.cotangent_arena.buffers[inputs[0][0].dtype], at, rows, where, widths)
 
-    def _add(self, ref: Ref, column: int) -> Add:
-        size = ref.size
-        if ref.kind != INPUT:
-            return _add_to(self._node_cotangent(ref.index, ref.shift, size), column, size)
+    def _add_to_input(self, ref: Ref, rows: Array, low: int, high: int) -> None:
+        """Add rows to the cotangents of an input of the calls from ``low`` to ``high``."""
         buffer, at = self.cotangent_arena.buffers[ref.dtype], self._starts(ref)
-        if self.device == "cpu":
-            return lambda low, high, first, rows: add_rows(buffer, at[low:high], rows[:, column : column + size])
-        brought = self.arena.index(at)
-        return lambda low, high, first, rows: add_rows(
-            buffer, at[low:high], rows[:, column : column + size], brought[low:high]
-        )
+        brought = None if self.device == "cpu" else self.arena.index(at)[low:high]
+        add_rows(buffer, at[low:high], rows, brought)
 
     def _call_back(self, step: Call, low: int, high: int) -> None:
         node = self.nodes[step.node]
@@ -640,8 +638,7 @@ class Calls:
                 target = self._cotangent_rows(ref.index, ref.shift, ref.size, low, high)
                 target += rows
             else:
-                [add] = self._adds([ref], [0])
-                add(low, high, 0, self.xp.ascontiguousarray(rows))  # a vjp may answer with any view
+                self._add_to_input(ref, self.xp.ascontiguousarray(rows), low, high)  # a vjp may answer with any view
 
     def _pulled_back(self, i: int, wanted: Sequence[tuple[int, Ref]], low: int, high: int) -> list[tuple[Ref, Array]]:
         """The cotangents of some operands of an operation, each with a batch axis in front where it has one."""
@@ -689,7 +686,7 @@ class Calls:
                 elif isinstance(step, Call):
                     self._shared_gradients(step.node, add)
         for sum_ in self.stages.sums:
-            rows = self._cotangent(sum_.place, sum_.ref.size)(0, self.count, 0)
+            rows = self._cotangent(sum_.place, sum_.ref.size).rows(0, self.count, 0)
             add(sum_.ref, column_sums(self.xp, rows))
         for i in reversed(self.stages.shared):
             if i in shared and self.nodes[i].grad:
@@ -705,8 +702,8 @@ class Calls:
         return whole.reshape(parameter.shape)
 
     def _weight_gradients(self, step: Product, add: Callable[[Ref, Array], None]) -> None:
-        g = self._cotangent(step.place, step.columns)(0, self.count, 0)
-        x = self.xs[id(step)] if step.x.kind == INPUT else self._part(step.x)(0, self.count, 0)
+        g = self._cotangent(step.place, step.columns).rows(0, self.count, 0)
+        x = self.xs[id(step)] if step.x.kind == INPUT else self._node(step.x).rows(0, self.count, 0)
         gradient = outer_sum(self.xp, g, x)
         low = 0
         for ref in step.parameters:
@@ -783,7 +780,7 @@ class Separate:
             payload = [column[rows] for column in ints], [column[rows] for column in floats]
             sizes = len(rows), len(rows)
             calls = Calls(stages, whole.arena, at, out_at, *payload, whole.parameters, *sizes, True, apart=True)
-            calls.forward(0, len(rows))
+            calls.forward(np.array([0, len(rows)]))
             self.groups.append((rows, calls))
 
     def begin_backward(self, cotangents: Arena) -> None:
@@ -791,16 +788,17 @@ class Separate:
         for _, calls in self.groups:
             calls.begin_backward(cotangents)
 
-    def backward(self, low: int, high: int) -> None:
+    def backward(self, edges: Array) -> None:
         """See `Calls.backward`."""
-        for rows, calls in self.groups:
-            if high == self.count:
-                calls._run_back(SUNK, 0, calls.count)
-            first, last = np.searchsorted(rows, (low, high)).tolist()
-            if first < last:
-                calls._run_back(MAIN, first, last)
-            if low == 0:
-                calls._run_back(HOISTED, 0, calls.count)
+        for low, high in reversed(list(itertools.pairwise(edges.tolist()))):
+            for rows, calls in self.groups:
+                if high == self.count:
+                    calls._run_back(SUNK, calls._all)
+                some = np.searchsorted(rows, (low, high))
+                if some[0] < some[1]:
+                    calls._run_back(MAIN, some)
+                if low == 0:
+                    calls._run_back(HOISTED, calls._all)
 
     def parameter_gradients(self, accumulate: Accumulate) -> None:
         """See `Calls.parameter_gradients`."""
@@ -821,65 +819,13 @@ def _dense(gradient: Any) -> Array:
 _MATRICES = {"slab": "slabs", "output": "out", "cotangent": "cotangents", "output cotangent": "out_cotangents"}
 
 
-def _most(rows: int) -> int:
-    """The rows of the largest block."""
-    return rows + rows // 2
+def _columns_of(view: View, column: int, size: int) -> View:
+    return View(view.array[:, column : column + size], view.base)
 
 
-def _blocks(low: int, high: int, rows: int | None) -> Iterator[tuple[int, int]]:
-    """A range in equal blocks of about ``rows``; products are made for four rows at a time."""
-    count = high - low
-    if rows is None or count <= _most(rows):
-        yield low, high
-        return
-    step = -(-count // -(-count // rows) // 4) * 4
-    for a in range(low, high, step):
-        yield a, min(a + step, high)
+def _fill(ref: Ref, target: View, calls: Calls, low: int, high: int, first: int) -> None:
+    target.rows(low, high, first)[...] = calls._input(ref, low, high)
 
 
-def _of_all(array: Array) -> View:
-    """Of an array with a row for every call."""
-    return lambda low, high, first: array[low:high]
-
-
-def _of_launch(array: Array) -> View:
-    """Of an array with a row for every call of a launch."""
-    return lambda low, high, first: array[low - first : high - first]
-
-
-def _of_block(array: Array) -> View:
-    """Of an array with a row for every call of a block."""
-    return lambda low, high, first: array[: high - low]
-
-
-def _copied(rows: View, copy: Copy) -> View:
-    """Rows that are filled when they are asked for."""
-
-    def view(low: int, high: int, first: int) -> Array:
-        out = rows(low, high, first)
-        copy(low, high, first, out)
-        return out
-
-    return view
-
-
-def _copy(part: View, column: int, size: int) -> Copy:
-    def copy(low: int, high: int, first: int, out: Array) -> None:
-        out[:, column : column + size] = part(low, high, first)
-
-    return copy
-
-
-def _add_to(target: View, column: int, size: int) -> Add:
-    def add(low: int, high: int, first: int, rows: Array) -> None:
-        out = target(low, high, first)
-        out += rows[:, column : column + size]
-
-    return add
-
-
-def _zero(array: Array) -> Run:
-    def zero(calls: Calls, low: int, high: int, first: int) -> None:
-        array[: high - low] = 0
-
-    return zero
+def _add_rows(ref: Ref, rows: View, calls: Calls, low: int, high: int, first: int) -> None:
+    calls._add_to_input(ref, rows.rows(low, high, first), low, high)

@@ -223,8 +223,8 @@ def execute(run: Run) -> None:
         step = steps[i]
         does = step.does
         if does == CALLS:
-            number, low, high = step.calls
-            run.calls[number].forward(low, high)
+            number, edges = step.calls
+            run.calls[number].forward(edges)
         elif does in (CONSTANTS, KNOWNS):
             _bring(run, i, step)
         else:

@@ -62,14 +62,15 @@ class Launch(NamedTuple):
     """One kernel call: ``reads[i]`` is where operand ``i`` comes from: `Rows`, payload numbers, or None for a
     parameter.
 
-    Of a cell: ``calls`` are the number of its `Cells` and the range of them, which say what is read (see `reads_of`).
+    Of a cell it is all launches that follow each other with no other between them, such as the steps of a chain:
+    ``calls`` are the number of its `Cells`, which say what is read (see `reads_of`), and the edges of their ranges.
     """
 
     signature: Signature
     writes: Rows
     reads: tuple[Read, ...]
     nodes: Ints
-    calls: tuple[int, int, int] | None = None
+    calls: tuple[int, Ints] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -433,6 +434,8 @@ def _described(
     """The launches of nodes in this order; ``consecutive``: whether the nodes of each are all of its block."""
     numbers = {id(c.signature): i for i, c in enumerate(cells)}
     done = [0] * len(cells)
+    single, series = bounds, _series(graph, order, bounds) if cells else np.arange(len(bounds))
+    bounds = single[series]
     firsts = order[bounds[:-1]]
     signatures = [graph.signatures[s] for s in graph.signature.take(firsts).tolist()]
     widths = [s.widths[0] for s in signatures]
@@ -448,9 +451,9 @@ def _described(
         nodes = order[low:high]
         if signature.cell is not None:
             number = numbers[id(signature)]
-            begin = done[number]
-            done[number] = end = begin + high - low
-            found.append(Launch(signature, writes[i], (), nodes, (number, begin, end)))
+            ranges = single[series[i] : series[i + 1] + 1] - low + done[number]
+            done[number] += high - low
+            found.append(Launch(signature, writes[i], (), nodes, (number, ranges)))
             continue
         reads = tuple(
             [_read_of(graph, operand, read, i, low, high, nodes, signature) for operand in signature.operands]
@@ -459,11 +462,21 @@ def _described(
     return tuple(found)
 
 
+def _series(graph: Graph, order: Ints, bounds: Ints) -> Ints:
+    """Which of the ``bounds`` are left where launches of one cell that follow each other are one."""
+    kinds = graph.signature.take(order[bounds[:-1]])
+    is_cell = np.array([s.cell is not None for s in graph.signatures], bool)[kinds]
+    kept = np.ones(len(bounds), bool)
+    kept[1:-1] = (kinds[1:] != kinds[:-1]) | ~is_cell[1:]
+    return np.flatnonzero(kept)
+
+
 def reads_of(plan: Plan, launch: Launch) -> tuple[Read, ...]:
     """What a launch reads: of a cell's, element offsets of the operands, None for parameters, and payload."""
     if launch.calls is None:
         return launch.reads
-    number, low, high = launch.calls
+    number, edges = launch.calls
+    low, high = int(edges[0]), int(edges[-1])
     cells = plan.cells[number]
     payload = {"row": cells.inputs, "int": cells.ints, "float": cells.floats}
     return tuple(

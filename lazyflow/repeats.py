@@ -19,9 +19,7 @@ from lazyflow.graph import Graph, Ints
 from lazyflow.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
 
 FEWEST = 2  # nodes of one signature that are worth a look
-# One edge in so many must lead to a node that may be a repeat. (By whole arrays each round passes over all edges, and
-# the same holds for each; the core needs one pass for all of them.)
-WORTH = 64
+WORTH = 64  # a look passes over all edges: one node without operands that may be a repeat must come on so many
 
 
 def without_repeats(graph: Graph) -> Graph:

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lazyflow.execute import Run
 from lazyflow.expr import Expr
 from lazyflow.graph import is_evaluated, location
@@ -134,7 +136,8 @@ def _launches(runs: Iterable[Run]) -> Iterator[tuple[str, str, int]]:
         for launch in run.plan.launches:
             signature: Signature = launch.signature
             if signature.op is not CONSTANT and signature.op is not KNOWN:
-                yield repr(signature), signature.line, len(launch.nodes)
+                counts = [len(launch.nodes)] if launch.calls is None else np.diff(launch.calls[1]).tolist()
+                yield from [(repr(signature), signature.line, count) for count in counts]
 
 
 def _mean(numbers: Sequence[int]) -> str:

@@ -43,6 +43,7 @@ ORDER = (
     "lifetimes",
     "program",
     "chains",
+    "line",
     "calls",
     "launch",
     "execute",

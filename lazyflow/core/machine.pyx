@@ -1,14 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Fused elementwise programs on the machine of ``c/machine.h``."""
 
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.string cimport memcpy, memset
 
 import numpy
 
 cimport numpy as cnp
 
 cnp.import_array()
+
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
 
 
 cdef extern from "machine.h" nogil:
@@ -125,28 +129,35 @@ cdef class Program:
         """Rows ``low`` to ``high`` (not included) of a launch whose first row is ``first``; the arrays in the order of
         the parameters, of rows of a buffer the buffer and the element offsets."""
         cdef lf_argument[MOST_ARGUMENTS] arguments
-        cdef lf_program *p = &self.program
-        cdef Py_ssize_t k, position = 0, size = 8 if p.is_double else 4
+        cdef Py_ssize_t k, size = 8 if self.program.is_double else 4
         cdef Py_ssize_t[3] begins = [0, first, low]
-        cdef cnp.ndarray array
         cdef int done
-        for k in range(p.parameters):
+        self.fill(arguments, arrays)
+        for k in range(self.program.parameters):
+            if self.program.parameter[k].kind == LF_BLOCK or self.program.parameter[k].kind == LF_NUMBER:
+                arguments[k].data -= begins[self.begins[k]] * arguments[k].pitch * size
+        with nogil:
+            done = lf_run(&self.program, arguments, low, high)
+        if not done:
+            raise MemoryError
+
+    cdef int fill(self, lf_argument *arguments, tuple arrays) except -1:
+        """Where the arrays lie, those with rows from their first one on."""
+        cdef Py_ssize_t k, position = 0, size = 8 if self.program.is_double else 4
+        cdef cnp.ndarray array
+        for k in range(self.program.parameters):
             array = arrays[position]
             position += 1
-            arguments[k].data = cnp.PyArray_BYTES(array)
-            if p.parameter[k].kind == LF_ROWS:
+            arguments[k].data, arguments[k].pitch, arguments[k].starts = cnp.PyArray_BYTES(array), 0, NULL
+            if self.program.parameter[k].kind == LF_ROWS:
                 arguments[k].starts = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>arrays[position])
                 position += 1
-            elif p.parameter[k].kind == LF_VECTOR:
+            elif self.program.parameter[k].kind == LF_VECTOR:
                 if not cnp.PyArray_IS_C_CONTIGUOUS(array):
                     raise ValueError(f"argument {k} of a program, a vector, is not contiguous")
             else:
                 arguments[k].pitch = cnp.PyArray_STRIDES(array)[0] // size
-                arguments[k].data -= begins[self.begins[k]] * cnp.PyArray_STRIDES(array)[0]
-        with nogil:
-            done = lf_run(p, arguments, low, high)
-        if not done:
-            raise MemoryError
+        return 0
 
 
 cdef enum:
@@ -553,7 +564,7 @@ cdef int _find_loops() except -1:
     for d in range(2):
         kind = cnp.NPY_DOUBLE if d else cnp.NPY_FLOAT
         for k in range(matmul.ntypes):
-            if matmul.types[3 * k] == kind and matmul.types[3 * k + 1] == kind and matmul.types[3 * k + 2] == kind:
+            if all([<int>matmul.types[3 * k + i] == kind for i in range(3)]):
                 _loops[d], _loop_data[d] = <lf_loop><void *>matmul.functions[k], matmul.data[k]
     return 0
 
@@ -603,6 +614,295 @@ def multiply(a, b, out=None):
     with nogil:
         lf_multiply(&p)
     return out
+
+
+# Lines: what the calls of a cell do one after the other, without Python between.
+
+
+cdef enum:
+    PROGRAM
+    PRODUCT
+    DOTS
+    GATHER
+    ADD_ROWS
+    COPY
+    ADD
+    ZERO
+
+cdef enum:
+    OF_ALL
+    OF_LAUNCH
+    OF_BLOCK  # whose first row is the first of a matrix: see lazyflow/line.py
+
+ctypedef struct a_view:
+    char *data
+    Py_ssize_t rows, pitch
+    int base
+
+ctypedef struct an_operation:
+    int what, is_double
+    a_view one, two
+    lf_product product
+    Py_ssize_t part, width, stride, parts
+    void *buffer
+    const int64_t *at
+    const int64_t *columns
+    const int64_t *widths
+    const lf_program *program
+    lf_argument *arguments
+    const int *begins
+
+ctypedef struct a_segment:
+    Py_ssize_t first, last, rows
+
+
+cdef inline char *_row_of(const a_view *v, Py_ssize_t low, Py_ssize_t first) noexcept nogil:
+    cdef Py_ssize_t begin = 0 if v.base == OF_ALL else first if v.base == OF_LAUNCH else low
+    return v.data + (low - begin) * v.pitch
+
+
+cdef class Line:
+    """The operations of a stage of a cell's program, for one launch after the other: see `lazyflow.line`, which has the
+    same in Python. Views are pairs of a matrix and whose first row it begins with."""
+
+    cdef an_operation *operations
+    cdef a_segment *segments
+    cdef Py_ssize_t count, room, parts
+    cdef list held  # what the pointers point into
+
+    def __cinit__(self):
+        self.operations, self.segments = NULL, NULL
+        self.count = self.room = self.parts = 0
+        self.held = []
+
+    def __dealloc__(self):
+        cdef Py_ssize_t k
+        for k in range(self.count):
+            PyMem_Free(self.operations[k].arguments)
+        PyMem_Free(self.operations)
+        PyMem_Free(self.segments)
+
+    def segment(self, rows):
+        """What follows is done for blocks of about so many calls, or all of a launch at once (None)."""
+        cdef a_segment *found = <a_segment *>PyMem_Realloc(self.segments, (self.parts + 1) * sizeof(a_segment))
+        if found == NULL:
+            raise MemoryError
+        self.segments = found
+        found[self.parts].first = found[self.parts].last = self.count
+        found[self.parts].rows = 0 if rows is None else rows
+        self.parts += 1
+
+    cdef an_operation *_next(self, int what) except NULL:
+        if self.count == self.room:
+            found = <an_operation *>PyMem_Realloc(self.operations, (2 * self.room + 8) * sizeof(an_operation))
+            if found == NULL:
+                raise MemoryError
+            self.operations, self.room = found, 2 * self.room + 8
+        cdef an_operation *o = self.operations + self.count
+        memset(o, 0, sizeof(an_operation))
+        o.what = what
+        o.one.rows = o.two.rows = PY_SSIZE_T_MAX
+        return o
+
+    cdef int _done(self) except -1:
+        if not self.parts:
+            raise ValueError("an operation outside of a segment")
+        self.count += 1
+        self.segments[self.parts - 1].last = self.count
+        return 0
+
+    cdef int _view(self, a_view *to, view, int *is_double) except -1:
+        """Take a matrix over, whose rows are contiguous; returns its columns."""
+        cdef cnp.ndarray array = view[0]
+        is_double[0] = _is_double(array)
+        to.pitch = _pitch(array, is_double[0]) * (8 if is_double[0] else 4)
+        to.data, to.rows, to.base = cnp.PyArray_BYTES(array), cnp.PyArray_DIM(array, 0), view[1]
+        self.held.append(array)
+        return cnp.PyArray_DIM(array, 1)
+
+    def program(self, Program program not None, *arrays):
+        """Run a program with these arrays: see `Program`."""
+        cdef an_operation *o = self._next(PROGRAM)
+        cdef lf_argument *arguments = <lf_argument *>PyMem_Malloc(sizeof(lf_argument) * (program.program.parameters + 1))
+        if arguments == NULL:
+            raise MemoryError
+        o.program, o.arguments, o.begins = &program.program, arguments, program.begins
+        try:
+            program.fill(arguments, arrays)
+        except BaseException:
+            PyMem_Free(arguments)
+            raise
+        self.held += [program, *arrays]
+        self._done()
+
+    def product(self, x, cnp.ndarray weight, out, Py_ssize_t part=0, bint brief=False):
+        """``out = x @ weight``, ``part`` rows at a time if it is not 0; ``brief``: ``x @ weight.T``, by `dots`."""
+        cdef an_operation *o = self._next(DOTS if brief else PRODUCT)
+        cdef int d = 0, of_x = 0
+        cdef Py_ssize_t inner = self._view(&o.one, x, &of_x), columns = self._view(&o.two, out, &d), size = 8 if d else 4
+        if d != of_x or _is_double(weight) != d or cnp.PyArray_NDIM(weight) != 2:
+            raise ValueError("a product of matrices of one dtype expected")
+        if cnp.PyArray_DIM(weight, brief) != inner or cnp.PyArray_DIM(weight, not brief) != columns:
+            raise ValueError("the shapes do not fit")
+        o.is_double, o.part = d, part
+        o.product.loop, o.product.data = _loops[d], _loop_data[d]
+        o.product.b = cnp.PyArray_BYTES(weight)
+        o.product.sizes[0], o.product.sizes[2], o.product.sizes[3] = 1, inner, columns
+        o.product.steps[3], o.product.steps[4] = o.one.pitch, size
+        o.product.steps[5], o.product.steps[6] = cnp.PyArray_STRIDE(weight, 0), cnp.PyArray_STRIDE(weight, 1)
+        o.product.steps[7], o.product.steps[8] = o.two.pitch, size
+        if brief:
+            o.stride = _pitch(weight, d)
+        self.held.append(weight)
+        self._done()
+
+    cdef int _rows(self, int what, view, cnp.ndarray columns, cnp.ndarray buffer, cnp.ndarray at, cnp.ndarray widths) except -1:
+        cdef an_operation *o = self._next(what)
+        self._view(&o.one, view, &o.is_double)
+        o.buffer, o.parts, o.stride = _flat(buffer, o.is_double), cnp.PyArray_SIZE(columns), cnp.PyArray_DIM(at, 1)
+        o.at = _integers(at, o.parts * o.stride)
+        o.columns, o.widths = _integers(columns, o.parts), _integers(widths, o.parts)
+        o.two.rows = o.stride  # and no more calls than have offsets
+        self.held += [columns, buffer, at, widths]
+        self._done()
+        return 0
+
+    def gather(self, out, columns, buffer, at, widths):
+        """Rows of a buffer into columns of a matrix: see `gather`."""
+        self._rows(GATHER, out, columns, buffer, at, widths)
+
+    def add_several(self, buffer, at, rows, columns, widths):
+        """The transpose: see `add_several`."""
+        self._rows(ADD_ROWS, rows, columns, buffer, at, widths)
+
+    cdef int _two(self, int what, target, rows) except -1:
+        cdef an_operation *o = self._next(what)
+        cdef int d = 0
+        o.width = self._view(&o.one, target, &o.is_double)
+        if self._view(&o.two, rows, &d) != o.width or d != o.is_double:
+            raise ValueError("two matrices of one dtype with as many columns expected")
+        self._done()
+        return 0
+
+    def copy(self, target, rows):
+        """``target = rows``, as matrices."""
+        self._two(COPY, target, rows)
+
+    def add(self, target, rows):
+        """``target += rows``."""
+        self._two(ADD, target, rows)
+
+    def zero(self, target):
+        """``target = 0``."""
+        cdef an_operation *o = self._next(ZERO)
+        o.width = self._view(&o.one, target, &o.is_double)
+        self._done()
+
+    def __call__(self, cnp.ndarray edges, bint whole, bint backwards=False, calls=None):
+        """Do it for the calls between one of the ``edges`` and the next, launch by launch, the last one first if
+        ``backwards``. ``whole``: the first row of a launch is call 0. ``calls`` are of no use here."""
+        cdef Py_ssize_t launches = cnp.PyArray_SIZE(edges) - 1, k, longest = 0
+        cdef const int64_t *edge = _integers(edges, 0)
+        cdef bint fits = launches < 1 or edge[0] >= 0
+        cdef int done = 1
+        for k in range(launches):
+            fits = fits and edge[k] <= edge[k + 1]
+            longest = max(longest, edge[k + 1] - edge[k])
+        for k in range(self.count):
+            fits = fits and self._has_rows(&self.operations[k].one, edge[launches], longest, whole)
+            fits = fits and self._has_rows(&self.operations[k].two, edge[launches], longest, whole)
+        if not fits:
+            raise IndexError("calls that these matrices have no rows for")
+        with nogil:
+            for k in range(launches):
+                if backwards:
+                    done = self._launch(edge[launches - 1 - k], edge[launches - k], whole)
+                else:
+                    done = self._launch(edge[k], edge[k + 1], whole)
+                if not done:
+                    break
+        if not done:
+            raise MemoryError
+
+    cdef bint _has_rows(self, const a_view *v, Py_ssize_t last, Py_ssize_t longest, bint whole) noexcept nogil:
+        if v.base == OF_BLOCK:
+            return True  # as many as a block has: they are made so
+        return (last if v.base == OF_ALL or whole else longest) <= v.rows
+
+    cdef int _launch(self, Py_ssize_t low, Py_ssize_t high, bint whole) noexcept nogil:
+        cdef Py_ssize_t k, a, step, count = high - low, blocks, first = 0 if whole else low
+        for k in range(self.parts):
+            step = max(count, 1)
+            if self.segments[k].rows and count > self.segments[k].rows + self.segments[k].rows // 2:
+                blocks = (count + self.segments[k].rows - 1) // self.segments[k].rows
+                step = ((count + blocks - 1) // blocks + 3) // 4 * 4
+            a = low
+            while a < high:
+                if not self._block(self.segments + k, a, min(a + step, high), first):
+                    return 0
+                a += step
+        return 1
+
+    cdef int _block(self, const a_segment *segment, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first) noexcept nogil:
+        cdef Py_ssize_t k
+        for k in range(segment.first, segment.last):
+            if not _operate(self.operations + k, low, high, first):
+                return 0
+        return 1
+
+
+cdef int _operate(const an_operation *o, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first) noexcept nogil:
+    cdef Py_ssize_t rows = high - low, size = 8 if o.is_double else 4, r, c
+    cdef char *one = _row_of(&o.one, low, first)
+    cdef char *two = _row_of(&o.two, low, first)
+    if o.what == PROGRAM:
+        return _run_program(o, low, high, first)
+    if o.what == PRODUCT:
+        _multiply_rows(o, one, two, rows)
+    elif o.what == DOTS:
+        lf_dots(o.is_double, one, o.one.pitch // size, o.product.b, o.stride, two, o.two.pitch // size, rows,
+                o.product.sizes[3], o.product.sizes[2])
+    elif o.what == GATHER:
+        lf_gather(o.is_double, one, o.one.pitch // size, o.buffer, o.at + low, o.stride, o.columns, o.widths, o.parts, rows)
+    elif o.what == ADD_ROWS:
+        lf_add_rows(o.is_double, o.buffer, o.at + low, o.stride, one, o.one.pitch // size, o.columns, o.widths, o.parts, rows)
+    elif o.what == COPY:
+        for r in range(rows):
+            memcpy(one + r * o.one.pitch, two + r * o.two.pitch, o.width * size)
+    elif o.what == ADD:
+        for r in range(rows):
+            if o.is_double:
+                for c in range(o.width):
+                    (<double *>(one + r * o.one.pitch))[c] += (<double *>(two + r * o.two.pitch))[c]
+            else:
+                for c in range(o.width):
+                    (<float *>(one + r * o.one.pitch))[c] += (<float *>(two + r * o.two.pitch))[c]
+    else:
+        for r in range(rows):
+            memset(one + r * o.one.pitch, 0, o.width * size)
+    return 1
+
+
+cdef void _multiply_rows(const an_operation *o, char *x, char *out, Py_ssize_t rows) noexcept nogil:
+    """A product, in parts of a few rows where that is asked for: see `lazyflow.ops.linalg.rows_product`."""
+    cdef lf_product p = o.product
+    cdef Py_ssize_t at = 0, step = o.part if o.part and o.part < rows <= 3 * o.part else rows
+    while at < rows:
+        p.a, p.out, p.sizes[1] = x + at * o.one.pitch, out + at * o.two.pitch, min(step, rows - at)
+        lf_multiply(&p)
+        at += step
+
+
+cdef int _run_program(const an_operation *o, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first) noexcept nogil:
+    cdef lf_argument[MOST_ARGUMENTS] arguments
+    cdef Py_ssize_t[3] begins = [0, first, low]
+    cdef Py_ssize_t k, size = 8 if o.program.is_double else 4
+    for k in range(o.program.parameters):
+        arguments[k] = o.arguments[k]
+        if o.program.parameter[k].kind == LF_BLOCK or o.program.parameter[k].kind == LF_NUMBER:
+            arguments[k].data -= begins[o.begins[k]] * arguments[k].pitch * size
+    return lf_run(o.program, arguments, low, high)
+
 
 
 def use_threads(int number) -> int:

@@ -238,21 +238,29 @@ def small_products_pay() -> bool:
         return _small_products_pay()
 
 
-def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None) -> Array:
-    """``x @ weight`` of two float matrices, a few rows at a time where that is faster. ``out`` may be any columns.
+def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None, part: int | None = None) -> Array:
+    """``x @ weight`` of two float matrices, a few rows at a time where that is faster (`rows_at_once`, if ``part`` does
+    not say it). ``out`` may be any columns.
 
     >>> rows_product(np, np.ones((5, 3)), np.ones((3, 2))).tolist()[4]
     [3.0, 3.0]
     """
     rows = len(x)
-    part = SMALL // max(weight.size, 1) // 4 * 4  # these kernels are made for four rows
-    if not 0 < part < rows <= MOST_PARTS * part or not _pays(xp, x, weight):
+    part = rows_at_once(xp, weight) if part is None else part
+    if not 0 < part < rows <= MOST_PARTS * part:
         return _matmul(xp, x, weight, out)
     if out is None:
         out = np.empty((rows, weight.shape[1]), x.dtype)
     for low in range(0, rows, part):
         _matmul(np, x[low : low + part], weight, out[low : low + part])
     return out
+
+
+def rows_at_once(xp: Any, weight: Array) -> int:
+    """How many rows a product with these weights is best made of, where there are up to `MOST_PARTS` times as many; 0
+    for all of them."""
+    part = SMALL // max(weight.size, 1) // 4 * 4  # these kernels are made for four rows
+    return part if part and _pays(xp, weight, weight) else 0
 
 
 def _pays(xp: Any, a: Array, b: Array) -> bool:
