@@ -25,7 +25,7 @@ from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, any_stale, check_recorded, execute, fused_by
-from lazyflow.expr import Expr, Parameter, own_array, value_of
+from lazyflow.expr import Expr, Parameter, handle, own_array, value_of
 from lazyflow.graph import Graph, Segment, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, Owner, together
@@ -395,10 +395,46 @@ class Engine:
         self._forward(roots)
         for run in {id(run): run for run in [location(e.tape, e.row)[0] for e in roots]}.values():
             _check_trained(run)
+        joined = _in_many_runs(roots)
+        if joined:
+            self._forward([*roots, *_forgotten(joined)])
         if any(_hides_watched(root) for root in roots):  # run again: what somebody watches is a node of its own then
             _forget(roots, draw_anew=False)
             self._forward(roots)
         _differentiate(roots, seeds)
+
+
+# A backward through more runs than this, of no more elements on the average, is one forward more and one run to go back
+# through: a small run costs more beside its kernels, in either direction, than they do.
+MANY, SMALL = 8, 1 << 16
+
+
+def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
+    """The tapes whose values were computed for roots that rest on many small runs, if they do."""
+    runs: dict[int, Run] = {}
+    stack = [location(e.tape, e.row)[0] for e in roots]
+    while stack:
+        run = stack.pop()
+        if run.number not in runs and run.differentiable:
+            runs[run.number] = run
+            stack.extend([source for source, _ in run.known])
+    if len(runs) <= MANY or sum(sum(run.plan.sizes.values()) for run in runs.values()) > SMALL * len(runs):
+        return []
+    tapes = [tape for tape in reached_tapes(roots, anew=True) if tape.grad and tape.runs and tape.handles is not None]
+    return [tape for tape in tapes if all(run.number in runs for run in tape.runs)]
+
+
+def _forgotten(tapes: Sequence[Tape]) -> list[Expr]:
+    """Drop what was computed of these tapes, and return what somebody holds of it, which is to keep its value."""
+    found = [
+        handle(tape, row, signature_by_id(tape.signatures[row]).type)
+        for tape in tapes
+        for row in tape.handles.rows()
+        if is_evaluated(tape, row)
+    ]
+    for tape in tapes:
+        tape.forget()
+    return found
 
 
 def _differentiate(roots: Sequence[Expr], cotangents: Sequence[Array]) -> None:

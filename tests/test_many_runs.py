@@ -1,0 +1,191 @@
+"""A backward through many small runs computes them once more as one: nobody can tell but by the time."""
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import lazyflow as lf
+from lazyflow import engine, optim
+from lazyflow.graph import location
+from lazyflow.tape import current_tape
+from tests.programs import Program, arrays, example_inputs, programs
+
+counted = pytest.mark.skipif(current_tape().handles is None, reason="the core that counts expressions is absent")
+
+
+@pytest.fixture
+def always(monkeypatch):
+    monkeypatch.setattr(engine, "MANY", 0)
+
+
+def parameters():
+    rng = np.random.default_rng(0)
+    return lf.Parameter(rng.normal(size=(4, 4)) * 0.5), lf.Parameter(rng.normal(size=4))
+
+
+def episode(w, b, steps=20, each=lambda h: None):
+    """Steps, each of which is looked at: a run each."""
+    h, losses = lf.tanh(b * 2.0), []
+    for _ in range(steps):
+        h = lf.tanh(w @ h + b)
+        if lf.sum(h).item() > 0:
+            h = h * 0.9
+        each(h)
+        losses.append(lf.sum(h * h))
+    return lf.sum(losses)
+
+
+def runs_below(root):
+    found, stack = {}, [location(root.tape, root.row)[0]]
+    while stack:
+        run = stack.pop()
+        found[run.number] = run
+        stack.extend(source for source, _ in run.known)
+    return list(found.values())
+
+
+@counted
+def test_many_runs_become_one_and_few_stay():
+    w, b = parameters()
+    for steps in (20, 5):
+        loss = episode(w, b, steps)
+        loss.forward()
+        before = len(runs_below(loss))
+        assert before == steps + 1
+        loss.backward()
+        assert len(runs_below(loss)) == (1 if steps == 20 else before)
+
+
+def test_gradients_are_those_of_many_runs(monkeypatch):
+    w, b = parameters()
+    found = []
+    for most in (0, 10**9):
+        monkeypatch.setattr(engine, "MANY", most)
+        w.zero_grad(), b.zero_grad()
+        loss = episode(w, b)
+        loss.backward()
+        found.append((loss.item(), w.grad, b.grad))
+    for a, c in zip(*found, strict=True):
+        np.testing.assert_allclose(a, c, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("always")
+def test_values_that_somebody_holds_stay_what_they_were():
+    w, b = parameters()
+    held = []
+    loss = episode(w, b, each=held.append)
+    logged = lf.sum(held[3]) * 5.0  # no part of the loss, and looked at
+    values = [h.numpy() for h in held], logged.item(), loss.item()
+    optimizer = optim.SGD([w, b], lr=0.1)
+    loss.backward()
+    optimizer.step()
+    for h, value in zip(held, values[0], strict=True):
+        np.testing.assert_allclose(h.numpy(), value, rtol=1e-12)
+    np.testing.assert_allclose([logged.item(), loss.item()], values[1:], rtol=1e-12)
+    assert not np.allclose(loss.forward().item(), values[2])
+
+
+@pytest.mark.usefixtures("always")
+def test_old_values_beside_new_ones_stay_old():
+    w, b = parameters()
+    with lf.using():
+        first, second = lf.sum(w @ b), lf.sum(lf.tanh(b))
+    old = first.item()
+    w.assign(w.numpy() * 2)
+    total = lf.sum([second * float(k) for k in range(3)])
+    for _ in range(3):
+        total = total + total.item()
+    total.backward()
+    assert first.item() == old
+
+
+@pytest.mark.usefixtures("always")
+def test_draws_hooks_and_kept_gradients_are_as_ever():
+    w, b = parameters()
+    outcomes = []
+    for most in (0, 10**9):
+        engine.MANY = most
+        lf.seed(5)
+        w.zero_grad(), b.zero_grad()
+        seen, kept = [], []
+
+        def each(h, seen=seen, kept=kept):
+            y = lf.dropout(h, 0.5) + lf.normal((4,), dtype="float64")
+            y.retain_grad()
+            y.register_hook(lambda g: seen.append(g.copy()))
+            kept.append(y)
+            lf.sum(y).item()
+
+        loss = episode(w, b, 6, each) + lf.sum([lf.sum(y * y) for y in kept])
+        loss.backward()
+        outcomes.append([loss.item(), w.grad, b.grad, *(y.grad for y in kept), *sorted(map(float, map(np.sum, seen)))])
+        outcomes[-1].append(lf.normal().item())
+    for a, c in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(a, c, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("always")
+def test_what_was_computed_without_gradients_is_not_computed_again(monkeypatch):
+    w, b = parameters()
+    with lf.no_grad():
+        target = lf.tanh(w @ b)
+        target.forward()
+    run = location(target.tape, target.row)[0]
+    loss = episode(w, b, 4) + lf.sum(target * b)
+    loss.backward()
+    assert location(target.tape, target.row)[0] is run
+
+
+@pytest.mark.usefixtures("always")
+def test_two_roots_of_the_same_runs():
+    w, b = parameters()
+    losses = []
+    total = episode(w, b, each=lambda h: losses.append(lf.sum(h)))
+    other = lf.sum(losses)
+    other.forward()
+    total.backward()
+    other.backward()
+    together, w.grad = w.grad, None
+    losses = []
+    (episode(w, b, each=lambda h: losses.append(lf.sum(h))) + lf.sum(losses)).backward()
+    np.testing.assert_allclose(together, w.grad, rtol=1e-12)
+
+
+def test_large_runs_are_not_computed_twice(monkeypatch):
+    monkeypatch.setattr(engine, "SMALL", 4)
+    w, b = parameters()
+    loss = episode(w, b)
+    loss.forward()
+    before = len(runs_below(loss))
+    loss.backward()
+    assert len(runs_below(loss)) == before
+
+
+@hypothesis.given(programs(most=8), st.integers(0, 30), st.lists(st.integers(0, 7), max_size=6))
+@hypothesis.settings(max_examples=50)
+def test_any_program_looked_at_anywhere(program, seed, looks):
+    outcomes = []
+    before = engine.MANY
+    for most in (0, 10**9):
+        engine.MANY = most
+        try:
+            P = {name: lf.Parameter(value) for name, value in arrays(seed).items()}
+            inputs = [lf.tanh(lf.constant(x) + lf.sum(P["p"]) * 0.1) for x in example_inputs(seed, 1)[0]]
+            values = list(inputs)
+            for k in range(len(program.steps)):
+                name, payload, operands = program.steps[k]
+                step = Program(((name, payload, tuple(range(len(operands)))),))
+                values.append(step.run(False, P, [values[i] for i in operands])[-1])
+                if k in looks:
+                    lf.sum(values[-1]).item()
+            loss = lf.sum([lf.sum(lf.tanh(v)) for v in values])
+            loss.backward()
+            outcomes.append([loss.item(), *(P[n].grad for n in sorted(P))])
+        finally:
+            engine.MANY = before
+    for a, c in zip(*outcomes, strict=True):
+        assert (a is None) == (c is None)
+        if a is not None:
+            a, c = (x.to_dense() if hasattr(x, "to_dense") else x for x in (a, c))
+            np.testing.assert_allclose(a, c, rtol=1e-9, atol=1e-10)
