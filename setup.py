@@ -42,6 +42,7 @@ EXTENSIONS = [
     module("lazyflow.tape"),
     module("lazyflow.expr"),
     module("lazyflow.templates"),
+    module("lazyflow.ways"),
     module("lazyflow.arena"),
     module("lazyflow.launch"),
     module("lazyflow.execute"),

@@ -45,6 +45,7 @@ from lazyflow.tape import (
 )
 from lazyflow.trace import Trace, TracedNumber
 from lazyflow.visible import EVERY, FORMATS, IS, MISSING, Reach, Seen, bits, hides_state, is_behind, see
+from lazyflow.ways import COMPILED, Ways
 
 __all__ = ["cell"]
 
@@ -370,6 +371,7 @@ class _Known:
         self.ignored: frozenset[Any] = frozenset()  # paths to what the body itself changes, and nobody watches
         self.paths: tuple[Path, ...] = ()
         self.printed = 0
+        self.short: Ways | None = None
 
     def find(self, key: Any, numbers: Sequence[Any]) -> Any:
         """The recorder of a key, None for one that there is no program for, `MISSING` where it is not known."""
@@ -416,6 +418,17 @@ def _drop_oldest(table: dict[Any, Any]) -> None:
         del table[next(iter(table))]
 
 
+def _first(known: _Known, owner: Any) -> Callable[..., Any]:
+    """What is called first: what finds the way of a call by the kinds of its arguments, or code that tries one."""
+    if not COMPILED:
+        only: Callable[..., Any] = known.paths[0].record
+        return only
+    if known.short is None:
+        known.short = Ways(None if owner is None else weakref.ref(owner))
+    known.short.set([path.way for path in known.paths], known.paths[0].record)
+    return known.short.recorder()
+
+
 # The decorator.
 
 
@@ -431,6 +444,7 @@ class _Cell:
         self.known: dict[int, _Known] = {}  # by id of the object whose method it is, 0 for a function
         self.fast: dict[int, Callable[..., Any]] = {}  # what is called first
         self.find, self.otherwise = self.fast.get, self.general
+        self.first: Callable[..., Any] = self.general  # of a function: what is called first
 
     def applied(self, values: Sequence[Any]) -> Any:
         """The function itself, with the values of its parameters in their order."""
@@ -550,7 +564,7 @@ class _Cell:
                 return  # called in more ways than there is code for: to make it anew for every call costs most
             if known.printed >= PATIENCE:
                 return
-            made = path_of(recorder, values, seen.guards, under, structure, _tells_arrays(seen))
+            made = path_of(recorder, values, seen.guards, under, structure, _tells_arrays(seen), number != 0)
             if made is None:
                 return
             if len(paths) >= WAYS:
@@ -560,7 +574,9 @@ class _Cell:
             following = [*[path.record for path in known.paths[1:]], self.general]
             for path, otherwise in zip(known.paths[::-1], following[::-1], strict=True):
                 path.names["otherwise"] = otherwise
-            self.fast[number] = known.paths[0].record
+            self.fast[number] = _first(known, values[0] if number else None)
+            if not number:
+                self.first = self.fast[0]
 
     def wrapper(self) -> Callable[..., Any]:
         """The decorated function, which has the parameters of the function."""
@@ -568,8 +584,8 @@ class _Cell:
         while any(p.name.startswith(own) for p in self.parameters):
             own += "_"
         names = [p.name for p in self.parameters]
-        number = f"{own}id({names[0]})" if self.method else "0"
-        call = f"{own}cell.find({number}, {own}cell.otherwise)({', '.join(names)})"
+        found = f"find({own}id({names[0]}), {own}cell.otherwise)" if self.method else "first"
+        call = f"{own}cell.{found}({', '.join(names)})"
         # What it calls are constants of its code, so that code which is put into another function takes them along, as
         # tools do that reload modules. None of them keeps the cell alive: the garbage collector does not look into
         # code, and the function may be an attribute of what its body sees.

@@ -24,6 +24,7 @@ from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.tape import Signature, Tape, Type, current_tape
 from lazyflow.visible import MISSING, Guard, hides_state, same_items
+from lazyflow.ways import Way, as_tuple, in_structure, kinds_of
 
 __all__ = [
     "EXPRESSION",
@@ -172,13 +173,15 @@ def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequ
 @dataclass(frozen=True, eq=False)
 class Path:
     """``record(*values)`` records a call like the one it was made from, and hands any other on to ``otherwise`` in
-    ``names``. ``valid`` holds the one count of changes of modules that it is known to be good for."""
+    ``names``. ``valid`` holds the one count of changes of modules that it is known to be good for. ``way``: the same in
+    the form of data, where it has one."""
 
     recorder: Recorder
     valid: list[int]
     record: Callable[..., Any]
     guards: tuple[Guard, ...]
     names: dict[str, Any]
+    way: Way | None
 
     def holds(self, guards: Sequence[Guard]) -> bool:
         """Whether what it checks is still so."""
@@ -206,10 +209,12 @@ def path_of(
     under: settings.Settings | tuple[Any, ...],
     structure: int,
     tells_arrays: bool,
+    owned: bool,
 ) -> Path | None:
     """The code for calls like one with ``values``, or None for arguments that are not made of expressions of one tape,
     numbers, strings, None and modules. ``under``: the settings that it is for, all or those of recording.
-    ``tells_arrays``: it is not for arrays in place of expressions."""
+    ``tells_arrays``: it is not for arrays in place of expressions. ``owned``: the first value is the object whose
+    method is called."""
     names = [f"x{k + 1}" for k in range(len(values))]
     printer = _Printer(recorder, under, [structure], names, tells_arrays)
     try:
@@ -222,7 +227,8 @@ def path_of(
     head, otherwise = f"def record({', '.join(names)}):", f" return otherwise({', '.join(names)})"
     text = [head, " try:", "  while True:", *lines, f" except {_MISSES}: pass", otherwise]
     exec(compile("\n".join(text), generated(recorder.signature.op.name), "exec"), printer.names)
-    return Path(recorder, printer.valid, printer.names["record"], guards, printer.names)
+    way = printer.way(values[1:] if owned else values, guards)
+    return Path(recorder, printer.valid, printer.names["record"], guards, printer.names, way)
 
 
 _MISSES = "(AttributeError, ValueError, OverflowError, TypeError)"
@@ -339,6 +345,43 @@ class _Printer:
         others = [self.guard(g) for g in guards if g.kind not in ("is", "function")]
         return [known, *others] if names or functions else others
 
+    def way(self, values: Sequence[Any], guards: Sequence[Guard]) -> Way | None:
+        """The same as data, for arguments that have kinds, and where no number's value counts."""
+        recorder, signature = self.recorder, self.recorder.signature
+        kinds = None if recorder.static else kinds_of(values, current_tape())
+        if kinds is None:
+            return None
+        return Way(
+            kinds=kinds,
+            arrays=not self.tells_arrays,
+            key=recorder,
+            valid=self.valid,
+            under=self.under,
+            keep=recorder.keep,
+            names=tuple([(g.on, g.name, g.value) for g in guards if g.kind == "is"]),
+            functions=tuple([(g.on, *g.value) for g in guards if g.kind == "function"]),
+            unchanged=unchanged if any(g.kind in ("is", "function") for g in guards) else None,
+            missing=MISSING,
+            check=self.check([g for g in guards if g.kind not in ("is", "function")]),
+            signatures=(signature, *signature.further),
+            operands=tuple(recorder.operands),
+            ints=tuple(recorder.payload.ints),
+            floats=tuple(recorder.payload.floats),
+            limits=tuple(recorder.limits),
+            streams=tuple(recorder.streams),
+            rebuilt=_made_of(recorder.results),
+        )
+
+    def check(self, guards: Sequence[Guard]) -> Callable[[], bool] | None:
+        """The tests of guards as a function."""
+        if not guards:
+            return None
+        tests = " and ".join(map(self.guard, guards))
+        text = f"def check():\n try: return {tests}\n except {_MISSES}: return False"
+        exec(compile(text, generated(self.recorder.signature.op.name), "exec"), self.names)
+        found: Callable[[], bool] = self.names["check"]
+        return found
+
     def record(self, guards: Sequence[str]) -> None:
         """The tests that are left, and what is recorded. What tells most ways to call a cell apart, its arguments, is
         tested first, and then the tape: a way that does not fit costs little."""
@@ -410,6 +453,15 @@ class _Printer:
             items = "".join(f"{self._results(p, results)}, " for p in parts)
             return f"{self.constant(sequence_of)}({self.constant(kind)}, ({items}))"
         return self.constant(parts[0])
+
+
+def _made_of(structure: Any) -> Callable[[Sequence[Expr]], Any] | None:
+    """What makes of results what a cell returns; None where that is the one result."""
+    if structure is EXPRESSION:
+        return None
+    if structure[0] is tuple and all(part is EXPRESSION for part in structure[1:]):
+        return as_tuple
+    return in_structure(structure, rebuilt)
 
 
 def _reference(value: Any) -> Any:

@@ -30,6 +30,7 @@ ORDER = (
     "rows",
     "expr",
     "templates",
+    "ways",
     "functions",
     "graph",
     "repeats",

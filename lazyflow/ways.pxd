@@ -1,0 +1,66 @@
+# Types of `ways.py` for Cython; see `expr.pxd`.
+
+cimport cython
+cimport lazyflow.expr as recording
+
+from lazyflow.core.columns cimport Variable
+from lazyflow.expr cimport Expr
+from lazyflow.tape cimport Signature, Tape, Type
+
+
+@cython.final
+cdef class Branch:
+    pass
+
+
+@cython.final
+cdef class Way:
+    cdef public tuple kinds, names, functions, signatures, operands, ints, floats, limits, streams
+    cdef public object key, valid, under, keep, unchanged, missing, check, rebuilt
+    cdef public bint arrays, in_order
+
+
+@cython.final
+cdef class Ways:
+    cdef public object owner, otherwise
+    cdef public tuple now
+
+
+cdef Variable SCOPE
+cdef object MISSED, _NONE
+
+@cython.locals(e=Expr, k=Py_ssize_t, parts=tuple)
+cdef bint _gather(Tape tape, tuple values, Py_ssize_t first, list kinds, list expressions, list numbers) except -1
+
+@cython.locals(e=Expr, tape=Tape)
+cdef Tape _first_tape(tuple values)
+
+cdef object _called(Ways ways, tuple values)
+
+@cython.locals(
+    e=Expr, tape=Tape, way=Way, signature=Signature, k=Py_ssize_t, count=Py_ssize_t, row=int, numbers=bint, given=list, now=tuple
+)
+cdef object _called_plainly(Ways ways, tuple values, Py_ssize_t first)
+
+@cython.locals(tape=Tape, kinds=list, expressions=list, numbers=list, rows=list, way=Way)
+cdef object _called_anyhow(Ways ways, tuple values)
+
+@cython.locals(k=Py_ssize_t, count=Py_ssize_t, way=Way, now=tuple, known=tuple)
+cdef Way _found(Ways ways, list kinds)
+cdef bint _is_ready(Way way, Tape tape) except -1
+cdef bint _fits(Way way, list numbers) except -1
+
+@cython.locals(draws=list)
+cdef _pay(Tape tape, Way way, list numbers)
+
+@cython.locals(e=Expr)
+cdef int _row(Tape tape, object value) except -2
+
+@cython.locals(count=int)
+cdef object _results(Tape tape, Way way, int row)
+
+@cython.locals(signature=Signature, row=int)
+cdef object _appended(Tape tape, Way way, list rows)
+
+@cython.locals(signature=Signature)
+cdef Expr _handle(Tape tape, Way way, int row, int k)

@@ -1,0 +1,396 @@
+"""Recording a call of a cell once more: from the kinds of its arguments to the rows of its call in one step.
+
+A cell is called in a few ways (see `lazyflow.recorder`), and for each of them there is code that checks whether a call
+is one of them. A `Way` says the same in the form of data: the kinds of the arguments that it is for, what has to be as
+it was, and what to append. The kinds of the arguments at hand give the way by one look-up (`core.columns.Recall`),
+however many ways there are. Calls that no way is for are left to that code. Where the package was not compiled there is
+that code alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+import lazyflow.expr as recording
+from lazyflow.expr import STRUCTURE, Expr, Parameter, imported_type
+from lazyflow.settings import SCOPE
+from lazyflow.tape import Signature, Tape, current_tape
+
+__all__ = ["COMPILED", "Way", "Ways", "as_tuple", "in_structure", "kinds_of"]
+
+COMPILED = recording.RECALL is not None
+
+NUMBERS = frozenset(np.dtype(c).type for c in "bBhHiIlLqQefd")
+MISSED: Any = object()  # in place of a result: this call is of no way that is known
+_NONE: Any = object()  # in place of a kind that is not there
+
+
+class Branch:
+    """Where the ways of more than three kinds go on, and what those of one cell are found by."""
+
+    __slots__ = ()
+
+
+class Way:
+    """One way to call a cell.
+
+    ``kinds``: of its arguments, see `_gather`; ``arrays``: whether an array may stand for an expression. ``operands``:
+    which of the expressions among them are the call's. ``ints`` and ``floats``: its payload, entries as in
+    `lazyflow.recorder.Payload`. ``limits``: the sizes that numbers are indices of. ``key``: what `Tape.ready` knows it
+    by; ``valid``: the count of changes that it is good for; ``under``: the settings that it is for, all or those of
+    recording; ``keep``: what the tape keeps of it. ``names`` and ``functions``, which ``unchanged`` compares, and
+    ``check``: what has to be as it was. ``rebuilt``: makes of results what the cell returns, None where that is one
+    expression.
+    """
+
+    __slots__ = (
+        "arrays", "check", "floats", "functions", "in_order", "ints", "keep", "key", "kinds", "limits", "missing",
+        "names", "operands", "rebuilt", "signatures", "streams", "unchanged", "under", "valid",
+    )  # fmt: skip
+
+    kinds: tuple[Any, ...]
+    arrays: bool
+    operands: tuple[int, ...]
+    ints: tuple[tuple[str, int], ...]
+    floats: tuple[tuple[str, int], ...]
+    limits: tuple[tuple[int, int], ...]
+    key: Any
+    valid: list[int]
+    under: Any
+    keep: Callable[[Tape], None]
+    names: tuple[Any, ...]
+    functions: tuple[Any, ...]
+    missing: Any
+    unchanged: Callable[..., bool] | None
+    check: Callable[[], bool] | None
+    signatures: tuple[Signature, ...]
+    streams: tuple[Any, ...]
+    rebuilt: Callable[[Sequence[Expr]], Any] | None
+
+    def __init__(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            setattr(self, name, value)
+        self.in_order = self.operands == tuple(range(len(self.operands)))
+
+
+class Ways:
+    """The ways to call a function, or a method of the object that ``owner`` refers to, in a tuple with what they are
+    found by (``now``), which other threads see as a whole; ``otherwise`` takes all other calls."""
+
+    __slots__ = ("now", "otherwise", "owner")
+
+    def __init__(self, owner: Callable[[], Any] | None) -> None:
+        self.owner = owner
+        self.set((), None)
+
+    def set(self, ways: Sequence[Way | None], otherwise: Any) -> None:
+        """Put others in their place."""
+        # By a new branch, so that nothing is found any more that was found before.
+        self.now: tuple[Any, tuple[Way, ...]] = Branch(), tuple([way for way in ways if way is not None])
+        self.otherwise = otherwise
+
+    def recorder(self) -> Callable[..., Any]:
+        """The function that records a call: of the values of the parameters."""
+
+        def call(*values: Any) -> Any:
+            found = _called(self, values)
+            return self.otherwise(*values) if found is MISSED else found
+
+        return call
+
+
+def kinds_of(values: Sequence[Any], tape: Tape) -> tuple[Any, ...] | None:
+    """The kinds of arguments, None if there is one that no way is for."""
+    kinds: list[Any] = []
+    found = _gather(tape, tuple(values), 0, kinds, [], [])
+    return tuple([k.type if isinstance(k, recording.ArrayKind) else k for k in kinds]) if found else None
+
+
+def _gather(
+    tape: Tape, values: tuple[Any, ...], first: int, kinds: list[Any], expressions: list[Any], numbers: list[Any]
+) -> bool:
+    """Collect the kinds of arguments, the expressions and arrays, and the numbers, in their order, from ``first`` on.
+    False if one is of no kind.
+
+    Of an expression the kind is its type, of an array its `ArrayKind`, of a number its class, of None, a truth value
+    and text itself; a tuple or list gives its class and length, and then those of its parts.
+    """
+    for k in range(first, len(values)):
+        o = values[k]
+        if type(o) is Expr:
+            e: Expr = o
+            kinds.append(e.type if e.tape is tape else imported_type(e))
+            expressions.append(o)
+        elif o is None or type(o) is bool or type(o) is str:
+            kinds.append(o)
+        elif type(o) is int or type(o) is float:
+            kinds.append(type(o))
+            numbers.append(o)
+        elif type(o) is tuple or type(o) is list:
+            parts: Any = o if type(o) is tuple else tuple(o)
+            kinds.append(type(o))
+            kinds.append(len(parts))
+            if len(parts) > 256 or not _gather(tape, parts, 0, kinds, expressions, numbers):
+                return False
+        elif type(o) is ndarray:
+            kinds.append(recording.array_kind(tape, o))
+            expressions.append(o)
+        elif isinstance(o, Expr):
+            e = o
+            if e.type.parameter is None:
+                return False
+            kinds.append(e.type)
+        elif type(o) in NUMBERS:
+            kinds.append(type(o))
+            numbers.append(o)
+        else:
+            return False
+    return True
+
+
+def _first_tape(values: tuple[Any, ...]) -> Tape | None:
+    """The tape of the first expression, at any depth of tuples."""
+    for o in values:
+        if type(o) is Expr:
+            e: Expr = o
+            return e.tape
+        if type(o) is tuple:
+            tape = _first_tape(o)
+            if tape is not None:
+                return tape
+    return None
+
+
+def _called(ways: Ways, values: tuple[Any, ...]) -> Any:
+    """Record a call, if its way is known and all is as it was; else `MISSED`, and nothing is recorded."""
+    if ways.owner is not None and ways.owner() is not values[0]:
+        return MISSED
+    result = _called_plainly(ways, values, 0 if ways.owner is None else 1)
+    return _called_anyhow(ways, values) if result is None else result
+
+
+def _called_plainly(ways: Ways, values: tuple[Any, ...], first: int) -> Any:
+    """`_called` for what most calls are: up to three arguments that are expressions of one open tape, parameters,
+    numbers, None and truth values, in a way that was taken lately. None where there is more to it."""
+    count = len(values) - first
+    if count > 3:
+        return None
+    tape: Tape | None = None
+    numbers = False
+    x: Any = _NONE
+    y: Any = _NONE
+    z: Any = _NONE
+    for k in range(count):
+        o = values[first + k]
+        if type(o) is Expr:
+            e: Expr = o
+            if tape is None:
+                tape = e.tape
+            elif tape is not e.tape:
+                return None
+            kind: Any = e.type
+        elif o is None or type(o) is bool:
+            kind = o
+        elif type(o) is Parameter:
+            e = o
+            kind = e.type
+        elif type(o) is int or type(o) is float or type(o) in NUMBERS:
+            kind = type(o)
+            numbers = True
+        else:
+            return None
+        if k == 0:
+            x = kind
+        elif k == 1:
+            y = kind
+        else:
+            z = kind
+    if tape is None or tape.scope is not SCOPE.get():
+        return None
+    now = ways.now
+    found: Any = recording.RECALL.get(now[0], x, y, z)
+    if type(found) is not int or found < 0:
+        return None
+    way: Way = now[1][found]
+    if not way.in_order:
+        return None
+    if not _is_ready(way, tape):
+        return MISSED
+    if numbers or way.ints or way.floats:
+        given = [o for o in values[first:] if type(o) is int or type(o) is float or type(o) in NUMBERS]
+        if not _fits(way, given):
+            return MISSED
+        _pay(tape, way, given)
+    row = len(tape.signatures)
+    for s in way.signatures:
+        signature: Signature = s
+        tape.signatures.append(signature.id)
+    for k in range(count):
+        o = values[first + k]
+        if type(o) is Expr:
+            e = o
+            tape.operands.append(e.row)
+    return _results(tape, way, row)
+
+
+def _called_anyhow(ways: Ways, values: tuple[Any, ...]) -> Any:
+    """`_called` for arguments of any kind."""
+    tape = _first_tape(values)
+    if tape is None or tape.scope is not SCOPE.get():
+        tape = recording._open_here()
+        if tape is None:
+            tape = current_tape()
+    kinds: list[Any] = []
+    expressions: list[Any] = []
+    numbers: list[Any] = []
+    if not _gather(tape, values, 0 if ways.owner is None else 1, kinds, expressions, numbers):
+        return MISSED
+    way = _found(ways, kinds)
+    if way is None or not _is_ready(way, tape):
+        return MISSED
+    if numbers and not _fits(way, numbers):
+        return MISSED
+    rows = [_row(tape, expressions[k]) for k in way.operands]
+    if way.ints or way.floats:
+        _pay(tape, way, numbers)
+    return _appended(tape, way, rows)
+
+
+def _found(ways: Ways, kinds: list[Any]) -> Way | None:
+    """The way for arguments of these kinds."""
+    now = ways.now
+    first: Any = now[0]
+    known: Any = now[1]
+    count = len(kinds)
+    k = 0
+    while True:
+        x: Any = kinds[k] if k < count else _NONE
+        y: Any = kinds[k + 1] if k + 1 < count else _NONE
+        z: Any = kinds[k + 2] if k + 2 < count else _NONE
+        found: Any = recording.RECALL.get(first, x, y, z)
+        k += 3
+        if k >= count:
+            break
+        if found is None:
+            found = Branch()
+            recording.RECALL.put(first, x, y, z, found)
+        first = found
+    if found is None:
+        found = -1
+        for number, way in enumerate(known):
+            if _is_for(way, kinds):
+                found = number
+                break
+        recording.RECALL.put(first, x, y, z, found)
+    return None if found < 0 else known[found]
+
+
+def _is_for(way: Way, kinds: Sequence[Any]) -> bool:
+    """Whether arguments of these kinds are of this way: an array is taken for an expression, where nobody can tell."""
+    if len(kinds) != len(way.kinds):
+        return False
+    for kind, wanted in zip(kinds, way.kinds, strict=True):
+        if isinstance(kind, recording.ArrayKind):
+            if not way.arrays or kind.type is not wanted:
+                return False
+        elif kind is not wanted and not (type(kind) is int and type(wanted) is int and kind == wanted):
+            return False
+    return True
+
+
+def _is_ready(way: Way, tape: Tape) -> bool:
+    """Whether all is as it was. What holds for all calls on a tape is looked at once."""
+    if tape.ready.get(way.key) != STRUCTURE[0]:
+        if tape.trace is not None or tape.lines is not None or STRUCTURE[0] != way.valid[0]:
+            return False
+        if (tape.options.recording if isinstance(way.under, tuple) else tape.options) != way.under:
+            return False
+        way.keep(tape)
+        tape.ready[way.key] = way.valid[0]
+    if way.unchanged is not None and not way.unchanged(way.names, way.functions, way.missing):
+        return False
+    return way.check is None or bool(way.check())
+
+
+def _fits(way: Way, numbers: list[Any]) -> bool:
+    """Whether these numbers can be the payload: indices that are in range, and what a tape can hold."""
+    for position, size in way.limits:
+        if not 0 <= numbers[position] < size:
+            return False
+    for what, position in way.ints:
+        if what == "number" and not -0x80000000 <= numbers[position] <= 0x7FFFFFFF:
+            return False
+    try:
+        for what, position in way.floats:
+            if what == "number":
+                float(numbers[position])
+    except OverflowError:
+        return False
+    return True
+
+
+def _pay(tape: Tape, way: Way, numbers: list[Any]) -> None:
+    """Append the payload, which fits, with new draws."""
+    draws = []
+    for stream in way.streams:
+        source = stream.here()
+        draw = source.following()
+        tape.streams[draw[0]] = source
+        draws.append(draw)
+    for what, position in way.ints:
+        tape.ints.append(numbers[position] if what == "number" else draws[position][what == "count"])
+    for what, position in way.floats:
+        tape.floats.append(numbers[position] if what == "number" else draws[position][what == "count"])
+
+
+def _row(tape: Tape, value: Any) -> int:
+    """The row of an expression on this tape, or of a constant for an array."""
+    if type(value) is Expr:
+        e: Expr = value
+        return e.row if e.tape is tape else recording._local_row(tape, e)
+    return recording._constant_of(tape, recording.array_kind(tape, value), recording._copied(value, None)).row
+
+
+def _appended(tape: Tape, way: Way, rows: list[Any]) -> Any:
+    """Append a call whose payload is there, in the order of `lazyflow.expr._node`."""
+    row = len(tape.signatures)
+    for s in way.signatures:
+        signature: Signature = s
+        tape.signatures.append(signature.id)
+    for operand in rows:
+        tape.operands.append(operand)
+    return _results(tape, way, row)
+
+
+def _results(tape: Tape, way: Way, row: int) -> Any:
+    """What a cell returns whose call stands at a row, with the further results behind it."""
+    count = len(way.signatures)
+    for _ in range(count - 1):
+        tape.operands.append(row)
+    if way.rebuilt is None:
+        return _handle(tape, way, row, 0)
+    return way.rebuilt([_handle(tape, way, row, k) for k in range(count)])
+
+
+def _handle(tape: Tape, way: Way, row: int, k: int) -> Expr:
+    signature: Signature = way.signatures[k]
+    return recording.handle(tape, row + k, signature.type)
+
+
+def as_tuple(results: Sequence[Expr]) -> Any:
+    """Results as a cell returns them that returns a tuple of them."""
+    return tuple(results)
+
+
+def in_structure(structure: Any, rebuilt: Callable[..., Any]) -> Callable[[Sequence[Expr]], Any]:
+    """What makes of results what a cell returns that returns them otherwise."""
+    return functools.partial(_in_structure, structure, rebuilt)
+
+
+def _in_structure(structure: Any, rebuilt: Callable[..., Any], results: Sequence[Expr]) -> Any:
+    return rebuilt(structure, iter(results))
