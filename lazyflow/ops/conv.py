@@ -283,11 +283,32 @@ def correlate(xp: Any, image: Array, weight: Array, w: Windows, batched: bool, c
 
 def spread(xp: Any, maps: Array, weight: Array, w: Windows, batched: bool, cotangent: int | None = None) -> Array:
     """``image[c, k + p] = sum over o of weight[o, c, k] * maps[o, p]``."""
+    # Only of cotangents, of which a zero makes nothing of an infinite weight: the padding has zeros of its own.
+    back = None if cotangent is None or symbolic(xp) else _back(w)
+    if back is not None and weight.shape[-len(w.size) - 2] <= weight.shape[-len(w.size) - 1]:
+        return correlate(xp, maps, _turned(xp, weight, len(w.size)), back, batched, cotangent)
     kernel, places = KERNEL[: len(w.size)], PLACES[: len(w.size)]
     left, right = lettered(weight, "goc" + kernel), lettered(maps, "go" + places)
     letters = _result(left, "gc" + kernel, places, batched)
     answer = _product(xp, (weight, left), (maps, right), letters, cotangent)
     return folded(xp, _batch_first(xp, answer, letters), w)
+
+
+@lru_cache(maxsize=512)
+def _back(w: Windows) -> Windows | None:
+    """The windows over the maps that reach each element of the image, where steps are of one: a sum over them takes a
+    third less time than to spread, at nine additions an element for a kernel of 3 x 3, if there are no more maps than
+    channels."""
+    reach = [d * (k - 1) for k, d in zip(w.kernel, w.dilation, strict=True)]
+    pads = tuple((r - before, r - after) for r, (before, after) in zip(reach, w.pads, strict=True))
+    if any(s != 1 for s in w.stride) or any(min(pair) < 0 for pair in pads):
+        return None
+    return Windows(w.out, w.kernel, w.stride, pads, w.dilation, w.size)
+
+
+def _turned(xp: Any, weight: Array, n: int) -> Array:
+    """A weight (..., o, c, *kernel) as (..., c, o, *kernel), each kernel from its end."""
+    return xp.flip(xp.swapaxes(weight, -n - 2, -n - 1), tuple(range(-n, 0)))
 
 
 def weigh(xp: Any, image: Array, maps: Array, w: Windows, batched: bool, cotangent: int) -> Array:
