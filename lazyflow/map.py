@@ -134,27 +134,26 @@ def _add_note(error: BaseException, note: str) -> None:
 
 
 class _Fiber(fibers.Example):
-    """An example that waits, in a greenlet. ``asked``: what for; with ``cotangents``, for a backward, and whether it is
-    ``done``. ``ending``: an error has ended the map, and nobody waits any more."""
+    """An example in a greenlet. ``asked``: what it waits for; with ``cotangents``, for a backward, and whether that is
+    ``done``. ``waited``: whether it ever did. ``ending``: an error has ended the map, and nobody waits any more."""
 
-    greenlet: Any
+    __slots__ = ("asked", "cotangents", "done", "ending", "greenlet", "settings", "waited", "watched")
 
-    __slots__ = ("arguments", "asked", "cotangents", "done", "ending", "greenlet", "settings", "watched")
-
-    def __init__(self, mapping: fibers.Mapping, number: int, arguments: Arguments, watched: bool) -> None:
+    def __init__(self, mapping: fibers.Mapping, number: int, watched: bool) -> None:
         super().__init__(mapping, number)
-        self.arguments, self.watched = arguments, watched
+        self.watched, self.greenlet = watched, getcurrent()
         self.asked: Sequence[Expr] = ()
         self.cotangents: Sequence[Any] | None = None
-        self.settings = settings.current()
-        self.ending = self.done = False
+        self.settings: Any = None
+        self.ending = self.done = self.waited = False
 
     def waits(self) -> bool:
         super().waits()
         return not (self.busy or self.ending) and getcurrent() is self.greenlet
 
     def wait(self, roots: Sequence[Expr], cotangents: Sequence[Any] | None = None) -> bool:
-        self.asked, self.cotangents, self.done, self.settings = roots, cotangents, False, settings.current()
+        self.asked, self.cotangents, self.settings = roots, cotangents, settings.current()
+        self.done, self.waited = False, True
         if self.watched and not self.lines:
             self.lines = [user_line()]
         self.greenlet.parent.switch()
@@ -198,7 +197,8 @@ class _Loop:
             while self.live:
                 self._compute(list(self.live.values()))
                 for fiber in list(self.live.values()):
-                    self._resume(fiber)
+                    fiber.asked, fiber.cotangents, fiber.lines = (), None, ()
+                    self._switch(fiber.greenlet)
                 self._begin()
         except BaseException as error:
             self._end(error)
@@ -210,39 +210,33 @@ class _Loop:
         if self.together is not None and len(self.live) > self.together // 2:
             return
         while not self.exhausted and (self.together is None or len(self.live) < self.together):
-            following = next(self.coming, None)
-            if following is None:
-                self.exhausted = True
-                return
-            number, arguments = following
-            fiber = _Fiber(self.mapping, number, arguments, self.rounds is not None)
-            fiber.greenlet = greenlet(functools.partial(self._example, number, arguments))
-            fiber.greenlet.gr_context = _context(fiber)
-            self.live[number] = fiber
-            self._resume(fiber)
+            worker = greenlet(self._work)
+            worker.gr_context = copy_context()
+            self._switch(worker)
 
-    def _example(self, number: int, arguments: Arguments) -> None:
-        self.results[number] = self.fn(*arguments)
-
-    def _resume(self, fiber: _Fiber) -> None:
-        """Let an example go on until it waits again or ends."""
-        fiber.asked = fiber.lines = ()
-        fiber.cotangents = None
-        try:
-            found = fiber.greenlet.switch()
-        except BaseException as error:
-            self._ended(fiber)
-            _name(error, fiber.number, fiber.arguments)
-            raise
-        if fiber.greenlet.dead:
-            self._ended(fiber)
-            if fiber.number not in self.results:
-                raise found  # a GreenletExit, which ends a greenlet without a word
+    def _work(self) -> None:
+        """In a greenlet: run examples until one has waited. A greenlet costs more than one that never does."""
+        for number, arguments in self.coming:
+            fiber = self.live[number] = _Fiber(self.mapping, number, self.rounds is not None)
+            try:
+                self.results[number] = _context(fiber).run(self.fn, *arguments)
+            except BaseException as error:
+                if not fiber.ending:
+                    _name(error, number, arguments)
+                raise
+            finally:
+                self.live.pop(number, None)
+                fiber.greenlet = None  # they refer to each other
             self.bar.update()
+            if fiber.waited:
+                return
+        self.exhausted = True
 
-    def _ended(self, fiber: _Fiber) -> None:
-        self.live.pop(fiber.number, None)
-        fiber.greenlet = None  # they refer to each other, by way of the context
+    def _switch(self, worker: Any) -> None:
+        """Let a greenlet go on until an example waits in it, or until it ends."""
+        found = worker.switch()
+        if isinstance(found, GreenletExit):
+            raise found  # an example has raised it, and it ends a greenlet without a word
 
     def _compute(self, waiting: Sequence[_Fiber]) -> None:
         """Compute what is asked for, under the settings of those that ask; those of recording make no difference."""
@@ -284,4 +278,3 @@ class _Loop:
                 fiber.greenlet.throw(GreenletExit)
             except BaseException as other:
                 _add_note(error, f"and when example {fiber.number} was ended: {type(other).__name__}: {other}")
-            fiber.greenlet = None

@@ -739,3 +739,22 @@ def test_a_map_gives_what_one_at_a_time_gives(program, seed, together):
             dense = [x.to_dense() if hasattr(x, "to_dense") else x for x in (g, others[name])]
             np.testing.assert_allclose(*dense, rtol=1e-7, atol=1e-8)
     assert following == then
+
+
+@needs_fibers
+def test_examples_that_never_ask_share_a_greenlet_and_no_context():
+    name = ContextVar("name", default="none")
+    w = lf.Parameter(1.0)
+
+    def fn(k):
+        before = name.get()
+        name.set(str(k))
+        if k % 3 == 2:
+            (w * k).item()
+        return maps.getcurrent(), before, name.get(), lf.uniform().tape.grad
+
+    with lf.no_grad():
+        found = lf.map(fn, range(7))
+    greenlets = [g for g, *_ in found]
+    assert [greenlets.index(g) for g in greenlets] == [0, 0, 0, 3, 3, 3, 6]
+    assert [rest for _, *rest in found] == [["none", str(k), False] for k in range(7)]
