@@ -1,8 +1,16 @@
 """``--device``: where the tests compute; ``--cases``: how many of each. See docs/testing.md."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
+
+# An extension stands beside the source of these, and is what is imported: tests/core/test_docstrings.py runs their
+# examples.
+collect_ignore = [
+    str(types.with_suffix(".py").relative_to(Path(__file__).parent))
+    for types in (Path(__file__).parent / "lazyflow").rglob("*.pxd")
+]
 
 DEVICES = ("cpu", "simulated", "cuda:0")
 COMPARISONS = ("assert_allclose", "assert_array_equal", "assert_array_almost_equal", "assert_equal")

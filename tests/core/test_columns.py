@@ -85,8 +85,15 @@ def test_integers_of_32_bits():
     assert ours.tolist() == [2**31 - 1, -(2**31)]
 
 
+@pytest.fixture
+def fresh_tape():
+    """Whatever other files have recorded when they were imported stands on another one."""
+    with lf.using():
+        yield
+
+
 @counted
-def test_expressions_are_counted_by_row():
+def test_expressions_are_counted_by_row(fresh_tape):
     x = lf.constant([1.0, 2.0])
     h = lf.tanh(x)
     for _ in range(300):
@@ -102,7 +109,7 @@ def test_expressions_are_counted_by_row():
 
 
 @counted
-def test_a_row_that_hundreds_hold_stays_held():
+def test_a_row_that_hundreds_hold_stays_held(fresh_tape):
     x = lf.constant([1.0, 2.0])
     copies = [lf.expr.handle(x.tape, x.row, x.type) for _ in range(300)]
     del copies
@@ -187,7 +194,7 @@ def test_the_memory_of_handles_is_used_again():
 
 
 @counted
-def test_a_cycle_through_a_hook_is_collected():
+def test_a_cycle_through_a_hook_is_collected(fresh_tape):
     def made():
         y = lf.Parameter([1.0, 2.0]) * 2
         y.register_hook(lambda gradient: y.shape and None)

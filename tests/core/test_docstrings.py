@@ -2,20 +2,22 @@
 
 import ast
 import doctest
+import importlib
 from pathlib import Path
 
 import pytest
 
 import lazyflow
-from lazyflow import arena, execute, expr, launch, recorded, tape
+from lazyflow import expr
 
-COMPILED = (arena, execute, expr, launch, recorded, tape)
+FOLDER = Path(lazyflow.__file__).parent
+COMPILED = [importlib.import_module(f"lazyflow.{types.stem}") for types in sorted(FOLDER.glob("*.pxd"))]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 def documented(module):
     """The docstrings that have examples, by the names of what they describe."""
-    text = (Path(lazyflow.__file__).parent / f"{module.__name__.split('.')[-1]}.py").read_text()
+    text = (FOLDER / f"{module.__name__.split('.')[-1]}.py").read_text()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ">>>" in (ast.get_docstring(node) or ""):
             yield pytest.param(module, ast.get_docstring(node), id=f"{module.__name__}.{node.name}")
