@@ -78,6 +78,9 @@ def give_back(device: str, buffers: Iterable[Array]) -> None:
             POOL.give(device, buffer)
 
 
+_NOTHING: dict[int, tuple[Any, Array]] = {}  # what is brought on the host
+
+
 class Arena:
     """Flat buffers, one for each dtype, that give themselves back to the pool.
 
@@ -88,12 +91,12 @@ class Arena:
         self, device: str, sizes: dict[np.dtype[Any], int], brought: dict[int, tuple[Any, Array]] | None = None
     ) -> None:
         self.device = device
-        self.brought = {} if brought is None else brought
+        self.brought = brought if brought is not None else {} if device != "cpu" else _NOTHING
         self.number = next_number()
         self.buffers: dict[np.dtype[Any], Array] = {}  # first of all: it may end before all of them are taken
         for dtype, size in sizes.items():
             self.buffers[dtype] = POOL.take(device, dtype, size)
-        self.tables: dict[Any, Array] = {}
+        self.tables: dict[Any, Array] | None = None  # made when somebody asks
 
     def __del__(self) -> None:
         give_back(self.device, self.buffers.values())
@@ -118,6 +121,8 @@ class Arena:
     def table(self, dtype: np.dtype[Any], width: int) -> Array:
         """The buffer of ``dtype`` seen as rows of ``width``."""
         key = dtype, width
+        if self.tables is None:
+            self.tables = {}
         found = self.tables.get(key)
         if found is None:
             buffer = self.buffers[dtype]

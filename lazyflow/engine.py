@@ -24,16 +24,16 @@ from lazyflow.backward import backward as run_backward
 from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
-from lazyflow.execute import Run, any_stale, check_recorded, execute, fused_by
+from lazyflow.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
 from lazyflow.expr import Expr, Parameter, handle, own_array, value_of
-from lazyflow.graph import Graph, Segment, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
+from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, Owner, together
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, make, scheduled
 from lazyflow.plans import Plans
-from lazyflow.recorded import Way, again, alone, key_of, sources_of, way_of
+from lazyflow.recorded import Way, again, alone, key_of, sources_of, way_of, whole
 from lazyflow.repeats import may_repeat, without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
@@ -77,7 +77,7 @@ def _run(roots: Sequence[Expr]) -> None:
     profile = settings.current().profile
     before = "" if profile is None else profile.switch("schedule")
     tape = alone(roots)
-    if tape is None or not _run_alike(roots, tape, whole=True):
+    if tape is None or not _run_alike(roots, tape, at_once=True):
         _run_after_others(roots)
     if profile is not None:  # after an error, whoever counts goes on with a part of its own
         profile.switch(before)
@@ -94,19 +94,19 @@ def _run_after_others(roots: Sequence[Expr]) -> None:
             stack.pop()
 
 
-def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], whole: bool = False) -> bool:
-    """Compute the roots, which rest on the tapes ``reached``, all of each if they are ``whole``; if a value that they
-    rest on is stale, only forget all that they rest on, and return False."""
+def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = False) -> bool:
+    """Compute the roots, which rest on the tapes ``reached``, all of each if ``at_once``; if a value that they rest on
+    is stale, only forget all that they rest on, and return False."""
     way = _way(roots, reached)  # first: it counts who refers to a tape
-    parts = [Segment(tape, 0, len(tape)) for tape in reached] if whole else segments(reached, roots, anew=False)
-    tapes = reached if whole else [tape for tape, _, _ in parts]
+    parts = whole(reached) if at_once else segments(reached, roots, anew=False)
+    tapes = reached if at_once else [tape for tape, _, _ in parts]
     for tape in reached:
         tape.seal()
     key = key_of(parts, roots, way)
     found = PLANS.of_recording(key, tapes)
     graph = collect(roots, parts=parts) if found is None else None
     sources = [] if found is None else sources_of(found, tapes)
-    if any_stale([run for run, _ in sources] if graph is None else list(graph.known_run)):
+    if any_stale_source(sources) if graph is None else any_stale(list(graph.known_run)):
         _forget(roots)
         return False
     if found is not None:
@@ -347,14 +347,14 @@ class Engine:
 
     def _run_missing(self, wanted: Sequence[Expr]) -> None:
         """Compute what has no value yet."""
+        if len(wanted) == 1:
+            while not is_evaluated(wanted[0].tape, wanted[0].row):
+                _run(wanted)
+            return
         while missing := [e for e in wanted if not is_evaluated(e.tape, e.row)]:
             # A run has one device, and without gradients it uses memory again that a backward would read.
             first = missing[0]
-            _run(
-                missing
-                if len(missing) == 1
-                else [e for e in missing if (e.device, e.tape.grad) == (first.device, first.tape.grad)]
-            )
+            _run([e for e in missing if (e.device, e.tape.grad) == (first.device, first.tape.grad)])
 
     @_alone
     def value(self, root: Expr) -> Array:

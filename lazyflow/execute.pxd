@@ -21,6 +21,9 @@ cdef class State:
 cpdef list distinct(list runs)
 
 
+cpdef bint any_stale_source(list sources) except -1
+
+
 cpdef bint any_stale(list runs) except -1
 
 

@@ -30,6 +30,9 @@ def _indices(plan: Plan) -> list[Any]:
     return gathers + [at for cells in plan.cells for at in cells.inputs]
 
 
+_NO_CALLS: list[Any] = []
+
+
 class State:
     """What a `Run` is made of, apart so that it can be of C."""
 
@@ -63,7 +66,7 @@ class Run(State):
         self.readers: list[weakref.ref[Run]] = []
         for run in earlier:
             run.note_reader(self)
-        self.calls = [calls_of(self, cells) for cells in plan.cells] if plan.cells else []
+        self.calls = [calls_of(self, cells) for cells in plan.cells] if plan.cells else _NO_CALLS
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run rests on has changed since, or a value that it read was forgotten."""
@@ -121,6 +124,17 @@ def fused_by(wanted: str, device: str) -> str:
 def distinct(runs: list[Run]) -> list[Run]:
     """Each run once."""
     return runs if len(runs) < 2 else list({id(run): run for run in runs}.values())
+
+
+def any_stale_source(sources: list[tuple[Run, int]]) -> bool:
+    """The same of runs that stand with places."""
+    last = None
+    for run, _ in sources:  # most often they are of one run
+        if run is not last:
+            if run.is_stale():
+                return True
+            last = run
+    return False
 
 
 def any_stale(runs: list[Run]) -> bool:

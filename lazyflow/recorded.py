@@ -73,6 +73,11 @@ def alone(roots: Sequence[Expr]) -> list[Tape] | None:
     return [tape]
 
 
+def whole(tapes: Sequence[Tape]) -> list[Segment]:
+    """All of each tape."""
+    return [Segment(tape, 0, len(tape)) for tape in tapes]
+
+
 def key_of(segments: Sequence[Segment], roots: Sequence[Expr], way: Any) -> Any:
     """What `Recorded` depends on but payload, of tapes that are read whole; None where only parts of one are."""
     number: dict[int, int] = {}

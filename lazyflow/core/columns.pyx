@@ -42,7 +42,7 @@ cdef class Column:
             raise OverflowError(f"a tape holds up to 2**31 - 1 nodes, operands or numbers, not {room}")
         if self.exports:
             raise BufferError("a column cannot grow while somebody looks at its memory")
-        room = min(max(room, 2 * self.room, 64), <Py_ssize_t>INT_MAX)
+        room = min(max(room, 2 * self.room, 16), <Py_ssize_t>INT_MAX)
         data = <char *>realloc(self.data, room * self.itemsize_)
         if data == NULL:
             raise MemoryError(f"no memory for {room * self.itemsize_} bytes of a tape")

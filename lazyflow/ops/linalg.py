@@ -180,15 +180,7 @@ def _place(out: Array, plan: Plan, shape: Shape) -> Array | None:
     return place.reshape(shape) if place.flags.c_contiguous else None
 
 
-def _is_plain(a: Array, b: Array, out: Array) -> bool:
-    """Whether ``np.dot`` writes to ``out``, and multiplies a vector with a matrix: others skip zeros."""
-    alike = a.dtype is b.dtype is out.dtype and out.ndim == 2 and bool(out.flags.c_contiguous)
-    return alike and b.shape[0] > 1 < b.shape[1]
-
-
 def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
-    if xp is np and out is not None and len(a) == 1 and a.ndim == b.ndim == 2 and _is_plain(a, b, out):
-        return np.dot(a, b, out)  # by the kernel that matmul calls, a microsecond sooner
     if b.shape[-2] == 1:  # NumPy runs products over one element outside BLAS, three times slower than this
         return xp.multiply(a, b, out=out)
     return _matmul(xp, a, b, out)
@@ -542,6 +534,8 @@ def _affine_W(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, head
 
 
 def _affine_x(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
+    if not heads and xp is np and x.ndim == W.ndim == 2 and g.dtype == W.dtype != HALF:
+        return without_nan(lambda g, W: _multiply(np, g, W, None), g, W)  # the same for vectors and a parameter
     return pullback(xp, g, BATCH + heads + "a", W, lettered(W, "ab"), x, lettered(x, heads + "b"))
 
 
