@@ -124,13 +124,11 @@ def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> Way:
 
 def _planned(graph: Graph, tapes: Sequence[Tape], way: Way, key: Any) -> Plan:
     """The plan of a graph, kept by the columns that it was collected from."""
-    held = _held(tapes) if way.others and not way.checked and _nbytes(graph) > KEPT else None
-    reuse = not way.differentiable and not way.checked and (held is not None or not way.others)
+    counted = way.others and not way.checked and _nbytes(graph) > KEPT and all(t.handles is not None for t in tapes)
+    reuse = not way.differentiable and not way.checked and (counted or not way.others)
     by_payload = way.dedupe and may_repeat(graph)
-    plan = plan_of(
-        reduced(_with_kept(drawn_anew(graph), held or {}), way.device, way.checked), way.batching, reuse=reuse
-    )
-    if held is None:
+    plan = plan_of(reduced(_with_kept(drawn_anew(graph), counted), way.device, way.checked), way.batching, reuse=reuse)
+    if not counted:
         PLANS.keep_recording(key, tapes, plan, by_payload)
     return plan
 
@@ -189,20 +187,23 @@ def _nbytes(graph: Graph) -> int:
     return sum(n * kind.size * kind.dtype.itemsize for n, kind in zip(counts, kinds, strict=True))
 
 
-def _held(tapes: Sequence[Tape]) -> dict[int, list[int]] | None:
-    """The rows of which somebody holds an expression, by number of the tape; None where nobody counts them."""
-    if any(tape.handles is None for tape in tapes):
-        return None
-    return {tape.number: tape.handles.rows() for tape in tapes}
-
-
-def _with_kept(graph: Graph, held: Mapping[int, Sequence[int]]) -> Graph:
-    """The graph with more roots, so that their values are kept: the rows that are ``held``, and those whose first value
-    is to be remembered."""
-    rows = _watched_places(graph, lambda tape: [*held.get(tape.number, ()), *tape.remembered])
-    bases = {(graph.node_of(graph.tape_base[place]), int(graph.tape_shift[place])) for _, _, place in rows}
+def _with_kept(graph: Graph, counted: bool) -> Graph:
+    """The graph with more roots, so that their values are kept: the rows that somebody holds an expression of, where
+    they are ``counted``, and those whose first value is to be remembered."""
+    places = [place for _, _, place in _watched_places(graph, lambda tape: tape.remembered)]
+    places += _held_places(graph) if counted else ()
+    bases = {(graph.node_of(graph.tape_base[place]), int(graph.tape_shift[place])) for place in places}
     kept = {(node, shift) for node, shift in bases if node is not None} - set(graph.roots)
     return replace(graph, roots=(*graph.roots, *sorted(kept))) if kept else graph
+
+
+def _held_places(graph: Graph) -> Iterator[int]:
+    """The rows that somebody holds an expression of, numbered through all tapes."""
+    for number, reference in enumerate(graph.tapes):
+        tape, start, low = reference(), int(graph.tape_starts[number]), int(graph.tape_lows[number])
+        if tape is not None:
+            high = low + int(graph.tape_starts[number + 1]) - start
+            yield from [row - low + start for row in tape.handles.held(low, high)]
 
 
 def _remember(run: Run, tapes: Sequence[Tape]) -> None:

@@ -8,6 +8,7 @@ for another way, the last of them to the general one. It is printed once and nev
 
 from __future__ import annotations
 
+import itertools
 import operator
 import weakref
 from array import array
@@ -24,7 +25,7 @@ from lazyflow.expr import _append as append
 from lazyflow.expr import _local_row as local_row
 from lazyflow.tape import Signature, Tape, Type, current_tape
 from lazyflow.visible import MISSING, Guard, hides_state, same_items
-from lazyflow.ways import Way, as_tuple, in_structure, kinds_of
+from lazyflow.ways import Way, as_tuple, kinds_of
 
 __all__ = [
     "EXPRESSION",
@@ -400,7 +401,7 @@ class _Printer:
         results = (signature, *signature.further)
         found = "".join(f"e{k}, " for k in range(len(results)))
         self.lines.append(f"{found} = nodes(tape, {self.constant(results)}, found)")
-        self.lines.append(f"return {self._results(recorder.results, iter(range(len(results))))}")
+        self.lines.append(f"return {_printed(recorder.results, (f'e{k}' for k in range(len(results))), self.constant)}")
 
     def _test(self, tests: Sequence[str]) -> None:
         if tests:
@@ -439,29 +440,44 @@ class _Printer:
         what, which = entry
         return self.numbers[which] if what == "number" else f"d{which}[{int(what == 'count')}]"
 
-    def _results(self, structure: Any, results: Iterator[int]) -> str:
-        if structure is EXPRESSION:
-            return f"e{next(results)}"
-        kind, *parts = structure
-        if kind is tuple:
-            return f"({''.join(self._results(p, results) + ', ' for p in parts)})"
-        if kind is list:
-            return f"[{', '.join(self._results(p, results) for p in parts)}]"
-        if kind is dict:
-            return f"{{{', '.join(f'{self.constant(k)}: {self._results(p, results)}' for k, p in parts)}}}"
-        if is_sequence(kind):
-            items = "".join(f"{self._results(p, results)}, " for p in parts)
-            return f"{self.constant(sequence_of)}({self.constant(kind)}, ({items}))"
-        return self.constant(parts[0])
+
+def _printed(structure: Any, results: Iterator[str], constant: Callable[[Any], str]) -> str:
+    """The text that makes what a cell returns of the names of its results."""
+    if structure is EXPRESSION:
+        return next(results)
+    kind, *parts = structure
+    if kind is tuple:
+        return f"({''.join(_printed(p, results, constant) + ', ' for p in parts)})"
+    if kind is list:
+        return f"[{', '.join(_printed(p, results, constant) for p in parts)}]"
+    if kind is dict:
+        return f"{{{', '.join(f'{constant(k)}: {_printed(p, results, constant)}' for k, p in parts)}}}"
+    if is_sequence(kind):
+        items = "".join(f"{_printed(p, results, constant)}, " for p in parts)
+        return f"{constant(sequence_of)}({constant(kind)}, ({items}))"
+    return constant(parts[0])
 
 
 def _made_of(structure: Any) -> Callable[[Sequence[Expr]], Any] | None:
-    """What makes of results what a cell returns; None where that is the one result."""
+    """What makes of results what a cell returns, as code; None where that is the one result."""
     if structure is EXPRESSION:
         return None
     if structure[0] is tuple and all(part is EXPRESSION for part in structure[1:]):
         return as_tuple
-    return in_structure(structure, rebuilt)
+    names: dict[str, Any] = {}
+    places = (f"found[{k}]" for k in itertools.count())
+
+    def constant(value: Any) -> str:
+        return next((name for name, known in names.items() if known is value), None) or _named(names, value)
+
+    made: Callable[[Sequence[Expr]], Any] = eval(f"lambda found: {_printed(structure, places, constant)}", names)
+    return made
+
+
+def _named(names: dict[str, Any], value: Any) -> str:
+    name = f"k{len(names)}"
+    names[name] = value
+    return name
 
 
 def _reference(value: Any) -> Any:

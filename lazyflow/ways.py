@@ -9,7 +9,6 @@ that code alone.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from lazyflow.expr import STRUCTURE, Expr, Parameter, imported_type
 from lazyflow.settings import SCOPE
 from lazyflow.tape import Signature, Tape, current_tape
 
-__all__ = ["COMPILED", "Way", "Ways", "as_tuple", "in_structure", "kinds_of"]
+__all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of"]
 
 COMPILED = recording.RECALL is not None
 
@@ -385,12 +384,3 @@ def _handle(tape: Tape, way: Way, row: int, k: int) -> Expr:
 def as_tuple(results: Sequence[Expr]) -> Any:
     """Results as a cell returns them that returns a tuple of them."""
     return tuple(results)
-
-
-def in_structure(structure: Any, rebuilt: Callable[..., Any]) -> Callable[[Sequence[Expr]], Any]:
-    """What makes of results what a cell returns that returns them otherwise."""
-    return functools.partial(_in_structure, structure, rebuilt)
-
-
-def _in_structure(structure: Any, rebuilt: Callable[..., Any], results: Sequence[Expr]) -> Any:
-    return rebuilt(structure, iter(results))
