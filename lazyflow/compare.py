@@ -295,7 +295,7 @@ class _Steps:
                     _add(gradients, found)
                 self.state.touch()
         self.profile.take()
-        return _Values(losses, list(gradients.values()) if self.train else None)
+        return _Values(losses, gradients if self.train else None)
 
 
 def _wait(parameters: Sequence[Parameter]) -> None:
@@ -319,14 +319,18 @@ def _add(gradients: dict[int, Array], parameters: Iterable[Parameter]) -> None:
 @dataclass(frozen=True)
 class _Values:
     losses: Sequence[Array]
-    gradients: Sequence[Array] | None
+    gradients: Mapping[int, Array] | None  # by parameter
 
     def differences(self, other: _Values) -> tuple[float, float | None]:
         """How much losses and gradients of another computation differ from these."""
         losses = _difference(self.losses, other.losses)
         if self.gradients is None or other.gradients is None:
             return losses, None
-        return losses, _difference(self.gradients, other.gradients)
+        # In one order: which parameters an example reaches first is its own affair, and one that it does not has zeros.
+        pairs = [(self.gradients.get(k), other.gradients.get(k)) for k in {**self.gradients, **other.gradients}]
+        mine = [np.zeros_like(b) if a is None else a for a, b in pairs]
+        others = [np.zeros_like(a) if b is None else b for a, b in pairs]
+        return losses, _difference(mine, others)
 
     @property
     def rounding(self) -> float:

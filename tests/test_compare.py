@@ -97,6 +97,21 @@ def test_values_are_those_of_one_example_at_a_time(model, mode, train):
     assert row.differs < 1e-5
 
 
+def test_gradients_are_compared_by_parameter():
+    """The first example of some does not reach what the first of others does."""
+    w, v = lf.Parameter([1.0, 2.0]), lf.Parameter([[3.0, 4.0], [5.0, 6.0]])
+
+    def loss(example):
+        return lf.sum(w * 2.0) if example < 2 else lf.sum(v * float(example)) + lf.sum(w)
+
+    (row,) = lf.compare(loss, [3, 1, 0, 2, 4, 1, 2], batch=7, modes="phases", **QUICK).rows
+    assert row.gradients_differ < 1e-5
+    values = sys.modules["lazyflow.compare"]._Values
+    one = values([], {1: np.ones(2), 2: np.zeros(3)})
+    other = values([], {2: np.zeros(3), 1: np.ones(2), 3: np.zeros(4)})
+    assert one.differences(other) == (0.0, 0.0) and other.differences(one) == (0.0, 0.0)
+
+
 def test_nodes_launches_and_bound_are_those_of_explain(model):
     model.eval()
     (row,) = lf.compare(model.scores, SENTENCES, batch=7, modes="phases", train=False, **QUICK).rows
