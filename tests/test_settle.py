@@ -9,6 +9,9 @@ import lazyflow as lf
 from lazyflow import engine, nn, optim, settle
 from lazyflow.core.columns import Counts
 
+# On a device runs stay as they are.
+pytestmark = pytest.mark.host
+
 if Counts() is None:
     pytest.skip("expressions are not counted: the core was not compiled", allow_module_level=True)
 

@@ -165,6 +165,7 @@ def few(monkeypatch):
     monkeypatch.setattr(tapes, "MOST", 1)
 
 
+@pytest.mark.host
 def test_across_sweeps(few):
     for call in calls():
         expected = recorded(call, operands(), Alone())
@@ -252,6 +253,7 @@ def test_draws_are_made_anew_and_the_same_from_a_seed(call):
             assert drawn(lf, block) == drawn(Alone(), block)
 
 
+@pytest.mark.host
 def test_contents_of_arrays_count_where_they_are_looked_at():
     x, table = operands()["m"], PARAMETERS["W"]
     for _ in range(3):

@@ -14,6 +14,9 @@ import pytest
 import lazyflow as lf
 from lazyflow import nn
 
+# Parameters of this file lie on the CPU.
+pytestmark = pytest.mark.host
+
 W = lf.Parameter(np.linspace(-1, 1, 3, dtype="f4"), name="w")
 TABLE = lf.Parameter(np.arange(12, dtype="f4").reshape(4, 3))
 
