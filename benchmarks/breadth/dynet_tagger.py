@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.breadth.base import LEARNING_RATE, Array
 from benchmarks.harness import Stopwatch
-from benchmarks.peers.dynet_configured import dy
+from benchmarks.peers.dynet_configured import dy, plain
 
 
 class Tagger:
@@ -27,9 +27,7 @@ class Tagger:
             [self.builder(weights, n, d) for d in ("", "_reverse")] for n in ("speller", "reader")
         )
         self.head = [self.model.parameters_from_numpy(weights[f"output.{name}"]) for name in ("bias", "weight")]
-        self.trainer = dy.SimpleSGDTrainer(self.model, learning_rate=LEARNING_RATE)
-        self.trainer.set_clip_threshold(0)
-        self.trainer.set_sparse_updates(True)
+        self.trainer = plain(dy.SimpleSGDTrainer(self.model, learning_rate=LEARNING_RATE))
 
     def builder(self, weights: Mapping[str, Array], layer: str, direction: str) -> Any:
         """DyNet's gates are in the order i, f, o, g, and it adds one to the forget gate's input."""

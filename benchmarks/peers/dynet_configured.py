@@ -9,4 +9,12 @@ import dynet_config  # type: ignore[import-not-found]
 dynet_config.set(mem="500,500,150,100", autobatch=1, random_seed=1)
 import dynet as dy  # type: ignore[import-not-found]  # noqa: E402  (reads its configuration when imported)
 
-__all__ = ["dy"]
+__all__ = ["dy", "plain"]
+
+
+def plain(trainer: dy.Trainer) -> dy.Trainer:
+    """A trainer that updates the rows of tables that were looked up, and does not clip: by default every update takes
+    the norm of all gradients first, which nobody else is asked to do."""
+    trainer.set_sparse_updates(True)
+    trainer.set_clip_threshold(0)
+    return trainer

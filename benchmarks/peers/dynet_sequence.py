@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.harness import Stopwatch
 from benchmarks.peers import DIRECTIONS, LEARNING_RATE, Array
-from benchmarks.peers.dynet_configured import dy
+from benchmarks.peers.dynet_configured import dy, plain
 from benchmarks.sentences import Sentence
 
 I, F, G, O = range(4)  # noqa: E741  (the gates' names in the formulas)
@@ -24,8 +24,7 @@ class SequenceLSTM:
         self.table = self.model.lookup_parameters_from_numpy(weights["embedding"])
         self.head = [self.model.parameters_from_numpy(weights[name]) for name in ("head.bias", "head.weight")]
         self.layers = [self.layer(weights, name) for name in DIRECTIONS if f"{name}.state" in weights]
-        self.trainer = dy.AdamTrainer(self.model, alpha=LEARNING_RATE)
-        self.trainer.set_sparse_updates(True)
+        self.trainer = plain(dy.AdamTrainer(self.model, alpha=LEARNING_RATE))
 
     def layer(self, weights: Mapping[str, Array], direction: str) -> Any:
         """One direction's parameters: for each gate its bias and the two matrices."""

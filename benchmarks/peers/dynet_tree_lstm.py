@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.harness import Stopwatch
 from benchmarks.peers import LEARNING_RATE, Array, initial_weights
-from benchmarks.peers.dynet_configured import dy
+from benchmarks.peers.dynet_configured import dy, plain
 from benchmarks.trees import Tree, nodes
 
 PARAMETERS = 2 * 3 + 3 * 5 + 2  # a matrix for every input of every gate, and the biases
@@ -28,14 +28,11 @@ class TreeLSTM:
         self.leaf = _gates(model, weights["leaf.weight"], weights["leaf.bias"], 3, inputs=1)
         self.inner = _gates(model, weights["inner.weight"], weights["inner.bias"], 5, inputs=2)
         self.head = [model.parameters_from_numpy(weights[name]) for name in ("head.bias", "head.weight")]
-        self.trainer = dy.AdamTrainer(model, alpha=LEARNING_RATE)
-        self.trainer.set_sparse_updates(True)
+        self.trainer = plain(dy.AdamTrainer(model, alpha=LEARNING_RATE))
 
     def use_sgd(self) -> None:
         """See `benchmarks.peers.TreeModel`."""
-        self.trainer = dy.SimpleSGDTrainer(self.model, learning_rate=LEARNING_RATE)
-        self.trainer.set_sparse_updates(True)
-        self.trainer.set_clip_threshold(-1)  # the others do not clip
+        self.trainer = plain(dy.SimpleSGDTrainer(self.model, learning_rate=LEARNING_RATE))
 
     def state(self, tree: Tree, losses: list[Any] | None) -> tuple[Any, Any]:
         """Hidden state and memory of the root; appends the loss of every node to ``losses``."""
