@@ -37,10 +37,11 @@ cdef Tape _first_tape(tuple values)
 
 cdef object _called(Ways ways, tuple values)
 
-@cython.locals(
-    e=Expr, tape=Tape, way=Way, signature=Signature, k=Py_ssize_t, count=Py_ssize_t, row=int, numbers=bint, given=list, now=tuple
-)
+@cython.locals(e=Expr, tape=Tape, way=Way, k=Py_ssize_t, count=Py_ssize_t, numbers=bint, now=tuple)
 cdef object _called_plainly(Ways ways, tuple values, Py_ssize_t first)
+
+@cython.locals(e=Expr, signature=Signature, k=Py_ssize_t, row=int, given=list)
+cdef object _recorded_plainly(Tape tape, Way way, tuple values, Py_ssize_t first, bint numbers)
 
 @cython.locals(tape=Tape, kinds=list, expressions=list, numbers=list, rows=list, way=Way)
 cdef object _called_anyhow(Ways ways, tuple values)

@@ -216,8 +216,11 @@ def _called_plainly(ways: Ways, values: tuple[Any, ...], first: int) -> Any:
     if type(found) is not int or found < 0:
         return None
     way: Way = now[1][found]
-    if not way.in_order:
-        return None
+    return _recorded_plainly(tape, way, values, first, numbers) if way.in_order else None
+
+
+def _recorded_plainly(tape: Tape, way: Way, values: tuple[Any, ...], first: int, numbers: bool) -> Any:
+    """Append the rows of such a call, whose expressions are its operands in their order."""
     if not _is_ready(way, tape):
         return MISSED
     if numbers or way.ints or way.floats:
@@ -229,10 +232,10 @@ def _called_plainly(ways: Ways, values: tuple[Any, ...], first: int) -> Any:
     for s in way.signatures:
         signature: Signature = s
         tape.signatures.append(signature.id)
-    for k in range(count):
-        o = values[first + k]
+    for k in range(first, len(values)):
+        o = values[k]
         if type(o) is Expr:
-            e = o
+            e: Expr = o
             tape.operands.append(e.row)
     return _results(tape, way, row)
 
