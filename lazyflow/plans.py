@@ -75,13 +75,15 @@ class Plans:
     @property
     def nbytes(self) -> int:
         """Bytes of what is kept. Counted anew: an interrupt could come between a plan and a count of it."""
-        return sum([kept.nbytes for kept in list(self.kept.values())])
+        with self.lock:
+            return sum([kept.nbytes for kept in self.kept.values()])
 
     def info(self) -> CacheInfo:
         """Counts and sizes."""
-        plans = [kept.plan for kept in list(self.kept.values()) if kept.plan is not None]
-        distinct = len({id(plan.offsets) for plan in plans})  # several keys may lead to one
-        return CacheInfo(self.hits, self.misses, distinct, self.nbytes, self.limit)
+        with self.lock:
+            plans = [kept.plan for kept in self.kept.values() if kept.plan is not None]
+            distinct = len({id(plan.offsets) for plan in plans})  # several keys may lead to one
+            return CacheInfo(self.hits, self.misses, distinct, self.nbytes, self.limit)
 
     def plan(self, graph: Graph, way: Any, make: Callable[[], Plan]) -> Plan:
         """The plan of a graph, run in a certain ``way``; made anew if no graph of equal structure has one."""
@@ -114,11 +116,10 @@ class Plans:
             found = self.kept.get(key)
         if found is None:
             return None
-        try:
-            self.kept.move_to_end(key)
-        except KeyError:  # no lock is held: another thread has dropped it in between
-            return found.recorded
-        self.hits += 1
+        with self.lock:  # another thread may be walking through all that is kept, or has dropped it since
+            if key in self.kept:
+                self.kept.move_to_end(key)
+            self.hits += 1
         return found.recorded
 
     def keep_recording(self, key: Any, tapes: Sequence[Tape], plan: Plan, by_payload: bool) -> None:
