@@ -129,7 +129,7 @@ def blocks(low: int, high: int, rows: int | None) -> Iterator[tuple[int, int]]:
     """A range in equal blocks of about ``rows``; products are made for four rows at a time.
 
     >>> list(blocks(0, 40, 12))
-    [(0, 16), (16, 32), (32, 40)]
+    [(0, 12), (12, 24), (24, 36), (36, 40)]
     """
     count = high - low
     if rows is None or count <= most(rows):
