@@ -5,7 +5,13 @@ NumPy or CuPy calls, `Expr.backward` runs the same groups in reverse, and an opt
 
     import lazyflow as lf
     from lazyflow import nn, optim, data, train
+
+These four and what writes files are imported when a program first names them: each costs some of what NumPy costs.
 """
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from lazyflow import errors
 from lazyflow.cell import cell
@@ -194,7 +200,6 @@ from lazyflow.grad import (
     vjp,
 )
 from lazyflow.info import Info, info
-from lazyflow.io import load, save
 from lazyflow.map import map
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.random import Stream, seed
@@ -203,7 +208,11 @@ from lazyflow.settings import no_grad, using
 from lazyflow.version import __version__ as __version__
 from lazyflow.vmap import vmap
 
-from lazyflow import data, functions, nn, optim, random, train  # isort: skip
+from lazyflow import functions, random  # isort: skip
+
+if _TYPE_CHECKING:
+    from lazyflow import data, nn, optim, train
+    from lazyflow.io import load, save
 
 __all__ = [
     "CellError",
@@ -411,3 +420,27 @@ __all__ = [
     "where",
     "windows",
 ]
+
+# By public name: the module, and what of it has that name, or None for the module itself. No module of these has the
+# name of a function of its own, or whoever imports the module first would hide the function.
+_LATER = {
+    "data": ("lazyflow.data", None),
+    "load": ("lazyflow.io", "load"),
+    "nn": ("lazyflow.nn", None),
+    "optim": ("lazyflow.optim", None),
+    "save": ("lazyflow.io", "save"),
+    "train": ("lazyflow.train", None),
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    module, of_it = _LATER[name]
+    found = _import_module(module)
+    found = globals()[name] = found if of_it is None else getattr(found, of_it)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.compared import Comparison, Measured
+from lazyflow.compared import Comparison, Measured, median
 from lazyflow.engine import forward
 from lazyflow.errors import GradientError, ShapeError
 from lazyflow.explain import Explanation, explain
@@ -21,10 +19,12 @@ from lazyflow.expr import Expr, Parameter
 from lazyflow.functions import mean
 from lazyflow.info import info
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.optim import Optimizer
 from lazyflow.profile import Profile
 from lazyflow.settings import BATCHINGS, refuse_in_cells, using
-from lazyflow.unchanged import Unchanged, unchanged
+
+if TYPE_CHECKING:
+    from lazyflow.optim import Optimizer
+    from lazyflow.unchanged import Unchanged
 
 __all__ = ["Comparison", "Measured", "compare"]
 
@@ -88,6 +88,10 @@ def compare(
     >>> phases.launches < none.launches == none.nodes, phases.differs < 1e-4
     (True, True)
     """
+    from tqdm import tqdm  # what most programs do without is imported by those that compare
+
+    from lazyflow.unchanged import unchanged
+
     refuse_in_cells("speed is measured", "call lf.compare outside")
     given = _list_of(examples)
     sizes, notes = _sizes(batch, len(given))
@@ -146,6 +150,8 @@ def _modes(modes: Any) -> list[str]:
 
 
 def _check(loss_of: Any, train: bool, optimizer: Any, rounds: Any, seconds: Any) -> None:
+    from lazyflow.optim import Optimizer
+
     if not callable(loss_of):
         raise TypeError(f"loss_of must be a function of one example that returns its loss, got {loss_of!r:.80}")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
@@ -432,7 +438,7 @@ class _Size:
         same: tuple[float | None, float | None],
     ) -> Measured:
         ratios = None if none is None else tuple(a.per_s / b.per_s for a, b in zip(rounds, none, strict=True))
-        ms = {name: statistics.median(r.ms.get(name, 0.0) for r in rounds) for name in rounds[0].ms}
+        ms = {name: median(r.ms.get(name, 0.0) for r in rounds) for name in rounds[0].ms}
         counts = explained.nodes, explained.launches, explained.lower_bound
         return Measured(self.size, mode, tuple(r.per_s for r in rounds), ratios, *counts, ms, *same)
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_info
 
 from lazyflow import core
 from lazyflow import device as devices
@@ -118,6 +117,8 @@ def info() -> Info:
     >>> found.version == lf.__version__
     True
     """
+    from threadpoolctl import threadpool_info
+
     simd = np.show_config(mode="dicts")["SIMD Extensions"]
     processor = vectors([*simd.get("baseline", []), *simd.get("found", [])])
     libraries = tuple(

@@ -21,8 +21,6 @@ from contextvars import Context, copy_context
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from lazyflow import expr, fibers, settings
 from lazyflow.arena import next_number
 from lazyflow.errors import user_line
@@ -82,6 +80,8 @@ def map(
         _say_once()
         together = 1
     sizes = [len(column) for column in examples if isinstance(column, Sized)]
+    from tqdm import tqdm  # longer to import than NumPy, if it is the first to ask for the packages there are
+
     with tqdm(total=min(sizes, default=None), desc="lf.map", unit="example", disable=not progress) as bar:
         pairs = enumerate(zip(*examples, strict=False))
         results = _one_by_one(fn, pairs, bar) if together == 1 else _Loop(fn, pairs, together, bar).run()

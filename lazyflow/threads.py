@@ -15,7 +15,6 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from lazyflow import core
 from lazyflow.locks import Lock
@@ -24,6 +23,8 @@ from lazyflow.locks import Lock
 @functools.cache
 def _libraries() -> tuple[Any, ...]:
     """The BLAS libraries of this process. NumPy's is loaded by now; one that is loaded later is left alone."""
+    from threadpoolctl import ThreadpoolController  # nobody who only imports the package asks
+
     return tuple(lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas")
 
 
