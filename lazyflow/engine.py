@@ -357,6 +357,44 @@ class Engine:
             first = missing[0]
             _run([e for e in missing if (e.device, e.tape.grad) == (first.device, first.tape.grad)])
 
+    def host_value(self, root: Expr) -> np.ndarray[Any, Any]:
+        """The same on the host. An example of a map waits for it, and is given it, together with the others."""
+        example = fibers.here()
+        if example is None or is_evaluated(root.tape, root.row) or not example.waits():
+            return devices.to_host(self.value(root))
+        _refuse_in_cells((root,))
+        answer: np.ndarray[Any, Any] | None = example.ask(root)
+        if answer is not None:
+            return answer
+        example.busy += 1  # it computes by itself what the others could not, and waits no more
+        try:
+            return devices.to_host(self.value(root))
+        finally:
+            example.busy -= 1
+
+    @_alone
+    def answers(self, roots: Sequence[Expr]) -> list[np.ndarray[Any, Any]]:
+        """Copies of the values of several roots on the host, which come from a device all at once."""
+        self._run_missing(roots)
+        places = [location(root.tape, root.row) for root in roots]
+        kinds = {(run.device, root.type.device, root.type.dtype) for (run, _), root in zip(places, roots, strict=True)}
+        if len(kinds) > 1 or next(iter(kinds))[0] == "cpu":
+            return [
+                run.value(offset, root.type) if run.device == "cpu" else devices.to_host(run.value(offset, root.type))
+                for (run, offset), root in zip(places, roots, strict=True)
+            ]
+        (device, _, dtype) = kinds.pop()
+        with devices.on(device):
+            found = [
+                devices.view(run.arena.buffers[dtype], offset, (root.type.size,))
+                for (run, offset), root in zip(places, roots, strict=True)
+            ]
+            whole = devices.to_host(devices.array_module(device).concatenate(found))
+        ends = np.cumsum([root.type.size for root in roots]).tolist()
+        return [
+            whole[end - root.type.size : end].reshape(root.shape).copy() for root, end in zip(roots, ends, strict=True)
+        ]
+
     @_alone
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""

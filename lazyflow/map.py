@@ -19,14 +19,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextvars import Context, copy_context
 from dataclasses import fields, replace
+from threading import get_ident
 from typing import Any, TypeVar
+
+import numpy as np
 
 from lazyflow import expr, fibers, settings
 from lazyflow.arena import next_number
 from lazyflow.errors import user_line
-from lazyflow.expr import Expr, moment
+from lazyflow.expr import Expr, handle, moment
+from lazyflow.graph import is_evaluated
 from lazyflow.rounds import Round, launched, watching
-from lazyflow.tape import current_tape
+from lazyflow.tape import IMPORT, Tape, current_tape, signature_by_id
 
 try:
     from greenlet import GreenletExit, getcurrent, greenlet
@@ -135,29 +139,53 @@ def _add_note(error: BaseException, note: str) -> None:
 
 class _Fiber(fibers.Example):
     """An example in a greenlet. ``asked``: what it waits for; with ``cotangents``, for a backward, and whether that is
-    ``done``. ``waited``: whether it ever did. ``ending``: an error has ended the map, and nobody waits any more."""
+    ``done``; else ``wants`` says whether it is to be given the value, its ``answer``. ``waited``: how often it did.
+    ``ending``: an error has ended the map, and nobody waits any more."""
 
-    __slots__ = ("asked", "cotangents", "done", "ending", "greenlet", "settings", "waited", "watched")
+    __slots__ = (
+        "answer", "asked", "cotangents", "done", "ending", "greenlet", "settings", "waited", "wants", "watched",
+    )  # fmt: skip
 
     def __init__(self, mapping: fibers.Mapping, number: int, watched: bool) -> None:
         super().__init__(mapping, number)
         self.watched, self.greenlet = watched, getcurrent()
         self.asked: Sequence[Expr] = ()
+        self.answer: Any = None
         self.cotangents: Sequence[Any] | None = None
         self.settings: Any = None
-        self.ending = self.done = self.waited = False
+        self.ending = self.done = self.wants = False
+        self.waited = 0
 
     def waits(self) -> bool:
-        super().waits()
+        if self.thread != get_ident():
+            super().waits()
         return not (self.busy or self.ending) and getcurrent() is self.greenlet
 
     def wait(self, roots: Sequence[Expr], cotangents: Sequence[Any] | None = None) -> bool:
-        self.asked, self.cotangents, self.settings = roots, cotangents, settings.current()
-        self.done, self.waited = False, True
+        self.asked, self.cotangents, self.wants, self.done = roots, cotangents, False, False
+        self._switch()
+        return self.done
+
+    def ask(self, root: Expr) -> Any:
+        self.asked, self.cotangents, self.wants = (root,), None, True
+        self._switch()
+        answer, self.answer = self.answer, None
+        return answer
+
+    def _switch(self) -> None:
+        self.settings = settings.current()
+        self.waited += 1
         if self.watched and not self.lines:
             self.lines = [user_line()]
         self.greenlet.parent.switch()
-        return self.done
+
+
+def _answer(asking: Sequence[_Fiber]) -> None:
+    """Give each the value that it wants."""
+    if asking:
+        answers = expr.ENGINE[0].answers([fiber.asked[0] for fiber in asking])
+        for fiber, answer in zip(asking, answers, strict=True):
+            fiber.answer = answer
 
 
 def _differentiate(asking: Sequence[_Fiber]) -> None:
@@ -168,6 +196,23 @@ def _differentiate(asking: Sequence[_Fiber]) -> None:
         expr.ENGINE[0].backward_all([root for root, _ in pairs], [cotangent for _, cotangent in pairs])
         for fiber in mine:
             fiber.done = True
+
+
+def _unread(tape: Tape, low: int) -> list[Expr]:
+    """Those rows of a tape, from ``low`` on, that somebody holds an expression of and that no other row reads. What has
+    been recorded before the first question, such as an encoder, is asked for next, by every example at another moment:
+    it runs in the first round, batched over all of them."""
+    if len(tape) <= low or tape.trace is not None:
+        return []
+    free = np.ones(len(tape), bool)
+    free[np.frombuffer(tape.operands.tobytes(), np.int32)] = False
+    free[:low] = False
+    rows = np.flatnonzero(free).tolist()
+    if tape.handles is not None:
+        held = set(tape.handles.held(low, len(tape)))
+        rows = [row for row in rows if row in held]
+    kinds = [(row, signature_by_id(tape.signatures[row])) for row in rows if row not in tape.objects]
+    return [handle(tape, row, s.type) for row, s in kinds if s.op is not IMPORT and not is_evaluated(tape, row)]
 
 
 _OF_RUNS = [f.name for f in fields(settings.Settings) if f.name not in ("device", "dtype", "grad")]
@@ -188,10 +233,12 @@ class _Loop:
         self.live: dict[int, _Fiber] = {}
         self.results: dict[int, Any] = {}
         self.exhausted = False
+        self.begun = 0, 0
 
     def run(self) -> list[Any]:
         """The results, in the examples' order."""
-        current_tape()  # it makes this context's record of its blocks, and the examples' copies of it share a tape
+        tape = current_tape()  # it makes this context's record of its blocks, and the examples' copies share its tape
+        self.begun = tape.number, len(tape)
         try:
             self._begin()
             while self.live:
@@ -255,18 +302,27 @@ class _Loop:
         """One forward for all of them. Where that fails, each goes on and computes its own by itself: so the error is
         raised in the example, and at the line, that it belongs to."""
         roots = [e for fiber in waiting for e in fiber.asked]
+        if not settings.current().check_finite:  # what nobody asks for must not be found to be a NaN
+            tapes = {id(e.tape): e.tape for fiber in waiting if fiber.waited == 1 for e in fiber.asked}
+            roots += [e for tape in tapes.values() for e in _unread(tape, self._first_row(tape))]
         outer = fibers.here()
         if self.rounds is not None and outer is not None:
             outer.lines = [line for fiber in waiting for line in fiber.lines]
         since = next_number()
         try:
             expr.ENGINE[0].forward(roots)
+            _answer([fiber for fiber in waiting if fiber.wants])
             _differentiate([fiber for fiber in waiting if fiber.cotangents is not None])
         except Exception:
             return
         if self.rounds is not None and (outer is None or not outer.waits()):
             lines = Counter(line for fiber in waiting for line in fiber.lines)
             self.rounds.seen.append(Round(len(waiting), lines, launched(roots, since)))
+
+    def _first_row(self, tape: Tape) -> int:
+        """From where on what stands on a tape was recorded by the examples."""
+        number, rows = self.begun
+        return 0 if tape.number > number else rows if tape.number == number else len(tape)
 
     def _end(self, error: BaseException) -> None:
         """End all that are under way, because of an error: what they ask for from now on they compute by themselves."""

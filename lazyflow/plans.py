@@ -69,6 +69,7 @@ class Plans:
         self.kept: OrderedDict[Any, Kept] = OrderedDict()
         self.watched: weakref.WeakSet[Type] = weakref.WeakSet()
         self.hits = self.misses = 0
+        self.most = self.since = 0  # no fewer than the bytes that are kept; how many were added since they were counted
         self.bereft = False
         self.lock = Lock()
 
@@ -153,9 +154,12 @@ class Plans:
         if size > self.limit:
             return
         self.kept.pop(key, None)
-        total = self.nbytes + size
-        while total > self.limit:  # before it is kept: an interrupt finds too little kept, never too much
-            total -= self.kept.popitem(last=False)[1].nbytes
+        self.since += 1
+        if self.most + size > self.limit and self.since > RECOUNTED:
+            self.most, self.since = self.nbytes, 0
+        self.most += size  # before it is kept: an interrupt leaves too much counted, and too little kept
+        while self.most > self.limit and self.kept:
+            self.most -= self.kept.popitem(last=False)[1].nbytes
         for kind in _parameter_types(kept.signatures):
             parameter = kind.parameter() if kind.parameter is not None else None
             if parameter is not None and kind not in self.watched:
@@ -180,6 +184,7 @@ def _parameter_types(signatures: Iterable[Signature]) -> list[Type]:
     return [o.type for s in signatures for o in s.operands if o.kind == "shared" and o.type]
 
 
+RECOUNTED = 64  # plans that are added between two counts of the bytes of all
 MOST_SEEN = 4096  # structures that are remembered to have come by once
 STEP = 61  # elements from one that is part of the key to the next; all are compared when a key is found
 

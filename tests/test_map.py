@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import map as mapped
 from lazyflow import nn, optim, tape
+from tests import simcupy
 from tests.programs import INPUTS, Program, arrays, example_inputs, programs
 
 maps = sys.modules["lazyflow.map"]
@@ -72,6 +73,57 @@ def test_a_round_is_one_forward_for_all_that_wait():
     assert products.rows == sum(counts) and products.launches == max(counts)
     assert products.largest == sum(c > 0 for c in counts)
     assert "asked at" in str(seen) and asked.line in str(seen)
+
+
+@needs_fibers
+def test_what_stands_recorded_before_the_first_question_runs_in_the_first_round():
+    w, table = parameter(1, 3, 3), parameter(2, 5, 3)
+    waiting = [lf.tanh(w @ x) for x in XS]  # recorded before, on the same tape
+
+    def fn(length):
+        states = [lf.embedding(table, length % 5)]
+        for _ in range(length):
+            states.append(lf.tanh(w @ states[-1]))
+        return [lf.sum(state).item() for state in states]
+
+    with lf.rounds() as seen:
+        found = lf.map(fn, [3, 5, 4, 1])
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate([fn(k) for k in (3, 5, 4, 1)]), rtol=1e-5)
+    first = seen.seen[0].launches
+    (products,) = {operation for operation, _, _ in first if operation.startswith("matmul")}
+    assert [rows for operation, _, rows in first if operation == products] == [4, 3, 3, 2, 1]
+    assert not [o for r in seen.seen[1:] for o, _, _ in r.launches if o == products]
+    assert all(e.tape.run_of is None or e.tape.run_of[e.row] < 0 for e in waiting), "what is not the examples' own"
+    np.testing.assert_allclose(waiting[0].numpy(), np.tanh(w.numpy() @ XS[0]), rtol=1e-5)
+
+
+def test_what_is_not_asked_for_raises_nothing():
+    w = lf.Parameter(2.0)
+
+    def fn(x):
+        with lf.using(check_finite=True):
+            hidden = lf.log(-w * x)
+            return (w * x).item(), hidden.shape
+
+    assert lf.map(fn, [1.0, 2.0]) == [(2.0, ()), (4.0, ())]
+    none = lf.constant(np.zeros((2, 2)))
+    assert lf.map(lambda x: [lf.inv(none * x), (w * x).item()][1], [1.0, 2.0]) == [2.0, 4.0]
+
+
+@pytest.mark.gpu
+@needs_fibers
+def test_the_answers_of_a_round_are_one_transfer():
+    if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
+        pytest.skip("only the simulator counts transfers: --device simulated")
+    with lf.using(device="cuda:0"):
+        w = parameter(1, 3, 3)
+        expected = [(lf.tanh(w @ x)).numpy() for x in XS]
+        with simcupy.counting() as seen:
+            found = lf.map(lambda x: lf.tanh(w @ x).numpy(), XS)
+    assert seen.d2h == 1
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    found[0][:] = 0
+    np.testing.assert_allclose(found[1:], expected[1:], rtol=1e-6)
 
 
 def test_several_iterables_end_with_the_shortest_as_pythons_map_does():

@@ -123,6 +123,7 @@ def test_an_interrupt_leaves_no_more_bytes_than_allowed(plans):
     def full():
         own = Plans(limit)
         own.kept.update(kept)
+        own.most = own.nbytes
         return own
 
     for k in range(bytecodes(functools.partial(full()._keep, key, last), ["plans.py"])):
