@@ -331,9 +331,15 @@ def bound_for_parameters(plan: Plan) -> tuple[Bound, ...]:
     """The launches for the gradients of a plan's parameters, bound when a backward first asks."""
     found: tuple[Bound, ...] | None = plan.bound.get("parameters")
     if found is None:
-        there = () if plan.first is None else bound_for_parameters(plan.first)
-        found = plan.bound["parameters"] = _bound(plan.parameter_launches, there)
+        before = () if plan.first is None else bound_for_parameters(plan.first)
+        found = plan.bound["parameters"] = bound_among(plan.parameter_launches, (*bound(plan), *before))
     return found
+
+
+def bound_among(launches: Sequence[Launch], there: Sequence[Bound]) -> tuple[Bound, ...]:
+    """The launches as they are run; those that are bound ``there`` are as they are."""
+    known = {id(b.launch): b for b in there}
+    return tuple([known.get(id(launch)) or Bound(launch) for launch in launches])
 
 
 def _bound(launches: Sequence[Launch], there: tuple[Bound, ...]) -> tuple[Bound, ...]:

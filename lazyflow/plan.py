@@ -183,8 +183,9 @@ class Plan:
         """All nodes of each signature that has a differentiable parameter, as if nothing forbade to run them at once:
         what backward computes the parameters' gradients from. Made when a backward first asks."""
         if self.first is not None:
-            return tuple([_refilled(launch, self.graph) for launch in self.first.parameter_launches])
-        return () if self.reuses else parameter_launches(self.graph, self.schedule.launch, self.offsets)
+            mine = {id(old): new for old, new in zip(self.first.launches, self.launches, strict=True)}
+            return tuple([mine.get(id(x)) or _refilled(x, self.graph) for x in self.first.parameter_launches])
+        return () if self.reuses else parameter_launches(self.graph, self.schedule.launch, self.offsets, self.launches)
 
     def check(self) -> None:
         """Raise ``AssertionError`` if this is not a valid plan: every node once, operands before users, rows
@@ -534,12 +535,29 @@ def has_parameter_gradient(signature: Signature) -> bool:
     return signature.cell is None and any(o.kind == "shared" and o.vjp is not None for o in signature.operands)
 
 
-def parameter_launches(graph: Graph, launch_of: Ints, offsets: Ints, nodes: Ints | None = None) -> tuple[Launch, ...]:
-    """One launch for each signature with a differentiable parameter, of all its nodes in the order of their rows."""
-    wanted = np.array([has_parameter_gradient(s) for s in graph.signatures], bool)
-    if not wanted.any():
+def parameter_launches(
+    graph: Graph, launch_of: Ints, offsets: Ints, there: Sequence[Launch], nodes: Ints | None = None
+) -> tuple[Launch, ...]:
+    """One launch for each signature with a differentiable parameter, of all its nodes in the order of their rows: the
+    one that is ``there``, where all of them run at once, as look-ups and what stands behind a recurrence do."""
+    wanted = [has_parameter_gradient(s) for s in graph.signatures]
+    if not any(wanted):
         return ()
-    mine = wanted[graph.signature]
+    running: dict[int, list[Launch]] = {}
+    for launch in there:
+        running.setdefault(launch.signature.serial, []).append(launch)
+    mine = [running.get(s.serial, ()) if want else () for s, want in zip(graph.signatures, wanted, strict=True)]
+    apart = _joined(graph, launch_of, offsets, [len(launches) > 1 for launches in mine], nodes)
+    return tuple([launches[0] if len(launches) == 1 else next(apart) for launches in mine if launches])
+
+
+def _joined(
+    graph: Graph, launch_of: Ints, offsets: Ints, wanted: Sequence[bool], nodes: Ints | None
+) -> Iterator[Launch]:
+    """The launches of some signatures, each as one, in the order of these."""
+    if not any(wanted):
+        return iter(())
+    mine = np.array(wanted, bool)[graph.signature]
     if nodes is not None:
         chosen = np.zeros(len(graph), bool)
         chosen[nodes] = True
@@ -549,7 +567,7 @@ def parameter_launches(graph: Graph, launch_of: Ints, offsets: Ints, nodes: Ints
     by_launch = found[in_order_of(launch_of[found], int(launch_of.max(initial=0)) + 1)]
     in_order = by_launch[in_order_of(graph.signature[by_launch], len(graph.signatures))]
     bounds = np.unique(bounds_of(graph.signature[in_order], len(graph.signatures)))
-    return _described(graph, in_order, bounds, offsets) if len(bounds) > 1 else ()
+    return iter(_described(graph, in_order, bounds, offsets))
 
 
 def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:

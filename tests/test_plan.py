@@ -99,6 +99,19 @@ def test_a_parameters_gradient_is_one_launch_for_each_signature():
     assert sorted((first.writes.count, others.writes.count)) == [1, 5]
 
 
+def test_what_runs_at_once_is_the_launch_of_its_gradient_too():
+    table, w = lf.Parameter(np.arange(12.0).reshape(4, 3)), lf.Parameter(np.eye(3))
+    h = w @ lf.embedding(table, 0)
+    for word in (3, 1):
+        h = lf.tanh(w @ h) + lf.embedding(table, word)
+    root = lf.sum(h)
+    plan = plan_for([root])
+    lookup, products = sorted(plan.parameter_launches, key=lambda item: item.signature.op.name != "lookup")
+    assert any(lookup is item for item in plan.launches) and lookup.writes.count == 3
+    assert products.signature.op.name == "matmul" and products.writes.count == 3
+    assert not any(products is item for item in plan.launches)
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
