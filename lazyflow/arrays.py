@@ -619,10 +619,13 @@ def by_launch(launch: Ints, wanted: Ints, launches: int) -> tuple[Ints, Ints]:
     return order, np.unique(bounds_of(launch[order], launches))
 
 
-def laid_out(nodes: Nodes, launch: Ints, phase: Ints, widths: Ints, dtypes: Ints, count: int) -> tuple[Ints, Ints]:
+def laid_out(
+    nodes: Nodes, launch: Ints, phase: Ints, widths: Ints, dtypes: Ints, count: int, rows: Ints | None = None
+) -> tuple[Ints, Ints]:
     """The element offset of each node, blocks laid behind each other by phase and signature, each run of one signature
-    aligned to its width; and how many elements of each of ``count`` dtypes there are."""
-    block, place, sizes, kinds, phases = _blocks(nodes, launch, phase)
+    aligned to its width; and how many elements of each of ``count`` dtypes there are. ``rows``: how many each node has,
+    None where all have one."""
+    block, place, sizes, kinds, phases = _blocks(nodes, launch, phase, rows)
     start, ends = np.empty(len(sizes), np.int64), np.zeros(count, np.int64)
     order = np.lexsort((np.arange(len(sizes)), kinds, phases, dtypes[kinds]))
     for d in range(count):
@@ -643,7 +646,7 @@ def _stacked(start: Ints, blocks: Ints, widths: Ints, counts: Ints, signature: I
     return cursor
 
 
-def _blocks(nodes: Nodes, launch: Ints, phase: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+def _blocks(nodes: Nodes, launch: Ints, phase: Ints, rows: Ints | None) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     block, launch_of = launch, np.arange(len(phase))
     if len(nodes.results):
         result = np.arange(len(nodes)) - nodes.call
@@ -652,18 +655,22 @@ def _blocks(nodes: Nodes, launch: Ints, phase: Ints) -> tuple[Ints, Ints, Ints, 
         launch_of = distinct // most
     order = in_order_of(block, len(launch_of))
     bounds = bounds_of(block, len(launch_of))
-    sizes = np.diff(bounds)
+    ends = np.arange(len(nodes) + 1) if rows is None else begins(rows[order])
     place = np.empty(len(nodes), np.int64)
-    place[order] = np.arange(len(nodes)) - np.repeat(bounds[:-1], sizes)
+    place[order] = ends[:-1] - np.repeat(ends[bounds[:-1]], np.diff(bounds))
+    sizes = np.diff(ends[bounds])
     kinds = np.zeros(len(sizes), np.int64)
     kinds[block] = nodes.signature
     return block, place, sizes, kinds, phase[launch_of]
 
 
-def blocks(nodes: Nodes, launch: Ints, phase: Ints, roots: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints]:
-    """Which nodes get consecutive rows: the block of each node, its place there, and of each block how many nodes it
-    has, their signature, its phase, and the last phase in which it is read, of a root the greatest number there is."""
-    block, place, sizes, kinds, phases = _blocks(nodes, launch, phase)
+def blocks(
+    nodes: Nodes, launch: Ints, phase: Ints, roots: Ints, rows: Ints | None = None
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints]:
+    """Which nodes get consecutive rows: the block of each node, the place of its first row there, and of each block how
+    many rows it has, their signature, its phase, and the last phase in which it is read, of a root the greatest number
+    there is. ``rows``: how many each node has, None where all have one."""
+    block, place, sizes, kinds, phases = _blocks(nodes, launch, phase, rows)
     last = phases.copy()
     np.maximum.at(last, block[nodes.base], phases[block[nodes.users]])
     last[block[roots]] = np.iinfo(last.dtype).max  # phases may have gaps: more of them than launches

@@ -375,7 +375,9 @@ def _node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
         None,
     )
     if launch is not None:
-        return int(launch.nodes[(offset - launch.writes.offset) // launch.writes.width])
+        row, counts = (offset - launch.writes.offset) // launch.writes.width, run.plan.graph.counts
+        ends = None if counts is None else np.cumsum(counts[launch.nodes])
+        return int(launch.nodes[row if ends is None else np.searchsorted(ends, row, side="right")])
     graph = run.plan.graph
     for node in graph.results.tolist():
         kind = graph.signatures[graph.signature[node]].type

@@ -124,7 +124,7 @@ _ALONE = _Kind(None, (), False)
 
 def _kind(signature: Signature) -> _Kind:
     kind, formulas = signature.type, None
-    if signature.op.elementwise and kind.dtype.name in ("float32", "float64"):
+    if signature.walks is None and signature.op.elementwise and kind.dtype.name in ("float32", "float64"):
         formulas = elementwise_formulas(signature.op)
     if formulas is None or not 0 < signature.rows <= SLOTS or not all(_fits(o, kind) for o in signature.operands):
         return _ALONE
@@ -284,6 +284,7 @@ def _joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints
         results=new[graph.results],
         inside=graph.origin[inside],
         copied=copied,
+        counts=None if graph.counts is None else graph.counts[old],
     )
 
 

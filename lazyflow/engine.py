@@ -28,6 +28,7 @@ from lazyflow.execute import Run, any_stale, any_stale_source, check_recorded, e
 from lazyflow.expr import Expr, Parameter, handle, own_array, value_of
 from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
 from lazyflow.hooks import through
+from lazyflow.joined import with_joined_rows
 from lazyflow.locks import Lock, Owner, together
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
@@ -63,13 +64,17 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
 
 
 def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
-    """The graph that is scheduled: equal nodes are one, and so are chains of elementwise nodes where they pay (see
-    `lazyflow.chains`), unless each node is to be run, or ``checked``, as it was recorded."""
+    """The graph that is scheduled: equal nodes are one, nodes of rows are joined (see `lazyflow.joined`), and chains of
+    elementwise nodes are one where they pay (see `lazyflow.chains`), unless each node is to be run, or ``checked``, as
+    it was recorded."""
     options = settings.current()
     if options.dedupe:
         graph = without_repeats(graph)
+    if options.batching == "none" or checked:
+        return graph
+    graph = with_joined_rows(graph)
     fused = passes.chains is not None and fused_by(options.fuse, device) in CHAINS.fusions
-    return with_chains(graph, CHAINS) if fused and options.batching != "none" and not checked else graph
+    return with_chains(graph, CHAINS) if fused else graph
 
 
 def _run(roots: Sequence[Expr]) -> None:

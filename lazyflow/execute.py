@@ -204,8 +204,12 @@ def _bring(run: Run, number: int, step: Bound) -> None:
     out = step.out.read(run.arena)
     if step.does == CONSTANTS:
         tapes = [tape() for tape in run.plan.tapes]
-        for i, (tape, row) in enumerate(brought):
-            out[i] = devices.to_device(tapes[tape].objects[row], run.device)
+        joined, place = step.signature.walks is not None, 0
+        for tape, row in brought:
+            value = devices.to_device(tapes[tape].objects[row], run.device)
+            end = place + (len(value) if joined else 1)
+            out[place:end] = value
+            place = end
         return
     shape = out.shape[1:]
     for i, k in enumerate(brought):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.arrays import bounds_of, in_order_of
+from lazyflow.arrays import begins, bounds_of, in_order_of
 from lazyflow.graph import Graph
 from lazyflow.schedule import Choices, Dag, Schedule
 from lazyflow.schedule import scheduled as schedule_of
@@ -191,6 +191,7 @@ class Plan:
         """Raise ``AssertionError`` if this is not a valid plan: every node once, operands before users, rows
         consecutive."""
         graph, launch = self.graph, self.schedule.launch
+        counts = np.ones(len(graph), np.int64) if graph.counts is None else graph.counts
         nodes = np.concatenate([item.nodes for item in self.launches]) if self.launches else np.empty(0, np.int64)
         alone = np.setdiff1d(np.arange(len(graph)), graph.results)
         assert np.array_equal(np.sort(nodes), alone), "every node runs exactly once"
@@ -199,19 +200,19 @@ class Plan:
         assert later[~np.isin(users, graph.results)].all(), "operands run before their users"
         for item in self.launches:
             assert item.writes.index is None and (item.writes.pitch == item.writes.width or item.writes.count == 1)
-            assert np.array_equal(
-                self.offsets[item.nodes], item.writes.offset + item.writes.width * np.arange(item.writes.count)
-            )
+            rows = begins(counts[item.nodes])
+            assert item.writes.count == rows[-1], "a launch writes the rows of all of its nodes"
+            assert np.array_equal(self.offsets[item.nodes], item.writes.offset + item.writes.width * rows[:-1])
             assert len({int(graph.signature[n]) for n in item.nodes}) == 1, "a launch has one signature"
         if not self.reuses:
-            self._check_disjoint()
+            self._check_disjoint(counts)
 
-    def _check_disjoint(self) -> None:
+    def _check_disjoint(self, counts: Ints) -> None:
         for dtype, size in self.sizes.items():
             types = [self.graph.signatures[s].type for s in self.graph.signature.tolist()]
             blocks = sorted(
-                (offset, max(kind.size, 1))
-                for offset, kind in zip(self.offsets.tolist(), types, strict=True)
+                (offset, max(kind.size, 1) * count)
+                for offset, kind, count in zip(self.offsets.tolist(), types, counts.tolist(), strict=True)
                 if kind.dtype == dtype
             )
             ends = [offset + length for offset, length in blocks]
@@ -360,6 +361,26 @@ class _Column:
         return _gathered(self.offsets[low:high], width)
 
 
+def _counts(graph: Graph, nodes: Ints) -> Ints:
+    """How many rows each node has, of a graph with joined ones."""
+    assert graph.counts is not None
+    return graph.counts[nodes]
+
+
+def _joined_rows(offsets: Ints, counts: Ints, width: int, walks: bool) -> Rows:
+    """The rows that nodes with so many rows read, or write, from these offsets on: one behind the other, or all of a
+    node the same."""
+    if not walks and len(offsets) and (offsets == offsets[0]).all():
+        total = int(counts.sum())
+        return Rows(total, width, int(offsets[0]), 0 if total > 1 else width)
+    ends = begins(counts)
+    if walks and (np.diff(offsets) == counts[:-1] * width).all():
+        return Rows(int(ends[-1]), width, int(offsets[0]), width)
+    found = np.repeat(offsets - ends[:-1] * width if walks else offsets, counts)
+    found += np.arange(ends[-1]) * width if walks else 0
+    return _Column(found, np.array([0, len(found)]), np.array([width])).rows(0, 0, len(found), width)
+
+
 def _gathered(offsets: Ints, width: int) -> Rows:
     """Rows that are not evenly spaced: by row number where all are aligned to their width, else by element offset."""
     index = offsets // width
@@ -441,9 +462,14 @@ def _described(
     signatures = [graph.signatures[s] for s in graph.signature.take(firsts).tolist()]
     widths = [s.widths[0] for s in signatures]
     if consecutive:
-        writes = list(map(Rows, np.diff(bounds).tolist(), widths, offsets.take(firsts).tolist(), widths))
+        rows = bounds if graph.counts is None else begins(graph.counts[order])[bounds]
+        writes = list(map(Rows, np.diff(rows).tolist(), widths, offsets.take(firsts).tolist(), widths))
     else:
         writes = _Column(offsets.take(order), bounds, np.array(widths, np.int64)).all_rows(bounds, widths)
+        for i, s in enumerate(signatures):
+            if s.walks is not None:
+                nodes = order[bounds[i] : bounds[i + 1]]
+                writes[i] = _joined_rows(offsets[nodes], _counts(graph, nodes), widths[i], True)
     read = _reader(graph, order, bounds, offsets, signatures)
     edges = bounds.tolist()
     found = []
@@ -495,7 +521,9 @@ def _read_of(
 
 
 def payload_read(graph: Graph, operand: Any, nodes: Ints) -> Read:
-    """The payload numbers of nodes as an operand of their launch; None for a parameter."""
+    """The payload numbers of nodes as an operand of their launch, of joined ones for each row; None for a parameter."""
+    if operand.kind in ("int", "float") and graph.counts is not None:
+        nodes = np.repeat(nodes, graph.counts[nodes])
     if operand.kind == "int":
         return _payload(graph.ints, graph.int_starts, nodes, operand.position).astype(np.int64)
     if operand.kind == "float":
@@ -522,6 +550,11 @@ def _reader(
 
     def read(slot: int, launch: int, low: int, high: int, signature: Signature, operand: Any) -> Rows:
         width = signature.widths[1][operand.position]
+        if signature.walks is not None:
+            nodes = order[low:high]
+            edges = graph.starts[nodes] + slot
+            found = offsets[graph.base[edges]] + graph.shift[edges]
+            return _joined_rows(found, _counts(graph, nodes), width, signature.walks[signature.operands.index(operand)])
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
         found, pitch, first, aligned = passes.stacked_rows(graph.nodes, graph.shift, offsets, order[low:high], width)
@@ -585,10 +618,11 @@ def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tupl
     that a gather is a plain ``take`` of rows."""
     if not reuse:
         kinds = table.width, table.dtype, len(table.dtypes)
-        offsets, ends = passes.laid_out(graph.nodes, schedule.launch, schedule.phase, *kinds)
+        offsets, ends = passes.laid_out(graph.nodes, schedule.launch, schedule.phase, *kinds, graph.counts)
         return offsets, dict(zip(table.dtypes, ends.tolist(), strict=True))
     roots = np.array([base for base, _ in graph.roots], np.int64)
-    block, place, counts, kinds, phases, last = passes.blocks(graph.nodes, schedule.launch, schedule.phase, roots)
+    where = graph.nodes, schedule.launch, schedule.phase, roots, graph.counts
+    block, place, counts, kinds, phases, last = passes.blocks(*where)
     start, sizes = _recycled(table, counts, kinds, phases, last)
     return start[block] + place * table.width[graph.signature], sizes
 

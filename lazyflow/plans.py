@@ -199,7 +199,8 @@ def _is_alike(one: Graph, other: Graph) -> bool:
 
 
 def _structure(graph: Graph) -> tuple[np.ndarray[Any, Any], ...]:
-    return graph.signature, graph.starts, graph.base, graph.shift, graph.results
+    counts = graph.results[:0] if graph.counts is None else graph.counts
+    return graph.signature, graph.starts, graph.base, graph.shift, graph.results, counts
 
 
 def _bare(graph: Graph) -> Graph:

@@ -180,6 +180,7 @@ class Signature:
         "cell",
         "differentiable",
         "draws",
+        "family",
         "floats",
         "forward",
         "further",
@@ -192,6 +193,7 @@ class Signature:
         "serial",
         "static",
         "type",
+        "walks",
         "widths",
     )
 
@@ -213,6 +215,9 @@ class Signature:
             max(result.size, 1),
             {o.position: max(o.type.size, 1) for o in operands if o.kind == "row" and o.type},
         )
+        # Of a signature of rows (see `lazyflow.joined`): of each operand whether it has one for each row of the result.
+        self.walks: tuple[bool, ...] | None = None
+        self.family: Any = None  # the one of rows that nodes of other lengths share with these, once it was asked for
         self.line = user_line()
         self.serial = next(_serials)  # never used again, while ids are
         self.id = _enroll(self)
@@ -220,7 +225,8 @@ class Signature:
     def __repr__(self) -> str:
         kinds = ", ".join(self._kinds())
         static = "".join(f", {name}={value}" for name, value in self.static.items() if value != "")
-        return f"{self.op.name}({kinds}{static}) -> {self.type}"
+        rows = "" if self.walks is None else "rows of "
+        return f"{rows}{self.op.name}({kinds}{static}) -> {self.type}"
 
     def _kinds(self) -> Iterator[str]:
         """What the operands are; those of a cell may be many, equal ones in a row are counted."""

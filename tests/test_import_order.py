@@ -34,6 +34,7 @@ ORDER = (
     "functions",
     "graph",
     "repeats",
+    "joined",
     "schedule",
     "plan",
     "recorded",

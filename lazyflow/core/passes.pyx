@@ -1168,7 +1168,8 @@ def by_launch(launch, wanted, Py_ssize_t launches):
 
 cdef class _Blocks:
     """Which nodes get consecutive rows: those of one launch, and of a cell's launch those of each result. The block of
-    each node, its place there, and of each block how many nodes it has, their signature and its phase."""
+    each node, the place of its first row there, and of each block how many rows it has, their signature and its
+    phase."""
 
     cdef object blocks, places, sizes, kinds, phases
     cdef i64 *block
@@ -1178,8 +1179,9 @@ cdef class _Blocks:
     cdef i64 *phase
     cdef Py_ssize_t count
 
-    def __cinit__(self, Nodes nodes, launch, phase):
+    def __cinit__(self, Nodes nodes, launch, phase, rows):
         cdef const i64 *phase_of = _indices(phase, -1, max(nodes.signatures, 1), "phase")  # components of signatures
+        cdef const i64 *rows_of = NULL if rows is None else _widths(rows, nodes.n)
         cdef Py_ssize_t launches = _size(phase), n = nodes.n, i, key, most = 1
         cdef const i64 *of = _indices(launch, n, launches, "launch")
         for i in range(n):
@@ -1203,7 +1205,7 @@ cdef class _Blocks:
             for i in range(n):
                 b = rank[of[i] * most + i - nodes.launcher[i]]
                 self.block[i], self.place[i] = b, self.size[b]
-                self.size[b] += 1
+                self.size[b] += 1 if rows_of == NULL else rows_of[i]
                 self.kind[b], self.phase[b] = nodes.kind[i], phase_of[of[i]]
 
     cdef object offsets(self, Nodes nodes, const i64 *start, const i64 *width):
@@ -1226,11 +1228,12 @@ cdef i64 *_widths(object widths, Py_ssize_t signatures) except? NULL:
     return width
 
 
-def laid_out(Nodes nodes not None, launch, phase, widths, dtypes, Py_ssize_t count):
+def laid_out(Nodes nodes not None, launch, phase, widths, dtypes, Py_ssize_t count, rows=None):
     """The element offset of each node, blocks laid behind each other by phase and signature, each run of one signature
     aligned to its width; and how many elements of each of ``count`` dtypes there are. ``widths``, ``dtypes``: by
-    signature; ``launch``: of each node; ``phase``: of each launch."""
-    cdef _Blocks b = _Blocks(nodes, launch, phase)
+    signature; ``launch``: of each node; ``phase``: of each launch; ``rows``: how many each node has, None where all
+    have one."""
+    cdef _Blocks b = _Blocks(nodes, launch, phase, rows)
     cdef const i64 *width = _widths(widths, nodes.signatures)
     cdef const i64 *dtype = _indices(dtypes, nodes.signatures, count, "dtypes")
     cdef Py_ssize_t k, phases = 0
@@ -1274,11 +1277,11 @@ def laid_out(Nodes nodes not None, launch, phase, widths, dtypes, Py_ssize_t cou
     return b.offsets(nodes, start, width), ends
 
 
-def blocks(Nodes nodes not None, launch, phase, roots):
+def blocks(Nodes nodes not None, launch, phase, roots, rows=None):
     """Which nodes get consecutive rows: those of one launch, and of a cell's launch those of each result. The block of
-    each node, its place there, and of each block how many nodes it has, their signature, its phase, and the last phase
-    in which it is read, of a root the greatest number there is."""
-    cdef _Blocks b = _Blocks(nodes, launch, phase)
+    each node, the place of its first row there, and of each block how many rows it has, their signature, its phase, and
+    the last phase in which it is read, of a root the greatest number there is. ``rows``: see `laid_out`."""
+    cdef _Blocks b = _Blocks(nodes, launch, phase, rows)
     cdef const i64 *root = _indices(roots, -1, nodes.n, "roots")
     cdef Py_ssize_t i, e
     found = b.phases.copy()

@@ -150,12 +150,13 @@ def test_memory(graph, rng):
     widths, dtypes = rng.integers(1, 9, kinds), rng.integers(0, 2, kinds)
     roots = rng.integers(0, n, 2) if n else ints([])
 
-    def run(form):
+    def run(form, rows):
         nodes, launch, phase = schedule_of(form, graph)
-        blocks = form.blocks(nodes, launch, phase, roots)
-        return form.laid_out(nodes, launch, phase, widths, dtypes, 2), blocks
+        blocks = form.blocks(nodes, launch, phase, roots, rows)
+        return form.laid_out(nodes, launch, phase, widths, dtypes, 2, rows), blocks
 
-    assert_same(run)
+    for rows in (None, rng.integers(1, 5, n)):
+        assert_same(lambda form, rows=rows: run(form, rows))
 
 
 @on_graphs()

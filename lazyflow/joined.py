@@ -1,0 +1,190 @@
+"""Joined rows: values whose first axis differs share a launch.
+
+A sentence as a matrix of its words is n rows, and most of what is computed of it is computed row by row: products with
+a weight, elementwise functions, softmax and norms along other axes. A node of such an operation computes exactly what n
+nodes of the same operation on one row would compute in a launch, with operands that lie behind each other. So here it
+gets the signature of *that* operation, of rows, which says nothing of n, and n as its count of rows (`Graph.counts`):
+the schedule sees one signature for all lengths, the layout counts rows in place of nodes, and a kernel is given all
+rows of all nodes as one batch. Kernels, vjps, gradients of parameters and everything else that is made for a batch
+holds for them as it is.
+
+Of an operand a node reads n rows (it *walks*), or one row for all of its own: a bias, a vector of the example that is
+broadcast. The latter's cotangents are added where it was read, once for each row: the sum over its segment.
+
+This comes after repeats were looked for, among nodes of exact types, and before chains and schedule; shapes were
+checked when the line was recorded. Where all nodes of a kind are of one length nothing is joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lazyflow.graph import Graph
+from lazyflow.ops.base import NOTHING
+from lazyflow.ops.rows import ByRows, by_rows
+from lazyflow.tape import CONSTANT, Operand, Signature, Type, intern_type, interned, leaf_signature
+
+
+def with_joined_rows(graph: Graph) -> Graph:
+    """The graph with nodes that work row by row as nodes of rows, where there are several lengths of a kind."""
+    families = [family_of(s) for s in graph.signatures]
+    several = [family for family in families if family is not None]
+    if len(set(several)) == len(several):
+        return graph
+    found = _Choice(graph, families).chosen()
+    if not found:
+        return graph
+    signatures = [found.get(s, own) for s, own in enumerate(graph.signatures)]
+    table = list(dict.fromkeys(signatures))
+    number = {signature: i for i, signature in enumerate(table)}
+    lengths = np.array([s.type.shape[0] if i in found else 1 for i, s in enumerate(graph.signatures)], np.int64)
+    mapped = np.array([number[s] for s in signatures], np.int64)
+    return replace(graph, signatures=tuple(table), signature=mapped[graph.signature], counts=lengths[graph.signature])
+
+
+class _Choice:
+    """Which signatures of a graph are joined: those whose family has several lengths there."""
+
+    def __init__(self, graph: Graph, families: Sequence[Signature | None]) -> None:
+        self.graph, self.families = graph, families
+        self.first = np.full(len(families), len(graph), np.int64)
+        np.minimum.at(self.first, graph.signature, np.arange(len(graph)))
+
+    def chosen(self) -> dict[int, Signature]:
+        """The family of each signature that is joined."""
+        able: dict[int, Signature] = {}
+        order = np.argsort(self.first, kind="stable")  # operands before users
+        for s in order[self.first[order] < len(self.graph)].tolist():  # of a value that is known no node may be left
+            family = self.families[s]
+            if family is not None and self.graph.signatures[s].op is not CONSTANT and self._fits(s, family, able):
+                able[s] = family
+        found = _of_several_lengths(able)
+        walked = self._walked(found)
+        constants = {s: f for s, f in enumerate(self.families) if f is not None and s in walked}
+        return found | _of_several_lengths(constants)
+
+    def _fits(self, s: int, family: Signature, able: dict[int, Signature]) -> bool:
+        """Whether it pays: what is one for all rows is no larger than what is computed of it, or the same for all
+        nodes; and rows of one element are what is left of larger ones."""
+        largest = family.widths[0]
+        assert family.walks is not None
+        for operand, walks in zip(family.operands, family.walks, strict=True):
+            if operand.kind == "row" and operand.type is not None:
+                if walks and operand.type.ndim == 0 and not self._from_rows(s, operand, able):
+                    return False
+                if not walks and operand.type.size > largest and not self._is_one(s, operand.position):
+                    return False
+        return True
+
+    def _from_rows(self, s: int, operand: Operand, able: dict[int, Signature]) -> bool:
+        """Whether a vector has an element for each row of something: indices, and what is computed of rows."""
+        graph = self.graph
+        base = int(graph.base[graph.starts[self.first[s]] + operand.position])
+        return operand.dtype.kind in "iu" or int(graph.signature[base]) in able
+
+    def _is_one(self, s: int, slot: int) -> bool:
+        """Whether all nodes of the family read the very same value there."""
+        graph, family = self.graph, self.families[s]
+        mine = np.array([f is family for f in self.families], bool)[graph.signature]
+        edges = graph.starts[:-1][mine] + slot
+        base, shift = graph.base[edges], graph.shift[edges]
+        return bool((base == base[0]).all() and (shift == shift[0]).all())
+
+    def _walked(self, found: dict[int, Signature]) -> set[int]:
+        """The signatures of constants that joined nodes read row by row."""
+        graph, walked = self.graph, set[int]()
+        for s, family in found.items():
+            assert family.walks is not None
+            nodes = np.flatnonzero(graph.signature == s)
+            for operand, walks in zip(family.operands, family.walks, strict=True):
+                if walks and operand.kind == "row":
+                    walked.update(graph.signature[graph.base[graph.starts[nodes] + operand.position]].tolist())
+        return {s for s in walked if graph.signatures[s].op is CONSTANT}
+
+
+def _of_several_lengths(families: dict[int, Signature]) -> dict[int, Signature]:
+    members: dict[Signature, int] = {}
+    for family in families.values():
+        members[family] = members.get(family, 0) + 1
+    return {s: family for s, family in families.items() if members[family] > 1}
+
+
+def family_of(signature: Signature) -> Signature | None:
+    """The signature of rows that nodes of any length share with those of ``signature``; None if it has none."""
+    found = signature.family
+    if found is None:
+        found = signature.family = _family(signature) or False
+    return found or None
+
+
+def _family(signature: Signature) -> Signature | None:
+    kind = signature.type
+    if not kind.shape or not kind.size or signature.cell is not None or signature.draws:
+        return None
+    if signature.op is CONSTANT:
+        return _interned(signature, (), _row_type(kind), CONSTANT, NOTHING, ())
+    operands = _operands(signature)
+    shapes = [() if o.type is None else o.type.shape for o in operands]
+    rows = by_rows(signature.op, shapes, kind.shape, signature.static)
+    if rows is None or not all(_may(o, walks) for o, walks in zip(operands, rows.walks, strict=True)):
+        return None
+    kinds = tuple([_of_rows(o, walks, len(kind.shape), rows) for o, walks in zip(operands, rows.walks, strict=True)])
+    return _interned(signature, kinds, _row_type(kind), rows.op, rows.static, rows.walks)
+
+
+def _operands(signature: Signature) -> tuple[Operand, ...]:
+    """Those of one node, one by one where they are stacked."""
+    if not signature.op.stacked or signature.op.ragged:
+        return signature.operands
+    (one,) = signature.operands
+    return tuple([one._replace(position=i) for i in range(signature.rows)])
+
+
+def _may(operand: Operand, walks: bool) -> bool:
+    """A parameter has no rows of its own for each node, and rows without elements have no place."""
+    return operand.type is None or (operand.type.size > 0 and not (walks and operand.kind == "shared"))
+
+
+def _row_type(kind: Type) -> Type:
+    return intern_type(kind.shape[1:], kind.dtype, kind.device, kind.requires_grad)
+
+
+def _of_rows(operand: Operand, walks: bool, ndim: int, rows: ByRows) -> Operand:
+    """The operand of an operation of rows."""
+    kind, shape = operand.type, operand.shape
+    if walks:
+        assert kind is not None
+        kind = _row_type(kind)
+        shape = shape[1:]
+    elif len(shape) == ndim and (rows.op.elementwise or operand.kind == "float"):  # padded with ones in front
+        shape = shape[1:]
+    return operand._replace(type=kind, shape=shape)
+
+
+def _interned(
+    signature: Signature, operands: tuple[Operand, ...], result: Type, op: Any, static: Any, walks: tuple[bool, ...]
+) -> Signature:
+    wants = tuple([o.vjp is not None for o in operands])
+    kinds = tuple([(o.kind, o.position, o.type, o.shape, o.dtype) for o in operands])
+    key = op, kinds, wants, result, tuple(sorted(static.items())), walks
+
+    def make() -> Signature:
+        if op is CONSTANT:
+            found = leaf_signature(CONSTANT, result, ints=0)
+        else:
+            with_vjps = tuple([o._replace(vjp=_vjp(op, i, static)) if wants[i] else o for i, o in enumerate(operands)])
+            found = Signature(op, with_vjps, result, static or NOTHING, sum(o.kind == "row" for o in operands))
+        found.walks, found.line = walks, signature.line
+        return found
+
+    return interned(("rows", key), make)
+
+
+def _vjp(op: Any, operand: int, static: Any) -> Any:
+    vjp = op.vjps[operand]
+    return partial(vjp, **static) if static else vjp

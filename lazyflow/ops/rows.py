@@ -1,0 +1,154 @@
+"""What operations do row by row: where the first axis of a value is nothing but a batch of rows.
+
+``tanh`` of a matrix of n rows is n times ``tanh`` of a row. So a node that works row by row can share a launch with
+nodes of the same rows and of other numbers of them (see `lazyflow.joined`): the launch sees all rows of all nodes as
+one batch, and the operation is the same, of values with an axis less. Here stands for which operations that holds,
+along which operands, and which static attributes the operation of rows has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lazyflow.ops.base import OPS, Op, Shape
+
+
+class ByRows(NamedTuple):
+    """The operation on rows that an operation is made of: with its static attributes, and of each operand whether it
+    has a row for each row of the result (it *walks*) or is one for all of them."""
+
+    op: Op
+    walks: tuple[bool, ...]
+    static: Mapping[str, Any]
+
+
+Static = Mapping[str, Any]
+Rule = Callable[[Op, Sequence[Shape], Shape, Static], "ByRows | None"]
+
+
+def by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    """How an operation on operands of these shapes is one on rows, the first axis of its result; None if it is not.
+
+    >>> matmul, shapes = OPS["matmul"], [(5, 3), (3, 2)]
+    >>> by_rows(matmul, shapes, (5, 2), {"letters": ("ab", "bc", "ac")})[1:]
+    ((True, False), {'letters': ('b', 'bc', 'c')})
+    """
+    rule = _elementwise if op.elementwise else RULES.get(op.name)
+    if rule is None or not result or not result[0]:
+        return None
+    found = rule(op, operands, result, static)
+    if found is None or not any(found.walks):
+        return None
+    heads = [shape[:1] for shape, walks in zip(operands, found.walks, strict=True) if walks]
+    return found if all(head == result[:1] for head in heads) else None
+
+
+def _elementwise(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    walks = tuple([len(shape) == len(result) and shape[0] == result[0] for shape in operands])
+    return ByRows(op, walks, static)
+
+
+def _every(op: Op, operands: Sequence[Shape], **static: Any) -> ByRows:
+    return ByRows(op, (True,) * len(operands), static)
+
+
+def _other_axes(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    """An operation along axes: of rows, if the first is not among them."""
+    axis, first = static["axis"], -len(operands[0])
+    return _every(op, operands, **static) if first not in (axis if isinstance(axis, tuple) else (axis,)) else None
+
+
+def _lettered(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    """A product: rows are the letter that is the first of the result, where it is the first of operands, too."""
+    *groups, answer = static["letters"]
+    row = answer[0]
+    if any(row in group[1:] for group in groups):
+        return None
+    letters = tuple([group[group[:1] == row :] for group in (*groups, answer)])
+    return ByRows(op, tuple([group[:1] == row for group in groups]), {"letters": letters})
+
+
+def _affine(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    heads = static["heads"]
+    return ByRows(op, (False, False, True), {"heads": heads[1:]}) if heads else None
+
+
+def _losses(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    return _every(op, operands, **{**static, "ndim": static["ndim"] - 1}) if static["reduction"] == "none" else None
+
+
+def _indexed(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    """Reading at indices: by the rows of the indices where these come first, else by those of the array."""
+    before = static["ndim"] + static["axis"]
+    if before:
+        return ByRows(op, (True, False), {**static, "ndim": static["ndim"] - 1})
+    count = static["index_ndim"]
+    return ByRows(op, (False, True), {**static, "index_ndim": count - 1}) if count else None
+
+
+def _concatenate(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    ndim = static["ndim"]
+    return _every(op, operands, **{**static, "ndim": ndim - 1}) if static["axis"] != -ndim else None
+
+
+def _concatenate_same(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    """Of rows there is no need to have the operands as one array."""
+    axis, ndim = static["axis"], len(result)
+    if axis == -ndim:
+        return None
+    size = operands[0][axis]
+    ends = tuple(range(0, size * (len(operands) + 1), size)) if size else (0,) * (len(operands) + 1)
+    return _every(OPS["concatenate"], operands, axis=axis, ndim=ndim - 1, ends=ends)
+
+
+def _transpose(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    order, inverse = static["order"], static["inverse"]
+    return _every(op, operands, order=order[1:], inverse=inverse[1:]) if order[0] == -len(order) else None
+
+
+def _swapaxes(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    return _every(op, operands, **static) if -len(result) not in static.values() else None
+
+
+def _getitem(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    key, ndim = static["key"], static["ndim"]
+    whole = key[0] == ("slice", 0, operands[0][0], 1)
+    return _every(op, operands, key=key[1:], ndim=ndim - 1) if whole else None
+
+
+def _broadcast_to(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    """Along other axes; a vector for all rows would have no rows of its own."""
+    ndim = static["ndim"]
+    walks = ndim == len(result) and operands[0][0] == result[0]
+    return _every(op, operands, shape=result[1:], ndim=ndim - 1) if walks else None
+
+
+def _pad(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    pads = static["pads"]
+    return _every(op, operands, **{**static, "pads": pads[1:]}) if pads[0] == (0, 0) else None
+
+
+def _same(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+    return _every(op, operands, **static)
+
+
+ALONG = (
+    "sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin", "var", "std", "norm", "logsumexp", "softmax",
+    "log_softmax", "sparsemax", "flip",
+)  # fmt: skip
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(ALONG, _other_axes),
+    **dict.fromkeys(("matmul", "dot", "outer", "einsum", "einsum_or_zero"), _lettered),
+    **dict.fromkeys(("cross_entropy", "nll", "hinge"), _losses),
+    **dict.fromkeys(("lookup", "take", "pick"), _indexed),
+    **dict.fromkeys(("astype", "one_hot"), _same),
+    "affine": _affine,
+    "broadcast_to": _broadcast_to,
+    "concatenate": _concatenate,
+    "concatenate_same": _concatenate_same,
+    "getitem": _getitem,
+    "pad": _pad,
+    "swapaxes": _swapaxes,
+    "transpose": _transpose,
+}

@@ -1,0 +1,427 @@
+"""Values of different length share launches, and everything is as one example at a time."""
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow import device, passes
+from lazyflow.engine import reduced
+from lazyflow.graph import collect
+from lazyflow.joined import family_of, with_joined_rows
+from lazyflow.ops.base import OPS
+from lazyflow.ops.rows import RULES
+from lazyflow.plan import make, scheduled
+from lazyflow.repeats import without_repeats
+from lazyflow.schedule import Choices
+from lazyflow.tape import signature_by_id
+
+WIDTH = 3
+WORDS = 7
+LENGTHS = (0, 1, 2, 3, 3, 5, 1, 8)
+
+
+class Model:
+    """Parameters, in float64 so that only the order of sums may differ."""
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        self.W = lf.Parameter(rng.normal(size=(WIDTH, WIDTH)), name="W")
+        self.b = lf.Parameter(rng.normal(size=WIDTH), name="b")
+        self.E = lf.Parameter(rng.normal(size=(WORDS, WIDTH)), name="E")
+        self.parameters = [self.W, self.b, self.E]
+
+    def gradients(self):
+        grads = [p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+        dense = [g.to_dense() if hasattr(g, "to_dense") else g for g in grads]
+        return [
+            np.zeros(p.shape) if g is None else device.to_device(g, "cpu")
+            for p, g in zip(self.parameters, dense, strict=True)
+        ]
+
+
+class Numpy:
+    """The functions that steps use, of arrays."""
+
+    tanh, exp, sqrt, square, where, mean, sum, maximum = (
+        np.tanh, np.exp, np.sqrt, np.square, np.where, np.mean, np.sum, np.maximum
+    )  # fmt: skip
+    concatenate = staticmethod(np.concatenate)
+    constant = staticmethod(np.asarray)
+
+    @staticmethod
+    def affine(W, b, x):
+        return x @ W.T + b
+
+    @staticmethod
+    def softmax(x, axis):
+        e = np.exp(x - x.max(axis=axis, keepdims=True))
+        return e / e.sum(axis=axis, keepdims=True)
+
+    @staticmethod
+    def embedding(E, index):
+        return E[index]
+
+    @staticmethod
+    def cross_entropy(scores, index):
+        shifted = scores - scores.max(axis=-1, keepdims=True)
+        return np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(index)), index]
+
+    @staticmethod
+    def transpose(x, axes):
+        return x.transpose(axes)
+
+
+class Lazy:
+    """The same of expressions."""
+
+    tanh, exp, sqrt, square, where, mean, sum, maximum = (
+        lf.tanh, lf.exp, lf.sqrt, lf.square, lf.where, lf.mean, lf.sum, lf.maximum
+    )  # fmt: skip
+    concatenate, constant, affine, softmax, embedding = lf.concatenate, lf.constant, lf.affine, lf.softmax, lf.embedding
+    transpose = lf.transpose
+
+    @staticmethod
+    def cross_entropy(scores, index):
+        return lf.nn.functional.cross_entropy(scores, index, reduction="none")
+
+
+def _normed(f, m, x, e):
+    centred = x - f.mean(x, axis=1, keepdims=True)
+    return centred / f.sqrt(f.mean(f.square(centred), axis=1, keepdims=True) + 0.1)
+
+
+def _shifted(f, m, x, e):
+    """Rows next to each other, where there are two."""
+    return f.concatenate([x[1:] * f.tanh(x[:-1]), x[:1]], axis=0) if len(e.words) > 1 else x
+
+
+def _heads(f, m, x, e):
+    n = len(e.words)
+    return f.transpose(x.reshape(n, WIDTH, 1) * x.reshape(n, 1, WIDTH), (0, 2, 1)).sum(axis=1)
+
+
+def _attended(f, m, x, e):
+    return f.softmax(x @ f.transpose(x, (1, 0)), axis=-1) @ x if len(e.words) else x
+
+
+# What a program is made of: from an (n, WIDTH) value another one, with functions, model and example.
+STEPS = {
+    "tanh": lambda f, m, x, e: f.tanh(x),
+    "scaled by a number of its own": lambda f, m, x, e: x / (len(e.words) + 1.5),
+    "scaled": lambda f, m, x, e: x * 0.5 + 0.25,
+    "itself": lambda f, m, x, e: x * x + x,
+    "vector": lambda f, m, x, e: x + f.constant(e.vector),
+    "vector of a parameter": lambda f, m, x, e: x * f.embedding(m.E, e.words[0] if len(e.words) else 0),
+    "affine": lambda f, m, x, e: f.affine(m.W, m.b, x),
+    "product": lambda f, m, x, e: x @ m.W.T + m.b,
+    "softmax": lambda f, m, x, e: f.softmax(x, axis=-1),
+    "normed": _normed,
+    "concatenated": lambda f, m, x, e: f.concatenate([x, f.tanh(x)], axis=1)[:, 2:5],
+    "columns": lambda f, m, x, e: x[:, ::-1] - x,
+    "selected": lambda f, m, x, e: f.where(x > 0, x, -0.5 * x),
+    "embedded": lambda f, m, x, e: x + f.embedding(m.E, e.words),
+    "constant": lambda f, m, x, e: x * f.constant(e.matrix),
+    "shifted": _shifted,
+    "heads": _heads,
+    "flat": lambda f, m, x, e: f.tanh(x.reshape(-1)).reshape(len(e.words), WIDTH),
+    "sum of all rows": lambda f, m, x, e: x - f.sum(x, axis=0),
+    "attention": _attended,
+    "by rows": lambda f, m, x, e: x * f.sum(x, axis=1).reshape(len(e.words), 1),
+    "row products": lambda f, m, x, e: (x @ m.b).reshape(len(e.words), 1) + x,
+}
+
+
+class Example:
+    def __init__(self, rng, length):
+        self.words = rng.integers(0, WORDS, length)
+        self.vector, self.matrix = rng.normal(size=WIDTH), rng.normal(size=(length, WIDTH))
+
+
+def examples_of(seed, lengths=LENGTHS):
+    rng = np.random.default_rng(seed)
+    return [Example(rng, n) for n in lengths]
+
+
+def computed(f, m, example, steps):
+    """The value of a program, and a loss of each row."""
+    x = f.embedding(m.E, example.words) * f.constant(example.matrix)
+    for step in steps:
+        x = STEPS[step](f, m, x, example)
+    return x, f.cross_entropy(f.tanh(x), example.words % WIDTH)
+
+
+def losses_of(m, examples, steps):
+    pairs = [computed(Lazy, m, e, steps) for e in examples]
+    return [x for x, _ in pairs], [lf.sum(losses) + lf.sum(x * x) for x, losses in pairs]
+
+
+def steps_of(seed):
+    rng = np.random.default_rng(seed)
+    return [str(s) for s in rng.choice(sorted(STEPS), rng.integers(1, 7))]
+
+
+def assert_close(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def by(batching, model, examples, steps):
+    with lf.using(batching=batching):
+        values, losses = losses_of(model, examples, steps)
+        lf.sum(losses).backward()
+        return [x.numpy() for x in values], model.gradients()
+
+
+PROGRAMS = [[name] for name in STEPS] + [steps_of(seed) for seed in range(60)]
+
+
+@pytest.mark.parametrize("steps", PROGRAMS, ids="-".join)
+def test_programs_are_as_one_example_at_a_time(steps):
+    model, examples = Model(1), examples_of(len(steps))
+    expected, slopes = by("none", model, examples, steps)
+    for batching in ("phases", "depth", "agenda"):
+        found, gradients = by(batching, model, examples, steps)
+        assert_close(found, expected)
+        assert_close(gradients, slopes)
+
+
+class Arrays:
+    def __init__(self, model):
+        self.W, self.b, self.E = (p.numpy() for p in model.parameters)
+
+
+@pytest.mark.parametrize("steps", PROGRAMS, ids="-".join)
+def test_programs_are_as_numpy(steps):
+    model, examples = Model(2), examples_of(3)
+    values, _ = losses_of(model, examples, steps)
+    lf.forward(values)
+    assert_close([x.numpy() for x in values], [computed(Numpy, Arrays(model), e, steps)[0] for e in examples])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_plans_hold_what_plans_hold(seed):
+    values, losses = losses_of(Model(1), examples_of(seed), steps_of(seed))
+    graph = reduced(collect([*losses, *values]), "cpu")
+    assert graph.counts is not None
+    for reuse in (False, True):
+        plan = make(graph, scheduled(graph, "phases", Choices()), reuse=reuse)
+        plan.check()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_without_gradients_memory_is_used_again(seed):
+    model, examples, steps = Model(1), examples_of(seed), [*steps_of(seed), "affine", "tanh", "normed"]
+    expected, _ = by("none", model, examples, steps)
+    with lf.no_grad():
+        found = [losses_of(model, [e], steps)[0][0] for e in examples]
+        lf.forward(found)
+        assert_close([x.numpy() for x in found], expected)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kept_roots_follow_their_parameters(seed):
+    model, examples, steps = Model(1), examples_of(seed), steps_of(seed)
+    values, losses = losses_of(model, examples, steps)
+    loss = lf.sum(losses)
+    for _ in range(3):
+        loss.backward()
+        gradients = model.gradients()
+        expected, slopes = by("none", model, examples, steps)
+        assert_close([x.numpy() for x in values], expected)
+        assert_close(gradients, slopes)
+        model.W.data = model.W.numpy() * 0.9
+        model.E.data = model.E.numpy() + 0.1
+
+
+def test_a_plan_that_is_kept_is_not_that_of_other_lengths():
+    """The same signatures of rows, the same edges, other lengths."""
+    model = Model(1)
+    for lengths in [(2, 3), (3, 2), (2, 3), (4, 1), (2, 3), (3, 2), (4, 1)]:
+        examples = examples_of(sum(lengths), lengths)
+        expected, slopes = by("none", model, examples, ["tanh", "affine"])
+        found, gradients = by("phases", model, examples, ["tanh", "affine"])
+        assert_close(found, expected)
+        assert_close(gradients, slopes)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_values_in_the_middle(seed):
+    """Each step a run of its own, whose values later ones know."""
+    model, examples, steps = Model(1), examples_of(seed), steps_of(seed)
+    expected, slopes = by("none", model, examples, steps)
+    values = [lf.embedding(model.E, e.words) * lf.constant(e.matrix) for e in examples]
+    for step in steps:
+        values = [STEPS[step](Lazy, model, x, e) for x, e in zip(values, examples, strict=True)]
+        lf.forward(values)
+    losses = [
+        lf.sum(Lazy.cross_entropy(lf.tanh(x), e.words % WIDTH)) + lf.sum(x * x)
+        for x, e in zip(values, examples, strict=True)
+    ]
+    lf.sum(losses).backward()
+    assert_close(model.gradients(), slopes)
+    assert_close([x.numpy() for x in values], expected)
+
+
+def test_hooks_and_retained_gradients_of_single_values():
+    model, examples = Model(1), examples_of(5, (2, 3, 1, 4))
+
+    def slopes(batching):
+        seen = []
+        with lf.using(batching=batching):
+            inner = [lf.tanh(lf.affine(model.W, model.b, lf.constant(e.matrix))) for e in examples]
+            inner[1].register_hook(lambda g: seen.append(g) or 2 * g)
+            inner[2].retain_grad()
+            lf.sum([lf.sum(x * x) for x in inner]).backward()
+        return [*seen, inner[2].grad, *model.gradients()]
+
+    assert_close(slopes("phases"), slopes("none"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_gradients_as_expressions(seed):
+    model, examples, steps = Model(1), examples_of(seed, (1, 2, 4)), steps_of(seed)
+
+    def second(batching):
+        with lf.using(batching=batching):
+            _, losses = losses_of(model, examples, steps)
+            slopes = lf.gradients(lf.sum(losses), [model.W, model.E])
+            lf.sum([lf.sum(s * s) for s in slopes]).backward()
+            return [s.numpy() for s in slopes] + model.gradients()
+
+    for a, b in zip(second("phases"), second("none"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_only_what_is_reached_takes_part_in_backward():
+    """A backward from a few of the values that were computed together."""
+    model, examples = Model(1), examples_of(5, (2, 3, 1, 4))
+    for batching in ("none", "phases"):
+        with lf.using(batching=batching):
+            values, losses = losses_of(model, examples, ["affine", "vector", "tanh"])
+            lf.forward([*values, *losses])
+            lf.sum(losses[1:3]).backward()
+            found = model.gradients()
+            if batching == "none":
+                expected = found
+    assert_close(found, expected)
+
+
+def test_nodes_of_one_length_are_left_alone():
+    model, examples = Model(1), examples_of(5, (3, 3, 3))
+    _, losses = losses_of(model, examples, ["affine", "vector", "tanh"])
+    graph = without_repeats(collect(losses))
+    assert with_joined_rows(graph) is graph
+
+
+def test_repeats_are_of_one_length():
+    """tanh of two rows of a value is not tanh of three of them."""
+    model = Model(1)
+    x = lf.embedding(model.E, np.arange(4))
+    parts = [lf.tanh(x[: n + 1]) for n in range(4)] + [lf.tanh(x[:2])]
+    lf.forward(parts)
+    assert [p.shape for p in parts] == [(1, 3), (2, 3), (3, 3), (4, 3), (2, 3)]
+    assert_close([p.numpy() for p in parts], [np.tanh(model.E.numpy()[:n]) for n in (1, 2, 3, 4, 2)])
+
+
+def launches(values):
+    """The launches of a forward by operation."""
+    return {g.signature: g.launches for g in lf.explain(lf.sum([lf.sum(x) for x in values]), groups=100).groups}
+
+
+def test_lengths_share_launches():
+    model, examples = Model(1), examples_of(5, (2, 3, 1, 4, 7))
+    values, _ = losses_of(model, examples, ["affine", "softmax", "normed", "vector", "columns", "concatenated"])
+    found = launches(values)
+    joined = {name: n for name, n in found.items() if name.startswith("rows of")}
+    assert len(joined) > 10
+    assert max(joined.values()) == 2, "the mean of a row, and that of the squares of what is left"
+
+
+# Operations by rows, with values of one example for each.
+CASES = {
+    "sum": lambda x: lf.sum(x, axis=1),
+    "mean": lambda x: lf.mean(x, axis=-1, keepdims=True),
+    "prod": lambda x: lf.prod(x, axis=1),
+    "max": lambda x: lf.max(x, axis=1),
+    "min": lambda x: lf.min(x, axis=1),
+    "any": lambda x: lf.any(x > 0, axis=1),
+    "all": lambda x: lf.all(x > 0, axis=1),
+    "argmax": lambda x: lf.argmax(x, axis=1),
+    "argmin": lambda x: lf.argmin(x, axis=1),
+    "var": lambda x: lf.var(x, axis=1),
+    "std": lambda x: lf.std(x, axis=1),
+    "norm": lambda x: lf.norm(x, axis=1),
+    "logsumexp": lambda x: lf.logsumexp(x, axis=1),
+    "softmax": lambda x: lf.softmax(x, axis=1),
+    "log_softmax": lambda x: lf.log_softmax(x, axis=1),
+    "sparsemax": lambda x: lf.sparsemax(x, axis=1),
+    "flip": lambda x: lf.flip(x, axis=1),
+    "matmul": lambda x: x @ lf.constant(M),
+    "dot": lambda x: x @ lf.constant(M[0]),
+    "einsum": lambda x: lf.einsum("ij,kj->ik", x, lf.constant(M)),
+    "take": lambda x: lf.take(x, np.array([2, 0, 2]), axis=1),
+    "pick": lambda x: lf.pick(x, 2, axis=1),
+    "astype": lambda x: x.astype("float32"),
+    "one_hot": lambda x: lf.one_hot(lf.argmax(x, axis=1), 3),
+    "broadcast_to": lambda x: lf.broadcast_to(lf.sum(x, axis=1, keepdims=True), (x.shape[0], 4)),
+    "concatenate": lambda x: lf.concatenate([x, x[:, :1]], axis=1),
+    "concatenate_same": lambda x: lf.concatenate([x, x * 2, x], axis=-1),
+    "getitem": lambda x: x[:, 1:],
+    "pad": lambda x: lf.pad(x, ((0, 0), (1, 2))),
+    "swapaxes": lambda x: lf.swapaxes(x.reshape(x.shape[0], 1, 3) * 2, 1, 2),
+    "transpose": lambda x: lf.transpose(x.reshape(x.shape[0], 1, 3) * 2, (0, 2, 1)),
+    "affine": lambda x: lf.affine(lf.constant(M), lf.constant(M[0]), x),
+    "nll": lambda x: lf.nn.functional.nll_loss(x, np.arange(x.shape[0]) % 3, reduction="none"),
+    "cross_entropy": lambda x: lf.nn.functional.cross_entropy(x, np.arange(x.shape[0]) % 3, reduction="none"),
+}
+M = np.random.default_rng(8).normal(size=(3, 3))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operations(name):
+    """Each by rows, with its gradient, as by itself."""
+    arrays = [np.random.default_rng(n).normal(size=(n, 3)) for n in (1, 4, 2, 3, 1, 2)]
+    table = lf.Parameter(np.concatenate(arrays))
+    rows = np.split(np.arange(len(table.numpy())), np.cumsum([len(a) for a in arrays])[:-1])
+
+    def run(batching):
+        table.grad = None
+        with lf.using(batching=batching):
+            found = [CASES[name](lf.embedding(table, r) * 1.5) for r in rows]
+            loss = lf.sum([lf.sum(lf.square(x.astype("float64")) + lf.tanh(x.astype("float64"))) for x in found])
+            if found[0].requires_grad:
+                loss.backward()
+            return [x.numpy() for x in found], None if table.grad is None else table.grad.to_dense()
+
+    (found, slopes), (expected, right) = run("phases"), run("none")
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    if right is not None:
+        np.testing.assert_allclose(slopes, right, rtol=1e-9, atol=1e-12)
+
+
+def test_rules_are_of_operations():
+    assert set(RULES) <= set(OPS)
+
+
+def test_families_say_nothing_of_lengths():
+    kinds = [signature_by_id(x.tape.signatures[x.row]) for x in (lf.tanh(lf.constant(np.ones((n, 2)))) for n in (1, 5))]
+    first, second = map(family_of, kinds)
+    assert first is second is not None
+    assert first.walks == (True,)
+    assert family_of(signature_by_id(kinds[0].id)) is first
+    number = lf.tanh(lf.constant(1.0))
+    assert family_of(signature_by_id(number.tape.signatures[number.row])) is None
+
+
+def test_layout_counts_rows():
+    """Nodes of 2, 1 and 3 rows of three elements lie behind each other."""
+    nodes = passes.Nodes(np.zeros(3, np.int64), 1, np.zeros(4, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
+    where = np.zeros(3, np.int64), np.zeros(1, np.int64)
+    widths, dtypes, rows = np.array([3]), np.array([0]), np.array([2, 1, 3])
+    offsets, ends = passes.laid_out(nodes, *where, widths, dtypes, 1, rows)
+    assert offsets.tolist() == [0, 6, 9]
+    assert ends.tolist() == [18]
+    assert passes.blocks(nodes, *where, np.array([0]), rows)[2].tolist() == [6]
