@@ -101,14 +101,19 @@ class Arena:
     def __del__(self) -> None:
         give_back(self.device, self.buffers.values())
 
-    def bring(self, indices: Sequence[Any]) -> None:
-        """Copy arrays of indices to the device, all at once. On the CPU there is nothing to do."""
-        if self.device == "cpu" or not indices:
+    def bring(self, indices: Sequence[Any], payload: Sequence[Any] = ()) -> None:
+        """Copy host arrays to the device, all at once: indices as int64, payload as float64. On the CPU there is
+        nothing to do."""
+        if self.device == "cpu" or not (indices or payload):
             return
-        ends = np.cumsum([index.size for index in indices]).tolist()
-        whole = devices.to_device(np.concatenate([index.ravel() for index in indices]), self.device)
-        for index, end in zip(indices, ends, strict=True):
-            self.brought[id(index)] = index, whole[end - index.size : end].reshape(index.shape)
+        given = [(array, array.astype(np.int64, copy=False)) for array in indices]
+        given += [(array, array.astype(np.float64, copy=False)) for array in payload]
+        whole = devices.to_device(np.concatenate([array.ravel().view(np.int64) for _, array in given]), self.device)
+        begin = 0
+        for array, same in given:
+            part = whole[begin : begin + same.size].view(same.dtype).reshape(same.shape)
+            self.brought[id(array)] = array, part
+            begin += same.size
 
     def index(self, index: Any) -> Array:
         """Indices of the plan where the arena is."""
@@ -117,6 +122,12 @@ class Arena:
         if id(index) not in self.brought:
             self.bring([index])
         return self.brought[id(index)][1]
+
+    def payload(self, numbers: Any) -> Array:
+        """Payload of the plan as float64, on the device."""
+        if id(numbers) not in self.brought:
+            self.bring([], [numbers])
+        return self.brought[id(numbers)][1]
 
     def table(self, dtype: np.dtype[Any], width: int) -> Array:
         """The buffer of ``dtype`` seen as rows of ``width``."""

@@ -21,6 +21,7 @@ from lazyflow import core
 from lazyflow import device as devices
 from lazyflow import line as lines
 from lazyflow.arena import POOL, Arena, give_back
+from lazyflow.cuda.rows import Part
 from lazyflow.expr import Parameter
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
@@ -294,13 +295,19 @@ class Calls:
                 line.call(partial(_fill, ref, target))
             else:
                 line.copy(target, self._node(ref))
-        if inputs:
+        if inputs and self.stages.fuse == "cuda":
+            line.gather_parts(out, self.arena.buffers[inputs[0][0].dtype], self._parts(inputs))
+        elif inputs:
             buffer, at, where, widths = self._several(inputs)
             line.gather(out, where, buffer, at, widths)
 
     def _has_rows(self, dtype: np.dtype[Any]) -> bool:
-        """Whether the compiled core has operations on rows of a dtype."""
-        return self.stages.fuse == "core" and dtype.name in ("float32", "float64")
+        """Whether there are operations on rows of a dtype: the compiled core's, or the device's."""
+        return self.stages.fuse in ("core", "cuda") and dtype.name in ("float32", "float64")
+
+    def _parts(self, inputs: Sequence[tuple[Ref, int]]) -> list[Part]:
+        """The same for operations on rows of the device."""
+        return [Part(self.arena.index(self.at[ref.index]), 1, ref.shift, column, ref.size) for ref, column in inputs]
 
     def _several(self, inputs: Sequence[tuple[Ref, int]]) -> tuple[Array, Array, Array, Array]:
         """Of inputs and columns of a matrix: the arena, where the rows begin in it, the columns, and the widths."""
@@ -318,7 +325,7 @@ class Calls:
 
     def _is_brief(self, step: Product) -> bool:
         """Whether a copy of the weights by columns would cost more than it gains. The loop wants contiguous rows."""
-        if not self._has_rows(step.x.dtype) or self.count > BRIEF:
+        if self.device != "cpu" or not self._has_rows(step.x.dtype) or self.count > BRIEF:
             return False
         x = None if step.x.kind == INPUT else self._place_of(step.x.index, step.x.shift)
         pairs = [(step.place, step.columns), *([(x, step.x.size)] if x else [])]
@@ -385,15 +392,16 @@ class Calls:
 
     def _kernel(self, line: Any, kernel: Kernel) -> None:
         arrays = [array for a in kernel.arguments for array in self._argument(a, kernel.dtype)]
-        line.program(compiled(kernel, self.stages.fuse), *arrays)
+        line.program(self.stages.function_of(kernel), *arrays)
 
     def _argument(self, argument: Argument, dtype: Any) -> tuple[Array, ...]:
         what, which = argument.key[:2]
         if argument.kind == ROWS:
             arena = self.arena if what == "input" else self.cotangent_arena
-            return arena.buffers[dtype], self.at[which]
+            return arena.buffers[dtype], self.arena.index(self.at[which])
         if argument.kind == NUMBER:
-            return ((self.ints if what == INT else self.floats)[which].astype(dtype),)
+            numbers = (self.ints if what == INT else self.floats)[which]
+            return (numbers.astype(dtype) if self.device == "cpu" else self.arena.payload(numbers),)
         if argument.kind == VECTOR:
             return (self._flat(Ref(what, which, 0, (), dtype, 0)),)
         return (getattr(self, _MATRICES[what])[which],)
@@ -443,8 +451,9 @@ class Calls:
         if ref.kind == INT:
             return self.ints[ref.index][low:high].astype(np.int64)  # a kernel multiplies indices by sizes
         if ref.kind == FLOAT:
-            numbers = self.floats[ref.index][low:high].astype(ref.dtype).reshape((-1,) + (1,) * len(ref.shape))
-            return devices.to_device(numbers, self.device)
+            numbers = self.floats[ref.index]
+            numbers = numbers if self.device == "cpu" else self.arena.payload(numbers)
+            return numbers[low:high].astype(ref.dtype).reshape((-1,) + (1,) * len(ref.shape))
         if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
             return self._flat(ref)[ref.shift : ref.shift + ref.size].reshape(ref.shape)
         if ref.kind == NODE:
@@ -618,7 +627,9 @@ class Calls:
                 line.call(partial(_add_rows, ref, part))
             else:
                 line.add(self._node_cotangent(ref), part)
-        if inputs:
+        if inputs and self.stages.fuse == "cuda":
+            line.add_parts(self.cotangent_arena.buffers[inputs[0][0].dtype], rows, self._parts(inputs))
+        elif inputs:
             _, at, where, widths = self._several(inputs)
             line.add_several(self.cotangent_arena.buffers[inputs[0][0].dtype], at, rows, where, widths)
 

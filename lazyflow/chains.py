@@ -32,7 +32,8 @@ from lazyflow.repeats import watched
 from lazyflow.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
 from lazyflow.tape import Operand, Signature, Type
 
-FUSIONS = ("core",)  # NumPy calls gather every operand first, which costs more than the launches that are saved
+# NumPy calls gather every operand first, which costs more than the launches that are saved.
+FUSIONS = ("core", "cuda")
 FEWEST = 4  # chains of one structure in a graph that are worth a kernel
 LARGEST = 32  # members of a chain
 SLOTS = 4  # operands that are rows, of a member

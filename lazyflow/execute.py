@@ -30,6 +30,11 @@ def _indices(plan: Plan) -> list[Any]:
     return gathers + [at for cells in plan.cells for at in cells.inputs]
 
 
+def _payload(plan: Plan) -> list[Any]:
+    """The payload of the calls of cells."""
+    return [column for cells in plan.cells for column in (*cells.ints, *cells.floats)]
+
+
 _NO_CALLS: list[Any] = []
 
 
@@ -55,7 +60,7 @@ class Run(State):
         self.number = next_number()
         self.arena = Arena(device, plan.sizes)
         if device != "cpu":
-            self.arena.bring(_indices(plan))
+            self.arena.bring(_indices(plan), _payload(plan))
         self.known = plan.sources
         earlier = distinct([run for run, _ in self.known])
         self.rests_on = _joined(plan.kinds, earlier)
@@ -115,7 +120,7 @@ def calls_of(run: Run, cells: Cells) -> Calls:
 def fused_by(wanted: str, device: str) -> str:
     """How kernels are fused: as the settings say, where that can be had."""
     if device != "cpu":
-        return "off"
+        return "off" if wanted == "off" else "cuda"
     if wanted == "auto":
         return "numpy" if core.machine is None else "core"
     return wanted

@@ -8,10 +8,12 @@ knows the matrix and which call its first row belongs to. The compiled core has 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lazyflow import core
+from lazyflow.cuda.rows import Part, add_rows, gather
+from lazyflow.fuse import cuda
 from lazyflow.ops.base import Array
 from lazyflow.ops.linalg import rows_product
 
@@ -54,7 +56,11 @@ class Line:
 
     def program(self, program: Callable[..., None], *arrays: Array) -> None:
         """A fused kernel with these arrays."""
-        self.call(lambda calls, low, high, first: program(low, high, first, *arrays))
+        if isinstance(program, cuda.Program):
+            run = program.bound(*arrays)
+            self.call(lambda calls, low, high, first: run(low, high, first))
+        else:
+            self.call(lambda calls, low, high, first: program(low, high, first, *arrays))
 
     def product(self, x: View, weight: Array, out: View, part: int, brief: bool = False) -> None:
         """``out = x @ weight``, ``part`` rows at a time if it is not 0; ``brief``: ``x @ weight.T``."""
@@ -71,13 +77,21 @@ class Line:
 
     def gather(self, out: View, columns: Array, buffer: Array, at: Array, widths: Array) -> None:
         """Rows of a buffer into columns of a matrix: see ``lazyflow.core.machine.gather``."""
-        gather = core.machine.gather
-        self.call(lambda _, low, high, first: gather(out.rows(low, high, first), columns, buffer, at, low, widths))
+        gathered = core.machine.gather
+        self.call(lambda _, low, high, first: gathered(out.rows(low, high, first), columns, buffer, at, low, widths))
 
     def add_several(self, buffer: Array, at: Array, rows: View, columns: Array, widths: Array) -> None:
         """The transpose of `gather`."""
         add = core.machine.add_several
         self.call(lambda _, low, high, first: add(buffer, at, low, rows.rows(low, high, first), columns, widths))
+
+    def gather_parts(self, out: View, buffer: Array, parts: Sequence[Part]) -> None:
+        """The same on a device: see `lazyflow.cuda.rows.gather`."""
+        self.call(lambda _, low, high, first: gather(out.rows(low, high, first), buffer, parts, low))
+
+    def add_parts(self, buffer: Array, matrix: View, parts: Sequence[Part]) -> None:
+        """The transpose of `gather_parts`."""
+        self.call(lambda _, low, high, first: add_rows(buffer, matrix.rows(low, high, first), parts, low))
 
     def copy(self, target: View, rows: View) -> None:
         """``target = rows``, as matrices."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.expr import signature_of
-from lazyflow.fuse import blocks, machine
+from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
 from lazyflow.graph import Graph
 from lazyflow.lifetimes import Memory, Segment, laid_out, memory_of, segments
@@ -363,6 +363,16 @@ class Stages:
     segments: tuple[tuple[Segment, ...], ...]
     weights: dict[Any, Any] = field(default_factory=dict)
 
+    def function_of(self, kernel: Kernel) -> Callable[..., None]:
+        """A kernel of a step as a function; on a device all kernels are of one module."""
+        return self._on_device[kernel] if self.fuse == "cuda" else compiled(kernel, self.fuse)
+
+    @cached_property
+    def _on_device(self) -> Mapping[Kernel, Callable[..., None]]:
+        fused = [step for stage in self.segments for part in stage for step in part.steps if isinstance(step, Fused)]
+        kernels = [kernel for step in fused for kernel in (step.forward, step.backward) if kernel is not None]
+        return cuda.together(tuple(kernels))
+
     @cached_property
     def output_of(self) -> Mapping[int, int]:
         """Which output a node is."""
@@ -490,6 +500,10 @@ class _Compiler:
 
     # Cutting into steps.
 
+    def _segments(self, stage: Sequence[Step], memory: Memory, zeroed: frozenset[int]) -> tuple[Segment, ...]:
+        found = segments(stage, self.nodes, self.places, memory, zeroed)
+        return tuple(replace(segment, rows=None) for segment in found) if self.fuse == "cuda" else found
+
     def stages(self) -> Stages:
         batched = [i for i, node in enumerate(self.nodes) if node.batch and not self.virtual[i]]
         groups: dict[Any, list[int]] = {}
@@ -509,6 +523,8 @@ class _Compiler:
         cut = [[s for stage, s in self.steps if stage == which] for which in range(3)]
         summed = frozenset(sum_.place.slab for sum_ in self.sums)
         memory = memory_of(cut, self.nodes, self.places, self.exact, summed, len(self.slabs), self.grad)
+        if self.fuse == "cuda":  # a device wants few launches: what a block holds, a launch holds there
+            memory = replace(memory, rows=(None,) * len(self.slabs))
         whole = self.grad or bool(cut[HOISTED] or cut[SUNK])
         cut = [[laid_out(step, memory, whole) for step in stage] for stage in cut]
         return Stages(
@@ -522,7 +538,7 @@ class _Compiler:
             tuple(_joined(self.sums)),
             tuple(i for i, node in enumerate(self.nodes) if not node.batch),
             memory,
-            tuple(segments(stage, self.nodes, self.places, memory, zeroed) for stage in cut),
+            tuple(self._segments(stage, memory, zeroed) for stage in cut),
         )
 
     def _group(self, i: int) -> tuple[Any, ...]:

@@ -42,7 +42,8 @@ class Settings:
     record the line of every operation and raise at the first NaN or infinity. ``fuse``: what runs the elementwise parts
     of a cell: ``"core"`` (compiled loops, see `lazyflow.core`; elementwise operations that stand together outside of
     cells are fused, too), ``"numpy"`` (NumPy calls over blocks that stay in cache), ``"off"`` (one operation after
-    another), ``"auto"`` (the core where it was built, else NumPy).
+    another), ``"auto"`` (the core where it was built, else NumPy). On a GPU they are kernels in CUDA C, unless it is
+    ``"off"``.
     ``dedupe``: nodes that compute the same are computed once. ``threads``: how many a run and an optimizer's step may
     use for what is large enough; ``"all"`` for as many as there are cores.
     ``profile``: a `lazyflow.profile.Profile`, which adds up where the time goes.

@@ -20,6 +20,7 @@ ORDER = (
     "fibers",
     "hooks",
     "random",
+    "cuda",
     "arrays",
     "passes",
     "ops.base",

@@ -1,4 +1,4 @@
-"""Fused kernels: both printers compute what the instructions say, of arguments of every kind, and every formula as
+"""Fused kernels: all printers compute what the instructions say, of arguments of every kind, and every formula as
 accurately as it can be told, over its whole domain."""
 
 import functools
@@ -16,13 +16,17 @@ from lazyflow.ops import OPS
 from lazyflow.ops.formula import Constant, Name, Result, evaluate, function_of, parse, pullback, result_dtype
 from lazyflow.program import elementwise_formulas
 
+from . import emulated
+
 PRINTERS = {
     "numpy": blocks.compiled,
     "core": machine.compiled,
+    "cuda": emulated.compiled,
 }
 needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
-COMPILED = [pytest.param("core", marks=needs_core)]
-BOTH = [pytest.param("numpy"), *COMPILED]
+CUDA = pytest.param("cuda", marks=emulated.needs_compiler)
+COMPILED = [pytest.param("core", marks=needs_core), CUDA]
+BOTH = [pytest.param("numpy"), *COMPILED]  # and the third, whose text is compiled as C++
 WIDTH = 64
 
 
@@ -88,8 +92,8 @@ def rows_of(column, dtype):
 
 
 @functools.cache
-def results_of(name, dtype, printer):
-    """All formulas of an operation as one kernel."""
+def kernel_of(name, dtype):
+    """All formulas of an operation as one kernel, and what it reads."""
     b = Builder(WIDTH, np.dtype(dtype))
     given = {}
     for key, formula in kinds_of(name).items():
@@ -97,14 +101,27 @@ def results_of(name, dtype, printer):
         loaded = {n: b.load(BLOCK, ("in", key, n), 0, WIDTH) for _, n in columns}
         b.store(BLOCK, ("out", key), 0, WIDTH, b.formula(formula, loaded), adds=False)
         given.update(columns)
-    kernel = b.kernel()
+    return b.kernel(), given
+
+
+@functools.cache
+def emulated_formulas(dtype):
+    """Those of all operations, of one source: to compile it takes seconds."""
+    found = emulated.together([kernel_of(name, dtype)[0] for name in FORMULAS])
+    return dict(zip(FORMULAS, found, strict=True))
+
+
+@functools.cache
+def results_of(name, dtype, printer):
+    kernel, given = kernel_of(name, dtype)
+    function = emulated_formulas(dtype)[name] if printer == "cuda" else PRINTERS[printer](kernel)
     rows = max(len(m) for m in given.values())
     results = {key: np.full((rows, WIDTH), 7, dtype) for key in kinds_of(name)}
     arrays = [
         results[a.key[1]] if a.key[0] == "out" else np.resize(given[a.key[1:]], (rows, WIDTH)) for a in kernel.arguments
     ]
     with np.errstate(all="ignore"):
-        PRINTERS[printer](kernel)(0, rows, 0, *arrays)
+        function(0, rows, 0, *arrays)
     return {key: found[: max(len(m) for (k, _), m in given.items() if k == key)] for key, found in results.items()}
 
 
@@ -337,6 +354,13 @@ SLOW = settings(max_examples=100, deadline=None, derandomize=True, suppress_heal
 @given(kernels(), st.integers(0, 4))
 def test_numpy_runs_the_instructions(kernel, n):
     check_kernel(kernel, "numpy", n)
+
+
+@settings(SLOW, max_examples=25)
+@emulated.needs_compiler
+@given(kernels(), st.integers(0, 4))
+def test_a_gpu_gets_the_instructions(kernel, n):
+    check_kernel(kernel, "cuda", n)
 
 
 def test_numpy_kernels_go_block_by_block():

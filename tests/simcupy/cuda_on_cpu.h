@@ -43,6 +43,8 @@ using std::isinf;
 
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+static inline double normcdf(double x) { return double(0.5L * std::erfc(-(long double)x * 0.707106781186547524401L)); }
+static inline float normcdff(float x) { return float(normcdf(double(x))); }
 static inline float sim_expf(float x) { return std::exp(x); }
 static inline float sim_logf(float x) { return std::log(x); }
 #define __expf sim_expf  // names that the C library has, too

@@ -132,18 +132,50 @@ def translated(source: str) -> str:
 @cache
 def compiled(source: str) -> Library:
     """The library of a source; compiled once, and kept in a folder of temporary files. Raises `CompileError`."""
-    text = translated(source)
-    stamp = hashlib.sha256((text + HEADER.read_text() + HALF.read_text() + " ".join(FLAGS)).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"simcupy-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{stamp}.so"
+    text, headers = translated(source), prepared()
+    path = headers.parent / f"{_stamp(text)}.so"
     if not path.exists():
-        fresh = folder / f"{stamp}.{os.getpid()}"
-        code, made = fresh.with_suffix(".cpp"), fresh.with_suffix(".tmp")
-        code.write_text(text)
-        done = subprocess.run(["g++", *FLAGS, str(code), "-o", str(made)], capture_output=True, text=True, check=False)
+        fresh = headers.parent / f"{path.stem}.{os.getpid()}"
+        code = fresh.with_suffix(".cpp")
+        code.write_text(text.replace(str(HEADER), str(headers)))
+        _compile([str(code)], path)
         code.unlink()
-        if done.returncode:
-            raise CompileError(done.stderr)
-        os.replace(made, path)
+        _write(path.with_suffix(".cu"), source)  # for NVIDIA's compiler: tests/nvrtc.py
     return Library(path, parameters(source))
+
+
+@cache
+def prepared() -> Path:
+    """A copy of the header that is compiled already, in the folder of what is kept: it takes longer than most
+    kernels."""
+    folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    header = folder() / HEADER.name
+    if not header.with_suffix(".h.gch").exists():
+        _write(header, HEADER.read_text())
+        _compile(["-x", "c++-header", str(header)], header.with_suffix(".h.gch"))
+    return header
+
+
+def folder() -> Path:
+    """Where what was compiled is kept, with its source."""
+    stamp = _stamp(HEADER.read_text() + HALF.read_text() + " ".join(FLAGS))[:12]
+    return Path(tempfile.gettempdir()) / f"simcupy-{os.getuid()}" / stamp
+
+
+def _stamp(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _write(path: Path, text: str) -> None:
+    """Processes that write the same do not see half of it."""
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(text)
+    os.replace(fresh, path)
+
+
+def _compile(given: Sequence[str], path: Path) -> None:
+    made = path.with_suffix(f".{os.getpid()}")
+    done = subprocess.run(["g++", *FLAGS, *given, "-o", str(made)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError(done.stderr)
+    os.replace(made, path)

@@ -1,0 +1,37 @@
+"""Modules of kernels: compiled when one is first launched, for the current device, and kept by their text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lazyflow import device as devices
+from lazyflow.cuda.text import HELPERS, OPTIONS
+
+THREADS = 128  # of a block
+WARP = 32
+
+Launch = Callable[[int, Sequence[Any]], None]
+
+
+@functools.cache
+def functions(source: str, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The kernels of these names in a source of CUDA C. One module has many: to compile it takes seconds."""
+    module = devices.array_module("cuda:0").RawModule(code=whole(source), options=OPTIONS)
+    return tuple([module.get_function(name) for name in names])
+
+
+def whole(source: str) -> str:
+    """A source with what it needs in front.
+
+    >>> whole("none of it")
+    'none of it'
+    """
+    return HELPERS + source if "lf_" in source else source
+
+
+def launch(kernel: Any, threads: int, arguments: Sequence[Any]) -> None:
+    """Put a kernel of so many threads into the queue; of none, nothing."""
+    if threads > 0:
+        kernel((-(-threads // THREADS),), (THREADS,), tuple(arguments))

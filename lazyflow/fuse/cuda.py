@@ -1,0 +1,176 @@
+"""Kernels as CUDA C: what a GPU gets. One launch has all of a kernel, gathers and sums at rows included.
+
+A thread computes one element; where a row gets the sum of its elements, a warp computes a row, and adds in double
+precision. Rows are added to a buffer by atomic additions, since they may repeat: so where three or more rows meet in
+one place, their sum may differ in its last bits from run to run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lazyflow.cuda.module import WARP, functions, launch
+from lazyflow.cuda.text import REALS, expression, number
+from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Instruction, Kernel, Store, Value
+
+_ROW = {ALL: "i", LAUNCH: "(i - first)", SOME: "(i - low)"}
+
+
+def parameters(kernel: Kernel) -> Iterator[str]:
+    """The parameters of the kernel, in the order of its arguments: a pointer for each, and behind it the offsets of
+    `ROWS`, the pitch of a `BLOCK`. A `NUMBER` has double precision whatever the kernel has."""
+    real, written = REALS[kernel.dtype.name], {store.argument for store in kernel.stores}
+    yield from ("int low", "int high", "int first")
+    for a, argument in enumerate(kernel.arguments):
+        if argument.kind == NUMBER:
+            yield f"const double* a{a}"
+            continue
+        yield f"{'' if a in written else 'const '}{real}* a{a}"
+        if argument.kind == ROWS:
+            yield f"const long long* at{a}"
+        elif argument.kind == BLOCK:
+            yield f"int pitch{a}"
+
+
+def element(kernel: Kernel, a: int, shift: int) -> str:
+    """Column ``shift + j`` of row ``i`` of an argument, or ``shift`` alone where that stands for the whole row."""
+    argument = kernel.arguments[a]
+    column = f"{shift}" if argument.columns == 1 else f"{shift} + j"
+    if argument.kind == NUMBER:
+        return f"a{a}[i]"
+    if argument.kind == VECTOR:
+        return f"a{a}[{column}]"
+    if argument.kind == ROWS:
+        return f"a{a}[at{a}[i] + {column}]"
+    return f"a{a}[(long long){_ROW[argument.rows]} * pitch{a} + {column}]"
+
+
+def gets_sum(kernel: Kernel, store: Store) -> bool:
+    """Whether one element gets the sum of a row."""
+    return kernel.arguments[store.argument].columns == 1 != kernel.width
+
+
+def has_sums(kernel: Kernel) -> bool:
+    """Whether a row is computed by a warp."""
+    return any(gets_sum(kernel, store) for store in kernel.stores)
+
+
+def source(kernel: Kernel, name: str) -> str:
+    """The text of the kernel under that name."""
+    head = f'extern "C" __global__ void {name}({", ".join(parameters(kernel))}) {{'
+    body = _by_warps(kernel) if has_sums(kernel) else _by_threads(kernel)
+    return "\n".join([head, *(f"    {line}" for line in body), "}\n"])
+
+
+def _by_threads(kernel: Kernel) -> list[str]:
+    return [
+        "const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;",
+        f"const int i = low + (int)(e / {kernel.width}), j = (int)(e % {kernel.width});",
+        "if (i >= high) return;",
+        *_values(kernel),
+        *(_stored(kernel, store) for store in kernel.stores),
+    ]
+
+
+def _by_warps(kernel: Kernel) -> list[str]:
+    summed = [(k, store) for k, store in enumerate(kernel.stores) if gets_sum(kernel, store)]
+    others = [store for store in kernel.stores if not gets_sum(kernel, store)]
+    real = REALS[kernel.dtype.name]
+    lines = [
+        f"const int lane = threadIdx.x % {WARP};",
+        f"const int i = low + (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / {WARP});",
+        "if (i >= high) return;  // a warp as a whole",
+        *(f"double sum{k} = 0;" for k, _ in summed),
+        f"for (int j = lane; j < {kernel.width}; j += {WARP}) {{",
+        *(f"    {line}" for line in _values(kernel)),
+        *(f"    {_stored(kernel, store)}" for store in others),
+        *(f"    sum{k} += {_spelled(kernel, store.value)};" for k, store in summed),
+        "}",
+    ]
+    for k, store in summed:
+        lines.append(f"for (int d = {WARP // 2}; d; d /= 2) sum{k} += __shfl_down_sync(0xffffffffu, sum{k}, d);")
+        lines.append(f"if (lane == 0) {{ {_put(kernel, store, f'({real})sum{k}')} }}")
+    return lines
+
+
+def _values(kernel: Kernel) -> Iterator[str]:
+    real = REALS[kernel.dtype.name]
+    for number_, instruction in enumerate(kernel.instructions):
+        yield f"const {real} v{number_} = {_computed(kernel, instruction)};"
+
+
+def _computed(kernel: Kernel, instruction: Instruction) -> str:
+    real = REALS[kernel.dtype.name]
+    if instruction.name == "load":
+        return f"({real}){element(kernel, instruction.argument, instruction.shift)}"
+    return expression(instruction.name, [_spelled(kernel, v) for v in instruction.inputs], real)
+
+
+def _spelled(kernel: Kernel, value: Value) -> str:
+    return number(value, REALS[kernel.dtype.name]) if isinstance(value, float) else f"v{value}"
+
+
+def _stored(kernel: Kernel, store: Store) -> str:
+    return _put(kernel, store, _spelled(kernel, store.value))
+
+
+def _put(kernel: Kernel, store: Store, value: str) -> str:
+    target = element(kernel, store.argument, store.shift)
+    if kernel.arguments[store.argument].kind == ROWS:
+        return f"atomicAdd(&{target}, {value});" if store.adds else f"{target} = {value};"
+    return f"{target} {'+=' if store.adds else '='} {value};"
+
+
+class Program:
+    """A kernel on the device, called as those of the CPU are: with the first row, the one behind the last, the first of
+    the launch, and the arguments in order, `ROWS` as buffer and offsets."""
+
+    def __init__(self, kernel: Kernel, function: Callable[[], Any]) -> None:
+        self.kernel, self.function = kernel, function
+        self.threads = WARP if has_sums(kernel) else kernel.width
+
+    def __call__(self, low: int, high: int, first: int, *arrays: Any) -> None:
+        self.bound(*arrays)(low, high, first)
+
+    def bound(self, *arrays: Any) -> Callable[[int, int, int], None]:
+        """The kernel with its arrays, as a function of the rows."""
+        arguments = list(self._arguments(arrays))
+
+        def run(low: int, high: int, first: int) -> None:
+            rows = [np.int32(low), np.int32(high), np.int32(first)]
+            launch(self.function(), (high - low) * self.threads, rows + arguments)
+
+        return run
+
+    def _arguments(self, arrays: Sequence[Any]) -> Iterator[Any]:
+        position = 0
+        for argument in self.kernel.arguments:
+            array = arrays[position]
+            yield array
+            position += 1
+            if argument.kind == ROWS:
+                yield arrays[position]
+                position += 1
+            elif argument.kind == BLOCK:
+                yield np.int32(array.strides[0] // array.itemsize)
+
+
+@functools.lru_cache(maxsize=4096)
+def together(kernels: tuple[Kernel, ...]) -> dict[Kernel, Program]:
+    """Kernels of one module, which is compiled when one of them first runs."""
+    names = tuple(f"fused_{k}" for k in range(len(kernels)))
+    text = "\n".join(source(kernel, name) for kernel, name in zip(kernels, names, strict=True))
+    return {kernel: Program(kernel, functools.partial(_function, text, names, k)) for k, kernel in enumerate(kernels)}
+
+
+def _function(text: str, names: tuple[str, ...], k: int) -> Any:
+    return functions(text, names)[k]
+
+
+def compiled(kernel: Kernel) -> Program:
+    """The kernel in a module of its own."""
+    return together((kernel,))[kernel]

@@ -1,0 +1,102 @@
+"""NVIDIA's own compiler on the kernels of the suite, without a GPU: NVRTC, from its wheel (nvidia-cuda-nvrtc).
+
+``python -m tests.nvrtc`` takes every source that the simulator was given for one architecture, and those of this
+package that are always the same for all of `ARCHITECTURES`. It prints what the compiler says of those that it refuses.
+"""
+
+import argparse
+import ctypes
+import sys
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+import numpy as np
+
+from lazyflow.cuda import rows
+from lazyflow.cuda.module import whole
+from lazyflow.cuda.text import OPTIONS
+from lazyflow.fuse import cuda
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder
+from lazyflow.ops import OPS
+from lazyflow.ops.formula import parse, pullback
+from lazyflow.program import elementwise_formulas
+
+from .simcupy import emulate
+
+ARCHITECTURES = ("compute_75", "compute_80", "compute_86", "compute_89", "compute_90", "compute_100")
+
+
+def library():
+    """NVRTC. Raises ``SystemExit`` where its wheel is not installed."""
+    try:
+        found = [f for f in files("nvidia-cuda-nvrtc") or () if f.name.startswith("libnvrtc.so")]
+    except PackageNotFoundError:
+        raise SystemExit("pip install nvidia-cuda-nvrtc: NVIDIA's compiler, which needs no GPU") from None
+    return ctypes.CDLL(str(found[0].locate()))
+
+
+def complaint(nvrtc, source, architecture):
+    """What the compiler says of a source that it does not take; nothing of one that it does."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
+    options = [f"--gpu-architecture={architecture}", *OPTIONS]
+    given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return f"{log.value.decode()}error {failed}" if failed else ""
+
+
+def kernel_of(name, dtype):
+    """All formulas of an operation over arguments of every kind, and a sum of each row."""
+    b = Builder(8, np.dtype(dtype))
+    for key, text in OPS[name].formula.items():
+        formula = parse(text) if key == "y" else pullback(text)
+        kinds = (BLOCK, ROWS, VECTOR, NUMBER)
+        given = {
+            n: b.load(kinds[k % 4], (key, n), 0, 1 if kinds[k % 4] == NUMBER else 8)
+            for k, n in enumerate(formula.operands)
+        }
+        value = b.formula(formula, given)
+        b.store(BLOCK, ("out", key), 0, 8, value, adds=False)
+        b.store(ROWS, ("rows", key), 0, 8, value, adds=True)
+        b.store(ROWS, ("sum", key), 0, 1, value, adds=True)
+    return b.kernel()
+
+
+def fixed():
+    """The sources that are always the same: operations on rows, and the formulas of all operations."""
+    names = [name for name, op in OPS.items() if op.formula and elementwise_formulas(op)]
+    formulas = [
+        "\n".join(cuda.source(kernel_of(name, dtype), f"k{k}") for k, name in enumerate(names))
+        for dtype in ("float32", "float64")
+    ]
+    return [whole(source) for source in (rows.SOURCE, *formulas)]
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.nvrtc", description=__doc__)
+    parser.add_argument(
+        "--folder", type=Path, default=emulate.folder(), help="where the simulator keeps what it is given"
+    )
+    folder = parser.parse_args().folder
+    nvrtc, seen = library(), sorted(folder.glob("*.cu"))
+    work = [(str(path), path.read_text(), "compute_90") for path in seen]
+    work += [(f"fixed source {k}", text, a) for k, text in enumerate(fixed()) for a in ARCHITECTURES]
+    refused = [
+        (name, architecture, found)
+        for name, text, architecture in work
+        if (found := complaint(nvrtc, text, architecture))
+    ]
+    for name, architecture, found in refused:
+        print(f"{name} for {architecture}:\n{found}")
+    print(
+        f"{len(seen)} sources of the suite, {len(work) - len(seen)} compilations of fixed ones, {len(refused)} refused"
+    )
+    sys.exit(bool(refused) or not seen)
+
+
+if __name__ == "__main__":
+    main()
