@@ -12,6 +12,7 @@ from types import ModuleType
 from benchmarks import (
     accuracy,
     breadth,
+    decisions,
     extremes,
     gpu,
     harness,
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         tagger,
         language_model,
         breadth,
+        decisions,
         launches,
         recording,
         spellings,

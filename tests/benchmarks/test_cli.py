@@ -15,6 +15,7 @@ NAMES = [
     "tagger",
     "language_model",
     "breadth",
+    "decisions",
     "launches",
     "recording",
     "spellings",
