@@ -38,7 +38,7 @@ from lazyflow.recorded import Way, again, alone, key_of, sources_of, way_of, who
 from lazyflow.repeats import may_repeat, without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
-from lazyflow.tape import IMPORT, KNOWN, VIEW, Tape, signature_by_id
+from lazyflow.tape import CONSTANT, IMPORT, KNOWN, VIEW, Tape, payload_starts, signature_by_id
 from lazyflow.threads import quietly
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
@@ -405,6 +405,9 @@ class Engine:
         """A copy of the root's value; computes it if it is not there yet."""
         _refuse_in_cells((root,))
         if not is_evaluated(root.tape, root.row):
+            shown = _shown(root)
+            if shown is not None:
+                return shown
             self._run_missing((root,))
         run, offset = location(root.tape, root.row)
         if run.device == "cpu" == root.type.device:
@@ -446,6 +449,36 @@ class Engine:
             _forget(roots, draw_anew=False)
             self._forward(roots)
         _differentiate(roots, seeds)
+
+
+SHORT = 32  # rows of a tape that are walked through to read a value in place: on more, a run costs less a value
+
+
+def _shown(root: Expr) -> Array | None:
+    """A copy of what a view shows of a constant, or of a value that an earlier run on the host has computed and that is
+    as it was: elements of a vector that are looked at one by one. None where there is more to it."""
+    tape = root.tape
+    if len(tape) > SHORT or tape.trace is not None or tape.lines is not None or root.row in tape.remembered:
+        return None
+    ints, operands = payload_starts(tape)
+    if ints[-1] != len(tape.ints) or operands[-1] != len(tape.operands):
+        return None  # it is not whole, and a run says so
+    tape.seal()  # as a run does: what is long-lived is not to hold all that comes after
+    row, shift = root.row, 0
+    while (op := signature_by_id(tape.signatures[row]).op) is VIEW:
+        shift += tape.ints[ints[row]]
+        row = tape.operands[operands[row]]
+    if op is CONSTANT and type(tape.objects[row]) is np.ndarray and root.type.device == "cpu":
+        return devices.view(tape.objects[row].reshape(-1), shift, root.type.shape).copy()
+    if op is not IMPORT:
+        return None
+    source, place = tape.imports[tape.ints[ints[row]]]
+    if not is_evaluated(source, place):
+        return None
+    run, offset = location(source, place)
+    if run.is_stale() or not run.device == "cpu" == root.type.device:
+        return None
+    return run.value(offset + shift, root.type)
 
 
 # A backward through more runs than this, of no more elements on the average, is one forward more and one run to go back

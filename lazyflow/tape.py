@@ -287,6 +287,18 @@ def signature_columns() -> Columns:
     return found[0]
 
 
+def payload_starts(tape: Tape) -> tuple[list[int], list[int]]:
+    """Where the integers and the operands of each row of a short tape begin, and where those of the last end."""
+    ints, operands = [0], [0]
+    for number in tape.signatures[:]:
+        rows = _ROWS[number]
+        if rows == RAGGED:
+            rows = tape.ints[ints[-1]] if ints[-1] < len(tape.ints) else 0
+        ints.append(ints[-1] + _INTS[number])
+        operands.append(operands[-1] + rows)
+    return ints, operands
+
+
 def _leaf(name: str) -> Op:
     def infer(*operands: Abstract, **attrs: Any) -> Result:
         raise TypeError(f"{name} has no shape rule")
