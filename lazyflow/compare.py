@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import settings
+from lazyflow import fibers, settings
 from lazyflow.compared import Comparison, Measured, median
 from lazyflow.engine import forward
 from lazyflow.errors import GradientError, ShapeError
 from lazyflow.explain import Explanation, explain
-from lazyflow.expr import Expr, Parameter
+from lazyflow.expr import Expr, Parameter, moment
 from lazyflow.functions import mean
 from lazyflow.info import info
+from lazyflow.map import map as mapped
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.profile import Profile
 from lazyflow.settings import BATCHINGS, refuse_in_cells, using
@@ -52,7 +54,8 @@ def compare(
     ``examples``: the examples, some more than the largest minibatch. ``batch``: sizes of minibatches; of those beyond
     the number of examples, that number is measured. ``modes``: ways of batching, as in
     ``lf.using(batching=...)``; ``"none"`` and the one that holds here, unless given. The other settings are those that
-    hold here.
+    hold here. Where losses look at their own values, the examples of a minibatch run in a `lazyflow.map`, and under
+    ``"none"`` one after another.
 
     A training step records the losses of a minibatch, computes their mean, its gradients, and, with an ``optimizer``,
     an update. Without one no update is measured. Every size has ``rounds`` rounds (at least five), and one before that
@@ -221,14 +224,33 @@ class _Steps:
     copy: _Copy | None
     state: Unchanged
     profile: Profile
+    decides: bool = False  # whether losses ask for values: then the examples of a minibatch run in a `lazyflow.map`
 
     def using(self, mode: str) -> using:
         """The settings of a mode."""
         return using(batching=mode, grad=self.train, profile=self.profile)
 
     def record(self, batch: Sequence[Any]) -> list[Expr]:
-        """The losses of a minibatch."""
-        return [self._checked(self.loss_of(example)) for example in batch]
+        """The losses of a minibatch, where they decide as batched as everything else in this mode."""
+        if self.decides:
+            return mapped(self._loss, batch, together=1 if settings.current().batching == "none" else None)
+        return [self._loss(example) for example in batch]
+
+    def _loss(self, example: Any) -> Expr:
+        return self._checked(self.loss_of(example))
+
+    def asks(self, batch: Sequence[Any]) -> bool:
+        """Whether one of these examples asks for a value."""
+        self.state.rewind()
+        noting = _Noting(fibers.Mapping(moment(), shared=False), 0)
+        context = copy_context()
+        context.run(fibers.enter, noting)
+        with self.using("none"):
+            context.run(settings.SCOPE.set, settings.SCOPE.get())
+            for example in batch:
+                context.run(self._loss, example)
+        self.profile.take()
+        return noting.asked
 
     def _checked(self, loss: Any) -> Expr:
         if not isinstance(loss, Expr) or isinstance(loss, Parameter):
@@ -292,16 +314,40 @@ class _Steps:
         number = sum(map(len, batches))
         gradients: dict[int, Array] = {}
         with self.using(mode):
-            for batch in batches:
-                roots = self.record(batch)
+            for batch, roots in self._recorded(batches):
                 losses += forward(roots)
                 found = self.state.hide_gradients(roots)
                 if self.train:
                     mean(roots).backward(np.full(roots[0].shape, len(batch) / number))
                     _add(gradients, found)
-                self.state.touch()
+                if not self.decides:
+                    self.state.touch()
+            self.state.touch()
         self.profile.take()
         return _Values(losses, gradients if self.train else None)
+
+    def _recorded(self, batches: Sequence[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], list[Expr]]]:
+        """The minibatches, each with its losses. Those that decide are recorded all at once: what an example draws is a
+        matter of its place among them, however they are batched."""
+        if not self.decides:
+            yield from ((batch, self.record(batch)) for batch in batches)
+            return
+        losses = iter(self.record([example for batch in batches for example in batch]))
+        yield from ((batch, [next(losses) for _ in batch]) for batch in batches)
+
+
+class _Noting(fibers.Example):
+    """Notes whether a value is asked for; nobody waits."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self, mapping: fibers.Mapping, number: int) -> None:
+        super().__init__(mapping, number)
+        self.asked = False
+
+    def waits(self) -> bool:
+        self.asked = True
+        return super().waits()
 
 
 def _wait(parameters: Sequence[Parameter]) -> None:
@@ -376,6 +422,11 @@ class _Size:
     def measured(self, notes: list[str]) -> list[Measured]:
         """A row for each mode; adds what is to be known about them to the notes."""
         first = self.batches(0, 1)[0]
+        if self.steps.asks(first):
+            return replace(self, steps=replace(self.steps, decides=True))._measured(first, notes)
+        return self._measured(first, notes)
+
+    def _measured(self, first: Sequence[Any], notes: list[str]) -> list[Measured]:
         same = self._same(first, notes)
         explained = {mode: self.steps.explained(first, mode) for mode in self.modes}
         rounds = self._rounds()

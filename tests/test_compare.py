@@ -97,6 +97,27 @@ def test_values_are_those_of_one_example_at_a_time(model, mode, train):
     assert row.differs < 1e-5
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_losses_that_decide_are_batched_between_their_questions(train):
+    pytest.importorskip("greenlet")
+    lf.seed(2)
+    w = lf.Parameter(np.random.default_rng(0).normal(size=(3, 3)), name="w")
+
+    def loss_of(x):  # draws too: an example's draws are its own, however examples are batched
+        h, count = lf.constant(x), 0
+        while lf.sum(h * h) > 0.5 and count < 6:
+            h, count = lf.tanh(w @ lf.dropout(h, 0.3)) * 0.8, count + 1
+        return lf.sum(lf.tanh(w @ h))
+
+    examples = [np.random.default_rng(k).normal(size=3) * (1 + k % 4) for k in range(8)]
+    with lf.rounds() as seen:
+        rows = lf.compare(loss_of, examples, batch=(1, 8), train=train, **QUICK).rows
+    assert all(row.differs is not None and row.differs < 1e-5 for row in rows)
+    assert max(r.examples for r in seen.seen) == 8, "all of a minibatch ask together"
+    assert {r.examples for r in seen.seen} >= {1, 8}
+    assert w.grad is None
+
+
 def test_gradients_are_compared_by_parameter():
     """The first example of some does not reach what the first of others does."""
     w, v = lf.Parameter([1.0, 2.0]), lf.Parameter([[3.0, 4.0], [5.0, 6.0]])
