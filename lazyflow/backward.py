@@ -25,6 +25,7 @@ from lazyflow.graph import Graph
 from lazyflow.hooks import Hook, through
 from lazyflow.launch import KNOWNS, Bound, bound, bound_among, bound_for_parameters, pull_all
 from lazyflow.ops.base import Array
+from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Cells, Launch, launches, parameter_launches
@@ -87,9 +88,10 @@ class _Done(NamedTuple):
     def is_finite(self) -> bool:
         """Whether all that comes out of it is."""
         found = [one.total() for one in self.sums.values()] + [seed[3] for seed in self.handed_on]
-        sums = [(g.values if isinstance(g, RowSparse) else g).sum() for g in found]
-        if not sums or not devices.is_on_gpu(sums[0]):
-            return all(bool(np.isfinite(float(s))) for s in sums)
+        arrays = [g.values if isinstance(g, RowSparse) else g for g in found]
+        if not arrays or not devices.is_on_gpu(arrays[0]):
+            return all(is_finite(a) for a in arrays)
+        sums = [a.sum() for a in arrays]
         return bool(np.isfinite(float(sum(sums[1:], sums[0]))))  # one wait for the device
 
 

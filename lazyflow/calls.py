@@ -175,27 +175,17 @@ class Calls:
         return np.array([0, self.count])
 
     def _run(self, stage: int, edges: Array) -> None:
+        segments = self.stages.segments[stage]
+        if not segments:
+            return
         line = self.prepared.get(stage)
         if line is None:
-            line = self._new_line(self.stages.segments[stage])
-            for segment in self.stages.segments[stage]:
+            line = self.prepared[stage] = core.machine.Line() if self.stages.by_core[stage] else Line(self.xp)
+            for segment in segments:
                 line.segment(segment.rows)
                 for step in segment.steps:
                     self._prepare(line, step, segment)
-            self.prepared[stage] = line
         line(edges, self.whole, False, self)
-
-    def _new_line(self, segments: Sequence[Segment]) -> Any:
-        """The core's where it knows all steps, so that all launches are one call of it."""
-        known = self.stages.fuse == "core" and all(self._is_known(step) for s in segments for step in s.steps)
-        return core.machine.Line() if known else Line(self.xp)
-
-    def _is_known(self, step: Step) -> bool:
-        if isinstance(step, Fused):
-            kernels = [k for k in (step.forward, step.backward) if k is not None]
-            return all(isinstance(compiled(kernel, "core"), core.machine.Program) for kernel in kernels)
-        refs = [step.x] if isinstance(step, Product) else step.parts if isinstance(step, Assemble) else None
-        return refs is not None and all(self._has_rows(ref.dtype) for ref in refs)
 
     def _run_shared(self) -> None:
         for i in self.stages.shared:
@@ -303,7 +293,7 @@ class Calls:
 
     def _has_rows(self, dtype: np.dtype[Any]) -> bool:
         """Whether there are operations on rows of a dtype: the compiled core's, or the device's."""
-        return self.stages.fuse in ("core", "cuda") and dtype.name in ("float32", "float64")
+        return self.stages.fuse in ("core", "cuda") and dtype.char in "fd"
 
     def _parts(self, inputs: Sequence[tuple[Ref, int]]) -> list[Part]:
         """The same for operations on rows of the device."""
@@ -557,10 +547,13 @@ class Calls:
             self._run_back(HOISTED, self._all)
 
     def _run_back(self, stage: int, edges: Array) -> None:
+        segments = self.stages.segments[stage]
+        if not segments and not self.scattered:
+            return
         line = self.back.get(stage)
         if line is None:
-            line = self.back[stage] = self._new_line(self.stages.segments[stage])
-            for segment in reversed(self.stages.segments[stage]):
+            line = self.back[stage] = core.machine.Line() if self.stages.by_core[stage] else Line(self.xp)
+            for segment in reversed(segments):
                 line.segment(segment.rows)
                 self._prepare_back(line, segment)
         if not self.scattered:

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow.expr import signature_of
 from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
@@ -377,6 +378,19 @@ class Stages:
     def output_of(self) -> Mapping[int, int]:
         """Which output a node is."""
         return {node: k for k, node in enumerate(self.program.outputs)}
+
+    @cached_property
+    def by_core(self) -> tuple[bool, ...]:
+        """Of each stage, whether the core's line knows all its steps, so that all launches are one call of it."""
+        return tuple(self.fuse == "core" and all(_is_known(step) for step in steps) for steps in self.steps)
+
+
+def _is_known(step: Step) -> bool:
+    if isinstance(step, Fused):
+        kernels = [k for k in (step.forward, step.backward) if k is not None]
+        return all(isinstance(compiled(kernel, "core"), core.machine.Program) for kernel in kernels)
+    refs = [step.x] if isinstance(step, Product) else step.parts if isinstance(step, Assemble) else ()
+    return all(ref.dtype.char in "fd" for ref in refs)
 
 
 def elementwise_formulas(op: Op) -> tuple[Formula, tuple[Formula | None, ...]] | None:

@@ -2,6 +2,7 @@
 """Fused elementwise programs on the machine of ``c/machine.h``."""
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
@@ -628,6 +629,7 @@ cdef enum:
     COPY
     ADD
     ZERO
+    CALL
 
 cdef enum:
     OF_ALL
@@ -651,6 +653,7 @@ ctypedef struct an_operation:
     const lf_program *program
     lf_argument *arguments
     const int *begins
+    PyObject *function
 
 ctypedef struct a_segment:
     Py_ssize_t first, last, rows
@@ -669,6 +672,7 @@ cdef class Line:
     cdef a_segment *segments
     cdef Py_ssize_t count, room, parts
     cdef list held  # what the pointers point into
+    cdef object calls  # for steps that are functions, while they run
 
     def __cinit__(self):
         self.operations, self.segments = NULL, NULL
@@ -719,6 +723,13 @@ cdef class Line:
         to.data, to.rows, to.base = cnp.PyArray_BYTES(array), cnp.PyArray_DIM(array, 0), view[1]
         self.held.append(array)
         return cnp.PyArray_DIM(array, 1)
+
+    def call(self, function):
+        """Any function of Python; what it raises ends the run."""
+        cdef an_operation *o = self._next(CALL)
+        o.function = <PyObject *>function
+        self.held.append(function)
+        self._done()
 
     def program(self, Program program not None, *arrays):
         """Run a program with these arrays: see `Program`."""
@@ -800,7 +811,7 @@ cdef class Line:
 
     def __call__(self, cnp.ndarray edges, bint whole, bint backwards=False, calls=None):
         """Do it for the calls between one of the ``edges`` and the next, launch by launch, the last one first if
-        ``backwards``. ``whole``: the first row of a launch is call 0. ``calls`` are of no use here."""
+        ``backwards``. ``whole``: the first row of a launch is call 0. ``calls``: for steps that are functions."""
         cdef Py_ssize_t launches = cnp.PyArray_SIZE(edges) - 1, k, longest = 0
         cdef const int64_t *edge = _integers(edges, 0)
         cdef bint fits = launches < 1 or edge[0] >= 0
@@ -813,14 +824,18 @@ cdef class Line:
             fits = fits and self._has_rows(&self.operations[k].two, edge[launches], longest, whole)
         if not fits:
             raise IndexError("calls that these matrices have no rows for")
-        with nogil:
-            for k in range(launches):
-                if backwards:
-                    done = self._launch(edge[launches - 1 - k], edge[launches - k], whole)
-                else:
-                    done = self._launch(edge[k], edge[k + 1], whole)
-                if not done:
-                    break
+        self.calls = calls
+        try:
+            with nogil:
+                for k in range(launches):
+                    if backwards:
+                        done = self._launch(edge[launches - 1 - k], edge[launches - k], whole)
+                    else:
+                        done = self._launch(edge[k], edge[k + 1], whole)
+                    if not done:
+                        break
+        finally:
+            self.calls = None
         if not done:
             raise MemoryError
 
@@ -829,7 +844,7 @@ cdef class Line:
             return True  # as many as a block has: they are made so
         return (last if v.base == OF_ALL or whole else longest) <= v.rows
 
-    cdef int _launch(self, Py_ssize_t low, Py_ssize_t high, bint whole) noexcept nogil:
+    cdef int _launch(self, Py_ssize_t low, Py_ssize_t high, bint whole) except -1 nogil:
         cdef Py_ssize_t k, a, step, count = high - low, blocks, first = 0 if whole else low
         for k in range(self.parts):
             step = max(count, 1)
@@ -843,10 +858,13 @@ cdef class Line:
                 a += step
         return 1
 
-    cdef int _block(self, const a_segment *segment, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first) noexcept nogil:
+    cdef int _block(self, const a_segment *segment, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first) except -1 nogil:
         cdef Py_ssize_t k
         for k in range(segment.first, segment.last):
-            if not _operate(self.operations + k, low, high, first):
+            if self.operations[k].what == CALL:
+                with gil:
+                    (<object>self.operations[k].function)(self.calls, low, high, first)
+            elif not _operate(self.operations + k, low, high, first):
                 return 0
         return 1
 

@@ -548,6 +548,11 @@ def has_nan(x: Array) -> bool:
     return bool(total != total)
 
 
+def is_finite(x: Array) -> bool:
+    """Whether all elements are, or none but huge ones: their sum of squares is, or else their sum."""
+    return bool(np.isfinite(np.vdot(x, x))) or bool(np.isfinite(x.sum()))
+
+
 def _magnitude(ufunc: str, inputs: list[str], place: str, fresh: bool) -> list[str]:
     return _call("abs", inputs, place, fresh)
 
