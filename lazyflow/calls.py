@@ -31,7 +31,7 @@ from lazyflow.line import most as most_rows
 from lazyflow.ops.base import Array, unbroadcast
 from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.program import Stages, compiled
+from lazyflow.program import Stages
 from lazyflow.steps import (
     CONSTANT,
     FLOAT,
