@@ -73,6 +73,41 @@ def test_both_forms_do_the_same(name, dtype, base, whole, rows, backwards):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("rows", [None, 6])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_step_may_be_a_function(rows, backwards):
+    whose, found = object(), []
+    for make in (core.machine.Line, lambda: line.Line(np)):
+        arrays, form, asked = Arrays("float64", ALL, CALLS), make(), []
+
+        def double(calls, low, high, first, arrays=arrays, asked=asked):
+            asked.append((calls is whose, low, high, first))
+            arrays.y.array[low:high] *= 2
+
+        form.segment(rows)
+        form.copy(arrays.y, arrays.x)
+        form.call(double)
+        form.add(arrays.z, arrays.y)
+        form(np.array([0, 3, 17, CALLS]), False, backwards, whose)
+        found.append((asked, arrays.z.array.tolist()))
+    assert found[0] == found[1]
+    assert len(found[0][0]) >= 3
+    fresh = Arrays("float64", ALL, CALLS)
+    np.testing.assert_array_equal(found[0][1], fresh.z.array + 2 * fresh.x.array)
+
+
+def test_what_a_function_raises_ends_the_run():
+    arrays, form = Arrays("float32", ALL, CALLS), core.machine.Line()
+    before = arrays.y.array.copy()
+    form.segment(None)
+    form.call(lambda calls, low, high, first: 1 / (low - 3))
+    form.zero(arrays.y)
+    with pytest.raises(ZeroDivisionError):
+        form(np.array([0, 3, 9, CALLS]), True)
+    assert not arrays.y.array[:3].any()
+    np.testing.assert_array_equal(arrays.y.array[3:], before[3:])
+
+
 def test_few_calls_read_weights_as_they_lie():
     arrays = Arrays("float32", ALL, CALLS)
     x = View(np.ascontiguousarray(arrays.x.array), ALL)
