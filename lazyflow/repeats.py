@@ -79,4 +79,4 @@ def watched(graph: Graph) -> Ints:
 def _may_repeat(signature: Signature) -> bool:
     if signature.op in (CONSTANT, KNOWN, OUTPUT) or signature.draws or signature.rows == RAGGED:
         return False
-    return signature.rows > 0 or signature.ints > 0 or signature.floats > 0
+    return bool(signature.operands)  # what is computed of parameters alone, such as a transpose, repeats too
