@@ -9,7 +9,8 @@ rows of all nodes as one batch. Kernels, vjps, gradients of parameters and every
 holds for them as it is.
 
 Of an operand a node reads n rows (it *walks*), or one row for all of its own: a bias, a vector of the example that is
-broadcast. The latter's cotangents are added where it was read, once for each row: the sum over its segment.
+broadcast. The latter's cotangents are added where it was read, once for each row: the sum over its segment. Nodes that
+read a matrix for all of their rows are joined with those that read the same one.
 
 This comes after repeats were looked for, among nodes of exact types, and before chains and schedule; shapes were
 checked when the line was recorded. Where all nodes of a kind are of one length nothing is joined.
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.graph import Graph
+from lazyflow.graph import Graph, Ints
 from lazyflow.ops.base import NOTHING
 from lazyflow.ops.rows import ByRows, by_rows
 from lazyflow.tape import CONSTANT, Operand, Signature, Type, intern_type, interned, leaf_signature
@@ -37,14 +38,66 @@ def with_joined_rows(graph: Graph) -> Graph:
     if len(set(several)) == len(several):
         return graph
     found = _Choice(graph, families).chosen()
-    if not found:
-        return graph
-    signatures = [found.get(s, own) for s, own in enumerate(graph.signatures)]
-    table = list(dict.fromkeys(signatures))
-    number = {signature: i for i, signature in enumerate(table)}
+    return _with_families(graph, found) if found else graph
+
+
+def _with_families(graph: Graph, found: dict[int, Signature]) -> Graph:
+    """The graph with the nodes of the signatures ``found`` as nodes of their families."""
+    table, signature, joined = list(graph.signatures), graph.signature.copy(), np.zeros(len(graph), bool)
+    members: dict[Signature, list[int]] = {}
+    for s, family in found.items():
+        members.setdefault(family, []).append(s)
+    for family, mine in members.items():
+        nodes = np.flatnonzero(np.isin(graph.signature, mine))
+        part = _parts(graph, family, nodes)
+        for k in range(int(part.max(initial=-1)) + 1):
+            signature[nodes[part == k]] = len(table)
+            table.append(_part_of(family, k))
+        joined[nodes[part >= 0]] = True
     lengths = np.array([s.type.shape[0] if i in found else 1 for i, s in enumerate(graph.signatures)], np.int64)
-    mapped = np.array([number[s] for s in signatures], np.int64)
-    return replace(graph, signatures=tuple(table), signature=mapped[graph.signature], counts=lengths[graph.signature])
+    present, signature = np.unique(signature, return_inverse=True)
+    signatures = tuple([table[s] for s in present.tolist()])
+    return replace(
+        graph, signatures=signatures, signature=signature, counts=np.where(joined, lengths[graph.signature], 1)
+    )
+
+
+def _parts(graph: Graph, family: Signature, nodes: Ints) -> Ints:
+    """For each of the nodes of a family a number, the same for those that read the same matrices; -1 for those that
+    read one for themselves alone."""
+    slots = [o.position for o, walks in _walking(family) if _is_large(o, walks, family)]
+    if not slots:
+        return np.zeros(len(nodes), np.int64)
+    edges = [graph.starts[nodes] + slot for slot in slots]
+    where = np.stack([column[e] for e in edges for column in (graph.base, graph.shift)])
+    _, part, sizes = np.unique(where, axis=1, return_inverse=True, return_counts=True)
+    part = part.reshape(-1)
+    several, found = sizes[part] > 1, np.full(len(nodes), -1, np.int64)
+    found[several] = np.unique(part[several], return_inverse=True)[1]
+    return found
+
+
+def _walking(family: Signature) -> list[tuple[Operand, bool]]:
+    """The operands that are rows, each with whether it walks."""
+    assert family.walks is not None
+    return [pair for pair in zip(family.operands, family.walks, strict=True) if pair[0].kind == "row"]
+
+
+def _is_large(operand: Operand, walks: bool, family: Signature) -> bool:
+    """Whether an operand is one for all rows of a node, and larger than what is computed of each: to have it once for
+    each row would cost more than is saved."""
+    return not walks and operand.type is not None and operand.type.size > family.widths[0]
+
+
+def _part_of(family: Signature, number: int) -> Signature:
+    """A signature like the family for the nodes of one part."""
+
+    def make() -> Signature:
+        found = Signature(family.op, family.operands, family.type, family.static, family.rows)
+        found.walks, found.line = family.walks, family.line
+        return found
+
+    return interned(("part", family.serial, number), make) if number else family
 
 
 class _Choice:
@@ -69,17 +122,9 @@ class _Choice:
         return found | _of_several_lengths(constants)
 
     def _fits(self, s: int, family: Signature, able: dict[int, Signature]) -> bool:
-        """Whether it pays: what is one for all rows is no larger than what is computed of it, or the same for all
-        nodes; and rows of one element are what is left of larger ones."""
-        largest = family.widths[0]
-        assert family.walks is not None
-        for operand, walks in zip(family.operands, family.walks, strict=True):
-            if operand.kind == "row" and operand.type is not None:
-                if walks and operand.type.ndim == 0 and not self._from_rows(s, operand, able):
-                    return False
-                if not walks and operand.type.size > largest and not self._is_one(s, operand.position):
-                    return False
-        return True
+        """Whether its rows of one element are what is left of larger ones."""
+        single = [o for o, walks in _walking(family) if walks and o.type is not None and o.type.ndim == 0]
+        return all(self._from_rows(s, operand, able) for operand in single)
 
     def _from_rows(self, s: int, operand: Operand, able: dict[int, Signature]) -> bool:
         """Whether a vector has an element for each row of something: indices, and what is computed of rows."""
@@ -87,22 +132,13 @@ class _Choice:
         base = int(graph.base[graph.starts[self.first[s]] + operand.position])
         return operand.dtype.kind in "iu" or int(graph.signature[base]) in able
 
-    def _is_one(self, s: int, slot: int) -> bool:
-        """Whether all nodes of the family read the very same value there."""
-        graph, family = self.graph, self.families[s]
-        mine = np.array([f is family for f in self.families], bool)[graph.signature]
-        edges = graph.starts[:-1][mine] + slot
-        base, shift = graph.base[edges], graph.shift[edges]
-        return bool((base == base[0]).all() and (shift == shift[0]).all())
-
     def _walked(self, found: dict[int, Signature]) -> set[int]:
         """The signatures of constants that joined nodes read row by row."""
         graph, walked = self.graph, set[int]()
         for s, family in found.items():
-            assert family.walks is not None
             nodes = np.flatnonzero(graph.signature == s)
-            for operand, walks in zip(family.operands, family.walks, strict=True):
-                if walks and operand.kind == "row":
+            for operand, walks in _walking(family):
+                if walks:
                     walked.update(graph.signature[graph.base[graph.starts[nodes] + operand.position]].tolist())
         return {s for s in walked if graph.signatures[s].op is CONSTANT}
 
