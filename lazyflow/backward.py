@@ -23,7 +23,7 @@ from lazyflow.execute import Run
 from lazyflow.expr import Parameter
 from lazyflow.graph import Graph
 from lazyflow.hooks import Hook, through
-from lazyflow.launch import KNOWNS, Bound, bound, bound_among, bound_for_parameters, pull_all
+from lazyflow.launch import KNOWNS, Bound, bound, bound_among, bound_for_parameters, bound_of, pull_all
 from lazyflow.ops.base import Array
 from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
@@ -264,7 +264,7 @@ def _launches(
     whole = {id(c.signature): calls for c, calls in zip(plan.cells, run.calls, strict=True)}
     calls = [_some_calls(whole[id(c.signature)], c, hot) for c in cells]
     at_once = parameter_launches(graph, plan.schedule.launch, plan.offsets, found, mine)
-    steps = tuple([Bound(launch) for launch in found])
+    steps = tuple([bound_of(launch) for launch in found])
     return steps, bound_among(at_once, steps), calls
 
 

@@ -125,7 +125,12 @@ _ALONE = _Kind(None, (), False)
 
 def _kind(signature: Signature) -> _Kind:
     kind, formulas = signature.type, None
-    if signature.walks is None and signature.op.elementwise and kind.dtype.name in ("float32", "float64"):
+    if (
+        signature.walks is None
+        and not signature.loops
+        and signature.op.elementwise
+        and kind.dtype.name in ("float32", "float64")
+    ):
         formulas = elementwise_formulas(signature.op)
     if formulas is None or not 0 < signature.rows <= SLOTS or not all(_fits(o, kind) for o in signature.operands):
         return _ALONE
@@ -286,6 +291,7 @@ def _joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints
         inside=graph.origin[inside],
         copied=copied,
         counts=None if graph.counts is None else graph.counts[old],
+        form=None if graph.form is None else graph.form[old],
     )
 
 

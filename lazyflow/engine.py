@@ -28,7 +28,7 @@ from lazyflow.execute import Run, any_stale, any_stale_source, check_recorded, e
 from lazyflow.expr import Expr, Parameter, handle, own_array, value_of
 from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
 from lazyflow.hooks import through
-from lazyflow.joined import with_joined_rows
+from lazyflow.joined import with_joined_rows, with_loops
 from lazyflow.locks import Lock, Owner, together
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
@@ -73,6 +73,8 @@ def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
     if options.batching == "none" or checked:
         return graph
     graph = with_joined_rows(graph)
+    if device == "cpu":  # elsewhere many small kernels take longer than a few batches
+        graph = with_loops(graph)
     fused = passes.chains is not None and fused_by(options.fuse, device) in CHAINS.fusions
     return with_chains(graph, CHAINS) if fused else graph
 

@@ -28,7 +28,22 @@ import numpy as np
 from lazyflow.graph import Graph, Ints
 from lazyflow.ops.base import NOTHING
 from lazyflow.ops.rows import ByRows, by_rows
-from lazyflow.tape import CONSTANT, Operand, Signature, Type, intern_type, interned, leaf_signature
+from lazyflow.tape import (
+    CONSTANT,
+    IMPORT,
+    INPUT,
+    KNOWN,
+    OUTPUT,
+    VIEW,
+    Operand,
+    Signature,
+    Type,
+    intern_type,
+    interned,
+    leaf_signature,
+)
+
+LEAVES = (CONSTANT, IMPORT, INPUT, KNOWN, OUTPUT, VIEW)
 
 
 def with_joined_rows(graph: Graph) -> Graph:
@@ -98,6 +113,81 @@ def _part_of(family: Signature, number: int) -> Signature:
         return found
 
     return interned(("part", family.serial, number), make) if number else family
+
+
+# Nodes of one signature, at most, and signatures that are alike, at least, for which a loop is no slower than batches.
+MOST_NODES, FEWEST_KINDS = 16, 3
+
+# Static attributes that say what is computed, whatever the sizes.
+SAYING = frozenset(
+    ("axis", "axis1", "axis2", "flat", "inverse", "keepdims", "letters", "name", "ndim", "ord", "order", "reduction")
+)
+
+
+def with_loops(graph: Graph) -> Graph:
+    """The graph with nodes of one operation and many shapes as nodes of one signature, which says nothing of shapes: a
+    product of two values of an example, softmax along its length. A launch takes them one by one, where they lie."""
+    sizes = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
+    alike: dict[Any, list[int]] = {}
+    for s, signature in enumerate(graph.signatures):
+        if 0 < sizes[s] <= MOST_NODES and _may_loop(signature):
+            alike.setdefault(_likeness(signature), []).append(s)
+    found = {key: mine for key, mine in alike.items() if len(mine) >= FEWEST_KINDS}
+    return _with_loops(graph, found) if found else graph
+
+
+def _with_loops(graph: Graph, found: dict[Any, list[int]]) -> Graph:
+    table, number = list(graph.signatures), np.arange(len(graph.signatures))
+    counts = np.ones(len(graph), np.int64) if graph.counts is None else graph.counts.copy()
+    for key, mine in found.items():
+        number[mine] = len(table)
+        table.append(_looping(key, graph.signatures[mine[0]]))
+        nodes = np.isin(graph.signature, mine)
+        counts[nodes] = np.array([s.type.size for s in graph.signatures], np.int64)[graph.signature[nodes]]
+    present, signature = np.unique(number[graph.signature], return_inverse=True)
+    signatures = tuple([table[s] for s in present.tolist()])
+    forms = graph.signatures, graph.signature
+    return replace(graph, signatures=signatures, signature=signature, counts=counts, forms=forms[0], form=forms[1])
+
+
+def _may_loop(signature: Signature) -> bool:
+    op = signature.op
+    if op in LEAVES or signature.cell is not None or signature.walks is not None or op.stacked or signature.draws:
+        return False
+    kinds = [signature.type, *[o.type for o in signature.operands if o.kind == "row" and o.type is not None]]
+    shared = any(o.kind == "shared" for o in signature.operands)
+    return not shared and len(kinds) > 1 and all(k.size for k in kinds) and max(k.ndim for k in kinds) > 1
+
+
+def _likeness(signature: Signature) -> Any:
+    """What signatures have in common that are taken in one launch."""
+    operands = tuple(
+        [(o.kind, o.position, o.dtype, _flows(o), o.vjp is not None, len(o.shape)) for o in signature.operands]
+    )
+    static = tuple([(k, v) for k, v in sorted(signature.static.items()) if k in SAYING])
+    kind = signature.type
+    return signature.op, operands, static, kind.ndim, kind.dtype, kind.device, kind.requires_grad
+
+
+def _flows(operand: Operand) -> bool:
+    return operand.type is not None and operand.type.requires_grad
+
+
+def _looping(key: Any, like: Signature) -> Signature:
+    """The signature of all nodes that are alike: of single elements, as which the layout counts them."""
+
+    def element(kind: Type | None) -> Type | None:
+        return None if kind is None else intern_type((), kind.dtype, kind.device, kind.requires_grad)
+
+    def make() -> Signature:
+        operands = tuple([o._replace(type=element(o.type), shape=()) for o in like.operands])
+        result = element(like.type)
+        assert result is not None
+        found = Signature(like.op, operands, result, NOTHING, like.rows)
+        found.loops, found.line = True, like.line
+        return found
+
+    return interned(("each", key), make)
 
 
 class _Choice:

@@ -44,6 +44,26 @@ cdef class Bound:
     cpdef tuple _pulls(self)
 
 
+cdef class Form:
+    cdef public object dtype, forward
+    cdef public tuple operands, pulls, shape
+    cpdef list arrays(self, Arena arena, tuple reads)
+
+
+cdef class Loop(Bound):
+    cdef public tuple steps
+    @cython.locals(form=Form)
+    cpdef object compute(self, object xp, Arena arena)
+    @cython.locals(form=Form)
+    cpdef object pull(self, object xp, Arena values, Arena cotangents)
+
+
+cpdef object _here(Arena arena, object dtype, Py_ssize_t offset, tuple shape)
+
+
+cpdef Bound bound_of(object launch)
+
+
 @cython.locals(launch=Bound, i=Py_ssize_t)
 cpdef pull_all(tuple launches, object xp, Arena values, Arena cotangents)
 

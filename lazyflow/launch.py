@@ -20,7 +20,7 @@ from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Array, Shape, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan import Launch, Plan, Rows
-from lazyflow.tape import CONSTANT, KNOWN, Operand, Type
+from lazyflow.tape import CONSTANT, KNOWN, Operand, Signature, Type
 
 # On the host: the function of the core itself, if there is one.
 _view = devices.view if core.passes is None else core.passes.view
@@ -304,6 +304,79 @@ class Bound:
         return tuple(found)
 
 
+class Form:
+    """How one node of a `Loop` is computed: its kernel, and dtypes and shapes, with a batch axis of one, of its result
+    and its operands."""
+
+    __slots__ = ("dtype", "forward", "operands", "pulls", "shape")
+
+    def __init__(self, signature: Signature) -> None:
+        self.forward: Any = signature.forward
+        self.dtype, self.shape = signature.type.dtype, (1, *signature.type.shape)
+        self.operands = tuple([(o.kind, o.dtype, (1, *o.shape)) for o in signature.operands])
+        pairs = enumerate(signature.operands)
+        self.pulls = tuple([(i, o.vjp) for i, o in pairs if o.kind == "row" and o.vjp is not None])
+
+    def arrays(self, arena: Arena, reads: tuple[Any, ...]) -> list[Any]:
+        """The operands of a node."""
+        found = []
+        for (kind, dtype, shape), at in zip(self.operands, reads, strict=True):
+            if kind == "row":
+                found.append(_here(arena, dtype, at, shape))
+            else:
+                found.append(at if kind == "float" else np.array([at], np.int64))
+        return found
+
+
+def _here(arena: Arena, dtype: Any, offset: int, shape: Shape) -> Array:
+    return (_view if arena.device == "cpu" else devices.view)(arena.buffers[dtype], offset, shape)
+
+
+class Loop(Bound):
+    """A launch that takes its nodes one by one, each with arrays of its own shapes where they lie: nothing is gathered.
+
+    ``steps``: of each node its `Form`, where its result lies, and where its operands do, or what they are.
+    """
+
+    __slots__ = ("steps",)
+
+    def __init__(self, launch: Launch) -> None:
+        signature = launch.signature
+        self.launch, self.signature, self.calls, self.forward = launch, signature, None, signature.forward
+        self.does, self.rows, self.pulls, self.unread = KERNEL, None, (), frozenset()
+        self.operands, self.values = (), ()
+        self.out = rows_reader(signature.type.dtype, launch.writes, ())
+        forms = {id(form): Form(form) for form in launch.forms}
+        *reads, writes = [read.tolist() for read in launch.reads]  # type: ignore[union-attr]
+        self.steps = tuple(
+            zip([forms[id(form)] for form in launch.forms], writes, zip(*reads, strict=True), strict=True)
+        )
+
+    def compute(self, xp: Any, arena: Arena) -> None:
+        """Compute node after node."""
+        for form, at, reads in self.steps:
+            out = _here(arena, form.dtype, at, form.shape)
+            result = form.forward(xp, *form.arrays(arena, reads), out=out)
+            if result is not out:
+                out[...] = result
+
+    def pull(self, xp: Any, values: Arena, cotangents: Arena) -> None:
+        """Add the cotangents of the operands, node after node."""
+        for form, at, reads in self.steps:
+            g, y = _here(cotangents, form.dtype, at, form.shape), _here(values, form.dtype, at, form.shape)
+            arrays = form.arrays(values, reads)
+            for i, vjp in form.pulls:
+                _, dtype, shape = form.operands[i]
+                answer = vjp(xp, g, y, *arrays)
+                target = _here(cotangents, dtype, reads[i], shape)
+                target += answer if answer.shape == shape else unbroadcast(xp, answer, shape)
+
+
+def bound_of(launch: Launch) -> Bound:
+    """A launch as it is run."""
+    return Loop(launch) if launch.signature.loops else Bound(launch)
+
+
 def _unread(vjps: Sequence[Any], count: int) -> frozenset[int]:
     """Which of ``y`` and ``count`` operands none of the vjps looks at; see `lazyflow.ops.elementwise`."""
     every = frozenset(range(count + 1))
@@ -339,14 +412,14 @@ def bound_for_parameters(plan: Plan) -> tuple[Bound, ...]:
 def bound_among(launches: Sequence[Launch], there: Sequence[Bound]) -> tuple[Bound, ...]:
     """The launches as they are run; those that are bound ``there`` are as they are."""
     known = {id(b.launch): b for b in there}
-    return tuple([known.get(id(launch)) or Bound(launch) for launch in launches])
+    return tuple([known.get(id(launch)) or bound_of(launch) for launch in launches])
 
 
 def _bound(launches: Sequence[Launch], there: tuple[Bound, ...]) -> tuple[Bound, ...]:
     """The launches as they are run; those that were bound ``there``, for another plan, are as they are."""
     if not there:
-        return tuple([Bound(launch) for launch in launches])
-    return tuple([b if b.launch is launch else Bound(launch) for launch, b in zip(launches, there, strict=True)])
+        return tuple([bound_of(launch) for launch in launches])
+    return tuple([b if b.launch is launch else bound_of(launch) for launch, b in zip(launches, there, strict=True)])
 
 
 def parameter_of(kind: Type) -> Parameter:

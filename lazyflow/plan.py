@@ -64,6 +64,9 @@ class Launch(NamedTuple):
 
     Of a cell it is all launches that follow each other with no other between them, such as the steps of a chain:
     ``calls`` are the number of its `Cells`, which say what is read (see `reads_of`), and the edges of their ranges.
+
+    Of nodes that are taken one by one (`Signature.loops`) ``reads`` are element offsets and payload numbers, one for
+    each node, behind them the offsets of the results, and ``forms`` their signatures.
     """
 
     signature: Signature
@@ -71,6 +74,7 @@ class Launch(NamedTuple):
     reads: tuple[Read, ...]
     nodes: Ints
     calls: tuple[int, Ints] | None = None
+    forms: tuple[Signature, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -467,7 +471,7 @@ def _described(
     else:
         writes = _Column(offsets.take(order), bounds, np.array(widths, np.int64)).all_rows(bounds, widths)
         for i, s in enumerate(signatures):
-            if s.walks is not None:
+            if s.walks is not None or s.loops:
                 nodes = order[bounds[i] : bounds[i + 1]]
                 writes[i] = _joined_rows(offsets[nodes], _counts(graph, nodes), widths[i], True)
     read = _reader(graph, order, bounds, offsets, signatures)
@@ -481,6 +485,9 @@ def _described(
             ranges = single[series[i] : series[i + 1] + 1] - low + done[number]
             done[number] += high - low
             found.append(Launch(signature, writes[i], (), nodes, (number, ranges)))
+            continue
+        if signature.loops:
+            found.append(_looping(graph, signature, writes[i], nodes, offsets))
             continue
         reads = tuple(
             [_read_of(graph, operand, read, i, low, high, nodes, signature) for operand in signature.operands]
@@ -511,6 +518,25 @@ def reads_of(plan: Plan, launch: Launch) -> tuple[Read, ...]:
     )
 
 
+def _looping(graph: Graph, signature: Signature, writes: Rows, nodes: Ints, offsets: Ints) -> Launch:
+    """A launch that takes its nodes one by one."""
+    assert graph.form is not None
+    forms = tuple([graph.forms[i] for i in graph.form[nodes].tolist()])
+    edges = [graph.starts[nodes] + o.position if o.kind == "row" else None for o in signature.operands]
+    reads = [
+        payload_numbers(graph, o, nodes) if e is None else offsets[graph.base[e]] + graph.shift[e]
+        for o, e in zip(signature.operands, edges, strict=True)
+    ]
+    return Launch(signature, writes, (*reads, offsets[nodes]), nodes, None, forms)
+
+
+def payload_numbers(graph: Graph, operand: Any, nodes: Ints) -> Ints:
+    """The payload of nodes, a number for each."""
+    if operand.kind == "int":
+        return _payload(graph.ints, graph.int_starts, nodes, operand.position).astype(np.int64)
+    return _payload(graph.floats, graph.float_starts, nodes, operand.position)
+
+
 def _read_of(
     graph: Graph, operand: Any, read: Any, launch: int, low: int, high: int, nodes: Ints, signature: Signature
 ) -> Read:
@@ -525,9 +551,9 @@ def payload_read(graph: Graph, operand: Any, nodes: Ints) -> Read:
     if operand.kind in ("int", "float") and graph.counts is not None:
         nodes = np.repeat(nodes, graph.counts[nodes])
     if operand.kind == "int":
-        return _payload(graph.ints, graph.int_starts, nodes, operand.position).astype(np.int64)
+        return payload_numbers(graph, operand, nodes)
     if operand.kind == "float":
-        values = _payload(graph.floats, graph.float_starts, nodes, operand.position)
+        values = payload_numbers(graph, operand, nodes)
         scalar: float | np.ndarray = _floats(values, operand.dtype, len(operand.shape))
         return scalar
     return None
@@ -659,5 +685,6 @@ def _refilled(launch: Launch, graph: Graph) -> Launch:
     reads: list[Read] = list(launch.reads)
     for i, operand in enumerate(signature.operands):
         if operand.kind in ("int", "float"):
-            reads[i] = payload_read(graph, operand, launch.nodes)
+            numbers = payload_numbers if signature.loops else payload_read
+            reads[i] = numbers(graph, operand, launch.nodes)
     return launch._replace(reads=tuple(reads))

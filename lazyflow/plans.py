@@ -88,7 +88,7 @@ class Plans:
 
     def plan(self, graph: Graph, way: Any, make: Callable[[], Plan]) -> Plan:
         """The plan of a graph, run in a certain ``way``; made anew if no graph of equal structure has one."""
-        key = way, graph.signatures, graph.roots, *(_sample(a) for a in _structure(graph))
+        key = way, graph.signatures, graph.forms, graph.roots, *(_sample(a) for a in _structure(graph))
         with self.lock:
             if self.bereft:
                 self._drop_dead()
@@ -199,8 +199,10 @@ def _is_alike(one: Graph, other: Graph) -> bool:
 
 
 def _structure(graph: Graph) -> tuple[np.ndarray[Any, Any], ...]:
-    counts = graph.results[:0] if graph.counts is None else graph.counts
-    return graph.signature, graph.starts, graph.base, graph.shift, graph.results, counts
+    nothing = graph.results[:0]
+    counts = nothing if graph.counts is None else graph.counts
+    form = nothing if graph.form is None else graph.form
+    return graph.signature, graph.starts, graph.base, graph.shift, graph.results, counts, form
 
 
 def _bare(graph: Graph) -> Graph:

@@ -19,7 +19,7 @@ cdef class Signature:
     cdef public tuple operands, further, draws
     cdef public Type type
     cdef public int id, rows, ints, floats
-    cdef public bint differentiable
+    cdef public bint differentiable, loops
 
 
 cdef class Tape:

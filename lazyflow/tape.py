@@ -187,6 +187,7 @@ class Signature:
         "id",
         "ints",
         "line",
+        "loops",
         "op",
         "operands",
         "rows",
@@ -218,6 +219,7 @@ class Signature:
         # Of a signature of rows (see `lazyflow.joined`): of each operand whether it has one for each row of the result.
         self.walks: tuple[bool, ...] | None = None
         self.family: Any = None  # the one of rows that nodes of other lengths share with these, once it was asked for
+        self.loops = False  # of a signature of nodes of any shapes, which a launch takes one by one
         self.line = user_line()
         self.serial = next(_serials)  # never used again, while ids are
         self.id = _enroll(self)
@@ -225,8 +227,8 @@ class Signature:
     def __repr__(self) -> str:
         kinds = ", ".join(self._kinds())
         static = "".join(f", {name}={value}" for name, value in self.static.items() if value != "")
-        rows = "" if self.walks is None else "rows of "
-        return f"{rows}{self.op.name}({kinds}{static}) -> {self.type}"
+        how = "each of " if self.loops else "" if self.walks is None else "rows of "
+        return f"{how}{self.op.name}({kinds}{static}) -> {self.type}"
 
     def _kinds(self) -> Iterator[str]:
         """What the operands are; those of a cell may be many, equal ones in a row are counted."""

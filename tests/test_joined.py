@@ -339,6 +339,55 @@ def test_lengths_share_launches():
     assert max(joined.values()) == 2, "the mean of a row, and that of the squares of what is left"
 
 
+def test_what_works_along_the_length_is_taken_one_by_one():
+    """Attention over five lengths: a launch of each operation, and nothing of it by rows."""
+    model, examples = Model(1), examples_of(5, (2, 3, 1, 4, 7))
+    values, _ = losses_of(model, examples, ["attention"])
+    found = launches(values)
+    looped = {name: n for name, n in found.items() if name.startswith("each of")}
+    names = sorted(name.split("(")[0].removeprefix("each of ") for name in looped)
+    assert names == ["matmul", "softmax", "sum", "transpose"]
+    assert sum(looped.values()) == 5, "two products that depend on each other are two launches"
+
+
+def test_a_plan_that_is_kept_is_not_that_of_other_shapes():
+    """As many elements in other shapes, along which a softmax is another."""
+    rng = np.random.default_rng(2)
+    groups = [[(2, 6), (3, 4), (1, 12)], [(6, 2), (4, 3), (12, 1)], [(2, 6), (4, 3), (1, 12)]]
+    for shapes in [*groups, *groups, *groups[::-1]]:
+        arrays = [rng.normal(size=shape) for shape in shapes]
+        tables = [lf.Parameter(a) for a in arrays]
+        found = [lf.softmax(t * 1, axis=0) for t in tables]
+        lf.sum([lf.sum(y * lf.constant(a)) for y, a in zip(found, arrays, strict=True)]).backward()
+        for a, y, t in zip(arrays, found, tables, strict=True):
+            right = np.exp(a) / np.exp(a).sum(0)
+            np.testing.assert_allclose(y.numpy(), right, rtol=1e-12)
+            np.testing.assert_allclose(t.grad, right * (a - (a * right).sum(0)), rtol=1e-9, atol=1e-12)
+
+
+def test_products_with_two_weights_of_one_shape():
+    """Each weight, written as its transpose by every example, has one launch; a matrix of each example has none."""
+    rng = np.random.default_rng(4)
+    W, V = (lf.Parameter(rng.normal(size=(3, 3))) for _ in range(2))
+    arrays = [rng.normal(size=(n, 3)) for n in (1, 2, 4, 2)]
+    own = [rng.normal(size=(3, 3)) for _ in arrays]
+
+    def run(batching):
+        W.grad = V.grad = None
+        with lf.using(batching=batching):
+            pairs = zip(arrays, own, strict=True)
+            found = [(lf.constant(a) @ W.T) @ V.T @ lf.constant(b) for a, b in pairs]
+            lf.sum([lf.sum(lf.tanh(y)) for y in found]).backward()
+            return [y.numpy() for y in found], [W.grad, V.grad]
+
+    (found, slopes), (expected, right) = run("phases"), run("none")
+    assert_close(found, expected)
+    assert_close(slopes, right)
+    values = [(lf.constant(a) @ W.T) @ V.T for a in arrays]
+    groups = lf.explain(lf.sum([lf.sum(y) for y in values]), groups=100).groups
+    assert [g.launches for g in groups if g.signature.startswith("rows of matmul")] == [1, 1]
+
+
 # Operations by rows, with values of one example for each.
 CASES = {
     "sum": lambda x: lf.sum(x, axis=1),
