@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -127,12 +127,16 @@ SAYING = frozenset(
 def with_loops(graph: Graph) -> Graph:
     """The graph with nodes of one operation and many shapes as nodes of one signature, which says nothing of shapes: a
     product of two values of an example, softmax along its length. A launch takes them one by one, where they lie."""
-    sizes = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
     alike: dict[Any, list[int]] = {}
     for s, signature in enumerate(graph.signatures):
-        if 0 < sizes[s] <= MOST_NODES and _may_loop(signature):
-            alike.setdefault(_likeness(signature), []).append(s)
-    found = {key: mine for key, mine in alike.items() if len(mine) >= FEWEST_KINDS}
+        likeness = _kin(signature).alike
+        if likeness is not None:
+            alike.setdefault(likeness, []).append(s)
+    if not any(len(mine) >= FEWEST_KINDS for mine in alike.values()):
+        return graph
+    sizes = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
+    few = {key: [s for s in mine if 0 < sizes[s] <= MOST_NODES] for key, mine in alike.items()}
+    found = {key: mine for key, mine in few.items() if len(mine) >= FEWEST_KINDS}
     return _with_loops(graph, found) if found else graph
 
 
@@ -152,7 +156,9 @@ def _with_loops(graph: Graph, found: dict[Any, list[int]]) -> Graph:
 
 def _may_loop(signature: Signature) -> bool:
     op = signature.op
-    if op in LEAVES or signature.cell is not None or signature.walks is not None or op.stacked or signature.draws:
+    if op in LEAVES or signature.cell is not None or signature.walks is not None or signature.loops or op.stacked:
+        return False
+    if signature.draws:
         return False
     kinds = [signature.type, *[o.type for o in signature.operands if o.kind == "row" and o.type is not None]]
     shared = any(o.kind == "shared" for o in signature.operands)
@@ -242,10 +248,24 @@ def _of_several_lengths(families: dict[int, Signature]) -> dict[int, Signature]:
 
 def family_of(signature: Signature) -> Signature | None:
     """The signature of rows that nodes of any length share with those of ``signature``; None if it has none."""
-    found = signature.family
+    return _kin(signature).rows
+
+
+class _Kin(NamedTuple):
+    """What a signature can be joined with, kept with it: its family, see `family_of`, and what those signatures are
+    alike in that it is taken in one launch with, None if it has neither."""
+
+    rows: Signature | None
+    alike: Any
+
+
+def _kin(signature: Signature) -> _Kin:
+    found: _Kin | None = signature.family
     if found is None:
-        found = signature.family = _family(signature) or False
-    return found or None
+        family = _family(signature) if signature.walks is None and not signature.loops else None
+        found = _Kin(family, _likeness(signature) if _may_loop(signature) else None)
+        signature.family = found
+    return found
 
 
 def _family(signature: Signature) -> Signature | None:

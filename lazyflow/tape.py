@@ -218,7 +218,7 @@ class Signature:
         )
         # Of a signature of rows (see `lazyflow.joined`): of each operand whether it has one for each row of the result.
         self.walks: tuple[bool, ...] | None = None
-        self.family: Any = None  # the one of rows that nodes of other lengths share with these, once it was asked for
+        self.family: Any = None  # what nodes of other lengths share with these, once it was asked for
         self.loops = False  # of a signature of nodes of any shapes, which a launch takes one by one
         self.line = user_line()
         self.serial = next(_serials)  # never used again, while ids are
