@@ -120,6 +120,9 @@ cpdef object _part(object key)
 cdef Expr _indexed_again(Memo memo, object x, object index, int axis, int ndim, bint arrays)
 cpdef bint _is_index_array(object value)
 
+@cython.locals(e=Expr, first=Expr, second=Expr, tape=Tape, entry=Entry, row=int)
+cdef Expr _layer_again(Memo memo, object weight, object bias, object x)
+
 @cython.locals(e=Expr)
 cpdef Expr getitem(object x, object key)
 cpdef Type imported_type(Expr e)

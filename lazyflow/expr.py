@@ -367,7 +367,8 @@ class Expr:
         return value if dtype is None else value.astype(dtype)
 
     def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        return PROTOCOLS["ufunc"](function, method, *inputs, **options)
+        recorded = UFUNCS.get(function) if method == "__call__" and not options else None
+        return PROTOCOLS["ufunc"](function, method, *inputs, **options) if recorded is None else recorded(*inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return PROTOCOLS["array_function"](function, args, kwargs)
@@ -1933,6 +1934,8 @@ LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT = (memo_of(OPS[name]) for name in ("logical
 METHODS: dict[str, Callable[..., Expr]] = {}
 # How NumPy asks for its functions on expressions: filled in by `lazyflow.numpy`.
 PROTOCOLS: dict[str, Callable[..., Any]] = {}
+# Of its ufuncs what records in their place, too.
+UFUNCS: dict[np.ufunc, Callable[..., Any]] = {}
 
 
 def product(a: Any, b: Any) -> Expr:
@@ -2144,19 +2147,39 @@ def differentiable(e: Expr) -> Expr:
     return view(own, intern_type(kind.shape, kind.dtype, kind.device, True), 0)
 
 
-def affine_recorder(op: Op) -> Callable[[Any, Any, Any], Expr]:
-    """The recording function of ``W x + b``: a layer's, in whose dtype its operands are."""
+def affine_recorder(op: Op, general: Callable[[Any, Any, Any], Expr]) -> Callable[[Any, Any, Any], Expr]:
+    """The recording function of ``W x + b``; ``general`` records what was not recorded before."""
     memo = memo_of(op)
 
     def call(weight: Any, bias: Any, x: Any) -> Expr:
-        found = _again(memo, (weight, bias, x))
-        if found is not None:
-            return found
-        if isinstance(weight, Expr) and weight.dtype.kind == "f":
-            bias, x = in_dtype(bias, weight.dtype), in_dtype(x, weight.dtype)
-        return _recorded(memo, (weight, bias, x))
+        found = _layer_again(memo, weight, bias, x)
+        if found is None:
+            found = _again(memo, (weight, bias, x))
+        return general(weight, bias, x) if found is None else found
 
-    return call
+    return update_wrapper(call, general)
+
+
+def _layer_again(memo: Memo, weight: Any, bias: Any, x: Any) -> Expr | None:
+    """The node of two parameters and an expression of an open tape, if it was recorded lately; else None, and nothing
+    is recorded."""
+    if RECALL is None or type(weight) is not Parameter or type(bias) is not Parameter or type(x) is not Expr:
+        return None
+    e: Expr = x
+    tape = e.tape
+    if tape.scope is not SCOPE.get():
+        return None
+    first: Expr = weight
+    second: Expr = bias
+    entry: Entry | None = RECALL.get(memo, first.type, second.type, e.type)
+    if entry is None or entry.dtypes is not None:
+        return None
+    if entry.kept != tape.number:
+        _keep(tape, entry, (weight, bias))
+    row = len(tape.signatures)
+    tape.signatures.append(entry.signature.id)
+    tape.operands.append(e.row)
+    return handle(tape, row, entry.signature.type)
 
 
 _views: dict[Type, dict[Type, Signature]] = table_of_interned({})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, affine_recorder, as_floating, binary, constant, constants, record
+from lazyflow.expr import Expr, affine_recorder, as_floating, binary, constant, constants, in_dtype, record
 from lazyflow.ops import OPS
 from lazyflow.ops.decompositions import svd_parts
 from lazyflow.templates import by_kinds
@@ -31,7 +31,6 @@ __all__ = [
     "svd",
 ]
 
-_affine = affine_recorder(OPS["affine"])
 _matmul = binary(OPS["matmul"])
 
 
@@ -50,6 +49,7 @@ def matmul(a: Any, b: Any) -> Expr:
     return _matmul(a, b)
 
 
+@partial(affine_recorder, OPS["affine"])
 def affine(weight: Any, bias: Any, x: Any) -> Expr:
     """``weight @ x + bias``: weight (m, k), bias (m,), x (k,) or (t, k); the result is (m,) or (t, m). One node.
 
@@ -60,7 +60,9 @@ def affine(weight: Any, bias: Any, x: Any) -> Expr:
     >>> lf.affine(W, b, lf.constant([1.0, 1.0])).numpy()
     array([3.5, 1.5], dtype=float32)
     """
-    return _affine(weight, bias, x)
+    if isinstance(weight, Expr) and weight.dtype.kind == "f":  # a layer's, in whose dtype its operands are
+        bias, x = in_dtype(bias, weight.dtype), in_dtype(x, weight.dtype)
+    return record(OPS["affine"], (weight, bias, x))
 
 
 @partial(by_kinds, arrays=True)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from lazyflow.expr import Expr, Parameter, as_floating
+from lazyflow.functions import linalg
 from lazyflow.functions.elementwise import relu, sigmoid
 from lazyflow.functions.shape import split
 from lazyflow.nn import init
@@ -50,7 +51,8 @@ class Linear(Module):
 
     def forward(self, x: Any) -> Expr:
         """The map of one example's ``x``."""
-        return affine(self.weight, self.bias, x)
+        bias = self.bias
+        return affine(self.weight, None, x) if bias is None else linalg.affine(self.weight, bias, x)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import functions
-from lazyflow.expr import PROTOCOLS, Expr
+from lazyflow.expr import PROTOCOLS, UFUNCS, Expr
 from lazyflow.functions import linalg
 from lazyflow.functions.reduce import largest, smallest
 from lazyflow.numpy import _expressions
@@ -149,3 +149,8 @@ LINALG: dict[str, Callable[..., Any]] = {
 
 
 PROTOCOLS.update(ufunc=ufunc, array_function=array_function)
+UFUNCS.update(
+    (function, EXPRESSIONS[function.__name__])
+    for function in vars(np).values()
+    if isinstance(function, np.ufunc) and function.__name__ in EXPRESSIONS
+)
