@@ -308,6 +308,13 @@ class _Columns:
         which = bisect.bisect_right(lows, row) - 1
         return starts[which] + row - lows[which]
 
+    def rows(self, tape: Tape, rows: Ints) -> Ints:
+        """The same of many rows."""
+        lows, starts = (_int_array(column) for column in self.places[id(tape)])
+        which = np.searchsorted(lows, rows, side="right") - 1
+        found: Ints = starts[which] + rows - lows[which]
+        return found
+
     def nodes_of(self, kind: int) -> Ints:
         """The rows of that kind (see `lazyflow.passes`)."""
         return np.flatnonzero(self.kinds.take(self.ids) == kind)
@@ -336,44 +343,78 @@ class _Known(NamedTuple):
     offsets: Ints
 
 
-def _known_rows(columns: _Columns, foreign: list[tuple[int, Tape, int]], anew: bool) -> _Known:
-    """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports (row, tape, row
-    there)."""
+def _known_rows(columns: _Columns, foreign: Sequence[_Imported], anew: bool) -> _Known:
+    """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports, in their order."""
     runs: list[Any] = []
-    parts: list[tuple[Ints, Ints, Ints]] = []
+    parts = [(_NONE, _NONE, _NONE)]
     for (tape, low, high), start in zip(columns.segments, columns.tape_starts.tolist(), strict=False):
         if tape.run_of is not None and not anew:
             found = np.flatnonzero(tape.run_of[low:high] >= 0) + low
             parts.append((found + (start - low), tape.run_of[found] + len(runs), tape.offset_of[found]))
             runs.extend(tape.runs)
-    places = [location(tape, row) for _, tape, row in foreign]
-    numbers = np.arange(len(runs), len(runs) + len(places))
-    runs.extend(run for run, _ in places)
-    parts.append((_int_array([row for row, _, _ in foreign]), numbers, _int_array([offset for _, offset in places])))
-    rows, which, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _Known(rows, runs, which, offsets)
+    own = len(parts)
+    for tape, nodes, rows in foreign:
+        parts.append((nodes, tape.run_of[rows] + len(runs), tape.offset_of[rows]))
+        runs.extend(tape.runs)
+    parts[own:] = [_in_order(parts[own:])] if len(parts) > own + 1 else parts[own:]
+    all_rows, which, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _Known(all_rows, runs, which, offsets)
 
 
-def _imports(columns: _Columns, anew: bool) -> tuple[list[tuple[int, int]], list[tuple[int, Tape, int]]]:
-    """Imports of rows that are computed here (row, source row), which are aliases, and of values computed before."""
-    aliases: list[tuple[int, int]] = []
-    foreign: list[tuple[int, Tape, int]] = []
-    if not any(s.tape.imports for s in columns.segments):
-        return [], []
+def _in_order(parts: Sequence[tuple[Ints, ...]]) -> Any:
+    """Parallel arrays of several parts as one, sorted by the first of them."""
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    return tuple([column[order] for column in columns])
+
+
+class _Imported(NamedTuple):
+    """Imports from one tape: the nodes that import, and the rows there."""
+
+    tape: Tape
+    nodes: Ints
+    rows: Ints
+
+
+def _imports(columns: _Columns, anew: bool) -> tuple[tuple[Ints, Ints], list[_Imported]]:
+    """Imports of rows that are computed here, which are aliases (row, source row), and of values computed before."""
+    aliases: list[tuple[Ints, Ints]] = []
+    foreign: list[_Imported] = []
+    for tape, nodes, rows in _by_source(columns):
+        here = np.full(len(rows), id(tape) in columns.places)
+        if tape.run_of is not None and not anew:
+            here &= tape.run_of[rows] < 0
+        if here.any():
+            aliases.append((nodes[here], columns.rows(tape, rows[here])))
+        if not here.all():
+            foreign.append(_Imported(tape, nodes[~here], rows[~here]))
+    return _in_order(aliases) if aliases else (_NONE, _NONE), foreign
+
+
+def _by_source(columns: _Columns) -> list[_Imported]:
+    """The imports, from each tape those of all its rows that are imported."""
+    tables = [s.tape.imports for s in columns.segments]
+    if not any(tables):
+        return []
     nodes = columns.nodes_of(passes.IMPORT)
     which = np.searchsorted(columns.tape_starts, nodes, side="right") - 1
     numbers = columns.ints[columns.int_starts[nodes]]
+    groups: dict[int, tuple[Tape, list[int], list[int]]] = {}
     for node, t, number in zip(nodes.tolist(), which.tolist(), numbers.tolist(), strict=True):
-        source, row = columns.segments[t].tape.imports[number]
-        if id(source) in columns.places and (anew or not is_evaluated(source, row)):
-            aliases.append((node, columns.row(source, row)))
-        else:
-            foreign.append((node, source, row))
-    return aliases, foreign
+        source, row = tables[t][number]
+        group = groups.get(id(source))
+        if group is None:
+            group = groups[id(source)] = source, [], []
+        group[1].append(node)
+        group[2].append(row)
+    return [_Imported(tape, _int_array(mine), _int_array(rows)) for tape, mine, rows in groups.values()]
 
 
 def _int_array(values: Sequence[int]) -> Ints:
     return np.array(values, np.int64)
+
+
+_NONE = _int_array([])
 
 
 def location(tape: Tape, row: int) -> tuple[Any, int]:
@@ -394,14 +435,13 @@ def collect(roots: Sequence[Expr], anew: bool = False, parts: Sequence[Segment] 
     return _graph(c, imported, known, root_rows)
 
 
-def _graph(c: _Columns, imported: Sequence[tuple[int, int]], known: _Known, roots: Ints) -> Graph:
+def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints) -> Graph:
     is_known = np.zeros(len(c) if len(known.rows) else 0, np.bool_)
     if len(known.rows):
         known = _whole_calls(c, known)
         is_known[known.rows] = True
-    rows = [_int_array(column) for column in zip(*imported, strict=True)] if imported else [_int_array([])] * 2
     columns = c.ids, c.kinds, c.operands, c.ints, c.starts, c.int_starts, c.float_starts
-    present, *nodes, new, needed, base, shift = passes.collected(*columns, *rows, is_known, roots)
+    present, *nodes, new, needed, base, shift = passes.collected(*columns, *imported, is_known, roots)
     _check_all_read(needed)
     signature, starts, new_base, new_shift, int_starts, float_starts, origin, results = nodes
     signatures = tuple([signature_by_id(i) for i in present.tolist()])
