@@ -339,11 +339,7 @@ class _Steps:
 class _Noting(fibers.Example):
     """Notes whether a value is asked for; nobody waits."""
 
-    __slots__ = ("asked",)
-
-    def __init__(self, mapping: fibers.Mapping, number: int) -> None:
-        super().__init__(mapping, number)
-        self.asked = False
+    asked = False
 
     def waits(self) -> bool:
         self.asked = True

@@ -20,13 +20,15 @@ _serials = itertools.count(1)
 
 class Mapping:
     """One call of `lazyflow.map`. ``started``: a moment as versions of parameters have (`lazyflow.expr.moment`).
-    ``shared``: whether examples take turns. ``bases``: of each stream that was drawn from inside, that stream, and what
-    those of the examples are derived from."""
+    ``shared``: whether examples take turns, in which ``thread``; ``outer``: the example that the call runs for;
+    ``watched``: whether somebody wants to know the lines that ask. ``bases``: of each stream that was drawn from
+    inside, that stream, and what those of the examples are derived from."""
 
-    __slots__ = ("bases", "shared", "started")
+    __slots__ = ("bases", "outer", "shared", "started", "thread", "watched")
 
-    def __init__(self, started: int, shared: bool) -> None:
-        self.started, self.shared = started, shared
+    def __init__(self, started: int, shared: bool, watched: bool = False) -> None:
+        self.started, self.shared, self.watched = started, shared, watched
+        self.outer, self.thread = here(), threading.get_ident()
         self.bases: dict[int, tuple[Any, tuple[int, int]]] = {}
 
 
@@ -35,19 +37,21 @@ class Example:
     from, by the ``id`` of the stream that each stands for. ``busy``: how many of the engine's methods run for it, which
     may call hooks."""
 
-    __slots__ = ("busy", "lines", "mapping", "number", "outer", "serial", "streams", "thread")
+    busy = 0
+    lines: Sequence[str] = ()
 
     def __init__(self, mapping: Mapping, number: int) -> None:
-        self.mapping, self.number, self.outer = mapping, number, here()
-        self.serial = next(_serials)
+        self.mapping, self.number, self.serial = mapping, number, next(_serials)
         self.streams: dict[int, Any] = {}
-        self.thread = threading.get_ident()
-        self.busy = 0
-        self.lines: Sequence[str] = ()
+
+    @property
+    def outer(self) -> Example | None:
+        """The example that its map was called in."""
+        return self.mapping.outer
 
     def waits(self) -> bool:
         """Whether it may wait here for its values. Raises `ThreadError` in a thread that has got its context only."""
-        if self.thread != threading.get_ident():
+        if self.mapping.thread != threading.get_ident():
             raise ThreadError(
                 f"{user_line()}: a value is asked for in a thread that was started inside of example {self.number} of "
                 "lf.map, which runs in another: ask for it in the function that is mapped, and hand the thread numbers"

@@ -83,13 +83,22 @@ def map(
     if greenlet is None and together != 1:
         _say_once()
         together = 1
-    sizes = [len(column) for column in examples if isinstance(column, Sized)]
+    pairs = enumerate(zip(*examples, strict=False))
+    if not progress:
+        return _results(fn, pairs, together, None)
     from tqdm import tqdm  # longer to import than NumPy, if it is the first to ask for the packages there are
 
-    with tqdm(total=min(sizes, default=None), desc="lf.map", unit="example", disable=not progress) as bar:
-        pairs = enumerate(zip(*examples, strict=False))
-        results = _one_by_one(fn, pairs, bar) if together == 1 else _Loop(fn, pairs, together, bar).run()
-    return results
+    sizes = [len(column) for column in examples if isinstance(column, Sized)]
+    with tqdm(total=min(sizes, default=None), desc="lf.map", unit="example") as bar:
+        return _results(fn, pairs, together, bar.update)
+
+
+Examples = Iterator[tuple[int, Arguments]]
+Ended = Callable[[], object] | None  # called whenever an example has ended
+
+
+def _results(fn: Callable[..., Result], examples: Examples, together: int | None, ended: Ended) -> list[Result]:
+    return _one_by_one(fn, examples, ended) if together == 1 else _Loop(fn, examples, together, ended).run()
 
 
 @functools.cache
@@ -101,7 +110,7 @@ def _say_once() -> None:
     )
 
 
-def _one_by_one(fn: Callable[..., Result], examples: Iterator[tuple[int, Arguments]], bar: Any) -> list[Result]:
+def _one_by_one(fn: Callable[..., Result], examples: Examples, ended: Ended) -> list[Result]:
     mapping, results = fibers.Mapping(moment(), shared=False), []
     for number, arguments in examples:
         example = fibers.Example(mapping, number)
@@ -110,7 +119,8 @@ def _one_by_one(fn: Callable[..., Result], examples: Iterator[tuple[int, Argumen
         except BaseException as error:
             _name(error, number, arguments)
             raise
-        bar.update()
+        if ended is not None:
+            ended()
     return results
 
 
@@ -142,22 +152,20 @@ class _Fiber(fibers.Example):
     ``done``; else ``wants`` says whether it is to be given the value, its ``answer``. ``waited``: how often it did.
     ``ending``: an error has ended the map, and nobody waits any more."""
 
-    __slots__ = (
-        "answer", "asked", "cotangents", "done", "ending", "greenlet", "settings", "waited", "wants", "watched",
-    )  # fmt: skip
+    # Most examples of a large map ask for nothing: what is as here is not set for each.
+    asked: Sequence[Expr] = ()
+    answer: Any = None
+    cotangents: Sequence[Any] | None = None
+    settings: Any = None
+    ending = done = wants = False
+    waited = 0
 
-    def __init__(self, mapping: fibers.Mapping, number: int, watched: bool) -> None:
+    def __init__(self, mapping: fibers.Mapping, number: int) -> None:
         super().__init__(mapping, number)
-        self.watched, self.greenlet = watched, getcurrent()
-        self.asked: Sequence[Expr] = ()
-        self.answer: Any = None
-        self.cotangents: Sequence[Any] | None = None
-        self.settings: Any = None
-        self.ending = self.done = self.wants = False
-        self.waited = 0
+        self.greenlet = getcurrent()
 
     def waits(self) -> bool:
-        if self.thread != get_ident():
+        if self.mapping.thread != get_ident():
             super().waits()
         return not (self.busy or self.ending) and getcurrent() is self.greenlet
 
@@ -175,7 +183,7 @@ class _Fiber(fibers.Example):
     def _switch(self) -> None:
         self.settings = settings.current()
         self.waited += 1
-        if self.watched and not self.lines:
+        if self.mapping.watched and not self.lines:
             self.lines = [user_line()]
         self.greenlet.parent.switch()
 
@@ -224,12 +232,10 @@ class _Loop:
     ``live``: those that have begun and have not ended, by number; at the end of `run` there are none, however it ends.
     """
 
-    def __init__(
-        self, fn: Callable[..., Any], coming: Iterator[tuple[int, Arguments]], together: int | None, bar: Any
-    ) -> None:
-        self.fn, self.coming, self.together, self.bar = fn, coming, together, bar
-        self.mapping = fibers.Mapping(moment(), shared=True)
+    def __init__(self, fn: Callable[..., Any], coming: Examples, together: int | None, ended: Ended) -> None:
+        self.fn, self.coming, self.together, self.ended = fn, coming, together, ended
         self.rounds = watching()
+        self.mapping = fibers.Mapping(moment(), shared=True, watched=self.rounds is not None)
         self.live: dict[int, _Fiber] = {}
         self.results: dict[int, Any] = {}
         self.exhausted = False
@@ -264,7 +270,7 @@ class _Loop:
     def _work(self) -> None:
         """In a greenlet: run examples until one has waited. A greenlet costs more than one that never does."""
         for number, arguments in self.coming:
-            fiber = self.live[number] = _Fiber(self.mapping, number, self.rounds is not None)
+            fiber = self.live[number] = _Fiber(self.mapping, number)
             try:
                 self.results[number] = _context(fiber).run(self.fn, *arguments)
             except BaseException as error:
@@ -274,7 +280,8 @@ class _Loop:
             finally:
                 self.live.pop(number, None)
                 fiber.greenlet = None  # they refer to each other
-            self.bar.update()
+            if self.ended is not None:
+                self.ended()
             if fiber.waited:
                 return
         self.exhausted = True
