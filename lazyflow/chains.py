@@ -10,8 +10,9 @@ result, and a gradient that reaches it reaches all of its members: none gets one
 infinite slope) that it would not have alone. One pass against the order of recording finds all chains. They are told
 apart by what they are made of, member by member, in a trie; equal ones are one signature.
 
-Nodes that somebody watches (`Expr.retain_grad`, hooks) join nothing. What reads a parameter is always a result: its
-value must stay the one under the parameter as it was.
+A chain of nodes of rows (`lazyflow.joined`) has a call for each row. Nodes that somebody watches (`Expr.retain_grad`,
+hooks) join nothing. What reads a parameter is always a result: its value must stay the one under the parameter as it
+was.
 """
 
 from __future__ import annotations
@@ -125,18 +126,18 @@ _ALONE = _Kind(None, (), False)
 
 def _kind(signature: Signature) -> _Kind:
     kind, formulas = signature.type, None
-    if (
-        signature.walks is None
-        and not signature.loops
-        and signature.op.elementwise
-        and kind.dtype.name in ("float32", "float64")
-    ):
+    if not signature.loops and signature.op.elementwise and kind.dtype.name in ("float32", "float64"):
         formulas = elementwise_formulas(signature.op)
     if formulas is None or not 0 < signature.rows <= SLOTS or not all(_fits(o, kind) for o in signature.operands):
         return _ALONE
-    rows = [o.type for o in signature.operands if o.kind == "row"]
-    whole = tuple(t is not None and t.size == kind.size for t in rows)
+    rows = [(o.type, _walks(signature, o)) for o in signature.operands if o.kind == "row"]
+    whole = tuple(t is not None and t.size == kind.size and walks for t, walks in rows)
     return _Kind((kind.dtype.name, kind.size), whole, any(o.kind == "shared" for o in signature.operands))
+
+
+def _walks(signature: Signature, operand: Operand) -> bool:
+    """Whether a node of rows has one of the operand for each of its own; of any other node it is so."""
+    return signature.walks is None or signature.walks[signature.operands.index(operand)]
 
 
 def _fits(operand: Operand, kind: Type) -> bool:
@@ -149,6 +150,7 @@ def _fits(operand: Operand, kind: Type) -> bool:
 def _signature(structure: Structure) -> Signature:
     """The cell that computes a chain."""
     inputs: list[Type] = []
+    walks: list[bool] = []
     parameters: dict[Type, int] = {}
     floats = 0
 
@@ -164,6 +166,7 @@ def _signature(structure: Structure) -> Signature:
             kind, index = NODE, m.inside[o.position]
         else:
             inputs.append(o.type)
+            walks.append(_walks(m.signature, o))
             kind, index = INPUT, len(inputs) - 1
         shift = m.shifts[o.position] if kind == NODE else 0
         return Ref(kind, index, shift, o.shape, o.dtype, o.type.size, o.vjp is not None)
@@ -173,6 +176,8 @@ def _signature(structure: Structure) -> Signature:
     program = Program(_name(structure), nodes, outputs, tuple(inputs), tuple(parameters), ())
     signature = call_signature(program, [structure[-1].signature.type], 0, floats)
     signature.line = structure[-1].signature.line
+    if any(m.signature.walks is not None for m in structure):
+        signature.walks = tuple(walks)
     return signature
 
 
@@ -236,6 +241,9 @@ def _found(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
     whole = np.array([k.whole + (False,) * (SLOTS - len(k.whole)) for k in kinds], bool)
     output = np.array([k.output for k in kinds], bool)[graph.signature]
     output[[base for base, _ in graph.roots]] = True
+    if graph.counts is not None:  # of nodes of rows nobody may read a part
+        users = np.repeat(np.arange(len(graph)), np.diff(graph.starts))
+        output[graph.base[(graph.counts[users] != graph.counts[graph.base]) | (graph.shift != 0)]] = True
     return _Found(*passes.chains(graph.nodes, graph.shift, joins, types, sizes, whole, output, LARGEST))
 
 

@@ -442,7 +442,29 @@ def _calls_of(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, kind
         graph.nodes, graph.shift, offsets, *payload, order, schedule.launch, schedule.phase, kind, *counts
     )
     external, outside = (frozenset([k for k, r in enumerate(flags.tolist()) if not r]) for flags in (read, used))
-    return Cells(s, nodes, tuple(inputs), tuple(outputs), tuple(ints), tuple(floats), external, outside, largest)
+    found = Cells(s, nodes, tuple(inputs), tuple(outputs), tuple(ints), tuple(floats), external, outside, largest)
+    return found if s.walks is None else _by_rows(found, _counts(graph, nodes), schedule)
+
+
+def _by_rows(cells: Cells, rows: Ints, schedule: Schedule) -> Cells:
+    """The calls of a cell whose nodes have several rows: one for each row."""
+    signature, starts = cells.signature, begins(rows)
+    nodes = np.repeat(cells.nodes, rows)
+    within = np.arange(starts[-1]) - np.repeat(starts[:-1], rows)
+    assert signature.walks is not None
+    inputs = [
+        np.repeat(at, rows) + (within * signature.widths[1][k] if walks else 0)
+        for k, (at, walks) in enumerate(zip(cells.inputs, signature.walks, strict=True))
+    ]
+    return replace(
+        cells,
+        nodes=nodes,
+        inputs=tuple(inputs),
+        outputs=tuple([np.repeat(at, rows) + within * signature.widths[0] for at in cells.outputs]),
+        ints=tuple([np.repeat(column, rows) for column in cells.ints]),
+        floats=tuple([np.repeat(column, rows) for column in cells.floats]),
+        largest=int(np.bincount(schedule.launch[nodes]).max(initial=0)),
+    )
 
 
 def _part_of(graph: Graph, schedule: Schedule, part: Cells, alone: Ints) -> Cells:
@@ -450,8 +472,13 @@ def _part_of(graph: Graph, schedule: Schedule, part: Cells, alone: Ints) -> Cell
     mine = alone[graph.signature[alone] == graph.signature[part.nodes[0]]]
     all_nodes = mine[in_order_of(schedule.launch[mine], schedule.launches)]
     place = np.empty(len(graph), np.int64)
-    place[all_nodes] = np.arange(len(all_nodes))
-    return replace(part, rows=place[part.nodes])
+    if part.signature.walks is None:
+        place[all_nodes] = np.arange(len(all_nodes))
+        return replace(part, rows=place[part.nodes])
+    place[all_nodes] = begins(_counts(graph, all_nodes))[:-1]
+    first = np.flatnonzero(np.diff(part.nodes, prepend=-1))
+    within = np.arange(len(part.nodes)) - np.repeat(first, np.diff(first, append=len(part.nodes)))
+    return replace(part, rows=place[part.nodes] + within)
 
 
 def _described(
@@ -465,9 +492,9 @@ def _described(
     firsts = order[bounds[:-1]]
     signatures = [graph.signatures[s] for s in graph.signature.take(firsts).tolist()]
     widths = [s.widths[0] for s in signatures]
+    calls = single if graph.counts is None else begins(graph.counts[order])[single]  # where they begin, by rows
     if consecutive:
-        rows = bounds if graph.counts is None else begins(graph.counts[order])[bounds]
-        writes = list(map(Rows, np.diff(rows).tolist(), widths, offsets.take(firsts).tolist(), widths))
+        writes = list(map(Rows, np.diff(calls[series]).tolist(), widths, offsets.take(firsts).tolist(), widths))
     else:
         writes = _Column(offsets.take(order), bounds, np.array(widths, np.int64)).all_rows(bounds, widths)
         for i, s in enumerate(signatures):
@@ -482,8 +509,9 @@ def _described(
         nodes = order[low:high]
         if signature.cell is not None:
             number = numbers[id(signature)]
-            ranges = single[series[i] : series[i + 1] + 1] - low + done[number]
-            done[number] += high - low
+            ranges = calls[series[i] : series[i + 1] + 1]
+            ranges = ranges - ranges[0] + done[number]
+            done[number] = int(ranges[-1])
             found.append(Launch(signature, writes[i], (), nodes, (number, ranges)))
             continue
         if signature.loops:

@@ -97,6 +97,14 @@ def _shifted(f, m, x, e):
     return f.concatenate([x[1:] * f.tanh(x[:-1]), x[:1]], axis=0) if len(e.words) > 1 else x
 
 
+def _parts(f, m, x, e):
+    """Parts of what elementwise operations make, read by others."""
+    if not len(e.words):
+        return x
+    y = f.tanh(x * 0.5)
+    return f.concatenate([f.tanh(y[1:] * 0.5 + 1), f.sqrt(y * y + 1)[:1]], axis=0) * f.tanh(y[-1] + 1)
+
+
 def _heads(f, m, x, e):
     n = len(e.words)
     return f.transpose(x.reshape(n, WIDTH, 1) * x.reshape(n, 1, WIDTH), (0, 2, 1)).sum(axis=1)
@@ -124,6 +132,8 @@ STEPS = {
     "embedded": lambda f, m, x, e: x + f.embedding(m.E, e.words),
     "constant": lambda f, m, x, e: x * f.constant(e.matrix),
     "shifted": _shifted,
+    "parts": _parts,
+    "several": lambda f, m, x, e: f.tanh(f.sqrt(x * x + 0.5) / (1.5 + f.square(x)) * 0.5 + f.constant(e.vector)),
     "heads": _heads,
     "flat": lambda f, m, x, e: f.tanh(x.reshape(-1)).reshape(len(e.words), WIDTH),
     "sum of all rows": lambda f, m, x, e: x - f.sum(x, axis=0),
@@ -386,6 +396,15 @@ def test_products_with_two_weights_of_one_shape():
     values = [(lf.constant(a) @ W.T) @ V.T for a in arrays]
     groups = lf.explain(lf.sum([lf.sum(y) for y in values]), groups=100).groups
     assert [g.launches for g in groups if g.signature.startswith("rows of matmul")] == [1, 1]
+
+
+@pytest.mark.skipif(passes.chains is None, reason="chains are the compiled core's")
+def test_rows_are_chained():
+    """Neighbouring elementwise operations of all lengths are one kernel, with payload of each example."""
+    model, examples = Model(1), examples_of(5, (2, 3, 1, 4, 7))
+    values, _ = losses_of(model, examples, ["affine", "several", "scaled by a number of its own"])
+    names = [name for name, n in launches(values).items() if name.startswith("rows of ") and "(" in name]
+    assert any(name.startswith("rows of divide(tanh(add(multiply(divide(sqrt(add(") for name in names)
 
 
 # Operations by rows, with values of one example for each.

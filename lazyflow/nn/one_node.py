@@ -3,7 +3,9 @@
 A recurrent cell is a `lazyflow.cell`, for better or worse. The layers here are put together by their users, who watch
 parts of them with hooks and replace them by modules of their own, and are called with sequences of any length. So a
 method is traced only while all modules below are the library's own, without hooks, and for the first few combinations
-of shapes: as many as `MOST` says, for each costs time and memory.
+of shapes: as many as `MOST` says, for each costs time and memory. One that is called with sequences of a second length
+is recorded op by op from then on: as a node each length would have launches of its own, where operations share theirs
+(`lazyflow.joined`).
 """
 
 from __future__ import annotations
@@ -59,13 +61,15 @@ def one_node(method: Method) -> Method:
 
 
 class _Use:
-    """Of one module: whether it was quiet when anything was last changed, and the shapes that it is traced for."""
+    """Of one module: whether it was quiet when anything was last changed, the shapes that it is traced for, these but
+    for lengths, and whether there were several lengths."""
 
-    __slots__ = ("quiet", "shapes", "structure")
+    __slots__ = ("apart", "quiet", "ragged", "shapes", "structure")
 
     def __init__(self) -> None:
-        self.structure, self.quiet = -1, False
+        self.structure, self.quiet, self.ragged = -1, False, False
         self.shapes: set[tuple[Any, ...]] = set()
+        self.apart: set[tuple[Any, ...]] = set()
 
     def fits(self, module: Module, operands: Sequence[Any]) -> bool:
         """Whether this call of the module is to be one node."""
@@ -73,15 +77,25 @@ class _Use:
             structure = STRUCTURE[0]
             self.quiet = is_quiet(module)
             self.structure = structure  # last: what came meanwhile, an interrupt or a change, must be noticed
-        if not self.quiet:
+        if not self.quiet or self.ragged:
             return False
         shapes = tuple([o.type.shape if o.__class__ is Expr else o.__class__ for o in operands])
         if shapes in self.shapes:
             return True
         if len(self.shapes) >= MOST or not all(s.__class__ is tuple or s in _PLAIN for s in shapes):
             return False
+        apart = tuple([_without_length(s) for s in shapes])
+        if apart in self.apart:
+            self.ragged = True
+            return False
+        self.apart.add(apart)
         self.shapes.add(shapes)
         return True
+
+
+def _without_length(shape: Any) -> Any:
+    """The shape of the rows of a sequence; of anything else what it is."""
+    return (None, *shape[1:]) if shape.__class__ is tuple and len(shape) > 1 else shape
 
 
 _PLAIN = (int, bool, type(None))
