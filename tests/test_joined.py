@@ -349,6 +349,7 @@ def test_lengths_share_launches():
     assert max(joined.values()) == 2, "the mean of a row, and that of the squares of what is left"
 
 
+@pytest.mark.host
 def test_what_works_along_the_length_is_taken_one_by_one():
     """Attention over five lengths: a launch of each operation, and nothing of it by rows."""
     model, examples = Model(1), examples_of(5, (2, 3, 1, 4, 7))
