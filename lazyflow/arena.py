@@ -10,7 +10,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.locks import Lock
-from lazyflow.ops.base import Array, Shape
+from lazyflow.ops.base import Array, Shape, brought
 from lazyflow.plan import Rows
 
 _numbers = itertools.count()
@@ -78,20 +78,18 @@ def give_back(device: str, buffers: Iterable[Array]) -> None:
             POOL.give(device, buffer)
 
 
-_NOTHING: dict[int, tuple[Any, Array]] = {}  # what is brought on the host
+_NOTHING: dict[int, Any] = {}  # what is brought on the host
 
 
 class Arena:
     """Flat buffers, one for each dtype, that give themselves back to the pool.
 
-    ``brought``: the indices of a plan, by their identity on the host, where the device has them too; see `bring`.
+    ``there``: the indices of a plan, by their identity on the host, where the device has them too; see `bring`.
     """
 
-    def __init__(
-        self, device: str, sizes: dict[np.dtype[Any], int], brought: dict[int, tuple[Any, Array]] | None = None
-    ) -> None:
+    def __init__(self, device: str, sizes: dict[np.dtype[Any], int], there: dict[int, Any] | None = None) -> None:
         self.device = device
-        self.brought = brought if brought is not None else {} if device != "cpu" else _NOTHING
+        self.brought = there if there is not None else {} if device != "cpu" else _NOTHING
         self.number = next_number()
         self.buffers: dict[np.dtype[Any], Array] = {}  # first of all: it may end before all of them are taken
         for dtype, size in sizes.items():
@@ -101,12 +99,13 @@ class Arena:
     def __del__(self) -> None:
         give_back(self.device, self.buffers.values())
 
-    def bring(self, indices: Sequence[Any], payload: Sequence[Any] = ()) -> None:
-        """Copy host arrays to the device, all at once: indices as int64, payload as float64. On the CPU there is
-        nothing to do."""
-        if self.device == "cpu" or not (indices or payload):
+    def bring(self, indices: Sequence[Any], payload: Sequence[Any] = (), counts: Sequence[Any] = ()) -> None:
+        """Copy host arrays to the device, all at once: indices as int64, payload as float64, counts with their running
+        sums. On the CPU there is nothing to do."""
+        if self.device == "cpu" or not (indices or payload or counts):
             return
-        given = [(array, array.astype(np.int64, copy=False)) for array in indices]
+        ends = [np.cumsum(array) for array in counts]
+        given = [(array, array.astype(np.int64, copy=False)) for array in (*indices, *counts, *ends)]
         given += [(array, array.astype(np.float64, copy=False)) for array in payload]
         whole = devices.to_device(np.concatenate([array.ravel().view(np.int64) for _, array in given]), self.device)
         begin = 0
@@ -114,6 +113,8 @@ class Arena:
             part = whole[begin : begin + same.size].view(same.dtype).reshape(same.shape)
             self.brought[id(array)] = array, part
             begin += same.size
+        for array, sums in zip(counts, ends, strict=True):
+            self.brought[id(array)] = *self.brought[id(array)], self.brought.pop(id(sums))[1]
 
     def index(self, index: Any) -> Array:
         """Indices of the plan where the arena is."""
@@ -122,6 +123,11 @@ class Arena:
         if id(index) not in self.brought:
             self.bring([index])
         return self.brought[id(index)][1]
+
+    def given(self, index: Any) -> Any:
+        """Payload that kernels take on the host, with what lies of it on the device."""
+        found = self.brought.get(id(index))
+        return index if found is None else brought(index, *found[1:])
 
     def payload(self, numbers: Any) -> Array:
         """Payload of the plan as float64, on the device."""

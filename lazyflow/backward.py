@@ -29,6 +29,7 @@ from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Cells, Launch, launches, parameter_launches
+from lazyflow.steps import Call
 from lazyflow.sums import FEW, Rows, Sums, Waiting, gradients
 from lazyflow.tape import KNOWN, Signature, Type
 
@@ -108,12 +109,27 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     if not watched and (hot is None or not _leaves_out(graph, hot)):
         with np.errstate(invalid="ignore", divide="ignore"):
             done = _done(run, given, _way(run, reached(graph, nodes)), hooked)
-        if done.is_finite():
+        if _keeps_zeros(run) or done.is_finite():
             return done
     hot = reached_results(graph, nodes) if hot is None else hot
     active = hot.copy()
     active[graph.call[np.flatnonzero(hot)]] = True
     return _done(run, given, _way(run, active, hot), hooked)._replace(active=hot)
+
+
+# Operations whose vjps are zero where the cotangent is, beside those of formulas: they are linear, or select.
+_ZERO_OF_ZERO = frozenset(
+    ("affine", "matmul", "cross_entropy", "nll", "lookup", "take", "concatenate", "stack", "view", "reshape")
+) | frozenset(("sum", "mean", "sum_list", "mean_list", "transpose", "broadcast_to"))
+
+
+def _keeps_zeros(run: Run) -> bool:
+    """Whether no infinity comes into what a cell hands on of a result that is not reached, so that nobody has to look:
+    on a device that would be a wait. Parameters are taken to be finite there (`lazyflow.ops.linalg.where_shown`)."""
+    steps = [(calls, step) for calls in run.calls for stage in calls.stages.steps for step in stage]
+    own = [calls.nodes[step.node].signature for calls, step in steps if isinstance(step, Call)]
+    known = all(s is not None and (s.op.formula or s.op.name in _ZERO_OF_ZERO) for s in own)
+    return run.device != "cpu" and known
 
 
 def _is_uneven(signature: Signature) -> bool:

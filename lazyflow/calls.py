@@ -28,7 +28,7 @@ from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
 from lazyflow.lifetimes import ALL, BLOCK, SAME, Segment
 from lazyflow.line import Line, View
 from lazyflow.line import most as most_rows
-from lazyflow.ops.base import Array, unbroadcast
+from lazyflow.ops.base import Array, brought, unbroadcast
 from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.program import Stages
@@ -365,7 +365,9 @@ class Calls:
         return found
 
     def _columns(self, step: Product) -> Array:
-        """The weights of a product, (k, m) with contiguous rows, copied once an update."""
+        """The weights of a product, (k, m), on the host with contiguous rows, copied once an update."""
+        if self.device != "cpu":
+            return self._weight(step).T
         if len(step.parameters) == 1:
             return self.parameters[step.parameters[0].index].columns(self.arena.number).T
         found: Array = self._once((id(step), "columns"), step, lambda: transposed(self.xp, self._weight(step)))
@@ -391,7 +393,9 @@ class Calls:
             return arena.buffers[dtype], self.arena.index(self.at[which])
         if argument.kind == NUMBER:
             numbers = (self.ints if what == INT else self.floats)[which]
-            return (numbers.astype(dtype) if self.device == "cpu" else self.arena.payload(numbers),)
+            if self.device != "cpu":
+                return (self.arena.index(numbers) if what == INT else self.arena.payload(numbers),)
+            return (numbers.astype(dtype),)
         if argument.kind == VECTOR:
             return (self._flat(Ref(what, which, 0, (), dtype, 0)),)
         return (getattr(self, _MATRICES[what])[which],)
@@ -439,7 +443,9 @@ class Calls:
         if ref.kind == STATIC:
             return ref.value
         if ref.kind == INT:
-            return self.ints[ref.index][low:high].astype(np.int64)  # a kernel multiplies indices by sizes
+            numbers = self.ints[ref.index]
+            some = numbers[low:high].astype(np.int64)  # a kernel multiplies indices by sizes
+            return some if self.device == "cpu" else brought(some, self.arena.index(numbers)[low:high])
         if ref.kind == FLOAT:
             numbers = self.floats[ref.index]
             numbers = numbers if self.device == "cpu" else self.arena.payload(numbers)

@@ -26,13 +26,24 @@ from lazyflow.tape import Type
 def _indices(plan: Plan) -> list[Any]:
     """All indices by which the launches of a plan gather, and the calls of its cells."""
     reads = [read for launch in plan.launches for read in launch.reads]
+    ragged = {id(array) for array in _counts(plan)}
     gathers = [read.index for read in reads if isinstance(read, Rows) and read.index is not None]
-    return gathers + [at for cells in plan.cells for at in cells.inputs]
+    given = [
+        read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind in "iu" and id(read) not in ragged
+    ]
+    return gathers + given + [at for cells in plan.cells for at in (*cells.inputs, *cells.ints)]
+
+
+def _counts(plan: Plan) -> list[Any]:
+    """How many operands the nodes of lists have."""
+    return [launch.reads[1] for launch in plan.launches if launch.signature.op.ragged]
 
 
 def _payload(plan: Plan) -> list[Any]:
-    """The payload of the calls of cells."""
-    return [column for cells in plan.cells for column in (*cells.ints, *cells.floats)]
+    """Numbers among the payload of a plan, and of the calls of its cells."""
+    reads = [read for launch in plan.launches for read in launch.reads]
+    given = [read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind == "f"]
+    return given + [column for cells in plan.cells for column in cells.floats]
 
 
 _NO_CALLS: list[Any] = []
@@ -60,7 +71,7 @@ class Run(State):
         self.number = next_number()
         self.arena = Arena(device, plan.sizes)
         if device != "cpu":
-            self.arena.bring(_indices(plan), _payload(plan))
+            self.arena.bring(_indices(plan), _payload(plan), _counts(plan))
         self.known = plan.sources
         earlier = distinct([run for run, _ in self.known])
         self.rests_on = _joined(plan.kinds, earlier)

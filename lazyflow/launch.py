@@ -60,9 +60,9 @@ class Reader:
         if how in (PARAMETER, COLUMNS):
             return self._of_parameter(arena)
         if how == GIVEN:
-            return self.value
+            return self.value if arena.device == "cpu" else arena.given(self.value)
         if how == MOVED:
-            return devices.to_device(self.value, arena.device)
+            return self.value if arena.device == "cpu" else arena.payload(self.value).astype(self.value.dtype)
         array = self._rows(arena)
         return array if self.seen is None else array.reshape(self.seen)
 
@@ -73,7 +73,8 @@ class Reader:
 
     def _of_parameter(self, arena: Arena) -> Array:
         parameter = parameter_of(self.type)
-        array = parameter.memory if self.how == PARAMETER else parameter.columns(arena.number)
+        whole = self.how == PARAMETER or arena.device != "cpu"  # there products read any order
+        array = parameter.memory if whole else parameter.columns(arena.number)
         return array if array.shape == self.shape else array.reshape(self.shape)
 
     def _rows(self, arena: Arena) -> Array:

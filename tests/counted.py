@@ -8,6 +8,7 @@ import argparse
 import numpy as np
 
 import lazyflow as lf
+from benchmarks import lazyflow_tree_lstm, trees
 from lazyflow import nn
 
 from . import simcupy
@@ -82,6 +83,29 @@ class Loop(nn.Module):
 
 
 PROGRAMS = {"Tree-LSTM": TreeLSTM, "tagger": Tagger, "loop": Loop}
+# The Tree-LSTM of the benchmarks, with a loss at every node: its form, and how many trees like those of the treebank.
+TREEBANK = {"64 trees": ("cell", 64), "256 trees": ("cell", 256), "64 trees, plain operations": ("plain", 64)}
+
+
+def seen_in_treebank(name, device="cuda:0", watched="lazyflow/"):
+    """The counters of the third training step of some trees, the loss read at its end; and the levels of the trees."""
+    form, count = TREEBANK[name]
+    corpus = trees.synthetic(3 * count, seed=3, vocabulary_size=400)
+    with lf.using(device=device):
+        model = lazyflow_tree_lstm.setup(400, 6, 5, trees.CLASSES, 1, form=form)
+        for k in range(3):
+            some = corpus[k * count : (k + 1) * count]
+            with simcupy.counting(watched) as seen:
+                loss = lf.mean([model.loss(tree) for tree in some])
+                loss.backward()
+                model.optimizer.step()
+                model.optimizer.zero_grad()
+                loss.item()
+    return seen, max(map(levels, some))
+
+
+def levels(tree):
+    return 1 + max(map(levels, tree.children), default=0)
 
 
 def seen_in_step(name, device="cuda:0", watched="lazyflow/"):
@@ -106,12 +130,13 @@ def figures(seen):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.counted", description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(PROGRAMS), help=f"of {', '.join(PROGRAMS)}")
+    known = [*PROGRAMS, *TREEBANK]
+    parser.add_argument("names", nargs="*", default=known, help=f"of {', '.join(known)}")
     parser.add_argument("--lines", type=int, default=12, help="how many of the lines that ask for most are printed")
     arguments = parser.parse_args()
     simcupy.install()
     for name in arguments.names:
-        seen = seen_in_step(name)
+        seen = seen_in_step(name) if name in PROGRAMS else seen_in_treebank(name)[0]
         print(name, figures(seen), "implicit", seen.implicit, dict(seen.kinds.most_common(12)))
         print(seen.table(arguments.lines))
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from . import simcupy
-from .counted import PROGRAMS, figures, seen_in_step
+from .counted import PROGRAMS, TREEBANK, figures, seen_in_step, seen_in_treebank
 
 pytestmark = pytest.mark.gpu
 TABLE = json.loads(Path(__file__).with_name("counts.json").read_text())
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [*PROGRAMS, *TREEBANK])
 def test_a_step_asks_for_no_more_than_the_table_says(name):
     if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
         pytest.skip("only the simulator counts: --device simulated")
-    seen = seen_in_step(name)
+    seen = seen_in_step(name) if name in PROGRAMS else seen_in_treebank(name)[0]
     found = figures(seen)
     more = {what: (count, TABLE[name][what]) for what, count in found.items() if count > TABLE[name][what]}
     assert not more, f"{name}: found, allowed: {more}\n{seen.table()}"
@@ -28,4 +28,13 @@ def test_a_step_asks_for_no_more_than_the_table_says(name):
 
 
 def test_the_table_has_a_row_for_each_program():
-    assert set(TABLE) == set(PROGRAMS)
+    assert set(TABLE) == {*PROGRAMS, *TREEBANK}
+
+
+@pytest.mark.parametrize("name", [name for name, (form, _) in TREEBANK.items() if form == "cell"])
+def test_a_level_of_a_recurrent_cell_is_a_few_launches(name):
+    """A gather, a product and a kernel, in either direction, and some for all of them."""
+    if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
+        pytest.skip("only the simulator counts: --device simulated")
+    seen, levels = seen_in_treebank(name)
+    assert seen.launches <= 6 * levels + 60, (seen.launches, levels)

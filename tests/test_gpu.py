@@ -79,3 +79,49 @@ def test_training_moves_parameters_on_the_device():
             optimizer.zero_grad()
             losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+
+
+# Kernels in CUDA C beside the CPU's.
+
+
+@lf.cell
+def gated(x, h, n):
+    update, gate = lf.split(lf.concatenate([x * n, h]), 2)
+    return lf.tanh(update) * lf.sigmoid(gate) + lf.sum(x * h) / (n + 1), lf.exp(-h * h)
+
+
+def of_cells(where, dtype, fuse="auto"):
+    """A loss of calls with whole and broken numbers, a list of lists of all sizes, and repeated rows; its gradients."""
+    rng = np.random.default_rng(3)
+    with lf.using(device=where, dtype=dtype, fuse=fuse):
+        table = lf.Parameter(rng.normal(size=(7, 4)))
+        weight = lf.Parameter(rng.normal(size=(3, 4)))
+        losses = []
+        for k in range(6):
+            h, parts = table[k % 3], []
+            for n in range(1, 3 + k):
+                h, other = gated(table[(2 * k + n) % 7], h, n if k % 2 else n / 4)
+                parts.append(lf.cross_entropy(lf.matmul(weight, h), (k + n) % 3) + lf.sum(other))
+            losses.append(lf.mean(parts))
+        loss = lf.sum(losses)
+        loss.backward()
+        optimizer = lf.optim.Adam([table, weight], lr=0.1, weight_decay=0.1)
+        optimizer.step()
+        found = [loss.numpy(), table.grad.to_dense(), weight.grad, table.array, weight.array]
+    return [device.to_host(a) for a in found]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("fuse", ["auto", "off"])
+def test_cells_lists_losses_and_updates_are_those_of_the_cpu(dtype, fuse):
+    rtol = 1e-10 if dtype == "float64" else 2e-4
+    for found, expected in zip(of_cells(DEVICE, dtype, fuse), of_cells("cpu", dtype), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
+
+
+def test_a_class_that_is_hidden_leaves_nothing():
+    with lf.using(device=DEVICE):
+        scores = lf.Parameter([[1.0, 2.0, 3.0], [np.inf, 1.0, 2.0]])
+        losses = [lf.cross_entropy(scores[k], 1) for k in range(2)]
+        lf.sum([losses[0], lf.where(lf.constant(False), losses[1], 0.0)]).backward()
+        assert np.isfinite(device.to_host(scores.grad.to_dense())).all()

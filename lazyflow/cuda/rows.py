@@ -7,12 +7,12 @@ precision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.cuda.module import functions, launch
+from lazyflow.cuda.module import WARP, functions, launch
 from lazyflow.cuda.text import REALS
 
 MOST = 8  # operands of one launch
@@ -31,16 +31,80 @@ extern "C" __global__ void {name}_{parts}_{real}(
 _GATHERED = "row[column{k} + j] = buffer[at{k}[low + i] * scale{k} + shift{k} + j];"
 _ADDED = "atomicAdd(&buffer[at{k}[low + i] * scale{k} + shift{k} + j], row[column{k} + j]);"
 _PART = ", const long long* at{k}, int scale{k}, int shift{k}, int column{k}, int width{k}"
+_SHOWN = """\
+extern "C" __global__ void shown_{real}(
+    const {real}* g, int pitch, int columns, const {real}* x, int apart, {real}* out, int count, int width) {{
+    const int lane = threadIdx.x % 32;
+    const int i = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32);
+    if (i >= count) return;  // a warp as a whole
+    int any = 0;
+    for (int j = lane; j < columns; j += 32) any |= g[(long long)i * pitch + j] != 0;
+    for (int d = 16; d; d /= 2) any |= __shfl_xor_sync(0xffffffffu, any, d);
+    for (int j = lane; j < width; j += 32)
+        out[(long long)i * width + j] = any ? x[(long long)i * apart + j] : ({real})0;
+}}
+"""
+_LOSS_HEAD = """\
+    const int lane = threadIdx.x % 32;
+    const int i = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32);
+    if (i >= count) return;  // a warp as a whole
+    const {real}* row = logits + (long long)i * pitch;
+    const long long label = (labels[i] % classes + classes) % classes;  // what is computed may be out of range
+    {real} most = row[lane < classes ? lane : 0];
+    for (int j = lane; j < classes; j += 32) most = row[j] > most || row[j] != row[j] ? row[j] : most;
+    for (int d = 16; d; d /= 2) {{
+        const {real} other = __shfl_xor_sync(0xffffffffu, most, d);
+        most = other > most || other != other ? other : most;
+    }}
+    double sum = 0;
+    for (int j = lane; j < classes; j += 32) sum += exp{f}(row[j] - most);
+    for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+"""
+_LOSS = """\
+extern "C" __global__ void cross_entropy_{real}(
+    const {real}* logits, int pitch, const long long* labels, {real}* losses, int apart, int count, int classes) {{
+{head}
+    if (lane == 0) losses[(long long)i * apart] = log{f}(({real})sum) - (row[label] - most);
+}}
+extern "C" __global__ void cross_entropy_slopes_{real}(
+    const {real}* logits, int pitch, const long long* labels, const {real}* g, int apart, {real}* slopes, int count,
+    int classes) {{
+{head}
+    const {real} share = g[(long long)i * apart];
+    for (int j = lane; j < classes; j += 32) {{
+        const {real} slope = exp{f}(row[j] - most) / ({real})sum - (j == label ? 1 : 0);
+        slopes[(long long)i * classes + j] = share == 0 ? ({real})0 : share * slope;
+    }}
+}}
+"""
 _GROUPS = """\
 extern "C" __global__ void sum_groups_{real}(
-    const {real}* rows, int pitch, const long long* positions, const long long* starts, {real}* out, int count,
+    const {real}* rows, int pitch, const long long* positions, const long long* ends, int each, int mean, {real}* out,
+    int count, int width) {{
+    const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const int i = (int)(e / width), j = (int)(e % width);
+    if (i >= count) return;
+    const long long end = ends ? ends[i] : (long long)(i + 1) * each;
+    const long long begin = ends ? i ? ends[i - 1] : 0 : end - each;
+    double sum = 0;
+    for (long long k = begin; k < end; k++) sum += rows[(positions ? positions[k] : k) * pitch + j];
+    out[(long long)i * width + j] = ({real})(mean ? sum / (end - begin) : sum);
+}}
+extern "C" __global__ void repeat_groups_{real}(
+    const {real}* rows, int pitch, const long long* ends, int each, int mean, int groups, {real}* out, int count,
     int width) {{
     const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const int i = (int)(e / width), j = (int)(e % width);
     if (i >= count) return;
-    double sum = 0;
-    for (long long k = starts[i]; k < starts[i + 1]; k++) sum += rows[(positions ? positions[k] : k) * pitch + j];
-    out[(long long)i * width + j] = ({real})sum;
+    int low = 0, high = groups - 1;
+    while (ends && low < high) {{
+        const int middle = (low + high) / 2;
+        if (i < ends[middle]) high = middle; else low = middle + 1;
+    }}
+    const int group = ends ? low : i / each;
+    const long long size = ends ? ends[group] - (group ? ends[group - 1] : 0) : each;
+    const {real} value = rows[(long long)group * pitch + j];
+    out[(long long)i * width + j] = mean ? value / ({real})size : value;
 }}
 """
 
@@ -51,15 +115,19 @@ def _move(name: str, parts: int, real: str, statement: str) -> str:
     return _MOVE.format(name=name, parts=parts, real=real, parameters=parameters, cases="\n".join(cases))
 
 
-def _kernels(real: str) -> dict[str, str]:
-    found = {"sum_groups_" + real: _GROUPS.format(real=real)}
+def _texts(real: str) -> Iterator[tuple[str, str]]:
+    """Names of kernels with their text; a text with several kernels stands with the first."""
+    f = "f" if real == "float" else ""
+    loss = _LOSS.format(real=real, f=f, head=_LOSS_HEAD.format(real=real, f=f).rstrip())
+    yield from (("sum_groups", _GROUPS.format(real=real)), ("repeat_groups", ""))
+    yield "shown", _SHOWN.format(real=real)
+    yield from (("cross_entropy", loss), ("cross_entropy_slopes", ""))
     for parts in range(1, MOST + 1):
-        found[f"gather_{parts}_{real}"] = _move("gather", parts, real, _GATHERED)
-        found[f"add_rows_{parts}_{real}"] = _move("add_rows", parts, real, _ADDED)
-    return found
+        yield f"gather_{parts}", _move("gather", parts, real, _GATHERED)
+        yield f"add_rows_{parts}", _move("add_rows", parts, real, _ADDED)
 
 
-KERNELS = {name: text for real in REALS.values() for name, text in _kernels(real).items()}
+KERNELS = {f"{name}_{real}": text for real in REALS.values() for name, text in _texts(real)}
 SOURCE = "".join(KERNELS.values())
 _NUMBER_OF = {name: k for k, name in enumerate(KERNELS)}
 
@@ -100,14 +168,63 @@ def _moved(name: str, buffer: Any, matrix: Any, parts: Sequence[Part], low: int)
         launch(_function(f"{name}_{len(some)}", buffer.dtype), count * total, arguments)
 
 
-def sum_groups(rows: Any, positions: Any, starts: Any, out: Any) -> None:
-    """``out[i]`` is the sum of ``rows[positions[k]]``, or of ``rows[k]`` if that is None, for ``k`` from ``starts[i]``
-    to ``starts[i + 1]``; both int64, on the device. ``rows`` and ``out`` are matrices, ``out`` contiguous."""
+class Groups(NamedTuple):
+    """Consecutive stretches of rows: where each ends, int64 on the device, or ``each`` rows if that is None."""
+
+    ends: Any
+    each: int = 0
+
+
+_NONE = np.uint64(0)
+
+
+def sum_groups(rows: Any, groups: Groups, out: Any, positions: Any = None, mean: bool = False) -> None:
+    """``out[i]`` is the sum, or the mean, of the rows of group ``i``, in order; row ``k`` is ``rows[positions[k]]``
+    where there are positions, int64 on the device. Both are matrices, ``out`` contiguous."""
     count, width = out.shape
-    pitch = rows.strides[0] // rows.itemsize
-    at = np.uint64(0) if positions is None else positions
-    arguments = [rows, np.int32(pitch), at, starts, out, np.int32(count), np.int32(width)]
-    launch(_function("sum_groups", rows.dtype), count * width, arguments)
+    at, ends = (_NONE if array is None else array for array in (positions, groups.ends))
+    arguments = [rows, _pitch(rows), at, ends, np.int32(groups.each), np.int32(mean), out]
+    launch(_function("sum_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
+
+
+def repeat_groups(rows: Any, groups: Groups, out: Any, mean: bool = False) -> None:
+    """The transpose of `sum_groups`: ``out[k]`` is the row of its group, divided by the group's size for a mean."""
+    count, width = out.shape
+    ends = _NONE if groups.ends is None else groups.ends
+    arguments = [rows, _pitch(rows), ends, np.int32(groups.each), np.int32(mean), np.int32(len(rows)), out]
+    launch(_function("repeat_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
+
+
+def shown(g: Any, x: Any, out: Any) -> None:
+    """``out`` is ``x``, zero in the rows that are zero in ``g``; all are matrices, ``out`` contiguous."""
+    count, width = x.shape
+    arguments = [g, _pitch(g), np.int32(g.shape[1]), x, _pitch(x), out, np.int32(count), np.int32(width)]
+    launch(_function("shown", x.dtype), count * WARP, arguments)
+
+
+def cross_entropy(logits: Any, labels: Any, losses: Any) -> None:
+    """``losses[i] = log(sum(exp(logits[i]))) - logits[i, labels[i]]``; rows of the matrix are contiguous, ``labels``
+    int64 on the device."""
+    count, classes = logits.shape
+    arguments = [logits, _pitch(logits), labels, losses, _pitch(losses), np.int32(count), np.int32(classes)]
+    launch(_function("cross_entropy", logits.dtype), count * WARP, arguments)
+
+
+def cross_entropy_slopes(logits: Any, labels: Any, g: Any, slopes: Any) -> None:
+    """What cotangents ``g`` of the losses are pulled back to: zero where they are. ``slopes`` is contiguous."""
+    count, classes = logits.shape
+    arguments = [logits, _pitch(logits), labels, g, _pitch(g), slopes, np.int32(count), np.int32(classes)]
+    launch(_function("cross_entropy_slopes", logits.dtype), count * WARP, arguments)
+
+
+def _pitch(array: Any) -> Any:
+    return np.int32(array.strides[0] // array.itemsize)
+
+
+def is_matrix(array: Any) -> bool:
+    """Whether an array of the device has rows that kernels read: contiguous ones, of a dtype that they have."""
+    known = not isinstance(array, np.ndarray) and has_rows(array.dtype) and array.ndim == 2
+    return bool(known and (array.strides[1] == array.itemsize or array.shape[1] == 1))
 
 
 def has_rows(dtype: Any) -> bool:

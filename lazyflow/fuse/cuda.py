@@ -17,17 +17,18 @@ from lazyflow.cuda.module import WARP, functions, launch
 from lazyflow.cuda.text import REALS, expression, number
 from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Instruction, Kernel, Store, Value
 
+INTEGER = "int"  # the key of payload that is whole
 _ROW = {ALL: "i", LAUNCH: "(i - first)", SOME: "(i - low)"}
 
 
 def parameters(kernel: Kernel) -> Iterator[str]:
     """The parameters of the kernel, in the order of its arguments: a pointer for each, and behind it the offsets of
-    `ROWS`, the pitch of a `BLOCK`. A `NUMBER` has double precision whatever the kernel has."""
+    `ROWS`, the pitch of a `BLOCK`. A `NUMBER` is int64 or float64 whatever the kernel has, as payload is."""
     real, written = REALS[kernel.dtype.name], {store.argument for store in kernel.stores}
     yield from ("int low", "int high", "int first")
     for a, argument in enumerate(kernel.arguments):
         if argument.kind == NUMBER:
-            yield f"const double* a{a}"
+            yield f"const {'long long' if argument.key[0] == INTEGER else 'double'}* a{a}"
             continue
         yield f"{'' if a in written else 'const '}{real}* a{a}"
         if argument.kind == ROWS:
@@ -174,3 +175,54 @@ def _function(text: str, names: tuple[str, ...], k: int) -> Any:
 def compiled(kernel: Kernel) -> Program:
     """The kernel in a module of its own."""
     return together((kernel,))[kernel]
+
+
+# Many arrays in one launch: the rule of an optimizer for all parameters.
+
+COLUMNS = 3  # of the table in front of the addresses
+_TENSORS = """\
+extern "C" __global__ void {name}(const long long* table, int tensors, long long total) {{
+    const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (e >= total) return;
+    int low = 0, high = tensors - 1;
+    while (low < high) {{
+        const int middle = (low + high) / 2;
+        if (e < table[(long long)middle * {columns}]) high = middle; else low = middle + 1;
+    }}
+    const long long* row = table + (long long)low * {columns};
+    const double* numbers = (const double*)(table + (long long)tensors * {columns}) + (long long)low * {numbers};
+    const long long at = low ? e - row[-{columns}] : e;
+    const long long* rows = (const long long*)row[1];
+    const long long place = rows ? rows[at / row[2]] * row[2] + at % row[2] : at;
+{body}
+}}
+"""
+
+
+def source_of_tensors(kernel: Kernel, name: str, numbers: int, apart: frozenset[str]) -> str:
+    """The text of a kernel of single elements for any number of tensors at once.
+
+    They stand in a table: where the elements of each end, the address of the rows that are touched (0 for all), the
+    width of a row, and the addresses of the kernel's blocks; behind it ``numbers`` of each, in double precision. Blocks
+    named in ``apart`` have an element for each that is touched, and no others.
+    """
+    real = REALS[kernel.dtype.name]
+    blocks = [a for a, argument in enumerate(kernel.arguments) if argument.kind == BLOCK]
+
+    def element_of(a: int, shift: int) -> str:
+        if a not in blocks:
+            return f"({real})numbers[{shift}]"
+        place = "at" if kernel.arguments[a].key[0] in apart else "place"
+        return f"(({real}*)row[{COLUMNS + blocks.index(a)}])[{place}]"
+
+    lines = []
+    for k, instruction in enumerate(kernel.instructions):
+        if instruction.name == "load":
+            found = element_of(instruction.argument, instruction.shift)
+        else:
+            found = _computed(kernel, instruction)
+        lines.append(f"    const {real} v{k} = {found};")
+    for store in kernel.stores:
+        lines.append(f"    {element_of(store.argument, 0)} = {_spelled(kernel, store.value)};")
+    columns = COLUMNS + len(blocks)
+    return _TENSORS.format(name=name, columns=columns, numbers=max(numbers, 1), body="\n".join(lines))

@@ -113,7 +113,25 @@ def register(op: Op) -> Op:
 def on_device(xp: Any, index: Array) -> Array:
     """Integers as an array of ``xp``. Those that are known when they are recorded come to a kernel on the host,
     whatever ``xp`` is: what depends on them alone costs no launch there, and to look at them no wait."""
-    return index if xp is np or symbolic(xp) else xp.asarray(index)
+    if xp is np or symbolic(xp):
+        return index
+    there = getattr(index, "there", None)
+    return xp.asarray(index) if there is None else there
+
+
+class Brought(np.ndarray[Any, Any]):
+    """Integers on the host that lie on a device as well: ``there``, with their running sums, ``ends``, if they are
+    counts. Views of it have neither."""
+
+    there: Any = None
+    ends: Any = None
+
+
+def brought(index: Array, there: Array, ends: Array = None) -> Brought:
+    """Integers of the host, with what was copied of them to a device."""
+    found: Brought = index.view(Brought)
+    found.there, found.ends = there, ends
+    return found
 
 
 def symbolic(xp: Any) -> bool:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import core
+from lazyflow.cuda import rows as there
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.locks import Lock
 from lazyflow.ops.base import OPS, Abstract, Array, Op, Result, Shape, register, symbolic, total
@@ -267,8 +268,17 @@ def outer_sum(xp: Any, g: Array, x: Array) -> Array:
     [5.0, 5.0]
     """
     if not isinstance(g, np.ndarray):
-        x = where_shown(xp, g, BATCH + "m", x, BATCH + "n")
+        return _matmul(xp, g.T, shown(xp, g, x))
     return without_nan(lambda g, x: _outer_sum(xp, g, x), g, x)
+
+
+def shown(xp: Any, g: Array, x: Array) -> Array:
+    """`where_shown` of two matrices of a device, in one launch where there is a kernel for it."""
+    if not (x.size and there.is_matrix(g) and there.is_matrix(x) and g.dtype == x.dtype):
+        return where_shown(xp, g, BATCH + "m", x, BATCH + "n")
+    out = xp.empty(x.shape, x.dtype)
+    there.shown(g, x, out)
+    return out
 
 
 def _outer_sum(xp: Any, g: Array, x: Array) -> Array:
@@ -553,9 +563,9 @@ def column_sums(xp: Any, rows: Array) -> Array:
     """
     if rows.dtype == HALF:  # a sum in float16 stands still at 2048 ones
         return column_sums(xp, rows.astype(np.float32)).astype(HALF)
-    if len(rows) < TALL:
+    if len(rows) < TALL or not isinstance(rows, np.ndarray):
         return rows.sum(0)
-    whole = len(rows) // TALLEST * TALLEST if isinstance(rows, np.ndarray) else 0
+    whole = len(rows) // TALLEST * TALLEST
     rest = xp.ones(len(rows) - whole, rows.dtype) @ rows[whole:]
     if not whole:
         return rest

@@ -16,6 +16,7 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
+from lazyflow.cuda import rows
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
@@ -148,8 +149,16 @@ def _by_rows(xp: Any, scores: Array, index: Array, ndim: int) -> bool:
     """Whether these are rows of scores with a class each, in the host's memory, which the compiled core knows."""
     if core.machine is None or xp is not np or ndim or scores.dtype.itemsize < 4:
         return False
-    rows = scores.ndim == 2 and index.shape == scores.shape[:1] and index.dtype == np.int64
-    return bool(rows and scores.strides[1] == scores.itemsize and index.flags.c_contiguous)
+    fits = scores.ndim == 2 and index.shape == scores.shape[:1] and index.dtype == np.int64
+    return bool(fits and scores.strides[1] == scores.itemsize and index.flags.c_contiguous)
+
+
+def _by_rows_there(xp: Any, scores: Array, index: Array, ndim: int) -> bool:
+    """The same in the memory of a device."""
+    if ndim or not _is_array(xp, scores) or not rows.is_matrix(scores) or index.shape != scores.shape[:1]:
+        return False
+    _places(np, scores, index)  # which looks whether there are such classes
+    return bool(index.dtype == np.int64 and len(index))
 
 
 def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
@@ -157,6 +166,10 @@ def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, r
         losses = np.empty(len(logits), logits.dtype) if out is None else out
         if core.machine.cross_entropy(logits, index, losses):
             return losses
+    if _by_rows_there(xp, logits, index, ndim):
+        losses = xp.empty(len(logits), logits.dtype) if out is None else out
+        rows.cross_entropy(logits, on_device(xp, index), losses)
+        return losses
     scores = wide(_repeated(xp, logits, index))
     shifted = scores - scores.max(axis=-1, keepdims=True)
     losses = xp.log(xp.exp(shifted).sum(axis=-1)) - _picked(xp, shifted, index)
@@ -170,6 +183,10 @@ def _cross_entropy_logits(
         answer = np.empty(logits.shape, logits.dtype)
         if core.machine.cross_entropy_slopes(logits, index, g, answer):
             return answer
+    if _by_rows_there(xp, logits, index, ndim) and g.shape == index.shape:
+        answer = xp.empty(logits.shape, logits.dtype)
+        rows.cross_entropy_slopes(logits, on_device(xp, index), g, answer)
+        return answer
     scores = _repeated(xp, logits, index)
     answer = _minus_one_hot(xp, _softmax(xp, scores), index)
     return _scaled(xp, answer, _spread(g, reduction, ndim, _lead(logits, ndim), more=1))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.cuda import rows as there
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     NOTHING,
@@ -445,6 +446,8 @@ def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> 
 
 def _segments(xp: Any, x: Array, counts: Array) -> Array:
     """Sums of consecutive stretches of rows, of float16 in float32."""
+    if _are_there(x):
+        return _grouped(xp, x, counts)
     counts, x = np.asarray(counts.tolist()), wide(x)
     if (counts == counts[0]).all():
         return total(x.reshape((len(counts), int(counts[0]), *x.shape[1:])), 1)
@@ -457,10 +460,39 @@ def _segments(xp: Any, x: Array, counts: Array) -> Array:
     return segment_sum(xp, np.repeat(np.arange(len(counts)), counts), x, len(counts))
 
 
+def _are_there(x: Array) -> bool:
+    """Whether a device has kernels for these rows."""
+    return not isinstance(x, np.ndarray) and bool(x.size) and there.has_rows(x.dtype) and x.flags.c_contiguous
+
+
+def _groups(xp: Any, counts: Array) -> there.Groups:
+    if (counts == counts[0]).all():
+        return there.Groups(None, int(counts[0]))
+    ends = getattr(counts, "ends", None)
+    return there.Groups(xp.cumsum(on_device(xp, counts)) if ends is None else ends)
+
+
+def _grouped(xp: Any, x: Array, counts: Array, mean: bool = False) -> Array:
+    """Sums or means of consecutive stretches of rows on a device."""
+    sums = xp.empty((len(counts), x.size // len(x)), x.dtype)
+    there.sum_groups(x.reshape(len(x), -1), _groups(xp, counts), sums, mean=mean)
+    return sums.reshape((len(counts), *x.shape[1:]))
+
+
+def _repeated_there(xp: Any, rows: Array, counts: Array, mean: bool = False) -> Array:
+    """The transpose of `_grouped`."""
+    total_ = int(counts.sum())
+    found = xp.empty((total_, rows.size // len(rows)), rows.dtype)
+    there.repeat_groups(rows.reshape(len(rows), -1), _groups(xp, counts), found, mean)
+    return found.reshape((total_, *rows.shape[1:]))
+
+
 def _repeated(xp: Any, rows: Array, counts: Array) -> Array:
     """Each row for all of its operands; of one node's row as an expression, all of them get the same."""
     if symbolic(xp):
         return rows
+    if _are_there(rows):
+        return _repeated_there(xp, rows, counts)
     if xp is np:
         return np.repeat(rows, counts, axis=0)
     return rows.take(xp.asarray(np.repeat(np.arange(len(counts)), counts)), 0)
@@ -479,6 +511,8 @@ def _sum_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
 
 
 def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
+    if _are_there(x):
+        return _grouped(xp, x, counts, mean=True)
     sums = _segments(xp, x, counts)
     return (sums / _columns(xp, counts, sums)).astype(_averaged(x.dtype), copy=False)
 
@@ -486,6 +520,8 @@ def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
 def _mean_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
     if symbolic(xp):
         return g / int(counts[0])
+    if _are_there(g):
+        return _repeated_there(xp, g, counts, mean=True)
     return _repeated(xp, g / _columns(xp, counts, g), counts)
 
 

@@ -20,8 +20,9 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
+from lazyflow.cuda import rows as there
 from lazyflow.errors import ShapeError
-from lazyflow.ops.base import Array, Shape, total
+from lazyflow.ops.base import Array, Shape, on_device, total
 
 Rounds = Sequence[tuple[Array, Array]]
 
@@ -133,6 +134,8 @@ def scatter_add_rows(
     >>> target.tolist()
     [2.0, 0.0, 5.0]
     """
+    if _add_there(target, index, rows, bring):
+        return
     index = devices.to_host(index)
     if (rows.dtype == np.float16 or len(index) > MOST) and not is_distinct(index):
         merged = RowSparse.coalesce(xp, index, rows, target.shape)
@@ -150,6 +153,21 @@ def scatter_add_rows(
         _add_elements(target, index, rows)
     else:
         add_rounds(target, _on(xp, scatter_rounds(index)), rows)
+
+
+def _add_there(target: Array, index: Array, rows: Array, bring: Callable[[Array], Array] | None) -> bool:
+    """Whether rows of a device could be added, by one launch. Additions are atomic."""
+    if isinstance(target, np.ndarray) or rows.dtype != target.dtype or not rows.size:
+        return False
+    if target.ndim != 2:
+        target = target.reshape(len(target), -1) if target.flags.c_contiguous else target
+    flat = rows.reshape(len(rows), -1)
+    if not (there.is_matrix(target) and there.is_matrix(flat)):
+        return False
+    at = index if devices.is_on_gpu(index) else bring(index) if bring else on_device(devices.module(target), index)
+    scale = target.strides[0] // target.itemsize
+    there.add_rows(target, flat, [there.Part(at.astype(np.int64, copy=False), scale, 0, 0, flat.shape[1])])
+    return True
 
 
 def _has_rows(rows: Array) -> bool:
@@ -234,6 +252,8 @@ class RowSparse:
             rows = values.reshape(len(values), -1)
             core.machine.sum_groups(merged.reshape(len(unique), -1), rows, positions, np.append(starts, len(positions)))
             return cls(unique, merged, shape)
+        if xp is not np and len(unique) and there.has_rows(values.dtype):
+            return cls._coalesced_there(xp, positions, starts, unique, values, shape)
         merged = xp.ascontiguousarray(rows_at(values, xp.asarray(positions[starts])))
         repeats = len(positions) - len(unique)
         if repeats and xp is np and repeats * values[:1].size <= FEW:
@@ -245,6 +265,19 @@ class RowSparse:
             rounds = _rounds(positions, starts + 1, counts - 1, np.arange(len(unique)))
             add_rounds(merged, _on(xp, rounds), values)
         return cls(xp.asarray(unique), merged, shape)
+
+    @classmethod
+    def _coalesced_there(
+        cls, xp: Any, positions: Array, starts: Array, unique: Array, values: Array, shape: Shape
+    ) -> RowSparse:
+        """The same on a device: one copy to it, and one launch."""
+        n, ends = len(unique), np.append(starts[1:], len(positions))
+        whole = xp.asarray(np.concatenate([unique, ends, positions]).astype(np.int64, copy=False))
+        rows = values.reshape(len(values), -1)
+        rows = rows if there.is_matrix(rows) else xp.ascontiguousarray(rows)
+        merged = xp.empty((n, rows.shape[1]), values.dtype)
+        there.sum_groups(rows, there.Groups(whole[n : 2 * n]), merged, whole[2 * n :])
+        return cls(whole[:n], merged.reshape((n, *values.shape[1:])), shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lazyflow import core, fibers, settings
-from lazyflow.device import copied, device_of, module, to_device, where
+from lazyflow.device import copied, device_of, is_on_gpu, module, to_device, where
 from lazyflow.errors import TornError
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.optim import rule
+from lazyflow.optim import rule, together
 from lazyflow.optim.options import check_known, check_values, plain
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
 from lazyflow.threads import kernel_threads
@@ -198,7 +198,7 @@ class Optimizer:
             self._kept_for(index, array_of(parameter), options)
         self._torn = True
         with kernel_threads(settings.current().threads):
-            for index, parameter, gradient, options in updates:
+            for index, parameter, gradient, options in self._not_together(updates):
                 self._update(index, parameter, gradient, options)
         self._torn = False
 
@@ -278,6 +278,36 @@ class Optimizer:
             else:
                 self._dense(array, gradient.to_dense(), kept, options)
         parameter.touch()
+
+    def _not_together(self, updates: Sequence[tuple[int, Trainable, Any, Options]]) -> list[Any]:
+        """Make those updates of arrays of a device that one launch can make together, and return the others."""
+        if not self._has_formulas or not self.elementwise:
+            return list(updates)
+        rest, groups = [], dict[Any, list[tuple[Trainable, together.Update]]]()
+        for index, parameter, gradient, options in updates:
+            array, kept = array_of(parameter), self.kept[index]
+            sparse = isinstance(gradient, RowSparse) and bool(options["sparse"])
+            if not is_on_gpu(array):
+                rest.append((index, parameter, gradient, options))
+                continue
+            values = gradient.values if sparse else gradient.to_dense() if isinstance(gradient, RowSparse) else gradient
+            arrays = {"parameter": array, **kept.slots, "gradient": values}
+            if not together.is_possible(list(arrays.values())):
+                rest.append((index, parameter, gradient, options))
+                continue
+            kept.step += 1
+            assignments, numbers = self._rule(options, kept.step)
+            key = kept.device, array.dtype, tuple(arrays), tuple(assignments), tuple(numbers)
+            update = together.Update(arrays, numbers, gradient.indices if sparse else None)
+            groups.setdefault(key, []).append((parameter, update))
+        for (_, _, _, assignments, _), members in groups.items():
+            for parameter, _ in members:
+                parameter.touch()  # and once more afterwards: see `_update`
+            with where(members[0][1].arrays["parameter"]):
+                together.run(assignments, [update for _, update in members])
+            for parameter, _ in members:
+                parameter.touch()
+        return rest
 
     # From one parameter to blocks.
 

@@ -41,7 +41,7 @@ def run(
     >>> x
     array([0.5, 1.5])
     """
-    kernel = _kernel(tuple(rule), tuple(arrays), tuple(numbers), arrays["gradient"].dtype, 0)
+    kernel = kernel_of(tuple(rule), tuple(arrays), tuple(numbers), arrays["gradient"].dtype, 0)
     flat = _flattened(list(arrays.values()))
     if flat is None:
         _by_calls(kernel, arrays, list(numbers.values()), scratch)
@@ -64,7 +64,7 @@ def run_on_rows(
     width = int(np.prod(gradient.shape[1:]))
     if not width:
         return True
-    kernel = _kernel(tuple(rule), (*arrays, "gradient"), tuple(numbers), gradient.dtype, width)
+    kernel = kernel_of(tuple(rule), (*arrays, "gradient"), tuple(numbers), gradient.dtype, width)
     starts = where.astype(np.int64) * width
     buffers = [given for a in arrays.values() for given in (a.reshape(-1), starts)]
     rows = gradient.reshape(len(where), width)
@@ -85,7 +85,7 @@ def _flattened(arrays: list[Array]) -> list[Array] | None:
 
 
 @cache
-def _kernel(
+def kernel_of(
     rule: Assignments, names: tuple[str, ...], numbers: tuple[str, ...], dtype: np.dtype[Any], width: int
 ) -> Kernel:
     """A rule as a kernel, of elements, or of rows of some width in a buffer, whose gradient lies by itself."""
