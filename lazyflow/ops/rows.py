@@ -113,7 +113,7 @@ def _swapaxes(op: Op, operands: Sequence[Shape], result: Shape, static: Static) 
 
 def _getitem(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     key, ndim = static["key"], static["ndim"]
-    whole = key[0] == ("slice", 0, operands[0][0], 1)
+    whole = ndim > 0 and key[0] == ("slice", 0, operands[0][0], 1)
     return _every(op, operands, key=key[1:], ndim=ndim - 1) if whole else None
 
 
