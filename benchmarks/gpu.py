@@ -29,7 +29,8 @@ from benchmarks.harness import Stopwatch
 from lazyflow import device as devices
 from lazyflow import engine
 from lazyflow.graph import collect
-from lazyflow.plan import Plan, Rows
+from lazyflow.plan import Launch, Plan, Rows, reads_of
+from lazyflow.tape import Signature
 
 DEVICE = "cuda:0"
 MODELS = {"tree_lstm": (300, 150), "tagger": (100, 50), "language_model": (256, 256)}  # embedding and hidden size
@@ -254,16 +255,25 @@ def levels(plan: Plan) -> list[dict[str, int]]:
         depth[node] = 1 + depth[graph.base[low:high]].max(initial=-1)
     found: dict[int, dict[str, int]] = {}
     for launch in plan.launches:
-        row = found.setdefault(int(depth[launch.nodes[0]]), {"launches": 0, "nodes": 0, "bytes": 0})
-        row["launches"] += 1
-        row["nodes"] += len(launch.nodes)
-        row["bytes"] += _nbytes(launch)
+        reads = reads_of(plan, launch)
+        for nodes in _ranges(launch):
+            row = found.setdefault(int(depth[nodes[0]]), {"launches": 0, "nodes": 0, "bytes": 0})
+            row["launches"] += 1
+            row["nodes"] += len(nodes)
+            row["bytes"] += _nbytes(launch.signature, reads, len(nodes))
     return [found[level] for level in sorted(found)]
 
 
-def _nbytes(launch: Any) -> int:
-    signature, count = launch.signature, len(launch.nodes)
-    kinds = [(o, r) for o, r in zip(signature.operands, launch.reads, strict=True) if o.kind != "int"]
+def _ranges(launch: Launch) -> list[Any]:
+    """The nodes of each launch of a series of calls."""
+    if launch.calls is None:
+        return [launch.nodes]
+    _, edges = launch.calls
+    return [launch.nodes[low:high] for low, high in pairwise((edges - edges[0]).tolist()) if low < high]
+
+
+def _nbytes(signature: Signature, reads: Sequence[Any], count: int) -> int:
+    kinds = [(o, r) for o, r in zip(signature.operands, reads, strict=True) if o.kind != "int"]
     read = sum(_elements(o, r, count) * o.dtype.itemsize for o, r in kinds)
     return int(read + count * max(signature.type.size, 1) * signature.type.dtype.itemsize)
 
