@@ -656,12 +656,28 @@ def cell(function: Function) -> Function:
         return types.MethodType(_decorated(function.__func__, True), function.__self__)  # type: ignore[return-value]
     if isinstance(function, staticmethod | classmethod):
         return type(function)(cell(function.__func__))
+    if _is_own(function):
+        return _decorated(_calling(function), False)  # type: ignore[return-value]
     if not inspect.isfunction(function):
         raise TypeError(
             f"lf.cell decorates a function or a method, got a {type(function).__name__}; decorate a function that "
             "calls it, as in lf.cell(lambda x: model(x)), or its method"
         )
     return _decorated(function, _is_method(function))  # type: ignore[return-value]
+
+
+def _is_own(function: Any) -> bool:
+    """Whether it is a compiled function of this package, which sees nothing of a user's."""
+    name = str(getattr(function, "__module__", None))
+    return not inspect.isfunction(function) and inspect.isroutine(function) and name.split(".")[0] == "lazyflow"
+
+
+def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
 
 
 def _decorated(function: Callable[..., Any], method: bool) -> Callable[..., Any]:

@@ -1029,3 +1029,15 @@ def test_kept_gradients_of_equal_calls():
     pairs[0][1].retain_grad()
     lf.sum([lf.sum(a * b) for a, b in pairs]).backward()
     np.testing.assert_allclose(pairs[0][1].grad, np.tanh(1.0))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [(lf.affine, [(3, 2), (3,), (2,)]), (lf.tanh, [(2,)]), (lf.softmax, [(4,)]), (lf.matmul, [(2, 3), (3,)])],
+)
+def test_a_function_of_the_package_is_a_cell_as_it_is(function, arguments):
+    rng = np.random.default_rng(5)
+    given = [lf.constant(rng.normal(size=shape)) for shape in arguments]
+    cell = lf.cell(function)
+    for _ in range(2):
+        np.testing.assert_array_equal(cell(*given).numpy(), function(*given).numpy())
