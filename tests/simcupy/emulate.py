@@ -22,6 +22,7 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -135,8 +136,7 @@ def compiled(source: str) -> Library:
     text, headers = translated(source), prepared()
     path = headers.parent / f"{_stamp(text)}.so"
     if not path.exists():
-        fresh = headers.parent / f"{path.stem}.{os.getpid()}"
-        code = fresh.with_suffix(".cpp")
+        code = headers.parent / f"{path.stem}.{_mine()}.cpp"
         code.write_text(text.replace(str(HEADER), str(headers)))
         _compile([str(code)], path)
         code.unlink()
@@ -162,19 +162,24 @@ def folder() -> Path:
     return Path(tempfile.gettempdir()) / f"simcupy-{os.getuid()}" / stamp
 
 
+def _mine() -> str:
+    """The end of a file that no other process or thread writes."""
+    return f"{os.getpid()}-{threading.get_ident()}"
+
+
 def _stamp(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _write(path: Path, text: str) -> None:
-    """Processes that write the same do not see half of it."""
-    fresh = path.with_suffix(f".{os.getpid()}")
+    """Who writes the same does not see half of it."""
+    fresh = path.with_suffix(f".{_mine()}.new")
     fresh.write_text(text)
     os.replace(fresh, path)
 
 
 def _compile(given: Sequence[str], path: Path) -> None:
-    made = path.with_suffix(f".{os.getpid()}")
+    made = path.with_suffix(f".{_mine()}.new")
     done = subprocess.run(["g++", *FLAGS, *given, "-o", str(made)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise CompileError(done.stderr)
