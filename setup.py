@@ -38,24 +38,25 @@ def module(name: str) -> Extension:
     return Extension(name, [f"{path}.py"], depends=glob("lazyflow/*.pxd"), extra_compile_args=PLAIN)
 
 
+# The longest first, so that no core waits for one at the end.
 EXTENSIONS = [
+    module("lazyflow.expr"),
     extension("machine", "machine.pyx", "c/machine.c", "c/products.c", "c/threads.c"),
-    extension("columns", "columns.pyx", flags=PLAIN),
-    extension("guards", "guards.pyx"),
     extension("passes", "passes.pyx"),
     module("lazyflow.tape"),
-    module("lazyflow.expr"),
-    module("lazyflow.templates"),
-    module("lazyflow.ways"),
-    module("lazyflow.arena"),
+    extension("columns", "columns.pyx", flags=PLAIN),
     module("lazyflow.launch"),
+    module("lazyflow.templates"),
     module("lazyflow.execute"),
+    module("lazyflow.arena"),
+    module("lazyflow.ways"),
     module("lazyflow.recorded"),
+    extension("guards", "guards.pyx"),
 ]
 # Annotations are for people and for mypy; what Cython is to know stands in the .pxd files.
-EXTENSIONS = cythonize(EXTENSIONS, compiler_directives={"language_level": 3, "annotation_typing": False})
+# Two at a time, as below: most of an install is this.
+EXTENSIONS = cythonize(EXTENSIONS, nthreads=2, compiler_directives={"language_level": 3, "annotation_typing": False})
 for one in EXTENSIONS:
     one.optional = True  # which Cython does not take over from what it is given
 
-# Two at a time: most of an install is this.
 setup(ext_modules=EXTENSIONS, options={"build_ext": {"parallel": 2}})
