@@ -119,8 +119,8 @@ def file(folder: Path, part: str) -> Path:
 def compare(model: TreeLSTM, optimizer: optim.Optimizer, trees: Sequence[data.Tree], batch: int, batching: str) -> None:
     """Print what batching gains in training and in inference, beside one operation at a time."""
     modes = ("none", batching)
-    print(f"\n{lf.compare(model.loss, trees, batch, modes, optimizer=optimizer, seconds=0.25)}")
-    print(f"\n{lf.compare(model.scores, trees, batch, modes, train=False, seconds=0.25)}")
+    print(f"\n{lf.compare(model.loss, trees, batch, modes, optimizer=optimizer, seconds=0.15)}")
+    print(f"\n{lf.compare(model.scores, trees, batch, modes, train=False, seconds=0.15)}")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
