@@ -126,10 +126,11 @@ _ZERO_OF_ZERO = frozenset(
 def _keeps_zeros(run: Run) -> bool:
     """Whether no infinity comes into what a cell hands on of a result that is not reached, so that nobody has to look:
     on a device that would be a wait. Parameters are taken to be finite there (`lazyflow.ops.linalg.where_shown`)."""
+    if run.device == "cpu":
+        return False
     steps = [(calls, step) for calls in run.calls for stage in calls.stages.steps for step in stage]
     own = [calls.nodes[step.node].signature for calls, step in steps if isinstance(step, Call)]
-    known = all(s is not None and (s.op.formula or s.op.name in _ZERO_OF_ZERO) for s in own)
-    return run.device != "cpu" and known
+    return all(s is not None and (s.op.formula or s.op.name in _ZERO_OF_ZERO) for s in own)
 
 
 def _is_uneven(signature: Signature) -> bool:
