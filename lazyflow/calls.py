@@ -180,12 +180,16 @@ class Calls:
             return
         line = self.prepared.get(stage)
         if line is None:
-            line = self.prepared[stage] = core.machine.Line() if self.stages.by_core[stage] else Line(self.xp)
+            line = self._new_line(stage)
             for segment in segments:
                 line.segment(segment.rows)
                 for step in segment.steps:
                     self._prepare(line, step, segment)
+            self.prepared[stage] = line  # now that it is whole
         line(edges, self.whole, False, self)
+
+    def _new_line(self, stage: int) -> Any:
+        return core.machine.Line() if self.stages.by_core[stage] else Line(self.xp)
 
     def _run_shared(self) -> None:
         for i in self.stages.shared:
@@ -558,10 +562,11 @@ class Calls:
             return
         line = self.back.get(stage)
         if line is None:
-            line = self.back[stage] = core.machine.Line() if self.stages.by_core[stage] else Line(self.xp)
+            line = self._new_line(stage)
             for segment in reversed(segments):
                 line.segment(segment.rows)
                 self._prepare_back(line, segment)
+            self.back[stage] = line
         if not self.scattered:
             line(edges, True, True, self)
             return
