@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
-
 from benchmarks.decisions.base import LEARNING_RATE, Array, Numbered
-from benchmarks.peers.dynet_configured import dy, plain
+from benchmarks.peers.dynet_configured import dy, lstm, plain
 
 
 class DyNet:
@@ -31,14 +29,8 @@ class DyNet:
         self.trainer = plain(dy.SimpleSGDTrainer(self.model, learning_rate=LEARNING_RATE))
 
     def builder(self, weights: Mapping[str, Array], name: str) -> Any:
-        """DyNet's gates are in the order i, f, o, g, and it adds one to the forget gate's input."""
         w, u, b, c = (weights[f"lstm.{part}_{name}"] for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-        parts = [np.split(array, 4) for array in (w, u, b + c)]
-        parts[2][1] = parts[2][1] - 1
-        builder = dy.CompactVanillaLSTMBuilder(1, w.shape[1], u.shape[1], self.model)
-        for parameter, gates in zip(builder.get_parameters()[0], parts, strict=True):
-            parameter.set_value(np.concatenate([gates[k] for k in (0, 1, 3, 2)]))
-        return builder
+        return lstm(self.model, w, u, b + c)
 
     def begin(self) -> None:
         dy.renew_cg()
