@@ -7,7 +7,7 @@ import lazyflow as lf
 from lazyflow import device, passes
 from lazyflow.engine import reduced
 from lazyflow.graph import collect
-from lazyflow.joined import family_of, with_joined_rows
+from lazyflow.joined import MOST_NODES, family_of, with_joined_rows
 from lazyflow.ops.base import OPS
 from lazyflow.ops.rows import RULES
 from lazyflow.plan import make, scheduled
@@ -340,6 +340,12 @@ def launches(values):
     return {g.signature: g.launches for g in lf.explain(lf.sum([lf.sum(x) for x in values]), groups=100).groups}
 
 
+def launches_of(values, prefix):
+    """Of each signature whose name begins so how many launches a forward has."""
+    groups = lf.explain(lf.sum([lf.sum(x) for x in values]), groups=100).groups
+    return [g.launches for g in groups if g.signature.startswith(prefix)]
+
+
 def test_lengths_share_launches():
     model, examples = Model(1), examples_of(5, (2, 3, 1, 4, 7))
     values, _ = losses_of(model, examples, ["affine", "softmax", "normed", "vector", "columns", "concatenated"])
@@ -359,6 +365,28 @@ def test_what_works_along_the_length_is_taken_one_by_one():
     names = sorted(name.split("(")[0].removeprefix("each of ") for name in looped)
     assert names == ["matmul", "softmax", "sum", "transpose"]
     assert sum(looped.values()) == 5, "two products that depend on each other are two launches"
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("lengths", [(2, 3), (2, 3, 4) * (MOST_NODES + 1)])
+def test_what_batches_well_is_not_taken_one_by_one(lengths):
+    """Two kinds are two launches either way, and many nodes of a kind are faster as a batch."""
+    model, examples = Model(1), examples_of(5, lengths)
+    values, _ = losses_of(model, examples, ["attention"])
+    assert not launches_of(values, "each of softmax")
+
+
+def test_elements_of_vectors_are_no_rows():
+    """A vector is not a batch of numbers, unless these are what is left of rows."""
+    arrays = [np.random.default_rng(n).normal(size=(n, 2)) for n in (2, 3, 4)]
+    assert not launches_of([lf.tanh(lf.constant(a[:, 0])) for a in arrays], "rows of")
+    assert launches_of([lf.tanh(lf.sum(lf.constant(a), axis=1)) for a in arrays], "rows of tanh") == [1]
+
+
+def test_constants_that_are_walked_are_one_launch():
+    arrays = [np.random.default_rng(n).normal(size=(n, 2)) for n in (2, 3, 4)]
+    values = [lf.tanh(lf.constant(a)) for a in arrays]
+    assert launches_of(values, "rows of constant") == [1] and not launches_of(values, "constant")
 
 
 def test_a_plan_that_is_kept_is_not_that_of_other_shapes():
@@ -397,6 +425,10 @@ def test_products_with_two_weights_of_one_shape():
     values = [(lf.constant(a) @ W.T) @ V.T for a in arrays]
     groups = lf.explain(lf.sum([lf.sum(y) for y in values]), groups=100).groups
     assert [g.launches for g in groups if g.signature.startswith("rows of matmul")] == [1, 1]
+    level = [lf.constant(a) @ weight.T for a in arrays for weight in (W, V)]
+    assert launches_of(level, "rows of matmul") == [1, 1], "in no launch two weights"
+    alone = [lf.constant(a) @ lf.constant(b) for a, b in zip(arrays, own, strict=True)]
+    assert not launches_of(alone, "rows of matmul")
 
 
 @pytest.mark.skipif(passes.chains is None, reason="chains are the compiled core's")
@@ -410,60 +442,68 @@ def test_rows_are_chained():
 
 # Operations by rows, with values of one example for each.
 CASES = {
-    "sum": lambda x: lf.sum(x, axis=1),
-    "mean": lambda x: lf.mean(x, axis=-1, keepdims=True),
-    "prod": lambda x: lf.prod(x, axis=1),
-    "max": lambda x: lf.max(x, axis=1),
-    "min": lambda x: lf.min(x, axis=1),
-    "any": lambda x: lf.any(x > 0, axis=1),
-    "all": lambda x: lf.all(x > 0, axis=1),
-    "argmax": lambda x: lf.argmax(x, axis=1),
-    "argmin": lambda x: lf.argmin(x, axis=1),
-    "var": lambda x: lf.var(x, axis=1),
-    "std": lambda x: lf.std(x, axis=1),
-    "norm": lambda x: lf.norm(x, axis=1),
-    "logsumexp": lambda x: lf.logsumexp(x, axis=1),
-    "softmax": lambda x: lf.softmax(x, axis=1),
-    "log_softmax": lambda x: lf.log_softmax(x, axis=1),
-    "sparsemax": lambda x: lf.sparsemax(x, axis=1),
-    "flip": lambda x: lf.flip(x, axis=1),
-    "matmul": lambda x: x @ lf.constant(M),
-    "dot": lambda x: x @ lf.constant(M[0]),
-    "einsum": lambda x: lf.einsum("ij,kj->ik", x, lf.constant(M)),
-    "take": lambda x: lf.take(x, np.array([2, 0, 2]), axis=1),
-    "pick": lambda x: lf.pick(x, 2, axis=1),
-    "astype": lambda x: x.astype("float32"),
-    "one_hot": lambda x: lf.one_hot(lf.argmax(x, axis=1), 3),
-    "broadcast_to": lambda x: lf.broadcast_to(lf.sum(x, axis=1, keepdims=True), (x.shape[0], 4)),
-    "concatenate": lambda x: lf.concatenate([x, x[:, :1]], axis=1),
-    "concatenate_same": lambda x: lf.concatenate([x, x * 2, x], axis=-1),
-    "getitem": lambda x: x[:, 1:],
-    "pad": lambda x: lf.pad(x, ((0, 0), (1, 2))),
-    "swapaxes": lambda x: lf.swapaxes(x.reshape(x.shape[0], 1, 3) * 2, 1, 2),
-    "transpose": lambda x: lf.transpose(x.reshape(x.shape[0], 1, 3) * 2, (0, 2, 1)),
-    "affine": lambda x: lf.affine(lf.constant(M), lf.constant(M[0]), x),
-    "nll": lambda x: lf.nn.functional.nll_loss(x, np.arange(x.shape[0]) % 3, reduction="none"),
-    "cross_entropy": lambda x: lf.nn.functional.cross_entropy(x, np.arange(x.shape[0]) % 3, reduction="none"),
+    "sum": lambda x, m: lf.sum(x, axis=1),
+    "mean": lambda x, m: lf.mean(x, axis=-1, keepdims=True),
+    "prod": lambda x, m: lf.prod(x, axis=1),
+    "max": lambda x, m: lf.max(x, axis=1),
+    "min": lambda x, m: lf.min(x, axis=1),
+    "any": lambda x, m: lf.any(x > 0, axis=1),
+    "all": lambda x, m: lf.all(x > 0, axis=1),
+    "argmax": lambda x, m: lf.argmax(x, axis=1),
+    "argmin": lambda x, m: lf.argmin(x, axis=1),
+    "var": lambda x, m: lf.var(x, axis=1),
+    "std": lambda x, m: lf.std(x, axis=1),
+    "norm": lambda x, m: lf.norm(x, axis=1),
+    "logsumexp": lambda x, m: lf.logsumexp(x, axis=1),
+    "softmax": lambda x, m: lf.softmax(x, axis=1),
+    "log_softmax": lambda x, m: lf.log_softmax(x, axis=1),
+    "sparsemax": lambda x, m: lf.sparsemax(x, axis=1),
+    "flip": lambda x, m: lf.flip(x, axis=1),
+    "matmul": lambda x, m: x @ m,
+    "dot": lambda x, m: x @ m[0],
+    "einsum": lambda x, m: lf.einsum("ij,kj->ik", x, m),
+    "take": lambda x, m: lf.take(x, np.array([2, 0, 2]), axis=1),
+    "pick": lambda x, m: lf.pick(x, 2, axis=1),
+    "astype": lambda x, m: x.astype("float32"),
+    "one_hot": lambda x, m: lf.one_hot(lf.argmax(x, axis=1), 3),
+    "broadcast_to": lambda x, m: lf.broadcast_to(lf.sum(x, axis=1, keepdims=True), (x.shape[0], 4)),
+    "concatenate": lambda x, m: lf.concatenate([x, x[:, :1]], axis=1),
+    "concatenate_same": lambda x, m: lf.concatenate([x, x * 2, x], axis=-1),
+    "getitem": lambda x, m: x[:, 1:],
+    "pad": lambda x, m: lf.pad(x, ((0, 0), (1, 2))),
+    "swapaxes": lambda x, m: lf.swapaxes(x.reshape(x.shape[0], 1, 3) * 2, 1, 2),
+    "transpose": lambda x, m: lf.transpose(x.reshape(x.shape[0], 1, 3) * 2, (0, 2, 1)),
+    "affine": lambda x, m: lf.affine(m, m[0], x),
+    "nll": lambda x, m: lf.nn.functional.nll_loss(x, np.arange(x.shape[0]) % 3, reduction="none"),
+    "cross_entropy": lambda x, m: lf.nn.functional.cross_entropy(x, np.arange(x.shape[0]) % 3, reduction="none"),
 }
 M = np.random.default_rng(8).normal(size=(3, 3))
+
+
+# Operations that are others by rows.
+OTHERS = {"dot": "matmul", "concatenate_same": "concatenate"}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_operations(name):
     """Each by rows, with its gradient, as by itself."""
     arrays = [np.random.default_rng(n).normal(size=(n, 3)) for n in (1, 4, 2, 3, 1, 2)]
-    table = lf.Parameter(np.concatenate(arrays))
+    table, m = lf.Parameter(np.concatenate(arrays)), lf.constant(M)
     rows = np.split(np.arange(len(table.numpy())), np.cumsum([len(a) for a in arrays])[:-1])
+
+    def recorded():
+        return [CASES[name](lf.embedding(table, r) * 1.5, m) for r in rows]
 
     def run(batching):
         table.grad = None
         with lf.using(batching=batching):
-            found = [CASES[name](lf.embedding(table, r) * 1.5) for r in rows]
+            found = recorded()
             loss = lf.sum([lf.sum(lf.square(x.astype("float64")) + lf.tanh(x.astype("float64"))) for x in found])
             if found[0].requires_grad:
                 loss.backward()
             return [x.numpy() for x in found], None if table.grad is None else table.grad.to_dense()
 
+    assert launches_of(recorded(), f"rows of {OTHERS.get(name, name)}(") == [1]
     (found, slopes), (expected, right) = run("phases"), run("none")
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
