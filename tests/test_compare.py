@@ -2,6 +2,7 @@
 
 import builtins
 import functools
+import itertools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from lazyflow import nn, optim
 from lazyflow.__main__ import main
 from lazyflow.compared import HEADER
 from lazyflow.device import to_host
+from lazyflow.profile import Profile
 from tests.interrupts import bytecodes, interrupted
 
 QUICK = {"seconds": 0, "progress": False}
@@ -90,6 +92,27 @@ def test_rows_are_what_was_asked_for(model, train):
         assert (row.gradients_differ is None) == (not train)
 
 
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock that goes on by a second whenever it is asked."""
+    clock = itertools.count().__next__
+    monkeypatch.setattr(sys.modules["lazyflow.compare"], "Profile", lambda: Profile(clock))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_parts_of_a_round_are_all_of_it(model, ticking, train):
+    found = lf.compare(model.loss, SENTENCES[2:3] * 4, batch=(2, 4), modes=("none", "depth"), train=train, **QUICK)
+    for row in found.rows:
+        assert len({*row.rounds}) == 1, "rounds of equal steps"
+        assert sum(row.ms.values()) == pytest.approx(1e3 / row.examples_per_s, rel=1e-12)
+
+
+def test_a_round_is_all_of_its_steps():
+    steps = [{"record": 1.0, "forward": 2.0}, {"record": 3.0}]
+    found = sys.modules["lazyflow.compare"]._Round.of(steps, 4)
+    assert found.per_s == pytest.approx(4 / 6) and found.ms == {"record": 1000.0, "forward": 500.0}
+
+
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("mode", ["none", "depth", "agenda", "levels", "frontier", "phases"])
 def test_values_are_those_of_one_example_at_a_time(model, mode, train):
@@ -116,6 +139,9 @@ def test_losses_that_decide_are_batched_between_their_questions(train):
     assert max(r.examples for r in seen.seen) == 8, "all of a minibatch ask together"
     assert {r.examples for r in seen.seen} >= {1, 8}
     assert w.grad is None
+    with lf.rounds() as seen:
+        lf.compare(loss_of, examples, batch=8, modes="none", train=train, **QUICK)
+    assert not seen.seen, "unbatched they ask one after another, in no rounds"
 
 
 def test_gradients_are_compared_by_parameter():
