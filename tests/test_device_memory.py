@@ -1,5 +1,6 @@
 """Memory that runs out on a device: CuPy's error comes through as it is, and nothing is lost or half-done behind it."""
 
+import contextlib
 import sys
 
 import numpy as np
@@ -46,9 +47,21 @@ def fresh():
 
 
 def stepped(net, optimizer, words):
+    for _ in parts_of_a_step(net, optimizer, words):
+        pass
+
+
+def parts_of_a_step(net, optimizer, words):
+    """A training step, which is gone on with for each of its parts; the part is named before it is done."""
     optimizer.zero_grad()
-    net(words).backward()
+    loss = net(words)
+    yield "forward"
+    loss.forward()
+    yield "backward"
+    loss.backward()
+    yield "clip"
     lf.optim.clip_grad_norm(net.parameters(), 0.5)
+    yield "update"
     optimizer.step()
 
 
@@ -76,12 +89,14 @@ def failures(allocations, program, least=1, by=1):
     assert least <= most < STEPS - by
 
 
-def test_a_training_step(allocations):
+@pytest.mark.parametrize("part", ["forward", "backward", "clip", "update"])
+def test_a_training_step(allocations, part):
+    """Memory runs out from this part on, in it and behind it."""
     with lf.using(device=CUDA):
         net, optimizer = fresh()
         for words in ([0, 1, 2], [3, 1, 1]):
             stepped(net, optimizer, words)
-        expected = state_of(net)
+        expected, torn = state_of(net), set()
         for most in range(0, STEPS, 23):
             net, optimizer = fresh()
             stepped(net, optimizer, [0, 1, 2])
@@ -90,9 +105,12 @@ def test_a_training_step(allocations):
                 k: {n: v if n == "step" else v.copy() for n, v in s.items()} for k, s in moments["state"].items()
             }
             try:
-                with allocations(most):
-                    stepped(net, optimizer, [3, 1, 1])
+                with contextlib.ExitStack() as limits:
+                    for now in parts_of_a_step(net, optimizer, [3, 1, 1]):
+                        if now == part:
+                            limits.enter_context(allocations(most))
             except MemoryError:
+                torn.add(now)
                 try:
                     optimizer.state_dict()
                 except lf.errors.TornError:  # it says so, and goes on from what was saved
@@ -106,7 +124,7 @@ def test_a_training_step(allocations):
                 assert_same(state_of(net), expected)
             else:
                 break
-        assert 50 < most < STEPS - 23
+        assert part in torn and most < STEPS - 23
 
 
 def test_the_first_step_of_an_optimizer(allocations):
