@@ -45,10 +45,17 @@ def test_a_part_of_what_is_there_runs_nothing(part, source):
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
-def test_its_gradient_is_that_of_any_other():
+@pytest.fixture
+def doubled():
+    """A parameter, and twice of it, which is computed."""
     w = lf.Parameter(VALUES)
     x = w * 2.0
     x.numpy()
+    return w, x
+
+
+def test_its_gradient_is_that_of_any_other(doubled):
+    w, x = doubled
     part = x[1][2]
     assert part.item() == 12.0
     (part * part).backward()
@@ -57,10 +64,8 @@ def test_its_gradient_is_that_of_any_other():
     np.testing.assert_array_equal(devices.to_host(w.grad), gradient)
 
 
-def test_a_part_of_what_is_stale_is_that_of_now():
-    w = lf.Parameter(VALUES)
-    x = w * 2.0
-    x.numpy()
+def test_a_part_of_what_is_stale_is_that_of_now(doubled):
+    w, x = doubled
     before = x[0][1]
     assert before.item() == 2.0
     w.assign(VALUES + 1)
