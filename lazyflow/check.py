@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from lazyflow.execute import Run, parameters_of
 from lazyflow.expr import Expr
 from lazyflow.launch import readers_of
 from lazyflow.plan import Launch, reads_of
-from lazyflow.tape import CONSTANT, KNOWN, Operand
+from lazyflow.tape import CONSTANT, KNOWN
 
 
 def check_finite(run: Run, roots: Sequence[Expr]) -> None:
@@ -27,54 +27,87 @@ def check_finite(run: Run, roots: Sequence[Expr]) -> None:
         raise NonFiniteError(_blame(run))
 
 
+class _Found(NamedTuple):
+    """A node of a launch, by its position, that is not finite though all it was made of is; and its value, or a row."""
+
+    position: int
+    value: Any
+
+
 def _blame(run: Run) -> str:
     for launch in run.plan.launches:
         launch = launch._replace(reads=reads_of(run.plan, launch))
-        position = _first_bad(run, launch)
-        if position is not None:
+        found = _first_bad(run, launch)
+        if found is not None:
             if launch.signature.op is KNOWN:
                 graph = run.plan.graph
-                return _blame(graph.known_run[graph.place_of_known[int(launch.nodes[position])]])
-            return _message(run, launch, position)
+                return _blame(graph.known_run[graph.place_of_known[int(launch.nodes[found.position])]])
+            return _message(run, launch, found)
     for parameter in parameters_of(run.plan):
         if parameter is not None and not np.isfinite(parameter.stored()).all():
             return f"{parameter!r} holds a NaN or an infinity; what was computed of it is not finite"
     return "a value that was computed before, and whose memory was freed since, is not finite"
 
 
-def _first_bad(run: Run, launch: Launch) -> int | None:
-    """The position of the first row that is not finite though all it was made of is; constants are made of nothing."""
-    kind = launch.signature.type
-    if kind.dtype.kind != "f":
+def _first_bad(run: Run, launch: Launch) -> _Found | None:
+    """The first node that is not finite though all it was made of is; constants are made of nothing."""
+    if launch.signature.type.dtype.kind != "f":
         return None
-    bad = ~_finite(run.arena.read(kind.dtype, launch.writes, kind.shape), len(launch.nodes))
+    return _first_bad_one(run, launch) if launch.forms else _first_bad_row(run, launch)
+
+
+def _first_bad_one(run: Run, launch: Launch) -> _Found | None:
+    """Of nodes that are taken one by one."""
+    *reads, writes = [np.asarray(read) for read in launch.reads]
+    for position, form in enumerate(launch.forms):
+        value = _value(run, form.type, writes[position])
+        if not np.isfinite(value).all():
+            pairs = zip(form.operands, reads, strict=True)
+            rows = [_value(run, o.type, at[position]) for o, at in pairs if o.kind == "row" and o.dtype.kind == "f"]
+            if all(np.isfinite(row).all() for row in rows):
+                return _Found(position, value)
+    return None
+
+
+def _value(run: Run, kind: Any, offset: Any) -> Any:
+    return run.value(int(offset), kind)
+
+
+def _first_bad_row(run: Run, launch: Launch) -> _Found | None:
+    """Of nodes that are a row each, or several (see `lazyflow.joined`)."""
+    kind, count = launch.signature.type, launch.writes.count
+    values = run.arena.read(kind.dtype, launch.writes, kind.shape)
+    bad = ~_finite(values, count)
     if bad.any() and launch.signature.op is not CONSTANT and not launch.signature.op.stacked:
         for operand, array in zip(
             launch.signature.operands, [r.read(run.arena) for r in readers_of(launch, False)], strict=True
         ):
             if operand.kind in ("row", "shared") and operand.dtype.kind == "f":
-                bad &= (
-                    _finite(array, len(launch.nodes))
-                    if _has_batch_axis(launch, operand, array)
-                    else np.isfinite(array).all()
-                )
-    return int(np.flatnonzero(bad)[0]) if bad.any() else None
+                batched = operand.kind == "row" and array.ndim == len(operand.shape) + 1 and len(array) == count
+                bad &= _finite(array, count) if batched else np.isfinite(array).all()
+    if not bad.any():
+        return None
+    row = int(np.flatnonzero(bad)[0])
+    return _Found(_node_of_row(run, launch, row), values.reshape(count, -1)[row])
 
 
-def _has_batch_axis(launch: Launch, operand: Operand, array: Any) -> bool:
-    return operand.kind == "row" and array.ndim == len(operand.shape) + 1 and len(array) == len(launch.nodes)
+def _node_of_row(run: Run, launch: Launch, row: int) -> int:
+    counts = run.plan.graph.counts
+    if counts is None:
+        return row
+    return int(np.searchsorted(np.cumsum(counts[launch.nodes]), row, side="right"))
 
 
 def _finite(array: Any, count: int) -> Any:
     return np.isfinite(array.reshape(count, -1)).all(axis=1)
 
 
-def _message(run: Run, launch: Launch, position: int) -> str:
+def _message(run: Run, launch: Launch, found: _Found) -> str:
     graph = run.plan.graph
-    node = launch.nodes[position : position + 1]
+    signature = launch.forms[found.position] if launch.forms else launch.signature
+    node = launch.nodes[found.position : found.position + 1]
     [(t, row)] = graph.tape_rows(graph.origin[node])
     lines = graph.tape(t).lines
-    where = lines[row] if lines is not None else f"{launch.signature.line} (where it was first recorded)"
-    value = run.arena.read(launch.signature.type.dtype, launch.writes, launch.signature.type.shape)[position]
-    what = "NaN" if np.isnan(value).any() else "an infinity"
-    return f"{launch.signature.op.name} at {where} made {what}: {launch.signature!r}"
+    where = lines[row] if lines is not None else f"{signature.line} (where it was first recorded)"
+    what = "NaN" if np.isnan(found.value).any() else "an infinity"
+    return f"{signature.op.name} at {where} made {what}: {signature!r}"

@@ -318,6 +318,35 @@ def test_only_what_is_reached_takes_part_in_backward():
     assert_close(found, expected)
 
 
+# Of which example a value is not finite, and what makes it so: in a launch of rows, and one by one.
+CULPRITS = {
+    "rows": (lambda x: lf.log(x), -1.0, "log", "NaN"),
+    "rows of a chain": (lambda x: lf.tanh(lf.log(x) * 0.5) * 2.0, -1.0, "log", "NaN"),
+    "one by one": (lambda x: x @ x.T, 1e200, "matmul", "an infinity"),
+    "behind others, one by one": (lambda x: lf.softmax(x @ x.T, axis=-1) @ x, 1e200, "matmul", "an infinity"),
+}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("lengths", [(2, 3), (1, 2, 4), (5, 3, 1, 2)], ids=str)
+@pytest.mark.parametrize("case", CULPRITS)
+def test_check_finite_names_who_made_it_in_an_earlier_run(case, lengths):
+    """The earlier run was not checked, so its values are joined."""
+    make, bad, operation, what = CULPRITS[case]
+    W = lf.Parameter(np.eye(WIDTH))
+    for culprit in range(len(lengths)):
+        inputs = [np.full((n, WIDTH), bad if i == culprit else 1.0) for i, n in enumerate(lengths)]
+        with np.errstate(all="ignore"):
+            values = [make(lf.constant(x) @ W) for x in inputs]
+            lf.forward(values)
+            with lf.using(check_finite=True), pytest.raises(lf.NonFiniteError) as caught:
+                lf.forward([lf.sum(x + 1.0) for x in values])
+        assert f"made {what}" in str(caught.value) and operation in str(caught.value)
+        if "one by one" in case:
+            n = lengths[culprit]
+            assert f"-> float64[{n}, {n}]" in str(caught.value)
+
+
 def test_nodes_of_one_length_are_left_alone():
     model, examples = Model(1), examples_of(5, (3, 3, 3))
     _, losses = losses_of(model, examples, ["affine", "vector", "tanh"])
