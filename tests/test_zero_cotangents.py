@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow import device
 from lazyflow.expr import record
 from lazyflow.ops.base import OPS
+from lazyflow.ops.linalg import without_nan
 from tests.ops.harness import draw
 from tests.ops.test_ops import CASES
 
@@ -250,3 +252,30 @@ def test_attention_that_sees_nothing(mask):
     np.testing.assert_allclose(y.numpy(), [[1.0, 2.0], [0.0, 0.0]])
     lf.sum(y).backward()
     np.testing.assert_allclose(x.grad, [[1.0, 1.0], [0.0, 0.0]])
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sum_of_products_is_that_of_its_terms(dtype):
+    """What is infinite in an operand does not hide what is infinite, or not a number, in cotangents of other rows."""
+    rng = np.random.default_rng(0)
+    values = np.array([0, 0, 1, 1, -2, 2, 3, INF, -INF, NAN], dtype)
+    with np.errstate(all="ignore"):
+        for _ in range(300):
+            rows = rng.integers(1, 7)
+            g, x = rng.choice(values, (rows, 2)), rng.choice(values, (rows, 3))
+            found = without_nan(lambda g, x: g.T @ x, g, x)
+            expected = np.where((g == 0)[:, :, None], 0, g[:, :, None] * x[:, None, :]).sum(axis=0)
+            assert found.dtype == dtype
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("batching", ["phases", "none"])
+def test_an_infinity_of_one_example_does_not_hide_nan_of_another(batching):
+    w = lf.Parameter(np.ones((1, 1)))
+    inputs = [np.array([[1.0], [2.0]]), np.array([[-INF]])]
+    cotangents = [np.array([[INF], [-INF]]), np.array([[-1.0]])]
+    with lf.using(batching=batching), np.errstate(all="ignore"):
+        products = [lf.constant(x) @ w for x in inputs]
+        lf.sum([lf.sum(y * lf.constant(g)) for y, g in zip(products, cotangents, strict=True)]).backward()
+    assert np.isnan(device.to_host(w.grad)).all()

@@ -303,15 +303,26 @@ def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) ->
     answer: Array = product(g, x)
     if not isinstance(answer, np.ndarray) or answer.dtype.kind != "f" or not has_nan(answer):
         return answer
-    finite = np.isfinite(x)
-    if finite.all():
+    if np.isfinite(x).all():
         return answer
-    answer = product(g, np.where(finite, x, 0))
-    nan = product((g != 0).astype(g.dtype), np.isnan(x).astype(x.dtype))
-    infinite = np.where(np.isinf(x), x, 0).clip(-1, 1)
-    count, sign = product((g != 0).astype(g.dtype), abs(infinite)), product(np.sign(g), infinite)
-    answer = np.where((count > 0) & (abs(sign) == count), np.copysign(np.inf, sign), answer)
-    return np.where((nan > 0) | ((count > 0) & (abs(sign) != count)), g.dtype.type(np.nan), answer)
+    return _by_kinds_of_terms(product, g, x)
+
+
+def _by_kinds_of_terms(product: Callable[[Array, Array], Array], g: Array, x: Array) -> Array:
+    """A sum of products from its finite terms, the signs of its infinite ones, and how many are not a number."""
+
+    def terms(of_g: Array, of_x: Array) -> Array:
+        return product(of_g.astype(g.dtype), of_x.astype(x.dtype))
+
+    finite_g, finite_x = np.where(np.isfinite(g), g, 0), np.where(np.isfinite(x), x, 0)
+    infinite_g, infinite_x = np.where(np.isinf(g), np.sign(g), 0), np.where(np.isinf(x), np.sign(x), 0)
+    sign_g = np.where(np.isnan(g), 0, np.sign(g))
+    sign = terms(sign_g, infinite_x) + terms(infinite_g, np.sign(finite_x))
+    count = terms(abs(sign_g), abs(infinite_x)) + terms(abs(infinite_g), finite_x != 0)
+    nan = terms(np.isnan(g), np.ones_like(x)) + terms(g != 0, np.isnan(x)) + terms(infinite_g != 0, x == 0)
+    answer = product(finite_g, finite_x)
+    answer = np.where(count > 0, answer + np.copysign(np.inf, sign), answer)
+    return np.where((nan > 0) | (abs(sign) != count), g.dtype.type(np.nan), answer)
 
 
 def where_shown(xp: Any, g: Array, letters: str, x: Array, others: str) -> Array:
