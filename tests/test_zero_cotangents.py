@@ -11,10 +11,11 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import device
+from lazyflow.backward import _ZERO_OF_ZERO
 from lazyflow.expr import record
 from lazyflow.ops.base import OPS
 from lazyflow.ops.linalg import without_nan
-from tests.ops.harness import draw
+from tests.ops.harness import draw, launch_of
 from tests.ops.test_ops import CASES
 
 INF, NAN = math.inf, math.nan
@@ -185,6 +186,48 @@ def test_every_operation_hands_zeros_on(name, value):
         seed = lf.constant(np.zeros(y.shape))
         for gradient in lf.gradients(record(case.record, given, **case.attrs), parameters, cotangent=seed):
             assert (gradient.numpy() == 0).all()
+
+
+def shown_to_keep_zeros():
+    """The cases of operations of which `lazyflow.backward` takes it for granted on a device, where to look is to wait:
+    those of formulas, and those of its list."""
+    known = [c for c in CASES if c.gradient and (c.record.formula or c.op in _ZERO_OF_ZERO)]
+    return [c for c in known if all(s.dtype not in ("float16", "float32") for s in c.operands)]
+
+
+def test_what_is_taken_to_keep_zeros_is_an_operation_with_cases():
+    assert {c.op for c in shown_to_keep_zeros()} >= _ZERO_OF_ZERO
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", shown_to_keep_zeros(), ids=lambda c: c.id)
+def test_a_call_with_a_zero_cotangent_leaves_nothing_of_infinities(case):
+    """Of three calls one has a zero cotangent, and operands that are infinite or not a number. Its own gradients are
+    zero, and those of what is shared by all are of the others alone."""
+    finite, xp = draw(case, 3), device.array_module("cuda:0")
+    for value in (INF, -INF, NAN):
+        broken = [a.copy() for a in finite]
+        for a in broken:
+            if a.dtype.kind == "f":
+                a[1] = value
+        for which in range(-1, len(finite)):  # an operand that is shared by all, a parameter, is finite; or none is
+            if case.record.stacked and which >= 0:
+                continue
+            shared = [i == which for i in range(len(finite))]
+            given = [f if s else b for f, b, s in zip(finite, broken, shared, strict=True)]
+            with device.on("cuda:0"), np.errstate(all="ignore"):
+                found, expected = (_pulled(case, arrays, xp, shared) for arrays in (given, finite))
+            for one, other in zip(found, expected, strict=True):
+                assert np.isfinite(one).all()
+                np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def _pulled(case, arrays, xp, shared):
+    launch = launch_of(case, arrays, xp, () if case.record.stacked else shared)
+    y = launch.forward()
+    g = np.random.default_rng(7).normal(size=y.shape)
+    g[1] = 0
+    return [device.to_host(launch.gradient(i, xp.asarray(g), y)) for i in launch.differentiable()]
 
 
 PRODUCTS = {
