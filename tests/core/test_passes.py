@@ -409,63 +409,71 @@ def test_elements_that_do_not_fit_are_refused(wrong):
 # Wrong arguments.
 
 
+class Small:
+    """Arrays of a small graph, of one of single results alone, of their payload and of a tape."""
+
+    def __init__(self):
+        self.graph = ints([0, 1, 2, 1]), 3, ints([0, 0, 1, 2, 4]), ints([0, 1, 0, 1]), ints([2])
+        self.nodes = core.passes.Nodes(*self.graph)
+        self.alone = core.passes.Nodes(ints([0, 1, 1]), 2, ints([0, 0, 1, 3]), ints([0, 0, 1]), ints([]))
+        self.launch, self.phase, *_ = core.passes.by_levels(self.nodes, ints([0, 0, 0]), 1)
+        self.usable, self.marks = np.ones(4, bool), np.zeros(4, bool)
+        self.order, _ = core.passes.by_launch(self.launch, self.usable, len(self.phase))
+        self.numbers, starts = np.zeros(8, np.int32), ints([0, 2, 4, 6])
+        self.payload = starts, self.numbers, starts, np.zeros(8)
+        self.shift, self.offsets = ints([0, 1, 2, 3]), ints([0, 4, 8, 12])
+        self.ids = self.table = np.array([0, 1, 2, 3], np.int32)
+        self.operands = np.array([0, 1], np.int32)
+        self.begins = ints([0, 0, 1, 1, 2]), ints([0, 0, 1, 2, 2]), ints([0, 0, 0, 1, 1])
+
+
 def arguments():
     """Good arguments of each pass, over a small graph."""
-    graph = ints([0, 1, 2, 1]), 3, ints([0, 0, 1, 2, 4]), ints([0, 1, 0, 1]), ints([2])
-    nodes = core.passes.Nodes(*graph)
-    alone = core.passes.Nodes(ints([0, 1, 1]), 2, ints([0, 0, 1, 3]), ints([0, 0, 1]), ints([]))
-    launch, phase, *_ = core.passes.by_levels(nodes, ints([0, 0, 0]), 1)
-    order, _ = core.passes.by_launch(launch, np.ones(4, bool), len(phase))
-    numbers, reals, shift, offsets = np.zeros(8, np.int32), np.zeros(8), ints([0, 1, 2, 3]), ints([0, 4, 8, 12])
-    starts, table = ints([0, 2, 4, 6]), np.array([0, 1, 2, 3], np.int32)
-    ids, operands = np.array([0, 1, 2, 3], np.int32), np.array([0, 1], np.int32)
-    tape = ids, operands, numbers[:2], reals[:1]
-    begins = ints([0, 0, 1, 1, 2]), ints([0, 0, 1, 2, 2]), ints([0, 0, 0, 1, 1])
-    flags, marks = np.ones(3, bool), np.zeros(4, bool)
-    yield "Nodes", graph
-    yield "row_starts", (ids, numbers, table, table, table)
-    yield "structure", (ids, numbers, table, table, table)
-    yield "reach", (ints([3]), ids, table, begins[0], operands, marks, 0)
-    yield "cut", (*tape, *begins, ints([0, 2]), ints([1, 4]), 4)
-    yield (
-        "collected",
-        (ids, table, operands.astype(np.int64), numbers[:2], *begins, ints([2]), ints([0]), marks, ints([3])),
-    )
-    payload = starts, numbers, starts, reals
-    usable = np.ones(4, bool)
-    yield (
-        "without_repeats",
-        (
-            nodes,
-            shift,
-            *payload,
-            ints([1, 1, 0]),
-            ints([1, 0, 0]),
-            usable,
-            ints([0, 1, 2, 3]),
-            ints([0, 1, 2, 3]),
-            0,
-            64,
-        ),
-    )
+    small = Small()
+    yield from recording_arguments(small)
+    yield from schedule_arguments(small)
+    yield from layout_arguments(small)
+
+
+def recording_arguments(s):
+    """Of passes that read tapes, and that look for repeats."""
+    yield "Nodes", s.graph
+    for name in ("row_starts", "structure"):
+        yield name, (s.ids, s.numbers, s.table, s.table, s.table)
+    yield "reach", (ints([3]), s.ids, s.table, s.begins[0], s.operands, s.marks, 0)
+    tape = s.ids, s.operands, s.numbers[:2], s.payload[3][:1]
+    yield "cut", (*tape, *s.begins, ints([0, 2]), ints([1, 4]), 4)
+    read = s.ids, s.table, s.operands.astype(np.int64), s.numbers[:2]
+    yield "collected", (*read, *s.begins, ints([2]), ints([0]), s.marks, ints([3]))
+    every = ints([0, 1, 2, 3])
+    kinds = ints([1, 1, 0]), ints([1, 0, 0])
+    yield "without_repeats", (s.nodes, s.shift, *s.payload, *kinds, s.usable, every, every, 0, 64)
+
+
+def schedule_arguments(s):
+    """Of passes that say what runs when."""
     for name in ("depths", "signature_edges", "by_agenda"):
-        yield name, (nodes,)
+        yield name, (s.nodes,)
     for name in ("backwards", "longest_chains", "frontier"):
-        yield name, (alone,)
-    yield "by_levels", (nodes, ints([0, 0, 0]), 1)
-    yield "part", (nodes, ints([0, 0, 0]), 0)
-    yield "by_launch", (launch, usable, len(phase))
-    yield "laid_out", (nodes, launch, phase, ints([1, 2, 3]), ints([0, 0, 0]), 1)
-    yield "blocks", (nodes, launch, phase, ints([3]))
-    yield "calls", (nodes, shift, offsets, *payload, order, launch, phase, 1, 1, 1, 1, 1)
-    yield "operand_offsets", (nodes, shift, offsets, ints([1, 3]), ints([0, 1, 2]), np.ones(2, bool), 0)
-    yield "evenly", (offsets, ints([0, 2, 4]), ints([4, 4]))
-    yield "stacked_rows", (nodes, shift, offsets, order, 2)
-    yield "places", (ints([0, 1, 2]), ints([0, 1, 2]), ints([0, 2]), ints([0, 1]), ints([0, 4]))
-    yield "reached", (nodes, ints([0, 0, 0]), flags, ints([0, 1, 2, 3]), ints([3]))
+        yield name, (s.alone,)
+    yield "by_levels", (s.nodes, ints([0, 0, 0]), 1)
+    yield "part", (s.nodes, ints([0, 0, 0]), 0)
+    yield "by_launch", (s.launch, s.usable, len(s.phase))
+    yield "reached", (s.nodes, ints([0, 0, 0]), np.ones(3, bool), ints([0, 1, 2, 3]), ints([3]))
     classes = ints([0, 0, -1, 0]), ints([1]), ints([4])
-    yield "chains", (nodes, shift, *classes, np.ones((3, 2), bool), marks, 4)
-    yield "joined", (nodes, shift, ints([1, 1, 2, 3]), ints([-1, 0, -1, -1]), ints([2]))
+    yield "chains", (s.nodes, s.shift, *classes, np.ones((3, 2), bool), s.marks, 4)
+    yield "joined", (s.nodes, s.shift, ints([1, 1, 2, 3]), ints([-1, 0, -1, -1]), ints([2]))
+
+
+def layout_arguments(s):
+    """Of passes that say where values lie."""
+    yield "laid_out", (s.nodes, s.launch, s.phase, ints([1, 2, 3]), ints([0, 0, 0]), 1)
+    yield "blocks", (s.nodes, s.launch, s.phase, ints([3]))
+    yield "calls", (s.nodes, s.shift, s.offsets, *s.payload, s.order, s.launch, s.phase, 1, 1, 1, 1, 1)
+    yield "operand_offsets", (s.nodes, s.shift, s.offsets, ints([1, 3]), ints([0, 1, 2]), np.ones(2, bool), 0)
+    yield "evenly", (s.offsets, ints([0, 2, 4]), ints([4, 4]))
+    yield "stacked_rows", (s.nodes, s.shift, s.offsets, s.order, 2)
+    yield "places", (ints([0, 1, 2]), ints([0, 1, 2]), ints([0, 2]), ints([0, 1]), ints([0, 4]))
 
 
 GOOD = dict(arguments())
