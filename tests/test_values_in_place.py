@@ -6,6 +6,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import device as devices
 from lazyflow.engine import SHORT, _shown
+from lazyflow.expr import first_value
 
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -101,3 +102,26 @@ def test_values_that_are_looked_for_go_the_long_way():
     with lf.using(check_finite=True):
         part = x[1]
         assert _shown(part) is None
+
+
+def test_the_tape_of_a_part_ends_as_if_it_had_run(doubled):
+    _, x = doubled
+    part = x[1]
+    part.numpy()
+    assert part.tape.sealed
+    assert lf.tanh(lf.constant([1.0])).tape is not part.tape
+
+
+def test_the_first_value_of_a_part_is_remembered_where_somebody_waits_for_it(doubled):
+    _, x = doubled
+    part = x[1]
+    waiting = first_value(part)
+    np.testing.assert_array_equal(part.numpy(), 2 * VALUES[1])
+    assert [value.tolist() for value in waiting] == [(2 * VALUES[1]).tolist()]
+
+
+def test_a_part_of_what_was_never_computed_is_computed():
+    read = lf.Parameter(VALUES) * 1.0
+    unread = read * 3.0  # on a tape that has run, but not this row
+    read.numpy()
+    np.testing.assert_array_equal(unread[1].numpy(), 3 * VALUES[1])
