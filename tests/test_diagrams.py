@@ -1,0 +1,48 @@
+"""The diagrams of the architecture page: what is committed is what the objects of its example draw now."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from docs.hooks import diagrams
+
+PAGE = (diagrams.ASSETS.parent / "architecture.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return diagrams.drawn()
+
+
+@pytest.mark.parametrize("name", diagrams.DIAGRAMS)
+def test_what_is_committed_is_what_is_drawn_now(drawn, name):
+    path = diagrams.ASSETS / f"{name}.svg"
+    assert path.read_text(encoding="utf-8") == drawn[name], "draw them anew: python -m docs.hooks.diagrams"
+    assert f"](assets/{name}.svg)" in PAGE
+
+
+def test_they_are_the_same_whenever_they_are_drawn(drawn):
+    assert diagrams.drawn() == drawn
+
+
+@pytest.mark.parametrize("name", diagrams.DIAGRAMS)
+def test_nothing_stands_outside_of_a_picture(drawn, name):
+    root = ElementTree.fromstring(drawn[name])
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    for mark in root.iter():
+        x, y = (float(mark.get(a, 0)) for a in "xy")
+        wide = 6.3 * len(mark.text or "") if mark.tag.endswith("text") and mark.get("text-anchor") != "end" else 0
+        wide = wide / 2 if mark.get("text-anchor") == "middle" else wide
+        turned = mark.get("transform") is not None
+        assert 0 <= x <= x + (0 if turned else wide) + float(mark.get("width", 0)) <= width, mark.attrib
+        assert 0 <= y <= y + float(mark.get("height", 0)) <= height, mark.attrib
+
+
+def test_a_launch_is_drawn_where_the_plan_says(drawn):
+    shown = diagrams.example()
+    for launch in shown.plan.launches:
+        assert f">{launch.signature.op.name} × {launch.writes.count}<" in drawn["plan_rows"]
+    boxes = re.findall(r'<rect [^>]*stroke-width="2.5"/>', drawn["plan_rows"])
+    reads = [rows for _, _, reads in diagrams._launches(shown) for rows in reads]
+    assert len(boxes) == sum(rows.count for rows in reads)
