@@ -107,6 +107,49 @@ def test_every_public_name_is_in_the_reference(module, entries):
         assert is_module or (module, name) in entries or any(value is o for o in objects), f"{module}.{name}"
 
 
+DECISIONS = sorted(path for path in (DOCS / "decisions").glob("*.md") if path.name != "index.md")
+SAID = ("Question.", "Tried.", "Found.", "Decided.", "Look again")
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_says_what_was_asked_decided_and_when_to_look_again(page):
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^\*\*([^*]+)\*\*", text, re.MULTILINE)
+    assert [said for said in found if said in SAID] == [said for said in SAID if said in found]  # in this order
+    assert {"Question.", "Decided.", "Look again"} <= set(found) and len(text.splitlines()) < 60
+    assert f"]({page.name})" in (DOCS / "decisions" / "index.md").read_text(encoding="utf-8")
+    assert f" decisions/{page.name}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+ARCHITECTURE = (DOCS / "architecture.md").read_text(encoding="utf-8")
+PATH = re.compile(r"`([\w/]+(?:\.pyx?|/))`")
+
+
+def test_architecture_is_a_walk_of_an_hour():
+    assert len(ARCHITECTURE.splitlines()) <= 400
+
+
+@pytest.mark.parametrize(
+    "page", [DOCS / "architecture.md", *sorted((DOCS / "internals").glob("*.md"))], ids=lambda p: p.stem
+)
+def test_files_that_the_walk_names_are_there(page):
+    for name in PATH.findall(page.read_text(encoding="utf-8")):
+        assert any((folder / name).exists() for folder in (ROOT / "lazyflow", ROOT)), name
+
+
+@pytest.mark.parametrize(
+    "row", re.findall(r"^\| [a-z].*\.py`.*\|$", ARCHITECTURE.partition("## The ground")[0], re.MULTILINE)
+)
+def test_what_the_walk_says_to_look_at_is_in_that_file(row):
+    """Of a row such as ``how ... | `expr.py`: `apply2`, `_append` |`` each name is defined in the file before it."""
+    path = None
+    for name in re.findall(r"`([\w/.]+)`", row.rpartition(" | ")[2]):
+        if name.endswith(".py"):
+            path = ROOT / "lazyflow" / name
+        elif "." not in name and path is not None:
+            assert re.search(rf"(?:class|def) {name}\b", path.read_text(encoding="utf-8")), (path, name)
+
+
 def test_no_name_is_in_the_reference_twice(entries):
     assert len(entries) == len(set(entries))
 
