@@ -3,6 +3,7 @@
 Whoever brings one down writes the new figure there; ``python -m tests.counted`` prints them, and the lines behind them.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -14,13 +15,14 @@ from .counted import PROGRAMS, TREEBANK, figures, seen_in_step, seen_in_treebank
 
 pytestmark = pytest.mark.gpu
 TABLE = json.loads(Path(__file__).with_name("counts.json").read_text())
+treebank = functools.cache(seen_in_treebank)
 
 
 @pytest.mark.parametrize("name", [*PROGRAMS, *TREEBANK])
 def test_a_step_asks_for_no_more_than_the_table_says(name):
     if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
         pytest.skip("only the simulator counts: --device simulated")
-    seen = seen_in_step(name) if name in PROGRAMS else seen_in_treebank(name)[0]
+    seen = seen_in_step(name) if name in PROGRAMS else treebank(name)[0]
     found = figures(seen)
     more = {what: (count, TABLE[name][what]) for what, count in found.items() if count > TABLE[name][what]}
     assert not more, f"{name}: found, allowed: {more}\n{seen.table()}"
@@ -36,5 +38,5 @@ def test_a_level_of_a_recurrent_cell_is_a_few_launches(name):
     """A gather, a product and a kernel, in either direction, and some for all of them."""
     if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
         pytest.skip("only the simulator counts: --device simulated")
-    seen, levels = seen_in_treebank(name)
+    seen, levels = treebank(name)
     assert seen.launches <= 6 * levels + 48, (seen.launches, levels)

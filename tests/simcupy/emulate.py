@@ -30,8 +30,11 @@ from typing import Any
 
 import numpy as np
 
-HEADER, HALF = (Path(__file__).with_name(name) for name in ("cuda_on_cpu.h", "cuda_fp16_on_cpu.h"))
+HEADER, HALF, RUNNER = (
+    Path(__file__).with_name(name) for name in ("cuda_on_cpu.h", "cuda_fp16_on_cpu.h", "run_on_cpu.cpp")
+)
 FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-Wno-attributes")
+_RUNNING = threading.Lock()  # kernels run one after the other, as in a stream
 _KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+'
     r"(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
@@ -76,7 +79,9 @@ class Library:
             if cooperative and int(np.prod(list(grid))) > RESIDENT[0] * (RESIDENT[1] // threads):
                 raise ValueError(f"kernel {name}: more blocks than run at once, which a cooperative launch cannot have")
             dims = [(ctypes.c_uint * 3)(*(*d, 1, 1, 1)[:3]) for d in (tuple(grid), tuple(block))]
-            if not launch(*dims, ctypes.c_uint(shared), ctypes.c_bool(cooperative), pointers):
+            with _RUNNING:
+                done = launch(*dims, ctypes.c_uint(shared), ctypes.c_bool(cooperative), pointers)
+            if not done:
                 raise RuntimeError(
                     f"kernel {name}: some threads wait at a barrier that others never reach, or at one of a grid "
                     "without enable_cooperative_groups=True"
@@ -114,9 +119,9 @@ def translated(source: str) -> str:
     kernels = parameters(source)
     if not kernels:
         raise CompileError('no kernel found: extern "C" __global__ void name(...)')
-    fibers = "true" if _BARRIERS.search(source) else "false"
+    fibers = _with_barriers(source)
     text = _HALF.sub(f'#include "{HALF}"', _GROUPS.sub("", source))
-    text = _DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(sim_dynamic_shared.data());", text)
+    text = _DYNAMIC.sub(r"\1* \2 = reinterpret_cast<\1*>(sim_dynamic_shared);", text)
     lines = [f'#include "{HEADER}"', "#line 1", text]
     for name, types in kernels.items():
         values = ", ".join(f"*reinterpret_cast<std::remove_const_t<{t}>*>(args[{i}])" for i, t in enumerate(types))
@@ -125,9 +130,19 @@ def translated(source: str) -> str:
             f'extern "C" {{ int sim_sizes_{name}[] = {{{sizes}}}; }}',
             f'extern "C" bool sim_launch_{name}',
             "(const unsigned* grid, const unsigned* block, unsigned shared, bool cooperative, void** args)",
-            f"{{ return sim_run(grid, block, shared, {fibers}, cooperative, [&] {{ {name}({values}); }}); }}",
+            f"{{ return sim_run(grid, block, shared, cooperative, args, {{[](void** args) {{ {name}({values}); }},",
+            f"    {'true' if name in fibers else 'false'}, __start_sim_shared, __stop_sim_shared}}); }}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _with_barriers(source: str) -> set[str]:
+    """The kernels that wait for each other's threads: those with a barrier, or all where functions may have one."""
+    heads = list(_KERNEL.finditer(source))
+    ends = [head.start() for head in heads[1:]] + [len(source)]
+    texts = {head[1]: source[head.start() : end] for head, end in zip(heads, ends, strict=True)}
+    functions = source[: heads[0].start()] + "".join(text for text in texts.values() if "__device__" in text)
+    return {name for name, text in texts.items() if _BARRIERS.search(text) or _BARRIERS.search(functions)}
 
 
 @cache
@@ -146,19 +161,21 @@ def compiled(source: str) -> Library:
 
 @cache
 def prepared() -> Path:
-    """A copy of the header that is compiled already, in the folder of what is kept: it takes longer than most
-    kernels."""
+    """A copy of the header that is compiled already, in the folder of what is kept, where also is what runs kernels:
+    they take longer than most kernels."""
     folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-    header = folder() / HEADER.name
-    if not header.with_suffix(".h.gch").exists():
+    header, runner = folder() / HEADER.name, folder() / RUNNER.with_suffix(".so").name
+    if not runner.exists():
         _write(header, HEADER.read_text())
         _compile(["-x", "c++-header", str(header)], header.with_suffix(".h.gch"))
+        _compile(["-U_FORTIFY_SOURCE", str(RUNNER)], runner)  # which takes a jump to another stack for a mistake
+    ctypes.CDLL(str(runner), ctypes.RTLD_GLOBAL)  # kernels find it there
     return header
 
 
 def folder() -> Path:
     """Where what was compiled is kept, with its source."""
-    stamp = _stamp(HEADER.read_text() + HALF.read_text() + " ".join(FLAGS))[:12]
+    stamp = _stamp("".join(path.read_text() for path in (HEADER, HALF, RUNNER)) + " ".join(FLAGS))[:12]
     return Path(tempfile.gettempdir()) / f"simcupy-{os.getuid()}" / stamp
 
 

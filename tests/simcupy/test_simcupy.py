@@ -231,6 +231,22 @@ def test_arguments_of_kernels_are_checked():
         emulate.compiled(stuck).kernel("f")((1,), (32,), [np.int32(5)])
 
 
+APART = """
+extern "C" __global__ void alone(int* a) { a[threadIdx.x] = threadIdx.x; }
+__device__ int next(int* a) { __syncthreads(); return a[(threadIdx.x + 1) % blockDim.x]; }
+extern "C" __global__ void turned(int* a) { int found = next(a); __syncthreads(); a[threadIdx.x] = found; }
+"""
+
+
+@compiles
+def test_a_kernel_waits_in_functions_too():
+    a, module = cupy.zeros(40, np.int32), cupy.RawModule(code=APART)
+    module.get_function("alone")((1,), (40,), (a,))
+    for k in range(1, 3):
+        module.get_function("turned")((1,), (40,), (a,))
+        assert a.tolist() == [(i + k) % 40 for i in range(40)]
+
+
 HALVES = """
 #include <cuda_fp16.h>
 extern "C" __global__ void widened(const half* a, float* b, int n) {
