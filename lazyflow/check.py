@@ -11,7 +11,7 @@ from lazyflow.errors import NonFiniteError
 from lazyflow.execute import Run, parameters_of
 from lazyflow.expr import Expr
 from lazyflow.launch import readers_of
-from lazyflow.plan import Launch, reads_of
+from lazyflow.plan import Launch, reads_of, sizes_of
 from lazyflow.tape import CONSTANT, KNOWN
 
 
@@ -84,6 +84,9 @@ def _first_bad_row(run: Run, launch: Launch) -> _Found | None:
         ):
             if operand.kind in ("row", "shared") and operand.dtype.kind == "f":
                 batched = operand.kind == "row" and array.ndim == len(operand.shape) + 1 and len(array) == count
+                if launch.signature.spans is not None:
+                    bad &= _of_finite_nodes(run, launch, launch.signature.operands.index(operand), array)
+                    continue
                 bad &= _finite(array, count) if batched else np.isfinite(array).all()
     if not bad.any():
         return None
@@ -96,6 +99,15 @@ def _node_of_row(run: Run, launch: Launch, row: int) -> int:
     if counts is None:
         return row
     return int(np.searchsorted(np.cumsum(counts[launch.nodes]), row, side="right"))
+
+
+def _of_finite_nodes(run: Run, launch: Launch, which: int, array: Any) -> Any:
+    """Of each row of the result whether its node has read nothing of an operand but finite rows."""
+    graph, spans = run.plan.graph, launch.signature.spans
+    assert spans is not None and graph.counts is not None
+    node = np.repeat(np.arange(len(launch.nodes)), sizes_of(graph, launch.nodes, spans[which]))
+    wrong = np.bincount(node[~_finite(array, len(node))], minlength=len(launch.nodes))
+    return np.repeat(wrong == 0, graph.counts[launch.nodes])
 
 
 def _finite(array: Any, count: int) -> Any:

@@ -35,8 +35,13 @@ def _indices(plan: Plan) -> list[Any]:
 
 
 def _counts(plan: Plan) -> list[Any]:
-    """How many operands the nodes of lists have."""
-    return [launch.reads[1] for launch in plan.launches if launch.signature.op.ragged]
+    """How many operands the nodes of lists have, or rows."""
+    return [
+        read
+        for launch in plan.launches
+        for operand, read in zip(launch.signature.operands, launch.reads, strict=False)
+        if operand.kind == "count" or (operand.kind == "int" and launch.signature.op.ragged)
+    ]
 
 
 def _payload(plan: Plan) -> list[Any]:

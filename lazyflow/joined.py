@@ -12,13 +12,17 @@ Of an operand a node reads n rows (it *walks*), or one row for all of its own: a
 broadcast. The latter's cotangents are added where it was read, once for each row: the sum over its segment. Nodes that
 read a matrix for all of their rows are joined with those that read the same one.
 
+Sums over all rows, reading some of them by an index, and sums by segments have operands with a number of rows of their
+own. A launch of such nodes has all rows of all nodes, too, and a kernel that is told where those of each begin
+(`Signature.spans`).
+
 This comes after repeats were looked for, among nodes of exact types, and before chains and schedule; shapes were
 checked when the line was recorded. Where all nodes of a kind are of one length nothing is joined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,8 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.graph import Graph, Ints
-from lazyflow.ops.base import NOTHING
-from lazyflow.ops.rows import ByRows, by_rows
+from lazyflow.ops.base import NOTHING, Shape
+from lazyflow.ops.rows import ByParts, ByRows, by_parts, by_rows
 from lazyflow.tape import (
     CONSTANT,
     IMPORT,
@@ -48,16 +52,17 @@ LEAVES = (CONSTANT, IMPORT, INPUT, KNOWN, OUTPUT, VIEW)
 
 def with_joined_rows(graph: Graph) -> Graph:
     """The graph with nodes that work row by row as nodes of rows, where there are several lengths of a kind."""
-    families = [family_of(s) for s in graph.signatures]
-    several = [family for family in families if family is not None]
+    kin = [_kin(s) for s in graph.signatures]
+    several = [family for k in kin for family in (k.rows, k.parts) if family is not None]
     if len(set(several)) == len(several):
         return graph
-    found = _Choice(graph, families).chosen()
-    return _with_families(graph, found) if found else graph
+    found, apart = _Choice(graph, kin).chosen()
+    return _with_families(graph, found, apart) if found or apart else graph
 
 
-def _with_families(graph: Graph, found: dict[int, Signature]) -> Graph:
-    """The graph with the nodes of the signatures ``found`` as nodes of their families."""
+def _with_families(graph: Graph, found: dict[int, Signature], apart: dict[int, Signature]) -> Graph:
+    """The graph with the nodes of the signatures ``found`` as nodes of their families, and those of ``apart`` as nodes
+    of theirs, whose operands have rows of their own number."""
     table, signature, joined = list(graph.signatures), graph.signature.copy(), np.zeros(len(graph), bool)
     members: dict[Signature, list[int]] = {}
     for s, family in found.items():
@@ -69,12 +74,20 @@ def _with_families(graph: Graph, found: dict[int, Signature]) -> Graph:
             signature[nodes[part == k]] = len(table)
             table.append(_part_of(family, k))
         joined[nodes[part >= 0]] = True
-    lengths = np.array([s.type.shape[0] if i in found else 1 for i, s in enumerate(graph.signatures)], np.int64)
+    number: dict[Signature, int] = {}
+    for s, family in apart.items():
+        nodes = np.flatnonzero(graph.signature == s)
+        if family not in number:
+            number[family] = len(table)
+            table.append(family)
+        signature[nodes], joined[nodes] = number[family], True
+    sizes = {**apart, **found}
+    lengths = [s.type.size // sizes[i].type.size if i in sizes else 1 for i, s in enumerate(graph.signatures)]
     present, signature = np.unique(signature, return_inverse=True)
     signatures = tuple([table[s] for s in present.tolist()])
-    return replace(
-        graph, signatures=signatures, signature=signature, counts=np.where(joined, lengths[graph.signature], 1)
-    )
+    counts = np.where(joined, np.array(lengths, np.int64)[graph.signature], 1)
+    found_graph = replace(graph, signatures=signatures, signature=signature, counts=counts)
+    return replace(found_graph, forms=graph.signatures, form=graph.signature) if apart else found_graph
 
 
 def _parts(graph: Graph, family: Signature, nodes: Ints) -> Ints:
@@ -150,7 +163,7 @@ def _with_loops(graph: Graph, found: dict[Any, list[int]]) -> Graph:
         counts[nodes] = np.array([s.type.size for s in graph.signatures], np.int64)[graph.signature[nodes]]
     present, signature = np.unique(number[graph.signature], return_inverse=True)
     signatures = tuple([table[s] for s in present.tolist()])
-    forms = graph.signatures, graph.signature
+    forms = (graph.signatures, graph.signature) if graph.form is None else (graph.forms, graph.form)
     return replace(graph, signatures=signatures, signature=signature, counts=counts, forms=forms[0], form=forms[1])
 
 
@@ -199,39 +212,43 @@ def _looping(key: Any, like: Signature) -> Signature:
 class _Choice:
     """Which signatures of a graph are joined: those whose family has several lengths there."""
 
-    def __init__(self, graph: Graph, families: Sequence[Signature | None]) -> None:
-        self.graph, self.families = graph, families
-        self.first = np.full(len(families), len(graph), np.int64)
+    def __init__(self, graph: Graph, kin: Sequence[_Kin]) -> None:
+        self.graph, self.kin = graph, kin
+        self.first = np.full(len(kin), len(graph), np.int64)
         np.minimum.at(self.first, graph.signature, np.arange(len(graph)))
 
-    def chosen(self) -> dict[int, Signature]:
-        """The family of each signature that is joined."""
+    def chosen(self) -> tuple[dict[int, Signature], dict[int, Signature]]:
+        """The family of each signature that is joined, and of each whose operands have numbers of rows of their own."""
         able: dict[int, Signature] = {}
+        apart: dict[int, Signature] = {}
         order = np.argsort(self.first, kind="stable")  # operands before users
         for s in order[self.first[order] < len(self.graph)].tolist():  # of a value that is known no node may be left
-            family = self.families[s]
-            if family is not None and self.graph.signatures[s].op is not CONSTANT and self._fits(s, family, able):
-                able[s] = family
-        found = _of_several_lengths(able)
-        walked = self._walked(found)
-        constants = {s: f for s, f in enumerate(self.families) if f is not None and s in walked}
-        return found | _of_several_lengths(constants)
+            rows, parts = self.kin[s].rows, self.kin[s].parts
+            rows_known = able.keys() | apart.keys()
+            if rows is not None and self.graph.signatures[s].op is not CONSTANT and self._fits(s, rows, rows_known):
+                able[s] = rows
+            if parts is not None and (not _counted(parts) or self._fits(s, parts, rows_known)):
+                apart[s] = parts
+        found, apart = _of_several_lengths(able), _of_several_lengths(apart)
+        walked = self._walked([*found.items(), *apart.items()])
+        constants = {s: k.rows for s, k in enumerate(self.kin) if k.rows is not None and s in walked}
+        return found | _of_several_lengths(constants), apart
 
-    def _fits(self, s: int, family: Signature, able: dict[int, Signature]) -> bool:
+    def _fits(self, s: int, family: Signature, able: Set[int]) -> bool:
         """Whether its rows of one element are what is left of larger ones."""
         single = [o for o, walks in _walking(family) if walks and o.type is not None and o.type.ndim == 0]
         return all(self._from_rows(s, operand, able) for operand in single)
 
-    def _from_rows(self, s: int, operand: Operand, able: dict[int, Signature]) -> bool:
+    def _from_rows(self, s: int, operand: Operand, able: Set[int]) -> bool:
         """Whether a vector has an element for each row of something: indices, and what is computed of rows."""
         graph = self.graph
         base = int(graph.base[graph.starts[self.first[s]] + operand.position])
         return operand.dtype.kind in "iu" or int(graph.signature[base]) in able
 
-    def _walked(self, found: dict[int, Signature]) -> set[int]:
+    def _walked(self, found: Sequence[tuple[int, Signature]]) -> set[int]:
         """The signatures of constants that joined nodes read row by row."""
         graph, walked = self.graph, set[int]()
-        for s, family in found.items():
+        for s, family in found:
             nodes = np.flatnonzero(graph.signature == s)
             for operand, walks in _walking(family):
                 if walks:
@@ -251,21 +268,53 @@ def family_of(signature: Signature) -> Signature | None:
     return _kin(signature).rows
 
 
+def _counted(family: Signature) -> bool:
+    return family.operands[-1].kind == "count"
+
+
 class _Kin(NamedTuple):
-    """What a signature can be joined with, kept with it: its family, see `family_of`, and what those signatures are
-    alike in that it is taken in one launch with, None if it has neither."""
+    """What a signature can be joined with, kept with it: its family, see `family_of`; the one in which operands have
+    rows of their own number, with these ``sizes``; and what those signatures are alike in that it is taken in one
+    launch with. None for what it has not."""
 
     rows: Signature | None
+    parts: Signature | None
+    sizes: Shape
     alike: Any
 
 
 def _kin(signature: Signature) -> _Kin:
     found: _Kin | None = signature.family
     if found is None:
-        family = _family(signature) if signature.walks is None and not signature.loops else None
-        found = _Kin(family, _likeness(signature) if _may_loop(signature) else None)
+        single = signature.walks is None and not signature.loops
+        parts = _parts_of(signature) if single else None
+        family = _family(signature) if single and parts is None else None
+        found = _Kin(
+            family,
+            None if parts is None else _apart(signature, parts),
+            () if parts is None else parts.sizes,
+            _likeness(signature) if _may_loop(signature) else None,
+        )
         signature.family = found
     return found
+
+
+def _parts_of(signature: Signature) -> ByParts | None:
+    """What a signature is of rows of which each operand has a number of its own."""
+    kind = signature.type
+    if not kind.size or signature.cell is not None or any(o.kind != "row" or not o.shape for o in signature.operands):
+        return None
+    return by_parts(signature.op, [o.shape for o in signature.operands], kind.shape, signature.static)
+
+
+def _apart(signature: Signature, parts: ByParts) -> Signature:
+    operands = [
+        o._replace(type=None if o.type is None else _row_type(o.type), shape=o.shape[1:]) for o in signature.operands
+    ]
+    payload = Operand(parts.payload, 0, None, (), np.dtype(np.int64), None)
+    result = signature.type if parts.one else _row_type(signature.type)
+    walks = (*(True for _ in operands), False)
+    return _interned(signature, (*operands, payload), result, parts.op, parts.static, walks, parts.spans)
 
 
 def _family(signature: Signature) -> Signature | None:
@@ -313,7 +362,13 @@ def _of_rows(operand: Operand, walks: bool, ndim: int, rows: ByRows) -> Operand:
 
 
 def _interned(
-    signature: Signature, operands: tuple[Operand, ...], result: Type, op: Any, static: Any, walks: tuple[bool, ...]
+    signature: Signature,
+    operands: tuple[Operand, ...],
+    result: Type,
+    op: Any,
+    static: Any,
+    walks: tuple[bool, ...],
+    spans: tuple[int, ...] | None = None,
 ) -> Signature:
     wants = tuple([o.vjp is not None for o in operands])
     kinds = tuple([(o.kind, o.position, o.type, o.shape, o.dtype) for o in operands])
@@ -325,7 +380,7 @@ def _interned(
         else:
             with_vjps = tuple([o._replace(vjp=_vjp(op, i, static)) if wants[i] else o for i, o in enumerate(operands)])
             found = Signature(op, with_vjps, result, static or NOTHING, sum(o.kind == "row" for o in operands))
-        found.walks, found.line = walks, signature.line
+        found.walks, found.spans, found.line = walks, spans, signature.line
         return found
 
     return interned(("rows", key), make)

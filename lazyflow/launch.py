@@ -122,7 +122,7 @@ def operand_reader(operand: Operand, read: Any, by_columns: bool) -> Reader:
         found.type = operand.type
         return found
     # Indices stay on the host: see `lazyflow.ops.base`.
-    found = Reader(GIVEN if operand.kind == "int" or isinstance(read, float) else MOVED, ())
+    found = Reader(GIVEN if operand.kind != "float" or isinstance(read, float) else MOVED, ())
     found.value = read
     return found
 

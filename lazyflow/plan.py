@@ -371,9 +371,45 @@ def _counts(graph: Graph, nodes: Ints) -> Ints:
     return graph.counts[nodes]
 
 
+def sizes_of(graph: Graph, nodes: Ints, which: int) -> Ints:
+    """One of the numbers of rows of nodes whose operands have rows of their own number (`Signature.spans`)."""
+    assert graph.form is not None
+    kinds, place = np.unique(graph.form[nodes], return_inverse=True)
+    return np.array([graph.forms[kind].family.sizes[which] for kind in kinds.tolist()], np.int64)[place]
+
+
+def _distinct(graph: Graph, nodes: Ints, slot: int) -> tuple[Ints, Ints]:
+    """Which of the nodes are the first to read an operand with rows of its own number, and for each node which of
+    these reads the same."""
+    edges, every = graph.starts[nodes] + slot, np.arange(len(nodes))
+    base = graph.base[edges]
+    if (np.diff(base) > 0).all():
+        return every, every
+    keys = np.stack([base, graph.shift[edges], sizes_of(graph, nodes, 1)], axis=1)
+    _, once, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return once, which.reshape(-1)
+
+
+def _places_of_rows(graph: Graph, nodes: Ints, signature: Signature) -> Ints:
+    """For each row of nodes where what it is about begins among what all of them have, and how many rows that has: of
+    an index into rows these, each once, else the segments of each node."""
+    assert signature.spans is not None
+    rows, sizes = sizes_of(graph, nodes, 0), sizes_of(graph, nodes, 1)
+    if 1 in signature.spans:
+        once, which = _distinct(graph, nodes, signature.operands[signature.spans.index(1)].position)
+        begin = begins(sizes[once])[which]
+    else:
+        begin = begins(sizes)[:-1]
+    return np.stack([np.repeat(begin, rows), np.repeat(sizes, rows)])
+
+
 def _joined_rows(offsets: Ints, counts: Ints, width: int, walks: bool) -> Rows:
     """The rows that nodes with so many rows read, or write, from these offsets on: one behind the other, or all of a
     node the same."""
+    if not counts.all():  # what has no rows may lie anywhere
+        offsets, counts = offsets[counts > 0], counts[counts > 0]
+        if not len(counts):
+            return Rows(0, width, 0, width)
     if not walks and len(offsets) and (offsets == offsets[0]).all():
         total = int(counts.sum())
         return Rows(total, width, int(offsets[0]), 0 if total > 1 else width)
@@ -571,6 +607,10 @@ def _read_of(
     if operand.kind == "row":
         rows: Rows = read(operand.position, launch, low, high, signature, operand)
         return rows
+    if operand.kind == "count":
+        return sizes_of(graph, nodes, 0)
+    if operand.kind == "place":
+        return _places_of_rows(graph, nodes, signature)
     return payload_read(graph, operand, nodes)
 
 
@@ -608,7 +648,13 @@ def _reader(
             nodes = order[low:high]
             edges = graph.starts[nodes] + slot
             found = offsets[graph.base[edges]] + graph.shift[edges]
-            return _joined_rows(found, _counts(graph, nodes), width, signature.walks[signature.operands.index(operand)])
+            which = signature.operands.index(operand)
+            spans = signature.spans
+            rows = _counts(graph, nodes) if spans is None else sizes_of(graph, nodes, spans[which])
+            if spans is not None and spans[which]:
+                once, _ = _distinct(graph, nodes, slot)
+                found, rows = found[once], rows[once]
+            return _joined_rows(found, rows, width, signature.walks[which])
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
         found, pitch, first, aligned = passes.stacked_rows(graph.nodes, graph.shift, offsets, order[low:high], width)

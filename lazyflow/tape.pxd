@@ -15,7 +15,7 @@ cdef class Type:
 
 cdef class Signature:
     cdef object __weakref__
-    cdef public object op, static, forward, cell, line, serial, widths, walks, family
+    cdef public object op, static, forward, cell, line, serial, widths, walks, spans, family
     cdef public tuple operands, further, draws
     cdef public Type type
     cdef public int id, rows, ints, floats

@@ -157,7 +157,8 @@ class Operand(NamedTuple):
     """One operand in a signature: where a node keeps it and how the kernel wants to see it.
 
     ``kind`` is ``"row"`` (the ``position``-th of the node's operand rows), ``"shared"`` (a parameter), ``"int"`` or
-    ``"float"`` (the ``position``-th of the node's payload numbers). ``shape`` is that of one example, padded with
+    ``"float"`` (the ``position``-th of the node's payload numbers), ``"place"`` or ``"count"`` (see
+    `lazyflow.ops.rows.ByParts`). ``shape`` is that of one example, padded with
     ones in front for an elementwise operation; ``vjp`` is None where no gradient is wanted.
     """
 
@@ -192,6 +193,7 @@ class Signature:
         "operands",
         "rows",
         "serial",
+        "spans",
         "static",
         "type",
         "walks",
@@ -218,6 +220,8 @@ class Signature:
         )
         # Of a signature of rows (see `lazyflow.joined`): of each operand whether it has one for each row of the result.
         self.walks: tuple[bool, ...] | None = None
+        # Where each operand has rows of its own number: which of the sizes of a node's `family` that is.
+        self.spans: tuple[int, ...] | None = None
         self.family: Any = None  # what nodes of other lengths share with these, once it was asked for
         self.loops = False  # of a signature of nodes of any shapes, which a launch takes one by one
         self.line = user_line()

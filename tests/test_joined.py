@@ -532,7 +532,7 @@ def test_operations(name):
                 loss.backward()
             return [x.numpy() for x in found], None if table.grad is None else table.grad.to_dense()
 
-    assert launches_of(recorded(), f"rows of {OTHERS.get(name, name)}(") == [1]
+    assert set(launches_of(recorded(), f"rows of {OTHERS.get(name, name)}(")) == {1}
     (found, slopes), (expected, right) = run("phases"), run("none")
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)

@@ -90,6 +90,19 @@ extern "C" __global__ void sum_groups_{real}(
     for (long long k = begin; k < end; k++) sum += rows[(positions ? positions[k] : k) * pitch + j];
     out[(long long)i * width + j] = ({real})(mean ? sum / (end - begin) : sum);
 }}
+extern "C" __global__ void max_groups_{real}(
+    const {real}* rows, int pitch, const long long* positions, const long long* ends, {real}* out, int count,
+    int width) {{
+    const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const int i = (int)(e / width), j = (int)(e % width);
+    if (i >= count) return;
+    {real} most = out[(long long)i * width + j];
+    for (long long k = i ? ends[i - 1] : 0; k < ends[i]; k++) {{
+        const {real} value = rows[positions[k] * pitch + j];
+        most = value > most || value != value ? value : most;
+    }}
+    out[(long long)i * width + j] = most;
+}}
 extern "C" __global__ void repeat_groups_{real}(
     const {real}* rows, int pitch, const long long* ends, int each, int mean, int groups, {real}* out, int count,
     int width) {{
@@ -119,7 +132,7 @@ def _texts(real: str) -> Iterator[tuple[str, str]]:
     """Names of kernels with their text; a text with several kernels stands with the first."""
     f = "f" if real == "float" else ""
     loss = _LOSS.format(real=real, f=f, head=_LOSS_HEAD.format(real=real, f=f).rstrip())
-    yield from (("sum_groups", _GROUPS.format(real=real)), ("repeat_groups", ""))
+    yield from (("sum_groups", _GROUPS.format(real=real)), ("max_groups", ""), ("repeat_groups", ""))
     yield "shown", _SHOWN.format(real=real)
     yield from (("cross_entropy", loss), ("cross_entropy_slopes", ""))
     for parts in range(1, MOST + 1):
@@ -185,6 +198,14 @@ def sum_groups(rows: Any, groups: Groups, out: Any, positions: Any = None, mean:
     at, ends = (_NONE if array is None else array for array in (positions, groups.ends))
     arguments = [rows, _pitch(rows), at, ends, np.int32(groups.each), np.int32(mean), out]
     launch(_function("sum_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
+
+
+def max_groups(rows: Any, ends: Any, positions: Any, out: Any) -> None:
+    """``out[i]`` becomes the largest of what it is and the rows of group ``i``, elementwise, NaN if one is; arguments
+    as in `sum_groups`."""
+    count, width = out.shape
+    arguments = [rows, _pitch(rows), positions, ends, out, np.int32(count), np.int32(width)]
+    launch(_function("max_groups", rows.dtype), count * width, arguments)
 
 
 def repeat_groups(rows: Any, groups: Groups, out: Any, mean: bool = False) -> None:

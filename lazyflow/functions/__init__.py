@@ -15,6 +15,7 @@ from lazyflow.functions import (
     operators,
     random,
     reduce,
+    segment,
     shape,
 )
 from lazyflow.functions.convolution import *  # noqa: F403
@@ -25,6 +26,7 @@ from lazyflow.functions.linalg import *  # noqa: F403
 from lazyflow.functions.loss import *  # noqa: F403
 from lazyflow.functions.random import *  # noqa: F403
 from lazyflow.functions.reduce import *  # noqa: F403
+from lazyflow.functions.segment import *  # noqa: F403
 from lazyflow.functions.shape import *  # noqa: F403
 
 assert operators.METHODS  # imported for the methods that it fills in
@@ -38,4 +40,5 @@ __all__ += linalg.__all__
 __all__ += loss.__all__
 __all__ += random.__all__
 __all__ += reduce.__all__
+__all__ += segment.__all__
 __all__ += shape.__all__

@@ -1,6 +1,6 @@
 """The operations. Importing this package fills `OPS`, the table of them by name."""
 
-from lazyflow.ops import conv, decompositions, elementwise, index, linalg, loss, random, reduce, shape, simplex
+from lazyflow.ops import conv, decompositions, elementwise, index, linalg, loss, random, reduce, segment, shape, simplex
 from lazyflow.ops.base import OPS
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "loss",
     "random",
     "reduce",
+    "segment",
     "shape",
     "simplex",
 ]

@@ -31,7 +31,7 @@ from lazyflow.ops.base import (
 from lazyflow.ops.sparse import RowSparse, segment_sum
 
 # A table has no row -1, and there is no class -1.
-_FROM_ZERO = frozenset(("lookup", "one_hot", "scatter"))
+FROM_ZERO = frozenset(("lookup", "one_hot", "scatter", "segment_sum", "segment_mean", "segment_max", "segment_softmax"))
 
 
 def checked(xp: Any, name: str, index: Array, n: int) -> Array:
@@ -47,7 +47,7 @@ def checked(xp: Any, name: str, index: Array, n: int) -> Array:
     if not given.size or given.view(np.uint64).max() < n:
         return given
     index = np.where(given < 0, given + n, given)
-    if name in _FROM_ZERO:
+    if name in FROM_ZERO:
         index = given
     wrong = (index < 0) | (index >= n)
     if wrong.any():
@@ -55,7 +55,7 @@ def checked(xp: Any, name: str, index: Array, n: int) -> Array:
     return index
 
 
-def _behind_each_other(index: Array, batch: int, n: int, index_ndim: int) -> Array:
+def behind_each_other(index: Array, batch: int, n: int, index_ndim: int) -> Array:
     """Indices of a stack of ``batch`` tables of ``n`` rows, flat, as those of one table."""
     return (index + n * _along(devices.module(index), batch, 0, 1 + index_ndim)).reshape(-1)
 
@@ -117,7 +117,7 @@ def _take_x(
         sums = xp.zeros((len(x), n, *g.shape[1:]), g.dtype)
         sums[xp.arange(len(x)), on_device(xp, index)] = g  # one index per example: nothing repeats
     else:
-        flat = _behind_each_other(index, len(x), n, index_ndim)
+        flat = behind_each_other(index, len(x), n, index_ndim)
         sums = segment_sum(xp, flat, g.reshape(flat.size, *g.shape[1 + index_ndim :]), len(x) * n)
         sums = sums.reshape(len(x), n, *sums.shape[1:])
     return xp.moveaxis(sums, 0 if x.ndim == ndim else 1, axis) if before else sums
@@ -193,7 +193,7 @@ def _scatter(
         return segment_sum(xp, index.reshape(-1), rows.reshape(index.size, *rows.shape[index_ndim:]), n)
     batch = len(index) if index.ndim > index_ndim else len(rows)
     rows = rows if rows.ndim > ndim else xp.broadcast_to(rows, (batch, *rows.shape))
-    flat = _behind_each_other(index, batch, n, index_ndim)
+    flat = behind_each_other(index, batch, n, index_ndim)
     sums = segment_sum(xp, flat, rows.reshape(flat.size, *rows.shape[1 + index_ndim :]), batch * n)
     return sums.reshape(batch, n, *sums.shape[1:])
 

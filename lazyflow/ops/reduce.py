@@ -67,7 +67,7 @@ def _summed(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype
 
 
-def _averaged(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def averaged(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype of NumPy's means: float64 for integers and truth values."""
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
 
@@ -181,7 +181,7 @@ def _prod(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -
 
 
 SUM = _reduction("sum", _sum, _sum_x, dtype=_summed, empty=True)
-MEAN = _reduction("mean", _mean, _mean_x, dtype=_averaged)
+MEAN = _reduction("mean", _mean, _mean_x, dtype=averaged)
 PROD = _reduction("prod", _prod, _prod_x, dtype=_summed, empty=True)
 
 
@@ -237,7 +237,7 @@ ARGMIN = register(Op("argmin", partial(_position_infer, "argmin"), partial(_posi
 
 
 def _moment_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Result:
-    shape, dtype, static = _infer(name, _averaged, False, x, axis, keepdims)
+    shape, dtype, static = _infer(name, averaged, False, x, axis, keepdims)
     count = _count(x.shape, static["axis"])
     if count <= ddof:
         raise ShapeError(
@@ -514,7 +514,7 @@ def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
     if _are_there(x):
         return _grouped(xp, x, counts, mean=True)
     sums = _segments(xp, x, counts)
-    return (sums / _columns(xp, counts, sums)).astype(_averaged(x.dtype), copy=False)
+    return (sums / _columns(xp, counts, sums)).astype(averaged(x.dtype), copy=False)
 
 
 def _mean_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
@@ -531,7 +531,7 @@ SUM_LIST = register(
 MEAN_LIST = register(
     Op(
         "mean_list",
-        partial(_list_infer, "mean_list", _averaged),
+        partial(_list_infer, "mean_list", averaged),
         _mean_list,
         (_mean_list_x,),
         stacked=True,

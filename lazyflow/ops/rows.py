@@ -4,6 +4,9 @@
 nodes of the same rows and of other numbers of them (see `lazyflow.joined`): the launch sees all rows of all nodes as
 one batch, and the operation is the same, of values with an axis less. Here stands for which operations that holds,
 along which operands, and which static attributes the operation of rows has.
+
+Others work on all rows of an operand that has as many as it likes: a sum over them, reading some, adding them by
+segments. Of these a launch sees the rows of all nodes end to end, too, and is told where those of each are.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lazyflow.ops.base import OPS, Op, Shape
+from lazyflow.ops.segment import BY_PARTS
 
 
 class ByRows(NamedTuple):
@@ -21,6 +25,20 @@ class ByRows(NamedTuple):
     op: Op
     walks: tuple[bool, ...]
     static: Mapping[str, Any]
+
+
+class ByParts(NamedTuple):
+    """The operation on rows of many nodes end to end that stands for one on each. ``sizes``: numbers of rows;
+    ``spans``: of each operand which of them is its own. ``payload``: what the operation is given as its last operand:
+    ``"place"``, for each of ``sizes[0]`` rows the start of its node among the ``sizes[1]`` of all and how many these
+    are, or ``"count"``, the number of each node's rows. ``one``: the result is no matrix but a row."""
+
+    op: Op
+    spans: tuple[int, ...]
+    sizes: Shape
+    payload: str
+    static: Mapping[str, Any]
+    one: bool = False
 
 
 Static = Mapping[str, Any]
@@ -42,6 +60,17 @@ def by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) ->
         return None
     heads = [shape[:1] for shape, walks in zip(operands, found.walks, strict=True) if walks]
     return found if all(head == result[:1] for head in heads) else None
+
+
+def by_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    """How an operation on operands of these shapes is one on rows, of which each operand has a number of its own; None
+    if it is not.
+
+    >>> by_parts(OPS["take"], [(5, 3), (2,)], (2, 3), {"name": "take", "axis": -2, "ndim": 2, "index_ndim": 1})[1:4]
+    ((1, 0), (2, 5), 'place')
+    """
+    rule = PARTS.get(op.name)
+    return None if rule is None else rule(BY_PARTS[op.name], operands, result, static)
 
 
 def _elementwise(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
@@ -132,6 +161,32 @@ def _pad(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> By
 def _same(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     return _every(op, operands, **static)
 
+
+def _added(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    """Rows and an index for each."""
+    if static.get("index_ndim", 1) != 1:
+        return None
+    return ByParts(op, (0, 0), (operands[1][0], static["n"]), "place", {"name": static["name"]})
+
+
+def _read(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    if static["ndim"] + static["axis"] or not static["index_ndim"]:
+        return None
+    return ByParts(op, (1, 0), (operands[1][0], operands[0][0]), "place", {"name": static["name"]})
+
+
+def _over_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    (shape,) = operands
+    if static["axis"] != (-len(shape),) or not shape[0]:
+        return None
+    return ByParts(op, (0,), shape[:1], "count", {}, one=not static["keepdims"])
+
+
+PARTS: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | None]] = {
+    **dict.fromkeys(("scatter", "segment_mean", "segment_max", "segment_softmax"), _added),
+    **dict.fromkeys(("lookup", "take"), _read),
+    **dict.fromkeys(("mean", "sum"), _over_rows),
+}
 
 ALONG = (
     "sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin", "var", "std", "norm", "logsumexp", "softmax",

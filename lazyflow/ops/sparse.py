@@ -37,7 +37,7 @@ MOST = 1 << 15
 BLOCK = 1 << 16
 
 
-def _sorted_groups(index: Array) -> tuple[Array, Array, Array, Array]:
+def sorted_groups(index: Array) -> tuple[Array, Array, Array, Array]:
     """Positions in the order of their indices, where each group of equal ones starts, its length, and its index.
 
     Index and position are packed into one integer, because NumPy sorts values several times faster than it argsorts.
@@ -76,7 +76,7 @@ def scatter_rounds(index: Array) -> Rounds:
     [[1], [0]] [5, 7]
     [[2, 3]] [7]
     """
-    return _rounds(*_sorted_groups(index))
+    return _rounds(*sorted_groups(index))
 
 
 def add_rounds(target: Array, rounds: Rounds, rows: Array) -> None:
@@ -246,7 +246,7 @@ class RowSparse:
         """
         if values.dtype == np.float16:  # sums of these stand still early
             return cls.coalesce(xp, indices, values.astype(np.float32), shape).astype(np.float16)
-        positions, starts, counts, unique = _sorted_groups(devices.to_host(indices))
+        positions, starts, counts, unique = sorted_groups(devices.to_host(indices))
         if xp is np and _has_rows(values):
             merged = np.empty((len(unique), *values.shape[1:]), values.dtype)
             rows = values.reshape(len(values), -1)

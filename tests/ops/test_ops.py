@@ -5,11 +5,25 @@ import pytest
 import lazyflow.ops  # noqa: F401  (fills the table of operations)
 from lazyflow.device import array_module
 from lazyflow.ops.base import OPS
-from tests.ops import cases, cases_conv, cases_decompositions, cases_linalg, cases_simplex
+from tests.ops import cases, cases_conv, cases_decompositions, cases_linalg, cases_segment, cases_simplex
 from tests.ops.harness import CHECKS, infer
 
-CASES = (*cases.CASES, *cases_linalg.CASES, *cases_conv.CASES, *cases_decompositions.CASES, *cases_simplex.CASES)
-ERRORS = (*cases.ERRORS, *cases_linalg.ERRORS, *cases_conv.ERRORS, *cases_decompositions.ERRORS, *cases_simplex.ERRORS)
+CASES = (
+    *cases.CASES,
+    *cases_linalg.CASES,
+    *cases_conv.CASES,
+    *cases_decompositions.CASES,
+    *cases_segment.CASES,
+    *cases_simplex.CASES,
+)
+ERRORS = (
+    *cases.ERRORS,
+    *cases_linalg.ERRORS,
+    *cases_conv.ERRORS,
+    *cases_decompositions.ERRORS,
+    *cases_segment.ERRORS,
+    *cases_simplex.ERRORS,
+)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
