@@ -9,425 +9,132 @@ NumPy or CuPy calls, `Expr.backward` runs the same groups in reverse, and an opt
 These four and what writes files are imported when a program first names them: each costs some of what NumPy costs.
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
-from lazyflow import errors
-from lazyflow.cell import cell
-from lazyflow.check_grads import check_grads
-from lazyflow.compare import Comparison, Measured, compare
-from lazyflow.engine import forward
-from lazyflow.errors import (
-    CellError,
-    CheckpointError,
-    DeviceError,
-    DTypeError,
-    GradientError,
-    LazyflowError,
-    MapError,
-    NonFiniteError,
-    NotComputableError,
-    ParseError,
-    ShapeError,
-    ThreadError,
-    TornError,
-    user_line,
-)
-from lazyflow.explain import Explanation, explain
-from lazyflow.expr import Expr, Parameter, constant
-from lazyflow.functions import (
-    abs,
-    adaptive_avg_pool,
-    add,
-    affine,
-    all,
-    any,
-    arccos,
-    arccosh,
-    arcsin,
-    arcsinh,
-    arctan,
-    arctan2,
-    arctanh,
-    argmax,
-    argmin,
-    argsort,
-    astype,
-    avg_pool,
-    bce_with_logits,
-    bernoulli,
-    bilinear,
-    broadcast_to,
-    categorical,
-    ceil,
-    celu,
-    cholesky,
-    circular_convolution,
-    circular_correlation,
-    clip,
-    concatenate,
-    constrained_softmax,
-    conv,
-    conv_transpose,
-    cos,
-    cosh,
-    cross_entropy,
-    cumsum,
-    det,
-    diagonal,
-    divide,
-    dot,
-    dropout,
-    eigh,
-    einsum,
-    elu,
-    embedding,
-    equal,
-    erf,
-    exp,
-    expand_dims,
-    expm1,
-    flip,
-    floor,
-    floor_divide,
-    fold_windows,
-    from_dlpack,
-    gelu,
-    greater,
-    greater_equal,
-    gumbel,
-    hardtanh,
-    hinge,
-    huber,
-    hypot,
-    inv,
-    isfinite,
-    isnan,
-    kmax_pool,
-    leaky_relu,
-    less,
-    less_equal,
-    lgamma,
-    log,
-    log1p,
-    log_softmax,
-    logical_and,
-    logical_not,
-    logical_or,
-    logsigmoid,
-    logsumexp,
-    matmul,
-    max,
-    max_pool,
-    maximum,
-    mean,
-    min,
-    minimum,
-    mse,
-    multiply,
-    ndtr,
-    negative,
-    nll,
-    norm,
-    normal,
-    not_equal,
-    one_hot,
-    outer,
-    pad,
-    pick,
-    power,
-    prod,
-    ravel,
-    reciprocal,
-    relu,
-    remainder,
-    repeat,
-    reshape,
-    roll,
-    round,
-    sample,
-    scale_gradient,
-    scatter,
-    segment_max,
-    segment_mean,
-    segment_softmax,
-    segment_sum,
-    selu,
-    sigmoid,
-    sign,
-    silu,
-    sin,
-    sinh,
-    slogdet,
-    softmax,
-    softplus,
-    softsign,
-    solve,
-    sparsemax,
-    split,
-    sqrt,
-    square,
-    squeeze,
-    stack,
-    std,
-    subtract,
-    sum,
-    svd,
-    swapaxes,
-    take,
-    take_along_axis,
-    tan,
-    tanh,
-    tanhshrink,
-    tile,
-    topk,
-    transpose,
-    tril,
-    triu,
-    uniform,
-    var,
-    where,
-    windows,
-)
-from lazyflow.grad import (
-    elementwise_grad,
-    grad,
-    gradients,
-    hessian,
-    hessian_vector_product,
-    jacobian,
-    jvp,
-    make_jvp,
-    make_vjp,
-    value_and_grad,
-    vjp,
-)
-from lazyflow.info import Info, info
-from lazyflow.map import map
-from lazyflow.ops.sparse import RowSparse
-from lazyflow.random import Stream, seed
-from lazyflow.rounds import Rounds, rounds
-from lazyflow.settings import no_grad, using
+from lazyflow import errors as errors
+from lazyflow.cell import cell as cell
+from lazyflow.check_grads import check_grads as check_grads
+from lazyflow.compare import Comparison as Comparison
+from lazyflow.compare import Measured as Measured
+from lazyflow.compare import compare as compare
+from lazyflow.engine import forward as forward
+from lazyflow.errors import CellError as CellError
+from lazyflow.errors import CheckpointError as CheckpointError
+from lazyflow.errors import DeviceError as DeviceError
+from lazyflow.errors import DTypeError as DTypeError
+from lazyflow.errors import GradientError as GradientError
+from lazyflow.errors import LazyflowError as LazyflowError
+from lazyflow.errors import MapError as MapError
+from lazyflow.errors import NonFiniteError as NonFiniteError
+from lazyflow.errors import NotComputableError as NotComputableError
+from lazyflow.errors import ParseError as ParseError
+from lazyflow.errors import ShapeError as ShapeError
+from lazyflow.errors import ThreadError as ThreadError
+from lazyflow.errors import TornError as TornError
+from lazyflow.errors import user_line as user_line
+from lazyflow.explain import Explanation as Explanation
+from lazyflow.explain import explain as explain
+from lazyflow.expr import Expr as Expr
+from lazyflow.expr import Parameter as Parameter
+from lazyflow.expr import constant as constant
+from lazyflow.functions import *  # noqa: F403
+from lazyflow.grad import elementwise_grad as elementwise_grad
+from lazyflow.grad import grad as grad
+from lazyflow.grad import gradients as gradients
+from lazyflow.grad import hessian as hessian
+from lazyflow.grad import hessian_vector_product as hessian_vector_product
+from lazyflow.grad import jacobian as jacobian
+from lazyflow.grad import jvp as jvp
+from lazyflow.grad import make_jvp as make_jvp
+from lazyflow.grad import make_vjp as make_vjp
+from lazyflow.grad import value_and_grad as value_and_grad
+from lazyflow.grad import vjp as vjp
+from lazyflow.info import Info as Info
+from lazyflow.info import info as info
+from lazyflow.map import map as map
+from lazyflow.ops.sparse import RowSparse as RowSparse
+from lazyflow.random import Stream as Stream
+from lazyflow.random import seed as seed
+from lazyflow.rounds import Rounds as Rounds
+from lazyflow.rounds import rounds as rounds
+from lazyflow.settings import no_grad as no_grad
+from lazyflow.settings import using as using
 from lazyflow.version import __version__ as __version__
-from lazyflow.vmap import vmap
+from lazyflow.vmap import vmap as vmap
 
-from lazyflow import functions, random  # isort: skip
+from lazyflow import functions as functions  # isort: skip
+from lazyflow import random as random  # isort: skip
 
-if _TYPE_CHECKING:
-    from lazyflow import data, nn, optim, train
-    from lazyflow.io import load, save
+if _typing.TYPE_CHECKING:
+    from lazyflow import data as data
+    from lazyflow import nn as nn
+    from lazyflow import optim as optim
+    from lazyflow import train as train
+    from lazyflow.io import load as load
+    from lazyflow.io import save as save
 
-__all__ = [
-    "CellError",
-    "CheckpointError",
-    "Comparison",
-    "DTypeError",
-    "DeviceError",
-    "Explanation",
-    "Expr",
-    "GradientError",
-    "Info",
-    "LazyflowError",
-    "MapError",
-    "Measured",
-    "NonFiniteError",
-    "NotComputableError",
-    "Parameter",
-    "ParseError",
-    "Rounds",
-    "RowSparse",
-    "ShapeError",
-    "Stream",
-    "ThreadError",
-    "TornError",
-    "abs",
-    "adaptive_avg_pool",
-    "add",
-    "affine",
-    "all",
-    "any",
-    "arccos",
-    "arccosh",
-    "arcsin",
-    "arcsinh",
-    "arctan",
-    "arctan2",
-    "arctanh",
-    "argmax",
-    "argmin",
-    "argsort",
-    "astype",
-    "avg_pool",
-    "bce_with_logits",
-    "bernoulli",
-    "bilinear",
-    "broadcast_to",
-    "categorical",
-    "ceil",
-    "cell",
-    "celu",
-    "check_grads",
-    "cholesky",
-    "circular_convolution",
-    "circular_correlation",
-    "clip",
-    "compare",
-    "concatenate",
-    "constant",
-    "constrained_softmax",
-    "conv",
-    "conv_transpose",
-    "cos",
-    "cosh",
-    "cross_entropy",
-    "cumsum",
-    "data",
-    "det",
-    "diagonal",
-    "divide",
-    "dot",
-    "dropout",
-    "eigh",
-    "einsum",
-    "elementwise_grad",
-    "elu",
-    "embedding",
-    "equal",
-    "erf",
-    "errors",
-    "exp",
-    "expand_dims",
-    "explain",
-    "expm1",
-    "flip",
-    "floor",
-    "floor_divide",
-    "fold_windows",
-    "forward",
-    "from_dlpack",
-    "functions",
-    "gelu",
-    "grad",
-    "gradients",
-    "greater",
-    "greater_equal",
-    "gumbel",
-    "hardtanh",
-    "hessian",
-    "hessian_vector_product",
-    "hinge",
-    "huber",
-    "hypot",
-    "info",
-    "inv",
-    "isfinite",
-    "isnan",
-    "jacobian",
-    "jvp",
-    "kmax_pool",
-    "leaky_relu",
-    "less",
-    "less_equal",
-    "lgamma",
-    "load",
-    "log",
-    "log1p",
-    "log_softmax",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logsigmoid",
-    "logsumexp",
-    "make_jvp",
-    "make_vjp",
-    "map",
-    "matmul",
-    "max",
-    "max_pool",
-    "maximum",
-    "mean",
-    "min",
-    "minimum",
-    "mse",
-    "multiply",
-    "ndtr",
-    "negative",
-    "nll",
-    "nn",
-    "no_grad",
-    "norm",
-    "normal",
-    "not_equal",
-    "one_hot",
-    "optim",
-    "outer",
-    "pad",
-    "pick",
-    "power",
-    "prod",
-    "random",
-    "ravel",
-    "reciprocal",
-    "relu",
-    "remainder",
-    "repeat",
-    "reshape",
-    "roll",
-    "round",
-    "rounds",
-    "sample",
-    "save",
-    "scale_gradient",
-    "scatter",
-    "seed",
-    "segment_max",
-    "segment_mean",
-    "segment_softmax",
-    "segment_sum",
-    "selu",
-    "sigmoid",
-    "sign",
-    "silu",
-    "sin",
-    "sinh",
-    "slogdet",
-    "softmax",
-    "softplus",
-    "softsign",
-    "solve",
-    "sparsemax",
-    "split",
-    "sqrt",
-    "square",
-    "squeeze",
-    "stack",
-    "std",
-    "subtract",
-    "sum",
-    "svd",
-    "swapaxes",
-    "take",
-    "take_along_axis",
-    "tan",
-    "tanh",
-    "tanhshrink",
-    "tile",
-    "topk",
-    "train",
-    "transpose",
-    "tril",
-    "triu",
-    "uniform",
-    "user_line",
-    "using",
-    "value_and_grad",
-    "var",
-    "vjp",
-    "vmap",
-    "where",
-    "windows",
-]
+# Type checkers take what is imported above as a name of its own, or with a star.
+if not _typing.TYPE_CHECKING:
+    __all__ = [
+        *functions.__all__,
+        "CellError",
+        "CheckpointError",
+        "Comparison",
+        "DTypeError",
+        "DeviceError",
+        "Explanation",
+        "Expr",
+        "GradientError",
+        "Info",
+        "LazyflowError",
+        "MapError",
+        "Measured",
+        "NonFiniteError",
+        "NotComputableError",
+        "Parameter",
+        "ParseError",
+        "Rounds",
+        "RowSparse",
+        "ShapeError",
+        "Stream",
+        "ThreadError",
+        "TornError",
+        "cell",
+        "check_grads",
+        "compare",
+        "constant",
+        "data",
+        "elementwise_grad",
+        "errors",
+        "explain",
+        "forward",
+        "functions",
+        "grad",
+        "gradients",
+        "hessian",
+        "hessian_vector_product",
+        "info",
+        "jacobian",
+        "jvp",
+        "load",
+        "make_jvp",
+        "make_vjp",
+        "map",
+        "nn",
+        "no_grad",
+        "optim",
+        "random",
+        "rounds",
+        "save",
+        "seed",
+        "train",
+        "user_line",
+        "using",
+        "value_and_grad",
+        "vjp",
+        "vmap",
+    ]
 
 # By public name: the module, and what of it has that name, or None for the module itself. No module of these has the
 # name of a function of its own, or whoever imports the module first would hide the function.
@@ -441,13 +148,15 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> _Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-    module, of_it = _LATER[name]
-    found = _import_module(module)
-    found = globals()[name] = found if of_it is None else getattr(found, of_it)
-    return found
+if not _typing.TYPE_CHECKING:  # so that a name that is not there is an error, to type checkers too
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        module, of_it = _LATER[name]
+        found = _import_module(module)
+        found = globals()[name] = found if of_it is None else getattr(found, of_it)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,8 @@ memory will do), and
 returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
 """
 
+from typing import TYPE_CHECKING
+
 from lazyflow.functions import (
     convolution,
     elementwise,
@@ -31,14 +33,6 @@ from lazyflow.functions.shape import *  # noqa: F403
 
 assert operators.METHODS  # imported for the methods that it fills in
 
-__all__ = []
-__all__ += convolution.__all__
-__all__ += elementwise.__all__
-__all__ += index.__all__
-__all__ += interchange.__all__
-__all__ += linalg.__all__
-__all__ += loss.__all__
-__all__ += random.__all__
-__all__ += reduce.__all__
-__all__ += segment.__all__
-__all__ += shape.__all__
+if not TYPE_CHECKING:  # type checkers take what the lines above import
+    _MODULES = convolution, elementwise, index, interchange, linalg, loss, random, reduce, segment, shape
+    __all__ = [name for module in _MODULES for name in module.__all__]

@@ -5,81 +5,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lazyflow.expr import Expr, binary, constant, plain_dtype, record, unary
+from lazyflow.expr import Binary, Expr, Unary, binary, constant, plain_dtype, record, unary
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Op, number
 from lazyflow.templates import by_kinds
 
-_UNARY = [
-    "negative",
-    "abs",
-    "sign",
-    "sqrt",
-    "square",
-    "exp",
-    "expm1",
-    "log",
-    "log1p",
-    "sin",
-    "cos",
-    "tan",
-    "arcsin",
-    "arccos",
-    "arctan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "arcsinh",
-    "arccosh",
-    "arctanh",
-    "erf",
-    "ndtr",
-    "sigmoid",
-    "logsigmoid",
-    "softplus",
-    "softsign",
-    "tanhshrink",
-    "relu",
-    "selu",
-    "silu",
-    "reciprocal",
-    "floor",
-    "ceil",
-    "round",
-    "isnan",
-    "isfinite",
-    "logical_not",
-    "cbrt",
-    "deg2rad",
-    "exp2",
-    "invert",
-    "log10",
-    "log2",
-    "rad2deg",
-    "sinc",
-]
-_BINARY = [
-    "add",
-    "arctan2",
-    "hypot",
-    "subtract",
-    "multiply",
-    "divide",
-    "floor_divide",
-    "remainder",
-    "power",
-    "maximum",
-    "minimum",
-    "equal",
-    "not_equal",
-    "less",
-    "less_equal",
-    "greater",
-    "greater_equal",
-    "logical_and",
-    "logical_or",
+Function = TypeVar("Function", bound=Callable[..., Expr])
+
+
+def _documented(function: Function, op: Op) -> Function:
+    formula = f", ``{op.formula['y']}``" if "y" in op.formula else ""
+    function.__name__ = function.__qualname__ = op.name
+    function.__module__ = __name__
+    function.__doc__ = (
+        f"""Elementwise {op.name}{formula}; operands broadcast as in NumPy. Raises `ShapeError` where they do not."""
+    )
+    return function
+
+
+def _unary(name: str) -> Unary:
+    return _documented(unary(OPS[name]), OPS[name])
+
+
+def _binary(name: str) -> Binary:
+    return _documented(binary(OPS[name]), OPS[name])
+
+
+# Functions that `lazyflow.numpy` alone offers, of one operand and of two.
+_NUMPYS = ("cbrt", "deg2rad", "exp2", "invert", "log10", "log2", "rad2deg", "sinc")
+_NUMPYS2 = (
     "bitwise_and",
     "bitwise_or",
     "bitwise_xor",
@@ -89,165 +45,69 @@ _BINARY = [
     "logaddexp",
     "logaddexp2",
     "right_shift",
-]
+)
+_ELSEWHERE = {name: _unary(name) for name in _NUMPYS} | {name: _binary(name) for name in _NUMPYS2}
+globals().update(_ELSEWHERE)
+_BEFORE = frozenset(globals())
 
-__all__ = [
-    "abs",
-    "add",
-    "arccos",
-    "arccosh",
-    "arcsin",
-    "arcsinh",
-    "arctan",
-    "arctan2",
-    "arctanh",
-    "astype",
-    "ceil",
-    "celu",
-    "clip",
-    "cos",
-    "cosh",
-    "divide",
-    "elu",
-    "equal",
-    "erf",
-    "exp",
-    "expm1",
-    "floor",
-    "floor_divide",
-    "gelu",
-    "greater",
-    "greater_equal",
-    "hardtanh",
-    "hypot",
-    "isfinite",
-    "isnan",
-    "leaky_relu",
-    "less",
-    "less_equal",
-    "lgamma",
-    "log",
-    "log1p",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logsigmoid",
-    "maximum",
-    "minimum",
-    "multiply",
-    "ndtr",
-    "negative",
-    "not_equal",
-    "power",
-    "reciprocal",
-    "relu",
-    "remainder",
-    "round",
-    "scale_gradient",
-    "selu",
-    "sigmoid",
-    "sign",
-    "silu",
-    "sin",
-    "sinh",
-    "softplus",
-    "softsign",
-    "sqrt",
-    "square",
-    "subtract",
-    "tan",
-    "tanh",
-    "tanhshrink",
-    "where",
-]
-
-
-def _documented(function: Callable[..., Expr], op: Op) -> Callable[..., Expr]:
-    formula = f", ``{op.formula['y']}``" if "y" in op.formula else ""
-    function.__name__ = function.__qualname__ = op.name
-    function.__doc__ = (
-        f"""Elementwise {op.name}{formula}; operands broadcast as in NumPy. Raises `ShapeError` where they do not."""
-    )
-    return function
-
-
-abs: Callable[[Any], Expr]
-add: Callable[[Any, Any], Expr]
-arccos: Callable[[Any], Expr]
-arccosh: Callable[[Any], Expr]
-arcsin: Callable[[Any], Expr]
-arcsinh: Callable[[Any], Expr]
-arctan: Callable[[Any], Expr]
-arctan2: Callable[[Any, Any], Expr]
-arctanh: Callable[[Any], Expr]
-ceil: Callable[[Any], Expr]
-cos: Callable[[Any], Expr]
-cosh: Callable[[Any], Expr]
-divide: Callable[[Any, Any], Expr]
-equal: Callable[[Any, Any], Expr]
-erf: Callable[[Any], Expr]
-exp: Callable[[Any], Expr]
-expm1: Callable[[Any], Expr]
-floor: Callable[[Any], Expr]
-floor_divide: Callable[[Any, Any], Expr]
-greater: Callable[[Any, Any], Expr]
-greater_equal: Callable[[Any, Any], Expr]
-isfinite: Callable[[Any], Expr]
-isnan: Callable[[Any], Expr]
-less: Callable[[Any, Any], Expr]
-less_equal: Callable[[Any, Any], Expr]
-log: Callable[[Any], Expr]
-log1p: Callable[[Any], Expr]
-logical_and: Callable[[Any, Any], Expr]
-logical_not: Callable[[Any], Expr]
-logical_or: Callable[[Any, Any], Expr]
-logsigmoid: Callable[[Any], Expr]
-maximum: Callable[[Any, Any], Expr]
-minimum: Callable[[Any, Any], Expr]
-multiply: Callable[[Any, Any], Expr]
-ndtr: Callable[[Any], Expr]
-negative: Callable[[Any], Expr]
-not_equal: Callable[[Any, Any], Expr]
-power: Callable[[Any, Any], Expr]
-reciprocal: Callable[[Any], Expr]
-relu: Callable[[Any], Expr]
-remainder: Callable[[Any, Any], Expr]
-round: Callable[[Any], Expr]
-selu: Callable[[Any], Expr]
-sigmoid: Callable[[Any], Expr]
-sign: Callable[[Any], Expr]
-silu: Callable[[Any], Expr]
-sin: Callable[[Any], Expr]
-sinh: Callable[[Any], Expr]
-softplus: Callable[[Any], Expr]
-softsign: Callable[[Any], Expr]
-sqrt: Callable[[Any], Expr]
-square: Callable[[Any], Expr]
-subtract: Callable[[Any, Any], Expr]
-tan: Callable[[Any], Expr]
-tanh: Callable[[Any], Expr]
-bitwise_and: Callable[[Any, Any], Expr]
-bitwise_or: Callable[[Any, Any], Expr]
-bitwise_xor: Callable[[Any, Any], Expr]
-cbrt: Callable[[Any], Expr]
-deg2rad: Callable[[Any], Expr]
-exp2: Callable[[Any], Expr]
-fmax: Callable[[Any, Any], Expr]
-fmin: Callable[[Any, Any], Expr]
-hypot: Callable[[Any, Any], Expr]
-invert: Callable[[Any], Expr]
-left_shift: Callable[[Any, Any], Expr]
-log10: Callable[[Any], Expr]
-log2: Callable[[Any], Expr]
-logaddexp: Callable[[Any, Any], Expr]
-logaddexp2: Callable[[Any, Any], Expr]
-rad2deg: Callable[[Any], Expr]
-right_shift: Callable[[Any, Any], Expr]
-sinc: Callable[[Any], Expr]
-tanhshrink: Callable[[Any], Expr]
-
-globals().update({name: _documented(unary(OPS[name]), OPS[name]) for name in _UNARY})
-globals().update({name: _documented(binary(OPS[name]), OPS[name]) for name in _BINARY})
+# All that stands below is offered; an operation that is a function of its name and nothing more is a line.
+negative = _unary("negative")
+abs = _unary("abs")
+sign = _unary("sign")
+sqrt = _unary("sqrt")
+square = _unary("square")
+exp = _unary("exp")
+expm1 = _unary("expm1")
+log = _unary("log")
+log1p = _unary("log1p")
+sin = _unary("sin")
+cos = _unary("cos")
+tan = _unary("tan")
+arcsin = _unary("arcsin")
+arccos = _unary("arccos")
+arctan = _unary("arctan")
+sinh = _unary("sinh")
+cosh = _unary("cosh")
+tanh = _unary("tanh")
+arcsinh = _unary("arcsinh")
+arccosh = _unary("arccosh")
+arctanh = _unary("arctanh")
+erf = _unary("erf")
+ndtr = _unary("ndtr")
+sigmoid = _unary("sigmoid")
+logsigmoid = _unary("logsigmoid")
+softplus = _unary("softplus")
+softsign = _unary("softsign")
+tanhshrink = _unary("tanhshrink")
+relu = _unary("relu")
+selu = _unary("selu")
+silu = _unary("silu")
+reciprocal = _unary("reciprocal")
+floor = _unary("floor")
+ceil = _unary("ceil")
+round = _unary("round")
+isnan = _unary("isnan")
+isfinite = _unary("isfinite")
+logical_not = _unary("logical_not")
+add = _binary("add")
+arctan2 = _binary("arctan2")
+hypot = _binary("hypot")
+subtract = _binary("subtract")
+multiply = _binary("multiply")
+divide = _binary("divide")
+floor_divide = _binary("floor_divide")
+remainder = _binary("remainder")
+power = _binary("power")
+maximum = _binary("maximum")
+minimum = _binary("minimum")
+equal = _binary("equal")
+not_equal = _binary("not_equal")
+less = _binary("less")
+less_equal = _binary("less_equal")
+greater = _binary("greater")
+greater_equal = _binary("greater_equal")
+logical_and = _binary("logical_and")
+logical_or = _binary("logical_or")
 
 
 @by_kinds
@@ -351,3 +211,8 @@ def scale_gradient(x: Any, scale: float) -> Expr:
     array([-3., -3.], dtype=float32)
     """
     return record(OPS["scale_gradient"], (constant(x), number("scale_gradient", "scale", scale)))
+
+
+# Type checkers take what is defined here and does not begin with an underscore.
+if not TYPE_CHECKING:
+    __all__ = [name for name in globals() if not name.startswith("_") and name not in _BEFORE]

@@ -12,7 +12,7 @@ from lazyflow import device as devices
 from lazyflow.core.columns import are_within
 from lazyflow.errors import ShapeError
 from lazyflow.expr import Expr, binary, checked_range, constant, index_array, indexed, plain_dtype, record
-from lazyflow.functions.elementwise import invert, isnan, negative, where
+from lazyflow.functions.elementwise import isnan, negative, where
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, negative_axis
@@ -170,7 +170,7 @@ def _largest(name: str, x: Expr, k: Any, axis: int) -> Expr:
     if not 1 <= k <= x.shape[axis]:
         raise ShapeError(f"{name}: k must be from 1 to {x.shape[axis]}, the size of axis {axis}; got {k}")
     # All bits inverted, integers stand in reverse order, the least too, which has no negative. NaN is the largest.
-    falling = where(isnan(x), -math.inf, negative(x)) if x.dtype.kind == "f" else invert(x)
+    falling = where(isnan(x), -math.inf, negative(x)) if x.dtype.kind == "f" else record(OPS["invert"], (x,))
     order = argsort(falling, axis)
     return swapaxes(swapaxes(order, 0, axis)[:k], 0, axis)
 
