@@ -1,8 +1,11 @@
 """Kernels as CUDA C: what a GPU gets. One launch has all of a kernel, gathers and sums at rows included.
 
 A thread computes one element; where a row gets the sum of its elements, a warp computes a row, and adds in double
-precision. Rows are added to a buffer by atomic additions, since they may repeat: so where three or more rows meet in
-one place, their sum may differ in its last bits from run to run.
+precision. How wide a row is and where columns begin are arguments: a model of another size has the same text, and is
+not compiled again.
+
+Rows are added to a buffer by atomic additions, since they may repeat: so where three or more rows meet in one place,
+their sum may differ in its last bits from run to run.
 """
 
 from __future__ import annotations
@@ -21,11 +24,24 @@ INTEGER = "int"  # the key of payload that is whole
 _ROW = {ALL: "i", LAUNCH: "(i - first)", SOME: "(i - low)"}
 
 
+def shifts(kernel: Kernel) -> list[tuple[int, int]]:
+    """Where columns of arguments begin, as an argument's number and a column, without those that begin at column 0."""
+    uses = [(c.argument, c.shift) for c in kernel.instructions if c.name == "load"]
+    uses += [(store.argument, store.shift) for store in kernel.stores]
+    return [use for use in dict.fromkeys(uses) if use[1]]
+
+
+def sizes(kernel: Kernel) -> list[Any]:
+    """What stands in front of the kernel's arguments: the width of a row, and the `shifts`."""
+    return [np.int32(kernel.width), *(np.int32(shift) for _, shift in shifts(kernel))]
+
+
 def parameters(kernel: Kernel) -> Iterator[str]:
-    """The parameters of the kernel, in the order of its arguments: a pointer for each, and behind it the offsets of
-    `ROWS`, the pitch of a `BLOCK`. A `NUMBER` is int64 or float64 whatever the kernel has, as payload is."""
+    """The parameters of the kernel: rows, `sizes`, and of each argument a pointer, and behind it the offsets of `ROWS`,
+    the pitch of a `BLOCK`. A `NUMBER` is int64 or float64 whatever the kernel has, as payload is."""
     real, written = REALS[kernel.dtype.name], {store.argument for store in kernel.stores}
-    yield from ("int low", "int high", "int first")
+    yield from ("int low", "int high", "int first", "int width")
+    yield from (f"int shift{k}" for k in range(len(shifts(kernel))))
     for a, argument in enumerate(kernel.arguments):
         if argument.kind == NUMBER:
             yield f"const {'long long' if argument.key[0] == INTEGER else 'double'}* a{a}"
@@ -40,7 +56,8 @@ def parameters(kernel: Kernel) -> Iterator[str]:
 def element(kernel: Kernel, a: int, shift: int) -> str:
     """Column ``shift + j`` of row ``i`` of an argument, or ``shift`` alone where that stands for the whole row."""
     argument = kernel.arguments[a]
-    column = f"{shift}" if argument.columns == 1 else f"{shift} + j"
+    begin = f"shift{shifts(kernel).index((a, shift))}" if shift else "0"
+    column = begin if argument.columns == 1 else f"{begin} + j" if shift else "j"
     if argument.kind == NUMBER:
         return f"a{a}[i]"
     if argument.kind == VECTOR:
@@ -70,7 +87,7 @@ def source(kernel: Kernel, name: str) -> str:
 def _by_threads(kernel: Kernel) -> list[str]:
     return [
         "const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;",
-        f"const int i = low + (int)(e / {kernel.width}), j = (int)(e % {kernel.width});",
+        "const int i = low + (int)(e / width), j = (int)(e - (i - low) * (long long)width);",
         "if (i >= high) return;",
         *_values(kernel),
         *(_stored(kernel, store) for store in kernel.stores),
@@ -86,7 +103,7 @@ def _by_warps(kernel: Kernel) -> list[str]:
         f"const int i = low + (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / {WARP});",
         "if (i >= high) return;  // a warp as a whole",
         *(f"double sum{k} = 0;" for k, _ in summed),
-        f"for (int j = lane; j < {kernel.width}; j += {WARP}) {{",
+        f"for (int j = lane; j < width; j += {WARP}) {{",
         *(f"    {line}" for line in _values(kernel)),
         *(f"    {_stored(kernel, store)}" for store in others),
         *(f"    sum{k} += {_spelled(kernel, store.value)};" for k, store in summed),
@@ -139,7 +156,7 @@ class Program:
 
     def bound(self, *arrays: Any) -> Callable[[int, int, int], None]:
         """The kernel with its arrays, as a function of the rows."""
-        arguments = list(self._arguments(arrays))
+        arguments = [*sizes(self.kernel), *self._arguments(arrays)]
 
         def run(low: int, high: int, first: int) -> None:
             rows = [np.int32(low), np.int32(high), np.int32(first)]

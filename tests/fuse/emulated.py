@@ -32,7 +32,8 @@ def _function(kernel, run):
     threads = cuda.Program(kernel, lambda: run).threads
 
     def function(low, high, first, *arrays):
-        given, held, rest = [np.int32(low), np.int32(high), np.int32(first)], [], list(arrays)
+        given = [np.int32(low), np.int32(high), np.int32(first), *cuda.sizes(kernel)]
+        held, rest = [], list(arrays)
         for argument in kernel.arguments:
             array = rest.pop(0)
             held.append(array.astype(np.float64) if argument.kind == NUMBER else array)

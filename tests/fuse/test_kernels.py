@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazyflow import core
-from lazyflow.fuse import blocks, machine
+from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import BLOCK, FUSABLE, NUMBER, ROWS, TRUTH, VECTOR, Builder, is_fusable
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import Constant, Name, Result, evaluate, function_of, parse, pullback, result_dtype
@@ -371,6 +371,19 @@ def test_numpy_kernels_go_block_by_block():
     arrays = np.random.default_rng(0).normal(size=(11, width)), np.empty((11, width))
     blocks.compiled(b.kernel())(0, 11, 0, *arrays)
     np.testing.assert_array_equal(arrays[1], arrays[0] ** 2 + 1)
+
+
+def test_a_gpu_gets_the_same_text_for_every_width():
+    def text(width, tail):
+        b = Builder(width, np.dtype("float32"))
+        gates = [b.load(BLOCK, ("gates",), k * width, width) for k in range(3)]
+        state = b.load(ROWS, ("state",), tail, width)
+        value = b.call("add", b.call("multiply", *gates[:2]), b.call("multiply", gates[2], state))
+        b.store(BLOCK, ("out",), width, width, value, adds=False)
+        b.store(BLOCK, ("total",), 0, 1, value, adds=True)
+        return cuda.source(b.kernel(), "f")
+
+    assert len({text(width, tail) for width in (2, 5, 300) for tail in (1, 2, 7)}) == 1
 
 
 # The builder.
