@@ -32,7 +32,13 @@ from lazyflow.nn.activation import (
     Tanhshrink,
     Threshold,
 )
-from lazyflow.nn.attention import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
+from lazyflow.nn.attention import (
+    MultiheadAttention,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from lazyflow.nn.container import ModuleDict, ModuleList, Sequential
 from lazyflow.nn.convolution import (
     AdaptiveAvgPool1d,
@@ -49,7 +55,8 @@ from lazyflow.nn.convolution import (
     Unfold,
 )
 from lazyflow.nn.dropout import Dropout, Dropout1d, Dropout2d
-from lazyflow.nn.embedding import Embedding
+from lazyflow.nn.embedding import Embedding, EmbeddingBag
+from lazyflow.nn.graph import AttentionPooling, GATConv, GCNConv, GINConv, GraphConv
 from lazyflow.nn.linear import Bilinear, Highway, Linear
 from lazyflow.nn.loss import (
     BCELoss,
@@ -103,6 +110,7 @@ __all__ = [
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AttentionPooling",
     "AvgPool1d",
     "AvgPool2d",
     "BCELoss",
@@ -127,11 +135,16 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Embedding",
+    "EmbeddingBag",
     "Flatten",
     "Fold",
+    "GATConv",
+    "GCNConv",
+    "GINConv",
     "GRUCell",
     "GaussianNLLLoss",
     "GaussianNoise",
+    "GraphConv",
     "GroupNorm",
     "Hardshrink",
     "Hardsigmoid",
@@ -191,6 +204,8 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "TripletMarginLoss",

@@ -1,4 +1,6 @@
-"""Attention and the Transformer's encoder, over one example's sequence of any length: no padding, no batch axis."""
+"""Attention and the Transformer's encoder and decoder, over one example's sequences of any length: no
+padding, no batch axis.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ from lazyflow.nn.normalization import LayerNorm
 from lazyflow.nn.one_node import one_node
 from lazyflow.random import Stream
 
-__all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+__all__ = [
+    "MultiheadAttention",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
+]
 
 
 class MultiheadAttention(Module):
@@ -152,6 +160,12 @@ class MultiheadAttention(Module):
 _ACTIVATIONS: dict[str, Callable[[Any], Expr]] = {"relu": relu, "gelu": gelu}
 
 
+def _activation(owner: str, activation: str | Callable[[Any], Expr]) -> Callable[[Any], Expr]:
+    if isinstance(activation, str) and activation not in _ACTIVATIONS:
+        raise ValueError(f"{owner}: activation must be relu, gelu or a function, got {activation!r}")
+    return _ACTIVATIONS[activation] if isinstance(activation, str) else activation
+
+
 class TransformerEncoderLayer(Module):
     """Self-attention and a network of two layers, each with a residual connection (Vaswani et al. 2017).
 
@@ -182,16 +196,13 @@ class TransformerEncoderLayer(Module):
         stream: Stream | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(activation, str) and activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"TransformerEncoderLayer: activation must be relu, gelu or a function, got {activation!r}"
-            )
+        chosen = _activation("TransformerEncoderLayer", activation)
         self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, stream=stream)
         self.linear1 = Linear(d_model, dim_feedforward, bias)
         self.linear2 = Linear(dim_feedforward, d_model, bias)
         self.norm1, self.norm2 = (LayerNorm(d_model, layer_norm_eps, bias=bias) for _ in range(2))
         self.dropout, self.dropout1, self.dropout2 = (Dropout(dropout, stream=stream) for _ in range(3))
-        self.activation = _ACTIVATIONS[activation] if isinstance(activation, str) else activation
+        self.activation = chosen
         self.norm_first = bool(norm_first)
 
     def forward(self, src: Any, src_mask: Any = None, is_causal: bool = False) -> Expr:
@@ -241,4 +252,112 @@ class TransformerEncoder(Module):
         x = constant(src)
         for layer in self.layers:
             x = layer(x, mask, is_causal)
+        return x if self.norm is None else self.norm(x)
+
+
+class TransformerDecoderLayer(Module):
+    """Self-attention, attention to what an encoder made, and a network of two layers, each with a residual connection
+    (Vaswani et al. 2017).
+
+    Called with one example's ``tgt`` (t, d_model) and ``memory`` (s, d_model), of any t and s; parameters and options
+    are those of ``torch.nn.TransformerDecoderLayer``. Masks as ``attn_mask`` in `MultiheadAttention`, of (t, t) and
+    (t, s); ``tgt_is_causal=True`` by itself lets place i see the places up to i.
+
+    >>> import numpy as np
+    >>> import lazyflow as lf
+    >>> layer = lf.nn.TransformerDecoderLayer(8, 2, dim_feedforward=16)
+    >>> tgt, memory = (lf.constant(np.ones((n, 8), np.float32)) for n in (3, 5))
+    >>> layer(tgt, memory, tgt_is_causal=True).shape
+    (3, 8)
+    """
+
+    quiet = True
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Any], Expr] = "relu",
+        layer_norm_eps: float = 1e-5,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        stream: Stream | None = None,
+    ) -> None:
+        super().__init__()
+        chosen = _activation("TransformerDecoderLayer", activation)
+        self.self_attn, self.multihead_attn = (
+            MultiheadAttention(d_model, nhead, dropout, bias, stream=stream) for _ in range(2)
+        )
+        self.linear1 = Linear(d_model, dim_feedforward, bias)
+        self.linear2 = Linear(dim_feedforward, d_model, bias)
+        self.norm1, self.norm2, self.norm3 = (LayerNorm(d_model, layer_norm_eps, bias=bias) for _ in range(3))
+        self.dropout, self.dropout1, self.dropout2, self.dropout3 = (Dropout(dropout, stream=stream) for _ in range(4))
+        self.activation = chosen
+        self.norm_first = bool(norm_first)
+
+    def forward(
+        self,
+        tgt: Any,
+        memory: Any,
+        tgt_mask: Any = None,
+        memory_mask: Any = None,
+        *,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Expr:
+        """The sequence, one layer further."""
+        first = next(self.parameters(), None)
+        own_mask, its_mask = (None if mask is None else constant(mask) for mask in (tgt_mask, memory_mask))
+        x, memory = as_floating(tgt, first), as_floating(memory, first)
+        return self._further(x, memory, own_mask, its_mask, bool(tgt_is_causal), bool(memory_is_causal))
+
+    @one_node
+    def _further(self, x: Expr, memory: Expr, tgt_mask: Any, memory_mask: Any, is_causal: bool, to_it: bool) -> Expr:
+        if self.norm_first:
+            y = self.norm1(x)
+            x = x + self.dropout1(_attended(self.self_attn, y, y, tgt_mask, is_causal))
+            x = x + self.dropout2(_attended(self.multihead_attn, self.norm2(x), memory, memory_mask, to_it))
+            return x + self._network(self.norm3(x))
+        x = self.norm1(x + self.dropout1(_attended(self.self_attn, x, x, tgt_mask, is_causal)))
+        x = self.norm2(x + self.dropout2(_attended(self.multihead_attn, x, memory, memory_mask, to_it)))
+        z: Expr = self.norm3(x + self._network(x))
+        return z
+
+    def _network(self, x: Expr) -> Expr:
+        result: Expr = self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+        return result
+
+
+def _attended(attention: Module, x: Expr, to: Expr, mask: Any, is_causal: bool) -> Expr:
+    result: Expr = attention(x, to, to, need_weights=False, attn_mask=mask, is_causal=is_causal)[0]
+    return result
+
+
+class TransformerDecoder(Module):
+    """``num_layers`` copies of a `TransformerDecoderLayer`, one after another, and a norm at the end if one is given.
+
+    The copies start with the weights of ``decoder_layer``, as in PyTorch, and are trained apart.
+
+    >>> import numpy as np
+    >>> import lazyflow as lf
+    >>> decoder = lf.nn.TransformerDecoder(lf.nn.TransformerDecoderLayer(8, 2, 16), num_layers=2)
+    >>> tgt, memory = (lf.constant(np.ones((n, 8), np.float32)) for n in (3, 5))
+    >>> decoder(tgt, memory, tgt_is_causal=True).shape
+    (3, 8)
+    """
+
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        super().__init__()
+        (count,) = checked_sizes("TransformerDecoder", num_layers=num_layers)
+        self.layers = ModuleList(copy.deepcopy(decoder_layer) for _ in range(count))
+        self.norm = norm
+
+    def forward(self, tgt: Any, memory: Any, tgt_mask: Any = None, memory_mask: Any = None, **causal: bool) -> Expr:
+        """The sequence through all layers; options as those of `TransformerDecoderLayer`."""
+        x, memory = constant(tgt), constant(memory)
+        for layer in self.layers:
+            x = layer(x, memory, tgt_mask, memory_mask, **causal)
         return x if self.norm is None else self.norm(x)

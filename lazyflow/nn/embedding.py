@@ -1,4 +1,4 @@
-"""`Embedding`: a table of vectors, looked up by index."""
+"""`Embedding`: a table of vectors, looked up by index; `EmbeddingBag`: sums, means and largest elements of them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.device import to_host
-from lazyflow.errors import DTypeError
-from lazyflow.expr import Expr, constant
+from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.expr import Expr, constant, in_dtype, index_array
 from lazyflow.functions.elementwise import where
 from lazyflow.functions.index import embedding, take
+from lazyflow.functions.segment import segment_max, segment_mean, segment_sum
 from lazyflow.nn import init
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 
-__all__ = ["Embedding"]
+__all__ = ["Embedding", "EmbeddingBag"]
 
 
 class Embedding(Module):
@@ -81,3 +82,101 @@ class Embedding(Module):
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}" + ("" if self.sparse else ", sparse=False")
+
+
+_REDUCTIONS = {"sum": segment_sum, "mean": segment_mean, "max": segment_max}
+
+
+class EmbeddingBag(Module):
+    """The mean, ``mode="mean"``, sum or largest elements, ``"max"``, of the rows of a table at the indices of a bag.
+
+    Called with a bag, a list or an array of any number of indices, it returns (embedding_dim,); with an array (b, k)
+    of b bags, or one (n,) with ``offsets`` (b,), where each begins, (b, embedding_dim), as
+    ``torch.nn.EmbeddingBag``. An empty bag is zero, and so is one of nothing but ``padding_idx``, which takes no part.
+    ``per_sample_weights``: numbers of the shape of the indices by which the rows are multiplied, for a sum. Bags of all
+    sizes share launches. Raises ``IndexError``, at the line of the call, for an index out of range.
+
+    >>> import lazyflow as lf
+    >>> words = lf.nn.EmbeddingBag(100, 8)
+    >>> words([7, 3, 7]).shape, words([7, 3, 7], offsets=[0, 1]).shape
+    ((8,), (2, 8))
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, mode: str = "mean", padding_idx: int | None = None
+    ) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = checked_sizes(
+            "EmbeddingBag", num_embeddings=num_embeddings, embedding_dim=embedding_dim
+        )
+        if mode not in _REDUCTIONS:
+            raise ValueError(f"EmbeddingBag: mode must be {', '.join(_REDUCTIONS)}, got {mode!r}")
+        if padding_idx is not None and not 0 <= padding_idx < self.num_embeddings:
+            raise ValueError(
+                f"EmbeddingBag: padding_idx must be from 0 to {self.num_embeddings - 1}, got {padding_idx}"
+            )
+        self.mode, self.padding_idx = mode, padding_idx
+        self.weight = new_parameter(self.num_embeddings, self.embedding_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial rows anew."""
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            with devices.on(self.weight.device):
+                self.weight.data[self.padding_idx] = 0
+
+    def forward(self, input: Any, offsets: Any = None, per_sample_weights: Any = None) -> Expr:
+        """The vector of a bag, or of each."""
+        index = _indices("input", input)
+        bags, n = _bags(index, offsets)
+        flat = index.reshape(-1)
+        kept: Any = slice(None) if self.padding_idx is None else np.flatnonzero(flat != self.padding_idx)
+        rows = embedding(self.weight, flat[kept])
+        if per_sample_weights is not None:
+            rows = rows * self._weights(per_sample_weights, index.shape, kept)
+        found = _REDUCTIONS[self.mode](rows, bags[kept], n)
+        if self.mode == "max":
+            found = where((np.bincount(bags[kept], minlength=n) == 0)[:, None], 0.0, found)
+        return found if index.ndim > 1 or offsets is not None else found[0]
+
+    def _weights(self, given: Any, shape: tuple[int, ...], kept: Any) -> Expr:
+        if self.mode != "sum":
+            raise ValueError(f"EmbeddingBag: per_sample_weights are for mode='sum', not {self.mode!r}")
+        weights = in_dtype(given, self.weight.dtype)
+        if weights.shape != shape:
+            raise ShapeError(f"EmbeddingBag: per_sample_weights must have the shape {shape}, got {weights.shape}")
+        weights = weights.reshape(-1, 1)
+        return weights if isinstance(kept, slice) else take(weights, kept)
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}, mode={self.mode!r}{padding}"
+
+
+def _indices(what: str, given: Any) -> Any:
+    if isinstance(given, Expr):
+        raise TypeError(f"EmbeddingBag: {what} must be an array or a list of integers, not an expression")
+    array = index_array(given)
+    if array.dtype.kind not in "iu":
+        raise DTypeError(f"EmbeddingBag: {what} must hold integers, got {array.dtype}")
+    return array
+
+
+def _bags(index: Any, offsets: Any) -> tuple[Any, int]:
+    """Of each index which bag it is in, and how many bags there are."""
+    if index.ndim not in (1, 2) or (index.ndim == 2 and offsets is not None):
+        raise ShapeError(
+            f"EmbeddingBag takes indices (n,), with offsets or without, or (b, k); got shape {index.shape}"
+            + ("" if offsets is None else " and offsets")
+        )
+    if index.ndim == 2:
+        return np.repeat(np.arange(len(index)), index.shape[1]), len(index)
+    if offsets is None:
+        return np.zeros(len(index), np.int64), 1
+    begins = _indices("offsets", offsets)
+    if begins.ndim != 1 or not len(begins) or begins[0] or (np.diff(begins) < 0).any() or begins[-1] > len(index):
+        raise ValueError(
+            f"EmbeddingBag: offsets must be (b,), where bags begin, rising from 0 up to {len(index)}, got {begins}"
+        )
+    return np.searchsorted(begins, np.arange(len(index)), side="right") - 1, len(begins)

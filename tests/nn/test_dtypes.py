@@ -77,12 +77,22 @@ LAYERS: dict[str, tuple[Any, Any]] = {
         lambda: nn.TransformerEncoderLayer(4, 2, 8, norm_first=True),
         lambda m, form: m(form(WIDE)),
     ),
+    "TransformerDecoderLayer": (
+        lambda: nn.TransformerDecoderLayer(4, 2, 8),
+        lambda m, form: m(form(WIDE), form(WIDE[:2])),
+    ),
+    "GCNConv": (lambda: nn.GCNConv(4, 2), lambda m, form: m(form(WIDE), EDGES, [1.0, 2.0, 0.5])),
+    "GraphConv": (lambda: nn.GraphConv(4, 2, "max"), lambda m, form: m(form(WIDE), EDGES)),
+    "GATConv": (lambda: nn.GATConv(4, 2, 2), lambda m, form: m(form(WIDE), EDGES)),
+    "AttentionPooling": (lambda: nn.AttentionPooling(4), lambda m, form: m(form(WIDE))),
     "SoftmaxOutput": (lambda: nn.SoftmaxOutput(4, 3), lambda m, form: m(form(WIDE[0]), 1)),
     "HierarchicalSoftmax": (
         lambda: nn.HierarchicalSoftmax(4, [[0, 1], [2, 3]]),
         lambda m, form: m(form(WIDE[0]), 1),
     ),
 }
+
+EDGES = [[0, 1, 2], [1, 0, 1]]
 
 FORMS: dict[str, Any] = {
     "array": lambda a: a,

@@ -517,6 +517,69 @@ def test_transformer_encoder(norm_first: bool, activation: str, is_causal: bool)
     compare_gradients(module, twin, inputs, tensors)
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("masked", ["causal", "masks", "none"])
+def test_transformer_decoder(norm_first: bool, masked: str) -> None:
+    rng = np.random.default_rng(3)
+    pairs = [(rng.standard_normal((t, 6)), rng.standard_normal((s, 6))) for t, s in ((4, 3), (2, 5), (4, 1), (1, 1))]
+    how = {"dropout": 0.0, "activation": "gelu", "norm_first": norm_first}
+    with lf.using(dtype="float64"):
+        module = scrambled(nn.TransformerDecoder(nn.TransformerDecoderLayer(6, 2, 8, **how), 2, nn.LayerNorm(6)))
+        layer = torch.nn.TransformerDecoderLayer(6, 2, 8, **how)
+        twin = twin_of(module, torch.nn.TransformerDecoder(layer, 2, torch.nn.LayerNorm(6)))
+        inputs = [(lf.Parameter(x), lf.Parameter(memory)) for x, memory in pairs]
+        tensors = [[torch.tensor(a, requires_grad=True) for a in pair] for pair in pairs]
+        values, expected = [], []
+        for given, (tgt, memory) in zip(inputs, tensors, strict=True):
+            t, s = len(tgt), len(memory)
+            causal = torch.triu(torch.full((t, t), -torch.inf, dtype=torch.float64), 1)
+            extra = rng.standard_normal((t, s))
+            if masked == "masks":
+                values.append(module(*given, causal.numpy(), extra))
+                expected.append(twin(tgt, memory, causal, torch.tensor(extra)))
+            else:
+                is_causal = masked == "causal"
+                values.append(module(*given, tgt_is_causal=is_causal))
+                expected.append(twin(tgt, memory, tgt_mask=causal if is_causal else None))
+        compare(values, expected)
+    compare_gradients(module, twin, [x for pair in inputs for x in pair], [t for pair in tensors for t in pair])
+
+
+BAGS = ([3, 1, 3, 4], [2], [0, 0, 5], [5, 5])
+
+
+@pytest.mark.parametrize("mode", ["mean", "sum", "max"])
+@pytest.mark.parametrize("padding_idx", [None, 5])
+@pytest.mark.parametrize("form", ["bag", "offsets", "matrix"])
+def test_embedding_bag(mode: str, padding_idx: int | None, form: str) -> None:
+    with lf.using(dtype="float64"):
+        module = scrambled(nn.EmbeddingBag(6, 3, mode=mode, padding_idx=padding_idx))
+        twin = twin_of(module, torch.nn.EmbeddingBag(6, 3, mode=mode, padding_idx=padding_idx))
+        if form == "bag":
+            compare([module(bag) for bag in BAGS], [twin(torch.tensor([bag]))[0] for bag in BAGS])
+        elif form == "offsets":
+            flat, offsets = [i for bag in BAGS for i in bag], [0, 4, 4, 5, 8]  # the second is empty
+            compare([module(flat, offsets)], [twin(torch.tensor(flat), torch.tensor(offsets))])
+        else:
+            matrices = [np.array(BAGS[0]).reshape(2, 2), np.array(BAGS[2:3])]
+            compare([module(m) for m in matrices], [twin(torch.tensor(m)) for m in matrices])
+    compare_gradients(module, twin, [], [])
+
+
+def test_weights_in_an_embedding_bag() -> None:
+    rng = np.random.default_rng(1)
+    with lf.using(dtype="float64"):
+        module = scrambled(nn.EmbeddingBag(6, 3, mode="sum", padding_idx=5))
+        twin = twin_of(module, torch.nn.EmbeddingBag(6, 3, mode="sum", padding_idx=5))
+        weights = [rng.standard_normal(len(bag)) for bag in BAGS]
+        inputs = [lf.Parameter(w) for w in weights]
+        tensors = [torch.tensor(w, requires_grad=True) for w in weights]
+        pairs = zip(BAGS, tensors, strict=True)
+        expected = [twin(torch.tensor([bag]), per_sample_weights=w[None])[0] for bag, w in pairs]
+        compare([module(bag, None, w) for bag, w in zip(BAGS, inputs, strict=True)], expected)
+    compare_gradients(module, twin, inputs[:3], tensors[:3])
+
+
 NORMS = {
     "vectors": ("BatchNorm1d", [(3,)] * 4, {}),
     "sequences": ("BatchNorm1d", [(3, 5)] * 4, {}),
@@ -556,6 +619,7 @@ def test_batch_norm(name: str, listed: bool) -> None:
 def test_every_layer_that_pytorch_has_too_is_compared() -> None:
     compared = {row.name for row in LAYERS} | {row.name for row in LOSSES} | {"RNN", "GRU", "LSTM", "CTCLoss"}
     compared |= {"MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer", "BatchNorm1d", "BatchNorm2d"}
+    compared |= {"TransformerDecoder", "TransformerDecoderLayer", "EmbeddingBag"}
     elsewhere = {"Embedding", "GRUCell", "LSTMCell", "RNNCell", "Sequential", "ModuleDict", "ModuleList", "Module"}
     shared = {n for n in nn.__all__ if isinstance(getattr(torch.nn, n, None), type)} - elsewhere - {"Parameter"}
     assert shared == compared
