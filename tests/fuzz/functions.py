@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.ops import derived
+
 Array = Any
 
 
@@ -227,6 +229,15 @@ UNARY: dict[str, tuple[Callable[..., Array], Callable[..., Array] | None]] = {
     "isfinite": (np.isfinite, None),
     "logical_not": (np.logical_not, None),
 }
+
+
+def _derived(name: str) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """The same of a function that has a row in the table of accuracy alone."""
+    value, slope = (derived.reference(name, key) for key in ("y", "x"))
+    return value, lambda x, y: slope(x)
+
+
+UNARY |= {name: _derived(name) for name in derived.names(UNARY)}
 EXACT = {"negative", "abs", "sign", "relu", "floor", "ceil", "round", "isnan", "isfinite", "logical_not", "invert"}
 OWN_DTYPES = {
     **dict.fromkeys(("negative", "abs", "sign", "square", "floor", "ceil", "round", "relu", "invert"), first),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import DTypeError, ShapeError
+from tests.ops import derived
 from tests.ops.harness import Case, ErrorCase, Spec
 
 INF = math.inf
@@ -32,7 +33,7 @@ WIDE = Spec((50,), low=-700.0, high=700.0)
 F16, F32 = (Spec((5,), t) for t in ("float16", "float32"))
 
 
-# Elementwise, one operand: name, reference, domain.
+# Elementwise, one operand: name, reference, domain. What has a row in `accuracy` alone is behind these.
 
 UNARY: tuple[tuple[str, Callable[..., Any], tuple[float, float]], ...] = (
     ("negative", np.negative, (-2, 2)),
@@ -80,6 +81,7 @@ UNARY: tuple[tuple[str, Callable[..., Any], tuple[float, float]], ...] = (
     ("gelu_tanh", lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2, (-3, 3)),
     ("silu", lambda x: x / (1 + np.exp(-x)), (-4, 4)),
 )
+UNARY += tuple((n, derived.reference(n, "y"), derived.domain(n)) for n in derived.names([name for name, *_ in UNARY]))
 
 DIFFERENTIABLE = tuple(
     Case(name, (Spec(shape, low=low, high=high),), reference)
