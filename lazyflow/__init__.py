@@ -38,7 +38,7 @@ from lazyflow.explain import explain as explain
 from lazyflow.expr import Expr as Expr
 from lazyflow.expr import Parameter as Parameter
 from lazyflow.expr import constant as constant
-from lazyflow.functions import *  # noqa: F403
+from lazyflow.functions import *
 from lazyflow.grad import elementwise_grad as elementwise_grad
 from lazyflow.grad import grad as grad
 from lazyflow.grad import gradients as gradients

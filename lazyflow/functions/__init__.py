@@ -5,34 +5,23 @@ memory will do), and
 returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
 """
 
-from typing import TYPE_CHECKING
+import types as _types
+import typing as _typing
 
-from lazyflow.functions import (
-    convolution,
-    elementwise,
-    index,
-    interchange,
-    linalg,
-    loss,
-    operators,
-    random,
-    reduce,
-    segment,
-    shape,
-)
-from lazyflow.functions.convolution import *  # noqa: F403
-from lazyflow.functions.elementwise import *  # noqa: F403
-from lazyflow.functions.index import *  # noqa: F403
-from lazyflow.functions.interchange import *  # noqa: F403
-from lazyflow.functions.linalg import *  # noqa: F403
-from lazyflow.functions.loss import *  # noqa: F403
-from lazyflow.functions.random import *  # noqa: F403
-from lazyflow.functions.reduce import *  # noqa: F403
-from lazyflow.functions.segment import *  # noqa: F403
-from lazyflow.functions.shape import *  # noqa: F403
+from lazyflow.functions.convolution import *
+from lazyflow.functions.elementwise import *
+from lazyflow.functions.index import *
+from lazyflow.functions.interchange import *
+from lazyflow.functions.linalg import *
+from lazyflow.functions.loss import *
+from lazyflow.functions.operators import METHODS as _METHODS
+from lazyflow.functions.random import *
+from lazyflow.functions.reduce import *
+from lazyflow.functions.segment import *
+from lazyflow.functions.shape import *
 
-assert operators.METHODS  # imported for the methods that it fills in
+assert _METHODS  # imported for the methods that it fills in
 
-if not TYPE_CHECKING:  # type checkers take what the lines above import
-    _MODULES = convolution, elementwise, index, interchange, linalg, loss, random, reduce, segment, shape
-    __all__ = [name for module in _MODULES for name in module.__all__]
+if not _typing.TYPE_CHECKING:  # type checkers take what the lines above import
+    _MODULE = _types.ModuleType
+    __all__ = [n for n, value in list(globals().items()) if not n.startswith("_") and type(value) is not _MODULE]

@@ -215,4 +215,4 @@ def scale_gradient(x: Any, scale: float) -> Expr:
 
 # Type checkers take what is defined here and does not begin with an underscore.
 if not TYPE_CHECKING:
-    __all__ = [name for name in globals() if not name.startswith("_") and name not in _BEFORE]
+    __all__ = [name for name in list(globals()) if not name.startswith("_") and name not in _BEFORE]

@@ -1,221 +1,31 @@
 """Layers and cells: what a model is built of. Every ``forward`` is for one example; the engine does the batching."""
 
-from lazyflow.expr import Parameter
-from lazyflow.nn import functional, init
-from lazyflow.nn.activation import (
-    CELU,
-    ELU,
-    GELU,
-    GLU,
-    SELU,
-    Hardshrink,
-    Hardsigmoid,
-    Hardswish,
-    Hardtanh,
-    LeakyReLU,
-    LogSigmoid,
-    LogSoftmax,
-    Mish,
-    PReLU,
-    ReLU,
-    ReLU6,
-    RReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softmax2d,
-    Softmin,
-    Softplus,
-    Softshrink,
-    Softsign,
-    Tanh,
-    Tanhshrink,
-    Threshold,
-)
-from lazyflow.nn.attention import (
-    MultiheadAttention,
-    TransformerDecoder,
-    TransformerDecoderLayer,
-    TransformerEncoder,
-    TransformerEncoderLayer,
-)
-from lazyflow.nn.container import ModuleDict, ModuleList, Sequential
-from lazyflow.nn.convolution import (
-    AdaptiveAvgPool1d,
-    AdaptiveAvgPool2d,
-    AvgPool1d,
-    AvgPool2d,
-    Conv1d,
-    Conv2d,
-    ConvTranspose1d,
-    ConvTranspose2d,
-    Fold,
-    MaxPool1d,
-    MaxPool2d,
-    Unfold,
-)
-from lazyflow.nn.dropout import Dropout, Dropout1d, Dropout2d
-from lazyflow.nn.embedding import Embedding, EmbeddingBag
-from lazyflow.nn.graph import AttentionPooling, GATConv, GCNConv, GINConv, GraphConv
-from lazyflow.nn.linear import Bilinear, Highway, Linear
-from lazyflow.nn.loss import (
-    BCELoss,
-    BCEWithLogitsLoss,
-    CosineEmbeddingLoss,
-    CrossEntropyLoss,
-    CTCLoss,
-    GaussianNLLLoss,
-    HingeEmbeddingLoss,
-    HuberLoss,
-    KLDivLoss,
-    L1Loss,
-    MarginRankingLoss,
-    MSELoss,
-    MultiLabelMarginLoss,
-    MultiLabelSoftMarginLoss,
-    MultiMarginLoss,
-    NLLLoss,
-    PoissonNLLLoss,
-    SmoothL1Loss,
-    SoftMarginLoss,
-    TripletMarginLoss,
-    TripletMarginWithDistanceLoss,
-)
-from lazyflow.nn.module import Module
-from lazyflow.nn.noise import GaussianNoise, VariationalDropout, weight_noise
-from lazyflow.nn.normalization import (
-    BatchNorm1d,
-    BatchNorm2d,
-    GroupNorm,
-    InstanceNorm1d,
-    InstanceNorm2d,
-    LayerNorm,
-    RMSNorm,
-)
-from lazyflow.nn.recurrent import GRU, LSTM, RNN, BiLSTM, GRUCell, LSTMCell, RNNCell
-from lazyflow.nn.shape import CosineSimilarity, Flatten, Identity, PairwiseDistance, Unflatten
-from lazyflow.nn.softmax import ClassFactoredSoftmax, HierarchicalSoftmax, SoftmaxOutput
-from lazyflow.nn.tree import BinaryTreeLSTMCell, ChildSumTreeLSTMCell, NaryTreeLSTMCell
-from lazyflow.nn.variants import CoupledLSTMCell, LayerNormLSTMCell
-from lazyflow.nn.weights import remove_weight_norm, weight_norm
+import types as _types
+import typing as _typing
 
-__all__ = [
-    "CELU",
-    "ELU",
-    "GELU",
-    "GLU",
-    "GRU",
-    "LSTM",
-    "RNN",
-    "SELU",
-    "AdaptiveAvgPool1d",
-    "AdaptiveAvgPool2d",
-    "AttentionPooling",
-    "AvgPool1d",
-    "AvgPool2d",
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "BiLSTM",
-    "Bilinear",
-    "BinaryTreeLSTMCell",
-    "CTCLoss",
-    "ChildSumTreeLSTMCell",
-    "ClassFactoredSoftmax",
-    "Conv1d",
-    "Conv2d",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "CosineEmbeddingLoss",
-    "CosineSimilarity",
-    "CoupledLSTMCell",
-    "CrossEntropyLoss",
-    "Dropout",
-    "Dropout1d",
-    "Dropout2d",
-    "Embedding",
-    "EmbeddingBag",
-    "Flatten",
-    "Fold",
-    "GATConv",
-    "GCNConv",
-    "GINConv",
-    "GRUCell",
-    "GaussianNLLLoss",
-    "GaussianNoise",
-    "GraphConv",
-    "GroupNorm",
-    "Hardshrink",
-    "Hardsigmoid",
-    "Hardswish",
-    "Hardtanh",
-    "HierarchicalSoftmax",
-    "Highway",
-    "HingeEmbeddingLoss",
-    "HuberLoss",
-    "Identity",
-    "InstanceNorm1d",
-    "InstanceNorm2d",
-    "KLDivLoss",
-    "L1Loss",
-    "LSTMCell",
-    "LayerNorm",
-    "LayerNormLSTMCell",
-    "LeakyReLU",
-    "Linear",
-    "LogSigmoid",
-    "LogSoftmax",
-    "MSELoss",
-    "MarginRankingLoss",
-    "MaxPool1d",
-    "MaxPool2d",
-    "Mish",
-    "Module",
-    "ModuleDict",
-    "ModuleList",
-    "MultiLabelMarginLoss",
-    "MultiLabelSoftMarginLoss",
-    "MultiMarginLoss",
-    "MultiheadAttention",
-    "NLLLoss",
-    "NaryTreeLSTMCell",
-    "PReLU",
-    "PairwiseDistance",
-    "Parameter",
-    "PoissonNLLLoss",
-    "RMSNorm",
-    "RNNCell",
-    "RReLU",
-    "ReLU",
-    "ReLU6",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "SmoothL1Loss",
-    "SoftMarginLoss",
-    "Softmax",
-    "Softmax2d",
-    "SoftmaxOutput",
-    "Softmin",
-    "Softplus",
-    "Softshrink",
-    "Softsign",
-    "Tanh",
-    "Tanhshrink",
-    "Threshold",
-    "TransformerDecoder",
-    "TransformerDecoderLayer",
-    "TransformerEncoder",
-    "TransformerEncoderLayer",
-    "TripletMarginLoss",
-    "TripletMarginWithDistanceLoss",
-    "Unflatten",
-    "Unfold",
-    "VariationalDropout",
-    "functional",
-    "init",
-    "remove_weight_norm",
-    "weight_noise",
-    "weight_norm",
-]
+from lazyflow.expr import Parameter as Parameter
+from lazyflow.nn import functional as functional
+from lazyflow.nn import init as init
+from lazyflow.nn.activation import *
+from lazyflow.nn.attention import *
+from lazyflow.nn.container import *
+from lazyflow.nn.convolution import *
+from lazyflow.nn.dropout import *
+from lazyflow.nn.embedding import *
+from lazyflow.nn.graph import *
+from lazyflow.nn.linear import *
+from lazyflow.nn.loss import *
+from lazyflow.nn.module import Module as Module
+from lazyflow.nn.noise import *
+from lazyflow.nn.normalization import *
+from lazyflow.nn.recurrent import *
+from lazyflow.nn.shape import *
+from lazyflow.nn.softmax import *
+from lazyflow.nn.tree import *
+from lazyflow.nn.variants import *
+from lazyflow.nn.weights import *
+
+if not _typing.TYPE_CHECKING:  # type checkers take what the lines above import
+    _MODULE = _types.ModuleType
+    __all__ = [n for n, value in list(globals().items()) if not n.startswith("_") and type(value) is not _MODULE]
+    __all__ += ["functional", "init"]

@@ -1,48 +1,18 @@
 """Optimizers, gradient clipping and learning-rate schedules, with the names and the numbers of PyTorch."""
 
-from lazyflow.optim.adam import Adam, AdamW, AMSGrad
-from lazyflow.optim.adaptive import Adadelta, Adagrad, RMSprop
-from lazyflow.optim.average import ExponentialMovingAverage, SimpleAverage
-from lazyflow.optim.base import Optimizer
-from lazyflow.optim.clip import clip_grad_norm, clip_grad_value, grad_norm
-from lazyflow.optim.exponentiated import ExponentiatedGradient
-from lazyflow.optim.functional import functional
-from lazyflow.optim.schedules import (
-    CosineAnnealingLR,
-    CyclicLR,
-    ExponentialLR,
-    LambdaLR,
-    LinearWarmup,
-    MultiStepLR,
-    ReduceLROnPlateau,
-    Schedule,
-    StepLR,
-)
-from lazyflow.optim.sgd import SGD
+import types as _types
+import typing as _typing
 
-__all__ = [
-    "SGD",
-    "AMSGrad",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "CosineAnnealingLR",
-    "CyclicLR",
-    "ExponentialLR",
-    "ExponentialMovingAverage",
-    "ExponentiatedGradient",
-    "LambdaLR",
-    "LinearWarmup",
-    "MultiStepLR",
-    "Optimizer",
-    "RMSprop",
-    "ReduceLROnPlateau",
-    "Schedule",
-    "SimpleAverage",
-    "StepLR",
-    "clip_grad_norm",
-    "clip_grad_value",
-    "functional",
-    "grad_norm",
-]  # fmt: skip
+from lazyflow.optim.adam import *
+from lazyflow.optim.adaptive import *
+from lazyflow.optim.average import *
+from lazyflow.optim.base import Optimizer as Optimizer
+from lazyflow.optim.clip import *
+from lazyflow.optim.exponentiated import *
+from lazyflow.optim.functional import functional as functional
+from lazyflow.optim.schedules import *
+from lazyflow.optim.sgd import *
+
+if not _typing.TYPE_CHECKING:  # type checkers take what the lines above import
+    _MODULE = _types.ModuleType
+    __all__ = [n for n, value in list(globals().items()) if not n.startswith("_") and type(value) is not _MODULE]

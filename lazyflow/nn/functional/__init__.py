@@ -5,12 +5,12 @@ function has.
 """
 
 from lazyflow.nn.functional import activation, attention, convolution, loss, maps, normalization
-from lazyflow.nn.functional.activation import *  # noqa: F403
-from lazyflow.nn.functional.attention import *  # noqa: F403
-from lazyflow.nn.functional.convolution import *  # noqa: F403
-from lazyflow.nn.functional.loss import *  # noqa: F403
-from lazyflow.nn.functional.maps import *  # noqa: F403
-from lazyflow.nn.functional.normalization import *  # noqa: F403
+from lazyflow.nn.functional.activation import *
+from lazyflow.nn.functional.attention import *
+from lazyflow.nn.functional.convolution import *
+from lazyflow.nn.functional.loss import *
+from lazyflow.nn.functional.maps import *
+from lazyflow.nn.functional.normalization import *
 
 __all__ = []
 __all__ += activation.__all__
