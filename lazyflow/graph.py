@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.arrays import begins
+from lazyflow.core.arrays import begins
 from lazyflow.errors import LazyflowError, TornError
 from lazyflow.expr import Expr, handle
 from lazyflow.tape import (

@@ -1,7 +1,7 @@
 """Passes over the arrays of a graph: those of the compiled core, or, where it was not built, those by whole arrays.
 
 Collecting, merging repeats, scheduling and laying out are each one or two passes over nodes and edges. Both forms give
-the very same graphs and plans (``tests/core/test_passes.py``). `lazyflow.arrays` says what each does; ``chains`` and
+the very same graphs and plans (``tests/core/test_passes.py``). `lazyflow.core.arrays` says what each does; ``chains`` and
 ``joined`` are None without the core.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lazyflow import arrays, core
-from lazyflow.arrays import IMPORT, OUTPUT, PLAIN, VIEW
+from lazyflow import core
+from lazyflow.core import arrays
+from lazyflow.core.arrays import IMPORT, OUTPUT, PLAIN, VIEW
 
 Nodes: Any
 backwards: Any
@@ -47,7 +48,7 @@ NAMES = (
 
 
 def use(form: Any) -> None:
-    """Offer the passes of ``form``, `lazyflow.arrays` or ``lazyflow.core.passes``. Tests compare the two; what was made
+    """Offer the passes of ``form``, `lazyflow.core.arrays` or ``lazyflow.core.passes``. Tests compare the two; what was made
     by one is nothing for the other."""
     globals().update({name: getattr(form, name) for name in NAMES})
 

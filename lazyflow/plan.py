@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.arrays import begins, bounds_of, in_order_of
+from lazyflow.core.arrays import begins, bounds_of, in_order_of
 from lazyflow.graph import Graph
 from lazyflow.schedule import Choices, Dag, Schedule
 from lazyflow.schedule import scheduled as schedule_of

@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import arrays, passes
+from lazyflow import passes
+from lazyflow.core import arrays
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 

@@ -4,7 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from lazyflow import arrays, core, passes
+from lazyflow import core, passes
+from lazyflow.core import arrays
 
 needs_core = pytest.mark.skipif(core.passes is None, reason="the core was not compiled")
 FORMS = [pytest.param("core", marks=needs_core), "arrays"]

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Passes over the arrays of a graph: plain loops over nodes and edges; `lazyflow.arrays` has the same by whole arrays.
+"""Passes over the arrays of a graph: plain loops over nodes and edges; `lazyflow.core.arrays` has the same by whole arrays.
 
 Arrays are contiguous and of one axis, of int64 unless said otherwise. Types, lengths and whatever is used as an index
 are checked, so that wrong arguments are an error and never a read outside of an array: what a pass takes by itself when
@@ -31,7 +31,7 @@ cdef enum:
     PLAIN
     VIEW
     IMPORT
-    OUTPUT  # kinds of rows, as in lazyflow/arrays.py
+    OUTPUT  # kinds of rows, as in lazyflow/core/arrays.py
 
 cdef i64 MASK = 0x7FFFFFFF  # bits of a hash: its products fit in 64
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lazyflow import arrays, core, passes
+from lazyflow import core, passes
+from lazyflow.core import arrays
 from lazyflow.core.columns import IntColumn
 
 if core.passes is None:
