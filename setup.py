@@ -40,13 +40,13 @@ def module(name: str) -> Extension:
 
 # The longest first, so that no core waits for one at the end.
 EXTENSIONS = [
-    module("lazyflow.expr"),
+    module("lazyflow.record.expr"),
     extension("machine", "machine.pyx", "c/machine.c", "c/products.c", "c/threads.c"),
     extension("passes", "passes.pyx"),
-    module("lazyflow.tape"),
+    module("lazyflow.record.tape"),
     extension("columns", "columns.pyx", flags=PLAIN),
     module("lazyflow.launch"),
-    module("lazyflow.templates"),
+    module("lazyflow.record.templates"),
     module("lazyflow.execute"),
     module("lazyflow.arena"),
     module("lazyflow.ways"),

@@ -30,7 +30,7 @@ from lazyflow import device as devices
 from lazyflow import engine
 from lazyflow.graph import collect
 from lazyflow.plan import Launch, Plan, Rows, reads_of
-from lazyflow.tape import Signature
+from lazyflow.record.tape import Signature
 
 DEVICE = "cuda:0"
 MODELS = {"tree_lstm": (300, 150), "tagger": (100, 50), "language_model": (256, 256)}  # embedding and hidden size

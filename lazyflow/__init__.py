@@ -35,9 +35,6 @@ from lazyflow.errors import TornError as TornError
 from lazyflow.errors import user_line as user_line
 from lazyflow.explain import Explanation as Explanation
 from lazyflow.explain import explain as explain
-from lazyflow.expr import Expr as Expr
-from lazyflow.expr import Parameter as Parameter
-from lazyflow.expr import constant as constant
 from lazyflow.functions import *
 from lazyflow.grad import elementwise_grad as elementwise_grad
 from lazyflow.grad import grad as grad
@@ -56,6 +53,9 @@ from lazyflow.map import map as map
 from lazyflow.ops.sparse import RowSparse as RowSparse
 from lazyflow.random import Stream as Stream
 from lazyflow.random import seed as seed
+from lazyflow.record.expr import Expr as Expr
+from lazyflow.record.expr import Parameter as Parameter
+from lazyflow.record.expr import constant as constant
 from lazyflow.rounds import Rounds as Rounds
 from lazyflow.rounds import rounds as rounds
 from lazyflow.settings import no_grad as no_grad

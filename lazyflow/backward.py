@@ -20,7 +20,6 @@ from lazyflow import passes, settings
 from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
 from lazyflow.execute import Run
-from lazyflow.expr import Parameter
 from lazyflow.graph import Graph
 from lazyflow.hooks import Hook, through
 from lazyflow.launch import KNOWNS, Bound, bound, bound_among, bound_for_parameters, bound_of, pull_all
@@ -29,9 +28,10 @@ from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan import Cells, Launch, launches, parameter_launches
+from lazyflow.record.expr import Parameter
+from lazyflow.record.tape import KNOWN, Signature, Type
 from lazyflow.steps import Call
 from lazyflow.sums import FEW, Rows, Sums, Waiting, gradients
-from lazyflow.tape import KNOWN, Signature, Type
 
 Retained = Callable[[Run, Arena, Any], None]
 

@@ -22,7 +22,6 @@ from lazyflow import device as devices
 from lazyflow import line as lines
 from lazyflow.arena import POOL, Arena, give_back
 from lazyflow.cuda.rows import Part
-from lazyflow.expr import Parameter
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
 from lazyflow.lifetimes import ALL, BLOCK, SAME, Segment
@@ -32,6 +31,7 @@ from lazyflow.ops.base import Array, brought, unbroadcast
 from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.program import Stages
+from lazyflow.record.expr import Parameter
 from lazyflow.steps import (
     CONSTANT,
     FLOAT,

@@ -26,14 +26,13 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CellError, generated
-from lazyflow.expr import STRUCTURE, Expr, Parameter, constant, record, require_movable, type_on
-from lazyflow.expr import _append as append
 from lazyflow.graph import collect
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
 from lazyflow.program import call_signature, program_of
-from lazyflow.recorder import EXPRESSION, NUMBER, OBJECT, Path, Payload, Recorder, is_sequence, path_of, sequence_of
-from lazyflow.tape import (
+from lazyflow.record.expr import STRUCTURE, Expr, Parameter, constant, record, require_movable, type_on
+from lazyflow.record.expr import _append as append
+from lazyflow.record.tape import (
     INPUT,
     Signature,
     Tape,
@@ -43,7 +42,8 @@ from lazyflow.tape import (
     recording_on,
     signature_by_id,
 )
-from lazyflow.trace import Trace, TracedNumber
+from lazyflow.record.trace import Trace, TracedNumber
+from lazyflow.recorder import EXPRESSION, NUMBER, OBJECT, Path, Payload, Recorder, is_sequence, path_of, sequence_of
 from lazyflow.visible import EVERY, FORMATS, IS, MISSING, Reach, Seen, bits, hides_state, is_behind, see
 from lazyflow.ways import COMPILED, Ways
 

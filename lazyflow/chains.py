@@ -29,9 +29,9 @@ from lazyflow import passes
 from lazyflow.graph import Graph, Ints
 from lazyflow.locks import Lock
 from lazyflow.program import Program, call_signature, elementwise_formulas, with_gradients_of_results
+from lazyflow.record.tape import Operand, Signature, Type
 from lazyflow.repeats import watched
 from lazyflow.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
-from lazyflow.tape import Operand, Signature, Type
 
 # NumPy calls gather every operand first, which costs more than the launches that are saved.
 FUSIONS = ("core", "cuda")

@@ -9,10 +9,10 @@ import numpy as np
 
 from lazyflow.errors import NonFiniteError
 from lazyflow.execute import Run, parameters_of
-from lazyflow.expr import Expr
 from lazyflow.launch import readers_of
 from lazyflow.plan import Launch, reads_of, sizes_of
-from lazyflow.tape import CONSTANT, KNOWN
+from lazyflow.record.expr import Expr
+from lazyflow.record.tape import CONSTANT, KNOWN
 
 
 def check_finite(run: Run, roots: Sequence[Expr]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.errors import DTypeError
-from lazyflow.expr import Expr, constant
 from lazyflow.grad import jvp, vjp
 from lazyflow.inputs import Argnum, Function, checked, evaluated, numbers_of
+from lazyflow.record.expr import Expr, constant
 from lazyflow.structure import leaves, mapped, rebuilt
 
 __all__ = ["check_grads"]

@@ -20,13 +20,13 @@ import numpy as np
 import lazyflow.numpy as names
 from lazyflow import functions
 from lazyflow.errors import GradientError
-from lazyflow.expr import Expr, Parameter, constant, handle, record, type_on, view
 from lazyflow.inline import Call, inlined
 from lazyflow.ops.base import Op, Shape, unbroadcast
 from lazyflow.ops.elementwise import MULTIPLY_NO_NAN, MULTIPLY_OR_ZERO
 from lazyflow.ops.formula import Formula, evaluate, parse, slope
-from lazyflow.rows import Rows
-from lazyflow.tape import (
+from lazyflow.record.expr import Expr, Parameter, constant, handle, record, type_on, view
+from lazyflow.record.rows import Rows
+from lazyflow.record.tape import (
     IMPORT,
     OUTPUT,
     VIEW,

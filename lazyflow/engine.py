@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import expr, fibers, passes, settings, settle
+from lazyflow import fibers, passes, settings, settle
 from lazyflow.arena import Arena
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
@@ -25,7 +25,6 @@ from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
-from lazyflow.expr import Expr, Parameter, handle, own_array, value_of
 from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
 from lazyflow.hooks import through
 from lazyflow.joined import with_joined_rows, with_loops
@@ -34,11 +33,13 @@ from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Plan, make, scheduled
 from lazyflow.plans import Plans
+from lazyflow.record import expr
+from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
+from lazyflow.record.tape import CONSTANT, IMPORT, KNOWN, VIEW, Tape, payload_starts, signature_by_id
 from lazyflow.recorded import Way, again, alone, key_of, sources_of, way_of, whole
 from lazyflow.repeats import may_repeat, without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
-from lazyflow.tape import CONSTANT, IMPORT, KNOWN, VIEW, Tape, payload_starts, signature_by_id
 from lazyflow.threads import quietly
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.

@@ -4,7 +4,7 @@ cimport cython
 
 from lazyflow.arena cimport Arena
 from lazyflow.launch cimport Bound
-from lazyflow.tape cimport Type
+from lazyflow.record.tape cimport Type
 
 
 cdef class State:

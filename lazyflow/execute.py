@@ -16,11 +16,11 @@ from lazyflow import device as devices
 from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
 from lazyflow.errors import LazyflowError
-from lazyflow.expr import Parameter, moment
 from lazyflow.launch import CALLS, CONSTANTS, KNOWNS, Bound, bound, parameter_of
 from lazyflow.ops.base import Array, Shape
 from lazyflow.plan import Cells, Plan, Rows
-from lazyflow.tape import Type
+from lazyflow.record.expr import Parameter, moment
+from lazyflow.record.tape import Type
 
 
 def _indices(plan: Plan) -> list[Any]:

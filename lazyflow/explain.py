@@ -10,12 +10,12 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.engine import CHOICES, PLANS, reduced
-from lazyflow.expr import Expr, Parameter
 from lazyflow.graph import Graph, collect
 from lazyflow.plan import dag_of
 from lazyflow.plans import CacheInfo
+from lazyflow.record.expr import Expr, Parameter
+from lazyflow.record.tape import CONSTANT, KNOWN, Operand, Signature
 from lazyflow.schedule import Schedule, lower_bound, schedule
-from lazyflow.tape import CONSTANT, KNOWN, Operand, Signature
 
 __all__ = ["Explanation", "Group", "explain"]
 

@@ -19,7 +19,7 @@ _serials = itertools.count(1)
 
 
 class Mapping:
-    """One call of `lazyflow.map`. ``started``: a moment as versions of parameters have (`lazyflow.expr.moment`).
+    """One call of `lazyflow.map`. ``started``: a moment as versions of parameters have (`lazyflow.record.expr.moment`).
     ``shared``: whether examples take turns, in which ``thread``; ``outer``: the example that the call runs for;
     ``watched``: whether somebody wants to know the lines that ask. ``bases``: of each stream that was drawn from
     inside, that stream, and what those of the examples are derived from."""

@@ -20,7 +20,6 @@ import numpy as np
 from lazyflow import functions
 from lazyflow.cotangents import cotangents
 from lazyflow.errors import GradientError
-from lazyflow.expr import Expr
 from lazyflow.inputs import (
     Argnum,
     Function,
@@ -34,6 +33,7 @@ from lazyflow.inputs import (
     scalar,
     zeros,
 )
+from lazyflow.record.expr import Expr
 from lazyflow.structure import leaves, rebuilt
 
 __all__ = [

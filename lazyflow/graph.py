@@ -20,8 +20,8 @@ import numpy as np
 from lazyflow import passes
 from lazyflow.core.arrays import begins
 from lazyflow.errors import LazyflowError, TornError
-from lazyflow.expr import Expr, handle
-from lazyflow.tape import (
+from lazyflow.record.expr import Expr, handle
+from lazyflow.record.tape import (
     Signature,
     Tape,
     known_signature,

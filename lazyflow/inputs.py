@@ -13,11 +13,11 @@ from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.cotangents import Node, Walk, cotangents, fitted, node_of
 from lazyflow.errors import DTypeError, GradientError, ShapeError
-from lazyflow.expr import ENGINE, Expr, Parameter, constant, differentiable, record, view
 from lazyflow.numpy.dispatch import has_expressions
 from lazyflow.ops import OPS
+from lazyflow.record.expr import ENGINE, Expr, Parameter, constant, differentiable, record, view
+from lazyflow.record.tape import intern_type
 from lazyflow.structure import leaves, mapped, rebuilt
-from lazyflow.tape import intern_type
 
 Function = Callable[..., Any]
 Argnum = int | Sequence[int]

@@ -32,7 +32,7 @@ import numpy as np
 from lazyflow.graph import Graph, Ints
 from lazyflow.ops.base import NOTHING, Shape
 from lazyflow.ops.rows import ByParts, ByRows, by_parts, by_rows
-from lazyflow.tape import (
+from lazyflow.record.tape import (
     CONSTANT,
     IMPORT,
     INPUT,

@@ -3,7 +3,7 @@
 cimport cython
 
 from lazyflow.arena cimport Arena
-from lazyflow.tape cimport Signature, Type
+from lazyflow.record.tape cimport Signature, Type
 
 
 cdef class Reader:

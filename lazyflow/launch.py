@@ -15,12 +15,12 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.arena import Arena
-from lazyflow.expr import Parameter
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Array, Shape, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan import Launch, Plan, Rows
-from lazyflow.tape import CONSTANT, KNOWN, Operand, Signature, Type
+from lazyflow.record.expr import Parameter
+from lazyflow.record.tape import CONSTANT, KNOWN, Operand, Signature, Type
 
 # On the host: the function of the core itself, if there is one.
 _view = devices.view if core.passes is None else core.passes.view

@@ -24,13 +24,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lazyflow import expr, fibers, settings
+from lazyflow import fibers, settings
 from lazyflow.arena import next_number
 from lazyflow.errors import user_line
-from lazyflow.expr import Expr, handle, moment
 from lazyflow.graph import is_evaluated
+from lazyflow.record import expr
+from lazyflow.record.expr import Expr, handle, moment
+from lazyflow.record.tape import IMPORT, Tape, current_tape, signature_by_id
 from lazyflow.rounds import Round, launched, watching
-from lazyflow.tape import IMPORT, Tape, current_tape, signature_by_id
 
 try:
     from greenlet import GreenletExit, getcurrent, greenlet

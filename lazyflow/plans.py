@@ -18,8 +18,8 @@ import numpy as np
 from lazyflow.graph import Graph
 from lazyflow.locks import Lock
 from lazyflow.plan import Plan, repeated
+from lazyflow.record.tape import Signature, Tape, Type
 from lazyflow.recorded import Recorded, payload_of, recorded
-from lazyflow.tape import Signature, Tape, Type
 
 LIMIT = 16 << 20  # bytes of arrays
 

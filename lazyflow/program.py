@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
-from lazyflow.expr import signature_of
 from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
 from lazyflow.graph import Graph
@@ -36,6 +35,20 @@ from lazyflow.lifetimes import Memory, Segment, laid_out, memory_of, segments
 from lazyflow.ops import OPS
 from lazyflow.ops.base import NOTHING, Array, Op, Result
 from lazyflow.ops.formula import Formula, parse, pullback
+from lazyflow.record.expr import signature_of
+from lazyflow.record.tape import CONSTANT as CONSTANT_NODE
+from lazyflow.record.tape import INPUT as INPUT_NODE
+from lazyflow.record.tape import (
+    Operand,
+    Signature,
+    Tape,
+    Type,
+    by_program,
+    intern_type,
+    output_signature,
+    signature_by_id,
+)
+from lazyflow.record.trace import Trace
 from lazyflow.steps import (
     ASSEMBLE,
     CALL,
@@ -63,10 +76,6 @@ from lazyflow.steps import (
     Step,
     is_batched,
 )
-from lazyflow.tape import CONSTANT as CONSTANT_NODE
-from lazyflow.tape import INPUT as INPUT_NODE
-from lazyflow.tape import Operand, Signature, Tape, Type, by_program, intern_type, output_signature, signature_by_id
-from lazyflow.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)

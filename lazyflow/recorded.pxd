@@ -2,8 +2,8 @@
 
 cimport cython
 
-from lazyflow.expr cimport Expr
-from lazyflow.tape cimport Tape, Type
+from lazyflow.record.expr cimport Expr
+from lazyflow.record.tape cimport Tape, Type
 
 
 @cython.locals(tape=Tape, source=Tape, row=int, e=Expr)

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.expr import Expr
 from lazyflow.graph import LONG, Graph, Segment, decoded, drawn_anew, is_evaluated, location, of_structure, payload
 from lazyflow.plan import Plan, repeated
+from lazyflow.record.expr import Expr
+from lazyflow.record.tape import IMPORT, Signature, Tape, signature_by_id, signature_columns
 from lazyflow.settings import Settings
-from lazyflow.tape import IMPORT, Signature, Tape, signature_by_id, signature_columns
 
 
 class Recorded(NamedTuple):

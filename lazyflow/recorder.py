@@ -20,10 +20,10 @@ import numpy as np
 
 from lazyflow import core, settings
 from lazyflow.errors import generated
-from lazyflow.expr import STRUCTURE, Expr, Parameter, nodes, open_tape, operands_on
-from lazyflow.expr import _append as append
-from lazyflow.expr import _local_row as local_row
-from lazyflow.tape import Signature, Tape, Type, current_tape
+from lazyflow.record.expr import STRUCTURE, Expr, Parameter, nodes, open_tape, operands_on
+from lazyflow.record.expr import _append as append
+from lazyflow.record.expr import _local_row as local_row
+from lazyflow.record.tape import Signature, Tape, Type, current_tape
 from lazyflow.visible import MISSING, Guard, hides_state, same_items
 from lazyflow.ways import Way, as_tuple, kinds_of
 

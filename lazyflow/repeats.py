@@ -16,7 +16,7 @@ import numpy as np
 
 from lazyflow import passes
 from lazyflow.graph import Graph, Ints
-from lazyflow.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
+from lazyflow.record.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
 
 FEWEST = 2  # nodes of one signature that are worth a look
 WORTH = 64  # a look passes over all edges: one node without operands that may be a repeat must come on so many

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow.execute import Run
-from lazyflow.expr import Expr
 from lazyflow.graph import is_evaluated, location
-from lazyflow.tape import CONSTANT, KNOWN, Signature
+from lazyflow.record.expr import Expr
+from lazyflow.record.tape import CONSTANT, KNOWN, Signature
 
 __all__ = ["Asked", "Operation", "Round", "Rounds", "rounds"]
 

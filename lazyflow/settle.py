@@ -14,7 +14,7 @@ from collections import deque
 from lazyflow.execute import Run
 from lazyflow.graph import is_evaluated
 from lazyflow.locks import Lock, Owner
-from lazyflow.tape import Tape, signature_by_id
+from lazyflow.record.tape import Tape, signature_by_id
 
 LEAST = 1 << 18  # bytes of an arena that are worth it
 AT_ONCE = 2  # runs that one look takes, more than one run adds: there may be many that are not stale

@@ -14,7 +14,7 @@ import numpy as np
 from lazyflow.fuse.scalar import Kernel
 from lazyflow.ops.base import Shape
 from lazyflow.ops.formula import Formula
-from lazyflow.tape import Signature
+from lazyflow.record.tape import Signature
 
 NODE, INPUT, PARAMETER, CONSTANT, INT, FLOAT, STATIC = (
     "node",

@@ -13,11 +13,11 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.execute import Run
-from lazyflow.expr import Parameter
 from lazyflow.launch import parameter_of
 from lazyflow.ops.base import Array, unbroadcast
 from lazyflow.ops.sparse import RowSparse, merged
-from lazyflow.tape import Operand, Signature
+from lazyflow.record.expr import Parameter
+from lazyflow.record.tape import Operand, Signature
 
 Accumulate = Callable[[Parameter, Any], None]
 

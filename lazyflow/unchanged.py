@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.expr import Expr, Parameter, note_change
 from lazyflow.graph import location
 from lazyflow.nn import Module
 from lazyflow.random import Stream, default_stream
+from lazyflow.record.expr import Expr, Parameter, note_change
 
 __all__ = ["Unchanged", "unchanged"]
 

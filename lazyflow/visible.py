@@ -32,11 +32,11 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CellError, is_generated
-from lazyflow.expr import Expr, Parameter, constant
 from lazyflow.ops.base import Op
 from lazyflow.random import Stream
-from lazyflow.tape import Signature, Type
-from lazyflow.trace import TracedNumber
+from lazyflow.record.expr import Expr, Parameter, constant
+from lazyflow.record.tape import Signature, Type
+from lazyflow.record.trace import TracedNumber
 
 Path = tuple[Any, ...]
 

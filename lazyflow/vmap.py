@@ -12,8 +12,8 @@ from lazyflow import functions
 from lazyflow import numpy as names
 from lazyflow.cotangents import Walk
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant
 from lazyflow.inputs import Function, finished, is_inside, reads_expressions
+from lazyflow.record.expr import Expr, constant
 from lazyflow.structure import leaves, mapped, rebuilt
 
 __all__ = ["vmap"]

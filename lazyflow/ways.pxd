@@ -1,11 +1,11 @@
 # Types of `ways.py` for Cython; see `expr.pxd`.
 
 cimport cython
-cimport lazyflow.expr as recording
+cimport lazyflow.record.expr as recording
 
 from lazyflow.core.columns cimport Variable
-from lazyflow.expr cimport Expr
-from lazyflow.tape cimport Signature, Tape, Type
+from lazyflow.record.expr cimport Expr
+from lazyflow.record.tape cimport Signature, Tape, Type
 
 
 @cython.final

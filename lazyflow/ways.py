@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-import lazyflow.expr as recording
-from lazyflow.expr import STRUCTURE, Expr, Parameter, imported_type
+import lazyflow.record.expr as recording
+from lazyflow.record.expr import STRUCTURE, Expr, Parameter, imported_type
+from lazyflow.record.tape import Signature, Tape, current_tape
 from lazyflow.settings import SCOPE
-from lazyflow.tape import Signature, Tape, current_tape
 
 __all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of"]
 
@@ -359,7 +359,7 @@ def _row(tape: Tape, value: Any) -> int:
 
 
 def _appended(tape: Tape, way: Way, rows: list[Any]) -> Any:
-    """Append a call whose payload is there, in the order of `lazyflow.expr._node`."""
+    """Append a call whose payload is there, in the order of `lazyflow.record.expr._node`."""
     row = len(tape.signatures)
     for s in way.signatures:
         signature: Signature = s

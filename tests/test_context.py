@@ -12,8 +12,8 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import settings
+from lazyflow.record.tape import current_tape
 from lazyflow.settings import Settings
-from lazyflow.tape import current_tape
 from tests.interrupts import _traced, bytecodes, interrupted
 
 FILES = ("settings.py", "tape.py", "locks.py")

@@ -10,10 +10,10 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn, optim, settings
-from lazyflow.expr import signature_of
 from lazyflow.ops import OPS
 from lazyflow.optim import schedules
-from lazyflow.tape import INDEX, SCALAR
+from lazyflow.record.expr import signature_of
+from lazyflow.record.tape import INDEX, SCALAR
 
 # Hooks
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import tape as tapes
-from lazyflow.tape import Signature, Type
+from lazyflow.record import tape as tapes
+from lazyflow.record.tape import Signature, Type
 
 MOST = 128  # instead of some thousands, and so many fewer shapes show the same
 

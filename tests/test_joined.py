@@ -11,9 +11,9 @@ from lazyflow.joined import MOST_NODES, family_of, with_joined_rows
 from lazyflow.ops.base import OPS
 from lazyflow.ops.rows import RULES
 from lazyflow.plan import make, scheduled
+from lazyflow.record.tape import signature_by_id
 from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices
-from lazyflow.tape import signature_by_id
 
 WIDTH = 3
 WORDS = 7

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import engine, optim
 from lazyflow.graph import location
-from lazyflow.tape import current_tape
+from lazyflow.record.tape import current_tape
 from tests.programs import Program, arrays, example_inputs, programs
 
 counted = pytest.mark.skipif(current_tape().handles is None, reason="the core that counts expressions is absent")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import map as mapped
-from lazyflow import nn, optim, tape
+from lazyflow import nn, optim
+from lazyflow.record import tape
 from tests import simcupy
 from tests.programs import INPUTS, Program, arrays, example_inputs, programs
 

@@ -13,7 +13,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import graph
-from lazyflow.expr import is_evaluated
+from lazyflow.record.expr import is_evaluated
 
 from .forms import FORMS, planning
 

@@ -13,9 +13,9 @@ from lazyflow.errors import DeviceError
 from lazyflow.graph import collect
 from lazyflow.ops.base import OPS
 from lazyflow.plan import Launch, Plan, Rows
+from lazyflow.record.tape import check_device, intern_type
 from lazyflow.schedule import Schedule
 from lazyflow.settings import BATCHINGS
-from lazyflow.tape import check_device, intern_type
 
 from . import programs as P
 

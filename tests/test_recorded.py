@@ -13,8 +13,8 @@ from lazyflow.graph import Graph
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Cells, Plan
 from lazyflow.plans import Plans
+from lazyflow.record.tape import Signature
 from lazyflow.schedule import Schedule
-from lazyflow.tape import Signature
 
 W0 = np.random.default_rng(3).normal(size=(4, 4))
 TABLE = np.random.default_rng(4).normal(size=(5, 4))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow.expr import memo_of, record
 from lazyflow.ops import OPS
-from lazyflow.tape import current_tape, signature_by_id
+from lazyflow.record.expr import memo_of, record
+from lazyflow.record.tape import current_tape, signature_by_id
 
 SEED = 11
 

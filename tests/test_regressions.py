@@ -10,12 +10,12 @@ import pytest
 import lazyflow as lf
 from lazyflow import arena, core
 from lazyflow.device import to_host
-from lazyflow.expr import record
 from lazyflow.functions.random import masked
 from lazyflow.ops import OPS
+from lazyflow.record.expr import record
+from lazyflow.record.tape import signature_columns
 from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
-from lazyflow.tape import signature_columns
 from tests.places import is_array_here
 
 LISTS = {

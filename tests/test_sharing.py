@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import nn, optim, tape
+from lazyflow import nn, optim
 from lazyflow.random import Stream
+from lazyflow.record import tape
 from tests.interrupts import bytecodes, meanwhile
 from tests.places import here
 
@@ -175,7 +176,7 @@ def test_a_root_that_one_thread_computes_anew_while_another_reads_it():
 
 
 def test_what_changes_of_a_module_is_counted_after_it_has_changed():
-    from lazyflow.expr import STRUCTURE
+    from lazyflow.record.expr import STRUCTURE
 
     module = nn.Module()
     files = ("nn/module.py",)

@@ -387,8 +387,8 @@ def test_a_mask_stays_while_nothing_changes():
 
 
 def test_seeds_given_by_hand_are_not_drawn_anew():
-    from lazyflow.expr import record
     from lazyflow.ops import OPS
+    from lazyflow.record.expr import record
 
     w = lf.Parameter(np.ones(3))
     noise = record(OPS["uniform"], (3, 4, 0.0, 1.0), shape=(3,), dtype=np.dtype(np.float32))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import tape as tapes
-from lazyflow.tape import signature_by_id
+from lazyflow.record import tape as tapes
+from lazyflow.record.tape import signature_by_id
 
 SEED = 5
 

@@ -17,8 +17,8 @@ class Own(nn.Module):
 
     @lf.cell
     def forward(self, x: lf.Expr, *, scale: float = 1.0) -> tuple[lf.Expr, str]:
-        reveal_type(self.linear(x))  # lazyflow.expr.Expr
-        reveal_type(self.lstm([x]))  # tuple[list[lazyflow.expr.Expr], list[Any]]
+        reveal_type(self.linear(x))  # lazyflow.record.expr.Expr
+        reveal_type(self.lstm([x]))  # tuple[list[lazyflow.record.expr.Expr], list[Any]]
         reveal_type(self.any(x))  # Any
         return x * scale, ""
 
@@ -27,8 +27,8 @@ def call(module: nn.Module, x: lf.Expr) -> Any:
     return module(x)
 
 x = lf.constant(1.0)
-reveal_type(Own()(x))  # tuple[lazyflow.expr.Expr, str]
-reveal_type(nn.LSTMCell(2, 3)(x))  # tuple[lazyflow.expr.Expr, lazyflow.expr.Expr]
+reveal_type(Own()(x))  # tuple[lazyflow.record.expr.Expr, str]
+reveal_type(nn.LSTMCell(2, 3)(x))  # tuple[lazyflow.record.expr.Expr, lazyflow.record.expr.Expr]
 call(Own(), x)
 Own()(x, scale="a")  # error: Argument "scale" to "__call__" of "Module" has incompatible type "str"; expected "float"
 

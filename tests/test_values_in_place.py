@@ -6,7 +6,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import device as devices
 from lazyflow.engine import SHORT, _shown
-from lazyflow.expr import first_value
+from lazyflow.record.expr import first_value
 
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 

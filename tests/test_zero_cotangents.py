@@ -12,9 +12,9 @@ import pytest
 import lazyflow as lf
 from lazyflow import device
 from lazyflow.backward import _ZERO_OF_ZERO
-from lazyflow.expr import record
 from lazyflow.ops.base import OPS
 from lazyflow.ops.linalg import without_nan
+from lazyflow.record.expr import record
 from tests.ops.harness import draw, launch_of
 from tests.ops.test_ops import CASES
 

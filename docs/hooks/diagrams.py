@@ -108,7 +108,7 @@ class Picture:
 
 def tape_columns(shown: Example) -> str:
     """A tape: what a row is, and which entries of the flat columns are its own."""
-    from lazyflow.tape import payload_starts, signature_by_id
+    from lazyflow.record.tape import payload_starts, signature_by_id
 
     tape = shown.loss.tape
     signatures = [signature_by_id(number) for number in tape.signatures]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lazyflow.expr import Expr, as_floating, constant, record
 from lazyflow.ops import OPS
-from lazyflow.templates import by_kinds
+from lazyflow.record.expr import Expr, as_floating, constant, record
+from lazyflow.record.templates import by_kinds
 
 __all__ = ["adaptive_avg_pool", "avg_pool", "conv", "conv_transpose", "fold_windows", "max_pool", "windows"]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lazyflow.expr import Binary, Expr, Unary, binary, constant, plain_dtype, record, unary
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Op, number
-from lazyflow.templates import by_kinds
+from lazyflow.record.expr import Binary, Expr, Unary, binary, constant, plain_dtype, record, unary
+from lazyflow.record.templates import by_kinds
 
 Function = TypeVar("Function", bound=Callable[..., Expr])
 

@@ -11,13 +11,13 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow.core.columns import are_within
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, binary, checked_range, constant, index_array, indexed, plain_dtype, record
 from lazyflow.functions.elementwise import isnan, negative, where
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, negative_axis
-from lazyflow.templates import by_kinds
-from lazyflow.trace import TracedNumber
+from lazyflow.record.expr import Expr, binary, checked_range, constant, index_array, indexed, plain_dtype, record
+from lazyflow.record.templates import by_kinds
+from lazyflow.record.trace import TracedNumber
 
 __all__ = ["argsort", "embedding", "kmax_pool", "one_hot", "pick", "scatter", "take", "take_along_axis", "topk"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lazyflow import device as devices
-from lazyflow.expr import Expr, constant
+from lazyflow.record.expr import Expr, constant
 
 __all__ = ["from_dlpack"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, affine_recorder, as_floating, binary, constant, constants, in_dtype, record
 from lazyflow.ops import OPS
 from lazyflow.ops.decompositions import svd_parts
-from lazyflow.templates import by_kinds
+from lazyflow.record.expr import Expr, affine_recorder, as_floating, binary, constant, constants, in_dtype, record
+from lazyflow.record.templates import by_kinds
 
 __all__ = [
     "affine",

@@ -9,12 +9,12 @@ import numpy as np
 
 from lazyflow.core.columns import are_within
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, as_floating, binary, in_one_dtype, index_array, indexed, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import number
 from lazyflow.ops.loss import REDUCTIONS
-from lazyflow.templates import by_kinds
-from lazyflow.trace import TracedNumber
+from lazyflow.record.expr import Expr, as_floating, binary, in_one_dtype, index_array, indexed, record
+from lazyflow.record.templates import by_kinds
+from lazyflow.record.trace import TracedNumber
 
 __all__ = ["bce_with_logits", "cross_entropy", "hinge", "huber", "mse", "nll"]
 

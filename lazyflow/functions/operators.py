@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lazyflow.expr import METHODS
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
 from lazyflow.functions import shape as s
+from lazyflow.record.expr import METHODS
 
 __all__ = ["METHODS"]
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lazyflow import settings
-from lazyflow.expr import Expr, constant, plain_dtype, record
 from lazyflow.functions.index import take_along_axis, topk
 from lazyflow.functions.shape import expand_dims, squeeze
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, integers, negative_axes, number, require_floating
 from lazyflow.random import Stream, default_stream
-from lazyflow.tape import current_tape
-from lazyflow.templates import by_kinds
+from lazyflow.record.expr import Expr, constant, plain_dtype, record
+from lazyflow.record.tape import current_tape
+from lazyflow.record.templates import by_kinds
 
 __all__ = ["bernoulli", "categorical", "dropout", "gumbel", "normal", "sample", "uniform"]
 

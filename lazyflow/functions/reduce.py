@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, along, as_floating, constant, constants, holds_expressions, joined, record
 from lazyflow.functions.shape import stack
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
-from lazyflow.templates import by_kinds
+from lazyflow.record.expr import Expr, along, as_floating, constant, constants, holds_expressions, joined, record
+from lazyflow.record.templates import by_kinds
 
 __all__ = [
     "all",

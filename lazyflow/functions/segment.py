@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, as_floating, checked_range, constant, index_array, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer
+from lazyflow.record.expr import Expr, as_floating, checked_range, constant, index_array, record
 
 __all__ = ["segment_max", "segment_mean", "segment_softmax", "segment_sum"]
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import expr
 from lazyflow.errors import ShapeError
-from lazyflow.expr import (
+from lazyflow.ops import OPS
+from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
+from lazyflow.ops.shape import pads
+from lazyflow.record import expr
+from lazyflow.record.expr import (
     Expr,
     constant,
     constants,
@@ -24,11 +27,8 @@ from lazyflow.expr import (
     remembered,
     views,
 )
-from lazyflow.ops import OPS
-from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
-from lazyflow.ops.shape import pads
-from lazyflow.tape import Type, intern_type, table_of_interned
-from lazyflow.templates import by_kinds
+from lazyflow.record.tape import Type, intern_type, table_of_interned
+from lazyflow.record.templates import by_kinds
 
 __all__ = [
     "broadcast_to",

@@ -3,7 +3,6 @@
 import types as _types
 import typing as _typing
 
-from lazyflow.expr import Parameter as Parameter
 from lazyflow.nn import functional as functional
 from lazyflow.nn import init as init
 from lazyflow.nn.activation import *
@@ -24,6 +23,7 @@ from lazyflow.nn.softmax import *
 from lazyflow.nn.tree import *
 from lazyflow.nn.variants import *
 from lazyflow.nn.weights import *
+from lazyflow.record.expr import Parameter as Parameter
 
 if not _typing.TYPE_CHECKING:  # type checkers take what the lines above import
     _MODULE = _types.ModuleType

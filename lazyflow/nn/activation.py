@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lazyflow.expr import Expr
 from lazyflow.nn import init
 from lazyflow.nn.functional import activation as f
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.nn.wrapped import FunctionModule, wrapped
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr
 
 __all__ = [
     "CELU", "ELU", "GELU", "GLU", "SELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU",

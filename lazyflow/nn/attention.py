@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, as_floating, constant
 from lazyflow.functions.elementwise import logical_not
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.random import dropout as dropped
@@ -28,6 +27,7 @@ from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_p
 from lazyflow.nn.normalization import LayerNorm
 from lazyflow.nn.one_node import one_node
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr, Parameter, as_floating, constant
 
 __all__ = [
     "MultiheadAttention",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
-from lazyflow.expr import note_change
 from lazyflow.nn.module import Module
 from lazyflow.nn.one_node import one_node
+from lazyflow.record.expr import note_change
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]
 

@@ -7,11 +7,11 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lazyflow.expr import Expr, Parameter
 from lazyflow.nn import init
 from lazyflow.nn.functional import convolution as f
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.nn.wrapped import FunctionModule, wrapped
+from lazyflow.record.expr import Expr, Parameter
 
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AvgPool1d", "AvgPool2d", "Conv1d", "Conv2d", "ConvTranspose1d",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lazyflow.expr import Expr
 from lazyflow.nn.functional import maps as f
 from lazyflow.nn.module import Module, checked_probability
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr
 
 __all__ = ["Dropout", "Dropout1d", "Dropout2d"]
 

@@ -9,12 +9,12 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow.device import to_host
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.expr import Expr, constant, in_dtype, index_array
 from lazyflow.functions.elementwise import where
 from lazyflow.functions.index import embedding, take
 from lazyflow.functions.segment import segment_max, segment_mean, segment_sum
 from lazyflow.nn import init
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
+from lazyflow.record.expr import Expr, constant, in_dtype, index_array
 
 __all__ = ["Embedding", "EmbeddingBag"]
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, as_floating, checked_range, constant, in_dtype, index_array
 from lazyflow.functions.elementwise import leaky_relu, tanh, where
 from lazyflow.functions.index import take
 from lazyflow.functions.linalg import matmul
@@ -24,6 +23,7 @@ from lazyflow.nn import init
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr, Parameter, as_floating, checked_range, constant, in_dtype, index_array
 
 __all__ = ["AttentionPooling", "GATConv", "GCNConv", "GINConv", "GraphConv"]
 

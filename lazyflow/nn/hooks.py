@@ -15,11 +15,11 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.errors import CellError, GradientError, ShapeError
-from lazyflow.expr import Expr, record
 from lazyflow.functions.shape import concatenate
 from lazyflow.hooks import Hook, HookHandle, checked, name_of
 from lazyflow.ops import OPS
-from lazyflow.tape import current_tape
+from lazyflow.record.expr import Expr, record
+from lazyflow.record.tape import current_tape
 
 Array = Any
 Gradients = tuple[Array | None, ...]

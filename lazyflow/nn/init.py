@@ -16,7 +16,7 @@ import numpy as np
 from lazyflow import random as streams
 from lazyflow.device import to_host
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Parameter
+from lazyflow.record.expr import Parameter
 
 __all__ = [
     "calculate_gain", "constant_", "dirac_", "eye_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_",

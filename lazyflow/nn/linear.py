@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lazyflow.expr import Expr, Parameter, as_floating
 from lazyflow.functions import linalg
 from lazyflow.functions.elementwise import relu, sigmoid
 from lazyflow.functions.shape import split
@@ -13,6 +12,7 @@ from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine, bilinear
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.nn.one_node import one_node
+from lazyflow.record.expr import Expr, Parameter, as_floating
 
 __all__ = ["Bilinear", "Highway", "Linear"]
 

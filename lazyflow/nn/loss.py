@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lazyflow.expr import Expr, constant
 from lazyflow.nn.functional import loss as f
 from lazyflow.nn.one_node import one_node
 from lazyflow.nn.wrapped import FunctionModule, wrapped
-from lazyflow.trace import TracedNumber
+from lazyflow.record.expr import Expr, constant
+from lazyflow.record.trace import TracedNumber
 
 __all__ = [
     "BCELoss", "BCEWithLogitsLoss", "CTCLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss",

@@ -15,9 +15,9 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import fibers, settings
 from lazyflow.errors import CheckpointError, DTypeError
-from lazyflow.expr import Expr, Parameter, note_change, own_array
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.nn import hooks
+from lazyflow.record.expr import Expr, Parameter, note_change, own_array
 from lazyflow.state import differences, raise_differences
 
 __all__ = ["IncompatibleKeys", "Module"]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from lazyflow import random as streams
-from lazyflow.expr import Expr, Parameter, constant
 from lazyflow.functions.random import masked
 from lazyflow.nn.functional import maps as f
 from lazyflow.nn.module import Module, checked_probability
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr, Parameter, constant
 
 __all__ = ["GaussianNoise", "VariationalDropout", "weight_noise"]
 

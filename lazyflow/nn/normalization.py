@@ -10,13 +10,13 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import ShapeError
-from lazyflow.expr import ENGINE, Expr, Parameter, as_floating, constant, first_value
 from lazyflow.functions import elementwise as e
 from lazyflow.functions.reduce import mean
 from lazyflow.functions.shape import concatenate, stack
 from lazyflow.nn import init
 from lazyflow.nn.functional import normalization as f
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
+from lazyflow.record.expr import ENGINE, Expr, Parameter, as_floating, constant, first_value
 
 __all__ = [
     "BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "LayerNorm", "RMSNorm",

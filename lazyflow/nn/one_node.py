@@ -18,8 +18,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from lazyflow.cell import cell
-from lazyflow.expr import STRUCTURE, Expr, Parameter
 from lazyflow.nn.module import Module
+from lazyflow.record.expr import STRUCTURE, Expr, Parameter
 
 __all__ = ["MOST", "is_quiet", "one_node"]
 
@@ -27,7 +27,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 # Combinations of shapes that a module is traced for. An encoder's layer takes 2 ms and 180 kB for each.
 MOST = 32
-_OWN = ("lazyflow.expr", "lazyflow.functions.", "lazyflow.nn.functional.")
+_OWN = ("lazyflow.record.expr", "lazyflow.functions.", "lazyflow.nn.functional.")
 
 
 def one_node(method: Method) -> Method:

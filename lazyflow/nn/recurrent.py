@@ -19,7 +19,6 @@ import numpy as np
 
 from lazyflow.cell import cell
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, Parameter, beside, constant, in_dtype
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
 from lazyflow.functions.random import masked
@@ -29,6 +28,7 @@ from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.ops.base import Shape
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr, Parameter, beside, constant, in_dtype
 
 __all__ = ["GRU", "LSTM", "RNN", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
 

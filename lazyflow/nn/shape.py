@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant
 from lazyflow.nn.functional import maps as f
 from lazyflow.nn.module import Module
 from lazyflow.nn.wrapped import FunctionModule, wrapped
+from lazyflow.record.expr import Expr, constant
 
 __all__ = ["CosineSimilarity", "Flatten", "Identity", "PairwiseDistance", "Unflatten"]
 

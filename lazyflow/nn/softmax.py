@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.expr import Expr, as_floating, constant
 from lazyflow.functions.index import embedding, pick
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.loss import cross_entropy
@@ -26,6 +25,7 @@ from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.nn.one_node import one_node
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr, as_floating, constant
 
 __all__ = ["ClassFactoredSoftmax", "HierarchicalSoftmax", "SoftmaxOutput"]
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from lazyflow.cell import cell
-from lazyflow.expr import Expr, beside, constant
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.functions.reduce import sum as summed
 from lazyflow.functions.shape import concatenate
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_sizes
 from lazyflow.nn.recurrent import checked_pair, split_gates
+from lazyflow.record.expr import Expr, beside, constant
 
 __all__ = ["BinaryTreeLSTMCell", "ChildSumTreeLSTMCell", "NaryTreeLSTMCell"]
 

@@ -9,13 +9,13 @@ import math
 from typing import Any
 
 from lazyflow.cell import cell
-from lazyflow.expr import Expr, Parameter
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.functional.normalization import layer_norm
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.nn.recurrent import checked_pair, split_gates, zero_state
+from lazyflow.record.expr import Expr, Parameter
 
 __all__ = ["CoupledLSTMCell", "LayerNormLSTMCell"]
 

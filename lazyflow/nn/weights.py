@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lazyflow.errors import GradientError
-from lazyflow.expr import Expr, Parameter, handle, note_change
 from lazyflow.nn.functional.maps import weight_norm as normalised
 from lazyflow.nn.functional.maps import weight_norm_axes
 from lazyflow.nn.module import Module
-from lazyflow.tape import current_tape
+from lazyflow.record.expr import Expr, Parameter, handle, note_change
+from lazyflow.record.tape import current_tape
 
 __all__ = ["remove_weight_norm", "weight_norm"]
 

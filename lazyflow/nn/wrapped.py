@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.expr import Expr
 from lazyflow.nn.module import Module
+from lazyflow.record.expr import Expr
 
 __all__ = ["FunctionModule", "wrapped"]
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy
 
-from lazyflow.expr import PROTOCOLS
 from lazyflow.numpy import dispatch, linalg, random
+from lazyflow.record.expr import PROTOCOLS
 
 # NumPy's own: constants, dtypes, what makes arrays out of numbers, what looks at dtypes.
 _CONSTANTS = ("pi", "e", "inf", "nan", "newaxis", "euler_gamma")

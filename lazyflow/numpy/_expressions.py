@@ -14,9 +14,9 @@ import numpy as np
 
 from lazyflow import functions as f
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant, getitem, holds_expressions, record
 from lazyflow.ops import OPS
 from lazyflow.ops.base import floating, negative_axis, require_floating
+from lazyflow.record.expr import Expr, constant, getitem, holds_expressions, record
 
 Axis = Any
 

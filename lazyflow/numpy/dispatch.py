@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from lazyflow import functions
-from lazyflow.expr import PROTOCOLS, UFUNCS, Expr
 from lazyflow.functions import linalg
 from lazyflow.functions.reduce import largest, smallest
 from lazyflow.numpy import _expressions
+from lazyflow.record.expr import PROTOCOLS, UFUNCS, Expr
 
 # By one name in NumPy and in lazyflow.functions, with the same arguments.
 _SHARED = (

@@ -14,9 +14,9 @@ import numpy
 
 from lazyflow import functions as f
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant
 from lazyflow.numpy import _expressions as e
 from lazyflow.numpy.dispatch import LINALG, either
+from lazyflow.record.expr import Expr, constant
 
 LinAlgError = numpy.linalg.LinAlgError
 

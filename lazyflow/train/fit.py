@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.data import Batches, batches
-from lazyflow.expr import Expr
 from lazyflow.nn import Module
 from lazyflow.optim import Adam
+from lazyflow.record.expr import Expr
 from lazyflow.train.batch import examples, values
 from lazyflow.train.checks import check_count
 from lazyflow.train.engine import Engine

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lazyflow.expr import Expr
 from lazyflow.io import save
+from lazyflow.record.expr import Expr
 from lazyflow.state import check_kind, differences, is_array, miscounts, misscored, raise_differences
 from lazyflow.train.batch import host
 from lazyflow.train.checks import check_call, check_count

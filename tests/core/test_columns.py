@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import expr
 from lazyflow.core.columns import Counts, FloatColumn, IntColumn, Recall, ThisThread
+from lazyflow.record import expr
 
 counted = pytest.mark.skipif(
     Counts() is None or expr.__file__.endswith(".py"), reason="in Python nobody counts expressions off again"

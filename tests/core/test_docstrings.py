@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lazyflow
-from lazyflow import expr
+from lazyflow.record import expr
 
 FOLDER = Path(lazyflow.__file__).parent
 COMPILED = [importlib.import_module(f"lazyflow.{types.stem}") for types in sorted(FOLDER.glob("*.pxd"))]

@@ -7,7 +7,7 @@ import lazyflow as lf
 from lazyflow import errors, passes
 from lazyflow.ops import OPS
 from lazyflow.plan import Plan
-from lazyflow.tape import signature_by_id
+from lazyflow.record.tape import signature_by_id
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz import functions
 from tests.fuzz.generate import TEMPLATES, Writer, generate

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow.expr import record
 from lazyflow.ops import OPS
+from lazyflow.record.expr import record
 
 X = np.array([0.3, -0.7, 1.1])
 SQUARE = OPS["square"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow.expr import record
 from lazyflow.ops.base import OPS, Op
+from lazyflow.record.expr import record
 from tests.ops.harness import draw, infer
 from tests.ops.test_ops import CASES
 

@@ -9,13 +9,13 @@ import math
 from typing import Any
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, as_floating, constant
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
 from lazyflow.functions.elementwise import logsigmoid, sigmoid, softsign, tanh
 from lazyflow.functions.random import uniform
 from lazyflow.functions.shape import split
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr, as_floating, constant
 
 __all__ = [
     "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_softmax",

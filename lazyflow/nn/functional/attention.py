@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, as_floating, constant, in_dtype, in_one_dtype
 from lazyflow.functions.elementwise import where
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.random import dropout
 from lazyflow.functions.reduce import max, softmax
 from lazyflow.functions.shape import swapaxes
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr, as_floating, constant, in_dtype, in_one_dtype
 
 __all__ = ["attention_weights", "scaled_dot_product_attention"]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, constant
 from lazyflow.functions import convolution as f
 from lazyflow.functions.shape import pad, stack
+from lazyflow.record.expr import Expr, constant
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "conv1d", "conv2d", "conv_transpose1d",

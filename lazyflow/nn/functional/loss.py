@@ -15,7 +15,6 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.expr import Expr, as_floating, constant, in_one_dtype, record
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import loss as losses
 from lazyflow.functions import reduce as r
@@ -23,6 +22,7 @@ from lazyflow.functions.index import one_hot, take
 from lazyflow.functions.shape import concatenate, stack, transpose
 from lazyflow.nn.functional.maps import cosine_similarity, pairwise_distance
 from lazyflow.ops import OPS
+from lazyflow.record.expr import Expr, as_floating, constant, in_one_dtype, record
 
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy", "ctc_loss",

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, as_floating, constant, in_one_dtype
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import linalg
 from lazyflow.functions import reduce as r
@@ -18,6 +17,7 @@ from lazyflow.functions.random import dropout as dropped
 from lazyflow.functions.random import masked, normal
 from lazyflow.ops.base import negative_axes, negative_axis
 from lazyflow.random import Stream
+from lazyflow.record.expr import Expr, as_floating, constant, in_one_dtype
 
 __all__ = [
     "bilinear", "cosine_similarity", "dropout", "dropout1d", "dropout2d", "embedding",

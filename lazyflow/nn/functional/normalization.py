@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow.errors import ShapeError
-from lazyflow.expr import Expr, as_floating, in_dtype
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
+from lazyflow.record.expr import Expr, as_floating, in_dtype
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"]
 

@@ -21,12 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy import ndarray
 
-import lazyflow.expr as recording
+import lazyflow.record.expr as recording
 from lazyflow.core.columns import FloatColumn, IntColumn
-from lazyflow.expr import Expr, ListMemo, _append
 from lazyflow.random import Stream
-from lazyflow.settings import SCOPE
-from lazyflow.tape import (
+from lazyflow.record.expr import Expr, ListMemo, _append
+from lazyflow.record.tape import (
     IMPORT,
     INPUT,
     Signature,
@@ -37,7 +36,8 @@ from lazyflow.tape import (
     signature_by_id,
     table_of_interned,
 )
-from lazyflow.trace import Trace
+from lazyflow.record.trace import Trace
+from lazyflow.settings import SCOPE
 
 __all__ = ["by_kinds"]
 
@@ -227,7 +227,7 @@ def _bound(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
 
 
 def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
-    """Append a template's rows to an open tape, in the order of `lazyflow.expr._node`."""
+    """Append a template's rows to an open tape, in the order of `lazyflow.record.expr._node`."""
     if template.shared and template.kept != tape.number:
         tape.keep.update([o for o in given if isinstance(o, Expr) and o.type.parameter is not None])
         tape.keep.update(template.signatures)

@@ -4,7 +4,7 @@
 cimport cython
 
 from lazyflow.core.columns cimport Recall, Scope, Shapes, ThisThread, Variable
-from lazyflow.tape cimport Signature, Tape, Type
+from lazyflow.record.tape cimport Signature, Tape, Type
 
 
 cdef class Expr:

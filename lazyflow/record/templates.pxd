@@ -1,11 +1,11 @@
 # Types of `templates.py` for Cython; see `expr.pxd`.
 
 cimport cython
-cimport lazyflow.expr as recording
+cimport lazyflow.record.expr as recording
 
 from lazyflow.core.columns cimport FloatColumn, IntColumn, Recall, Variable
-from lazyflow.expr cimport Expr, ListMemo
-from lazyflow.tape cimport Signature, Tape
+from lazyflow.record.expr cimport Expr, ListMemo
+from lazyflow.record.tape cimport Signature, Tape
 
 
 @cython.final

@@ -1,4 +1,4 @@
-# What the compiled recorder knows of `tape.py`: see `lazyflow.expr`.
+# What the compiled recorder knows of `tape.py`: see `lazyflow.record.expr`.
 
 from lazyflow.core.columns cimport Counts, FloatColumn, IntColumn
 

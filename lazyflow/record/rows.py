@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.tape import RAGGED, Tape, signature_columns
+from lazyflow.record.tape import RAGGED, Tape, signature_columns
 
 BLOCK = 256  # rows of a tape that are decoded at a time, at least
 

@@ -30,9 +30,8 @@ from lazyflow.locks import THREAD
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Array, Aval, Op, Shape, axis_argument, integers
 from lazyflow.ops.linalg import transposed
-from lazyflow.rows import Rows
-from lazyflow.settings import SCOPE, refuse_in_cells, tracing
-from lazyflow.tape import (
+from lazyflow.record.rows import Rows
+from lazyflow.record.tape import (
     CONSTANT,
     IMPORT,
     INDEX,
@@ -51,7 +50,8 @@ from lazyflow.tape import (
     signature_by_id,
     table_of_interned,
 )
-from lazyflow.trace import TracedNumber
+from lazyflow.record.trace import TracedNumber
+from lazyflow.settings import SCOPE, refuse_in_cells, tracing
 
 Operand = Union["Expr", Array, float, int, bool, Sequence[Any]]
 
