@@ -28,7 +28,7 @@ from benchmarks import harness, lazyflow_sequence, lazyflow_tree_lstm, peers, se
 from benchmarks.harness import Stopwatch
 from lazyflow import device as devices
 from lazyflow import engine
-from lazyflow.graph import collect
+from lazyflow.graph.graph import collect
 from lazyflow.plan import Launch, Plan, Rows, reads_of
 from lazyflow.record.tape import Signature
 

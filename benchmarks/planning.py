@@ -12,9 +12,9 @@ from benchmarks import harness, lazyflow_tree_lstm
 from benchmarks.tree_lstm import add_model_arguments
 from benchmarks.trees import CLASSES, Tree, load
 from lazyflow import core
-from lazyflow.graph import collect
+from lazyflow.graph.graph import collect
+from lazyflow.graph.repeats import without_repeats
 from lazyflow.plan import make, scheduled
-from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices
 
 PARTS = ("collect", "repeats", "schedule", "plan")

@@ -20,7 +20,7 @@ from lazyflow import passes, settings
 from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
 from lazyflow.execute import Run
-from lazyflow.graph import Graph
+from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
 from lazyflow.launch import KNOWNS, Bound, bound, bound_among, bound_for_parameters, bound_of, pull_all
 from lazyflow.ops.base import Array

@@ -26,7 +26,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.errors import CellError, generated
-from lazyflow.graph import collect
+from lazyflow.graph.graph import collect
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
 from lazyflow.program import call_signature, program_of

@@ -10,7 +10,7 @@ result, and a gradient that reaches it reaches all of its members: none gets one
 infinite slope) that it would not have alone. One pass against the order of recording finds all chains. They are told
 apart by what they are made of, member by member, in a trie; equal ones are one signature.
 
-A chain of nodes of rows (`lazyflow.joined`) has a call for each row. Nodes that somebody watches (`Expr.retain_grad`,
+A chain of nodes of rows (`lazyflow.graph.joined`) has a call for each row. Nodes that somebody watches (`Expr.retain_grad`,
 hooks) join nothing. What reads a parameter is always a result: its value must stay the one under the parameter as it
 was.
 """
@@ -26,11 +26,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.graph import Graph, Ints
+from lazyflow.graph.graph import Graph, Ints
+from lazyflow.graph.repeats import watched
 from lazyflow.locks import Lock
 from lazyflow.program import Program, call_signature, elementwise_formulas, with_gradients_of_results
 from lazyflow.record.tape import Operand, Signature, Type
-from lazyflow.repeats import watched
 from lazyflow.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
 
 # NumPy calls gather every operand first, which costs more than the launches that are saved.

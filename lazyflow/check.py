@@ -74,7 +74,7 @@ def _value(run: Run, kind: Any, offset: Any) -> Any:
 
 
 def _first_bad_row(run: Run, launch: Launch) -> _Found | None:
-    """Of nodes that are a row each, or several (see `lazyflow.joined`)."""
+    """Of nodes that are a row each, or several (see `lazyflow.graph.joined`)."""
     kind, count = launch.signature.type, launch.writes.count
     values = run.arena.read(kind.dtype, launch.writes, kind.shape)
     bad = ~_finite(values, count)

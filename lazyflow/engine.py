@@ -25,9 +25,10 @@ from lazyflow.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
-from lazyflow.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
+from lazyflow.graph.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
+from lazyflow.graph.joined import with_joined_rows, with_loops
+from lazyflow.graph.repeats import may_repeat, without_repeats
 from lazyflow.hooks import through
-from lazyflow.joined import with_joined_rows, with_loops
 from lazyflow.locks import Lock, Owner, together
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
@@ -37,7 +38,6 @@ from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
 from lazyflow.record.tape import CONSTANT, IMPORT, KNOWN, VIEW, Tape, payload_starts, signature_by_id
 from lazyflow.recorded import Way, again, alone, key_of, sources_of, way_of, whole
-from lazyflow.repeats import may_repeat, without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
 from lazyflow.threads import quietly
@@ -65,7 +65,7 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
 
 
 def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
-    """The graph that is scheduled: equal nodes are one, nodes of rows are joined (see `lazyflow.joined`), and chains of
+    """The graph that is scheduled: equal nodes are one, nodes of rows are joined (see `lazyflow.graph.joined`), and chains of
     elementwise nodes are one where they pay (see `lazyflow.chains`), unless each node is to be run, or ``checked``, as
     it was recorded."""
     options = settings.current()

@@ -10,7 +10,7 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.engine import CHOICES, PLANS, reduced
-from lazyflow.graph import Graph, collect
+from lazyflow.graph.graph import Graph, collect
 from lazyflow.plan import dag_of
 from lazyflow.plans import CacheInfo
 from lazyflow.record.expr import Expr, Parameter

@@ -27,7 +27,7 @@ import numpy as np
 from lazyflow import fibers, settings
 from lazyflow.arena import next_number
 from lazyflow.errors import user_line
-from lazyflow.graph import is_evaluated
+from lazyflow.graph.graph import is_evaluated
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, handle, moment
 from lazyflow.record.tape import IMPORT, Tape, current_tape, signature_by_id

@@ -20,7 +20,7 @@ import numpy as np
 
 from lazyflow import passes
 from lazyflow.core.arrays import begins, bounds_of, in_order_of
-from lazyflow.graph import Graph
+from lazyflow.graph.graph import Graph
 from lazyflow.record.tape import CONSTANT, KNOWN, Signature, Type
 from lazyflow.schedule import Choices, Dag, Schedule
 from lazyflow.schedule import scheduled as schedule_of

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.graph import Graph
+from lazyflow.graph.graph import Graph
 from lazyflow.locks import Lock
 from lazyflow.plan import Plan, repeated
 from lazyflow.record.tape import Signature, Tape, Type

@@ -30,7 +30,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
-from lazyflow.graph import Graph
+from lazyflow.graph.graph import Graph
 from lazyflow.lifetimes import Memory, Segment, laid_out, memory_of, segments
 from lazyflow.ops import OPS
 from lazyflow.ops.base import NOTHING, Array, Op, Result

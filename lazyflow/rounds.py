@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.execute import Run
-from lazyflow.graph import is_evaluated, location
+from lazyflow.graph.graph import is_evaluated, location
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import CONSTANT, KNOWN, Signature
 

@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 
 from lazyflow.execute import Run
-from lazyflow.graph import is_evaluated
+from lazyflow.graph.graph import is_evaluated
 from lazyflow.locks import Lock, Owner
 from lazyflow.record.tape import Tape, signature_by_id
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.graph import location
+from lazyflow.graph.graph import location
 from lazyflow.nn import Module
 from lazyflow.random import Stream, default_stream
 from lazyflow.record.expr import Expr, Parameter, note_change

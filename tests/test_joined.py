@@ -6,13 +6,13 @@ import pytest
 import lazyflow as lf
 from lazyflow import device, passes
 from lazyflow.engine import reduced
-from lazyflow.graph import collect
-from lazyflow.joined import MOST_NODES, family_of, with_joined_rows
+from lazyflow.graph.graph import collect
+from lazyflow.graph.joined import MOST_NODES, family_of, with_joined_rows
+from lazyflow.graph.repeats import without_repeats
 from lazyflow.ops.base import OPS
 from lazyflow.ops.rows import RULES
 from lazyflow.plan import make, scheduled
 from lazyflow.record.tape import signature_by_id
-from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices
 
 WIDTH = 3

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow.graph import LONG, collect
+from lazyflow.graph.graph import LONG, collect
 
 from . import cells as C
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import engine, optim
-from lazyflow.graph import location
+from lazyflow.graph.graph import location
 from lazyflow.record.tape import current_tape
 from tests.programs import Program, arrays, example_inputs, programs
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import graph
+from lazyflow.graph import graph
 from lazyflow.record.expr import is_evaluated
 
 from .forms import FORMS, planning

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow.engine import plan_of
 from lazyflow.errors import DeviceError
-from lazyflow.graph import collect
+from lazyflow.graph.graph import collect
 from lazyflow.ops.base import OPS
 from lazyflow.plan import Launch, Plan, Rows
 from lazyflow.record.tape import check_device, intern_type

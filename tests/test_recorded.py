@@ -9,7 +9,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import engine
 from lazyflow.device import to_host
-from lazyflow.graph import Graph
+from lazyflow.graph.graph import Graph
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan import Cells, Plan
 from lazyflow.plans import Plans

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow.graph import collect
-from lazyflow.repeats import without_repeats
+from lazyflow.graph.graph import collect
+from lazyflow.graph.repeats import without_repeats
 
 from . import cells as C
 

@@ -6,7 +6,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.engine import reduced
-from lazyflow.graph import collect
+from lazyflow.graph.graph import collect
 from lazyflow.ops import OPS
 from lazyflow.ops.rows import PARTS
 from lazyflow.ops.segment import BY_PARTS

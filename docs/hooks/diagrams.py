@@ -52,7 +52,7 @@ class Example(NamedTuple):
 
 def example() -> Example:
     """Record the example, and plan it."""
-    from lazyflow.graph import collect
+    from lazyflow.graph.graph import collect
     from lazyflow.plan import dag_of, make
     from lazyflow.schedule import schedule
 

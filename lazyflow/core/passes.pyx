@@ -602,7 +602,7 @@ def without_repeats(
     Nodes nodes not None, shift, int_starts, ints, float_starts, floats, int_counts, float_counts, usable, origin,
     tape_base, Py_ssize_t fewest, Py_ssize_t worth
 ):
-    """The graph with each group of equal nodes as one, or None if all differ; see `lazyflow.repeats`.
+    """The graph with each group of equal nodes as one, or None if all differ; see `lazyflow.graph.repeats`.
 
     ``ints`` (int32) and ``floats`` (float64) behind ``int_starts`` and ``float_starts`` are the payload of each node,
     so many numbers as ``int_counts`` and ``float_counts`` say of its signature; ``usable``: which nodes may be one with
@@ -755,7 +755,7 @@ cdef object _first_equals(
                     entry[key] = i
                 first[i] = entry[key]
             repeated[first[i]] |= first[i] != i
-        # Of repeats only those that rest on repeats alone: see `lazyflow.repeats`.
+        # Of repeats only those that rest on repeats alone: see `lazyflow.graph.repeats`.
         for i in range(n):
             j = first[i]
             if j == i:

@@ -5,7 +5,7 @@ parts of them with hooks and replace them by modules of their own, and are calle
 method is traced only while all modules below are the library's own, without hooks, and for the first few combinations
 of shapes: as many as `MOST` says, for each costs time and memory. One that is called with sequences of a second length
 is recorded op by op from then on: as a node each length would have launches of its own, where operations share theirs
-(`lazyflow.joined`).
+(`lazyflow.graph.joined`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What operations do row by row: where the first axis of a value is nothing but a batch of rows.
 
 ``tanh`` of a matrix of n rows is n times ``tanh`` of a row. So a node that works row by row can share a launch with
-nodes of the same rows and of other numbers of them (see `lazyflow.joined`): the launch sees all rows of all nodes as
+nodes of the same rows and of other numbers of them (see `lazyflow.graph.joined`): the launch sees all rows of all nodes as
 one batch, and the operation is the same, of values with an axis less. Here stands for which operations that holds,
 along which operands, and which static attributes the operation of rows has.
 

@@ -7,7 +7,7 @@ lead into a node (Velickovic et al. 2018).
 
 Each is written once, for rows of one example with its index. A launch of many examples is one of those rows end to end,
 with indices that are apart: of examples of one size by a batch axis, of others by where the segments of each begin (see
-`BY_PARTS` and `lazyflow.joined`).
+`BY_PARTS` and `lazyflow.graph.joined`).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import core
 from lazyflow.backward import reached
-from lazyflow.graph import collect, decoded, reach
+from lazyflow.graph.graph import collect, decoded, reach
+from lazyflow.graph.repeats import without_repeats
 from lazyflow.plan import Rows, make, reads_of, scheduled
-from lazyflow.repeats import without_repeats
 from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
 from tests import cells as C

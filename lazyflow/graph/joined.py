@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.graph import Graph, Ints
+from lazyflow.graph.graph import Graph, Ints
 from lazyflow.ops.base import NOTHING, Shape
 from lazyflow.ops.rows import ByParts, ByRows, by_parts, by_rows
 from lazyflow.record.tape import (

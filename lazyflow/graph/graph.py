@@ -47,7 +47,7 @@ class Graph:
     ``inside`` are rows, numbered as in ``origin``, that have no node: chains compute them on their way.
     ``copied``: which of the tapes' floats stand once more behind the last of them, for chains.
     ``counts``: how many rows each node has, None where all have one; ``forms[form[i]]``: the signature that node ``i``
-    was recorded with, of a graph with signatures that do not say it (see `lazyflow.joined`).
+    was recorded with, of a graph with signatures that do not say it (see `lazyflow.graph.joined`).
     Row ``i`` of the tapes shows the memory of row ``tape_base[i]`` from element ``tape_shift[i]`` on; the number behind
     the last row stands for rows that were not read.
     """
