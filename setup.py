@@ -48,9 +48,9 @@ EXTENSIONS = [
     module("lazyflow.launch"),
     module("lazyflow.record.templates"),
     module("lazyflow.execute"),
-    module("lazyflow.arena"),
+    module("lazyflow.plan.arena"),
     module("lazyflow.ways"),
-    module("lazyflow.recorded"),
+    module("lazyflow.plan.recorded"),
     extension("guards", "guards.pyx"),
 ]
 # Annotations are for people and for mypy; what Cython is to know stands in the .pxd files.

@@ -29,7 +29,7 @@ from benchmarks.harness import Stopwatch
 from lazyflow import device as devices
 from lazyflow import engine
 from lazyflow.graph.graph import collect
-from lazyflow.plan import Launch, Plan, Rows, reads_of
+from lazyflow.plan.plan import Launch, Plan, Rows, reads_of
 from lazyflow.record.tape import Signature
 
 DEVICE = "cuda:0"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import families, harness
-from lazyflow.schedule import Choices, Dag, Schedule, lower_bound, schedule
+from lazyflow.plan.schedule import Choices, Dag, Schedule, lower_bound, schedule
 
 MODES = ("depth", "agenda", "levels", "frontier", "phases")
 # Enough calls for what "phases" remembers to show in the median, as it does in a training run.

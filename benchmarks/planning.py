@@ -14,8 +14,8 @@ from benchmarks.trees import CLASSES, Tree, load
 from lazyflow import core
 from lazyflow.graph.graph import collect
 from lazyflow.graph.repeats import without_repeats
-from lazyflow.plan import make, scheduled
-from lazyflow.schedule import Choices
+from lazyflow.plan.plan import make, scheduled
+from lazyflow.plan.schedule import Choices
 
 PARTS = ("collect", "repeats", "schedule", "plan")
 

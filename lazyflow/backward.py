@@ -17,7 +17,6 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import passes, settings
-from lazyflow.arena import Arena
 from lazyflow.calls import Calls, Separate
 from lazyflow.execute import Run
 from lazyflow.graph.graph import Graph
@@ -27,7 +26,8 @@ from lazyflow.ops.base import Array
 from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add as add_sparse
-from lazyflow.plan import Cells, Launch, launches, parameter_launches
+from lazyflow.plan.arena import Arena
+from lazyflow.plan.plan import Cells, Launch, launches, parameter_launches
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import KNOWN, Signature, Type
 from lazyflow.steps import Call

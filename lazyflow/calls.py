@@ -20,7 +20,6 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow import line as lines
-from lazyflow.arena import POOL, Arena, give_back
 from lazyflow.cuda.rows import Part
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
@@ -30,6 +29,7 @@ from lazyflow.line import most as most_rows
 from lazyflow.ops.base import Array, brought, unbroadcast
 from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
 from lazyflow.ops.sparse import RowSparse
+from lazyflow.plan.arena import POOL, Arena, give_back
 from lazyflow.program import Stages
 from lazyflow.record.expr import Parameter
 from lazyflow.steps import (

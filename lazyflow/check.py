@@ -10,7 +10,7 @@ import numpy as np
 from lazyflow.errors import NonFiniteError
 from lazyflow.execute import Run, parameters_of
 from lazyflow.launch import readers_of
-from lazyflow.plan import Launch, reads_of, sizes_of
+from lazyflow.plan.plan import Launch, reads_of, sizes_of
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import CONSTANT, KNOWN
 

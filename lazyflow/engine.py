@@ -18,7 +18,6 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import fibers, passes, settings, settle
-from lazyflow.arena import Arena
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
 from lazyflow.chains import Chains, with_chains
@@ -32,20 +31,21 @@ from lazyflow.hooks import through
 from lazyflow.locks import Lock, Owner, together
 from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.plan import Plan, make, scheduled
-from lazyflow.plans import Plans
+from lazyflow.plan.arena import Arena
+from lazyflow.plan.plan import Plan, make, scheduled
+from lazyflow.plan.plans import Plans
+from lazyflow.plan.recorded import Way, again, alone, key_of, sources_of, way_of, whole
+from lazyflow.plan.schedule import Choices
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
 from lazyflow.record.tape import CONSTANT, IMPORT, KNOWN, VIEW, Tape, payload_starts, signature_by_id
-from lazyflow.recorded import Way, again, alone, key_of, sources_of, way_of, whole
-from lazyflow.schedule import Choices
 from lazyflow.settings import tracing
 from lazyflow.threads import quietly
 
 # What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
 CHOICES = Choices()
 
-# Plans by structure. They never change a value either: see `lazyflow.plans`.
+# Plans by structure. They never change a value either: see `lazyflow.plan.plans`.
 PLANS = Plans()
 
 # Elementwise nodes that stand together, as one node: see `lazyflow.chains`.

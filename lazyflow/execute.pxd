@@ -2,7 +2,7 @@
 
 cimport cython
 
-from lazyflow.arena cimport Arena
+from lazyflow.plan.arena cimport Arena
 from lazyflow.launch cimport Bound
 from lazyflow.record.tape cimport Type
 

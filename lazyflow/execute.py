@@ -13,12 +13,12 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
-from lazyflow.arena import Arena, next_number
 from lazyflow.calls import Calls
 from lazyflow.errors import LazyflowError
 from lazyflow.launch import CALLS, CONSTANTS, KNOWNS, Bound, bound, parameter_of
 from lazyflow.ops.base import Array, Shape
-from lazyflow.plan import Cells, Plan, Rows
+from lazyflow.plan.arena import Arena, next_number
+from lazyflow.plan.plan import Cells, Plan, Rows
 from lazyflow.record.expr import Parameter, moment
 from lazyflow.record.tape import Type
 

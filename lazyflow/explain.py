@@ -11,11 +11,11 @@ import numpy as np
 from lazyflow import settings
 from lazyflow.engine import CHOICES, PLANS, reduced
 from lazyflow.graph.graph import Graph, collect
-from lazyflow.plan import dag_of
-from lazyflow.plans import CacheInfo
+from lazyflow.plan.plan import dag_of
+from lazyflow.plan.plans import CacheInfo
+from lazyflow.plan.schedule import Schedule, lower_bound, schedule
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT, KNOWN, Operand, Signature
-from lazyflow.schedule import Schedule, lower_bound, schedule
 
 __all__ = ["Explanation", "Group", "explain"]
 
@@ -40,7 +40,7 @@ class Explanation:
     ``recorded`` nodes, of which ``nodes`` are computed (the others are views, in a chain of elementwise operations that
     is one node, or no root needs them); ``launches`` under ``batching``;
     ``lower_bound``: fewer are impossible; ``groups``, the one of most launches first; ``reasons``: why groups of one
-    operation did not merge; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plans`).
+    operation did not merge; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plan.plans`).
     """
 
     recorded: int

@@ -14,11 +14,11 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
-from lazyflow.arena import Arena
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Array, Shape, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
-from lazyflow.plan import Launch, Plan, Rows
+from lazyflow.plan.arena import Arena
+from lazyflow.plan.plan import Launch, Plan, Rows
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import CONSTANT, KNOWN, Operand, Signature, Type
 

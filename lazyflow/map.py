@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lazyflow import fibers, settings
-from lazyflow.arena import next_number
 from lazyflow.errors import user_line
 from lazyflow.graph.graph import is_evaluated
+from lazyflow.plan.arena import next_number
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, handle, moment
 from lazyflow.record.tape import IMPORT, Tape, current_tape, signature_by_id

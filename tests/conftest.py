@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import arena, device
+from lazyflow import device
 from lazyflow.errors import DeviceError
+from lazyflow.plan import arena
 
 # No test may fail because a machine is busy.
 hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

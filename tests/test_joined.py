@@ -11,9 +11,9 @@ from lazyflow.graph.joined import MOST_NODES, family_of, with_joined_rows
 from lazyflow.graph.repeats import without_repeats
 from lazyflow.ops.base import OPS
 from lazyflow.ops.rows import RULES
-from lazyflow.plan import make, scheduled
+from lazyflow.plan.plan import make, scheduled
+from lazyflow.plan.schedule import Choices
 from lazyflow.record.tape import signature_by_id
-from lazyflow.schedule import Choices
 
 WIDTH = 3
 WORDS = 7

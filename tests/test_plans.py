@@ -9,7 +9,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import engine
-from lazyflow.plans import Plans
+from lazyflow.plan.plans import Plans
 from tests.interrupts import bytecodes, interrupted
 
 TABLE = np.random.default_rng(0).normal(size=(6, 3))

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import arena, core
+from lazyflow import core
 from lazyflow.device import to_host
 from lazyflow.functions.random import masked
 from lazyflow.ops import OPS
+from lazyflow.plan import arena
+from lazyflow.plan.schedule import Choices
 from lazyflow.record.expr import record
 from lazyflow.record.tape import signature_columns
-from lazyflow.schedule import Choices
 from lazyflow.settings import BATCHINGS
 from tests.places import is_array_here
 

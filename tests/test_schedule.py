@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import families
-from lazyflow.schedule import Choices, Dag, cheapest, components, lower_bound, schedule, signature_edges
+from lazyflow.plan.schedule import Choices, Dag, cheapest, components, lower_bound, schedule, signature_edges
 from lazyflow.settings import BATCHINGS
 
 from . import reference_schedules as reference

@@ -10,8 +10,8 @@ from lazyflow.graph.graph import collect
 from lazyflow.ops import OPS
 from lazyflow.ops.rows import PARTS
 from lazyflow.ops.segment import BY_PARTS
-from lazyflow.plan import make, scheduled
-from lazyflow.schedule import Choices
+from lazyflow.plan.plan import make, scheduled
+from lazyflow.plan.schedule import Choices
 
 WIDTH = 3
 # Numbers of nodes and edges: some alike, one node, no edge, as many edges as nodes.

@@ -53,8 +53,8 @@ class Example(NamedTuple):
 def example() -> Example:
     """Record the example, and plan it."""
     from lazyflow.graph.graph import collect
-    from lazyflow.plan import dag_of, make
-    from lazyflow.schedule import schedule
+    from lazyflow.plan.plan import dag_of, make
+    from lazyflow.plan.schedule import schedule
 
     E = lf.Parameter(np.eye(4, 3, dtype=np.float32), name="E")
     W = lf.Parameter(np.full((6, 3), 0.1, np.float32), name="W")
@@ -141,7 +141,7 @@ def tape_columns(shown: Example) -> str:
 
 def _launches(shown: Example) -> Iterator[tuple[int, Any, list[Any]]]:
     """The launches with their number, and what they read of the arena."""
-    from lazyflow.plan import Rows
+    from lazyflow.plan.plan import Rows
 
     for number, launch in enumerate(shown.plan.launches):
         yield number, launch, [read for read in launch.reads if isinstance(read, Rows)]

@@ -12,8 +12,8 @@ from lazyflow import core
 from lazyflow.backward import reached
 from lazyflow.graph.graph import collect, decoded, reach
 from lazyflow.graph.repeats import without_repeats
-from lazyflow.plan import Rows, make, reads_of, scheduled
-from lazyflow.schedule import Choices
+from lazyflow.plan.plan import Rows, make, reads_of, scheduled
+from lazyflow.plan.schedule import Choices
 from lazyflow.settings import BATCHINGS
 from tests import cells as C
 from tests import programs as P

@@ -142,8 +142,9 @@ def _interpreted(program: Program, session: Session) -> list[tuple[str, Any]]:
 @contextmanager
 def configured(variant: Variant) -> Iterator[None]:
     """lazyflow as a variant says, with nothing left of earlier programs, and fresh memory full of NaN."""
-    from lazyflow import arena, core, engine
-    from lazyflow.plans import Plans
+    from lazyflow import core, engine
+    from lazyflow.plan import arena
+    from lazyflow.plan.plans import Plans
 
     take = arena.Pool.take
 

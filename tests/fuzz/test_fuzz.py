@@ -6,7 +6,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import errors, passes
 from lazyflow.ops import OPS
-from lazyflow.plan import Plan
+from lazyflow.plan.plan import Plan
 from lazyflow.record.tape import signature_by_id
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz import functions

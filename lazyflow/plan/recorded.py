@@ -27,7 +27,7 @@ from lazyflow.graph.graph import (
     of_structure,
     payload,
 )
-from lazyflow.plan import Plan, repeated
+from lazyflow.plan.plan import Plan, repeated
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import IMPORT, Signature, Tape, signature_by_id, signature_columns
 from lazyflow.settings import Settings

@@ -17,9 +17,9 @@ import numpy as np
 
 from lazyflow.graph.graph import Graph
 from lazyflow.locks import Lock
-from lazyflow.plan import Plan, repeated
+from lazyflow.plan.plan import Plan, repeated
+from lazyflow.plan.recorded import Recorded, payload_of, recorded
 from lazyflow.record.tape import Signature, Tape, Type
-from lazyflow.recorded import Recorded, payload_of, recorded
 
 LIMIT = 16 << 20  # bytes of arrays
 
@@ -107,7 +107,7 @@ class Plans:
         return plan
 
     def of_recording(self, key: Any, tapes: Sequence[Tape]) -> Recorded | None:
-        """What is known of tapes with this key (`lazyflow.recorded.key_of`)."""
+        """What is known of tapes with this key (`lazyflow.plan.recorded.key_of`)."""
         if self.bereft:
             with self.lock:
                 self._drop_dead()

@@ -11,7 +11,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow.locks import Lock
 from lazyflow.ops.base import Array, Shape, brought
-from lazyflow.plan import Rows
+from lazyflow.plan.plan import Rows
 
 _numbers = itertools.count()
 

@@ -21,9 +21,9 @@ import numpy as np
 from lazyflow import passes
 from lazyflow.core.arrays import begins, bounds_of, in_order_of
 from lazyflow.graph.graph import Graph
+from lazyflow.plan.schedule import Choices, Dag, Schedule
+from lazyflow.plan.schedule import scheduled as schedule_of
 from lazyflow.record.tape import CONSTANT, KNOWN, Signature, Type
-from lazyflow.schedule import Choices, Dag, Schedule
-from lazyflow.schedule import scheduled as schedule_of
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 
