@@ -49,7 +49,7 @@ EXTENSIONS = [
     module("lazyflow.record.templates"),
     module("lazyflow.execute"),
     module("lazyflow.plan.arena"),
-    module("lazyflow.ways"),
+    module("lazyflow.cells.ways"),
     module("lazyflow.plan.recorded"),
     extension("guards", "guards.pyx"),
 ]

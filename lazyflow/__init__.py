@@ -13,7 +13,7 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 from lazyflow import errors as errors
-from lazyflow.cell import cell as cell
+from lazyflow.cells.cell import cell as cell
 from lazyflow.check_grads import check_grads as check_grads
 from lazyflow.compare import Comparison as Comparison
 from lazyflow.compare import Measured as Measured

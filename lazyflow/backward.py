@@ -17,7 +17,8 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import passes, settings
-from lazyflow.calls import Calls, Separate
+from lazyflow.cells.calls import Calls, Separate
+from lazyflow.cells.steps import Call
 from lazyflow.execute import Run
 from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
@@ -30,7 +31,6 @@ from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Cells, Launch, launches, parameter_launches
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import KNOWN, Signature, Type
-from lazyflow.steps import Call
 from lazyflow.sums import FEW, Rows, Sums, Waiting, gradients
 
 Retained = Callable[[Run, Arena, Any], None]

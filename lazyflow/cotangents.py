@@ -19,8 +19,8 @@ import numpy as np
 
 import lazyflow.numpy as names
 from lazyflow import functions
+from lazyflow.cells.inline import Call, inlined
 from lazyflow.errors import GradientError
-from lazyflow.inline import Call, inlined
 from lazyflow.ops.base import Op, Shape, unbroadcast
 from lazyflow.ops.elementwise import MULTIPLY_NO_NAN, MULTIPLY_OR_ZERO
 from lazyflow.ops.formula import Formula, evaluate, parse, slope

@@ -20,7 +20,7 @@ from lazyflow import device as devices
 from lazyflow import fibers, passes, settings, settle
 from lazyflow.backward import Hooked, accumulated
 from lazyflow.backward import backward as run_backward
-from lazyflow.chains import Chains, with_chains
+from lazyflow.cells.chains import Chains, with_chains
 from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
@@ -48,7 +48,7 @@ CHOICES = Choices()
 # Plans by structure. They never change a value either: see `lazyflow.plan.plans`.
 PLANS = Plans()
 
-# Elementwise nodes that stand together, as one node: see `lazyflow.chains`.
+# Elementwise nodes that stand together, as one node: see `lazyflow.cells.chains`.
 CHAINS = Chains()
 
 # Runs that hold memory: see `lazyflow.settle`.
@@ -66,7 +66,7 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
 
 def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
     """The graph that is scheduled: equal nodes are one, nodes of rows are joined (see `lazyflow.graph.joined`), and chains of
-    elementwise nodes are one where they pay (see `lazyflow.chains`), unless each node is to be run, or ``checked``, as
+    elementwise nodes are one where they pay (see `lazyflow.cells.chains`), unless each node is to be run, or ``checked``, as
     it was recorded."""
     options = settings.current()
     if options.dedupe:

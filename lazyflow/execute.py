@@ -13,7 +13,7 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
-from lazyflow.calls import Calls
+from lazyflow.cells.calls import Calls
 from lazyflow.errors import LazyflowError
 from lazyflow.launch import CALLS, CONSTANTS, KNOWNS, Bound, bound, parameter_of
 from lazyflow.ops.base import Array, Shape

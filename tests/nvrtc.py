@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lazyflow.cells.program import elementwise_formulas
 from lazyflow.cuda import rows
 from lazyflow.cuda.module import whole
 from lazyflow.cuda.text import OPTIONS
@@ -19,7 +20,6 @@ from lazyflow.fuse import cuda
 from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import parse, pullback
-from lazyflow.program import elementwise_formulas
 
 from .simcupy import emulate
 

@@ -18,10 +18,10 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.cells.visible import see
 from lazyflow.device import to_host
 from lazyflow.profile import Profile
 from lazyflow.settings import BATCHINGS
-from lazyflow.visible import see
 
 Pair = namedtuple("Pair", "h c")
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.25, -0.5])
@@ -129,7 +129,7 @@ def test_but_they_are_for_a_body_that_reads_them(times):
 def test_no_way_to_call_a_cell_is_forgotten_for_another(monkeypatch):
     """Four layers in two directions, with and without gradient, under every batching: recorded by code made for it."""
     slow = []
-    monkeypatch.setattr(sys.modules["lazyflow.cell"], "see", lambda *args: [slow.append(args), see(*args)][1])
+    monkeypatch.setattr(sys.modules["lazyflow.cells.cell"], "see", lambda *args: [slow.append(args), see(*args)][1])
     reader = lf.nn.LSTM(2, 2, 4, bidirectional=True)
 
     def everywhere():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import core, engine, optim
-from lazyflow.chains import LARGEST, WIDEST, Chains
+from lazyflow.cells.chains import LARGEST, WIDEST, Chains
 from lazyflow.settings import BATCHINGS
 
 from . import programs as P

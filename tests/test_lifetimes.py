@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import core
-from lazyflow.calls import Slabs
+from lazyflow.cells.calls import Slabs
+from lazyflow.cells.lifetimes import ALL, NONE, SAME
+from lazyflow.cells.lifetimes import BLOCK as ONE_BLOCK
 from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import BLOCK, SOME, Builder, may_share, shared, with_rows
-from lazyflow.lifetimes import ALL, NONE, SAME
-from lazyflow.lifetimes import BLOCK as ONE_BLOCK
 from lazyflow.plan.arena import Arena
 
 needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")

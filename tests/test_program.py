@@ -8,8 +8,8 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.cells.steps import HOISTED, MAIN, SUNK, Assemble, Call, Fused, Product
 from lazyflow.device import to_host
-from lazyflow.steps import HOISTED, MAIN, SUNK, Assemble, Call, Fused, Product
 
 N = 4
 RNG = np.random.default_rng(0)

@@ -1,5 +1,5 @@
 """What a ``with`` statement holds while it holds a lock (see `lazyflow.locks`), and whether what a cell has seen is as it
-was (see `lazyflow.recorder`)."""
+was (see `lazyflow.cells.recorder`)."""
 
 cimport cython
 from cpython.dict cimport PyDict_GetItem

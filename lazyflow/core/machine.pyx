@@ -634,7 +634,7 @@ cdef enum:
 cdef enum:
     OF_ALL
     OF_LAUNCH
-    OF_BLOCK  # whose first row is the first of a matrix: see lazyflow/line.py
+    OF_BLOCK  # whose first row is the first of a matrix: see lazyflow/cells/line.py
 
 ctypedef struct a_view:
     char *data
@@ -665,7 +665,7 @@ cdef inline char *_row_of(const a_view *v, Py_ssize_t low, Py_ssize_t first) noe
 
 
 cdef class Line:
-    """The operations of a stage of a cell's program, for one launch after the other: see `lazyflow.line`, which has the
+    """The operations of a stage of a cell's program, for one launch after the other: see `lazyflow.cells.line`, which has the
     same in Python. Views are pairs of a matrix and whose first row it begins with."""
 
     cdef an_operation *operations

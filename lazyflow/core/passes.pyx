@@ -1628,7 +1628,7 @@ cdef class _Trie:
 
 
 def chains(Nodes nodes not None, shift, joins, types, sizes, whole, output, Py_ssize_t largest):
-    """The chains of a graph (see `lazyflow.chains`): for each node the last member of its chain, its number among the
+    """The chains of a graph (see `lazyflow.cells.chains`): for each node the last member of its chain, its number among the
     members, and the structure of the chain, -1 for none; and how many structures there are.
 
     ``joins``: what neighbours must have in common, by node, -1 for what joins nothing; ``types`` and ``sizes``: of

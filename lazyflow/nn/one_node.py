@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from lazyflow.cell import cell
+from lazyflow.cells.cell import cell
 from lazyflow.nn.module import Module
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter
 

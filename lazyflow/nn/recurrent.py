@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.cell import cell
+from lazyflow.cells.cell import cell
 from lazyflow.errors import ShapeError
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.cell import cell
+from lazyflow.cells.cell import cell
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.functions.reduce import sum as summed
 from lazyflow.functions.shape import concatenate

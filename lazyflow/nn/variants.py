@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lazyflow.cell import cell
+from lazyflow.cells.cell import cell
 from lazyflow.functions.elementwise import sigmoid, tanh
 from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from lazyflow import core, line
-from lazyflow.line import ALL, BLOCK, LAUNCH, View
+from lazyflow import core
+from lazyflow.cells import line
+from lazyflow.cells.line import ALL, BLOCK, LAUNCH, View
 
 if core.machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lazyflow import core
+from lazyflow.cells.program import elementwise_formulas
 from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import BLOCK, FUSABLE, NUMBER, ROWS, TRUTH, VECTOR, Builder, is_fusable
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import Constant, Name, Result, evaluate, function_of, parse, pullback, result_dtype
-from lazyflow.program import elementwise_formulas
 
 from . import emulated
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import core, engine
-from lazyflow.chains import Chains
+from lazyflow.cells.chains import Chains
 
 from .test_exactness import equal_bits, special
 

@@ -7,7 +7,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
-from lazyflow.steps import HOISTED, MAIN, Product
+from lazyflow.cells.steps import HOISTED, MAIN, Product
 from tests.nn.support import (
     ChildSumTreeLSTM,
     TreeLSTM,

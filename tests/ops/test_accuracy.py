@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from lazyflow import core
+from lazyflow.cells.program import elementwise_formulas
 from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import BLOCK, Builder
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import compile_forward, compile_vjp, parse, pullback
-from lazyflow.program import elementwise_formulas
 
 mp = pytest.importorskip("mpmath", reason="references are computed by mpmath (extra test)")
 

@@ -28,28 +28,8 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
-from lazyflow.fuse import blocks, cuda, machine
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
-from lazyflow.graph.graph import Graph
-from lazyflow.lifetimes import Memory, Segment, laid_out, memory_of, segments
-from lazyflow.ops import OPS
-from lazyflow.ops.base import NOTHING, Array, Op, Result
-from lazyflow.ops.formula import Formula, parse, pullback
-from lazyflow.record.expr import signature_of
-from lazyflow.record.tape import CONSTANT as CONSTANT_NODE
-from lazyflow.record.tape import INPUT as INPUT_NODE
-from lazyflow.record.tape import (
-    Operand,
-    Signature,
-    Tape,
-    Type,
-    by_program,
-    intern_type,
-    output_signature,
-    signature_by_id,
-)
-from lazyflow.record.trace import Trace
-from lazyflow.steps import (
+from lazyflow.cells.lifetimes import Memory, Segment, laid_out, memory_of, segments
+from lazyflow.cells.steps import (
     ASSEMBLE,
     CALL,
     CONSTANT,
@@ -76,6 +56,26 @@ from lazyflow.steps import (
     Step,
     is_batched,
 )
+from lazyflow.fuse import blocks, cuda, machine
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
+from lazyflow.graph.graph import Graph
+from lazyflow.ops import OPS
+from lazyflow.ops.base import NOTHING, Array, Op, Result
+from lazyflow.ops.formula import Formula, parse, pullback
+from lazyflow.record.expr import signature_of
+from lazyflow.record.tape import CONSTANT as CONSTANT_NODE
+from lazyflow.record.tape import INPUT as INPUT_NODE
+from lazyflow.record.tape import (
+    Operand,
+    Signature,
+    Tape,
+    Type,
+    by_program,
+    intern_type,
+    output_signature,
+    signature_by_id,
+)
+from lazyflow.record.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from lazyflow.cells.steps import NODE, Assemble, Call, Fused, Node, Place, Product, Ref, Step, is_batched
 from lazyflow.fuse.scalar import ALL as ALL_ROWS
 from lazyflow.fuse.scalar import LAUNCH, SOME, Kernel, may_share, shared, with_rows
-from lazyflow.steps import NODE, Assemble, Call, Fused, Node, Place, Product, Ref, Step, is_batched
 
 NONE, BLOCK, ALL, SAME = "none", "block", "all", "same"
 NO: frozenset[int] = frozenset()

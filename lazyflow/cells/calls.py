@@ -4,7 +4,7 @@ A *call* is one node; the calls of a signature in one phase are numbered in the 
 of a program keep of a call is a row of a slab, so that a launch is a range of rows, and what is left to the end (weight
 gradients, hoisted and sunk steps) is all of them at once.
 
-The steps of a stage are prepared once a run, with all that they need looked up, as a `lazyflow.line.Line` or the
+The steps of a stage are prepared once a run, with all that they need looked up, as a `lazyflow.cells.line.Line` or the
 compiled core's. It holds arrays, never the calls, so that nothing holds itself and memory is free as soon as it can be.
 """
 
@@ -19,20 +19,12 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
-from lazyflow import line as lines
-from lazyflow.cuda.rows import Part
-from lazyflow.fuse.blocks import add_rows, rows_of
-from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
-from lazyflow.lifetimes import ALL, BLOCK, SAME, Segment
-from lazyflow.line import Line, View
-from lazyflow.line import most as most_rows
-from lazyflow.ops.base import Array, brought, unbroadcast
-from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
-from lazyflow.ops.sparse import RowSparse
-from lazyflow.plan.arena import POOL, Arena, give_back
-from lazyflow.program import Stages
-from lazyflow.record.expr import Parameter
-from lazyflow.steps import (
+from lazyflow.cells import line as lines
+from lazyflow.cells.lifetimes import ALL, BLOCK, SAME, Segment
+from lazyflow.cells.line import Line, View
+from lazyflow.cells.line import most as most_rows
+from lazyflow.cells.program import Stages
+from lazyflow.cells.steps import (
     CONSTANT,
     FLOAT,
     HOISTED,
@@ -52,6 +44,14 @@ from lazyflow.steps import (
     Ref,
     Step,
 )
+from lazyflow.cuda.rows import Part
+from lazyflow.fuse.blocks import add_rows, rows_of
+from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
+from lazyflow.ops.base import Array, brought, unbroadcast
+from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
+from lazyflow.ops.sparse import RowSparse
+from lazyflow.plan.arena import POOL, Arena, give_back
+from lazyflow.record.expr import Parameter
 
 # So many calls of a run are brief: a copy of the weights by columns does not pay.
 BRIEF = 32

@@ -1,6 +1,6 @@
 """The parts of a cell as data: what its nodes read, and the steps that they are cut into.
 
-See `lazyflow.program`, which makes them, and `lazyflow.calls`, which runs them.
+See `lazyflow.cells.program`, which makes them, and `lazyflow.cells.calls`, which runs them.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lazyflow import functions
+from lazyflow.cells.program import Program
+from lazyflow.cells.steps import CONSTANT, FLOAT, INPUT, INT, NODE, PARAMETER, PRODUCT, Node, Ref
 from lazyflow.ops import OPS
-from lazyflow.program import Program
 from lazyflow.record.expr import Expr, Parameter, record, view
 from lazyflow.record.expr import _append as append
 from lazyflow.record.expr import _constant_node as constant_node
 from lazyflow.record.expr import _local_row as local_row
 from lazyflow.record.tape import Signature, Tape, Type, current_tape, intern_type
-from lazyflow.steps import CONSTANT, FLOAT, INPUT, INT, NODE, PARAMETER, PRODUCT, Node, Ref
 
 
 class Call(NamedTuple):

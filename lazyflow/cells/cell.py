@@ -1,11 +1,11 @@
 """``@lf.cell``: a function of expressions that is recorded as one node.
 
-The body runs on a tape of its own, and what it recorded there becomes a `Program` (`lazyflow.program`). A call then
+The body runs on a tape of its own, and what it recorded there becomes a `Program` (`lazyflow.cells.program`). A call then
 appends one row to the tape, and one more for each further result.
 
 A program is found in three ways, each slower and more general than the one before. By code that was printed for one way
-to call the cell (`lazyflow.recorder`). By a key of all that the call depends on: the structure of the arguments, the
-types of the expressions in it, the settings, and what the body can see besides (`lazyflow.visible`). And by what the
+to call the cell (`lazyflow.cells.recorder`). By a key of all that the call depends on: the structure of the arguments, the
+types of the expressions in it, the settings, and what the body can see besides (`lazyflow.cells.visible`). And by what the
 body records: where the key is new, or what the body sees cannot be watched, the body runs, and where it records what it
 has recorded before, that program is taken.
 """
@@ -25,11 +25,24 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
+from lazyflow.cells.program import call_signature, program_of
+from lazyflow.cells.recorder import (
+    EXPRESSION,
+    NUMBER,
+    OBJECT,
+    Path,
+    Payload,
+    Recorder,
+    is_sequence,
+    path_of,
+    sequence_of,
+)
+from lazyflow.cells.visible import EVERY, FORMATS, IS, MISSING, Reach, Seen, bits, hides_state, is_behind, see
+from lazyflow.cells.ways import COMPILED, Ways
 from lazyflow.errors import CellError, generated
 from lazyflow.graph.graph import collect
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
-from lazyflow.program import call_signature, program_of
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter, constant, record, require_movable, type_on
 from lazyflow.record.expr import _append as append
 from lazyflow.record.tape import (
@@ -43,9 +56,6 @@ from lazyflow.record.tape import (
     signature_by_id,
 )
 from lazyflow.record.trace import Trace, TracedNumber
-from lazyflow.recorder import EXPRESSION, NUMBER, OBJECT, Path, Payload, Recorder, is_sequence, path_of, sequence_of
-from lazyflow.visible import EVERY, FORMATS, IS, MISSING, Reach, Seen, bits, hides_state, is_behind, see
-from lazyflow.ways import COMPILED, Ways
 
 __all__ = ["cell"]
 

@@ -2,7 +2,7 @@
 
 In a scheduled plan the rows of neighbouring launches rarely align: a launch of all sigmoids holds three of the gates of
 every node, one of all products the terms of every sum. In the graph they align by construction. So nodes are joined
-there, before anything is scheduled: a *chain* has the signature of a cell (`lazyflow.program`) and all that cells have,
+there, before anything is scheduled: a *chain* has the signature of a cell (`lazyflow.cells.program`) and all that cells have,
 and takes part in the schedule as one node.
 
 A node joins a chain if nobody else reads it, and what does reads all of it, element by element. So a chain has one
@@ -26,12 +26,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lazyflow import passes
+from lazyflow.cells.program import Program, call_signature, elementwise_formulas, with_gradients_of_results
+from lazyflow.cells.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
 from lazyflow.graph.graph import Graph, Ints
 from lazyflow.graph.repeats import watched
 from lazyflow.locks import Lock
-from lazyflow.program import Program, call_signature, elementwise_formulas, with_gradients_of_results
 from lazyflow.record.tape import Operand, Signature, Type
-from lazyflow.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
 
 # NumPy calls gather every operand first, which costs more than the launches that are saved.
 FUSIONS = ("core", "cuda")
