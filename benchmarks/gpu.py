@@ -27,10 +27,10 @@ import lazyflow as lf
 from benchmarks import harness, lazyflow_sequence, lazyflow_tree_lstm, peers, sentences, throughput, trees
 from benchmarks.harness import Stopwatch
 from lazyflow import device as devices
-from lazyflow import engine
 from lazyflow.graph.graph import collect
 from lazyflow.plan.plan import Launch, Plan, Rows, reads_of
 from lazyflow.record.tape import Signature
+from lazyflow.run import engine
 
 DEVICE = "cuda:0"
 MODELS = {"tree_lstm": (300, 150), "tagger": (100, 50), "language_model": (256, 256)}  # embedding and hidden size

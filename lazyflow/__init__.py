@@ -18,7 +18,6 @@ from lazyflow.check_grads import check_grads as check_grads
 from lazyflow.compare import Comparison as Comparison
 from lazyflow.compare import Measured as Measured
 from lazyflow.compare import compare as compare
-from lazyflow.engine import forward as forward
 from lazyflow.errors import CellError as CellError
 from lazyflow.errors import CheckpointError as CheckpointError
 from lazyflow.errors import DeviceError as DeviceError
@@ -49,15 +48,16 @@ from lazyflow.grad import value_and_grad as value_and_grad
 from lazyflow.grad import vjp as vjp
 from lazyflow.info import Info as Info
 from lazyflow.info import info as info
-from lazyflow.map import map as map
 from lazyflow.ops.sparse import RowSparse as RowSparse
 from lazyflow.random import Stream as Stream
 from lazyflow.random import seed as seed
 from lazyflow.record.expr import Expr as Expr
 from lazyflow.record.expr import Parameter as Parameter
 from lazyflow.record.expr import constant as constant
-from lazyflow.rounds import Rounds as Rounds
-from lazyflow.rounds import rounds as rounds
+from lazyflow.run.engine import forward as forward
+from lazyflow.run.map import map as map
+from lazyflow.run.rounds import Rounds as Rounds
+from lazyflow.run.rounds import rounds as rounds
 from lazyflow.settings import no_grad as no_grad
 from lazyflow.settings import using as using
 from lazyflow.version import __version__ as __version__

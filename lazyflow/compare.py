@@ -13,15 +13,15 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import fibers, settings
 from lazyflow.compared import Comparison, Measured, median
-from lazyflow.engine import forward
 from lazyflow.errors import GradientError, ShapeError
 from lazyflow.explain import Explanation, explain
 from lazyflow.functions import mean
 from lazyflow.info import info
-from lazyflow.map import map as mapped
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.profile import Profile
 from lazyflow.record.expr import Expr, Parameter, moment
+from lazyflow.run.engine import forward
+from lazyflow.run.map import map as mapped
 from lazyflow.settings import BATCHINGS, refuse_in_cells, using
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ run again. It has no rules of its own: the vjps of `lazyflow.ops` run on express
 
 A vjp sees a batch axis in front; here it has size one, and costs nothing, as it is a view. What several examples record
 alike still runs as one launch each. Gradients of parameters are recorded once for each signature they occur in, over
-all nodes of it, as `lazyflow.backward` computes them.
+all nodes of it, as `lazyflow.run.backward` computes them.
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from lazyflow import settings
-from lazyflow.engine import CHOICES, PLANS, reduced
 from lazyflow.graph.graph import Graph, collect
 from lazyflow.plan.plan import dag_of
 from lazyflow.plan.plans import CacheInfo
 from lazyflow.plan.schedule import Schedule, lower_bound, schedule
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT, KNOWN, Operand, Signature
+from lazyflow.run.engine import CHOICES, PLANS, reduced
 
 __all__ = ["Explanation", "Group", "explain"]
 

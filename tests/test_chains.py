@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow import core, engine, optim
+from lazyflow import core, optim
 from lazyflow.cells.chains import LARGEST, WIDEST, Chains
+from lazyflow.run import engine
 from lazyflow.settings import BATCHINGS
 
 from . import programs as P

@@ -8,8 +8,8 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import data, locks, nn, optim, settings
-from lazyflow.engine import PLANS
 from lazyflow.plan.arena import POOL
+from lazyflow.run.engine import PLANS
 from lazyflow.settings import Settings
 from tests.interrupts import bytecodes, interrupted
 

@@ -5,7 +5,6 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import device, passes
-from lazyflow.engine import reduced
 from lazyflow.graph.graph import collect
 from lazyflow.graph.joined import MOST_NODES, family_of, with_joined_rows
 from lazyflow.graph.repeats import without_repeats
@@ -14,6 +13,7 @@ from lazyflow.ops.rows import RULES
 from lazyflow.plan.plan import make, scheduled
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.tape import signature_by_id
+from lazyflow.run.engine import reduced
 
 WIDTH = 3
 WORDS = 7

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow import engine, optim
+from lazyflow import optim
 from lazyflow.graph.graph import location
 from lazyflow.record.tape import current_tape
+from lazyflow.run import engine
 from tests.programs import Program, arrays, example_inputs, programs
 
 counted = pytest.mark.skipif(current_tape().handles is None, reason="the core that counts expressions is absent")

@@ -22,7 +22,7 @@ from lazyflow.record import tape
 from tests import simcupy
 from tests.programs import INPUTS, Program, arrays, example_inputs, programs
 
-maps = sys.modules["lazyflow.map"]
+maps = sys.modules["lazyflow.run.map"]
 needs_fibers = pytest.mark.skipif(maps.greenlet is None, reason="greenlet is not installed")
 
 

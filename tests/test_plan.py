@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow.engine import plan_of
 from lazyflow.errors import DeviceError
 from lazyflow.graph.graph import collect
 from lazyflow.ops.base import OPS
 from lazyflow.plan.plan import Launch, Plan, Rows
 from lazyflow.plan.schedule import Schedule
 from lazyflow.record.tape import check_device, intern_type
+from lazyflow.run.engine import plan_of
 from lazyflow.settings import BATCHINGS
 
 from . import programs as P

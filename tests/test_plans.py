@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import engine
 from lazyflow.plan.plans import Plans
+from lazyflow.run import engine
 from tests.interrupts import bytecodes, interrupted
 
 TABLE = np.random.default_rng(0).normal(size=(6, 3))

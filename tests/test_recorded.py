@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import engine
 from lazyflow.device import to_host
 from lazyflow.graph.graph import Graph
 from lazyflow.ops.sparse import RowSparse
@@ -15,6 +14,7 @@ from lazyflow.plan.plan import Cells, Plan
 from lazyflow.plan.plans import Plans
 from lazyflow.plan.schedule import Schedule
 from lazyflow.record.tape import Signature
+from lazyflow.run import engine
 
 W0 = np.random.default_rng(3).normal(size=(4, 4))
 TABLE = np.random.default_rng(4).normal(size=(5, 4))

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow.engine import reduced
 from lazyflow.graph.graph import collect
 from lazyflow.ops import OPS
 from lazyflow.ops.rows import PARTS
 from lazyflow.ops.segment import BY_PARTS
 from lazyflow.plan.plan import make, scheduled
 from lazyflow.plan.schedule import Choices
+from lazyflow.run.engine import reduced
 
 WIDTH = 3
 # Numbers of nodes and edges: some alike, one node, no edge, as many edges as nodes.

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import engine, nn, optim, settle
+from lazyflow import nn, optim
 from lazyflow.core.columns import Counts
+from lazyflow.run import engine, settle
 
 # On a device runs stay as they are.
 pytestmark = pytest.mark.host

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import engine as engine_module
 from lazyflow import nn, optim
-from lazyflow.execute import Run
 from lazyflow.random import Stream
+from lazyflow.run import engine as engine_module
+from lazyflow.run.execute import Run
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow import engine, sums
 from lazyflow.device import to_host
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.sums import Sum
+from lazyflow.run import engine, sums
+from lazyflow.run.sums import Sum
 
 N = 4
 RNG = np.random.default_rng(8)
@@ -67,7 +67,7 @@ def test_rows_of_one_signature_are_multiplied_together(monkeypatch, count, produ
     calls = []
     whole = sums.gradients
     monkeypatch.setattr(sums, "gradients", lambda rows: calls.append(len(rows.g)) or whole(rows))
-    monkeypatch.setattr("lazyflow.backward.gradients", sums.gradients)
+    monkeypatch.setattr("lazyflow.run.backward.gradients", sums.gradients)
     gradients("affine", count, True)
     assert sum(calls) == count and len(calls) == products
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import core, engine, execute, threads
+from lazyflow import core, threads
+from lazyflow.run import engine, execute
 
 
 def counts():

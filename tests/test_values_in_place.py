@@ -5,8 +5,8 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import device as devices
-from lazyflow.engine import SHORT, _shown
 from lazyflow.record.expr import first_value
+from lazyflow.run.engine import SHORT, _shown
 
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 

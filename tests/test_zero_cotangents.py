@@ -11,10 +11,10 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import device
-from lazyflow.backward import _ZERO_OF_ZERO
 from lazyflow.ops.base import OPS
 from lazyflow.ops.linalg import without_nan
 from lazyflow.record.expr import record
+from lazyflow.run.backward import _ZERO_OF_ZERO
 from tests.ops.harness import draw, launch_of
 from tests.ops.test_ops import CASES
 
@@ -189,7 +189,7 @@ def test_every_operation_hands_zeros_on(name, value):
 
 
 def shown_to_keep_zeros():
-    """The cases of operations of which `lazyflow.backward` takes it for granted on a device, where to look is to wait:
+    """The cases of operations of which `lazyflow.run.backward` takes it for granted on a device, where to look is to wait:
     those of formulas, and those of its list."""
     known = [c for c in CASES if c.gradient and (c.record.formula or c.op in _ZERO_OF_ZERO)]
     return [c for c in known if all(s.dtype not in ("float16", "float32") for s in c.operands)]

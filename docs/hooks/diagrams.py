@@ -278,7 +278,7 @@ def _draw_launches(picture: Picture, plan: Any) -> None:
 
 def _draw_gradients(picture: Picture, shown: Example) -> None:
     """A box for each launch that computes gradients of parameters, and what the optimizer changes."""
-    from lazyflow.launch import parameter_of
+    from lazyflow.run.launch import parameter_of
 
     y, middle, begins = TOP, 766, []
     for launch in shown.plan.parameter_launches:

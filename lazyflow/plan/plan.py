@@ -103,7 +103,7 @@ class Plan:
     """The launches in order, the arena's size in elements for each dtype, and the arena offset of every node.
 
     ``first``: the plan of the same structure that this one has all from but payload. ``like``: a plan with the same
-    launches but for payload. ``bound``: its launches as they are run, once it did (see `lazyflow.launch`).
+    launches but for payload. ``bound``: its launches as they are run, once it did (see `lazyflow.run.launch`).
     """
 
     graph: Graph

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from lazyflow.device import is_on_gpu, to_host
-from lazyflow.engine import forward
 from lazyflow.errors import ShapeError
 from lazyflow.functions import mean
-from lazyflow.map import map as map_examples
 from lazyflow.record.expr import Expr, is_evaluated
+from lazyflow.run.engine import forward
+from lazyflow.run.map import map as map_examples
 from lazyflow.state import is_array
 
 __all__ = ["examples", "host", "mean_loss", "mean_of", "rows", "values"]

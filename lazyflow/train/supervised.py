@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lazyflow.map import map as map_examples
 from lazyflow.nn import Module
 from lazyflow.record.expr import Expr
+from lazyflow.run.map import map as map_examples
 from lazyflow.settings import using
 from lazyflow.train.batch import examples, mean_of, values
 from lazyflow.train.checks import check_call

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import core
-from lazyflow.backward import reached
 from lazyflow.graph.graph import collect, decoded, reach
 from lazyflow.graph.repeats import without_repeats
 from lazyflow.plan.plan import Rows, make, reads_of, scheduled
 from lazyflow.plan.schedule import Choices
+from lazyflow.run.backward import reached
 from lazyflow.settings import BATCHINGS
 from tests import cells as C
 from tests import programs as P

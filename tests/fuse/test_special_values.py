@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow import core, engine
+from lazyflow import core
 from lazyflow.cells.chains import Chains
+from lazyflow.run import engine
 
 from .test_exactness import equal_bits, special
 

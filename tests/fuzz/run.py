@@ -142,9 +142,10 @@ def _interpreted(program: Program, session: Session) -> list[tuple[str, Any]]:
 @contextmanager
 def configured(variant: Variant) -> Iterator[None]:
     """lazyflow as a variant says, with nothing left of earlier programs, and fresh memory full of NaN."""
-    from lazyflow import core, engine
+    from lazyflow import core
     from lazyflow.plan import arena
     from lazyflow.plan.plans import Plans
+    from lazyflow.run import engine
 
     take = arena.Pool.take
 

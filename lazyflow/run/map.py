@@ -31,7 +31,7 @@ from lazyflow.plan.arena import next_number
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, handle, moment
 from lazyflow.record.tape import IMPORT, Tape, current_tape, signature_by_id
-from lazyflow.rounds import Round, launched, watching
+from lazyflow.run.rounds import Round, launched, watching
 
 try:
     from greenlet import GreenletExit, getcurrent, greenlet

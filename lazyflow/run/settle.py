@@ -11,10 +11,10 @@ from __future__ import annotations
 import weakref
 from collections import deque
 
-from lazyflow.execute import Run
 from lazyflow.graph.graph import is_evaluated
 from lazyflow.locks import Lock, Owner
 from lazyflow.record.tape import Tape, signature_by_id
+from lazyflow.run.execute import Run
 
 LEAST = 1 << 18  # bytes of an arena that are worth it
 AT_ONCE = 2  # runs that one look takes, more than one run adds: there may be many that are not stale

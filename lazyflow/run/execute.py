@@ -15,12 +15,12 @@ from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cells.calls import Calls
 from lazyflow.errors import LazyflowError
-from lazyflow.launch import CALLS, CONSTANTS, KNOWNS, Bound, bound, parameter_of
 from lazyflow.ops.base import Array, Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Plan, Rows
 from lazyflow.record.expr import Parameter, moment
 from lazyflow.record.tape import Type
+from lazyflow.run.launch import CALLS, CONSTANTS, KNOWNS, Bound, bound, parameter_of
 
 
 def _indices(plan: Plan) -> list[Any]:
@@ -110,7 +110,7 @@ class Run(State):
         self.readers.append(weakref.ref(run))
 
     def settle(self, kept: dict[tuple[Any, int, Shape], Array]) -> None:
-        """Leave nothing but these values, by dtype, offset and shape: see `lazyflow.settle`."""
+        """Leave nothing but these values, by dtype, offset and shape: see `lazyflow.run.settle`."""
         self.kept = kept
         del self.arena, self.calls, self.plan, self.known  # whoever asks a stale run for more is wrong
 

@@ -19,10 +19,8 @@ from lazyflow import device as devices
 from lazyflow import passes, settings
 from lazyflow.cells.calls import Calls, Separate
 from lazyflow.cells.steps import Call
-from lazyflow.execute import Run
 from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
-from lazyflow.launch import KNOWNS, Bound, bound, bound_among, bound_for_parameters, bound_of, pull_all
 from lazyflow.ops.base import Array
 from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
@@ -31,7 +29,9 @@ from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Cells, Launch, launches, parameter_launches
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import KNOWN, Signature, Type
-from lazyflow.sums import FEW, Rows, Sums, Waiting, gradients
+from lazyflow.run.execute import Run
+from lazyflow.run.launch import KNOWNS, Bound, bound, bound_among, bound_for_parameters, bound_of, pull_all
+from lazyflow.run.sums import FEW, Rows, Sums, Waiting, gradients
 
 Retained = Callable[[Run, Arena, Any], None]
 

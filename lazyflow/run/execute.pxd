@@ -3,7 +3,7 @@
 cimport cython
 
 from lazyflow.plan.arena cimport Arena
-from lazyflow.launch cimport Bound
+from lazyflow.run.launch cimport Bound
 from lazyflow.record.tape cimport Type
 
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.errors import NonFiniteError
-from lazyflow.execute import Run, parameters_of
-from lazyflow.launch import readers_of
 from lazyflow.plan.plan import Launch, reads_of, sizes_of
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import CONSTANT, KNOWN
+from lazyflow.run.execute import Run, parameters_of
+from lazyflow.run.launch import readers_of
 
 
 def check_finite(run: Run, roots: Sequence[Expr]) -> None:

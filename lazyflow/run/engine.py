@@ -17,13 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import fibers, passes, settings, settle
-from lazyflow.backward import Hooked, accumulated
-from lazyflow.backward import backward as run_backward
+from lazyflow import fibers, passes, settings
 from lazyflow.cells.chains import Chains, with_chains
-from lazyflow.check import check_finite
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
-from lazyflow.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
 from lazyflow.graph.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
 from lazyflow.graph.joined import with_joined_rows, with_loops
 from lazyflow.graph.repeats import may_repeat, without_repeats
@@ -39,6 +35,11 @@ from lazyflow.plan.schedule import Choices
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
 from lazyflow.record.tape import CONSTANT, IMPORT, KNOWN, VIEW, Tape, payload_starts, signature_by_id
+from lazyflow.run import settle
+from lazyflow.run.backward import Hooked, accumulated
+from lazyflow.run.backward import backward as run_backward
+from lazyflow.run.check import check_finite
+from lazyflow.run.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
 from lazyflow.settings import tracing
 from lazyflow.threads import quietly
 
@@ -51,7 +52,7 @@ PLANS = Plans()
 # Elementwise nodes that stand together, as one node: see `lazyflow.cells.chains`.
 CHAINS = Chains()
 
-# Runs that hold memory: see `lazyflow.settle`.
+# Runs that hold memory: see `lazyflow.run.settle`.
 SETTLING = settle.Settling()
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.execute import Run
 from lazyflow.graph.graph import is_evaluated, location
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import CONSTANT, KNOWN, Signature
+from lazyflow.run.execute import Run
 
 __all__ = ["Asked", "Operation", "Round", "Rounds", "rounds"]
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.execute import Run
-from lazyflow.launch import parameter_of
 from lazyflow.ops.base import Array, unbroadcast
 from lazyflow.ops.sparse import RowSparse, merged
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import Operand, Signature
+from lazyflow.run.execute import Run
+from lazyflow.run.launch import parameter_of
 
 Accumulate = Callable[[Parameter, Any], None]
 

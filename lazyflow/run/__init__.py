@@ -1,0 +1,1 @@
+"""Forward, backward, and what ties a program to them: the engine, and examples that decide."""
