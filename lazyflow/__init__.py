@@ -14,10 +14,22 @@ from importlib import import_module as _import_module
 
 from lazyflow import errors as errors
 from lazyflow.cells.cell import cell as cell
-from lazyflow.check_grads import check_grads as check_grads
 from lazyflow.compare import Comparison as Comparison
 from lazyflow.compare import Measured as Measured
 from lazyflow.compare import compare as compare
+from lazyflow.derive.check_grads import check_grads as check_grads
+from lazyflow.derive.grad import elementwise_grad as elementwise_grad
+from lazyflow.derive.grad import grad as grad
+from lazyflow.derive.grad import gradients as gradients
+from lazyflow.derive.grad import hessian as hessian
+from lazyflow.derive.grad import hessian_vector_product as hessian_vector_product
+from lazyflow.derive.grad import jacobian as jacobian
+from lazyflow.derive.grad import jvp as jvp
+from lazyflow.derive.grad import make_jvp as make_jvp
+from lazyflow.derive.grad import make_vjp as make_vjp
+from lazyflow.derive.grad import value_and_grad as value_and_grad
+from lazyflow.derive.grad import vjp as vjp
+from lazyflow.derive.vmap import vmap as vmap
 from lazyflow.errors import CellError as CellError
 from lazyflow.errors import CheckpointError as CheckpointError
 from lazyflow.errors import DeviceError as DeviceError
@@ -35,17 +47,6 @@ from lazyflow.errors import user_line as user_line
 from lazyflow.explain import Explanation as Explanation
 from lazyflow.explain import explain as explain
 from lazyflow.functions import *
-from lazyflow.grad import elementwise_grad as elementwise_grad
-from lazyflow.grad import grad as grad
-from lazyflow.grad import gradients as gradients
-from lazyflow.grad import hessian as hessian
-from lazyflow.grad import hessian_vector_product as hessian_vector_product
-from lazyflow.grad import jacobian as jacobian
-from lazyflow.grad import jvp as jvp
-from lazyflow.grad import make_jvp as make_jvp
-from lazyflow.grad import make_vjp as make_vjp
-from lazyflow.grad import value_and_grad as value_and_grad
-from lazyflow.grad import vjp as vjp
 from lazyflow.info import Info as Info
 from lazyflow.info import info as info
 from lazyflow.ops.sparse import RowSparse as RowSparse
@@ -61,7 +62,6 @@ from lazyflow.run.rounds import rounds as rounds
 from lazyflow.settings import no_grad as no_grad
 from lazyflow.settings import using as using
 from lazyflow.version import __version__ as __version__
-from lazyflow.vmap import vmap as vmap
 
 from lazyflow import functions as functions  # isort: skip
 from lazyflow import random as random  # isort: skip

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.derive.grad import jvp, vjp
+from lazyflow.derive.inputs import Argnum, Function, checked, evaluated, numbers_of
+from lazyflow.derive.structure import leaves, mapped, rebuilt
 from lazyflow.errors import DTypeError
-from lazyflow.grad import jvp, vjp
-from lazyflow.inputs import Argnum, Function, checked, evaluated, numbers_of
 from lazyflow.record.expr import Expr, constant
-from lazyflow.structure import leaves, mapped, rebuilt
 
 __all__ = ["check_grads"]
 

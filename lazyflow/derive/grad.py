@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from lazyflow import functions
-from lazyflow.cotangents import cotangents
-from lazyflow.errors import GradientError
-from lazyflow.inputs import (
+from lazyflow.derive.cotangents import cotangents
+from lazyflow.derive.inputs import (
     Argnum,
     Function,
     Traced,
@@ -33,8 +32,9 @@ from lazyflow.inputs import (
     scalar,
     zeros,
 )
+from lazyflow.derive.structure import leaves, rebuilt
+from lazyflow.errors import GradientError
 from lazyflow.record.expr import Expr
-from lazyflow.structure import leaves, rebuilt
 
 __all__ = [
     "elementwise_grad",

@@ -11,13 +11,13 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.cotangents import Node, Walk, cotangents, fitted, node_of
+from lazyflow.derive.cotangents import Node, Walk, cotangents, fitted, node_of
+from lazyflow.derive.structure import leaves, mapped, rebuilt
 from lazyflow.errors import DTypeError, GradientError, ShapeError
 from lazyflow.numpy.dispatch import has_expressions
 from lazyflow.ops import OPS
 from lazyflow.record.expr import ENGINE, Expr, Parameter, constant, differentiable, record, view
 from lazyflow.record.tape import intern_type
-from lazyflow.structure import leaves, mapped, rebuilt
 
 Function = Callable[..., Any]
 Argnum = int | Sequence[int]

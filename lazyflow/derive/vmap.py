@@ -10,11 +10,11 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import functions
 from lazyflow import numpy as names
-from lazyflow.cotangents import Walk
+from lazyflow.derive.cotangents import Walk
+from lazyflow.derive.inputs import Function, finished, is_inside, reads_expressions
+from lazyflow.derive.structure import leaves, mapped, rebuilt
 from lazyflow.errors import ShapeError
-from lazyflow.inputs import Function, finished, is_inside, reads_expressions
 from lazyflow.record.expr import Expr, constant
-from lazyflow.structure import leaves, mapped, rebuilt
 
 __all__ = ["vmap"]
 

@@ -1,0 +1,1 @@
+"""Functions that differentiate functions, and gradients that are expressions."""
