@@ -14,9 +14,6 @@ from importlib import import_module as _import_module
 
 from lazyflow import errors as errors
 from lazyflow.cells.cell import cell as cell
-from lazyflow.compare import Comparison as Comparison
-from lazyflow.compare import Measured as Measured
-from lazyflow.compare import compare as compare
 from lazyflow.derive.check_grads import check_grads as check_grads
 from lazyflow.derive.grad import elementwise_grad as elementwise_grad
 from lazyflow.derive.grad import grad as grad
@@ -44,11 +41,14 @@ from lazyflow.errors import ShapeError as ShapeError
 from lazyflow.errors import ThreadError as ThreadError
 from lazyflow.errors import TornError as TornError
 from lazyflow.errors import user_line as user_line
-from lazyflow.explain import Explanation as Explanation
-from lazyflow.explain import explain as explain
 from lazyflow.functions import *
-from lazyflow.info import Info as Info
-from lazyflow.info import info as info
+from lazyflow.inspect.compare import Comparison as Comparison
+from lazyflow.inspect.compare import Measured as Measured
+from lazyflow.inspect.compare import compare as compare
+from lazyflow.inspect.explain import Explanation as Explanation
+from lazyflow.inspect.explain import explain as explain
+from lazyflow.inspect.info import Info as Info
+from lazyflow.inspect.info import info as info
 from lazyflow.ops.sparse import RowSparse as RowSparse
 from lazyflow.random import Stream as Stream
 from lazyflow.random import seed as seed

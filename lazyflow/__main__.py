@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lazyflow.compare import ROUNDS, compare
+from lazyflow.inspect.compare import ROUNDS, compare
 from lazyflow.settings import BATCHINGS
 
 DESCRIPTION = (

@@ -17,8 +17,8 @@ import pytest
 import lazyflow as lf
 from lazyflow import nn, optim
 from lazyflow.__main__ import main
-from lazyflow.compared import HEADER
 from lazyflow.device import to_host
+from lazyflow.inspect.compared import HEADER
 from lazyflow.profile import Profile
 from tests.interrupts import bytecodes, interrupted
 
@@ -96,7 +96,7 @@ def test_rows_are_what_was_asked_for(model, train):
 def ticking(monkeypatch):
     """A clock that goes on by a second whenever it is asked."""
     clock = itertools.count().__next__
-    monkeypatch.setattr(sys.modules["lazyflow.compare"], "Profile", lambda: Profile(clock))
+    monkeypatch.setattr(sys.modules["lazyflow.inspect.compare"], "Profile", lambda: Profile(clock))
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -109,7 +109,7 @@ def test_the_parts_of_a_round_are_all_of_it(model, ticking, train):
 
 def test_a_round_is_all_of_its_steps():
     steps = [{"record": 1.0, "forward": 2.0}, {"record": 3.0}]
-    found = sys.modules["lazyflow.compare"]._Round.of(steps, 4)
+    found = sys.modules["lazyflow.inspect.compare"]._Round.of(steps, 4)
     assert found.per_s == pytest.approx(4 / 6) and found.ms == {"record": 1000.0, "forward": 500.0}
 
 
@@ -153,7 +153,7 @@ def test_gradients_are_compared_by_parameter():
 
     (row,) = lf.compare(loss, [3, 1, 0, 2, 4, 1, 2], batch=7, modes="phases", **QUICK).rows
     assert row.gradients_differ < 1e-5
-    values = sys.modules["lazyflow.compare"]._Values
+    values = sys.modules["lazyflow.inspect.compare"]._Values
     one = values([], {1: np.ones(2), 2: np.zeros(3)})
     other = values([], {2: np.zeros(3), 1: np.ones(2), 3: np.zeros(4)})
     assert one.differences(other) == (0.0, 0.0) and other.differences(one) == (0.0, 0.0)

@@ -7,7 +7,14 @@ import pytest
 
 import lazyflow as lf
 
-LATER = ("lazyflow.data", "lazyflow.io", "lazyflow.nn", "lazyflow.optim", "lazyflow.train", "lazyflow.unchanged")
+LATER = (
+    "lazyflow.data",
+    "lazyflow.io",
+    "lazyflow.nn",
+    "lazyflow.optim",
+    "lazyflow.train",
+    "lazyflow.inspect.unchanged",
+)
 OTHERS = (
     *(
         "argparse",

@@ -7,7 +7,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import core
-from lazyflow.info import AVX2, AVX512, BASELINE, Blas, note_of, vectors
+from lazyflow.inspect.info import AVX2, AVX512, BASELINE, Blas, note_of, vectors
 
 
 def test_it_says_what_runs():

@@ -21,7 +21,7 @@ def plans(monkeypatch):
     """Plans of one's own: those of other tests do not count."""
     own = Plans()
     monkeypatch.setattr(engine, "PLANS", own)
-    monkeypatch.setattr(importlib.import_module("lazyflow.explain"), "PLANS", own)
+    monkeypatch.setattr(importlib.import_module("lazyflow.inspect.explain"), "PLANS", own)
     return own
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import fibers, settings
-from lazyflow.compared import Comparison, Measured, median
 from lazyflow.errors import GradientError, ShapeError
-from lazyflow.explain import Explanation, explain
 from lazyflow.functions import mean
-from lazyflow.info import info
+from lazyflow.inspect.compared import Comparison, Measured, median
+from lazyflow.inspect.explain import Explanation, explain
+from lazyflow.inspect.info import info
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.profile import Profile
 from lazyflow.record.expr import Expr, Parameter, moment
@@ -25,8 +25,8 @@ from lazyflow.run.map import map as mapped
 from lazyflow.settings import BATCHINGS, refuse_in_cells, using
 
 if TYPE_CHECKING:
+    from lazyflow.inspect.unchanged import Unchanged
     from lazyflow.optim import Optimizer
-    from lazyflow.unchanged import Unchanged
 
 __all__ = ["Comparison", "Measured", "compare"]
 
@@ -93,7 +93,7 @@ def compare(
     """
     from tqdm import tqdm  # what most programs do without is imported by those that compare
 
-    from lazyflow.unchanged import unchanged
+    from lazyflow.inspect.unchanged import unchanged
 
     refuse_in_cells("speed is measured", "call lf.compare outside")
     given = _list_of(examples)

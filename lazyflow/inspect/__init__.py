@@ -1,0 +1,1 @@
+"""What a user looks at: why there are so many launches, what lazyflow runs on, and what batching gains."""
