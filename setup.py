@@ -35,7 +35,7 @@ def extension(name: str, *sources: str, flags: Sequence[str] = FLAGS) -> Extensi
 def module(name: str) -> Extension:
     """A module of the package that is compiled as it stands, with the types of its .pxd; without, it runs in Python."""
     path = name.replace(".", "/")
-    return Extension(name, [f"{path}.py"], depends=glob("lazyflow/*.pxd"), extra_compile_args=PLAIN)
+    return Extension(name, [f"{path}.py"], depends=glob("lazyflow/**/*.pxd", recursive=True), extra_compile_args=PLAIN)
 
 
 # The longest first, so that no core waits for one at the end.

@@ -9,6 +9,7 @@ NumPy or CuPy calls, `Expr.backward` runs the same groups in reverse, and an opt
 These four and what writes files are imported when a program first names them: each costs some of what NumPy costs.
 """
 
+import sys as _sys
 import typing as _typing
 from importlib import import_module as _import_module
 
@@ -135,6 +136,24 @@ if not _typing.TYPE_CHECKING:
         "vjp",
         "vmap",
     ]
+
+# Where pickles of before, and whoever imported a function from its file, look for what has moved since.
+_sys.modules.update(
+    {
+        "lazyflow.cell": _sys.modules["lazyflow.cells.cell"],
+        "lazyflow.check_grads": _sys.modules["lazyflow.derive.check_grads"],
+        "lazyflow.compare": _sys.modules["lazyflow.inspect.compare"],
+        "lazyflow.engine": _sys.modules["lazyflow.run.engine"],
+        "lazyflow.explain": _sys.modules["lazyflow.inspect.explain"],
+        "lazyflow.expr": _sys.modules["lazyflow.record.expr"],
+        "lazyflow.grad": _sys.modules["lazyflow.derive.grad"],
+        "lazyflow.info": _sys.modules["lazyflow.inspect.info"],
+        "lazyflow.map": _sys.modules["lazyflow.run.map"],
+        "lazyflow.plans": _sys.modules["lazyflow.plan.plans"],
+        "lazyflow.rounds": _sys.modules["lazyflow.run.rounds"],
+        "lazyflow.vmap": _sys.modules["lazyflow.derive.vmap"],
+    }
+)
 
 # By public name: the module, and what of it has that name, or None for the module itself. No module of these has the
 # name of a function of its own, or whoever imports the module first would hide the function.

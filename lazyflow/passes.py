@@ -1,8 +1,8 @@
 """Passes over the arrays of a graph: those of the compiled core, or, where it was not built, those by whole arrays.
 
 Collecting, merging repeats, scheduling and laying out are each one or two passes over nodes and edges. Both forms give
-the very same graphs and plans (``tests/core/test_passes.py``). `lazyflow.core.arrays` says what each does; ``chains`` and
-``joined`` are None without the core.
+the very same graphs and plans (``tests/core/test_passes.py``). `lazyflow.core.arrays` says what each does; ``chains``
+and ``joined`` are None without the core.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ NAMES = (
 
 
 def use(form: Any) -> None:
-    """Offer the passes of ``form``, `lazyflow.core.arrays` or ``lazyflow.core.passes``. Tests compare the two; what was made
-    by one is nothing for the other."""
+    """Offer the passes of ``form``, `lazyflow.core.arrays` or ``lazyflow.core.passes``. Tests compare the two; what was
+    made by one is nothing for the other."""
     globals().update({name: getattr(form, name) for name in NAMES})
 
 

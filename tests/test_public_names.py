@@ -1,10 +1,16 @@
 """What ``import lazyflow as lf`` offers: every function of `lazyflow.functions`, by the same name."""
 
+import base64
+import importlib
+import pickle
+import types
+import zlib
+
 import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import errors, functions
+from lazyflow import errors, functions, nn
 from lazyflow.ops import OPS
 
 # Operations that users meet under another name, or as a part of one.
@@ -62,3 +68,36 @@ def test_the_last_five_shape_functions():
         (lf.diagonal(x), np.diagonal(x)),
     ):
         np.testing.assert_array_equal(ours.numpy(), numpys)
+
+
+# A model, a constant and three functions, written when the package had no rooms.
+OLD_PICKLE = (
+    "eNpdUWlT1EAQzS4LwoA3h+J9oMEjiOKNLt5KkLJGP+QLlZpkJzsps7P7JhNhraIKPwSWv+Uf00lWa8VJTWemp/u919071Q1Ydpiw"
+    "790oaW86UjphW2oWS67IZ46MSx2zhKAy/wPVbQzZ3qhlWVqZiFg2UeuVdz/IooirFMOhb85xomPp+yTlmmBkA4dyjFKMeSNFaKx5"
+    "KwXZwPhB3sRwMkXW+j9MGMLD2zhii1pPDAuDcjTHMYrj3rhBMfARZzpTPMUJt+pNGF870wPnSbdS0m3yuCk0JgdUfKujiJ/JThx+"
+    "TXiDYMr+7/ETU6zFtekApkOZtTpdxw/bijutzBTGlGJd4ituGpVqlYWmxpl+GJGN/itOuVaO06FJa/AwJVwWB4JZr2I0BThTakuY"
+    "adMizu7iHMX5PVyguGi7FfNVd3HpD2RDdzsm87JXNRnREq7s9/ZwlWLOdodKtGVcW19fX/1lVmlcS+N6sC9mvTGrWD936sauwBaG"
+    "aJ7ihsbNQEz2vCHjDjsZbmncpnC8WiEtZikWxJQtpsWMKKu4I4y0RYq7pbQc98RcAV4rwa06lgrc+xQPNB4GYqEnDN4jisdZcGC8"
+    "LNTxN1NwW5IvTAqCJ2bAT7exPBjwsxzPKepZwP/NLUdS9ppJ0+qVv7peFLpeUrwqdFVzvO7rOlj0m0LcW4p3Gu+DHB8oVgfIUSbD"
+    "QlDqKN7IQk7SdqRbbIvAHQQ1FWuQ0mBt4G2xDik2PnLnN8RpDsc="
+)  # fmt: skip
+MODULES = (
+    *("", "numpy", "numpy.linalg", "numpy.random", "nn", "nn.functional", "nn.init", "optim", "data", "train"),
+    *("train.metrics", "errors"),
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_and_classes_go_through_pickle(module):
+    found = importlib.import_module(f"lazyflow.{module}".rstrip("."))
+    offered = [getattr(found, name) for name in getattr(found, "__all__", dir(found)) if not name.startswith("_")]
+    offered = [thing for thing in offered if callable(thing) and not isinstance(thing, types.ModuleType)]
+    assert offered
+    assert all(pickle.loads(pickle.dumps(thing)) is thing for thing in offered)
+
+
+def test_pickles_of_before_load():
+    model, constant, *found = pickle.loads(zlib.decompress(base64.b64decode("".join(OLD_PICKLE))))
+    assert isinstance(model, nn.Sequential) and found == [lf.softmax, lf.grad, lf.map]
+    np.testing.assert_array_equal(model[0].weight.numpy(), [[1, 2]])
+    np.testing.assert_allclose(model(constant).numpy(), np.tanh([5.5]), rtol=1e-6)

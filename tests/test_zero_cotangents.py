@@ -189,8 +189,8 @@ def test_every_operation_hands_zeros_on(name, value):
 
 
 def shown_to_keep_zeros():
-    """The cases of operations of which `lazyflow.run.backward` takes it for granted on a device, where to look is to wait:
-    those of formulas, and those of its list."""
+    """The cases of operations of which `lazyflow.run.backward` takes it for granted on a device, where to look is to
+    wait: those of formulas, and those of its list."""
     known = [c for c in CASES if c.gradient and (c.record.formula or c.op in _ZERO_OF_ZERO)]
     return [c for c in known if all(s.dtype not in ("float16", "float32") for s in c.operands)]
 

@@ -1,13 +1,13 @@
 """``@lf.cell``: a function of expressions that is recorded as one node.
 
-The body runs on a tape of its own, and what it recorded there becomes a `Program` (`lazyflow.cells.program`). A call then
-appends one row to the tape, and one more for each further result.
+The body runs on a tape of its own, and what it recorded there becomes a `Program` (`lazyflow.cells.program`). A call
+then appends one row to the tape, and one more for each further result.
 
 A program is found in three ways, each slower and more general than the one before. By code that was printed for one way
-to call the cell (`lazyflow.cells.recorder`). By a key of all that the call depends on: the structure of the arguments, the
-types of the expressions in it, the settings, and what the body can see besides (`lazyflow.cells.visible`). And by what the
-body records: where the key is new, or what the body sees cannot be watched, the body runs, and where it records what it
-has recorded before, that program is taken.
+to call the cell (`lazyflow.cells.recorder`). By a key of all that the call depends on: the structure of the arguments,
+the types of the expressions in it, the settings, and what the body can see besides (`lazyflow.cells.visible`). And by
+what the body records: where the key is new, or what the body sees cannot be watched, the body runs, and where it
+records what it has recorded before, that program is taken.
 """
 
 from __future__ import annotations

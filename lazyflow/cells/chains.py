@@ -2,17 +2,17 @@
 
 In a scheduled plan the rows of neighbouring launches rarely align: a launch of all sigmoids holds three of the gates of
 every node, one of all products the terms of every sum. In the graph they align by construction. So nodes are joined
-there, before anything is scheduled: a *chain* has the signature of a cell (`lazyflow.cells.program`) and all that cells have,
-and takes part in the schedule as one node.
+there, before anything is scheduled: a *chain* has the signature of a cell (`lazyflow.cells.program`) and all that cells
+have, and takes part in the schedule as one node.
 
 A node joins a chain if nobody else reads it, and what does reads all of it, element by element. So a chain has one
 result, and a gradient that reaches it reaches all of its members: none gets one (and a NaN, where zero meets an
 infinite slope) that it would not have alone. One pass against the order of recording finds all chains. They are told
 apart by what they are made of, member by member, in a trie; equal ones are one signature.
 
-A chain of nodes of rows (`lazyflow.graph.joined`) has a call for each row. Nodes that somebody watches (`Expr.retain_grad`,
-hooks) join nothing. What reads a parameter is always a result: its value must stay the one under the parameter as it
-was.
+A chain of nodes of rows (`lazyflow.graph.joined`) has a call for each row. Nodes that somebody watches
+(`Expr.retain_grad`, hooks) join nothing. What reads a parameter is always a result: its value must stay the one under
+the parameter as it was.
 """
 
 from __future__ import annotations

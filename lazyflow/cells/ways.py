@@ -1,10 +1,10 @@
 """Recording a call of a cell once more: from the kinds of its arguments to the rows of its call in one step.
 
-A cell is called in a few ways (see `lazyflow.cells.recorder`), and for each of them there is code that checks whether a call
-is one of them. A `Way` says the same in the form of data: the kinds of the arguments that it is for, what has to be as
-it was, and what to append. The kinds of the arguments at hand give the way by one look-up (`core.columns.Recall`),
-however many ways there are. Calls that no way is for are left to that code. Where the package was not compiled there is
-that code alone.
+A cell is called in a few ways (see `lazyflow.cells.recorder`), and for each of them there is code that checks whether a
+call is one of them. A `Way` says the same in the form of data: the kinds of the arguments that it is for, what has to
+be as it was, and what to append. The kinds of the arguments at hand give the way by one look-up
+(`core.columns.Recall`), however many ways there are. Calls that no way is for are left to that code. Where the package
+was not compiled there is that code alone.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Way:
 
     ``kinds``: of its arguments, see `_gather`; ``arrays``: whether an array may stand for an expression. ``operands``:
     which of the expressions among them are the call's. ``ints`` and ``floats``: its payload, entries as in
-    `lazyflow.cells.recorder.Payload`. ``limits``: the sizes that numbers are indices of. ``key``: what `Tape.ready` knows it
-    by; ``valid``: the count of changes that it is good for; ``under``: the settings that it is for, all or those of
-    recording; ``keep``: what the tape keeps of it. ``names`` and ``functions``, which ``unchanged`` compares, and
-    ``check``: what has to be as it was. ``rebuilt``: makes of results what the cell returns, None where that is one
+    `lazyflow.cells.recorder.Payload`. ``limits``: the sizes that numbers are indices of. ``key``: what `Tape.ready`
+    knows it by; ``valid``: the count of changes that it is good for; ``under``: the settings that it is for, all or
+    those of recording; ``keep``: what the tape keeps of it. ``names`` and ``functions``, which ``unchanged`` compares,
+    and ``check``: what has to be as it was. ``rebuilt``: makes of results what the cell returns, None where that is one
     expression.
     """
 

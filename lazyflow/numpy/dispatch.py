@@ -110,7 +110,8 @@ def either(name: str, recorded: Callable[..., Any], computed: Callable[..., Any]
             return recorded(*args, **kwargs)
         return computed(*args, **kwargs)
 
-    function.__name__ = function.__qualname__ = name
+    module, _, plain = f"lazyflow.numpy.{name}".rpartition(".")
+    function.__module__, function.__name__, function.__qualname__ = module, plain, plain  # where pickle finds it
     function.__doc__ = f"``numpy.{name}`` of arrays; of expressions, an expression."
     return function
 

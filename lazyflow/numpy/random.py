@@ -69,16 +69,17 @@ def random(size: Size = None, *, stream: Stream | None = None) -> Any:
     return _generator(stream).random(size)
 
 
-def _by_sizes(draw: Callable[..., Any], text: str) -> Callable[..., Any]:
+def _by_sizes(name: str, draw: Callable[..., Any], text: str) -> Callable[..., Any]:
     def function(*sizes: int, stream: Stream | None = None) -> Any:
         return draw(sizes or None, stream=stream)
 
+    function.__name__ = function.__qualname__ = name
     function.__doc__ = text
     return function
 
 
-randn = _by_sizes(standard_normal, "Standard normal numbers; every argument is the size of an axis.")
-rand = _by_sizes(random, "Numbers evenly distributed from 0 to 1; every argument is the size of an axis.")
+randn = _by_sizes("randn", standard_normal, "Standard normal numbers; every argument is the size of an axis.")
+rand = _by_sizes("rand", random, "Numbers evenly distributed from 0 to 1; every argument is the size of an axis.")
 
 
 def randint(low: int, high: int | None = None, size: Size = None, *, stream: Stream | None = None) -> Any:

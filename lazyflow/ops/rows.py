@@ -1,8 +1,8 @@
 """What operations do row by row: where the first axis of a value is nothing but a batch of rows.
 
 ``tanh`` of a matrix of n rows is n times ``tanh`` of a row. So a node that works row by row can share a launch with
-nodes of the same rows and of other numbers of them (see `lazyflow.graph.joined`): the launch sees all rows of all nodes as
-one batch, and the operation is the same, of values with an axis less. Here stands for which operations that holds,
+nodes of the same rows and of other numbers of them (see `lazyflow.graph.joined`): the launch sees all rows of all nodes
+as one batch, and the operation is the same, of values with an axis less. Here stands for which operations that holds,
 along which operands, and which static attributes the operation of rows has.
 
 Others work on all rows of an operand that has as many as it likes: a sum over them, reading some, adding them by

@@ -3,7 +3,8 @@
 A program that does the same thing again, a step of a simulation, a sentence of the same length, records the same
 columns again. Then the plan needs no graph first: it is known by the columns themselves. They are compared whole, with
 all else that a graph is made of: which rows are roots, what is known of each tape, what is watched on it. Payload is no
-part of it, except where equal nodes are made one (see `lazyflow.graph.repeats`), and neither are the arrays of constants.
+part of it, except where equal nodes are made one (see `lazyflow.graph.repeats`), and neither are the arrays of
+constants.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def way_of(options: Settings, root: Expr, reached: Sequence[Tape], fuse: str, ot
 
 def alone(roots: Sequence[Expr]) -> list[Tape] | None:
     """The tape of the roots, alone in a list, if all that it reads of others was computed before, as most often where
-    values are looked at; None if that is not so, or if parts of a long one may do (see `lazyflow.graph.graph.segments`)."""
+    values are looked at; None if that is not so, or if parts of a long one may do (see
+    `lazyflow.graph.graph.segments`)."""
     tape = roots[0].tape
     for e in roots:
         if e.tape is not tape:

@@ -218,7 +218,8 @@ class Signature:
             max(result.size, 1),
             {o.position: max(o.type.size, 1) for o in operands if o.kind == "row" and o.type},
         )
-        # Of a signature of rows (see `lazyflow.graph.joined`): of each operand whether it has one for each row of the result.
+        # Of a signature of rows (see `lazyflow.graph.joined`): of each operand whether it has one for each row of the
+        # result.
         self.walks: tuple[bool, ...] | None = None
         # Where each operand has rows of its own number: which of the sizes of a node's `family` that is.
         self.spans: tuple[int, ...] | None = None

@@ -66,9 +66,9 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
 
 
 def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
-    """The graph that is scheduled: equal nodes are one, nodes of rows are joined (see `lazyflow.graph.joined`), and chains of
-    elementwise nodes are one where they pay (see `lazyflow.cells.chains`), unless each node is to be run, or ``checked``, as
-    it was recorded."""
+    """The graph that is scheduled: equal nodes are one, nodes of rows are joined (see `lazyflow.graph.joined`), and
+    chains of elementwise nodes are one where they pay (see `lazyflow.cells.chains`), unless each node is to be run, or
+    ``checked``, as it was recorded."""
     options = settings.current()
     if options.dedupe:
         graph = without_repeats(graph)
