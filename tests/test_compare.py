@@ -313,7 +313,7 @@ def test_nothing_changes_wherever_an_interrupt_comes(model):
     def run():
         lf.compare(model.loss, SENTENCES[:2], batch=2, modes=["phases"], optimizer=optimizer, **QUICK)
 
-    files = ("unchanged.py",)
+    files = ("inspect/unchanged.py",)
     count = bytecodes(run, files)
     for at in (*range(0, count, count // 12), *range(count - 1200, count, 97)):
         interrupted(run, at, files)

@@ -16,7 +16,7 @@ from lazyflow.record.tape import current_tape
 from lazyflow.settings import Settings
 from tests.interrupts import _traced, bytecodes, interrupted
 
-FILES = ("settings.py", "tape.py", "locks.py")
+FILES = ("settings.py", "record/tape.py", "locks.py")
 
 
 def now():

@@ -126,9 +126,9 @@ def test_an_interrupt_leaves_no_more_bytes_than_allowed(plans):
         own.most = own.nbytes
         return own
 
-    for k in range(bytecodes(functools.partial(full()._keep, key, last), ["plans.py"])):
+    for k in range(bytecodes(functools.partial(full()._keep, key, last), ["plan/plans.py"])):
         own = full()
-        where = interrupted(functools.partial(own._keep, key, last), k, ["plans.py"])
+        where = interrupted(functools.partial(own._keep, key, last), k, ["plan/plans.py"])
         assert own.info().nbytes <= limit, where
 
 

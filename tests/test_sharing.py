@@ -53,9 +53,9 @@ def test_gradients_of_several_threads_add_up():
         lf.sum(w * float(factor)).backward()
 
     add(1)
-    for k in every(lambda: add(1), ("engine.py", "backward.py")):
+    for k in every(lambda: add(1), ("run/engine.py", "run/backward.py")):
         w.grad = here(np.full(3, 5.0))
-        meanwhile(lambda: add(10), k, lambda: add(100), ("engine.py", "backward.py"))
+        meanwhile(lambda: add(10), k, lambda: add(100), ("run/engine.py", "run/backward.py"))
         np.testing.assert_array_equal(w.grad, [115.0] * 3)
 
 
@@ -66,9 +66,9 @@ def test_sparse_gradients_of_several_threads_add_up():
         lf.sum(lf.embedding(table, row)).backward()
 
     add(0)
-    for k in every(lambda: add(1), ("engine.py",), 20):
+    for k in every(lambda: add(1), ("run/engine.py",), 20):
         table.grad = None
-        meanwhile(lambda: add(1), k, lambda: add(2), ("engine.py",))
+        meanwhile(lambda: add(1), k, lambda: add(2), ("run/engine.py",))
         np.testing.assert_array_equal(table.grad.to_dense()[:, 0], [0, 1, 1, 0])
 
 
@@ -117,7 +117,7 @@ def test_signatures_are_interned_once_by_several_threads():
         return lambda: made.append(lf.tanh(lf.constant(np.ones((n, 1))) * lf.constant(np.ones((n, 1)))) + 1.0)
 
     made = []
-    files = ("expr.py", "tape.py")
+    files = ("record/expr.py", "record/tape.py")
     for k in every(fresh(), files):
         made = []
         some = fresh()
@@ -155,7 +155,7 @@ def test_a_root_that_several_threads_differentiate():
     root = lf.sum(lf.tanh(lf.tanh(w) * w) * w).forward()
     root.backward()
     once = w.grad
-    files = ("engine.py", "backward.py", "execute.py", "graph.py")
+    files = ("run/engine.py", "run/backward.py", "run/execute.py", "graph/graph.py")
     for k in every(root.backward, files):
         w.grad = None
         meanwhile(root.backward, k, root.backward, files)
@@ -165,7 +165,7 @@ def test_a_root_that_several_threads_differentiate():
 def test_a_root_that_one_thread_computes_anew_while_another_reads_it():
     w = lf.Parameter(np.full(3, 0.5))
     root = lf.sum(w * w).forward()
-    files = ("engine.py", "graph.py", "tape.py", "execute.py")
+    files = ("run/engine.py", "graph/graph.py", "record/tape.py", "run/execute.py")
     found = []
     for k in every(lambda: (w.touch(), root.forward()), files):
         w.assign(np.full(3, 0.5))

@@ -11,13 +11,14 @@ import lazyflow
 from lazyflow.record import expr
 
 FOLDER = Path(lazyflow.__file__).parent
-COMPILED = [importlib.import_module(f"lazyflow.{types.stem}") for types in sorted(FOLDER.glob("*.pxd"))]
+SOURCES = [types.relative_to(FOLDER.parent).with_suffix("") for types in sorted(FOLDER.rglob("*.pxd"))]
+COMPILED = [importlib.import_module(".".join(source.parts)) for source in SOURCES]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 def documented(module):
     """The docstrings that have examples, by the names of what they describe."""
-    text = (FOLDER / f"{module.__name__.split('.')[-1]}.py").read_text()
+    text = (FOLDER.parent / f"{module.__name__.replace('.', '/')}.py").read_text()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ">>>" in (ast.get_docstring(node) or ""):
             yield pytest.param(module, ast.get_docstring(node), id=f"{module.__name__}.{node.name}")
