@@ -74,11 +74,27 @@ STEPS = {
     ),
     "computed": lambda m, h, g: lf.segment_sum(h, lf.argmax(h, axis=1), WIDTH)[0] + h,
     "affine": lambda m, h, g: lf.tanh(h @ m.W) + h,
+    "stack of rows": lambda m, h, g: lf.stack([lf.tanh(row) for row in h]) + h,
+    "stack of numbers": lambda m, h, g: h * lf.softmax(lf.stack([row @ m.V[0] for row in h])).reshape(-1, 1),
+    "stack of matrices": lambda m, h, g: lf.sum(lf.stack([h, lf.tanh(h), h]), axis=0),
+    "concatenate": lambda m, h, g: (
+        lf.concatenate([h, h[1:], h @ m.W, m.V * 1.0])[: g.nodes] * lf.concatenate([h, h])[g.nodes :]
+    ),
+    "softmax over rows": lambda m, h, g: h * lf.softmax(h @ m.W, axis=0),
+    "log_softmax over rows": lambda m, h, g: h + lf.log_softmax(h, axis=0),
+    "largest over rows": lambda m, h, g: h - lf.max(h, axis=0) + lf.min(h @ m.V, axis=0, keepdims=True),
+    "weighted by numbers": lambda m, h, g: h + lf.softmax(lf.tanh(h @ m.W[0])) @ h,
+    "softmax of numbers": lambda m, h, g: h * (lf.softmax(h @ m.W[0]) - lf.max(h @ m.V[0], axis=0)).reshape(-1, 1),
+    "dropout": lambda m, h, g: lf.dropout(h, 0.3) * 2.0,
+    "dropout of rows": lambda m, h, g: lf.dropout(lf.tanh(h @ m.W), 0.3, axis=1) + h,
+    "dropout of columns": lambda m, h, g: lf.dropout(h, 0.3, axis=0) + h,
+    "noise": lambda m, h, g: h + lf.normal(h.shape) * lf.tanh(h),
 }
 
 
 def values_of(model, graphs, steps):
     found = []
+    lf.seed(3)
     for g in graphs:
         h = lf.constant(g.values) @ model.V
         for step in steps:
@@ -101,12 +117,25 @@ def assert_close(found, expected):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
-def steps_of(seed):
+RANDOM = {"dropout", "dropout of rows", "dropout of columns", "noise"}
+
+
+def steps_of(seed, without=frozenset()):
     rng = np.random.default_rng(seed)
-    return [str(s) for s in rng.choice(sorted(STEPS), rng.integers(2, 5))]
+    return [str(s) for s in rng.choice(sorted(set(STEPS) - without), rng.integers(2, 5))]
 
 
-EVERY = ["attention", "means", "take", "largest", "mean of all", "computed"]
+EVERY = [
+    "attention",
+    "means",
+    "take",
+    "largest",
+    "mean of all",
+    "computed",
+    "stack of rows",
+    "dropout",
+    "softmax over rows",
+]
 PROGRAMS = [
     EVERY,
     *(pytest.param([name], marks=pytest.mark.host) for name in STEPS),
@@ -136,7 +165,7 @@ def test_plans_hold_what_plans_hold(seed):
 @pytest.mark.host
 @pytest.mark.parametrize("seed", range(6))
 def test_kept_roots_values_in_the_middle_and_no_gradients(seed):
-    model, graphs, steps = Model(), graphs_of(seed), steps_of(seed)
+    model, graphs, steps = Model(), graphs_of(seed), steps_of(seed, RANDOM)
     values = values_of(model, graphs, steps)
     loss = lf.sum([lf.sum(lf.tanh(h * 0.1)) for h in values])
     for _ in range(3):
@@ -210,6 +239,14 @@ LAUNCHES = {
     "segment_softmax": (lambda h, g: lf.segment_softmax(h, np.arange(g.nodes) // 2, 3), "segment_softmax"),
     "sum": (lambda h, g: lf.sum(h, axis=0), "sum"),
     "mean": (lambda h, g: lf.mean(h, axis=0), "mean"),
+    "max": (lambda h, g: lf.max(h, axis=0), "max"),
+    "softmax": (lambda h, g: lf.softmax(h, axis=0), "softmax"),
+    "dropout": (lambda h, g: lf.dropout(h, 0.5), "dropout_mask"),
+    "normal": (lambda h, g: lf.normal((g.nodes, 4)), "normal"),
+    "stack": (lambda h, g: lf.stack([lf.tanh(row) for row in h]), "stack_rows"),
+    "stack of numbers": (lambda h, g: lf.stack([lf.sum(row) for row in h]), "stack_rows"),
+    "concatenate": (lambda h, g: lf.concatenate([h, h, h]), "concatenate_rows"),
+    "concatenate others": (lambda h, g: lf.concatenate([h * 2, h[1:]]), "concatenate"),
 }
 
 
@@ -233,6 +270,55 @@ def test_a_network_of_a_minibatch_takes_the_launches_of_one_graph():
     rng = np.random.default_rng(3)
     many = graphs_of(5, [(int(n), int(m)) for n, m in rng.integers(2, 20, (40, 2))])
     assert launches(many) <= launches(many[:1]) + 1, "a list for the sum over the minibatch"
+
+
+SHAPES = [(3, 5), (1, 1), (7, 3), (2, 3, 5), (3, 5), (1, 9), (40, 11)]
+DRAWS = {
+    "uniform": lambda shape, dtype: lf.uniform(shape, -2.0, 3.0, dtype=dtype),
+    "normal": lambda shape, dtype: lf.normal(shape, 1.0, shape[0] + 0.5, dtype=dtype),
+    "gumbel": lambda shape, dtype: lf.gumbel(shape, dtype=dtype),
+    "bernoulli": lambda shape, dtype: lf.bernoulli(1 / (shape[0] + 1), shape, dtype=dtype),
+    "dropout": lambda shape, dtype: lf.dropout(lf.constant(np.ones(shape, dtype)), 0.25),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_are_those_of_one_at_a_time(name, dtype):
+    """To the bit, of all shapes in a launch, and in whatever order they run."""
+
+    def drawn(batching, order):
+        lf.seed(4)
+        found = [DRAWS[name](shape, dtype) for shape in SHAPES]
+        with lf.using(batching=batching):
+            lf.forward([found[i] for i in order])
+        return [x.numpy() for x in found]
+
+    order = list(range(len(SHAPES)))
+    expected = drawn("none", order)
+    for found in (drawn("phases", order), drawn("phases", order[::-1]), drawn("agenda", order)):
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_kept_draws_are_drawn_anew_by_every_forward():
+    """As many numbers as without joining, the next of the stream."""
+    sums = {}
+    for batching in ("none", "phases"):
+        lf.seed(1)
+        weight = lf.Parameter(np.ones(3))
+        values = [lf.dropout(weight * np.ones((n, 3)), 0.5) for n in (2, 3, 5)]
+        with lf.using(batching=batching):
+            found = []
+            for _ in range(3):
+                lf.forward(values)
+                found.append([x.numpy() for x in values])
+                weight.data = weight.numpy() * 1.0
+        sums[batching] = found
+    for a, b in zip(sums["none"], sums["phases"], strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert not np.array_equal(sums["phases"][0][2], sums["phases"][1][2])
 
 
 def test_rows_that_several_read_are_there_once():
@@ -326,6 +412,43 @@ def test_special_values_stay_in_their_segment(sizes):
     for t, w, n in zip(tables, weights, sizes, strict=True):
         np.testing.assert_array_equal(np.isnan(w.numpy()), ~np.isfinite(rows[:n]))
         np.testing.assert_array_equal(t.grad, np.zeros((n, 2)))
+
+
+ALONG_ROWS = {
+    "softmax": lambda x: lf.softmax(x, axis=0),
+    "log_softmax": lambda x: lf.log_softmax(x, axis=0),
+    "max": lambda x: lf.max(x, axis=0),
+    "min": lambda x: lf.min(x, axis=0),
+    "sum": lambda x: lf.sum(x, axis=0),
+    "mean": lambda x: lf.mean(x, axis=0),
+}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("name", ALONG_ROWS)
+def test_reductions_of_rows_are_those_of_one_example(name, dtype):
+    """With NaN, infinities and ties: values, dtypes, and gradients, which are zero where nobody asks."""
+    if dtype[0] != "f" and "softmax" in name:
+        pytest.skip("takes floating numbers")
+    rng = np.random.default_rng(6)
+    kinds = [-np.inf, np.inf, np.nan, 1.0, -2.0, 0.0] if dtype[0] == "f" else [0, 1, 2]
+    arrays = [rng.choice(kinds, (n, 5), p=None).astype(dtype) for n in (1, 2, 4, 3, 6, 2)]
+    arrays += [np.full((n, 5), kinds[0], dtype) for n in (2, 3)]
+
+    def run(batching):
+        with lf.using(batching=batching), np.errstate(all="ignore"):
+            given = [lf.Parameter(a) if dtype[0] == "f" else lf.constant(a) for a in arrays]
+            found = [ALONG_ROWS[name](x if dtype[0] != "f" else x * 1.0) for x in given]
+            if dtype[0] == "f":
+                lf.sum([lf.sum(lf.where(lf.isfinite(y), y, 0.0)) for y in found]).backward()
+            return [y.numpy() for y in found], [x.grad for x in given if dtype[0] == "f"]
+
+    tolerance = {"float16": 2e-3, "float32": 1e-6}.get(dtype, 1e-12)
+    (found, slopes), (expected, right) = run("phases"), run("none")
+    for a, b in zip([*found, *slopes], [*expected, *right], strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def test_in_a_cell_and_by_vmap():

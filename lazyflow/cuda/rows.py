@@ -90,16 +90,18 @@ extern "C" __global__ void sum_groups_{real}(
     for (long long k = begin; k < end; k++) sum += rows[(positions ? positions[k] : k) * pitch + j];
     out[(long long)i * width + j] = ({real})(mean ? sum / (end - begin) : sum);
 }}
-extern "C" __global__ void max_groups_{real}(
-    const {real}* rows, int pitch, const long long* positions, const long long* ends, {real}* out, int count,
-    int width) {{
+extern "C" __global__ void extremes_{real}(
+    const {real}* rows, int pitch, const long long* positions, const long long* ends, int each, int smallest,
+    {real}* out, int count, int width) {{
     const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const int i = (int)(e / width), j = (int)(e % width);
     if (i >= count) return;
+    const long long end = ends ? ends[i] : (long long)(i + 1) * each;
     {real} most = out[(long long)i * width + j];
-    for (long long k = i ? ends[i - 1] : 0; k < ends[i]; k++) {{
-        const {real} value = rows[positions[k] * pitch + j];
-        most = value > most || value != value ? value : most;
+    for (long long k = ends ? i ? ends[i - 1] : 0 : end - each; k < end; k++) {{
+        const {real} value = rows[(positions ? positions[k] : k) * pitch + j];
+        const bool further = smallest ? value < most : value > most;
+        most = further || value != value ? value : most;
     }}
     out[(long long)i * width + j] = most;
 }}
@@ -132,7 +134,7 @@ def _texts(real: str) -> Iterator[tuple[str, str]]:
     """Names of kernels with their text; a text with several kernels stands with the first."""
     f = "f" if real == "float" else ""
     loss = _LOSS.format(real=real, f=f, head=_LOSS_HEAD.format(real=real, f=f).rstrip())
-    yield from (("sum_groups", _GROUPS.format(real=real)), ("max_groups", ""), ("repeat_groups", ""))
+    yield from (("sum_groups", _GROUPS.format(real=real)), ("extremes", ""), ("repeat_groups", ""))
     yield "shown", _SHOWN.format(real=real)
     yield from (("cross_entropy", loss), ("cross_entropy_slopes", ""))
     for parts in range(1, MOST + 1):
@@ -200,12 +202,14 @@ def sum_groups(rows: Any, groups: Groups, out: Any, positions: Any = None, mean:
     launch(_function("sum_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
 
 
-def max_groups(rows: Any, ends: Any, positions: Any, out: Any) -> None:
-    """``out[i]`` becomes the largest of what it is and the rows of group ``i``, elementwise, NaN if one is; arguments
-    as in `sum_groups`."""
+def extremes_of_groups(rows: Any, groups: Groups, out: Any, of: Any, positions: Any = None) -> None:
+    """``out[i]`` becomes the largest, or of the ufunc ``minimum`` the smallest, of what it is and the rows of group
+    ``i``, elementwise, NaN if one is; other arguments as in `sum_groups`."""
     count, width = out.shape
-    arguments = [rows, _pitch(rows), positions, ends, out, np.int32(count), np.int32(width)]
-    launch(_function("max_groups", rows.dtype), count * width, arguments)
+    at, ends = (_NONE if array is None else array for array in (positions, groups.ends))
+    smallest = np.int32(of.__name__.endswith("minimum"))
+    arguments = [rows, _pitch(rows), at, ends, np.int32(groups.each), smallest, out, np.int32(count), np.int32(width)]
+    launch(_function("extremes", rows.dtype), count * width, arguments)
 
 
 def repeat_groups(rows: Any, groups: Groups, out: Any, mean: bool = False) -> None:

@@ -227,7 +227,7 @@ class _Choice:
             rows_known = able.keys() | apart.keys()
             if rows is not None and self.graph.signatures[s].op is not CONSTANT and self._fits(s, rows, rows_known):
                 able[s] = rows
-            if parts is not None and (not _counted(parts) or self._fits(s, parts, rows_known)):
+            if parts is not None and (_says_rows(parts) or self._fits(s, parts, rows_known)):
                 apart[s] = parts
         found, apart = _of_several_lengths(able), _of_several_lengths(apart)
         walked = self._walked([*found.items(), *apart.items()])
@@ -268,8 +268,9 @@ def family_of(signature: Signature) -> Signature | None:
     return _kin(signature).rows
 
 
-def _counted(family: Signature) -> bool:
-    return family.operands[-1].kind == "count"
+def _says_rows(family: Signature) -> bool:
+    """Whether the operation itself says that vectors are rows of one element: by an index for each, or making them."""
+    return family.operands[-1].kind == "place" or family.op.name in ("stack", "stack_rows")
 
 
 class _Kin(NamedTuple):
@@ -301,20 +302,34 @@ def _kin(signature: Signature) -> _Kin:
 
 def _parts_of(signature: Signature) -> ByParts | None:
     """What a signature is of rows of which each operand has a number of its own."""
-    kind = signature.type
-    if not kind.size or signature.cell is not None or any(o.kind != "row" or not o.shape for o in signature.operands):
+    kind, op, operands = signature.type, signature.op, signature.operands
+    if not kind.size or signature.cell is not None or (op.stacked and op.ragged):
         return None
-    return by_parts(signature.op, [o.shape for o in signature.operands], kind.shape, signature.static)
+    draws = bool(signature.draws)
+    if any(o.kind == "shared" or (o.kind == "row") == draws for o in operands):
+        return None
+    found = by_parts(op, [o.shape for o in _operands(signature)], kind.shape, signature.static)
+    alike = {(o.dtype, o.type is not None and o.type.requires_grad, o.vjp is not None) for o in operands}
+    return None if found is None or (found.of_list and len(alike) > 1) else found
 
 
 def _apart(signature: Signature, parts: ByParts) -> Signature:
-    operands = [
-        o._replace(type=None if o.type is None else _row_type(o.type), shape=o.shape[1:]) for o in signature.operands
-    ]
-    payload = Operand(parts.payload, 0, None, (), np.dtype(np.int64), None)
-    result = signature.type if parts.one else _row_type(signature.type)
-    walks = (*(True for _ in operands), False)
-    return _interned(signature, (*operands, payload), result, parts.op, parts.static, walks, parts.spans)
+    first, kind = signature.operands[0], signature.type
+    if parts.of_list:
+        assert first.type is not None
+        row = intern_type(parts.row, first.dtype, first.type.device, first.type.requires_grad)
+        operands = [first._replace(type=row, shape=parts.row)]
+    else:
+        operands = [o if o.kind != "row" else _without_rows(o) for o in signature.operands]
+    payload = [Operand(parts.payload, 0, None, (), np.dtype(np.int64), None)] if parts.payload else []
+    result = intern_type(parts.row, kind.dtype, kind.device, kind.requires_grad)
+    walks = (*[o.kind == "row" for o in operands], *[False for _ in payload])
+    return _interned(signature, (*operands, *payload), result, parts.op, parts.static, walks, parts.spans)
+
+
+def _without_rows(operand: Operand) -> Operand:
+    kind = operand.type
+    return operand._replace(type=None if kind is None else _row_type(kind), shape=operand.shape[1:])
 
 
 def _family(signature: Signature) -> Signature | None:
@@ -380,7 +395,7 @@ def _interned(
         else:
             with_vjps = tuple([o._replace(vjp=_vjp(op, i, static)) if wants[i] else o for i, o in enumerate(operands)])
             found = Signature(op, with_vjps, result, static or NOTHING, sum(o.kind == "row" for o in operands))
-        found.walks, found.spans, found.line = walks, spans, signature.line
+        found.walks, found.spans, found.line, found.draws = walks, spans, signature.line, signature.draws
         return found
 
     return interned(("rows", key), make)

@@ -31,6 +31,7 @@ BLOCK = 1 << 15
 DTYPES = ("float16", "float32", "float64")
 
 Draw = Callable[..., Array]
+Count = int | Array
 
 
 def mix(state: Array) -> Array:
@@ -54,18 +55,50 @@ def keys(xp: Any, seed: Array, counter: Array) -> Array:
     return xp.asarray(mix(start + where.asarray(counter).reshape(-1).astype(np.uint64) * GAMMA))
 
 
-def words(xp: Any, key: Array, count: int) -> Array:
-    """The first ``count`` outputs of SplitMix64 from every state: uint64, (batch, count)."""
-    steps = xp.arange(1, count + 1, dtype=np.uint64) * GAMMA
-    return mix(key[:, None] + steps)
+# Of every state ``count`` numbers, (batch, count), or, if that is an array, as many as it says, end to end.
 
 
-def bits32(xp: Any, key: Array, count: int) -> Array:
-    """``count`` words of 32 bits a row, two from each 64-bit word."""
-    return words(xp, key, (count + 1) // 2).view(np.uint32)[:, :count]
+def words(xp: Any, key: Array, count: Count) -> Array:
+    """The first ``count`` outputs of SplitMix64 from every state, uint64."""
+    if isinstance(count, int):
+        return mix(key[:, None] + xp.arange(1, count + 1, dtype=np.uint64) * GAMMA)
+    state = _repeated(xp, key, count)
+    return mix(state + _within(xp, count) * GAMMA)
 
 
-def unit(xp: Any, key: Array, count: int, dtype: np.dtype[Any]) -> Array:
+def _within(xp: Any, count: Array) -> Array:
+    """For each state 1, 2, ... up to its count."""
+    ends = np.cumsum(count)
+    steps = xp.arange(1, int(ends[-1]) + 1, dtype=np.uint64)
+    return steps - _repeated(xp, xp.asarray((ends - count).astype(np.uint64)), count)
+
+
+def _repeated(xp: Any, rows: Array, count: Array) -> Array:
+    """Each as often as its count says, which is known on the host."""
+    if xp is np:
+        return np.repeat(rows, count, axis=0)
+    ends = xp.asarray(np.cumsum(count))
+    return rows[xp.searchsorted(ends, xp.arange(int(count.sum())), side="right")]
+
+
+def _but_odd(xp: Any, drawn: Array, count: Count) -> Array:
+    """Numbers that were drawn in pairs, without the last of those that have an odd count."""
+    if isinstance(count, int):
+        return drawn.reshape(len(drawn), -1)[:, :count]
+    drawn, pairs = drawn.reshape(-1), count + count % 2
+    if (pairs == count).all():
+        return drawn
+    kept = np.ones(len(drawn), np.bool_)
+    kept[(np.cumsum(pairs) - 1)[pairs != count]] = False
+    return drawn[xp.asarray(np.flatnonzero(kept))]
+
+
+def bits32(xp: Any, key: Array, count: Count) -> Array:
+    """Words of 32 bits, two from each 64-bit word."""
+    return _but_odd(xp, words(xp, key, (count + 1) // 2).view(np.uint32), count)
+
+
+def unit(xp: Any, key: Array, count: Count, dtype: np.dtype[Any]) -> Array:
     """Multiples of 2**-p in [0, 1), where p is the precision of ``dtype``: 11, 24 or 53 bits."""
     if dtype.itemsize == 8:
         return (words(xp, key, count) >> np.uint64(11)) * 2.0**-53
@@ -74,7 +107,7 @@ def unit(xp: Any, key: Array, count: int, dtype: np.dtype[Any]) -> Array:
     return bits.astype(dtype) * dtype.type(2.0**-precision)
 
 
-def gauss(xp: Any, key: Array, count: int, dtype: np.dtype[Any]) -> Array:
+def gauss(xp: Any, key: Array, count: Count, dtype: np.dtype[Any]) -> Array:
     """Standard normal numbers, two from every pair of words (Box & Muller 1958).
 
     The radius is drawn from (0, 1], so that its logarithm is finite; in single precision with 32 bits, which reach to
@@ -85,19 +118,19 @@ def gauss(xp: Any, key: Array, count: int, dtype: np.dtype[Any]) -> Array:
         drawn, precision, real = words(xp, key, 2 * pairs) >> np.uint64(11), 53, np.float64
     else:
         drawn, precision, real = bits32(xp, key, 2 * pairs), 32, np.float32
-    radius = drawn[:, 0::2].astype(real)
+    radius = drawn[..., 0::2].astype(real)
     radius += real(1)
     radius *= real(2.0**-precision)
     radius = xp.sqrt(xp.log(radius) * real(-2))
-    angle = drawn[:, 1::2].astype(real)
+    angle = drawn[..., 1::2].astype(real)
     angle *= real(2 * pi * 2.0**-precision)
-    both = xp.empty((len(key), pairs, 2), real)
+    both = xp.empty((*radius.shape, 2), real)
     both[..., 0] = radius * xp.cos(angle)
     both[..., 1] = radius * xp.sin(angle)
-    return both.reshape(len(key), -1)[:, :count].astype(dtype, copy=False)
+    return _but_odd(xp, both, count).astype(dtype, copy=False)
 
 
-def below(xp: Any, key: Array, count: int, p: Array) -> Array:
+def below(xp: Any, key: Array, count: Count, p: Array) -> Array:
     """Booleans that are true with probability ``p``, a column; it is rounded to 24 bits."""
     threshold = xp.rint(p * 2.0**24).astype(np.uint32)
     return (bits32(xp, key, count) >> np.uint32(8)) < threshold
@@ -150,6 +183,22 @@ def _filled(
     return out
 
 
+def _filled_end_to_end(
+    draw: Draw, xp: Any, seed: Array, counter: Array, *given: Any, out: Array = None, dtype: np.dtype[Any]
+) -> Array:
+    """Of each node as many numbers as the last of ``given`` says, the same as in a launch of its own."""
+    *given_numbers, count = given
+    key, columns = keys(xp, seed, counter), [_column(xp, value).reshape(-1) for value in given_numbers]
+    columns = [column.repeat(len(count), 0) if len(column) < len(count) else column for column in columns]
+    count, ends = np.asarray(count), np.cumsum(count)
+    step = max(1, BLOCK * len(count) // max(int(ends[-1]), 1)) if xp is np else len(count)
+    for rows in (slice(start, start + step) for start in range(0, len(count), step)):
+        mine, first = count[rows], int(ends[rows.start]) - int(count[rows.start])
+        some = [_repeated(xp, column[rows], mine) for column in columns]
+        out[first : first + int(mine.sum())] = draw(xp, key[rows], mine, dtype, *some)
+    return out
+
+
 def _result(
     name: str,
     params: tuple[str, ...],
@@ -175,8 +224,13 @@ def _result(
 
 def _random(name: str, draw: Draw, *params: str) -> Op:
     vjps = (None,) * (2 + len(params))
-    return register(Op(name, partial(_result, name, params), partial(_filled, draw), vjps, random=True))
+    infer = partial(_result, name, params)
+    BY_PARTS[name] = Op(name, infer, partial(_filled_end_to_end, draw), (*vjps, None))
+    return register(Op(name, infer, partial(_filled, draw), vjps, random=True))
 
+
+# What draws for many nodes of any shapes, by name; see `lazyflow.ops.rows.ByParts`.
+BY_PARTS: dict[str, Op] = {}
 
 uniform = _random("uniform", _uniform, "low", "high")
 normal = _random("normal", _normal, "mean", "std")

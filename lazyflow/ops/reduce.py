@@ -444,7 +444,7 @@ def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> 
     return Result(first.shape, dtype(first.dtype), NOTHING)
 
 
-def _segments(xp: Any, x: Array, counts: Array) -> Array:
+def sums_of_stretches(xp: Any, x: Array, counts: Array) -> Array:
     """Sums of consecutive stretches of rows, of float16 in float32."""
     if _are_there(x):
         return _grouped(xp, x, counts)
@@ -465,7 +465,8 @@ def _are_there(x: Array) -> bool:
     return not isinstance(x, np.ndarray) and bool(x.size) and there.has_rows(x.dtype) and x.flags.c_contiguous
 
 
-def _groups(xp: Any, counts: Array) -> there.Groups:
+def groups_of(xp: Any, counts: Array) -> there.Groups:
+    """Stretches of so many rows, as kernels of a device have them."""
     if (counts == counts[0]).all():
         return there.Groups(None, int(counts[0]))
     ends = getattr(counts, "ends", None)
@@ -475,7 +476,7 @@ def _groups(xp: Any, counts: Array) -> there.Groups:
 def _grouped(xp: Any, x: Array, counts: Array, mean: bool = False) -> Array:
     """Sums or means of consecutive stretches of rows on a device."""
     sums = xp.empty((len(counts), x.size // len(x)), x.dtype)
-    there.sum_groups(x.reshape(len(x), -1), _groups(xp, counts), sums, mean=mean)
+    there.sum_groups(x.reshape(len(x), -1), groups_of(xp, counts), sums, mean=mean)
     return sums.reshape((len(counts), *x.shape[1:]))
 
 
@@ -483,11 +484,11 @@ def _repeated_there(xp: Any, rows: Array, counts: Array, mean: bool = False) -> 
     """The transpose of `_grouped`."""
     total_ = int(counts.sum())
     found = xp.empty((total_, rows.size // len(rows)), rows.dtype)
-    there.repeat_groups(rows.reshape(len(rows), -1), _groups(xp, counts), found, mean)
+    there.repeat_groups(rows.reshape(len(rows), -1), groups_of(xp, counts), found, mean)
     return found.reshape((total_, *rows.shape[1:]))
 
 
-def _repeated(xp: Any, rows: Array, counts: Array) -> Array:
+def repeated(xp: Any, rows: Array, counts: Array) -> Array:
     """Each row for all of its operands; of one node's row as an expression, all of them get the same."""
     if symbolic(xp):
         return rows
@@ -503,17 +504,17 @@ def _columns(xp: Any, counts: Array, x: Array) -> Array:
 
 
 def _sum_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
-    return _segments(xp, x, counts).astype(_summed(x.dtype), copy=False)
+    return sums_of_stretches(xp, x, counts).astype(_summed(x.dtype), copy=False)
 
 
 def _sum_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
-    return _repeated(xp, g, counts)
+    return repeated(xp, g, counts)
 
 
 def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
     if _are_there(x):
         return _grouped(xp, x, counts, mean=True)
-    sums = _segments(xp, x, counts)
+    sums = sums_of_stretches(xp, x, counts)
     return (sums / _columns(xp, counts, sums)).astype(averaged(x.dtype), copy=False)
 
 
@@ -522,7 +523,7 @@ def _mean_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
         return g / int(counts[0])
     if _are_there(g):
         return _repeated_there(xp, g, counts, mean=True)
-    return _repeated(xp, g / _columns(xp, counts, g), counts)
+    return repeated(xp, g / _columns(xp, counts, g), counts)
 
 
 SUM_LIST = register(

@@ -12,6 +12,7 @@ segments. Of these a launch sees the rows of all nodes end to end, too, and is t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from lazyflow.ops.base import OPS, Op, Shape
@@ -28,17 +29,21 @@ class ByRows(NamedTuple):
 
 
 class ByParts(NamedTuple):
-    """The operation on rows of many nodes end to end that stands for one on each. ``sizes``: numbers of rows;
-    ``spans``: of each operand which of them is its own. ``payload``: what the operation is given as its last operand:
-    ``"place"``, for each of ``sizes[0]`` rows the start of its node among the ``sizes[1]`` of all and how many these
-    are, or ``"count"``, the number of each node's rows. ``one``: the result is no matrix but a row."""
+    """The operation on rows of many nodes end to end that stands for one on each, whose result has rows of the shape
+    ``row``. ``sizes``: numbers of rows; ``spans``: of each operand which of them is its own.
+
+    ``payload``: what the operation is given as its last operand: ``"place"``, for each of ``sizes[0]`` rows the start
+    of its node among the ``sizes[1]`` of all and how many these are; ``"count"``, the number of each node's rows,
+    ``sizes[0]``; or nothing. ``of_list``: it has one operand, the rows of all that the node reads, ``sizes[k]`` of the
+    k-th, of the shape ``row``."""
 
     op: Op
     spans: tuple[int, ...]
     sizes: Shape
     payload: str
     static: Mapping[str, Any]
-    one: bool = False
+    row: Shape
+    of_list: bool = False
 
 
 Static = Mapping[str, Any]
@@ -166,26 +171,51 @@ def _added(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> 
     """Rows and an index for each."""
     if static.get("index_ndim", 1) != 1:
         return None
-    return ByParts(op, (0, 0), (operands[1][0], static["n"]), "place", {"name": static["name"]})
+    return ByParts(op, (0, 0), (operands[1][0], static["n"]), "place", {"name": static["name"]}, result[1:])
 
 
 def _read(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     if static["ndim"] + static["axis"] or not static["index_ndim"]:
         return None
-    return ByParts(op, (1, 0), (operands[1][0], operands[0][0]), "place", {"name": static["name"]})
+    sizes = operands[1][0], operands[0][0]
+    return ByParts(op, (1, 0), sizes, "place", {"name": static["name"]}, result[1:])
 
 
 def _over_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     (shape,) = operands
     if static["axis"] != (-len(shape),) or not shape[0]:
         return None
-    return ByParts(op, (0,), shape[:1], "count", {}, one=not static["keepdims"])
+    return ByParts(op, (0,), shape[:1], "count", {}, result[1:] if static["keepdims"] else result)
+
+
+def _along_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    return ByParts(op, (0,), result[:1], "count", {}, result[1:]) if static["axis"] == -len(result) else None
+
+
+def _drawn(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    """Element by element, but not of vectors: of those that are no rows there are many of few sizes."""
+    if len(result) < 2:
+        return None
+    return ByParts(op, (0,) * len(operands), (prod(result),), "count", {"dtype": static["dtype"]}, ())
+
+
+def _end_to_end(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    """Values side by side along the first axis."""
+    stacks = op.name in ("stack", "stack_rows")
+    if static.get("axis", -len(result)) != -len(result):
+        return None
+    whole = stacks and len(operands[0]) < 2
+    sizes = (1,) * len(operands) if whole else tuple([shape[0] for shape in operands])
+    return ByParts(op, (0,), sizes, "", {}, operands[0] if whole else operands[0][1:], of_list=True)
 
 
 PARTS: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | None]] = {
     **dict.fromkeys(("scatter", "segment_mean", "segment_max", "segment_softmax"), _added),
     **dict.fromkeys(("lookup", "take"), _read),
-    **dict.fromkeys(("mean", "sum"), _over_rows),
+    **dict.fromkeys(("max", "mean", "min", "sum"), _over_rows),
+    **dict.fromkeys(("log_softmax", "softmax"), _along_rows),
+    **dict.fromkeys(("bernoulli", "dropout_mask", "gumbel", "normal", "uniform"), _drawn),
+    **dict.fromkeys(("concatenate", "concatenate_rows", "concatenate_same", "stack", "stack_rows"), _end_to_end),
 }
 
 ALONG = (

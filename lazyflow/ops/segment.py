@@ -35,90 +35,167 @@ from lazyflow.ops.base import (
 )
 from lazyflow.ops.formula import multiply_no_nan, select
 from lazyflow.ops.index import FROM_ZERO, behind_each_other, checked, scatter, take
-from lazyflow.ops.reduce import MEAN, SUM, averaged
+from lazyflow.ops.random import BY_PARTS as drawn_by_parts
+from lazyflow.ops.reduce import MEAN, SUM, averaged, groups_of, repeated, sums_of_stretches
+from lazyflow.ops.shape import concatenate, concatenate_rows, concatenate_same, stack, stack_rows
 from lazyflow.ops.sparse import segment_sum, sorted_groups
 
-# Rows of one example, or of all end to end: (m, ...), their index (m,), and the number of segments.
+# Rows of one example, or of all end to end, (m, ...), and how they are parted.
 
 
-def _sums(xp: Any, rows: Array, index: Array, n: int) -> Array:
-    if symbolic(xp):
-        return xp.record_op(scatter, (rows, index), n=n)
-    return segment_sum(xp, index, rows, n)
+class ByIndex(NamedTuple):
+    """Segments by an index (m,), below ``n``; arrays, or expressions."""
+
+    xp: Any
+    index: Array
+    n: int
+
+    def sums(self, rows: Array) -> Array:
+        """Of each segment the sum of its rows."""
+        if symbolic(self.xp):
+            return self.xp.record_op(scatter, (rows, self.index), n=self.n)
+        return segment_sum(self.xp, self.index, rows, self.n)
+
+    def spread(self, of_segments: Array) -> Array:
+        """For each row what its segment has."""
+        xp = self.xp
+        if symbolic(xp):
+            return xp.record_op(take, (of_segments, self.index), axis=0)
+        return of_segments.take(self.index, 0, mode="clip") if xp is np else of_segments.take(self.index, 0)
+
+    def sizes(self, like: Array) -> Array:
+        """How many rows each segment has, at least 1, as a floating column that broadcasts against ``like``."""
+        xp = self.xp
+        if xp is np:
+            counted = np.bincount(self.index, minlength=self.n).astype(like.dtype)
+        else:
+            counted = self.sums(xp.ones(self.index.shape, like.dtype))
+        return xp.maximum(counted, 1).reshape((self.n,) + (1,) * (like.ndim - 1))
+
+    def extremes(self, x: Array, found: Array, of: Any) -> None:
+        """Raise, or lower, the rows ``found`` of segments to the largest or smallest of theirs, as the ufunc ``of``
+        says."""
+        if isinstance(x, np.ndarray):
+            positions, starts, _, present = sorted_groups(self.index)
+            found[present] = of.reduceat(x[positions], starts, axis=0)
+        elif there.has_rows(x.dtype):
+            order = self.xp.argsort(self.index, kind="stable")
+            ends = self.xp.searchsorted(self.index[order], self.xp.arange(self.n), side="right")
+            there.extremes_of_groups(_matrix(self.xp, x), there.Groups(ends), found.reshape(self.n, -1), of, order)
+        else:
+            of.at(found, self.index, x)
 
 
-def _spread(xp: Any, of_segments: Array, index: Array) -> Array:
-    """For each row what its segment has."""
-    if symbolic(xp):
-        return xp.record_op(take, (of_segments, index), axis=0)
-    return of_segments.take(index, 0, mode="clip") if xp is np else of_segments.take(index, 0)
+class ByCount(NamedTuple):
+    """Segments that lie behind each other, of some rows each; the numbers are payload."""
+
+    xp: Any
+    counts: Array
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        return len(self.counts)
+
+    def sums(self, rows: Array) -> Array:
+        """Of each segment the sum of its rows."""
+        return sums_of_stretches(self.xp, rows, self.counts)
+
+    def spread(self, of_segments: Array) -> Array:
+        """For each row what its segment has."""
+        return repeated(self.xp, of_segments, self.counts)
+
+    def extremes(self, x: Array, found: Array, of: Any) -> None:
+        """Raise, or lower, the rows ``found`` of segments to the largest or smallest of theirs, as the ufunc ``of``
+        says."""
+        if isinstance(x, np.ndarray):
+            of.reduceat(x, np.cumsum(self.counts) - self.counts, axis=0, out=found)
+        elif there.has_rows(x.dtype):
+            groups = groups_of(self.xp, self.counts)
+            there.extremes_of_groups(_matrix(self.xp, x), groups, found.reshape(self.n, -1), of)
+        else:
+            of.at(found, self.xp.asarray(np.repeat(np.arange(self.n), self.counts)), x)
 
 
-def _sizes(xp: Any, index: Array, n: int, like: Array) -> Array:
-    """How many rows each segment has, at least 1, as a floating column that broadcasts against ``like``."""
-    if xp is np:
-        counted = np.bincount(index, minlength=n).astype(like.dtype)
-    else:
-        counted = _sums(xp, xp.ones(index.shape, like.dtype), index, n)
-    return xp.maximum(counted, 1).reshape((n,) + (1,) * (like.ndim - 1))
+Parted = ByIndex | ByCount
 
 
-def _mean(xp: Any, x: Array, index: Array, n: int) -> Array:
-    sums = _sums(xp, wide(x.astype(averaged(x.dtype), copy=False)), index, n)
-    return (sums / _sizes(xp, index, n, sums)).astype(averaged(x.dtype), copy=False)
+def _matrix(xp: Any, x: Array) -> Array:
+    return xp.ascontiguousarray(x.reshape(len(x), -1))
 
 
-def _mean_x(xp: Any, g: Array, y: Array, x: Array, index: Array, n: int) -> Array:
-    if symbolic(xp):
-        return _spread(xp, g / _sizes(xp, index, n, g), index)
-    return _spread(xp, (wide(g) / _sizes(xp, index, n, wide(g))).astype(g.dtype, copy=False), index)
+def _scatter(x: Array, parted: Parted) -> Array:
+    return parted.sums(x)
 
 
-def _lowest(dtype: np.dtype[Any]) -> Any:
-    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+def _scatter_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
+    return parted.spread(g)
 
 
-def _max(xp: Any, x: Array, index: Array, n: int) -> Array:
-    found = xp.full((n, *x.shape[1:]), _lowest(x.dtype), x.dtype)
-    if not x.size:
-        return found
-    if xp is np:
-        positions, starts, _, present = sorted_groups(index)
-        found[present] = np.maximum.reduceat(x[positions], starts, axis=0)
-    elif there.has_rows(x.dtype):
-        order = xp.argsort(index, kind="stable")
-        ends = xp.searchsorted(index[order], xp.arange(n), side="right")
-        there.max_groups(xp.ascontiguousarray(x.reshape(len(x), -1)), ends, order, found.reshape(n, -1))
-    elif x.dtype.kind == "f":
-        return _max(xp, wide(x), index, n).astype(x.dtype)
-    else:
-        xp.maximum.at(found, index, x)
+def _mean(x: Array, parted: ByIndex) -> Array:
+    dtype = averaged(x.dtype)
+    sums = parted.sums(wide(x.astype(dtype, copy=False)))
+    return (sums / parted.sizes(sums)).astype(dtype, copy=False)
+
+
+def _mean_x(g: Array, y: Array, x: Array, parted: ByIndex) -> Array:
+    return parted.spread(g / parted.sizes(g))
+
+
+def _bounds(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The lowest and the highest there is."""
+    if dtype.kind == "f":
+        return -np.inf, np.inf
+    return (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (False, True)
+
+
+def _max(x: Array, parted: Parted) -> Array:
+    return _extremes(x, parted, parted.xp.maximum, _bounds(x.dtype)[0])
+
+
+def _min(x: Array, parted: Parted) -> Array:
+    return _extremes(x, parted, parted.xp.minimum, _bounds(x.dtype)[1])
+
+
+def _extremes(x: Array, parted: Parted, of: Any, empty: Any) -> Array:
+    if x.dtype == np.float16 and not isinstance(x, np.ndarray):
+        return _extremes(wide(x), parted, of, empty).astype(x.dtype)
+    found = parted.xp.full((parted.n, *x.shape[1:]), empty, x.dtype)
+    if x.size:
+        parted.extremes(x, found, of)
     return found
 
 
-def _max_x(xp: Any, g: Array, y: Array, x: Array, index: Array, n: int) -> Array:
+def _max_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
     """Shared among equals."""
-    chosen = x == _spread(xp, y, index)
-    count = xp.maximum(_sums(xp, chosen.astype(wide(x).dtype if not symbolic(xp) else x.dtype), index, n), 1)
-    share = g / count
-    return select(xp, chosen, _spread(xp, share if symbolic(xp) else share.astype(g.dtype, copy=False), index))
+    chosen = x == parted.spread(y)
+    count = parted.xp.maximum(parted.sums(chosen.astype(g.dtype)), 1)
+    return select(parted.xp, chosen, parted.spread(g / count))
 
 
-def _softmax(xp: Any, x: Array, index: Array, n: int) -> Array:
+def _softmax(x: Array, parted: Parted) -> Array:
     if x.dtype == np.float16:
-        return _softmax(xp, wide(x), index, n).astype(x.dtype)
-    y = x - _spread(xp, _max(xp, x, index, n), index)
+        return _softmax(wide(x), parted).astype(x.dtype)
+    xp = parted.xp
+    y = x - parted.spread(_max(x, parted))
     xp.exp(y, y)
-    return xp.divide(y, _spread(xp, _sums(xp, y, index, n), index), y)
+    return xp.divide(y, parted.spread(parted.sums(y)), y)
 
 
-def _softmax_x(xp: Any, g: Array, y: Array, x: Array, index: Array, n: int) -> Array:
-    weighted = multiply_no_nan(xp, g, y)
-    return weighted - multiply_no_nan(xp, _spread(xp, _sums(xp, weighted, index, n), index), y)
+def _softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
+    weighted = multiply_no_nan(parted.xp, g, y)
+    return weighted - multiply_no_nan(parted.xp, parted.spread(parted.sums(weighted)), y)
 
 
-def _scatter_x(xp: Any, g: Array, y: Array, x: Array, index: Array, n: int) -> Array:
-    return _spread(xp, g, index)
+def _log_softmax(x: Array, parted: Parted) -> Array:
+    if x.dtype == np.float16:
+        return _log_softmax(wide(x), parted).astype(x.dtype)
+    y = x - parted.spread(_max(x, parted))
+    return y - parted.spread(parted.xp.log(parted.sums(parted.xp.exp(y))))
+
+
+def _log_softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
+    return g - multiply_no_nan(parted.xp, parted.spread(parted.sums(g)), parted.xp.exp(y))
 
 
 # Examples of one size, with a batch axis.
@@ -150,7 +227,7 @@ def _forward(
     kernel: Callable[..., Array], xp: Any, x: Array, index: Array, out: Array = None, *, n: int, name: str, ndim: int
 ) -> Array:
     flat = _flat(xp, [x], ndim, checked(xp, name, index, n), n)
-    y = kernel(xp, *flat.arrays, flat.index, flat.n)
+    y = kernel(*flat.arrays, ByIndex(xp, flat.index, flat.n))
     return y if flat.batch is None else y.reshape(flat.batch, len(y) // flat.batch, *y.shape[1:])
 
 
@@ -159,7 +236,7 @@ def _backward(
 ) -> Array:
     index = index if symbolic(xp) else checked(xp, name, index, n)
     flat = _flat(xp, [g, y, x], ndim, index, n)
-    answer = vjp(xp, *flat.arrays, flat.index, flat.n)
+    answer = vjp(*flat.arrays, ByIndex(xp, flat.index, flat.n))
     assert flat.batch is not None  # cotangents have the batch axis
     return answer.reshape(flat.batch, answer.shape[0] // flat.batch, *answer.shape[1:])
 
@@ -191,7 +268,7 @@ def _softmax_infer(x: Abstract, index: Abstract, *, n: int) -> Result:
 
 
 _KERNELS = {
-    "scatter": (_sums, _scatter_x),
+    "scatter": (_scatter, _scatter_x),
     "segment_mean": (_mean, _mean_x),
     "segment_max": (_max, _max_x),
     "segment_softmax": (_softmax, _softmax_x),
@@ -242,11 +319,11 @@ def _parts(name: str) -> Op:
 
     def forward(xp: Any, x: Array, index: Array, place: Array, out: Array = None, *, name: str) -> Array:
         n = _count(place) if by_rows else len(out)
-        return kernel(xp, x, _placed(xp, name, index, place), n)
+        return kernel(x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     def back(xp: Any, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
         n = _count(place) if by_rows else len(g)
-        return vjp(xp, g, y, x, _placed(xp, name, index, place), n)
+        return vjp(g, y, x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     return Op(name, OPS[name].infer, forward, (back, None))
 
@@ -261,15 +338,49 @@ def _taken_x(xp: Any, g: Array, y: Array, x: Array, index: Array, place: Array, 
     return segment_sum(xp, index, g.reshape(index.size, *x.shape[1:]), len(x))
 
 
-def _along_rows(name: str, of_lists: Op) -> Op:
+def _over_rows(name: str, of_lists: Op) -> Op:
     """A reduction over all rows of each example, as that over the operands of a list."""
     return Op(name, OPS[name].infer, of_lists.forward, of_lists.vjps)
 
+
+_ALONG = {
+    "max": (_max, _max_x),
+    "min": (_min, _max_x),
+    "softmax": (_softmax, _softmax_x),
+    "log_softmax": (_log_softmax, _log_softmax_x),
+}
+
+
+def _along_rows(name: str) -> Op:
+    kernel, vjp = _ALONG[name]
+
+    def forward(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
+        return kernel(x, ByCount(xp, counts))
+
+    def back(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
+        return vjp(g, y, x, ByCount(xp, counts))
+
+    return Op(name, OPS[name].infer, forward, (back,))
+
+
+def _itself(xp: Any, x: Array, out: Array = None) -> Array:
+    return x
+
+
+def _itself_x(xp: Any, g: Array, y: Array, x: Array) -> Array:
+    return g
+
+
+_itself_x.reads = frozenset()  # type: ignore[attr-defined]  # neither values nor operands are looked at
+
+_END_TO_END = (concatenate, concatenate_rows, concatenate_same, stack, stack_rows)
 
 # By the name of an operation the one that computes it of rows end to end, as above.
 BY_PARTS = {
     **{name: _parts(name) for name in _KERNELS},
     **{op.name: Op(op.name, op.infer, _taken, (_taken_x, None)) for op in (take, OPS["lookup"])},
-    SUM.name: _along_rows(SUM.name, OPS["sum_list"]),
-    MEAN.name: _along_rows(MEAN.name, OPS["mean_list"]),
+    **{op.name: _over_rows(op.name, OPS[f"{op.name}_list"]) for op in (SUM, MEAN)},
+    **{name: _along_rows(name) for name in _ALONG},
+    **{op.name: Op(op.name, op.infer, _itself, (_itself_x,), gathers=True) for op in _END_TO_END},
+    **drawn_by_parts,
 }

@@ -378,6 +378,20 @@ def sizes_of(graph: Graph, nodes: Ints, which: int) -> Ints:
     return np.array([graph.forms[kind].family.sizes[which] for kind in kinds.tolist()], np.int64)[place]
 
 
+def _sizes_of_lists(graph: Graph, nodes: Ints) -> Ints:
+    """The numbers of rows of all that nodes read whose operands are put end to end."""
+    assert graph.form is not None
+    return np.array([n for kind in graph.form[nodes].tolist() for n in graph.forms[kind].family.sizes], np.int64)
+
+
+def edges_of(graph: Graph, nodes: Ints) -> Ints:
+    """All edges of nodes, one node behind the other."""
+    starts = graph.starts[nodes]
+    counts = graph.starts[nodes + 1] - starts
+    ends = begins(counts)
+    return np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])
+
+
 def _distinct(graph: Graph, nodes: Ints, slot: int) -> tuple[Ints, Ints]:
     """Which of the nodes are the first to read an operand with rows of its own number, and for each node which of
     these reads the same."""
@@ -611,12 +625,12 @@ def _read_of(
         return sizes_of(graph, nodes, 0)
     if operand.kind == "place":
         return _places_of_rows(graph, nodes, signature)
-    return payload_read(graph, operand, nodes)
+    return payload_read(graph, operand, nodes, signature)
 
 
-def payload_read(graph: Graph, operand: Any, nodes: Ints) -> Read:
+def payload_read(graph: Graph, operand: Any, nodes: Ints, signature: Signature) -> Read:
     """The payload numbers of nodes as an operand of their launch, of joined ones for each row; None for a parameter."""
-    if operand.kind in ("int", "float") and graph.counts is not None:
+    if operand.kind in ("int", "float") and graph.counts is not None and signature.spans is None:
         nodes = np.repeat(nodes, graph.counts[nodes])
     if operand.kind == "int":
         return payload_numbers(graph, operand, nodes)
@@ -648,8 +662,11 @@ def _reader(
             nodes = order[low:high]
             edges = graph.starts[nodes] + slot
             found = offsets[graph.base[edges]] + graph.shift[edges]
-            which = signature.operands.index(operand)
-            spans = signature.spans
+            which, spans = signature.operands.index(operand), signature.spans
+            if signature.op.gathers:
+                edges = edges_of(graph, nodes)
+                found, rows = offsets[graph.base[edges]] + graph.shift[edges], _sizes_of_lists(graph, nodes)
+                return _joined_rows(found, rows, width, True)
             rows = _counts(graph, nodes) if spans is None else sizes_of(graph, nodes, spans[which])
             if spans is not None and spans[which]:
                 once, _ = _distinct(graph, nodes, slot)
@@ -759,6 +776,9 @@ def _refilled(launch: Launch, graph: Graph) -> Launch:
     reads: list[Read] = list(launch.reads)
     for i, operand in enumerate(signature.operands):
         if operand.kind in ("int", "float"):
-            numbers = payload_numbers if signature.loops else payload_read
-            reads[i] = numbers(graph, operand, launch.nodes)
+            nodes = launch.nodes
+            loops = signature.loops
+            reads[i] = (
+                payload_numbers(graph, operand, nodes) if loops else payload_read(graph, operand, nodes, signature)
+            )
     return launch._replace(reads=tuple(reads))
