@@ -37,6 +37,7 @@ from lazyflow.errors import LazyflowError as LazyflowError
 from lazyflow.errors import MapError as MapError
 from lazyflow.errors import NonFiniteError as NonFiniteError
 from lazyflow.errors import NotComputableError as NotComputableError
+from lazyflow.errors import OutOfMemoryError as OutOfMemoryError
 from lazyflow.errors import ParseError as ParseError
 from lazyflow.errors import ShapeError as ShapeError
 from lazyflow.errors import ThreadError as ThreadError
@@ -93,6 +94,7 @@ if not _typing.TYPE_CHECKING:
         "Measured",
         "NonFiniteError",
         "NotComputableError",
+        "OutOfMemoryError",
         "Parameter",
         "ParseError",
         "Rounds",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -150,6 +151,23 @@ def is_array(value: Any) -> bool:
 def device_of(array: Array) -> str:
     """``"cpu"`` or ``"cuda:N"``."""
     return f"cuda:{array.device.id}" if is_on_gpu(array) else "cpu"
+
+
+def free_bytes(device: str) -> int | None:
+    """How much memory can be had on ``device``; None where nobody says so.
+
+    >>> free_bytes("cpu") is None or free_bytes("cpu") > 0
+    True
+    """
+    if device == "cpu":
+        known = getattr(os, "sysconf_names", {})
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in known else None
+    with on(device):
+        cupy = _cupy()
+        pool, (free, _) = cupy.get_default_memory_pool(), cupy.cuda.runtime.memGetInfo()
+        used, limit = pool.used_bytes(), pool.get_limit()
+        room = int(free + pool.total_bytes() - used)
+        return min(room, int(limit - used)) if limit else room
 
 
 def to_device(array: Array, device: str) -> Array:

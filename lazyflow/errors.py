@@ -16,6 +16,7 @@ __all__ = [
     "MapError",
     "NonFiniteError",
     "NotComputableError",
+    "OutOfMemoryError",
     "ParseError",
     "ShapeError",
     "ThreadError",
@@ -68,6 +69,19 @@ class NonFiniteError(LazyflowError, FloatingPointError):
 
 class NotComputableError(LazyflowError, RuntimeError):
     """A metric that was asked for its value before it has seen a batch."""
+
+
+class OutOfMemoryError(LazyflowError, MemoryError):
+    """A run, or a backward, for which there is not enough memory; nothing is changed by it.
+
+    ``needed``: bytes that a run with its backward takes at most; ``free``: those that there are once it is let go of,
+    None where that is not known. ``fits``: a number of examples for which they would do, of as many roots as there
+    were, or of one root that is a sum or a mean of a list; None where it is not to be seen what an example is.
+    """
+
+    def __init__(self, message: str, needed: int = 0, free: int | None = None, fits: int | None = None) -> None:
+        super().__init__(message)
+        self.needed, self.free, self.fits = needed, free, fits
 
 
 class CheckpointError(LazyflowError, ValueError):

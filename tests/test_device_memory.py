@@ -1,6 +1,7 @@
-"""Memory that runs out on a device: CuPy's error comes through as it is, and nothing is lost or half-done behind it."""
+"""Memory that runs out on a device: what was needed is said, and nothing is lost or half-done behind it."""
 
 import contextlib
+import gc
 import sys
 
 import numpy as np
@@ -229,6 +230,72 @@ def test_making_and_changing_a_parameter(allocations):
         assert list(failures(allocations, lambda: made.append(nn.Linear(2, 2)))) and len(made) == 1
 
 
+class Words(nn.Module):
+    """A loss of a sentence, with cells or of operations."""
+
+    def __init__(self, cells):
+        super().__init__()
+        self.cells, self.table = cells, nn.Embedding(9, 12)
+        self.cell, self.update = nn.GRUCell(12, 12), nn.Linear(12, 12)
+
+    def forward(self, words):
+        state = self.table(words[0])
+        for word in words[1:]:
+            row = self.table(word)
+            state = self.cell(row, state) if self.cells else lf.tanh(self.update(state)) * row
+        return lf.sum(state * state)
+
+
+def gradients_of(model):
+    return {name: dense(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+
+
+def sentences(count):
+    return np.random.default_rng(2).integers(0, 9, (count, 7)).tolist()
+
+
+@contextlib.contextmanager
+def limited(room):
+    """So many bytes may still be taken."""
+    pool = devices.array_module(CUDA).get_default_memory_pool()
+    pool.set_limit(size=pool.total_bytes() + room)
+    try:
+        yield
+    finally:
+        pool.set_limit(size=0)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.45, 0.8])
+@pytest.mark.parametrize("cells", [True, False])
+def test_a_minibatch_that_fits_is_named(allocations, cells, share):
+    """In forward or in backward; the smaller one runs where the error is caught, the larger one still held."""
+    gc.collect()  # what other tests have left would be let go of in the middle
+    with lf.using(device=CUDA):
+        model, given = Words(cells), sentences(48)
+        whole = lf.mean([model(words) for words in given])
+        explained = lf.explain(whole)
+        with simcupy.cuda.peak() as peak:
+            whole.backward()
+        assert 0.95 * peak[0] < explained.nbytes < 1.25 * peak[0]
+        expected = gradients_of(model)
+        for p in model.parameters():
+            p.grad = None
+        del whole, p
+        with limited(int(share * peak[0])):
+            loss = lf.mean([model(words) for words in given])
+            with pytest.raises(lf.OutOfMemoryError) as caught:
+                loss.backward()
+            error = caught.value
+            assert f"minibatch of {error.fits} of the 48 examples" in str(error) and "cotangents" in str(error)
+            assert error.needed == pytest.approx(explained.nbytes, rel=0.05)
+            assert 0.6 * share * 48 < error.fits <= share * 48
+            for begin in range(0, 48, error.fits):
+                some = [model(words) for words in given[begin : begin + error.fits]]
+                (lf.sum(some) / 48).backward()
+            assert_same(gradients_of(model), expected)
+        assert loss.item() > 0  # it is computed again
+
+
 def test_the_limit_of_cupys_pool():
     """As on a GPU: a limit for the pool, CuPy's own error, and after it everything is free again."""
     cupy = devices.array_module(CUDA)
@@ -238,8 +305,9 @@ def test_the_limit_of_cupys_pool():
         before = pool.used_bytes()
         pool.set_limit(size=pool.total_bytes() + (1 << 16))
         try:
-            with pytest.raises(cupy.cuda.memory.OutOfMemoryError, match="limit set to"):
+            with pytest.raises(lf.OutOfMemoryError, match="limit set to") as caught:
                 lf.sum(w @ w @ w).backward()
+            assert type(caught.value.__cause__) is cupy.cuda.memory.OutOfMemoryError
         finally:
             pool.set_limit(size=0)
         assert w.grad is None

@@ -21,7 +21,7 @@ ROOMS = {
     "cells": (
         "steps", "lifetimes", "program", "chains", "line", "calls", "inline", "ways", "visible", "recorder", "cell",
     ),
-    "run": ("launch", "execute", "settle", "check", "sums", "backward", "engine", "rounds", "map"),
+    "run": ("launch", "execute", "needs", "settle", "check", "sums", "backward", "engine", "rounds", "map"),
     "numpy": (),
     "derive": ("structure", "cotangents", "inputs", "grad", "vmap", "check_grads"),
     "state": (), "io": (), "nn": (), "optim": (), "data": (),

@@ -122,7 +122,7 @@ class Calls:
         self.shifted: dict[tuple[int, int], Array] = {}
         self.parameters, self.count, self.largest = parameters, count, largest
         self.memory = Slabs(arena.device)
-        self.whole = grad or bool(stages.steps[HOISTED] or stages.steps[SUNK])
+        self.whole = _keeps_all(stages, grad)
         self.rows = count if self.whole else largest
         self.slabs = self._matrices(self.memory, stages.memory.values, self.rows)
         if apart:
@@ -139,18 +139,8 @@ class Calls:
 
     def _matrices(self, memory: Slabs, scopes: Sequence[str], rows: int) -> list[Any]:
         """A matrix for each slab that needs one of its own, None for the others."""
-        wanted = [
-            (rows if scope == ALL else self._block_rows(slab.stage, block), slab.columns, slab.dtype)
-            for slab, scope, block in zip(self.stages.slabs, scopes, self.stages.memory.rows, strict=True)
-            if scope in (ALL, BLOCK)
-        ]
-        found = iter(memory.matrices(wanted))
+        found = iter(memory.matrices(_shapes(self.stages, scopes, rows, self.count, self.largest)))
         return [next(found) if scope in (ALL, BLOCK) else None for scope in scopes]
-
-    def _block_rows(self, stage: int, block: int | None) -> int:
-        """How many rows the largest block of a segment has."""
-        most = self.largest if stage == MAIN else self.count
-        return most if block is None else min(most, most_rows(block))
 
     def _block(self, arena: Arena, k: int) -> Array:
         node = self.nodes[self.program.outputs[k]]
@@ -342,7 +332,7 @@ class Calls:
             self.xs[id(step)] = self.memory.matrix(self.count, ref.size, ref.dtype)
             rows = View(self.xs[id(step)], lines.ALL)
         else:
-            most = self._block_rows(self._stage_of(step), segment.rows)
+            most = _block_rows(self._stage_of(step), segment.rows, self.count, self.largest)
             rows = View(self.memory.matrix(most, ref.size, ref.dtype), lines.BLOCK)
         self._copies(line, rows, [ref], [0])
         return rows
@@ -611,7 +601,7 @@ class Calls:
         if place is not None and place.slab not in self.stages.zeroed:
             line.product(g, weight, self._node_cotangent(ref), rows_at_once(self.xp, weight))
             return
-        most = self._block_rows(self._stage_of(step), segment.rows)
+        most = _block_rows(self._stage_of(step), segment.rows, self.count, self.largest)
         rows = View(self.backward_memory.matrix(most, ref.size, ref.dtype), lines.BLOCK)
         line.product(g, weight, rows, rows_at_once(self.xp, weight))
         self._adds(line, rows, [ref], [0])
@@ -824,6 +814,39 @@ class Separate:
         """See `Calls.end_backward`."""
         for _, calls in self.groups:
             calls.end_backward()
+
+
+def _keeps_all(stages: Stages, grad: bool) -> bool:
+    """Whether slabs have a row for each call, not for those of a launch."""
+    return grad or bool(stages.steps[HOISTED] or stages.steps[SUNK])
+
+
+def _shapes(stages: Stages, scopes: Sequence[str], rows: int, count: int, largest: int) -> list[Any]:
+    """Rows, columns and dtype of each slab that needs a matrix of its own."""
+    return [
+        (rows if scope == ALL else _block_rows(slab.stage, block, count, largest), slab.columns, slab.dtype)
+        for slab, scope, block in zip(stages.slabs, scopes, stages.memory.rows, strict=True)
+        if scope in (ALL, BLOCK)
+    ]
+
+
+def _block_rows(stage: int, block: int | None, count: int, largest: int) -> int:
+    """How many rows the largest block of a segment has."""
+    most = largest if stage == MAIN else count
+    return most if block is None else min(most, most_rows(block))
+
+
+def bytes_of_calls(stages: Stages, count: int, largest: int, grad: bool) -> tuple[int, int]:
+    """Bytes of the slabs of so many calls: of values, and of what backward needs beside them."""
+
+    def nbytes(scopes: Sequence[str], rows: int) -> int:
+        return sum(r * c * dtype.itemsize for r, c, dtype in _shapes(stages, scopes, rows, count, largest))
+
+    products = [(stage, s.x) for stage, part in enumerate(stages.steps) for s in part if isinstance(s, Product)]
+    kept = sum(count * ref.size * ref.dtype.itemsize for _, ref in products if ref.kind == INPUT)
+    values = nbytes(stages.memory.values, count if _keeps_all(stages, grad) else largest)
+    handed = [(largest if stage == MAIN else count) * ref.size * ref.dtype.itemsize for stage, ref in products]
+    return values + kept, nbytes(stages.memory.cotangents, count) + sum(handed) if grad else 0
 
 
 def _dense(gradient: Any) -> Array:

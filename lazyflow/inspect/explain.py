@@ -10,12 +10,14 @@ import numpy as np
 
 from lazyflow import settings
 from lazyflow.graph.graph import Graph, collect
-from lazyflow.plan.plan import dag_of
+from lazyflow.plan.plan import dag_of, make
 from lazyflow.plan.plans import CacheInfo
 from lazyflow.plan.schedule import Schedule, lower_bound, schedule
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT, KNOWN, Operand, Signature
 from lazyflow.run.engine import CHOICES, PLANS, reduced
+from lazyflow.run.execute import fused_by
+from lazyflow.run.needs import Share, in_units, lines_of, shares
 
 __all__ = ["Explanation", "Group", "explain"]
 
@@ -40,7 +42,8 @@ class Explanation:
     ``recorded`` nodes, of which ``nodes`` are computed (the others are views, in a chain of elementwise operations that
     is one node, or no root needs them); ``launches`` under ``batching``;
     ``lower_bound``: fewer are impossible; ``groups``, the one of most launches first; ``reasons``: why groups of one
-    operation did not merge; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plan.plans`).
+    operation did not merge; ``memory``: bytes that a run takes, with a backward through all of it, by what they are
+    for, the most first; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plan.plans`).
     """
 
     recorded: int
@@ -50,7 +53,13 @@ class Explanation:
     batching: str
     groups: tuple[Group, ...]
     reasons: tuple[str, ...]
+    memory: tuple[Share, ...]
     plans: CacheInfo = field(compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes of ``memory``."""
+        return sum(share.nbytes for share in self.memory)
 
     def __str__(self) -> str:
         head = (
@@ -74,14 +83,17 @@ class Explanation:
                 *(["", "why these did not merge:"] if self.reasons else []),
                 *(f"- {r}" for r in self.reasons),
                 "",
+                f"about {in_units(self.nbytes)} of memory:",
+                *lines_of(self.memory),
+                "",
                 str(self.plans),
             ]
         )
 
 
 def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
-    """How many nodes became how many launches, the lower bound, and why what looks alike did not merge. Computes
-    nothing.
+    """How many nodes became how many launches, the lower bound, why what looks alike did not merge, and how much memory
+    it takes. Computes nothing, and takes none of that memory.
 
     ``groups``: how many groups to list, those of most launches first.
 
@@ -95,9 +107,10 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         if not isinstance(e, Expr) or isinstance(e, Parameter):
             raise TypeError(f"explain takes recorded expressions, got {type(e).__name__}: it shows how operations run")
     graph = collect(roots, anew=True)
-    checked = settings.current().check_finite or any(e.tape.lines is not None for e in roots)
-    graph = reduced(graph, roots[0].device, checked) if roots else graph
-    batching = settings.current().batching
+    options = settings.current()
+    checked, batching = options.check_finite or any(e.tape.lines is not None for e in roots), options.batching
+    device, grad = (roots[0].device, roots[0].tape.grad) if roots else ("cpu", False)
+    graph = reduced(graph, device, checked) if roots else graph
     dag = dag_of(graph)
     plan = schedule(dag, batching, CHOICES, tuple(s.serial for s in graph.signatures))
     found = _groups(graph, plan)
@@ -109,6 +122,7 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         batching=batching,
         groups=tuple(group for _, group in found[:groups]),
         reasons=tuple(_reasons([s for s, _ in found])),
+        memory=shares(make(graph, plan, reuse=not (grad or checked)), device, grad, fused_by(options.fuse, device)),
         plans=PLANS.info(),
     )
 

@@ -40,6 +40,7 @@ from lazyflow.run.backward import Hooked, accumulated
 from lazyflow.run.backward import backward as run_backward
 from lazyflow.run.check import check_finite
 from lazyflow.run.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
+from lazyflow.run.needs import out_of_memory
 from lazyflow.settings import tracing
 from lazyflow.threads import quietly
 
@@ -150,16 +151,24 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way)
     options = settings.current()
     profile = options.profile
     before = "" if profile is None else profile.switch("forward")
-    with quietly(options.threads), devices.on(way.device):
-        run = Run(plan, way.device, way.differentiable, way.fuse)
-        execute(run)
-        if way.checked:
-            check_finite(run, roots)
-        _remember(run, tapes)
-        if plan.nbytes >= settle.LEAST:
-            SETTLING.add(run, _owners(roots))
+    try:
+        with quietly(options.threads), devices.on(way.device):
+            run = _ran(plan, way, roots)
+            _remember(run, tapes)
+            if plan.nbytes >= settle.LEAST:
+                SETTLING.add(run, _owners(roots))
+    except MemoryError as error:
+        raise out_of_memory(error, plan, way.device, way.differentiable, way.fuse, "a forward") from error
     if profile is not None:
         profile.switch(before)
+
+
+def _ran(plan: Plan, way: Way, roots: Sequence[Expr]) -> Run:
+    run = Run(plan, way.device, way.differentiable, way.fuse)
+    execute(run)
+    if way.checked:
+        check_finite(run, roots)
+    return run
 
 
 def _owners(roots: Sequence[Expr]) -> frozenset[Owner]:
@@ -452,7 +461,14 @@ class Engine:
         if any(_hides_watched(root) for root in roots):  # run again: what somebody watches is a node of its own then
             _forget(roots, draw_anew=False)
             self._forward(roots)
-        _differentiate(roots, seeds)
+        try:
+            _differentiate(roots, seeds)
+        except MemoryError as error:
+            run = location(roots[0].tape, roots[0].row)[0]
+            plan, fuse = run.plan, run.fuse
+            del run
+            _forget(roots, draw_anew=False)  # what can be computed again is let go of
+            raise out_of_memory(error, plan, roots[0].device, True, fuse, "a backward") from error
 
 
 SHORT = 32  # rows of a tape that are walked through to read a value in place: on more, a run costs less a value

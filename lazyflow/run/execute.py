@@ -23,10 +23,10 @@ from lazyflow.record.tape import Type
 from lazyflow.run.launch import CALLS, CONSTANTS, KNOWNS, Bound, bound, parameter_of
 
 
-def _indices(plan: Plan) -> list[Any]:
+def indices(plan: Plan) -> list[Any]:
     """All indices by which the launches of a plan gather, and the calls of its cells."""
     reads = [read for launch in plan.launches for read in launch.reads]
-    ragged = {id(array) for array in _counts(plan)}
+    ragged = {id(array) for array in counts(plan)}
     gathers = [read.index for read in reads if isinstance(read, Rows) and read.index is not None]
     given = [
         read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind in "iu" and id(read) not in ragged
@@ -34,7 +34,7 @@ def _indices(plan: Plan) -> list[Any]:
     return gathers + given + [at for cells in plan.cells for at in (*cells.inputs, *cells.ints)]
 
 
-def _counts(plan: Plan) -> list[Any]:
+def counts(plan: Plan) -> list[Any]:
     """How many operands the nodes of lists have, or rows."""
     return [
         read
@@ -44,7 +44,7 @@ def _counts(plan: Plan) -> list[Any]:
     ]
 
 
-def _payload(plan: Plan) -> list[Any]:
+def payload(plan: Plan) -> list[Any]:
     """Numbers among the payload of a plan, and of the calls of its cells."""
     reads = [read for launch in plan.launches for read in launch.reads]
     given = [read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind == "f"]
@@ -76,7 +76,7 @@ class Run(State):
         self.number = next_number()
         self.arena = Arena(device, plan.sizes)
         if device != "cpu":
-            self.arena.bring(_indices(plan), _payload(plan), _counts(plan))
+            self.arena.bring(indices(plan), payload(plan), counts(plan))
         self.known = plan.sources
         earlier = distinct([run for run, _ in self.known])
         self.rests_on = _joined(plan.kinds, earlier)

@@ -163,6 +163,7 @@ class OutOfMemoryError(MemoryError):
 
 _used, _limit = [0] * DEVICES, [0] * DEVICES
 _lock = threading.RLock()  # an array may be collected while one is made
+_watched: list[list[int]] = []  # see `peak`
 _left: list[int] = []  # how many allocations there may still be; see `allocations`
 
 
@@ -177,12 +178,26 @@ def reserve(nbytes: int) -> None:
         if full:
             raise OutOfMemoryError(nbytes, _used[place], _limit[place])
         _used[place] += nbytes
+        for most in _watched:
+            most[0] = max(most[0], _used[place])
 
 
 def release(place: int, nbytes: int) -> None:
     """Give memory back."""
     with _lock:
         _used[place] -= nbytes
+
+
+@contextmanager
+def peak() -> Iterator[list[int]]:
+    """A list of one number: the most bytes of the current device that were taken in the block, beside those before."""
+    before, most = _used[current()], [_used[current()]]
+    _watched.append(most)
+    try:
+        yield most
+    finally:
+        _watched.remove(most)
+        most[0] -= before
 
 
 @contextmanager
@@ -228,7 +243,12 @@ def _get_device_properties(device: int) -> dict[str, Any]:
     return {"name": b"simulated", "totalGlobalMem": MEMORY, "multiProcessorCount": 132, "warpSize": 32}
 
 
+def _mem_get_info() -> tuple[int, int]:
+    return MEMORY - _used[current()], MEMORY
+
+
 runtime = SimpleNamespace(
+    memGetInfo=_mem_get_info,
     getDeviceCount=_get_device_count,
     getDeviceProperties=_get_device_properties,
     driverGetVersion=lambda: 13000,
