@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lazyflow.cells.program import elementwise_formulas
-from lazyflow.cuda import rows
+from lazyflow.cuda import norms, rows
 from lazyflow.cuda.module import whole
 from lazyflow.cuda.text import OPTIONS
 from lazyflow.fuse import cuda
@@ -77,7 +77,7 @@ def fixed():
         "\n".join(cuda.source(kernel_of(name, dtype), f"k{k}") for k, name in enumerate(names))
         for dtype in ("float32", "float64")
     ]
-    return [whole(source) for source in (rows.SOURCE, *formulas)]
+    return [whole(source) for source in (rows.SOURCE, norms.SOURCE, *formulas)]
 
 
 def main():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 
-from lazyflow.device import device_of, module, where
+from lazyflow.cuda import norms
+from lazyflow.device import device_of, module, to_host, where
 from lazyflow.errors import NonFiniteError
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim.base import Array, Trainable, has_array
@@ -39,6 +41,9 @@ def clip_grad_norm(
 ) -> float:
     """Scale all gradients by one factor so that `grad_norm` is at most ``max_norm``; returns the norm before.
 
+    On a device nobody waits: norm and factor stay there, and what is returned is the number once somebody looks at it,
+    by ``float()``, a comparison, arithmetic or text (for a ``norm_type`` of 2, and without ``error_if_nonfinite``).
+
     The factor is ``max_norm / (norm + 1e-6)``, as in PyTorch, and only applied below 1 (Pascanu et al. 2013). When the
     norm is NaN or infinite the gradients become so too, or zero; with ``error_if_nonfinite`` a `NonFiniteError` is
     raised and nothing changes.
@@ -55,7 +60,10 @@ def clip_grad_norm(
     """
     limit = _limit("clip_grad_norm: max_norm", max_norm)
     found = list(_gradients(params))
-    norm = _norm([values for _, values in found], norm_type)
+    arrays = [values for _, values in found]
+    if norm_type == 2.0 and not error_if_nonfinite and norms.is_possible(arrays):
+        return cast("float", Late(norms.limited(arrays, limit)))
+    norm = _norm(arrays, norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise NonFiniteError(f"clip_grad_norm: the norm of the gradients is {norm}; the gradients were not changed")
     factor = limit / (norm + 1e-6)
@@ -64,6 +72,47 @@ def clip_grad_norm(
             with where(values):
                 _replace(parameter, values, _scaled(values, factor))
     return norm
+
+
+class Late:
+    """A number that lies on a device until somebody looks at it."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    @cached_property
+    def _value(self) -> float:
+        return float(to_host(self.array))
+
+    def __float__(self) -> float:
+        return self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+    def __format__(self, form: str) -> str:
+        return format(self._value, form)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        return np.asarray(self._value, dtype)
+
+
+def _as_float(name: str) -> Callable[..., Any]:
+    method = getattr(float, name)
+
+    def called(self: Late, *others: Any) -> Any:
+        return method(float(self), *(float(o) if isinstance(o, Late) else o for o in others))
+
+    return called
+
+
+_BOTH = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "divmod")
+_OTHERS = ("eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "bool", "int", "round", "trunc", "floor", "ceil")
+for _name in (*_BOTH, *(f"r{name}" for name in _BOTH), *_OTHERS):
+    setattr(Late, f"__{_name}__", _as_float(f"__{_name}__"))
 
 
 def clip_grad_value(params: Iterable[Trainable], clip_value: float) -> None:
