@@ -9,8 +9,9 @@ from typing import Any
 
 from benchmarks import families, harness
 from lazyflow.plan.schedule import Choices, Dag, Schedule, lower_bound, schedule
+from lazyflow.settings import BATCHINGS
 
-MODES = ("depth", "agenda", "levels", "frontier", "phases")
+MODES = tuple(reversed([way for way in BATCHINGS if way != "none"]))
 # Enough calls for what "phases" remembers to show in the median, as it does in a training run.
 CALLS = 9
 

@@ -27,7 +27,7 @@ from lazyflow.threads import cores
 
 FUSIONS = ("auto", "core", "numpy", "off")
 RECORDING = ("device", "dtype", "grad", "check_finite")
-BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
+BATCHINGS: list[str] = []  # the ways to schedule, by name: filled in by `lazyflow.plan.schedule`
 
 
 FLOAT32: np.dtype[Any] = np.dtype(np.float32)

@@ -20,6 +20,7 @@ from lazyflow.__main__ import main
 from lazyflow.device import to_host
 from lazyflow.inspect.compared import HEADER
 from lazyflow.profile import Profile
+from lazyflow.settings import BATCHINGS
 from tests.interrupts import bytecodes, interrupted
 
 QUICK = {"seconds": 0, "progress": False}
@@ -114,7 +115,7 @@ def test_a_round_is_all_of_its_steps():
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("mode", ["none", "depth", "agenda", "levels", "frontier", "phases"])
+@pytest.mark.parametrize("mode", BATCHINGS)
 def test_values_are_those_of_one_example_at_a_time(model, mode, train):
     (row,) = lf.compare(model.loss, SENTENCES, batch=7, modes=[mode], train=train, **QUICK).rows
     assert row.differs < 1e-5

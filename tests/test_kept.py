@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow.graph.graph import LONG, collect
+from lazyflow.settings import BATCHINGS
 
 from . import cells as C
 
@@ -189,7 +190,7 @@ def test_freed_roots(decorated):
 def test_settings_changed_between(decorated):
     model, kept = recorded(decorated)
     want = None
-    for batching in ("phases", "depth", "none", "agenda", "levels", "frontier"):
+    for batching in BATCHINGS:
         for options in ({"fuse": "numpy"}, {"fuse": "off"}, {"dedupe": False}):
             model.parameters[0].assign(model.parameters[0].numpy())
             with lf.using(batching=batching, dtype="float64", **options):

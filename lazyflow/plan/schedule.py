@@ -1,34 +1,34 @@
 """Which nodes run together, and in which order: pure functions from a `Dag` to a `Schedule`.
 
-The nodes of one launch have one signature, and none of them needs another. Fewer launches are better, and six ways
-are offered:
+The nodes of one launch have one signature, and none of them needs another. Fewer launches are better. `WAYS` has the
+ways that ``lf.using(batching=...)`` offers, each a function and a row:
 
 - ``"none"``: every node on its own, as recorded.
 - ``"depth"``: nodes of one signature at one depth of the whole graph (TensorFlow Fold: Looks et al. 2017).
-- ``"agenda"``: of the signatures with ready nodes, the one with the lowest mean depth (DyNet: Neubig, Goldberg and
-Dyer 2017).
+- ``"agenda"``: of the signatures with ready nodes, the one with the lowest mean depth (DyNet: Neubig, Goldberg and Dyer
+  2017).
 - ``"levels"`` and ``"frontier"``: *phases* first. The signatures form a graph, an edge where some node of one feeds
-some node
-  of the other. Its strongly connected components are run one after another; a component without a cycle is ONE launch,
-  at whatever depth its nodes stand. Inside a recurrent component, ``"levels"`` goes by depth counted there, and
-  ``"frontier"`` runs, of the signatures with ready nodes, the one with the largest share of ready nodes among those
-  that could still join: those whose same-signature ancestors have all run (the reward that ED-Batch learns a policy
-  for, Chen et al. 2023, used greedily). It does so from both ends of the graph, and keeps what has fewer launches.
-- ``"phases"``: for each component the cheapest of these, as `Choices` remembers it.
+  some node of the other. Its strongly connected components are run one after another; a component without a cycle is
+  ONE launch, at whatever depth its nodes stand. Inside a recurrent component, ``"levels"`` goes by depth counted
+  there, and ``"frontier"`` runs, of the signatures with ready nodes, the one with the largest share of ready nodes
+  among those that could still join: those whose same-signature ancestors have all run (the reward that ED-Batch learns
+  a policy for, Chen et al. 2023, used greedily). It does so from both ends of the graph, and keeps what has fewer
+  launches.
+- ``"phases"``: for each component the cheapest of these (`INSIDE`), as `Choices` remembers it.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow import passes
+from lazyflow import passes, settings
 from lazyflow.core import arrays
 
 Ints = np.ndarray[Any, np.dtype[Any]]
@@ -162,13 +162,13 @@ def by_agenda(nodes: Any) -> Schedule:
     return Schedule(launch, launches, np.zeros(launches, np.int64))
 
 
-def forward(nodes: Any) -> tuple[Ints, int]:
+def from_the_start(nodes: Any) -> tuple[Ints, int]:
     """Launch numbers of the nodes, by the share of ready nodes among those that could join, greedily; and how many."""
     found: tuple[Ints, int] = passes.frontier(nodes)
     return found
 
 
-def backward(nodes: Any) -> tuple[Ints, int]:
+def from_the_end(nodes: Any) -> tuple[Ints, int]:
     """The same from the other end of the graph: the last launch is chosen first."""
     launch, launches = passes.frontier(passes.backwards(nodes))
     return launches - 1 - launch[::-1], launches
@@ -229,43 +229,32 @@ class Choices:
         self.known[key] = Choice(way, choice.seen + 1, choice.compared + 1)
 
 
-ENDS = ("frontier", "backward")  # of the graph, from which the frontier goes
-
-
 # What one launch costs beyond its arithmetic, forward and backward, and what frontier adds to scheduling for each
 # node; in microseconds, as measured by ``python -m benchmarks launches``.
 LAUNCH_US = 40.0
 FRONTIER_NODE_US = 2.0 if passes.chains is None else 0.15
 
 
-def cheapest(counts: dict[str, int], nodes: int) -> str:
-    """The way of least cost: its launches, and its scheduling time where the way has one worth counting.
-
-    Never more launches than by depth or agenda, whatever the time.
-    """
-    ceiling = min(counts["depth"], counts["agenda"])
+def cheapest(counts: Mapping[str, int], nodes: int) -> str:
+    """The way inside of a component that costs least: its launches, and its scheduling time where that is worth
+    counting. Never more launches than those that are a ceiling, whatever the time."""
+    ceiling = min(counts[way] for way, inside in INSIDE.items() if inside.is_ceiling)
     allowed = {way: n for way, n in counts.items() if n <= ceiling}
-    extra = dict.fromkeys((*ENDS, "agenda"), nodes * FRONTIER_NODE_US)
-    return min(allowed, key=lambda way: (allowed[way] * LAUNCH_US + extra.get(way, 0.0), way != "levels"))
+    return min(allowed, key=lambda way: (allowed[way] * LAUNCH_US + nodes * INSIDE[way].node_us, way != "levels"))
 
 
-def by_phases(nodes: Any, way: str, choices: Choices, names: Sequence[Any]) -> Schedule:
-    """Components one after another; inside a recurrent one ``way``, or, for ``"phases"``, what `Choices` says.
+Inner = Callable[["Component"], tuple[Ints, int] | None]  # launch numbers of its nodes, and how many; None for levels
 
-    ``names``: what each signature is called in the memory of ``choices``, the same for the same signature in every
-    graph.
-    """
+
+def by_phases(nodes: Any, inside: Inner) -> Schedule:
+    """Components one after another; a recurrent one goes ``inside`` as that function says, or by levels."""
     parts = components(passes.signature_edges(nodes))
     launch, phase, sizes, counts, heights = passes.by_levels(nodes, parts.of_signature, len(parts.members))
     others = {}
     # Where there are as many levels as launches, none can be saved: the nodes of the longest path run one by one.
-    some = np.flatnonzero(parts.recurrent & (counts != heights + 1)).tolist() if way != "levels" else ()
-    for i in some:
+    for i in np.flatnonzero(parts.recurrent & (counts != heights + 1)).tolist():
         part = Component(nodes, parts, i, int(sizes[i]), int(counts[i]))
-        if way == "frontier":
-            found = min(filter(None, map(part.by_way, ENDS)), key=lambda found: found[1], default=None)
-        else:
-            found = _cheapest(part, choices, tuple(names[s] for s in parts.members[i]))
+        found = inside(part)
         if found is not None:
             others[i] = part.members, *found
     return _with(others, launch, counts, nodes) if others else Schedule(launch, len(phase), phase)
@@ -297,33 +286,61 @@ class Component:
         return self._cut[1]
 
     def by_way(self, way: str) -> tuple[Ints, int] | None:
-        """The launch numbers of its nodes, and how many; None for levels, and where these have no more.
-
-        A whole-graph schedule seen on the nodes of one component is a valid one there, too.
-        """
-        if way == "levels":
-            return None
-        if way in ENDS:
-            launch, launches = (forward if way == "frontier" else backward)(self.nodes)
-        else:
-            launch = (by_depth if way == "depth" else by_agenda)(self.whole).launch[self.members]
-            launch, distinct = arrays.ranked(launch)
-            launches = len(distinct)
-        return (launch, launches) if launches < self.levels else None
+        """The launch numbers of its nodes, and how many; None for levels, and where these have no more."""
+        found = INSIDE[way].find(self)
+        return found if found is not None and found[1] < self.levels else None
 
 
-def _cheapest(part: Component, choices: Choices, key: Any) -> tuple[Ints, int] | None:
+class Inside(NamedTuple):
+    """A way through a recurrent component that `by_phases` may take: ``node_us`` is what it adds to scheduling for each
+    node; of one that is a ceiling no other may have more launches."""
+
+    find: Inner
+    node_us: float = 0.0
+    is_ceiling: bool = False
+
+
+def _by_levels(part: Component) -> None:
+    """By the depth counted inside of the component, which `by_phases` does itself."""
+
+
+def _whole(by: Callable[[Any], Schedule]) -> Inner:
+    """A whole-graph schedule seen on the nodes of one component, a valid one there, too."""
+
+    def find(part: Component) -> tuple[Ints, int]:
+        launch, distinct = arrays.ranked(by(part.whole).launch[part.members])
+        return launch, len(distinct)
+
+    return find
+
+
+INSIDE: Mapping[str, Inside] = {
+    "levels": Inside(_by_levels),
+    "frontier": Inside(lambda part: from_the_start(part.nodes), FRONTIER_NODE_US),
+    "backward": Inside(lambda part: from_the_end(part.nodes), FRONTIER_NODE_US),
+    "depth": Inside(_whole(by_depth), is_ceiling=True),
+    "agenda": Inside(_whole(by_agenda), FRONTIER_NODE_US, is_ceiling=True),
+}
+
+
+def _of_both_ends(part: Component) -> tuple[Ints, int] | None:
+    """The frontier from the end of the graph where it takes fewer launches."""
+    return min(filter(None, map(part.by_way, ("frontier", "backward"))), key=lambda found: found[1], default=None)
+
+
+def _cheapest(part: Component, choices: Choices, names: Sequence[Any]) -> tuple[Ints, int] | None:
     """The launches of one recurrent component, None if they are to go by levels."""
+    key = tuple(names[s] for s in part.parts.members[part.number])
     if not choices.due(key, part.size):
         return part.by_way(choices.way(key))
     if part.levels == _fewest(part.nodes):
         choices.learn(key, "levels")
         return None
-    found = {way: part.by_way(way) for way in (*ENDS, "depth", "agenda")}
-    counts = {"levels": part.levels, **{way: part.levels if f is None else f[1] for way, f in found.items()}}
+    found = {way: part.by_way(way) for way in INSIDE}
+    counts = {way: part.levels if f is None else f[1] for way, f in found.items()}
     best = cheapest(counts, part.size if part.size > choices.small else 0)
     choices.learn(key, best)
-    return found.get(best)
+    return found[best]
 
 
 def _with(others: Mapping[int, tuple[Ints, Ints, int]], launch: Ints, counts: Ints, nodes: Any) -> Schedule:
@@ -340,15 +357,23 @@ def _with(others: Mapping[int, tuple[Ints, Ints, int]], launch: Ints, counts: In
     return Schedule(moved[nodes.call], int(origin[-1]), np.repeat(np.arange(len(now)), now))
 
 
+# What ``lf.using(batching=...)`` offers, by name: functions of the nodes, of what was learned of components, and of
+# what each signature is called there (the same for the same signature in every graph).
+Way = Callable[[Any, Choices, Sequence[Any]], Schedule]
+WAYS: Mapping[str, Way] = {
+    "phases": lambda nodes, choices, names: by_phases(nodes, lambda part: _cheapest(part, choices, names)),
+    "levels": lambda nodes, *_: by_phases(nodes, _by_levels),
+    "frontier": lambda nodes, *_: by_phases(nodes, _of_both_ends),
+    "depth": lambda nodes, *_: by_depth(nodes),
+    "agenda": lambda nodes, *_: by_agenda(nodes),
+    "none": lambda nodes, *_: by_none(nodes),
+}
+settings.BATCHINGS[:] = WAYS
+
+
 def scheduled(nodes: Any, batching: str, choices: Choices, names: Sequence[Any]) -> Schedule:
     """The launches of nodes by one of the ways described above; a cell's further results run with its call."""
-    if batching in ("phases", "levels", "frontier"):
-        return by_phases(nodes, batching, choices, names)
-    if batching == "depth":
-        return by_depth(nodes)
-    if batching == "agenda":
-        return by_agenda(nodes)
-    return by_none(nodes)
+    return WAYS[batching](nodes, choices, names)
 
 
 def schedule(dag: Dag, batching: str = "phases", choices: Choices | None = None, names: Sequence[Any] = ()) -> Schedule:

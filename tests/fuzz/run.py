@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import lazyflow as lf
+from lazyflow.settings import BATCHINGS as BATCHINGS
 from tests.forms import planning
 from tests.fuzz import prelude
 from tests.fuzz.program import Program, source
@@ -28,9 +29,6 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
-
-
-BATCHINGS = ("phases", "levels", "frontier", "depth", "agenda", "none")
 
 
 @dataclass(frozen=True)
