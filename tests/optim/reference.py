@@ -13,10 +13,10 @@ Rule = Callable[..., Array]
 
 def descend(rule: str, start: Array, gradients: Sequence[Array], **options: Any) -> Array:
     """``start`` after one step for each gradient."""
-    parameter = np.array(start, np.float64)
+    parameter, formula = np.array(start, np.float64), globals()[rule]
     kept: dict[str, Any] = {}
     for step, gradient in enumerate(gradients, 1):
-        parameter = RULES[rule](parameter, np.asarray(gradient, np.float64), kept, step, **options)
+        parameter = formula(parameter, np.asarray(gradient, np.float64), kept, step, **options)
     return parameter
 
 
@@ -83,6 +83,3 @@ def rmsprop(
     move = g / (np.sqrt(square - mean**2 if centered else square) + eps)
     kept["velocity"] = momentum * kept.get("velocity", 0) + move
     return p - lr * kept["velocity"]
-
-
-RULES: dict[str, Rule] = {"sgd": sgd, "adam": adam, "adagrad": adagrad, "adadelta": adadelta, "rmsprop": rmsprop}
