@@ -157,8 +157,9 @@ def avg_pool(
 
 
 @by_kinds
-def adaptive_avg_pool(x: Any, output_size: Sequence[int | None]) -> Expr:
-    """Means over ``output_size`` bins of each of the last axes, whatever their sizes; None keeps an axis.
+def adaptive_avg_pool(x: Any, output_size: int | Sequence[int | None]) -> Expr:
+    """Means over ``output_size`` bins of each of the last axes, whatever their sizes; None keeps an axis, one integer
+    stands for the last.
 
     Bin i goes from floor(i n / out) to ceil((i + 1) n / out), as in PyTorch. Raises ``ValueError`` for a size below 1,
     `ShapeError` for fewer axes than sizes.
@@ -167,7 +168,8 @@ def adaptive_avg_pool(x: Any, output_size: Sequence[int | None]) -> Expr:
     >>> lf.adaptive_avg_pool(lf.constant([[1.0, 3.0, 2.0]]), (2,)).numpy()
     array([[2. , 2.5]], dtype=float32)
     """
-    return record(OPS["adaptive_avg_pool"], (constant(x),), output_size=_hashable(output_size))
+    sizes = (output_size,) if isinstance(output_size, int) else output_size
+    return record(OPS["adaptive_avg_pool"], (constant(x),), output_size=_hashable(sizes))
 
 
 @by_kinds

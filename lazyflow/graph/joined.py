@@ -155,37 +155,60 @@ def with_loops(graph: Graph) -> Graph:
 
 def _with_loops(graph: Graph, found: dict[Any, list[int]]) -> Graph:
     table, number = list(graph.signatures), np.arange(len(graph.signatures))
+    looped = np.isin(graph.signature, [s for mine in found.values() for s in mine])
     counts = np.ones(len(graph), np.int64) if graph.counts is None else graph.counts.copy()
+    sizes = np.array([s.type.size for s in graph.signatures], np.int64)
     for key, mine in found.items():
         number[mine] = len(table)
         table.append(_looping(key, graph.signatures[mine[0]]))
         nodes = np.isin(graph.signature, mine)
-        counts[nodes] = np.array([s.type.size for s in graph.signatures], np.int64)[graph.signature[nodes]]
+        counts[nodes] = sizes[graph.signature[nodes]]
+    for element, mine in _constants_of(graph, looped).items():
+        if len(mine) > 1:
+            number[mine] = table.index(element) if element in table else len(table)
+            table += [] if element in table else [element]
+            nodes = np.isin(graph.signature, mine)
+            counts[nodes] = sizes[graph.signature[nodes]]
     present, signature = np.unique(number[graph.signature], return_inverse=True)
     signatures = tuple([table[s] for s in present.tolist()])
     forms = (graph.signatures, graph.signature) if graph.form is None else (graph.forms, graph.form)
     return replace(graph, signatures=signatures, signature=signature, counts=counts, forms=forms[0], form=forms[1])
 
 
+def _constants_of(graph: Graph, looped: Ints) -> dict[Signature, list[int]]:
+    """The signatures of constants that nodes read one by one and no others, by that of their elements: which are
+    brought in together."""
+    users = np.repeat(looped, np.diff(graph.starts))
+    read, others = (set(np.unique(graph.signature[graph.base[some]]).tolist()) for some in (users, ~users))
+    found: dict[Signature, list[int]] = {}
+    for s in sorted(read - others):
+        signature = graph.signatures[s]
+        if signature.op is CONSTANT and signature.walks is None and signature.type.size:
+            kind = signature.type
+            element = intern_type((), kind.dtype, kind.device, kind.requires_grad)
+            found.setdefault(_interned(signature, (), element, CONSTANT, NOTHING, ()), []).append(s)
+    return found
+
+
 def _may_loop(signature: Signature) -> bool:
     op = signature.op
-    if op in LEAVES or signature.cell is not None or signature.walks is not None or signature.loops or op.stacked:
-        return False
-    if signature.draws:
+    if op in LEAVES or signature.cell is not None or signature.walks is not None or signature.loops or signature.draws:
         return False
     kinds = [signature.type, *[o.type for o in signature.operands if o.kind == "row" and o.type is not None]]
-    shared = any(o.kind == "shared" for o in signature.operands)
-    return not shared and len(kinds) > 1 and all(k.size for k in kinds) and max(k.ndim for k in kinds) > 1
+    return len(kinds) > 1 and all(k.size for k in kinds) and max(k.ndim for k in kinds) > 1
 
 
 def _likeness(signature: Signature) -> Any:
     """What signatures have in common that are taken in one launch."""
     operands = tuple(
-        [(o.kind, o.position, o.dtype, _flows(o), o.vjp is not None, len(o.shape)) for o in signature.operands]
+        [
+            (o.kind, o.position, o.dtype, _flows(o), o.vjp is not None, o.type if o.kind == "shared" else len(o.shape))
+            for o in signature.operands
+        ]
     )
     static = tuple([(k, v) for k, v in sorted(signature.static.items()) if k in SAYING])
     kind = signature.type
-    return signature.op, operands, static, kind.ndim, kind.dtype, kind.device, kind.requires_grad
+    return signature.op, operands, signature.rows, static, kind.ndim, kind.dtype, kind.device, kind.requires_grad
 
 
 def _flows(operand: Operand) -> bool:
@@ -199,7 +222,9 @@ def _looping(key: Any, like: Signature) -> Signature:
         return None if kind is None else intern_type((), kind.dtype, kind.device, kind.requires_grad)
 
     def make() -> Signature:
-        operands = tuple([o._replace(type=element(o.type), shape=()) for o in like.operands])
+        operands = tuple(
+            [o if o.kind == "shared" else o._replace(type=element(o.type), shape=()) for o in like.operands]
+        )
         result = element(like.type)
         assert result is not None
         found = Signature(like.op, operands, result, NOTHING, like.rows)

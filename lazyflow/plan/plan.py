@@ -58,6 +58,15 @@ class Rows(NamedTuple):
 Read = Rows | np.ndarray | float | None
 
 
+class Each(NamedTuple):
+    """The nodes of a launch one by one: their signatures, where their results lie, and for each operand of them where
+    it lies (of a list all of its operands), its number where it is payload, or None for a parameter."""
+
+    forms: tuple[Signature, ...]
+    offsets: Ints
+    reads: tuple[Ints | tuple[Ints, ...] | None, ...]
+
+
 class Launch(NamedTuple):
     """One kernel call: ``reads[i]`` is where operand ``i`` comes from: `Rows`, payload numbers, or None for a
     parameter.
@@ -65,8 +74,7 @@ class Launch(NamedTuple):
     Of a cell it is all launches that follow each other with no other between them, such as the steps of a chain:
     ``calls`` are the number of its `Cells`, which say what is read (see `reads_of`), and the edges of their ranges.
 
-    Of nodes that are taken one by one (`Signature.loops`) ``reads`` are element offsets and payload numbers, one for
-    each node, behind them the offsets of the results, and ``forms`` their signatures.
+    ``each``: its nodes where these are taken one by one (`Signature.loops`); there are no ``reads`` then.
     """
 
     signature: Signature
@@ -74,7 +82,7 @@ class Launch(NamedTuple):
     reads: tuple[Read, ...]
     nodes: Ints
     calls: tuple[int, Ints] | None = None
-    forms: tuple[Signature, ...] = ()
+    each: Each | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -600,12 +608,24 @@ def _looping(graph: Graph, signature: Signature, writes: Rows, nodes: Ints, offs
     """A launch that takes its nodes one by one."""
     assert graph.form is not None
     forms = tuple([graph.forms[i] for i in graph.form[nodes].tolist()])
-    edges = [graph.starts[nodes] + o.position if o.kind == "row" else None for o in signature.operands]
-    reads = [
-        payload_numbers(graph, o, nodes) if e is None else offsets[graph.base[e]] + graph.shift[e]
-        for o, e in zip(signature.operands, edges, strict=True)
-    ]
-    return Launch(signature, writes, (*reads, offsets[nodes]), nodes, None, forms)
+    reads = tuple([_of_each(graph, signature, o, nodes, offsets) for o in signature.operands])
+    return Launch(signature, writes, (), nodes, None, Each(forms, offsets[nodes], reads))
+
+
+def _of_each(
+    graph: Graph, signature: Signature, operand: Any, nodes: Ints, offsets: Ints
+) -> Ints | tuple[Ints, ...] | None:
+    """What each of the nodes reads as an operand."""
+    if operand.kind == "shared":
+        return None
+    if operand.kind != "row":
+        return payload_numbers(graph, operand, nodes)
+    edges = edges_of(graph, nodes) if signature.op.stacked else graph.starts[nodes] + operand.position
+    found = offsets[graph.base[edges]] + graph.shift[edges]
+    if not signature.op.stacked:
+        return found
+    ends = np.cumsum(graph.starts[nodes + 1] - graph.starts[nodes])
+    return tuple(np.split(found, ends[:-1]))
 
 
 def payload_numbers(graph: Graph, operand: Any, nodes: Ints) -> Ints:
@@ -773,12 +793,12 @@ def _refilled(launch: Launch, graph: Graph) -> Launch:
     signature = launch.signature
     if launch.calls is not None or (not signature.ints and not signature.floats):
         return launch
+    if launch.each is not None:
+        pairs = zip(signature.operands, launch.each.reads, strict=True)
+        own = [payload_numbers(graph, o, launch.nodes) if o.kind in ("int", "float") else at for o, at in pairs]
+        return launch._replace(each=launch.each._replace(reads=tuple(own)))
     reads: list[Read] = list(launch.reads)
     for i, operand in enumerate(signature.operands):
         if operand.kind in ("int", "float"):
-            nodes = launch.nodes
-            loops = signature.loops
-            reads[i] = (
-                payload_numbers(graph, operand, nodes) if loops else payload_read(graph, operand, nodes, signature)
-            )
+            reads[i] = payload_read(graph, operand, launch.nodes, signature)
     return launch._replace(reads=tuple(reads))

@@ -30,7 +30,7 @@ from lazyflow.plan.plan import Cells, Launch, launches, parameter_launches
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import KNOWN, Signature, Type
 from lazyflow.run.execute import Run
-from lazyflow.run.launch import KNOWNS, Bound, bound, bound_among, bound_for_parameters, bound_of, pull_all
+from lazyflow.run.launch import KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
 from lazyflow.run.sums import FEW, Rows, Sums, Waiting, gradients
 
 Retained = Callable[[Run, Arena, Any], None]
@@ -213,12 +213,12 @@ def _run_backward(
     else:
         pull_all(way.launches, xp, run.arena, arena)
     for step in way.at_once:
-        some_rows = _rows(run, arena, step)
-        if _may_wait(run, step.launch):
-            rows.append(some_rows._replace(g=some_rows.g.copy()))
-        else:
-            for parameter, gradient in gradients(some_rows):
-                sums.add(parameter, gradient)
+        for some_rows in _rows(run, arena, step):
+            if _may_wait(run, step.launch):
+                rows.append(some_rows._replace(g=some_rows.g.copy()))
+            else:
+                for parameter, gradient in gradients(some_rows):
+                    sums.add(parameter, gradient)
     for some in way.calls:
         some.parameter_gradients(sums.add)
         some.end_backward()
@@ -263,7 +263,7 @@ def _call_hooks(arena: Arena, launch: Launch, hooked: Mapping[int, Hooked]) -> N
 def _may_wait(run: Run, launch: Launch) -> bool:
     """Whether other runs may have nodes that a few ones are worth waiting for. Where results of cells are looked at for
     NaN, all is there at once."""
-    if len(run.plan.structure.results) or not (run.known or run.readers):
+    if len(run.plan.structure.results) or not (run.known or run.readers) or launch.each is not None:
         return False
     return not launch.signature.op.stacked and launch.writes.count <= FEW
 
@@ -331,9 +331,13 @@ def _wants_gradient(signature: Signature) -> bool:
     return signature.differentiable or (signature.op is KNOWN and signature.type.requires_grad)
 
 
-def _rows(run: Run, cotangents: Arena, step: Bound) -> Rows:
+def _rows(run: Run, cotangents: Arena, step: Bound) -> list[Rows]:
+    """The nodes of a launch as one, or one by one where they are taken so."""
+    if isinstance(step, Loop):
+        each = step.nodes(devices.array_module(run.device), run.arena, cotangents)
+        return [Rows(run, *node) for node in each]
     g, y = step.out.read(cotangents), step.out.read(run.arena)
-    return Rows(run, step.signature, g, y, step.operand_values(run.arena))
+    return [Rows(run, step.signature, g, y, step.operand_values(run.arena))]
 
 
 def accumulated(a: Any, b: Any) -> Any:

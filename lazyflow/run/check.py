@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazyflow.errors import NonFiniteError
-from lazyflow.plan.plan import Launch, reads_of, sizes_of
+from lazyflow.plan.plan import Each, Launch, reads_of, sizes_of
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import CONSTANT, KNOWN
 from lazyflow.run.execute import Run, parameters_of
-from lazyflow.run.launch import readers_of
+from lazyflow.run.launch import parameter_of, readers_of
 
 
 def check_finite(run: Run, roots: Sequence[Expr]) -> None:
@@ -53,20 +53,26 @@ def _first_bad(run: Run, launch: Launch) -> _Found | None:
     """The first node that is not finite though all it was made of is; constants are made of nothing."""
     if launch.signature.type.dtype.kind != "f":
         return None
-    return _first_bad_one(run, launch) if launch.forms else _first_bad_row(run, launch)
+    return _first_bad_row(run, launch) if launch.each is None else _first_bad_one(run, launch.each)
 
 
-def _first_bad_one(run: Run, launch: Launch) -> _Found | None:
+def _first_bad_one(run: Run, each: Each) -> _Found | None:
     """Of nodes that are taken one by one."""
-    *reads, writes = [np.asarray(read) for read in launch.reads]
-    for position, form in enumerate(launch.forms):
-        value = _value(run, form.type, writes[position])
-        if not np.isfinite(value).all():
-            pairs = zip(form.operands, reads, strict=True)
-            rows = [_value(run, o.type, at[position]) for o, at in pairs if o.kind == "row" and o.dtype.kind == "f"]
-            if all(np.isfinite(row).all() for row in rows):
-                return _Found(position, value)
+    for position, form in enumerate(each.forms):
+        value = _value(run, form.type, each.offsets[position])
+        if not np.isfinite(value).all() and all(np.isfinite(x).all() for x in _read_by(run, each, position)):
+            return _Found(position, value)
     return None
+
+
+def _read_by(run: Run, each: Each, position: int) -> Iterator[Any]:
+    """The floating operands of one node that is taken by itself."""
+    for operand, read in zip(each.forms[position].operands, each.reads, strict=True):
+        if operand.dtype.kind == "f" and operand.kind == "shared":
+            yield parameter_of(operand.type).stored() if operand.type is not None else 0.0
+        elif operand.dtype.kind == "f" and operand.kind == "row" and read is not None:
+            for at in np.atleast_1d(read[position]):
+                yield _value(run, operand.type, at)
 
 
 def _value(run: Run, kind: Any, offset: Any) -> Any:
@@ -116,7 +122,7 @@ def _finite(array: Any, count: int) -> Any:
 
 def _message(run: Run, launch: Launch, found: _Found) -> str:
     graph = run.plan.graph
-    signature = launch.forms[found.position] if launch.forms else launch.signature
+    signature = launch.signature if launch.each is None else launch.each.forms[found.position]
     node = launch.nodes[found.position : found.position + 1]
     [(t, row)] = graph.tape_rows(graph.origin[node])
     lines = graph.tape(t).lines

@@ -228,8 +228,8 @@ def _bring(run: Run, number: int, step: Bound) -> None:
         joined, place = step.signature.walks is not None, 0
         for tape, row in brought:
             value = devices.to_device(tapes[tape].objects[row], run.device)
-            end = place + (len(value) if joined else 1)
-            out[place:end] = value
+            end = place + (value.size // max(step.signature.type.size, 1) if joined else 1)
+            out[place:end] = value.reshape(end - place, *out.shape[1:]) if joined else value
             place = end
         return
     shape = out.shape[1:]

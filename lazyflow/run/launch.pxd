@@ -47,7 +47,9 @@ cdef class Bound:
 cdef class Form:
     cdef public object dtype, forward
     cdef public tuple operands, pulls, shape
-    cpdef list arrays(self, Arena arena, tuple reads)
+    cdef public Signature signature
+    cpdef list arrays(self, object xp, Arena arena, tuple reads)
+    cpdef object give(self, object xp, Arena arena, Py_ssize_t i, object at, object answer)
 
 
 cdef class Loop(Bound):
@@ -56,6 +58,8 @@ cdef class Loop(Bound):
     cpdef object compute(self, object xp, Arena arena)
     @cython.locals(form=Form)
     cpdef object pull(self, object xp, Arena values, Arena cotangents)
+    @cython.locals(form=Form)
+    cpdef list nodes(self, object xp, Arena values, Arena cotangents)
 
 
 cpdef object _here(Arena arena, object dtype, Py_ssize_t offset, tuple shape)

@@ -307,26 +307,48 @@ class Bound:
 
 class Form:
     """How one node of a `Loop` is computed: its kernel, and dtypes and shapes, with a batch axis of one, of its result
-    and its operands."""
+    and its operands; the reader of one that is a parameter."""
 
-    __slots__ = ("dtype", "forward", "operands", "pulls", "shape")
+    __slots__ = ("dtype", "forward", "operands", "pulls", "shape", "signature")
 
     def __init__(self, signature: Signature) -> None:
-        self.forward: Any = signature.forward
+        op = signature.op
+        self.signature, self.forward = signature, signature.forward
         self.dtype, self.shape = signature.type.dtype, (1, *signature.type.shape)
-        self.operands = tuple([(o.kind, o.dtype, (1, *o.shape)) for o in signature.operands])
-        pairs = enumerate(signature.operands)
-        self.pulls = tuple([(i, o.vjp) for i, o in pairs if o.kind == "row" and o.vjp is not None])
+        kinds = [
+            ("ragged" if op.ragged else "list") if op.stacked and o.kind == "row" else o.kind
+            for o in signature.operands
+        ]
+        pairs = list(zip(kinds, signature.operands, strict=True))
+        self.operands: tuple[tuple[str, Any, Shape], ...] = tuple(
+            [(k, operand_reader(o, None, False) if k == "shared" else o.dtype, (1, *o.shape)) for k, o in pairs]
+        )
+        self.pulls = tuple([(i, o.vjp) for i, (_, o) in enumerate(pairs) if o.kind == "row" and o.vjp is not None])
 
-    def arrays(self, arena: Arena, reads: tuple[Any, ...]) -> list[Any]:
+    def arrays(self, xp: Any, arena: Arena, reads: tuple[Any, ...]) -> list[Any]:
         """The operands of a node."""
         found = []
-        for (kind, dtype, shape), at in zip(self.operands, reads, strict=True):
+        for (kind, what, shape), at in zip(self.operands, reads, strict=True):
             if kind == "row":
-                found.append(_here(arena, dtype, at, shape))
+                found.append(_here(arena, what, at, shape))
+            elif kind == "list" or kind == "ragged":
+                rows = xp.concatenate([_here(arena, what, one, shape) for one in at])
+                found.append(rows if kind == "ragged" else rows[None])
+            elif kind == "shared":
+                found.append(what.read(arena))
             else:
                 found.append(at if kind == "float" else np.array([at], np.int64))
         return found
+
+    def give(self, xp: Any, arena: Arena, i: int, at: Any, answer: Array) -> None:
+        """Add what a vjp answers for an operand of a node to its cotangent."""
+        kind, dtype, shape = self.operands[i]
+        if kind != "row":
+            for one, part in zip(at, answer.reshape(len(at), *shape), strict=True):
+                _here(arena, dtype, one, shape)[...] += part
+            return
+        target = _here(arena, dtype, at, shape)
+        target += answer if answer.shape == shape else unbroadcast(xp, answer, shape)
 
 
 def _here(arena: Arena, dtype: Any, offset: int, shape: Shape) -> Array:
@@ -347,17 +369,19 @@ class Loop(Bound):
         self.does, self.rows, self.pulls, self.unread = KERNEL, None, (), frozenset()
         self.operands, self.values = (), ()
         self.out = rows_reader(signature.type.dtype, launch.writes, ())
-        forms = {id(form): Form(form) for form in launch.forms}
-        *reads, writes = [read.tolist() for read in launch.reads]  # type: ignore[union-attr]
+        each = launch.each
+        assert each is not None
+        forms = {id(form): Form(form) for form in each.forms}
+        reads = [_by_node(read, len(each.forms)) for read in each.reads]
         self.steps = tuple(
-            zip([forms[id(form)] for form in launch.forms], writes, zip(*reads, strict=True), strict=True)
+            zip([forms[id(form)] for form in each.forms], each.offsets.tolist(), zip(*reads, strict=True), strict=True)
         )
 
     def compute(self, xp: Any, arena: Arena) -> None:
         """Compute node after node."""
         for form, at, reads in self.steps:
             out = _here(arena, form.dtype, at, form.shape)
-            result = form.forward(xp, *form.arrays(arena, reads), out=out)
+            result = form.forward(xp, *form.arrays(xp, arena, reads), out=out)
             if result is not out:
                 out[...] = result
 
@@ -365,12 +389,25 @@ class Loop(Bound):
         """Add the cotangents of the operands, node after node."""
         for form, at, reads in self.steps:
             g, y = _here(cotangents, form.dtype, at, form.shape), _here(values, form.dtype, at, form.shape)
-            arrays = form.arrays(values, reads)
-            for i, vjp in form.pulls:
-                _, dtype, shape = form.operands[i]
-                answer = vjp(xp, g, y, *arrays)
-                target = _here(cotangents, dtype, reads[i], shape)
-                target += answer if answer.shape == shape else unbroadcast(xp, answer, shape)
+            if form.pulls:
+                arrays = form.arrays(xp, values, reads)
+                for i, vjp in form.pulls:
+                    form.give(xp, cotangents, i, reads[i], vjp(xp, g, y, *arrays))
+
+    def nodes(self, xp: Any, values: Arena, cotangents: Arena) -> list[tuple[Signature, Array, Array, list[Any]]]:
+        """Of each node its signature, cotangent, value and operands: what gradients of parameters are made of."""
+        found = []
+        for form, at, reads in self.steps:
+            g, y = _here(cotangents, form.dtype, at, form.shape), _here(values, form.dtype, at, form.shape)
+            found.append((form.signature, g, y, form.arrays(xp, values, reads)))
+        return found
+
+
+def _by_node(read: Any, count: int) -> list[Any]:
+    """What each of the nodes of a `Loop` reads, as integers and floats of Python."""
+    if read is None:
+        return [None] * count
+    return [one.tolist() for one in read] if isinstance(read, tuple) else read.tolist()
 
 
 def bound_of(launch: Launch) -> Bound:
