@@ -30,6 +30,7 @@ HOST = {
     "test_chains.py": "chains as the CPU fuses them",
     "test_context.py": "settings, from those that nobody has made: the device is one of them",
     "test_conventions.py": "text of the sources",
+    "test_diagrams.py": "pictures of a program, as it runs on the CPU",
     "test_docs.py": "text, and programs as it stands there",
     "test_import_order.py": "text of the sources",
     "test_interrupts.py": "interrupts between lines of Python, and that the settings are the default ones behind them",
