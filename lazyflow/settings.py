@@ -46,6 +46,9 @@ class Settings:
     ``"off"``.
     ``dedupe``: nodes that compute the same are computed once. ``threads``: how many a run and an optimizer's step may
     use for what is large enough; ``"all"`` for as many as there are cores.
+    ``deterministic``: sums on a device have the same bits at every run; rows that are added where they may meet others
+    are sorted on the host first, instead of added in any order (where backward is called counts; on the CPU it is
+    always so).
     ``profile``: a `lazyflow.profile.Profile`, which adds up where the time goes.
     """
 
@@ -57,6 +60,7 @@ class Settings:
     fuse: str = "auto"
     dedupe: bool = True
     threads: int = 1
+    deterministic: bool = False
     profile: Profile | None = field(default=None, compare=False)  # changes nothing but what is known of the time
 
     @functools.cached_property
@@ -166,7 +170,7 @@ def _checked(name: str, value: Any) -> Any:
         if dtype.kind != "f" or dtype.itemsize > 8:
             raise DTypeError(f"the default dtype must be float16, float32 or float64, got {dtype}")
         return dtype
-    return bool(value) if name in ("grad", "check_finite", "dedupe") else value
+    return bool(value) if name in ("grad", "check_finite", "dedupe", "deterministic") else value
 
 
 def _checked_threads(value: Any) -> int:

@@ -45,6 +45,7 @@ from lazyflow.cells.steps import (
     Step,
 )
 from lazyflow.cuda.rows import Part
+from lazyflow.fuse import cuda
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
 from lazyflow.ops.base import Array, brought, unbroadcast
@@ -291,7 +292,10 @@ class Calls:
 
     def _parts(self, inputs: Sequence[tuple[Ref, int]]) -> list[Part]:
         """The same for operations on rows of the device."""
-        return [Part(self.arena.index(self.at[ref.index]), 1, ref.shift, column, ref.size) for ref, column in inputs]
+        return [
+            Part(self.arena.index(self.at[ref.index]), 1, ref.shift, column, ref.size, self.at[ref.index])
+            for ref, column in inputs
+        ]
 
     def _several(self, inputs: Sequence[tuple[Ref, int]]) -> tuple[Array, Array, Array, Array]:
         """Of inputs and columns of a matrix: the arena, where the rows begin in it, the columns, and the widths."""
@@ -378,7 +382,11 @@ class Calls:
 
     def _kernel(self, line: Any, kernel: Kernel) -> None:
         arrays = [array for a in kernel.arguments for array in self._argument(a, kernel.dtype)]
-        line.program(self.stages.function_of(kernel), *arrays)
+        function = self.stages.function_of(kernel)
+        if isinstance(function, cuda.Program):
+            line.kernel(function, arrays, [self.at[a.key[1]] if a.kind == ROWS else None for a in kernel.arguments])
+        else:
+            line.program(function, *arrays)
 
     def _argument(self, argument: Argument, dtype: Any) -> tuple[Array, ...]:
         what, which = argument.key[:2]

@@ -56,11 +56,12 @@ class Line:
 
     def program(self, program: Callable[..., None], *arrays: Array) -> None:
         """A fused kernel with these arrays."""
-        if isinstance(program, cuda.Program):
-            run = program.bound(*arrays)
-            self.call(lambda calls, low, high, first: run(low, high, first))
-        else:
-            self.call(lambda calls, low, high, first: program(low, high, first, *arrays))
+        self.call(lambda calls, low, high, first: program(low, high, first, *arrays))
+
+    def kernel(self, program: cuda.Program, arrays: Sequence[Array], hosts: Sequence[Array | None]) -> None:
+        """The same on a device; ``hosts``: of each argument that is rows, their offsets on the host."""
+        run = program.bound(*arrays, hosts=hosts)
+        self.call(lambda calls, low, high, first: run(low, high, first))
 
     def product(self, x: View, weight: Array, out: View, part: int, brief: bool = False) -> None:
         """``out = x @ weight``, ``part`` rows at a time if it is not 0; ``brief``: ``x @ weight.T``."""

@@ -1,8 +1,10 @@
 """Operations on rows of a flat buffer on the device, one launch each: gathers of several operands side by side, their
 transpose, and sums of groups of rows.
 
-Additions are atomic, as rows may repeat: see `lazyflow.fuse.cuda`. Sums of groups are made in order, in double
-precision.
+Rows that are added may repeat, so additions are atomic, in any order: where three or more meet, their sum may differ in
+its last bits from run to run. Under ``lf.using(deterministic=True)`` rows are sorted on the host by where they go, and
+each place gets the sum of its own, in order; that costs a sort and a copy to the device for each launch. Sums of groups
+are always made in order. All sums are in double precision.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow import device as devices
+from lazyflow import settings
 from lazyflow.cuda.module import WARP, functions, launch
 from lazyflow.cuda.text import REALS
 
@@ -123,6 +127,22 @@ extern "C" __global__ void repeat_groups_{real}(
 }}
 """
 
+_ORDERED = """\
+extern "C" __global__ void add_groups_{real}(
+    {real}* buffer, const {real}* rows, int pitch, int column, const long long* table, int groups, int inner,
+    int width) {{
+    const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const int i = (int)(e / width), j = (int)(e % width);
+    if (i >= groups) return;
+    const long long *ends = table, *places = table + groups, *positions = places + groups;
+    {real}* target = buffer + places[i] + j;
+    double sum = *target;
+    for (long long k = i ? ends[i - 1] : 0; k < ends[i]; k++)
+        sum += rows[positions[k] / inner * pitch + column + positions[k] % inner + j];
+    *target = ({real})sum;
+}}
+"""
+
 
 def _move(name: str, parts: int, real: str, statement: str) -> str:
     cases = [f"    if (j < width{k}) {{ {statement.format(k=k)} return; }}\n    j -= width{k};" for k in range(parts)]
@@ -135,6 +155,7 @@ def _texts(real: str) -> Iterator[tuple[str, str]]:
     f = "f" if real == "float" else ""
     loss = _LOSS.format(real=real, f=f, head=_LOSS_HEAD.format(real=real, f=f).rstrip())
     yield from (("sum_groups", _GROUPS.format(real=real)), ("extremes", ""), ("repeat_groups", ""))
+    yield "add_groups", _ORDERED.format(real=real)
     yield "shown", _SHOWN.format(real=real)
     yield from (("cross_entropy", loss), ("cross_entropy_slopes", ""))
     for parts in range(1, MOST + 1):
@@ -153,13 +174,14 @@ def _function(name: str, dtype: np.dtype[Any]) -> Any:
 
 class Part(NamedTuple):
     """One operand: row ``i`` is ``width`` elements from ``at[i] * scale + shift`` on, and stands at ``column`` of a
-    matrix. ``at``: int64, on the device."""
+    matrix. ``at``: int64, on the device; ``host``: the same on the host, where it is there."""
 
     at: Any
     scale: int
     shift: int
     column: int
     width: int
+    host: Any = None
 
 
 def gather(out: Any, buffer: Any, parts: Sequence[Part], low: int = 0) -> None:
@@ -169,7 +191,35 @@ def gather(out: Any, buffer: Any, parts: Sequence[Part], low: int = 0) -> None:
 
 def add_rows(buffer: Any, rows: Any, parts: Sequence[Part], low: int = 0) -> None:
     """The transpose of `gather`: columns of a matrix are added to rows of the buffer, which may repeat and overlap."""
-    _moved("add_rows", buffer, rows, parts, low)
+    if settings.current().deterministic:
+        for part in parts:
+            add_in_order(buffer, rows, part, low)
+    else:
+        _moved("add_rows", buffer, rows, parts, low)
+
+
+def add_in_order(buffer: Any, rows: Any, part: Part, low: int) -> None:
+    """The same of one part, in an order that is always the same."""
+    count, width, inner = len(rows), part.width, 1
+    if not count or not width:
+        return
+    host = devices.to_host(part.at) if part.host is None else part.host
+    places = host[low : low + count].astype(np.int64) * part.scale + part.shift
+    order, ends, distinct = _groups(places)
+    if (np.diff(distinct) < width).any():  # rows that overlap: element by element
+        order, ends, distinct = _groups((places[:, None] + np.arange(width)).ravel())
+        width, inner = 1, width
+    table = devices.to_device(np.concatenate([ends, distinct, order]), devices.device_of(buffer))
+    sizes = [np.int32(part.column), table, *map(np.int32, (len(ends), inner, width))]
+    launch(_function("add_groups", buffer.dtype), len(ends) * width, [buffer, rows, _pitch(rows), *sizes])
+
+
+def _groups(places: Any) -> tuple[Any, Any, Any]:
+    """Positions in the order of their places, equal ones as they come; where each group of them ends; its place."""
+    order = np.argsort(places, kind="stable")
+    ordered = places[order]
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(ordered))
+    return order, ends, ordered[ends - 1]
 
 
 def _moved(name: str, buffer: Any, matrix: Any, parts: Sequence[Part], low: int) -> None:
@@ -179,7 +229,7 @@ def _moved(name: str, buffer: Any, matrix: Any, parts: Sequence[Part], low: int)
         pitch = matrix.strides[0] // matrix.itemsize
         arguments: list[Any] = [buffer, matrix, *map(np.int32, (pitch, low, count, total))]
         for part in some:
-            arguments += [part.at, *map(np.int32, part[1:])]
+            arguments += [part.at, *map(np.int32, part[1:5])]
         launch(_function(f"{name}_{len(some)}", buffer.dtype), count * total, arguments)
 
 

@@ -5,20 +5,39 @@ precision. How wide a row is and where columns begin are arguments: a model of a
 not compiled again.
 
 Rows are added to a buffer by atomic additions, since they may repeat: so where three or more rows meet in one place,
-their sum may differ in its last bits from run to run.
+their sum may differ in its last bits from run to run. Under ``lf.using(deterministic=True)`` a kernel leaves them in
+matrices of their own instead, and `lazyflow.cuda.rows.add_in_order` adds these.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from lazyflow import device as devices
+from lazyflow import settings
 from lazyflow.cuda.module import WARP, functions, launch
+from lazyflow.cuda.rows import Part, add_in_order
 from lazyflow.cuda.text import REALS, expression, number
-from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Instruction, Kernel, Store, Value
+from lazyflow.fuse.scalar import (
+    ALL,
+    BLOCK,
+    LAUNCH,
+    NUMBER,
+    ROWS,
+    SOME,
+    VECTOR,
+    Argument,
+    Instruction,
+    Kernel,
+    Store,
+    Value,
+)
 
 INTEGER = "int"  # the key of payload that is whole
 _ROW = {ALL: "i", LAUNCH: "(i - first)", SOME: "(i - low)"}
@@ -154,13 +173,32 @@ class Program:
     def __call__(self, low: int, high: int, first: int, *arrays: Any) -> None:
         self.bound(*arrays)(low, high, first)
 
-    def bound(self, *arrays: Any) -> Callable[[int, int, int], None]:
-        """The kernel with its arrays, as a function of the rows."""
+    def bound(self, *arrays: Any, hosts: Sequence[Any] = ()) -> Callable[[int, int, int], None]:
+        """The kernel with its arrays, as a function of the rows. ``hosts``: of each argument that is `ROWS` the offsets
+        on the host, where they are there."""
+        if settings.current().deterministic and any(_is_added(self.kernel, store) for store in self.kernel.stores):
+            return self._in_order(arrays, hosts)
         arguments = [*sizes(self.kernel), *self._arguments(arrays)]
 
         def run(low: int, high: int, first: int) -> None:
             rows = [np.int32(low), np.int32(high), np.int32(first)]
             launch(self.function(), (high - low) * self.threads, rows + arguments)
+
+        return run
+
+    def _in_order(self, arrays: Sequence[Any], hosts: Sequence[Any]) -> Callable[[int, int, int], None]:
+        kernel, stores = self.kernel, [store for store in self.kernel.stores if _is_added(self.kernel, store)]
+        begin = list(itertools.accumulate((1 + (a.kind == ROWS) for a in kernel.arguments), initial=0))
+        program, host = compiled(_apart(kernel)), dict(enumerate(hosts))
+
+        def run(low: int, high: int, first: int) -> None:
+            count, xp = high - low, devices.module(arrays[0])
+            widths = [1 if gets_sum(kernel, store) else kernel.width for store in stores]
+            apart = [xp.empty((count, width), kernel.dtype) for width in widths]
+            program(low, high, first, *arrays, *apart)
+            for store, rows, width in zip(stores, apart, widths, strict=True):
+                buffer, at = arrays[begin[store.argument] :][:2]
+                add_in_order(buffer, rows, Part(at, 1, store.shift, 0, width, host.get(store.argument)), low)
 
         return run
 
@@ -175,6 +213,23 @@ class Program:
                 position += 1
             elif argument.kind == BLOCK:
                 yield np.int32(array.strides[0] // array.itemsize)
+
+
+def _is_added(kernel: Kernel, store: Store) -> bool:
+    return store.adds and kernel.arguments[store.argument].kind == ROWS
+
+
+@functools.lru_cache(maxsize=4096)
+def _apart(kernel: Kernel) -> Kernel:
+    """The kernel with a matrix of its own for each store that adds to rows, in order, behind its other arguments."""
+    arguments, stores = list(kernel.arguments), []
+    for store in kernel.stores:
+        if _is_added(kernel, store):
+            columns = 1 if gets_sum(kernel, store) else kernel.width
+            arguments.append(Argument(BLOCK, ("apart", len(arguments)), columns, SOME))
+            store = Store(len(arguments) - 1, 0, store.value, False)
+        stores.append(store)
+    return replace(kernel, arguments=tuple(arguments), stores=tuple(stores))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -422,6 +422,19 @@ def location(tape: Tape, row: int) -> tuple[Any, int]:
     return tape.runs[tape.run_of[row]], int(tape.offset_of[row])
 
 
+def _as_they_come(present: Ints, signature: Ints) -> tuple[Ints, Ints]:
+    """Signatures in the order of their first nodes, not of their ids, which are used again: what is computed first, and
+    so the last bits of a sum, must not depend on which other ones have been let go of."""
+    first = np.empty(len(present), np.int64)
+    first[signature[::-1]] = np.arange(len(signature))[::-1]
+    if (first[1:] > first[:-1]).all():
+        return present, signature
+    order = np.argsort(first)
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    return present[order], number[signature]
+
+
 def collect(roots: Sequence[Expr], anew: bool = False, parts: Sequence[Segment] | None = None) -> Graph:
     """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
     the tapes, of which the ``parts`` are read where they are known."""
@@ -444,6 +457,7 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
     present, *nodes, new, needed, base, shift = passes.collected(*columns, *imported, is_known, roots)
     _check_all_read(needed)
     signature, starts, new_base, new_shift, int_starts, float_starts, origin, results = nodes
+    present, signature = _as_they_come(present, signature)
     signatures = tuple([signature_by_id(i) for i in present.tolist()])
     kept = needed[known.rows]
     known_nodes = new[known.rows[kept]]

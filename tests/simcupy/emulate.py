@@ -23,7 +23,8 @@ import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,17 @@ def prepared() -> Path:
         _compile(["-U_FORTIFY_SOURCE", str(RUNNER)], runner)  # which takes a jump to another stack for a mistake
     ctypes.CDLL(str(runner), ctypes.RTLD_GLOBAL)  # kernels find it there
     return header
+
+
+@contextmanager
+def backwards() -> Iterator[None]:
+    """In the block, blocks and the threads of a block run in the other order, which no kernel may rely on."""
+    runner = ctypes.CDLL(str(prepared().with_name(RUNNER.with_suffix(".so").name)))
+    runner.sim_set_backwards(ctypes.c_bool(True))
+    try:
+        yield
+    finally:
+        runner.sim_set_backwards(ctypes.c_bool(False))
 
 
 def folder() -> Path:

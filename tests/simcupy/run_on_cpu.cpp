@@ -25,6 +25,9 @@ struct sim_block {
     std::vector<char> dynamic_shared, fixed_shared;
     std::vector<double> exchange;
 };
+static bool sim_backwards;  // blocks, and threads of a block, in the other order: nothing may depend on it
+extern "C" void sim_set_backwards(bool backwards) { sim_backwards = backwards; }
+static unsigned sim_turned(unsigned i, unsigned n) { return sim_backwards ? n - 1 - i : i; }
 static sim_block* sim_here;
 static std::vector<std::unique_ptr<sim_fiber>> sim_idle;
 static jmp_buf sim_scheduler;
@@ -117,7 +120,8 @@ static bool sim_go_on(sim_block& block) {
     if (sim_shared_size()) std::memcpy(sim_running.shared, block.fixed_shared.data(), block.fixed_shared.size());
     for (;;) {
         unsigned over = 0, moved = 0;
-        for (unsigned t = 0; t < block.fibers.size(); t++) {
+        for (unsigned k = 0; k < block.fibers.size(); k++) {
+            unsigned t = sim_turned(k, unsigned(block.fibers.size()));
             if (block.fibers[t]->state == SIM_RUNS) {
                 sim_now = t;
                 threadIdx = sim_place(t);
@@ -161,18 +165,22 @@ bool sim_run(const unsigned* grid, const unsigned* block, unsigned shared, bool 
     for (unsigned z = 0; z < grid[2]; z++)
         for (unsigned y = 0; y < grid[1]; y++)
             for (unsigned x = 0; x < grid[0]; x++) {
+                dim3 place = {sim_turned(x, grid[0]), sim_turned(y, grid[1]), sim_turned(z, grid[2])};
                 if (kernel.fibers) {
                     blocks.emplace_back();
-                    sim_begin(blocks.back(), {x, y, z}, threads, shared);
+                    sim_begin(blocks.back(), place, threads, shared);
                     if (cooperative) continue;
                     if (!sim_grid_of_fibers(blocks, false)) return false;
                     blocks.clear();
                     continue;
                 }
-                blockIdx = {x, y, z};
+                blockIdx = place;
                 dynamic_shared.assign(shared + 16, char(0xFF));
                 sim_dynamic_shared = dynamic_shared.data();
-                for (unsigned t = 0; t < threads; t++) { threadIdx = sim_place(t); kernel.body(args); }
+                for (unsigned t = 0; t < threads; t++) {
+                    threadIdx = sim_place(sim_turned(t, threads));
+                    kernel.body(args);
+                }
             }
     return !(kernel.fibers && cooperative) || sim_grid_of_fibers(blocks, true);
 }
