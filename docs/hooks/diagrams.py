@@ -1,7 +1,8 @@
 """The diagrams of the architecture page, drawn from real objects: ``python -m docs.hooks.diagrams`` draws them anew.
 
 The example is the one of that page, so what a picture shows is what its code blocks print. `tests/test_diagrams.py`
-compares the files with what is drawn now. No library draws them: the same objects are the same text everywhere.
+compares the files with what is drawn now, in a process of its own: in which order signatures are numbered depends on
+what was recorded before. No library draws them: the same objects are the same text everywhere.
 """
 
 from __future__ import annotations
@@ -314,6 +315,5 @@ def drawn() -> dict[str, str]:
 
 if __name__ == "__main__":
     for name, text in drawn().items():
-        path = ASSETS / f"{name}.svg"
-        path.write_text(text, encoding="utf-8")
-        print(f"drawn to {path}")
+        (ASSETS / f"{name}.svg").write_text(text, encoding="utf-8")
+        print(f"drawn to {ASSETS / name}.svg")

@@ -359,8 +359,8 @@ def _with(others: Mapping[int, tuple[Ints, Ints, int]], launch: Ints, counts: In
 
 # What ``lf.using(batching=...)`` offers, by name: functions of the nodes, of what was learned of components, and of
 # what each signature is called there (the same for the same signature in every graph).
-Way = Callable[[Any, Choices, Sequence[Any]], Schedule]
-WAYS: Mapping[str, Way] = {
+Scheduler = Callable[[Any, Choices, Sequence[Any]], Schedule]
+WAYS: Mapping[str, Scheduler] = {
     "phases": lambda nodes, choices, names: by_phases(nodes, lambda part: _cheapest(part, choices, names)),
     "levels": lambda nodes, *_: by_phases(nodes, _by_levels),
     "frontier": lambda nodes, *_: by_phases(nodes, _of_both_ends),
