@@ -1,8 +1,8 @@
 """Random streams: named by a seed, counted, and part of a checkpoint.
 
 Every random node carries the seed of its stream and the count of draws before it, and its value depends on nothing
-else: neither on
-how nodes were batched, nor on the device. So a run that is resumed from a saved stream continues with the same numbers.
+else: neither on how nodes were batched, nor on the device. So a run that is resumed from a saved stream continues with
+the same numbers.
 
 In an example of `lazyflow.map` every stream that was made outside stands for one of the example's own, so that numbers
 do not depend on how examples take turns.

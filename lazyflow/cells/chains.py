@@ -217,6 +217,20 @@ class _Found(NamedTuple):
     structures: int
 
 
+# Loop fusion (Kennedy and McKinley 1993) over the graph of a whole minibatch. Three steps, all compiled but the second:
+#
+# 1. `passes.chains` finds the chains. It goes against the order of recording, so that who reads a node was there before
+#    it: a node joins the chain of its one reader, if that reads all of it, element by element, and is no longer than
+#    `LARGEST`. The members of each chain are then read in order as a word over (signature, operands inside), and equal
+#    words, found in a trie, are one *structure*. Nothing is compared twice, and a chain costs a step for each member.
+# 2. `_accepted` asks of each structure, not of each chain, whether it is worth a kernel, and makes or finds the
+#    signature of its cell.
+# 3. `passes.joined` writes the graph anew, with a call in place of the last member and nothing in place of the others.
+#
+# Two nodes of one signature have to end up in one launch. So where one of them is a result because others read it,
+# those of the same surroundings are results as well, though nobody else happens to read them.
+
+
 def with_chains(graph: Graph, chains: Chains) -> Graph:
     """The graph with chains of elementwise nodes as one node each; nodes inside of them are gone."""
     chains.next_graph()

@@ -698,6 +698,20 @@ def _continues(a: ColumnSum, b: ColumnSum) -> bool:
     return same and b.ref.shift - a.ref.shift == b.place.column - a.place.column == a.ref.size
 
 
+# A group of fused nodes becomes two kernels. The forward one is straight-line code for one element of a row: operands
+# are loaded, formulas follow each other, results are stored. Nothing that stays inside of the group has a place in
+# memory. A node of which others read parts only is *virtual*: each reader computes the part that it reads.
+#
+# The backward kernel is reverse accumulation over the same nodes (Speelpenning 1980; Griewank and Walther 2008): from
+# the last node to the first, the cotangent of each is pulled back through its slopes and added up at what it read. What
+# the slopes need of values is loaded where it lies; else it is computed again where that takes a few cheap steps, or
+# kept (the trade of checkpointing: Griewank 1992, Chen et al. 2016), if possible in columns of a product that nobody
+# reads once the forward kernel is through: those cost no memory.
+#
+# A virtual node may come up in several parts, each with a shift of its own, and only when a reader hands a cotangent on
+# to it. So the walk takes nodes from a heap, the latest first, by which time all that reads them has been there.
+
+
 class _Fuser:
     """Prints the two kernels of one group of fused nodes."""
 

@@ -671,6 +671,18 @@ def without_repeats(
     return news, signature, starts, base, shifts, new_ints, new_floats, origins, results[:count], tapes
 
 
+# Value numbering (Cocke and Schwartz 1970), over a graph of which most nodes are unlike all others. Three passes:
+#
+# 1. Each node gets a code of 64 bits, of its signature, its payload and the codes of its operands, so that equal nodes
+#    have equal codes. How many have come by with the low bits of a code is counted up to two. A node whose count stays
+#    at one has no equal, and for most nodes that one look at a small table is all that is ever done.
+# 2. The others are looked up in a hash table by their code. A code is where to look and never an answer: `_are_equal`
+#    compares signature, payload and operands, by the first equal of each. So a collision costs a comparison, and cannot
+#    make two different nodes one.
+# 3. Merging pays where it takes a whole subgraph away. Kept are the repeats that rest on repeats alone; what would be
+#    one node in the middle, with operands that are there for others anyway, stays as it was.
+
+
 cdef object _first_equals(
     Nodes nodes, shift, int_starts, ints, float_starts, floats, int_counts, float_counts, usable, Py_ssize_t fewest,
     Py_ssize_t worth
@@ -1096,6 +1108,18 @@ def longest_chains(Nodes nodes not None):
     return lengths, criticals
 
 
+# List scheduling (Kahn 1962 counts what a node waits for), of signatures and not of nodes: a launch takes all ready
+# nodes of one. Which signature is next decides how many launches there are. To take one too early splits what could have
+# run as one: some of its nodes are not ready yet. So the share of ready nodes among those that *could still join* this very
+# launch is what counts, the greedy form of the reward that ED-Batch learns a policy for (Chen et al. 2023).
+#
+# A node can join a launch of its signature when all nodes of that signature below it have run in earlier ones. It need
+# not be asked for all of them: it is enough to watch the one that ends the longest chain of its signature (`critical`),
+# for a launch takes one link of each chain, and the shorter ones are through by then. So each node has one number, and
+# each launch adds to its signature the followers of the nodes that it runs. For chains and trees of one cell the result
+# is the fewest launches there can be; in general it is not, and `lazyflow.plan.schedule` tries it from both ends.
+
+
 def frontier(Nodes nodes not None):
     """Of the ready signatures the one with the largest share of ready nodes among those that could join the launch
     next; of equal shares, that of more nodes."""
@@ -1164,6 +1188,16 @@ def by_launch(launch, wanted, Py_ssize_t launches):
                 kept += k != 0
                 bound[kept] = bound[k]
     return order, bounds[: kept + 1]
+
+
+# The layout of the arena. What a launch writes is one block of consecutive rows, and blocks are sorted by phase and
+# signature. So all nodes of a signature in a phase lie behind each other, in whatever launches they run: the gradient
+# of a weight, which wants all of them, is one product over a view, and a launch that reads what one launch wrote reads a
+# view. Each run of a signature begins at a multiple of its width: then a row has a number, and a gather is a `take` of
+# rows and no index for each element. Blocks are sorted by counting, twice, in time that is linear in their number.
+#
+# Without gradients memory is used again: `blocks` says when each block is read for the last time, and
+# `lazyflow.plan.plan` places them by first fit, with neighbouring free pieces made one (Knuth 1968, section 2.5).
 
 
 cdef class _Blocks:

@@ -1,8 +1,8 @@
 """The operations as functions: what a model is written in.
 
-Each function takes expressions, arrays or numbers, records one node (or none, where another offset into the same
-memory will do), and
-returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think of.
+Each function takes expressions, arrays or numbers, records one node (or none, where another offset into the same memory
+will do), and returns an `Expr`. Shapes in the documentation are those of one example: there is no batch axis to think
+of.
 """
 
 import types as _types

@@ -56,9 +56,8 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
     """Minus the log-probability of the target under ``softmax(logits)``, a scalar.
 
     ``logits`` (n,): ``target`` is a class index, or n probabilities. ``logits`` (t, n): t indices or (t, n)
-    probabilities, and the
-    mean over t (``reduction="sum"`` or ``"none"`` otherwise). Raises ``IndexError`` at this line for an index out of
-    range.
+    probabilities, and the mean over t (``reduction="sum"`` or ``"none"`` otherwise). Raises ``IndexError`` at this line
+    for an index out of range.
 
     >>> import lazyflow as lf
     >>> round(lf.cross_entropy(lf.constant([0.0, 0.0]), 1).item(), 4)

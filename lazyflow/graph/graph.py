@@ -36,20 +36,20 @@ Ints = np.ndarray[Any, np.dtype[Any]]
 class Graph:
     """Nodes to compute, in a topological order.
 
-    Node ``i`` has signature ``signatures[signature[i]]`` and operands ``base[starts[i]:starts[i + 1]]``, each read
-    from element
-    ``shift`` of the base's value on; its payload stands in ``ints`` and ``floats`` behind ``int_starts`` and
-    ``float_starts``.
-    Node ``i`` is row ``origin[i]`` of the tapes laid end to end; tape ``t`` begins at ``tape_starts[t]``, with its row
-    ``tape_lows[t]`` (of a long tape only parts are read, each as a tape of its own).
-    ``roots`` are pairs of base and shift. ``known`` nodes have their value in an earlier run: ``known_run``,
-    ``known_offset``. ``results`` are nodes that a launch of the cell call before them computes, its further results.
-    ``inside`` are rows, numbered as in ``origin``, that have no node: chains compute them on their way.
-    ``copied``: which of the tapes' floats stand once more behind the last of them, for chains.
-    ``counts``: how many rows each node has, None where all have one; ``forms[form[i]]``: the signature that node ``i``
-    was recorded with, of a graph with signatures that do not say it (see `lazyflow.graph.joined`).
-    Row ``i`` of the tapes shows the memory of row ``tape_base[i]`` from element ``tape_shift[i]`` on; the number behind
-    the last row stands for rows that were not read.
+    - Node ``i`` has signature ``signatures[signature[i]]`` and operands ``base[starts[i]:starts[i + 1]]``, each read
+      from element ``shift`` of the base's value on; its payload stands in ``ints`` and ``floats`` behind
+      ``int_starts`` and ``float_starts``.
+    - It is row ``origin[i]`` of the tapes laid end to end; tape ``t`` begins at ``tape_starts[t]``, with its row
+      ``tape_lows[t]`` (of a long tape only parts are read, each as a tape of its own).
+    - ``roots`` are pairs of base and shift.
+    - ``known`` nodes have their value in an earlier run: ``known_run``, ``known_offset``.
+    - ``results`` are nodes that a launch of the cell call before them computes, its further results.
+    - ``inside`` are rows, numbered as in ``origin``, that have no node: chains compute them on their way.
+    - ``copied``: which of the tapes' floats stand once more behind the last of them, for chains.
+    - ``counts``: how many rows each node has, None where all have one; ``forms[form[i]]``: the signature that node
+      ``i`` was recorded with, of a graph with signatures that do not say it (see `lazyflow.graph.joined`).
+    - Row ``i`` of the tapes shows the memory of row ``tape_base[i]`` from element ``tape_shift[i]`` on; the number
+      behind the last row stands for rows that were not read.
     """
 
     signatures: tuple[Signature, ...]

@@ -7,15 +7,12 @@ So a kernel never asks whether it runs batched, for how many examples, or where:
   `ShapeError` or `DTypeError`, or returns a `Result`: shape and dtype of one example, and the static attributes for the
   kernels (axes normalised to negative numbers, so that they hold under any number of batch axes).
 - ``forward(xp, *arrays, out=None, **static)`` computes a whole launch. ``xp`` is numpy or cupy. Each array has ONE
-batch
-  axis in front of the example's shape, except shared operands (a parameter, or one row that every node of the launch
-  reads), which have none. Integers that are payload come on the host, whatever ``xp`` is (`on_device`). ``out`` is
-  the launch's own memory, ``(batch, *shape)``: a kernel that can write there does
-  and
-  returns ``out``; one that cannot returns a fresh array, which the engine copies (and broadcasts, if all were shared).
-- ``vjps[i](xp, g, y, *arrays, **static)`` returns the cotangent of operand ``i``. ``g`` and ``y`` (cotangent and
-value of
-  the result) always have the batch axis. The answer may have more axes than the operand, or longer ones where the
+  batch axis in front of the example's shape, except shared operands (a parameter, or one row that every node of the
+  launch reads), which have none. Integers that are payload come on the host, whatever ``xp`` is (`on_device`). ``out``
+  is the launch's own memory, ``(batch, *shape)``: a kernel that can write there does and returns ``out``; one that
+  cannot returns a fresh array, which the engine copies (and broadcasts, if all were shared).
+- ``vjps[i](xp, g, y, *arrays, **static)`` returns the cotangent of operand ``i``. ``g`` and ``y`` (cotangent and value
+  of the result) always have the batch axis. The answer may have more axes than the operand, or longer ones where the
   operand was broadcast: the engine sums it down with `unbroadcast`. ``None`` in place of a vjp: not differentiable
   there. A vjp only uses operators and ``xp`` functions, and never changes its arguments. So it runs on expressions,
   too, with ``xp`` = the names of `lazyflow.numpy`, which gives higher derivatives and forward mode. Where the fast way
@@ -69,17 +66,13 @@ class Op:
     """One operation. See the module's text for the contract of its three functions.
 
     ``elementwise``: operands broadcast against each other on trailing axes; the engine pads their shapes with ones
-    behind
-    the batch axis first. ``stacked``: the operation takes any number of operands of one type and gets them as ONE
-    array with
-    the operand axis right behind the batch axis. ``ragged``: a stacked operation whose nodes may differ in the number
-    of operands: it
-    gets all operands of all nodes end to end, ``(total, *shape)``, and the number of each node's. ``gathers``: the
-    value is the operands' values in order, so that the
-    engine may gather them straight into ``out`` and call no kernel. ``random``: every node draws anew.
-    ``by_columns``: operands that
-    forward multiplies by their transpose; a parameter there is handed over in column-major order, in which that is
-    fast. ``once``: the vjps compute on arrays only, so that the operation can be differentiated once and not twice.
+    behind the batch axis first. ``stacked``: the operation takes any number of operands of one type and gets them as
+    ONE array with the operand axis right behind the batch axis. ``ragged``: a stacked operation whose nodes may differ
+    in the number of operands: it gets all operands of all nodes end to end, ``(total, *shape)``, and the number of each
+    node's. ``gathers``: the value is the operands' values in order, so that the engine may gather them straight into
+    ``out`` and call no kernel. ``random``: every node draws anew. ``by_columns``: operands that forward multiplies by
+    their transpose; a parameter there is handed over in column-major order, in which that is fast. ``once``: the vjps
+    compute on arrays only, so that the operation can be differentiated once and not twice.
     """
 
     name: str

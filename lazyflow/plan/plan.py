@@ -32,9 +32,9 @@ class Rows(NamedTuple):
     """Where the rows of one operand, or of a launch's result, lie in the arena of their dtype.
 
     ``count`` rows of ``width`` elements. ``index`` is None for evenly spaced rows: from ``offset`` on, ``pitch``
-    elements
-    apart; a pitch of 0 with more than one row means that all nodes read the same one (it is *shared*). Otherwise
-    ``index`` holds row numbers of the arena seen as rows of ``width``, or, if not ``aligned``, element offsets.
+    elements apart; a pitch of 0 with more than one row means that all nodes read the same one (it is *shared*).
+    Otherwise ``index`` holds row numbers of the arena seen as rows of ``width``, or, if not ``aligned``, element
+    offsets.
     """
 
     count: int  # type: ignore[assignment]  # in place of the method of tuples, which nobody needs here

@@ -555,9 +555,8 @@ class Parameter(Expr):
     """An array that training changes, shared by all examples.
 
     ``value``: anything NumPy can make an array of; an array keeps its dtype, Python numbers take the default one. The
-    array
-    is copied. ``grad`` is None until a backward reaches the parameter, then an array of its shape, or, for a table
-    that was only looked up in, a `RowSparse` with ``.indices``, ``.values`` and ``.to_dense()``.
+    array is copied. ``grad`` is None until a backward reaches the parameter, then an array of its shape, or, for a
+    table that was only looked up in, a `RowSparse` with ``.indices``, ``.values`` and ``.to_dense()``.
 
     >>> import lazyflow as lf
     >>> w = lf.Parameter([1.0, 2.0])

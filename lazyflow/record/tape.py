@@ -1,9 +1,8 @@
 """What recording writes on: a tape of flat arrays, and the interned signatures that its rows point to.
 
 A node is not an object. It is one row of a `Tape`: the number of its `Signature`, the rows of its operands, and its
-payload
-(an index, a scalar, a position in a list of arrays). So building a graph leaves nothing for the garbage collector to
-walk, nothing has to be collected before scheduling, and a node costs about a dozen bytes.
+payload (an index, a scalar, a position in a list of arrays). So building a graph leaves nothing for the garbage
+collector to walk, nothing has to be collected before scheduling, and a node costs about a dozen bytes.
 
 A signature says all that must agree for two nodes to run in one launch: the operation, its static attributes, and of
 each operand the `Type`, or, for a parameter, which one. Signatures are interned: found by comparing keys, never hashes
@@ -158,8 +157,8 @@ class Operand(NamedTuple):
 
     ``kind`` is ``"row"`` (the ``position``-th of the node's operand rows), ``"shared"`` (a parameter), ``"int"`` or
     ``"float"`` (the ``position``-th of the node's payload numbers), ``"place"`` or ``"count"`` (see
-    `lazyflow.ops.rows.ByParts`). ``shape`` is that of one example, padded with
-    ones in front for an elementwise operation; ``vjp`` is None where no gradient is wanted.
+    `lazyflow.ops.rows.ByParts`). ``shape`` is that of one example, padded with ones in front for an elementwise
+    operation; ``vjp`` is None where no gradient is wanted.
     """
 
     kind: str

@@ -1,10 +1,9 @@
 """Backward: the launches of a run in reverse, each adding its operands' cotangents into an arena of the same layout.
 
 The cotangent of a node lies where its value lies, at the same offset of a second arena. Adding back is a slice add
-where
-rows are evenly spaced, an indexed add where they are distinct, and rounds of distinct rows only where they repeat.
-A parameter's gradient is computed once for each signature it occurs in, over all rows at once, when everything else
-is done.
+where rows are evenly spaced, an indexed add where they are distinct, and rounds of distinct rows only where they
+repeat. A parameter's gradient is computed once for each signature it occurs in, over all rows at once, when everything
+else is done.
 """
 
 from __future__ import annotations
