@@ -328,6 +328,50 @@ def test_kept_draws_are_drawn_anew_by_every_forward():
     assert not np.array_equal(sums["phases"][0][2], sums["phases"][1][2])
 
 
+# Programs of several nodes that read the same rows, one row, no rows, or each other's.
+SAME_ROWS = {
+    "an index that all have": lambda p: [lf.tanh(p[:n] * 1.0)[np.array([0])] for n in (1, 2, 3, 4)],
+    "a row, other segments": lambda p: [lf.segment_sum(lf.tanh(p[:1]), [0], n) for n in (1, 2, 3)],
+    "a row, softmax": lambda p: [lf.segment_softmax(lf.tanh(p[:1]), [0], n) for n in (1, 2, 3)],
+    "a row in a list": lambda p: [lf.stack([lf.tanh(p[0])] * k) for k in (1, 2, 3)],
+    "a matrix in a list": lambda p: [lf.concatenate([lf.tanh(p[:1])] * k) for k in (1, 2, 3)],
+    "a number in a list": lambda p: [lf.stack([lf.sum(lf.tanh(p[0]))] * k) for k in (1, 2, 3)],
+    "a list of parts": lambda p: [lf.sum([lf.tanh(p)[:k]] * 3) for k in (1, 2, 3)],
+    "no rows": lambda p: [lf.segment_sum(lf.tanh(p)[:0], [], n) + lf.sum(p) for n in (1, 2, 3)],
+    "no rows in one": lambda p: [lf.segment_mean(lf.tanh(p)[:n], [0] * n, n + 1) for n in (0, 1, 2, 0)],
+    "an empty part": lambda p: [lf.concatenate([lf.tanh(p)[:k], p[3:] * 2.0]) for k in (0, 1, 2, 0)],
+    "rows of one another": lambda p: [
+        lf.stack(
+            [
+                lf.sum(
+                    lf.concatenate([lf.tanh(p)[:k], lf.stack([lf.tanh(p[j]) for j in range(k)])])[
+                        np.arange(2 * k)[::-1].copy()
+                    ],
+                    axis=0,
+                )
+                for k in (1, 2, 3)
+            ]
+        )
+    ],
+    "every other row": lambda p: [lf.sum(lf.tanh(p)[::2][: k + 1], axis=0) for k in (0, 1)],
+    "columns": lambda p: [lf.max(lf.tanh(p).T[:k], axis=0) for k in (1, 2, 3)],
+}
+
+
+@pytest.mark.parametrize("name", SAME_ROWS)
+def test_rows_that_are_read_by_several(name):
+    p = lf.Parameter(np.random.default_rng(0).normal(size=(4, WIDTH)))
+
+    def run(batching):
+        p.grad = None
+        with lf.using(batching=batching):
+            found = SAME_ROWS[name](p)
+            lf.sum([lf.sum(lf.sin(y)) for y in found]).backward()
+            return [*[y.numpy() for y in found], p.grad]
+
+    assert_close(run("phases"), run("none"))
+
+
 def test_rows_that_several_read_are_there_once():
     """A table that all examples read, by indices of different numbers, beside parts of it and others."""
     table = lf.Parameter(np.random.default_rng(0).normal(size=(9, WIDTH)))

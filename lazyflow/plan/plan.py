@@ -443,6 +443,11 @@ def _joined_rows(offsets: Ints, counts: Ints, width: int, walks: bool) -> Rows:
     return _Column(found, np.array([0, len(found)]), np.array([width])).rows(0, 0, len(found), width)
 
 
+def _unshared(rows: Rows) -> Rows:
+    """Rows for a kernel that goes by their number, though all may be one."""
+    return _gathered(rows.offsets(), rows.width) if rows.shared else rows
+
+
 def _gathered(offsets: Ints, width: int) -> Rows:
     """Rows that are not evenly spaced: by row number where all are aligned to their width, else by element offset."""
     index = offsets // width
@@ -686,12 +691,13 @@ def _reader(
             if signature.op.gathers:
                 edges = edges_of(graph, nodes)
                 found, rows = offsets[graph.base[edges]] + graph.shift[edges], _sizes_of_lists(graph, nodes)
-                return _joined_rows(found, rows, width, True)
+                return _unshared(_joined_rows(found, rows, width, True))
             rows = _counts(graph, nodes) if spans is None else sizes_of(graph, nodes, spans[which])
             if spans is not None and spans[which]:
                 once, _ = _distinct(graph, nodes, slot)
                 found, rows = found[once], rows[once]
-            return _joined_rows(found, rows, width, signature.walks[which])
+            joined = _joined_rows(found, rows, width, signature.walks[which])
+            return joined if spans is None else _unshared(joined)
         if not signature.op.stacked:
             return column(slot).rows(launch, low, high, width)
         found, pitch, first, aligned = passes.stacked_rows(graph.nodes, graph.shift, offsets, order[low:high], width)
