@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lazyflow.core.columns import are_within
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer
@@ -25,7 +26,9 @@ def _operands(name: str, values: Expr, segments: Any, n: Any) -> tuple[Expr, Any
             f"{name} takes values (m, ...) and segments (m,), an index for each row; got {values.shape} and "
             f"{index.shape}"
         )
-    return values, index if isinstance(index, Expr) else checked_range(name, index, n, f"{n} segments", 0), n
+    if not isinstance(index, Expr) and not are_within(index, 0, n):
+        checked_range(name, index, n, f"{n} segments", 0)
+    return values, index, n
 
 
 def _floating(values: Any) -> Expr:

@@ -85,6 +85,15 @@ class Graph:
         """Nodes and edges as `lazyflow.passes` have them, checked once."""
         return passes.Nodes(self.signature, len(self.signatures), self.starts, self.base, self.results)
 
+    @cached_property
+    def sizes(self) -> Ints:
+        """Of each of the ``forms`` the first two numbers of rows of its operands (see `lazyflow.ops.rows.ByParts`)."""
+        found = np.zeros((2, len(self.forms)), np.int64)
+        for i, form in enumerate(self.forms):
+            sizes = form.family.sizes[:2] if form.family else ()
+            found[: len(sizes), i] = sizes
+        return found
+
     @property
     def call(self) -> Ints:
         """The node whose launch computes each node: itself, but of a cell's further result the call."""

@@ -22,7 +22,7 @@ checked when the line was recorded. Where all nodes of a kind are of one length 
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -63,24 +63,24 @@ def with_joined_rows(graph: Graph) -> Graph:
 def _with_families(graph: Graph, found: dict[int, Signature], apart: dict[int, Signature]) -> Graph:
     """The graph with the nodes of the signatures ``found`` as nodes of their families, and those of ``apart`` as nodes
     of theirs, whose operands have rows of their own number."""
-    table, signature, joined = list(graph.signatures), graph.signature.copy(), np.zeros(len(graph), bool)
+    table, whole = list(graph.signatures), np.full(len(graph.signatures), -1, np.int64)
     members: dict[Signature, list[int]] = {}
-    for s, family in found.items():
+    for s, family in (*found.items(), *apart.items()):
         members.setdefault(family, []).append(s)
+    reading = [family for family in members if _large(family)]
     for family, mine in members.items():
-        nodes = np.flatnonzero(np.isin(graph.signature, mine))
+        if family not in reading:
+            whole[mine] = len(table)
+            table.append(family)
+    joined = whole[graph.signature] >= 0
+    signature = np.where(joined, whole[graph.signature], graph.signature)
+    for family in reading:
+        nodes = np.flatnonzero(np.isin(graph.signature, members[family]))
         part = _parts(graph, family, nodes)
         for k in range(int(part.max(initial=-1)) + 1):
             signature[nodes[part == k]] = len(table)
             table.append(_part_of(family, k))
         joined[nodes[part >= 0]] = True
-    number: dict[Signature, int] = {}
-    for s, family in apart.items():
-        nodes = np.flatnonzero(graph.signature == s)
-        if family not in number:
-            number[family] = len(table)
-            table.append(family)
-        signature[nodes], joined[nodes] = number[family], True
     sizes = {**apart, **found}
     lengths = [s.type.size // sizes[i].type.size if i in sizes else 1 for i, s in enumerate(graph.signatures)]
     present, signature = np.unique(signature, return_inverse=True)
@@ -93,10 +93,7 @@ def _with_families(graph: Graph, found: dict[int, Signature], apart: dict[int, S
 def _parts(graph: Graph, family: Signature, nodes: Ints) -> Ints:
     """For each of the nodes of a family a number, the same for those that read the same matrices; -1 for those that
     read one for themselves alone."""
-    slots = [o.position for o, walks in _walking(family) if _is_large(o, walks, family)]
-    if not slots:
-        return np.zeros(len(nodes), np.int64)
-    edges = [graph.starts[nodes] + slot for slot in slots]
+    edges = [graph.starts[nodes] + slot for slot in _large(family)]
     where = np.stack([column[e] for e in edges for column in (graph.base, graph.shift)])
     _, part, sizes = np.unique(where, axis=1, return_inverse=True, return_counts=True)
     part = part.reshape(-1)
@@ -111,10 +108,10 @@ def _walking(family: Signature) -> list[tuple[Operand, bool]]:
     return [pair for pair in zip(family.operands, family.walks, strict=True) if pair[0].kind == "row"]
 
 
-def _is_large(operand: Operand, walks: bool, family: Signature) -> bool:
-    """Whether an operand is one for all rows of a node, and larger than what is computed of each: to have it once for
-    each row would cost more than is saved."""
-    return not walks and operand.type is not None and operand.type.size > family.widths[0]
+def _large(family: Signature) -> list[int]:
+    """The places of operands that are one for all rows of a node, and larger than what is computed of each: to have one
+    once for each row would cost more than is saved."""
+    return [o.position for o, walks in _walking(family) if not walks and o.type and o.type.size > family.widths[0]]
 
 
 def _part_of(family: Signature, number: int) -> Signature:
@@ -234,6 +231,20 @@ def _looping(key: Any, like: Signature) -> Signature:
     return interned(("each", key), make)
 
 
+class _Walking(NamedTuple):
+    """Of a family the places of the operands that have rows of their own, and of those among them whose rows are single
+    numbers, of which not every vector is made."""
+
+    places: tuple[int, ...]
+    numbers: tuple[int, ...]
+
+
+def _about(family: Signature) -> _Walking:
+    mine = [o for o, walks in _walking(family) if walks]
+    numbers = [] if _says_rows(family) else [o for o in mine if o.type is not None and o.type.ndim == 0]
+    return _Walking(tuple([o.position for o in mine]), tuple([o.position for o in numbers if o.dtype.kind not in "iu"]))
+
+
 class _Choice:
     """Which signatures of a graph are joined: those whose family has several lengths there."""
 
@@ -241,6 +252,7 @@ class _Choice:
         self.graph, self.kin = graph, kin
         self.first = np.full(len(kin), len(graph), np.int64)
         np.minimum.at(self.first, graph.signature, np.arange(len(graph)))
+        self.about: dict[Signature, _Walking] = {}
 
     def chosen(self) -> tuple[dict[int, Signature], dict[int, Signature]]:
         """The family of each signature that is joined, and of each whose operands have numbers of rows of their own."""
@@ -249,35 +261,39 @@ class _Choice:
         order = np.argsort(self.first, kind="stable")  # operands before users
         for s in order[self.first[order] < len(self.graph)].tolist():  # of a value that is known no node may be left
             rows, parts = self.kin[s].rows, self.kin[s].parts
-            rows_known = able.keys() | apart.keys()
-            if rows is not None and self.graph.signatures[s].op is not CONSTANT and self._fits(s, rows, rows_known):
+            if rows is not None and self.graph.signatures[s].op is not CONSTANT and self._fits(s, rows, able, apart):
                 able[s] = rows
-            if parts is not None and (_says_rows(parts) or self._fits(s, parts, rows_known)):
+            elif parts is not None and self._fits(s, parts, able, apart):
                 apart[s] = parts
         found, apart = _of_several_lengths(able), _of_several_lengths(apart)
-        walked = self._walked([*found.items(), *apart.items()])
+        walked = self._walked({**found, **apart})
         constants = {s: k.rows for s, k in enumerate(self.kin) if k.rows is not None and s in walked}
         return found | _of_several_lengths(constants), apart
 
-    def _fits(self, s: int, family: Signature, able: Set[int]) -> bool:
-        """Whether its rows of one element are what is left of larger ones."""
-        single = [o for o, walks in _walking(family) if walks and o.type is not None and o.type.ndim == 0]
-        return all(self._from_rows(s, operand, able) for operand in single)
+    def _fits(self, s: int, family: Signature, *able: dict[int, Signature]) -> bool:
+        """Whether its rows of one element are what is left of larger ones: computed of rows."""
+        graph, numbers = self.graph, self._about(family).numbers
+        bases = [int(graph.base[graph.starts[self.first[s]] + place]) for place in numbers]
+        return all(any(int(graph.signature[base]) in known for known in able) for base in bases)
 
-    def _from_rows(self, s: int, operand: Operand, able: Set[int]) -> bool:
-        """Whether a vector has an element for each row of something: indices, and what is computed of rows."""
-        graph = self.graph
-        base = int(graph.base[graph.starts[self.first[s]] + operand.position])
-        return operand.dtype.kind in "iu" or int(graph.signature[base]) in able
+    def _about(self, family: Signature) -> _Walking:
+        found = self.about.get(family)
+        if found is None:
+            found = self.about[family] = _about(family)
+        return found
 
-    def _walked(self, found: Sequence[tuple[int, Signature]]) -> set[int]:
+    def _walked(self, found: dict[int, Signature]) -> set[int]:
         """The signatures of constants that joined nodes read row by row."""
-        graph, walked = self.graph, set[int]()
-        for s, family in found:
-            nodes = np.flatnonzero(graph.signature == s)
-            for operand, walks in _walking(family):
-                if walks:
-                    walked.update(graph.signature[graph.base[graph.starts[nodes] + operand.position]].tolist())
+        graph, most = self.graph, max([len(self._about(f).places) for f in found.values()], default=0)
+        places = np.full((most, len(graph.signatures)), -1, np.int64)
+        for s, family in found.items():
+            mine = self._about(family).places
+            places[: len(mine), s] = mine
+        walked = set[int]()
+        for row in places:
+            nodes = np.flatnonzero(row[graph.signature] >= 0)
+            edges = graph.starts[nodes] + row[graph.signature[nodes]]
+            walked.update(np.unique(graph.signature[graph.base[edges]]).tolist())
         return {s for s in walked if graph.signatures[s].op is CONSTANT}
 
 

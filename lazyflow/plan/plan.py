@@ -382,8 +382,8 @@ def _counts(graph: Graph, nodes: Ints) -> Ints:
 def sizes_of(graph: Graph, nodes: Ints, which: int) -> Ints:
     """One of the numbers of rows of nodes whose operands have rows of their own number (`Signature.spans`)."""
     assert graph.form is not None
-    kinds, place = np.unique(graph.form[nodes], return_inverse=True)
-    return np.array([graph.forms[kind].family.sizes[which] for kind in kinds.tolist()], np.int64)[place]
+    found: Ints = graph.sizes[which][graph.form[nodes]]
+    return found
 
 
 def _sizes_of_lists(graph: Graph, nodes: Ints) -> Ints:
