@@ -111,6 +111,34 @@ def on(device: str) -> AbstractContextManager[Any]:
     return _NOWHERE if device == "cpu" else _cupy().cuda.Device(_number(device))
 
 
+class _Products:
+    """A block in which CuPy multiplies float32 matrices in one mode; that of before is back behind it."""
+
+    def __init__(self, tf32: bool) -> None:
+        self.tf32 = tf32
+
+    def __enter__(self) -> None:
+        core = _cupy()._core
+        kinds = core._routines_linalg
+        self.before = core.get_compute_type(np.float32)
+        self.inside = kinds.COMPUTE_TYPE_TF32 if self.tf32 else kinds.COMPUTE_TYPE_DEFAULT
+        if self.before != self.inside:
+            core.set_compute_type(np.float32, self.inside)
+
+    def __exit__(self, *error: object) -> None:
+        if self.before != self.inside:
+            _cupy()._core.set_compute_type(np.float32, self.before)
+
+
+def products(device: str, tf32: bool) -> AbstractContextManager[Any]:
+    """A ``with`` block in which CuPy rounds the float32 matrices that it multiplies on ``device`` to TF32, or does not.
+
+    >>> with products("cpu", True):
+    ...     pass
+    """
+    return _NOWHERE if device == "cpu" else _Products(tf32)
+
+
 def where(array: Array) -> AbstractContextManager[Any]:
     """`on` the device of ``array``: CuPy refuses to compute with it on any other.
 

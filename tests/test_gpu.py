@@ -1,6 +1,8 @@
 """The Tree-LSTM and the random programs on CuPy: ``pytest -m gpu``, which runs the operation table there as well
 (`tests.ops.test_ops`)."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from lazyflow import device, nn
 from lazyflow.settings import BATCHINGS
 
 from . import programs as P
+from . import simcupy
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda:0"
@@ -125,3 +128,38 @@ def test_a_class_that_is_hidden_leaves_nothing():
         losses = [lf.cross_entropy(scores[k], 1) for k in range(2)]
         lf.sum([losses[0], lf.where(lf.constant(False), losses[1], 0.0)]).backward()
         assert np.isfinite(device.to_host(scores.grad.to_dense())).all()
+
+
+# Products of float32 matrices.
+
+
+def product(dtype, **given):
+    """A product and the gradients of it, rounded if so asked, and the kinds of launches that the simulator counted."""
+    rng = np.random.default_rng(6)
+    with lf.using(device=DEVICE):
+        x, w = (lf.Parameter(rng.normal(size=shape).astype(dtype)) for shape in ((5, 40), (40, 30)))
+        with simcupy.counting() as seen, lf.using(**given):
+            y = x @ w
+            lf.sum(y * y).backward()
+        return [device.to_host(a) for a in (y.numpy(), x.grad, w.grad)], {k for k in seen.kinds if k.startswith("gemm")}
+
+
+def test_products_are_of_tf32_where_that_is_set():
+    if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
+        pytest.skip("only the simulator says how: --device simulated")
+    core = device.array_module(DEVICE)._core
+    exact, kinds = product("float32")
+    assert kinds == {"gemm"}
+    rounded, kinds = product("float32", tf32=True)
+    assert kinds == {"gemm of TF32"}
+    wide, kinds = product("float64", tf32=True)
+    assert kinds == {"gemm"}
+    for a, b, c in zip(exact, rounded, wide, strict=True):
+        np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-4)
+        assert 1e-5 < np.abs(b - c).max() / np.abs(c).max() < 1e-2
+    core.set_compute_type(np.float32, core._routines_linalg.COMPUTE_TYPE_TF32)  # a user's own, or CUPY_TF32=1
+    try:
+        assert product("float32")[1] == {"gemm"}
+        assert core.get_compute_type(np.float32) == core._routines_linalg.COMPUTE_TYPE_TF32
+    finally:
+        core.set_compute_type(np.float32, core._routines_linalg.COMPUTE_TYPE_DEFAULT)

@@ -152,7 +152,7 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way)
     profile = options.profile
     before = "" if profile is None else profile.switch("forward")
     try:
-        with quietly(options.threads), devices.on(way.device):
+        with quietly(options.threads), devices.on(way.device), devices.products(way.device, options.tf32):
             run = _ran(plan, way, roots)
             _remember(run, tapes)
             if plan.nbytes >= settle.LEAST:
@@ -541,8 +541,9 @@ def _differentiate(roots: Sequence[Expr], cotangents: Sequence[Array]) -> None:
         (run, _node_of(run, root), offset, cotangent)
         for (run, offset), root, cotangent in zip(places, roots, cotangents, strict=True)
     ]
-    with devices.on(roots[0].device):
-        with quietly(settings.current().threads):
+    options, device = settings.current(), roots[0].device
+    with devices.on(device):
+        with quietly(options.threads), devices.products(device, options.tf32):
             retained: list[Retained] = []
             found = run_backward(seeds, partial(_retain, retained), _hooked)
         trained = [(p, gradient) for p, gradient in found.values() if p.requires_grad]  # some may be frozen since

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import counters, cuda
+from . import compute, counters, cuda
 from .array import Capsule, _count_upload, checked, checked_dtype, host_of, ndarray, own, view
 from .errors import NotSimulated
 
@@ -672,6 +672,8 @@ def _gemm(a: ndarray, b: ndarray, out: Any) -> ndarray:
     kind = np.promote_types(a.dtype, b.dtype)
     x, y = checked(a)._a, checked(b)._a
     wide = np.float32 if kind == np.float16 else kind
+    if compute.of_float32 == compute.COMPUTE_TYPE_TF32 and wide == np.float32:
+        x, y = compute.rounded(x.astype(wide)), compute.rounded(y.astype(wide))
     with np.errstate(all="ignore"):
         value = np.asarray(np.matmul(x.astype(wide), y.astype(wide))).astype(kind)
     _count_product(a, b, value, out, kind)
@@ -699,7 +701,8 @@ def _count_product(a: ndarray, b: ndarray, value: Any, out: Any, kind: np.dtype[
     for x in (a, b):
         if x.dtype != kind or not (x.flags.c_contiguous or x.flags.f_contiguous):
             counters.launch("copy before a product", 1, x.size)
-    counters.launch("gemm", 1, value.size)
+    tf32 = kind == np.float32 and compute.of_float32 == compute.COMPUTE_TYPE_TF32
+    counters.launch("gemm of TF32" if tf32 else "gemm", 1, value.size)
     overlaps = out is not None and (np.may_share_memory(out._a, a._a) or np.may_share_memory(out._a, b._a))
     if out is not None and (not out.flags.c_contiguous or out.dtype != kind or overlaps):
         counters.launch("copy behind a product", 1, value.size)

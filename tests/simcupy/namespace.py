@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import cublas, cuda, functions, kernels
+from . import compute, cublas, cuda, functions, kernels
 from .array import MemoryPointer, ndarray
 from .errors import NotSimulated
 from .ufuncs import ufunc
@@ -49,6 +49,7 @@ def _cupy() -> _Module:
     module.get_array_module = _array_module  # type: ignore[attr-defined]
     for name in ("RawKernel", "RawModule", "ElementwiseKernel", "ReductionKernel", "fuse"):
         setattr(module, name, getattr(kernels, name))
+    module._core = compute.CORE  # type: ignore[attr-defined]
     module.cuda = _cuda()  # type: ignore[attr-defined]
     module.linalg = _filled(_Module("cupy.linalg", API["cupy.linalg"]), functions.linalg)  # type: ignore[attr-defined]
     tricks = _Module("cupy.lib.stride_tricks", API["cupy.lib.stride_tricks"])
