@@ -11,6 +11,8 @@ import pytest
 
 from docs.hooks import diagrams
 
+pytestmark = pytest.mark.host
+
 PAGE = (diagrams.ASSETS.parent / "architecture.md").read_text(encoding="utf-8")
 
 
