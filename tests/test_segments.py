@@ -308,6 +308,21 @@ def test_draws_are_those_of_one_at_a_time(name, dtype):
             np.testing.assert_array_equal(a, b)
 
 
+def test_plans_that_come_again_have_their_own_draws():
+    """The same structure with other seeds and probabilities: payload of the plan."""
+
+    def drawn(seed, batching):
+        lf.seed(seed)
+        with lf.using(batching=batching):
+            found = [lf.dropout(lf.constant(np.ones((n, 3))), 0.1 + seed / 10) + lf.normal((n, 3)) for n in (2, 3, 5)]
+            lf.forward(found)
+            return [x.numpy() for x in found]
+
+    for seed in (1, 2, 3, 4, 2, 5):
+        for a, b in zip(drawn(seed, "phases"), drawn(seed, "none"), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_kept_draws_are_drawn_anew_by_every_forward():
     """As many numbers as without joining, the next of the stream."""
     sums = {}

@@ -104,6 +104,7 @@ def test_layers_are_the_dense_formulas(name, weighted):
         np.testing.assert_allclose(y.numpy(), dense(module, x, edges, weight if weighted else None), rtol=1e-10)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients(name):
     """As one graph at a time, and numerically of one."""
