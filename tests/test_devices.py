@@ -266,6 +266,60 @@ def test_saving_and_loading(tmp_path):
     assert_alike(other.state_dict().values(), expected.values())
 
 
+def resumed(places, folder):
+    """The state behind training whose second part, on another device, goes on from what the first has saved."""
+    batches, path = iter(BATCHES), folder / "m.safetensors"
+    for k, place in enumerate(places):
+        lf.seed(8 + k)
+        with lf.using(device=place):
+            net = Net()
+            optimizer = lf.optim.Adam(net.parameters(), lr=0.05)
+            given = {"model": net, "optimizer": optimizer, "stream": lf.random.default_stream()}
+            if k:
+                lf.load(path, **given)
+            for batch in batches if k else [next(batches)]:
+                optimizer.zero_grad()
+                net(*batch).backward()
+                optimizer.step()
+            lf.save(path, **given)
+    return [devices.to_host(value) for value in net.state_dict().values()]
+
+
+@pytest.mark.parametrize("places", [("cpu", FIRST), (FIRST, "cpu"), (SECOND, FIRST)], ids=" ".join)
+def test_training_goes_on_from_a_checkpoint_of_another_device(places, tmp_path):
+    """Parameters, moments, running averages and the stream of random numbers."""
+    assert_alike(resumed(places, tmp_path), resumed(("cpu", "cpu"), tmp_path))
+
+
+RANDOM = {
+    "uniform": lambda x: lf.uniform((50,), low=-1.0, high=2.0),
+    "bernoulli": lambda x: lf.bernoulli(0.3, (50,)),
+    "dropout": lambda x: lf.dropout(x, 0.4),
+    "categorical": lambda x: lf.categorical(x.reshape((10, 5))),
+    "sample": lambda x: lf.sample(x.reshape((10, 5)), temperature=0.5),
+    "normal": lambda x: lf.normal((50,)),
+    "gumbel": lambda x: lf.gumbel((50,)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_numbers_are_the_same_everywhere(name, dtype):
+    """Bits and masks; what is computed of them by logarithms to the last bits."""
+    found = []
+    for place in ("cpu", FIRST, SECOND):
+        lf.seed(9)
+        with lf.using(device=place, dtype=dtype):
+            x = lf.constant(np.linspace(-1, 1, 50).astype(dtype))
+            found.append(lf.forward([RANDOM[name](x) for _ in range(4)]))
+    for values in found[1:]:
+        for ours, theirs in zip(values, found[0], strict=True):
+            if name in ("normal", "gumbel"):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-5 if dtype == "float32" else 1e-13, atol=1e-7)
+            else:
+                np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_trainer():
     def program(xp):
         place = lf.settings.current().device
