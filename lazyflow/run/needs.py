@@ -126,6 +126,7 @@ def out_of_memory(
     if isinstance(error, OutOfMemoryError):
         return error
     traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None  # a frame that is cleared still has what its functions were closed over
     some, free = shares(plan, device, differentiable, fuse), free_bytes(device)
     needed, examples = sum(share.nbytes for share in some), examples_of(plan.structure)
     part = _part_that_fits(some, free)
