@@ -150,6 +150,26 @@ def test_what_the_walk_says_to_look_at_is_in_that_file(row):
             assert re.search(rf"(?:class|def) {name}\b", path.read_text(encoding="utf-8")), (path, name)
 
 
+WALK = [DOCS / "architecture.md", *sorted((DOCS / "internals").glob("*.md")), *DECISIONS]
+ELSEWHERE = {"PYTHONDONTWRITEBYTECODE", "queue", "Queue"}  # what is Python's
+
+
+@pytest.fixture(scope="module")
+def words_of_the_code():
+    folders = {"lazyflow": (".py", ".pyx"), "lazyflow/core/c": (".c", ".h"), "tests": (".py",), "docs/hooks": (".py",)}
+    files = [p for name, kinds in folders.items() for p in (ROOT / name).rglob("*") if p.suffix in kinds]
+    return set().union(*(re.findall(r"\w+", p.read_text(encoding="utf-8")) for p in files)) | ELSEWHERE
+
+
+@pytest.mark.parametrize("page", WALK, ids=lambda page: page.stem)
+def test_names_that_a_page_mentions_are_in_the_code(page, words_of_the_code):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    names = [
+        name for name in re.findall(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`", text) if not name.endswith((".py", ".pyx"))
+    ]
+    assert {word for name in names for word in name.split(".")} - {""} <= words_of_the_code
+
+
 def test_no_name_is_in_the_reference_twice(entries):
     assert len(entries) == len(set(entries))
 
