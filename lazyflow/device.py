@@ -19,7 +19,8 @@ import numpy as np
 from lazyflow import core
 from lazyflow.errors import DeviceError, ShapeError
 
-Array = Any
+Array = Any  # numpy.ndarray or cupy.ndarray
+HostArray = np.ndarray[Any, np.dtype[Any]]
 CUDA_DEVICES = 2, 3, 13  # DLPack's numbers of CUDA, pinned and managed memory
 
 

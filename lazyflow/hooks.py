@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.device import Array
 from lazyflow.errors import ShapeError
 
-Array = Any
 Hook = Callable[..., Any]
 
 

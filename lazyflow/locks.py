@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lazyflow.core import guards
 from lazyflow.core.columns import ThisThread
 
-Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 
 
 _call = operator.methodcaller("__call__")
@@ -118,7 +118,7 @@ def owner() -> Owner:
     return THREAD.get()  # type: ignore[no-any-return]
 
 
-def together(owners: Sequence[Owner], function: Callable[..., Result], *args: Any) -> Result:
+def together(owners: Sequence[Owner], function: Callable[..., Answer], *args: Any) -> Answer:
     """Call a function while nobody else computes what these threads have recorded; from all sides in one order."""
     if not owners:
         return function(*args)

@@ -8,14 +8,14 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
-from lazyflow.cells.steps import HOISTED, MAIN, SUNK, Assemble, Call, Fused, Product
+from lazyflow.cells.steps import HOISTED, MAIN, SUNK, Assemble, Fused, OwnKernel, Product
 from lazyflow.device import to_host
 
 N = 4
 RNG = np.random.default_rng(0)
 W, U, V = (lf.Parameter(RNG.normal(size=(N, N)) * 0.5) for _ in range(3))
 b = lf.Parameter(RNG.normal(size=N))
-KINDS = {"products": Product, "kernels": Fused, "assembled": Assemble, "operations": Call}
+KINDS = {"products": Product, "kernels": Fused, "assembled": Assemble, "operations": OwnKernel}
 
 
 def vector(seed=0):

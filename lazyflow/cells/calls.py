@@ -36,9 +36,9 @@ from lazyflow.cells.steps import (
     STATIC,
     SUNK,
     Assemble,
-    Call,
     Fused,
     Node,
+    OwnKernel,
     Place,
     Product,
     Ref,
@@ -48,7 +48,7 @@ from lazyflow.cuda.rows import Part
 from lazyflow.fuse import cuda
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
-from lazyflow.ops.base import Array, brought, unbroadcast
+from lazyflow.ops.base import brought, unbroadcast
 from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import POOL, Arena, give_back
@@ -404,7 +404,7 @@ class Calls:
 
     # Operations by their own kernels.
 
-    def _call(self, step: Call, low: int, high: int, first: int) -> None:
+    def _call(self, step: OwnKernel, low: int, high: int, first: int) -> None:
         node = self.nodes[step.node]
         assert node.signature is not None
         target = self._rows(step.node, 0, node.size, low, high, first)
@@ -641,7 +641,7 @@ class Calls:
         brought = None if self.device == "cpu" else self.arena.index(at)[low:high]
         add_rows(buffer, at[low:high], rows, brought)
 
-    def _call_back(self, step: Call, low: int, high: int) -> None:
+    def _call_back(self, step: OwnKernel, low: int, high: int) -> None:
         node = self.nodes[step.node]
         wanted = [(k, ref) for k, ref in enumerate(node.reads) if ref.grad and ref.kind in (INPUT, NODE)]
         wanted = [(k, ref) for k, ref in wanted if ref.kind == INPUT or self.nodes[ref.index].batch]
@@ -696,7 +696,7 @@ class Calls:
             for step in steps:
                 if isinstance(step, Product) and step.grad:
                     self._weight_gradients(step, add)
-                elif isinstance(step, Call):
+                elif isinstance(step, OwnKernel):
                     self._shared_gradients(step.node, add)
         for sum_ in self.stages.sums:
             rows = self._cotangent(sum_.place, sum_.ref.size).rows(0, self.count, 0)

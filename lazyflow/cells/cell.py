@@ -19,7 +19,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from lazyflow.cells.recorder import (
     EXPRESSION,
     NUMBER,
     OBJECT,
-    Path,
+    FastPath,
     Payload,
     Recorder,
     is_sequence,
@@ -56,10 +56,10 @@ from lazyflow.record.tape import (
     signature_by_id,
 )
 from lazyflow.record.trace import Trace, TracedNumber
+from lazyflow.settings import Function
 
 __all__ = ["cell"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 MOST = 512  # keys, and programs, that are kept of one function or of a method of one object; the oldest go first
 WAYS = 64  # to call it on one object, that are recorded by code made for them
@@ -379,7 +379,7 @@ class _Known:
         self.ways: dict[Any, _Ways] = {}
         self.programs: dict[Any, _Program | None] = {}
         self.ignored: frozenset[Any] = frozenset()  # paths to what the body itself changes, and nobody watches
-        self.paths: tuple[Path, ...] = ()
+        self.paths: tuple[FastPath, ...] = ()
         self.printed = 0
         self.short: Ways | None = None
 

@@ -28,7 +28,8 @@ import numpy as np
 from lazyflow import passes
 from lazyflow.cells.program import Program, call_signature, elementwise_formulas, with_gradients_of_results
 from lazyflow.cells.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
-from lazyflow.graph.graph import Graph, Ints
+from lazyflow.core.arrays import Ints
+from lazyflow.graph.graph import Graph
 from lazyflow.graph.repeats import watched
 from lazyflow.locks import Lock
 from lazyflow.record.tape import Operand, Signature, Type

@@ -19,7 +19,7 @@ from lazyflow.record.expr import _local_row as local_row
 from lazyflow.record.tape import Signature, Tape, Type, current_tape, intern_type
 
 
-class Call(NamedTuple):
+class CellCall(NamedTuple):
     """A call of a cell: its program, its operands, and its payload."""
 
     program: Program
@@ -28,7 +28,7 @@ class Call(NamedTuple):
     floats: Sequence[float]
 
 
-def inlined(call: Call) -> list[Expr]:
+def inlined(call: CellCall) -> list[Expr]:
     """The results of a call, computed by plain operations."""
     values: list[Expr] = []
     for node in call.program.nodes:
@@ -36,7 +36,7 @@ def inlined(call: Call) -> list[Expr]:
     return [values[i] for i in call.program.outputs]
 
 
-def _value(call: Call, ref: Ref, values: Sequence[Expr]) -> Any:
+def _value(call: CellCall, ref: Ref, values: Sequence[Expr]) -> Any:
     """What a node reads, as a whole."""
     if ref.kind == NODE:
         return values[ref.index]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lazyflow.cells.steps import NODE, Assemble, Call, Fused, Node, Place, Product, Ref, Step, is_batched
+from lazyflow.cells.steps import NODE, Assemble, Fused, Node, OwnKernel, Place, Product, Ref, Step, is_batched
 from lazyflow.fuse.scalar import ALL as ALL_ROWS
 from lazyflow.fuse.scalar import LAUNCH, SOME, Kernel, may_share, shared, with_rows
 
@@ -159,7 +159,7 @@ def _parts(stage: Sequence[Step]) -> Iterator[list[Step]]:
     blocks."""
     part: list[Step] = []
     for step in stage:
-        if isinstance(step, Call):
+        if isinstance(step, OwnKernel):
             yield from ([part] if part else [])
             yield [step]
             part = []
@@ -171,7 +171,7 @@ def _parts(stage: Sequence[Step]) -> Iterator[list[Step]]:
 def _use(step: Step, nodes: Sequence[Node], places: Mapping[int, Place]) -> _Use:
     if isinstance(step, Fused):
         return _use_of_kernels(step)
-    if isinstance(step, Call):
+    if isinstance(step, OwnKernel):
         return _use_of_call(step.node, nodes, places)
     place = frozenset({step.place.slab} if step.place.slab >= 0 else ())
     if isinstance(step, Assemble):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from lazyflow import core
 from lazyflow.cuda.rows import Part, add_rows, gather
+from lazyflow.device import Array
 from lazyflow.fuse import cuda
-from lazyflow.ops.base import Array
 from lazyflow.ops.linalg import rows_product
 
 ALL, LAUNCH, BLOCK = 0, 1, 2  # the first row of a matrix is that of the first call, of a launch's, or of a block's
@@ -36,7 +36,7 @@ class View(NamedTuple):
 
 # A step for the calls from ``low`` to ``high`` of a launch whose first call is ``first``; the first argument is whose
 # calls they are.
-Step = Callable[[Any, int, int, int], None]
+LineStep = Callable[[Any, int, int, int], None]
 
 
 class Line:
@@ -44,13 +44,13 @@ class Line:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
-        self.segments: list[tuple[int | None, list[Step]]] = []
+        self.segments: list[tuple[int | None, list[LineStep]]] = []
 
     def segment(self, rows: int | None) -> None:
         """What follows is done for blocks of about so many calls, or all of a launch at once (None)."""
         self.segments.append((rows, []))
 
-    def call(self, step: Step) -> None:
+    def call(self, step: LineStep) -> None:
         """Any function."""
         self.segments[-1][1].append(step)
 

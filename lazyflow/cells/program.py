@@ -10,7 +10,7 @@ A stage is a list of steps, each for any number of rows:
 - `Product`: matrix products with parameters of everything that shares an operand, as ONE product;
 - `Fused`: a chain of elementwise operations as one kernel (`lazyflow.fuse`), biases, slices and gathers inside;
 - `Assemble`: vectors put side by side, operands of products;
-- `Call`: any other operation, by its own kernel and vjps.
+- `OwnKernel`: any other operation, by its own kernel and vjps.
 
 The weight gradients of all steps are left to the end, where each is one product over all rows.
 """
@@ -45,10 +45,10 @@ from lazyflow.cells.steps import (
     STATIC,
     SUNK,
     Assemble,
-    Call,
     ColumnSum,
     Fused,
     Node,
+    OwnKernel,
     Place,
     Product,
     Ref,
@@ -56,11 +56,12 @@ from lazyflow.cells.steps import (
     Step,
     is_batched,
 )
+from lazyflow.device import Array
 from lazyflow.fuse import blocks, cuda, machine
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, Store, Value, is_cheap, is_fusable
+from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, ScalarValue, Store, is_cheap, is_fusable
 from lazyflow.graph.graph import Graph
 from lazyflow.ops import OPS
-from lazyflow.ops.base import NOTHING, Array, Op, Result
+from lazyflow.ops.base import NOTHING, Op, Result
 from lazyflow.ops.formula import Formula, parse, pullback
 from lazyflow.record.expr import signature_of
 from lazyflow.record.tape import CONSTANT as CONSTANT_NODE
@@ -177,12 +178,12 @@ def _without_gradient(node: Node) -> Node:
     return replace(node, grad=False, reads=tuple(replace(ref, grad=False) for ref in node.reads))
 
 
-Payload = tuple[tuple[str, int], ...]
+PayloadEntries = tuple[tuple[str, int], ...]
 
 
 def program_of(
     name: str, graph: Graph, tape: Tape, trace: Trace
-) -> tuple[Program, tuple[int, ...], Payload, Payload] | None:
+) -> tuple[Program, tuple[int, ...], PayloadEntries, PayloadEntries] | None:
     """The program of a traced body, the numbers of the operands that it reads, and what its payload is filled with.
 
     None if a result is the same for all calls.
@@ -624,7 +625,7 @@ class _Compiler:
                 self.steps.append((key[0], self._assemble(members[0])))
             else:
                 self._contributes_all(self.nodes[members[0]])
-                self.steps.append((key[0], Call(members[0])))
+                self.steps.append((key[0], OwnKernel(members[0])))
 
     def _products(self, members: Sequence[int]) -> Iterator[Step]:
         merged = [i for i in members if i not in self.output_of]
@@ -730,7 +731,7 @@ class _Fuser:
 
     def _forward(self, keep: Mapping[tuple[int, int], Place]) -> Kernel:
         self.b = Builder(self.width, self.dtype)
-        self.values: dict[tuple[int, int], Value] = {}
+        self.values: dict[tuple[int, int], ScalarValue] = {}
         for i in self.order:
             value = self.value(Ref(NODE, i, 0, self.nodes[i].shape, self.dtype, self.width))
             if i in self.c.output_of:
@@ -741,10 +742,10 @@ class _Fuser:
             self._store(place, self.values[i, shift])
         return self.b.kernel()
 
-    def _store(self, place: Place, value: Value) -> None:
+    def _store(self, place: Place, value: ScalarValue) -> None:
         self.b.store(BLOCK, ("slab", place.slab), place.column, self.width, value, adds=False)
 
-    def value(self, ref: Ref) -> Value:
+    def value(self, ref: Ref) -> ScalarValue:
         """The code of an operand in the forward kernel."""
         if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
             key = ref.index, ref.shift
@@ -756,7 +757,7 @@ class _Fuser:
             return self.values[key]
         return self.load(ref)
 
-    def load(self, ref: Ref) -> Value:
+    def load(self, ref: Ref) -> ScalarValue:
         """The code that loads what lies in memory."""
         if ref.kind == STATIC:
             return float(ref.value)
@@ -776,9 +777,9 @@ class _Fuser:
     def _backward(self) -> tuple[Kernel, dict[tuple[int, int], Place]]:
         self.b = Builder(self.width, self.dtype)
         self.kept: dict[tuple[int, int], Place] = {}
-        self.recomputed: dict[tuple[int, int], Value] = {}
-        cotangents: dict[tuple[int, int], Value] = {}
-        self.incoming: dict[Ref, Value] = {}
+        self.recomputed: dict[tuple[int, int], ScalarValue] = {}
+        cotangents: dict[tuple[int, int], ScalarValue] = {}
+        self.incoming: dict[Ref, ScalarValue] = {}
         queue: list[tuple[int, int]] = []
         for i in self.order:
             if self.nodes[i].grad:
@@ -796,7 +797,7 @@ class _Fuser:
             self._add_to(ref, value)
         return self._with_sums(), self.kept
 
-    def _cotangent(self, i: int) -> Value | None:
+    def _cotangent(self, i: int) -> ScalarValue | None:
         """The cotangent that other steps have left for a node."""
         if i in self.c.output_of:
             return self.b.load(BLOCK, ("output cotangent", self.c.output_of[i]), 0, self.width)
@@ -805,12 +806,12 @@ class _Fuser:
             return self.b.load(BLOCK, ("cotangent", place.slab), place.column, self.width)
         return None
 
-    def _pulled_back(self, key: tuple[int, int], g: Value) -> Iterator[tuple[Ref, Value]]:
+    def _pulled_back(self, key: tuple[int, int], g: ScalarValue) -> Iterator[tuple[Ref, ScalarValue]]:
         i, shift = key
         node = self.nodes[i]
         for ref, slope in zip(node.reads, node.slopes, strict=True):
             if ref.grad and slope is not None:
-                names: dict[str, Value] = {"g": g}
+                names: dict[str, ScalarValue] = {"g": g}
                 for name in slope.operands:
                     if name == "y":
                         names["y"] = self.known(i, shift)
@@ -822,8 +823,8 @@ class _Fuser:
     def _hand_on(
         self,
         ref: Ref,
-        cotangent: Value,
-        cotangents: dict[tuple[int, int], Value],
+        cotangent: ScalarValue,
+        cotangents: dict[tuple[int, int], ScalarValue],
         queue: list[tuple[int, int]],
     ) -> None:
         if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
@@ -838,7 +839,7 @@ class _Fuser:
             before = self.incoming.get(ref)
             self.incoming[ref] = cotangent if before is None else self.b.call("add", before, cotangent)
 
-    def _add_to(self, ref: Ref, value: Value) -> None:
+    def _add_to(self, ref: Ref, value: ScalarValue) -> None:
         """Store a cotangent of what lies in memory; those of shared vectors are summed in the end."""
         if ref.kind == INPUT:
             self.b.store(ROWS, ("input cotangent", ref.index), ref.shift, ref.size, value, adds=True)
@@ -876,13 +877,13 @@ class _Fuser:
         is_row = argument.columns != 1 or self.width == 1
         return Place(which, store.shift) if what == "cotangent" and is_row and not store.adds else None
 
-    def known_ref(self, ref: Ref) -> Value:
+    def known_ref(self, ref: Ref) -> ScalarValue:
         """The code of an operand in the backward kernel."""
         if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
             return self.known(ref.index, ref.shift)
         return self.load(ref)
 
-    def known(self, i: int, shift: int) -> Value:
+    def known(self, i: int, shift: int) -> ScalarValue:
         """The value of a fused node in backward: where it lies, or was kept, or computed again where that is cheap."""
         node = self.nodes[i]
         if i in self.c.output_of or i in self.c.places:

@@ -31,7 +31,7 @@ __all__ = [
     "EXPRESSION",
     "NUMBER",
     "OBJECT",
-    "Path",
+    "FastPath",
     "Payload",
     "Recorder",
     "is_sequence",
@@ -172,7 +172,7 @@ def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequ
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class FastPath:
     """``record(*values)`` records a call like the one it was made from, and hands any other on to ``otherwise`` in
     ``names``. ``valid`` holds the one count of changes of modules that it is known to be good for. ``way``: the same in
     the form of data, where it has one."""
@@ -211,7 +211,7 @@ def path_of(
     structure: int,
     tells_arrays: bool,
     owned: bool,
-) -> Path | None:
+) -> FastPath | None:
     """The code for calls like one with ``values``, or None for arguments that are not made of expressions of one tape,
     numbers, strings, None and modules. ``under``: the settings that it is for, all or those of recording.
     ``tells_arrays``: it is not for arrays in place of expressions. ``owned``: the first value is the object whose
@@ -229,7 +229,7 @@ def path_of(
     text = [head, " try:", "  while True:", *lines, f" except {_MISSES}: pass", otherwise]
     exec(compile("\n".join(text), generated(recorder.signature.op.name), "exec"), printer.names)
     way = printer.way(values[1:] if owned else values, guards)
-    return Path(recorder, printer.valid, printer.names["record"], guards, printer.names, way)
+    return FastPath(recorder, printer.valid, printer.names["record"], guards, printer.names, way)
 
 
 _MISSES = "(AttributeError, ValueError, OverflowError, TypeError)"

@@ -113,13 +113,13 @@ class Fused:
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class OwnKernel:
     """One operation by its own kernel. ``node`` is its number."""
 
     node: int
 
 
-Step = Product | Assemble | Fused | Call
+Step = Product | Assemble | Fused | OwnKernel
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from lazyflow.record.expr import Expr, Parameter, constant
 from lazyflow.record.tape import Signature, Type
 from lazyflow.record.trace import TracedNumber
 
-Path = tuple[Any, ...]
+VisiblePath = tuple[Any, ...]
 
 MOST = 4096  # marks: to compare more of them takes longer than to record a body anew
 MISSING: Any = object()  # in a guard: no such name
@@ -229,32 +229,32 @@ class Seen(NamedTuple):
     the marks are all there is to see. ``names``: of the attributes that were looked at. ``read``: of what the code does
     more with than to change it. ``met``: all objects on the way, by id."""
 
-    marks: dict[Path, Any]
-    state: frozenset[Path]
+    marks: dict[VisiblePath, Any]
+    state: frozenset[VisiblePath]
     guards: tuple[Guard, ...]
     counted: bool
     watchable: bool
     names: frozenset[str]
     read: frozenset[str]
-    met: Mapping[int, Path]
+    met: Mapping[int, VisiblePath]
 
-    def key(self, ignored: frozenset[Path]) -> tuple[Any, ...]:
+    def key(self, ignored: frozenset[VisiblePath]) -> tuple[Any, ...]:
         """The marks as a key, without those on ``ignored`` paths and behind them."""
         if not ignored:
             return tuple(self.marks.items())
         return tuple([item for item in self.marks.items() if not is_behind(item[0], ignored)])
 
-    def changed(self, other: Seen) -> set[Path]:
+    def changed(self, other: Seen) -> set[VisiblePath]:
         """The paths whose marks are others there, or that only one of them has."""
         return {p for p in (*self.marks, *other.marks) if self.marks.get(p, MISSING) != other.marks.get(p, MISSING)}
 
-    def reads(self, changed: Iterable[Path]) -> bool:
+    def reads(self, changed: Iterable[VisiblePath]) -> bool:
         """Whether the body may read what it has changed on these paths, so that its next run would see the change."""
         names = {_name_of(path) for path in changed}
         return bool(names) and (not self.names.isdisjoint(EVERY) or None in names or not names.isdisjoint(self.read))
 
 
-def _name_of(path: Path) -> str | None:
+def _name_of(path: VisiblePath) -> str | None:
     """The name by which code reaches what a path leads to: an attribute's, a variable's, or that of a container.
 
     >>> _name_of((("function",), ("global", "runs"), 0)), _name_of((("object", 0), "count"))
@@ -264,7 +264,7 @@ def _name_of(path: Path) -> str | None:
     return next((part for part in parts[::-1] if isinstance(part, str)), None)
 
 
-def is_behind(path: Path, others: Set[Path]) -> bool:
+def is_behind(path: VisiblePath, others: Set[VisiblePath]) -> bool:
     """Whether a path leads through one of ``others``, or ends there."""
     return any(path[:n] in others for n in range(1, len(path) + 1))
 
@@ -295,7 +295,7 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def see(roots: Sequence[tuple[Path, Any]], names: frozenset[str]) -> Seen:
+def see(roots: Sequence[tuple[VisiblePath, Any]], names: frozenset[str]) -> Seen:
     """What is seen from these values by code that names ``names``, and what the functions on the way name."""
     while True:
         walk = _Walk(names)
@@ -321,17 +321,17 @@ class _Walk:
 
     def __init__(self, names: frozenset[str]) -> None:
         self.names, self.every = names, not names.isdisjoint(EVERY)
-        self.marks: dict[Path, Any] = {}
-        self.state: set[Path] = set()
+        self.marks: dict[VisiblePath, Any] = {}
+        self.state: set[VisiblePath] = set()
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.counted, self.watchable = True, names.isdisjoint(ANYTHING)
         self.named: set[str] = set()
         self.read: set[str] = set()
-        self.first: dict[int, Path] = {}  # where an object was met first, by id
+        self.first: dict[int, VisiblePath] = {}  # where an object was met first, by id
         self.held: list[Any] = []  # what was made on the way, so that no id is used twice
-        self.waiting: list[tuple[Path, Any]] = []
+        self.waiting: list[tuple[VisiblePath, Any]] = []
 
-    def go(self, roots: Sequence[tuple[Path, Any]]) -> None:
+    def go(self, roots: Sequence[tuple[VisiblePath, Any]]) -> None:
         self.waiting = list(roots)[::-1]
         if FORMATS in self.names:
             options = np.get_printoptions()
@@ -345,7 +345,7 @@ class _Walk:
             path, value = self.waiting.pop()
             self.marks[path] = self._mark(path, value)
 
-    def _later(self, path: Path, parts: Iterable[tuple[Any, Any]]) -> None:
+    def _later(self, path: VisiblePath, parts: Iterable[tuple[Any, Any]]) -> None:
         self.waiting.extend([((*path, name), value) for name, value in parts][::-1])
 
     def _hidden(self) -> Any:
@@ -357,7 +357,7 @@ class _Walk:
 
     # What a value is.
 
-    def _mark(self, path: Path, value: Any) -> Any:
+    def _mark(self, path: VisiblePath, value: Any) -> Any:
         kind = type(value)
         if kind in _PLAIN:
             return kind, value
@@ -393,7 +393,7 @@ class _Walk:
             return self._fixed(path, value)
         return self._object(path, value)
 
-    def _fixed(self, path: Path, value: Any) -> Any:
+    def _fixed(self, path: VisiblePath, value: Any) -> Any:
         """A function of C, or another object that never changes; one that is bound to an object shows that."""
         owner = getattr(value, "__self__", None)
         if isinstance(owner, ModuleType | type) or owner is None:
@@ -403,7 +403,7 @@ class _Walk:
             self._later(path, [("__self__", owner)])
         return type(value), (value.start, value.stop, value.step) if isinstance(value, slice) else Same(value)
 
-    def _array(self, path: Path, value: Any) -> Any:
+    def _array(self, path: VisiblePath, value: Any) -> Any:
         if type(value) is np.ndarray and value.nbytes <= LARGEST_ARRAY and not value.dtype.hasobject:
             content = value.tobytes()
             self._guard("array", value, None, (value.dtype, value.shape, content))
@@ -417,7 +417,7 @@ class _Walk:
         host = np.asarray(devices.to_host(value))
         return type(value), value.dtype, value.shape, host.tobytes()
 
-    def _container(self, path: Path, value: Any) -> Any:
+    def _container(self, path: VisiblePath, value: Any) -> Any:
         items = [part for item in dict.items(value) for part in item] if isinstance(value, dict) else None
         parts = list(value) if items is None else items
         if type(value) in (list, dict) and len(parts) <= LARGEST_LIST and all(type(p) in _PLAIN_PARTS for p in parts):
@@ -430,48 +430,48 @@ class _Walk:
         self._attributes_of_subclass(path, value)
         return type(value), len(parts)
 
-    def _atom(self, path: Path, value: Any) -> Any:
+    def _atom(self, path: VisiblePath, value: Any) -> Any:
         """A number or a string of a class of its own."""
         base = next(kind for kind in _ATOMS if isinstance(value, kind))
         plain: Any = base.__getnewargs__(value)[0] if hasattr(base, "__getnewargs__") else base(value)
         self._attributes_of_subclass(path, value)
         return type(value), bits(plain) if base in (float, complex) else plain
 
-    def _attributes_of_subclass(self, path: Path, value: Any) -> None:
+    def _attributes_of_subclass(self, path: VisiblePath, value: Any) -> None:
         if type(value) not in (*_CONTAINERS, *_ATOMS):
             self._later(path, [("__class__", type(value)), *self._of_object(path, value)])
 
-    def _counter(self, path: Path, value: Any) -> Any:
+    def _counter(self, path: VisiblePath, value: Any) -> Any:
         self.counted = False
         return type(value), repr(value)
 
-    def _method(self, path: Path, value: Any) -> Any:
+    def _method(self, path: VisiblePath, value: Any) -> Any:
         self._later(path, [("__func__", value.__func__), ("__self__", value.__self__)])
         return types.MethodType
 
-    def _partial(self, path: Path, value: Any) -> Any:
+    def _partial(self, path: VisiblePath, value: Any) -> Any:
         self._later(path, [("func", value.func), ("args", value.args), ("keywords", tuple(value.keywords.items()))])
         return functools.partial
 
-    def _descriptor(self, path: Path, value: Any) -> Any:
+    def _descriptor(self, path: VisiblePath, value: Any) -> Any:
         names = ("__func__", "fget", "fset", "func", "__wrapped__")
         self._later(path, [(n, getattr(value, n)) for n in names if getattr(value, n, None) is not None])
         return type(value)
 
-    def _union(self, path: Path, value: Any) -> Any:
+    def _union(self, path: VisiblePath, value: Any) -> Any:
         self._later(path, enumerate(value.__args__))
         return type(value)
 
-    def _reference(self, path: Path, value: Any) -> Any:
+    def _reference(self, path: VisiblePath, value: Any) -> Any:
         self.counted = False
         self._later(path, [("()", value())])
         return type(value)
 
-    def _member(self, path: Path, value: Any) -> Any:
+    def _member(self, path: VisiblePath, value: Any) -> Any:
         self._later(path, [("value", value._value_), ("__class__", type(value))])
         return type(value), Same(value)
 
-    def _function(self, path: Path, value: Any) -> Any:
+    def _function(self, path: VisiblePath, value: Any) -> Any:
         module = value.__globals__.get("__name__", "")
         wrapped = vars(value).get("__wrapped__")
         if wrapped is not None:
@@ -501,19 +501,19 @@ class _Walk:
                 self.counted = False
         return Same(value.__code__)
 
-    def _definition(self, path: Path, function: Any) -> None:
+    def _definition(self, path: VisiblePath, function: Any) -> None:
         """The code of a function, which may be replaced, and its defaults, which may also change."""
         self._guard("function", function, None, (function.__code__, function.__defaults__, function.__kwdefaults__))
         self._later(path, [("defaults", function.__defaults__), ("kwdefaults", function.__kwdefaults__)])
 
-    def _cell(self, path: Path, value: Any) -> Any:
+    def _cell(self, path: VisiblePath, value: Any) -> Any:
         """What `lazyflow.cell` made of a function, which is where the code that it printed says."""
         self._definition(path, value)
         reaches: list[Any] = [c for c in value.__code__.co_consts if isinstance(c, Reach)]
         self._later(path, [("function", reach(value.__globals__).function) for reach in reaches])
         return Same(value.__code__)
 
-    def _globals(self, path: Path, function: Any, names: Names) -> None:
+    def _globals(self, path: VisiblePath, function: Any, names: Names) -> None:
         space = function.__globals__
         for name in names.globals:
             value = space.get(name, MISSING)
@@ -523,7 +523,7 @@ class _Walk:
                 self._guard("is", function.__builtins__, name, value)
             self._later(path, [(("global", name), value)])
 
-    def _module(self, path: Path, value: ModuleType) -> Any:
+    def _module(self, path: VisiblePath, value: ModuleType) -> Any:
         """A module of Python: what is named in it."""
         name, space = value.__name__, vars(value)
         if name.startswith("numpy") and ("random" in self.names or name.startswith("numpy.random")):
@@ -544,7 +544,7 @@ class _Walk:
         self._later(path, found)
         return name
 
-    def _library(self, path: Path, value: ModuleType) -> Any:
+    def _library(self, path: VisiblePath, value: ModuleType) -> Any:
         """A module whose functions depend on their arguments alone, but may be replaced."""
         space = vars(value)
         found = {n: space[n] for n in sorted(self.names & space.keys())}
@@ -553,7 +553,7 @@ class _Walk:
         self._later(path, found.items())
         return value.__name__
 
-    def _class(self, path: Path, value: type) -> Any:
+    def _class(self, path: VisiblePath, value: type) -> Any:
         """A class: what is named in it and in those that it inherits, and what its instances do by operators."""
         for k, kind in enumerate(value.__mro__):
             root = _root(kind.__module__)
@@ -581,13 +581,13 @@ class _Walk:
 
     # Objects: their class and their attributes.
 
-    def _object(self, path: Path, value: Any) -> Any:
+    def _object(self, path: VisiblePath, value: Any) -> Any:
         if hides_state(type(value)) or (type(value).__module__ == "random"):
             return self._hidden()
         self._later(path, [("__class__", type(value)), *self._of_object(path, value)])
         return type(value)
 
-    def _of_object(self, path: Path, value: Any) -> list[tuple[Any, Any]]:
+    def _of_object(self, path: VisiblePath, value: Any) -> list[tuple[Any, Any]]:
         """The attributes that count, each with its name."""
         own = _dict_of(value)
         if is_module(value) and hasattr(type(value), "_adopt"):
@@ -611,7 +611,7 @@ class _Walk:
         for n, v in found.items():
             self._guard("attribute", reference, n, v)
 
-    def _of_module(self, path: Path, value: Any, own: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    def _of_module(self, path: VisiblePath, value: Any, own: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         """Of a module, whose changes are counted: parameters, modules, buffers and what makes it run as it does."""
         # What the library's own classes read, no code names that is looked at; `Module` reads what is found here.
         kinds = [kind for kind in type(value).__mro__ if _root(kind.__module__) == "lazyflow"]
@@ -636,7 +636,7 @@ class _Walk:
         return isinstance(value, Parameter) or is_module(value)
 
 
-_Look = Callable[[_Walk, Path, Any], Any]
+_Look = Callable[[_Walk, VisiblePath, Any], Any]
 _METHODS = (types.FunctionType, staticmethod, classmethod)  # the last two: `__new__` and `__class_getitem__`
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _LOOKS: tuple[tuple[Any, _Look], ...] = (

@@ -9,11 +9,6 @@ from lazyflow.record.tape cimport Signature, Tape, Type
 
 
 @cython.final
-cdef class Branch:
-    pass
-
-
-@cython.final
 cdef class Way:
     cdef public tuple kinds, names, functions, signatures, operands, ints, floats, limits, streams
     cdef public object key, valid, under, keep, unchanged, missing, check, rebuilt

@@ -18,6 +18,7 @@ from numpy import ndarray
 import lazyflow.record.expr as recording
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter, imported_type
 from lazyflow.record.tape import Signature, Tape, current_tape
+from lazyflow.record.templates import Branch
 from lazyflow.settings import SCOPE
 
 __all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of"]
@@ -27,12 +28,6 @@ COMPILED = recording.RECALL is not None
 NUMBERS = frozenset(np.dtype(c).type for c in "bBhHiIlLqQefd")
 MISSED: Any = object()  # in place of a result: this call is of no way that is known
 _NONE: Any = object()  # in place of a kind that is not there
-
-
-class Branch:
-    """Where the ways of more than three kinds go on, and what those of one cell are found by."""
-
-    __slots__ = ()
 
 
 class Way:

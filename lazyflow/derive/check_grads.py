@@ -9,7 +9,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.derive.grad import jvp, vjp
-from lazyflow.derive.inputs import Argnum, Function, checked, evaluated, numbers_of
+from lazyflow.derive.inputs import AnyFunction, Argnum, checked, evaluated, numbers_of
 from lazyflow.derive.structure import leaves, mapped, rebuilt
 from lazyflow.errors import DTypeError
 from lazyflow.record.expr import Expr, constant
@@ -21,8 +21,8 @@ MODES = ("fwd", "rev")
 
 
 def check_grads(
-    f: Function, argnum: Argnum = 0, *, modes: Sequence[str] = MODES, order: int = 2, tolerance: float = TOLERANCE
-) -> Function:
+    f: AnyFunction, argnum: Argnum = 0, *, modes: Sequence[str] = MODES, order: int = 2, tolerance: float = TOLERANCE
+) -> AnyFunction:
     """A function of the arguments of ``f`` that raises ``AssertionError`` where a derivative is not the numeric one.
 
     By a random projection against central differences, as autograd's ``test_util.check_grads``: forward and reverse
@@ -63,7 +63,9 @@ def _require_double(path: str, leaf: Any) -> None:
         raise DTypeError(f"{path} holds {dtype}; numeric derivatives need float64, see .astype('float64')")
 
 
-def _check(f: Function, x: Any, modes: Sequence[str], order: int, tolerance: float, rng: np.random.Generator) -> None:
+def _check(
+    f: AnyFunction, x: Any, modes: Sequence[str], order: int, tolerance: float, rng: np.random.Generator
+) -> None:
     """Compare ``f``'s derivatives at ``x``, a tuple of arguments, in every mode."""
     draw: Callable[[Any], Any] = lambda tree: mapped(lambda leaf: rng.standard_normal(np.shape(leaf)), tree)  # noqa: E731
     v = draw(x)
@@ -80,7 +82,7 @@ def _check(f: Function, x: Any, modes: Sequence[str], order: int, tolerance: flo
         _check(lambda x, u: vjp(f, *x)[1](u), (x, u), modes, order - 1, tolerance, rng)
 
 
-def _numeric(f: Function, x: Any, v: Any) -> Any:
+def _numeric(f: AnyFunction, x: Any, v: Any) -> Any:
     """The derivative along ``v`` by central differences."""
     ahead, behind = (evaluated(f(*_moved(x, v, sign * EPSILON / 2))) for sign in (1, -1))
     pairs = zip(leaves(ahead), leaves(behind), strict=True)
@@ -97,7 +99,7 @@ def _inner(a: Any, b: Any) -> float:
     return float(sum(np.vdot(devices.to_host(p), devices.to_host(q)) for (_, p), (_, q) in pairs))
 
 
-def _compare(mode: str, f: Function, exact: float, numeric: float, tolerance: float) -> None:
+def _compare(mode: str, f: AnyFunction, exact: float, numeric: float, tolerance: float) -> None:
     if not abs(exact - numeric) <= tolerance * max(1.0, abs(exact) + abs(numeric)):
         raise AssertionError(
             f"check_grads: the {mode} derivative of {getattr(f, '__name__', 'the function')} along a random direction "

@@ -19,13 +19,13 @@ import numpy as np
 
 import lazyflow.numpy as names
 from lazyflow import functions
-from lazyflow.cells.inline import Call, inlined
+from lazyflow.cells.inline import CellCall, inlined
 from lazyflow.errors import GradientError
 from lazyflow.ops.base import Op, Shape, unbroadcast
 from lazyflow.ops.elementwise import MULTIPLY_NO_NAN, MULTIPLY_OR_ZERO
 from lazyflow.ops.formula import Formula, evaluate, parse, slope
 from lazyflow.record.expr import Expr, Parameter, constant, handle, record, type_on, view
-from lazyflow.record.rows import Rows
+from lazyflow.record.rows import DecodedRows
 from lazyflow.record.tape import (
     IMPORT,
     OUTPUT,
@@ -39,8 +39,8 @@ from lazyflow.record.tape import (
     signature_by_id,
 )
 
-Node = tuple[Tape, int]
-Part = tuple[int, Expr]  # a flat cotangent of some elements, from an offset on
+TapeRow = tuple[Tape, int]
+Piece = tuple[int, Expr]  # a flat cotangent of some elements, from an offset on
 Use = tuple[Signature, int]  # the operand of that number, of nodes of that signature
 WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
 
@@ -66,12 +66,12 @@ class _Recorder:
 RECORDER = _Recorder()
 
 
-def _call(rows: Rows, row: int, signature: Signature) -> Call:
+def _call(rows: DecodedRows, row: int, signature: Signature) -> CellCall:
     """A call of a cell."""
     inputs = [_expr((rows.tape, r)) for r in rows.operands(row)]
     ints = [rows.integer(row, k) for k in range(signature.ints)]
     floats = [rows.floating(row, k) for k in range(signature.floats)]
-    return Call(signature.cell, inputs, ints, floats)
+    return CellCall(signature.cell, inputs, ints, floats)
 
 
 class Walk:
@@ -80,14 +80,14 @@ class Walk:
     With ``inline`` the calls of cells are recorded anew as plain operations, which stand for their results from here.
     """
 
-    def __init__(self, roots: Sequence[Expr], stop: Collection[Node] = (), *, inline: bool = True) -> None:
-        self.rows: dict[Tape, Rows] = {}
+    def __init__(self, roots: Sequence[Expr], stop: Collection[TapeRow] = (), *, inline: bool = True) -> None:
+        self.rows: dict[Tape, DecodedRows] = {}
         self.stop, self.inline = frozenset(stop), inline
-        self.inlined: dict[Node, list[Expr]] = {}
-        self.edges: dict[Node, list[Node]] = {}
+        self.inlined: dict[TapeRow, list[Expr]] = {}
+        self.edges: dict[TapeRow, list[TapeRow]] = {}
         self.order = list(self._sorted([(e.tape, e.row) for e in roots if _can(e)]))
 
-    def _sorted(self, roots: list[Node]) -> Iterator[Node]:
+    def _sorted(self, roots: list[TapeRow]) -> Iterator[TapeRow]:
         stack = [(node, False) for node in roots]
         while stack:
             node, finished = stack.pop()
@@ -98,12 +98,12 @@ class Walk:
                 stack.append((node, True))
                 stack.extend((n, False) for n in edges if n not in self.edges)
 
-    def rows_of(self, tape: Tape) -> Rows:
+    def rows_of(self, tape: Tape) -> DecodedRows:
         if tape not in self.rows:
-            self.rows[tape] = Rows(tape)
+            self.rows[tape] = DecodedRows(tape)
         return self.rows[tape]
 
-    def _edges(self, node: Node) -> list[Node]:
+    def _edges(self, node: TapeRow) -> list[TapeRow]:
         tape, row = node
         if node in self.stop or not tape.grad:
             return []
@@ -135,9 +135,9 @@ class Walk:
         signatures = {tape.signatures[row] for tape, row in self.order}
         return any(o.kind == "shared" and o.vjp is not None for n in signatures for o in signature_by_id(n).operands)
 
-    def dependent(self, targets: Collection[Node], parameters: Collection[Parameter]) -> set[Node]:
+    def dependent(self, targets: Collection[TapeRow], parameters: Collection[Parameter]) -> set[TapeRow]:
         """The nodes that rest on one of the targets."""
-        found: set[Node] = set()
+        found: set[TapeRow] = set()
         wanted = {id(p.type) for p in parameters}
         for node in self.order:
             if node in targets or any(n in found for n in self.edges[node]) or (wanted and _reads(node, wanted)):
@@ -145,7 +145,7 @@ class Walk:
         return found
 
 
-def _reads(node: Node, types: set[int]) -> bool:
+def _reads(node: TapeRow, types: set[int]) -> bool:
     return any(id(o.type) in types for o in signature_by_id(node[0].signatures[node[1]]).operands)
 
 
@@ -153,11 +153,11 @@ def _can(e: Expr) -> bool:
     return e.requires_grad and e.type.parameter is None
 
 
-def _expr(node: Node) -> Expr:
+def _expr(node: TapeRow) -> Expr:
     return handle(node[0], node[1], signature_by_id(node[0].signatures[node[1]]).type)
 
 
-def node_of(e: Expr) -> Node:
+def node_of(e: Expr) -> TapeRow:
     """What identifies an expression that is no parameter."""
     return e.tape, e.row
 
@@ -182,9 +182,9 @@ class _Backward:
         self.parameters = [e for e in wrt if isinstance(e, Parameter)]
         self.targets = {node_of(e) for e in wrt if not isinstance(e, Parameter)}
         self.active = walk.dependent(self.targets, self.parameters)
-        self.parts: dict[Node, list[Part]] = {}
-        self.shared: dict[Use, list[tuple[Node, Expr]]] = {}
-        self.waiting: dict[Node, dict[Use, list[tuple[Node, Expr]]]] = {}
+        self.parts: dict[TapeRow, list[Piece]] = {}
+        self.shared: dict[Use, list[tuple[TapeRow, Expr]]] = {}
+        self.waiting: dict[TapeRow, dict[Use, list[tuple[TapeRow, Expr]]]] = {}
         self.found: dict[Any, list[Expr]] = {}
 
     def add(self, root: Expr, cotangent: Expr) -> None:
@@ -193,7 +193,7 @@ class _Backward:
         else:
             self._give(node_of(root), WHOLE, cotangent)
 
-    def _give(self, node: Node, offset: int, cotangent: Expr) -> None:
+    def _give(self, node: TapeRow, offset: int, cotangent: Expr) -> None:
         if node in self.active:
             self.parts.setdefault(node, []).append((offset, cotangent))
 
@@ -209,7 +209,7 @@ class _Backward:
         keys = [e.type if isinstance(e, Parameter) else node_of(e) for e in self.wrt]
         return [total(self.found[key]) if key in self.found else None for key in keys]
 
-    def _step(self, node: Node, parts: list[Part]) -> None:
+    def _step(self, node: TapeRow, parts: list[Piece]) -> None:
         signature = signature_by_id(node[0].signatures[node[1]])
         _check_hooks(node)
         if node in self.targets:
@@ -223,7 +223,7 @@ class _Backward:
         elif signature.op is not VIEW and not _is_alias(signature) and node not in self.walk.stop:
             self._operation(node, signature, assembled(parts, signature.type))
 
-    def _view(self, node: Node, signature: Signature, parts: list[Part]) -> None:
+    def _view(self, node: TapeRow, signature: Signature, parts: list[Piece]) -> None:
         source = self.walk.edges[node][0]
         kind = signature.operands[0].type
         assert kind is not None
@@ -234,7 +234,7 @@ class _Backward:
             else:
                 self._give(source, max(offset, 0) + shift, functions.reshape(part, (-1,)))
 
-    def _operation(self, node: Node, signature: Signature, g: Expr) -> None:
+    def _operation(self, node: TapeRow, signature: Signature, g: Expr) -> None:
         for i, operand in enumerate(signature.operands):
             if operand.vjp is None:
                 continue
@@ -250,14 +250,14 @@ class _Backward:
                 elif source in self.active:
                     self._give(source, WHOLE, self._single(node, signature, i, g))
 
-    def _together(self, source: Node, signature: Signature, i: int, users: list[tuple[Node, Expr]]) -> Expr:
+    def _together(self, source: TapeRow, signature: Signature, i: int, users: list[tuple[TapeRow, Expr]]) -> Expr:
         """What a node gets of all of its users of one signature: it is shared by them, as a parameter would be."""
         if len(users) == 1:
             return self._single(users[0][0], signature, i, users[0][1])
         kind = _kind(signature.operands[i])
         return fitted(unbroadcast(RECORDER, self._pulled_back(signature, i, users, _expr(source)), kind.shape), kind)
 
-    def _single(self, node: Node, signature: Signature, i: int, g: Expr) -> Expr:
+    def _single(self, node: TapeRow, signature: Signature, i: int, g: Expr) -> Expr:
         """What operand ``i`` of one node gets. A formula needs no batch axis, a rule of a kernel has one of size 1."""
         kind = _kind(signature.operands[i])
         if signature.op.elementwise and signature.op.formula:
@@ -265,7 +265,7 @@ class _Backward:
         answer = unbroadcast(RECORDER, self._pulled_back(signature, i, [(node, g)]), (1, *signature.operands[i].shape))
         return fitted(_seen(answer, kind.shape), kind)
 
-    def _by_formula(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> Expr:
+    def _by_formula(self, signature: Signature, i: int, nodes: list[tuple[TapeRow, Expr]]) -> Expr:
         """The formula of an elementwise operation's derivative, reading no more than what occurs in it."""
         _check_twice(signature.op)
         formula, operands = _derivative(signature.op, i)
@@ -280,7 +280,7 @@ class _Backward:
         found = evaluate(formula, RECORDER, choices=g.dtype, **values)
         return constant(found) if "g" in values else record(MULTIPLY_NO_NAN, (g, found))
 
-    def _stacked(self, node: Node, signature: Signature, g: Expr) -> None:
+    def _stacked(self, node: TapeRow, signature: Signature, g: Expr) -> None:
         """A list's operands are one array, with an axis for them behind the batch; they may all get the same."""
         kind = _kind(signature.operands[0])
         answer = self._pulled_back(signature, 0, [(node, g)])
@@ -293,13 +293,13 @@ class _Backward:
         for source, part in zip(sources, each, strict=True):
             self._give(source, WHOLE, part)
 
-    def _parameter(self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]]) -> None:
+    def _parameter(self, signature: Signature, i: int, nodes: list[tuple[TapeRow, Expr]]) -> None:
         kind = _kind(signature.operands[i])
         answer = unbroadcast(RECORDER, self._pulled_back(signature, i, nodes), kind.shape)
         self.found.setdefault(kind, []).append(fitted(answer, kind))
 
     def _pulled_back(
-        self, signature: Signature, i: int, nodes: list[tuple[Node, Expr]], shared: Expr | None = None
+        self, signature: Signature, i: int, nodes: list[tuple[TapeRow, Expr]], shared: Expr | None = None
     ) -> Any:
         """The vjp of operand ``i``, over nodes of one signature: the batch axis counts them. They may share it."""
         _check_twice(signature.op)
@@ -313,7 +313,7 @@ class _Backward:
         operands[i] = operands[i] if shared is None else shared
         return constant(vjp(RECORDER, g, y, *operands))
 
-    def _operand(self, signature: Signature, operand: Operand, nodes: list[Node], shape: Shape | None) -> Any:
+    def _operand(self, signature: Signature, operand: Operand, nodes: list[TapeRow], shape: Shape | None) -> Any:
         """An operand of all of the nodes as a vjp sees it; a row's value as it is if ``shape`` is None."""
         rows = [(self.walk.rows_of(tape), row) for tape, row in nodes]
         if operand.kind == "shared":
@@ -327,7 +327,7 @@ class _Backward:
             return self._listed(signature, nodes[0])
         return _batched([_expr((r.tape, r.operands(row)[operand.position])) for r, row in rows], shape)
 
-    def _listed(self, signature: Signature, node: Node) -> Any:
+    def _listed(self, signature: Signature, node: TapeRow) -> Any:
         """A list's operands as one array. What only joins or sums them reads its shape, and no values."""
         rows = self.walk.rows_of(node[0]).operands(node[1])
         kind = _kind(signature.operands[0])
@@ -349,7 +349,7 @@ def _is_large(signature: Signature, operand: Operand) -> bool:
     return not signature.op.elementwise and _kind(operand).size >= signature.type.size
 
 
-def _check_hooks(node: Node) -> None:
+def _check_hooks(node: TapeRow) -> None:
     if node[0].hooks.get(node[1]):
         raise GradientError(
             "a gradient that is recorded comes by a value with a hook, which takes arrays: use .backward(), or remove "
@@ -418,14 +418,14 @@ def total(values: Sequence[Expr]) -> Expr:
     return values[0] + values[1] if len(values) == 2 else functions.sum(list(values))
 
 
-def merged_wholes(parts: Sequence[Part]) -> list[Part]:
+def merged_wholes(parts: Sequence[Piece]) -> list[Piece]:
     """The same with at most one cotangent of the whole."""
     wholes = [part for offset, part in parts if offset == WHOLE]
     others = [(offset, part) for offset, part in parts if offset != WHOLE]
     return [(WHOLE, total(wholes)), *others] if wholes else others
 
 
-def assembled(parts: Sequence[Part], kind: Type) -> Expr:
+def assembled(parts: Sequence[Piece], kind: Type) -> Expr:
     """The sum of cotangents of parts of a value, as one of its whole.
 
     Parts that do not overlap are joined, not added: reading a matrix row by row costs one copy of it, not one a row.
@@ -435,7 +435,7 @@ def assembled(parts: Sequence[Part], kind: Type) -> Expr:
     for offset, part in parts:
         if offset != WHOLE:
             equal.setdefault((offset, part.size), []).append(part)
-    layers: list[list[Part]] = []
+    layers: list[list[Piece]] = []
     for (offset, _), found in sorted(equal.items(), key=lambda item: item[0]):
         fitting = next((layer for layer in layers if layer[-1][0] + layer[-1][1].size <= offset), None)
         if fitting is None:
@@ -444,7 +444,7 @@ def assembled(parts: Sequence[Part], kind: Type) -> Expr:
     return total([*wholes, *(_joined(layer, kind) for layer in layers)])
 
 
-def _joined(layer: list[Part], kind: Type) -> Expr:
+def _joined(layer: list[Piece], kind: Type) -> Expr:
     pieces: list[Any] = []
     end = 0
     for offset, part in layer:

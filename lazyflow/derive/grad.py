@@ -20,8 +20,8 @@ import numpy as np
 from lazyflow import functions
 from lazyflow.derive.cotangents import cotangents
 from lazyflow.derive.inputs import (
+    AnyFunction,
     Argnum,
-    Function,
     Traced,
     checked,
     finished,
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 
-def _differentiating(name: str, f: Function, argnum: Argnum, compute: Callable[[Traced], Any]) -> Function:
+def _differentiating(name: str, f: AnyFunction, argnum: Argnum, compute: Callable[[Traced], Any]) -> AnyFunction:
     """The function of the arguments of ``f`` that traces a call and returns what ``compute`` makes of it."""
     checked(name, f, argnum)
 
@@ -71,7 +71,7 @@ def _one_output(traced: Traced) -> Expr:
 # What users call.
 
 
-def grad(f: Function, argnum: Argnum = 0) -> Function:
+def grad(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """A function that returns the gradient of ``f``, which returns one number, by its ``argnum``-th argument.
 
     The argument may be a number, an array, an expression, or dicts, lists and tuples of them; the gradient has the same
@@ -94,7 +94,7 @@ def grad(f: Function, argnum: Argnum = 0) -> Function:
     return _differentiating("grad", f, argnum, compute)
 
 
-def value_and_grad(f: Function, argnum: Argnum = 0) -> Function:
+def value_and_grad(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """As `grad`, returning the value of ``f`` and the gradient, both from one run.
 
     >>> from lazyflow import value_and_grad
@@ -109,7 +109,7 @@ def value_and_grad(f: Function, argnum: Argnum = 0) -> Function:
     return _differentiating("value_and_grad", f, argnum, compute)
 
 
-def elementwise_grad(f: Function, argnum: Argnum = 0) -> Function:
+def elementwise_grad(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """The derivative of a function that works elementwise: the gradient of the sum of its result.
 
     >>> import lazyflow.numpy as np
@@ -125,7 +125,7 @@ def elementwise_grad(f: Function, argnum: Argnum = 0) -> Function:
     return _differentiating("elementwise_grad", f, argnum, compute)
 
 
-def jacobian(f: Function, argnum: Argnum = 0) -> Function:
+def jacobian(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """All derivatives of all elements of the result: of shape ``result.shape + argument.shape``.
 
     One walk back for each element of the result; the engine runs them as one.
@@ -153,7 +153,7 @@ def jacobian(f: Function, argnum: Argnum = 0) -> Function:
     return _differentiating("jacobian", f, argnum, compute)
 
 
-def hessian(f: Function, argnum: int = 0) -> Function:
+def hessian(f: AnyFunction, argnum: int = 0) -> AnyFunction:
     """The second derivatives of a function to one number: of shape ``argument.shape * 2``.
 
     >>> import lazyflow.numpy as np
@@ -165,7 +165,7 @@ def hessian(f: Function, argnum: int = 0) -> Function:
     return jacobian(grad(f, argnum), argnum)
 
 
-def hessian_vector_product(f: Function, argnum: int = 0) -> Function:
+def hessian_vector_product(f: AnyFunction, argnum: int = 0) -> AnyFunction:
     """A function of the arguments of ``f`` and a vector: the second derivatives times the vector, never their matrix.
 
     >>> import lazyflow.numpy as np
@@ -184,7 +184,7 @@ def hessian_vector_product(f: Function, argnum: int = 0) -> Function:
     return grad(along, argnum)
 
 
-def vjp(f: Function, *args: Any) -> tuple[Any, Function]:
+def vjp(f: AnyFunction, *args: Any) -> tuple[Any, AnyFunction]:
     """The value of ``f`` at ``args``, and a function from a cotangent of it to those of all arguments, a tuple.
 
     >>> import lazyflow.numpy as np
@@ -204,7 +204,7 @@ def vjp(f: Function, *args: Any) -> tuple[Any, Function]:
     return finished(traced.y, traced.lazy), pull
 
 
-def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+def jvp(f: AnyFunction, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """The value of ``f`` at ``primals``, and its derivative along ``tangents``; both are sequences, one an argument.
 
     >>> import lazyflow.numpy as np
@@ -222,11 +222,11 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[A
     return value, tangent
 
 
-def make_vjp(f: Function, argnum: Argnum = 0) -> Function:
+def make_vjp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """As in autograd: ``make_vjp(f)(x)`` returns the function from cotangents to cotangents, and the value."""
     checked("make_vjp", f, argnum)
 
-    def function(*args: Any, **kwargs: Any) -> tuple[Function, Any]:
+    def function(*args: Any, **kwargs: Any) -> tuple[AnyFunction, Any]:
         traced = Traced("make_vjp", f, argnum, args, kwargs)
 
         def pull(cotangent: Any) -> Any:
@@ -239,11 +239,11 @@ def make_vjp(f: Function, argnum: Argnum = 0) -> Function:
     return function
 
 
-def make_jvp(f: Function, argnum: Argnum = 0) -> Function:
+def make_jvp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """As in autograd: ``make_jvp(f)(x)(v)`` returns the value and the derivative along ``v``."""
     checked("make_jvp", f, argnum)
 
-    def function(*args: Any, **kwargs: Any) -> Function:
+    def function(*args: Any, **kwargs: Any) -> AnyFunction:
         traced = Traced("make_jvp", f, argnum, args, kwargs)
 
         def push(tangent: Any) -> Any:

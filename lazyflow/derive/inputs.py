@@ -11,7 +11,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
-from lazyflow.derive.cotangents import Node, Walk, cotangents, fitted, node_of
+from lazyflow.derive.cotangents import TapeRow, Walk, cotangents, fitted, node_of
 from lazyflow.derive.structure import leaves, mapped, rebuilt
 from lazyflow.errors import DTypeError, GradientError, ShapeError
 from lazyflow.numpy.dispatch import has_expressions
@@ -19,12 +19,12 @@ from lazyflow.ops import OPS
 from lazyflow.record.expr import ENGINE, Expr, Parameter, constant, differentiable, record, view
 from lazyflow.record.tape import intern_type
 
-Function = Callable[..., Any]
+AnyFunction = Callable[..., Any]
 Argnum = int | Sequence[int]
 
 
 # The inputs of the functions that this context is in the middle of differentiating.
-_live: ContextVar[frozenset[Node]] = ContextVar("lazyflow.live", default=frozenset())
+_live: ContextVar[frozenset[TapeRow]] = ContextVar("lazyflow.live", default=frozenset())
 
 
 class alive:
@@ -137,7 +137,9 @@ def is_inside(walk: Walk) -> bool:
 class Traced:
     """One call of a function with inputs in place of some arguments."""
 
-    def __init__(self, name: str, f: Function, argnum: Argnum, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, f: AnyFunction, argnum: Argnum, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self.name = name
         self.numbers = numbers_of(name, argnum, len(args))
         self.trees = tuple(args[i] for i in self.numbers)

@@ -11,7 +11,7 @@ from lazyflow import device as devices
 from lazyflow import functions
 from lazyflow import numpy as names
 from lazyflow.derive.cotangents import Walk
-from lazyflow.derive.inputs import Function, finished, is_inside, reads_expressions
+from lazyflow.derive.inputs import AnyFunction, finished, is_inside, reads_expressions
 from lazyflow.derive.structure import leaves, mapped, rebuilt
 from lazyflow.errors import ShapeError
 from lazyflow.record.expr import Expr, constant
@@ -19,7 +19,7 @@ from lazyflow.record.expr import Expr, constant
 __all__ = ["vmap"]
 
 
-def vmap(f: Function, in_axes: Any = 0, out_axes: int = 0) -> Function:
+def vmap(f: AnyFunction, in_axes: Any = 0, out_axes: int = 0) -> AnyFunction:
     """A function over stacks of arguments, from ``f`` of one: examples along an axis, and results stacked along one.
 
     ``in_axes``: the axis that counts the examples, of all arguments or one for each; None for an argument that all

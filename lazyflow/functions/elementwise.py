@@ -12,10 +12,10 @@ from lazyflow.ops.base import Op, number
 from lazyflow.record.expr import Binary, Expr, Unary, binary, constant, plain_dtype, record, unary
 from lazyflow.record.templates import by_kinds
 
-Function = TypeVar("Function", bound=Callable[..., Expr])
+ExprFunction = TypeVar("ExprFunction", bound=Callable[..., Expr])
 
 
-def _documented(function: Function, op: Op) -> Function:
+def _documented(function: ExprFunction, op: Op) -> ExprFunction:
     formula = f", ``{op.formula['y']}``" if "y" in op.formula else ""
     function.__name__ = function.__qualname__ = op.name
     function.__module__ = __name__

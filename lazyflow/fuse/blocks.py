@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, Value
+from lazyflow.device import Array
+from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, ScalarValue
 from lazyflow.ops.formula import function_of, select
 from lazyflow.ops.sparse import scatter_add_rows
-
-Array = Any
 
 # Elements of one value in a block: 64 KiB in float32, so that the dozen values of a cell stay in a cache of a megabyte.
 ELEMENTS = 1 << 14
@@ -157,7 +156,7 @@ def _run_block(kernel: Kernel, place: list[int], registers: list[Array], argumen
     rows = arguments.high - arguments.low
     real = kernel.dtype.type
 
-    def value(v: Value) -> Any:
+    def value(v: ScalarValue) -> Any:
         return real(v) if isinstance(v, float) else values[v]
 
     for i, instruction in enumerate(kernel.instructions):

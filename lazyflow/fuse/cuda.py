@@ -147,7 +147,7 @@ def _computed(kernel: Kernel, instruction: Instruction) -> str:
     return expression(instruction.name, [_spelled(kernel, v) for v in instruction.inputs], real)
 
 
-def _spelled(kernel: Kernel, value: Value) -> str:
+def _spelled(kernel: Kernel, value: ScalarValue) -> str:
     return number(value, REALS[kernel.dtype.name]) if isinstance(value, float) else f"v{value}"
 
 
@@ -162,7 +162,7 @@ def _put(kernel: Kernel, store: Store, value: str) -> str:
     return f"{target} {'+=' if store.adds else '='} {value};"
 
 
-class Program:
+class CudaKernel:
     """A kernel on the device, called as those of the CPU are: with the first row, the one behind the last, the first of
     the launch, and the arguments in order, `ROWS` as buffer and offsets."""
 
@@ -233,18 +233,20 @@ def _apart(kernel: Kernel) -> Kernel:
 
 
 @functools.lru_cache(maxsize=4096)
-def together(kernels: tuple[Kernel, ...]) -> dict[Kernel, Program]:
+def together(kernels: tuple[Kernel, ...]) -> dict[Kernel, CudaKernel]:
     """Kernels of one module, which is compiled when one of them first runs."""
     names = tuple(f"fused_{k}" for k in range(len(kernels)))
     text = "\n".join(source(kernel, name) for kernel, name in zip(kernels, names, strict=True))
-    return {kernel: Program(kernel, functools.partial(_function, text, names, k)) for k, kernel in enumerate(kernels)}
+    return {
+        kernel: CudaKernel(kernel, functools.partial(_function, text, names, k)) for k, kernel in enumerate(kernels)
+    }
 
 
 def _function(text: str, names: tuple[str, ...], k: int) -> Any:
     return functions(text, names)[k]
 
 
-def compiled(kernel: Kernel) -> Program:
+def compiled(kernel: Kernel) -> CudaKernel:
     """The kernel in a module of its own."""
     return together((kernel,))[kernel]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lazyflow import core
-from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, Value
+from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, ScalarValue
 
 _KIND = {BLOCK: 0, ROWS: 1, VECTOR: 2, NUMBER: 3}
 _BEGIN = {ALL: 0, LAUNCH: 1, SOME: 2}
@@ -23,7 +23,7 @@ def program(kernel: Kernel, distinct: bool = False) -> Any:
     numbers = {v.hex(): v for v in used if isinstance(v, float)}
     place = {bits: i for i, bits in enumerate(numbers)}
 
-    def value(v: Value) -> int:
+    def value(v: ScalarValue) -> int:
         return place[v.hex()] if isinstance(v, float) else len(numbers) + v
 
     code = [(core.machine.NUMBER_OF["constant"], i, -1, -1) for i in range(len(numbers))]

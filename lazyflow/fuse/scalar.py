@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow.ops.formula import Constant, Formula, Name, function_of
-from lazyflow.ops.formula import Value as FormulaValue
+from lazyflow.ops.formula import FormulaValue as FormulaValue
 
-Value = int | float  # an int is the number of an instruction, a float a number
+ScalarValue = int | float  # an int is the number of an instruction, a float a number
 
 BLOCK, ROWS, VECTOR, NUMBER = "block", "rows", "vector", "number"
 ALL, LAUNCH, SOME = "all", "launch", "some"
@@ -74,7 +74,7 @@ class Instruction:
     """``name`` is a ufunc on earlier values, or ``"load"``: of argument ``argument`` at column ``shift``."""
 
     name: str
-    inputs: tuple[Value, ...] = ()
+    inputs: tuple[ScalarValue, ...] = ()
     argument: int = -1
     shift: int = 0
 
@@ -85,7 +85,7 @@ class Store:
 
     argument: int
     shift: int
-    value: Value
+    value: ScalarValue
     adds: bool
 
 
@@ -120,7 +120,7 @@ class Builder:
             self.described.append(Argument(kind, key, columns))
         return self.arguments[known]
 
-    def load(self, kind: str, key: tuple[Any, ...], shift: int, columns: int) -> Value:
+    def load(self, kind: str, key: tuple[Any, ...], shift: int, columns: int) -> ScalarValue:
         """Element ``j`` of a row: column ``shift + j``."""
         return self.emit(Instruction("load", argument=self.argument(kind, key, columns), shift=shift))
 
@@ -133,18 +133,18 @@ class Builder:
             self.instructions.append(instruction)
         return self.known[key]
 
-    def call(self, ufunc: str, *inputs: Value) -> Value:
+    def call(self, ufunc: str, *inputs: ScalarValue) -> ScalarValue:
         """A ufunc of values; of numbers it is a number, rounded as the kernel would round it."""
         if all(isinstance(v, float) for v in inputs):
             with np.errstate(all="ignore"):
                 return float(function_of(np, ufunc)(*map(self.dtype.type, inputs)))
         return self.emit(Instruction(ufunc, inputs))
 
-    def formula(self, formula: Formula, names: Mapping[str, Value]) -> Value:
+    def formula(self, formula: Formula, names: Mapping[str, ScalarValue]) -> ScalarValue:
         """The code of a formula, with these values for its operands."""
-        steps: list[Value] = []
+        steps: list[ScalarValue] = []
 
-        def value(v: FormulaValue) -> Value:
+        def value(v: FormulaValue) -> ScalarValue:
             if isinstance(v, Name):
                 return names[v.name]
             return float(v.value) if isinstance(v, Constant) else steps[v.step]
@@ -154,7 +154,9 @@ class Builder:
             steps.append(self.call(ufunc, *(value(v) for v in step.inputs)))
         return value(formula.result)
 
-    def store(self, kind: str, key: tuple[Any, ...], shift: int, columns: int, value: Value, *, adds: bool) -> None:
+    def store(
+        self, kind: str, key: tuple[Any, ...], shift: int, columns: int, value: ScalarValue, *, adds: bool
+    ) -> None:
         """Write a value to columns from ``shift`` on."""
         self.stores.append(Store(self.argument(kind, key, columns), shift, value, adds))
 
@@ -163,7 +165,7 @@ class Builder:
         needed = _needed(self.instructions, self.stores)
         number = {old: new for new, old in enumerate(needed)}
 
-        def renumbered(v: Value) -> Value:
+        def renumbered(v: ScalarValue) -> ScalarValue:
             return v if isinstance(v, float) else number[v]
 
         kept = [self.instructions[i] for i in needed]

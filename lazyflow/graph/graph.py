@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.core.arrays import begins
+from lazyflow.core.arrays import Ints, begins
 from lazyflow.errors import LazyflowError, TornError
 from lazyflow.record.expr import Expr, handle
 from lazyflow.record.tape import (
@@ -28,8 +28,6 @@ from lazyflow.record.tape import (
     signature_by_id,
     signature_columns,
 )
-
-Ints = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +136,7 @@ class Graph:
         return found
 
 
-class Segment(NamedTuple):
+class TapePart(NamedTuple):
     """Rows ``low`` to ``high`` (not included) of a tape."""
 
     tape: Tape
@@ -152,7 +150,7 @@ LONG = 512
 GAP = 128
 
 
-def segments(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list[Segment]:
+def tape_parts(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list[TapePart]:
     """What to read of each tape: all of it, or, of a long one that was sealed before, what the roots need."""
     asked: dict[int, set[int]] = {id(t): set() for t in tapes}
     for e in roots:
@@ -164,9 +162,9 @@ def segments(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list[S
     found = []
     for tape in tapes:
         if tape.sealed and len(tape) >= LONG:
-            found += [Segment(tape, low, high) for low, high in _merged_ranges(tape, asked[id(tape)])]
+            found += [TapePart(tape, low, high) for low, high in _merged_ranges(tape, asked[id(tape)])]
         else:
-            found.append(Segment(tape, 0, len(tape)))
+            found.append(TapePart(tape, 0, len(tape)))
     return found
 
 
@@ -213,7 +211,7 @@ class Decoded(NamedTuple):
 
 
 def decoded(tape: Tape) -> Decoded:
-    """The columns of a sealed tape that `Segment`s are cut by; kept with it."""
+    """The columns of a sealed tape that `TapePart`s are cut by; kept with it."""
     if tape.decoded is None:
         ids, *columns = whole_columns(tape)
         starts = _row_starts(ids, columns[1])
@@ -279,7 +277,7 @@ def awaited(tapes: Sequence[Tape]) -> list[Expr]:
 class _Columns:
     """The tapes' arrays laid end to end."""
 
-    def __init__(self, tapes: Sequence[Segment]) -> None:
+    def __init__(self, tapes: Sequence[TapePart]) -> None:
         self.segments = tuple(tapes)
         self.tape_starts = begins(np.array([high - low for _, low, high in tapes], np.int64))
         self.places: dict[int, tuple[list[int], list[int]]] = {}  # lows and starts of the segments of each tape, by id
@@ -447,7 +445,7 @@ def _as_they_come(present: Ints, signature: Ints) -> tuple[Ints, Ints]:
 def collect(roots: Sequence[Expr], anew: bool = False, parts: Sequence[Segment] | None = None) -> Graph:
     """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
     the tapes, of which the ``parts`` are read where they are known."""
-    parts = segments(reached_tapes(roots, anew), roots, anew) if parts is None else parts
+    parts = tape_parts(reached_tapes(roots, anew), roots, anew) if parts is None else parts
     for tape, _, _ in parts:
         tape.seal()
     c = _Columns(parts)

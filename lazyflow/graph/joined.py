@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.graph.graph import Graph, Ints
+from lazyflow.core.arrays import Ints
+from lazyflow.graph.graph import Graph
 from lazyflow.ops.base import NOTHING, Shape
 from lazyflow.ops.rows import ByParts, ByRows, by_parts, by_rows
 from lazyflow.record.tape import (

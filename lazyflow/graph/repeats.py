@@ -15,7 +15,8 @@ from dataclasses import replace
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.graph.graph import Graph, Ints
+from lazyflow.core.arrays import Ints
+from lazyflow.graph.graph import Graph
 from lazyflow.record.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
 
 FEWEST = 2  # nodes of one signature that are worth a look

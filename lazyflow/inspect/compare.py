@@ -12,6 +12,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import fibers, settings
+from lazyflow.device import HostArray
 from lazyflow.errors import GradientError, ShapeError
 from lazyflow.functions import mean
 from lazyflow.inspect.compared import Comparison, Measured, median
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "Measured", "compare"]
 
-Array = np.ndarray[Any, Any]
 ROUNDS = 5  # the least of which a median says something
 
 
@@ -310,9 +310,9 @@ class _Steps:
         """The losses of the examples, and the gradients of their mean, computed in these minibatches, with the same
         random draws at every call."""
         self.state.rewind()
-        losses: list[Array] = []
+        losses: list[HostArray] = []
         number = sum(map(len, batches))
-        gradients: dict[int, Array] = {}
+        gradients: dict[int, HostArray] = {}
         with self.using(mode):
             for batch, roots in self._recorded(batches):
                 losses += forward(roots)
@@ -352,7 +352,7 @@ def _wait(parameters: Sequence[Parameter]) -> None:
         devices.to_host(parameters[0].stored().reshape(-1)[:1])
 
 
-def _add(gradients: dict[int, Array], parameters: Iterable[Parameter]) -> None:
+def _add(gradients: dict[int, HostArray], parameters: Iterable[Parameter]) -> None:
     """Add the gradients of the parameters to those so far, and forget them."""
     for parameter in parameters:
         if parameter.grad is not None:
@@ -366,8 +366,8 @@ def _add(gradients: dict[int, Array], parameters: Iterable[Parameter]) -> None:
 
 @dataclass(frozen=True)
 class _Values:
-    losses: Sequence[Array]
-    gradients: Mapping[int, Array] | None  # by parameter
+    losses: Sequence[HostArray]
+    gradients: Mapping[int, HostArray] | None  # by parameter
 
     def differences(self, other: _Values) -> tuple[float, float | None]:
         """How much losses and gradients of another computation differ from these."""
@@ -386,7 +386,7 @@ class _Values:
         return float(max(np.sqrt(np.finfo(x.dtype).eps) if x.dtype.kind == "f" else 0.0 for x in self.losses))
 
 
-def _difference(expected: Sequence[Array], found: Sequence[Array]) -> float:
+def _difference(expected: Sequence[HostArray], found: Sequence[HostArray]) -> float:
     """The largest difference, over the largest element; infinite where one is no number, or of another shape.
 
     >>> _difference([np.array([1.0, 4.0])], [np.array([1.0, 3.0])])

@@ -30,10 +30,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Shape = tuple[int, ...]
+Axis = int | Sequence[int] | None
+Pads = tuple[tuple[int, int], ...]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow.device import Array
 from lazyflow.errors import ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_floating, symbolic, total
+from lazyflow.ops.base import Abstract, Op, Pads, Result, Shape, register, require_floating, symbolic, total
 from lazyflow.ops.formula import has_nan, select
 from lazyflow.ops.linalg import BATCH, contract, contract_or_zero, lettered, numeric
 
-Pads = tuple[tuple[int, int], ...]
 ALL = slice(None)
 KERNEL, PLACES = "uvw", "xyz"  # letters of a window's own axes, and of the places that it stands at
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, register, symbolic
+from lazyflow.ops.base import Abstract, Op, Result, register, symbolic
 from lazyflow.ops.formula import multiply_no_nan
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, broadcast_shape, register, require_floating
+from lazyflow.ops.base import Abstract, Op, Result, broadcast_shape, register, require_floating
 from lazyflow.ops.formula import (
     at_first_call,
     compile_forward,

@@ -1,7 +1,8 @@
 """Scalar formulas: parsed once into a flat list of ufunc steps, and printed as straight-line code for arrays.
 
-``"0.5 * tanh(0.5 * x) + 0.5"`` becomes four steps in static single assignment (every `Step` names the steps it reads),
-which is all that a printer needs: the one here prints NumPy and CuPy calls that write into ``out`` and reuse it,
+``"0.5 * tanh(0.5 * x) + 0.5"`` becomes four steps in static single assignment (every `FormulaStep` names
+the steps that it reads), which is all that a printer needs: the one here prints NumPy and CuPy calls that write into
+``out`` and reuse it,
 
     def sigmoid(xp, x, out=None):
         if out is None:
@@ -35,8 +36,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
+from lazyflow.device import Array
 from lazyflow.locks import Lock
-from lazyflow.ops.base import OPS, Array, symbolic
+from lazyflow.ops.base import OPS, symbolic
 
 BOOLEAN, SAME, FLOATING = range(3)  # what a step makes: truth values, the dtype of what it reads, or floating numbers
 
@@ -111,21 +113,21 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Result:
+class StepResult:
     """What an earlier step computed."""
 
     step: int
 
 
-Value = Name | Constant | Result
+FormulaValue = Name | Constant | StepResult
 
 
 @dataclass(frozen=True)
-class Step:
+class FormulaStep:
     """One ufunc call. ``kind`` is what it makes of its inputs; ``reads`` names all operands that it depends on."""
 
     ufunc: str
-    inputs: tuple[Value, ...]
+    inputs: tuple[FormulaValue, ...]
     kind: int
     reads: frozenset[str]
 
@@ -136,20 +138,20 @@ class Formula:
 
     source: str
     operands: tuple[str, ...]
-    steps: tuple[Step, ...]
-    result: Value
+    steps: tuple[FormulaStep, ...]
+    result: FormulaValue
 
 
 class _Parser:
     def __init__(self, source: str, numbers: Mapping[str, int] = MappingProxyType({})) -> None:
         self.source, self.numbers = source, numbers
-        self.steps: list[Step] = []
-        self.known: dict[str, Result] = {}
+        self.steps: list[FormulaStep] = []
+        self.known: dict[str, StepResult] = {}
 
     def refuse(self, node: ast.AST) -> ValueError:
         return ValueError(f"formula {self.source!r}: {ast.unparse(node)!r} is not an operation that formulas know")
 
-    def value(self, node: ast.expr) -> Value:
+    def value(self, node: ast.expr) -> FormulaValue:
         if isinstance(node, ast.Name):
             return Constant(self.numbers[node.id]) if node.id in self.numbers else Name(node.id)
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
@@ -176,7 +178,7 @@ class _Parser:
             return _OPERATORS[type(node.ops[0])], [node.left, *node.comparators]
         raise self.refuse(node)
 
-    def step(self, ufunc: str, inputs: tuple[Value, ...]) -> Value:
+    def step(self, ufunc: str, inputs: tuple[FormulaValue, ...]) -> FormulaValue:
         one = Constant(1)
         if ufunc == "multiply" and one in inputs and self.numbers:
             return inputs[0] if inputs[1] == one else inputs[1]
@@ -184,25 +186,25 @@ class _Parser:
             return Constant(getattr(np, ufunc)(*(v.value for v in inputs if isinstance(v, Constant))).item())
         key = f"{ufunc}{inputs}"
         if key not in self.known:
-            self.known[key] = Result(len(self.steps))
+            self.known[key] = StepResult(len(self.steps))
             self.steps.append(
-                Step(ufunc, inputs, self.kind(ufunc, inputs), frozenset().union(*map(self.reads, inputs)))
+                FormulaStep(ufunc, inputs, self.kind(ufunc, inputs), frozenset().union(*map(self.reads, inputs)))
             )
         return self.known[key]
 
-    def kind(self, ufunc: str, inputs: Sequence[Value]) -> int:
+    def kind(self, ufunc: str, inputs: Sequence[FormulaValue]) -> int:
         numbers = inputs[1:] if ufunc == "where" else inputs
         return max(SAME, *map(self.kind_of, numbers)) if _KINDS[ufunc] == SAME else _KINDS[ufunc]
 
-    def kind_of(self, value: Value) -> int:
+    def kind_of(self, value: FormulaValue) -> int:
         if isinstance(value, Constant):
             return FLOATING if isinstance(value.value, float) else SAME
-        return self.steps[value.step].kind if isinstance(value, Result) else SAME
+        return self.steps[value.step].kind if isinstance(value, StepResult) else SAME
 
-    def reads(self, value: Value) -> frozenset[str]:
+    def reads(self, value: FormulaValue) -> frozenset[str]:
         if isinstance(value, Name):
             return frozenset((value.name,))
-        return self.steps[value.step].reads if isinstance(value, Result) else frozenset()
+        return self.steps[value.step].reads if isinstance(value, StepResult) else frozenset()
 
 
 def _size(node: ast.expr) -> int:
@@ -261,7 +263,7 @@ def vanishes(formula: Formula) -> bool:
     """
     steps: list[bool] = []
 
-    def zero(v: Value) -> bool:
+    def zero(v: FormulaValue) -> bool:
         return v == Name("g") if isinstance(v, Name) else v.value == 0 if isinstance(v, Constant) else steps[v.step]
 
     for step in formula.steps:
@@ -314,7 +316,7 @@ def evaluate(formula: Formula, xp: Any, *, choices: Any = None, **operands: Any)
     """
     values: list[Any] = []
 
-    def value(v: Value) -> Any:
+    def value(v: FormulaValue) -> Any:
         return operands[v.name] if isinstance(v, Name) else v.value if isinstance(v, Constant) else values[v.step]
 
     for step in formula.steps:
@@ -372,7 +374,7 @@ class _Printer:
         last = list(range(len(self.formula.steps)))
         for i, step in enumerate(self.formula.steps):
             for value in step.inputs:
-                if isinstance(value, Result):
+                if isinstance(value, StepResult):
                     last[value.step] = i
         return last
 
@@ -400,12 +402,12 @@ class _Printer:
         self.places.append(place)
         self.lines += _PRINTERS.get(step.ufunc, _call)(step.ufunc, inputs, place, fresh)
 
-    def spell(self, value: Value) -> str:
-        if isinstance(value, Result):
+    def spell(self, value: FormulaValue) -> str:
+        if isinstance(value, StepResult):
             return self.places[value.step]
         return value.name if isinstance(value, Name) else repr(value.value)
 
-    def place(self, i: int, step: Step) -> str:
+    def place(self, i: int, step: FormulaStep) -> str:
         """``out`` if nothing that is still needed lies there, else an own array that is free, else a new one."""
         if i == len(self.formula.steps) - 1:
             return "out"
@@ -415,14 +417,14 @@ class _Printer:
                     return name
         return f"t{i}"
 
-    def fits_out(self, i: int, step: Step) -> bool:
+    def fits_out(self, i: int, step: FormulaStep) -> bool:
         """Whether an array of the result's dtype can hold a step: truth values only where they are used as numbers."""
         if step.kind != BOOLEAN:
             return bool(self.whole) or step.kind <= self.formula.steps[-1].kind
-        users = [s for s in self.formula.steps if Result(i) in s.inputs]
+        users = [s for s in self.formula.steps if StepResult(i) in s.inputs]
         return bool(self.whole) and all(s.ufunc in _ARITHMETIC for s in users)
 
-    def prologue(self, first: Step) -> list[str]:
+    def prologue(self, first: FormulaStep) -> list[str]:
         """Make ``out`` beforehand, unless the first step into it does so by itself."""
         if (first.reads & self.whole and first.kind != BOOLEAN) or len(self.formula.steps) == 1:
             return []
@@ -694,10 +696,10 @@ def machine_code(formula: Formula) -> tuple[list[tuple[int, ...]], list[float]] 
     place = {bits: i for i, bits in enumerate(numbers)}
     first = len(numbers) + len(formula.operands)
 
-    def value(v: Value) -> int:
+    def value(v: FormulaValue) -> int:
         if isinstance(v, Constant):
             return place[float(v.value).hex()]
-        return first + v.step if isinstance(v, Result) else len(numbers) + formula.operands.index(v.name)
+        return first + v.step if isinstance(v, StepResult) else len(numbers) + formula.operands.index(v.name)
 
     code: list[tuple[int, ...]] = [(known["constant"], i, -1, -1) for i in range(len(numbers))]
     code += [(known["load"], k, 0, -1) for k in range(len(formula.operands))]
@@ -712,7 +714,7 @@ def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[...,
     There a formula gives the bits that it gives within a fused kernel, in one pass over its operands.
     """
     steps = formula.steps
-    if not steps or steps[-1].kind == BOOLEAN or formula.result != Result(len(steps) - 1):
+    if not steps or steps[-1].kind == BOOLEAN or formula.result != StepResult(len(steps) - 1):
         return kernel
     code = None if len(steps) == 1 and steps[0].ufunc in _SAME_BITS else machine_code(formula)
     if code is None:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
-    Array,
     Op,
     Result,
     Shape,

@@ -24,9 +24,10 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow.cuda import rows as there
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.locks import Lock
-from lazyflow.ops.base import OPS, Abstract, Array, Op, Result, Shape, register, symbolic, total
+from lazyflow.ops.base import OPS, Abstract, Op, Result, Shape, register, symbolic, total
 from lazyflow.ops.formula import has_nan
 
 BATCH = "Z"
@@ -40,7 +41,7 @@ TALL = 32
 TALLEST = 1024
 
 
-class Plan(NamedTuple):
+class ContractionPlan(NamedTuple):
     """A contraction as a matrix product. ``None``: nothing to do at that step."""
 
     swap: bool  # the result begins with a letter of the right operand: exchange the two, and the product is in order
@@ -75,7 +76,7 @@ def _filled(batch: int, first: str, second: str) -> Any:
 
 
 @functools.lru_cache(maxsize=512)
-def _plan(left: str, right: str, result: str) -> Plan:
+def _plan(left: str, right: str, result: str) -> ContractionPlan:
     swap = result[:1] not in left and result[:1] in right
     if swap:
         left, right = right, left
@@ -86,7 +87,7 @@ def _plan(left: str, right: str, result: str) -> Plan:
     k = "".join(letter for letter in a if letter in b and letter not in result)
     order = _permutation(batch + m + n, result)
     ones = (None,) * len(n)
-    return Plan(
+    return ContractionPlan(
         swap,
         (_alone(left, a), _alone(right, b)),
         (_permutation(a, batch + m + k), _permutation(b, batch + k + n)),
@@ -131,7 +132,7 @@ def contract(xp: Any, a: Array, left: str, b: Array, right: str, result: str, ou
     return _matrix_product(xp, a, b, plan, out)
 
 
-def _prepared(xp: Any, operand: Array, plan: Plan, side: int) -> Array:
+def _prepared(xp: Any, operand: Array, plan: ContractionPlan, side: int) -> Array:
     alone, axes = plan.alone[side], plan.axes[side]
     if alone is not None:
         letters, kept = alone.split("->")
@@ -141,7 +142,7 @@ def _prepared(xp: Any, operand: Array, plan: Plan, side: int) -> Array:
     return operand if axes is None else operand.transpose(axes)
 
 
-def _outer_product(xp: Any, a: Array, b: Array, plan: Plan, out: Array) -> Array:
+def _outer_product(xp: Any, a: Array, b: Array, plan: ContractionPlan, out: Array) -> Array:
     if out is None:
         return _ordered(a[plan.views[0]] * b[plan.views[1]], plan.order)
     xp.multiply(a[plan.views[0]], b[plan.views[1]], out=_ordered(out, plan.inverse))
@@ -152,7 +153,7 @@ def _ordered(array: Array, order: Shape | None) -> Array:
     return array if order is None else array.transpose(order)
 
 
-def _matrix_product(xp: Any, a: Array, b: Array, plan: Plan, out: Array) -> Array:
+def _matrix_product(xp: Any, a: Array, b: Array, plan: ContractionPlan, out: Array) -> Array:
     batch, m, n, k = plan.counts
     shape = a.shape[: batch + m] + b.shape[b.ndim - n :]
     a, b = _viewed(a, plan.views[0]), _viewed(b, plan.views[1])
@@ -171,7 +172,7 @@ def _viewed(array: Array, index: Any) -> Array:
     return array if index is None else array[index]
 
 
-def _place(out: Array, plan: Plan, shape: Shape) -> Array | None:
+def _place(out: Array, plan: ContractionPlan, shape: Shape) -> Array | None:
     """``out`` as the product's matrix, if that is the same memory: letters merge only where rows are packed."""
     if out is None:
         return None

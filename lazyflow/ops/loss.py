@@ -17,10 +17,10 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cuda import rows
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
-    Array,
     Op,
     Result,
     Shape,

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, Shape, register, require_integer
+from lazyflow.ops.base import Abstract, Op, Result, Shape, register, require_integer
 
 # The increment and the two multipliers of SplitMix64.
 GAMMA = np.uint64(0x9E3779B97F4A7C15)

@@ -7,20 +7,21 @@ Gradients are shared evenly among ties, right where factors are zero, and zero w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from lazyflow.cuda import rows as there
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     NOTHING,
     OPS,
     STRETCH,
     Abstract,
-    Array,
+    Axis,
     Op,
     Result,
     Shape,
@@ -36,9 +37,8 @@ from lazyflow.ops.base import (
 from lazyflow.ops.formula import multiply_no_nan, select
 from lazyflow.ops.sparse import segment_sum
 
-Axis = int | Sequence[int] | None
 Axes = tuple[int, ...]
-Kernel = Callable[..., Array]
+ReductionKernel = Callable[..., Array]
 ALL = slice(None)
 
 
@@ -109,7 +109,7 @@ def _room(out: Array | None, x: Array, axis: Axes, keepdims: bool) -> Array | No
     return out if out is not None and out.ndim == x.ndim - (0 if keepdims else len(axis)) else None
 
 
-def _method(name: str) -> Kernel:
+def _method(name: str) -> ReductionKernel:
     """The kernel that is a method of arrays."""
 
     def reduce(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, **static: Any) -> Array:
@@ -119,7 +119,12 @@ def _method(name: str) -> Kernel:
 
 
 def _reduction(
-    name: str, forward: Kernel, vjp: Kernel | None = None, *, dtype: Callable[[Any], Any] = _same, empty: bool = False
+    name: str,
+    forward: ReductionKernel,
+    vjp: ReductionKernel | None = None,
+    *,
+    dtype: Callable[[Any], Any] = _same,
+    empty: bool = False,
 ) -> Op:
     """Register a reduction; ``dtype`` says what becomes of the operand's, ``empty`` whether it may be over nothing."""
     return register(Op(name, partial(_infer, name, dtype, empty), forward, (vjp,)))

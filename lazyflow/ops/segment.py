@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.cuda import rows as there
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     OPS,
     Abstract,
-    Array,
     Op,
     Result,
     on_device,

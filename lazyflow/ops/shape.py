@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
-    Array,
     Aval,
+    Axis,
     Op,
+    Pads,
     Result,
     Shape,
     integer,
@@ -33,8 +35,6 @@ from lazyflow.ops.base import (
 from lazyflow.ops.index import scatter
 from lazyflow.ops.sparse import scatter_rounds
 
-Axis = int | Sequence[int] | None
-Pads = tuple[tuple[int, int], ...]
 ALL = slice(None)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.device import Array
 from lazyflow.errors import ShapeError
-from lazyflow.ops.base import Abstract, Array, Op, Result, negative_axis, register, require_floating
+from lazyflow.ops.base import Abstract, Op, Result, negative_axis, register, require_floating
 from lazyflow.ops.formula import multiply_no_nan, select
 
 

@@ -21,10 +21,11 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cuda import rows as there
+from lazyflow.device import Array
 from lazyflow.errors import ShapeError
-from lazyflow.ops.base import Array, Shape, on_device, total
+from lazyflow.ops.base import Shape, on_device, total
 
-Rounds = Sequence[tuple[Array, Array]]
+AddRounds = Sequence[tuple[Array, Array]]
 
 # Rows up to this wide, and repeated rows of up to so many elements together, are added element by element: NumPy's
 # ``add.at`` is slow on rows but takes 2 to 3 ns for an element of a flat array (5,000 x 16: 250 us, rounds 630).
@@ -50,7 +51,7 @@ def sorted_groups(index: Array) -> tuple[Array, Array, Array, Array]:
     return packed & ((1 << bits) - 1), starts, np.diff(starts, append=len(index)), index[starts]
 
 
-def _rounds(positions: Array, starts: Array, counts: Array, index: Array) -> Rounds:
+def _rounds(positions: Array, starts: Array, counts: Array, index: Array) -> AddRounds:
     """The rounds of groups: group ``i`` is ``counts[i]`` positions from ``starts[i]`` on, to add at ``index[i]``."""
     if len(positions) == len(index):
         return [(positions[:, None], index)] if len(index) else []
@@ -65,7 +66,7 @@ def _rounds(positions: Array, starts: Array, counts: Array, index: Array) -> Rou
     return rounds
 
 
-def scatter_rounds(index: Array) -> Rounds:
+def scatter_rounds(index: Array) -> AddRounds:
     """Rounds ``(positions, indices)`` that together add row ``i`` at ``index[i]``, for all ``i``.
 
     ``index``: a host array of non-negative integers, one axis. In each round ``indices`` (n,) are distinct, and
@@ -79,7 +80,7 @@ def scatter_rounds(index: Array) -> Rounds:
     return _rounds(*sorted_groups(index))
 
 
-def add_rounds(target: Array, rounds: Rounds, rows: Array) -> None:
+def add_rounds(target: Array, rounds: AddRounds, rows: Array) -> None:
     """``target[i] += rows[p]`` for every position and index of the rounds, in place; both arrays have one axis of rows.
 
     >>> target = np.zeros((3, 1))
@@ -99,7 +100,7 @@ def _add_distinct(target: Array, index: Array, rows: Array) -> None:
         devices.module(target).add.at(target, index, rows)
 
 
-def _blocks(rounds: Rounds, rows: Array) -> Iterator[tuple[Array, Array]]:
+def _blocks(rounds: AddRounds, rows: Array) -> Iterator[tuple[Array, Array]]:
     """The rounds, on the CPU cut so that what they read stays in cache."""
     for positions, indices in rounds:
         step = BLOCK // max(positions.shape[1] * rows[:1].size, 1) or 1
@@ -200,7 +201,7 @@ def _add_elements(target: Array, index: Array, rows: Array) -> None:
     np.add.at(target.reshape(-1), flat if width else flat[:0], rows.reshape(-1))
 
 
-def _on(xp: Any, rounds: Rounds) -> Rounds:
+def _on(xp: Any, rounds: AddRounds) -> AddRounds:
     """The rounds where the rows are, copied there at once."""
     if xp is np or not rounds:
         return rounds

@@ -18,7 +18,7 @@ from lazyflow import core
 from lazyflow.device import module
 from lazyflow.fuse import machine
 from lazyflow.fuse.blocks import last_uses
-from lazyflow.fuse.scalar import BLOCK, ROWS, VECTOR, Builder, Kernel, Value
+from lazyflow.fuse.scalar import BLOCK, ROWS, VECTOR, Builder, Kernel, ScalarValue
 from lazyflow.ops.formula import function_of, parse
 
 __all__ = ["Assignments", "run", "run_on_rows"]
@@ -91,7 +91,7 @@ def kernel_of(
     """A rule as a kernel, of elements, or of rows of some width in a buffer, whose gradient lies by itself."""
     b = Builder(max(width, 1), dtype)
     kinds = {name: ROWS if width and name != "gradient" else BLOCK for name in names}
-    values: dict[str, Value] = {name: b.load(kinds[name], (name,), 0, width or 1) for name in names}
+    values: dict[str, ScalarValue] = {name: b.load(kinds[name], (name,), 0, width or 1) for name in names}
     values |= {name: b.load(VECTOR, ("numbers",), k, 1) for k, name in enumerate(numbers)}
     for name, source in rule:
         values[name] = b.formula(parse(source), values)

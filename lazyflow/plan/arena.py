@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.device import Array
 from lazyflow.locks import Lock
-from lazyflow.ops.base import Array, Shape, brought
+from lazyflow.ops.base import Shape, brought
 from lazyflow.plan.plan import Rows
 
 _numbers = itertools.count()

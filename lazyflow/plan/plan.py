@@ -19,13 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.core.arrays import begins, bounds_of, in_order_of
+from lazyflow.core.arrays import Ints, begins, bounds_of, in_order_of
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.schedule import Choices, Dag, Schedule
 from lazyflow.plan.schedule import scheduled as schedule_of
 from lazyflow.record.tape import CONSTANT, KNOWN, Signature, Type
-
-Ints = np.ndarray[Any, np.dtype[Any]]
 
 
 class Rows(NamedTuple):

@@ -20,7 +20,7 @@ from lazyflow import passes
 from lazyflow.graph.graph import (
     LONG,
     Graph,
-    Segment,
+    TapePart,
     decoded,
     drawn_anew,
     is_evaluated,
@@ -47,7 +47,7 @@ class Recorded(NamedTuple):
     signatures: frozenset[Signature]
 
 
-class Way(NamedTuple):
+class RunWay(NamedTuple):
     """How a run goes, beside what it computes. ``others``: whether somebody holds values without gradient that are no
     roots."""
 
@@ -60,19 +60,19 @@ class Way(NamedTuple):
     others: bool
 
 
-def way_of(options: Settings, root: Expr, reached: Sequence[Tape], fuse: str, others: bool) -> Way:
+def way_of(options: Settings, root: Expr, reached: Sequence[Tape], fuse: str, others: bool) -> RunWay:
     """How roots such as this one, that rest on these tapes, are run under the settings ``options``."""
     checked: bool = options.check_finite
     for tape in reached:
         checked = checked or tape.lines is not None
     kind, differentiable = root.type, root.tape.grad
-    return Way(kind.device, options.batching, options.dedupe, fuse, differentiable, checked, others)
+    return RunWay(kind.device, options.batching, options.dedupe, fuse, differentiable, checked, others)
 
 
 def alone(roots: Sequence[Expr]) -> list[Tape] | None:
     """The tape of the roots, alone in a list, if all that it reads of others was computed before, as most often where
     values are looked at; None if that is not so, or if parts of a long one may do (see
-    `lazyflow.graph.graph.segments`)."""
+    `lazyflow.graph.graph.tape_parts`)."""
     tape = roots[0].tape
     for e in roots:
         if e.tape is not tape:
@@ -85,12 +85,12 @@ def alone(roots: Sequence[Expr]) -> list[Tape] | None:
     return [tape]
 
 
-def whole(tapes: Sequence[Tape]) -> list[Segment]:
+def whole(tapes: Sequence[Tape]) -> list[TapePart]:
     """All of each tape."""
-    return [Segment(tape, 0, len(tape)) for tape in tapes]
+    return [TapePart(tape, 0, len(tape)) for tape in tapes]
 
 
-def key_of(segments: Sequence[Segment], roots: Sequence[Expr], way: Any) -> Any:
+def key_of(segments: Sequence[TapePart], roots: Sequence[Expr], way: Any) -> Any:
     """What `Recorded` depends on but payload, of tapes that are read whole; None where only parts of one are."""
     number: dict[int, int] = {}
     for tape, low, high in segments:

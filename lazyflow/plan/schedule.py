@@ -30,8 +30,7 @@ import numpy as np
 
 from lazyflow import passes, settings
 from lazyflow.core import arrays
-
-Ints = np.ndarray[Any, np.dtype[Any]]
+from lazyflow.core.arrays import Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ cdef class Expr:
 
 
 @cython.final
-cdef class Entry:
+cdef class MemoEntry:
     cdef public Signature signature
     cdef public bytes codes
     cdef public tuple dtypes
@@ -59,20 +59,20 @@ cpdef Memo memo_of(object op, dict attrs=*)
 cpdef Expr apply(Memo memo, tuple operands)
 cpdef type_on(Tape tape, Expr e)
 
-@cython.locals(e=Expr, tape=Tape, owner=Type, local=bint, arrays=bint, plain=bint, alone=bint, entry=Entry)
+@cython.locals(e=Expr, tape=Tape, owner=Type, local=bint, arrays=bint, plain=bint, alone=bint, entry=MemoEntry)
 cpdef Expr _again(Memo memo, tuple operands)
 
 @cython.locals(e=Expr, table=dict)
-cdef Entry _found(Memo memo, Tape tape, Type owner, tuple operands, bint local)
+cdef MemoEntry _found(Memo memo, Tape tape, Type owner, tuple operands, bint local)
 
 @cython.locals(e=Expr)
 cdef object _kind(Tape tape, tuple operands, int k)
-cdef Entry _recalled(Memo memo, Tape tape, tuple operands)
-cdef _recall(Memo memo, Tape tape, tuple operands, Entry entry)
-cdef _keep(Tape tape, Entry entry, object operands)
+cdef MemoEntry _recalled(Memo memo, Tape tape, tuple operands)
+cdef _recall(Memo memo, Tape tape, tuple operands, MemoEntry entry)
+cdef _keep(Tape tape, MemoEntry entry, object operands)
 
 @cython.locals(e=Expr, k=Py_ssize_t, codes=bytes, row=int)
-cpdef Expr _node(Tape tape, Entry entry, tuple operands)
+cpdef Expr _node(Tape tape, MemoEntry entry, tuple operands)
 
 @cython.locals(
     e=Expr, first=Expr, kind=Type, tape=Tape, known=dict, found=Signature, given=list, row=int, mixed=bint
@@ -120,7 +120,7 @@ cpdef object _part(object key)
 cdef Expr _indexed_again(Memo memo, object x, object index, int axis, int ndim, bint arrays)
 cpdef bint _is_index_array(object value)
 
-@cython.locals(e=Expr, first=Expr, second=Expr, tape=Tape, entry=Entry, row=int)
+@cython.locals(e=Expr, first=Expr, second=Expr, tape=Tape, entry=MemoEntry, row=int)
 cdef Expr _layer_again(Memo memo, object weight, object bias, object x)
 
 @cython.locals(e=Expr)
@@ -128,9 +128,9 @@ cpdef Expr getitem(object x, object key)
 cpdef Type imported_type(Expr e)
 
 @cython.locals(e=Expr, codes=bytes, k=Py_ssize_t, made=list)
-cpdef tuple _prepared(Tape tape, Entry entry, tuple operands)
+cpdef tuple _prepared(Tape tape, MemoEntry entry, tuple operands)
 
-@cython.locals(a=Expr, tape=Tape, entry=Entry, row=int)
+@cython.locals(a=Expr, tape=Tape, entry=MemoEntry, row=int)
 cpdef Expr apply1(Memo memo, object x)
 
 @cython.locals(tape=Tape, scope=Scope)
@@ -139,18 +139,18 @@ cdef Tape _open_here()
 @cython.locals(tape=Tape)
 cdef Tape _here()
 
-@cython.locals(e=Expr, tape=Tape, entry=Entry, codes=bytes, row=int)
+@cython.locals(e=Expr, tape=Tape, entry=MemoEntry, codes=bytes, row=int)
 cdef Expr _again2(Memo memo, object x, object y)
 cpdef Expr apply2(Memo memo, object x, object y)
 
 @cython.locals(first=Expr, other=Expr)
 cdef Tape _common_tape(object x, object y)
 
-@cython.locals(e=Expr, table=dict, entry=Entry, recalled=Entry)
-cdef Entry _entry2(Memo memo, object x, object y)
+@cython.locals(e=Expr, table=dict, entry=MemoEntry, recalled=MemoEntry)
+cdef MemoEntry _entry2(Memo memo, object x, object y)
 
 @cython.locals(codes=bytes, last=bint, is_float=bint)
-cdef bint _paid(Tape tape, Entry entry, object x, object y) except? -1
+cdef bint _paid(Tape tape, MemoEntry entry, object x, object y) except? -1
 
 @cython.locals(e=Expr, signature=Signature, row=int, k=int, results=list)
 cpdef list nodes(Tape tape, tuple signatures, tuple operands)

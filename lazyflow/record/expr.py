@@ -24,13 +24,14 @@ from numpy import ndarray
 from lazyflow import device as devices
 from lazyflow import fibers, settings
 from lazyflow.core.columns import Recall, Scope, Shapes, are_within, recycle
+from lazyflow.device import Array
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.locks import THREAD
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Array, Aval, Op, Shape, axis_argument, integers
+from lazyflow.ops.base import Aval, Op, Shape, axis_argument, integers
 from lazyflow.ops.linalg import transposed
-from lazyflow.record.rows import Rows
+from lazyflow.record.rows import DecodedRows
 from lazyflow.record.tape import (
     CONSTANT,
     IMPORT,
@@ -53,7 +54,7 @@ from lazyflow.record.tape import (
 from lazyflow.record.trace import TracedNumber
 from lazyflow.settings import SCOPE, refuse_in_cells, tracing
 
-Operand = Union["Expr", Array, float, int, bool, Sequence[Any]]
+OperandLike = Union["Expr", Array, float, int, bool, Sequence[Any]]
 
 
 class Evaluator(Protocol):
@@ -1351,13 +1352,13 @@ def signature_of(op: Op, types: tuple[Type | Inline, ...], attrs: dict[str, Any]
 # Recording once more what was recorded before. What an operation is recorded as depends on the kinds of its operands
 # alone: the type of an expression, the class of a number. (Where it depends on more, as on the default dtype, on a
 # list's length, or on what a trace knows of a number, nothing is remembered.) So the general way, `_recorded`, leaves
-# an `Entry` in the operation's `Memo`, a trie whose branches are kinds; with it the same is a few look-ups and appends,
-# however it is spelled. Entries with a parameter hang on the parameter's type, and go when it goes.
+# a `MemoEntry` in the operation's `Memo`, a trie whose branches are kinds; with it the same is a few look-ups and
+# appends, however it is spelled. Entries with a parameter hang on the parameter's type, and go when it goes.
 
 ROW, FLOAT, INT, SHARED = 0, 1, 2, 3  # what becomes of an operand
 
 
-class Entry:
+class MemoEntry:
     """A signature, what becomes of each operand, and of a number that is recorded as a constant the dtype.
 
     ``shared``: a parameter is among the operands. ``payloads``: how many numbers a node carries. ``kept``: the number
@@ -1431,8 +1432,8 @@ def apply1(memo: Memo, x: Any) -> Expr:
         tape = a.tape
         if tape.scope is SCOPE.get():
             found: Any = memo.table.get(a.type) if RECALL is None else RECALL.get(memo, a.type, None, None)
-            if type(found) is Entry:
-                entry: Entry = found
+            if type(found) is MemoEntry:
+                entry: MemoEntry = found
                 row = len(tape.signatures)
                 tape.signatures.append(entry.signature.id)
                 tape.operands.append(a.row)
@@ -1484,7 +1485,7 @@ def _common_tape(x: Any, y: Any) -> Tape | None:
     return first.tape if first.tape.scope is SCOPE.get() else None
 
 
-def _entry2(memo: Memo, x: Any, y: Any) -> Entry | None:
+def _entry2(memo: Memo, x: Any, y: Any) -> MemoEntry | None:
     """What two such operands were recorded as before, where nothing but their rows and numbers goes onto the tape."""
     kind_x: Any = type(x)
     kind_y: Any = type(y)
@@ -1500,19 +1501,19 @@ def _entry2(memo: Memo, x: Any, y: Any) -> Entry | None:
         if type(y) is not Expr:
             table = e.type.signatures
     if RECALL is not None:
-        recalled: Entry | None = RECALL.get(memo, kind_x, kind_y, None)
+        recalled: MemoEntry | None = RECALL.get(memo, kind_x, kind_y, None)
         return None if recalled is None or recalled.dtypes is not None else recalled
     if table is not memo.table:
         table = table.get(memo)
     table = None if table is None else table.get(kind_x)
     found: Any = table.get(kind_y) if type(table) is dict else None
-    if type(found) is not Entry:
+    if type(found) is not MemoEntry:
         return None
-    entry: Entry = found
+    entry: MemoEntry = found
     return None if entry.dtypes is not None else entry
 
 
-def _paid(tape: Tape, entry: Entry, x: Any, y: Any) -> bool:
+def _paid(tape: Tape, entry: MemoEntry, x: Any, y: Any) -> bool:
     """Append the one number among two operands, which goes before the signature: see `_node`. False if it is none that
     fits, and nothing was appended."""
     codes = entry.codes
@@ -1590,7 +1591,7 @@ def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
     return _node(tape, entry, operands)
 
 
-def _found(memo: Memo, tape: Tape, owner: Type | None, operands: tuple[Any, ...], local: bool) -> Entry | None:
+def _found(memo: Memo, tape: Tape, owner: Type | None, operands: tuple[Any, ...], local: bool) -> MemoEntry | None:
     """What operands of these kinds were recorded as before."""
     table: dict[Any, Any] | None = memo.table if owner is None else owner.signatures.get(memo)
     found: Any = None
@@ -1605,7 +1606,7 @@ def _found(memo: Memo, tape: Tape, owner: Type | None, operands: tuple[Any, ...]
         else:
             found = table.get(type(o))
         table = found if type(found) is dict else None
-    return found if type(found) is Entry else None
+    return found if type(found) is MemoEntry else None
 
 
 def _kind(tape: Tape, operands: tuple[Any, ...], k: int) -> Any:
@@ -1619,18 +1620,20 @@ def _kind(tape: Tape, operands: tuple[Any, ...], k: int) -> Any:
     return array_kind(tape, o).type if type(o) is ndarray else type(o)
 
 
-def _recalled(memo: Memo, tape: Tape, operands: tuple[Any, ...]) -> Entry | None:
+def _recalled(memo: Memo, tape: Tape, operands: tuple[Any, ...]) -> MemoEntry | None:
     """`_found`, where it was lately, of up to three operands of one tape."""
-    found: Entry | None = RECALL.get(memo, _kind(tape, operands, 0), _kind(tape, operands, 1), _kind(tape, operands, 2))
+    found: MemoEntry | None = RECALL.get(
+        memo, _kind(tape, operands, 0), _kind(tape, operands, 1), _kind(tape, operands, 2)
+    )
     return found
 
 
-def _recall(memo: Memo, tape: Tape, operands: tuple[Any, ...], entry: Entry) -> None:
+def _recall(memo: Memo, tape: Tape, operands: tuple[Any, ...], entry: MemoEntry) -> None:
     """Have it `_recalled`."""
     RECALL.put(memo, _kind(tape, operands, 0), _kind(tape, operands, 1), _kind(tape, operands, 2), entry)
 
 
-def _node(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> Expr:
+def _node(tape: Tape, entry: MemoEntry, operands: tuple[Any, ...]) -> Expr:
     """Append a node whose operands are on the tape. Everywhere in this order: payload, signature, operands. Wherever an
     interrupt cuts it off, payload can only be too much and operands too few, so that nothing makes up for it, and the
     tape is refused (see `graph`)."""
@@ -1711,7 +1714,7 @@ def nodes(tape: Tape, signatures: tuple[Signature, ...], operands: tuple[Expr, .
     return results
 
 
-def _prepared(tape: Tape, entry: Entry, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+def _prepared(tape: Tape, entry: MemoEntry, operands: tuple[Any, ...]) -> tuple[Any, ...]:
     """The operands on this tape, and numbers that are sure to fit: afterwards nothing can be raised any more."""
     codes, dtypes = entry.codes, entry.dtypes
     for k, o in enumerate(operands):
@@ -1741,7 +1744,7 @@ def _copied(value: Any, dtype: Any) -> Any:
     )
 
 
-def _keep(tape: Tape, entry: Entry, operands: Iterable[Any]) -> None:
+def _keep(tape: Tape, entry: MemoEntry, operands: Iterable[Any]) -> None:
     """The tape keeps the parameters alive that a node reads."""
     if entry.signature not in tape.keep:
         _hold(tape, entry.signature, operands)
@@ -1838,7 +1841,7 @@ def _rests_on_parameters(e: Expr) -> bool:
     if e.type.parameter is not None:
         return True
     seen: set[tuple[Tape, int]] = set()
-    rows: dict[Tape, Rows] = {}
+    rows: dict[Tape, DecodedRows] = {}
     stack = [(e.tape, e.row)]
     while stack:
         node = stack.pop()
@@ -1850,7 +1853,7 @@ def _rests_on_parameters(e: Expr) -> bool:
         if any(o.kind == "shared" for o in signature.operands):
             return True
         if signature.rows or signature.op is IMPORT:
-            rows.setdefault(tape, Rows(tape))
+            rows.setdefault(tape, DecodedRows(tape))
         if signature.op is IMPORT:
             stack.append(tape.imports[rows[tape].integer(row, 0)])
         elif signature.rows:
@@ -1884,7 +1887,7 @@ def _remember(
         dtypes.append(value.dtype if made else None)
         parameter = isinstance(kind, Type) and kind.parameter is not None
         codes.append(SHARED if parameter else FLOAT if kind is SCALAR else INT if kind is INDEX else ROW)
-    entry = Entry(signature, bytes(codes), tuple(dtypes) if any(dtypes) else None)
+    entry = MemoEntry(signature, bytes(codes), tuple(dtypes) if any(dtypes) else None)
     owner = next((t for t in types if isinstance(t, Type) and t.parameter is not None), None)
     table = memo.table if owner is None else owner.signatures.setdefault(memo, {})
     for branch in kinds[:-1]:
@@ -2170,7 +2173,7 @@ def _layer_again(memo: Memo, weight: Any, bias: Any, x: Any) -> Expr | None:
         return None
     first: Expr = weight
     second: Expr = bias
-    entry: Entry | None = RECALL.get(memo, first.type, second.type, e.type)
+    entry: MemoEntry | None = RECALL.get(memo, first.type, second.type, e.type)
     if entry is None or entry.dtypes is not None:
         return None
     if entry.kept != tape.number:

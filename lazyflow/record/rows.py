@@ -20,7 +20,7 @@ class Row(NamedTuple):
     floats: int
 
 
-class Rows:
+class DecodedRows:
     """The rows of a tape, decoded from its end on as far as they are asked for, and on as it grows.
 
     What is called over and over on one tape reads the end of it each time, never all of it.

@@ -23,10 +23,10 @@ import numpy as np
 
 from lazyflow import passes, settings
 from lazyflow.core.columns import Counts, FloatColumn, IntColumn, Scope
-from lazyflow.device import elements
+from lazyflow.device import Array, elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
-from lazyflow.ops.base import NOTHING, Abstract, Array, Aval, Op, Result, Shape
+from lazyflow.ops.base import NOTHING, Abstract, Aval, Op, Result, Shape
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -37,11 +37,10 @@ from lazyflow.record.tape import (
     table_of_interned,
 )
 from lazyflow.record.trace import Trace
-from lazyflow.settings import SCOPE
+from lazyflow.settings import SCOPE, Function
 
 __all__ = ["by_kinds"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 OWN = 32  # from here on an operand is a row of the template itself, below the argument at that place
 MOST_ROWS = 64  # together less than 128, as characters may be signed
@@ -88,7 +87,8 @@ def _draws(trace: Trace) -> tuple[tuple[Any, int, int], ...]:
 
 
 class Branch:
-    """Where the templates for more than three arguments go on."""
+    """Where the templates for more than three arguments go on, and the ways of a cell for more than three kinds; the
+    first thing that those of one function are found by."""
 
     __slots__ = ()
 

@@ -17,10 +17,10 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import passes, settings
 from lazyflow.cells.calls import Calls, Separate
-from lazyflow.cells.steps import Call
+from lazyflow.cells.steps import OwnKernel
+from lazyflow.device import Array
 from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
-from lazyflow.ops.base import Array
 from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add as add_sparse
@@ -30,9 +30,9 @@ from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import KNOWN, Signature, Type
 from lazyflow.run.execute import Run
 from lazyflow.run.launch import KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
-from lazyflow.run.sums import FEW, Rows, Sums, Waiting, gradients
+from lazyflow.run.sums import FEW, ParameterRows, Sums, Waiting, gradients
 
-Retained = Callable[[Run, Arena, Any], None]
+RunObserver = Callable[[Run, Arena, Any], None]
 
 
 class Hooked(NamedTuple):
@@ -44,7 +44,7 @@ class Hooked(NamedTuple):
 
 
 def backward(
-    seeds: Sequence[tuple[Run, int, int, Array]], retained: Retained, hooked: Callable[[Run], Mapping[int, Hooked]]
+    seeds: Sequence[tuple[Run, int, int, Array]], retained: RunObserver, hooked: Callable[[Run], Mapping[int, Hooked]]
 ) -> dict[int, tuple[Parameter, Any]]:
     """Gradients of parameters, by ``id``, for cotangents given as (run, node, element offset, cotangent).
 
@@ -82,7 +82,7 @@ class _Done(NamedTuple):
     arena: Arena
     active: Any
     sums: Sums
-    rows: list[Rows]
+    rows: list[ParameterRows]
     handed_on: list[tuple[Run, int, int, Array]]
 
     def is_finite(self) -> bool:
@@ -129,7 +129,7 @@ def _keeps_zeros(run: Run) -> bool:
     if run.device == "cpu":
         return False
     steps = [(calls, step) for calls in run.calls for stage in calls.stages.steps for step in stage]
-    own = [calls.nodes[step.node].signature for calls, step in steps if isinstance(step, Call)]
+    own = [calls.nodes[step.node].signature for calls, step in steps if isinstance(step, OwnKernel)]
     return all(s is not None and (s.op.formula or s.op.name in _ZERO_OF_ZERO) for s in own)
 
 
@@ -153,7 +153,7 @@ def _leaves_out(graph: Graph, hot: Any) -> bool:
     return False
 
 
-class Way(NamedTuple):
+class WayBack(NamedTuple):
     """The way back through a run: the nodes that are ``active`` (None for all), their launches, those for the
     parameters' gradients, the calls of cells, and of the launches that have brought values of earlier runs in: which
     of these, by the number of their row and among all, and where their cotangents lie."""
@@ -168,10 +168,10 @@ class Way(NamedTuple):
 MOST_WAYS, MOST_NODES = 8, 64  # that are kept with a plan
 
 
-def _known_way(run: Run, nodes: Sequence[int]) -> Way:
+def _known_way(run: Run, nodes: Sequence[int]) -> WayBack:
     """The way back from some nodes of a run without calls of cells, which is that of all runs of its plan."""
     kept, key = run.plan.bound.setdefault("back", {}), tuple(nodes)
-    found: Way | None = kept.get(key)
+    found: WayBack | None = kept.get(key)
     if found is None:
         found = _way(run, reached(run.plan.structure, nodes))
         if not found.calls and len(kept) < MOST_WAYS:
@@ -179,18 +179,18 @@ def _known_way(run: Run, nodes: Sequence[int]) -> Way:
     return found
 
 
-def _way(run: Run, active: Any, hot: Any = None) -> Way:
+def _way(run: Run, active: Any, hot: Any = None) -> WayBack:
     """``hot``: the results that are reached, where others of their calls are not."""
     profile = settings.current().profile
     before = "" if profile is None else profile.switch("schedule")
-    way = Way(active, *_launches(run, active, hot), _sources(run, active))
+    way = WayBack(active, *_launches(run, active, hot), _sources(run, active))
     if profile is not None:
         profile.switch(before)
     return way
 
 
-def _done(run: Run, given: list[tuple[int, int, Array]], way: Way, hooked: Mapping[int, Hooked]) -> _Done:
-    sums, rows = Sums(), list[Rows]()
+def _done(run: Run, given: list[tuple[int, int, Array]], way: WayBack, hooked: Mapping[int, Hooked]) -> _Done:
+    sums, rows = Sums(), list[ParameterRows]()
     arena = _run_backward(run, given, way, sums, rows, hooked)
     return _Done(arena, way.active, sums, rows, _handed_on(run, arena, way.sources))
 
@@ -198,9 +198,9 @@ def _done(run: Run, given: list[tuple[int, int, Array]], way: Way, hooked: Mappi
 def _run_backward(
     run: Run,
     given: list[tuple[int, int, Array]],
-    way: Way,
+    way: WayBack,
     sums: Sums,
-    rows: list[Rows],
+    rows: list[ParameterRows],
     hooked: Mapping[int, Hooked],
 ) -> Arena:
     xp = devices.array_module(run.device)
@@ -236,7 +236,7 @@ def _cotangents(run: Run, given: list[tuple[int, int, Array]]) -> Arena:
     return arena
 
 
-def _pull_all(run: Run, arena: Arena, way: Way, hooked: Mapping[int, Hooked]) -> None:
+def _pull_all(run: Run, arena: Arena, way: WayBack, hooked: Mapping[int, Hooked]) -> None:
     """The launches backward, with calls of cells and hooks."""
     xp = devices.array_module(run.device)
     for step in reversed(way.launches):
@@ -330,13 +330,13 @@ def _wants_gradient(signature: Signature) -> bool:
     return signature.differentiable or (signature.op is KNOWN and signature.type.requires_grad)
 
 
-def _rows(run: Run, cotangents: Arena, step: Bound) -> list[Rows]:
+def _rows(run: Run, cotangents: Arena, step: Bound) -> list[ParameterRows]:
     """The nodes of a launch as one, or one by one where they are taken so."""
     if isinstance(step, Loop):
         each = step.nodes(devices.array_module(run.device), run.arena, cotangents)
-        return [Rows(run, *node) for node in each]
+        return [ParameterRows(run, *node) for node in each]
     g, y = step.out.read(cotangents), step.out.read(run.arena)
-    return [Rows(run, step.signature, g, y, step.operand_values(run.arena))]
+    return [ParameterRows(run, step.signature, g, y, step.operand_values(run.arena))]
 
 
 def accumulated(a: Any, b: Any) -> Any:
@@ -353,7 +353,7 @@ def accumulated(a: Any, b: Any) -> Any:
 
 
 def _sources(run: Run, active: Any) -> tuple[tuple[Bound, tuple[tuple[int, int], ...]], ...]:
-    """See `Way`."""
+    """See `WayBack`."""
     found, steps = [], bound(run.plan)
     for number, brought in run.plan.brought.items() if run.known else ():
         step = steps[number]

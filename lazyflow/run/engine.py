@@ -19,18 +19,18 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import fibers, passes, settings
 from lazyflow.cells.chains import Chains, with_chains
+from lazyflow.device import Array
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
-from lazyflow.graph.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, segments
+from lazyflow.graph.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, tape_parts
 from lazyflow.graph.joined import with_joined_rows, with_loops
 from lazyflow.graph.repeats import may_repeat, without_repeats
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, Owner, together
-from lazyflow.ops.base import Array
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Plan, make, scheduled
 from lazyflow.plan.plans import Plans
-from lazyflow.plan.recorded import Way, again, alone, key_of, sources_of, way_of, whole
+from lazyflow.plan.recorded import RunWay, again, alone, key_of, sources_of, way_of, whole
 from lazyflow.plan.schedule import Choices
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
@@ -108,7 +108,7 @@ def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = F
     """Compute the roots, which rest on the tapes ``reached``, all of each if ``at_once``; if a value that they rest on
     is stale, only forget all that they rest on, and return False."""
     way = _way(roots, reached)  # first: it counts who refers to a tape
-    parts = whole(reached) if at_once else segments(reached, roots, anew=False)
+    parts = whole(reached) if at_once else tape_parts(reached, roots, anew=False)
     tapes = reached if at_once else [tape for tape, _, _ in parts]
     for tape in reached:
         tape.seal()
@@ -126,13 +126,13 @@ def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = F
     return True
 
 
-def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> Way:
+def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> RunWay:
     options, root = settings.current(), roots[0]
     others = not root.tape.grad and _others_held(roots, reached)
     return way_of(options, root, reached, fused_by(options.fuse, root.type.device), others)
 
 
-def _planned(graph: Graph, tapes: Sequence[Tape], way: Way, key: Any) -> Plan:
+def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: Any) -> Plan:
     """The plan of a graph, kept by the columns that it was collected from."""
     counted = way.others and not way.checked and _nbytes(graph) > KEPT and all(t.handles is not None for t in tapes)
     reuse = not way.differentiable and not way.checked and (counted or not way.others)
@@ -143,7 +143,7 @@ def _planned(graph: Graph, tapes: Sequence[Tape], way: Way, key: Any) -> Plan:
     return plan
 
 
-def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: Way) -> None:
+def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: RunWay) -> None:
     """Run a plan, and note where the values of the tapes lie now."""
     check_recorded(plan.kinds)
     if SETTLING.waiting:

@@ -14,8 +14,9 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cells.calls import Calls
+from lazyflow.device import Array
 from lazyflow.errors import LazyflowError
-from lazyflow.ops.base import Array, Shape
+from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Plan, Rows
 from lazyflow.record.expr import Parameter, moment

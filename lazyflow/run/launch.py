@@ -14,8 +14,9 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
+from lazyflow.device import Array
 from lazyflow.fuse.blocks import rows_of
-from lazyflow.ops.base import Array, Shape, total, unbroadcast
+from lazyflow.ops.base import Shape, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows

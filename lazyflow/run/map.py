@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextvars import Context, copy_context
 from dataclasses import fields, replace
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from lazyflow import fibers, settings
 from lazyflow.errors import user_line
 from lazyflow.graph.graph import is_evaluated
+from lazyflow.locks import Answer
 from lazyflow.plan.arena import next_number
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, handle, moment
@@ -40,13 +41,12 @@ except ImportError:  # no wheel for this platform, and no compiler: one at a tim
 
 __all__ = ["map"]
 
-Result = TypeVar("Result")
 Arguments = tuple[Any, ...]
 
 
 def map(
-    fn: Callable[..., Result], *examples: Iterable[Any], together: int | None = None, progress: bool = False
-) -> list[Result]:
+    fn: Callable[..., Answer], *examples: Iterable[Any], together: int | None = None, progress: bool = False
+) -> list[Answer]:
     """``[fn(x) for x in examples]``, or ``fn(x, y)`` of several, where ``fn`` may look at its own values, and batches.
 
     Write ``fn`` for one example. Where it asks for a value (``x.item()``, ``x.numpy()``, ``float(x)``, ``if x > 0:``,
@@ -98,7 +98,7 @@ Examples = Iterator[tuple[int, Arguments]]
 Ended = Callable[[], object] | None  # called whenever an example has ended
 
 
-def _results(fn: Callable[..., Result], examples: Examples, together: int | None, ended: Ended) -> list[Result]:
+def _results(fn: Callable[..., Answer], examples: Examples, together: int | None, ended: Ended) -> list[Answer]:
     return _one_by_one(fn, examples, ended) if together == 1 else _Loop(fn, examples, together, ended).run()
 
 
@@ -111,7 +111,7 @@ def _say_once() -> None:
     )
 
 
-def _one_by_one(fn: Callable[..., Result], examples: Examples, ended: Ended) -> list[Result]:
+def _one_by_one(fn: Callable[..., Answer], examples: Examples, ended: Ended) -> list[Answer]:
     mapping, results = fibers.Mapping(moment(), shared=False), []
     for number, arguments in examples:
         example = fibers.Example(mapping, number)

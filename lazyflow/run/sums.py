@@ -6,20 +6,20 @@ gradient is the product of all of them, so they wait, and are multiplied togethe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.ops.base import Array, unbroadcast
+from lazyflow.cells.calls import Accumulate
+from lazyflow.device import Array
+from lazyflow.ops.base import unbroadcast
 from lazyflow.ops.sparse import RowSparse, merged
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import Operand, Signature
 from lazyflow.run.execute import Run
 from lazyflow.run.launch import parameter_of
-
-Accumulate = Callable[[Parameter, Any], None]
 
 
 class Sum:
@@ -84,7 +84,7 @@ class Sums(dict[int, Sum]):
             self.add(found.parameter, found.total())
 
 
-class Rows(NamedTuple):
+class ParameterRows(NamedTuple):
     """Some nodes of one signature with a parameter: their cotangents, values and operands, a row for each node; the
     run keeps the memory."""
 
@@ -95,7 +95,7 @@ class Rows(NamedTuple):
     operands: list[Any]
 
 
-def gradients(rows: Rows) -> Iterator[tuple[Parameter, Any]]:
+def gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, Any]]:
     """What rows give to the gradients of the parameters among their operands."""
     xp = devices.array_module(rows.run.device)
     for i, operand in enumerate(rows.signature.operands):
@@ -116,10 +116,10 @@ class Waiting:
     """Rows of small launches, by signature, until there are enough of them."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, list[Rows]] = {}
+        self.rows: dict[int, list[ParameterRows]] = {}
         self.counts: dict[int, int] = {}
 
-    def add(self, some: Sequence[Rows], accumulate: Accumulate) -> None:
+    def add(self, some: Sequence[ParameterRows], accumulate: Accumulate) -> None:
         """Let some wait; those of which there are enough by then are accumulated."""
         for one in some:
             number = one.signature.id
@@ -135,12 +135,12 @@ class Waiting:
             _accumulate(self.rows.popitem()[1], accumulate)
 
 
-def _accumulate(same: Sequence[Rows], accumulate: Accumulate) -> None:
+def _accumulate(same: Sequence[ParameterRows], accumulate: Accumulate) -> None:
     for parameter, gradient in gradients(_joined(same)):
         accumulate(parameter, gradient)
 
 
-def _joined(same: Sequence[Rows]) -> Rows:
+def _joined(same: Sequence[ParameterRows]) -> ParameterRows:
     """Rows of one signature as one."""
     first = same[0]
     if len(same) == 1:
@@ -149,7 +149,7 @@ def _joined(same: Sequence[Rows]) -> Rows:
     g, y = xp.concatenate([one.g for one in same]), xp.concatenate([one.y for one in same])
     pairs = enumerate(first.signature.operands)
     operands = [_operand(xp, o, [one.operands[i] for one in same], [len(one.g) for one in same]) for i, o in pairs]
-    return Rows(first.run, first.signature, g, y, operands)
+    return ParameterRows(first.run, first.signature, g, y, operands)
 
 
 def _operand(xp: Any, operand: Operand, found: Sequence[Any], counts: Sequence[int]) -> Any:

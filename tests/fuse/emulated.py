@@ -29,7 +29,7 @@ def compiled(kernel):
 
 
 def _function(kernel, run):
-    threads = cuda.Program(kernel, lambda: run).threads
+    threads = cuda.CudaKernel(kernel, lambda: run).threads
 
     def function(low, high, first, *arrays):
         given = [np.int32(low), np.int32(high), np.int32(first), *cuda.sizes(kernel)]

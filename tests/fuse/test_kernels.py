@@ -14,7 +14,7 @@ from lazyflow.cells.program import elementwise_formulas
 from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import BLOCK, FUSABLE, NUMBER, ROWS, TRUTH, VECTOR, Builder, is_fusable
 from lazyflow.ops import OPS
-from lazyflow.ops.formula import Constant, Name, Result, evaluate, function_of, parse, pullback, result_dtype
+from lazyflow.ops.formula import Constant, Name, StepResult, evaluate, function_of, parse, pullback, result_dtype
 
 from . import emulated
 
@@ -177,7 +177,7 @@ def bounded(formula, dtype, given):
         return (v.value, rounding)
 
     for step in formula.steps:
-        pairs = [steps[v.step] if isinstance(v, Result) else value(v) for v in step.inputs]
+        pairs = [steps[v.step] if isinstance(v, StepResult) else value(v) for v in step.inputs]
         exact = np.asarray(function_of(np, step.ufunc)(*(p[0] for p in pairs)), given_type(given))
         handed = HANDED_ON.get(step.ufunc)
         if handed is None:  # a comparison, a sign: of operands that are exact
@@ -190,7 +190,7 @@ def bounded(formula, dtype, given):
             else unit * np.abs(exact) + info.tiny * info.eps
         )
         steps.append((exact, handed(exact, *(x for p in pairs for x in p)) + own))
-    return steps[-1] if isinstance(formula.result, Result) else value(formula.result)
+    return steps[-1] if isinstance(formula.result, StepResult) else value(formula.result)
 
 
 def given_type(given):

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.ops.base import OPS, Array, Aval, Op, Result, Shape, unbroadcast
+from lazyflow.device import Array
+from lazyflow.ops.base import OPS, Aval, Op, Result, Shape, unbroadcast
 from lazyflow.ops.sparse import RowSparse
 
 BATCHES = (1, 3)
