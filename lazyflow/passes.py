@@ -11,7 +11,7 @@ from typing import Any
 
 from lazyflow import core
 from lazyflow.core import arrays
-from lazyflow.core.arrays import IMPORT, OUTPUT, PLAIN, VIEW
+from lazyflow.core.arrays import IMPORT_ROW, OUTPUT_ROW, PLAIN_ROW, VIEW_ROW
 
 Nodes: Any
 backwards: Any
@@ -55,4 +55,4 @@ def use(form: Any) -> None:
 
 use(arrays if core.passes is None else core.passes)
 
-__all__ = ["IMPORT", "NAMES", "OUTPUT", "PLAIN", "VIEW", "use"]
+__all__ = ["IMPORT_ROW", "NAMES", "OUTPUT_ROW", "PLAIN_ROW", "VIEW_ROW", "use"]

@@ -17,7 +17,7 @@ from lazyflow.cuda import norms, rows
 from lazyflow.cuda.module import whole
 from lazyflow.cuda.text import OPTIONS
 from lazyflow.fuse import cuda
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Builder
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import parse, pullback
 
@@ -58,15 +58,15 @@ def kernel_of(name, dtype):
     b = Builder(8, np.dtype(dtype))
     for key, text in OPS[name].formula.items():
         formula = parse(text) if key == "y" else pullback(text)
-        kinds = (BLOCK, ROWS, VECTOR, NUMBER)
+        kinds = (ARG_BLOCK, ARG_ROWS, ARG_VECTOR, ARG_NUMBER)
         given = {
-            n: b.load(kinds[k % 4], (key, n), 0, 1 if kinds[k % 4] == NUMBER else 8)
+            n: b.load(kinds[k % 4], (key, n), 0, 1 if kinds[k % 4] == ARG_NUMBER else 8)
             for k, n in enumerate(formula.operands)
         }
         value = b.formula(formula, given)
-        b.store(BLOCK, ("out", key), 0, 8, value, adds=False)
-        b.store(ROWS, ("rows", key), 0, 8, value, adds=True)
-        b.store(ROWS, ("sum", key), 0, 1, value, adds=True)
+        b.store(ARG_BLOCK, ("out", key), 0, 8, value, adds=False)
+        b.store(ARG_ROWS, ("rows", key), 0, 8, value, adds=True)
+        b.store(ARG_ROWS, ("sum", key), 0, 1, value, adds=True)
     return b.kernel()
 
 

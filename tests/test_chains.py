@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import core, optim
-from lazyflow.cells.chains import LARGEST, WIDEST, Chains
+from lazyflow.cells.chains import MOST_MEMBERS, WIDEST, Chains
 from lazyflow.run import engine
 from lazyflow.settings import BATCHINGS
 
@@ -257,9 +257,9 @@ def average(count):
 
 def test_a_recurrence_longer_than_a_chain():
     with lf.using(batching="none", fuse="off"):
-        expected = average(2 * LARGEST)
+        expected = average(2 * MOST_MEMBERS)
     with lf.using(fuse="numpy"):
-        check(average(2 * LARGEST), expected)
+        check(average(2 * MOST_MEMBERS), expected)
 
 
 def in_chains(count, w, wrap=lambda y: y):

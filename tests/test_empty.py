@@ -14,7 +14,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import core, passes
 from lazyflow.fuse import blocks, machine
-from lazyflow.fuse.scalar import BLOCK, Builder
+from lazyflow.fuse.scalar import ARG_BLOCK, Builder
 
 PRINTERS = [
     blocks.compiled,
@@ -128,7 +128,7 @@ def test_a_kernel_that_stores_nothing(printer: Any) -> None:
     empty = Builder(3, np.dtype(np.float64)).kernel()
     printer(empty)(0, 4, 0)
     some = Builder(3, np.dtype(np.float64))
-    some.load(BLOCK, ("slab", 0), 0, 3)
+    some.load(ARG_BLOCK, ("slab", 0), 0, 3)
     printer(some.kernel())(0, 4, 0, np.ones((4, 3)))
 
 
@@ -163,7 +163,7 @@ def test_views_of_views_may_reach_further() -> None:
     """The element that a chain of views reaches is added up in 64 bits."""
     part = huge(3, 2**30)[1][2**29 :][2**29 - 1 :]
     assert part.shape == (1,)
-    ids, kinds = np.array([0, 1, 1], np.int32), np.array([passes.PLAIN, passes.VIEW], np.int32)
+    ids, kinds = np.array([0, 1, 1], np.int32), np.array([passes.PLAIN_ROW, passes.VIEW_ROW], np.int32)
     operands, ints = np.array([0, 1]), np.array([2**31 - 1, 2**31 - 1], np.int32)
     starts = np.array([0, 0, 1, 2])
     nothing = np.empty(0, np.int64)

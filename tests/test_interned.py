@@ -31,7 +31,7 @@ def program(size: int, weight: lf.Parameter) -> lf.Expr:
 
 @pytest.fixture
 def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tapes, "MOST", MOST)
+    monkeypatch.setattr(tapes, "MOST_INTERNED", MOST)
 
 
 @pytest.mark.host  # counts what is held of thousands of shapes
@@ -68,7 +68,7 @@ def test_shapes_of_what_reads_a_parameter_are_let_go_while_it_lives(bounded: Non
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables that are emptied at every second new entry: each program below is recorded across many sweeps."""
-    monkeypatch.setattr(tapes, "MOST", 1)
+    monkeypatch.setattr(tapes, "MOST_INTERNED", 1)
 
 
 def test_an_open_tape_keeps_what_it_holds_across_sweeps(few: None) -> None:

@@ -6,7 +6,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import device, passes
 from lazyflow.graph.graph import collect
-from lazyflow.graph.joined import MOST_NODES, family_of, with_joined_rows
+from lazyflow.graph.joined import MOST_LOOPED, family_of, with_joined_rows
 from lazyflow.graph.repeats import without_repeats
 from lazyflow.ops.base import OPS
 from lazyflow.ops.rows import RULES
@@ -397,7 +397,7 @@ def test_what_works_along_the_length_is_taken_one_by_one():
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("lengths", [(2, 3), (2, 3, 4) * (MOST_NODES + 1)])
+@pytest.mark.parametrize("lengths", [(2, 3), (2, 3, 4) * (MOST_LOOPED + 1)])
 def test_what_batches_well_is_not_taken_one_by_one(lengths):
     """Two kinds are two launches either way, and many nodes of a kind are faster as a batch."""
     model, examples = Model(1), examples_of(5, lengths)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import core
 from lazyflow.cells.calls import Slabs
-from lazyflow.cells.lifetimes import ALL, NONE, SAME
-from lazyflow.cells.lifetimes import BLOCK as ONE_BLOCK
+from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_NONE, SCOPE_SAME
+from lazyflow.cells.lifetimes import SCOPE_BLOCK as ONE_BLOCK
 from lazyflow.fuse import blocks, machine
-from lazyflow.fuse.scalar import BLOCK, SOME, Builder, may_share, shared, with_rows
+from lazyflow.fuse.scalar import ARG_BLOCK, ROWS_OF_SOME, Builder, may_share, shared, with_rows
 from lazyflow.plan.arena import Arena
 
 needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
@@ -33,11 +33,11 @@ def kernels(draw):
     """Columns of one matrix to columns of another, and some to a third."""
     b = Builder(WIDTH, np.dtype("float64"))
     shifts = st.sampled_from([0, 3, 6, 9, 1])
-    values = [b.load(BLOCK, READ, shift, 12) for shift in draw(st.lists(shifts, min_size=1, max_size=3))]
+    values = [b.load(ARG_BLOCK, READ, shift, 12) for shift in draw(st.lists(shifts, min_size=1, max_size=3))]
     values += [b.call("multiply", v, draw(st.sampled_from(values))) for v in values]
     for key in draw(st.lists(st.sampled_from([WRITTEN, WRITTEN, OTHER]), min_size=1, max_size=3)):
         b.store(
-            BLOCK,
+            ARG_BLOCK,
             key,
             draw(shifts),
             12,
@@ -83,16 +83,16 @@ REFUSED = {
 def test_kernels_that_may_not(case):
     read, written, adds, computed = REFUSED[case]
     b = Builder(WIDTH, np.dtype("float64"))
-    value = b.load(BLOCK, READ, read, 12)
-    b.store(BLOCK, WRITTEN, written, 12, b.call("tanh", value) if computed else value, adds=adds)
+    value = b.load(ARG_BLOCK, READ, read, 12)
+    b.store(ARG_BLOCK, WRITTEN, written, 12, b.call("tanh", value) if computed else value, adds=adds)
     assert not may_share(b.kernel(), READ, WRITTEN)
 
 
 @pytest.mark.parametrize(("name", "printer"), PRINTERS)
 def test_an_argument_with_rows_for_a_block_alone(name, printer):
     b = Builder(WIDTH, np.dtype("float64"))
-    b.store(BLOCK, WRITTEN, 0, WIDTH, b.call("add", b.load(BLOCK, READ, 0, WIDTH), 1.0), adds=False)
-    kernel = with_rows(b.kernel(), {WRITTEN: SOME})
+    b.store(ARG_BLOCK, WRITTEN, 0, WIDTH, b.call("add", b.load(ARG_BLOCK, READ, 0, WIDTH), 1.0), adds=False)
+    kernel = with_rows(b.kernel(), {WRITTEN: ROWS_OF_SOME})
     x, out = np.arange(30.0).reshape(10, 3), np.zeros((2, 3))
     printer(kernel)(6, 8, 4, x, out)
     np.testing.assert_array_equal(out, x[6:8] + 1)
@@ -158,12 +158,12 @@ def test_what_slabs_need():
         loss = lf.sum(model.losses(lf.cell, 2, 3))
         loss.backward()
         memory = calls_of(loss).stages.memory
-        assert memory.cotangents.count(SAME) == 1  # of the gates
-        assert set(memory.values) <= {ALL}
+        assert memory.cotangents.count(SCOPE_SAME) == 1  # of the gates
+        assert set(memory.values) <= {SCOPE_ALL}
         with lf.no_grad():
             loss = lf.sum(model.losses(lf.cell, 2, 3)).forward()
     memory = calls_of(loss).stages.memory
-    assert set(memory.cotangents) == {NONE}
+    assert set(memory.cotangents) == {SCOPE_NONE}
     assert set(memory.values) == {ONE_BLOCK}
 
 

@@ -17,7 +17,7 @@ counted = pytest.mark.skipif(current_tape().handles is None, reason="the core th
 
 @pytest.fixture
 def always(monkeypatch):
-    monkeypatch.setattr(engine, "MANY", 0)
+    monkeypatch.setattr(engine, "MANY_RUNS", 0)
 
 
 def parameters():
@@ -62,7 +62,7 @@ def test_gradients_are_those_of_many_runs(monkeypatch):
     w, b = parameters()
     found = []
     for most in (0, 10**9):
-        monkeypatch.setattr(engine, "MANY", most)
+        monkeypatch.setattr(engine, "MANY_RUNS", most)
         w.zero_grad(), b.zero_grad()
         loss = episode(w, b)
         loss.backward()
@@ -106,7 +106,7 @@ def test_draws_hooks_and_kept_gradients_are_as_ever():
     w, b = parameters()
     outcomes = []
     for most in (0, 10**9):
-        engine.MANY = most
+        engine.MANY_RUNS = most
         lf.seed(5)
         w.zero_grad(), b.zero_grad()
         seen, kept = [], []
@@ -154,7 +154,7 @@ def test_two_roots_of_the_same_runs():
 
 
 def test_large_runs_are_not_computed_twice(monkeypatch):
-    monkeypatch.setattr(engine, "SMALL", 4)
+    monkeypatch.setattr(engine, "SMALL_RUN", 4)
     w, b = parameters()
     loss = episode(w, b)
     loss.forward()
@@ -167,9 +167,9 @@ def test_large_runs_are_not_computed_twice(monkeypatch):
 @hypothesis.settings(max_examples=50)
 def test_any_program_looked_at_anywhere(program, seed, looks):
     outcomes = []
-    before = engine.MANY
+    before = engine.MANY_RUNS
     for most in (0, 10**9):
-        engine.MANY = most
+        engine.MANY_RUNS = most
         try:
             P = {name: lf.Parameter(value) for name, value in arrays(seed).items()}
             inputs = [lf.tanh(lf.constant(x) + lf.sum(P["p"]) * 0.1) for x in example_inputs(seed, 1)[0]]
@@ -184,7 +184,7 @@ def test_any_program_looked_at_anywhere(program, seed, looks):
             loss.backward()
             outcomes.append([loss.item(), *(P[n].grad for n in sorted(P))])
         finally:
-            engine.MANY = before
+            engine.MANY_RUNS = before
     for a, c in zip(*outcomes, strict=True):
         assert (a is None) == (c is None)
         if a is not None:

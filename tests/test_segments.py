@@ -7,7 +7,7 @@ import pytest
 import lazyflow as lf
 from lazyflow.graph.graph import collect
 from lazyflow.ops import OPS
-from lazyflow.ops.rows import PARTS
+from lazyflow.ops.rows import PART_RULES
 from lazyflow.ops.segment import BY_PARTS
 from lazyflow.plan.plan import make, scheduled
 from lazyflow.plan.schedule import Choices
@@ -540,4 +540,4 @@ def test_check_finite_names_who_made_it(culprit):
 
 
 def test_rules_are_of_operations():
-    assert set(PARTS) == set(BY_PARTS) <= set(OPS)
+    assert set(PART_RULES) == set(BY_PARTS) <= set(OPS)

@@ -63,7 +63,7 @@ def test_gradients_over_many_runs_are_those_of_one(name, count):
 # The first state has no gradient: its step has a signature of its own.
 @pytest.mark.parametrize(("count", "products"), [(1, 1), (40, 2), (300, 3)])
 def test_rows_of_one_signature_are_multiplied_together(monkeypatch, count, products):
-    monkeypatch.setattr(engine, "MANY", 10**9)  # many runs, and not one in their place
+    monkeypatch.setattr(engine, "MANY_RUNS", 10**9)  # many runs, and not one in their place
     calls = []
     whole = sums.gradients
     monkeypatch.setattr(sums, "gradients", lambda rows: calls.append(len(rows.g)) or whole(rows))

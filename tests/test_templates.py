@@ -162,7 +162,7 @@ def test_other_settings(call):
 @pytest.fixture
 def few(monkeypatch):
     """Tables are emptied at every second new entry."""
-    monkeypatch.setattr(tapes, "MOST", 1)
+    monkeypatch.setattr(tapes, "MOST_INTERNED", 1)
 
 
 @pytest.mark.host

@@ -20,20 +20,20 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cells import line as lines
-from lazyflow.cells.lifetimes import ALL, BLOCK, SAME, Segment
+from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_BLOCK, SCOPE_SAME, Segment
 from lazyflow.cells.line import Line, View
 from lazyflow.cells.line import most as most_rows
 from lazyflow.cells.program import Stages
 from lazyflow.cells.steps import (
-    CONSTANT,
-    FLOAT,
     HOISTED,
-    INPUT,
-    INT,
     MAIN,
-    NODE,
-    PARAMETER,
-    STATIC,
+    REF_CONSTANT,
+    REF_FLOAT,
+    REF_INPUT,
+    REF_INT,
+    REF_NODE,
+    REF_PARAMETER,
+    REF_STATIC,
     SUNK,
     Assemble,
     Fused,
@@ -47,7 +47,7 @@ from lazyflow.cells.steps import (
 from lazyflow.cuda.rows import Part
 from lazyflow.fuse import cuda
 from lazyflow.fuse.blocks import add_rows, rows_of
-from lazyflow.fuse.scalar import NUMBER, ROWS, VECTOR, Argument, Kernel
+from lazyflow.fuse.scalar import ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Argument, Kernel
 from lazyflow.ops.base import brought, unbroadcast
 from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once, transposed
 from lazyflow.ops.sparse import RowSparse
@@ -141,7 +141,7 @@ class Calls:
     def _matrices(self, memory: Slabs, scopes: Sequence[str], rows: int) -> list[Any]:
         """A matrix for each slab that needs one of its own, None for the others."""
         found = iter(memory.matrices(_shapes(self.stages, scopes, rows, self.count, self.largest)))
-        return [next(found) if scope in (ALL, BLOCK) else None for scope in scopes]
+        return [next(found) if scope in (SCOPE_ALL, SCOPE_BLOCK) else None for scope in scopes]
 
     def _block(self, arena: Arena, k: int) -> Array:
         node = self.nodes[self.program.outputs[k]]
@@ -195,15 +195,15 @@ class Calls:
     def _slab(self, slab: int, column: int, columns: int) -> View:
         """Columns of a slab of values."""
         matrix = self.slabs[slab][:, column : column + columns]
-        if self.stages.memory.values[slab] == BLOCK:
-            return View(matrix, lines.BLOCK)
-        return View(matrix, lines.ALL if self.whole else lines.LAUNCH)
+        if self.stages.memory.values[slab] == SCOPE_BLOCK:
+            return View(matrix, lines.OF_BLOCK)
+        return View(matrix, lines.OF_ALL if self.whole else lines.OF_LAUNCH)
 
     def _place(self, place: Place, columns: int) -> View:
         """Columns of a slab, or, for slab -1 - k, of output ``k``."""
         if place.slab >= 0:
             return self._slab(place.slab, place.column, columns)
-        return View(self.out[-1 - place.slab][:, place.column : place.column + columns], lines.ALL)
+        return View(self.out[-1 - place.slab][:, place.column : place.column + columns], lines.OF_ALL)
 
     def _node(self, ref: Ref) -> View:
         """Elements of a node that lies in memory."""
@@ -231,7 +231,7 @@ class Calls:
             return self.out[k][low:high, shift : shift + size]
         place = stages.places[i]
         matrix, column = self.slabs[place.slab], place.column + shift
-        if stages.memory.values[place.slab] == BLOCK:
+        if stages.memory.values[place.slab] == SCOPE_BLOCK:
             return matrix[: high - low, column : column + size]
         if not self.whole:
             low, high = low - first, high - first
@@ -245,7 +245,7 @@ class Calls:
             return self.out_cotangents[k][low:high, shift : shift + size]
         place = stages.places[i]
         matrix, column = self.cotangents[place.slab], place.column + shift
-        if stages.memory.cotangents[place.slab] == BLOCK:
+        if stages.memory.cotangents[place.slab] == SCOPE_BLOCK:
             low, high = 0, high - low
         return matrix[low:high, column : column + size]
 
@@ -273,10 +273,10 @@ class Calls:
     def _copies(self, line: Any, out: View, parts: Sequence[Ref], columns: Sequence[int]) -> None:
         """Put the rows of inputs and nodes into columns of a matrix: the core, all inputs at once."""
         pairs = list(zip(parts, columns, strict=True))
-        inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self._has_rows(ref.dtype)]
+        inputs = [(ref, c) for ref, c in pairs if ref.kind == REF_INPUT and self._has_rows(ref.dtype)]
         for ref, column in [pair for pair in pairs if pair not in inputs]:
             target = _columns_of(out, column, ref.size)
-            if ref.kind == INPUT:
+            if ref.kind == REF_INPUT:
                 line.call(partial(_fill, ref, target))
             else:
                 line.copy(target, self._node(ref))
@@ -315,7 +315,7 @@ class Calls:
         """Whether a copy of the weights by columns would cost more than it gains. The loop wants contiguous rows."""
         if self.device != "cpu" or not self._has_rows(step.x.dtype) or self.count > BRIEF:
             return False
-        x = None if step.x.kind == INPUT else self._place_of(step.x.index, step.x.shift)
+        x = None if step.x.kind == REF_INPUT else self._place_of(step.x.index, step.x.shift)
         pairs = [(step.place, step.columns), *([(x, step.x.size)] if x else [])]
         return all(self._is_whole(place, columns) for place, columns in pairs)
 
@@ -326,18 +326,18 @@ class Calls:
     def _operand(self, line: Any, step: Product, segment: Segment) -> View:
         """The left side of a product: where it lies, or gathered into a matrix that is kept for the weight gradient."""
         ref = step.x
-        if ref.kind != INPUT:
+        if ref.kind != REF_INPUT:
             return self._node(ref)
         evenly = self._evenly(ref)
         if evenly is not None:
             self.xs[id(step)] = evenly
-            return View(evenly, lines.ALL)
+            return View(evenly, lines.OF_ALL)
         if step.grad:
             self.xs[id(step)] = self.memory.matrix(self.count, ref.size, ref.dtype)
-            rows = View(self.xs[id(step)], lines.ALL)
+            rows = View(self.xs[id(step)], lines.OF_ALL)
         else:
             most = _block_rows(self._stage_of(step), segment.rows, self.count, self.largest)
-            rows = View(self.memory.matrix(most, ref.size, ref.dtype), lines.BLOCK)
+            rows = View(self.memory.matrix(most, ref.size, ref.dtype), lines.OF_BLOCK)
         self._copies(line, rows, [ref], [0])
         return rows
 
@@ -390,15 +390,15 @@ class Calls:
 
     def _argument(self, argument: Argument, dtype: Any) -> tuple[Array, ...]:
         what, which = argument.key[:2]
-        if argument.kind == ROWS:
+        if argument.kind == ARG_ROWS:
             arena = self.arena if what == "input" else self.cotangent_arena
             return arena.buffers[dtype], self.arena.index(self.at[which])
-        if argument.kind == NUMBER:
-            numbers = (self.ints if what == INT else self.floats)[which]
+        if argument.kind == ARG_NUMBER:
+            numbers = (self.ints if what == REF_INT else self.floats)[which]
             if self.device != "cpu":
-                return (self.arena.index(numbers) if what == INT else self.arena.payload(numbers),)
+                return (self.arena.index(numbers) if what == REF_INT else self.arena.payload(numbers),)
             return (numbers.astype(dtype),)
-        if argument.kind == VECTOR:
+        if argument.kind == ARG_VECTOR:
             return (self._flat(Ref(what, which, 0, (), dtype, 0)),)
         return (getattr(self, _MATRICES[what])[which],)
 
@@ -442,19 +442,19 @@ class Calls:
         return [arrays[0][None]] if op.stacked and not op.ragged else arrays
 
     def _array(self, ref: Ref, low: int, high: int, first: int) -> Any:
-        if ref.kind == STATIC:
+        if ref.kind == REF_STATIC:
             return ref.value
-        if ref.kind == INT:
+        if ref.kind == REF_INT:
             numbers = self.ints[ref.index]
             some = numbers[low:high].astype(np.int64)  # a kernel multiplies indices by sizes
             return some if self.device == "cpu" else brought(some, self.arena.index(numbers)[low:high])
-        if ref.kind == FLOAT:
+        if ref.kind == REF_FLOAT:
             numbers = self.floats[ref.index]
             numbers = numbers if self.device == "cpu" else self.arena.payload(numbers)
             return numbers[low:high].astype(ref.dtype).reshape((-1,) + (1,) * len(ref.shape))
-        if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
+        if ref.kind in (REF_PARAMETER, REF_CONSTANT) or (ref.kind == REF_NODE and not self.nodes[ref.index].batch):
             return self._flat(ref)[ref.shift : ref.shift + ref.size].reshape(ref.shape)
-        if ref.kind == NODE:
+        if ref.kind == REF_NODE:
             rows = self._rows(ref.index, ref.shift, ref.size, low, high, first)
         else:
             rows = self._input(ref, low, high)
@@ -462,9 +462,9 @@ class Calls:
 
     def _flat(self, ref: Ref) -> Array:
         """A shared value as a vector."""
-        if ref.kind == PARAMETER:
+        if ref.kind == REF_PARAMETER:
             return self.parameters[ref.index].memory.reshape(-1)
-        if ref.kind == CONSTANT:
+        if ref.kind == REF_CONSTANT:
             return devices.to_device(self.program.constants[ref.index], self.device).reshape(-1)
         return self.shared[ref.index].reshape(-1)
 
@@ -515,9 +515,9 @@ class Calls:
         self.backward_memory = Slabs(self.device)
         self.cotangents = self._matrices(self.backward_memory, scopes, self.count)
         for i, scope in enumerate(scopes):
-            if scope == SAME:
+            if scope == SCOPE_SAME:
                 self.cotangents[i], self.spent = self.slabs[i], True
-            elif scope == ALL and i in stages.zeroed:
+            elif scope == SCOPE_ALL and i in stages.zeroed:
                 self.cotangents[i].fill(0)
         self.out_cotangents = [self._out_cotangents(cotangents, k) for k in range(len(self.program.outputs))]
         self.back: dict[int, Any] = {}
@@ -574,7 +574,7 @@ class Calls:
 
     def _prepare_back(self, line: Any, segment: Segment) -> None:
         for slab in segment.zeroed:
-            line.zero(View(self.cotangents[slab], lines.BLOCK))
+            line.zero(View(self.cotangents[slab], lines.OF_BLOCK))
         for step in reversed(segment.steps):
             self._step_back(line, step, segment)
 
@@ -595,9 +595,11 @@ class Calls:
     def _cotangent(self, place: Place, columns: int) -> View:
         """Columns of a slab of cotangents, or, for slab -1 - k, of those of output ``k``."""
         if place.slab < 0:
-            return View(self.out_cotangents[-1 - place.slab][:, place.column : place.column + columns], lines.ALL)
+            return View(self.out_cotangents[-1 - place.slab][:, place.column : place.column + columns], lines.OF_ALL)
         matrix = self.cotangents[place.slab][:, place.column : place.column + columns]
-        return View(matrix, lines.BLOCK if self.stages.memory.cotangents[place.slab] == BLOCK else lines.ALL)
+        return View(
+            matrix, lines.OF_BLOCK if self.stages.memory.cotangents[place.slab] == SCOPE_BLOCK else lines.OF_ALL
+        )
 
     def _node_cotangent(self, ref: Ref) -> View:
         return self._cotangent(self._place_of(ref.index, ref.shift), ref.size)
@@ -605,12 +607,12 @@ class Calls:
     def _product_back(self, line: Any, step: Product, segment: Segment) -> None:
         ref, weight = step.x, self._weight(step)
         g = self._cotangent(step.place, step.columns)
-        place = self.stages.places.get(ref.index) if ref.kind == NODE else None
+        place = self.stages.places.get(ref.index) if ref.kind == REF_NODE else None
         if place is not None and place.slab not in self.stages.zeroed:
             line.product(g, weight, self._node_cotangent(ref), rows_at_once(self.xp, weight))
             return
         most = _block_rows(self._stage_of(step), segment.rows, self.count, self.largest)
-        rows = View(self.backward_memory.matrix(most, ref.size, ref.dtype), lines.BLOCK)
+        rows = View(self.backward_memory.matrix(most, ref.size, ref.dtype), lines.OF_BLOCK)
         line.product(g, weight, rows, rows_at_once(self.xp, weight))
         self._adds(line, rows, [ref], [0])
 
@@ -622,10 +624,10 @@ class Calls:
     def _adds(self, line: Any, rows: View, refs: Sequence[Ref], columns: Sequence[int]) -> None:
         """Add columns of a matrix to the cotangents of inputs and nodes: by the core, to all inputs at once."""
         pairs = list(zip(refs, columns, strict=True))
-        inputs = [(ref, c) for ref, c in pairs if ref.kind == INPUT and self._has_rows(ref.dtype)]
+        inputs = [(ref, c) for ref, c in pairs if ref.kind == REF_INPUT and self._has_rows(ref.dtype)]
         for ref, column in [pair for pair in pairs if pair not in inputs]:
             part = _columns_of(rows, column, ref.size)
-            if ref.kind == INPUT:
+            if ref.kind == REF_INPUT:
                 line.call(partial(_add_rows, ref, part))
             else:
                 line.add(self._node_cotangent(ref), part)
@@ -643,11 +645,11 @@ class Calls:
 
     def _call_back(self, step: OwnKernel, low: int, high: int) -> None:
         node = self.nodes[step.node]
-        wanted = [(k, ref) for k, ref in enumerate(node.reads) if ref.grad and ref.kind in (INPUT, NODE)]
-        wanted = [(k, ref) for k, ref in wanted if ref.kind == INPUT or self.nodes[ref.index].batch]
+        wanted = [(k, ref) for k, ref in enumerate(node.reads) if ref.grad and ref.kind in (REF_INPUT, REF_NODE)]
+        wanted = [(k, ref) for k, ref in wanted if ref.kind == REF_INPUT or self.nodes[ref.index].batch]
         for ref, cotangent in self._pulled_back(step.node, wanted, low, high):
             rows = unbroadcast(self.xp, cotangent, (high - low, *ref.shape)).reshape(high - low, -1)
-            if ref.kind == NODE:
+            if ref.kind == REF_NODE:
                 target = self._cotangent_rows(ref.index, ref.shift, ref.size, low, high)
                 target += rows
             else:
@@ -685,10 +687,10 @@ class Calls:
         shared: dict[int, Array] = {}
 
         def add(ref: Ref, gradient: Array) -> None:
-            if ref.kind == PARAMETER:
+            if ref.kind == REF_PARAMETER:
                 parameter = self.parameters[ref.index]
                 accumulate(parameter, self._whole(ref, gradient, parameter))
-            elif ref.kind == NODE:
+            elif ref.kind == REF_NODE:
                 flat = shared.setdefault(ref.index, self.xp.zeros(self.nodes[ref.index].size, ref.dtype))
                 flat[ref.shift : ref.shift + ref.size] += gradient.reshape(-1)
 
@@ -716,7 +718,7 @@ class Calls:
 
     def _weight_gradients(self, step: Product, add: Callable[[Ref, Array], None]) -> None:
         g = self._cotangent(step.place, step.columns).rows(0, self.count, 0)
-        x = self.xs[id(step)] if step.x.kind == INPUT else self._node(step.x).rows(0, self.count, 0)
+        x = self.xs[id(step)] if step.x.kind == REF_INPUT else self._node(step.x).rows(0, self.count, 0)
         gradient = outer_sum(self.xp, g, x)
         low = 0
         for ref in step.parameters:
@@ -744,12 +746,12 @@ class Calls:
             gradient = vjp(self.xp, g, y, *arrays)
             if not isinstance(gradient, RowSparse):
                 gradient = unbroadcast(self.xp, self.xp.asarray(gradient), ref.shape)
-            elif ref.kind != PARAMETER:
+            elif ref.kind != REF_PARAMETER:
                 gradient = gradient.to_dense()
             add(ref, gradient)
 
     def _is_shared(self, ref: Ref) -> bool:
-        return ref.kind == PARAMETER or (ref.kind == NODE and not self.nodes[ref.index].batch)
+        return ref.kind == REF_PARAMETER or (ref.kind == REF_NODE and not self.nodes[ref.index].batch)
 
     def _through_shared(self, i: int, cotangent: Array, add: Callable[[Ref, Any], None]) -> None:
         node = self.nodes[i]
@@ -832,9 +834,9 @@ def _keeps_all(stages: Stages, grad: bool) -> bool:
 def _shapes(stages: Stages, scopes: Sequence[str], rows: int, count: int, largest: int) -> list[Any]:
     """Rows, columns and dtype of each slab that needs a matrix of its own."""
     return [
-        (rows if scope == ALL else _block_rows(slab.stage, block, count, largest), slab.columns, slab.dtype)
+        (rows if scope == SCOPE_ALL else _block_rows(slab.stage, block, count, largest), slab.columns, slab.dtype)
         for slab, scope, block in zip(stages.slabs, scopes, stages.memory.rows, strict=True)
-        if scope in (ALL, BLOCK)
+        if scope in (SCOPE_ALL, SCOPE_BLOCK)
     ]
 
 

@@ -46,7 +46,7 @@ from lazyflow.ops import OPS
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter, constant, record, require_movable, type_on
 from lazyflow.record.expr import _append as append
 from lazyflow.record.tape import (
-    INPUT,
+    INPUT_OP,
     Signature,
     Tape,
     Type,
@@ -61,9 +61,9 @@ from lazyflow.settings import Function
 __all__ = ["cell"]
 
 
-MOST = 512  # keys, and programs, that are kept of one function or of a method of one object; the oldest go first
+MOST_KEPT = 512  # keys, and programs, that are kept of one function or of a method of one object; the oldest go first
 WAYS = 64  # to call it on one object, that are recorded by code made for them
-PATIENCE = 256  # so often code is made for one object
+CODE_PATIENCE = 256  # so often code is made for one object
 
 
 # Arguments, taken apart.
@@ -261,7 +261,7 @@ def _traced(
     tape = Tape(settings.current())
     tape.trace = trace = Trace(name)
     with recording_on(tape):
-        signatures = [leaf_signature(INPUT, kind, ints=0) for kind in types]
+        signatures = [leaf_signature(INPUT_OP, kind, ints=0) for kind in types]
         tape.keep.update(signatures)
         inputs = iter([append(tape, signature, ()) for signature in signatures])
         stand_ins = iter([TracedNumber(trace, i, value, ("number", i)) for i, value in enumerate(numbers)])
@@ -314,7 +314,7 @@ def _content(traced: _Traced) -> tuple[Any, ...]:
         columns[key[1]][place] = 0
     kinds = [signature_by_id(number) for number in tape.signatures]
     return (
-        tuple([s.type if s.op is INPUT else s for s in kinds]),
+        tuple([s.type if s.op is INPUT_OP else s for s in kinds]),
         tape.operands.tobytes(),
         *[column.tobytes() for column in columns.values()],
         tuple(
@@ -424,7 +424,7 @@ class _Known:
 
 
 def _drop_oldest(table: dict[Any, Any]) -> None:
-    while len(table) >= MOST:
+    while len(table) >= MOST_KEPT:
         del table[next(iter(table))]
 
 
@@ -572,7 +572,7 @@ class _Cell:
                 return
             if len(paths) >= WAYS and all(path.valid[0] == structure for path in paths):
                 return  # called in more ways than there is code for: to make it anew for every call costs most
-            if known.printed >= PATIENCE:
+            if known.printed >= CODE_PATIENCE:
                 return
             made = path_of(recorder, values, seen.guards, under, structure, _tells_arrays(seen), number != 0)
             if made is None:

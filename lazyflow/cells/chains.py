@@ -27,7 +27,7 @@ import numpy as np
 
 from lazyflow import passes
 from lazyflow.cells.program import Program, call_signature, elementwise_formulas, with_gradients_of_results
-from lazyflow.cells.steps import ELEMENTWISE, FLOAT, INPUT, NODE, PARAMETER, Node, Ref
+from lazyflow.cells.steps import ELEMENTWISE, REF_FLOAT, REF_INPUT, REF_NODE, REF_PARAMETER, Node, Ref
 from lazyflow.core.arrays import Ints
 from lazyflow.graph.graph import Graph
 from lazyflow.graph.repeats import watched
@@ -35,11 +35,11 @@ from lazyflow.locks import Lock
 from lazyflow.record.tape import Operand, Signature, Type
 
 # NumPy calls gather every operand first, which costs more than the launches that are saved.
-FUSIONS = ("core", "cuda")
-FEWEST = 4  # chains of one structure in a graph that are worth a kernel
-LARGEST = 32  # members of a chain
+CHAIN_FUSIONS = ("core", "cuda")
+FEWEST_CHAINS = 4  # chains of one structure in a graph that are worth a kernel
+MOST_MEMBERS = 32  # members of a chain
 SLOTS = 4  # operands that are rows, of a member
-MOST = 128  # structures that are kept
+MOST_STRUCTURES = 128  # structures that are kept
 AGE = 256  # graphs without it after which a structure gives way to a new one
 
 
@@ -64,7 +64,11 @@ class Chains:
     """
 
     def __init__(
-        self, fusions: Collection[str] = FUSIONS, fewest: int = FEWEST, most: int = MOST, age: int = AGE
+        self,
+        fusions: Collection[str] = CHAIN_FUSIONS,
+        fewest: int = FEWEST_CHAINS,
+        most: int = MOST_STRUCTURES,
+        age: int = AGE,
     ) -> None:
         self.fusions, self.fewest, self.most, self.age = fusions, fewest, most, age
         self.graphs = 0
@@ -159,17 +163,17 @@ def _signature(structure: Structure) -> Signature:
         nonlocal floats
         if o.kind == "float":
             floats += 1
-            return Ref(FLOAT, floats - 1, 0, o.shape, o.dtype, 1)
+            return Ref(REF_FLOAT, floats - 1, 0, o.shape, o.dtype, 1)
         assert o.type is not None
         if o.kind == "shared":
-            kind, index = PARAMETER, parameters.setdefault(o.type, len(parameters))
+            kind, index = REF_PARAMETER, parameters.setdefault(o.type, len(parameters))
         elif m.inside[o.position] >= 0:
-            kind, index = NODE, m.inside[o.position]
+            kind, index = REF_NODE, m.inside[o.position]
         else:
             inputs.append(o.type)
             walks.append(_walks(m.signature, o))
-            kind, index = INPUT, len(inputs) - 1
-        shift = m.shifts[o.position] if kind == NODE else 0
+            kind, index = REF_INPUT, len(inputs) - 1
+        shift = m.shifts[o.position] if kind == REF_NODE else 0
         return Ref(kind, index, shift, o.shape, o.dtype, o.type.size, o.vjp is not None)
 
     members = [_node(m.signature, tuple(read(o, m) for o in m.signature.operands)) for m in structure]
@@ -259,7 +263,7 @@ def _found(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
     if graph.counts is not None:  # of nodes of rows nobody may read a part
         users = np.repeat(np.arange(len(graph)), np.diff(graph.starts))
         output[graph.base[(graph.counts[users] != graph.counts[graph.base]) | (graph.shift != 0)]] = True
-    return _Found(*passes.chains(graph.nodes, graph.shift, joins, types, sizes, whole, output, LARGEST))
+    return _Found(*passes.chains(graph.nodes, graph.shift, joins, types, sizes, whole, output, MOST_MEMBERS))
 
 
 def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signature], Ints]:

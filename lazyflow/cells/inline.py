@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 
 from lazyflow import functions
 from lazyflow.cells.program import Program
-from lazyflow.cells.steps import CONSTANT, FLOAT, INPUT, INT, NODE, PARAMETER, PRODUCT, Node, Ref
+from lazyflow.cells.steps import (
+    PRODUCT,
+    REF_CONSTANT,
+    REF_FLOAT,
+    REF_INPUT,
+    REF_INT,
+    REF_NODE,
+    REF_PARAMETER,
+    Node,
+    Ref,
+)
 from lazyflow.ops import OPS
 from lazyflow.record.expr import Expr, Parameter, record, view
 from lazyflow.record.expr import _append as append
@@ -38,17 +48,19 @@ def inlined(call: CellCall) -> list[Expr]:
 
 def _value(call: CellCall, ref: Ref, values: Sequence[Expr]) -> Any:
     """What a node reads, as a whole."""
-    if ref.kind == NODE:
+    if ref.kind == REF_NODE:
         return values[ref.index]
-    if ref.kind == INPUT:
+    if ref.kind == REF_INPUT:
         return call.inputs[ref.index]
-    if ref.kind == PARAMETER:
+    if ref.kind == REF_PARAMETER:
         found = call.program.parameters[ref.index].parameter
         assert found is not None
         return found()
-    if ref.kind == CONSTANT:
+    if ref.kind == REF_CONSTANT:
         return constant_node(current_tape(), call.program.constants[ref.index])
-    return call.ints[ref.index] if ref.kind == INT else call.floats[ref.index] if ref.kind == FLOAT else ref.value
+    return (
+        call.ints[ref.index] if ref.kind == REF_INT else call.floats[ref.index] if ref.kind == REF_FLOAT else ref.value
+    )
 
 
 def _recorded(node: Node, values: Sequence[Any]) -> Expr:

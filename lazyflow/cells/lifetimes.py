@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lazyflow.cells.steps import NODE, Assemble, Fused, Node, OwnKernel, Place, Product, Ref, Step, is_batched
-from lazyflow.fuse.scalar import ALL as ALL_ROWS
-from lazyflow.fuse.scalar import LAUNCH, SOME, Kernel, may_share, shared, with_rows
+from lazyflow.cells.steps import REF_NODE, Assemble, Fused, Node, OwnKernel, Place, Product, Ref, Step, is_batched
+from lazyflow.fuse.scalar import ROWS_OF_ALL, ROWS_OF_LAUNCH, ROWS_OF_SOME, Kernel, may_share, shared, with_rows
 
-NONE, BLOCK, ALL, SAME = "none", "block", "all", "same"
+SCOPE_NONE, SCOPE_BLOCK, SCOPE_ALL, SCOPE_SAME = "none", "block", "all", "same"
 NO: frozenset[int] = frozenset()
 
 # What a block of rows reads and writes, in elements: a megabyte of float32 stays in the second cache.
-ELEMENTS = 1 << 18
+SEGMENT_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +36,8 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """``values[i]`` and ``cotangents[i]`` say what slab ``i`` needs: ``NONE``, one ``BLOCK`` of about ``rows[i]`` rows,
-    ``ALL``, or the ``SAME`` as its values."""
+    """``values[i]`` and ``cotangents[i]`` say what slab ``i`` needs: nothing (`SCOPE_NONE`), one block of about
+    ``rows[i]`` rows (`SCOPE_BLOCK`), all rows (`SCOPE_ALL`), or the same as its values (`SCOPE_SAME`)."""
 
     values: tuple[str, ...]
     cotangents: tuple[str, ...]
@@ -81,9 +80,14 @@ def memory_of(
         values.append(_scope({n for n, _, use in steps if slab in use.forward}, grad))
         late = slab in summed or any(slab in use.late_cotangents for _, _, use in steps)
         scope = _scope({n for n, _, use in steps if slab in use.cotangents}, late)
-        scope = ALL if late and scope == NONE else scope
-        same = scope == ALL and slab in exact and values[-1] == ALL and _same(slab, [(s, use) for _, s, use in steps])
-        cotangents.append(SAME if same else scope)
+        scope = SCOPE_ALL if late and scope == SCOPE_NONE else scope
+        same = (
+            scope == SCOPE_ALL
+            and slab in exact
+            and values[-1] == SCOPE_ALL
+            and _same(slab, [(s, use) for _, s, use in steps])
+        )
+        cotangents.append(SCOPE_SAME if same else scope)
         blocks = [_rows(parts[n]) for n, _, use in steps if slab in use.forward | use.cotangents]
         rows.append(None if None in blocks else max(filter(None, blocks), default=None))
     return Memory(tuple(values), tuple(cotangents), tuple(rows))
@@ -92,13 +96,13 @@ def memory_of(
 def _rows(part: Sequence[Step]) -> int | None:
     """The rows of a block of a segment."""
     columns = sum(map(_columns, part))
-    return max(ELEMENTS // columns // 16 * 16, 32) if columns and len(part) > 1 else None
+    return max(SEGMENT_ELEMENTS // columns // 16 * 16, 32) if columns and len(part) > 1 else None
 
 
 def _scope(parts: set[int], later: bool) -> str:
     if not parts:
-        return NONE
-    return ALL if later or len(parts) > 1 else BLOCK
+        return SCOPE_NONE
+    return SCOPE_ALL if later or len(parts) > 1 else SCOPE_BLOCK
 
 
 def _same(slab: int, steps: Sequence[tuple[Step, _Use]]) -> bool:
@@ -122,14 +126,14 @@ def laid_out(step: Step, memory: Memory, whole: bool) -> Step:
     the memory is so. ``whole``: slabs of values have rows for all calls, not only for those of a launch."""
     if not isinstance(step, Fused):
         return step
-    rows = {ALL: ALL_ROWS, SAME: ALL_ROWS, BLOCK: SOME, NONE: ALL_ROWS}
+    rows = {SCOPE_ALL: ROWS_OF_ALL, SCOPE_SAME: ROWS_OF_ALL, SCOPE_BLOCK: ROWS_OF_SOME, SCOPE_NONE: ROWS_OF_ALL}
     known = {("cotangent", slab): rows[scope] for slab, scope in enumerate(memory.cotangents)}
-    rows[ALL] = ALL_ROWS if whole else LAUNCH
+    rows[SCOPE_ALL] = ROWS_OF_ALL if whole else ROWS_OF_LAUNCH
     known |= {("slab", slab): rows[scope] for slab, scope in enumerate(memory.values)}
     forward, backward = with_rows(step.forward, known), step.backward
     if backward is not None:
         for slab in sorted(_slabs_in(backward, "cotangent")):
-            if memory.cotangents[slab] == SAME:
+            if memory.cotangents[slab] == SCOPE_SAME:
                 backward = shared(backward, *_keys(slab))
         backward = with_rows(backward, known)
     return Fused(forward, backward)
@@ -142,7 +146,7 @@ def segments(
     found = []
     for part in _parts(stage):
         used = {slab for step in part for slab in _use(step, nodes, places).cotangents}
-        blocks = tuple(s for s in sorted(used & zeroed) if memory.cotangents[s] == BLOCK)
+        blocks = tuple(s for s in sorted(used & zeroed) if memory.cotangents[s] == SCOPE_BLOCK)
         found.append(Segment(tuple(part), _rows(part), blocks))
     return tuple(found)
 
@@ -212,7 +216,7 @@ def _use_of_call(i: int, nodes: Sequence[Node], places: Mapping[int, Place]) -> 
 
 
 def _slabs_of(refs: Sequence[Ref], places: Mapping[int, Place]) -> frozenset[int]:
-    return frozenset(places[ref.index].slab for ref in refs if ref.kind == NODE and ref.index in places)
+    return frozenset(places[ref.index].slab for ref in refs if ref.kind == REF_NODE and ref.index in places)
 
 
 def _slabs_in(kernel: Kernel, what: str) -> frozenset[int]:

@@ -17,7 +17,11 @@ from lazyflow.device import Array
 from lazyflow.fuse import cuda
 from lazyflow.ops.linalg import rows_product
 
-ALL, LAUNCH, BLOCK = 0, 1, 2  # the first row of a matrix is that of the first call, of a launch's, or of a block's
+OF_ALL, OF_LAUNCH, OF_BLOCK = (
+    0,
+    1,
+    2,
+)  # the first row of a matrix is that of the first call, of a launch's, or of a block's
 
 
 class View(NamedTuple):
@@ -28,9 +32,9 @@ class View(NamedTuple):
 
     def rows(self, low: int, high: int, first: int) -> Array:
         """Those of the calls from ``low`` to ``high`` of a launch whose first call is ``first``."""
-        if self.base == BLOCK:
+        if self.base == OF_BLOCK:
             return self.array[: high - low]
-        begin = 0 if self.base == ALL else first
+        begin = 0 if self.base == OF_ALL else first
         return self.array[low - begin : high - begin]
 
 

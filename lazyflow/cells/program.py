@@ -32,17 +32,17 @@ from lazyflow.cells.lifetimes import Memory, Segment, laid_out, memory_of, segme
 from lazyflow.cells.steps import (
     ASSEMBLE,
     CALL,
-    CONSTANT,
     ELEMENTWISE,
-    FLOAT,
     HOISTED,
-    INPUT,
-    INT,
     MAIN,
-    NODE,
-    PARAMETER,
     PRODUCT,
-    STATIC,
+    REF_CONSTANT,
+    REF_FLOAT,
+    REF_INPUT,
+    REF_INT,
+    REF_NODE,
+    REF_PARAMETER,
+    REF_STATIC,
     SUNK,
     Assemble,
     ColumnSum,
@@ -58,14 +58,25 @@ from lazyflow.cells.steps import (
 )
 from lazyflow.device import Array
 from lazyflow.fuse import blocks, cuda, machine
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder, Kernel, ScalarValue, Store, is_cheap, is_fusable
+from lazyflow.fuse.scalar import (
+    ARG_BLOCK,
+    ARG_NUMBER,
+    ARG_ROWS,
+    ARG_VECTOR,
+    Builder,
+    Kernel,
+    ScalarValue,
+    Store,
+    is_cheap,
+    is_fusable,
+)
 from lazyflow.graph.graph import Graph
 from lazyflow.ops import OPS
 from lazyflow.ops.base import NOTHING, Op, Result
 from lazyflow.ops.formula import Formula, parse, pullback
 from lazyflow.record.expr import signature_of
-from lazyflow.record.tape import CONSTANT as CONSTANT_NODE
-from lazyflow.record.tape import INPUT as INPUT_NODE
+from lazyflow.record.tape import CONSTANT_OP as CONSTANT_NODE
+from lazyflow.record.tape import INPUT_OP as INPUT_NODE
 from lazyflow.record.tape import (
     Operand,
     Signature,
@@ -104,7 +115,7 @@ class Program:
         number = {node: k for k, node in enumerate(kept)}
 
         def moved(ref: Ref) -> Ref:
-            return replace(ref, index=number[ref.index]) if ref.kind == NODE else ref
+            return replace(ref, index=number[ref.index]) if ref.kind == REF_NODE else ref
 
         nodes = [replace(self.nodes[i], reads=tuple(map(moved, self.nodes[i].reads))) for i in kept]
         outputs = tuple(number[self.outputs[k]] for k in results)
@@ -118,7 +129,7 @@ class Program:
     @cached_property
     def reached(self) -> tuple[frozenset[int], ...]:
         """Of each result, the inputs that its gradient flows to."""
-        return tuple(frozenset(index for kind, index in leaves if kind == INPUT) for leaves in self._leaves)
+        return tuple(frozenset(index for kind, index in leaves if kind == REF_INPUT) for leaves in self._leaves)
 
     @cached_property
     def _leaves(self) -> tuple[frozenset[tuple[str, int]], ...]:
@@ -129,7 +140,7 @@ class Program:
                 for i in _below(self.nodes, node, grad=True)
                 if self.nodes[i].grad
                 for ref in self.nodes[i].reads
-                if ref.grad and ref.kind in (INPUT, PARAMETER)
+                if ref.grad and ref.kind in (REF_INPUT, REF_PARAMETER)
             )
             for node in self.outputs
         )
@@ -162,7 +173,7 @@ def _below(nodes: Sequence[Node], node: int, grad: bool) -> set[int]:
         i = stack.pop()
         if i not in found:
             found.add(i)
-            reads = [ref for ref in nodes[i].reads if ref.kind == NODE]
+            reads = [ref for ref in nodes[i].reads if ref.kind == REF_NODE]
             stack.extend(ref.index for ref in reads if not grad or (ref.grad and nodes[i].grad))
     return found
 
@@ -258,10 +269,10 @@ class _Reader:
         row, kind = int(self.graph.origin[i]), signature.type
         if signature.op is INPUT_NODE or row in self.trace.given:
             index = self.inputs.setdefault(row, len(self.inputs))
-            return Ref(INPUT, index, 0, kind.shape, kind.dtype, kind.size, kind.requires_grad)
+            return Ref(REF_INPUT, index, 0, kind.shape, kind.dtype, kind.size, kind.requires_grad)
         if signature.op is CONSTANT_NODE:
             self.constants.append(self.tape.objects[row])
-            return Ref(CONSTANT, len(self.constants) - 1, 0, kind.shape, kind.dtype, kind.size)
+            return Ref(REF_CONSTANT, len(self.constants) - 1, 0, kind.shape, kind.dtype, kind.size)
         reads = self._operands(i, signature, row)
         if signature.op.name == "detach" and not any(i == base for base, _ in self.graph.roots):
             return replace(reads[0], grad=False)  # no copy is needed: here every read says whether a gradient flows
@@ -279,7 +290,7 @@ class _Reader:
             elif o.kind == "shared":
                 assert o.type is not None
                 index = self.parameters.setdefault(o.type, len(self.parameters))
-                found.append(Ref(PARAMETER, index, 0, o.shape, o.dtype, o.type.size, o.vjp is not None))
+                found.append(Ref(REF_PARAMETER, index, 0, o.shape, o.dtype, o.type.size, o.vjp is not None))
             else:
                 found.append(self._number(i, o, row))
         return tuple(found)
@@ -292,15 +303,15 @@ class _Reader:
         return replace(whole, shift=whole.shift + shift, shape=o.shape, size=o.type.size, grad=grad)
 
     def _number(self, i: int, o: Operand, row: int) -> Ref:
-        column, kind = ("ints", INT) if o.kind == "int" else ("floats", FLOAT)
-        starts = self.graph.int_starts if kind == INT else self.graph.float_starts
+        column, kind = ("ints", REF_INT) if o.kind == "int" else ("floats", REF_FLOAT)
+        starts = self.graph.int_starts if kind == REF_INT else self.graph.float_starts
         link = self.trace.links.get((row, column, o.position))
         if link is not None:
-            known = self.ints if kind == INT else self.floats
+            known = self.ints if kind == REF_INT else self.floats
             return Ref(kind, known.setdefault(link.payload, len(known)), 0, o.shape, o.dtype, 1)
         value = getattr(self.graph, column)[starts[i] + o.position]
-        number: Any = np.asarray(value, np.int64) if kind == INT else float(value)
-        return Ref(STATIC, -1, 0, o.shape, o.dtype, 1, value=number)
+        number: Any = np.asarray(value, np.int64) if kind == REF_INT else float(value)
+        return Ref(REF_STATIC, -1, 0, o.shape, o.dtype, 1, value=number)
 
     def _split_affine(self, signature: Signature, reads: tuple[Ref, ...]) -> Ref | None:
         """``W x + b`` with a parameter ``W`` and a vector ``x`` as a product and a sum, which fuses with more."""
@@ -312,7 +323,7 @@ class _Reader:
         else:
             return None
         vectors = x.dtype == weight.dtype == signature.type.dtype and len(x.shape) == 1 and len(weight.shape) == 2
-        if not vectors or x.dtype.kind != "f" or x.dtype.itemsize < 4 or weight.kind != PARAMETER:
+        if not vectors or x.dtype.kind != "f" or x.dtype.itemsize < 4 or weight.kind != REF_PARAMETER:
             return None
         if not is_batched(x, self.found) or (
             bias is not None and (is_batched(bias, self.found) or bias.dtype != x.dtype)
@@ -321,7 +332,7 @@ class _Reader:
         kind = signature.type
         product = Node(PRODUCT, None, (weight, x), kind.shape, kind.dtype, kind.size, True, weight.grad or x.grad)
         self.found.append(product)
-        whole = Ref(NODE, len(self.found) - 1, 0, kind.shape, kind.dtype, kind.size, product.grad)
+        whole = Ref(REF_NODE, len(self.found) - 1, 0, kind.shape, kind.dtype, kind.size, product.grad)
         if bias is None:
             return whole
         bias_kind = intern_type(bias.shape, bias.dtype, kind.device, bias.grad)
@@ -341,7 +352,7 @@ class _Reader:
         else:
             node = Node(CALL, signature, reads, *shape)
         self.found.append(node)
-        return Ref(NODE, len(self.found) - 1, 0, *shape[:3], signature.differentiable)
+        return Ref(REF_NODE, len(self.found) - 1, 0, *shape[:3], signature.differentiable)
 
     def _assembles(self, signature: Signature, reads: Sequence[Ref]) -> bool:
         """Whether a value is its operands' elements in order."""
@@ -424,7 +435,7 @@ class _Compiler:
         self.readers: list[list[tuple[int, Ref]]] = [[] for _ in self.nodes]
         for i, node in enumerate(self.nodes):
             for ref in node.reads:
-                if ref.kind == NODE:
+                if ref.kind == REF_NODE:
                     self.readers[ref.index].append((i, ref))
         self.fused = [self._is_fused(node) for node in self.nodes]
         self.virtual = self._virtual()
@@ -443,7 +454,7 @@ class _Compiler:
         return all(self._fits(ref, node) for ref in node.reads)
 
     def _fits(self, ref: Ref, node: Node) -> bool:
-        if ref.kind in (STATIC, FLOAT):
+        if ref.kind in (REF_STATIC, REF_FLOAT):
             return True
         return ref.dtype == node.dtype and ref.size in (1, node.size) and ref.size > 0
 
@@ -471,8 +482,8 @@ class _Compiler:
             early = [False] * n
             for i, node in enumerate(self.nodes):
                 early[i] = node.batch and all(
-                    ref.index in external if ref.kind == INPUT else not is_batched(ref, self.nodes) or ref.kind != NODE
-                    or early[ref.index]
+                    ref.index in external if ref.kind == REF_INPUT
+                    else ref.kind != REF_NODE or not is_batched(ref, self.nodes) or early[ref.index]
                     for ref in node.reads
                 )  # fmt: skip
             hoisted = self._ancestors(i for i in range(n) if early[i] and not self.fused[i])
@@ -484,7 +495,7 @@ class _Compiler:
             needed = self._ancestors(inner)
             sunk: set[int] = set()
             for i, node in enumerate(self.nodes):
-                late = any(ref.kind == NODE and ref.index in sunk for ref in node.reads)
+                late = any(ref.kind == REF_NODE and ref.index in sunk for ref in node.reads)
                 if i not in needed and node.batch and stage[i] == MAIN and (late or not self.fused[i]):
                     sunk.add(i)
             for i in sunk:
@@ -501,7 +512,7 @@ class _Compiler:
             i = stack.pop()
             if i not in found:
                 found.add(i)
-                stack.extend(ref.index for ref in self.nodes[i].reads if ref.kind == NODE)
+                stack.extend(ref.index for ref in self.nodes[i].reads if ref.kind == REF_NODE)
         return found
 
     def _levels(self) -> list[int]:
@@ -510,7 +521,7 @@ class _Compiler:
         for i, node in enumerate(self.nodes):
             below = 0
             for ref in node.reads:
-                if ref.kind == NODE and self.nodes[ref.index].batch:
+                if ref.kind == REF_NODE and self.nodes[ref.index].batch:
                     joins = self.fused[i] and self.fused[ref.index] and not self.virtual[i] and self._joins(i, ref)
                     below = max(below, level[ref.index] + (not joins and not self.virtual[ref.index]))
             level[i] = below
@@ -653,7 +664,7 @@ class _Compiler:
 
     def contributes(self, ref: Ref) -> None:
         """Note that a step adds to the cotangents of what ``ref`` reads."""
-        if ref.kind == NODE and ref.index in self.places:
+        if ref.kind == REF_NODE and ref.index in self.places:
             place = self.places[ref.index]
             spans = self.written.setdefault(place.slab, [])
             spans.append((place.column + ref.shift, ref.size))
@@ -733,9 +744,9 @@ class _Fuser:
         self.b = Builder(self.width, self.dtype)
         self.values: dict[tuple[int, int], ScalarValue] = {}
         for i in self.order:
-            value = self.value(Ref(NODE, i, 0, self.nodes[i].shape, self.dtype, self.width))
+            value = self.value(Ref(REF_NODE, i, 0, self.nodes[i].shape, self.dtype, self.width))
             if i in self.c.output_of:
-                self.b.store(BLOCK, ("output", self.c.output_of[i]), 0, self.width, value, adds=False)
+                self.b.store(ARG_BLOCK, ("output", self.c.output_of[i]), 0, self.width, value, adds=False)
             elif i in self.c.places:
                 self._store(self.c.places[i], value)
         for (i, shift), place in keep.items():
@@ -743,11 +754,11 @@ class _Fuser:
         return self.b.kernel()
 
     def _store(self, place: Place, value: ScalarValue) -> None:
-        self.b.store(BLOCK, ("slab", place.slab), place.column, self.width, value, adds=False)
+        self.b.store(ARG_BLOCK, ("slab", place.slab), place.column, self.width, value, adds=False)
 
     def value(self, ref: Ref) -> ScalarValue:
         """The code of an operand in the forward kernel."""
-        if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
+        if ref.kind == REF_NODE and (ref.index in self.members or self.c.virtual[ref.index]):
             key = ref.index, ref.shift
             if key not in self.values:
                 node = self.nodes[ref.index]
@@ -759,18 +770,18 @@ class _Fuser:
 
     def load(self, ref: Ref) -> ScalarValue:
         """The code that loads what lies in memory."""
-        if ref.kind == STATIC:
+        if ref.kind == REF_STATIC:
             return float(ref.value)
-        if ref.kind in (INT, FLOAT):
-            return self.b.load(NUMBER, (ref.kind, ref.index), 0, 1)
-        if ref.kind == INPUT:
-            return self.b.load(ROWS, ("input", ref.index), ref.shift, ref.size)
-        if ref.kind in (PARAMETER, CONSTANT) or not self.nodes[ref.index].batch:
-            return self.b.load(VECTOR, (ref.kind, ref.index), ref.shift, ref.size)
+        if ref.kind in (REF_INT, REF_FLOAT):
+            return self.b.load(ARG_NUMBER, (ref.kind, ref.index), 0, 1)
+        if ref.kind == REF_INPUT:
+            return self.b.load(ARG_ROWS, ("input", ref.index), ref.shift, ref.size)
+        if ref.kind in (REF_PARAMETER, REF_CONSTANT) or not self.nodes[ref.index].batch:
+            return self.b.load(ARG_VECTOR, (ref.kind, ref.index), ref.shift, ref.size)
         if ref.index in self.c.output_of:
-            return self.b.load(BLOCK, ("output", self.c.output_of[ref.index]), ref.shift, ref.size)
+            return self.b.load(ARG_BLOCK, ("output", self.c.output_of[ref.index]), ref.shift, ref.size)
         place = self.c.places[ref.index]
-        return self.b.load(BLOCK, ("slab", place.slab), place.column + ref.shift, ref.size)
+        return self.b.load(ARG_BLOCK, ("slab", place.slab), place.column + ref.shift, ref.size)
 
     # Backward.
 
@@ -800,10 +811,10 @@ class _Fuser:
     def _cotangent(self, i: int) -> ScalarValue | None:
         """The cotangent that other steps have left for a node."""
         if i in self.c.output_of:
-            return self.b.load(BLOCK, ("output cotangent", self.c.output_of[i]), 0, self.width)
+            return self.b.load(ARG_BLOCK, ("output cotangent", self.c.output_of[i]), 0, self.width)
         if i in self.c.places:
             place = self.c.places[i]
-            return self.b.load(BLOCK, ("cotangent", place.slab), place.column, self.width)
+            return self.b.load(ARG_BLOCK, ("cotangent", place.slab), place.column, self.width)
         return None
 
     def _pulled_back(self, key: tuple[int, int], g: ScalarValue) -> Iterator[tuple[Ref, ScalarValue]]:
@@ -827,7 +838,7 @@ class _Fuser:
         cotangents: dict[tuple[int, int], ScalarValue],
         queue: list[tuple[int, int]],
     ) -> None:
-        if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
+        if ref.kind == REF_NODE and (ref.index in self.members or self.c.virtual[ref.index]):
             key = ref.index, ref.shift
             if key in cotangents:
                 cotangents[key] = self.b.call("add", cotangents[key], cotangent)
@@ -841,17 +852,17 @@ class _Fuser:
 
     def _add_to(self, ref: Ref, value: ScalarValue) -> None:
         """Store a cotangent of what lies in memory; those of shared vectors are summed in the end."""
-        if ref.kind == INPUT:
-            self.b.store(ROWS, ("input cotangent", ref.index), ref.shift, ref.size, value, adds=True)
-        elif ref.kind == NODE and self.nodes[ref.index].batch:
+        if ref.kind == REF_INPUT:
+            self.b.store(ARG_ROWS, ("input cotangent", ref.index), ref.shift, ref.size, value, adds=True)
+        elif ref.kind == REF_NODE and self.nodes[ref.index].batch:
             if ref.index in self.c.output_of:
                 key: Any = ("output cotangent", self.c.output_of[ref.index])
-                self.b.store(BLOCK, key, ref.shift, ref.size, value, adds=True)
+                self.b.store(ARG_BLOCK, key, ref.shift, ref.size, value, adds=True)
             else:
                 place = self.c.places[ref.index]
                 self.c.contributes(ref)
                 adds = place.slab not in self.c.exact
-                self.b.store(BLOCK, ("cotangent", place.slab), place.column + ref.shift, ref.size, value, adds=adds)
+                self.b.store(ARG_BLOCK, ("cotangent", place.slab), place.column + ref.shift, ref.size, value, adds=adds)
 
     def _with_sums(self) -> Kernel:
         """The kernel, with the columns whose sums are gradients of shared vectors: where they are stored anyway, or in
@@ -859,14 +870,14 @@ class _Fuser:
         rows = [(s.value, self._row_of(s)) for s in self.b.stores if isinstance(s.value, int)]
         whole = {value: place for value, place in rows if place is not None}
         for ref, value in self.incoming.items():
-            if ref.kind in (PARAMETER, CONSTANT) or (ref.kind == NODE and not self.nodes[ref.index].batch):
+            if ref.kind in (REF_PARAMETER, REF_CONSTANT) or (ref.kind == REF_NODE and not self.nodes[ref.index].batch):
                 place = whole.get(value) if ref.size == self.width and isinstance(value, int) else None
                 if place is None:
                     key = ("sum", tuple(self.order), ref)
                     if key not in self.c.saved_places:
                         self.c.saved_places[key] = self.c._slab(ref.size, self.dtype, self.stage)
                     place = self.c.saved_places[key]
-                    self.b.store(BLOCK, ("cotangent", place.slab), 0, ref.size, value, adds=False)
+                    self.b.store(ARG_BLOCK, ("cotangent", place.slab), 0, ref.size, value, adds=False)
                 self.c.sums.append(ColumnSum(ref, place))
         return self.b.kernel()
 
@@ -879,7 +890,7 @@ class _Fuser:
 
     def known_ref(self, ref: Ref) -> ScalarValue:
         """The code of an operand in the backward kernel."""
-        if ref.kind == NODE and (ref.index in self.members or self.c.virtual[ref.index]):
+        if ref.kind == REF_NODE and (ref.index in self.members or self.c.virtual[ref.index]):
             return self.known(ref.index, ref.shift)
         return self.load(ref)
 
@@ -887,7 +898,7 @@ class _Fuser:
         """The value of a fused node in backward: where it lies, or was kept, or computed again where that is cheap."""
         node = self.nodes[i]
         if i in self.c.output_of or i in self.c.places:
-            return self.load(Ref(NODE, i, shift, node.shape, self.dtype, self.width))
+            return self.load(Ref(REF_NODE, i, shift, node.shape, self.dtype, self.width))
         assert node.formula is not None
         key = i, shift
         if key not in self.recomputed:
@@ -896,7 +907,7 @@ class _Fuser:
                 self.recomputed[key] = self.b.formula(node.formula, dict(zip(node.names, operands, strict=True)))
             else:
                 self.kept[key] = place = self._keep(key)
-                self.recomputed[key] = self.b.load(BLOCK, ("slab", place.slab), place.column, self.width)
+                self.recomputed[key] = self.b.load(ARG_BLOCK, ("slab", place.slab), place.column, self.width)
         return self.recomputed[key]
 
     def _keep(self, key: tuple[int, int]) -> Place:
@@ -919,13 +930,13 @@ class _Fuser:
     def _product_parts(self) -> list[Ref]:
         """The whole-width parts of products that this group alone reads, and that no derivative needs."""
         found: dict[Ref, None] = {}
-        stack = [ref for i in self.order for ref in self.nodes[i].reads if ref.kind == NODE]
-        stack = [Ref(NODE, r.index, r.shift, r.shape, r.dtype, r.size, r.grad) for r in stack]
+        stack = [ref for i in self.order for ref in self.nodes[i].reads if ref.kind == REF_NODE]
+        stack = [Ref(REF_NODE, r.index, r.shift, r.shape, r.dtype, r.size, r.grad) for r in stack]
         while stack:
             ref = stack.pop(0)
             node = self.nodes[ref.index]
             if self.c.virtual[ref.index]:
-                stack += [_shifted(r, ref.shift, node, self.width) for r in node.reads if r.kind == NODE]
+                stack += [_shifted(r, ref.shift, node, self.width) for r in node.reads if r.kind == REF_NODE]
             elif self._is_free(ref):
                 found[ref] = None
         return list(found)
@@ -945,7 +956,7 @@ class _Fuser:
             for user, _ in self.c.readers[i]:
                 node = self.nodes[user]
                 for slope in node.slopes:
-                    reading = [r for r in node.reads if r.kind == NODE and r.index == i]
+                    reading = [r for r in node.reads if r.kind == REF_NODE and r.index == i]
                     names = {node.names[k] for k, r in enumerate(node.reads) if r in reading}
                     if slope is not None and names & set(slope.operands):
                         return False
@@ -968,7 +979,7 @@ def is_cheap_node(node: Node) -> bool:
 
 def _shifted(ref: Ref, shift: int, node: Node, width: int) -> Ref:
     """An operand of ``node`` where only ``width`` elements from ``shift`` on of the node are wanted."""
-    if ref.kind in (STATIC, INT, FLOAT) or ref.size != node.size or node.size == width:
+    if ref.kind in (REF_STATIC, REF_INT, REF_FLOAT) or ref.size != node.size or node.size == width:
         return ref
     return replace(ref, shift=ref.shift + shift, size=width, shape=(width,))
 

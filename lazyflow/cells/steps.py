@@ -16,7 +16,7 @@ from lazyflow.ops.base import Shape
 from lazyflow.ops.formula import Formula
 from lazyflow.record.tape import Signature
 
-NODE, INPUT, PARAMETER, CONSTANT, INT, FLOAT, STATIC = (
+REF_NODE, REF_INPUT, REF_PARAMETER, REF_CONSTANT, REF_INT, REF_FLOAT, REF_STATIC = (
     "node",
     "input",
     "parameter",
@@ -33,7 +33,7 @@ HOISTED, MAIN, SUNK = range(3)
 @dataclass(frozen=True)
 class Ref:
     """What a node reads: ``size`` elements from ``shift`` on of a node, an input, a parameter or a constant, a payload
-    number of the call, or a number that is part of the program (``STATIC``, in ``value``)."""
+    number of the call, or a number that is part of the program (``REF_STATIC``, in ``value``)."""
 
     kind: str
     index: int
@@ -132,4 +132,4 @@ class ColumnSum:
 
 def is_batched(ref: Ref, nodes: Sequence[Node]) -> bool:
     """Whether a ref has a value for each call."""
-    return ref.kind in (INPUT, INT, FLOAT) or (ref.kind == NODE and nodes[ref.index].batch)
+    return ref.kind in (REF_INPUT, REF_INT, REF_FLOAT) or (ref.kind == REF_NODE and nodes[ref.index].batch)

@@ -40,12 +40,12 @@ from lazyflow.record.trace import TracedNumber
 
 VisiblePath = tuple[Any, ...]
 
-MOST = 4096  # marks: to compare more of them takes longer than to record a body anew
+MOST_MARKS = 4096  # marks: to compare more of them takes longer than to record a body anew
 MISSING: Any = object()  # in a guard: no such name
 
 # Packages and standard modules whose functions depend on their arguments alone.
-OWN = frozenset({"lazyflow", "numpy", "cupy"})
-PURE = OWN | frozenset(
+OWN_PACKAGES = frozenset({"lazyflow", "numpy", "cupy"})
+PURE = OWN_PACKAGES | frozenset(
     {
         "__future__", "abc", "bisect", "builtins", "cmath", "collections", "contextlib", "enum", "fractions",
         "functools", "heapq", "itertools", "logging", "math", "numbers", "operator", "re", "string", "types", "typing",
@@ -338,7 +338,7 @@ class _Walk:
             self._guard("printing", None, None, options)
             self._later((), [("printing", options)])
         while self.waiting:
-            if len(self.marks) > MOST:
+            if len(self.marks) > MOST_MARKS:
                 self.watchable = False
             if not self.watchable:
                 return
@@ -482,7 +482,7 @@ class _Walk:
             cells = [c.cell_contents for c in value.__closure__ or () if is_filled(c)]
             kinds = _FUNCTIONS if module.startswith("lazyflow") else (*_FUNCTIONS, dict)  # a table of functions
             self._later(path, [(k, v) for k, v in enumerate(cells) if isinstance(v, kinds) or is_module(v)])
-            if value.__name__ in HIDDEN and _root(module) in OWN:
+            if value.__name__ in HIDDEN and _root(module) in OWN_PACKAGES:
                 return self._hidden()
             return self._fixed(path, value) if value.__module__ == module else Same(value.__code__)
         if not _is_pure(module):
@@ -531,7 +531,7 @@ class _Walk:
         if _root(name) in PURE:
             return (
                 self._library(path, value)
-                if _root(name) not in OWN or self.names.isdisjoint(HIDDEN)
+                if _root(name) not in OWN_PACKAGES or self.names.isdisjoint(HIDDEN)
                 else self._hidden()
             )
         if not _is_pure(name):

@@ -16,7 +16,7 @@ import numpy as np
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 
-PLAIN, VIEW, IMPORT, OUTPUT = range(4)  # kinds of rows, as in core/passes.pyx
+PLAIN_ROW, VIEW_ROW, IMPORT_ROW, OUTPUT_ROW = range(4)  # kinds of rows, as in core/passes.pyx
 
 
 def begins(counts: Ints) -> Ints:
@@ -42,7 +42,7 @@ def row_starts(ids: Ints, ints: Ints, rows: Ints, int_counts: Ints, float_counts
 def structure(ids: Any, ints: Any, rows: Ints, int_counts: Ints, kinds: Ints) -> bytes:
     """Of the integers of all rows those that say what is connected to what, and are no payload."""
     ids, ints = np.asarray(ids), np.asarray(ints)
-    says = (kinds == VIEW) | (kinds == IMPORT) | (rows < 0)
+    says = (kinds == VIEW_ROW) | (kinds == IMPORT_ROW) | (rows < 0)
     which = np.repeat(says.take(ids), int_counts.take(ids))
     return bytes(ints[which].tobytes()) if len(which) == len(ints) else bytes(ints.tobytes())
 
@@ -66,7 +66,7 @@ def _reach_of(row: int, ids: Ints, kinds: Ints, starts: Ints, operands: Ints, ga
 
 def _end_of_call(row: int, ids: Ints, kinds: Ints) -> int:
     """The first row from this one on that is no further result of the call before it."""
-    while row < len(ids) and kinds[ids[row]] == OUTPUT:
+    while row < len(ids) and kinds[ids[row]] == OUTPUT_ROW:
         row += 1
     return row
 
@@ -125,8 +125,8 @@ def collected(
     """All rows that the roots need, as a graph."""
     n = len(ids)
     kind = kinds.take(ids)
-    views = np.flatnonzero(kind == VIEW)
-    results = np.flatnonzero(kind == OUTPUT)
+    views = np.flatnonzero(kind == VIEW_ROW)
+    results = np.flatnonzero(kind == OUTPUT_ROW)
     aliases = np.concatenate([views, imports])
     ends = np.concatenate([operands[starts[views]], targets])
     shifts = np.concatenate([ints[int_starts[views]].astype(np.int64), np.zeros(len(imports), np.int64)])
@@ -344,7 +344,7 @@ def _leaders(key: Ints) -> Ints:
 
 
 # Keys go through a table of this many entries at most; NumPy takes its memory only where it is touched.
-LARGEST = 1 << 22
+LARGEST_TABLE = 1 << 22
 
 
 def _key(nodes: Nodes, payload: _Payload, some: Ints, signature: int, first: Ints) -> Ints:
@@ -355,12 +355,12 @@ def _key(nodes: Nodes, payload: _Payload, some: Ints, signature: int, first: Int
         low, high = int(column.min()), int(column.max())
         if low == high:
             continue
-        sparse = high - low + 1 > LARGEST
+        sparse = high - low + 1 > LARGEST_TABLE
         ranks = np.unique(column, return_inverse=True)[1] if sparse else column - low
         width = int(ranks.max()) + 1
         key = key * width + ranks
         size *= width
-        if size > LARGEST:
+        if size > LARGEST_TABLE:
             key = np.unique(key, return_inverse=True)[1]
             size = int(key.max()) + 1
     return key

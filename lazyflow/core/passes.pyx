@@ -28,10 +28,10 @@ ctypedef int32_t i32
 ctypedef unsigned char flag
 
 cdef enum:
-    PLAIN
-    VIEW
-    IMPORT
-    OUTPUT  # kinds of rows, as in lazyflow/core/arrays.py
+    PLAIN_ROW
+    VIEW_ROW
+    IMPORT_ROW
+    OUTPUT_ROW  # kinds of rows, as in lazyflow/core/arrays.py
 
 cdef i64 MASK = 0x7FFFFFFF  # bits of a hash: its products fit in 64
 
@@ -244,7 +244,7 @@ def structure(ids, ints, rows, int_counts, kinds):
         count = int_count[k]
         torn = torn or count < 0 or count > numbers - at
         if not torn:
-            if kind[k] == VIEW or kind[k] == IMPORT or operand_count[k] < 0:
+            if kind[k] == VIEW_ROW or kind[k] == IMPORT_ROW or operand_count[k] < 0:
                 memcpy(to + size, number + at, count * sizeof(i32))
                 size += count
             at += count
@@ -330,7 +330,7 @@ def reach(rows, ids, kinds, starts, operands, marks, Py_ssize_t gap):
             raise ValueError("starts, operands: they do not fit together")
     lows, highs = _new(len(ranges)), _new(len(ranges))
     for k, (first, last) in enumerate(ranges):
-        while last < n and 0 <= kind_of[last] < signatures and kind[kind_of[last]] == OUTPUT:
+        while last < n and 0 <= kind_of[last] < signatures and kind[kind_of[last]] == OUTPUT_ROW:
             last += 1  # the further results of a call stand behind it
         _at(lows)[k], _at(highs)[k] = first, last
     return lows, highs, counts
@@ -444,14 +444,14 @@ def collected(ids, kinds, operands, ints, starts, int_starts, float_starts, impo
                 wrong = True
                 break
             what = kind[kind_of[i]]
-            if what == VIEW:
+            if what == VIEW_ROW:
                 if start[i] == start[i + 1] or int_start[i] == int_start[i + 1]:
                     wrong = True
                     break
                 source = operand[start[i]]
                 base[i] = base[source]
                 shift[i] = shift[source] + number[int_start[i]]
-            elif what == OUTPUT:
+            elif what == OUTPUT_ROW:
                 if start[i] == start[i + 1]:
                     wrong = True
                     break
@@ -469,7 +469,7 @@ def collected(ids, kinds, operands, ints, starts, int_starts, float_starts, impo
                 for e in range(start[i], start[i + 1]):
                     needed[base[operand[e]]] = True
         for i in range(n):  # a call computes all of its results
-            if kind[kind_of[i]] == OUTPUT and not (some_known and is_known[i]) and needed[operand[start[i]]]:
+            if kind[kind_of[i]] == OUTPUT_ROW and not (some_known and is_known[i]) and needed[operand[start[i]]]:
                 needed[i] = True
         for i in range(n):
             if needed[i]:
@@ -478,7 +478,7 @@ def collected(ids, kinds, operands, ints, starts, int_starts, float_starts, impo
                 rank[kind_of[i]] = 0
                 if not (some_known and is_known[i]):
                     edges += start[i + 1] - start[i]
-                    further += kind[kind_of[i]] == OUTPUT
+                    further += kind[kind_of[i]] == OUTPUT_ROW
         for k in range(signatures):
             if rank[k] == 0:
                 rank[k] = count
@@ -509,7 +509,7 @@ def collected(ids, kinds, operands, ints, starts, int_starts, float_starts, impo
                 for e in range(start[i], start[i + 1]):
                     to_base[edge], to_shift[edge] = new[base[operand[e]]], shift[operand[e]]
                     edge += 1
-                if kind[kind_of[i]] == OUTPUT:
+                if kind[kind_of[i]] == OUTPUT_ROW:
                     result[r] = k
                     r += 1
         to_start[nodes] = edge

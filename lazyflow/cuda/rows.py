@@ -19,7 +19,7 @@ from lazyflow import settings
 from lazyflow.cuda.module import WARP, functions, launch
 from lazyflow.cuda.text import REALS
 
-MOST = 8  # operands of one launch
+MOST_OPERANDS = 8  # operands of one launch
 
 _MOVE = """\
 extern "C" __global__ void {name}_{parts}_{real}(
@@ -158,18 +158,18 @@ def _texts(real: str) -> Iterator[tuple[str, str]]:
     yield "add_groups", _ORDERED.format(real=real)
     yield "shown", _SHOWN.format(real=real)
     yield from (("cross_entropy", loss), ("cross_entropy_slopes", ""))
-    for parts in range(1, MOST + 1):
+    for parts in range(1, MOST_OPERANDS + 1):
         yield f"gather_{parts}", _move("gather", parts, real, _GATHERED)
         yield f"add_rows_{parts}", _move("add_rows", parts, real, _ADDED)
 
 
-KERNELS = {f"{name}_{real}": text for real in REALS.values() for name, text in _texts(real)}
-SOURCE = "".join(KERNELS.values())
-_NUMBER_OF = {name: k for k, name in enumerate(KERNELS)}
+ROW_KERNELS = {f"{name}_{real}": text for real in REALS.values() for name, text in _texts(real)}
+SOURCE = "".join(ROW_KERNELS.values())
+_NUMBER_OF = {name: k for k, name in enumerate(ROW_KERNELS)}
 
 
 def _function(name: str, dtype: np.dtype[Any]) -> Any:
-    return functions(SOURCE, tuple(KERNELS))[_NUMBER_OF[f"{name}_{REALS[dtype.name]}"]]
+    return functions(SOURCE, tuple(ROW_KERNELS))[_NUMBER_OF[f"{name}_{REALS[dtype.name]}"]]
 
 
 class Part(NamedTuple):
@@ -223,8 +223,8 @@ def _groups(places: Any) -> tuple[Any, Any, Any]:
 
 
 def _moved(name: str, buffer: Any, matrix: Any, parts: Sequence[Part], low: int) -> None:
-    for first in range(0, len(parts), MOST):
-        some = parts[first : first + MOST]
+    for first in range(0, len(parts), MOST_OPERANDS):
+        some = parts[first : first + MOST_OPERANDS]
         count, total = len(matrix), sum(part.width for part in some)
         pitch = matrix.strides[0] // matrix.itemsize
         arguments: list[Any] = [buffer, matrix, *map(np.int32, (pitch, low, count, total))]

@@ -76,7 +76,7 @@ _TEMPLATES = {
     "rad2deg": f"{{0}} * (REAL){180 / np.pi!r}",
 }
 
-KNOWN = frozenset((*_INFIX, *_COMPARED, *_FUNCTIONS, *_TEMPLATES))
+KNOWN_FUNCTIONS = frozenset((*_INFIX, *_COMPARED, *_FUNCTIONS, *_TEMPLATES))
 REALS: Mapping[str, str] = {"float32": "float", "float64": "double"}
 
 

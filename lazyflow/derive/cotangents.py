@@ -27,9 +27,9 @@ from lazyflow.ops.formula import Formula, evaluate, parse, slope
 from lazyflow.record.expr import Expr, Parameter, constant, handle, record, type_on, view
 from lazyflow.record.rows import DecodedRows
 from lazyflow.record.tape import (
-    IMPORT,
-    OUTPUT,
-    VIEW,
+    IMPORT_OP,
+    OUTPUT_OP,
+    VIEW_OP,
     Operand,
     Signature,
     Tape,
@@ -108,14 +108,14 @@ class Walk:
         if node in self.stop or not tape.grad:
             return []
         signature, rows = signature_by_id(tape.signatures[row]), self.rows_of(tape)
-        if signature.op is IMPORT:
+        if signature.op is IMPORT_OP:
             source = tape.imports[rows.integer(row, 0)]
             return [source] if _can(_expr(source)) else []
-        if self.inline and (signature.cell is not None or signature.op is OUTPUT):
+        if self.inline and (signature.cell is not None or signature.op is OUTPUT_OP):
             result = self._result(tape, row, signature)
             return [node_of(result)] if _can(result) else []
         operands = rows.operands(row)
-        if signature.op is VIEW:
+        if signature.op is VIEW_OP:
             return [(tape, operands[0])] if _can(_expr((tape, operands[0]))) else []
         wanted = [o for o in signature.operands if o.kind == "row" and o.vjp is not None]
         if signature.op.stacked:
@@ -215,12 +215,12 @@ class _Backward:
         if node in self.targets:
             parts = [(WHOLE, assembled(parts, signature.type))]
             self.found.setdefault(node, []).append(parts[0][1])
-        if signature.op is VIEW and self.walk.edges[node]:
+        if signature.op is VIEW_OP and self.walk.edges[node]:
             self._view(node, signature, parts)
         elif _is_alias(signature) and self.walk.edges[node]:
             for offset, part in parts:
                 self._give(self.walk.edges[node][0], offset, part)
-        elif signature.op is not VIEW and not _is_alias(signature) and node not in self.walk.stop:
+        elif signature.op is not VIEW_OP and not _is_alias(signature) and node not in self.walk.stop:
             self._operation(node, signature, assembled(parts, signature.type))
 
     def _view(self, node: TapeRow, signature: Signature, parts: list[Piece]) -> None:
@@ -338,7 +338,7 @@ class _Backward:
 
 def _is_alias(signature: Signature) -> bool:
     """Whether another node stands for it: one of another tape, or of the body of a cell."""
-    return signature.op is IMPORT or signature.op is OUTPUT or signature.cell is not None
+    return signature.op is IMPORT_OP or signature.op is OUTPUT_OP or signature.cell is not None
 
 
 def _is_large(signature: Signature, operand: Operand) -> bool:

@@ -13,12 +13,22 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.device import Array
-from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, ScalarValue
+from lazyflow.fuse.scalar import (
+    ARG_BLOCK,
+    ARG_NUMBER,
+    ARG_ROWS,
+    ARG_VECTOR,
+    ROWS_OF_ALL,
+    ROWS_OF_LAUNCH,
+    ROWS_OF_SOME,
+    Kernel,
+    ScalarValue,
+)
 from lazyflow.ops.formula import function_of, select
 from lazyflow.ops.sparse import scatter_add_rows
 
 # Elements of one value in a block: 64 KiB in float32, so that the dozen values of a cell stay in a cache of a megabyte.
-ELEMENTS = 1 << 14
+VALUE_ELEMENTS = 1 << 14
 
 
 def rows_of(buffer: Array, at: Array, width: int, brought: Array | None = None) -> Array:
@@ -90,14 +100,14 @@ def _registers(kernel: Kernel) -> tuple[list[int], int]:
 
 
 def compiled(kernel: Kernel) -> Callable[..., None]:
-    """A function of the first row, the one behind the last, the first of the launch, and the arguments in order, `ROWS`
-    as buffer and offsets."""
+    """A function of the first row, the one behind the last, the first of the launch, and the arguments in order,
+    `ARG_ROWS` as buffer and offsets."""
     place, count = _registers(kernel)
-    step = max(1, ELEMENTS // max(kernel.width, 1))
+    step = max(1, VALUE_ELEMENTS // max(kernel.width, 1))
 
     def run(low: int, high: int, first: int, *arrays: Array) -> None:
         registers = [np.empty((min(step, high - low), kernel.width), kernel.dtype) for _ in range(count)]
-        begins = {ALL: 0, LAUNCH: first, SOME: low}
+        begins = {ROWS_OF_ALL: 0, ROWS_OF_LAUNCH: first, ROWS_OF_SOME: low}
         for a in range(low, high, step):
             _run_block(kernel, place, registers, _Arguments(kernel, arrays, begins, a, min(a + step, high)))
 
@@ -114,12 +124,12 @@ class _Arguments:
         self.arrays: list[Any] = []
         position = 0
         for argument in kernel.arguments:
-            if argument.kind == ROWS:
+            if argument.kind == ARG_ROWS:
                 self.arrays.append((arrays[position], arrays[position + 1][low:high]))
                 position += 2
                 continue
             rows = slice(low - begins[argument.rows], high - begins[argument.rows])
-            self.arrays.append(arrays[position][rows] if argument.kind != VECTOR else arrays[position])
+            self.arrays.append(arrays[position][rows] if argument.kind != ARG_VECTOR else arrays[position])
             position += 1
         self.described = kernel.arguments
 
@@ -128,11 +138,11 @@ class _Arguments:
 
     def load(self, a: int, shift: int) -> Array:
         kind, array, width = self.described[a].kind, self.arrays[a], self.columns(a)
-        if kind == ROWS:
+        if kind == ARG_ROWS:
             return rows_of(array[0], array[1] + shift, width)
-        if kind == BLOCK:
+        if kind == ARG_BLOCK:
             return array[:, shift : shift + width]
-        if kind == NUMBER:
+        if kind == ARG_NUMBER:
             return array[:, None]
         return array[shift : shift + width]
 
@@ -140,7 +150,7 @@ class _Arguments:
         width = self.columns(a)
         if width == 1 != self.width:
             value = np.broadcast_to(value, (self.high - self.low, self.width)).sum(axis=1, keepdims=True)
-        if self.described[a].kind == ROWS:
+        if self.described[a].kind == ARG_ROWS:
             rows = np.broadcast_to(value, (self.high - self.low, width))
             add_rows(self.arrays[a][0], self.arrays[a][1] + shift, rows)
             return

@@ -40,7 +40,7 @@ from lazyflow.fuse.scalar import (
 )
 
 INTEGER = "int"  # the key of payload that is whole
-_ROW = {ALL: "i", LAUNCH: "(i - first)", SOME: "(i - low)"}
+_ROW = {ROWS_OF_ALL: "i", ROWS_OF_LAUNCH: "(i - first)", ROWS_OF_SOME: "(i - low)"}
 
 
 def shifts(kernel: Kernel) -> list[tuple[int, int]]:
@@ -56,19 +56,19 @@ def sizes(kernel: Kernel) -> list[Any]:
 
 
 def parameters(kernel: Kernel) -> Iterator[str]:
-    """The parameters of the kernel: rows, `sizes`, and of each argument a pointer, and behind it the offsets of `ROWS`,
-    the pitch of a `BLOCK`. A `NUMBER` is int64 or float64 whatever the kernel has, as payload is."""
+    """The parameters of the kernel: rows, `sizes`, and of each argument a pointer, and behind it the offsets of
+    `ARG_ROWS`, the pitch of an `ARG_BLOCK`. An `ARG_NUMBER` is int64 or float64 in any kernel, as payload is."""
     real, written = REALS[kernel.dtype.name], {store.argument for store in kernel.stores}
     yield from ("int low", "int high", "int first", "int width")
     yield from (f"int shift{k}" for k in range(len(shifts(kernel))))
     for a, argument in enumerate(kernel.arguments):
-        if argument.kind == NUMBER:
+        if argument.kind == ARG_NUMBER:
             yield f"const {'long long' if argument.key[0] == INTEGER else 'double'}* a{a}"
             continue
         yield f"{'' if a in written else 'const '}{real}* a{a}"
-        if argument.kind == ROWS:
+        if argument.kind == ARG_ROWS:
             yield f"const long long* at{a}"
-        elif argument.kind == BLOCK:
+        elif argument.kind == ARG_BLOCK:
             yield f"int pitch{a}"
 
 
@@ -77,11 +77,11 @@ def element(kernel: Kernel, a: int, shift: int) -> str:
     argument = kernel.arguments[a]
     begin = f"shift{shifts(kernel).index((a, shift))}" if shift else "0"
     column = begin if argument.columns == 1 else f"{begin} + j" if shift else "j"
-    if argument.kind == NUMBER:
+    if argument.kind == ARG_NUMBER:
         return f"a{a}[i]"
-    if argument.kind == VECTOR:
+    if argument.kind == ARG_VECTOR:
         return f"a{a}[{column}]"
-    if argument.kind == ROWS:
+    if argument.kind == ARG_ROWS:
         return f"a{a}[at{a}[i] + {column}]"
     return f"a{a}[(long long){_ROW[argument.rows]} * pitch{a} + {column}]"
 
@@ -157,14 +157,14 @@ def _stored(kernel: Kernel, store: Store) -> str:
 
 def _put(kernel: Kernel, store: Store, value: str) -> str:
     target = element(kernel, store.argument, store.shift)
-    if kernel.arguments[store.argument].kind == ROWS:
+    if kernel.arguments[store.argument].kind == ARG_ROWS:
         return f"atomicAdd(&{target}, {value});" if store.adds else f"{target} = {value};"
     return f"{target} {'+=' if store.adds else '='} {value};"
 
 
 class CudaKernel:
     """A kernel on the device, called as those of the CPU are: with the first row, the one behind the last, the first of
-    the launch, and the arguments in order, `ROWS` as buffer and offsets."""
+    the launch, and the arguments in order, `ARG_ROWS` as buffer and offsets."""
 
     def __init__(self, kernel: Kernel, function: Callable[[], Any]) -> None:
         self.kernel, self.function = kernel, function
@@ -208,10 +208,10 @@ class CudaKernel:
             array = arrays[position]
             yield array
             position += 1
-            if argument.kind == ROWS:
+            if argument.kind == ARG_ROWS:
                 yield arrays[position]
                 position += 1
-            elif argument.kind == BLOCK:
+            elif argument.kind == ARG_BLOCK:
                 yield np.int32(array.strides[0] // array.itemsize)
 
 
@@ -253,7 +253,7 @@ def compiled(kernel: Kernel) -> CudaKernel:
 
 # Many arrays in one launch: the rule of an optimizer for all parameters.
 
-COLUMNS = 3  # of the table in front of the addresses
+TABLE_COLUMNS = 3  # of the table in front of the addresses
 _TENSORS = """\
 extern "C" __global__ void {name}(const long long* table, int tensors, long long total) {{
     const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
@@ -281,13 +281,13 @@ def source_of_tensors(kernel: Kernel, name: str, numbers: int, apart: frozenset[
     named in ``apart`` have an element for each that is touched, and no others.
     """
     real = REALS[kernel.dtype.name]
-    blocks = [a for a, argument in enumerate(kernel.arguments) if argument.kind == BLOCK]
+    blocks = [a for a, argument in enumerate(kernel.arguments) if argument.kind == ARG_BLOCK]
 
     def element_of(a: int, shift: int) -> str:
         if a not in blocks:
             return f"({real})numbers[{shift}]"
         place = "at" if kernel.arguments[a].key[0] in apart else "place"
-        return f"(({real}*)row[{COLUMNS + blocks.index(a)}])[{place}]"
+        return f"(({real}*)row[{TABLE_COLUMNS + blocks.index(a)}])[{place}]"
 
     lines = []
     for k, instruction in enumerate(kernel.instructions):
@@ -298,5 +298,5 @@ def source_of_tensors(kernel: Kernel, name: str, numbers: int, apart: frozenset[
         lines.append(f"    const {real} v{k} = {found};")
     for store in kernel.stores:
         lines.append(f"    {element_of(store.argument, 0)} = {_spelled(kernel, store.value)};")
-    columns = COLUMNS + len(blocks)
+    columns = TABLE_COLUMNS + len(blocks)
     return _TENSORS.format(name=name, columns=columns, numbers=max(numbers, 1), body="\n".join(lines))

@@ -6,10 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from lazyflow import core
-from lazyflow.fuse.scalar import ALL, BLOCK, LAUNCH, NUMBER, ROWS, SOME, VECTOR, Kernel, ScalarValue
+from lazyflow.fuse.scalar import (
+    ARG_BLOCK,
+    ARG_NUMBER,
+    ARG_ROWS,
+    ARG_VECTOR,
+    ROWS_OF_ALL,
+    ROWS_OF_LAUNCH,
+    ROWS_OF_SOME,
+    Kernel,
+    ScalarValue,
+)
 
-_KIND = {BLOCK: 0, ROWS: 1, VECTOR: 2, NUMBER: 3}
-_BEGIN = {ALL: 0, LAUNCH: 1, SOME: 2}
+_KIND = {ARG_BLOCK: 0, ARG_ROWS: 1, ARG_VECTOR: 2, ARG_NUMBER: 3}
+_BEGIN = {ROWS_OF_ALL: 0, ROWS_OF_LAUNCH: 1, ROWS_OF_SOME: 2}
 
 
 _SAME = {"magnitude": "abs"}  # what has a name of its own for the sake of its derivative
@@ -40,7 +50,7 @@ def program(kernel: Kernel, distinct: bool = False) -> Any:
 
 
 def compiled(kernel: Kernel, *, distinct: bool = False) -> Callable[..., None]:
-    """A function of the first row, the one behind the last, the first of the launch, and the arguments in order, `ROWS`
-    as buffer and offsets. ``distinct``: no argument lies in the memory of another."""
+    """A function of the first row, the one behind the last, the first of the launch, and the arguments in order,
+    `ARG_ROWS` as buffer and offsets. ``distinct``: no argument lies in the memory of another."""
     found: Callable[..., None] = program(kernel, distinct)
     return found

@@ -18,8 +18,8 @@ from lazyflow.ops.formula import FormulaValue as FormulaValue
 
 ScalarValue = int | float  # an int is the number of an instruction, a float a number
 
-BLOCK, ROWS, VECTOR, NUMBER = "block", "rows", "vector", "number"
-ALL, LAUNCH, SOME = "all", "launch", "some"
+ARG_BLOCK, ARG_ROWS, ARG_VECTOR, ARG_NUMBER = "block", "rows", "vector", "number"
+ROWS_OF_ALL, ROWS_OF_LAUNCH, ROWS_OF_SOME = "all", "launch", "some"
 
 TRUTH = frozenset(
     ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "logical_and", "logical_or", "logical_not")
@@ -56,17 +56,18 @@ FUSABLE = (
 class Argument:
     """An array that a kernel reads or writes.
 
-    ``kind``: ``BLOCK`` is a matrix (rows, columns); ``ROWS`` a flat buffer and the element offset of every row;
-    ``VECTOR`` is one row for all; ``NUMBER`` a vector with one number for each row. ``key`` tells the caller what it
-    is; ``columns``: of a row, 1 where one element stands for the whole row.
+    ``kind``: ``ARG_BLOCK`` is a matrix (rows, columns); ``ARG_ROWS`` a flat buffer and the element offset of every row;
+    ``ARG_VECTOR`` is one row for all; ``ARG_NUMBER`` a vector with one number for each row. ``key`` tells the caller
+    what it is; ``columns``: of a row, 1 where one element stands for the whole row.
 
-    ``rows``: which rows a matrix has: ``ALL``, those of a ``LAUNCH``, or ``SOME``, those that a kernel runs on.
+    ``rows``: which rows a matrix has: `ROWS_OF_ALL` calls, `ROWS_OF_LAUNCH`, or `ROWS_OF_SOME`, those that a kernel
+    runs on.
     """
 
     kind: str
     key: tuple[Any, ...]
     columns: int
-    rows: str = ALL
+    rows: str = ROWS_OF_ALL
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def may_share(kernel: Kernel, read: tuple[Any, ...], written: tuple[Any, ...]) -
     be computed: NumPy would load such a value no earlier than it is stored.
     """
     both = [a for a in kernel.arguments if a.key in (read, written)]
-    if any(a.kind != BLOCK or (a.columns == 1 != kernel.width) for a in both):
+    if any(a.kind != ARG_BLOCK or (a.columns == 1 != kernel.width) for a in both):
         return False
     loads = {i: c.shift for i, c in enumerate(kernel.instructions) if c.name == "load" and _is(kernel, c, read)}
     if any(c.name == "load" and _is(kernel, c, written) for c in kernel.instructions):

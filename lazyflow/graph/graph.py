@@ -403,7 +403,7 @@ def _by_source(columns: _Columns) -> list[_Imported]:
     tables = [s.tape.imports for s in columns.segments]
     if not any(tables):
         return []
-    nodes = columns.nodes_of(passes.IMPORT)
+    nodes = columns.nodes_of(passes.IMPORT_ROW)
     which = np.searchsorted(columns.tape_starts, nodes, side="right") - 1
     numbers = columns.ints[columns.int_starts[nodes]]
     groups: dict[int, tuple[Tape, list[int], list[int]]] = {}
@@ -544,7 +544,7 @@ def _check_all_read(needed: Ints) -> None:
 
 def _whole_calls(c: _Columns, known: _Known) -> _Known:
     """What is known without the calls of which only some results are: these run again."""
-    results = c.nodes_of(passes.OUTPUT)
+    results = c.nodes_of(passes.OUTPUT_ROW)
     if not len(results):
         return known
     calls = c.operands[c.starts[results]]

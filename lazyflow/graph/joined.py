@@ -34,12 +34,12 @@ from lazyflow.graph.graph import Graph
 from lazyflow.ops.base import NOTHING, Shape
 from lazyflow.ops.rows import ByParts, ByRows, by_parts, by_rows
 from lazyflow.record.tape import (
-    CONSTANT,
-    IMPORT,
-    INPUT,
-    KNOWN,
-    OUTPUT,
-    VIEW,
+    CONSTANT_OP,
+    IMPORT_OP,
+    INPUT_OP,
+    KNOWN_OP,
+    OUTPUT_OP,
+    VIEW_OP,
     Operand,
     Signature,
     Type,
@@ -48,7 +48,7 @@ from lazyflow.record.tape import (
     leaf_signature,
 )
 
-LEAVES = (CONSTANT, IMPORT, INPUT, KNOWN, OUTPUT, VIEW)
+LEAVES = (CONSTANT_OP, IMPORT_OP, INPUT_OP, KNOWN_OP, OUTPUT_OP, VIEW_OP)
 
 
 def with_joined_rows(graph: Graph) -> Graph:
@@ -127,7 +127,7 @@ def _part_of(family: Signature, number: int) -> Signature:
 
 
 # Nodes of one signature, at most, and signatures that are alike, at least, for which a loop is no slower than batches.
-MOST_NODES, FEWEST_KINDS = 16, 3
+MOST_LOOPED, FEWEST_KINDS = 16, 3
 
 # Static attributes that say what is computed, whatever the sizes.
 SAYING = frozenset(
@@ -146,7 +146,7 @@ def with_loops(graph: Graph) -> Graph:
     if not any(len(mine) >= FEWEST_KINDS for mine in alike.values()):
         return graph
     sizes = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
-    few = {key: [s for s in mine if 0 < sizes[s] <= MOST_NODES] for key, mine in alike.items()}
+    few = {key: [s for s in mine if 0 < sizes[s] <= MOST_LOOPED] for key, mine in alike.items()}
     found = {key: mine for key, mine in few.items() if len(mine) >= FEWEST_KINDS}
     return _with_loops(graph, found) if found else graph
 
@@ -378,8 +378,8 @@ def _family(signature: Signature) -> Signature | None:
     kind = signature.type
     if not kind.shape or not kind.size or signature.cell is not None or signature.draws:
         return None
-    if signature.op is CONSTANT:
-        return _interned(signature, (), _row_type(kind), CONSTANT, NOTHING, ())
+    if signature.op is CONSTANT_OP:
+        return _interned(signature, (), _row_type(kind), CONSTANT_OP, NOTHING, ())
     operands = _operands(signature)
     shapes = [() if o.type is None else o.type.shape for o in operands]
     rows = by_rows(signature.op, shapes, kind.shape, signature.static)
@@ -432,8 +432,8 @@ def _interned(
     key = op, kinds, wants, result, tuple(sorted(static.items())), walks
 
     def make() -> Signature:
-        if op is CONSTANT:
-            found = leaf_signature(CONSTANT, result, ints=0)
+        if op is CONSTANT_OP:
+            found = leaf_signature(CONSTANT_OP, result, ints=0)
         else:
             with_vjps = tuple([o._replace(vjp=_vjp(op, i, static)) if wants[i] else o for i, o in enumerate(operands)])
             found = Signature(op, with_vjps, result, static or NOTHING, sum(o.kind == "row" for o in operands))

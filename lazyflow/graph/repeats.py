@@ -17,9 +17,9 @@ import numpy as np
 from lazyflow import passes
 from lazyflow.core.arrays import Ints
 from lazyflow.graph.graph import Graph
-from lazyflow.record.tape import CONSTANT, KNOWN, OUTPUT, RAGGED, Signature
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, OUTPUT_OP, RAGGED, Signature
 
-FEWEST = 2  # nodes of one signature that are worth a look
+FEWEST_ALIKE = 2  # nodes of one signature that are worth a look
 WORTH = 64  # a look passes over all edges: one node without operands that may be a repeat must come on so many
 
 
@@ -30,7 +30,7 @@ def without_repeats(graph: Graph) -> Graph:
     counts = [np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")]
     payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats, *counts
     rows = graph.origin, graph.tape_base
-    found = passes.without_repeats(graph.nodes, graph.shift, *payload, _usable(graph), *rows, FEWEST, WORTH)
+    found = passes.without_repeats(graph.nodes, graph.shift, *payload, _usable(graph), *rows, FEWEST_ALIKE, WORTH)
     if found is None:
         return graph
     new, signature, starts, base, shift, int_starts, float_starts, origin, results, tape_base = found
@@ -53,7 +53,7 @@ def without_repeats(graph: Graph) -> Graph:
 def may_repeat(graph: Graph) -> bool:
     """Whether there is anything to look at: repeats begin at leaves, and known ones are left as they are."""
     leaves = np.count_nonzero(graph.starts[1:] == graph.starts[:-1])
-    return int(leaves) - len(graph.known) >= FEWEST
+    return int(leaves) - len(graph.known) >= FEWEST_ALIKE
 
 
 def _usable(graph: Graph) -> Ints:
@@ -78,6 +78,6 @@ def watched(graph: Graph) -> Ints:
 
 
 def _may_repeat(signature: Signature) -> bool:
-    if signature.op in (CONSTANT, KNOWN, OUTPUT) or signature.draws or signature.rows == RAGGED:
+    if signature.op in (CONSTANT_OP, KNOWN_OP, OUTPUT_OP) or signature.draws or signature.rows == RAGGED:
         return False
     return bool(signature.operands)  # what is computed of parameters alone, such as a transpose, repeats too

@@ -14,7 +14,7 @@ from lazyflow.plan.plan import dag_of, make
 from lazyflow.plan.plans import CacheInfo
 from lazyflow.plan.schedule import Schedule, lower_bound, schedule
 from lazyflow.record.expr import Expr, Parameter
-from lazyflow.record.tape import CONSTANT, KNOWN, Operand, Signature
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature
 from lazyflow.run.engine import CHOICES, PLANS, reduced
 from lazyflow.run.execute import fused_by
 from lazyflow.run.needs import Share, in_units, lines_of, shares
@@ -145,7 +145,7 @@ def _groups(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:
 def _reasons(signatures: list[Signature]) -> list[str]:
     alike: dict[str, list[Signature]] = defaultdict(list)
     for signature in signatures:
-        if signature.op not in (CONSTANT, KNOWN):
+        if signature.op not in (CONSTANT_OP, KNOWN_OP):
             alike[signature.op.name].append(signature)
     return [
         f"{first.op.name}: {difference(first, other)}" for first, *others in alike.values() for other in others

@@ -64,7 +64,7 @@ X86 = ("x86_64", "AMD64", "i686")
 BASELINE, AVX2, AVX512 = range(3)
 PROCESSORS = ("no AVX2", "AVX2", "AVX-512")
 # By the names that OpenBLAS gives its kernels for x86.
-KERNELS = {
+OPENBLAS_KERNELS = {
     **dict.fromkeys(["SkylakeX", "Cooperlake", "SapphireRapids"], AVX512),
     **dict.fromkeys(["Haswell", "Zen", "Excavator"], AVX2),
     **dict.fromkeys(["Prescott", "Core2", "Penryn", "Dunnington", "Nehalem", "Sandybridge", "Atom", "Nano"], BASELINE),
@@ -89,7 +89,7 @@ def note_of(blas: Blas, processor: int) -> str | None:
     >>> note_of(Blas("openblas", "0.3.31", "SkylakeX", 2), AVX512) is None
     True
     """
-    if KERNELS.get(blas.kernels, processor) >= processor:
+    if OPENBLAS_KERNELS.get(blas.kernels, processor) >= processor:
         return None
     return (
         f"{blas.name} runs kernels for {blas.kernels} on a processor that has {PROCESSORS[processor]}: products may "

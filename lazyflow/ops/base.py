@@ -34,6 +34,7 @@ from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 
 Shape = tuple[int, ...]
+ALL = slice(None)
 Axis = int | Sequence[int] | None
 Pads = tuple[tuple[int, int], ...]
 NOTHING: Mapping[str, Any] = MappingProxyType({})

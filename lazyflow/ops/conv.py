@@ -24,12 +24,11 @@ import numpy as np
 
 from lazyflow.device import Array
 from lazyflow.errors import ShapeError
-from lazyflow.ops.base import Abstract, Op, Pads, Result, Shape, register, require_floating, symbolic, total
+from lazyflow.ops.base import ALL, Abstract, Op, Pads, Result, Shape, register, require_floating, symbolic, total
 from lazyflow.ops.formula import has_nan, select
 from lazyflow.ops.linalg import BATCH, contract, contract_or_zero, lettered, numeric
 
-ALL = slice(None)
-KERNEL, PLACES = "uvw", "xyz"  # letters of a window's own axes, and of the places that it stands at
+WINDOW_LETTERS, PLACE_LETTERS = "uvw", "xyz"  # letters of a window's own axes, and of the places that it stands at
 
 
 class Windows(NamedTuple):
@@ -274,7 +273,7 @@ def _product(xp: Any, left: tuple[Array, str], right: tuple[Array, str], result:
 
 def correlate(xp: Any, image: Array, weight: Array, w: Windows, batched: bool, cotangent: int | None = None) -> Array:
     """``maps[o, p] = sum over c and k of weight[o, c, k] * image[c, k + p]``."""
-    kernel, places = KERNEL[: len(w.size)], PLACES[: len(w.size)]
+    kernel, places = WINDOW_LETTERS[: len(w.size)], PLACE_LETTERS[: len(w.size)]
     columns = sliding(xp, image, w)
     left, right = lettered(weight, "goc" + kernel), lettered(columns, "gc" + kernel + places)
     letters = _result(left, "go", places, batched)
@@ -287,7 +286,7 @@ def spread(xp: Any, maps: Array, weight: Array, w: Windows, batched: bool, cotan
     back = None if cotangent is None or symbolic(xp) else _back(w)
     if back is not None and weight.shape[-len(w.size) - 2] <= weight.shape[-len(w.size) - 1]:
         return correlate(xp, maps, _turned(xp, weight, len(w.size)), back, batched, cotangent)
-    kernel, places = KERNEL[: len(w.size)], PLACES[: len(w.size)]
+    kernel, places = WINDOW_LETTERS[: len(w.size)], PLACE_LETTERS[: len(w.size)]
     left, right = lettered(weight, "goc" + kernel), lettered(maps, "go" + places)
     letters = _result(left, "gc" + kernel, places, batched)
     answer = _product(xp, (weight, left), (maps, right), letters, cotangent)
@@ -314,7 +313,7 @@ def _turned(xp: Any, weight: Array, n: int) -> Array:
 def weigh(xp: Any, image: Array, maps: Array, w: Windows, batched: bool, cotangent: int) -> Array:
     """``weight[o, c, k] = sum over p of maps[o, p] * image[c, k + p]``."""
     n = len(w.size)
-    kernel, places = KERNEL[:n], PLACES[:n]
+    kernel, places = WINDOW_LETTERS[:n], PLACE_LETTERS[:n]
     columns = sliding(xp, image, w)
     left, right = lettered(columns, "gc" + kernel + places), lettered(maps, "go" + places)
     letters = BATCH * batched + "gc" + kernel + "o"
@@ -328,7 +327,7 @@ def weigh(xp: Any, image: Array, maps: Array, w: Windows, batched: bool, cotange
 
 def _axes(name: str, x: Abstract, W: Abstract, form: str) -> int:
     n = len(W.shape) - 2
-    if not 1 <= n <= len(KERNEL) or len(x.shape) != n + 1:
+    if not 1 <= n <= len(WINDOW_LETTERS) or len(x.shape) != n + 1:
         raise ShapeError(f"{name} takes x (channels, *size) and a weight {form}; got x {x.shape} and W {W.shape}")
     return n
 

@@ -116,7 +116,7 @@ def _det_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
 
 def _cofactors(xp: Any, a: Array, y: Array) -> Array:
     n = a.shape[-1]
-    if n <= FEW:
+    if n <= FEW_ROWS:
         return _minors(xp, a)
     if symbolic(xp):
         return y[..., None, None] * _t(xp.linalg.inv(a))
@@ -129,7 +129,7 @@ def _cofactors(xp: Any, a: Array, y: Array) -> Array:
 
 # Rows of a matrix whose cofactors are computed one by one: recorded, they are differentiated further anywhere; as
 # numbers, each is exact to its own last digits, where by singular values they are to those of the largest.
-FEW = 4
+FEW_ROWS = 4
 
 
 def _minors(xp: Any, a: Array) -> Array:

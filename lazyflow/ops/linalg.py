@@ -27,12 +27,11 @@ from lazyflow.cuda import rows as there
 from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.locks import Lock
-from lazyflow.ops.base import OPS, Abstract, Op, Result, Shape, register, symbolic, total
+from lazyflow.ops.base import ALL, OPS, Abstract, Op, Result, Shape, register, symbolic, total
 from lazyflow.ops.formula import has_nan
 
 BATCH = "Z"
 LETTERS = string.ascii_letters.replace(BATCH, "")
-WHOLE = slice(None)
 HALF = np.dtype(np.float16)
 
 # From so many rows on, summing a tall matrix as a product with ones is two to six times faster than its .sum(0).
@@ -72,7 +71,7 @@ def _filled(batch: int, first: str, second: str) -> Any:
     """The index that gives each of two groups of letters, which stand behind the batch letters, one axis at least."""
     if first:
         return None if second else (..., None)
-    return (*(WHOLE,) * batch, None) if second else (*(WHOLE,) * batch, None, ..., None)
+    return (*(ALL,) * batch, None) if second else (*(ALL,) * batch, None, ..., None)
 
 
 @functools.lru_cache(maxsize=512)
@@ -91,7 +90,7 @@ def _plan(left: str, right: str, result: str) -> ContractionPlan:
         swap,
         (_alone(left, a), _alone(right, b)),
         (_permutation(a, batch + m + k), _permutation(b, batch + k + n)),
-        ((..., *ones), (WHOLE,) * len(batch) + (None,) * len(m), None)
+        ((..., *ones), (ALL,) * len(batch) + (None,) * len(m), None)
         if not k
         else (_filled(len(batch), m, k), _filled(len(batch), k, n), _filled(len(batch), m, n)),
         (len(batch), len(m), len(n), len(k)),
@@ -199,7 +198,7 @@ def _matmul(xp: Any, a: Array, b: Array, out: Array | None = None) -> Array:
 # For AVX-512 OpenBLAS multiplies small matrices (so many multiplications at most) by kernels of their own, which are up
 # to twice as fast as its general path: 8 rows times (300, 750) take 71 us at once and 45 us as two times four. Its
 # kernels for AVX2 (Haswell, Zen) have none, and parts lose a third there. So whether they pay is measured, once.
-SMALL = 10**6
+SMALL_PRODUCT = 10**6
 # From so many parts on the general path is as fast, and soon faster: 64 rows take 233 us at once and 360 us by fours.
 MOST_PARTS = 3
 # Columns of an `outer_sum` in each part, at the least.
@@ -253,7 +252,7 @@ def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None, par
 def rows_at_once(xp: Any, weight: Array) -> int:
     """How many rows a product with these weights is best made of, where there are up to `MOST_PARTS` times as many; 0
     for all of them."""
-    part = SMALL // max(weight.size, 1) // 4 * 4  # these kernels are made for four rows
+    part = SMALL_PRODUCT // max(weight.size, 1) // 4 * 4  # these kernels are made for four rows
     return part if part and _pays(xp, weight, weight) else 0
 
 
@@ -283,7 +282,7 @@ def shown(xp: Any, g: Array, x: Array) -> Array:
 
 
 def _outer_sum(xp: Any, g: Array, x: Array) -> Array:
-    part = SMALL // max(x.size, 1) // 16 * 16
+    part = SMALL_PRODUCT // max(x.size, 1) // 16 * 16
     if not LEAST_COLUMNS <= part < g.shape[1] or not _pays(xp, g, x):
         return _matmul(xp, g.T, x)
     out = np.empty((g.shape[1], x.shape[1]), x.dtype)

@@ -27,7 +27,7 @@ MIXING = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uin
 LAST = np.uint64(31)
 
 # Elements drawn at a time on the CPU: the temporaries stay in cache, which halves the time of a large draw.
-BLOCK = 1 << 15
+DRAWN_AT_ONCE = 1 << 15
 
 DTYPES = ("float16", "float32", "float64")
 
@@ -177,7 +177,7 @@ def _filled(
     key, *columns = (rows if len(rows) == batch else rows.repeat(batch, 0) for rows in (key, *columns))
     if out is None:
         out = xp.empty((batch, *shape), dtype)
-    step = max(1, BLOCK // max(count, 1)) if xp is np else batch
+    step = max(1, DRAWN_AT_ONCE // max(count, 1)) if xp is np else batch
     for rows in (slice(start, start + step) for start in range(0, batch, step)):
         block = out[rows]
         block[...] = draw(xp, key[rows], count, dtype, *(column[rows] for column in columns)).reshape(block.shape)

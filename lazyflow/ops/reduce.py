@@ -17,6 +17,7 @@ from lazyflow.cuda import rows as there
 from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
+    ALL,
     NOTHING,
     OPS,
     STRETCH,
@@ -39,7 +40,6 @@ from lazyflow.ops.sparse import segment_sum
 
 Axes = tuple[int, ...]
 ReductionKernel = Callable[..., Array]
-ALL = slice(None)
 
 
 # Shape rules.

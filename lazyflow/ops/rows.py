@@ -74,7 +74,7 @@ def by_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -
     >>> by_parts(OPS["take"], [(5, 3), (2,)], (2, 3), {"name": "take", "axis": -2, "ndim": 2, "index_ndim": 1})[1:4]
     ((1, 0), (2, 5), 'place')
     """
-    rule = PARTS.get(op.name)
+    rule = PART_RULES.get(op.name)
     return None if rule is None else rule(BY_PARTS[op.name], operands, result, static)
 
 
@@ -209,7 +209,7 @@ def _end_to_end(op: Op, operands: Sequence[Shape], result: Shape, static: Static
     return ByParts(op, (0,), sizes, "", {}, operands[0] if whole else operands[0][1:], of_list=True)
 
 
-PARTS: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | None]] = {
+PART_RULES: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | None]] = {
     **dict.fromkeys(("scatter", "segment_mean", "segment_max", "segment_softmax"), _added),
     **dict.fromkeys(("lookup", "take"), _read),
     **dict.fromkeys(("max", "mean", "min", "sum"), _over_rows),

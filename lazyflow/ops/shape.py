@@ -17,6 +17,7 @@ import numpy as np
 from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
+    ALL,
     Abstract,
     Aval,
     Axis,
@@ -34,8 +35,6 @@ from lazyflow.ops.base import (
 )
 from lazyflow.ops.index import scatter
 from lazyflow.ops.sparse import scatter_rounds
-
-ALL = slice(None)
 
 
 def written(out: Array | None, value: Array) -> Array:

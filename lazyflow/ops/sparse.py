@@ -29,13 +29,13 @@ AddRounds = Sequence[tuple[Array, Array]]
 
 # Rows up to this wide, and repeated rows of up to so many elements together, are added element by element: NumPy's
 # ``add.at`` is slow on rows but takes 2 to 3 ns for an element of a flat array (5,000 x 16: 250 us, rounds 630).
-NARROW, FEW = 16, 1 << 15
+NARROW_ROW, FEW_ELEMENTS = 16, 1 << 15
 
 # Rows that are added to others one after another, at most; beyond, those of one index are summed in rounds before.
-MOST = 1 << 15
+MOST_ADDED = 1 << 15
 
 # Elements that a round reads at a time, to stay in cache: 1,010 instead of 1,240 us for 5,000 x 300.
-BLOCK = 1 << 16
+ROUND_ELEMENTS = 1 << 16
 
 
 def sorted_groups(index: Array) -> tuple[Array, Array, Array, Array]:
@@ -103,7 +103,7 @@ def _add_distinct(target: Array, index: Array, rows: Array) -> None:
 def _blocks(rounds: AddRounds, rows: Array) -> Iterator[tuple[Array, Array]]:
     """The rounds, on the CPU cut so that what they read stays in cache."""
     for positions, indices in rounds:
-        step = BLOCK // max(positions.shape[1] * rows[:1].size, 1) or 1
+        step = ROUND_ELEMENTS // max(positions.shape[1] * rows[:1].size, 1) or 1
         if step >= len(indices) or not isinstance(rows, np.ndarray):
             yield positions, indices
         else:
@@ -138,7 +138,7 @@ def scatter_add_rows(
     if _add_there(target, index, rows, bring):
         return
     index = devices.to_host(index)
-    if (rows.dtype == np.float16 or len(index) > MOST) and not is_distinct(index):
+    if (rows.dtype == np.float16 or len(index) > MOST_ADDED) and not is_distinct(index):
         merged = RowSparse.coalesce(xp, index, rows, target.shape)
         _add_distinct(target, merged.indices, merged.values)
         return
@@ -146,11 +146,11 @@ def scatter_add_rows(
     if flat and _has_rows(rows) and rows.dtype == target.dtype:
         width = rows[:1].size
         core.machine.add_rows(target.reshape(-1), index.astype(np.int64) * width, rows.reshape(len(rows), width))
-    elif flat and rows[:1].size <= NARROW:
+    elif flat and rows[:1].size <= NARROW_ROW:
         _add_elements(target, index, rows)
     elif is_distinct(index):
         _add_distinct(target, bring(index) if bring else xp.asarray(index), rows)
-    elif flat and rows.size <= FEW:
+    elif flat and rows.size <= FEW_ELEMENTS:
         _add_elements(target, index, rows)
     else:
         add_rounds(target, _on(xp, scatter_rounds(index)), rows)
@@ -258,7 +258,7 @@ class RowSparse:
             return cls._coalesced_there(xp, positions, starts, unique, values, shape)
         merged = xp.ascontiguousarray(rows_at(values, xp.asarray(positions[starts])))
         repeats = len(positions) - len(unique)
-        if repeats and xp is np and repeats * values[:1].size <= FEW:
+        if repeats and xp is np and repeats * values[:1].size <= FEW_ELEMENTS:
             others = np.ones(len(positions), np.bool_)
             others[starts] = False
             slots = np.repeat(np.arange(len(unique)), counts - 1)

@@ -18,7 +18,7 @@ from lazyflow import core
 from lazyflow.device import module
 from lazyflow.fuse import machine
 from lazyflow.fuse.blocks import last_uses
-from lazyflow.fuse.scalar import BLOCK, ROWS, VECTOR, Builder, Kernel, ScalarValue
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_ROWS, ARG_VECTOR, Builder, Kernel, ScalarValue
 from lazyflow.ops.formula import function_of, parse
 
 __all__ = ["Assignments", "run", "run_on_rows"]
@@ -90,9 +90,9 @@ def kernel_of(
 ) -> Kernel:
     """A rule as a kernel, of elements, or of rows of some width in a buffer, whose gradient lies by itself."""
     b = Builder(max(width, 1), dtype)
-    kinds = {name: ROWS if width and name != "gradient" else BLOCK for name in names}
+    kinds = {name: ARG_ROWS if width and name != "gradient" else ARG_BLOCK for name in names}
     values: dict[str, ScalarValue] = {name: b.load(kinds[name], (name,), 0, width or 1) for name in names}
-    values |= {name: b.load(VECTOR, ("numbers",), k, 1) for k, name in enumerate(numbers)}
+    values |= {name: b.load(ARG_VECTOR, ("numbers",), k, 1) for k, name in enumerate(numbers)}
     for name, source in rule:
         values[name] = b.formula(parse(source), values)
     for name in dict.fromkeys(name for name, _ in rule if name in names and name != "gradient"):

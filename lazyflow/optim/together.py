@@ -11,7 +11,7 @@ import numpy as np
 from lazyflow.cuda.module import functions, launch
 from lazyflow.device import device_of, is_on_gpu, to_device
 from lazyflow.fuse.cuda import source_of_tensors
-from lazyflow.fuse.scalar import BLOCK, Kernel
+from lazyflow.fuse.scalar import ARG_BLOCK, Kernel
 from lazyflow.optim.rule import Assignments, kernel_of
 
 __all__ = ["Update", "is_possible", "run"]
@@ -47,7 +47,7 @@ def run(rule: Assignments, updates: Sequence[Update]) -> None:
 
 def _table(kernel: Kernel, updates: Sequence[Update]) -> tuple[np.ndarray[Any, Any], int]:
     """The table of `lazyflow.fuse.cuda.source_of_tensors`, and how many elements there are."""
-    blocks = [argument.key[0] for argument in kernel.arguments if argument.kind == BLOCK]
+    blocks = [argument.key[0] for argument in kernel.arguments if argument.kind == ARG_BLOCK]
     lines, total = [], 0
     for update in updates:
         gradient = update.arrays["gradient"]

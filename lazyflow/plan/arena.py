@@ -44,7 +44,7 @@ class Pool:
         """
         if device != "cpu":
             return devices.array_module(device).empty(size, dtype)
-        if size * dtype.itemsize <= SMALL:
+        if size * dtype.itemsize <= SMALL_BUFFER:
             return np.empty(size, dtype)
         found = self._waiting(dtype, size)
         return np.empty(size + size // 8 + 16, dtype) if found is None else found
@@ -69,13 +69,13 @@ class Pool:
 POOL = Pool()
 
 # Buffers of so many bytes come from the allocator, which has their pages already, and go back to it.
-SMALL = 1 << 15
+SMALL_BUFFER = 1 << 15
 
 
 def give_back(device: str, buffers: Iterable[Array]) -> None:
     """Hand buffers back to the pool."""
     for buffer in buffers:
-        if buffer.nbytes > SMALL:
+        if buffer.nbytes > SMALL_BUFFER:
             POOL.give(device, buffer)
 
 

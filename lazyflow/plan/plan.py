@@ -23,7 +23,7 @@ from lazyflow.core.arrays import Ints, begins, bounds_of, in_order_of
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.schedule import Choices, Dag, Schedule
 from lazyflow.plan.schedule import scheduled as schedule_of
-from lazyflow.record.tape import CONSTANT, KNOWN, Signature, Type
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Signature, Type
 
 
 class Rows(NamedTuple):
@@ -165,9 +165,9 @@ class Plan:
         the known ones it is."""
         graph, found = self.graph, dict[int, list[Any]]()
         for i, launch in enumerate(self.launches):
-            if launch.signature.op is CONSTANT:
+            if launch.signature.op is CONSTANT_OP:
                 found[i] = graph.tape_rows(graph.origin[launch.nodes])
-            elif launch.signature.op is KNOWN:
+            elif launch.signature.op is KNOWN_OP:
                 found[i] = [graph.place_of_known[node] for node in launch.nodes.tolist()]
         return found
 

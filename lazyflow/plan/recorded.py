@@ -30,7 +30,7 @@ from lazyflow.graph.graph import (
 )
 from lazyflow.plan.plan import Plan, repeated
 from lazyflow.record.expr import Expr
-from lazyflow.record.tape import IMPORT, Signature, Tape, signature_by_id, signature_columns
+from lazyflow.record.tape import IMPORT_OP, Signature, Tape, signature_by_id, signature_columns
 from lazyflow.settings import Settings
 
 
@@ -142,7 +142,7 @@ def recorded(plan: Plan, tapes: Sequence[Tape]) -> Recorded:
 
 def _source(tape: Tape, number: int, row: int) -> tuple[int, int, bool]:
     """See `Recorded.known`."""
-    if signature_by_id(tape.signatures[row]).op is not IMPORT:
+    if signature_by_id(tape.signatures[row]).op is not IMPORT_OP:
         return number, row, False
     return number, tape.ints[int(decoded(tape).int_starts[row])], True
 

@@ -195,7 +195,7 @@ class Choice:
 
 
 # Up to so many nodes ways are compared every time. By compiled passes that takes 0.3 us a node; in Python, 4.
-SMALL = 48 if passes.chains is None else 4096
+SMALL_GRAPH = 48 if passes.chains is None else 4096
 
 
 class Choices:
@@ -205,7 +205,7 @@ class Choices:
     when it is seen for the 1st, 4th, 16th, 64th... time.
     """
 
-    def __init__(self, small: int = SMALL, most: int = 4096) -> None:
+    def __init__(self, small: int = SMALL_GRAPH, most: int = 4096) -> None:
         self.small = small
         self.most = most
         self.known: dict[Any, Choice] = {}

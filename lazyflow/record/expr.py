@@ -33,11 +33,11 @@ from lazyflow.ops.base import Aval, Op, Shape, axis_argument, integers
 from lazyflow.ops.linalg import transposed
 from lazyflow.record.rows import DecodedRows
 from lazyflow.record.tape import (
-    CONSTANT,
-    IMPORT,
+    CONSTANT_OP,
+    IMPORT_OP,
     INDEX,
     SCALAR,
-    VIEW,
+    VIEW_OP,
     Inline,
     Signature,
     Tape,
@@ -159,46 +159,46 @@ class Expr:
         return constant, (self.numpy(),)
 
     def __add__(self, other: Any) -> Expr:
-        return apply2(ADD, self, other)
+        return apply2(ADD_MEMO, self, other)
 
     def __radd__(self, other: Any) -> Expr:
-        return apply2(ADD, other, self)
+        return apply2(ADD_MEMO, other, self)
 
     def __sub__(self, other: Any) -> Expr:
-        return apply2(SUBTRACT, self, other)
+        return apply2(SUBTRACT_MEMO, self, other)
 
     def __rsub__(self, other: Any) -> Expr:
-        return apply2(SUBTRACT, other, self)
+        return apply2(SUBTRACT_MEMO, other, self)
 
     def __mul__(self, other: Any) -> Expr:
-        return apply2(MULTIPLY, self, other)
+        return apply2(MULTIPLY_MEMO, self, other)
 
     def __rmul__(self, other: Any) -> Expr:
-        return apply2(MULTIPLY, other, self)
+        return apply2(MULTIPLY_MEMO, other, self)
 
     def __truediv__(self, other: Any) -> Expr:
-        return apply2(DIVIDE, self, other)
+        return apply2(DIVIDE_MEMO, self, other)
 
     def __rtruediv__(self, other: Any) -> Expr:
-        return apply2(DIVIDE, other, self)
+        return apply2(DIVIDE_MEMO, other, self)
 
     def __floordiv__(self, other: Any) -> Expr:
-        return apply2(FLOOR_DIVIDE, self, other)
+        return apply2(FLOOR_DIVIDE_MEMO, self, other)
 
     def __rfloordiv__(self, other: Any) -> Expr:
-        return apply2(FLOOR_DIVIDE, other, self)
+        return apply2(FLOOR_DIVIDE_MEMO, other, self)
 
     def __mod__(self, other: Any) -> Expr:
-        return apply2(REMAINDER, self, other)
+        return apply2(REMAINDER_MEMO, self, other)
 
     def __rmod__(self, other: Any) -> Expr:
-        return apply2(REMAINDER, other, self)
+        return apply2(REMAINDER_MEMO, other, self)
 
     def __pow__(self, other: Any, modulus: Any = None) -> Expr:
-        return apply2(POWER, self, other)
+        return apply2(POWER_MEMO, self, other)
 
     def __rpow__(self, other: Any, modulus: Any = None) -> Expr:
-        return apply2(POWER, other, self)
+        return apply2(POWER_MEMO, other, self)
 
     def __matmul__(self, other: Any) -> Expr:
         return product(self, other)
@@ -207,7 +207,7 @@ class Expr:
         return product(other, self)
 
     def __neg__(self) -> Expr:
-        return apply1(NEGATIVE, self)
+        return apply1(NEGATIVE_MEMO, self)
 
     def __pos__(self) -> Expr:
         if self.type.dtype.kind == "b":
@@ -215,34 +215,34 @@ class Expr:
         return self
 
     def __abs__(self) -> Expr:
-        return apply1(ABS, self)
+        return apply1(ABS_MEMO, self)
 
     def __eq__(self, other: Any) -> Any:
-        return compared(EQUAL, self, other)
+        return compared(EQUAL_MEMO, self, other)
 
     def __ne__(self, other: Any) -> Any:
-        return compared(NOT_EQUAL, self, other)
+        return compared(NOT_EQUAL_MEMO, self, other)
 
     def __lt__(self, other: Any) -> Any:
-        return compared(LESS, self, other)
+        return compared(LESS_MEMO, self, other)
 
     def __le__(self, other: Any) -> Any:
-        return compared(LESS_EQUAL, self, other)
+        return compared(LESS_EQUAL_MEMO, self, other)
 
     def __gt__(self, other: Any) -> Any:
-        return compared(GREATER, self, other)
+        return compared(GREATER_MEMO, self, other)
 
     def __ge__(self, other: Any) -> Any:
-        return compared(GREATER_EQUAL, self, other)
+        return compared(GREATER_EQUAL_MEMO, self, other)
 
     def __and__(self, other: Any) -> Expr:
-        return of_booleans("&", LOGICAL_AND, (self, other))
+        return of_booleans("&", LOGICAL_AND_MEMO, (self, other))
 
     def __or__(self, other: Any) -> Expr:
-        return of_booleans("|", LOGICAL_OR, (self, other))
+        return of_booleans("|", LOGICAL_OR_MEMO, (self, other))
 
     def __invert__(self) -> Expr:
-        return of_booleans("~", LOGICAL_NOT, (self,))
+        return of_booleans("~", LOGICAL_NOT_MEMO, (self,))
 
     def all(self, axis: Any = None, keepdims: bool = False) -> Expr:
         """Whether all elements along ``axis`` are true (all axes by default)."""
@@ -428,7 +428,7 @@ class Expr:
                 f"{user_line()}: a gradient inside the {self.tape.trace.name} is never kept: return the value, and "
                 "call retain_grad() outside"
             )
-        if signature_by_id(self.tape.signatures[self.row]).op is VIEW:
+        if signature_by_id(self.tape.signatures[self.row]).op is VIEW_OP:
             # A view shares its memory, and its gradient's, with other uses of that memory: a node of its own does not.
             become(self, record(OPS["identity"], (self,)))
         self.tape.retained.setdefault(self.row, None)
@@ -848,9 +848,9 @@ class Parameter(Expr):
         return self._in_place(operator.truediv, other)
 
 
-PLAIN = frozenset(np.dtype(c) for c in "?bBhHiIlLqQefd")
-NUMPYS_INTEGERS = frozenset(d.type for d in PLAIN if d.kind in "iu")
-_NAMED: dict[Any, np.dtype[Any]] = {name: d for d in PLAIN for name in (d, d.name, d.type)}
+PLAIN_DTYPES = frozenset(np.dtype(c) for c in "?bBhHiIlLqQefd")
+NUMPYS_INTEGERS = frozenset(d.type for d in PLAIN_DTYPES if d.kind in "iu")
+_NAMED: dict[Any, np.dtype[Any]] = {name: d for d in PLAIN_DTYPES for name in (d, d.name, d.type)}
 
 
 def plain_dtype(dtype: Any) -> np.dtype[Any]:
@@ -1006,7 +1006,7 @@ def constant(value: Any) -> Expr:
         known: Any = None if tape is None or SHAPES is None else SHAPES.get(value, tape.device)
         if tape is not None and known is not None:
             return _constant_of(tape, known, SHAPES.copy(value))
-        if value.dtype in PLAIN:
+        if value.dtype in PLAIN_DTYPES:
             return _constant_node(current_tape(), np.array(value))
     options = settings.current()
     array = _as_array(value, options.dtype)
@@ -1117,9 +1117,11 @@ def array_kind(tape: Tape, array: Array) -> ArrayKind:
         kind = intern_type(array.shape, array.dtype, tape.device)
         signature = _constants.get(kind)
         if signature is None:
-            signature = _constants[kind] = interned((CONSTANT, kind), partial(leaf_signature, CONSTANT, kind, ints=0))
+            signature = _constants[kind] = interned(
+                (CONSTANT_OP, kind), partial(leaf_signature, CONSTANT_OP, kind, ints=0)
+            )
         found = ArrayKind(kind, signature)
-        if SHAPES is not None and array.dtype in PLAIN:
+        if SHAPES is not None and array.dtype in PLAIN_DTYPES:
             SHAPES.put(array, tape.device, found)
     return found
 
@@ -1206,7 +1208,7 @@ def _local_row(tape: Tape, e: Expr) -> int:
         kind = imported_type(e)
         signature = _imports.get(kind)
         if signature is None:
-            signature = _imports[kind] = interned((IMPORT, kind), partial(leaf_signature, IMPORT, kind))
+            signature = _imports[kind] = interned((IMPORT_OP, kind), partial(leaf_signature, IMPORT_OP, kind))
         if e.tape.owners is not tape.owners:
             tape.owners |= e.tape.owners
         tape.imports.append((e.tape, e.row))
@@ -1852,9 +1854,9 @@ def _rests_on_parameters(e: Expr) -> bool:
         signature = signature_by_id(tape.signatures[row])
         if any(o.kind == "shared" for o in signature.operands):
             return True
-        if signature.rows or signature.op is IMPORT:
+        if signature.rows or signature.op is IMPORT_OP:
             rows.setdefault(tape, DecodedRows(tape))
-        if signature.op is IMPORT:
+        if signature.op is IMPORT_OP:
             stack.append(tape.imports[rows[tape].integer(row, 0)])
         elif signature.rows:
             stack.extend((tape, r) for r in rows[tape].operands(row))
@@ -1922,15 +1924,23 @@ def binary(op: Op) -> Binary:
     return call
 
 
-ADD, SUBTRACT, MULTIPLY, DIVIDE = (memo_of(OPS[name]) for name in ("add", "subtract", "multiply", "divide"))
-FLOOR_DIVIDE, REMAINDER, POWER = (memo_of(OPS[name]) for name in ("floor_divide", "remainder", "power"))
-NEGATIVE, ABS, MATMUL, LOOKUP = (memo_of(OPS[name]) for name in ("negative", "abs", "matmul", "lookup"))
-DETACH = memo_of(OPS["detach"])
-TAKE = Memo(OPS["take"], {"axis": 0})
-table_of_interned(TAKE.table)
-EQUAL, NOT_EQUAL, LESS = (memo_of(OPS[name]) for name in ("equal", "not_equal", "less"))
-LESS_EQUAL, GREATER, GREATER_EQUAL = (memo_of(OPS[name]) for name in ("less_equal", "greater", "greater_equal"))
-LOGICAL_AND, LOGICAL_OR, LOGICAL_NOT = (memo_of(OPS[name]) for name in ("logical_and", "logical_or", "logical_not"))
+ADD_MEMO, SUBTRACT_MEMO, MULTIPLY_MEMO, DIVIDE_MEMO = (
+    memo_of(OPS[name]) for name in ("add", "subtract", "multiply", "divide")
+)
+FLOOR_DIVIDE_MEMO, REMAINDER_MEMO, POWER_MEMO = (memo_of(OPS[name]) for name in ("floor_divide", "remainder", "power"))
+NEGATIVE_MEMO, ABS_MEMO, MATMUL_MEMO, LOOKUP_MEMO = (
+    memo_of(OPS[name]) for name in ("negative", "abs", "matmul", "lookup")
+)
+DETACH_MEMO = memo_of(OPS["detach"])
+TAKE_MEMO = Memo(OPS["take"], {"axis": 0})
+table_of_interned(TAKE_MEMO.table)
+EQUAL_MEMO, NOT_EQUAL_MEMO, LESS_MEMO = (memo_of(OPS[name]) for name in ("equal", "not_equal", "less"))
+LESS_EQUAL_MEMO, GREATER_MEMO, GREATER_EQUAL_MEMO = (
+    memo_of(OPS[name]) for name in ("less_equal", "greater", "greater_equal")
+)
+LOGICAL_AND_MEMO, LOGICAL_OR_MEMO, LOGICAL_NOT_MEMO = (
+    memo_of(OPS[name]) for name in ("logical_and", "logical_or", "logical_not")
+)
 
 # The methods of expressions that are functions further down, by name: filled in by `lazyflow.functions.operators`.
 METHODS: dict[str, Callable[..., Expr]] = {}
@@ -1944,7 +1954,7 @@ def product(a: Any, b: Any) -> Expr:
     """``a @ b``; lists of numbers take the dtype of the other."""
     if isinstance(a, list | tuple) or isinstance(b, list | tuple):
         a, b = constants((a, b))
-    return apply2(MATMUL, a, b)
+    return apply2(MATMUL_MEMO, a, b)
 
 
 def compared(memo: Memo, a: Expr, b: Any) -> Any:
@@ -2145,7 +2155,7 @@ def differentiable(e: Expr) -> Expr:
     kind = e.type if e.tape.scope is SCOPE.get() else type_on(current_tape(), e)
     if kind.requires_grad:
         return e
-    own = e if e.row in e.tape.objects else apply1(DETACH, e)
+    own = e if e.row in e.tape.objects else apply1(DETACH_MEMO, e)
     return view(own, intern_type(kind.shape, kind.dtype, kind.device, True), 0)
 
 
@@ -2223,7 +2233,7 @@ def view_signature(source: Type, kind: Type) -> Signature:
     found = None if table is None else table.get(kind)
     if found is None:
         found = remembered(_views, source)[kind] = interned(
-            (VIEW, source, kind), partial(leaf_signature, VIEW, kind, operand=source)
+            (VIEW_OP, source, kind), partial(leaf_signature, VIEW_OP, kind, operand=source)
         )
     return found
 
@@ -2288,9 +2298,9 @@ def getitem(x: Any, key: Any) -> Expr:
             key = int(key)
         elif _is_index_array(key) and isinstance(x, Expr) and x.type.shape:
             size = x.type.shape[0]
-            return apply2(TAKE, x, key if are_within(key, -size, size) else checked_range("take", key, size))
+            return apply2(TAKE_MEMO, x, key if are_within(key, -size, size) else checked_range("take", key, size))
     if type(x) is not Expr:
-        found = _indexed_again(LOOKUP, x, key, 0, -1, False) if type(key) is int else None
+        found = _indexed_again(LOOKUP_MEMO, x, key, 0, -1, False) if type(key) is int else None
         return _getitem(constant(x), key) if found is None else found
     part = _part(key)
     if part is None:
@@ -2319,7 +2329,7 @@ def _is_index_array(value: Any) -> bool:
 def _getitem(x: Expr, key: Any) -> Expr:
     shape = x.type.shape
     if x.type.parameter is not None and type(key) is int and shape:
-        return apply(LOOKUP, (x, _checked_index(key, shape[0])))
+        return apply(LOOKUP_MEMO, (x, _checked_index(key, shape[0])))
     if isinstance(key, bool | np.bool_):
         raise TypeError("an index is an integer, got a bool; for a mask use lf.where")
     key = devices.to_host(own_array(key)) if devices.is_on_gpu(key) else own_array(key)
@@ -2436,7 +2446,7 @@ def _remember_block(x: Expr, key: Any, part: Any, e: Expr) -> None:
     row = x.row if x.tape is tape else tape.imported.get((x.tape.number, x.row, x.tape.generation))
     if not len(tape.operands) or tape.operands[-1] != row:
         return
-    if signature.op is VIEW:
+    if signature.op is VIEW_OP:
         remembered(_blocks, type_on(tape, x))[part] = signature, tape.ints[-1]
     elif signature.op is OPS["getitem"]:
         remembered(_blocks, type_on(tape, x))[part] = memo_of(signature.op, {"key": hashable_key(key)})

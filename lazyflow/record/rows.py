@@ -8,7 +8,7 @@ import numpy as np
 
 from lazyflow.record.tape import RAGGED, Tape, signature_columns
 
-BLOCK = 256  # rows of a tape that are decoded at a time, at least
+DECODED_AT_ONCE = 256  # rows of a tape that are decoded at a time, at least
 
 
 class Row(NamedTuple):
@@ -34,7 +34,7 @@ class DecodedRows:
 
     def __getitem__(self, row: int) -> Row:
         while row < self.first:
-            self._decode(max(0, min(row, 2 * self.first - self.last - BLOCK)), self.first, self.begin)
+            self._decode(max(0, min(row, 2 * self.first - self.last - DECODED_AT_ONCE)), self.first, self.begin)
         if row >= self.last:
             end = len(self.tape.operands), len(self.tape.ints), len(self.tape.floats)
             self._decode(self.last, len(self.tape), end)

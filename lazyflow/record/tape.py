@@ -60,10 +60,10 @@ class Type:
 
 
 # What is interned is found in two steps. Tables of strong references, which recording reads, hold what was lately asked
-# for; behind them are weak ones, of all that anybody holds. When `MOST` types and signatures were made since the last
-# time, the strong tables are emptied, and what no tape, handle or plan needs goes: see `_sweep`.
+# for; behind them are weak ones, of all that anybody holds. When `MOST_INTERNED` types and signatures were made since
+# the last time, the strong tables are emptied, and what no tape, handle or plan needs goes: see `_sweep`.
 
-MOST = 2048
+MOST_INTERNED = 2048
 _TYPES: weakref.WeakValueDictionary[Any, Type] = weakref.WeakValueDictionary()
 _INTERNED: weakref.WeakValueDictionary[Any, Signature] = weakref.WeakValueDictionary()
 _owners: weakref.WeakValueDictionary[int, Type] = weakref.WeakValueDictionary()  # the types of parameters
@@ -107,7 +107,7 @@ def _interned(known: weakref.WeakValueDictionary[Any, T], key: Any, make: Callab
         if found is None:
             found = known[key] = make()
             _made += 1
-            if _made > MOST:
+            if _made > MOST_INTERNED:
                 _made = 0
                 _sweep()
         return found
@@ -259,7 +259,7 @@ def _enroll(signature: Signature) -> int:
                 column.append(0)
             _SIGNATURES.append(weakref.ref(signature))
         _ROWS[number], _INTS[number], _FLOATS[number] = signature.rows, signature.ints, signature.floats
-        _KINDS[number] = _KIND_OF.get(id(signature.op), passes.PLAIN)
+        _KINDS[number] = _KIND_OF.get(id(signature.op), passes.PLAIN_ROW)
         _columns.clear()
         # The callback may run while this very lock is held: appending to a list needs none.
         _SIGNATURES[number] = weakref.ref(signature, lambda _: _free.append(number))
@@ -316,9 +316,9 @@ def _leaf(name: str) -> Op:
 # memory seen under another shape, at an offset in elements, or without its gradient.
 # A KNOWN node stands in a graph for a value that an earlier run computed. An OUTPUT node is a result of the cell call
 # before it, of which the first result is the call itself; an INPUT stands for an operand while a cell is traced.
-CONSTANT, IMPORT, VIEW, KNOWN = _leaf("constant"), _leaf("import"), _leaf("view"), _leaf("known")
-OUTPUT, INPUT = _leaf("output"), _leaf("input")
-_KIND_OF = {id(VIEW): passes.VIEW, id(IMPORT): passes.IMPORT, id(OUTPUT): passes.OUTPUT}
+CONSTANT_OP, IMPORT_OP, VIEW_OP, KNOWN_OP = _leaf("constant"), _leaf("import"), _leaf("view"), _leaf("known")
+OUTPUT_OP, INPUT_OP = _leaf("output"), _leaf("input")
+_KIND_OF = {id(VIEW_OP): passes.VIEW_ROW, id(IMPORT_OP): passes.IMPORT_ROW, id(OUTPUT_OP): passes.OUTPUT_ROW}
 
 _known: dict[Type, Signature] = table_of_interned({})
 
@@ -327,7 +327,7 @@ def known_signature(kind: Type) -> Signature:
     """The signature of values of a type that were computed before."""
     found = _known.get(kind)
     if found is None:
-        found = _known[kind] = interned((KNOWN, kind), lambda: leaf_signature(KNOWN, kind, ints=0))
+        found = _known[kind] = interned((KNOWN_OP, kind), lambda: leaf_signature(KNOWN_OP, kind, ints=0))
     return found
 
 
@@ -550,7 +550,7 @@ def by_program(*_: Any) -> Array:
 def output_signature(call: Type, result: Type) -> Signature:
     """The signature of a further result of a cell, a node that reads the call before it."""
     vjp = by_program if result.requires_grad else None
-    return Signature(OUTPUT, (Operand("row", 0, call, call.shape, call.dtype, vjp),), result, NOTHING, 1)
+    return Signature(OUTPUT_OP, (Operand("row", 0, call, call.shape, call.dtype, vjp),), result, NOTHING, 1)
 
 
 def leaf_signature(op: Op, result: Type, *, ints: int = 1, operand: Type | None = None) -> Signature:

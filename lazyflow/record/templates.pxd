@@ -34,7 +34,7 @@ cdef class Spelled:
 
 
 cdef Variable SCOPE
-cdef int OWN
+cdef int OWN_ROW
 cdef object _NONE
 cdef dict _known
 

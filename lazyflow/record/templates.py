@@ -26,8 +26,8 @@ from lazyflow.core.columns import FloatColumn, IntColumn
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, ListMemo, _append
 from lazyflow.record.tape import (
-    IMPORT,
-    INPUT,
+    IMPORT_OP,
+    INPUT_OP,
     Signature,
     Tape,
     Type,
@@ -42,15 +42,15 @@ from lazyflow.settings import SCOPE, Function
 __all__ = ["by_kinds"]
 
 
-OWN = 32  # from here on an operand is a row of the template itself, below the argument at that place
+OWN_ROW = 32  # from here on an operand is a row of the template itself, below the argument at that place
 MOST_ROWS = 64  # together less than 128, as characters may be signed
-PATIENCE = 64  # so many templates are made for nothing before a function goes without
+TEMPLATE_PATIENCE = 64  # so many templates are made for nothing before a function goes without
 
 
 class Template:
     """Rows to append: the ids of their signatures, their operands and payload, and the arrays of constants among them.
 
-    ``operands``: places of arguments, or `OWN` plus a row of the template. ``results``: the rows that the function
+    ``operands``: places of arguments, or `OWN_ROW` plus a row of the template. ``results``: the rows that the function
     returns; ``kind``: in what it returns them, `Expr` where there is but one. ``draws``: of each, the stream, and where
     its seed and its count stand in the payload. ``shared``: parameters are among the arguments; ``kept``: the number of
     a tape that holds them, and the signatures. ``dtype`` and ``device``: those of the settings, the latter where it
@@ -69,7 +69,7 @@ class Template:
         self.ints.extend(scratch.ints[:])
         self.floats.extend(scratch.floats[:])
         self.signatures = tuple([signature_by_id(number) for number in self.ids])
-        self.operands = bytes([inputs[row] if row < first else OWN + row - first for row in scratch.operands[:]])
+        self.operands = bytes([inputs[row] if row < first else OWN_ROW + row - first for row in scratch.operands[:]])
         self.objects = tuple([(row - first, array) for row, array in scratch.objects.items()])
         self.results = tuple([e.row - first for e in results])
         self.kind, self.note = kind, getattr(results[0], "note", None)
@@ -105,7 +105,7 @@ class Spelled:
         self.defaults = tuple([p.default for p in parameters])
         self.positional = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         self.long = Branch()
-        self.patience = PATIENCE
+        self.patience = TEMPLATE_PATIENCE
 
     def applied(self, given: Sequence[Any]) -> Any:
         """The function itself, with the values of its parameters in their order."""
@@ -243,11 +243,11 @@ def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
     tape.floats.add(template.floats)
     tape.signatures.add(template.ids)
     for code in template.operands:
-        if code < OWN:
+        if code < OWN_ROW:
             e: Expr = given[code]
             tape.operands.append(e.row)
         else:
-            tape.operands.append(row + code - OWN)
+            tape.operands.append(row + code - OWN_ROW)
     for k, array in template.objects:
         tape.objects[row + k] = array
     if template.kind is Expr:
@@ -332,7 +332,7 @@ def _template(spelled: Spelled, given: tuple[Any, ...], tape: Tape) -> Template 
         for k, o in enumerate(given):
             if type(o) is Expr or type(o) is ndarray:
                 kind: Type = o.type if type(o) is Expr else recording.array_kind(tape, o).type
-                signature = leaf_signature(INPUT, kind, ints=0)
+                signature = leaf_signature(INPUT_OP, kind, ints=0)
                 scratch.keep.add(signature)
                 stand_ins[k] = _append(scratch, signature, ())
                 inputs.append(k)
@@ -344,7 +344,7 @@ def _template(spelled: Spelled, given: tuple[Any, ...], tape: Tape) -> Template 
     made = type(result)
     results = [result] if made is Expr else list(result) if made is list or made is tuple else []
     rows = len(scratch) - len(inputs)
-    if not results or not 0 < rows <= MOST_ROWS or len(given) >= OWN or scratch.imports:
+    if not results or not 0 < rows <= MOST_ROWS or len(given) >= OWN_ROW or scratch.imports:
         return None
     if any(type(e) is not Expr or e.tape is not scratch or e.row < len(inputs) for e in results):
         return None
@@ -354,7 +354,7 @@ def _template(spelled: Spelled, given: tuple[Any, ...], tape: Tape) -> Template 
     if trace.static or trace.limits or len(trace.links) != 2 * len(trace.streams):
         return None
     template = Template(scratch, inputs, results, made)
-    if any(s.op is IMPORT or s.cell is not None for s in template.signatures):
+    if any(s.op is IMPORT_OP or s.cell is not None for s in template.signatures):
         return None
     template.arrays = tuple([k for k, o in enumerate(given) if type(o) is ndarray])
     template.shared = len(scratch.keep) > held

@@ -27,10 +27,10 @@ from lazyflow.ops.sparse import add as add_sparse
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Cells, Launch, launches, parameter_launches
 from lazyflow.record.expr import Parameter
-from lazyflow.record.tape import KNOWN, Signature, Type
+from lazyflow.record.tape import KNOWN_OP, Signature, Type
 from lazyflow.run.execute import Run
-from lazyflow.run.launch import KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
-from lazyflow.run.sums import FEW, ParameterRows, Sums, Waiting, gradients
+from lazyflow.run.launch import DO_KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
+from lazyflow.run.sums import FEW_NODES, ParameterRows, Sums, Waiting, gradients
 
 RunObserver = Callable[[Run, Arena, Any], None]
 
@@ -165,7 +165,7 @@ class WayBack(NamedTuple):
     sources: tuple[tuple[Bound, tuple[tuple[int, int], ...]], ...]
 
 
-MOST_WAYS, MOST_NODES = 8, 64  # that are kept with a plan
+MOST_WAYS, MOST_FOUND = 8, 64  # that are kept with a plan
 
 
 def _known_way(run: Run, nodes: Sequence[int]) -> WayBack:
@@ -264,7 +264,7 @@ def _may_wait(run: Run, launch: Launch) -> bool:
     NaN, all is there at once."""
     if len(run.plan.structure.results) or not (run.known or run.readers) or launch.each is not None:
         return False
-    return not launch.signature.op.stacked and launch.writes.count <= FEW
+    return not launch.signature.op.stacked and launch.writes.count <= FEW_NODES
 
 
 def _launches(
@@ -327,7 +327,7 @@ def _wanting(graph: Graph) -> Any:
 
 
 def _wants_gradient(signature: Signature) -> bool:
-    return signature.differentiable or (signature.op is KNOWN and signature.type.requires_grad)
+    return signature.differentiable or (signature.op is KNOWN_OP and signature.type.requires_grad)
 
 
 def _rows(run: Run, cotangents: Arena, step: Bound) -> list[ParameterRows]:
@@ -357,7 +357,7 @@ def _sources(run: Run, active: Any) -> tuple[tuple[Bound, tuple[tuple[int, int],
     found, steps = [], bound(run.plan)
     for number, brought in run.plan.brought.items() if run.known else ():
         step = steps[number]
-        if step.does == KNOWNS and step.signature.type.requires_grad:
+        if step.does == DO_KNOWNS and step.signature.type.requires_grad:
             nodes = step.launch.nodes
             rows = tuple([(i, k) for i, k in enumerate(brought) if active is None or active[nodes[i]]])
             found.append((step, rows))
@@ -382,7 +382,7 @@ def node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
     node: int | None = kept.get(key)
     if node is None:
         node = _node_at(run, offset, dtype)
-        if len(kept) < MOST_NODES:
+        if len(kept) < MOST_FOUND:
             kept[key] = node
     return node
 

@@ -10,7 +10,7 @@ import numpy as np
 from lazyflow.errors import NonFiniteError
 from lazyflow.plan.plan import Each, Launch, reads_of, sizes_of
 from lazyflow.record.expr import Expr
-from lazyflow.record.tape import CONSTANT, KNOWN
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP
 from lazyflow.run.execute import Run, parameters_of
 from lazyflow.run.launch import parameter_of, readers_of
 
@@ -39,7 +39,7 @@ def _blame(run: Run) -> str:
         launch = launch._replace(reads=reads_of(run.plan, launch))
         found = _first_bad(run, launch)
         if found is not None:
-            if launch.signature.op is KNOWN:
+            if launch.signature.op is KNOWN_OP:
                 graph = run.plan.graph
                 return _blame(graph.known_run[graph.place_of_known[int(launch.nodes[found.position])]])
             return _message(run, launch, found)
@@ -84,7 +84,7 @@ def _first_bad_row(run: Run, launch: Launch) -> _Found | None:
     kind, count = launch.signature.type, launch.writes.count
     values = run.arena.read(kind.dtype, launch.writes, kind.shape)
     bad = ~_finite(values, count)
-    if bad.any() and launch.signature.op is not CONSTANT and not launch.signature.op.stacked:
+    if bad.any() and launch.signature.op is not CONSTANT_OP and not launch.signature.op.stacked:
         for operand, array in zip(
             launch.signature.operands, [r.read(run.arena) for r in readers_of(launch, False)], strict=True
         ):

@@ -34,7 +34,7 @@ from lazyflow.plan.recorded import RunWay, again, alone, key_of, sources_of, way
 from lazyflow.plan.schedule import Choices
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
-from lazyflow.record.tape import CONSTANT, IMPORT, KNOWN, VIEW, Tape, payload_starts, signature_by_id
+from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, KNOWN_OP, VIEW_OP, Tape, payload_starts, signature_by_id
 from lazyflow.run import settle
 from lazyflow.run.backward import Hooked, accumulated
 from lazyflow.run.backward import backward as run_backward
@@ -485,12 +485,12 @@ def _shown(root: Expr) -> Array | None:
         return None  # it is not whole, and a run says so
     tape.seal()  # as a run does: what is long-lived is not to hold all that comes after
     row, shift = root.row, 0
-    while (op := signature_by_id(tape.signatures[row]).op) is VIEW:
+    while (op := signature_by_id(tape.signatures[row]).op) is VIEW_OP:
         shift += tape.ints[ints[row]]
         row = tape.operands[operands[row]]
-    if op is CONSTANT and type(tape.objects[row]) is np.ndarray and root.type.device == "cpu":
+    if op is CONSTANT_OP and type(tape.objects[row]) is np.ndarray and root.type.device == "cpu":
         return devices.view(tape.objects[row].reshape(-1), shift, root.type.shape).copy()
-    if op is not IMPORT:
+    if op is not IMPORT_OP:
         return None
     source, place = tape.imports[tape.ints[ints[row]]]
     if not is_evaluated(source, place):
@@ -503,7 +503,7 @@ def _shown(root: Expr) -> Array | None:
 
 # A backward through more runs than this, of no more elements on the average, is one forward more and one run to go back
 # through: a small run costs more beside its kernels, in either direction, than they do.
-MANY, SMALL = 8, 1 << 16
+MANY_RUNS, SMALL_RUN = 8, 1 << 16
 
 
 def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
@@ -515,7 +515,7 @@ def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
         if run.number not in runs and run.differentiable:
             runs[run.number] = run
             stack.extend([source for source, _ in run.known])
-    if len(runs) <= MANY or sum(sum(run.plan.sizes.values()) for run in runs.values()) > SMALL * len(runs):
+    if len(runs) <= MANY_RUNS or sum(sum(run.plan.sizes.values()) for run in runs.values()) > SMALL_RUN * len(runs):
         return []
     tapes = [tape for tape in reached_tapes(roots, anew=True) if tape.grad and tape.runs and tape.handles is not None]
     return [tape for tape in tapes if all(run.number in runs for run in tape.runs)]
@@ -616,7 +616,7 @@ def _is_hidden(graph: Graph, place: int) -> bool:
     if at < len(graph.inside) and graph.inside[at] == base:
         return True
     node = graph.node_of(base)
-    if node is None or graph.signatures[graph.signature[node]].op is KNOWN:
+    if node is None or graph.signatures[graph.signature[node]].op is KNOWN_OP:
         return False
     return sum(_computes(graph, p) for p in np.flatnonzero(graph.tape_base == base).tolist()) > 1
 
@@ -630,7 +630,7 @@ def _computed_node(graph: Graph, place: int) -> int | None:
             "register its hook before backward() is called"
         )
     node = graph.node_of(graph.tape_base[place])
-    return None if node is None or graph.signatures[graph.signature[node]].op is KNOWN else node
+    return None if node is None or graph.signatures[graph.signature[node]].op is KNOWN_OP else node
 
 
 def _computes(graph: Graph, place: int) -> bool:
@@ -638,7 +638,7 @@ def _computes(graph: Graph, place: int) -> bool:
     number = int(np.searchsorted(graph.tape_starts, place, side="right")) - 1
     tape = graph.tapes[number]()
     row = place - int(graph.tape_starts[number]) + int(graph.tape_lows[number])
-    return tape is not None and signature_by_id(tape.signatures[row]).op not in (VIEW, IMPORT)
+    return tape is not None and signature_by_id(tape.signatures[row]).op not in (VIEW_OP, IMPORT_OP)
 
 
 def _hooked(run: Run) -> dict[int, Hooked]:

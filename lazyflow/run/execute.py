@@ -21,7 +21,7 @@ from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Plan, Rows
 from lazyflow.record.expr import Parameter, moment
 from lazyflow.record.tape import Type
-from lazyflow.run.launch import CALLS, CONSTANTS, KNOWNS, Bound, bound, parameter_of
+from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KNOWNS, Bound, bound, parameter_of
 
 
 def indices(plan: Plan) -> list[Any]:
@@ -220,11 +220,11 @@ def parameters_of(plan: Plan) -> list[Parameter | None]:
 def _bring(run: Run, number: int, step: Bound) -> None:
     """Bring in values that no kernel computes: constants of the tapes, and values of earlier runs."""
     brought = run.plan.brought[number]
-    if step.does == KNOWNS and run.device == "cpu":
+    if step.does == DO_KNOWNS and run.device == "cpu":
         _bring_here(run, brought, step)
         return
     out = step.out.read(run.arena)
-    if step.does == CONSTANTS:
+    if step.does == DO_CONSTANTS:
         tapes = [tape() for tape in run.plan.tapes]
         joined, place = step.signature.walks is not None, 0
         for tape, row in brought:
@@ -262,10 +262,10 @@ def execute(run: Run) -> None:
     for i in range(len(steps)):
         step = steps[i]
         does = step.does
-        if does == CALLS:
+        if does == DO_CALLS:
             number, edges = step.calls
             run.calls[number].forward(edges)
-        elif does in (CONSTANTS, KNOWNS):
+        elif does in (DO_CONSTANTS, DO_KNOWNS):
             _bring(run, i, step)
         else:
             step.compute(xp, arena)

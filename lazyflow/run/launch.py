@@ -21,15 +21,16 @@ from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows
 from lazyflow.record.expr import Parameter
-from lazyflow.record.tape import CONSTANT, KNOWN, Operand, Signature, Type
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature, Type
 
 # On the host: the function of the core itself, if there is one.
 _view = devices.view if core.passes is None else core.passes.view
 
 # How a reader finds its array.
-VIEW, SPACED, TAKEN, WINDOWS, EMPTY, PARAMETER, COLUMNS, GIVEN, MOVED, SPREAD, PLACED = range(11)
+READ_VIEW, READ_SPACED, READ_TAKEN, READ_WINDOWS, READ_EMPTY, READ_PARAMETER = range(6)
+READ_COLUMNS, READ_GIVEN, READ_MOVED, READ_SPREAD, READ_PLACED = range(6, 11)
 # What a launch does: bring in constants, or values of earlier runs, put rows in order, call a kernel, calls of a cell.
-CONSTANTS, KNOWNS, GATHER, KERNEL, CALLS = range(5)
+DO_CONSTANTS, DO_KNOWNS, DO_GATHER, DO_KERNEL, DO_CALLS = range(5)
 
 
 class Reader:
@@ -54,42 +55,42 @@ class Reader:
     def read(self, arena: Arena) -> Array:
         """The array in a run with this arena."""
         how = self.how
-        if how == VIEW:
+        if how == READ_VIEW:
             return (_view if arena.device == "cpu" else devices.view)(
                 arena.buffers[self.dtype], self.offset, self.shape
             )
-        if how in (PARAMETER, COLUMNS):
+        if how in (READ_PARAMETER, READ_COLUMNS):
             return self._of_parameter(arena)
-        if how == GIVEN:
+        if how == READ_GIVEN:
             return self.value if arena.device == "cpu" else arena.given(self.value)
-        if how == MOVED:
+        if how == READ_MOVED:
             return self.value if arena.device == "cpu" else arena.payload(self.value).astype(self.value.dtype)
         array = self._rows(arena)
         return array if self.seen is None else array.reshape(self.seen)
 
     def shape_of(self) -> Shape:
         """The shape of the array, which is not read."""
-        found: Shape = self.value if self.how == SPREAD else self.shape if self.seen is None else self.seen
+        found: Shape = self.value if self.how == READ_SPREAD else self.shape if self.seen is None else self.seen
         return found
 
     def _of_parameter(self, arena: Arena) -> Array:
         parameter = parameter_of(self.type)
-        whole = self.how == PARAMETER or arena.device != "cpu"  # there products read any order
+        whole = self.how == READ_PARAMETER or arena.device != "cpu"  # there products read any order
         array = parameter.memory if whole else parameter.columns(arena.number)
         return array if array.shape == self.shape else array.reshape(self.shape)
 
     def _rows(self, arena: Arena) -> Array:
         how, buffer = self.how, arena.buffers[self.dtype]
-        if how == SPACED:
+        if how == READ_SPACED:
             return devices.strided(buffer, self.offset, self.shape, self.pitch)
-        if how == TAKEN:
+        if how == READ_TAKEN:
             return devices.take_rows(arena.table(self.dtype, self.width), arena.index(self.index)).reshape(self.shape)
-        if how == WINDOWS:
+        if how == READ_WINDOWS:
             return devices.windows(buffer, self.width)[arena.index(self.index)].reshape(self.shape)
         xp = devices.array_module(arena.device)
-        if how == EMPTY:
+        if how == READ_EMPTY:
             return xp.empty(self.shape, self.dtype)
-        if how == PLACED:
+        if how == READ_PLACED:
             return rows_of(buffer, self.index, self.width).reshape(self.shape)
         return xp.broadcast_to(devices.view(buffer, self.offset, self.shape), self.value)
 
@@ -99,9 +100,9 @@ def rows_reader(dtype: Any, rows: Rows, shape: Shape) -> Reader:
     count, width, offset, pitch, index, aligned = rows
     if index is not None:
         # Rows without elements are one element wide, so that no two nodes lie at one place.
-        how = (TAKEN if aligned else WINDOWS) if devices.elements(shape) else EMPTY
+        how = (READ_TAKEN if aligned else READ_WINDOWS) if devices.elements(shape) else READ_EMPTY
     else:
-        how = VIEW if pitch == width or count == 1 or pitch == 0 else SPACED
+        how = READ_VIEW if pitch == width or count == 1 or pitch == 0 else READ_SPACED
     shared = index is None and pitch == 0 and count > 1
     found = Reader(how, shape if shared else (count, *shape))
     found.dtype, found.offset, found.pitch, found.width, found.index = dtype, offset, pitch, width, index
@@ -119,18 +120,18 @@ def operand_reader(operand: Operand, read: Any, by_columns: bool) -> Reader:
         )
     if operand.kind == "shared":
         assert operand.type is not None
-        found = Reader(COLUMNS if by_columns and operand.type.ndim == 2 else PARAMETER, operand.shape)
+        found = Reader(READ_COLUMNS if by_columns and operand.type.ndim == 2 else READ_PARAMETER, operand.shape)
         found.type = operand.type
         return found
     # Indices stay on the host: see `lazyflow.ops.base`.
-    found = Reader(GIVEN if operand.kind != "float" or isinstance(read, float) else MOVED, ())
+    found = Reader(READ_GIVEN if operand.kind != "float" or isinstance(read, float) else READ_MOVED, ())
     found.value = read
     return found
 
 
 def _placed_reader(operand: Operand, at: Array) -> Reader:
     """The reader of an operand of a cell, rows at any elements."""
-    found = Reader(PLACED, (len(at), *operand.shape))
+    found = Reader(READ_PLACED, (len(at), *operand.shape))
     found.dtype, found.index, found.width = operand.dtype, at, max(devices.elements(operand.shape), 1)
     return found
 
@@ -139,8 +140,8 @@ def stacked_reader(operand: Operand, rows: Rows, heads: Shape) -> Reader:
     """The reader of the operands of a list, with the axes ``heads`` in place of that of the rows."""
     found, seen = rows_reader(operand.dtype, rows, operand.shape), (*heads, *operand.shape)
     if rows.shared:
-        found.how, found.value = SPREAD, seen
-    elif found.how == VIEW:
+        found.how, found.value = READ_SPREAD, seen
+    elif found.how == READ_VIEW:
         found.shape = seen
     elif seen != found.shape:
         found.seen = seen
@@ -250,11 +251,11 @@ class Bound:
         self.values: tuple[Reader, ...] = ()
         self.out = rows_reader(signature.type.dtype, launch.writes, signature.type.shape)
         if self.calls is not None:
-            self.does = CALLS
-        elif op is CONSTANT or op is KNOWN:
-            self.does = CONSTANTS if op is CONSTANT else KNOWNS
+            self.does = DO_CALLS
+        elif op is CONSTANT_OP or op is KNOWN_OP:
+            self.does = DO_CONSTANTS if op is CONSTANT_OP else DO_KNOWNS
         else:
-            self.does = KERNEL
+            self.does = DO_KERNEL
             self.operands = self.values = readers_of(launch, True)
             if op.by_columns:
                 self.values = readers_of(launch, False)
@@ -264,12 +265,12 @@ class Bound:
         """Rows go straight into the result, where that is all there is to do."""
         rows = launch.reads[0] if self.signature.op.gathers else None
         if isinstance(rows, Rows) and rows.index is not None and rows.aligned and devices.elements(self.out.shape):
-            self.does, self.rows = GATHER, rows
+            self.does, self.rows = DO_GATHER, rows
 
     def compute(self, xp: Any, arena: Arena) -> None:
         """Fill the result's rows."""
         out = self.out.read(arena)
-        if self.does == GATHER:
+        if self.does == DO_GATHER:
             width = self.rows.width
             devices.take_rows(arena.table(out.dtype, width), arena.index(self.rows.index), out.reshape(-1, width))
             return
@@ -367,7 +368,7 @@ class Loop(Bound):
     def __init__(self, launch: Launch) -> None:
         signature = launch.signature
         self.launch, self.signature, self.calls, self.forward = launch, signature, None, signature.forward
-        self.does, self.rows, self.pulls, self.unread = KERNEL, None, (), frozenset()
+        self.does, self.rows, self.pulls, self.unread = DO_KERNEL, None, (), frozenset()
         self.operands, self.values = (), ()
         self.out = rows_reader(signature.type.dtype, launch.writes, ())
         each = launch.each

@@ -31,7 +31,7 @@ from lazyflow.locks import Answer
 from lazyflow.plan.arena import next_number
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, handle, moment
-from lazyflow.record.tape import IMPORT, Tape, current_tape, signature_by_id
+from lazyflow.record.tape import IMPORT_OP, Tape, current_tape, signature_by_id
 from lazyflow.run.rounds import Round, launched, watching
 
 try:
@@ -221,7 +221,7 @@ def _unread(tape: Tape, low: int) -> list[Expr]:
         held = set(tape.handles.held(low, len(tape)))
         rows = [row for row in rows if row in held]
     kinds = [(row, signature_by_id(tape.signatures[row])) for row in rows if row not in tape.objects]
-    return [handle(tape, row, s.type) for row, s in kinds if s.op is not IMPORT and not is_evaluated(tape, row)]
+    return [handle(tape, row, s.type) for row, s in kinds if s.op is not IMPORT_OP and not is_evaluated(tape, row)]
 
 
 _OF_RUNS = [f.name for f in fields(settings.Settings) if f.name not in ("device", "dtype", "grad")]

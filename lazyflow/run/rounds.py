@@ -12,7 +12,7 @@ import numpy as np
 
 from lazyflow.graph.graph import is_evaluated, location
 from lazyflow.record.expr import Expr
-from lazyflow.record.tape import CONSTANT, KNOWN, Signature
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Signature
 from lazyflow.run.execute import Run
 
 __all__ = ["Asked", "Operation", "Round", "Rounds", "rounds"]
@@ -135,7 +135,7 @@ def _launches(runs: Iterable[Run]) -> Iterator[tuple[str, str, int]]:
     for run in runs:
         for launch in run.plan.launches:
             signature: Signature = launch.signature
-            if signature.op is not CONSTANT and signature.op is not KNOWN:
+            if signature.op is not CONSTANT_OP and signature.op is not KNOWN_OP:
                 counts = [len(launch.nodes)] if launch.calls is None else np.diff(launch.calls[1]).tolist()
                 yield from [(repr(signature), signature.line, count) for count in counts]
 

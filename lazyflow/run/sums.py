@@ -109,7 +109,7 @@ def gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, Any]]:
 
 
 # A launch of so many nodes waits for others of its kind; so many together wait no longer, and are still in cache.
-FEW, ENOUGH = 32, 256
+FEW_NODES, ENOUGH_NODES = 32, 256
 
 
 class Waiting:
@@ -125,7 +125,7 @@ class Waiting:
             number = one.signature.id
             self.rows.setdefault(number, []).append(one)
             self.counts[number] = self.counts.get(number, 0) + len(one.g)
-            if self.counts[number] >= ENOUGH:
+            if self.counts[number] >= ENOUGH_NODES:
                 self.counts[number] = 0
                 _accumulate(self.rows.pop(number), accumulate)
 

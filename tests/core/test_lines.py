@@ -7,7 +7,7 @@ import pytest
 
 from lazyflow import core
 from lazyflow.cells import line
-from lazyflow.cells.line import ALL, BLOCK, LAUNCH, View
+from lazyflow.cells.line import OF_ALL, OF_BLOCK, OF_LAUNCH, View
 
 if core.machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)
@@ -27,7 +27,7 @@ class Arrays:
 
     def __init__(self, dtype, base, most):
         rng = np.random.default_rng(SEED)
-        rows = {ALL: CALLS, LAUNCH: most, BLOCK: most}[base]
+        rows = {OF_ALL: CALLS, OF_LAUNCH: most, OF_BLOCK: most}[base]
         whole = rng.integers(-3, 4, (3, rows, 12)).astype(dtype)  # sums are exact
         self.x, self.y, self.z = (View(matrix[:, 2:8], base) for matrix in whole)
         self.matrices = whole
@@ -53,7 +53,9 @@ def steps(form, a):
 
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("rows", [None, 6])
-@pytest.mark.parametrize(("base", "whole"), [(ALL, True), (ALL, False), (LAUNCH, False), (BLOCK, False), (BLOCK, True)])
+@pytest.mark.parametrize(
+    ("base", "whole"), [(OF_ALL, True), (OF_ALL, False), (OF_LAUNCH, False), (OF_BLOCK, False), (OF_BLOCK, True)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", EDGES)
 def test_both_forms_do_the_same(name, dtype, base, whole, rows, backwards):
@@ -79,7 +81,7 @@ def test_both_forms_do_the_same(name, dtype, base, whole, rows, backwards):
 def test_a_step_may_be_a_function(rows, backwards):
     whose, found = object(), []
     for make in (core.machine.Line, lambda: line.Line(np)):
-        arrays, form, asked = Arrays("float64", ALL, CALLS), make(), []
+        arrays, form, asked = Arrays("float64", OF_ALL, CALLS), make(), []
 
         def double(calls, low, high, first, arrays=arrays, asked=asked):
             asked.append((calls is whose, low, high, first))
@@ -93,12 +95,12 @@ def test_a_step_may_be_a_function(rows, backwards):
         found.append((asked, arrays.z.array.tolist()))
     assert found[0] == found[1]
     assert len(found[0][0]) >= 3
-    fresh = Arrays("float64", ALL, CALLS)
+    fresh = Arrays("float64", OF_ALL, CALLS)
     np.testing.assert_array_equal(found[0][1], fresh.z.array + 2 * fresh.x.array)
 
 
 def test_what_a_function_raises_ends_the_run():
-    arrays, form = Arrays("float32", ALL, CALLS), core.machine.Line()
+    arrays, form = Arrays("float32", OF_ALL, CALLS), core.machine.Line()
     before = arrays.y.array.copy()
     form.segment(None)
     form.call(lambda calls, low, high, first: 1 / (low - 3))
@@ -110,13 +112,13 @@ def test_what_a_function_raises_ends_the_run():
 
 
 def test_few_calls_read_weights_as_they_lie():
-    arrays = Arrays("float32", ALL, CALLS)
-    x = View(np.ascontiguousarray(arrays.x.array), ALL)
+    arrays = Arrays("float32", OF_ALL, CALLS)
+    x = View(np.ascontiguousarray(arrays.x.array), OF_ALL)
     outs = []
     for make in (core.machine.Line, lambda: line.Line(np)):
         form, out = make(), np.zeros((CALLS, 6), np.float32)
         form.segment(None)
-        form.product(x, arrays.weight, View(out, ALL), 0, True)
+        form.product(x, arrays.weight, View(out, OF_ALL), 0, True)
         form(np.array([3, 9]), True)
         outs.append(out)
     np.testing.assert_array_equal(*outs)
@@ -124,7 +126,7 @@ def test_few_calls_read_weights_as_they_lie():
 
 
 def test_calls_beyond_the_rows_are_refused():
-    arrays, form = Arrays("float32", ALL, CALLS), core.machine.Line()
+    arrays, form = Arrays("float32", OF_ALL, CALLS), core.machine.Line()
     form.segment(None)
     form.copy(arrays.x, arrays.y)
     for edges in ([0, CALLS + 1], [-1, 3], [5, 3]):
@@ -142,15 +144,15 @@ def test_calls_beyond_the_rows_are_refused():
     [
         lambda form, a: form.product(a.x, a.weight[:5], a.y),
         lambda form, a: form.product(a.x, a.weight.astype(np.float64), a.y),
-        lambda form, a: form.copy(a.x, View(a.y.array[:, :2], ALL)),
-        lambda form, a: form.add(a.x, View(a.y.array.astype(np.float64), ALL)),
-        lambda form, a: form.zero(View(a.x.array[:, ::2], ALL)),
+        lambda form, a: form.copy(a.x, View(a.y.array[:, :2], OF_ALL)),
+        lambda form, a: form.add(a.x, View(a.y.array.astype(np.float64), OF_ALL)),
+        lambda form, a: form.zero(View(a.x.array[:, ::2], OF_ALL)),
         lambda form, a: form.gather(a.x, a.columns, a.buffer.astype(np.float64), a.at, a.widths),
         lambda form, a: form.gather(a.x, a.columns, a.buffer, a.at.astype(np.int32), a.widths),
     ],
 )
 def test_what_does_not_fit_is_refused_and_adds_nothing(add):
-    arrays, form = Arrays("float32", ALL, CALLS), core.machine.Line()
+    arrays, form = Arrays("float32", OF_ALL, CALLS), core.machine.Line()
     form.segment(None)
     with pytest.raises((TypeError, ValueError)):
         add(form, arrays)
@@ -161,6 +163,6 @@ def test_what_does_not_fit_is_refused_and_adds_nothing(add):
 
 
 def test_steps_stand_in_segments():
-    arrays = Arrays("float32", ALL, CALLS)
+    arrays = Arrays("float32", OF_ALL, CALLS)
     with pytest.raises(ValueError, match="outside of a segment"):
         core.machine.Line().copy(arrays.x, arrays.y)

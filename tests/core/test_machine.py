@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyflow.core import machine
-from lazyflow.fuse.scalar import BLOCK, Builder
+from lazyflow.fuse.scalar import ARG_BLOCK, Builder
 from tests.fuse import test_kernels as kernels
 
 if machine is None:
@@ -36,8 +36,8 @@ def result(name, *columns):
     """A function of columns of numbers, as one row."""
     n, dtype = len(columns[0]), columns[0].dtype
     b = Builder(n, dtype)
-    loaded = [b.load(BLOCK, ("in", k), 0, n) for k in range(len(columns))]
-    b.store(BLOCK, ("out",), 0, n, b.call(name, *loaded), adds=False)
+    loaded = [b.load(ARG_BLOCK, ("in", k), 0, n) for k in range(len(columns))]
+    b.store(ARG_BLOCK, ("out",), 0, n, b.call(name, *loaded), adds=False)
     out = np.empty((1, n), dtype)
     compiled(b.kernel())(0, 1, 0, *(c.reshape(1, n) for c in columns), out)
     return out[0]
@@ -153,11 +153,11 @@ def test_rows_of_any_width(width, rows):
     """Blocks of several rows, of one, and of parts of one."""
     rng = np.random.default_rng(width)
     b = Builder(width, np.dtype("float32"))
-    x, y = b.load(BLOCK, ("x",), 1, width), b.load("vector", ("y",), 0, width)
+    x, y = b.load(ARG_BLOCK, ("x",), 1, width), b.load("vector", ("y",), 0, width)
     z = b.load("number", ("z",), 0, 1)
     value = b.call("add", b.call("multiply", x, y), z)
-    b.store(BLOCK, ("out",), 0, width, value, adds=False)
-    b.store(BLOCK, ("sum",), 0, 1, value, adds=True)
+    b.store(ARG_BLOCK, ("out",), 0, width, value, adds=False)
+    b.store(ARG_BLOCK, ("sum",), 0, 1, value, adds=True)
     x, y, z = (rng.normal(size=s).astype("f4") for s in ((rows, width + 3), width, rows))
     out, total = np.zeros((rows, width), "f4"), np.ones((rows, 1), "f4")
     compiled(b.kernel())(0, rows, 0, x, y, z, out, total)
@@ -199,9 +199,9 @@ def test_arrays_beyond_the_cache_are_what_their_pieces_are(instructions, begin, 
 def test_what_is_read_again_is_not_overwritten_before(n):
     """Two arguments may be one array unless a program is told otherwise."""
     b = Builder(n, np.dtype("float32"))
-    x, other = b.load(BLOCK, ("x",), 0, n), b.load(BLOCK, ("other",), 0, n)
-    b.store(BLOCK, ("x",), 0, n, b.call("add", x, 1.0), adds=False)
-    b.store(BLOCK, ("out",), 0, n, b.call("multiply", other, 2.0), adds=False)
+    x, other = b.load(ARG_BLOCK, ("x",), 0, n), b.load(ARG_BLOCK, ("other",), 0, n)
+    b.store(ARG_BLOCK, ("x",), 0, n, b.call("add", x, 1.0), adds=False)
+    b.store(ARG_BLOCK, ("out",), 0, n, b.call("multiply", other, 2.0), adds=False)
     x, out = np.arange(2 * n, dtype="f4").reshape(2, n), np.empty((2, n), "f4")
     before = x.copy()
     compiled(b.kernel())(0, 2, 0, x, x, out)
@@ -212,10 +212,10 @@ def test_what_is_read_again_is_not_overwritten_before(n):
 @pytest.mark.parametrize("n", [5, 64, 3000])
 def test_of_two_stores_into_one_place_the_last_counts(n):
     b = Builder(n, np.dtype("float32"))
-    x = b.load(BLOCK, ("x",), 0, n)
+    x = b.load(ARG_BLOCK, ("x",), 0, n)
     one, two = b.call("add", x, 1.0), b.call("add", x, 2.0)
-    b.store(BLOCK, ("out",), 0, n, two, adds=False)
-    b.store(BLOCK, ("out",), 0, n, one, adds=False)
+    b.store(ARG_BLOCK, ("out",), 0, n, two, adds=False)
+    b.store(ARG_BLOCK, ("out",), 0, n, one, adds=False)
     x, out = np.arange(2 * n, dtype="f4").reshape(2, n), np.empty((2, n), "f4")
     compiled(b.kernel())(0, 2, 0, x, out)
     np.testing.assert_array_equal(out, x + 1)
@@ -237,8 +237,8 @@ PRODUCTS = {
 def test_products_and_sums_are_rounded_one_after_the_other(instructions, formula, dtype):
     use(instructions)
     rng, b = np.random.default_rng(0), Builder(2000, np.dtype(dtype))
-    x, y, z = (b.load(BLOCK, (name,), 0, 2000) for name in "xyz")
-    b.store(BLOCK, ("out",), 0, 2000, PRODUCTS[formula](b, x, y, z), adds=False)
+    x, y, z = (b.load(ARG_BLOCK, (name,), 0, 2000) for name in "xyz")
+    b.store(ARG_BLOCK, ("out",), 0, 2000, PRODUCTS[formula](b, x, y, z), adds=False)
     some = rng.normal(size=(3, 1, 2000)).astype(dtype)
     special = [0, -0.0, 1, -1, 1e30, -1e30, np.inf, -np.inf, np.nan]
     some[:, 0, :729] = np.stack(np.meshgrid(*3 * [special])).reshape(3, -1)

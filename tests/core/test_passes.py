@@ -242,7 +242,10 @@ def test_chains_joined_are_a_graph_of_what_is_left(graph, rng):
 @st.composite
 def tapes(draw):
     """Columns of one tape: constants, operations, views, imports, calls with further results."""
-    kinds = np.array([passes.PLAIN, passes.VIEW, passes.IMPORT, passes.OUTPUT, passes.PLAIN, passes.PLAIN], np.int32)
+    kinds = np.array(
+        [passes.PLAIN_ROW, passes.VIEW_ROW, passes.IMPORT_ROW, passes.OUTPUT_ROW, passes.PLAIN_ROW, passes.PLAIN_ROW],
+        np.int32,
+    )
     rows = np.array([0, 1, 0, 1, 2, -1], np.int32)
     int_counts, float_counts = np.array([0, 1, 1, 0, 1, 1], np.int32), np.array([0, 0, 0, 0, 1, 0], np.int32)
     ids, operands, numbers, reals = [], [], [], []

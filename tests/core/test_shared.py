@@ -14,7 +14,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.core import machine
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS, VECTOR, Builder
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Builder
 from lazyflow.optim import rule
 
 if machine is None:
@@ -61,8 +61,10 @@ def long_value(b, x, y):
 @pytest.mark.parametrize(("rows", "width"), [(400, 300), (5, 30_001), (1, 90_000), (90_001, 1), (3000, 7)])
 def test_rows_and_columns_of_matrices(rows, width, dtype, rng):
     b = Builder(width, np.dtype(dtype))
-    x, y = b.load(BLOCK, ("x",), 1, width), b.load(VECTOR, ("y",), 0, width)
-    b.store(BLOCK, ("out",), 0, width, long_value(b, x, b.call("add", y, b.load(NUMBER, ("z",), 0, 1))), adds=True)
+    x, y = b.load(ARG_BLOCK, ("x",), 1, width), b.load(ARG_VECTOR, ("y",), 0, width)
+    b.store(
+        ARG_BLOCK, ("out",), 0, width, long_value(b, x, b.call("add", y, b.load(ARG_NUMBER, ("z",), 0, 1))), adds=True
+    )
     x, y, z = (rng.normal(size=s).astype(dtype) for s in ((rows, width + 3), width, rows))
     out = rng.normal(size=(rows, width)).astype(dtype)
     program = compiled(b.kernel())
@@ -72,7 +74,7 @@ def test_rows_and_columns_of_matrices(rows, width, dtype, rng):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_of_rows(dtype, rng):
     b = Builder(900, np.dtype(dtype))
-    b.store(BLOCK, ("sum",), 0, 1, b.call("exp", b.load(BLOCK, ("x",), 0, 900)), adds=True)
+    b.store(ARG_BLOCK, ("sum",), 0, 1, b.call("exp", b.load(ARG_BLOCK, ("x",), 0, 900)), adds=True)
     x, total = rng.normal(size=(333, 900)).astype(dtype), np.ones((333, 1), dtype)
     program = compiled(b.kernel())
     same(lambda: program(0, 333, 0, x, total), total)
@@ -89,9 +91,9 @@ STARTS = {
 @pytest.mark.parametrize("starts", STARTS)
 def test_sums_at_rows_of_a_buffer(starts, dtype, rng):
     b = Builder(500, np.dtype(dtype))
-    x = b.load(BLOCK, ("x",), 0, 500)
-    b.store(ROWS, ("buffer",), 0, 500, long_value(b, x, 2.0), adds=True)
-    b.store(ROWS, ("buffer",), 500, 500, b.call("tanh", x), adds=True)
+    x = b.load(ARG_BLOCK, ("x",), 0, 500)
+    b.store(ARG_ROWS, ("buffer",), 0, 500, long_value(b, x, 2.0), adds=True)
+    b.store(ARG_ROWS, ("buffer",), 500, 500, b.call("tanh", x), adds=True)
     at, x = STARTS[starts](rng).astype(np.int64), rng.normal(size=(900, 500)).astype(dtype)
     buffer = rng.normal(size=901 * 500).astype(dtype)
     program = compiled(b.kernel())

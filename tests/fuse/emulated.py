@@ -7,7 +7,7 @@ import pytest
 
 from lazyflow.cuda.module import THREADS, whole
 from lazyflow.fuse import cuda
-from lazyflow.fuse.scalar import BLOCK, NUMBER, ROWS
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS
 
 from ..simcupy import emulate
 
@@ -36,12 +36,12 @@ def _function(kernel, run):
         held, rest = [], list(arrays)
         for argument in kernel.arguments:
             array = rest.pop(0)
-            held.append(array.astype(np.float64) if argument.kind == NUMBER else array)
+            held.append(array.astype(np.float64) if argument.kind == ARG_NUMBER else array)
             given.append(held[-1].ctypes.data)
-            if argument.kind == ROWS:
+            if argument.kind == ARG_ROWS:
                 held.append(rest.pop(0).astype(np.int64))
                 given.append(held[-1].ctypes.data)
-            elif argument.kind == BLOCK:
+            elif argument.kind == ARG_BLOCK:
                 given.append(np.int32(array.strides[0] // array.itemsize))
         count = (high - low) * threads
         if count:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import core
 from lazyflow.fuse import blocks, machine
-from lazyflow.fuse.scalar import BLOCK, Builder
+from lazyflow.fuse.scalar import ARG_BLOCK, Builder
 
 needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
 PRINTERS = {"numpy": blocks.compiled, "core": machine.compiled}
@@ -59,11 +59,11 @@ def codes(draw):
 
 def kernel_of(code, dtype):
     b = Builder(WIDTH, np.dtype(dtype))
-    values = [b.load(BLOCK, (name,), 0, WIDTH) for name in "ab"]
+    values = [b.load(ARG_BLOCK, (name,), 0, WIDTH) for name in "ab"]
     for name, inputs in code:
         found = b.call(name, *(v if isinstance(v, float) else values[v] for v in inputs))
         values.append(b.call("add", found, 0.0) if name in EXTREMA else found)
-    b.store(BLOCK, ("out",), 0, WIDTH, values[-1], adds=False)
+    b.store(ARG_BLOCK, ("out",), 0, WIDTH, values[-1], adds=False)
     return b.kernel()
 
 

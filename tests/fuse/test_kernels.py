@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lazyflow import core
 from lazyflow.cells.program import elementwise_formulas
 from lazyflow.fuse import blocks, cuda, machine
-from lazyflow.fuse.scalar import BLOCK, FUSABLE, NUMBER, ROWS, TRUTH, VECTOR, Builder, is_fusable
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, FUSABLE, TRUTH, Builder, is_fusable
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import Constant, Name, StepResult, evaluate, function_of, parse, pullback, result_dtype
 
@@ -98,8 +98,8 @@ def kernel_of(name, dtype):
     given = {}
     for key, formula in kinds_of(name).items():
         columns = {(key, n): rows_of(c, dtype) for n, c in operands(name, key, np.dtype(dtype)).items()}
-        loaded = {n: b.load(BLOCK, ("in", key, n), 0, WIDTH) for _, n in columns}
-        b.store(BLOCK, ("out", key), 0, WIDTH, b.formula(formula, loaded), adds=False)
+        loaded = {n: b.load(ARG_BLOCK, ("in", key, n), 0, WIDTH) for _, n in columns}
+        b.store(ARG_BLOCK, ("out", key), 0, WIDTH, b.formula(formula, loaded), adds=False)
         given.update(columns)
     return b.kernel(), given
 
@@ -234,7 +234,7 @@ def test_compiled_kernels_over_the_whole_domain(name, dtype, printer):
 def test_special_values_of_tanh(printer):
     x = np.array([[np.nan, np.inf, -np.inf, 0.0, -0.0, 100.0, -100.0, 8.0]], np.float32)
     b = Builder(8, np.dtype("float32"))
-    b.store(BLOCK, ("out",), 0, 8, b.call("tanh", b.load(BLOCK, ("in",), 0, 8)), adds=False)
+    b.store(ARG_BLOCK, ("out",), 0, 8, b.call("tanh", b.load(ARG_BLOCK, ("in",), 0, 8)), adds=False)
     out = np.empty_like(x)
     PRINTERS[printer](b.kernel())(0, 1, 0, x, out)
     np.testing.assert_allclose(out, [[np.nan, 1, -1, 0, -0.0, 1, -1, 1]], rtol=3e-7)
@@ -252,14 +252,14 @@ def interpreted(kernel, n, arrays):
     position = 0
     for a, argument in enumerate(kernel.arguments):
         at[a] = position
-        position += 2 if argument.kind == ROWS else 1
+        position += 2 if argument.kind == ARG_ROWS else 1
 
     def place(a, shift, i, j):
         argument, array = kernel.arguments[a], arrays[at[a]]
         column = shift + (0 if argument.columns == 1 else j)
-        if argument.kind == ROWS:
+        if argument.kind == ARG_ROWS:
             return array, int(arrays[at[a] + 1][i]) + column
-        return array, {BLOCK: (i, column), VECTOR: column, NUMBER: i}[argument.kind]
+        return array, {ARG_BLOCK: (i, column), ARG_VECTOR: column, ARG_NUMBER: i}[argument.kind]
 
     for i in range(n):
         sums = {}
@@ -294,14 +294,14 @@ def kernels(draw):
     """A kernel over arguments of every kind, some of one column, and stores that add or not."""
     width = draw(st.sampled_from([1, 2, 3, 8]))
     b = Builder(width, np.dtype("float64"))
-    values = [b.load(BLOCK, ("block",), draw(st.integers(0, 2)), width)]
+    values = [b.load(ARG_BLOCK, ("block",), draw(st.integers(0, 2)), width)]
     sources = {
-        BLOCK: lambda: b.load(BLOCK, ("block",), draw(st.integers(0, 2)), width),
-        ROWS: lambda: b.load(ROWS, ("rows",), draw(st.integers(0, 2)), width),
-        VECTOR: lambda: b.load(VECTOR, ("vector",), draw(st.integers(0, 2)), width),
-        NUMBER: lambda: b.load(NUMBER, ("number",), 0, 1),
-        "one": lambda: b.load(BLOCK, ("block",), draw(st.integers(0, 2)), 1),
-        "one of rows": lambda: b.load(ROWS, ("rows",), draw(st.integers(0, 2)), 1),
+        ARG_BLOCK: lambda: b.load(ARG_BLOCK, ("block",), draw(st.integers(0, 2)), width),
+        ARG_ROWS: lambda: b.load(ARG_ROWS, ("rows",), draw(st.integers(0, 2)), width),
+        ARG_VECTOR: lambda: b.load(ARG_VECTOR, ("vector",), draw(st.integers(0, 2)), width),
+        ARG_NUMBER: lambda: b.load(ARG_NUMBER, ("number",), 0, 1),
+        "one": lambda: b.load(ARG_BLOCK, ("block",), draw(st.integers(0, 2)), 1),
+        "one of rows": lambda: b.load(ARG_ROWS, ("rows",), draw(st.integers(0, 2)), 1),
         "constant": lambda: draw(st.sampled_from([0.5, -2.0, 3.0])),
     }
     values += [sources[name]() for name in draw(st.lists(st.sampled_from(sorted(sources)), max_size=4))]
@@ -312,11 +312,11 @@ def kernels(draw):
         found = b.call(name, *(values[pick()] for _ in range(arity)))
         values.append(b.call("tanh", found))
     stores = {
-        "put": lambda v: b.store(BLOCK, ("out",), 0, width, v, adds=False),
-        "add": lambda v: b.store(BLOCK, ("added",), 1, width, v, adds=True),
-        "add rows": lambda v: b.store(ROWS, ("row out",), 1, width, v, adds=True),
-        "sum": lambda v: b.store(BLOCK, ("sums",), 0, 1, v, adds=False),
-        "add sum": lambda v: b.store(ROWS, ("row sums",), 0, 1, v, adds=True),
+        "put": lambda v: b.store(ARG_BLOCK, ("out",), 0, width, v, adds=False),
+        "add": lambda v: b.store(ARG_BLOCK, ("added",), 1, width, v, adds=True),
+        "add rows": lambda v: b.store(ARG_ROWS, ("row out",), 1, width, v, adds=True),
+        "sum": lambda v: b.store(ARG_BLOCK, ("sums",), 0, 1, v, adds=False),
+        "add sum": lambda v: b.store(ARG_ROWS, ("row sums",), 0, 1, v, adds=True),
     }
     for name in draw(st.lists(st.sampled_from(sorted(stores)), min_size=1, max_size=4, unique=True)):
         stores[name](values[draw(st.integers(0, len(values) - 1))])
@@ -326,11 +326,11 @@ def kernels(draw):
 def arguments_of(kernel, n, rng):
     arrays = []
     for argument in kernel.arguments:
-        if argument.kind == ROWS:
+        if argument.kind == ARG_ROWS:
             arrays += [rng.normal(size=200), rng.integers(0, 180, n)]
-        elif argument.kind == VECTOR:
+        elif argument.kind == ARG_VECTOR:
             arrays.append(rng.normal(size=12))
-        elif argument.kind == NUMBER:
+        elif argument.kind == ARG_NUMBER:
             arrays.append(rng.normal(size=n))
         else:
             arrays.append(rng.normal(size=(n, 12)))
@@ -364,10 +364,10 @@ def test_a_gpu_gets_the_instructions(kernel, n):
 
 
 def test_numpy_kernels_go_block_by_block():
-    width = blocks.ELEMENTS // 4
+    width = blocks.VALUE_ELEMENTS // 4
     b = Builder(width, np.dtype("float64"))
-    x = b.load(BLOCK, ("in",), 0, width)
-    b.store(BLOCK, ("out",), 0, width, b.call("add", b.call("multiply", x, x), 1.0), adds=False)
+    x = b.load(ARG_BLOCK, ("in",), 0, width)
+    b.store(ARG_BLOCK, ("out",), 0, width, b.call("add", b.call("multiply", x, x), 1.0), adds=False)
     arrays = np.random.default_rng(0).normal(size=(11, width)), np.empty((11, width))
     blocks.compiled(b.kernel())(0, 11, 0, *arrays)
     np.testing.assert_array_equal(arrays[1], arrays[0] ** 2 + 1)
@@ -376,11 +376,11 @@ def test_numpy_kernels_go_block_by_block():
 def test_a_gpu_gets_the_same_text_for_every_width():
     def text(width, tail):
         b = Builder(width, np.dtype("float32"))
-        gates = [b.load(BLOCK, ("gates",), k * width, width) for k in range(3)]
-        state = b.load(ROWS, ("state",), tail, width)
+        gates = [b.load(ARG_BLOCK, ("gates",), k * width, width) for k in range(3)]
+        state = b.load(ARG_ROWS, ("state",), tail, width)
         value = b.call("add", b.call("multiply", *gates[:2]), b.call("multiply", gates[2], state))
-        b.store(BLOCK, ("out",), width, width, value, adds=False)
-        b.store(BLOCK, ("total",), 0, 1, value, adds=True)
+        b.store(ARG_BLOCK, ("out",), width, width, value, adds=False)
+        b.store(ARG_BLOCK, ("total",), 0, 1, value, adds=True)
         return cuda.source(b.kernel(), "f")
 
     assert len({text(width, tail) for width in (2, 5, 300) for tail in (1, 2, 7)}) == 1
@@ -391,21 +391,21 @@ def test_a_gpu_gets_the_same_text_for_every_width():
 
 def test_equal_instructions_are_one_and_unused_ones_none():
     b = Builder(2, np.dtype("float32"))
-    x = b.load(BLOCK, ("in",), 0, 2)
+    x = b.load(ARG_BLOCK, ("in",), 0, 2)
     first, second = b.call("tanh", x), b.call("tanh", x)
     b.call("exp", x)
-    b.store(BLOCK, ("out",), 0, 2, b.call("add", first, second), adds=False)
+    b.store(ARG_BLOCK, ("out",), 0, 2, b.call("add", first, second), adds=False)
     assert first == second
     assert [i.name for i in b.kernel().instructions] == ["load", "tanh", "add"]
 
 
 def test_a_value_is_not_taken_for_a_number_that_equals_its_place():
     b = Builder(1, np.dtype("float64"))
-    x, y = b.load(BLOCK, ("in",), 0, 1), b.load(BLOCK, ("in",), 1, 1)
+    x, y = b.load(ARG_BLOCK, ("in",), 0, 1), b.load(ARG_BLOCK, ("in",), 1, 1)
     codes = [b.call("add", x, y), b.call("add", x, 1.0), b.call("divide", x, 0.0), b.call("divide", x, -0.0)]
     assert (y, len(set(codes))) == (1, 4)
     for k, code in enumerate(codes):
-        b.store(BLOCK, ("out",), k, 1, code, adds=False)
+        b.store(ARG_BLOCK, ("out",), k, 1, code, adds=False)
     out = np.empty((1, 4))
     with np.errstate(divide="ignore"):
         blocks.compiled(b.kernel())(0, 1, 0, np.array([[5.0, 7.0]]), out)
@@ -443,9 +443,9 @@ def test_rows_are_added_where_they_begin(at):
 @pytest.mark.parametrize("printer", BOTH)
 def test_constants_of_any_value_can_be_printed(printer):
     b = Builder(2, np.dtype("float64"))
-    x = b.load(BLOCK, ("in",), 0, 2)
+    x = b.load(ARG_BLOCK, ("in",), 0, 2)
     for k, value in enumerate((math.inf, -math.inf, math.nan, 1e-310, -0.0)):
-        b.store(BLOCK, ("out", k), 0, 2, b.call("maximum", b.call("minimum", x, value), -1e300), adds=False)
+        b.store(ARG_BLOCK, ("out", k), 0, 2, b.call("maximum", b.call("minimum", x, value), -1e300), adds=False)
     kernel = b.kernel()
     given = np.array([[0.5, -0.5]])
     out = [np.empty((1, 2)) for _ in range(5)]

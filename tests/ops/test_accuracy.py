@@ -9,7 +9,7 @@ import pytest
 from lazyflow import core
 from lazyflow.cells.program import elementwise_formulas
 from lazyflow.fuse import blocks, machine
-from lazyflow.fuse.scalar import BLOCK, Builder
+from lazyflow.fuse.scalar import ARG_BLOCK, Builder
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import compile_forward, compile_vjp, parse, pullback
 
@@ -135,14 +135,14 @@ def fused(printer, name, given):
     op, some = OPS[name], next(iter(given.values()))
     forward, slopes = elementwise_formulas(op)
     b = Builder(WIDTH, some.dtype)
-    names = {n: b.load(BLOCK, ("in", n), 0, WIDTH) for n in forward.operands}
+    names = {n: b.load(ARG_BLOCK, ("in", n), 0, WIDTH) for n in forward.operands}
     names["y"] = b.formula(forward, names)
     wanted = {"y": names["y"]}
     for n, slope in zip(forward.operands, slopes, strict=True):
         if slope is not None:
-            wanted[n] = b.formula(slope, {"g": b.load(BLOCK, ("one",), 0, WIDTH), **names})
+            wanted[n] = b.formula(slope, {"g": b.load(ARG_BLOCK, ("one",), 0, WIDTH), **names})
     for key, value in wanted.items():
-        b.store(BLOCK, ("out", key), 0, WIDTH, value, adds=False)
+        b.store(ARG_BLOCK, ("out", key), 0, WIDTH, value, adds=False)
     kernel, out = b.kernel(), {key: np.empty_like(some) for key in wanted}
     arrays = {("one",): np.ones_like(some), **{("in", n): a for n, a in given.items()}}
     arrays |= {("out", key): a for key, a in out.items()}

@@ -37,14 +37,14 @@ def draw(
 @given(
     nodes=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**40)), min_size=1, max_size=9),
     size=st.integers(0, 40),
-    block=st.sampled_from([1, 16, 64, random.BLOCK]),
+    block=st.sampled_from([1, 16, 64, random.DRAWN_AT_ONCE]),
 )
 def test_a_row_depends_on_its_seed_and_counter_alone(
     op: str, dtype: str, nodes: list[tuple[int, int]], size: int, block: int
 ) -> None:
     seed, counter = np.array(nodes, np.int64).T
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random, "BLOCK", block)
+        patch.setattr(random, "DRAWN_AT_ONCE", block)
         together = draw(op, seed, counter, *PARAMS[op], shape=(size,), dtype=dtype)
     assert together.shape == (len(nodes), size) and together.dtype == dtype
     tolerance = (

@@ -14,7 +14,7 @@ from lazyflow.ops import sparse
 from lazyflow.ops.base import OPS, Aval
 from lazyflow.ops.sparse import RowSparse, add, scatter_add_rows, scatter_rounds, segment_sum
 
-SHAPES = ((), (1,), (3,), (2, 3), (sparse.NARROW + 1,), (0,))
+SHAPES = ((), (1,), (3,), (2, 3), (sparse.NARROW_ROW + 1,), (0,))
 
 
 def one_by_one(index: Any, rows: Any, n: int) -> Any:
@@ -55,13 +55,13 @@ def test_rounds_have_distinct_indices_and_name_every_row_once(name: str) -> None
     assert len(rounds) <= largest.bit_length()
 
 
-@pytest.mark.parametrize("few", [0, sparse.FEW])
+@pytest.mark.parametrize("few", [0, sparse.FEW_ELEMENTS])
 @pytest.mark.parametrize("name", INDICES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sums_equal_adding_one_row_at_a_time(
     monkeypatch: pytest.MonkeyPatch, name: str, shape: tuple[int, ...], few: int
 ) -> None:
-    monkeypatch.setattr(sparse, "FEW", few)
+    monkeypatch.setattr(sparse, "FEW_ELEMENTS", few)
     index, rng = index_of(name), np.random.default_rng(12)
     rows = rng.standard_normal((len(index), *shape))
     want = one_by_one(index, rows, 50)
@@ -80,8 +80,8 @@ def test_sums_equal_adding_one_row_at_a_time(
 def test_sums_do_not_depend_on_the_size_of_a_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     index = index_of("words")
     rows = np.random.default_rng(13).standard_normal((len(index), 20))
-    monkeypatch.setattr(sparse, "BLOCK", block)
-    monkeypatch.setattr(sparse, "FEW", 0)
+    monkeypatch.setattr(sparse, "ROUND_ELEMENTS", block)
+    monkeypatch.setattr(sparse, "FEW_ELEMENTS", 0)
     target = np.zeros((50, 20))
     scatter_add_rows(np, target, index, rows)
     np.testing.assert_allclose(target, one_by_one(index, rows, 50), atol=1e-12)
@@ -105,9 +105,9 @@ def test_sums_read_and_write_rows_that_stand_apart() -> None:
     assert not target[:, :3].any() and not target[:, 8:].any()
 
 
-@pytest.mark.parametrize("few", [0, sparse.FEW])
+@pytest.mark.parametrize("few", [0, sparse.FEW_ELEMENTS])
 def test_coalesce_takes_rows_of_any_layout(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
-    monkeypatch.setattr(sparse, "FEW", few)
+    monkeypatch.setattr(sparse, "FEW_ELEMENTS", few)
     index, rows = index_of("words"), np.random.default_rng(16).standard_normal((20, 300)).T
     gradient = RowSparse.coalesce(np, index, rows, (50, 20))
     np.testing.assert_allclose(gradient.to_dense(), one_by_one(index, rows, 50), atol=1e-12)
