@@ -13,8 +13,8 @@ from benchmarks.tree_lstm import add_model_arguments
 from benchmarks.trees import CLASSES, Tree, load
 from lazyflow import core
 from lazyflow.graph.graph import collect
-from lazyflow.graph.repeats import without_repeats
-from lazyflow.plan.plan import make, scheduled
+from lazyflow.graph.repeats import repeats_merged
+from lazyflow.plan.plan import graph_schedule, make
 from lazyflow.plan.schedule import Choices
 
 PARTS = ("collect", "repeats", "schedule", "plan")
@@ -39,8 +39,8 @@ def planned(model: lazyflow_tree_lstm.TreeLSTM, trees: Sequence[Tree], choices: 
     watch = harness.Stopwatch()
     root = model.record(trees)
     graph = lapped(watch, "collect", lambda: collect([root]))
-    merged = lapped(watch, "repeats", lambda: without_repeats(graph))
-    order = lapped(watch, "schedule", lambda: scheduled(merged, "phases", choices))
+    merged = lapped(watch, "repeats", lambda: repeats_merged(graph))
+    order = lapped(watch, "schedule", lambda: graph_schedule(merged, "phases", choices))
     plan = lapped(watch, "plan", lambda: make(merged, order))
     return {**watch.take(), "nodes": len(merged), "launches": len(plan.launches)}
 

@@ -143,7 +143,7 @@ def products(device: str, tf32: bool) -> AbstractContextManager[Any]:
 def where(array: Array) -> AbstractContextManager[Any]:
     """`on` the device of ``array``: CuPy refuses to compute with it on any other.
 
-    >>> with where(np.zeros(3)):
+    >>> with on_device_of(np.zeros(3)):
     ...     pass
     """
     return on(device_of(array)) if is_on_gpu(array) else _NOWHERE
@@ -238,10 +238,10 @@ def stacked(arrays: Sequence[Any]) -> Array:
         return _cupy().stack([to_device(np.asarray(a) if not is_on_gpu(a) else a, place) for a in arrays])
 
 
-def from_dlpack(value: Any) -> Array:
+def array_from_dlpack(value: Any) -> Array:
     """An array of any library that speaks DLPack, as NumPy's or CuPy's, where it lies; memory may be shared.
 
-    >>> from_dlpack(np.arange(2)).tolist()
+    >>> array_from_dlpack(np.arange(2)).tolist()
     [0, 1]
     """
     if not hasattr(value, "__dlpack_device__"):
@@ -262,10 +262,10 @@ def dlpack_device(device: str) -> tuple[int, int]:
     return (1, 0) if device == "cpu" else (CUDA_DEVICES[0], _number(device))
 
 
-def view(buffer: Array, offset: int, shape: tuple[int, ...]) -> Array:
+def stretch(buffer: Array, offset: int, shape: tuple[int, ...]) -> Array:
     """The elements of a flat buffer from ``offset`` on, in that shape.
 
-    >>> view(np.arange(12), 1, (2, 2)).tolist()
+    >>> stretch(np.arange(12), 1, (2, 2)).tolist()
     [[1, 2], [3, 4]]
     """
     if _view is not None and isinstance(buffer, np.ndarray):
@@ -317,7 +317,7 @@ def take_rows(table: Array, index: Array, out: Array | None = None) -> Array:
     return cupy.take(table, cupy.asarray(index), axis=0, out=out)
 
 
-def windows(buffer: Array, width: int) -> Array:
+def stretches(buffer: Array, width: int) -> Array:
     """All stretches of ``width`` elements of a flat buffer, as overlapping rows of a view: row ``i`` starts at
     element ``i``."""
     rows = buffer.size - width + 1

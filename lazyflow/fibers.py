@@ -1,7 +1,8 @@
 """For which example of a `lazyflow.map` this code runs.
 
-What runs for an example finds it in the context (`here`): the engine, which lets the example wait where a value is
-asked for; random streams, of which each example has its own; parameters, which no example may change under the others.
+What runs for an example finds it in the context (`current_example`): the engine, which lets the example wait where a
+value is asked for; random streams, of which each example has its own; parameters, which no example may change under
+the others.
 This file knows of none of them. The loop that runs the examples is `lazyflow.map`.
 """
 
@@ -28,7 +29,7 @@ class Mapping:
 
     def __init__(self, started: int, shared: bool, watched: bool = False) -> None:
         self.started, self.shared, self.watched = started, shared, watched
-        self.outer, self.thread = here(), threading.get_ident()
+        self.outer, self.thread = current_example(), threading.get_ident()
         self.bases: dict[int, tuple[Any, tuple[int, int]]] = {}
 
 
@@ -69,20 +70,20 @@ class Example:
 
 
 _example: ContextVar[Example | None] = ContextVar("lazyflow.example", default=None)
-here = _example.get
+current_example = _example.get
 enter = _example.set
 
 
 def serial() -> int:
     """The number of the example that this code runs for; 0 outside of a map."""
-    example = here()
+    example = current_example()
     return 0 if example is None else example.serial
 
 
 def refuse_change(what: str, version: int = 0) -> None:
     """Raise `MapError` if what has this ``version`` belongs to examples that take turns: they would see a change in an
     order that nobody has written."""
-    example = here()
+    example = current_example()
     while example is not None:
         if example.mapping.shared and version < example.mapping.started and not example.busy:
             raise MapError(

@@ -60,11 +60,11 @@ def through(hooks: Iterable[Hook], gradient: Array) -> Array:
     for hook in list(hooks):
         answer = hook(gradient)
         if answer is not None:
-            gradient = checked(hook, answer, gradient)
+            gradient = checked_answer(hook, answer, gradient)
     return gradient
 
 
-def checked(hook: Hook, answer: Any, gradient: Array) -> Array:
+def checked_answer(hook: Hook, answer: Any, gradient: Array) -> Array:
     """A hook's answer with the shape and dtype of the gradient that it takes the place of."""
     name = name_of(hook)
     array = answer if devices.is_on_gpu(answer) else np.asarray(answer)

@@ -16,7 +16,7 @@ from lazyflow.core.arrays import IMPORT_ROW, OUTPUT_ROW, PLAIN_ROW, VIEW_ROW
 Nodes: Any
 backwards: Any
 blocks: Any
-by_agenda: Any
+agenda: Any
 by_launch: Any
 by_levels: Any
 calls: Any
@@ -41,7 +41,7 @@ structure: Any
 without_repeats: Any
 
 NAMES = (
-    "Nodes", "backwards", "blocks", "by_agenda", "by_launch", "by_levels", "calls", "chains", "collected", "cut",
+    "Nodes", "backwards", "blocks", "agenda", "by_launch", "by_levels", "calls", "chains", "collected", "cut",
     "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "operand_offsets", "part", "places",
     "reach", "reached", "row_starts", "signature_edges", "stacked_rows", "structure", "without_repeats",
 )  # fmt: skip

@@ -61,7 +61,7 @@ class Stream:
     def here(self) -> Stream:
         """What draws in its place in this context: itself, or, if an example of a `lazyflow.map` runs here and has not
         made it, the example's own stream."""
-        example = fibers.here()
+        example = fibers.current_example()
         return self if example is None else self._of(example)
 
     def _of(self, example: fibers.Example | None) -> Stream:

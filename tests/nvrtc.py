@@ -14,7 +14,7 @@ import numpy as np
 
 from lazyflow.cells.program import elementwise_formulas
 from lazyflow.cuda import norms, rows
-from lazyflow.cuda.module import whole
+from lazyflow.cuda.module import with_helpers
 from lazyflow.cuda.text import OPTIONS
 from lazyflow.fuse import cuda
 from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Builder
@@ -77,7 +77,7 @@ def fixed():
         "\n".join(cuda.source(kernel_of(name, dtype), f"k{k}") for k, name in enumerate(names))
         for dtype in ("float32", "float64")
     ]
-    return [whole(source) for source in (rows.SOURCE, norms.SOURCE, *formulas)]
+    return [with_helpers(source) for source in (rows.ROW_SOURCE, norms.NORM_SOURCE, *formulas)]
 
 
 def main():

@@ -17,8 +17,10 @@ from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import ARG_BLOCK, Builder
 
 PRINTERS = [
-    blocks.compiled,
-    pytest.param(machine.compiled, marks=pytest.mark.skipif(core.machine is None, reason="the core was not compiled")),
+    blocks.numpy_function,
+    pytest.param(
+        machine.core_function, marks=pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
+    ),
 ]
 SIZES = (0, 1, 3)
 

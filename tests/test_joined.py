@@ -7,10 +7,10 @@ import lazyflow as lf
 from lazyflow import device, passes
 from lazyflow.graph.graph import collect
 from lazyflow.graph.joined import MOST_LOOPED, family_of, with_joined_rows
-from lazyflow.graph.repeats import without_repeats
+from lazyflow.graph.repeats import repeats_merged
 from lazyflow.ops.base import OPS
 from lazyflow.ops.rows import RULES
-from lazyflow.plan.plan import make, scheduled
+from lazyflow.plan.plan import graph_schedule, make
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.tape import signature_by_id
 from lazyflow.run.engine import reduced
@@ -216,7 +216,7 @@ def test_plans_hold_what_plans_hold(seed):
     graph = reduced(collect([*losses, *values]), "cpu")
     assert graph.counts is not None
     for reuse in (False, True):
-        plan = make(graph, scheduled(graph, "phases", Choices()), reuse=reuse)
+        plan = make(graph, graph_schedule(graph, "phases", Choices()), reuse=reuse)
         plan.check()
 
 
@@ -350,7 +350,7 @@ def test_check_finite_names_who_made_it_in_an_earlier_run(case, lengths):
 def test_nodes_of_one_length_are_left_alone():
     model, examples = Model(1), examples_of(5, (3, 3, 3))
     _, losses = losses_of(model, examples, ["affine", "vector", "tanh"])
-    graph = without_repeats(collect(losses))
+    graph = repeats_merged(collect(losses))
     assert with_joined_rows(graph) is graph
 
 

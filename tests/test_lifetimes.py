@@ -17,8 +17,8 @@ from lazyflow.plan.arena import Arena
 
 needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
 PRINTERS = [
-    pytest.param("numpy", blocks.compiled),
-    pytest.param("core", machine.compiled, marks=needs_core),
+    pytest.param("numpy", blocks.numpy_function),
+    pytest.param("core", machine.core_function, marks=needs_core),
 ]
 FUSES = ["off", "numpy", pytest.param("core", marks=needs_core)]
 READ, WRITTEN, OTHER = ("slab", 0), ("cotangent", 0), ("other",)

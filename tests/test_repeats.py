@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow.graph.graph import collect
-from lazyflow.graph.repeats import without_repeats
+from lazyflow.graph.repeats import repeats_merged
 
 from . import cells as C
 
@@ -164,7 +164,7 @@ def test_a_value_in_the_middle_and_equals_recorded_later():
 
 def test_a_graph_without_repeats_stays_as_it_is():
     graph = collect([lf.sum(lf.embedding(table(), 1))])
-    assert without_repeats(graph) is graph
+    assert repeats_merged(graph) is graph
 
 
 def outcome(body, seed, decorate, **options):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import families
-from lazyflow.plan.schedule import Choices, Dag, cheapest, components, lower_bound, schedule, signature_edges
+from lazyflow.plan.schedule import Choices, Dag, cheapest, components, dag_edges, lower_bound, schedule
 from lazyflow.settings import BATCHINGS
 
 from . import reference_schedules as reference
@@ -79,7 +79,7 @@ def test_phases_never_take_more_launches_than_depth_or_agenda(nodes):
 @given(graphs())
 def test_components_are_those_of_a_transitive_closure(nodes):
     dag = dag_of(nodes)
-    edges = signature_edges(dag)
+    edges = dag_edges(dag)
     reach = edges.copy()
     for k in range(dag.signatures):
         reach |= reach[:, k : k + 1] & reach[k]

@@ -9,7 +9,7 @@ from lazyflow.graph.graph import collect
 from lazyflow.ops import OPS
 from lazyflow.ops.rows import PART_RULES
 from lazyflow.ops.segment import BY_PARTS
-from lazyflow.plan.plan import make, scheduled
+from lazyflow.plan.plan import graph_schedule, make
 from lazyflow.plan.schedule import Choices
 from lazyflow.run.engine import reduced
 
@@ -166,7 +166,7 @@ def test_plans_hold_what_plans_hold(seed):
     graph = reduced(collect(values_of(Model(), graphs_of(seed), steps_of(seed))), "cpu")
     assert graph.counts is not None
     for reuse in (False, True):
-        make(graph, scheduled(graph, "phases", Choices()), reuse=reuse).check()
+        make(graph, graph_schedule(graph, "phases", Choices()), reuse=reuse).check()
 
 
 @pytest.mark.host
@@ -405,7 +405,7 @@ def test_rows_that_several_read_are_there_once():
     assert_close(found, expected)
     assert_close(gradients, slopes)
     graph = reduced(collect(values, anew=True), "cpu")
-    plan = make(graph, scheduled(graph, "phases", Choices()))
+    plan = make(graph, graph_schedule(graph, "phases", Choices()))
     (mine,) = [launch for launch in plan.launches if launch.signature.op.name == "take"]
     assert mine.reads[0].count == 9 + 4 + 9 + 5
 

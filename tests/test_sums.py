@@ -65,9 +65,9 @@ def test_gradients_over_many_runs_are_those_of_one(name, count):
 def test_rows_of_one_signature_are_multiplied_together(monkeypatch, count, products):
     monkeypatch.setattr(engine, "MANY_RUNS", 10**9)  # many runs, and not one in their place
     calls = []
-    whole = sums.gradients
-    monkeypatch.setattr(sums, "gradients", lambda rows: calls.append(len(rows.g)) or whole(rows))
-    monkeypatch.setattr("lazyflow.run.backward.gradients", sums.gradients)
+    whole = sums.parameter_gradients
+    monkeypatch.setattr(sums, "parameter_gradients", lambda rows: calls.append(len(rows.g)) or whole(rows))
+    monkeypatch.setattr("lazyflow.run.backward.gradients", sums.parameter_gradients)
     gradients("affine", count, True)
     assert sum(calls) == count and len(calls) == products
 

@@ -853,7 +853,7 @@ def bytes_of_calls(stages: Stages, count: int, largest: int, grad: bool) -> tupl
         return sum(r * c * dtype.itemsize for r, c, dtype in _shapes(stages, scopes, rows, count, largest))
 
     products = [(stage, s.x) for stage, part in enumerate(stages.steps) for s in part if isinstance(s, Product)]
-    kept = sum(count * ref.size * ref.dtype.itemsize for _, ref in products if ref.kind == INPUT)
+    kept = sum(count * ref.size * ref.dtype.itemsize for _, ref in products if ref.kind == REF_INPUT)
     values = nbytes(stages.memory.values, count if _keeps_all(stages, grad) else largest)
     handed = [(largest if stage == MAIN else count) * ref.size * ref.dtype.itemsize for stage, ref in products]
     return values + kept, nbytes(stages.memory.cotangents, count) + sum(handed) if grad else 0

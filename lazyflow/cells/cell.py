@@ -62,7 +62,7 @@ __all__ = ["cell"]
 
 
 MOST_KEPT = 512  # keys, and programs, that are kept of one function or of a method of one object; the oldest go first
-WAYS = 64  # to call it on one object, that are recorded by code made for them
+PRINTED_WAYS = 64  # to call it on one object, that are recorded by code made for them
 CODE_PATIENCE = 256  # so often code is made for one object
 
 
@@ -570,14 +570,14 @@ class _Cell:
             if same is not None and same.holds(seen.guards):
                 same.valid[0] = structure
                 return
-            if len(paths) >= WAYS and all(path.valid[0] == structure for path in paths):
+            if len(paths) >= PRINTED_WAYS and all(path.valid[0] == structure for path in paths):
                 return  # called in more ways than there is code for: to make it anew for every call costs most
             if known.printed >= CODE_PATIENCE:
                 return
             made = path_of(recorder, values, seen.guards, under, structure, _tells_arrays(seen), number != 0)
             if made is None:
                 return
-            if len(paths) >= WAYS:
+            if len(paths) >= PRINTED_WAYS:
                 del paths[next(k for k, path in enumerate(paths) if path.valid[0] != structure)]
             known.printed += 1
             known.paths = (*paths, made)

@@ -121,7 +121,7 @@ def _keys(slab: int) -> tuple[tuple[str, int], tuple[str, int]]:
     return ("slab", slab), ("cotangent", slab)
 
 
-def laid_out(step: Step, memory: Memory, whole: bool) -> Step:
+def with_memory(step: Step, memory: Memory, whole: bool) -> Step:
     """The step with kernels that know which rows their slabs have, and that write cotangents in place of values where
     the memory is so. ``whole``: slabs of values have rows for all calls, not only for those of a launch."""
     if not isinstance(step, Fused):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lazyflow import core
-from lazyflow.cuda.rows import Part, add_rows, gather
+from lazyflow.cuda.rows import Part, add_parts, gather
 from lazyflow.device import Array
 from lazyflow.fuse import cuda
 from lazyflow.ops.linalg import rows_product
@@ -96,7 +96,7 @@ class Line:
 
     def add_parts(self, buffer: Array, matrix: View, parts: Sequence[Part]) -> None:
         """The transpose of `gather_parts`."""
-        self.call(lambda _, low, high, first: add_rows(buffer, matrix.rows(low, high, first), parts, low))
+        self.call(lambda _, low, high, first: add_parts(buffer, matrix.rows(low, high, first), parts, low))
 
     def copy(self, target: View, rows: View) -> None:
         """``target = rows``, as matrices."""
@@ -130,7 +130,7 @@ class Line:
         for low, high in reversed(pairs) if backwards else pairs:
             first = 0 if whole else low
             for rows, steps in self.segments:
-                for a, b in blocks(low, high, rows):
+                for a, b in equal_blocks(low, high, rows):
                     for step in steps:
                         step(calls, a, b, first)
 
@@ -144,10 +144,10 @@ def most(rows: int) -> int:
     return rows + rows // 2
 
 
-def blocks(low: int, high: int, rows: int | None) -> Iterator[tuple[int, int]]:
+def equal_blocks(low: int, high: int, rows: int | None) -> Iterator[tuple[int, int]]:
     """A range in equal blocks of about ``rows``; products are made for four rows at a time.
 
-    >>> list(blocks(0, 40, 12))
+    >>> list(equal_blocks(0, 40, 12))
     [(0, 12), (12, 24), (24, 36), (36, 40)]
     """
     count = high - low

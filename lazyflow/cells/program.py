@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
-from lazyflow.cells.lifetimes import Memory, Segment, laid_out, memory_of, segments
+from lazyflow.cells.lifetimes import Memory, Segment, memory_of, segments, with_memory
 from lazyflow.cells.steps import (
     ASSEMBLE,
     CALL,
@@ -387,13 +387,13 @@ class Stages:
 
     def function_of(self, kernel: Kernel) -> Callable[..., None]:
         """A kernel of a step as a function; on a device all kernels are of one module."""
-        return self._on_device[kernel] if self.fuse == "cuda" else compiled(kernel, self.fuse)
+        return self._on_device[kernel] if self.fuse == "cuda" else function_for(kernel, self.fuse)
 
     @cached_property
     def _on_device(self) -> Mapping[Kernel, Callable[..., None]]:
         fused = [step for stage in self.segments for part in stage for step in part.steps if isinstance(step, Fused)]
         kernels = [kernel for step in fused for kernel in (step.forward, step.backward) if kernel is not None]
-        return cuda.together(tuple(kernels))
+        return cuda.in_one_module(tuple(kernels))
 
     @cached_property
     def output_of(self) -> Mapping[int, int]:
@@ -409,7 +409,7 @@ class Stages:
 def _is_known(step: Step) -> bool:
     if isinstance(step, Fused):
         kernels = [k for k in (step.forward, step.backward) if k is not None]
-        return all(isinstance(compiled(kernel, "core"), core.machine.Program) for kernel in kernels)
+        return all(isinstance(function_for(kernel, "core"), core.machine.Program) for kernel in kernels)
     refs = [step.x] if isinstance(step, Product) else step.parts if isinstance(step, Assemble) else ()
     return all(ref.dtype.char in "fd" for ref in refs)
 
@@ -561,7 +561,7 @@ class _Compiler:
         if self.fuse == "cuda":  # a device wants few launches: what a block holds, a launch holds there
             memory = replace(memory, rows=(None,) * len(self.slabs))
         whole = self.grad or bool(cut[HOISTED] or cut[SUNK])
-        cut = [[laid_out(step, memory, whole) for step in stage] for stage in cut]
+        cut = [[with_memory(step, memory, whole) for step in stage] for stage in cut]
         return Stages(
             self.program,
             self.fuse,
@@ -985,6 +985,6 @@ def _shifted(ref: Ref, shift: int, node: Node, width: int) -> Ref:
 
 
 @functools.lru_cache(maxsize=4096)
-def compiled(kernel: Kernel, fuse: str) -> Callable[..., None]:
+def function_for(kernel: Kernel, fuse: str) -> Callable[..., None]:
     """The kernel as a function, by the core's machine or by NumPy."""
-    return machine.compiled(kernel) if fuse == "core" else blocks.compiled(kernel)
+    return machine.core_function(kernel) if fuse == "core" else blocks.numpy_function(kernel)

@@ -36,7 +36,7 @@ __all__ = [
     "Recorder",
     "is_sequence",
     "path_of",
-    "rebuilt",
+    "results_rebuilt",
     "sequence_of",
 ]
 
@@ -48,7 +48,7 @@ def _unchanged(names: tuple[Any, ...], functions: tuple[Any, ...], missing: Any)
     )
 
 
-unchanged = _unchanged if core.guards is None else core.guards.unchanged
+names_unchanged = _unchanged if core.guards is None else core.guards.unchanged
 
 
 class _Leaf:
@@ -66,15 +66,15 @@ class _Leaf:
 EXPRESSION, NUMBER, OBJECT = _Leaf("expression"), _Leaf("number"), _Leaf("object")
 
 
-def rebuilt(structure: Any, results: Iterator[Any]) -> Any:
+def results_rebuilt(structure: Any, results: Iterator[Any]) -> Any:
     """The results of a call from their structure: containers are made anew, with these expressions."""
     if structure is EXPRESSION:
         return next(results)
     kind, *parts = structure
     if kind is dict:
-        return {k: rebuilt(p, results) for k, p in parts}
+        return {k: results_rebuilt(p, results) for k, p in parts}
     if is_sequence(kind):
-        return sequence_of(kind, [rebuilt(p, results) for p in parts])
+        return sequence_of(kind, [results_rebuilt(p, results) for p in parts])
     return parts[0]
 
 
@@ -155,7 +155,7 @@ class Recorder:
         found = [first]
         for signature in self.signature.further:
             found.append(append(tape, signature, (first.row,)))
-        return rebuilt(self.results, iter(found))
+        return results_rebuilt(self.results, iter(found))
 
     def keep(self, tape: Tape) -> None:
         """The tape keeps alive what its nodes need."""
@@ -256,7 +256,7 @@ class _Printer:
             "open_tape": open_tape,
             "same_items": same_items,
             "printing": np.get_printoptions,
-            "unchanged": unchanged,
+            "unchanged": names_unchanged,
             "STRUCTURE": STRUCTURE,
             "valid": valid,
         }
@@ -361,7 +361,7 @@ class _Printer:
             keep=recorder.keep,
             names=tuple([(g.on, g.name, g.value) for g in guards if g.kind == "is"]),
             functions=tuple([(g.on, *g.value) for g in guards if g.kind == "function"]),
-            unchanged=unchanged if any(g.kind in ("is", "function") for g in guards) else None,
+            unchanged=names_unchanged if any(g.kind in ("is", "function") for g in guards) else None,
             missing=MISSING,
             check=self.check([g for g in guards if g.kind not in ("is", "function")]),
             signatures=(signature, *signature.further),

@@ -190,10 +190,10 @@ def _needed(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) ->
         needed &= used
         keep = ~dead[users]
         users, operands = users[keep], operands[keep]
-    return reachable(n, roots.tolist(), users, operands) & computed
+    return rested_on(n, roots.tolist(), users, operands) & computed
 
 
-def reachable(n: int, nodes: Sequence[int], users: Ints, operands: Ints) -> Ints:
+def rested_on(n: int, nodes: Sequence[int], users: Ints, operands: Ints) -> Ints:
     """Which of ``n`` nodes the given ones rest on, themselves included, along edges in ascending order of users."""
     starts = np.searchsorted(users, np.arange(n + 1)).tolist()
     sources = operands.tolist()
@@ -486,7 +486,7 @@ def backwards(nodes: Nodes) -> Nodes:
     return Nodes(nodes.signature[::-1].copy(), nodes.signatures, starts, operands[order], np.empty(0, np.int64))
 
 
-def by_agenda(nodes: Nodes) -> tuple[Ints, int]:
+def agenda(nodes: Nodes) -> tuple[Ints, int]:
     """Of the ready signatures the one of the lowest mean depth next, with all of its ready nodes."""
     users, operands = nodes.edges
     depth = _depths(len(nodes), users, operands)

@@ -1045,7 +1045,7 @@ cdef class _Ready:
                 self.add(user)
 
 
-def by_agenda(Nodes nodes not None):
+def agenda(Nodes nodes not None):
     """Of the ready signatures the one of the lowest mean depth next, with all of its ready nodes."""
     cdef Py_ssize_t n = nodes.n, kinds = nodes.signatures, i, e, k, best
     depth_of, means, counts = _zeros(n), _zeros(kinds, cnp.NPY_FLOAT64), _zeros(kinds)

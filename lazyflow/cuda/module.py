@@ -18,14 +18,14 @@ Launcher = Callable[[int, Sequence[Any]], None]
 @functools.cache
 def functions(source: str, names: tuple[str, ...]) -> tuple[Any, ...]:
     """The kernels of these names in a source of CUDA C. One module has many: to compile it takes seconds."""
-    module = devices.array_module("cuda:0").RawModule(code=whole(source), options=OPTIONS)
+    module = devices.array_module("cuda:0").RawModule(code=with_helpers(source), options=OPTIONS)
     return tuple([module.get_function(name) for name in names])
 
 
-def whole(source: str) -> str:
+def with_helpers(source: str) -> str:
     """A source with what it needs in front.
 
-    >>> whole("none of it")
+    >>> with_helpers("none of it")
     'none of it'
     """
     return HELPERS + source if "lf_" in source else source

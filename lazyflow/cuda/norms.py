@@ -46,8 +46,8 @@ extern "C" __global__ void scaled_{real}(
     }}
 }}
 """
-SOURCE = "".join(_TEXT.format(real=real) for real in REALS.values())
-NAMES = tuple(f"{name}_{real}" for real in REALS.values() for name in ("squares", "scaled"))
+NORM_SOURCE = "".join(_TEXT.format(real=real) for real in REALS.values())
+NORM_KERNELS = tuple(f"{name}_{real}" for real in REALS.values() for name in ("squares", "scaled"))
 
 
 def is_possible(arrays: Sequence[Any]) -> bool:
@@ -66,7 +66,8 @@ def limited(arrays: Sequence[Any], limit: float) -> Any:
     first = arrays[0]
     place, real = devices.device_of(first), REALS[first.dtype.name]
     ends = np.cumsum([a.size for a in arrays])
-    squares, scaled = (functions(SOURCE, NAMES)[NAMES.index(f"{name}_{real}")] for name in ("squares", "scaled"))
+    found = functions(NORM_SOURCE, NORM_KERNELS)
+    squares, scaled = (found[NORM_KERNELS.index(f"{name}_{real}")] for name in ("squares", "scaled"))
     with devices.on(place):
         table = devices.to_device(np.stack([ends, [a.data.ptr for a in arrays]], 1).astype(np.int64), place)
         blocks = min(-(-int(ends[-1]) // THREADS), MOST)

@@ -164,12 +164,12 @@ def _texts(real: str) -> Iterator[tuple[str, str]]:
 
 
 ROW_KERNELS = {f"{name}_{real}": text for real in REALS.values() for name, text in _texts(real)}
-SOURCE = "".join(ROW_KERNELS.values())
+ROW_SOURCE = "".join(ROW_KERNELS.values())
 _NUMBER_OF = {name: k for k, name in enumerate(ROW_KERNELS)}
 
 
 def _function(name: str, dtype: np.dtype[Any]) -> Any:
-    return functions(SOURCE, tuple(ROW_KERNELS))[_NUMBER_OF[f"{name}_{REALS[dtype.name]}"]]
+    return functions(ROW_SOURCE, tuple(ROW_KERNELS))[_NUMBER_OF[f"{name}_{REALS[dtype.name]}"]]
 
 
 class Part(NamedTuple):
@@ -189,7 +189,7 @@ def gather(out: Any, buffer: Any, parts: Sequence[Part], low: int = 0) -> None:
     _moved("gather", buffer, out, parts, low)
 
 
-def add_rows(buffer: Any, rows: Any, parts: Sequence[Part], low: int = 0) -> None:
+def add_parts(buffer: Any, rows: Any, parts: Sequence[Part], low: int = 0) -> None:
     """The transpose of `gather`: columns of a matrix are added to rows of the buffer, which may repeat and overlap."""
     if settings.current().deterministic:
         for part in parts:
@@ -270,14 +270,14 @@ def repeat_groups(rows: Any, groups: Groups, out: Any, mean: bool = False) -> No
     launch(_function("repeat_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
 
 
-def shown(g: Any, x: Any, out: Any) -> None:
+def shown_rows(g: Any, x: Any, out: Any) -> None:
     """``out`` is ``x``, zero in the rows that are zero in ``g``; all are matrices, ``out`` contiguous."""
     count, width = x.shape
     arguments = [g, _pitch(g), np.int32(g.shape[1]), x, _pitch(x), out, np.int32(count), np.int32(width)]
     launch(_function("shown", x.dtype), count * WARP, arguments)
 
 
-def cross_entropy(logits: Any, labels: Any, losses: Any) -> None:
+def cross_entropy_rows(logits: Any, labels: Any, losses: Any) -> None:
     """``losses[i] = log(sum(exp(logits[i]))) - logits[i, labels[i]]``; rows of the matrix are contiguous, ``labels``
     int64 on the device."""
     count, classes = logits.shape

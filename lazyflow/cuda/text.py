@@ -80,10 +80,10 @@ KNOWN_FUNCTIONS = frozenset((*_INFIX, *_COMPARED, *_FUNCTIONS, *_TEMPLATES))
 REALS: Mapping[str, str] = {"float32": "float", "float64": "double"}
 
 
-def number(value: float, real: str) -> str:
+def literal(value: float, real: str) -> str:
     """A number, rounded as NumPy rounds it.
 
-    >>> number(0.1, "float"), number(float("-inf"), "double")
+    >>> literal(0.1, "float"), literal(float("-inf"), "double")
     ('(float)0.1', '(double)(-1.0 / 0.0)')
     """
     if value != value:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.derive.grad import jvp, vjp
-from lazyflow.derive.inputs import AnyFunction, Argnum, checked, evaluated, numbers_of
+from lazyflow.derive.inputs import AnyFunction, Argnum, check_function, evaluated, numbers_of
 from lazyflow.derive.structure import leaves, mapped, rebuilt
 from lazyflow.errors import DTypeError
 from lazyflow.record.expr import Expr, constant
@@ -33,7 +33,7 @@ def check_grads(
     >>> from lazyflow import check_grads
     >>> check_grads(np.tanh, modes=["fwd", "rev"], order=2)(np.array([0.1, 0.2]))
     """
-    checked("check_grads", f, argnum)
+    check_function("check_grads", f, argnum)
     unknown = [mode for mode in modes if mode not in MODES]
     if isinstance(modes, str) or unknown or order < 1:
         raise ValueError(

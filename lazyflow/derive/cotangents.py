@@ -207,7 +207,7 @@ class _Backward:
         for (signature, i), nodes in self.shared.items():
             self._parameter(signature, i, nodes)
         keys = [e.type if isinstance(e, Parameter) else node_of(e) for e in self.wrt]
-        return [total(self.found[key]) if key in self.found else None for key in keys]
+        return [summed_expressions(self.found[key]) if key in self.found else None for key in keys]
 
     def _step(self, node: TapeRow, parts: list[Piece]) -> None:
         signature = signature_by_id(node[0].signatures[node[1]])
@@ -411,7 +411,7 @@ def fitted(value: Any, kind: Type) -> Expr:
     return e if e.shape == kind.shape else functions.broadcast_to(e, kind.shape)
 
 
-def total(values: Sequence[Expr]) -> Expr:
+def summed_expressions(values: Sequence[Expr]) -> Expr:
     """The sum of expressions of one shape."""
     if len(values) == 1:
         return values[0]
@@ -422,7 +422,7 @@ def merged_wholes(parts: Sequence[Piece]) -> list[Piece]:
     """The same with at most one cotangent of the whole."""
     wholes = [part for offset, part in parts if offset == WHOLE]
     others = [(offset, part) for offset, part in parts if offset != WHOLE]
-    return [(WHOLE, total(wholes)), *others] if wholes else others
+    return [(WHOLE, summed_expressions(wholes)), *others] if wholes else others
 
 
 def assembled(parts: Sequence[Piece], kind: Type) -> Expr:
@@ -440,8 +440,8 @@ def assembled(parts: Sequence[Piece], kind: Type) -> Expr:
         fitting = next((layer for layer in layers if layer[-1][0] + layer[-1][1].size <= offset), None)
         if fitting is None:
             layers.append(fitting := [])
-        fitting.append((offset, total(found)))
-    return total([*wholes, *(_joined(layer, kind) for layer in layers)])
+        fitting.append((offset, summed_expressions(found)))
+    return summed_expressions([*wholes, *(_joined(layer, kind) for layer in layers)])
 
 
 def _joined(layer: list[Piece], kind: Type) -> Expr:

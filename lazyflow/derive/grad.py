@@ -23,7 +23,7 @@ from lazyflow.derive.inputs import (
     AnyFunction,
     Argnum,
     Traced,
-    checked,
+    check_function,
     finished,
     matching,
     output,
@@ -53,7 +53,7 @@ __all__ = [
 
 def _differentiating(name: str, f: AnyFunction, argnum: Argnum, compute: Callable[[Traced], Any]) -> AnyFunction:
     """The function of the arguments of ``f`` that traces a call and returns what ``compute`` makes of it."""
-    checked(name, f, argnum)
+    check_function(name, f, argnum)
 
     @wraps(f, assigned=("__module__", "__name__", "__qualname__"), updated=())
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -193,7 +193,7 @@ def vjp(f: AnyFunction, *args: Any) -> tuple[Any, AnyFunction]:
     >>> y, pull(1.0)
     (np.float64(6.0), (np.float64(3.0), np.float64(2.0)))
     """
-    checked("vjp", f, 0)
+    check_function("vjp", f, 0)
     traced = Traced("vjp", f, tuple(range(len(args))), args, {})
 
     def pull(cotangent: Any) -> Any:
@@ -212,7 +212,7 @@ def jvp(f: AnyFunction, primals: Sequence[Any], tangents: Sequence[Any]) -> tupl
     >>> jvp(np.multiply, (2.0, 3.0), (1.0, 0.0))
     (np.float64(6.0), np.float64(3.0))
     """
-    checked("jvp", f, 0)
+    check_function("jvp", f, 0)
     if not isinstance(primals, list | tuple) or not isinstance(tangents, list | tuple):
         raise TypeError("jvp takes a tuple of arguments and a tuple of their tangents, as in jvp(f, (x,), (v,))")
     traced = Traced("jvp", f, tuple(range(len(primals))), tuple(primals), {})
@@ -224,7 +224,7 @@ def jvp(f: AnyFunction, primals: Sequence[Any], tangents: Sequence[Any]) -> tupl
 
 def make_vjp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """As in autograd: ``make_vjp(f)(x)`` returns the function from cotangents to cotangents, and the value."""
-    checked("make_vjp", f, argnum)
+    check_function("make_vjp", f, argnum)
 
     def function(*args: Any, **kwargs: Any) -> tuple[AnyFunction, Any]:
         traced = Traced("make_vjp", f, argnum, args, kwargs)
@@ -241,7 +241,7 @@ def make_vjp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
 
 def make_jvp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """As in autograd: ``make_jvp(f)(x)(v)`` returns the value and the derivative along ``v``."""
-    checked("make_jvp", f, argnum)
+    check_function("make_jvp", f, argnum)
 
     def function(*args: Any, **kwargs: Any) -> AnyFunction:
         traced = Traced("make_jvp", f, argnum, args, kwargs)

@@ -201,7 +201,7 @@ def numbers_of(name: str, argnum: Argnum, count: int) -> tuple[int, ...]:
     return tuple(n % count for n in numbers)
 
 
-def checked(name: str, f: Any, argnum: Any) -> None:
+def check_function(name: str, f: Any, argnum: Any) -> None:
     """Raise ``TypeError`` unless ``f`` is a function and ``argnum`` the number of an argument, or several."""
     if not callable(f):
         raise TypeError(f"{name} takes a function, got {type(f).__name__}; for an expression there is lf.gradients")

@@ -19,4 +19,4 @@ def from_dlpack(x: Any) -> Expr:
     >>> lf.from_dlpack(np.ones(2)).numpy(), np.from_dlpack(lf.constant([1.0]))
     (array([1., 1.]), array([1.], dtype=float32))
     """
-    return constant(devices.from_dlpack(x))
+    return constant(devices.array_from_dlpack(x))

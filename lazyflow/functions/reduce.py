@@ -12,7 +12,16 @@ from lazyflow.errors import ShapeError
 from lazyflow.functions.shape import stack
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
-from lazyflow.record.expr import Expr, along, as_floating, constant, constants, holds_expressions, joined, record
+from lazyflow.record.expr import (
+    Expr,
+    as_floating,
+    constant,
+    constants,
+    holds_expressions,
+    record,
+    reduction_recorder,
+    stacked_recorder,
+)
 from lazyflow.record.templates import by_kinds
 
 __all__ = [
@@ -36,9 +45,9 @@ __all__ = [
     "var",
 ]
 
-_sums, _sum_again, _sum_list = joined(OPS["sum_list"])
-_means, _mean_again, _mean_list = joined(OPS["mean_list"])
-_sum, _mean, _argmax, _argmin = (along(OPS[name]) for name in ("sum", "mean", "argmax", "argmin"))
+_sums, _sum_again, _sum_list = stacked_recorder(OPS["sum_list"])
+_means, _mean_again, _mean_list = stacked_recorder(OPS["mean_list"])
+_sum, _mean, _argmax, _argmin = (reduction_recorder(OPS[name]) for name in ("sum", "mean", "argmax", "argmin"))
 
 
 def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequence[Any]) -> Expr:
@@ -106,7 +115,7 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
 
 
 def _reduction(name: str, text: str) -> Callable[..., Expr]:
-    op, one = OPS[name], along(OPS[name])
+    op, one = OPS[name], reduction_recorder(OPS[name])
 
     def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
         if _is_list(name, x, axis, keepdims):

@@ -18,13 +18,13 @@ from lazyflow.record.expr import (
     Expr,
     constant,
     constants,
-    getitem,
-    joined,
     of_one_type,
     on_one_device,
     payload_integers,
     record,
     remembered,
+    stacked_recorder,
+    subscripted,
     views,
 )
 from lazyflow.record.tape import Type, intern_type, table_of_interned
@@ -52,8 +52,8 @@ __all__ = [
 ]
 
 
-_concatenations, _concatenate_again, _concatenate_rows = joined(OPS["concatenate_rows"])
-_stacks, _stack_again, _stack_rows = joined(OPS["stack_rows"])
+_concatenations, _concatenate_again, _concatenate_rows = stacked_recorder(OPS["concatenate_rows"])
+_stacks, _stack_again, _stack_rows = stacked_recorder(OPS["stack_rows"])
 
 
 @by_kinds
@@ -64,7 +64,7 @@ def reshape(x: Any, shape: Any) -> Expr:
     >>> lf.reshape(lf.constant([[1.0, 2.0], [3.0, 4.0]]), (-1,)).numpy()
     array([1., 2., 3., 4.], dtype=float32)
     """
-    return expr.reshape(x, shape)
+    return expr.reshaped(x, shape)
 
 
 def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
@@ -146,7 +146,9 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
     x = constant(x)
     axis = negative_axis("split", axis, x.ndim) + x.ndim
     bounds = _bounds(x.shape[axis], sections)
-    return [getitem(x, (slice(None),) * axis + (slice(a, b),) if axis else slice(a, b)) for a, b in pairwise(bounds)]
+    return [
+        subscripted(x, (slice(None),) * axis + (slice(a, b),) if axis else slice(a, b)) for a, b in pairwise(bounds)
+    ]
 
 
 def _bounds(size: int, sections: int | Sequence[int]) -> list[int]:

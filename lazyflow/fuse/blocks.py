@@ -35,11 +35,11 @@ def rows_of(buffer: Array, at: Array, width: int, brought: Array | None = None) 
     """A copy of rows of a flat buffer that begin at the elements ``at``. ``brought``: these where the buffer is, if
     that is not the host."""
     if brought is not None:
-        return devices.windows(buffer, width)[brought]
+        return devices.stretches(buffer, width)[brought]
     if len(at) and width and not (at % width).any():
         whole = buffer.size // width
         return devices.take_rows(buffer[: whole * width].reshape(whole, width), at // width)
-    return devices.windows(buffer, width)[devices.module(buffer).asarray(at)]
+    return devices.stretches(buffer, width)[devices.module(buffer).asarray(at)]
 
 
 def add_rows(buffer: Array, at: Array, rows: Array, brought: Array | None = None) -> None:
@@ -55,7 +55,7 @@ def add_rows(buffer: Array, at: Array, rows: Array, brought: Array | None = None
         scatter_add_rows(xp, buffer[: whole * width].reshape(whole, width), at // width, rows)
     elif aligned or (np.diff(np.unique(at)) >= width).all():
         bring = None if brought is None else lambda at: brought
-        scatter_add_rows(xp, devices.windows(buffer, width), at, rows, bring)
+        scatter_add_rows(xp, devices.stretches(buffer, width), at, rows, bring)
     else:
         elements = (at[:, None] + np.arange(width)).ravel()
         scatter_add_rows(xp, buffer.reshape(-1, 1), elements, rows.reshape(-1, 1))
@@ -99,7 +99,7 @@ def _registers(kernel: Kernel) -> tuple[list[int], int]:
     return place, count
 
 
-def compiled(kernel: Kernel) -> Callable[..., None]:
+def numpy_function(kernel: Kernel) -> Callable[..., None]:
     """A function of the first row, the one behind the last, the first of the launch, and the arguments in order,
     `ARG_ROWS` as buffer and offsets."""
     place, count = _registers(kernel)

@@ -148,7 +148,7 @@ def _computed(kernel: Kernel, instruction: Instruction) -> str:
 
 
 def _spelled(kernel: Kernel, value: ScalarValue) -> str:
-    return number(value, REALS[kernel.dtype.name]) if isinstance(value, float) else f"v{value}"
+    return literal(value, REALS[kernel.dtype.name]) if isinstance(value, float) else f"v{value}"
 
 
 def _stored(kernel: Kernel, store: Store) -> str:
@@ -233,7 +233,7 @@ def _apart(kernel: Kernel) -> Kernel:
 
 
 @functools.lru_cache(maxsize=4096)
-def together(kernels: tuple[Kernel, ...]) -> dict[Kernel, CudaKernel]:
+def in_one_module(kernels: tuple[Kernel, ...]) -> dict[Kernel, CudaKernel]:
     """Kernels of one module, which is compiled when one of them first runs."""
     names = tuple(f"fused_{k}" for k in range(len(kernels)))
     text = "\n".join(source(kernel, name) for kernel, name in zip(kernels, names, strict=True))
@@ -246,9 +246,9 @@ def _function(text: str, names: tuple[str, ...], k: int) -> Any:
     return functions(text, names)[k]
 
 
-def compiled(kernel: Kernel) -> CudaKernel:
+def cuda_function(kernel: Kernel) -> CudaKernel:
     """The kernel in a module of its own."""
-    return together((kernel,))[kernel]
+    return in_one_module((kernel,))[kernel]
 
 
 # Many arrays in one launch: the rule of an optimizer for all parameters.

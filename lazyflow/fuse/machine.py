@@ -27,7 +27,7 @@ _SAME = {"magnitude": "abs"}  # what has a name of its own for the sake of its d
 
 def program(kernel: Kernel, distinct: bool = False) -> Any:
     """The kernel as data of the machine: numbers are values of their own, before all instructions. ``distinct``: see
-    `compiled`."""
+    `core_function`."""
     used = [v for i in kernel.instructions for v in i.inputs] + [s.value for s in kernel.stores]
     # By their bits: 0.0 and -0.0 are two numbers, and NaN is one.
     numbers = {v.hex(): v for v in used if isinstance(v, float)}
@@ -49,7 +49,7 @@ def program(kernel: Kernel, distinct: bool = False) -> Any:
     return core.machine.Program(kernel.width, is_double, code, stores, parameters, list(numbers.values()), distinct)
 
 
-def compiled(kernel: Kernel, *, distinct: bool = False) -> Callable[..., None]:
+def core_function(kernel: Kernel, *, distinct: bool = False) -> Callable[..., None]:
     """A function of the first row, the one behind the last, the first of the launch, and the arguments in order,
     `ARG_ROWS` as buffer and offsets. ``distinct``: no argument lies in the memory of another."""
     found: Callable[..., None] = program(kernel, distinct)

@@ -157,7 +157,7 @@ def tape_parts(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list
         asked[id(e.tape)].add(e.row)
     for tape in tapes:
         for source, row in tape.imports:
-            if id(source) in asked and (anew or not is_evaluated(source, row)):
+            if id(source) in asked and (anew or not row_is_evaluated(source, row)):
                 asked[id(source)].add(row)
     found = []
     for tape in tapes:
@@ -170,7 +170,7 @@ def tape_parts(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list
 
 def _merged_ranges(tape: Tape, rows: set[int]) -> list[tuple[int, int]]:
     merged: list[tuple[int, int]] = []
-    for low, high in sorted(reach(tape, rows)):
+    for low, high in sorted(ranges_reached(tape, rows)):
         if merged and low <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(high, merged[-1][1])
         else:
@@ -178,7 +178,7 @@ def _merged_ranges(tape: Tape, rows: set[int]) -> list[tuple[int, int]]:
     return merged
 
 
-def reach(tape: Tape, rows: Iterable[int]) -> list[tuple[int, int]]:
+def ranges_reached(tape: Tape, rows: Iterable[int]) -> list[tuple[int, int]]:
     """The ranges of rows that rows of a sealed tape rest on, themselves included; kept with the tape."""
     known = tape.reach
     asked = list(rows)
@@ -236,7 +236,7 @@ def _row_starts(ids: Ints, ints: Ints) -> tuple[Ints, Ints, Ints]:
     return starts
 
 
-def is_evaluated(tape: Tape, row: int) -> bool:
+def row_is_evaluated(tape: Tape, row: int) -> bool:
     """Whether the row itself (not a view of it) has a value in some run."""
     return tape.run_of is not None and tape.run_of[row] >= 0
 
@@ -257,7 +257,9 @@ def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
         elif id(tape) not in seen:
             seen.add(id(tape))
             stack.append((tape, True))
-            wanted = {id(t): t for t, row in tape.imports if anew or (t.grad == tape.grad and not is_evaluated(t, row))}
+            wanted = {
+                id(t): t for t, row in tape.imports if anew or (t.grad == tape.grad and not row_is_evaluated(t, row))
+            }
             stack.extend((t, False) for t in wanted.values())
     return order
 
@@ -269,7 +271,7 @@ def awaited(tapes: Sequence[Tape]) -> list[Expr]:
         (id(t), row): (t, row)
         for tape in tapes
         for t, row in tape.imports
-        if t.grad != tape.grad and not is_evaluated(t, row)
+        if t.grad != tape.grad and not row_is_evaluated(t, row)
     }
     return [handle(t, row, signature_by_id(t.signatures[row]).type) for t, row in found.values()]
 
@@ -570,4 +572,4 @@ def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints)
     return tuple(found), signature
 
 
-__all__ = ["Graph", "awaited", "collect", "drawn_anew", "is_evaluated", "location", "reached_tapes"]
+__all__ = ["Graph", "awaited", "collect", "drawn_anew", "location", "reached_tapes", "row_is_evaluated"]

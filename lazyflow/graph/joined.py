@@ -181,10 +181,10 @@ def _constants_of(graph: Graph, looped: Ints) -> dict[Signature, list[int]]:
     found: dict[Signature, list[int]] = {}
     for s in sorted(read - others):
         signature = graph.signatures[s]
-        if signature.op is CONSTANT and signature.walks is None and signature.type.size:
+        if signature.op is CONSTANT_OP and signature.walks is None and signature.type.size:
             kind = signature.type
             element = intern_type((), kind.dtype, kind.device, kind.requires_grad)
-            found.setdefault(_interned(signature, (), element, CONSTANT, NOTHING, ()), []).append(s)
+            found.setdefault(_interned(signature, (), element, CONSTANT_OP, NOTHING, ()), []).append(s)
     return found
 
 

@@ -23,7 +23,7 @@ FEWEST_ALIKE = 2  # nodes of one signature that are worth a look
 WORTH = 64  # a look passes over all edges: one node without operands that may be a repeat must come on so many
 
 
-def without_repeats(graph: Graph) -> Graph:
+def repeats_merged(graph: Graph) -> Graph:
     """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
     if not may_repeat(graph):
         return graph

@@ -16,7 +16,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow.errors import CellError, GradientError, ShapeError
 from lazyflow.functions.shape import concatenate
-from lazyflow.hooks import Hook, HookHandle, checked, name_of
+from lazyflow.hooks import Hook, HookHandle, checked_answer, name_of
 from lazyflow.ops import OPS
 from lazyflow.record.expr import Expr, record
 from lazyflow.record.tape import current_tape
@@ -121,7 +121,7 @@ def _answered(hook: Hook, answer: Any, grad_input: Gradients) -> Gradients:
         name = name_of(hook)
         raise ShapeError(f"the hook {name} must return {len(grad_input)} gradients, one an input, got {len(given)}")
     pairs = zip(given, grad_input, strict=True)
-    return tuple(old if new is None or old is None else checked(hook, new, old) for new, old in pairs)
+    return tuple(old if new is None or old is None else checked_answer(hook, new, old) for new, old in pairs)
 
 
 def _differentiable(values: Sequence[Any]) -> list[int]:

@@ -264,7 +264,7 @@ class _BatchNorm(_ByChannel):
             (*statistics, count), *rest = self._waiting
             means, variances = (first[0] if first else ENGINE[0].value(e) for e, first in statistics)
             own = self.__dict__
-            with devices.where(own["running_mean"]):
+            with devices.on_device_of(own["running_mean"]):
                 tracked = own["num_batches_tracked"] + 1
                 share = self.momentum if self.momentum is not None else 1.0 / int(tracked)
                 new = {
@@ -348,7 +348,7 @@ class _BatchNorm(_ByChannel):
 
     def _by_average(self, x: Expr, axis: int) -> Expr:
         shape = (-1, *(1,) * (x.ndim - axis - 1))
-        with devices.where(self.running_var):
+        with devices.on_device_of(self.running_var):
             scale = 1.0 / np.sqrt(self.running_var + self.eps)
         y = (x - as_floating(self.running_mean.reshape(shape), x)) * as_floating(scale.reshape(shape), x)
         return self._scaled(y, shape)

@@ -16,7 +16,7 @@ from lazyflow import functions as f
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import floating, negative_axis, require_floating
-from lazyflow.record.expr import Expr, constant, getitem, holds_expressions, record
+from lazyflow.record.expr import Expr, constant, holds_expressions, record, subscripted
 
 Axis = Any
 
@@ -185,7 +185,7 @@ def diff(x: Any, n: int = 1, axis: int = -1) -> Expr:
     x = constant(x)
     place = (slice(None),) * _place("diff", axis, x.ndim)
     for _ in range(n):
-        x = f.subtract(getitem(x, (*place, slice(1, None))), getitem(x, (*place, slice(None, -1))))
+        x = f.subtract(subscripted(x, (*place, slice(1, None))), subscripted(x, (*place, slice(None, -1))))
     return constant(x)
 
 

@@ -28,16 +28,16 @@ from lazyflow.ops.base import (
     symbolic,
     total,
 )
-from lazyflow.ops.sparse import RowSparse, segment_sum
+from lazyflow.ops.sparse import RowSparse, sums_of_segments
 
 # A table has no row -1, and there is no class -1.
 FROM_ZERO = frozenset(("lookup", "one_hot", "scatter", "segment_sum", "segment_mean", "segment_max", "segment_softmax"))
 
 
-def checked(xp: Any, name: str, index: Array, n: int) -> Array:
+def checked_index(xp: Any, name: str, index: Array, n: int) -> Array:
     """``index`` with negative entries counted from the end; raises ``IndexError`` on the CPU where one is out of range.
 
-    >>> checked(np, "take", np.array([0, -1]), 5).tolist()
+    >>> checked_index(np, "take", np.array([0, -1]), 5).tolist()
     [0, 4]
     """
     if not isinstance(index, np.ndarray):
@@ -73,7 +73,7 @@ def _read(xp: Any, x: Array, index: Array, axis: int, out: Array = None) -> Arra
 def _take(
     xp: Any, x: Array, index: Array, out: Array = None, *, name: str, axis: int, ndim: int, index_ndim: int
 ) -> Array:
-    index = on_device(xp, checked(xp, name, index, x.shape[axis]))
+    index = on_device(xp, checked_index(xp, name, index, x.shape[axis]))
     before = ndim + axis
     if index.ndim == index_ndim:
         return _read(xp, x, index, axis, out if x.ndim > ndim else None)
@@ -109,16 +109,16 @@ def _take_x(
     n, before = x.shape[axis], ndim + axis
     if symbolic(xp):
         return _scattered(xp, g, x, index, name, axis, ndim, index_ndim)
-    index = checked(xp, name, index, n)
+    index = checked_index(xp, name, index, n)
     g = _index_axes_front(xp, g, before, index_ndim)
     if x.ndim == ndim:
-        sums = segment_sum(xp, *_shared_rows(xp, g, index, index_ndim), n)
+        sums = sums_of_segments(xp, *_shared_rows(xp, g, index, index_ndim), n)
     elif index_ndim == 0:
         sums = xp.zeros((len(x), n, *g.shape[1:]), g.dtype)
         sums[xp.arange(len(x)), on_device(xp, index)] = g  # one index per example: nothing repeats
     else:
         flat = behind_each_other(index, len(x), n, index_ndim)
-        sums = segment_sum(xp, flat, g.reshape(flat.size, *g.shape[1 + index_ndim :]), len(x) * n)
+        sums = sums_of_segments(xp, flat, g.reshape(flat.size, *g.shape[1 + index_ndim :]), len(x) * n)
         sums = sums.reshape(len(x), n, *sums.shape[1:])
     return xp.moveaxis(sums, 0 if x.ndim == ndim else 1, axis) if before else sums
 
@@ -137,7 +137,7 @@ def _scattered(xp: Any, g: Array, x: Array, index: Array, name: str, axis: int, 
 def _lookup_table(xp: Any, g: Array, y: Array, table: Array, index: Array, **static: Any) -> Array | RowSparse:
     if table.ndim > static["ndim"] or symbolic(xp):
         return _take_x(xp, g, y, table, index, **static)
-    index = checked(xp, static["name"], index, len(table))
+    index = checked_index(xp, static["name"], index, len(table))
     indices, rows = _shared_rows(xp, g, index, static["index_ndim"])
     return RowSparse.coalesce(xp, indices, rows, table.shape)
 
@@ -188,13 +188,13 @@ def _scatter_shape(rows: Abstract, index: Abstract, *, n: int, name: str = "scat
 def _scatter(
     xp: Any, rows: Array, index: Array, out: Array = None, *, name: str, n: int, ndim: int, index_ndim: int
 ) -> Array:
-    index = checked(xp, name, index, n)
+    index = checked_index(xp, name, index, n)
     if index.ndim == index_ndim and rows.ndim == ndim:
-        return segment_sum(xp, index.reshape(-1), rows.reshape(index.size, *rows.shape[index_ndim:]), n)
+        return sums_of_segments(xp, index.reshape(-1), rows.reshape(index.size, *rows.shape[index_ndim:]), n)
     batch = len(index) if index.ndim > index_ndim else len(rows)
     rows = rows if rows.ndim > ndim else xp.broadcast_to(rows, (batch, *rows.shape))
     flat = behind_each_other(index, batch, n, index_ndim)
-    sums = segment_sum(xp, flat, rows.reshape(flat.size, *rows.shape[1 + index_ndim :]), batch * n)
+    sums = sums_of_segments(xp, flat, rows.reshape(flat.size, *rows.shape[1 + index_ndim :]), batch * n)
     return sums.reshape(batch, n, *sums.shape[1:])
 
 
@@ -220,7 +220,7 @@ def _offsets_shape(index: Abstract, *, n: int, name: str) -> Result:
 
 
 def _offsets(xp: Any, index: Array, out: Array = None, *, n: int, name: str) -> Array:
-    return checked(xp, name, index, n).astype(np.int64, copy=False)
+    return checked_index(xp, name, index, n).astype(np.int64, copy=False)
 
 
 offsets = register(Op("offsets", _offsets_shape, _offsets, (None,)))
@@ -254,7 +254,7 @@ def _one_hot(xp: Any, index: Array, out: Array = None, *, n: int, dtype: np.dtyp
     if out is None or out.shape != shape:
         out = xp.empty(shape, dtype)
     out[...] = 0
-    index = on_device(xp, checked(xp, "one_hot", index, n))
+    index = on_device(xp, checked_index(xp, "one_hot", index, n))
     place = (*(_along(xp, size, axis, index.ndim) for axis, size in enumerate(index.shape)), index)
     out[place] = 1
     return out

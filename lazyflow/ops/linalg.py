@@ -277,7 +277,7 @@ def shown(xp: Any, g: Array, x: Array) -> Array:
     if not (x.size and there.is_matrix(g) and there.is_matrix(x) and g.dtype == x.dtype):
         return where_shown(xp, g, BATCH + "m", x, BATCH + "n")
     out = xp.empty(x.shape, x.dtype)
-    there.shown(g, x, out)
+    there.shown_rows(g, x, out)
     return out
 
 
@@ -381,7 +381,9 @@ def lettered(operand: Array, letters: str) -> str:
     return BATCH + letters if operand.ndim > len(letters) else letters
 
 
-def pullback(xp: Any, g: Array, result: str, other: Array, right: str, operand: Array, letters: str) -> Array:
+def contraction_pullback(
+    xp: Any, g: Array, result: str, other: Array, right: str, operand: Array, letters: str
+) -> Array:
     """The cotangent of ``operand`` in `contract`: the product of ``g`` with the other one, by the operand's letters.
 
     A letter that the operand alone has was summed, so the cotangent is the same all along it; one that it has twice is
@@ -413,11 +415,11 @@ def _product(xp: Any, a: Array, b: Array, out: Array = None, *, letters: tuple[s
 
 
 def _product_left(xp: Any, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]) -> Array:
-    return pullback(xp, g, BATCH + letters[2], b, lettered(b, letters[1]), a, lettered(a, letters[0]))
+    return contraction_pullback(xp, g, BATCH + letters[2], b, lettered(b, letters[1]), a, lettered(a, letters[0]))
 
 
 def _product_right(xp: Any, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]) -> Array:
-    return pullback(xp, g, BATCH + letters[2], a, lettered(a, letters[0]), b, lettered(b, letters[1]))
+    return contraction_pullback(xp, g, BATCH + letters[2], a, lettered(a, letters[0]), b, lettered(b, letters[1]))
 
 
 def numeric(name: str, *operands: Abstract) -> np.dtype[Any]:
@@ -551,13 +553,13 @@ def _affine(xp: Any, W: Array, b: Array, x: Array, out: Array = None, *, heads: 
 
 
 def _affine_W(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
-    return pullback(xp, g, BATCH + heads + "a", x, lettered(x, heads + "b"), W, lettered(W, "ab"))
+    return contraction_pullback(xp, g, BATCH + heads + "a", x, lettered(x, heads + "b"), W, lettered(W, "ab"))
 
 
 def _affine_x(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
     if not heads and xp is np and x.ndim == W.ndim == 2 and g.dtype == W.dtype != HALF:
         return without_nan(lambda g, W: _multiply(np, g, W, None), g, W)  # the same for vectors and a parameter
-    return pullback(xp, g, BATCH + heads + "a", W, lettered(W, "ab"), x, lettered(x, heads + "b"))
+    return contraction_pullback(xp, g, BATCH + heads + "a", W, lettered(W, "ab"), x, lettered(x, heads + "b"))
 
 
 def _affine_b(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:

@@ -168,7 +168,7 @@ def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, r
             return losses
     if _by_rows_there(xp, logits, index, ndim):
         losses = xp.empty(len(logits), logits.dtype) if out is None else out
-        rows.cross_entropy(logits, on_device(xp, index), losses)
+        rows.cross_entropy_rows(logits, on_device(xp, index), losses)
         return losses
     scores = wide(_repeated(xp, logits, index))
     shifted = scores - scores.max(axis=-1, keepdims=True)

@@ -192,7 +192,7 @@ def _filled_end_to_end(
     key, columns = keys(xp, seed, counter), [_column(xp, value).reshape(-1) for value in given_numbers]
     columns = [column.repeat(len(count), 0) if len(column) < len(count) else column for column in columns]
     count, ends = np.asarray(count), np.cumsum(count)
-    step = max(1, BLOCK * len(count) // max(int(ends[-1]), 1)) if xp is np else len(count)
+    step = max(1, DRAWN_AT_ONCE * len(count) // max(int(ends[-1]), 1)) if xp is np else len(count)
     for rows in (slice(start, start + step) for start in range(0, len(count), step)):
         mine, first = count[rows], int(ends[rows.start]) - int(count[rows.start])
         some = [_repeated(xp, column[rows], mine) for column in columns]
@@ -226,12 +226,12 @@ def _result(
 def _random(name: str, draw: Draw, *params: str) -> Op:
     vjps = (None,) * (2 + len(params))
     infer = partial(_result, name, params)
-    BY_PARTS[name] = Op(name, infer, partial(_filled_end_to_end, draw), (*vjps, None))
+    DRAWN_BY_PARTS[name] = Op(name, infer, partial(_filled_end_to_end, draw), (*vjps, None))
     return register(Op(name, infer, partial(_filled, draw), vjps, random=True))
 
 
 # What draws for many nodes of any shapes, by name; see `lazyflow.ops.rows.ByParts`.
-BY_PARTS: dict[str, Op] = {}
+DRAWN_BY_PARTS: dict[str, Op] = {}
 
 uniform = _random("uniform", _uniform, "low", "high")
 normal = _random("normal", _normal, "mean", "std")

@@ -36,7 +36,7 @@ from lazyflow.ops.base import (
     wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select
-from lazyflow.ops.sparse import segment_sum
+from lazyflow.ops.sparse import sums_of_segments
 
 Axes = tuple[int, ...]
 ReductionKernel = Callable[..., Array]
@@ -462,7 +462,7 @@ def sums_of_stretches(xp: Any, x: Array, counts: Array) -> Array:
         for i in np.flatnonzero(counts > STRETCH) if x.dtype.kind == "f" else ():
             sums[i] = total(x[starts[i] : starts[i] + counts[i]], 0)
         return sums
-    return segment_sum(xp, np.repeat(np.arange(len(counts)), counts), x, len(counts))
+    return sums_of_segments(xp, np.repeat(np.arange(len(counts)), counts), x, len(counts))
 
 
 def _are_there(x: Array) -> bool:

@@ -34,11 +34,11 @@ from lazyflow.ops.base import (
     wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select
-from lazyflow.ops.index import FROM_ZERO, behind_each_other, checked, scatter, take
-from lazyflow.ops.random import BY_PARTS as drawn_by_parts
+from lazyflow.ops.index import FROM_ZERO, behind_each_other, checked_index, scatter, take
+from lazyflow.ops.random import DRAWN_BY_PARTS as drawn_by_parts
 from lazyflow.ops.reduce import MEAN, SUM, averaged, groups_of, repeated, sums_of_stretches
 from lazyflow.ops.shape import concatenate, concatenate_rows, concatenate_same, stack, stack_rows
-from lazyflow.ops.sparse import segment_sum, sorted_groups
+from lazyflow.ops.sparse import sorted_groups, sums_of_segments
 
 # Rows of one example, or of all end to end, (m, ...), and how they are parted.
 
@@ -54,7 +54,7 @@ class ByIndex(NamedTuple):
         """Of each segment the sum of its rows."""
         if symbolic(self.xp):
             return self.xp.record_op(scatter, (rows, self.index), n=self.n)
-        return segment_sum(self.xp, self.index, rows, self.n)
+        return sums_of_segments(self.xp, self.index, rows, self.n)
 
     def spread(self, of_segments: Array) -> Array:
         """For each row what its segment has."""
@@ -226,7 +226,7 @@ def _flat(xp: Any, arrays: Sequence[Array], ndim: int, index: Array, n: int) -> 
 def _forward(
     kernel: Callable[..., Array], xp: Any, x: Array, index: Array, out: Array = None, *, n: int, name: str, ndim: int
 ) -> Array:
-    flat = _flat(xp, [x], ndim, checked(xp, name, index, n), n)
+    flat = _flat(xp, [x], ndim, checked_index(xp, name, index, n), n)
     y = kernel(*flat.arrays, ByIndex(xp, flat.index, flat.n))
     return y if flat.batch is None else y.reshape(flat.batch, len(y) // flat.batch, *y.shape[1:])
 
@@ -234,7 +234,7 @@ def _forward(
 def _backward(
     vjp: Callable[..., Array], xp: Any, g: Array, y: Array, x: Array, index: Array, *, n: int, name: str, ndim: int
 ) -> Array:
-    index = index if symbolic(xp) else checked(xp, name, index, n)
+    index = index if symbolic(xp) else checked_index(xp, name, index, n)
     flat = _flat(xp, [g, y, x], ndim, index, n)
     answer = vjp(*flat.arrays, ByIndex(xp, flat.index, flat.n))
     assert flat.batch is not None  # cotangents have the batch axis
@@ -335,7 +335,7 @@ def _taken(xp: Any, x: Array, index: Array, place: Array, out: Array = None, *, 
 
 def _taken_x(xp: Any, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
     index = _placed(xp, name, index, place).reshape(-1)
-    return segment_sum(xp, index, g.reshape(index.size, *x.shape[1:]), len(x))
+    return sums_of_segments(xp, index, g.reshape(index.size, *x.shape[1:]), len(x))
 
 
 def _over_rows(name: str, of_lists: Op) -> Op:

@@ -28,7 +28,7 @@ from lazyflow.ops.base import Shape, on_device, total
 AddRounds = Sequence[tuple[Array, Array]]
 
 # Rows up to this wide, and repeated rows of up to so many elements together, are added element by element: NumPy's
-# ``add.at`` is slow on rows but takes 2 to 3 ns for an element of a flat array (5,000 x 16: 250 us, rounds 630).
+# ``add_sparse.at`` is slow on rows but takes 2 to 3 ns for an element of a flat array (5,000 x 16: 250 us, rounds 630).
 NARROW_ROW, FEW_ELEMENTS = 16, 1 << 15
 
 # Rows that are added to others one after another, at most; beyond, those of one index are summed in rounds before.
@@ -214,10 +214,10 @@ def _on(xp: Any, rounds: AddRounds) -> AddRounds:
     return found
 
 
-def segment_sum(xp: Any, index: Array, rows: Array, n: int) -> Array:
+def sums_of_segments(xp: Any, index: Array, rows: Array, n: int) -> Array:
     """An array of ``n`` rows, row ``i`` the sum of the ``rows`` whose ``index`` is ``i``.
 
-    >>> segment_sum(np, np.array([2, 0, 2]), np.array([1.0, 2.0, 4.0]), 4).tolist()
+    >>> sums_of_segments(np, np.array([2, 0, 2]), np.array([1.0, 2.0, 4.0]), 4).tolist()
     [2.0, 0.0, 5.0, 0.0]
     """
     sums = xp.zeros((n, *rows.shape[1:]), rows.dtype)
@@ -292,7 +292,7 @@ class RowSparse:
         >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).to_dense().tolist()
         [[0.0], [5.0], [0.0]]
         """
-        with devices.where(self.values):
+        with devices.on_device_of(self.values):
             dense = devices.module(self.values).zeros(self.shape, self.values.dtype)
             dense[self.indices] = self.values
         return dense
@@ -309,7 +309,7 @@ class RowSparse:
 
     def add_to(self, dense: Array) -> None:
         """``dense += self.to_dense()`` in place, touching only the rows that are there."""
-        with devices.where(self.values):
+        with devices.on_device_of(self.values):
             _add_distinct(dense, self.indices, self.values)
 
     def scale(self, factor: Any) -> RowSparse:
@@ -318,7 +318,7 @@ class RowSparse:
         >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).scale(2).values.tolist()
         [[10.0]]
         """
-        with devices.where(self.values):
+        with devices.on_device_of(self.values):
             return RowSparse(self.indices, self.values * factor, self.shape)
 
     def astype(self, dtype: Any) -> RowSparse:
@@ -327,7 +327,7 @@ class RowSparse:
         >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).astype("float32").dtype
         dtype('float32')
         """
-        with devices.where(self.values):
+        with devices.on_device_of(self.values):
             return RowSparse(self.indices, self.values.astype(dtype), self.shape)
 
     def to(self, device: str) -> RowSparse:
@@ -335,11 +335,11 @@ class RowSparse:
         return RowSparse(devices.to_device(self.indices, device), devices.to_device(self.values, device), self.shape)
 
 
-def add(a: RowSparse, b: RowSparse) -> RowSparse:
+def add_sparse(a: RowSparse, b: RowSparse) -> RowSparse:
     """The sum of two gradients of one table. Raises `ShapeError` if the tables differ in shape.
 
     >>> one, two = (RowSparse(np.array([i]), np.array([1.0]), (3,)) for i in (1, 2))
-    >>> add(add(one, two), one).to_dense().tolist()
+    >>> add_sparse(add_sparse(one, two), one).to_dense().tolist()
     [0.0, 2.0, 1.0]
     """
     return merged([a, b])
@@ -356,7 +356,7 @@ def merged(some: Sequence[RowSparse]) -> RowSparse:
     if len(some) == 1:
         return first
     xp = devices.module(first.values)
-    with devices.where(first.values):
+    with devices.on_device_of(first.values):
         indices = xp.concatenate([one.indices for one in some])
         values = xp.concatenate([one.values for one in some])
         return RowSparse.coalesce(xp, indices, values, first.shape)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lazyflow.device import copied, device_of, to_device, where
+from lazyflow.device import copied, device_of, on_device_of, to_device
 from lazyflow.optim.base import Array, array_of, has_array
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
 
@@ -45,7 +45,7 @@ class _Average:
         self.updates += 1
         for i, parameter in enumerate(self.params):
             average = self._average(i)
-            with where(average):
+            with on_device_of(average):
                 average += ((1.0 - kept) * (array_of(parameter) - average)).astype(average.dtype)
 
     def _average(self, i: int) -> Array:
@@ -110,7 +110,7 @@ class _Average:
 
 def _put(parameter: Any, value: Array) -> None:
     """In place and on the parameter's device: nothing goes by way of the host."""
-    with where(array_of(parameter)):
+    with on_device_of(array_of(parameter)):
         array_of(parameter)[...] = value
     parameter.touch()
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lazyflow import core, fibers, settings
-from lazyflow.device import copied, device_of, is_on_gpu, module, to_device, where
+from lazyflow.device import copied, device_of, is_on_gpu, module, on_device_of, to_device
 from lazyflow.errors import TornError
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim import rule, together
@@ -244,7 +244,7 @@ class Optimizer:
 
     def slots_for(self, array: Array, options: Options) -> dict[str, Array]:
         """The arrays to keep, in the dtype that the parameter is updated in."""
-        with where(array):
+        with on_device_of(array):
             working = array.astype(np.float32) if array.dtype == np.float16 else array
             slots = self.init_single(working, options)
         for name, slot in slots.items():
@@ -270,7 +270,7 @@ class Optimizer:
         parameter.touch()  # and once more afterwards: what is computed under half of an update is stale, too
         kept = self._kept_for(index, array, options)
         kept.step += 1
-        with where(array):
+        with on_device_of(array):
             if not isinstance(gradient, RowSparse):
                 self._dense(array, gradient, kept, options)
             elif options["sparse"] and self.elementwise:
@@ -303,7 +303,7 @@ class Optimizer:
         for (_, _, _, assignments, _), members in groups.items():
             for parameter, _ in members:
                 parameter.touch()  # and once more afterwards: see `_update`
-            with where(members[0][1].arrays["parameter"]):
+            with on_device_of(members[0][1].arrays["parameter"]):
                 together.run(assignments, [update for _, update in members])
             for parameter, _ in members:
                 parameter.touch()

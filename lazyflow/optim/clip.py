@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from lazyflow.cuda import norms
-from lazyflow.device import device_of, module, to_host, where
+from lazyflow.device import device_of, module, on_device_of, to_host
 from lazyflow.errors import NonFiniteError
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim.base import Array, Trainable, has_array
@@ -69,7 +69,7 @@ def clip_grad_norm(
     factor = limit / (norm + 1e-6)
     if not factor >= 1.0:
         for parameter, values in found:
-            with where(values):
+            with on_device_of(values):
                 _replace(parameter, values, _scaled(values, factor))
     return norm
 
@@ -129,7 +129,7 @@ def clip_grad_value(params: Iterable[Trainable], clip_value: float) -> None:
     """
     limit = _limit("clip_grad_value: clip_value", clip_value)
     for parameter, values in _gradients(params):
-        with where(values):
+        with on_device_of(values):
             _replace(parameter, values, module(values).clip(values, -limit, limit, out=_target(values)))
 
 
@@ -159,7 +159,7 @@ def _norm(arrays: list[Array], order: float) -> float:
 
 
 def _largest(array: Array) -> float:
-    with where(array):
+    with on_device_of(array):
         return float(abs(array).max())
 
 
@@ -168,7 +168,7 @@ def _total(arrays: list[Array], sum_of: Callable[[Array], Any]) -> float:
     sums: dict[str, Any] = {}
     for array in arrays:
         place = device_of(array)
-        with where(array):
+        with on_device_of(array):
             sums[place] = sums.get(place, 0) + sum_of(array)
     return float(sum(map(float, sums.values())))
 

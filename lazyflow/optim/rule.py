@@ -102,7 +102,7 @@ def kernel_of(
 
 @cache
 def _compiled(kernel: Kernel) -> Callable[..., None]:
-    return machine.compiled(kernel, distinct=True)
+    return machine.core_function(kernel, distinct=True)
 
 
 @cache

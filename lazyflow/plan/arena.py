@@ -151,9 +151,9 @@ class Arena:
         """Evenly spaced rows as a view: ``(count, *shape)``, or ``shape`` where all nodes share one row."""
         count, width, offset, pitch, _, _ = rows
         if pitch == width or count == 1:
-            return devices.view(self.buffers[dtype], offset, (count, *shape))
+            return devices.stretch(self.buffers[dtype], offset, (count, *shape))
         if pitch == 0:
-            return devices.view(self.buffers[dtype], offset, shape)
+            return devices.stretch(self.buffers[dtype], offset, shape)
         return devices.strided(self.buffers[dtype], offset, (count, *shape), pitch)
 
     def read(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
@@ -166,4 +166,4 @@ class Arena:
             return devices.take_rows(self.table(dtype, rows.width), self.index(rows.index)).reshape(
                 (rows.count, *shape)
             )
-        return devices.windows(self.buffers[dtype], rows.width)[self.index(rows.index)].reshape((rows.count, *shape))
+        return devices.stretches(self.buffers[dtype], rows.width)[self.index(rows.index)].reshape((rows.count, *shape))

@@ -253,12 +253,12 @@ def _tasks(graph: Graph) -> tuple[Ints, Ints]:
     return np.flatnonzero(graph.alone), np.cumsum(graph.alone) - 1
 
 
-def scheduled(graph: Graph, batching: str, choices: Choices) -> Schedule:
+def graph_schedule(graph: Graph, batching: str, choices: Choices) -> Schedule:
     """The schedule of all nodes of a graph."""
     return schedule_of(graph.nodes, batching, choices, [s.serial for s in graph.signatures])
 
 
-def spread(graph: Graph, schedule: Schedule) -> Schedule:
+def over_all_nodes(graph: Graph, schedule: Schedule) -> Schedule:
     """The schedule of `dag_of` the graph as one of all nodes."""
     if len(schedule.launch) == len(graph):
         return schedule
@@ -748,7 +748,7 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     """The plan of a schedule of `dag_of` the graph. ``reuse``: memory whose readers are done is used again (nothing can
     be differentiated then)."""
     table = _Table(graph)
-    schedule = spread(graph, schedule)
+    schedule = over_all_nodes(graph, schedule)
     offsets, sizes = _place(graph, schedule, table, reuse)
     found, cells = launches(graph, schedule, offsets)
     return Plan(graph, schedule, found, offsets, sizes, reuse, cells)
@@ -768,7 +768,7 @@ def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tupl
     return start[block] + place * table.width[graph.signature], sizes
 
 
-def repeated(plan: Plan, graph: Graph, first: Plan | None = None) -> Plan:
+def plan_again(plan: Plan, graph: Graph, first: Plan | None = None) -> Plan:
     """A plan for another graph of the same structure: only payload differs. ``first``: see `Plan`."""
     cells = tuple([_refilled_cells(c, graph) for c in plan.cells])
     launches = list(plan.launches)

@@ -17,7 +17,7 @@ import numpy as np
 
 from lazyflow.graph.graph import Graph
 from lazyflow.locks import Lock
-from lazyflow.plan.plan import Plan, repeated
+from lazyflow.plan.plan import Plan, plan_again
 from lazyflow.plan.recorded import Recorded, payload_of, recorded
 from lazyflow.record.tape import Signature, Tape, Type
 
@@ -96,7 +96,7 @@ class Plans:
             if found is not None and found.plan is not None and _is_alike(found.plan.graph, graph):
                 self.kept.move_to_end(key)
                 self.hits += 1
-                return repeated(found.plan, graph)
+                return plan_again(found.plan, graph)
             self.misses += 1
             again = self._comes_again(key)
         plan = make()

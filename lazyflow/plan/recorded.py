@@ -23,12 +23,12 @@ from lazyflow.graph.graph import (
     TapePart,
     decoded,
     drawn_anew,
-    is_evaluated,
     location,
     of_structure,
     payload,
+    row_is_evaluated,
 )
-from lazyflow.plan.plan import Plan, repeated
+from lazyflow.plan.plan import Plan, plan_again
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import IMPORT_OP, Signature, Tape, signature_by_id, signature_columns
 from lazyflow.settings import Settings
@@ -85,7 +85,7 @@ def alone(roots: Sequence[Expr]) -> list[Tape] | None:
     return [tape]
 
 
-def whole(tapes: Sequence[Tape]) -> list[TapePart]:
+def whole_tapes(tapes: Sequence[Tape]) -> list[TapePart]:
     """All of each tape."""
     return [TapePart(tape, 0, len(tape)) for tape in tapes]
 
@@ -112,7 +112,7 @@ def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[Any, ...]:
 
 def _of_import(source: Tape, row: int, number: dict[int, int]) -> Any:
     """Where it comes from, if that is computed with it; whatever was computed before is alike."""
-    return None if id(source) not in number or is_evaluated(source, row) else (number[id(source)], row)
+    return None if id(source) not in number or row_is_evaluated(source, row) else (number[id(source)], row)
 
 
 def _structure(tape: Tape) -> bytes:
@@ -193,7 +193,7 @@ def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[Any, i
     if not plan.carrying and not plan.cells:
         return cast("Plan", Again(plan, references, sources))
     graph = of_structure(plan.graph, **_places(references, sources))
-    return repeated(plan, _with_payload(graph, tapes), plan)
+    return plan_again(plan, _with_payload(graph, tapes), plan)
 
 
 def _with_payload(graph: Graph, tapes: Sequence[Tape]) -> Graph:

@@ -74,7 +74,7 @@ class Components:
     members: tuple[tuple[int, ...], ...]
 
 
-def signature_edges(dag: Dag) -> Ints:
+def dag_edges(dag: Dag) -> Ints:
     """``edges[a, b]``: some node of signature ``a`` feeds some node of signature ``b``."""
     found: Ints = passes.signature_edges(dag.nodes)
     return found
@@ -157,7 +157,7 @@ def by_depth(nodes: Any) -> Schedule:
 
 def by_agenda(nodes: Any) -> Schedule:
     """The ready signature of the lowest mean depth next, with all of its ready nodes."""
-    launch, launches = passes.by_agenda(nodes)
+    launch, launches = passes.agenda(nodes)
     return Schedule(launch, launches, np.zeros(launches, np.int64))
 
 

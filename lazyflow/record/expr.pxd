@@ -124,7 +124,7 @@ cpdef bint _is_index_array(object value)
 cdef Expr _layer_again(Memo memo, object weight, object bias, object x)
 
 @cython.locals(e=Expr)
-cpdef Expr getitem(object x, object key)
+cpdef Expr subscripted(object x, object key)
 cpdef Type imported_type(Expr e)
 
 @cython.locals(e=Expr, codes=bytes, k=Py_ssize_t, made=list)

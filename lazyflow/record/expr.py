@@ -479,7 +479,7 @@ class Expr:
         return METHODS["transpose"](self)
 
     def __getitem__(self, key: Any) -> Expr:
-        return getitem(self, key)
+        return subscripted(self, key)
 
     def reshape(self, *shape: Any) -> Expr:
         """The value in another shape of the same size; one size may be -1."""
@@ -928,7 +928,7 @@ def _foreign_array(value: Any) -> Any:
             f"the gradient of a {name} would end here, where it becomes an array: write x.detach() if it may"
         )
     if hasattr(value, "__cuda_array_interface__"):
-        return devices.from_dlpack(value)
+        return devices.array_from_dlpack(value)
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -1975,7 +1975,7 @@ def of_booleans(symbol: str, memo: Memo, operands: tuple[Any, ...]) -> Expr:
     return apply(memo, operands)
 
 
-def along(op: Op) -> Callable[[Any, Any, bool], Expr]:
+def reduction_recorder(op: Op) -> Callable[[Any, Any, bool], Expr]:
     """The recording function of a reduction over an axis."""
     memos: dict[Any, Memo] = {}
 
@@ -2112,7 +2112,7 @@ def _listed_across(memo: ListMemo, given: list[Any]) -> Expr | None:
     return handle(tape, row, found.type)
 
 
-def joined(op: Op) -> Joined:
+def stacked_recorder(op: Op) -> Joined:
     """The recording functions of a stacked operation, of any number of operands of one type, and what they remember.
 
     The first of them is the fast path, None where it does not apply; the second always records.
@@ -2238,7 +2238,7 @@ def view_signature(source: Type, kind: Type) -> Signature:
     return found
 
 
-def reshape(x: Any, shape: Any) -> Expr:
+def reshaped(x: Any, shape: Any) -> Expr:
     """``x`` in another shape: see `lazyflow.reshape`."""
     if type(shape) is not tuple:
         shape = integers("reshape", "the shape", shape)
@@ -2280,7 +2280,7 @@ def remembered(tables: dict[Type, dict[Any, Any]], kind: Type) -> dict[Any, Any]
 MOST_REMEMBERED = 4096
 
 
-def getitem(x: Any, key: Any) -> Expr:
+def subscripted(x: Any, key: Any) -> Expr:
     """``x[key]`` for integers, slices, ``None`` and ``...``, and for integer arrays or expressions along the first
     axis.
 
@@ -2343,7 +2343,7 @@ def _getitem(x: Expr, key: Any) -> Expr:
             return record(OPS["lookup"], (x, _checked_index(int(key), shape[0])))
         wider = _with_new_axes(key, shape)
         if wider is not None:
-            return reshape(x, wider)
+            return reshaped(x, wider)
         return record(OPS["getitem"], (x,), key=hashable_key(key))
     if isinstance(key, slice):
         start, stop, step = _checked_slice(key, shape[0])

@@ -23,14 +23,14 @@ from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
 from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.ops.sparse import add as add_sparse
+from lazyflow.ops.sparse import add_sparse as add_sparse
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Cells, Launch, launches, parameter_launches
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import KNOWN_OP, Signature, Type
 from lazyflow.run.execute import Run
 from lazyflow.run.launch import DO_KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
-from lazyflow.run.sums import FEW_NODES, ParameterRows, Sums, Waiting, gradients
+from lazyflow.run.sums import FEW_NODES, ParameterRows, Sums, Waiting, parameter_gradients
 
 RunObserver = Callable[[Run, Arena, Any], None]
 
@@ -107,7 +107,7 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     watched = hooked or any(tape.retained for tape in (t() for t in graph.tapes) if tape is not None)
     if not watched and (hot is None or not _leaves_out(graph, hot)):
         with np.errstate(invalid="ignore", divide="ignore"):
-            done = _done(run, given, _way(run, reached(graph, nodes)), hooked)
+            done = _done(run, given, _way(run, nodes_reached(graph, nodes)), hooked)
         if _keeps_zeros(run) or done.is_finite():
             return done
     hot = reached_results(graph, nodes) if hot is None else hot
@@ -173,7 +173,7 @@ def _known_way(run: Run, nodes: Sequence[int]) -> WayBack:
     kept, key = run.plan.bound.setdefault("back", {}), tuple(nodes)
     found: WayBack | None = kept.get(key)
     if found is None:
-        found = _way(run, reached(run.plan.structure, nodes))
+        found = _way(run, nodes_reached(run.plan.structure, nodes))
         if not found.calls and len(kept) < MOST_WAYS:
             kept[key] = found
     return found
@@ -216,7 +216,7 @@ def _run_backward(
             if _may_wait(run, step.launch):
                 rows.append(some_rows._replace(g=some_rows.g.copy()))
             else:
-                for parameter, gradient in gradients(some_rows):
+                for parameter, gradient in parameter_gradients(some_rows):
                     sums.add(parameter, gradient)
     for some in way.calls:
         some.parameter_gradients(sums.add)
@@ -297,7 +297,7 @@ def reached_results(graph: Graph, nodes: Sequence[int]) -> Any:
     return _reached(graph, nodes, apart=True) & _wanting(graph)
 
 
-def reached(graph: Graph, nodes: Sequence[int]) -> Any:
+def nodes_reached(graph: Graph, nodes: Sequence[int]) -> Any:
     """Which nodes a gradient from the given ones reaches, or None if it is every node that can have one. A cell's call
     takes part with all of its results or not at all."""
     wanted = _wanting(graph)

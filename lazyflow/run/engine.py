@@ -21,16 +21,25 @@ from lazyflow import fibers, passes, settings
 from lazyflow.cells.chains import Chains, with_chains
 from lazyflow.device import Array
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
-from lazyflow.graph.graph import Graph, awaited, collect, drawn_anew, is_evaluated, location, reached_tapes, tape_parts
+from lazyflow.graph.graph import (
+    Graph,
+    awaited,
+    collect,
+    drawn_anew,
+    location,
+    reached_tapes,
+    row_is_evaluated,
+    tape_parts,
+)
 from lazyflow.graph.joined import with_joined_rows, with_loops
-from lazyflow.graph.repeats import may_repeat, without_repeats
+from lazyflow.graph.repeats import may_repeat, repeats_merged
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, Owner, together
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
-from lazyflow.plan.plan import Plan, make, scheduled
+from lazyflow.plan.plan import Plan, graph_schedule, make
 from lazyflow.plan.plans import Plans
-from lazyflow.plan.recorded import RunWay, again, alone, key_of, sources_of, way_of, whole
+from lazyflow.plan.recorded import RunWay, again, alone, key_of, sources_of, way_of, whole_tapes
 from lazyflow.plan.schedule import Choices
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
@@ -61,7 +70,7 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
     """Schedule and plan a graph, or take the plan of one of equal structure."""
 
     def made() -> Plan:
-        return make(graph, scheduled(graph, batching, CHOICES), reuse=reuse)
+        return make(graph, graph_schedule(graph, batching, CHOICES), reuse=reuse)
 
     return PLANS.plan(graph, (batching, reuse), made)
 
@@ -72,7 +81,7 @@ def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
     ``checked``, as it was recorded."""
     options = settings.current()
     if options.dedupe:
-        graph = without_repeats(graph)
+        graph = repeats_merged(graph)
     if options.batching == "none" or checked:
         return graph
     graph = with_joined_rows(graph)
@@ -108,7 +117,7 @@ def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = F
     """Compute the roots, which rest on the tapes ``reached``, all of each if ``at_once``; if a value that they rest on
     is stale, only forget all that they rest on, and return False."""
     way = _way(roots, reached)  # first: it counts who refers to a tape
-    parts = whole(reached) if at_once else tape_parts(reached, roots, anew=False)
+    parts = whole_tapes(reached) if at_once else tape_parts(reached, roots, anew=False)
     tapes = reached if at_once else [tape for tape, _, _ in parts]
     for tape in reached:
         tape.seal()
@@ -163,7 +172,7 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: RunW
         profile.switch(before)
 
 
-def _ran(plan: Plan, way: Way, roots: Sequence[Expr]) -> Run:
+def _ran(plan: Plan, way: RunWay, roots: Sequence[Expr]) -> Run:
     run = Run(plan, way.device, way.differentiable, way.fuse)
     execute(run)
     if way.checked:
@@ -322,8 +331,8 @@ def _alone(method: Method) -> Method:
 
     @functools.wraps(method)
     def computing(engine: Engine, roots: Any, *args: Any) -> Any:
-        example = fibers.here()
-        if example is None or (type(roots) is Expr and not args and is_evaluated(roots.tape, roots.row)):
+        example = fibers.current_example()
+        if example is None or (type(roots) is Expr and not args and row_is_evaluated(roots.tape, roots.row)):
             return locked(engine, roots, *args)
         if _waited(example, roots if isinstance(roots, list | tuple) else [roots], *args):
             return None
@@ -340,7 +349,7 @@ def _waited(example: fibers.Example, roots: Sequence[Any], *cotangents: Any) -> 
     """Let an example of `lazyflow.map` wait until what it asks for was computed, together with what others ask for.
     Return whether that is all, as it is of a backward."""
     wanted = [e for e in roots if isinstance(e, Expr) and not isinstance(e, Parameter)]
-    missing = wanted if cotangents else [e for e in wanted if not is_evaluated(e.tape, e.row)]
+    missing = wanted if cotangents else [e for e in wanted if not row_is_evaluated(e.tape, e.row)]
     if len(wanted) < len(roots) or not missing or not example.waits():
         return False
     _refuse_in_cells(missing)
@@ -358,7 +367,7 @@ class Engine:
     def _forward(self, roots: Sequence[Any]) -> None:
         wanted = _roots_to_run(roots)
         _refuse_in_cells(wanted)
-        runs = [location(e.tape, e.row)[0] for e in wanted if is_evaluated(e.tape, e.row)]
+        runs = [location(e.tape, e.row)[0] for e in wanted if row_is_evaluated(e.tape, e.row)]
         if any_stale(runs):
             check_recorded({kind for run in runs for kind in run.rests_on})  # before anything is forgotten
             _forget(wanted)
@@ -367,18 +376,18 @@ class Engine:
     def _run_missing(self, wanted: Sequence[Expr]) -> None:
         """Compute what has no value yet."""
         if len(wanted) == 1:
-            while not is_evaluated(wanted[0].tape, wanted[0].row):
+            while not row_is_evaluated(wanted[0].tape, wanted[0].row):
                 _run(wanted)
             return
-        while missing := [e for e in wanted if not is_evaluated(e.tape, e.row)]:
+        while missing := [e for e in wanted if not row_is_evaluated(e.tape, e.row)]:
             # A run has one device, and without gradients it uses memory again that a backward would read.
             first = missing[0]
             _run([e for e in missing if (e.device, e.tape.grad) == (first.device, first.tape.grad)])
 
     def host_value(self, root: Expr) -> np.ndarray[Any, Any]:
         """The same on the host. An example of a map waits for it, and is given it, together with the others."""
-        example = fibers.here()
-        if example is None or is_evaluated(root.tape, root.row) or not example.waits():
+        example = fibers.current_example()
+        if example is None or row_is_evaluated(root.tape, root.row) or not example.waits():
             return devices.to_host(self.value(root))
         _refuse_in_cells((root,))
         answer: np.ndarray[Any, Any] | None = example.ask(root)
@@ -404,7 +413,7 @@ class Engine:
         (device, _, dtype) = kinds.pop()
         with devices.on(device):
             found = [
-                devices.view(run.arena.buffers[dtype], offset, (root.type.size,))
+                devices.stretch(run.arena.buffers[dtype], offset, (root.type.size,))
                 for (run, offset), root in zip(places, roots, strict=True)
             ]
             whole = devices.to_host(devices.array_module(device).concatenate(found))
@@ -417,7 +426,7 @@ class Engine:
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
         _refuse_in_cells((root,))
-        if not is_evaluated(root.tape, root.row):
+        if not row_is_evaluated(root.tape, root.row):
             shown = _shown(root)
             if shown is not None:
                 return shown
@@ -489,11 +498,11 @@ def _shown(root: Expr) -> Array | None:
         shift += tape.ints[ints[row]]
         row = tape.operands[operands[row]]
     if op is CONSTANT_OP and type(tape.objects[row]) is np.ndarray and root.type.device == "cpu":
-        return devices.view(tape.objects[row].reshape(-1), shift, root.type.shape).copy()
+        return devices.stretch(tape.objects[row].reshape(-1), shift, root.type.shape).copy()
     if op is not IMPORT_OP:
         return None
     source, place = tape.imports[tape.ints[ints[row]]]
-    if not is_evaluated(source, place):
+    if not row_is_evaluated(source, place):
         return None
     run, offset = location(source, place)
     if run.is_stale() or not run.device == "cpu" == root.type.device:
@@ -527,7 +536,7 @@ def _forgotten(tapes: Sequence[Tape]) -> list[Expr]:
         handle(tape, row, signature_by_id(tape.signatures[row]).type)
         for tape in tapes
         for row in tape.handles.rows()
-        if is_evaluated(tape, row)
+        if row_is_evaluated(tape, row)
     ]
     for tape in tapes:
         tape.forget()

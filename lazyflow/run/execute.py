@@ -45,7 +45,7 @@ def counts(plan: Plan) -> list[Any]:
     ]
 
 
-def payload(plan: Plan) -> list[Any]:
+def planned_payload(plan: Plan) -> list[Any]:
     """Numbers among the payload of a plan, and of the calls of its cells."""
     reads = [read for launch in plan.launches for read in launch.reads]
     given = [read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind == "f"]
@@ -77,7 +77,7 @@ class Run(State):
         self.number = next_number()
         self.arena = Arena(device, plan.sizes)
         if device != "cpu":
-            self.arena.bring(indices(plan), payload(plan), counts(plan))
+            self.arena.bring(indices(plan), planned_payload(plan), counts(plan))
         self.known = plan.sources
         earlier = distinct([run for run, _ in self.known])
         self.rests_on = _joined(plan.kinds, earlier)
@@ -119,7 +119,7 @@ class Run(State):
         """A copy of the value of one node."""
         if self.kept is not None:
             return self.kept[kind.dtype, offset, kind.shape].copy()
-        return devices.view(self.arena.buffers[kind.dtype], offset, kind.shape).copy()
+        return devices.stretch(self.arena.buffers[kind.dtype], offset, kind.shape).copy()
 
 
 def calls_of(run: Run, cells: Cells) -> Calls:
@@ -236,7 +236,7 @@ def _bring(run: Run, number: int, step: Bound) -> None:
     shape = out.shape[1:]
     for i, k in enumerate(brought):
         source, offset = run.known[k]
-        known = devices.view(source.arena.buffers[out.dtype], offset, shape)
+        known = devices.stretch(source.arena.buffers[out.dtype], offset, shape)
         out[i] = known if source.device == run.device else devices.to_device(known, run.device)
 
 
@@ -247,7 +247,7 @@ def _bring_here(run: Run, brought: list[int], step: Bound) -> None:
     for k in brought:
         source, start = run.known[k]
         if source.device != "cpu":
-            known = devices.view(source.arena.buffers[dtype], start, (size,))
+            known = devices.stretch(source.arena.buffers[dtype], start, (size,))
             buffer[offset : offset + size] = devices.to_device(known, "cpu")
         else:
             devices.copy_elements(buffer, offset, source.arena.buffers[dtype], start, size)

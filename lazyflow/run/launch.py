@@ -24,7 +24,7 @@ from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature, Type
 
 # On the host: the function of the core itself, if there is one.
-_view = devices.view if core.passes is None else core.passes.view
+_view = devices.stretch if core.passes is None else core.passes.view
 
 # How a reader finds its array.
 READ_VIEW, READ_SPACED, READ_TAKEN, READ_WINDOWS, READ_EMPTY, READ_PARAMETER = range(6)
@@ -56,7 +56,7 @@ class Reader:
         """The array in a run with this arena."""
         how = self.how
         if how == READ_VIEW:
-            return (_view if arena.device == "cpu" else devices.view)(
+            return (_view if arena.device == "cpu" else devices.stretch)(
                 arena.buffers[self.dtype], self.offset, self.shape
             )
         if how in (READ_PARAMETER, READ_COLUMNS):
@@ -86,13 +86,13 @@ class Reader:
         if how == READ_TAKEN:
             return devices.take_rows(arena.table(self.dtype, self.width), arena.index(self.index)).reshape(self.shape)
         if how == READ_WINDOWS:
-            return devices.windows(buffer, self.width)[arena.index(self.index)].reshape(self.shape)
+            return devices.stretches(buffer, self.width)[arena.index(self.index)].reshape(self.shape)
         xp = devices.array_module(arena.device)
         if how == READ_EMPTY:
             return xp.empty(self.shape, self.dtype)
         if how == READ_PLACED:
             return rows_of(buffer, self.index, self.width).reshape(self.shape)
-        return xp.broadcast_to(devices.view(buffer, self.offset, self.shape), self.value)
+        return xp.broadcast_to(devices.stretch(buffer, self.offset, self.shape), self.value)
 
 
 def rows_reader(dtype: Any, rows: Rows, shape: Shape) -> Reader:
@@ -209,7 +209,7 @@ class Pull:
         if how == AT_ROWS:
             scatter_add_rows(xp, arena.table(self.dtype, self.width), index, flat, arena.index)
         elif how == AT_WINDOWS:
-            scatter_add_rows(xp, devices.windows(arena.buffers[self.dtype], self.width), index, flat)
+            scatter_add_rows(xp, devices.stretches(arena.buffers[self.dtype], self.width), index, flat)
         else:
             elements = index[:, None] + np.arange(flat.shape[1])
             scatter_add_rows(xp, arena.table(self.dtype, 1), elements.ravel(), flat.reshape(-1, 1))
@@ -354,7 +354,7 @@ class Form:
 
 
 def _here(arena: Arena, dtype: Any, offset: int, shape: Shape) -> Array:
-    return (_view if arena.device == "cpu" else devices.view)(arena.buffers[dtype], offset, shape)
+    return (_view if arena.device == "cpu" else devices.stretch)(arena.buffers[dtype], offset, shape)
 
 
 class Loop(Bound):

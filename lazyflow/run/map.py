@@ -26,7 +26,7 @@ import numpy as np
 
 from lazyflow import fibers, settings
 from lazyflow.errors import user_line
-from lazyflow.graph.graph import is_evaluated
+from lazyflow.graph.graph import row_is_evaluated
 from lazyflow.locks import Answer
 from lazyflow.plan.arena import next_number
 from lazyflow.record import expr
@@ -221,7 +221,7 @@ def _unread(tape: Tape, low: int) -> list[Expr]:
         held = set(tape.handles.held(low, len(tape)))
         rows = [row for row in rows if row in held]
     kinds = [(row, signature_by_id(tape.signatures[row])) for row in rows if row not in tape.objects]
-    return [handle(tape, row, s.type) for row, s in kinds if s.op is not IMPORT_OP and not is_evaluated(tape, row)]
+    return [handle(tape, row, s.type) for row, s in kinds if s.op is not IMPORT_OP and not row_is_evaluated(tape, row)]
 
 
 _OF_RUNS = [f.name for f in fields(settings.Settings) if f.name not in ("device", "dtype", "grad")]
@@ -313,7 +313,7 @@ class _Loop:
         if not settings.current().check_finite:  # what nobody asks for must not be found to be a NaN
             tapes = {id(e.tape): e.tape for fiber in waiting if fiber.waited == 1 for e in fiber.asked}
             roots += [e for tape in tapes.values() for e in _unread(tape, self._first_row(tape))]
-        outer = fibers.here()
+        outer = fibers.current_example()
         if self.rounds is not None and outer is not None:
             outer.lines = [line for fiber in waiting for line in fiber.lines]
         since = next_number()

@@ -14,7 +14,7 @@ from lazyflow.device import free_bytes
 from lazyflow.errors import OutOfMemoryError
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.plan import Launch, Plan, Rows
-from lazyflow.run.execute import counts, indices, payload
+from lazyflow.run.execute import counts, indices, planned_payload
 
 GRADIENTS = "gradients of parameters"  # as large for a minibatch of any size
 LINES = 8  # of a report
@@ -52,7 +52,9 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
         found[f"what the calls of {program.name} keep"] += kept
         found["cotangents"] += back
     if device != "cpu":
-        found["where rows lie"] = 8 * sum(array.size for array in (*indices(plan), *payload(plan), *counts(plan)))
+        found["where rows lie"] = 8 * sum(
+            array.size for array in (*indices(plan), *planned_payload(plan), *counts(plan))
+        )
     return tuple([Share(what, nbytes) for what, nbytes in found.most_common() if nbytes])
 
 

@@ -95,7 +95,7 @@ class ParameterRows(NamedTuple):
     operands: list[Any]
 
 
-def gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, Any]]:
+def parameter_gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, Any]]:
     """What rows give to the gradients of the parameters among their operands."""
     xp = devices.array_module(rows.run.device)
     for i, operand in enumerate(rows.signature.operands):
@@ -136,7 +136,7 @@ class Waiting:
 
 
 def _accumulate(same: Sequence[ParameterRows], accumulate: Accumulate) -> None:
-    for parameter, gradient in gradients(_joined(same)):
+    for parameter, gradient in parameter_gradients(_joined(same)):
         accumulate(parameter, gradient)
 
 

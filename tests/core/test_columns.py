@@ -111,7 +111,7 @@ def test_expressions_are_counted_by_row(fresh_tape):
 @counted
 def test_a_row_that_hundreds_hold_stays_held(fresh_tape):
     x = lf.constant([1.0, 2.0])
-    copies = [lf.expr.handle(x.tape, x.row, x.type) for _ in range(300)]
+    copies = [lf.record.expr.handle(x.tape, x.row, x.type) for _ in range(300)]
     del copies
     assert x.tape.handles.rows() == [x.row]
 

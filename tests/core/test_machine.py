@@ -12,7 +12,7 @@ from tests.fuse import test_kernels as kernels
 if machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)
 
-from lazyflow.fuse.machine import compiled
+from lazyflow.fuse.machine import core_function
 from lazyflow.optim import Adam, rule
 
 SETS = ["avx512", "avx2", "baseline"]
@@ -39,7 +39,7 @@ def result(name, *columns):
     loaded = [b.load(ARG_BLOCK, ("in", k), 0, n) for k in range(len(columns))]
     b.store(ARG_BLOCK, ("out",), 0, n, b.call(name, *loaded), adds=False)
     out = np.empty((1, n), dtype)
-    compiled(b.kernel())(0, 1, 0, *(c.reshape(1, n) for c in columns), out)
+    core_function(b.kernel())(0, 1, 0, *(c.reshape(1, n) for c in columns), out)
     return out[0]
 
 
@@ -142,7 +142,7 @@ def test_programs_run_the_instructions(kernel, n, instructions):
     arrays = kernels.arguments_of(kernel, n, rng)
     expected = [a.copy() for a in arrays]
     kernels.interpreted(kernel, n, expected)
-    compiled(kernel)(0, n, 0, *arrays)
+    core_function(kernel)(0, n, 0, *arrays)
     for a, e in zip(arrays, expected, strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
 
@@ -160,7 +160,7 @@ def test_rows_of_any_width(width, rows):
     b.store(ARG_BLOCK, ("sum",), 0, 1, value, adds=True)
     x, y, z = (rng.normal(size=s).astype("f4") for s in ((rows, width + 3), width, rows))
     out, total = np.zeros((rows, width), "f4"), np.ones((rows, 1), "f4")
-    compiled(b.kernel())(0, rows, 0, x, y, z, out, total)
+    core_function(b.kernel())(0, rows, 0, x, y, z, out, total)
     expected = x[:, 1 : 1 + width] * y + z[:, None]
     np.testing.assert_array_equal(out, expected)
     if width == 1:
@@ -204,7 +204,7 @@ def test_what_is_read_again_is_not_overwritten_before(n):
     b.store(ARG_BLOCK, ("out",), 0, n, b.call("multiply", other, 2.0), adds=False)
     x, out = np.arange(2 * n, dtype="f4").reshape(2, n), np.empty((2, n), "f4")
     before = x.copy()
-    compiled(b.kernel())(0, 2, 0, x, x, out)
+    core_function(b.kernel())(0, 2, 0, x, x, out)
     np.testing.assert_array_equal(x, before + 1)
     np.testing.assert_array_equal(out, before * 2)
 
@@ -217,7 +217,7 @@ def test_of_two_stores_into_one_place_the_last_counts(n):
     b.store(ARG_BLOCK, ("out",), 0, n, two, adds=False)
     b.store(ARG_BLOCK, ("out",), 0, n, one, adds=False)
     x, out = np.arange(2 * n, dtype="f4").reshape(2, n), np.empty((2, n), "f4")
-    compiled(b.kernel())(0, 2, 0, x, out)
+    core_function(b.kernel())(0, 2, 0, x, out)
     np.testing.assert_array_equal(out, x + 1)
 
 
@@ -244,7 +244,7 @@ def test_products_and_sums_are_rounded_one_after_the_other(instructions, formula
     some[:, 0, :729] = np.stack(np.meshgrid(*3 * [special])).reshape(3, -1)
     out = np.empty((1, 2000), dtype)
     kernel = b.kernel()
-    compiled(kernel)(0, 1, 0, *[some["xyz".index(a.key[0])] for a in kernel.arguments if a.key != ("out",)], out)
+    core_function(kernel)(0, 1, 0, *[some["xyz".index(a.key[0])] for a in kernel.arguments if a.key != ("out",)], out)
     with np.errstate(all="ignore"):
         x, y, z = some
         expected = {"a + b c": x + y * z, "b c + a": y * z + x, "a - b c": x - y * z, "b c - a": y * z - x}

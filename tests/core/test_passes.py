@@ -116,7 +116,7 @@ def test_levels_by_components(graph, rng):
 
 @on_graphs()
 def test_agenda(graph, rng):
-    assert_same(lambda form: form.by_agenda(form.Nodes(*graph)))
+    assert_same(lambda form: form.agenda(form.Nodes(*graph)))
 
 
 @on_graphs(results=False)
@@ -457,7 +457,7 @@ def recording_arguments(s):
 
 def schedule_arguments(s):
     """Of passes that say what runs when."""
-    for name in ("depths", "signature_edges", "by_agenda"):
+    for name in ("depths", "signature_edges", "agenda"):
         yield name, (s.nodes,)
     for name in ("backwards", "longest_chains", "frontier"):
         yield name, (s.alone,)

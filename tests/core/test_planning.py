@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import core
-from lazyflow.graph.graph import collect, decoded, reach
-from lazyflow.graph.repeats import without_repeats
-from lazyflow.plan.plan import Rows, make, reads_of, scheduled
+from lazyflow.graph.graph import collect, decoded, ranges_reached
+from lazyflow.graph.repeats import repeats_merged
+from lazyflow.plan.plan import Rows, graph_schedule, make, reads_of
 from lazyflow.plan.schedule import Choices
-from lazyflow.run.backward import reached
+from lazyflow.run.backward import nodes_reached
 from lazyflow.settings import BATCHINGS
 from tests import cells as C
 from tests import programs as P
@@ -56,14 +56,14 @@ def planned(roots, how, batching="phases", anew=True, reuse=False):
     """All that planning makes of some roots."""
     with planning(how):
         graph = collect(roots, anew=anew)
-        merged = without_repeats(graph)
-        plan = make(merged, scheduled(merged, batching, Choices()), reuse=reuse)
+        merged = repeats_merged(graph)
+        plan = make(merged, graph_schedule(merged, batching, Choices()), reuse=reuse)
         plan.check()
         launches = [(x.signature, *comparable((x.writes, reads_of(plan, x), x.nodes, x.calls))) for x in plan.launches]
         cells = [[comparable(getattr(c, f.name)) for f in fields(c)] for c in plan.cells]
         sizes = dict(plan.sizes)
         nodes = [base for base, _ in merged.roots]
-        reaches = [comparable(reached(merged, some)) for some in (nodes, nodes[:1])]
+        reaches = [comparable(nodes_reached(merged, some)) for some in (nodes, nodes[:1])]
         places = plan.offsets.tolist(), plan.places.tolist()
         return described(graph), described(merged), launches, cells, places, sizes, reaches
 
@@ -122,7 +122,7 @@ def test_kept_roots_of_a_long_tape(results):
             tape.reach.clear()
             root = lf.mean([losses[i] for i in some])
             with planning(way):
-                ranges = sorted(reach(tape, [losses[i].row for i in some]))
+                ranges = sorted(ranges_reached(tape, [losses[i].row for i in some]))
                 assert not decoded(tape).marks.any()
             found[way] = ranges, *planned([root], way, anew=True)
         mine, theirs = found["core"], found["arrays"]
@@ -164,9 +164,9 @@ def test_levels_that_are_not_the_best_are_left_to_the_choices(seed, learned):
     found = []
     for way in FORMS:
         with planning(way):
-            graph = without_repeats(collect(roots, anew=True))
+            graph = repeats_merged(collect(roots, anew=True))
             if learned and way == "core":
-                scheduled(graph, "phases", choices)
-            found.append(scheduled(graph, "phases", choices))
+                graph_schedule(graph, "phases", choices)
+            found.append(graph_schedule(graph, "phases", choices))
     assert found[0].launches == found[1].launches
     assert found[0].launch.tolist() == found[1].launch.tolist()

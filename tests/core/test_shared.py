@@ -20,7 +20,7 @@ from lazyflow.optim import rule
 if machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)
 
-from lazyflow.fuse.machine import compiled
+from lazyflow.fuse.machine import core_function
 
 DTYPES = ["float32", "float64"]
 NUMBERS = [2, 3, 8]
@@ -67,7 +67,7 @@ def test_rows_and_columns_of_matrices(rows, width, dtype, rng):
     )
     x, y, z = (rng.normal(size=s).astype(dtype) for s in ((rows, width + 3), width, rows))
     out = rng.normal(size=(rows, width)).astype(dtype)
-    program = compiled(b.kernel())
+    program = core_function(b.kernel())
     same(lambda: program(0, rows, 0, x, y, z, out), out)
 
 
@@ -76,7 +76,7 @@ def test_sums_of_rows(dtype, rng):
     b = Builder(900, np.dtype(dtype))
     b.store(ARG_BLOCK, ("sum",), 0, 1, b.call("exp", b.load(ARG_BLOCK, ("x",), 0, 900)), adds=True)
     x, total = rng.normal(size=(333, 900)).astype(dtype), np.ones((333, 1), dtype)
-    program = compiled(b.kernel())
+    program = core_function(b.kernel())
     same(lambda: program(0, 333, 0, x, total), total)
 
 
@@ -96,7 +96,7 @@ def test_sums_at_rows_of_a_buffer(starts, dtype, rng):
     b.store(ARG_ROWS, ("buffer",), 500, 500, b.call("tanh", x), adds=True)
     at, x = STARTS[starts](rng).astype(np.int64), rng.normal(size=(900, 500)).astype(dtype)
     buffer = rng.normal(size=901 * 500).astype(dtype)
-    program = compiled(b.kernel())
+    program = core_function(b.kernel())
     same(lambda: program(0, 900, 0, x, buffer, at), buffer)
     rows = rng.normal(size=(900, 700)).astype(dtype)[:, :500]
     same(lambda: machine.add_rows(buffer, at, rows), buffer)

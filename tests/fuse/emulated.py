@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lazyflow.cuda.module import THREADS, whole
+from lazyflow.cuda.module import THREADS, with_helpers
 from lazyflow.fuse import cuda
 from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS
 
@@ -18,7 +18,7 @@ def together(kernels):
     """Functions of kernels, of one source."""
     names = [f"k{i}" for i in range(len(kernels))]
     text = "\n".join(cuda.source(kernel, name) for kernel, name in zip(kernels, names, strict=True))
-    library = emulate.compiled(whole(text))
+    library = emulate.compiled(with_helpers(text))
     return [_function(kernel, library.kernel(name)) for kernel, name in zip(kernels, names, strict=True)]
 
 

@@ -11,7 +11,7 @@ from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import ARG_BLOCK, Builder
 
 needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
-PRINTERS = {"numpy": blocks.compiled, "core": machine.compiled}
+PRINTERS = {"numpy": blocks.numpy_function, "core": machine.core_function}
 BOTH = [pytest.param("numpy"), pytest.param("core", marks=needs_core)]
 FUSIONS = [pytest.param("off"), *BOTH]
 DTYPES = ["float32", "float64"]

@@ -19,8 +19,8 @@ from lazyflow.ops.formula import Constant, Name, StepResult, evaluate, function_
 from . import emulated
 
 PRINTERS = {
-    "numpy": blocks.compiled,
-    "core": machine.compiled,
+    "numpy": blocks.numpy_function,
+    "core": machine.core_function,
     "cuda": emulated.compiled,
 }
 needs_core = pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
@@ -369,7 +369,7 @@ def test_numpy_kernels_go_block_by_block():
     x = b.load(ARG_BLOCK, ("in",), 0, width)
     b.store(ARG_BLOCK, ("out",), 0, width, b.call("add", b.call("multiply", x, x), 1.0), adds=False)
     arrays = np.random.default_rng(0).normal(size=(11, width)), np.empty((11, width))
-    blocks.compiled(b.kernel())(0, 11, 0, *arrays)
+    blocks.numpy_function(b.kernel())(0, 11, 0, *arrays)
     np.testing.assert_array_equal(arrays[1], arrays[0] ** 2 + 1)
 
 
@@ -408,7 +408,7 @@ def test_a_value_is_not_taken_for_a_number_that_equals_its_place():
         b.store(ARG_BLOCK, ("out",), k, 1, code, adds=False)
     out = np.empty((1, 4))
     with np.errstate(divide="ignore"):
-        blocks.compiled(b.kernel())(0, 1, 0, np.array([[5.0, 7.0]]), out)
+        blocks.numpy_function(b.kernel())(0, 1, 0, np.array([[5.0, 7.0]]), out)
     np.testing.assert_array_equal(out, [[12.0, 6.0, np.inf, -np.inf]])
 
 

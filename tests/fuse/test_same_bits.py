@@ -15,7 +15,7 @@ from tests.fuse import test_kernels as kernels
 if machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)
 
-from lazyflow.fuse.machine import compiled
+from lazyflow.fuse.machine import core_function
 
 
 def assert_same_bits(found, expected, what):
@@ -142,7 +142,7 @@ def test_what_a_nan_carries_stays():
     loaded = b.load(kernels.BLOCK, ("in",), 0, 2)
     b.store(kernels.BLOCK, ("out",), 0, 2, b.call("where", 1.0, b.call("maximum", loaded, 0.0), loaded), adds=False)
     out = np.empty((1, 2), np.float32)
-    compiled(b.kernel())(0, 1, 0, x[None], out)
+    core_function(b.kernel())(0, 1, 0, x[None], out)
     np.testing.assert_array_equal(out[0].view(np.uint32), x.view(np.uint32))
 
 

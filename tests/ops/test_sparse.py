@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lazyflow.errors import ShapeError
 from lazyflow.ops import sparse
 from lazyflow.ops.base import OPS, Aval
-from lazyflow.ops.sparse import RowSparse, add, scatter_add_rows, scatter_rounds, segment_sum
+from lazyflow.ops.sparse import RowSparse, add_sparse, scatter_add_rows, scatter_rounds, sums_of_segments
 
 SHAPES = ((), (1,), (3,), (2, 3), (sparse.NARROW_ROW + 1,), (0,))
 
@@ -69,7 +69,7 @@ def test_sums_equal_adding_one_row_at_a_time(
     before = target.copy()
     scatter_add_rows(np, target, index, rows)
     np.testing.assert_allclose(target, before + want, atol=1e-12)
-    np.testing.assert_allclose(segment_sum(np, index, rows, 50), want, atol=1e-12)
+    np.testing.assert_allclose(sums_of_segments(np, index, rows, 50), want, atol=1e-12)
     gradient = RowSparse.coalesce(np, index, rows, (50, *shape))
     assert gradient.indices.tolist() == sorted(set(index.tolist())) and gradient.indices.dtype == np.int64
     assert gradient.shape == gradient.to_dense().shape == (50, *shape)
@@ -92,7 +92,7 @@ def test_sums_keep_the_dtype(dtype: str) -> None:
     rows = np.ones((6, 2), dtype)
     index = np.array([1, 1, 1, 0, 1, 1])
     gradient = RowSparse.coalesce(np, index, rows, (3, 2))
-    assert gradient.dtype == gradient.to_dense().dtype == segment_sum(np, index, rows, 3).dtype == dtype
+    assert gradient.dtype == gradient.to_dense().dtype == sums_of_segments(np, index, rows, 3).dtype == dtype
     assert gradient.to_dense().tolist() == [[1, 1], [5, 5], [0, 0]]
 
 
@@ -142,7 +142,7 @@ def test_addition_and_scaling_are_those_of_the_dense_arrays(
     a: list[tuple[int, int]], b: list[tuple[int, int]], factor: int
 ) -> None:
     one, two = gradient_of(a), gradient_of(b)
-    total = add(one, two)
+    total = add_sparse(one, two)
     assert (total.to_dense() == one.to_dense() + two.to_dense()).all()
     assert total.indices.tolist() == sorted({*one.indices.tolist(), *two.indices.tolist()})
     assert (one.scale(factor).to_dense() == factor * one.to_dense()).all()
@@ -155,7 +155,7 @@ def test_addition_and_scaling_are_those_of_the_dense_arrays(
 def test_gradients_of_different_tables_do_not_add() -> None:
     one, two = (RowSparse.coalesce(np, np.array([0]), np.ones((1, n)), (4, n)) for n in (2, 3))
     with pytest.raises(ShapeError, match=r"\(4, 2\) and \(4, 3\)"):
-        add(one, two)
+        add_sparse(one, two)
 
 
 @pytest.mark.parametrize("shared_index", [False, True])
