@@ -92,7 +92,7 @@ def test_rows_that_repeat_and_overlap(shifts):
         for k, (shift, host) in enumerate(zip(shifts, (None, at), strict=True))
     ]
     with lf.using(deterministic=True):
-        rows.add_rows(buffer, there[10:], parts, 10)
+        rows.add_parts(buffer, there[10:], parts, 10)
     for part in parts:
         for row, place in zip(matrix[10:], at[10:], strict=True):
             begin = 2 * place + part.shift

@@ -45,6 +45,7 @@ from lazyflow.cells.steps import (
     Step,
 )
 from lazyflow.cuda.rows import Part
+from lazyflow.device import Array
 from lazyflow.fuse import cuda
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Argument, Kernel
@@ -383,8 +384,8 @@ class Calls:
     def _kernel(self, line: Any, kernel: Kernel) -> None:
         arrays = [array for a in kernel.arguments for array in self._argument(a, kernel.dtype)]
         function = self.stages.function_of(kernel)
-        if isinstance(function, cuda.Program):
-            line.kernel(function, arrays, [self.at[a.key[1]] if a.kind == ROWS else None for a in kernel.arguments])
+        if isinstance(function, cuda.CudaKernel):
+            line.kernel(function, arrays, [self.at[a.key[1]] if a.kind == ARG_ROWS else None for a in kernel.arguments])
         else:
             line.program(function, *arrays)
 

@@ -226,8 +226,9 @@ class _Found(NamedTuple):
 #
 # 1. `passes.chains` finds the chains. It goes against the order of recording, so that who reads a node was there before
 #    it: a node joins the chain of its one reader, if that reads all of it, element by element, and is no longer than
-#    `LARGEST`. The members of each chain are then read in order as a word over (signature, operands inside), and equal
-#    words, found in a trie, are one *structure*. Nothing is compared twice, and a chain costs a step for each member.
+#    `MOST_MEMBERS`. The members of each chain are then read in order as a word over (signature, operands inside), and
+#    equal words, found in a trie, are one *structure*. Nothing is compared twice, and a chain costs a step for each
+#    member.
 # 2. `_accepted` asks of each structure, not of each chain, whether it is worth a kernel, and makes or finds the
 #    signature of its cell.
 # 3. `passes.joined` writes the graph anew, with a call in place of the last member and nothing in place of the others.

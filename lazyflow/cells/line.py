@@ -62,7 +62,7 @@ class Line:
         """A fused kernel with these arrays."""
         self.call(lambda calls, low, high, first: program(low, high, first, *arrays))
 
-    def kernel(self, program: cuda.Program, arrays: Sequence[Array], hosts: Sequence[Array | None]) -> None:
+    def kernel(self, program: cuda.CudaKernel, arrays: Sequence[Array], hosts: Sequence[Array | None]) -> None:
         """The same on a device; ``hosts``: of each argument that is rows, their offsets on the host."""
         run = program.bound(*arrays, hosts=hosts)
         self.call(lambda calls, low, high, first: run(low, high, first))

@@ -23,20 +23,20 @@ from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.cuda.module import WARP, functions, launch
 from lazyflow.cuda.rows import Part, add_in_order
-from lazyflow.cuda.text import REALS, expression, number
+from lazyflow.cuda.text import REALS, expression, literal
 from lazyflow.fuse.scalar import (
-    ALL,
-    BLOCK,
-    LAUNCH,
-    NUMBER,
-    ROWS,
-    SOME,
-    VECTOR,
+    ARG_BLOCK,
+    ARG_NUMBER,
+    ARG_ROWS,
+    ARG_VECTOR,
+    ROWS_OF_ALL,
+    ROWS_OF_LAUNCH,
+    ROWS_OF_SOME,
     Argument,
     Instruction,
     Kernel,
+    ScalarValue,
     Store,
-    Value,
 )
 
 INTEGER = "int"  # the key of payload that is whole
@@ -174,8 +174,8 @@ class CudaKernel:
         self.bound(*arrays)(low, high, first)
 
     def bound(self, *arrays: Any, hosts: Sequence[Any] = ()) -> Callable[[int, int, int], None]:
-        """The kernel with its arrays, as a function of the rows. ``hosts``: of each argument that is `ROWS` the offsets
-        on the host, where they are there."""
+        """The kernel with its arrays, as a function of the rows. ``hosts``: of each argument that is `ARG_ROWS` the
+        offsets on the host, where they are there."""
         if settings.current().deterministic and any(_is_added(self.kernel, store) for store in self.kernel.stores):
             return self._in_order(arrays, hosts)
         arguments = [*sizes(self.kernel), *self._arguments(arrays)]
@@ -188,8 +188,8 @@ class CudaKernel:
 
     def _in_order(self, arrays: Sequence[Any], hosts: Sequence[Any]) -> Callable[[int, int, int], None]:
         kernel, stores = self.kernel, [store for store in self.kernel.stores if _is_added(self.kernel, store)]
-        begin = list(itertools.accumulate((1 + (a.kind == ROWS) for a in kernel.arguments), initial=0))
-        program, host = compiled(_apart(kernel)), dict(enumerate(hosts))
+        begin = list(itertools.accumulate((1 + (a.kind == ARG_ROWS) for a in kernel.arguments), initial=0))
+        program, host = cuda_function(_apart(kernel)), dict(enumerate(hosts))
 
         def run(low: int, high: int, first: int) -> None:
             count, xp = high - low, devices.module(arrays[0])
@@ -216,7 +216,7 @@ class CudaKernel:
 
 
 def _is_added(kernel: Kernel, store: Store) -> bool:
-    return store.adds and kernel.arguments[store.argument].kind == ROWS
+    return store.adds and kernel.arguments[store.argument].kind == ARG_ROWS
 
 
 @functools.lru_cache(maxsize=4096)
@@ -226,7 +226,7 @@ def _apart(kernel: Kernel) -> Kernel:
     for store in kernel.stores:
         if _is_added(kernel, store):
             columns = 1 if gets_sum(kernel, store) else kernel.width
-            arguments.append(Argument(BLOCK, ("apart", len(arguments)), columns, SOME))
+            arguments.append(Argument(ARG_BLOCK, ("apart", len(arguments)), columns, ROWS_OF_SOME))
             store = Store(len(arguments) - 1, 0, store.value, False)
         stores.append(store)
     return replace(kernel, arguments=tuple(arguments), stores=tuple(stores))

@@ -444,7 +444,7 @@ def _as_they_come(present: Ints, signature: Ints) -> tuple[Ints, Ints]:
     return present[order], number[signature]
 
 
-def collect(roots: Sequence[Expr], anew: bool = False, parts: Sequence[Segment] | None = None) -> Graph:
+def collect(roots: Sequence[Expr], anew: bool = False, parts: Sequence[TapePart] | None = None) -> Graph:
     """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
     the tapes, of which the ``parts`` are read where they are known."""
     parts = tape_parts(reached_tapes(roots, anew), roots, anew) if parts is None else parts

@@ -168,7 +168,7 @@ def _add_there(target: Array, index: Array, rows: Array, bring: Callable[[Array]
     at = index if devices.is_on_gpu(index) else bring(index) if bring else on_device(devices.module(target), index)
     scale = target.strides[0] // target.itemsize
     host = None if devices.is_on_gpu(index) else index
-    there.add_rows(target, flat, [there.Part(at.astype(np.int64, copy=False), scale, 0, 0, flat.shape[1], host)])
+    there.add_parts(target, flat, [there.Part(at.astype(np.int64, copy=False), scale, 0, 0, flat.shape[1], host)])
     return True
 
 

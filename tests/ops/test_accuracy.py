@@ -130,7 +130,7 @@ def calls(name, given):
     return {"y": y, **{n: vjp(np, np.ones_like(y), y, *given.values()) for n, vjp in slopes.items()}}
 
 
-def fused(printer, name, given):
+def fused(function_of, name, given):
     """Value and slopes by one kernel."""
     op, some = OPS[name], next(iter(given.values()))
     forward, slopes = elementwise_formulas(op)
@@ -146,15 +146,15 @@ def fused(printer, name, given):
     kernel, out = b.kernel(), {key: np.empty_like(some) for key in wanted}
     arrays = {("one",): np.ones_like(some), **{("in", n): a for n, a in given.items()}}
     arrays |= {("out", key): a for key, a in out.items()}
-    printer.compiled(kernel)(0, len(some), 0, *(arrays[a.key] for a in kernel.arguments))
+    function_of(kernel)(0, len(some), 0, *(arrays[a.key] for a in kernel.arguments))
     return out
 
 
 FORMS = {
     "unfused": unfused,
     "calls": calls,
-    "numpy": functools.partial(fused, blocks),
-    "core": functools.partial(fused, machine),
+    "numpy": functools.partial(fused, blocks.numpy_function),
+    "core": functools.partial(fused, machine.core_function),
 }
 NEEDS = {
     "core": [pytest.mark.skipif(core.machine is None, reason="the core was not compiled")],
