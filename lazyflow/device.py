@@ -140,7 +140,7 @@ def products(device: str, tf32: bool) -> AbstractContextManager[Any]:
     return _NOWHERE if device == "cpu" else _Products(tf32)
 
 
-def where(array: Array) -> AbstractContextManager[Any]:
+def on_device_of(array: Array) -> AbstractContextManager[Any]:
     """`on` the device of ``array``: CuPy refuses to compute with it on any other.
 
     >>> with on_device_of(np.zeros(3)):

@@ -262,7 +262,7 @@ class _Choice:
         order = np.argsort(self.first, kind="stable")  # operands before users
         for s in order[self.first[order] < len(self.graph)].tolist():  # of a value that is known no node may be left
             rows, parts = self.kin[s].rows, self.kin[s].parts
-            if rows is not None and self.graph.signatures[s].op is not CONSTANT and self._fits(s, rows, able, apart):
+            if rows is not None and self.graph.signatures[s].op is not CONSTANT_OP and self._fits(s, rows, able, apart):
                 able[s] = rows
             elif parts is not None and self._fits(s, parts, able, apart):
                 apart[s] = parts
@@ -295,7 +295,7 @@ class _Choice:
             nodes = np.flatnonzero(row[graph.signature] >= 0)
             edges = graph.starts[nodes] + row[graph.signature[nodes]]
             walked.update(np.unique(graph.signature[graph.base[edges]]).tolist())
-        return {s for s in walked if graph.signatures[s].op is CONSTANT}
+        return {s for s in walked if graph.signatures[s].op is CONSTANT_OP}
 
 
 def _of_several_lengths(families: dict[int, Signature]) -> dict[int, Signature]:
