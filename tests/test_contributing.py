@@ -35,7 +35,7 @@ RUN = {
     "Add a way to schedule": (["tests/test_schedule.py"], "valid or families or counts", 5),
 }
 # How many lines it takes: added ones that are not blank.
-LINES = {"Add an operation": 4, "Add an optimizer": 35, "Add a layer": 25, "Add a way to schedule": 5}
+LINES = {"Add an operation": 4, "Add an optimizer": 33, "Add a layer": 21, "Add a way to schedule": 5}
 
 
 def files_of(diff):
