@@ -705,7 +705,8 @@ def _cotangent(root: Expr, given: Any) -> Array:
                 f"backward() of an expression of shape {root.shape} needs the gradient to start from: "
                 "backward(gradient) of that shape, or reduce it first, for example lf.sum(x).backward()"
             )
-        given = np.ones(root.shape, root.dtype)
+        with devices.on(root.device):
+            return devices.array_module(root.device).ones(root.shape, root.dtype)
     given = value_of(own_array(given))
     array = given if devices.is_array(given) else np.asarray(given)
     if array.dtype.kind not in "biuf":
