@@ -273,12 +273,8 @@ def outer_sum(xp: Any, g: Array, x: Array) -> Array:
 
 
 def shown(xp: Any, g: Array, x: Array) -> Array:
-    """`where_shown` of two matrices of a device, in one launch where there is a kernel for it."""
-    if not (x.size and there.is_matrix(g) and there.is_matrix(x) and g.dtype == x.dtype):
-        return where_shown(xp, g, BATCH + "m", x, BATCH + "n")
-    out = xp.empty(x.shape, x.dtype)
-    there.shown_rows(g, x, out)
-    return out
+    """`where_shown` of two matrices of a device."""
+    return where_shown(xp, g, BATCH + "m", x, BATCH + "n")
 
 
 def _outer_sum(xp: Any, g: Array, x: Array) -> Array:
@@ -337,6 +333,11 @@ def where_shown(xp: Any, g: Array, letters: str, x: Array, others: str) -> Array
     repeats = len({*letters}) < len(letters) or len({*others}) < len(others)  # a diagonal
     if BATCH not in letters or BATCH not in others or x.dtype.kind != "f" or repeats:
         return x
+    by_rows = letters[0] == others[0] == BATCH and letters[1:] != others[1:]
+    if by_rows and x.size and there.is_matrix(g) and there.is_matrix(x) and g.dtype == x.dtype:
+        out = xp.empty(x.shape, x.dtype)
+        there.shown_rows(g, x, out)  # one launch
+        return out
     apart = tuple(i for i, letter in enumerate(letters) if letter not in others)
     shown = g.any(axis=apart) if apart else g != 0
     common = [letter for letter in letters if letter in others]
