@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import core
-from lazyflow.cells.calls import Slabs
 from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_NONE, SCOPE_SAME
 from lazyflow.cells.lifetimes import SCOPE_BLOCK as ONE_BLOCK
+from lazyflow.cells.values import Slabs
 from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import ARG_BLOCK, ROWS_OF_SOME, Builder, may_share, shared, with_rows
 from lazyflow.plan.arena import Arena

@@ -16,8 +16,10 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import passes, settings
-from lazyflow.cells.calls import Calls, Separate
+from lazyflow.cells.back import CallsBack, SeparateBack
+from lazyflow.cells.calls import Calls, Separate, SomeCalls
 from lazyflow.cells.steps import OwnKernel
+from lazyflow.cells.values import CallColumns
 from lazyflow.device import Array
 from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
@@ -161,7 +163,7 @@ class WayBack(NamedTuple):
     active: Any
     launches: tuple[Bound, ...]
     at_once: tuple[Bound, ...]
-    calls: Sequence[Calls | Separate]
+    calls: Sequence[Calls | SomeCalls | Separate]
     sources: tuple[tuple[Bound, tuple[tuple[int, int], ...]], ...]
 
 
@@ -205,10 +207,9 @@ def _run_backward(
 ) -> Arena:
     xp = devices.array_module(run.device)
     arena = _cotangents(run, given)
-    for some in way.calls:
-        some.begin_backward(arena)
-    if hooked or way.calls:
-        _pull_all(run, arena, way, hooked)
+    backs = [some.back(arena) for some in way.calls]
+    if hooked or backs:
+        _pull_all(run, arena, way.launches, backs, hooked)
     else:
         pull_all(way.launches, xp, run.arena, arena)
     for step in way.at_once:
@@ -218,9 +219,8 @@ def _run_backward(
             else:
                 for parameter, gradient in parameter_gradients(some_rows):
                     sums.add(parameter, gradient)
-    for some in way.calls:
-        some.parameter_gradients(sums.add)
-        some.end_backward()
+    for back in backs:
+        back.parameter_gradients(sums.add)
     return arena
 
 
@@ -236,16 +236,22 @@ def _cotangents(run: Run, given: list[tuple[int, int, Array]]) -> Arena:
     return arena
 
 
-def _pull_all(run: Run, arena: Arena, way: WayBack, hooked: Mapping[int, Hooked]) -> None:
+def _pull_all(
+    run: Run,
+    arena: Arena,
+    steps: Sequence[Bound],
+    backs: Sequence[CallsBack | SeparateBack],
+    hooked: Mapping[int, Hooked],
+) -> None:
     """The launches backward, with calls of cells and hooks."""
     xp = devices.array_module(run.device)
-    for step in reversed(way.launches):
+    for step in reversed(steps):
         if hooked:
             _call_hooks(arena, step.launch, hooked)
         if step.calls is not None:
             number, edges = step.calls
             if step.signature.differentiable:
-                way.calls[number].backward(edges)
+                backs[number].backward(edges)
         elif step.signature.differentiable:
             step.pull(xp, run.arena, arena)
 
@@ -269,7 +275,7 @@ def _may_wait(run: Run, launch: Launch) -> bool:
 
 def _launches(
     run: Run, active: Any, hot: Any
-) -> tuple[tuple[Bound, ...], tuple[Bound, ...], Sequence[Calls | Separate]]:
+) -> tuple[tuple[Bound, ...], tuple[Bound, ...], Sequence[Calls | SomeCalls | Separate]]:
     """The launches of the ``active`` nodes, those for the parameters' gradients, and the calls of cells; others must
     not take part (0 * inf is not 0). ``hot``: the results that are reached, where others of their calls are not."""
     plan = run.plan
@@ -285,11 +291,11 @@ def _launches(
     return steps, bound_among(at_once, steps), calls
 
 
-def _some_calls(whole: Calls, some: Cells, hot: Any) -> Calls | Separate:
-    columns = some.inputs, some.outputs, some.ints, some.floats
+def _some_calls(whole: Calls, some: Cells, hot: Any) -> Calls | SomeCalls | Separate:
+    columns = CallColumns(some.inputs, some.outputs, some.ints, some.floats, len(some.nodes))
     if hot is None:
-        return whole.part(some.rows, *columns, some.largest)
-    return Separate(whole, *columns, hot[some.nodes[:, None] + np.arange(len(some.outputs))])
+        return SomeCalls(whole, some.rows, columns, some.largest)
+    return Separate(whole, columns, hot[some.nodes[:, None] + np.arange(len(some.outputs))])
 
 
 def reached_results(graph: Graph, nodes: Sequence[int]) -> Any:

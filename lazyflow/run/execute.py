@@ -14,6 +14,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cells.calls import Calls
+from lazyflow.cells.values import CallColumns
 from lazyflow.device import Array
 from lazyflow.errors import LazyflowError
 from lazyflow.ops.base import Shape
@@ -127,11 +128,8 @@ def calls_of(run: Run, cells: Cells) -> Calls:
     program = cells.signature.cell
     parameters = [parameter_of(kind) for kind in program.parameters]
     stages = program.staged(cells.external, cells.outside, run.differentiable, run.fuse)
-    payload = cells.ints, cells.floats
-    count = len(cells.nodes)
-    return Calls(
-        stages, run.arena, cells.inputs, cells.outputs, *payload, parameters, count, cells.largest, run.differentiable
-    )
+    columns = CallColumns(cells.inputs, cells.outputs, cells.ints, cells.floats, len(cells.nodes))
+    return Calls(stages, run.arena, parameters, columns, cells.largest, run.differentiable)
 
 
 def fused_by(wanted: str, device: str) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazyflow.cells.calls import bytes_of_calls
+from lazyflow.cells.values import bytes_of_calls
 from lazyflow.device import free_bytes
 from lazyflow.errors import OutOfMemoryError
 from lazyflow.graph.graph import Graph

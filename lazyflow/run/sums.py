@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.cells.calls import Accumulate
+from lazyflow.cells.back import Accumulate
 from lazyflow.device import Array
 from lazyflow.ops.base import unbroadcast
 from lazyflow.ops.sparse import RowSparse, merged
