@@ -1253,6 +1253,47 @@ def _scatter(rows: Array, index: Array, n: int) -> Array:
 define("scatter", _scatter, lambda g, y, rows, index, n: g[index], None, dtype=lambda t, i, **how: t)
 
 
+def _of_segments(x: Array, index: Array, n: int, function: Callable[[Array], Array], empty: float) -> Array:
+    found = np.full((n, *x.shape[1:]), empty, x.dtype)
+    for segment in np.unique(index):
+        found[segment] = function(x[index == segment])
+    return found
+
+
+def _segment_mean(x: Array, index: Array, n: int) -> Array:
+    return _of_segments(x, index, n, lambda rows: rows.mean(0), 0)
+
+
+def _segment_mean_x(g: Array, y: Array, x: Array, index: Array, n: int) -> Array:
+    count = np.bincount(index, minlength=n)[index]
+    return g[index] / count.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _segment_max(x: Array, index: Array, n: int) -> Array:
+    return _of_segments(x, index, n, lambda rows: rows.max(0), -np.inf)
+
+
+def _segment_max_x(g: Array, y: Array, x: Array, index: Array, n: int) -> Array:
+    chosen = (x == y[index]).astype(float)
+    return np.where(chosen > 0, g[index] / np.maximum(_scatter(chosen, index, n)[index], 1), 0.0)
+
+
+def _segment_softmax(x: Array, index: Array, n: int) -> Array:
+    found = np.zeros_like(x)
+    for segment in np.unique(index):
+        found[index == segment] = _softmax(x[index == segment], 0)
+    return found
+
+
+def _segment_softmax_x(g: Array, y: Array, x: Array, index: Array, n: int) -> Array:
+    return y * (g - _scatter(g * y, index, n)[index])
+
+
+define("segment_mean", _segment_mean, _segment_mean_x, None, dtype=lambda t, i, **how: t, sums=True)
+define("segment_max", _segment_max, _segment_max_x, None, dtype=lambda t, i, **how: t, exact=True)
+define("segment_softmax", _segment_softmax, _segment_softmax_x, None, dtype=lambda t, i, **how: t)
+
+
 def circular(u: Array, v: Array, sign: int) -> Array:
     n = len(u)
     return np.array([sum(u[j] * v[(i + sign * j) % n] for j in range(n)) for i in range(n)])

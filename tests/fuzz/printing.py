@@ -86,7 +86,7 @@ def _comment(text: str) -> list[str]:
 def _settings(variant: Variant) -> list[str]:
     lines = []
     if variant.passes is not None:
-        form = "lf.arrays" if variant.passes == "arrays" else "lf.core.passes"
+        form = "lf.core.arrays" if variant.passes == "arrays" else "lf.core.passes"
         lines.append(f"passes.use({form})  # graph passes by whole arrays, or compiled")
     if not variant.core:
         lines.append("lf.core.machine = None  # as if the compiled core was not there")

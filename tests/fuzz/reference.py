@@ -983,6 +983,18 @@ class Names:
     def scatter(self, rows: Any, index: Any, n: int) -> Node:
         return self._apply("scatter", rows, self._index(index), n=n)
 
+    def segment_sum(self, values: Any, segments: Any, n: int) -> Node:
+        return self.scatter(values, segments, n)
+
+    def segment_mean(self, values: Any, segments: Any, n: int) -> Node:
+        return self._apply("segment_mean", values, self._index(segments), n=n)
+
+    def segment_max(self, values: Any, segments: Any, n: int) -> Node:
+        return self._apply("segment_max", values, self._index(segments), n=n)
+
+    def segment_softmax(self, values: Any, segments: Any, n: int) -> Node:
+        return self._apply("segment_softmax", values, self._index(segments), n=n)
+
     def _largest(self, x: Node, k: int, axis: int) -> Any:
         order = np.argsort(-self.session._wide(x.value), axis=axis, kind="stable")
         return np.take(order, np.arange(k), axis)

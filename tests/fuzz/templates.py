@@ -750,6 +750,18 @@ def scatter(w: Writer) -> str | None:
     return a and f"lf.scatter({a}, integers({w.seed_text()}, 4, {w.node(a).shape[0]}), 4)"
 
 
+def segments(name: str) -> Any:
+    def write(w: Writer) -> str | None:
+        a = w.real(lambda n: n.ndim > 0 and n.shape[0] > 0)
+        return a and f"lf.{name}({a}, integers({w.seed_text()}, 3, {w.node(a).shape[0]}), {w.one(3, 4)})"
+
+    return write
+
+
+for _name in ("segment_sum", "segment_mean", "segment_max", "segment_softmax"):
+    template(0.12, _name)(segments(_name))
+
+
 @template(0.15)
 def topk(w: Writer) -> str | None:
     a = w.real(lambda n: n.ndim > 0 and min(n.shape) > 0)
