@@ -67,7 +67,7 @@ def test_rows_of_one_signature_are_multiplied_together(monkeypatch, count, produ
     calls = []
     whole = sums.parameter_gradients
     monkeypatch.setattr(sums, "parameter_gradients", lambda rows: calls.append(len(rows.g)) or whole(rows))
-    monkeypatch.setattr("lazyflow.run.backward.gradients", sums.parameter_gradients)
+    monkeypatch.setattr("lazyflow.run.backward.parameter_gradients", sums.parameter_gradients)
     gradients("affine", count, True)
     assert sum(calls) == count and len(calls) == products
 
