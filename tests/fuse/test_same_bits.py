@@ -139,8 +139,8 @@ def test_shapes_that_do_not_fit():
 def test_what_a_nan_carries_stays():
     x = np.array([0x7FC01234, 0xFFC00001], np.uint32).view(np.float32)
     b = kernels.Builder(2, np.dtype("f4"))
-    loaded = b.load(kernels.BLOCK, ("in",), 0, 2)
-    b.store(kernels.BLOCK, ("out",), 0, 2, b.call("where", 1.0, b.call("maximum", loaded, 0.0), loaded), adds=False)
+    loaded = b.load(kernels.ARG_BLOCK, ("in",), 0, 2)
+    b.store(kernels.ARG_BLOCK, ("out",), 0, 2, b.call("where", 1.0, b.call("maximum", loaded, 0.0), loaded), adds=False)
     out = np.empty((1, 2), np.float32)
     core_function(b.kernel())(0, 1, 0, x[None], out)
     np.testing.assert_array_equal(out[0].view(np.uint32), x.view(np.uint32))
