@@ -39,3 +39,42 @@ def test_a_public_name_is_defined_in_one_file():
                 found[name].add(path.as_posix())
     public = {name: files for name, files in found.items() if not name.startswith("_") and name != "__all__"}
     assert not {name: files for name, files in public.items() if len(files) > 1 and not may_share(name, files)}
+
+
+# At most, and what has more. `Expr` holds the operators, `compare` is public, and a pass takes arrays in either form.
+LINES, PARAMETERS, CLASS_LINES = 45, 8, 250
+LONG = {("record/templates.py", "_called")}
+WIDE = {
+    ("inspect/compare.py", "compare"),
+    *(("core/arrays.py", name) for name in ("calls", "collected", "cut", "without_repeats")),
+    *(("ops/index.py", name) for name in ("_scatter_rows", "_take_x")),
+    *(("ops/loss.py", "_elements_vjp"), ("ops/segment.py", "_backward"), ("ops/shape.py", "_embed_diagonal_part")),
+}
+LARGE = {("record/expr.py", "Expr"), ("cells/visible.py", "_Walk")}
+
+
+def lines_of(node):
+    """Without docstrings."""
+    documented = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(n)]
+    texts = [n.body[0] for n in documented]
+    return node.end_lineno - node.lineno + 1 - sum(text.end_lineno - text.lineno + 1 for text in texts)
+
+
+def parameters_of(function):
+    given = function.args
+    plain = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    return len(plain) + bool(given.vararg) + bool(given.kwarg)
+
+
+def nodes(kind):
+    return [(path, node) for path, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, kind)]
+
+
+def test_functions_are_short():
+    functions = [(p.as_posix(), f) for p, f in nodes(ast.FunctionDef)]
+    assert {(p, f.name) for p, f in functions if lines_of(f) > LINES} <= LONG
+    assert {(p, f.name) for p, f in functions if parameters_of(f) > PARAMETERS} <= WIDE
+
+
+def test_classes_are_short():
+    assert {(p.as_posix(), c.name) for p, c in nodes(ast.ClassDef) if lines_of(c) > CLASS_LINES} <= LARGE

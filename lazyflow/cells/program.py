@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -424,6 +424,25 @@ def elementwise_formulas(op: Op) -> tuple[Formula, tuple[Formula | None, ...]] |
     return (forward, slopes) if known else None
 
 
+def _may_be_read(ref: Ref, node: Node) -> bool:
+    """Whether the fused kernel that computes the node can read an operand."""
+    if ref.kind in (REF_STATIC, REF_FLOAT):
+        return True
+    return ref.dtype == node.dtype and ref.size in (1, node.size) and ref.size > 0
+
+
+def _with_operands(nodes: Sequence[Node], some: Iterable[int]) -> set[int]:
+    """Some nodes and all that they are made of."""
+    found: set[int] = set()
+    stack = list(some)
+    while stack:
+        i = stack.pop()
+        if i not in found:
+            found.add(i)
+            stack.extend(ref.index for ref in nodes[i].reads if ref.kind == REF_NODE)
+    return found
+
+
 class _Compiler:
     """Cuts one program into stages; see `Program.staged`."""
 
@@ -451,12 +470,7 @@ class _Compiler:
             return False
         if node.dtype.name not in ("float32", "float64"):
             return False
-        return all(self._fits(ref, node) for ref in node.reads)
-
-    def _fits(self, ref: Ref, node: Node) -> bool:
-        if ref.kind in (REF_STATIC, REF_FLOAT):
-            return True
-        return ref.dtype == node.dtype and ref.size in (1, node.size) and ref.size > 0
+        return all(_may_be_read(ref, node) for ref in node.reads)
 
     def _virtual(self) -> list[bool]:
         """Nodes of which only parts are read, such as the sum that is cut into gates: computed where a part is read."""
@@ -486,13 +500,13 @@ class _Compiler:
                     else ref.kind != REF_NODE or not is_batched(ref, self.nodes) or early[ref.index]
                     for ref in node.reads
                 )  # fmt: skip
-            hoisted = self._ancestors(i for i in range(n) if early[i] and not self.fused[i])
+            hoisted = _with_operands(self.nodes, (i for i in range(n) if early[i] and not self.fused[i]))
             for i in hoisted:
                 if self.nodes[i].batch and not (self.virtual[i] and not self._read_by(i, hoisted)):
                     stage[i] = HOISTED
         inner = [node for node, k in self.output_of.items() if k not in outside]
         if inner and outside:
-            needed = self._ancestors(inner)
+            needed = _with_operands(self.nodes, inner)
             sunk: set[int] = set()
             for i, node in enumerate(self.nodes):
                 late = any(ref.kind == REF_NODE and ref.index in sunk for ref in node.reads)
@@ -504,16 +518,6 @@ class _Compiler:
 
     def _read_by(self, i: int, nodes: set[int]) -> bool:
         return any(user in nodes for user, _ in self.readers[i])
-
-    def _ancestors(self, nodes: Any) -> set[int]:
-        found: set[int] = set()
-        stack = list(nodes)
-        while stack:
-            i = stack.pop()
-            if i not in found:
-                found.add(i)
-                stack.extend(ref.index for ref in self.nodes[i].reads if ref.kind == REF_NODE)
-        return found
 
     def _levels(self) -> list[int]:
         """How many steps stand before each node; fused nodes of one level, size and stage are one kernel."""
