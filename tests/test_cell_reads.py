@@ -310,6 +310,9 @@ CHANGES = {
     "a function among the globals": (
         lambda x: CALLED(x), None, lambda k: set_global("CALLED", [lf.tanh, lf.exp][k % 2]),
     ),
+    "a function of NumPy's names among the globals": (
+        lambda x: CALLED(x), None, lambda k: set_global("CALLED", [lf.numpy.tanh, lf.numpy.exp][k % 2]),
+    ),
     "a method of a class": (
         lambda x: DOUBLING.apply(x),
         None,

@@ -484,7 +484,10 @@ class _Walk:
             self._later(path, [(k, v) for k, v in enumerate(cells) if isinstance(v, kinds) or is_module(v)])
             if value.__name__ in HIDDEN and _root(module) in OWN_PACKAGES:
                 return self._hidden()
-            return self._fixed(path, value) if value.__module__ == module else Same(value.__code__)
+            # One that wraps a user's says that it is the user's, and is what its code and its closure are; of those
+            # that a factory of ours makes, all with one code, each is itself.
+            is_own = value.__module__ == module or _root(value.__module__) == _root(module) == "lazyflow"
+            return self._fixed(path, value) if is_own else Same(value.__code__)
         if not _is_pure(module):
             return self._hidden()
         names = names_in(value.__code__)
