@@ -53,6 +53,7 @@ def test_memory_is_shown_before_it_is_taken(weight, monkeypatch):
     assert dict(lf.explain(losses(weight, 8)).memory)["values of constant"] == 8 * 3 * 4
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("part", ["forward", "backward"])
 def test_memory_that_runs_out_on_the_cpu(weight, monkeypatch, part):
     """The error says what was needed; a smaller minibatch runs where it is caught."""
