@@ -21,22 +21,23 @@ HERE = Path(__file__).parent
 # What stays on the CPU, and why; single tests of other files are marked `host`.
 HOST = {
     "benchmarks": "tools; those that mean a device are marked gpu",
+    "cells/test_chains.py": "chains as the CPU fuses them",
+    "cells/test_lifetimes.py": "memory of the CPU's kernels of cells",
+    "cells/test_line.py": "lines of the compiled core, which is the CPU's",
+    "cells/test_program.py": "how a body is cut, from types made by hand; it is run by cells/test_cell.py",
     "core": "the compiled core, which is the CPU's",
     "data": "text, files and batches of what a user has, before there are arrays",
     "examples": "programs as a user starts them, in processes of their own",
     "fuse": "fused kernels without any device; those of a GPU run as C++",
     "fuzz": "a tool, which chooses where it computes",
     "simcupy": "the simulator itself",
-    "test_chains.py": "chains as the CPU fuses them",
-    "test_context.py": "settings, from those that nobody has made: the device is one of them",
     "test_conventions.py": "text of the sources",
     "test_diagrams.py": "pictures of a program, as it runs on the CPU",
     "test_docs.py": "text, and programs as it stands there",
     "test_import_order.py": "text of the sources",
     "test_interrupts.py": "interrupts between lines of Python, and that the settings are the default ones behind them",
-    "test_lifetimes.py": "memory of the CPU's kernels of cells",
-    "test_program.py": "how a body is cut, from types that are made by hand; it is run by test_cell.py",
     "test_public_names.py": "names",
+    "test_settings.py": "settings, from those that nobody has made: the device is one of them",
 }
 
 
@@ -76,7 +77,7 @@ def pytest_collection_modifyitems(config, items):
     reason = missing_gpu()
     for item in items:
         ordinary = HERE in item.path.parents and not item.get_closest_marker("gpu")
-        if ordinary and item.path.relative_to(HERE).parts[0] in HOST:
+        if ordinary and any((HERE / name) in (item.path, *item.path.parents) for name in HOST):
             item.add_marker(pytest.mark.host)
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -10,8 +10,7 @@ import numpy as np
 import lazyflow as lf
 from benchmarks import lazyflow_tree_lstm, trees
 from lazyflow import nn
-
-from . import simcupy
+from tests import simcupy
 
 WORDS, TAGS, EXAMPLES = 50, 5, 8
 

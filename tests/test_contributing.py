@@ -32,7 +32,7 @@ RUN = {
     "Add an operation": (["tests/ops", "tests/test_public_names.py", "tests/fuse/test_kernels.py"], "rsqrt", 30),
     "Add an optimizer": (["tests/optim/test_numbers.py"], "Adamax", 5),
     "Add a layer": (["tests/nn/test_layers.py", "lazyflow/nn/linear.py"], "Maxout", 4),
-    "Add a way to schedule": (["tests/test_schedule.py"], "valid or families or counts", 5),
+    "Add a way to schedule": (["tests/plan/test_schedule.py"], "valid or families or counts", 5),
 }
 # How many lines it takes: added ones that are not blank.
 LINES = {"Add an operation": 4, "Add an optimizer": 33, "Add a layer": 21, "Add a way to schedule": 5}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from . import simcupy
-from .counted import PROGRAMS, TREEBANK, figures, seen_in_step, seen_in_treebank
+from tests import simcupy
+from tests.counted import PROGRAMS, TREEBANK, figures, seen_in_step, seen_in_treebank
 
 pytestmark = pytest.mark.gpu
 TABLE = json.loads(Path(__file__).with_name("counts.json").read_text())

@@ -10,8 +10,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import device as devices
 from lazyflow import nn
-
-from . import simcupy
+from tests import simcupy
 
 pytestmark = pytest.mark.gpu
 CUDA = "cuda:0"

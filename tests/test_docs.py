@@ -13,13 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from docs.hooks import pages, reference
+from tests.printed import alike
+
 ROOT = Path(__file__).parents[1]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-
-from docs.hooks import pages, reference  # noqa: E402
-from tests.printed import alike  # noqa: E402
-
 DOCS = ROOT / "docs"
 PAGES = [p for p in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))) if "```python\n" in p.read_text(encoding="utf-8")]
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<printed>.*?)```\n)?", re.DOTALL)
@@ -80,7 +77,9 @@ def test_printed_figures_are_compared_as_numbers(expected, found, same):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_blocks_run_and_print_what_the_page_says(page):
-    done = subprocess.run([sys.executable, __file__, page], cwd=ROOT, capture_output=True, text=True, check=False)
+    # As a module: as a file it would have tests/ before all else, where `inspect` and `numpy` are folders of tests.
+    command = [sys.executable, "-m", "tests.test_docs", page]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

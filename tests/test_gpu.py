@@ -9,9 +9,8 @@ import pytest
 import lazyflow as lf
 from lazyflow import device, nn
 from lazyflow.settings import BATCHINGS
-
-from . import programs as P
-from . import simcupy
+from tests import programs as P
+from tests import simcupy
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda:0"

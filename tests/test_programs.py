@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow.settings import BATCHINGS
-
-from . import programs as P
+from tests import programs as P
 
 SLOW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 EPSILON = 1e-6

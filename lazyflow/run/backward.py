@@ -119,7 +119,7 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
 
 
 # Operations whose vjps are zero where the cotangent is, beside those of formulas: they are linear, or select. That
-# this is so is a test of all of them: tests/test_zero_cotangents.py.
+# this is so is a test of all of them: tests/run/test_backward.py.
 _ZERO_OF_ZERO = frozenset(
     ("affine", "matmul", "cross_entropy", "nll", "lookup", "take", "concatenate", "stack", "reshape")
 ) | frozenset(("sum", "mean", "sum_list", "mean_list", "transpose", "broadcast_to"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import families
-from tests import reference_schedules as reference
+from tests.plan import reference_schedules as reference
 
 
 def pairs(nodes):

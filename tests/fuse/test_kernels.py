@@ -206,7 +206,7 @@ def test_numpy_kernels_compute_what_numpy_computes(name, dtype):
             np.testing.assert_array_equal(found, evaluate(kinds_of(name)[key], np, **given), err_msg=key)
 
 
-# The others are beside references in 60 digits only (`tests/ops/test_accuracy.py`).
+# The others are beside references in 60 digits only (`tests/ops/test_elementwise.py`).
 EXACT = TRUTH | {"sign", "isfinite", "isnan"}
 ANALYSED = [
     name for name in FORMULAS if {s.ufunc for f in kinds_of(name).values() for s in f.steps} <= {*HANDED_ON, *EXACT}

@@ -16,9 +16,8 @@ from lazyflow.plan.schedule import Schedule
 from lazyflow.record.tape import check_device, intern_type
 from lazyflow.run.engine import plan_of
 from lazyflow.settings import BATCHINGS
-
-from . import programs as P
-from .counted import Tagger
+from tests import programs as P
+from tests.counted import Tagger
 
 
 def plan_for(roots, batching="phases", reuse=False):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import reference_schedules as reference
+from tests.plan import reference_schedules as reference
 
 A, B, C = 0, 1, 2
 CHAIN = [(A, []), (B, [0]), (A, [1]), (B, [2])]

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import core
 from lazyflow.settings import BATCHINGS
-
-from . import cells as C
+from tests import bodies as C
 
 SLOW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 FEW = settings(SLOW, max_examples=5)

@@ -10,7 +10,7 @@ import pytest
 
 import lazyflow as lf
 import lazyflow.numpy as anp
-from tests.numpy_names.test_functions import ROWS, function, value
+from tests.numpy.test_functions import ROWS, function, value
 
 INF, NAN = np.inf, np.nan
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, NAN, INF, -INF, 0.5, -2.5, 1e300, 1e-310, 3.0])

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow.graph.graph import collect
 from lazyflow.graph.repeats import repeats_merged
-
-from . import cells as C
+from tests import bodies as C
 
 SLOW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 N = 3

@@ -10,9 +10,8 @@ from lazyflow import device as devices
 from lazyflow import nn
 from lazyflow.cuda import rows
 from lazyflow.settings import BATCHINGS
-
-from . import simcupy
-from .counted import Loop, Tagger, TreeLSTM
+from tests import simcupy
+from tests.counted import Loop, Tagger, TreeLSTM
 
 pytestmark = pytest.mark.gpu
 

@@ -14,8 +14,7 @@ import pytest
 import lazyflow as lf
 from lazyflow.graph import graph
 from lazyflow.record.expr import is_evaluated
-
-from .forms import FORMS, planning
+from tests.forms import FORMS, planning
 
 N = 4
 HOW = pytest.mark.parametrize("how", FORMS)

@@ -12,7 +12,6 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn, optim
-from lazyflow.random import Stream
 from lazyflow.record import tape
 from tests.interrupts import bytecodes, meanwhile
 from tests.places import here
@@ -81,31 +80,6 @@ def test_threads_at_a_hook_at_the_same_time():
     for t in threads:
         t.join()
     np.testing.assert_array_equal(w.grad, [11.0, 11.0])
-
-
-def test_draws_of_several_threads_differ():
-    stream = Stream(3)
-    found = []
-
-    def draw():
-        found.append(stream.draw())
-
-    places = every(draw, ("random.py",))
-    before = len(found)
-    for k in places:
-        meanwhile(draw, k, draw, ("random.py",))
-    assert len(set(found)) == len(found) == stream.count == before + 2 * len(places)
-
-
-def test_a_stream_is_copied_with_its_count():
-    import copy
-    import pickle
-
-    stream = Stream(3)
-    stream.draw()
-    for again in (copy.copy(stream), copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))):
-        assert again.state_dict() == stream.state_dict() and again.draw() == (3, 2)
-    assert stream.count == 1
 
 
 @COMPILED
@@ -222,7 +196,7 @@ def test_an_expression_that_another_thread_may_go_on_from_is_refused(use):
     x = w * np.ones(2)
     size = len(x.tape)
     error = in_thread(lambda: USES[use](x))
-    assert isinstance(error, lf.ThreadError) and "MainThread" in str(error) and "test_sharing.py" in str(error)
+    assert isinstance(error, lf.ThreadError) and "MainThread" in str(error) and "test_locks.py" in str(error)
     assert len(x.tape) == size and lf.tanh(x).tape is x.tape  # nothing has happened to it
     x.forward()
     assert not isinstance(in_thread(lambda: USES[use](x)), lf.LazyflowError)

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from benchmarks import families
 from lazyflow.plan.schedule import Choices, Dag, cheapest, components, dag_edges, lower_bound, schedule
 from lazyflow.settings import BATCHINGS
-
-from . import reference_schedules as reference
+from tests.plan import reference_schedules as reference
 
 FAST = settings(max_examples=200, deadline=None, derandomize=True)
 

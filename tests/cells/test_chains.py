@@ -13,8 +13,7 @@ from lazyflow import core, optim
 from lazyflow.cells.chains import MOST_MEMBERS, WIDEST, Chains
 from lazyflow.run import engine
 from lazyflow.settings import BATCHINGS
-
-from . import programs as P
+from tests import programs as P
 
 if core.machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow.device import to_host
-
-from . import programs as P
+from tests import programs as P
 
 N = P.N
 

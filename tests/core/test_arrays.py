@@ -15,7 +15,7 @@ from lazyflow.plan.plan import Rows, graph_schedule, make, reads_of
 from lazyflow.plan.schedule import Choices
 from lazyflow.run.backward import nodes_reached
 from lazyflow.settings import BATCHINGS
-from tests import cells as C
+from tests import bodies as C
 from tests import programs as P
 from tests.forms import planning
 

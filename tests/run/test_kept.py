@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow.graph.graph import LONG, collect
 from lazyflow.settings import BATCHINGS
-
-from . import cells as C
+from tests import bodies as C
 
 N = 5
 
