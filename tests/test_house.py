@@ -6,7 +6,9 @@ from pathlib import Path
 
 import lazyflow
 from lazyflow.ops import OPS
+from tests.conftest import HOST
 
+TESTS = Path(__file__).parent
 ROOT = Path(lazyflow.__file__).parent
 LIBRARY = ("nn", "optim", "data", "train", "numpy", "io.py", "state.py")
 TREES = {
@@ -78,3 +80,22 @@ def test_functions_are_short():
 
 def test_classes_are_short():
     assert {(p.as_posix(), c.name) for p, c in nodes(ast.ClassDef) if lines_of(c) > CLASS_LINES} <= LARGE
+
+
+# What has no tests of its own, and why.
+WITHOUT_NAMESAKE = {
+    "cells/steps.py": "records alone, which program.py makes and values.py reads",
+    "version.py": "a text",
+}
+
+
+def test_every_file_of_the_engine_has_its_tests_at_the_same_place():
+    """Of ``graph/joined.py`` they are ``tests/graph/test_joined.py``; files that are compiled alone count as well."""
+    compiled = {path.relative_to(ROOT).with_suffix(".py") for path in ROOT.rglob("*.pyx")}
+    files = {path.as_posix(): path for path in {*TREES, *compiled} if path.name != "__init__.py"}
+    namesakes = {name: TESTS / path.parent / f"test_{path.stem.strip('_')}.py" for name, path in files.items()}
+    assert {name for name, path in namesakes.items() if not path.exists()} == set(WITHOUT_NAMESAKE)
+
+
+def test_what_stays_on_the_cpu_is_there():
+    assert not [name for name in HOST if not (TESTS / name).exists()]

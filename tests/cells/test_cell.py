@@ -4,7 +4,6 @@ import collections
 import copy
 import dataclasses
 import gc
-import itertools
 import pickle
 import re
 import sys
@@ -145,60 +144,6 @@ def test_no_way_to_call_a_cell_is_forgotten_for_another(monkeypatch):
     assert not slow
 
 
-def test_numbers_that_are_only_operands_do_not_count():
-    table = lf.Parameter(np.arange(12.0).reshape(4, 3))
-    cell = Counted(lambda i, factor, x: lf.embedding(table, i) * factor + lf.pick(x, i))
-    x = lf.constant(np.array([10.0, 20.0, 30.0]))
-    found = [cell.call(i, factor, x) for i, factor in ((0, 1.5), (1, -2.0), (2, 0.0))]
-    assert cell.runs == 1
-    for (i, factor), e in zip(((0, 1.5), (1, -2.0), (2, 0.0)), found, strict=True):
-        close(e.numpy(), table.numpy()[i] * factor + [10.0, 20.0, 30.0][i])
-
-
-DECIDING = {
-    "range": lambda x, n: lf.sum([x] * n) if n else x,
-    "loop": lambda x, n: lf.sum([x * k for k in range(n + 1)]),
-    "branch": lambda x, n: x * 2 if n > 2 else x + n,
-    "subscript": lambda x, n: x * x[n % 3],
-    "subscript alone": lambda x, n: x * x[min(n, 2)],
-    "slice": lambda x, n: x[: n % 3 + 1],
-    "arithmetic": lambda x, n: x * (n + 1),
-    "power": lambda x, n: x * 2**n,
-    "numpy": lambda x, n: x * np.float64(n),
-    "attribute": lambda x, n: x + n.bit_length(),
-    "a kind": lambda x, n: x + n if isinstance(n, int) else x * 0,
-    "text": lambda x, n: x * len(f"{n}"),
-    "key": lambda x, n: x * {0: 1.0}.get(n, 2.0),
-    "shape": lambda x, n: lf.concatenate([x, np.zeros(n)]) if n else x,
-    "axis": lambda x, n: lf.sum(lf.stack([x, x]), axis=n % 2),
-    "returned": lambda x, n: (x, n)[0] + (x, n)[1],
-}
-
-
-@pytest.mark.parametrize("body", DECIDING.values(), ids=DECIDING)
-def test_numbers_whose_value_decides(body):
-    cell = lf.cell(body)
-    for n in (0, 3, 1, 3, 0, 2, 1, 5):
-        close(cell(lf.constant(X), n).numpy(), body(lf.constant(X), n).numpy())
-
-
-def test_a_bare_subscript_decides():
-    cell = lf.cell(lambda x, n: x[n] + x[n:][0])
-    for n in (0, 2, 1, -1, 0):
-        close(cell(lf.constant(X), n).numpy(), 2 * X[n])
-
-
-def test_what_is_returned_besides_expressions():
-    cell = lf.cell(lambda x, n: {"x": [x * 2, (x, None)], "n": n, "text": "yes", "pair": Pair(x + 1, 3)})
-    for n in (1, 2, 1):
-        found = cell(lf.constant(X), n)
-        assert (found["n"], found["text"], found["x"][1][1]) == (n, "yes", None)
-        assert type(found["pair"]) is Pair and found["pair"].c == 3
-        close(found["x"][0].numpy(), 2 * X)
-        close(found["x"][1][0].numpy(), X)
-        close(found["pair"].h.numpy(), X + 1)
-
-
 def test_arguments_of_every_kind():
     w = lf.Parameter(X)
 
@@ -216,42 +161,6 @@ def test_arguments_of_every_kind():
     lf.sum(called(cell)).backward()
     close(w.grad, 0.5)
     cell(Pair(lf.constant(X), X), [X, [X]], {"key": X}, lf.constant(X), X, flag=1)
-
-
-BIG = {
-    "a float factor": (lambda x, t: x * t, (1e300, float("inf"), -0.0, 5e-324)),
-    "a large factor": (lambda x, n: x * n, (3, 2**40, 7, -(2**70), 10**18)),
-    "a large sum": (lambda x, n: x + n, (1, 2**31, -(2**31) - 1)),
-}
-
-
-@pytest.mark.parametrize("name", BIG)
-def test_huge_numbers(name):
-    body, numbers = BIG[name]
-    cell = lf.cell(body)
-    for number in (*numbers, *numbers):
-        with lf.using(dtype="float64"):
-            close(cell(lf.constant(X), number).numpy(), body(lf.constant(X), number).numpy())
-
-
-@pytest.mark.parametrize("index", [5, -1, 2**31, 2**40])
-def test_an_index_out_of_range_names_the_line_of_the_call(index):
-    table = lf.Parameter(np.zeros((5, 2)))
-    cell = lf.cell(lambda i: lf.embedding(table, i) * 2)
-    for _ in range(2):
-        with pytest.raises(IndexError, match=f"embedding.*{index}"):
-            cell(index)
-        for k in range(3):
-            cell(k)
-
-
-def test_a_class_out_of_range():
-    cell = lf.cell(lambda x, y: lf.cross_entropy(x * 2, y))
-    close(cell(lf.constant(X), 2).item(), lf.cross_entropy(2 * X, 2).item())
-    with pytest.raises(IndexError, match="3"):
-        cell(lf.constant(X), 3)
-    with pytest.raises(IndexError, match="-1"):
-        cell(lf.constant(X), -1)
 
 
 # What a body must not do.
@@ -901,31 +810,6 @@ def test_a_gradient_that_reaches_some_of_the_calls(fuse):
     with lf.using(fuse=fuse):
         for g, e in zip(outcome(lf.cell(step)), outcome(step), strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-12)
-
-
-INDEXED = {
-    "embedding": lambda x, i: lf.sum(lf.embedding(lf.constant(np.eye(4, dtype=np.float32)), i) * x),
-    "cross_entropy": lambda x, i: lf.cross_entropy(x, i),
-    "nll": lambda x, i: lf.nll(x, i),
-    "hinge": lambda x, i: lf.hinge(x, i),
-    "pick": lambda x, i: lf.pick(x, i),
-}
-
-
-@pytest.mark.parametrize("name", INDEXED)
-def test_an_index_is_payload_and_needs_no_program_of_its_own(name):
-    runs = itertools.count()
-
-    @lf.cell
-    def body(x, i):
-        next(runs)
-        return INDEXED[name](x, i)
-
-    x = lf.constant([0.5, 1.0, -1.0, 2.0])
-    found = lf.forward([body(x, i) for i in range(4)])
-    expected = lf.forward([INDEXED[name](x, i) for i in range(4)])
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert next(runs) == 1
 
 
 def test_any_kind_of_parameters_in_any_number():

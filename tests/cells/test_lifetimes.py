@@ -10,7 +10,6 @@ import lazyflow as lf
 from lazyflow import core
 from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_NONE, SCOPE_SAME
 from lazyflow.cells.lifetimes import SCOPE_BLOCK as ONE_BLOCK
-from lazyflow.cells.values import Slabs
 from lazyflow.fuse import blocks, machine
 from lazyflow.fuse.scalar import ARG_BLOCK, ROWS_OF_SOME, Builder, may_share, shared, with_rows
 from lazyflow.plan.arena import Arena
@@ -99,17 +98,6 @@ def test_an_argument_with_rows_for_a_block_alone(name, printer):
 
 
 # Slabs.
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from(["float32", "float64"])), max_size=6))
-@settings(max_examples=50, deadline=None, derandomize=True)
-def test_matrices_do_not_overlap(shapes):
-    slabs = Slabs("cpu")
-    found = slabs.matrices([(rows, columns, np.dtype(dtype)) for rows, columns, dtype in shapes])
-    for k, matrix in enumerate(found):
-        matrix[...] = k
-    assert [m.shape for m in found] == [shape[:2] for shape in shapes]
-    assert all((matrix == k).all() for k, matrix in enumerate(found))
 
 
 # Cells.

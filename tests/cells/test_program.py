@@ -186,22 +186,6 @@ def test_one_cotangent_for_a_scalar_and_for_a_parameter(fuse):
         np.testing.assert_allclose(cell, plain, rtol=1e-9)
 
 
-def test_merged_weights_follow_their_parameters():
-    first, second = lf.Parameter(np.eye(N)), lf.Parameter(np.eye(N))
-
-    @lf.cell
-    def step(x):
-        return (first @ x) * (second @ x)
-
-    for factor in (1.0, 2.0, 3.0):
-        first.assign(np.eye(N) * factor)
-        np.testing.assert_allclose(step(lf.constant(np.ones(N))).numpy(), factor)
-    second.data[...] = 0
-    np.testing.assert_allclose(step(lf.constant(np.ones(N))).numpy(), 0)
-    second.data = np.eye(N) * 5
-    np.testing.assert_allclose(step(lf.constant(np.ones(N))).numpy(), 15)
-
-
 @pytest.mark.parametrize("fuse", ["numpy", "off"])
 def test_programs_of_dead_parameters_are_freed(fuse):
     def use():

@@ -14,7 +14,6 @@ import threading
 import time
 import types
 import weakref
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -458,18 +457,6 @@ def test_a_buffer_that_comes_before_an_attribute_of_the_class():
     Shadowed.scale = 2.0
 
 
-def test_words_that_are_integers_of_numpy():
-    table = lf.Parameter(np.arange(12.0).reshape(4, 3))
-    runs = []
-    cell = lf.cell(lambda x, i: (runs.append(1), lf.embedding(table, i) * x)[1])
-    x = lf.constant(X)
-    for i in np.array([0, 3, 1, 1, 2]):
-        close(cell(x, i).numpy(), table.numpy()[i] * X)
-    assert len(runs) == 1
-    with pytest.raises(IndexError):
-        cell(x, np.int64(4))
-
-
 RNG = np.random.default_rng(0)
 DRAWS = {
     "a generator of NumPy's": lambda x: x * RNG.normal() + RNG.normal(size=3),
@@ -648,61 +635,6 @@ class Methods:
         return x * cls.k
 
     k = 5.0
-
-
-class Named(NamedTuple):
-    h: object
-    c: object
-
-    def scaled(self):
-        return self.h * FACTOR + self.c
-
-
-class Derived(collections.namedtuple("Derived", "h c")):
-    def scaled(self):
-        return self.h * FACTOR + self.c
-
-
-class Pair(tuple):
-    __slots__ = ()
-
-    def scaled(self):
-        return self[0] * FACTOR + self[1]
-
-
-class Listed(list):
-    __slots__ = ()
-
-    def scaled(self):
-        return self[0] * FACTOR + self[1]
-
-
-PAIRS = {"named": Named._make, "derived": Derived._make, "tuple": Pair, "list": Listed}
-
-
-@pytest.mark.parametrize("make", PAIRS.values(), ids=PAIRS)
-def test_tuples_and_lists_of_a_class_with_methods(make, monkeypatch):
-    kind = type(make([0, 0]))
-    cell = lf.cell(lambda pair: (pair.scaled(), make([pair[1], pair[0] * 2])))
-    for factor in (2.0, 2.0, 3.0, 3.0, 3.0, 2.0, 2.0):
-        monkeypatch.setattr(sys.modules[__name__], "FACTOR", factor)
-        scaled, swapped = cell(make([lf.constant(X) * 1, lf.constant(Y)]))
-        close(scaled.numpy(), X * factor + Y)
-        assert type(swapped) is kind
-        close([e.numpy() for e in swapped], [Y, X * 2])
-
-
-def test_final_states_of_a_layer_go_into_cells_and_come_out_of_them():
-    x, lstm, cell = lf.constant(X), nn.LSTM(3, 2), nn.LSTMCell(3, 2)
-    _, states = lstm([x, x])
-    h, _ = cell(x, states[-1])
-    want, _ = cell(x, tuple(states[-1]))
-    close(h.numpy(), want.numpy())
-    kept = lf.cell(lambda states: (states[0][0] * 2, states))(states)
-    close(kept[0].numpy(), states[0][0].numpy() * 2)
-    assert type(kept[1]) is type(states) and type(kept[1][0]) is type(states[0])
-    _, encoded = lf.cell(lambda *xs: lstm(xs))(x, x)
-    close(encoded[0][1].numpy(), states[0][1].numpy())
 
 
 def test_methods_of_all_kinds():

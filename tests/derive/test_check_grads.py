@@ -40,15 +40,6 @@ def test_wrong_second_derivatives_are_found(modes):
         lf.check_grads(steps, modes=modes, order=2)(at)
 
 
-def test_several_arguments_and_structures():
-    f = lambda t, y, flag: lf.sum(t["a"] * y) * (2.0 if flag else 1.0)  # noqa: E731
-    lf.check_grads(f)({"a": X}, X, True)
-    lf.check_grads(f, argnum=(0, 1))({"a": X}, X, True)
-    lf.check_grads(lambda x: (x * x, [lf.sin(x)]))(X)
-    lf.check_grads(lambda x: x**3)(0.5)
-    lf.check_grads(lambda x: x**3)(lf.constant(X))
-
-
 ERRORS = (
     ("integers", lambda: lf.check_grads(lf.sum)(np.arange(3)), lf.DTypeError, "0 holds int64; .* need float64"),
     ("an integer", lambda: lf.check_grads(lambda x: x)(3), lf.DTypeError, "holds int64"),

@@ -35,13 +35,6 @@ def test_vmap(name):
     np.testing.assert_allclose(got, want, rtol=1e-14)
 
 
-def test_structures_of_arguments_and_results():
-    got = lf.vmap(lambda t: {"sum": t["a"] + t["b"][0], "pair": (t["a"], 1)})({"a": M, "b": [M]})
-    np.testing.assert_allclose(got["sum"], 2 * M)
-    np.testing.assert_allclose(got["pair"][0], M)
-    np.testing.assert_array_equal(got["pair"][1], np.ones(4, int))
-
-
 def test_of_expressions_it_is_an_expression():
     w = lf.Parameter(V)
     y = lf.sum(lf.vmap(anp.dot, (0, None))(M, w))

@@ -1,4 +1,4 @@
-"""Where the gradient of max pooling goes: to the first of the largest elements of each window, or to its first NaN."""
+"""Pooling: where the gradient of max pooling goes, and that a bin is its own."""
 
 from itertools import product
 
@@ -58,3 +58,11 @@ def test_a_cotangent_that_is_infinite_goes_nowhere_else():
     w = lf.Parameter([[[1.0, 2.0], [3.0, 4.0]]])
     lf.max_pool(w, kernel=(2, 2), stride=2).backward(np.full((1, 1, 1), np.inf))
     np.testing.assert_array_equal(w.grad, [[[0, 0], [0, np.inf]]])
+
+
+def test_a_bin_of_an_adaptive_pool_does_not_see_what_is_infinite_in_another():
+    x = lf.Parameter(np.array([[np.inf, 1.0, 2.0, 3.0], [4.0, np.nan, 5.0, 6.0]], np.float32))
+    y = lf.adaptive_avg_pool(x, (2, 3))
+    np.testing.assert_array_equal(y.numpy(), [[np.inf, 1.5, 2.5], [np.nan, np.nan, 5.5]])
+    y.backward(np.array([[np.inf, 1.0, 2.0], [0.0, 0.0, 4.0]], np.float32))
+    np.testing.assert_array_equal(x.grad, [[np.inf, np.inf, 1.5, 1.0], [0.0, 0.0, 2.0, 2.0]])

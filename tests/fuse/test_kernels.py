@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lazyflow import core
 from lazyflow.cells.program import elementwise_formulas
-from lazyflow.fuse import blocks, cuda, machine
-from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, FUSABLE, TRUTH, Builder, is_fusable
+from lazyflow.fuse import blocks, machine
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, TRUTH, Builder
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import Constant, Name, StepResult, evaluate, function_of, parse, pullback, result_dtype
 
@@ -356,88 +356,10 @@ def test_numpy_runs_the_instructions(kernel, n):
     check_kernel(kernel, "numpy", n)
 
 
-@settings(SLOW, max_examples=25)
-@emulated.needs_compiler
-@given(kernels(), st.integers(0, 4))
-def test_a_gpu_gets_the_instructions(kernel, n):
-    check_kernel(kernel, "cuda", n)
-
-
-def test_numpy_kernels_go_block_by_block():
-    width = blocks.VALUE_ELEMENTS // 4
-    b = Builder(width, np.dtype("float64"))
-    x = b.load(ARG_BLOCK, ("in",), 0, width)
-    b.store(ARG_BLOCK, ("out",), 0, width, b.call("add", b.call("multiply", x, x), 1.0), adds=False)
-    arrays = np.random.default_rng(0).normal(size=(11, width)), np.empty((11, width))
-    blocks.numpy_function(b.kernel())(0, 11, 0, *arrays)
-    np.testing.assert_array_equal(arrays[1], arrays[0] ** 2 + 1)
-
-
-def test_a_gpu_gets_the_same_text_for_every_width():
-    def text(width, tail):
-        b = Builder(width, np.dtype("float32"))
-        gates = [b.load(ARG_BLOCK, ("gates",), k * width, width) for k in range(3)]
-        state = b.load(ARG_ROWS, ("state",), tail, width)
-        value = b.call("add", b.call("multiply", *gates[:2]), b.call("multiply", gates[2], state))
-        b.store(ARG_BLOCK, ("out",), width, width, value, adds=False)
-        b.store(ARG_BLOCK, ("total",), 0, 1, value, adds=True)
-        return cuda.source(b.kernel(), "f")
-
-    assert len({text(width, tail) for width in (2, 5, 300) for tail in (1, 2, 7)}) == 1
-
-
 # The builder.
 
 
-def test_equal_instructions_are_one_and_unused_ones_none():
-    b = Builder(2, np.dtype("float32"))
-    x = b.load(ARG_BLOCK, ("in",), 0, 2)
-    first, second = b.call("tanh", x), b.call("tanh", x)
-    b.call("exp", x)
-    b.store(ARG_BLOCK, ("out",), 0, 2, b.call("add", first, second), adds=False)
-    assert first == second
-    assert [i.name for i in b.kernel().instructions] == ["load", "tanh", "add"]
-
-
-def test_a_value_is_not_taken_for_a_number_that_equals_its_place():
-    b = Builder(1, np.dtype("float64"))
-    x, y = b.load(ARG_BLOCK, ("in",), 0, 1), b.load(ARG_BLOCK, ("in",), 1, 1)
-    codes = [b.call("add", x, y), b.call("add", x, 1.0), b.call("divide", x, 0.0), b.call("divide", x, -0.0)]
-    assert (y, len(set(codes))) == (1, 4)
-    for k, code in enumerate(codes):
-        b.store(ARG_BLOCK, ("out",), k, 1, code, adds=False)
-    out = np.empty((1, 4))
-    with np.errstate(divide="ignore"):
-        blocks.numpy_function(b.kernel())(0, 1, 0, np.array([[5.0, 7.0]]), out)
-    np.testing.assert_array_equal(out, [[12.0, 6.0, np.inf, -np.inf]])
-
-
-def test_numbers_are_computed_at_once():
-    b = Builder(2, np.dtype("float32"))
-    assert b.call("exp", 0.0) == 1.0
-    assert not b.instructions
-
-
-def test_formulas_with_other_functions_are_not_fused():
-    assert is_fusable(parse("tanh(x) + sqrt(x)"))
-    assert not is_fusable(parse("bitwise_and(a, b)"))
-    assert TRUTH < FUSABLE
-
-
 # Row adds.
-
-
-@pytest.mark.parametrize("at", [[0, 4, 8, 0], [0, 5, 9, 0], [1, 2, 3, 1], [], [3], [7, 7, 7, 7]], ids=str)
-def test_rows_are_added_where_they_begin(at):
-    rng = np.random.default_rng(0)
-    buffer, rows = rng.normal(size=20), rng.normal(size=(len(at), 4))
-    expected = buffer.copy()
-    for start, row in zip(at, rows, strict=True):
-        expected[start : start + 4] += row
-    found = blocks.rows_of(buffer, np.array(at, np.int64), 4)
-    np.testing.assert_array_equal(found, [buffer[s : s + 4] for s in at] if at else np.empty((0, 4)))
-    blocks.add_rows(buffer, np.array(at, np.int64), rows)
-    np.testing.assert_allclose(buffer, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("printer", BOTH)

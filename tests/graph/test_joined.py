@@ -8,8 +8,6 @@ from lazyflow import device, passes
 from lazyflow.graph.graph import collect
 from lazyflow.graph.joined import MOST_LOOPED, family_of, with_joined_rows
 from lazyflow.graph.repeats import repeats_merged
-from lazyflow.ops.base import OPS
-from lazyflow.ops.rows import RULES
 from lazyflow.plan.plan import graph_schedule, make
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.tape import signature_by_id
@@ -467,81 +465,6 @@ def test_rows_are_chained():
     values, _ = losses_of(model, examples, ["affine", "several", "scaled by a number of its own"])
     names = [name for name, n in launches(values).items() if name.startswith("rows of ") and "(" in name]
     assert any(name.startswith("rows of divide(tanh(add(multiply(divide(sqrt(add(") for name in names)
-
-
-# Operations by rows, with values of one example for each.
-CASES = {
-    "sum": lambda x, m: lf.sum(x, axis=1),
-    "mean": lambda x, m: lf.mean(x, axis=-1, keepdims=True),
-    "prod": lambda x, m: lf.prod(x, axis=1),
-    "max": lambda x, m: lf.max(x, axis=1),
-    "min": lambda x, m: lf.min(x, axis=1),
-    "any": lambda x, m: lf.any(x > 0, axis=1),
-    "all": lambda x, m: lf.all(x > 0, axis=1),
-    "argmax": lambda x, m: lf.argmax(x, axis=1),
-    "argmin": lambda x, m: lf.argmin(x, axis=1),
-    "var": lambda x, m: lf.var(x, axis=1),
-    "std": lambda x, m: lf.std(x, axis=1),
-    "norm": lambda x, m: lf.norm(x, axis=1),
-    "logsumexp": lambda x, m: lf.logsumexp(x, axis=1),
-    "softmax": lambda x, m: lf.softmax(x, axis=1),
-    "log_softmax": lambda x, m: lf.log_softmax(x, axis=1),
-    "sparsemax": lambda x, m: lf.sparsemax(x, axis=1),
-    "flip": lambda x, m: lf.flip(x, axis=1),
-    "matmul": lambda x, m: x @ m,
-    "dot": lambda x, m: x @ m[0],
-    "einsum": lambda x, m: lf.einsum("ij,kj->ik", x, m),
-    "take": lambda x, m: lf.take(x, np.array([2, 0, 2]), axis=1),
-    "pick": lambda x, m: lf.pick(x, 2, axis=1),
-    "astype": lambda x, m: x.astype("float32"),
-    "one_hot": lambda x, m: lf.one_hot(lf.argmax(x, axis=1), 3),
-    "broadcast_to": lambda x, m: lf.broadcast_to(lf.sum(x, axis=1, keepdims=True), (x.shape[0], 4)),
-    "concatenate": lambda x, m: lf.concatenate([x, x[:, :1]], axis=1),
-    "concatenate_same": lambda x, m: lf.concatenate([x, x * 2, x], axis=-1),
-    "getitem": lambda x, m: x[:, 1:],
-    "pad": lambda x, m: lf.pad(x, ((0, 0), (1, 2))),
-    "swapaxes": lambda x, m: lf.swapaxes(x.reshape(x.shape[0], 1, 3) * 2, 1, 2),
-    "transpose": lambda x, m: lf.transpose(x.reshape(x.shape[0], 1, 3) * 2, (0, 2, 1)),
-    "affine": lambda x, m: lf.affine(m, m[0], x),
-    "nll": lambda x, m: lf.nn.functional.nll_loss(x, np.arange(x.shape[0]) % 3, reduction="none"),
-    "cross_entropy": lambda x, m: lf.nn.functional.cross_entropy(x, np.arange(x.shape[0]) % 3, reduction="none"),
-}
-M = np.random.default_rng(8).normal(size=(3, 3))
-
-
-# Operations that are others by rows.
-OTHERS = {"dot": "matmul", "concatenate_same": "concatenate"}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_operations(name):
-    """Each by rows, with its gradient, as by itself."""
-    arrays = [np.random.default_rng(n).normal(size=(n, 3)) for n in (1, 4, 2, 3, 1, 2)]
-    table, m = lf.Parameter(np.concatenate(arrays)), lf.constant(M)
-    rows = np.split(np.arange(len(table.numpy())), np.cumsum([len(a) for a in arrays])[:-1])
-
-    def recorded():
-        return [CASES[name](lf.embedding(table, r) * 1.5, m) for r in rows]
-
-    def run(batching):
-        table.grad = None
-        with lf.using(batching=batching):
-            found = recorded()
-            loss = lf.sum([lf.sum(lf.square(x.astype("float64")) + lf.tanh(x.astype("float64"))) for x in found])
-            if found[0].requires_grad:
-                loss.backward()
-            return [x.numpy() for x in found], None if table.grad is None else table.grad.to_dense()
-
-    assert set(launches_of(recorded(), f"rows of {OTHERS.get(name, name)}(")) == {1}
-    (found, slopes), (expected, right) = run("phases"), run("none")
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12)
-    if right is not None:
-        np.testing.assert_allclose(slopes, right, rtol=1e-9, atol=1e-12)
-
-
-def test_rules_are_of_operations():
-    assert set(RULES) <= set(OPS)
 
 
 def test_families_say_nothing_of_lengths():

@@ -163,22 +163,6 @@ def test_derivatives_at_special_points(name):
             np.testing.assert_allclose(got, second[i], rtol=1e-9, atol=1e-9, err_msg=f"second, at {x}")
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 6])
-@pytest.mark.parametrize("rank", [0, 1, -2, -1, None])
-def test_determinants_of_singular_matrices(n, rank):
-    """Values and cofactors, beside the determinants of the minors."""
-    rng = np.random.default_rng(n)
-    rank = n if rank is None else max(0, n + rank) if rank < 0 else min(rank, n)
-    a = rng.integers(-3, 4, (n, rank)).astype(float) @ rng.integers(-3, 4, (rank, n)).astype(float)
-    p = lf.Parameter(a)
-    lf.det(p).backward()
-    minors = [[np.delete(np.delete(a, i, 0), j, 1) for j in range(n)] for i in range(n)]
-    want = [[(-1) ** (i + j) * np.linalg.det(m) for j, m in enumerate(row)] for i, row in enumerate(minors)]
-    np.testing.assert_allclose(p.grad, want, rtol=1e-9, atol=1e-9 * max(1.0, abs(a).max()) ** n)
-    if n <= 4:
-        np.testing.assert_allclose(lf.gradients(lf.det(p), [p])[0].numpy(), want, rtol=1e-9, atol=1e-9)
-
-
 def test_what_is_computed_of_python_numbers_is_numpys():
     for name in ("bitwise_and", "bitwise_or", "bitwise_xor", "fmax", "fmin", "logaddexp", "hypot", "left_shift"):
         want = getattr(np, name)(6, 3)

@@ -553,7 +553,8 @@ LOSSES = (
     Case("mse", (x(3), Spec((3,), "int64", -3, 4)), lambda a, t: ((a - t) ** 2).mean()),
 )
 
-# A cotangent times a number: with 1 it is the derivative; that the number counts is tested in tests/test_functions.py.
+# A cotangent times a number: with 1 it is the derivative; that the number counts is tested in
+# tests/functions/test_elementwise.py.
 SCALED = tuple(
     Case("scale_gradient", (x(*shape, dtype=t), Spec((), choices=(1.0,))), lambda a, scale: a)
     for shape in ((), (2, 3))

@@ -17,7 +17,6 @@ from lazyflow.record.tape import check_device, intern_type
 from lazyflow.run.engine import plan_of
 from lazyflow.settings import BATCHINGS
 from tests import programs as P
-from tests.counted import Tagger
 
 
 def plan_for(roots, batching="phases", reuse=False):
@@ -138,19 +137,3 @@ def test_mixed_devices_are_refused():
     types = intern_type((3,), np.dtype("f4"), "cpu"), intern_type((3,), np.dtype("f4"), "cuda:0")
     with pytest.raises(DeviceError, match="add: the operands are on different devices, cpu and cuda:0"):
         check_device(OPS["add"], types)
-
-
-@pytest.mark.parametrize("batching", BATCHINGS)
-def test_bits_do_not_depend_on_what_was_let_go_of(batching):
-    """Ids of signatures are used again; the order of launches, and so that of a sum, must not follow them."""
-
-    def gradient(kept):
-        lf.seed(3)
-        model, rng = Tagger(), np.random.default_rng(2)
-        with lf.using(batching=batching):
-            lf.mean([model(*example) for example in model.data(rng)]).backward()
-        kept.append(lf.tanh(lf.constant(np.ones(len(kept) + 1))))  # takes an id that is free by now
-        return model.table.weight.grad.values.tobytes()
-
-    kept = []
-    assert len({gradient(kept) for _ in range(8)}) == 1

@@ -347,29 +347,6 @@ def test_a_table_that_is_looked_up_in_and_multiplied_has_a_dense_gradient():
     np.testing.assert_allclose(grad_of(table), expected)
 
 
-def test_dropout_draws_anew_for_every_node_and_forward_but_not_between_forward_and_backward():
-    lf.seed(3)
-    w = lf.Parameter(np.ones(1000))
-    a, b = (lf.sum(lf.dropout(w * 1.0, 0.5)) for _ in range(2))
-    first = a.forward().item(), b.forward().item()
-    assert first[0] != first[1]
-    a.backward()
-    assert w.grad.sum() == first[0]
-    w.touch()
-    assert a.forward().item() != first[0]
-
-
-@pytest.mark.parametrize("batching", BATCHINGS)
-def test_random_numbers_do_not_depend_on_batching(batching):
-    lf.seed(5)
-    with lf.using(batching=batching):
-        drawn = lf.forward([lf.normal((3,)), lf.uniform((2,), -1, 1), lf.normal((3,))])
-    lf.seed(5)
-    again = [lf.normal((3,)).numpy(), lf.uniform((2,), -1, 1).numpy(), lf.normal((3,)).numpy()]
-    for a, b in zip(drawn, again, strict=False):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_retain_grad_keeps_the_gradient_of_an_intermediate(w):
     h = w * 2
     h.retain_grad()
@@ -384,30 +361,6 @@ def test_storage_dtypes(dtype, tolerance):
     y.backward()
     assert y.dtype == w.grad.dtype == np.dtype(dtype)
     np.testing.assert_allclose(w.grad, 2 * (1 - np.tanh([0.5, -0.25]) ** 2), rtol=tolerance)
-
-
-@pytest.mark.parametrize("indices", [[1], [1, 1, 0]])
-def test_looking_up_in_a_computed_table(w, indices):
-    table = lf.outer(w, w)
-    lf.sum([lf.sum(lf.embedding(table, i)) for i in indices]).backward()
-    v = w.numpy()
-    expected = np.zeros(3)
-    for i in indices:
-        expected += v[i]
-        expected[i] += v.sum()
-    np.testing.assert_allclose(w.grad, expected)
-
-
-@pytest.mark.parametrize("step", [1, 2, 3])
-def test_overlapping_windows_add_their_gradients(step):
-    w = lf.Parameter(np.arange(12.0))
-    x = w * 1.0
-    parts = [lf.tanh(x[k : k + 3]) for k in (0, step, 4, 7, 4)]
-    lf.sum(parts).backward(np.ones(3))
-    expected = np.zeros(12)
-    for k in (0, step, 4, 7, 4):
-        expected[k : k + 3] += 1 - np.tanh(np.arange(k, k + 3.0)) ** 2
-    np.testing.assert_allclose(w.grad, expected)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda p: pickle.loads(pickle.dumps(p))])

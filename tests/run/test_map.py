@@ -7,8 +7,7 @@ import sys
 import threading
 import traceback
 import weakref
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 
 import hypothesis
 import numpy as np
@@ -57,45 +56,6 @@ def test_values_and_gradients_are_those_of_a_loop(together):
     for (h, _), (k, _) in zip(found, expected, strict=True):
         np.testing.assert_allclose(h.numpy(), k.numpy())
     np.testing.assert_allclose(gradient(w, [h for h, _ in found]), gradient(w, [h for h, _ in expected]))
-
-
-@needs_fibers
-def test_a_round_is_one_forward_for_all_that_wait():
-    w = parameter(1, 3, 3)
-    with lf.rounds() as seen:
-        found = lf.map(lambda x: steps(w, x), XS)
-    counts = [count for _, count in found]
-    assert len(seen.seen) == max(counts) + 1
-    assert [r.examples for r in seen.seen] == [sum(c >= k for c in counts) for k in range(max(counts) + 1)]
-    (asked,) = seen.asked
-    assert asked.rounds == len(seen.seen) and asked.times == sum(counts) + len(counts)
-    assert asked.line.endswith(f"{__file__}:{steps.__code__.co_firstlineno + 3}")
-    (products,) = [o for o in seen.operations if o.operation.startswith("matmul")]
-    assert products.rows == sum(counts) and products.launches == max(counts)
-    assert products.largest == sum(c > 0 for c in counts)
-    assert "asked at" in str(seen) and asked.line in str(seen)
-
-
-@needs_fibers
-def test_what_stands_recorded_before_the_first_question_runs_in_the_first_round():
-    w, table = parameter(1, 3, 3), parameter(2, 5, 3)
-    waiting = [lf.tanh(w @ x) for x in XS]  # recorded before, on the same tape
-
-    def fn(length):
-        states = [lf.embedding(table, length % 5)]
-        for _ in range(length):
-            states.append(lf.tanh(w @ states[-1]))
-        return [lf.sum(state).item() for state in states]
-
-    with lf.rounds() as seen:
-        found = lf.map(fn, [3, 5, 4, 1])
-    np.testing.assert_allclose(np.concatenate(found), np.concatenate([fn(k) for k in (3, 5, 4, 1)]), rtol=1e-5)
-    first = seen.seen[0].launches
-    (products,) = {operation for operation, _, _ in first if operation.startswith("matmul")}
-    assert [rows for operation, _, rows in first if operation == products] == [4, 3, 3, 2, 1]
-    assert not [o for r in seen.seen[1:] for o, _, _ in r.launches if o == products]
-    assert all(e.tape.run_of is None or e.tape.run_of[e.row] < 0 for e in waiting), "what is not the examples' own"
-    np.testing.assert_allclose(waiting[0].numpy(), np.tanh(w.numpy() @ XS[0]), rtol=1e-5)
 
 
 def test_what_is_not_asked_for_raises_nothing():
@@ -263,36 +223,6 @@ def test_generators_and_context_managers_keep_their_places():
     assert sorted(ended) == [0.75, 1.0, 1.0]
 
 
-def test_maps_inside_of_maps():
-    w = lf.Parameter(0.5)
-
-    def inner(x):
-        count = 0
-        while x > 1:
-            x, count = w * x, count + 1
-        return count, x
-
-    def outer(xs):
-        found = lf.map(inner, [lf.constant(x) for x in xs])
-        total = lf.sum([x for _, x in found])
-        return [count for count, _ in found], total.item(), total
-
-    batch = [[1.0, 5.0], [9.0], [], [2.0, 3.0, 17.0]]
-    batch = [xs for xs in batch if xs]
-    with lf.rounds() as seen:
-        found = lf.map(outer, batch)
-    expected = [outer(xs) for xs in batch]
-    assert [f[:2] for f in found] == [f[:2] for f in expected]
-    if maps.greenlet is not None:
-        assert seen.seen[0].lines.total() == 6, "rounds of inner maps are rounds of the outer"
-        assert len(seen.asked) == 2
-    for results in (found, expected):
-        w.zero_grad()
-        lf.sum([total for *_, total in results]).backward()
-        results.append(w.grad)
-    np.testing.assert_allclose(found[-1], expected[-1])
-
-
 # Random numbers
 
 
@@ -344,22 +274,6 @@ def test_streams_that_are_given_are_the_examples_own_and_those_made_inside_are_a
     assert found[0][2] == {"seed": 1, "count": 1}
     assert not np.array_equal(found[0][0], found[2][0]) and found[0][3] != found[2][3]
     assert given.count == 1, "a map takes one draw of a stream, whatever happens inside"
-
-
-def test_seed_inside_is_the_examples_own():
-    def fn(x):
-        lf.seed(int(x))
-        first = lf.normal().item()
-        return first, lf.normal().item()
-
-    lf.seed(9)
-    inside = lf.map(fn, [1, 2, 1])
-    after = lf.normal().item()
-    lf.seed(9)
-    lf.normal()
-    assert after == lf.normal().item()
-    assert inside[0] == inside[2] == fn(1)
-    assert inside[1] == fn(2)
 
 
 def test_draws_inside_of_inner_maps():
@@ -516,55 +430,6 @@ def test_a_value_inside_of_a_cell_is_refused_as_ever():
 # What belongs to all examples
 
 
-def model_and_optimizer():
-    layer = nn.Linear(2, 2)
-    lf.sum(layer(np.ones(2))).backward()
-    return layer, optim.SGD(layer.parameters(), lr=0.1)
-
-
-def touched_in_place(p):
-    with lf.no_grad():
-        p *= 2.0
-
-
-CHANGES = {
-    "assign": lambda m, o: m.weight.assign(np.ones((2, 2))),
-    "data": lambda m, o: m.weight.data,
-    "set data": lambda m, o: setattr(m.weight, "data", np.ones((2, 2))),
-    "array": lambda m, o: setattr(m.weight, "array", np.ones((2, 2), np.float32)),
-    "in place": lambda m, o: touched_in_place(m.weight),
-    "step": lambda m, o: o.step(),
-    "zero_grad": lambda m, o: o.zero_grad(),
-    "grad": lambda m, o: setattr(m.weight, "grad", None),
-    "state": lambda m, o: m.load_state_dict(m.state_dict()),
-    "replaced": lambda m, o: setattr(m, "weight", lf.Parameter(np.ones((2, 2)))),
-    "frozen": lambda m, o: setattr(m.weight, "requires_grad", False),
-    "noise": lambda m, o: nn.weight_noise(m, 0.1).__enter__() if hasattr(nn, "weight_noise") else o.step(),
-}
-
-
-@needs_fibers
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_all_examples_use_is_not_changed_in_the_middle(change):
-    layer, optimizer = model_and_optimizer()
-    before = layer.state_dict()
-
-    def fn(x):
-        lf.sum(layer(x)).item()
-        change(layer, optimizer)
-
-    with pytest.raises(lf.MapError, match=r"example 0 of lf\.map.*together=1"):
-        lf.map(fn, [np.ones(2)] * 2)
-    with pytest.raises(lf.MapError, match=r"example 0 of lf\.map"):
-        lf.map(lambda x: lf.map(fn, [x], together=1), [np.ones(2)] * 2)
-    for name, value in layer.state_dict().items():
-        np.testing.assert_array_equal(value, before[name])
-    assert layer.weight.grad is not None and layer.weight.requires_grad
-    change(*model_and_optimizer())
-    lf.map(lambda x: change(*model_and_optimizer()), [1.0, 2.0])  # what an example has made is its own
-    lf.map(lambda x: change(layer, optimizer), [1.0], together=1)
-
-
 def test_an_example_trains_what_is_its_own():
     def fn(start):
         w = lf.Parameter(start)
@@ -596,20 +461,6 @@ def test_backward_inside_adds_to_the_gradients():
     assert found == pytest.approx([fn(x) for x in XS])
     np.testing.assert_allclose(together, w.grad)
     np.testing.assert_allclose(seen[: len(XS)], seen[len(XS) :])
-
-
-@needs_fibers
-def test_a_value_asked_for_in_another_thread_is_refused():
-    w = lf.Parameter(2.0)
-
-    def fn(x):
-        with lf.using():
-            y = w * x
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(copy_context().run, y.item).result()
-
-    with pytest.raises(lf.ThreadError, match=r"started inside of example 0 of lf\.map"):
-        lf.map(fn, [1.0, 2.0])
 
 
 def test_threads_may_each_have_a_map():
