@@ -169,7 +169,7 @@ def test_views_of_views_may_reach_further() -> None:
     operands, ints = np.array([0, 1]), np.array([2**31 - 1, 2**31 - 1], np.int32)
     starts = np.array([0, 0, 1, 2])
     nothing = np.empty(0, np.int64)
-    columns = ids, kinds, operands, ints, starts, starts, np.zeros(4, np.int64)
+    columns = (ids, operands, ints, np.empty(0)), kinds, (starts, starts, np.zeros(4, np.int64))
     *_, shift = passes.collected(*columns, nothing, nothing, np.empty(0, bool), np.array([2]))
     assert shift.tolist() == [0, 2**31 - 1, 2**32 - 2]
 

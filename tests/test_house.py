@@ -43,12 +43,11 @@ def test_a_public_name_is_defined_in_one_file():
     assert not {name: files for name, files in public.items() if len(files) > 1 and not may_share(name, files)}
 
 
-# At most, and what has more. `Expr` holds the operators, `compare` is public, and a pass takes arrays in either form.
+# At most, and what has more. `Expr` holds the operators, and `compare` is public.
 LINES, PARAMETERS, CLASS_LINES = 45, 8, 250
 LONG = {("record/templates.py", "_called")}
 WIDE = {
     ("inspect/compare.py", "compare"),
-    *(("core/arrays.py", name) for name in ("calls", "collected", "cut", "without_repeats")),
     *(("ops/index.py", name) for name in ("_scatter_rows", "_take_x")),
     *(("ops/loss.py", "_elements_vjp"), ("ops/segment.py", "_backward"), ("ops/shape.py", "_embed_diagonal_part")),
 }

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,46 @@ def begins(counts: Ints) -> Ints:
     starts = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
     return starts
+
+
+# What the passes of either form take together.
+
+
+class TapeColumns(NamedTuple):
+    """The columns of a tape, or of several end to end: int32, but for the floats."""
+
+    ids: Ints
+    operands: Ints
+    ints: Ints
+    floats: Ints
+
+
+class RowBegins(NamedTuple):
+    """Where the operands, the integers and the floats of each row begin, and those of the last row end."""
+
+    operands: Ints
+    ints: Ints
+    floats: Ints
+
+
+class NodePayload(NamedTuple):
+    """The integers (int32) and floats (float64) of all nodes, and where those of each node begin."""
+
+    int_starts: Ints
+    ints: Ints
+    float_starts: Ints
+    floats: Ints
+
+
+class CellShape(NamedTuple):
+    """The number of a cell's signature in a graph, and how many of each a call has: operands, results, integers,
+    floats."""
+
+    kind: int
+    rows: int
+    results: int
+    ints: int
+    floats: int
 
 
 # Rows of tapes.
@@ -83,22 +123,12 @@ def _rows_below(row: int, starts: Ints, operands: Ints) -> Ints:
     return np.array(sorted(seen), np.int64)
 
 
-def cut(
-    ids: Ints,
-    operands: Ints,
-    ints: Ints,
-    floats: Ints,
-    starts: Ints,
-    int_starts: Ints,
-    float_starts: Ints,
-    lows: Ints,
-    highs: Ints,
-    outside: int,
-) -> tuple[Ints, Ints, Ints, Ints]:
+def cut(columns: TapeColumns, row_begins: RowBegins, lows: Ints, highs: Ints, outside: int) -> tuple[Ints, ...]:
     """The ranges of a tape from ``lows`` to ``highs`` as a tape of their own: its four columns."""
+    ids, *others = columns
     some = [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
-    columns = (operands, starts), (ints, int_starts), (floats, float_starts)
-    ends = [_joined(column, [slice(s[r.start], s[r.stop]) for r in some]) for column, s in columns]
+    pairs = zip(others, row_begins, strict=True)
+    ends = [_joined(column, [slice(s[r.start], s[r.stop]) for r in some]) for column, s in pairs]
     which = np.searchsorted(lows, ends[0], side="right") - 1
     inside = (which >= 0) & (ends[0] < highs[which])
     moved = np.where(inside, ends[0] + (begins(highs - lows)[:-1] - lows)[which], outside)
@@ -110,19 +140,11 @@ def _joined(column: Ints, parts: Sequence[slice]) -> Ints:
 
 
 def collected(
-    ids: Ints,
-    kinds: Ints,
-    operands: Ints,
-    ints: Ints,
-    starts: Ints,
-    int_starts: Ints,
-    float_starts: Ints,
-    imports: Ints,
-    targets: Ints,
-    known: Ints,
-    roots: Ints,
+    columns: TapeColumns, kinds: Ints, row_begins: RowBegins, imports: Ints, targets: Ints, known: Ints, roots: Ints
 ) -> tuple[Ints, ...]:
     """All rows that the roots need, as a graph."""
+    ids, operands, ints, _ = columns
+    starts, int_starts, float_starts = row_begins
     n = len(ids)
     kind = kinds.take(ids)
     views = np.flatnonzero(kind == VIEW_ROW)
@@ -152,9 +174,9 @@ def collected(
     new[nodes] = np.arange(len(nodes))
     present, signature = np.unique(ids.take(nodes), return_inverse=True)
     counts = np.bincount(users, minlength=n).take(nodes)
-    columns = signature, begins(counts), new.take(resolved), shift.take(read)
+    edges_of = signature, begins(counts), new.take(resolved), shift.take(read)
     payload = int_starts.take(nodes), float_starts.take(nodes), nodes, new[results[needed[results]]]
-    return (present.astype(np.int64), *columns, *payload, new, needed, base[:n], shift[:n])
+    return (present.astype(np.int64), *edges_of, *payload, new, needed, base[:n], shift[:n])
 
 
 def _resolved(n: int, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints, Ints]:
@@ -250,21 +272,16 @@ class Nodes:
 def without_repeats(
     nodes: Nodes,
     shift: Ints,
-    int_starts: Ints,
-    ints: Ints,
-    float_starts: Ints,
-    floats: Ints,
-    int_counts: Ints,
-    float_counts: Ints,
+    payload: NodePayload,
+    counts: tuple[Ints, Ints],
     usable: Ints,
-    origin: Ints,
-    tape_base: Ints,
+    rows_of_tapes: tuple[Ints, Ints],
     fewest: int,
     worth: int,
 ) -> tuple[Ints, ...] | None:
     """The graph with each group of equal nodes as one, or None if all differ."""
-    payload = _Payload(shift, int_starts, ints, float_starts, floats, int_counts, float_counts)
-    first = _first_equals(nodes, payload, usable, fewest, worth)
+    origin, tape_base = rows_of_tapes
+    first = _first_equals(nodes, _Compared(shift, payload, *counts), usable, fewest, worth)
     if first is None:
         return None
     is_first = first == np.arange(len(nodes))
@@ -272,27 +289,26 @@ def without_repeats(
     new = np.empty(len(nodes), np.int64)
     new[kept] = np.arange(len(kept))
     new = new[first]
-    counts = np.diff(nodes.starts)
-    edges = np.repeat(is_first, counts)
+    reads = np.diff(nodes.starts)
+    edges = np.repeat(is_first, reads)
     rows = np.arange(len(tape_base) + 1)
     rows[origin] = origin[first]
-    columns = nodes.signature[kept], begins(counts[kept]), new[nodes.base[edges]], shift[edges]
+    columns = nodes.signature[kept], begins(reads[kept]), new[nodes.base[edges]], shift[edges]
+    starts = payload.int_starts[kept], payload.float_starts[kept]
     results = new[nodes.results[is_first[nodes.results]]]
-    return (new, *columns, int_starts[kept], float_starts[kept], origin[kept], results, rows[tape_base])
+    return (new, *columns, *starts, origin[kept], results, rows[tape_base])
 
 
-@dataclass(frozen=True, eq=False)
-class _Payload:
+class _Compared(NamedTuple):
+    """What must be equal besides signatures and operands; how many integers and floats nodes of a signature have."""
+
     shift: Ints
-    int_starts: Ints
-    ints: Ints
-    float_starts: Ints
-    floats: Ints
+    payload: NodePayload
     int_counts: Ints
     float_counts: Ints
 
 
-def _first_equals(nodes: Nodes, payload: _Payload, usable: Ints, fewest: int, worth: int) -> Ints | None:
+def _first_equals(nodes: Nodes, compared: _Compared, usable: Ints, fewest: int, worth: int) -> Ints | None:
     """For each node the first one that equals it; None if all differ."""
     counts = np.diff(nodes.starts)
     some = np.flatnonzero(usable & (counts == 0))
@@ -303,7 +319,7 @@ def _first_equals(nodes: Nodes, payload: _Payload, usable: Ints, fewest: int, wo
     done = np.zeros(len(nodes), bool)
     while len(some):
         done[some] = True
-        found = _merge(nodes, payload, some, first)
+        found = _merge(nodes, compared, some, first)
         if not len(found):
             break
         repeated[found] = True
@@ -320,14 +336,14 @@ def _runs(ascending: Ints) -> tuple[Ints, Ints]:
     return ascending[starts], np.diff(starts, append=len(ascending))
 
 
-def _merge(nodes: Nodes, payload: _Payload, some: Ints, first: Ints) -> Ints:
+def _merge(nodes: Nodes, compared: _Compared, some: Ints, first: Ints) -> Ints:
     """Point equal ones among ``some`` nodes to the first of them, in ``first``; returns all that have an equal."""
     kinds = nodes.signature[some]
     present = np.flatnonzero(np.bincount(kinds)).tolist()
     for s in present:
         mine = some if len(present) == 1 else some[kinds == s]
         if len(mine) > 1:
-            first[mine] = mine[_leaders(_key(nodes, payload, mine, s, first))]
+            first[mine] = mine[_leaders(_key(nodes, compared, mine, s, first))]
     leaders = first[some]
     size = np.bincount(leaders, minlength=len(nodes))
     repeated: Ints = some[size[leaders] > 1]
@@ -347,11 +363,11 @@ def _leaders(key: Ints) -> Ints:
 LARGEST_TABLE = 1 << 22
 
 
-def _key(nodes: Nodes, payload: _Payload, some: Ints, signature: int, first: Ints) -> Ints:
+def _key(nodes: Nodes, compared: _Compared, some: Ints, signature: int, first: Ints) -> Ints:
     """A small number for each node, the same for equal ones and for these only."""
     key = np.zeros(len(some), np.int64)
     size = 1
-    for column in _columns(nodes, payload, some, signature, first):
+    for column in _columns(nodes, compared, some, signature, first):
         low, high = int(column.min()), int(column.max())
         if low == high:
             continue
@@ -366,24 +382,25 @@ def _key(nodes: Nodes, payload: _Payload, some: Ints, signature: int, first: Int
     return key
 
 
-def _columns(nodes: Nodes, payload: _Payload, some: Ints, signature: int, first: Ints) -> Iterator[Ints]:
+def _columns(nodes: Nodes, compared: _Compared, some: Ints, signature: int, first: Ints) -> Iterator[Ints]:
     """All that must be equal, column by column."""
-    for k in range(int(payload.int_counts[signature])):
+    payload = compared.payload
+    for k in range(int(compared.int_counts[signature])):
         yield payload.ints[payload.int_starts[some] + k]
-    for k in range(int(payload.float_counts[signature])):
+    for k in range(int(compared.float_counts[signature])):
         yield payload.floats[payload.float_starts[some] + k].view(np.int64)  # 0.0 and -0.0 differ
     counts = nodes.starts[some + 1] - nodes.starts[some]
     if counts.min() == counts.max():
         for k in range(int(counts[0])):
             edges = nodes.starts[some] + k
             yield first[nodes.base[edges]]
-            yield payload.shift[edges]
+            yield compared.shift[edges]
         return
     yield counts
     for k in range(int(counts.max())):
         has = counts > k
         edges = (nodes.starts[some] + k)[has]
-        for column in (first[nodes.base[edges]], payload.shift[edges]):
+        for column in (first[nodes.base[edges]], compared.shift[edges]):
             found = np.zeros(len(some), np.int64)
             found[has] = column
             yield found
@@ -681,22 +698,16 @@ def calls(
     nodes: Nodes,
     shift: Ints,
     offsets: Ints,
-    int_starts: Ints,
-    ints: Ints,
-    float_starts: Ints,
-    floats: Ints,
+    payload: NodePayload,
     order: Ints,
     launch: Ints,
     phase: Ints,
-    kind: int,
-    rows: int,
-    results: int,
-    int_count: int,
-    float_count: int,
+    cell: CellShape,
 ) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints, int]:
-    """The calls of the cell with signature ``kind`` in this order: nodes, the offsets of operands and of results,
-    integers, floats, which operands and which results are read in the phase of the calls, and the most calls of a
-    launch."""
+    """The calls of a cell in this order: nodes, the offsets of operands and of results, integers, floats, which
+    operands and which results are read in the phase of the calls, and the most calls of a launch."""
+    kind, rows, results, int_count, float_count = cell
+    int_starts, ints, float_starts, floats = payload
     phases = phase[launch]
     within = phases[nodes.base] == phases[nodes.users]
     within[nodes.starts[nodes.results]] = False  # a result that reads its call is no use of it

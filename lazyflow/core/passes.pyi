@@ -17,45 +17,12 @@ def structure(ids: Any, ints: Any, rows: Any, int_counts: Any, kinds: Any) -> by
 def reach(
     rows: Any, ids: Any, kinds: Any, starts: Any, operands: Any, marks: Any, gap: int
 ) -> tuple[Any, Any, Any]: ...
-def cut(
-    ids: Any,
-    operands: Any,
-    ints: Any,
-    floats: Any,
-    starts: Any,
-    int_starts: Any,
-    float_starts: Any,
-    lows: Any,
-    highs: Any,
-    outside: int,
-) -> tuple[Any, Any, Any, Any]: ...
+def cut(columns: Any, row_begins: Any, lows: Any, highs: Any, outside: int) -> tuple[Any, ...]: ...
 def collected(
-    ids: Any,
-    kinds: Any,
-    operands: Any,
-    ints: Any,
-    starts: Any,
-    int_starts: Any,
-    float_starts: Any,
-    imports: Any,
-    targets: Any,
-    known: Any,
-    roots: Any,
+    columns: Any, kinds: Any, row_begins: Any, imports: Any, targets: Any, known: Any, roots: Any
 ) -> tuple[Any, ...]: ...
 def without_repeats(
-    nodes: Nodes,
-    shift: Any,
-    int_starts: Any,
-    ints: Any,
-    float_starts: Any,
-    floats: Any,
-    int_counts: Any,
-    float_counts: Any,
-    usable: Any,
-    origin: Any,
-    tape_base: Any,
-    fewest: int,
-    worth: int,
+    nodes: Nodes, shift: Any, payload: Any, counts: Any, usable: Any, rows_of_tapes: Any, fewest: int, worth: int
 ) -> tuple[Any, ...] | None: ...
 def depths(nodes: Nodes) -> Any: ...
 def signature_edges(nodes: Nodes) -> Any: ...
@@ -69,21 +36,7 @@ def by_launch(launch: Any, wanted: Any, launches: int) -> tuple[Any, Any]: ...
 def laid_out(nodes: Nodes, launch: Any, phase: Any, widths: Any, dtypes: Any, count: int) -> tuple[Any, Any]: ...
 def blocks(nodes: Nodes, launch: Any, phase: Any, roots: Any) -> tuple[Any, Any, Any, Any, Any, Any]: ...
 def calls(
-    nodes: Nodes,
-    shift: Any,
-    offsets: Any,
-    int_starts: Any,
-    ints: Any,
-    float_starts: Any,
-    floats: Any,
-    order: Any,
-    launch: Any,
-    phase: Any,
-    kind: int,
-    rows: int,
-    results: int,
-    int_count: int,
-    float_count: int,
+    nodes: Nodes, shift: Any, offsets: Any, payload: Any, order: Any, launch: Any, phase: Any, cell: Any
 ) -> tuple[Any, Any, Any, Any, Any, Any, Any, int]: ...
 def operand_offsets(nodes: Nodes, shift: Any, offsets: Any, order: Any, bounds: Any, has: Any, slot: int) -> Any: ...
 def evenly(offsets: Any, bounds: Any, widths: Any) -> tuple[Any, Any, Any]: ...

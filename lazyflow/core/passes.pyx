@@ -336,9 +336,11 @@ def reach(rows, ids, kinds, starts, operands, marks, Py_ssize_t gap):
     return lows, highs, counts
 
 
-def cut(ids, operands, ints, floats, starts, int_starts, float_starts, lows, highs, Py_ssize_t outside):
+def cut(columns, row_begins, lows, highs, Py_ssize_t outside):
     """The ranges of a tape from ``lows`` to ``highs`` (ascending, apart) as a tape of their own: its four columns, of
     int32 but for the floats. ``outside``: what an operand in none of them becomes."""
+    ids, operands, ints, floats = columns
+    starts, int_starts, float_starts = row_begins
     cdef const i32 *kind = _ints32(ids, -1, "ids")
     cdef Py_ssize_t n = _size(ids), parts = _size(_array(lows, cnp.NPY_INT64, -1, "lows"))
     cdef const i32 *operand = _ints32(operands, -1, "operands")
@@ -401,14 +403,16 @@ def cut(ids, operands, ints, floats, starts, int_starts, float_starts, lows, hig
     return new_ids, new_operands, new_ints, new_floats
 
 
-def collected(ids, kinds, operands, ints, starts, int_starts, float_starts, imports, targets, known, roots):
+def collected(columns, kinds, row_begins, imports, targets, known, roots):
     """All rows that the roots need, as a graph, where row ``imports[k]`` is row ``targets[k]`` and nothing is needed
-    for one that is ``known`` (of length 0 if none is). ``ids``, ``kinds`` and ``ints`` are int32; the row behind the
-    last stands for all that were not read.
+    for one that is ``known`` (of length 0 if none is). Of the ``columns``, ids and ints are int32, as ``kinds`` are, and
+    operands int64: the row behind the last stands for all that were not read.
 
     Returns the signatures that are present, and of the nodes signature, starts, base, shift, int_starts, float_starts,
     origin and results; the node of each row, -1 for others; and of each row whether it is needed, which row's memory it
     shows, and from which element on."""
+    ids, operands, ints, _ = columns
+    starts, int_starts, float_starts = row_begins
     cdef const i32 *kind_of = _ints32(ids, -1, "ids")
     cdef Py_ssize_t n = _size(ids), signatures = _size(_array(kinds, cnp.NPY_INT32, -1, "kinds")), i, e, k
     cdef const i32 *kind = _ints32(kinds, signatures, "kinds")
@@ -599,26 +603,24 @@ cdef class _Readers:
 
 
 def without_repeats(
-    Nodes nodes not None, shift, int_starts, ints, float_starts, floats, int_counts, float_counts, usable, origin,
-    tape_base, Py_ssize_t fewest, Py_ssize_t worth
+    Nodes nodes not None, shift, payload, counts, usable, rows_of_tapes, Py_ssize_t fewest, Py_ssize_t worth
 ):
     """The graph with each group of equal nodes as one, or None if all differ; see `lazyflow.graph.repeats`.
 
-    ``ints`` (int32) and ``floats`` (float64) behind ``int_starts`` and ``float_starts`` are the payload of each node,
-    so many numbers as ``int_counts`` and ``float_counts`` say of its signature; ``usable``: which nodes may be one with
-    another; ``origin``: the row of each node on the tapes, whose rows show the memory of ``tape_base``.
+    ``payload``: of each node, so many numbers as the two ``counts`` say of its signature; ``usable``: which nodes may
+    be one with another; ``rows_of_tapes``: the row of each node on the tapes, and the row whose memory each row shows.
 
     Returns the new number of each node, and of those that are left signature, starts, base, shift, int_starts,
     float_starts, origin and results; and where the rows of the tapes point to now."""
+    origin, tape_base = rows_of_tapes
+    int_starts, _, float_starts, _ = payload
     cdef Py_ssize_t n = nodes.n, rows = _size(_array(tape_base, cnp.NPY_INT64, -1, "tape_base")), i, k, e
     cdef const i64 *tape = _indices(tape_base, rows, rows + 1, "tape_base")
     cdef const i64 *row = _indices(origin, n, rows + 1, "origin")
     cdef const i64 *moved = _ints(shift, nodes.edges, "shift")
     cdef const i64 *int_start = _ints(int_starts, n, "int_starts")
     cdef const i64 *float_start = _ints(float_starts, n, "float_starts")
-    first = _first_equals(
-        nodes, shift, int_starts, ints, float_starts, floats, int_counts, float_counts, usable, fewest, worth
-    )
+    first = _first_equals(nodes, shift, payload, counts, usable, fewest, worth)
     if first is None:
         return None
     cdef const i64 *equal = _at(first)
@@ -683,11 +685,10 @@ def without_repeats(
 #    one node in the middle, with operands that are there for others anyway, stays as it was.
 
 
-cdef object _first_equals(
-    Nodes nodes, shift, int_starts, ints, float_starts, floats, int_counts, float_counts, usable, Py_ssize_t fewest,
-    Py_ssize_t worth
-):
+cdef object _first_equals(Nodes nodes, shift, payload, counts, usable, Py_ssize_t fewest, Py_ssize_t worth):
     """For each node the first one that equals it; None if all differ."""
+    int_starts, ints, float_starts, floats = payload
+    int_counts, float_counts = counts
     cdef Py_ssize_t n = nodes.n, i, j, k, e, m, count = 0
     cdef const flag *may = _flags(usable, n, "usable")
     cdef const i64 *moved = _ints(shift, nodes.edges, "shift")
@@ -1328,13 +1329,13 @@ def blocks(Nodes nodes not None, launch, phase, roots, rows=None):
     return b.blocks, b.places, b.sizes, b.kinds, b.phases, found
 
 
-def calls(
-    Nodes nodes not None, shift, offsets, int_starts, ints, float_starts, floats, order, launch, phase,
-    Py_ssize_t kind, Py_ssize_t rows, Py_ssize_t results, Py_ssize_t int_count, Py_ssize_t float_count
-):
-    """The calls of the cell with signature ``kind`` in this order: nodes, the offsets of operands (``rows`` of them)
-    and of results, integers, floats, which operands and which results are read in the phase of the calls, and the most
-    calls of a launch. ``offsets``: of each node; ``ints`` (int32) and ``floats`` (float64): payload."""
+def calls(Nodes nodes not None, shift, offsets, payload, order, launch, phase, cell):
+    """The calls of a cell in this order: nodes, the offsets of operands and of results, integers, floats, which
+    operands and which results are read in the phase of the calls, and the most calls of a launch. ``offsets``: of each
+    node; ``cell``: its signature, and how many operands, results, integers and floats a call has."""
+    int_starts, ints, float_starts, floats = payload
+    cdef Py_ssize_t kind, rows, results, int_count, float_count
+    kind, rows, results, int_count, float_count = cell
     cdef const i64 *moved = _ints(shift, nodes.edges, "shift")
     cdef Py_ssize_t n = nodes.n, i, j, k, e, c, total = _size(_array(order, cnp.NPY_INT64, -1, "order"))
     cdef const i64 *offset = _ints(offsets, n, "offsets")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.core.arrays import Ints, begins
+from lazyflow.core.arrays import Ints, NodePayload, RowBegins, TapeColumns, begins
 from lazyflow.errors import LazyflowError, TornError
 from lazyflow.record.expr import Expr, handle
 from lazyflow.record.tape import (
@@ -97,6 +97,11 @@ class Graph:
         """The node whose launch computes each node: itself, but of a cell's further result the call."""
         found: Ints = self.nodes.call
         return found
+
+    @property
+    def payload(self) -> NodePayload:
+        """The numbers of all nodes, and where those of each node begin."""
+        return NodePayload(self.int_starts, self.ints, self.float_starts, self.floats)
 
     @cached_property
     def alone(self) -> Ints:
@@ -329,18 +334,17 @@ class _Columns:
         return np.flatnonzero(self.kinds.take(self.ids) == kind)
 
 
-def whole_columns(tape: Tape) -> tuple[Ints, Ints, Ints, Ints]:
+def whole_columns(tape: Tape) -> TapeColumns:
     """The four columns of a tape."""
     names = (tape.signatures, np.int32), (tape.operands, np.int32), (tape.ints, np.int32), (tape.floats, np.float64)
-    return tuple(_buffer(column, dtype) for column, dtype in names)  # type: ignore[return-value]
+    return TapeColumns(*(_buffer(column, dtype) for column, dtype in names))
 
 
-def _cut(tape: Tape, lows: Ints, highs: Ints, outside: int) -> tuple[Ints, Ints, Ints, Ints]:
+def _cut(tape: Tape, lows: Ints, highs: Ints, outside: int) -> TapeColumns:
     """The ranges of a tape's rows from ``lows`` to ``highs`` as columns of their own. Rows that are read and not needed
     may have operands in none of them: these become ``outside``."""
     starts = decoded(tape)
-    found: tuple[Ints, Ints, Ints, Ints] = passes.cut(*whole_columns(tape), *starts[:3], lows, highs, outside)
-    return found
+    return TapeColumns(*passes.cut(whole_columns(tape), RowBegins(*starts[:3]), lows, highs, outside))
 
 
 class _Known(NamedTuple):
@@ -462,8 +466,10 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
     if len(known.rows):
         known = _whole_calls(c, known)
         is_known[known.rows] = True
-    columns = c.ids, c.kinds, c.operands, c.ints, c.starts, c.int_starts, c.float_starts
-    present, *nodes, new, needed, base, shift = passes.collected(*columns, *imported, is_known, roots)
+    columns = TapeColumns(c.ids, c.operands, c.ints, c.floats)
+    row_begins = RowBegins(c.starts, c.int_starts, c.float_starts)
+    found = passes.collected(columns, c.kinds, row_begins, *imported, is_known, roots)
+    present, *nodes, new, needed, base, shift = found
     _check_all_read(needed)
     signature, starts, new_base, new_shift, int_starts, float_starts, origin, results = nodes
     present, signature = _as_they_come(present, signature)

@@ -27,10 +27,9 @@ def repeats_merged(graph: Graph) -> Graph:
     """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
     if not may_repeat(graph):
         return graph
-    counts = [np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")]
-    payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats, *counts
-    rows = graph.origin, graph.tape_base
-    found = passes.without_repeats(graph.nodes, graph.shift, *payload, _usable(graph), *rows, FEWEST_ALIKE, WORTH)
+    counts = tuple([np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")])
+    compared = graph.nodes, graph.shift, graph.payload, counts, _usable(graph)
+    found = passes.without_repeats(*compared, (graph.origin, graph.tape_base), FEWEST_ALIKE, WORTH)
     if found is None:
         return graph
     new, signature, starts, base, shift, int_starts, float_starts, origin, results, tape_base = found

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.core.arrays import Ints, begins, bounds_of, in_order_of
+from lazyflow.core.arrays import CellShape, Ints, begins, bounds_of, in_order_of
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.schedule import Choices, Dag, Schedule
 from lazyflow.plan.schedule import scheduled as schedule_of
@@ -497,10 +497,9 @@ def _cells(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints) -> tupl
 
 def _calls_of(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, kind: int) -> Cells:
     s = graph.signatures[kind]
-    payload = graph.int_starts, graph.ints, graph.float_starts, graph.floats
-    counts = s.rows, 1 + len(s.further), s.ints, s.floats
+    cell = CellShape(kind, s.rows, 1 + len(s.further), s.ints, s.floats)
     nodes, inputs, outputs, ints, floats, read, used, largest = passes.calls(
-        graph.nodes, graph.shift, offsets, *payload, order, schedule.launch, schedule.phase, kind, *counts
+        graph.nodes, graph.shift, offsets, graph.payload, order, schedule.launch, schedule.phase, cell
     )
     external, outside = (frozenset([k for k, r in enumerate(flags.tolist()) if not r]) for flags in (read, used))
     found = Cells(s, nodes, tuple(inputs), tuple(outputs), tuple(ints), tuple(floats), external, outside, largest)

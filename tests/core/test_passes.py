@@ -141,8 +141,10 @@ def test_repeats(graph, rng):
     usable[graph[4]] = False
     origin = np.arange(n) * 2
     tape_base = np.repeat(origin, 2)
-    payload = shift, int_starts[:-1], numbers, float_starts[:-1], reals, int_counts, float_counts
-    assert_same(lambda form: form.without_repeats(form.Nodes(*graph), *payload, usable, origin, tape_base, 2, 64))
+    payload = arrays.NodePayload(int_starts[:-1], numbers, float_starts[:-1], reals)
+    counts = int_counts, float_counts
+    given = shift, payload, counts, usable, (origin, tape_base), 2, 64
+    assert_same(lambda form: form.without_repeats(form.Nodes(*graph), *given))
 
 
 @on_graphs()
@@ -196,7 +198,7 @@ def test_calls_of_cells(graph, rng):
         found = []
         for kind in range(kinds):
             rows = int(counts[order[graph[0][order] == kind]].min(initial=3))
-            found.append(form.calls(nodes, shift, offsets, *payload, order, launch, phase, kind, rows, 1, 2, 1))
+            found.append(form.calls(nodes, shift, offsets, payload, order, launch, phase, (kind, rows, 1, 2, 1)))
         return found
 
     assert_same(run)
@@ -290,7 +292,7 @@ def test_the_structure_that_integers_say(tape, torn):
 @SOME
 @given(tapes(), st.integers(0, 10**6))
 def test_collected(tape, seed):
-    (ids, operands, numbers, _), (kinds, *_) = tape
+    (ids, operands, numbers, reals), (kinds, *_) = tape
     rng, n = np.random.default_rng(seed), len(ids)
     imports = np.flatnonzero(ids == 2)
     imports = imports[(rng.random(len(imports)) < 0.7) & (imports > 0)]
@@ -306,8 +308,8 @@ def test_collected(tape, seed):
     wide = operands.astype(np.int64)
 
     def run(form):
-        columns = starts_of(form, tape)
-        return form.collected(ids, kinds, wide, numbers, *columns, imports, targets, known, roots)
+        columns = ids, wide, numbers, reals
+        return form.collected(columns, kinds, starts_of(form, tape), imports, targets, known, roots)
 
     present, signature, starts, base, *_ = assert_same(run)
     core.passes.Nodes(signature, len(present), starts, base, ints([]))
@@ -326,7 +328,7 @@ def test_ranges_of_rows(tape, seed, gap):
         lows, highs, counts = found = form.reach(rows, ids, kinds, starts[0], operands, marks, gap)
         assert not marks.any()
         some = lows[: counts[:1].sum()], highs[: counts[:1].sum()]
-        return found, form.cut(ids, operands, numbers, reals, *starts, *some, 77)
+        return found, form.cut((ids, operands, numbers, reals), starts, *some, 77)
 
     assert_same(run)
 
@@ -447,12 +449,12 @@ def recording_arguments(s):
         yield name, (s.ids, s.numbers, s.table, s.table, s.table)
     yield "reach", (ints([3]), s.ids, s.table, s.begins[0], s.operands, s.marks, 0)
     tape = s.ids, s.operands, s.numbers[:2], s.payload[3][:1]
-    yield "cut", (*tape, *s.begins, ints([0, 2]), ints([1, 4]), 4)
-    read = s.ids, s.table, s.operands.astype(np.int64), s.numbers[:2]
-    yield "collected", (*read, *s.begins, ints([2]), ints([0]), s.marks, ints([3]))
+    yield "cut", (tape, s.begins, ints([0, 2]), ints([1, 4]), 4)
+    read = s.ids, s.operands.astype(np.int64), s.numbers[:2], None  # of which the floats are not read
+    yield "collected", (read, s.table, s.begins, ints([2]), ints([0]), s.marks, ints([3]))
     every = ints([0, 1, 2, 3])
     kinds = ints([1, 1, 0]), ints([1, 0, 0])
-    yield "without_repeats", (s.nodes, s.shift, *s.payload, *kinds, s.usable, every, every, 0, 64)
+    yield "without_repeats", (s.nodes, s.shift, s.payload, kinds, s.usable, (every, every), 0, 64)
 
 
 def schedule_arguments(s):
@@ -474,7 +476,7 @@ def layout_arguments(s):
     """Of passes that say where values lie."""
     yield "laid_out", (s.nodes, s.launch, s.phase, ints([1, 2, 3]), ints([0, 0, 0]), 1, s.rows)
     yield "blocks", (s.nodes, s.launch, s.phase, ints([3]), s.rows)
-    yield "calls", (s.nodes, s.shift, s.offsets, *s.payload, s.order, s.launch, s.phase, 1, 1, 1, 1, 1)
+    yield "calls", (s.nodes, s.shift, s.offsets, s.payload, s.order, s.launch, s.phase, (1, 1, 1, 1, 1))
     yield "operand_offsets", (s.nodes, s.shift, s.offsets, ints([1, 3]), ints([0, 1, 2]), np.ones(2, bool), 0)
     yield "evenly", (s.offsets, ints([0, 2, 4]), ints([4, 4]))
     yield "stacked_rows", (s.nodes, s.shift, s.offsets, s.order, 2)
@@ -489,6 +491,17 @@ def test_every_pass_has_arguments_here():
     assert set(GOOD) == set(passes.NAMES)
     for name, given_ in GOOD.items():
         getattr(core.passes, name)(*given_)
+
+
+def flat(given_):
+    """The arguments without their records: what these hold, in order."""
+    return [part for argument in given_ for part in (argument if isinstance(argument, tuple) else [argument])]
+
+
+def grouped(name, parts):
+    """The arguments of a pass, of what `flat` makes of them."""
+    rest = iter(parts)
+    return [tuple([next(rest) for _ in a]) if isinstance(a, tuple) else next(rest) for a in GOOD[name]]
 
 
 def wrong(array, name):
@@ -510,18 +523,27 @@ def is_alike(one, other):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_what_is_no_fitting_array_is_refused(name):
-    function = getattr(core.passes, name)
-    for k, argument in enumerate(GOOD[name]):
+    function, given_ = getattr(core.passes, name), flat(GOOD[name])
+    for k, argument in enumerate(given_):
         if isinstance(argument, np.ndarray):
             for other in wrong(argument, name):
                 if is_alike(other, argument) or (other is None and (name, k) in OPTIONAL):
                     continue  # a single byte has no order, a single element no stride
                 with pytest.raises((TypeError, ValueError)):
-                    function(*GOOD[name][:k], other, *GOOD[name][k + 1 :])
+                    function(*grouped(name, [*given_[:k], other, *given_[k + 1 :]]))
         elif isinstance(argument, core.passes.Nodes):
             for other in (None, 3, arrays.Nodes(ints([]), 0, ints([0]), ints([]), ints([]))):
                 with pytest.raises(TypeError):
-                    function(*GOOD[name][:k], other, *GOOD[name][k + 1 :])
+                    function(*grouped(name, [other, *given_[1:]]))
+
+
+@pytest.mark.parametrize("name", [name for name, given_ in GOOD.items() if any(type(a) is tuple for a in given_)])
+def test_what_is_no_record_is_refused(name):
+    for k, argument in enumerate(GOOD[name]):
+        if isinstance(argument, tuple):
+            for other in (None, 3, argument[:-1], (*argument, argument[0])):
+                with pytest.raises((TypeError, ValueError)):
+                    getattr(core.passes, name)(*GOOD[name][:k], other, *GOOD[name][k + 1 :])
 
 
 NUMBERS = (-(2**62), -2, -1, 0, 1, 3, 4, 5, 1000, 2**31 - 1, 2**62)
@@ -532,7 +554,7 @@ NUMBERS = (-(2**62), -2, -1, 0, 1, 3, 4, 5, 1000, 2**31 - 1, 2**62)
 @given(data=st.data())
 def test_wrong_numbers_and_lengths_are_errors_or_harmless(name, data):
     """Whatever stands in the arrays, and however long they are: a result or an exception, never a read outside."""
-    changed = list(GOOD[name])
+    changed = flat(GOOD[name])
     for k in data.draw(st.lists(st.sampled_from(range(len(changed))), min_size=1, max_size=3, unique=True)):
         argument = changed[k]
         if isinstance(argument, np.ndarray):
@@ -548,7 +570,7 @@ def test_wrong_numbers_and_lengths_are_errors_or_harmless(name, data):
         elif isinstance(argument, int):
             changed[k] = data.draw(st.sampled_from([-1, 0, 1, 2, 5, 100]))
     with contextlib.suppress(TypeError, ValueError, MemoryError, OverflowError):
-        getattr(core.passes, name)(*changed)
+        getattr(core.passes, name)(*grouped(name, changed))
 
 
 def _limits(dtype):
