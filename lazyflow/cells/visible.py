@@ -335,8 +335,8 @@ class _Walk:
         self.waiting = list(roots)[::-1]
         if FORMATS in self.names:
             options = np.get_printoptions()
-            self._guard("printing", None, None, options)
-            self._later((), [("printing", options)])
+            self.guard("printing", None, None, options)
+            self.later((), [("printing", options)])
         while self.waiting:
             if len(self.marks) > MOST_MARKS:
                 self.watchable = False
@@ -345,14 +345,16 @@ class _Walk:
             path, value = self.waiting.pop()
             self.marks[path] = self._mark(path, value)
 
-    def _later(self, path: VisiblePath, parts: Iterable[tuple[Any, Any]]) -> None:
+    def later(self, path: VisiblePath, parts: Iterable[tuple[Any, Any]]) -> None:
+        """Look at these, too, by their names behind the path."""
         self.waiting.extend([((*path, name), value) for name, value in parts][::-1])
 
     def _hidden(self) -> Any:
         self.watchable = False
         return None
 
-    def _guard(self, kind: str, on: Any, name: Any, value: Any) -> None:
+    def guard(self, kind: str, on: Any, name: Any, value: Any) -> None:
+        """What was seen is as it was only while this holds."""
         self.guards.setdefault((kind, id(on), name), Guard(kind, on, name, value))
 
     # What a value is.
@@ -400,88 +402,20 @@ class _Walk:
             if not _is_known(value, owner):
                 return self._hidden()
         else:
-            self._later(path, [("__self__", owner)])
+            self.later(path, [("__self__", owner)])
         return type(value), (value.start, value.stop, value.step) if isinstance(value, slice) else Same(value)
-
-    def _array(self, path: VisiblePath, value: Any) -> Any:
-        if type(value) is np.ndarray and value.nbytes <= LARGEST_ARRAY and not value.dtype.hasobject:
-            content = value.tobytes()
-            self._guard("array", value, None, (value.dtype, value.shape, content))
-            return type(value), value.dtype, value.shape, content
-        self.counted = False
-        if type(value) is not np.ndarray:  # a mask, for one
-            self._later(path, list(getattr(value, "__dict__", {}).items()))
-        if value.dtype.hasobject:
-            self._later(path, enumerate(value.ravel().tolist()))
-            return type(value), value.shape
-        host = np.asarray(devices.to_host(value))
-        return type(value), value.dtype, value.shape, host.tobytes()
-
-    def _container(self, path: VisiblePath, value: Any) -> Any:
-        items = [part for item in dict.items(value) for part in item] if isinstance(value, dict) else None
-        parts = list(value) if items is None else items
-        if type(value) in (list, dict) and len(parts) <= LARGEST_LIST and all(type(p) in _PLAIN_PARTS for p in parts):
-            self._guard("items", value, None, tuple(parts))
-        else:
-            self.counted &= isinstance(value, tuple | frozenset)
-        self._later(path, enumerate(parts))
-        if isinstance(value, defaultdict):
-            self._later(path, [("default_factory", value.default_factory)])
-        self._attributes_of_subclass(path, value)
-        return type(value), len(parts)
-
-    def _atom(self, path: VisiblePath, value: Any) -> Any:
-        """A number or a string of a class of its own."""
-        base = next(kind for kind in _ATOMS if isinstance(value, kind))
-        plain: Any = base.__getnewargs__(value)[0] if hasattr(base, "__getnewargs__") else base(value)
-        self._attributes_of_subclass(path, value)
-        return type(value), bits(plain) if base in (float, complex) else plain
-
-    def _attributes_of_subclass(self, path: VisiblePath, value: Any) -> None:
-        if type(value) not in (*_CONTAINERS, *_ATOMS):
-            self._later(path, [("__class__", type(value)), *self._of_object(path, value)])
-
-    def _counter(self, path: VisiblePath, value: Any) -> Any:
-        self.counted = False
-        return type(value), repr(value)
-
-    def _method(self, path: VisiblePath, value: Any) -> Any:
-        self._later(path, [("__func__", value.__func__), ("__self__", value.__self__)])
-        return types.MethodType
-
-    def _partial(self, path: VisiblePath, value: Any) -> Any:
-        self._later(path, [("func", value.func), ("args", value.args), ("keywords", tuple(value.keywords.items()))])
-        return functools.partial
-
-    def _descriptor(self, path: VisiblePath, value: Any) -> Any:
-        names = ("__func__", "fget", "fset", "func", "__wrapped__")
-        self._later(path, [(n, getattr(value, n)) for n in names if getattr(value, n, None) is not None])
-        return type(value)
-
-    def _union(self, path: VisiblePath, value: Any) -> Any:
-        self._later(path, enumerate(value.__args__))
-        return type(value)
-
-    def _reference(self, path: VisiblePath, value: Any) -> Any:
-        self.counted = False
-        self._later(path, [("()", value())])
-        return type(value)
-
-    def _member(self, path: VisiblePath, value: Any) -> Any:
-        self._later(path, [("value", value._value_), ("__class__", type(value))])
-        return type(value), Same(value)
 
     def _function(self, path: VisiblePath, value: Any) -> Any:
         module = value.__globals__.get("__name__", "")
         wrapped = vars(value).get("__wrapped__")
         if wrapped is not None:
-            self._later(path, [("__wrapped__", wrapped)])
+            self.later(path, [("__wrapped__", wrapped)])
         if is_generated(value.__code__):
             return self._cell(path, value)
         if module.partition(".")[0] in PURE:
             cells = [c.cell_contents for c in value.__closure__ or () if is_filled(c)]
             kinds = _FUNCTIONS if module.startswith("lazyflow") else (*_FUNCTIONS, dict)  # a table of functions
-            self._later(path, [(k, v) for k, v in enumerate(cells) if isinstance(v, kinds) or is_module(v)])
+            self.later(path, [(k, v) for k, v in enumerate(cells) if isinstance(v, kinds) or is_module(v)])
             if value.__name__ in HIDDEN and _root(module) in OWN_PACKAGES:
                 return self._hidden()
             # One that wraps a user's says that it is the user's, and is what its code and its closure are; of those
@@ -494,37 +428,37 @@ class _Walk:
         self.named |= names.attributes
         self.read |= names.read
         self._definition(path, value)
-        self._later(path, [(n, sys.modules.get(n)) for n in names.imports])
+        self.later(path, [(n, sys.modules.get(n)) for n in names.imports])
         self._globals(path, value, names)
         for name, c in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             if is_filled(c):
-                self._guard("cell", c, None, c.cell_contents)
-                self._later(path, [(("closure", name), c.cell_contents)])
+                self.guard("cell", c, None, c.cell_contents)
+                self.later(path, [(("closure", name), c.cell_contents)])
             else:
                 self.counted = False
         return Same(value.__code__)
 
     def _definition(self, path: VisiblePath, function: Any) -> None:
         """The code of a function, which may be replaced, and its defaults, which may also change."""
-        self._guard("function", function, None, (function.__code__, function.__defaults__, function.__kwdefaults__))
-        self._later(path, [("defaults", function.__defaults__), ("kwdefaults", function.__kwdefaults__)])
+        self.guard("function", function, None, (function.__code__, function.__defaults__, function.__kwdefaults__))
+        self.later(path, [("defaults", function.__defaults__), ("kwdefaults", function.__kwdefaults__)])
 
     def _cell(self, path: VisiblePath, value: Any) -> Any:
         """What `lazyflow.cell` made of a function, which is where the code that it printed says."""
         self._definition(path, value)
         reaches: list[Any] = [c for c in value.__code__.co_consts if isinstance(c, Reach)]
-        self._later(path, [("function", reach(value.__globals__).function) for reach in reaches])
+        self.later(path, [("function", reach(value.__globals__).function) for reach in reaches])
         return Same(value.__code__)
 
     def _globals(self, path: VisiblePath, function: Any, names: Names) -> None:
         space = function.__globals__
         for name in names.globals:
             value = space.get(name, MISSING)
-            self._guard("is", space, name, value)
+            self.guard("is", space, name, value)
             if value is MISSING:
                 value = function.__builtins__.get(name, MISSING)
-                self._guard("is", function.__builtins__, name, value)
-            self._later(path, [(("global", name), value)])
+                self.guard("is", function.__builtins__, name, value)
+            self.later(path, [(("global", name), value)])
 
     def _module(self, path: VisiblePath, value: ModuleType) -> Any:
         """A module of Python: what is named in it."""
@@ -542,9 +476,9 @@ class _Walk:
         self.counted &= not self.every
         found = [(n, v) for n, v in list(space.items()) if n in self.names or n == "__getattr__"]
         for n, v in found:
-            self._guard("is", space, n, v)
-        self._guard("size", space, None, len(space))
-        self._later(path, found)
+            self.guard("is", space, n, v)
+        self.guard("size", space, None, len(space))
+        self.later(path, found)
         return name
 
     def _library(self, path: VisiblePath, value: ModuleType) -> Any:
@@ -552,8 +486,8 @@ class _Walk:
         space = vars(value)
         found = {n: space[n] for n in sorted(self.names & space.keys())}
         for n, v in found.items():
-            self._guard("is", space, n, v)
-        self._later(path, found.items())
+            self.guard("is", space, n, v)
+        self.later(path, found.items())
         return value.__name__
 
     def _class(self, path: VisiblePath, value: type) -> Any:
@@ -566,11 +500,11 @@ class _Walk:
                 space = vars(kind)
                 found = [(n, v) for n, v in list(space.items()) if self._is_wanted_of_class(value, n, v)]
                 for n, v in found:
-                    self._guard("is", space, n, v)
-                self._guard("size", space, None, len(space))
-                self._later(path, [((k, n), v) for n, v in found])
+                    self.guard("is", space, n, v)
+                self.guard("size", space, None, len(space))
+                self.later(path, [((k, n), v) for n, v in found])
         if type(value) is not type:
-            self._later(path, [("__class__", type(value))])
+            self.later(path, [("__class__", type(value))])
         return type, Same(value)
 
     def _is_wanted_of_class(self, kind: type, name: str, value: Any) -> bool:
@@ -587,10 +521,10 @@ class _Walk:
     def _object(self, path: VisiblePath, value: Any) -> Any:
         if hides_state(type(value)) or (type(value).__module__ == "random"):
             return self._hidden()
-        self._later(path, [("__class__", type(value)), *self._of_object(path, value)])
+        self.later(path, [("__class__", type(value)), *self.attributes_of(path, value)])
         return type(value)
 
-    def _of_object(self, path: VisiblePath, value: Any) -> list[tuple[Any, Any]]:
+    def attributes_of(self, path: VisiblePath, value: Any) -> list[tuple[Any, Any]]:
         """The attributes that count, each with its name."""
         own = _dict_of(value)
         if is_module(value) and hasattr(type(value), "_adopt"):
@@ -610,9 +544,9 @@ class _Walk:
         except TypeError:
             self.counted = False
             return
-        self._guard("keys", reference, type(value), tuple(own))
+        self.guard("keys", reference, type(value), tuple(own))
         for n, v in found.items():
-            self._guard("attribute", reference, n, v)
+            self.guard("attribute", reference, n, v)
 
     def _of_module(self, path: VisiblePath, value: Any, own: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         """Of a module, whose changes are counted: parameters, modules, buffers and what makes it run as it does."""
@@ -639,21 +573,103 @@ class _Walk:
         return isinstance(value, Parameter) or is_module(value)
 
 
+# What is seen of values that are no code, modules or objects of their own classes.
+
+
+def _array(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    if type(value) is np.ndarray and value.nbytes <= LARGEST_ARRAY and not value.dtype.hasobject:
+        content = value.tobytes()
+        walk.guard("array", value, None, (value.dtype, value.shape, content))
+        return type(value), value.dtype, value.shape, content
+    walk.counted = False
+    if type(value) is not np.ndarray:  # a mask, for one
+        walk.later(path, list(getattr(value, "__dict__", {}).items()))
+    if value.dtype.hasobject:
+        walk.later(path, enumerate(value.ravel().tolist()))
+        return type(value), value.shape
+    host = np.asarray(devices.to_host(value))
+    return type(value), value.dtype, value.shape, host.tobytes()
+
+
+def _container(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    items = [part for item in dict.items(value) for part in item] if isinstance(value, dict) else None
+    parts = list(value) if items is None else items
+    if type(value) in (list, dict) and len(parts) <= LARGEST_LIST and all(type(p) in _PLAIN_PARTS for p in parts):
+        walk.guard("items", value, None, tuple(parts))
+    else:
+        walk.counted &= isinstance(value, tuple | frozenset)
+    walk.later(path, enumerate(parts))
+    if isinstance(value, defaultdict):
+        walk.later(path, [("default_factory", value.default_factory)])
+    _attributes_of_subclass(walk, path, value)
+    return type(value), len(parts)
+
+
+def _atom(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    """A number or a string of a class of its own."""
+    base = next(kind for kind in _ATOMS if isinstance(value, kind))
+    plain: Any = base.__getnewargs__(value)[0] if hasattr(base, "__getnewargs__") else base(value)
+    _attributes_of_subclass(walk, path, value)
+    return type(value), bits(plain) if base in (float, complex) else plain
+
+
+def _attributes_of_subclass(walk: _Walk, path: VisiblePath, value: Any) -> None:
+    if type(value) not in (*_CONTAINERS, *_ATOMS):
+        walk.later(path, [("__class__", type(value)), *walk.attributes_of(path, value)])
+
+
+def _counter(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    walk.counted = False
+    return type(value), repr(value)
+
+
+def _method(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    walk.later(path, [("__func__", value.__func__), ("__self__", value.__self__)])
+    return types.MethodType
+
+
+def _partial(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    walk.later(path, [("func", value.func), ("args", value.args), ("keywords", tuple(value.keywords.items()))])
+    return functools.partial
+
+
+def _descriptor(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    names = ("__func__", "fget", "fset", "func", "__wrapped__")
+    walk.later(path, [(n, getattr(value, n)) for n in names if getattr(value, n, None) is not None])
+    return type(value)
+
+
+def _union(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    walk.later(path, enumerate(value.__args__))
+    return type(value)
+
+
+def _reference(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    walk.counted = False
+    walk.later(path, [("()", value())])
+    return type(value)
+
+
+def _member(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+    walk.later(path, [("value", value._value_), ("__class__", type(value))])
+    return type(value), Same(value)
+
+
 _Look = Callable[[_Walk, VisiblePath, Any], Any]
 _METHODS = (types.FunctionType, staticmethod, classmethod)  # the last two: `__new__` and `__class_getitem__`
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _LOOKS: tuple[tuple[Any, _Look], ...] = (
-    (np.ndarray, _Walk._array),
-    (enum.Enum, _Walk._member),
-    (_CONTAINERS, _Walk._container),
-    (_ATOMS, _Walk._atom),
+    (np.ndarray, _array),
+    (enum.Enum, _member),
+    (_CONTAINERS, _container),
+    (_ATOMS, _atom),
     (types.FunctionType, _Walk._function),
-    (types.MethodType, _Walk._method),
-    (functools.partial, _Walk._partial),
-    ((staticmethod, classmethod, property, functools.cached_property), _Walk._descriptor),
-    ((types.UnionType, type(Optional[int])), _Walk._union),  # noqa: UP045
-    (weakref.ref, _Walk._reference),
-    ((itertools.count, itertools.repeat), _Walk._counter),
+    (types.MethodType, _method),
+    (functools.partial, _partial),
+    ((staticmethod, classmethod, property, functools.cached_property), _descriptor),
+    ((types.UnionType, type(Optional[int])), _union),  # noqa: UP045
+    (weakref.ref, _reference),
+    ((itertools.count, itertools.repeat), _counter),
 )
 # Methods of two underscores that no body calls without naming them.
 _UNSEEN = frozenset(

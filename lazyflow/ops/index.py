@@ -103,12 +103,14 @@ def _shared_rows(xp: Any, g: Array, index: Array, index_ndim: int) -> tuple[Arra
     return index.reshape(-1), g.reshape(index.size, *g.shape[index.ndim :])
 
 
-def _take_x(
-    xp: Any, g: Array, y: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int
+def _take_x(xp: Any, g: Array, y: Array, x: Array, index: Array, **static: Any) -> Array:
+    return (_scattered if symbolic(xp) else _added_back)(xp, g, x, index, **static)
+
+
+def _added_back(
+    xp: Any, g: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int
 ) -> Array:
     n, before = x.shape[axis], ndim + axis
-    if symbolic(xp):
-        return _scattered(xp, g, x, index, name, axis, ndim, index_ndim)
     index = checked_index(xp, name, index, n)
     g = _index_axes_front(xp, g, before, index_ndim)
     if x.ndim == ndim:
@@ -123,7 +125,7 @@ def _take_x(
     return xp.moveaxis(sums, 0 if x.ndim == ndim else 1, axis) if before else sums
 
 
-def _scattered(xp: Any, g: Array, x: Array, index: Array, name: str, axis: int, ndim: int, index_ndim: int) -> Array:
+def _scattered(xp: Any, g: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int) -> Array:
     """The same of expressions: one table gets the rows of all nodes; an operand that is no shared one has one node."""
     before = ndim + axis
     g = _index_axes_front(xp, g, before, index_ndim)
@@ -199,13 +201,12 @@ def _scatter(
 
 
 def _scatter_rows(
-    xp: Any, g: Array, y: Array, rows: Array, index: Array, *, name: str, n: int, ndim: int, index_ndim: int
+    xp: Any, g: Array, y: Array, rows: Array, index: Array, *, name: str, index_ndim: int, **static: Any
 ) -> Array:
     if symbolic(xp):
         whole = index if index.ndim == index_ndim else index.reshape(index.shape[1:])
         return xp.record_op(take, (g.reshape(g.shape[1:]), whole), axis=0)[None]
-    static = {"axis": -g.ndim + 1, "ndim": g.ndim - 1, "index_ndim": index_ndim}
-    return _take(xp, g, index, name=name, **static)
+    return _take(xp, g, index, name=name, axis=-g.ndim + 1, ndim=g.ndim - 1, index_ndim=index_ndim)
 
 
 scatter = register(Op("scatter", _scatter_shape, _scatter, (_scatter_rows, None)))

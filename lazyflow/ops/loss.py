@@ -306,10 +306,11 @@ def _elements_forward(
     return _reduce(losses(xp, x, target, **static), reduction, ndim)
 
 
-def _elements_vjp(
-    slope: Losses, xp: Any, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: Any
-) -> Array:
-    return multiply_no_nan(xp, _spread(g, reduction, ndim, _elements(x, ndim)), slope(xp, x, target, **static))
+def _elements_vjp(slope: Losses) -> Losses:
+    def vjp(xp: Any, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: Any) -> Array:
+        return multiply_no_nan(xp, _spread(g, reduction, ndim, _elements(x, ndim)), slope(xp, x, target, **static))
+
+    return vjp
 
 
 def _element_loss(
@@ -321,7 +322,7 @@ def _element_loss(
             name,
             infer or partial(_elements_infer, name),
             partial(_elements_forward, losses),
-            (partial(_elements_vjp, x), partial(_elements_vjp, target)),
+            (_elements_vjp(x), _elements_vjp(target)),
         )
     )
 

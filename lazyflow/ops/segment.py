@@ -231,14 +231,15 @@ def _forward(
     return y if flat.batch is None else y.reshape(flat.batch, len(y) // flat.batch, *y.shape[1:])
 
 
-def _backward(
-    vjp: Callable[..., Array], xp: Any, g: Array, y: Array, x: Array, index: Array, *, n: int, name: str, ndim: int
-) -> Array:
-    index = index if symbolic(xp) else checked_index(xp, name, index, n)
-    flat = _flat(xp, [g, y, x], ndim, index, n)
-    answer = vjp(*flat.arrays, ByIndex(xp, flat.index, flat.n))
-    assert flat.batch is not None  # cotangents have the batch axis
-    return answer.reshape(flat.batch, answer.shape[0] // flat.batch, *answer.shape[1:])
+def _backward(pull: Callable[..., Array]) -> Callable[..., Array]:
+    def vjp(xp: Any, g: Array, y: Array, x: Array, index: Array, *, n: int, name: str, ndim: int) -> Array:
+        index = index if symbolic(xp) else checked_index(xp, name, index, n)
+        flat = _flat(xp, [g, y, x], ndim, index, n)
+        answer = pull(*flat.arrays, ByIndex(xp, flat.index, flat.n))
+        assert flat.batch is not None  # cotangents have the batch axis
+        return answer.reshape(flat.batch, answer.shape[0] // flat.batch, *answer.shape[1:])
+
+    return vjp
 
 
 def _infer(name: str, x: Abstract, index: Abstract, *, n: int) -> Result:
@@ -277,7 +278,7 @@ _KERNELS = {
 
 def _segments(name: str, infer: Callable[..., Result]) -> Op:
     kernel, vjp = _KERNELS[name]
-    return register(Op(name, infer, partial(_forward, kernel), (partial(_backward, vjp), None)))
+    return register(Op(name, infer, partial(_forward, kernel), (_backward(vjp), None)))
 
 
 SEGMENT_MEAN = _segments("segment_mean", _mean_infer)

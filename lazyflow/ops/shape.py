@@ -539,7 +539,7 @@ def _embed_diagonal(
 
 
 def _embed_diagonal_part(
-    xp: Any, g: Array, y: Array, part: Array, *, shape: Shape, offset: int, axis1: int, axis2: int, ndim: int
+    xp: Any, g: Array, y: Array, part: Array, *, offset: int, axis1: int, axis2: int, **static: Any
 ) -> Array:
     return g.diagonal(offset, axis1, axis2)
 

@@ -38,10 +38,13 @@ cdef int OWN_ROW
 cdef object _NONE
 cdef dict _known
 
+@cython.locals(template=Template)
+cdef bint _fits(object found, Tape tape)
+
 @cython.locals(e=Expr)
 cdef Tape _tape_of(tuple given)
 
-@cython.locals(e=Expr, tape=Tape, template=Template, k=Py_ssize_t, place=int, fits=bint)
+@cython.locals(e=Expr, tape=Tape, k=Py_ssize_t, place=int)
 cdef object _called(Spelled spelled, tuple args, dict kwargs)
 
 @cython.locals(e=Expr)

@@ -172,14 +172,21 @@ def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     tape = recording._open_here() if tape is None else tape
     if tape is None or tape.scope is not SCOPE.get():
         return spelled.function(*args, **kwargs)
-    found = None if first is None else recording.RECALL.get(first, x, y, z)
-    if type(found) is Template:
-        template: Template = found
-        fits = template.dtype is tape.dtype and (template.device is None or template.device == tape.device)
-        if fits and (tape.trace is None or not template.draws):
-            spelled.patience += 1
-            return _appended(tape, template, given)
+    found: Any = None if first is None else recording.RECALL.get(first, x, y, z)
+    if _fits(found, tape):
+        spelled.patience += 1
+        return _appended(tape, found, given)
     return _learnt(spelled, args, kwargs, given, tape)
+
+
+def _fits(found: Any, tape: Tape) -> bool:
+    """Whether this is a template, the tape has the settings under which it was recorded, and may draw what it draws."""
+    if type(found) is not Template:
+        return False
+    template: Template = found
+    if template.dtype is not tape.dtype or (template.device is not None and template.device != tape.device):
+        return False
+    return tape.trace is None or not template.draws
 
 
 def _tape_of(given: tuple[Any, ...]) -> Tape | None:
