@@ -140,7 +140,7 @@ def test_files_that_the_walk_names_are_there(page):
     "row", re.findall(r"^\| [a-z].*\.py`.*\|$", ARCHITECTURE.partition("## The example")[0], re.MULTILINE)
 )
 def test_what_the_walk_says_to_look_at_is_in_that_file(row):
-    """Of a row such as ``how ... | `expr.py`: `apply2`, `_append` |`` each name is defined in the file before it."""
+    """Of a row such as ``how ... | `expr.py`: `apply2`, `append` |`` each name is defined in the file before it."""
     path = None
     for name in re.findall(r"`([\w/.]+)`", row.rpartition(" | ")[2]):
         if name.endswith(".py"):

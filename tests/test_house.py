@@ -94,3 +94,9 @@ def test_every_file_of_the_engine_has_its_tests_at_the_same_place():
 
 def test_what_stays_on_the_cpu_is_there():
     assert not [name for name in HOST if not (TESTS / name).exists()]
+
+
+def test_no_file_imports_what_is_private_to_another():
+    imported = [(path.as_posix(), alias.name) for path, node in nodes(ast.ImportFrom) for alias in node.names]
+    private = [(path, name) for path, name in imported if name.startswith("_") and not name.startswith("__")]
+    assert not private

@@ -119,7 +119,7 @@ class CallsBack:
             if step.grad:
                 self._assemble_back(line, step)
         else:
-            line.call(lambda calls, low, high, first: calls._call_back(step, low, high))
+            line.call(lambda calls, low, high, first: calls.call_kernel_back(step, low, high))
 
     def _kernel(self, line: Any, kernel: Kernel) -> None:
         calls = self.calls
@@ -190,7 +190,7 @@ class CallsBack:
         brought = None if self.calls.device == "cpu" else self.calls.arena.index(at)[low:high]
         add_rows(buffer, at[low:high], rows, brought)
 
-    def _call_back(self, step: OwnKernel, low: int, high: int) -> None:
+    def call_kernel_back(self, step: OwnKernel, low: int, high: int) -> None:
         node = self.calls.nodes[step.node]
         wanted = [(k, ref) for k, ref in enumerate(node.reads) if ref.grad and ref.kind in (REF_INPUT, REF_NODE)]
         wanted = [(k, ref) for k, ref in wanted if ref.kind == REF_INPUT or self.calls.nodes[ref.index].batch]

@@ -113,7 +113,7 @@ class Calls(CallValues):
         elif isinstance(step, Assemble):
             self._copies(line, self.place(step.place, step.columns), step.parts, step.at)
         else:
-            line.call(lambda calls, low, high, first: calls._call(step, low, high, first))
+            line.call(lambda calls, low, high, first: calls.call_kernel(step, low, high, first))
 
     def _copies(self, line: Any, out: View, parts: Sequence[Ref], columns: Sequence[int]) -> None:
         """Put the rows of inputs and nodes into columns of a matrix: the core, all inputs at once."""
@@ -186,7 +186,7 @@ class Calls(CallValues):
         found: Array = self.once((id(step), "columns"), step, lambda: transposed(self.xp, self.weight(step)))
         return found
 
-    def _call(self, step: OwnKernel, low: int, high: int, first: int) -> None:
+    def call_kernel(self, step: OwnKernel, low: int, high: int, first: int) -> None:
         node = self.nodes[step.node]
         assert node.signature is not None
         target = self.rows_of_node(step.node, 0, node.size, low, high, first)

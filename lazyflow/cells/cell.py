@@ -43,8 +43,7 @@ from lazyflow.errors import CellError, generated
 from lazyflow.graph.graph import collect
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
-from lazyflow.record.expr import STRUCTURE, Expr, Parameter, constant, record, require_movable, type_on
-from lazyflow.record.expr import _append as append
+from lazyflow.record.expr import STRUCTURE, Expr, Parameter, append, constant, record, require_movable, type_on
 from lazyflow.record.tape import (
     INPUT_OP,
     Signature,

@@ -22,10 +22,7 @@ from lazyflow.cells.steps import (
     Ref,
 )
 from lazyflow.ops import OPS
-from lazyflow.record.expr import Expr, Parameter, record, view
-from lazyflow.record.expr import _append as append
-from lazyflow.record.expr import _constant_node as constant_node
-from lazyflow.record.expr import _local_row as local_row
+from lazyflow.record.expr import Expr, Parameter, append, constant_node, local_row, record, view
 from lazyflow.record.tape import Signature, Tape, Type, current_tape, intern_type
 
 

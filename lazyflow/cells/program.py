@@ -604,9 +604,9 @@ class _Compiler:
             else:
                 for i in members:
                     if i not in self.output_of and (key[2] != "fused" or self._is_read_elsewhere(i, members)):
-                        self.places[i] = self._slab(self.nodes[i].size, self.nodes[i].dtype, key[0])
+                        self.places[i] = self.new_slab(self.nodes[i].size, self.nodes[i].dtype, key[0])
 
-    def _slab(self, columns: int, dtype: Any, stage: int) -> Place:
+    def new_slab(self, columns: int, dtype: Any, stage: int) -> Place:
         self.slabs.append(Slab(columns, dtype, stage))
         return Place(len(self.slabs) - 1, 0)
 
@@ -879,7 +879,7 @@ class _Fuser:
                 if place is None:
                     key = ("sum", tuple(self.order), ref)
                     if key not in self.c.saved_places:
-                        self.c.saved_places[key] = self.c._slab(ref.size, self.dtype, self.stage)
+                        self.c.saved_places[key] = self.c.new_slab(ref.size, self.dtype, self.stage)
                     place = self.c.saved_places[key]
                     self.b.store(ARG_BLOCK, ("cotangent", place.slab), 0, ref.size, value, adds=False)
                 self.c.sums.append(ColumnSum(ref, place))
@@ -919,7 +919,7 @@ class _Fuser:
         known = self.c.saved_places
         if key not in known:
             place = self._free_columns()
-            known[key] = place if place is not None else self.c._slab(self.width, self.dtype, self.stage)
+            known[key] = place if place is not None else self.c.new_slab(self.width, self.dtype, self.stage)
         return known[key]
 
     def _free_columns(self) -> Place | None:

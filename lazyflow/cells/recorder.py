@@ -22,9 +22,7 @@ from lazyflow import core, settings
 from lazyflow.cells.visible import MISSING, Guard, hides_state, same_items
 from lazyflow.cells.ways import Way, as_tuple, kinds_of
 from lazyflow.errors import generated
-from lazyflow.record.expr import STRUCTURE, Expr, Parameter, nodes, open_tape, operands_on
-from lazyflow.record.expr import _append as append
-from lazyflow.record.expr import _local_row as local_row
+from lazyflow.record.expr import STRUCTURE, Expr, Parameter, append, local_row, nodes, open_tape, operands_on
 from lazyflow.record.tape import Signature, Tape, Type, current_tape
 
 __all__ = [

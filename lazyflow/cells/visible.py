@@ -405,7 +405,7 @@ class _Walk:
             self.later(path, [("__self__", owner)])
         return type(value), (value.start, value.stop, value.step) if isinstance(value, slice) else Same(value)
 
-    def _function(self, path: VisiblePath, value: Any) -> Any:
+    def function(self, path: VisiblePath, value: Any) -> Any:
         module = value.__globals__.get("__name__", "")
         wrapped = vars(value).get("__wrapped__")
         if wrapped is not None:
@@ -663,7 +663,7 @@ _LOOKS: tuple[tuple[Any, _Look], ...] = (
     (enum.Enum, _member),
     (_CONTAINERS, _container),
     (_ATOMS, _atom),
-    (types.FunctionType, _Walk._function),
+    (types.FunctionType, _Walk.function),
     (types.MethodType, _method),
     (functools.partial, _partial),
     ((staticmethod, classmethod, property, functools.cached_property), _descriptor),

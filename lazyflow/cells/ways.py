@@ -239,7 +239,7 @@ def _called_anyhow(ways: Ways, values: tuple[Any, ...]) -> Any:
     """`_called` for arguments of any kind."""
     tape = _first_tape(values)
     if tape is None or tape.scope is not SCOPE.get():
-        tape = recording._open_here()
+        tape = recording.open_here()
         if tape is None:
             tape = current_tape()
     kinds: list[Any] = []
@@ -349,8 +349,8 @@ def _row(tape: Tape, value: Any) -> int:
     """The row of an expression on this tape, or of a constant for an array."""
     if type(value) is Expr:
         e: Expr = value
-        return e.row if e.tape is tape else recording._local_row(tape, e)
-    return recording._constant_of(tape, recording.array_kind(tape, value), recording._copied(value, None)).row
+        return e.row if e.tape is tape else recording.local_row(tape, e)
+    return recording.constant_of(tape, recording.array_kind(tape, value), recording.copied_array(value, None)).row
 
 
 def _appended(tape: Tape, way: Way, rows: list[Any]) -> Any:

@@ -77,7 +77,7 @@ cpdef Expr _node(Tape tape, MemoEntry entry, tuple operands)
 @cython.locals(
     e=Expr, first=Expr, kind=Type, tape=Tape, known=dict, found=Signature, given=list, row=int, mixed=bint
 )
-cpdef Expr _listed_again(ListMemo memo, object operands)
+cpdef Expr listed_again(ListMemo memo, object operands)
 
 @cython.locals(e=Expr, tape=Tape, kind=Type, there=Type, known=dict, found=Signature, rows=list, row=int)
 cpdef Expr _listed_across(ListMemo memo, list given)
@@ -91,27 +91,27 @@ cpdef Expr differentiable(Expr e)
 @cython.locals(tape=Tape)
 cpdef Expr view(Expr x, Type kind, Py_ssize_t offset)
 cpdef Signature view_signature(Type source, Type kind)
-cpdef int _local_row(Tape tape, Expr e) except -2
+cpdef int local_row(Tape tape, Expr e) except -2
 
 @cython.locals(tape=Tape, signature=Signature)
 cpdef list views(Expr x, Type kind, object offsets)
 
 @cython.locals(row=int)
 cpdef Expr _view_node(Tape tape, Signature signature, int operand, Py_ssize_t offset)
-cpdef Expr _constant_node(Tape tape, object array)
+cpdef Expr constant_node(Tape tape, object array)
 
 @cython.locals(row=int)
-cpdef Expr _constant_of(Tape tape, ArrayKind kind, object array)
+cpdef Expr constant_of(Tape tape, ArrayKind kind, object array)
 
 @cython.locals(found=ArrayKind, kind=Type)
 cpdef ArrayKind array_kind(Tape tape, object array)
-cpdef object _copied(object value, object dtype)
+cpdef object copied_array(object value, object dtype)
 
 @cython.locals(tape=Tape)
 cpdef Expr constant(object value)
 
 @cython.locals(row=int, number=object)
-cpdef Expr _append(Tape tape, Signature signature, object rows, object ints=*, object floats=*)
+cpdef Expr append(Tape tape, Signature signature, object rows, object ints=*, object floats=*)
 cpdef bint _all_int(tuple parts)
 
 cpdef object _part(object key)
@@ -134,7 +134,7 @@ cpdef tuple _prepared(Tape tape, MemoEntry entry, tuple operands)
 cpdef Expr apply1(Memo memo, object x)
 
 @cython.locals(tape=Tape, scope=Scope)
-cdef Tape _open_here()
+cdef Tape open_here()
 
 @cython.locals(tape=Tape)
 cdef Tape _here()

@@ -798,7 +798,7 @@ class Parameter(Expr):
             signature = self.type.signatures.setdefault("detached", build(OPS["identity"], (kind,), {}))
         tape = current_tape()
         tape.keep.update((self, signature))
-        return _append(tape, signature, ())
+        return append(tape, signature, ())
 
     def retain_grad(self) -> None:
         """Parameters always keep their gradient."""
@@ -1002,15 +1002,15 @@ def constant(value: Any) -> Expr:
     if isinstance(value, Expr):
         return value
     if type(value) is ndarray:
-        tape = _open_here()
+        tape = open_here()
         known: Any = None if tape is None or SHAPES is None else SHAPES.get(value, tape.device)
         if tape is not None and known is not None:
-            return _constant_of(tape, known, SHAPES.copy(value))
+            return constant_of(tape, known, SHAPES.copy(value))
         if value.dtype in PLAIN_DTYPES:
-            return _constant_node(current_tape(), np.array(value))
+            return constant_node(current_tape(), np.array(value))
     options = settings.current()
     array = _as_array(value, options.dtype)
-    return _constant_node(current_tape(), devices.copied(array, devices.device_of(array)))
+    return constant_node(current_tape(), devices.copied(array, devices.device_of(array)))
 
 
 def in_dtype(x: Any, dtype: np.dtype[Any]) -> Any:
@@ -1093,7 +1093,7 @@ def first_value(e: Expr) -> list[Array]:
 
 def snapshot(e: Expr) -> Expr:
     """The value that ``e`` has now as a constant."""
-    return _constant_node(current_tape(), ENGINE[0].value(e))
+    return constant_node(current_tape(), ENGINE[0].value(e))
 
 
 class ArrayKind:
@@ -1126,12 +1126,12 @@ def array_kind(tape: Tape, array: Array) -> ArrayKind:
     return found
 
 
-def _constant_node(tape: Tape, array: Array) -> Expr:
+def constant_node(tape: Tape, array: Array) -> Expr:
     """A constant node of an array that nobody will change."""
-    return _constant_of(tape, array_kind(tape, array), array)
+    return constant_of(tape, array_kind(tape, array), array)
 
 
-def _constant_of(tape: Tape, kind: ArrayKind, array: Array) -> Expr:
+def constant_of(tape: Tape, kind: ArrayKind, array: Array) -> Expr:
     """The same for an array whose kind is known."""
     row = len(tape.signatures)
     if tape.lines is not None:
@@ -1142,9 +1142,10 @@ def _constant_of(tape: Tape, kind: ArrayKind, array: Array) -> Expr:
     return e
 
 
-def _append(
+def append(
     tape: Tape, signature: Signature, rows: Sequence[int], ints: Sequence[int] = (), floats: Sequence[float] = ()
 ) -> Expr:
+    """Append a row to an open tape: its signature, the rows of its operands, and its payload."""
     assert not tape.sealed, "what is recorded goes onto an open tape"
     for number in ints:
         if not -0x80000000 <= number <= 0x7FFFFFFF:
@@ -1177,7 +1178,7 @@ def payload_integers(values: Iterable[int]) -> array[int]:
 _imports: dict[Type, Signature] = table_of_interned({})
 
 
-def _local_row(tape: Tape, e: Expr) -> int:
+def local_row(tape: Tape, e: Expr) -> int:
     """The row of ``e`` on ``tape``, importing it from its own tape if that is another."""
     if e.tape is tape:
         return e.row
@@ -1187,7 +1188,7 @@ def _local_row(tape: Tape, e: Expr) -> int:
         return row
     if e.row in e.tape.objects:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
-        found = _constant_node(tape, e.tape.objects[e.row])
+        found = constant_node(tape, e.tape.objects[e.row])
         row = tape.imported[key] = found.row if e.type.device == tape.device else placed(found, e.type.device).row
     if e.tape.trace is not None:
         raise CellError(
@@ -1202,7 +1203,7 @@ def _local_row(tape: Tape, e: Expr) -> int:
     if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
         # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
         # choice (an argmax, a comparison) is no such state: it is imported, for `forward` may have to make it anew.
-        row = tape.imported[key] = _constant_node(tape, _known_value(e)).row
+        row = tape.imported[key] = constant_node(tape, _known_value(e)).row
     if row is None:
         e.tape.seal()
         kind = imported_type(e)
@@ -1212,7 +1213,7 @@ def _local_row(tape: Tape, e: Expr) -> int:
         if e.tape.owners is not tape.owners:
             tape.owners |= e.tape.owners
         tape.imports.append((e.tape, e.row))
-        row = tape.imported[key] = _append(tape, signature, (), (len(tape.imports) - 1,)).row
+        row = tape.imported[key] = append(tape, signature, (), (len(tape.imports) - 1,)).row
     return row
 
 
@@ -1481,7 +1482,7 @@ def _common_tape(x: Any, y: Any) -> Tape | None:
     elif type(y) is Expr:
         first = y
     elif isinstance(x, Expr) and not isinstance(y, Expr):
-        return _open_here()
+        return open_here()
     else:
         return None
     return first.tape if first.tape.scope is SCOPE.get() else None
@@ -1537,7 +1538,7 @@ def _paid(tape: Tape, entry: MemoEntry, x: Any, y: Any) -> bool:
     return True
 
 
-def _open_here() -> Tape | None:
+def open_here() -> Tape | None:
     """The tape of this context, if it is there and may be appended to; see `current_tape`."""
     scope: Scope = SCOPE.get()
     for entry in scope.entries:
@@ -1549,7 +1550,7 @@ def _open_here() -> Tape | None:
 
 def _here() -> Tape:
     """The tape of this context."""
-    tape = _open_here()
+    tape = open_here()
     return current_tape() if tape is None else tape
 
 
@@ -1573,7 +1574,7 @@ def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
     alone = tape is None and owner is None  # numbers alone: nothing says on which device
     if tape is None or tape.scope is not SCOPE.get():
         local = tape is None
-        tape = None if tape is not None else _open_here()
+        tape = None if tape is not None else open_here()
         if tape is None:
             tape = current_tape()
         if tape.lines is not None:
@@ -1694,8 +1695,8 @@ def operands_on(tape: Tape, expressions: tuple[Any, ...], types: tuple[Type, ...
 def _located(tape: Tape, value: Any) -> Expr:
     """An expression on this tape, or an array as a constant there."""
     if not isinstance(value, Expr):
-        return _constant_node(tape, _copied(value, None))
-    return value if value.tape is tape else handle(tape, _local_row(tape, value), value.type)
+        return constant_node(tape, copied_array(value, None))
+    return value if value.tape is tape else handle(tape, local_row(tape, value), value.type)
 
 
 def nodes(tape: Tape, signatures: tuple[Signature, ...], operands: tuple[Expr, ...]) -> list[Expr]:
@@ -1731,13 +1732,13 @@ def _prepared(tape: Tape, entry: MemoEntry, operands: tuple[Any, ...]) -> tuple[
         if isinstance(o, Expr):
             e: Expr = o
             if e.tape is not tape:
-                made[k] = handle(tape, _local_row(tape, e), e.type)
+                made[k] = handle(tape, local_row(tape, e), e.type)
         else:
-            made[k] = _constant_node(tape, _copied(o, None if dtypes is None else dtypes[k]))
+            made[k] = constant_node(tape, copied_array(o, None if dtypes is None else dtypes[k]))
     return tuple(made)
 
 
-def _copied(value: Any, dtype: Any) -> Any:
+def copied_array(value: Any, dtype: Any) -> Any:
     """An array of its own of an array, or of a number in a dtype."""
     return (
         SHAPES.copy(value)
@@ -1780,10 +1781,10 @@ def _recorded(memo: Memo, operands: Sequence[Any]) -> Expr:
         elif kind is INDEX:
             ints.append(value)
         elif value.type.parameter is None:
-            rows.append(_local_row(tape, value))
+            rows.append(local_row(tape, value))
         else:
             _hold(tape, signature, (value,))
-    e = _append(tape, signature, rows, ints, floats)
+    e = append(tape, signature, rows, ints, floats)
     _remember(memo, operands, values, types, signature)
     return e
 
@@ -2042,7 +2043,7 @@ class ListMemo:
         self.table: dict[Any, dict[int, Signature]] = table_of_interned({})
 
 
-def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
+def listed_again(memo: ListMemo, operands: Any) -> Expr | None:
     """The node, if one of such operands was recorded before, else None, and nothing is recorded."""
     if type(operands) is tuple:
         operands = list(operands)
@@ -2083,7 +2084,7 @@ def _listed_again(memo: ListMemo, operands: Any) -> Expr | None:
 
 
 def _listed_across(memo: ListMemo, given: list[Any]) -> Expr | None:
-    """As `_listed_again`, of operands of one type some of which are on other tapes: these are imported."""
+    """As `listed_again`, of operands of one type some of which are on other tapes: these are imported."""
     tape = _here()
     if tape.lines is not None or tape.trace is not None:
         return None
@@ -2102,7 +2103,7 @@ def _listed_across(memo: ListMemo, given: list[Any]) -> Expr | None:
     if signature is None:
         return None
     found: Signature = signature
-    rows = [_local_row(tape, o) for o in given]
+    rows = [local_row(tape, o) for o in given]
     row = len(tape.signatures)
     if memo.ragged:
         tape.ints.append(len(given))
@@ -2120,7 +2121,7 @@ def stacked_recorder(op: Op) -> Joined:
     memo = ListMemo(op)
 
     def again(operands: Sequence[Any]) -> Expr | None:
-        return _listed_again(memo, operands)
+        return listed_again(memo, operands)
 
     def call(operands: Sequence[Any]) -> Expr:
         found = again(operands)
@@ -2204,7 +2205,7 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
     if tape.scope is SCOPE.get():
         return _view_node(tape, view_signature(x.type, kind), x.row, offset)
     tape = current_tape()
-    return _append(tape, view_signature(type_on(tape, x), kind), (_local_row(tape, x),), (offset,))
+    return append(tape, view_signature(type_on(tape, x), kind), (local_row(tape, x),), (offset,))
 
 
 def views(x: Expr, kind: Type, offsets: Sequence[int]) -> list[Expr]:
@@ -2315,7 +2316,7 @@ def subscripted(x: Any, key: Any) -> Expr:
         if type(block) is Memo:
             return apply1(block, e)
         if tape.lines is None and tape.trace is None and e.type.device == tape.device:
-            return _view_node(tape, block[0], _local_row(tape, e), block[1])
+            return _view_node(tape, block[0], local_row(tape, e), block[1])
     made = _getitem(x, key)
     _remember_block(x, key, part, made)
     return made

@@ -24,7 +24,7 @@ from numpy import ndarray
 import lazyflow.record.expr as recording
 from lazyflow.core.columns import FloatColumn, IntColumn
 from lazyflow.random import Stream
-from lazyflow.record.expr import Expr, ListMemo, _append
+from lazyflow.record.expr import Expr, ListMemo, append
 from lazyflow.record.tape import (
     IMPORT_OP,
     INPUT_OP,
@@ -135,7 +135,7 @@ _known: dict[Any, Any] = table_of_interned({})  # tuples, and large numbers, by 
 
 def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if spelled.listed is not None and len(args) == 1 and not kwargs:
-        again = recording._listed_again(spelled.listed, args[0])
+        again = recording.listed_again(spelled.listed, args[0])
         if again is not None:
             return again
     given = _bound(spelled, args, kwargs) if kwargs else args
@@ -169,7 +169,7 @@ def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             y = kind
         else:
             z = kind
-    tape = recording._open_here() if tape is None else tape
+    tape = recording.open_here() if tape is None else tape
     if tape is None or tape.scope is not SCOPE.get():
         return spelled.function(*args, **kwargs)
     found: Any = None if first is None else recording.RECALL.get(first, x, y, z)
@@ -195,7 +195,7 @@ def _tape_of(given: tuple[Any, ...]) -> Tape | None:
         if type(o) is Expr:
             e: Expr = o
             return e.tape
-    return recording._open_here()
+    return recording.open_here()
 
 
 def _kind_of(o: Any) -> Any:
@@ -270,7 +270,8 @@ def _with_constants(tape: Tape, template: Template, given: tuple[Any, ...]) -> t
     """The arguments with constants in place of arrays."""
     made = list(given)
     for k in template.arrays:
-        made[k] = recording._constant_of(tape, recording.array_kind(tape, made[k]), recording._copied(made[k], None))
+        kind = recording.array_kind(tape, made[k])
+        made[k] = recording.constant_of(tape, kind, recording.copied_array(made[k], None))
     return tuple(made)
 
 
@@ -341,7 +342,7 @@ def _template(spelled: Spelled, given: tuple[Any, ...], tape: Tape) -> Template 
                 kind: Type = o.type if type(o) is Expr else recording.array_kind(tape, o).type
                 signature = leaf_signature(INPUT_OP, kind, ints=0)
                 scratch.keep.add(signature)
-                stand_ins[k] = _append(scratch, signature, ())
+                stand_ins[k] = append(scratch, signature, ())
                 inputs.append(k)
         held = len(scratch.keep)
         try:
