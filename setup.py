@@ -48,6 +48,7 @@ EXTENSIONS = [
     module("lazyflow.run.launch"),
     module("lazyflow.record.templates"),
     module("lazyflow.run.execute"),
+    module("lazyflow.run.roots"),
     module("lazyflow.plan.arena"),
     module("lazyflow.cells.ways"),
     module("lazyflow.plan.recorded"),

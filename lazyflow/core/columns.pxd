@@ -19,6 +19,7 @@ cdef class Counts:
     cdef int grow(self, Py_ssize_t least) except -1
     cpdef int up(self, Py_ssize_t row) except -1
     cpdef int down(self, Py_ssize_t row) except -1
+    cpdef Py_ssize_t count(self) except -1
 
 
 @cython.final
@@ -95,3 +96,10 @@ cdef class Shapes:
     cpdef object get(self, object array, object device)
     cpdef int put(self, object array, object device, object found) except -1
     cpdef object copy(self, object array)
+
+
+@cython.final
+cdef class Elements:
+    cpdef long long number(self, object array, Py_ssize_t i) except? -2
+    cpdef object copy(self, object buffer, Py_ssize_t offset, tuple shape)
+    cpdef Py_ssize_t put(self, object buffer, Py_ssize_t offset, object array) except -1

@@ -7,13 +7,16 @@ Where the package was compiled, ``columns.pyx`` takes the place of this file, wi
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
 __all__ = [
+    "ELEMENTS",
     "Counts",
+    "Elements",
     "FloatColumn",
     "IntColumn",
     "Recall",
@@ -42,6 +45,29 @@ def Recall() -> Any:
 def Shapes() -> Any:
     """As `Recall`."""
     return None
+
+
+class Elements:
+    """Single elements and stretches of NumPy's arrays."""
+
+    __slots__ = ()
+
+    def number(self, array: Any, i: int) -> int:
+        """An element of an array of integers of one axis."""
+        return int(array[i])
+
+    def copy(self, buffer: Any, offset: int, shape: tuple[int, ...]) -> Any:
+        """The elements of a flat buffer from ``offset`` on, in that shape, as an array of their own."""
+        return buffer[offset : offset + math.prod(shape)].reshape(shape).copy()
+
+    def put(self, buffer: Any, offset: int, array: Any) -> int:
+        """Copy an array into a flat buffer of its dtype, from element ``offset`` on; return where it ends."""
+        end = offset + int(array.size)
+        buffer[offset:end] = array.reshape(-1)
+        return end
+
+
+ELEMENTS = Elements()
 
 
 def are_within(array: Any, low: int, high: int) -> bool:

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 from cpython.contextvars cimport get_value
 from cpython.buffer cimport Py_buffer, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.limits cimport INT_MAX
 from libc.stdlib cimport calloc, free, realloc
@@ -178,6 +179,13 @@ cdef class Counts:
     def rows(self):
         """The rows that somebody has a handle of."""
         return self.held(0, self.room)
+
+    cpdef Py_ssize_t count(self) except -1:
+        """How many rows that are."""
+        cdef Py_ssize_t row, found = 0
+        for row in range(self.room):
+            found += self.data[row] != 0
+        return found
 
     def held(self, Py_ssize_t low, Py_ssize_t high):
         """Those from ``low`` to ``high``, not included."""
@@ -525,6 +533,80 @@ cdef class Shapes:
     cpdef object copy(self, object array):
         """A copy of an array of NumPy's."""
         return np.PyArray_NewCopy(<np.ndarray>array, np.NPY_KEEPORDER)
+
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewFromDescr(PyTypeObject *, np.dtype, int, np.npy_intp *, np.npy_intp *, void *, int, PyObject *)
+
+
+@cython.final
+cdef class Elements:
+    """Single elements and stretches of NumPy's arrays, without the way through NumPy's scalars and views."""
+
+    cpdef long long number(self, object array, Py_ssize_t i) except? -2:
+        """An element of an array of integers of one axis."""
+        cdef np.ndarray given
+        if type(array) is np.ndarray:
+            given = array
+            if np.PyArray_NDIM(given) == 1 and np.PyArray_ISCARRAY_RO(given) and 0 <= i < np.PyArray_DIM(given, 0):
+                if np.PyArray_TYPE(given) == np.NPY_INT32:
+                    return (<int *>np.PyArray_DATA(given))[i]
+                if np.PyArray_TYPE(given) == np.NPY_INT64:
+                    return (<long long *>np.PyArray_DATA(given))[i]
+        return array[i]
+
+    cpdef object copy(self, object buffer, Py_ssize_t offset, tuple shape):
+        """The elements of a flat buffer from ``offset`` on, in that shape, as an array of their own."""
+        cdef np.ndarray source, found
+        cdef np.npy_intp sizes[32]
+        cdef Py_ssize_t axes = len(shape), i, count = 1
+        if type(buffer) is not np.ndarray or axes > 32:
+            raise ValueError("buffer, shape: an array of NumPy's and at most 32 axes expected")
+        source = buffer
+        for i in range(axes):
+            sizes[i] = shape[i]
+            if sizes[i] < 0 or (sizes[i] and count > 0x7FFFFFFFFFFF // sizes[i]):
+                raise ValueError(f"shape: {shape} is too large, or negative")
+            count *= sizes[i]
+        if np.PyArray_NDIM(source) != 1 or not np.PyArray_ISCARRAY_RO(source) or source.descr.kind == c"O":
+            raise ValueError("buffer: contiguous numbers of one axis expected")
+        if count and not 0 <= offset <= np.PyArray_DIM(source, 0) - count:
+            raise ValueError(f"offset, shape: {shape} from {offset} on expected within {len(buffer)} elements")
+        Py_INCREF(source.descr)  # the new array takes a reference over
+        found = PyArray_NewFromDescr(<PyTypeObject *>np.ndarray, source.descr, <int>axes, sizes, NULL, NULL, 0, NULL)
+        if count:
+            memcpy(
+                np.PyArray_DATA(found),
+                <char *>np.PyArray_DATA(source) + offset * np.PyArray_ITEMSIZE(source),
+                count * np.PyArray_ITEMSIZE(source),
+            )
+        return found
+
+
+    cpdef Py_ssize_t put(self, object buffer, Py_ssize_t offset, object array) except -1:
+        """Copy an array into a flat buffer of its dtype, from element ``offset`` on; return where it ends."""
+        cdef np.ndarray to, source
+        cdef Py_ssize_t count
+        if type(buffer) is not np.ndarray or type(array) is not np.ndarray:
+            raise ValueError("buffer, array: arrays of NumPy's expected")
+        to, source = buffer, array
+        count = np.PyArray_SIZE(source)
+        if np.PyArray_NDIM(to) != 1 or not np.PyArray_ISCARRAY(to) or to.descr.kind == c"O":
+            raise ValueError("buffer: contiguous numbers of one axis expected")
+        if not 0 <= offset <= np.PyArray_DIM(to, 0) - count:
+            raise ValueError(f"offset: {count} elements from {offset} on expected within {len(buffer)}")
+        if to.descr is source.descr and np.PyArray_ISCARRAY_RO(source):
+            memcpy(
+                <char *>np.PyArray_DATA(to) + offset * np.PyArray_ITEMSIZE(to),
+                np.PyArray_DATA(source),
+                count * np.PyArray_ITEMSIZE(to),
+            )
+        else:
+            buffer[offset : offset + count] = array.reshape(-1)
+        return offset + count
+
+
+ELEMENTS = Elements()
 
 
 def are_within(array, long long low, long long high):

@@ -162,7 +162,7 @@ def tape_parts(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list
         asked[id(e.tape)].add(e.row)
     for tape in tapes:
         for source, row in tape.imports:
-            if id(source) in asked and (anew or not row_is_evaluated(source, row)):
+            if id(source) in asked and (anew or not source.has_value(row)):
                 asked[id(source)].add(row)
     found = []
     for tape in tapes:
@@ -241,11 +241,6 @@ def _row_starts(ids: Ints, ints: Ints) -> tuple[Ints, Ints, Ints]:
     return starts
 
 
-def row_is_evaluated(tape: Tape, row: int) -> bool:
-    """Whether the row itself (not a view of it) has a value in some run."""
-    return tape.run_of is not None and tape.run_of[row] >= 0
-
-
 def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
     """The tapes that hold something to compute, operands before users; ``anew``: whatever was computed counts for
     nothing.
@@ -262,9 +257,7 @@ def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
         elif id(tape) not in seen:
             seen.add(id(tape))
             stack.append((tape, True))
-            wanted = {
-                id(t): t for t, row in tape.imports if anew or (t.grad == tape.grad and not row_is_evaluated(t, row))
-            }
+            wanted = {id(t): t for t, row in tape.imports if anew or (t.grad == tape.grad and not t.has_value(row))}
             stack.extend((t, False) for t in wanted.values())
     return order
 
@@ -276,7 +269,7 @@ def awaited(tapes: Sequence[Tape]) -> list[Expr]:
         (id(t), row): (t, row)
         for tape in tapes
         for t, row in tape.imports
-        if t.grad != tape.grad and not row_is_evaluated(t, row)
+        if t.grad != tape.grad and not t.has_value(row)
     }
     return [handle(t, row, signature_by_id(t.signatures[row]).type) for t, row in found.values()]
 
@@ -430,11 +423,6 @@ def _int_array(values: Sequence[int]) -> Ints:
 _NONE = _int_array([])
 
 
-def location(tape: Tape, row: int) -> tuple[Any, int]:
-    """Run and element offset of an evaluated row."""
-    return tape.runs[tape.run_of[row]], int(tape.offset_of[row])
-
-
 def _as_they_come(present: Ints, signature: Ints) -> tuple[Ints, Ints]:
     """Signatures in the order of their first nodes, not of their ids, which are used again: what is computed first, and
     so the last bits of a sum, must not depend on which other ones have been let go of."""
@@ -578,4 +566,4 @@ def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints)
     return tuple(found), signature
 
 
-__all__ = ["Graph", "awaited", "collect", "drawn_anew", "location", "reached_tapes", "row_is_evaluated"]
+__all__ = ["Graph", "awaited", "collect", "drawn_anew", "reached_tapes"]

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.graph.graph import location
 from lazyflow.nn import Module
 from lazyflow.random import Stream, default_stream
 from lazyflow.record.expr import Expr, Parameter, note_change
@@ -117,7 +116,7 @@ class Unchanged:
     def hide_gradients(self, roots: Sequence[Expr]) -> list[Parameter]:
         """Take the gradients of all parameters that the roots, whose values are computed, rest on: None, for now.
         Returns these parameters."""
-        runs = {id(run): run for run in (location(root.tape, root.row)[0] for root in roots)}
+        runs = {id(run): run for run in (root.tape.place_of(root.row)[0] for root in roots)}
         kinds = {id(kind.parameter): kind.parameter for run in runs.values() for kind in run.rests_on}
         found = {id(p): p for reference in kinds.values() if reference and (p := reference()) is not None}
         for parameter in found.values():

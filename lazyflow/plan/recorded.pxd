@@ -6,7 +6,7 @@ from lazyflow.record.expr cimport Expr
 from lazyflow.record.tape cimport Tape, Type
 
 
-@cython.locals(tape=Tape, source=Tape, row=int, e=Expr)
+@cython.locals(tape=Tape, source=Tape, row=Py_ssize_t, e=Expr)
 cpdef list alone(object roots)
 
 
@@ -18,11 +18,15 @@ cpdef object way_of(object options, Expr root, object reached, object fuse, bint
 cpdef object key_of(object segments, object roots, object way)
 
 
+@cython.locals(source=Tape, row=Py_ssize_t, imports=list)
 cpdef tuple _of_tape(Tape tape, dict number)
+
+
+cpdef object _of_import(Tape source, Py_ssize_t row, dict number)
 
 
 cpdef bytes _structure(Tape tape)
 
 
-@cython.locals(tape=Tape, row=int, t=Py_ssize_t, k=Py_ssize_t, imported=bint)
+@cython.locals(tape=Tape, row=Py_ssize_t, t=Py_ssize_t, k=Py_ssize_t, imported=bint)
 cpdef list sources_of(object found, object tapes)

@@ -23,10 +23,8 @@ from lazyflow.graph.graph import (
     TapePart,
     decoded,
     drawn_anew,
-    location,
     of_structure,
     payload,
-    row_is_evaluated,
 )
 from lazyflow.plan.plan import Plan, plan_again
 from lazyflow.record.expr import Expr
@@ -80,7 +78,7 @@ def alone(roots: Sequence[Expr]) -> list[Tape] | None:
     if tape.sealed and len(tape) >= LONG:
         return None
     for source, row in tape.imports:
-        if source.run_of is None or source.run_of[row] < 0:
+        if not source.has_value(row):
             return None
     return [tape]
 
@@ -112,7 +110,7 @@ def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[Any, ...]:
 
 def _of_import(source: Tape, row: int, number: dict[int, int]) -> Any:
     """Where it comes from, if that is computed with it; whatever was computed before is alike."""
-    return None if id(source) not in number or row_is_evaluated(source, row) else (number[id(source)], row)
+    return None if id(source) not in number or source.has_value(row) else (number[id(source)], row)
 
 
 def _structure(tape: Tape) -> bytes:
@@ -152,7 +150,7 @@ def sources_of(found: Recorded, tapes: Sequence[Tape]) -> list[tuple[Any, int]]:
     places = []
     for t, k, imported in found.known:
         tape, row = tapes[t].imports[k] if imported else (tapes[t], k)
-        places.append(location(tape, row))
+        places.append(tape.place_of(row))
     return places
 
 

@@ -67,6 +67,9 @@ cdef MemoEntry _found(Memo memo, Tape tape, Type owner, tuple operands, bint loc
 
 @cython.locals(e=Expr)
 cdef object _kind(Tape tape, tuple operands, int k)
+
+@cython.locals(e=Expr, k=Py_ssize_t)
+cdef tuple _brought(Tape tape, tuple operands)
 cdef MemoEntry _recalled(Memo memo, Tape tape, tuple operands)
 cdef _recall(Memo memo, Tape tape, tuple operands, MemoEntry entry)
 cdef _keep(Tape tape, MemoEntry entry, object operands)
@@ -91,6 +94,8 @@ cpdef Expr differentiable(Expr e)
 @cython.locals(tape=Tape)
 cpdef Expr view(Expr x, Type kind, Py_ssize_t offset)
 cpdef Signature view_signature(Type source, Type kind)
+
+@cython.locals(flows=bint)
 cpdef int local_row(Tape tape, Expr e) except -2
 
 @cython.locals(tape=Tape, signature=Signature)

@@ -50,6 +50,7 @@ from lazyflow.record.tape import (
     leaf_signature,
     signature_by_id,
     table_of_interned,
+    without_gradient,
 )
 from lazyflow.record.trace import TracedNumber
 from lazyflow.settings import SCOPE, refuse_in_cells, tracing
@@ -1083,7 +1084,7 @@ def _weak(value: Any, dtypes: Iterable[np.dtype[Any]]) -> Any:
 
 def is_evaluated(e: Expr) -> bool:
     """Whether the value of ``e`` was computed already."""
-    return e.tape.run_of is not None and bool(e.tape.run_of[e.row] >= 0)
+    return bool(e.tape.has_value(e.row))
 
 
 def first_value(e: Expr) -> list[Array]:
@@ -1200,7 +1201,8 @@ def local_row(tape: Tape, e: Expr) -> int:
             f"{user_line()}: the {tape.trace.name} uses an expression that was recorded outside of it, of shape "
             f"{e.shape}; its body is recorded only once: pass the expression as an argument"
         )
-    if row is None and not e.requires_grad and is_evaluated(e) and (e.dtype.kind == "f" or not e.tape.grad):
+    flows = e.type.requires_grad and e.tape.grad
+    if row is None and not flows and e.tape.has_value(e.row) and (e.type.dtype.kind == "f" or not e.tape.grad):
         # Nothing flows back through it: a state that is carried on for ever must not keep all of its past alive. A
         # choice (an argmax, a comparison) is no such state: it is imported, for `forward` may have to make it anew.
         row = tape.imported[key] = constant_node(tape, _known_value(e)).row
@@ -1223,16 +1225,19 @@ def _known_value(e: Expr) -> Array:
     if tape.device != "cpu" or e.type.device != "cpu" or tape.owners is not tape.owner.alone:
         return ENGINE[0].value(e)
     with tape.owner.lock:
-        run = None if tape.run_of is None else tape.runs[tape.run_of[e.row]]
-        if run is not None and tape.run_of[e.row] >= 0 and run.device == "cpu":
-            return run.value(int(tape.offset_of[e.row]), e.type)
+        if tape.has_value(e.row):
+            run, offset = tape.place_of(e.row)
+            if run.device == "cpu":
+                return run.value(offset, e.type)
     return ENGINE[0].value(e)
 
 
 def imported_type(e: Expr) -> Type:
     """The type of ``e`` as a later tape sees it: without gradient if it was recorded without."""
     kind = e.type
-    return kind if e.tape.grad or not kind.requires_grad else intern_type(kind.shape, kind.dtype, kind.device)
+    if e.tape.grad or not kind.requires_grad:
+        return kind
+    return without_gradient(kind) if kind.plain is None else kind.plain
 
 
 def type_on(tape: Tape, e: Expr) -> Type:
@@ -1574,12 +1579,10 @@ def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
     alone = tape is None and owner is None  # numbers alone: nothing says on which device
     if tape is None or tape.scope is not SCOPE.get():
         local = tape is None
-        tape = None if tape is not None else open_here()
-        if tape is None:
-            tape = current_tape()
+        tape = _here()
         if tape.lines is not None:
             return None
-    plain = local and not alone and len(operands) <= 3
+    plain = not alone and len(operands) <= 3
     entry = _recalled(memo, tape, operands) if plain and RECALL is not None else None
     if entry is None:
         entry = _found(memo, tape, owner, operands, local)
@@ -1587,8 +1590,10 @@ def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
             return None
         if plain and RECALL is not None:
             _recall(memo, tape, operands, entry)
-    if not local or arrays or entry.dtypes is not None or entry.payloads > 1:
+    if arrays or entry.dtypes is not None or entry.payloads > 1:
         operands = _prepared(tape, entry, operands)
+    elif not local:
+        operands = _brought(tape, operands)
     if entry.shared and entry.kept != tape.number:
         _keep(tape, entry, operands)
     return _node(tape, entry, operands)
@@ -1619,7 +1624,7 @@ def _kind(tape: Tape, operands: tuple[Any, ...], k: int) -> Any:
     o = operands[k]
     if isinstance(o, Expr):
         e: Expr = o
-        return e.type
+        return e.type if e.tape is tape else type_on(tape, e)
     return array_kind(tape, o).type if type(o) is ndarray else type(o)
 
 
@@ -1735,6 +1740,17 @@ def _prepared(tape: Tape, entry: MemoEntry, operands: tuple[Any, ...]) -> tuple[
                 made[k] = handle(tape, local_row(tape, e), e.type)
         else:
             made[k] = constant_node(tape, copied_array(o, None if dtypes is None else dtypes[k]))
+    return tuple(made)
+
+
+def _brought(tape: Tape, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands on this tape."""
+    made = list(operands)
+    for k, o in enumerate(operands):
+        if isinstance(o, Expr):
+            e: Expr = o
+            if e.tape is not tape and e.type.parameter is None:
+                made[k] = handle(tape, local_row(tape, e), e.type)
     return tuple(made)
 
 

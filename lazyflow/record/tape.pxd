@@ -1,12 +1,16 @@
 # What the compiled recorder knows of `tape.py`: see `lazyflow.record.expr`.
 
-from lazyflow.core.columns cimport Counts, FloatColumn, IntColumn
+from lazyflow.core.columns cimport Counts, Elements, FloatColumn, IntColumn
+
+
+cdef Elements ELEMENTS
 
 
 cdef class Type:
     cdef object __weakref__
     cdef public tuple shape
     cdef public object dtype, device, parameter
+    cdef public Type plain
     cdef public bint requires_grad, detached
     cdef public Py_ssize_t ndim, size
     cdef public long long epoch
@@ -33,6 +37,11 @@ cdef class Tape:
     cdef public object device, dtype, options, owner, scope, run_of, offset_of, decoded, trace, owners
     cdef public bint grad, sealed
     cdef public long long number, generation
+    cpdef bint has_value(self, Py_ssize_t row) except -1
+    cpdef tuple place_of(self, Py_ssize_t row)
+
+
+cpdef Type without_gradient(Type kind)
 
 
 cpdef Tape current_tape()

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lazyflow import passes, settings
-from lazyflow.core.columns import Counts, FloatColumn, IntColumn, Scope
+from lazyflow.core.columns import ELEMENTS, Counts, FloatColumn, IntColumn, Scope
 from lazyflow.device import Array, elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
@@ -38,8 +38,8 @@ class Type:
     """
 
     __slots__ = (
-        "__weakref__", "detached", "device", "dtype", "epoch", "ndim", "parameter", "requires_grad", "shape",
-        "signatures", "size",
+        "__weakref__", "detached", "device", "dtype", "epoch", "ndim", "parameter", "plain", "requires_grad",
+        "shape", "signatures", "size",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,7 @@ class Type:
         self.epoch = 0 if parameter is None else parameter.epoch  # how often a module had put another in its place
         # Signatures, and memos of them, in which this type is the first parameter: they go when the parameter goes.
         self.signatures: dict[Any, Any] = {}
+        self.plain: Type | None = None  # the same without gradient, once asked for
         if parameter is not None:
             _owners[id(self)] = self
 
@@ -92,6 +93,15 @@ def intern_type(shape: Shape, dtype: np.dtype[Any], device: str = "cpu", require
     if found is None:
         found = _types[key] = _interned(_TYPES, key, lambda: Type(shape, dtype, device, requires_grad))
     return found
+
+
+def without_gradient(kind: Type) -> Type:
+    """The type of values that are as those of ``kind``, and through which no gradient flows."""
+    if not kind.requires_grad:
+        return kind
+    if kind.plain is None:
+        kind.plain = intern_type(kind.shape, kind.dtype, kind.device)
+    return kind.plain
 
 
 def interned(key: Any, make: Callable[[], Signature]) -> Signature:
@@ -424,6 +434,14 @@ class Tape:
         else:
             self.run_of = None
         self.touched, self.runs = [], []  # last: an interrupt must not leave rows that point to no run
+
+    def has_value(self, row: int) -> bool:
+        """Whether the row itself (not a view of it) has a value in some run."""
+        return self.run_of is not None and ELEMENTS.number(self.run_of, row) >= 0
+
+    def place_of(self, row: int) -> tuple[Any, int]:
+        """Run and element offset of a row that has a value."""
+        return self.runs[ELEMENTS.number(self.run_of, row)], ELEMENTS.number(self.offset_of, row)
 
     @property
     def open(self) -> bool:

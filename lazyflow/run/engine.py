@@ -26,15 +26,13 @@ from lazyflow.graph.graph import (
     awaited,
     collect,
     drawn_anew,
-    location,
     reached_tapes,
-    row_is_evaluated,
     tape_parts,
 )
 from lazyflow.graph.joined import with_joined_rows, with_loops
 from lazyflow.graph.repeats import may_repeat, repeats_merged
 from lazyflow.hooks import through
-from lazyflow.locks import Lock, Owner, together
+from lazyflow.locks import Lock, together
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Plan, graph_schedule, make
@@ -50,6 +48,7 @@ from lazyflow.run.backward import backward as run_backward
 from lazyflow.run.check import check_finite
 from lazyflow.run.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
 from lazyflow.run.needs import out_of_memory
+from lazyflow.run.roots import alike, copies, missing, others_held, owners_of, runs_of, to_run, traced
 from lazyflow.settings import tracing
 from lazyflow.threads import quietly
 
@@ -137,7 +136,7 @@ def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = F
 
 def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> RunWay:
     options, root = settings.current(), roots[0]
-    others = not root.tape.grad and _others_held(roots, reached)
+    others = not root.tape.grad and (others_held(roots, reached) or _others_referred(roots, reached))
     return way_of(options, root, reached, fused_by(options.fuse, root.type.device), others)
 
 
@@ -156,7 +155,7 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: RunW
     """Run a plan, and note where the values of the tapes lie now."""
     check_recorded(plan.kinds)
     if SETTLING.waiting:
-        SETTLING.settle(_owners(roots))
+        SETTLING.settle(owners_of(roots))
     options = settings.current()
     profile = options.profile
     before = "" if profile is None else profile.switch("forward")
@@ -165,7 +164,7 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: RunW
             run = _ran(plan, way, roots)
             _remember(run, tapes)
             if plan.nbytes >= settle.LEAST:
-                SETTLING.add(run, _owners(roots))
+                SETTLING.add(run, owners_of(roots))
     except MemoryError as error:
         raise out_of_memory(error, plan, way.device, way.differentiable, way.fuse, "a forward") from error
     if profile is not None:
@@ -180,10 +179,6 @@ def _ran(plan: Plan, way: RunWay, roots: Sequence[Expr]) -> Run:
     return run
 
 
-def _owners(roots: Sequence[Expr]) -> frozenset[Owner]:
-    return frozenset().union(*[root.tape.owners for root in roots])
-
-
 # Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, and
 # where nobody counts expressions, all are.
 KEPT = 1 << 24
@@ -196,9 +191,9 @@ def _references(tapes: Sequence[Any]) -> list[int]:
 _NOBODY = _references([object()])[0]
 
 
-def _others_held(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
-    """Whether somebody holds other expressions of these tapes than the roots, or may do so: who holds an expression
-    holds its tape, and so does the list of tapes."""
+def _others_referred(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
+    """Whether somebody refers to these tapes who has nothing to do with the roots: another tape, which imports values
+    of them, or, where nobody counts expressions, somebody who may hold others than the roots."""
     distinct = list(reached)
     known = Counter(id(tape) for tape in reached)
     known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
@@ -281,13 +276,6 @@ def _place_of(row: int, parts: Sequence[tuple[int, int, int]], places: Any) -> i
     return next((int(places[row - low + start]) for low, start, end in parts if 0 <= row - low < end - start), -1)
 
 
-def _roots_to_run(roots: Sequence[Any]) -> list[Expr]:
-    for root in roots:
-        if not isinstance(root, Expr):
-            raise TypeError(f"expected an expression, got {type(root).__name__}")
-    return [root for root in roots if not isinstance(root, Parameter)]
-
-
 def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
     """Drop what was computed below the roots; random nodes draw anew the next time, unless values are to stay as they
     were."""
@@ -301,9 +289,7 @@ def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
-    trace = tracing()
-    for root in roots:
-        trace = root.tape.trace if trace is None else trace
+    trace = traced(roots) or tracing()
     if trace is not None:
         raise CellError(
             f"{user_line()}: a value is asked for inside the {trace.name}, whose body is recorded only once, for calls "
@@ -324,15 +310,13 @@ def _alone(method: Method) -> Method:
             (owner,) = roots.tape.owners
             with owner.lock:
                 return method(engine, roots, *args)
-        found = roots if isinstance(roots, list | tuple) else [roots]
-        sets = {e.tape.owners for e in found if isinstance(e, Expr) and not isinstance(e, Parameter)}
-        owners = sorted(frozenset().union(*sets), key=lambda o: o.number)
-        return together(owners, method, engine, roots, *args)
+        owners = owners_of(roots if isinstance(roots, list | tuple) else [roots])
+        return together(sorted(owners, key=lambda o: o.number), method, engine, roots, *args)
 
     @functools.wraps(method)
     def computing(engine: Engine, roots: Any, *args: Any) -> Any:
         example = fibers.current_example()
-        if example is None or (type(roots) is Expr and not args and row_is_evaluated(roots.tape, roots.row)):
+        if example is None or (type(roots) is Expr and not args and roots.tape.has_value(roots.row)):
             return locked(engine, roots, *args)
         if _waited(example, roots if isinstance(roots, list | tuple) else [roots], *args):
             return None
@@ -349,11 +333,11 @@ def _waited(example: fibers.Example, roots: Sequence[Any], *cotangents: Any) -> 
     """Let an example of `lazyflow.map` wait until what it asks for was computed, together with what others ask for.
     Return whether that is all, as it is of a backward."""
     wanted = [e for e in roots if isinstance(e, Expr) and not isinstance(e, Parameter)]
-    missing = wanted if cotangents else [e for e in wanted if not row_is_evaluated(e.tape, e.row)]
-    if len(wanted) < len(roots) or not missing or not example.waits():
+    found = wanted if cotangents else missing(wanted)
+    if len(wanted) < len(roots) or not found or not example.waits():
         return False
-    _refuse_in_cells(missing)
-    return example.wait(missing, *cotangents)
+    _refuse_in_cells(found)
+    return example.wait(found, *cotangents)
 
 
 class Engine:
@@ -365,9 +349,9 @@ class Engine:
         self._forward(roots)
 
     def _forward(self, roots: Sequence[Any]) -> None:
-        wanted = _roots_to_run(roots)
+        wanted = to_run(roots)
         _refuse_in_cells(wanted)
-        runs = [location(e.tape, e.row)[0] for e in wanted if row_is_evaluated(e.tape, e.row)]
+        runs = runs_of(wanted)
         if any_stale(runs):
             check_recorded({kind for run in runs for kind in run.rests_on})  # before anything is forgotten
             _forget(wanted)
@@ -375,21 +359,16 @@ class Engine:
 
     def _run_missing(self, wanted: Sequence[Expr]) -> None:
         """Compute what has no value yet."""
-        if len(wanted) == 1:
-            while not row_is_evaluated(wanted[0].tape, wanted[0].row):
-                _run(wanted)
-            return
-        while missing := [e for e in wanted if not row_is_evaluated(e.tape, e.row)]:
-            # A run has one device, and without gradients it uses memory again that a backward would read.
-            first = missing[0]
-            _run([e for e in missing if (e.device, e.tape.grad) == (first.device, first.tape.grad)])
+        while found := missing(wanted):
+            _run(alike(found))
 
     def host_value(self, root: Expr) -> np.ndarray[Any, Any]:
         """The same on the host. An example of a map waits for it, and is given it, together with the others."""
         example = fibers.current_example()
-        if example is None or row_is_evaluated(root.tape, root.row) or not example.waits():
+        if example is None or root.tape.has_value(root.row) or not example.waits():
             return devices.to_host(self.value(root))
-        _refuse_in_cells((root,))
+        if root.tape.trace is not None or tracing() is not None:
+            _refuse_in_cells((root,))
         answer: np.ndarray[Any, Any] | None = example.ask(root)
         if answer is not None:
             return answer
@@ -403,35 +382,21 @@ class Engine:
     def answers(self, roots: Sequence[Expr]) -> list[np.ndarray[Any, Any]]:
         """Copies of the values of several roots on the host, which come from a device all at once."""
         self._run_missing(roots)
-        places = [location(root.tape, root.row) for root in roots]
-        kinds = {(run.device, root.type.device, root.type.dtype) for (run, _), root in zip(places, roots, strict=True)}
-        if len(kinds) > 1 or next(iter(kinds))[0] == "cpu":
-            return [
-                run.value(offset, root.type) if run.device == "cpu" else devices.to_host(run.value(offset, root.type))
-                for (run, offset), root in zip(places, roots, strict=True)
-            ]
-        (device, _, dtype) = kinds.pop()
-        with devices.on(device):
-            found = [
-                devices.stretch(run.arena.buffers[dtype], offset, (root.type.size,))
-                for (run, offset), root in zip(places, roots, strict=True)
-            ]
-            whole = devices.to_host(devices.array_module(device).concatenate(found))
-        ends = np.cumsum([root.type.size for root in roots]).tolist()
-        return [
-            whole[end - root.type.size : end].reshape(root.shape).copy() for root, end in zip(roots, ends, strict=True)
-        ]
+        places = {run.device for run in runs_of(roots)}
+        if places <= {"cpu"} or len(places) > 1 or len({e.type.dtype for e in roots}) > 1:
+            return copies(roots)
+        return _downloaded(roots, places.pop())
 
     @_alone
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
         _refuse_in_cells((root,))
-        if not row_is_evaluated(root.tape, root.row):
+        if not root.tape.has_value(root.row):
             shown = _shown(root)
             if shown is not None:
                 return shown
             self._run_missing((root,))
-        run, offset = location(root.tape, root.row)
+        run, offset = root.tape.place_of(root.row)
         if run.device == "cpu" == root.type.device:
             return run.value(offset, root.type)
         with devices.on(run.device):  # not the root's, where that rests on no parameter: see `expr.on_one_device`
@@ -452,7 +417,7 @@ class Engine:
                 self._backward(roots, cotangents)
 
     def _backward(self, roots: Sequence[Expr], cotangents: Sequence[Array | None]) -> None:
-        _refuse_in_cells(_roots_to_run(roots))
+        _refuse_in_cells(to_run(roots))
         seeds = [_cotangent(root, given) for root, given in zip(roots, cotangents, strict=True)]
         if isinstance(roots[0], Parameter):  # it stands alone
             with devices.on(roots[0].device):
@@ -462,7 +427,7 @@ class Engine:
             if not root.requires_grad:
                 raise GradientError(_nothing_to_differentiate(root))
         self._forward(roots)
-        for run in {id(run): run for run in [location(e.tape, e.row)[0] for e in roots]}.values():
+        for run in {id(run): run for run in [e.tape.place_of(e.row)[0] for e in roots]}.values():
             _check_trained(run)
         joined = _in_many_runs(roots)
         if joined:
@@ -473,11 +438,23 @@ class Engine:
         try:
             _differentiate(roots, seeds)
         except MemoryError as error:
-            run = location(roots[0].tape, roots[0].row)[0]
+            run = roots[0].tape.place_of(roots[0].row)[0]
             plan, fuse = run.plan, run.fuse
             del run
             _forget(roots, draw_anew=False)  # what can be computed again is let go of
             raise out_of_memory(error, plan, roots[0].device, True, fuse, "a backward") from error
+
+
+def _downloaded(roots: Sequence[Expr], device: str) -> list[np.ndarray[Any, Any]]:
+    """Copies of values of one dtype on the host, all in one transfer."""
+    with devices.on(device):
+        found = []
+        for root in roots:
+            run, offset = root.tape.place_of(root.row)
+            found.append(devices.stretch(run.arena.buffers[root.type.dtype], offset, (root.type.size,)))
+        whole = devices.to_host(devices.array_module(device).concatenate(found))
+    ends = np.cumsum([root.type.size for root in roots]).tolist()
+    return [whole[end - root.type.size : end].reshape(root.shape).copy() for root, end in zip(roots, ends, strict=True)]
 
 
 SHORT = 32  # rows of a tape that are walked through to read a value in place: on more, a run costs less a value
@@ -502,9 +479,9 @@ def _shown(root: Expr) -> Array | None:
     if op is not IMPORT_OP:
         return None
     source, place = tape.imports[tape.ints[ints[row]]]
-    if not row_is_evaluated(source, place):
+    if not source.has_value(place):
         return None
-    run, offset = location(source, place)
+    run, offset = source.place_of(place)
     if run.is_stale() or not run.device == "cpu" == root.type.device:
         return None
     return run.value(offset + shift, root.type)
@@ -518,7 +495,7 @@ MANY_RUNS, SMALL_RUN = 8, 1 << 16
 def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
     """The tapes whose values were computed for roots that rest on many small runs, if they do."""
     runs: dict[int, Run] = {}
-    stack = [location(e.tape, e.row)[0] for e in roots]
+    stack = [e.tape.place_of(e.row)[0] for e in roots]
     while stack:
         run = stack.pop()
         if run.number not in runs and run.differentiable:
@@ -536,7 +513,7 @@ def _forgotten(tapes: Sequence[Tape]) -> list[Expr]:
         handle(tape, row, signature_by_id(tape.signatures[row]).type)
         for tape in tapes
         for row in tape.handles.rows()
-        if row_is_evaluated(tape, row)
+        if tape.has_value(row)
     ]
     for tape in tapes:
         tape.forget()
@@ -545,7 +522,7 @@ def _forgotten(tapes: Sequence[Tape]) -> list[Expr]:
 
 def _differentiate(roots: Sequence[Expr], cotangents: Sequence[Array]) -> None:
     """Add what a backward from computed roots finds."""
-    places = [location(root.tape, root.row) for root in roots]
+    places = [root.tape.place_of(root.row) for root in roots]
     seeds = [
         (run, _node_of(run, root), offset, cotangent)
         for (run, offset), root, cotangent in zip(places, roots, cotangents, strict=True)
@@ -579,7 +556,7 @@ def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator
     """Those of a tape's entries by row, hooks or retained gradients, whose rows this run has computed: tape, row, node
     and entry.
 
-    A later run has a copy of the value, and a part of its gradient: `location` would find that one.
+    A later run has a copy of the value, and a part of its gradient: `Tape.place_of` would find that one.
     """
     if not any(tape is not None and entries(tape) for tape in [reference() for reference in run.plan.tapes]):
         return  # as most often, and the graph is not asked for
@@ -603,7 +580,7 @@ def _watched_places(graph: Graph, entries: Callable[[Tape], Iterable[int]]) -> I
 def _hides_watched(root: Expr) -> bool:
     """Whether a run that the root rests on computed a watched row together with others, before anybody watched it."""
     seen: set[int] = set()
-    stack = [location(root.tape, root.row)[0]]
+    stack = [root.tape.place_of(root.row)[0]]
     while stack:
         run = stack.pop()
         if run.number not in seen:

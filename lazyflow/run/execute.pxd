@@ -2,9 +2,13 @@
 
 cimport cython
 
+from lazyflow.core.columns cimport Elements
 from lazyflow.plan.arena cimport Arena
 from lazyflow.run.launch cimport Bound
-from lazyflow.record.tape cimport Type
+from lazyflow.record.tape cimport Tape, Type
+
+
+cdef Elements ELEMENTS
 
 
 cdef class State:
@@ -41,6 +45,10 @@ cpdef _bring_here(State run, list brought, Bound step)
 
 @cython.locals(arena=Arena, steps=tuple, step=Bound, i=Py_ssize_t, does=int)
 cpdef execute(State run)
+
+
+@cython.locals(offset=Py_ssize_t, end=Py_ssize_t, width=Py_ssize_t, number=Py_ssize_t, joined=bint, tape=Tape)
+cpdef _constants_here(State run, list brought, Bound step)
 
 
 cpdef _bring(State run, Py_ssize_t number, Bound step)

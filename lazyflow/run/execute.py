@@ -15,13 +15,14 @@ from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cells.calls import Calls
 from lazyflow.cells.values import CallColumns
+from lazyflow.core.columns import ELEMENTS
 from lazyflow.device import Array
 from lazyflow.errors import LazyflowError
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Plan, Rows
 from lazyflow.record.expr import Parameter, moment
-from lazyflow.record.tape import Type
+from lazyflow.record.tape import Tape, Type
 from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KNOWNS, Bound, bound, parameter_of
 
 
@@ -120,7 +121,10 @@ class Run(State):
         """A copy of the value of one node."""
         if self.kept is not None:
             return self.kept[kind.dtype, offset, kind.shape].copy()
-        return devices.stretch(self.arena.buffers[kind.dtype], offset, kind.shape).copy()
+        buffer = self.arena.buffers[kind.dtype]
+        if type(buffer) is np.ndarray:
+            return ELEMENTS.copy(buffer, offset, kind.shape)
+        return devices.stretch(buffer, offset, kind.shape).copy()
 
 
 def calls_of(run: Run, cells: Cells) -> Calls:
@@ -218,9 +222,10 @@ def parameters_of(plan: Plan) -> list[Parameter | None]:
 def _bring(run: Run, number: int, step: Bound) -> None:
     """Bring in values that no kernel computes: constants of the tapes, and values of earlier runs."""
     brought = run.plan.brought[number]
-    if step.does == DO_KNOWNS and run.device == "cpu":
-        _bring_here(run, brought, step)
-        return
+    if run.device == "cpu" and step.does == DO_KNOWNS:
+        return _bring_here(run, brought, step)
+    if run.device == "cpu":
+        return _constants_here(run, brought, step)
     out = step.out.read(run.arena)
     if step.does == DO_CONSTANTS:
         tapes = [tape() for tape in run.plan.tapes]
@@ -236,6 +241,17 @@ def _bring(run: Run, number: int, step: Bound) -> None:
         source, offset = run.known[k]
         known = devices.stretch(source.arena.buffers[out.dtype], offset, shape)
         out[i] = known if source.device == run.device else devices.to_device(known, run.device)
+
+
+def _constants_here(run: Run, brought: list[tuple[int, int]], step: Bound) -> None:
+    """Copy the constants of the tapes on the host. Those of joined rows lie end to end."""
+    buffer, offset, width = run.arena.buffers[step.out.dtype], step.out.offset, step.out.width
+    joined = step.signature.walks is not None
+    tapes = [reference() for reference in run.plan.tapes]
+    for number, row in brought:
+        tape: Tape = tapes[number]
+        end = ELEMENTS.put(buffer, offset, devices.to_device(tape.objects[row], "cpu"))
+        offset = end if joined else offset + width
 
 
 def _bring_here(run: Run, brought: list[int], step: Bound) -> None:

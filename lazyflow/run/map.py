@@ -26,7 +26,6 @@ import numpy as np
 
 from lazyflow import fibers, settings
 from lazyflow.errors import user_line
-from lazyflow.graph.graph import row_is_evaluated
 from lazyflow.locks import Answer
 from lazyflow.plan.arena import next_number
 from lazyflow.record import expr
@@ -151,7 +150,8 @@ def _add_note(error: BaseException, note: str) -> None:
 class _Fiber(fibers.Example):
     """An example in a greenlet. ``asked``: what it waits for; with ``cotangents``, for a backward, and whether that is
     ``done``; else ``wants`` says whether it is to be given the value, its ``answer``. ``waited``: how often it did.
-    ``ending``: an error has ended the map, and nobody waits any more."""
+    ``ending``: an error has ended the map, and nobody waits any more. ``scope``: that of the map; ``settings``: its
+    own, where it has entered or left a block since."""
 
     # Most examples of a large map ask for nothing: what is as here is not set for each.
     asked: Sequence[Expr] = ()
@@ -161,9 +161,9 @@ class _Fiber(fibers.Example):
     ending = done = wants = False
     waited = 0
 
-    def __init__(self, mapping: fibers.Mapping, number: int) -> None:
+    def __init__(self, mapping: fibers.Mapping, number: int, scope: Any) -> None:
         super().__init__(mapping, number)
-        self.greenlet = getcurrent()
+        self.scope, self.greenlet = scope, getcurrent()
 
     def waits(self) -> bool:
         if self.mapping.thread != get_ident():
@@ -182,7 +182,7 @@ class _Fiber(fibers.Example):
         return answer
 
     def _switch(self) -> None:
-        self.settings = settings.current()
+        self.settings = None if settings.now() is self.scope else settings.current()
         self.waited += 1
         if self.mapping.watched and not self.lines:
             self.lines = [user_line()]
@@ -221,7 +221,7 @@ def _unread(tape: Tape, low: int) -> list[Expr]:
         held = set(tape.handles.held(low, len(tape)))
         rows = [row for row in rows if row in held]
     kinds = [(row, signature_by_id(tape.signatures[row])) for row in rows if row not in tape.objects]
-    return [handle(tape, row, s.type) for row, s in kinds if s.op is not IMPORT_OP and not row_is_evaluated(tape, row)]
+    return [handle(tape, row, s.type) for row, s in kinds if s.op is not IMPORT_OP and not tape.has_value(row)]
 
 
 _OF_RUNS = [f.name for f in fields(settings.Settings) if f.name not in ("device", "dtype", "grad")]
@@ -240,12 +240,12 @@ class _Loop:
         self.live: dict[int, _Fiber] = {}
         self.results: dict[int, Any] = {}
         self.exhausted = False
-        self.begun = 0, 0
+        self.begun, self.scope = (0, 0), settings.now()
 
     def run(self) -> list[Any]:
         """The results, in the examples' order."""
         tape = current_tape()  # it makes this context's record of its blocks, and the examples' copies share its tape
-        self.begun = tape.number, len(tape)
+        self.begun, self.scope = (tape.number, len(tape)), settings.now()
         try:
             self._begin()
             while self.live:
@@ -271,7 +271,7 @@ class _Loop:
     def _work(self) -> None:
         """In a greenlet: run examples until one has waited. A greenlet costs more than one that never does."""
         for number, arguments in self.coming:
-            fiber = self.live[number] = _Fiber(self.mapping, number)
+            fiber = self.live[number] = _Fiber(self.mapping, number, self.scope)
             try:
                 self.results[number] = _context(fiber).run(self.fn, *arguments)
             except BaseException as error:
@@ -295,12 +295,12 @@ class _Loop:
 
     def _compute(self, waiting: Sequence[_Fiber]) -> None:
         """Compute what is asked for, under the settings of those that ask; those of recording make no difference."""
-        mine = settings.current()
-        if all(fiber.settings is mine for fiber in waiting):
+        if all(fiber.settings is None for fiber in waiting):
             return self._round(waiting)
+        mine = settings.current()
         groups: dict[settings.Settings, list[_Fiber]] = {}
         for fiber in waiting:
-            as_run = replace(fiber.settings, device=mine.device, dtype=mine.dtype, grad=mine.grad)
+            as_run = replace(fiber.settings or mine, device=mine.device, dtype=mine.dtype, grad=mine.grad)
             groups.setdefault(as_run, []).append(fiber)
         for options, group in groups.items():
             with settings.using(**{name: getattr(options, name) for name in _OF_RUNS}):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.graph.graph import location, row_is_evaluated
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Signature
 from lazyflow.run.execute import Run
@@ -122,7 +121,7 @@ watching = _watching.get
 def launched(roots: Sequence[Expr], since: int) -> tuple[tuple[str, str, int], ...]:
     """The launches of the runs that computed these roots, of those whose number is larger than ``since``."""
     found: dict[int, Run] = {}
-    stack = [location(e.tape, e.row)[0] for e in roots if row_is_evaluated(e.tape, e.row)]
+    stack = [e.tape.place_of(e.row)[0] for e in roots if e.tape.has_value(e.row)]
     while stack:
         run = stack.pop()
         if run.number > since and run.number not in found:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import weakref
 from collections import deque
 
-from lazyflow.graph.graph import row_is_evaluated
 from lazyflow.locks import Lock, Owner
 from lazyflow.record.tape import Tape, signature_by_id
 from lazyflow.run.execute import Run
@@ -64,4 +63,4 @@ def settled(run: Run) -> bool:
 
 
 def _is_of(run: Run, tape: Tape, row: int) -> bool:
-    return row_is_evaluated(tape, row) and tape.runs[tape.run_of[row]] is run
+    return tape.has_value(row) and tape.runs[tape.run_of[row]] is run

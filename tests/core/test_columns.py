@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow.core.columns import Counts, FloatColumn, IntColumn, Recall, ThisThread
+from lazyflow.core.columns import ELEMENTS, Counts, FloatColumn, IntColumn, Recall, ThisThread
 from lazyflow.record import expr
 
 counted = pytest.mark.skipif(
@@ -204,3 +204,52 @@ def test_a_cycle_through_a_hook_is_collected(fresh_tape):
     lf.constant(0.0)
     gc.collect()
     assert tape() is None
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, ">i8"])
+def test_an_element_is_read_as_numpy_reads_it(dtype):
+    array = np.array([3, 0, 250, 7], dtype)
+    for given in (array, array[::2], array[::-1]):
+        assert [ELEMENTS.number(given, i) for i in range(len(given))] == given.tolist()
+        assert ELEMENTS.number(given, -1) == int(given[-1])
+        with pytest.raises(IndexError):
+            ELEMENTS.number(given, len(given))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.bool_])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 5), (2, 3)])
+def test_a_stretch_is_copied(dtype, shape):
+    buffer = np.arange(12).astype(dtype)
+    found = ELEMENTS.copy(buffer, 5, shape)
+    np.testing.assert_array_equal(found, buffer[5 : 5 + int(np.prod(shape))].reshape(shape))
+    assert found.dtype == buffer.dtype and found.flags.owndata and found.flags.writeable
+    with pytest.raises(ValueError, match=r"within 12|cannot reshape"):
+        ELEMENTS.copy(buffer, 9, (2, 2))
+
+
+ARRAYS = [
+    np.float32(3), np.zeros((0, 4), np.float32), np.ones((2, 3), np.float32), np.eye(3, dtype=np.float32).T[:2],
+    np.ones((2, 2)), np.array([True, False]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+def test_an_array_is_put_into_a_buffer(array):
+    buffer, array = np.full(20, np.nan, np.float32), np.asarray(array)
+    assert ELEMENTS.put(buffer, 3, array) == 3 + array.size
+    np.testing.assert_array_equal(buffer[3 : 3 + array.size], array.ravel())
+    assert np.isnan(buffer[:3]).all() and np.isnan(buffer[3 + array.size :]).all()
+    with pytest.raises(ValueError, match=r"within 20|broadcast"):
+        ELEMENTS.put(buffer, 19, np.ones(2, np.float32))
+
+
+@counted
+def test_rows_that_are_held_are_counted():
+    counts = Counts()
+    for row in (2, 2, 5, 700):
+        counts.up(row)
+    assert counts.count() == len(counts.rows()) == 3
+    counts.down(2)
+    assert counts.count() == 3
+    counts.down(2)
+    assert counts.count() == len(counts.rows()) == 2

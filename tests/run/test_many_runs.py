@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import optim
-from lazyflow.graph.graph import location
 from lazyflow.record.tape import current_tape
 from lazyflow.run import engine
 from tests.programs import Program, arrays, example_inputs, programs
@@ -38,7 +37,7 @@ def episode(w, b, steps=20, each=lambda h: None):
 
 
 def runs_below(root):
-    found, stack = {}, [location(root.tape, root.row)[0]]
+    found, stack = {}, [root.tape.place_of(root.row)[0]]
     while stack:
         run = stack.pop()
         found[run.number] = run
@@ -132,10 +131,10 @@ def test_what_was_computed_without_gradients_is_not_computed_again(monkeypatch):
     with lf.no_grad():
         target = lf.tanh(w @ b)
         target.forward()
-    run = location(target.tape, target.row)[0]
+    run = target.tape.place_of(target.row)[0]
     loss = episode(w, b, 4) + lf.sum(target * b)
     loss.backward()
-    assert location(target.tape, target.row)[0] is run
+    assert target.tape.place_of(target.row)[0] is run
 
 
 @pytest.mark.usefixtures("always")

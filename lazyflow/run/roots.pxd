@@ -1,0 +1,37 @@
+# Types of `roots.py` for Cython: see `expr.pxd`.
+
+cimport cython
+
+from lazyflow.record.expr cimport Expr
+from lazyflow.record.tape cimport Tape
+
+
+cpdef list to_run(object roots)
+
+
+@cython.locals(root=Expr)
+cpdef list missing(object roots)
+
+
+@cython.locals(root=Expr, first=Expr)
+cpdef list alike(list roots)
+
+
+@cython.locals(root=Expr)
+cpdef list runs_of(object roots)
+
+
+@cython.locals(root=Expr)
+cpdef object traced(object roots)
+
+
+@cython.locals(e=Expr)
+cpdef object owners_of(object roots)
+
+
+@cython.locals(root=Expr, tape=Tape, held=Py_ssize_t)
+cpdef bint others_held(object roots, object tapes) except -1
+
+
+@cython.locals(root=Expr)
+cpdef list copies(object roots)
