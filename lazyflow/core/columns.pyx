@@ -352,7 +352,7 @@ def no_tape():
 
 
 cdef enum:
-    SETS = 512
+    SETS = 2048
     SHAPES = 512
 
 

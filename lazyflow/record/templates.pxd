@@ -31,6 +31,7 @@ cdef class Spelled:
     cdef public tuple names, defaults
     cdef public int positional, patience
     cdef public bint arrays
+    cdef public dict known
 
 
 cdef Variable SCOPE

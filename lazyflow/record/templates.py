@@ -44,6 +44,7 @@ __all__ = ["by_kinds"]
 
 OWN_ROW = 32  # from here on an operand is a row of the template itself, below the argument at that place
 MOST_ROWS = 64  # together less than 128, as characters may be signed
+MOST_KNOWN = 1024  # templates of one function
 TEMPLATE_PATIENCE = 64  # so many templates are made for nothing before a function goes without
 
 
@@ -94,9 +95,12 @@ class Branch:
 
 
 class Spelled:
-    """A function, the names of its parameters and their defaults, and how many more templates may be made of it."""
+    """A function, the names of its parameters and their defaults, and how many more templates may be made of it.
+    ``known``: its templates by the ``id`` of all kinds of their arguments, with these, but those for parameters (see
+    `_table`). They are looked for there when the table of what was lately recalled has lost them: to find one out again
+    takes a thousand times as long."""
 
-    __slots__ = ("arrays", "defaults", "function", "listed", "long", "names", "patience", "positional")
+    __slots__ = ("arrays", "defaults", "function", "known", "listed", "long", "names", "patience", "positional")
 
     def __init__(self, function: Callable[..., Any], listed: ListMemo | None, arrays: bool) -> None:
         self.function, self.listed, self.arrays = function, listed, arrays
@@ -106,6 +110,7 @@ class Spelled:
         self.positional = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         self.long = Branch()
         self.patience = TEMPLATE_PATIENCE
+        self.known: dict[tuple[int, ...], tuple[Template, list[Any]]] = table_of_interned({})
 
     def applied(self, given: Sequence[Any]) -> Any:
         """The function itself, with the values of its parameters in their order."""
@@ -176,7 +181,7 @@ def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if _fits(found, tape):
         spelled.patience += 1
         return _appended(tape, found, given)
-    return _learnt(spelled, args, kwargs, given, tape)
+    return _known_or_learnt(spelled, args, kwargs, given, tape)
 
 
 def _fits(found: Any, tape: Tape) -> bool:
@@ -291,6 +296,18 @@ def _result(tape: Tape, template: Template, row: int, k: int) -> Expr:
     return recording.handle(tape, row + k, signature.type)
 
 
+def _known_or_learnt(
+    spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any], given: tuple[Any, ...], tape: Tape
+) -> Any:
+    """What the function has recorded for such arguments, if that is known after all; else what `_learnt` does."""
+    kinds = _kinds(given, tape)
+    known = _table(spelled, kinds).get(tuple([id(kind) for kind in kinds]))
+    if known is not None and _fits(known[0], tape):
+        _recall(spelled, kinds, known[0])
+        return _appended(tape, known[0], given)
+    return _learnt(spelled, args, kwargs, given, tape)
+
+
 def _learnt(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any], given: tuple[Any, ...], tape: Tape) -> Any:
     """Call the function, and remember what it records."""
     before = len(tape.signatures)
@@ -311,6 +328,24 @@ def _agree(template: Template, given: tuple[Any, ...], tape: Tape, ids: Sequence
 
 
 def _remember(spelled: Spelled, given: tuple[Any, ...], template: Template, tape: Tape) -> None:
+    kinds = _kinds(given, tape)
+    table = _table(spelled, kinds)
+    if len(table) >= MOST_KNOWN:
+        table.clear()
+    table[tuple([id(kind) for kind in kinds])] = template, kinds
+    _recall(spelled, kinds, template)
+
+
+def _table(spelled: Spelled, kinds: Sequence[Any]) -> dict[tuple[int, ...], tuple[Template, list[Any]]]:
+    """The templates for arguments such as these: those for a parameter go when it goes."""
+    for kind in kinds:
+        if type(kind) is Type and kind.parameter is not None:
+            return kind.signatures.setdefault(spelled, {})
+    return spelled.known
+
+
+def _kinds(given: tuple[Any, ...], tape: Tape) -> list[Any]:
+    """What the arguments count as, in threes."""
     kinds: list[Any] = []
     for o in given:
         if type(o) is Expr:
@@ -319,8 +354,12 @@ def _remember(spelled: Spelled, given: tuple[Any, ...], template: Template, tape
             kinds.append(recording.array_kind(tape, o))
         else:
             kinds.append(o if o is None or type(o) is bool or type(o) is float or type(o) is str else _kind_of(o))
-    kinds += [_NONE] * (-len(kinds) % 3 if kinds else 3)
-    first: Any = spelled if len(given) <= 3 else spelled.long
+    return kinds + [_NONE] * (-len(kinds) % 3 if kinds else 3)
+
+
+def _recall(spelled: Spelled, kinds: list[Any], template: Template) -> None:
+    """Have a template found by the kinds of its arguments."""
+    first: Any = spelled if len(kinds) <= 3 else spelled.long
     for k in range(0, len(kinds) - 3, 3):
         found = recording.RECALL.get(first, kinds[k], kinds[k + 1], kinds[k + 2])
         if found is None:
