@@ -82,11 +82,12 @@ def _with_families(graph: Graph, found: dict[int, Signature], apart: dict[int, S
             signature[nodes[part == k]] = len(table)
             table.append(_part_of(family, k))
         joined[nodes[part >= 0]] = True
-    sizes = {**apart, **found}
-    lengths = [s.type.size // sizes[i].type.size if i in sizes else 1 for i, s in enumerate(graph.signatures)]
+    lengths = np.ones(len(graph.signatures), np.int64)
+    for s, family in (*found.items(), *apart.items()):
+        lengths[s] = graph.signatures[s].type.size // family.type.size
     present, signature = np.unique(signature, return_inverse=True)
     signatures = tuple([table[s] for s in present.tolist()])
-    counts = np.where(joined, np.array(lengths, np.int64)[graph.signature], 1)
+    counts = np.where(joined, lengths[graph.signature], 1)
     found_graph = replace(graph, signatures=signatures, signature=signature, counts=counts)
     return replace(found_graph, forms=graph.signatures, form=graph.signature) if apart else found_graph
 
@@ -138,11 +139,11 @@ SAYING = frozenset(
 def with_loops(graph: Graph) -> Graph:
     """The graph with nodes of one operation and many shapes as nodes of one signature, which says nothing of shapes: a
     product of two values of an example, softmax along its length. A launch takes them one by one, where they lie."""
-    alike: dict[Any, list[int]] = {}
+    alike: dict[Signature, list[int]] = {}
     for s, signature in enumerate(graph.signatures):
-        likeness = _kin(signature).alike
-        if likeness is not None:
-            alike.setdefault(likeness, []).append(s)
+        whole = _kin(signature).alike
+        if whole is not None:
+            alike.setdefault(whole, []).append(s)
     if not any(len(mine) >= FEWEST_KINDS for mine in alike.values()):
         return graph
     sizes = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
@@ -151,22 +152,21 @@ def with_loops(graph: Graph) -> Graph:
     return _with_loops(graph, found) if found else graph
 
 
-def _with_loops(graph: Graph, found: dict[Any, list[int]]) -> Graph:
+def _with_loops(graph: Graph, found: dict[Signature, list[int]]) -> Graph:
     table, number = list(graph.signatures), np.arange(len(graph.signatures))
-    looped = np.isin(graph.signature, [s for mine in found.values() for s in mine])
-    counts = np.ones(len(graph), np.int64) if graph.counts is None else graph.counts.copy()
-    sizes = np.array([s.type.size for s in graph.signatures], np.int64)
-    for key, mine in found.items():
+    for whole, mine in found.items():
         number[mine] = len(table)
-        table.append(_looping(key, graph.signatures[mine[0]]))
-        nodes = np.isin(graph.signature, mine)
-        counts[nodes] = sizes[graph.signature[nodes]]
+        table.append(whole)
+    looped = (number >= len(graph.signatures))[graph.signature]
     for element, mine in _constants_of(graph, looped).items():
         if len(mine) > 1:
             number[mine] = table.index(element) if element in table else len(table)
             table += [] if element in table else [element]
-            nodes = np.isin(graph.signature, mine)
-            counts[nodes] = sizes[graph.signature[nodes]]
+    own = number == np.arange(len(number))
+    sizes = np.array([1 if is_own else s.type.size for s, is_own in zip(graph.signatures, own, strict=True)], np.int64)
+    counts = sizes[graph.signature]
+    if graph.counts is not None:
+        counts = np.where(own[graph.signature], graph.counts, counts)
     present, signature = np.unique(number[graph.signature], return_inverse=True)
     signatures = tuple([table[s] for s in present.tolist()])
     forms = (graph.signatures, graph.signature) if graph.form is None else (graph.forms, graph.form)
@@ -213,7 +213,7 @@ def _flows(operand: Operand) -> bool:
     return operand.type is not None and operand.type.requires_grad
 
 
-def _looping(key: Any, like: Signature) -> Signature:
+def _looping(like: Signature) -> Signature:
     """The signature of all nodes that are alike: of single elements, as which the layout counts them."""
 
     def element(kind: Type | None) -> Type | None:
@@ -229,7 +229,7 @@ def _looping(key: Any, like: Signature) -> Signature:
         found.loops, found.line = True, like.line
         return found
 
-    return interned(("each", key), make)
+    return interned(("each", _likeness(like)), make)
 
 
 class _Walking(NamedTuple):
@@ -252,8 +252,7 @@ class _Choice:
     def __init__(self, graph: Graph, kin: Sequence[_Kin]) -> None:
         self.graph, self.kin = graph, kin
         self.first = np.full(len(kin), len(graph), np.int64)
-        np.minimum.at(self.first, graph.signature, np.arange(len(graph)))
-        self.about: dict[Signature, _Walking] = {}
+        self.first[graph.signature[::-1]] = np.arange(len(graph))[::-1]
 
     def chosen(self) -> tuple[dict[int, Signature], dict[int, Signature]]:
         """The family of each signature that is joined, and of each whose operands have numbers of rows of their own."""
@@ -261,41 +260,38 @@ class _Choice:
         apart: dict[int, Signature] = {}
         order = np.argsort(self.first, kind="stable")  # operands before users
         for s in order[self.first[order] < len(self.graph)].tolist():  # of a value that is known no node may be left
-            rows, parts = self.kin[s].rows, self.kin[s].parts
-            if rows is not None and self.graph.signatures[s].op is not CONSTANT_OP and self._fits(s, rows, able, apart):
-                able[s] = rows
-            elif parts is not None and self._fits(s, parts, able, apart):
-                apart[s] = parts
+            kin = self.kin[s]
+            if kin.walking is None or not (not kin.walking.numbers or self._fits(s, kin.walking, able, apart)):
+                continue
+            if kin.rows is not None:
+                able[s] = kin.rows
+            elif kin.parts is not None:
+                apart[s] = kin.parts
         found, apart = _of_several_lengths(able), _of_several_lengths(apart)
-        walked = self._walked({**found, **apart})
+        walked = self._walked([*found, *apart])
         constants = {s: k.rows for s, k in enumerate(self.kin) if k.rows is not None and s in walked}
         return found | _of_several_lengths(constants), apart
 
-    def _fits(self, s: int, family: Signature, *able: dict[int, Signature]) -> bool:
+    def _fits(self, s: int, walking: _Walking, *able: dict[int, Signature]) -> bool:
         """Whether its rows of one element are what is left of larger ones: computed of rows."""
-        graph, numbers = self.graph, self._about(family).numbers
-        bases = [int(graph.base[graph.starts[self.first[s]] + place]) for place in numbers]
+        graph = self.graph
+        bases = [int(graph.base[graph.starts[self.first[s]] + place]) for place in walking.numbers]
         return all(any(int(graph.signature[base]) in known for known in able) for base in bases)
 
-    def _about(self, family: Signature) -> _Walking:
-        found = self.about.get(family)
-        if found is None:
-            found = self.about[family] = _about(family)
-        return found
-
-    def _walked(self, found: dict[int, Signature]) -> set[int]:
+    def _walked(self, joined: Sequence[int]) -> set[int]:
         """The signatures of constants that joined nodes read row by row."""
-        graph, most = self.graph, max([len(self._about(f).places) for f in found.values()], default=0)
-        places = np.full((most, len(graph.signatures)), -1, np.int64)
-        for s, family in found.items():
-            mine = self._about(family).places
-            places[: len(mine), s] = mine
-        walked = set[int]()
-        for row in places:
-            nodes = np.flatnonzero(row[graph.signature] >= 0)
-            edges = graph.starts[nodes] + row[graph.signature[nodes]]
-            walked.update(np.unique(graph.signature[graph.base[edges]]).tolist())
-        return {s for s in walked if graph.signatures[s].op is CONSTANT_OP}
+        graph, walked = self.graph, np.zeros(len(self.kin), bool)
+        places: dict[int, list[int]] = {}
+        for s in joined:
+            walking = self.kin[s].walking
+            for place in walking.places if walking is not None else ():
+                places.setdefault(place, []).append(s)
+        for place, mine in places.items():
+            reads = np.zeros(len(self.kin), bool)
+            reads[mine] = True
+            nodes = np.flatnonzero(reads[graph.signature])
+            walked[graph.signature[graph.base[graph.starts[nodes] + place]]] = True
+        return {s for s in np.flatnonzero(walked).tolist() if graph.signatures[s].op is CONSTANT_OP}
 
 
 def _of_several_lengths(families: dict[int, Signature]) -> dict[int, Signature]:
@@ -317,13 +313,14 @@ def _says_rows(family: Signature) -> bool:
 
 class _Kin(NamedTuple):
     """What a signature can be joined with, kept with it: its family, see `family_of`; the one in which operands have
-    rows of their own number, with these ``sizes``; and what those signatures are alike in that it is taken in one
-    launch with. None for what it has not."""
+    rows of their own number, with these ``sizes``; which operands the nodes of either of these walk over, None of
+    constants; and the signature of all with which it is taken in one launch. None for what it has not."""
 
     rows: Signature | None
     parts: Signature | None
     sizes: Shape
-    alike: Any
+    walking: _Walking | None
+    alike: Signature | None
 
 
 def _kin(signature: Signature) -> _Kin:
@@ -331,12 +328,15 @@ def _kin(signature: Signature) -> _Kin:
     if found is None:
         single = signature.walks is None and not signature.loops
         parts = _parts_of(signature) if single else None
+        apart = None if parts is None else _apart(signature, parts)
         family = _family(signature) if single and parts is None else None
+        joined = apart if family is None else family
         found = _Kin(
             family,
-            None if parts is None else _apart(signature, parts),
+            apart,
             () if parts is None else parts.sizes,
-            _likeness(signature) if _may_loop(signature) else None,
+            None if joined is None or signature.op is CONSTANT_OP else _about(joined),
+            _looping(signature) if _may_loop(signature) else None,
         )
         signature.family = found
     return found

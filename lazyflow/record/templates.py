@@ -340,7 +340,7 @@ def _table(spelled: Spelled, kinds: Sequence[Any]) -> dict[tuple[int, ...], tupl
     """The templates for arguments such as these: those for a parameter go when it goes."""
     for kind in kinds:
         if type(kind) is Type and kind.parameter is not None:
-            return kind.signatures.setdefault(spelled, {})
+            return kind.signatures.setdefault(spelled, {})  # type: ignore[no-any-return]
     return spelled.known
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import pickle
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow.core.columns import Recall
 from lazyflow.record import tape as tapes
 from lazyflow.record.tape import signature_by_id
+from lazyflow.record.templates import by_kinds
 
 SEED = 5
 
@@ -172,6 +175,30 @@ def test_across_sweeps(few):
         names = operands()
         for _ in range(3):
             assert recorded(call, names)[4:] == expected[4:]
+
+
+@pytest.mark.skipif(Recall() is None, reason="in Python nothing is remembered")
+@pytest.mark.parametrize("with_parameter", [False, True])
+def test_what_the_table_of_the_recalled_has_lost_is_not_found_out_again(with_parameter):
+    called = []
+
+    @by_kinds
+    def function(x, w, number):
+        called.append(number)
+        return lf.tanh(x * w) + number
+
+    x = lf.constant([1.0, 2.0]) * 1
+    w = lf.Parameter([3.0, 4.0]) if with_parameter else lf.constant([3.0, 4.0]) * 1
+    numbers = (0.5, -0.0, 0.0)
+    expected = [function(x, w, number) for number in numbers]
+    learnt = len(called)
+    (recalled,) = [table for table in tapes._tables if type(table) is Recall]
+    with contextlib.suppress(KeyError):
+        while True:
+            recalled.popitem()
+    found = [function(x, w, number) for number in numbers]
+    assert len(called) == learnt == 2 * len(numbers)  # once to record, and once to see what that was
+    np.testing.assert_array_equal(lf.forward(found), lf.forward(expected))
 
 
 def test_operands_of_one_kind_are_told_apart():
