@@ -102,6 +102,15 @@ def is_generated(code: CodeType) -> bool:
     return code.co_filename.startswith(f"{_PACKAGE}<")
 
 
+def counted(n: int, what: str) -> str:
+    """So many of something, for a message.
+
+    >>> counted(1, "node"), counted(2, "node")
+    ('1 node', '2 nodes')
+    """
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def user_line() -> str:
     """``file:line`` of the innermost frame outside this package: the line a user would want to see.
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.core.columns import are_within
-from lazyflow.errors import ShapeError
+from lazyflow.errors import ShapeError, counted
 from lazyflow.functions.elementwise import isnan, negative, where
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
-from lazyflow.ops.base import integer, negative_axis
+from lazyflow.ops.base import integer, negative_axis, require_integer
 from lazyflow.record.expr import Expr, binary, checked_range, constant, index_array, indexed, plain_dtype, record
 from lazyflow.record.templates import by_kinds
 from lazyflow.record.trace import TracedNumber
@@ -26,8 +26,7 @@ _lookup, _pick = binary(OPS["lookup"]), binary(OPS["pick"])
 
 def _checked(name: str, indices: Any, size: int, what: str, lowest: int = 0) -> Any:
     array = index_array(indices)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: an index must be an integer, got {array.dtype}")
+    require_integer(name, "an index", array)
     return array if are_within(array, lowest, size) else checked_range(name, array, size, what, lowest)
 
 
@@ -160,7 +159,7 @@ def scatter(rows: Any, index: Any, n: int) -> Expr:
     """
     n = integer("scatter", "n, the number of rows,", n)
     if not isinstance(index, Expr):
-        index = _checked("scatter", index, n, f"{n} rows")
+        index = _checked("scatter", index, n, counted(n, "row"))
     return record(OPS["scatter"], (constant(rows), index), n=n)
 
 

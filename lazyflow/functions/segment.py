@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lazyflow.core.columns import are_within
-from lazyflow.errors import ShapeError
+from lazyflow.errors import ShapeError, counted
 from lazyflow.ops import OPS
-from lazyflow.ops.base import integer
+from lazyflow.ops.base import integer, require_integer
 from lazyflow.record.expr import Expr, as_floating, checked_range, constant, index_array, record
 
 __all__ = ["segment_max", "segment_mean", "segment_softmax", "segment_sum"]
@@ -19,15 +19,14 @@ def _operands(name: str, values: Expr, segments: Any, n: Any) -> tuple[Expr, Any
     if n < 0:
         raise ShapeError(f"{name}: n, the number of segments, must not be negative, got {n}")
     index = segments if isinstance(segments, Expr) else index_array(segments)
-    if index.dtype.kind not in "iu":
-        raise TypeError(f"{name}: a segment must be an integer, got {index.dtype}")
+    require_integer(name, "a segment", index)
     if len(index.shape) != 1 or values.shape[:1] != index.shape:
         raise ShapeError(
             f"{name} takes values (m, ...) and segments (m,), an index for each row; got {values.shape} and "
             f"{index.shape}"
         )
     if not isinstance(index, Expr) and not are_within(index, 0, n):
-        checked_range(name, index, n, f"{n} segments", 0)
+        checked_range(name, index, n, counted(n, "segment"), 0)
     return values, index, n
 
 
@@ -40,8 +39,10 @@ def segment_sum(values: Any, segments: Any, n: int) -> Expr:
     """Row i, of ``n``, is the sum of the rows of ``values`` (m, ...) whose segment is i; zero where there is none.
 
     ``segments``: m integers, in any order; those of graphs of any numbers of nodes and edges share a launch. As
-    ``jax.ops.segment_sum``; integers stay integers, and truth values are counted. Raises ``IndexError`` at this line
-    for a segment below 0 or not below ``n``, `ShapeError` where the numbers of rows differ.
+    ``jax.ops.segment_sum``; integers stay integers, and truth values are counted. Raises ``IndexError`` for a segment
+    below 0 or not below ``n``, at this line, or, of ``segments`` that are computed, when they run (on a GPU nobody
+    looks); `DTypeError` for segments that are no integers, ``TypeError`` for such an ``n``, `ShapeError` where the
+    numbers of rows differ, or ``n`` is negative.
 
     >>> import lazyflow as lf
     >>> lf.segment_sum(lf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), [2, 0, 2], 3).numpy()

@@ -8,13 +8,14 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.device import to_host
-from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.errors import ShapeError
 from lazyflow.functions.elementwise import where
 from lazyflow.functions.index import embedding, take
 from lazyflow.functions.segment import segment_max, segment_mean, segment_sum
 from lazyflow.nn import init
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
-from lazyflow.record.expr import Expr, constant, in_dtype, index_array
+from lazyflow.ops.base import require_integer
+from lazyflow.record.expr import Expr, checked_range, constant, in_dtype, index_array
 
 __all__ = ["Embedding", "EmbeddingBag"]
 
@@ -60,12 +61,9 @@ class Embedding(Module):
     def _dense(self, index: Any) -> Expr:
         if not isinstance(index, Expr):
             index = np.asarray(to_host(index))
-            if index.dtype.kind not in "iu":
-                raise DTypeError(f"Embedding: an index must be an integer, got {index.dtype}")
-            if index.size and index.min() < 0:  # which to `take` would count from the end
-                raise IndexError(
-                    f"Embedding: index {index.min()} is out of range, indices are 0 to {self.num_embeddings - 1}"
-                )
+            require_integer("Embedding", "an index", index)
+            n = self.num_embeddings
+            checked_range("Embedding", index, n, f"a table of shape {self.weight.shape}, with indices 0 to {n - 1}", 0)
         return take(self.weight, index)
 
     def _without_padding(self, rows: Expr, index: Any) -> Expr:
@@ -158,8 +156,7 @@ def _indices(what: str, given: Any) -> Any:
     if isinstance(given, Expr):
         raise TypeError(f"EmbeddingBag: {what} must be an array or a list of integers, not an expression")
     array = index_array(given)
-    if array.dtype.kind not in "iu":
-        raise DTypeError(f"EmbeddingBag: {what} must hold integers, got {array.dtype}")
+    require_integer("EmbeddingBag", f"an element of {what}", array)
     return array
 
 

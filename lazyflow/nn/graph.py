@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.errors import ShapeError
+from lazyflow.errors import ShapeError, counted
 from lazyflow.functions.elementwise import leaky_relu, tanh, where
 from lazyflow.functions.index import take
 from lazyflow.functions.linalg import matmul
@@ -22,6 +22,7 @@ from lazyflow.functions.segment import segment_max, segment_mean, segment_softma
 from lazyflow.nn import init
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
+from lazyflow.ops.base import require_integer
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, Parameter, as_floating, checked_range, constant, in_dtype, index_array
 
@@ -50,19 +51,21 @@ class _Edges(NamedTuple):
 def _edges(owner: Module, x: Expr, edge_index: Any, size: int) -> _Edges:
     name = type(owner).__name__
     if x.ndim != 2 or x.shape[1] != size:
-        raise ShapeError(f"{name} takes the nodes of one graph, (n, {size}), got shape {x.shape}")
+        batch = "" if x.ndim < 3 else "; there is no batch axis: call it for each graph, and the calls share launches"
+        raise ShapeError(f"{name}: x is the nodes of one graph (n, {size}), got shape {x.shape}{batch}")
     if isinstance(edge_index, Expr):
         raise TypeError(f"{name}: edge_index must be an array or a list of integers, not an expression")
     ends = index_array(edge_index)
+    if ends.shape in ((0,), (2, 0)):  # of a graph of one node, of whatever dtype
+        ends = np.empty((2, 0), np.int64)
     if ends.ndim != 2 or len(ends) != 2:
         raise ShapeError(
             f"{name}: edge_index is (2, m), sources and targets of m edges, got shape {ends.shape}; of a list of pairs "
             "that is np.transpose(pairs)"
         )
-    if ends.dtype.kind not in "iu":
-        raise TypeError(f"{name}: edge_index must hold integers, got {ends.dtype}")
+    require_integer(name, "an element of edge_index", ends)
     n = x.shape[0]
-    checked_range(f"{name}: edge_index", ends, n, f"{n} nodes", 0)
+    checked_range(f"{name}: edge_index", ends, n, counted(n, "node"), 0)
     return _Edges(ends[0].astype(np.int64, copy=False), ends[1].astype(np.int64, copy=False), n)
 
 
@@ -73,8 +76,8 @@ def _edge_weight(owner: Module, edge_weight: Any, edges: _Edges, dtype: Any) -> 
     weight = in_dtype(edge_weight, dtype)
     if weight.shape != edges.source.shape:
         raise ShapeError(
-            f"{type(owner).__name__}: edge_weight must be (m,), a number for each of {len(edges.source)} edges, got "
-            f"shape {weight.shape}"
+            f"{type(owner).__name__}: edge_weight must be {edges.source.shape}, a number for each edge, got shape "
+            f"{weight.shape}"
         )
     column: Expr = weight.reshape(-1, 1)
     return column
@@ -92,10 +95,13 @@ _AGGREGATIONS = {"add": segment_sum, "mean": segment_mean, "max": _largest}
 class GCNConv(Module):
     """The graph convolution of Kipf and Welling (2017): ``D^-1/2 (A + I) D^-1/2 x weight.T + bias``.
 
-    Called with ``x`` (n, in_channels) and ``edge_index`` (2, m), it returns (n, out_channels). ``edge_weight`` (m,):
-    numbers in place of ones in A. A node with edges to itself has their weight in place of that of I. Parameters are
-    ``lin.weight`` (out_channels, in_channels) and ``bias``. Raises ``IndexError``, at the line of the call, for an edge
-    to a node that is not there, `ShapeError` for operands of other sizes.
+    Called with ``x`` (n, in_channels), the nodes of one graph, and ``edge_index`` (2, m), integers, it returns
+    (n, out_channels). ``edge_index[0]`` are the nodes that edges lead from, ``edge_index[1]`` those that they lead to;
+    an edge for both directions is given twice, and ``[]`` is no edges. The self-loops of I are added by the layer.
+    ``edge_weight`` (m,): numbers in place of ones in A. A node with edges to itself has their weight in place of that
+    of I. Parameters are ``lin.weight`` (out_channels, in_channels) and ``bias``. Raises ``IndexError``, at the line of
+    the call, for an edge to a node that is not there, `DTypeError` for an ``edge_index`` that is not of integers,
+    ``TypeError`` for one that is an expression, `ShapeError` for operands of other sizes.
 
     >>> import numpy as np
     >>> import lazyflow as lf

@@ -247,7 +247,7 @@ def require_floating(name: str, operand: Abstract) -> None:
 def require_integer(name: str, what: str, operand: Abstract) -> None:
     """Raise `DTypeError` unless the operand is integer."""
     if operand.dtype.kind not in "iu":
-        raise DTypeError(f"{name}: {what} must be an integer, got {operand.dtype}")
+        raise DTypeError(f"{name}: {what} must be an integer, got {operand.dtype}; convert with .astype('int64')")
 
 
 def integer(name: str, what: str, value: Any) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.device import Array
-from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.errors import DTypeError, ShapeError, counted
 from lazyflow.ops.base import (
     Abstract,
     Op,
@@ -51,7 +51,7 @@ def checked_index(xp: Any, name: str, index: Array, n: int) -> Array:
         index = given
     wrong = (index < 0) | (index >= n)
     if wrong.any():
-        raise IndexError(f"{name}: index {given[wrong].flat[0]} is out of range for an axis of {n} elements")
+        raise IndexError(f"{name}: index {given[wrong].flat[0]} is out of range for an axis of {counted(n, 'element')}")
     return index
 
 

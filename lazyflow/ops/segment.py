@@ -20,7 +20,7 @@ import numpy as np
 
 from lazyflow.cuda import rows as there
 from lazyflow.device import Array
-from lazyflow.errors import DTypeError, ShapeError
+from lazyflow.errors import DTypeError, ShapeError, counted
 from lazyflow.ops.base import (
     OPS,
     Abstract,
@@ -305,7 +305,7 @@ def _placed(xp: Any, name: str, index: Array, place: Array) -> Array:
     if wrong.any():
         at = tuple(np.argwhere(wrong)[0])
         n = int(np.broadcast_to(sizes, index.shape)[at])
-        raise IndexError(f"{name}: index {given[at]} is out of range for an axis of {n} elements")
+        raise IndexError(f"{name}: index {given[at]} is out of range for an axis of {counted(n, 'element')}")
     return index + starts
 
 

@@ -25,7 +25,7 @@ from lazyflow import device as devices
 from lazyflow import fibers, settings
 from lazyflow.core.columns import Recall, Scope, Shapes, are_within, recycle
 from lazyflow.device import Array
-from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, user_line
+from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, counted, user_line
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.locks import THREAD
 from lazyflow.ops import OPS
@@ -2402,11 +2402,13 @@ def _index_array(key: Any) -> Any:
 
 def checked_range(name: str, index: Any, size: int, what: str = "", lowest: int | None = None) -> Any:
     """An array of indices, which lie between ``lowest``, by default counted from the end, and ``size``; raises
-    ``IndexError`` at this line, as on a GPU nobody would look."""
+    ``IndexError`` at this line, which names the first that does not, as on a GPU nobody would look."""
     wrong = (index < (-size if lowest is None else lowest)) | (index >= size)
     if wrong.any():
-        what = what or f"an axis of {size} elements"
-        raise IndexError(f"{name}: index {index[wrong].flat[0]} is out of range for {what}")
+        what = what or f"an axis of {counted(size, 'element')}"
+        at = np.argwhere(wrong)[0].tolist()
+        element = f" (element {at})" if at else ""
+        raise IndexError(f"{name}: index {index[tuple(at)]}{element} is out of range for {what}")
     return index
 
 

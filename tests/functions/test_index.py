@@ -73,8 +73,8 @@ def test_scatter():
 @pytest.mark.parametrize(
     ("rows", "index", "n", "error", "message"),
     [
-        ([1.0], [4], 4, IndexError, "index 4 is out of range for 4 rows"),
-        ([1.0], [-1], 4, IndexError, "index -1 is out of range"),
+        ([1.0], [4], 4, IndexError, r"index 4 \(element \[0\]\) is out of range for 4 rows"),
+        ([1.0], [-1], 4, IndexError, r"index -1 \(element \[0\]\) is out of range"),
         ([1.0], [0.5], 4, TypeError, "an index must be an integer"),
         ([1.0], [0, 1], 4, lf.ShapeError, "do not begin with"),
         ([1.0], [0], "4", TypeError, "n, the number of rows, must be an integer"),

@@ -422,11 +422,13 @@ def test_computed_segments_are_checked_when_they_are_read():
 def test_refused_at_the_line_of_the_user(name):
     f, x = getattr(lf, name), lf.constant(np.ones((3, 2)))
     for segments, n, error, text in (
-        ([0, 1, 2], 2, IndexError, f"{name}: index 2 is out of range for 2 segments"),
-        ([0, -1, 1], 2, IndexError, f"{name}: index -1 is out of range for 2 segments"),
+        ([0, 1, 2], 2, IndexError, rf"{name}: index 2 \(element \[2\]\) is out of range for 2 segments$"),
+        ([0, -1, 1], 2, IndexError, rf"{name}: index -1 \(element \[1\]\) is out of range for 2 segments$"),
+        ([0, 0, 1], 1, IndexError, "is out of range for 1 segment$"),
         ([0, 1], 2, lf.ShapeError, r"values \(m, ...\) and segments \(m,\), an index for each row; got \(3, 2\) and"),
         ([[0, 1, 1]], 2, lf.ShapeError, "an index for each row"),
-        ([0.0, 1.0, 1.0], 2, TypeError, "a segment must be an integer, got float"),
+        ([0.0, 1.0, 1.0], 2, lf.DTypeError, r"a segment must be an integer, got float32; .*\.astype\('int64'\)"),
+        (lf.constant([0.0, 1.0, 1.0]), 2, lf.DTypeError, "a segment must be an integer, got float32"),
         ([0, 1, 1], -1, lf.ShapeError, "must not be negative, got -1"),
         ([0, 1, 1], 2.0, TypeError, "n, the number of segments, must be an integer, got 2.0"),
     ):

@@ -174,14 +174,56 @@ def test_weights_of_edges_are_dropped_while_training():
 
 
 X = np.ones((3, 3), np.float32)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("none", [[], np.transpose([]), np.zeros((2, 0)), np.zeros((2, 0), np.int32)])
+def test_a_graph_without_edges(name, none):
+    """A molecule of one atom, whose list of bonds is empty; of several nodes, each is alone."""
+    make, dense, _ = LAYERS[name]
+    with lf.using(dtype="float64"):
+        module = scrambled(make())
+        for n in (1, 3):
+            x = np.random.default_rng(n).normal(size=(n, 3))
+            want = dense(module, x, np.zeros((2, 0), np.int64), None)
+            np.testing.assert_allclose(module(x, none).numpy(), want, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("x", "edges", "error", "text"),
+    [
+        (
+            X,
+            [[0.0, 1.0], [1.0, 2.0]],
+            lf.DTypeError,
+            r"edge_index must be an integer, got float32; .*astype\('int64'\)",
+        ),
+        (X, np.ones((2, 1), bool), lf.DTypeError, "edge_index must be an integer, got bool"),
+        (
+            X[None],
+            [[0], [1]],
+            lf.ShapeError,
+            r"x is the nodes of one graph \(n, 3\), got shape \(1, 3, 3\); there is no batch",
+        ),
+        (X[0], [[0], [1]], lf.ShapeError, r"x is the nodes of one graph \(n, 3\), got shape \(3,\)$"),
+    ],
+)
+def test_every_layer_refuses(name, x, edges, error, text):
+    layer = LAYERS[name][0]()
+    with pytest.raises(error, match=f"^{type(layer).__name__}: .*{text}"):
+        layer(x, edges)
+
+
 REFUSED = (
-    (lambda: nn.GCNConv(3, 2)(X, [[0, 3], [1, 1]]), IndexError, "GCNConv: edge_index: index 3 is out of .* 3 nodes"),
-    (lambda: nn.GATConv(3, 2)(X, [[0, 1], [1, -1]]), IndexError, "index -1 is out of range for 3 nodes"),
+    (lambda: nn.GCNConv(3, 2)(X, [[0, 3], [1, 1]]), IndexError, r"edge_index: index 3 \(element \[0, 1\]\) .* 3 nodes"),
+    (lambda: nn.GATConv(3, 2)(X, [[0, 1], [1, -1]]), IndexError, r"index -1 \(element \[1, 1\]\) is out of range"),
+    (lambda: nn.GCNConv(3, 2)(X[:1], [[0], [1]]), IndexError, "is out of range for 1 node$"),
     (lambda: nn.GraphConv(3, 2)(X, [[0, 1], [1, 2], [2, 0]]), lf.ShapeError, r"\(2, m\).*\(3, 2\).*np.transpose"),
-    (lambda: nn.GraphConv(3, 2)(X, [[0.5], [1.0]]), TypeError, "must hold integers, got float32"),
+    (lambda: nn.GraphConv(3, 2)(X, np.zeros((3, 0), int)), lf.ShapeError, r"\(2, m\).*\(3, 0\)"),
     (lambda: nn.GINConv(network())(X, lf.constant([[0], [1]])), TypeError, "not an expression"),
-    (lambda: nn.GCNConv(4, 2)(X, [[0], [1]]), lf.ShapeError, r"one graph, \(n, 4\), got shape \(3, 3\)"),
-    (lambda: nn.GCNConv(3, 2)(X, [[0], [1]], [1.0, 2.0]), lf.ShapeError, "a number for each of 1 edges"),
+    (lambda: nn.GCNConv(4, 2)(X, [[0], [1]]), lf.ShapeError, r"one graph \(n, 4\), got shape \(3, 3\)$"),
+    (lambda: nn.GCNConv(3, 2)(X, [[0], [1]], [1.0, 2.0]), lf.ShapeError, r"must be \(1,\), .*got shape \(2,\)"),
     (lambda: nn.GraphConv(3, 2, aggr="prod"), ValueError, "aggr must be add, mean, max, got 'prod'"),
     (lambda: nn.GINConv(3), TypeError, "nn must be a module or a function, got 3"),
     (lambda: nn.GATConv(3, 2, heads=0), ValueError, "heads must be at least 1, got 0"),
@@ -190,7 +232,8 @@ REFUSED = (
     (lambda: nn.EmbeddingBag(3, 2)([0, 1], [1]), ValueError, "rising from 0 up to 2"),
     (lambda: nn.EmbeddingBag(3, 2)([[0, 1]], [0]), lf.ShapeError, r"got shape \(1, 2\) and offsets"),
     (lambda: nn.EmbeddingBag(3, 2)([0, 1], None, [1.0, 2.0]), ValueError, "are for mode='sum', not 'mean'"),
-    (lambda: nn.EmbeddingBag(3, 2)([0.5]), lf.DTypeError, "must hold integers"),
+    (lambda: nn.EmbeddingBag(3, 2)([0.5]), lf.DTypeError, "element of input must be an integer"),
+    (lambda: nn.EmbeddingBag(3, 2)([0], [0.5]), lf.DTypeError, "element of offsets must be an integer"),
 )
 
 
