@@ -70,8 +70,12 @@ MISTAKES = {
     "reduction": (lambda: lf.mse(c(2), c(2), reduction="average"), ValueError, ["average", "mean"]),
     "lookup": (lambda: lf.embedding(lf.Parameter(TABLE, name="words"), 10), IndexError, ["10", "words", "(10, 3)"]),
     "lookup negative": (lambda: lf.embedding(lf.Parameter(TABLE), -1), IndexError, ["-1", "0 to 9"]),
-    "lookup list": (lambda: lf.embedding(lf.Parameter(TABLE), [1, 2, 12]), IndexError, ["12", "(10, 3)"]),
-    "lookup float": (lambda: lf.embedding(lf.Parameter(TABLE), 1.5), TypeError, ["integer"]),
+    "lookup list": (
+        lambda: lf.embedding(lf.Parameter(TABLE), [[1, 2], [12, 3]]),
+        IndexError,
+        ["12", "(element [1, 0])", "(10, 3)"],
+    ),
+    "lookup float": (lambda: lf.embedding(lf.Parameter(TABLE), 1.5), lf.DTypeError, ["integer", "float32", "astype"]),
     "index": (lambda: c(3)[3], IndexError, ["3", "size 3"]),
     "too many indices": (lambda: c(3)[0, 1], IndexError, ["2 indices", "(3,)"]),
     "index by a float": (lambda: c(3)[1.0], TypeError, ["integers"]),
@@ -145,6 +149,76 @@ def test_a_repeated_mistake_is_a_repeated_error():
     for _ in range(3):
         with pytest.raises(lf.ShapeError):
             a + b
+
+
+def one_more(*values):
+    """Indices that nobody knows before they are computed, one more than these."""
+    return lf.constant(np.array(values)) + 1
+
+
+# Indices that are computed: what is recorded with them, and words of the message. Each stands in a line of its own.
+COMPUTED = {
+    "lookup": (lambda i: lf.embedding(lf.Parameter(TABLE), i), 9, "lookup: index 10 .*an axis of 10 elements"),
+    "take": (lambda i: lf.take(c(1, 3), i), 0, "take: index 1 .*an axis of 1 element"),
+    "subscript": (lambda i: c(4, 3)[i], -6, "take: index -5 .*an axis of 4 elements"),
+    "take_along_axis": (lambda i: lf.take_along_axis(c(1, 3), i.reshape(1, -1)), 2, "take_along_axis: index 3 "),
+    "one_hot": (lambda i: lf.one_hot(i, 5), -2, "one_hot: index -1 .*an axis of 5 elements"),
+    "scatter": (lambda i: lf.scatter(c(2), i, 5), 4, "scatter: index 5 "),
+    "segment_sum": (lambda i: lf.segment_sum(c(2), i, 5), -2, "segment_sum: index -1 "),
+    "segment_mean": (lambda i: lf.segment_mean(c(2), i, 5), 4, "segment_mean: index 5 "),
+    "segment_max": (lambda i: lf.segment_max(c(2), i, 5), 4, "segment_max: index 5 "),
+    "segment_softmax": (lambda i: lf.segment_softmax(c(2), i, 5), 4, "segment_softmax: index 5 "),
+    "cross_entropy": (lambda i: lf.cross_entropy(c(2, 5), i), 4, "class 5 .*5 scores; classes are numbered from 0"),
+}
+
+
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_computed_index_out_of_range_is_found_at_its_line(name, checked):
+    record, wrong, text = COMPUTED[name]
+    with lf.using(check_finite=checked):
+        values = [lf.sum(record(one_more(0, -1))), lf.sum(record(one_more(-1, wrong)))]
+        with pytest.raises(IndexError, match=text) as caught:
+            lf.forward(values)
+    own, first = f", at {__file__}:{record.__code__.co_firstlineno}", " (where it was first recorded)"
+    assert str(caught.value).endswith(own) if checked else str(caught.value).endswith(first)
+
+
+def test_under_check_finite_the_line_is_that_of_the_very_node():
+    table = lf.Parameter(TABLE)
+    with lf.using(check_finite=True):
+        good = lf.embedding(table, one_more(0, 1))
+        bad = lf.embedding(table, one_more(0, 9))
+        with pytest.raises(IndexError) as caught:
+            lf.sum(good + bad).forward()
+    line = test_under_check_finite_the_line_is_that_of_the_very_node.__code__.co_firstlineno + 4
+    assert str(caught.value).endswith(f", at {__file__}:{line}")
+
+
+def test_of_nodes_of_other_lengths_the_line_is_that_of_the_length():
+    def sums(n, *index):  # a launch has them all, and a signature that is none of theirs
+        return lf.segment_sum(c(len(index), 13), one_more(*index), n)
+
+    good = sums(9, 1, 2), sums(8, 1, 2, 3)
+    bad = lf.segment_sum(c(4, 13), one_more(0, 1, 2, 9), 7)
+    with pytest.raises(IndexError) as caught:
+        lf.forward([*good, bad])
+    line = test_of_nodes_of_other_lengths_the_line_is_that_of_the_length.__code__.co_firstlineno + 5
+    first = f"{__file__}:{sums.__code__.co_firstlineno + 1}"
+    assert f" or {__file__}:{line} (" in str(caught.value) and f", at {first} (" in str(caught.value)
+
+
+def test_a_cell_names_the_line_of_its_calls_and_under_check_finite_that_of_its_body():
+    table = lf.Parameter(TABLE)
+
+    def body(index):
+        return lf.tanh(lf.sum(lf.embedding(table, index)))
+
+    cell = lf.cell(body)
+    calls = lambda: [cell(one_more(k)) for k in (0, 1, 9)]  # noqa: E731
+    for checked, line in ((False, calls.__code__.co_firstlineno), (True, body.__code__.co_firstlineno + 1)):
+        with lf.using(check_finite=checked), pytest.raises(IndexError, match=rf"lookup: index 10 .*, at .*:{line}\b"):
+            lf.forward(calls())
 
 
 @pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")

@@ -11,7 +11,7 @@ from lazyflow.errors import NonFiniteError
 from lazyflow.plan.plan import Each, Launch, reads_of, sizes_of
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP
-from lazyflow.run.execute import Run, parameters_of
+from lazyflow.run.execute import Run, line_of, parameters_of
 from lazyflow.run.launch import parameter_of, readers_of
 
 
@@ -121,11 +121,7 @@ def _finite(array: Any, count: int) -> Any:
 
 
 def _message(run: Run, launch: Launch, found: _Found) -> str:
-    graph = run.plan.graph
     signature = launch.signature if launch.each is None else launch.each.forms[found.position]
-    node = launch.nodes[found.position : found.position + 1]
-    [(t, row)] = graph.tape_rows(graph.origin[node])
-    lines = graph.tape(t).lines
-    where = lines[row] if lines is not None else f"{signature.line} (where it was first recorded)"
+    where = line_of(run.plan, launch, found.position)
     what = "NaN" if np.isnan(found.value).any() else "an infinity"
     return f"{signature.op.name} at {where} made {what}: {signature!r}"

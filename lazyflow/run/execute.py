@@ -20,10 +20,10 @@ from lazyflow.device import Array
 from lazyflow.errors import LazyflowError
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
-from lazyflow.plan.plan import Cells, Plan, Rows
+from lazyflow.plan.plan import Cells, Launch, Plan, Rows
 from lazyflow.record.expr import Parameter, moment
-from lazyflow.record.tape import Tape, Type
-from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KNOWNS, Bound, bound, parameter_of
+from lazyflow.record.tape import Operand, Tape, Type, signature_by_id
+from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bound, bound, parameter_of
 
 
 def indices(plan: Plan) -> list[Any]:
@@ -273,13 +273,52 @@ def execute(run: Run) -> None:
     xp = devices.array_module(run.device)
     arena = run.arena
     steps = bound(run.plan)
-    for i in range(len(steps)):
-        step = steps[i]
-        does = step.does
-        if does == DO_CALLS:
-            number, edges = step.calls
-            run.calls[number].forward(edges)
-        elif does in (DO_CONSTANTS, DO_KNOWNS):
-            _bring(run, i, step)
-        else:
-            step.compute(xp, arena)
+    i = 0
+    try:
+        for i in range(len(steps)):
+            step = steps[i]
+            does = step.does
+            if does == DO_CALLS:
+                number, edges = step.calls
+                run.calls[number].forward(edges)
+            elif does in (DO_CONSTANTS, DO_KNOWNS):
+                _bring(run, i, step)
+            else:
+                step.compute(xp, arena)
+    except IndexError as error:  # an index that was computed
+        raise IndexError(f"{error}, at {_lines_of_failing(run, steps[i])}") from error
+
+
+def line_of(plan: Plan, launch: Launch, position: int) -> str:
+    """``file:line`` where a node of a launch, by its position, was recorded: where the first of its signature was,
+    unless its tape has noted lines."""
+    [(number, row)] = plan.graph.tape_rows(plan.graph.origin[launch.nodes[position : position + 1]])
+    tape = plan.graph.tape(number)
+    if tape.lines is not None:
+        return tape.lines[row]
+    return f"{signature_by_id(tape.signatures[row]).line} (where it was first recorded)"
+
+
+def _lines_of_failing(run: Run, step: Bound) -> str:
+    """Where the nodes of a launch were recorded that fail by themselves; where that is not to be seen, all of them."""
+    every = range(len(step.launch.nodes))
+    failing = [position for position in every if _fails(run, step, position)] or every
+    return " or ".join(dict.fromkeys(line_of(run.plan, step.launch, position) for position in failing))
+
+
+def _fails(run: Run, step: Bound, position: int) -> bool:
+    """Whether the kernel of a launch fails for one of its nodes."""
+    operands, readers = step.signature.operands, step.operands
+    if step.does != DO_KERNEL or step.signature.walks is not None or len(readers) != len(operands):
+        return False
+    try:
+        step.forward(np, *[_of_one(o, r.read(run.arena), position) for o, r in zip(operands, readers, strict=True)])
+    except IndexError:
+        return True
+    return False
+
+
+def _of_one(operand: Operand, array: Any, position: int) -> Any:
+    """The row of one node, or what all share."""
+    batched = operand.kind != "shared" and np.ndim(array) > len(operand.shape)
+    return array[position : position + 1] if batched else array
