@@ -166,21 +166,18 @@ def _activation(owner: str, activation: str | Callable[[Any], Expr]) -> Callable
     return _ACTIVATIONS[activation] if isinstance(activation, str) else activation
 
 
-class TransformerEncoderLayer(Module):
-    """Self-attention and a network of two layers, each with a residual connection (Vaswani et al. 2017).
-
-    Called with one example's sequence (t, d_model), of any t; parameters and options are those of
-    ``torch.nn.TransformerEncoderLayer``. ``norm_first``: normalised before each part, not after. ``activation``:
-    ``"relu"``, ``"gelu"`` or a function. ``src_mask`` as ``attn_mask`` in `MultiheadAttention`.
-
-    >>> import numpy as np
-    >>> import lazyflow as lf
-    >>> layer = lf.nn.TransformerEncoderLayer(8, 2, dim_feedforward=16)
-    >>> layer(lf.constant(np.ones((5, 8), np.float32))).shape
-    (5, 8)
-    """
+class _Layer(Module):
+    """What the layers of encoder and decoder have in common: attention and a network of two layers, ``parts`` in all,
+    each with a norm and a residual connection."""
 
     quiet = True
+    parts: int
+    self_attn: MultiheadAttention
+    norm1: LayerNorm
+    norm2: LayerNorm
+    dropout: Dropout
+    dropout1: Dropout
+    dropout2: Dropout
 
     def __init__(
         self,
@@ -196,14 +193,51 @@ class TransformerEncoderLayer(Module):
         stream: Stream | None = None,
     ) -> None:
         super().__init__()
-        chosen = _activation("TransformerEncoderLayer", activation)
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, stream=stream)
+        chosen = _activation(type(self).__name__, activation)
+        for name in ("self_attn", "multihead_attn")[: self.parts - 1]:
+            setattr(self, name, MultiheadAttention(d_model, nhead, dropout, bias, stream=stream))
         self.linear1 = Linear(d_model, dim_feedforward, bias)
         self.linear2 = Linear(dim_feedforward, d_model, bias)
-        self.norm1, self.norm2 = (LayerNorm(d_model, layer_norm_eps, bias=bias) for _ in range(2))
-        self.dropout, self.dropout1, self.dropout2 = (Dropout(dropout, stream=stream) for _ in range(3))
+        for name in ("norm1", "norm2", "norm3")[: self.parts]:
+            setattr(self, name, LayerNorm(d_model, layer_norm_eps, bias=bias))
+        for name in ("dropout", "dropout1", "dropout2", "dropout3")[: self.parts + 1]:
+            setattr(self, name, Dropout(dropout, stream=stream))
         self.activation = chosen
         self.norm_first = bool(norm_first)
+
+    def _part(self, x: Expr, norm: Module, dropout: Module, part: Callable[..., Expr], *others: Any) -> Expr:
+        """``x`` and what a part makes of it."""
+        y: Expr = x + dropout(part(norm(x), *others)) if self.norm_first else norm(x + dropout(part(x, *others)))
+        return y
+
+    def _to_itself(self, x: Expr, mask: Any, is_causal: bool) -> Expr:
+        return _attended(self.self_attn, x, x, mask, is_causal)
+
+    def _network(self, x: Expr) -> Expr:
+        result: Expr = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        return result
+
+
+def _attended(attention: Module, x: Expr, to: Expr, mask: Any, is_causal: bool) -> Expr:
+    result: Expr = attention(x, to, to, need_weights=False, attn_mask=mask, is_causal=is_causal)[0]
+    return result
+
+
+class TransformerEncoderLayer(_Layer):
+    """Self-attention and a network of two layers, each with a residual connection (Vaswani et al. 2017).
+
+    Called with one example's sequence (t, d_model), of any t; parameters and options are those of
+    ``torch.nn.TransformerEncoderLayer``. ``norm_first``: normalised before each part, not after. ``activation``:
+    ``"relu"``, ``"gelu"`` or a function. ``src_mask`` as ``attn_mask`` in `MultiheadAttention`.
+
+    >>> import numpy as np
+    >>> import lazyflow as lf
+    >>> layer = lf.nn.TransformerEncoderLayer(8, 2, dim_feedforward=16)
+    >>> layer(lf.constant(np.ones((5, 8), np.float32))).shape
+    (5, 8)
+    """
+
+    parts = 2
 
     def forward(self, src: Any, src_mask: Any = None, is_causal: bool = False) -> Expr:
         """The sequence, one layer further."""
@@ -212,21 +246,8 @@ class TransformerEncoderLayer(Module):
 
     @one_node
     def _further(self, x: Expr, src_mask: Expr | None, is_causal: bool) -> Expr:
-        if self.norm_first:
-            x = x + self._attention(self.norm1(x), src_mask, is_causal)
-            return x + self._network(self.norm2(x))
-        x = self.norm1(x + self._attention(x, src_mask, is_causal))
-        y: Expr = self.norm2(x + self._network(x))
-        return y
-
-    def _attention(self, x: Expr, mask: Any, is_causal: bool) -> Expr:
-        result, _ = self.self_attn(x, x, x, need_weights=False, attn_mask=mask, is_causal=is_causal)
-        kept: Expr = self.dropout1(result)
-        return kept
-
-    def _network(self, x: Expr) -> Expr:
-        result: Expr = self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-        return result
+        x = self._part(x, self.norm1, self.dropout1, self._to_itself, src_mask, is_causal)
+        return self._part(x, self.norm2, self.dropout2, self._network)
 
 
 class TransformerEncoder(Module):
@@ -255,7 +276,7 @@ class TransformerEncoder(Module):
         return x if self.norm is None else self.norm(x)
 
 
-class TransformerDecoderLayer(Module):
+class TransformerDecoderLayer(_Layer):
     """Self-attention, attention to what an encoder made, and a network of two layers, each with a residual connection
     (Vaswani et al. 2017).
 
@@ -271,32 +292,10 @@ class TransformerDecoderLayer(Module):
     (3, 8)
     """
 
-    quiet = True
-
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Any], Expr] = "relu",
-        layer_norm_eps: float = 1e-5,
-        norm_first: bool = False,
-        bias: bool = True,
-        *,
-        stream: Stream | None = None,
-    ) -> None:
-        super().__init__()
-        chosen = _activation("TransformerDecoderLayer", activation)
-        self.self_attn, self.multihead_attn = (
-            MultiheadAttention(d_model, nhead, dropout, bias, stream=stream) for _ in range(2)
-        )
-        self.linear1 = Linear(d_model, dim_feedforward, bias)
-        self.linear2 = Linear(dim_feedforward, d_model, bias)
-        self.norm1, self.norm2, self.norm3 = (LayerNorm(d_model, layer_norm_eps, bias=bias) for _ in range(3))
-        self.dropout, self.dropout1, self.dropout2, self.dropout3 = (Dropout(dropout, stream=stream) for _ in range(4))
-        self.activation = chosen
-        self.norm_first = bool(norm_first)
+    parts = 3
+    multihead_attn: MultiheadAttention
+    norm3: LayerNorm
+    dropout3: Dropout
 
     def forward(
         self,
@@ -316,24 +315,12 @@ class TransformerDecoderLayer(Module):
 
     @one_node
     def _further(self, x: Expr, memory: Expr, tgt_mask: Any, memory_mask: Any, is_causal: bool, to_it: bool) -> Expr:
-        if self.norm_first:
-            y = self.norm1(x)
-            x = x + self.dropout1(_attended(self.self_attn, y, y, tgt_mask, is_causal))
-            x = x + self.dropout2(_attended(self.multihead_attn, self.norm2(x), memory, memory_mask, to_it))
-            return x + self._network(self.norm3(x))
-        x = self.norm1(x + self.dropout1(_attended(self.self_attn, x, x, tgt_mask, is_causal)))
-        x = self.norm2(x + self.dropout2(_attended(self.multihead_attn, x, memory, memory_mask, to_it)))
-        z: Expr = self.norm3(x + self._network(x))
-        return z
+        x = self._part(x, self.norm1, self.dropout1, self._to_itself, tgt_mask, is_causal)
+        x = self._part(x, self.norm2, self.dropout2, self._to_memory, memory, memory_mask, to_it)
+        return self._part(x, self.norm3, self.dropout3, self._network)
 
-    def _network(self, x: Expr) -> Expr:
-        result: Expr = self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-        return result
-
-
-def _attended(attention: Module, x: Expr, to: Expr, mask: Any, is_causal: bool) -> Expr:
-    result: Expr = attention(x, to, to, need_weights=False, attn_mask=mask, is_causal=is_causal)[0]
-    return result
+    def _to_memory(self, x: Expr, memory: Expr, mask: Any, is_causal: bool) -> Expr:
+        return _attended(self.multihead_attn, x, memory, mask, is_causal)
 
 
 class TransformerDecoder(Module):
