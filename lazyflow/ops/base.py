@@ -23,7 +23,7 @@ The form is that of HIPS/autograd's tables (one line a gradient) on NumPy's gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -104,6 +104,19 @@ def register(op: Op) -> Op:
         raise ValueError(f"operation {op.name!r} is registered twice")
     OPS[op.name] = op
     return op
+
+
+def looking_at(vjp: Callable[..., Array], operands: Iterable[int]) -> Callable[..., Array]:
+    """A vjp, with what it looks at behind ``g``: ``y`` is 0, operands count from 1. Anything may stand in place of the
+    rest."""
+    vars(vjp)["reads"] = frozenset(operands)
+    return vjp
+
+
+def looked_at(vjp: Callable[..., Array], count: int) -> frozenset[int]:
+    """What a vjp of an operation of ``count`` operands looks at: all, unless it says so."""
+    found: frozenset[int] = getattr(getattr(vjp, "func", vjp), "reads", frozenset(range(count + 1)))
+    return found
 
 
 def on_device(xp: Any, index: Array) -> Array:

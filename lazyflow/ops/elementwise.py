@@ -20,7 +20,7 @@ import numpy as np
 
 from lazyflow.device import Array
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Op, Result, broadcast_shape, register, require_floating
+from lazyflow.ops.base import Abstract, Op, Result, broadcast_shape, looking_at, register, require_floating
 from lazyflow.ops.formula import (
     at_first_call,
     compile_forward,
@@ -72,13 +72,12 @@ def elementwise(name: str, formula: str, **derivatives: str) -> Op:
 
 
 def _vjp(name: str, source: str, operands: Sequence[str]) -> Callable[..., Array]:
-    """A vjp that says what it ``reads`` behind ``g``, by number: anything may stand in place of the rest."""
+    """A vjp that says what it looks at."""
     unknown = sorted(set(operands_of(source)) - {"g", "y", *operands})
     if unknown:
         raise ValueError(f"formula {source!r} of {name}: unknown operand {', '.join(unknown)}")
     kernel = at_first_call(lambda: compile_vjp(name, pullback(source), operands))
-    kernel.reads = frozenset(i for i, o in enumerate(("y", *operands)) if o in operands_of(source))  # type: ignore[attr-defined]
-    return kernel
+    return looking_at(kernel, [i for i, o in enumerate(("y", *operands)) if o in operands_of(source)])
 
 
 # Arithmetic. A power's exponent has a gradient where the base is positive, and 0 ** 0 has derivative 0 in its base.

@@ -26,6 +26,7 @@ from lazyflow.ops.base import (
     Abstract,
     Op,
     Result,
+    looking_at,
     on_device,
     register,
     require_floating,
@@ -372,8 +373,6 @@ def _itself_x(xp: Any, g: Array, y: Array, x: Array) -> Array:
     return g
 
 
-_itself_x.reads = frozenset()  # type: ignore[attr-defined]  # neither values nor operands are looked at
-
 _END_TO_END = (concatenate, concatenate_rows, concatenate_same, stack, stack_rows)
 
 # By the name of an operation the one that computes it of rows end to end, as above.
@@ -382,6 +381,6 @@ BY_PARTS = {
     **{op.name: Op(op.name, op.infer, _taken, (_taken_x, None)) for op in (take, OPS["lookup"])},
     **{op.name: _over_rows(op.name, OPS[f"{op.name}_list"]) for op in (SUM, MEAN)},
     **{name: _along_rows(name) for name in _ALONG},
-    **{op.name: Op(op.name, op.infer, _itself, (_itself_x,), gathers=True) for op in _END_TO_END},
+    **{op.name: Op(op.name, op.infer, _itself, (looking_at(_itself_x, ()),), gathers=True) for op in _END_TO_END},
     **drawn_by_parts,
 }

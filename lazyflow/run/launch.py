@@ -16,7 +16,7 @@ from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.device import Array
 from lazyflow.fuse.blocks import rows_of
-from lazyflow.ops.base import Shape, total, unbroadcast
+from lazyflow.ops.base import Shape, looked_at, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows
@@ -418,9 +418,8 @@ def bound_of(launch: Launch) -> Bound:
 
 
 def _unread(vjps: Sequence[Any], count: int) -> frozenset[int]:
-    """Which of ``y`` and ``count`` operands none of the vjps looks at; see `lazyflow.ops.elementwise`."""
-    every = frozenset(range(count + 1))
-    return every.difference(*[getattr(getattr(vjp, "func", vjp), "reads", every) for vjp in vjps])
+    """Which of ``y`` and ``count`` operands none of the vjps looks at."""
+    return frozenset(range(count + 1)).difference(*[looked_at(vjp, count) for vjp in vjps])
 
 
 def pull_all(launches: tuple[Bound, ...], xp: Any, values: Arena, cotangents: Arena) -> None:
