@@ -35,7 +35,6 @@ class _Module(ModuleType):
 
 def _cupy() -> _Module:
     module = _Module("cupy", API["cupy"])
-    module.__version__ = API["version"]  # type: ignore[attr-defined]
     for name, entry in API["cupy"].items():
         if "ufunc" in entry:
             setattr(module, name, ufunc(name, entry["ufunc"], entry["nin"], entry["nout"], entry["types"]))
@@ -43,21 +42,24 @@ def _cupy() -> _Module:
             setattr(module, name, getattr(np, name))  # pi, nan, dtypes and scalar types are NumPy's
     for name, made in functions.FUNCTIONS.items():
         setattr(module, name, made)
-    module.ndarray = ndarray  # type: ignore[attr-defined]
-    module.newaxis = None  # type: ignore[attr-defined]
-    module.get_default_memory_pool = lambda: cuda.POOL  # type: ignore[attr-defined]
-    module.get_array_module = _array_module  # type: ignore[attr-defined]
     for name in ("RawKernel", "RawModule", "ElementwiseKernel", "ReductionKernel", "fuse"):
         setattr(module, name, getattr(kernels, name))
-    module._core = compute.CORE  # type: ignore[attr-defined]
-    module.cuda = _cuda()  # type: ignore[attr-defined]
-    module.linalg = _filled(_Module("cupy.linalg", API["cupy.linalg"]), functions.linalg)  # type: ignore[attr-defined]
     tricks = _Module("cupy.lib.stride_tricks", API["cupy.lib.stride_tricks"])
-    tricks.as_strided = functions.as_strided  # type: ignore[attr-defined]
-    module.lib = SimpleNamespace(stride_tricks=tricks)  # type: ignore[attr-defined]
-    module.cublas = _Module("cupy.cublas", API["cupy.cublas"])  # type: ignore[attr-defined]
-    for made in cublas.OF_ARRAYS:
-        setattr(module.cublas, made.__name__, made)
+    vars(tricks).update(as_strided=functions.as_strided)
+    of_arrays = _Module("cupy.cublas", API["cupy.cublas"])
+    vars(of_arrays).update({made.__name__: made for made in cublas.OF_ARRAYS})
+    vars(module).update(
+        __version__=API["version"],
+        ndarray=ndarray,
+        newaxis=None,
+        get_default_memory_pool=lambda: cuda.POOL,
+        get_array_module=_array_module,
+        _core=compute.CORE,
+        cuda=_cuda(),
+        linalg=_filled(_Module("cupy.linalg", API["cupy.linalg"]), functions.linalg),
+        lib=SimpleNamespace(stride_tricks=tricks),
+        cublas=of_arrays,
+    )
     return module
 
 
@@ -72,17 +74,19 @@ def _cuda() -> _Module:
     module = _Module("cupy.cuda", API["cupy.cuda"])
     for name in ("Device", "Stream", "Event", "MemoryPool", "get_current_stream", "get_elapsed_time", "runtime"):
         setattr(module, name, getattr(cuda, name))
-    module.MemoryPointer = MemoryPointer  # type: ignore[attr-defined]
-    module.memory = SimpleNamespace(OutOfMemoryError=cuda.OutOfMemoryError)  # type: ignore[attr-defined]
-    module.is_available = lambda: True  # type: ignore[attr-defined]
-    module.get_cublas_handle = cublas.get_cublas_handle  # type: ignore[attr-defined]
-    module.device = SimpleNamespace(  # type: ignore[attr-defined]
-        Device=cuda.Device, get_cublas_handle=cublas.get_cublas_handle, get_device_id=cuda.current
+    of_addresses = _Module("cupy.cuda.cublas", API["cupy.cuda.cublas"])
+    vars(of_addresses).update(cublas.OF_ADDRESSES)
+    vars(of_addresses).update({name: value for name, value in vars(cublas).items() if name.startswith("CUBLAS")})
+    vars(module).update(
+        MemoryPointer=MemoryPointer,
+        memory=SimpleNamespace(OutOfMemoryError=cuda.OutOfMemoryError),
+        is_available=lambda: True,
+        get_cublas_handle=cublas.get_cublas_handle,
+        device=SimpleNamespace(
+            Device=cuda.Device, get_cublas_handle=cublas.get_cublas_handle, get_device_id=cuda.current
+        ),
+        cublas=of_addresses,
     )
-    module.cublas = _Module("cupy.cuda.cublas", API["cupy.cuda.cublas"])  # type: ignore[attr-defined]
-    constants = {name: value for name, value in vars(cublas).items() if name.startswith(("CUBLAS", "CUBLASError"))}
-    for name, value in {**cublas.OF_ADDRESSES, **constants}.items():
-        setattr(module.cublas, name, value)
     return module
 
 
