@@ -60,9 +60,8 @@ class Graph:
     float_starts: Ints
     floats: Ints
     origin: Ints
-    tapes: tuple[
-        weakref.ref[Tape], ...
-    ]  # a tape owns its runs, which own their graph: a strong reference would be a cycle
+    # A tape owns its runs, which own their graph: a strong reference would be a cycle.
+    tapes: tuple[weakref.ref[Tape], ...]
     tape_starts: Ints
     tape_lows: Ints
     roots: tuple[tuple[int, int], ...]
