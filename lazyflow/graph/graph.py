@@ -277,9 +277,9 @@ class _Columns:
     """The tapes' arrays laid end to end."""
 
     def __init__(self, tapes: Sequence[TapePart]) -> None:
-        self.segments = tuple(tapes)
+        self.parts = tuple(tapes)
         self.tape_starts = begins(np.array([high - low for _, low, high in tapes], np.int64))
-        self.places: dict[int, tuple[list[int], list[int]]] = {}  # lows and starts of the segments of each tape, by id
+        self.places: dict[int, tuple[list[int], list[int]]] = {}  # lows and starts of the parts of each tape, by id
         for (tape, low, _), start in zip(tapes, self.tape_starts.tolist(), strict=False):
             lows, starts = self.places.setdefault(id(tape), ([], []))
             lows.append(low)
@@ -293,23 +293,25 @@ class _Columns:
         return len(self.ids)
 
     def _laid_end_to_end(self) -> list[Ints]:
-        """Signatures, operands, integers and floats; operands are rows as numbered through all segments."""
-        parts = []
+        """Signatures, operands, integers and floats; operands are rows as numbered through all parts."""
+        columns = []
         done = 0
         outside = int(self.tape_starts[-1])
-        for lows, starts in self.places.values():  # the segments of a tape stand behind each other
-            tape, low, _ = self.segments[done]
-            highs = [s.high for s in self.segments[done : done + len(lows)]]
+        for lows, starts in self.places.values():  # the parts of a tape stand behind each other
+            tape, low, _ = self.parts[done]
+            highs = [part.high for part in self.parts[done : done + len(lows)]]
             done += len(lows)
             ids, operands, ints, floats = whole_columns(tape)
             if (low, highs) != (0, [len(tape)]):
                 ranges = np.array(lows, np.int64), np.array(highs, np.int64)
                 ids, operands, ints, floats = _cut(tape, *ranges, outside - starts[0])
-            parts.append((ids, operands + np.int64(starts[0]), ints, floats))
-        return list(parts[0]) if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+            columns.append((ids, operands + np.int64(starts[0]), ints, floats))
+        return (
+            list(columns[0]) if len(columns) == 1 else [np.concatenate(column) for column in zip(*columns, strict=True)]
+        )
 
     def row(self, tape: Tape, row: int) -> int:
-        """The number of a row of a tape through all segments, one of which holds it."""
+        """The number of a row of a tape through all parts, one of which holds it."""
         lows, starts = self.places[id(tape)]
         which = bisect.bisect_right(lows, row) - 1
         return starts[which] + row - lows[which]
@@ -352,7 +354,7 @@ def _known_rows(columns: _Columns, foreign: Sequence[_Imported], anew: bool) -> 
     """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports, in their order."""
     runs: list[Any] = []
     parts = [(_NONE, _NONE, _NONE)]
-    for (tape, low, high), start in zip(columns.segments, columns.tape_starts.tolist(), strict=False):
+    for (tape, low, high), start in zip(columns.parts, columns.tape_starts.tolist(), strict=False):
         if tape.run_of is not None and not anew:
             found = np.flatnonzero(tape.run_of[low:high] >= 0) + low
             parts.append((found + (start - low), tape.run_of[found] + len(runs), tape.offset_of[found]))
@@ -398,7 +400,7 @@ def _imports(columns: _Columns, anew: bool) -> tuple[tuple[Ints, Ints], list[_Im
 
 def _by_source(columns: _Columns) -> list[_Imported]:
     """The imports, from each tape those of all its rows that are imported."""
-    tables = [s.tape.imports for s in columns.segments]
+    tables = [part.tape.imports for part in columns.parts]
     if not any(tables):
         return []
     nodes = columns.nodes_of(passes.IMPORT_ROW)
@@ -476,9 +478,9 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
         float_starts=float_starts,
         floats=c.floats,
         origin=origin,
-        tapes=tuple([weakref.ref(s.tape) for s in c.segments]),
+        tapes=tuple([weakref.ref(part.tape) for part in c.parts]),
         tape_starts=c.tape_starts,
-        tape_lows=_int_array([s.low for s in c.segments]),
+        tape_lows=_int_array([part.low for part in c.parts]),
         roots=tuple(zip(new[base[roots]].tolist(), shift[roots].tolist(), strict=True)),
         known=known_nodes,
         known_run=tuple([known.runs[i] for i in known.which[kept].tolist()]),

@@ -15,7 +15,7 @@ cpdef object way_of(object options, Expr root, object reached, object fuse, bint
 
 
 @cython.locals(tape=Tape, number=dict, e=Expr, low=Py_ssize_t, high=Py_ssize_t)
-cpdef object key_of(object segments, object roots, object way)
+cpdef object key_of(object parts, object roots, object way)
 
 
 @cython.locals(source=Tape, row=Py_ssize_t, imports=list)

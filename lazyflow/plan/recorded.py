@@ -88,15 +88,15 @@ def whole_tapes(tapes: Sequence[Tape]) -> list[TapePart]:
     return [TapePart(tape, 0, len(tape)) for tape in tapes]
 
 
-def key_of(segments: Sequence[TapePart], roots: Sequence[Expr], way: Any) -> Any:
+def key_of(parts: Sequence[TapePart], roots: Sequence[Expr], way: Any) -> Any:
     """What `Recorded` depends on but payload, of tapes that are read whole; None where only parts of one are."""
     number: dict[int, int] = {}
-    for tape, low, high in segments:
+    for tape, low, high in parts:
         if low or high != len(tape):
             return None
         number[id(tape)] = len(number)
     places = [(number[id(e.tape)], e.row) for e in roots]
-    columns = [_of_tape(tape, number) for tape, _, _ in segments]
+    columns = [_of_tape(tape, number) for tape, _, _ in parts]
     return passes.Nodes, way, *places, *columns  # of one form of the passes
 
 
