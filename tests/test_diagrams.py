@@ -61,3 +61,17 @@ def test_a_launch_is_drawn_where_the_plan_says(drawn):
     boxes = re.findall(r'<rect [^>]*stroke-width="2.5"/>', drawn["plan_rows"])
     reads = [rows for _, _, reads in diagrams._launches(shown) for rows in reads]
     assert len(boxes) == sum(rows.count for rows in reads)
+    gathered = [rows.offsets().tolist() for rows in reads if rows.index is not None]
+    assert gathered and all(f">gather {elements}<" in drawn["plan_rows"] for elements in gathered)
+
+
+def test_every_edge_ends_in_a_tip_and_no_straight_one_passes_through_a_node(drawn):
+    root = ElementTree.fromstring(drawn["training_step"])
+    marks = [{**mark.attrib, "tag": mark.tag.rpartition("}")[2]} for mark in root.iter()]
+    wires, tips = ([m for m in marks if m.get("class") == name] for name in ("wire", "tip"))
+    assert len(wires) == len(tips) > 0
+    centres = {(float(m["cx"]), float(m["cy"])) for m in marks if m["tag"] == "circle"}
+    for wire in wires:
+        found = re.fullmatch(r"M (\S+) (\S+) L (\S+) (\S+)", wire["d"])
+        x, y, x2, y2 = map(float, found.groups()) if found else (0, 0, 1, 0)
+        assert x != x2 or not any(x == cx and min(y, y2) < cy < max(y, y2) for cx, cy in centres), wire

@@ -92,12 +92,20 @@ class Picture:
         """A filled rectangle."""
         self.add("rect", x=x, y=y, width=width, height=height, rx=2, fill=colour, **attributes)
 
-    def arrow(self, x: float, y: float, x2: float, y2: float) -> None:
-        """A straight line, upright or level, with a tip at its end."""
-        self.add("line", class_="wire", x1=x, y1=y, x2=x2, y2=y2)
-        dx, dy = int(np.sign(x2 - x)), int(np.sign(y2 - y))
-        back = [(x2 - 7 * dx + 4 * s * dy, y2 - 7 * dy + 4 * s * dx) for s in (1, -1)]
-        self.add("polygon", class_="tip", points=" ".join(f"{a},{b}" for a, b in ((x2, y2), *back)))
+    def arrow(self, *points: tuple[float, float], bend: float = 0, short: float = 0) -> None:
+        """A line through points with a tip at its end, ``short`` of the last; between two it may ``bend`` to the right
+        by so much."""
+        (x1, y1), (x2, y2) = points[-2:]
+        x1, y1 = (x1 + bend, (y1 + y2) / 2) if bend else (x1, y1)
+        length = float(np.hypot(x2 - x1, y2 - y1))
+        dx, dy = (x2 - x1) / length, (y2 - y1) / length
+        end = (x2 - short * dx, y2 - short * dy)
+        through = [*points[:-1], *([(x1, y1)] if bend else []), end]
+        (first, *rest) = [f"{round(x, 1):g} {round(y, 1):g}" for x, y in through]
+        self.add("path", class_="wire", d=f"M {first} {'Q' if bend else 'L'} {' '.join(rest)}")
+        back = [(end[0] - 7 * dx + 4 * s * dy, end[1] - 7 * dy - 4 * s * dx) for s in (1, -1)]
+        tip = " ".join(f"{round(x, 1):g},{round(y, 1):g}" for x, y in (end, *back))
+        self.add("polygon", class_="tip", points=tip)
 
     def svg(self) -> str:
         """All of it."""
@@ -115,24 +123,28 @@ def tape_columns(shown: Example) -> str:
     signatures = [signature_by_id(number) for number in tape.signatures]
     ints, operands = payload_starts(tape)
     left, size = 104, 29
-    picture = Picture(left + size * operands[-1] + 24, 352, "The tape of the example, with its columns")
+    picture = Picture(left + size * operands[-1] + 24, 370, "The tape of the example, with its columns")
     picture.text(20, 30, f"A tape: {len(tape)} rows in {tape.nbytes} bytes", "head")
-    said = "columns are flat: a row begins where the row before it ends; its signature says how many entries it has"
-    picture.text(20, 50, said, "soft")
-    for y, name in ((90, "ints"), (166, "row"), (206, "signature"), (322, "operands")):
+    said = (
+        "columns are flat: a row begins where the row before it ends; its signature says how many entries it has,",
+        "and of the operands of a list, such as that of mean_list, an integer of the row's own: here the last, 2",
+    )
+    for k, line in enumerate(said):
+        picture.text(20, 50 + 18 * k, line, "soft")
+    for y, name in ((108, "ints"), (184, "row"), (224, "signature"), (340, "operands")):
         picture.text(left - 12, y, name, "head", text_anchor="end")
     for row, s in enumerate(signatures):
         x, colour = left + size * row, COLOURS[s.op.name]
-        for top, bottom, (low, high) in ((98, 152, ints[row : row + 2]), (246, 304, operands[row : row + 2])):
+        for top, bottom, (low, high) in ((116, 170, ints[row : row + 2]), (264, 322, operands[row : row + 2])):
             if low < high:
                 there, here = [left + size * low + 1, left + size * high - 1], [x + 1, x + size - 1]
-                above, below = (there, here) if bottom < 200 else (here, there)
+                above, below = (there, here) if bottom < 250 else (here, there)
                 points = f"{above[0]},{top} {above[1]},{top} {below[1]},{bottom} {below[0]},{bottom}"
                 picture.add("polygon", points=points, fill=colour, fill_opacity=0.25)
-        picture.text(x + size / 2, 166, str(row), "soft", text_anchor="middle")
-        picture.cell(x + 1, 172, size - 2, 74, colour)
-        picture.text(0, 0, s.op.name, "on", transform=f"translate({x + size / 2 + 4} 240) rotate(-90)")
-    for y, column, starts in ((74, tape.ints, ints), (304, tape.operands, operands)):
+        picture.text(x + size / 2, 184, str(row), "soft", text_anchor="middle")
+        picture.cell(x + 1, 190, size - 2, 74, colour)
+        picture.text(0, 0, s.op.name, "on", transform=f"translate({x + size / 2 + 4} 258) rotate(-90)")
+    for y, column, starts in ((92, tape.ints, ints), (322, tape.operands, operands)):
         for row, s in enumerate(signatures):
             for k in range(starts[row], starts[row + 1]):
                 picture.cell(left + size * k + 1, y, size - 2, 24, COLOURS[s.op.name])
@@ -180,9 +192,8 @@ def plan_rows(shown: Example) -> str:
             picture.cell(left + size * offset + 1, y + 3, size * launch.writes.width - 2, 28, COLOURS[name])
         picture.text(right, y + 21, ", ".join(map(_how, reads)) or "parameters", "mono")
     picture.text(right, top - 18, "reads", "soft")
-    picture.text(
-        left, bottom + 24, "element of the arena; row i of an operand begins at the element that stands right", "soft"
-    )
+    said = "numbers are elements of the arena; on the right those at which row 0, 1, ..., i of each operand begins"
+    picture.text(left, bottom + 24, said, "soft")
     return picture.svg()
 
 
@@ -198,7 +209,7 @@ def _writers(shown: Example, total: int) -> list[str]:
 def _how(rows: Any) -> str:
     """How an operand is read: a view, or a gather."""
     if rows.index is not None:
-        return f"gather {rows.index.tolist()}"
+        return f"gather {rows.offsets().tolist()}"
     return f"{rows.offset}" if rows.count == 1 else f"{rows.offset} + {rows.pitch} i"
 
 
@@ -220,7 +231,8 @@ def training_step(shown: Example) -> str:
     for node, (x, y) in places.items():
         for edge in range(graph.starts[node], graph.starts[node + 1]):
             x1, y1 = places[int(graph.base[edge])]
-            picture.add("line", class_="wire", x1=x1, y1=y1, x2=x, y2=y)
+            passed = any((x, between) in places.values() for between in range(y1 + STEP, y, STEP))
+            picture.arrow((x1, y1), (x, y), bend=28 if x1 == x and passed else 0, short=9)
     for node, (x, y) in places.items():
         name = graph.signatures[graph.signature[node]].op.name
         picture.add("circle", cx=x, cy=y, r=8, fill=COLOURS[name])
@@ -266,8 +278,8 @@ def _draw_launches(picture: Picture, plan: Any) -> None:
         picture.cell(430, y - 14, 150, 28, COLOURS[name])
         picture.text(505, y + 4, f"{name} × {len(launch.nodes)}", "on", text_anchor="middle")
     low, high = TOP - 14, TOP + 14 + STEP * (len(plan.launches) - 1)
-    picture.arrow(418, low, 418, high)
-    picture.arrow(592, high, 592, low)
+    picture.arrow((418, low), (418, high))
+    picture.arrow((592, high), (592, low))
     middle = (low + high) // 2
     for x, angle, said in (
         (408, -90, "forward: values"),
@@ -281,22 +293,22 @@ def _draw_gradients(picture: Picture, shown: Example) -> None:
     """A box for each launch that computes gradients of parameters, and what the optimizer changes."""
     from lazyflow.run.launch import parameter_of
 
-    y, middle, begins = TOP, 766, []
+    y, middle, ends = TOP, 766, []
     for launch in shown.plan.parameter_launches:
         s = launch.signature
         owned = [parameter_of(o.type) for o in s.operands if o.kind == "shared"]
         picture.cell(middle - 85, y - 14, 170, 28, COLOURS[s.op.name])
         picture.text(middle, y + 4, f"{s.op.name} × {len(launch.nodes)} at once", "on", text_anchor="middle")
-        picture.arrow(middle, y + 16, middle, y + 42)
+        picture.arrow((592, TOP - 14), (592, TOP - 30), (632, TOP - 30), (632, y), (middle - 88, y))
+        picture.arrow((middle, y + 16), (middle, y + 42))
         for k, parameter in enumerate(owned):
-            said = f"{parameter.name}.grad, {' × '.join(map(str, parameter.shape))}"
+            rows = "a RowSparse of " if s.op.name == "lookup" else ""
+            said = f"{parameter.name}.grad, {rows}{' × '.join(map(str, parameter.shape))}"
             picture.text(middle, y + 58 + 18 * k, said, "mono", text_anchor="middle")
-        begins.append(y)
+        ends.append(y + 54 + 9 * (len(owned) - 1))
         y += 104 + 18 * (len(owned) - 1)
-    picture.add("line", class_="wire", x1=632, y1=begins[0], x2=632, y2=begins[-1])
-    for begin in begins:
-        picture.arrow(632, begin, middle - 88, begin)
-    picture.arrow(middle, y - 34, middle, y - 4)
+    for end in ends:
+        picture.arrow((middle + 96, end), (middle + 116, end), (middle + 116, y + 17), (middle + 87, y + 17))
     picture.add("rect", class_="hair", x=middle - 85, y=y, width=170, height=34, rx=4)
     picture.text(middle, y + 21, "optimizer.step()", "mono", text_anchor="middle")
     names = ", ".join(str(p.name) for p in shown.parameters)
