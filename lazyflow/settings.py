@@ -40,7 +40,8 @@ class Settings:
 
     ``batching``: how operations are grouped into launches. ``device``: where what is recorded runs. ``dtype``: of
     Python numbers, lists and initialisers. ``grad``: whether what is recorded can be differentiated. ``check_finite``:
-    record the line of every operation and raise at the first NaN or infinity. ``fuse``: what runs the elementwise parts
+    record the line of every operation and raise at the first NaN or infinity; nothing is joined, looped or chained, and
+    cells are laid out, so that it takes more launches. ``fuse``: what runs the elementwise parts
     of a cell: ``"core"`` (compiled loops, see `lazyflow.core`; elementwise operations that stand together outside of
     cells are fused, too), ``"numpy"`` (NumPy calls over blocks that stay in cache), ``"off"`` (one operation after
     another), ``"auto"`` (the core where it was built, else NumPy). On a GPU they are kernels in CUDA C, unless it is
