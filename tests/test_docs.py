@@ -15,6 +15,7 @@ import pytest
 
 from docs.hooks import pages, reference
 from tests.printed import alike
+from tests.test_import_order import ROOMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -134,6 +135,14 @@ def test_architecture_is_a_walk_of_an_hour():
 def test_files_that_the_walk_names_are_there(page):
     for name in PATH.findall(page.read_text(encoding="utf-8")):
         assert any((folder / name).exists() for folder in (ROOT / "lazyflow", ROOT)), name
+
+
+def test_rooms_stand_in_the_order_in_which_they_import():
+    table = ARCHITECTURE.partition("| room |")[2].partition("\n\n")[0]
+    firsts = " ".join(re.findall(r"^\| (`[^|]*)\|", table, re.MULTILINE))
+    named = re.findall(r"`(\w+)(?:\.py|/)`", firsts)
+    assert named == [room for room in ROOMS if room in named]
+    assert {path.parent.name for path in (ROOT / "lazyflow").glob("*/__init__.py")} <= set(named)
 
 
 @pytest.mark.parametrize(
