@@ -1,10 +1,16 @@
 """What a run needs of memory is shown before it is taken, and said where it runs out."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow.graph.graph import collect
 from lazyflow.plan import arena
+from lazyflow.plan.plan import dag_of, make
+from lazyflow.plan.schedule import schedule
+from lazyflow.run import needs
 
 
 def vector(n):
@@ -62,3 +68,97 @@ def test_memory_that_runs_out_on_the_cpu(weight, monkeypatch, part):
     losses(weight, 16).backward()
     np.testing.assert_array_equal(before, weight.grad)
     assert loss.item() == pytest.approx(losses(weight, 64).item())
+
+
+SOME = (needs.Share("values", 80), needs.Share(needs.GRADIENTS, 20))
+
+
+@pytest.mark.parametrize(
+    ("free", "part"),
+    [
+        (None, 0.5),  # nobody knows
+        (200, 0.5),  # enough, which may lie in pieces
+        (100, 0.5),
+        (60, needs.SPARE * 40 / 80),  # gradients are as large for every minibatch
+        (10, 0.0),
+    ],
+)
+def test_the_part_of_a_minibatch_that_fits(free, part):
+    assert needs._part_that_fits(SOME, free) == pytest.approx(part)
+
+
+@pytest.mark.parametrize(
+    ("record", "examples"),
+    [
+        (lambda some: some, 5),
+        (lambda some: [lf.mean(some)], 5),
+        (lambda some: [lf.sqrt(lf.sum(some) * 2.0)], 5),
+        (lambda some: [some[0] + some[1]], 0),
+        (lambda some: [some[0]], 0),
+    ],
+)
+def test_what_an_example_is(record, examples):
+    some = [lf.sum(lf.tanh(lf.Parameter(np.ones(2, np.float32)))) for _ in range(5)]
+    assert needs.examples_of(collect(record(some))) == examples
+
+
+def test_the_largest_shares_have_a_line_and_the_rest_have_one():
+    some = [needs.Share(f"part {k}", 10) for k in range(needs.LINES + 2)]
+    assert needs.lines_of(some)[needs.LINES - 1 :] == ["    10 B  part 7", "    20 B  else"]
+    assert needs.lines_of(some[: needs.LINES])[-1] == "    10 B  part 7"
+
+
+def memory(loss):
+    return dict(lf.explain(loss).memory)
+
+
+def test_a_launch_has_its_operands_and_results_and_backward_both_again(weight):
+    launch = 4 * (3 + 2) * 4  # of the products: four vectors in, four out
+    with lf.no_grad():
+        found = memory(losses(weight))
+        assert found["operands and results of one launch"] == launch
+        assert not any(name in found for name in ("cotangents", needs.GRADIENTS, "where rows lie"))
+        assert "values, in memory that is used again" in found
+    found = memory(losses(weight))
+    assert found["operands and results of one launch"] == 2 * launch and "where rows lie" not in found
+    assert found["cotangents"] == sum(n for name, n in found.items() if name.startswith("values of "))
+
+
+def test_values_of_joined_rows_are_as_many_as_rows(weight):
+    lengths = (2, 3, 5)
+    values = [lf.sum(lf.tanh(lf.constant(np.ones((n, 3), np.float32)) @ weight.T)) for n in lengths]
+    assert memory(lf.mean(values))["values of tanh"] == sum(lengths) * 2 * 4
+
+
+def test_what_calls_of_a_cell_keep_is_counted_with_its_cotangents(weight):
+    @lf.cell
+    def cell(x):
+        return lf.sum(lf.tanh(lf.exp(weight @ x)) ** 2)
+
+    few, many = (memory(lf.mean([cell(vector(3) * k) for k in range(n)])) for n in (4, 8))
+    [kept] = [name for name in few if name.startswith("what the calls of") and name.endswith("cell keep")]
+    assert few[kept] >= 4 * 2 * 4 and many[kept] == 2 * few[kept]
+    values = sum(n for name, n in few.items() if name.startswith("values of "))
+    assert few["cotangents"] > values, "those of what is inside of the calls, too"
+
+
+def test_an_error_that_says_it_all_is_raised_as_it_is_and_another_lets_go_of_arrays(weight):
+    plan = make(collect([losses(weight)]), schedule(dag_of(collect([losses(weight)]))))
+    said = lf.OutOfMemoryError("all of it")
+    assert needs.out_of_memory(said, plan, "cpu", True, "numpy", "a forward") is said
+
+    class Large:
+        pass
+
+    seen = []
+
+    def failing():
+        large = Large()
+        seen.append(weakref.ref(large))
+        raise MemoryError("Unable")
+
+    try:
+        failing()
+    except MemoryError as error:
+        found = needs.out_of_memory(error, plan, "cpu", True, "numpy", "a forward")
+    assert isinstance(found, lf.OutOfMemoryError) and seen[0]() is None
