@@ -201,7 +201,9 @@ def test_of_nodes_of_other_lengths_the_line_is_that_of_the_length():
 
     good = sums(9, 1, 2), sums(8, 1, 2, 3)
     bad = lf.segment_sum(c(4, 13), one_more(0, 1, 2, 9), 7)
-    with pytest.raises(IndexError) as caught:
+    with pytest.raises(
+        IndexError, match="segment_sum: index 10 is out of range for an axis of 7 elements, at "
+    ) as caught:
         lf.forward([*good, bad])
     line = test_of_nodes_of_other_lengths_the_line_is_that_of_the_length.__code__.co_firstlineno + 5
     first = f"{__file__}:{sums.__code__.co_firstlineno + 1}"

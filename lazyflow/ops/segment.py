@@ -312,7 +312,7 @@ def _placed(xp: Any, name: str, index: Array, place: Array) -> Array:
 
 def _count(place: Array) -> int:
     """How many segments the examples have up to the last that has a row."""
-    return int(place[0, -1] + place[1, -1]) if place.shape[1] else 0
+    return int(place[0, -1] + place[1, -1])
 
 
 def _parts(name: str) -> Op:

@@ -36,7 +36,7 @@ def gcn(m, x, edges, weight):
     own = np.diag(adjacency(len(x), edges, ones)).copy() if weight is not None else np.zeros(len(x))
     a += np.diag(np.where(own == 0, 1.0, own))
     root = a.sum(1) ** -0.5
-    return (root[:, None] * a * root) @ x @ m.lin.weight.numpy().T + m.bias.numpy()
+    return (root[:, None] * a * root) @ x @ m.lin.weight.numpy().T + (0 if m.bias is None else m.bias.numpy())
 
 
 def linear(layer, x):
@@ -78,6 +78,7 @@ def network():
 
 LAYERS = {
     "GCNConv": (lambda: nn.GCNConv(3, 2), gcn, True),
+    "GCNConv without bias": (lambda: nn.GCNConv(3, 2, bias=False), gcn, True),
     "GraphConv": (lambda: nn.GraphConv(3, 2), graph_conv, True),
     "GraphConv mean": (lambda: nn.GraphConv(3, 2, aggr="mean", bias=False), graph_conv, True),
     "GraphConv max": (lambda: nn.GraphConv(3, 2, "max"), graph_conv, True),
@@ -171,6 +172,14 @@ def test_weights_of_edges_are_dropped_while_training():
 
 
 X = np.ones((3, 3), np.float32)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "uint64"])
+def test_edges_are_integers_of_any_kind(name, dtype):
+    module = scrambled(LAYERS[name][0]())
+    x, edges, _ = graphs_of(6)[2]
+    np.testing.assert_array_equal(module(x, edges.astype(dtype)).numpy(), module(x, edges).numpy())
 
 
 @pytest.mark.parametrize("name", LAYERS)

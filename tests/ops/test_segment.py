@@ -5,6 +5,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.ops import OPS
+from lazyflow.ops.base import looked_at
 from lazyflow.ops.rows import PART_RULES
 from lazyflow.ops.segment import BY_PARTS
 
@@ -27,9 +28,30 @@ def test_dtypes():
     assert lf.segment_mean(whole, segments, 4).dtype == "float64"
     assert lf.segment_max(whole, segments, 4).numpy()[0] == np.iinfo(whole.dtype).min
     assert lf.segment_softmax([0, 0, 1], segments, 4).dtype == "float32"
+    assert lf.segment_sum(whole > 0, segments, 4).numpy().tolist() == [0, 2, 0, 1], "truth values are counted"
     many = np.ones(5000, np.float16)
     assert lf.segment_sum(many, np.zeros(5000, int), 1).numpy() == 5000, "added in float32"
     assert lf.segment_mean(many, np.zeros(5000, int), 1).numpy() == 1
+    assert lf.segment_mean(np.ones(70_000, np.float16), np.zeros(70_000, int), 1).numpy() == 1, "more than there are"
+
+
+HALVES = {
+    "segment_softmax": lambda x: lf.segment_softmax(x, np.arange(x.shape[0]) // 9, 5),
+    "softmax": lambda x: lf.softmax(x, axis=0),
+    "log_softmax": lambda x: lf.log_softmax(x, axis=0),
+}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("name", HALVES)
+def test_half_precision_is_rounded_once(name):
+    rows = [np.random.default_rng(n).normal(size=(n, 3)).astype(np.float16) for n in (40, 20, 33)]
+    found = [HALVES[name](lf.constant(r)) for r in rows]
+    lf.forward(found)
+    for y, r in zip(found, rows, strict=True):
+        wide = HALVES[name](lf.constant(r.astype(np.float64))).numpy()
+        assert y.dtype == "float16"
+        np.testing.assert_allclose(y.numpy(), wide, rtol=2.0**-11 * 1.01, atol=1e-7)
 
 
 @pytest.mark.parametrize("sizes", [[4], [4, 4], [4, 2, 3]], ids=str)
@@ -94,3 +116,8 @@ def test_reductions_of_rows_are_those_of_one_example(name, dtype):
 
 def test_rules_are_of_operations():
     assert set(PART_RULES) == set(BY_PARTS) <= set(OPS)
+
+
+@pytest.mark.parametrize("name", ["concatenate", "concatenate_rows", "concatenate_same", "stack", "stack_rows"])
+def test_backward_of_values_end_to_end_gathers_no_values(name):
+    assert looked_at(BY_PARTS[name].vjps[0], 1) == frozenset()
