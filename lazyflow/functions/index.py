@@ -35,7 +35,8 @@ def embedding(table: Any, index: Any) -> Expr:
     """Row ``index`` of ``table`` (n, ...); an array of indices gives an array of rows.
 
     The gradient of a parameter that is only looked up in is a `RowSparse`: only the rows touched.
-    Raises ``IndexError`` at this line for an index below 0 or not below n.
+    Raises ``IndexError`` for an index below 0 or not below n, at this line, or, of one that is computed, when it runs;
+    `DTypeError` for one that is not of integers.
 
     >>> import lazyflow as lf
     >>> table = lf.Parameter([[0.0, 1.0], [2.0, 3.0]])
@@ -58,7 +59,7 @@ def embedding(table: Any, index: Any) -> Expr:
 
 def take(x: Any, indices: Any, axis: int = 0) -> Expr:
     """The elements of ``x`` at integer ``indices`` (an array, a list or an expression) along ``axis``, as
-    ``numpy.take``.
+    ``numpy.take``. Negative ones count from the end. Errors as in `embedding`.
 
     >>> import lazyflow as lf
     >>> lf.take(lf.constant([5.0, 6.0, 7.0]), [2, 0]).numpy()
@@ -150,8 +151,8 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Expr:
 def scatter(rows: Any, index: Any, n: int) -> Expr:
     """Zeros (n, ...), to which each of ``rows`` (*index.shape, ...) is added at its ``index``: a sparse value, dense.
 
-    Gradients flow to the rows; rows of one index add up. Raises ``IndexError`` at this line for an index below 0 or
-    not below n, `ShapeError` for rows that do not begin with the shape of ``index``.
+    Gradients flow to the rows; rows of one index add up. Errors as in `embedding`, and `ShapeError` for rows that do
+    not begin with the shape of ``index``.
 
     >>> import lazyflow as lf
     >>> lf.scatter(lf.constant([5.0, 6.0, 1.0]), [3, 0, 3], 4).numpy()

@@ -25,7 +25,8 @@ class Embedding(Module):
 
     The rows start normally distributed with variance 1, as in PyTorch. With ``sparse`` (the default) the gradient is a
     `RowSparse` of the rows touched, with ``sparse=False`` an array. Row ``padding_idx`` starts at zero and gets no
-    gradient. Raises ``IndexError``, at the line of the call, for an index below 0 or not below num_embeddings.
+    gradient. Raises ``IndexError``, at the line of the call, or, of an index that is computed, when it runs, for one
+    below 0 or not below num_embeddings; `DTypeError` for one that is not of integers.
 
     >>> import lazyflow as lf
     >>> words = lf.nn.Embedding(100, 8)
@@ -92,7 +93,8 @@ class EmbeddingBag(Module):
     of b bags, or one (n,) with ``offsets`` (b,), where each begins, (b, embedding_dim), as
     ``torch.nn.EmbeddingBag``. An empty bag is zero, and so is one of nothing but ``padding_idx``, which takes no part.
     ``per_sample_weights``: numbers of the shape of the indices by which the rows are multiplied, for a sum. Bags of all
-    sizes share launches. Raises ``IndexError``, at the line of the call, for an index out of range.
+    sizes share launches. Raises ``IndexError``, at the line of the call, for an index out of range, `DTypeError` for
+    what is not of integers.
 
     >>> import lazyflow as lf
     >>> words = lf.nn.EmbeddingBag(100, 8)
