@@ -174,6 +174,15 @@ def test_weights_of_edges_are_dropped_while_training():
 X = np.ones((3, 3), np.float32)
 
 
+def test_a_node_whose_weights_sum_to_zero_gets_no_messages():
+    """Its degree has no inverse root; in PyTorch Geometric that is 0, too."""
+    layer, x = scrambled(nn.GCNConv(3, 2)), lf.Parameter(np.ones((2, 3), np.float32))
+    y = layer(x, [[0], [1]], [-1.0])
+    np.testing.assert_array_equal(y.numpy()[1], layer.bias.numpy())
+    lf.sum(y).backward()
+    assert np.isfinite(x.grad).all() and np.isfinite(layer.lin.weight.grad).all() and not x.grad[1].any()
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "uint64"])
 def test_edges_are_integers_of_any_kind(name, dtype):
