@@ -157,6 +157,8 @@ def test_attention_pooling():
             np.testing.assert_allclose(y.numpy(), dense(x), rtol=1e-12)
             want = [dense(x[s == i]) if (s == i).any() else np.zeros(3) for i in range(4)]
             np.testing.assert_allclose(each.numpy(), want, rtol=1e-12)
+        assert (pool.lin.weight.shape, pool.context.shape) == ((4, 3), (4,))
+        assert nn.AttentionPooling(3).lin.weight.shape == (3, 3), "by default as wide as the rows"
         with pytest.raises(TypeError, match="say n"):
             pool(rows[0], [0])
         with pytest.raises(lf.ShapeError, match=r"rows \(n, 3\), got shape \(3,\)"):

@@ -5,7 +5,8 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.ops.base import OPS
-from lazyflow.ops.rows import RULES
+from lazyflow.ops.rows import RULES, by_parts, by_rows
+from lazyflow.record.tape import signature_by_id
 
 
 def launches_of(values, prefix):
@@ -89,3 +90,60 @@ def test_operations(name):
 
 def test_rules_are_of_operations():
     assert set(RULES) <= set(OPS)
+
+
+# What is no operation by rows, and what has no rows of its own number end to end, of x (4, 3) and a square.
+NOT_BY_ROWS = {
+    "flip": lambda x, square: lf.flip(x, axis=0),
+    "sum": lambda x, square: lf.sum(x, axis=(0, 1), keepdims=True),
+    "pad": lambda x, square: lf.pad(x, ((1, 0), (0, 0))),
+    "transpose": lambda x, square: lf.transpose(x, (1, 0)),
+    "swapaxes": lambda x, square: lf.swapaxes(x, 0, 1),
+    "getitem": lambda x, square: x[::2],
+    "concatenate": lambda x, square: lf.concatenate([x, x[:2]], axis=0),
+    "concatenate_same": lambda x, square: lf.concatenate([x, x], axis=0),
+    "broadcast_to": lambda x, square: lf.broadcast_to(x[0], (4, 3)),
+    "broadcast_to rows": lambda x, square: lf.broadcast_to(x[:1], (4, 3)),
+    "row and column": lambda x, square: lf.einsum("ij,ji->i", x, lf.transpose(x, (1, 0))),
+    "one row": lambda x, square: lf.take(x, lf.argmax(x[0])),
+    "one loss": lambda x, square: lf.cross_entropy(x, np.arange(4) % 3),
+    "vector of a layer": lambda x, square: lf.affine(square, square[0], x[0, :1].reshape(1) + square[0]),
+    "no rows": lambda x, square: lf.tanh(x[:0]),
+    "a number": lambda x, square: lf.tanh(x[0, 0]),
+}
+NOT_BY_PARTS = {
+    "sum of all": lambda x, square: lf.sum(x, axis=(0, 1)),
+    "sum of columns": lambda x, square: lf.sum(x, axis=1),
+    "sum of no rows": lambda x, square: lf.sum(x[:0], axis=0),
+    "softmax of columns": lambda x, square: lf.softmax(x, axis=1),
+    "index of matrices": lambda x, square: lf.scatter(x.reshape(2, 2, 3), np.zeros((2, 2), int), 2),
+    "columns": lambda x, square: lf.take(x, np.array([1]), axis=1),
+    "one row": lambda x, square: lf.take(x, lf.argmax(x[0])),
+    "draws of a vector": lambda x, square: lf.uniform((4,)),
+    "columns side by side": lambda x, square: lf.concatenate([x, x], axis=1),
+    "stack along columns": lambda x, square: lf.stack([x, x], axis=1),
+}
+
+
+def rule_of(rule, e):
+    signature = signature_by_id(e.tape.signatures[e.row])
+    shapes = [o.shape for o in signature.operands] if not signature.op.stacked else [signature.operands[0].shape] * 2
+    return rule(signature.op, shapes, e.shape, signature.static)
+
+
+@pytest.mark.parametrize("name", NOT_BY_ROWS)
+def test_what_is_no_operation_by_rows(name):
+    x, square = (lf.constant(np.ones((n, 3), np.float32)) * 1.0 for n in (4, 3))
+    assert rule_of(by_rows, NOT_BY_ROWS[name](x, square)) is None
+
+
+@pytest.mark.parametrize("name", NOT_BY_PARTS)
+def test_what_has_no_rows_of_its_own_number(name):
+    x, square = (lf.constant(np.ones((n, 3), np.float32)) * 1.0 for n in (4, 3))
+    assert rule_of(by_parts, NOT_BY_PARTS[name](x, square)) is None
+
+
+def test_the_rules_that_are_asked_answer_where_they_hold():
+    x = lf.constant(np.ones((4, 3), np.float32)) * 1.0
+    for rule, e in ((by_rows, lf.tanh(x)), (by_rows, lf.sum(x, axis=1)), (by_parts, lf.sum(x, axis=0))):
+        assert rule_of(rule, e) is not None
