@@ -176,6 +176,24 @@ def test_weights_of_edges_are_dropped_while_training():
 X = np.ones((3, 3), np.float32)
 
 
+NAMES = {
+    "GCNConv": {"lin.weight": (2, 3), "bias": (2,)},
+    "GCNConv without bias": {"lin.weight": (2, 3)},
+    "GraphConv": {"lin_rel.weight": (2, 3), "lin_rel.bias": (2,), "lin_root.weight": (2, 3)},
+    "GraphConv mean": {"lin_rel.weight": (2, 3), "lin_root.weight": (2, 3)},
+    "GINConv trained": {
+        "eps": (1,), "nn.0.weight": (5, 3), "nn.0.bias": (5,), "nn.2.weight": (2, 5), "nn.2.bias": (2,)
+    },
+    "GATConv heads": {"lin.weight": (6, 3), "att_src": (1, 3, 2), "att_dst": (1, 3, 2), "bias": (6,)},
+    "GATConv mean of heads": {"lin.weight": (6, 3), "att_src": (1, 3, 2), "att_dst": (1, 3, 2)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_those_of_pytorch_geometric(name):
+    assert {n: p.shape for n, p in LAYERS[name][0]().named_parameters()} == NAMES[name]
+
+
 def test_a_node_whose_weights_sum_to_zero_gets_no_messages():
     """Its degree has no inverse root; in PyTorch Geometric that is 0, too."""
     layer, x = scrambled(nn.GCNConv(3, 2)), lf.Parameter(np.ones((2, 3), np.float32))
