@@ -97,8 +97,8 @@ NOT_BY_ROWS = {
     "flip": lambda x, square: lf.flip(x, axis=0),
     "sum": lambda x, square: lf.sum(x, axis=(0, 1), keepdims=True),
     "pad": lambda x, square: lf.pad(x, ((1, 0), (0, 0))),
-    "transpose": lambda x, square: lf.transpose(x, (1, 0)),
-    "swapaxes": lambda x, square: lf.swapaxes(x, 0, 1),
+    "transpose": lambda x, square: lf.transpose(square, (1, 0)),
+    "swapaxes": lambda x, square: lf.swapaxes(square, 0, 1),
     "getitem": lambda x, square: x[::2],
     "concatenate": lambda x, square: lf.concatenate([x, x[:2]], axis=0),
     "concatenate_same": lambda x, square: lf.concatenate([x, x], axis=0),
@@ -147,3 +147,5 @@ def test_the_rules_that_are_asked_answer_where_they_hold():
     x = lf.constant(np.ones((4, 3), np.float32)) * 1.0
     for rule, e in ((by_rows, lf.tanh(x)), (by_rows, lf.sum(x, axis=1)), (by_parts, lf.sum(x, axis=0))):
         assert rule_of(rule, e) is not None
+    assert rule_of(by_parts, lf.stack([x, x])).row == (3,), "rows of matrices"
+    assert rule_of(by_parts, lf.stack([x[0], x[1]])).row == (3,), "vectors as they are"
