@@ -456,3 +456,18 @@ def test_check_finite_names_who_made_it(culprit):
         lf.forward(values)
         with lf.using(check_finite=True), pytest.raises(lf.NonFiniteError, match=r"scatter at .*made an infinity"):
             lf.forward([lf.sum(y + 1.0) for y in values])
+
+
+def test_parts_of_one_value_are_told_apart():
+    """Views of one memory, of one size and of several, each read by an index of its own."""
+    rows, index = np.arange(30.0).reshape(10, 3), np.array([2, 0])
+    table = lf.Parameter(rows)
+    whole = table * 1.0
+    parts = [(0, 3), (3, 6), (6, 10)]
+    found = [lf.take(whole[a:b], index) for a, b in parts]
+    lf.sum([lf.sum(y) * (k + 1.0) for k, y in enumerate(found)]).backward()
+    want = np.zeros((10, 3))
+    for k, (y, (a, b)) in enumerate(zip(found, parts, strict=True)):
+        np.testing.assert_array_equal(y.numpy(), rows[a:b][index])
+        want[a + index] += k + 1.0
+    np.testing.assert_array_equal(table.grad, want)
