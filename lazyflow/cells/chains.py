@@ -243,8 +243,14 @@ def with_chains(graph: Graph, chains: Chains) -> Graph:
     if len(graph) < 2 * chains.fewest:  # two members are the least
         return graph
     kinds = [chains.kind(s) for s in graph.signatures]
-    able = np.array([k.joins is not None for k in kinds], bool)
-    if np.bincount(graph.signature, minlength=len(kinds))[able].sum() < 2 * chains.fewest:
+    able = np.array([k.joins is not None for k in kinds], bool)[graph.signature]
+    joining = able[graph.base]
+    if np.count_nonzero(joining) < chains.fewest:
+        return graph
+    joining &= np.repeat(
+        able, np.diff(graph.starts)
+    )  # edges from one that may join to another: a chain has one at least
+    if np.count_nonzero(joining) < chains.fewest:
         return graph
     found = _found(graph, kinds)
     table, which = _accepted(graph, found, chains)

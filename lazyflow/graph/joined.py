@@ -85,11 +85,18 @@ def _with_families(graph: Graph, found: dict[int, Signature], apart: dict[int, S
     lengths = np.ones(len(graph.signatures), np.int64)
     for s, family in (*found.items(), *apart.items()):
         lengths[s] = graph.signatures[s].type.size // family.type.size
-    present, signature = np.unique(signature, return_inverse=True)
+    present, signature = _present(signature, len(table))
     signatures = tuple([table[s] for s in present.tolist()])
     counts = np.where(joined, lengths[graph.signature], 1)
     found_graph = replace(graph, signatures=signatures, signature=signature, counts=counts)
     return replace(found_graph, forms=graph.signatures, form=graph.signature) if apart else found_graph
+
+
+def _present(numbers: Ints, most: int) -> tuple[Ints, Ints]:
+    """The different ones of numbers below ``most``, ascending, and which of these each is; ``np.unique`` would sort."""
+    there = np.zeros(most, bool)
+    there[numbers] = True
+    return there.nonzero()[0], (there.cumsum() - 1)[numbers]
 
 
 def _parts(graph: Graph, family: Signature, nodes: Ints) -> Ints:
@@ -167,7 +174,7 @@ def _with_loops(graph: Graph, found: dict[Signature, list[int]]) -> Graph:
     counts = sizes[graph.signature]
     if graph.counts is not None:
         counts = np.where(own[graph.signature], graph.counts, counts)
-    present, signature = np.unique(number[graph.signature], return_inverse=True)
+    present, signature = _present(number[graph.signature], len(table))
     signatures = tuple([table[s] for s in present.tolist()])
     forms = (graph.signatures, graph.signature) if graph.form is None else (graph.forms, graph.form)
     return replace(graph, signatures=signatures, signature=signature, counts=counts, forms=forms[0], form=forms[1])
@@ -177,9 +184,11 @@ def _constants_of(graph: Graph, looped: Ints) -> dict[Signature, list[int]]:
     """The signatures of constants that nodes read one by one and no others, by that of their elements: which are
     brought in together."""
     users = np.repeat(looped, np.diff(graph.starts))
-    read, others = (set(np.unique(graph.signature[graph.base[some]]).tolist()) for some in (users, ~users))
+    read, others = np.zeros((2, len(graph.signatures)), bool)
+    read[graph.signature[graph.base[users]]] = True
+    others[graph.signature[graph.base[~users]]] = True
     found: dict[Signature, list[int]] = {}
-    for s in sorted(read - others):
+    for s in np.flatnonzero(read & ~others).tolist():
         signature = graph.signatures[s]
         if signature.op is CONSTANT_OP and signature.walks is None and signature.type.size:
             kind = signature.type
