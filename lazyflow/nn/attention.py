@@ -166,6 +166,13 @@ def _activation(owner: str, activation: str | Callable[[Any], Expr]) -> Callable
     return _ACTIVATIONS[activation] if isinstance(activation, str) else activation
 
 
+def _first_weight(layer: _Layer) -> Parameter | None:
+    """The first parameter of a layer, whose dtype its sequences have: most often its attention's, and nobody has to
+    walk through all modules below."""
+    found = getattr(layer.self_attn, "in_proj_weight", None)
+    return found if isinstance(found, Parameter) else next(layer.parameters(), None)
+
+
 class _Layer(Module):
     """What the layers of encoder and decoder have in common: attention and a network of two layers, ``parts`` in all,
     each with a norm and a residual connection."""
@@ -242,7 +249,7 @@ class TransformerEncoderLayer(_Layer):
     def forward(self, src: Any, src_mask: Any = None, is_causal: bool = False) -> Expr:
         """The sequence, one layer further."""
         mask = None if src_mask is None else constant(src_mask)
-        return self._further(as_floating(src, next(self.parameters(), None)), mask, bool(is_causal))
+        return self._further(as_floating(src, _first_weight(self)), mask, bool(is_causal))
 
     @one_node
     def _further(self, x: Expr, src_mask: Expr | None, is_causal: bool) -> Expr:
@@ -308,7 +315,7 @@ class TransformerDecoderLayer(_Layer):
         memory_is_causal: bool = False,
     ) -> Expr:
         """The sequence, one layer further."""
-        first = next(self.parameters(), None)
+        first = _first_weight(self)
         own_mask, its_mask = (None if mask is None else constant(mask) for mask in (tgt_mask, memory_mask))
         x, memory = as_floating(tgt, first), as_floating(memory, first)
         return self._further(x, memory, own_mask, its_mask, bool(tgt_is_causal), bool(memory_is_causal))
