@@ -1749,7 +1749,7 @@ def _brought(tape: Tape, operands: tuple[Any, ...]) -> tuple[Any, ...]:
     for k, o in enumerate(operands):
         if isinstance(o, Expr):
             e: Expr = o
-            if e.tape is not tape and e.type.parameter is None:
+            if e.type.parameter is None and e.tape is not tape:
                 made[k] = handle(tape, local_row(tape, e), e.type)
     return tuple(made)
 
