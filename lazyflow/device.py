@@ -10,18 +10,31 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from lazyflow import core
 from lazyflow.errors import DeviceError, ShapeError
 
-Array = Any  # numpy.ndarray or cupy.ndarray
-HostArray = np.ndarray[Any, np.dtype[Any]]
+# numpy.ndarray or cupy.ndarray, which have no type in common: shape, dtype, operators, subscripts and methods of NumPy.
+Array = Any
+DType = np.dtype[Any]
+HostArray = np.ndarray[Any, DType]
 CUDA_DEVICES = 2, 3, 13  # DLPack's numbers of CUDA, pinned and managed memory
+
+
+class ArrayModule(Protocol):
+    """What is asked of NumPy and CuPy, and by vjps of the names of `lazyflow.numpy` for expressions: functions of
+    arrays under NumPy's names. That of expressions has ``record_op`` besides."""
+
+    @property
+    def linalg(self) -> ArrayModule: ...
+    @property
+    def lib(self) -> Any: ...
+    def __getattr__(self, name: str) -> Callable[..., Array]: ...
 
 
 @functools.cache
@@ -95,15 +108,15 @@ def count() -> int:
     return found
 
 
-def array_module(device: str) -> Any:
+def array_module(device: str) -> ArrayModule:
     """numpy for ``"cpu"``, cupy for ``"cuda:N"``; see `on`."""
-    return np if device == "cpu" else _cupy()
+    return cast("ArrayModule", np if device == "cpu" else _cupy())
 
 
-_NOWHERE: AbstractContextManager[Any] = nullcontext()
+_NOWHERE: AbstractContextManager[object] = nullcontext()
 
 
-def on(device: str) -> AbstractContextManager[Any]:
+def on(device: str) -> AbstractContextManager[object]:
     """A ``with`` block in which CuPy computes on ``device``; the user's current device is back behind it.
 
     >>> with on("cpu"):
@@ -131,7 +144,7 @@ class _Products:
             _cupy()._core.set_compute_type(np.float32, self.before)
 
 
-def products(device: str, tf32: bool) -> AbstractContextManager[Any]:
+def products(device: str, tf32: bool) -> AbstractContextManager[object]:
     """A ``with`` block in which CuPy rounds the float32 matrices that it multiplies on ``device`` to TF32, or does not.
 
     >>> with products("cpu", True):
@@ -140,7 +153,7 @@ def products(device: str, tf32: bool) -> AbstractContextManager[Any]:
     return _NOWHERE if device == "cpu" else _Products(tf32)
 
 
-def on_device_of(array: Array) -> AbstractContextManager[Any]:
+def on_device_of(array: Array) -> AbstractContextManager[object]:
     """`on` the device of ``array``: CuPy refuses to compute with it on any other.
 
     >>> with on_device_of(np.zeros(3)):
@@ -153,16 +166,16 @@ def _number(device: str) -> int:
     return int(device.partition(":")[2])
 
 
-def module(array: Array) -> Any:
+def module(array: Array) -> ArrayModule:
     """The array module that ``array`` belongs to.
 
     >>> module(np.zeros(3)).__name__
     'numpy'
     """
-    return _cupy() if is_on_gpu(array) else np
+    return cast("ArrayModule", _cupy() if is_on_gpu(array) else np)
 
 
-def is_on_gpu(value: Any) -> bool:
+def is_on_gpu(value: object) -> bool:
     """Whether it is an array of CuPy's.
 
     Asked of the type: the attribute ``__cuda_array_interface__`` is made anew whenever somebody looks whether it is
@@ -172,7 +185,7 @@ def is_on_gpu(value: Any) -> bool:
     return cupy is not None and isinstance(value, cupy.ndarray)
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: object) -> bool:
     """Whether it is an array as they are computed with here: NumPy's own, and no subclass, or CuPy's."""
     return type(value) is np.ndarray or is_on_gpu(value)
 
@@ -209,7 +222,7 @@ def to_device(array: Array, device: str) -> Array:
         return array.copy() if is_on_gpu(array) else _cupy().asarray(array)
 
 
-def to_host(array: Array) -> np.ndarray[Any, Any]:
+def to_host(array: Array) -> HostArray:
     """``array`` as a NumPy array; the same array when it is one already."""
     return array if isinstance(array, np.ndarray) else array.get() if is_on_gpu(array) else np.asarray(array)
 
@@ -227,7 +240,7 @@ def copied(array: Array, device: str) -> Array:
         return module(found).array(found)
 
 
-def stacked(arrays: Sequence[Any]) -> Array:
+def stacked(arrays: Sequence[Array]) -> Array:
     """CuPy's arrays, and NumPy's or numbers beside them, as one of CuPy's with an axis more in front, on the device of
     the first. Raises `ShapeError` where they differ in shape."""
     shapes = sorted({np.shape(a) for a in arrays})

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from lazyflow.device import Array
 from lazyflow.errors import MapError, ThreadError, user_line
 
 _serials = itertools.count(1)
@@ -30,7 +31,7 @@ class Mapping:
     def __init__(self, started: int, shared: bool, watched: bool = False) -> None:
         self.started, self.shared, self.watched = started, shared, watched
         self.outer, self.thread = current_example(), threading.get_ident()
-        self.bases: dict[int, tuple[Any, tuple[int, int]]] = {}
+        self.bases: dict[int, tuple[object, tuple[int, int]]] = {}
 
 
 class Example:
@@ -59,7 +60,7 @@ class Example:
             )
         return False
 
-    def wait(self, roots: Sequence[Any], cotangents: Sequence[Any] | None = None) -> bool:
+    def wait(self, roots: Sequence[Any], cotangents: Sequence[Array] | None = None) -> bool:
         """Come back when the roots were computed, or, of a backward, from these cotangents, when its gradients were
         added; return whether it was one, and they were."""
         return False

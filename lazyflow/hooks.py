@@ -11,7 +11,7 @@ from lazyflow import device as devices
 from lazyflow.device import Array
 from lazyflow.errors import ShapeError
 
-Hook = Callable[..., Any]
+Hook = Callable[..., object]
 
 
 class _Entry:
@@ -20,7 +20,7 @@ class _Entry:
     def __init__(self, hook: Hook) -> None:
         self.hook = hook
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> Any:
         return self.hook(*args)
 
 
@@ -40,7 +40,7 @@ class HookHandle:
     def __enter__(self) -> HookHandle:
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.remove()
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lazyflow.device import to_host
+from lazyflow.device import HostArray, to_host
 from lazyflow.errors import CheckpointError
 from lazyflow.state import differences, is_array
 
@@ -59,7 +59,7 @@ def save(path: str | os.PathLike[str], object: Any = None, /, **objects: Any) ->
     >>> load(path)["w"].shape
     (2, 3)
     """
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    arrays: dict[str, HostArray] = {}
     skeletons = {name: _stored(_state(name, value), name, arrays) for name, value in _named(object, objects).items()}
     metadata = {_KEY: json.dumps({"version": 1, "objects": skeletons}, ensure_ascii=False)}
     with atomic_path(path) as temporary:
@@ -161,13 +161,13 @@ def _state(name: str, value: Any) -> Any:
 # them.
 
 
-def _stored(state: Any, name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+def _stored(state: Any, name: str, arrays: dict[str, HostArray]) -> Any:
     flat = isinstance(state, Mapping) and all(is_array(value) for value in state.values())
     skeleton = _skeleton(state, name, arrays)
     return {} if flat else {"state": skeleton}
 
 
-def _skeleton(state: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+def _skeleton(state: Any, path: str, arrays: dict[str, HostArray]) -> Any:
     if is_array(state):
         return {_REFERENCE: _keep(state, path, arrays)}
     if isinstance(state, Mapping):
@@ -185,7 +185,7 @@ def _skeleton(state: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) ->
     )
 
 
-def _keep(value: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+def _keep(value: Any, path: str, arrays: dict[str, HostArray]) -> str:
     """File ``value`` under ``path``, or under the next free name when a key with dots has taken it."""
     array = np.asarray(to_host(value))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:

@@ -118,7 +118,7 @@ def owner() -> Owner:
     return THREAD.get()  # type: ignore[no-any-return]
 
 
-def together(owners: Sequence[Owner], function: Callable[..., Answer], *args: Any) -> Answer:
+def together(owners: Sequence[Owner], function: Callable[..., Answer], *args: object) -> Answer:
     """Call a function while nobody else computes what these threads have recorded; from all sides in one order."""
     if not owners:
         return function(*args)

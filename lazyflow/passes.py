@@ -7,52 +7,59 @@ and ``joined`` are None without the core.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from lazyflow import core
 from lazyflow.core import arrays
-from lazyflow.core.arrays import IMPORT_ROW, OUTPUT_ROW, PLAIN_ROW, VIEW_ROW
+from lazyflow.core.arrays import IMPORT_ROW, OUTPUT_ROW, PLAIN_ROW, VIEW_ROW, Ints
 
-Nodes: Any
-backwards: Any
-blocks: Any
-agenda: Any
-by_launch: Any
-by_levels: Any
-calls: Any
-chains: Any
-collected: Any
-cut: Any
-depths: Any
-evenly: Any
-frontier: Any
-joined: Any
-laid_out: Any
-longest_chains: Any
-operand_offsets: Any
-part: Any
-places: Any
-reach: Any
-reached: Any
-row_starts: Any
-signature_edges: Any
-stacked_rows: Any
-structure: Any
-without_repeats: Any
+if TYPE_CHECKING:  # what the names that `use` fills are
+    from lazyflow.core.arrays import (
+        Nodes,
+        agenda,
+        backwards,
+        blocks,
+        by_launch,
+        by_levels,
+        calls,
+        collected,
+        cut,
+        depths,
+        evenly,
+        frontier,
+        laid_out,
+        longest_chains,
+        operand_offsets,
+        part,
+        places,
+        reach,
+        reached,
+        row_starts,
+        signature_edges,
+        stacked_rows,
+        structure,
+        without_repeats,
+    )  # fmt: skip
 
-NAMES = (
-    "Nodes", "backwards", "blocks", "agenda", "by_launch", "by_levels", "calls", "chains", "collected", "cut",
+# None without the core.
+chains: Callable[..., tuple[Ints, Ints, Ints, int]]
+joined: Callable[..., tuple[Ints, ...]]
+
+__all__ = [
+    "IMPORT_ROW", "NAMES", "OUTPUT_ROW", "PLAIN_ROW", "VIEW_ROW",
+    "Nodes", "agenda", "backwards", "blocks", "by_launch", "by_levels", "calls", "chains", "collected", "cut",
     "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "operand_offsets", "part", "places",
-    "reach", "reached", "row_starts", "signature_edges", "stacked_rows", "structure", "without_repeats",
-)  # fmt: skip
+    "reach", "reached", "row_starts", "signature_edges", "stacked_rows", "structure", "use", "without_repeats",
+]  # fmt: skip
+NAMES = tuple([name for name in __all__ if not name.isupper() and name != "use"])
 
 
-def use(form: Any) -> None:
+def use(form: ModuleType) -> None:
     """Offer the passes of ``form``, `lazyflow.core.arrays` or ``lazyflow.core.passes``. Tests compare the two; what was
     made by one is nothing for the other."""
     globals().update({name: getattr(form, name) for name in NAMES})
 
 
 use(arrays if core.passes is None else core.passes)
-
-__all__ = ["IMPORT_ROW", "NAMES", "OUTPUT_ROW", "PLAIN_ROW", "VIEW_ROW", "use"]

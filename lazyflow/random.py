@@ -54,7 +54,7 @@ class Stream:
         return (following - 1) % 2**31
 
     @staticmethod
-    def _check(seed: Any) -> None:
+    def _check(seed: object) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**31:
             raise ValueError(f"a seed is an integer from 0 to 2**31 - 1, got {seed!r}")
 

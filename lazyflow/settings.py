@@ -19,7 +19,7 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow.core.columns import Scope, Variable, no_tape
-from lazyflow.device import canonical
+from lazyflow.device import DType, canonical
 from lazyflow.errors import CellError, DTypeError, user_line
 from lazyflow.locks import owner
 from lazyflow.profile import Profile
@@ -31,7 +31,7 @@ RECORDING = ("device", "dtype", "grad", "check_finite")
 BATCHINGS: list[str] = []  # the ways to schedule, by name: filled in by `lazyflow.plan.schedule`
 
 
-FLOAT32: np.dtype[Any] = np.dtype(np.float32)
+FLOAT32: DType = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Settings:
 
     batching: str = "phases"
     device: str = "cpu"
-    dtype: np.dtype[Any] = FLOAT32
+    dtype: DType = FLOAT32
     grad: bool = True
     check_finite: bool = False
     fuse: str = "auto"
@@ -89,7 +89,7 @@ class Entry:
 
     def __init__(self, block: using) -> None:
         self.block = block
-        self.holder: Callable[[], Any] | None = None  # None: entered by hand, and held until it is left
+        self.holder: Callable[[], object] | None = None  # None: entered by hand, and held until it is left
         self.outer: Scope | None = None  # where it was entered
         self.kept = False  # by the contexts that were copied inside of it: it was left where it was entered
         self.closed = False  # left from elsewhere: it holds nowhere any more
@@ -103,7 +103,7 @@ class Entry:
 # recorded on there (weakly: a tape lives as long as an expression of it), by the thread ``owner``. There is one context
 # variable, and it holds one of these. Whatever follows contexts (tasks, fibers) follows this.
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 _OUTERMOST = Scope((), Settings())
 SCOPE = Variable("lazyflow.scope", default=_OUTERMOST)  # a context variable
 now: Callable[[], Scope] = SCOPE.get
@@ -178,7 +178,7 @@ def _checked(name: str, value: Any) -> Any:
     return bool(value) if name in SWITCHES else value
 
 
-def _checked_threads(value: Any) -> int:
+def _checked_threads(value: object) -> int:
     if value == "all":
         return cores()
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -186,7 +186,7 @@ def _checked_threads(value: Any) -> int:
     return value
 
 
-def _checked_fusion(value: Any) -> Any:
+def _checked_fusion(value: object) -> object:
     if value == "numba":
         raise ValueError("fuse='numba' is no more: fuse='core' does the same, faster, and compiles nothing at run time")
     if value not in FUSIONS:
@@ -263,7 +263,7 @@ class using:
 
     ends_tape = True  # what was recorded inside belongs to nobody when the block was left
 
-    def __init__(self, **changes: Any) -> None:
+    def __init__(self, **changes: object) -> None:
         known = {f.name for f in fields(Settings)}
         unknown = sorted(set(changes) - known)
         if unknown:
@@ -309,7 +309,7 @@ class using:
             return _generator(self, function)  # type: ignore[return-value]
 
         @functools.wraps(function)
-        def inside(*args: Any, **kwargs: Any) -> Any:
+        def inside(*args: object, **kwargs: object) -> Any:
             with self:
                 return function(*args, **kwargs)
 
@@ -352,24 +352,24 @@ def _steps(block: using, inner: Any) -> Generator[Any, Any, Any]:
 class _Waiting:
     """What a coroutine waits for, step by step inside of a block."""
 
-    def __init__(self, block: using, inner: Any) -> None:
+    def __init__(self, block: using, inner: object) -> None:
         self.block, self.inner = block, inner
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return _steps(self.block, self.inner)
 
 
-def _generator(block: using, function: Callable[..., Any]) -> Callable[..., Any]:
+def _generator(block: using, function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
-    def inside(*args: Any, **kwargs: Any) -> Any:
+    def inside(*args: object, **kwargs: object) -> Any:
         return (yield from _steps(block, function(*args, **kwargs)))
 
     return inside
 
 
-def _coroutine(block: using, function: Callable[..., Any]) -> Callable[..., Any]:
+def _coroutine(block: using, function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
-    async def inside(*args: Any, **kwargs: Any) -> Any:
+    async def inside(*args: object, **kwargs: object) -> Any:
         return await _Waiting(block, function(*args, **kwargs))
 
     return inside

@@ -125,7 +125,7 @@ class kernel_threads:
             core.machine.use_threads(self.before)
 
 
-def _silence() -> tuple[ContextVar[Any], Any] | None:
+def _silence() -> tuple[ContextVar[object], object] | None:
     """The context variable that says what NumPy does about an overflow and the like, and its value for nothing, which
     costs a fifteenth of an ``np.errstate``; None if it is not clear which it is."""
     with np.errstate(all="ignore"):

@@ -272,7 +272,7 @@ class SharedGradients:
             self.accumulate(parameter, self._whole(ref, gradient, parameter))
         elif ref.kind == REF_NODE:
             size = self.calls.nodes[ref.index].size
-            flat = self.shared.setdefault(ref.index, self.calls.xp.zeros(size, ref.dtype))
+            flat: Array = self.shared.setdefault(ref.index, self.calls.xp.zeros(size, ref.dtype))
             flat[ref.shift : ref.shift + ref.size] += gradient.reshape(-1)
 
     def _whole(self, ref: Ref, gradient: Any, parameter: Parameter) -> Any:

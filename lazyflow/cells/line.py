@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lazyflow import core
 from lazyflow.cuda.rows import Part, add_parts, gather
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse import cuda
 from lazyflow.ops.linalg import rows_product
 
@@ -46,7 +46,7 @@ LineStep = Callable[[Any, int, int, int], None]
 class Line:
     """Steps as functions, on any device."""
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(self, xp: ArrayModule) -> None:
         self.xp = xp
         self.segments: list[tuple[int | None, list[LineStep]]] = []
 

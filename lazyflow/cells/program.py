@@ -56,7 +56,7 @@ from lazyflow.cells.steps import (
     Step,
     is_batched,
 )
-from lazyflow.device import Array
+from lazyflow.device import Array, HostArray
 from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import (
     ARG_BLOCK,
@@ -146,7 +146,7 @@ class Program:
         )
 
     @cached_property
-    def flows(self) -> np.ndarray[Any, Any]:
+    def flows(self) -> HostArray:
         """Of each result, a row: to which of the inputs and parameters that a gradient flows to at all its own does."""
         every = sorted(frozenset().union(*self._leaves))
         return np.array([[leaf in mine for leaf in every] for mine in self._leaves], bool)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from lazyflow.device import DType
 from lazyflow.fuse.scalar import Kernel
 from lazyflow.ops.base import Shape
 from lazyflow.ops.formula import Formula
@@ -39,7 +38,7 @@ class Ref:
     index: int
     shift: int
     shape: Shape
-    dtype: np.dtype[Any]
+    dtype: DType
     size: int
     grad: bool = False
     value: Any = None
@@ -54,7 +53,7 @@ class Node:
     signature: Signature | None
     reads: tuple[Ref, ...]
     shape: Shape
-    dtype: np.dtype[Any]
+    dtype: DType
     size: int
     batch: bool
     grad: bool
@@ -77,7 +76,7 @@ class Slab:
     """A matrix with a row for each call."""
 
     columns: int
-    dtype: np.dtype[Any]
+    dtype: DType
     stage: int
 
 

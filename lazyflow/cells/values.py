@@ -37,7 +37,7 @@ from lazyflow.cells.steps import (
     Step,
 )
 from lazyflow.cuda.rows import Part
-from lazyflow.device import Array
+from lazyflow.device import Array, DType
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.fuse.scalar import ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Argument, Kernel
 from lazyflow.ops.base import brought
@@ -58,10 +58,10 @@ class Slabs:
         [matrix] = self.matrices([(rows, columns, np.dtype(dtype))])
         return matrix
 
-    def matrices(self, shapes: Sequence[tuple[int, int, np.dtype[Any]]]) -> list[Array]:
+    def matrices(self, shapes: Sequence[tuple[int, int, DType]]) -> list[Array]:
         """Matrices whose contents are undefined, those of one dtype in one buffer: few buffers fit again."""
         starts: list[int] = []
-        sizes: dict[np.dtype[Any], int] = {}
+        sizes: dict[DType, int] = {}
         for rows, columns, dtype in shapes:
             starts.append(sizes.get(dtype, 0))
             sizes[dtype] = starts[-1] + -(-rows * columns // LINE) * LINE
@@ -193,7 +193,7 @@ class CallValues:
             self.shifted[key] = at + ref.shift
         return self.shifted[key]
 
-    def has_rows(self, dtype: np.dtype[Any]) -> bool:
+    def has_rows(self, dtype: DType) -> bool:
         """Whether there are operations on rows of a dtype: the compiled core's, or the device's."""
         return self.stages.fuse in ("core", "cuda") and dtype.char in "fd"
 

@@ -32,17 +32,17 @@ __all__ = [
 Variable = ContextVar
 
 
-def Counts() -> Any:
+def Counts() -> object:
     """How many handles there are of each row is not known: Python tells nobody cheaply that an object has died."""
     return None
 
 
-def Recall() -> Any:
+def Recall() -> object:
     """Python's own tables are as fast as anything that stood before them."""
     return None
 
 
-def Shapes() -> Any:
+def Shapes() -> object:
     """As `Recall`."""
     return None
 
@@ -93,7 +93,7 @@ class Scope:
 
     __slots__ = ("entries", "owner", "settings", "tape")
 
-    def __init__(self, entries: tuple[Any, ...], settings: Any, owner: Any = None) -> None:
+    def __init__(self, entries: tuple[Any, ...], settings: Any, owner: object = None) -> None:
         self.entries, self.settings, self.owner, self.tape = entries, settings, owner, no_tape
 
 

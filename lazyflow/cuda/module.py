@@ -12,7 +12,7 @@ from lazyflow.cuda.text import HELPERS, OPTIONS
 THREADS = 128  # of a block
 WARP = 32
 
-Launcher = Callable[[int, Sequence[Any]], None]
+Launcher = Callable[[int, Sequence[object]], None]
 
 
 @functools.cache

@@ -6,13 +6,13 @@ Sums are made in double precision and in an order that depends on the sizes alon
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.cuda.module import THREADS, WARP, functions
 from lazyflow.cuda.text import REALS
+from lazyflow.device import Array
 
 MOST = 128  # blocks: each adds up several elements a thread, and all read what every warp has added
 
@@ -50,7 +50,7 @@ NORM_SOURCE = "".join(_TEXT.format(real=real) for real in REALS.values())
 NORM_KERNELS = tuple(f"{name}_{real}" for real in REALS.values() for name in ("squares", "scaled"))
 
 
-def is_possible(arrays: Sequence[Any]) -> bool:
+def is_possible(arrays: Sequence[Array]) -> bool:
     """Whether these are contiguous arrays of one device and dtype, of a dtype that kernels have, each with memory of
     its own, and not all empty."""
     if not arrays or not all(devices.is_on_gpu(a) and a.flags.c_contiguous for a in arrays):
@@ -60,7 +60,7 @@ def is_possible(arrays: Sequence[Any]) -> bool:
     return len(kinds) == 1 and arrays[0].dtype.name in REALS and 0 < len(places) == len(set(places))
 
 
-def limited(arrays: Sequence[Any], limit: float) -> Any:
+def limited(arrays: Sequence[Array], limit: float) -> Array:
     """Scale arrays as `is_possible` takes by ``limit / (norm + 1e-6)`` where that is below 1; the norm before, an array
     of no axes on their device, float64."""
     first = arrays[0]

@@ -18,6 +18,7 @@ from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.cuda.module import WARP, functions, launch
 from lazyflow.cuda.text import REALS
+from lazyflow.device import Array, DType
 
 MOST_OPERANDS = 8  # operands of one launch
 
@@ -168,7 +169,7 @@ ROW_SOURCE = "".join(ROW_KERNELS.values())
 _NUMBER_OF = {name: k for k, name in enumerate(ROW_KERNELS)}
 
 
-def _function(name: str, dtype: np.dtype[Any]) -> Any:
+def _function(name: str, dtype: DType) -> object:
     return functions(ROW_SOURCE, tuple(ROW_KERNELS))[_NUMBER_OF[f"{name}_{REALS[dtype.name]}"]]
 
 
@@ -176,20 +177,20 @@ class Part(NamedTuple):
     """One operand: row ``i`` is ``width`` elements from ``at[i] * scale + shift`` on, and stands at ``column`` of a
     matrix. ``at``: int64, on the device; ``host``: the same on the host, where it is there."""
 
-    at: Any
+    at: Array
     scale: int
     shift: int
     column: int
     width: int
-    host: Any = None
+    host: Array = None
 
 
-def gather(out: Any, buffer: Any, parts: Sequence[Part], low: int = 0) -> None:
+def gather(out: Array, buffer: Array, parts: Sequence[Part], low: int = 0) -> None:
     """Rows of the buffer into columns of a matrix, ``low`` being the first."""
     _moved("gather", buffer, out, parts, low)
 
 
-def add_parts(buffer: Any, rows: Any, parts: Sequence[Part], low: int = 0) -> None:
+def add_parts(buffer: Array, rows: Array, parts: Sequence[Part], low: int = 0) -> None:
     """The transpose of `gather`: columns of a matrix are added to rows of the buffer, which may repeat and overlap."""
     if settings.current().deterministic:
         for part in parts:
@@ -198,7 +199,7 @@ def add_parts(buffer: Any, rows: Any, parts: Sequence[Part], low: int = 0) -> No
         _moved("add_rows", buffer, rows, parts, low)
 
 
-def add_in_order(buffer: Any, rows: Any, part: Part, low: int) -> None:
+def add_in_order(buffer: Array, rows: Array, part: Part, low: int) -> None:
     """The same of one part, in an order that is always the same."""
     count, width, inner = len(rows), part.width, 1
     if not count or not width:
@@ -214,7 +215,7 @@ def add_in_order(buffer: Any, rows: Any, part: Part, low: int) -> None:
     launch(_function("add_groups", buffer.dtype), len(ends) * width, [buffer, rows, _pitch(rows), *sizes])
 
 
-def _groups(places: Any) -> tuple[Any, Any, Any]:
+def _groups(places: Array) -> tuple[Array, Array, Array]:
     """Positions in the order of their places, equal ones as they come; where each group of them ends; its place."""
     order = np.argsort(places, kind="stable")
     ordered = places[order]
@@ -222,12 +223,12 @@ def _groups(places: Any) -> tuple[Any, Any, Any]:
     return order, ends, ordered[ends - 1]
 
 
-def _moved(name: str, buffer: Any, matrix: Any, parts: Sequence[Part], low: int) -> None:
+def _moved(name: str, buffer: Array, matrix: Array, parts: Sequence[Part], low: int) -> None:
     for first in range(0, len(parts), MOST_OPERANDS):
         some = parts[first : first + MOST_OPERANDS]
         count, total = len(matrix), sum(part.width for part in some)
         pitch = matrix.strides[0] // matrix.itemsize
-        arguments: list[Any] = [buffer, matrix, *map(np.int32, (pitch, low, count, total))]
+        arguments: list[object] = [buffer, matrix, *map(np.int32, (pitch, low, count, total))]
         for part in some:
             arguments += [part.at, *map(np.int32, part[1:5])]
         launch(_function(f"{name}_{len(some)}", buffer.dtype), count * total, arguments)
@@ -236,14 +237,14 @@ def _moved(name: str, buffer: Any, matrix: Any, parts: Sequence[Part], low: int)
 class Groups(NamedTuple):
     """Consecutive stretches of rows: where each ends, int64 on the device, or ``each`` rows if that is None."""
 
-    ends: Any
+    ends: Array
     each: int = 0
 
 
 _NONE = np.uint64(0)
 
 
-def sum_groups(rows: Any, groups: Groups, out: Any, positions: Any = None, mean: bool = False) -> None:
+def sum_groups(rows: Array, groups: Groups, out: Array, positions: Array = None, mean: bool = False) -> None:
     """``out[i]`` is the sum, or the mean, of the rows of group ``i``, in order; row ``k`` is ``rows[positions[k]]``
     where there are positions, int64 on the device. Both are matrices, ``out`` contiguous."""
     count, width = out.shape
@@ -252,7 +253,7 @@ def sum_groups(rows: Any, groups: Groups, out: Any, positions: Any = None, mean:
     launch(_function("sum_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
 
 
-def extremes_of_groups(rows: Any, groups: Groups, out: Any, of: Any, positions: Any = None) -> None:
+def extremes_of_groups(rows: Array, groups: Groups, out: Array, of: Any, positions: Array = None) -> None:
     """``out[i]`` becomes the largest, or of the ufunc ``minimum`` the smallest, of what it is and the rows of group
     ``i``, elementwise, NaN if one is; other arguments as in `sum_groups`."""
     count, width = out.shape
@@ -262,7 +263,7 @@ def extremes_of_groups(rows: Any, groups: Groups, out: Any, of: Any, positions: 
     launch(_function("extremes", rows.dtype), count * width, arguments)
 
 
-def repeat_groups(rows: Any, groups: Groups, out: Any, mean: bool = False) -> None:
+def repeat_groups(rows: Array, groups: Groups, out: Array, mean: bool = False) -> None:
     """The transpose of `sum_groups`: ``out[k]`` is the row of its group, divided by the group's size for a mean."""
     count, width = out.shape
     ends = _NONE if groups.ends is None else groups.ends
@@ -270,14 +271,14 @@ def repeat_groups(rows: Any, groups: Groups, out: Any, mean: bool = False) -> No
     launch(_function("repeat_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
 
 
-def shown_rows(g: Any, x: Any, out: Any) -> None:
+def shown_rows(g: Array, x: Array, out: Array) -> None:
     """``out`` is ``x``, zero in the rows that are zero in ``g``; all are matrices, ``out`` contiguous."""
     count, width = x.shape
     arguments = [g, _pitch(g), np.int32(g.shape[1]), x, _pitch(x), out, np.int32(count), np.int32(width)]
     launch(_function("shown", x.dtype), count * WARP, arguments)
 
 
-def cross_entropy_rows(logits: Any, labels: Any, losses: Any) -> None:
+def cross_entropy_rows(logits: Array, labels: Array, losses: Array) -> None:
     """``losses[i] = log(sum(exp(logits[i]))) - logits[i, labels[i]]``; rows of the matrix are contiguous, ``labels``
     int64 on the device."""
     count, classes = logits.shape
@@ -285,18 +286,18 @@ def cross_entropy_rows(logits: Any, labels: Any, losses: Any) -> None:
     launch(_function("cross_entropy", logits.dtype), count * WARP, arguments)
 
 
-def cross_entropy_slopes(logits: Any, labels: Any, g: Any, slopes: Any) -> None:
+def cross_entropy_slopes(logits: Array, labels: Array, g: Array, slopes: Array) -> None:
     """What cotangents ``g`` of the losses are pulled back to: zero where they are. ``slopes`` is contiguous."""
     count, classes = logits.shape
     arguments = [logits, _pitch(logits), labels, g, _pitch(g), slopes, np.int32(count), np.int32(classes)]
     launch(_function("cross_entropy_slopes", logits.dtype), count * WARP, arguments)
 
 
-def _pitch(array: Any) -> Any:
+def _pitch(array: Array) -> object:
     return np.int32(array.strides[0] // array.itemsize)
 
 
-def is_matrix(array: Any) -> bool:
+def is_matrix(array: Array) -> bool:
     """Whether an array of the device has rows that kernels read: contiguous ones, of a dtype that they have."""
     known = not isinstance(array, np.ndarray) and has_rows(array.dtype) and array.ndim == 2
     return bool(known and (array.strides[1] == array.itemsize or array.shape[1] == 1))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.device import DType
 from lazyflow.ops.formula import Constant, Formula, Name, function_of
 from lazyflow.ops.formula import FormulaValue as FormulaValue
 
@@ -95,7 +96,7 @@ class Kernel:
     """Scalar code for rows of ``width`` elements of ``dtype``."""
 
     width: int
-    dtype: np.dtype[Any]
+    dtype: DType
     arguments: tuple[Argument, ...]
     instructions: tuple[Instruction, ...]
     stores: tuple[Store, ...]

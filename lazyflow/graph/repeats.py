@@ -27,8 +27,8 @@ def repeats_merged(graph: Graph) -> Graph:
     """The graph with each group of equal nodes as one; rows of the tapes point to the one that is left."""
     if not may_repeat(graph):
         return graph
-    counts = tuple([np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats")])
-    compared = graph.nodes, graph.shift, graph.payload, counts, _usable(graph)
+    ints, floats = (np.array([getattr(s, name) for s in graph.signatures], np.int64) for name in ("ints", "floats"))
+    compared = graph.nodes, graph.shift, graph.payload, (ints, floats), _usable(graph)
     found = passes.without_repeats(*compared, (graph.origin, graph.tape_base), FEWEST_ALIKE, WORTH)
     if found is None:
         return graph

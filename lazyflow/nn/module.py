@@ -14,6 +14,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import fibers, settings
+from lazyflow.device import HostArray
 from lazyflow.errors import CheckpointError, DTypeError
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.nn import hooks
@@ -266,7 +267,7 @@ class Module:
             for name, value in [*module._own_parameters(), *module._own_buffers()]:
                 yield _dotted(prefix, name), value
 
-    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+    def state_dict(self) -> dict[str, HostArray]:
         """Copies of all parameters and buffers as NumPy arrays by dotted name; a tied one under each of its names."""
         return {name: np.array(devices.to_host(_array(value))) for name, value in self._stored()}
 

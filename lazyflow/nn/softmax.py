@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow.device import HostArray
 from lazyflow.functions.index import embedding, pick
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.loss import cross_entropy
@@ -79,7 +80,7 @@ class SoftmaxOutput(Module):
 class _Node(NamedTuple):
     """An inner node of a tree: its row in the table for each child, and its children, classes or nodes."""
 
-    rows: np.ndarray[Any, Any]
+    rows: HostArray
     children: tuple[Any, ...]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import functions as f
+from lazyflow.device import DType
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import floating, negative_axis, require_floating
@@ -496,7 +497,7 @@ def linspace(start: Any, stop: Any, num: int = 50, endpoint: bool = True) -> Exp
     return f.where(last, stop, value) if endpoint and num > 1 else value
 
 
-def result_type(*operands: Any) -> np.dtype[Any]:
+def result_type(*operands: Any) -> DType:
     return np.result_type(*(o.dtype if isinstance(o, Expr) else o for o in operands))
 
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 
 Shape = tuple[int, ...]
@@ -46,21 +46,21 @@ class Abstract(Protocol):
     @property
     def shape(self) -> Shape: ...
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> DType: ...
 
 
 class Aval(NamedTuple):
     """Shape and dtype of one example's value: the plainest `Abstract`."""
 
     shape: Shape
-    dtype: np.dtype[Any]
+    dtype: DType
 
 
 class Result(NamedTuple):
     """What a shape rule returns: shape and dtype of one example's result, and the kernels' static attributes."""
 
     shape: Shape
-    dtype: np.dtype[Any]
+    dtype: DType
     static: Mapping[str, Any] = NOTHING
 
 
@@ -119,7 +119,7 @@ def looked_at(vjp: Callable[..., Array], count: int) -> frozenset[int]:
     return found
 
 
-def on_device(xp: Any, index: Array) -> Array:
+def on_device(xp: ArrayModule, index: Array) -> Array:
     """Integers as an array of ``xp``. Those that are known when they are recorded come to a kernel on the host,
     whatever ``xp`` is: what depends on them alone costs no launch there, and to look at them no wait."""
     if xp is np or symbolic(xp):
@@ -143,7 +143,7 @@ def brought(index: Array, there: Array, ends: Array = None) -> Brought:
     return found
 
 
-def symbolic(xp: Any) -> bool:
+def symbolic(xp: ArrayModule) -> bool:
     """Whether ``xp`` is the namespace of expressions, in which a vjp records operations and computes nothing.
 
     >>> symbolic(np)
@@ -209,7 +209,7 @@ def _summed(x: Array, axis: int) -> Array:
     return sums if whole == n else sums + x[rest].sum(axis=axis, keepdims=True)
 
 
-def unbroadcast(xp: Any, value: Array, shape: Shape) -> Array:
+def unbroadcast(xp: ArrayModule, value: Array, shape: Shape) -> Array:
     """Sum ``value`` down to ``shape``: the transpose of broadcasting.
 
     >>> unbroadcast(np, np.ones((4, 2, 3)), (2, 1)).tolist()
@@ -239,7 +239,7 @@ def broadcast_shape(name: str, operands: Sequence[Abstract]) -> Shape:
         ) from None
 
 
-def floating(*operands: Abstract) -> np.dtype[Any]:
+def floating(*operands: Abstract) -> DType:
     """NumPy's promotion of the operands' dtypes, integers and booleans becoming floating as in ``np.exp``."""
     dtype = np.result_type(*(o.dtype for o in operands))
     return (

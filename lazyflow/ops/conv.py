@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import ALL, Abstract, Op, Pads, Result, Shape, register, require_floating, symbolic, total
 from lazyflow.ops.formula import has_nan, select
@@ -131,7 +131,7 @@ def _padded_shape(w: Windows) -> Shape:
     return tuple(n + before + after for n, (before, after) in zip(w.size, w.pads, strict=True))
 
 
-def _padded(xp: Any, x: Array, w: Windows, fill: float) -> Array:
+def _padded(xp: ArrayModule, x: Array, w: Windows, fill: float) -> Array:
     x = x[_reached(w.pads, w.size)]
     if not any(before or after > 0 for before, after in w.pads):
         return x
@@ -140,7 +140,7 @@ def _padded(xp: Any, x: Array, w: Windows, fill: float) -> Array:
     return padded
 
 
-def sliding(xp: Any, x: Array, w: Windows, fill: float = 0.0) -> Array:
+def sliding(xp: ArrayModule, x: Array, w: Windows, fill: float = 0.0) -> Array:
     """``x`` (..., *size) seen as (..., *kernel, *out): no copy but that of the padding."""
     if symbolic(xp):
         how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
@@ -170,7 +170,7 @@ def _places(w: Windows) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]:
     return tuple(found)
 
 
-def folded(xp: Any, columns: Array, w: Windows) -> Array:
+def folded(xp: ArrayModule, columns: Array, w: Windows) -> Array:
     """(..., *kernel, *out) added up to (..., *size): the transpose of `sliding`."""
     if symbolic(xp):
         how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
@@ -178,7 +178,7 @@ def folded(xp: Any, columns: Array, w: Windows) -> Array:
     return _spread(xp, (columns[inside] for inside, _ in _places(w)), columns, columns.ndim - 2 * len(w.size), w)
 
 
-def _spread(xp: Any, taps: Iterable[Array], like: Array, lead: int, w: Windows) -> Array:
+def _spread(xp: ArrayModule, taps: Iterable[Array], like: Array, lead: int, w: Windows) -> Array:
     """What comes back to each element of all windows, in the order of `_places`, added up to (..., *size). The first
     ``lead`` axes, and the dtype, are those of ``like``."""
     padded = xp.zeros((*like.shape[:lead], *_padded_shape(w)), like.dtype)
@@ -203,11 +203,11 @@ def _windows_shape(
     return Result((*lead, *w.kernel, *w.out), x.dtype, {"w": w, "fill": float(fill)})
 
 
-def _windows(xp: Any, x: Array, out: Array = None, *, w: Windows, fill: float) -> Array:
+def _windows(xp: ArrayModule, x: Array, out: Array = None, *, w: Windows, fill: float) -> Array:
     return sliding(xp, x, w, fill)
 
 
-def _windows_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows, fill: float) -> Array:
+def _windows_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows, fill: float) -> Array:
     return folded(xp, g, w)
 
 
@@ -220,11 +220,11 @@ def _fold_shape(x: Abstract, *, size: Any, kernel: Any, stride: Any = 1, padding
     return Result((*x.shape[: len(x.shape) - 2 * n], *w.size), x.dtype, {"w": w})
 
 
-def _fold(xp: Any, x: Array, out: Array = None, *, w: Windows) -> Array:
+def _fold(xp: ArrayModule, x: Array, out: Array = None, *, w: Windows) -> Array:
     return folded(xp, x, w)
 
 
-def _fold_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows) -> Array:
+def _fold_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows) -> Array:
     return sliding(xp, g, w)
 
 
@@ -236,19 +236,19 @@ FOLD_WINDOWS = register(Op("fold_windows", _fold_shape, _fold, (_fold_x,)))
 # (g, o, c, *kernel), each with the batch axis in front or without.
 
 
-def _grouped(xp: Any, x: Array, groups: int, axes: int) -> Array:
+def _grouped(xp: ArrayModule, x: Array, groups: int, axes: int) -> Array:
     """The axis that has ``axes`` axes behind it as two: groups, and the rest."""
     at = x.ndim - axes - 1
     return xp.reshape(x, (*x.shape[:at], groups, x.shape[at] // groups, *x.shape[at + 1 :]))
 
 
-def _merged(xp: Any, x: Array, axes: int) -> Array:
+def _merged(xp: ArrayModule, x: Array, axes: int) -> Array:
     """The inverse of `_grouped`."""
     at = x.ndim - axes - 2
     return xp.reshape(x, (*x.shape[:at], x.shape[at] * x.shape[at + 1], *x.shape[at + 2 :]))
 
 
-def _batch_first(xp: Any, x: Array, letters: str) -> Array:
+def _batch_first(xp: ArrayModule, x: Array, letters: str) -> Array:
     at = letters.find(BATCH)
     return x if at < 1 else xp.transpose(x, (at, *(i for i in range(x.ndim) if i != at)))
 
@@ -260,7 +260,9 @@ def _result(a: str, own: str, rest: str, batched: bool) -> str:
     return BATCH + own + rest if BATCH in a else own + BATCH + rest
 
 
-def _product(xp: Any, left: tuple[Array, str], right: tuple[Array, str], result: str, cotangent: int | None) -> Array:
+def _product(
+    xp: ArrayModule, left: tuple[Array, str], right: tuple[Array, str], result: str, cotangent: int | None
+) -> Array:
     """`contract` of two operands, or of an operand with a cotangent, which is the first or the second of them."""
     if cotangent is None:
         return contract(xp, *left, *right, result)
@@ -271,7 +273,9 @@ def _product(xp: Any, left: tuple[Array, str], right: tuple[Array, str], result:
 # maps, the image and the maps.
 
 
-def correlate(xp: Any, image: Array, weight: Array, w: Windows, batched: bool, cotangent: int | None = None) -> Array:
+def correlate(
+    xp: ArrayModule, image: Array, weight: Array, w: Windows, batched: bool, cotangent: int | None = None
+) -> Array:
     """``maps[o, p] = sum over c and k of weight[o, c, k] * image[c, k + p]``."""
     kernel, places = WINDOW_LETTERS[: len(w.size)], PLACE_LETTERS[: len(w.size)]
     columns = sliding(xp, image, w)
@@ -280,7 +284,9 @@ def correlate(xp: Any, image: Array, weight: Array, w: Windows, batched: bool, c
     return _batch_first(xp, _product(xp, (weight, left), (columns, right), letters, cotangent), letters)
 
 
-def spread(xp: Any, maps: Array, weight: Array, w: Windows, batched: bool, cotangent: int | None = None) -> Array:
+def spread(
+    xp: ArrayModule, maps: Array, weight: Array, w: Windows, batched: bool, cotangent: int | None = None
+) -> Array:
     """``image[c, k + p] = sum over o of weight[o, c, k] * maps[o, p]``."""
     # Only of cotangents, of which a zero makes nothing of an infinite weight: the padding has zeros of its own.
     back = None if cotangent is None or symbolic(xp) else _back(w)
@@ -305,12 +311,12 @@ def _back(w: Windows) -> Windows | None:
     return Windows(w.out, w.kernel, w.stride, pads, w.dilation, w.size)
 
 
-def _turned(xp: Any, weight: Array, n: int) -> Array:
+def _turned(xp: ArrayModule, weight: Array, n: int) -> Array:
     """A weight (..., o, c, *kernel) as (..., c, o, *kernel), each kernel from its end."""
     return xp.flip(xp.swapaxes(weight, -n - 2, -n - 1), tuple(range(-n, 0)))
 
 
-def weigh(xp: Any, image: Array, maps: Array, w: Windows, batched: bool, cotangent: int) -> Array:
+def weigh(xp: ArrayModule, image: Array, maps: Array, w: Windows, batched: bool, cotangent: int) -> Array:
     """``weight[o, c, k] = sum over p of maps[o, p] * image[c, k + p]``."""
     n = len(w.size)
     kernel, places = WINDOW_LETTERS[:n], PLACE_LETTERS[:n]
@@ -404,7 +410,7 @@ def _is_batched(x: Array, w: Windows) -> bool:
     return bool(x.ndim > len(w.size) + 1)
 
 
-def _with_bias(xp: Any, y: Array, b: Array | None, out: Array | None, axes: int) -> Array:
+def _with_bias(xp: ArrayModule, y: Array, b: Array | None, out: Array | None, axes: int) -> Array:
     """``y``, groups apart, with its bias: straight into the launch's own memory where it has the batch axis."""
     if out is not None and out.ndim < y.ndim and out.flags.c_contiguous:
         target = out.reshape(y.shape)
@@ -420,7 +426,7 @@ def _with_bias(xp: Any, y: Array, b: Array | None, out: Array | None, axes: int)
     return out if total is target else _merged(xp, total, axes)
 
 
-def _conv(xp: Any, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int) -> Array:
+def _conv(xp: ArrayModule, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int) -> Array:
     n = len(w.size)
     image, weight = _grouped(xp, x, groups, n), _grouped(xp, W, groups, n + 1)
     batched = _is_batched(x, w) or W.ndim > n + 2
@@ -432,37 +438,39 @@ def _room(out: Array | None, batched: bool) -> Array | None:
     return out if batched else None
 
 
-def _conv_x(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+def _conv_x(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
     answer = spread(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
     return _merged(xp, answer, n)
 
 
-def _conv_W(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+def _conv_W(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
     answer = weigh(xp, _grouped(xp, x, groups, n), _grouped(xp, g, groups, n), w, W.ndim > n + 2, 1)
     return _merged(xp, answer, n + 1)
 
 
-def _conv_b(xp: Any, g: Array, y: Array, x: Array, W: Array, b: Array, *, w: Windows, groups: int) -> Array:
+def _conv_b(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, b: Array, *, w: Windows, groups: int) -> Array:
     axes = tuple(range(-len(w.size), 0))
     return xp.sum(g, axis=axes) if symbolic(xp) else total(g, axes)
 
 
-def _transposed(xp: Any, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int) -> Array:
+def _transposed(
+    xp: ArrayModule, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int
+) -> Array:
     n = len(w.size)
     maps, weight = _grouped(xp, x, groups, n), _grouped(xp, W, groups, n + 1)
     batched = _is_batched(x, w) or W.ndim > n + 2
     return _with_bias(xp, spread(xp, maps, weight, w, batched), b, _room(out, batched), n)
 
 
-def _transposed_x(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+def _transposed_x(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
     answer = correlate(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
     return _merged(xp, answer, n)
 
 
-def _transposed_W(xp: Any, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+def _transposed_W(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
     answer = weigh(xp, _grouped(xp, g, groups, n), _grouped(xp, x, groups, n), w, W.ndim > n + 2, 0)
     return _merged(xp, answer, n + 1)
@@ -499,13 +507,13 @@ def _max_pool_shape(
     return Result(shape, x.dtype, {"w": w})
 
 
-def _taps(xp: Any, x: Array, w: Windows, fill: float) -> list[Array]:
+def _taps(xp: ArrayModule, x: Array, w: Windows, fill: float) -> list[Array]:
     """One array for every element of a window: that element of all windows."""
     view = sliding(xp, x, w, fill)
     return [view[inside] for inside, _ in _places(w)]
 
 
-def _max_pool(xp: Any, x: Array, out: Array = None, *, w: Windows) -> Array:
+def _max_pool(xp: ArrayModule, x: Array, out: Array = None, *, w: Windows) -> Array:
     first, *others = _taps(xp, x, w, -math.inf)
     y = out if out is not None and out.shape == first.shape else xp.empty(first.shape, first.dtype)
     y[...] = first
@@ -514,7 +522,7 @@ def _max_pool(xp: Any, x: Array, out: Array = None, *, w: Windows) -> Array:
     return y
 
 
-def _max_pool_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows) -> Array:
+def _max_pool_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows) -> Array:
     """To the first of the largest elements of each window, as in PyTorch."""
     n, count = len(w.size), math.prod(w.kernel)
     if xp is np:  # elsewhere a few operations over all windows at once are faster
@@ -571,12 +579,14 @@ def _divisors(w: Windows, counted: Shape, divisor: int | None) -> Any:
     return float(counts.flat[0]) if (counts == counts.flat[0]).all() else counts
 
 
-def _divisor(xp: Any, dtype: Any, w: Windows, counted: Shape, divisor: int | None) -> Any:
+def _divisor(xp: ArrayModule, dtype: Any, w: Windows, counted: Shape, divisor: int | None) -> Any:
     counts = _divisors(w, counted, divisor)
     return counts if isinstance(counts, float) else xp.asarray(counts.astype(dtype))
 
 
-def _avg_pool(xp: Any, x: Array, out: Array = None, *, w: Windows, counted: Shape, divisor: int | None) -> Array:
+def _avg_pool(
+    xp: ArrayModule, x: Array, out: Array = None, *, w: Windows, counted: Shape, divisor: int | None
+) -> Array:
     first, *others = _taps(xp, x, w, 0.0)
     y = out if out is not None and out.shape == first.shape else xp.empty(first.shape, first.dtype)
     y[...] = first
@@ -586,7 +596,9 @@ def _avg_pool(xp: Any, x: Array, out: Array = None, *, w: Windows, counted: Shap
     return y
 
 
-def _avg_pool_x(xp: Any, g: Array, y: Array, x: Array, *, w: Windows, counted: Shape, divisor: int | None) -> Array:
+def _avg_pool_x(
+    xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows, counted: Shape, divisor: int | None
+) -> Array:
     n = len(w.size)
     share = g / _divisor(xp, x.dtype, w, counted, divisor)
     lead = share.shape[: share.ndim - n]
@@ -623,7 +635,7 @@ def _holders(out: int, size: int) -> tuple[Any, Any]:
     return np.searchsorted(stop, at, "right"), np.searchsorted(start, at, "right")
 
 
-def _sums_of_ranges(xp: Any, x: Array, axis: int, start: Any, stop: Any) -> Array:
+def _sums_of_ranges(xp: ArrayModule, x: Array, axis: int, start: Any, stop: Any) -> Array:
     """Sums of ``x`` from ``start`` to ``stop`` along an axis counted from the end. No product with a matrix of zeros
     and ones: zero times what is infinite elsewhere is not zero."""
     at = start[:, None] + np.arange((stop - start).max())
@@ -632,18 +644,18 @@ def _sums_of_ranges(xp: Any, x: Array, axis: int, start: Any, stop: Any) -> Arra
     return xp.sum(parts, axis=axis) if symbolic(xp) else total(parts, axis)
 
 
-def _counts(xp: Any, dtype: Any, axis: int, pair: tuple[int, int]) -> Array:
+def _counts(xp: ArrayModule, dtype: Any, axis: int, pair: tuple[int, int]) -> Array:
     start, stop = _bins(*pair)
     return xp.asarray((stop - start).astype(dtype).reshape(-1, *(1,) * (-axis - 1)))
 
 
-def _adaptive(xp: Any, x: Array, out: Array = None, *, sizes: tuple[tuple[int, int], ...]) -> Array:
+def _adaptive(xp: ArrayModule, x: Array, out: Array = None, *, sizes: tuple[tuple[int, int], ...]) -> Array:
     for axis, pair in enumerate(sizes, -len(sizes)):
         x = _sums_of_ranges(xp, x, axis, *_bins(*pair)) / _counts(xp, x.dtype, axis, pair)
     return x
 
 
-def _adaptive_x(xp: Any, g: Array, y: Array, x: Array, *, sizes: tuple[tuple[int, int], ...]) -> Array:
+def _adaptive_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, sizes: tuple[tuple[int, int], ...]) -> Array:
     for axis, pair in enumerate(sizes, -len(sizes)):
         g = _sums_of_ranges(xp, g / _counts(xp, g.dtype, axis, pair), axis, *_holders(*pair))
     return g

@@ -11,17 +11,15 @@ I. Murray, "Differentiation of the Cholesky decomposition" (2016).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Op, Result, register, symbolic
 from lazyflow.ops.formula import multiply_no_nan
 
 
-def _matrices(name: str, *operands: Abstract) -> np.dtype[Any]:
+def _matrices(name: str, *operands: Abstract) -> DType:
     """The operands' common dtype, which must be one that LAPACK knows; the first must have two axes at least."""
     for operand in operands:
         if operand.dtype not in (np.float32, np.float64):
@@ -31,7 +29,7 @@ def _matrices(name: str, *operands: Abstract) -> np.dtype[Any]:
     return np.result_type(*(o.dtype for o in operands))
 
 
-def _square(name: str, *operands: Abstract) -> np.dtype[Any]:
+def _square(name: str, *operands: Abstract) -> DType:
     dtype = _matrices(name, *operands)
     if operands[0].shape[-1] != operands[0].shape[-2]:
         raise ShapeError(f"{name} takes square matrices, got shape {operands[0].shape}")
@@ -46,7 +44,7 @@ def _symmetric(x: Array) -> Array:
     return 0.5 * (x + _t(x))
 
 
-def _eye(xp: Any, x: Array) -> Array:
+def _eye(xp: ArrayModule, x: Array) -> Array:
     return xp.eye(x.shape[-1], dtype=x.dtype)
 
 
@@ -54,11 +52,11 @@ def _inv_shape(a: Abstract) -> Result:
     return Result(a.shape, _square("inv", a))
 
 
-def _inv(xp: Any, a: Array, out: Array = None) -> Array:
+def _inv(xp: ArrayModule, a: Array, out: Array = None) -> Array:
     return xp.linalg.inv(a)
 
 
-def _inv_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+def _inv_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return -(_t(y) @ g @ _t(y))
 
 
@@ -81,20 +79,20 @@ def _as_columns(x: Array, vector: bool) -> Array:
     return x[..., None] if vector else x
 
 
-def _solved(xp: Any, a: Array, b: Array, vector: bool) -> Array:
+def _solved(xp: ArrayModule, a: Array, b: Array, vector: bool) -> Array:
     x = xp.linalg.solve(a, _as_columns(b, vector))
     return x[..., 0] if vector else x
 
 
-def _solve(xp: Any, a: Array, b: Array, out: Array = None, *, vector: bool) -> Array:
+def _solve(xp: ArrayModule, a: Array, b: Array, out: Array = None, *, vector: bool) -> Array:
     return _solved(xp, a, b, vector)
 
 
-def _solve_b(xp: Any, g: Array, y: Array, a: Array, b: Array, *, vector: bool) -> Array:
+def _solve_b(xp: ArrayModule, g: Array, y: Array, a: Array, b: Array, *, vector: bool) -> Array:
     return _solved(xp, _t(a), g, vector)
 
 
-def _solve_a(xp: Any, g: Array, y: Array, a: Array, b: Array, *, vector: bool) -> Array:
+def _solve_a(xp: ArrayModule, g: Array, y: Array, a: Array, b: Array, *, vector: bool) -> Array:
     return -(_as_columns(_solved(xp, _t(a), g, vector), vector) @ _t(_as_columns(y, vector)))
 
 
@@ -105,16 +103,16 @@ def _det_shape(a: Abstract) -> Result:
     return Result(a.shape[:-2], _square("det", a))
 
 
-def _det(xp: Any, a: Array, out: Array = None) -> Array:
+def _det(xp: ArrayModule, a: Array, out: Array = None) -> Array:
     return xp.asarray(xp.linalg.det(a))
 
 
-def _det_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+def _det_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     """By the cofactors, which a singular matrix has, too."""
     return multiply_no_nan(xp, g[..., None, None], _cofactors(xp, a, y))
 
 
-def _cofactors(xp: Any, a: Array, y: Array) -> Array:
+def _cofactors(xp: ArrayModule, a: Array, y: Array) -> Array:
     n = a.shape[-1]
     if n <= FEW_ROWS:
         return _minors(xp, a)
@@ -132,7 +130,7 @@ def _cofactors(xp: Any, a: Array, y: Array) -> Array:
 FEW_ROWS = 4
 
 
-def _minors(xp: Any, a: Array) -> Array:
+def _minors(xp: ArrayModule, a: Array) -> Array:
     n = a.shape[-1]
     if n == 1:
         return xp.ones(a.shape, a.dtype)
@@ -146,7 +144,7 @@ def _minors(xp: Any, a: Array) -> Array:
     return xp.stack([xp.stack([minor(i, j) for j in every.tolist()], -1) for i in every.tolist()], -2)
 
 
-def _taken(xp: Any, a: Array, index: Array, axis: int) -> Array:
+def _taken(xp: ArrayModule, a: Array, index: Array, axis: int) -> Array:
     behind = (slice(None),) * (-axis - 1)
     parts = [(..., slice(i, i + 1), *behind) for i in index.tolist()]
     return xp.concatenate([a[part] for part in parts], axis)
@@ -159,12 +157,12 @@ def _slogdet_shape(a: Abstract) -> Result:
     return Result((*a.shape[:-2], 2), _square("slogdet", a))
 
 
-def _slogdet(xp: Any, a: Array, out: Array = None) -> Array:
+def _slogdet(xp: ArrayModule, a: Array, out: Array = None) -> Array:
     sign, size = xp.linalg.slogdet(a)
     return xp.stack((xp.asarray(sign, a.dtype), xp.asarray(size, a.dtype)), -1)
 
 
-def _slogdet_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+def _slogdet_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return g[..., 1][..., None, None] * _t(xp.linalg.inv(a))
 
 
@@ -175,11 +173,11 @@ def _cholesky_shape(a: Abstract) -> Result:
     return Result(a.shape, _square("cholesky", a))
 
 
-def _cholesky(xp: Any, a: Array, out: Array = None) -> Array:
+def _cholesky(xp: ArrayModule, a: Array, out: Array = None) -> Array:
     return xp.linalg.cholesky(_symmetric(a))
 
 
-def _cholesky_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+def _cholesky_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     inverse = xp.linalg.inv(y)
     inner = xp.tril(_t(y) @ xp.tril(g)) * (1 - 0.5 * _eye(xp, y))
     return _symmetric(_t(inverse) @ inner @ inverse)
@@ -204,7 +202,7 @@ def _eigh_shape(a: Abstract) -> Result:
     return Result((*a.shape[:-2], n + n * n), _square("eigh", a))
 
 
-def _eigh(xp: Any, a: Array, out: Array = None) -> Array:
+def _eigh(xp: ArrayModule, a: Array, out: Array = None) -> Array:
     values, vectors = xp.linalg.eigh(_symmetric(a))
     return xp.concatenate((values, _flat(vectors, 2)), -1)
 
@@ -213,7 +211,7 @@ def _eigh_parts(x: Array, n: int) -> tuple[Array, Array]:
     return x[..., :n], x[..., n:].reshape((*x.shape[:-1], n, n))
 
 
-def _eigh_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+def _eigh_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     (values, v), (g_values, g_v) = (_eigh_parts(part, a.shape[-1]) for part in (y, g))
     inner = _eye(xp, a) * g_values[..., None, :] + _reciprocal_differences(values) * (_t(v) @ g_v)
     return _symmetric(v @ inner @ _t(v))
@@ -229,7 +227,7 @@ def _svd_shape(a: Abstract) -> Result:
     return Result((*a.shape[:-2], m * k + k + k * n), dtype)
 
 
-def _svd(xp: Any, a: Array, out: Array = None) -> Array:
+def _svd(xp: ArrayModule, a: Array, out: Array = None) -> Array:
     u, s, vh = xp.linalg.svd(a, full_matrices=False)
     return xp.concatenate((_flat(u, 2), s, _flat(vh, 2)), -1)
 
@@ -241,7 +239,7 @@ def svd_parts(x: Array, m: int, n: int) -> tuple[Array, Array, Array]:
     return u.reshape((*head, m, k)), s, vh.reshape((*head, k, n))
 
 
-def _svd_a(xp: Any, g: Array, y: Array, a: Array) -> Array:
+def _svd_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     (u, s, vh), (g_u, g_s, g_vh) = (svd_parts(part, *a.shape[-2:]) for part in (y, g))
     v, g_v = _t(vh), _t(g_vh)
     f = _reciprocal_differences(s * s)

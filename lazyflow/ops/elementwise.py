@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Op, Result, broadcast_shape, looking_at, register, require_floating
 from lazyflow.ops.formula import (
@@ -334,14 +334,14 @@ def _astype_infer(x: Abstract, dtype: Any) -> Result:
     return Result(x.shape, target, {"dtype": target})
 
 
-def _astype(xp: Any, x: Array, out: Array = None, *, dtype: np.dtype[Any]) -> Array:
+def _astype(xp: ArrayModule, x: Array, out: Array = None, *, dtype: DType) -> Array:
     if out is None:
         return x.astype(dtype)
     xp.copyto(out, x, casting="unsafe")
     return out
 
 
-def _astype_x(xp: Any, g: Array, y: Array, x: Array, *, dtype: np.dtype[Any]) -> Array:
+def _astype_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, dtype: DType) -> Array:
     return g.astype(x.dtype)
 
 
@@ -358,14 +358,14 @@ def _scale_gradient_infer(x: Abstract, scale: Abstract) -> Result:
     return Result(x.shape, x.dtype)
 
 
-def _scale_gradient(xp: Any, x: Array, scale: Array, out: Array = None) -> Array:
+def _scale_gradient(xp: ArrayModule, x: Array, scale: Array, out: Array = None) -> Array:
     if out is None:
         return x
     out[...] = x
     return out
 
 
-def _scale_gradient_x(xp: Any, g: Array, y: Array, x: Array, scale: Array) -> Array:
+def _scale_gradient_x(xp: ArrayModule, g: Array, y: Array, x: Array, scale: Array) -> Array:
     return multiply_no_nan(xp, g, scale).astype(x.dtype)
 
 

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.locks import Lock
 from lazyflow.ops.base import OPS, symbolic
 
@@ -306,7 +306,7 @@ def slope(source: str) -> Formula | None:
     return Formula(source, tuple(o for o in _operands(tree) if o != "g"), tuple(parser.steps), result)
 
 
-def evaluate(formula: Formula, xp: Any, *, choices: Any = None, **operands: Any) -> Any:
+def evaluate(formula: Formula, xp: ArrayModule, *, choices: Any = None, **operands: Any) -> Any:
     """The formula's value by the functions of ``xp`` alone: for anything that these take, expressions included.
 
     ``choices``: the dtype of numbers of which a condition chooses one, and which have no other number beside them.
@@ -328,7 +328,7 @@ def evaluate(formula: Formula, xp: Any, *, choices: Any = None, **operands: Any)
     return value(formula.result)
 
 
-def function_of(xp: Any, ufunc: str) -> Callable[..., Any]:
+def function_of(xp: ArrayModule, ufunc: str) -> Callable[..., Any]:
     """What computes a step: a function of ``xp``, or one of ours that has no namespace.
 
     >>> function_of(np, "where_nonzero")(np.array([0.0, 2.0]), np.array([np.nan, 4.0])).tolist()
@@ -338,7 +338,7 @@ def function_of(xp: Any, ufunc: str) -> Callable[..., Any]:
 
 
 @cache
-def result_dtype(formula: Formula, dtypes: tuple[Any, ...]) -> np.dtype[Any]:
+def result_dtype(formula: Formula, dtypes: tuple[Any, ...]) -> DType:
     """What NumPy's promotion makes of operands of these dtypes (``float``: a Python number).
 
     Raises ``TypeError`` where NumPy does, and for a condition that is not bool.
@@ -469,7 +469,7 @@ def _round(ufunc: str, inputs: list[str], place: str, fresh: bool) -> list[str]:
 _BITS = {2: np.int16, 4: np.int32, 8: np.int64}
 
 
-def select(xp: Any, condition: Array, a: Array, out: Array = None) -> Array:
+def select(xp: ArrayModule, condition: Array, a: Array, out: Array = None) -> Array:
     """``where(condition, a, 0)``, into ``out`` if there is one; it may be ``a``.
 
     By the bits of the numbers: NumPy's masked copies branch at every element, which costs ten times as much where the
@@ -491,7 +491,7 @@ def select(xp: Any, condition: Array, a: Array, out: Array = None) -> Array:
     return out
 
 
-def where_nonzero(xp: Any, g: Array, value: Array, out: Array = None) -> Array:
+def where_nonzero(xp: ArrayModule, g: Array, value: Array, out: Array = None) -> Array:
     """``value``, zero where it is no number and ``g`` is zero; into ``out`` if there is one.
 
     For a ``value`` that is linear in ``g``: zero already, with a sign, unless a slope is infinite or not a number.
@@ -518,7 +518,7 @@ def where_nonzero(xp: Any, g: Array, value: Array, out: Array = None) -> Array:
     return out
 
 
-def multiply_or_zero(xp: Any, a: Array, b: Array, out: Array = None) -> Array:
+def multiply_or_zero(xp: ArrayModule, a: Array, b: Array, out: Array = None) -> Array:
     """``a * b``, zero where one of them is, even if the other is infinite or not a number.
 
     >>> multiply_or_zero(np, np.array([0.0, np.nan, 2.0]), np.array([np.nan, 0.0, 3.0])).tolist()
@@ -533,7 +533,7 @@ def multiply_or_zero(xp: Any, a: Array, b: Array, out: Array = None) -> Array:
     return out
 
 
-def multiply_no_nan(xp: Any, g: Array, slope: Array) -> Array:
+def multiply_no_nan(xp: ArrayModule, g: Array, slope: Array) -> Array:
     """A cotangent times a slope, arrays or expressions: zero where ``g`` is, even if the slope is infinite.
 
     >>> multiply_no_nan(np, np.array([0.0, 2.0]), np.array([np.nan, 3.0])).tolist()
@@ -595,8 +595,8 @@ LARGE = 1 << 15  # elements from which a formula that needs arrays of its own is
 
 def in_blocks(
     kernel: Callable[..., Array],
-    dtype_of: Callable[..., np.dtype[Any]],
-    xp: Any,
+    dtype_of: Callable[..., DType],
+    xp: ArrayModule,
     operands: tuple[Any, ...],
     out: Array | None,
 ) -> Array | None:
@@ -615,8 +615,8 @@ def in_blocks(
 
 def in_float32(
     kernel: Callable[..., Array],
-    dtype_of: Callable[..., np.dtype[Any]],
-    xp: Any,
+    dtype_of: Callable[..., DType],
+    xp: ArrayModule,
     operands: tuple[Any, ...],
     out: Array | None,
 ) -> Array:
@@ -721,7 +721,7 @@ def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[...,
         return kernel
     made: list[Any] = []
 
-    def on_machine(xp: Any, *given: Any, out: Array | None = None) -> Array:
+    def on_machine(xp: ArrayModule, *given: Any, out: Array | None = None) -> Array:
         if xp is np and core.machine is not None:
             if not made:
                 made.append(core.machine.Elementwise(tuple(map(operands.index, formula.operands)), *code))
@@ -752,10 +752,10 @@ def compile_forward(name: str, formula: Formula) -> Callable[..., Array]:
     [0, 2, 4]
     """
 
-    def dtype_of(*operands: Any) -> np.dtype[Any]:
+    def dtype_of(*operands: Any) -> DType:
         return result_dtype(formula, tuple(getattr(o, "dtype", float) for o in operands))
 
-    def empty(xp: Any, *operands: Any) -> Array:
+    def empty(xp: ArrayModule, *operands: Any) -> Array:
         shape = np.broadcast_shapes(*(getattr(o, "shape", ()) for o in operands))
         return xp.empty(shape, dtype_of(*operands))
 
@@ -792,7 +792,7 @@ _ERF: Mapping[int, tuple[float, tuple[float, ...], tuple[float, ...]]] = {
 }  # fmt: skip
 
 
-def erf(xp: Any, x: Array, out: Array = None) -> Array:
+def erf(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     """The error function, by arithmetic and tanh of ``xp`` alone, as NumPy has none.
 
     Off by at most 2e-7 in float32 and 4e-16 in float64; float16 is computed in float32.
@@ -838,7 +838,7 @@ _NDTR: Mapping[int, tuple[float, tuple[float, ...]]] = {
 }  # fmt: skip
 
 
-def ndtr(xp: Any, x: Array, out: Array = None) -> Array:
+def ndtr(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     """The normal distribution function, whose lower tail has all digits that its size allows; float16 as `erf`.
 
     ``exp(-t**2 / 2)`` is a product of two: the square of ``t`` to four binary places is exact, the rest is small.
@@ -874,7 +874,7 @@ def ndtr(xp: Any, x: Array, out: Array = None) -> Array:
     return out
 
 
-def magnitude(xp: Any, x: Any) -> Any:
+def magnitude(xp: ArrayModule, x: Any) -> Any:
     """``abs(x)`` where the derivative of an even function is made of it, with slope 1 at 0: that of ``abs`` is 0 there,
     which would make the second derivative of every even function of it 0."""
     return xp.where(x < 0, -x, x)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError, counted
 from lazyflow.ops.base import (
     Abstract,
@@ -34,7 +34,7 @@ from lazyflow.ops.sparse import RowSparse, sums_of_segments
 FROM_ZERO = frozenset(("lookup", "one_hot", "scatter", "segment_sum", "segment_mean", "segment_max", "segment_softmax"))
 
 
-def checked_index(xp: Any, name: str, index: Array, n: int) -> Array:
+def checked_index(xp: ArrayModule, name: str, index: Array, n: int) -> Array:
     """``index`` with negative entries counted from the end; raises ``IndexError`` on the CPU where one is out of range.
 
     >>> checked_index(np, "take", np.array([0, -1]), 5).tolist()
@@ -60,18 +60,18 @@ def behind_each_other(index: Array, batch: int, n: int, index_ndim: int) -> Arra
     return (index + n * _along(devices.module(index), batch, 0, 1 + index_ndim)).reshape(-1)
 
 
-def _along(xp: Any, size: int, axis: int, ndim: int) -> Array:
+def _along(xp: ArrayModule, size: int, axis: int, ndim: int) -> Array:
     """``0 .. size - 1`` along one of ``ndim`` axes."""
     return xp.arange(size).reshape(tuple(-1 if i == axis else 1 for i in range(ndim)))
 
 
-def _read(xp: Any, x: Array, index: Array, axis: int, out: Array = None) -> Array:
+def _read(xp: ArrayModule, x: Array, index: Array, axis: int, out: Array = None) -> Array:
     # The index was checked; with that said, NumPy writes to ``out`` without a buffer, in less than half the time.
     return np.take(x, index, axis, out, "clip") if xp is np else xp.take(x, index, axis, out)
 
 
 def _take(
-    xp: Any, x: Array, index: Array, out: Array = None, *, name: str, axis: int, ndim: int, index_ndim: int
+    xp: ArrayModule, x: Array, index: Array, out: Array = None, *, name: str, axis: int, ndim: int, index_ndim: int
 ) -> Array:
     index = on_device(xp, checked_index(xp, name, index, x.shape[axis]))
     before = ndim + axis
@@ -83,32 +83,32 @@ def _take(
     return _index_axes_back(xp, rows[_along(xp, len(x), 0, index.ndim), index], before, index_ndim)
 
 
-def _index_axes_back(xp: Any, rows: Array, before: int, count: int) -> Array:
+def _index_axes_back(xp: ArrayModule, rows: Array, before: int, count: int) -> Array:
     """From (batch, *index, *before, *after) to (batch, *before, *index, *after)."""
     if not before or not count:
         return rows
     return xp.moveaxis(rows, tuple(range(1, 1 + count)), tuple(range(1 + before, 1 + before + count)))
 
 
-def _index_axes_front(xp: Any, rows: Array, before: int, count: int) -> Array:
+def _index_axes_front(xp: ArrayModule, rows: Array, before: int, count: int) -> Array:
     if not before or not count:
         return rows
     return xp.moveaxis(rows, tuple(range(1 + before, 1 + before + count)), tuple(range(1, 1 + count)))
 
 
-def _shared_rows(xp: Any, g: Array, index: Array, index_ndim: int) -> tuple[Array, Array]:
+def _shared_rows(xp: ArrayModule, g: Array, index: Array, index_ndim: int) -> tuple[Array, Array]:
     """Indices (N,) and the rows (N, ...) to add there, of a ``g`` whose index axes stand in front."""
     if index.ndim == index_ndim:
         g = total(g, 0)
     return index.reshape(-1), g.reshape(index.size, *g.shape[index.ndim :])
 
 
-def _take_x(xp: Any, g: Array, y: Array, x: Array, index: Array, **static: Any) -> Array:
+def _take_x(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, **static: Any) -> Array:
     return (_scattered if symbolic(xp) else _added_back)(xp, g, x, index, **static)
 
 
 def _added_back(
-    xp: Any, g: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int
+    xp: ArrayModule, g: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int
 ) -> Array:
     n, before = x.shape[axis], ndim + axis
     index = checked_index(xp, name, index, n)
@@ -125,7 +125,9 @@ def _added_back(
     return xp.moveaxis(sums, 0 if x.ndim == ndim else 1, axis) if before else sums
 
 
-def _scattered(xp: Any, g: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int) -> Array:
+def _scattered(
+    xp: ArrayModule, g: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int
+) -> Array:
     """The same of expressions: one table gets the rows of all nodes; an operand that is no shared one has one node."""
     before = ndim + axis
     g = _index_axes_front(xp, g, before, index_ndim)
@@ -136,7 +138,7 @@ def _scattered(xp: Any, g: Array, x: Array, index: Array, *, name: str, axis: in
     return sums.reshape(x.shape)
 
 
-def _lookup_table(xp: Any, g: Array, y: Array, table: Array, index: Array, **static: Any) -> Array | RowSparse:
+def _lookup_table(xp: ArrayModule, g: Array, y: Array, table: Array, index: Array, **static: Any) -> Array | RowSparse:
     if table.ndim > static["ndim"] or symbolic(xp):
         return _take_x(xp, g, y, table, index, **static)
     index = checked_index(xp, static["name"], index, len(table))
@@ -188,7 +190,7 @@ def _scatter_shape(rows: Abstract, index: Abstract, *, n: int, name: str = "scat
 
 
 def _scatter(
-    xp: Any, rows: Array, index: Array, out: Array = None, *, name: str, n: int, ndim: int, index_ndim: int
+    xp: ArrayModule, rows: Array, index: Array, out: Array = None, *, name: str, n: int, ndim: int, index_ndim: int
 ) -> Array:
     index = checked_index(xp, name, index, n)
     if index.ndim == index_ndim and rows.ndim == ndim:
@@ -201,7 +203,7 @@ def _scatter(
 
 
 def _scatter_rows(
-    xp: Any, g: Array, y: Array, rows: Array, index: Array, *, name: str, index_ndim: int, **static: Any
+    xp: ArrayModule, g: Array, y: Array, rows: Array, index: Array, *, name: str, index_ndim: int, **static: Any
 ) -> Array:
     if symbolic(xp):
         whole = index if index.ndim == index_ndim else index.reshape(index.shape[1:])
@@ -220,7 +222,7 @@ def _offsets_shape(index: Abstract, *, n: int, name: str) -> Result:
     return Result(index.shape, np.dtype(np.int64), {"n": n, "name": name})
 
 
-def _offsets(xp: Any, index: Array, out: Array = None, *, n: int, name: str) -> Array:
+def _offsets(xp: ArrayModule, index: Array, out: Array = None, *, n: int, name: str) -> Array:
     return checked_index(xp, name, index, n).astype(np.int64, copy=False)
 
 
@@ -233,7 +235,7 @@ def _argsort_shape(x: Abstract, *, axis: int = -1) -> Result:
     return Result(x.shape, np.dtype(np.intp), {"axis": negative_axis("argsort", int(axis), len(x.shape))})
 
 
-def _argsort(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+def _argsort(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
     return xp.argsort(x, axis=axis, kind="stable")
 
 
@@ -250,7 +252,7 @@ def _one_hot_shape(index: Abstract, *, n: int, dtype: Any = "float32") -> Result
     return Result((*index.shape, n), dtype, {"n": n, "dtype": dtype})
 
 
-def _one_hot(xp: Any, index: Array, out: Array = None, *, n: int, dtype: np.dtype[Any]) -> Array:
+def _one_hot(xp: ArrayModule, index: Array, out: Array = None, *, n: int, dtype: DType) -> Array:
     shape: Shape = (*index.shape, n)
     if out is None or out.shape != shape:
         out = xp.empty(shape, dtype)

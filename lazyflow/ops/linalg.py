@@ -24,7 +24,7 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow.cuda import rows as there
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.locks import Lock
 from lazyflow.ops.base import ALL, OPS, Abstract, Op, Result, Shape, register, symbolic, total
@@ -101,7 +101,7 @@ def _plan(left: str, right: str, result: str) -> ContractionPlan:
     )
 
 
-def contract(xp: Any, a: Array, left: str, b: Array, right: str, result: str, out: Array = None) -> Array:
+def contract(xp: ArrayModule, a: Array, left: str, b: Array, right: str, result: str, out: Array = None) -> Array:
     """``einsum(f"{left},{right}->{result}", a, b)`` through one matrix product; all of ``result`` occurs in an operand.
 
     Written to ``out`` where that has the letters of ``result`` and holds the product as a matrix; else a fresh array.
@@ -131,7 +131,7 @@ def contract(xp: Any, a: Array, left: str, b: Array, right: str, result: str, ou
     return _matrix_product(xp, a, b, plan, out)
 
 
-def _prepared(xp: Any, operand: Array, plan: ContractionPlan, side: int) -> Array:
+def _prepared(xp: ArrayModule, operand: Array, plan: ContractionPlan, side: int) -> Array:
     alone, axes = plan.alone[side], plan.axes[side]
     if alone is not None:
         letters, kept = alone.split("->")
@@ -141,7 +141,7 @@ def _prepared(xp: Any, operand: Array, plan: ContractionPlan, side: int) -> Arra
     return operand if axes is None else operand.transpose(axes)
 
 
-def _outer_product(xp: Any, a: Array, b: Array, plan: ContractionPlan, out: Array) -> Array:
+def _outer_product(xp: ArrayModule, a: Array, b: Array, plan: ContractionPlan, out: Array) -> Array:
     if out is None:
         return _ordered(a[plan.views[0]] * b[plan.views[1]], plan.order)
     xp.multiply(a[plan.views[0]], b[plan.views[1]], out=_ordered(out, plan.inverse))
@@ -152,7 +152,7 @@ def _ordered(array: Array, order: Shape | None) -> Array:
     return array if order is None else array.transpose(order)
 
 
-def _matrix_product(xp: Any, a: Array, b: Array, plan: ContractionPlan, out: Array) -> Array:
+def _matrix_product(xp: ArrayModule, a: Array, b: Array, plan: ContractionPlan, out: Array) -> Array:
     batch, m, n, k = plan.counts
     shape = a.shape[: batch + m] + b.shape[b.ndim - n :]
     a, b = _viewed(a, plan.views[0]), _viewed(b, plan.views[1])
@@ -181,13 +181,13 @@ def _place(out: Array, plan: ContractionPlan, shape: Shape) -> Array | None:
     return place.reshape(shape) if place.flags.c_contiguous else None
 
 
-def _multiply(xp: Any, a: Array, b: Array, out: Array | None) -> Array:
+def _multiply(xp: ArrayModule, a: Array, b: Array, out: Array | None) -> Array:
     if b.shape[-2] == 1:  # NumPy runs products over one element outside BLAS, three times slower than this
         return xp.multiply(a, b, out=out)
     return _matmul(xp, a, b, out)
 
 
-def _matmul(xp: Any, a: Array, b: Array, out: Array | None = None) -> Array:
+def _matmul(xp: ArrayModule, a: Array, b: Array, out: Array | None = None) -> Array:
     """``xp.matmul``, which the core calls without NumPy's look at its arguments, and on several threads where these are
     allowed. ``out`` shares no memory with the operands."""
     if xp is np and core.machine is not None:
@@ -231,7 +231,7 @@ def small_products_pay() -> bool:
         return _small_products_pay()
 
 
-def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None, part: int | None = None) -> Array:
+def rows_product(xp: ArrayModule, x: Array, weight: Array, out: Array | None = None, part: int | None = None) -> Array:
     """``x @ weight`` of two float matrices, a few rows at a time where that is faster (`rows_at_once`, if ``part`` does
     not say it). ``out`` may be any columns.
 
@@ -249,19 +249,19 @@ def rows_product(xp: Any, x: Array, weight: Array, out: Array | None = None, par
     return out
 
 
-def rows_at_once(xp: Any, weight: Array) -> int:
+def rows_at_once(xp: ArrayModule, weight: Array) -> int:
     """How many rows a product with these weights is best made of, where there are up to `MOST_PARTS` times as many; 0
     for all of them."""
     part = SMALL_PRODUCT // max(weight.size, 1) // 4 * 4  # these kernels are made for four rows
     return part if part and _pays(xp, weight, weight) else 0
 
 
-def _pays(xp: Any, a: Array, b: Array) -> bool:
+def _pays(xp: ArrayModule, a: Array, b: Array) -> bool:
     """Whether products of these matrices may be made in parts."""
     return xp is np and a.dtype == np.float32 and b.dtype == np.float32 and small_products_pay()
 
 
-def outer_sum(xp: Any, g: Array, x: Array) -> Array:
+def outer_sum(xp: ArrayModule, g: Array, x: Array) -> Array:
     """``g.T @ x`` of two float matrices, some rows of the result at a time where that is faster: see `rows_product`.
 
     >>> outer_sum(np, np.ones((5, 3)), np.ones((5, 2))).tolist()[2]
@@ -272,12 +272,12 @@ def outer_sum(xp: Any, g: Array, x: Array) -> Array:
     return without_nan(lambda g, x: _outer_sum(xp, g, x), g, x)
 
 
-def shown(xp: Any, g: Array, x: Array) -> Array:
+def shown(xp: ArrayModule, g: Array, x: Array) -> Array:
     """`where_shown` of two matrices of a device."""
     return where_shown(xp, g, BATCH + "m", x, BATCH + "n")
 
 
-def _outer_sum(xp: Any, g: Array, x: Array) -> Array:
+def _outer_sum(xp: ArrayModule, g: Array, x: Array) -> Array:
     part = SMALL_PRODUCT // max(x.size, 1) // 16 * 16
     if not LEAST_COLUMNS <= part < g.shape[1] or not _pays(xp, g, x):
         return _matmul(xp, g.T, x)
@@ -321,7 +321,7 @@ def _by_kinds_of_terms(product: Callable[[Array, Array], Array], g: Array, x: Ar
     return np.where((nan > 0) | (abs(sign) != count), g.dtype.type(np.nan), answer)
 
 
-def where_shown(xp: Any, g: Array, letters: str, x: Array, others: str) -> Array:
+def where_shown(xp: ArrayModule, g: Array, letters: str, x: Array, others: str) -> Array:
     """An operand of a product with cotangents ``g``, zero where all cotangents that it is multiplied by are.
 
     What `without_nan` is for, on a device: there a look at the answer would be a wait. An operand without a batch axis,
@@ -347,7 +347,7 @@ def where_shown(xp: Any, g: Array, letters: str, x: Array, others: str) -> Array
 
 
 def contract_or_zero(
-    xp: Any, left: tuple[Array, str], right: tuple[Array, str], result: str, cotangent: int = 0
+    xp: ArrayModule, left: tuple[Array, str], right: tuple[Array, str], result: str, cotangent: int = 0
 ) -> Array:
     """`contract` of a cotangent, the first of the two or the second, with an operand: see `without_nan`."""
     if symbolic(xp):
@@ -363,7 +363,7 @@ def contract_or_zero(
     return without_nan(lambda g, x: contract(xp, x, left[1], g, right[1], result), right[0], left[0])
 
 
-def transposed(xp: Any, matrix: Array) -> Array:
+def transposed(xp: ArrayModule, matrix: Array) -> Array:
     """The transpose of a matrix, with contiguous rows. NumPy copies a strip of columns faster than whole rows.
 
     >>> transposed(np, np.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
@@ -383,7 +383,7 @@ def lettered(operand: Array, letters: str) -> str:
 
 
 def contraction_pullback(
-    xp: Any, g: Array, result: str, other: Array, right: str, operand: Array, letters: str
+    xp: ArrayModule, g: Array, result: str, other: Array, right: str, operand: Array, letters: str
 ) -> Array:
     """The cotangent of ``operand`` in `contract`: the product of ``g`` with the other one, by the operand's letters.
 
@@ -395,7 +395,7 @@ def contraction_pullback(
     return answer if kept == letters else _spread(xp, answer, kept, letters, operand.shape)
 
 
-def _spread(xp: Any, answer: Array, kept: str, letters: str, shape: Shape) -> Array:
+def _spread(xp: ArrayModule, answer: Array, kept: str, letters: str, shape: Shape) -> Array:
     done: list[str] = []
     for axis, (letter, length) in enumerate(zip(letters, shape, strict=True)):
         if letter in done:
@@ -409,21 +409,21 @@ def _spread(xp: Any, answer: Array, kept: str, letters: str, shape: Shape) -> Ar
     return xp.broadcast_to(answer, shape)
 
 
-def _product(xp: Any, a: Array, b: Array, out: Array = None, *, letters: tuple[str, str, str]) -> Array:
+def _product(xp: ArrayModule, a: Array, b: Array, out: Array = None, *, letters: tuple[str, str, str]) -> Array:
     left, right = lettered(a, letters[0]), lettered(b, letters[1])
     batch = BATCH if BATCH in (left[:1], right[:1]) else ""
     return contract(xp, a, left, b, right, batch + letters[2], out)
 
 
-def _product_left(xp: Any, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]) -> Array:
+def _product_left(xp: ArrayModule, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]) -> Array:
     return contraction_pullback(xp, g, BATCH + letters[2], b, lettered(b, letters[1]), a, lettered(a, letters[0]))
 
 
-def _product_right(xp: Any, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]) -> Array:
+def _product_right(xp: ArrayModule, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]) -> Array:
     return contraction_pullback(xp, g, BATCH + letters[2], a, lettered(a, letters[0]), b, lettered(b, letters[1]))
 
 
-def numeric(name: str, *operands: Abstract) -> np.dtype[Any]:
+def numeric(name: str, *operands: Abstract) -> DType:
     """NumPy's promotion of the operands' dtypes; booleans have no product of sums."""
     for operand in operands:
         if operand.dtype.kind not in "iuf":
@@ -515,7 +515,7 @@ def _einsum_shape(a: Abstract, b: Abstract, *, subscripts: str) -> Result:
     return Result(tuple(sizes[letter] for letter in result), dtype, {"letters": letters})
 
 
-def _product_or_zero(xp: Any, g: Array, x: Array, out: Array = None, *, letters: tuple[str, str, str]) -> Array:
+def _product_or_zero(xp: ArrayModule, g: Array, x: Array, out: Array = None, *, letters: tuple[str, str, str]) -> Array:
     if not isinstance(g, np.ndarray):
         x = where_shown(xp, g, lettered(g, letters[0]), x, lettered(x, letters[1]))
     return without_nan(lambda g, x: _product(xp, g, x, letters=letters), g, x)
@@ -543,7 +543,7 @@ def _affine_shape(W: Abstract, b: Abstract, x: Abstract) -> Result:
     return Result((*x.shape[:-1], *b.shape), dtype, {"heads": heads})
 
 
-def _affine(xp: Any, W: Array, b: Array, x: Array, out: Array = None, *, heads: str) -> Array:
+def _affine(xp: ArrayModule, W: Array, b: Array, x: Array, out: Array = None, *, heads: str) -> Array:
     if not heads and xp is np and x.ndim == W.ndim == 2 and x.dtype == W.dtype != HALF:
         # What the general way comes to for vectors and a parameter.
         product = _multiply(np, x, W.T, out if out is None or out.ndim == 2 else None)
@@ -553,23 +553,23 @@ def _affine(xp: Any, W: Array, b: Array, x: Array, out: Array = None, *, heads: 
     return xp.add(product, bias, out=out)
 
 
-def _affine_W(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
+def _affine_W(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
     return contraction_pullback(xp, g, BATCH + heads + "a", x, lettered(x, heads + "b"), W, lettered(W, "ab"))
 
 
-def _affine_x(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
+def _affine_x(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
     if not heads and xp is np and x.ndim == W.ndim == 2 and g.dtype == W.dtype != HALF:
         return without_nan(lambda g, W: _multiply(np, g, W, None), g, W)  # the same for vectors and a parameter
     return contraction_pullback(xp, g, BATCH + heads + "a", W, lettered(W, "ab"), x, lettered(x, heads + "b"))
 
 
-def _affine_b(xp: Any, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
+def _affine_b(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
     if b.ndim == 1:
         return column_sums(xp, g.reshape(prod(g.shape[:-1]), g.shape[-1]))
     return total(g, tuple(range(1, g.ndim - 1))) if heads else g
 
 
-def column_sums(xp: Any, rows: Array) -> Array:
+def column_sums(xp: ArrayModule, rows: Array) -> Array:
     """``rows.sum(0)`` of a matrix.
 
     >>> column_sums(np, np.ones((100, 2)))
@@ -614,7 +614,7 @@ def _first_pair(letters: tuple[str, str, str], shapes: tuple[Shape, Shape, Shape
     return min(zip(orders, kept, strict=True), key=lambda choice: prod(sizes[c] for c in choice[1]))
 
 
-def contract_three(xp: Any, operands: Sequence[tuple[Array, str]], result: str, out: Array = None) -> Array:
+def contract_three(xp: ArrayModule, operands: Sequence[tuple[Array, str]], result: str, out: Array = None) -> Array:
     """`contract` of three lettered operands, in the order that makes the smaller array between."""
     order, between = _order_of_three(operands, result)
     a, b, c = (operands[i] for i in order)
@@ -625,7 +625,7 @@ def _order_of_three(operands: Sequence[tuple[Array, str]], result: str) -> tuple
     return _first_pair(tuple(name for _, name in operands), tuple(array.shape for array, _ in operands), result)
 
 
-def contract_three_or_zero(xp: Any, operands: Sequence[tuple[Array, str]], result: str) -> Array:
+def contract_three_or_zero(xp: ArrayModule, operands: Sequence[tuple[Array, str]], result: str) -> Array:
     """The same where the last is a cotangent, whose zeros make nothing of infinite operands: see `without_nan`."""
     order, between = _order_of_three(operands, result)
     a, b, c = (operands[i] for i in order)
@@ -639,29 +639,29 @@ def _bilinear_operands(g: Array, x: Array, W: Array, y: Array) -> tuple[tuple[Ar
     return (g, BATCH + "o"), (x, lettered(x, "i")), (W, lettered(W, "oij")), (y, lettered(y, "j"))
 
 
-def _bilinear(xp: Any, x: Array, W: Array, y: Array, b: Array = None, out: Array = None) -> Array:
+def _bilinear(xp: ArrayModule, x: Array, W: Array, y: Array, b: Array = None, out: Array = None) -> Array:
     operands = ((W, lettered(W, "oij")), (y, lettered(y, "j")), (x, lettered(x, "i")))
     batch = BATCH * any(BATCH in letters for _, letters in operands)
     product = contract_three(xp, operands, batch + "o", out)
     return product if b is None else xp.add(product, b, out=out)
 
 
-def _bilinear_x(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
+def _bilinear_x(xp: ArrayModule, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
     cotangent, (_, letters), weight, right = _bilinear_operands(g, x, W, y)
     return contract_three_or_zero(xp, (weight, right, cotangent), letters)
 
 
-def _bilinear_W(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
+def _bilinear_W(xp: ArrayModule, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
     cotangent, left, (_, letters), right = _bilinear_operands(g, x, W, y)
     return contract_three_or_zero(xp, (left, right, cotangent), letters)
 
 
-def _bilinear_y(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
+def _bilinear_y(xp: ArrayModule, g: Array, out: Array, x: Array, W: Array, y: Array, *b: Array) -> Array:
     cotangent, left, weight, (_, letters) = _bilinear_operands(g, x, W, y)
     return contract_three_or_zero(xp, (weight, left, cotangent), letters)
 
 
-def _bilinear_b(xp: Any, g: Array, out: Array, x: Array, W: Array, y: Array, b: Array) -> Array:
+def _bilinear_b(xp: ArrayModule, g: Array, out: Array, x: Array, W: Array, y: Array, b: Array) -> Array:
     return column_sums(xp, g) if b.ndim == 1 else g
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cuda import rows
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
@@ -40,7 +40,7 @@ REDUCTIONS = ("mean", "sum", "none")
 # What the losses share.
 
 
-def _reduced_infer(name: str, shape: Shape, dtype: np.dtype[Any], reduction: str, **static: Any) -> Result:
+def _reduced_infer(name: str, shape: Shape, dtype: DType, reduction: str, **static: Any) -> Result:
     """The shape rule's last step: ``shape`` is that of the losses before the reduction."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"{name}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
@@ -67,7 +67,7 @@ def _spread(g: Array, reduction: str, ndim: int, count: int, more: int = 0) -> A
     return g / count if reduction == "mean" and count != 1 else g
 
 
-def _scaled(xp: Any, answer: Array, share: Array) -> Array:
+def _scaled(xp: ArrayModule, answer: Array, share: Array) -> Array:
     """An answer of our own times cotangents: in place, unless all operands are shared and it lacks the batch axis."""
     if not _is_array(xp, answer) or answer.ndim < share.ndim:
         return multiply_no_nan(xp, share, answer)
@@ -100,14 +100,14 @@ def _classes_infer(name: str, scores: Abstract, index: Abstract, reduction: str 
     return _reduced_infer(name, index.shape, scores.dtype, reduction)
 
 
-def _repeated(xp: Any, scores: Array, index: Array) -> Array:
+def _repeated(xp: ArrayModule, scores: Array, index: Array) -> Array:
     """Scores as they are, or repeated for every node where they are shared and the indices are not."""
     if scores.ndim > index.ndim:
         return scores
     return xp.broadcast_to(scores, (*index.shape, scores.shape[-1]))
 
 
-def _places(xp: Any, scores: Array, index: Array) -> tuple[Array, Array]:
+def _places(xp: ArrayModule, scores: Array, index: Array) -> tuple[Array, Array]:
     """The rows of flattened scores, and the class that belongs to each."""
     if index.shape != scores.shape[:-1]:
         index = devices.module(index).broadcast_to(index, scores.shape[:-1])
@@ -117,23 +117,23 @@ def _places(xp: Any, scores: Array, index: Array) -> tuple[Array, Array]:
     return xp.arange(index.size), on_device(xp, index.reshape(-1))
 
 
-def _picked(xp: Any, scores: Array, index: Array) -> Array:
+def _picked(xp: ArrayModule, scores: Array, index: Array) -> Array:
     """The score of each row's class."""
     flat = scores.reshape(-1, scores.shape[-1])
     return flat[_places(xp, scores, index)].reshape(scores.shape[:-1])
 
 
-def _hot(xp: Any, scores: Array, index: Array) -> Array:
+def _hot(xp: ArrayModule, scores: Array, index: Array) -> Array:
     """Whether a score is that of its row's class."""
     return on_device(xp, index)[..., None] == xp.arange(scores.shape[-1])
 
 
-def _is_array(xp: Any, value: Any) -> bool:
+def _is_array(xp: ArrayModule, value: Any) -> bool:
     """Whether elements of ``value`` can be assigned: not those of an expression, which is differentiated further."""
     return isinstance(value, getattr(xp, "ndarray", ()))
 
 
-def _minus_one_hot(xp: Any, probabilities: Array, index: Array) -> Array:
+def _minus_one_hot(xp: ArrayModule, probabilities: Array, index: Array) -> Array:
     """Subtract 1 at each row's class: in place, one element a row."""
     if not _is_array(xp, probabilities):
         return probabilities - _hot(xp, probabilities, index)
@@ -145,7 +145,7 @@ def _minus_one_hot(xp: Any, probabilities: Array, index: Array) -> Array:
 # One pass over the rows, which as NumPy calls takes a dozen passes and temporaries.
 
 
-def _by_rows(xp: Any, scores: Array, index: Array, ndim: int) -> bool:
+def _by_rows(xp: ArrayModule, scores: Array, index: Array, ndim: int) -> bool:
     """Whether these are rows of scores with a class each, in the host's memory, which the compiled core knows."""
     if core.machine is None or xp is not np or ndim or scores.dtype.itemsize < 4:
         return False
@@ -153,7 +153,7 @@ def _by_rows(xp: Any, scores: Array, index: Array, ndim: int) -> bool:
     return bool(fits and scores.strides[1] == scores.itemsize and index.flags.c_contiguous)
 
 
-def _by_rows_there(xp: Any, scores: Array, index: Array, ndim: int) -> bool:
+def _by_rows_there(xp: ArrayModule, scores: Array, index: Array, ndim: int) -> bool:
     """The same in the memory of a device."""
     if ndim or not _is_array(xp, scores) or not rows.is_matrix(scores) or index.shape != scores.shape[:1]:
         return False
@@ -161,7 +161,9 @@ def _by_rows_there(xp: Any, scores: Array, index: Array, ndim: int) -> bool:
     return bool(index.dtype == np.int64 and len(index))
 
 
-def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
+def _cross_entropy(
+    xp: ArrayModule, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int
+) -> Array:
     if _by_rows(xp, logits, index, ndim):
         losses = np.empty(len(logits), logits.dtype) if out is None else out
         if core.machine.cross_entropy(logits, index, losses):
@@ -177,7 +179,7 @@ def _cross_entropy(xp: Any, logits: Array, index: Array, out: Array = None, *, r
 
 
 def _cross_entropy_logits(
-    xp: Any, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
+    xp: ArrayModule, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
 ) -> Array:
     if _by_rows(xp, logits, index, ndim) and g.shape == index.shape:
         answer = np.empty(logits.shape, logits.dtype)
@@ -192,16 +194,18 @@ def _cross_entropy_logits(
     return _scaled(xp, answer, _spread(g, reduction, ndim, _lead(logits, ndim), more=1))
 
 
-def _softmax(xp: Any, scores: Array) -> Array:
+def _softmax(xp: ArrayModule, scores: Array) -> Array:
     """The probabilities of scores along the last axis, for arrays and expressions."""
     return softmax(xp, scores, axis=-1) if _is_array(xp, scores) else xp.softmax(scores, axis=-1)
 
 
-def _nll(xp: Any, scores: Array, index: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
+def _nll(xp: ArrayModule, scores: Array, index: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
     return _reduce(-_picked(xp, _repeated(xp, scores, index), index), reduction, ndim)
 
 
-def _nll_scores(xp: Any, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int) -> Array:
+def _nll_scores(
+    xp: ArrayModule, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int
+) -> Array:
     return select(xp, _hot(xp, scores, index), _spread(-g, reduction, ndim, _lead(scores, ndim), more=1))
 
 
@@ -219,13 +223,13 @@ def _hinge_infer(scores: Abstract, index: Abstract, margin: float = 1.0, reducti
     return Result(shape, dtype, {**static, "margin": float(margin)})
 
 
-def _violations(xp: Any, scores: Array, index: Array, margin: float) -> Array:
+def _violations(xp: ArrayModule, scores: Array, index: Array, margin: float) -> Array:
     """By how much each wrong class comes too close, negative where it does not; the right class itself counts as 0."""
     hot = _hot(xp, scores, index)
     return xp.where(hot, 0, scores - _right(xp, scores, index, hot) + margin)
 
 
-def _right(xp: Any, scores: Array, index: Array, hot: Array) -> Array:
+def _right(xp: ArrayModule, scores: Array, index: Array, hot: Array) -> Array:
     """The score of each row's class, with an axis of size 1 for the classes."""
     if _is_array(xp, scores):
         return _picked(xp, _repeated(xp, scores, index), index)[..., None]
@@ -233,14 +237,14 @@ def _right(xp: Any, scores: Array, index: Array, hot: Array) -> Array:
 
 
 def _hinge(
-    xp: Any, scores: Array, index: Array, out: Array = None, *, reduction: str, ndim: int, margin: float
+    xp: ArrayModule, scores: Array, index: Array, out: Array = None, *, reduction: str, ndim: int, margin: float
 ) -> Array:
     violations = _violations(xp, scores, index, margin)
     return _reduce(xp.maximum(violations, 0).sum(axis=-1), reduction, ndim)
 
 
 def _hinge_scores(
-    xp: Any, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int, margin: float
+    xp: ArrayModule, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int, margin: float
 ) -> Array:
     share = _spread(g, reduction, ndim, _lead(scores, ndim), more=1)
     each = select(xp, _violations(xp, scores, index, margin) > 0, share)
@@ -253,7 +257,7 @@ HINGE = register(Op("hinge", _hinge_infer, _hinge, (_hinge_scores, None)))
 # Cross-entropy with a distribution as the target.
 
 
-def _pair(name: str, a: Abstract, b: Abstract) -> np.dtype[Any]:
+def _pair(name: str, a: Abstract, b: Abstract) -> DType:
     """The dtype of two operands of one shape, one of them floating."""
     if a.shape != b.shape:
         raise ShapeError(
@@ -274,16 +278,20 @@ def _soft_infer(logits: Abstract, target: Abstract, reduction: str = "mean") -> 
     return _reduced_infer("soft_cross_entropy", logits.shape[:-1], dtype, reduction)
 
 
-def _soft(xp: Any, logits: Array, target: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
+def _soft(xp: ArrayModule, logits: Array, target: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
     return _reduce(-multiply_no_nan(xp, target, log_softmax(xp, logits, axis=-1)).sum(axis=-1), reduction, ndim)
 
 
-def _soft_logits(xp: Any, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int) -> Array:
+def _soft_logits(
+    xp: ArrayModule, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int
+) -> Array:
     answer = _softmax(xp, logits) * xp.sum(target, axis=-1, keepdims=True) - target
     return multiply_no_nan(xp, _spread(g, reduction, ndim, _lead(logits, ndim), more=1), answer)
 
 
-def _soft_target(xp: Any, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int) -> Array:
+def _soft_target(
+    xp: ArrayModule, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int
+) -> Array:
     answer = log_softmax(xp, logits, axis=-1) if _is_array(xp, logits) else xp.log_softmax(logits, axis=-1)
     return multiply_no_nan(xp, -_spread(g, reduction, ndim, _lead(logits, ndim), more=1), answer)
 
@@ -301,13 +309,23 @@ def _elements_infer(name: str, x: Abstract, target: Abstract, reduction: str = "
 
 
 def _elements_forward(
-    losses: Losses, xp: Any, x: Array, target: Array, out: Array = None, *, reduction: str, ndim: int, **static: Any
+    losses: Losses,
+    xp: ArrayModule,
+    x: Array,
+    target: Array,
+    out: Array = None,
+    *,
+    reduction: str,
+    ndim: int,
+    **static: Any,
 ) -> Array:
     return _reduce(losses(xp, x, target, **static), reduction, ndim)
 
 
 def _elements_vjp(slope: Losses) -> Losses:
-    def vjp(xp: Any, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: Any) -> Array:
+    def vjp(
+        xp: ArrayModule, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: Any
+    ) -> Array:
         return multiply_no_nan(xp, _spread(g, reduction, ndim, _elements(x, ndim)), slope(xp, x, target, **static))
 
     return vjp
@@ -327,12 +345,12 @@ def _element_loss(
     )
 
 
-def _square(xp: Any, x: Array, target: Array) -> Array:
+def _square(xp: ArrayModule, x: Array, target: Array) -> Array:
     difference = x - target
     return difference * difference
 
 
-def _binary(xp: Any, x: Array, target: Array) -> Array:
+def _binary(xp: ArrayModule, x: Array, target: Array) -> Array:
     """``t log(1 + exp(-x)) + (1 - t) log(1 + exp(x))``, of which an answer of probability 0 takes no part."""
     rest = xp.log1p(xp.exp(-abs(x)))
     return multiply_no_nan(xp, target, xp.maximum(-x, 0) + rest) + multiply_no_nan(
@@ -340,7 +358,7 @@ def _binary(xp: Any, x: Array, target: Array) -> Array:
     )
 
 
-def _binary_slope(xp: Any, x: Array, target: Array) -> Array:
+def _binary_slope(xp: ArrayModule, x: Array, target: Array) -> Array:
     """The logistic function of ``x`` less the target, as ``(1 - t) s(x) - t s(-x)``: for the right answer it has all
     digits of what is left, where a difference from 1 has none."""
     e = xp.exp(xp.where(x < 0, x, -x))
@@ -350,19 +368,19 @@ def _binary_slope(xp: Any, x: Array, target: Array) -> Array:
 # Of probabilities: each logarithm at least -100, and its slope bounded by 1e12, as in PyTorch.
 
 
-def _log(xp: Any, x: Array) -> Array:
+def _log(xp: ArrayModule, x: Array) -> Array:
     return xp.maximum(xp.log(x), -100.0)
 
 
-def _log1m(xp: Any, x: Array) -> Array:
+def _log1m(xp: ArrayModule, x: Array) -> Array:
     return xp.maximum(xp.log1p(-x), -100.0)
 
 
-def _of_probabilities(xp: Any, x: Array, target: Array) -> Array:
+def _of_probabilities(xp: ArrayModule, x: Array, target: Array) -> Array:
     return (target - 1) * _log1m(xp, x) - target * _log(xp, x)
 
 
-def _probabilities_slope(xp: Any, x: Array, target: Array) -> Array:
+def _probabilities_slope(xp: ArrayModule, x: Array, target: Array) -> Array:
     least = max(1e-12, float(np.finfo(x.dtype).smallest_subnormal))
     return (x - target) / xp.maximum((1 - x) * x, least)
 
@@ -373,13 +391,13 @@ def _huber_infer(x: Abstract, target: Abstract, delta: float = 1.0, reduction: s
     return _elements_infer("huber", x, target, reduction, delta=float(delta))
 
 
-def _huber(xp: Any, x: Array, target: Array, *, delta: float) -> Array:
+def _huber(xp: ArrayModule, x: Array, target: Array, *, delta: float) -> Array:
     distance = abs(x - target)
     quadratic = xp.minimum(distance, delta)
     return quadratic * (distance - 0.5 * quadratic)
 
 
-def _huber_slope(xp: Any, x: Array, target: Array, *, delta: float) -> Array:
+def _huber_slope(xp: ArrayModule, x: Array, target: Array, *, delta: float) -> Array:
     return xp.clip(x - target, -delta, delta)
 
 

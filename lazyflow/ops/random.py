@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Op, Result, Shape, register, require_integer
 
@@ -48,7 +48,7 @@ def mix(state: Array) -> Array:
     return state
 
 
-def keys(xp: Any, seed: Array, counter: Array) -> Array:
+def keys(xp: ArrayModule, seed: Array, counter: Array) -> Array:
     """One 64-bit state a row, (batch,) or (1,), from the integers ``seed`` and ``counter``, each (batch,) or ()."""
     known = not (devices.is_on_gpu(seed) or devices.is_on_gpu(counter))
     where = np if known else xp
@@ -59,7 +59,7 @@ def keys(xp: Any, seed: Array, counter: Array) -> Array:
 # Of every state ``count`` numbers, (batch, count), or, if that is an array, as many as it says, end to end.
 
 
-def words(xp: Any, key: Array, count: Count) -> Array:
+def words(xp: ArrayModule, key: Array, count: Count) -> Array:
     """The first ``count`` outputs of SplitMix64 from every state, uint64."""
     if isinstance(count, int):
         return mix(key[:, None] + xp.arange(1, count + 1, dtype=np.uint64) * GAMMA)
@@ -67,14 +67,14 @@ def words(xp: Any, key: Array, count: Count) -> Array:
     return mix(state + _within(xp, count) * GAMMA)
 
 
-def _within(xp: Any, count: Array) -> Array:
+def _within(xp: ArrayModule, count: Array) -> Array:
     """For each state 1, 2, ... up to its count."""
     ends = np.cumsum(count)
     steps = xp.arange(1, int(ends[-1]) + 1, dtype=np.uint64)
     return steps - _repeated(xp, xp.asarray((ends - count).astype(np.uint64)), count)
 
 
-def _repeated(xp: Any, rows: Array, count: Array) -> Array:
+def _repeated(xp: ArrayModule, rows: Array, count: Array) -> Array:
     """Each as often as its count says, which is known on the host."""
     if xp is np:
         return np.repeat(rows, count, axis=0)
@@ -82,7 +82,7 @@ def _repeated(xp: Any, rows: Array, count: Array) -> Array:
     return rows[xp.searchsorted(ends, xp.arange(int(count.sum())), side="right")]
 
 
-def _but_odd(xp: Any, drawn: Array, count: Count) -> Array:
+def _but_odd(xp: ArrayModule, drawn: Array, count: Count) -> Array:
     """Numbers that were drawn in pairs, without the last of those that have an odd count."""
     if isinstance(count, int):
         return drawn.reshape(len(drawn), -1)[:, :count]
@@ -94,12 +94,12 @@ def _but_odd(xp: Any, drawn: Array, count: Count) -> Array:
     return drawn[xp.asarray(np.flatnonzero(kept))]
 
 
-def bits32(xp: Any, key: Array, count: Count) -> Array:
+def bits32(xp: ArrayModule, key: Array, count: Count) -> Array:
     """Words of 32 bits, two from each 64-bit word."""
     return _but_odd(xp, words(xp, key, (count + 1) // 2).view(np.uint32), count)
 
 
-def unit(xp: Any, key: Array, count: Count, dtype: np.dtype[Any]) -> Array:
+def unit(xp: ArrayModule, key: Array, count: Count, dtype: DType) -> Array:
     """Multiples of 2**-p in [0, 1), where p is the precision of ``dtype``: 11, 24 or 53 bits."""
     if dtype.itemsize == 8:
         return (words(xp, key, count) >> np.uint64(11)) * 2.0**-53
@@ -108,7 +108,7 @@ def unit(xp: Any, key: Array, count: Count, dtype: np.dtype[Any]) -> Array:
     return bits.astype(dtype) * dtype.type(2.0**-precision)
 
 
-def gauss(xp: Any, key: Array, count: Count, dtype: np.dtype[Any]) -> Array:
+def gauss(xp: ArrayModule, key: Array, count: Count, dtype: DType) -> Array:
     """Standard normal numbers, two from every pair of words (Box & Muller 1958).
 
     The radius is drawn from (0, 1], so that its logarithm is finite; in single precision with 32 bits, which reach to
@@ -131,44 +131,44 @@ def gauss(xp: Any, key: Array, count: Count, dtype: np.dtype[Any]) -> Array:
     return _but_odd(xp, both, count).astype(dtype, copy=False)
 
 
-def below(xp: Any, key: Array, count: Count, p: Array) -> Array:
+def below(xp: ArrayModule, key: Array, count: Count, p: Array) -> Array:
     """Booleans that are true with probability ``p``, a column; it is rounded to 24 bits."""
     threshold = xp.rint(p * 2.0**24).astype(np.uint32)
     return (bits32(xp, key, count) >> np.uint32(8)) < threshold
 
 
-def _uniform(xp: Any, key: Array, count: int, dtype: np.dtype[Any], low: Array, high: Array) -> Array:
+def _uniform(xp: ArrayModule, key: Array, count: int, dtype: DType, low: Array, high: Array) -> Array:
     low, high = low.astype(dtype), high.astype(dtype)
     return low + unit(xp, key, count, dtype) * (high - low)
 
 
-def _normal(xp: Any, key: Array, count: int, dtype: np.dtype[Any], mean: Array, std: Array) -> Array:
+def _normal(xp: ArrayModule, key: Array, count: int, dtype: DType, mean: Array, std: Array) -> Array:
     return gauss(xp, key, count, dtype) * std.astype(dtype) + mean.astype(dtype)
 
 
-def _gumbel(xp: Any, key: Array, count: int, dtype: np.dtype[Any], loc: Array, scale: Array) -> Array:
+def _gumbel(xp: ArrayModule, key: Array, count: int, dtype: DType, loc: Array, scale: Array) -> Array:
     """By inversion, of numbers strictly between 0 and 1 (52 bits and a half), so that both logarithms are finite."""
     u = ((words(xp, key, count) >> np.uint64(12)) + 0.5) * 2.0**-52
     return (loc - scale * xp.log(-xp.log(u))).astype(dtype, copy=False)
 
 
-def _bernoulli(xp: Any, key: Array, count: int, dtype: np.dtype[Any], p: Array) -> Array:
+def _bernoulli(xp: ArrayModule, key: Array, count: int, dtype: DType, p: Array) -> Array:
     return below(xp, key, count, p).astype(dtype)
 
 
-def _dropout_mask(xp: Any, key: Array, count: int, dtype: np.dtype[Any], p: Array) -> Array:
+def _dropout_mask(xp: ArrayModule, key: Array, count: int, dtype: DType, p: Array) -> Array:
     keep = 1 - p
     scale = xp.where(keep > 0, 1 / xp.where(keep > 0, keep, 1), 0)  # p = 1 drops everything, and is no division by zero
     return below(xp, key, count, keep) * scale.astype(dtype)
 
 
-def _column(xp: Any, value: Any) -> Array:
+def _column(xp: ArrayModule, value: Any) -> Array:
     """A parameter of a distribution, a number or (batch, 1, ..., 1), as (batch, 1) or (1, 1), in double precision."""
     return xp.asarray(value, np.float64).reshape(-1, 1)
 
 
 def _filled(
-    draw: Draw, xp: Any, seed: Array, counter: Array, *given: Any, out: Array = None, shape: Shape, dtype: np.dtype[Any]
+    draw: Draw, xp: ArrayModule, seed: Array, counter: Array, *given: Any, out: Array = None, shape: Shape, dtype: DType
 ) -> Array:
     key, columns, count = keys(xp, seed, counter), [_column(xp, value) for value in given], prod(shape)
     if not any(getattr(operand, "ndim", 0) for operand in (seed, counter, *given)):
@@ -185,7 +185,7 @@ def _filled(
 
 
 def _filled_end_to_end(
-    draw: Draw, xp: Any, seed: Array, counter: Array, *given: Any, out: Array = None, dtype: np.dtype[Any]
+    draw: Draw, xp: ArrayModule, seed: Array, counter: Array, *given: Any, out: Array = None, dtype: DType
 ) -> Array:
     """Of each node as many numbers as the last of ``given`` says, the same as in a launch of its own."""
     *given_numbers, count = given

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.cuda import rows as there
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     ALL,
@@ -61,22 +61,22 @@ def _require_elements(name: str, x: Abstract, axes: Axes) -> None:
         raise ShapeError(f"{name} of no elements: axes {axes} of the shape {x.shape} hold none, at least 1 is needed")
 
 
-def _summed(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def _summed(dtype: DType) -> DType:
     """The dtype that NumPy sums in: integers and truth values are counted in the machine's integer."""
     dtype = np.add.reduce(np.ones(1, dtype)).dtype
     return dtype
 
 
-def averaged(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def averaged(dtype: DType) -> DType:
     """The dtype of NumPy's means: float64 for integers and truth values."""
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
 
 
-def _same(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def _same(dtype: DType) -> DType:
     return dtype
 
 
-def _boolean(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def _boolean(dtype: DType) -> DType:
     return np.dtype(np.bool_)
 
 
@@ -112,7 +112,7 @@ def _room(out: Array | None, x: Array, axis: Axes, keepdims: bool) -> Array | No
 def _method(name: str) -> ReductionKernel:
     """The kernel that is a method of arrays."""
 
-    def reduce(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, **static: Any) -> Array:
+    def reduce(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, **static: Any) -> Array:
         return getattr(x, name)(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims), **static)
 
     return reduce
@@ -133,15 +133,15 @@ def _reduction(
 # Sums and products.
 
 
-def _sum_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+def _sum_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     return _spread(g, axis, keepdims)
 
 
-def _mean_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+def _mean_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     return _spread(g, axis, keepdims) / _elements(x, axis)
 
 
-def _prod_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+def _prod_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     """Times the product of the other factors, which is zero where one of those is."""
     if symbolic(xp):
         return multiply_no_nan(xp, _spread(g, axis, keepdims), _products_of_others(xp, x, axis))
@@ -153,7 +153,7 @@ def _prod_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool
     return answer.astype(x.dtype, copy=False)
 
 
-def _products_of_others(xp: Any, x: Array, axis: Axes) -> Array:
+def _products_of_others(xp: ArrayModule, x: Array, axis: Axes) -> Array:
     """For every element the product of the others along ``axis``, one product each: right to any order, at zeros
     too."""
     if not axis:
@@ -166,20 +166,20 @@ def _products_of_others(xp: Any, x: Array, axis: Axes) -> Array:
     return xp.moveaxis(others.reshape(moved.shape), last, axis)
 
 
-def _sum(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+def _sum(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
     if x.dtype.kind != "f":
         return x.sum(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
     return total(x, axis, keepdims, _room(out, x, axis, keepdims))
 
 
-def _mean(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+def _mean(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
     if x.dtype.kind != "f":
         return x.mean(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
     mean = total(wide(x), axis, keepdims)
     return xp.asarray(mean / mean.dtype.type(_elements(x, axis))).astype(x.dtype, copy=False)
 
 
-def _prod(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+def _prod(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
     if x.dtype == np.float16:
         return x.prod(axis=axis, keepdims=keepdims, dtype=np.float32).astype(x.dtype)
     return x.prod(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
@@ -193,12 +193,12 @@ PROD = _reduction("prod", _prod, _prod_x, dtype=_summed, empty=True)
 # Extremes and truth values.
 
 
-def _extreme_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+def _extreme_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     chosen = x == _spread(y, axis, keepdims)
     return select(xp, chosen, _spread(g, axis, keepdims) / _number(xp, chosen, axis, g.dtype))
 
 
-def _number(xp: Any, chosen: Array, axis: Axes, dtype: np.dtype[Any]) -> Array:
+def _number(xp: ArrayModule, chosen: Array, axis: Axes, dtype: DType) -> Array:
     """How many are chosen, as floating numbers, so that a quotient keeps its dtype."""
     return xp.sum(chosen, axis=axis, keepdims=True).astype(dtype)
 
@@ -229,7 +229,9 @@ def _flattened(x: Array, ndim: int) -> Array:
     return x.reshape((*x.shape[: x.ndim - ndim], math.prod(x.shape[x.ndim - ndim :])))
 
 
-def _position(name: str, xp: Any, x: Array, out: Array = None, *, axis: Axes, flat: bool, keepdims: bool) -> Array:
+def _position(
+    name: str, xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, flat: bool, keepdims: bool
+) -> Array:
     y = getattr(_flattened(x, len(axis)), name)(axis=-1) if flat else getattr(x, name)(axis=axis[0])
     return _spread(y, axis, False) if keepdims else y
 
@@ -258,7 +260,7 @@ def _first(x: Array, axis: Axes) -> Array:
     return x[index]
 
 
-def _centred(xp: Any, x: Array, axis: Axes) -> Array:
+def _centred(xp: ArrayModule, x: Array, axis: Axes) -> Array:
     """What elements are off their mean, counted from the first of them: equal ones are off by nothing at all, where a
     rounded mean would leave some digits, of which `_std_x` would make a slope."""
     if symbolic(xp):
@@ -267,36 +269,36 @@ def _centred(xp: Any, x: Array, axis: Axes) -> Array:
     return _wide_centred(xp, x, axis).astype(x.dtype, copy=False)
 
 
-def _wide_centred(xp: Any, x: Array, axis: Axes) -> Array:
+def _wide_centred(xp: ArrayModule, x: Array, axis: Axes) -> Array:
     x = wide(x)
     first = _first(x, axis)
     off = x - xp.where(abs(first) <= np.finfo(x.dtype).max / 4, first, 0)  # no difference overflows, nor is infinite
     return off - total(off, axis, True) / off.dtype.type(_elements(x, axis))
 
 
-def _var_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+def _var_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
     share = _spread(g, axis, keepdims) * (2 / (_elements(x, axis) - ddof))
     return multiply_no_nan(xp, share, _centred(xp, x, axis))
 
 
-def _std_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+def _std_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
     y = _spread(y, axis, keepdims)
     slope = select(xp, y != 0, _centred(xp, x, axis) / (y + (y == 0)) / (_elements(x, axis) - ddof))
     return multiply_no_nan(xp, _spread(g, axis, keepdims), slope)
 
 
-def _var(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+def _var(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
     if x.dtype.kind != "f":
         return x.var(axis=axis, keepdims=keepdims, ddof=ddof)
     return _wide_var(xp, x, axis, keepdims, ddof).astype(x.dtype, copy=False)
 
 
-def _wide_var(xp: Any, x: Array, axis: Axes, keepdims: bool, ddof: int) -> Array:
+def _wide_var(xp: ArrayModule, x: Array, axis: Axes, keepdims: bool, ddof: int) -> Array:
     off = _wide_centred(xp, x, axis)
     return xp.asarray(total(off * off, axis, keepdims) / off.dtype.type(_elements(x, axis) - ddof))
 
 
-def _std(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+def _std(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
     if x.dtype.kind != "f":
         return x.std(axis=axis, keepdims=keepdims, ddof=ddof)
     return xp.sqrt(_wide_var(xp, x, axis, keepdims, ddof)).astype(x.dtype, copy=False)
@@ -314,7 +316,7 @@ def _norm_infer(x: Abstract, ord: float = 2, axis: Axis = None, keepdims: bool =
     return Result(shape, dtype, {**static, "ord": ord})
 
 
-def _norm(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ord: float) -> Array:
+def _norm(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ord: float) -> Array:
     out = _room(out, x, axis, keepdims)
     if ord == 2:
         x, dtype = wide(x), x.dtype
@@ -323,7 +325,7 @@ def _norm(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, o
     return total(size, axis, keepdims, out) if ord == 1 else size.max(axis=axis, keepdims=keepdims, out=out)
 
 
-def _norm_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ord: float) -> Array:
+def _norm_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ord: float) -> Array:
     g, y = _spread(g, axis, keepdims), _spread(y, axis, keepdims)
     if ord == 2:
         return multiply_no_nan(xp, g, select(xp, y != 0, x / (y + (y == 0))))
@@ -344,7 +346,7 @@ def _floating_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = 
     return _infer(name, _same, False, x, axis, keepdims)
 
 
-def _logsumexp(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+def _logsumexp(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
     x, dtype = wide(x), x.dtype
     top = x.max(axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # inf - inf is not a number
@@ -358,7 +360,7 @@ def _logsumexp(xp: Any, x: Array, out: Array = None, *, axis: Axes, keepdims: bo
     return y.astype(dtype, copy=False)
 
 
-def _logsumexp_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+def _logsumexp_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     y = xp.where(y == -math.inf, 0, y)  # nothing but minus infinities: what they are less it is not a number
     return multiply_no_nan(xp, _spread(g, axis, keepdims), xp.exp(x - _spread(y, axis, keepdims)))
 
@@ -373,7 +375,7 @@ def _along_infer(name: str, x: Abstract, axis: int = -1) -> Result:
     return Result(x.shape, x.dtype, {"axis": found})
 
 
-def softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+def softmax(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
     """``exp(x) / sum(exp(x))`` along ``axis``, in four passes over ``out``."""
     if x.dtype == np.float16:
         return softmax(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
@@ -382,12 +384,12 @@ def softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
     return xp.divide(y, total(y, axis, keepdims=True), y)
 
 
-def _softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+def _softmax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Array:
     weighted = multiply_no_nan(xp, g, y)
     return weighted - multiply_no_nan(xp, xp.sum(weighted, axis=axis, keepdims=True), y)
 
 
-def log_softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+def log_softmax(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
     """``log(softmax(x))`` along ``axis``."""
     if x.dtype == np.float16:
         return log_softmax(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
@@ -395,7 +397,7 @@ def log_softmax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
     return xp.subtract(y, xp.log(total(xp.exp(y), axis, keepdims=True)), y)
 
 
-def _log_softmax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+def _log_softmax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Array:
     return g - multiply_no_nan(xp, xp.sum(g, axis=axis, keepdims=True), xp.exp(y))
 
 
@@ -415,7 +417,7 @@ def _cumsum_infer(x: Abstract, axis: int | None = None) -> Result:
 _WIDER = {np.dtype(np.float16): np.float32, np.dtype(np.float32): np.float64}
 
 
-def _cumsum(xp: Any, x: Array, out: Array = None, *, axis: Axes, flat: bool) -> Array:
+def _cumsum(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, flat: bool) -> Array:
     flattened, along = (_flattened(x, len(axis)), -1) if flat else (x, axis[0])
     if x.dtype in _WIDER:  # one after another they must be added, so in a wider dtype
         return flattened.cumsum(axis=along, dtype=_WIDER[x.dtype]).astype(x.dtype)
@@ -423,7 +425,7 @@ def _cumsum(xp: Any, x: Array, out: Array = None, *, axis: Axes, flat: bool) -> 
     return flattened.cumsum(axis=along, out=room)
 
 
-def _cumsum_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Axes, flat: bool) -> Array:
+def _cumsum_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, flat: bool) -> Array:
     """Running sums from the other end."""
     along = -1 if flat else axis[0]
     answer = xp.flip(xp.cumsum(xp.flip(g, along), along), along)
@@ -449,7 +451,7 @@ def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> 
     return Result(first.shape, dtype(first.dtype), NOTHING)
 
 
-def sums_of_stretches(xp: Any, x: Array, counts: Array) -> Array:
+def sums_of_stretches(xp: ArrayModule, x: Array, counts: Array) -> Array:
     """Sums of consecutive stretches of rows, of float16 in float32."""
     if _are_there(x):
         return _grouped(xp, x, counts)
@@ -470,7 +472,7 @@ def _are_there(x: Array) -> bool:
     return not isinstance(x, np.ndarray) and bool(x.size) and there.has_rows(x.dtype) and x.flags.c_contiguous
 
 
-def groups_of(xp: Any, counts: Array) -> there.Groups:
+def groups_of(xp: ArrayModule, counts: Array) -> there.Groups:
     """Stretches of so many rows, as kernels of a device have them."""
     if (counts == counts[0]).all():
         return there.Groups(None, int(counts[0]))
@@ -478,14 +480,14 @@ def groups_of(xp: Any, counts: Array) -> there.Groups:
     return there.Groups(xp.cumsum(on_device(xp, counts)) if ends is None else ends)
 
 
-def _grouped(xp: Any, x: Array, counts: Array, mean: bool = False) -> Array:
+def _grouped(xp: ArrayModule, x: Array, counts: Array, mean: bool = False) -> Array:
     """Sums or means of consecutive stretches of rows on a device."""
     sums = xp.empty((len(counts), x.size // len(x)), x.dtype)
     there.sum_groups(x.reshape(len(x), -1), groups_of(xp, counts), sums, mean=mean)
     return sums.reshape((len(counts), *x.shape[1:]))
 
 
-def _repeated_there(xp: Any, rows: Array, counts: Array, mean: bool = False) -> Array:
+def _repeated_there(xp: ArrayModule, rows: Array, counts: Array, mean: bool = False) -> Array:
     """The transpose of `_grouped`."""
     total_ = int(counts.sum())
     found = xp.empty((total_, rows.size // len(rows)), rows.dtype)
@@ -493,7 +495,7 @@ def _repeated_there(xp: Any, rows: Array, counts: Array, mean: bool = False) -> 
     return found.reshape((total_, *rows.shape[1:]))
 
 
-def repeated(xp: Any, rows: Array, counts: Array) -> Array:
+def repeated(xp: ArrayModule, rows: Array, counts: Array) -> Array:
     """Each row for all of its operands; of one node's row as an expression, all of them get the same."""
     if symbolic(xp):
         return rows
@@ -504,26 +506,26 @@ def repeated(xp: Any, rows: Array, counts: Array) -> Array:
     return rows.take(xp.asarray(np.repeat(np.arange(len(counts)), counts)), 0)
 
 
-def _columns(xp: Any, counts: Array, x: Array) -> Array:
+def _columns(xp: ArrayModule, counts: Array, x: Array) -> Array:
     return on_device(xp, counts.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1)))
 
 
-def _sum_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
+def _sum_list(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
     return sums_of_stretches(xp, x, counts).astype(_summed(x.dtype), copy=False)
 
 
-def _sum_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
+def _sum_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -> Array:
     return repeated(xp, g, counts)
 
 
-def _mean_list(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
+def _mean_list(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
     if _are_there(x):
         return _grouped(xp, x, counts, mean=True)
     sums = sums_of_stretches(xp, x, counts)
     return (sums / _columns(xp, counts, sums)).astype(averaged(x.dtype), copy=False)
 
 
-def _mean_list_x(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
+def _mean_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -> Array:
     if symbolic(xp):
         return g / int(counts[0])
     if _are_there(g):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.cuda import rows as there
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError, counted
 from lazyflow.ops.base import (
     OPS,
@@ -47,7 +47,7 @@ from lazyflow.ops.sparse import sorted_groups, sums_of_segments
 class ByIndex(NamedTuple):
     """Segments by an index (m,), below ``n``; arrays, or expressions."""
 
-    xp: Any
+    xp: ArrayModule
     index: Array
     n: int
 
@@ -90,7 +90,7 @@ class ByIndex(NamedTuple):
 class ByCount(NamedTuple):
     """Segments that lie behind each other, of some rows each; the numbers are payload."""
 
-    xp: Any
+    xp: ArrayModule
     counts: Array
 
     @property
@@ -121,7 +121,7 @@ class ByCount(NamedTuple):
 Parted = ByIndex | ByCount
 
 
-def _matrix(xp: Any, x: Array) -> Array:
+def _matrix(xp: ArrayModule, x: Array) -> Array:
     return xp.ascontiguousarray(x.reshape(len(x), -1))
 
 
@@ -143,7 +143,7 @@ def _mean_x(g: Array, y: Array, x: Array, parted: ByIndex) -> Array:
     return parted.spread(g / parted.sizes(g))
 
 
-def _bounds(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+def _bounds(dtype: DType) -> tuple[Any, Any]:
     """The lowest and the highest there is."""
     if dtype.kind == "f":
         return -np.inf, np.inf
@@ -211,7 +211,7 @@ class _Flat(NamedTuple):
     batch: int | None
 
 
-def _flat(xp: Any, arrays: Sequence[Array], ndim: int, index: Array, n: int) -> _Flat:
+def _flat(xp: ArrayModule, arrays: Sequence[Array], ndim: int, index: Array, n: int) -> _Flat:
     """``ndim``: the axes of one example's array."""
     if symbolic(xp):
         return _Flat([a.reshape(a.shape[a.ndim - ndim :]) for a in arrays], index.reshape(index.shape[-1:]), n, 1)
@@ -225,7 +225,15 @@ def _flat(xp: Any, arrays: Sequence[Array], ndim: int, index: Array, n: int) -> 
 
 
 def _forward(
-    kernel: Callable[..., Array], xp: Any, x: Array, index: Array, out: Array = None, *, n: int, name: str, ndim: int
+    kernel: Callable[..., Array],
+    xp: ArrayModule,
+    x: Array,
+    index: Array,
+    out: Array = None,
+    *,
+    n: int,
+    name: str,
+    ndim: int,
 ) -> Array:
     flat = _flat(xp, [x], ndim, checked_index(xp, name, index, n), n)
     y = kernel(*flat.arrays, ByIndex(xp, flat.index, flat.n))
@@ -233,7 +241,7 @@ def _forward(
 
 
 def _backward(pull: Callable[..., Array]) -> Callable[..., Array]:
-    def vjp(xp: Any, g: Array, y: Array, x: Array, index: Array, *, n: int, name: str, ndim: int) -> Array:
+    def vjp(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, *, n: int, name: str, ndim: int) -> Array:
         index = index if symbolic(xp) else checked_index(xp, name, index, n)
         flat = _flat(xp, [g, y, x], ndim, index, n)
         answer = pull(*flat.arrays, ByIndex(xp, flat.index, flat.n))
@@ -291,7 +299,7 @@ SEGMENT_SOFTMAX = _segments("segment_softmax", _softmax_infer)
 # begin among those of all, and how many it has.
 
 
-def _placed(xp: Any, name: str, index: Array, place: Array) -> Array:
+def _placed(xp: ArrayModule, name: str, index: Array, place: Array) -> Array:
     """Indices into what all examples have, from those into what each has."""
     starts, sizes = on_device(xp, place)
     shape = (-1,) + (1,) * (index.ndim - 1)
@@ -319,23 +327,23 @@ def _parts(name: str) -> Op:
     kernel, vjp = _KERNELS[name]
     by_rows = name == "segment_softmax"
 
-    def forward(xp: Any, x: Array, index: Array, place: Array, out: Array = None, *, name: str) -> Array:
+    def forward(xp: ArrayModule, x: Array, index: Array, place: Array, out: Array = None, *, name: str) -> Array:
         n = _count(place) if by_rows else len(out)
         return kernel(x, ByIndex(xp, _placed(xp, name, index, place), n))
 
-    def back(xp: Any, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
+    def back(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
         n = _count(place) if by_rows else len(g)
         return vjp(g, y, x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     return Op(name, OPS[name].infer, forward, (back, None))
 
 
-def _taken(xp: Any, x: Array, index: Array, place: Array, out: Array = None, *, name: str) -> Array:
+def _taken(xp: ArrayModule, x: Array, index: Array, place: Array, out: Array = None, *, name: str) -> Array:
     index = _placed(xp, name, index, place)
     return np.take(x, index, 0, out, "clip") if xp is np else xp.take(x, index, 0, out)
 
 
-def _taken_x(xp: Any, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
+def _taken_x(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
     index = _placed(xp, name, index, place).reshape(-1)
     return sums_of_segments(xp, index, g.reshape(index.size, *x.shape[1:]), len(x))
 
@@ -356,20 +364,20 @@ _ALONG = {
 def _along_rows(name: str) -> Op:
     kernel, vjp = _ALONG[name]
 
-    def forward(xp: Any, x: Array, counts: Array, out: Array = None) -> Array:
+    def forward(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
         return kernel(x, ByCount(xp, counts))
 
-    def back(xp: Any, g: Array, y: Array, x: Array, counts: Array) -> Array:
+    def back(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -> Array:
         return vjp(g, y, x, ByCount(xp, counts))
 
     return Op(name, OPS[name].infer, forward, (back,))
 
 
-def _itself(xp: Any, x: Array, out: Array = None) -> Array:
+def _itself(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     return x
 
 
-def _itself_x(xp: Any, g: Array, y: Array, x: Array) -> Array:
+def _itself_x(xp: ArrayModule, g: Array, y: Array, x: Array) -> Array:
     return g
 
 

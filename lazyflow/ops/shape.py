@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, HostArray
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     ALL,
@@ -92,7 +92,7 @@ def _concatenate_shape(*operands: Abstract, axis: int = 0) -> Result:
     return Result(_joined("concatenate", first, axis, sum(sizes)), dtype, static)
 
 
-def _concatenate(xp: Any, *arrays: Array, out: Array = None, axis: int, ndim: int, ends: Shape) -> Array:
+def _concatenate(xp: ArrayModule, *arrays: Array, out: Array = None, axis: int, ndim: int, ends: Shape) -> Array:
     batched = [a for a in arrays if a.ndim > ndim]
     if not batched:
         return xp.concatenate(arrays, axis)
@@ -103,7 +103,7 @@ def _concatenate(xp: Any, *arrays: Array, out: Array = None, axis: int, ndim: in
 
 
 def _concatenate_part(
-    operand: int, xp: Any, g: Array, y: Array, *arrays: Array, axis: int, ndim: int, ends: Shape
+    operand: int, xp: ArrayModule, g: Array, y: Array, *arrays: Array, axis: int, ndim: int, ends: Shape
 ) -> Array:
     return g[along(axis, slice(ends[operand], ends[operand + 1]))]
 
@@ -144,7 +144,7 @@ def _concatenate_same_shape(*operands: Abstract, axis: int = 0) -> Result:
     return Result(shape, first.dtype, {"axis": axis, "shape": shape})
 
 
-def _concatenate_same(xp: Any, x: Array, out: Array = None, *, axis: int, shape: Shape) -> Array:
+def _concatenate_same(xp: ArrayModule, x: Array, out: Array = None, *, axis: int, shape: Shape) -> Array:
     moved = xp.moveaxis(x, 1, axis - 1)
     if out is None:
         return moved.reshape(len(x), *shape)
@@ -152,7 +152,7 @@ def _concatenate_same(xp: Any, x: Array, out: Array = None, *, axis: int, shape:
     return out
 
 
-def _concatenate_same_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int, shape: Shape) -> Array:
+def _concatenate_same_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int, shape: Shape) -> Array:
     count = x.shape[1]
     split = axis + g.ndim
     parts = g.reshape(*g.shape[:split], count, g.shape[split] // count, *g.shape[split + 1 :])
@@ -166,11 +166,11 @@ def _stack_shape(*operands: Abstract, axis: int = 0) -> Result:
     return Result((*first.shape[:place], len(operands), *first.shape[place:]), first.dtype, {"axis": axis})
 
 
-def _stack(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+def _stack(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
     return written(out, xp.moveaxis(x, 1, axis))
 
 
-def _stack_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+def _stack_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Array:
     return xp.moveaxis(g, axis, 1)
 
 
@@ -191,11 +191,11 @@ def _stack_rows_shape(*operands: Abstract) -> Result:
     return Result(shape, first.dtype, {"shape": shape, "parts": shape})
 
 
-def _rows(xp: Any, x: Array, out: Array = None, *, shape: Shape, parts: Shape) -> Array:
+def _rows(xp: ArrayModule, x: Array, out: Array = None, *, shape: Shape, parts: Shape) -> Array:
     return written(out, x.reshape(len(x), *shape))
 
 
-def _rows_x(xp: Any, g: Array, y: Array, x: Array, *, shape: Shape, parts: Shape) -> Array:
+def _rows_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Shape, parts: Shape) -> Array:
     return g.reshape(len(g), *parts)
 
 
@@ -220,11 +220,11 @@ def _reshape_shape(x: Abstract, *, shape: int | Sequence[int]) -> Result:
     return Result(wanted, x.dtype, {"shape": wanted, "ndim": len(x.shape)})
 
 
-def _reshape(xp: Any, x: Array, out: Array = None, *, shape: Shape, ndim: int) -> Array:
+def _reshape(xp: ArrayModule, x: Array, out: Array = None, *, shape: Shape, ndim: int) -> Array:
     return written(out, x.reshape(lead(x, ndim) + shape))
 
 
-def _reshape_x(xp: Any, g: Array, y: Array, x: Array, *, shape: Shape, ndim: int) -> Array:
+def _reshape_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Shape, ndim: int) -> Array:
     return g.reshape(g.shape[:1] + x.shape[x.ndim - ndim :])
 
 
@@ -245,11 +245,11 @@ def _permuted(x: Array, order: Shape) -> Array:
     return x.transpose((*range(x.ndim - len(order)), *(x.ndim + axis for axis in order)))
 
 
-def _transpose(xp: Any, x: Array, out: Array = None, *, order: Shape, inverse: Shape) -> Array:
+def _transpose(xp: ArrayModule, x: Array, out: Array = None, *, order: Shape, inverse: Shape) -> Array:
     return written(out, _permuted(x, order))
 
 
-def _transpose_x(xp: Any, g: Array, y: Array, x: Array, *, order: Shape, inverse: Shape) -> Array:
+def _transpose_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, order: Shape, inverse: Shape) -> Array:
     return _permuted(g, inverse)
 
 
@@ -263,11 +263,11 @@ def _swapaxes_shape(x: Abstract, *, axis1: int, axis2: int) -> Result:
     return Result(tuple(shape), x.dtype, {"axis1": one, "axis2": two})
 
 
-def _swapaxes(xp: Any, x: Array, out: Array = None, *, axis1: int, axis2: int) -> Array:
+def _swapaxes(xp: ArrayModule, x: Array, out: Array = None, *, axis1: int, axis2: int) -> Array:
     return written(out, x.swapaxes(axis1, axis2))
 
 
-def _swapaxes_x(xp: Any, g: Array, y: Array, x: Array, *, axis1: int, axis2: int) -> Array:
+def _swapaxes_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis1: int, axis2: int) -> Array:
     return g.swapaxes(axis1, axis2)
 
 
@@ -282,11 +282,11 @@ def _expand_dims_shape(x: Abstract, *, axis: int | Sequence[int]) -> Result:
     return Result(shape, x.dtype, {"axis": axes})
 
 
-def _expand_dims(xp: Any, x: Array, out: Array = None, *, axis: Shape) -> Array:
+def _expand_dims(xp: ArrayModule, x: Array, out: Array = None, *, axis: Shape) -> Array:
     return written(out, xp.expand_dims(x, axis))
 
 
-def _expand_dims_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Shape) -> Array:
+def _expand_dims_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Shape) -> Array:
     return g.squeeze(axis)
 
 
@@ -299,11 +299,11 @@ def _squeeze_shape(x: Abstract, *, axis: Axis = None) -> Result:
     return Result(kept, x.dtype, {"axis": axes})
 
 
-def _squeeze(xp: Any, x: Array, out: Array = None, *, axis: Shape) -> Array:
+def _squeeze(xp: ArrayModule, x: Array, out: Array = None, *, axis: Shape) -> Array:
     return written(out, x.squeeze(axis))
 
 
-def _squeeze_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Shape) -> Array:
+def _squeeze_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Shape) -> Array:
     return xp.expand_dims(g, axis)
 
 
@@ -315,11 +315,11 @@ def _flip_shape(x: Abstract, *, axis: Axis = None) -> Result:
     return Result(x.shape, x.dtype, {"axis": negative_axes("flip", axis, len(x.shape))})
 
 
-def _flip(xp: Any, x: Array, out: Array = None, *, axis: Shape) -> Array:
+def _flip(xp: ArrayModule, x: Array, out: Array = None, *, axis: Shape) -> Array:
     return written(out, xp.flip(x, axis))
 
 
-def _flip_x(xp: Any, g: Array, y: Array, x: Array, *, axis: Shape) -> Array:
+def _flip_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Shape) -> Array:
     return xp.flip(g, axis)
 
 
@@ -339,17 +339,17 @@ def _roll_shape(x: Abstract, *, shift: int | Sequence[int], axis: Axis = None) -
     return Result(x.shape, x.dtype, {"shift": shifts, "axis": axes, "ndim": len(x.shape)})
 
 
-def _rolled(xp: Any, x: Array, shift: Shape, axis: Shape, ndim: int) -> Array:
+def _rolled(xp: ArrayModule, x: Array, shift: Shape, axis: Shape, ndim: int) -> Array:
     if axis:
         return xp.roll(x, shift, axis)
     return xp.roll(x.reshape((*lead(x, ndim), -1)), shift[0], -1).reshape(x.shape)
 
 
-def _roll(xp: Any, x: Array, out: Array = None, *, shift: Shape, axis: Shape, ndim: int) -> Array:
+def _roll(xp: ArrayModule, x: Array, out: Array = None, *, shift: Shape, axis: Shape, ndim: int) -> Array:
     return written(out, _rolled(xp, x, shift, axis, ndim))
 
 
-def _roll_x(xp: Any, g: Array, y: Array, x: Array, *, shift: Shape, axis: Shape, ndim: int) -> Array:
+def _roll_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shift: Shape, axis: Shape, ndim: int) -> Array:
     return _rolled(xp, g, tuple(-s for s in shift), axis, ndim)
 
 
@@ -362,11 +362,11 @@ def _triangle_shape(name: str, x: Abstract, *, k: int = 0) -> Result:
     return Result(x.shape, x.dtype, {"k": int(k)})
 
 
-def _triangle(name: str, xp: Any, x: Array, out: Array = None, *, k: int) -> Array:
+def _triangle(name: str, xp: ArrayModule, x: Array, out: Array = None, *, k: int) -> Array:
     return written(out, getattr(xp, name)(x, k))
 
 
-def _triangle_x(name: str, xp: Any, g: Array, y: Array, x: Array, *, k: int) -> Array:
+def _triangle_x(name: str, xp: ArrayModule, g: Array, y: Array, x: Array, *, k: int) -> Array:
     return getattr(xp, name)(g, k)
 
 
@@ -381,11 +381,11 @@ def _identity_shape(x: Abstract) -> Result:
     return Result(x.shape, x.dtype)
 
 
-def _identity(xp: Any, x: Array, out: Array = None) -> Array:
+def _identity(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     return written(out, x)
 
 
-def _identity_x(xp: Any, g: Array, y: Array, x: Array) -> Array:
+def _identity_x(xp: ArrayModule, g: Array, y: Array, x: Array) -> Array:
     return g
 
 
@@ -446,18 +446,18 @@ def _getitem_shape(x: Abstract, *, key: Any) -> Result:
     return Result(like.shape, x.dtype, {"key": full, "ndim": len(x.shape)})
 
 
-def _getitem(xp: Any, x: Array, out: Array = None, *, key: tuple[Any, ...], ndim: int) -> Array:
+def _getitem(xp: ArrayModule, x: Array, out: Array = None, *, key: tuple[Any, ...], ndim: int) -> Array:
     return written(out, x[_subscript(key)])
 
 
-def _getitem_x(xp: Any, g: Array, y: Array, x: Array, *, key: tuple[Any, ...], ndim: int) -> Array:
+def _getitem_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, key: tuple[Any, ...], ndim: int) -> Array:
     if symbolic(xp):
         lead, part = (1, g) if x.ndim > ndim else (0, total(g, 0))
         return xp.record_op(embed, (part,), key=(("slice", None, None, None),) * lead + key, shape=x.shape)
     return _embedded(xp, g if x.ndim > ndim else total(g, 0), key, x.shape)
 
 
-def _embedded(xp: Any, part: Array, key: tuple[Any, ...], shape: Shape) -> Array:
+def _embedded(xp: ArrayModule, part: Array, key: tuple[Any, ...], shape: Shape) -> Array:
     answer = xp.zeros(shape, part.dtype)
     answer[_subscript(key)] = part
     return answer
@@ -478,11 +478,13 @@ def _embed_shape(part: Abstract, *, key: Any, shape: int | Sequence[int]) -> Res
     return Result(whole, part.dtype, {"key": full, "shape": whole, "ndim": len(part.shape)})
 
 
-def _embed(xp: Any, part: Array, out: Array = None, *, key: tuple[Any, ...], shape: Shape, ndim: int) -> Array:
+def _embed(xp: ArrayModule, part: Array, out: Array = None, *, key: tuple[Any, ...], shape: Shape, ndim: int) -> Array:
     return _embedded(xp, part, key, lead(part, ndim) + shape)
 
 
-def _embed_part(xp: Any, g: Array, y: Array, part: Array, *, key: tuple[Any, ...], shape: Shape, ndim: int) -> Array:
+def _embed_part(
+    xp: ArrayModule, g: Array, y: Array, part: Array, *, key: tuple[Any, ...], shape: Shape, ndim: int
+) -> Array:
     return g[_subscript(key)]
 
 
@@ -499,11 +501,13 @@ def _diagonal_shape(x: Abstract, *, offset: int = 0, axis1: int = 0, axis2: int 
     return Result(shape, x.dtype, {"offset": int(offset), "axis1": one, "axis2": two, "ndim": len(x.shape)})
 
 
-def _diagonal(xp: Any, x: Array, out: Array = None, *, offset: int, axis1: int, axis2: int, ndim: int) -> Array:
+def _diagonal(xp: ArrayModule, x: Array, out: Array = None, *, offset: int, axis1: int, axis2: int, ndim: int) -> Array:
     return written(out, x.diagonal(offset, axis1, axis2))
 
 
-def _diagonal_x(xp: Any, g: Array, y: Array, x: Array, *, offset: int, axis1: int, axis2: int, ndim: int) -> Array:
+def _diagonal_x(
+    xp: ArrayModule, g: Array, y: Array, x: Array, *, offset: int, axis1: int, axis2: int, ndim: int
+) -> Array:
     part = g if x.ndim > ndim else total(g, 0)
     where = {"offset": offset, "axis1": axis1, "axis2": axis2}
     if symbolic(xp):
@@ -511,7 +515,7 @@ def _diagonal_x(xp: Any, g: Array, y: Array, x: Array, *, offset: int, axis1: in
     return _on_diagonal(xp, part, x.shape, **where)
 
 
-def _on_diagonal(xp: Any, part: Array, shape: Shape, offset: int, axis1: int, axis2: int) -> Array:
+def _on_diagonal(xp: ArrayModule, part: Array, shape: Shape, offset: int, axis1: int, axis2: int) -> Array:
     answer = xp.zeros(shape, part.dtype)
     i = xp.arange(part.shape[-1])
     place = xp.moveaxis(answer, (axis1, axis2), (-2, -1))
@@ -533,13 +537,13 @@ def _embed_diagonal_shape(
 
 
 def _embed_diagonal(
-    xp: Any, part: Array, out: Array = None, *, shape: Shape, offset: int, axis1: int, axis2: int, ndim: int
+    xp: ArrayModule, part: Array, out: Array = None, *, shape: Shape, offset: int, axis1: int, axis2: int, ndim: int
 ) -> Array:
     return _on_diagonal(xp, part, lead(part, ndim) + shape, offset, axis1, axis2)
 
 
 def _embed_diagonal_part(
-    xp: Any, g: Array, y: Array, part: Array, *, offset: int, axis1: int, axis2: int, **static: Any
+    xp: ArrayModule, g: Array, y: Array, part: Array, *, offset: int, axis1: int, axis2: int, **static: Any
 ) -> Array:
     return g.diagonal(offset, axis1, axis2)
 
@@ -563,13 +567,13 @@ def _broadcast_to_shape(x: Abstract, *, shape: int | Sequence[int]) -> Result:
     return Result(wanted, x.dtype, {"shape": wanted, "ndim": len(x.shape)})
 
 
-def _broadcast_to(xp: Any, x: Array, out: Array = None, *, shape: Shape, ndim: int) -> Array:
+def _broadcast_to(xp: ArrayModule, x: Array, out: Array = None, *, shape: Shape, ndim: int) -> Array:
     head = lead(x, ndim)
     padded = x.reshape(head + (1,) * (len(shape) - ndim) + x.shape[len(head) :])
     return written(out, xp.broadcast_to(padded, head + shape))
 
 
-def _broadcast_to_x(xp: Any, g: Array, y: Array, x: Array, *, shape: Shape, ndim: int) -> Array:
+def _broadcast_to_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Shape, ndim: int) -> Array:
     new = len(shape) - ndim
     return total(g, tuple(range(1, 1 + new))) if new else g
 
@@ -585,11 +589,11 @@ def _repeat_shape(x: Abstract, *, repeats: int, axis: int) -> Result:
     return Result(_joined("repeat", x.shape, axis, count * x.shape[axis]), x.dtype, {"repeats": count, "axis": axis})
 
 
-def _repeat(xp: Any, x: Array, out: Array = None, *, repeats: int, axis: int) -> Array:
+def _repeat(xp: ArrayModule, x: Array, out: Array = None, *, repeats: int, axis: int) -> Array:
     return written(out, xp.repeat(x, repeats, axis))
 
 
-def _repeat_x(xp: Any, g: Array, y: Array, x: Array, *, repeats: int, axis: int) -> Array:
+def _repeat_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, repeats: int, axis: int) -> Array:
     split = g.ndim + axis
     return total(g.reshape(*g.shape[:split], x.shape[axis], repeats, *g.shape[split + 1 :]), split + 1)
 
@@ -611,12 +615,14 @@ def _tile_shape(x: Abstract, *, reps: int | Sequence[int]) -> Result:
     return Result(shape, x.dtype, {"shape": shape, "ones": ones, "pairs": pairs, "ndim": len(x.shape)})
 
 
-def _tile(xp: Any, x: Array, out: Array = None, *, shape: Shape, ones: Shape, pairs: Shape, ndim: int) -> Array:
+def _tile(xp: ArrayModule, x: Array, out: Array = None, *, shape: Shape, ones: Shape, pairs: Shape, ndim: int) -> Array:
     head = lead(x, ndim)
     return written(out, xp.broadcast_to(x.reshape(head + ones), head + pairs).reshape(head + shape))
 
 
-def _tile_x(xp: Any, g: Array, y: Array, x: Array, *, shape: Shape, ones: Shape, pairs: Shape, ndim: int) -> Array:
+def _tile_x(
+    xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Shape, ones: Shape, pairs: Shape, ndim: int
+) -> Array:
     copies = tuple(range(1, 1 + len(pairs), 2))
     return total(g.reshape(len(g), *pairs), copies).reshape(g.shape[:1] + x.shape[x.ndim - ndim :])
 
@@ -656,7 +662,7 @@ def _core(pads: Pads, shape: Shape) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=512)
-def _sources(size: int, pads: tuple[int, int], mode: str) -> np.ndarray[Any, Any]:
+def _sources(size: int, pads: tuple[int, int], mode: str) -> HostArray:
     """Which element of an axis stands at each place of the padded axis."""
     return np.pad(np.arange(size), pads, mode)  # type: ignore[call-overload,no-any-return]
 
@@ -669,7 +675,7 @@ def _strays(size: int, pads: tuple[int, int], mode: str) -> tuple[tuple[Array, A
     return tuple((outside[positions], elements) for positions, elements in scatter_rounds(sources[outside]))
 
 
-def _pad(xp: Any, x: Array, out: Array = None, *, pads: Pads, mode: str, fill: float | None) -> Array:
+def _pad(xp: ArrayModule, x: Array, out: Array = None, *, pads: Pads, mode: str, fill: float | None) -> Array:
     sizes = x.shape[x.ndim - len(pads) :]
     head = lead(x, len(pads))
     shape = head + tuple(before + n + after for n, (before, after) in zip(sizes, pads, strict=True))
@@ -684,7 +690,7 @@ def _pad(xp: Any, x: Array, out: Array = None, *, pads: Pads, mode: str, fill: f
     return written(out, x)
 
 
-def _pad_x(xp: Any, g: Array, y: Array, x: Array, *, pads: Pads, mode: str, fill: float | None) -> Array:
+def _pad_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, pads: Pads, mode: str, fill: float | None) -> Array:
     if fill is not None:
         return g[_core(pads, g.shape)]
     for axis, (size, pair) in enumerate(zip(x.shape[x.ndim - len(pads) :], pads, strict=True), -len(pads)):
@@ -693,7 +699,7 @@ def _pad_x(xp: Any, g: Array, y: Array, x: Array, *, pads: Pads, mode: str, fill
     return g
 
 
-def _folded(xp: Any, g: Array, axis: int, size: int, pair: tuple[int, int], mode: str) -> Array:
+def _folded(xp: ArrayModule, g: Array, axis: int, size: int, pair: tuple[int, int], mode: str) -> Array:
     if symbolic(xp):
         return xp.moveaxis(
             xp.record_op(scatter, (xp.moveaxis(g, axis, 0), _sources(size, pair, mode)), n=size), 0, axis

@@ -7,11 +7,9 @@ softmax under upper bounds, which bounds how much attention a word may get (Mart
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import Abstract, Op, Result, negative_axis, register, require_floating
 from lazyflow.ops.formula import multiply_no_nan, select
@@ -29,7 +27,7 @@ def _sparsemax_infer(x: Abstract, axis: int = -1) -> Result:
     return Result(x.shape, x.dtype, {"axis": found})
 
 
-def _sparsemax(xp: Any, x: Array, out: Array = None, *, axis: int) -> Array:
+def _sparsemax(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
     """``max(x - t, 0)`` with the threshold t that makes it sum to one: the largest of those that a number of scores,
     the largest ones, would give."""
     falling = -xp.sort(-(x - x.max(axis=axis, keepdims=True)), axis=axis)
@@ -42,7 +40,7 @@ def _room(out: Array | None, x: Array) -> Array | None:
     return out if out is not None and out.shape == x.shape else None
 
 
-def _sparsemax_x(xp: Any, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+def _sparsemax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Array:
     """Among the scores that count, the cotangent less its mean."""
     support = (y > 0).astype(g.dtype)
     kept = select(xp, y > 0, g)
@@ -63,7 +61,7 @@ def _constrained_infer(x: Abstract, upper: Abstract) -> Result:
     return Result(x.shape, np.result_type(x.dtype, upper.dtype))
 
 
-def _constrained(xp: Any, x: Array, upper: Array, out: Array = None) -> Array:
+def _constrained(xp: ArrayModule, x: Array, upper: Array, out: Array = None) -> Array:
     """``min(c exp(x), upper)`` with the c that makes it sum to one (Martins and Kreutzer 2017).
 
     c grows with every class that is at its bound: those that pass theirs are put there, all at once, until none does.
@@ -81,7 +79,7 @@ def _constrained(xp: Any, x: Array, upper: Array, out: Array = None) -> Array:
     return xp.minimum(y, upper).astype(dtype, copy=False)
 
 
-def _shared(xp: Any, scores: Array, upper: Array, free: Array) -> Array:
+def _shared(xp: ArrayModule, scores: Array, upper: Array, free: Array) -> Array:
     """The bounds of classes that are at them, and what these leave, shared out among the others as by softmax."""
     largest = xp.where(free, scores, -np.inf).max(axis=-1, keepdims=True)
     weights = select(xp, free, xp.exp(scores - xp.where(largest == -np.inf, 0, largest)))
@@ -90,19 +88,19 @@ def _shared(xp: Any, scores: Array, upper: Array, free: Array) -> Array:
     return xp.where(free, weights * (left / (total + (total == 0))), upper)
 
 
-def _free(xp: Any, g: Array, y: Array, upper: Array) -> tuple[Array, Array]:
+def _free(xp: ArrayModule, g: Array, y: Array, upper: Array) -> tuple[Array, Array]:
     """The probabilities of the classes below their bounds, and the mean of their cotangents, weighted by them."""
     free = select(xp, y < upper, y)
     total = xp.sum(free, axis=-1, keepdims=True)
     return free, xp.sum(multiply_no_nan(xp, g, free), axis=-1, keepdims=True) / (total + (total == 0))
 
 
-def _constrained_x(xp: Any, g: Array, y: Array, x: Array, upper: Array) -> Array:
+def _constrained_x(xp: ArrayModule, g: Array, y: Array, x: Array, upper: Array) -> Array:
     free, mean = _free(xp, g, y, upper)
     return multiply_no_nan(xp, g - mean, free)
 
 
-def _constrained_upper(xp: Any, g: Array, y: Array, x: Array, upper: Array) -> Array:
+def _constrained_upper(xp: ArrayModule, g: Array, y: Array, x: Array, upper: Array) -> Array:
     """What a bound gains, the free classes lose."""
     _, mean = _free(xp, g, y, upper)
     return select(xp, xp.logical_not(y < upper), g - mean)

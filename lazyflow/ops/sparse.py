@@ -21,7 +21,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cuda import rows as there
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType, HostArray
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import Shape, on_device, total
 
@@ -97,7 +97,8 @@ def _add_distinct(target: Array, index: Array, rows: Array) -> None:
     if isinstance(target, np.ndarray):
         target[index] += rows
     else:
-        devices.module(target).add.at(target, index, rows)
+        add: Any = devices.module(target).add
+        add.at(target, index, rows)
 
 
 def _blocks(rounds: AddRounds, rows: Array) -> Iterator[tuple[Array, Array]]:
@@ -123,7 +124,7 @@ def rows_at(rows: Array, index: Array) -> Array:
 
 
 def scatter_add_rows(
-    xp: Any, target: Array, index: Array, rows: Array, bring: Callable[[Array], Array] | None = None
+    xp: ArrayModule, target: Array, index: Array, rows: Array, bring: Callable[[Array], Array] | None = None
 ) -> None:
     """``target[index[i]] += rows[i]`` for all ``i``, in place, where indices may repeat.
 
@@ -201,7 +202,7 @@ def _add_elements(target: Array, index: Array, rows: Array) -> None:
     np.add.at(target.reshape(-1), flat if width else flat[:0], rows.reshape(-1))
 
 
-def _on(xp: Any, rounds: AddRounds) -> AddRounds:
+def _on(xp: ArrayModule, rounds: AddRounds) -> AddRounds:
     """The rounds where the rows are, copied there at once."""
     if xp is np or not rounds:
         return rounds
@@ -214,7 +215,7 @@ def _on(xp: Any, rounds: AddRounds) -> AddRounds:
     return found
 
 
-def sums_of_segments(xp: Any, index: Array, rows: Array, n: int) -> Array:
+def sums_of_segments(xp: ArrayModule, index: Array, rows: Array, n: int) -> Array:
     """An array of ``n`` rows, row ``i`` the sum of the ``rows`` whose ``index`` is ``i``.
 
     >>> sums_of_segments(np, np.array([2, 0, 2]), np.array([1.0, 2.0, 4.0]), 4).tolist()
@@ -241,7 +242,7 @@ class RowSparse:
     shape: Shape
 
     @classmethod
-    def coalesce(cls, xp: Any, indices: Array, values: Array, shape: Shape) -> RowSparse:
+    def coalesce(cls, xp: ArrayModule, indices: Array, values: Array, shape: Shape) -> RowSparse:
         """From rows whose indices come in any order and may repeat: the values of equal indices are summed.
 
         ``indices`` (B,) of integers in ``range(shape[0])``, ``values`` ``(B, *shape[1:])``; neither is changed.
@@ -270,7 +271,7 @@ class RowSparse:
 
     @classmethod
     def _coalesced_there(
-        cls, xp: Any, positions: Array, starts: Array, unique: Array, values: Array, shape: Shape
+        cls, xp: ArrayModule, positions: Array, starts: Array, unique: Array, values: Array, shape: Shape
     ) -> RowSparse:
         """The same on a device: one copy to it, and one launch."""
         n, ends = len(unique), np.append(starts[1:], len(positions))
@@ -282,7 +283,7 @@ class RowSparse:
         return cls(whole[:n], merged.reshape((n, *values.shape[1:])), shape)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> DType:
         """The NumPy dtype of the values."""
         return self.values.dtype  # type: ignore[no-any-return]
 
@@ -297,7 +298,7 @@ class RowSparse:
             dense[self.indices] = self.values
         return dense
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
         """NumPy's functions take the gradient as the array that it stands for.
 
         >>> np.abs(RowSparse(np.array([1]), np.array([[-5.0]]), (3, 1))).tolist()

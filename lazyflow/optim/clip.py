@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from lazyflow.cuda import norms
-from lazyflow.device import device_of, module, on_device_of, to_host
+from lazyflow.device import HostArray, device_of, module, on_device_of, to_host
 from lazyflow.errors import NonFiniteError
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim.base import Array, Trainable, has_array
@@ -96,7 +96,7 @@ class Late:
     def __format__(self, form: str) -> str:
         return format(self._value, form)
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> HostArray:
         return np.asarray(self._value, dtype)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
-from lazyflow.device import module
+from lazyflow.device import DType, module
 from lazyflow.fuse import machine
 from lazyflow.fuse.blocks import last_uses
 from lazyflow.fuse.scalar import ARG_BLOCK, ARG_ROWS, ARG_VECTOR, Builder, Kernel, ScalarValue
@@ -85,9 +85,7 @@ def _flattened(arrays: list[Array]) -> list[Array] | None:
 
 
 @cache
-def kernel_of(
-    rule: Assignments, names: tuple[str, ...], numbers: tuple[str, ...], dtype: np.dtype[Any], width: int
-) -> Kernel:
+def kernel_of(rule: Assignments, names: tuple[str, ...], numbers: tuple[str, ...], dtype: DType, width: int) -> Kernel:
     """A rule as a kernel, of elements, or of rows of some width in a buffer, whose gradient lies by itself."""
     b = Builder(max(width, 1), dtype)
     kinds = {name: ARG_ROWS if width and name != "gradient" else ARG_BLOCK for name in names}

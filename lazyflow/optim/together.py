@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow.cuda.module import functions, launch
-from lazyflow.device import device_of, is_on_gpu, to_device
+from lazyflow.device import HostArray, device_of, is_on_gpu, to_device
 from lazyflow.fuse.cuda import source_of_tensors
 from lazyflow.fuse.scalar import ARG_BLOCK, Kernel
 from lazyflow.optim.rule import Assignments, kernel_of
@@ -45,7 +45,7 @@ def run(rule: Assignments, updates: Sequence[Update]) -> None:
     launch(function, total, [to_device(table, device_of(gradient)), np.int32(len(updates)), np.int64(total)])
 
 
-def _table(kernel: Kernel, updates: Sequence[Update]) -> tuple[np.ndarray[Any, Any], int]:
+def _table(kernel: Kernel, updates: Sequence[Update]) -> tuple[HostArray, int]:
     """The table of `lazyflow.fuse.cuda.source_of_tensors`, and how many elements there are."""
     blocks = [argument.key[0] for argument in kernel.arguments if argument.kind == ARG_BLOCK]
     lines, total = [], 0

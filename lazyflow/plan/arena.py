@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.device import Array
+from lazyflow.device import Array, DType
 from lazyflow.locks import Lock
 from lazyflow.ops.base import Shape, brought
 from lazyflow.plan.plan import Rows
@@ -36,7 +36,7 @@ class Pool:
         """Bytes of the buffers that wait. Counted anew: an interrupt could come between a buffer and a count of it."""
         return sum(buffer.nbytes for waiting in list(self.free.values()) for buffer in waiting)
 
-    def take(self, device: str, dtype: np.dtype[Any], size: int) -> Array:
+    def take(self, device: str, dtype: DType, size: int) -> Array:
         """A flat buffer of at least ``size`` elements, contents undefined; never more than twice as large as asked.
 
         On a GPU CuPy's own pool gives it: that one knows in which stream memory was used, and hands it to no other
@@ -49,7 +49,7 @@ class Pool:
         found = self._waiting(dtype, size)
         return np.empty(size + size // 8 + 16, dtype) if found is None else found
 
-    def _waiting(self, dtype: np.dtype[Any], size: int) -> Array | None:
+    def _waiting(self, dtype: DType, size: int) -> Array | None:
         """The smallest buffer that waits and is neither too small nor too large."""
         with self.lock:
             waiting = self.free.get(dtype, [])
@@ -88,11 +88,11 @@ class Arena:
     ``there``: the indices of a plan, by their identity on the host, where the device has them too; see `bring`.
     """
 
-    def __init__(self, device: str, sizes: dict[np.dtype[Any], int], there: dict[int, Any] | None = None) -> None:
+    def __init__(self, device: str, sizes: dict[DType, int], there: dict[int, Any] | None = None) -> None:
         self.device = device
         self.brought = there if there is not None else {} if device != "cpu" else _NOTHING
         self.number = next_number()
-        self.buffers: dict[np.dtype[Any], Array] = {}  # first of all: it may end before all of them are taken
+        self.buffers: dict[DType, Array] = {}  # first of all: it may end before all of them are taken
         for dtype, size in sizes.items():
             self.buffers[dtype] = POOL.take(device, dtype, size)
         self.tables: dict[Any, Array] | None = None  # made when somebody asks
@@ -136,7 +136,7 @@ class Arena:
             self.bring([], [numbers])
         return self.brought[id(numbers)][1]
 
-    def table(self, dtype: np.dtype[Any], width: int) -> Array:
+    def table(self, dtype: DType, width: int) -> Array:
         """The buffer of ``dtype`` seen as rows of ``width``."""
         key = dtype, width
         if self.tables is None:
@@ -147,7 +147,7 @@ class Arena:
             found = self.tables[key] = buffer[: buffer.size // width * width].reshape(-1, width)
         return found
 
-    def view(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
+    def view(self, dtype: DType, rows: Rows, shape: Shape) -> Array:
         """Evenly spaced rows as a view: ``(count, *shape)``, or ``shape`` where all nodes share one row."""
         count, width, offset, pitch, _, _ = rows
         if pitch == width or count == 1:
@@ -156,7 +156,7 @@ class Arena:
             return devices.stretch(self.buffers[dtype], offset, shape)
         return devices.strided(self.buffers[dtype], offset, (count, *shape), pitch)
 
-    def read(self, dtype: np.dtype[Any], rows: Rows, shape: Shape) -> Array:
+    def read(self, dtype: DType, rows: Rows, shape: Shape) -> Array:
         """The values of ``rows``: a view where they are evenly spaced, else gathered."""
         if rows.index is None:
             return self.view(dtype, rows, shape)

@@ -20,6 +20,7 @@ import numpy as np
 
 from lazyflow import passes
 from lazyflow.core.arrays import CellShape, Ints, begins, bounds_of, in_order_of
+from lazyflow.device import DType
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.schedule import Choices, Dag, Schedule
 from lazyflow.plan.schedule import scheduled as schedule_of
@@ -116,7 +117,7 @@ class Plan:
     schedule: Schedule
     launches: tuple[Launch, ...]
     offsets: Ints
-    sizes: dict[np.dtype[Any], int]
+    sizes: dict[DType, int]
     reuses: bool
     cells: tuple[Cells, ...] = ()
     first: Plan | None = None
@@ -129,7 +130,7 @@ class Plan:
         return sum(size * dtype.itemsize for dtype, size in self.sizes.items())
 
     @cached_property
-    def floating(self) -> dict[np.dtype[Any], int]:
+    def floating(self) -> dict[DType, int]:
         """The sizes of what may have cotangents."""
         return {dtype: size for dtype, size in self.sizes.items() if dtype.kind == "f"}
 
@@ -459,7 +460,7 @@ def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
     return found
 
 
-def _floats(values: Ints, dtype: np.dtype[Any], ndim: int) -> Any:
+def _floats(values: Ints, dtype: DType, ndim: int) -> Any:
     """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch
     axis."""
     if len(values) == 1:
@@ -757,12 +758,12 @@ def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tupl
     """Arena offset of every node, and the size of the arena for each dtype. Blocks are aligned to their own width, so
     that a gather is a plain ``take`` of rows."""
     if not reuse:
-        kinds = table.width, table.dtype, len(table.dtypes)
-        offsets, ends = passes.laid_out(graph.nodes, schedule.launch, schedule.phase, *kinds, graph.counts)
+        columns = table.width, table.dtype, len(table.dtypes)
+        offsets, ends = passes.laid_out(graph.nodes, schedule.launch, schedule.phase, *columns, graph.counts)
         return offsets, dict(zip(table.dtypes, ends.tolist(), strict=True))
     roots = np.array([base for base, _ in graph.roots], np.int64)
-    where = graph.nodes, schedule.launch, schedule.phase, roots, graph.counts
-    block, place, counts, kinds, phases, last = passes.blocks(*where)
+    found = passes.blocks(graph.nodes, schedule.launch, schedule.phase, roots, graph.counts)
+    block, place, counts, kinds, phases, last = found
     start, sizes = _recycled(table, counts, kinds, phases, last)
     return start[block] + place * table.width[graph.signature], sizes
 

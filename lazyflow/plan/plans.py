@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow.device import HostArray
 from lazyflow.graph.graph import Graph
 from lazyflow.locks import Lock
 from lazyflow.plan.plan import Plan, plan_again
@@ -189,7 +190,7 @@ MOST_SEEN = 4096  # structures that are remembered to have come by once
 STEP = 61  # elements from one that is part of the key to the next; all are compared when a key is found
 
 
-def _sample(array: np.ndarray[Any, Any]) -> tuple[int, bytes]:
+def _sample(array: HostArray) -> tuple[int, bytes]:
     return len(array), array[::STEP].tobytes()
 
 
@@ -198,7 +199,7 @@ def _is_alike(one: Graph, other: Graph) -> bool:
     return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
-def _structure(graph: Graph) -> tuple[np.ndarray[Any, Any], ...]:
+def _structure(graph: Graph) -> tuple[HostArray, ...]:
     nothing = graph.results[:0]
     counts = nothing if graph.counts is None else graph.counts
     form = nothing if graph.form is None else graph.form

@@ -24,7 +24,7 @@ from numpy import ndarray
 from lazyflow import device as devices
 from lazyflow import fibers, settings
 from lazyflow.core.columns import Recall, Scope, Shapes, are_within, recycle
-from lazyflow.device import Array
+from lazyflow.device import Array, DType, HostArray
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, counted, user_line
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.locks import THREAD
@@ -63,8 +63,8 @@ class Evaluator(Protocol):
 
     def forward(self, roots: Sequence[Expr]) -> None: ...
     def value(self, root: Expr) -> Array: ...
-    def host_value(self, root: Expr) -> np.ndarray[Any, Any]: ...
-    def answers(self, roots: Sequence[Expr]) -> list[np.ndarray[Any, Any]]: ...
+    def host_value(self, root: Expr) -> HostArray: ...
+    def answers(self, roots: Sequence[Expr]) -> list[HostArray]: ...
     def backward(self, root: Expr, cotangent: Array | None) -> None: ...
     def backward_all(self, roots: Sequence[Expr], cotangents: Sequence[Array | None]) -> None: ...
 
@@ -109,7 +109,7 @@ class Expr:
         return self.type.shape
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> DType:
         """The NumPy dtype."""
         return self.type.dtype
 
@@ -322,7 +322,7 @@ class Expr:
         ENGINE[0].forward([self])
         return self
 
-    def numpy(self) -> np.ndarray[Any, Any]:
+    def numpy(self) -> HostArray:
         """The value as a NumPy array of its own; runs what it needs if it was not computed yet.
 
         What was computed keeps its value when a parameter changes, until `forward` or `backward` is called, or a value
@@ -357,7 +357,7 @@ class Expr:
             )
         return bool(self.item())
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
         """For ``np.asarray``, and all that calls it unseen; raises `GradientError` where that would end a gradient.
 
         >>> import lazyflow as lf
@@ -779,7 +779,7 @@ class Parameter(Expr):
         self._retype(self.requires_grad)
         self.touch()
 
-    def numpy(self) -> np.ndarray[Any, Any]:
+    def numpy(self) -> HostArray:
         """A copy of the array, on the host."""
         return devices.copied(self.stored(), "cpu")  # type: ignore[no-any-return]
 
@@ -851,15 +851,15 @@ class Parameter(Expr):
 
 PLAIN_DTYPES = frozenset(np.dtype(c) for c in "?bBhHiIlLqQefd")
 NUMPYS_INTEGERS = frozenset(d.type for d in PLAIN_DTYPES if d.kind in "iu")
-_NAMED: dict[Any, np.dtype[Any]] = {name: d for d in PLAIN_DTYPES for name in (d, d.name, d.type)}
+_NAMED: dict[Any, DType] = {name: d for d in PLAIN_DTYPES for name in (d, d.name, d.type)}
 
 
-def plain_dtype(dtype: Any) -> np.dtype[Any]:
+def plain_dtype(dtype: Any) -> DType:
     """A dtype of values: numbers or booleans in the machine's byte order. Raises `DTypeError` for others."""
     with suppress(TypeError):  # of what has no hash
         if (known := _NAMED.get(dtype)) is not None:
             return known
-    found: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+    found: DType = np.dtype(dtype).newbyteorder("=")
     if found.kind not in "biuf" or found.itemsize > 8:
         raise DTypeError(f"values are booleans, integers, or float16, float32 and float64, not {found}")
     return found
@@ -876,7 +876,7 @@ def _unpickled(kind: type[Parameter], array: Array, name: str, requires_grad: bo
     return kind(array, name=name, requires_grad=requires_grad).to(device)
 
 
-def _as_array(value: Any, dtype: np.dtype[Any]) -> Any:
+def _as_array(value: Any, dtype: DType) -> Any:
     """``value`` as an array of numbers: arrays keep their dtype, Python floats take ``dtype``, Python integers become
     int64."""
     if devices.is_array(value):
@@ -1014,7 +1014,7 @@ def constant(value: Any) -> Expr:
     return constant_node(current_tape(), devices.copied(array, devices.device_of(array)))
 
 
-def in_dtype(x: Any, dtype: np.dtype[Any]) -> Any:
+def in_dtype(x: Any, dtype: DType) -> Any:
     """``x`` as an expression of ``dtype``: what a layer is given, and what a loss compares with.
 
     A layer keeps the dtype of its parameters, and a loss that of the prediction. So data in float64, which is what
@@ -1063,12 +1063,12 @@ def constants(operands: Iterable[Any]) -> list[Expr]:
     return [o if o.__class__ is Expr else constant(_weak(o, dtypes)) for o in given]
 
 
-def _dtypes(operands: Iterable[Any]) -> set[np.dtype[Any]]:
+def _dtypes(operands: Iterable[Any]) -> set[DType]:
     """The dtypes that numbers beside these operands can take."""
     return {o.dtype for o in operands if not isinstance(o, np.generic | TracedNumber) and hasattr(o, "dtype")}
 
 
-def _weak(value: Any, dtypes: Iterable[np.dtype[Any]]) -> Any:
+def _weak(value: Any, dtypes: Iterable[DType]) -> Any:
     """A number, or a list of them, in the floating one of the dtypes beside it, an integer in that of integers."""
     if isinstance(value, TracedNumber | bool | np.bool_) or not isinstance(
         value, int | float | np.generic | list | tuple

@@ -23,7 +23,7 @@ import numpy as np
 
 from lazyflow import passes, settings
 from lazyflow.core.columns import ELEMENTS, Counts, FloatColumn, IntColumn, Scope
-from lazyflow.device import Array, elements
+from lazyflow.device import Array, DType, elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
 from lazyflow.ops.base import NOTHING, Abstract, Aval, Op, Result, Shape
@@ -42,9 +42,7 @@ class Type:
         "shape", "signatures", "size",
     )  # fmt: skip
 
-    def __init__(
-        self, shape: Shape, dtype: np.dtype[Any], device: str, requires_grad: bool, parameter: Any = None
-    ) -> None:
+    def __init__(self, shape: Shape, dtype: DType, device: str, requires_grad: bool, parameter: Any = None) -> None:
         self.shape, self.dtype, self.device, self.requires_grad = shape, dtype, device, requires_grad
         self.ndim, self.size = len(shape), elements(shape)
         self.parameter = None if parameter is None else weakref.ref(parameter)
@@ -86,7 +84,7 @@ def table_of_interned(table: Table) -> Table:
 _types: dict[Any, Type] = table_of_interned({})
 
 
-def intern_type(shape: Shape, dtype: np.dtype[Any], device: str = "cpu", requires_grad: bool = False) -> Type:
+def intern_type(shape: Shape, dtype: DType, device: str = "cpu", requires_grad: bool = False) -> Type:
     """The one `Type` of these properties."""
     key = shape, dtype, device, requires_grad
     found = _types.get(key)
@@ -175,7 +173,7 @@ class Operand(NamedTuple):
     position: int
     type: Type | None
     shape: Shape
-    dtype: np.dtype[Any]
+    dtype: DType
     vjp: Callable[..., Array] | None
 
 
@@ -516,7 +514,7 @@ def check_device(op: Op, types: tuple[Type | Inline, ...]) -> str:
     return devices[0] if devices else settings.current().device
 
 
-def _scalar_dtype(types: tuple[Type | Inline, ...]) -> np.dtype[Any]:
+def _scalar_dtype(types: tuple[Type | Inline, ...]) -> DType:
     # NEP 50: a Python float is weak, it takes the floating dtype it meets and makes integers float64.
     return np.result_type(*(t.dtype for t in types if isinstance(t, Type)), 1.0)
 

@@ -20,7 +20,7 @@ from lazyflow.cells.back import CallsBack, SeparateBack
 from lazyflow.cells.calls import Calls, Separate, SomeCalls
 from lazyflow.cells.steps import OwnKernel
 from lazyflow.cells.values import CallColumns
-from lazyflow.device import Array
+from lazyflow.device import Array, DType
 from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
 from lazyflow.ops.formula import is_finite
@@ -382,7 +382,7 @@ def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[tuple[Run
     return found
 
 
-def node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
+def node_at(run: Run, offset: int, dtype: DType) -> int:
     """The node whose memory holds the element at ``offset``: views lie inside the node that they show."""
     kept, key = run.plan.bound.setdefault("nodes", {}), (offset, dtype)
     node: int | None = kept.get(key)
@@ -393,7 +393,7 @@ def node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
     return node
 
 
-def _node_at(run: Run, offset: int, dtype: np.dtype[Any]) -> int:
+def _node_at(run: Run, offset: int, dtype: DType) -> int:
     launch = next(
         (
             item

@@ -19,7 +19,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import fibers, passes, settings
 from lazyflow.cells.chains import Chains, with_chains
-from lazyflow.device import Array
+from lazyflow.device import Array, HostArray
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.graph.graph import (
     Graph,
@@ -362,14 +362,14 @@ class Engine:
         while found := missing(wanted):
             _run(alike(found))
 
-    def host_value(self, root: Expr) -> np.ndarray[Any, Any]:
+    def host_value(self, root: Expr) -> HostArray:
         """The same on the host. An example of a map waits for it, and is given it, together with the others."""
         example = fibers.current_example()
         if example is None or root.tape.has_value(root.row) or not example.waits():
             return devices.to_host(self.value(root))
         if root.tape.trace is not None or tracing() is not None:
             _refuse_in_cells((root,))
-        answer: np.ndarray[Any, Any] | None = example.ask(root)
+        answer: HostArray | None = example.ask(root)
         if answer is not None:
             return answer
         example.busy += 1  # it computes by itself what the others could not, and waits no more
@@ -379,7 +379,7 @@ class Engine:
             example.busy -= 1
 
     @_alone
-    def answers(self, roots: Sequence[Expr]) -> list[np.ndarray[Any, Any]]:
+    def answers(self, roots: Sequence[Expr]) -> list[HostArray]:
         """Copies of the values of several roots on the host, which come from a device all at once."""
         self._run_missing(roots)
         places = {run.device for run in runs_of(roots)}
@@ -445,7 +445,7 @@ class Engine:
             raise out_of_memory(error, plan, roots[0].device, True, fuse, "a backward") from error
 
 
-def _downloaded(roots: Sequence[Expr], device: str) -> list[np.ndarray[Any, Any]]:
+def _downloaded(roots: Sequence[Expr], device: str) -> list[HostArray]:
     """Copies of values of one dtype on the host, all in one transfer."""
     with devices.on(device):
         found = []
@@ -736,7 +736,7 @@ __all__ = ["CHOICES", "Arena", "Engine", "forward", "plan_of"]
 expr.ENGINE[:] = [Engine()]
 
 
-def forward(roots: Sequence[Expr]) -> list[np.ndarray[Any, Any]]:
+def forward(roots: Sequence[Expr]) -> list[HostArray]:
     """The values of several expressions, computed together as NumPy arrays.
 
     >>> import lazyflow as lf

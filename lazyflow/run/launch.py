@@ -14,7 +14,7 @@ import numpy as np
 
 from lazyflow import core
 from lazyflow import device as devices
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Shape, looked_at, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
@@ -186,7 +186,7 @@ class Pull:
         self.target = rows_reader(operand.dtype, rows, operand.shape)
         self.how, self.index = _where(rows)
 
-    def give(self, xp: Any, arena: Arena, cotangent: Any, shape: Shape) -> None:
+    def give(self, xp: ArrayModule, arena: Arena, cotangent: Any, shape: Shape) -> None:
         """Add the vjp's answer for an operand that is an array of that ``shape``."""
         if isinstance(cotangent, RowSparse):  # of a computed table; only a parameter's gradient stays sparse
             cotangent = cotangent.to_dense()
@@ -267,7 +267,7 @@ class Bound:
         if isinstance(rows, Rows) and rows.index is not None and rows.aligned and devices.elements(self.out.shape):
             self.does, self.rows = DO_GATHER, rows
 
-    def compute(self, xp: Any, arena: Arena) -> None:
+    def compute(self, xp: ArrayModule, arena: Arena) -> None:
         """Fill the result's rows."""
         out = self.out.read(arena)
         if self.does == DO_GATHER:
@@ -283,7 +283,7 @@ class Bound:
         """The operands as the vjps have them."""
         return [reader.read(arena) for reader in self.values]
 
-    def pull(self, xp: Any, values: Arena, cotangents: Arena) -> None:
+    def pull(self, xp: ArrayModule, values: Arena, cotangents: Arena) -> None:
         """Add the cotangents of the operands that are rows."""
         if self.pulls is None:
             self.pulls = self._pulls()
@@ -327,7 +327,7 @@ class Form:
         )
         self.pulls = tuple([(i, o.vjp) for i, (_, o) in enumerate(pairs) if o.kind == "row" and o.vjp is not None])
 
-    def arrays(self, xp: Any, arena: Arena, reads: tuple[Any, ...]) -> list[Any]:
+    def arrays(self, xp: ArrayModule, arena: Arena, reads: tuple[Any, ...]) -> list[Any]:
         """The operands of a node."""
         found = []
         for (kind, what, shape), at in zip(self.operands, reads, strict=True):
@@ -342,7 +342,7 @@ class Form:
                 found.append(at if kind == "float" else np.array([at], np.int64))
         return found
 
-    def give(self, xp: Any, arena: Arena, i: int, at: Any, answer: Array) -> None:
+    def give(self, xp: ArrayModule, arena: Arena, i: int, at: Any, answer: Array) -> None:
         """Add what a vjp answers for an operand of a node to its cotangent."""
         kind, dtype, shape = self.operands[i]
         if kind != "row":
@@ -379,7 +379,7 @@ class Loop(Bound):
             zip([forms[id(form)] for form in each.forms], each.offsets.tolist(), zip(*reads, strict=True), strict=True)
         )
 
-    def compute(self, xp: Any, arena: Arena) -> None:
+    def compute(self, xp: ArrayModule, arena: Arena) -> None:
         """Compute node after node."""
         for form, at, reads in self.steps:
             out = _here(arena, form.dtype, at, form.shape)
@@ -387,7 +387,7 @@ class Loop(Bound):
             if result is not out:
                 out[...] = result
 
-    def pull(self, xp: Any, values: Arena, cotangents: Arena) -> None:
+    def pull(self, xp: ArrayModule, values: Arena, cotangents: Arena) -> None:
         """Add the cotangents of the operands, node after node."""
         for form, at, reads in self.steps:
             g, y = _here(cotangents, form.dtype, at, form.shape), _here(values, form.dtype, at, form.shape)
@@ -396,7 +396,9 @@ class Loop(Bound):
                 for i, vjp in form.pulls:
                     form.give(xp, cotangents, i, reads[i], vjp(xp, g, y, *arrays))
 
-    def nodes(self, xp: Any, values: Arena, cotangents: Arena) -> list[tuple[Signature, Array, Array, list[Any]]]:
+    def nodes(
+        self, xp: ArrayModule, values: Arena, cotangents: Arena
+    ) -> list[tuple[Signature, Array, Array, list[Any]]]:
         """Of each node its signature, cotangent, value and operands: what gradients of parameters are made of."""
         found = []
         for form, at, reads in self.steps:
@@ -422,7 +424,7 @@ def _unread(vjps: Sequence[Any], count: int) -> frozenset[int]:
     return frozenset(range(count + 1)).difference(*[looked_at(vjp, count) for vjp in vjps])
 
 
-def pull_all(launches: tuple[Bound, ...], xp: Any, values: Arena, cotangents: Arena) -> None:
+def pull_all(launches: tuple[Bound, ...], xp: ArrayModule, values: Arena, cotangents: Arena) -> None:
     """The launches backward, the last first."""
     for i in range(len(launches) - 1, -1, -1):
         launch = launches[i]

@@ -13,7 +13,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.cells.back import Accumulate
-from lazyflow.device import Array
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.ops.base import unbroadcast
 from lazyflow.ops.sparse import RowSparse, merged
 from lazyflow.record.expr import Parameter
@@ -152,7 +152,7 @@ def _joined(same: Sequence[ParameterRows]) -> ParameterRows:
     return ParameterRows(first.run, first.signature, g, y, operands)
 
 
-def _operand(xp: Any, operand: Operand, found: Sequence[Any], counts: Sequence[int]) -> Any:
+def _operand(xp: ArrayModule, operand: Operand, found: Sequence[Any], counts: Sequence[int]) -> Any:
     """One operand of several rows, each of ``counts`` nodes."""
     if operand.kind == "shared":
         return found[0]
@@ -166,6 +166,6 @@ def _operand(xp: Any, operand: Operand, found: Sequence[Any], counts: Sequence[i
     return xp.concatenate([a if a.shape == shape else xp.broadcast_to(a, shape) for a, shape in pairs])
 
 
-def _is_of(value: Any, dtype: np.dtype[Any]) -> bool:
+def _is_of(value: Any, dtype: DType) -> bool:
     """Whether it is an array of that dtype on the host, which needs no look by NumPy."""
     return type(value) is np.ndarray and value.dtype == dtype

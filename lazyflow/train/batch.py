@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.device import is_on_gpu, to_host
+from lazyflow.device import HostArray, is_on_gpu, to_host
 from lazyflow.errors import ShapeError
 from lazyflow.functions import mean
 from lazyflow.record.expr import Expr, is_evaluated
@@ -77,7 +77,7 @@ def rows(column: Any) -> Sequence[Any]:
     return array.tolist() if array.ndim == 1 and array.dtype.kind in "iu" else list(array)
 
 
-def host(value: Any) -> np.ndarray[Any, Any]:
+def host(value: Any) -> HostArray:
     """An expression's value, or anything that NumPy makes an array of, as a NumPy array."""
     if isinstance(value, Expr):
         return value.numpy()

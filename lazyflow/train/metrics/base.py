@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lazyflow.device import HostArray
 from lazyflow.errors import NotComputableError, ShapeError
 from lazyflow.train.batch import host, values
 from lazyflow.train.checks import check_call
@@ -16,7 +17,7 @@ from lazyflow.train.events import Events
 
 __all__ = ["Block", "Combined", "Metric", "blocks", "pair"]
 
-Block = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+Block = tuple[HostArray, HostArray]
 
 
 def itself(output: Any) -> Any:

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow.device import HostArray
 from lazyflow.errors import ShapeError
 from lazyflow.train.checks import check_count
 from lazyflow.train.metrics.base import Block, Metric, blocks, itself
 
 __all__ = ["Accuracy", "ConfusionMatrix", "Fbeta", "Precision", "Recall", "TopKCategoricalAccuracy"]
 
-Array = np.ndarray[Any, Any]
+Array = HostArray
 Transform = Callable[[Any], Any]
 
 
