@@ -65,7 +65,7 @@ class CallsBack:
                 self.cotangents[i].fill(0)
         self.out_cotangents = [self._out_cotangents(k) for k in range(len(calls.program.outputs))]
 
-    def _out_cotangents(self, k: int) -> Any:
+    def _out_cotangents(self, k: int) -> Array:
         node = self.calls.nodes[self.calls.program.outputs[k]]
         if node.dtype.kind != "f":
             return None
@@ -121,7 +121,7 @@ class CallsBack:
         else:
             line.call(lambda calls, low, high, first: calls.call_kernel_back(step, low, high))
 
-    def _kernel(self, line: Any, kernel: Kernel) -> None:
+    def _kernel(self, line: object, kernel: Kernel) -> None:
         calls = self.calls
         values = {"slab": calls.slabs, "output": calls.out}
         cotangents = {"cotangent": self.cotangents, "output cotangent": self.out_cotangents}
@@ -163,7 +163,7 @@ class CallsBack:
         line.product(g, weight, rows, rows_at_once(self.calls.xp, weight))
         self._adds(line, rows, [ref], [0])
 
-    def _assemble_back(self, line: Any, step: Assemble) -> None:
+    def _assemble_back(self, line: object, step: Assemble) -> None:
         parts = [(ref, column) for ref, column in zip(step.parts, step.at, strict=True) if ref.grad]
         cotangent = self.cotangent(step.place, step.columns)
         self._adds(line, cotangent, [ref for ref, _ in parts], [column for _, column in parts])
@@ -265,7 +265,7 @@ class SharedGradients:
             if i in self.shared and self.calls.nodes[i].grad:
                 self._through(i, self.shared[i])
 
-    def add(self, ref: Ref, gradient: Any) -> None:
+    def add(self, ref: Ref, gradient: Array) -> None:
         """Add to the gradient of a parameter, or to the cotangent of what is made of parameters."""
         if ref.kind == REF_PARAMETER:
             parameter = self.calls.parameters[ref.index]
@@ -275,7 +275,7 @@ class SharedGradients:
             flat: Array = self.shared.setdefault(ref.index, self.calls.xp.zeros(size, ref.dtype))
             flat[ref.shift : ref.shift + ref.size] += gradient.reshape(-1)
 
-    def _whole(self, ref: Ref, gradient: Any, parameter: Parameter) -> Any:
+    def _whole(self, ref: Ref, gradient: Array, parameter: Parameter) -> Array:
         if isinstance(gradient, RowSparse) or gradient.shape == parameter.shape:
             return gradient
         if ref.size == parameter.size:

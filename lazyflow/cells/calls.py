@@ -151,7 +151,7 @@ class Calls(CallValues):
         k = -1 - place.slab
         return columns == (self.out[k].shape[1] if k >= 0 else self.stages.slabs[place.slab].columns)
 
-    def _operand(self, line: Any, step: Product, segment: Segment) -> View:
+    def _operand(self, line: object, step: Product, segment: Segment) -> View:
         """The left side of a product: where it lies, or gathered into a matrix that is kept for the weight gradient."""
         ref = step.x
         if ref.kind != REF_INPUT:

@@ -76,7 +76,7 @@ class _Flat:
         self.structure: Any = None
         self.expressions: list[Expr] = []
         self.numbers: list[Any] = []
-        self.objects: list[Any] = []
+        self.objects: list[object] = []
         self.copied: list[int] = []  # ids of what the body gets something else for
         self.arrays = False
 
@@ -112,13 +112,13 @@ class _Flat:
         self.objects.append(self._checked(value))
         return OBJECT
 
-    def _key(self, key: Any) -> Any:
+    def _key(self, key: object) -> Any:
         if type(key) is str or type(key) is int:
             return type(key), key
         self.objects.append(key)
         return OBJECT
 
-    def _checked(self, value: Any) -> Any:
+    def _checked(self, value: object) -> object:
         if hasattr(value, "__next__") and hides_state(type(value)):
             raise TypeError(
                 f"{self.name}: a {type(value).__name__} is empty once the body has run; pass a list or a tuple of it"
@@ -156,7 +156,7 @@ def _tells_arrays(seen: Seen) -> bool:
     return not seen.names.isdisjoint(_TELL_ARRAYS) or id(np.ndarray) in seen.met or id(Expr) in seen.met
 
 
-def _containers(value: Any) -> list[tuple[Any, list[Any]]]:
+def _containers(value: object) -> list[tuple[object, list[object]]]:
     """The lists and dicts in a value, each with what it holds."""
     if isinstance(value, list | tuple):
         own = [(value, list(value))] if isinstance(value, list) else []
@@ -200,7 +200,7 @@ class _Results:
     """The structure of what a body returned, and the expressions in it. ``fixed``: whether what is left in it cannot
     change, so that every call may return the same."""
 
-    def __init__(self, name: str, value: Any) -> None:
+    def __init__(self, name: str, value: object) -> None:
         self.name, self.expressions, self.fixed = name, list[Expr](), True
         self.structure = self._part(value)
 
@@ -226,7 +226,7 @@ class _Results:
         return kind, value
 
 
-def _parts_of(value: Any) -> list[Any]:
+def _parts_of(value: object) -> list[object]:
     """What an object holds that is no container of a kind that is looked into."""
     if isinstance(value, dict):
         return list(value.values())
@@ -382,7 +382,7 @@ class _Known:
         self.printed = 0
         self.short: Ways | None = None
 
-    def find(self, key: Any, numbers: Sequence[Any]) -> Any:
+    def find(self, key: object, numbers: Sequence[object]) -> Any:
         """The recorder of a key, None for one that there is no program for, `MISSING` where it is not known."""
         ways = self.ways.get(key)
         return MISSING if ways is None else ways.recorders.get(ways.values(numbers), MISSING)
@@ -427,10 +427,10 @@ def _drop_oldest(table: dict[Any, Any]) -> None:
         del table[next(iter(table))]
 
 
-def _first(known: _Known, owner: Any) -> Callable[..., Any]:
+def _first(known: _Known, owner: object) -> Callable[..., object]:
     """What is called first: what finds the way of a call by the kinds of its arguments, or code that tries one."""
     if not COMPILED:
-        only: Callable[..., Any] = known.paths[0].record
+        only: Callable[..., object] = known.paths[0].record
         return only
     if known.short is None:
         known.short = Ways(None if owner is None else weakref.ref(owner))
@@ -444,14 +444,14 @@ def _first(known: _Known, owner: Any) -> Callable[..., Any]:
 class _Cell:
     """What a decorated function does when it is called, and what is known of it."""
 
-    def __init__(self, function: Callable[..., Any], method: bool) -> None:
+    def __init__(self, function: Callable[..., object], method: bool) -> None:
         self.function = function
         self.name = f"cell {function.__qualname__.replace('<locals>.', '')}"
         self.parameters = tuple(inspect.signature(function, follow_wrapped=False).parameters.values())
         self.method = method and bool(self.parameters)
         self.names: frozenset[str] = frozenset()  # of attributes that the body may read
         self.known: dict[int, _Known] = {}  # by id of the object whose method it is, 0 for a function
-        self.fast: dict[int, Callable[..., Any]] = {}  # what is called first
+        self.fast: dict[int, Callable[..., object]] = {}  # what is called first
         self.find, self.otherwise = self.fast.get, self.general
         self.first: Callable[..., Any] = self.general  # of a function: what is called first
 
@@ -527,7 +527,7 @@ class _Cell:
             known.put((*key, after.key(known.ignored)), static, flat.numbers, recorder)
         return recorder
 
-    def _number(self, values: Sequence[Any]) -> int:
+    def _number(self, values: Sequence[object]) -> int:
         """The id of the object whose method is called, or 0."""
         if not self.method or isinstance(values[0], _NO_OWNERS) or values[0] is None:
             return 0
@@ -540,7 +540,7 @@ class _Cell:
             ) from None
         return id(values[0])
 
-    def _known(self, number: int, values: Sequence[Any]) -> _Known:
+    def _known(self, number: int, values: Sequence[object]) -> _Known:
         found = self.known.get(number)
         if found is None:
             found = self.known.setdefault(number, _Known(self.name))
@@ -556,10 +556,10 @@ class _Cell:
         self,
         known: _Known,
         number: int,
-        values: Sequence[Any],
+        values: Sequence[object],
         seen: Seen,
         recorder: Recorder,
-        under: settings.Settings | tuple[Any, ...],
+        under: settings.Settings | tuple[object, ...],
         structure: int,
     ) -> None:
         """Next time, calls like this one are recorded by code made for them."""
@@ -587,7 +587,7 @@ class _Cell:
             if not number:
                 self.first = self.fast[0]
 
-    def wrapper(self) -> Callable[..., Any]:
+    def wrapper(self) -> Callable[..., object]:
         """The decorated function, which has the parameters of the function."""
         own = "_"
         while any(p.name.startswith(own) for p in self.parameters):
@@ -599,7 +599,7 @@ class _Cell:
         # tools do that reload modules. None of them keeps the cell alive: the garbage collector does not look into
         # code, and the function may be an attribute of what its body sees.
         reach = Reach(self)
-        constants: dict[Any, Any] = {"known": reach.known, "anew": reach, "globals": globals, "id": id}
+        constants: dict[object, object] = {"known": reach.known, "anew": reach, "globals": globals, "id": id}
         lines = [f"def recorded({_listed(self.parameters)}):", *(f" {own}{n} = {n!r}" for n in constants)]
         lines += [f" {own}cell = {own}known() or {own}anew({own}globals())", f" return {call}"]
         space: dict[str, Any] = {}
@@ -675,13 +675,13 @@ def cell(function: Function) -> Function:
     return _decorated(function, _is_method(function))  # type: ignore[return-value]
 
 
-def _is_own(function: Any) -> bool:
+def _is_own(function: object) -> bool:
     """Whether it is a compiled function of this package, which sees nothing of a user's."""
     name = str(getattr(function, "__module__", None))
     return not inspect.isfunction(function) and inspect.isroutine(function) and name.split(".")[0] == "lazyflow"
 
 
-def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
+def _calling(function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
@@ -689,7 +689,7 @@ def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _decorated(function: Callable[..., Any], method: bool) -> Callable[..., Any]:
+def _decorated(function: Callable[..., object], method: bool) -> Callable[..., object]:
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise TypeError(
             f"lf.cell decorates a function that returns its results, {function.__qualname__} yields or awaits"

@@ -43,7 +43,7 @@ def inlined(call: CellCall) -> list[Expr]:
     return [values[i] for i in call.program.outputs]
 
 
-def _value(call: CellCall, ref: Ref, values: Sequence[Expr]) -> Any:
+def _value(call: CellCall, ref: Ref, values: Sequence[Expr]) -> object:
     """What a node reads, as a whole."""
     if ref.kind == REF_NODE:
         return values[ref.index]

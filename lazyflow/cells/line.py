@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lazyflow import core
 from lazyflow.cuda.rows import Part, add_parts, gather
@@ -40,7 +40,7 @@ class View(NamedTuple):
 
 # A step for the calls from ``low`` to ``high`` of a launch whose first call is ``first``; the first argument is whose
 # calls they are.
-LineStep = Callable[[Any, int, int, int], None]
+LineStep = Callable[[object, int, int, int], None]
 
 
 class Line:
@@ -71,7 +71,7 @@ class Line:
         """``out = x @ weight``, ``part`` rows at a time if it is not 0; ``brief``: ``x @ weight.T``."""
         xp = self.xp
 
-        def multiply(calls: Any, low: int, high: int, first: int) -> None:
+        def multiply(calls: object, low: int, high: int, first: int) -> None:
             left, right = x.rows(low, high, first), out.rows(low, high, first)
             if brief:
                 core.machine.dots(left, weight, right)
@@ -101,7 +101,7 @@ class Line:
     def copy(self, target: View, rows: View) -> None:
         """``target = rows``, as matrices."""
 
-        def copy(calls: Any, low: int, high: int, first: int) -> None:
+        def copy(calls: object, low: int, high: int, first: int) -> None:
             target.rows(low, high, first)[...] = rows.rows(low, high, first)
 
         self.call(copy)
@@ -109,7 +109,7 @@ class Line:
     def add(self, target: View, rows: View) -> None:
         """``target += rows``."""
 
-        def add(calls: Any, low: int, high: int, first: int) -> None:
+        def add(calls: object, low: int, high: int, first: int) -> None:
             out = target.rows(low, high, first)
             out += rows.rows(low, high, first)
 
@@ -118,12 +118,12 @@ class Line:
     def zero(self, target: View) -> None:
         """``target = 0``."""
 
-        def zero(calls: Any, low: int, high: int, first: int) -> None:
+        def zero(calls: object, low: int, high: int, first: int) -> None:
             target.rows(low, high, first)[...] = 0
 
         self.call(zero)
 
-    def __call__(self, edges: Array, whole: bool, backwards: bool = False, calls: Any = None) -> None:
+    def __call__(self, edges: Array, whole: bool, backwards: bool = False, calls: object = None) -> None:
         """Do it for the calls between one of the ``edges`` and the next, launch by launch, the last one first if
         ``backwards``. ``whole``: the first row of a launch is call 0. ``calls``: for steps that are functions."""
         pairs = list(itertools.pairwise(edges.tolist()))

@@ -242,7 +242,7 @@ def call_signature(program: Program, results: Sequence[Type], ints: int, floats:
     return signature
 
 
-def _no_shape_rule(*_: Any, **__: Any) -> Result:
+def _no_shape_rule(*_: object, **__: object) -> Result:
     raise TypeError("the shapes of a cell's results are found by tracing it")
 
 
@@ -310,7 +310,7 @@ class _Reader:
             known = self.ints if kind == REF_INT else self.floats
             return Ref(kind, known.setdefault(link.payload, len(known)), 0, o.shape, o.dtype, 1)
         value = getattr(self.graph, column)[starts[i] + o.position]
-        number: Any = np.asarray(value, np.int64) if kind == REF_INT else float(value)
+        number: object = np.asarray(value, np.int64) if kind == REF_INT else float(value)
         return Ref(REF_STATIC, -1, 0, o.shape, o.dtype, 1, value=number)
 
     def _split_affine(self, signature: Signature, reads: tuple[Ref, ...]) -> Ref | None:
@@ -580,7 +580,7 @@ class _Compiler:
             tuple(self._segments(stage, memory, zeroed) for stage in cut),
         )
 
-    def _group(self, i: int) -> tuple[Any, ...]:
+    def _group(self, i: int) -> tuple[object, ...]:
         node = self.nodes[i]
         head = (self.stage[i], self.level[i])
         if self.fused[i]:
@@ -629,7 +629,7 @@ class _Compiler:
         self.steps = []
         self.sums: list[ColumnSum] = []
         self.written: dict[int, list[tuple[int, int]]] = {}
-        self.saved_places: dict[Any, Place] = {}
+        self.saved_places: dict[object, Place] = {}
         for key in order:
             members = groups[key]
             if key[2] == "fused":

@@ -203,9 +203,9 @@ class _Unusual(Exception):
 
 def path_of(
     recorder: Recorder,
-    values: Sequence[Any],
+    values: Sequence[object],
     guards: tuple[Guard, ...],
-    under: settings.Settings | tuple[Any, ...],
+    under: settings.Settings | tuple[object, ...],
     structure: int,
     tells_arrays: bool,
     owned: bool,
@@ -242,7 +242,7 @@ class _Printer:
     def __init__(
         self,
         recorder: Recorder,
-        under: settings.Settings | tuple[Any, ...],
+        under: settings.Settings | tuple[object, ...],
         valid: list[int],
         arguments: Sequence[str],
         tells_arrays: bool,
@@ -270,7 +270,7 @@ class _Printer:
         self.variables += 1
         return f"x{self.variables}"
 
-    def constant(self, value: Any) -> str:
+    def constant(self, value: object) -> str:
         name = self.known.get(id(value))
         if name is None:
             name = self.known[id(value)] = f"k{len(self.names)}"
@@ -310,7 +310,7 @@ class _Printer:
         else:  # an object, all of which is watched
             self.tests.append(f"{self.constant(_reference(value))}() is {name}")
 
-    def _unpack(self, name: str, value: Sequence[Any]) -> None:
+    def _unpack(self, name: str, value: Sequence[object]) -> None:
         parts = [self.variable() for _ in value]
         self.lines.append(f"if {name}.__class__ is not {self.constant(value.__class__)}: break")
         # Fewer or more parts are a ValueError.
@@ -456,29 +456,29 @@ def _printed(structure: Any, results: Iterator[str], constant: Callable[[Any], s
     return constant(parts[0])
 
 
-def _made_of(structure: Any) -> Callable[[Sequence[Expr]], Any] | None:
+def _made_of(structure: Any) -> Callable[[Sequence[Expr]], object] | None:
     """What makes of results what a cell returns, as code; None where that is the one result."""
     if structure is EXPRESSION:
         return None
     if structure[0] is tuple and all(part is EXPRESSION for part in structure[1:]):
         return as_tuple
-    names: dict[str, Any] = {}
+    names: dict[str, object] = {}
     places = (f"found[{k}]" for k in itertools.count())
 
-    def constant(value: Any) -> str:
+    def constant(value: object) -> str:
         return next((name for name, known in names.items() if known is value), None) or _named(names, value)
 
-    made: Callable[[Sequence[Expr]], Any] = eval(f"lambda found: {_printed(structure, places, constant)}", names)
+    made: Callable[[Sequence[Expr]], object] = eval(f"lambda found: {_printed(structure, places, constant)}", names)
     return made
 
 
-def _named(names: dict[str, Any], value: Any) -> str:
+def _named(names: dict[str, object], value: object) -> str:
     name = f"k{len(names)}"
     names[name] = value
     return name
 
 
-def _reference(value: Any) -> Any:
+def _reference(value: object) -> object:
     try:
         return weakref.ref(value)
     except TypeError:

@@ -80,7 +80,7 @@ class Slabs:
 LINE = 16
 
 
-Matrices = Mapping[str, Sequence[Any]]
+Matrices = Mapping[str, Sequence[object]]
 Buffers = Mapping[str, Arena]
 
 
@@ -355,6 +355,6 @@ def columns_of(view: View, column: int, size: int) -> View:
     return View(view.array[:, column : column + size], view.base)
 
 
-def dense(gradient: Any) -> Array:
+def dense(gradient: Array) -> Array:
     """A gradient as an array."""
     return gradient.to_dense() if isinstance(gradient, RowSparse) else gradient

@@ -83,7 +83,7 @@ class Same:
 
     __slots__ = ("value",)
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
@@ -204,7 +204,7 @@ def _is_only_written(code: Sequence[Instruction], start: int) -> bool:
     return False
 
 
-def _words(constants: Iterable[Any]) -> set[str]:
+def _words(constants: Iterable[object]) -> set[str]:
     found: set[str] = set()
     for value in constants:
         if isinstance(value, tuple | frozenset):
@@ -229,7 +229,7 @@ class Seen(NamedTuple):
     the marks are all there is to see. ``names``: of the attributes that were looked at. ``read``: of what the code does
     more with than to change it. ``met``: all objects on the way, by id."""
 
-    marks: dict[VisiblePath, Any]
+    marks: dict[VisiblePath, object]
     state: frozenset[VisiblePath]
     guards: tuple[Guard, ...]
     counted: bool
@@ -277,7 +277,7 @@ class Reach:
         self.known: Callable[[], Any] = weakref.ref(cell)
         self.kind, self.code, self.method = type(cell), cell.function.__code__, cell.method
 
-    def __call__(self, space: dict[str, Any]) -> Any:
+    def __call__(self, space: dict[str, Any]) -> object:
         """The cell, or that of the same code with these globals. Raises `CellError` if the code needs a closure."""
         found = self.known()
         if found is None and self.code.co_freevars:
@@ -291,11 +291,11 @@ class Reach:
         return found
 
 
-def _itself(value: Any) -> Any:
+def _itself(value: object) -> object:
     return value
 
 
-def see(roots: Sequence[tuple[VisiblePath, Any]], names: frozenset[str]) -> Seen:
+def see(roots: Sequence[tuple[VisiblePath, object]], names: frozenset[str]) -> Seen:
     """What is seen from these values by code that names ``names``, and what the functions on the way name."""
     while True:
         walk = _Walk(names)
@@ -321,7 +321,7 @@ class _Walk:
 
     def __init__(self, names: frozenset[str]) -> None:
         self.names, self.every = names, not names.isdisjoint(EVERY)
-        self.marks: dict[VisiblePath, Any] = {}
+        self.marks: dict[VisiblePath, object] = {}
         self.state: set[VisiblePath] = set()
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.counted, self.watchable = True, names.isdisjoint(ANYTHING)
@@ -329,9 +329,9 @@ class _Walk:
         self.read: set[str] = set()
         self.first: dict[int, VisiblePath] = {}  # where an object was met first, by id
         self.held: list[Any] = []  # what was made on the way, so that no id is used twice
-        self.waiting: list[tuple[VisiblePath, Any]] = []
+        self.waiting: list[tuple[VisiblePath, object]] = []
 
-    def go(self, roots: Sequence[tuple[VisiblePath, Any]]) -> None:
+    def go(self, roots: Sequence[tuple[VisiblePath, object]]) -> None:
         self.waiting = list(roots)[::-1]
         if FORMATS in self.names:
             options = np.get_printoptions()
@@ -345,15 +345,15 @@ class _Walk:
             path, value = self.waiting.pop()
             self.marks[path] = self._mark(path, value)
 
-    def later(self, path: VisiblePath, parts: Iterable[tuple[Any, Any]]) -> None:
+    def later(self, path: VisiblePath, parts: Iterable[tuple[object, object]]) -> None:
         """Look at these, too, by their names behind the path."""
         self.waiting.extend([((*path, name), value) for name, value in parts][::-1])
 
-    def _hidden(self) -> Any:
+    def _hidden(self) -> object:
         self.watchable = False
         return None
 
-    def guard(self, kind: str, on: Any, name: Any, value: Any) -> None:
+    def guard(self, kind: str, on: object, name: object, value: object) -> None:
         """What was seen is as it was only while this holds."""
         self.guards.setdefault((kind, id(on), name), Guard(kind, on, name, value))
 
@@ -395,7 +395,7 @@ class _Walk:
             return self._fixed(path, value)
         return self._object(path, value)
 
-    def _fixed(self, path: VisiblePath, value: Any) -> Any:
+    def _fixed(self, path: VisiblePath, value: object) -> Any:
         """A function of C, or another object that never changes; one that is bound to an object shows that."""
         owner = getattr(value, "__self__", None)
         if isinstance(owner, ModuleType | type) or owner is None:
@@ -481,7 +481,7 @@ class _Walk:
         self.later(path, found)
         return name
 
-    def _library(self, path: VisiblePath, value: ModuleType) -> Any:
+    def _library(self, path: VisiblePath, value: ModuleType) -> object:
         """A module whose functions depend on their arguments alone, but may be replaced."""
         space = vars(value)
         found = {n: space[n] for n in sorted(self.names & space.keys())}
@@ -507,7 +507,7 @@ class _Walk:
             self.later(path, [("__class__", type(value))])
         return type, Same(value)
 
-    def _is_wanted_of_class(self, kind: type, name: str, value: Any) -> bool:
+    def _is_wanted_of_class(self, kind: type, name: str, value: object) -> bool:
         if name == "__init__" and hasattr(kind, "named_parameters"):
             return False  # a body makes no modules
         if name in self.names or name == "forward":
@@ -518,13 +518,13 @@ class _Walk:
 
     # Objects: their class and their attributes.
 
-    def _object(self, path: VisiblePath, value: Any) -> Any:
+    def _object(self, path: VisiblePath, value: object) -> Any:
         if hides_state(type(value)) or (type(value).__module__ == "random"):
             return self._hidden()
         self.later(path, [("__class__", type(value)), *self.attributes_of(path, value)])
         return type(value)
 
-    def attributes_of(self, path: VisiblePath, value: Any) -> list[tuple[Any, Any]]:
+    def attributes_of(self, path: VisiblePath, value: object) -> list[tuple[object, object]]:
         """The attributes that count, each with its name."""
         own = _dict_of(value)
         if is_module(value) and hasattr(type(value), "_adopt"):
@@ -538,7 +538,7 @@ class _Walk:
         self.counted &= not slots
         return [*found.items(), *((n, v) for n, v in slots.items() if every or n in self.names)]
 
-    def _guard_object(self, value: Any, own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    def _guard_object(self, value: object, own: Mapping[str, object], found: Mapping[str, object]) -> None:
         try:
             reference = weakref.ref(value)
         except TypeError:
@@ -567,7 +567,7 @@ class _Walk:
         self.state.update([(*path, name) for name, _ in found])
         return found
 
-    def _is_wanted_of_module(self, name: str, value: Any, own: Mapping[str, Any]) -> bool:
+    def _is_wanted_of_module(self, name: str, value: object, own: Mapping[str, Any]) -> bool:
         if self.every or name in self.names or name == "training" or name in own.get("_buffers", ()):
             return True
         return isinstance(value, Parameter) or is_module(value)
@@ -591,7 +591,7 @@ def _array(walk: _Walk, path: VisiblePath, value: Any) -> Any:
     return type(value), value.dtype, value.shape, host.tobytes()
 
 
-def _container(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _container(walk: _Walk, path: VisiblePath, value: Any) -> object:
     items = [part for item in dict.items(value) for part in item] if isinstance(value, dict) else None
     parts = list(value) if items is None else items
     if type(value) in (list, dict) and len(parts) <= LARGEST_LIST and all(type(p) in _PLAIN_PARTS for p in parts):
@@ -605,20 +605,20 @@ def _container(walk: _Walk, path: VisiblePath, value: Any) -> Any:
     return type(value), len(parts)
 
 
-def _atom(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _atom(walk: _Walk, path: VisiblePath, value: object) -> object:
     """A number or a string of a class of its own."""
     base = next(kind for kind in _ATOMS if isinstance(value, kind))
-    plain: Any = base.__getnewargs__(value)[0] if hasattr(base, "__getnewargs__") else base(value)
+    plain: object = base.__getnewargs__(value)[0] if hasattr(base, "__getnewargs__") else base(value)
     _attributes_of_subclass(walk, path, value)
     return type(value), bits(plain) if base in (float, complex) else plain
 
 
-def _attributes_of_subclass(walk: _Walk, path: VisiblePath, value: Any) -> None:
+def _attributes_of_subclass(walk: _Walk, path: VisiblePath, value: object) -> None:
     if type(value) not in (*_CONTAINERS, *_ATOMS):
         walk.later(path, [("__class__", type(value)), *walk.attributes_of(path, value)])
 
 
-def _counter(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _counter(walk: _Walk, path: VisiblePath, value: object) -> object:
     walk.counted = False
     return type(value), repr(value)
 
@@ -633,29 +633,29 @@ def _partial(walk: _Walk, path: VisiblePath, value: Any) -> Any:
     return functools.partial
 
 
-def _descriptor(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _descriptor(walk: _Walk, path: VisiblePath, value: object) -> object:
     names = ("__func__", "fget", "fset", "func", "__wrapped__")
     walk.later(path, [(n, getattr(value, n)) for n in names if getattr(value, n, None) is not None])
     return type(value)
 
 
-def _union(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _union(walk: _Walk, path: VisiblePath, value: Any) -> object:
     walk.later(path, enumerate(value.__args__))
     return type(value)
 
 
-def _reference(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _reference(walk: _Walk, path: VisiblePath, value: Any) -> object:
     walk.counted = False
     walk.later(path, [("()", value())])
     return type(value)
 
 
-def _member(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _member(walk: _Walk, path: VisiblePath, value: Any) -> object:
     walk.later(path, [("value", value._value_), ("__class__", type(value))])
     return type(value), Same(value)
 
 
-_Look = Callable[[_Walk, VisiblePath, Any], Any]
+_Look = Callable[[_Walk, VisiblePath, object], object]
 _METHODS = (types.FunctionType, staticmethod, classmethod)  # the last two: `__new__` and `__class_getitem__`
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _LOOKS: tuple[tuple[Any, _Look], ...] = (
@@ -700,16 +700,16 @@ def bits(value: Any) -> bytes:
     return struct.pack("2d", value.real, value.imag)
 
 
-def _dict_of(value: Any) -> Mapping[str, Any]:
+def _dict_of(value: object) -> Mapping[str, object]:
     """The attributes that an object has of its own, whatever its class says that they are."""
     try:
-        found: Mapping[str, Any] = object.__getattribute__(value, "__dict__")
+        found: Mapping[str, object] = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return {}
     return found
 
 
-def is_module(value: Any) -> bool:
+def is_module(value: object) -> bool:
     """Whether an object is an `nn.Module`, or another that says what its parameters are."""
     return not isinstance(value, type) and hasattr(type(value), "named_parameters")
 
@@ -753,7 +753,7 @@ def _is_plain_base(kind: type) -> bool:
 _BASES = frozenset({object, types.SimpleNamespace, enum.Enum, *_CONTAINERS, *_ATOMS})
 
 
-def _is_known(function: Any, owner: Any) -> bool:
+def _is_known(function: object, owner: object) -> bool:
     """Whether a function that is written in C is one of those that depend on their arguments alone: who wrote it for
     another package may have it read anything, such as the generator of random numbers that the package has."""
     if isinstance(owner, ModuleType):

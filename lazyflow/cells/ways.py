@@ -27,7 +27,7 @@ COMPILED = recording.RECALL is not None
 
 NUMBERS = frozenset(np.dtype(c).type for c in "bBhHiIlLqQefd")
 MISSED: Any = object()  # in place of a result: this call is of no way that is known
-_NONE: Any = object()  # in place of a kind that is not there
+_NONE: object = object()  # in place of a kind that is not there
 
 
 class Way:
@@ -64,9 +64,9 @@ class Way:
     check: Callable[[], bool] | None
     signatures: tuple[Signature, ...]
     streams: tuple[Any, ...]
-    rebuilt: Callable[[Sequence[Expr]], Any] | None
+    rebuilt: Callable[[Sequence[Expr]], object] | None
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: object) -> None:
         for name, value in fields.items():
             setattr(self, name, value)
         self.in_order = self.operands == tuple(range(len(self.operands)))
@@ -78,7 +78,7 @@ class Ways:
 
     __slots__ = ("now", "otherwise", "owner")
 
-    def __init__(self, owner: Callable[[], Any] | None) -> None:
+    def __init__(self, owner: Callable[[], object] | None) -> None:
         self.owner = owner
         self.set((), None)
 
@@ -98,15 +98,15 @@ class Ways:
         return call
 
 
-def kinds_of(values: Sequence[Any], tape: Tape) -> tuple[Any, ...] | None:
+def kinds_of(values: Sequence[object], tape: Tape) -> tuple[object, ...] | None:
     """The kinds of arguments, None if there is one that no way is for."""
-    kinds: list[Any] = []
+    kinds: list[object] = []
     found = _gather(tape, tuple(values), 0, kinds, [], [])
     return tuple([k.type if isinstance(k, recording.ArrayKind) else k for k in kinds]) if found else None
 
 
 def _gather(
-    tape: Tape, values: tuple[Any, ...], first: int, kinds: list[Any], expressions: list[Any], numbers: list[Any]
+    tape: Tape, values: tuple[object, ...], first: int, kinds: list[Any], expressions: list[Any], numbers: list[Any]
 ) -> bool:
     """Collect the kinds of arguments, the expressions and arrays, and the numbers, in their order, from ``first`` on.
     False if one is of no kind.
@@ -147,7 +147,7 @@ def _gather(
     return True
 
 
-def _first_tape(values: tuple[Any, ...]) -> Tape | None:
+def _first_tape(values: tuple[object, ...]) -> Tape | None:
     """The tape of the first expression, at any depth of tuples."""
     for o in values:
         if type(o) is Expr:
@@ -160,7 +160,7 @@ def _first_tape(values: tuple[Any, ...]) -> Tape | None:
     return None
 
 
-def _called(ways: Ways, values: tuple[Any, ...]) -> Any:
+def _called(ways: Ways, values: tuple[object, ...]) -> Any:
     """Record a call, if its way is known and all is as it was; else `MISSED`, and nothing is recorded."""
     if ways.owner is not None and ways.owner() is not values[0]:
         return MISSED
@@ -168,7 +168,7 @@ def _called(ways: Ways, values: tuple[Any, ...]) -> Any:
     return _called_anyhow(ways, values) if result is None else result
 
 
-def _called_plainly(ways: Ways, values: tuple[Any, ...], first: int) -> Any:
+def _called_plainly(ways: Ways, values: tuple[object, ...], first: int) -> object:
     """`_called` for what most calls are: up to three arguments that are expressions of one open tape, parameters,
     numbers, None and truth values, in a way that was taken lately. None where there is more to it."""
     count = len(values) - first
@@ -176,9 +176,9 @@ def _called_plainly(ways: Ways, values: tuple[Any, ...], first: int) -> Any:
         return None
     tape: Tape | None = None
     numbers = False
-    x: Any = _NONE
-    y: Any = _NONE
-    z: Any = _NONE
+    x: object = _NONE
+    y: object = _NONE
+    z: object = _NONE
     for k in range(count):
         o = values[first + k]
         if type(o) is Expr:
@@ -187,7 +187,7 @@ def _called_plainly(ways: Ways, values: tuple[Any, ...], first: int) -> Any:
                 tape = e.tape
             elif tape is not e.tape:
                 return None
-            kind: Any = e.type
+            kind: object = e.type
         elif o is None or type(o) is bool:
             kind = o
         elif type(o) is Parameter:
@@ -207,14 +207,14 @@ def _called_plainly(ways: Ways, values: tuple[Any, ...], first: int) -> Any:
     if tape is None or tape.scope is not SCOPE.get():
         return None
     now = ways.now
-    found: Any = recording.RECALL.get(now[0], x, y, z)
+    found: object = recording.RECALL.get(now[0], x, y, z)
     if type(found) is not int or found < 0:
         return None
     way: Way = now[1][found]
     return _recorded_plainly(tape, way, values, first, numbers) if way.in_order else None
 
 
-def _recorded_plainly(tape: Tape, way: Way, values: tuple[Any, ...], first: int, numbers: bool) -> Any:
+def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: int, numbers: bool) -> object:
     """Append the rows of such a call, whose expressions are its operands in their order."""
     if not _is_ready(way, tape):
         return MISSED
@@ -287,7 +287,7 @@ def _found(ways: Ways, kinds: list[Any]) -> Way | None:
     return None if found < 0 else known[found]
 
 
-def _is_for(way: Way, kinds: Sequence[Any]) -> bool:
+def _is_for(way: Way, kinds: Sequence[object]) -> bool:
     """Whether arguments of these kinds are of this way: an array is taken for an expression, where nobody can tell."""
     if len(kinds) != len(way.kinds):
         return False
@@ -345,7 +345,7 @@ def _pay(tape: Tape, way: Way, numbers: list[Any]) -> None:
         tape.floats.append(numbers[position] if what == "number" else draws[position][what == "count"])
 
 
-def _row(tape: Tape, value: Any) -> int:
+def _row(tape: Tape, value: object) -> int:
     """The row of an expression on this tape, or of a constant for an array."""
     if type(value) is Expr:
         e: Expr = value
@@ -364,7 +364,7 @@ def _appended(tape: Tape, way: Way, rows: list[Any]) -> Any:
     return _results(tape, way, row)
 
 
-def _results(tape: Tape, way: Way, row: int) -> Any:
+def _results(tape: Tape, way: Way, row: int) -> object:
     """What a cell returns whose call stands at a row, with the further results behind it."""
     count = len(way.signatures)
     for _ in range(count - 1):
@@ -379,6 +379,6 @@ def _handle(tape: Tape, way: Way, row: int, k: int) -> Expr:
     return recording.handle(tape, row + k, signature.type)
 
 
-def as_tuple(results: Sequence[Expr]) -> Any:
+def as_tuple(results: Sequence[Expr]) -> object:
     """Results as a cell returns them that returns a tuple of them."""
     return tuple(results)

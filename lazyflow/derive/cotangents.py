@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 import lazyflow.numpy as names
 from lazyflow import functions
 from lazyflow.cells.inline import CellCall, inlined
+from lazyflow.cells.program import Program
 from lazyflow.errors import GradientError
 from lazyflow.ops.base import Op, Shape, unbroadcast
 from lazyflow.ops.elementwise import MULTIPLY_NO_NAN, MULTIPLY_OR_ZERO
@@ -71,7 +72,7 @@ def _call(rows: DecodedRows, row: int, signature: Signature) -> CellCall:
     inputs = [_expr((rows.tape, r)) for r in rows.operands(row)]
     ints = [rows.integer(row, k) for k in range(signature.ints)]
     floats = [rows.floating(row, k) for k in range(signature.floats)]
-    return CellCall(signature.cell, inputs, ints, floats)
+    return CellCall(cast("Program", signature.cell), inputs, ints, floats)
 
 
 class Walk:

@@ -14,6 +14,7 @@ from lazyflow.random import Stream, default_stream
 from lazyflow.record.expr import Expr, constant, plain_dtype, record
 from lazyflow.record.tape import current_tape
 from lazyflow.record.templates import by_kinds
+from lazyflow.record.trace import TracedNumber
 
 __all__ = ["bernoulli", "categorical", "dropout", "gumbel", "normal", "sample", "uniform"]
 
@@ -24,13 +25,13 @@ def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: 
         raise TypeError(f"{name}: stream must be a lazyflow.random.Stream, got {stream!r}")
     tape, source = current_tape(), stream or default_stream()
     if tape.trace is not None:
-        seed, count = tape.trace.draw(source)
+        drawn: tuple[TracedNumber, TracedNumber] | tuple[int, int] = tape.trace.draw(source)
     else:
         source = source.here()
-        seed, count = source.following()
-        tape.streams[seed] = source
+        drawn = source.following()
+        tape.streams[drawn[0]] = source
     kind = plain_dtype(settings.current().dtype if dtype is None else dtype)
-    return record(OPS[name], (seed, count, *arguments), shape=sizes, dtype=kind)
+    return record(OPS[name], (*drawn, *arguments), shape=sizes, dtype=kind)
 
 
 @by_kinds

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial, update_wrapper
-from typing import Any, Protocol, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 import numpy as np
 from numpy import ndarray
@@ -29,7 +29,7 @@ from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, S
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.locks import THREAD
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Aval, Op, Shape, axis_argument, integers
+from lazyflow.ops.base import Aval, Axis, Op, Shape, axis_argument, integers
 from lazyflow.ops.linalg import transposed
 from lazyflow.record.rows import DecodedRows
 from lazyflow.record.tape import (
@@ -55,7 +55,10 @@ from lazyflow.record.tape import (
 from lazyflow.record.trace import TracedNumber
 from lazyflow.settings import SCOPE, refuse_in_cells, tracing
 
-OperandLike = Union["Expr", Array, float, int, bool, Sequence[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+OperandLike = Union["Expr", Array, float, int, bool, Sequence[object]]
 
 
 class Evaluator(Protocol):
@@ -159,52 +162,52 @@ class Expr:
     def __reduce__(self) -> tuple[Any, ...]:
         return constant, (self.numpy(),)
 
-    def __add__(self, other: Any) -> Expr:
+    def __add__(self, other: OperandLike) -> Expr:
         return apply2(ADD_MEMO, self, other)
 
-    def __radd__(self, other: Any) -> Expr:
+    def __radd__(self, other: OperandLike) -> Expr:
         return apply2(ADD_MEMO, other, self)
 
-    def __sub__(self, other: Any) -> Expr:
+    def __sub__(self, other: OperandLike) -> Expr:
         return apply2(SUBTRACT_MEMO, self, other)
 
-    def __rsub__(self, other: Any) -> Expr:
+    def __rsub__(self, other: OperandLike) -> Expr:
         return apply2(SUBTRACT_MEMO, other, self)
 
-    def __mul__(self, other: Any) -> Expr:
+    def __mul__(self, other: OperandLike) -> Expr:
         return apply2(MULTIPLY_MEMO, self, other)
 
-    def __rmul__(self, other: Any) -> Expr:
+    def __rmul__(self, other: OperandLike) -> Expr:
         return apply2(MULTIPLY_MEMO, other, self)
 
-    def __truediv__(self, other: Any) -> Expr:
+    def __truediv__(self, other: OperandLike) -> Expr:
         return apply2(DIVIDE_MEMO, self, other)
 
-    def __rtruediv__(self, other: Any) -> Expr:
+    def __rtruediv__(self, other: OperandLike) -> Expr:
         return apply2(DIVIDE_MEMO, other, self)
 
-    def __floordiv__(self, other: Any) -> Expr:
+    def __floordiv__(self, other: OperandLike) -> Expr:
         return apply2(FLOOR_DIVIDE_MEMO, self, other)
 
-    def __rfloordiv__(self, other: Any) -> Expr:
+    def __rfloordiv__(self, other: OperandLike) -> Expr:
         return apply2(FLOOR_DIVIDE_MEMO, other, self)
 
-    def __mod__(self, other: Any) -> Expr:
+    def __mod__(self, other: OperandLike) -> Expr:
         return apply2(REMAINDER_MEMO, self, other)
 
-    def __rmod__(self, other: Any) -> Expr:
+    def __rmod__(self, other: OperandLike) -> Expr:
         return apply2(REMAINDER_MEMO, other, self)
 
-    def __pow__(self, other: Any, modulus: Any = None) -> Expr:
+    def __pow__(self, other: OperandLike, modulus: object = None) -> Expr:
         return apply2(POWER_MEMO, self, other)
 
-    def __rpow__(self, other: Any, modulus: Any = None) -> Expr:
+    def __rpow__(self, other: OperandLike, modulus: object = None) -> Expr:
         return apply2(POWER_MEMO, other, self)
 
-    def __matmul__(self, other: Any) -> Expr:
+    def __matmul__(self, other: OperandLike) -> Expr:
         return product(self, other)
 
-    def __rmatmul__(self, other: Any) -> Expr:
+    def __rmatmul__(self, other: OperandLike) -> Expr:
         return product(other, self)
 
     def __neg__(self) -> Expr:
@@ -218,38 +221,38 @@ class Expr:
     def __abs__(self) -> Expr:
         return apply1(ABS_MEMO, self)
 
-    def __eq__(self, other: Any) -> Any:
+    def __eq__(self, other: OperandLike) -> Any:
         return compared(EQUAL_MEMO, self, other)
 
-    def __ne__(self, other: Any) -> Any:
+    def __ne__(self, other: OperandLike) -> Any:
         return compared(NOT_EQUAL_MEMO, self, other)
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: OperandLike) -> Any:
         return compared(LESS_MEMO, self, other)
 
-    def __le__(self, other: Any) -> Any:
+    def __le__(self, other: OperandLike) -> Any:
         return compared(LESS_EQUAL_MEMO, self, other)
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: OperandLike) -> Any:
         return compared(GREATER_MEMO, self, other)
 
-    def __ge__(self, other: Any) -> Any:
+    def __ge__(self, other: OperandLike) -> Any:
         return compared(GREATER_EQUAL_MEMO, self, other)
 
-    def __and__(self, other: Any) -> Expr:
+    def __and__(self, other: OperandLike) -> Expr:
         return of_booleans("&", LOGICAL_AND_MEMO, (self, other))
 
-    def __or__(self, other: Any) -> Expr:
+    def __or__(self, other: OperandLike) -> Expr:
         return of_booleans("|", LOGICAL_OR_MEMO, (self, other))
 
     def __invert__(self) -> Expr:
         return of_booleans("~", LOGICAL_NOT_MEMO, (self,))
 
-    def all(self, axis: Any = None, keepdims: bool = False) -> Expr:
+    def all(self, axis: Axis = None, keepdims: bool = False) -> Expr:
         """Whether all elements along ``axis`` are true (all axes by default)."""
         return METHODS["all"](self, axis, keepdims)
 
-    def any(self, axis: Any = None, keepdims: bool = False) -> Expr:
+    def any(self, axis: Axis = None, keepdims: bool = False) -> Expr:
         """Whether an element along ``axis`` is true (all axes by default)."""
         return METHODS["any"](self, axis, keepdims)
 
@@ -257,7 +260,7 @@ class Expr:
         """The index of the smallest element along ``axis`` (of the flattened value by default)."""
         return METHODS["argmin"](self, axis, keepdims)
 
-    def clip(self, low: Any = None, high: Any = None) -> Expr:
+    def clip(self, low: OperandLike = None, high: OperandLike = None) -> Expr:
         """The value cut off at ``low`` and ``high``."""
         return METHODS["clip"](self, low, high)
 
@@ -273,15 +276,15 @@ class Expr:
         """The value as a vector."""
         return METHODS["flatten"](self)
 
-    def max(self, axis: Any = None, keepdims: bool = False) -> Expr:
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Expr:
         """The largest element along ``axis`` (all axes by default)."""
         return METHODS["max"](self, axis, keepdims)
 
-    def min(self, axis: Any = None, keepdims: bool = False) -> Expr:
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Expr:
         """The smallest element along ``axis`` (all axes by default)."""
         return METHODS["min"](self, axis, keepdims)
 
-    def prod(self, axis: Any = None, keepdims: bool = False) -> Expr:
+    def prod(self, axis: Axis = None, keepdims: bool = False) -> Expr:
         """The product along ``axis`` (all axes by default)."""
         return METHODS["prod"](self, axis, keepdims)
 
@@ -297,11 +300,11 @@ class Expr:
         """Rounded to whole numbers, halves to even ones."""
         return METHODS["round"](self)
 
-    def squeeze(self, axis: Any = None) -> Expr:
+    def squeeze(self, axis: Axis = None) -> Expr:
         """Without axes of size one."""
         return METHODS["squeeze"](self, axis)
 
-    def std(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
+    def std(self, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Expr:
         """The standard deviation along ``axis`` (all axes by default)."""
         return METHODS["std"](self, axis, keepdims, ddof)
 
@@ -309,11 +312,11 @@ class Expr:
         """With two axes exchanged."""
         return METHODS["swapaxes"](self, axis1, axis2)
 
-    def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
+    def var(self, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Expr:
         """The variance along ``axis`` (all axes by default)."""
         return METHODS["var"](self, axis, keepdims, ddof)
 
-    def transpose(self, *axes: Any) -> Expr:
+    def transpose(self, *axes: object) -> Expr:
         """With its axes permuted, named one by one or as one sequence (reversed by default)."""
         return METHODS["transpose"](self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
 
@@ -368,17 +371,17 @@ class Expr:
         value = self.numpy()
         return value if dtype is None else value.astype(dtype)
 
-    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, function: Any, method: str, *inputs: OperandLike, **options: Any) -> Any:
         recorded = UFUNCS.get(function) if method == "__call__" and not options else None
         return PROTOCOLS["ufunc"](function, method, *inputs, **options) if recorded is None else recorded(*inputs)
 
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    def __array_function__(self, function: object, types: object, args: object, kwargs: object) -> Any:
         return PROTOCOLS["array_function"](function, args, kwargs)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return PROTOCOLS["array_namespace"](api_version)
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(self, **options: object) -> Any:
         _refuse_unasked(self)  # torch.tensor and the like ask by this, too
         value = value_of(self)
         with devices.on(self.device):
@@ -479,22 +482,22 @@ class Expr:
         """The value with its axes reversed."""
         return METHODS["transpose"](self)
 
-    def __getitem__(self, key: Any) -> Expr:
+    def __getitem__(self, key: object) -> Expr:
         return subscripted(self, key)
 
-    def reshape(self, *shape: Any) -> Expr:
+    def reshape(self, *shape: object) -> Expr:
         """The value in another shape of the same size; one size may be -1."""
         return METHODS["reshape"](self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 
-    def astype(self, dtype: Any) -> Expr:
+    def astype(self, dtype: DTypeLike) -> Expr:
         """The value converted to ``dtype``."""
         return METHODS["astype"](self, dtype)
 
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Expr:
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Expr:
         """The sum over ``axis`` (all axes by default)."""
         return METHODS["sum"](self, axis, keepdims)
 
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Expr:
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> Expr:
         """The mean over ``axis`` (all axes by default)."""
         return METHODS["mean"](self, axis, keepdims)
 
@@ -571,7 +574,7 @@ class Parameter(Expr):
         "__weakref__", "_array", "_columns", "_content", "_exposed", "_grad", "_name", "epoch", "hooks", "version",
     )  # fmt: skip
 
-    def __init__(self, value: Any, *, name: str = "", requires_grad: bool = True) -> None:
+    def __init__(self, value: object, *, name: str = "", requires_grad: bool = True) -> None:
         refuse_in_cells("a parameter is made", "make it outside, once")
         options = settings.current()
         array = _as_array(_detached(value), options.dtype)
@@ -580,7 +583,7 @@ class Parameter(Expr):
         self._array = devices.copied(array, options.device)
         self.name = name
         self._grad: Any = None
-        self._columns: tuple[Any, Array] = (None, None)
+        self._columns: tuple[object, Array] = (None, None)
         self._exposed, self._content = False, b""
         self.hooks: list[Hook] = []
         self.version = moment()
@@ -682,7 +685,7 @@ class Parameter(Expr):
         return self.array
 
     @data.setter
-    def data(self, value: Any) -> None:
+    def data(self, value: OperandLike) -> None:
         self.assign(value)
 
     def columns(self, run: int) -> Array:
@@ -699,7 +702,7 @@ class Parameter(Expr):
             self._columns = key, array
         return array
 
-    def assign(self, value: Any) -> None:
+    def assign(self, value: object) -> None:
         """Copy ``value`` in. Raises `ShapeError` if its shape is not the parameter's; nothing has changed then."""
         self.refuse_change()
         new = value_of(value) if isinstance(value, Expr) else _as_array(_detached(value), self.dtype)
@@ -734,7 +737,7 @@ class Parameter(Expr):
         return self._grad
 
     @grad.setter
-    def grad(self, value: Any) -> None:
+    def grad(self, value: OperandLike) -> None:
         refuse_in_cells("a gradient is set", "set it outside, between the calls")
         fibers.refuse_change("a gradient is set", self.version)
         if value is not None and not hasattr(value, "shape"):
@@ -745,7 +748,7 @@ class Parameter(Expr):
             self._check_place(value)
         self._grad = value
 
-    def _check_place(self, gradient: Any) -> None:
+    def _check_place(self, gradient: object) -> None:
         where = devices.device_of(getattr(gradient, "values", gradient))
         if where != self.device:
             here = "gradient.get(), NumPy's" if self.device == "cpu" else "cupy.asarray(gradient), CuPy's"
@@ -772,7 +775,7 @@ class Parameter(Expr):
             return array, None
         return array, gradient.to(device) if hasattr(gradient, "indices") else devices.to_device(gradient, device)
 
-    def place(self, array: Array, gradient: Any) -> None:
+    def place(self, array: Array, gradient: object) -> None:
         """Take over what `copies` gave."""
         self.refuse_change()
         self._array, self._grad = array, gradient
@@ -826,7 +829,7 @@ class Parameter(Expr):
     def __repr__(self) -> str:
         return f"Parameter({self.name or ''}{list(self.shape)}, {self.dtype.name})"
 
-    def _in_place(self, function: Any, other: Any) -> Parameter:
+    def _in_place(self, function: Any, other: OperandLike) -> Parameter:
         if settings.current().grad:
             raise RuntimeError("a parameter is changed in place only under lf.no_grad(), so that no graph misses it")
         with devices.on(self.device):
@@ -836,25 +839,25 @@ class Parameter(Expr):
             self.assign(function(self.stored(), value))
         return self
 
-    def __iadd__(self, other: Any) -> Parameter:
+    def __iadd__(self, other: OperandLike) -> Parameter:
         return self._in_place(operator.add, other)
 
-    def __isub__(self, other: Any) -> Parameter:
+    def __isub__(self, other: OperandLike) -> Parameter:
         return self._in_place(operator.sub, other)
 
-    def __imul__(self, other: Any) -> Parameter:
+    def __imul__(self, other: OperandLike) -> Parameter:
         return self._in_place(operator.mul, other)
 
-    def __itruediv__(self, other: Any) -> Parameter:
+    def __itruediv__(self, other: OperandLike) -> Parameter:
         return self._in_place(operator.truediv, other)
 
 
 PLAIN_DTYPES = frozenset(np.dtype(c) for c in "?bBhHiIlLqQefd")
 NUMPYS_INTEGERS = frozenset(d.type for d in PLAIN_DTYPES if d.kind in "iu")
-_NAMED: dict[Any, DType] = {name: d for d in PLAIN_DTYPES for name in (d, d.name, d.type)}
+_NAMED: dict[object, DType] = {name: d for d in PLAIN_DTYPES for name in (d, d.name, d.type)}
 
 
-def plain_dtype(dtype: Any) -> DType:
+def plain_dtype(dtype: DTypeLike) -> DType:
     """A dtype of values: numbers or booleans in the machine's byte order. Raises `DTypeError` for others."""
     with suppress(TypeError):  # of what has no hash
         if (known := _NAMED.get(dtype)) is not None:
@@ -865,7 +868,7 @@ def plain_dtype(dtype: Any) -> DType:
     return found
 
 
-def value_of(value: Any) -> Any:
+def value_of(value: OperandLike) -> Any:
     """The value of an expression as an array where it lies, the very one of a parameter; anything else as it is."""
     if not isinstance(value, Expr):
         return value
@@ -912,12 +915,12 @@ class _Sample:
 _ALONE = _references(_Sample())
 
 
-def _detached(value: Any) -> Any:
+def _detached(value: Any) -> object:
     """A tensor of another library whose values are copied, for which its gradient does not matter."""
     return value.detach() if getattr(value, "requires_grad", False) is True else value
 
 
-def _foreign_array(value: Any) -> Any:
+def _foreign_array(value: OperandLike) -> Any:
     """An array of another library, such as a tensor or a data frame, as one of NumPy's, or of the device's."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError("a masked array would lose its mask: write x.filled(0.0), and lf.where with x.mask")
@@ -938,7 +941,7 @@ def _foreign_array(value: Any) -> Any:
         ) from None
 
 
-def _instead(value: Any, array: Any) -> str:
+def _instead(value: object, array: Any) -> str:
     """What to write in place of what is no array of numbers, after a colon; empty where there is nothing to say."""
     if value is None:
         return ": is a return missing, or an argument?"
@@ -955,7 +958,7 @@ def _instead(value: Any, array: Any) -> str:
     return "; there are float16, float32 and float64" if array.dtype.kind == "f" else ""
 
 
-def _listed_array(value: Any) -> Any:
+def _listed_array(value: OperandLike) -> Any:
     if hasattr(value, "__next__"):
         raise TypeError(f"expected an expression, an array or numbers, got a {type(value).__name__}; make a list of it")
     try:
@@ -970,16 +973,16 @@ def _listed_array(value: Any) -> Any:
         ) from None
 
 
-def _holds_gpu_arrays(value: Any) -> bool:
+def _holds_gpu_arrays(value: OperandLike) -> bool:
     return devices.is_on_gpu(value) or (isinstance(value, list | tuple) and any(map(_holds_gpu_arrays, value)))
 
 
-def _stacked_on_gpu(value: Any) -> Any:
+def _stacked_on_gpu(value: OperandLike) -> object:
     """A list with CuPy's arrays in it, at any depth, as one of CuPy's."""
     return devices.stacked([_stacked_on_gpu(v) for v in value]) if isinstance(value, list | tuple) else value
 
 
-def holds_expressions(value: Any) -> bool:
+def holds_expressions(value: OperandLike) -> bool:
     """Whether a Python list or tuple has an expression in it, at any depth. Raises ``TypeError`` for one that says, by
     a ``note``, that it is not to be taken for a list of expressions."""
     if isinstance(value, tuple) and (note := getattr(value, "note", None)):
@@ -987,10 +990,10 @@ def holds_expressions(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(isinstance(v, Expr) or holds_expressions(v) for v in value)
 
 
-_constants: dict[Any, Signature] = table_of_interned({})
+_constants: dict[object, Signature] = table_of_interned({})
 
 
-def constant(value: Any) -> Expr:
+def constant(value: object) -> Expr:
     """An array as an expression without gradient.
 
     The array is copied when it is recorded: changing it afterwards changes nothing here. NumPy arrays keep their dtype;
@@ -1014,7 +1017,7 @@ def constant(value: Any) -> Expr:
     return constant_node(current_tape(), devices.copied(array, devices.device_of(array)))
 
 
-def in_dtype(x: Any, dtype: DType) -> Any:
+def in_dtype(x: object, dtype: DType) -> Any:
     """``x`` as an expression of ``dtype``: what a layer is given, and what a loss compares with.
 
     A layer keeps the dtype of its parameters, and a loss that of the prediction. So data in float64, which is what
@@ -1028,7 +1031,7 @@ def in_dtype(x: Any, dtype: DType) -> Any:
     return constant(_as_array(x, dtype).astype(dtype, copy=False))
 
 
-def as_floating(x: Any, *weights: Any) -> Expr:
+def as_floating(x: OperandLike, *weights: OperandLike) -> Expr:
     """``x`` as an expression in the dtype of the first of ``weights`` that is not None; without any, integers take the
     default one."""
     dtype = next((w.dtype for w in weights if isinstance(w, Expr)), None)
@@ -1063,12 +1066,12 @@ def constants(operands: Iterable[Any]) -> list[Expr]:
     return [o if o.__class__ is Expr else constant(_weak(o, dtypes)) for o in given]
 
 
-def _dtypes(operands: Iterable[Any]) -> set[DType]:
+def _dtypes(operands: Iterable[OperandLike]) -> set[DType]:
     """The dtypes that numbers beside these operands can take."""
     return {o.dtype for o in operands if not isinstance(o, np.generic | TracedNumber) and hasattr(o, "dtype")}
 
 
-def _weak(value: Any, dtypes: Iterable[DType]) -> Any:
+def _weak(value: object, dtypes: Iterable[DType]) -> Any:
     """A number, or a list of them, in the floating one of the dtypes beside it, an integer in that of integers."""
     if isinstance(value, TracedNumber | bool | np.bool_) or not isinstance(
         value, int | float | np.generic | list | tuple
@@ -1245,13 +1248,13 @@ def type_on(tape: Tape, e: Expr) -> Type:
     return e.type if e.type.parameter is not None or e.tape is tape else imported_type(e)
 
 
-def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], tuple[Type | Inline, ...]]:
+def _classify(op: Op, operands: Sequence[OperandLike], tape: Tape) -> tuple[list[Any], tuple[Type | Inline, ...]]:
     """Operands as expressions or payload numbers, and the types that key the signature.
 
     Python's scalars are weak, as in NumPy (NEP 50): they take the dtype of the expression. So are lists of them, and
     NumPy's scalars, unlike in NumPy, so that ``x / np.sqrt(n)`` stays float32; an array of any shape has its own dtype.
     """
-    values: list[Any] = []
+    values: list[OperandLike] = []
     types: list[Type | Inline] = []
     operands = [own_array(o) for o in operands]
     operands = _weak_lists(op, operands) if op.elementwise else operands
@@ -1286,7 +1289,7 @@ def _classify(op: Op, operands: Sequence[Any], tape: Tape) -> tuple[list[Any], t
     return values, tuple(types)
 
 
-def own_array(value: Any) -> Any:
+def own_array(value: OperandLike) -> Any:
     """An array of another library as one of NumPy's, anything else as it is."""
     if (
         isinstance(value, Expr | np.generic | TracedNumber)
@@ -1297,7 +1300,7 @@ def own_array(value: Any) -> Any:
     return _as_array(value, settings.current().dtype)
 
 
-def _weak_lists(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
+def _weak_lists(op: Op, operands: Sequence[object]) -> Sequence[Any]:
     """Lists of an elementwise operation as arrays. Where nothing has a dtype and the result is floating, integers take
     the default one: a Python integer is no reason to compute in float64."""
     if all(isinstance(o, int | list | tuple) and not isinstance(o, TracedNumber) for o in operands):
@@ -1310,12 +1313,12 @@ def _weak_lists(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
     return [_weak(o, dtypes) if isinstance(o, list | tuple) else o for o in operands]
 
 
-def _holds_numbers(o: Any) -> bool:
+def _holds_numbers(o: OperandLike) -> bool:
     """Whether it has a dtype that a weak number can take; beside truth values alone a number takes the default one."""
     return not isinstance(o, np.generic) and bool(getattr(o, "dtype", np.bool_) != np.bool_)
 
 
-def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[Any]) -> Any:
+def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[OperandLike]) -> object:
     """A number of a cell's call as an operand: a scalar beside floating expressions, or an index; else its value
     counts. NumPy's integers are payload only as indices."""
     beside = [e for e in operands if isinstance(e, Expr)]
@@ -1324,7 +1327,7 @@ def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[Any]) -> Any:
     return o if weak or index else o.needed()
 
 
-def _is_floating(o: Any) -> bool:
+def _is_floating(o: OperandLike) -> bool:
     if isinstance(o, TracedNumber):
         return isinstance(o.value, float | np.floating)
     if isinstance(o, Expr):
@@ -1332,7 +1335,7 @@ def _is_floating(o: Any) -> bool:
     return isinstance(o, float | np.floating) or (hasattr(o, "dtype") and o.dtype.kind == "f")
 
 
-def _weak_integer(value: Any, operands: Sequence[Any]) -> Any:
+def _weak_integer(value: OperandLike, operands: Sequence[OperandLike]) -> object:
     """A Python integer among integer expressions takes their dtype, as in NumPy (NEP 50)."""
     dtypes = [o.dtype for o in operands if isinstance(o, Expr) and o.dtype.kind in "iu"]
     return (
@@ -1342,7 +1345,7 @@ def _weak_integer(value: Any, operands: Sequence[Any]) -> Any:
     )
 
 
-_signatures: dict[Any, Signature] = table_of_interned({})
+_signatures: dict[object, Signature] = table_of_interned({})
 
 
 def signature_of(op: Op, types: tuple[Type | Inline, ...], attrs: dict[str, Any]) -> Signature:
@@ -1375,7 +1378,7 @@ class MemoEntry:
 
     __slots__ = ("codes", "dtypes", "kept", "payloads", "shared", "signature")
 
-    def __init__(self, signature: Signature, codes: bytes, dtypes: tuple[Any, ...] | None) -> None:
+    def __init__(self, signature: Signature, codes: bytes, dtypes: tuple[object, ...] | None) -> None:
         self.signature, self.codes, self.dtypes = signature, codes, dtypes
         self.kept = -1
         self.shared = SHARED in codes
@@ -1399,7 +1402,7 @@ class Memo:
 
 
 _plain: dict[Op, Memo] = {}
-_memos: dict[Any, Memo] = table_of_interned({})
+_memos: dict[object, Memo] = table_of_interned({})
 
 
 def memo_of(op: Op, attrs: dict[str, Any] | None = None) -> Memo:
@@ -1417,13 +1420,13 @@ def memo_of(op: Op, attrs: dict[str, Any] | None = None) -> Memo:
     return found
 
 
-def record(op: Op, operands: Sequence[Any], **attrs: Any) -> Expr:
+def record(op: Op, operands: Sequence[OperandLike], **attrs: object) -> Expr:
     """Record one node of ``op``; raises `ShapeError`, `DTypeError` or `DeviceError` at this very line if it does not
     fit."""
     return apply(memo_of(op, attrs), tuple(operands))
 
 
-def apply(memo: Memo, operands: tuple[Any, ...]) -> Expr:
+def apply(memo: Memo, operands: tuple[OperandLike, ...]) -> Expr:
     """Record one node of a memo's operation: as before, where it is known, or else in general."""
     try:
         found = _again(memo, operands)
@@ -1432,7 +1435,7 @@ def apply(memo: Memo, operands: tuple[Any, ...]) -> Expr:
     return _recorded(memo, operands) if found is None else found
 
 
-def apply1(memo: Memo, x: Any) -> Expr:
+def apply1(memo: Memo, x: OperandLike) -> Expr:
     """`apply` for one operand. What models are full of, expressions of one open tape that are no parameters, and
     numbers, needs but a part of `_again`."""
     if type(x) is Expr:
@@ -1449,7 +1452,7 @@ def apply1(memo: Memo, x: Any) -> Expr:
     return apply(memo, (x,))
 
 
-def apply2(memo: Memo, x: Any, y: Any) -> Expr:
+def apply2(memo: Memo, x: OperandLike, y: OperandLike) -> Expr:
     """`apply` for two operands, of which one may be a number or a parameter; see `apply1`."""
     found = _again2(memo, x, y)
     return apply(memo, (x, y)) if found is None else found
@@ -1475,7 +1478,7 @@ def _again2(memo: Memo, x: Any, y: Any) -> Expr | None:
     return handle(tape, row, entry.signature.type)
 
 
-def _common_tape(x: Any, y: Any) -> Tape | None:
+def _common_tape(x: OperandLike, y: OperandLike) -> Tape | None:
     """The one tape that both operands can be recorded on as they are, if it may be appended to; two parameters, and
     numbers alone, have none."""
     if type(x) is Expr:
@@ -1493,7 +1496,7 @@ def _common_tape(x: Any, y: Any) -> Tape | None:
     return first.tape if first.tape.scope is SCOPE.get() else None
 
 
-def _entry2(memo: Memo, x: Any, y: Any) -> MemoEntry | None:
+def _entry2(memo: Memo, x: OperandLike, y: OperandLike) -> MemoEntry | None:
     """What two such operands were recorded as before, where nothing but their rows and numbers goes onto the tape."""
     kind_x: Any = type(x)
     kind_y: Any = type(y)
@@ -1514,14 +1517,14 @@ def _entry2(memo: Memo, x: Any, y: Any) -> MemoEntry | None:
     if table is not memo.table:
         table = table.get(memo)
     table = None if table is None else table.get(kind_x)
-    found: Any = table.get(kind_y) if type(table) is dict else None
+    found: object = table.get(kind_y) if type(table) is dict else None
     if type(found) is not MemoEntry:
         return None
     entry: MemoEntry = found
     return None if entry.dtypes is not None else entry
 
 
-def _paid(tape: Tape, entry: MemoEntry, x: Any, y: Any) -> bool:
+def _paid(tape: Tape, entry: MemoEntry, x: OperandLike, y: OperandLike) -> bool:
     """Append the one number among two operands, which goes before the signature: see `_node`. False if it is none that
     fits, and nothing was appended."""
     codes = entry.codes
@@ -1559,7 +1562,7 @@ def _here() -> Tape:
     return current_tape() if tape is None else tape
 
 
-def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
+def _again(memo: Memo, operands: tuple[OperandLike, ...]) -> Expr | None:
     """The node, if one of these kinds was recorded before, else None, and nothing is recorded."""
     tape: Tape | None = None
     owner: Type | None = None  # of the first parameter
@@ -1599,10 +1602,12 @@ def _again(memo: Memo, operands: tuple[Any, ...]) -> Expr | None:
     return _node(tape, entry, operands)
 
 
-def _found(memo: Memo, tape: Tape, owner: Type | None, operands: tuple[Any, ...], local: bool) -> MemoEntry | None:
+def _found(
+    memo: Memo, tape: Tape, owner: Type | None, operands: tuple[OperandLike, ...], local: bool
+) -> MemoEntry | None:
     """What operands of these kinds were recorded as before."""
     table: dict[Any, Any] | None = memo.table if owner is None else owner.signatures.get(memo)
-    found: Any = None
+    found: object = None
     for o in operands:
         if table is None:
             return None
@@ -1617,7 +1622,7 @@ def _found(memo: Memo, tape: Tape, owner: Type | None, operands: tuple[Any, ...]
     return found if type(found) is MemoEntry else None
 
 
-def _kind(tape: Tape, operands: tuple[Any, ...], k: int) -> Any:
+def _kind(tape: Tape, operands: tuple[OperandLike, ...], k: int) -> object:
     """The kind of an operand, None where there is none."""
     if k >= len(operands):
         return None
@@ -1628,7 +1633,7 @@ def _kind(tape: Tape, operands: tuple[Any, ...], k: int) -> Any:
     return array_kind(tape, o).type if type(o) is ndarray else type(o)
 
 
-def _recalled(memo: Memo, tape: Tape, operands: tuple[Any, ...]) -> MemoEntry | None:
+def _recalled(memo: Memo, tape: Tape, operands: tuple[object, ...]) -> MemoEntry | None:
     """`_found`, where it was lately, of up to three operands of one tape."""
     found: MemoEntry | None = RECALL.get(
         memo, _kind(tape, operands, 0), _kind(tape, operands, 1), _kind(tape, operands, 2)
@@ -1636,7 +1641,7 @@ def _recalled(memo: Memo, tape: Tape, operands: tuple[Any, ...]) -> MemoEntry | 
     return found
 
 
-def _recall(memo: Memo, tape: Tape, operands: tuple[Any, ...], entry: MemoEntry) -> None:
+def _recall(memo: Memo, tape: Tape, operands: tuple[object, ...], entry: MemoEntry) -> None:
     """Have it `_recalled`."""
     RECALL.put(memo, _kind(tape, operands, 0), _kind(tape, operands, 1), _kind(tape, operands, 2), entry)
 
@@ -1661,7 +1666,7 @@ def _node(tape: Tape, entry: MemoEntry, operands: tuple[Any, ...]) -> Expr:
     return handle(tape, row, entry.signature.type)
 
 
-def open_tape(operands: tuple[Any, ...]) -> Tape:
+def open_tape(operands: tuple[OperandLike, ...]) -> Tape:
     """The tape to record on: that of the first expression, if it is open, else the one of this context."""
     for o in operands:
         if type(o) is Expr:
@@ -1743,7 +1748,7 @@ def _prepared(tape: Tape, entry: MemoEntry, operands: tuple[Any, ...]) -> tuple[
     return tuple(made)
 
 
-def _brought(tape: Tape, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+def _brought(tape: Tape, operands: tuple[OperandLike, ...]) -> tuple[object, ...]:
     """The operands on this tape."""
     made = list(operands)
     for k, o in enumerate(operands):
@@ -1763,14 +1768,14 @@ def copied_array(value: Any, dtype: Any) -> Any:
     )
 
 
-def _keep(tape: Tape, entry: MemoEntry, operands: Iterable[Any]) -> None:
+def _keep(tape: Tape, entry: MemoEntry, operands: Iterable[OperandLike]) -> None:
     """The tape keeps the parameters alive that a node reads."""
     if entry.signature not in tape.keep:
         _hold(tape, entry.signature, operands)
     entry.kept = tape.number  # what is added to `keep` stays
 
 
-def _hold(tape: Tape, signature: Signature, operands: Iterable[Any]) -> None:
+def _hold(tape: Tape, signature: Signature, operands: Iterable[OperandLike]) -> None:
     tape.keep.update([o for o in operands if isinstance(o, Expr) and o.type.parameter is not None])
     tape.keep.add(signature)
 
@@ -1790,6 +1795,7 @@ def _recorded(memo: Memo, operands: Sequence[Any]) -> Expr:
     for value, kind in zip(values, types, strict=True):
         if type(value) is TracedNumber:
             name, column = ("floats", floats) if kind is SCALAR else ("ints", ints)
+            assert tape.trace is not None
             tape.trace.link(value, len(tape), name, len(column), len(getattr(tape, name)))
             value = value.value
         if kind is SCALAR:
@@ -1805,7 +1811,7 @@ def _recorded(memo: Memo, operands: Sequence[Any]) -> Expr:
     return e
 
 
-def on_one_device(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
+def on_one_device(op: Op, operands: Sequence[OperandLike]) -> Sequence[Any]:
     """Operands that lie on the CPU and on one GPU, on that GPU. Raises `DeviceError` where that cannot be.
 
     Where no device was asked for, the CPU is no wish: what rests on no parameter, such as an array, a mask that is
@@ -1822,7 +1828,7 @@ def on_one_device(op: Op, operands: Sequence[Any]) -> Sequence[Any]:
     return [_seen_on(found[1], o) if isinstance(o, Expr) else o for o in operands]
 
 
-def require_movable(op: Op, device: str, operands: Iterable[Any]) -> None:
+def require_movable(op: Op, device: str, operands: Iterable[OperandLike]) -> None:
     """Raise `DeviceError` if one of the operands that lie elsewhere rests on a parameter."""
     for e in operands:
         if isinstance(e, Expr) and e.device != device and _rests_on_parameters(e):
@@ -1917,15 +1923,16 @@ def _remember(
         table[kinds[-1]] = entry
 
 
-Unary = Callable[[Any], Expr]
-Binary = Callable[[Any, Any], Expr]
+Unary = Callable[[OperandLike], Expr]
+Binary = Callable[[OperandLike, OperandLike], Expr]
+Ternary = Callable[[OperandLike, OperandLike, OperandLike], Expr]
 
 
 def unary(op: Op) -> Unary:
     """The recording function of an operation of one operand."""
     memo = memo_of(op)
 
-    def call(x: Any) -> Expr:
+    def call(x: OperandLike) -> Expr:
         return apply1(memo, x)
 
     return call
@@ -1935,7 +1942,7 @@ def binary(op: Op) -> Binary:
     """The recording function of an operation of two operands."""
     memo = memo_of(op)
 
-    def call(a: Any, b: Any) -> Expr:
+    def call(a: OperandLike, b: OperandLike) -> Expr:
         return apply2(memo, a, b)
 
     return call
@@ -1962,19 +1969,19 @@ LOGICAL_AND_MEMO, LOGICAL_OR_MEMO, LOGICAL_NOT_MEMO = (
 # The methods of expressions that are functions further down, by name: filled in by `lazyflow.functions.operators`.
 METHODS: dict[str, Callable[..., Expr]] = {}
 # How NumPy asks for its functions on expressions: filled in by `lazyflow.numpy`.
-PROTOCOLS: dict[str, Callable[..., Any]] = {}
+PROTOCOLS: dict[str, Callable[..., object]] = {}
 # Of its ufuncs what records in their place, too.
-UFUNCS: dict[np.ufunc, Callable[..., Any]] = {}
+UFUNCS: dict[np.ufunc, Callable[..., object]] = {}
 
 
-def product(a: Any, b: Any) -> Expr:
+def product(a: OperandLike, b: OperandLike) -> Expr:
     """``a @ b``; lists of numbers take the dtype of the other."""
     if isinstance(a, list | tuple) or isinstance(b, list | tuple):
         a, b = constants((a, b))
     return apply2(MATMUL_MEMO, a, b)
 
 
-def compared(memo: Memo, a: Expr, b: Any) -> Any:
+def compared(memo: Memo, a: Expr, b: OperandLike) -> Any:
     """A comparison, which leaves what is no value to Python: ``h == None`` is False, and ``h < None`` a TypeError."""
     if isinstance(b, _VALUES) or hasattr(b, "__array__"):
         return apply2(memo, a, b)
@@ -1984,7 +1991,7 @@ def compared(memo: Memo, a: Expr, b: Any) -> Any:
 _VALUES = (Expr, int, float, TracedNumber, list, tuple, range, memoryview)
 
 
-def of_booleans(symbol: str, memo: Memo, operands: tuple[Any, ...]) -> Expr:
+def of_booleans(symbol: str, memo: Memo, operands: tuple[OperandLike, ...]) -> Expr:
     """``&``, ``|`` and ``~``, which are for truth values. Raises `DTypeError` for others."""
     kinds = [str(getattr(o, "dtype", type(o).__name__)) for o in operands]
     if any(kind != "bool" for kind in kinds):
@@ -1992,11 +1999,11 @@ def of_booleans(symbol: str, memo: Memo, operands: tuple[Any, ...]) -> Expr:
     return apply(memo, operands)
 
 
-def reduction_recorder(op: Op) -> Callable[[Any, Any, bool], Expr]:
+def reduction_recorder(op: Op) -> Callable[[OperandLike, Axis, bool], Expr]:
     """The recording function of a reduction over an axis."""
-    memos: dict[Any, Memo] = {}
+    memos: dict[object, Memo] = {}
 
-    def call(x: Any, axis: Any, keepdims: bool) -> Expr:
+    def call(x: OperandLike, axis: Axis, keepdims: bool) -> Expr:
         if (axis is not None and (type(axis) is not int or not -64 <= axis < 64)) or type(keepdims) is not bool:
             return record(op, (x,), axis=axis_argument(op.name, axis), keepdims=keepdims)
         memo = memos.get((axis, keepdims))
@@ -2017,14 +2024,14 @@ def indexed(
     memo = memo_of(op)
     sizes = -1 if ndim is None else ndim
 
-    def call(*args: Any, **kwargs: Any) -> Expr:
+    def call(*args: object, **kwargs: object) -> Expr:
         found = None if kwargs or len(args) != 2 else _indexed_again(memo, args[0], args[1], axis, sizes, arrays)
         return general(*args, **kwargs) if found is None else found
 
     return update_wrapper(call, general)
 
 
-def _indexed_again(memo: Memo, x: Any, index: Any, axis: int, ndim: int, arrays: bool) -> Expr | None:
+def _indexed_again(memo: Memo, x: object, index: Any, axis: int, ndim: int, arrays: bool) -> Expr | None:
     """The node, if ``x`` has ``ndim`` axes (-1: some), and the index is within the size of one, else None."""
     if not isinstance(x, Expr):
         return None
@@ -2045,7 +2052,7 @@ def _indexed_again(memo: Memo, x: Any, index: Any, axis: int, ndim: int, arrays:
     return _again(memo, (x, index)) if found is None else found
 
 
-Joined = tuple["ListMemo", Callable[[Sequence[Any]], Union["Expr", None]], Callable[[Sequence[Any]], "Expr"]]
+Joined = tuple["ListMemo", Callable[[Sequence[object]], Union["Expr", None]], Callable[[Sequence[object]], "Expr"]]
 
 
 class ListMemo:
@@ -2136,10 +2143,10 @@ def stacked_recorder(op: Op) -> Joined:
     """
     memo = ListMemo(op)
 
-    def again(operands: Sequence[Any]) -> Expr | None:
+    def again(operands: Sequence[OperandLike]) -> Expr | None:
         return listed_again(memo, operands)
 
-    def call(operands: Sequence[Any]) -> Expr:
+    def call(operands: Sequence[OperandLike]) -> Expr:
         found = again(operands)
         if found is not None:
             return found
@@ -2176,11 +2183,11 @@ def differentiable(e: Expr) -> Expr:
     return view(own, intern_type(kind.shape, kind.dtype, kind.device, True), 0)
 
 
-def affine_recorder(op: Op, general: Callable[[Any, Any, Any], Expr]) -> Callable[[Any, Any, Any], Expr]:
+def affine_recorder(op: Op, general: Ternary) -> Ternary:
     """The recording function of ``W x + b``; ``general`` records what was not recorded before."""
     memo = memo_of(op)
 
-    def call(weight: Any, bias: Any, x: Any) -> Expr:
+    def call(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
         found = _layer_again(memo, weight, bias, x)
         if found is None:
             found = _again(memo, (weight, bias, x))
@@ -2189,7 +2196,7 @@ def affine_recorder(op: Op, general: Callable[[Any, Any, Any], Expr]) -> Callabl
     return update_wrapper(call, general)
 
 
-def _layer_again(memo: Memo, weight: Any, bias: Any, x: Any) -> Expr | None:
+def _layer_again(memo: Memo, weight: object, bias: object, x: object) -> Expr | None:
     """The node of two parameters and an expression of an open tape, if it was recorded lately; else None, and nothing
     is recorded."""
     if RECALL is None or type(weight) is not Parameter or type(bias) is not Parameter or type(x) is not Expr:
@@ -2255,7 +2262,7 @@ def view_signature(source: Type, kind: Type) -> Signature:
     return found
 
 
-def reshaped(x: Any, shape: Any) -> Expr:
+def reshaped(x: OperandLike, shape: object) -> Expr:
     """``x`` in another shape: see `lazyflow.reshape`."""
     if type(shape) is not tuple:
         shape = integers("reshape", "the shape", shape)
@@ -2278,7 +2285,7 @@ def reshaped(x: Any, shape: Any) -> Expr:
 _shapes: dict[Type, dict[Shape, Type]] = table_of_interned({})
 
 
-def _all_int(parts: tuple[Any, ...]) -> bool:
+def _all_int(parts: tuple[object, ...]) -> bool:
     """Whether these are Python's integers: True, and 1.0, are equal to 1 and mean something else."""
     for part in parts:  # noqa: SIM110  # a generator is slower than all the rest of this
         if type(part) is not int:
@@ -2297,7 +2304,7 @@ def remembered(tables: dict[Type, dict[Any, Any]], kind: Type) -> dict[Any, Any]
 MOST_REMEMBERED = 4096
 
 
-def subscripted(x: Any, key: Any) -> Expr:
+def subscripted(x: object, key: Any) -> Expr:
     """``x[key]`` for integers, slices, ``None`` and ``...``, and for integer arrays or expressions along the first
     axis.
 
@@ -2338,12 +2345,12 @@ def subscripted(x: Any, key: Any) -> Expr:
     return made
 
 
-def _is_index_array(value: Any) -> bool:
+def _is_index_array(value: OperandLike) -> bool:
     """Whether it is an array of NumPy's that holds integers."""
     return type(value) is ndarray and value.dtype.kind in "iu"
 
 
-def _getitem(x: Expr, key: Any) -> Expr:
+def _getitem(x: Expr, key: object) -> Expr:
     shape = x.type.shape
     if x.type.parameter is not None and type(key) is int and shape:
         return apply(LOOKUP_MEMO, (x, _checked_index(key, shape[0])))
@@ -2372,7 +2379,7 @@ def _getitem(x: Expr, key: Any) -> Expr:
     return block
 
 
-def _with_new_axes(key: Any, shape: Shape) -> Shape | None:
+def _with_new_axes(key: object, shape: Shape) -> Shape | None:
     """The shape of ``x[key]`` where that is all of ``x`` with new axes, as in ``x[..., None]``, else None."""
     parts = key if isinstance(key, tuple) else (key,)
     whole = [p is None or p is Ellipsis or (p.__class__ is slice and p == slice(None)) for p in parts]
@@ -2386,7 +2393,7 @@ def _with_new_axes(key: Any, shape: Shape) -> Shape | None:
     return tuple(1 if p is None else next(sizes) for p in full)
 
 
-def index_array(value: Any) -> Any:
+def index_array(value: OperandLike) -> Any:
     """A list or an array as an array on the host, where indices are checked, and which of them are equal is found out;
     an empty list holds indices."""
     array = devices.to_host(_as_array(value, settings.current().dtype))
@@ -2425,10 +2432,10 @@ def _block(x: Expr, start: int, shape: Shape) -> Expr:
     return view(x, kind, start * rest if kind.size else 0)
 
 
-_blocks: dict[Type, dict[Any, Any]] = table_of_interned({})
+_blocks: dict[Type, dict[object, object]] = table_of_interned({})
 
 
-def _part(key: Any) -> Any:
+def _part(key: object) -> object:
     """A key as something to look up, or None for one that nothing is remembered of: for all but Python's integers,
     slices of them, None, ``...``, and tuples of these. (An expression is an index, too, and would live for ever; and
     True is equal to 1.)"""
@@ -2456,7 +2463,7 @@ def _part(key: Any) -> Any:
     return (tuple(parts),)
 
 
-def _remember_block(x: Expr, key: Any, part: Any, e: Expr) -> None:
+def _remember_block(x: Expr, key: object, part: object, e: Expr) -> None:
     """What ``x[key]`` was recorded as: a view of its memory, or an operation on it."""
     tape = e.tape
     if not tape.open or e is x:
@@ -2480,14 +2487,14 @@ def _checked_slice(key: slice, size: int) -> tuple[int, int, int]:
         ) from None
 
 
-def hashable_key(key: Any) -> Any:
+def hashable_key(key: object) -> Any:
     """A basic index as a hashable tuple: slices become ``("slice", start, stop, step)`` (slices hash only from 3.12
     on)."""
     parts = key if isinstance(key, tuple) else (key,)
     return tuple(_hashable_part(p) for p in parts)
 
 
-def _hashable_part(part: Any) -> Any:
+def _hashable_part(part: object) -> object:
     if isinstance(part, slice):
         _checked_slice(part, 0)
         return ("slice", *(end if end is None else operator.index(end) for end in (part.start, part.stop, part.step)))

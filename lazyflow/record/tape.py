@@ -17,18 +17,54 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from lazyflow import passes, settings
+from lazyflow.core.arrays import Ints
 from lazyflow.core.columns import ELEMENTS, Counts, FloatColumn, IntColumn, Scope
-from lazyflow.device import Array, DType, elements
+from lazyflow.device import Array, DType, HostArray, elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
 from lazyflow.ops.base import NOTHING, Abstract, Aval, Op, Result, Shape
+from lazyflow.record.trace import Trace
 
 T = TypeVar("T")
+
+
+# What is held here of things that stand below: what is read of them by whoever has only a tape or a signature.
+
+
+class CellProgram(Protocol):
+    """The body of a cell: `lazyflow.cells.program.Program`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def outputs(self) -> tuple[int, ...]: ...
+    @property
+    def parameters(self) -> tuple[Type, ...]: ...
+    @property
+    def flows(self) -> HostArray: ...
+    @property
+    def reached(self) -> tuple[frozenset[int], ...]: ...
+    def staged(self, external: frozenset[int], outside: frozenset[int], grad: bool, fuse: str) -> Any: ...
+
+
+class PastRun(Protocol):
+    """A run that has computed rows of a tape: `lazyflow.run.execute.Run`."""
+
+    @property
+    def number(self) -> int: ...
+    def supersede(self) -> None:
+        """Say that values of this run were forgotten."""
+
+
+class Replaced(Protocol):
+    """A parameter, in whose place others may be put."""
+
+    epoch: int
 
 
 class Type:
@@ -42,10 +78,12 @@ class Type:
         "shape", "signatures", "size",
     )  # fmt: skip
 
-    def __init__(self, shape: Shape, dtype: DType, device: str, requires_grad: bool, parameter: Any = None) -> None:
+    def __init__(
+        self, shape: Shape, dtype: DType, device: str, requires_grad: bool, parameter: Replaced | None = None
+    ) -> None:
         self.shape, self.dtype, self.device, self.requires_grad = shape, dtype, device, requires_grad
         self.ndim, self.size = len(shape), elements(shape)
-        self.parameter = None if parameter is None else weakref.ref(parameter)
+        self.parameter: weakref.ref[Any] | None = None if parameter is None else weakref.ref(parameter)
         self.detached = False  # of a parameter that is used without its gradient
         self.epoch = 0 if parameter is None else parameter.epoch  # how often a module had put another in its place
         # Signatures, and memos of them, in which this type is the first parameter: they go when the parameter goes.
@@ -63,12 +101,12 @@ class Type:
 # the last time, the strong tables are emptied, and what no tape, handle or plan needs goes: see `_sweep`.
 
 MOST_INTERNED = 2048
-_TYPES: weakref.WeakValueDictionary[Any, Type] = weakref.WeakValueDictionary()
-_INTERNED: weakref.WeakValueDictionary[Any, Signature] = weakref.WeakValueDictionary()
+_TYPES: weakref.WeakValueDictionary[object, Type] = weakref.WeakValueDictionary()
+_INTERNED: weakref.WeakValueDictionary[object, Signature] = weakref.WeakValueDictionary()
 _owners: weakref.WeakValueDictionary[int, Type] = weakref.WeakValueDictionary()  # the types of parameters
 _tapes: weakref.WeakValueDictionary[int, Tape] = weakref.WeakValueDictionary()
-_tables: list[dict[Any, Any]] = []
-_swept: list[Any] = []  # what the tables held when they were emptied last
+_tables: list[dict[object, object]] = []
+_swept: list[object] = []  # what the tables held when they were emptied last
 _interning = Lock()
 _made = 0
 
@@ -81,7 +119,7 @@ def table_of_interned(table: Table) -> Table:
     return table
 
 
-_types: dict[Any, Type] = table_of_interned({})
+_types: dict[object, Type] = table_of_interned({})
 
 
 def intern_type(shape: Shape, dtype: DType, device: str = "cpu", requires_grad: bool = False) -> Type:
@@ -102,13 +140,13 @@ def without_gradient(kind: Type) -> Type:
     return kind.plain
 
 
-def interned(key: Any, make: Callable[[], Signature]) -> Signature:
+def interned(key: object, make: Callable[[], Signature]) -> Signature:
     """The one signature of a key, which says all that it depends on. The caller keeps it in a `table_of_interned`, or
     on a tape."""
     return _interned(_INTERNED, key, make)
 
 
-def _interned(known: weakref.WeakValueDictionary[Any, T], key: Any, make: Callable[[], T]) -> T:
+def _interned(known: weakref.WeakValueDictionary[object, T], key: object, make: Callable[[], T]) -> T:
     global _made
     with _interning:
         found = known.get(key)
@@ -133,7 +171,7 @@ def _sweep() -> None:
     _swept[:] = [entry for table in (*_tables, *(t.signatures for t in _alive(_owners))) for entry in _emptied(table)]
 
 
-def _emptied(table: dict[Any, Any]) -> Iterator[Any]:
+def _emptied(table: dict[Any, Any]) -> Iterator[object]:
     """All entries of a table, one by one: what another thread adds meanwhile is taken, or stays."""
     with suppress(KeyError):
         while True:
@@ -208,14 +246,14 @@ class Signature:
     )
 
     def __init__(
-        self, op: Op, operands: tuple[Operand, ...], result: Type, static: Mapping[str, Any], rows: int
+        self, op: Op, operands: tuple[Operand, ...], result: Type, static: Mapping[str, object], rows: int
     ) -> None:
         self.op, self.operands, self.type, self.static, self.rows = op, operands, result, static, rows
         self.ints = sum(o.kind == "int" for o in operands)
         self.floats = sum(o.kind == "float" for o in operands)
         self.forward = partial(op.forward, **static) if static else op.forward
         # Of a cell: its program, and the signatures of its results but the first, which stand behind it on the tape.
-        self.cell: Any = None
+        self.cell: CellProgram = None  # type: ignore[assignment]  # of a cell alone
         self.further: tuple[Signature, ...] = ()
         # Which payload integers are the seed and the count of a draw.
         self.draws: tuple[tuple[int, int], ...] = ((0, 1),) if op.random else ()
@@ -285,10 +323,10 @@ class Columns(NamedTuple):
     """Of each signature ever made, by id: operand rows, integers and floats of a node, and which kind of node it is
     (see `lazyflow.passes`)."""
 
-    rows: Any
-    ints: Any
-    floats: Any
-    kinds: Any
+    rows: Ints
+    ints: Ints
+    floats: Ints
+    kinds: Ints
 
 
 def signature_columns() -> Columns:
@@ -314,7 +352,7 @@ def payload_starts(tape: Tape) -> tuple[list[int], list[int]]:
 
 
 def _leaf(name: str) -> Op:
-    def infer(*operands: Abstract, **attrs: Any) -> Result:
+    def infer(*operands: Abstract, **attrs: object) -> Result:
         raise TypeError(f"{name} has no shape rule")
 
     return Op(name, infer, infer)
@@ -389,9 +427,9 @@ class Tape:
         self.handles: Any = Counts()  # of each row, how many expressions there are of it; None where nobody counts
         self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
-        self.imported: dict[tuple[Any, ...], int] = {}
+        self.imported: dict[tuple[object, ...], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures; after a sweep the signatures of all rows
-        self.ready: dict[Any, int] = {}  # the signatures of cells that may be recorded on it as things stand
+        self.ready: dict[object, int] = {}  # the signatures of cells that may be recorded on it as things stand
         self.device, self.dtype, self.grad, self.options = options.device, options.dtype, options.grad, options
         self.lines: list[str] | None = [] if options.check_finite else None
         self.owner = owner()
@@ -404,17 +442,17 @@ class Tape:
         self.streams: dict[int, Any] = {}  # by seed: what its random nodes draw from
         self.drawn: dict[int, int] = {}  # the generation in which a random row has drawn, if not the first
         # Where values are once they were computed: an index into ``runs`` (-1: not computed) and an element offset.
-        self.runs: list[Any] = []
+        self.runs: list[PastRun] = []
         self.run_of: Any = None
         self.touched: list[tuple[int, int]] = []  # the ranges of rows that have values
         self.offset_of: Any = None
         self.retained: dict[int, Any] = {}
-        self.remembered: dict[int, list[Any]] = {}  # by row: where its first value goes (see `expr.first_value`)
+        self.remembered: dict[int, list[object]] = {}  # by row: where its first value goes (see `expr.first_value`)
         self.hooks: dict[int, list[Any]] = {}
         # Of a sealed tape: where each row's operands begin, and the ranges that a kept root rests on, once asked for.
         self.decoded: Any = None
         self.reach: dict[int, Any] = {}
-        self.trace: Any = None  # of a tape that a cell is traced on: what knows of its payload
+        self.trace: Trace | None = None  # of a tape that a cell is traced on: what knows of its payload
 
     def __len__(self) -> int:
         return len(self.signatures)
@@ -525,7 +563,7 @@ def _abstract(op: Op, types: tuple[Type | Inline, ...]) -> list[Abstract]:
     return [t if isinstance(t, Type) else scalar if t is SCALAR and scalar else index for t in types]
 
 
-def build(op: Op, types: tuple[Type | Inline, ...], attrs: Mapping[str, Any]) -> Signature:
+def build(op: Op, types: tuple[Type | Inline, ...], attrs: Mapping[str, object]) -> Signature:
     """The signature of ``op`` on operands of these types: runs the shape rule, which raises if they do not fit."""
     device = check_device(op, types)
     avals = _abstract(op, types)
@@ -558,7 +596,7 @@ def build(op: Op, types: tuple[Type | Inline, ...], attrs: Mapping[str, Any]) ->
     return Signature(op, tuple(operands), result, static or NOTHING, rows)
 
 
-def by_program(*_: Any) -> Array:
+def by_program(*_: object) -> Array:
     """In place of a vjp of a cell's operand: its program computes all cotangents at once."""
     raise TypeError("the cotangents of a cell are computed by its program")
 

@@ -77,13 +77,14 @@ class Template:
         self.shared = bool(scratch.keep)
         self.kept = -1
         self.dtype, self.device = scratch.dtype, None if inputs and not self.objects else scratch.device
+        assert scratch.trace is not None
         self.draws = _draws(scratch.trace)
         self.arrays: tuple[int, ...] = ()
 
 
-def _draws(trace: Trace) -> tuple[tuple[Any, int, int], ...]:
+def _draws(trace: Trace) -> tuple[tuple[Stream, int, int], ...]:
     """Of each draw, its stream, and where in the integers its seed and its count stand."""
-    places: dict[Any, int] = {number.payload: trace.places[key] for key, number in trace.links.items()}
+    places: dict[object, int] = {number.payload: trace.places[key] for key, number in trace.links.items()}
     return tuple([(stream, places["seed", k], places["count", k]) for k, stream in enumerate(trace.streams)])
 
 
@@ -102,7 +103,7 @@ class Spelled:
 
     __slots__ = ("arrays", "defaults", "function", "known", "listed", "long", "names", "patience", "positional")
 
-    def __init__(self, function: Callable[..., Any], listed: ListMemo | None, arrays: bool) -> None:
+    def __init__(self, function: Callable[..., object], listed: ListMemo | None, arrays: bool) -> None:
         self.function, self.listed, self.arrays = function, listed, arrays
         parameters = inspect.signature(function).parameters.values()
         self.names = tuple([p.name for p in parameters])
@@ -112,7 +113,7 @@ class Spelled:
         self.patience = TEMPLATE_PATIENCE
         self.known: dict[tuple[int, ...], tuple[Template, list[Any]]] = table_of_interned({})
 
-    def applied(self, given: Sequence[Any]) -> Any:
+    def applied(self, given: Sequence[object]) -> Any:
         """The function itself, with the values of its parameters in their order."""
         return self.function(
             *given[: self.positional],
@@ -128,17 +129,17 @@ def by_kinds(function: Function, *, listed: ListMemo | None = None, arrays: bool
         return function
     spelled = Spelled(function, listed, arrays)
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         return _called(spelled, args, kwargs)
 
     return functools.update_wrapper(call, function)  # type: ignore[return-value]
 
 
 _NONE = object()  # in place of an argument that is not there
-_known: dict[Any, Any] = table_of_interned({})  # tuples, and large numbers, by their values
+_known: dict[object, object] = table_of_interned({})  # tuples, and large numbers, by their values
 
 
-def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     if spelled.listed is not None and len(args) == 1 and not kwargs:
         again = recording.listed_again(spelled.listed, args[0])
         if again is not None:
@@ -152,7 +153,7 @@ def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     for k, o in enumerate(given):
         if type(o) is Expr:
             e: Expr = o
-            kind: Any = e.type
+            kind: object = e.type
             if tape is None:
                 tape = e.tape
             elif tape is not e.tape:
@@ -184,7 +185,7 @@ def _called(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return _known_or_learnt(spelled, args, kwargs, given, tape)
 
 
-def _fits(found: Any, tape: Tape) -> bool:
+def _fits(found: object, tape: Tape) -> bool:
     """Whether this is a template, the tape has the settings under which it was recorded, and may draw what it draws."""
     if type(found) is not Template:
         return False
@@ -194,7 +195,7 @@ def _fits(found: Any, tape: Tape) -> bool:
     return tape.trace is None or not template.draws
 
 
-def _tape_of(given: tuple[Any, ...]) -> Tape | None:
+def _tape_of(given: tuple[object, ...]) -> Tape | None:
     """The tape of the first expression, if that is all there is to know."""
     for o in given:
         if type(o) is Expr:
@@ -203,7 +204,7 @@ def _tape_of(given: tuple[Any, ...]) -> Tape | None:
     return recording.open_here()
 
 
-def _kind_of(o: Any) -> Any:
+def _kind_of(o: object) -> object:
     """What an argument counts as that is no expression: itself, if it cannot change; None for what is not
     remembered."""
     if type(o) is int:
@@ -221,7 +222,7 @@ def _kind_of(o: Any) -> Any:
     return o if type(o) is type or type(o) is Stream or isinstance(o, np.dtype) else None
 
 
-def _bound(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def _bound(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[object, ...]:
     """The values of the parameters in their order, up to the last that is given; of none that the function would not
     take: a list, of which nothing is remembered."""
     given = list(args)
@@ -297,8 +298,8 @@ def _result(tape: Tape, template: Template, row: int, k: int) -> Expr:
 
 
 def _known_or_learnt(
-    spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any], given: tuple[Any, ...], tape: Tape
-) -> Any:
+    spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object], given: tuple[object, ...], tape: Tape
+) -> object:
     """What the function has recorded for such arguments, if that is known after all; else what `_learnt` does."""
     kinds = _kinds(given, tape)
     known = _table(spelled, kinds).get(tuple([id(kind) for kind in kinds]))
@@ -308,7 +309,9 @@ def _known_or_learnt(
     return _learnt(spelled, args, kwargs, given, tape)
 
 
-def _learnt(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any], given: tuple[Any, ...], tape: Tape) -> Any:
+def _learnt(
+    spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object], given: tuple[object, ...], tape: Tape
+) -> object:
     """Call the function, and remember what it records."""
     before = len(tape.signatures)
     result = spelled.function(*args, **kwargs)
@@ -320,14 +323,14 @@ def _learnt(spelled: Spelled, args: tuple[Any, ...], kwargs: dict[str, Any], giv
     return result
 
 
-def _agree(template: Template, given: tuple[Any, ...], tape: Tape, ids: Sequence[int]) -> bool:
+def _agree(template: Template, given: tuple[object, ...], tape: Tape, ids: Sequence[int]) -> bool:
     """Whether the function has recorded what the template says, and a constant for each array."""
     made = [recording.array_kind(tape, given[k]).signature.id for k in template.arrays]
     rest = [number for number in ids if number not in made]
     return rest == [n for n in template.ids if n not in made] and len(ids) == len(template.ids) + len(made)
 
 
-def _remember(spelled: Spelled, given: tuple[Any, ...], template: Template, tape: Tape) -> None:
+def _remember(spelled: Spelled, given: tuple[object, ...], template: Template, tape: Tape) -> None:
     kinds = _kinds(given, tape)
     table = _table(spelled, kinds)
     if len(table) >= MOST_KNOWN:
@@ -344,9 +347,9 @@ def _table(spelled: Spelled, kinds: Sequence[Any]) -> dict[tuple[int, ...], tupl
     return spelled.known
 
 
-def _kinds(given: tuple[Any, ...], tape: Tape) -> list[Any]:
+def _kinds(given: tuple[object, ...], tape: Tape) -> list[object]:
     """What the arguments count as, in threes."""
-    kinds: list[Any] = []
+    kinds: list[object] = []
     for o in given:
         if type(o) is Expr:
             kinds.append(o.type)

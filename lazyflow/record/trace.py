@@ -48,26 +48,26 @@ class TracedNumber:
         self.trace.static.add(self.position)
         return self.value
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("_") or name in ("type", "tape") or not hasattr(self.value, name):
             raise AttributeError(f"{type(self.value).__name__!r} object has no attribute {name!r}")
         return getattr(self.needed(), name)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> object:
         return np.asarray(self.needed(), dtype)
 
     def __format__(self, spec: str) -> str:
         return format(self.needed(), spec)
 
-    def __round__(self, digits: int | None = None) -> Any:
+    def __round__(self, digits: int | None = None) -> object:
         return round(self.needed(), digits)
 
 
-def _unary(function: Callable[[Any], Any]) -> Any:
+def _unary(function: Callable[[object], object]) -> object:
     return lambda self: function(self.needed())
 
 
-def _binary(function: Callable[..., Any]) -> Any:
+def _binary(function: Callable[..., object]) -> object:
     """Beside an expression the number stays payload: the expression's own operator records it. ``pow`` may have a third
     operand."""
     return lambda self, other, *modulus: (
@@ -75,7 +75,7 @@ def _binary(function: Callable[..., Any]) -> Any:
     )
 
 
-def _reflected(function: Callable[[Any, Any], Any]) -> Any:
+def _reflected(function: Callable[[object, object], object]) -> object:
     return lambda self, other: function(other, self.needed())
 
 
