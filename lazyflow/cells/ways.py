@@ -10,6 +10,7 @@ was not compiled there is that code alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -120,8 +121,10 @@ def _gather(
             e: Expr = o
             kinds.append(e.type if e.tape is tape else imported_type(e))
             expressions.append(o)
-        elif o is None or type(o) is bool or type(o) is str:
+        elif o is None or type(o) is bool:
             kinds.append(o)
+        elif type(o) is str:
+            kinds.append(intern(o))  # kinds are looked up by identity, and a text may have been put together
         elif type(o) is int or type(o) is float:
             kinds.append(type(o))
             numbers.append(o)

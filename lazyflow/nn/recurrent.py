@@ -8,6 +8,7 @@ recurrence, is computed for all steps of all examples at once.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.cells.cell import cell
+from lazyflow.device import Array
 from lazyflow.errors import ShapeError
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
@@ -28,7 +30,8 @@ from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.ops.base import Shape
 from lazyflow.random import Stream
-from lazyflow.record.expr import Expr, Parameter, beside, constant, in_dtype
+from lazyflow.record.expr import Expr, Parameter, beside, constant, constant_node, in_dtype
+from lazyflow.record.tape import current_tape
 
 __all__ = ["GRU", "LSTM", "RNN", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -60,7 +63,15 @@ def split_gates(owner: Module, values: Expr, count: int) -> list[Expr]:
 
 
 def _zeros(size: int, like: Parameter) -> Expr:
-    return beside(constant(np.zeros(size, like.dtype)), like)
+    return beside(constant_node(current_tape(), _array_of_zeros(size, like.dtype)), like)
+
+
+@functools.lru_cache(64)
+def _array_of_zeros(size: int, dtype: Any) -> Array:
+    """The one that all states of this size start from."""
+    array = np.zeros(size, dtype)
+    array.flags.writeable = False
+    return array
 
 
 def zero_state(weight_hh: Parameter) -> Expr:

@@ -1851,7 +1851,7 @@ def _seen_on(device: str, e: Expr) -> Expr:
 
 def beside(e: Expr, other: Expr) -> Expr:
     """A constant where ``other`` lies, if no device was asked for."""
-    return placed(e, other.device) if e.device == "cpu" else e
+    return placed(e, other.device) if e.device == "cpu" != other.device else e
 
 
 def placed(e: Expr, device: str) -> Expr:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
                 tape = e.tape
             elif tape is not e.tape:
                 return spelled.function(*args, **kwargs)
-        elif o is None or type(o) is bool or type(o) is float or type(o) is str:
+        elif o is None or type(o) is bool or type(o) is float:
             kind = o
         else:
             kind = None if type(o) is ndarray else _kind_of(o)
@@ -209,6 +210,8 @@ def _kind_of(o: object) -> object:
     remembered."""
     if type(o) is int:
         return o if -5 <= o <= 256 else _known.setdefault(o, o)
+    if type(o) is str:
+        return intern(o)
     if type(o) is list:
         return None
     if isinstance(o, Expr):
@@ -356,7 +359,7 @@ def _kinds(given: tuple[object, ...], tape: Tape) -> list[object]:
         elif type(o) is ndarray:
             kinds.append(recording.array_kind(tape, o))
         else:
-            kinds.append(o if o is None or type(o) is bool or type(o) is float or type(o) is str else _kind_of(o))
+            kinds.append(o if o is None or type(o) is bool or type(o) is float else _kind_of(o))
     return kinds + [_NONE] * (-len(kinds) % 3 if kinds else 3)
 
 

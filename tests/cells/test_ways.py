@@ -13,6 +13,8 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.cells.ways import kinds_of
+from lazyflow.record.tape import current_tape
 
 # Parameters of this file lie on the CPU.
 pytestmark = pytest.mark.host
@@ -258,3 +260,10 @@ def test_threads_find_the_ways_of_each_other():
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_a_text_that_was_put_together_is_the_same_kind():
+    """Kinds are looked up by identity."""
+    tape = current_tape()
+    first, second = (kinds_of(("".join(["_l0", "_reverse"]), 1.5), tape) for _ in range(2))
+    assert first == ("_l0_reverse", float) and first[0] is second[0]

@@ -201,6 +201,22 @@ def test_what_the_table_of_the_recalled_has_lost_is_not_found_out_again(with_par
     np.testing.assert_array_equal(lf.forward(found), lf.forward(expected))
 
 
+@pytest.mark.skipif(Recall() is None, reason="in Python nothing is remembered")
+def test_a_text_that_was_put_together_is_the_same_text():
+    called = []
+
+    @by_kinds
+    def function(x, how):
+        called.append(how)
+        return lf.tanh(x) if how == "tangent" else lf.exp(x)
+
+    x = lf.constant([1.0, 2.0]) * 1
+    for _ in range(3):
+        np.testing.assert_allclose(function(x, "".join(["tan", "gent"])).numpy(), np.tanh([1.0, 2.0]), rtol=1e-6)
+        x = x * 1
+    assert len(called) == 2  # once to record, and once to see what that was
+
+
 def test_operands_of_one_kind_are_told_apart():
     """A function that was called with one value twice has not been seen to read the first of them twice."""
     names = operands()
