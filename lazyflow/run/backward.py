@@ -157,14 +157,15 @@ def _leaves_out(graph: Graph, hot: Any) -> bool:
 
 class WayBack(NamedTuple):
     """The way back through a run: the nodes that are ``active`` (None for all), their launches, those for the
-    parameters' gradients, the calls of cells, and of the launches that have brought values of earlier runs in: which
-    of these, by the number of their row and among all, and where their cotangents lie."""
+    parameters' gradients, the calls of cells, and of the launches that have brought values of earlier runs in: their
+    number, where their cotangents lie, and which rows are active. Which values these are is for each run to say: tapes
+    that have computed some of them before make a graph of the same structure, and count them otherwise."""
 
     active: Any
     launches: tuple[Bound, ...]
     at_once: tuple[Bound, ...]
     calls: Sequence[Calls | SomeCalls | Separate]
-    sources: tuple[tuple[Bound, tuple[tuple[int, int], ...]], ...]
+    sources: tuple[tuple[int, Bound, tuple[int, ...]], ...]
 
 
 MOST_WAYS, MOST_FOUND = 8, 64  # that are kept with a plan
@@ -358,25 +359,25 @@ def accumulated(a: Any, b: Any) -> Any:
     return total
 
 
-def _sources(run: Run, active: Any) -> tuple[tuple[Bound, tuple[tuple[int, int], ...]], ...]:
+def _sources(run: Run, active: Any) -> tuple[tuple[int, Bound, tuple[int, ...]], ...]:
     """See `WayBack`."""
     found, steps = [], bound(run.plan)
     for number, brought in run.plan.brought.items() if run.known else ():
         step = steps[number]
         if step.does == DO_KNOWNS and step.signature.type.requires_grad:
             nodes = step.launch.nodes
-            rows = tuple([(i, k) for i, k in enumerate(brought) if active is None or active[nodes[i]]])
-            found.append((step, rows))
+            rows = tuple([i for i in range(len(brought)) if active is None or active[nodes[i]]])
+            found.append((number, step, rows))
     return tuple(found)
 
 
 def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[tuple[Run, int, int, Array]]:
     """Cotangents of the values that the run had of earlier runs, as seeds for those."""
     found = []
-    for step, rows in sources:
-        g, dtype = step.out.read(arena), step.signature.type.dtype
-        for i, k in rows:
-            source, offset = run.known[k]
+    for number, step, rows in sources:
+        g, dtype, brought = step.out.read(arena), step.signature.type.dtype, run.plan.brought[number]
+        for i in rows:
+            source, offset = run.known[brought[i]]
             if source.differentiable:
                 found.append((source, node_at(source, offset, dtype), offset, g[i].copy()))
     return found

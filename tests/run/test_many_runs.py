@@ -189,3 +189,24 @@ def test_any_program_looked_at_anywhere(program, seed, looks):
         if a is not None:
             a, c = (x.to_dense() if hasattr(x, "to_dense") else x for x in (a, c))
             np.testing.assert_allclose(a, c, rtol=1e-9, atol=1e-10)
+
+
+def test_the_way_back_of_a_plan_leads_each_run_to_its_own_values():
+    """A tape that has computed a value of an earlier one before counts it twice: another of the same graph does not."""
+    p, q = lf.Parameter([0.1, 0.2]), lf.Parameter([0.3, 0.4])
+
+    def gradients(beside):
+        p.zero_grad()
+        q.zero_grad()
+        u, v = p * 2, q * 5
+        lf.forward([u, v])
+        loss, other = lf.sum(lf.sin(u) * lf.cos(v)), lf.exp(v)
+        if beside:
+            other.forward()
+        loss.backward()
+        return p.grad, q.grad
+
+    expected = gradients(False)
+    for beside in (False, False, True, True, False):  # a plan is kept when it comes again
+        for found, one in zip(gradients(beside), expected, strict=True):
+            np.testing.assert_allclose(found, one)
