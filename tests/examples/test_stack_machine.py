@@ -76,4 +76,16 @@ def test_the_program_says_what_it_does(example, capsys, tmp_path):
     file = str(tmp_path / "train.tsv.gz")
     example["main"](["--quick", "--epochs", "1", "--train", file, "--dev", file, "--most", "30"])
     printed = capsys.readouterr().out
-    assert "30 expressions to train" in printed and "decisions" in printed and "expressions/s with lf.map" in printed
+    assert (
+        "30 expressions an epoch, and 30 held out" in printed
+        and "decisions" in printed
+        and "expressions/s with lf.map" in printed
+    )
+
+
+def test_new_expressions_are_none_of_those_that_are_held_out(example):
+    held = example["generated"](60, 0)
+    first, second = (example["fresh"](300, held, seed) for seed in (1, 2))
+    known = {expression.tokens for expression in held}
+    assert not any(expression.tokens in known for expression in (*first, *second))
+    assert len(first) > 200 and first != second
