@@ -69,7 +69,7 @@ class Settings:
     profile: Profile | None = field(default=None, compare=False)  # changes nothing but what is known of the time
 
     @functools.cached_property
-    def recording(self) -> tuple[Any, ...]:
+    def recording(self) -> tuple[object, ...]:
         """What is recorded depends on these; the others say how it is run."""
         return tuple([getattr(self, name) for name in RECORDING])
 
@@ -334,7 +334,7 @@ class no_grad(using):
 # Functions that stop in the middle: the settings hold while they run.
 
 
-def _steps(block: using, inner: Any) -> Generator[Any, Any, Any]:
+def _steps(block: using, inner: Any) -> Generator[object, Any, object]:
     """A generator, or what a coroutine waits for, with each step of it inside of the block."""
     step, value = inner.send, None
     while True:
@@ -355,7 +355,7 @@ class _Waiting:
     def __init__(self, block: using, inner: object) -> None:
         self.block, self.inner = block, inner
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Generator[object, Any, object]:
         return _steps(self.block, self.inner)
 
 
@@ -377,7 +377,7 @@ def _coroutine(block: using, function: Callable[..., object]) -> Callable[..., o
 
 def _async_generator(block: using, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
-    async def inside(*args: Any, **kwargs: Any) -> Any:
+    async def inside(*args: object, **kwargs: object) -> Any:
         inner = function(*args, **kwargs)
         step = inner.__anext__()
         while True:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lazyflow.cells import line as lines
 from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_BLOCK, SCOPE_SAME, Segment
-from lazyflow.cells.line import View
+from lazyflow.cells.line import Line, View
 from lazyflow.cells.steps import (
     HOISTED,
     MAIN,
@@ -101,13 +101,13 @@ class CallsBack:
             self._gather_cotangents(stage, int(edges[k - 1]), int(edges[k]))
             line(edges[k - 1 : k + 1], True, True, self)
 
-    def _prepare_back(self, line: Any, segment: Segment) -> None:
+    def _prepare_back(self, line: Line, segment: Segment) -> None:
         for slab in segment.zeroed:
             line.zero(View(self.cotangents[slab], lines.OF_BLOCK))
         for step in reversed(segment.steps):
             self._step_back(line, step, segment)
 
-    def _step_back(self, line: Any, step: Step, segment: Segment) -> None:
+    def _step_back(self, line: Line, step: Step, segment: Segment) -> None:
         """What a step does in backward, if anything."""
         if isinstance(step, Fused):
             if step.backward is not None:
@@ -121,7 +121,7 @@ class CallsBack:
         else:
             line.call(lambda calls, low, high, first: calls.call_kernel_back(step, low, high))
 
-    def _kernel(self, line: object, kernel: Kernel) -> None:
+    def _kernel(self, line: Line, kernel: Kernel) -> None:
         calls = self.calls
         values = {"slab": calls.slabs, "output": calls.out}
         cotangents = {"cotangent": self.cotangents, "output cotangent": self.out_cotangents}
@@ -151,7 +151,7 @@ class CallsBack:
             low, high = 0, high - low
         return matrix[low:high, column : column + size]
 
-    def _product_back(self, line: Any, step: Product, segment: Segment) -> None:
+    def _product_back(self, line: Line, step: Product, segment: Segment) -> None:
         ref, weight = step.x, self.calls.weight(step)
         g = self.cotangent(step.place, step.columns)
         place = self.calls.stages.places.get(ref.index) if ref.kind == REF_NODE else None
@@ -163,12 +163,12 @@ class CallsBack:
         line.product(g, weight, rows, rows_at_once(self.calls.xp, weight))
         self._adds(line, rows, [ref], [0])
 
-    def _assemble_back(self, line: object, step: Assemble) -> None:
+    def _assemble_back(self, line: Line, step: Assemble) -> None:
         parts = [(ref, column) for ref, column in zip(step.parts, step.at, strict=True) if ref.grad]
         cotangent = self.cotangent(step.place, step.columns)
         self._adds(line, cotangent, [ref for ref, _ in parts], [column for _, column in parts])
 
-    def _adds(self, line: Any, rows: View, refs: Sequence[Ref], columns: Sequence[int]) -> None:
+    def _adds(self, line: Line, rows: View, refs: Sequence[Ref], columns: Sequence[int]) -> None:
         """Add columns of a matrix to the cotangents of inputs and nodes: by the core, to all inputs at once."""
         pairs = list(zip(refs, columns, strict=True))
         inputs = [(ref, c) for ref, c in pairs if ref.kind == REF_INPUT and self.calls.has_rows(ref.dtype)]

@@ -16,7 +16,7 @@ import numpy as np
 from lazyflow.cells import line as lines
 from lazyflow.cells.back import CallsBack, SeparateBack
 from lazyflow.cells.lifetimes import SCOPE_SAME, Segment
-from lazyflow.cells.line import View
+from lazyflow.cells.line import Line, View
 from lazyflow.cells.program import Stages
 from lazyflow.cells.steps import (
     HOISTED,
@@ -105,7 +105,7 @@ class Calls(CallValues):
             # An operation may answer with a view, a diagonal; compiled kernels read a vector from its first element on.
             self.shared[i] = found if found.flags.c_contiguous else self.xp.ascontiguousarray(found)
 
-    def _prepare(self, line: Any, step: Step, segment: Segment) -> None:
+    def _prepare(self, line: Line, step: Step, segment: Segment) -> None:
         if isinstance(step, Fused):
             self.kernel(line, step.forward, {"slab": self.slabs, "output": self.out}, {"input": self.arena})
         elif isinstance(step, Product):
@@ -115,7 +115,7 @@ class Calls(CallValues):
         else:
             line.call(lambda calls, low, high, first: calls.call_kernel(step, low, high, first))
 
-    def _copies(self, line: Any, out: View, parts: Sequence[Ref], columns: Sequence[int]) -> None:
+    def _copies(self, line: Line, out: View, parts: Sequence[Ref], columns: Sequence[int]) -> None:
         """Put the rows of inputs and nodes into columns of a matrix: the core, all inputs at once."""
         pairs = list(zip(parts, columns, strict=True))
         inputs = [(ref, c) for ref, c in pairs if ref.kind == REF_INPUT and self.has_rows(ref.dtype)]
@@ -131,7 +131,7 @@ class Calls(CallValues):
             buffer, at, where, widths = self.several(inputs)
             line.gather(out, where, buffer, at, widths)
 
-    def _product(self, line: Any, step: Product, segment: Segment) -> None:
+    def _product(self, line: Line, step: Product, segment: Segment) -> None:
         x, out = self._operand(line, step, segment), self.place(step.place, step.columns)
         if self._is_brief(step):
             line.product(x, self.weight(step), out, 0, True)
@@ -151,7 +151,7 @@ class Calls(CallValues):
         k = -1 - place.slab
         return columns == (self.out[k].shape[1] if k >= 0 else self.stages.slabs[place.slab].columns)
 
-    def _operand(self, line: object, step: Product, segment: Segment) -> View:
+    def _operand(self, line: Line, step: Product, segment: Segment) -> View:
         """The left side of a product: where it lies, or gathered into a matrix that is kept for the weight gradient."""
         ref = step.x
         if ref.kind != REF_INPUT:

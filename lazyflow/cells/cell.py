@@ -37,7 +37,19 @@ from lazyflow.cells.recorder import (
     path_of,
     sequence_of,
 )
-from lazyflow.cells.visible import EVERY, FORMATS, IS, MISSING, Reach, Seen, bits, hides_state, is_behind, see
+from lazyflow.cells.visible import (
+    EVERY,
+    FORMATS,
+    IS,
+    MISSING,
+    Reach,
+    Seen,
+    VisiblePath,
+    bits,
+    hides_state,
+    is_behind,
+    see,
+)
 from lazyflow.cells.ways import COMPILED, Ways
 from lazyflow.errors import CellError, generated
 from lazyflow.graph.graph import collect
@@ -75,7 +87,7 @@ class _Flat:
         self.name = name
         self.structure: Any = None
         self.expressions: list[Expr] = []
-        self.numbers: list[Any] = []
+        self.numbers: list[float] = []
         self.objects: list[object] = []
         self.copied: list[int] = []  # ids of what the body gets something else for
         self.arrays = False
@@ -112,7 +124,7 @@ class _Flat:
         self.objects.append(self._checked(value))
         return OBJECT
 
-    def _key(self, key: object) -> Any:
+    def _key(self, key: object) -> object:
         if type(key) is str or type(key) is int:
             return type(key), key
         self.objects.append(key)
@@ -305,7 +317,7 @@ def _freed(traced: _Traced, flat: _Flat) -> None:
         flat.expressions.append(constant(found))
 
 
-def _content(traced: _Traced) -> tuple[Any, ...]:
+def _content(traced: _Traced) -> tuple[object, ...]:
     """All that a program is made of: equal for two runs of a body that have recorded the same, but for payload."""
     tape, trace = traced.tape, traced.trace
     columns: dict[str, array[Any]] = {"ints": tape.ints[:], "floats": tape.floats[:]}
@@ -360,9 +372,9 @@ class _Ways:
 
     def __init__(self, static: frozenset[int]) -> None:
         self.static = static
-        self.recorders: dict[Any, Recorder | None] = {}
+        self.recorders: dict[object, Recorder | None] = {}
 
-    def values(self, numbers: Sequence[Any]) -> tuple[Any, ...]:
+    def values(self, numbers: Sequence[object]) -> tuple[object, ...]:
         """What a recorder is found by."""
         chosen = [numbers[i] for i in sorted(self.static)]
         return tuple([(type(n), bits(n) if isinstance(n, float | np.floating) else n) for n in chosen])
@@ -375,9 +387,9 @@ class _Known:
     def __init__(self, name: str) -> None:
         self.name = name
         self.lock = Lock()
-        self.ways: dict[Any, _Ways] = {}
-        self.programs: dict[Any, _Program | None] = {}
-        self.ignored: frozenset[Any] = frozenset()  # paths to what the body itself changes, and nobody watches
+        self.ways: dict[object, _Ways] = {}
+        self.programs: dict[object, _Program | None] = {}
+        self.ignored: frozenset[VisiblePath] = frozenset()  # paths to what the body itself changes, and nobody watches
         self.paths: tuple[FastPath, ...] = ()
         self.printed = 0
         self.short: Ways | None = None
@@ -387,7 +399,7 @@ class _Known:
         ways = self.ways.get(key)
         return MISSING if ways is None else ways.recorders.get(ways.values(numbers), MISSING)
 
-    def put(self, key: Any, static: frozenset[int], numbers: Sequence[Any], recorder: Recorder | None) -> None:
+    def put(self, key: object, static: frozenset[int], numbers: Sequence[object], recorder: Recorder | None) -> None:
         """Remember a recorder."""
         with self.lock:
             ways = self.ways.get(key)
@@ -457,8 +469,8 @@ class _Cell:
 
     def applied(self, values: Sequence[Any]) -> Any:
         """The function itself, with the values of its parameters in their order."""
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
+        args: list[object] = []
+        kwargs: dict[str, object] = {}
         for p, value in zip(self.parameters, values, strict=True):
             if p.kind is inspect.Parameter.VAR_POSITIONAL:
                 args += value
@@ -470,7 +482,7 @@ class _Cell:
                 args.append(value)
         return self.function(*args, **kwargs)
 
-    def general(self, *values: Any) -> Any:
+    def general(self, *values: object) -> object:
         """A call that no code was made for."""
         options, tape = settings.current(), current_tape()
         if options.check_finite or tape.trace is not None:
@@ -505,7 +517,7 @@ class _Cell:
         return see([*objects, (("function",), self.function)], names)
 
     def _traced(
-        self, known: _Known, seen: Seen, key: tuple[Any, ...], values: Sequence[Any], flat: _Flat
+        self, known: _Known, seen: Seen, key: tuple[Any, ...], values: Sequence[object], flat: _Flat
     ) -> Recorder | None:
         """Run the body, and remember what it recorded by what it can see then.
 
@@ -683,7 +695,7 @@ def _is_own(function: object) -> bool:
 
 def _calling(function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         return function(*args, **kwargs)
 
     return call

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lazyflow import core
 from lazyflow.cuda.rows import Part, add_parts, gather
@@ -40,7 +40,7 @@ class View(NamedTuple):
 
 # A step for the calls from ``low`` to ``high`` of a launch whose first call is ``first``; the first argument is whose
 # calls they are.
-LineStep = Callable[[object, int, int, int], None]
+LineStep = Callable[[Any, int, int, int], None]
 
 
 class Line:

@@ -253,7 +253,7 @@ class CallValues:
         op, arrays = node.signature.op, self.operands(node, 0, 0, 0)
         return [arrays[0][None]] if op.stacked and not op.ragged else arrays
 
-    def _array(self, ref: Ref, low: int, high: int, first: int) -> Any:
+    def _array(self, ref: Ref, low: int, high: int, first: int) -> Array:
         if ref.kind == REF_STATIC:
             return ref.value
         if ref.kind == REF_INT:
@@ -284,7 +284,7 @@ class CallValues:
         """The stage that the step belongs to."""
         return next(stage for stage, steps in enumerate(self.stages.steps) if step in steps)
 
-    def new_line(self, stage: int) -> Any:
+    def new_line(self, stage: int) -> Line:
         """A line for the steps of a stage."""
         return core.machine.Line() if self.stages.by_core[stage] else Line(self.xp)
 
@@ -298,7 +298,7 @@ class CallValues:
         found = iter(memory.matrices(shapes_of(self.stages, scopes, rows, self.count, self.largest)))
         return [next(found) if scope in (SCOPE_ALL, SCOPE_BLOCK) else None for scope in scopes]
 
-    def kernel(self, line: Any, kernel: Kernel, matrices: Matrices, buffers: Buffers) -> None:
+    def kernel(self, line: Line, kernel: Kernel, matrices: Matrices, buffers: Buffers) -> None:
         """Append a fused kernel to a line. ``matrices`` and ``buffers``: what the kinds of its arguments lie in."""
         arrays = [array for a in kernel.arguments for array in self._argument(a, kernel.dtype, matrices, buffers)]
         line.program(self.stages.function_of(kernel), *arrays)

@@ -38,7 +38,7 @@ from lazyflow.record.expr import Expr, Parameter, constant
 from lazyflow.record.tape import Signature, Type
 from lazyflow.record.trace import TracedNumber
 
-VisiblePath = tuple[Any, ...]
+VisiblePath = tuple[object, ...]
 
 MOST_MARKS = 4096  # marks: to compare more of them takes longer than to record a body anew
 MISSING: Any = object()  # in a guard: no such name
@@ -219,7 +219,7 @@ class Guard(NamedTuple):
 
     kind: str
     on: Any
-    name: Any
+    name: object
     value: Any
 
 
@@ -238,7 +238,7 @@ class Seen(NamedTuple):
     read: frozenset[str]
     met: Mapping[int, VisiblePath]
 
-    def key(self, ignored: frozenset[VisiblePath]) -> tuple[Any, ...]:
+    def key(self, ignored: frozenset[VisiblePath]) -> tuple[object, ...]:
         """The marks as a key, without those on ``ignored`` paths and behind them."""
         if not ignored:
             return tuple(self.marks.items())
@@ -323,12 +323,12 @@ class _Walk:
         self.names, self.every = names, not names.isdisjoint(EVERY)
         self.marks: dict[VisiblePath, object] = {}
         self.state: set[VisiblePath] = set()
-        self.guards: dict[tuple[str, int, Any], Guard] = {}
+        self.guards: dict[tuple[str, int, object], Guard] = {}
         self.counted, self.watchable = True, names.isdisjoint(ANYTHING)
         self.named: set[str] = set()
         self.read: set[str] = set()
         self.first: dict[int, VisiblePath] = {}  # where an object was met first, by id
-        self.held: list[Any] = []  # what was made on the way, so that no id is used twice
+        self.held: list[object] = []  # what was made on the way, so that no id is used twice
         self.waiting: list[tuple[VisiblePath, object]] = []
 
     def go(self, roots: Sequence[tuple[VisiblePath, object]]) -> None:
@@ -359,7 +359,7 @@ class _Walk:
 
     # What a value is.
 
-    def _mark(self, path: VisiblePath, value: Any) -> Any:
+    def _mark(self, path: VisiblePath, value: Any) -> object:
         kind = type(value)
         if kind in _PLAIN:
             return kind, value
@@ -395,7 +395,7 @@ class _Walk:
             return self._fixed(path, value)
         return self._object(path, value)
 
-    def _fixed(self, path: VisiblePath, value: object) -> Any:
+    def _fixed(self, path: VisiblePath, value: object) -> object:
         """A function of C, or another object that never changes; one that is bound to an object shows that."""
         owner = getattr(value, "__self__", None)
         if isinstance(owner, ModuleType | type) or owner is None:
@@ -405,7 +405,7 @@ class _Walk:
             self.later(path, [("__self__", owner)])
         return type(value), (value.start, value.stop, value.step) if isinstance(value, slice) else Same(value)
 
-    def function(self, path: VisiblePath, value: Any) -> Any:
+    def function(self, path: VisiblePath, value: Any) -> object:
         module = value.__globals__.get("__name__", "")
         wrapped = vars(value).get("__wrapped__")
         if wrapped is not None:
@@ -443,7 +443,7 @@ class _Walk:
         self.guard("function", function, None, (function.__code__, function.__defaults__, function.__kwdefaults__))
         self.later(path, [("defaults", function.__defaults__), ("kwdefaults", function.__kwdefaults__)])
 
-    def _cell(self, path: VisiblePath, value: Any) -> Any:
+    def _cell(self, path: VisiblePath, value: Any) -> object:
         """What `lazyflow.cell` made of a function, which is where the code that it printed says."""
         self._definition(path, value)
         reaches: list[Any] = [c for c in value.__code__.co_consts if isinstance(c, Reach)]
@@ -460,7 +460,7 @@ class _Walk:
                 self.guard("is", function.__builtins__, name, value)
             self.later(path, [(("global", name), value)])
 
-    def _module(self, path: VisiblePath, value: ModuleType) -> Any:
+    def _module(self, path: VisiblePath, value: ModuleType) -> object:
         """A module of Python: what is named in it."""
         name, space = value.__name__, vars(value)
         if name.startswith("numpy") and ("random" in self.names or name.startswith("numpy.random")):
@@ -490,7 +490,7 @@ class _Walk:
         self.later(path, found.items())
         return value.__name__
 
-    def _class(self, path: VisiblePath, value: type) -> Any:
+    def _class(self, path: VisiblePath, value: type) -> object:
         """A class: what is named in it and in those that it inherits, and what its instances do by operators."""
         for k, kind in enumerate(value.__mro__):
             root = _root(kind.__module__)
@@ -518,7 +518,7 @@ class _Walk:
 
     # Objects: their class and their attributes.
 
-    def _object(self, path: VisiblePath, value: object) -> Any:
+    def _object(self, path: VisiblePath, value: object) -> object:
         if hides_state(type(value)) or (type(value).__module__ == "random"):
             return self._hidden()
         self.later(path, [("__class__", type(value)), *self.attributes_of(path, value)])
@@ -548,12 +548,12 @@ class _Walk:
         for n, v in found.items():
             self.guard("attribute", reference, n, v)
 
-    def _of_module(self, path: VisiblePath, value: Any, own: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    def _of_module(self, path: VisiblePath, value: Any, own: Mapping[str, Any]) -> list[tuple[object, object]]:
         """Of a module, whose changes are counted: parameters, modules, buffers and what makes it run as it does."""
         # What the library's own classes read, no code names that is looked at; `Module` reads what is found here.
         kinds = [kind for kind in type(value).__mro__ if _root(kind.__module__) == "lazyflow"]
         library = not all("_adopt" in vars(kind) for kind in kinds)
-        found: list[tuple[Any, Any]] = []
+        found: list[tuple[object, object]] = []
         for name, v in list(own.items()):
             if name == "_items":  # changed by methods that count
                 items = v.items() if isinstance(v, dict) else enumerate(v)
@@ -576,7 +576,7 @@ class _Walk:
 # What is seen of values that are no code, modules or objects of their own classes.
 
 
-def _array(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _array(walk: _Walk, path: VisiblePath, value: Any) -> object:
     if type(value) is np.ndarray and value.nbytes <= LARGEST_ARRAY and not value.dtype.hasobject:
         content = value.tobytes()
         walk.guard("array", value, None, (value.dtype, value.shape, content))
@@ -623,12 +623,12 @@ def _counter(walk: _Walk, path: VisiblePath, value: object) -> object:
     return type(value), repr(value)
 
 
-def _method(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _method(walk: _Walk, path: VisiblePath, value: Any) -> object:
     walk.later(path, [("__func__", value.__func__), ("__self__", value.__self__)])
     return types.MethodType
 
 
-def _partial(walk: _Walk, path: VisiblePath, value: Any) -> Any:
+def _partial(walk: _Walk, path: VisiblePath, value: Any) -> object:
     walk.later(path, [("func", value.func), ("args", value.args), ("keywords", tuple(value.keywords.items()))])
     return functools.partial
 
@@ -658,7 +658,7 @@ def _member(walk: _Walk, path: VisiblePath, value: Any) -> object:
 _Look = Callable[[_Walk, VisiblePath, object], object]
 _METHODS = (types.FunctionType, staticmethod, classmethod)  # the last two: `__new__` and `__class_getitem__`
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
-_LOOKS: tuple[tuple[Any, _Look], ...] = (
+_LOOKS: tuple[tuple[type | tuple[type, ...], _Look], ...] = (
     (np.ndarray, _array),
     (enum.Enum, _member),
     (_CONTAINERS, _container),
@@ -685,7 +685,7 @@ LARGEST_ARRAY, LARGEST_LIST = 4096, 64
 _PLAIN_PARTS = frozenset((int, float, bool, str, bytes, type(None)))
 
 
-def same_items(container: Any, items: tuple[Any, ...]) -> bool:
+def same_items(container: Any, items: tuple[object, ...]) -> bool:
     """Whether a list, or the keys and values of a dict in turn, are these very objects.
 
     >>> same_items([1, "a"], (1, "a")), same_items({1: "a"}, (1, "a")), same_items([1], (1, "a"))

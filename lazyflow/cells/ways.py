@@ -27,7 +27,7 @@ __all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of"]
 COMPILED = recording.RECALL is not None
 
 NUMBERS = frozenset(np.dtype(c).type for c in "bBhHiIlLqQefd")
-MISSED: Any = object()  # in place of a result: this call is of no way that is known
+MISSED: object = object()  # in place of a result: this call is of no way that is known
 _NONE: object = object()  # in place of a kind that is not there
 
 
@@ -48,7 +48,7 @@ class Way:
         "names", "operands", "rebuilt", "signatures", "streams", "unchanged", "under", "valid",
     )  # fmt: skip
 
-    kinds: tuple[Any, ...]
+    kinds: tuple[object, ...]
     arrays: bool
     operands: tuple[int, ...]
     ints: tuple[tuple[str, int], ...]
@@ -56,11 +56,11 @@ class Way:
     limits: tuple[tuple[int, int], ...]
     key: Any
     valid: list[int]
-    under: Any
+    under: object
     keep: Callable[[Tape], None]
-    names: tuple[Any, ...]
+    names: tuple[object, ...]
     functions: tuple[Any, ...]
-    missing: Any
+    missing: object
     unchanged: Callable[..., bool] | None
     check: Callable[[], bool] | None
     signatures: tuple[Signature, ...]
@@ -107,7 +107,7 @@ def kinds_of(values: Sequence[object], tape: Tape) -> tuple[object, ...] | None:
 
 
 def _gather(
-    tape: Tape, values: tuple[object, ...], first: int, kinds: list[Any], expressions: list[Any], numbers: list[Any]
+    tape: Tape, values: tuple[object, ...], first: int, kinds: list[object], expressions: list[Any], numbers: list[Any]
 ) -> bool:
     """Collect the kinds of arguments, the expressions and arrays, and the numbers, in their order, from ``first`` on.
     False if one is of no kind.
@@ -163,7 +163,7 @@ def _first_tape(values: tuple[object, ...]) -> Tape | None:
     return None
 
 
-def _called(ways: Ways, values: tuple[object, ...]) -> Any:
+def _called(ways: Ways, values: tuple[object, ...]) -> object:
     """Record a call, if its way is known and all is as it was; else `MISSED`, and nothing is recorded."""
     if ways.owner is not None and ways.owner() is not values[0]:
         return MISSED
@@ -238,14 +238,14 @@ def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: i
     return _results(tape, way, row)
 
 
-def _called_anyhow(ways: Ways, values: tuple[Any, ...]) -> Any:
+def _called_anyhow(ways: Ways, values: tuple[Any, ...]) -> object:
     """`_called` for arguments of any kind."""
     tape = _first_tape(values)
     if tape is None or tape.scope is not SCOPE.get():
         tape = recording.open_here()
         if tape is None:
             tape = current_tape()
-    kinds: list[Any] = []
+    kinds: list[object] = []
     expressions: list[Any] = []
     numbers: list[Any] = []
     if not _gather(tape, values, 0 if ways.owner is None else 1, kinds, expressions, numbers):
@@ -261,7 +261,7 @@ def _called_anyhow(ways: Ways, values: tuple[Any, ...]) -> Any:
     return _appended(tape, way, rows)
 
 
-def _found(ways: Ways, kinds: list[Any]) -> Way | None:
+def _found(ways: Ways, kinds: list[object]) -> Way | None:
     """The way for arguments of these kinds."""
     now = ways.now
     first: Any = now[0]
@@ -269,9 +269,9 @@ def _found(ways: Ways, kinds: list[Any]) -> Way | None:
     count = len(kinds)
     k = 0
     while True:
-        x: Any = kinds[k] if k < count else _NONE
-        y: Any = kinds[k + 1] if k + 1 < count else _NONE
-        z: Any = kinds[k + 2] if k + 2 < count else _NONE
+        x: object = kinds[k] if k < count else _NONE
+        y: object = kinds[k + 1] if k + 1 < count else _NONE
+        z: object = kinds[k + 2] if k + 2 < count else _NONE
         found: Any = recording.RECALL.get(first, x, y, z)
         k += 3
         if k >= count:
@@ -356,7 +356,7 @@ def _row(tape: Tape, value: object) -> int:
     return recording.constant_of(tape, recording.array_kind(tape, value), recording.copied_array(value, None)).row
 
 
-def _appended(tape: Tape, way: Way, rows: list[Any]) -> Any:
+def _appended(tape: Tape, way: Way, rows: list[int]) -> object:
     """Append a call whose payload is there, in the order of `lazyflow.record.expr._node`."""
     row = len(tape.signatures)
     for s in way.signatures:

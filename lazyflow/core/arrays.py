@@ -79,7 +79,7 @@ def row_starts(ids: Ints, ints: Ints, rows: Ints, int_counts: Ints, float_counts
     return begins(counts), int_starts, begins(float_counts.take(ids))
 
 
-def structure(ids: Any, ints: Any, rows: Ints, int_counts: Ints, kinds: Ints) -> bytes:
+def structure(ids: object, ints: object, rows: Ints, int_counts: Ints, kinds: Ints) -> bytes:
     """Of the integers of all rows those that say what is connected to what, and are no payload."""
     ids, ints = np.asarray(ids), np.asarray(ints)
     says = (kinds == VIEW_ROW) | (kinds == IMPORT_ROW) | (rows < 0)

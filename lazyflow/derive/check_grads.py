@@ -40,13 +40,13 @@ def check_grads(
             f"check_grads: modes are a list of 'fwd' and 'rev', and order at least 1; got {modes}, {order}"
         )
 
-    def check(*args: Any, **kwargs: Any) -> None:
+    def check(*args: object, **kwargs: object) -> None:
         numbers = numbers_of("check_grads", argnum, len(args))
         for i in numbers:
             for path, leaf in leaves(args[i], f"check_grads: argument {i}"):
                 _require_double(path, leaf)
 
-        def of_inputs(*inputs: Any) -> Any:
+        def of_inputs(*inputs: object) -> Any:
             replaced = dict(zip(numbers, inputs, strict=True))
             return f(*(replaced.get(i, arg) for i, arg in enumerate(args)), **kwargs)
 
@@ -57,7 +57,7 @@ def check_grads(
     return check
 
 
-def _require_double(path: str, leaf: Any) -> None:
+def _require_double(path: str, leaf: object) -> None:
     dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
     if dtype != np.float64:
         raise DTypeError(f"{path} holds {dtype}; numeric derivatives need float64, see .astype('float64')")
@@ -82,19 +82,19 @@ def _check(
         _check(lambda x, u: vjp(f, *x)[1](u), (x, u), modes, order - 1, tolerance, rng)
 
 
-def _numeric(f: AnyFunction, x: Any, v: Any) -> Any:
+def _numeric(f: AnyFunction, x: object, v: object) -> Any:
     """The derivative along ``v`` by central differences."""
     ahead, behind = (evaluated(f(*_moved(x, v, sign * EPSILON / 2))) for sign in (1, -1))
     pairs = zip(leaves(ahead), leaves(behind), strict=True)
     return [(devices.to_host(a) - devices.to_host(b)) / EPSILON for (_, a), (_, b) in pairs]
 
 
-def _moved(x: Any, v: Any, distance: float) -> Any:
+def _moved(x: object, v: object, distance: float) -> Any:
     pairs = zip(leaves(x), leaves(v), strict=True)
     return rebuilt(x, iter([constant(np.asarray(a + distance * b)) for (_, a), (_, b) in pairs]))
 
 
-def _inner(a: Any, b: Any) -> float:
+def _inner(a: object, b: object) -> float:
     pairs = zip(leaves(a), leaves(b), strict=True)
     return float(sum(np.vdot(devices.to_host(p), devices.to_host(q)) for (_, p), (_, q) in pairs))
 

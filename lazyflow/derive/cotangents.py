@@ -46,7 +46,7 @@ Use = tuple[Signature, int]  # the operand of that number, of nodes of that sign
 WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
 
 
-def _product(op: Op, a: Any, b: Any) -> Expr:
+def _product(op: Op, a: object, b: object) -> Expr:
     return record(op, (a, b))
 
 
@@ -163,7 +163,9 @@ def node_of(e: Expr) -> TapeRow:
     return e.tape, e.row
 
 
-def cotangents(seeds: Sequence[tuple[Expr, Any]], wrt: Sequence[Expr], walk: Walk | None = None) -> list[Expr | None]:
+def cotangents(
+    seeds: Sequence[tuple[Expr, object]], wrt: Sequence[Expr], walk: Walk | None = None
+) -> list[Expr | None]:
     """For each of ``wrt`` the sum of what the roots' cotangents pull back to, None where no root rests on it.
 
     ``seeds``: pairs of a root and its cotangent, of its shape. ``wrt``: parameters and expressions with gradient.
@@ -271,7 +273,7 @@ class _Backward:
         _check_twice(signature.op)
         formula, operands = _derivative(signature.op, i)
         g = _batched([g for _, g in nodes], None)
-        values: dict[str, Any] = {"g": g} if "g" in formula.operands else {}
+        values: dict[str, object] = {"g": g} if "g" in formula.operands else {}
         if "y" in formula.operands:
             values["y"] = _batched([_expr(node) for node, _ in nodes], None)
         for name, operand in zip(operands, signature.operands, strict=True):
@@ -301,7 +303,7 @@ class _Backward:
 
     def _pulled_back(
         self, signature: Signature, i: int, nodes: list[tuple[TapeRow, Expr]], shared: Expr | None = None
-    ) -> Any:
+    ) -> object:
         """The vjp of operand ``i``, over nodes of one signature: the batch axis counts them. They may share it."""
         _check_twice(signature.op)
         if signature.op.elementwise and signature.op.formula:
@@ -314,7 +316,7 @@ class _Backward:
         operands[i] = operands[i] if shared is None else shared
         return constant(vjp(RECORDER, g, y, *operands))
 
-    def _operand(self, signature: Signature, operand: Operand, nodes: list[TapeRow], shape: Shape | None) -> Any:
+    def _operand(self, signature: Signature, operand: Operand, nodes: list[TapeRow], shape: Shape | None) -> object:
         """An operand of all of the nodes as a vjp sees it; a row's value as it is if ``shape`` is None."""
         rows = [(self.walk.rows_of(tape), row) for tape, row in nodes]
         if operand.kind == "shared":
@@ -328,7 +330,7 @@ class _Backward:
             return self._listed(signature, nodes[0])
         return _batched([_expr((r.tape, r.operands(row)[operand.position])) for r, row in rows], shape)
 
-    def _listed(self, signature: Signature, node: TapeRow) -> Any:
+    def _listed(self, signature: Signature, node: TapeRow) -> object:
         """A list's operands as one array. What only joins or sums them reads its shape, and no values."""
         rows = self.walk.rows_of(node[0]).operands(node[1])
         kind = _kind(signature.operands[0])
@@ -371,7 +373,7 @@ def _kind(operand: Operand) -> Type:
     return operand.type
 
 
-def _column(numbers: list[float], operand: Operand) -> Any:
+def _column(numbers: list[float], operand: Operand) -> object:
     return np.array(numbers, operand.dtype).reshape((-1, *operand.shape))
 
 
@@ -404,7 +406,7 @@ def _seen(e: Expr, shape: Shape) -> Expr:
     return view(e, intern_type(shape, e.dtype, e.device, type_on(current_tape(), e).requires_grad), 0)
 
 
-def fitted(value: Any, kind: Type) -> Expr:
+def fitted(value: object, kind: Type) -> Expr:
     """A cotangent in the shape and dtype of what it belongs to."""
     e = constant(value)
     if e.dtype != kind.dtype:
@@ -446,7 +448,7 @@ def assembled(parts: Sequence[Piece], kind: Type) -> Expr:
 
 
 def _joined(layer: list[Piece], kind: Type) -> Expr:
-    pieces: list[Any] = []
+    pieces: list[object] = []
     end = 0
     for offset, part in layer:
         if offset > end:

@@ -51,12 +51,12 @@ __all__ = [
 ]
 
 
-def _differentiating(name: str, f: AnyFunction, argnum: Argnum, compute: Callable[[Traced], Any]) -> AnyFunction:
+def _differentiating(name: str, f: AnyFunction, argnum: Argnum, compute: Callable[[Traced], object]) -> AnyFunction:
     """The function of the arguments of ``f`` that traces a call and returns what ``compute`` makes of it."""
     check_function(name, f, argnum)
 
     @wraps(f, assigned=("__module__", "__name__", "__qualname__"), updated=())
-    def function(*args: Any, **kwargs: Any) -> Any:
+    def function(*args: object, **kwargs: object) -> Any:
         traced = Traced(name, f, argnum, args, kwargs)
         return finished(compute(traced), traced.lazy)
 
@@ -176,7 +176,7 @@ def hessian_vector_product(f: AnyFunction, argnum: int = 0) -> AnyFunction:
     """
     gradient = grad(f, argnum)
 
-    def along(*args_and_vector: Any, **kwargs: Any) -> Any:
+    def along(*args_and_vector: object, **kwargs: object) -> Any:
         *args, vector = args_and_vector
         pairs = zip(leaves(gradient(*args, **kwargs)), leaves(vector), strict=True)
         return functions.sum([functions.sum(functions.multiply(g, v)) for (_, g), (_, v) in pairs])
@@ -184,7 +184,7 @@ def hessian_vector_product(f: AnyFunction, argnum: int = 0) -> AnyFunction:
     return grad(along, argnum)
 
 
-def vjp(f: AnyFunction, *args: Any) -> tuple[Any, AnyFunction]:
+def vjp(f: AnyFunction, *args: object) -> tuple[Any, AnyFunction]:
     """The value of ``f`` at ``args``, and a function from a cotangent of it to those of all arguments, a tuple.
 
     >>> import lazyflow.numpy as np
@@ -196,7 +196,7 @@ def vjp(f: AnyFunction, *args: Any) -> tuple[Any, AnyFunction]:
     check_function("vjp", f, 0)
     traced = Traced("vjp", f, tuple(range(len(args))), args, {})
 
-    def pull(cotangent: Any) -> Any:
+    def pull(cotangent: object) -> Any:
         seeds = matching("vjp", "cotangent", cotangent, traced.outputs)
         found = traced.structured(traced.pulled_back(seeds))
         return finished(found, traced.lazy or reads_expressions([cotangent]))
@@ -204,7 +204,7 @@ def vjp(f: AnyFunction, *args: Any) -> tuple[Any, AnyFunction]:
     return finished(traced.y, traced.lazy), pull
 
 
-def jvp(f: AnyFunction, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+def jvp(f: AnyFunction, primals: Sequence[object], tangents: Sequence[object]) -> tuple[Any, Any]:
     """The value of ``f`` at ``primals``, and its derivative along ``tangents``; both are sequences, one an argument.
 
     >>> import lazyflow.numpy as np
@@ -226,10 +226,10 @@ def make_vjp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """As in autograd: ``make_vjp(f)(x)`` returns the function from cotangents to cotangents, and the value."""
     check_function("make_vjp", f, argnum)
 
-    def function(*args: Any, **kwargs: Any) -> tuple[AnyFunction, Any]:
+    def function(*args: object, **kwargs: object) -> tuple[AnyFunction, Any]:
         traced = Traced("make_vjp", f, argnum, args, kwargs)
 
-        def pull(cotangent: Any) -> Any:
+        def pull(cotangent: object) -> Any:
             seeds = matching("make_vjp", "cotangent", cotangent, traced.outputs)
             found = traced.structured(traced.pulled_back(seeds))
             return finished(found, traced.lazy or reads_expressions([cotangent]))
@@ -243,10 +243,10 @@ def make_jvp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     """As in autograd: ``make_jvp(f)(x)(v)`` returns the value and the derivative along ``v``."""
     check_function("make_jvp", f, argnum)
 
-    def function(*args: Any, **kwargs: Any) -> AnyFunction:
+    def function(*args: object, **kwargs: object) -> AnyFunction:
         traced = Traced("make_jvp", f, argnum, args, kwargs)
 
-        def push(tangent: Any) -> Any:
+        def push(tangent: object) -> Any:
             found = matching("make_jvp", "tangent", tangent, traced.inputs)
             pushed = rebuilt(traced.y, iter(traced.pushed_forward(found)))
             return finished((traced.y, pushed), traced.lazy or reads_expressions([tangent]))
@@ -256,7 +256,7 @@ def make_jvp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     return function
 
 
-def gradients(root: Expr, wrt: Sequence[Expr], cotangent: Any = None) -> list[Expr]:
+def gradients(root: Expr, wrt: Sequence[Expr], cotangent: object = None) -> list[Expr]:
     """The gradients of an expression by parameters or other expressions, as expressions: a graph like any other.
 
     ``cotangent``: what to start from, of the root's shape; one by default, for a root of one element. What ``root``

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -44,7 +44,7 @@ class alive:
 # Inputs and outputs.
 
 
-def _input(x: Any, what: str) -> Expr:
+def _input(x: object, what: str) -> Expr:
     """A value as an input to differentiate by: a node of its own, through which gradients flow. Free."""
     if not isinstance(x, Expr | np.ndarray | np.generic | float | int) and not devices.is_on_gpu(x):
         raise TypeError(f"{what} is no array, number or expression but {type(x).__name__}; differentiate by others")
@@ -58,11 +58,11 @@ def _input(x: Any, what: str) -> Expr:
     return view(differentiable(e), intern_type(e.shape, e.dtype, e.device, True), 0)
 
 
-def _inputs(tree: Any, what: str) -> list[Expr]:
+def _inputs(tree: object, what: str) -> list[Expr]:
     return [_input(leaf, path) for path, leaf in leaves(tree, what)]
 
 
-def _constant_branch(y: Any) -> Any:
+def _constant_branch(y: object) -> object:
     """What a branch that is a constant returns, a Python integer or zero, as an expression: its gradient is zero.
 
     Another number may be the value of something that does depend on the arguments.
@@ -70,7 +70,7 @@ def _constant_branch(y: Any) -> Any:
     return constant(np.float64(y)) if type(y) is int or (type(y) is float and not y) else y
 
 
-def output(y: Any, name: str) -> Expr:
+def output(y: object, name: str) -> Expr:
     """What a function returned, which must be an expression; raises `GradientError`."""
     if not isinstance(y, Expr):
         raise GradientError(
@@ -81,11 +81,11 @@ def output(y: Any, name: str) -> Expr:
     return y
 
 
-def _article(y: Any) -> str:
+def _article(y: object) -> str:
     return "an array" if isinstance(y, np.ndarray) else f"a {type(y).__name__}"
 
 
-def scalar(y: Any, name: str) -> Expr:
+def scalar(y: object, name: str) -> Expr:
     """What a function returned, which must be one floating number; raises `GradientError` or `DTypeError`."""
     e = output(y, name)
     if e.size != 1:
@@ -102,25 +102,25 @@ def _floating(e: Expr, name: str) -> Expr:
     return e
 
 
-def _value(e: Expr) -> Any:
+def _value(e: Expr) -> object:
     """The value as an array on its device, or as a NumPy number."""
     value = e.stored().copy() if isinstance(e, Parameter) else ENGINE[0].value(e)
     return value[()] if isinstance(value, np.ndarray) and not e.shape else value
 
 
-def evaluated(tree: Any) -> Any:
+def evaluated(tree: object) -> Any:
     """The same structure with the values of its expressions, all from one run."""
     found = [leaf for _, leaf in leaves(tree) if isinstance(leaf, Expr)]
     ENGINE[0].forward(found)
     return mapped(lambda leaf: _value(leaf) if isinstance(leaf, Expr) else leaf, tree)
 
 
-def reads_expressions(args: Sequence[Any]) -> bool:
+def reads_expressions(args: Sequence[object]) -> bool:
     """Whether an expression is among the arguments, at any depth: then the result is an expression, too."""
     return has_expressions(leaf for arg in args for _, leaf in leaves(arg))
 
 
-def finished(tree: Any, lazy: bool) -> Any:
+def finished(tree: object, lazy: bool) -> Any:
     """Results as they are handed to the caller: expressions if ``lazy``, else their values."""
     return tree if lazy else evaluated(tree)
 
@@ -138,7 +138,7 @@ class Traced:
     """One call of a function with inputs in place of some arguments."""
 
     def __init__(
-        self, name: str, f: AnyFunction, argnum: Argnum, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, name: str, f: AnyFunction, argnum: Argnum, args: tuple[object, ...], kwargs: dict[str, Any]
     ) -> None:
         self.name = name
         self.numbers = numbers_of(name, argnum, len(args))
@@ -161,13 +161,13 @@ class Traced:
         self.lazy = reads_expressions(given) or is_inside(self.walk)
         self.one = isinstance(argnum, int)
 
-    def pulled_back(self, seeds: Sequence[Any]) -> list[Expr]:
+    def pulled_back(self, seeds: Sequence[object]) -> list[Expr]:
         """The gradient of every input."""
         with recording():
             found = cotangents(list(zip(self.outputs, seeds, strict=True)), self.inputs, self.walk)
             return [zeros(e) if g is None else g for g, e in zip(found, self.inputs, strict=True)]
 
-    def pushed_forward(self, tangents: Sequence[Any]) -> list[Expr]:
+    def pushed_forward(self, tangents: Sequence[object]) -> list[Expr]:
         """The tangent of every output, for those of the inputs: the vjp of the vjp."""
         with recording():
             seeds = [_input(np.zeros(y.shape, y.dtype), self.name) for y in self.outputs]
@@ -176,13 +176,13 @@ class Traced:
             found = cotangents(list(zip(pulled, tangents, strict=True)), seeds, again)
             return [zeros(y) if t is None else t for t, y in zip(found, self.outputs, strict=True)]
 
-    def structured(self, values: Sequence[Any]) -> Any:
+    def structured(self, values: Sequence[object]) -> Any:
         """Values of the inputs in the structure of the arguments."""
         trees = rebuilt(self.trees, iter(values))
         return trees[0] if self.one else trees
 
 
-def recording() -> Any:
+def recording() -> AbstractContextManager[object]:
     """What is differentiated must be recorded with gradients, even inside of ``lf.no_grad()``."""
     return nullcontext() if settings.current().grad else settings.using(grad=True)
 
@@ -201,7 +201,7 @@ def numbers_of(name: str, argnum: Argnum, count: int) -> tuple[int, ...]:
     return tuple(n % count for n in numbers)
 
 
-def check_function(name: str, f: Any, argnum: Any) -> None:
+def check_function(name: str, f: object, argnum: object) -> None:
     """Raise ``TypeError`` unless ``f`` is a function and ``argnum`` the number of an argument, or several."""
     if not callable(f):
         raise TypeError(f"{name} takes a function, got {type(f).__name__}; for an expression there is lf.gradients")
@@ -210,7 +210,7 @@ def check_function(name: str, f: Any, argnum: Any) -> None:
         raise TypeError(f"{name}: argnum is the number of an argument, or a tuple of them, got {argnum!r}")
 
 
-def matching(name: str, what: str, tree: Any, like: Sequence[Expr]) -> list[Expr]:
+def matching(name: str, what: str, tree: object, like: Sequence[Expr]) -> list[Expr]:
     """The leaves of a cotangent or tangent, which must have the shapes of what it belongs to."""
     found = [leaf for _, leaf in leaves(tree)]
     shapes = [np.shape(leaf) if not isinstance(leaf, Expr) else leaf.shape for leaf in found]

@@ -8,7 +8,7 @@ from typing import Any
 Path = str
 
 
-def leaves(tree: Any, path: Path = "") -> Iterator[tuple[Path, Any]]:
+def leaves(tree: object, path: Path = "") -> Iterator[tuple[Path, Any]]:
     """The leaves and where they stand, dict entries in the order of the dict.
 
     >>> list(leaves({"w": [1.0, (2.0,)]}, "x"))
@@ -24,7 +24,7 @@ def leaves(tree: Any, path: Path = "") -> Iterator[tuple[Path, Any]]:
         yield path, tree
 
 
-def rebuilt(tree: Any, values: Iterator[Any]) -> Any:
+def rebuilt(tree: object, values: Iterator[object]) -> Any:
     """The structure of ``tree`` with the next values for leaves.
 
     >>> rebuilt({"w": [1.0, (2.0,)]}, iter("ab"))

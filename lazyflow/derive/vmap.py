@@ -49,7 +49,7 @@ def vmap(f: AnyFunction, in_axes: Any = 0, out_axes: int = 0) -> AnyFunction:
     return function
 
 
-def _axes_of(in_axes: Any, count: int) -> tuple[Any, ...]:
+def _axes_of(in_axes: object, count: int) -> tuple[Any, ...]:
     axes = tuple(in_axes) if isinstance(in_axes, list | tuple) else (in_axes,) * count
     if len(axes) != count:
         raise TypeError(f"vmap: in_axes names {len(axes)} arguments, the function was called with {count}")
@@ -75,7 +75,7 @@ def _count(args: Sequence[Any], axes: Sequence[Any]) -> int:
     return count
 
 
-def _examples(tree: Any, axis: int) -> list[Any]:
+def _examples(tree: object, axis: int) -> list[Any]:
     """The arguments of every example."""
     parts = [list(constant(_examples_first(leaf, axis))) for _, leaf in leaves(tree)]
     return [rebuilt(tree, iter(example)) for example in zip(*parts, strict=True)]
@@ -86,7 +86,7 @@ def _shared(tree: Any) -> Any:
     return mapped(lambda x: constant(x) if devices.is_array(x) and x.dtype.kind == "f" else x, tree)
 
 
-def _examples_first(leaf: Any, axis: int) -> Any:
+def _examples_first(leaf: object, axis: int) -> object:
     if devices.is_on_gpu(leaf):
         return devices.module(leaf).moveaxis(leaf, axis, 0)
     return names.moveaxis(leaf if isinstance(leaf, Expr) else np.asarray(leaf), axis, 0)

@@ -166,11 +166,11 @@ class CudaKernel:
     """A kernel on the device, called as those of the CPU are: with the first row, the one behind the last, the first of
     the launch, and the arguments in order, `ARG_ROWS` as buffer and offsets."""
 
-    def __init__(self, kernel: Kernel, function: Callable[[], Any]) -> None:
+    def __init__(self, kernel: Kernel, function: Callable[[], object]) -> None:
         self.kernel, self.function = kernel, function
         self.threads = WARP if has_sums(kernel) else kernel.width
 
-    def __call__(self, low: int, high: int, first: int, *arrays: Any) -> None:
+    def __call__(self, low: int, high: int, first: int, *arrays: object) -> None:
         self.bound(*arrays)(low, high, first)
 
     def bound(self, *arrays: Any, hosts: Sequence[Any] = ()) -> Callable[[int, int, int], None]:
@@ -186,7 +186,7 @@ class CudaKernel:
 
         return run
 
-    def _in_order(self, arrays: Sequence[Any], hosts: Sequence[Any]) -> Callable[[int, int, int], None]:
+    def _in_order(self, arrays: Sequence[object], hosts: Sequence[object]) -> Callable[[int, int, int], None]:
         kernel, stores = self.kernel, [store for store in self.kernel.stores if _is_added(self.kernel, store)]
         begin = list(itertools.accumulate((1 + (a.kind == ARG_ROWS) for a in kernel.arguments), initial=0))
         program, host = cuda_function(_apart(kernel)), dict(enumerate(hosts))
@@ -242,7 +242,7 @@ def in_one_module(kernels: tuple[Kernel, ...]) -> dict[Kernel, CudaKernel]:
     }
 
 
-def _function(text: str, names: tuple[str, ...], k: int) -> Any:
+def _function(text: str, names: tuple[str, ...], k: int) -> object:
     return functions(text, names)[k]
 
 

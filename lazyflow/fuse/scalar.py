@@ -114,7 +114,7 @@ class Builder:
     known: dict[Any, int] = field(default_factory=dict)
     stores: list[Store] = field(default_factory=list)
 
-    def argument(self, kind: str, key: tuple[Any, ...], columns: int) -> int:
+    def argument(self, kind: str, key: tuple[object, ...], columns: int) -> int:
         """The number of an argument, which is new or was asked for before."""
         known = key, columns == 1  # one element may stand for a row in one place and not in another
         if known not in self.arguments:
@@ -122,7 +122,7 @@ class Builder:
             self.described.append(Argument(kind, key, columns))
         return self.arguments[known]
 
-    def load(self, kind: str, key: tuple[Any, ...], shift: int, columns: int) -> ScalarValue:
+    def load(self, kind: str, key: tuple[object, ...], shift: int, columns: int) -> ScalarValue:
         """Element ``j`` of a row: column ``shift + j``."""
         return self.emit(Instruction("load", argument=self.argument(kind, key, columns), shift=shift))
 
@@ -157,7 +157,7 @@ class Builder:
         return value(formula.result)
 
     def store(
-        self, kind: str, key: tuple[Any, ...], shift: int, columns: int, value: ScalarValue, *, adds: bool
+        self, kind: str, key: tuple[object, ...], shift: int, columns: int, value: ScalarValue, *, adds: bool
     ) -> None:
         """Write a value to columns from ``shift`` on."""
         self.stores.append(Store(self.argument(kind, key, columns), shift, value, adds))
@@ -187,7 +187,7 @@ def _needed(instructions: list[Instruction], stores: list[Store]) -> list[int]:
     return sorted(seen)
 
 
-def may_share(kernel: Kernel, read: tuple[Any, ...], written: tuple[Any, ...]) -> bool:
+def may_share(kernel: Kernel, read: tuple[object, ...], written: tuple[object, ...]) -> bool:
     """Whether a kernel still computes the same if the argument ``written`` lies in the memory of ``read``.
 
     An element of a row must be read before it is overwritten: a column that element ``j`` writes may be one that
@@ -207,11 +207,11 @@ def may_share(kernel: Kernel, read: tuple[Any, ...], written: tuple[Any, ...]) -
     return min(apart, default=kernel.width) >= kernel.width
 
 
-def _is(kernel: Kernel, item: Instruction | Store, key: tuple[Any, ...]) -> bool:
+def _is(kernel: Kernel, item: Instruction | Store, key: tuple[object, ...]) -> bool:
     return kernel.arguments[item.argument].key == key
 
 
-def shared(kernel: Kernel, read: tuple[Any, ...], written: tuple[Any, ...]) -> Kernel:
+def shared(kernel: Kernel, read: tuple[object, ...], written: tuple[object, ...]) -> Kernel:
     """The kernel with one argument ``read`` in place of it and of ``written``, see `may_share`."""
     arguments: list[Argument] = []
     number = []

@@ -78,7 +78,7 @@ class Graph:
     form: Ints | None = None
 
     @cached_property
-    def nodes(self) -> Any:
+    def nodes(self) -> passes.Nodes:
         """Nodes and edges as `lazyflow.passes` have them, checked once."""
         return passes.Nodes(self.signature, len(self.signatures), self.starts, self.base, self.results)
 
@@ -345,14 +345,14 @@ class _Known(NamedTuple):
     """Rows whose value lies in an earlier run, as parallel arrays; ``which`` indexes ``runs``."""
 
     rows: Ints
-    runs: list[Any]
+    runs: list[object]
     which: Ints
     offsets: Ints
 
 
 def _known_rows(columns: _Columns, foreign: Sequence[_Imported], anew: bool) -> _Known:
     """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports, in their order."""
-    runs: list[Any] = []
+    runs: list[object] = []
     parts = [(_NONE, _NONE, _NONE)]
     for (tape, low, high), start in zip(columns.parts, columns.tape_starts.tolist(), strict=False):
         if tape.run_of is not None and not anew:
@@ -493,7 +493,7 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
     )
 
 
-def of_structure(graph: Graph, **other: Any) -> Graph:
+def of_structure(graph: Graph, **other: object) -> Graph:
     """A graph of the same structure with other payload, tapes or runs: what was made of the structure is its own,
     too."""
     found = object.__new__(Graph)

@@ -205,7 +205,7 @@ def _may_loop(signature: Signature) -> bool:
     return len(kinds) > 1 and all(k.size for k in kinds) and max(k.ndim for k in kinds) > 1
 
 
-def _likeness(signature: Signature) -> Any:
+def _likeness(signature: Signature) -> object:
     """What signatures have in common that are taken in one launch."""
     operands = tuple(
         [

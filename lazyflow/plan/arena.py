@@ -27,7 +27,7 @@ class Pool:
 
     def __init__(self, limit: int = 1 << 30) -> None:
         self.limit = limit
-        self.free: dict[Any, list[Array]] = {}
+        self.free: dict[object, list[Array]] = {}
         # Taken again by its own thread: the garbage collector may run in the middle of `take` and end an arena there.
         self.lock = Lock()
 
@@ -95,7 +95,7 @@ class Arena:
         self.buffers: dict[DType, Array] = {}  # first of all: it may end before all of them are taken
         for dtype, size in sizes.items():
             self.buffers[dtype] = POOL.take(device, dtype, size)
-        self.tables: dict[Any, Array] | None = None  # made when somebody asks
+        self.tables: dict[object, Array] | None = None  # made when somebody asks
 
     def __del__(self) -> None:
         give_back(self.device, self.buffers.values())
@@ -125,7 +125,7 @@ class Arena:
             self.bring([index])
         return self.brought[id(index)][1]
 
-    def given(self, index: Any) -> Any:
+    def given(self, index: Array) -> Array:
         """Payload that kernels take on the host, with what lies of it on the device."""
         found = self.brought.get(id(index))
         return index if found is None else brought(index, *found[1:])

@@ -20,11 +20,11 @@ import numpy as np
 
 from lazyflow import passes
 from lazyflow.core.arrays import CellShape, Ints, begins, bounds_of, in_order_of
-from lazyflow.device import DType
+from lazyflow.device import DType, HostArray
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.schedule import Choices, Dag, Schedule
 from lazyflow.plan.schedule import scheduled as schedule_of
-from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Signature, Type
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature, Type
 
 
 class Rows(NamedTuple):
@@ -277,14 +277,14 @@ class _Table:
         self.dtype = np.array([self.dtypes.index(dtype) for dtype in dtypes], np.int64)
 
 
-def _blocks_of(table: _Table, signature: Ints, phase: Ints) -> Iterator[tuple[Any, Ints]]:
+def _blocks_of(table: _Table, signature: Ints, phase: Ints) -> Iterator[tuple[DType, Ints]]:
     """The blocks of each dtype, by phase and signature."""
     block = np.lexsort((np.arange(len(signature)), signature, phase, table.dtype[signature]))
     for d, dtype in enumerate(table.dtypes):
         yield dtype, block[table.dtype[signature[block]] == d]
 
 
-def _recycled(table: _Table, counts: Ints, signature: Ints, phase: Ints, last: Ints) -> tuple[Ints, dict[Any, int]]:
+def _recycled(table: _Table, counts: Ints, signature: Ints, phase: Ints, last: Ints) -> tuple[Ints, dict[DType, int]]:
     """The same, where memory that is read for the last time in phase ``last`` is used again."""
     start, sizes = np.empty(len(counts), np.int64), {}
     for dtype, mine in _blocks_of(table, signature, phase):
@@ -460,7 +460,7 @@ def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
     return found
 
 
-def _floats(values: Ints, dtype: DType, ndim: int) -> Any:
+def _floats(values: Ints, dtype: DType, ndim: int) -> HostArray | float:
     """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch
     axis."""
     if len(values) == 1:
@@ -616,7 +616,7 @@ def _looping(graph: Graph, signature: Signature, writes: Rows, nodes: Ints, offs
 
 
 def _of_each(
-    graph: Graph, signature: Signature, operand: Any, nodes: Ints, offsets: Ints
+    graph: Graph, signature: Signature, operand: Operand, nodes: Ints, offsets: Ints
 ) -> Ints | tuple[Ints, ...] | None:
     """What each of the nodes reads as an operand."""
     if operand.kind == "shared":
@@ -631,7 +631,7 @@ def _of_each(
     return tuple(np.split(found, ends[:-1]))
 
 
-def payload_numbers(graph: Graph, operand: Any, nodes: Ints) -> Ints:
+def payload_numbers(graph: Graph, operand: Operand, nodes: Ints) -> Ints:
     """The payload of nodes, a number for each."""
     if operand.kind == "int":
         return _payload(graph.ints, graph.int_starts, nodes, operand.position).astype(np.int64)
@@ -639,7 +639,7 @@ def payload_numbers(graph: Graph, operand: Any, nodes: Ints) -> Ints:
 
 
 def _read_of(
-    graph: Graph, operand: Any, read: Any, launch: int, low: int, high: int, nodes: Ints, signature: Signature
+    graph: Graph, operand: Operand, read: Any, launch: int, low: int, high: int, nodes: Ints, signature: Signature
 ) -> Read:
     if operand.kind == "row":
         rows: Rows = read(operand.position, launch, low, high, signature, operand)
@@ -651,7 +651,7 @@ def _read_of(
     return payload_read(graph, operand, nodes, signature)
 
 
-def payload_read(graph: Graph, operand: Any, nodes: Ints, signature: Signature) -> Read:
+def payload_read(graph: Graph, operand: Operand, nodes: Ints, signature: Signature) -> Read:
     """The payload numbers of nodes as an operand of their launch, of joined ones for each row; None for a parameter."""
     if operand.kind in ("int", "float") and graph.counts is not None and signature.spans is None:
         nodes = np.repeat(nodes, graph.counts[nodes])
@@ -679,7 +679,7 @@ def _reader(
             columns[slot] = _Column(values, bounds, np.array(widths, np.int64))
         return columns[slot]
 
-    def read(slot: int, launch: int, low: int, high: int, signature: Signature, operand: Any) -> Rows:
+    def read(slot: int, launch: int, low: int, high: int, signature: Signature, operand: Operand) -> Rows:
         width = signature.widths[1][operand.position]
         if signature.walks is not None:
             nodes = order[low:high]
@@ -754,7 +754,7 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     return Plan(graph, schedule, found, offsets, sizes, reuse, cells)
 
 
-def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[Any, int]]:
+def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[DType, int]]:
     """Arena offset of every node, and the size of the arena for each dtype. Blocks are aligned to their own width, so
     that a gather is a plain ``take`` of rows."""
     if not reuse:

@@ -107,7 +107,7 @@ class Plans:
                 self._keep(key, Kept(bare, _nbytes(bare)))
         return plan
 
-    def of_recording(self, key: Any, tapes: Sequence[Tape]) -> Recorded | None:
+    def of_recording(self, key: object, tapes: Sequence[Tape]) -> Recorded | None:
         """What is known of tapes with this key (`lazyflow.plan.recorded.key_of`)."""
         if self.bereft:
             with self.lock:
@@ -124,7 +124,7 @@ class Plans:
             self.hits += 1
         return found.recorded
 
-    def keep_recording(self, key: Any, tapes: Sequence[Tape], plan: Plan, by_payload: bool) -> None:
+    def keep_recording(self, key: object, tapes: Sequence[Tape], plan: Plan, by_payload: bool) -> None:
         """Keep the plan of these tapes, if the key is not None and comes by for the second time, or for tapes with the
         very same payload."""
         if key is None:
@@ -141,7 +141,7 @@ class Plans:
                 self._keep(key, Kept(None, beside))
             self._keep(whole, Kept(kept.plan, size, kept))
 
-    def _comes_again(self, key: Any) -> bool:
+    def _comes_again(self, key: object) -> bool:
         """Whether the key was here before; from now on it was."""
         number = hash(key)
         found = self.once or number in self.seen
@@ -150,7 +150,7 @@ class Plans:
             self.seen.popitem(last=False)
         return found
 
-    def _keep(self, key: Any, kept: Kept) -> None:
+    def _keep(self, key: object, kept: Kept) -> None:
         size = kept.nbytes
         if size > self.limit:
             return
@@ -225,7 +225,7 @@ def _bare(graph: Graph) -> Graph:
     )
 
 
-def _nbytes_of(key: Any) -> int:
+def _nbytes_of(key: object) -> int:
     """Bytes of the columns that are part of a recording's key."""
     if isinstance(key, tuple):
         return sum([_nbytes_of(part) for part in key])

@@ -88,7 +88,7 @@ def whole_tapes(tapes: Sequence[Tape]) -> list[TapePart]:
     return [TapePart(tape, 0, len(tape)) for tape in tapes]
 
 
-def key_of(parts: Sequence[TapePart], roots: Sequence[Expr], way: Any) -> Any:
+def key_of(parts: Sequence[TapePart], roots: Sequence[Expr], way: object) -> Any:
     """What `Recorded` depends on but payload, of tapes that are read whole; None where only parts of one are."""
     number: dict[int, int] = {}
     for tape, low, high in parts:
@@ -100,7 +100,7 @@ def key_of(parts: Sequence[TapePart], roots: Sequence[Expr], way: Any) -> Any:
     return passes.Nodes, way, *places, *columns  # of one form of the passes
 
 
-def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[Any, ...]:
+def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[object, ...]:
     known = None if tape.run_of is None else (tape.run_of >= 0).tobytes()
     watched = (*tape.hooks, None, *tape.retained, None, *tape.remembered)
     imports = [_of_import(source, row, number) for source, row in tape.imports]
@@ -108,7 +108,7 @@ def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[Any, ...]:
     return tape.signatures.tobytes(), tape.operands.tobytes(), _structure(tape), *sizes, known, *watched, *imports
 
 
-def _of_import(source: Tape, row: int, number: dict[int, int]) -> Any:
+def _of_import(source: Tape, row: int, number: dict[int, int]) -> object:
     """Where it comes from, if that is computed with it; whatever was computed before is alike."""
     return None if id(source) not in number or source.has_value(row) else (number[id(source)], row)
 
@@ -160,7 +160,7 @@ class Again:
 
     __slots__ = ("first", "made", "sources", "tapes")
 
-    def __init__(self, first: Plan, tapes: tuple[Any, ...], sources: Sequence[tuple[Any, int]]) -> None:
+    def __init__(self, first: Plan, tapes: tuple[object, ...], sources: Sequence[tuple[object, int]]) -> None:
         self.first, self.tapes, self.sources = first, tapes, sources
         self.made: Any = None
 
@@ -176,16 +176,16 @@ class Again:
             self.made = of_structure(self.first.graph, **_places(self.tapes, self.sources))
         return self.made  # type: ignore[no-any-return]
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.first, name)
 
 
-def _places(tapes: tuple[Any, ...], sources: Sequence[tuple[Any, int]]) -> dict[str, Any]:
+def _places(tapes: tuple[object, ...], sources: Sequence[tuple[object, int]]) -> dict[str, object]:
     offsets = np.array([offset for _, offset in sources], np.int64)
     return {"tapes": tapes, "known_run": tuple([run for run, _ in sources]), "known_offset": offsets}
 
 
-def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[Any, int]]) -> Plan:
+def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[object, int]]) -> Plan:
     """The plan for tapes with the same columns: with their payload, and what is known of them (`sources_of`)."""
     plan, references = found.plan, tuple([weakref.ref(tape) for tape in tapes])
     if not plan.carrying and not plan.cells:

@@ -24,7 +24,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Dag:
         return len(self.signature)
 
     @cached_property
-    def nodes(self) -> Any:
+    def nodes(self) -> passes.Nodes:
         """The same as `lazyflow.passes` have it."""
         return passes.Nodes(self.signature, self.signatures, self.starts, self.operands, np.empty(0, np.int64))
 
@@ -141,7 +141,7 @@ def _leave(node: int, on_stack: list[bool], stack: list[int]) -> tuple[int, ...]
             return tuple(sorted(members))
 
 
-def by_none(nodes: Any) -> Schedule:
+def by_none(nodes: passes.Nodes) -> Schedule:
     """Every node a launch of its own, in recorded order."""
     alone = nodes.call == np.arange(len(nodes))
     launch = (np.cumsum(alone) - 1)[nodes.call]
@@ -149,25 +149,25 @@ def by_none(nodes: Any) -> Schedule:
     return Schedule(launch, count, np.zeros(count, np.int64))
 
 
-def by_depth(nodes: Any) -> Schedule:
+def by_depth(nodes: passes.Nodes) -> Schedule:
     """One launch for each depth and signature."""
     launch, phase, *_ = passes.by_levels(nodes, np.zeros(nodes.signatures, np.int64), 1)
     return Schedule(launch, len(phase), phase)
 
 
-def by_agenda(nodes: Any) -> Schedule:
+def by_agenda(nodes: passes.Nodes) -> Schedule:
     """The ready signature of the lowest mean depth next, with all of its ready nodes."""
     launch, launches = passes.agenda(nodes)
     return Schedule(launch, launches, np.zeros(launches, np.int64))
 
 
-def from_the_start(nodes: Any) -> tuple[Ints, int]:
+def from_the_start(nodes: passes.Nodes) -> tuple[Ints, int]:
     """Launch numbers of the nodes, by the share of ready nodes among those that could join, greedily; and how many."""
     found: tuple[Ints, int] = passes.frontier(nodes)
     return found
 
 
-def from_the_end(nodes: Any) -> tuple[Ints, int]:
+def from_the_end(nodes: passes.Nodes) -> tuple[Ints, int]:
     """The same from the other end of the graph: the last launch is chosen first."""
     launch, launches = passes.frontier(passes.backwards(nodes))
     return launches - 1 - launch[::-1], launches
@@ -178,7 +178,7 @@ def lower_bound(dag: Dag) -> int:
     return _fewest(dag.nodes)
 
 
-def _fewest(nodes: Any) -> int:
+def _fewest(nodes: passes.Nodes) -> int:
     length, _ = passes.longest_chains(nodes)
     longest = np.zeros(nodes.signatures, np.int64)
     np.maximum.at(longest, nodes.signature, length)
@@ -208,20 +208,20 @@ class Choices:
     def __init__(self, small: int = SMALL_GRAPH, most: int = 4096) -> None:
         self.small = small
         self.most = most
-        self.known: dict[Any, Choice] = {}
+        self.known: dict[object, Choice] = {}
 
-    def due(self, key: Any, nodes: int) -> bool:
+    def due(self, key: object, nodes: int) -> bool:
         choice = self.known.get(key)
         return choice is None or nodes <= self.small or choice.seen + 1 == 4**choice.compared
 
-    def way(self, key: Any) -> str:
+    def way(self, key: object) -> str:
         choice = self.known.get(key)
         if choice is None:  # another thread has put its own in the last free place
             return "levels"
         self.known[key] = Choice(choice.way, choice.seen + 1, choice.compared)
         return choice.way
 
-    def learn(self, key: Any, way: str) -> None:
+    def learn(self, key: object, way: str) -> None:
         choice = self.known.get(key, Choice(way, 0, 0))
         if len(self.known) >= self.most and key not in self.known:
             self.known.pop(next(iter(self.known)), None)  # the oldest: its model may be long gone
@@ -245,7 +245,7 @@ def cheapest(counts: Mapping[str, int], nodes: int) -> str:
 Inner = Callable[["Component"], tuple[Ints, int] | None]  # launch numbers of its nodes, and how many; None for levels
 
 
-def by_phases(nodes: Any, inside: Inner) -> Schedule:
+def by_phases(nodes: passes.Nodes, inside: Inner) -> Schedule:
     """Components one after another; a recurrent one goes ``inside`` as that function says, or by levels."""
     parts = components(passes.signature_edges(nodes))
     launch, phase, sizes, counts, heights = passes.by_levels(nodes, parts.of_signature, len(parts.members))
@@ -263,15 +263,15 @@ def by_phases(nodes: Any, inside: Inner) -> Schedule:
 class Component:
     """One component of a graph: its number, how many nodes it has, and in how many launches levels run them."""
 
-    whole: Any
+    whole: passes.Nodes
     parts: Components
     number: int
     size: int
     levels: int
 
     @cached_property
-    def _cut(self) -> tuple[Ints, Any]:
-        found: tuple[Ints, Any] = passes.part(self.whole, self.parts.of_signature, self.number)
+    def _cut(self) -> tuple[Ints, passes.Nodes]:
+        found: tuple[Ints, passes.Nodes] = passes.part(self.whole, self.parts.of_signature, self.number)
         return found
 
     @property
@@ -280,7 +280,7 @@ class Component:
         return self._cut[0]
 
     @property
-    def nodes(self) -> Any:
+    def nodes(self) -> passes.Nodes:
         """The subgraph, with its own numbering of nodes and signatures."""
         return self._cut[1]
 
@@ -303,7 +303,7 @@ def _by_levels(part: Component) -> None:
     """By the depth counted inside of the component, which `by_phases` does itself."""
 
 
-def _whole(by: Callable[[Any], Schedule]) -> Inner:
+def _whole(by: Callable[[passes.Nodes], Schedule]) -> Inner:
     """A whole-graph schedule seen on the nodes of one component, a valid one there, too."""
 
     def find(part: Component) -> tuple[Ints, int]:
@@ -327,7 +327,7 @@ def _of_both_ends(part: Component) -> tuple[Ints, int] | None:
     return min(filter(None, map(part.by_way, ("frontier", "backward"))), key=lambda found: found[1], default=None)
 
 
-def _cheapest(part: Component, choices: Choices, names: Sequence[Any]) -> tuple[Ints, int] | None:
+def _cheapest(part: Component, choices: Choices, names: Sequence[object]) -> tuple[Ints, int] | None:
     """The launches of one recurrent component, None if they are to go by levels."""
     key = tuple(names[s] for s in part.parts.members[part.number])
     if not choices.due(key, part.size):
@@ -342,7 +342,7 @@ def _cheapest(part: Component, choices: Choices, names: Sequence[Any]) -> tuple[
     return found[best]
 
 
-def _with(others: Mapping[int, tuple[Ints, Ints, int]], launch: Ints, counts: Ints, nodes: Any) -> Schedule:
+def _with(others: Mapping[int, tuple[Ints, Ints, int]], launch: Ints, counts: Ints, nodes: passes.Nodes) -> Schedule:
     """The launches by levels, of ``counts`` in each component, with those of some components replaced: members, their
     launch numbers, and how many."""
     now = counts.copy()
@@ -358,7 +358,7 @@ def _with(others: Mapping[int, tuple[Ints, Ints, int]], launch: Ints, counts: In
 
 # What ``lf.using(batching=...)`` offers, by name: functions of the nodes, of what was learned of components, and of
 # what each signature is called there (the same for the same signature in every graph).
-Scheduler = Callable[[Any, Choices, Sequence[Any]], Schedule]
+Scheduler = Callable[["passes.Nodes", Choices, Sequence[object]], Schedule]
 WAYS: Mapping[str, Scheduler] = {
     "phases": lambda nodes, choices, names: by_phases(nodes, lambda part: _cheapest(part, choices, names)),
     "levels": lambda nodes, *_: by_phases(nodes, _by_levels),
@@ -370,12 +370,14 @@ WAYS: Mapping[str, Scheduler] = {
 settings.BATCHINGS[:] = WAYS
 
 
-def scheduled(nodes: Any, batching: str, choices: Choices, names: Sequence[Any]) -> Schedule:
+def scheduled(nodes: passes.Nodes, batching: str, choices: Choices, names: Sequence[object]) -> Schedule:
     """The launches of nodes by one of the ways described above; a cell's further results run with its call."""
     return WAYS[batching](nodes, choices, names)
 
 
-def schedule(dag: Dag, batching: str = "phases", choices: Choices | None = None, names: Sequence[Any] = ()) -> Schedule:
+def schedule(
+    dag: Dag, batching: str = "phases", choices: Choices | None = None, names: Sequence[object] = ()
+) -> Schedule:
     """The launches of ``dag`` by one of the ways described above.
 
     >>> chain = Dag(np.array([0, 1, 0, 1]), 2, np.array([0, 0, 1, 1, 2]), np.array([0, 2]))

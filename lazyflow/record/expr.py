@@ -360,7 +360,7 @@ class Expr:
             )
         return bool(self.item())
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> HostArray:
         """For ``np.asarray``, and all that calls it unseen; raises `GradientError` where that would end a gradient.
 
         >>> import lazyflow as lf
@@ -582,7 +582,7 @@ class Parameter(Expr):
             array = array.astype(options.dtype)  # Python's integers, which have no dtype of their own
         self._array = devices.copied(array, options.device)
         self.name = name
-        self._grad: Any = None
+        self._grad: Array = None
         self._columns: tuple[object, Array] = (None, None)
         self._exposed, self._content = False, b""
         self.hooks: list[Hook] = []
@@ -731,7 +731,7 @@ class Parameter(Expr):
         self.touch()
 
     @property
-    def grad(self) -> Any:
+    def grad(self) -> Array:
         """None, an array of the parameter's shape, or a `RowSparse`."""
         refuse_in_cells("a gradient is read", "pass it as an argument")
         return self._grad
@@ -768,7 +768,7 @@ class Parameter(Expr):
             self.place(*self.copies(device))
         return self
 
-    def copies(self, device: str) -> tuple[Array, Any]:
+    def copies(self, device: str) -> tuple[Array, Array]:
         """The array and the gradient on ``device``. Nothing has changed yet: memory may run out there."""
         array, gradient = devices.to_device(self.stored(), device), self._grad
         if gradient is None:
@@ -868,7 +868,7 @@ def plain_dtype(dtype: DTypeLike) -> DType:
     return found
 
 
-def value_of(value: OperandLike) -> Any:
+def value_of(value: OperandLike) -> Array:
     """The value of an expression as an array where it lies, the very one of a parameter; anything else as it is."""
     if not isinstance(value, Expr):
         return value
@@ -879,7 +879,7 @@ def _unpickled(kind: type[Parameter], array: Array, name: str, requires_grad: bo
     return kind(array, name=name, requires_grad=requires_grad).to(device)
 
 
-def _as_array(value: Any, dtype: DType) -> Any:
+def _as_array(value: Any, dtype: DType) -> Array:
     """``value`` as an array of numbers: arrays keep their dtype, Python floats take ``dtype``, Python integers become
     int64."""
     if devices.is_array(value):
@@ -920,7 +920,7 @@ def _detached(value: Any) -> object:
     return value.detach() if getattr(value, "requires_grad", False) is True else value
 
 
-def _foreign_array(value: OperandLike) -> Any:
+def _foreign_array(value: OperandLike) -> Array:
     """An array of another library, such as a tensor or a data frame, as one of NumPy's, or of the device's."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError("a masked array would lose its mask: write x.filled(0.0), and lf.where with x.mask")
@@ -941,7 +941,7 @@ def _foreign_array(value: OperandLike) -> Any:
         ) from None
 
 
-def _instead(value: object, array: Any) -> str:
+def _instead(value: object, array: Array) -> str:
     """What to write in place of what is no array of numbers, after a colon; empty where there is nothing to say."""
     if value is None:
         return ": is a return missing, or an argument?"
@@ -958,7 +958,7 @@ def _instead(value: object, array: Any) -> str:
     return "; there are float16, float32 and float64" if array.dtype.kind == "f" else ""
 
 
-def _listed_array(value: OperandLike) -> Any:
+def _listed_array(value: OperandLike) -> Array:
     if hasattr(value, "__next__"):
         raise TypeError(f"expected an expression, an array or numbers, got a {type(value).__name__}; make a list of it")
     try:
@@ -1071,7 +1071,7 @@ def _dtypes(operands: Iterable[OperandLike]) -> set[DType]:
     return {o.dtype for o in operands if not isinstance(o, np.generic | TracedNumber) and hasattr(o, "dtype")}
 
 
-def _weak(value: object, dtypes: Iterable[DType]) -> Any:
+def _weak(value: object, dtypes: Iterable[DType]) -> object:
     """A number, or a list of them, in the floating one of the dtypes beside it, an integer in that of integers."""
     if isinstance(value, TracedNumber | bool | np.bool_) or not isinstance(
         value, int | float | np.generic | list | tuple
@@ -1289,7 +1289,7 @@ def _classify(op: Op, operands: Sequence[OperandLike], tape: Tape) -> tuple[list
     return values, tuple(types)
 
 
-def own_array(value: OperandLike) -> Any:
+def own_array(value: OperandLike) -> Array:
     """An array of another library as one of NumPy's, anything else as it is."""
     if (
         isinstance(value, Expr | np.generic | TracedNumber)
@@ -1300,7 +1300,7 @@ def own_array(value: OperandLike) -> Any:
     return _as_array(value, settings.current().dtype)
 
 
-def _weak_lists(op: Op, operands: Sequence[object]) -> Sequence[Any]:
+def _weak_lists(op: Op, operands: Sequence[object]) -> Sequence[object]:
     """Lists of an elementwise operation as arrays. Where nothing has a dtype and the result is floating, integers take
     the default one: a Python integer is no reason to compute in float64."""
     if all(isinstance(o, int | list | tuple) and not isinstance(o, TracedNumber) for o in operands):
@@ -1378,7 +1378,7 @@ class MemoEntry:
 
     __slots__ = ("codes", "dtypes", "kept", "payloads", "shared", "signature")
 
-    def __init__(self, signature: Signature, codes: bytes, dtypes: tuple[object, ...] | None) -> None:
+    def __init__(self, signature: Signature, codes: bytes, dtypes: tuple[DType | None, ...] | None) -> None:
         self.signature, self.codes, self.dtypes = signature, codes, dtypes
         self.kept = -1
         self.shared = SHARED in codes
@@ -1702,7 +1702,7 @@ def operands_on(tape: Tape, expressions: tuple[Any, ...], types: tuple[Type, ...
     return tuple([_located(tape, o) for o in expressions])
 
 
-def _located(tape: Tape, value: Any) -> Expr:
+def _located(tape: Tape, value: OperandLike) -> Expr:
     """An expression on this tape, or an array as a constant there."""
     if not isinstance(value, Expr):
         return constant_node(tape, copied_array(value, None))
@@ -1759,7 +1759,7 @@ def _brought(tape: Tape, operands: tuple[OperandLike, ...]) -> tuple[object, ...
     return tuple(made)
 
 
-def copied_array(value: Any, dtype: Any) -> Any:
+def copied_array(value: Array, dtype: DTypeLike | None) -> Array:
     """An array of its own of an array, or of a number in a dtype."""
     return (
         SHAPES.copy(value)
@@ -1901,7 +1901,7 @@ def _remember(
     if not all(isinstance(o, Expr | int | float | np.generic) or type(o) is ndarray for o in operands):
         return
     codes: list[int] = []
-    dtypes: list[Any] = []
+    dtypes: list[DType | None] = []
     kinds: list[Any] = []
     for o, value, kind in zip(operands, values, types, strict=True):
         expression = isinstance(o, Expr) or type(o) is ndarray
@@ -2393,14 +2393,14 @@ def _with_new_axes(key: object, shape: Shape) -> Shape | None:
     return tuple(1 if p is None else next(sizes) for p in full)
 
 
-def index_array(value: OperandLike) -> Any:
+def index_array(value: OperandLike) -> Array:
     """A list or an array as an array on the host, where indices are checked, and which of them are equal is found out;
     an empty list holds indices."""
     array = devices.to_host(_as_array(value, settings.current().dtype))
     return array if array.size or isinstance(value, np.ndarray) else array.astype(np.int64)
 
 
-def _index_array(key: Any) -> Any:
+def _index_array(key: Any) -> Array:
     array = key if isinstance(key, Expr) or key.size else key.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise DTypeError(f"an index array must hold integers, got {array.dtype}; for a mask use lf.where")

@@ -28,6 +28,7 @@ from lazyflow.device import Array, DType, HostArray, elements
 from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
 from lazyflow.ops.base import NOTHING, Abstract, Aval, Op, Result, Shape
+from lazyflow.random import Stream
 from lazyflow.record.trace import Trace
 
 T = TypeVar("T")
@@ -171,7 +172,7 @@ def _sweep() -> None:
     _swept[:] = [entry for table in (*_tables, *(t.signatures for t in _alive(_owners))) for entry in _emptied(table)]
 
 
-def _emptied(table: dict[Any, Any]) -> Iterator[object]:
+def _emptied(table: dict[Array, Array]) -> Iterator[object]:
     """All entries of a table, one by one: what another thread adds meanwhile is taken, or stays."""
     with suppress(KeyError):
         while True:
@@ -425,7 +426,7 @@ class Tape:
     def __init__(self, options: settings.Settings) -> None:
         self.signatures, self.operands, self.ints, self.floats = IntColumn(), IntColumn(), IntColumn(), FloatColumn()
         self.handles: Any = Counts()  # of each row, how many expressions there are of it; None where nobody counts
-        self.objects: dict[int, Any] = {}  # the snapshots of constants, by row
+        self.objects: dict[int, Array] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
         self.imported: dict[tuple[object, ...], int] = {}
         self.keep: set[Any] = set()  # parameters and their signatures; after a sweep the signatures of all rows
@@ -439,7 +440,7 @@ class Tape:
         self.number = next(_tape_numbers)
         _tapes[self.number] = self
         self.generation = 0  # how often its values were dropped because a parameter had changed
-        self.streams: dict[int, Any] = {}  # by seed: what its random nodes draw from
+        self.streams: dict[int, Stream] = {}  # by seed: what its random nodes draw from
         self.drawn: dict[int, int] = {}  # the generation in which a random row has drawn, if not the first
         # Where values are once they were computed: an index into ``runs`` (-1: not computed) and an element offset.
         self.runs: list[PastRun] = []

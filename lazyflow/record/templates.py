@@ -148,9 +148,9 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
     given = _bound(spelled, args, kwargs) if kwargs else args
     tape: Tape | None = _tape_of(given) if spelled.arrays else None
     first: Any = spelled if len(given) <= 3 else spelled.long
-    x: Any = _NONE
-    y: Any = _NONE
-    z: Any = _NONE
+    x: object = _NONE
+    y: object = _NONE
+    z: object = _NONE
     for k, o in enumerate(given):
         if type(o) is Expr:
             e: Expr = o
@@ -275,7 +275,7 @@ def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
     return results if template.kind is list else tuple(results)
 
 
-def _with_constants(tape: Tape, template: Template, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _with_constants(tape: Tape, template: Template, given: tuple[Any, ...]) -> tuple[object, ...]:
     """The arguments with constants in place of arrays."""
     made = list(given)
     for k in template.arrays:
@@ -363,7 +363,7 @@ def _kinds(given: tuple[object, ...], tape: Tape) -> list[object]:
     return kinds + [_NONE] * (-len(kinds) % 3 if kinds else 3)
 
 
-def _recall(spelled: Spelled, kinds: list[Any], template: Template) -> None:
+def _recall(spelled: Spelled, kinds: list[object], template: Template) -> None:
     """Have a template found by the kinds of its arguments."""
     first: Any = spelled if len(kinds) <= 3 else spelled.long
     for k in range(0, len(kinds) - 3, 3):
@@ -375,7 +375,7 @@ def _recall(spelled: Spelled, kinds: list[Any], template: Template) -> None:
     recording.RECALL.put(first, kinds[-3], kinds[-2], kinds[-1], template)
 
 
-def _template(spelled: Spelled, given: tuple[Any, ...], tape: Tape) -> Template | None:
+def _template(spelled: Spelled, given: tuple[object, ...], tape: Tape) -> Template | None:
     """What the function records of such arguments, if that is all that it does."""
     scratch = Tape(tape.options)
     scratch.trace = Trace(spelled.function.__name__)  # so that nothing is drawn

@@ -20,6 +20,7 @@ from lazyflow.cells.back import CallsBack, SeparateBack
 from lazyflow.cells.calls import Calls, Separate, SomeCalls
 from lazyflow.cells.steps import OwnKernel
 from lazyflow.cells.values import CallColumns
+from lazyflow.core.arrays import Ints
 from lazyflow.device import Array, DType
 from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
@@ -34,7 +35,7 @@ from lazyflow.run.execute import Run
 from lazyflow.run.launch import DO_KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
 from lazyflow.run.sums import FEW_NODES, ParameterRows, Sums, Waiting, parameter_gradients
 
-RunObserver = Callable[[Run, Arena, Any], None]
+RunObserver = Callable[[Run, Arena, object], None]
 
 
 class Hooked(NamedTuple):
@@ -47,7 +48,7 @@ class Hooked(NamedTuple):
 
 def backward(
     seeds: Sequence[tuple[Run, int, int, Array]], retained: RunObserver, hooked: Callable[[Run], Mapping[int, Hooked]]
-) -> dict[int, tuple[Parameter, Any]]:
+) -> dict[int, tuple[Parameter, Array]]:
     """Gradients of parameters, by ``id``, for cotangents given as (run, node, element offset, cotangent).
 
     Runs are taken latest first: what a run read of an earlier one is by then complete. ``retained`` is shown every
@@ -82,7 +83,7 @@ class _Done(NamedTuple):
     parameters, rows that give more of them, and the seeds of earlier runs."""
 
     arena: Arena
-    active: Any
+    active: Ints | None
     sums: Sums
     rows: list[ParameterRows]
     handed_on: list[tuple[Run, int, int, Array]]
@@ -143,7 +144,7 @@ def _is_uneven(signature: Signature) -> bool:
     return not flows[flows.any(axis=1)].all()
 
 
-def _leaves_out(graph: Graph, hot: Any) -> bool:
+def _leaves_out(graph: Graph, hot: Array) -> bool:
     """Whether of some call, of which a result is reached, those that are reached do not flow to all that others do."""
     for s, signature in enumerate(graph.signatures):
         if _is_uneven(signature):
@@ -161,7 +162,7 @@ class WayBack(NamedTuple):
     number, where their cotangents lie, and which rows are active. Which values these are is for each run to say: tapes
     that have computed some of them before make a graph of the same structure, and count them otherwise."""
 
-    active: Any
+    active: Ints | None
     launches: tuple[Bound, ...]
     at_once: tuple[Bound, ...]
     calls: Sequence[Calls | SomeCalls | Separate]
@@ -182,7 +183,7 @@ def _known_way(run: Run, nodes: Sequence[int]) -> WayBack:
     return found
 
 
-def _way(run: Run, active: Any, hot: Any = None) -> WayBack:
+def _way(run: Run, active: Ints | None, hot: Ints | None = None) -> WayBack:
     """``hot``: the results that are reached, where others of their calls are not."""
     profile = settings.current().profile
     before = "" if profile is None else profile.switch("schedule")
@@ -275,7 +276,7 @@ def _may_wait(run: Run, launch: Launch) -> bool:
 
 
 def _launches(
-    run: Run, active: Any, hot: Any
+    run: Run, active: Ints | None, hot: Ints | None
 ) -> tuple[tuple[Bound, ...], tuple[Bound, ...], Sequence[Calls | SomeCalls | Separate]]:
     """The launches of the ``active`` nodes, those for the parameters' gradients, and the calls of cells; others must
     not take part (0 * inf is not 0). ``hot``: the results that are reached, where others of their calls are not."""
@@ -292,19 +293,19 @@ def _launches(
     return steps, bound_among(at_once, steps), calls
 
 
-def _some_calls(whole: Calls, some: Cells, hot: Any) -> Calls | SomeCalls | Separate:
+def _some_calls(whole: Calls, some: Cells, hot: Ints | None) -> Calls | SomeCalls | Separate:
     columns = CallColumns(some.inputs, some.outputs, some.ints, some.floats, len(some.nodes))
     if hot is None:
         return SomeCalls(whole, some.rows, columns, some.largest)
     return Separate(whole, columns, hot[some.nodes[:, None] + np.arange(len(some.outputs))])
 
 
-def reached_results(graph: Graph, nodes: Sequence[int]) -> Any:
+def reached_results(graph: Graph, nodes: Sequence[int]) -> Ints:
     """Which nodes a gradient from the given ones reaches, each result of a cell's call for itself."""
     return _reached(graph, nodes, apart=True) & _wanting(graph)
 
 
-def nodes_reached(graph: Graph, nodes: Sequence[int]) -> Any:
+def nodes_reached(graph: Graph, nodes: Sequence[int]) -> Ints | None:
     """Which nodes a gradient from the given ones reaches, or None if it is every node that can have one. A cell's call
     takes part with all of its results or not at all."""
     wanted = _wanting(graph)
@@ -313,7 +314,7 @@ def nodes_reached(graph: Graph, nodes: Sequence[int]) -> Any:
     return None if found[wanted].all() else found
 
 
-def _reached(graph: Graph, nodes: Sequence[int], apart: bool) -> Any:
+def _reached(graph: Graph, nodes: Sequence[int], apart: bool) -> Ints:
     told = [len(s.further) + 1 if apart and s.further else 0 for s in graph.signatures]
     flags = [_hands_on(s, bool(results)) for s, results in zip(graph.signatures, told, strict=True)]
     slots = np.cumsum([0, *map(len, flags)])
@@ -329,7 +330,7 @@ def _hands_on(signature: Signature, apart: bool) -> list[bool]:
     return [o.vjp is not None for o in signature.operands if o.kind == "row"]
 
 
-def _wanting(graph: Graph) -> Any:
+def _wanting(graph: Graph) -> Ints:
     return np.array([_wants_gradient(s) for s in graph.signatures], bool)[graph.signature]
 
 
@@ -346,7 +347,7 @@ def _rows(run: Run, cotangents: Arena, step: Bound) -> list[ParameterRows]:
     return [ParameterRows(run, step.signature, g, y, step.operand_values(run.arena))]
 
 
-def accumulated(a: Any, b: Any) -> Any:
+def accumulated(a: Array, b: Array) -> Array:
     """The sum of two gradients; sparse as long as both are."""
     if isinstance(a, RowSparse) and isinstance(b, RowSparse):
         return add_sparse(a, b)
@@ -359,7 +360,7 @@ def accumulated(a: Any, b: Any) -> Any:
     return total
 
 
-def _sources(run: Run, active: Any) -> tuple[tuple[int, Bound, tuple[int, ...]], ...]:
+def _sources(run: Run, active: Ints | None) -> tuple[tuple[int, Bound, tuple[int, ...]], ...]:
     """See `WayBack`."""
     found, steps = [], bound(run.plan)
     for number, brought in run.plan.brought.items() if run.known else ():

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow.device import Array
 from lazyflow.errors import NonFiniteError
 from lazyflow.plan.plan import Each, Launch, reads_of, sizes_of
 from lazyflow.record.expr import Expr
@@ -75,7 +76,7 @@ def _read_by(run: Run, each: Each, position: int) -> Iterator[Any]:
                 yield _value(run, operand.type, at)
 
 
-def _value(run: Run, kind: Any, offset: Any) -> Any:
+def _value(run: Run, kind: Any, offset: int) -> Array:
     return run.value(int(offset), kind)
 
 
@@ -107,7 +108,7 @@ def _node_of_row(run: Run, launch: Launch, row: int) -> int:
     return int(np.searchsorted(np.cumsum(counts[launch.nodes]), row, side="right"))
 
 
-def _of_finite_nodes(run: Run, launch: Launch, which: int, array: Any) -> Any:
+def _of_finite_nodes(run: Run, launch: Launch, which: int, array: Any) -> object:
     """Of each row of the result whether its node has read nothing of an operand but finite rows."""
     graph, spans = run.plan.graph, launch.signature.spans
     assert spans is not None and graph.counts is not None
@@ -116,7 +117,7 @@ def _of_finite_nodes(run: Run, launch: Launch, which: int, array: Any) -> Any:
     return np.repeat(wrong == 0, graph.counts[launch.nodes])
 
 
-def _finite(array: Any, count: int) -> Any:
+def _finite(array: Array, count: int) -> Array:
     return np.isfinite(array.reshape(count, -1)).all(axis=1)
 
 

@@ -140,7 +140,7 @@ def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> RunWay:
     return way_of(options, root, reached, fused_by(options.fuse, root.type.device), others)
 
 
-def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: Any) -> Plan:
+def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> Plan:
     """The plan of a graph, kept by the columns that it was collected from."""
     counted = way.others and not way.checked and _nbytes(graph) > KEPT and all(t.handles is not None for t in tapes)
     reuse = not way.differentiable and not way.checked and (counted or not way.others)
@@ -184,7 +184,7 @@ def _ran(plan: Plan, way: RunWay, roots: Sequence[Expr]) -> Run:
 KEPT = 1 << 24
 
 
-def _references(tapes: Sequence[Any]) -> list[int]:
+def _references(tapes: Sequence[object]) -> list[int]:
     return [sys.getrefcount(tape) for tape in tapes]
 
 
@@ -298,14 +298,14 @@ def _refuse_in_cells(roots: Sequence[Expr]) -> None:
         )
 
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Method = TypeVar("Method", bound=Callable[..., object])
 
 
 def _alone(method: Method) -> Method:
     """A method that computes its roots while no other thread computes what they rest on: what is known of a tape, and
     what lies in the arenas of its runs, changes."""
 
-    def locked(engine: Engine, roots: Any, *args: Any) -> Any:
+    def locked(engine: Engine, roots: object, *args: object) -> object:
         if type(roots) is Expr and len(roots.tape.owners) == 1:  # most often: one value, of this thread alone
             (owner,) = roots.tape.owners
             with owner.lock:
@@ -314,7 +314,7 @@ def _alone(method: Method) -> Method:
         return together(sorted(owners, key=lambda o: o.number), method, engine, roots, *args)
 
     @functools.wraps(method)
-    def computing(engine: Engine, roots: Any, *args: Any) -> Any:
+    def computing(engine: Engine, roots: object, *args: object) -> object:
         example = fibers.current_example()
         if example is None or (type(roots) is Expr and not args and roots.tape.has_value(roots.row)):
             return locked(engine, roots, *args)
@@ -329,7 +329,7 @@ def _alone(method: Method) -> Method:
     return computing  # type: ignore[return-value]
 
 
-def _waited(example: fibers.Example, roots: Sequence[Any], *cotangents: Any) -> bool:
+def _waited(example: fibers.Example, roots: Sequence[object], *cotangents: Array) -> bool:
     """Let an example of `lazyflow.map` wait until what it asks for was computed, together with what others ask for.
     Return whether that is all, as it is of a backward."""
     wanted = [e for e in roots if isinstance(e, Expr) and not isinstance(e, Parameter)]
@@ -348,7 +348,7 @@ class Engine:
         """Make the roots' values those under the current parameters."""
         self._forward(roots)
 
-    def _forward(self, roots: Sequence[Any]) -> None:
+    def _forward(self, roots: Sequence[object]) -> None:
         wanted = to_run(roots)
         _refuse_in_cells(wanted)
         runs = runs_of(wanted)
@@ -699,7 +699,7 @@ def _cotangent(root: Expr, given: Any) -> Array:
 _adding = Lock()
 
 
-def _add_to_gradients(gradients: Sequence[tuple[Parameter, Any]], retained: Sequence[Retained]) -> None:
+def _add_to_gradients(gradients: Sequence[tuple[Parameter, Array]], retained: Sequence[Retained]) -> None:
     """Add what a backward found, all of it or nothing; other threads may be adding to the same parameters."""
     with _adding:
         before = [(parameter, parameter.grad) for parameter, _ in gradients]
@@ -718,7 +718,7 @@ def _add_to_gradients(gradients: Sequence[tuple[Parameter, Any]], retained: Sequ
             raise
 
 
-def _accumulate(parameter: Parameter, gradient: Any) -> None:
+def _accumulate(parameter: Parameter, gradient: Array) -> None:
     """Add to ``grad``, which has the parameter's dtype whatever it was computed with."""
     if gradient.dtype != parameter.dtype:
         gradient = gradient.astype(parameter.dtype)

@@ -54,7 +54,7 @@ def planned_payload(plan: Plan) -> list[Any]:
     return given + [column for cells in plan.cells for column in cells.floats]
 
 
-_NO_CALLS: list[Any] = []
+_NO_CALLS: list[Calls] = []
 
 
 class State:
@@ -318,7 +318,7 @@ def _fails(run: Run, step: Bound, position: int) -> bool:
     return False
 
 
-def _of_one(operand: Operand, array: Any, position: int) -> Any:
+def _of_one(operand: Operand, array: Array, position: int) -> Array:
     """The row of one node, or what all share."""
     batched = operand.kind != "shared" and np.ndim(array) > len(operand.shape)
     return array[position : position + 1] if batched else array

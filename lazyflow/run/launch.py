@@ -7,7 +7,7 @@ beside its kernel is the arrays that are made for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class Reader:
         return xp.broadcast_to(devices.stretch(buffer, self.offset, self.shape), self.value)
 
 
-def rows_reader(dtype: Any, rows: Rows, shape: Shape) -> Reader:
+def rows_reader(dtype: object, rows: Rows, shape: Shape) -> Reader:
     """The reader of rows of one ``shape`` each: with the batch axis in front, unless all nodes share one row."""
     count, width, offset, pitch, index, aligned = rows
     if index is not None:
@@ -186,7 +186,7 @@ class Pull:
         self.target = rows_reader(operand.dtype, rows, operand.shape)
         self.how, self.index = _where(rows)
 
-    def give(self, xp: ArrayModule, arena: Arena, cotangent: Any, shape: Shape) -> None:
+    def give(self, xp: ArrayModule, arena: Arena, cotangent: Array, shape: Shape) -> None:
         """Add the vjp's answer for an operand that is an array of that ``shape``."""
         if isinstance(cotangent, RowSparse):  # of a computed table; only a parameter's gradient stays sparse
             cotangent = cotangent.to_dense()
@@ -215,7 +215,7 @@ class Pull:
             scatter_add_rows(xp, arena.table(self.dtype, 1), elements.ravel(), flat.reshape(-1, 1))
 
 
-def _where(rows: Rows) -> tuple[int, Any]:
+def _where(rows: Rows) -> tuple[int, Array]:
     """How cotangents of rows are added, and at which."""
     if rows.index is None and (rows.pitch >= rows.width or rows.count == 1 or rows.pitch == 0):
         return INTO, None
@@ -243,7 +243,7 @@ class Bound:
         op = signature.op
         self.launch, self.signature = launch, signature
         self.calls: Any = launch.calls
-        self.forward: Any = signature.forward
+        self.forward: Callable[..., Array] = signature.forward
         self.rows: Any = None
         self.pulls: Any = None
         self.unread: frozenset[int] = frozenset()
@@ -327,7 +327,7 @@ class Form:
         )
         self.pulls = tuple([(i, o.vjp) for i, (_, o) in enumerate(pairs) if o.kind == "row" and o.vjp is not None])
 
-    def arrays(self, xp: ArrayModule, arena: Arena, reads: tuple[Any, ...]) -> list[Any]:
+    def arrays(self, xp: ArrayModule, arena: Arena, reads: tuple[Any, ...]) -> list[Array]:
         """The operands of a node."""
         found = []
         for (kind, what, shape), at in zip(self.operands, reads, strict=True):
@@ -342,7 +342,7 @@ class Form:
                 found.append(at if kind == "float" else np.array([at], np.int64))
         return found
 
-    def give(self, xp: ArrayModule, arena: Arena, i: int, at: Any, answer: Array) -> None:
+    def give(self, xp: ArrayModule, arena: Arena, i: int, at: Array, answer: Array) -> None:
         """Add what a vjp answers for an operand of a node to its cotangent."""
         kind, dtype, shape = self.operands[i]
         if kind != "row":
@@ -398,7 +398,7 @@ class Loop(Bound):
 
     def nodes(
         self, xp: ArrayModule, values: Arena, cotangents: Arena
-    ) -> list[tuple[Signature, Array, Array, list[Any]]]:
+    ) -> list[tuple[Signature, Array, Array, list[Array]]]:
         """Of each node its signature, cotangent, value and operands: what gradients of parameters are made of."""
         found = []
         for form, at, reads in self.steps:

@@ -40,11 +40,11 @@ except ImportError:  # no wheel for this platform, and no compiler: one at a tim
 
 __all__ = ["map"]
 
-Arguments = tuple[Any, ...]
+Arguments = tuple[object, ...]
 
 
 def map(
-    fn: Callable[..., Answer], *examples: Iterable[Any], together: int | None = None, progress: bool = False
+    fn: Callable[..., Answer], *examples: Iterable[object], together: int | None = None, progress: bool = False
 ) -> list[Answer]:
     """``[fn(x) for x in examples]``, or ``fn(x, y)`` of several, where ``fn`` may look at its own values, and batches.
 
@@ -155,13 +155,13 @@ class _Fiber(fibers.Example):
 
     # Most examples of a large map ask for nothing: what is as here is not set for each.
     asked: Sequence[Expr] = ()
-    answer: Any = None
+    answer: object = None
     cotangents: Sequence[Any] | None = None
     settings: Any = None
     ending = done = wants = False
     waited = 0
 
-    def __init__(self, mapping: fibers.Mapping, number: int, scope: Any) -> None:
+    def __init__(self, mapping: fibers.Mapping, number: int, scope: object) -> None:
         super().__init__(mapping, number)
         self.scope, self.greenlet = scope, getcurrent()
 
@@ -170,7 +170,7 @@ class _Fiber(fibers.Example):
             super().waits()
         return not (self.busy or self.ending) and getcurrent() is self.greenlet
 
-    def wait(self, roots: Sequence[Expr], cotangents: Sequence[Any] | None = None) -> bool:
+    def wait(self, roots: Sequence[Expr], cotangents: Sequence[object] | None = None) -> bool:
         self.asked, self.cotangents, self.wants, self.done = roots, cotangents, False, False
         self._switch()
         return self.done
@@ -233,7 +233,7 @@ class _Loop:
     ``live``: those that have begun and have not ended, by number; at the end of `run` there are none, however it ends.
     """
 
-    def __init__(self, fn: Callable[..., Any], coming: Examples, together: int | None, ended: Ended) -> None:
+    def __init__(self, fn: Callable[..., object], coming: Examples, together: int | None, ended: Ended) -> None:
         self.fn, self.coming, self.together, self.ended = fn, coming, together, ended
         self.rounds = watching()
         self.mapping = fibers.Mapping(moment(), shared=True, watched=self.rounds is not None)

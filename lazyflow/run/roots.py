@@ -15,7 +15,7 @@ from lazyflow.record.tape import Tape
 from lazyflow.run.execute import Run
 
 
-def to_run(roots: Sequence[Any]) -> list[Expr]:
+def to_run(roots: Sequence[object]) -> list[Expr]:
     """The roots without the parameters, which have their values."""
     found = []
     for root in roots:
@@ -52,7 +52,7 @@ def alike(roots: list[Expr]) -> list[Expr]:
 def runs_of(roots: Sequence[Expr]) -> list[Run]:
     """The runs that have computed those that have a value, each once where they stand together."""
     found: list[Any] = []
-    last: Any = None
+    last: object = None
     for e in roots:
         root: Expr = e
         if root.tape.has_value(root.row):

@@ -57,7 +57,7 @@ class Sum:
         self.sparse = [merged(self.sparse)]
         self.rows = self.least = len(self.sparse[0].indices)
 
-    def total(self) -> Any:
+    def total(self) -> Array:
         """The sum, row-sparse as long as all gradients were."""
         if len(self.sparse) > 1:
             self._merge()
@@ -71,7 +71,7 @@ class Sum:
 class Sums(dict[int, Sum]):
     """Sums by the ``id`` of their parameter."""
 
-    def add(self, parameter: Parameter, gradient: Any) -> None:
+    def add(self, parameter: Parameter, gradient: Array) -> None:
         """Add a gradient of a parameter."""
         found = self.get(id(parameter))
         if found is None:
@@ -95,7 +95,7 @@ class ParameterRows(NamedTuple):
     operands: list[Any]
 
 
-def parameter_gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, Any]]:
+def parameter_gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, object]]:
     """What rows give to the gradients of the parameters among their operands."""
     xp = devices.array_module(rows.run.device)
     for i, operand in enumerate(rows.signature.operands):
@@ -152,7 +152,7 @@ def _joined(same: Sequence[ParameterRows]) -> ParameterRows:
     return ParameterRows(first.run, first.signature, g, y, operands)
 
 
-def _operand(xp: ArrayModule, operand: Operand, found: Sequence[Any], counts: Sequence[int]) -> Any:
+def _operand(xp: ArrayModule, operand: Operand, found: Sequence[Array], counts: Sequence[int]) -> Array:
     """One operand of several rows, each of ``counts`` nodes."""
     if operand.kind == "shared":
         return found[0]
@@ -166,6 +166,6 @@ def _operand(xp: ArrayModule, operand: Operand, found: Sequence[Any], counts: Se
     return xp.concatenate([a if a.shape == shape else xp.broadcast_to(a, shape) for a, shape in pairs])
 
 
-def _is_of(value: Any, dtype: DType) -> bool:
+def _is_of(value: object, dtype: DType) -> bool:
     """Whether it is an array of that dtype on the host, which needs no look by NumPy."""
     return type(value) is np.ndarray and value.dtype == dtype
