@@ -279,8 +279,8 @@ def shown_rows(g: Array, x: Array, out: Array) -> None:
 
 
 def cross_entropy_rows(logits: Array, labels: Array, losses: Array) -> None:
-    """``losses[i] = log(sum(exp(logits[i]))) - logits[i, labels[i]]``; rows of the matrix are contiguous, ``labels``
-    int64 on the device."""
+    """``losses[i] = log(sum(exp(logits[i]))) - logits[i, labels[i]]``; rows of the matrix are contiguous, and so are
+    the ``labels``, int64 on the device."""
     count, classes = logits.shape
     arguments = [logits, _pitch(logits), labels, losses, _pitch(losses), np.int32(count), np.int32(classes)]
     launch(_function("cross_entropy", logits.dtype), count * WARP, arguments)

@@ -170,7 +170,7 @@ def _cross_entropy(
             return losses
     if _by_rows_there(xp, logits, index, ndim):
         losses = xp.empty(len(logits), logits.dtype) if out is None else out
-        rows.cross_entropy_rows(logits, on_device(xp, index), losses)
+        rows.cross_entropy_rows(logits, xp.ascontiguousarray(on_device(xp, index)), losses)
         return losses
     scores = wide(_repeated(xp, logits, index))
     shifted = scores - scores.max(axis=-1, keepdims=True)
@@ -187,7 +187,7 @@ def _cross_entropy_logits(
             return answer
     if _by_rows_there(xp, logits, index, ndim) and g.shape == index.shape:
         answer = xp.empty(logits.shape, logits.dtype)
-        rows.cross_entropy_slopes(logits, on_device(xp, index), g, answer)
+        rows.cross_entropy_slopes(logits, xp.ascontiguousarray(on_device(xp, index)), g, answer)
         return answer
     scores = _repeated(xp, logits, index)
     answer = _minus_one_hot(xp, _softmax(xp, scores), index)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lazyflow import core
+from lazyflow import core, device
 from lazyflow.ops import OPS
 
 
@@ -51,6 +51,21 @@ def test_rows_of_the_core_like_numpy(classes, dtype, monkeypatch):
         found.append((y, op.vjps[0](np, g, y, scores, index, **static)))
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_classes_may_stand_apart():
+    """Those of nodes that are evenly spaced in memory come as a view of it."""
+    rng = np.random.default_rng(3)
+    scores, index, g = rng.normal(size=(4, 5)), rng.integers(0, 5, 12)[::3], rng.normal(size=4)
+    op, static = OPS["cross_entropy"], OPS["cross_entropy"].infer(scores[0], index[0]).static
+    with device.on("cuda:0"):
+        xp = device.array_module("cuda:0")
+        there = [xp.asarray(scores), xp.asarray(np.repeat(index, 3))[::3]]
+        found = op.forward(xp, *there, **static), op.vjps[0](xp, xp.asarray(g), None, *there, **static)
+    expected = op.forward(np, scores, index, **static), op.vjps[0](np, g, None, scores, index, **static)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(device.to_host(a), b, rtol=1e-12)
 
 
 @pytest.mark.parametrize("wrong", [-1, 5])
