@@ -1086,8 +1086,8 @@ def _weak(value: object, dtypes: Iterable[DType]) -> object:
 
 
 def is_evaluated(e: Expr) -> bool:
-    """Whether the value of ``e`` was computed already."""
-    return bool(e.tape.has_value(e.row))
+    """Whether the value of ``e`` was computed already. A parameter has its own."""
+    return isinstance(e, Parameter) or bool(e.tape.has_value(e.row))
 
 
 def first_value(e: Expr) -> list[Array]:

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """What a forward is asked for: lists of roots, as short loops. A round of `lazyflow.map` asks for a value an example.
 
 Where the package was compiled, these loops are of C.

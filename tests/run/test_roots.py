@@ -82,3 +82,10 @@ def test_values_are_copies():
         assert value.shape == found[k].shape and value.dtype == found[k].dtype
         value[...] = 0
     assert found[3].item() == 6.0
+
+
+@pytest.mark.parametrize("root", [lf.Parameter([1.0]), None])
+@pytest.mark.parametrize("function", [roots.missing, roots.runs_of, roots.traced, roots.copies])
+def test_what_is_no_root_is_an_error_and_no_crash(function, root):
+    with pytest.raises(AttributeError):
+        function([root])

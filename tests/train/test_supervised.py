@@ -8,6 +8,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import nn, optim, train
 from lazyflow.errors import DeviceError, ShapeError
+from lazyflow.train.batch import values
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 Y = np.array([0, 2, 1, 1, 0, 2])
@@ -227,3 +228,13 @@ def test_mistakes_are_named(case):
     make, error, message = REFUSED[case]
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+def test_values_of_outputs_are_arrays_parameters_among_them():
+    w = lf.Parameter([1.0, 2.0])
+    kept, known = values({"own": [w], "made": (w * 2, "kept")}), w + 1
+    known.forward()
+    np.testing.assert_array_equal(kept["own"][0], [1, 2])
+    np.testing.assert_array_equal(kept["made"][0], [2, 4])
+    assert kept["made"][1] == "kept"
+    np.testing.assert_array_equal(values([known, w])[0], [2, 3])
