@@ -172,6 +172,7 @@ COMPUTED = {
 }
 
 
+@pytest.mark.host  # a device is not asked whether indices that it computes are in range: that would be a wait
 @pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize("name", COMPUTED)
 def test_a_computed_index_out_of_range_is_found_at_its_line(name, checked):
@@ -184,6 +185,7 @@ def test_a_computed_index_out_of_range_is_found_at_its_line(name, checked):
     assert str(caught.value).endswith(own) if checked else str(caught.value).endswith(first)
 
 
+@pytest.mark.host
 def test_under_check_finite_the_line_is_that_of_the_very_node():
     table = lf.Parameter(TABLE)
     with lf.using(check_finite=True):
@@ -191,10 +193,11 @@ def test_under_check_finite_the_line_is_that_of_the_very_node():
         bad = lf.embedding(table, one_more(0, 9))
         with pytest.raises(IndexError) as caught:
             lf.sum(good + bad).forward()
-    line = test_under_check_finite_the_line_is_that_of_the_very_node.__code__.co_firstlineno + 4
+    line = test_under_check_finite_the_line_is_that_of_the_very_node.__code__.co_firstlineno + 5
     assert str(caught.value).endswith(f", at {__file__}:{line}")
 
 
+@pytest.mark.host
 def test_of_nodes_of_other_lengths_the_line_is_that_of_the_length():
     def sums(n, *index):  # a launch has them all, and a signature that is none of theirs
         return lf.segment_sum(c(len(index), 13), one_more(*index), n)
@@ -205,11 +208,12 @@ def test_of_nodes_of_other_lengths_the_line_is_that_of_the_length():
         IndexError, match="segment_sum: index 10 is out of range for an axis of 7 elements, at "
     ) as caught:
         lf.forward([*good, bad])
-    line = test_of_nodes_of_other_lengths_the_line_is_that_of_the_length.__code__.co_firstlineno + 5
+    line = test_of_nodes_of_other_lengths_the_line_is_that_of_the_length.__code__.co_firstlineno + 6
     first = f"{__file__}:{sums.__code__.co_firstlineno + 1}"
     assert f" or {__file__}:{line} (" in str(caught.value) and f", at {first} (" in str(caught.value)
 
 
+@pytest.mark.host
 def test_a_cell_names_the_line_of_its_calls_and_under_check_finite_that_of_its_body():
     table = lf.Parameter(TABLE)
 

@@ -113,6 +113,7 @@ def memory(loss):
     return dict(lf.explain(loss).memory)
 
 
+@pytest.mark.host  # a device has a copy of where rows lie
 def test_a_launch_has_its_operands_and_results_and_backward_both_again(weight):
     launch = 4 * (3 + 2) * 4  # of the products: four vectors in, four out
     with lf.no_grad():
