@@ -46,6 +46,7 @@ __all__ = ["by_kinds"]
 OWN_ROW = 32  # from here on an operand is a row of the template itself, below the argument at that place
 MOST_ROWS = 64  # together less than 128, as characters may be signed
 MOST_KNOWN = 1024  # templates of one function
+LEARNING = 16  # calls that a template has to serve before it has saved what it took to find it out
 TEMPLATE_PATIENCE = 64  # so many templates are made for nothing before a function goes without
 
 
@@ -111,7 +112,7 @@ class Spelled:
         self.defaults = tuple([p.default for p in parameters])
         self.positional = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         self.long = Branch()
-        self.patience = TEMPLATE_PATIENCE
+        self.patience = TEMPLATE_PATIENCE * LEARNING
         self.known: dict[tuple[int, ...], tuple[Template, list[Any]]] = table_of_interned({})
 
     def applied(self, given: Sequence[object]) -> Any:
@@ -307,7 +308,8 @@ def _known_or_learnt(
     kinds = _kinds(given, tape)
     known = _table(spelled, kinds).get(tuple([id(kind) for kind in kinds]))
     if known is not None and _fits(known[0], tape):
-        _recall(spelled, kinds, known[0])
+        if all(type(o) is not float or o is kind for o, kind in zip(given, kinds, strict=False)):
+            _recall(spelled, kinds, known[0])
         return _appended(tape, known[0], given)
     return _learnt(spelled, args, kwargs, given, tape)
 
@@ -319,7 +321,7 @@ def _learnt(
     before = len(tape.signatures)
     result = spelled.function(*args, **kwargs)
     if spelled.patience > 0 and tape.trace is None and tape.scope is SCOPE.get() and len(tape.signatures) > before:
-        spelled.patience -= 1
+        spelled.patience -= LEARNING
         template = _template(spelled, given, tape)
         if template is not None and _agree(template, given, tape, tape.signatures[before:]):
             _remember(spelled, given, template, tape)
@@ -359,8 +361,17 @@ def _kinds(given: tuple[object, ...], tape: Tape) -> list[object]:
         elif type(o) is ndarray:
             kinds.append(recording.array_kind(tape, o))
         else:
-            kinds.append(o if o is None or type(o) is bool or type(o) is float else _kind_of(o))
+            kinds.append(o if o is None or type(o) is bool else _same(o) if type(o) is float else _kind_of(o))
     return kinds + [_NONE] * (-len(kinds) % 3 if kinds else 3)
+
+
+def _same(number: float) -> float:
+    """The one object that stands for all equal numbers: what is computed, such as ``-c``, is a new one each time. Zeros
+    of either sign, and NaN, stand for themselves."""
+    return _floats.setdefault(number, number) if number and number == number else number
+
+
+_floats: dict[float, float] = table_of_interned({})
 
 
 def _recall(spelled: Spelled, kinds: list[object], template: Template) -> None:

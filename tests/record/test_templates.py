@@ -217,6 +217,22 @@ def test_a_text_that_was_put_together_is_the_same_text():
     assert len(called) == 2  # once to record, and once to see what that was
 
 
+@pytest.mark.skipif(Recall() is None, reason="in Python nothing is remembered")
+def test_a_number_that_is_computed_again_is_the_same_number():
+    called = []
+
+    @by_kinds
+    def function(x, slope):
+        called.append(slope)
+        return lf.tanh(x) * slope
+
+    x = lf.constant([1.0, 2.0]) * 1
+    for text in ("0.5", "0.5", "-0.5", "0.5", "-0.5"):
+        np.testing.assert_allclose(function(x, float(text)).numpy(), np.tanh([1.0, 2.0]) * float(text), rtol=1e-6)
+        x = x * 1
+    assert called == [0.5, 0.5, -0.5, -0.5]  # once to record, and once to see what that was
+
+
 def test_operands_of_one_kind_are_told_apart():
     """A function that was called with one value twice has not been seen to read the first of them twice."""
     names = operands()
