@@ -330,6 +330,18 @@ def take_rows(table: Array, index: Array, out: Array | None = None) -> Array:
     return cupy.take(table, cupy.asarray(index), axis=0, out=out)
 
 
+def hollow(buffer: Array, shape: tuple[int, ...]) -> Array:
+    """An array of that shape and the buffer's dtype without any memory of its own: what it holds is undefined.
+
+    >>> hollow(np.zeros(1), (2, 3)).shape
+    (2, 3)
+    """
+    strides = [0] * len(shape)
+    if isinstance(buffer, np.ndarray):
+        return np.ndarray(shape, buffer.dtype, buffer, 0, strides)
+    return _cupy().ndarray(shape, buffer.dtype, buffer.data, strides)
+
+
 def stretches(buffer: Array, width: int) -> Array:
     """All stretches of ``width`` elements of a flat buffer, as overlapping rows of a view: row ``i`` starts at
     element ``i``."""

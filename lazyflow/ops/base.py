@@ -106,16 +106,22 @@ def register(op: Op) -> Op:
     return op
 
 
-def looking_at(vjp: Callable[..., Array], operands: Iterable[int]) -> Callable[..., Array]:
-    """A vjp, with what it looks at behind ``g``: ``y`` is 0, operands count from 1. Anything may stand in place of the
-    rest."""
-    vars(vjp)["reads"] = frozenset(operands)
+def looking_at(vjp: Callable[..., Array], operands: Iterable[int], shapes: Iterable[int] = ()) -> Callable[..., Array]:
+    """A vjp, with what it looks at behind ``g``: ``y`` is 0, operands count from 1. Of those in ``shapes`` only dtype
+    and shape matter. Anything may stand in place of the rest."""
+    vars(vjp)["reads"], vars(vjp)["shapes"] = frozenset(operands), frozenset(shapes)
     return vjp
 
 
 def looked_at(vjp: Callable[..., Array], count: int) -> frozenset[int]:
     """What a vjp of an operation of ``count`` operands looks at: all, unless it says so."""
     found: frozenset[int] = getattr(getattr(vjp, "func", vjp), "reads", frozenset(range(count + 1)))
+    return found
+
+
+def shapes_wanted(vjp: Callable[..., Array]) -> frozenset[int]:
+    """Of which operands a vjp wants to know the shape alone; see `looking_at`."""
+    found: frozenset[int] = getattr(getattr(vjp, "func", vjp), "shapes", frozenset())
     return found
 
 

@@ -27,7 +27,7 @@ from lazyflow.cuda import rows as there
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.locks import Lock
-from lazyflow.ops.base import ALL, OPS, Abstract, Op, Result, Shape, register, symbolic, total
+from lazyflow.ops.base import ALL, OPS, Abstract, Op, Result, Shape, looking_at, register, symbolic, total
 from lazyflow.ops.formula import has_nan
 
 BATCH = "Z"
@@ -521,6 +521,10 @@ def _product_or_zero(xp: ArrayModule, g: Array, x: Array, out: Array = None, *, 
     return without_nan(lambda g, x: _product(xp, g, x, letters=letters), g, x)
 
 
+looking_at(_product_left, (2,), (1,))
+looking_at(_product_right, (1,), (2,))
+
+
 def _einsum(name: str, infer: Any, forward: Any = _product, **flags: Any) -> Op:
     return register(Op(name, infer, forward, (_product_left, _product_right), **flags))
 
@@ -567,6 +571,11 @@ def _affine_b(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array,
     if b.ndim == 1:
         return column_sums(xp, g.reshape(prod(g.shape[:-1]), g.shape[-1]))
     return total(g, tuple(range(1, g.ndim - 1))) if heads else g
+
+
+looking_at(_affine_W, (3,), (1,))
+looking_at(_affine_b, (), (2,))
+looking_at(_affine_x, (1,), (3,))
 
 
 def column_sums(xp: ArrayModule, rows: Array) -> Array:

@@ -26,6 +26,7 @@ from lazyflow.ops.base import (
     Op,
     Result,
     Shape,
+    looking_at,
     negative_axes,
     negative_axis,
     on_device,
@@ -185,8 +186,8 @@ def _prod(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims:
     return x.prod(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
 
 
-SUM = _reduction("sum", _sum, _sum_x, dtype=_summed, empty=True)
-MEAN = _reduction("mean", _mean, _mean_x, dtype=averaged)
+SUM = _reduction("sum", _sum, looking_at(_sum_x, ()), dtype=_summed, empty=True)
+MEAN = _reduction("mean", _mean, looking_at(_mean_x, (), (1,)), dtype=averaged)
 PROD = _reduction("prod", _prod, _prod_x, dtype=_summed, empty=True)
 
 
@@ -451,10 +452,10 @@ def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> 
     return Result(first.shape, dtype(first.dtype), NOTHING)
 
 
-def sums_of_stretches(xp: ArrayModule, x: Array, counts: Array) -> Array:
-    """Sums of consecutive stretches of rows, of float16 in float32."""
+def sums_of_stretches(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
+    """Sums of consecutive stretches of rows, of float16 in float32; on a device in ``out``, if that can be."""
     if _are_there(x):
-        return _grouped(xp, x, counts)
+        return _grouped(xp, x, counts, out)
     counts, x = np.asarray(counts.tolist()), wide(x)
     if (counts == counts[0]).all():
         return total(x.reshape((len(counts), int(counts[0]), *x.shape[1:])), 1)
@@ -480,11 +481,12 @@ def groups_of(xp: ArrayModule, counts: Array) -> there.Groups:
     return there.Groups(xp.cumsum(on_device(xp, counts)) if ends is None else ends)
 
 
-def _grouped(xp: ArrayModule, x: Array, counts: Array, mean: bool = False) -> Array:
+def _grouped(xp: ArrayModule, x: Array, counts: Array, out: Array = None, mean: bool = False) -> Array:
     """Sums or means of consecutive stretches of rows on a device."""
-    sums = xp.empty((len(counts), x.size // len(x)), x.dtype)
-    there.sum_groups(x.reshape(len(x), -1), groups_of(xp, counts), sums, mean=mean)
-    return sums.reshape((len(counts), *x.shape[1:]))
+    if out is None or out.dtype != x.dtype or not out.flags.c_contiguous:
+        out = xp.empty((len(counts), *x.shape[1:]), x.dtype)
+    there.sum_groups(x.reshape(len(x), -1), groups_of(xp, counts), out.reshape(len(counts), -1), mean=mean)
+    return out
 
 
 def _repeated_there(xp: ArrayModule, rows: Array, counts: Array, mean: bool = False) -> Array:
@@ -511,7 +513,7 @@ def _columns(xp: ArrayModule, counts: Array, x: Array) -> Array:
 
 
 def _sum_list(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
-    return sums_of_stretches(xp, x, counts).astype(_summed(x.dtype), copy=False)
+    return sums_of_stretches(xp, x, counts, out).astype(_summed(x.dtype), copy=False)
 
 
 def _sum_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -> Array:
@@ -520,7 +522,7 @@ def _sum_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) ->
 
 def _mean_list(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
     if _are_there(x):
-        return _grouped(xp, x, counts, mean=True)
+        return _grouped(xp, x, counts, out, mean=True)
     sums = sums_of_stretches(xp, x, counts)
     return (sums / _columns(xp, counts, sums)).astype(averaged(x.dtype), copy=False)
 
@@ -532,6 +534,9 @@ def _mean_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -
         return _repeated_there(xp, g, counts, mean=True)
     return repeated(xp, g / _columns(xp, counts, g), counts)
 
+
+looking_at(_sum_list_x, (2,))
+looking_at(_mean_list_x, (2,))
 
 SUM_LIST = register(
     Op("sum_list", partial(_list_infer, "sum_list", _summed), _sum_list, (_sum_list_x,), stacked=True, ragged=True)

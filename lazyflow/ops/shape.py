@@ -27,6 +27,7 @@ from lazyflow.ops.base import (
     Shape,
     integer,
     integers,
+    looking_at,
     negative_axes,
     negative_axis,
     register,
@@ -133,7 +134,9 @@ class EveryOperand(tuple[Callable[..., Array], ...]):
         return (self[operand] for operand in range(len(self)))
 
 
-concatenate = register(Op("concatenate", _concatenate_shape, _concatenate, EveryOperand(_concatenate_part)))
+concatenate = register(
+    Op("concatenate", _concatenate_shape, _concatenate, EveryOperand(looking_at(_concatenate_part, ())))
+)
 
 
 def _concatenate_same_shape(*operands: Abstract, axis: int = 0) -> Result:
@@ -175,9 +178,15 @@ def _stack_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Arr
 
 
 concatenate_same = register(
-    Op("concatenate_same", _concatenate_same_shape, _concatenate_same, (_concatenate_same_x,), stacked=True)
+    Op(
+        "concatenate_same",
+        _concatenate_same_shape,
+        _concatenate_same,
+        (looking_at(_concatenate_same_x, (), (1,)),),
+        stacked=True,
+    )
 )
-stack = register(Op("stack", _stack_shape, _stack, (_stack_x,), stacked=True))
+stack = register(Op("stack", _stack_shape, _stack, (looking_at(_stack_x, ()),), stacked=True))
 
 
 def _concatenate_rows_shape(*operands: Abstract) -> Result:
@@ -199,6 +208,7 @@ def _rows_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Shape, part
     return g.reshape(len(g), *parts)
 
 
+looking_at(_rows_x, ())
 concatenate_rows = register(
     Op("concatenate_rows", _concatenate_rows_shape, _rows, (_rows_x,), stacked=True, gathers=True)
 )
@@ -228,7 +238,7 @@ def _reshape_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Shape, n
     return g.reshape(g.shape[:1] + x.shape[x.ndim - ndim :])
 
 
-reshape = register(Op("reshape", _reshape_shape, _reshape, (_reshape_x,)))
+reshape = register(Op("reshape", _reshape_shape, _reshape, (looking_at(_reshape_x, (), (1,)),)))
 
 
 def _transpose_shape(x: Abstract, *, axes: Sequence[int] | None = None) -> Result:
@@ -253,7 +263,7 @@ def _transpose_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, order: Shape,
     return _permuted(g, inverse)
 
 
-transpose = register(Op("transpose", _transpose_shape, _transpose, (_transpose_x,)))
+transpose = register(Op("transpose", _transpose_shape, _transpose, (looking_at(_transpose_x, ()),)))
 
 
 def _swapaxes_shape(x: Abstract, *, axis1: int, axis2: int) -> Result:
@@ -271,7 +281,7 @@ def _swapaxes_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis1: int, ax
     return g.swapaxes(axis1, axis2)
 
 
-swapaxes = register(Op("swapaxes", _swapaxes_shape, _swapaxes, (_swapaxes_x,)))
+swapaxes = register(Op("swapaxes", _swapaxes_shape, _swapaxes, (looking_at(_swapaxes_x, ()),)))
 
 
 def _expand_dims_shape(x: Abstract, *, axis: int | Sequence[int]) -> Result:
@@ -578,7 +588,7 @@ def _broadcast_to_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Sha
     return total(g, tuple(range(1, 1 + new))) if new else g
 
 
-broadcast_to = register(Op("broadcast_to", _broadcast_to_shape, _broadcast_to, (_broadcast_to_x,)))
+broadcast_to = register(Op("broadcast_to", _broadcast_to_shape, _broadcast_to, (looking_at(_broadcast_to_x, ()),)))
 
 
 def _repeat_shape(x: Abstract, *, repeats: int, axis: int) -> Result:

@@ -227,14 +227,15 @@ def _run_backward(
 
 
 def _cotangents(run: Run, given: list[tuple[int, int, Array]]) -> Arena:
-    """An arena of cotangents: zeros, but for those that are given."""
+    """An arena of cotangents: zeros, but for those that are given; of one element they may lie on the host."""
     sizes = run.plan.floating
     arena = Arena(run.device, sizes, run.arena.brought)
     for dtype, size in sizes.items():
         arena.buffers[dtype][:size] = 0
     for _, offset, cotangent in given:
         flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
-        flat += cotangent.reshape(-1)
+        on_host = run.device != "cpu" and not devices.is_on_gpu(cotangent)
+        flat += cotangent.item() if on_host else cotangent.reshape(-1)
     return arena
 
 

@@ -366,7 +366,7 @@ class Engine:
         """The same on the host. An example of a map waits for it, and is given it, together with the others."""
         example = fibers.current_example()
         if example is None or root.tape.has_value(root.row) or not example.waits():
-            return devices.to_host(self.value(root))
+            return self._on_host(root)
         if root.tape.trace is not None or tracing() is not None:
             _refuse_in_cells((root,))
         answer: HostArray | None = example.ask(root)
@@ -374,7 +374,7 @@ class Engine:
             return answer
         example.busy += 1  # it computes by itself what the others could not, and waits no more
         try:
-            return devices.to_host(self.value(root))
+            return self._on_host(root)
         finally:
             example.busy -= 1
 
@@ -390,17 +390,34 @@ class Engine:
     @_alone
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
+        shown = self._made(root)
+        if shown is not None:
+            return shown
+        run, offset = root.tape.place_of(root.row)
+        if run.device == "cpu" == root.type.device:
+            return run.value(offset, root.type)
+        with devices.on(run.device):  # not the root's, where that rests on no parameter: see `expr.on_one_device`
+            return devices.to_device(run.value(offset, root.type), root.device)
+
+    @_alone
+    def _on_host(self, root: Expr) -> HostArray:
+        """The same on the host: from a device it is one copy."""
+        shown = self._made(root)
+        if shown is not None:
+            return devices.to_host(shown)
+        run, offset = root.tape.place_of(root.row)
+        found: HostArray = run.downloaded(offset, root.type)
+        return found
+
+    def _made(self, root: Expr) -> Array | None:
+        """See to it that the root has a value; or answer with a copy of it, where no run is needed for that."""
         _refuse_in_cells((root,))
         if not root.tape.has_value(root.row):
             shown = _shown(root)
             if shown is not None:
                 return shown
             self._run_missing((root,))
-        run, offset = root.tape.place_of(root.row)
-        if run.device == "cpu" == root.type.device:
-            return run.value(offset, root.type)
-        with devices.on(run.device):  # not the root's, where that rests on no parameter: see `expr.on_one_device`
-            return devices.to_device(run.value(offset, root.type), root.device)
+        return None
 
     def backward(self, root: Expr, cotangent: Array | None) -> None:
         """Add the gradients of ``root`` to its parameters; none of them if it is interrupted, or if a hook raises."""
@@ -421,7 +438,8 @@ class Engine:
         seeds = [_cotangent(root, given) for root, given in zip(roots, cotangents, strict=True)]
         if isinstance(roots[0], Parameter):  # it stands alone
             with devices.on(roots[0].device):
-                _add_to_gradients([(roots[0], through(roots[0].hooks, seeds[0]))], [])
+                seed = devices.to_device(seeds[0], roots[0].device)
+                _add_to_gradients([(roots[0], through(roots[0].hooks, seed))], [])
             return
         for root in roots:
             if not root.requires_grad:
@@ -682,8 +700,7 @@ def _cotangent(root: Expr, given: Any) -> Array:
                 f"backward() of an expression of shape {root.shape} needs the gradient to start from: "
                 "backward(gradient) of that shape, or reduce it first, for example lf.sum(x).backward()"
             )
-        with devices.on(root.device):
-            return devices.array_module(root.device).ones(root.shape, root.dtype)
+        return np.ones(root.shape, root.dtype)  # on any device: a number needs no copy
     given = value_of(own_array(given))
     array = given if devices.is_array(given) else np.asarray(given)
     if array.dtype.kind not in "biuf":

@@ -16,7 +16,7 @@ from lazyflow import device as devices
 from lazyflow.cells.calls import Calls
 from lazyflow.cells.values import CallColumns
 from lazyflow.core.columns import ELEMENTS
-from lazyflow.device import Array
+from lazyflow.device import Array, HostArray
 from lazyflow.errors import LazyflowError
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
@@ -125,6 +125,13 @@ class Run(State):
         if type(buffer) is np.ndarray:
             return ELEMENTS.copy(buffer, offset, kind.shape)
         return devices.stretch(buffer, offset, kind.shape).copy()
+
+    def downloaded(self, offset: int, kind: Type) -> HostArray:
+        """A copy of the value of one node on the host."""
+        if self.device == "cpu" or self.kept is not None:
+            return devices.to_host(self.value(offset, kind))
+        with devices.on(self.device):
+            return devices.to_host(devices.stretch(self.arena.buffers[kind.dtype], offset, kind.shape))
 
 
 def calls_of(run: Run, cells: Cells) -> Calls:

@@ -13,6 +13,7 @@ cdef class Reader:
     cdef public object dtype, index, value, seen
     cdef public Type type
     cpdef object read(self, Arena arena)
+    cpdef object hollow(self, Arena arena)
     cpdef tuple shape_of(self)
     cpdef object _of_parameter(self, Arena arena)
     cpdef object _rows(self, Arena arena)
@@ -33,7 +34,7 @@ cdef class Bound:
     cdef public int does
     cdef public object launch, forward, rows
     cdef public tuple calls, operands, values, pulls
-    cdef public frozenset unread
+    cdef public frozenset unread, shapes
     cdef public Reader out
     cdef public Signature signature
     @cython.locals(reader=Reader)

@@ -16,7 +16,7 @@ from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse.blocks import rows_of
-from lazyflow.ops.base import Shape, looked_at, total, unbroadcast
+from lazyflow.ops.base import Shape, looked_at, shapes_wanted, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows
@@ -67,6 +67,12 @@ class Reader:
             return self.value if arena.device == "cpu" else arena.payload(self.value).astype(self.value.dtype)
         array = self._rows(arena)
         return array if self.seen is None else array.reshape(self.seen)
+
+    def hollow(self, arena: Arena) -> Array:
+        """An array of the same shape, which costs nothing: what it holds is undefined."""
+        if self.how in (READ_TAKEN, READ_WINDOWS):
+            return devices.hollow(arena.buffers[self.dtype], self.shape_of())
+        return self.read(arena)
 
     def shape_of(self) -> Shape:
         """The shape of the array, which is not read."""
@@ -231,11 +237,13 @@ class Bound:
 
     ``operands`` are those of the forward kernel, ``values`` those of the vjps. ``rows``: where operands are gathered
     that a kernel need not touch. ``calls``: see `Launch`. ``pulls``: what backward does for its operands, once it did;
-    ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at.
+    ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at;
+    ``shapes``: those of which they look at the shape alone.
     """
 
     __slots__ = (
-        "calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "signature", "unread", "values",
+        "calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "shapes", "signature", "unread",
+        "values",
     )  # fmt: skip
 
     def __init__(self, launch: Launch) -> None:
@@ -247,6 +255,7 @@ class Bound:
         self.rows: Any = None
         self.pulls: Any = None
         self.unread: frozenset[int] = frozenset()
+        self.shapes: frozenset[int] = frozenset()
         self.operands: tuple[Reader, ...] = ()
         self.values: tuple[Reader, ...] = ()
         self.out = rows_reader(signature.type.dtype, launch.writes, signature.type.shape)
@@ -292,7 +301,11 @@ class Bound:
         g = self.out.read(cotangents)
         arguments = [xp, g, g if 0 in self.unread else self.out.read(values)]
         for i in range(len(self.values)):
-            arguments.append(g if i + 1 in self.unread else self.values[i].read(values))
+            reader = self.values[i]
+            if i + 1 in self.unread:
+                arguments.append(g)
+            else:
+                arguments.append(reader.hollow(values) if i + 1 in self.shapes else reader.read(values))
         for pull in self.pulls:
             pull.give(xp, cotangents, pull.vjp(*arguments), self.values[pull.at].shape_of())
 
@@ -303,7 +316,7 @@ class Bound:
                 rows = self.launch.reads[i]
                 assert isinstance(rows, Rows)
                 found.append(Pull(operand, rows, i, self.signature.op.stacked))
-        self.unread = _unread([pull.vjp for pull in found], len(self.values))
+        self.unread, self.shapes = _unread([pull.vjp for pull in found], len(self.values))
         return tuple(found)
 
 
@@ -368,7 +381,7 @@ class Loop(Bound):
     def __init__(self, launch: Launch) -> None:
         signature = launch.signature
         self.launch, self.signature, self.calls, self.forward = launch, signature, None, signature.forward
-        self.does, self.rows, self.pulls, self.unread = DO_KERNEL, None, (), frozenset()
+        self.does, self.rows, self.pulls, self.unread, self.shapes = DO_KERNEL, None, (), frozenset(), frozenset()
         self.operands, self.values = (), ()
         self.out = rows_reader(signature.type.dtype, launch.writes, ())
         each = launch.each
@@ -419,9 +432,11 @@ def bound_of(launch: Launch) -> Bound:
     return Loop(launch) if launch.signature.loops else Bound(launch)
 
 
-def _unread(vjps: Sequence[Any], count: int) -> frozenset[int]:
-    """Which of ``y`` and ``count`` operands none of the vjps looks at."""
-    return frozenset(range(count + 1)).difference(*[looked_at(vjp, count) for vjp in vjps])
+def _unread(vjps: Sequence[Any], count: int) -> tuple[frozenset[int], frozenset[int]]:
+    """Which of ``y`` and ``count`` operands none of the vjps looks at, and of which they look at the shape alone."""
+    unread = frozenset(range(count + 1)).difference(*[looked_at(vjp, count) for vjp in vjps])
+    shapes = frozenset[int]().union(*[shapes_wanted(vjp) for vjp in vjps]) & unread
+    return unread - shapes, shapes
 
 
 def pull_all(launches: tuple[Bound, ...], xp: ArrayModule, values: Arena, cotangents: Arena) -> None:

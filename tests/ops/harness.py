@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow.device import Array
-from lazyflow.ops.base import OPS, Aval, Op, Result, Shape, unbroadcast
+from lazyflow.ops.base import OPS, Aval, Op, Result, Shape, looked_at, shapes_wanted, unbroadcast
 from lazyflow.ops.sparse import RowSparse
 
 BATCHES = (1, 3)
@@ -120,12 +120,15 @@ class Launch:
     def with_arrays(self, arrays: Sequence[Array]) -> Launch:
         return Launch(self.op, self.result, tuple(arrays), self.shared, self.batch, self.xp)
 
-    def gradient(self, operand: int, g: Array, y: Array) -> Array:
+    def answer(self, operand: int, g: Array, y: Array) -> Array:
+        """What the vjp answers, not yet summed down to the operand's shape."""
         vjp = self.op.vjps[operand]
         assert vjp is not None
         answer = vjp(self.xp, g, y, *self.arrays, **self.result.static)
-        answer = answer.to_dense() if isinstance(answer, RowSparse) else answer
-        return unbroadcast(self.xp, answer, self.arrays[operand].shape)
+        return answer.to_dense() if isinstance(answer, RowSparse) else answer
+
+    def gradient(self, operand: int, g: Array, y: Array) -> Array:
+        return unbroadcast(self.xp, self.answer(operand, g, y), self.arrays[operand].shape)
 
     def differentiable(self) -> list[int]:
         """The operands that have a gradient here: floating ones of a floating result."""
@@ -295,10 +298,32 @@ def unchanged(arrays: Sequence[Array], before: Sequence[Array]) -> None:
         np.testing.assert_array_equal(host(array), old)
 
 
+def check_looks(case: Case, xp: Any = np) -> None:
+    """What a vjp does not look at may hold anything: nothing but NaN where its shape matters, else the cotangent."""
+    for shared in [(), *sharings(case)]:
+        launch = launch_of(case, draw(case, 3), xp, shared)
+        y = xp.array(launch.forward())
+        g = xp.asarray(rng_of(case).standard_normal(y.shape).astype(y.dtype)) if y.dtype.kind == "f" else y
+        for operand in launch.differentiable():
+            vjp = launch.op.vjps[operand]
+            assert vjp is not None
+            looks, shapes = looked_at(vjp, len(launch.arrays)), shapes_wanted(vjp)
+            given = [
+                a if i in looks else xp.full_like(a, np.nan) if i in shapes else g
+                for i, a in enumerate((y, *launch.arrays))
+            ]
+            answer = launch.with_arrays(given[1:]).answer(operand, g, given[0])
+            got, want = (
+                unbroadcast(xp, a, launch.arrays[operand].shape) for a in (answer, launch.answer(operand, g, y))
+            )
+            close(got, want, case)
+
+
 CHECKS: tuple[Callable[..., None], ...] = (
     check_reference,
     check_batch,
     check_shared,
     check_gradient,
     check_vjp_contract,
+    check_looks,
 )
