@@ -52,22 +52,26 @@ class Example:
         return self.mapping.outer
 
     def waits(self) -> bool:
-        """Whether it may wait here for its values. Raises `ThreadError` in a thread that has got its context only."""
+        """Whether it may wait here for its values: of examples one after another, whether that may in which their map
+        was called. Raises `ThreadError` in a thread that has got its context only."""
+        self.require_own_thread()
+        return not self.busy and self.outer is not None and self.outer.waits()
+
+    def require_own_thread(self) -> None:
         if self.mapping.thread != threading.get_ident():
             raise ThreadError(
                 f"{user_line()}: a value is asked for in a thread that was started inside of example {self.number} of "
                 "lf.map, which runs in another: ask for it in the function that is mapped, and hand the thread numbers"
             )
-        return False
 
     def wait(self, roots: Sequence[Any], cotangents: Sequence[Array] | None = None) -> bool:
         """Come back when the roots were computed, or, of a backward, from these cotangents, when its gradients were
         added; return whether it was one, and they were."""
-        return False
+        return self.outer is not None and self.outer.wait(roots, cotangents)
 
     def ask(self, root: Any) -> Any:
         """Come back with the root's value on the host; None where nobody could compute it."""
-        return None
+        return None if self.outer is None else self.outer.ask(root)
 
 
 _example: ContextVar[Example | None] = ContextVar("lazyflow.example", default=None)
@@ -83,10 +87,10 @@ def serial() -> int:
 
 def refuse_change(what: str, version: int = 0) -> None:
     """Raise `MapError` if what has this ``version`` belongs to examples that take turns: they would see a change in an
-    order that nobody has written."""
+    order that nobody has written. What the engine does for one of them is no such change."""
     example = current_example()
-    while example is not None:
-        if example.mapping.shared and version < example.mapping.started and not example.busy:
+    while example is not None and not example.busy:
+        if example.mapping.shared and version < example.mapping.started:
             raise MapError(
                 f"{user_line()}: {what} in example {example.number} of lf.map, while others, which use it too, are in "
                 "the middle of theirs: return what is to be done and do it behind lf.map, or map with together=1"

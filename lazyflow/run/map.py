@@ -167,7 +167,7 @@ class _Fiber(fibers.Example):
 
     def waits(self) -> bool:
         if self.mapping.thread != get_ident():
-            super().waits()
+            self.require_own_thread()
         return not (self.busy or self.ending) and getcurrent() is self.greenlet
 
     def wait(self, roots: Sequence[Expr], cotangents: Sequence[object] | None = None) -> bool:

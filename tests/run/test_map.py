@@ -463,6 +463,26 @@ def test_backward_inside_adds_to_the_gradients():
     np.testing.assert_allclose(seen[: len(XS)], seen[len(XS) :])
 
 
+@pytest.mark.parametrize("inner", [None, 1])
+def test_maps_inside_wait_for_the_examples_around_them_whatever_their_own_do(inner):
+    w = parameter(2, 3)
+
+    def part(x, k):
+        loss = lf.sum(lf.tanh(w * x * k))
+        loss.backward()
+        return loss.item() + lf.sum(w * k).item()
+
+    def fn(x):
+        return lf.map(lambda k: part(x, k), [1.0, 2.0], together=inner)
+
+    with lf.rounds() as seen:
+        found = lf.map(fn, XS)
+    together, w.grad = w.grad, None
+    assert found == [pytest.approx([part(x, k) for k in (1.0, 2.0)]) for x in XS]
+    np.testing.assert_allclose(together, w.grad)
+    assert maps.greenlet is None or {r.examples for r in seen.seen} == {len(XS)}
+
+
 def test_threads_may_each_have_a_map():
     w, found = lf.Parameter(0.5), {}
 
