@@ -27,6 +27,14 @@ def test_a_maximum_is_not_unpacked_into_values_and_indices(name: str) -> None:
         getattr(lf, name)(x, x)
 
 
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_the_library_goes_over_the_elements_of_a_maximum(name: str) -> None:
+    largest, layer = getattr(lf, name)(lf.constant([X, -X]), axis=0), nn.LSTM(2, 3)
+    assert [h.numpy().tolist() for h in layer(largest)[0]] == [h.numpy().tolist() for h in layer(largest[:])[0]]
+    np.testing.assert_array_equal(lf.vmap(lf.tanh)(largest).numpy(), lf.tanh(largest).numpy())
+    np.testing.assert_array_equal(lf.numpy.unstack(largest)[1].numpy(), largest[1].numpy())
+
+
 @pytest.mark.parametrize("name", ["max", "min", "prod", "any", "all", "logsumexp"])
 def test_reductions_of_a_list_are_elementwise(name: str) -> None:
     parts = [lf.constant(row) for row in (X > 2 if name in ("any", "all") else X)]

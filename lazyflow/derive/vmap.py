@@ -14,7 +14,7 @@ from lazyflow.derive.cotangents import Walk
 from lazyflow.derive.inputs import AnyFunction, finished, is_inside, reads_expressions
 from lazyflow.derive.structure import leaves, mapped, rebuilt
 from lazyflow.errors import ShapeError
-from lazyflow.record.expr import Expr, constant
+from lazyflow.record.expr import Expr, constant, unstacked
 
 __all__ = ["vmap"]
 
@@ -77,7 +77,7 @@ def _count(args: Sequence[Any], axes: Sequence[Any]) -> int:
 
 def _examples(tree: object, axis: int) -> list[Any]:
     """The arguments of every example."""
-    parts = [list(constant(_examples_first(leaf, axis))) for _, leaf in leaves(tree)]
+    parts = [unstacked(constant(_examples_first(leaf, axis))) for _, leaf in leaves(tree)]
     return [rebuilt(tree, iter(example)) for example in zip(*parts, strict=True)]
 
 

@@ -30,7 +30,7 @@ from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.ops.base import Shape
 from lazyflow.random import Stream
-from lazyflow.record.expr import Expr, Parameter, beside, constant, constant_node, in_dtype
+from lazyflow.record.expr import Expr, Parameter, beside, constant, constant_node, in_dtype, unstacked
 from lazyflow.record.tape import current_tape
 
 __all__ = ["GRU", "LSTM", "RNN", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
@@ -361,7 +361,7 @@ class _Recurrent(Module):
         dtype = self._weights(f"_l0{self.directions[0]}")[0].dtype
         if isinstance(xs, LSTMState):
             raise TypeError(xs.note)
-        outputs = [in_dtype(x, dtype) for x in xs]
+        outputs = [in_dtype(x, dtype) for x in (unstacked(xs) if isinstance(xs, Expr) else xs)]
         if not outputs:
             raise ShapeError(
                 f"{type(self).__name__}: the list of inputs is empty; a sequence needs at least one vector"

@@ -17,7 +17,7 @@ from lazyflow.device import DType
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import floating, negative_axis, require_floating
-from lazyflow.record.expr import Expr, constant, holds_expressions, record, subscripted
+from lazyflow.record.expr import Expr, constant, holds_expressions, record, subscripted, unstacked
 
 Axis = Any
 
@@ -365,7 +365,7 @@ def dsplit(x: Any, sections: Any) -> list[Expr]:
 
 
 def unstack(x: Any, axis: int = 0) -> tuple[Expr, ...]:
-    return tuple(moveaxis(x, axis, 0))
+    return tuple(unstacked(moveaxis(x, axis, 0)))
 
 
 def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Expr:

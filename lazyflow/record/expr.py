@@ -144,7 +144,7 @@ class Expr:
     def __iter__(self) -> Iterator[Expr]:
         if getattr(self, "note", None) is not None:
             raise TypeError(self.note)
-        return iter([self[i] for i in range(len(self))])
+        return iter(unstacked(self))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.type!r}>"
@@ -991,6 +991,11 @@ def holds_expressions(value: OperandLike) -> bool:
 
 
 _constants: dict[object, Signature] = table_of_interned({})
+
+
+def unstacked(x: Expr) -> list[Expr]:
+    """Those of the first axis, also of what has a ``note``: who asks by this name unpacks no values and indices."""
+    return [x[i] for i in range(len(x))]
 
 
 def constant(value: object) -> Expr:
