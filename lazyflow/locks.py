@@ -25,22 +25,29 @@ Answer = TypeVar("Answer")
 _call = operator.methodcaller("__call__")
 
 
-def _guarded(lock: Any) -> Any:
-    """Take the lock ``lock.inner``, and return what opens it again by its end: what a ``with`` statement keeps, and
-    calls before that.
+class _End:
+    """What a ``with`` statement keeps, and calls before it ends. ``called``: what is called when it is no more."""
+
+    __slots__ = ("__weakref__", "called")
+
+    def __init__(self) -> None:
+        self.called: list[weakref.ref[_End]] = []
+
+    def __call__(self, *error: object) -> None:
+        """The statement ends."""
+
+
+def _guarded(lock: Lock) -> _End:
+    """Take the lock ``lock.inner``, and return what opens it again by its end.
 
     It has no name in this frame, or a traceback would keep it. The lock is taken, the opening arranged for, and the
     object handed over in the course of one call, so that no bytecode lies between.
     """
-    end = [functools.partial(_nothing)]
-    opened_by = functools.partial(
-        end[0].__dict__.update, zip(["opens"], map(weakref.ref, end, [lock.inner.__exit__]), strict=True)
-    )
-    return deque(map(_call, [lock.inner.acquire, opened_by, end.pop]), maxlen=1).pop()
-
-
-def _nothing(*error: object) -> None:
-    """The statement ends."""
+    end = [_End()]
+    references = map(weakref.ref, end, [lock.inner.__exit__])  # type: ignore[arg-type]  # made when they are asked for
+    opened_by = functools.partial(end[0].called.extend, references)
+    found: _End = deque(map(_call, [lock.inner.acquire, opened_by, end.pop]), maxlen=1).pop()
+    return found
 
 
 guarded = _guarded if guards is None else guards.guarded

@@ -493,27 +493,18 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
     )
 
 
-def of_structure(graph: Graph, **other: object) -> Graph:
-    """A graph of the same structure with other payload, tapes or runs: what was made of the structure is its own,
-    too."""
-    found = object.__new__(Graph)
-    found.__dict__.update(graph.__dict__, **other)
-    return found
-
-
 def payload(tapes: Sequence[Tape]) -> tuple[Ints, Ints]:
     """The integers and the floats of whole tapes, end to end."""
     ints, floats = [_buffer(t.ints, np.int32) for t in tapes], [_buffer(t.floats, np.float64) for t in tapes]
     return (ints[0], floats[0]) if len(tapes) == 1 else (np.concatenate(ints), np.concatenate(floats))
 
 
-def drawn_anew(graph: Graph) -> Graph:
-    """The graph with the next draws of their streams for the random nodes whose values were dropped because a parameter
-    had changed, in the order of recording; these are noted on the tapes."""
-    tapes = [graph.tape(number) for number in range(len(graph.tapes))]
+def drawn_anew(graph: Graph, tapes: Sequence[Tape], ints: Ints) -> Ints:
+    """The integers of a graph of these tapes with the next draws of their streams for the random nodes whose values
+    were dropped because a parameter had changed, in the order of recording; these are noted on the tapes."""
     if not any(tape.generation for tape in tapes):
-        return graph
-    ints = graph.ints.copy()
+        return ints
+    ints = ints.copy()
     for tape, row, node in _random_rows(graph, tapes):
         if tape.drawn.get(row, 0) < tape.generation:
             tape.drawn[row] = tape.generation
@@ -522,7 +513,7 @@ def drawn_anew(graph: Graph) -> Graph:
                 stream = tape.streams.get(tape.ints[there + places[0]])
                 for place, number in zip(places, stream.following() if stream else (), strict=False):
                     tape.ints[there + place] = ints[graph.int_starts[node] + place] = number
-    return of_structure(graph, ints=ints)
+    return ints
 
 
 def _random_rows(graph: Graph, tapes: Sequence[Tape]) -> list[tuple[Tape, int, int]]:

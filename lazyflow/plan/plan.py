@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.core.arrays import CellShape, Ints, begins, bounds_of, in_order_of
+from lazyflow.core.arrays import CellShape, Ints, NodePayload, begins, bounds_of, in_order_of
 from lazyflow.device import DType, HostArray
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.schedule import Choices, Dag, Schedule
@@ -106,53 +106,79 @@ class Cells:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """The launches in order, the arena's size in elements for each dtype, and the arena offset of every node.
+class Layout:
+    """What plans of one structure share: the launch of every node and its arena offset, the arena's size in elements
+    for each dtype, and whether memory is used again. ``nbytes`` of all values; ``floating``: the sizes of what may have
+    cotangents; ``kinds``: the types of the parameters among the operands."""
 
-    ``first``: the plan of the same structure that this one has all from but payload. ``like``: a plan with the same
-    launches but for payload. ``bound``: its launches as they are run, once it did (see `lazyflow.run.launch`).
-    """
-
-    graph: Graph
     schedule: Schedule
-    launches: tuple[Launch, ...]
     offsets: Ints
     sizes: dict[DType, int]
     reuses: bool
+    nbytes: int
+    floating: dict[DType, int]
+    kinds: frozenset[Type]
+
+
+class Recording(NamedTuple):
+    """What tapes have of their own that were recorded like others before: themselves, by weak references, where their
+    known values lie, as run and element offset, and their payload."""
+
+    tapes: tuple[Any, ...]
+    sources: Sequence[tuple[Any, int]]
+    payload: NodePayload
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The launches in order, of nodes whose values lie as the ``layout`` says.
+
+    ``structure``: the graph that it is of, or, if there is a ``recording``, one that is alike but for what that has.
+    ``first``: the plan that this one has all from but its recording. ``like``: a plan with the same launches but for
+    payload. ``bound``: its launches as they are run, once it did (see `lazyflow.run.launch`).
+    """
+
+    structure: Graph
+    layout: Layout
+    launches: tuple[Launch, ...]
     cells: tuple[Cells, ...] = ()
+    recording: Recording | None = None
     first: Plan | None = None
     like: Plan | None = None
     bound: dict[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def nbytes(self) -> int:
-        """Bytes of all values."""
-        return sum(size * dtype.itemsize for dtype, size in self.sizes.items())
-
-    @cached_property
-    def floating(self) -> dict[DType, int]:
-        """The sizes of what may have cotangents."""
-        return {dtype: size for dtype, size in self.sizes.items() if dtype.kind == "f"}
+    @property
+    def schedule(self) -> Schedule:
+        """The launch of every node."""
+        return self.layout.schedule
 
     @property
-    def structure(self) -> Graph:
-        """A graph of the same structure, of which nothing else is to be asked."""
-        return self.graph
+    def offsets(self) -> Ints:
+        """The arena offset of every node."""
+        return self.layout.offsets
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph with the tapes that the plan is for, their payload, and the runs that they rest on; made if
+        somebody asks for it."""
+        if self.recording is None:
+            return self.structure
+        tapes, sources, payload = self.recording
+        runs, offsets = tuple([run for run, _ in sources]), np.array([offset for _, offset in sources], np.int64)
+        ints, floats = payload.ints, payload.floats
+        return replace(self.structure, tapes=tapes, known_run=runs, known_offset=offsets, ints=ints, floats=floats)
 
     @property
     def tapes(self) -> tuple[Any, ...]:
         """Weak references to the tapes that it is for."""
-        return self.graph.tapes
+        return self.structure.tapes if self.recording is None else self.recording.tapes
 
-    @cached_property
-    def sources(self) -> list[tuple[Any, int]]:
+    @property
+    def sources(self) -> Sequence[tuple[Any, int]]:
         """Where the values of the known nodes lie: run and element offset."""
-        return list(zip(self.graph.known_run, self.graph.known_offset.tolist(), strict=True))
-
-    @cached_property
-    def kinds(self) -> frozenset[Type]:
-        """The types of the parameters among the operands."""
-        return frozenset(o.type for s in self.graph.signatures for o in s.operands if o.kind == "shared" and o.type)
+        if self.recording is not None:
+            return self.recording.sources
+        return list(zip(self.structure.known_run, self.structure.known_offset.tolist(), strict=True))
 
     @cached_property
     def carrying(self) -> tuple[int, ...]:
@@ -164,7 +190,9 @@ class Plan:
     def brought(self) -> dict[int, list[Any]]:
         """The launches that compute nothing: of each node the tape and the row of the constant that it is, or which of
         the known ones it is."""
-        graph, found = self.graph, dict[int, list[Any]]()
+        if self.first is not None:
+            return self.first.brought
+        graph, found = self.structure, dict[int, list[Any]]()
         for i, launch in enumerate(self.launches):
             if launch.signature.op is CONSTANT_OP:
                 found[i] = graph.tape_rows(graph.origin[launch.nodes])
@@ -175,8 +203,10 @@ class Plan:
     @cached_property
     def places(self) -> Ints:
         """The element offset of the value that each row of the tapes shows afterwards, -1 where there is none."""
-        graph, kept = self.graph, np.arange(len(self.graph))
-        if self.reuses:
+        if self.first is not None:
+            return self.first.places
+        graph, kept = self.structure, np.arange(len(self.structure))
+        if self.layout.reuses:
             kept = np.unique(np.array([base for base, _ in graph.roots], np.int64))
         found: Ints = passes.places(graph.tape_base, graph.tape_shift, graph.origin, kept, self.offsets)
         return found
@@ -195,13 +225,19 @@ class Plan:
         what backward computes the parameters' gradients from. Made when a backward first asks."""
         if self.first is not None:
             mine = {id(old): new for old, new in zip(self.first.launches, self.launches, strict=True)}
-            return tuple([mine.get(id(x)) or _refilled(x, self.graph) for x in self.first.parameter_launches])
-        return () if self.reuses else parameter_launches(self.graph, self.schedule.launch, self.offsets, self.launches)
+            graph, payload = (
+                self.structure,
+                self.structure.payload if self.recording is None else self.recording.payload,
+            )
+            return tuple([mine.get(id(x)) or _refilled(x, graph, payload) for x in self.first.parameter_launches])
+        if self.layout.reuses:
+            return ()
+        return parameter_launches(self.structure, self.schedule.launch, self.offsets, self.launches)
 
     def check(self) -> None:
         """Raise ``AssertionError`` if this is not a valid plan: every node once, operands before users, rows
         consecutive."""
-        graph, launch = self.graph, self.schedule.launch
+        graph, launch = self.structure, self.schedule.launch
         counts = np.ones(len(graph), np.int64) if graph.counts is None else graph.counts
         nodes = np.concatenate([item.nodes for item in self.launches]) if self.launches else np.empty(0, np.int64)
         alone = np.setdiff1d(np.arange(len(graph)), graph.results)
@@ -215,12 +251,12 @@ class Plan:
             assert item.writes.count == rows[-1], "a launch writes the rows of all of its nodes"
             assert np.array_equal(self.offsets[item.nodes], item.writes.offset + item.writes.width * rows[:-1])
             assert len({int(graph.signature[n]) for n in item.nodes}) == 1, "a launch has one signature"
-        if not self.reuses:
+        if not self.layout.reuses:
             self._check_disjoint(counts)
 
     def _check_disjoint(self, counts: Ints) -> None:
-        for dtype, size in self.sizes.items():
-            types = [self.graph.signatures[s].type for s in self.graph.signature.tolist()]
+        for dtype, size in self.layout.sizes.items():
+            types = [self.structure.signatures[s].type for s in self.structure.signature.tolist()]
             blocks = sorted(
                 (offset, max(kind.size, 1) * count)
                 for offset, kind, count in zip(self.offsets.tolist(), types, counts.tolist(), strict=True)
@@ -455,11 +491,6 @@ def _gathered(offsets: Ints, width: int) -> Rows:
     return Rows(len(offsets), width, 0, 0, offsets.copy(), aligned=False)
 
 
-def _payload(values: Ints, starts: Ints, nodes: Ints, position: int) -> Ints:
-    found: Ints = values[starts[nodes] + position]
-    return found
-
-
 def _floats(values: Ints, dtype: DType, ndim: int) -> HostArray | float:
     """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch
     axis."""
@@ -622,7 +653,7 @@ def _of_each(
     if operand.kind == "shared":
         return None
     if operand.kind != "row":
-        return payload_numbers(graph, operand, nodes)
+        return _numbers(graph.payload, operand, nodes)
     edges = edges_of(graph, nodes) if signature.op.stacked else graph.starts[nodes] + operand.position
     found = offsets[graph.base[edges]] + graph.shift[edges]
     if not signature.op.stacked:
@@ -631,11 +662,13 @@ def _of_each(
     return tuple(np.split(found, ends[:-1]))
 
 
-def payload_numbers(graph: Graph, operand: Operand, nodes: Ints) -> Ints:
+def _numbers(payload: NodePayload, operand: Operand, nodes: Ints) -> Ints:
     """The payload of nodes, a number for each."""
     if operand.kind == "int":
-        return _payload(graph.ints, graph.int_starts, nodes, operand.position).astype(np.int64)
-    return _payload(graph.floats, graph.float_starts, nodes, operand.position)
+        found: Ints = payload.ints[payload.int_starts[nodes] + operand.position].astype(np.int64)
+        return found
+    found = payload.floats[payload.float_starts[nodes] + operand.position]
+    return found
 
 
 def _read_of(
@@ -648,17 +681,17 @@ def _read_of(
         return sizes_of(graph, nodes, 0)
     if operand.kind == "place":
         return _places_of_rows(graph, nodes, signature)
-    return payload_read(graph, operand, nodes, signature)
+    return _payload_read(graph, graph.payload, operand, nodes, signature)
 
 
-def payload_read(graph: Graph, operand: Operand, nodes: Ints, signature: Signature) -> Read:
+def _payload_read(graph: Graph, payload: NodePayload, operand: Operand, nodes: Ints, signature: Signature) -> Read:
     """The payload numbers of nodes as an operand of their launch, of joined ones for each row; None for a parameter."""
     if operand.kind in ("int", "float") and graph.counts is not None and signature.spans is None:
         nodes = np.repeat(nodes, graph.counts[nodes])
     if operand.kind == "int":
-        return payload_numbers(graph, operand, nodes)
+        return _numbers(payload, operand, nodes)
     if operand.kind == "float":
-        values = payload_numbers(graph, operand, nodes)
+        values = _numbers(payload, operand, nodes)
         scalar: float | np.ndarray = _floats(values, operand.dtype, len(operand.shape))
         return scalar
     return None
@@ -751,7 +784,14 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     schedule = over_all_nodes(graph, schedule)
     offsets, sizes = _place(graph, schedule, table, reuse)
     found, cells = launches(graph, schedule, offsets)
-    return Plan(graph, schedule, found, offsets, sizes, reuse, cells)
+    return Plan(graph, _layout(graph, schedule, offsets, sizes, reuse), found, cells)
+
+
+def _layout(graph: Graph, schedule: Schedule, offsets: Ints, sizes: dict[DType, int], reuse: bool) -> Layout:
+    nbytes = sum(size * dtype.itemsize for dtype, size in sizes.items())
+    floating = {dtype: size for dtype, size in sizes.items() if dtype.kind == "f"}
+    kinds = frozenset(o.type for s in graph.signatures for o in s.operands if o.kind == "shared" and o.type)
+    return Layout(schedule, offsets, sizes, reuse, nbytes, floating, kinds)
 
 
 def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tuple[Ints, dict[DType, int]]:
@@ -768,41 +808,39 @@ def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tupl
     return start[block] + place * table.width[graph.signature], sizes
 
 
-def plan_again(plan: Plan, graph: Graph, first: Plan | None = None) -> Plan:
-    """A plan for another graph of the same structure: only payload differs. ``first``: see `Plan`."""
-    cells = tuple([_refilled_cells(c, graph) for c in plan.cells])
-    launches = list(plan.launches)
-    for i in plan.carrying:
-        launches[i] = _refilled(launches[i], graph)
-    found = object.__new__(Plan)
-    bound = {} if plan.carrying else plan.bound
-    found.__dict__.update(
-        plan.__dict__, graph=graph, launches=tuple(launches), cells=cells, first=first, like=plan, bound=bound
-    )
-    for name in ("parameter_launches", "sources"):
-        found.__dict__.pop(name, None)
-    return found
+def plan_again(plan: Plan, graph: Graph, recording: Recording | None = None) -> Plan:
+    """A plan for another graph of the same structure, or for another recording of this one: only payload differs."""
+    payload = graph.payload if recording is None else recording.payload
+    cells = tuple([_refilled_cells(c, payload) for c in plan.cells]) if plan.cells else ()
+    launches, bound = plan.launches, plan.bound
+    if plan.carrying:
+        refilled = list(launches)
+        for i in plan.carrying:
+            refilled[i] = _refilled(launches[i], graph, payload)
+        launches, bound = tuple(refilled), {}
+    first = None if recording is None else plan
+    return Plan(graph, plan.layout, launches, cells, recording, first, plan, bound)
 
 
-def _refilled_cells(cells: Cells, graph: Graph) -> Cells:
+def _refilled_cells(cells: Cells, payload: NodePayload) -> Cells:
     signature, nodes = cells.signature, cells.nodes
     return replace(
         cells,
-        ints=tuple(graph.ints[graph.int_starts[nodes] + k] for k in range(signature.ints)),
-        floats=tuple(graph.floats[graph.float_starts[nodes] + k] for k in range(signature.floats)),
+        ints=tuple(payload.ints[payload.int_starts[nodes] + k] for k in range(signature.ints)),
+        floats=tuple(payload.floats[payload.float_starts[nodes] + k] for k in range(signature.floats)),
     )
 
 
-def _refilled(launch: Launch, graph: Graph) -> Launch:
+def _refilled(launch: Launch, graph: Graph, payload: NodePayload) -> Launch:
     signature = launch.signature
     if launch.calls is not None or (not signature.ints and not signature.floats):
         return launch
     if launch.each is not None:
         pairs = zip(signature.operands, launch.each.reads, strict=True)
-        own = [payload_numbers(graph, o, launch.nodes) if o.kind in ("int", "float") else at for o, at in pairs]
+        own = [_numbers(payload, o, launch.nodes) if o.kind in ("int", "float") else at for o, at in pairs]
         return launch._replace(each=launch.each._replace(reads=tuple(own)))
     reads: list[Read] = list(launch.reads)
     for i, operand in enumerate(signature.operands):
         if operand.kind in ("int", "float"):
-            reads[i] = payload_read(graph, operand, launch.nodes, signature)
+            reads[i] = _payload_read(graph, payload, operand, launch.nodes, signature)
     return launch._replace(reads=tuple(reads))

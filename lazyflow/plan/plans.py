@@ -54,7 +54,7 @@ class Kept(NamedTuple):
         """The signatures that it keeps alive."""
         if self.recorded is not None:
             return self.recorded.signatures
-        return () if self.plan is None else self.plan.graph.signatures
+        return () if self.plan is None else self.plan.structure.signatures
 
 
 class Plans:
@@ -94,7 +94,7 @@ class Plans:
             if self.bereft:
                 self._drop_dead()
             found = self.kept.get(key)
-            if found is not None and found.plan is not None and _is_alike(found.plan.graph, graph):
+            if found is not None and found.plan is not None and _is_alike(found.plan.structure, graph):
                 self.kept.move_to_end(key)
                 self.hits += 1
                 return plan_again(found.plan, graph)
@@ -103,7 +103,7 @@ class Plans:
         plan = make()
         if again:
             with self.lock:
-                bare = replace(plan, graph=_bare(plan.graph))
+                bare = replace(plan, structure=_bare(plan.structure))
                 self._keep(key, Kept(bare, _nbytes(bare)))
         return plan
 
@@ -134,7 +134,9 @@ class Plans:
             if not self._comes_again(whole):
                 return
             kept = recorded(plan, tapes)
-            size, beside = _nbytes(kept.plan) + _nbytes_of(whole), _nbytes_of(key) if by_payload else 0
+            noted = [kept.plan.places, *(kept.plan.noted if len(tapes) == 1 else ())]
+            size = _nbytes(kept.plan) + sum([a.nbytes for a in noted]) + _nbytes_of(whole)
+            beside = _nbytes_of(key) if by_payload else 0
             if size + beside > self.limit:
                 return
             if by_payload:  # first: what is kept last stays the longest
@@ -244,9 +246,8 @@ def _nbytes(plan: Plan) -> int:
     ]  # the nodes of all launches are one array more
     reads = [a for launch in plan.launches for r in launch.reads if (a := getattr(r, "index", r)) is not None]
     cells = [a for c in plan.cells for a in (*c.inputs, *c.outputs, *c.ints, *c.floats)]
-    graph = plan.graph
-    rows = [graph.origin, graph.tape_base, graph.tape_shift, *plan.__dict__.get("noted", ())]
-    rows += [plan.places] if "places" in plan.__dict__ else []
+    graph = plan.structure
+    rows = [graph.origin, graph.tape_base, graph.tape_shift]
     payload = [graph.int_starts, graph.ints, graph.float_starts, graph.floats]
     arrays = [a for a in (*per_node, *_structure(graph), *rows, *payload, *reads, *cells) if isinstance(a, np.ndarray)]
     return sum(a.nbytes for a in arrays) + OBJECTS * len(plan.launches)

@@ -12,21 +12,21 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazyflow import passes
+from lazyflow.core.arrays import NodePayload
 from lazyflow.graph.graph import (
     LONG,
     Graph,
     TapePart,
     decoded,
     drawn_anew,
-    of_structure,
     payload,
 )
-from lazyflow.plan.plan import Plan, plan_again
+from lazyflow.plan.plan import Plan, Recording, plan_again
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import IMPORT_OP, Signature, Tape, signature_by_id, signature_columns
 from lazyflow.settings import Settings
@@ -131,9 +131,9 @@ def recorded(plan: Plan, tapes: Sequence[Tape]) -> Recorded:
     graph = plan.graph
     known = tuple([_source(tapes[number], number, row) for number, row in graph.tape_rows(graph.origin[graph.known])])
     signatures = {signature_by_id(i) for tape in tapes for i in set(tape.signatures)}
-    bare = of_structure(graph, tapes=(), known_run=(), known_offset=graph.known_offset[:0])
-    first = replace(plan, graph=bare)
-    _ = first.places, first.kinds, first.carrying, first.brought  # made here, once for all
+    bare = replace(graph, tapes=(), known_run=(), known_offset=graph.known_offset[:0])
+    first = replace(plan, structure=bare)
+    _ = first.places, first.carrying, first.brought  # made here, once for all
     _ = first.noted if len(tapes) == 1 else None
     return Recorded(first, known, frozenset(signatures.union(graph.signatures)))
 
@@ -154,48 +154,16 @@ def sources_of(found: Recorded, tapes: Sequence[Tape]) -> list[tuple[Any, int]]:
     return places
 
 
-class Again:
-    """A plan for tapes with the same columns, none of whose launches has payload: that of before, but for where the
-    known values lie. Its graph is made if somebody asks for it."""
-
-    __slots__ = ("first", "made", "sources", "tapes")
-
-    def __init__(self, first: Plan, tapes: tuple[object, ...], sources: Sequence[tuple[object, int]]) -> None:
-        self.first, self.tapes, self.sources = first, tapes, sources
-        self.made: Any = None
-
-    @property
-    def structure(self) -> Graph:
-        """See `Plan`."""
-        return self.first.graph
-
-    @property
-    def graph(self) -> Graph:
-        """The graph with these tapes, and the runs that it rests on."""
-        if self.made is None:
-            self.made = of_structure(self.first.graph, **_places(self.tapes, self.sources))
-        return self.made  # type: ignore[no-any-return]
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.first, name)
-
-
-def _places(tapes: tuple[object, ...], sources: Sequence[tuple[object, int]]) -> dict[str, object]:
-    offsets = np.array([offset for _, offset in sources], np.int64)
-    return {"tapes": tapes, "known_run": tuple([run for run, _ in sources]), "known_offset": offsets}
-
-
 def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[object, int]]) -> Plan:
     """The plan for tapes with the same columns: with their payload, and what is known of them (`sources_of`)."""
     plan, references = found.plan, tuple([weakref.ref(tape) for tape in tapes])
-    if not plan.carrying and not plan.cells:
-        return cast("Plan", Again(plan, references, sources))
-    graph = of_structure(plan.graph, **_places(references, sources))
-    return plan_again(plan, _with_payload(graph, tapes), plan)
+    has_payload = plan.carrying or plan.cells
+    numbers = _payload(plan.structure, tapes) if has_payload else plan.structure.payload
+    return plan_again(plan, plan.structure, Recording(references, sources, numbers))
 
 
-def _with_payload(graph: Graph, tapes: Sequence[Tape]) -> Graph:
+def _payload(graph: Graph, tapes: Sequence[Tape]) -> NodePayload:
     ints, floats = payload(tapes)
     if len(graph.copied):
         floats = np.concatenate([floats, floats[graph.copied]])
-    return drawn_anew(of_structure(graph, ints=ints, floats=floats))
+    return graph.payload._replace(ints=drawn_anew(graph, tapes, ints), floats=floats)

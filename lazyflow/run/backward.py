@@ -105,17 +105,16 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     structure, nodes = run.plan.structure, [node for node, _, _ in given]
     if not len(structure.results):
         return _done(run, given, _known_way(run, nodes), hooked)
-    graph = run.plan.graph
-    hot = reached_results(graph, nodes) if any(_is_uneven(s) for s in graph.signatures) else None
-    watched = hooked or any(tape.retained for tape in (t() for t in graph.tapes) if tape is not None)
-    if not watched and (hot is None or not _leaves_out(graph, hot)):
+    hot = reached_results(structure, nodes) if any(_is_uneven(s) for s in structure.signatures) else None
+    watched = hooked or any(tape.retained for tape in (t() for t in run.plan.tapes) if tape is not None)
+    if not watched and (hot is None or not _leaves_out(structure, hot)):
         with np.errstate(invalid="ignore", divide="ignore"):
-            done = _done(run, given, _way(run, nodes_reached(graph, nodes)), hooked)
+            done = _done(run, given, _way(run, nodes_reached(structure, nodes)), hooked)
         if _keeps_zeros(run) or done.is_finite():
             return done
-    hot = reached_results(graph, nodes) if hot is None else hot
+    hot = reached_results(structure, nodes) if hot is None else hot
     active = hot.copy()
-    active[graph.call[np.flatnonzero(hot)]] = True
+    active[structure.call[np.flatnonzero(hot)]] = True
     return _done(run, given, _way(run, active, hot), hooked)._replace(active=hot)
 
 
@@ -228,7 +227,7 @@ def _run_backward(
 
 def _cotangents(run: Run, given: list[tuple[int, int, Array]]) -> Arena:
     """An arena of cotangents: zeros, but for those that are given; of one element they may lie on the host."""
-    sizes = run.plan.floating
+    sizes = run.plan.layout.floating
     arena = Arena(run.device, sizes, run.arena.brought)
     for dtype, size in sizes.items():
         arena.buffers[dtype][:size] = 0
@@ -407,10 +406,10 @@ def _node_at(run: Run, offset: int, dtype: DType) -> int:
         None,
     )
     if launch is not None:
-        row, counts = (offset - launch.writes.offset) // launch.writes.width, run.plan.graph.counts
+        row, counts = (offset - launch.writes.offset) // launch.writes.width, run.plan.structure.counts
         ends = None if counts is None else np.cumsum(counts[launch.nodes])
         return int(launch.nodes[row if ends is None else np.searchsorted(ends, row, side="right")])
-    graph = run.plan.graph
+    graph = run.plan.structure
     for node in graph.results.tolist():
         kind = graph.signatures[graph.signature[node]].type
         if kind.dtype == dtype and 0 <= offset - run.plan.offsets[node] < max(kind.size, 1):

@@ -22,7 +22,7 @@ def check_finite(run: Run, roots: Sequence[Expr]) -> None:
 
     A value that nothing goes wrong with in the end, such as the -inf of a mask under a softmax, is no error.
     """
-    places = zip(roots, run.plan.graph.roots, strict=False)  # further ones are not asked for
+    places = zip(roots, run.plan.structure.roots, strict=False)  # further ones are not asked for
     values = (run.value(int(run.plan.offsets[base]) + shift, root.type) for root, (base, shift) in places)
     if not all(bool(np.isfinite(value).all()) for value in values):
         raise NonFiniteError(_blame(run))
@@ -41,8 +41,8 @@ def _blame(run: Run) -> str:
         found = _first_bad(run, launch)
         if found is not None:
             if launch.signature.op is KNOWN_OP:
-                graph = run.plan.graph
-                return _blame(graph.known_run[graph.place_of_known[int(launch.nodes[found.position])]])
+                place = run.plan.structure.place_of_known[int(launch.nodes[found.position])]
+                return _blame(run.known[place][0])
             return _message(run, launch, found)
     for parameter in parameters_of(run.plan):
         if parameter is not None and not np.isfinite(parameter.stored()).all():
@@ -102,7 +102,7 @@ def _first_bad_row(run: Run, launch: Launch) -> _Found | None:
 
 
 def _node_of_row(run: Run, launch: Launch, row: int) -> int:
-    counts = run.plan.graph.counts
+    counts = run.plan.structure.counts
     if counts is None:
         return row
     return int(np.searchsorted(np.cumsum(counts[launch.nodes]), row, side="right"))
@@ -110,7 +110,7 @@ def _node_of_row(run: Run, launch: Launch, row: int) -> int:
 
 def _of_finite_nodes(run: Run, launch: Launch, which: int, array: Any) -> object:
     """Of each row of the result whether its node has read nothing of an operand but finite rows."""
-    graph, spans = run.plan.graph, launch.signature.spans
+    graph, spans = run.plan.structure, launch.signature.spans
     assert spans is not None and graph.counts is not None
     node = np.repeat(np.arange(len(launch.nodes)), sizes_of(graph, launch.nodes, spans[which]))
     wrong = np.bincount(node[~_finite(array, len(node))], minlength=len(launch.nodes))

@@ -145,7 +145,9 @@ def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> P
     counted = way.others and not way.checked and _nbytes(graph) > KEPT and all(t.handles is not None for t in tapes)
     reuse = not way.differentiable and not way.checked and (counted or not way.others)
     by_payload = way.dedupe and may_repeat(graph)
-    plan = plan_of(reduced(_with_kept(drawn_anew(graph), counted), way.device, way.checked), way.batching, reuse=reuse)
+    ints = drawn_anew(graph, tapes, graph.ints)
+    graph = _with_kept(graph if ints is graph.ints else replace(graph, ints=ints), counted)
+    plan = plan_of(reduced(graph, way.device, way.checked), way.batching, reuse=reuse)
     if not counted:
         PLANS.keep_recording(key, tapes, plan, by_payload)
     return plan
@@ -153,7 +155,7 @@ def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> P
 
 def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: RunWay) -> None:
     """Run a plan, and note where the values of the tapes lie now."""
-    check_recorded(plan.kinds)
+    check_recorded(plan.layout.kinds)
     if SETTLING.waiting:
         SETTLING.settle(owners_of(roots))
     options = settings.current()
@@ -163,7 +165,7 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: RunW
         with quietly(options.threads), devices.on(way.device), devices.products(way.device, options.tf32):
             run = _ran(plan, way, roots)
             _remember(run, tapes)
-            if plan.nbytes >= settle.LEAST:
+            if plan.layout.nbytes >= settle.LEAST:
                 SETTLING.add(run, owners_of(roots))
     except MemoryError as error:
         raise out_of_memory(error, plan, way.device, way.differentiable, way.fuse, "a forward") from error
@@ -232,8 +234,7 @@ def _remember(run: Run, tapes: Sequence[Tape]) -> None:
     """Note on the tapes where the values of their rows lie now."""
     if len(tapes) == 1 and _note_first(run, tapes[0]):
         return
-    graph = run.plan.graph
-    places = run.plan.places
+    graph, places = run.plan.structure, run.plan.places
     starts, lows = graph.tape_starts.tolist(), graph.tape_lows.tolist()
     first = 0
     for number, tape in enumerate(tapes):
@@ -519,7 +520,8 @@ def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
         if run.number not in runs and run.differentiable:
             runs[run.number] = run
             stack.extend([source for source, _ in run.known])
-    if len(runs) <= MANY_RUNS or sum(sum(run.plan.sizes.values()) for run in runs.values()) > SMALL_RUN * len(runs):
+    sizes = sum(sum(run.plan.layout.sizes.values()) for run in runs.values())
+    if len(runs) <= MANY_RUNS or sizes > SMALL_RUN * len(runs):
         return []
     tapes = [tape for tape in reached_tapes(roots, anew=True) if tape.grad and tape.runs and tape.handles is not None]
     return [tape for tape in tapes if all(run.number in runs for run in tape.runs)]
@@ -671,8 +673,8 @@ def _retain(found: list[Retained], run: Run, cotangents: Arena, active: Any) -> 
 
 
 def _node_of(run: Run, root: Expr) -> int:
-    graph = run.plan.graph
-    for number, tape in enumerate(graph.tapes):
+    graph = run.plan.structure
+    for number, tape in enumerate(run.plan.tapes):
         row = root.row - int(graph.tape_lows[number])
         start, end = graph.tape_starts[number : number + 2].tolist()
         if tape() is root.tape and 0 <= row < end - start:

@@ -77,12 +77,12 @@ class Run(State):
     def __init__(self, plan: Plan, device: str, differentiable: bool, fuse: str) -> None:
         self.plan, self.device, self.differentiable, self.fuse = plan, device, differentiable, fuse
         self.number = next_number()
-        self.arena = Arena(device, plan.sizes)
+        self.arena = Arena(device, plan.layout.sizes)
         if device != "cpu":
             self.arena.bring(indices(plan), planned_payload(plan), counts(plan))
         self.known = plan.sources
         earlier = distinct([run for run, _ in self.known])
-        self.rests_on = _joined(plan.kinds, earlier)
+        self.rests_on = _joined(plan.layout.kinds, earlier)
         notice(self.rests_on)
         self.stamp = moment()
         self.superseded = False
@@ -223,7 +223,7 @@ def _joined(own: frozenset[Type], runs: Sequence[Run]) -> frozenset[Type]:
 
 def parameters_of(plan: Plan) -> list[Parameter | None]:
     """The parameters among the operands of the plan's signatures; None for one that has died since."""
-    return [kind.parameter() for kind in plan.kinds if kind.parameter is not None]
+    return [kind.parameter() for kind in plan.layout.kinds if kind.parameter is not None]
 
 
 def _bring(run: Run, number: int, step: Bound) -> None:
@@ -299,8 +299,9 @@ def execute(run: Run) -> None:
 def line_of(plan: Plan, launch: Launch, position: int) -> str:
     """``file:line`` where a node of a launch, by its position, was recorded: where the first of its signature was,
     unless its tape has noted lines."""
-    [(number, row)] = plan.graph.tape_rows(plan.graph.origin[launch.nodes[position : position + 1]])
-    tape = plan.graph.tape(number)
+    graph = plan.structure
+    [(number, row)] = graph.tape_rows(graph.origin[launch.nodes[position : position + 1]])
+    tape: Tape = plan.tapes[number]()
     if tape.lines is not None:
         return tape.lines[row]
     return f"{signature_by_id(tape.signatures[row]).line} (where it was first recorded)"

@@ -34,8 +34,8 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
     Gradients of parameters are in it; parameters, and what an optimizer keeps of them, are not.
     """
     found = Counter[str]()
-    if plan.reuses:
-        found["values, in memory that is used again"] = plan.nbytes
+    if plan.layout.reuses:
+        found["values, in memory that is used again"] = plan.layout.nbytes
     else:
         found.update(_values(plan.structure))
     passing = max(map(_passing, plan.launches), default=0)
@@ -43,8 +43,8 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
         passing = max(2 * passing, max(map(_passing, plan.parameter_launches), default=0))
     found["operands and results of one launch"] = passing
     if differentiable:
-        found["cotangents"] = sum(size * dtype.itemsize for dtype, size in plan.floating.items())
-        found[GRADIENTS] = 2 * sum(k.size * k.dtype.itemsize for k in plan.kinds if k.requires_grad)
+        found["cotangents"] = sum(size * dtype.itemsize for dtype, size in plan.layout.floating.items())
+        found[GRADIENTS] = 2 * sum(k.size * k.dtype.itemsize for k in plan.layout.kinds if k.requires_grad)
     for cells in plan.cells:
         program = cells.signature.cell
         stages = program.staged(cells.external, cells.outside, differentiable, fuse)

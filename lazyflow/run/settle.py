@@ -45,9 +45,8 @@ class Settling:
 
 def settled(run: Run) -> bool:
     """Leave of a run the values that somebody holds an expression of. False where nobody counts expressions."""
-    graph = run.plan.graph
-    kept = {}
-    for number, reference in enumerate(graph.tapes):
+    graph, kept = run.plan.structure, {}
+    for number, reference in enumerate(run.plan.tapes):
         tape = reference()
         if tape is None:
             continue

@@ -61,7 +61,7 @@ def planned(roots, how, batching="phases", anew=True, reuse=False):
         plan.check()
         launches = [(x.signature, *comparable((x.writes, reads_of(plan, x), x.nodes, x.calls))) for x in plan.launches]
         cells = [[comparable(getattr(c, f.name)) for f in fields(c)] for c in plan.cells]
-        sizes = dict(plan.sizes)
+        sizes = dict(plan.layout.sizes)
         nodes = [base for base, _ in merged.roots]
         reaches = [comparable(nodes_reached(merged, some)) for some in (nodes, nodes[:1])]
         places = plan.offsets.tolist(), plan.places.tolist()

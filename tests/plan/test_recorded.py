@@ -10,7 +10,7 @@ import lazyflow as lf
 from lazyflow.device import to_host
 from lazyflow.graph.graph import Graph
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.plan.plan import Cells, Plan
+from lazyflow.plan.plan import Cells, Layout, Plan
 from lazyflow.plan.plans import Plans
 from lazyflow.plan.schedule import Schedule
 from lazyflow.record.tape import Signature
@@ -253,7 +253,7 @@ def arrays_of(plan):
             stack += value.values()
         elif isinstance(value, list | tuple):
             stack += value
-        elif isinstance(value, Plan | Graph | Schedule | Cells):
+        elif isinstance(value, Plan | Layout | Graph | Schedule | Cells):
             stack += vars(value).values()
     return found
 

@@ -178,7 +178,7 @@ def test_roots_that_nobody_else_holds_use_memory_again():
             roots = [score(k) for k in range(5)]
             held = [lf.tanh(r) for r in roots] if keep else []
             lf.forward(roots)
-        sizes.append(roots[0].tape.runs[0].plan.sizes[np.dtype(np.float32)])
+        sizes.append(roots[0].tape.runs[0].plan.layout.sizes[np.dtype(np.float32)])
         del held
     assert sizes[0] * 3 < sizes[1]
 
