@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import ast
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -234,10 +233,11 @@ def operands_of(source: str) -> tuple[str, ...]:
     >>> operands_of("where(x > 1e-3, x, lo) * tanh(y)")
     ('x', 'lo', 'y')
     """
-    return tuple(dict.fromkeys(_NAMES.findall(source)))
+    words = source.translate(_BETWEEN).split()
+    return tuple(dict.fromkeys(word for word in words if word.isidentifier()))
 
 
-_NAMES = re.compile(r"(?<![\w.])[A-Za-z_]\w*\b(?!\s*\()")
+_BETWEEN = str.maketrans({**dict.fromkeys("+-*/%<>=!,)", " "), "(": "( "})  # a function keeps its bracket
 
 
 @cache
@@ -401,6 +401,11 @@ class _Printer:
         inputs = [self.spell(v) for v in step.inputs]
         self.places.append(place)
         self.lines += _PRINTERS.get(step.ufunc, _call)(step.ufunc, inputs, place, fresh)
+
+    def needs_memory(self) -> bool:
+        """Whether what was printed needs arrays beside the result."""
+        makes_own = any(step.ufunc in ("erf", "ndtr") for step in self.formula.steps)
+        return makes_own or any(place != "out" for place in self.places)
 
     def spell(self, value: FormulaValue) -> str:
         if isinstance(value, StepResult):
@@ -570,11 +575,12 @@ def _function(name: str, arguments: Sequence[str], lines: Sequence[str]) -> str:
     return "\n    ".join([f"def {name}(xp, {', '.join(arguments)}, out=None):", *lines]) + "\n"
 
 
-def _prepared(name: str, formula: Formula, arguments: Sequence[str], lines: Sequence[str]) -> list[str]:
+def _prepared(name: str, printer: _Printer, arguments: Sequence[str]) -> list[str]:
     """The lines of a function of several steps, behind those that hand float16 on to float32, to be rounded once, and
     much that needs memory of its own on in blocks."""
+    formula, lines = printer.formula, printer.print()
     if len(formula.steps) < 2 and not any(step.ufunc in _OURS for step in formula.steps):
-        return list(lines)
+        return lines
     first, together = arguments[0], f"({', '.join(arguments)},)"
     half = [
         f"if getattr({first}, 'dtype', None) == half:",
@@ -586,8 +592,7 @@ def _prepared(name: str, formula: Formula, arguments: Sequence[str], lines: Sequ
         "    if made is not None:",
         "        return made",
     ]
-    needs_memory = any(re.match(r"t\d+ = |.*(erf|ndtr)_of\(", line) for line in lines)
-    return [*half, *(large if needs_memory else []), *lines]
+    return [*half, *(large if printer.needs_memory() else []), *lines]
 
 
 LARGE = 1 << 15  # elements from which a formula that needs arrays of its own is computed in blocks of half as many
@@ -641,8 +646,7 @@ def forward_source(name: str, formula: Formula) -> str:
         return out
     <BLANKLINE>
     """
-    lines = _prepared(name, formula, formula.operands, _Printer(formula).print())
-    return _function(name, formula.operands, lines)
+    return _function(name, formula.operands, _prepared(name, _Printer(formula), formula.operands))
 
 
 def vjp_source(name: str, formula: Formula, operands: Sequence[str]) -> str:
@@ -660,8 +664,8 @@ def vjp_source(name: str, formula: Formula, operands: Sequence[str]) -> str:
     <BLANKLINE>
     """
     arguments = ("g", "y", *operands)
-    lines = _prepared(name, formula, arguments, _Printer(formula, frozenset(("g", "y"))).print())
-    return _function(name, arguments, lines)
+    printer = _Printer(formula, frozenset(("g", "y")))
+    return _function(name, arguments, _prepared(name, printer, arguments))
 
 
 def _compiled(name: str, formula: Formula, operands: Sequence[str], source: str, **names: Any) -> Callable[..., Array]:
