@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lazyflow.ops import OPS
-from lazyflow.record.expr import Expr, as_floating, constant, record
+from lazyflow.ops.base import Pads
+from lazyflow.record.expr import Expr, OperandLike, as_floating, constant, record
 from lazyflow.record.templates import by_kinds
 
 __all__ = ["adaptive_avg_pool", "avg_pool", "conv", "conv_transpose", "fold_windows", "max_pool", "windows"]
@@ -22,17 +23,17 @@ def _hashable(value: Any) -> Any:
     return tuple(_hashable(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _of_one_dtype(x: Any, weight: Any, bias: Any) -> list[Any]:
+def _of_one_dtype(x: OperandLike, weight: OperandLike, bias: OperandLike) -> list[OperandLike]:
     """The operands in the dtype of the weight."""
-    operands = [as_floating(x, weight), weight]
+    operands: list[OperandLike] = [as_floating(x, weight), weight]
     return operands if bias is None else [*operands, as_floating(bias, weight)]
 
 
 @by_kinds
 def conv(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
+    x: OperandLike,
+    weight: OperandLike,
+    bias: OperandLike | None = None,
     stride: Sizes = 1,
     padding: str | Sizes | Sequence[Sequence[int]] = 0,
     dilation: Sizes = 1,
@@ -62,9 +63,9 @@ def conv(
 
 @by_kinds
 def conv_transpose(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
+    x: OperandLike,
+    weight: OperandLike,
+    bias: OperandLike | None = None,
     stride: Sizes = 1,
     padding: Sizes = 0,
     output_padding: Sizes = 0,
@@ -94,7 +95,7 @@ def conv_transpose(
 
 @by_kinds
 def max_pool(
-    x: Any,
+    x: OperandLike,
     kernel: Sequence[int],
     stride: Sizes | None = None,
     padding: Sizes = 0,
@@ -126,7 +127,7 @@ def max_pool(
 
 @by_kinds
 def avg_pool(
-    x: Any,
+    x: OperandLike,
     kernel: Sequence[int],
     stride: Sizes | None = None,
     padding: Sizes = 0,
@@ -157,7 +158,7 @@ def avg_pool(
 
 
 @by_kinds
-def adaptive_avg_pool(x: Any, output_size: int | Sequence[int | None]) -> Expr:
+def adaptive_avg_pool(x: OperandLike, output_size: int | Sequence[int | None]) -> Expr:
     """Means over ``output_size`` bins of each of the last axes, whatever their sizes; None keeps an axis, one integer
     stands for the last.
 
@@ -174,7 +175,12 @@ def adaptive_avg_pool(x: Any, output_size: int | Sequence[int | None]) -> Expr:
 
 @by_kinds
 def windows(
-    x: Any, kernel: Sequence[int], stride: Sizes = 1, padding: Any = 0, dilation: Sizes = 1, fill: float = 0.0
+    x: OperandLike,
+    kernel: Sequence[int],
+    stride: Sizes = 1,
+    padding: int | Sequence[int] | Pads = 0,
+    dilation: Sizes = 1,
+    fill: float = 0.0,
 ) -> Expr:
     """All windows over the last axes of ``x`` (..., *size), as (..., *kernel, *out); ``fill`` is what is padded.
 
@@ -196,7 +202,12 @@ def windows(
 
 @by_kinds
 def fold_windows(
-    x: Any, size: Sequence[int], kernel: Sequence[int], stride: Sizes = 1, padding: Any = 0, dilation: Sizes = 1
+    x: OperandLike,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sizes = 1,
+    padding: int | Sequence[int] | Pads = 0,
+    dilation: Sizes = 1,
 ) -> Expr:
     """(..., *kernel, *out) added up to (..., *size): each window into where `windows` takes it from.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Op, number
-from lazyflow.record.expr import Binary, Expr, Unary, binary, constant, plain_dtype, record, unary
+from lazyflow.record.expr import Binary, Expr, OperandLike, Unary, binary, constant, plain_dtype, record, unary
 from lazyflow.record.templates import by_kinds
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 ExprFunction = TypeVar("ExprFunction", bound=Callable[..., Expr])
 
@@ -111,7 +114,7 @@ logical_or = _binary("logical_or")
 
 
 @by_kinds
-def leaky_relu(x: Any, slope: float = 0.01) -> Expr:
+def leaky_relu(x: OperandLike, slope: float = 0.01) -> Expr:
     """``x`` where positive, else ``slope * x``; different slopes batch.
 
     >>> import lazyflow as lf
@@ -122,19 +125,19 @@ def leaky_relu(x: Any, slope: float = 0.01) -> Expr:
 
 
 @by_kinds
-def elu(x: Any, alpha: float = 1.0) -> Expr:
+def elu(x: OperandLike, alpha: float = 1.0) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016); different alphas batch."""
     return record(OPS["elu"], (constant(x), number("elu", "alpha", alpha)))
 
 
 @by_kinds
-def celu(x: Any, alpha: float = 1.0) -> Expr:
+def celu(x: OperandLike, alpha: float = 1.0) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)`` (Barron 2017); different alphas batch."""
     return record(OPS["celu"], (constant(x), number("celu", "alpha", alpha)))
 
 
 @by_kinds
-def gelu(x: Any, approximate: bool | str = False) -> Expr:
+def gelu(x: OperandLike, approximate: bool | str = False) -> Expr:
     """``x`` times the normal distribution function of ``x`` (Hendrycks and Gimpel 2016); ``approximate`` (True, or
     ``"tanh"``) by tanh. Raises ``ValueError`` for another word."""
     if isinstance(approximate, str):
@@ -145,13 +148,13 @@ def gelu(x: Any, approximate: bool | str = False) -> Expr:
 
 
 @by_kinds
-def hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Expr:
+def hardtanh(x: OperandLike, low: float = -1.0, high: float = 1.0) -> Expr:
     """``x`` cut off at ``low`` and ``high``."""
     return record(OPS["hardtanh"], (constant(x), number("hardtanh", "low", low), number("hardtanh", "high", high)))
 
 
 @partial(by_kinds, arrays=True)
-def clip(x: Any, low: Any = None, high: Any = None) -> Expr:
+def clip(x: OperandLike, low: OperandLike | None = None, high: OperandLike | None = None) -> Expr:
     """``x`` cut off at ``low`` and ``high``, of which one may be ``None``; no gradient where it was cut.
 
     >>> import lazyflow as lf
@@ -167,7 +170,7 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Expr:
 
 
 @partial(by_kinds, arrays=True)
-def where(condition: Any, a: Any, b: Any) -> Expr:
+def where(condition: OperandLike, a: OperandLike, b: OperandLike) -> Expr:
     """``a`` where ``condition`` holds, else ``b``; gradients flow to the one chosen.
 
     >>> import lazyflow as lf
@@ -179,7 +182,7 @@ def where(condition: Any, a: Any, b: Any) -> Expr:
 
 
 @by_kinds
-def astype(x: Any, dtype: Any) -> Expr:
+def astype(x: OperandLike, dtype: DTypeLike) -> Expr:
     """``x`` converted to ``dtype``; gradients are converted back."""
     return record(OPS["astype"], (constant(x),), dtype=plain_dtype(dtype))
 
@@ -187,7 +190,7 @@ def astype(x: Any, dtype: Any) -> Expr:
 _lgamma = unary(OPS["lgamma"])
 
 
-def lgamma(x: Any) -> Expr:
+def lgamma(x: OperandLike) -> Expr:
     """The logarithm of the gamma function, elementwise, for positive ``x``; ``log(n!)`` is ``lgamma(n + 1)``.
 
     >>> import lazyflow as lf
@@ -198,7 +201,7 @@ def lgamma(x: Any) -> Expr:
 
 
 @by_kinds
-def scale_gradient(x: Any, scale: float) -> Expr:
+def scale_gradient(x: OperandLike, scale: float) -> Expr:
     """``x`` itself, with the gradient that comes back through here times ``scale``.
 
     With -1 the gradient is reversed (Ganin and Lempitsky 2015). Raises `DTypeError` for ``x`` that is not floating,

@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import math
+import operator
 from functools import partial, reduce
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.core.columns import are_within
+from lazyflow.device import Array
 from lazyflow.errors import ShapeError, counted
 from lazyflow.functions.elementwise import isnan, negative, where
 from lazyflow.functions.shape import broadcast_to, ravel, swapaxes
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, negative_axis, require_integer
-from lazyflow.record.expr import Expr, binary, checked_range, constant, index_array, indexed, plain_dtype, record
+from lazyflow.record.expr import (
+    Expr,
+    OperandLike,
+    binary,
+    checked_range,
+    constant,
+    index_array,
+    indexed,
+    plain_dtype,
+    record,
+)
 from lazyflow.record.templates import by_kinds
 from lazyflow.record.trace import TracedNumber
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 __all__ = ["argsort", "embedding", "kmax_pool", "one_hot", "pick", "scatter", "take", "take_along_axis", "topk"]
 
 _lookup, _pick = binary(OPS["lookup"]), binary(OPS["pick"])
 
 
-def _checked(name: str, indices: Any, size: int, what: str, lowest: int = 0) -> Any:
+def _checked(name: str, indices: OperandLike, size: int, what: str, lowest: int = 0) -> Array:
     array = index_array(indices)
     require_integer(name, "an index", array)
     return array if are_within(array, lowest, size) else checked_range(name, array, size, what, lowest)
 
 
 @partial(indexed, OPS["lookup"], 0, arrays=True)
-def embedding(table: Any, index: Any) -> Expr:
+def embedding(table: OperandLike, index: OperandLike) -> Expr:
     """Row ``index`` of ``table`` (n, ...); an array of indices gives an array of rows.
 
     The gradient of a parameter that is only looked up in is a `RowSparse`: only the rows touched.
@@ -57,7 +72,7 @@ def embedding(table: Any, index: Any) -> Expr:
     return _lookup(table, int(array)) if array.ndim == 0 else record(OPS["lookup"], (table, array))
 
 
-def take(x: Any, indices: Any, axis: int = 0) -> Expr:
+def take(x: OperandLike, indices: OperandLike, axis: int = 0) -> Expr:
     """The elements of ``x`` at integer ``indices`` (an array, a list or an expression) along ``axis``, as
     ``numpy.take``. Negative ones count from the end. Errors as in `embedding`.
 
@@ -75,7 +90,7 @@ def take(x: Any, indices: Any, axis: int = 0) -> Expr:
 
 
 @partial(indexed, OPS["pick"], -1)
-def pick(x: Any, index: Any, axis: int = -1) -> Expr:
+def pick(x: OperandLike, index: OperandLike, axis: int = -1) -> Expr:
     """One element along ``axis``: ``x[..., index]`` by default; the index is payload, so different ones batch.
 
     >>> import lazyflow as lf
@@ -99,7 +114,7 @@ def pick(x: Any, index: Any, axis: int = -1) -> Expr:
 
 
 @by_kinds
-def one_hot(index: Any, n: int, dtype: Any = np.float32) -> Expr:
+def one_hot(index: OperandLike, n: int, dtype: DTypeLike = np.float32) -> Expr:
     """A vector of ``n`` zeros with a one at ``index``.
 
     >>> import lazyflow as lf
@@ -113,7 +128,7 @@ def one_hot(index: Any, n: int, dtype: Any = np.float32) -> Expr:
 
 
 @by_kinds
-def argsort(x: Any, axis: int = -1) -> Expr:
+def argsort(x: OperandLike, axis: int = -1) -> Expr:
     """The indices that sort ``x`` along ``axis``, equal elements in their order; an int64 expression.
 
     >>> import lazyflow as lf
@@ -123,7 +138,7 @@ def argsort(x: Any, axis: int = -1) -> Expr:
     return record(OPS["argsort"], (constant(x),), axis=int(axis))
 
 
-def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Expr:
+def take_along_axis(x: OperandLike, indices: OperandLike, axis: int | None = -1) -> Expr:
     """The elements of ``x`` at ``indices`` along ``axis``, as ``numpy.take_along_axis``: one look-up in the flattened
     array.
 
@@ -144,11 +159,11 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Expr:
     index = index if index.shape == shape else broadcast_to(index, shape)
     strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]
     places = [np.arange(n).reshape([-1 if i == j else 1 for j in range(x.ndim)]) for i, n in enumerate(shape)]
-    others = reduce(np.add, (p * s for i, (p, s) in enumerate(zip(places, strides, strict=True)) if i != axis), 0)
+    others = reduce(operator.add, (p * s for i, (p, s) in enumerate(zip(places, strides, strict=True)) if i != axis), 0)
     return take(ravel(x), index * strides[axis] + others)
 
 
-def scatter(rows: Any, index: Any, n: int) -> Expr:
+def scatter(rows: OperandLike, index: OperandLike, n: int) -> Expr:
     """Zeros (n, ...), to which each of ``rows`` (*index.shape, ...) is added at its ``index``: a sparse value, dense.
 
     Gradients flow to the rows; rows of one index add up. Errors as in `embedding`, and `ShapeError` for rows that do
@@ -164,7 +179,7 @@ def scatter(rows: Any, index: Any, n: int) -> Expr:
     return record(OPS["scatter"], (constant(rows), index), n=n)
 
 
-def _largest(name: str, x: Expr, k: Any, axis: int) -> Expr:
+def _largest(name: str, x: Expr, k: int, axis: int) -> Expr:
     """The places of the ``k`` largest along ``axis``, the largest first; of equals the first."""
     k, axis = integer(name, "k", k), negative_axis(name, axis, x.ndim)
     if not 1 <= k <= x.shape[axis]:
@@ -176,7 +191,7 @@ def _largest(name: str, x: Expr, k: Any, axis: int) -> Expr:
 
 
 @by_kinds
-def topk(x: Any, k: int, axis: int = -1) -> tuple[Expr, Expr]:
+def topk(x: OperandLike, k: int, axis: int = -1) -> tuple[Expr, Expr]:
     """The ``k`` largest elements along ``axis``, the largest first, and their places, int64.
 
     Gradients flow to the elements. Raises `ShapeError` for ``k`` below 1 or beyond the size of the axis.
@@ -192,7 +207,7 @@ def topk(x: Any, k: int, axis: int = -1) -> tuple[Expr, Expr]:
 
 
 @by_kinds
-def kmax_pool(x: Any, k: int, axis: int = -1) -> Expr:
+def kmax_pool(x: OperandLike, k: int, axis: int = -1) -> Expr:
     """The ``k`` largest elements along ``axis`` in the order in which they stand (Kalchbrenner et al. 2014).
 
     Raises `ShapeError` for ``k`` below 1 or beyond the size of the axis.

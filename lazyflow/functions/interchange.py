@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lazyflow import device as devices
 from lazyflow.record.expr import Expr, constant
 
 __all__ = ["from_dlpack"]
 
 
-def from_dlpack(x: Any) -> Expr:
+def from_dlpack(x: object) -> Expr:
     """An array of another library, such as a PyTorch tensor, as a constant; copied, so later changes do not matter.
 
     The other way, any library's ``from_dlpack(expression)`` takes the value of an expression.

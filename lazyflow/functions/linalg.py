@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.decompositions import svd_parts
-from lazyflow.record.expr import Expr, affine_recorder, as_floating, binary, constant, constants, in_dtype, record
+from lazyflow.record.expr import (
+    Expr,
+    OperandLike,
+    affine_recorder,
+    as_floating,
+    binary,
+    constant,
+    constants,
+    in_dtype,
+    record,
+)
 from lazyflow.record.templates import by_kinds
 
 __all__ = [
@@ -34,7 +43,7 @@ __all__ = [
 _matmul = binary(OPS["matmul"])
 
 
-def matmul(a: Any, b: Any) -> Expr:
+def matmul(a: OperandLike, b: OperandLike) -> Expr:
     """The matrix product ``a @ b`` with NumPy's rules, for vectors, matrices and stacks of matrices.
 
     With a parameter on the left and a vector on the right, ``W @ x``, all nodes of a launch become one product.
@@ -50,7 +59,7 @@ def matmul(a: Any, b: Any) -> Expr:
 
 
 @partial(affine_recorder, OPS["affine"])
-def affine(weight: Any, bias: Any, x: Any) -> Expr:
+def affine(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
     """``weight @ x + bias``: weight (m, k), bias (m,), x (k,) or (t, k); the result is (m,) or (t, m). One node.
 
     Raises `ShapeError` where the sizes differ.
@@ -66,7 +75,7 @@ def affine(weight: Any, bias: Any, x: Any) -> Expr:
 
 
 @partial(by_kinds, arrays=True)
-def dot(a: Any, b: Any) -> Expr:
+def dot(a: OperandLike, b: OperandLike) -> Expr:
     """The inner product of two vectors of one size, a scalar.
 
     >>> import lazyflow as lf
@@ -77,7 +86,7 @@ def dot(a: Any, b: Any) -> Expr:
 
 
 @partial(by_kinds, arrays=True)
-def outer(a: Any, b: Any) -> Expr:
+def outer(a: OperandLike, b: OperandLike) -> Expr:
     """The outer product of vectors (m,) and (n,): (m, n).
 
     >>> import lazyflow as lf
@@ -89,7 +98,7 @@ def outer(a: Any, b: Any) -> Expr:
 
 
 @partial(by_kinds, arrays=True)
-def einsum(subscripts: str, a: Any, b: Any) -> Expr:
+def einsum(subscripts: str, a: OperandLike, b: OperandLike) -> Expr:
     """Einstein's summation over two operands, as ``numpy.einsum`` without ellipsis.
 
     >>> import lazyflow as lf
@@ -100,7 +109,7 @@ def einsum(subscripts: str, a: Any, b: Any) -> Expr:
 
 
 @by_kinds
-def bilinear(x: Any, weight: Any, y: Any, bias: Any = None) -> Expr:
+def bilinear(x: OperandLike, weight: OperandLike, y: OperandLike, bias: OperandLike | None = None) -> Expr:
     """``x`` (k,) and ``y`` (l,) through a weight (m, k, l): ``sum_kl x_k W_mkl y_l + b_m``, of shape (m,).
 
     >>> import lazyflow as lf
@@ -112,7 +121,7 @@ def bilinear(x: Any, weight: Any, y: Any, bias: Any = None) -> Expr:
 
 
 @by_kinds
-def inv(a: Any) -> Expr:
+def inv(a: OperandLike) -> Expr:
     """The inverse of square matrices (..., n, n). Raises ``numpy.linalg.LinAlgError`` for a singular one when it runs.
 
     >>> import lazyflow as lf
@@ -124,7 +133,7 @@ def inv(a: Any) -> Expr:
 
 
 @by_kinds
-def solve(a: Any, b: Any) -> Expr:
+def solve(a: OperandLike, b: OperandLike) -> Expr:
     """``x`` with ``a @ x = b``: a (n, n) and b (n,), or a (..., n, n) and b (..., n, k).
 
     >>> import lazyflow as lf
@@ -135,7 +144,7 @@ def solve(a: Any, b: Any) -> Expr:
 
 
 @by_kinds
-def det(a: Any) -> Expr:
+def det(a: OperandLike) -> Expr:
     """The determinant of square matrices (..., n, n). Its gradient is the matrix of cofactors, of a singular one too.
 
     >>> import lazyflow as lf
@@ -146,7 +155,7 @@ def det(a: Any) -> Expr:
 
 
 @by_kinds
-def slogdet(a: Any) -> tuple[Expr, Expr]:
+def slogdet(a: OperandLike) -> tuple[Expr, Expr]:
     """Sign and logarithm of the size of the determinant of square matrices (..., n, n).
 
     >>> import lazyflow as lf
@@ -159,7 +168,7 @@ def slogdet(a: Any) -> tuple[Expr, Expr]:
 
 
 @by_kinds
-def cholesky(a: Any) -> Expr:
+def cholesky(a: OperandLike) -> Expr:
     """The lower triangular ``L`` with ``L @ L.T = (a + a.T) / 2``, of positive definite matrices (..., n, n).
 
     >>> import lazyflow as lf
@@ -171,7 +180,7 @@ def cholesky(a: Any) -> Expr:
 
 
 @by_kinds
-def eigh(a: Any) -> tuple[Expr, Expr]:
+def eigh(a: OperandLike) -> tuple[Expr, Expr]:
     """Eigenvalues (..., n), ascending, and eigenvectors (..., n, n), as columns, of the symmetric ``(a + a.T) / 2``.
 
     Where eigenvalues are equal their vectors have no gradient, and none of it is counted.
@@ -188,7 +197,7 @@ def eigh(a: Any) -> tuple[Expr, Expr]:
 
 
 @by_kinds
-def svd(a: Any) -> tuple[Expr, Expr, Expr]:
+def svd(a: OperandLike) -> tuple[Expr, Expr, Expr]:
     """``U`` (..., m, k), ``S`` (..., k), descending, and ``Vh`` (..., k, n) with ``a = U * S @ Vh``; k = min(m, n).
 
     >>> import lazyflow as lf
@@ -200,7 +209,7 @@ def svd(a: Any) -> tuple[Expr, Expr, Expr]:
 
 
 @by_kinds
-def circular_convolution(u: Any, v: Any) -> Expr:
+def circular_convolution(u: OperandLike, v: OperandLike) -> Expr:
     """``y[i] = sum_j u[j] v[(i - j) mod n]`` of two vectors (n,), as holographic representations bind (Plate 1995).
 
     A product with the matrix of all rotations of ``v``. Raises `ShapeError` for other shapes.
@@ -213,7 +222,7 @@ def circular_convolution(u: Any, v: Any) -> Expr:
 
 
 @by_kinds
-def circular_correlation(u: Any, v: Any) -> Expr:
+def circular_correlation(u: OperandLike, v: OperandLike) -> Expr:
     """``y[i] = sum_j u[j] v[(i + j) mod n]`` of two vectors (n,): what undoes `circular_convolution`, nearly.
 
     Raises `ShapeError` for other shapes.
@@ -225,7 +234,7 @@ def circular_correlation(u: Any, v: Any) -> Expr:
     return _rotated("circular_correlation", u, v, 1)
 
 
-def _rotated(name: str, u: Any, v: Any, sign: int) -> Expr:
+def _rotated(name: str, u: OperandLike, v: OperandLike, sign: int) -> Expr:
     u, v = constant(u), constant(v)
     if u.ndim != 1 or u.shape != v.shape:
         raise ShapeError(f"{name} takes two vectors of one size, got {u.shape} and {v.shape}")

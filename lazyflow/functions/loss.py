@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
 from lazyflow.core.columns import are_within
+from lazyflow.device import Array
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import number
 from lazyflow.ops.loss import REDUCTIONS
-from lazyflow.record.expr import Expr, as_floating, binary, in_one_dtype, index_array, indexed, record
+from lazyflow.record.expr import Expr, OperandLike, as_floating, binary, in_one_dtype, index_array, indexed, record
 from lazyflow.record.templates import by_kinds
 from lazyflow.record.trace import TracedNumber
 
@@ -21,7 +22,7 @@ __all__ = ["bce_with_logits", "cross_entropy", "hinge", "huber", "mse", "nll"]
 _cross_entropy, _nll = binary(OPS["cross_entropy"]), binary(OPS["nll"])
 
 
-def _class(name: str, i: Any, scores: Expr) -> Any:
+def _class(name: str, i: int | TracedNumber, scores: Expr) -> int | TracedNumber:
     if not scores.shape:
         raise ShapeError(f"{name} takes scores of at least one class, (n,) or (t, n), got the shape ()")
     n = scores.shape[-1]
@@ -34,13 +35,13 @@ def _class(name: str, i: Any, scores: Expr) -> Any:
     return int(i)
 
 
-def _is_index(target: Any) -> bool:
+def _is_index(target: OperandLike) -> TypeGuard[int | TracedNumber]:
     if isinstance(target, TracedNumber):
         return isinstance(target.value, int | np.integer)
     return isinstance(target, int | np.integer) and not isinstance(target, bool)
 
 
-def _classes(name: str, target: Any, scores: Expr) -> Any:
+def _classes(name: str, target: OperandLike, scores: Expr) -> Expr | Array:
     """Class indices that are arrays or lists, checked; expressions are left alone, their values are not known yet."""
     if isinstance(target, Expr):
         return target
@@ -52,7 +53,7 @@ def _classes(name: str, target: Any, scores: Expr) -> Any:
 
 
 @partial(indexed, OPS["cross_entropy"], -1, ndim=1)
-def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
+def cross_entropy(logits: OperandLike, target: OperandLike, reduction: str = "mean") -> Expr:
     """Minus the log-probability of the target under ``softmax(logits)``, a scalar.
 
     ``logits`` (n,): ``target`` is a class index, or n probabilities. ``logits`` (t, n): t indices or (t, n)
@@ -77,7 +78,7 @@ def cross_entropy(logits: Any, target: Any, reduction: str = "mean") -> Expr:
 
 
 @partial(indexed, OPS["nll"], -1, ndim=1)
-def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
+def nll(log_probabilities: OperandLike, target: OperandLike, reduction: str = "mean") -> Expr:
     """Minus the log-probability of class ``target``; as `cross_entropy` on what `log_softmax` returns.
 
     >>> import lazyflow as lf
@@ -91,7 +92,7 @@ def nll(log_probabilities: Any, target: Any, reduction: str = "mean") -> Expr:
 
 
 @partial(by_kinds, arrays=True)
-def mse(x: Any, target: Any, reduction: str = "mean") -> Expr:
+def mse(x: OperandLike, target: OperandLike, reduction: str = "mean") -> Expr:
     """The squared difference, averaged over the example's elements (``"sum"``, ``"none"`` otherwise).
 
     >>> import lazyflow as lf
@@ -102,7 +103,7 @@ def mse(x: Any, target: Any, reduction: str = "mean") -> Expr:
 
 
 @partial(by_kinds, arrays=True)
-def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
+def bce_with_logits(logits: OperandLike, target: OperandLike, reduction: str = "mean") -> Expr:
     """Binary cross-entropy of ``sigmoid(logits)`` with targets in [0, 1], averaged over the example's elements.
 
     >>> import lazyflow as lf
@@ -113,7 +114,7 @@ def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Expr:
 
 
 @by_kinds
-def hinge(scores: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Expr:
+def hinge(scores: OperandLike, target: OperandLike, margin: float = 1.0, reduction: str = "mean") -> Expr:
     """The sum over the wrong classes j of ``max(0, margin - scores[target] + scores[j])`` (Weston and Watkins 1999).
 
     ``scores`` (n,): ``target`` is a class index. ``scores`` (t, n): t indices, and the mean of the t losses
@@ -133,7 +134,7 @@ def hinge(scores: Any, target: Any, margin: float = 1.0, reduction: str = "mean"
 
 
 @partial(by_kinds, arrays=True)
-def huber(x: Any, target: Any, delta: float = 1.0, reduction: str = "mean") -> Expr:
+def huber(x: OperandLike, target: OperandLike, delta: float = 1.0, reduction: str = "mean") -> Expr:
     """Squared below ``delta`` and linear above (Huber 1964), averaged over the example's elements.
 
     >>> import lazyflow as lf

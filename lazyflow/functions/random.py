@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lazyflow import settings
 from lazyflow.functions.index import take_along_axis, topk
@@ -11,15 +11,20 @@ from lazyflow.functions.shape import expand_dims, squeeze
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, integers, negative_axes, number, require_floating
 from lazyflow.random import Stream, default_stream
-from lazyflow.record.expr import Expr, constant, plain_dtype, record
+from lazyflow.record.expr import Expr, OperandLike, constant, plain_dtype, record
 from lazyflow.record.tape import current_tape
 from lazyflow.record.templates import by_kinds
 from lazyflow.record.trace import TracedNumber
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 __all__ = ["bernoulli", "categorical", "dropout", "gumbel", "normal", "sample", "uniform"]
 
 
-def _draw(name: str, shape: Any, dtype: Any, stream: Stream | None, *arguments: float) -> Expr:
+def _draw(
+    name: str, shape: int | Sequence[int], dtype: DTypeLike | None, stream: Stream | None, *arguments: float
+) -> Expr:
     sizes = integers(name, "the shape", shape)
     if stream is not None and not isinstance(stream, Stream):
         raise TypeError(f"{name}: stream must be a lazyflow.random.Stream, got {stream!r}")
@@ -40,7 +45,7 @@ def uniform(
     low: float = 0.0,
     high: float = 1.0,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     stream: Stream | None = None,
 ) -> Expr:
     """Numbers evenly distributed from ``low`` to ``high`` (not included).
@@ -60,7 +65,7 @@ def normal(
     mean: float = 0.0,
     std: float = 1.0,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     stream: Stream | None = None,
 ) -> Expr:
     """Normally distributed numbers.
@@ -78,7 +83,7 @@ def gumbel(
     loc: float = 0.0,
     scale: float = 1.0,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     stream: Stream | None = None,
 ) -> Expr:
     """Gumbel-distributed numbers, ``loc - scale * log(-log(u))`` with ``u`` uniform between 0 and 1.
@@ -93,7 +98,7 @@ def gumbel(
 
 
 @by_kinds
-def categorical(logits: Any, axis: int = -1, *, stream: Stream | None = None) -> Expr:
+def categorical(logits: OperandLike, axis: int = -1, *, stream: Stream | None = None) -> Expr:
     """An index drawn with the probabilities ``softmax(logits)`` along ``axis``, an int64 expression.
 
     It is the largest of the logits plus Gumbel noise (Gumbel 1954, Yellott 1977). Its log-probability is
@@ -110,7 +115,12 @@ def categorical(logits: Any, axis: int = -1, *, stream: Stream | None = None) ->
 
 
 def sample(
-    logits: Any, axis: int = -1, *, temperature: float = 1.0, top: int | None = None, stream: Stream | None = None
+    logits: OperandLike,
+    axis: int = -1,
+    *,
+    temperature: float = 1.0,
+    top: int | None = None,
+    stream: Stream | None = None,
 ) -> Expr:
     """An index drawn with the probabilities ``softmax(logits / temperature)`` along ``axis``, an int64 expression.
 
@@ -138,7 +148,9 @@ def sample(
 
 
 @by_kinds
-def bernoulli(p: float, shape: int | Sequence[int] = (), *, dtype: Any = None, stream: Stream | None = None) -> Expr:
+def bernoulli(
+    p: float, shape: int | Sequence[int] = (), *, dtype: DTypeLike | None = None, stream: Stream | None = None
+) -> Expr:
     """Ones with probability ``p``, else zeros.
 
     >>> import lazyflow as lf
@@ -153,7 +165,7 @@ def bernoulli(p: float, shape: int | Sequence[int] = (), *, dtype: Any = None, s
 
 @by_kinds
 def dropout(
-    x: Any, p: float, *, axis: int | Sequence[int] = (), training: bool = True, stream: Stream | None = None
+    x: OperandLike, p: float, *, axis: int | Sequence[int] = (), training: bool = True, stream: Stream | None = None
 ) -> Expr:
     """``x`` with each element zero with probability ``p`` and else divided by ``1 - p`` (Srivastava et al. 2014).
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.functions.shape import stack
 from lazyflow.ops import OPS
-from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
+from lazyflow.ops.base import Axis, axis_argument, integer, integers, negative_axis
 from lazyflow.record.expr import (
     Expr,
+    OperandLike,
     as_floating,
     constant,
     constants,
@@ -50,7 +51,7 @@ _means, _mean_again, _mean_list = stacked_recorder(OPS["mean_list"])
 _sum, _mean, _argmax, _argmin = (reduction_recorder(OPS[name]) for name in ("sum", "mean", "argmax", "argmin"))
 
 
-def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequence[Any]) -> Expr:
+def _listed(name: str, recorder: Callable[[Sequence[OperandLike]], Expr], operands: Sequence[OperandLike]) -> Expr:
     if not operands:
         raise ShapeError(f"{name} of an empty list: the batch has no examples")
     found = constants(operands)
@@ -63,14 +64,14 @@ def _listed(name: str, recorder: Callable[[Sequence[Any]], Expr], operands: Sequ
     return recorder(found)
 
 
-def _numbers(x: Any) -> Any:
+def _numbers(x: OperandLike) -> OperandLike:
     """A list of Python's integers in the default dtype, for a function whose result is floating anyway."""
     if type(x) is Expr:
         return x
     return as_floating(x) if isinstance(x, int | list | tuple) else x
 
 
-def _is_list(name: str, x: Any, axis: Any, keepdims: bool) -> bool:
+def _is_list(x: OperandLike, name: str, axis: Axis, keepdims: bool) -> TypeGuard[Sequence[OperandLike]]:
     """Whether ``x`` is a list of expressions, to be summed over, and not one array written as a list of numbers."""
     if type(x) is Expr or not isinstance(x, list | tuple) or (len(x) and not holds_expressions(x)):
         return False
@@ -80,7 +81,7 @@ def _is_list(name: str, x: Any, axis: Any, keepdims: bool) -> bool:
 
 
 @partial(by_kinds, listed=_sums)
-def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+def sum(x: OperandLike, axis: Axis = None, keepdims: bool = False) -> Expr:
     """The sum over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any
     number.
 
@@ -93,13 +94,13 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     """
     if x.__class__ is list and axis is None and not keepdims and (again := _sum_again(x)) is not None:
         return again
-    if _is_list("sum", x, axis, keepdims):
+    if _is_list(x, "sum", axis, keepdims):
         return _listed("sum", _sum_list, x)
     return _sum(x, axis, keepdims)
 
 
 @partial(by_kinds, listed=_means)
-def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+def mean(x: OperandLike, axis: Axis = None, keepdims: bool = False) -> Expr:
     """The mean over ``axis`` (all axes by default), or over a Python list of expressions of one shape: one node, any
     number.
 
@@ -109,7 +110,7 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
     """
     if x.__class__ is list and axis is None and not keepdims and (again := _mean_again(x)) is not None:
         return again
-    if _is_list("mean", x, axis, keepdims):
+    if _is_list(x, "mean", axis, keepdims):
         return _listed("mean", _mean_list, x)
     return _mean(_numbers(x), axis, keepdims)
 
@@ -117,8 +118,8 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
 def _reduction(name: str, text: str) -> Callable[..., Expr]:
     op, one = OPS[name], reduction_recorder(OPS[name])
 
-    def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
-        if _is_list(name, x, axis, keepdims):
+    def reduce(x: OperandLike, axis: Axis = None, keepdims: bool = False) -> Expr:
+        if _is_list(x, name, axis, keepdims):
             if not x:
                 raise ShapeError(f"{name} of an empty list: the batch has no examples")
             return record(op, (stack(x),), axis=(0,), keepdims=False)
@@ -147,7 +148,7 @@ def _alone(name: str, function: Callable[..., Expr]) -> Callable[..., Expr]:
         "both lf.topk(x, 1, axis). To go over its elements, write result[:]"
     )
 
-    def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Expr:
+    def reduce(x: OperandLike, axis: Axis = None, keepdims: bool = False) -> Expr:
         if isinstance(axis, Expr | np.ndarray):
             raise TypeError(f"{name}: axis must be an integer, got {axis!r}; of two values take lf.{name}imum(x, y)")
         result = function(x, axis, keepdims)
@@ -164,7 +165,7 @@ max, min = _alone("max", largest), _alone("min", smallest)
 
 
 @by_kinds
-def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
+def argmax(x: OperandLike, axis: int | None = None, keepdims: bool = False) -> Expr:
     """The index of the largest element along ``axis`` (of the flattened value by default), an int64 expression.
 
     >>> import lazyflow as lf
@@ -175,13 +176,13 @@ def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
 
 
 @by_kinds
-def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Expr:
+def argmin(x: OperandLike, axis: int | None = None, keepdims: bool = False) -> Expr:
     """The index of the smallest element along ``axis`` (of the flattened value by default), an int64 expression."""
     return _argmin(x, axis, keepdims)
 
 
 @by_kinds
-def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
+def var(x: OperandLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Expr:
     """The variance over ``axis``, divided by n - ``ddof``."""
     return record(
         OPS["var"],
@@ -193,7 +194,7 @@ def var(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr
 
 
 @by_kinds
-def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr:
+def std(x: OperandLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Expr:
     """The standard deviation over ``axis``; its gradient at 0 is 0."""
     return record(
         OPS["std"],
@@ -205,7 +206,7 @@ def std(x: Any, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Expr
 
 
 @by_kinds
-def norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Expr:
+def norm(x: OperandLike, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> Expr:
     """The vector norm over ``axis`` (of all elements by default), of order 1, 2 or infinity; its gradient at 0 is 0.
 
     >>> import lazyflow as lf
@@ -216,13 +217,13 @@ def norm(x: Any, ord: float = 2, axis: Any = None, keepdims: bool = False) -> Ex
 
 
 @by_kinds
-def cumsum(x: Any, axis: int | None = None) -> Expr:
+def cumsum(x: OperandLike, axis: int | None = None) -> Expr:
     """Running sums along ``axis`` (of the flattened value by default)."""
     return record(OPS["cumsum"], (x,), axis=axis_argument("cumsum", axis))
 
 
 @by_kinds
-def softmax(x: Any, axis: int = -1) -> Expr:
+def softmax(x: OperandLike, axis: int = -1) -> Expr:
     """``exp(x) / sum(exp(x))`` along ``axis``, without overflow.
 
     >>> import lazyflow as lf
@@ -233,7 +234,7 @@ def softmax(x: Any, axis: int = -1) -> Expr:
 
 
 @by_kinds
-def log_softmax(x: Any, axis: int = -1, *, restrict: Sequence[int] | None = None) -> Expr:
+def log_softmax(x: OperandLike, axis: int = -1, *, restrict: Sequence[int] | None = None) -> Expr:
     """``log(softmax(x))`` along ``axis``, without overflow.
 
     ``restrict``: the only classes along ``axis`` that are possible; the others get minus infinity, and no gradient.
@@ -262,7 +263,7 @@ def _restricted(x: Expr, axis: int, classes: Sequence[int]) -> Expr:
 
 
 @by_kinds
-def sparsemax(x: Any, axis: int = -1) -> Expr:
+def sparsemax(x: OperandLike, axis: int = -1) -> Expr:
     """The distribution along ``axis`` that is nearest to ``x``, with most classes at zero (Martins, Astudillo 2016).
 
     Raises `ShapeError` where there is no class, `DTypeError` for what is not floating.
@@ -275,7 +276,7 @@ def sparsemax(x: Any, axis: int = -1) -> Expr:
 
 
 @by_kinds
-def constrained_softmax(x: Any, upper: Any) -> Expr:
+def constrained_softmax(x: OperandLike, upper: OperandLike) -> Expr:
     """The distribution over the last axis nearest to ``softmax(x)`` in which no class has more than its ``upper``
     (Martins and Kreutzer 2017).
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lazyflow.core.columns import are_within
 from lazyflow.errors import ShapeError, counted
 from lazyflow.ops import OPS
 from lazyflow.ops.base import integer, require_integer
-from lazyflow.record.expr import Expr, as_floating, checked_range, constant, index_array, record
+from lazyflow.record.expr import Expr, OperandLike, as_floating, checked_range, constant, index_array, record
 
 __all__ = ["segment_max", "segment_mean", "segment_softmax", "segment_sum"]
 
 
-def _operands(name: str, values: Expr, segments: Any, n: Any) -> tuple[Expr, Any, int]:
+def _operands(name: str, values: Expr, segments: OperandLike, n: int) -> tuple[Expr, OperandLike, int]:
     """Rows, the segment of each, and how many there are, checked."""
     n = integer(name, "n, the number of segments,", n)
     if n < 0:
@@ -30,12 +28,12 @@ def _operands(name: str, values: Expr, segments: Any, n: Any) -> tuple[Expr, Any
     return values, index, n
 
 
-def _floating(values: Any) -> Expr:
+def _floating(values: OperandLike) -> Expr:
     """Of a list of Python's integers numbers in the default dtype."""
     return as_floating(values) if isinstance(values, list | tuple) else constant(values)
 
 
-def segment_sum(values: Any, segments: Any, n: int) -> Expr:
+def segment_sum(values: OperandLike, segments: OperandLike, n: int) -> Expr:
     """Row i, of ``n``, is the sum of the rows of ``values`` (m, ...) whose segment is i; zero where there is none.
 
     ``segments``: m integers, in any order; those of graphs of any numbers of nodes and edges share a launch. As
@@ -56,7 +54,7 @@ def segment_sum(values: Any, segments: Any, n: int) -> Expr:
     return record(OPS["scatter"], (values, segments), n=n, name="segment_sum")
 
 
-def segment_mean(values: Any, segments: Any, n: int) -> Expr:
+def segment_mean(values: OperandLike, segments: OperandLike, n: int) -> Expr:
     """Row i, of ``n``, is the mean of the rows of ``values`` (m, ...) whose segment is i; zero where there is none, as
     in PyTorch Geometric. The mean of integers is float64. Operands and errors as in `segment_sum`.
 
@@ -68,7 +66,7 @@ def segment_mean(values: Any, segments: Any, n: int) -> Expr:
     return record(OPS["segment_mean"], (values, segments), n=n)
 
 
-def segment_max(values: Any, segments: Any, n: int) -> Expr:
+def segment_max(values: OperandLike, segments: OperandLike, n: int) -> Expr:
     """Row i, of ``n``, has the largest elements of the rows of ``values`` (m, ...) whose segment is i; where there is
     none the lowest there is, minus infinity, as ``jax.ops.segment_max``. A NaN makes its segment's NaN.
 
@@ -82,7 +80,7 @@ def segment_max(values: Any, segments: Any, n: int) -> Expr:
     return record(OPS["segment_max"], (values, segments), n=n)
 
 
-def segment_softmax(values: Any, segments: Any, n: int) -> Expr:
+def segment_softmax(values: OperandLike, segments: OperandLike, n: int) -> Expr:
     """``exp(x) / sum(exp(x))`` over the rows that have one segment, without overflow: scores (m, ...) become weights
     (m, ...), the attention over the edges that lead into a node (Velickovic et al. 2018).
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
-from lazyflow.ops.shape import pads
+from lazyflow.ops.shape import PadWidth, pads
 from lazyflow.record import expr
 from lazyflow.record.expr import (
     Expr,
+    OperandLike,
     constant,
     constants,
     of_one_type,
@@ -57,7 +57,7 @@ _stacks, _stack_again, _stack_rows = stacked_recorder(OPS["stack_rows"])
 
 
 @by_kinds
-def reshape(x: Any, shape: Any) -> Expr:
+def reshape(x: OperandLike, shape: int | Sequence[int]) -> Expr:
     """``x`` in another shape of the same size; one size may be -1. Free: no launch, no copy. Raises `ShapeError`.
 
     >>> import lazyflow as lf
@@ -67,7 +67,7 @@ def reshape(x: Any, shape: Any) -> Expr:
     return expr.reshaped(x, shape)
 
 
-def _joined(name: str, operands: Sequence[Any]) -> list[Expr]:
+def _joined(name: str, operands: Sequence[OperandLike]) -> list[Expr]:
     if isinstance(operands, Expr | np.ndarray) or not isinstance(operands, Iterable):
         raise TypeError(f"{name} takes a list of expressions, got one {type(operands).__name__}")
     found = constants(operands)
@@ -81,7 +81,7 @@ def _alike(found: Sequence[Expr]) -> bool:
 
 
 @partial(by_kinds, listed=_concatenations)
-def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
+def concatenate(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
     """Expressions joined along an axis that exists; the other sizes are equal.
 
     Operands of one shape along the first axis are gathered straight into place. Raises `ShapeError` otherwise or for
@@ -104,7 +104,7 @@ def concatenate(operands: Sequence[Any], axis: int = 0) -> Expr:
 
 
 @partial(by_kinds, listed=_stacks)
-def stack(operands: Sequence[Any], axis: int = 0) -> Expr:
+def stack(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
     """Expressions of one shape along a new axis.
 
     >>> import lazyflow as lf
@@ -131,7 +131,7 @@ _splits: dict[Type, dict[int, tuple[Type, tuple[int, ...]]]] = table_of_interned
 
 
 @by_kinds
-def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
+def split(x: OperandLike, sections: int | Sequence[int], axis: int = 0) -> list[Expr]:
     """``x`` cut along ``axis``, as ``numpy.split``: into ``sections`` equal parts, or before each of the given indices.
 
     Along the first axis the parts are free: they are other offsets into the same memory, and no launch.
@@ -179,7 +179,7 @@ def _prepare(x: Expr, sections: int) -> tuple[Type, tuple[int, ...]]:
 
 
 @by_kinds
-def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Expr:
+def roll(x: OperandLike, shift: int | Sequence[int], axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` with its elements moved on by ``shift`` along ``axis``, those that fall off coming back, as ``numpy.roll``.
 
     >>> import lazyflow as lf
@@ -195,13 +195,13 @@ def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
 
 
 @by_kinds
-def tile(x: Any, reps: int | Sequence[int]) -> Expr:
+def tile(x: OperandLike, reps: int | Sequence[int]) -> Expr:
     """``x`` repeated as a whole, ``reps`` times along each axis, as ``numpy.tile``."""
     return record(OPS["tile"], (constant(x),), reps=integers("tile", "reps", reps))
 
 
 @by_kinds
-def tril(x: Any, k: int = 0) -> Expr:
+def tril(x: OperandLike, k: int = 0) -> Expr:
     """The lower triangle of a matrix, zeros above diagonal ``k``.
 
     >>> import lazyflow as lf
@@ -213,26 +213,26 @@ def tril(x: Any, k: int = 0) -> Expr:
 
 
 @by_kinds
-def triu(x: Any, k: int = 0) -> Expr:
+def triu(x: OperandLike, k: int = 0) -> Expr:
     """The upper triangle of a matrix, zeros below diagonal ``k``."""
     return record(OPS["triu"], (constant(x),), k=integer("triu", "k", k))
 
 
 @by_kinds
-def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr:
+def diagonal(x: OperandLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Expr:
     """The diagonal of two axes, as the last axis of the result, as ``numpy.diagonal``."""
     given = {"offset": offset, "axis1": axis1, "axis2": axis2}
     return record(OPS["diagonal"], (constant(x),), **{n: integer("diagonal", n, v) for n, v in given.items()})
 
 
 @by_kinds
-def ravel(x: Any) -> Expr:
+def ravel(x: OperandLike) -> Expr:
     """``x`` as a vector; free."""
     return reshape(x, (-1,))
 
 
 @by_kinds
-def transpose(x: Any, axes: Sequence[int] | None = None) -> Expr:
+def transpose(x: OperandLike, axes: Sequence[int] | None = None) -> Expr:
     """``x`` with its axes permuted (reversed by default).
 
     >>> import lazyflow as lf
@@ -243,7 +243,7 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Expr:
 
 
 @by_kinds
-def swapaxes(x: Any, axis1: int, axis2: int) -> Expr:
+def swapaxes(x: OperandLike, axis1: int, axis2: int) -> Expr:
     """``x`` with two axes exchanged."""
     return record(
         OPS["swapaxes"],
@@ -254,7 +254,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Expr:
 
 
 @by_kinds
-def expand_dims(x: Any, axis: int | Sequence[int]) -> Expr:
+def expand_dims(x: OperandLike, axis: int | Sequence[int]) -> Expr:
     """``x`` with new axes of size one at ``axis`` of the result; free.
 
     >>> import lazyflow as lf
@@ -266,26 +266,26 @@ def expand_dims(x: Any, axis: int | Sequence[int]) -> Expr:
 
 
 @by_kinds
-def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
+def squeeze(x: OperandLike, axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` without axes of size one (all of them, or those named); free. Raises `ShapeError` for a longer axis."""
     x = constant(x)
     return reshape(x, OPS["squeeze"].infer(x.type, axis=axis_argument("squeeze", axis)).shape)
 
 
 @by_kinds
-def broadcast_to(x: Any, shape: Sequence[int]) -> Expr:
+def broadcast_to(x: OperandLike, shape: Sequence[int]) -> Expr:
     """``x`` repeated to ``shape`` by NumPy's broadcasting."""
     return record(OPS["broadcast_to"], (constant(x),), shape=integers("broadcast_to", "the shape", shape))
 
 
 @by_kinds
-def flip(x: Any, axis: int | Sequence[int] | None = None) -> Expr:
+def flip(x: OperandLike, axis: int | Sequence[int] | None = None) -> Expr:
     """``x`` reversed along ``axis`` (all axes by default)."""
     return record(OPS["flip"], (constant(x),), axis=axis_argument("flip", axis))
 
 
 @by_kinds
-def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Expr:
+def pad(x: OperandLike, pad_width: PadWidth, mode: str = "constant", constant_value: float = 0.0) -> Expr:
     """``x`` with ``pad_width`` more elements at the ends of its axes, as ``numpy.pad``: modes constant, edge,
     reflect and wrap.
 
@@ -301,7 +301,7 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_value: float = 
 
 
 @by_kinds
-def repeat(x: Any, repeats: int, axis: int | None = None) -> Expr:
+def repeat(x: OperandLike, repeats: int, axis: int | None = None) -> Expr:
     """Every element of ``x`` ``repeats`` times along ``axis`` (of the flattened value by default)."""
     x = constant(x)
     return record(

@@ -643,7 +643,10 @@ tile = register(Op("tile", _tile_shape, _tile, (_tile_x,)))
 PADDINGS = ("constant", "edge", "reflect", "wrap")
 
 
-def pads(pad_width: Any, ndim: int) -> Pads:
+PadWidth = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+def pads(pad_width: PadWidth, ndim: int) -> Pads:
     """``pad_width`` as np.pad reads it: one number, one pair, or one pair an axis."""
     try:
         pairs = np.broadcast_to(np.asarray(pad_width), (ndim, 2))
@@ -654,7 +657,7 @@ def pads(pad_width: Any, ndim: int) -> Pads:
     return tuple((int(before), int(after)) for before, after in pairs)
 
 
-def _pad_shape(x: Abstract, *, pad_width: Any, mode: str = "constant", constant_value: float = 0.0) -> Result:
+def _pad_shape(x: Abstract, *, pad_width: PadWidth, mode: str = "constant", constant_value: float = 0.0) -> Result:
     if mode not in PADDINGS:
         raise ValueError(f"pad: mode must be one of {', '.join(PADDINGS)}; got {mode!r}")
     widths = pads(pad_width, len(x.shape))
