@@ -1,4 +1,5 @@
-"""How the package is laid out: rooms, the arrows between them, long functions. ``python -m benchmarks.house [FOLDER]``.
+"""How the package is laid out: rooms, the arrows between them, long functions; a column for each folder that is given.
+``python -m benchmarks.house [FOLDER ...]``
 
 A room is a folder of the package, or a file that is in none. Nothing is imported: it reads the source, of any version.
 """
@@ -7,14 +8,13 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-LIBRARY = {"nn", "optim", "data", "train", "numpy", "functions", "ops", "inspect", "io", "state", "compare", "compared"}
-LIBRARY |= {"unchanged", "explain", "info", "__main__", "__init__", "version"}
+LIBRARY = {"nn", "optim", "data", "train", "numpy", "io", "state"}  # the engine is the rest
 LONG, WIDE, LARGE = 45, 8, 250  # lines of a function, its parameters, lines of a class
+FORMS = ({"loops", "jit"}, {"core.arrays", "passes"})  # the two forms of a pass, then and now
 Definition = ast.FunctionDef | ast.ClassDef
 
 
@@ -85,11 +85,40 @@ def defined(tree: ast.Module) -> Iterator[str]:
             yield from (t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("__"))
 
 
+def twice(some: list[File]) -> dict[str, set[str]]:
+    """The names that are defined in two files or more, but for the two forms of a pass."""
+    found: dict[str, set[str]] = {}
+    for file in some:
+        for name in defined(file.tree):
+            found.setdefault(name, set()).add(file.name)
+    return {name: where for name, where in found.items() if len(where) > 1 and where not in FORMS}
+
+
 def length(node: Definition) -> int:
-    """Lines of a function or a class without its docstring."""
-    first = node.body[0]
-    text = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) and first.end_lineno else 0
-    return (node.end_lineno or node.lineno) - node.lineno + 1 - text
+    """Lines of a function or a class without docstrings."""
+    documented = [n for n in ast.walk(node) if isinstance(n, Definition) and ast.get_docstring(n)]
+    texts = [n.body[0] for n in documented]
+    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+    return lines - sum((text.end_lineno or text.lineno) - text.lineno + 1 for text in texts)
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    """How many a function has; self is none, and ``*args`` is one."""
+    given = function.args
+    plain = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    own = bool(plain) and plain[0].arg in ("self", "cls")
+    return len(plain) - own + bool(given.vararg) + bool(given.kwarg)
+
+
+def compiled(folder: Path) -> int:
+    """Lines of Cython and C that are written by hand: not what Cython has made of a file beside it."""
+    sources = [path for path in folder.rglob("*") if path.suffix in (".pyx", ".c", ".h")]
+    made = [
+        path
+        for path in sources
+        if path.suffix == ".c" and (path.with_suffix(".pyx").exists() or path.with_suffix(".py").exists())
+    ]
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources if path not in made)
 
 
 def counts(folder: Path) -> dict[str, int]:
@@ -98,27 +127,23 @@ def counts(folder: Path) -> dict[str, int]:
     engine = [file for file in every if file.room not in LIBRARY]
     nodes = [node for file in engine for node in ast.walk(file.tree)]
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
-    wide = [
-        f
-        for f in functions
-        if len(f.args.args) + len(f.args.kwonlyargs) - (bool(f.args.args) and f.args.args[0].arg in ("self", "cls"))
-        > WIDE
-    ]
-    twice = Counter(name for file in engine for name in set(defined(file.tree)))
-    edges = arrows(every)
+    names, edges = twice(engine), arrows(every)
     return {
         "rooms": len({file.room for file in every}),
         "floors": floors(edges),
         "arrows between rooms": len(edges),
         f"functions of the engine of more than {LONG} lines": sum(length(f) > LONG for f in functions),
-        f"of more than {WIDE} parameters": len(wide),
+        f"of more than {WIDE} parameters": sum(parameters(f) > WIDE for f in functions),
         f"classes of more than {LARGE} lines": sum(length(n) > LARGE for n in nodes if isinstance(n, ast.ClassDef)),
-        "names defined in two of its files": sum(n > 1 for n in twice.values()),
+        "public names defined in two of its files": sum(not name.startswith("_") for name in names),
+        "private ones": sum(name.startswith("_") for name in names),
         "mentions of Any": sum(isinstance(n, ast.Name) and n.id == "Any" for n in nodes),
-        "lines of the engine": sum(file.tree.body[-1].end_lineno or 0 for file in engine if file.tree.body),
+        "lines of the engine in Python": sum(file.tree.body[-1].end_lineno or 0 for file in engine if file.tree.body),
+        "in Cython and C": compiled(folder),
     }
 
 
 if __name__ == "__main__":
-    for what, count in counts(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parents[1] / "lazyflow").items():
-        print(f"{what:52}{count:8,}")
+    columns = [counts(Path(folder)) for folder in sys.argv[1:] or [Path(__file__).parents[1] / "lazyflow"]]
+    for what in columns[0]:
+        print(f"{what:52}" + "".join(f"{column[what]:9,}" for column in columns))

@@ -85,14 +85,14 @@ class _Flat:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.structure: Any = None
+        self.structure: object = None
         self.expressions: list[Expr] = []
         self.numbers: list[float] = []
         self.objects: list[object] = []
         self.copied: list[int] = []  # ids of what the body gets something else for
         self.arrays = False
 
-    def part(self, value: Any) -> Any:
+    def part(self, value: Any) -> object:
         """The structure of a value: expressions, arrays, numbers and objects are leaves, containers are looked into."""
         kind = type(value)
         if kind is Expr:
@@ -189,7 +189,7 @@ def _refuse_changes(name: str, before: Sequence[tuple[Any, list[Any]]]) -> None:
             )
 
 
-def _stood_for(value: Any, inputs: Iterator[Expr], numbers: Iterator[Any]) -> Any:
+def _stood_for(value: Any, inputs: Iterator[Expr], numbers: Iterator[object]) -> object:
     """An argument with these in place of its expressions and numbers, in the order of `_Flat.part`."""
     kind = type(value)
     if kind is Expr or isinstance(value, np.ndarray) or hasattr(kind, "__cuda_array_interface__"):
@@ -216,7 +216,7 @@ class _Results:
         self.name, self.expressions, self.fixed = name, list[Expr](), True
         self.structure = self._part(value)
 
-    def _part(self, value: Any) -> Any:
+    def _part(self, value: Any) -> object:
         if isinstance(value, Parameter):
             value = record(OPS["identity"], (value,))
         if type(value) is TracedNumber:

@@ -277,7 +277,7 @@ class Reach:
         self.known: Callable[[], Any] = weakref.ref(cell)
         self.kind, self.code, self.method = type(cell), cell.function.__code__, cell.method
 
-    def __call__(self, space: dict[str, Any]) -> object:
+    def __call__(self, space: dict[str, object]) -> object:
         """The cell, or that of the same code with these globals. Raises `CellError` if the code needs a closure."""
         found = self.known()
         if found is None and self.code.co_freevars:
@@ -438,7 +438,7 @@ class _Walk:
                 self.counted = False
         return Same(value.__code__)
 
-    def _definition(self, path: VisiblePath, function: Any) -> None:
+    def _definition(self, path: VisiblePath, function: types.FunctionType) -> None:
         """The code of a function, which may be replaced, and its defaults, which may also change."""
         self.guard("function", function, None, (function.__code__, function.__defaults__, function.__kwdefaults__))
         self.later(path, [("defaults", function.__defaults__), ("kwdefaults", function.__kwdefaults__)])
@@ -714,7 +714,7 @@ def is_module(value: object) -> bool:
     return not isinstance(value, type) and hasattr(type(value), "named_parameters")
 
 
-def is_filled(cell: Any) -> bool:
+def is_filled(cell: types.CellType) -> bool:
     """Whether a variable of a closure has a value yet."""
     try:
         cell.cell_contents  # noqa: B018

@@ -56,7 +56,7 @@ def _differentiating(name: str, f: AnyFunction, argnum: Argnum, compute: Callabl
     check_function(name, f, argnum)
 
     @wraps(f, assigned=("__module__", "__name__", "__qualname__"), updated=())
-    def function(*args: object, **kwargs: object) -> Any:
+    def function(*args: object, **kwargs: object) -> object:
         traced = Traced(name, f, argnum, args, kwargs)
         return finished(compute(traced), traced.lazy)
 
@@ -87,7 +87,7 @@ def grad(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     {'a': array([0., 1.]), 'b': [array([1., 1.])]}
     """
 
-    def compute(traced: Traced) -> Any:
+    def compute(traced: Traced) -> object:
         y = scalar(traced.y, "grad")
         return traced.structured(traced.pulled_back([np.ones(y.shape, y.dtype)]))
 
@@ -102,7 +102,7 @@ def value_and_grad(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     (np.float64(9.0), np.float64(6.0))
     """
 
-    def compute(traced: Traced) -> Any:
+    def compute(traced: Traced) -> object:
         y = scalar(traced.y, "value_and_grad")
         return y, traced.structured(traced.pulled_back([np.ones(y.shape, y.dtype)]))
 
@@ -118,7 +118,7 @@ def elementwise_grad(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     array([0., 2., 4.])
     """
 
-    def compute(traced: Traced) -> Any:
+    def compute(traced: Traced) -> object:
         y = _one_output(traced)
         return traced.structured(traced.pulled_back([np.ones(y.shape, y.dtype)]))
 
@@ -137,7 +137,7 @@ def jacobian(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
            [1., 0.]])
     """
 
-    def compute(traced: Traced) -> Any:
+    def compute(traced: Traced) -> object:
         y = _one_output(traced)
         rows = [traced.pulled_back([seed]) for seed in np.eye(y.size, dtype=y.dtype).reshape((y.size, *y.shape))]
         columns = [[row[i] for row in rows] for i in range(len(traced.inputs))]
@@ -176,7 +176,7 @@ def hessian_vector_product(f: AnyFunction, argnum: int = 0) -> AnyFunction:
     """
     gradient = grad(f, argnum)
 
-    def along(*args_and_vector: object, **kwargs: object) -> Any:
+    def along(*args_and_vector: object, **kwargs: object) -> object:
         *args, vector = args_and_vector
         pairs = zip(leaves(gradient(*args, **kwargs)), leaves(vector), strict=True)
         return functions.sum([functions.sum(functions.multiply(g, v)) for (_, g), (_, v) in pairs])
@@ -196,7 +196,7 @@ def vjp(f: AnyFunction, *args: object) -> tuple[Any, AnyFunction]:
     check_function("vjp", f, 0)
     traced = Traced("vjp", f, tuple(range(len(args))), args, {})
 
-    def pull(cotangent: object) -> Any:
+    def pull(cotangent: object) -> object:
         seeds = matching("vjp", "cotangent", cotangent, traced.outputs)
         found = traced.structured(traced.pulled_back(seeds))
         return finished(found, traced.lazy or reads_expressions([cotangent]))
@@ -229,7 +229,7 @@ def make_vjp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     def function(*args: object, **kwargs: object) -> tuple[AnyFunction, Any]:
         traced = Traced("make_vjp", f, argnum, args, kwargs)
 
-        def pull(cotangent: object) -> Any:
+        def pull(cotangent: object) -> object:
             seeds = matching("make_vjp", "cotangent", cotangent, traced.outputs)
             found = traced.structured(traced.pulled_back(seeds))
             return finished(found, traced.lazy or reads_expressions([cotangent]))
@@ -246,7 +246,7 @@ def make_jvp(f: AnyFunction, argnum: Argnum = 0) -> AnyFunction:
     def function(*args: object, **kwargs: object) -> AnyFunction:
         traced = Traced("make_jvp", f, argnum, args, kwargs)
 
-        def push(tangent: object) -> Any:
+        def push(tangent: object) -> object:
             found = matching("make_jvp", "tangent", tangent, traced.inputs)
             pushed = rebuilt(traced.y, iter(traced.pushed_forward(found)))
             return finished((traced.y, pushed), traced.lazy or reads_expressions([tangent]))

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from lazyflow.ops import OPS
-from lazyflow.ops.base import Pads
+from lazyflow.ops.conv import Padding, Sizes
 from lazyflow.record.expr import Expr, OperandLike, as_floating, constant, record
 from lazyflow.record.templates import by_kinds
 
 __all__ = ["adaptive_avg_pool", "avg_pool", "conv", "conv_transpose", "fold_windows", "max_pool", "windows"]
-
-Sizes = int | Sequence[int]
 
 
 def _hashable(value: Any) -> Any:
@@ -35,7 +33,7 @@ def conv(
     weight: OperandLike,
     bias: OperandLike | None = None,
     stride: Sizes = 1,
-    padding: str | Sizes | Sequence[Sequence[int]] = 0,
+    padding: Padding = 0,
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> Expr:
@@ -178,7 +176,7 @@ def windows(
     x: OperandLike,
     kernel: Sequence[int],
     stride: Sizes = 1,
-    padding: int | Sequence[int] | Pads = 0,
+    padding: Padding = 0,
     dilation: Sizes = 1,
     fill: float = 0.0,
 ) -> Expr:
@@ -206,7 +204,7 @@ def fold_windows(
     size: Sequence[int],
     kernel: Sequence[int],
     stride: Sizes = 1,
-    padding: int | Sequence[int] | Pads = 0,
+    padding: Padding = 0,
     dilation: Sizes = 1,
 ) -> Expr:
     """(..., *kernel, *out) added up to (..., *size): each window into where `windows` takes it from.

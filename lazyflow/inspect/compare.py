@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -31,18 +31,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "Measured", "compare"]
 
+AnExample = TypeVar("AnExample")
+
 ROUNDS = 5  # the least of which a median says something
 
 
 def compare(
-    loss_of: Callable[[Any], Expr],
-    examples: Iterable[Any],
+    loss_of: Callable[[AnExample], Expr],
+    examples: Iterable[AnExample],
     batch: int | Sequence[int] = (1, 16, 64, 256),
     modes: Sequence[str] | None = None,
     train: bool = True,
     *,
     optimizer: Optimizer | None = None,
-    model: Any = None,
+    model: object = None,
     rounds: int = ROUNDS,
     seconds: float = 0.5,
     progress: bool | None = None,
@@ -115,7 +117,7 @@ def compare(
 # What is given.
 
 
-def _list_of(examples: Any) -> list[Any]:
+def _list_of(examples: Iterable[AnExample]) -> list[AnExample]:
     try:
         found = list(examples)
     except TypeError:
@@ -127,7 +129,7 @@ def _list_of(examples: Any) -> list[Any]:
     return found
 
 
-def _sizes(batch: Any, examples: int) -> tuple[list[int], list[str]]:
+def _sizes(batch: int | Iterable[int], examples: int) -> tuple[list[int], list[str]]:
     """The sizes to measure, and what is to be said of others."""
     found = [batch] if isinstance(batch, int) else batch
     if not isinstance(found, Iterable) or isinstance(found, str):
@@ -141,7 +143,7 @@ def _sizes(batch: Any, examples: int) -> tuple[list[int], list[str]]:
     return list(dict.fromkeys(min(int(size), examples) for size in asked)), notes if beyond else []
 
 
-def _modes(modes: Any) -> list[str]:
+def _modes(modes: str | Iterable[str] | None) -> list[str]:
     if modes is None:
         here = settings.current().batching
         return ["none", "phases" if here == "none" else here]
@@ -152,7 +154,7 @@ def _modes(modes: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _check(loss_of: Any, train: bool, optimizer: Any, rounds: Any, seconds: Any) -> None:
+def _check(loss_of: object, train: bool, optimizer: object, rounds: object, seconds: object) -> None:
     from lazyflow.optim import Optimizer
 
     if not callable(loss_of):
@@ -211,15 +213,15 @@ class _Copy:
         self.optimizer.zero_grad()
 
 
-def _parameters(optimizer: Optimizer) -> Iterator[Any]:
+def _parameters(optimizer: Optimizer) -> Iterator[Parameter]:
     return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 @dataclass(frozen=True)
-class _Steps:
+class _Steps(Generic[AnExample]):
     """The user's step, in parts."""
 
-    loss_of: Callable[[Any], Expr]
+    loss_of: Callable[[AnExample], Expr]
     train: bool
     copy: _Copy | None
     state: Unchanged
@@ -230,16 +232,16 @@ class _Steps:
         """The settings of a mode."""
         return using(batching=mode, grad=self.train, profile=self.profile)
 
-    def record(self, batch: Sequence[Any]) -> list[Expr]:
+    def record(self, batch: Sequence[AnExample]) -> list[Expr]:
         """The losses of a minibatch, where they decide as batched as everything else in this mode."""
         if self.decides:
             return mapped(self._loss, batch, together=1 if settings.current().batching == "none" else None)
         return [self._loss(example) for example in batch]
 
-    def _loss(self, example: Any) -> Expr:
+    def _loss(self, example: AnExample) -> Expr:
         return self._checked(self.loss_of(example))
 
-    def asks(self, batch: Sequence[Any]) -> bool:
+    def asks(self, batch: Sequence[AnExample]) -> bool:
         """Whether one of these examples asks for a value."""
         self.state.rewind()
         noting = _Noting(fibers.Mapping(moment(), shared=False), 0)
@@ -252,7 +254,7 @@ class _Steps:
         self.profile.take()
         return noting.asked
 
-    def _checked(self, loss: Any) -> Expr:
+    def _checked(self, loss: object) -> Expr:
         if not isinstance(loss, Expr) or isinstance(loss, Parameter):
             raise TypeError(
                 f"loss_of must return the expression of a loss, not its value or a parameter; got a "
@@ -270,7 +272,7 @@ class _Steps:
             )
         return loss
 
-    def run(self, batch: Sequence[Any], mode: str) -> dict[str, float]:
+    def run(self, batch: Sequence[AnExample], mode: str) -> dict[str, float]:
         """One step; the seconds of its parts."""
         with self.using(mode), self.profile.counting("record"):
             losses = self.record(batch)
@@ -300,13 +302,13 @@ class _Steps:
             with self.profile.counting("update"):
                 self.copy.update()
 
-    def explained(self, batch: Sequence[Any], mode: str) -> Explanation:
+    def explained(self, batch: Sequence[AnExample], mode: str) -> Explanation:
         """What becomes of a minibatch."""
         with self.using(mode):
             losses = self.record(batch)
             return explain([mean(losses)] if self.train else losses)
 
-    def values(self, batches: Sequence[Sequence[Any]], mode: str) -> _Values:
+    def values(self, batches: Sequence[Sequence[AnExample]], mode: str) -> _Values:
         """The losses of the examples, and the gradients of their mean, computed in these minibatches, with the same
         random draws at every call."""
         self.state.rewind()
@@ -326,7 +328,7 @@ class _Steps:
         self.profile.take()
         return _Values(losses, gradients if self.train else None)
 
-    def _recorded(self, batches: Sequence[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], list[Expr]]]:
+    def _recorded(self, batches: Sequence[Sequence[AnExample]]) -> Iterator[tuple[Sequence[AnExample], list[Expr]]]:
         """The minibatches, each with its losses. Those that decide are recorded all at once: what an example draws is a
         matter of its place among them, however they are batched."""
         if not self.decides:
@@ -405,15 +407,23 @@ def _difference(expected: Sequence[HostArray], found: Sequence[HostArray]) -> fl
 # One size of minibatch.
 
 
+class Bar(Protocol):
+    """What shows how far it is, as tqdm's."""
+
+    def update(self) -> object: ...
+
+    def set_postfix_str(self, text: str, /) -> object: ...
+
+
 @dataclass(frozen=True)
-class _Size:
-    steps: _Steps
-    examples: Sequence[Any]
+class _Size(Generic[AnExample]):
+    steps: _Steps[AnExample]
+    examples: Sequence[AnExample]
     size: int
     modes: Sequence[str]
     rounds: int
     seconds: float
-    bar: Any
+    bar: Bar
 
     def measured(self, notes: list[str]) -> list[Measured]:
         """A row for each mode; adds what is to be known about them to the notes."""
@@ -422,7 +432,7 @@ class _Size:
             return replace(self, steps=replace(self.steps, decides=True))._measured(first, notes)
         return self._measured(first, notes)
 
-    def _measured(self, first: Sequence[Any], notes: list[str]) -> list[Measured]:
+    def _measured(self, first: Sequence[AnExample], notes: list[str]) -> list[Measured]:
         same = self._same(first, notes)
         explained = {mode: self.steps.explained(first, mode) for mode in self.modes}
         rounds = self._rounds()
@@ -431,13 +441,13 @@ class _Size:
         notes += [_noise(row) for row in rows if row.within_noise]
         return rows
 
-    def batches(self, round_: int, count: int) -> list[list[Any]]:
+    def batches(self, round_: int, count: int) -> list[list[AnExample]]:
         """The minibatches of a round, the same for all modes, and others in every round."""
         order = np.random.default_rng((self.size, round_)).permutation(len(self.examples)).tolist()
         chosen = [self.examples[i] for i in order[: self.size * count]]
         return [chosen[k : k + self.size] for k in range(0, len(chosen), self.size)]
 
-    def _same(self, first: Sequence[Any], notes: list[str]) -> dict[str, tuple[float | None, float | None]]:
+    def _same(self, first: Sequence[AnExample], notes: list[str]) -> dict[str, tuple[float | None, float | None]]:
         """How much the values of each mode differ from those of one example and one operation at a time."""
         alone = [[example] for example in first]
         expected = self.steps.values(alone, "none")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.device import Array
 from lazyflow.nn import Module
 from lazyflow.random import Stream, default_stream
 from lazyflow.record.expr import Expr, Parameter, note_change
@@ -25,7 +26,7 @@ __all__ = ["Unchanged", "unchanged"]
 GENERATORS = (Stream, python_random.Random, np.random.Generator, np.random.RandomState)
 
 
-def reachable(things: Iterable[Any]) -> Iterator[Any]:
+def reachable(things: Iterable[object]) -> Iterator[object]:
     """What functions and objects refer to, and they themselves: attributes, entries of lists and dicts, arguments of
     partial functions, variables of enclosing functions, and the global variables that a function of the same package
     names. Not what arrays and expressions are made of, nor modules of Python, classes and other packages' functions."""
@@ -40,11 +41,12 @@ def reachable(things: Iterable[Any]) -> Iterator[Any]:
                 stack += _parts(thing, package)
 
 
-def _package(thing: Any) -> str:
-    return str(getattr(inspect.unwrap(thing), "__module__", "") or "").partition(".")[0]
+def _package(thing: object) -> str:
+    unwrapped = inspect.unwrap(thing) if callable(thing) else thing
+    return str(getattr(unwrapped, "__module__", "") or "").partition(".")[0]
 
 
-def _parts(thing: Any, package: str) -> list[Any]:
+def _parts(thing: object, package: str) -> list[object]:
     if isinstance(thing, types.MethodType):
         return [thing.__self__, thing.__func__]
     if isinstance(thing, functools.partial):
@@ -58,7 +60,7 @@ def _parts(thing: Any, package: str) -> list[Any]:
     return [*getattr(thing, "__dict__", {}).values(), *([thing.__wrapped__] if hasattr(thing, "__wrapped__") else [])]
 
 
-def _parts_of_function(function: types.FunctionType, package: str) -> list[Any]:
+def _parts_of_function(function: types.FunctionType, package: str) -> list[object]:
     found = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     found += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     found += vars(function).values()
@@ -85,9 +87,9 @@ def _is_filled(cell: types.CellType) -> bool:
 
 class _Kept(NamedTuple):
     parameter: Parameter
-    array: Any
+    array: Array
     version: int
-    gradient: Any
+    gradient: Array
 
 
 class Unchanged:
@@ -97,7 +99,7 @@ class Unchanged:
     `reachable`). Parameters that only show when a loss is recorded are given to `hide_gradients`.
     """
 
-    def __init__(self, things: Iterable[Any]) -> None:
+    def __init__(self, things: Iterable[object]) -> None:
         found = [*reachable(things), default_stream()]
         modules = {id(m): m for root in found if isinstance(root, Module) for m in root.modules()}
         self._modules = [(m, m.training, _buffers(m)) for m in modules.values()]
@@ -148,7 +150,7 @@ class Unchanged:
 
 
 @contextmanager
-def unchanged(things: Iterable[Any]) -> Iterator[Unchanged]:
+def unchanged(things: Iterable[object]) -> Iterator[Unchanged]:
     """An `Unchanged` for a ``with`` block, at whose end all is put back, however it ends: an interrupt that cuts the
     first time off leaves the second."""
     state = Unchanged(things)
@@ -161,7 +163,7 @@ def unchanged(things: Iterable[Any]) -> Iterator[Unchanged]:
         state.restore()
 
 
-def _draws(generator: Any) -> tuple[Callable[[Any], Any], Any]:
+def _draws(generator: Any) -> tuple[Callable[[Any], object], object]:
     """What sets the state of a generator, and the state."""
     if isinstance(generator, Stream):
         return generator.load_state_dict, generator.state_dict()
@@ -172,11 +174,11 @@ def _draws(generator: Any) -> tuple[Callable[[Any], Any], Any]:
     return generator.setstate, generator.getstate()
 
 
-def _buffers(module: Module) -> list[tuple[str, Any, Any]]:
+def _buffers(module: Module) -> list[tuple[str, Array, Array]]:
     return [(name, array, devices.copied(array, devices.device_of(array))) for name, array in module._own_buffers()]
 
 
-def _restore_module(module: Module, training: bool, buffers: Sequence[tuple[str, Any, Any]]) -> None:
+def _restore_module(module: Module, training: bool, buffers: Sequence[tuple[str, Array, Array]]) -> None:
     if module.training is not training:
         module.training = training
     for name, array, content in buffers:
@@ -188,6 +190,6 @@ def _restore_module(module: Module, training: bool, buffers: Sequence[tuple[str,
             note_change()
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     """Whether two arrays are equal to the bit."""
     return devices.to_host(a).tobytes() == devices.to_host(b).tobytes()

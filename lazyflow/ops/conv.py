@@ -18,17 +18,23 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple
+from types import EllipsisType
+from typing import NamedTuple
 
 import numpy as np
 
-from lazyflow.device import Array, ArrayModule
+from lazyflow.device import Array, ArrayModule, DType, HostArray
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import ALL, Abstract, Op, Pads, Result, Shape, register, require_floating, symbolic, total
 from lazyflow.ops.formula import has_nan, select
 from lazyflow.ops.linalg import BATCH, contract, contract_or_zero, lettered, numeric
 
 WINDOW_LETTERS, PLACE_LETTERS = "uvw", "xyz"  # letters of a window's own axes, and of the places that it stands at
+
+
+Sizes = int | Sequence[int]
+Padding = str | Sizes | Sequence[Sequence[int]]
+Subscript = tuple[EllipsisType | slice | int, ...]
 
 
 class Windows(NamedTuple):
@@ -49,17 +55,18 @@ class Windows(NamedTuple):
 # Shape rules.
 
 
-def _whole(name: str, what: str, value: Any, n: int, least: int) -> Shape:
+def _whole(name: str, what: str, value: Padding, n: int, least: int) -> Shape:
     """``value`` as ``n`` integers: one for all axes, or one for each."""
-    given = tuple(value) if isinstance(value, Sequence) else (value,) * n
-    if not all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in given):
+    asked = tuple(value) if isinstance(value, Sequence) else (value,) * n
+    given = tuple(int(v) for v in asked if isinstance(v, int | np.integer) and not isinstance(v, bool))
+    if len(given) != len(asked):
         raise TypeError(f"{name}: {what} must be an integer, or one for each of {n} axes, got {value!r}")
     if len(given) != n or min(given) < least:
         raise ValueError(f"{name}: {what} must be at least {least} for each of {n} axes, got {value!r}")
-    return tuple(int(v) for v in given)
+    return given
 
 
-def _pairs(name: str, padding: Any, kernel: Shape, stride: Shape, dilation: Shape) -> Pads:
+def _pairs(name: str, padding: Padding, kernel: Shape, stride: Shape, dilation: Shape) -> Pads:
     """``padding`` as a pair for each axis: a number, one an axis, pairs, ``"valid"`` or ``"same"``."""
     n = len(kernel)
     if isinstance(padding, str):
@@ -69,13 +76,15 @@ def _pairs(name: str, padding: Any, kernel: Shape, stride: Shape, dilation: Shap
             raise ValueError(f"{name}: padding='same' needs stride 1, got {stride}; give the padding in numbers")
         whole = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
         return tuple((total // 2, total - total // 2) for total in whole)
-    if isinstance(padding, Sequence) and padding and all(isinstance(p, Sequence) for p in padding):
-        return tuple((int(before), int(after)) for before, after in padding)
+    if isinstance(padding, Sequence):
+        pairs = [p for p in padding if isinstance(p, Sequence) and not isinstance(p, str)]
+        if pairs and len(pairs) == len(padding):
+            return tuple((int(before), int(after)) for before, after in pairs)
     return tuple((p, p) for p in _whole(name, "padding", padding, n, 0))
 
 
 def windows_of(
-    name: str, size: Shape, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool = False
+    name: str, size: Shape, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes, ceil_mode: bool = False
 ) -> Windows:
     """The windows that fit into the last axes, of sizes ``size``. Raises ``ValueError`` for what no window can have and
     `ShapeError` where not even one fits.
@@ -117,12 +126,12 @@ def _exact(size: Shape, kernel: Shape, stride: Shape, before: Shape, dilation: S
 # Views.
 
 
-def _inside(pads: Pads, size: Shape) -> tuple[Any, ...]:
+def _inside(pads: Pads, size: Shape) -> Subscript:
     """The subscript of an array's own elements in the padded one."""
     return (..., *(slice(before, before + n + min(after, 0)) for n, (before, after) in zip(size, pads, strict=True)))
 
 
-def _reached(pads: Pads, size: Shape) -> tuple[Any, ...]:
+def _reached(pads: Pads, size: Shape) -> Subscript:
     """The subscript of the elements that some window may reach."""
     return (..., *(slice(0, n + min(after, 0)) for n, (_, after) in zip(size, pads, strict=True)))
 
@@ -160,9 +169,9 @@ def sliding(xp: ArrayModule, x: Array, w: Windows, fill: float = 0.0) -> Array:
 
 
 @lru_cache(maxsize=512)
-def _places(w: Windows) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]:
+def _places(w: Windows) -> tuple[tuple[Subscript, Subscript], ...]:
     """For every element of a window: its subscript in the windows, and in the padded array."""
-    found = []
+    found: list[tuple[Subscript, Subscript]] = []
     for offset in product(*map(range, w.kernel)):
         rows = zip(offset, w.dilation, w.stride, w.out, strict=True)
         stretch = tuple(slice(o * d, o * d + s * (n - 1) + 1, s) for o, d, s, n in rows)
@@ -193,7 +202,7 @@ def _spread(xp: ArrayModule, taps: Iterable[Array], like: Array, lead: int, w: W
 
 
 def _windows_shape(
-    x: Abstract, *, kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, fill: float = 0.0
+    x: Abstract, *, kernel: Sizes, stride: Sizes = 1, padding: Padding = 0, dilation: Sizes = 1, fill: float = 0.0
 ) -> Result:
     n = len(kernel) if isinstance(kernel, Sequence) else 1
     if len(x.shape) < n:
@@ -211,7 +220,9 @@ def _windows_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows, fil
     return folded(xp, g, w)
 
 
-def _fold_shape(x: Abstract, *, size: Any, kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> Result:
+def _fold_shape(
+    x: Abstract, *, size: Sizes, kernel: Sizes, stride: Sizes = 1, padding: Padding = 0, dilation: Sizes = 1
+) -> Result:
     n = len(size) if isinstance(size, Sequence) else 1
     w = windows_of("fold_windows", _whole("fold_windows", "size", size, n, 1), kernel, stride, padding, dilation)
     want = (*w.kernel, *w.out)
@@ -338,7 +349,7 @@ def _axes(name: str, x: Abstract, W: Abstract, form: str) -> int:
     return n
 
 
-def _channels(name: str, x: Abstract, W: Abstract, wanted: int, groups: Any, split: int, form: str) -> None:
+def _channels(name: str, x: Abstract, W: Abstract, wanted: int, groups: int, split: int, form: str) -> None:
     """Check that the channels fit the weight, and that ``groups`` divides all of them."""
     if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
         raise ValueError(f"{name}: groups must be an integer of at least 1, got {groups!r}")
@@ -357,7 +368,14 @@ def _bias(name: str, b: Abstract | None, channels: int) -> None:
 
 
 def _conv_shape(
-    x: Abstract, W: Abstract, b: Abstract | None = None, *, stride: Any, padding: Any, dilation: Any, groups: int
+    x: Abstract,
+    W: Abstract,
+    b: Abstract | None = None,
+    *,
+    stride: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    groups: int,
 ) -> Result:
     form = "(out, channels / groups, *kernel)"
     dtype = numeric("conv", *(o for o in (x, W, b) if o is not None))
@@ -373,10 +391,10 @@ def _conv_transpose_shape(
     W: Abstract,
     b: Abstract | None = None,
     *,
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    dilation: Any,
+    stride: Sizes,
+    padding: Padding,
+    output_padding: Sizes,
+    dilation: Sizes,
     groups: int,
 ) -> Result:
     form = "(channels, out / groups, *kernel)"
@@ -389,7 +407,9 @@ def _conv_transpose_shape(
     return Result((channels, *w.size), dtype, {"w": w, "groups": int(groups)})
 
 
-def _windows_back(out: Shape, kernel: Shape, n: int, stride: Any, padding: Any, more: Any, dilation: Any) -> Windows:
+def _windows_back(
+    out: Shape, kernel: Shape, n: int, stride: Sizes, padding: Padding, more: Sizes, dilation: Sizes
+) -> Windows:
     """The windows of the convolution whose input has the size that a transposed one's result shall have."""
     name = "conv_transpose"
     stride, dilation = _whole(name, "stride", stride, n, 1), _whole(name, "dilation", dilation, n, 1)
@@ -486,7 +506,7 @@ CONV_TRANSPOSE = register(
 
 
 def _pool_windows(
-    name: str, x: Abstract, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+    name: str, x: Abstract, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes, ceil_mode: bool
 ) -> tuple[Windows, Shape]:
     """The windows, and the shape of the pooled value; padding may be half a window at most, as in PyTorch."""
     require_floating(name, x)
@@ -501,7 +521,7 @@ def _pool_windows(
 
 
 def _max_pool_shape(
-    x: Abstract, *, kernel: Any, stride: Any, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    x: Abstract, *, kernel: Sizes, stride: Sizes, padding: Padding = 0, dilation: Sizes = 1, ceil_mode: bool = False
 ) -> Result:
     w, shape = _pool_windows("max_pool", x, kernel, stride, padding, dilation, ceil_mode)
     return Result(shape, x.dtype, {"w": w})
@@ -552,9 +572,9 @@ MAX_POOL = register(Op("max_pool", _max_pool_shape, _max_pool, (_max_pool_x,)))
 def _avg_pool_shape(
     x: Abstract,
     *,
-    kernel: Any,
-    stride: Any,
-    padding: Any = 0,
+    kernel: Sizes,
+    stride: Sizes,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
@@ -567,7 +587,7 @@ def _avg_pool_shape(
 
 
 @lru_cache(maxsize=512)
-def _divisors(w: Windows, counted: Shape, divisor: int | None) -> Any:
+def _divisors(w: Windows, counted: Shape, divisor: int | None) -> Array:
     """What each window's sum is divided by: the elements in it, ``counted`` of the padding among them."""
     if divisor is not None:
         return float(divisor)
@@ -579,7 +599,7 @@ def _divisors(w: Windows, counted: Shape, divisor: int | None) -> Any:
     return float(counts.flat[0]) if (counts == counts.flat[0]).all() else counts
 
 
-def _divisor(xp: ArrayModule, dtype: Any, w: Windows, counted: Shape, divisor: int | None) -> Any:
+def _divisor(xp: ArrayModule, dtype: DType, w: Windows, counted: Shape, divisor: int | None) -> Array:
     counts = _divisors(w, counted, divisor)
     return counts if isinstance(counts, float) else xp.asarray(counts.astype(dtype))
 
@@ -621,21 +641,21 @@ def _adaptive_shape(x: Abstract, *, output_size: Sequence[int | None]) -> Result
 
 
 @lru_cache(maxsize=512)
-def _bins(out: int, size: int) -> tuple[Any, Any]:
+def _bins(out: int, size: int) -> tuple[HostArray, HostArray]:
     """Where each of ``out`` bins begins and ends: from floor(i n / out) to ceil((i + 1) n / out)."""
     i = np.arange(out)
     return i * size // out, -((i + 1) * -size // out)
 
 
 @lru_cache(maxsize=512)
-def _holders(out: int, size: int) -> tuple[Any, Any]:
+def _holders(out: int, size: int) -> tuple[HostArray, HostArray]:
     """Of each element, where the bins that hold it begin and end."""
     start, stop = _bins(out, size)
     at = np.arange(size)
     return np.searchsorted(stop, at, "right"), np.searchsorted(start, at, "right")
 
 
-def _sums_of_ranges(xp: ArrayModule, x: Array, axis: int, start: Any, stop: Any) -> Array:
+def _sums_of_ranges(xp: ArrayModule, x: Array, axis: int, start: HostArray, stop: HostArray) -> Array:
     """Sums of ``x`` from ``start`` to ``stop`` along an axis counted from the end. No product with a matrix of zeros
     and ones: zero times what is infinite elsewhere is not zero."""
     at = start[:, None] + np.arange((stop - start).max())
@@ -644,7 +664,7 @@ def _sums_of_ranges(xp: ArrayModule, x: Array, axis: int, start: Any, stop: Any)
     return xp.sum(parts, axis=axis) if symbolic(xp) else total(parts, axis)
 
 
-def _counts(xp: ArrayModule, dtype: Any, axis: int, pair: tuple[int, int]) -> Array:
+def _counts(xp: ArrayModule, dtype: DType, axis: int, pair: tuple[int, int]) -> Array:
     start, stop = _bins(*pair)
     return xp.asarray((stop - start).astype(dtype).reshape(-1, *(1,) * (-axis - 1)))
 

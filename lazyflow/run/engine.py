@@ -19,6 +19,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import fibers, passes, settings
 from lazyflow.cells.chains import Chains, with_chains
+from lazyflow.core.arrays import Ints
 from lazyflow.device import Array, HostArray
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
 from lazyflow.graph.graph import (
@@ -256,7 +257,7 @@ def _note_first(run: Run, tape: Tape) -> bool:
     return True
 
 
-def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int]]) -> None:
+def _note(tape: Tape, run: Run, places: Ints, parts: Sequence[tuple[int, int, int]]) -> None:
     """``parts``: of each part of the tape, its first row, and the range of its rows among those of all tapes."""
     if tape.run_of is None or tape.run_of.shape[0] != len(tape):
         tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
@@ -273,7 +274,7 @@ def _note(tape: Tape, run: Run, places: Any, parts: Sequence[tuple[int, int, int
         np.copyto(tape.run_of[rows], len(tape.runs) - 1, where=found, casting="unsafe")
 
 
-def _place_of(row: int, parts: Sequence[tuple[int, int, int]], places: Any) -> int:
+def _place_of(row: int, parts: Sequence[tuple[int, int, int]], places: Ints) -> int:
     return next((int(places[row - low + start]) for low, start, end in parts if 0 <= row - low < end - start), -1)
 
 
@@ -345,7 +346,7 @@ class Engine:
     """The evaluator that expressions are bound to."""
 
     @_alone
-    def forward(self, roots: Sequence[Any]) -> None:
+    def forward(self, roots: Sequence[Expr]) -> None:
         """Make the roots' values those under the current parameters."""
         self._forward(roots)
 
@@ -663,7 +664,7 @@ class Retained(NamedTuple):
     gradient: Array
 
 
-def _retain(found: list[Retained], run: Run, cotangents: Arena, active: Any) -> None:
+def _retain(found: list[Retained], run: Run, cotangents: Arena, active: Ints | None) -> None:
     """Find the cotangents that `Expr.retain_grad` asked for, of those nodes that this backward reached."""
     for tape, row, node, _ in _watched(run, lambda tape: tape.retained):
         if active is None or active[node]:

@@ -24,5 +24,5 @@ def test_rooms_arrows_and_floors(tmp_path):
     assert house.arrows(house.files(tmp_path)) == {("record", "ground"), ("run", "record"), ("run", "ground")}
     found = house.counts(tmp_path)
     assert (found["rooms"], found["floors"], found["arrows between rooms"]) == (3, 3, 3)
-    assert (found["names defined in two of its files"], found["mentions of Any"]) == (1, 2)
+    assert (found["public names defined in two of its files"], found["mentions of Any"]) == (1, 2)
     assert found["of more than 8 parameters"] == 1
