@@ -5,9 +5,9 @@ gradients of what all calls share. It dies with the pass; what was kept of the c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,16 +36,16 @@ from lazyflow.cells.values import (
     columns_of,
     dense,
 )
-from lazyflow.device import Array
+from lazyflow.cuda import products
+from lazyflow.cuda.rows import put_in
+from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import Kernel
-from lazyflow.ops.base import unbroadcast
-from lazyflow.ops.linalg import column_sums, outer_sum, rows_at_once
+from lazyflow.ops.base import adder_of, unbroadcast
+from lazyflow.ops.linalg import outer_sum, outer_sum_of_shown, rows_at_once, shown_all, sums_of_columns
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
 from lazyflow.record.expr import Parameter
-
-Accumulate = Callable[[Parameter, Any], None]
 
 
 class CallsBack:
@@ -158,6 +158,9 @@ class CallsBack:
         if place is not None and place.slab not in self.calls.stages.zeroed:
             line.product(g, weight, self._node_cotangent(ref), rows_at_once(self.calls.xp, weight))
             return
+        if ref.kind == REF_NODE and self.calls.device != "cpu":
+            line.add_product(g, weight, self._node_cotangent(ref))
+            return
         most = block_rows(self.calls.stage_of(step), segment.rows, self.calls.count, self.calls.largest)
         rows = View(self.memory.matrix(most, ref.size, ref.dtype), lines.OF_BLOCK)
         line.product(g, weight, rows, rows_at_once(self.calls.xp, weight))
@@ -198,13 +201,30 @@ class CallsBack:
             rows = unbroadcast(self.calls.xp, cotangent, (high - low, *ref.shape)).reshape(high - low, -1)
             if ref.kind == REF_NODE:
                 target = self._cotangent_rows(ref.index, ref.shift, ref.size, low, high)
-                target += rows
+                if self._is_added(ref):
+                    target += rows
+                else:
+                    target[...] = rows
             else:
                 whole = self.calls.xp.ascontiguousarray(rows)  # a vjp may answer with any view
                 self.add_to_input(ref, whole, low, high)
 
+    def _is_added(self, ref: Ref) -> bool:
+        """Whether others may have left something for a node, or its cotangent is zero to begin with."""
+        place = self.calls.stages.places.get(ref.index)
+        return place is None or place.slab in self.calls.stages.zeroed
+
+    def _adds_there(self, ref: Ref, vjp: Any, low: int, high: int, arguments: Sequence[Any]) -> bool:
+        """Whether one launch on a device has brought the cotangent of an operand where it belongs."""
+        adder = None if self.calls.device == "cpu" or ref.kind != REF_NODE else adder_of(vjp)
+        if adder is None:
+            return False
+        target = self._cotangent_rows(ref.index, ref.shift, ref.size, low, high)
+        return adder(put_in(target, adds=self._is_added(ref)), *arguments)
+
     def pulled_back(self, i: int, wanted: Sequence[tuple[int, Ref]], low: int, high: int) -> list[tuple[Ref, Array]]:
-        """The cotangents of some operands of an operation, each with a batch axis in front where it has one."""
+        """The cotangents of some operands of an operation, each with a batch axis in front where it has one; without
+        those that are where they belong by then."""
         node = self.calls.nodes[i]
         signature = node.signature
         assert signature is not None
@@ -213,8 +233,10 @@ class CallsBack:
         g, y = self.rows_and_cotangents(i, low, high)
         arrays = self.calls.operands(node, low, high, 0)
         if not signature.op.stacked:
-            vjps = [(ref, signature.operands[k].vjp) for k, ref in wanted]
-            return [(ref, dense(vjp(self.calls.xp, g, y, *arrays))) for ref, vjp in vjps if vjp is not None]
+            pairs = [(ref, signature.operands[k].vjp) for k, ref in wanted]
+            given = (self.calls.xp, g, y, *arrays)
+            vjps = [(ref, vjp) for ref, vjp in pairs if vjp and not self._adds_there(ref, vjp, low, high, given)]
+            return [(ref, dense(vjp(*given))) for ref, vjp in vjps]
         vjp = signature.operands[0].vjp
         assert vjp is not None
         whole = dense(vjp(self.calls.xp, g, y, *arrays))
@@ -237,39 +259,99 @@ class CallsBack:
                 rows = rows_of(buffer, self.calls.out_at[k][low:high], max(self.calls.nodes[i].size, 1))
                 target[low:high] += rows[:, : self.calls.nodes[i].size]
 
-    def parameter_gradients(self, accumulate: Accumulate) -> None:
-        """Add the gradients of the parameters."""
-        SharedGradients(self, accumulate).add_all()
+    def every(self) -> Iterator[CallsBack]:
+        """This one: see `SeparateBack`."""
+        yield self
+
+
+class Gradients(Protocol):
+    """Sums of gradients of parameters: `lazyflow.run.sums.Sums`."""
+
+    def add(self, parameter: Parameter, gradient: Any, own: bool = False) -> None:
+        """Add one; ``own``: nobody else has this array."""
+
+    def place(self, parameter: Parameter) -> Array | None:
+        """The sum so far, if others may add to it where it lies."""
+
+
+def gradients_of_calls(backs: Sequence[CallsBack | SeparateBack], sums: Gradients) -> None:
+    """Add the gradients of what the calls of a run share, once all cotangents are there: a product or sum over all
+    calls each. What all of them need a device for is one launch."""
+    found = [SharedGradients(one, sums) for back in backs for one in back.every()]
+    if not found:
+        return
+    xp = found[0].calls.xp
+    products = [(some, step, *some.factors(step)) for some in found for step in some.products()]
+    xs = [x for *_, x in products] if xp is np else shown_all(xp, [(g, x) for *_, g, x in products])
+    for (some, step, g, _), x in zip(products, xs, strict=True):
+        some.add_product(step, g, x)
+    for some in found:
+        some.add_operations()
+    _add_column_sums(xp, found)
+    for some in found:
+        some.add_through()
+
+
+def _add_column_sums(xp: ArrayModule, found: Sequence[SharedGradients]) -> None:
+    """Add the gradients of vectors that all calls share; of one that several cells share, the sum of all."""
+    groups: dict[object, tuple[SharedGradients, Ref, list[Array]]] = {}
+    for some in found:
+        for number, (ref, rows) in enumerate(some.rows()):
+            parameter = some.whole_parameter(ref)
+            key = (id(some), number) if parameter is None else id(parameter)
+            groups.setdefault(key, (some, ref, []))[2].append(rows)
+    totals = sums_of_columns(xp, [rows for *_, rows in groups.values()])
+    for (some, ref, _), total in zip(groups.values(), totals, strict=True):
+        some.add(ref, total, own=True)
 
 
 class SharedGradients:
-    """The gradients of what all calls share, once all cotangents are there: a product or sum over all calls each."""
+    """The gradients of what the calls of one cell share."""
 
-    def __init__(self, back: CallsBack, accumulate: Accumulate) -> None:
-        self.back, self.calls, self.accumulate = back, back.calls, accumulate
+    def __init__(self, back: CallsBack, sums: Gradients) -> None:
+        self.back, self.calls, self.sums = back, back.calls, sums
         self.shared: dict[int, Array] = {}  # cotangents of what has one value for all calls, flat, by node
 
-    def add_all(self) -> None:
-        """Add the gradients of the parameters."""
-        stages = self.calls.stages
-        for steps in stages.steps:
+    def products(self) -> Iterator[Product]:
+        """The products with weights that get gradients."""
+        for steps in self.calls.stages.steps:
+            yield from (step for step in steps if isinstance(step, Product) and step.grad)
+
+    def factors(self, step: Product) -> tuple[Array, Array]:
+        """The cotangents of a product's rows, and its left side."""
+        calls = self.calls
+        g = self.back.cotangent(step.place, step.columns).rows(0, calls.count, 0)
+        return g, calls.xs[id(step)] if step.x.kind == REF_INPUT else calls.node(step.x).rows(0, calls.count, 0)
+
+    def add_operations(self) -> None:
+        """Add the gradients of operands that all calls share of operations of their own."""
+        for steps in self.calls.stages.steps:
             for step in steps:
-                if isinstance(step, Product) and step.grad:
-                    self._of_product(step)
-                elif isinstance(step, OwnKernel):
+                if isinstance(step, OwnKernel):
                     self._of_operation(step.node)
-        for sum_ in stages.sums:
-            rows = self.back.cotangent(sum_.place, sum_.ref.size).rows(0, self.calls.count, 0)
-            self.add(sum_.ref, column_sums(self.calls.xp, rows))
-        for i in reversed(stages.shared):
+
+    def rows(self) -> Iterator[tuple[Ref, Array]]:
+        """What is a sum over all calls, with the rows that are summed."""
+        for sum_ in self.calls.stages.sums:
+            if sum_.ref.kind in (REF_PARAMETER, REF_NODE):
+                yield sum_.ref, self.back.cotangent(sum_.place, sum_.ref.size).rows(0, self.calls.count, 0)
+
+    def whole_parameter(self, ref: Ref) -> Parameter | None:
+        """The parameter that a reference reads, if it reads all of it."""
+        parameter = self.calls.parameters[ref.index] if ref.kind == REF_PARAMETER else None
+        return parameter if parameter is not None and parameter.size == ref.size else None
+
+    def add_through(self) -> None:
+        """Hand on the cotangents of what is made of parameters alone."""
+        for i in reversed(self.calls.stages.shared):
             if i in self.shared and self.calls.nodes[i].grad:
                 self._through(i, self.shared[i])
 
-    def add(self, ref: Ref, gradient: Array) -> None:
+    def add(self, ref: Ref, gradient: Array, own: bool = False) -> None:
         """Add to the gradient of a parameter, or to the cotangent of what is made of parameters."""
         if ref.kind == REF_PARAMETER:
             parameter = self.calls.parameters[ref.index]
-            self.accumulate(parameter, self._whole(ref, gradient, parameter))
+            self.sums.add(parameter, self._whole(ref, gradient, parameter), own)
         elif ref.kind == REF_NODE:
             size = self.calls.nodes[ref.index].size
             flat: Array = self.shared.setdefault(ref.index, self.calls.xp.zeros(size, ref.dtype))
@@ -284,16 +366,21 @@ class SharedGradients:
         whole[ref.shift : ref.shift + ref.size] = gradient.reshape(-1)
         return whole.reshape(parameter.shape)
 
-    def _of_product(self, step: Product) -> None:
-        g = self.back.cotangent(step.place, step.columns).rows(0, self.calls.count, 0)
-        calls = self.calls
-        x = calls.xs[id(step)] if step.x.kind == REF_INPUT else calls.node(step.x).rows(0, calls.count, 0)
-        gradient = outer_sum(self.calls.xp, g, x)
+    def add_product(self, step: Product, g: Array, x: Array) -> None:
+        """Add the gradients of a product's weights."""
+        xp = self.calls.xp
+        if len(step.parameters) == 1:
+            place = self.sums.place(self.calls.parameters[step.parameters[0].index])
+            if place is not None and products.are_multiplied(place, g.T, x):
+                products.multiply_into(place, g.T, x, add=True)
+                return
+        gradient = outer_sum(xp, g, x) if xp is np else outer_sum_of_shown(xp, g, x)
         low = 0
         for ref in step.parameters:
             high = low + ref.shape[0]
             if ref.grad:
-                self.add(ref, gradient[low:high] if len(step.parameters) > 1 else gradient)
+                whole = len(step.parameters) == 1
+                self.add(ref, gradient if whole else gradient[low:high], own=whole)
             low = high
 
     def _of_operation(self, i: int) -> None:
@@ -355,10 +442,10 @@ class SeparateBack:
                 if low == 0:
                     back.run(HOISTED, back.calls.all)
 
-    def parameter_gradients(self, accumulate: Accumulate) -> None:
-        """See `CallsBack.parameter_gradients`."""
+    def every(self) -> Iterator[CallsBack]:
+        """That of each group."""
         for _, back in self.groups:
-            back.parameter_gradients(accumulate)
+            yield back
 
 
 def _add_rows(ref: Ref, rows: View, back: CallsBack, low: int, high: int, first: int) -> None:

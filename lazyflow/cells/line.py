@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lazyflow import core
+from lazyflow.cuda import products
 from lazyflow.cuda.rows import Part, add_parts, gather
 from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse import cuda
@@ -77,6 +78,19 @@ class Line:
                 core.machine.dots(left, weight, right)
             else:
                 rows_product(xp, left, weight, right, part)
+
+        self.call(multiply)
+
+    def add_product(self, x: View, weight: Array, out: View) -> None:
+        """``out += x @ weight``, on a device in one launch."""
+        xp = self.xp
+
+        def multiply(calls: object, low: int, high: int, first: int) -> None:
+            left, right = x.rows(low, high, first), out.rows(low, high, first)
+            if products.are_multiplied(right, left, weight):
+                products.multiply_into(right, left, weight, add=True)
+            else:
+                right += rows_product(xp, left, weight)
 
         self.call(multiply)
 

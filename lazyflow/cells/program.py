@@ -683,12 +683,12 @@ class _Compiler:
                 ends = start + size
             if slab < placed and complete and ends == self.slabs[slab].columns:
                 found.add(slab)
-        return frozenset(s for s in found if not self._has_calls(s))
+        return frozenset(s for s in found if not self._is_assembled(s))
 
-    def _has_calls(self, slab: int) -> bool:
-        """Whether an operation of its own adds to the slab: these always add."""
+    def _is_assembled(self, slab: int) -> bool:
+        """Whether what is put side by side adds to the slab: it always adds."""
         readers = [user for i, place in self.places.items() if place.slab == slab for user, _ in self.readers[i]]
-        return any(not self.fused[user] and self.nodes[user].kind != PRODUCT for user in readers)
+        return any(self.nodes[user].kind == ASSEMBLE for user in readers)
 
 
 def _joined(sums: Sequence[ColumnSum]) -> Iterator[ColumnSum]:

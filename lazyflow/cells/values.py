@@ -350,6 +350,13 @@ def bytes_of_calls(stages: Stages, count: int, largest: int, grad: bool) -> tupl
     return values + kept, nbytes(stages.memory.cotangents, count) + sum(handed) if grad else 0
 
 
+def bytes_of_left_sides(stages: Stages, count: int) -> int:
+    """Bytes of the left sides of all products with weights that get gradients, of so many calls: on a device they are
+    copied (`lazyflow.ops.linalg.shown_all`)."""
+    products = [s for part in stages.steps for s in part if isinstance(s, Product) and s.grad]
+    return sum(count * s.x.size * s.x.dtype.itemsize for s in products)
+
+
 def columns_of(view: View, column: int, size: int) -> View:
     """Some columns of a matrix."""
     return View(view.array[:, column : column + size], view.base)

@@ -36,19 +36,62 @@ extern "C" __global__ void {name}_{parts}_{real}(
 _GATHERED = "row[column{k} + j] = buffer[at{k}[low + i] * scale{k} + shift{k} + j];"
 _ADDED = "atomicAdd(&buffer[at{k}[low + i] * scale{k} + shift{k} + j], row[column{k} + j]);"
 _PART = ", const long long* at{k}, int scale{k}, int shift{k}, int column{k}, int width{k}"
+# What becomes of the value of column j of row i: it is added where others may be, added, or put.
+_PUT = """\
+    {real}* place = target + (at ? at[i] : i) * (long long)apart + j;
+    if (how == 2) atomicAdd(place, value); else *place = how ? *place + value : value;
+"""
 _SHOWN = """\
-extern "C" __global__ void shown_{real}(
-    const {real}* g, int pitch, int columns, const {real}* x, int apart, {real}* out, int count, int width) {{
+__device__ void show_{real}(
+    int i, const {real}* g, int pitch, int columns, const {real}* x, int apart, {real}* out, int width) {{
     const int lane = threadIdx.x % 32;
-    const int i = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32);
-    if (i >= count) return;  // a warp as a whole
     int any = 0;
     for (int j = lane; j < columns; j += 32) any |= g[(long long)i * pitch + j] != 0;
     for (int d = 16; d; d /= 2) any |= __shfl_xor_sync(0xffffffffu, any, d);
     for (int j = lane; j < width; j += 32)
         out[(long long)i * width + j] = any ? x[(long long)i * apart + j] : ({real})0;
 }}
+extern "C" __global__ void shown_{real}({parameters}) {{
+    int i = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32);  // a warp as a whole has a row
+{cases}
+}}
 """
+_SHOWN_PART = """\
+const {real}* g{k}, int pitch{k}, int columns{k}, const {real}* x{k}, int apart{k}, {real}* out{k}, int count{k}, \
+int width{k}"""
+_SHOWN_CASE = """\
+    if (i < count{k}) {{ show_{real}(i, g{k}, pitch{k}, columns{k}, x{k}, apart{k}, out{k}, width{k}); return; }}
+    i -= count{k};"""
+# A block has 32 columns, and in each of them 32 threads that share the rows.
+_COLUMNS = """\
+extern "C" __global__ void column_sums_{real}(int parts, {parameters}) {{
+    const {real}* const rows[] = {{{rows}}};
+    {real}* const sums[] = {{{sums}}};
+    const int pitches[] = {{{pitches}}}, counts[] = {{{counts}}}, widths[] = {{{widths}}};
+    __shared__ double partial[32][33];
+    const int lane = threadIdx.x % 32, share = threadIdx.x / 32;
+    int tile = blockIdx.x, first = 0;
+    while (!sums[first] || tile >= (widths[first] + 31) / 32) {{
+        if (sums[first]) tile -= (widths[first] + 31) / 32;
+        first++;
+    }}
+    const int j = 32 * tile + lane;
+    double sum = 0;
+    if (j < widths[first]) {{
+        int k = first;
+        do {{
+            for (int i = share; i < counts[k]; i += 32) sum += rows[k][(long long)i * pitches[k] + j];
+        }} while (++k < parts && !sums[k]);  // more rows of the same sum
+    }}
+    partial[share][lane] = sum;
+    __syncthreads();
+    if (share == 0 && j < widths[first]) {{
+        for (int s = 1; s < 32; s++) sum += partial[s][lane];
+        sums[first][j] = ({real})sum;
+    }}
+}}
+"""
+_COLUMNS_PART = "const {real}* rows{k}, int pitch{k}, int count{k}, int width{k}, {real}* sums{k}"
 _LOSS_HEAD = """\
     const int lane = threadIdx.x % 32;
     const int i = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32);
@@ -72,13 +115,14 @@ extern "C" __global__ void cross_entropy_{real}(
     if (lane == 0) losses[(long long)i * apart] = log{f}(({real})sum) - (row[label] - most);
 }}
 extern "C" __global__ void cross_entropy_slopes_{real}(
-    const {real}* logits, int pitch, const long long* labels, const {real}* g, int apart, {real}* slopes, int count,
-    int classes) {{
+    const {real}* logits, int pitch, const long long* labels, const {real}* g, int step, {real}* target,
+    const long long* at, int apart, int how, int count, int classes) {{
 {head}
-    const {real} share = g[(long long)i * apart];
+    const {real} share = g[(long long)i * step];
     for (int j = lane; j < classes; j += 32) {{
         const {real} slope = exp{f}(row[j] - most) / ({real})sum - (j == label ? 1 : 0);
-        slopes[(long long)i * classes + j] = share == 0 ? ({real})0 : share * slope;
+        const {real} value = share == 0 ? ({real})0 : share * slope;
+{put}
     }}
 }}
 """
@@ -111,8 +155,8 @@ extern "C" __global__ void extremes_{real}(
     out[(long long)i * width + j] = most;
 }}
 extern "C" __global__ void repeat_groups_{real}(
-    const {real}* rows, int pitch, const long long* ends, int each, int mean, int groups, {real}* out, int count,
-    int width) {{
+    const {real}* rows, int pitch, const long long* ends, int each, int mean, int groups, {real}* target,
+    const long long* at, int apart, int how, int count, int width) {{
     const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const int i = (int)(e / width), j = (int)(e % width);
     if (i >= count) return;
@@ -123,8 +167,8 @@ extern "C" __global__ void repeat_groups_{real}(
     }}
     const int group = ends ? low : i / each;
     const long long size = ends ? ends[group] - (group ? ends[group - 1] : 0) : each;
-    const {real} value = rows[(long long)group * pitch + j];
-    out[(long long)i * width + j] = mean ? value / ({real})size : value;
+    const {real} whole = rows[(long long)group * pitch + j], value = mean ? whole / ({real})size : whole;
+{put}
 }}
 """
 
@@ -151,13 +195,27 @@ def _move(name: str, parts: int, real: str, statement: str) -> str:
     return _MOVE.format(name=name, parts=parts, real=real, parameters=parameters, cases="\n".join(cases))
 
 
+def _several(text: str, part: str, real: str) -> str:
+    """A kernel of `MOST_OPERANDS` parts, of which the last may be empty."""
+
+    def each(form: str, between: str = ", ") -> str:
+        return between.join(form.format(k=k, real=real) for k in range(MOST_OPERANDS))
+
+    lists = {f"{name}s": each(f"{name}{{k}}") for name in ("pitch", "count", "width")} | {"pitches": each("pitch{k}")}
+    cases = each(_SHOWN_CASE, "\n")
+    return text.format(
+        real=real, parameters=each(part), cases=cases, rows=each("rows{k}"), sums=each("sums{k}"), **lists
+    )
+
+
 def _texts(real: str) -> Iterator[tuple[str, str]]:
     """Names of kernels with their text; a text with several kernels stands with the first."""
-    f = "f" if real == "float" else ""
-    loss = _LOSS.format(real=real, f=f, head=_LOSS_HEAD.format(real=real, f=f).rstrip())
-    yield from (("sum_groups", _GROUPS.format(real=real)), ("extremes", ""), ("repeat_groups", ""))
+    f, put = "f" if real == "float" else "", _PUT.format(real=real).rstrip()
+    loss = _LOSS.format(real=real, f=f, head=_LOSS_HEAD.format(real=real, f=f).rstrip(), put=put)
+    yield from (("sum_groups", _GROUPS.format(real=real, put=put)), ("extremes", ""), ("repeat_groups", ""))
     yield "add_groups", _ORDERED.format(real=real)
-    yield "shown", _SHOWN.format(real=real)
+    yield "shown", _several(_SHOWN, _SHOWN_PART, real)
+    yield "column_sums", _several(_COLUMNS, _COLUMNS_PART, real)
     yield from (("cross_entropy", loss), ("cross_entropy_slopes", ""))
     for parts in range(1, MOST_OPERANDS + 1):
         yield f"gather_{parts}", _move("gather", parts, real, _GATHERED)
@@ -263,19 +321,77 @@ def extremes_of_groups(rows: Array, groups: Groups, out: Array, of: Any, positio
     launch(_function("extremes", rows.dtype), count * width, arguments)
 
 
-def repeat_groups(rows: Array, groups: Groups, out: Array, mean: bool = False) -> None:
-    """The transpose of `sum_groups`: ``out[k]`` is the row of its group, divided by the group's size for a mean."""
-    count, width = out.shape
+class Places(NamedTuple):
+    """Where rows go: ``rows`` of them, ``width`` elements each. Row ``i`` begins ``pitch * i`` elements behind the
+    first one of ``memory``, or ``pitch * at[i]``; ``at``: int64 on the device. Where it ``adds``, places may repeat."""
+
+    memory: Array
+    pitch: int
+    rows: int
+    width: int
+    at: Array = None
+    adds: bool = True
+
+    def matrix(self) -> Array:
+        """The rows, which are evenly spaced."""
+        return devices.strided(self.memory, 0, (self.rows, self.width), self.pitch)
+
+    def arguments(self) -> list[object]:
+        """What `_PUT` takes."""
+        how = 0 if not self.adds else 1 if self.at is None else 2
+        return [self.memory, _NONE if self.at is None else self.at, np.int32(self.pitch), np.int32(how)]
+
+
+def put_in(matrix: Array, adds: bool = False) -> Places:
+    """The rows of a matrix as places."""
+    count, width = matrix.shape
+    return Places(matrix, matrix.strides[0] // matrix.itemsize, count, width, None, adds)
+
+
+def repeat_groups(rows: Array, groups: Groups, places: Places, mean: bool = False) -> None:
+    """The transpose of `sum_groups`: row ``k`` is that of its group, divided by the group's size for a mean."""
+    count, width = places.rows, places.width
     ends = _NONE if groups.ends is None else groups.ends
-    arguments = [rows, _pitch(rows), ends, np.int32(groups.each), np.int32(mean), np.int32(len(rows)), out]
-    launch(_function("repeat_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
+    arguments = [rows, _pitch(rows), ends, np.int32(groups.each), np.int32(mean), np.int32(len(rows))]
+    sizes = [np.int32(count), np.int32(width)]
+    launch(_function("repeat_groups", rows.dtype), count * width, [*arguments, *places.arguments(), *sizes])
 
 
-def shown_rows(g: Array, x: Array, out: Array) -> None:
-    """``out`` is ``x``, zero in the rows that are zero in ``g``; all are matrices, ``out`` contiguous."""
-    count, width = x.shape
-    arguments = [g, _pitch(g), np.int32(g.shape[1]), x, _pitch(x), out, np.int32(count), np.int32(width)]
-    launch(_function("shown", x.dtype), count * WARP, arguments)
+def shown_rows(pairs: Sequence[tuple[Array, Array]]) -> list[Array]:
+    """Of each pair of ``g`` and ``x``, matrices of one dtype, a copy of ``x``, zero in the rows that are zero in
+    ``g``."""
+    found = []
+    for first in range(0, len(pairs), MOST_OPERANDS):
+        some, arguments = pairs[first : first + MOST_OPERANDS], list[object]()
+        for g, x in some:
+            found.append(devices.module(x).empty(x.shape, x.dtype))
+            arguments += [g, _pitch(g), np.int32(g.shape[1]), x, _pitch(x), found[-1], *map(np.int32, x.shape)]
+        arguments += _NO_PAIR * (MOST_OPERANDS - len(some))
+        launch(_function("shown", found[-1].dtype), WARP * sum(len(x) for _, x in some), arguments)
+    return found
+
+
+_NO_PAIR = [_NONE, np.int32(0), np.int32(0), _NONE, np.int32(0), _NONE, np.int32(0), np.int32(0)]
+
+
+def column_sums_of(groups: Sequence[Sequence[Array]]) -> list[Array]:
+    """Of each group of matrices of one width the sum of all their rows: `MOST_OPERANDS` matrices of one dtype at
+    most."""
+    arguments, tiles, found = list[object](), 0, []
+    for group in groups:
+        width = group[0].shape[1]
+        found.append(devices.module(group[0]).empty(width, group[0].dtype))
+        tiles += -(-width // WARP)
+        for k, rows in enumerate(group):
+            arguments += [rows, _pitch(rows), np.int32(len(rows)), np.int32(width), _NONE if k else found[-1]]
+    parts = len(arguments) // len(_NO_SUM)
+    arguments = [np.int32(parts), *arguments, *_NO_SUM * (MOST_OPERANDS - parts)]
+    if tiles:
+        _function("column_sums", found[0].dtype)((tiles,), (WARP * WARP,), tuple(arguments))  # type: ignore[operator]
+    return found
+
+
+_NO_SUM = [_NONE, np.int32(0), np.int32(0), np.int32(0), _NONE]
 
 
 def cross_entropy_rows(logits: Array, labels: Array, losses: Array) -> None:
@@ -286,15 +402,20 @@ def cross_entropy_rows(logits: Array, labels: Array, losses: Array) -> None:
     launch(_function("cross_entropy", logits.dtype), count * WARP, arguments)
 
 
-def cross_entropy_slopes(logits: Array, labels: Array, g: Array, slopes: Array) -> None:
-    """What cotangents ``g`` of the losses are pulled back to: zero where they are. ``slopes`` is contiguous."""
+def cross_entropy_slopes(logits: Array, labels: Array, g: Array, places: Places) -> None:
+    """What cotangents ``g`` of the losses are pulled back to: zero where they are."""
     count, classes = logits.shape
-    arguments = [logits, _pitch(logits), labels, g, _pitch(g), slopes, np.int32(count), np.int32(classes)]
+    arguments = [logits, _pitch(logits), labels, g, _pitch(g), *places.arguments(), np.int32(count), np.int32(classes)]
     launch(_function("cross_entropy_slopes", logits.dtype), count * WARP, arguments)
 
 
 def _pitch(array: Array) -> object:
     return np.int32(array.strides[0] // array.itemsize)
+
+
+def is_rows(places: Places, *arrays: Array) -> bool:
+    """Whether the places are for rows of these arrays' dtype."""
+    return all(array.dtype == places.memory.dtype for array in arrays)
 
 
 def is_matrix(array: Array) -> bool:

@@ -16,7 +16,8 @@ So a kernel never asks whether it runs batched, for how many examples, or where:
   operand was broadcast: the engine sums it down with `unbroadcast`. ``None`` in place of a vjp: not differentiable
   there. A vjp only uses operators and ``xp`` functions, and never changes its arguments. So it runs on expressions,
   too, with ``xp`` = the names of `lazyflow.numpy`, which gives higher derivatives and forward mode. Where the fast way
-  assigns into an array, it asks `symbolic` and records the operation that does the same, with ``xp.record_op``.
+  assigns into an array, it asks `symbolic` and records the operation that does the same, with ``xp.record_op``. What it
+  does not look at it may say (`looking_at`), and so what does its work on a device without an array between (`adding`).
 
 The form is that of HIPS/autograd's tables (one line a gradient) on NumPy's generalised ufuncs (NEP 5).
 """
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -123,6 +125,21 @@ def shapes_wanted(vjp: Callable[..., Array]) -> frozenset[int]:
     """Of which operands a vjp wants to know the shape alone; see `looking_at`."""
     found: frozenset[int] = getattr(getattr(vjp, "func", vjp), "shapes", frozenset())
     return found
+
+
+def adding(vjp: Callable[..., Array], add: Callable[..., bool]) -> Callable[..., Array]:
+    """A vjp, with what does its work on a device in one launch: ``add(places, xp, g, y, *arrays, **static)`` brings the
+    answer to `lazyflow.cuda.rows.Places`, unless it says False. That is asked only for an operand with a batch axis."""
+    vars(vjp)["adds"] = add
+    return vjp
+
+
+def adder_of(vjp: Callable[..., Array]) -> Callable[..., bool] | None:
+    """The function that `adding` has given to a vjp, with the vjp's static attributes."""
+    add: Callable[..., bool] | None = getattr(getattr(vjp, "func", vjp), "adds", None)
+    if add is None or not isinstance(vjp, partial):
+        return add
+    return partial(add, *vjp.args, **vjp.keywords)
 
 
 def on_device(xp: ArrayModule, index: Array) -> Array:

@@ -14,6 +14,7 @@ path.
 from __future__ import annotations
 
 import functools
+import operator
 import string
 import time
 from collections.abc import Callable, Sequence
@@ -23,11 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import core
+from lazyflow.cuda import products
 from lazyflow.cuda import rows as there
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.locks import Lock
-from lazyflow.ops.base import ALL, OPS, Abstract, Op, Result, Shape, looking_at, register, symbolic, total
+from lazyflow.ops.base import ALL, OPS, Abstract, Op, Result, Shape, adding, looking_at, register, symbolic, total
 from lazyflow.ops.formula import has_nan
 
 BATCH = "Z"
@@ -268,13 +270,29 @@ def outer_sum(xp: ArrayModule, g: Array, x: Array) -> Array:
     [5.0, 5.0]
     """
     if not isinstance(g, np.ndarray):
-        return _matmul(xp, g.T, shown(xp, g, x))
+        return outer_sum_of_shown(xp, g, shown_all(xp, [(g, x)])[0])
     return without_nan(lambda g, x: _outer_sum(xp, g, x), g, x)
 
 
-def shown(xp: ArrayModule, g: Array, x: Array) -> Array:
-    """`where_shown` of two matrices of a device."""
-    return where_shown(xp, g, BATCH + "m", x, BATCH + "n")
+def outer_sum_of_shown(xp: ArrayModule, g: Array, x: Array) -> Array:
+    """The same on a device, of what `shown_all` has answered."""
+    out = xp.empty((g.shape[1], x.shape[1]), x.dtype)
+    if not products.are_multiplied(out, g.T, x):
+        return _matmul(xp, g.T, x)
+    products.multiply_into(out, g.T, x)
+    return out
+
+
+def shown_all(xp: ArrayModule, pairs: Sequence[tuple[Array, Array]]) -> list[Array]:
+    """`where_shown` of pairs of matrices of a device: one launch for all that kernels take."""
+    kinds = {x.dtype for _, x in pairs}
+    if len(kinds) == 1 and all(_are_shown_at_once(g, x) for g, x in pairs):
+        return there.shown_rows(pairs)
+    return [where_shown(xp, g, BATCH + "m", x, BATCH + "n") for g, x in pairs]
+
+
+def _are_shown_at_once(g: Array, x: Array) -> bool:
+    return bool(x.size and there.is_matrix(g) and there.is_matrix(x) and g.dtype == x.dtype)
 
 
 def _outer_sum(xp: ArrayModule, g: Array, x: Array) -> Array:
@@ -334,10 +352,8 @@ def where_shown(xp: ArrayModule, g: Array, letters: str, x: Array, others: str) 
     if BATCH not in letters or BATCH not in others or x.dtype.kind != "f" or repeats:
         return x
     by_rows = letters[0] == others[0] == BATCH and letters[1:] != others[1:]
-    if by_rows and x.size and there.is_matrix(g) and there.is_matrix(x) and g.dtype == x.dtype:
-        out = xp.empty(x.shape, x.dtype)
-        there.shown_rows(g, x, out)  # one launch
-        return out
+    if by_rows and _are_shown_at_once(g, x):
+        return there.shown_rows([(g, x)])[0]  # one launch
     apart = tuple(i for i, letter in enumerate(letters) if letter not in others)
     shown = g.any(axis=apart) if apart else g != 0
     common = [letter for letter in letters if letter in others]
@@ -521,8 +537,37 @@ def _product_or_zero(xp: ArrayModule, g: Array, x: Array, out: Array = None, *, 
     return without_nan(lambda g, x: _product(xp, g, x, letters=letters), g, x)
 
 
-looking_at(_product_left, (2,), (1,))
-looking_at(_product_right, (1,), (2,))
+def _add_left(
+    places: there.Places, xp: ArrayModule, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]
+) -> bool:
+    """`_product_left` of a vector and a parameter, where it belongs."""
+    left, right, result = letters
+    fits = len(left) == len(result) == 1 and left != result and right == left + result
+    return fits and b.ndim == 2 and _add_rows(places, g, b.T)
+
+
+def _add_right(
+    places: there.Places, xp: ArrayModule, g: Array, y: Array, a: Array, b: Array, *, letters: tuple[str, str, str]
+) -> bool:
+    """`_product_right` of a parameter and a vector, where it belongs."""
+    left, right, result = letters
+    fits = len(right) == len(result) == 1 and right != result and left == result + right
+    return fits and a.ndim == 2 and _add_rows(places, g, a)
+
+
+def _add_rows(places: there.Places, g: Array, weight: Array) -> bool:
+    """``g @ weight``, added to evenly spaced rows or put there."""
+    if places.at is not None or g.ndim != 2 or weight.ndim != 2:
+        return False
+    out = places.matrix()
+    if not products.are_multiplied(out, g, weight):
+        return False
+    products.multiply_into(out, g, weight, places.adds)
+    return True
+
+
+adding(looking_at(_product_left, (2,), (1,)), _add_left)
+adding(looking_at(_product_right, (1,), (2,)), _add_right)
 
 
 def _einsum(name: str, infer: Any, forward: Any = _product, **flags: Any) -> Op:
@@ -567,6 +612,13 @@ def _affine_x(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array,
     return contraction_pullback(xp, g, BATCH + heads + "a", W, lettered(W, "ab"), x, lettered(x, heads + "b"))
 
 
+def _add_affine(
+    places: there.Places, xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str
+) -> bool:
+    """`_affine_x` of a vector, where it belongs."""
+    return not heads and _add_rows(places, g, W)
+
+
 def _affine_b(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
     if b.ndim == 1:
         return column_sums(xp, g.reshape(prod(g.shape[:-1]), g.shape[-1]))
@@ -575,7 +627,7 @@ def _affine_b(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array,
 
 looking_at(_affine_W, (3,), (1,))
 looking_at(_affine_b, (), (2,))
-looking_at(_affine_x, (1,), (3,))
+adding(looking_at(_affine_x, (1,), (3,)), _add_affine)
 
 
 def column_sums(xp: ArrayModule, rows: Array) -> Array:
@@ -594,6 +646,28 @@ def column_sums(xp: ArrayModule, rows: Array) -> Array:
         return rest
     parts = xp.ones(TALLEST, rows.dtype) @ rows[:whole].reshape(-1, TALLEST, rows.shape[1])
     return total(parts, 0) + rest
+
+
+def sums_of_columns(xp: ArrayModule, groups: Sequence[Sequence[Array]]) -> list[Array]:
+    """Of each group of matrices of one width the sum of all their rows; on a device as few launches as that takes.
+
+    >>> [a.tolist() for a in sums_of_columns(np, [[np.ones((3, 2)), np.ones((1, 2))], [np.zeros((4, 1))]])]
+    [[4.0, 4.0], [0.0]]
+    """
+    if len({rows.dtype for group in groups for rows in group}) > 1 or any(not _are_summed_there(g) for g in groups):
+        return [functools.reduce(operator.add, [column_sums(xp, rows) for rows in group]) for group in groups]
+    found, some, parts = list[Array](), list[Sequence[Array]](), 0
+    for group in groups:
+        if parts + len(group) > there.MOST_OPERANDS:
+            found += there.column_sums_of(some)
+            some, parts = [], 0
+        some.append(group)
+        parts += len(group)
+    return found + (there.column_sums_of(some) if some else [])
+
+
+def _are_summed_there(group: Sequence[Array]) -> bool:
+    return len(group) <= there.MOST_OPERANDS and all(there.is_matrix(rows) for rows in group)
 
 
 affine = register(Op("affine", _affine_shape, _affine, (_affine_W, _affine_b, _affine_x), by_columns=(0,)))

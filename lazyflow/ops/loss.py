@@ -24,6 +24,8 @@ from lazyflow.ops.base import (
     Op,
     Result,
     Shape,
+    adding,
+    looking_at,
     on_device,
     register,
     require_floating,
@@ -161,6 +163,10 @@ def _by_rows_there(xp: ArrayModule, scores: Array, index: Array, ndim: int) -> b
     return bool(index.dtype == np.int64 and len(index))
 
 
+def _labels(xp: ArrayModule, index: Array) -> Array:
+    return xp.ascontiguousarray(on_device(xp, index))
+
+
 def _cross_entropy(
     xp: ArrayModule, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int
 ) -> Array:
@@ -170,7 +176,7 @@ def _cross_entropy(
             return losses
     if _by_rows_there(xp, logits, index, ndim):
         losses = xp.empty(len(logits), logits.dtype) if out is None else out
-        rows.cross_entropy_rows(logits, xp.ascontiguousarray(on_device(xp, index)), losses)
+        rows.cross_entropy_rows(logits, _labels(xp, index), losses)
         return losses
     scores = wide(_repeated(xp, logits, index))
     shifted = scores - scores.max(axis=-1, keepdims=True)
@@ -187,11 +193,21 @@ def _cross_entropy_logits(
             return answer
     if _by_rows_there(xp, logits, index, ndim) and g.shape == index.shape:
         answer = xp.empty(logits.shape, logits.dtype)
-        rows.cross_entropy_slopes(logits, xp.ascontiguousarray(on_device(xp, index)), g, answer)
+        rows.cross_entropy_slopes(logits, _labels(xp, index), g, rows.put_in(answer))
         return answer
     scores = _repeated(xp, logits, index)
     answer = _minus_one_hot(xp, _softmax(xp, scores), index)
     return _scaled(xp, answer, _spread(g, reduction, ndim, _lead(logits, ndim), more=1))
+
+
+def _add_slopes(
+    places: rows.Places, xp: ArrayModule, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
+) -> bool:
+    """`_cross_entropy_logits`, where it belongs."""
+    if not _by_rows_there(xp, logits, index, ndim) or g.shape != index.shape or not rows.is_rows(places, logits, g):
+        return False
+    rows.cross_entropy_slopes(logits, _labels(xp, index), g, places)
+    return True
 
 
 def _softmax(xp: ArrayModule, scores: Array) -> Array:
@@ -210,7 +226,12 @@ def _nll_scores(
 
 
 CROSS_ENTROPY = register(
-    Op("cross_entropy", partial(_classes_infer, "cross_entropy"), _cross_entropy, (_cross_entropy_logits, None))
+    Op(
+        "cross_entropy",
+        partial(_classes_infer, "cross_entropy"),
+        _cross_entropy,
+        (adding(looking_at(_cross_entropy_logits, (1, 2)), _add_slopes), None),
+    )
 )
 NLL = register(Op("nll", partial(_classes_infer, "nll"), _nll, (_nll_scores, None)))
 

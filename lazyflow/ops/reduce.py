@@ -26,6 +26,7 @@ from lazyflow.ops.base import (
     Op,
     Result,
     Shape,
+    adding,
     looking_at,
     negative_axes,
     negative_axis,
@@ -493,8 +494,18 @@ def _repeated_there(xp: ArrayModule, rows: Array, counts: Array, mean: bool = Fa
     """The transpose of `_grouped`."""
     total_ = int(counts.sum())
     found = xp.empty((total_, rows.size // len(rows)), rows.dtype)
-    there.repeat_groups(rows.reshape(len(rows), -1), groups_of(xp, counts), found, mean)
+    there.repeat_groups(rows.reshape(len(rows), -1), groups_of(xp, counts), there.put_in(found), mean)
     return found.reshape((total_, *rows.shape[1:]))
+
+
+def _add_repeated(
+    mean: bool, places: there.Places, xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array
+) -> bool:
+    """`_repeated_there`, where it belongs."""
+    if not (_are_there(g) and there.is_rows(places, g)):
+        return False
+    there.repeat_groups(g.reshape(len(g), -1), groups_of(xp, counts), places, mean)
+    return True
 
 
 def repeated(xp: ArrayModule, rows: Array, counts: Array) -> Array:
@@ -535,8 +546,8 @@ def _mean_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -
     return repeated(xp, g / _columns(xp, counts, g), counts)
 
 
-looking_at(_sum_list_x, (2,))
-looking_at(_mean_list_x, (2,))
+adding(looking_at(_sum_list_x, (2,)), partial(_add_repeated, False))
+adding(looking_at(_mean_list_x, (2,)), partial(_add_repeated, True))
 
 SUM_LIST = register(
     Op("sum_list", partial(_list_infer, "sum_list", _summed), _sum_list, (_sum_list_x,), stacked=True, ragged=True)

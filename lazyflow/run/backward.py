@@ -16,7 +16,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import passes, settings
-from lazyflow.cells.back import CallsBack, SeparateBack
+from lazyflow.cells.back import CallsBack, SeparateBack, gradients_of_calls
 from lazyflow.cells.calls import Calls, Separate, SomeCalls
 from lazyflow.cells.steps import OwnKernel
 from lazyflow.cells.values import CallColumns
@@ -220,8 +220,7 @@ def _run_backward(
             else:
                 for parameter, gradient in parameter_gradients(some_rows):
                     sums.add(parameter, gradient)
-    for back in backs:
-        back.parameter_gradients(sums.add)
+    gradients_of_calls(backs, sums)
     return arena
 
 

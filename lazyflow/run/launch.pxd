@@ -24,8 +24,9 @@ cdef class Pull:
     cdef public Py_ssize_t at, width
     cdef public bint sums
     cdef public tuple shape
-    cdef public object vjp, dtype, index
+    cdef public object adder, vjp, dtype, index
     cdef public Reader target
+    cpdef bint adds(self, Arena arena, object arguments) except -1
     cpdef object give(self, object xp, Arena arena, object cotangent, object shape)
     cpdef object add(self, Arena arena, object cotangent)
 

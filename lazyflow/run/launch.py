@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import core
+from lazyflow import core, settings
 from lazyflow import device as devices
+from lazyflow.cuda.rows import Places
 from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse.blocks import rows_of
-from lazyflow.ops.base import Shape, looked_at, shapes_wanted, total, unbroadcast
+from lazyflow.ops.base import Shape, adder_of, looked_at, shapes_wanted, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows
@@ -176,9 +177,10 @@ INTO, AT_ROWS, AT_WINDOWS, AT_ELEMENTS = range(4)
 
 
 class Pull:
-    """What backward does for one operand of a launch: its vjp, and where the answer is added."""
+    """What backward does for one operand of a launch: its vjp, and where the answer is added. ``adder``: what does both
+    on a device, if there is something (see `lazyflow.ops.base.adding`)."""
 
-    __slots__ = ("at", "dtype", "how", "index", "shape", "sums", "target", "vjp", "width")
+    __slots__ = ("adder", "at", "dtype", "how", "index", "shape", "sums", "target", "vjp", "width")
 
     def __init__(self, operand: Operand, rows: Rows, at: int, stacked: bool) -> None:
         self.at, self.vjp, self.dtype, self.shape, self.width = (
@@ -191,6 +193,21 @@ class Pull:
         self.sums = stacked and rows.shared
         self.target = rows_reader(operand.dtype, rows, operand.shape)
         self.how, self.index = _where(rows)
+        assert operand.vjp is not None
+        self.adder: Any = None if rows.shared or self.how not in (INTO, AT_ROWS) else adder_of(operand.vjp)
+
+    def adds(self, arena: Arena, arguments: Sequence[Any]) -> bool:
+        """Whether the adder has done it; ``arguments`` are those of the vjp."""
+        if self.how == AT_ROWS and settings.current().deterministic:
+            return False
+        target, buffer = self.target, arena.buffers[self.dtype]
+        count, width = target.shape[0], devices.elements(target.shape[1:])
+        if self.how == AT_ROWS:
+            at = arena.index(self.index).astype(np.int64, copy=False)
+            places = Places(buffer, target.width, count, width, at)
+        else:
+            places = Places(buffer[target.offset :], target.pitch, count, width)
+        return bool(self.adder(places, *arguments))
 
     def give(self, xp: ArrayModule, arena: Arena, cotangent: Array, shape: Shape) -> None:
         """Add the vjp's answer for an operand that is an array of that ``shape``."""
@@ -307,7 +324,8 @@ class Bound:
             else:
                 arguments.append(reader.hollow(values) if i + 1 in self.shapes else reader.read(values))
         for pull in self.pulls:
-            pull.give(xp, cotangents, pull.vjp(*arguments), self.values[pull.at].shape_of())
+            if pull.adder is None or cotangents.device == "cpu" or not pull.adds(cotangents, arguments):
+                pull.give(xp, cotangents, pull.vjp(*arguments), self.values[pull.at].shape_of())
 
     def _pulls(self) -> tuple[Pull, ...]:
         found = []

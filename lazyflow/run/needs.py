@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazyflow.cells.values import bytes_of_calls
+from lazyflow.cells.values import bytes_of_calls, bytes_of_left_sides
 from lazyflow.device import free_bytes
 from lazyflow.errors import OutOfMemoryError
 from lazyflow.graph.graph import Graph
@@ -51,6 +51,8 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
         kept, back = bytes_of_calls(stages, len(cells.nodes), cells.largest, differentiable)
         found[f"what the calls of {program.name} keep"] += kept
         found["cotangents"] += back
+        if differentiable and device != "cpu":
+            found["left sides of the products of gradients"] += bytes_of_left_sides(stages, len(cells.nodes))
     if device != "cpu":
         found["where rows lie"] = 8 * sum(
             array.size for array in (*indices(plan), *planned_payload(plan), *counts(plan))

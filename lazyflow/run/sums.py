@@ -6,13 +6,12 @@ gradient is the product of all of them, so they wait, and are multiplied togethe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.cells.back import Accumulate
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.ops.base import unbroadcast
 from lazyflow.ops.sparse import RowSparse, merged
@@ -20,6 +19,8 @@ from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import Operand, Signature
 from lazyflow.run.execute import Run
 from lazyflow.run.launch import parameter_of
+
+Accumulate = Callable[[Parameter, Any], None]
 
 
 class Sum:
@@ -38,16 +39,16 @@ class Sum:
         self.sparse: list[RowSparse] = []
         self.rows, self.least = 0, 0  # of the sparse ones: now, and after the last merge
 
-    def add(self, gradient: Any) -> None:
-        """Add another gradient."""
+    def add(self, gradient: Any, own: bool = False) -> None:
+        """Add another gradient; ``own``: nobody else has it."""
         if isinstance(gradient, RowSparse):
             self.sparse.append(gradient)
             self.rows += len(gradient.indices)
             if self.rows > 2 * self.least and len(self.sparse) > 1:
                 self._merge()
         elif self.dense is None:
-            self.own = not gradient.flags.owndata
-            self.dense = gradient.copy() if self.own else gradient
+            self.own = own or not gradient.flags.owndata
+            self.dense = gradient.copy() if self.own and not own else gradient
         elif self.own and gradient.dtype == self.dense.dtype:
             self.dense += gradient
         else:
@@ -71,17 +72,22 @@ class Sum:
 class Sums(dict[int, Sum]):
     """Sums by the ``id`` of their parameter."""
 
-    def add(self, parameter: Parameter, gradient: Array) -> None:
-        """Add a gradient of a parameter."""
+    def add(self, parameter: Parameter, gradient: Array, own: bool = False) -> None:
+        """Add a gradient of a parameter; ``own``: nobody else has it."""
         found = self.get(id(parameter))
         if found is None:
             found = self[id(parameter)] = Sum(parameter)
-        found.add(gradient)
+        found.add(gradient, own)
+
+    def place(self, parameter: Parameter) -> Array | None:
+        """The sum so far, if others may add to it where it lies."""
+        found = self.get(id(parameter))
+        return found.dense if found is not None and found.own else None
 
     def update_by(self, other: Sums) -> None:
         """Add the sums of others."""
         for found in other.values():
-            self.add(found.parameter, found.total())
+            self.add(found.parameter, found.total(), found.own)
 
 
 class ParameterRows(NamedTuple):

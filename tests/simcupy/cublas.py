@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import counters, cuda
+from . import compute, counters, cuda
 from .array import checked, ndarray, own
 from .errors import NotSimulated
 
@@ -89,8 +89,8 @@ def _number(address: int, dtype: Any) -> Any:
 class _Products:
     """``C = alpha op(A) op(B) + beta C``, once or of several matrices, by their addresses."""
 
-    def __init__(self, transa: int, transb: int, m: int, n: int, k: int, wide: Any) -> None:
-        self.transa, self.transb, self.sizes, self.wide = transa, transb, (m, n, k), wide
+    def __init__(self, transa: int, transb: int, m: int, n: int, k: int, wide: Any, tf32: bool = False) -> None:
+        self.transa, self.transb, self.sizes, self.wide, self.tf32 = transa, transb, (m, n, k), wide, tf32
 
     def __call__(self, alpha: int, a: Any, b: Any, beta: int, c: Any) -> None:
         """Operands: address, leading dimension and dtype."""
@@ -98,6 +98,8 @@ class _Products:
         factor, keep = _number(alpha, self.wide), _number(beta, self.wide)
         left = _operand(a[0], self.transa, m, k, a[1], a[2]).astype(self.wide)
         right = _operand(b[0], self.transb, k, n, b[1], b[2]).astype(self.wide)
+        if self.tf32:
+            left, right = compute.rounded(left), compute.rounded(right)
         out = _matrix(c[0], m, n, c[1], c[2])
         with np.errstate(all="ignore"):
             value = factor * (left @ right)
@@ -186,8 +188,10 @@ def gemmStridedBatchedEx(
              (np.float32, np.float32): (np.float32,), (np.float64, np.float64): (np.float64,)}  # fmt: skip
     if of_a is not of_b or wide not in known.get((of_a, of_c), ()):
         raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")
-    counters.launch("gemm" if batchCount == 1 else "gemm batched", 1, m * n * batchCount)
-    product = _Products(transa, transb, m, n, k, wide)
+    tf32 = computeType == CUBLAS_COMPUTE_32F_FAST_TF32 and of_a is np.float32
+    kind = "gemm" if batchCount == 1 else "gemm batched"
+    counters.launch(f"{kind} of TF32" if tf32 else kind, 1, m * n * batchCount)
+    product = _Products(transa, transb, m, n, k, wide, tf32)
     sizes = [np.dtype(d).itemsize for d in (of_a, of_b, of_c)]
     for i in range(batchCount):
         steps = (strideA, strideB, strideC)
