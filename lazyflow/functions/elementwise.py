@@ -155,7 +155,7 @@ def hardtanh(x: OperandLike, low: float = -1.0, high: float = 1.0) -> Expr:
 
 @partial(by_kinds, arrays=True)
 def clip(x: OperandLike, low: OperandLike | None = None, high: OperandLike | None = None) -> Expr:
-    """``x`` cut off at ``low`` and ``high``, of which one may be ``None``; no gradient where it was cut.
+    """``x`` cut off at ``low`` and ``high``, of which one may be ``None``; gradients flow to what was chosen.
 
     >>> import lazyflow as lf
     >>> x = lf.constant([-5.0, 0.5])

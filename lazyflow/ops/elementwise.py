@@ -107,7 +107,13 @@ MINIMUM = elementwise(
     a="where(a < b, g, 0) + where(a == b, 0.5 * g, 0)",
     b="where(b < a, g, 0) + where(a == b, 0.5 * g, 0)",
 )
-CLIP = elementwise("clip", "minimum(maximum(x, lo), hi)", x="where(logical_and(x >= lo, x <= hi), g, 0)")
+CLIP = elementwise(
+    "clip",
+    "minimum(maximum(x, lo), hi)",
+    x="where(logical_and(x >= lo, x <= hi), g, 0)",
+    lo="where(logical_and(x < lo, lo <= hi), g, 0)",
+    hi="where(logical_or(x > hi, lo > hi), g, 0)",
+)
 WHERE = elementwise(
     "where", "where(condition, a, b)", a="where(condition, g, 0)", b="where(logical_not(condition), g, 0)"
 )

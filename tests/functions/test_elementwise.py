@@ -31,6 +31,28 @@ def test_a_scale_is_a_number(x, scale, error):
         lf.scale_gradient(np.asarray(x), scale)
 
 
+# x, low, high; what becomes of it, and the operand that the gradient flows to.
+CUT = {
+    "between": (0.5, 0.0, 1.0, 0.5, 0),
+    "below": (-0.5, 0.0, 1.0, 0.0, 1),
+    "above": (1.5, 0.0, 1.0, 1.0, 2),
+    "at the lower bound": (0.0, 0.0, 1.0, 0.0, 0),
+    "at the upper bound": (1.0, 0.0, 1.0, 1.0, 0),
+    "bounds the wrong way round": (0.5, 1.0, 0.0, 0.0, 2),
+    "below bounds that are equal": (0.5, 1.0, 1.0, 1.0, 1),
+}
+
+
+@pytest.mark.parametrize("fuse", ["auto", "numpy", "off"])
+def test_the_gradient_of_what_is_cut_off_flows_to_the_bound(fuse):
+    rows = [[lf.Parameter(float(v)) for v in row[:3]] for row in CUT.values()]
+    with lf.using(fuse=fuse):
+        lf.sum([lf.clip(x * 1.0, low * 1.0, high * 1.0) for x, low, high in rows] * 2).backward()
+    for row, (name, (*operands, value, chosen)) in zip(rows, CUT.items(), strict=True):
+        assert lf.clip(*operands).item() == lf.clip(*row).item() == value, name
+        assert [p.grad for p in row] == [2.0 * (k == chosen) for k in range(3)], name
+
+
 @pytest.mark.parametrize("fuse", ["auto", "numpy", "off"])
 @pytest.mark.parametrize("f", [lf.arctan2, lf.hypot], ids=["arctan2", "hypot"])
 def test_derivatives_at_the_origin_are_zero(f, fuse):

@@ -401,8 +401,8 @@ define(
     "clip",
     lambda x, low, high: np.minimum(np.maximum(x, low), high),
     lambda g, y, x, low, high: g * ((x >= low) & (x <= high)),
-    None,
-    None,
+    lambda g, y, x, low, high: g * ((x < low) & (low <= high)),
+    lambda g, y, x, low, high: g * ((x > high) | (low > high)),
     exact=True,
     elementwise=True,
 )
