@@ -76,6 +76,39 @@ def test_mistakes(mistake):
         assert word in str(caught.value), str(caught.value)
 
 
+NUMBERS = {
+    "beta": lambda n: F.softplus(c(2), n),
+    "threshold": lambda n: F.softplus(c(2), 1.0, n),
+    "hardshrink: lambd": lambda n: F.hardshrink(c(2), n),
+    "softshrink: lambd": lambda n: F.softshrink(c(2), n),
+    "threshold: threshold": lambda n: F.threshold(c(2), n, 0.0),
+    "value": lambda n: F.threshold(c(2), 0.0, n),
+    "layer_norm": lambda n: F.layer_norm(c(2), 2, eps=n),
+    "rms_norm": lambda n: F.rms_norm(c(2), 2, eps=n),
+    "batch_norm": lambda n: F.batch_norm(c(2), c(2), c(2), eps=n),
+    "normalize": lambda n: F.normalize(c(2), eps=n),
+    "cosine_similarity": lambda n: F.cosine_similarity(c(2), c(2), eps=n),
+    "pairwise_distance": lambda n: F.pairwise_distance(c(2), c(2), eps=n),
+    "smooth_l1_loss": lambda n: F.smooth_l1_loss(c(2), c(2), beta=n),
+    "poisson_nll_loss": lambda n: F.poisson_nll_loss(c(2), c(2), log_input=False, eps=n),
+    "gaussian_nll_loss": lambda n: F.gaussian_nll_loss(c(2), c(2), c(2), eps=n),
+    "hinge_embedding_loss": lambda n: F.hinge_embedding_loss(c(2), c(2), n),
+    "margin_ranking_loss": lambda n: F.margin_ranking_loss(c(2), c(2), 1.0, n),
+    "cosine_embedding_loss": lambda n: F.cosine_embedding_loss(c(2), c(2), 1.0, n),
+    "triplet_margin_loss": lambda n: F.triplet_margin_loss(c(2), c(2), c(2), n),
+    "multi_margin_loss": lambda n: F.multi_margin_loss(c(2), 1, margin=n),
+    "label_smoothing": lambda n: F.cross_entropy(c(2), 1, label_smoothing=n),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_value_with_a_gradient_is_no_number(name):
+    """It would be one of now, and no gradient would flow to it."""
+    NUMBERS[name](np.float32(0.5))
+    with pytest.raises(TypeError, match="must be a number, got Parameter"):
+        NUMBERS[name](lf.Parameter(0.5))
+
+
 def test_all_targets_may_be_ignored_in_a_sum():
     w = lf.Parameter(np.ones((2, 3)))
     loss = nn.CrossEntropyLoss(reduction="sum")(w, [-100, -100])

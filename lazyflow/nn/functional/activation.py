@@ -1,6 +1,7 @@
 """Activations, with PyTorch's names and arguments. ``dim`` counts the axes of one example.
 
-``inplace`` is accepted where PyTorch has it, and does nothing: values never change, and the engine reuses memory.
+``inplace`` is accepted where PyTorch has it, and does nothing: values never change, and the engine reuses memory. Other
+arguments beside ``x`` are numbers, unless it is said: what may have a gradient is a ``TypeError``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from lazyflow.functions import reduce as r
 from lazyflow.functions.elementwise import logsigmoid, sigmoid, softsign, tanh
 from lazyflow.functions.random import uniform
 from lazyflow.functions.shape import split
+from lazyflow.ops.base import number
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, as_floating, constant
 
@@ -142,32 +144,34 @@ def tanhshrink(x: Any) -> Expr:
 def softplus(x: Any, beta: float = 1.0, threshold: float = math.inf) -> Expr:
     """``log(1 + exp(beta * x)) / beta``, exact and without overflow for any ``x``; ``x`` itself where ``beta * x`` is
     above ``threshold``, which nothing needs here. Raises ``ValueError`` for beta 0."""
+    beta, threshold = number("softplus", "beta", beta), number("softplus", "threshold", threshold)
     if not beta:
         raise ValueError("softplus: beta must not be 0")
     x = constant(x)
-    inner = x if beta == 1 else x * float(beta)
-    smooth = e.softplus(inner) if beta == 1 else e.softplus(inner) / float(beta)
-    return smooth if threshold == math.inf else e.where(inner > float(threshold), x, smooth)
+    inner = x if beta == 1 else x * beta
+    smooth = e.softplus(inner) if beta == 1 else e.softplus(inner) / beta
+    return smooth if threshold == math.inf else e.where(inner > threshold, x, smooth)
 
 
 def hardshrink(x: Any, lambd: float = 0.5) -> Expr:
     """``x`` where its size is above ``lambd``, else 0."""
     x = constant(x)
-    return e.where(e.abs(x) <= float(lambd), 0.0, x)
+    return e.where(e.abs(x) <= number("hardshrink", "lambd", lambd), 0.0, x)
 
 
 def softshrink(x: Any, lambd: float = 0.5) -> Expr:
     """``x`` moved towards 0 by ``lambd``, which must not be negative (``ValueError``)."""
+    lambd = number("softshrink", "lambd", lambd)
     if not lambd >= 0:
         raise ValueError(f"softshrink: lambd must be at least 0, got {lambd}")
     value = constant(x)
-    return value - e.clip(value, -float(lambd), float(lambd))
+    return value - e.clip(value, -lambd, lambd)
 
 
 def threshold(x: Any, threshold: float, value: float, inplace: bool = False) -> Expr:
     """``x`` where it is above ``threshold``, else ``value``."""
     x = constant(x)
-    return e.where(x <= float(threshold), float(value), x)
+    return e.where(x <= number("threshold", "threshold", threshold), number("threshold", "value", value), x)
 
 
 def softmax(x: Any, dim: int = -1) -> Expr:

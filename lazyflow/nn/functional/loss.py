@@ -2,7 +2,8 @@
 
 ``reduction`` says what becomes of the losses of the example's elements (or rows): ``"mean"``, ``"sum"`` or ``"none"``.
 The mean over a minibatch is ``lf.mean([loss of each example])``; where examples have unequal numbers of elements, that
-is not PyTorch's mean over a padded batch: sum them with ``reduction="sum"`` and divide.
+is not PyTorch's mean over a padded batch: sum them with ``reduction="sum"`` and divide. A margin, an ``eps`` or a share
+is a number: what may have a gradient is a ``TypeError``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lazyflow.functions.index import one_hot, take
 from lazyflow.functions.shape import concatenate, stack, transpose
 from lazyflow.nn.functional.maps import cosine_similarity, pairwise_distance
 from lazyflow.ops import OPS
+from lazyflow.ops.base import number
 from lazyflow.record.expr import Expr, as_floating, constant, in_one_dtype, record
 
 __all__ = [
@@ -91,9 +93,10 @@ def huber_loss(x: Any, target: Any, reduction: str = "mean", delta: float = 1.0)
 
 def smooth_l1_loss(x: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Expr:
     """`huber_loss` divided by ``beta`` (Girshick 2015); `l1_loss` for ``beta`` 0, ``ValueError`` below."""
+    beta = number("smooth_l1_loss", "beta", beta)
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta must be at least 0, got {beta}")
-    return l1_loss(x, target, reduction) if not beta else huber_loss(x, target, reduction, beta) / float(beta)
+    return l1_loss(x, target, reduction) if not beta else huber_loss(x, target, reduction, beta) / beta
 
 
 def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Expr:
@@ -166,7 +169,7 @@ def poisson_nll_loss(
     ``full`` adds Stirling's approximation of the constant, ``t log t - t + log(2 pi t) / 2`` where t is above 1.
     """
     a, t = _pair("poisson_nll_loss", x, target)
-    values = e.exp(a) - t * a if log_input else a - t * e.log(a + float(eps))
+    values = e.exp(a) - t * a if log_input else a - t * e.log(a + number("poisson_nll_loss", "eps", eps))
     if full:
         safe = e.maximum(t, 1.0)
         values = values + e.where(t > 1.0, safe * e.log(safe) - safe + 0.5 * e.log(2 * math.pi * safe), 0.0)
@@ -181,7 +184,7 @@ def gaussian_nll_loss(
     ``full`` adds ``log(2 pi) / 2``. ``var`` broadcasts against ``x``.
     """
     a, t = _pair("gaussian_nll_loss", x, target)
-    v = e.maximum(_like(var, a), float(eps))
+    v = e.maximum(_like(var, a), number("gaussian_nll_loss", "eps", eps))
     values = 0.5 * (e.log(v) + e.square(a - t) / v)
     return _reduced("gaussian_nll_loss", values + 0.5 * math.log(2 * math.pi) if full else values, reduction)
 
@@ -195,13 +198,15 @@ def soft_margin_loss(x: Any, target: Any, reduction: str = "mean") -> Expr:
 def hinge_embedding_loss(x: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Expr:
     """``x`` where the target is 1, ``max(0, margin - x)`` where it is -1."""
     a, t = _pair("hinge_embedding_loss", x, target)
-    return _reduced("hinge_embedding_loss", e.where(t == 1, a, e.relu(float(margin) - a)), reduction)
+    margin = number("hinge_embedding_loss", "margin", margin)
+    return _reduced("hinge_embedding_loss", e.where(t == 1, a, e.relu(margin - a)), reduction)
 
 
 def margin_ranking_loss(x1: Any, x2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Expr:
     """``max(0, -target * (x1 - x2) + margin)``: 1 says that ``x1`` ranks higher, -1 that ``x2`` does."""
     a, b = _pair("margin_ranking_loss", x1, x2)
-    return _reduced("margin_ranking_loss", e.relu(float(margin) - _like(target, a) * (a - b)), reduction)
+    margin = number("margin_ranking_loss", "margin", margin)
+    return _reduced("margin_ranking_loss", e.relu(margin - _like(target, a) * (a - b)), reduction)
 
 
 # Losses of vectors: of one, or of one in each row.
@@ -215,7 +220,7 @@ def cosine_embedding_loss(x1: Any, x2: Any, target: Any, margin: float = 0.0, re
     a, b = _pair("cosine_embedding_loss", x1, x2)
     target = _rows("cosine_embedding_loss", target, a)
     cosine = cosine_similarity(a, b)
-    values = e.where(target == 1, 1.0 - cosine, e.relu(cosine - float(margin)))
+    values = e.where(target == 1, 1.0 - cosine, e.relu(cosine - number("cosine_embedding_loss", "margin", margin)))
     return _reduced("cosine_embedding_loss", values, reduction)
 
 
@@ -242,7 +247,8 @@ def triplet_margin_with_distance_loss(
     anchor, positive, negative = in_one_dtype(anchor, positive, negative)
     near, far = distance_function(anchor, positive), distance_function(anchor, negative)
     far = e.minimum(far, distance_function(positive, negative)) if swap else far
-    return _reduced("triplet_margin_loss", e.relu(near - far + float(margin)), reduction)
+    margin = number("triplet_margin_loss", "margin", margin)
+    return _reduced("triplet_margin_loss", e.relu(near - far + margin), reduction)
 
 
 def triplet_margin_loss(
@@ -315,7 +321,8 @@ def multi_margin_loss(
         raise ValueError(f"multi_margin_loss: p must be 1 or 2, got {p!r}")
     a = constant(x)
     index = _index("multi_margin_loss", target, a)
-    gaps = e.relu(float(margin) + a + losses.nll(a, index, "none").reshape(*a.shape[:-1], 1))
+    margin = number("multi_margin_loss", "margin", margin)
+    gaps = e.relu(margin + a + losses.nll(a, index, "none").reshape(*a.shape[:-1], 1))
     gaps = gaps * (1.0 - one_hot(index, a.shape[-1], dtype=a.dtype))
     gaps = gaps if p == 1 else e.square(gaps)
     gaps = gaps if weight is None else gaps * _class_weights(weight, index, a).reshape(*a.shape[:-1], 1)
@@ -448,6 +455,7 @@ def cross_entropy(
     (1, 2)
     """
     check_reduction("cross_entropy", reduction)
+    label_smoothing = number("cross_entropy", "label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be from 0 to 1, got {label_smoothing}")
     scores = _classes_last("cross_entropy", x, dim)
@@ -459,7 +467,7 @@ def cross_entropy(
         return losses.cross_entropy(scores, target, reduction)
     log_probabilities = r.log_softmax(scores)
     return _weighted_classes(
-        "cross_entropy", log_probabilities, target, weight, ignore_index, reduction, float(label_smoothing)
+        "cross_entropy", log_probabilities, target, weight, ignore_index, reduction, label_smoothing
     )
 
 

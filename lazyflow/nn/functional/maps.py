@@ -15,7 +15,7 @@ from lazyflow.functions.index import embedding as looked_up
 from lazyflow.functions.index import one_hot
 from lazyflow.functions.random import dropout as dropped
 from lazyflow.functions.random import masked, normal
-from lazyflow.ops.base import negative_axes, negative_axis
+from lazyflow.ops.base import negative_axes, negative_axis, number
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, as_floating, constant, in_one_dtype
 
@@ -128,7 +128,8 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = -1, eps: float = 1e-8) -> Exp
     1.0
     """
     # Divided first: the product of vectors that float16 holds, and that of their norms, may be beyond it.
-    a, b = [v / e.maximum(r.norm(v, axis=dim, keepdims=True), float(eps)) for v in in_one_dtype(x1, x2)]
+    eps = number("cosine_similarity", "eps", eps)
+    a, b = [v / e.maximum(r.norm(v, axis=dim, keepdims=True), eps) for v in in_one_dtype(x1, x2)]
     return r.sum(a * b, axis=dim)
 
 
@@ -140,4 +141,4 @@ def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepd
     5.0
     """
     a, b = in_one_dtype(x1, x2)
-    return r.norm(a - b + float(eps), ord=p, axis=-1, keepdims=keepdim)
+    return r.norm(a - b + number("pairwise_distance", "eps", eps), ord=p, axis=-1, keepdims=keepdim)

@@ -10,6 +10,7 @@ import numpy as np
 from lazyflow.errors import ShapeError
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
+from lazyflow.ops.base import number
 from lazyflow.record.expr import Expr, as_floating, in_dtype
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"]
@@ -24,7 +25,7 @@ def _standardised(x: Expr, axes: int | tuple[int, ...], eps: float) -> Expr:
     if x.dtype == np.float16:  # whose squares overflow from 256 on
         return _standardised(x.astype(np.float32), axes, eps).astype(np.float16)
     centred = x - r.mean(x, axis=axes, keepdims=True)
-    return centred / e.sqrt(r.mean(centred * centred, axis=axes, keepdims=True) + float(eps))
+    return centred / e.sqrt(r.mean(centred * centred, axis=axes, keepdims=True) + number("norm", "eps", eps))
 
 
 def _last_axes(name: str, x: Expr, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -60,7 +61,7 @@ def rms_norm(x: Any, normalized_shape: int | Sequence[int], weight: Any = None, 
     """
     x = as_floating(x, weight)
     axes = _last_axes("RMSNorm", x, normalized_shape)
-    eps = float(np.finfo(x.dtype).eps) if eps is None else float(eps)
+    eps = float(np.finfo(x.dtype).eps) if eps is None else number("rms_norm", "eps", eps)
     wide = x.astype(np.float32) if x.dtype == np.float16 else x  # squares overflow from 256 on
     y = wide / e.sqrt(r.mean(wide * wide, axis=axes, keepdims=True) + eps)
     return _scaled(y if wide is x else y.astype(x.dtype), weight, None)
@@ -110,7 +111,7 @@ def batch_norm(x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None
     array([0., 1.], dtype=float32)
     """
     x = as_floating(x, weight, bias)
-    scale = 1.0 / e.sqrt(as_floating(var, x) + float(eps))
+    scale = 1.0 / e.sqrt(as_floating(var, x) + number("batch_norm", "eps", eps))
     y = (x - _by_channel(mean, x)) * _by_channel(scale, x)
     return _scaled(y, _by_channel(weight, x), _by_channel(bias, x))
 
@@ -123,4 +124,4 @@ def normalize(x: Any, p: float = 2.0, dim: int = -1, eps: float = 1e-12) -> Expr
     array([0.6, 0.8], dtype=float32)
     """
     value = as_floating(x)
-    return value / e.maximum(r.norm(value, ord=p, axis=dim, keepdims=True), float(eps))
+    return value / e.maximum(r.norm(value, ord=p, axis=dim, keepdims=True), number("normalize", "eps", eps))
