@@ -592,7 +592,8 @@ def _array(walk: _Walk, path: VisiblePath, value: Any) -> object:
 
 
 def _container(walk: _Walk, path: VisiblePath, value: Any) -> object:
-    items = [part for item in dict.items(value) for part in item] if isinstance(value, dict) else None
+    kind = next((k for k in (OrderedDict, dict) if isinstance(value, k)), None)  # the former has an order of its own
+    items = None if kind is None else [part for item in kind.items(value) for part in item]
     parts = list(value) if items is None else items
     if type(value) in (list, dict) and len(parts) <= LARGEST_LIST and all(type(p) in _PLAIN_PARTS for p in parts):
         walk.guard("items", value, None, tuple(parts))

@@ -236,6 +236,7 @@ class Hidden:
 MODULE, OPTIONS, SLOTTED, HIDDEN, CLOSED = Holder(), Options(), Slotted(), Hidden(), [1.0, [2.0]]
 SLOTTED.options = OPTIONS
 FACTOR, CALLED = 1.0, lf.tanh
+ORDERED = [{"a": 2.0, "b": 3.0}, collections.OrderedDict(a=2.0, b=3.0)]
 
 
 def helper(v, extra=[1.0], *, offset={"k": 0.0}):  # noqa: B006
@@ -282,6 +283,12 @@ CHANGES = {
     "a large array": (lambda x, o: x * o.array[-1], OPTIONS, lambda k: OPTIONS.array.__setitem__(-1, k)),
     "a large array as a constant": (
         lambda x, o: x * lf.sum(lf.constant(o.array)), OPTIONS, lambda k: OPTIONS.array.__setitem__(7, k),
+    ),
+    "the order of a dict": (
+        lambda x: x * next(iter(ORDERED[0].values())), None, lambda k: ORDERED[0].update(a=ORDERED[0].pop("a")),
+    ),
+    "the order of an ordered dict": (
+        lambda x: x * next(iter(ORDERED[1].values())), None, lambda k: ORDERED[1].move_to_end("ab"[k % 2]),
     ),
     "a deque": (lambda x, o: x * o.queue[-1], OPTIONS, lambda k: OPTIONS.queue.append(float(k))),
     "a module's attribute": (lambda x, m: x * m.scale, MODULE, lambda k: setattr(MODULE, "scale", k + 1.0)),
