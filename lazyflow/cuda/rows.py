@@ -172,6 +172,13 @@ extern "C" __global__ void repeat_groups_{real}(
 }}
 """
 
+_FETCHED = """\
+extern "C" __global__ void fetch_{real}(const long long* addresses, {real}* out, int count, int width) {{
+    const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const int i = (int)(e / width), j = (int)(e % width);
+    if (i < count) out[e] = ((const {real}*)addresses[i])[j];
+}}
+"""
 _ORDERED = """\
 extern "C" __global__ void add_groups_{real}(
     {real}* buffer, const {real}* rows, int pitch, int column, const long long* table, int groups, int inner,
@@ -213,7 +220,7 @@ def _texts(real: str) -> Iterator[tuple[str, str]]:
     f, put = "f" if real == "float" else "", _PUT.format(real=real).rstrip()
     loss = _LOSS.format(real=real, f=f, head=_LOSS_HEAD.format(real=real, f=f).rstrip(), put=put)
     yield from (("sum_groups", _GROUPS.format(real=real, put=put)), ("extremes", ""), ("repeat_groups", ""))
-    yield "add_groups", _ORDERED.format(real=real)
+    yield from (("add_groups", _ORDERED.format(real=real)), ("fetch", _FETCHED.format(real=real)))
     yield "shown", _several(_SHOWN, _SHOWN_PART, real)
     yield "column_sums", _several(_COLUMNS, _COLUMNS_PART, real)
     yield from (("cross_entropy", loss), ("cross_entropy_slopes", ""))
@@ -290,6 +297,13 @@ def _moved(name: str, buffer: Array, matrix: Array, parts: Sequence[Part], low: 
         for part in some:
             arguments += [part.at, *map(np.int32, part[1:5])]
         launch(_function(f"{name}_{len(some)}", buffer.dtype), count * total, arguments)
+
+
+def fetch(addresses: Array, out: Array) -> None:
+    """Row ``i`` of a contiguous matrix becomes what lies at an address of the device: int64, there."""
+    count, width = out.shape
+    arguments = [addresses, out, np.int32(count), np.int32(width)]
+    launch(_function("fetch", out.dtype), count * width, arguments)
 
 
 class Groups(NamedTuple):

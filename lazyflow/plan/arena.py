@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.device import Array, DType
+from lazyflow.device import Array, DType, HostArray
 from lazyflow.locks import Lock
 from lazyflow.ops.base import Shape, brought
 from lazyflow.plan.plan import Rows
@@ -82,6 +82,16 @@ def give_back(device: str, buffers: Iterable[Array]) -> None:
 _NOTHING: dict[int, Any] = {}  # what is brought on the host
 
 
+def _words(array: HostArray) -> HostArray:
+    """The bytes of an array in words of eight, the last one filled up."""
+    flat = array.ravel()
+    if array.itemsize == 8:
+        return flat.view(np.int64)
+    words = np.zeros(-(-flat.nbytes // 8), np.int64)
+    words.view(np.uint8)[: flat.nbytes] = flat.view(np.uint8)
+    return words
+
+
 class Arena:
     """Flat buffers, one for each dtype, that give themselves back to the pool.
 
@@ -100,20 +110,28 @@ class Arena:
     def __del__(self) -> None:
         give_back(self.device, self.buffers.values())
 
-    def bring(self, indices: Sequence[Any], payload: Sequence[Any] = (), counts: Sequence[Any] = ()) -> None:
+    def bring(
+        self,
+        indices: Sequence[Any],
+        payload: Sequence[Any] = (),
+        counts: Sequence[Any] = (),
+        constants: Sequence[HostArray] = (),
+    ) -> None:
         """Copy host arrays to the device, all at once: indices as int64, payload as float64, counts with their running
-        sums. On the CPU there is nothing to do."""
-        if self.device == "cpu" or not (indices or payload or counts):
+        sums, constants as they are. On the CPU there is nothing to do."""
+        if self.device == "cpu" or not (indices or payload or counts or constants):
             return
         ends = [np.cumsum(array) for array in counts]
         given = [(array, array.astype(np.int64, copy=False)) for array in (*indices, *counts, *ends)]
         given += [(array, array.astype(np.float64, copy=False)) for array in payload]
-        whole = devices.to_device(np.concatenate([array.ravel().view(np.int64) for _, array in given]), self.device)
+        given += [(array, array) for array in constants]
+        words = [_words(same) for _, same in given]
+        whole = devices.to_device(np.concatenate(words), self.device)
         begin = 0
-        for array, same in given:
-            part = whole[begin : begin + same.size].view(same.dtype).reshape(same.shape)
+        for (array, same), some in zip(given, words, strict=True):
+            part = whole[begin : begin + some.size].view(same.dtype)[: same.size].reshape(same.shape)
             self.brought[id(array)] = array, part
-            begin += same.size
+            begin += some.size
         for array, sums in zip(counts, ends, strict=True):
             self.brought[id(array)] = *self.brought[id(array)], self.brought.pop(id(sums))[1]
 

@@ -225,15 +225,15 @@ def _run_backward(
 
 
 def _cotangents(run: Run, given: list[tuple[int, int, Array]]) -> Arena:
-    """An arena of cotangents: zeros, but for those that are given; of one element they may lie on the host."""
+    """An arena of cotangents: zeros, but for those that are given; a number of the host needs no copy."""
     sizes = run.plan.layout.floating
     arena = Arena(run.device, sizes, run.arena.brought)
     for dtype, size in sizes.items():
         arena.buffers[dtype][:size] = 0
     for _, offset, cotangent in given:
         flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
-        on_host = run.device != "cpu" and not devices.is_on_gpu(cotangent)
-        flat += cotangent.item() if on_host else cotangent.reshape(-1)
+        is_number = run.device != "cpu" and cotangent.size == 1 and not devices.is_on_gpu(cotangent)
+        flat += cotangent.item() if is_number else devices.to_device(cotangent.reshape(-1), run.device)
     return arena
 
 
@@ -375,11 +375,14 @@ def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[tuple[Run
     """Cotangents of the values that the run had of earlier runs, as seeds for those."""
     found = []
     for number, step, rows in sources:
-        g, dtype, brought = step.out.read(arena), step.signature.type.dtype, run.plan.brought[number]
-        for i in rows:
+        dtype, brought = step.signature.type.dtype, run.plan.brought[number]
+        some = [i for i in rows if run.known[brought[i]][0].differentiable]
+        if not some:
+            continue
+        g = step.out.read(arena).copy()
+        for i in some:
             source, offset = run.known[brought[i]]
-            if source.differentiable:
-                found.append((source, node_at(source, offset, dtype), offset, g[i].copy()))
+            found.append((source, node_at(source, offset, dtype), offset, g[i]))
     return found
 
 

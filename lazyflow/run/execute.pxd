@@ -16,7 +16,7 @@ cdef class State:
     cdef public Arena arena
     cdef public list calls, known, readers
     cdef public object device, fuse, plan
-    cdef public dict kept
+    cdef public dict given, kept
     cdef public frozenset rests_on
     cdef public bint differentiable, superseded
     cdef public long long number, stamp

@@ -16,13 +16,14 @@ from lazyflow import device as devices
 from lazyflow.cells.calls import Calls
 from lazyflow.cells.values import CallColumns
 from lazyflow.core.columns import ELEMENTS
-from lazyflow.device import Array, HostArray
+from lazyflow.cuda.rows import fetch, has_rows
+from lazyflow.device import Array, DType, HostArray
 from lazyflow.errors import LazyflowError
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Launch, Plan, Rows
 from lazyflow.record.expr import Parameter, moment
-from lazyflow.record.tape import Operand, Tape, Type, signature_by_id
+from lazyflow.record.tape import CONSTANT_OP, Operand, Tape, Type, signature_by_id
 from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bound, bound, parameter_of
 
 
@@ -54,15 +55,37 @@ def planned_payload(plan: Plan) -> list[Any]:
     return given + [column for cells in plan.cells for column in cells.floats]
 
 
+def given_to(plan: Plan, device: str) -> dict[int, HostArray]:
+    """Of the launches of a run on a device that bring values in, by number, what goes there in the plan's one copy: the
+    constants of each, if all lie on the host, or the addresses of the values of earlier runs, if all lie there."""
+    found: dict[int, HostArray] = {}
+    tapes, known = [tape() for tape in plan.tapes], plan.sources
+    for number, brought in plan.brought.items():
+        signature = plan.launches[number].signature
+        if signature.op is CONSTANT_OP:
+            values = [tapes[tape].objects[row] for tape, row in brought]
+            if not any(devices.is_on_gpu(value) for value in values):
+                found[number] = np.concatenate([value.reshape(-1) for value in values])
+        elif has_rows(signature.type.dtype) and all(known[k][0].device == device for k in brought):
+            found[number] = np.array([_address(known[k], signature.type.dtype) for k in brought], np.int64)
+    return {number: array for number, array in found.items() if array.size and plan.launches[number].writes.width}
+
+
+def _address(place: tuple[Run, int], dtype: DType) -> int:
+    run, offset = place
+    return int(run.arena.buffers[dtype].data.ptr) + offset * dtype.itemsize
+
+
 _NO_CALLS: list[Calls] = []
+_NOTHING_GIVEN: dict[int, HostArray] = {}
 
 
 class State:
     """What a `Run` is made of, apart so that it can be of C."""
 
     __slots__ = (
-        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "kept", "known", "number", "plan",
-        "readers", "rests_on", "stamp", "superseded",
+        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "given", "kept", "known", "number",
+        "plan", "readers", "rests_on", "stamp", "superseded",
     )  # fmt: skip
 
 
@@ -70,7 +93,7 @@ class Run(State):
     """One execution of a plan. ``calls`` are those of its cells. ``known``: the run and the place of each value that
     it has of earlier ones. ``rests_on`` are the types of the parameters that it and the runs before it have used;
     ``stamp``: none of these had a later version then; ``superseded``: whether a run that it rests on was forgotten
-    since; ``kept``: what is left of it, if not all."""
+    since; ``kept``: what is left of it, if not all. ``given``: see `given_to`."""
 
     __slots__ = ()
 
@@ -78,9 +101,11 @@ class Run(State):
         self.plan, self.device, self.differentiable, self.fuse = plan, device, differentiable, fuse
         self.number = next_number()
         self.arena = Arena(device, plan.layout.sizes)
-        if device != "cpu":
-            self.arena.bring(indices(plan), planned_payload(plan), counts(plan))
         self.known = plan.sources
+        self.given: dict[int, HostArray] = _NOTHING_GIVEN
+        if device != "cpu":
+            self.given = given_to(plan, device)
+            self.arena.bring(indices(plan), planned_payload(plan), counts(plan), list(self.given.values()))
         earlier = distinct([run for run, _ in self.known])
         self.rests_on = _joined(plan.layout.kinds, earlier)
         notice(self.rests_on)
@@ -234,6 +259,13 @@ def _bring(run: Run, number: int, step: Bound) -> None:
     if run.device == "cpu":
         return _constants_here(run, brought, step)
     out = step.out.read(run.arena)
+    if number in run.given:
+        there = run.arena.index(run.given[number])
+        if step.does == DO_CONSTANTS:
+            out[...] = there.reshape(out.shape)
+        else:
+            fetch(there, out.reshape(len(out), -1))
+        return
     if step.does == DO_CONSTANTS:
         tapes = [tape() for tape in run.plan.tapes]
         joined, place = step.signature.walks is not None, 0

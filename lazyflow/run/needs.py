@@ -14,6 +14,7 @@ from lazyflow.device import free_bytes
 from lazyflow.errors import OutOfMemoryError
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.plan import Launch, Plan, Rows
+from lazyflow.record.tape import CONSTANT_OP
 from lazyflow.run.execute import counts, indices, planned_payload
 
 GRADIENTS = "gradients of parameters"  # as large for a minibatch of any size
@@ -56,6 +57,11 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
     if device != "cpu":
         found["where rows lie"] = 8 * sum(
             array.size for array in (*indices(plan), *planned_payload(plan), *counts(plan))
+        )
+        found["constants, as they came"] = sum(
+            launch.writes.count * launch.writes.width * launch.signature.type.dtype.itemsize
+            for launch in plan.launches
+            if launch.signature.op is CONSTANT_OP
         )
     return tuple([Share(what, nbytes) for what, nbytes in found.most_common() if nbytes])
 
