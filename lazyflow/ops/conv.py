@@ -100,11 +100,11 @@ def windows_of(
         raise ValueError(f"{name}: padding must name {n} axes, got {padding!r}")
     reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
     room = tuple(s + sum(pair) - r for s, pair, r in zip(size, pads, reach, strict=True))
-    if min(room, default=0) < 0:
+    out = tuple(_steps(*axis, ceil_mode) for axis in zip(room, stride, size, pads, strict=True))
+    if min(out, default=1) < 1:
         raise ShapeError(
             f"{name}: a kernel of sizes {reach}, dilation included, does not fit into sizes {size} with padding {pads}"
         )
-    out = tuple(_steps(*axis, ceil_mode) for axis in zip(room, stride, size, pads, strict=True))
     return _exact(size, kernel, stride, tuple(before for before, _ in pads), dilation, out)
 
 

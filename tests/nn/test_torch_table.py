@@ -162,6 +162,7 @@ LAYERS = [
         ((3, 2), 1, 1),
         {"kernel_size": 2, "ceil_mode": True},
         {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
+        {"kernel_size": 7, "stride": 4, "ceil_mode": True},
         shapes=IMAGES,
     ),
     *rows(

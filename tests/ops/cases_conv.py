@@ -119,7 +119,8 @@ def places(size: int, kernel: int, stride: int, padding: int, dilation: int, cei
     while True:
         window = [start + i * dilation for i in range(kernel)]
         inside = window[-1] < size + padding
-        if not inside and not (ceil_mode and start < size):
+        before = window[-1] - stride  # where the window before ends, which has not reached all
+        if not inside and not (ceil_mode and start < size and before < size + padding - 1):
             return found
         found.append(window)
         start += stride
@@ -176,6 +177,7 @@ SHAPES: tuple[dict[str, Any], ...] = (
     {"kernel": (2, 2), "stride": 2, "ceil_mode": True},
     {"kernel": (3, 2), "stride": 2, "padding": 1, "ceil_mode": True},
     {"kernel": (1, 1)},
+    {"kernel": (6, 5), "stride": 3, "ceil_mode": True},
 )
 POOLS = (
     *(pool("max_pool", (2, 5, 6), largest, **how) for how in SHAPES),
@@ -319,6 +321,7 @@ ERRORS = (
     ),
     error("max_pool", (x(4),), "over 2 axes takes a value of as many", kernel=(2, 2), stride=2),
     error("max_pool", (x(2, 4),), "does not fit", kernel=(5,), stride=1),
+    error("max_pool", (x(2, 4),), "does not fit", kernel=(5,), stride=1, ceil_mode=True),
     error("max_pool", (x(2, 4),), "half of the kernel's sizes", ValueError, kernel=(2,), stride=1, padding=2),
     error("max_pool", (x(2, 4),), "kernel's size must be at least 1", ValueError, kernel=(0,), stride=1),
     error("max_pool", (x(2, 4),), "stride must be at least 1", ValueError, kernel=(2,), stride=0),
