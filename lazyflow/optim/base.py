@@ -14,6 +14,7 @@ same as text, from which every form in which it runs is made (`lazyflow.optim.ru
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -92,7 +93,8 @@ class Optimizer:
       in which the parameter has a gradient, of whatever rows.
     - A float16 parameter is updated in float32 and rounded once; its moments are float32.
 
-    Options may be changed between steps (``optimizer.param_groups[0]["lr"] = 0.01``); they are checked again then.
+    Options may be changed between steps (``optimizer.param_groups[0]["lr"] = 0.01``); they are checked again then. The
+    lists of parameters may be changed as well: each keeps its moments, and a new one begins without.
 
     A new optimizer is two methods, or one where nothing is kept, and its ``defaults``:
 
@@ -128,6 +130,7 @@ class Optimizer:
         self.param_groups: list[Group] = []
         self._checked: list[Options] = []
         self.kept: dict[int, Kept] = {}
+        self._owners: list[Trainable] = []  # whose is what is kept under each index
         self._buffers: dict[tuple[str, str, str], Array] = {}
         self._torn = False  # whether a step has begun and not come to its end
         for group in _as_groups(params):
@@ -175,6 +178,7 @@ class Optimizer:
         self.check_options(options)
         self.param_groups.append({"params": params, **options})
         self._checked.append(options)
+        self._follow()
 
     def zero_grad(self) -> None:
         """Forget all gradients: ``grad`` becomes None."""
@@ -218,11 +222,22 @@ class Optimizer:
 
     def _members(self) -> Iterator[tuple[int, Trainable, Group]]:
         """Every parameter with its index and its group; the index counts through all groups."""
+        self._follow()
         index = 0
         for group in self.param_groups:
             for parameter in group["params"]:
                 yield index, parameter, group
                 index += 1
+
+    def _follow(self) -> None:
+        """What is kept goes with its parameter, wherever in the lists of the groups that stands by now."""
+        owners = [parameter for group in self.param_groups for parameter in group["params"]]
+        if len(owners) == len(self._owners) and all(map(operator.is_, owners, self._owners)):
+            return
+        _refuse_twice(_as_parameters(owners))
+        before = {id(owner): self.kept.get(index) for index, owner in enumerate(self._owners)}
+        found = [(index, before.get(id(owner))) for index, owner in enumerate(owners)]
+        self.kept, self._owners = {index: kept for index, kept in found if kept is not None}, owners
 
     def _check_changes(self) -> None:
         for i, group in enumerate(self.param_groups):
@@ -407,6 +422,7 @@ class Optimizer:
         not loaded for others. Raises `TornError` after a step that was cut off.
         """
         self._refuse_torn()
+        self._follow()
         groups = [{**plain(_options(g)), "params": [_described(p) for p in g["params"]]} for g in self.param_groups]
         kept = {str(index): {"step": k.step, **k.slots} for index, k in sorted(self.kept.items())}
         return {"kind": type(self).__name__, "param_groups": groups, "state": kept}

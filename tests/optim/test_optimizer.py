@@ -66,6 +66,33 @@ def test_options_may_change_between_steps() -> None:
     np.testing.assert_allclose(p.array, np.array([1.0, 2.0]) - 0.5 - 0.25 - 0.25 * 1.5)
 
 
+def test_moments_stay_with_their_parameters_when_the_lists_of_groups_change() -> None:
+    def stepped(*steps: str) -> list[list[float]]:
+        """One optimizer for each of three parameters, which takes part in these steps."""
+        found = []
+        for k in range(3):
+            alone = optim.SGD([w := parameter([k + 1.0], [k + 1.0])], lr=0.1, momentum=0.9)
+            for _ in [some for some in steps if str(k) in some]:
+                alone.step()
+            found.append(w.array.tolist())
+        return found
+
+    params = [parameter([k + 1.0], [k + 1.0]) for k in range(3)]
+    optimizer = optim.SGD([{"params": [params[0]]}, {"params": [params[1]]}], lr=0.1, momentum=0.9)
+
+    optimizer.step()
+    optimizer.param_groups[0]["params"].insert(0, params[2])
+    optimizer.step()
+    optimizer.param_groups[0]["params"].remove(params[0])
+    state = optimizer.state_dict()
+    optimizer.step()
+    assert [w.array.tolist() for w in params] == stepped("01", "012", "12")
+    assert sorted(state["state"]) == ["0", "1"], "what is saved is of those that are there"
+    optimizer.param_groups[1]["params"].append(params[2])
+    with pytest.raises(ValueError, match="given twice, at 0 and 2"):
+        optimizer.step()
+
+
 def test_the_state_follows_a_parameter_whose_array_was_replaced() -> None:
     p = parameter(gradient=(1.0, 1.0))
     optimizer = optim.SGD([p], lr=1.0, momentum=0.5)
