@@ -70,3 +70,16 @@ def test_what_cublas_does_not_take():
         for name, matrices in wrong.items():
             assert not products.are_multiplied(*matrices), name
     assert not products.are_multiplied(*(np.ones((2, 2)) for _ in range(3)))
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_products_are_of_tf32_where_cupys_are(add):
+    rng = np.random.default_rng(2)
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((5, 40), (40, 6)))
+    found = {}
+    for tf32 in (False, True):
+        with devices.on(CUDA), devices.products(CUDA, tf32):
+            out = devices.array_module(CUDA).zeros((5, 6), np.float32)
+            products.multiply_into(out, *(devices.to_device(m, CUDA) for m in (a, b)), add)
+            found[tf32] = np.abs(out.get() - a.astype(np.float64) @ b).max()
+    assert found[False] < 1e-5 < found[True] < 1e-1

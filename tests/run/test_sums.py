@@ -109,3 +109,17 @@ def test_sums(kinds, views):
     np.testing.assert_array_equal(np.asarray(total), want)
     for one, as_it_was in given_:  # nobody's array is changed
         np.testing.assert_array_equal(np.asarray(one), as_it_was)
+
+
+def test_a_sum_has_a_place_where_nobody_else_has_it():
+    w, found = lf.Parameter(np.zeros(2)), sums.Sums()
+    assert found.place(w) is None
+    given = np.array([1.0, 2.0])
+    found.add(w, given)
+    assert found.place(w) is None
+    found.add(w, given)
+    found.place(w)[0] += 1
+    assert found[id(w)].total().tolist() == [3.0, 4.0] and given.tolist() == [1.0, 2.0]
+    own = sums.Sums()
+    own.add(w, given, own=True)
+    assert own.place(w) is given
