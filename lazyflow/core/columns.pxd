@@ -15,7 +15,7 @@ cdef class Column:
 @cython.final
 cdef class Counts:
     cdef unsigned char *data
-    cdef Py_ssize_t room
+    cdef Py_ssize_t room, rows_held
     cdef int grow(self, Py_ssize_t least) except -1
     cpdef int up(self, Py_ssize_t row) except -1
     cpdef int down(self, Py_ssize_t row) except -1

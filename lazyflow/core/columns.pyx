@@ -147,10 +147,10 @@ cdef class Column:
 @cython.final
 cdef class Counts:
     """How many handles there are of each row of a tape. A count that has reached 255 stays there: the row passes for
-    held for good."""
+    held for good. How many rows are held is counted along: a forward asks, however long the tape is."""
 
     def __cinit__(self):
-        self.data, self.room = NULL, 0
+        self.data, self.room, self.rows_held = NULL, 0, 0
 
     def __dealloc__(self):
         free(self.data)
@@ -168,12 +168,14 @@ cdef class Counts:
         if row >= self.room:
             self.grow(row + 1)
         if self.data[row] < 255:
+            self.rows_held += self.data[row] == 0
             self.data[row] += 1
         return 0
 
     cpdef int down(self, Py_ssize_t row) except -1:
         if self.data[row] < 255:
             self.data[row] -= 1
+            self.rows_held -= self.data[row] == 0
         return 0
 
     def rows(self):
@@ -182,10 +184,7 @@ cdef class Counts:
 
     cpdef Py_ssize_t count(self) except -1:
         """How many rows that are."""
-        cdef Py_ssize_t row, found = 0
-        for row in range(self.room):
-            found += self.data[row] != 0
-        return found
+        return self.rows_held
 
     def held(self, Py_ssize_t low, Py_ssize_t high):
         """Those from ``low`` to ``high``, not included."""
