@@ -45,6 +45,8 @@ cdef extern from "machine.h" nogil:
                    const int64_t *columns, const int64_t *widths, Py_ssize_t parts, Py_ssize_t rows)
     void lf_add_rows(int is_double, void *buffer, const int64_t *at, Py_ssize_t stride, const void *rows,
                      Py_ssize_t pitch, const int64_t *columns, const int64_t *widths, Py_ssize_t parts, Py_ssize_t count)
+    void lf_extremes(int is_double, int largest, void *out, const void *rows, Py_ssize_t pitch, const int64_t *positions,
+                     const int64_t *starts, Py_ssize_t groups, Py_ssize_t width)
     int lf_sum_groups(int is_double, void *out, const void *rows, Py_ssize_t pitch, const int64_t *positions,
                       const int64_t *starts, Py_ssize_t groups, Py_ssize_t width)
     void lf_dots(int is_double, const void *x, Py_ssize_t x_pitch, const void *weight, Py_ssize_t w_pitch, void *out,
@@ -510,6 +512,18 @@ def sum_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts)
         done = lf_sum_groups(d, target, cnp.PyArray_DATA(rows), pitch, where, edges, groups, width)
     if not done:
         raise MemoryError
+
+
+def extremes_of_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts, bint largest):
+    """Row ``i`` of ``out`` becomes the largest of the rows that `sum_groups` adds, elementwise, or the smallest; NaN
+    where one is. No group is empty."""
+    cdef int d = _is_double(rows)
+    cdef Py_ssize_t pitch = _pitch(rows, d), groups = cnp.PyArray_DIM(out, 0), width = cnp.PyArray_DIM(out, 1)
+    cdef const int64_t *edges = _integers(starts, groups + 1)
+    cdef const int64_t *where = NULL if positions is None else _integers(positions, 0)
+    cdef void *target = _flat(out, d)
+    with nogil:
+        lf_extremes(d, largest, target, cnp.PyArray_DATA(rows), pitch, where, edges, groups, width)
 
 
 def dots(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray out):

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import core
+from lazyflow.core.arrays import begins
 from lazyflow.cuda import rows as there
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
@@ -38,7 +40,7 @@ from lazyflow.ops.base import (
     wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select
-from lazyflow.ops.sparse import sums_of_segments
+from lazyflow.ops.sparse import has_rows, sums_of_segments
 
 Axes = tuple[int, ...]
 ReductionKernel = Callable[..., Array]
@@ -458,6 +460,8 @@ def sums_of_stretches(xp: ArrayModule, x: Array, counts: Array, out: Array = Non
     if _are_there(x):
         return _grouped(xp, x, counts, out)
     counts, x = np.asarray(counts.tolist()), wide(x)
+    if xp is np and has_rows(x):
+        return _grouped_here(x, counts)
     if (counts == counts[0]).all():
         return total(x.reshape((len(counts), int(counts[0]), *x.shape[1:])), 1)
     starts = np.cumsum(counts) - counts
@@ -467,6 +471,13 @@ def sums_of_stretches(xp: ArrayModule, x: Array, counts: Array, out: Array = Non
             sums[i] = total(x[starts[i] : starts[i] + counts[i]], 0)
         return sums
     return sums_of_segments(xp, np.repeat(np.arange(len(counts)), counts), x, len(counts))
+
+
+def _grouped_here(x: Array, counts: Array) -> Array:
+    """By the compiled core: ``np.add.reduceat`` takes half a microsecond a group and more."""
+    sums = np.empty((len(counts), *x.shape[1:]), x.dtype)
+    core.machine.sum_groups(sums.reshape(len(counts), -1), x.reshape(len(x), -1), None, begins(counts))
+    return sums
 
 
 def _are_there(x: Array) -> bool:

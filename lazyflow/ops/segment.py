@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow import core
+from lazyflow.core.arrays import begins
 from lazyflow.cuda import rows as there
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError, counted
@@ -39,7 +41,7 @@ from lazyflow.ops.index import FROM_ZERO, behind_each_other, checked_index, scat
 from lazyflow.ops.random import DRAWN_BY_PARTS as drawn_by_parts
 from lazyflow.ops.reduce import MEAN, SUM, averaged, groups_of, repeated, sums_of_stretches
 from lazyflow.ops.shape import concatenate, concatenate_rows, concatenate_same, stack, stack_rows
-from lazyflow.ops.sparse import sorted_groups, sums_of_segments
+from lazyflow.ops.sparse import has_rows, sorted_groups, sums_of_segments
 
 # Rows of one example, or of all end to end, (m, ...), and how they are parted.
 
@@ -78,7 +80,7 @@ class ByIndex(NamedTuple):
         says."""
         if isinstance(x, np.ndarray):
             positions, starts, _, present = sorted_groups(self.index)
-            found[present] = of.reduceat(x[positions], starts, axis=0)
+            found[present] = _extremes_here(x, positions, np.append(starts, len(positions)), of)
         elif there.has_rows(x.dtype):
             order = self.xp.argsort(self.index, kind="stable")
             ends = self.xp.searchsorted(self.index[order], self.xp.arange(self.n), side="right")
@@ -110,7 +112,7 @@ class ByCount(NamedTuple):
         """Raise, or lower, the rows ``found`` of segments to the largest or smallest of theirs, as the ufunc ``of``
         says."""
         if isinstance(x, np.ndarray):
-            of.reduceat(x, np.cumsum(self.counts) - self.counts, axis=0, out=found)
+            found[...] = _extremes_here(x, None, begins(self.counts), of)
         elif there.has_rows(x.dtype):
             groups = groups_of(self.xp, self.counts)
             there.extremes_of_groups(_matrix(self.xp, x), groups, found.reshape(self.n, -1), of)
@@ -119,6 +121,16 @@ class ByCount(NamedTuple):
 
 
 Parted = ByIndex | ByCount
+
+
+def _extremes_here(x: Array, positions: Array | None, edges: Array, of: Any) -> Array:
+    """The extremes of groups of rows, which are at ``positions``; none is empty."""
+    if not has_rows(x):
+        return of.reduceat(x if positions is None else x[positions], edges[:-1], axis=0)
+    found = np.empty((len(edges) - 1, *x.shape[1:]), x.dtype)
+    rows, out = x.reshape(len(x), -1), found.reshape(len(found), -1)
+    core.machine.extremes_of_groups(out, rows, positions, edges, of is np.maximum)
+    return found
 
 
 def _matrix(xp: ArrayModule, x: Array) -> Array:

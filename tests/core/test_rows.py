@@ -75,6 +75,20 @@ def test_sums_of_groups(dtype, rng):
     close(out, [rows[low:high].astype(float).sum(0) for low, high in itertools.pairwise(starts)], dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("of", [np.maximum, np.minimum])
+def test_extremes_of_groups(of, dtype, rng):
+    rows, positions = rng.normal(size=(40, 37)).astype(dtype), rng.permutation(40)
+    rows[rng.integers(0, 40, 9), rng.integers(0, 37, 9)] = np.nan
+    rows[rng.integers(0, 40, 9), rng.integers(0, 37, 9)] = -np.inf
+    starts, out = np.array([0, 1, 3, 7, 40]), np.empty((4, 37), dtype)
+    machine.extremes_of_groups(out, rows, positions, starts, of is np.maximum)
+    np.testing.assert_array_equal(out, of.reduceat(rows[positions], starts[:-1], axis=0))
+    few = np.empty((4, 20), dtype)
+    machine.extremes_of_groups(few, rows[:, :20], None, starts, of is np.maximum)
+    np.testing.assert_array_equal(few, of.reduceat(rows[:, :20], starts[:-1], axis=0))
+
+
 def test_many_rows_are_summed_in_double_precision():
     out = np.empty((1, 1), np.float32)
     machine.sum_groups(out, np.full((1_000_000, 1), 0.1, np.float32), None, np.array([0, 1_000_000]))

@@ -111,6 +111,8 @@ def test_other_operations_on_rows(dtype, rng):
     rows, positions = rng.normal(size=(6000, 70)).astype(dtype), rng.permutation(6000)
     starts, out = np.sort(rng.integers(0, 6000, 41)), np.empty((40, 70), dtype)
     same(lambda: machine.sum_groups(out, rows, positions, starts), out)
+    edges = np.arange(41) * 150
+    same(lambda: machine.extremes_of_groups(out, rows, positions, edges, True), out)
     x, weight, product = rows[:5], rng.normal(size=(3001, 70)).astype(dtype), np.empty((5, 3001), dtype)
     same(lambda: machine.dots(x, weight, product), product)
     index, share, losses, slopes = rng.integers(0, 70, 6000), rows[:, 1], np.empty(6000, dtype), np.empty_like(rows)

@@ -49,6 +49,7 @@ typedef struct {
     void (*add_rows)(void *, const int64_t *, ptrdiff_t, const void *, ptrdiff_t, const int64_t *, const int64_t *,
                      ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
     void (*sum_groups)(void *, const void *, ptrdiff_t, const int64_t *, const int64_t *, ptrdiff_t, ptrdiff_t, double *);
+    void (*extremes)(void *, const void *, ptrdiff_t, const int64_t *, const int64_t *, ptrdiff_t, ptrdiff_t, int);
     void (*dots)(const void *, ptrdiff_t, const void *, ptrdiff_t, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
     ptrdiff_t (*cross_entropy)(const void *, ptrdiff_t, const int64_t *, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *);
     ptrdiff_t (*cross_entropy_slopes)(const void *, ptrdiff_t, const int64_t *, const void *, ptrdiff_t, void *, ptrdiff_t,
@@ -62,7 +63,8 @@ typedef struct {
 
 #define KERNELS(type, set)                                                                                          \
     {run_##type##_##set, gather_##type##_##set, add_rows_##type##_##set, sum_groups_##type##_##set,                 \
-     dots_##type##_##set, cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set}
+     extremes_##type##_##set, dots_##type##_##set, cross_entropy_##type##_##set,                                    \
+     cross_entropy_slopes_##type##_##set}
 
 static const instruction_set BASELINE = {"baseline", {KERNELS(float, baseline), KERNELS(double, baseline)}};
 #ifdef X86
@@ -400,6 +402,29 @@ int lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, c
     int parts = groups ? parts_of(4 * (starts[groups] - starts[0]) * width) : 1;
     lf_share(groups_part, &g, groups < parts ? 1 : parts);
     return !g.failed;
+}
+
+typedef struct {
+    int is_double, largest;
+    char *out;
+    const void *rows;
+    ptrdiff_t pitch;
+    const int64_t *positions, *starts;
+    ptrdiff_t groups, width;
+} some_extremes;
+
+static void extremes_part(void *context, int part, int parts) {
+    const some_extremes *e = context;
+    ptrdiff_t low = begin_of(e->groups, 1, part, parts), high = begin_of(e->groups, 1, part + 1, parts);
+    chosen->of[e->is_double].extremes(e->out + low * e->width * (e->is_double ? 8 : 4), e->rows, e->pitch, e->positions,
+                                      e->starts + low, high - low, e->width, e->largest);
+}
+
+void lf_extremes(int is_double, int largest, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
+                 const int64_t *starts, ptrdiff_t groups, ptrdiff_t width) {
+    some_extremes e = {is_double, largest, out, rows, pitch, positions, starts, groups, width};
+    int parts = groups ? parts_of(4 * (starts[groups] - starts[0]) * width) : 1;
+    lf_share(extremes_part, &e, groups < parts ? 1 : parts);
 }
 
 typedef struct {

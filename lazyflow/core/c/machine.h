@@ -143,6 +143,10 @@ void lf_add_rows(int is_double, void *buffer, const int64_t *at, ptrdiff_t strid
 int lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
                   const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
 
+/* The largest, or the smallest, of such groups, none of which is empty. */
+void lf_extremes(int is_double, int largest, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
+                 const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
+
 /* out = x weight^T, for a few rows of x. */
 void lf_dots(int is_double, const void *x, ptrdiff_t x_pitch, const void *weight, ptrdiff_t w_pitch, void *out,
              ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner);

@@ -73,6 +73,31 @@ static void N(sum_groups)(void *out_, const void *rows_, ptrdiff_t pitch, const 
     }
 }
 
+/* Row i of `out` = the largest of the same rows, elementwise, or the smallest; NaN where one is. */
+ALWAYS void N(extremes_of)(REAL *out, const REAL *rows, ptrdiff_t pitch, const int64_t *positions, const int64_t *starts,
+                           ptrdiff_t groups, ptrdiff_t width, const int largest) {
+    for (ptrdiff_t i = 0; i < groups; i++) {
+        ptrdiff_t low = starts[i], high = starts[i + 1];
+        REAL *to = out + i * width;
+        __builtin_memcpy(to, rows + (positions ? positions[low] : low) * pitch, width * sizeof(REAL));
+        for (ptrdiff_t p = low + 1; p < high; p++) {
+            const REAL *from = rows + (positions ? positions[p] : p) * pitch;
+            for (ptrdiff_t j = 0; j < width; j++) {
+                REAL a = to[j], b = from[j];
+                to[j] = (largest ? a >= b : a <= b) || a != a ? a : b;
+            }
+        }
+    }
+}
+
+static void N(extremes)(void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions, const int64_t *starts,
+                        ptrdiff_t groups, ptrdiff_t width, int largest) {
+    if (largest)
+        N(extremes_of)(out, rows, pitch, positions, starts, groups, width, 1);
+    else
+        N(extremes_of)(out, rows, pitch, positions, starts, groups, width, 0);
+}
+
 /* Products of a few rows with all rows of a matrix, without a transposed copy of it: `many` rows of x and two of the
  * weights at a time, so that what is loaded once is multiplied several times. */
 ALWAYS void N(dots_of)(const REAL *x, ptrdiff_t x_pitch, const REAL *weight, ptrdiff_t w_pitch, REAL *out,
