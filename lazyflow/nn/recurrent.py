@@ -344,9 +344,9 @@ class _Recurrent(Module):
         """The state of zeros."""
         return zeros
 
-    def _hidden(self, state: Any) -> Expr:
-        """What of a state goes out, and into the next step's product."""
-        return state  # type: ignore[no-any-return]
+    def _hidden(self, states: list[Any]) -> list[Expr]:
+        """What of the states goes out, and into the next step's product."""
+        return states
 
     def _step(self, suffix: str, x: Any, state: Any, mask: Any = None) -> Any:
         """The next state of one layer in one direction: a cell. ``mask`` goes over the state in the product."""
@@ -401,12 +401,14 @@ class _Recurrent(Module):
         return found[0] if len(found) == 1 else [concatenate(pair) for pair in zip(*found, strict=True)]
 
     def _run(self, suffix: str, xs: list[Any], state: Any) -> tuple[list[Expr], Any]:
-        hs = []
+        step, states = self._step, []
         over_x, *over_h = self._masks(xs[0])
+        if over_x is not None:
+            xs = [x * over_x for x in xs]
         for x in xs:
-            state = self._step(suffix, x if over_x is None else x * over_x, state, *over_h)
-            hs.append(self._hidden(state))
-        return hs, state
+            state = step(suffix, x, state, *over_h) if over_h else step(suffix, x, state)
+            states.append(state)
+        return self._hidden(states), state
 
     def _masks(self, x: Any) -> list[Any]:
         """For one sequence the masks of variational dropout over its inputs and, if there is one, over its states."""
@@ -511,8 +513,8 @@ class LSTM(_Recurrent):
             )
         return state[0], state[1]
 
-    def _hidden(self, state: State) -> Expr:
-        return state[0]
+    def _hidden(self, states: list[State]) -> list[Expr]:
+        return [h for h, _ in states]
 
     @cell
     def _step(self, suffix: str, x: Any, state: State, mask: Any = None) -> State:

@@ -1039,7 +1039,11 @@ def in_dtype(x: object, dtype: DType) -> Any:
 def as_floating(x: OperandLike, *weights: OperandLike) -> Expr:
     """``x`` as an expression in the dtype of the first of ``weights`` that is not None; without any, integers take the
     default one."""
-    dtype = next((w.dtype for w in weights if isinstance(w, Expr)), None)
+    dtype = None
+    for w in weights:
+        if isinstance(w, Expr):
+            dtype = w.dtype
+            break
     if dtype is None or dtype.kind != "f":
         x = x if isinstance(x, Expr) else constant(x)
         dtype = x.dtype if x.dtype.kind == "f" else settings.current().dtype

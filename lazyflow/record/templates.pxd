@@ -25,6 +25,11 @@ cdef class Branch:
 
 
 @cython.final
+cdef class Listed:
+    cdef public object kind
+
+
+@cython.final
 cdef class Spelled:
     cdef public object function, long
     cdef public ListMemo listed
@@ -36,6 +41,7 @@ cdef class Spelled:
 
 cdef Variable SCOPE
 cdef int OWN_ROW
+cdef Py_ssize_t MOST_PARTS
 cdef object _NONE
 cdef dict _known
 
@@ -45,11 +51,17 @@ cdef bint _fits(object found, Tape tape)
 @cython.locals(e=Expr)
 cdef Tape _tape_of(tuple given)
 
-@cython.locals(e=Expr, tape=Tape, k=Py_ssize_t, place=int)
+@cython.locals(e=Expr, tape=Tape, given=tuple, bound=tuple, k=Py_ssize_t, place=int)
 cdef object _called(Spelled spelled, tuple args, dict kwargs)
 
 @cython.locals(e=Expr)
 cdef object _kind_of(object o)
+
+@cython.locals(flat=list)
+cdef tuple _flat(tuple given)
+
+@cython.locals(found=int)
+cdef bint _holds_expressions(object parts)
 
 @cython.locals(k=Py_ssize_t, left=Py_ssize_t)
 cdef tuple _bound(Spelled spelled, tuple args, dict kwargs)

@@ -5,10 +5,10 @@ other arguments alone (`by_kinds`). So what one of them records is found out onc
 stand for the expressions, and is a `Template` from then on: a look-up of the very same kinds and values, and the rows
 are appended, whatever the function would check, convert and look up.
 
-Nothing is remembered of arguments that can change, such as lists, of numbers of a traced cell, and of tapes on which
-every operation has its line. Of arrays, which become constants, it is where the function says that their contents do
-not matter; and every draw is made anew. Where the package was not compiled nothing is remembered at all: there the
-look-up would cost what it saves.
+A short list of expressions counts as its length and the kinds of its parts, wherever it stands. Nothing is remembered
+of other arguments that can change, of numbers of a traced cell, and of tapes on which every operation has its line. Of
+arrays, which become constants, it is where the function says that their contents do not matter; and every draw is made
+anew. Where the package was not compiled nothing is remembered at all: there the look-up would cost what it saves.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ MOST_ROWS = 64  # together less than 128, as characters may be signed
 MOST_KNOWN = 1024  # templates of one function
 LEARNING = 16  # calls that a template has to serve before it has saved what it took to find it out
 TEMPLATE_PATIENCE = 64  # so many templates are made for nothing before a function goes without
+MOST_PARTS = 24  # of a list that counts as its parts; with what is beside it, less than `OWN_ROW`
 
 
 class Template:
@@ -97,6 +98,18 @@ class Branch:
     __slots__ = ()
 
 
+class Listed:
+    """In place of a list or tuple of expressions: its length follows, and then its parts."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+
+_LIST, _TUPLE = Listed(list), Listed(tuple)
+
+
 class Spelled:
     """A function, the names of its parameters and their defaults, and how many more templates may be made of it.
     ``known``: its templates by the ``id`` of all kinds of their arguments, with these, but those for parameters (see
@@ -115,8 +128,9 @@ class Spelled:
         self.patience = TEMPLATE_PATIENCE * LEARNING
         self.known: dict[tuple[int, ...], tuple[Template, list[Any]]] = table_of_interned({})
 
-    def applied(self, given: Sequence[object]) -> Any:
-        """The function itself, with the values of its parameters in their order."""
+    def applied(self, flat: Sequence[object]) -> Any:
+        """The function itself, with the values of its parameters in their order, as `_flat` has them."""
+        given = _nested(flat)
         return self.function(
             *given[: self.positional],
             **dict(zip(self.names[self.positional :], given[self.positional :], strict=False)),
@@ -146,7 +160,10 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
         again = recording.listed_again(spelled.listed, args[0])
         if again is not None:
             return again
-    given = _bound(spelled, args, kwargs) if kwargs else args
+    bound = _bound(spelled, args, kwargs) if kwargs else args
+    if bound is None:
+        return spelled.function(*args, **kwargs)
+    given = _flat(bound)
     tape: Tape | None = _tape_of(given) if spelled.arrays else None
     first: Any = spelled if len(given) <= 3 else spelled.long
     x: object = _NONE
@@ -218,6 +235,8 @@ def _kind_of(o: object) -> object:
     if isinstance(o, Expr):
         e: Expr = o
         return e.type if e.type.parameter is not None else None
+    if type(o) is Listed:
+        return o
     if type(o) is tuple:
         for part in o:
             if type(part) is not int:
@@ -226,9 +245,51 @@ def _kind_of(o: object) -> object:
     return o if type(o) is type or type(o) is Stream or isinstance(o, np.dtype) else None
 
 
-def _bound(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[object, ...]:
-    """The values of the parameters in their order, up to the last that is given; of none that the function would not
-    take: a list, of which nothing is remembered."""
+def _flat(given: tuple[object, ...]) -> tuple[object, ...]:
+    """Arguments with the parts of short lists of expressions among them in the place of these."""
+    for o in given:
+        if (type(o) is list or type(o) is tuple) and _holds_expressions(o):
+            break
+    else:
+        return given
+    flat: list[object] = []
+    for o in given:
+        if (type(o) is list or type(o) is tuple) and _holds_expressions(o):
+            parts: Any = o
+            flat.append(_LIST if type(o) is list else _TUPLE)
+            flat.append(len(parts))
+            flat.extend(parts)
+        else:
+            flat.append(o)
+    return tuple(flat) if len(flat) < OWN_ROW else given
+
+
+def _holds_expressions(parts: Any) -> bool:
+    """Whether this is a short list or tuple of expressions, or one with expressions in it."""
+    if len(parts) > MOST_PARTS:
+        return False
+    found = 0
+    for part in parts:
+        found += isinstance(part, Expr)
+    return found > 0
+
+
+def _nested(flat: Sequence[object]) -> list[object]:
+    """The arguments that `_flat` has taken apart."""
+    given: list[object] = []
+    rest = iter(flat)
+    for o in rest:
+        if type(o) is Listed:
+            count: Any = next(rest)
+            given.append(o.kind([next(rest) for _ in range(count)]))
+        else:
+            given.append(o)
+    return given
+
+
+def _bound(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[object, ...] | None:
+    """The values of the parameters in their order, up to the last that is given; None where the function would not take
+    them."""
     given = list(args)
     left = len(kwargs)
     for k in range(len(args), len(spelled.names)):
@@ -240,7 +301,7 @@ def _bound(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object]
             given.append(kwargs[name])
         else:
             given.append(spelled.defaults[k])
-    return (given,) if left else tuple(given)
+    return None if left else tuple(given)
 
 
 def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:

@@ -95,6 +95,9 @@ lf.bce_with_logits(x, a, "sum"); lf.outer(a, x); lf.einsum("i,j->ij", x, a); x +
 x[k[:0]]; lf.embedding(W, k); lf.embedding(W, k[:1]); lf.embedding(m, k[1:2]); lf.take(x, k); lf.take(m, k, 1)
 lf.cross_entropy(m, k[1:3]); lf.hinge(m, k[1:3]); lf.nll(m, k[1:3], "sum"); lf.constant(a); lf.constant(k4); x == a
 lf.softmax(a); lf.sum(a); lf.sum([x, a]); lf.pick(m, k[1]); np.tanh(x); np.float32(2) * x; a @ x; W @ a; lf.argmax(a)
+lf.concatenate([x, i]); lf.concatenate([x, m[0], d, w]); lf.concatenate([x, x[:2]]); lf.concatenate((m, s[:2, :3]), 1)
+lf.concatenate([x, a, y[:1]], axis=0); lf.stack([x, w, y], axis=-1); lf.stack((x, i)); lf.max([x, w]); lf.min([w, x])
+lf.concatenate(operands=[x, y[:3]]); lf.concatenate([x[:1]] * 20 + [y]); lf.concatenate([x[:2]] * 40 + [y])
 x.detach(); x.std(1 - 1); x.var(ddof=1); x.round(); x.min(); t.any(); x.prod()
 """
 
@@ -231,6 +234,30 @@ def test_a_number_that_is_computed_again_is_the_same_number():
         np.testing.assert_allclose(function(x, float(text)).numpy(), np.tanh([1.0, 2.0]) * float(text), rtol=1e-6)
         x = x * 1
     assert called == [0.5, 0.5, -0.5, -0.5]  # once to record, and once to see what that was
+
+
+@pytest.mark.skipif(Recall() is None, reason="in Python nothing is remembered")
+def test_lists_of_other_lengths_and_other_kinds_are_told_apart():
+    called = []
+
+    @by_kinds
+    def function(parts, beside=None):
+        called.append(len(parts))
+        return lf.concatenate(parts if beside is None else [*parts, beside])
+
+    lists = {"two": "[x, y]", "three": "[x, y, z]", "tuple": "(x, y)", "swapped": "[y, x]", "longer": "[x, z]"}
+    for _ in range(3):
+        x, y, z = (lf.tanh(lf.constant(np.arange(n) + 0.5)) for n in (1, 2, 3))
+        given = [(eval(text, {"x": x, "y": y, "z": z}), None) for text in lists.values()] + [([x, y], z)]
+        found = lf.forward([function(*pair) for pair in given])
+        for (parts, beside), joined in zip(given, found, strict=True):
+            np.testing.assert_array_equal(
+                joined, np.concatenate(lf.forward([*parts, *([beside] * (beside is not None))]))
+            )
+    assert len(called) == 2 * len(given)  # once to record, and once to see what that was
+    for _ in range(3):
+        function([lf.tanh(lf.constant([1.0])), [0.5, 1.0]])
+    assert len(called) == 2 * len(given) + 3  # the inner list can change: nothing is remembered of it
 
 
 def test_operands_of_one_kind_are_told_apart():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from lazyflow.functions.random import masked, normal
 from lazyflow.ops.base import negative_axes, negative_axis, number
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, as_floating, constant, in_one_dtype
+from lazyflow.record.templates import by_kinds
 
 __all__ = [
     "bilinear", "cosine_similarity", "dropout", "dropout1d", "dropout2d", "embedding",
@@ -25,6 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@partial(by_kinds, arrays=True)
 def affine(weight: Any, bias: Any, x: Any) -> Expr:
     """``weight @ x + bias`` over the last axis of ``x``, with or without a bias: one node either way."""
     if bias is not None:
