@@ -28,6 +28,8 @@ cdef class Pull:
     cdef public Reader target
     cpdef bint adds(self, Arena arena, object arguments) except -1
     cpdef object give(self, object xp, Arena arena, object cotangent, object shape)
+
+    @cython.locals(own=object)
     cpdef object add(self, Arena arena, object cotangent)
 
 

@@ -230,7 +230,8 @@ class Pull:
         index = self.index
         flat = cotangent.reshape(self.target.shape[0], -1)
         if how == AT_ROWS:
-            scatter_add_rows(xp, arena.table(self.dtype, self.width), index, flat, arena.index)
+            own: Any = arena  # of no known class: else Cython hands on a function that has not its arena with it
+            scatter_add_rows(xp, arena.table(self.dtype, self.width), index, flat, own.index)
         elif how == AT_WINDOWS:
             scatter_add_rows(xp, devices.stretches(arena.buffers[self.dtype], self.width), index, flat)
         else:
