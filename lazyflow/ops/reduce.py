@@ -40,7 +40,7 @@ from lazyflow.ops.base import (
     wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select
-from lazyflow.ops.sparse import has_rows, sums_of_segments
+from lazyflow.ops.sparse import core_has, sums_of_segments
 
 Axes = tuple[int, ...]
 ReductionKernel = Callable[..., Array]
@@ -460,7 +460,7 @@ def sums_of_stretches(xp: ArrayModule, x: Array, counts: Array, out: Array = Non
     if _are_there(x):
         return _grouped(xp, x, counts, out)
     counts, x = np.asarray(counts.tolist()), wide(x)
-    if xp is np and has_rows(x):
+    if xp is np and core_has(x):
         return _grouped_here(x, counts)
     if (counts == counts[0]).all():
         return total(x.reshape((len(counts), int(counts[0]), *x.shape[1:])), 1)

@@ -41,7 +41,7 @@ from lazyflow.ops.index import FROM_ZERO, behind_each_other, checked_index, scat
 from lazyflow.ops.random import DRAWN_BY_PARTS as drawn_by_parts
 from lazyflow.ops.reduce import MEAN, SUM, averaged, groups_of, repeated, sums_of_stretches
 from lazyflow.ops.shape import concatenate, concatenate_rows, concatenate_same, stack, stack_rows
-from lazyflow.ops.sparse import has_rows, sorted_groups, sums_of_segments
+from lazyflow.ops.sparse import core_has, sorted_groups, sums_of_segments
 
 # Rows of one example, or of all end to end, (m, ...), and how they are parted.
 
@@ -125,7 +125,7 @@ Parted = ByIndex | ByCount
 
 def _extremes_here(x: Array, positions: Array | None, edges: Array, of: Any) -> Array:
     """The extremes of groups of rows, which are at ``positions``; none is empty."""
-    if not has_rows(x):
+    if not core_has(x):
         return of.reduceat(x if positions is None else x[positions], edges[:-1], axis=0)
     found = np.empty((len(edges) - 1, *x.shape[1:]), x.dtype)
     rows, out = x.reshape(len(x), -1), found.reshape(len(found), -1)

@@ -144,7 +144,7 @@ def scatter_add_rows(
         _add_distinct(target, merged.indices, merged.values)
         return
     flat = xp is np and target.flags.c_contiguous
-    if flat and has_rows(rows) and rows.dtype == target.dtype:
+    if flat and core_has(rows) and rows.dtype == target.dtype:
         width = rows[:1].size
         core.machine.add_rows(target.reshape(-1), index.astype(np.int64) * width, rows.reshape(len(rows), width))
     elif flat and rows[:1].size <= NARROW_ROW:
@@ -173,7 +173,7 @@ def _add_there(target: Array, index: Array, rows: Array, bring: Callable[[Array]
     return True
 
 
-def has_rows(rows: Array) -> bool:
+def core_has(rows: Array) -> bool:
     """Whether the compiled core adds such rows."""
     known = core.machine is not None and rows.dtype.name in ("float32", "float64")
     return bool(known and rows.ndim > 0 and rows.size > 0 and (rows.flags.c_contiguous or _is_matrix(rows)))
@@ -250,7 +250,7 @@ class RowSparse:
         if values.dtype == np.float16:  # sums of these stand still early
             return cls.coalesce(xp, indices, values.astype(np.float32), shape).astype(np.float16)
         positions, starts, counts, unique = sorted_groups(devices.to_host(indices))
-        if xp is np and has_rows(values):
+        if xp is np and core_has(values):
             merged = np.empty((len(unique), *values.shape[1:]), values.dtype)
             rows = values.reshape(len(values), -1)
             core.machine.sum_groups(merged.reshape(len(unique), -1), rows, positions, np.append(starts, len(positions)))

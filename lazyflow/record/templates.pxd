@@ -41,7 +41,7 @@ cdef class Spelled:
 
 cdef Variable SCOPE
 cdef int OWN_ROW
-cdef Py_ssize_t MOST_PARTS
+cdef Py_ssize_t MOST_LISTED
 cdef object _NONE
 cdef dict _known
 
@@ -51,11 +51,14 @@ cdef bint _fits(object found, Tape tape)
 @cython.locals(e=Expr)
 cdef Tape _tape_of(tuple given)
 
-@cython.locals(e=Expr, tape=Tape, given=tuple, bound=tuple, k=Py_ssize_t, place=int)
+@cython.locals(e=Expr, tape=Tape, given=tuple, is_constant=bint, k=Py_ssize_t, place=int)
 cdef object _called(Spelled spelled, tuple args, dict kwargs)
 
 @cython.locals(e=Expr)
 cdef object _kind_of(object o)
+
+@cython.locals(bound=tuple)
+cdef tuple _given(Spelled spelled, tuple args, dict kwargs)
 
 @cython.locals(flat=list)
 cdef tuple _flat(tuple given)

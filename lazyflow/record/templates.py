@@ -48,7 +48,7 @@ MOST_ROWS = 64  # together less than 128, as characters may be signed
 MOST_KNOWN = 1024  # templates of one function
 LEARNING = 16  # calls that a template has to serve before it has saved what it took to find it out
 TEMPLATE_PATIENCE = 64  # so many templates are made for nothing before a function goes without
-MOST_PARTS = 24  # of a list that counts as its parts; with what is beside it, less than `OWN_ROW`
+MOST_LISTED = 24  # of a list that counts as its parts; with what is beside it, less than `OWN_ROW`
 
 
 class Template:
@@ -160,10 +160,9 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
         again = recording.listed_again(spelled.listed, args[0])
         if again is not None:
             return again
-    bound = _bound(spelled, args, kwargs) if kwargs else args
-    if bound is None:
+    given = _given(spelled, args, kwargs)
+    if given is None:
         return spelled.function(*args, **kwargs)
-    given = _flat(bound)
     tape: Tape | None = _tape_of(given) if spelled.arrays else None
     first: Any = spelled if len(given) <= 3 else spelled.long
     x: object = _NONE
@@ -180,9 +179,8 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
         elif o is None or type(o) is bool or type(o) is float:
             kind = o
         else:
-            kind = None if type(o) is ndarray else _kind_of(o)
-            if type(o) is ndarray and spelled.arrays and tape is not None:
-                kind = recording.array_kind(tape, o)
+            is_constant = type(o) is ndarray and spelled.arrays and tape is not None
+            kind = recording.array_kind(tape, o) if is_constant else _kind_of(o)
             if kind is None:
                 return spelled.function(*args, **kwargs)
         place = k % 3
@@ -230,7 +228,7 @@ def _kind_of(o: object) -> object:
         return o if -5 <= o <= 256 else _known.setdefault(o, o)
     if type(o) is str:
         return intern(o)
-    if type(o) is list:
+    if type(o) is list or type(o) is ndarray:
         return None
     if isinstance(o, Expr):
         e: Expr = o
@@ -243,6 +241,12 @@ def _kind_of(o: object) -> object:
                 return None
         return _known.setdefault(o, o)
     return o if type(o) is type or type(o) is Stream or isinstance(o, np.dtype) else None
+
+
+def _given(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[object, ...] | None:
+    """The arguments of a call, flat; None where the function would not take them."""
+    bound = _bound(spelled, args, kwargs) if kwargs else args
+    return None if bound is None else _flat(bound)
 
 
 def _flat(given: tuple[object, ...]) -> tuple[object, ...]:
@@ -266,7 +270,7 @@ def _flat(given: tuple[object, ...]) -> tuple[object, ...]:
 
 def _holds_expressions(parts: Any) -> bool:
     """Whether this is a short list or tuple of expressions, or one with expressions in it."""
-    if len(parts) > MOST_PARTS:
+    if len(parts) > MOST_LISTED:
         return False
     found = 0
     for part in parts:
