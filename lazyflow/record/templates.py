@@ -179,8 +179,8 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
         elif o is None or type(o) is bool or type(o) is float:
             kind = o
         else:
-            is_constant = type(o) is ndarray and spelled.arrays and tape is not None
-            kind = recording.array_kind(tape, o) if is_constant else _kind_of(o)
+            known = type(o) is not ndarray or tape is None or not spelled.arrays
+            kind = _kind_of(o) if known or tape is None else recording.array_kind(tape, o)
             if kind is None:
                 return spelled.function(*args, **kwargs)
         place = k % 3

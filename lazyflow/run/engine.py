@@ -756,13 +756,20 @@ __all__ = ["CHOICES", "Arena", "Engine", "forward", "plan_of"]
 expr.ENGINE[:] = [Engine()]
 
 
-def forward(roots: Sequence[Expr]) -> list[HostArray]:
-    """The values of several expressions, computed together as NumPy arrays.
+def forward(roots: Expr | Iterable[Expr]) -> Any:
+    """The values of several expressions, computed together: a list of NumPy arrays; of one expression, its array.
+
+    Raises ``TypeError`` for what is no expression.
 
     >>> import lazyflow as lf
     >>> x = lf.constant([1.0, 4.0])
     >>> lf.forward([lf.sqrt(x), x + 1])
     [array([1., 2.], dtype=float32), array([2., 5.], dtype=float32)]
+    >>> lf.forward(lf.sum(x))
+    array(5., dtype=float32)
     """
-    expr.ENGINE[0].forward(roots)
-    return [root.numpy() for root in roots]
+    if isinstance(roots, Expr):
+        return forward([roots])[0]
+    found = list(roots)
+    expr.ENGINE[0].forward(found)
+    return [root.numpy() for root in found]

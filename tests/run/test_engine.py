@@ -167,6 +167,16 @@ def test_several_roots_run_together_and_differentiate_apart(w):
     np.testing.assert_allclose(w.grad, 1 - np.tanh(w.numpy()) ** 2), "a NaN of the other root must not get in"
 
 
+def test_roots_of_a_generator_a_tuple_and_one_alone(w):
+    values = [(w.numpy() * k).tolist() for k in (1, 2)]
+    assert [v.tolist() for v in lf.forward(w * k for k in (1, 2))] == values
+    assert [v.tolist() for v in lf.forward((w * 1, w * 2))] == values
+    assert lf.forward(w * 2).tolist() == values[1]
+    assert lf.forward(lf.sum(w)) == w.numpy().sum()
+    with pytest.raises(TypeError, match="expected an expression, got list"):
+        lf.forward([[w * 1, w * 2]])
+
+
 def test_a_root_of_any_shape_with_a_given_gradient(w):
     (w * w).backward(np.array([1.0, 0.0, 10.0]))
     np.testing.assert_allclose(w.grad, [2.0, 0.0, 60.0])
