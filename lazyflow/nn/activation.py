@@ -9,6 +9,7 @@ from lazyflow.nn import init
 from lazyflow.nn.functional import activation as f
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.nn.wrapped import FunctionModule, wrapped
+from lazyflow.ops.base import number
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr
 
@@ -78,7 +79,7 @@ class PReLU(Module):
     def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
         super().__init__()
         (self.num_parameters,) = checked_sizes("PReLU", num_parameters=num_parameters)
-        self.init = float(init)
+        self.init = number("PReLU", "init", init)
         self.weight = new_parameter(self.num_parameters)
         self.reset_parameters()
 
@@ -110,9 +111,10 @@ class RReLU(Module):
         self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False, *, stream: Stream | None = None
     ) -> None:
         super().__init__()
-        if not lower <= upper:
+        self.lower, self.upper = number("RReLU", "lower", lower), number("RReLU", "upper", upper)
+        if not self.lower <= self.upper:
             raise ValueError(f"RReLU: lower must be at most upper, got {lower} and {upper}")
-        self.lower, self.upper, self.stream = float(lower), float(upper), stream
+        self.stream = stream
 
     def forward(self, x: Any) -> Expr:
         """``x``, its negative elements times a slope."""

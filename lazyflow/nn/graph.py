@@ -22,7 +22,7 @@ from lazyflow.functions.segment import segment_max, segment_mean, segment_softma
 from lazyflow.nn import init
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
-from lazyflow.ops.base import require_integer
+from lazyflow.ops.base import number, require_integer
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, Parameter, as_floating, checked_range, constant, in_dtype, index_array
 
@@ -217,7 +217,8 @@ class GINConv(Module):
         if not callable(nn):
             raise TypeError(f"GINConv: nn must be a module or a function, got {nn!r}")
         self.nn = nn
-        self.eps = init.constant_(new_parameter(1), float(eps)) if train_eps else float(eps)
+        eps = number("GINConv", "eps", eps)
+        self.eps = init.constant_(new_parameter(1), eps) if train_eps else eps
 
     def forward(self, x: Any, edge_index: Any) -> Expr:
         """The nodes, one layer further."""
@@ -266,7 +267,7 @@ class GATConv(Module):
         self.in_channels, self.out_channels, self.heads = checked_sizes(
             "GATConv", in_channels=in_channels, out_channels=out_channels, heads=heads
         )
-        self.concat, self.negative_slope = bool(concat), float(negative_slope)
+        self.concat, self.negative_slope = bool(concat), number("GATConv", "negative_slope", negative_slope)
         self.add_self_loops, self.stream = bool(add_self_loops), stream
         self.dropout = checked_probability("GATConv", dropout)
         self.lin = Linear(self.in_channels, self.heads * self.out_channels, bias=False)

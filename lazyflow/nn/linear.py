@@ -12,6 +12,7 @@ from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine, bilinear
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.nn.one_node import one_node
+from lazyflow.ops.base import number
 from lazyflow.record.expr import Expr, Parameter, as_floating
 
 __all__ = ["Bilinear", "Highway", "Linear"]
@@ -111,7 +112,7 @@ class Highway(Module):
     def __init__(self, features: int, *, gate_bias: float = -2.0) -> None:
         super().__init__()
         (self.features,) = checked_sizes("Highway", features=features)
-        self.gate_bias = float(gate_bias)
+        self.gate_bias = number("Highway", "gate_bias", gate_bias)
         self.layer = Linear(self.features, 2 * self.features)
         self.reset_parameters()
 

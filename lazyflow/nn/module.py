@@ -18,6 +18,7 @@ from lazyflow.device import HostArray
 from lazyflow.errors import CheckpointError, DTypeError
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.nn import hooks
+from lazyflow.ops.base import number
 from lazyflow.record.expr import Expr, Parameter, note_change, own_array
 from lazyflow.state import differences, raise_differences
 
@@ -65,9 +66,10 @@ def checked_sizes(owner: str, **sizes: Any) -> tuple[int, ...]:
 
 def checked_probability(owner: str, p: float) -> float:
     """``p`` as a float. Raises ``ValueError`` outside [0, 1)."""
+    p = number(owner, "p", p)
     if not 0 <= p < 1:
         raise ValueError(f"{owner}: p, the probability of a zero, must be at least 0 and below 1, got {p}")
-    return float(p)
+    return p
 
 
 class Module:

@@ -16,6 +16,7 @@ from lazyflow.functions.shape import concatenate, stack
 from lazyflow.nn import init
 from lazyflow.nn.functional import normalization as f
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
+from lazyflow.ops.base import number
 from lazyflow.record.expr import ENGINE, Expr, Parameter, as_floating, constant, first_value
 
 __all__ = [
@@ -67,7 +68,7 @@ class LayerNorm(Module):
     ) -> None:
         super().__init__()
         self.normalized_shape = _sizes("LayerNorm", normalized_shape)
-        self.eps = float(eps)
+        self.eps = number("LayerNorm", "eps", eps)
         self.weight = new_parameter(*self.normalized_shape) if elementwise_affine else None
         self.bias = new_parameter(*self.normalized_shape) if elementwise_affine and bias else None
         self.reset_parameters()
@@ -104,7 +105,7 @@ class RMSNorm(Module):
     ) -> None:
         super().__init__()
         self.normalized_shape = _sizes("RMSNorm", normalized_shape)
-        self.eps = None if eps is None else float(eps)
+        self.eps = None if eps is None else number("RMSNorm", "eps", eps)
         self.weight = new_parameter(*self.normalized_shape) if elementwise_affine else None
         self.reset_parameters()
 
@@ -128,7 +129,7 @@ class _ByChannel(Module):
     bias: Parameter | None
 
     def _make(self, channels: int, eps: float, affine: bool) -> None:
-        self.eps, self.affine = float(eps), bool(affine)
+        self.eps, self.affine = number(type(self).__name__, "eps", eps), bool(affine)
         self.weight = new_parameter(channels) if affine else None
         self.bias = new_parameter(channels) if affine else None
         self.reset_parameters()

@@ -15,6 +15,7 @@ from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.functional.normalization import layer_norm
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.nn.recurrent import checked_pair, split_gates, zero_state
+from lazyflow.ops.base import number
 from lazyflow.record.expr import Expr, Parameter
 
 __all__ = ["CoupledLSTMCell", "LayerNormLSTMCell"]
@@ -113,7 +114,8 @@ class LayerNormLSTMCell(Module):
         self.input_size, self.hidden_size = checked_sizes(
             "LayerNormLSTMCell", input_size=input_size, hidden_size=hidden_size
         )
-        self.eps, self.forget_bias, n = float(eps), float(forget_bias), self.hidden_size
+        self.eps = number("LayerNormLSTMCell", "eps", eps)
+        self.forget_bias, n = number("LayerNormLSTMCell", "forget_bias", forget_bias), self.hidden_size
         self.weight_ih, self.weight_hh = new_parameter(4 * n, self.input_size), new_parameter(4 * n, n)
         self.bias = new_parameter(4 * n)
         for name, size in (("ih", 4 * n), ("hh", 4 * n), ("c", n)):

@@ -98,6 +98,20 @@ NUMBERS = {
     "triplet_margin_loss": lambda n: F.triplet_margin_loss(c(2), c(2), c(2), n),
     "multi_margin_loss": lambda n: F.multi_margin_loss(c(2), 1, margin=n),
     "label_smoothing": lambda n: F.cross_entropy(c(2), 1, label_smoothing=n),
+    "PReLU": lambda n: nn.PReLU(init=n),
+    "lower": lambda n: nn.RReLU(n, 1.0),
+    "upper": lambda n: nn.RReLU(0.0, n),
+    "Highway": lambda n: nn.Highway(2, gate_bias=n),
+    "GINConv": lambda n: nn.GINConv(lf.tanh, eps=n),
+    "negative_slope": lambda n: nn.GATConv(2, 2, negative_slope=n),
+    "LayerNormLSTMCell: eps": lambda n: nn.LayerNormLSTMCell(2, 2, eps=n),
+    "forget_bias": lambda n: nn.LayerNormLSTMCell(2, 2, forget_bias=n),
+    "LayerNorm: eps": lambda n: nn.LayerNorm(2, eps=n),
+    "RMSNorm: eps": lambda n: nn.RMSNorm(2, eps=n),
+    "GroupNorm: eps": lambda n: nn.GroupNorm(1, 2, eps=n),
+    "Dropout": lambda n: nn.Dropout(n),
+    "LSTM: dropout": lambda n: nn.LSTM(2, 2, dropout=n),
+    "MultiheadAttention: dropout": lambda n: nn.MultiheadAttention(2, 1, dropout=n),
 }
 
 

@@ -114,7 +114,7 @@ def test_batched_equals_unbatched(make, p):
         (1.0, ValueError, "below 1"),
         ((0.1, -0.1), ValueError, "at least 0"),
         ((0.1, 0.2, 0.3), ValueError, "a probability or two"),
-        ("0.5", TypeError, "not supported"),
+        ("0.5", TypeError, "must be a number"),
     ],
 )
 def test_probabilities_are_checked(p, error, message):
