@@ -80,9 +80,10 @@ def defined(tree: ast.Module) -> Iterator[str]:
     for node in tree.body:
         if isinstance(node, Definition):
             yield node.name
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("__"))
+            continue
+        targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
+        names = [n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)]
+        yield from [name for name in names if not name.startswith("__")]
 
 
 def twice(some: list[File]) -> dict[str, set[str]]:

@@ -122,7 +122,7 @@ def on(device: str) -> AbstractContextManager[object]:
     >>> with on("cpu"):
     ...     pass
     """
-    return _NOWHERE if device == "cpu" else _cupy().cuda.Device(_number(device))
+    return _NOWHERE if device == "cpu" else _cupy().cuda.Device(_device_number(device))
 
 
 class _Products:
@@ -162,7 +162,7 @@ def on_device_of(array: Array) -> AbstractContextManager[object]:
     return on(device_of(array)) if is_on_gpu(array) else _NOWHERE
 
 
-def _number(device: str) -> int:
+def _device_number(device: str) -> int:
     return int(device.partition(":")[2])
 
 
@@ -272,7 +272,7 @@ def dlpack_device(device: str) -> tuple[int, int]:
     >>> dlpack_device("cpu")
     (1, 0)
     """
-    return (1, 0) if device == "cpu" else (CUDA_DEVICES[0], _number(device))
+    return (1, 0) if device == "cpu" else (CUDA_DEVICES[0], _device_number(device))
 
 
 def stretch(buffer: Array, offset: int, shape: tuple[int, ...]) -> Array:
@@ -281,12 +281,12 @@ def stretch(buffer: Array, offset: int, shape: tuple[int, ...]) -> Array:
     >>> stretch(np.arange(12), 1, (2, 2)).tolist()
     [[1, 2], [3, 4]]
     """
-    if _view is not None and isinstance(buffer, np.ndarray):
-        return _view(buffer, offset, shape)
+    if _compiled_view is not None and isinstance(buffer, np.ndarray):
+        return _compiled_view(buffer, offset, shape)
     return buffer[offset : offset + elements(shape)].reshape(shape)
 
 
-_view = None if core.passes is None else core.passes.view
+_compiled_view = None if core.passes is None else core.passes.view
 _copy = None if core.passes is None else core.passes.copy_elements
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from lazyflow.device import Array
 from lazyflow.errors import MapError, ThreadError, user_line
 
-_serials = itertools.count(1)
+_fiber_serials = itertools.count(1)
 
 
 class Mapping:
@@ -43,7 +43,7 @@ class Example:
     lines: Sequence[str] = ()
 
     def __init__(self, mapping: Mapping, number: int) -> None:
-        self.mapping, self.number, self.serial = mapping, number, next(_serials)
+        self.mapping, self.number, self.serial = mapping, number, next(_fiber_serials)
         self.streams: dict[int, Any] = {}
 
     @property

@@ -22,7 +22,7 @@ from lazyflow.core.columns import ThisThread
 Answer = TypeVar("Answer")
 
 
-_call = operator.methodcaller("__call__")
+_call_it = operator.methodcaller("__call__")
 
 
 class _End:
@@ -46,7 +46,7 @@ def _guarded(lock: Lock) -> _End:
     end = [_End()]
     references = map(weakref.ref, end, [lock.inner.__exit__])  # type: ignore[arg-type]  # made when they are asked for
     opened_by = functools.partial(end[0].called.extend, references)
-    found: _End = deque(map(_call, [lock.inner.acquire, opened_by, end.pop]), maxlen=1).pop()
+    found: _End = deque(map(_call_it, [lock.inner.acquire, opened_by, end.pop]), maxlen=1).pop()
     return found
 
 
@@ -93,17 +93,17 @@ class Owner:
         self.token: weakref.ref[_Token] | None = weakref.ref(token)
         self.lock = Lock()
         self.alone = frozenset([self])  # the set of this owner, made once
-        self.number = next(_numbers)
+        self.number = next(_owner_numbers)
         self.name = threading.current_thread().name
-        _owners.add(self)
+        _every_owner.add(self)
 
     def is_alive(self) -> bool:
         """Whether the thread still runs, and may record."""
         return self.token is not None and self.token() is not None
 
 
-_numbers = itertools.count()
-_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+_owner_numbers = itertools.count()
+_every_owner: weakref.WeakSet[Owner] = weakref.WeakSet()
 
 
 class _Thread(threading.local):
@@ -165,7 +165,7 @@ def _after_fork_in_child() -> None:
     """The other threads are gone, whatever they held."""
     _after_fork()
     mine = owner()
-    for other in list(_owners):
+    for other in list(_every_owner):
         if other is not mine:
             other.token, other.lock = None, Lock()
 

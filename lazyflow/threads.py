@@ -29,12 +29,12 @@ def _libraries() -> tuple[Any, ...]:
 
 
 @functools.cache
-def _counts() -> tuple[Callable[[], int | None], ...]:
+def _counters() -> tuple[Callable[[], int | None], ...]:
     """Functions that say how many threads each of these libraries uses: of OpenBLAS the library's own."""
-    return tuple([_count(lib) for lib in _libraries()])
+    return tuple([_counter_of(lib) for lib in _libraries()])
 
 
-def _count(lib: Any) -> Callable[[], int | None]:
+def _counter_of(lib: Any) -> Callable[[], int | None]:
     if lib.internal_api == "openblas" and lib.threading_layer != "openmp":
         for name in (f"{a}openblas_get_num_threads{b}" for a in ("", "scipy_") for b in ("", "64_", "_64")):
             if hasattr(lib.dynlib, name):
@@ -61,7 +61,7 @@ class _Users:
     def need_not(self, number: int) -> bool:
         """Whether nobody is in such a block, and all libraries have that number anyway: then nothing has to be done,
         and nothing to be undone."""
-        return not self.wanted and all(count() in (number, None) for count in _counts())
+        return not self.wanted and all(count() in (number, None) for count in _counters())
 
     def enter(self, user: object, number: int) -> None:
         with self.lock:

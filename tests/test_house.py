@@ -5,7 +5,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import lazyflow
-from lazyflow.ops import OPS
 from tests.conftest import HOST
 
 TESTS = Path(__file__).parent
@@ -26,21 +25,17 @@ def names_in(statement):
     return [n.id for target in targets if target is not None for n in ast.walk(target) if isinstance(n, ast.Name)]
 
 
-def may_share(name, files):
-    """The two forms of a pass, and what computes an operation (its record, or kernel) beside what records it."""
-    rooms = {file.partition("/")[0] for file in files}
-    of_operation = name in OPS and len(files) == 2 and rooms == {"ops", "functions"}
-    return files == {"core/arrays.py", "passes.py"} or of_operation
+FORMS = {"core/arrays.py", "passes.py"}  # the two forms of a pass
 
 
-def test_a_public_name_is_defined_in_one_file():
+def test_a_name_is_defined_in_one_file():
     found = defaultdict(set)
     for path, tree in TREES.items():
         for statement in tree.body:
             for name in names_in(statement):
                 found[name].add(path.as_posix())
-    public = {name: files for name, files in found.items() if not name.startswith("_") and name != "__all__"}
-    assert not {name: files for name, files in public.items() if len(files) > 1 and not may_share(name, files)}
+    del found["__all__"]
+    assert not {name: files for name, files in found.items() if len(files) > 1 and files != FORMS}
 
 
 # At most, and what has more. `Expr` holds the operators, and `compare` is public.

@@ -162,10 +162,10 @@ def test_what_changes_of_a_module_is_counted_after_it_has_changed():
     seen = []
     for k in every(lambda: change(0), files):
         change(k)
-        meanwhile(lambda: change(-1), k, lambda: seen.append((STRUCTURE[0], module.value)), files)
+        meanwhile(lambda: change(-1), k, lambda: seen.append((STRUCTURE.count, module.value)), files)
         count, value = seen[-1]
         assert module.value == -1
-        assert value == -1 or STRUCTURE[0] != count  # whoever saw the old value notices
+        assert value == -1 or STRUCTURE.count != count  # whoever saw the old value notices
 
 
 # What is refused.

@@ -80,7 +80,7 @@ CODE_PATIENCE = 256  # so often code is made for one object
 # Arguments, taken apart.
 
 
-class _Flat:
+class _FlatArguments:
     """Arguments taken apart: the structure that is left, hashable, and the leaves in it."""
 
     def __init__(self, name: str) -> None:
@@ -152,11 +152,11 @@ _TELL_ARRAYS = EVERY | frozenset(
     }
 )  # fmt: skip
 # Who names one of these may ask for a setting that says how something is run.
-_OF_RUNS = frozenset({f.name for f in fields(settings.Settings)} - set(settings.RECORDING))
+_NOT_RECORDED = frozenset({f.name for f in fields(settings.Settings)} - set(settings.RECORDING))
 _BY_VALUE = frozenset({"type", "__class__", IS})
 
 
-def _tells_apart(flat: _Flat, seen: Seen) -> bool:
+def _tells_apart(flat: _FlatArguments, seen: Seen) -> bool:
     """Whether the body may see that what it gets in place of its arguments is something else: that two of them are one,
     or one that it knows, or an array."""
     if flat.arrays and _tells_arrays(seen):
@@ -190,7 +190,7 @@ def _refuse_changes(name: str, before: Sequence[tuple[Any, list[Any]]]) -> None:
 
 
 def _stood_for(value: Any, inputs: Iterator[Expr], numbers: Iterator[object]) -> object:
-    """An argument with these in place of its expressions and numbers, in the order of `_Flat.part`."""
+    """An argument with these in place of its expressions and numbers, in the order of `_FlatArguments.part`."""
     kind = type(value)
     if kind is Expr or isinstance(value, np.ndarray) or hasattr(kind, "__cuda_array_interface__"):
         return next(inputs)
@@ -229,7 +229,7 @@ class _Results:
             return (kind, *[self._part(v) for v in value])
         if kind is dict:
             return (dict, *[(k, self._part(v)) for k, v in value.items()])
-        if any(isinstance(part, Expr) for part in _parts_of(value)):
+        if any(isinstance(part, Expr) for part in _held_by(value)):
             raise TypeError(
                 f"{self.name}: returns a {kind.__name__} that holds expressions; return them in tuples, lists or "
                 "dicts, and make the object of what a call returns"
@@ -238,7 +238,7 @@ class _Results:
         return kind, value
 
 
-def _parts_of(value: object) -> list[object]:
+def _held_by(value: object) -> list[object]:
     """What an object holds that is no container of a kind that is looked into."""
     if isinstance(value, dict):
         return list(value.values())
@@ -300,7 +300,7 @@ def _own_nodes(tape: Tape, expressions: Sequence[Expr]) -> list[Expr]:
     return found
 
 
-def _freed(traced: _Traced, flat: _Flat) -> None:
+def _freed(traced: _Traced, flat: _FlatArguments) -> None:
     """Of a body that is run for every call: the numbers and arrays that it has found are operands of the call, so that
     others find the same program."""
     tape, trace, start = traced.tape, traced.trace, 0
@@ -349,7 +349,7 @@ class _Program(NamedTuple):
     payload: Payload
 
 
-def _compiled(name: str, traced: _Traced) -> _Program | None:
+def _program_of(name: str, traced: _Traced) -> _Program | None:
     """The program of what a body recorded, or None if a result is the same for all calls."""
     if not traced.outputs:
         return None
@@ -380,7 +380,7 @@ class _Ways:
         return tuple([(type(n), bits(n) if isinstance(n, float | np.floating) else n) for n in chosen])
 
 
-class _Known:
+class _Programs:
     """The programs of a function, or of a method of one object. Reading needs no lock: what is there is never changed,
     only replaced or added to."""
 
@@ -414,7 +414,7 @@ class _Known:
         """How to record a call whose body has recorded this: by a program that is there, if that recorded the same."""
         content = _content(traced)
         if content not in self.programs:
-            made = _compiled(self.name, traced)
+            made = _program_of(self.name, traced)
             with self.lock:
                 _drop_oldest(self.programs)
                 self.programs.setdefault(content, made)
@@ -439,7 +439,7 @@ def _drop_oldest(table: dict[Any, Any]) -> None:
         del table[next(iter(table))]
 
 
-def _first(known: _Known, owner: object) -> Callable[..., object]:
+def _first_called(known: _Programs, owner: object) -> Callable[..., object]:
     """What is called first: what finds the way of a call by the kinds of its arguments, or code that tries one."""
     if not COMPILED:
         only: Callable[..., object] = known.paths[0].record
@@ -462,7 +462,7 @@ class _Cell:
         self.parameters = tuple(inspect.signature(function, follow_wrapped=False).parameters.values())
         self.method = method and bool(self.parameters)
         self.names: frozenset[str] = frozenset()  # of attributes that the body may read
-        self.known: dict[int, _Known] = {}  # by id of the object whose method it is, 0 for a function
+        self.known: dict[int, _Programs] = {}  # by id of the object whose method it is, 0 for a function
         self.fast: dict[int, Callable[..., object]] = {}  # what is called first
         self.find, self.otherwise = self.fast.get, self.general
         self.first: Callable[..., Any] = self.general  # of a function: what is called first
@@ -488,15 +488,15 @@ class _Cell:
         if options.check_finite or tape.trace is not None:
             return self.applied(values)  # inlined: into another cell, or to name the line of a NaN
         number = self._number(values)
-        structure = STRUCTURE[0]
-        flat = _Flat(self.name)
+        structure = STRUCTURE.count
+        flat = _FlatArguments(self.name)
         flat.structure = tuple([flat.part(value) for value in values])
         types = tuple([type_on(tape, e) for e in flat.expressions])
         known, seen = self._known(number, values), self._seen(flat, self.names)
         self.names |= seen.names
         if _tells_apart(flat, seen):
             return self.applied(values)
-        under = options.recording if seen.names.isdisjoint(_OF_RUNS) else options
+        under = options.recording if seen.names.isdisjoint(_NOT_RECORDED) else options
         key = flat.structure, types, under
         recorder = known.find((*key, seen.key(known.ignored)), flat.numbers) if seen.watchable else MISSING
         is_new = recorder is MISSING
@@ -512,12 +512,12 @@ class _Cell:
             self._print(known, number, values, seen, recorder, under, structure)
         return recorder(flat.expressions, flat.numbers)
 
-    def _seen(self, flat: _Flat, names: frozenset[str]) -> Seen:
+    def _seen(self, flat: _FlatArguments, names: frozenset[str]) -> Seen:
         objects = [(("object", k), value) for k, value in enumerate(flat.objects)]
         return see([*objects, (("function",), self.function)], names)
 
     def _traced(
-        self, known: _Known, seen: Seen, key: tuple[Any, ...], values: Sequence[object], flat: _Flat
+        self, known: _Programs, seen: Seen, key: tuple[Any, ...], values: Sequence[object], flat: _FlatArguments
     ) -> Recorder | None:
         """Run the body, and remember what it recorded by what it can see then.
 
@@ -552,10 +552,10 @@ class _Cell:
             ) from None
         return id(values[0])
 
-    def _known(self, number: int, values: Sequence[object]) -> _Known:
+    def _known(self, number: int, values: Sequence[object]) -> _Programs:
         found = self.known.get(number)
         if found is None:
-            found = self.known.setdefault(number, _Known(self.name))
+            found = self.known.setdefault(number, _Programs(self.name))
             if number:
                 weakref.finalize(values[0], self._forget, number).atexit = False
         return found
@@ -566,7 +566,7 @@ class _Cell:
 
     def _print(
         self,
-        known: _Known,
+        known: _Programs,
         number: int,
         values: Sequence[object],
         seen: Seen,
@@ -595,7 +595,7 @@ class _Cell:
             following = [*[path.record for path in known.paths[1:]], self.general]
             for path, otherwise in zip(known.paths[::-1], following[::-1], strict=True):
                 path.names["otherwise"] = otherwise
-            self.fast[number] = _first(known, values[0] if number else None)
+            self.fast[number] = _first_called(known, values[0] if number else None)
             if not number:
                 self.first = self.fast[0]
 
@@ -612,7 +612,7 @@ class _Cell:
         # code, and the function may be an attribute of what its body sees.
         reach = Reach(self)
         constants: dict[object, object] = {"known": reach.known, "anew": reach, "globals": globals, "id": id}
-        lines = [f"def recorded({_listed(self.parameters)}):", *(f" {own}{n} = {n!r}" for n in constants)]
+        lines = [f"def recorded({_parameters_text(self.parameters)}):", *(f" {own}{n} = {n!r}" for n in constants)]
         lines += [f" {own}cell = {own}known() or {own}anew({own}globals())", f" return {call}"]
         space: dict[str, Any] = {}
         exec(compile("\n".join(lines), generated(self.name), "exec"), space)
@@ -628,7 +628,7 @@ class _Cell:
 _NO_OWNERS = (Expr, np.ndarray, np.generic, int, float, complex, str, bytes, tuple, list, dict, set, frozenset)
 
 
-def _listed(parameters: Sequence[inspect.Parameter]) -> str:
+def _parameters_text(parameters: Sequence[inspect.Parameter]) -> str:
     """Parameters as they stand in a definition, with None for every default."""
     bare = [p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None) for p in parameters]
     return str(inspect.Signature(bare))[1:-1]

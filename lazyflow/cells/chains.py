@@ -80,7 +80,7 @@ class Chains:
         """What joining needs to know of a signature."""
         found = self.kinds.get(signature)
         if found is None:
-            found = self.kinds[signature] = _kind(signature)
+            found = self.kinds[signature] = _chain_kind(signature)
         return found
 
     def next_graph(self) -> None:
@@ -126,15 +126,19 @@ class _Kind(NamedTuple):
     output: bool
 
 
-_ALONE = _Kind(None, (), False)
+_NEVER_JOINED = _Kind(None, (), False)
 
 
-def _kind(signature: Signature) -> _Kind:
+def _chain_kind(signature: Signature) -> _Kind:
     kind, formulas = signature.type, None
     if not signature.loops and signature.op.elementwise and kind.dtype.name in ("float32", "float64"):
         formulas = elementwise_formulas(signature.op)
-    if formulas is None or not 0 < signature.rows <= SLOTS or not all(_fits(o, kind) for o in signature.operands):
-        return _ALONE
+    if (
+        formulas is None
+        or not 0 < signature.rows <= SLOTS
+        or not all(_operand_fits(o, kind) for o in signature.operands)
+    ):
+        return _NEVER_JOINED
     rows = [(o.type, _walks(signature, o)) for o in signature.operands if o.kind == "row"]
     whole = tuple(t is not None and t.size == kind.size and walks for t, walks in rows)
     return _Kind((kind.dtype.name, kind.size), whole, any(o.kind == "shared" for o in signature.operands))
@@ -145,7 +149,7 @@ def _walks(signature: Signature, operand: Operand) -> bool:
     return signature.walks is None or signature.walks[signature.operands.index(operand)]
 
 
-def _fits(operand: Operand, kind: Type) -> bool:
+def _operand_fits(operand: Operand, kind: Type) -> bool:
     if operand.kind == "float":
         return True
     size = operand.type.size if operand.type is not None and operand.kind in ("row", "shared") else 0
@@ -176,9 +180,9 @@ def _signature(structure: Structure) -> Signature:
         shift = m.shifts[o.position] if kind == REF_NODE else 0
         return Ref(kind, index, shift, o.shape, o.dtype, o.type.size, o.vjp is not None)
 
-    members = [_node(m.signature, tuple(read(o, m) for o in m.signature.operands)) for m in structure]
+    members = [_program_node(m.signature, tuple(read(o, m) for o in m.signature.operands)) for m in structure]
     nodes, outputs = with_gradients_of_results(members, [len(members) - 1]), (len(members) - 1,)
-    program = Program(_name(structure), nodes, outputs, tuple(inputs), tuple(parameters), ())
+    program = Program(_applied_name(structure), nodes, outputs, tuple(inputs), tuple(parameters), ())
     signature = call_signature(program, [structure[-1].signature.type], 0, floats)
     signature.line = structure[-1].signature.line
     if any(m.signature.walks is not None for m in structure):
@@ -186,7 +190,7 @@ def _signature(structure: Structure) -> Signature:
     return signature
 
 
-def _node(signature: Signature, reads: tuple[Ref, ...]) -> Node:
+def _program_node(signature: Signature, reads: tuple[Ref, ...]) -> Node:
     kind, formulas = signature.type, elementwise_formulas(signature.op)
     assert formulas is not None
     shape = kind.shape, kind.dtype, kind.size, True, signature.differentiable
@@ -196,7 +200,7 @@ def _node(signature: Signature, reads: tuple[Ref, ...]) -> Node:
 WIDEST = 60  # characters of a chain's name
 
 
-def _name(structure: Structure) -> str:
+def _applied_name(structure: Structure) -> str:
     """The operations as they are applied, those of the last member outermost."""
 
     def text(i: int, room: int) -> str:
@@ -252,12 +256,12 @@ def with_chains(graph: Graph, chains: Chains) -> Graph:
     )  # edges from one that may join to another: a chain has one at least
     if np.count_nonzero(joining) < chains.fewest:
         return graph
-    found = _found(graph, kinds)
+    found = _chains_of(graph, kinds)
     table, which = _accepted(graph, found, chains)
-    return _joined(graph, found, table, which) if len(table) > len(graph.signatures) else graph
+    return _with_joined(graph, found, table, which) if len(table) > len(graph.signatures) else graph
 
 
-def _found(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
+def _chains_of(graph: Graph, kinds: Sequence[_Kind]) -> _Found:
     """All chains of a graph, whose signatures are of these kinds."""
     classes = {k: i for i, k in enumerate(dict.fromkeys(k.joins for k in kinds if k.joins is not None))}
     joins = np.array([-1 if k.joins is None else classes[k.joins] for k in kinds], np.int64)[graph.signature]
@@ -282,14 +286,14 @@ def _accepted(graph: Graph, found: _Found, chains: Chains) -> tuple[list[Signatu
     first[structure[::-1]] = lasts[::-1]
     table, which = list(graph.signatures), np.full(found.structures, -1, np.int64)
     for s in np.flatnonzero(np.bincount(structure, minlength=found.structures) >= chains.fewest).tolist():
-        signature = chains.signature(_structure(graph, found, int(first[s])))
+        signature = chains.signature(_chain_structure(graph, found, int(first[s])))
         if signature is not None:
             which[s] = len(table)
             table.append(signature)
     return table, which
 
 
-def _structure(graph: Graph, found: _Found, last: int) -> Structure:
+def _chain_structure(graph: Graph, found: _Found, last: int) -> Structure:
     """The structure of the chain that ends in a node."""
     members: list[Member] = []
     for i in np.flatnonzero(found.last[: last + 1] == last).tolist():
@@ -302,12 +306,12 @@ def _structure(graph: Graph, found: _Found, last: int) -> Structure:
     return tuple(members)
 
 
-def _joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints) -> Graph:
+def _with_joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints) -> Graph:
     """The graph with the accepted chains as calls of their cells."""
     new, old, signature, starts, base, shift, inside = passes.joined(
         graph.nodes, graph.shift, found.last, found.structure, which
     )
-    float_starts, copied = _floats(graph, new, old)
+    float_starts, copied = _floats_of_chains(graph, new, old)
     return replace(
         graph,
         signatures=tuple(table),
@@ -329,7 +333,7 @@ def _joined(graph: Graph, found: _Found, table: Sequence[Signature], which: Ints
     )
 
 
-def _floats(graph: Graph, call: Ints, old: Ints) -> tuple[Ints, Ints]:
+def _floats_of_chains(graph: Graph, call: Ints, old: Ints) -> tuple[Ints, Ints]:
     """Payload: that of the members of each chain side by side, behind all other. Where it begins, and which it is."""
     starts = graph.float_starts[old]
     counts = np.array([s.floats for s in graph.signatures], np.int64)[graph.signature]

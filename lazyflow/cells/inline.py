@@ -39,11 +39,11 @@ def inlined(call: CellCall) -> list[Expr]:
     """The results of a call, computed by plain operations."""
     values: list[Expr] = []
     for node in call.program.nodes:
-        values.append(_recorded(node, [_value(call, ref, values) for ref in node.reads]))
+        values.append(_recorded_again(node, [_read_value(call, ref, values) for ref in node.reads]))
     return [values[i] for i in call.program.outputs]
 
 
-def _value(call: CellCall, ref: Ref, values: Sequence[Expr]) -> object:
+def _read_value(call: CellCall, ref: Ref, values: Sequence[Expr]) -> object:
     """What a node reads, as a whole."""
     if ref.kind == REF_NODE:
         return values[ref.index]
@@ -60,19 +60,19 @@ def _value(call: CellCall, ref: Ref, values: Sequence[Expr]) -> object:
     )
 
 
-def _recorded(node: Node, values: Sequence[Any]) -> Expr:
+def _recorded_again(node: Node, values: Sequence[Any]) -> Expr:
     if node.kind == PRODUCT:
         weight, x = values
         _, ref = node.reads
-        return functions.matmul(weight, _part(x, intern_type(ref.shape, ref.dtype, x.device, ref.grad), ref.shift))
+        return functions.matmul(weight, _part_as(x, intern_type(ref.shape, ref.dtype, x.device, ref.grad), ref.shift))
     assert node.signature is not None
     tape = current_tape()
-    rows, ints, floats = _columns(tape, node.signature, node, values)
+    rows, ints, floats = _read_columns(tape, node.signature, node, values)
     tape.keep.add(node.signature)  # which the program holds, and nobody else may
     return append(tape, node.signature, rows, ints, floats)
 
 
-def _columns(
+def _read_columns(
     tape: Tape, signature: Signature, node: Node, values: Sequence[Any]
 ) -> tuple[list[int], list[int], list[float]]:
     """What a row of the signature reads: rows of the tape, and payload; the tape keeps parameters."""
@@ -83,7 +83,7 @@ def _columns(
             assert operand.type is not None
             if operand.vjp is not None and value.requires_grad and not ref.grad:  # a view of it would have its gradient
                 value = record(OPS["detach"], (value,))
-            rows.append(local_row(tape, _part(value, operand.type, ref.shift)))
+            rows.append(local_row(tape, _part_as(value, operand.type, ref.shift)))
         elif operand.kind == "shared":
             tape.keep.add(value)
         elif operand.kind == "int":
@@ -93,7 +93,7 @@ def _columns(
     return rows, ints, floats
 
 
-def _part(e: Expr, kind: Type, shift: int) -> Expr:
+def _part_as(e: Expr, kind: Type, shift: int) -> Expr:
     """The elements from ``shift`` on, as ``kind``."""
     if isinstance(e, Parameter):
         e = record(OPS["identity"], (e,))

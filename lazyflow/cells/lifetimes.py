@@ -71,7 +71,7 @@ def memory_of(
     ``exact``: slabs of whose cotangents every column is written by one step, once; ``summed``: slabs whose cotangents
     are summed in the end.
     """
-    parts = [part for stage in stages for part in _parts(stage)]
+    parts = [part for stage in stages for part in _runs_of_steps(stage)]
     steps = [(number, step, _use(step, nodes, places)) for number, part in enumerate(parts) for step in part]
     values: list[str] = []
     cotangents: list[str] = []
@@ -85,17 +85,17 @@ def memory_of(
             scope == SCOPE_ALL
             and slab in exact
             and values[-1] == SCOPE_ALL
-            and _same(slab, [(s, use) for _, s, use in steps])
+            and _written_once(slab, [(s, use) for _, s, use in steps])
         )
         cotangents.append(SCOPE_SAME if same else scope)
-        blocks = [_rows(parts[n]) for n, _, use in steps if slab in use.forward | use.cotangents]
+        blocks = [_block_rows(parts[n]) for n, _, use in steps if slab in use.forward | use.cotangents]
         rows.append(None if None in blocks else max(filter(None, blocks), default=None))
     return Memory(tuple(values), tuple(cotangents), tuple(rows))
 
 
-def _rows(part: Sequence[Step]) -> int | None:
+def _block_rows(part: Sequence[Step]) -> int | None:
     """The rows of a block of a segment."""
-    columns = sum(map(_columns, part))
+    columns = sum(map(_elements_moved, part))
     return max(SEGMENT_ELEMENTS // columns // 16 * 16, 32) if columns and len(part) > 1 else None
 
 
@@ -105,7 +105,7 @@ def _scope(parts: set[int], later: bool) -> str:
     return SCOPE_ALL if later or len(parts) > 1 else SCOPE_BLOCK
 
 
-def _same(slab: int, steps: Sequence[tuple[Step, _Use]]) -> bool:
+def _written_once(slab: int, steps: Sequence[tuple[Step, _Use]]) -> bool:
     """Whether one kernel alone writes the cotangents of a slab, and it alone reads the values in backward."""
     if any(slab in use.late_values for _, use in steps):
         return False
@@ -144,21 +144,21 @@ def segments(
 ) -> tuple[Segment, ...]:
     """The segments of a stage. ``zeroed``: slabs whose cotangents must be zero before anybody adds to them."""
     found = []
-    for part in _parts(stage):
+    for part in _runs_of_steps(stage):
         used = {slab for step in part for slab in _use(step, nodes, places).cotangents}
         blocks = tuple(s for s in sorted(used & zeroed) if memory.cotangents[s] == SCOPE_BLOCK)
-        found.append(Segment(tuple(part), _rows(part), blocks))
+        found.append(Segment(tuple(part), _block_rows(part), blocks))
     return tuple(found)
 
 
-def _columns(step: Step) -> int:
+def _elements_moved(step: Step) -> int:
     """Elements of a row that a step reads or writes, products and what is assembled: kernels read the same ones."""
     if isinstance(step, Product):
         return step.x.size + step.columns
     return step.columns if isinstance(step, Assemble) else 0
 
 
-def _parts(stage: Sequence[Step]) -> Iterator[list[Step]]:
+def _runs_of_steps(stage: Sequence[Step]) -> Iterator[list[Step]]:
     """The longest runs of steps without an operation of its own, and these alone: they cost too much for small
     blocks."""
     part: list[Step] = []

@@ -403,10 +403,10 @@ class Stages:
     @cached_property
     def by_core(self) -> tuple[bool, ...]:
         """Of each stage, whether the core's line knows all its steps, so that all launches are one call of it."""
-        return tuple(self.fuse == "core" and all(_is_known(step) for step in steps) for steps in self.steps)
+        return tuple(self.fuse == "core" and all(_is_known_step(step) for step in steps) for steps in self.steps)
 
 
-def _is_known(step: Step) -> bool:
+def _is_known_step(step: Step) -> bool:
     if isinstance(step, Fused):
         kernels = [k for k in (step.forward, step.backward) if k is not None]
         return all(isinstance(function_for(kernel, "core"), core.machine.Program) for kernel in kernels)
@@ -574,7 +574,7 @@ class _Compiler:
             self.places,
             tuple(self.slabs),
             zeroed,
-            tuple(_joined(self.sums)),
+            tuple(_neighbours_joined(self.sums)),
             tuple(i for i, node in enumerate(self.nodes) if not node.batch),
             memory,
             tuple(self._segments(stage, memory, zeroed) for stage in cut),
@@ -691,7 +691,7 @@ class _Compiler:
         return any(self.nodes[user].kind == ASSEMBLE for user in readers)
 
 
-def _joined(sums: Sequence[ColumnSum]) -> Iterator[ColumnSum]:
+def _neighbours_joined(sums: Sequence[ColumnSum]) -> Iterator[ColumnSum]:
     """Sums of neighbouring columns that belong to neighbouring parts of one vector, such as the gates' biases, as
     one."""
     order = sorted(sums, key=lambda s: (s.ref.kind, s.ref.index, s.place.slab, s.place.column))

@@ -184,10 +184,10 @@ class FastPath:
 
     def holds(self, guards: Sequence[Guard]) -> bool:
         """Whether what it checks is still so."""
-        return len(guards) == len(self.guards) and all(map(_same, guards, self.guards))
+        return len(guards) == len(self.guards) and all(map(_same_guard, guards, self.guards))
 
 
-def _same(a: Guard, b: Guard) -> bool:
+def _same_guard(a: Guard, b: Guard) -> bool:
     if a.kind in ("is", "attribute", "cell"):
         return a.value is b.value
     if a.kind == "function":
@@ -285,7 +285,7 @@ class _Printer:
             if self.tells_arrays:
                 self.tests.append(f"{name}.__class__ is {self.constant(Expr)}")
         elif isinstance(value, Parameter):
-            self.tests.append(f"{self.constant(_reference(value))}() is {name}")
+            self.tests.append(f"{self.constant(_weakly(value))}() is {name}")
         elif is_sequence(kind) and kind.__iter__ in (tuple.__iter__, list.__iter__):
             self._unpack(name, value)
         elif isinstance(value, np.integer | np.floating) and len(self.numbers) not in self.recorder.static:
@@ -308,7 +308,7 @@ class _Printer:
         elif isinstance(value, Expr) or hides_state(kind):
             raise _Unusual
         else:  # an object, all of which is watched
-            self.tests.append(f"{self.constant(_reference(value))}() is {name}")
+            self.tests.append(f"{self.constant(_weakly(value))}() is {name}")
 
     def _unpack(self, name: str, value: Sequence[object]) -> None:
         parts = [self.variable() for _ in value]
@@ -409,11 +409,11 @@ class _Printer:
         """What holds for all calls on a tape is looked at once."""
         ready, under = self.constant(self.recorder), self.constant(self.under)
         options = "tape.options.recording" if isinstance(self.under, tuple) else "tape.options"
-        state = ["tape.trace is None", "tape.lines is None", "STRUCTURE[0] == valid[0]", f"{options} == {under}"]
+        state = ["tape.trace is None", "tape.lines is None", "STRUCTURE.count == valid[0]", f"{options} == {under}"]
         self.lines += [
             f"given = ({''.join(f'{e}, ' for e in chosen)})",
             "tape = open_tape(given)",
-            f"if tape.ready.get({ready}) != STRUCTURE[0]:",
+            f"if tape.ready.get({ready}) != STRUCTURE.count:",
             f"  if not ({' and '.join(state)}): break",
             f"  {self.constant(self.recorder.keep)}(tape)",
             f"  tape.ready[{ready}] = valid[0]",
@@ -478,7 +478,7 @@ def _named(names: dict[str, object], value: object) -> str:
     return name
 
 
-def _reference(value: object) -> object:
+def _weakly(value: object) -> object:
     try:
         return weakref.ref(value)
     except TypeError:

@@ -125,7 +125,7 @@ def names_in(code: CodeType) -> Names:
         tuple(dict.fromkeys([*loads, *(n for names in inner for n in names.globals)])),
         tuple(dict.fromkeys([*imports, *(n for names in inner for n in names.imports)])),
         frozenset(code.co_names).union(
-            _words(code.co_consts),
+            _words_in(code.co_consts),
             [IS] if _compares_identity(found) else [],
             [FORMATS] if _makes_text(code, found) else [],
             *(names.attributes for names in inner),
@@ -204,11 +204,11 @@ def _is_only_written(code: Sequence[Instruction], start: int) -> bool:
     return False
 
 
-def _words(constants: Iterable[object]) -> set[str]:
+def _words_in(constants: Iterable[object]) -> set[str]:
     found: set[str] = set()
     for value in constants:
         if isinstance(value, tuple | frozenset):
-            found |= _words(value)
+            found |= _words_in(value)
         elif isinstance(value, str) and all(part.isidentifier() for part in value.split(".")):
             found.update(value.split("."))
     return found
@@ -287,11 +287,11 @@ class Reach:
             )
         if found is None:
             found = self.kind(types.FunctionType(self.code, space), self.method)
-            self.known = functools.partial(_itself, found)
+            self.known = functools.partial(_as_it_is, found)
         return found
 
 
-def _itself(value: object) -> object:
+def _as_it_is(value: object) -> object:
     return value
 
 
@@ -624,7 +624,7 @@ def _counter(walk: _Walk, path: VisiblePath, value: object) -> object:
     return type(value), repr(value)
 
 
-def _method(walk: _Walk, path: VisiblePath, value: Any) -> object:
+def _bound_method(walk: _Walk, path: VisiblePath, value: Any) -> object:
     walk.later(path, [("__func__", value.__func__), ("__self__", value.__self__)])
     return types.MethodType
 
@@ -665,7 +665,7 @@ _LOOKS: tuple[tuple[type | tuple[type, ...], _Look], ...] = (
     (_CONTAINERS, _container),
     (_ATOMS, _atom),
     (types.FunctionType, _Walk.function),
-    (types.MethodType, _method),
+    (types.MethodType, _bound_method),
     (functools.partial, _partial),
     ((staticmethod, classmethod, property, functools.cached_property), _descriptor),
     ((types.UnionType, type(Optional[int])), _union),  # noqa: UP045

@@ -4,7 +4,7 @@ cimport cython
 cimport lazyflow.record.expr as recording
 
 from lazyflow.core.columns cimport Variable
-from lazyflow.record.expr cimport Expr
+from lazyflow.record.expr cimport Changes, Expr
 from lazyflow.record.tape cimport Signature, Tape, Type
 
 
@@ -22,7 +22,7 @@ cdef class Ways:
 
 
 cdef Variable SCOPE
-cdef object MISSED, _NONE
+cdef object MISSED, _NO_KIND
 
 @cython.locals(e=Expr, k=Py_ssize_t, parts=tuple)
 cdef bint _gather(Tape tape, tuple values, Py_ssize_t first, list kinds, list expressions, list numbers) except -1
@@ -30,7 +30,7 @@ cdef bint _gather(Tape tape, tuple values, Py_ssize_t first, list kinds, list ex
 @cython.locals(e=Expr, tape=Tape)
 cdef Tape _first_tape(tuple values)
 
-cdef object _called(Ways ways, tuple values)
+cdef object _called_again(Ways ways, tuple values)
 
 @cython.locals(e=Expr, tape=Tape, way=Way, k=Py_ssize_t, count=Py_ssize_t, numbers=bint, now=tuple)
 cdef object _called_plainly(Ways ways, tuple values, Py_ssize_t first)
@@ -42,9 +42,10 @@ cdef object _recorded_plainly(Tape tape, Way way, tuple values, Py_ssize_t first
 cdef object _called_anyhow(Ways ways, tuple values)
 
 @cython.locals(k=Py_ssize_t, count=Py_ssize_t, way=Way, now=tuple, known=tuple)
-cdef Way _found(Ways ways, list kinds)
+cdef Way _way_of(Ways ways, list kinds)
+@cython.locals(changes=Changes)
 cdef bint _is_ready(Way way, Tape tape) except -1
-cdef bint _fits(Way way, list numbers) except -1
+cdef bint _numbers_fit(Way way, list numbers) except -1
 
 @cython.locals(draws=list)
 cdef _pay(Tape tape, Way way, list numbers)
@@ -56,7 +57,7 @@ cdef int _row(Tape tape, object value) except -2
 cdef object _results(Tape tape, Way way, int row)
 
 @cython.locals(signature=Signature, row=int)
-cdef object _appended(Tape tape, Way way, list rows)
+cdef object _call_appended(Tape tape, Way way, list rows)
 
 @cython.locals(signature=Signature)
 cdef Expr _handle(Tape tape, Way way, int row, int k)

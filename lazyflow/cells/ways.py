@@ -28,7 +28,7 @@ COMPILED = recording.RECALL is not None
 
 NUMBERS = frozenset(np.dtype(c).type for c in "bBhHiIlLqQefd")
 MISSED: object = object()  # in place of a result: this call is of no way that is known
-_NONE: object = object()  # in place of a kind that is not there
+_NO_KIND: object = object()  # in place of a kind that is not there
 
 
 class Way:
@@ -93,7 +93,7 @@ class Ways:
         """The function that records a call: of the values of the parameters."""
 
         def call(*values: Any) -> Any:
-            found = _called(self, values)
+            found = _called_again(self, values)
             return self.otherwise(*values) if found is MISSED else found
 
         return call
@@ -163,7 +163,7 @@ def _first_tape(values: tuple[object, ...]) -> Tape | None:
     return None
 
 
-def _called(ways: Ways, values: tuple[object, ...]) -> object:
+def _called_again(ways: Ways, values: tuple[object, ...]) -> object:
     """Record a call, if its way is known and all is as it was; else `MISSED`, and nothing is recorded."""
     if ways.owner is not None and ways.owner() is not values[0]:
         return MISSED
@@ -172,16 +172,16 @@ def _called(ways: Ways, values: tuple[object, ...]) -> object:
 
 
 def _called_plainly(ways: Ways, values: tuple[object, ...], first: int) -> object:
-    """`_called` for what most calls are: up to three arguments that are expressions of one open tape, parameters,
+    """`_called_again` for what most calls are: up to three arguments that are expressions of one open tape, parameters,
     numbers, None and truth values, in a way that was taken lately. None where there is more to it."""
     count = len(values) - first
     if count > 3:
         return None
     tape: Tape | None = None
     numbers = False
-    x: object = _NONE
-    y: object = _NONE
-    z: object = _NONE
+    x: object = _NO_KIND
+    y: object = _NO_KIND
+    z: object = _NO_KIND
     for k in range(count):
         o = values[first + k]
         if type(o) is Expr:
@@ -223,7 +223,7 @@ def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: i
         return MISSED
     if numbers or way.ints or way.floats:
         given = [o for o in values[first:] if type(o) is int or type(o) is float or type(o) in NUMBERS]
-        if not _fits(way, given):
+        if not _numbers_fit(way, given):
             return MISSED
         _pay(tape, way, given)
     row = len(tape.signatures)
@@ -239,7 +239,7 @@ def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: i
 
 
 def _called_anyhow(ways: Ways, values: tuple[Any, ...]) -> object:
-    """`_called` for arguments of any kind."""
+    """`_called_again` for arguments of any kind."""
     tape = _first_tape(values)
     if tape is None or tape.scope is not SCOPE.get():
         tape = recording.open_here()
@@ -250,18 +250,18 @@ def _called_anyhow(ways: Ways, values: tuple[Any, ...]) -> object:
     numbers: list[Any] = []
     if not _gather(tape, values, 0 if ways.owner is None else 1, kinds, expressions, numbers):
         return MISSED
-    way = _found(ways, kinds)
+    way = _way_of(ways, kinds)
     if way is None or not _is_ready(way, tape):
         return MISSED
-    if numbers and not _fits(way, numbers):
+    if numbers and not _numbers_fit(way, numbers):
         return MISSED
     rows = [_row(tape, expressions[k]) for k in way.operands]
     if way.ints or way.floats:
         _pay(tape, way, numbers)
-    return _appended(tape, way, rows)
+    return _call_appended(tape, way, rows)
 
 
-def _found(ways: Ways, kinds: list[object]) -> Way | None:
+def _way_of(ways: Ways, kinds: list[object]) -> Way | None:
     """The way for arguments of these kinds."""
     now = ways.now
     first: Any = now[0]
@@ -269,9 +269,9 @@ def _found(ways: Ways, kinds: list[object]) -> Way | None:
     count = len(kinds)
     k = 0
     while True:
-        x: object = kinds[k] if k < count else _NONE
-        y: object = kinds[k + 1] if k + 1 < count else _NONE
-        z: object = kinds[k + 2] if k + 2 < count else _NONE
+        x: object = kinds[k] if k < count else _NO_KIND
+        y: object = kinds[k + 1] if k + 1 < count else _NO_KIND
+        z: object = kinds[k + 2] if k + 2 < count else _NO_KIND
         found: Any = recording.RECALL.get(first, x, y, z)
         k += 3
         if k >= count:
@@ -305,8 +305,9 @@ def _is_for(way: Way, kinds: Sequence[object]) -> bool:
 
 def _is_ready(way: Way, tape: Tape) -> bool:
     """Whether all is as it was. What holds for all calls on a tape is looked at once."""
-    if tape.ready.get(way.key) != STRUCTURE[0]:
-        if tape.trace is not None or tape.lines is not None or STRUCTURE[0] != way.valid[0]:
+    changes = STRUCTURE
+    if tape.ready.get(way.key) != changes.count:
+        if tape.trace is not None or tape.lines is not None or changes.count != way.valid[0]:
             return False
         if (tape.options.recording if isinstance(way.under, tuple) else tape.options) != way.under:
             return False
@@ -317,7 +318,7 @@ def _is_ready(way: Way, tape: Tape) -> bool:
     return way.check is None or bool(way.check())
 
 
-def _fits(way: Way, numbers: list[Any]) -> bool:
+def _numbers_fit(way: Way, numbers: list[Any]) -> bool:
     """Whether these numbers can be the payload: indices that are in range, and what a tape can hold."""
     for position, size in way.limits:
         if not 0 <= numbers[position] < size:
@@ -356,7 +357,7 @@ def _row(tape: Tape, value: object) -> int:
     return recording.constant_of(tape, recording.array_kind(tape, value), recording.copied_array(value, None)).row
 
 
-def _appended(tape: Tape, way: Way, rows: list[int]) -> object:
+def _call_appended(tape: Tape, way: Way, rows: list[int]) -> object:
     """Append a call whose payload is there, in the order of `lazyflow.record.expr._node`."""
     row = len(tape.signatures)
     for s in way.signatures:

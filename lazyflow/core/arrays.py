@@ -128,14 +128,14 @@ def cut(columns: TapeColumns, row_begins: RowBegins, lows: Ints, highs: Ints, ou
     ids, *others = columns
     some = [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
     pairs = zip(others, row_begins, strict=True)
-    ends = [_joined(column, [slice(s[r.start], s[r.stop]) for r in some]) for column, s in pairs]
+    ends = [_parts_joined(column, [slice(s[r.start], s[r.stop]) for r in some]) for column, s in pairs]
     which = np.searchsorted(lows, ends[0], side="right") - 1
     inside = (which >= 0) & (ends[0] < highs[which])
     moved = np.where(inside, ends[0] + (begins(highs - lows)[:-1] - lows)[which], outside)
-    return _joined(ids, some), moved, ends[1], ends[2]
+    return _parts_joined(ids, some), moved, ends[1], ends[2]
 
 
-def _joined(column: Ints, parts: Sequence[slice]) -> Ints:
+def _parts_joined(column: Ints, parts: Sequence[slice]) -> Ints:
     return np.concatenate([column[:0], *[column[part] for part in parts]])
 
 
@@ -164,7 +164,7 @@ def collected(
     edges = np.flatnonzero(has_operands.take(users))
     users, read = users.take(edges), operands.take(edges)
     resolved = base.take(read)
-    needed = _needed(n + 1, base[roots], users, resolved, computed)
+    needed = _rows_reached(n + 1, base[roots], users, resolved, computed)
     needed[results] |= needed[operands[starts[results]]]  # a call computes all of its results
     kept = needed.take(users)
     if not kept.all():
@@ -196,7 +196,7 @@ def _resolved(n: int, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints,
     return base, shift
 
 
-def _needed(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) -> Ints:
+def _rows_reached(n: int, roots: Ints, users: Ints, operands: Ints, computed: Ints) -> Ints:
     """Which rows the roots reach. Dead ends are peeled off in whole rounds; a graph with long dead chains is walked
     instead."""
     needed = computed.copy()
@@ -367,7 +367,7 @@ def _key(nodes: Nodes, compared: _Compared, some: Ints, signature: int, first: I
     """A small number for each node, the same for equal ones and for these only."""
     key = np.zeros(len(some), np.int64)
     size = 1
-    for column in _columns(nodes, compared, some, signature, first):
+    for column in _compared_columns(nodes, compared, some, signature, first):
         low, high = int(column.min()), int(column.max())
         if low == high:
             continue
@@ -382,7 +382,7 @@ def _key(nodes: Nodes, compared: _Compared, some: Ints, signature: int, first: I
     return key
 
 
-def _columns(nodes: Nodes, compared: _Compared, some: Ints, signature: int, first: Ints) -> Iterator[Ints]:
+def _compared_columns(nodes: Nodes, compared: _Compared, some: Ints, signature: int, first: Ints) -> Iterator[Ints]:
     """All that must be equal, column by column."""
     payload = compared.payload
     for k in range(int(compared.int_counts[signature])):
@@ -642,7 +642,7 @@ def laid_out(
     """The element offset of each node, blocks laid behind each other by phase and signature, each run of one signature
     aligned to its width; and how many elements of each of ``count`` dtypes there are. ``rows``: how many each node has,
     None where all have one."""
-    block, place, sizes, kinds, phases = _blocks(nodes, launch, phase, rows)
+    block, place, sizes, kinds, phases = _launch_blocks(nodes, launch, phase, rows)
     start, ends = np.empty(len(sizes), np.int64), np.zeros(count, np.int64)
     order = np.lexsort((np.arange(len(sizes)), kinds, phases, dtypes[kinds]))
     for d in range(count):
@@ -663,7 +663,7 @@ def _stacked(start: Ints, blocks: Ints, widths: Ints, counts: Ints, signature: I
     return cursor
 
 
-def _blocks(nodes: Nodes, launch: Ints, phase: Ints, rows: Ints | None) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+def _launch_blocks(nodes: Nodes, launch: Ints, phase: Ints, rows: Ints | None) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     block, launch_of = launch, np.arange(len(phase))
     if len(nodes.results):
         result = np.arange(len(nodes)) - nodes.call
@@ -687,7 +687,7 @@ def blocks(
     """Which nodes get consecutive rows: the block of each node, the place of its first row there, and of each block how
     many rows it has, their signature, its phase, and the last phase in which it is read, of a root the greatest number
     there is. ``rows``: how many each node has, None where all have one."""
-    block, place, sizes, kinds, phases = _blocks(nodes, launch, phase, rows)
+    block, place, sizes, kinds, phases = _launch_blocks(nodes, launch, phase, rows)
     last = phases.copy()
     np.maximum.at(last, block[nodes.base], phases[block[nodes.users]])
     last[block[roots]] = np.iinfo(last.dtype).max  # phases may have gaps: more of them than launches
@@ -715,16 +715,16 @@ def calls(
     read_within[nodes.base[within]] = True
     some = order[nodes.signature[order] == kind]
     edges = nodes.starts[some]
-    inputs = _matrix([offsets[nodes.base[edges + k]] + shift[edges + k] for k in range(rows)], some, np.int64)
-    outputs = _matrix([offsets[some + k] for k in range(results)], some, np.int64)
-    numbers = _matrix([ints[int_starts[some] + k] for k in range(int_count)], some, np.int32)
-    reals = _matrix([floats[float_starts[some] + k] for k in range(float_count)], some, np.float64)
+    inputs = _as_matrix([offsets[nodes.base[edges + k]] + shift[edges + k] for k in range(rows)], some, np.int64)
+    outputs = _as_matrix([offsets[some + k] for k in range(results)], some, np.int64)
+    numbers = _as_matrix([ints[int_starts[some] + k] for k in range(int_count)], some, np.int32)
+    reals = _as_matrix([floats[float_starts[some] + k] for k in range(float_count)], some, np.float64)
     read = np.array([within[edges + k].any() for k in range(rows)], bool)
     used = np.array([read_within[some + k].any() for k in range(results)], bool)
     return some, inputs, outputs, numbers, reals, read, used, int(np.bincount(launch[some]).max(initial=0))
 
 
-def _matrix(rows: Sequence[Ints], columns: Ints, dtype: Any) -> Ints:
+def _as_matrix(rows: Sequence[Ints], columns: Ints, dtype: Any) -> Ints:
     return np.stack(rows) if rows else np.empty((0, len(columns)), dtype)
 
 
@@ -790,14 +790,14 @@ def reached(nodes: Nodes, apart: Ints, wants: Ints, slots: Ints, roots: Ints) ->
     with all of its results or not at all, else how many results it has, of which each has flags of its own."""
     n, told = len(nodes), apart[nodes.signature[nodes.call]] > 0
     taking_part = np.where(told, np.arange(n), nodes.call)
-    users, operands = _handed_on(nodes, apart, wants, slots)
-    found: Ints = _needed(n, taking_part[roots], users, taking_part[operands], np.ones(n, bool)).copy()
+    users, operands = _gradient_edges(nodes, apart, wants, slots)
+    found: Ints = _rows_reached(n, taking_part[roots], users, taking_part[operands], np.ones(n, bool)).copy()
     whole = nodes.results[~told[nodes.results]]
     found[whole] = found[nodes.call[whole]]
     return found
 
 
-def _handed_on(nodes: Nodes, apart: Ints, wants: Ints, slots: Ints) -> tuple[Ints, Ints]:
+def _gradient_edges(nodes: Nodes, apart: Ints, wants: Ints, slots: Ints) -> tuple[Ints, Ints]:
     """The edges along which a gradient goes, in ascending order of users; those of a call whose results are told apart
     are edges of each result for itself."""
     kept = np.ones(len(nodes.base), bool)

@@ -53,14 +53,14 @@ def multiply_into(out: Array, a: Array, b: Array, add: bool = False) -> None:
     zero, one = _ADDRESSES[name]
     # cuBLAS counts by columns: to it each of these is its own transpose, and out.T = b.T @ a.T.
     sizes = int(right.by_columns), int(left.by_columns), out.shape[1], out.shape[0], a.shape[1]
-    kind, compute = _types(xp, name)
+    kind, compute = _numbers_of_types(xp, name)
     cublas.gemmEx(
         xp.cuda.device.get_cublas_handle(), *sizes, one, b.data.ptr, kind, right.pitch, a.data.ptr, kind, left.pitch,
         one if add else zero, out.data.ptr, kind, place.pitch, compute, cublas.CUBLAS_GEMM_DEFAULT,
     )  # fmt: skip
 
 
-def _types(xp: Any, name: str) -> tuple[int, int]:
+def _numbers_of_types(xp: Any, name: str) -> tuple[int, int]:
     """What cuBLAS calls the dtype of the matrices, and how it is to add."""
     cublas, runtime = xp.cuda.cublas, xp.cuda.runtime
     if name == "float64":

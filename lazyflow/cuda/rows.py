@@ -234,7 +234,7 @@ ROW_SOURCE = "".join(ROW_KERNELS.values())
 _NUMBER_OF = {name: k for k, name in enumerate(ROW_KERNELS)}
 
 
-def _function(name: str, dtype: DType) -> object:
+def _row_function(name: str, dtype: DType) -> object:
     return functions(ROW_SOURCE, tuple(ROW_KERNELS))[_NUMBER_OF[f"{name}_{REALS[dtype.name]}"]]
 
 
@@ -277,7 +277,7 @@ def add_in_order(buffer: Array, rows: Array, part: Part, low: int) -> None:
         width, inner = 1, width
     table = devices.to_device(np.concatenate([ends, distinct, order]), devices.device_of(buffer))
     sizes = [np.int32(part.column), table, *map(np.int32, (len(ends), inner, width))]
-    launch(_function("add_groups", buffer.dtype), len(ends) * width, [buffer, rows, _pitch(rows), *sizes])
+    launch(_row_function("add_groups", buffer.dtype), len(ends) * width, [buffer, rows, _pitch(rows), *sizes])
 
 
 def _groups(places: Array) -> tuple[Array, Array, Array]:
@@ -296,14 +296,14 @@ def _moved(name: str, buffer: Array, matrix: Array, parts: Sequence[Part], low: 
         arguments: list[object] = [buffer, matrix, *map(np.int32, (pitch, low, count, total))]
         for part in some:
             arguments += [part.at, *map(np.int32, part[1:5])]
-        launch(_function(f"{name}_{len(some)}", buffer.dtype), count * total, arguments)
+        launch(_row_function(f"{name}_{len(some)}", buffer.dtype), count * total, arguments)
 
 
 def fetch(addresses: Array, out: Array) -> None:
     """Row ``i`` of a contiguous matrix becomes what lies at an address of the device: int64, there."""
     count, width = out.shape
     arguments = [addresses, out, np.int32(count), np.int32(width)]
-    launch(_function("fetch", out.dtype), count * width, arguments)
+    launch(_row_function("fetch", out.dtype), count * width, arguments)
 
 
 class Groups(NamedTuple):
@@ -313,26 +313,26 @@ class Groups(NamedTuple):
     each: int = 0
 
 
-_NONE = np.uint64(0)
+_NO_ADDRESS = np.uint64(0)
 
 
 def sum_groups(rows: Array, groups: Groups, out: Array, positions: Array = None, mean: bool = False) -> None:
     """``out[i]`` is the sum, or the mean, of the rows of group ``i``, in order; row ``k`` is ``rows[positions[k]]``
     where there are positions, int64 on the device. Both are matrices, ``out`` contiguous."""
     count, width = out.shape
-    at, ends = (_NONE if array is None else array for array in (positions, groups.ends))
+    at, ends = (_NO_ADDRESS if array is None else array for array in (positions, groups.ends))
     arguments = [rows, _pitch(rows), at, ends, np.int32(groups.each), np.int32(mean), out]
-    launch(_function("sum_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
+    launch(_row_function("sum_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
 
 
 def extremes_of_groups(rows: Array, groups: Groups, out: Array, of: Any, positions: Array = None) -> None:
     """``out[i]`` becomes the largest, or of the ufunc ``minimum`` the smallest, of what it is and the rows of group
     ``i``, elementwise, NaN if one is; other arguments as in `sum_groups`."""
     count, width = out.shape
-    at, ends = (_NONE if array is None else array for array in (positions, groups.ends))
+    at, ends = (_NO_ADDRESS if array is None else array for array in (positions, groups.ends))
     smallest = np.int32(of.__name__.endswith("minimum"))
     arguments = [rows, _pitch(rows), at, ends, np.int32(groups.each), smallest, out, np.int32(count), np.int32(width)]
-    launch(_function("extremes", rows.dtype), count * width, arguments)
+    launch(_row_function("extremes", rows.dtype), count * width, arguments)
 
 
 class Places(NamedTuple):
@@ -353,7 +353,7 @@ class Places(NamedTuple):
     def arguments(self) -> list[object]:
         """What `_PUT` takes."""
         how = 0 if not self.adds else 1 if self.at is None else 2
-        return [self.memory, _NONE if self.at is None else self.at, np.int32(self.pitch), np.int32(how)]
+        return [self.memory, _NO_ADDRESS if self.at is None else self.at, np.int32(self.pitch), np.int32(how)]
 
 
 def put_in(matrix: Array, adds: bool = False) -> Places:
@@ -365,10 +365,10 @@ def put_in(matrix: Array, adds: bool = False) -> Places:
 def repeat_groups(rows: Array, groups: Groups, places: Places, mean: bool = False) -> None:
     """The transpose of `sum_groups`: row ``k`` is that of its group, divided by the group's size for a mean."""
     count, width = places.rows, places.width
-    ends = _NONE if groups.ends is None else groups.ends
+    ends = _NO_ADDRESS if groups.ends is None else groups.ends
     arguments = [rows, _pitch(rows), ends, np.int32(groups.each), np.int32(mean), np.int32(len(rows))]
     sizes = [np.int32(count), np.int32(width)]
-    launch(_function("repeat_groups", rows.dtype), count * width, [*arguments, *places.arguments(), *sizes])
+    launch(_row_function("repeat_groups", rows.dtype), count * width, [*arguments, *places.arguments(), *sizes])
 
 
 def shown_rows(pairs: Sequence[tuple[Array, Array]]) -> list[Array]:
@@ -381,11 +381,11 @@ def shown_rows(pairs: Sequence[tuple[Array, Array]]) -> list[Array]:
             found.append(devices.module(x).empty(x.shape, x.dtype))
             arguments += [g, _pitch(g), np.int32(g.shape[1]), x, _pitch(x), found[-1], *map(np.int32, x.shape)]
         arguments += _NO_PAIR * (MOST_OPERANDS - len(some))
-        launch(_function("shown", found[-1].dtype), WARP * sum(len(x) for _, x in some), arguments)
+        launch(_row_function("shown", found[-1].dtype), WARP * sum(len(x) for _, x in some), arguments)
     return found
 
 
-_NO_PAIR = [_NONE, np.int32(0), np.int32(0), _NONE, np.int32(0), _NONE, np.int32(0), np.int32(0)]
+_NO_PAIR = [_NO_ADDRESS, np.int32(0), np.int32(0), _NO_ADDRESS, np.int32(0), _NO_ADDRESS, np.int32(0), np.int32(0)]
 
 
 def column_sums_of(groups: Sequence[Sequence[Array]]) -> list[Array]:
@@ -397,15 +397,15 @@ def column_sums_of(groups: Sequence[Sequence[Array]]) -> list[Array]:
         found.append(devices.module(group[0]).empty(width, group[0].dtype))
         tiles += -(-width // WARP)
         for k, rows in enumerate(group):
-            arguments += [rows, _pitch(rows), np.int32(len(rows)), np.int32(width), _NONE if k else found[-1]]
+            arguments += [rows, _pitch(rows), np.int32(len(rows)), np.int32(width), _NO_ADDRESS if k else found[-1]]
     parts = len(arguments) // len(_NO_SUM)
     arguments = [np.int32(parts), *arguments, *_NO_SUM * (MOST_OPERANDS - parts)]
     if tiles:
-        _function("column_sums", found[0].dtype)((tiles,), (WARP * WARP,), tuple(arguments))  # type: ignore[operator]
+        _row_function("column_sums", found[0].dtype)((tiles,), (WARP * WARP,), tuple(arguments))  # type: ignore[operator]
     return found
 
 
-_NO_SUM = [_NONE, np.int32(0), np.int32(0), np.int32(0), _NONE]
+_NO_SUM = [_NO_ADDRESS, np.int32(0), np.int32(0), np.int32(0), _NO_ADDRESS]
 
 
 def cross_entropy_rows(logits: Array, labels: Array, losses: Array) -> None:
@@ -413,14 +413,14 @@ def cross_entropy_rows(logits: Array, labels: Array, losses: Array) -> None:
     the ``labels``, int64 on the device."""
     count, classes = logits.shape
     arguments = [logits, _pitch(logits), labels, losses, _pitch(losses), np.int32(count), np.int32(classes)]
-    launch(_function("cross_entropy", logits.dtype), count * WARP, arguments)
+    launch(_row_function("cross_entropy", logits.dtype), count * WARP, arguments)
 
 
 def cross_entropy_slopes(logits: Array, labels: Array, g: Array, places: Places) -> None:
     """What cotangents ``g`` of the losses are pulled back to: zero where they are."""
     count, classes = logits.shape
     arguments = [logits, _pitch(logits), labels, g, _pitch(g), *places.arguments(), np.int32(count), np.int32(classes)]
-    launch(_function("cross_entropy_slopes", logits.dtype), count * WARP, arguments)
+    launch(_row_function("cross_entropy_slopes", logits.dtype), count * WARP, arguments)
 
 
 def _pitch(array: Array) -> object:

@@ -35,7 +35,7 @@ _INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 _COMPARED = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
 
 # CUDA's functions, each with an f behind its name in single precision.
-_FUNCTIONS = {
+_CALLS_IN_C = {
     **{
         name: name
         for name in ("sqrt", "cbrt", "floor", "ceil", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p")
@@ -76,7 +76,7 @@ _TEMPLATES = {
     "rad2deg": f"{{0}} * (REAL){180 / np.pi!r}",
 }
 
-KNOWN_FUNCTIONS = frozenset((*_INFIX, *_COMPARED, *_FUNCTIONS, *_TEMPLATES))
+KNOWN_FUNCTIONS = frozenset((*_INFIX, *_COMPARED, *_CALLS_IN_C, *_TEMPLATES))
 REALS: Mapping[str, str] = {"float32": "float", "float64": "double"}
 
 
@@ -104,8 +104,8 @@ def expression(name: str, inputs: Sequence[str], real: str) -> str:
     if name in _COMPARED:
         return f"({real})({inputs[0]} {_COMPARED[name]} {inputs[1]})"
     suffix = "f" if real == "float" else ""
-    if name in _FUNCTIONS:
-        return f"{_FUNCTIONS[name]}{suffix}({', '.join(inputs)})"
+    if name in _CALLS_IN_C:
+        return f"{_CALLS_IN_C[name]}{suffix}({', '.join(inputs)})"
     template = _TEMPLATES[name]
     for function in ("log1p", "exp2", "exp", "fabs"):
         template = template.replace(f"{function}F(", f"{function}{suffix}(")

@@ -84,12 +84,12 @@ def _check(
 
 def _numeric(f: AnyFunction, x: object, v: object) -> Any:
     """The derivative along ``v`` by central differences."""
-    ahead, behind = (evaluated(f(*_moved(x, v, sign * EPSILON / 2))) for sign in (1, -1))
+    ahead, behind = (evaluated(f(*_moved_by(x, v, sign * EPSILON / 2))) for sign in (1, -1))
     pairs = zip(leaves(ahead), leaves(behind), strict=True)
     return [(devices.to_host(a) - devices.to_host(b)) / EPSILON for (_, a), (_, b) in pairs]
 
 
-def _moved(x: object, v: object, distance: float) -> Any:
+def _moved_by(x: object, v: object, distance: float) -> Any:
     pairs = zip(leaves(x), leaves(v), strict=True)
     return rebuilt(x, iter([constant(np.asarray(a + distance * b)) for (_, a), (_, b) in pairs]))
 

@@ -46,7 +46,7 @@ Use = tuple[Signature, int]  # the operand of that number, of nodes of that sign
 WHOLE = -1  # in place of an offset: a cotangent of the node's own shape
 
 
-def _product(op: Op, a: object, b: object) -> Expr:
+def _product_of(op: Op, a: object, b: object) -> Expr:
     return record(op, (a, b))
 
 
@@ -55,7 +55,7 @@ class _Recorder:
 
     record_op = staticmethod(record)
     erf = staticmethod(functions.erf)
-    multiply_or_zero = staticmethod(partial(_product, MULTIPLY_OR_ZERO))
+    multiply_or_zero = staticmethod(partial(_product_of, MULTIPLY_OR_ZERO))
     ndtr = staticmethod(functions.elementwise.ndtr)
     softmax = staticmethod(functions.softmax)
     log_softmax = staticmethod(functions.log_softmax)
@@ -67,7 +67,7 @@ class _Recorder:
 RECORDER = _Recorder()
 
 
-def _call(rows: DecodedRows, row: int, signature: Signature) -> CellCall:
+def _call_of(rows: DecodedRows, row: int, signature: Signature) -> CellCall:
     """A call of a cell."""
     inputs = [_expr((rows.tape, r)) for r in rows.operands(row)]
     ints = [rows.integer(row, k) for k in range(signature.ints)]
@@ -128,7 +128,7 @@ class Walk:
         call = row if signature.cell is not None else self.rows_of(tape).operands(row)[0]
         if (tape, call) not in self.inlined:
             of_call = signature_by_id(tape.signatures[call])
-            self.inlined[tape, call] = inlined(_call(self.rows_of(tape), call, of_call))
+            self.inlined[tape, call] = inlined(_call_of(self.rows_of(tape), call, of_call))
         return self.inlined[tape, call][row - call]  # further results stand right behind the call
 
     def reads_parameters(self) -> bool:
@@ -257,12 +257,12 @@ class _Backward:
         """What a node gets of all of its users of one signature: it is shared by them, as a parameter would be."""
         if len(users) == 1:
             return self._single(users[0][0], signature, i, users[0][1])
-        kind = _kind(signature.operands[i])
+        kind = _type_of(signature.operands[i])
         return fitted(unbroadcast(RECORDER, self._pulled_back(signature, i, users, _expr(source)), kind.shape), kind)
 
     def _single(self, node: TapeRow, signature: Signature, i: int, g: Expr) -> Expr:
         """What operand ``i`` of one node gets. A formula needs no batch axis, a rule of a kernel has one of size 1."""
-        kind = _kind(signature.operands[i])
+        kind = _type_of(signature.operands[i])
         if signature.op.elementwise and signature.op.formula:
             return fitted(unbroadcast(RECORDER, self._by_formula(signature, i, [(node, g)]), kind.shape), kind)
         answer = unbroadcast(RECORDER, self._pulled_back(signature, i, [(node, g)]), (1, *signature.operands[i].shape))
@@ -285,7 +285,7 @@ class _Backward:
 
     def _stacked(self, node: TapeRow, signature: Signature, g: Expr) -> None:
         """A list's operands are one array, with an axis for them behind the batch; they may all get the same."""
-        kind = _kind(signature.operands[0])
+        kind = _type_of(signature.operands[0])
         answer = self._pulled_back(signature, 0, [(node, g)])
         sources = self.walk.edges[node]
         if signature.op.ragged:
@@ -297,7 +297,7 @@ class _Backward:
             self._give(source, WHOLE, part)
 
     def _parameter(self, signature: Signature, i: int, nodes: list[tuple[TapeRow, Expr]]) -> None:
-        kind = _kind(signature.operands[i])
+        kind = _type_of(signature.operands[i])
         answer = unbroadcast(RECORDER, self._pulled_back(signature, i, nodes), kind.shape)
         self.found.setdefault(kind, []).append(fitted(answer, kind))
 
@@ -320,12 +320,12 @@ class _Backward:
         """An operand of all of the nodes as a vjp sees it; a row's value as it is if ``shape`` is None."""
         rows = [(self.walk.rows_of(tape), row) for tape, row in nodes]
         if operand.kind == "shared":
-            return _kind(operand).parameter()  # type: ignore[misc]
+            return _type_of(operand).parameter()  # type: ignore[misc]
         if operand.kind == "int":
             return np.array([r.integer(row, operand.position) for r, row in rows])
         if operand.kind == "float":
             numbers = [r.floating(row, operand.position) for r, row in rows]
-            return numbers[0] if len(numbers) == 1 else _column(numbers, operand)
+            return numbers[0] if len(numbers) == 1 else _number_column(numbers, operand)
         if signature.op.stacked:
             return self._listed(signature, nodes[0])
         return _batched([_expr((r.tape, r.operands(row)[operand.position])) for r, row in rows], shape)
@@ -333,7 +333,7 @@ class _Backward:
     def _listed(self, signature: Signature, node: TapeRow) -> object:
         """A list's operands as one array. What only joins or sums them reads its shape, and no values."""
         rows = self.walk.rows_of(node[0]).operands(node[1])
-        kind = _kind(signature.operands[0])
+        kind = _type_of(signature.operands[0])
         if signature.op.gathers or signature.op.ragged:
             return np.broadcast_to(np.zeros((), kind.dtype), (1, len(rows), *kind.shape))
         return functions.stack([_expr((node[0], row)) for row in rows])[None]
@@ -349,7 +349,7 @@ def _is_large(signature: Signature, operand: Operand) -> bool:
 
     Of a matrix that many nodes read, one such cotangent is made for all of them, not one each to be added up.
     """
-    return not signature.op.elementwise and _kind(operand).size >= signature.type.size
+    return not signature.op.elementwise and _type_of(operand).size >= signature.type.size
 
 
 def _check_hooks(node: TapeRow) -> None:
@@ -368,12 +368,12 @@ def _check_twice(op: Op) -> None:
         )
 
 
-def _kind(operand: Operand) -> Type:
+def _type_of(operand: Operand) -> Type:
     assert operand.type is not None
     return operand.type
 
 
-def _column(numbers: list[float], operand: Operand) -> object:
+def _number_column(numbers: list[float], operand: Operand) -> object:
     return np.array(numbers, operand.dtype).reshape((-1, *operand.shape))
 
 
@@ -444,10 +444,10 @@ def assembled(parts: Sequence[Piece], kind: Type) -> Expr:
         if fitting is None:
             layers.append(fitting := [])
         fitting.append((offset, summed_expressions(found)))
-    return summed_expressions([*wholes, *(_joined(layer, kind) for layer in layers)])
+    return summed_expressions([*wholes, *(_layer_joined(layer, kind) for layer in layers)])
 
 
-def _joined(layer: list[Piece], kind: Type) -> Expr:
+def _layer_joined(layer: list[Piece], kind: Type) -> Expr:
     pieces: list[object] = []
     end = 0
     for offset, part in layer:

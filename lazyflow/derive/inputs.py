@@ -93,16 +93,16 @@ def scalar(y: object, name: str) -> Expr:
             f"{name} of a function whose result has shape {e.shape}: it must be one number; sum it, or use jacobian, "
             "elementwise_grad or vjp"
         )
-    return _floating(e, name)
+    return _floating_input(e, name)
 
 
-def _floating(e: Expr, name: str) -> Expr:
+def _floating_input(e: Expr, name: str) -> Expr:
     if e.dtype.kind != "f":
         raise DTypeError(f"{name}: the function returned {e.dtype}, which has no derivative; it must be floating")
     return e
 
 
-def _value(e: Expr) -> object:
+def _value_there(e: Expr) -> object:
     """The value as an array on its device, or as a NumPy number."""
     value = e.stored().copy() if isinstance(e, Parameter) else ENGINE[0].value(e)
     return value[()] if isinstance(value, np.ndarray) and not e.shape else value
@@ -112,7 +112,7 @@ def evaluated(tree: object) -> Any:
     """The same structure with the values of its expressions, all from one run."""
     found = [leaf for _, leaf in leaves(tree) if isinstance(leaf, Expr)]
     ENGINE[0].forward(found)
-    return mapped(lambda leaf: _value(leaf) if isinstance(leaf, Expr) else leaf, tree)
+    return mapped(lambda leaf: _value_there(leaf) if isinstance(leaf, Expr) else leaf, tree)
 
 
 def reads_expressions(args: Sequence[object]) -> bool:
@@ -155,7 +155,7 @@ class Traced:
             with alive(self.inputs):
                 self.y = f(*(replaced.get(i, arg) for i, arg in enumerate(args)), **kwargs)
         self.y = mapped(_constant_branch, self.y)
-        self.outputs = [_floating(output(y, name), name) for _, y in leaves(self.y)]
+        self.outputs = [_floating_input(output(y, name), name) for _, y in leaves(self.y)]
         with recording():
             self.walk = Walk(self.outputs, [node_of(e) for e in self.inputs])
         self.lazy = reads_expressions(given) or is_inside(self.walk)

@@ -36,13 +36,13 @@ def vmap(f: AnyFunction, in_axes: Any = 0, out_axes: int = 0) -> AnyFunction:
 
     def function(*args: Any) -> Any:
         axes = _axes_of(in_axes, len(args))
-        count = _count(args, axes)
+        count = _example_count(args, axes)
         columns = [
-            [_shared(arg)] * count if axis is None else _examples(arg, axis)
+            [_for_all(arg)] * count if axis is None else _examples(arg, axis)
             for arg, axis in zip(args, axes, strict=True)
         ]
         results = [f(*(column[i] for column in columns)) for i in range(count)]
-        stacked = _stacked(results, out_axes)
+        stacked = _stacked_results(results, out_axes)
         walk = Walk([leaf for _, leaf in leaves(stacked)], inline=False)
         return finished(stacked, reads_expressions(args) or walk.reads_parameters() or is_inside(walk))
 
@@ -58,7 +58,7 @@ def _axes_of(in_axes: object, count: int) -> tuple[Any, ...]:
     return axes
 
 
-def _count(args: Sequence[Any], axes: Sequence[Any]) -> int:
+def _example_count(args: Sequence[Any], axes: Sequence[Any]) -> int:
     """How many examples there are: the one size of all of the named axes."""
     sizes = {}
     for i, (arg, axis) in enumerate(zip(args, axes, strict=True)):
@@ -81,7 +81,7 @@ def _examples(tree: object, axis: int) -> list[Any]:
     return [rebuilt(tree, iter(example)) for example in zip(*parts, strict=True)]
 
 
-def _shared(tree: Any) -> Any:
+def _for_all(tree: Any) -> Any:
     """An argument of all examples: floating arrays are recorded once, not once for each."""
     return mapped(lambda x: constant(x) if devices.is_array(x) and x.dtype.kind == "f" else x, tree)
 
@@ -92,7 +92,7 @@ def _examples_first(leaf: object, axis: int) -> object:
     return names.moveaxis(leaf if isinstance(leaf, Expr) else np.asarray(leaf), axis, 0)
 
 
-def _stacked(results: list[Any], axis: int) -> Any:
+def _stacked_results(results: list[Any], axis: int) -> Any:
     rows = [[constant(leaf) for _, leaf in leaves(result)] for result in results]
     if len({len(row) for row in rows}) > 1:
         raise ShapeError("vmap: the function's results must have one structure for all examples")

@@ -39,7 +39,7 @@ __all__ = ["argsort", "embedding", "kmax_pool", "one_hot", "pick", "scatter", "t
 _lookup, _pick = binary(OPS["lookup"]), binary(OPS["pick"])
 
 
-def _checked(name: str, indices: OperandLike, size: int, what: str, lowest: int = 0) -> Array:
+def _in_range(name: str, indices: OperandLike, size: int, what: str, lowest: int = 0) -> Array:
     array = index_array(indices)
     require_integer(name, "an index", array)
     return array if are_within(array, lowest, size) else checked_range(name, array, size, what, lowest)
@@ -66,7 +66,7 @@ def embedding(table: OperandLike, index: OperandLike) -> Expr:
     if isinstance(index, TracedNumber):
         return record(OPS["lookup"], (table, index.below("embedding", table.shape[0])))
     label = getattr(table, "name", "") or "the table"
-    array = _checked(
+    array = _in_range(
         "embedding", index, table.shape[0], f"{label} of shape {table.shape}, with indices 0 to {table.shape[0] - 1}"
     )
     return _lookup(table, int(array)) if array.ndim == 0 else record(OPS["lookup"], (table, array))
@@ -84,7 +84,7 @@ def take(x: OperandLike, indices: OperandLike, axis: int = 0) -> Expr:
     axis = integer("take", "axis", axis)
     if not isinstance(indices, Expr) and -x.ndim <= axis < x.ndim:
         size = x.shape[axis]
-        given = _checked("take", indices, size, f"axis {axis} of shape {x.shape}", lowest=-size)
+        given = _in_range("take", indices, size, f"axis {axis} of shape {x.shape}", lowest=-size)
         indices = np.where(given < 0, given + size, given)
     return record(OPS["take"], (x, indices), axis=axis)
 
@@ -106,7 +106,7 @@ def pick(x: OperandLike, index: OperandLike, axis: int = -1) -> Expr:
     if isinstance(index, int | np.integer) and -x.ndim <= axis < x.ndim:
         size = x.shape[axis]
         index = int(
-            _checked("pick", index + size if -size <= index < 0 else index, size, f"axis {axis} of shape {x.shape}")
+            _in_range("pick", index + size if -size <= index < 0 else index, size, f"axis {axis} of shape {x.shape}")
         )
         if axis in (-1, x.ndim - 1):
             return _pick(x, index)
@@ -123,7 +123,7 @@ def one_hot(index: OperandLike, n: int, dtype: DTypeLike = np.float32) -> Expr:
     """
     n = integer("one_hot", "n, the number of classes,", n)
     if not isinstance(index, Expr):
-        _checked("one_hot", index, n, f"{n} classes")
+        _in_range("one_hot", index, n, f"{n} classes")
     return record(OPS["one_hot"], (index,), n=n, dtype=plain_dtype(dtype))
 
 
@@ -153,7 +153,7 @@ def take_along_axis(x: OperandLike, indices: OperandLike, axis: int | None = -1)
     axis = x.ndim + negative_axis("take_along_axis", axis, x.ndim)
     size = x.shape[axis]
     if not isinstance(indices, Expr):
-        _checked("take_along_axis", indices, size, f"axis {axis} of shape {x.shape}", lowest=-size)
+        _in_range("take_along_axis", indices, size, f"axis {axis} of shape {x.shape}", lowest=-size)
     index = record(OPS["offsets"], (constant(indices),), n=size, name="take_along_axis")
     shape = np.broadcast_shapes((*x.shape[:axis], 1, *x.shape[axis + 1 :]), index.shape)
     index = index if index.shape == shape else broadcast_to(index, shape)
@@ -175,7 +175,7 @@ def scatter(rows: OperandLike, index: OperandLike, n: int) -> Expr:
     """
     n = integer("scatter", "n, the number of rows,", n)
     if not isinstance(index, Expr):
-        index = _checked("scatter", index, n, counted(n, "row"))
+        index = _in_range("scatter", index, n, counted(n, "row"))
     return record(OPS["scatter"], (constant(rows), index), n=n)
 
 

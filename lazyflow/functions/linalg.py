@@ -40,7 +40,7 @@ __all__ = [
     "svd",
 ]
 
-_matmul = binary(OPS["matmul"])
+_record_matmul = binary(OPS["matmul"])
 
 
 def matmul(a: OperandLike, b: OperandLike) -> Expr:
@@ -55,7 +55,7 @@ def matmul(a: OperandLike, b: OperandLike) -> Expr:
     """
     if isinstance(a, list | tuple) or isinstance(b, list | tuple):
         a, b = constants((a, b))
-    return _matmul(a, b)
+    return _record_matmul(a, b)
 
 
 @partial(affine_recorder, OPS["affine"])

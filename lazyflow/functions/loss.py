@@ -19,7 +19,7 @@ from lazyflow.record.trace import TracedNumber
 
 __all__ = ["bce_with_logits", "cross_entropy", "hinge", "huber", "mse", "nll"]
 
-_cross_entropy, _nll = binary(OPS["cross_entropy"]), binary(OPS["nll"])
+_record_cross_entropy, _record_nll = binary(OPS["cross_entropy"]), binary(OPS["nll"])
 
 
 def _class(name: str, i: int | TracedNumber, scores: Expr) -> int | TracedNumber:
@@ -66,7 +66,7 @@ def cross_entropy(logits: OperandLike, target: OperandLike, reduction: str = "me
     """
     logits = as_floating(logits)
     if _is_index(target) and logits.ndim == 1 and reduction in REDUCTIONS:
-        return _cross_entropy(logits, _class("cross_entropy", target, logits))
+        return _record_cross_entropy(logits, _class("cross_entropy", target, logits))
     target = _classes("cross_entropy", target, logits)
     if logits.ndim == 1 and not target.shape and target.dtype.kind not in "iu":
         raise TypeError(
@@ -87,7 +87,7 @@ def nll(log_probabilities: OperandLike, target: OperandLike, reduction: str = "m
     """
     scores = as_floating(log_probabilities)
     if _is_index(target) and scores.ndim == 1 and reduction in REDUCTIONS:
-        return _nll(scores, _class("nll", target, scores))
+        return _record_nll(scores, _class("nll", target, scores))
     return record(OPS["nll"], (scores, _classes("nll", target, scores)), reduction=reduction)
 
 

@@ -46,9 +46,11 @@ __all__ = [
     "var",
 ]
 
-_sums, _sum_again, _sum_list = stacked_recorder(OPS["sum_list"])
-_means, _mean_again, _mean_list = stacked_recorder(OPS["mean_list"])
-_sum, _mean, _argmax, _argmin = (reduction_recorder(OPS[name]) for name in ("sum", "mean", "argmax", "argmin"))
+_sums, _sum_again, _record_sums = stacked_recorder(OPS["sum_list"])
+_means, _mean_again, _record_means = stacked_recorder(OPS["mean_list"])
+_record_sum, _record_mean, _argmax, _argmin = (
+    reduction_recorder(OPS[name]) for name in ("sum", "mean", "argmax", "argmin")
+)
 
 
 def _listed(name: str, recorder: Callable[[Sequence[OperandLike]], Expr], operands: Sequence[OperandLike]) -> Expr:
@@ -64,7 +66,7 @@ def _listed(name: str, recorder: Callable[[Sequence[OperandLike]], Expr], operan
     return recorder(found)
 
 
-def _numbers(x: OperandLike) -> OperandLike:
+def _as_numbers(x: OperandLike) -> OperandLike:
     """A list of Python's integers in the default dtype, for a function whose result is floating anyway."""
     if type(x) is Expr:
         return x
@@ -95,8 +97,8 @@ def sum(x: OperandLike, axis: Axis = None, keepdims: bool = False) -> Expr:
     if x.__class__ is list and axis is None and not keepdims and (again := _sum_again(x)) is not None:
         return again
     if _is_list(x, "sum", axis, keepdims):
-        return _listed("sum", _sum_list, x)
-    return _sum(x, axis, keepdims)
+        return _listed("sum", _record_sums, x)
+    return _record_sum(x, axis, keepdims)
 
 
 @partial(by_kinds, listed=_means)
@@ -111,11 +113,11 @@ def mean(x: OperandLike, axis: Axis = None, keepdims: bool = False) -> Expr:
     if x.__class__ is list and axis is None and not keepdims and (again := _mean_again(x)) is not None:
         return again
     if _is_list(x, "mean", axis, keepdims):
-        return _listed("mean", _mean_list, x)
-    return _mean(_numbers(x), axis, keepdims)
+        return _listed("mean", _record_means, x)
+    return _record_mean(_as_numbers(x), axis, keepdims)
 
 
-def _reduction(name: str, text: str) -> Callable[..., Expr]:
+def _reduction_of(name: str, text: str) -> Callable[..., Expr]:
     op, one = OPS[name], reduction_recorder(OPS[name])
 
     def reduce(x: OperandLike, axis: Axis = None, keepdims: bool = False) -> Expr:
@@ -123,7 +125,7 @@ def _reduction(name: str, text: str) -> Callable[..., Expr]:
             if not x:
                 raise ShapeError(f"{name} of an empty list: the batch has no examples")
             return record(op, (stack(x),), axis=(0,), keepdims=False)
-        x = _numbers(x) if name == "logsumexp" else x
+        x = _as_numbers(x) if name == "logsumexp" else x
         return one(x, axis, keepdims)
 
     reduce.__name__ = reduce.__qualname__ = name
@@ -133,15 +135,15 @@ def _reduction(name: str, text: str) -> Callable[..., Expr]:
     return by_kinds(reduce)
 
 
-prod = _reduction("prod", "The product")
-largest = _reduction("max", "The largest element; the gradient is shared among equals,")
-smallest = _reduction("min", "The smallest element; the gradient is shared among equals,")
-any = _reduction("any", "Whether an element is true,")
-all = _reduction("all", "Whether all elements are true,")
-logsumexp = _reduction("logsumexp", "``log(sum(exp(x)))``, without overflow,")
+prod = _reduction_of("prod", "The product")
+largest = _reduction_of("max", "The largest element; the gradient is shared among equals,")
+smallest = _reduction_of("min", "The smallest element; the gradient is shared among equals,")
+any = _reduction_of("any", "Whether an element is true,")
+all = _reduction_of("all", "Whether all elements are true,")
+logsumexp = _reduction_of("logsumexp", "``log(sum(exp(x)))``, without overflow,")
 
 
-def _alone(name: str, function: Callable[..., Expr]) -> Callable[..., Expr]:
+def _values_alone(name: str, function: Callable[..., Expr]) -> Callable[..., Expr]:
     """A function of NumPy whose name in PyTorch returns indices, too: its result does not let itself be unpacked."""
     note = (
         f"{name} over an axis gives values alone, as in NumPy, and no indices: those are lf.arg{name}(x, axis), or "
@@ -161,7 +163,7 @@ def _alone(name: str, function: Callable[..., Expr]) -> Callable[..., Expr]:
     return by_kinds(reduce)
 
 
-max, min = _alone("max", largest), _alone("min", smallest)
+max, min = _values_alone("max", largest), _values_alone("min", smallest)
 
 
 @by_kinds
@@ -186,7 +188,7 @@ def var(x: OperandLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0
     """The variance over ``axis``, divided by n - ``ddof``."""
     return record(
         OPS["var"],
-        (_numbers(x),),
+        (_as_numbers(x),),
         axis=axis_argument("var", axis),
         keepdims=keepdims,
         ddof=integer("var", "ddof", ddof),
@@ -198,7 +200,7 @@ def std(x: OperandLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0
     """The standard deviation over ``axis``; its gradient at 0 is 0."""
     return record(
         OPS["std"],
-        (_numbers(x),),
+        (_as_numbers(x),),
         axis=axis_argument("std", axis),
         keepdims=keepdims,
         ddof=integer("std", "ddof", ddof),
@@ -213,7 +215,7 @@ def norm(x: OperandLike, ord: float = 2, axis: Axis = None, keepdims: bool = Fal
     >>> lf.norm(lf.constant([3.0, 4.0])).item()
     5.0
     """
-    return record(OPS["norm"], (_numbers(x),), ord=ord, axis=axis_argument("norm", axis), keepdims=keepdims)
+    return record(OPS["norm"], (_as_numbers(x),), ord=ord, axis=axis_argument("norm", axis), keepdims=keepdims)
 
 
 @by_kinds
@@ -230,7 +232,7 @@ def softmax(x: OperandLike, axis: int = -1) -> Expr:
     >>> lf.softmax(lf.constant([0.0, 0.0])).numpy()
     array([0.5, 0.5], dtype=float32)
     """
-    return record(OPS["softmax"], (_numbers(x),), axis=axis_argument("softmax", axis))
+    return record(OPS["softmax"], (_as_numbers(x),), axis=axis_argument("softmax", axis))
 
 
 @by_kinds
@@ -244,7 +246,7 @@ def log_softmax(x: OperandLike, axis: int = -1, *, restrict: Sequence[int] | Non
     >>> lf.log_softmax(lf.constant([0.0, 5.0, 0.0]), restrict=[0, 2]).numpy().round(3)
     array([-0.693,   -inf, -0.693], dtype=float32)
     """
-    found = _numbers(x) if restrict is None else _restricted(constant(_numbers(x)), axis, restrict)
+    found = _as_numbers(x) if restrict is None else _restricted(constant(_as_numbers(x)), axis, restrict)
     return record(OPS["log_softmax"], (found,), axis=axis_argument("log_softmax", axis))
 
 

@@ -11,7 +11,7 @@ from lazyflow.record.expr import Expr, OperandLike, as_floating, checked_range, 
 __all__ = ["segment_max", "segment_mean", "segment_softmax", "segment_sum"]
 
 
-def _operands(name: str, values: Expr, segments: OperandLike, n: int) -> tuple[Expr, OperandLike, int]:
+def _segment_operands(name: str, values: Expr, segments: OperandLike, n: int) -> tuple[Expr, OperandLike, int]:
     """Rows, the segment of each, and how many there are, checked."""
     n = integer(name, "n, the number of segments,", n)
     if n < 0:
@@ -50,7 +50,7 @@ def segment_sum(values: OperandLike, segments: OperandLike, n: int) -> Expr:
     """
     values = constant(values)
     values = values.astype("int64") if values.dtype.kind == "b" else values
-    values, segments, n = _operands("segment_sum", values, segments, n)
+    values, segments, n = _segment_operands("segment_sum", values, segments, n)
     return record(OPS["scatter"], (values, segments), n=n, name="segment_sum")
 
 
@@ -62,7 +62,7 @@ def segment_mean(values: OperandLike, segments: OperandLike, n: int) -> Expr:
     >>> lf.segment_mean(lf.constant([1.0, 3.0, 5.0]), [2, 0, 2], 3).numpy()
     array([3., 0., 3.], dtype=float32)
     """
-    values, segments, n = _operands("segment_mean", _floating(values), segments, n)
+    values, segments, n = _segment_operands("segment_mean", _floating(values), segments, n)
     return record(OPS["segment_mean"], (values, segments), n=n)
 
 
@@ -76,7 +76,7 @@ def segment_max(values: OperandLike, segments: OperandLike, n: int) -> Expr:
     >>> lf.segment_max(lf.constant([1.0, 3.0, 5.0]), [2, 0, 2], 3).numpy()
     array([  3., -inf,   5.], dtype=float32)
     """
-    values, segments, n = _operands("segment_max", constant(values), segments, n)
+    values, segments, n = _segment_operands("segment_max", constant(values), segments, n)
     return record(OPS["segment_max"], (values, segments), n=n)
 
 
@@ -91,5 +91,5 @@ def segment_softmax(values: OperandLike, segments: OperandLike, n: int) -> Expr:
     >>> lf.segment_softmax(lf.constant([1.0, 3.0, 1.0]), [2, 0, 2], 3).numpy()
     array([0.5, 1. , 0.5], dtype=float32)
     """
-    values, segments, n = _operands("segment_softmax", _floating(values), segments, n)
+    values, segments, n = _segment_operands("segment_softmax", _floating(values), segments, n)
     return record(OPS["segment_softmax"], (values, segments), n=n)

@@ -67,7 +67,7 @@ def reshape(x: OperandLike, shape: int | Sequence[int]) -> Expr:
     return expr.reshaped(x, shape)
 
 
-def _joined(name: str, operands: Sequence[OperandLike]) -> list[Expr]:
+def _of_one_rank(name: str, operands: Sequence[OperandLike]) -> list[Expr]:
     if isinstance(operands, Expr | np.ndarray) or not isinstance(operands, Iterable):
         raise TypeError(f"{name} takes a list of expressions, got one {type(operands).__name__}")
     found = constants(operands)
@@ -94,7 +94,7 @@ def concatenate(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
     if axis == 0 and (again := _concatenate_again(operands)) is not None:
         return again
     axis = integer("concatenate", "axis", axis)
-    found = _joined("concatenate", operands)
+    found = _of_one_rank("concatenate", operands)
     first = found[0].type
     if _alike(found) and first.shape:
         if axis == 0 or axis == -first.ndim:
@@ -114,7 +114,7 @@ def stack(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
     if axis == 0 and (again := _stack_again(operands)) is not None:
         return again
     axis = integer("stack", "axis", axis)
-    found = _joined("stack", operands)
+    found = _of_one_rank("stack", operands)
     first = found[0].type
     if len({e.shape for e in found}) > 1:
         raise ShapeError(
@@ -145,13 +145,13 @@ def split(x: OperandLike, sections: int | Sequence[int], axis: int = 0) -> list[
         return _equal_parts(x, sections)
     x = constant(x)
     axis = negative_axis("split", axis, x.ndim) + x.ndim
-    bounds = _bounds(x.shape[axis], sections)
+    bounds = _edges(x.shape[axis], sections)
     return [
         subscripted(x, (slice(None),) * axis + (slice(a, b),) if axis else slice(a, b)) for a, b in pairwise(bounds)
     ]
 
 
-def _bounds(size: int, sections: int | Sequence[int]) -> list[int]:
+def _edges(size: int, sections: int | Sequence[int]) -> list[int]:
     if not isinstance(sections, int | np.integer) or isinstance(sections, bool):
         given = sections if isinstance(sections, Sequence | np.ndarray) else (sections,)
         return [0, *(min(i, size) for i in integers("split", "sections", given)), size]
@@ -172,7 +172,7 @@ def _equal_parts(x: Expr, sections: int) -> list[Expr]:
 def _prepare(x: Expr, sections: int) -> tuple[Type, tuple[int, ...]]:
     if not x.shape:
         raise ShapeError("split: an expression without axes cannot be split")
-    bounds = _bounds(x.shape[0], sections)
+    bounds = _edges(x.shape[0], sections)
     rest = x.size // x.shape[0] if x.shape[0] else 0
     kind = intern_type((bounds[1], *x.shape[1:]), x.dtype, x.device, x.type.requires_grad)
     return kind, tuple(payload_integers([b * rest for b in bounds[:-1]]))

@@ -130,7 +130,7 @@ def _by_warps(kernel: Kernel) -> list[str]:
     ]
     for k, store in summed:
         lines.append(f"for (int d = {WARP // 2}; d; d /= 2) sum{k} += __shfl_down_sync(0xffffffffu, sum{k}, d);")
-        lines.append(f"if (lane == 0) {{ {_put(kernel, store, f'({real})sum{k}')} }}")
+        lines.append(f"if (lane == 0) {{ {_store_text(kernel, store, f'({real})sum{k}')} }}")
     return lines
 
 
@@ -152,10 +152,10 @@ def _spelled(kernel: Kernel, value: ScalarValue) -> str:
 
 
 def _stored(kernel: Kernel, store: Store) -> str:
-    return _put(kernel, store, _spelled(kernel, store.value))
+    return _store_text(kernel, store, _spelled(kernel, store.value))
 
 
-def _put(kernel: Kernel, store: Store, value: str) -> str:
+def _store_text(kernel: Kernel, store: Store, value: str) -> str:
     target = element(kernel, store.argument, store.shift)
     if kernel.arguments[store.argument].kind == ARG_ROWS:
         return f"atomicAdd(&{target}, {value});" if store.adds else f"{target} = {value};"
@@ -189,7 +189,7 @@ class CudaKernel:
     def _in_order(self, arrays: Sequence[object], hosts: Sequence[object]) -> Callable[[int, int, int], None]:
         kernel, stores = self.kernel, [store for store in self.kernel.stores if _is_added(self.kernel, store)]
         begin = list(itertools.accumulate((1 + (a.kind == ARG_ROWS) for a in kernel.arguments), initial=0))
-        program, host = cuda_function(_apart(kernel)), dict(enumerate(hosts))
+        program, host = cuda_function(_with_own_rows(kernel)), dict(enumerate(hosts))
 
         def run(low: int, high: int, first: int) -> None:
             count, xp = high - low, devices.module(arrays[0])
@@ -220,7 +220,7 @@ def _is_added(kernel: Kernel, store: Store) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _apart(kernel: Kernel) -> Kernel:
+def _with_own_rows(kernel: Kernel) -> Kernel:
     """The kernel with a matrix of its own for each store that adds to rows, in order, behind its other arguments."""
     arguments, stores = list(kernel.arguments), []
     for store in kernel.stores:
@@ -238,11 +238,12 @@ def in_one_module(kernels: tuple[Kernel, ...]) -> dict[Kernel, CudaKernel]:
     names = tuple(f"fused_{k}" for k in range(len(kernels)))
     text = "\n".join(source(kernel, name) for kernel, name in zip(kernels, names, strict=True))
     return {
-        kernel: CudaKernel(kernel, functools.partial(_function, text, names, k)) for k, kernel in enumerate(kernels)
+        kernel: CudaKernel(kernel, functools.partial(_kernel_function, text, names, k))
+        for k, kernel in enumerate(kernels)
     }
 
 
-def _function(text: str, names: tuple[str, ...], k: int) -> object:
+def _kernel_function(text: str, names: tuple[str, ...], k: int) -> object:
     return functions(text, names)[k]
 
 

@@ -353,7 +353,7 @@ class _Known(NamedTuple):
 def _known_rows(columns: _Columns, foreign: Sequence[_Imported], anew: bool) -> _Known:
     """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports, in their order."""
     runs: list[object] = []
-    parts = [(_NONE, _NONE, _NONE)]
+    parts = [(_NO_ROWS, _NO_ROWS, _NO_ROWS)]
     for (tape, low, high), start in zip(columns.parts, columns.tape_starts.tolist(), strict=False):
         if tape.run_of is not None and not anew:
             found = np.flatnonzero(tape.run_of[low:high] >= 0) + low
@@ -383,7 +383,7 @@ class _Imported(NamedTuple):
     rows: Ints
 
 
-def _imports(columns: _Columns, anew: bool) -> tuple[tuple[Ints, Ints], list[_Imported]]:
+def _resolved_imports(columns: _Columns, anew: bool) -> tuple[tuple[Ints, Ints], list[_Imported]]:
     """Imports of rows that are computed here, which are aliases (row, source row), and of values computed before."""
     aliases: list[tuple[Ints, Ints]] = []
     foreign: list[_Imported] = []
@@ -395,7 +395,7 @@ def _imports(columns: _Columns, anew: bool) -> tuple[tuple[Ints, Ints], list[_Im
             aliases.append((nodes[here], columns.rows(tape, rows[here])))
         if not here.all():
             foreign.append(_Imported(tape, nodes[~here], rows[~here]))
-    return _in_order(aliases) if aliases else (_NONE, _NONE), foreign
+    return _in_order(aliases) if aliases else (_NO_ROWS, _NO_ROWS), foreign
 
 
 def _by_source(columns: _Columns) -> list[_Imported]:
@@ -421,7 +421,7 @@ def _int_array(values: Sequence[int]) -> Ints:
     return np.array(values, np.int64)
 
 
-_NONE = _int_array([])
+_NO_ROWS = _int_array([])
 
 
 def _as_they_come(present: Ints, signature: Ints) -> tuple[Ints, Ints]:
@@ -444,7 +444,7 @@ def collect(roots: Sequence[Expr], anew: bool = False, parts: Sequence[TapePart]
     for tape, _, _ in parts:
         tape.seal()
     c = _Columns(parts)
-    imported, foreign = _imports(c, anew)
+    imported, foreign = _resolved_imports(c, anew)
     known = _known_rows(c, foreign, anew)
     root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
     return _graph(c, imported, known, root_rows)

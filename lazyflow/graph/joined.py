@@ -193,7 +193,7 @@ def _constants_of(graph: Graph, looped: Ints) -> dict[Signature, list[int]]:
         if signature.op is CONSTANT_OP and signature.walks is None and signature.type.size:
             kind = signature.type
             element = intern_type((), kind.dtype, kind.device, kind.requires_grad)
-            found.setdefault(_interned(signature, (), element, CONSTANT_OP, NOTHING, ()), []).append(s)
+            found.setdefault(_interned_signature(signature, (), element, CONSTANT_OP, NOTHING, ()), []).append(s)
     return found
 
 
@@ -375,7 +375,7 @@ def _apart(signature: Signature, parts: ByParts) -> Signature:
     payload = [Operand(parts.payload, 0, None, (), np.dtype(np.int64), None)] if parts.payload else []
     result = intern_type(parts.row, kind.dtype, kind.device, kind.requires_grad)
     walks = (*[o.kind == "row" for o in operands], *[False for _ in payload])
-    return _interned(signature, (*operands, *payload), result, parts.op, parts.static, walks, parts.spans)
+    return _interned_signature(signature, (*operands, *payload), result, parts.op, parts.static, walks, parts.spans)
 
 
 def _without_rows(operand: Operand) -> Operand:
@@ -388,14 +388,14 @@ def _family(signature: Signature) -> Signature | None:
     if not kind.shape or not kind.size or signature.cell is not None or signature.draws:
         return None
     if signature.op is CONSTANT_OP:
-        return _interned(signature, (), _row_type(kind), CONSTANT_OP, NOTHING, ())
+        return _interned_signature(signature, (), _row_type(kind), CONSTANT_OP, NOTHING, ())
     operands = _operands(signature)
     shapes = [() if o.type is None else o.type.shape for o in operands]
     rows = by_rows(signature.op, shapes, kind.shape, signature.static)
     if rows is None or not all(_may(o, walks) for o, walks in zip(operands, rows.walks, strict=True)):
         return None
     kinds = tuple([_of_rows(o, walks, len(kind.shape), rows) for o, walks in zip(operands, rows.walks, strict=True)])
-    return _interned(signature, kinds, _row_type(kind), rows.op, rows.static, rows.walks)
+    return _interned_signature(signature, kinds, _row_type(kind), rows.op, rows.static, rows.walks)
 
 
 def _operands(signature: Signature) -> tuple[Operand, ...]:
@@ -422,12 +422,12 @@ def _of_rows(operand: Operand, walks: bool, ndim: int, rows: ByRows) -> Operand:
         assert kind is not None
         kind = _row_type(kind)
         shape = shape[1:]
-    elif len(shape) == ndim and (rows.op.elementwise or operand.kind == "float"):  # padded with ones in front
+    elif len(shape) == ndim and rows.op.elementwise:  # padded with ones in front
         shape = shape[1:]
     return operand._replace(type=kind, shape=shape)
 
 
-def _interned(
+def _interned_signature(
     signature: Signature,
     operands: tuple[Operand, ...],
     result: Type,
@@ -444,7 +444,9 @@ def _interned(
         if op is CONSTANT_OP:
             found = leaf_signature(CONSTANT_OP, result, ints=0)
         else:
-            with_vjps = tuple([o._replace(vjp=_vjp(op, i, static)) if wants[i] else o for i, o in enumerate(operands)])
+            with_vjps = tuple(
+                [o._replace(vjp=_vjp_of(op, i, static)) if wants[i] else o for i, o in enumerate(operands)]
+            )
             found = Signature(op, with_vjps, result, static or NOTHING, sum(o.kind == "row" for o in operands))
         found.walks, found.spans, found.line, found.draws = walks, spans, signature.line, signature.draws
         return found
@@ -452,6 +454,6 @@ def _interned(
     return interned(("rows", key), make)
 
 
-def _vjp(op: Any, operand: int, static: Any) -> Any:
+def _vjp_of(op: Any, operand: int, static: Any) -> Any:
     vjp = op.vjps[operand]
     return partial(vjp, **static) if static else vjp

@@ -101,7 +101,7 @@ def compare(
     given = _list_of(examples)
     sizes, notes = _sizes(batch, len(given))
     chosen = _modes(modes)
-    _check(loss_of, train, optimizer, rounds, seconds)
+    _check_given(loss_of, train, optimizer, rounds, seconds)
     things = [loss_of, model, *([] if optimizer is None else [optimizer.param_groups])]
     copy = None if optimizer is None else _Copy(optimizer)
     total = len(sizes) * len(chosen) * (2 + rounds)
@@ -154,7 +154,7 @@ def _modes(modes: str | Iterable[str] | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _check(loss_of: object, train: bool, optimizer: object, rounds: object, seconds: object) -> None:
+def _check_given(loss_of: object, train: bool, optimizer: object, rounds: object, seconds: object) -> None:
     from lazyflow.optim import Optimizer
 
     if not callable(loss_of):

@@ -88,7 +88,7 @@ class Measured:
             f"{found}*" if self.within_noise else found,  # a note says more
             *(f"{count:,}" for count in (self.nodes, self.launches, self.lower_bound)),
             *(_figure(self.ms[part]) if part in self.ms else "-" for part in PARTS),
-            NOT_REPEATED if self.differs is None else _difference(self.differs),
+            NOT_REPEATED if self.differs is None else _difference_text(self.differs),
         )
 
 
@@ -240,5 +240,5 @@ def _figure(value: float) -> str:
     return f"{value:.1f}" if round(value, 2) >= 10 else f"{value:.2f}" if round(value, 3) >= 1 else f"{value:.3f}"
 
 
-def _difference(value: float) -> str:
+def _difference_text(value: float) -> str:
     return f"{value:.0e}" if value else "0"

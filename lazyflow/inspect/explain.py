@@ -113,7 +113,7 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
     graph = reduced(graph, device, checked) if roots else graph
     dag = dag_of(graph)
     plan = schedule(dag, batching, CHOICES, tuple(s.serial for s in graph.signatures))
-    found = _groups(graph, plan)
+    found = _groups_of(graph, plan)
     return Explanation(
         recorded=int(graph.tape_starts[-1]),
         nodes=len(dag),
@@ -127,7 +127,7 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
     )
 
 
-def _groups(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:
+def _groups_of(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:
     sizes = np.bincount(plan.launch, minlength=plan.launches)
     of_launch = np.zeros(plan.launches, np.int64)
     of_launch[plan.launch] = dag_of(graph).signature
@@ -162,13 +162,13 @@ def difference(a: Signature, b: Signature) -> str:
         return f"the number of operands differs: {counts[0]} and {counts[1]}"
     for i, (p, q) in enumerate(zip(a.operands, b.operands, strict=False)):
         if p.kind != q.kind or p.type is not q.type:
-            return f"operand {i} differs: {_described(p)} and {_described(q)}"
+            return f"operand {i} differs: {_operand_text(p)} and {_operand_text(q)}"
     if a.type is b.type:
         return "what they compute differs inside"
     return f"the results differ: {a.type!r} and {b.type!r}"
 
 
-def _described(operand: Operand) -> str:
+def _operand_text(operand: Operand) -> str:
     kind: Any = operand.type
     if kind is None:
         return f"a Python {operand.kind}"

@@ -38,7 +38,7 @@ def reachable(things: Iterable[object]) -> Iterator[object]:
             seen.add(id(thing))
             yield thing
             if not isinstance(thing, (Expr, types.ModuleType, *GENERATORS)):
-                stack += _parts(thing, package)
+                stack += _held_in(thing, package)
 
 
 def _package(thing: object) -> str:
@@ -46,7 +46,7 @@ def _package(thing: object) -> str:
     return str(getattr(unwrapped, "__module__", "") or "").partition(".")[0]
 
 
-def _parts(thing: object, package: str) -> list[object]:
+def _held_in(thing: object, package: str) -> list[object]:
     if isinstance(thing, types.MethodType):
         return [thing.__self__, thing.__func__]
     if isinstance(thing, functools.partial):
@@ -104,7 +104,7 @@ class Unchanged:
         modules = {id(m): m for root in found if isinstance(root, Module) for m in root.modules()}
         self._modules = [(m, m.training, _buffers(m)) for m in modules.values()]
         self._parameters: dict[int, _Kept] = {}
-        self._draws = [_draws(g) for g in found if isinstance(g, GENERATORS)]
+        self._draws = [_generator_state(g) for g in found if isinstance(g, GENERATORS)]
         self._draws.append((python_random.setstate, python_random.getstate()))
         self._draws.append((np.random.set_state, np.random.get_state()))  # noqa: NPY002
         for parameter in [p for p in found if isinstance(p, Parameter)]:
@@ -140,7 +140,7 @@ class Unchanged:
         """Put everything back; may be done twice, and interrupted before that."""
         self.rewind()
         for parameter, array, version, gradient in self._parameters.values():
-            if _same(parameter.stored(), array):
+            if _same_bits(parameter.stored(), array):
                 parameter.version = version  # what was computed before counts as of now
             else:
                 parameter.assign(array)
@@ -163,7 +163,7 @@ def unchanged(things: Iterable[object]) -> Iterator[Unchanged]:
         state.restore()
 
 
-def _draws(generator: Any) -> tuple[Callable[[Any], object], object]:
+def _generator_state(generator: Any) -> tuple[Callable[[Any], object], object]:
     """What sets the state of a generator, and the state."""
     if isinstance(generator, Stream):
         return generator.load_state_dict, generator.state_dict()
@@ -182,7 +182,7 @@ def _restore_module(module: Module, training: bool, buffers: Sequence[tuple[str,
     if module.training is not training:
         module.training = training
     for name, array, content in buffers:
-        if not _same(array, content):
+        if not _same_bits(array, content):
             array[...] = content
         if module.__dict__.get(name) is not array:
             module.__dict__[name] = array
@@ -190,6 +190,6 @@ def _restore_module(module: Module, training: bool, buffers: Sequence[tuple[str,
             note_change()
 
 
-def _same(a: object, b: object) -> bool:
+def _same_bits(a: object, b: object) -> bool:
     """Whether two arrays are equal to the bit."""
     return devices.to_host(a).tobytes() == devices.to_host(b).tobytes()

@@ -73,8 +73,8 @@ class _Use:
 
     def fits(self, module: Module, operands: Sequence[Any]) -> bool:
         """Whether this call of the module is to be one node."""
-        if self.structure != STRUCTURE[0]:
-            structure = STRUCTURE[0]
+        if self.structure != STRUCTURE.count:
+            structure = STRUCTURE.count
             self.quiet = is_quiet(module)
             self.structure = structure  # last: what came meanwhile, an interrupt or a change, must be noticed
         if not self.quiet or self.ragged:

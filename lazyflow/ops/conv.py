@@ -100,7 +100,7 @@ def windows_of(
         raise ValueError(f"{name}: padding must name {n} axes, got {padding!r}")
     reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
     room = tuple(s + sum(pair) - r for s, pair, r in zip(size, pads, reach, strict=True))
-    out = tuple(_steps(*axis, ceil_mode) for axis in zip(room, stride, size, pads, strict=True))
+    out = tuple(_window_steps(*axis, ceil_mode) for axis in zip(room, stride, size, pads, strict=True))
     if min(out, default=1) < 1:
         raise ShapeError(
             f"{name}: a kernel of sizes {reach}, dilation included, does not fit into sizes {size} with padding {pads}"
@@ -108,7 +108,7 @@ def windows_of(
     return _exact(size, kernel, stride, tuple(before for before, _ in pads), dilation, out)
 
 
-def _steps(room: int, stride: int, size: int, pads: tuple[int, int], ceil_mode: bool) -> int:
+def _window_steps(room: int, stride: int, size: int, pads: tuple[int, int], ceil_mode: bool) -> int:
     """How many windows there are; rounded up, the last one must still start inside of the value or left of it."""
     if not ceil_mode:
         return room // stride + 1
@@ -131,7 +131,7 @@ def _inside(pads: Pads, size: Shape) -> Subscript:
     return (..., *(slice(before, before + n + min(after, 0)) for n, (before, after) in zip(size, pads, strict=True)))
 
 
-def _reached(pads: Pads, size: Shape) -> Subscript:
+def _within_reach(pads: Pads, size: Shape) -> Subscript:
     """The subscript of the elements that some window may reach."""
     return (..., *(slice(0, n + min(after, 0)) for n, (_, after) in zip(size, pads, strict=True)))
 
@@ -141,7 +141,7 @@ def _padded_shape(w: Windows) -> Shape:
 
 
 def _padded(xp: ArrayModule, x: Array, w: Windows, fill: float) -> Array:
-    x = x[_reached(w.pads, w.size)]
+    x = x[_within_reach(w.pads, w.size)]
     if not any(before or after > 0 for before, after in w.pads):
         return x
     padded = xp.full((*x.shape[: x.ndim - len(w.size)], *_padded_shape(w)), fill, x.dtype)
@@ -169,7 +169,7 @@ def sliding(xp: ArrayModule, x: Array, w: Windows, fill: float = 0.0) -> Array:
 
 
 @lru_cache(maxsize=512)
-def _places(w: Windows) -> tuple[tuple[Subscript, Subscript], ...]:
+def _window_places(w: Windows) -> tuple[tuple[Subscript, Subscript], ...]:
     """For every element of a window: its subscript in the windows, and in the padded array."""
     found: list[tuple[Subscript, Subscript]] = []
     for offset in product(*map(range, w.kernel)):
@@ -184,20 +184,21 @@ def folded(xp: ArrayModule, columns: Array, w: Windows) -> Array:
     if symbolic(xp):
         how = {"kernel": w.kernel, "stride": w.stride, "padding": w.pads, "dilation": w.dilation}
         return xp.record_op(FOLD_WINDOWS, (columns,), size=w.size, **how)
-    return _spread(xp, (columns[inside] for inside, _ in _places(w)), columns, columns.ndim - 2 * len(w.size), w)
+    taps = (columns[inside] for inside, _ in _window_places(w))
+    return _spread_taps(xp, taps, columns, columns.ndim - 2 * len(w.size), w)
 
 
-def _spread(xp: ArrayModule, taps: Iterable[Array], like: Array, lead: int, w: Windows) -> Array:
-    """What comes back to each element of all windows, in the order of `_places`, added up to (..., *size). The first
-    ``lead`` axes, and the dtype, are those of ``like``."""
+def _spread_taps(xp: ArrayModule, taps: Iterable[Array], like: Array, lead: int, w: Windows) -> Array:
+    """What comes back to each element of all windows, in the order of `_window_places`, added up to (..., *size). The
+    first ``lead`` axes, and the dtype, are those of ``like``."""
     padded = xp.zeros((*like.shape[:lead], *_padded_shape(w)), like.dtype)
-    for (_, place), tap in zip(_places(w), taps, strict=True):
+    for (_, place), tap in zip(_window_places(w), taps, strict=True):
         padded[place] += tap
     answer = padded[_inside(w.pads, w.size)]
     if all(after >= 0 for _, after in w.pads):
         return answer
     whole = xp.zeros((*like.shape[:lead], *w.size), like.dtype)
-    whole[_reached(w.pads, w.size)] = answer
+    whole[_within_reach(w.pads, w.size)] = answer
     return whole
 
 
@@ -247,14 +248,14 @@ FOLD_WINDOWS = register(Op("fold_windows", _fold_shape, _fold, (_fold_x,)))
 # (g, o, c, *kernel), each with the batch axis in front or without.
 
 
-def _grouped(xp: ArrayModule, x: Array, groups: int, axes: int) -> Array:
+def _in_groups(xp: ArrayModule, x: Array, groups: int, axes: int) -> Array:
     """The axis that has ``axes`` axes behind it as two: groups, and the rest."""
     at = x.ndim - axes - 1
     return xp.reshape(x, (*x.shape[:at], groups, x.shape[at] // groups, *x.shape[at + 1 :]))
 
 
 def _merged(xp: ArrayModule, x: Array, axes: int) -> Array:
-    """The inverse of `_grouped`."""
+    """The inverse of `_in_groups`."""
     at = x.ndim - axes - 2
     return xp.reshape(x, (*x.shape[:at], x.shape[at] * x.shape[at + 1], *x.shape[at + 2 :]))
 
@@ -264,14 +265,14 @@ def _batch_first(xp: ArrayModule, x: Array, letters: str) -> Array:
     return x if at < 1 else xp.transpose(x, (at, *(i for i in range(x.ndim) if i != at)))
 
 
-def _result(a: str, own: str, rest: str, batched: bool) -> str:
+def _result_letters(a: str, own: str, rest: str, batched: bool) -> str:
     """The letters of a product: the batch stands with the operand that has it, so that rows stay contiguous."""
     if not batched:
         return own + rest
     return BATCH + own + rest if BATCH in a else own + BATCH + rest
 
 
-def _product(
+def _contracted(
     xp: ArrayModule, left: tuple[Array, str], right: tuple[Array, str], result: str, cotangent: int | None
 ) -> Array:
     """`contract` of two operands, or of an operand with a cotangent, which is the first or the second of them."""
@@ -291,8 +292,8 @@ def correlate(
     kernel, places = WINDOW_LETTERS[: len(w.size)], PLACE_LETTERS[: len(w.size)]
     columns = sliding(xp, image, w)
     left, right = lettered(weight, "goc" + kernel), lettered(columns, "gc" + kernel + places)
-    letters = _result(left, "go", places, batched)
-    return _batch_first(xp, _product(xp, (weight, left), (columns, right), letters, cotangent), letters)
+    letters = _result_letters(left, "go", places, batched)
+    return _batch_first(xp, _contracted(xp, (weight, left), (columns, right), letters, cotangent), letters)
 
 
 def spread(
@@ -305,8 +306,8 @@ def spread(
         return correlate(xp, maps, _turned(xp, weight, len(w.size)), back, batched, cotangent)
     kernel, places = WINDOW_LETTERS[: len(w.size)], PLACE_LETTERS[: len(w.size)]
     left, right = lettered(weight, "goc" + kernel), lettered(maps, "go" + places)
-    letters = _result(left, "gc" + kernel, places, batched)
-    answer = _product(xp, (weight, left), (maps, right), letters, cotangent)
+    letters = _result_letters(left, "gc" + kernel, places, batched)
+    answer = _contracted(xp, (weight, left), (maps, right), letters, cotangent)
     return folded(xp, _batch_first(xp, answer, letters), w)
 
 
@@ -334,7 +335,7 @@ def weigh(xp: ArrayModule, image: Array, maps: Array, w: Windows, batched: bool,
     columns = sliding(xp, image, w)
     left, right = lettered(columns, "gc" + kernel + places), lettered(maps, "go" + places)
     letters = BATCH * batched + "gc" + kernel + "o"
-    answer = _product(xp, (columns, left), (maps, right), letters, cotangent)
+    answer = _contracted(xp, (columns, left), (maps, right), letters, cotangent)
     head = tuple(range(1 + batched))  # the batch and the groups stay in front, the maps come next
     return xp.transpose(answer, (*head, answer.ndim - 1, *range(1 + batched, answer.ndim - 1)))
 
@@ -448,25 +449,25 @@ def _with_bias(xp: ArrayModule, y: Array, b: Array | None, out: Array | None, ax
 
 def _conv(xp: ArrayModule, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    image, weight = _grouped(xp, x, groups, n), _grouped(xp, W, groups, n + 1)
+    image, weight = _in_groups(xp, x, groups, n), _in_groups(xp, W, groups, n + 1)
     batched = _is_batched(x, w) or W.ndim > n + 2
-    return _with_bias(xp, correlate(xp, image, weight, w, batched), b, _room(out, batched), n)
+    return _with_bias(xp, correlate(xp, image, weight, w, batched), b, _room_for(out, batched), n)
 
 
-def _room(out: Array | None, batched: bool) -> Array | None:
+def _room_for(out: Array | None, batched: bool) -> Array | None:
     """The launch's memory, if the answer has its batch axis."""
     return out if batched else None
 
 
 def _conv_x(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    answer = spread(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
+    answer = spread(xp, _in_groups(xp, g, groups, n), _in_groups(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
     return _merged(xp, answer, n)
 
 
 def _conv_W(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    answer = weigh(xp, _grouped(xp, x, groups, n), _grouped(xp, g, groups, n), w, W.ndim > n + 2, 1)
+    answer = weigh(xp, _in_groups(xp, x, groups, n), _in_groups(xp, g, groups, n), w, W.ndim > n + 2, 1)
     return _merged(xp, answer, n + 1)
 
 
@@ -479,20 +480,20 @@ def _transposed(
     xp: ArrayModule, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int
 ) -> Array:
     n = len(w.size)
-    maps, weight = _grouped(xp, x, groups, n), _grouped(xp, W, groups, n + 1)
+    maps, weight = _in_groups(xp, x, groups, n), _in_groups(xp, W, groups, n + 1)
     batched = _is_batched(x, w) or W.ndim > n + 2
-    return _with_bias(xp, spread(xp, maps, weight, w, batched), b, _room(out, batched), n)
+    return _with_bias(xp, spread(xp, maps, weight, w, batched), b, _room_for(out, batched), n)
 
 
 def _transposed_x(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    answer = correlate(xp, _grouped(xp, g, groups, n), _grouped(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
+    answer = correlate(xp, _in_groups(xp, g, groups, n), _in_groups(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
     return _merged(xp, answer, n)
 
 
 def _transposed_W(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     n = len(w.size)
-    answer = weigh(xp, _grouped(xp, g, groups, n), _grouped(xp, x, groups, n), w, W.ndim > n + 2, 0)
+    answer = weigh(xp, _in_groups(xp, g, groups, n), _in_groups(xp, x, groups, n), w, W.ndim > n + 2, 0)
     return _merged(xp, answer, n + 1)
 
 
@@ -530,7 +531,7 @@ def _max_pool_shape(
 def _taps(xp: ArrayModule, x: Array, w: Windows, fill: float) -> list[Array]:
     """One array for every element of a window: that element of all windows."""
     view = sliding(xp, x, w, fill)
-    return [view[inside] for inside, _ in _places(w)]
+    return [view[inside] for inside, _ in _window_places(w)]
 
 
 def _max_pool(xp: ArrayModule, x: Array, out: Array = None, *, w: Windows) -> Array:
@@ -546,7 +547,7 @@ def _max_pool_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows) ->
     """To the first of the largest elements of each window, as in PyTorch."""
     n, count = len(w.size), math.prod(w.kernel)
     if xp is np:  # elsewhere a few operations over all windows at once are faster
-        return _spread(xp, _shares(g, y, _taps(xp, x, w, -math.inf)), g, g.ndim - n, w)
+        return _spread_taps(xp, _shares(g, y, _taps(xp, x, w, -math.inf)), g, g.ndim - n, w)
     columns = sliding(xp, x, w, -math.inf)
     lead = columns.shape[: columns.ndim - 2 * n]
     rows = xp.reshape(columns, (*lead, count, *w.out))
@@ -664,20 +665,20 @@ def _sums_of_ranges(xp: ArrayModule, x: Array, axis: int, start: HostArray, stop
     return xp.sum(parts, axis=axis) if symbolic(xp) else total(parts, axis)
 
 
-def _counts(xp: ArrayModule, dtype: DType, axis: int, pair: tuple[int, int]) -> Array:
+def _counts_in_ranges(xp: ArrayModule, dtype: DType, axis: int, pair: tuple[int, int]) -> Array:
     start, stop = _bins(*pair)
     return xp.asarray((stop - start).astype(dtype).reshape(-1, *(1,) * (-axis - 1)))
 
 
 def _adaptive(xp: ArrayModule, x: Array, out: Array = None, *, sizes: tuple[tuple[int, int], ...]) -> Array:
     for axis, pair in enumerate(sizes, -len(sizes)):
-        x = _sums_of_ranges(xp, x, axis, *_bins(*pair)) / _counts(xp, x.dtype, axis, pair)
+        x = _sums_of_ranges(xp, x, axis, *_bins(*pair)) / _counts_in_ranges(xp, x.dtype, axis, pair)
     return x
 
 
 def _adaptive_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, sizes: tuple[tuple[int, int], ...]) -> Array:
     for axis, pair in enumerate(sizes, -len(sizes)):
-        g = _sums_of_ranges(xp, g / _counts(xp, g.dtype, axis, pair), axis, *_holders(*pair))
+        g = _sums_of_ranges(xp, g / _counts_in_ranges(xp, g.dtype, axis, pair), axis, *_holders(*pair))
     return g
 
 

@@ -60,7 +60,7 @@ def _inv_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return -(_t(y) @ g @ _t(y))
 
 
-inv = register(Op("inv", _inv_shape, _inv, (_inv_a,)))
+INV = register(Op("inv", _inv_shape, _inv, (_inv_a,)))
 
 
 def _solve_shape(a: Abstract, b: Abstract) -> Result:
@@ -96,7 +96,7 @@ def _solve_a(xp: ArrayModule, g: Array, y: Array, a: Array, b: Array, *, vector:
     return -(_as_columns(_solved(xp, _t(a), g, vector), vector) @ _t(_as_columns(y, vector)))
 
 
-solve = register(Op("solve", _solve_shape, _solve, (_solve_a, _solve_b)))
+SOLVE = register(Op("solve", _solve_shape, _solve, (_solve_a, _solve_b)))
 
 
 def _det_shape(a: Abstract) -> Result:
@@ -138,19 +138,19 @@ def _minors(xp: ArrayModule, a: Array) -> Array:
 
     def minor(i: int, j: int) -> Array:
         rows, columns = every[every != i], every[every != j]
-        block = _taken(xp, _taken(xp, a, rows, -2), columns, -1)
-        return (-1) ** (i + j) * (xp.record_op(det, (block,)) if symbolic(xp) else xp.linalg.det(block))
+        block = _taken_along(xp, _taken_along(xp, a, rows, -2), columns, -1)
+        return (-1) ** (i + j) * (xp.record_op(DET, (block,)) if symbolic(xp) else xp.linalg.det(block))
 
     return xp.stack([xp.stack([minor(i, j) for j in every.tolist()], -1) for i in every.tolist()], -2)
 
 
-def _taken(xp: ArrayModule, a: Array, index: Array, axis: int) -> Array:
+def _taken_along(xp: ArrayModule, a: Array, index: Array, axis: int) -> Array:
     behind = (slice(None),) * (-axis - 1)
     parts = [(..., slice(i, i + 1), *behind) for i in index.tolist()]
     return xp.concatenate([a[part] for part in parts], axis)
 
 
-det = register(Op("det", _det_shape, _det, (_det_a,)))
+DET = register(Op("det", _det_shape, _det, (_det_a,)))
 
 
 def _slogdet_shape(a: Abstract) -> Result:
@@ -166,7 +166,7 @@ def _slogdet_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return g[..., 1][..., None, None] * _t(xp.linalg.inv(a))
 
 
-slogdet = register(Op("slogdet", _slogdet_shape, _slogdet, (_slogdet_a,)))
+SLOGDET = register(Op("slogdet", _slogdet_shape, _slogdet, (_slogdet_a,)))
 
 
 def _cholesky_shape(a: Abstract) -> Result:
@@ -183,10 +183,10 @@ def _cholesky_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return _symmetric(_t(inverse) @ inner @ inverse)
 
 
-cholesky = register(Op("cholesky", _cholesky_shape, _cholesky, (_cholesky_a,)))
+CHOLESKY = register(Op("cholesky", _cholesky_shape, _cholesky, (_cholesky_a,)))
 
 
-def _flat(x: Array, ndim: int) -> Array:
+def _last_as_one(x: Array, ndim: int) -> Array:
     """The last ``ndim`` axes as one."""
     return x.reshape((*x.shape[: x.ndim - ndim], -1))
 
@@ -204,7 +204,7 @@ def _eigh_shape(a: Abstract) -> Result:
 
 def _eigh(xp: ArrayModule, a: Array, out: Array = None) -> Array:
     values, vectors = xp.linalg.eigh(_symmetric(a))
-    return xp.concatenate((values, _flat(vectors, 2)), -1)
+    return xp.concatenate((values, _last_as_one(vectors, 2)), -1)
 
 
 def _eigh_parts(x: Array, n: int) -> tuple[Array, Array]:
@@ -217,7 +217,7 @@ def _eigh_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return _symmetric(v @ inner @ _t(v))
 
 
-eigh = register(Op("eigh", _eigh_shape, _eigh, (_eigh_a,)))
+EIGH = register(Op("eigh", _eigh_shape, _eigh, (_eigh_a,)))
 
 
 def _svd_shape(a: Abstract) -> Result:
@@ -229,7 +229,7 @@ def _svd_shape(a: Abstract) -> Result:
 
 def _svd(xp: ArrayModule, a: Array, out: Array = None) -> Array:
     u, s, vh = xp.linalg.svd(a, full_matrices=False)
-    return xp.concatenate((_flat(u, 2), s, _flat(vh, 2)), -1)
+    return xp.concatenate((_last_as_one(u, 2), s, _last_as_one(vh, 2)), -1)
 
 
 def svd_parts(x: Array, m: int, n: int) -> tuple[Array, Array, Array]:
@@ -252,4 +252,4 @@ def _svd_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return u @ inner @ vh + outside_u @ vh + u @ _t(outside_v)
 
 
-svd = register(Op("svd", _svd_shape, _svd, (_svd_a,)))
+SVD = register(Op("svd", _svd_shape, _svd, (_svd_a,)))

@@ -33,7 +33,7 @@ from lazyflow.ops.formula import (
 )
 
 
-def _infer(name: str, source: str, *operands: Abstract) -> Result:
+def _infer_formula(name: str, source: str, *operands: Abstract) -> Result:
     formula = parse(source)
     if len(operands) != len(formula.operands):
         raise TypeError(
@@ -62,7 +62,7 @@ def elementwise(name: str, formula: str, **derivatives: str) -> Op:
     return register(
         Op(
             name,
-            partial(_infer, name, formula),
+            partial(_infer_formula, name, formula),
             at_first_call(lambda: compile_forward(name, parse(formula))),
             vjps,
             elementwise=True,

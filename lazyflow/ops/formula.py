@@ -46,7 +46,7 @@ _OPERATORS: Mapping[type[ast.AST], str] = {
     ast.Mod: "remainder", ast.Pow: "power", ast.USub: "negative", ast.Eq: "equal", ast.NotEq: "not_equal",
     ast.Lt: "less", ast.LtE: "less_equal", ast.Gt: "greater", ast.GtE: "greater_equal",
 }  # fmt: skip
-_KINDS: Mapping[str, int] = {
+_RESULT_KINDS: Mapping[str, int] = {
     **dict.fromkeys(
         [
             "add",
@@ -92,7 +92,7 @@ _KINDS: Mapping[str, int] = {
     **dict.fromkeys(["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"], BOOLEAN),
     **dict.fromkeys(["logical_and", "logical_or", "logical_not", "isfinite", "isnan"], BOOLEAN),
 }
-_BOOLEANS = [ufunc for ufunc, kind in _KINDS.items() if kind == BOOLEAN]
+_BOOLEANS = [ufunc for ufunc, kind in _RESULT_KINDS.items() if kind == BOOLEAN]
 _ARITHMETIC = frozenset(("add", "subtract", "multiply"))
 _LINEAR = frozenset(("add", "subtract", "negative", "where", "where_nonzero"))
 
@@ -165,7 +165,7 @@ class _Parser:
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
-            and node.func.id in _KINDS
+            and node.func.id in _RESULT_KINDS
             and not node.keywords
         ):
             return node.func.id, node.args
@@ -193,7 +193,7 @@ class _Parser:
 
     def kind(self, ufunc: str, inputs: Sequence[FormulaValue]) -> int:
         numbers = inputs[1:] if ufunc == "where" else inputs
-        return max(SAME, *map(self.kind_of, numbers)) if _KINDS[ufunc] == SAME else _KINDS[ufunc]
+        return max(SAME, *map(self.kind_of, numbers)) if _RESULT_KINDS[ufunc] == SAME else _RESULT_KINDS[ufunc]
 
     def kind_of(self, value: FormulaValue) -> int:
         if isinstance(value, Constant):
@@ -211,7 +211,7 @@ def _size(node: ast.expr) -> int:
     return sum(isinstance(n, ast.BinOp | ast.UnaryOp | ast.Call | ast.Compare) for n in ast.walk(node))
 
 
-def _operands(tree: ast.expr) -> Iterator[str]:
+def _operand_names(tree: ast.expr) -> Iterator[str]:
     functions = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
     names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in functions]
     yield from dict.fromkeys(n.id for n in sorted(names, key=lambda n: n.col_offset))
@@ -233,11 +233,11 @@ def operands_of(source: str) -> tuple[str, ...]:
     >>> operands_of("where(x > 1e-3, x, lo) * tanh(y)")
     ('x', 'lo', 'y')
     """
-    words = source.translate(_BETWEEN).split()
+    words = source.translate(_SPACED).split()
     return tuple(dict.fromkeys(word for word in words if word.isidentifier()))
 
 
-_BETWEEN = str.maketrans({**dict.fromkeys("+-*/%<>=!,)", " "), "(": "( "})  # a function keeps its bracket
+_SPACED = str.maketrans({**dict.fromkeys("+-*/%<>=!,)", " "), "(": "( "})  # a function keeps its bracket
 
 
 @cache
@@ -252,7 +252,7 @@ def parse(source: str) -> Formula:
     tree = _tree(source)
     parser = _Parser(source)
     result = parser.value(tree)
-    return Formula(source, tuple(_operands(tree)), tuple(parser.steps), result)
+    return Formula(source, tuple(_operand_names(tree)), tuple(parser.steps), result)
 
 
 def vanishes(formula: Formula) -> bool:
@@ -303,7 +303,7 @@ def slope(source: str) -> Formula | None:
     tree = _tree(source)
     parser = _Parser(source, {"g": 1})
     result = parser.value(tree)
-    return Formula(source, tuple(o for o in _operands(tree) if o != "g"), tuple(parser.steps), result)
+    return Formula(source, tuple(o for o in _operand_names(tree) if o != "g"), tuple(parser.steps), result)
 
 
 def evaluate(formula: Formula, xp: ArrayModule, *, choices: Any = None, **operands: Any) -> Any:
@@ -359,7 +359,7 @@ def result_dtype(formula: Formula, dtypes: tuple[Any, ...]) -> DType:
         return np.dtype(np.asarray(evaluate(formula, np, **ones)).dtype)
 
 
-class _Printer:
+class _ArrayPrinter:
     """Prints a formula as a function. ``whole``: operands that have the result's shape and dtype, as cotangents do."""
 
     def __init__(self, formula: Formula, whole: frozenset[str] = frozenset()) -> None:
@@ -456,7 +456,7 @@ def _written(made: str, place: str, fresh: bool, write: Sequence[str]) -> list[s
     return ["if out is None:", f"    out = {made}", "else:", *("    " + line for line in write)]
 
 
-def _where(ufunc: str, inputs: list[str], place: str, fresh: bool) -> list[str]:
+def _where_lines(ufunc: str, inputs: list[str], place: str, fresh: bool) -> list[str]:
     condition, a, b = inputs
     if b == "0" and (not fresh or place == "out"):
         return [f"{place} = select_of(xp, {condition}, {a}, {place})"]
@@ -565,7 +565,7 @@ def _magnitude(ufunc: str, inputs: list[str], place: str, fresh: bool) -> list[s
 
 
 _PRINTERS: Mapping[str, Callable[[str, list[str], str, bool], list[str]]] = {
-    "where": _where,
+    "where": _where_lines,
     "round": _round,
     "magnitude": _magnitude,
 }
@@ -575,7 +575,7 @@ def _function(name: str, arguments: Sequence[str], lines: Sequence[str]) -> str:
     return "\n    ".join([f"def {name}(xp, {', '.join(arguments)}, out=None):", *lines]) + "\n"
 
 
-def _prepared(name: str, printer: _Printer, arguments: Sequence[str]) -> list[str]:
+def _prepared_lines(name: str, printer: _ArrayPrinter, arguments: Sequence[str]) -> list[str]:
     """The lines of a function of several steps, behind those that hand float16 on to float32, to be rounded once, and
     much that needs memory of its own on in blocks."""
     formula, lines = printer.formula, printer.print()
@@ -646,7 +646,7 @@ def forward_source(name: str, formula: Formula) -> str:
         return out
     <BLANKLINE>
     """
-    return _function(name, formula.operands, _prepared(name, _Printer(formula), formula.operands))
+    return _function(name, formula.operands, _prepared_lines(name, _ArrayPrinter(formula), formula.operands))
 
 
 def vjp_source(name: str, formula: Formula, operands: Sequence[str]) -> str:
@@ -664,8 +664,8 @@ def vjp_source(name: str, formula: Formula, operands: Sequence[str]) -> str:
     <BLANKLINE>
     """
     arguments = ("g", "y", *operands)
-    printer = _Printer(formula, frozenset(("g", "y")))
-    return _function(name, arguments, _prepared(name, printer, arguments))
+    printer = _ArrayPrinter(formula, frozenset(("g", "y")))
+    return _function(name, arguments, _prepared_lines(name, printer, arguments))
 
 
 def _compiled(name: str, formula: Formula, operands: Sequence[str], source: str, **names: Any) -> Callable[..., Array]:
@@ -796,12 +796,12 @@ _ERF: Mapping[int, tuple[float, tuple[float, ...], tuple[float, ...]]] = {
 }  # fmt: skip
 
 
-def erf(xp: ArrayModule, x: Array, out: Array = None) -> Array:
+def erf_of(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     """The error function, by arithmetic and tanh of ``xp`` alone, as NumPy has none.
 
     Off by at most 2e-7 in float32 and 4e-16 in float64; float16 is computed in float32.
 
-    >>> abs(erf(np, np.array([0.5])).item() - 0.5204998778130465) < 4e-16
+    >>> abs(erf_of(np, np.array([0.5])).item() - 0.5204998778130465) < 4e-16
     True
     """
     x = x if x.dtype.kind == "f" else x + 0.0
@@ -842,16 +842,16 @@ _NDTR: Mapping[int, tuple[float, tuple[float, ...]]] = {
 }  # fmt: skip
 
 
-def ndtr(xp: ArrayModule, x: Array, out: Array = None) -> Array:
+def ndtr_of(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     """The normal distribution function, whose lower tail has all digits that its size allows; float16 as `erf`.
 
     ``exp(-t**2 / 2)`` is a product of two: the square of ``t`` to four binary places is exact, the rest is small.
 
-    >>> abs(ndtr(np, np.array([-30.0])).item() / 4.906713927148187e-198 - 1) < 1e-15
+    >>> abs(ndtr_of(np, np.array([-30.0])).item() / 4.906713927148187e-198 - 1) < 1e-15
     True
     """
     if not x.ndim:  # of arrays without axes NumPy makes numbers, which nothing can be written to
-        y = ndtr(xp, x.reshape(1)).reshape(())
+        y = ndtr_of(xp, x.reshape(1)).reshape(())
         if out is None:
             return y
         out[...] = y
@@ -895,8 +895,8 @@ def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
 
 
 _OURS: Mapping[str, Callable[..., Any]] = {
-    "erf": erf,
-    "ndtr": ndtr,
+    "erf": erf_of,
+    "ndtr": ndtr_of,
     "magnitude": magnitude,
     "where_nonzero": where_nonzero,
     "multiply_or_zero": multiply_or_zero,

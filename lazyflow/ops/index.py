@@ -133,7 +133,7 @@ def _scattered(
     g = _index_axes_front(xp, g, before, index_ndim)
     if index.ndim == index_ndim:
         g = total(g, 0)
-    sums = xp.record_op(scatter, (g, index), n=x.shape[axis], name=name)
+    sums = xp.record_op(SCATTER, (g, index), n=x.shape[axis], name=name)
     sums = xp.moveaxis(sums, 0, before) if before else sums
     return sums.reshape(x.shape)
 
@@ -170,9 +170,9 @@ def _pick_shape(x: Abstract, index: Abstract, *, axis: int = -1) -> Result:
     return _selected("pick", x, index, axis)
 
 
-take = register(Op("take", _take_shape, _take, (_take_x, None)))
-pick = register(Op("pick", _pick_shape, _take, (_take_x, None)))
-lookup = register(Op("lookup", _lookup_shape, _take, (_lookup_table, None)))
+TAKE = register(Op("take", _take_shape, _take, (_take_x, None)))
+PICK = register(Op("pick", _pick_shape, _take, (_take_x, None)))
+LOOKUP = register(Op("lookup", _lookup_shape, _take, (_lookup_table, None)))
 
 
 # The transpose of reading rows is adding rows.
@@ -189,7 +189,7 @@ def _scatter_shape(rows: Abstract, index: Abstract, *, n: int, name: str = "scat
     return Result(shape, rows.dtype, {"name": name, "n": n, "ndim": len(rows.shape), "index_ndim": len(index.shape)})
 
 
-def _scatter(
+def _added_at(
     xp: ArrayModule, rows: Array, index: Array, out: Array = None, *, name: str, n: int, ndim: int, index_ndim: int
 ) -> Array:
     index = checked_index(xp, name, index, n)
@@ -207,11 +207,11 @@ def _scatter_rows(
 ) -> Array:
     if symbolic(xp):
         whole = index if index.ndim == index_ndim else index.reshape(index.shape[1:])
-        return xp.record_op(take, (g.reshape(g.shape[1:]), whole), axis=0)[None]
+        return xp.record_op(TAKE, (g.reshape(g.shape[1:]), whole), axis=0)[None]
     return _take(xp, g, index, name=name, axis=-g.ndim + 1, ndim=g.ndim - 1, index_ndim=index_ndim)
 
 
-scatter = register(Op("scatter", _scatter_shape, _scatter, (_scatter_rows, None)))
+SCATTER = register(Op("scatter", _scatter_shape, _added_at, (_scatter_rows, None)))
 
 
 # Indices along an axis as offsets from its beginning, for what reads a flattened array.
@@ -226,7 +226,7 @@ def _offsets(xp: ArrayModule, index: Array, out: Array = None, *, n: int, name: 
     return checked_index(xp, name, index, n).astype(np.int64, copy=False)
 
 
-offsets = register(Op("offsets", _offsets_shape, _offsets, (None,)))
+OFFSETS = register(Op("offsets", _offsets_shape, _offsets, (None,)))
 
 
 def _argsort_shape(x: Abstract, *, axis: int = -1) -> Result:
@@ -239,7 +239,7 @@ def _argsort(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Arra
     return xp.argsort(x, axis=axis, kind="stable")
 
 
-argsort = register(Op("argsort", _argsort_shape, _argsort, (None,)))
+ARGSORT = register(Op("argsort", _argsort_shape, _argsort, (None,)))
 
 
 def _one_hot_shape(index: Abstract, *, n: int, dtype: Any = "float32") -> Result:
@@ -263,4 +263,4 @@ def _one_hot(xp: ArrayModule, index: Array, out: Array = None, *, n: int, dtype:
     return out
 
 
-one_hot = register(Op("one_hot", _one_hot_shape, _one_hot, (None,)))
+ONE_HOT = register(Op("one_hot", _one_hot_shape, _one_hot, (None,)))

@@ -113,7 +113,7 @@ def contract(xp: ArrayModule, a: Array, left: str, b: Array, right: str, result:
     [3.0, 12.0]
     """
     if symbolic(xp):
-        return xp.record_op(einsum, (a, b), subscripts=f"{left},{right}->{result}")
+        return xp.record_op(EINSUM, (a, b), subscripts=f"{left},{right}->{result}")
     if HALF in (a.dtype, b.dtype) and a.dtype == b.dtype:  # summed in float32, which has BLAS, too
         wider = contract(xp, a.astype(np.float32), left, b.astype(np.float32), right, result)
         return wider.astype(HALF)
@@ -125,7 +125,7 @@ def contract(xp: ArrayModule, a: Array, left: str, b: Array, right: str, result:
     if plan.simple:
         left_axes, right_axes = plan.axes
         return _multiply(xp, a if left_axes is None else a.T, b if right_axes is None else b.T, out)
-    a, b = _prepared(xp, a, plan, 0), _prepared(xp, b, plan, 1)
+    a, b = _prepared_operand(xp, a, plan, 0), _prepared_operand(xp, b, plan, 1)
     if plan.dots:
         return xp.einsum(plan.dots, a, b)
     if not plan.counts[3]:
@@ -133,7 +133,7 @@ def contract(xp: ArrayModule, a: Array, left: str, b: Array, right: str, result:
     return _matrix_product(xp, a, b, plan, out)
 
 
-def _prepared(xp: ArrayModule, operand: Array, plan: ContractionPlan, side: int) -> Array:
+def _prepared_operand(xp: ArrayModule, operand: Array, plan: ContractionPlan, side: int) -> Array:
     alone, axes = plan.alone[side], plan.axes[side]
     if alone is not None:
         letters, kept = alone.split("->")
@@ -162,7 +162,7 @@ def _matrix_product(xp: ArrayModule, a: Array, b: Array, plan: ContractionPlan, 
         a = a.reshape((*a.shape[:batch], prod(a.shape[batch : a.ndim - k]), prod(a.shape[a.ndim - k :])))
     if n > 1 or k > 1:
         b = b.reshape((*b.shape[:batch], prod(b.shape[batch : batch + k]), prod(b.shape[batch + k :])))
-    place = _place(out, plan, (*a.shape[:-1], b.shape[-1]))
+    place = _place_for(out, plan, (*a.shape[:-1], b.shape[-1]))
     product = _multiply(xp, a, b, place)
     if product is place:
         return out
@@ -173,7 +173,7 @@ def _viewed(array: Array, index: Any) -> Array:
     return array if index is None else array[index]
 
 
-def _place(out: Array, plan: ContractionPlan, shape: Shape) -> Array | None:
+def _place_for(out: Array, plan: ContractionPlan, shape: Shape) -> Array | None:
     """``out`` as the product's matrix, if that is the same memory: letters merge only where rows are packed."""
     if out is None:
         return None
@@ -408,10 +408,10 @@ def contraction_pullback(
     """
     kept = _kept(letters, result + right)
     answer = contract_or_zero(xp, (g, result), (other, right), kept)
-    return answer if kept == letters else _spread(xp, answer, kept, letters, operand.shape)
+    return answer if kept == letters else _spread_letters(xp, answer, kept, letters, operand.shape)
 
 
-def _spread(xp: ArrayModule, answer: Array, kept: str, letters: str, shape: Shape) -> Array:
+def _spread_letters(xp: ArrayModule, answer: Array, kept: str, letters: str, shape: Shape) -> Array:
     done: list[str] = []
     for axis, (letter, length) in enumerate(zip(letters, shape, strict=True)):
         if letter in done:
@@ -543,7 +543,7 @@ def _add_left(
     """`_product_left` of a vector and a parameter, where it belongs."""
     left, right, result = letters
     fits = len(left) == len(result) == 1 and left != result and right == left + result
-    return fits and b.ndim == 2 and _add_rows(places, g, b.T)
+    return fits and b.ndim == 2 and _add_products(places, g, b.T)
 
 
 def _add_right(
@@ -552,10 +552,10 @@ def _add_right(
     """`_product_right` of a parameter and a vector, where it belongs."""
     left, right, result = letters
     fits = len(right) == len(result) == 1 and right != result and left == result + right
-    return fits and a.ndim == 2 and _add_rows(places, g, a)
+    return fits and a.ndim == 2 and _add_products(places, g, a)
 
 
-def _add_rows(places: there.Places, g: Array, weight: Array) -> bool:
+def _add_products(places: there.Places, g: Array, weight: Array) -> bool:
     """``g @ weight``, added to evenly spaced rows or put there."""
     if places.at is not None or g.ndim != 2 or weight.ndim != 2:
         return False
@@ -574,10 +574,10 @@ def _einsum(name: str, infer: Any, forward: Any = _product, **flags: Any) -> Op:
     return register(Op(name, infer, forward, (_product_left, _product_right), **flags))
 
 
-matmul = _einsum("matmul", _matmul_shape, by_columns=(0,))
-dot = _einsum("dot", _dot_shape)
-outer = _einsum("outer", _outer_shape)
-einsum = _einsum("einsum", _einsum_shape)
+MATMUL = _einsum("matmul", _matmul_shape, by_columns=(0,))
+DOT = _einsum("dot", _dot_shape)
+OUTER = _einsum("outer", _outer_shape)
+EINSUM = _einsum("einsum", _einsum_shape)
 # Of a cotangent with an operand: what vjps record that are differentiated again.
 _einsum("einsum_or_zero", _einsum_shape, _product_or_zero)
 
@@ -616,7 +616,7 @@ def _add_affine(
     places: there.Places, xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str
 ) -> bool:
     """`_affine_x` of a vector, where it belongs."""
-    return not heads and _add_rows(places, g, W)
+    return not heads and _add_products(places, g, W)
 
 
 def _affine_b(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:
@@ -670,7 +670,7 @@ def _are_summed_there(group: Sequence[Array]) -> bool:
     return len(group) <= there.MOST_OPERANDS and all(there.is_matrix(rows) for rows in group)
 
 
-affine = register(Op("affine", _affine_shape, _affine, (_affine_W, _affine_b, _affine_x), by_columns=(0,)))
+AFFINE = register(Op("affine", _affine_shape, _affine, (_affine_W, _affine_b, _affine_x), by_columns=(0,)))
 
 
 def _bilinear_shape(x: Abstract, W: Abstract, y: Abstract, b: Abstract | None = None) -> Result:
@@ -748,4 +748,4 @@ def _bilinear_b(xp: ArrayModule, g: Array, out: Array, x: Array, W: Array, y: Ar
     return column_sums(xp, g) if b.ndim == 1 else g
 
 
-bilinear = register(Op("bilinear", _bilinear_shape, _bilinear, (_bilinear_x, _bilinear_W, _bilinear_y, _bilinear_b)))
+BILINEAR = register(Op("bilinear", _bilinear_shape, _bilinear, (_bilinear_x, _bilinear_W, _bilinear_y, _bilinear_b)))

@@ -34,7 +34,7 @@ from lazyflow.ops.base import (
     wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select, where_nonzero
-from lazyflow.ops.reduce import log_softmax, softmax
+from lazyflow.ops.reduce import log_softmax_of, softmax_of
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -57,11 +57,11 @@ def _reduce(losses: Array, reduction: str, ndim: int) -> Array:
         return losses
     axes = tuple(range(-ndim, 0))
     found = total(wide(losses), axes)
-    found = found / _elements(losses, ndim) if reduction == "mean" else found
+    found = found / _element_count(losses, ndim) if reduction == "mean" else found
     return found.astype(losses.dtype, copy=False)
 
 
-def _spread(g: Array, reduction: str, ndim: int, count: int, more: int = 0) -> Array:
+def _spread_losses(g: Array, reduction: str, ndim: int, count: int, more: int = 0) -> Array:
     """The cotangents of the losses before the reduction, with ``more`` axes of size 1 behind."""
     behind = (None,) * (more if reduction == "none" else more + ndim)
     subscript = (..., *behind)
@@ -82,7 +82,7 @@ def _lead(scores: Array, ndim: int) -> int:
     return math.prod(scores.shape[-ndim - 1 : -1])
 
 
-def _elements(array: Array, ndim: int) -> int:
+def _element_count(array: Array, ndim: int) -> int:
     return math.prod(array.shape[array.ndim - ndim :])
 
 
@@ -147,7 +147,7 @@ def _minus_one_hot(xp: ArrayModule, probabilities: Array, index: Array) -> Array
 # One pass over the rows, which as NumPy calls takes a dozen passes and temporaries.
 
 
-def _by_rows(xp: ArrayModule, scores: Array, index: Array, ndim: int) -> bool:
+def _are_rows(xp: ArrayModule, scores: Array, index: Array, ndim: int) -> bool:
     """Whether these are rows of scores with a class each, in the host's memory, which the compiled core knows."""
     if core.machine is None or xp is not np or ndim or scores.dtype.itemsize < 4:
         return False
@@ -170,7 +170,7 @@ def _labels(xp: ArrayModule, index: Array) -> Array:
 def _cross_entropy(
     xp: ArrayModule, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int
 ) -> Array:
-    if _by_rows(xp, logits, index, ndim):
+    if _are_rows(xp, logits, index, ndim):
         losses = np.empty(len(logits), logits.dtype) if out is None else out
         if core.machine.cross_entropy(logits, index, losses):
             return losses
@@ -187,7 +187,7 @@ def _cross_entropy(
 def _cross_entropy_logits(
     xp: ArrayModule, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
 ) -> Array:
-    if _by_rows(xp, logits, index, ndim) and g.shape == index.shape:
+    if _are_rows(xp, logits, index, ndim) and g.shape == index.shape:
         answer = np.empty(logits.shape, logits.dtype)
         if core.machine.cross_entropy_slopes(logits, index, g, answer):
             return answer
@@ -196,8 +196,8 @@ def _cross_entropy_logits(
         rows.cross_entropy_slopes(logits, _labels(xp, index), g, rows.put_in(answer))
         return answer
     scores = _repeated(xp, logits, index)
-    answer = _minus_one_hot(xp, _softmax(xp, scores), index)
-    return _scaled(xp, answer, _spread(g, reduction, ndim, _lead(logits, ndim), more=1))
+    answer = _minus_one_hot(xp, _probabilities(xp, scores), index)
+    return _scaled(xp, answer, _spread_losses(g, reduction, ndim, _lead(logits, ndim), more=1))
 
 
 def _add_slopes(
@@ -210,9 +210,9 @@ def _add_slopes(
     return True
 
 
-def _softmax(xp: ArrayModule, scores: Array) -> Array:
+def _probabilities(xp: ArrayModule, scores: Array) -> Array:
     """The probabilities of scores along the last axis, for arrays and expressions."""
-    return softmax(xp, scores, axis=-1) if _is_array(xp, scores) else xp.softmax(scores, axis=-1)
+    return softmax_of(xp, scores, axis=-1) if _is_array(xp, scores) else xp.softmax(scores, axis=-1)
 
 
 def _nll(xp: ArrayModule, scores: Array, index: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
@@ -222,7 +222,7 @@ def _nll(xp: ArrayModule, scores: Array, index: Array, out: Array = None, *, red
 def _nll_scores(
     xp: ArrayModule, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int
 ) -> Array:
-    return select(xp, _hot(xp, scores, index), _spread(-g, reduction, ndim, _lead(scores, ndim), more=1))
+    return select(xp, _hot(xp, scores, index), _spread_losses(-g, reduction, ndim, _lead(scores, ndim), more=1))
 
 
 CROSS_ENTROPY = register(
@@ -267,7 +267,7 @@ def _hinge(
 def _hinge_scores(
     xp: ArrayModule, g: Array, y: Array, scores: Array, index: Array, *, reduction: str, ndim: int, margin: float
 ) -> Array:
-    share = _spread(g, reduction, ndim, _lead(scores, ndim), more=1)
+    share = _spread_losses(g, reduction, ndim, _lead(scores, ndim), more=1)
     each = select(xp, _violations(xp, scores, index, margin) > 0, share)
     return each - select(xp, _hot(xp, scores, index), xp.sum(each, axis=-1, keepdims=True))
 
@@ -300,21 +300,21 @@ def _soft_infer(logits: Abstract, target: Abstract, reduction: str = "mean") -> 
 
 
 def _soft(xp: ArrayModule, logits: Array, target: Array, out: Array = None, *, reduction: str, ndim: int) -> Array:
-    return _reduce(-multiply_no_nan(xp, target, log_softmax(xp, logits, axis=-1)).sum(axis=-1), reduction, ndim)
+    return _reduce(-multiply_no_nan(xp, target, log_softmax_of(xp, logits, axis=-1)).sum(axis=-1), reduction, ndim)
 
 
 def _soft_logits(
     xp: ArrayModule, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int
 ) -> Array:
-    answer = _softmax(xp, logits) * xp.sum(target, axis=-1, keepdims=True) - target
-    return multiply_no_nan(xp, _spread(g, reduction, ndim, _lead(logits, ndim), more=1), answer)
+    answer = _probabilities(xp, logits) * xp.sum(target, axis=-1, keepdims=True) - target
+    return multiply_no_nan(xp, _spread_losses(g, reduction, ndim, _lead(logits, ndim), more=1), answer)
 
 
 def _soft_target(
     xp: ArrayModule, g: Array, y: Array, logits: Array, target: Array, *, reduction: str, ndim: int
 ) -> Array:
-    answer = log_softmax(xp, logits, axis=-1) if _is_array(xp, logits) else xp.log_softmax(logits, axis=-1)
-    return multiply_no_nan(xp, -_spread(g, reduction, ndim, _lead(logits, ndim), more=1), answer)
+    answer = log_softmax_of(xp, logits, axis=-1) if _is_array(xp, logits) else xp.log_softmax(logits, axis=-1)
+    return multiply_no_nan(xp, -_spread_losses(g, reduction, ndim, _lead(logits, ndim), more=1), answer)
 
 
 SOFT_CROSS_ENTROPY = register(Op("soft_cross_entropy", _soft_infer, _soft, (_soft_logits, _soft_target)))
@@ -347,7 +347,9 @@ def _elements_vjp(slope: Losses) -> Losses:
     def vjp(
         xp: ArrayModule, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: Any
     ) -> Array:
-        return multiply_no_nan(xp, _spread(g, reduction, ndim, _elements(x, ndim)), slope(xp, x, target, **static))
+        return multiply_no_nan(
+            xp, _spread_losses(g, reduction, ndim, _element_count(x, ndim)), slope(xp, x, target, **static)
+        )
 
     return vjp
 
@@ -366,12 +368,12 @@ def _element_loss(
     )
 
 
-def _square(xp: ArrayModule, x: Array, target: Array) -> Array:
+def _squared_error(xp: ArrayModule, x: Array, target: Array) -> Array:
     difference = x - target
     return difference * difference
 
 
-def _binary(xp: ArrayModule, x: Array, target: Array) -> Array:
+def _logistic_loss(xp: ArrayModule, x: Array, target: Array) -> Array:
     """``t log(1 + exp(-x)) + (1 - t) log(1 + exp(x))``, of which an answer of probability 0 takes no part."""
     rest = xp.log1p(xp.exp(-abs(x)))
     return multiply_no_nan(xp, target, xp.maximum(-x, 0) + rest) + multiply_no_nan(
@@ -422,8 +424,8 @@ def _huber_slope(xp: ArrayModule, x: Array, target: Array, *, delta: float) -> A
     return xp.clip(x - target, -delta, delta)
 
 
-MSE = _element_loss("mse", _square, lambda xp, x, t: 2 * (x - t), lambda xp, x, t: 2 * (t - x))
-BCE_WITH_LOGITS = _element_loss("bce_with_logits", _binary, _binary_slope, lambda xp, x, t: -x)
+MSE = _element_loss("mse", _squared_error, lambda xp, x, t: 2 * (x - t), lambda xp, x, t: 2 * (t - x))
+BCE_WITH_LOGITS = _element_loss("bce_with_logits", _logistic_loss, _binary_slope, lambda xp, x, t: -x)
 BINARY_CROSS_ENTROPY = _element_loss(
     "binary_cross_entropy", _of_probabilities, _probabilities_slope, lambda xp, x, t: _log1m(xp, x) - _log(xp, x)
 )

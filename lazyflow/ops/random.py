@@ -63,7 +63,7 @@ def words(xp: ArrayModule, key: Array, count: Count) -> Array:
     """The first ``count`` outputs of SplitMix64 from every state, uint64."""
     if isinstance(count, int):
         return mix(key[:, None] + xp.arange(1, count + 1, dtype=np.uint64) * GAMMA)
-    state = _repeated(xp, key, count)
+    state = _repeated_rows(xp, key, count)
     return mix(state + _within(xp, count) * GAMMA)
 
 
@@ -71,10 +71,10 @@ def _within(xp: ArrayModule, count: Array) -> Array:
     """For each state 1, 2, ... up to its count."""
     ends = np.cumsum(count)
     steps = xp.arange(1, int(ends[-1]) + 1, dtype=np.uint64)
-    return steps - _repeated(xp, xp.asarray((ends - count).astype(np.uint64)), count)
+    return steps - _repeated_rows(xp, xp.asarray((ends - count).astype(np.uint64)), count)
 
 
-def _repeated(xp: ArrayModule, rows: Array, count: Array) -> Array:
+def _repeated_rows(xp: ArrayModule, rows: Array, count: Array) -> Array:
     """Each as often as its count says, which is known on the host."""
     if xp is np:
         return np.repeat(rows, count, axis=0)
@@ -167,7 +167,7 @@ def _column(xp: ArrayModule, value: Any) -> Array:
     return xp.asarray(value, np.float64).reshape(-1, 1)
 
 
-def _filled(
+def _drawn_into(
     draw: Draw, xp: ArrayModule, seed: Array, counter: Array, *given: Any, out: Array = None, shape: Shape, dtype: DType
 ) -> Array:
     key, columns, count = keys(xp, seed, counter), [_column(xp, value) for value in given], prod(shape)
@@ -195,12 +195,12 @@ def _filled_end_to_end(
     step = max(1, DRAWN_AT_ONCE * len(count) // max(int(ends[-1]), 1)) if xp is np else len(count)
     for rows in (slice(start, start + step) for start in range(0, len(count), step)):
         mine, first = count[rows], int(ends[rows.start]) - int(count[rows.start])
-        some = [_repeated(xp, column[rows], mine) for column in columns]
+        some = [_repeated_rows(xp, column[rows], mine) for column in columns]
         out[first : first + int(mine.sum())] = draw(xp, key[rows], mine, dtype, *some)
     return out
 
 
-def _result(
+def _drawn_result(
     name: str,
     params: tuple[str, ...],
     seed: Abstract,
@@ -225,16 +225,16 @@ def _result(
 
 def _random(name: str, draw: Draw, *params: str) -> Op:
     vjps = (None,) * (2 + len(params))
-    infer = partial(_result, name, params)
+    infer = partial(_drawn_result, name, params)
     DRAWN_BY_PARTS[name] = Op(name, infer, partial(_filled_end_to_end, draw), (*vjps, None))
-    return register(Op(name, infer, partial(_filled, draw), vjps, random=True))
+    return register(Op(name, infer, partial(_drawn_into, draw), vjps, random=True))
 
 
 # What draws for many nodes of any shapes, by name; see `lazyflow.ops.rows.ByParts`.
 DRAWN_BY_PARTS: dict[str, Op] = {}
 
-uniform = _random("uniform", _uniform, "low", "high")
-normal = _random("normal", _normal, "mean", "std")
-gumbel = _random("gumbel", _gumbel, "loc", "scale")
-bernoulli = _random("bernoulli", _bernoulli, "p")
-dropout_mask = _random("dropout_mask", _dropout_mask, "p")
+UNIFORM = _random("uniform", _uniform, "low", "high")
+NORMAL = _random("normal", _normal, "mean", "std")
+GUMBEL = _random("gumbel", _gumbel, "loc", "scale")
+BERNOULLI = _random("bernoulli", _bernoulli, "p")
+DROPOUT_MASK = _random("dropout_mask", _dropout_mask, "p")

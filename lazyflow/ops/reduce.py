@@ -65,7 +65,7 @@ def _require_elements(name: str, x: Abstract, axes: Axes) -> None:
         raise ShapeError(f"{name} of no elements: axes {axes} of the shape {x.shape} hold none, at least 1 is needed")
 
 
-def _summed(dtype: DType) -> DType:
+def _summed_dtype(dtype: DType) -> DType:
     """The dtype that NumPy sums in: integers and truth values are counted in the machine's integer."""
     dtype = np.add.reduce(np.ones(1, dtype)).dtype
     return dtype
@@ -76,7 +76,7 @@ def averaged(dtype: DType) -> DType:
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
 
 
-def _same(dtype: DType) -> DType:
+def _same_dtype(dtype: DType) -> DType:
     return dtype
 
 
@@ -94,14 +94,14 @@ def _infer(
 
 
 @cache
-def _subscript(axis: Axes) -> tuple[Any, ...]:
+def _axes_subscript(axis: Axes) -> tuple[Any, ...]:
     """The subscript that gives a reduced array its axes back, with size 1."""
     return (..., *(None if a in axis else ALL for a in range(min(axis, default=0), 0)))
 
 
 def _spread(reduced: Array, axis: Axes, keepdims: bool) -> Array:
     """A reduced array, so that it broadcasts against what it was reduced from."""
-    return reduced if keepdims or not axis else reduced[_subscript(axis)]
+    return reduced if keepdims or not axis else reduced[_axes_subscript(axis)]
 
 
 def _elements(x: Array, axis: Axes) -> int:
@@ -127,7 +127,7 @@ def _reduction(
     forward: ReductionKernel,
     vjp: ReductionKernel | None = None,
     *,
-    dtype: Callable[[Any], Any] = _same,
+    dtype: Callable[[Any], Any] = _same_dtype,
     empty: bool = False,
 ) -> Op:
     """Register a reduction; ``dtype`` says what becomes of the operand's, ``empty`` whether it may be over nothing."""
@@ -189,9 +189,9 @@ def _prod(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims:
     return x.prod(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
 
 
-SUM = _reduction("sum", _sum, looking_at(_sum_x, ()), dtype=_summed, empty=True)
+SUM = _reduction("sum", _sum, looking_at(_sum_x, ()), dtype=_summed_dtype, empty=True)
 MEAN = _reduction("mean", _mean, looking_at(_mean_x, (), (1,)), dtype=averaged)
-PROD = _reduction("prod", _prod, _prod_x, dtype=_summed, empty=True)
+PROD = _reduction("prod", _prod, _prod_x, dtype=_summed_dtype, empty=True)
 
 
 # Extremes and truth values.
@@ -316,7 +316,7 @@ def _norm_infer(x: Abstract, ord: float = 2, axis: Axis = None, keepdims: bool =
     require_floating("norm", x)
     if ord not in (1, 2, math.inf):
         raise ValueError(f"norm: ord must be 1, 2 or inf, got {ord!r}")
-    shape, dtype, static = _infer("norm", _same, ord != math.inf, x, axis, keepdims)
+    shape, dtype, static = _infer("norm", _same_dtype, ord != math.inf, x, axis, keepdims)
     return Result(shape, dtype, {**static, "ord": ord})
 
 
@@ -347,7 +347,7 @@ NORM = register(Op("norm", _norm_infer, _norm, (_norm_x,)))
 
 def _floating_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = False) -> Result:
     require_floating(name, x)
-    return _infer(name, _same, False, x, axis, keepdims)
+    return _infer(name, _same_dtype, False, x, axis, keepdims)
 
 
 def _logsumexp(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
@@ -379,10 +379,10 @@ def _along_infer(name: str, x: Abstract, axis: int = -1) -> Result:
     return Result(x.shape, x.dtype, {"axis": found})
 
 
-def softmax(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
+def softmax_of(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
     """``exp(x) / sum(exp(x))`` along ``axis``, in four passes over ``out``."""
     if x.dtype == np.float16:
-        return softmax(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
+        return softmax_of(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
     y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
     xp.exp(y, y)
     return xp.divide(y, total(y, axis, keepdims=True), y)
@@ -393,10 +393,10 @@ def _softmax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> A
     return weighted - multiply_no_nan(xp, xp.sum(weighted, axis=axis, keepdims=True), y)
 
 
-def log_softmax(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
+def log_softmax_of(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Array:
     """``log(softmax(x))`` along ``axis``."""
     if x.dtype == np.float16:
-        return log_softmax(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
+        return log_softmax_of(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
     y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
     return xp.subtract(y, xp.log(total(xp.exp(y), axis, keepdims=True)), y)
 
@@ -405,8 +405,8 @@ def _log_softmax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) 
     return g - multiply_no_nan(xp, xp.sum(g, axis=axis, keepdims=True), xp.exp(y))
 
 
-SOFTMAX = register(Op("softmax", partial(_along_infer, "softmax"), softmax, (_softmax_x,)))
-LOG_SOFTMAX = register(Op("log_softmax", partial(_along_infer, "log_softmax"), log_softmax, (_log_softmax_x,)))
+SOFTMAX = register(Op("softmax", partial(_along_infer, "softmax"), softmax_of, (_softmax_x,)))
+LOG_SOFTMAX = register(Op("log_softmax", partial(_along_infer, "log_softmax"), log_softmax_of, (_log_softmax_x,)))
 
 
 # Running sums.
@@ -415,7 +415,7 @@ LOG_SOFTMAX = register(Op("log_softmax", partial(_along_infer, "log_softmax"), l
 def _cumsum_infer(x: Abstract, axis: int | None = None) -> Result:
     axes = _one_or_all("cumsum", axis, len(x.shape))
     shape = (math.prod(x.shape),) if axis is None else x.shape
-    return Result(shape, _summed(x.dtype), {"axis": axes, "flat": axis is None})
+    return Result(shape, _summed_dtype(x.dtype), {"axis": axes, "flat": axis is None})
 
 
 _WIDER = {np.dtype(np.float16): np.float32, np.dtype(np.float32): np.float64}
@@ -530,12 +530,12 @@ def repeated(xp: ArrayModule, rows: Array, counts: Array) -> Array:
     return rows.take(xp.asarray(np.repeat(np.arange(len(counts)), counts)), 0)
 
 
-def _columns(xp: ArrayModule, counts: Array, x: Array) -> Array:
+def _counts_beside(xp: ArrayModule, counts: Array, x: Array) -> Array:
     return on_device(xp, counts.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1)))
 
 
 def _sum_list(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
-    return sums_of_stretches(xp, x, counts, out).astype(_summed(x.dtype), copy=False)
+    return sums_of_stretches(xp, x, counts, out).astype(_summed_dtype(x.dtype), copy=False)
 
 
 def _sum_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -> Array:
@@ -546,7 +546,7 @@ def _mean_list(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> A
     if _are_there(x):
         return _grouped(xp, x, counts, out, mean=True)
     sums = sums_of_stretches(xp, x, counts)
-    return (sums / _columns(xp, counts, sums)).astype(averaged(x.dtype), copy=False)
+    return (sums / _counts_beside(xp, counts, sums)).astype(averaged(x.dtype), copy=False)
 
 
 def _mean_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -> Array:
@@ -554,14 +554,21 @@ def _mean_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -
         return g / int(counts[0])
     if _are_there(g):
         return _repeated_there(xp, g, counts, mean=True)
-    return repeated(xp, g / _columns(xp, counts, g), counts)
+    return repeated(xp, g / _counts_beside(xp, counts, g), counts)
 
 
 adding(looking_at(_sum_list_x, (2,)), partial(_add_repeated, False))
 adding(looking_at(_mean_list_x, (2,)), partial(_add_repeated, True))
 
 SUM_LIST = register(
-    Op("sum_list", partial(_list_infer, "sum_list", _summed), _sum_list, (_sum_list_x,), stacked=True, ragged=True)
+    Op(
+        "sum_list",
+        partial(_list_infer, "sum_list", _summed_dtype),
+        _sum_list,
+        (_sum_list_x,),
+        stacked=True,
+        ragged=True,
+    )
 )
 MEAN_LIST = register(
     Op(

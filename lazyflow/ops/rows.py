@@ -103,7 +103,7 @@ def _lettered(op: Op, operands: Sequence[Shape], result: Shape, static: Static) 
     return ByRows(op, tuple([group[:1] == row for group in groups]), {"letters": letters})
 
 
-def _affine(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _affine_by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     heads = static["heads"]
     return ByRows(op, (False, False, True), {"heads": heads[1:]}) if heads else None
 
@@ -121,12 +121,12 @@ def _indexed(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -
     return ByRows(op, (False, True), {**static, "index_ndim": count - 1}) if count else None
 
 
-def _concatenate(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _concatenate_by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     ndim = static["ndim"]
     return _every(op, operands, **{**static, "ndim": ndim - 1}) if static["axis"] != -ndim else None
 
 
-def _concatenate_same(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _concatenate_same_by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     """Of rows there is no need to have the operands as one array."""
     axis, ndim = static["axis"], len(result)
     if axis == -ndim:
@@ -136,34 +136,34 @@ def _concatenate_same(op: Op, operands: Sequence[Shape], result: Shape, static: 
     return _every(OPS["concatenate"], operands, axis=axis, ndim=ndim - 1, ends=ends)
 
 
-def _transpose(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _transpose_by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     order, inverse = static["order"], static["inverse"]
     return _every(op, operands, order=order[1:], inverse=inverse[1:]) if order[0] == -len(order) else None
 
 
-def _swapaxes(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _swapaxes_by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     return _every(op, operands, **static) if -len(result) not in static.values() else None
 
 
-def _getitem(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _getitem_by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     key, ndim = static["key"], static["ndim"]
     whole = ndim > 0 and key[0] == ("slice", 0, operands[0][0], 1)
     return _every(op, operands, key=key[1:], ndim=ndim - 1) if whole else None
 
 
-def _broadcast_to(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _broadcast_by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     """Along other axes; a vector for all rows would have no rows of its own."""
     ndim = static["ndim"]
     walks = ndim == len(result) and operands[0][0] == result[0]
     return _every(op, operands, shape=result[1:], ndim=ndim - 1) if walks else None
 
 
-def _pad(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _pad_by_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     pads = static["pads"]
     return _every(op, operands, **{**static, "pads": pads[1:]}) if pads[0] == (0, 0) else None
 
 
-def _same(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
+def _same_axes(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
     return _every(op, operands, **static)
 
 
@@ -174,25 +174,25 @@ def _added(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> 
     return ByParts(op, (0, 0), (operands[1][0], static["n"]), "place", {"name": static["name"]}, result[1:])
 
 
-def _read(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+def _read_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     if static["ndim"] + static["axis"] or not static["index_ndim"]:
         return None
     sizes = operands[1][0], operands[0][0]
     return ByParts(op, (1, 0), sizes, "place", {"name": static["name"]}, result[1:])
 
 
-def _over_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+def _over_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     (shape,) = operands
     if static["axis"] != (-len(shape),) or not shape[0]:
         return None
     return ByParts(op, (0,), shape[:1], "count", {}, result[1:] if static["keepdims"] else result)
 
 
-def _along_rows(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+def _along_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     return ByParts(op, (0,), result[:1], "count", {}, result[1:]) if static["axis"] == -len(result) else None
 
 
-def _drawn(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+def _drawn_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     """Element by element, but not of vectors: of those that are no rows there are many of few sizes."""
     if len(result) < 2:
         return None
@@ -211,10 +211,10 @@ def _end_to_end(op: Op, operands: Sequence[Shape], result: Shape, static: Static
 
 PART_RULES: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | None]] = {
     **dict.fromkeys(("scatter", "segment_mean", "segment_max", "segment_softmax"), _added),
-    **dict.fromkeys(("lookup", "take"), _read),
-    **dict.fromkeys(("max", "mean", "min", "sum"), _over_rows),
-    **dict.fromkeys(("log_softmax", "softmax"), _along_rows),
-    **dict.fromkeys(("bernoulli", "dropout_mask", "gumbel", "normal", "uniform"), _drawn),
+    **dict.fromkeys(("lookup", "take"), _read_parts),
+    **dict.fromkeys(("max", "mean", "min", "sum"), _over_parts),
+    **dict.fromkeys(("log_softmax", "softmax"), _along_parts),
+    **dict.fromkeys(("bernoulli", "dropout_mask", "gumbel", "normal", "uniform"), _drawn_parts),
     **dict.fromkeys(("concatenate", "concatenate_rows", "concatenate_same", "stack", "stack_rows"), _end_to_end),
 }
 
@@ -227,13 +227,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("matmul", "dot", "outer", "einsum", "einsum_or_zero"), _lettered),
     **dict.fromkeys(("cross_entropy", "nll", "hinge"), _losses),
     **dict.fromkeys(("lookup", "take", "pick"), _indexed),
-    **dict.fromkeys(("astype", "one_hot"), _same),
-    "affine": _affine,
-    "broadcast_to": _broadcast_to,
-    "concatenate": _concatenate,
-    "concatenate_same": _concatenate_same,
-    "getitem": _getitem,
-    "pad": _pad,
-    "swapaxes": _swapaxes,
-    "transpose": _transpose,
+    **dict.fromkeys(("astype", "one_hot"), _same_axes),
+    "affine": _affine_by_rows,
+    "broadcast_to": _broadcast_by_rows,
+    "concatenate": _concatenate_by_rows,
+    "concatenate_same": _concatenate_same_by_rows,
+    "getitem": _getitem_by_rows,
+    "pad": _pad_by_rows,
+    "swapaxes": _swapaxes_by_rows,
+    "transpose": _transpose_by_rows,
 }

@@ -37,10 +37,10 @@ from lazyflow.ops.base import (
     wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select
-from lazyflow.ops.index import FROM_ZERO, behind_each_other, checked_index, scatter, take
+from lazyflow.ops.index import FROM_ZERO, SCATTER, TAKE, behind_each_other, checked_index
 from lazyflow.ops.random import DRAWN_BY_PARTS as drawn_by_parts
 from lazyflow.ops.reduce import MEAN, SUM, averaged, groups_of, repeated, sums_of_stretches
-from lazyflow.ops.shape import concatenate, concatenate_rows, concatenate_same, stack, stack_rows
+from lazyflow.ops.shape import CONCATENATE, CONCATENATE_ROWS, CONCATENATE_SAME, STACK, STACK_ROWS
 from lazyflow.ops.sparse import core_has, sorted_groups, sums_of_segments
 
 # Rows of one example, or of all end to end, (m, ...), and how they are parted.
@@ -56,14 +56,14 @@ class ByIndex(NamedTuple):
     def sums(self, rows: Array) -> Array:
         """Of each segment the sum of its rows."""
         if symbolic(self.xp):
-            return self.xp.record_op(scatter, (rows, self.index), n=self.n)
+            return self.xp.record_op(SCATTER, (rows, self.index), n=self.n)
         return sums_of_segments(self.xp, self.index, rows, self.n)
 
     def spread(self, of_segments: Array) -> Array:
         """For each row what its segment has."""
         xp = self.xp
         if symbolic(xp):
-            return xp.record_op(take, (of_segments, self.index), axis=0)
+            return xp.record_op(TAKE, (of_segments, self.index), axis=0)
         return of_segments.take(self.index, 0, mode="clip") if xp is np else of_segments.take(self.index, 0)
 
     def sizes(self, like: Array) -> Array:
@@ -145,13 +145,13 @@ def _scatter_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
     return parted.spread(g)
 
 
-def _mean(x: Array, parted: ByIndex) -> Array:
+def _segment_mean(x: Array, parted: ByIndex) -> Array:
     dtype = averaged(x.dtype)
     sums = parted.sums(wide(x.astype(dtype, copy=False)))
     return (sums / parted.sizes(sums)).astype(dtype, copy=False)
 
 
-def _mean_x(g: Array, y: Array, x: Array, parted: ByIndex) -> Array:
+def _segment_mean_x(g: Array, y: Array, x: Array, parted: ByIndex) -> Array:
     return parted.spread(g / parted.sizes(g))
 
 
@@ -195,7 +195,7 @@ def _softmax(x: Array, parted: Parted) -> Array:
     return xp.divide(y, parted.spread(parted.sums(y)), y)
 
 
-def _softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
+def _segment_softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
     weighted = multiply_no_nan(parted.xp, g, y)
     return weighted - multiply_no_nan(parted.xp, parted.spread(parted.sums(weighted)), y)
 
@@ -207,7 +207,7 @@ def _log_softmax(x: Array, parted: Parted) -> Array:
     return y - parted.spread(parted.xp.log(parted.sums(parted.xp.exp(y))))
 
 
-def _log_softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
+def _segment_log_softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
     return g - multiply_no_nan(parted.xp, parted.spread(parted.sums(g)), parted.xp.exp(y))
 
 
@@ -263,7 +263,7 @@ def _backward(pull: Callable[..., Array]) -> Callable[..., Array]:
     return vjp
 
 
-def _infer(name: str, x: Abstract, index: Abstract, *, n: int) -> Result:
+def _infer_segments(name: str, x: Abstract, index: Abstract, *, n: int) -> Result:
     require_integer(name, "a segment", index)
     if len(index.shape) != 1 or x.shape[:1] != index.shape:
         raise ShapeError(f"{name} takes values (m, ...) and segments (m,), got {x.shape} and {index.shape}")
@@ -273,12 +273,12 @@ def _infer(name: str, x: Abstract, index: Abstract, *, n: int) -> Result:
 
 
 def _mean_infer(x: Abstract, index: Abstract, *, n: int) -> Result:
-    shape, dtype, static = _infer("segment_mean", x, index, n=n)
+    shape, dtype, static = _infer_segments("segment_mean", x, index, n=n)
     return Result(shape, averaged(dtype), static)
 
 
 def _max_infer(x: Abstract, index: Abstract, *, n: int) -> Result:
-    found = _infer("segment_max", x, index, n=n)
+    found = _infer_segments("segment_max", x, index, n=n)
     if x.dtype.kind not in "iuf":
         raise DTypeError(f"segment_max takes numbers, got {x.dtype}; convert with .astype('int32')")
     return found
@@ -286,14 +286,14 @@ def _max_infer(x: Abstract, index: Abstract, *, n: int) -> Result:
 
 def _softmax_infer(x: Abstract, index: Abstract, *, n: int) -> Result:
     require_floating("segment_softmax", x)
-    return Result(x.shape, x.dtype, _infer("segment_softmax", x, index, n=n).static)
+    return Result(x.shape, x.dtype, _infer_segments("segment_softmax", x, index, n=n).static)
 
 
 _KERNELS = {
     "scatter": (_scatter, _scatter_x),
-    "segment_mean": (_mean, _mean_x),
+    "segment_mean": (_segment_mean, _segment_mean_x),
     "segment_max": (_max, _max_x),
-    "segment_softmax": (_softmax, _softmax_x),
+    "segment_softmax": (_softmax, _segment_softmax_x),
 }
 
 
@@ -330,21 +330,21 @@ def _placed(xp: ArrayModule, name: str, index: Array, place: Array) -> Array:
     return index + starts
 
 
-def _count(place: Array) -> int:
+def _segments_before(place: Array) -> int:
     """How many segments the examples have up to the last that has a row."""
     return int(place[0, -1] + place[1, -1])
 
 
-def _parts(name: str) -> Op:
+def _op_by_parts(name: str) -> Op:
     kernel, vjp = _KERNELS[name]
     by_rows = name == "segment_softmax"
 
     def forward(xp: ArrayModule, x: Array, index: Array, place: Array, out: Array = None, *, name: str) -> Array:
-        n = _count(place) if by_rows else len(out)
+        n = _segments_before(place) if by_rows else len(out)
         return kernel(x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     def back(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
-        n = _count(place) if by_rows else len(g)
+        n = _segments_before(place) if by_rows else len(g)
         return vjp(g, y, x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     return Op(name, OPS[name].infer, forward, (back, None))
@@ -368,8 +368,8 @@ def _over_rows(name: str, of_lists: Op) -> Op:
 _ALONG = {
     "max": (_max, _max_x),
     "min": (_min, _max_x),
-    "softmax": (_softmax, _softmax_x),
-    "log_softmax": (_log_softmax, _log_softmax_x),
+    "softmax": (_softmax, _segment_softmax_x),
+    "log_softmax": (_log_softmax, _segment_log_softmax_x),
 }
 
 
@@ -393,12 +393,12 @@ def _itself_x(xp: ArrayModule, g: Array, y: Array, x: Array) -> Array:
     return g
 
 
-_END_TO_END = (concatenate, concatenate_rows, concatenate_same, stack, stack_rows)
+_END_TO_END = (CONCATENATE, CONCATENATE_ROWS, CONCATENATE_SAME, STACK, STACK_ROWS)
 
 # By the name of an operation the one that computes it of rows end to end, as above.
 BY_PARTS = {
-    **{name: _parts(name) for name in _KERNELS},
-    **{op.name: Op(op.name, op.infer, _taken, (_taken_x, None)) for op in (take, OPS["lookup"])},
+    **{name: _op_by_parts(name) for name in _KERNELS},
+    **{op.name: Op(op.name, op.infer, _taken, (_taken_x, None)) for op in (TAKE, OPS["lookup"])},
     **{op.name: _over_rows(op.name, OPS[f"{op.name}_list"]) for op in (SUM, MEAN)},
     **{name: _along_rows(name) for name in _ALONG},
     **{op.name: Op(op.name, op.infer, _itself, (looking_at(_itself_x, ()),), gathers=True) for op in _END_TO_END},

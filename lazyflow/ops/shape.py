@@ -34,7 +34,7 @@ from lazyflow.ops.base import (
     symbolic,
     total,
 )
-from lazyflow.ops.index import scatter
+from lazyflow.ops.index import SCATTER
 from lazyflow.ops.sparse import scatter_rounds
 
 
@@ -71,7 +71,7 @@ def _one_type(name: str, operands: Sequence[Abstract]) -> Abstract:
     return first
 
 
-def _joined(name: str, shape: Shape, axis: int, length: int) -> Shape:
+def _joined_shape(name: str, shape: Shape, axis: int, length: int) -> Shape:
     if not shape:
         raise ShapeError(f"{name}: scalars have no axis to join along; use stack")
     axis = negative_axis(name, axis, len(shape)) + len(shape)
@@ -82,7 +82,7 @@ def _concatenate_shape(*operands: Abstract, axis: int = 0) -> Result:
     if not operands:
         raise ShapeError("concatenate needs at least one operand")
     first = operands[0].shape
-    results = {_joined("concatenate", o.shape, axis, 0) for o in operands}
+    results = {_joined_shape("concatenate", o.shape, axis, 0) for o in operands}
     if len(results) > 1:
         shapes = ", ".join(str(o.shape) for o in operands)
         raise ShapeError(f"concatenate: shapes must be equal except along axis {axis}, got {shapes}")
@@ -90,7 +90,7 @@ def _concatenate_shape(*operands: Abstract, axis: int = 0) -> Result:
     sizes = [o.shape[axis] for o in operands]
     dtype = np.result_type(*(o.dtype for o in operands))
     static = {"axis": axis, "ndim": len(first), "ends": tuple(accumulate(sizes, initial=0))}
-    return Result(_joined("concatenate", first, axis, sum(sizes)), dtype, static)
+    return Result(_joined_shape("concatenate", first, axis, sum(sizes)), dtype, static)
 
 
 def _concatenate(xp: ArrayModule, *arrays: Array, out: Array = None, axis: int, ndim: int, ends: Shape) -> Array:
@@ -134,16 +134,16 @@ class EveryOperand(tuple[Callable[..., Array], ...]):
         return (self[operand] for operand in range(len(self)))
 
 
-concatenate = register(
+CONCATENATE = register(
     Op("concatenate", _concatenate_shape, _concatenate, EveryOperand(looking_at(_concatenate_part, ())))
 )
 
 
 def _concatenate_same_shape(*operands: Abstract, axis: int = 0) -> Result:
     first = _one_type("concatenate", operands)
-    shape = _joined("concatenate", first.shape, axis, 0)
+    shape = _joined_shape("concatenate", first.shape, axis, 0)
     axis = negative_axis("concatenate", axis, len(shape))
-    shape = _joined("concatenate", shape, axis, len(operands) * first.shape[axis])
+    shape = _joined_shape("concatenate", shape, axis, len(operands) * first.shape[axis])
     return Result(shape, first.dtype, {"axis": axis, "shape": shape})
 
 
@@ -177,7 +177,7 @@ def _stack_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Arr
     return xp.moveaxis(g, axis, 1)
 
 
-concatenate_same = register(
+CONCATENATE_SAME = register(
     Op(
         "concatenate_same",
         _concatenate_same_shape,
@@ -186,7 +186,7 @@ concatenate_same = register(
         stacked=True,
     )
 )
-stack = register(Op("stack", _stack_shape, _stack, (looking_at(_stack_x, ()),), stacked=True))
+STACK = register(Op("stack", _stack_shape, _stack, (looking_at(_stack_x, ()),), stacked=True))
 
 
 def _concatenate_rows_shape(*operands: Abstract) -> Result:
@@ -209,10 +209,10 @@ def _rows_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Shape, part
 
 
 looking_at(_rows_x, ())
-concatenate_rows = register(
+CONCATENATE_ROWS = register(
     Op("concatenate_rows", _concatenate_rows_shape, _rows, (_rows_x,), stacked=True, gathers=True)
 )
-stack_rows = register(Op("stack_rows", _stack_rows_shape, _rows, (_rows_x,), stacked=True, gathers=True))
+STACK_ROWS = register(Op("stack_rows", _stack_rows_shape, _rows, (_rows_x,), stacked=True, gathers=True))
 
 
 # One operand, the same elements.
@@ -238,7 +238,7 @@ def _reshape_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Shape, n
     return g.reshape(g.shape[:1] + x.shape[x.ndim - ndim :])
 
 
-reshape = register(Op("reshape", _reshape_shape, _reshape, (looking_at(_reshape_x, (), (1,)),)))
+RESHAPE = register(Op("reshape", _reshape_shape, _reshape, (looking_at(_reshape_x, (), (1,)),)))
 
 
 def _transpose_shape(x: Abstract, *, axes: Sequence[int] | None = None) -> Result:
@@ -263,7 +263,7 @@ def _transpose_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, order: Shape,
     return _permuted(g, inverse)
 
 
-transpose = register(Op("transpose", _transpose_shape, _transpose, (looking_at(_transpose_x, ()),)))
+TRANSPOSE = register(Op("transpose", _transpose_shape, _transpose, (looking_at(_transpose_x, ()),)))
 
 
 def _swapaxes_shape(x: Abstract, *, axis1: int, axis2: int) -> Result:
@@ -281,7 +281,7 @@ def _swapaxes_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis1: int, ax
     return g.swapaxes(axis1, axis2)
 
 
-swapaxes = register(Op("swapaxes", _swapaxes_shape, _swapaxes, (looking_at(_swapaxes_x, ()),)))
+SWAPAXES = register(Op("swapaxes", _swapaxes_shape, _swapaxes, (looking_at(_swapaxes_x, ()),)))
 
 
 def _expand_dims_shape(x: Abstract, *, axis: int | Sequence[int]) -> Result:
@@ -317,8 +317,8 @@ def _squeeze_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Shape) ->
     return xp.expand_dims(g, axis)
 
 
-expand_dims = register(Op("expand_dims", _expand_dims_shape, _expand_dims, (_expand_dims_x,)))
-squeeze = register(Op("squeeze", _squeeze_shape, _squeeze, (_squeeze_x,)))
+EXPAND_DIMS = register(Op("expand_dims", _expand_dims_shape, _expand_dims, (_expand_dims_x,)))
+SQUEEZE = register(Op("squeeze", _squeeze_shape, _squeeze, (_squeeze_x,)))
 
 
 def _flip_shape(x: Abstract, *, axis: Axis = None) -> Result:
@@ -333,7 +333,7 @@ def _flip_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Shape) -> Ar
     return xp.flip(g, axis)
 
 
-flip = register(Op("flip", _flip_shape, _flip, (_flip_x,)))
+FLIP = register(Op("flip", _flip_shape, _flip, (_flip_x,)))
 
 
 def _roll_shape(x: Abstract, *, shift: int | Sequence[int], axis: Axis = None) -> Result:
@@ -363,7 +363,7 @@ def _roll_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shift: Shape, axis
     return _rolled(xp, g, tuple(-s for s in shift), axis, ndim)
 
 
-roll = register(Op("roll", _roll_shape, _roll, (_roll_x,)))
+ROLL = register(Op("roll", _roll_shape, _roll, (_roll_x,)))
 
 
 def _triangle_shape(name: str, x: Abstract, *, k: int = 0) -> Result:
@@ -384,7 +384,7 @@ def _triangular(name: str) -> Op:
     return register(Op(name, partial(_triangle_shape, name), partial(_triangle, name), (partial(_triangle_x, name),)))
 
 
-tril, triu = _triangular("tril"), _triangular("triu")
+TRIL, TRIU = _triangular("tril"), _triangular("triu")
 
 
 def _identity_shape(x: Abstract) -> Result:
@@ -399,8 +399,8 @@ def _identity_x(xp: ArrayModule, g: Array, y: Array, x: Array) -> Array:
     return g
 
 
-identity = register(Op("identity", _identity_shape, _identity, (_identity_x,)))
-detach = register(Op("detach", _identity_shape, _identity, (None,)))
+IDENTITY = register(Op("identity", _identity_shape, _identity, (_identity_x,)))
+DETACH = register(Op("detach", _identity_shape, _identity, (None,)))
 
 
 # One operand, some elements.
@@ -418,7 +418,7 @@ def _basic_part(part: Any, size: int) -> Any:
     return int(part) % size
 
 
-def _parts(key: Any) -> list[Any]:
+def _key_parts(key: Any) -> list[Any]:
     parts = key if isinstance(key, tuple) and key[:1] != ("slice",) else (key,)
     parts = tuple(("slice", p.start, p.stop, p.step) if isinstance(p, slice) else p for p in parts)
     for part in parts:
@@ -431,7 +431,7 @@ def _parts(key: Any) -> list[Any]:
 
 def _full_key(key: Any, shape: Shape) -> tuple[Any, ...]:
     """The key with one part for every axis and only numbers in it, so that equal keys are equal tuples."""
-    parts = _parts(key)
+    parts = _key_parts(key)
     used = sum(part is not None and part is not Ellipsis for part in parts)
     ellipses = sum(part is Ellipsis for part in parts)
     if used > len(shape) or ellipses > 1:
@@ -456,14 +456,14 @@ def _getitem_shape(x: Abstract, *, key: Any) -> Result:
     return Result(like.shape, x.dtype, {"key": full, "ndim": len(x.shape)})
 
 
-def _getitem(xp: ArrayModule, x: Array, out: Array = None, *, key: tuple[Any, ...], ndim: int) -> Array:
+def _sliced(xp: ArrayModule, x: Array, out: Array = None, *, key: tuple[Any, ...], ndim: int) -> Array:
     return written(out, x[_subscript(key)])
 
 
 def _getitem_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, key: tuple[Any, ...], ndim: int) -> Array:
     if symbolic(xp):
         lead, part = (1, g) if x.ndim > ndim else (0, total(g, 0))
-        return xp.record_op(embed, (part,), key=(("slice", None, None, None),) * lead + key, shape=x.shape)
+        return xp.record_op(EMBED, (part,), key=(("slice", None, None, None),) * lead + key, shape=x.shape)
     return _embedded(xp, g if x.ndim > ndim else total(g, 0), key, x.shape)
 
 
@@ -473,7 +473,7 @@ def _embedded(xp: ArrayModule, part: Array, key: tuple[Any, ...], shape: Shape) 
     return answer
 
 
-getitem = register(Op("getitem", _getitem_shape, _getitem, (_getitem_x,)))
+GETITEM = register(Op("getitem", _getitem_shape, _sliced, (_getitem_x,)))
 
 
 # The transposes of taking a part: zeros with the operand in that part.
@@ -498,7 +498,7 @@ def _embed_part(
     return g[_subscript(key)]
 
 
-embed = register(Op("embed", _embed_shape, _embed, (_embed_part,)))
+EMBED = register(Op("embed", _embed_shape, _embed, (_embed_part,)))
 
 
 def _diagonal_shape(x: Abstract, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Result:
@@ -521,7 +521,7 @@ def _diagonal_x(
     part = g if x.ndim > ndim else total(g, 0)
     where = {"offset": offset, "axis1": axis1, "axis2": axis2}
     if symbolic(xp):
-        return xp.record_op(embed_diagonal, (part,), shape=x.shape, **where)
+        return xp.record_op(EMBED_DIAGONAL, (part,), shape=x.shape, **where)
     return _on_diagonal(xp, part, x.shape, **where)
 
 
@@ -533,7 +533,7 @@ def _on_diagonal(xp: ArrayModule, part: Array, shape: Shape, offset: int, axis1:
     return answer
 
 
-diagonal = register(Op("diagonal", _diagonal_shape, _diagonal, (_diagonal_x,)))
+DIAGONAL = register(Op("diagonal", _diagonal_shape, _diagonal, (_diagonal_x,)))
 
 
 def _embed_diagonal_shape(
@@ -558,7 +558,7 @@ def _embed_diagonal_part(
     return g.diagonal(offset, axis1, axis2)
 
 
-embed_diagonal = register(Op("embed_diagonal", _embed_diagonal_shape, _embed_diagonal, (_embed_diagonal_part,)))
+EMBED_DIAGONAL = register(Op("embed_diagonal", _embed_diagonal_shape, _embed_diagonal, (_embed_diagonal_part,)))
 
 
 # One operand, its elements several times.
@@ -588,7 +588,7 @@ def _broadcast_to_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, shape: Sha
     return total(g, tuple(range(1, 1 + new))) if new else g
 
 
-broadcast_to = register(Op("broadcast_to", _broadcast_to_shape, _broadcast_to, (looking_at(_broadcast_to_x, ()),)))
+BROADCAST_TO = register(Op("broadcast_to", _broadcast_to_shape, _broadcast_to, (looking_at(_broadcast_to_x, ()),)))
 
 
 def _repeat_shape(x: Abstract, *, repeats: int, axis: int) -> Result:
@@ -596,7 +596,9 @@ def _repeat_shape(x: Abstract, *, repeats: int, axis: int) -> Result:
     if count < 0:
         raise ShapeError(f"repeat: repeats must not be negative, got {count}")
     axis = negative_axis("repeat", axis, len(x.shape))
-    return Result(_joined("repeat", x.shape, axis, count * x.shape[axis]), x.dtype, {"repeats": count, "axis": axis})
+    return Result(
+        _joined_shape("repeat", x.shape, axis, count * x.shape[axis]), x.dtype, {"repeats": count, "axis": axis}
+    )
 
 
 def _repeat(xp: ArrayModule, x: Array, out: Array = None, *, repeats: int, axis: int) -> Array:
@@ -608,7 +610,7 @@ def _repeat_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, repeats: int, ax
     return total(g.reshape(*g.shape[:split], x.shape[axis], repeats, *g.shape[split + 1 :]), split + 1)
 
 
-repeat = register(Op("repeat", _repeat_shape, _repeat, (_repeat_x,)))
+REPEAT = register(Op("repeat", _repeat_shape, _repeat, (_repeat_x,)))
 
 
 def _tile_shape(x: Abstract, *, reps: int | Sequence[int]) -> Result:
@@ -637,7 +639,7 @@ def _tile_x(
     return total(g.reshape(len(g), *pairs), copies).reshape(g.shape[:1] + x.shape[x.ndim - ndim :])
 
 
-tile = register(Op("tile", _tile_shape, _tile, (_tile_x,)))
+TILE = register(Op("tile", _tile_shape, _tile, (_tile_x,)))
 
 
 PADDINGS = ("constant", "edge", "reflect", "wrap")
@@ -675,7 +677,7 @@ def _core(pads: Pads, shape: Shape) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=512)
-def _sources(size: int, pads: tuple[int, int], mode: str) -> HostArray:
+def _padded_from(size: int, pads: tuple[int, int], mode: str) -> HostArray:
     """Which element of an axis stands at each place of the padded axis."""
     return np.pad(np.arange(size), pads, mode)  # type: ignore[call-overload,no-any-return]
 
@@ -683,7 +685,7 @@ def _sources(size: int, pads: tuple[int, int], mode: str) -> HostArray:
 @lru_cache(maxsize=512)
 def _strays(size: int, pads: tuple[int, int], mode: str) -> tuple[tuple[Array, Array], ...]:
     """Rounds that add the places outside the core to the elements that stand there, as `scatter_rounds`."""
-    sources, places = _sources(size, pads, mode), np.arange(size + sum(pads))
+    sources, places = _padded_from(size, pads, mode), np.arange(size + sum(pads))
     outside = np.concatenate((places[: pads[0]], places[pads[0] + size :]))
     return tuple((outside[positions], elements) for positions, elements in scatter_rounds(sources[outside]))
 
@@ -699,7 +701,7 @@ def _pad(xp: ArrayModule, x: Array, out: Array = None, *, pads: Pads, mode: str,
         return y
     for axis, (size, pair) in enumerate(zip(sizes, pads, strict=True), -len(pads)):
         if any(pair):
-            x = x.take(xp.asarray(_sources(size, pair, mode)), axis)
+            x = x.take(xp.asarray(_padded_from(size, pair, mode)), axis)
     return written(out, x)
 
 
@@ -715,7 +717,7 @@ def _pad_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, pads: Pads, mode: s
 def _folded(xp: ArrayModule, g: Array, axis: int, size: int, pair: tuple[int, int], mode: str) -> Array:
     if symbolic(xp):
         return xp.moveaxis(
-            xp.record_op(scatter, (xp.moveaxis(g, axis, 0), _sources(size, pair, mode)), n=size), 0, axis
+            xp.record_op(SCATTER, (xp.moveaxis(g, axis, 0), _padded_from(size, pair, mode)), n=size), 0, axis
         )
     answer = g[along(axis, slice(pair[0], pair[0] + size))].copy()
     for positions, elements in _strays(size, pair, mode):
@@ -723,4 +725,4 @@ def _folded(xp: ArrayModule, g: Array, axis: int, size: int, pair: tuple[int, in
     return answer
 
 
-pad = register(Op("pad", _pad_shape, _pad, (_pad_x,)))
+PAD = register(Op("pad", _pad_shape, _pad, (_pad_x,)))

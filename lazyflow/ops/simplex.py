@@ -33,10 +33,10 @@ def _sparsemax(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Ar
     falling = -xp.sort(-(x - x.max(axis=axis, keepdims=True)), axis=axis)
     counts = xp.arange(1, x.shape[axis] + 1, dtype=x.dtype).reshape((-1,) + (1,) * (-axis - 1))
     threshold = ((falling.cumsum(axis=axis) - 1) / counts).max(axis=axis, keepdims=True)
-    return xp.maximum(x - x.max(axis=axis, keepdims=True) - threshold, 0, out=_room(out, x))
+    return xp.maximum(x - x.max(axis=axis, keepdims=True) - threshold, 0, out=_own_room(out, x))
 
 
-def _room(out: Array | None, x: Array) -> Array | None:
+def _own_room(out: Array | None, x: Array) -> Array | None:
     return out if out is not None and out.shape == x.shape else None
 
 
@@ -88,7 +88,7 @@ def _shared(xp: ArrayModule, scores: Array, upper: Array, free: Array) -> Array:
     return xp.where(free, weights * (left / (total + (total == 0))), upper)
 
 
-def _free(xp: ArrayModule, g: Array, y: Array, upper: Array) -> tuple[Array, Array]:
+def _below_bounds(xp: ArrayModule, g: Array, y: Array, upper: Array) -> tuple[Array, Array]:
     """The probabilities of the classes below their bounds, and the mean of their cotangents, weighted by them."""
     free = select(xp, y < upper, y)
     total = xp.sum(free, axis=-1, keepdims=True)
@@ -96,13 +96,13 @@ def _free(xp: ArrayModule, g: Array, y: Array, upper: Array) -> tuple[Array, Arr
 
 
 def _constrained_x(xp: ArrayModule, g: Array, y: Array, x: Array, upper: Array) -> Array:
-    free, mean = _free(xp, g, y, upper)
+    free, mean = _below_bounds(xp, g, y, upper)
     return multiply_no_nan(xp, g - mean, free)
 
 
 def _constrained_upper(xp: ArrayModule, g: Array, y: Array, x: Array, upper: Array) -> Array:
     """What a bound gains, the free classes lose."""
-    _, mean = _free(xp, g, y, upper)
+    _, mean = _below_bounds(xp, g, y, upper)
     return select(xp, xp.logical_not(y < upper), g - mean)
 
 

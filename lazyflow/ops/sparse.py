@@ -88,8 +88,8 @@ def add_rounds(target: Array, rounds: AddRounds, rows: Array) -> None:
     >>> target.ravel().tolist()
     [2.0, 0.0, 5.0]
     """
-    for positions, indices in _blocks(rounds, rows):
-        _add_distinct(target, indices, _summed(rows, positions))
+    for positions, indices in _cut_rounds(rounds, rows):
+        _add_distinct(target, indices, _summed_rows(rows, positions))
 
 
 def _add_distinct(target: Array, index: Array, rows: Array) -> None:
@@ -101,7 +101,7 @@ def _add_distinct(target: Array, index: Array, rows: Array) -> None:
         add.at(target, index, rows)
 
 
-def _blocks(rounds: AddRounds, rows: Array) -> Iterator[tuple[Array, Array]]:
+def _cut_rounds(rounds: AddRounds, rows: Array) -> Iterator[tuple[Array, Array]]:
     """The rounds, on the CPU cut so that what they read stays in cache."""
     for positions, indices in rounds:
         step = ROUND_ELEMENTS // max(positions.shape[1] * rows[:1].size, 1) or 1
@@ -111,7 +111,7 @@ def _blocks(rounds: AddRounds, rows: Array) -> Iterator[tuple[Array, Array]]:
             yield from ((positions[i : i + step], indices[i : i + step]) for i in range(0, len(indices), step))
 
 
-def _summed(rows: Array, positions: Array) -> Array:
+def _summed_rows(rows: Array, positions: Array) -> Array:
     if positions.shape[1] == 1:
         return rows_at(rows, positions[:, 0])
     return total(rows_at(rows, positions), 1)

@@ -491,7 +491,7 @@ def _gathered(offsets: Ints, width: int) -> Rows:
     return Rows(len(offsets), width, 0, 0, offsets.copy(), aligned=False)
 
 
-def _floats(values: Ints, dtype: DType, ndim: int) -> HostArray | float:
+def _scalars(values: Ints, dtype: DType, ndim: int) -> HostArray | float:
     """A launch's scalars as one Python float if they are all equal, else as an array that broadcasts behind the batch
     axis."""
     if len(values) == 1:
@@ -514,7 +514,7 @@ def launches(
     order, bounds = passes.by_launch(schedule.launch, wanted, schedule.launches)
     cells = _cells(graph, schedule, order, offsets)
     if nodes is not None and cells:
-        cells = tuple(_part_of(graph, schedule, c, np.flatnonzero(graph.alone)) for c in cells)
+        cells = tuple(_part_of_cells(graph, schedule, c, np.flatnonzero(graph.alone)) for c in cells)
     return _described(graph, order, bounds, offsets, cells, nodes is None) if len(bounds) > 1 else (), cells
 
 
@@ -559,7 +559,7 @@ def _by_rows(cells: Cells, rows: Ints, schedule: Schedule) -> Cells:
     )
 
 
-def _part_of(graph: Graph, schedule: Schedule, part: Cells, alone: Ints) -> Cells:
+def _part_of_cells(graph: Graph, schedule: Schedule, part: Cells, alone: Ints) -> Cells:
     """The calls with their places among all calls of their cell."""
     mine = alone[graph.signature[alone] == graph.signature[part.nodes[0]]]
     all_nodes = mine[in_order_of(schedule.launch[mine], schedule.launches)]
@@ -607,7 +607,7 @@ def _described(
             found.append(Launch(signature, writes[i], (), nodes, (number, ranges)))
             continue
         if signature.loops:
-            found.append(_looping(graph, signature, writes[i], nodes, offsets))
+            found.append(_looping_launch(graph, signature, writes[i], nodes, offsets))
             continue
         reads = tuple(
             [_read_of(graph, operand, read, i, low, high, nodes, signature) for operand in signature.operands]
@@ -638,7 +638,7 @@ def reads_of(plan: Plan, launch: Launch) -> tuple[Read, ...]:
     )
 
 
-def _looping(graph: Graph, signature: Signature, writes: Rows, nodes: Ints, offsets: Ints) -> Launch:
+def _looping_launch(graph: Graph, signature: Signature, writes: Rows, nodes: Ints, offsets: Ints) -> Launch:
     """A launch that takes its nodes one by one."""
     assert graph.form is not None
     forms = tuple([graph.forms[i] for i in graph.form[nodes].tolist()])
@@ -653,7 +653,7 @@ def _of_each(
     if operand.kind == "shared":
         return None
     if operand.kind != "row":
-        return _numbers(graph.payload, operand, nodes)
+        return _numbers_of(graph.payload, operand, nodes)
     edges = edges_of(graph, nodes) if signature.op.stacked else graph.starts[nodes] + operand.position
     found = offsets[graph.base[edges]] + graph.shift[edges]
     if not signature.op.stacked:
@@ -662,7 +662,7 @@ def _of_each(
     return tuple(np.split(found, ends[:-1]))
 
 
-def _numbers(payload: NodePayload, operand: Operand, nodes: Ints) -> Ints:
+def _numbers_of(payload: NodePayload, operand: Operand, nodes: Ints) -> Ints:
     """The payload of nodes, a number for each."""
     if operand.kind == "int":
         found: Ints = payload.ints[payload.int_starts[nodes] + operand.position].astype(np.int64)
@@ -689,10 +689,10 @@ def _payload_read(graph: Graph, payload: NodePayload, operand: Operand, nodes: I
     if operand.kind in ("int", "float") and graph.counts is not None and signature.spans is None:
         nodes = np.repeat(nodes, graph.counts[nodes])
     if operand.kind == "int":
-        return _numbers(payload, operand, nodes)
+        return _numbers_of(payload, operand, nodes)
     if operand.kind == "float":
-        values = _numbers(payload, operand, nodes)
-        scalar: float | np.ndarray = _floats(values, operand.dtype, len(operand.shape))
+        values = _numbers_of(payload, operand, nodes)
+        scalar: float | np.ndarray = _scalars(values, operand.dtype, len(operand.shape))
         return scalar
     return None
 
@@ -754,11 +754,11 @@ def parameter_launches(
     for launch in there:
         running.setdefault(launch.signature.serial, []).append(launch)
     mine = [running.get(s.serial, ()) if want else () for s, want in zip(graph.signatures, wanted, strict=True)]
-    apart = _joined(graph, launch_of, offsets, [len(launches) > 1 for launches in mine], nodes)
+    apart = _joined_launches(graph, launch_of, offsets, [len(launches) > 1 for launches in mine], nodes)
     return tuple([launches[0] if len(launches) == 1 else next(apart) for launches in mine if launches])
 
 
-def _joined(
+def _joined_launches(
     graph: Graph, launch_of: Ints, offsets: Ints, wanted: Sequence[bool], nodes: Ints | None
 ) -> Iterator[Launch]:
     """The launches of some signatures, each as one, in the order of these."""
@@ -784,10 +784,10 @@ def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:
     schedule = over_all_nodes(graph, schedule)
     offsets, sizes = _place(graph, schedule, table, reuse)
     found, cells = launches(graph, schedule, offsets)
-    return Plan(graph, _layout(graph, schedule, offsets, sizes, reuse), found, cells)
+    return Plan(graph, _layout_of(graph, schedule, offsets, sizes, reuse), found, cells)
 
 
-def _layout(graph: Graph, schedule: Schedule, offsets: Ints, sizes: dict[DType, int], reuse: bool) -> Layout:
+def _layout_of(graph: Graph, schedule: Schedule, offsets: Ints, sizes: dict[DType, int], reuse: bool) -> Layout:
     nbytes = sum(size * dtype.itemsize for dtype, size in sizes.items())
     floating = {dtype: size for dtype, size in sizes.items() if dtype.kind == "f"}
     kinds = frozenset(o.type for s in graph.signatures for o in s.operands if o.kind == "shared" and o.type)
@@ -837,7 +837,7 @@ def _refilled(launch: Launch, graph: Graph, payload: NodePayload) -> Launch:
         return launch
     if launch.each is not None:
         pairs = zip(signature.operands, launch.each.reads, strict=True)
-        own = [_numbers(payload, o, launch.nodes) if o.kind in ("int", "float") else at for o, at in pairs]
+        own = [_numbers_of(payload, o, launch.nodes) if o.kind in ("int", "float") else at for o, at in pairs]
         return launch._replace(each=launch.each._replace(reads=tuple(own)))
     reads: list[Read] = list(launch.reads)
     for i, operand in enumerate(signature.operands):

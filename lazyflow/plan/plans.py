@@ -89,7 +89,7 @@ class Plans:
 
     def plan(self, graph: Graph, way: Any, make: Callable[[], Plan]) -> Plan:
         """The plan of a graph, run in a certain ``way``; made anew if no graph of equal structure has one."""
-        key = way, graph.signatures, graph.forms, graph.roots, *(_sample(a) for a in _structure(graph))
+        key = way, graph.signatures, graph.forms, graph.roots, *(_sample(a) for a in _structure_of(graph))
         with self.lock:
             if self.bereft:
                 self._drop_dead()
@@ -197,11 +197,11 @@ def _sample(array: HostArray) -> tuple[int, bytes]:
 
 
 def _is_alike(one: Graph, other: Graph) -> bool:
-    pairs = zip(_structure(one), _structure(other), strict=True)  # of one dtype, pair by pair
+    pairs = zip(_structure_of(one), _structure_of(other), strict=True)  # of one dtype, pair by pair
     return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
-def _structure(graph: Graph) -> tuple[HostArray, ...]:
+def _structure_of(graph: Graph) -> tuple[HostArray, ...]:
     nothing = graph.results[:0]
     counts = nothing if graph.counts is None else graph.counts
     form = nothing if graph.form is None else graph.form
@@ -249,5 +249,7 @@ def _nbytes(plan: Plan) -> int:
     graph = plan.structure
     rows = [graph.origin, graph.tape_base, graph.tape_shift]
     payload = [graph.int_starts, graph.ints, graph.float_starts, graph.floats]
-    arrays = [a for a in (*per_node, *_structure(graph), *rows, *payload, *reads, *cells) if isinstance(a, np.ndarray)]
+    arrays = [
+        a for a in (*per_node, *_structure_of(graph), *rows, *payload, *reads, *cells) if isinstance(a, np.ndarray)
+    ]
     return sum(a.nbytes for a in arrays) + OBJECTS * len(plan.launches)

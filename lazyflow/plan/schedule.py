@@ -116,7 +116,7 @@ def _components(n: int, matrix: bytes) -> Components:
                 if path:
                     low[path[-1][0]] = min(low[path[-1][0]], low[node])
                 if low[node] == number[node]:
-                    found.append(_leave(node, on_stack, stack))
+                    found.append(_component_left(node, on_stack, stack))
     found.reverse()
     of_signature = np.empty(n, np.int64)
     for i, members in enumerate(found):
@@ -131,7 +131,7 @@ def _enter(node: int, found: int, number: list[int], low: list[int], on_stack: l
     stack.append(node)
 
 
-def _leave(node: int, on_stack: list[bool], stack: list[int]) -> tuple[int, ...]:
+def _component_left(node: int, on_stack: list[bool], stack: list[int]) -> tuple[int, ...]:
     members = []
     while True:
         member = stack.pop()
@@ -303,7 +303,7 @@ def _by_levels(part: Component) -> None:
     """By the depth counted inside of the component, which `by_phases` does itself."""
 
 
-def _whole(by: Callable[[passes.Nodes], Schedule]) -> Inner:
+def _by_whole(by: Callable[[passes.Nodes], Schedule]) -> Inner:
     """A whole-graph schedule seen on the nodes of one component, a valid one there, too."""
 
     def find(part: Component) -> tuple[Ints, int]:
@@ -317,8 +317,8 @@ INSIDE: Mapping[str, Inside] = {
     "levels": Inside(_by_levels),
     "frontier": Inside(lambda part: from_the_start(part.nodes), FRONTIER_NODE_US),
     "backward": Inside(lambda part: from_the_end(part.nodes), FRONTIER_NODE_US),
-    "depth": Inside(_whole(by_depth), is_ceiling=True),
-    "agenda": Inside(_whole(by_agenda), FRONTIER_NODE_US, is_ceiling=True),
+    "depth": Inside(_by_whole(by_depth), is_ceiling=True),
+    "agenda": Inside(_by_whole(by_agenda), FRONTIER_NODE_US, is_ceiling=True),
 }
 
 

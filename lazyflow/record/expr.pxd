@@ -15,6 +15,11 @@ cdef class Expr:
 
 
 @cython.final
+cdef class Changes:
+    cdef public object count
+
+
+@cython.final
 cdef class MemoEntry:
     cdef public Signature signature
     cdef public bytes codes

@@ -545,15 +545,23 @@ def moment() -> int:
     return next(_versions)
 
 
-# Counts the changes of what a traced body can see: attributes of modules, the type of a parameter. One entry.
-STRUCTURE = [0]
+class Changes:
+    """Counts changes: ``count`` is another number after each."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+STRUCTURE = Changes()  # of what a traced body can see: attributes of modules, the type of a parameter
 _changes = itertools.count(1)
 
 
 def note_change() -> None:
     """Count a change: afterwards, or another thread could look at what was there before and take it for the new; and
     before, too, where an interrupt may come between."""
-    STRUCTURE[0] = next(_changes)
+    STRUCTURE.count = next(_changes)
 
 
 class Parameter(Expr):

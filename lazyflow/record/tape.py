@@ -367,14 +367,14 @@ CONSTANT_OP, IMPORT_OP, VIEW_OP, KNOWN_OP = _leaf("constant"), _leaf("import"), 
 OUTPUT_OP, INPUT_OP = _leaf("output"), _leaf("input")
 _KIND_OF = {id(VIEW_OP): passes.VIEW_ROW, id(IMPORT_OP): passes.IMPORT_ROW, id(OUTPUT_OP): passes.OUTPUT_ROW}
 
-_known: dict[Type, Signature] = table_of_interned({})
+_known_signatures: dict[Type, Signature] = table_of_interned({})
 
 
 def known_signature(kind: Type) -> Signature:
     """The signature of values of a type that were computed before."""
-    found = _known.get(kind)
+    found = _known_signatures.get(kind)
     if found is None:
-        found = _known[kind] = interned((KNOWN_OP, kind), lambda: leaf_signature(KNOWN_OP, kind, ints=0))
+        found = _known_signatures[kind] = interned((KNOWN_OP, kind), lambda: leaf_signature(KNOWN_OP, kind, ints=0))
     return found
 
 

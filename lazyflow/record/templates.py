@@ -374,7 +374,7 @@ def _known_or_learnt(
     known = _table(spelled, kinds).get(tuple([id(kind) for kind in kinds]))
     if known is not None and _fits(known[0], tape):
         if all(type(o) is not float or o is kind for o, kind in zip(given, kinds, strict=False)):
-            _recall(spelled, kinds, known[0])
+            _recall_template(spelled, kinds, known[0])
         return _appended(tape, known[0], given)
     return _learnt(spelled, args, kwargs, given, tape)
 
@@ -389,7 +389,7 @@ def _learnt(
         spelled.patience -= LEARNING
         template = _template(spelled, given, tape)
         if template is not None and _agree(template, given, tape, tape.signatures[before:]):
-            _remember(spelled, given, template, tape)
+            _remember_template(spelled, given, template, tape)
     return result
 
 
@@ -400,13 +400,13 @@ def _agree(template: Template, given: tuple[object, ...], tape: Tape, ids: Seque
     return rest == [n for n in template.ids if n not in made] and len(ids) == len(template.ids) + len(made)
 
 
-def _remember(spelled: Spelled, given: tuple[object, ...], template: Template, tape: Tape) -> None:
+def _remember_template(spelled: Spelled, given: tuple[object, ...], template: Template, tape: Tape) -> None:
     kinds = _kinds(given, tape)
     table = _table(spelled, kinds)
     if len(table) >= MOST_KNOWN:
         table.clear()
     table[tuple([id(kind) for kind in kinds])] = template, kinds
-    _recall(spelled, kinds, template)
+    _recall_template(spelled, kinds, template)
 
 
 def _table(spelled: Spelled, kinds: Sequence[Any]) -> dict[tuple[int, ...], tuple[Template, list[Any]]]:
@@ -439,7 +439,7 @@ def _same(number: float) -> float:
 _floats: dict[float, float] = table_of_interned({})
 
 
-def _recall(spelled: Spelled, kinds: list[object], template: Template) -> None:
+def _recall_template(spelled: Spelled, kinds: list[object], template: Template) -> None:
     """Have a template found by the kinds of its arguments."""
     first: Any = spelled if len(kinds) <= 3 else spelled.long
     for k in range(0, len(kinds) - 3, 3):

@@ -63,11 +63,11 @@ class TracedNumber:
         return round(self.needed(), digits)
 
 
-def _unary(function: Callable[[object], object]) -> object:
+def _of_a_number(function: Callable[[object], object]) -> object:
     return lambda self: function(self.needed())
 
 
-def _binary(function: Callable[..., object]) -> object:
+def _beside_a_number(function: Callable[..., object]) -> object:
     """Beside an expression the number stays payload: the expression's own operator records it. ``pow`` may have a third
     operand."""
     return lambda self, other, *modulus: (
@@ -91,9 +91,9 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 _COMPARISONS = {name: getattr(operator, name) for name in ("eq", "ge", "gt", "le", "lt", "ne")}
 for _name, _one in _UNARY.items():
-    setattr(TracedNumber, f"__{_name}__", _unary(_one))
+    setattr(TracedNumber, f"__{_name}__", _of_a_number(_one))
 for _name, _two in (*_BINARY.items(), *_COMPARISONS.items()):
-    setattr(TracedNumber, f"__{_name}__", _binary(_two))
+    setattr(TracedNumber, f"__{_name}__", _beside_a_number(_two))
 for _name, _two in _BINARY.items():
     setattr(TracedNumber, f"__r{_name}__", _reflected(_two))
 

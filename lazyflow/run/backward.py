@@ -214,7 +214,7 @@ def _run_backward(
     else:
         pull_all(way.launches, xp, run.arena, arena)
     for step in way.at_once:
-        for some_rows in _rows(run, arena, step):
+        for some_rows in _rows_of(run, arena, step):
             if _may_wait(run, step.launch):
                 rows.append(some_rows._replace(g=some_rows.g.copy()))
             else:
@@ -337,7 +337,7 @@ def _wants_gradient(signature: Signature) -> bool:
     return signature.differentiable or (signature.op is KNOWN_OP and signature.type.requires_grad)
 
 
-def _rows(run: Run, cotangents: Arena, step: Bound) -> list[ParameterRows]:
+def _rows_of(run: Run, cotangents: Arena, step: Bound) -> list[ParameterRows]:
     """The nodes of a launch as one, or one by one where they are taken so."""
     if isinstance(step, Loop):
         each = step.nodes(devices.array_module(run.device), run.arena, cotangents)

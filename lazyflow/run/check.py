@@ -28,7 +28,7 @@ def check_finite(run: Run, roots: Sequence[Expr]) -> None:
         raise NonFiniteError(_blame(run))
 
 
-class _Found(NamedTuple):
+class _Culprit(NamedTuple):
     """A node of a launch, by its position, that is not finite though all it was made of is; and its value, or a row."""
 
     position: int
@@ -50,23 +50,23 @@ def _blame(run: Run) -> str:
     return "a value that was computed before, and whose memory was freed since, is not finite"
 
 
-def _first_bad(run: Run, launch: Launch) -> _Found | None:
+def _first_bad(run: Run, launch: Launch) -> _Culprit | None:
     """The first node that is not finite though all it was made of is; constants are made of nothing."""
     if launch.signature.type.dtype.kind != "f":
         return None
     return _first_bad_row(run, launch) if launch.each is None else _first_bad_one(run, launch.each)
 
 
-def _first_bad_one(run: Run, each: Each) -> _Found | None:
+def _first_bad_one(run: Run, each: Each) -> _Culprit | None:
     """Of nodes that are taken one by one."""
     for position, form in enumerate(each.forms):
         value = _value(run, form.type, each.offsets[position])
-        if not np.isfinite(value).all() and all(np.isfinite(x).all() for x in _read_by(run, each, position)):
-            return _Found(position, value)
+        if not np.isfinite(value).all() and all(np.isfinite(x).all() for x in _operands_read_by(run, each, position)):
+            return _Culprit(position, value)
     return None
 
 
-def _read_by(run: Run, each: Each, position: int) -> Iterator[Any]:
+def _operands_read_by(run: Run, each: Each, position: int) -> Iterator[Any]:
     """The floating operands of one node that is taken by itself."""
     for operand, read in zip(each.forms[position].operands, each.reads, strict=True):
         if operand.dtype.kind == "f" and operand.kind == "shared":
@@ -80,7 +80,7 @@ def _value(run: Run, kind: Any, offset: int) -> Array:
     return run.value(int(offset), kind)
 
 
-def _first_bad_row(run: Run, launch: Launch) -> _Found | None:
+def _first_bad_row(run: Run, launch: Launch) -> _Culprit | None:
     """Of nodes that are a row each, or several (see `lazyflow.graph.joined`)."""
     kind, count = launch.signature.type, launch.writes.count
     values = run.arena.read(kind.dtype, launch.writes, kind.shape)
@@ -98,7 +98,7 @@ def _first_bad_row(run: Run, launch: Launch) -> _Found | None:
     if not bad.any():
         return None
     row = int(np.flatnonzero(bad)[0])
-    return _Found(_node_of_row(run, launch, row), values.reshape(count, -1)[row])
+    return _Culprit(_node_of_row(run, launch, row), values.reshape(count, -1)[row])
 
 
 def _node_of_row(run: Run, launch: Launch, row: int) -> int:
@@ -121,7 +121,7 @@ def _finite(array: Array, count: int) -> Array:
     return np.isfinite(array.reshape(count, -1)).all(axis=1)
 
 
-def _message(run: Run, launch: Launch, found: _Found) -> str:
+def _message(run: Run, launch: Launch, found: _Culprit) -> str:
     signature = launch.signature if launch.each is None else launch.each.forms[found.position]
     where = line_of(run.plan, launch, found.position)
     what = "NaN" if np.isnan(found.value).any() else "an infinity"

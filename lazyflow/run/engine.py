@@ -116,7 +116,7 @@ def _run_after_others(roots: Sequence[Expr]) -> None:
 def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = False) -> bool:
     """Compute the roots, which rest on the tapes ``reached``, all of each if ``at_once``; if a value that they rest on
     is stale, only forget all that they rest on, and return False."""
-    way = _way(roots, reached)  # first: it counts who refers to a tape
+    way = _run_way(roots, reached)  # first: it counts who refers to a tape
     parts = whole_tapes(reached) if at_once else tape_parts(reached, roots, anew=False)
     tapes = reached if at_once else [tape for tape, _, _ in parts]
     for tape in reached:
@@ -135,7 +135,7 @@ def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = F
     return True
 
 
-def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> RunWay:
+def _run_way(roots: Sequence[Expr], reached: Sequence[Tape]) -> RunWay:
     options, root = settings.current(), roots[0]
     others = not root.tape.grad and (others_held(roots, reached) or _others_referred(roots, reached))
     return way_of(options, root, reached, fused_by(options.fuse, root.type.device), others)
@@ -143,7 +143,9 @@ def _way(roots: Sequence[Expr], reached: Sequence[Tape]) -> RunWay:
 
 def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> Plan:
     """The plan of a graph, kept by the columns that it was collected from."""
-    counted = way.others and not way.checked and _nbytes(graph) > KEPT and all(t.handles is not None for t in tapes)
+    counted = (
+        way.others and not way.checked and _nbytes_of_values(graph) > KEPT and all(t.handles is not None for t in tapes)
+    )
     reuse = not way.differentiable and not way.checked and (counted or not way.others)
     by_payload = way.dedupe and may_repeat(graph)
     ints = drawn_anew(graph, tapes, graph.ints)
@@ -165,7 +167,7 @@ def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: RunW
     try:
         with quietly(options.threads), devices.on(way.device), devices.products(way.device, options.tf32):
             run = _ran(plan, way, roots)
-            _remember(run, tapes)
+            _note_run(run, tapes)
             if plan.layout.nbytes >= settle.LEAST:
                 SETTLING.add(run, owners_of(roots))
     except MemoryError as error:
@@ -187,11 +189,11 @@ def _ran(plan: Plan, way: RunWay, roots: Sequence[Expr]) -> Run:
 KEPT = 1 << 24
 
 
-def _references(tapes: Sequence[object]) -> list[int]:
+def _reference_counts(tapes: Sequence[object]) -> list[int]:
     return [sys.getrefcount(tape) for tape in tapes]
 
 
-_NOBODY = _references([object()])[0]
+_NOBODY = _reference_counts([object()])[0]
 
 
 def _others_referred(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
@@ -201,11 +203,11 @@ def _others_referred(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
     known = Counter(id(tape) for tape in reached)
     known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
     known.update(id(source) for tape in distinct for source, _ in tape.imports)
-    counts = zip(distinct, _references(distinct), strict=True)
+    counts = zip(distinct, _reference_counts(distinct), strict=True)
     return any(count > _NOBODY + known[id(tape)] for tape, count in counts)
 
 
-def _nbytes(graph: Graph) -> int:
+def _nbytes_of_values(graph: Graph) -> int:
     """Bytes of the values of all nodes."""
     counts = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
     kinds = [s.type for s in graph.signatures]
@@ -231,7 +233,7 @@ def _held_places(graph: Graph) -> Iterator[int]:
             yield from [row - low + start for row in tape.handles.held(low, high)]
 
 
-def _remember(run: Run, tapes: Sequence[Tape]) -> None:
+def _note_run(run: Run, tapes: Sequence[Tape]) -> None:
     """Note on the tapes where the values of their rows lie now."""
     if len(tapes) == 1 and _note_first(run, tapes[0]):
         return
@@ -303,7 +305,7 @@ def _refuse_in_cells(roots: Sequence[Expr]) -> None:
 Method = TypeVar("Method", bound=Callable[..., object])
 
 
-def _alone(method: Method) -> Method:
+def _undisturbed(method: Method) -> Method:
     """A method that computes its roots while no other thread computes what they rest on: what is known of a tape, and
     what lies in the arenas of its runs, changes."""
 
@@ -345,7 +347,7 @@ def _waited(example: fibers.Example, roots: Sequence[object], *cotangents: Array
 class Engine:
     """The evaluator that expressions are bound to."""
 
-    @_alone
+    @_undisturbed
     def forward(self, roots: Sequence[Expr]) -> None:
         """Make the roots' values those under the current parameters."""
         self._forward(roots)
@@ -380,7 +382,7 @@ class Engine:
         finally:
             example.busy -= 1
 
-    @_alone
+    @_undisturbed
     def answers(self, roots: Sequence[Expr]) -> list[HostArray]:
         """Copies of the values of several roots on the host, which come from a device all at once."""
         self._run_missing(roots)
@@ -389,7 +391,7 @@ class Engine:
             return copies(roots)
         return _downloaded(roots, places.pop())
 
-    @_alone
+    @_undisturbed
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
         shown = self._made(root)
@@ -401,7 +403,7 @@ class Engine:
         with devices.on(run.device):  # not the root's, where that rests on no parameter: see `expr.on_one_device`
             return devices.to_device(run.value(offset, root.type), root.device)
 
-    @_alone
+    @_undisturbed
     def _on_host(self, root: Expr) -> HostArray:
         """The same on the host: from a device it is one copy."""
         shown = self._made(root)
@@ -425,7 +427,7 @@ class Engine:
         """Add the gradients of ``root`` to its parameters; none of them if it is interrupted, or if a hook raises."""
         self.backward_all([root], [cotangent])
 
-    @_alone
+    @_undisturbed
     def backward_all(self, roots: Sequence[Expr], cotangents: Sequence[Array | None]) -> None:
         """As `backward`, of several roots of one device as one."""
         profile = settings.current().profile
@@ -570,7 +572,7 @@ def _check_trained(run: Run) -> None:
             "requires_grad=True now: record it again for its gradient"
         )
     if not any(p.requires_grad for _, p in alive):
-        raise GradientError(_NOTHING)
+        raise GradientError(_NO_GRADIENT)
 
 
 def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator[tuple[Tape, int, int, Any]]:
@@ -688,10 +690,10 @@ def _node_of(run: Run, root: Expr) -> int:
 def _nothing_to_differentiate(root: Expr) -> str:
     if root.type.requires_grad:
         return "backward() of an expression recorded under lf.no_grad(): record it outside to differentiate it"
-    return _NOTHING
+    return _NO_GRADIENT
 
 
-_NOTHING = (
+_NO_GRADIENT = (
     "backward() of an expression that reaches no parameter with requires_grad=True: there is nothing to differentiate"
 )
 

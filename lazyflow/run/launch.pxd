@@ -66,7 +66,7 @@ cdef class Loop(Bound):
     cpdef list nodes(self, object xp, Arena values, Arena cotangents)
 
 
-cpdef object _here(Arena arena, object dtype, Py_ssize_t offset, tuple shape)
+cpdef object _view_here(Arena arena, object dtype, Py_ssize_t offset, tuple shape)
 
 
 cpdef Bound bound_of(object launch)

@@ -364,9 +364,9 @@ class Form:
         found = []
         for (kind, what, shape), at in zip(self.operands, reads, strict=True):
             if kind == "row":
-                found.append(_here(arena, what, at, shape))
+                found.append(_view_here(arena, what, at, shape))
             elif kind == "list" or kind == "ragged":
-                rows = xp.concatenate([_here(arena, what, one, shape) for one in at])
+                rows = xp.concatenate([_view_here(arena, what, one, shape) for one in at])
                 found.append(rows if kind == "ragged" else rows[None])
             elif kind == "shared":
                 found.append(what.read(arena))
@@ -379,13 +379,13 @@ class Form:
         kind, dtype, shape = self.operands[i]
         if kind != "row":
             for one, part in zip(at, answer.reshape(len(at), *shape), strict=True):
-                _here(arena, dtype, one, shape)[...] += part
+                _view_here(arena, dtype, one, shape)[...] += part
             return
-        target = _here(arena, dtype, at, shape)
+        target = _view_here(arena, dtype, at, shape)
         target += answer if answer.shape == shape else unbroadcast(xp, answer, shape)
 
 
-def _here(arena: Arena, dtype: Any, offset: int, shape: Shape) -> Array:
+def _view_here(arena: Arena, dtype: Any, offset: int, shape: Shape) -> Array:
     return (_view if arena.device == "cpu" else devices.stretch)(arena.buffers[dtype], offset, shape)
 
 
@@ -414,7 +414,7 @@ class Loop(Bound):
     def compute(self, xp: ArrayModule, arena: Arena) -> None:
         """Compute node after node."""
         for form, at, reads in self.steps:
-            out = _here(arena, form.dtype, at, form.shape)
+            out = _view_here(arena, form.dtype, at, form.shape)
             result = form.forward(xp, *form.arrays(xp, arena, reads), out=out)
             if result is not out:
                 out[...] = result
@@ -422,7 +422,7 @@ class Loop(Bound):
     def pull(self, xp: ArrayModule, values: Arena, cotangents: Arena) -> None:
         """Add the cotangents of the operands, node after node."""
         for form, at, reads in self.steps:
-            g, y = _here(cotangents, form.dtype, at, form.shape), _here(values, form.dtype, at, form.shape)
+            g, y = _view_here(cotangents, form.dtype, at, form.shape), _view_here(values, form.dtype, at, form.shape)
             if form.pulls:
                 arrays = form.arrays(xp, values, reads)
                 for i, vjp in form.pulls:
@@ -434,7 +434,7 @@ class Loop(Bound):
         """Of each node its signature, cotangent, value and operands: what gradients of parameters are made of."""
         found = []
         for form, at, reads in self.steps:
-            g, y = _here(cotangents, form.dtype, at, form.shape), _here(values, form.dtype, at, form.shape)
+            g, y = _view_here(cotangents, form.dtype, at, form.shape), _view_here(values, form.dtype, at, form.shape)
             found.append((form.signature, g, y, form.arrays(xp, values, reads)))
         return found
 
@@ -471,7 +471,7 @@ def bound(plan: Plan) -> tuple[Bound, ...]:
     found: tuple[Bound, ...] | None = plan.bound.get("launches")
     if found is None:
         there = () if plan.like is None else bound(plan.like)
-        found = plan.bound["launches"] = _bound(plan.launches, there)
+        found = plan.bound["launches"] = _bound_launches(plan.launches, there)
     return found
 
 
@@ -490,7 +490,7 @@ def bound_among(launches: Sequence[Launch], there: Sequence[Bound]) -> tuple[Bou
     return tuple([known.get(id(launch)) or bound_of(launch) for launch in launches])
 
 
-def _bound(launches: Sequence[Launch], there: tuple[Bound, ...]) -> tuple[Bound, ...]:
+def _bound_launches(launches: Sequence[Launch], there: tuple[Bound, ...]) -> tuple[Bound, ...]:
     """The launches as they are run; those that were bound ``there``, for another plan, are as they are."""
     if not there:
         return tuple([bound_of(launch) for launch in launches])

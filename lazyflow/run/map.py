@@ -85,19 +85,19 @@ def map(
         together = 1
     pairs = enumerate(zip(*examples, strict=False))
     if not progress:
-        return _results(fn, pairs, together, None)
+        return _results_of(fn, pairs, together, None)
     from tqdm import tqdm  # longer to import than NumPy, if it is the first to ask for the packages there are
 
     sizes = [len(column) for column in examples if isinstance(column, Sized)]
     with tqdm(total=min(sizes, default=None), desc="lf.map", unit="example") as bar:
-        return _results(fn, pairs, together, bar.update)
+        return _results_of(fn, pairs, together, bar.update)
 
 
 Examples = Iterator[tuple[int, Arguments]]
 Ended = Callable[[], object] | None  # called whenever an example has ended
 
 
-def _results(fn: Callable[..., Answer], examples: Examples, together: int | None, ended: Ended) -> list[Answer]:
+def _results_of(fn: Callable[..., Answer], examples: Examples, together: int | None, ended: Ended) -> list[Answer]:
     return _one_by_one(fn, examples, ended) if together == 1 else _Loop(fn, examples, together, ended).run()
 
 
@@ -117,7 +117,7 @@ def _one_by_one(fn: Callable[..., Answer], examples: Examples, ended: Ended) -> 
         try:
             results.append(_context(example).run(fn, *arguments))
         except BaseException as error:
-            _name(error, number, arguments)
+            _say_which(error, number, arguments)
             raise
         if ended is not None:
             ended()
@@ -131,13 +131,13 @@ def _context(example: fibers.Example) -> Context:
     return context
 
 
-def _name(error: BaseException, number: int, arguments: Arguments) -> None:
+def _say_which(error: BaseException, number: int, arguments: Arguments) -> None:
     """Say in an error's notes from which example it comes."""
-    _add_note(error, f"in example {number} of lf.map: {', '.join([_shown.repr(argument) for argument in arguments])}")
+    _add_note(error, f"in example {number} of lf.map: {', '.join([_short.repr(argument) for argument in arguments])}")
 
 
-_shown = reprlib.Repr()
-_shown.maxstring = _shown.maxother = 80
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
 
 
 def _add_note(error: BaseException, note: str) -> None:
@@ -197,7 +197,7 @@ def _answer(asking: Sequence[_Fiber]) -> None:
             fiber.answer = answer
 
 
-def _differentiate(asking: Sequence[_Fiber]) -> None:
+def _differentiate_all(asking: Sequence[_Fiber]) -> None:
     """One backward for all that have asked for one, on each device."""
     for device in {e.device: None for fiber in asking for e in fiber.asked}:
         mine = [fiber for fiber in asking if fiber.asked[0].device == device]
@@ -207,7 +207,7 @@ def _differentiate(asking: Sequence[_Fiber]) -> None:
             fiber.done = True
 
 
-def _unread(tape: Tape, low: int) -> list[Expr]:
+def _held_rows(tape: Tape, low: int) -> list[Expr]:
     """Those rows of a tape, from ``low`` on, that somebody holds an expression of and that no other row reads. What has
     been recorded before the first question, such as an encoder, is asked for next, by every example at another moment:
     it runs in the first round, batched over all of them."""
@@ -276,7 +276,7 @@ class _Loop:
                 self.results[number] = _context(fiber).run(self.fn, *arguments)
             except BaseException as error:
                 if not fiber.ending:
-                    _name(error, number, arguments)
+                    _say_which(error, number, arguments)
                 raise
             finally:
                 self.live.pop(number, None)
@@ -312,7 +312,7 @@ class _Loop:
         roots = [e for fiber in waiting for e in fiber.asked]
         if not settings.current().check_finite:  # what nobody asks for must not be found to be a NaN
             tapes = {id(e.tape): e.tape for fiber in waiting if fiber.waited == 1 for e in fiber.asked}
-            roots += [e for tape in tapes.values() for e in _unread(tape, self._first_row(tape))]
+            roots += [e for tape in tapes.values() for e in _held_rows(tape, self._first_row(tape))]
         outer = fibers.current_example()
         if self.rounds is not None and outer is not None:
             outer.lines = [line for fiber in waiting for line in fiber.lines]
@@ -320,7 +320,7 @@ class _Loop:
         try:
             expr.ENGINE[0].forward(roots)
             _answer([fiber for fiber in waiting if fiber.wants])
-            _differentiate([fiber for fiber in waiting if fiber.cotangents is not None])
+            _differentiate_all([fiber for fiber in waiting if fiber.cotangents is not None])
         except Exception:
             return
         if self.rounds is not None and (outer is None or not outer.waits()):

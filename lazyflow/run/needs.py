@@ -38,7 +38,7 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
     if plan.layout.reuses:
         found["values, in memory that is used again"] = plan.layout.nbytes
     else:
-        found.update(_values(plan.structure))
+        found.update(_bytes_of_values(plan.structure))
     passing = max(map(_passing, plan.launches), default=0)
     if differentiable:  # what is pulled back to the operands is as large
         passing = max(2 * passing, max(map(_passing, plan.parameter_launches), default=0))
@@ -66,7 +66,7 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
     return tuple([Share(what, nbytes) for what, nbytes in found.most_common() if nbytes])
 
 
-def _values(graph: Graph) -> Counter[str]:
+def _bytes_of_values(graph: Graph) -> Counter[str]:
     found = Counter[str]()
     rows = np.ones(len(graph), np.int64) if graph.counts is None else graph.counts
     counts = np.bincount(graph.signature, rows, len(graph.signatures)).astype(np.int64).tolist()

@@ -83,8 +83,8 @@ class Rounds:
 
     def __str__(self) -> str:
         launches = [launch for r in self.seen for launch in r.launches]
-        examples = _mean([r.examples for r in self.seen])
-        rows = _mean([count for _, _, count in launches])
+        examples = _mean_text([r.examples for r in self.seen])
+        rows = _mean_text([count for _, _, count in launches])
         head = f"{len(self.seen)} rounds of {examples} examples, in {len(launches)} launches of {rows} rows (means)"
         asked = [("rounds", "times", "asked at"), *((f"{a.rounds}", f"{a.times}", a.line) for a in self.asked)]
         ran = [("rows", "launches", "a launch", "largest", "operation", "first recorded at")]
@@ -92,7 +92,7 @@ class Rounds:
             (f"{o.rows}", f"{o.launches}", f"{o.rows / o.launches:.1f}", f"{o.largest}", o.operation, o.line)
             for o in self.operations
         ]
-        return "\n".join([head, "", *_table(asked, 2), "", *_table(ran, 4)])
+        return "\n".join([head, "", *_table_text(asked, 2), "", *_table_text(ran, 4)])
 
 
 def rounds() -> Rounds:
@@ -127,10 +127,10 @@ def launched(roots: Sequence[Expr], since: int) -> tuple[tuple[str, str, int], .
         if run.number > since and run.number not in found:
             found[run.number] = run
             stack.extend([source for source, _ in run.known])
-    return tuple(_launches(found[number] for number in sorted(found)))
+    return tuple(_launch_lines(found[number] for number in sorted(found)))
 
 
-def _launches(runs: Iterable[Run]) -> Iterator[tuple[str, str, int]]:
+def _launch_lines(runs: Iterable[Run]) -> Iterator[tuple[str, str, int]]:
     for run in runs:
         for launch in run.plan.launches:
             signature: Signature = launch.signature
@@ -139,11 +139,11 @@ def _launches(runs: Iterable[Run]) -> Iterator[tuple[str, str, int]]:
                 yield from [(repr(signature), signature.line, count) for count in counts]
 
 
-def _mean(numbers: Sequence[int]) -> str:
+def _mean_text(numbers: Sequence[int]) -> str:
     return f"{sum(numbers) / len(numbers):.1f}" if numbers else "0"
 
 
-def _table(rows: Sequence[tuple[str, ...]], numbers: int) -> list[str]:
+def _table_text(rows: Sequence[tuple[str, ...]], numbers: int) -> list[str]:
     """The rows with their columns below each other, the first ones, which are ``numbers``, to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -54,12 +54,12 @@ def settled(run: Run) -> bool:
             return False
         low = int(graph.tape_lows[number])
         rows = tape.handles.held(low, low + int(graph.tape_starts[number + 1] - graph.tape_starts[number]))
-        for row in [row for row in rows if _is_of(run, tape, row)]:
+        for row in [row for row in rows if _was_computed_by(run, tape, row)]:
             offset, kind = int(tape.offset_of[row]), signature_by_id(tape.signatures[row]).type
             kept[kind.dtype, offset, kind.shape] = run.value(offset, kind)
     run.settle(kept)
     return True
 
 
-def _is_of(run: Run, tape: Tape, row: int) -> bool:
+def _was_computed_by(run: Run, tape: Tape, row: int) -> bool:
     return tape.has_value(row) and tape.runs[tape.run_of[row]] is run

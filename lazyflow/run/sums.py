@@ -133,20 +133,20 @@ class Waiting:
             self.counts[number] = self.counts.get(number, 0) + len(one.g)
             if self.counts[number] >= ENOUGH_NODES:
                 self.counts[number] = 0
-                _accumulate(self.rows.pop(number), accumulate)
+                _accumulate_rows(self.rows.pop(number), accumulate)
 
     def finish(self, accumulate: Accumulate) -> None:
         """Accumulate all that wait."""
         while self.rows:
-            _accumulate(self.rows.popitem()[1], accumulate)
+            _accumulate_rows(self.rows.popitem()[1], accumulate)
 
 
-def _accumulate(same: Sequence[ParameterRows], accumulate: Accumulate) -> None:
-    for parameter, gradient in parameter_gradients(_joined(same)):
+def _accumulate_rows(same: Sequence[ParameterRows], accumulate: Accumulate) -> None:
+    for parameter, gradient in parameter_gradients(_rows_joined(same)):
         accumulate(parameter, gradient)
 
 
-def _joined(same: Sequence[ParameterRows]) -> ParameterRows:
+def _rows_joined(same: Sequence[ParameterRows]) -> ParameterRows:
     """Rows of one signature as one."""
     first = same[0]
     if len(same) == 1:
