@@ -13,6 +13,18 @@ import sys as _sys
 import typing as _typing
 from importlib import import_module as _import_module
 
+try:
+    for _name in ("lazyflow.cells.cell", "lazyflow.run.engine"):  # they reach all that is compiled
+        _import_module(_name)
+except ImportError as _error:
+    if not (_error.path or "").endswith((".so", ".pyd")):
+        raise
+    raise ImportError(
+        f"{_error.name}: compiled modules are older than their sources: run `python -m pip install -e .` again",
+        name=_error.name,
+        path=_error.path,
+    ) from _error
+
 from lazyflow import errors as errors
 from lazyflow.cells.cell import cell as cell
 from lazyflow.derive.check_grads import check_grads as check_grads

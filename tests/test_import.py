@@ -88,3 +88,20 @@ print(body(x).numpy()[0] < 0)
 def test_what_is_no_name_is_an_error_that_says_so():
     with pytest.raises(AttributeError, match="module 'lazyflow' has no attribute 'nothing'"):
         lf.nothing  # noqa: B018
+
+
+STALE = """
+import sys, types
+stale = types.ModuleType("lazyflow.record.expr")
+stale.__file__ = "lazyflow/record/expr.cpython-311.so"
+sys.modules[stale.__name__] = stale
+try:
+    import lazyflow
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_what_was_compiled_of_older_sources_says_so():
+    said = " ".join(ran(STALE))
+    assert said.startswith("lazyflow.record.expr: compiled modules are older than their sources: run `python -m pip")
