@@ -19,25 +19,8 @@ from lazyflow import map as mapped
 from lazyflow import nn, optim
 from lazyflow.record import tape
 from tests import simcupy
+from tests.deciding import XS, maps, needs_fibers, parameter, steps
 from tests.programs import INPUTS, Program, arrays, example_inputs, programs
-
-maps = sys.modules["lazyflow.run.map"]
-needs_fibers = pytest.mark.skipif(maps.greenlet is None, reason="greenlet is not installed")
-
-
-def parameter(seed=0, *shape, name=""):
-    return lf.Parameter(np.random.default_rng(seed).normal(size=shape), name=name)
-
-
-def steps(w, x):
-    """How often x is multiplied by w until it is small, and what it is then: a model that decides."""
-    h, count = lf.constant(x), 0
-    while lf.sum(h * h) > 0.1 and count < 30:
-        h, count = lf.tanh(w @ h) * 0.7, count + 1
-    return h, count
-
-
-XS = [np.random.default_rng(k).normal(size=3) * (k + 1) for k in range(8)]
 
 
 def gradient(w, outputs):

@@ -1,31 +1,9 @@
 """What the rounds of a map were: how many asked, where, and what ran for them."""
 
-import sys
-
 import numpy as np
-import pytest
 
 import lazyflow as lf
-
-maps = sys.modules["lazyflow.run.map"]
-
-
-needs_fibers = pytest.mark.skipif(maps.greenlet is None, reason="greenlet is not installed")
-
-
-def parameter(seed=0, *shape, name=""):
-    return lf.Parameter(np.random.default_rng(seed).normal(size=shape), name=name)
-
-
-def steps(w, x):
-    """How often x is multiplied by w until it is small, and what it is then: a model that decides."""
-    h, count = lf.constant(x), 0
-    while lf.sum(h * h) > 0.1 and count < 30:
-        h, count = lf.tanh(w @ h) * 0.7, count + 1
-    return h, count
-
-
-XS = [np.random.default_rng(k).normal(size=3) * (k + 1) for k in range(8)]
+from tests.deciding import XS, maps, needs_fibers, parameter, steps
 
 
 @needs_fibers
@@ -38,7 +16,7 @@ def test_a_round_is_one_forward_for_all_that_wait():
     assert [r.examples for r in seen.seen] == [sum(c >= k for c in counts) for k in range(max(counts) + 1)]
     (asked,) = seen.asked
     assert asked.rounds == len(seen.seen) and asked.times == sum(counts) + len(counts)
-    assert asked.line.endswith(f"{__file__}:{steps.__code__.co_firstlineno + 3}")
+    assert asked.line.endswith(f"{steps.__code__.co_filename}:{steps.__code__.co_firstlineno + 3}")
     (products,) = [o for o in seen.operations if o.operation.startswith("matmul")]
     assert products.rows == sum(counts) and products.launches == max(counts)
     assert products.largest == sum(c > 0 for c in counts)
