@@ -223,7 +223,7 @@ class _Flat(NamedTuple):
     batch: int | None
 
 
-def _flat(xp: ArrayModule, arrays: Sequence[Array], ndim: int, index: Array, n: int) -> _Flat:
+def _laid_flat(xp: ArrayModule, arrays: Sequence[Array], ndim: int, index: Array, n: int) -> _Flat:
     """``ndim``: the axes of one example's array."""
     if symbolic(xp):
         return _Flat([a.reshape(a.shape[a.ndim - ndim :]) for a in arrays], index.reshape(index.shape[-1:]), n, 1)
@@ -247,7 +247,7 @@ def _forward(
     name: str,
     ndim: int,
 ) -> Array:
-    flat = _flat(xp, [x], ndim, checked_index(xp, name, index, n), n)
+    flat = _laid_flat(xp, [x], ndim, checked_index(xp, name, index, n), n)
     y = kernel(*flat.arrays, ByIndex(xp, flat.index, flat.n))
     return y if flat.batch is None else y.reshape(flat.batch, len(y) // flat.batch, *y.shape[1:])
 
@@ -255,7 +255,7 @@ def _forward(
 def _backward(pull: Callable[..., Array]) -> Callable[..., Array]:
     def vjp(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, *, n: int, name: str, ndim: int) -> Array:
         index = index if symbolic(xp) else checked_index(xp, name, index, n)
-        flat = _flat(xp, [g, y, x], ndim, index, n)
+        flat = _laid_flat(xp, [g, y, x], ndim, index, n)
         answer = pull(*flat.arrays, ByIndex(xp, flat.index, flat.n))
         assert flat.batch is not None  # cotangents have the batch axis
         return answer.reshape(flat.batch, answer.shape[0] // flat.batch, *answer.shape[1:])
