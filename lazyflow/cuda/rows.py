@@ -62,9 +62,10 @@ int width{k}"""
 _SHOWN_CASE = """\
     if (i < count{k}) {{ show_{real}(i, g{k}, pitch{k}, columns{k}, x{k}, apart{k}, out{k}, width{k}); return; }}
     i -= count{k};"""
-# A block has 32 columns, and in each of them 32 threads that share the rows.
+# A block has 32 columns, and in each of them 32 threads that share the rows. The compiler is told of them all: else it
+# may give each more registers than there are.
 _COLUMNS = """\
-extern "C" __global__ void column_sums_{real}(int parts, {parameters}) {{
+extern "C" __global__ void __launch_bounds__(1024) column_sums_{real}(int parts, {parameters}) {{
     const {real}* const rows[] = {{{rows}}};
     {real}* const sums[] = {{{sums}}};
     const int pitches[] = {{{pitches}}}, counts[] = {{{counts}}}, widths[] = {{{widths}}};
