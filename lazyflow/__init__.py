@@ -157,6 +157,7 @@ _sys.modules.update(
         "lazyflow.cell": _sys.modules["lazyflow.cells.cell"],
         "lazyflow.check_grads": _sys.modules["lazyflow.derive.check_grads"],
         "lazyflow.compare": _sys.modules["lazyflow.inspect.compare"],
+        "lazyflow.compared": _sys.modules["lazyflow.inspect.compared"],
         "lazyflow.engine": _sys.modules["lazyflow.run.engine"],
         "lazyflow.explain": _sys.modules["lazyflow.inspect.explain"],
         "lazyflow.expr": _sys.modules["lazyflow.record.expr"],
