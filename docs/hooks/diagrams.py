@@ -162,7 +162,7 @@ def _launches(shown: Example) -> Iterator[tuple[int, Any, list[Any]]]:
 
 def plan_rows(shown: Example) -> str:
     """A plan: for each launch the rows of the arena that it writes and reads."""
-    [total] = shown.plan.sizes.values()
+    [total] = shown.plan.layout.sizes.values()
     left, size, top, pitch = 118, 10.5, 92, 38
     launches = list(_launches(shown))
     right = left + size * total + 16

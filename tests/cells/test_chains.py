@@ -534,7 +534,7 @@ NOT_REACHED = {
     "detached": lambda x, w, v: lf.tanh(w * x) * lf.tanh(v * x).detach(),
     "detached twice": lambda x, w, v: lf.tanh(w * x) * lf.exp(lf.tanh(v * x).detach() * lf.tanh(v + x)).detach(),
     "a sign": lambda x, w, v: lf.tanh(w * x) * lf.sign(lf.tanh(v * x)),
-    "a bound": lambda x, w, v: lf.clip(lf.tanh(w * x), lf.tanh(v * x) - 5.0, 5.0) * 2,
+    "a bound": lambda x, w, v: lf.clip(lf.tanh(w * x), lf.tanh(v * x).detach() - 5.0, 5.0) * 2,
     "a comparison": lambda x, w, v: lf.where(lf.tanh(v * x) > 0.5, lf.tanh(w * x), x) * 2,
 }
 
