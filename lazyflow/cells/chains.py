@@ -5,6 +5,9 @@ every node, one of all products the terms of every sum. In the graph they align 
 there, before anything is scheduled: a *chain* has the signature of a cell (`lazyflow.cells.program`) and all that cells
 have, and takes part in the schedule as one node.
 
+This is what compilers of static graphs do once a model, the fusion of injective operators of TVM (Chen et al. 2018);
+here a graph is new each time, so that it has to be one linear pass, and equal chains have to be found to be equal.
+
 A node joins a chain if nobody else reads it, and what does reads all of it, element by element. So a chain has one
 result, and a gradient that reaches it reaches all of its members: none gets one (and a NaN, where zero meets an
 infinite slope) that it would not have alone. One pass against the order of recording finds all chains. They are told

@@ -22,6 +22,7 @@ from lazyflow.core.arrays import Ints, NodePayload, RowBegins, TapeColumns, begi
 from lazyflow.errors import LazyflowError, TornError
 from lazyflow.record.expr import Expr, handle
 from lazyflow.record.tape import (
+    PastRun,
     Signature,
     Tape,
     known_signature,
@@ -66,7 +67,7 @@ class Graph:
     tape_lows: Ints
     roots: tuple[tuple[int, int], ...]
     known: Ints
-    known_run: tuple[Any, ...]
+    known_run: tuple[PastRun, ...]
     known_offset: Ints
     tape_base: Ints
     tape_shift: Ints

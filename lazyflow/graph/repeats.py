@@ -4,6 +4,9 @@ In real text half of the leaves of a minibatch of trees are repeats, inner nodes
 where payload enters (look-ups, calls of cells with an index) and then only among nodes all of whose operands were found
 repeated: everything that hangs on a word alone, at no cost for the rest of the graph.
 
+This is the search for common subexpressions (Cocke 1970) by numbers of values: operands that were found equal have one
+number already when what reads them is looked at, so that one pass in topological order finds equal graphs of any depth.
+
 Nodes are compared by signature, payload and operands, never by a hash alone. Random nodes, and nodes that somebody
 watches (`Expr.retain_grad`, hooks), stay as they are.
 """

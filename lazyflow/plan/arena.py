@@ -1,4 +1,12 @@
-"""Memory: buffers that are used again, and the arenas that a plan lays its values out in."""
+"""Memory: buffers that are used again, and the arenas that a plan lays its values out in.
+
+An arena is one flat buffer for each dtype, and a value an offset in it. A plan puts the results of a launch behind each
+other (`lazyflow.plan.plan`), so that a launch writes one matrix, and reads one where its operands were one launch, in
+their order; else it gathers rows by number. DyNet copies operands together before each batched operation (Neubig et al.
+2017), and ED-Batch searches for an order of memory that needs fewer copies (Chen et al. 2023); here the copy is part of
+the kernel that reads, and the order is that of the launches. Where nothing is to be differentiated the memory of values
+whose last reader has run is used again, as a plan of a static graph does it (Chen et al. 2016).
+"""
 
 from __future__ import annotations
 

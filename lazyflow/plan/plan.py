@@ -11,6 +11,7 @@ nodes of a launch get consecutive rows, and all launches of one signature in one
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from lazyflow.device import DType, HostArray
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.schedule import Choices, Dag, Schedule
 from lazyflow.plan.schedule import scheduled as schedule_of
-from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature, Type
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, PastRun, Signature, Tape, Type
 
 
 class Rows(NamedTuple):
@@ -124,8 +125,8 @@ class Recording(NamedTuple):
     """What tapes have of their own that were recorded like others before: themselves, by weak references, where their
     known values lie, as run and element offset, and their payload."""
 
-    tapes: tuple[Any, ...]
-    sources: Sequence[tuple[Any, int]]
+    tapes: tuple[weakref.ref[Tape], ...]
+    sources: Sequence[tuple[PastRun, int]]
     payload: NodePayload
 
 

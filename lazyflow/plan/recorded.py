@@ -28,7 +28,7 @@ from lazyflow.graph.graph import (
 )
 from lazyflow.plan.plan import Plan, Recording, plan_again
 from lazyflow.record.expr import Expr
-from lazyflow.record.tape import IMPORT_OP, Signature, Tape, signature_by_id, signature_columns
+from lazyflow.record.tape import IMPORT_OP, PastRun, Signature, Tape, signature_by_id, signature_columns
 from lazyflow.settings import Settings
 
 
@@ -154,7 +154,7 @@ def sources_of(found: Recorded, tapes: Sequence[Tape]) -> list[tuple[Any, int]]:
     return places
 
 
-def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[object, int]]) -> Plan:
+def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[PastRun, int]]) -> Plan:
     """The plan for tapes with the same columns: with their payload, and what is known of them (`sources_of`)."""
     plan, references = found.plan, tuple([weakref.ref(tape) for tape in tapes])
     has_payload = plan.carrying or plan.cells

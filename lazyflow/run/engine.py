@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -125,7 +125,7 @@ def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = F
     found = PLANS.of_recording(key, tapes)
     graph = collect(roots, parts=parts) if found is None else None
     sources = [] if found is None else sources_of(found, tapes)
-    if any_stale_source(sources) if graph is None else any_stale(list(graph.known_run)):
+    if any_stale_source(sources) if graph is None else any_stale(list(cast("tuple[Run, ...]", graph.known_run))):
         _forget(roots)
         return False
     if found is not None:
