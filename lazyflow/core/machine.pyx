@@ -516,7 +516,7 @@ def sum_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts)
 
 def extremes_of_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts, bint largest):
     """Row ``i`` of ``out`` becomes the largest of the rows that `sum_groups` adds, elementwise, or the smallest; NaN
-    where one is. No group is empty."""
+    where one is. Of an empty group it stays as it is."""
     cdef int d = _is_double(rows)
     cdef Py_ssize_t pitch = _pitch(rows, d), groups = cnp.PyArray_DIM(out, 0), width = cnp.PyArray_DIM(out, 1)
     cdef const int64_t *edges = _integers(starts, groups + 1)

@@ -51,11 +51,11 @@ cdef bint _fits(object found, Tape tape)
 @cython.locals(e=Expr)
 cdef Tape _tape_of(tuple given)
 
-@cython.locals(e=Expr, tape=Tape, given=tuple, known=bint, k=Py_ssize_t, place=int)
+@cython.locals(e=Expr, tape=Tape, given=tuple, k=Py_ssize_t, place=int)
 cdef object _called(Spelled spelled, tuple args, dict kwargs)
 
 @cython.locals(e=Expr)
-cdef object _kind_of(object o)
+cdef object _kind_of(object o, Tape constants)
 
 @cython.locals(bound=tuple)
 cdef tuple _given(Spelled spelled, tuple args, dict kwargs)

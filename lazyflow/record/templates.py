@@ -179,8 +179,7 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
         elif o is None or type(o) is bool or type(o) is float:
             kind = o
         else:
-            known = type(o) is not ndarray or tape is None or not spelled.arrays
-            kind = _kind_of(o) if known or tape is None else recording.array_kind(tape, o)
+            kind = _kind_of(o, tape if spelled.arrays else None)
             if kind is None:
                 return spelled.function(*args, **kwargs)
         place = k % 3
@@ -221,14 +220,16 @@ def _tape_of(given: tuple[object, ...]) -> Tape | None:
     return recording.open_here()
 
 
-def _kind_of(o: object) -> object:
-    """What an argument counts as that is no expression: itself, if it cannot change; None for what is not
-    remembered."""
+def _kind_of(o: object, constants: Tape | None) -> object:
+    """What an argument counts as that is no expression: itself, if it cannot change, and of an array its `ArrayKind`
+    where it becomes one of the ``constants`` of a tape; None for what is not remembered."""
     if type(o) is int:
         return o if -5 <= o <= 256 else _known.setdefault(o, o)
     if type(o) is str:
         return intern(o)
-    if type(o) is list or type(o) is ndarray:
+    if type(o) is ndarray:
+        return None if constants is None else recording.array_kind(constants, o)
+    if type(o) is list:
         return None
     if isinstance(o, Expr):
         e: Expr = o
@@ -423,10 +424,8 @@ def _kinds(given: tuple[object, ...], tape: Tape) -> list[object]:
     for o in given:
         if type(o) is Expr:
             kinds.append(o.type)
-        elif type(o) is ndarray:
-            kinds.append(recording.array_kind(tape, o))
         else:
-            kinds.append(o if o is None or type(o) is bool else _same(o) if type(o) is float else _kind_of(o))
+            kinds.append(o if o is None or type(o) is bool else _same(o) if type(o) is float else _kind_of(o, tape))
     return kinds + [_NONE] * (-len(kinds) % 3 if kinds else 3)
 
 

@@ -84,6 +84,9 @@ def test_extremes_of_groups(of, dtype, rng):
     starts, out = np.array([0, 1, 3, 7, 40]), np.empty((4, 37), dtype)
     machine.extremes_of_groups(out, rows, positions, starts, of is np.maximum)
     np.testing.assert_array_equal(out, of.reduceat(rows[positions], starts[:-1], axis=0))
+    out = np.full((2, 37), 7, dtype)
+    machine.extremes_of_groups(out, rows, None, np.array([0, 40, 40]), of is np.maximum)  # nothing is read behind them
+    np.testing.assert_array_equal(out, [of.reduce(rows), np.full(37, 7)])
     few = np.empty((4, 20), dtype)
     machine.extremes_of_groups(few, rows[:, :20], None, starts, of is np.maximum)
     np.testing.assert_array_equal(few, of.reduceat(rows[:, :20], starts[:-1], axis=0))

@@ -143,7 +143,7 @@ void lf_add_rows(int is_double, void *buffer, const int64_t *at, ptrdiff_t strid
 int lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
                   const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
 
-/* The largest, or the smallest, of such groups, none of which is empty. */
+/* The largest, or the smallest, of such groups; of an empty one `out` stays as it is. */
 void lf_extremes(int is_double, int largest, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
                  const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
 

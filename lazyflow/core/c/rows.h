@@ -73,12 +73,14 @@ static void N(sum_groups)(void *out_, const void *rows_, ptrdiff_t pitch, const 
     }
 }
 
-/* Row i of `out` = the largest of the same rows, elementwise, or the smallest; NaN where one is. */
+/* Row i of `out` = the largest of the same rows, elementwise, or the smallest; NaN where one is.
+ * Of none it stays as it is. */
 ALWAYS void N(extremes_of)(REAL *out, const REAL *rows, ptrdiff_t pitch, const int64_t *positions, const int64_t *starts,
                            ptrdiff_t groups, ptrdiff_t width, const int largest) {
     for (ptrdiff_t i = 0; i < groups; i++) {
         ptrdiff_t low = starts[i], high = starts[i + 1];
         REAL *to = out + i * width;
+        if (low == high) continue;
         __builtin_memcpy(to, rows + (positions ? positions[low] : low) * pitch, width * sizeof(REAL));
         for (ptrdiff_t p = low + 1; p < high; p++) {
             const REAL *from = rows + (positions ? positions[p] : p) * pitch;
