@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from . import counters
+from .emulate import RESIDENT
 
 DEVICES = 2
 MEMORY = 80 << 30  # bytes that a device says it has
@@ -58,6 +59,11 @@ class Device:
 
     def synchronize(self) -> None:
         counters.sync()
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        """What is asked for of CUDA's names for what a device can do."""
+        return {"MultiProcessorCount": RESIDENT[0], "CooperativeLaunch": 1}
 
     def __int__(self) -> int:
         return self.id

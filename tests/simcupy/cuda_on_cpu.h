@@ -52,7 +52,7 @@ template <class T> static inline T atomicMin(T* p, T v) { T old = *p; *p = std::
 static inline void __threadfence() {}
 
 // Barriers, as run_on_cpu.cpp keeps them.
-enum sim_state { SIM_RUNS, SIM_GRID, SIM_BLOCK, SIM_WARP, SIM_DONE };
+enum sim_state { SIM_RUNS, SIM_SLEEP, SIM_GRID, SIM_BLOCK, SIM_WARP, SIM_DONE };
 void sim_wait(sim_state state);
 void sim_exchange(void* value, unsigned size, unsigned from);
 extern unsigned sim_now;
@@ -65,6 +65,7 @@ extern "C" char __stop_sim_shared[] __attribute__((weak, visibility("hidden")));
 
 static inline void __syncthreads() { sim_wait(SIM_BLOCK); }
 static inline void __syncwarp(unsigned = ~0u) { sim_wait(SIM_WARP); }
+static inline void __nanosleep(unsigned) { sim_wait(SIM_SLEEP); }
 namespace cooperative_groups {
 struct thread_block {
     void sync() const { __syncthreads(); }

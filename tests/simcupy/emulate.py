@@ -9,9 +9,10 @@
 >>> b.tolist()
 [1.0, 2.0, 3.0, 4.0, 5.0]
 
-It needs ``g++``. Barriers of a block and of a grid (``cooperative_groups::this_grid().sync()``), shuffles within a
-warp, shared memory and atomics work, and with ``#include <cuda_fp16.h>`` half precision; textures and other cooperative
-groups do not. Nothing is contracted into fused multiply-adds, so the last bits differ from a GPU's.
+It needs ``g++``. Barriers of a block and of a grid work (``cooperative_groups::this_grid().sync()``, or a counter
+that threads look at between sleeps, by ``__nanosleep``), shuffles within a warp, shared memory and atomics, and with
+``#include <cuda_fp16.h>`` half precision; textures and other cooperative groups do not. Nothing is contracted into
+fused multiply-adds, so the last bits differ from a GPU's.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _KERNEL = re.compile(
     r"(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
 )
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
-_BARRIERS = re.compile(r"__syncthreads|__syncwarp|__shfl|\bsync\s*\(")
+_BARRIERS = re.compile(r"__syncthreads|__syncwarp|__shfl|__nanosleep|\bsync\s*\(")
 _GROUPS = re.compile(r"^[ \t]*#\s*include\s*<cooperative_groups\.h>", re.MULTILINE)
 _HALF = re.compile(r"^[ \t]*#\s*include\s*[<\"]cuda_fp16\.h[>\"]", re.MULTILINE)
 RESIDENT = 132, 2048  # multiprocessors, and threads that each holds at once: what a cooperative launch must fit into

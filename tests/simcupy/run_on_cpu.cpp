@@ -2,7 +2,8 @@
 //
 // Blocks run one after the other. In a kernel that has no barriers the threads of a block do, too; in others each is a
 // fiber that runs up to its next barrier. So atomics are plain operations. Where a grid has barriers all blocks are
-// under way.
+// under way. A thread that sleeps lets all others go on first: so one may wait for what another block will write. Where
+// all that is left are sleepers that wake up and go to sleep again, nobody ever will.
 //
 // A fiber is begun by ucontext.h and goes on by setjmp.h, which asks nothing of the operating system; it is used again
 // for threads of other blocks (R. S. Engelschall, "Portable Multithreading", USENIX 2000).
@@ -17,7 +18,7 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 unsigned sim_now;
 char* sim_dynamic_shared;
 
-struct sim_fiber { jmp_buf here; sim_state state; bool begun; std::unique_ptr<char[]> stack; };
+struct sim_fiber { jmp_buf here; sim_state state; bool begun; std::unique_ptr<char[]> stack; bool slept; };
 static const unsigned SIM_STACK = 1 << 16;
 struct sim_block {
     dim3 place;
@@ -29,6 +30,7 @@ static bool sim_backwards;  // blocks, and threads of a block, in the other orde
 extern "C" void sim_set_backwards(bool backwards) { sim_backwards = backwards; }
 static unsigned sim_turned(unsigned i, unsigned n) { return sim_backwards ? n - 1 - i : i; }
 static sim_block* sim_here;
+static bool sim_moved;  // somebody has done more than wake up and go to sleep again
 static std::vector<std::unique_ptr<sim_fiber>> sim_idle;
 static jmp_buf sim_scheduler;
 static sim_kernel sim_running;
@@ -81,11 +83,12 @@ static void sim_begin(sim_block& block, dim3 place, unsigned threads, unsigned s
     block.dynamic_shared.assign(shared + 16, char(0xFF));
     block.fixed_shared.assign(sim_shared_size(), char(0xFF));
     for (unsigned t = 0; t < threads; t++) {
-        if (sim_idle.empty()) sim_idle.emplace_back(new sim_fiber{{}, SIM_DONE, false, nullptr});
+        if (sim_idle.empty()) sim_idle.emplace_back(new sim_fiber{{}, SIM_DONE, false, nullptr, false});
         block.fibers.push_back(std::move(sim_idle.back()));
         sim_idle.pop_back();
         sim_fiber& fiber = *block.fibers.back();
         fiber.state = SIM_RUNS;
+        fiber.slept = false;
         if (!fiber.stack) fiber.stack.reset(new char[SIM_STACK]);
     }
 }
@@ -111,27 +114,36 @@ static unsigned sim_release(sim_block& block) {
     }
     return moved;
 }
-// Runs a block until all of its threads are done or wait for the grid. False if some wait at a barrier that others
-// never reach.
+// Runs a thread up to where it waits.
+static void sim_step(sim_fiber& fiber) {
+    bool slept = fiber.slept;
+    sim_enter(fiber);
+    fiber.slept = fiber.state == SIM_SLEEP;
+    sim_moved = sim_moved || !(slept && fiber.slept);
+}
+// Runs a block until all of its threads are done, sleep or wait for the grid, or for those who do. False if some wait
+// at a barrier that others never reach.
 static bool sim_go_on(sim_block& block) {
     sim_here = &block;
     blockIdx = block.place;
     sim_dynamic_shared = block.dynamic_shared.data();
     if (sim_shared_size()) std::memcpy(sim_running.shared, block.fixed_shared.data(), block.fixed_shared.size());
     for (;;) {
-        unsigned over = 0, moved = 0;
+        unsigned over = 0, asleep = 0, moved = 0;
         for (unsigned k = 0; k < block.fibers.size(); k++) {
             unsigned t = sim_turned(k, unsigned(block.fibers.size()));
             if (block.fibers[t]->state == SIM_RUNS) {
                 sim_now = t;
                 threadIdx = sim_place(t);
-                sim_enter(*block.fibers[t]);
+                sim_step(*block.fibers[t]);
                 moved++;
             }
             over += block.fibers[t]->state == SIM_DONE || block.fibers[t]->state == SIM_GRID;
+            asleep += block.fibers[t]->state == SIM_SLEEP;
         }
         if (over == block.fibers.size()) break;
         moved += sim_release(block);
+        if (!moved && asleep) break;
         if (!moved) return false;
     }
     if (sim_shared_size()) std::memcpy(block.fixed_shared.data(), sim_running.shared, block.fixed_shared.size());
@@ -140,17 +152,24 @@ static bool sim_go_on(sim_block& block) {
 // Barriers of a grid are for cooperative launches, and all threads of all blocks must reach them.
 static bool sim_grid_of_fibers(std::vector<sim_block>& blocks, bool cooperative) {
     for (;;) {
-        unsigned waiting = 0, done = 0, threads = 0;
+        unsigned waiting = 0, done = 0, asleep = 0, threads = 0;
+        sim_moved = false;
         for (auto& block : blocks) {
             if (!sim_go_on(block)) return false;
-            for (auto& f : block.fibers) { waiting += f->state == SIM_GRID; done += f->state == SIM_DONE; threads++; }
+            for (auto& f : block.fibers) {
+                waiting += f->state == SIM_GRID;
+                done += f->state == SIM_DONE;
+                asleep += f->state == SIM_SLEEP;
+                threads++;
+            }
         }
         if (done == threads) {
             for (auto& block : blocks) sim_end(block);
             return true;
         }
-        if (waiting != threads || !cooperative) return false;
-        for (auto& block : blocks) for (auto& f : block.fibers) f->state = SIM_RUNS;
+        sim_state whom = asleep ? SIM_SLEEP : SIM_GRID;
+        if (asleep ? !sim_moved : waiting != threads || !cooperative) return false;
+        for (auto& block : blocks) for (auto& f : block.fibers) if (f->state == whom) f->state = SIM_RUNS;
     }
 }
 bool sim_run(const unsigned* grid, const unsigned* block, unsigned shared, bool cooperative, void** args,

@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,46 @@ def test_a_grid_waits_in_cooperative_launches_only():
     """
     with pytest.raises(RuntimeError, match="never reach"):
         cupy.RawKernel(uneven, "f", enable_cooperative_groups=True)((2,), (32,), ())
+
+
+COUNTED = """
+extern "C" __global__ void turns(unsigned* counter, float* a, int turns) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, n = gridDim.x * blockDim.x;
+    for (int turn = 0; turn < turns; turn++) {
+        a[(turn + 1) * n + i] = a[turn * n + (i + 1) % n] + 1;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            __threadfence();
+            atomicAdd(counter, 1u);
+            while (*(volatile unsigned*)counter < (turn + 1) * gridDim.x) __nanosleep(32);
+            __threadfence();
+        }
+        __syncthreads();
+    }
+}
+"""
+
+
+@compiles
+@pytest.mark.parametrize("order", [nullcontext, emulate.backwards])
+def test_blocks_that_wait_for_a_counter(order):
+    kernel = cupy.RawModule(code=COUNTED, enable_cooperative_groups=True).get_function("turns")
+    counter, a = cupy.zeros(1, np.uint32), cupy.zeros((4, 192), np.float32)
+    a[0] = cupy.arange(192, dtype=np.float32)
+    with order():
+        kernel((3,), (64,), (counter, a, np.int32(3)))
+    assert a[3].tolist() == (np.roll(np.arange(192), -3) + 3).tolist() and counter.tolist() == [9]
+
+
+@compiles
+def test_who_sleeps_for_what_never_comes_is_found_out():
+    with pytest.raises(RuntimeError, match="enable_cooperative_groups"):  # one block after the other
+        cupy.RawKernel(COUNTED, "turns")((2,), (64,), (cupy.zeros(1, np.uint32), cupy.zeros(256), np.int32(1)))
+    alone = """
+    extern "C" __global__ void f(volatile int* flag) { while (!*flag) __nanosleep(32); }
+    """
+    with pytest.raises(RuntimeError, match="never reach"):
+        cupy.RawKernel(alone, "f", enable_cooperative_groups=True)((2,), (32,), (cupy.zeros(1, np.int32),))
 
 
 @compiles
