@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,11 +55,14 @@ def sizes(kernel: Kernel) -> list[Any]:
     return [np.int32(kernel.width), *(np.int32(shift) for _, shift in shifts(kernel))]
 
 
+ROW_PARAMETERS = ("int low", "int high", "int first")
+
+
 def parameters(kernel: Kernel) -> Iterator[str]:
-    """The parameters of the kernel: rows, `sizes`, and of each argument a pointer, and behind it the offsets of
+    """What stands behind `ROW_PARAMETERS`: `sizes`, and of each argument a pointer, and behind it the offsets of
     `ARG_ROWS`, the pitch of an `ARG_BLOCK`. An `ARG_NUMBER` is int64 or float64 in any kernel, as payload is."""
     real, written = REALS[kernel.dtype.name], {store.argument for store in kernel.stores}
-    yield from ("int low", "int high", "int first", "int width")
+    yield "int width"
     yield from (f"int shift{k}" for k in range(len(shifts(kernel))))
     for a, argument in enumerate(kernel.arguments):
         if argument.kind == ARG_NUMBER:
@@ -72,10 +75,14 @@ def parameters(kernel: Kernel) -> Iterator[str]:
             yield f"int pitch{a}"
 
 
+def spelled_shift(kernel: Kernel, a: int, shift: int) -> str:
+    """What a column of an argument is called at which others begin."""
+    return f"shift{shifts(kernel).index((a, shift))}" if shift else "0"
+
+
 def element(kernel: Kernel, a: int, shift: int) -> str:
     """Column ``shift + j`` of row ``i`` of an argument, or ``shift`` alone where that stands for the whole row."""
-    argument = kernel.arguments[a]
-    begin = f"shift{shifts(kernel).index((a, shift))}" if shift else "0"
+    argument, begin = kernel.arguments[a], spelled_shift(kernel, a, shift)
     column = begin if argument.columns == 1 else f"{begin} + j" if shift else "j"
     if argument.kind == ARG_NUMBER:
         return f"a{a}[i]"
@@ -98,7 +105,7 @@ def has_sums(kernel: Kernel) -> bool:
 
 def source(kernel: Kernel, name: str) -> str:
     """The text of the kernel under that name."""
-    head = f'extern "C" __global__ void {name}({", ".join(parameters(kernel))}) {{'
+    head = f'extern "C" __global__ void {name}({", ".join((*ROW_PARAMETERS, *parameters(kernel)))}) {{'
     body = _by_warps(kernel) if has_sums(kernel) else _by_threads(kernel)
     return "\n".join([head, *(f"    {line}" for line in body), "}\n"])
 
@@ -108,8 +115,8 @@ def _by_threads(kernel: Kernel) -> list[str]:
         "const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;",
         "const int i = low + (int)(e / width), j = (int)(e - (i - low) * (long long)width);",
         "if (i >= high) return;",
-        *_values(kernel),
-        *(_stored(kernel, store) for store in kernel.stores),
+        *computed_values(kernel),
+        *(stored_text(kernel, store) for store in kernel.stores),
     ]
 
 
@@ -123,8 +130,8 @@ def _by_warps(kernel: Kernel) -> list[str]:
         "if (i >= high) return;  // a warp as a whole",
         *(f"double sum{k} = 0;" for k, _ in summed),
         f"for (int j = lane; j < width; j += {WARP}) {{",
-        *(f"    {line}" for line in _values(kernel)),
-        *(f"    {_stored(kernel, store)}" for store in others),
+        *(f"    {line}" for line in computed_values(kernel)),
+        *(f"    {stored_text(kernel, store)}" for store in others),
         *(f"    sum{k} += {_spelled(kernel, store.value)};" for k, store in summed),
         "}",
     ]
@@ -134,10 +141,16 @@ def _by_warps(kernel: Kernel) -> list[str]:
     return lines
 
 
-def _values(kernel: Kernel) -> Iterator[str]:
+_IN_MEMORY: Mapping[tuple[int, int], str] = {}
+
+
+def computed_values(kernel: Kernel, known: Mapping[tuple[int, int], str] = _IN_MEMORY) -> Iterator[str]:
+    """The instructions for one element, as declarations. ``known``: what stands for columns of arguments that are not
+    to be read, by an argument's number and a column."""
     real = REALS[kernel.dtype.name]
     for number_, instruction in enumerate(kernel.instructions):
-        yield f"const {real} v{number_} = {_computed(kernel, instruction)};"
+        name = known.get((instruction.argument, instruction.shift)) if instruction.name == "load" else None
+        yield f"const {real} v{number_} = {_computed(kernel, instruction) if name is None else name};"
 
 
 def _computed(kernel: Kernel, instruction: Instruction) -> str:
@@ -151,7 +164,8 @@ def _spelled(kernel: Kernel, value: ScalarValue) -> str:
     return literal(value, REALS[kernel.dtype.name]) if isinstance(value, float) else f"v{value}"
 
 
-def _stored(kernel: Kernel, store: Store) -> str:
+def stored_text(kernel: Kernel, store: Store) -> str:
+    """The statement that stores a value."""
     return _store_text(kernel, store, _spelled(kernel, store.value))
 
 
@@ -178,7 +192,7 @@ class CudaKernel:
         offsets on the host, where they are there."""
         if settings.current().deterministic and any(_is_added(self.kernel, store) for store in self.kernel.stores):
             return self._in_order(arrays, hosts)
-        arguments = [*sizes(self.kernel), *self._arguments(arrays)]
+        arguments = [*sizes(self.kernel), *with_pitches(self.kernel, arrays)]
 
         def run(low: int, high: int, first: int) -> None:
             rows = [np.int32(low), np.int32(high), np.int32(first)]
@@ -202,17 +216,19 @@ class CudaKernel:
 
         return run
 
-    def _arguments(self, arrays: Sequence[Any]) -> Iterator[Any]:
-        position = 0
-        for argument in self.kernel.arguments:
-            array = arrays[position]
-            yield array
+
+def with_pitches(kernel: Kernel, arrays: Sequence[Any]) -> Iterator[Any]:
+    """What stands behind `sizes`: the arrays, and behind those of `ARG_BLOCK` their pitch."""
+    position = 0
+    for argument in kernel.arguments:
+        array = arrays[position]
+        yield array
+        position += 1
+        if argument.kind == ARG_ROWS:
+            yield arrays[position]
             position += 1
-            if argument.kind == ARG_ROWS:
-                yield arrays[position]
-                position += 1
-            elif argument.kind == ARG_BLOCK:
-                yield np.int32(array.strides[0] // array.itemsize)
+        elif argument.kind == ARG_BLOCK:
+            yield np.int32(array.strides[0] // array.itemsize)
 
 
 def _is_added(kernel: Kernel, store: Store) -> bool:
