@@ -26,6 +26,7 @@ from lazyflow.profile import Profile
 from lazyflow.threads import cores
 
 FUSIONS = ("auto", "core", "numpy", "off")
+STORAGES = (None, "float16", "bfloat16")
 SWITCHES = ("grad", "check_finite", "dedupe", "deterministic", "tf32")
 RECORDING = ("device", "dtype", "grad", "check_finite")
 BATCHINGS: list[str] = []  # the ways to schedule, by name: filled in by `lazyflow.plan.schedule`
@@ -53,6 +54,9 @@ class Settings:
     always so).
     ``tf32``: products of float32 matrices on a device may read their operands with 10 bits behind the binary point, in
     place of 23, which tensor cores multiply several times as fast. CuPy has one such mode for all threads of a process.
+    ``storage``: ``"float16"`` or ``"bfloat16"``: what the calls of cells keep for a backward of float32 on a device,
+    in half the bytes, with copies of their weights as narrow (where forward is called counts; on the CPU, and where
+    nothing is fused, it raises `DeviceError`). Results of cells, gradients and parameters stay float32.
     ``profile``: a `lazyflow.profile.Profile`, which adds up where the time goes.
     """
 
@@ -66,6 +70,7 @@ class Settings:
     threads: int = 1
     deterministic: bool = False
     tf32: bool = False
+    storage: str | None = None
     profile: Profile | None = field(default=None, compare=False)  # changes nothing but what is known of the time
 
     @functools.cached_property
@@ -164,6 +169,8 @@ def _checked(name: str, value: Any) -> Any:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}; got {value!r}")
     if name == "fuse":
         return _checked_fusion(value)
+    if name == "storage" and value not in STORAGES:
+        raise ValueError(f"storage must be 'float16', 'bfloat16' or None; got {value!r}")
     if name == "threads":
         return _checked_threads(value)
     if name == "device":

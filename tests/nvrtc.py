@@ -15,9 +15,9 @@ import numpy as np
 from lazyflow.cells.program import elementwise_formulas
 from lazyflow.cuda import norms, rows
 from lazyflow.cuda.module import with_helpers
-from lazyflow.cuda.text import OPTIONS
+from lazyflow.cuda.text import OPTIONS, STORED
 from lazyflow.fuse import cuda
-from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Builder
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Builder, with_storage
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import parse, pullback
 
@@ -77,7 +77,10 @@ def fixed():
         "\n".join(cuda.source(kernel_of(name, dtype), f"k{k}") for k, name in enumerate(names))
         for dtype in ("float32", "float64")
     ]
-    return [with_helpers(source) for source in (rows.ROW_SOURCE, norms.NORM_SOURCE, *formulas)]
+    kept = [("out", "y"), ("y", "x"), ("x", "g")]
+    stored = "\n".join(cuda.source(with_storage(kernel_of("tanh", "float32"), s, kept), f"{s}_kept") for s in STORED)
+    texts = rows.ROW_SOURCE, rows.STORED_SOURCE, norms.NORM_SOURCE, stored, *formulas
+    return [with_helpers(text) for text in texts]
 
 
 def main():

@@ -38,7 +38,7 @@ from lazyflow.cells.values import (
 )
 from lazyflow.cuda import products
 from lazyflow.cuda.rows import put_in
-from lazyflow.device import Array, ArrayModule
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import Kernel
 from lazyflow.ops.base import adder_of, unbroadcast
@@ -282,7 +282,7 @@ def gradients_of_calls(backs: Sequence[CallsBack | SeparateBack], sums: Gradient
         return
     xp = found[0].calls.xp
     products = [(some, step, *some.factors(step)) for some in found for step in some.products()]
-    xs = [x for *_, x in products] if xp is np else shown_all(xp, [(g, x) for *_, g, x in products])
+    xs = [x for *_, x in products] if xp is np else _left_sides(xp, [(g, x) for *_, g, x in products])
     for (some, step, g, _), x in zip(products, xs, strict=True):
         some.add_product(step, g, x)
     for some in found:
@@ -292,17 +292,25 @@ def gradients_of_calls(backs: Sequence[CallsBack | SeparateBack], sums: Gradient
         some.add_through()
 
 
+def _left_sides(xp: ArrayModule, pairs: Sequence[tuple[Array, Array]]) -> list[Array]:
+    """Those of the products of gradients on a device: a launch for each dtype that they are stored in."""
+    kinds = list(dict.fromkeys(x.dtype for _, x in pairs))
+    shown = {kind: iter(shown_all(xp, [(g, x) for g, x in pairs if x.dtype == kind], stored=True)) for kind in kinds}
+    return [next(shown[x.dtype]) for _, x in pairs]
+
+
 def _add_column_sums(xp: ArrayModule, found: Sequence[SharedGradients]) -> None:
     """Add the gradients of vectors that all calls share; of one that several cells share, the sum of all."""
-    groups: dict[object, tuple[SharedGradients, Ref, list[Array]]] = {}
+    groups: dict[tuple[object, DType], tuple[SharedGradients, Ref, list[Array]]] = {}
     for some in found:
         for number, (ref, rows) in enumerate(some.rows()):
             parameter = some.whole_parameter(ref)
-            key = (id(some), number) if parameter is None else id(parameter)
+            key = ((id(some), number) if parameter is None else id(parameter)), rows.dtype
             groups.setdefault(key, (some, ref, []))[2].append(rows)
-    totals = sums_of_columns(xp, [rows for *_, rows in groups.values()])
-    for (some, ref, _), total in zip(groups.values(), totals, strict=True):
-        some.add(ref, total, own=True)
+    for kind in dict.fromkeys(dtype for _, dtype in groups):
+        same = [group for (_, dtype), group in groups.items() if dtype == kind]
+        for (some, ref, _), total in zip(same, sums_of_columns(xp, [rows for *_, rows in same]), strict=True):
+            some.add(ref, total, own=True)
 
 
 class SharedGradients:
@@ -371,10 +379,10 @@ class SharedGradients:
         xp = self.calls.xp
         if len(step.parameters) == 1:
             place = self.sums.place(self.calls.parameters[step.parameters[0].index])
-            if place is not None and products.are_multiplied(place, g.T, x):
+            if place is not None and products.are_multiplied(place, g.T, x, stored=True):
                 products.multiply_into(place, g.T, x, add=True)
                 return
-        gradient = outer_sum(xp, g, x) if xp is np else outer_sum_of_shown(xp, g, x)
+        gradient = outer_sum(xp, g, x) if xp is np else outer_sum_of_shown(xp, g, x, stored=True)
         low = 0
         for ref in step.parameters:
             high = low + ref.shape[0]

@@ -156,16 +156,17 @@ class Calls(CallValues):
         ref = step.x
         if ref.kind != REF_INPUT:
             return self.node(ref)
-        evenly = self._evenly(ref)
+        dtype = self.stages.multiplied_as(step)
+        evenly = self._evenly(ref) if dtype == ref.dtype else None
         if evenly is not None:
             self.xs[id(step)] = evenly
             return View(evenly, lines.OF_ALL)
         if step.grad:
-            self.xs[id(step)] = self.memory.matrix(self.count, ref.size, ref.dtype)
+            self.xs[id(step)] = self.memory.matrix(self.count, ref.size, dtype)
             rows = View(self.xs[id(step)], lines.OF_ALL)
         else:
             most = block_rows(self.stage_of(step), segment.rows, self.count, self.largest)
-            rows = View(self.memory.matrix(most, ref.size, ref.dtype), lines.OF_BLOCK)
+            rows = View(self.memory.matrix(most, ref.size, dtype), lines.OF_BLOCK)
         self._copies(line, rows, [ref], [0])
         return rows
 
@@ -249,7 +250,7 @@ class Separate:
         for number, pattern in enumerate(patterns):
             results = tuple(np.flatnonzero(pattern).tolist())
             rows = np.flatnonzero(which.reshape(-1) == number)
-            stages = whole.program.of_results(results).staged(frozenset(), frozenset(), True, whole.stages.fuse)
+            stages = whole.program.of_results(results).staged(frozenset(), frozenset(), True, whole.stages.printed_by)
             some = columns.some(rows, results)
             calls = Calls(stages, whole.arena, whole.parameters, some, len(rows), grad=True, apart=True)
             calls.forward(calls.all)

@@ -12,8 +12,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lazyflow.cells.steps import REF_NODE, Assemble, Fused, Node, OwnKernel, Place, Product, Ref, Step, is_batched
-from lazyflow.fuse.scalar import ROWS_OF_ALL, ROWS_OF_LAUNCH, ROWS_OF_SOME, Kernel, may_share, shared, with_rows
+from lazyflow.cells.steps import (
+    REF_INPUT,
+    REF_NODE,
+    Assemble,
+    Fused,
+    Node,
+    OwnKernel,
+    Place,
+    Product,
+    Ref,
+    Slab,
+    Step,
+    is_batched,
+)
+from lazyflow.fuse.scalar import (
+    ROWS_OF_ALL,
+    ROWS_OF_LAUNCH,
+    ROWS_OF_SOME,
+    Kernel,
+    may_share,
+    shared,
+    with_rows,
+    with_storage,
+)
 
 SCOPE_NONE, SCOPE_BLOCK, SCOPE_ALL, SCOPE_SAME = "none", "block", "all", "same"
 NO: frozenset[int] = frozenset()
@@ -137,6 +159,37 @@ def with_memory(step: Step, memory: Memory, whole: bool) -> Step:
                 backward = shared(backward, *_keys(slab))
         backward = with_rows(backward, known)
     return Fused(forward, backward)
+
+
+def stored_slabs(
+    steps: Sequence[Step], nodes: Sequence[Node], places: Mapping[int, Place], slabs: Sequence[Slab]
+) -> frozenset[int]:
+    """The slabs of float32 that may be stored in 16 bits: fused kernels, products, and gathers of inputs read and write
+    such ones, operations of their own do not, and a product has both of its sides alike, or its gradient would not."""
+    wide = {number for number, slab in enumerate(slabs) if slab.dtype.name != "float32"}
+    sides = []
+    for step in steps:
+        if isinstance(step, OwnKernel):
+            wide |= _use_of_call(step.node, nodes, places).forward
+        elif isinstance(step, Assemble) and any(ref.kind != REF_INPUT for ref in step.parts):
+            wide |= _slabs_of(step.parts, places) | {step.place.slab}
+        elif isinstance(step, Product) and step.x.kind != REF_INPUT:
+            x = places.get(step.x.index)
+            sides.append({step.place.slab, -1 if x is None else x.slab})
+    for _ in sides:
+        for pair in sides:
+            if pair & wide or min(pair) < 0:
+                wide |= pair
+    return frozenset(range(len(slabs))) - wide
+
+
+def with_stored(step: Step, stored: str, slabs: frozenset[int]) -> Step:
+    """The step with kernels that know which slabs are ``stored`` in 16 bits, as values and as cotangents."""
+    if not isinstance(step, Fused):
+        return step
+    keys = {(what, slab) for slab in slabs for what in ("slab", "cotangent")}
+    backward = None if step.backward is None else with_storage(step.backward, stored, keys)
+    return Fused(with_storage(step.forward, stored, keys), backward)
 
 
 def segments(

@@ -25,6 +25,9 @@ OF_ALL, OF_LAUNCH, OF_BLOCK = (
 )  # the first row of a matrix is that of the first call, of a launch's, or of a block's
 
 
+STORED_SIZE = 2  # bytes of a number: steps have no others so small
+
+
 class View(NamedTuple):
     """The rows of a matrix that belong to calls."""
 
@@ -76,6 +79,8 @@ class Line:
             left, right = x.rows(low, high, first), out.rows(low, high, first)
             if brief:
                 core.machine.dots(left, weight, right)
+            elif weight.itemsize == STORED_SIZE:
+                products.multiply_into(right, left, weight)
             else:
                 rows_product(xp, left, weight, right, part)
 
@@ -87,7 +92,7 @@ class Line:
 
         def multiply(calls: object, low: int, high: int, first: int) -> None:
             left, right = x.rows(low, high, first), out.rows(low, high, first)
-            if products.are_multiplied(right, left, weight):
+            if products.are_multiplied(right, left, weight, stored=True):
                 products.multiply_into(right, left, weight, add=True)
             else:
                 right += rows_product(xp, left, weight)

@@ -28,7 +28,16 @@ from typing import Any
 import numpy as np
 
 from lazyflow import core
-from lazyflow.cells.lifetimes import Memory, Segment, memory_of, segments, with_memory
+from lazyflow.cells.lifetimes import (
+    NO,
+    Memory,
+    Segment,
+    memory_of,
+    segments,
+    stored_slabs,
+    with_memory,
+    with_stored,
+)
 from lazyflow.cells.steps import (
     ASSEMBLE,
     CALL,
@@ -56,7 +65,8 @@ from lazyflow.cells.steps import (
     Step,
     is_batched,
 )
-from lazyflow.device import Array, HostArray
+from lazyflow.cuda.text import STORED
+from lazyflow.device import Array, DType, HostArray
 from lazyflow.fuse import blocks, cuda, machine
 from lazyflow.fuse.scalar import (
     ARG_BLOCK,
@@ -157,7 +167,7 @@ class Program:
 
     def staged(self, external: frozenset[int], outside: frozenset[int], grad: bool, fuse: str) -> Stages:
         """The program cut into stages, where the inputs ``external`` come from outside of the recurrence and the
-        outputs ``outside`` are read there only."""
+        outputs ``outside`` are read there only. ``fuse``: what `lazyflow.run.execute.printed_by` says."""
         key = external, outside, grad, fuse
         found = self.known.get(key)
         if found is None:
@@ -369,11 +379,12 @@ class Stages:
     lie in the arena. ``slabs`` hold values; those in ``zeroed`` get cotangents from several steps, or not in all
     columns. ``sums`` are the gradients of biases and the like; ``shared`` are the nodes that have one value for all
     calls; ``memory`` says what the slabs need, ``segments`` which steps of each stage run on blocks of rows;
-    ``weights`` remembers how they are laid out.
+    ``stored``: how slabs lie in 16 bits, if some do; ``weights`` remembers how they are laid out.
     """
 
     program: Program
     fuse: str
+    stored: str
     steps: tuple[tuple[Step, ...], ...]
     stage: tuple[int, ...]
     places: Mapping[int, Place]
@@ -388,6 +399,15 @@ class Stages:
     def function_of(self, kernel: Kernel) -> Callable[..., None]:
         """A kernel of a step as a function; on a device all kernels are of one module."""
         return self._on_device[kernel] if self.fuse == "cuda" else function_for(kernel, self.fuse)
+
+    @property
+    def printed_by(self) -> str:
+        """What `Program.staged` was told."""
+        return f"{self.fuse} {self.stored}" if self.stored else self.fuse
+
+    def multiplied_as(self, step: Product) -> DType:
+        """The dtype of the two sides of a product, which is not that of an input where it is stored in 16 bits."""
+        return step.x.dtype if step.place.slab < 0 else self.slabs[step.place.slab].dtype
 
     @cached_property
     def _on_device(self) -> Mapping[Kernel, Callable[..., None]]:
@@ -449,7 +469,9 @@ class _Compiler:
     def __init__(
         self, program: Program, external: frozenset[int], outside: frozenset[int], grad: bool, fuse: str
     ) -> None:
-        self.program, self.nodes, self.fuse, self.grad = program, program.nodes, fuse, grad
+        self.program, self.nodes, self.grad = program, program.nodes, grad
+        self.fuse, _, stored = fuse.partition(" ")
+        self.stored = stored if grad else ""
         self.output_of = {node: k for k, node in enumerate(program.outputs)}
         self.readers: list[list[tuple[int, Ref]]] = [[] for _ in self.nodes]
         for i, node in enumerate(self.nodes):
@@ -543,6 +565,13 @@ class _Compiler:
         found = segments(stage, self.nodes, self.places, memory, zeroed)
         return tuple(replace(segment, rows=None) for segment in found) if self.fuse == "cuda" else found
 
+    def _stored(self, cut: list[list[Step]]) -> list[list[Step]]:
+        """The steps with slabs that are stored in 16 bits where that is possible."""
+        some = stored_slabs([*itertools.chain(*cut)], self.nodes, self.places, self.slabs) if self.stored else NO
+        for slab in some:
+            self.slabs[slab] = replace(self.slabs[slab], dtype=STORED[self.stored])
+        return [[with_stored(step, self.stored, some) for step in stage] for stage in cut] if some else cut
+
     def stages(self) -> Stages:
         batched = [i for i, node in enumerate(self.nodes) if node.batch and not self.virtual[i]]
         groups: dict[Any, list[int]] = {}
@@ -565,10 +594,11 @@ class _Compiler:
         if self.fuse == "cuda":  # a device wants few launches: what a block holds, a launch holds there
             memory = replace(memory, rows=(None,) * len(self.slabs))
         whole = self.grad or bool(cut[HOISTED] or cut[SUNK])
-        cut = [[with_memory(step, memory, whole) for step in stage] for stage in cut]
+        cut = self._stored([[with_memory(step, memory, whole) for step in stage] for stage in cut])
         return Stages(
             self.program,
             self.fuse,
+            self.stored,
             tuple(map(tuple, cut)),
             tuple(self.stage),
             self.places,

@@ -38,6 +38,7 @@ from lazyflow.cells.steps import (
 )
 from lazyflow.cuda.rows import Part
 from lazyflow.device import Array, DType
+from lazyflow.fuse import cuda
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.fuse.scalar import ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Argument, Kernel
 from lazyflow.ops.base import brought
@@ -211,7 +212,16 @@ class CallValues:
         return self.arena.buffers[inputs[0][0].dtype], at, where, widths
 
     def weight(self, step: Product) -> Array:
-        """The weights of a product, (m, k); those of several parameters are joined once an update."""
+        """The weights of a product, (m, k); those of several parameters are joined once an update, and all are made
+        narrow once where its sides are stored in 16 bits."""
+        if self.stages.multiplied_as(step) != step.x.dtype:
+            narrow: Array = self.once(
+                (id(step), "stored"), step, lambda: cuda.narrowed(self._wide_weight(step), self.stages.stored)
+            )
+            return narrow
+        return self._wide_weight(step)
+
+    def _wide_weight(self, step: Product) -> Array:
         parameters = [self.parameters[ref.index] for ref in step.parameters]
         if len(parameters) == 1:
             return parameters[0].memory
@@ -343,10 +353,10 @@ def bytes_of_calls(stages: Stages, count: int, largest: int, grad: bool) -> tupl
     def nbytes(scopes: Sequence[str], rows: int) -> int:
         return sum(r * c * dtype.itemsize for r, c, dtype in shapes_of(stages, scopes, rows, count, largest))
 
-    products = [(stage, s.x) for stage, part in enumerate(stages.steps) for s in part if isinstance(s, Product)]
-    kept = sum(count * ref.size * ref.dtype.itemsize for _, ref in products if ref.kind == REF_INPUT)
+    products = [(stage, s) for stage, part in enumerate(stages.steps) for s in part if isinstance(s, Product)]
+    kept = sum(count * s.x.size * stages.multiplied_as(s).itemsize for _, s in products if s.x.kind == REF_INPUT)
     values = nbytes(stages.memory.values, count if keeps_all(stages, grad) else largest)
-    handed = [(largest if stage == MAIN else count) * ref.size * ref.dtype.itemsize for stage, ref in products]
+    handed = [(largest if stage == MAIN else count) * s.x.size * s.x.dtype.itemsize for stage, s in products]
     return values + kept, nbytes(stages.memory.cotangents, count) + sum(handed) if grad else 0
 
 
@@ -354,7 +364,7 @@ def bytes_of_left_sides(stages: Stages, count: int) -> int:
     """Bytes of the left sides of all products with weights that get gradients, of so many calls: on a device they are
     copied (`lazyflow.ops.linalg.shown_all`)."""
     products = [s for part in stages.steps for s in part if isinstance(s, Product) and s.grad]
-    return sum(count * s.x.size * s.x.dtype.itemsize for s in products)
+    return sum(count * s.x.size * stages.multiplied_as(s).itemsize for s in products)
 
 
 def columns_of(view: View, column: int, size: int) -> View:

@@ -5,11 +5,13 @@ Rows that are added may repeat, so additions are atomic, in any order: where thr
 its last bits from run to run. Under ``lf.using(deterministic=True)`` rows are sorted on the host by where they go, and
 each place gets the sum of its own, in order; that costs a sort and a copy to the device for each launch. Sums of groups
 are always made in order. All sums are in double precision.
+
+The matrices that rows are gathered into and added from may be stored in 16 bits (`lazyflow.cuda.text.STORED`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,24 +19,24 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.cuda.module import WARP, functions, launch
-from lazyflow.cuda.text import REALS
+from lazyflow.cuda.text import NUMBER_FORMS, REALS, STORED
 from lazyflow.device import Array, DType
 
 MOST_OPERANDS = 8  # operands of one launch
 
 _MOVE = """\
-extern "C" __global__ void {name}_{parts}_{real}(
-    {real}* buffer, {real}* rows, int pitch, int low, int count, int total{parameters}) {{
+extern "C" __global__ void {name}_{parts}_{kind}(
+    {real}* buffer, {kept}* rows, int pitch, int low, int count, int total{parameters}) {{
     const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const int i = (int)(e / total);
     int j = (int)(e % total);
     if (i >= count) return;
-    {real}* row = rows + (long long)i * pitch;
+    {kept}* row = rows + (long long)i * pitch;
 {cases}
 }}
 """
-_GATHERED = "row[column{k} + j] = buffer[at{k}[low + i] * scale{k} + shift{k} + j];"
-_ADDED = "atomicAdd(&buffer[at{k}[low + i] * scale{k} + shift{k} + j], row[column{k} + j]);"
+_GATHERED = "row[column{k} + j] = {bits}(buffer[at{k}[low + i] * scale{k} + shift{k} + j]);"
+_ADDED = "atomicAdd(&buffer[at{k}[low + i] * scale{k} + shift{k} + j], {value}(row[column{k} + j]));"
 _PART = ", const long long* at{k}, int scale{k}, int shift{k}, int column{k}, int width{k}"
 # What becomes of the value of column j of row i: it is added where others may be, added, or put.
 _PUT = """\
@@ -42,31 +44,31 @@ _PUT = """\
     if (how == 2) atomicAdd(place, value); else *place = how ? *place + value : value;
 """
 _SHOWN = """\
-__device__ void show_{real}(
-    int i, const {real}* g, int pitch, int columns, const {real}* x, int apart, {real}* out, int width) {{
+__device__ void show_{kind}(
+    int i, const {kept}* g, int pitch, int columns, const {kept}* x, int apart, {kept}* out, int width) {{
     const int lane = threadIdx.x % 32;
     int any = 0;
-    for (int j = lane; j < columns; j += 32) any |= g[(long long)i * pitch + j] != 0;
+    for (int j = lane; j < columns; j += 32) any |= {value}(g[(long long)i * pitch + j]) != 0;
     for (int d = 16; d; d /= 2) any |= __shfl_xor_sync(0xffffffffu, any, d);
     for (int j = lane; j < width; j += 32)
-        out[(long long)i * width + j] = any ? x[(long long)i * apart + j] : ({real})0;
+        out[(long long)i * width + j] = any ? x[(long long)i * apart + j] : ({kept})0;
 }}
-extern "C" __global__ void shown_{real}({parameters}) {{
+extern "C" __global__ void shown_{kind}({parameters}) {{
     int i = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32);  // a warp as a whole has a row
 {cases}
 }}
 """
 _SHOWN_PART = """\
-const {real}* g{k}, int pitch{k}, int columns{k}, const {real}* x{k}, int apart{k}, {real}* out{k}, int count{k}, \
+const {kept}* g{k}, int pitch{k}, int columns{k}, const {kept}* x{k}, int apart{k}, {kept}* out{k}, int count{k}, \
 int width{k}"""
 _SHOWN_CASE = """\
-    if (i < count{k}) {{ show_{real}(i, g{k}, pitch{k}, columns{k}, x{k}, apart{k}, out{k}, width{k}); return; }}
+    if (i < count{k}) {{ show_{kind}(i, g{k}, pitch{k}, columns{k}, x{k}, apart{k}, out{k}, width{k}); return; }}
     i -= count{k};"""
 # A block has 32 columns, and in each of them 32 threads that share the rows. The compiler is told of them all: else it
 # may give each more registers than there are.
 _COLUMNS = """\
-extern "C" __global__ void __launch_bounds__(1024) column_sums_{real}(int parts, {parameters}) {{
-    const {real}* const rows[] = {{{rows}}};
+extern "C" __global__ void __launch_bounds__(1024) column_sums_{kind}(int parts, {parameters}) {{
+    const {kept}* const rows[] = {{{rows}}};
     {real}* const sums[] = {{{sums}}};
     const int pitches[] = {{{pitches}}}, counts[] = {{{counts}}}, widths[] = {{{widths}}};
     __shared__ double partial[32][33];
@@ -81,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(1024) column_sums_{real}(int parts,
     if (j < widths[first]) {{
         int k = first;
         do {{
-            for (int i = share; i < counts[k]; i += 32) sum += rows[k][(long long)i * pitches[k] + j];
+            for (int i = share; i < counts[k]; i += 32) sum += {value}(rows[k][(long long)i * pitches[k] + j]);
         }} while (++k < parts && !sums[k]);  // more rows of the same sum
     }}
     partial[share][lane] = sum;
@@ -92,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(1024) column_sums_{real}(int parts,
     }}
 }}
 """
-_COLUMNS_PART = "const {real}* rows{k}, int pitch{k}, int count{k}, int width{k}, {real}* sums{k}"
+_COLUMNS_PART = "const {kept}* rows{k}, int pitch{k}, int count{k}, int width{k}, {real}* sums{k}"
 _LOSS_HEAD = """\
     const int lane = threadIdx.x % 32;
     const int i = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32);
@@ -181,8 +183,8 @@ extern "C" __global__ void fetch_{real}(const long long* addresses, {real}* out,
 }}
 """
 _ORDERED = """\
-extern "C" __global__ void add_groups_{real}(
-    {real}* buffer, const {real}* rows, int pitch, int column, const long long* table, int groups, int inner,
+extern "C" __global__ void add_groups_{kind}(
+    {real}* buffer, const {kept}* rows, int pitch, int column, const long long* table, int groups, int inner,
     int width) {{
     const long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     const int i = (int)(e / width), j = (int)(e % width);
@@ -191,29 +193,28 @@ extern "C" __global__ void add_groups_{real}(
     {real}* target = buffer + places[i] + j;
     double sum = *target;
     for (long long k = i ? ends[i - 1] : 0; k < ends[i]; k++)
-        sum += rows[positions[k] / inner * pitch + column + positions[k] % inner + j];
+        sum += {value}(rows[positions[k] / inner * pitch + column + positions[k] % inner + j]);
     *target = ({real})sum;
 }}
 """
 
 
-def _move(name: str, parts: int, real: str, statement: str) -> str:
-    cases = [f"    if (j < width{k}) {{ {statement.format(k=k)} return; }}\n    j -= width{k};" for k in range(parts)]
+def _move(name: str, parts: int, statement: str, names: Mapping[str, str]) -> str:
+    statements = [statement.format(k=k, **names) for k in range(parts)]
+    cases = [f"    if (j < width{k}) {{ {text} return; }}\n    j -= width{k};" for k, text in enumerate(statements)]
     parameters = "".join(_PART.format(k=k) for k in range(parts))
-    return _MOVE.format(name=name, parts=parts, real=real, parameters=parameters, cases="\n".join(cases))
+    return _MOVE.format(name=name, parts=parts, parameters=parameters, cases="\n".join(cases), **names)
 
 
-def _several(text: str, part: str, real: str) -> str:
+def _several(text: str, part: str, names: Mapping[str, str]) -> str:
     """A kernel of `MOST_OPERANDS` parts, of which the last may be empty."""
 
     def each(form: str, between: str = ", ") -> str:
-        return between.join(form.format(k=k, real=real) for k in range(MOST_OPERANDS))
+        return between.join(form.format(k=k, **names) for k in range(MOST_OPERANDS))
 
     lists = {f"{name}s": each(f"{name}{{k}}") for name in ("pitch", "count", "width")} | {"pitches": each("pitch{k}")}
     cases = each(_SHOWN_CASE, "\n")
-    return text.format(
-        real=real, parameters=each(part), cases=cases, rows=each("rows{k}"), sums=each("sums{k}"), **lists
-    )
+    return text.format(parameters=each(part), cases=cases, rows=each("rows{k}"), sums=each("sums{k}"), **lists, **names)
 
 
 def _texts(real: str) -> Iterator[tuple[str, str]]:
@@ -221,22 +222,33 @@ def _texts(real: str) -> Iterator[tuple[str, str]]:
     f, put = "f" if real == "float" else "", _PUT.format(real=real).rstrip()
     loss = _LOSS.format(real=real, f=f, head=_LOSS_HEAD.format(real=real, f=f).rstrip(), put=put)
     yield from (("sum_groups", _GROUPS.format(real=real, put=put)), ("extremes", ""), ("repeat_groups", ""))
-    yield from (("add_groups", _ORDERED.format(real=real)), ("fetch", _FETCHED.format(real=real)))
-    yield "shown", _several(_SHOWN, _SHOWN_PART, real)
-    yield "column_sums", _several(_COLUMNS, _COLUMNS_PART, real)
+    yield "fetch", _FETCHED.format(real=real)
     yield from (("cross_entropy", loss), ("cross_entropy_slopes", ""))
+    yield from _texts_of_kept(real)
+
+
+def _texts_of_kept(kind: str) -> Iterator[tuple[str, str]]:
+    """Those of matrices that cells keep, of which the numbers may be stored in 16 bits."""
+    names = NUMBER_FORMS[kind]._asdict() | {"kind": kind}
+    yield "add_groups", _ORDERED.format(**names)
+    yield "shown", _several(_SHOWN, _SHOWN_PART, names)
+    yield "column_sums", _several(_COLUMNS, _COLUMNS_PART, names)
     for parts in range(1, MOST_OPERANDS + 1):
-        yield f"gather_{parts}", _move("gather", parts, real, _GATHERED)
-        yield f"add_rows_{parts}", _move("add_rows", parts, real, _ADDED)
+        yield f"gather_{parts}", _move("gather", parts, _GATHERED, names)
+        yield f"add_rows_{parts}", _move("add_rows", parts, _ADDED, names)
 
 
 ROW_KERNELS = {f"{name}_{real}": text for real in REALS.values() for name, text in _texts(real)}
-ROW_SOURCE = "".join(ROW_KERNELS.values())
-_NUMBER_OF = {name: k for k, name in enumerate(ROW_KERNELS)}
+STORED_KERNELS = {f"{name}_{stored}": text for stored in STORED for name, text in _texts_of_kept(stored)}
+ROW_SOURCE, STORED_SOURCE = ("".join(texts.values()) for texts in (ROW_KERNELS, STORED_KERNELS))
+_PLACES_IN_SOURCE = {name: k for texts in (ROW_KERNELS, STORED_KERNELS) for k, name in enumerate(texts)}
+_NAMES_OF_NUMBERS = {**REALS, **{dtype.name: stored for stored, dtype in STORED.items()}}
 
 
 def _row_function(name: str, dtype: DType) -> object:
-    return functions(ROW_SOURCE, tuple(ROW_KERNELS))[_NUMBER_OF[f"{name}_{REALS[dtype.name]}"]]
+    whole = f"{name}_{_NAMES_OF_NUMBERS[dtype.name]}"
+    source, kernels = (ROW_SOURCE, ROW_KERNELS) if whole in ROW_KERNELS else (STORED_SOURCE, STORED_KERNELS)
+    return functions(source, tuple(kernels))[_PLACES_IN_SOURCE[whole]]
 
 
 class Part(NamedTuple):
@@ -278,7 +290,7 @@ def add_in_order(buffer: Array, rows: Array, part: Part, low: int) -> None:
         width, inner = 1, width
     table = devices.to_device(np.concatenate([ends, distinct, order]), devices.device_of(buffer))
     sizes = [np.int32(part.column), table, *map(np.int32, (len(ends), inner, width))]
-    launch(_row_function("add_groups", buffer.dtype), len(ends) * width, [buffer, rows, _pitch(rows), *sizes])
+    launch(_row_function("add_groups", rows.dtype), len(ends) * width, [buffer, rows, _pitch(rows), *sizes])
 
 
 def _groups(places: Array) -> tuple[Array, Array, Array]:
@@ -297,7 +309,7 @@ def _moved(name: str, buffer: Array, matrix: Array, parts: Sequence[Part], low: 
         arguments: list[object] = [buffer, matrix, *map(np.int32, (pitch, low, count, total))]
         for part in some:
             arguments += [part.at, *map(np.int32, part[1:5])]
-        launch(_row_function(f"{name}_{len(some)}", buffer.dtype), count * total, arguments)
+        launch(_row_function(f"{name}_{len(some)}", matrix.dtype), count * total, arguments)
 
 
 def fetch(addresses: Array, out: Array) -> None:
@@ -395,14 +407,14 @@ def column_sums_of(groups: Sequence[Sequence[Array]]) -> list[Array]:
     arguments, tiles, found = list[object](), 0, []
     for group in groups:
         width = group[0].shape[1]
-        found.append(devices.module(group[0]).empty(width, group[0].dtype))
+        found.append(devices.module(group[0]).empty(width, computed_in(group[0].dtype)))
         tiles += -(-width // WARP)
         for k, rows in enumerate(group):
             arguments += [rows, _pitch(rows), np.int32(len(rows)), np.int32(width), _NO_ADDRESS if k else found[-1]]
     parts = len(arguments) // len(_NO_SUM)
     arguments = [np.int32(parts), *arguments, *_NO_SUM * (MOST_OPERANDS - parts)]
     if tiles:
-        _row_function("column_sums", found[0].dtype)((tiles,), (WARP * WARP,), tuple(arguments))  # type: ignore[operator]
+        _row_function("column_sums", groups[0][0].dtype)((tiles,), (WARP * WARP,), tuple(arguments))  # type: ignore[operator]
     return found
 
 
@@ -428,14 +440,28 @@ def _pitch(array: Array) -> object:
     return np.int32(array.strides[0] // array.itemsize)
 
 
+def computed_in(dtype: DType) -> DType:
+    """What kernels compute in with numbers of a dtype that cells keep.
+
+    >>> computed_in(np.dtype("uint16")), computed_in(np.dtype("float64"))
+    (dtype('float32'), dtype('float64'))
+    """
+    return dtype if dtype.name in REALS else _SINGLE
+
+
+_SINGLE = np.dtype(np.float32)
+
+
 def is_rows(places: Places, *arrays: Array) -> bool:
     """Whether the places are for rows of these arrays' dtype."""
     return all(array.dtype == places.memory.dtype for array in arrays)
 
 
-def is_matrix(array: Array) -> bool:
-    """Whether an array of the device has rows that kernels read: contiguous ones, of a dtype that they have."""
-    known = not isinstance(array, np.ndarray) and has_rows(array.dtype) and array.ndim == 2
+def is_matrix(array: Array, stored: bool = False) -> bool:
+    """Whether an array of the device has rows that kernels read: contiguous ones, of a dtype that they have, or that
+    cells keep if it may be ``stored``."""
+    known = not isinstance(array, np.ndarray) and array.ndim == 2
+    known = known and array.dtype.name in (_NAMES_OF_NUMBERS if stored else REALS)
     return bool(known and (array.strides[1] == array.itemsize or array.shape[1] == 1))
 
 

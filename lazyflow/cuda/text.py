@@ -7,8 +7,11 @@ product and a sum are not contracted (`OPTIONS`). Functions are CUDA's own, whos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from lazyflow.device import DType
 
 OPTIONS = ("--fmad=false",)
 
@@ -28,6 +31,40 @@ template <class T> __device__ T lf_floor_divide(T a, T b) {
     if (quotient == 0) return copysign(T(0), a / b);
     T whole = floor(quotient);
     return quotient - whole > T(0.5) ? whole + 1 : whole;
+}
+union lf_word { float value; unsigned bits; };
+__device__ float lf_float16_value(unsigned short bits) {
+    lf_word x;
+    x.bits = (bits & 0x7fffu) << 13;
+    x.value *= 5192296858534827628530496329220096.0f;  // 2^112: exact, also below the normal numbers
+    if ((bits & 0x7c00u) == 0x7c00u) x.bits |= 0x7f800000u;
+    x.bits |= (bits & 0x8000u) << 16;
+    return x.value;
+}
+__device__ unsigned short lf_float16_bits(float value) {
+    lf_word x;
+    x.value = value;
+    const unsigned sign = x.bits >> 16 & 0x8000u;
+    x.bits &= 0x7fffffffu;
+    if (x.bits > 0x7f800000u) return (unsigned short)(sign | 0x7e00u);
+    if (x.bits >= 0x477ff000u) return (unsigned short)(sign | 0x7c00u);  // 65520, halfway beyond the largest number
+    if (x.bits < 0x38800000u) {  // below the normal numbers: the sum is rounded to their last digit, 2^-24
+        x.value += 0.5f;
+        return (unsigned short)(sign | (x.bits - 0x3f000000u));
+    }
+    x.bits -= 0x38000000u;
+    return (unsigned short)(sign | (x.bits + 0xfffu + (x.bits >> 13 & 1u)) >> 13);
+}
+__device__ float lf_bfloat16_value(unsigned short bits) {
+    lf_word x;
+    x.bits = (unsigned)bits << 16;
+    return x.value;
+}
+__device__ unsigned short lf_bfloat16_bits(float value) {
+    lf_word x;
+    x.value = value;
+    if (value != value) return (unsigned short)(x.bits >> 16 | 0x40u);
+    return (unsigned short)((x.bits + 0x7fffu + (x.bits >> 16 & 1u)) >> 16);
 }
 """
 
@@ -78,6 +115,24 @@ _TEMPLATES = {
 
 KNOWN_FUNCTIONS = frozenset((*_INFIX, *_COMPARED, *_CALLS_IN_C, *_TEMPLATES))
 REALS: Mapping[str, str] = {"float32": "float", "float64": "double"}
+
+
+class Number(NamedTuple):
+    """How a number lies in memory: its type in CUDA C, ``kept``, and what it is computed in, ``real``; the functions
+    that lead from one to the other, rounding to nearest even."""
+
+    real: str
+    kept: str
+    value: str = ""
+    bits: str = ""
+
+
+# Numbers of float32 that are kept in 16 bits, and the dtype of arrays of them: NumPy has no bfloat16, so that these are
+# their bits.
+STORED: Mapping[str, DType] = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
+NUMBER_FORMS: Mapping[str, Number] = {real: Number(real, real) for real in REALS.values()} | {
+    name: Number("float", "unsigned short", f"lf_{name}_value", f"lf_{name}_bits") for name in STORED
+}
 
 
 def literal(value: float, real: str) -> str:

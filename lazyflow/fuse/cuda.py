@@ -7,6 +7,8 @@ not compiled again.
 Rows are added to a buffer by atomic additions, since they may repeat: so where three or more rows meet in one place,
 their sum may differ in its last bits from run to run. Under ``lf.using(deterministic=True)`` a kernel leaves them in
 matrices of their own instead, and `lazyflow.cuda.rows.add_in_order` adds these.
+
+What is ``stored`` in 16 bits is computed with in float32: loads widen it, and stores round it to nearest even.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from lazyflow import device as devices
 from lazyflow import settings
 from lazyflow.cuda.module import WARP, functions, launch
 from lazyflow.cuda.rows import Part, add_in_order
-from lazyflow.cuda.text import REALS, expression, literal
+from lazyflow.cuda.text import NUMBER_FORMS, REALS, STORED, Number, expression, literal
+from lazyflow.device import Array
 from lazyflow.fuse.scalar import (
     ARG_BLOCK,
     ARG_NUMBER,
@@ -33,10 +36,12 @@ from lazyflow.fuse.scalar import (
     ROWS_OF_LAUNCH,
     ROWS_OF_SOME,
     Argument,
+    Builder,
     Instruction,
     Kernel,
     ScalarValue,
     Store,
+    with_storage,
 )
 
 INTEGER = "int"  # the key of payload that is whole
@@ -61,14 +66,14 @@ ROW_PARAMETERS = ("int low", "int high", "int first")
 def parameters(kernel: Kernel) -> Iterator[str]:
     """What stands behind `ROW_PARAMETERS`: `sizes`, and of each argument a pointer, and behind it the offsets of
     `ARG_ROWS`, the pitch of an `ARG_BLOCK`. An `ARG_NUMBER` is int64 or float64 in any kernel, as payload is."""
-    real, written = REALS[kernel.dtype.name], {store.argument for store in kernel.stores}
+    written = {store.argument for store in kernel.stores}
     yield "int width"
     yield from (f"int shift{k}" for k in range(len(shifts(kernel))))
     for a, argument in enumerate(kernel.arguments):
         if argument.kind == ARG_NUMBER:
             yield f"const {'long long' if argument.key[0] == INTEGER else 'double'}* a{a}"
             continue
-        yield f"{'' if a in written else 'const '}{real}* a{a}"
+        yield f"{'' if a in written else 'const '}{_number_of(kernel, a).kept}* a{a}"
         if argument.kind == ARG_ROWS:
             yield f"const long long* at{a}"
         elif argument.kind == ARG_BLOCK:
@@ -78,6 +83,10 @@ def parameters(kernel: Kernel) -> Iterator[str]:
 def spelled_shift(kernel: Kernel, a: int, shift: int) -> str:
     """What a column of an argument is called at which others begin."""
     return f"shift{shifts(kernel).index((a, shift))}" if shift else "0"
+
+
+def _number_of(kernel: Kernel, a: int) -> Number:
+    return NUMBER_FORMS[kernel.arguments[a].stored or REALS[kernel.dtype.name]]
 
 
 def element(kernel: Kernel, a: int, shift: int) -> str:
@@ -156,7 +165,9 @@ def computed_values(kernel: Kernel, known: Mapping[tuple[int, int], str] = _IN_M
 def _computed(kernel: Kernel, instruction: Instruction) -> str:
     real = REALS[kernel.dtype.name]
     if instruction.name == "load":
-        return f"({real}){element(kernel, instruction.argument, instruction.shift)}"
+        loaded = element(kernel, instruction.argument, instruction.shift)
+        value = _number_of(kernel, instruction.argument).value
+        return f"{value}({loaded})" if value else f"({real}){loaded}"
     return expression(instruction.name, [_spelled(kernel, v) for v in instruction.inputs], real)
 
 
@@ -173,6 +184,9 @@ def _store_text(kernel: Kernel, store: Store, value: str) -> str:
     target = element(kernel, store.argument, store.shift)
     if kernel.arguments[store.argument].kind == ARG_ROWS:
         return f"atomicAdd(&{target}, {value});" if store.adds else f"{target} = {value};"
+    number = _number_of(kernel, store.argument)
+    if number.bits:
+        return f"{target} = {number.bits}({f'{number.value}({target}) + ' if store.adds else ''}{value});"
     return f"{target} {'+=' if store.adds else '='} {value};"
 
 
@@ -266,6 +280,20 @@ def _kernel_function(text: str, names: tuple[str, ...], k: int) -> object:
 def cuda_function(kernel: Kernel) -> CudaKernel:
     """The kernel in a module of its own."""
     return in_one_module((kernel,))[kernel]
+
+
+@functools.cache
+def _narrowing(stored: str, columns: int) -> CudaKernel:
+    b = Builder(columns, np.dtype(np.float32))
+    b.store(ARG_BLOCK, ("narrow",), 0, columns, b.load(ARG_BLOCK, ("wide",), 0, columns), adds=False)
+    return cuda_function(with_storage(b.kernel(), stored, [("narrow",)]))
+
+
+def narrowed(matrix: Array, stored: str) -> Array:
+    """A copy of a matrix of float32, in 16 bits: an array of `STORED`."""
+    found = devices.module(matrix).empty(matrix.shape, STORED[stored])
+    _narrowing(stored, matrix.shape[1])(0, len(matrix), 0, matrix, found)
+    return found
 
 
 # Many arrays in one launch: the rule of an optimizer for all parameters.

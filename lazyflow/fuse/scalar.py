@@ -7,7 +7,7 @@ of an argument. A kernel knows nothing of launches; whoever calls it says how ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,13 +62,15 @@ class Argument:
     what it is; ``columns``: of a row, 1 where one element stands for the whole row.
 
     ``rows``: which rows a matrix has: `ROWS_OF_ALL` calls, `ROWS_OF_LAUNCH`, or `ROWS_OF_SOME`, those that a kernel
-    runs on.
+    runs on. ``stored``: how its numbers lie in memory, of `lazyflow.cuda.text.STORED`, where that is not the kernel's
+    dtype.
     """
 
     kind: str
     key: tuple[Any, ...]
     columns: int
     rows: str = ROWS_OF_ALL
+    stored: str = ""
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,12 @@ def shared(kernel: Kernel, read: tuple[object, ...], written: tuple[object, ...]
 def with_rows(kernel: Kernel, rows: Mapping[tuple[Any, ...], str]) -> Kernel:
     """The kernel with arguments whose ``rows`` are those of their keys."""
     return replace(kernel, arguments=tuple(replace(a, rows=rows.get(a.key, a.rows)) for a in kernel.arguments))
+
+
+def with_storage(kernel: Kernel, stored: str, keys: Collection[tuple[Any, ...]]) -> Kernel:
+    """The kernel with arguments of these keys ``stored`` otherwise than it computes."""
+    given = [replace(a, stored=stored) if a.key in keys else a for a in kernel.arguments]
+    return replace(kernel, arguments=tuple(given))
 
 
 def is_fusable(formula: Formula) -> bool:

@@ -16,7 +16,7 @@ from lazyflow.plan.schedule import Schedule, lower_bound, schedule
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature
 from lazyflow.run.engine import CHOICES, PLANS, reduced
-from lazyflow.run.execute import fused_by
+from lazyflow.run.execute import printed_by
 from lazyflow.run.needs import Share, in_units, lines_of, shares
 
 __all__ = ["Explanation", "Group", "explain"]
@@ -122,7 +122,7 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         batching=batching,
         groups=tuple(group for _, group in found[:groups]),
         reasons=tuple(_reasons([s for s, _ in found])),
-        memory=shares(make(graph, plan, reuse=not (grad or checked)), device, grad, fused_by(options.fuse, device)),
+        memory=shares(make(graph, plan, reuse=not (grad or checked)), device, grad, printed_by(options, device)),
         plans=PLANS.info(),
     )
 

@@ -274,25 +274,26 @@ def outer_sum(xp: ArrayModule, g: Array, x: Array) -> Array:
     return without_nan(lambda g, x: _outer_sum(xp, g, x), g, x)
 
 
-def outer_sum_of_shown(xp: ArrayModule, g: Array, x: Array) -> Array:
-    """The same on a device, of what `shown_all` has answered."""
-    out = xp.empty((g.shape[1], x.shape[1]), x.dtype)
-    if not products.are_multiplied(out, g.T, x):
+def outer_sum_of_shown(xp: ArrayModule, g: Array, x: Array, stored: bool = False) -> Array:
+    """The same on a device, of what `shown_all` has answered, in float32 if both may be ``stored`` in 16 bits."""
+    out = xp.empty((g.shape[1], x.shape[1]), there.computed_in(x.dtype) if stored else x.dtype)
+    if not products.are_multiplied(out, g.T, x, stored):
         return _matmul(xp, g.T, x)
     products.multiply_into(out, g.T, x)
     return out
 
 
-def shown_all(xp: ArrayModule, pairs: Sequence[tuple[Array, Array]]) -> list[Array]:
-    """`where_shown` of pairs of matrices of a device: one launch for all that kernels take."""
+def shown_all(xp: ArrayModule, pairs: Sequence[tuple[Array, Array]], stored: bool = False) -> list[Array]:
+    """`where_shown` of pairs of matrices of a device: one launch for all that kernels take. ``stored``: they may be
+    stored in 16 bits."""
     kinds = {x.dtype for _, x in pairs}
-    if len(kinds) == 1 and all(_are_shown_at_once(g, x) for g, x in pairs):
+    if len(kinds) == 1 and all(_are_shown_at_once(g, x, stored) for g, x in pairs):
         return there.shown_rows(pairs)
     return [where_shown(xp, g, BATCH + "m", x, BATCH + "n") for g, x in pairs]
 
 
-def _are_shown_at_once(g: Array, x: Array) -> bool:
-    return bool(x.size and there.is_matrix(g) and there.is_matrix(x) and g.dtype == x.dtype)
+def _are_shown_at_once(g: Array, x: Array, stored: bool = False) -> bool:
+    return bool(x.size and there.is_matrix(g, stored) and there.is_matrix(x, stored) and g.dtype == x.dtype)
 
 
 def _outer_sum(xp: ArrayModule, g: Array, x: Array) -> Array:
@@ -649,7 +650,8 @@ def column_sums(xp: ArrayModule, rows: Array) -> Array:
 
 
 def sums_of_columns(xp: ArrayModule, groups: Sequence[Sequence[Array]]) -> list[Array]:
-    """Of each group of matrices of one width the sum of all their rows; on a device as few launches as that takes.
+    """Of each group of matrices of one width the sum of all their rows; on a device as few launches as that takes, and
+    in float32 what is stored in 16 bits.
 
     >>> [a.tolist() for a in sums_of_columns(np, [[np.ones((3, 2)), np.ones((1, 2))], [np.zeros((4, 1))]])]
     [[4.0, 4.0], [0.0]]
@@ -667,7 +669,7 @@ def sums_of_columns(xp: ArrayModule, groups: Sequence[Sequence[Array]]) -> list[
 
 
 def _are_summed_there(group: Sequence[Array]) -> bool:
-    return len(group) <= there.MOST_OPERANDS and all(there.is_matrix(rows) for rows in group)
+    return len(group) <= there.MOST_OPERANDS and all(there.is_matrix(rows, stored=True) for rows in group)
 
 
 AFFINE = register(Op("affine", _affine_shape, _affine, (_affine_W, _affine_b, _affine_x), by_columns=(0,)))

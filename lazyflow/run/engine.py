@@ -47,7 +47,7 @@ from lazyflow.run import settle
 from lazyflow.run.backward import Hooked, accumulated
 from lazyflow.run.backward import backward as run_backward
 from lazyflow.run.check import check_finite
-from lazyflow.run.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by
+from lazyflow.run.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by, printed_by
 from lazyflow.run.needs import out_of_memory
 from lazyflow.run.roots import alike, copies, missing, others_held, owners_of, runs_of, to_run, traced
 from lazyflow.settings import tracing
@@ -138,7 +138,7 @@ def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = F
 def _run_way(roots: Sequence[Expr], reached: Sequence[Tape]) -> RunWay:
     options, root = settings.current(), roots[0]
     others = not root.tape.grad and (others_held(roots, reached) or _others_referred(roots, reached))
-    return way_of(options, root, reached, fused_by(options.fuse, root.type.device), others)
+    return way_of(options, root, reached, printed_by(options, root.type.device), others)
 
 
 def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> Plan:

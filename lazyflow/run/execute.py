@@ -18,13 +18,14 @@ from lazyflow.cells.values import CallColumns
 from lazyflow.core.columns import ELEMENTS
 from lazyflow.cuda.rows import fetch, has_rows
 from lazyflow.device import Array, DType, HostArray
-from lazyflow.errors import LazyflowError
+from lazyflow.errors import DeviceError, LazyflowError
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Launch, Plan, Rows
 from lazyflow.record.expr import Parameter, moment
 from lazyflow.record.tape import CONSTANT_OP, Operand, Tape, Type, signature_by_id
 from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bound, bound, parameter_of
+from lazyflow.settings import Settings
 
 
 def indices(plan: Plan) -> list[Any]:
@@ -175,6 +176,19 @@ def fused_by(wanted: str, device: str) -> str:
     if wanted == "auto":
         return "numpy" if core.machine is None else "core"
     return wanted
+
+
+def printed_by(options: Settings, device: str) -> str:
+    """How kernels are printed: as they are fused, on a device with what the settings say of storage behind a space."""
+    fused = fused_by(options.fuse, device)
+    if options.storage is None:
+        return fused
+    if fused != "cuda":
+        raise DeviceError(
+            f"storage={options.storage!r} is of fused kernels on a device, and this runs on {device} with "
+            f"fuse={options.fuse!r}: leave the setting out there, or record it under lf.using(device='cuda')"
+        )
+    return f"{fused} {options.storage}"
 
 
 def distinct(runs: list[Run]) -> list[Run]:

@@ -1,8 +1,8 @@
 """cuBLAS: ``cupy.cublas``, for arrays, and ``cupy.cuda.cublas``, for addresses of matrices by columns.
 
-Real numbers; float16 by the functions whose names end in ``Ex`` alone, as in cuBLAS, summed in the type that they are
-told. Addresses are taken as they come: what lies there is not checked. Copies that CuPy makes of what cuBLAS cannot
-read or write where it lies are counted.
+Real numbers; float16 and bfloat16 by the functions whose names end in ``Ex`` alone, as in cuBLAS, summed in the type
+that they are told. Addresses are taken as they come: what lies there is not checked. Copies that CuPy makes of what
+cuBLAS cannot read or write where it lies are counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ COMPUTED_IN = {
     CUBLAS_COMPUTE_16F: np.float16, CUBLAS_COMPUTE_32F: np.float32, CUBLAS_COMPUTE_32F_FAST_TF32: np.float32,
     CUBLAS_COMPUTE_64F: np.float64,
 }  # fmt: skip
-DATA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16}  # CUDA_R_32F, CUDA_R_64F, CUDA_R_16F
+BFLOAT16 = np.uint16  # its bits
+DATA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: BFLOAT16}  # CUDA_R_32F, _64F, _16F, _16BF
 DTYPES = {"s": np.float32, "d": np.float64}
 
 
@@ -82,6 +83,21 @@ def _operand(address: int, trans: int, rows: int, columns: int, leading: int, dt
     return _matrix(address, columns, rows, leading, dtype).T
 
 
+def _widened(matrix: Host, kind: Any, wide: Any) -> Host:
+    if kind is BFLOAT16:
+        return (matrix.astype(np.uint32) << 16).view(np.float32).astype(wide)
+    return matrix.astype(wide)
+
+
+def _narrowed(matrix: Host, kind: Any) -> Host:
+    """Rounded to nearest even."""
+    if kind is not BFLOAT16:
+        return matrix.astype(kind)
+    bits = np.ascontiguousarray(matrix, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(matrix), bits >> 16 | 0x40, rounded).astype(np.uint16)
+
+
 def _number(address: int, dtype: Any) -> Any:
     return _memory(address, 1, dtype)[0]
 
@@ -96,16 +112,17 @@ class _Products:
         """Operands: address, leading dimension and dtype."""
         m, n, k = self.sizes
         factor, keep = _number(alpha, self.wide), _number(beta, self.wide)
-        left = _operand(a[0], self.transa, m, k, a[1], a[2]).astype(self.wide)
-        right = _operand(b[0], self.transb, k, n, b[1], b[2]).astype(self.wide)
+        left = _operand(a[0], self.transa, m, k, a[1], a[2])
+        right = _operand(b[0], self.transb, k, n, b[1], b[2])
+        left, right = _widened(left, a[2], self.wide), _widened(right, b[2], self.wide)
         if self.tf32:
             left, right = compute.rounded(left), compute.rounded(right)
         out = _matrix(c[0], m, n, c[1], c[2])
         with np.errstate(all="ignore"):
             value = factor * (left @ right)
             if keep:  # what is not kept may be anything
-                value = value + keep * out.astype(self.wide)
-            out[...] = value
+                value = value + keep * _widened(out, c[2], self.wide)
+            out[...] = _narrowed(value, c[2])
 
 
 def _gemm_of(kind: str) -> Any:
@@ -169,7 +186,7 @@ def gemmEx(
     handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int, B: int,
     Btype: int, ldb: int, beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
 ) -> None:  # fmt: skip
-    """A product of matrices of float16, float32 or float64, summed in another."""
+    """A product of matrices of float16, bfloat16, float32 or float64, summed in another."""
     gemmStridedBatchedEx(
         handle, transa, transb, m, n, k, alpha, A, Atype, lda, 0, B, Btype, ldb, 0, beta, C, Ctype, ldc, 0, 1,
         computeType, algo,
@@ -185,10 +202,12 @@ def gemmStridedBatchedEx(
     of_a, of_b, of_c = _types(Atype, Btype, Ctype)
     wide = COMPUTED_IN[computeType]
     known = {(np.float16, np.float16): (np.float16, np.float32), (np.float16, np.float32): (np.float32,),
+             (BFLOAT16, BFLOAT16): (np.float32,), (BFLOAT16, np.float32): (np.float32,),
              (np.float32, np.float32): (np.float32,), (np.float64, np.float64): (np.float64,)}  # fmt: skip
-    if of_a is not of_b or wide not in known.get((of_a, of_c), ()):
+    exact = computeType != CUBLAS_COMPUTE_32F_FAST_TF32 or of_a is np.float32
+    if of_a is not of_b or not exact or wide not in known.get((of_a, of_c), ()):
         raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")
-    tf32 = computeType == CUBLAS_COMPUTE_32F_FAST_TF32 and of_a is np.float32
+    tf32 = computeType == CUBLAS_COMPUTE_32F_FAST_TF32
     kind = "gemm" if batchCount == 1 else "gemm batched"
     counters.launch(f"{kind} of TF32" if tf32 else kind, 1, m * n * batchCount)
     product = _Products(transa, transb, m, n, k, wide, tf32)
