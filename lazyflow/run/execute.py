@@ -28,11 +28,15 @@ from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bo
 from lazyflow.settings import Settings
 
 
-def indices(plan: Plan) -> list[Any]:
-    """All indices by which the launches of a plan gather, and the calls of its cells."""
+def indices(plan: Plan, differentiable: bool) -> list[Any]:
+    """All indices by which the launches of a plan gather, and the calls of its cells; in a run that may be
+    ``differentiable``, also those of the gradients of its parameters."""
     reads = [read for launch in plan.launches for read in launch.reads]
     ragged = {id(array) for array in counts(plan)}
-    gathers = [read.index for read in reads if isinstance(read, Rows) and read.index is not None]
+    mine = {id(launch) for launch in plan.launches}
+    late = [launch for launch in plan.parameter_launches if id(launch) not in mine] if differentiable else []
+    every = [*reads, *(read for launch in late for read in launch.reads)]
+    gathers = [read.index for read in every if isinstance(read, Rows) and read.index is not None]
     given = [
         read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind in "iu" and id(read) not in ragged
     ]
@@ -106,7 +110,9 @@ class Run(State):
         self.given: dict[int, HostArray] = _NOTHING_GIVEN
         if device != "cpu":
             self.given = given_to(plan, device)
-            self.arena.bring(indices(plan), planned_payload(plan), counts(plan), list(self.given.values()))
+            self.arena.bring(
+                indices(plan, differentiable), planned_payload(plan), counts(plan), list(self.given.values())
+            )
         earlier = distinct([run for run, _ in self.known])
         self.rests_on = _joined(plan.layout.kinds, earlier)
         notice(self.rests_on)

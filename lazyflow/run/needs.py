@@ -56,7 +56,7 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
             found["left sides of the products of gradients"] += bytes_of_left_sides(stages, len(cells.nodes))
     if device != "cpu":
         found["where rows lie"] = 8 * sum(
-            array.size for array in (*indices(plan), *planned_payload(plan), *counts(plan))
+            array.size for array in (*indices(plan, differentiable), *planned_payload(plan), *counts(plan))
         )
         found["constants, as they came"] = sum(
             launch.writes.count * launch.writes.width * launch.signature.type.dtype.itemsize
