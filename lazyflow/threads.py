@@ -8,6 +8,7 @@ for work all the time, would take the core's processors away. What NumPy does ou
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 from collections.abc import Callable
@@ -29,18 +30,26 @@ def _libraries() -> tuple[Any, ...]:
 
 
 @functools.cache
-def _counters() -> tuple[Callable[[], int | None], ...]:
-    """Functions that say how many threads each of these libraries uses: of OpenBLAS the library's own."""
-    return tuple([_counter_of(lib) for lib in _libraries()])
+def _functions() -> tuple[tuple[Any, Any] | None, ...]:
+    """Of each of these libraries, its own functions that say how many threads it uses, and that set it; None of one
+    whose functions are not known."""
+    return tuple([_functions_of(lib) for lib in _libraries()])
 
 
-def _counter_of(lib: Any) -> Callable[[], int | None]:
+def _functions_of(lib: Any) -> tuple[Any, Any] | None:
     if lib.internal_api == "openblas" and lib.threading_layer != "openmp":
-        for name in (f"{a}openblas_get_num_threads{b}" for a in ("", "scipy_") for b in ("", "64_", "_64")):
-            if hasattr(lib.dynlib, name):
-                function: Callable[[], int] = getattr(lib.dynlib, name)
-                return function
-    return lib.get_num_threads  # type: ignore[no-any-return]
+        for before, behind in ((a, b) for a in ("", "scipy_") for b in ("", "64_", "_64")):
+            pair = [getattr(lib.dynlib, f"{before}openblas_{do}_num_threads{behind}", None) for do in ("get", "set")]
+            if None not in pair:
+                return pair[0], pair[1]
+    return None
+
+
+@functools.cache
+def _counters() -> tuple[Callable[[], int | None], ...]:
+    """Functions that say how many threads each of these libraries uses."""
+    pairs = zip(_libraries(), _functions(), strict=True)
+    return tuple([lib.get_num_threads if own is None else own[0] for lib, own in pairs])
 
 
 def cores() -> int:
@@ -58,12 +67,11 @@ class _Users:
         self.before: list[int | None] = []  # of each library
         self.now: list[int | None] = []
 
-    def need_not(self, number: int) -> bool:
-        """Whether nobody is in such a block, and all libraries have that number anyway: then nothing has to be done,
-        and nothing to be undone."""
-        return not self.wanted and all(count() in (number, None) for count in _counters())
-
     def enter(self, user: object, number: int) -> None:
+        """Such a block begins. Where it is the only one, and all libraries have that number anyway, nothing has to be
+        done, and nothing to be undone."""
+        if not self.wanted and all(count() in (number, None) for count in _counters()):
+            return
         with self.lock:
             if not self.wanted:
                 self.before = [lib.num_threads for lib in _libraries()]
@@ -72,9 +80,11 @@ class _Users:
             self._set()
 
     def leave(self, user: object) -> None:
-        with self.lock:
-            self.wanted.pop(user, None)
-            self._set()
+        """Such a block ends."""
+        if user in self.wanted:
+            with self.lock:
+                self.wanted.pop(user, None)
+                self._set()
 
     def _set(self) -> None:
         number = next(reversed(self.wanted.values()), None)
@@ -85,7 +95,13 @@ class _Users:
                 self.now[i] = wanted
 
 
-_users = _Users()
+@functools.cache
+def _users() -> Any:
+    """Who counts these blocks: the core where it can, which saves a run some microseconds."""
+    functions = [pair for pair in _functions() if pair is not None]
+    if core.guards is None or len(functions) < len(_functions()):
+        return _Users()
+    return core.guards.BlasUsers([tuple(ctypes.cast(own, ctypes.c_void_p).value for own in pair) for pair in functions])
 
 
 class blas_threads:
@@ -100,10 +116,10 @@ class blas_threads:
         self.number = number if core.machine is None else 1
 
     def __enter__(self) -> None:
-        _users.enter(self, self.number)
+        _users().enter(self, self.number)
 
     def __exit__(self, *error: object) -> None:
-        _users.leave(self)
+        _users().leave(self)
 
 
 class kernel_threads:
@@ -152,15 +168,14 @@ class quietly:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.blas: blas_threads | None = None
+        self.blas = False
         self.kernels: int | None = None
         self.warnings: Any = None
 
     def __enter__(self) -> None:
         try:
-            if not _users.need_not(self.number if core.machine is None else 1):  # see `blas_threads`
-                self.blas = blas_threads(self.number)
-                self.blas.__enter__()
+            _users().enter(self, self.number if core.machine is None else 1)  # see `blas_threads`
+            self.blas = True
             if core.machine is not None:
                 self.kernels = core.machine.use_threads(self.number)
             if _SILENCE is not None:
@@ -180,5 +195,5 @@ class quietly:
                 self.warnings.__exit__()
         if self.kernels is not None and core.machine is not None:
             core.machine.use_threads(self.kernels)
-        if self.blas is not None:
-            self.blas.__exit__()
+        if self.blas:
+            _users().leave(self)

@@ -31,6 +31,52 @@ def guarded(owner):
     return guard
 
 
+ctypedef int (*counting)() noexcept nogil
+ctypedef void (*setting)(int) noexcept nogil
+
+
+cdef enum:
+    MOST_LIBRARIES = 8
+
+
+@cython.final
+cdef class BlasUsers:
+    """The runs of all threads that are under way, and how many threads BLAS had before the first and has again behind
+    the last; meanwhile each library has one. As in `lazyflow.threads`, by calls of the libraries' own functions, whose
+    addresses these are."""
+
+    cdef counting counts[MOST_LIBRARIES]
+    cdef setting sets[MOST_LIBRARIES]
+    cdef int before[MOST_LIBRARIES]
+    cdef int libraries, users
+
+    def __init__(self, addresses):
+        self.libraries = self.users = 0
+        for count, put in addresses[:MOST_LIBRARIES]:
+            self.counts[self.libraries] = <counting><size_t>count
+            self.sets[self.libraries] = <setting><size_t>put
+            self.libraries += 1
+
+    def enter(self, user, number):
+        """A run begins; ``number`` is 1 where there is a core, and so which run this is makes no difference."""
+        cdef int i
+        if self.users == 0:
+            for i in range(self.libraries):
+                self.before[i] = self.counts[i]()
+                if self.before[i] != 1:
+                    self.sets[i](1)
+        self.users += 1
+
+    def leave(self, user):
+        """A run ends."""
+        cdef int i
+        self.users -= 1
+        if self.users == 0:
+            for i in range(self.libraries):
+                if self.before[i] != 1:
+                    self.sets[i](self.before[i])
+
+
 cdef extern from "Python.h":
     PyObject* PyFunction_GetCode(object function)
     PyObject* PyFunction_GetDefaults(object function)
