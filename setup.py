@@ -49,6 +49,7 @@ EXTENSIONS = [
     module("lazyflow.record.templates"),
     module("lazyflow.run.execute"),
     module("lazyflow.run.roots"),
+    module("lazyflow.run.forward"),
     module("lazyflow.plan.arena"),
     module("lazyflow.cells.ways"),
     module("lazyflow.plan.recorded"),

@@ -30,7 +30,7 @@ from lazyflow import device as devices
 from lazyflow.graph.graph import collect
 from lazyflow.plan.plan import Launch, Plan, Rows, reads_of
 from lazyflow.record.tape import Signature
-from lazyflow.run import engine
+from lazyflow.run import forward
 
 DEVICE = "cuda:0"
 MODELS = {"tree_lstm": (300, 150), "tagger": (100, 50), "language_model": (256, 256)}  # embedding and hidden size
@@ -249,7 +249,7 @@ def levels(plan: Plan) -> list[dict[str, int]]:
 
     A launch stands in the level of its first node; the bytes are those of its operands and its result.
     """
-    graph = plan.graph
+    graph = plan.structure
     depth = np.zeros(len(graph), np.int64)
     for node, (low, high) in enumerate(pairwise(graph.starts.tolist())):
         depth[node] = 1 + depth[graph.base[low:high]].max(initial=-1)
@@ -286,8 +286,8 @@ def _elements(operand: Any, read: Any, count: int) -> int:
 
 def planned(model: Any, examples: Sequence[Any]) -> list[dict[str, int]]:
     """`levels` of the forward pass of one minibatch."""
-    graph = engine.reduced(collect([model.record(examples)]), DEVICE)
-    return levels(engine.plan_of(graph, lf.settings.current().batching, reuse=False))
+    graph = forward.reduced(collect([model.record(examples)]), DEVICE)
+    return levels(forward.plan_of(graph, lf.settings.current().batching, reuse=False))
 
 
 def counted(step: Callable[[Sequence[Any]], object], examples: Sequence[Any]) -> dict[str, int]:

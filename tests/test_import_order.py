@@ -22,7 +22,10 @@ ROOMS = {
         "steps", "lifetimes", "program", "chains", "line", "values", "back", "calls", "inline", "ways", "visible",
         "recorder", "cell",
     ),
-    "run": ("launch", "execute", "needs", "settle", "check", "sums", "backward", "roots", "engine", "rounds", "map"),
+    "run": (
+        "launch", "execute", "needs", "settle", "check", "sums", "backward", "roots", "forward", "engine", "rounds",
+        "map",
+    ),
     "numpy": (),
     "derive": ("structure", "cotangents", "inputs", "grad", "vmap", "check_grads"),
     "state": (), "io": (), "nn": (), "optim": (), "data": (),

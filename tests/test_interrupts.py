@@ -9,7 +9,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import data, locks, nn, optim, settings
 from lazyflow.plan.arena import POOL
-from lazyflow.run.engine import PLANS
+from lazyflow.run.forward import PLANS
 from lazyflow.settings import Settings
 from tests.interrupts import bytecodes, interrupted
 

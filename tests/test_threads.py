@@ -5,7 +5,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import core, threads
-from lazyflow.run import engine, execute
+from lazyflow.run import execute, forward
 
 
 def counts():
@@ -21,7 +21,7 @@ def test_a_run_has_the_threads_of_the_settings_and_gives_them_back(monkeypatch, 
         seen.extend(counts())
         run(some)
 
-    monkeypatch.setattr(engine, "execute", watched)
+    monkeypatch.setattr(forward, "execute", watched)
     before = counts()
     with lf.using(threads=number):
         lf.sum(lf.matmul(lf.Parameter(np.eye(3)), np.ones(3))).backward()

@@ -15,8 +15,8 @@ from lazyflow.plan.plans import CacheInfo
 from lazyflow.plan.schedule import Schedule, lower_bound, schedule
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature
-from lazyflow.run.engine import CHOICES, PLANS, reduced
 from lazyflow.run.execute import printed_by
+from lazyflow.run.forward import CHOICES, PLANS, reduced
 from lazyflow.run.needs import Share, in_units, lines_of, shares
 
 __all__ = ["Explanation", "Group", "explain"]

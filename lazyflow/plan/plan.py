@@ -11,7 +11,6 @@ nodes of a launch get consecutive rows, and all launches of one signature in one
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,7 +24,7 @@ from lazyflow.device import DType, HostArray
 from lazyflow.graph.graph import Graph
 from lazyflow.plan.schedule import Choices, Dag, Schedule
 from lazyflow.plan.schedule import scheduled as schedule_of
-from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, PastRun, Signature, Tape, Type
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature, Type
 
 
 class Rows(NamedTuple):
@@ -121,29 +120,21 @@ class Layout:
     kinds: frozenset[Type]
 
 
-class Recording(NamedTuple):
-    """What tapes have of their own that were recorded like others before: themselves, by weak references, where their
-    known values lie, as run and element offset, and their payload."""
-
-    tapes: tuple[weakref.ref[Tape], ...]
-    sources: Sequence[tuple[PastRun, int]]
-    payload: NodePayload
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The launches in order, of nodes whose values lie as the ``layout`` says.
 
-    ``structure``: the graph that it is of, or, if there is a ``recording``, one that is alike but for what that has.
-    ``first``: the plan that this one has all from but its recording. ``like``: a plan with the same launches but for
-    payload. ``bound``: its launches as they are run, once it did (see `lazyflow.run.launch`).
+    ``structure``: the graph that it is of; of a plan for tapes that are recorded like others before, one that is alike
+    but for tapes, earlier runs and payload, which is ``payload`` where any launch has some. ``first``: the plan that
+    this one has all from but its payload. ``like``: a plan with the same launches but for payload. ``bound``: its
+    launches as they are run, once it did (see `lazyflow.run.launch`).
     """
 
     structure: Graph
     layout: Layout
     launches: tuple[Launch, ...]
     cells: tuple[Cells, ...] = ()
-    recording: Recording | None = None
+    payload: NodePayload | None = None
     first: Plan | None = None
     like: Plan | None = None
     bound: dict[str, Any] = field(default_factory=dict)
@@ -157,29 +148,6 @@ class Plan:
     def offsets(self) -> Ints:
         """The arena offset of every node."""
         return self.layout.offsets
-
-    @cached_property
-    def graph(self) -> Graph:
-        """The graph with the tapes that the plan is for, their payload, and the runs that they rest on; made if
-        somebody asks for it."""
-        if self.recording is None:
-            return self.structure
-        tapes, sources, payload = self.recording
-        runs, offsets = tuple([run for run, _ in sources]), np.array([offset for _, offset in sources], np.int64)
-        ints, floats = payload.ints, payload.floats
-        return replace(self.structure, tapes=tapes, known_run=runs, known_offset=offsets, ints=ints, floats=floats)
-
-    @property
-    def tapes(self) -> tuple[Any, ...]:
-        """Weak references to the tapes that it is for."""
-        return self.structure.tapes if self.recording is None else self.recording.tapes
-
-    @property
-    def sources(self) -> Sequence[tuple[Any, int]]:
-        """Where the values of the known nodes lie: run and element offset."""
-        if self.recording is not None:
-            return self.recording.sources
-        return list(zip(self.structure.known_run, self.structure.known_offset.tolist(), strict=True))
 
     @cached_property
     def carrying(self) -> tuple[int, ...]:
@@ -226,10 +194,7 @@ class Plan:
         what backward computes the parameters' gradients from. Made when a backward first asks."""
         if self.first is not None:
             mine = {id(old): new for old, new in zip(self.first.launches, self.launches, strict=True)}
-            graph, payload = (
-                self.structure,
-                self.structure.payload if self.recording is None else self.recording.payload,
-            )
+            graph, payload = self.structure, self.payload or self.structure.payload
             return tuple([mine.get(id(x)) or _refilled(x, graph, payload) for x in self.first.parameter_launches])
         if self.layout.reuses:
             return ()
@@ -809,18 +774,18 @@ def _place(graph: Graph, schedule: Schedule, table: _Table, reuse: bool) -> tupl
     return start[block] + place * table.width[graph.signature], sizes
 
 
-def plan_again(plan: Plan, graph: Graph, recording: Recording | None = None) -> Plan:
-    """A plan for another graph of the same structure, or for another recording of this one: only payload differs."""
-    payload = graph.payload if recording is None else recording.payload
-    cells = tuple([_refilled_cells(c, payload) for c in plan.cells]) if plan.cells else ()
+def plan_again(plan: Plan, graph: Graph, payload: NodePayload | None = None) -> Plan:
+    """A plan for another graph of the same structure, or with another payload for this one."""
+    numbers = graph.payload if payload is None else payload
+    cells = tuple([_refilled_cells(c, numbers) for c in plan.cells]) if plan.cells else ()
     launches, bound = plan.launches, plan.bound
     if plan.carrying:
         refilled = list(launches)
         for i in plan.carrying:
-            refilled[i] = _refilled(launches[i], graph, payload)
+            refilled[i] = _refilled(launches[i], graph, numbers)
         launches, bound = tuple(refilled), {}
-    first = None if recording is None else plan
-    return Plan(graph, plan.layout, launches, cells, recording, first, plan, bound)
+    first = None if payload is None else plan
+    return Plan(graph, plan.layout, launches, cells, payload, first, plan, bound)
 
 
 def _refilled_cells(cells: Cells, payload: NodePayload) -> Cells:

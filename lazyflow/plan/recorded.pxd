@@ -2,6 +2,7 @@
 
 cimport cython
 
+from lazyflow.core.columns cimport IntColumn
 from lazyflow.record.expr cimport Expr
 from lazyflow.record.tape cimport Tape, Type
 
@@ -14,15 +15,12 @@ cpdef list alone(object roots)
 cpdef object way_of(object options, Expr root, object reached, object fuse, bint others)
 
 
-@cython.locals(tape=Tape, number=dict, e=Expr, low=Py_ssize_t, high=Py_ssize_t)
-cpdef object key_of(object parts, object roots, object way)
+@cython.locals(tape=Tape, number=dict, e=Expr, places=IntColumn, found=list)
+cpdef tuple key_of(object tapes, object roots, object way)
 
 
-@cython.locals(source=Tape, row=Py_ssize_t, imports=list)
-cpdef tuple _of_tape(Tape tape, dict number)
-
-
-cpdef object _of_import(Tape source, Py_ssize_t row, dict number)
+@cython.locals(source=Tape, row=Py_ssize_t)
+cpdef _add_tape(list found, IntColumn places, Tape tape, dict number)
 
 
 cpdef bytes _structure(Tape tape)

@@ -9,7 +9,6 @@ constants.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 
 from lazyflow import passes
 from lazyflow.core.arrays import NodePayload
+from lazyflow.core.columns import IntColumn
 from lazyflow.graph.graph import (
     LONG,
     Graph,
@@ -26,9 +26,9 @@ from lazyflow.graph.graph import (
     drawn_anew,
     payload,
 )
-from lazyflow.plan.plan import Plan, Recording, plan_again
+from lazyflow.plan.plan import Plan, plan_again
 from lazyflow.record.expr import Expr
-from lazyflow.record.tape import IMPORT_OP, PastRun, Signature, Tape, signature_by_id, signature_columns
+from lazyflow.record.tape import IMPORT_OP, Signature, Tape, signature_by_id, signature_columns
 from lazyflow.settings import Settings
 
 
@@ -88,29 +88,44 @@ def whole_tapes(tapes: Sequence[Tape]) -> list[TapePart]:
     return [TapePart(tape, 0, len(tape)) for tape in tapes]
 
 
-def key_of(parts: Sequence[TapePart], roots: Sequence[Expr], way: object) -> Any:
-    """What `Recorded` depends on but payload, of tapes that are read whole; None where only parts of one are."""
+def are_whole(parts: Sequence[TapePart]) -> bool:
+    """Whether all of each tape is read."""
+    return all(low == 0 and high == len(tape) for tape, low, high in parts)
+
+
+def key_of(tapes: Sequence[Tape], roots: Sequence[Expr], way: object) -> Any:
+    """What `Recorded` depends on but payload, of tapes that are read whole."""
     number: dict[int, int] = {}
-    for tape, low, high in parts:
-        if low or high != len(tape):
-            return None
+    for tape in tapes:
         number[id(tape)] = len(number)
-    places = [(number[id(e.tape)], e.row) for e in roots]
-    columns = [_of_tape(tape, number) for tape, _, _ in parts]
-    return passes.Nodes, way, *places, *columns  # of one form of the passes
+    places = IntColumn()  # tape and row of the roots; then of each tape what is not in its columns
+    places.append(len(roots))
+    for e in roots:
+        places.append(number[id(e.tape)])
+        places.append(e.row)
+    found: list[Any] = [passes.Nodes, way]  # of one form of the passes
+    for tape in tapes:
+        _add_tape(found, places, tape, number)
+    found.append(places.tobytes())
+    return tuple(found)
 
 
-def _of_tape(tape: Tape, number: dict[int, int]) -> tuple[object, ...]:
+def _add_tape(found: list[Any], places: IntColumn, tape: Tape, number: dict[int, int]) -> None:
+    """Where an import comes from, if that is computed with it: whatever was computed before is alike."""
     known = None if tape.run_of is None else (tape.run_of >= 0).tobytes()
-    watched = (*tape.hooks, None, *tape.retained, None, *tape.remembered)
-    imports = [_of_import(source, row, number) for source, row in tape.imports]
-    sizes = len(tape.ints), len(tape.floats)
-    return tape.signatures.tobytes(), tape.operands.tobytes(), _structure(tape), *sizes, known, *watched, *imports
-
-
-def _of_import(source: Tape, row: int, number: dict[int, int]) -> object:
-    """Where it comes from, if that is computed with it; whatever was computed before is alike."""
-    return None if id(source) not in number or source.has_value(row) else (number[id(source)], row)
+    found.extend((tape.signatures.tobytes(), tape.operands.tobytes(), _structure(tape), known))
+    places.append(len(tape.ints))
+    places.append(len(tape.floats))
+    for source, row in tape.imports:
+        if id(source) not in number or source.has_value(row):
+            places.append(-1)
+        else:
+            places.append(number[id(source)])
+            places.append(row)
+    for watched in (tape.hooks, tape.retained, tape.remembered):
+        places.append(-2)
+        if watched:
+            places.extend(list(watched))
 
 
 def _structure(tape: Tape) -> bytes:
@@ -128,7 +143,7 @@ def payload_of(tapes: Sequence[Tape]) -> tuple[bytes, ...]:
 
 def recorded(plan: Plan, tapes: Sequence[Tape]) -> Recorded:
     """What is kept of the plan of these tapes."""
-    graph = plan.graph
+    graph = plan.structure
     known = tuple([_source(tapes[number], number, row) for number, row in graph.tape_rows(graph.origin[graph.known])])
     signatures = {signature_by_id(i) for tape in tapes for i in set(tape.signatures)}
     bare = replace(graph, tapes=(), known_run=(), known_offset=graph.known_offset[:0])
@@ -154,12 +169,12 @@ def sources_of(found: Recorded, tapes: Sequence[Tape]) -> list[tuple[Any, int]]:
     return places
 
 
-def again(found: Recorded, tapes: Sequence[Tape], sources: Sequence[tuple[PastRun, int]]) -> Plan:
-    """The plan for tapes with the same columns: with their payload, and what is known of them (`sources_of`)."""
-    plan, references = found.plan, tuple([weakref.ref(tape) for tape in tapes])
-    has_payload = plan.carrying or plan.cells
-    numbers = _payload(plan.structure, tapes) if has_payload else plan.structure.payload
-    return plan_again(plan, plan.structure, Recording(references, sources, numbers))
+def again(found: Recorded, tapes: Sequence[Tape]) -> Plan:
+    """The plan for tapes with the same columns, with their payload."""
+    plan = found.plan
+    if not plan.carrying and not plan.cells:
+        return plan
+    return plan_again(plan, plan.structure, _payload(plan.structure, tapes))
 
 
 def _payload(graph: Graph, tapes: Sequence[Tape]) -> NodePayload:

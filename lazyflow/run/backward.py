@@ -106,7 +106,7 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     if not len(structure.results):
         return _done(run, given, _known_way(run, nodes), hooked)
     hot = reached_results(structure, nodes) if any(_is_uneven(s) for s in structure.signatures) else None
-    watched = hooked or any(tape.retained for tape in (t() for t in run.plan.tapes) if tape is not None)
+    watched = hooked or any(tape.retained for tape in (t() for t in run.tapes) if tape is not None)
     if not watched and (hot is None or not _leaves_out(structure, hot)):
         with np.errstate(invalid="ignore", divide="ignore"):
             done = _done(run, given, _way(run, nodes_reached(structure, nodes)), hooked)
@@ -282,7 +282,7 @@ def _launches(
     plan = run.plan
     if active is None:
         return bound(plan), bound_for_parameters(plan), run.calls
-    graph = plan.graph
+    graph = run.graph
     mine = np.flatnonzero(active)
     found, cells = launches(graph, plan.schedule, plan.offsets, mine)
     whole = {id(c.signature): calls for c, calls in zip(plan.cells, run.calls, strict=True)}

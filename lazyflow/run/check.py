@@ -123,6 +123,6 @@ def _finite(array: Array, count: int) -> Array:
 
 def _message(run: Run, launch: Launch, found: _Culprit) -> str:
     signature = launch.signature if launch.each is None else launch.each.forms[found.position]
-    where = line_of(run.plan, launch, found.position)
+    where = line_of(run, launch, found.position)
     what = "NaN" if np.isnan(found.value).any() else "an infinity"
     return f"{signature.op.name} at {where} made {what}: {signature!r}"

@@ -1,295 +1,38 @@
-"""The engine: from roots to values and gradients. It ties graph, schedule, plan, execute and backward together.
+"""The engine: from roots to values and gradients. It ties forward and backward together.
 
-What is computed is remembered on the tapes: where each row's value lies. A value asked for in the middle is a root
-like any other; what it needed is not computed again by a later forward, unless a parameter has changed in between.
+What an expression asks for comes here, and goes on to `lazyflow.run.forward` and `lazyflow.run.backward`.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import fibers, passes, settings
-from lazyflow.cells.chains import Chains, with_chains
+from lazyflow import fibers, settings
 from lazyflow.core.arrays import Ints
 from lazyflow.device import Array, HostArray
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
-from lazyflow.graph.graph import (
-    Graph,
-    awaited,
-    collect,
-    drawn_anew,
-    reached_tapes,
-    tape_parts,
-)
-from lazyflow.graph.joined import with_joined_rows, with_loops
-from lazyflow.graph.repeats import may_repeat, repeats_merged
+from lazyflow.graph.graph import Graph, reached_tapes
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, together
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
-from lazyflow.plan.plan import Plan, graph_schedule, make
-from lazyflow.plan.plans import Plans
-from lazyflow.plan.recorded import RunWay, again, alone, key_of, sources_of, way_of, whole_tapes
-from lazyflow.plan.schedule import Choices
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
 from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, KNOWN_OP, VIEW_OP, Tape, payload_starts, signature_by_id
-from lazyflow.run import settle
 from lazyflow.run.backward import Hooked, accumulated
 from lazyflow.run.backward import backward as run_backward
-from lazyflow.run.check import check_finite
-from lazyflow.run.execute import Run, any_stale, any_stale_source, check_recorded, execute, fused_by, printed_by
+from lazyflow.run.execute import Run, any_stale, check_recorded
+from lazyflow.run.forward import compute, forget, watched_places
 from lazyflow.run.needs import out_of_memory
-from lazyflow.run.roots import alike, copies, missing, others_held, owners_of, runs_of, to_run, traced
+from lazyflow.run.roots import alike, copies, missing, owners_of, runs_of, to_run, traced
 from lazyflow.settings import tracing
 from lazyflow.threads import quietly
-
-# What "phases" has learned about recurrent components. It never changes a value, only how fast it comes.
-CHOICES = Choices()
-
-# Plans by structure. They never change a value either: see `lazyflow.plan.plans`.
-PLANS = Plans()
-
-# Elementwise nodes that stand together, as one node: see `lazyflow.cells.chains`.
-CHAINS = Chains()
-
-# Runs that hold memory: see `lazyflow.run.settle`.
-SETTLING = settle.Settling()
-
-
-def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
-    """Schedule and plan a graph, or take the plan of one of equal structure."""
-
-    def made() -> Plan:
-        return make(graph, graph_schedule(graph, batching, CHOICES), reuse=reuse)
-
-    return PLANS.plan(graph, (batching, reuse), made)
-
-
-def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
-    """The graph that is scheduled: equal nodes are one, nodes of rows are joined (see `lazyflow.graph.joined`), and
-    chains of elementwise nodes are one where they pay (see `lazyflow.cells.chains`), unless each node is to be run, or
-    ``checked``, as it was recorded."""
-    options = settings.current()
-    if options.dedupe:
-        graph = repeats_merged(graph)
-    if options.batching == "none" or checked:
-        return graph
-    graph = with_joined_rows(graph)
-    if device == "cpu":  # elsewhere many small kernels take longer than a few batches
-        graph = with_loops(graph)
-    fused = passes.chains is not None and fused_by(options.fuse, device) in CHAINS.fusions
-    return with_chains(graph, CHAINS) if fused else graph
-
-
-def _run(roots: Sequence[Expr]) -> None:
-    """Compute the roots, after what they need from the other side of ``no_grad`` blocks."""
-    profile = settings.current().profile
-    before = "" if profile is None else profile.switch("schedule")
-    tape = alone(roots)
-    if tape is None or not _run_alike(roots, tape, at_once=True):
-        _run_after_others(roots)
-    if profile is not None:  # after an error, whoever counts goes on with a part of its own
-        profile.switch(before)
-
-
-def _run_after_others(roots: Sequence[Expr]) -> None:
-    stack = [list(roots)]
-    while stack:
-        reached = reached_tapes(stack[-1], anew=False)
-        first = awaited(reached)
-        if first:
-            stack.append(first)
-        elif _run_alike(stack[-1], reached):
-            stack.pop()
-
-
-def _run_alike(roots: Sequence[Expr], reached: Sequence[Tape], at_once: bool = False) -> bool:
-    """Compute the roots, which rest on the tapes ``reached``, all of each if ``at_once``; if a value that they rest on
-    is stale, only forget all that they rest on, and return False."""
-    way = _run_way(roots, reached)  # first: it counts who refers to a tape
-    parts = whole_tapes(reached) if at_once else tape_parts(reached, roots, anew=False)
-    tapes = reached if at_once else [tape for tape, _, _ in parts]
-    for tape in reached:
-        tape.seal()
-    key = key_of(parts, roots, way)
-    found = PLANS.of_recording(key, tapes)
-    graph = collect(roots, parts=parts) if found is None else None
-    sources = [] if found is None else sources_of(found, tapes)
-    if any_stale_source(sources) if graph is None else any_stale(list(cast("tuple[Run, ...]", graph.known_run))):
-        _forget(roots)
-        return False
-    if found is not None:
-        _compute(roots, tapes, again(found, tapes, sources), way)
-    elif graph is not None and len(graph):
-        _compute(roots, tapes, _planned(graph, tapes, way, key), way)
-    return True
-
-
-def _run_way(roots: Sequence[Expr], reached: Sequence[Tape]) -> RunWay:
-    options, root = settings.current(), roots[0]
-    others = not root.tape.grad and (others_held(roots, reached) or _others_referred(roots, reached))
-    return way_of(options, root, reached, printed_by(options, root.type.device), others)
-
-
-def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> Plan:
-    """The plan of a graph, kept by the columns that it was collected from."""
-    counted = (
-        way.others and not way.checked and _nbytes_of_values(graph) > KEPT and all(t.handles is not None for t in tapes)
-    )
-    reuse = not way.differentiable and not way.checked and (counted or not way.others)
-    by_payload = way.dedupe and may_repeat(graph)
-    ints = drawn_anew(graph, tapes, graph.ints)
-    graph = _with_kept(graph if ints is graph.ints else replace(graph, ints=ints), counted)
-    plan = plan_of(reduced(graph, way.device, way.checked), way.batching, reuse=reuse)
-    if not counted:
-        PLANS.keep_recording(key, tapes, plan, by_payload)
-    return plan
-
-
-def _compute(roots: Sequence[Expr], tapes: Sequence[Tape], plan: Plan, way: RunWay) -> None:
-    """Run a plan, and note where the values of the tapes lie now."""
-    check_recorded(plan.layout.kinds)
-    if SETTLING.waiting:
-        SETTLING.settle(owners_of(roots))
-    options = settings.current()
-    profile = options.profile
-    before = "" if profile is None else profile.switch("forward")
-    try:
-        with quietly(options.threads), devices.on(way.device), devices.products(way.device, options.tf32):
-            run = _ran(plan, way, roots)
-            _note_run(run, tapes)
-            if plan.layout.nbytes >= settle.LEAST:
-                SETTLING.add(run, owners_of(roots))
-    except MemoryError as error:
-        raise out_of_memory(error, plan, way.device, way.differentiable, way.fuse, "a forward") from error
-    if profile is not None:
-        profile.switch(before)
-
-
-def _ran(plan: Plan, way: RunWay, roots: Sequence[Expr]) -> Run:
-    run = Run(plan, way.device, way.differentiable, way.fuse)
-    execute(run)
-    if way.checked:
-        check_finite(run, roots)
-    return run
-
-
-# Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, and
-# where nobody counts expressions, all are.
-KEPT = 1 << 24
-
-
-def _reference_counts(tapes: Sequence[object]) -> list[int]:
-    return [sys.getrefcount(tape) for tape in tapes]
-
-
-_NOBODY = _reference_counts([object()])[0]
-
-
-def _others_referred(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
-    """Whether somebody refers to these tapes who has nothing to do with the roots: another tape, which imports values
-    of them, or, where nobody counts expressions, somebody who may hold others than the roots."""
-    distinct = list(reached)
-    known = Counter(id(tape) for tape in reached)
-    known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
-    known.update(id(source) for tape in distinct for source, _ in tape.imports)
-    counts = zip(distinct, _reference_counts(distinct), strict=True)
-    return any(count > _NOBODY + known[id(tape)] for tape, count in counts)
-
-
-def _nbytes_of_values(graph: Graph) -> int:
-    """Bytes of the values of all nodes."""
-    counts = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
-    kinds = [s.type for s in graph.signatures]
-    return sum(n * kind.size * kind.dtype.itemsize for n, kind in zip(counts, kinds, strict=True))
-
-
-def _with_kept(graph: Graph, counted: bool) -> Graph:
-    """The graph with more roots, so that their values are kept: the rows that somebody holds an expression of, where
-    they are ``counted``, and those whose first value is to be remembered."""
-    places = [place for _, _, place in _watched_places(graph, lambda tape: tape.remembered)]
-    places += _held_places(graph) if counted else ()
-    bases = {(graph.node_of(graph.tape_base[place]), int(graph.tape_shift[place])) for place in places}
-    kept = {(node, shift) for node, shift in bases if node is not None} - set(graph.roots)
-    return replace(graph, roots=(*graph.roots, *sorted(kept))) if kept else graph
-
-
-def _held_places(graph: Graph) -> Iterator[int]:
-    """The rows that somebody holds an expression of, numbered through all tapes."""
-    for number, reference in enumerate(graph.tapes):
-        tape, start, low = reference(), int(graph.tape_starts[number]), int(graph.tape_lows[number])
-        if tape is not None:
-            high = low + int(graph.tape_starts[number + 1]) - start
-            yield from [row - low + start for row in tape.handles.held(low, high)]
-
-
-def _note_run(run: Run, tapes: Sequence[Tape]) -> None:
-    """Note on the tapes where the values of their rows lie now."""
-    if len(tapes) == 1 and _note_first(run, tapes[0]):
-        return
-    graph, places = run.plan.structure, run.plan.places
-    starts, lows = graph.tape_starts.tolist(), graph.tape_lows.tolist()
-    first = 0
-    for number, tape in enumerate(tapes):
-        if number + 1 == len(tapes) or tapes[number + 1] is not tape:  # the parts of a tape stand behind each other
-            parts = [(lows[k], starts[k], starts[k + 1]) for k in range(first, number + 1)]
-            tape.touched += [(low, low + end - start) for low, start, end in parts]  # first: see `_note`
-            _note(tape, run, places, parts)
-            first = number + 1
-
-
-def _note_first(run: Run, tape: Tape) -> bool:
-    """Note on a tape that has no values yet where those of a plan lie that is for the whole of it, and known; return
-    False if that is not how it is."""
-    if run.plan.first is None or tape.run_of is not None or tape.remembered:
-        return False
-    tape.touched.append((0, len(tape)))  # first: see `_note`
-    tape.runs.append(run)
-    tape.run_of, tape.offset_of = run.plan.first.noted
-    return True
-
-
-def _note(tape: Tape, run: Run, places: Ints, parts: Sequence[tuple[int, int, int]]) -> None:
-    """``parts``: of each part of the tape, its first row, and the range of its rows among those of all tapes."""
-    if tape.run_of is None or tape.run_of.shape[0] != len(tape):
-        tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
-    elif not tape.run_of.flags.writeable:  # of `_note_first`
-        tape.run_of, tape.offset_of = tape.run_of.copy(), tape.offset_of.copy()
-    for row in [row for row in tape.remembered if _place_of(row, parts, places) >= 0]:
-        kind = signature_by_id(tape.signatures[row]).type
-        tape.remembered.pop(row).append(run.value(_place_of(row, parts, places), kind))
-    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run, or that are never forgotten
-    for low, start, end in parts:
-        some, rows = places[start:end], slice(low, low + end - start)
-        found = some >= 0
-        np.copyto(tape.offset_of[rows], some, where=found)
-        np.copyto(tape.run_of[rows], len(tape.runs) - 1, where=found, casting="unsafe")
-
-
-def _place_of(row: int, parts: Sequence[tuple[int, int, int]], places: Ints) -> int:
-    return next((int(places[row - low + start]) for low, start, end in parts if 0 <= row - low < end - start), -1)
-
-
-def _forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
-    """Drop what was computed below the roots; random nodes draw anew the next time, unless values are to stay as they
-    were."""
-    for tape in reached_tapes(roots, anew=True):
-        if tape.runs:
-            if draw_anew:  # first: what rests on its values is stale, wherever an interrupt comes
-                for run in tape.runs:
-                    run.supersede()
-                tape.generation += 1
-            tape.forget()
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
@@ -358,13 +101,13 @@ class Engine:
         runs = runs_of(wanted)
         if any_stale(runs):
             check_recorded({kind for run in runs for kind in run.rests_on})  # before anything is forgotten
-            _forget(wanted)
+            forget(wanted)
         self._run_missing(wanted)
 
     def _run_missing(self, wanted: Sequence[Expr]) -> None:
         """Compute what has no value yet."""
         while found := missing(wanted):
-            _run(alike(found))
+            compute(alike(found))
 
     def host_value(self, root: Expr) -> HostArray:
         """The same on the host. An example of a map waits for it, and is given it, together with the others."""
@@ -455,7 +198,7 @@ class Engine:
         if joined:
             self._forward([*roots, *_forgotten(joined)])
         if any(_hides_watched(root) for root in roots):  # run again: what somebody watches is a node of its own then
-            _forget(roots, draw_anew=False)
+            forget(roots, draw_anew=False)
             self._forward(roots)
         try:
             _differentiate(roots, seeds)
@@ -463,7 +206,7 @@ class Engine:
             run = roots[0].tape.place_of(roots[0].row)[0]
             plan, fuse = run.plan, run.fuse
             del run
-            _forget(roots, draw_anew=False)  # what can be computed again is let go of
+            forget(roots, draw_anew=False)  # what can be computed again is let go of
             raise out_of_memory(error, plan, roots[0].device, True, fuse, "a backward") from error
 
 
@@ -581,23 +324,13 @@ def _watched(run: Run, entries: Callable[[Tape], Mapping[int, Any]]) -> Iterator
 
     A later run has a copy of the value, and a part of its gradient: `Tape.place_of` would find that one.
     """
-    if not any(tape is not None and entries(tape) for tape in [reference() for reference in run.plan.tapes]):
+    if not any(tape is not None and entries(tape) for tape in [reference() for reference in run.tapes]):
         return  # as most often, and the graph is not asked for
-    graph = run.plan.graph
-    for tape, row, place in _watched_places(graph, entries):
+    graph = run.graph
+    for tape, row, place in watched_places(graph, entries):
         node = _computed_node(graph, place)
         if node is not None:
             yield tape, row, node, entries(tape)[row]
-
-
-def _watched_places(graph: Graph, entries: Callable[[Tape], Iterable[int]]) -> Iterator[tuple[Tape, int, int]]:
-    """Those rows of a graph's tapes that have entries: tape, row, and the number of the row through all tapes."""
-    for number, reference in enumerate(graph.tapes):
-        tape = reference()
-        for row in list(entries(tape)) if tape is not None else ():
-            place = int(graph.tape_starts[number]) + row - int(graph.tape_lows[number])
-            if tape is not None and graph.tape_starts[number] <= place < graph.tape_starts[number + 1]:
-                yield tape, row, place
 
 
 def _hides_watched(root: Expr) -> bool:
@@ -608,10 +341,10 @@ def _hides_watched(root: Expr) -> bool:
         run = stack.pop()
         if run.number not in seen:
             seen.add(run.number)
-            tapes = [reference() for reference in run.plan.tapes]
+            tapes = [reference() for reference in run.tapes]
             if any(tape is not None and (tape.hooks or tape.retained) for tape in tapes):
-                graph = run.plan.graph
-                places = _watched_places(graph, lambda t: t.hooks | t.retained)
+                graph = run.graph
+                places = watched_places(graph, lambda t: t.hooks | t.retained)
                 if any(_is_hidden(graph, place) for _, _, place in places):
                     return True
             stack.extend([source for source, _ in run.known])
@@ -677,7 +410,7 @@ def _retain(found: list[Retained], run: Run, cotangents: Arena, active: Ints | N
 
 def _node_of(run: Run, root: Expr) -> int:
     graph = run.plan.structure
-    for number, tape in enumerate(run.plan.tapes):
+    for number, tape in enumerate(run.tapes):
         row = root.row - int(graph.tape_lows[number])
         start, end = graph.tape_starts[number : number + 2].tolist()
         if tape() is root.tape and 0 <= row < end - start:
@@ -753,7 +486,7 @@ def _accumulate(parameter: Parameter, gradient: Array) -> None:
         parameter.grad = gradient if gradient.flags.owndata else gradient.copy()
 
 
-__all__ = ["CHOICES", "Arena", "Engine", "forward", "plan_of"]
+__all__ = ["Arena", "Engine", "forward"]
 
 expr.ENGINE[:] = [Engine()]
 

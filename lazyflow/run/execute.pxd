@@ -16,6 +16,7 @@ cdef class State:
     cdef public Arena arena
     cdef public list calls, known, readers
     cdef public object device, fuse, plan
+    cdef public tuple tapes
     cdef public dict given, kept
     cdef public frozenset rests_on
     cdef public bint differentiable, superseded

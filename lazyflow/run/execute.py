@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from lazyflow.core.columns import ELEMENTS
 from lazyflow.cuda.rows import fetch, has_rows
 from lazyflow.device import Array, DType, HostArray
 from lazyflow.errors import DeviceError, LazyflowError
+from lazyflow.graph.graph import Graph
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Launch, Plan, Rows
+from lazyflow.plan.recorded import RunWay
 from lazyflow.record.expr import Parameter, moment
 from lazyflow.record.tape import CONSTANT_OP, Operand, Tape, Type, signature_by_id
 from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bound, bound, parameter_of
@@ -60,11 +63,12 @@ def planned_payload(plan: Plan) -> list[Any]:
     return given + [column for cells in plan.cells for column in cells.floats]
 
 
-def given_to(plan: Plan, device: str) -> dict[int, HostArray]:
+def given_to(run: Run) -> dict[int, HostArray]:
     """Of the launches of a run on a device that bring values in, by number, what goes there in the plan's one copy: the
     constants of each, if all lie on the host, or the addresses of the values of earlier runs, if all lie there."""
     found: dict[int, HostArray] = {}
-    tapes, known = [tape() for tape in plan.tapes], plan.sources
+    plan, device, known = run.plan, run.device, run.known
+    tapes = [tape() for tape in run.tapes]
     for number, brought in plan.brought.items():
         signature = plan.launches[number].signature
         if signature.op is CONSTANT_OP:
@@ -90,28 +94,29 @@ class State:
 
     __slots__ = (
         "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "given", "kept", "known", "number",
-        "plan", "readers", "rests_on", "stamp", "superseded",
+        "plan", "readers", "rests_on", "stamp", "superseded", "tapes",
     )  # fmt: skip
 
 
 class Run(State):
-    """One execution of a plan. ``calls`` are those of its cells. ``known``: the run and the place of each value that
-    it has of earlier ones. ``rests_on`` are the types of the parameters that it and the runs before it have used;
-    ``stamp``: none of these had a later version then; ``superseded``: whether a run that it rests on was forgotten
-    since; ``kept``: what is left of it, if not all. ``given``: see `given_to`."""
+    """One execution of a plan for these ``tapes``, weak references. ``calls`` are those of its cells. ``known``: the
+    run and the place of each value that it has of earlier ones. ``rests_on`` are the types of the parameters that it
+    and the runs before it have used; ``stamp``: none of these had a later version then; ``superseded``: whether a run
+    that it rests on was forgotten since; ``kept``: what is left of it, if not all. ``given``: see `given_to`."""
 
     __slots__ = ()
 
-    def __init__(self, plan: Plan, device: str, differentiable: bool, fuse: str) -> None:
-        self.plan, self.device, self.differentiable, self.fuse = plan, device, differentiable, fuse
+    def __init__(self, plan: Plan, way: RunWay, tapes: tuple[Any, ...], known: list[tuple[Any, int]]) -> None:
+        device = way.device
+        self.plan, self.device, self.differentiable, self.fuse = plan, device, way.differentiable, way.fuse
+        self.tapes, self.known = tapes, known
         self.number = next_number()
         self.arena = Arena(device, plan.layout.sizes)
-        self.known = plan.sources
         self.given: dict[int, HostArray] = _NOTHING_GIVEN
         if device != "cpu":
-            self.given = given_to(plan, device)
+            self.given = given_to(self)
             self.arena.bring(
-                indices(plan, differentiable), planned_payload(plan), counts(plan), list(self.given.values())
+                indices(plan, way.differentiable), planned_payload(plan), counts(plan), list(self.given.values())
             )
         earlier = distinct([run for run, _ in self.known])
         self.rests_on = _joined(plan.layout.kinds, earlier)
@@ -123,6 +128,17 @@ class Run(State):
         for run in earlier:
             run.note_reader(self)
         self.calls = [calls_of(self, cells) for cells in plan.cells] if plan.cells else _NO_CALLS
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that it has computed, with its tapes, their payload, and the runs that it rests on."""
+        graph, payload = self.plan.structure, self.plan.payload
+        if graph.tapes:  # it is not one of others that were recorded like these
+            return graph
+        if payload is not None:
+            graph = replace(graph, ints=payload.ints, floats=payload.floats)
+        runs, offsets = tuple([run for run, _ in self.known]), np.array([offset for _, offset in self.known], np.int64)
+        return replace(graph, tapes=self.tapes, known_run=runs, known_offset=offsets)
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run rests on has changed since, or a value that it read was forgotten."""
@@ -287,7 +303,7 @@ def _bring(run: Run, number: int, step: Bound) -> None:
             fetch(there, out.reshape(len(out), -1))
         return
     if step.does == DO_CONSTANTS:
-        tapes = [tape() for tape in run.plan.tapes]
+        tapes = [tape() for tape in run.tapes]
         joined, place = step.signature.walks is not None, 0
         for tape, row in brought:
             value = devices.to_device(tapes[tape].objects[row], run.device)
@@ -306,7 +322,7 @@ def _constants_here(run: Run, brought: list[tuple[int, int]], step: Bound) -> No
     """Copy the constants of the tapes on the host. Those of joined rows lie end to end."""
     buffer, offset, width = run.arena.buffers[step.out.dtype], step.out.offset, step.out.width
     joined = step.signature.walks is not None
-    tapes = [reference() for reference in run.plan.tapes]
+    tapes = [reference() for reference in run.tapes]
     for number, row in brought:
         tape: Tape = tapes[number]
         end = ELEMENTS.put(buffer, offset, devices.to_device(tape.objects[row], "cpu"))
@@ -348,12 +364,12 @@ def execute(run: Run) -> None:
         raise IndexError(f"{error}, at {_lines_of_failing(run, steps[i])}") from error
 
 
-def line_of(plan: Plan, launch: Launch, position: int) -> str:
+def line_of(run: Run, launch: Launch, position: int) -> str:
     """``file:line`` where a node of a launch, by its position, was recorded: where the first of its signature was,
     unless its tape has noted lines."""
-    graph = plan.structure
+    graph = run.plan.structure
     [(number, row)] = graph.tape_rows(graph.origin[launch.nodes[position : position + 1]])
-    tape: Tape = plan.tapes[number]()
+    tape: Tape = run.tapes[number]()
     if tape.lines is not None:
         return tape.lines[row]
     return f"{signature_by_id(tape.signatures[row]).line} (where it was first recorded)"
@@ -363,7 +379,7 @@ def _lines_of_failing(run: Run, step: Bound) -> str:
     """Where the nodes of a launch were recorded that fail by themselves; where that is not to be seen, all of them."""
     every = range(len(step.launch.nodes))
     failing = [position for position in every if _fails(run, step, position)] or every
-    return " or ".join(dict.fromkeys(line_of(run.plan, step.launch, position) for position in failing))
+    return " or ".join(dict.fromkeys(line_of(run, step.launch, position) for position in failing))
 
 
 def _fails(run: Run, step: Bound, position: int) -> bool:

@@ -46,7 +46,7 @@ class Settling:
 def settled(run: Run) -> bool:
     """Leave of a run the values that somebody holds an expression of. False where nobody counts expressions."""
     graph, kept = run.plan.structure, {}
-    for number, reference in enumerate(run.plan.tapes):
+    for number, reference in enumerate(run.tapes):
         tape = reference()
         if tape is None:
             continue

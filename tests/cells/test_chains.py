@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import core, optim
 from lazyflow.cells.chains import MOST_MEMBERS, WIDEST, Chains
-from lazyflow.run import engine
+from lazyflow.run import forward
 from lazyflow.settings import BATCHINGS
 from tests import programs as P
 
@@ -42,8 +42,8 @@ NAMES = (
 def chains():
     """Chains of whatever stands together, also of NumPy calls, for which nothing has to be compiled."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "CHAINS", Chains(("core", "numpy"), fewest=1))
-        yield engine.CHAINS
+        patch.setattr(forward, "CHAINS", Chains(("core", "numpy"), fewest=1))
+        yield forward.CHAINS
 
 
 def dense(gradient, shape):
@@ -389,7 +389,7 @@ def count(loss):
     "options", [{"fuse": "off"}, {"batching": "none"}, {"check_finite": True}, {"fuse": "numpy", "fewest": 9}]
 )
 def test_where_there_are_none(options, monkeypatch):
-    monkeypatch.setattr(engine, "CHAINS", Chains(("core", "numpy"), fewest=options.pop("fewest", 8)))
+    monkeypatch.setattr(forward, "CHAINS", Chains(("core", "numpy"), fewest=options.pop("fewest", 8)))
     with lf.using(**options):
         _, loss = in_chains(8, table())
         assert count(loss) == 0
@@ -427,7 +427,7 @@ def test_explain_shows_what_runs():
     explained = lf.explain(loss)
     loss.forward()
     plan = loss.tape.runs[0].plan
-    assert (explained.nodes, explained.launches) == (len(plan.graph), len(plan.launches))
+    assert (explained.nodes, explained.launches) == (len(plan.structure), len(plan.launches))
 
 
 def test_what_keeps_two_chains_apart_is_said():
@@ -441,10 +441,10 @@ def test_what_keeps_two_chains_apart_is_said():
 
 def test_structures_are_known_again_and_few(monkeypatch):
     found = Chains(("numpy",), fewest=1, most=2, age=3)
-    monkeypatch.setattr(engine, "CHAINS", found)
+    monkeypatch.setattr(forward, "CHAINS", found)
     w = table()
 
-    def forward(k, examples=1):
+    def run(k, examples=1):
         with lf.using(fuse="numpy"):
             ys = [lf.embedding(w, 0) for _ in range(examples)]
             for _ in range(k):
@@ -452,32 +452,32 @@ def test_structures_are_known_again_and_few(monkeypatch):
             lf.sum([lf.sum(y) for y in ys]).forward()
 
     for _ in range(3):
-        forward(2)
-        forward(3)
+        run(2)
+        run(3)
     known = {len(structure): signature for structure, (signature, _) in found.known.items()}
-    forward(4)  # no room
+    run(4)  # no room
     assert {len(s) for s in found.known} == {2, 3}
     for examples in (2, 3, 4):  # graphs of their own: one that is known does not come by here again
-        forward(3, examples)
-    forward(4, 2)  # takes the place of what has not come by for long
+        run(3, examples)
+    run(4, 2)  # takes the place of what has not come by for long
     assert {len(s) for s in found.known} == {3, 4}
     assert next(signature for s, (signature, _) in found.known.items() if len(s) == 3) is known[3]
 
 
 def test_a_structure_goes_with_its_parameter(monkeypatch):
     found = Chains(("numpy",), fewest=1, most=1)
-    monkeypatch.setattr(engine, "CHAINS", found)
+    monkeypatch.setattr(forward, "CHAINS", found)
 
-    def forward():
+    def run():
         p = lf.Parameter(np.ones(3))
         with lf.using(fuse="numpy"):
             lf.sum(lf.tanh(lf.constant(np.ones(3))) * p).forward()
         return weakref.ref(p)
 
-    dead = forward()
+    dead = run()
     gc.collect()
     assert dead() is None
-    forward()
+    run()
     assert len(found.known) == 1
 
 

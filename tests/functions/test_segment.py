@@ -8,7 +8,7 @@ import lazyflow as lf
 from lazyflow.graph.graph import collect
 from lazyflow.plan.plan import graph_schedule, make
 from lazyflow.plan.schedule import Choices
-from lazyflow.run.engine import reduced
+from lazyflow.run.forward import reduced
 
 WIDTH = 3
 # Numbers of nodes and edges: some alike, one node, no edge, as many edges as nodes.

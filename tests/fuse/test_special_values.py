@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import lazyflow as lf
 from lazyflow import core
 from lazyflow.cells.chains import Chains
-from lazyflow.run import engine
+from lazyflow.run import forward
 
 from .test_exactness import equal_bits, special
 
@@ -83,7 +83,7 @@ def forms():
 @pytest.fixture(autouse=True)
 def chains(monkeypatch):
     """Chains of whatever stands together."""
-    monkeypatch.setattr(engine, "CHAINS", Chains(("core",), fewest=1))
+    monkeypatch.setattr(forward, "CHAINS", Chains(("core",), fewest=1))
 
 
 def check(names, dtype, fusions, compare):

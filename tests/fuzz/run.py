@@ -143,7 +143,7 @@ def configured(variant: Variant) -> Iterator[None]:
     from lazyflow import core
     from lazyflow.plan import arena
     from lazyflow.plan.plans import Plans
-    from lazyflow.run import engine
+    from lazyflow.run import forward
 
     take = arena.Pool.take
 
@@ -154,7 +154,7 @@ def configured(variant: Variant) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(replaced(arena.Pool, "take", poisoned))
-        stack.enter_context(replaced(engine, "PLANS", Plans(once=True)))
+        stack.enter_context(replaced(forward, "PLANS", Plans(once=True)))
         if variant.passes is not None:
             stack.enter_context(planning(variant.passes))
         if not variant.core:

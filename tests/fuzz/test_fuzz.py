@@ -232,7 +232,7 @@ def wrong_places(monkeypatch):
 
     def wrong(plan):
         found = places(plan).copy()
-        if plan.graph.tape_lows.any():
+        if plan.structure.tape_lows.any():
             free = np.flatnonzero((found[1:] < 0) & (found[:-1] >= 0)) + 1
             found[free] = found[free - 1]
         return found

@@ -11,7 +11,7 @@ from lazyflow.graph.repeats import repeats_merged
 from lazyflow.plan.plan import graph_schedule, make
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.tape import signature_by_id
-from lazyflow.run.engine import reduced
+from lazyflow.run.forward import reduced
 
 WIDTH = 3
 WORDS = 7

@@ -14,7 +14,7 @@ from lazyflow.ops.base import OPS
 from lazyflow.plan.plan import Launch, Plan, Rows
 from lazyflow.plan.schedule import Schedule
 from lazyflow.record.tape import check_device, intern_type
-from lazyflow.run.engine import plan_of
+from lazyflow.run.forward import plan_of
 from lazyflow.settings import BATCHINGS
 from tests import programs as P
 

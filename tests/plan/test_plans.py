@@ -9,7 +9,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.plan.plans import Plans
-from lazyflow.run import engine
+from lazyflow.run import forward
 from tests.interrupts import bytecodes, interrupted
 
 TABLE = np.random.default_rng(0).normal(size=(6, 3))
@@ -20,7 +20,7 @@ WEIGHT = np.random.default_rng(1).normal(size=(3, 3))
 def plans(monkeypatch):
     """Plans of one's own: those of other tests do not count."""
     own = Plans()
-    monkeypatch.setattr(engine, "PLANS", own)
+    monkeypatch.setattr(forward, "PLANS", own)
     monkeypatch.setattr(importlib.import_module("lazyflow.inspect.explain"), "PLANS", own)
     return own
 

@@ -14,7 +14,7 @@ from lazyflow.plan.plan import Cells, Layout, Plan
 from lazyflow.plan.plans import Plans
 from lazyflow.plan.schedule import Schedule
 from lazyflow.record.tape import Signature
-from lazyflow.run import engine
+from lazyflow.run import forward
 
 W0 = np.random.default_rng(3).normal(size=(4, 4))
 TABLE = np.random.default_rng(4).normal(size=(5, 4))
@@ -29,7 +29,7 @@ def on_host(gradient):
 def plans(monkeypatch):
     """Plans of one's own, kept at once."""
     own = Plans(once=True)
-    monkeypatch.setattr(engine, "PLANS", own)
+    monkeypatch.setattr(forward, "PLANS", own)
     return own
 
 
@@ -158,8 +158,8 @@ def rounds(program, forget):
     model, found = Model(), []
     for k in range(6):
         if forget:
-            engine.PLANS.kept.clear()
-            engine.PLANS.seen.clear()
+            forward.PLANS.kept.clear()
+            forward.PLANS.seen.clear()
         found.append(program(model, k))
     return found
 
@@ -212,7 +212,7 @@ def test_a_step_that_comes_again_needs_no_graph(plans, monkeypatch):
     def collect(*_, **__):
         raise AssertionError("collected again")
 
-    monkeypatch.setattr(engine, "collect", collect)
+    monkeypatch.setattr(forward, "collect", collect)
     np.testing.assert_array_equal(len(steps(m, 2)), 8)
 
 

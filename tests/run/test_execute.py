@@ -6,7 +6,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import nn, optim
 from lazyflow.random import Stream
-from lazyflow.run import engine as engine_module
+from lazyflow.run import forward as forward_module
 from lazyflow.run.execute import Run
 
 
@@ -16,10 +16,10 @@ def ran(monkeypatch):
     graphs = []
 
     def noted(plan, *rest):
-        graphs.append(plan.graph)
+        graphs.append(plan.structure)
         return Run(plan, *rest)
 
-    monkeypatch.setattr(engine_module, "Run", noted)
+    monkeypatch.setattr(forward_module, "Run", noted)
     return graphs
 
 
@@ -27,7 +27,7 @@ def ran(monkeypatch):
 def looked_at(monkeypatch):
     """How often a run was asked whether it is stale, and the tapes that were walked."""
     found = {"runs": 0, "tapes": 0}
-    is_stale, reached = Run.is_stale, engine_module.reached_tapes
+    is_stale, reached = Run.is_stale, forward_module.reached_tapes
 
     def counted(run):
         found["runs"] += 1
@@ -39,7 +39,7 @@ def looked_at(monkeypatch):
         return tapes
 
     monkeypatch.setattr(Run, "is_stale", counted)
-    monkeypatch.setattr(engine_module, "reached_tapes", walked)
+    monkeypatch.setattr(forward_module, "reached_tapes", walked)
     return found
 
 
@@ -134,7 +134,7 @@ def states(W, count=8, steps=5):
 
 @pytest.mark.parametrize("kept", [0, 1 << 24], ids=["large", "small"])
 def test_what_somebody_holds_is_not_computed_again(ran, monkeypatch, kept):
-    monkeypatch.setattr(engine_module, "KEPT", kept)
+    monkeypatch.setattr(forward_module, "KEPT", kept)
     W = lf.Parameter(np.full((4, 4), 0.3))
     with lf.using(dtype="float64"):
         want = [h.numpy() for h in states(W)]
@@ -143,7 +143,7 @@ def test_what_somebody_holds_is_not_computed_again(ran, monkeypatch, kept):
             hs = states(W)
             scores = [lf.sum(h) for h in hs]
             lf.forward(scores)
-            assert len(ran) == 1 and bool(ran) and engine_module._nbytes_of_values(ran[0]) > 0
+            assert len(ran) == 1 and bool(ran) and forward_module._nbytes_of_values(ran[0]) > 0
             for h, value in zip(hs, want, strict=True):
                 np.testing.assert_allclose(h.numpy(), value, rtol=1e-12)
             part = hs[3][1:3]
@@ -153,7 +153,7 @@ def test_what_somebody_holds_is_not_computed_again(ran, monkeypatch, kept):
 
 @pytest.mark.parametrize("kept", [0, 1 << 24], ids=["large", "small"])
 def test_a_stream_without_gradients_is_linear(ran, monkeypatch, kept):
-    monkeypatch.setattr(engine_module, "KEPT", kept)
+    monkeypatch.setattr(forward_module, "KEPT", kept)
     W = lf.Parameter(np.full((4, 4), 0.3))
     with lf.no_grad():
         h = lf.constant(np.ones(4, np.float32))

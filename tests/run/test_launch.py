@@ -5,7 +5,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.plan.plans import Plans
-from lazyflow.run import engine
+from lazyflow.run import forward
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ VECTORS = np.random.default_rng(5).normal(size=(8, 4))
 def plans(monkeypatch):
     """Plans of one's own, kept at once."""
     own = Plans(once=True)
-    monkeypatch.setattr(engine, "PLANS", own)
+    monkeypatch.setattr(forward, "PLANS", own)
     return own
 
 

@@ -8,7 +8,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import nn, optim
 from lazyflow.core.columns import Counts
-from lazyflow.run import engine, settle
+from lazyflow.run import forward, settle
 
 # On a device runs stay as they are.
 pytestmark = pytest.mark.host
@@ -21,7 +21,7 @@ if Counts() is None:
 def any_size(monkeypatch):
     """Small runs count, too, and those of other tests do not come first."""
     monkeypatch.setattr(settle, "LEAST", 0)
-    monkeypatch.setattr(engine, "SETTLING", settle.Settling())
+    monkeypatch.setattr(forward, "SETTLING", settle.Settling())
 
 
 def is_settled(run):
