@@ -41,7 +41,7 @@ def module(name: str) -> Extension:
 # The longest first, so that no core waits for one at the end.
 EXTENSIONS = [
     module("lazyflow.record.expr"),
-    extension("machine", "machine.pyx", "c/machine.c", "c/products.c", "c/threads.c"),
+    extension("machine", "machine.pyx", "c/machine.c", "c/images.c", "c/products.c", "c/threads.c"),
     extension("passes", "passes.pyx"),
     module("lazyflow.record.tape"),
     extension("columns", "columns.pyx", flags=PLAIN),

@@ -71,6 +71,37 @@ cdef extern from "products.h" nogil:
         Py_ssize_t[9] steps
     void lf_multiply(const lf_product *product)
 
+cdef extern from "images.h" nogil:
+    ctypedef struct lf_places:
+        Py_ssize_t size, rows, pitch, lead, last, step, taps, margin, map_rows, width
+        const int64_t *row_from
+        const int64_t *begin
+        const int64_t *count
+        const int64_t *from_ "from"
+        const int64_t *plane
+        const int64_t *shift
+        const int64_t *map_row
+    ctypedef struct lf_convolution:
+        int is_double
+        const lf_places *places
+        Py_ssize_t images, groups, channels, maps
+        char *image
+        char *map
+        char *weight
+        Py_ssize_t image_pitch, map_pitch
+        const char *bias
+    int lf_correlate(const lf_convolution *convolution)
+    int lf_spread(const lf_convolution *convolution)
+    int lf_weigh(const lf_convolution *convolution)
+    ctypedef struct lf_axis:
+        Py_ssize_t size, kernel, stride, dilation, before, out
+    ctypedef struct lf_pooling:
+        int is_double
+        Py_ssize_t planes
+        lf_axis[3] axis
+    int lf_max_pool(const lf_pooling *pooling, const void *x, void *out)
+    int lf_max_pool_back(const lf_pooling *pooling, const void *x, const void *y, const void *share, void *back)
+
 cdef extern from "threads.h" nogil:
     int lf_use_threads(int number)
 
@@ -935,6 +966,130 @@ cdef int _run_program(const an_operation *o, Py_ssize_t low, Py_ssize_t high, Py
             arguments[k].data -= begins[o.begins[k]] * arguments[k].pitch * size
     return lf_run(o.program, arguments, low, high)
 
+
+
+# Images: see c/images.h, and lazyflow/ops/conv.py, which has the same in NumPy.
+
+
+cdef class Places:
+    """Where windows read images, of one size: `lf_places`, from arrays of integers."""
+
+    cdef lf_places places
+    cdef tuple held  # what it points into
+
+    def __cinit__(self, sizes, cnp.ndarray row_from, cnp.ndarray spans, cnp.ndarray taps, cnp.ndarray map_row):
+        cdef lf_places *p = &self.places
+        p.size, p.rows, p.pitch, p.lead, p.last, p.step, p.margin, p.width = sizes
+        p.taps, p.map_rows = cnp.PyArray_DIM(taps, 1), cnp.PyArray_SIZE(map_row)
+        p.row_from = _integers(row_from, p.lead * p.rows)
+        p.begin = _integers(spans, 3 * p.last)
+        p.count, p.from_ = p.begin + p.last, p.begin + 2 * p.last
+        p.plane = _integers(taps, 2 * p.taps)
+        p.shift, p.map_row = p.plane + p.taps, _integers(map_row, p.map_rows)
+        self.held = row_from, spans, taps, map_row
+
+
+cdef enum:
+    CORRELATE
+    SPREAD
+    WEIGH
+
+
+cdef Py_ssize_t _examples(cnp.ndarray array, Py_ssize_t size, int is_double, Py_ssize_t *pitch) except -1:
+    """How many examples of so many elements an array has, and the elements from one to the next."""
+    cdef Py_ssize_t itemsize = 8 if is_double else 4, count = cnp.PyArray_DIM(array, 0) if cnp.PyArray_NDIM(array) else 0
+    if _is_double(array) != is_double or cnp.PyArray_SIZE(array) != count * size or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        raise ValueError(f"examples of {size} elements of one dtype expected, one behind the other")
+    pitch[0] = size
+    return count
+
+
+cdef int _convolve(int what, Places p, Py_ssize_t groups, cnp.ndarray image, cnp.ndarray map, cnp.ndarray weight, bias) except -1:
+    cdef lf_convolution v
+    cdef int d = _is_double(weight), done
+    cdef Py_ssize_t maps = cnp.PyArray_DIM(weight, 0), channels = cnp.PyArray_DIM(weight, 1)
+    if groups < 1 or maps % groups or cnp.PyArray_SIZE(weight) != maps * channels * p.places.taps:
+        raise ValueError("the weight does not fit")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(weight):
+        raise ValueError("a contiguous weight expected")
+    v.is_double, v.places, v.groups, v.channels, v.maps = d, &p.places, groups, channels, maps // groups
+    v.images = _examples(image, groups * channels * p.places.size, d, &v.image_pitch)
+    if _examples(map, maps * p.places.map_rows * p.places.width, d, &v.map_pitch) != v.images:
+        raise ValueError("as many images as maps expected")
+    v.image, v.map, v.weight = cnp.PyArray_BYTES(image), cnp.PyArray_BYTES(map), cnp.PyArray_BYTES(weight)
+    v.bias = NULL
+    if bias is not None:
+        if _is_double(bias) != d or cnp.PyArray_SIZE(bias) != (groups * channels if what == SPREAD else maps):
+            raise ValueError("the bias does not fit")
+        v.bias = cnp.PyArray_BYTES(bias)
+    with nogil:
+        if what == CORRELATE:
+            done = lf_correlate(&v)
+        elif what == SPREAD:
+            done = lf_spread(&v)
+        else:
+            done = lf_weigh(&v)
+    if not done:
+        raise MemoryError
+    return 0
+
+
+def correlate(Places places not None, Py_ssize_t groups, image, weight, out, bias=None):
+    """``out``, maps (n, maps, ...), becomes that of images (n, channels, ...) and a weight (maps, channels of a group,
+    ...), plus the bias."""
+    _convolve(CORRELATE, places, groups, image, out, weight, bias)
+
+
+def spread(Places places not None, Py_ssize_t groups, maps, weight, out, bias=None):
+    """The transpose: ``out``, images, becomes that of maps and a weight."""
+    _convolve(SPREAD, places, groups, out, maps, weight, bias)
+
+
+def weigh(Places places not None, Py_ssize_t groups, image, maps, out):
+    """``out``, a weight, becomes that of images and maps."""
+    _convolve(WEIGH, places, groups, image, maps, out, None)
+
+
+cdef int _pooling(lf_pooling *v, axes, cnp.ndarray x, cnp.ndarray y) except -1:
+    """Fill in what is pooled; ``axes``: of each of three axes size, kernel, stride, dilation, padding before and out."""
+    cdef Py_ssize_t of_x = 1, of_y = 1
+    v.is_double = _is_double(x)
+    for k in range(3):
+        v.axis[k].size, v.axis[k].kernel, v.axis[k].stride, v.axis[k].dilation, v.axis[k].before, v.axis[k].out = axes[k]
+        of_x, of_y = of_x * v.axis[k].size, of_y * v.axis[k].out
+    v.planes = cnp.PyArray_SIZE(x) // max(of_x, 1)
+    if _is_double(y) != v.is_double or v.planes * of_x != cnp.PyArray_SIZE(x) or v.planes * of_y != cnp.PyArray_SIZE(y):
+        raise ValueError("the shapes do not fit")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(x) or not cnp.PyArray_IS_C_CONTIGUOUS(y):
+        raise ValueError("contiguous arrays expected")
+    return 0
+
+
+def max_pool(axes, cnp.ndarray x, cnp.ndarray out):
+    """The largest element of each window, of all planes of ``x``."""
+    cdef lf_pooling v
+    cdef int done
+    _pooling(&v, axes, x, out)
+    with nogil:
+        done = lf_max_pool(&v, cnp.PyArray_DATA(x), cnp.PyArray_DATA(out))
+    if not done:
+        raise MemoryError
+
+
+def max_pool_back(axes, cnp.ndarray x, cnp.ndarray y, cnp.ndarray share, cnp.ndarray out):
+    """Add ``share``, the cotangents of ``y``, to ``out`` where the largest elements are."""
+    cdef lf_pooling v
+    cdef int done
+    _pooling(&v, axes, x, y)
+    _pooling(&v, axes, out, share)
+    if cnp.PyArray_SIZE(out) != cnp.PyArray_SIZE(x) or _is_double(x) != v.is_double:
+        raise ValueError("the shapes do not fit")
+    with nogil:
+        done = lf_max_pool_back(
+            &v, cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), cnp.PyArray_DATA(share), cnp.PyArray_DATA(out)
+        )
+    if not done:
+        raise MemoryError
 
 
 def use_threads(int number) -> int:

@@ -10,24 +10,28 @@ were taken from. Each is the transpose of the other. Around them stands one matr
 
 A convolution is ``correlate``, and the other two its gradients; a transposed convolution is ``spread``, and the other
 two its gradients. An axis of groups is a batch axis of the product.
+
+On the host the core computes the three, for whole minibatches, without laying windows out (``core/c/images.h``); what
+stands here is for devices, for a weight an example, and for where there is no core.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from types import EllipsisType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lazyflow import core
 from lazyflow.device import Array, ArrayModule, DType, HostArray
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import ALL, Abstract, Op, Pads, Result, Shape, register, require_floating, symbolic, total
 from lazyflow.ops.formula import has_nan, select
-from lazyflow.ops.linalg import BATCH, contract, contract_or_zero, lettered, numeric
+from lazyflow.ops.linalg import BATCH, contract, contract_or_zero, lettered, numeric, without_nan
 
 WINDOW_LETTERS, PLACE_LETTERS = "uvw", "xyz"  # letters of a window's own axes, and of the places that it stands at
 
@@ -340,6 +344,110 @@ def weigh(xp: ArrayModule, image: Array, maps: Array, w: Windows, batched: bool,
     return xp.transpose(answer, (*head, answer.ndim - 1, *range(1 + batched, answer.ndim - 1)))
 
 
+# The same by the core.
+
+
+class _AxisPlaces(NamedTuple):
+    """Along one axis: of each element of the kernel the plane that it reads and how many places on, how many places a
+    row has, and of each plane the first place that is an element of the image, how many are, and the first element."""
+
+    planes: list[int]
+    shifts: list[int]
+    pitch: int
+    spans: list[tuple[int, int, int]]
+
+
+def _axis_places(size: int, kernel: int, stride: int, before: int, dilation: int, out: int) -> _AxisPlaces:
+    """Windows that are ``stride`` apart read planes of every ``stride``-th element. Rows share as many of the zeros
+    between them as all of them have at either end."""
+    reached = [t * dilation for t in range(kernel)]
+    steps = sorted({r % stride for r in reached})
+    shifts = [r // stride for r in reached]
+    places = out + max(shifts)
+    spans = []
+    for step in steps:
+        first = min(max(-((step - before) // stride), 0), places)
+        end = min(max(-((step - before - size) // stride), first), places)
+        spans.append((first, end - first, step - before + first * stride))
+    zeros = min(min(first, places - first - count) for first, count, _ in spans)
+    return _AxisPlaces([steps.index(r % stride) for r in reached], shifts, places - min(zeros, max(shifts)), spans)
+
+
+def _rows_of_planes(axis: _AxisPlaces, stride: int) -> HostArray:
+    """Of each plane and place along one axis the element of the image, or -1."""
+    found = np.full((len(axis.spans), axis.pitch), -1, np.int64)
+    for plane, (first, count, element) in zip(found, axis.spans, strict=True):
+        plane[first : first + count] = element + stride * np.arange(count)
+    return found
+
+
+@lru_cache(maxsize=512)
+def _windows_in_core(w: Windows) -> Any:
+    """Where the core reads images and maps of these windows: ``lf_places`` in ``core/c/images.h``."""
+    befores = tuple(before for before, _ in w.pads)
+    axes = [_axis_places(*axis) for axis in zip(w.size, w.kernel, w.stride, befores, w.dilation, w.out, strict=True)]
+    plane, shift, map_row = (np.zeros(1, np.int64) for _ in range(3))
+    row_from = np.zeros((1, 1), np.int64)
+    for axis in axes:
+        plane = np.add.outer(plane * len(axis.spans), axis.planes).ravel()
+        shift = np.add.outer(shift * axis.pitch, axis.shifts).ravel()
+    for axis, size, stride, out in zip(axes, w.size, w.stride, w.out[:-1], strict=False):
+        map_row = np.add.outer(map_row * axis.pitch, np.arange(out)).ravel()
+        before, own = row_from[:, None, :, None], _rows_of_planes(axis, stride)[None, :, None, :]
+        row_from = np.where((before < 0) | (own < 0), -1, before * size + own)
+        row_from = row_from.reshape(row_from.shape[0] * row_from.shape[1], -1)
+    row_from[row_from > 0] *= w.size[-1]
+    (lead, rows), last = row_from.shape, axes[-1]
+    spans = np.array(last.spans, np.int64).T.copy()
+    sizes = (math.prod(w.size), rows, last.pitch, lead, len(last.spans), w.stride[-1], int(shift.max()), w.out[-1])
+    return core.machine.Places(sizes, row_from, spans, np.stack([plane, shift]), map_row)
+
+
+def _is_for_core(xp: ArrayModule, w: Windows, x: Array, W: Array, b: Array = None) -> bool:
+    """Whether the core computes products of these: arrays of the host, and one weight, and bias, for all examples."""
+    if xp is not np or core.machine is None or W.ndim > len(w.size) + 2 or (b is not None and b.ndim > 1):
+        return False
+    return bool(x.dtype == W.dtype and x.dtype.char in "fd" and x.size and W.size and 0 not in w.size)
+
+
+def _minibatch(x: Array, w: Windows) -> Array:
+    """Images or maps as the core takes them: contiguous, with a batch axis."""
+    return np.ascontiguousarray(x if _is_batched(x, w) else x[None])
+
+
+def _room_for_result(x: Array, w: Windows, shape: Shape, out: Array = None) -> tuple[Array, Array]:
+    """Room for the results of a minibatch, or of one example, of this ``shape``: as the core takes it, and as it is."""
+    whole = (len(x), *shape) if _is_batched(x, w) else shape
+    if out is None or out.shape != whole or out.dtype != x.dtype or not out.flags.c_contiguous:
+        out = np.empty(whole, x.dtype)
+    return out.reshape(-1, *shape), out
+
+
+def _correlated(w: Windows, groups: int, x: Array, W: Array, b: Array = None, out: Array = None) -> Array:
+    """`correlate` by the core, plus a bias."""
+    rows, answer = _room_for_result(x, w, (len(W), *w.out), out)
+    core.machine.correlate(_windows_in_core(w), groups, _minibatch(x, w), np.ascontiguousarray(W), rows, b)
+    return answer
+
+
+def _spread_by_core(w: Windows, groups: int, x: Array, W: Array, b: Array = None, out: Array = None) -> Array:
+    """`spread` by the core, plus a bias."""
+    rows, answer = _room_for_result(x, w, (W.shape[1] * groups, *w.size), out)
+    core.machine.spread(_windows_in_core(w), groups, _minibatch(x, w), np.ascontiguousarray(W), rows, b)
+    return answer
+
+
+def _weighed(w: Windows, groups: int, image: Array, maps: Array) -> Array:
+    """`weigh` by the core, summed over a minibatch."""
+    images, some = _minibatch(image, w), _minibatch(maps, w)
+    if len(images) != len(some):  # one is that of all examples
+        count = max(len(images), len(some))
+        images, some = (np.ascontiguousarray(np.broadcast_to(a, (count, *a.shape[1:]))) for a in (images, some))
+    answer = np.empty((some.shape[1], images.shape[1] // groups, *w.kernel), image.dtype)
+    core.machine.weigh(_windows_in_core(w), groups, images, some, answer)
+    return answer
+
+
 # Convolutions.
 
 
@@ -448,6 +556,8 @@ def _with_bias(xp: ArrayModule, y: Array, b: Array | None, out: Array | None, ax
 
 
 def _conv(xp: ArrayModule, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int) -> Array:
+    if _is_for_core(xp, w, x, W, b):
+        return _correlated(w, groups, x, W, b, out)
     n = len(w.size)
     image, weight = _in_groups(xp, x, groups, n), _in_groups(xp, W, groups, n + 1)
     batched = _is_batched(x, w) or W.ndim > n + 2
@@ -460,12 +570,16 @@ def _room_for(out: Array | None, batched: bool) -> Array | None:
 
 
 def _conv_x(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+    if _is_for_core(xp, w, g, W):
+        return without_nan(partial(_spread_by_core, w, groups), g, W)
     n = len(w.size)
     answer = spread(xp, _in_groups(xp, g, groups, n), _in_groups(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
     return _merged(xp, answer, n)
 
 
 def _conv_W(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+    if _is_for_core(xp, w, g, W) and x.dtype == g.dtype:
+        return without_nan(lambda maps, image: _weighed(w, groups, image, maps), g, x)
     n = len(w.size)
     answer = weigh(xp, _in_groups(xp, x, groups, n), _in_groups(xp, g, groups, n), w, W.ndim > n + 2, 1)
     return _merged(xp, answer, n + 1)
@@ -479,6 +593,10 @@ def _conv_b(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, b: Array, *
 def _transposed(
     xp: ArrayModule, x: Array, W: Array, b: Array = None, out: Array = None, *, w: Windows, groups: int
 ) -> Array:
+    if _is_for_core(xp, w, x, W, b):
+        answer = _spread_by_core(w, groups, x, W, b, out)
+        if not has_nan(answer) or np.isfinite(W).all():  # between the rows of maps it has zeros, which no window reads
+            return answer
     n = len(w.size)
     maps, weight = _in_groups(xp, x, groups, n), _in_groups(xp, W, groups, n + 1)
     batched = _is_batched(x, w) or W.ndim > n + 2
@@ -486,12 +604,16 @@ def _transposed(
 
 
 def _transposed_x(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+    if _is_for_core(xp, w, g, W):
+        return without_nan(partial(_correlated, w, groups), g, W)
     n = len(w.size)
     answer = correlate(xp, _in_groups(xp, g, groups, n), _in_groups(xp, W, groups, n + 1), w, _is_batched(x, w), 1)
     return _merged(xp, answer, n)
 
 
 def _transposed_W(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
+    if _is_for_core(xp, w, g, W) and x.dtype == g.dtype:
+        return without_nan(partial(_weighed, w, groups), g, x)
     n = len(w.size)
     answer = weigh(xp, _in_groups(xp, g, groups, n), _in_groups(xp, x, groups, n), w, W.ndim > n + 2, 0)
     return _merged(xp, answer, n + 1)
@@ -534,7 +656,29 @@ def _taps(xp: ArrayModule, x: Array, w: Windows, fill: float) -> list[Array]:
     return [view[inside] for inside, _ in _window_places(w)]
 
 
+@lru_cache(maxsize=512)
+def _pool_axes(w: Windows) -> tuple[Shape, ...]:
+    """Of each of three axes what the core is to know, of one of one element where there are fewer."""
+    befores = tuple(before for before, _ in w.pads)
+    own = tuple(zip(w.size, w.kernel, w.stride, w.dilation, befores, w.out, strict=True))
+    return ((1, 1, 1, 1, 0, 1),) * (3 - len(own)) + own
+
+
+def _pools_in_core(xp: ArrayModule, w: Windows, *arrays: Array) -> bool:
+    if xp is not np or core.machine is None or len(w.size) > 3:
+        return False
+    return all(
+        a.flags.c_contiguous and a.ndim == arrays[0].ndim and a.dtype == arrays[0].dtype and a.dtype.char in "fd"
+        for a in arrays
+    )
+
+
 def _max_pool(xp: ArrayModule, x: Array, out: Array = None, *, w: Windows) -> Array:
+    if _pools_in_core(xp, w, x):
+        shape = (*x.shape[: x.ndim - len(w.size)], *w.out)
+        y = out if out is not None and out.shape == shape and out.flags.c_contiguous else np.empty(shape, x.dtype)
+        core.machine.max_pool(_pool_axes(w), x, y)
+        return y
     first, *others = _taps(xp, x, w, -math.inf)
     y = out if out is not None and out.shape == first.shape else xp.empty(first.shape, first.dtype)
     y[...] = first
@@ -545,6 +689,10 @@ def _max_pool(xp: ArrayModule, x: Array, out: Array = None, *, w: Windows) -> Ar
 
 def _max_pool_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows) -> Array:
     """To the first of the largest elements of each window, as in PyTorch."""
+    if _pools_in_core(xp, w, x, y, g):
+        back = np.zeros(x.shape, x.dtype)
+        core.machine.max_pool_back(_pool_axes(w), x, y, g, back)
+        return back
     n, count = len(w.size), math.prod(w.kernel)
     if xp is np:  # elsewhere a few operations over all windows at once are faster
         return _spread_taps(xp, _shares(g, y, _taps(xp, x, w, -math.inf)), g, g.ndim - n, w)

@@ -6,40 +6,8 @@
 
 #include "threads.h"
 
-#define ALWAYS static inline __attribute__((always_inline))
-
-#define SET baseline
-#define HAS_FMA 0
-#include "set.h"
-
-#if defined(__x86_64__) || defined(__i386__)
-#define X86 1
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-#define SET avx2
-#define HAS_FMA 1
-#include "set.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,prefer-vector-width=512"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,prefer-vector-width=512")
-#endif
-#define SET avx512
-#define HAS_FMA 1
-#include "set.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
+#define OF_A_TYPE "kernels.h"
+#include "sets.h"
 
 /* What there is of each type and instruction set. */
 typedef struct {
@@ -233,24 +201,6 @@ static size_t scratch_size(const lf_program *p) {
     return (size_t)p->slots * block * size + (size_t)p->stores * block * 8 + (size_t)p->instructions * sizeof(void *) + 64;
 }
 
-/* What is shared has so many parts a thread, since threads do not run alike, and each part takes thirty microseconds or
- * more: `LEAST` passes of an element through the first cache. A thread that sleeps comes after 10 to 15, one that still
- * looks for work after 1. */
-#define PARTS 3
-#define LEAST 500000
-
-/* How many parts there are of so much work. */
-static int parts_of(ptrdiff_t work) {
-    ptrdiff_t most = lf_threads() > 1 ? (ptrdiff_t)PARTS * lf_threads() : 1, parts = work / LEAST;
-    return (int)(parts < 1 ? 1 : parts > most ? most : parts);
-}
-
-/* Where part `part` of `n` begins, in steps of `step`. */
-static ptrdiff_t begin_of(ptrdiff_t n, ptrdiff_t step, int part, int parts) {
-    ptrdiff_t steps = (n + step - 1) / step, at = steps * part / parts * step;
-    return at < n ? at : n;
-}
-
 typedef struct {
     const lf_program *program;
     const lf_argument *arguments;
@@ -263,12 +213,12 @@ static void run_part(void *context, int part, int parts) {
     a_run *r = context;
     ptrdiff_t low = r->low, high = r->high, left = 0, right = r->program->width;
     if (r->by_columns) {
-        left = begin_of(r->program->width, 64, part, parts);
-        right = begin_of(r->program->width, 64, part + 1, parts);
+        left = lf_begin(r->program->width, 64, part, parts);
+        right = lf_begin(r->program->width, 64, part + 1, parts);
     } else {
         ptrdiff_t step = r->program->width == 1 ? 64 : 1;
-        low = r->low + begin_of(r->high - r->low, step, part, parts);
-        high = r->low + begin_of(r->high - r->low, step, part + 1, parts);
+        low = r->low + lf_begin(r->high - r->low, step, part, parts);
+        high = r->low + lf_begin(r->high - r->low, step, part + 1, parts);
     }
     if (low >= high || left >= right) return;
     char *memory = malloc(scratch_size(r->program) + 64);
@@ -309,7 +259,7 @@ static int columns_are_apart(const lf_program *p, const lf_argument *arguments, 
 
 int lf_run(const lf_program *p, const lf_argument *arguments, ptrdiff_t low, ptrdiff_t high) {
     a_run r = {p, arguments, low, high, 0, 0};
-    int parts = parts_of((high - low) * p->width * p->cost);
+    int parts = lf_parts((high - low) * p->width * p->cost);
     if (parts > 1 && (high - low < parts || !rows_are_apart(p))) {
         r.by_columns = 1;
         if (p->width < 64 * parts) parts = (int)(p->width / 64);
@@ -332,7 +282,7 @@ typedef struct {
 
 static void gather_part(void *context, int part, int parts) {
     const a_gather *g = context;
-    ptrdiff_t low = begin_of(g->rows, 1, part, parts), high = begin_of(g->rows, 1, part + 1, parts);
+    ptrdiff_t low = lf_begin(g->rows, 1, part, parts), high = lf_begin(g->rows, 1, part + 1, parts);
     char *out = g->out + low * g->pitch * (g->is_double ? 8 : 4);
     chosen->of[g->is_double].gather(out, g->pitch, g->buffer, g->at + low, g->stride, g->columns, g->widths, g->parts,
                                     high - low);
@@ -347,7 +297,7 @@ static ptrdiff_t elements(const int64_t *widths, ptrdiff_t parts, ptrdiff_t rows
 void lf_gather(int is_double, void *out, ptrdiff_t pitch, const void *buffer, const int64_t *at, ptrdiff_t stride,
                const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t rows) {
     a_gather g = {is_double, out, pitch, buffer, at, stride, columns, widths, parts, rows};
-    lf_share(gather_part, &g, parts_of(4 * elements(widths, parts, rows)));
+    lf_share(gather_part, &g, lf_parts(4 * elements(widths, parts, rows)));
 }
 
 typedef struct {
@@ -370,7 +320,7 @@ static void add_part(void *context, int part, int parts) {
 void lf_add_rows(int is_double, void *buffer, const int64_t *at, ptrdiff_t stride, const void *rows, ptrdiff_t pitch,
                  const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count) {
     a_sum a = {is_double, buffer, at, stride, rows, pitch, columns, widths, parts, count};
-    int shared = parts_of(4 * elements(widths, parts, count));
+    int shared = lf_parts(4 * elements(widths, parts, count));
     lf_share(add_part, &a, shared < lf_threads() ? shared : lf_threads());
 }
 
@@ -386,7 +336,7 @@ typedef struct {
 
 static void groups_part(void *context, int part, int parts) {
     some_groups *g = context;
-    ptrdiff_t low = begin_of(g->groups, 1, part, parts), high = begin_of(g->groups, 1, part + 1, parts);
+    ptrdiff_t low = lf_begin(g->groups, 1, part, parts), high = lf_begin(g->groups, 1, part + 1, parts);
     double *sums = malloc(sizeof(double) * (g->width + 1));
     if (!sums)
         g->failed = 1;
@@ -399,7 +349,7 @@ static void groups_part(void *context, int part, int parts) {
 int lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
                   const int64_t *starts, ptrdiff_t groups, ptrdiff_t width) {
     some_groups g = {is_double, out, rows, pitch, positions, starts, groups, width, 0};
-    int parts = groups ? parts_of(4 * (starts[groups] - starts[0]) * width) : 1;
+    int parts = groups ? lf_parts(4 * (starts[groups] - starts[0]) * width) : 1;
     lf_share(groups_part, &g, groups < parts ? 1 : parts);
     return !g.failed;
 }
@@ -415,7 +365,7 @@ typedef struct {
 
 static void extremes_part(void *context, int part, int parts) {
     const some_extremes *e = context;
-    ptrdiff_t low = begin_of(e->groups, 1, part, parts), high = begin_of(e->groups, 1, part + 1, parts);
+    ptrdiff_t low = lf_begin(e->groups, 1, part, parts), high = lf_begin(e->groups, 1, part + 1, parts);
     chosen->of[e->is_double].extremes(e->out + low * e->width * (e->is_double ? 8 : 4), e->rows, e->pitch, e->positions,
                                       e->starts + low, high - low, e->width, e->largest);
 }
@@ -423,7 +373,7 @@ static void extremes_part(void *context, int part, int parts) {
 void lf_extremes(int is_double, int largest, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
                  const int64_t *starts, ptrdiff_t groups, ptrdiff_t width) {
     some_extremes e = {is_double, largest, out, rows, pitch, positions, starts, groups, width};
-    int parts = groups ? parts_of(4 * (starts[groups] - starts[0]) * width) : 1;
+    int parts = groups ? lf_parts(4 * (starts[groups] - starts[0]) * width) : 1;
     lf_share(extremes_part, &e, groups < parts ? 1 : parts);
 }
 
@@ -439,7 +389,7 @@ typedef struct {
 
 static void dots_part(void *context, int part, int parts) {
     const some_dots *d = context;
-    ptrdiff_t low = begin_of(d->columns, 2, part, parts), high = begin_of(d->columns, 2, part + 1, parts);
+    ptrdiff_t low = lf_begin(d->columns, 2, part, parts), high = lf_begin(d->columns, 2, part + 1, parts);
     size_t size = d->is_double ? 8 : 4;
     chosen->of[d->is_double].dots(d->x, d->x_pitch, d->weight + low * d->w_pitch * size, d->w_pitch, d->out + low * size,
                                   d->out_pitch, d->rows, high - low, d->inner);
@@ -448,7 +398,7 @@ static void dots_part(void *context, int part, int parts) {
 void lf_dots(int is_double, const void *x, ptrdiff_t x_pitch, const void *weight, ptrdiff_t w_pitch, void *out,
              ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner) {
     some_dots d = {is_double, x, x_pitch, weight, w_pitch, out, out_pitch, rows, columns, inner};
-    lf_share(dots_part, &d, parts_of((rows + 1) * columns * inner));
+    lf_share(dots_part, &d, lf_parts((rows + 1) * columns * inner));
 }
 
 typedef struct {
@@ -466,7 +416,7 @@ typedef struct {
 
 static void losses_part(void *context, int part, int parts) {
     losses *l = context;
-    ptrdiff_t low = begin_of(l->rows, 1, part, parts), high = begin_of(l->rows, 1, part + 1, parts), found;
+    ptrdiff_t low = lf_begin(l->rows, 1, part, parts), high = lf_begin(l->rows, 1, part + 1, parts), found;
     ptrdiff_t size = l->is_double ? 8 : 4;
     const kernels *k = &chosen->of[l->is_double];
     const char *scores = l->scores + low * l->pitch * size;
@@ -486,7 +436,7 @@ static void losses_part(void *context, int part, int parts) {
 }
 
 static int run_losses(losses *l, ptrdiff_t *wrong) {
-    lf_share(losses_part, l, parts_of(12 * l->rows * l->classes));
+    lf_share(losses_part, l, lf_parts(12 * l->rows * l->classes));
     if (l->wrong >= 0) *wrong = l->wrong;
     return !l->failed;
 }

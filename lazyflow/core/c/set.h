@@ -1,4 +1,5 @@
-/* One instruction set: both types. SET is its name, HAS_FMA whether it multiplies and adds in one rounding. */
+/* One instruction set: the file OF_A_TYPE for both types. SET is its name, HAS_FMA whether it multiplies and adds in one
+ * rounding, VECTOR_BYTES the size of its registers. */
 
 #define JOIN_(a, b, c) a##b##c
 #define JOIN(a, b, c) JOIN_(a, b, c)
@@ -14,10 +15,7 @@
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
-#include "functions.h"
-#include "run.h"
-#include "rows.h"
-#include "clean.h"
+#include OF_A_TYPE
 #undef IS_FLOAT
 #undef REAL
 #undef INT
@@ -35,10 +33,7 @@
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
-#include "functions.h"
-#include "run.h"
-#include "rows.h"
-#include "clean.h"
+#include OF_A_TYPE
 #undef IS_FLOAT
 #undef REAL
 #undef INT
@@ -49,3 +44,4 @@
 #undef D
 #undef SET
 #undef HAS_FMA
+#undef VECTOR_BYTES

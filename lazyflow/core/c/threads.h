@@ -15,4 +15,9 @@ int lf_threads(void);
  * does all of it. */
 void lf_share(lf_work work, void *context, int parts);
 
+/* How many parts there are of so much work, in passes of an element through the first cache; and where part `part` of `n`
+ * begins, in steps of `step`. */
+int lf_parts(ptrdiff_t work);
+ptrdiff_t lf_begin(ptrdiff_t n, ptrdiff_t step, int part, int parts);
+
 #endif

@@ -1,0 +1,162 @@
+#include "images.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+#include "machine.h"
+#include "threads.h"
+
+enum { CORRELATE, SPREAD, WEIGH };
+
+/* From `first` on, up to `end`. */
+typedef struct {
+    ptrdiff_t first, end;
+} within;
+
+/* The elements of window w that there are; the steps from one to the next are `dilation`. */
+static inline within within_window(const lf_axis *v, ptrdiff_t w) {
+    ptrdiff_t first = w * v->stride - v->before, end = first + (v->kernel - 1) * v->dilation + 1;
+    if (first < 0) first += (-first + v->dilation - 1) / v->dilation * v->dilation;
+    return (within){first, end < v->size ? end : v->size};
+}
+
+/* The windows of which there is element t. */
+static inline within windows_with(const lf_axis *v, ptrdiff_t t) {
+    ptrdiff_t at = t * v->dilation - v->before, first = at < 0 ? (-at + v->stride - 1) / v->stride : 0;
+    ptrdiff_t end = at < v->size ? (v->size - 1 - at) / v->stride + 1 : 0;
+    end = end < v->out ? end : v->out;
+    return (within){first < end ? first : end, end};
+}
+
+/* Whether a window is whole, and which ones are. */
+static inline int is_whole(const lf_axis *v, within w) { return w.end - w.first == (v->kernel - 1) * v->dilation + 1; }
+
+static inline within whole_windows(const lf_axis *v) {
+    ptrdiff_t reach = (v->kernel - 1) * v->dilation + 1, end = (v->size + v->before - reach) / v->stride + 1;
+    return (within){(v->before + v->stride - 1) / v->stride, v->size + v->before < reach ? 0 : end < v->out ? end : v->out};
+}
+
+#define OF_A_TYPE "convolve.h"
+#include "sets.h"
+
+typedef struct {
+    int (*convolve)(const lf_convolution *, int, ptrdiff_t, ptrdiff_t, ptrdiff_t);
+    void (*max_pool)(const lf_pooling *, const void *, void *, void *);
+    void (*max_pool_back)(const lf_pooling *, const void *, const void *, const void *, void *, const int64_t *);
+} kernels;
+
+#define KERNELS(type, set) {convolve_##type##_##set, max_pool_##type##_##set, max_pool_back_##type##_##set}
+
+/* By instruction set, and whether of doubles. */
+static const kernels KERNELS_OF[][2] = {
+    {KERNELS(float, baseline), KERNELS(double, baseline)},
+#ifdef X86
+    {KERNELS(float, avx2), KERNELS(double, avx2)},
+    {KERNELS(float, avx512), KERNELS(double, avx512)},
+#endif
+};
+
+static const kernels *chosen(int is_double) {
+    const char *name = lf_instruction_set();
+    return &KERNELS_OF[!strcmp(name, "avx512") ? 2 : !strcmp(name, "avx2")][is_double];
+}
+
+typedef struct {
+    const lf_convolution *convolution;
+    int what;
+    ptrdiff_t at_once, all, step; /* images at once; what is shared, images or maps, and in what steps */
+    volatile int failed;
+} some_products;
+
+static void products_part(void *context, int part, int parts) {
+    some_products *p = context;
+    ptrdiff_t low = lf_begin(p->all, p->step, part, parts), high = lf_begin(p->all, p->step, part + 1, parts);
+    if (low < high && !chosen(p->convolution->is_double)->convolve(p->convolution, p->what, p->at_once, low, high))
+        p->failed = 1;
+}
+
+#define AT_ONCE (1 << 18) /* bytes of planes and maps, which stay in the second cache */
+
+static int convolve(const lf_convolution *v, int what) {
+    const lf_places *s = v->places;
+    ptrdiff_t planes = v->channels * s->lead * s->last + v->maps, size = v->is_double ? 8 : 4;
+    ptrdiff_t at_once = AT_ONCE / (planes * s->rows * s->pitch * size + 1);
+    at_once = at_once < 1 ? 1 : at_once < v->images ? at_once : v->images;
+    if (!v->images) at_once = 1;
+    some_products p = {v, what, at_once, v->images, at_once, 0};
+    if (what == WEIGH) p.all = v->maps, p.step = 12;
+    int parts = lf_parts(v->images * v->groups * v->channels * v->maps * s->taps * s->rows * s->pitch / 4);
+    if (what != WEIGH && p.at_once > (v->images + parts - 1) / parts && v->images) /* the sums of weights go on from those before */
+        p.at_once = p.step = (v->images + parts - 1) / parts;
+    ptrdiff_t steps = (p.all + p.step - 1) / p.step;
+    lf_share(products_part, &p, steps < parts ? (int)(steps ? steps : 1) : parts);
+    return !p.failed;
+}
+
+int lf_correlate(const lf_convolution *v) { return convolve(v, CORRELATE); }
+int lf_spread(const lf_convolution *v) { return convolve(v, SPREAD); }
+int lf_weigh(const lf_convolution *v) {
+    memset(v->weight, 0, v->groups * v->channels * v->maps * v->places->taps * (v->is_double ? 8 : 4));
+    return convolve(v, WEIGH);
+}
+
+typedef struct {
+    const lf_pooling *pooling;
+    const char *x, *y, *share;
+    char *to;
+    volatile int failed;
+} some_planes;
+
+/* Of each element of a window how far it is from where the window would begin without padding. */
+static void elements_of_window(const lf_pooling *v, int64_t *at) {
+    const lf_axis *a = v->axis;
+    ptrdiff_t taps = a[0].kernel * a[1].kernel * a[2].kernel;
+    for (ptrdiff_t t = 0; t < taps; t++) {
+        ptrdiff_t i = t / a[2].kernel / a[1].kernel * a[0].dilation - a[0].before;
+        ptrdiff_t j = t / a[2].kernel % a[1].kernel * a[1].dilation - a[1].before;
+        at[t] = (i * a[1].size + j) * a[2].size + t % a[2].kernel * a[2].dilation - a[2].before;
+    }
+}
+
+static void planes_part(void *context, int part, int parts) {
+    some_planes *p = context;
+    const lf_pooling *v = p->pooling;
+    const lf_axis *a = v->axis;
+    const kernels *k = chosen(v->is_double);
+    ptrdiff_t size = v->is_double ? 8 : 4, of_x = size * a[0].size * a[1].size * a[2].size;
+    ptrdiff_t of_y = size * a[0].out * a[1].out * a[2].out, high = lf_begin(v->planes, 1, part + 1, parts);
+    ptrdiff_t taps = a[0].kernel * a[1].kernel * a[2].kernel * 8, rows = a[0].out * a[1].out * a[2].size * size;
+    void *scratch = malloc(p->share ? taps : rows);
+    if (!scratch) {
+        p->failed = 1;
+        return;
+    }
+    if (p->share) elements_of_window(v, scratch);
+    for (ptrdiff_t i = lf_begin(v->planes, 1, part, parts); i < high; i++)
+        if (p->share)
+            k->max_pool_back(v, p->x + i * of_x, p->y + i * of_y, p->share + i * of_y, p->to + i * of_x, scratch);
+        else
+            k->max_pool(v, p->x + i * of_x, p->to + i * of_y, scratch);
+    free(scratch);
+}
+
+static int pool(some_planes p) {
+    ptrdiff_t work = 4 * p.pooling->planes;
+    for (int k = 0; k < 3; k++) work *= p.pooling->axis[k].out * p.pooling->axis[k].kernel;
+    int parts = lf_parts(work);
+    lf_share(planes_part, &p, parts < p.pooling->planes ? parts : (int)(p.pooling->planes ? p.pooling->planes : 1));
+    return !p.failed;
+}
+
+int lf_max_pool(const lf_pooling *pooling, const void *x, void *out) {
+    return pool((some_planes){pooling, x, NULL, NULL, out, 0});
+}
+
+int lf_max_pool_back(const lf_pooling *pooling, const void *x, const void *y, const void *share, void *back) {
+    return pool((some_planes){pooling, x, y, share, back, 0});
+}
