@@ -37,7 +37,7 @@ class Dropout(Module):
 
     def forward(self, x: Any) -> Expr:
         """``x`` with some of its elements dropped."""
-        return type(self).function(x, self.p, training=self.training, stream=self.stream)
+        return type(self).function(x, self.p, self.training, False, self.stream)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -6,7 +6,8 @@ The function says everything: its operands are what the module is called with, i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ class FunctionModule(Module):
     """
 
     function: Callable[..., Expr]
+    operands: int
+    options: Callable[[FunctionModule], tuple[Any, ...]]
     signature: inspect.Signature
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -42,7 +45,9 @@ class FunctionModule(Module):
 
     def forward(self, *operands: Any) -> Expr:
         """The function of one example's operands."""
-        return type(self).function(*operands, **{name: getattr(self, name) for name in self.signature.parameters})
+        if len(operands) != self.operands:  # what is missing, or too many, the function says
+            return type(self).function(*operands, **{name: getattr(self, name) for name in self.signature.parameters})
+        return type(self).function(*operands, *self.options(self))
 
     def extra_repr(self) -> str:
         given = [(name, getattr(self, name), p.default) for name, p in self.signature.parameters.items()]
@@ -73,6 +78,15 @@ def wrapped(
         "__doc__": text,
         "function": staticmethod(function),
         "quiet": True,
+        "operands": operands,
+        "options": staticmethod(_values_of([parameter.name for parameter in parameters[operands:]])),
         "signature": inspect.Signature(parameters[operands:]),
     }
     return type(name, (base,), members)
+
+
+def _values_of(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """The attributes of these names, in their order: as often as a module is called."""
+    if len(names) < 2:
+        return lambda module: tuple([getattr(module, name) for name in names])
+    return operator.attrgetter(*names)

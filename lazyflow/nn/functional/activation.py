@@ -7,6 +7,7 @@ arguments beside ``x`` are numbers, unless it is said: what may have a gradient 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from lazyflow.errors import ShapeError
@@ -18,6 +19,7 @@ from lazyflow.functions.shape import split
 from lazyflow.ops.base import number
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, as_floating, constant
+from lazyflow.record.templates import by_kinds
 
 __all__ = [
     "celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_softmax",
@@ -36,16 +38,19 @@ def relu(x: Any, inplace: bool = False) -> Expr:
     return e.relu(x)
 
 
+@partial(by_kinds, arrays=True)
 def relu6(x: Any, inplace: bool = False) -> Expr:
     """``min(max(x, 0), 6)``."""
     return e.hardtanh(x, 0.0, 6.0)
 
 
+@partial(by_kinds, arrays=True)
 def leaky_relu(x: Any, negative_slope: float = 0.01, inplace: bool = False) -> Expr:
     """``x`` where positive, else ``negative_slope * x`` (Maas et al. 2013)."""
     return e.leaky_relu(x, negative_slope)
 
 
+@partial(by_kinds, arrays=True)
 def prelu(x: Any, weight: Any) -> Expr:
     """``x`` where positive, else ``weight * x`` (He et al. 2015): a weight (1,) for all, or (c,) for ``x`` (c, ...).
 
@@ -64,6 +69,7 @@ def prelu(x: Any, weight: Any) -> Expr:
     return e.where(x > 0, x, slope * x)
 
 
+@partial(by_kinds, arrays=True)
 def rrelu(
     x: Any,
     lower: float = 1 / 8,
@@ -82,11 +88,13 @@ def rrelu(
     return e.where(x >= 0, x, x * uniform(x.shape, lower, upper, dtype=x.dtype, stream=stream))
 
 
+@partial(by_kinds, arrays=True)
 def elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016)."""
     return e.elu(x, alpha)
 
 
+@partial(by_kinds, arrays=True)
 def celu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Expr:
     """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)`` (Barron 2017). Raises ``ValueError`` for alpha 0."""
     if not alpha:
@@ -99,6 +107,7 @@ def selu(x: Any, inplace: bool = False) -> Expr:
     return e.selu(x)
 
 
+@partial(by_kinds, arrays=True)
 def gelu(x: Any, approximate: str = "none") -> Expr:
     """``x`` times the normal distribution function of ``x`` (Hendrycks and Gimpel 2016); ``approximate="tanh"`` by
     tanh. Raises ``ValueError`` for another word."""
@@ -112,23 +121,27 @@ def silu(x: Any, inplace: bool = False) -> Expr:
     return e.silu(x)
 
 
+@partial(by_kinds, arrays=True)
 def mish(x: Any, inplace: bool = False) -> Expr:
     """``x * tanh(softplus(x))`` (Misra 2019)."""
     value = constant(x)
     return value * tanh(e.softplus(value))
 
 
+@partial(by_kinds, arrays=True)
 def hardsigmoid(x: Any, inplace: bool = False) -> Expr:
     """``relu6(x + 3) / 6``."""
     return relu6(constant(x) + 3.0) / 6.0
 
 
+@partial(by_kinds, arrays=True)
 def hardswish(x: Any, inplace: bool = False) -> Expr:
     """``x * relu6(x + 3) / 6`` (Howard et al. 2019)."""
     value = constant(x)
     return value * hardsigmoid(value)
 
 
+@partial(by_kinds, arrays=True)
 def hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Expr:
     """``x`` cut off at ``min_val`` and ``max_val``. Raises ``ValueError`` if the first is greater."""
     if not min_val <= max_val:
@@ -141,6 +154,7 @@ def tanhshrink(x: Any) -> Expr:
     return e.tanhshrink(x)
 
 
+@partial(by_kinds, arrays=True)
 def softplus(x: Any, beta: float = 1.0, threshold: float = math.inf) -> Expr:
     """``log(1 + exp(beta * x)) / beta``, exact and without overflow for any ``x``; ``x`` itself where ``beta * x`` is
     above ``threshold``, which nothing needs here. Raises ``ValueError`` for beta 0."""
@@ -153,12 +167,14 @@ def softplus(x: Any, beta: float = 1.0, threshold: float = math.inf) -> Expr:
     return smooth if threshold == math.inf else e.where(inner > threshold, x, smooth)
 
 
+@partial(by_kinds, arrays=True)
 def hardshrink(x: Any, lambd: float = 0.5) -> Expr:
     """``x`` where its size is above ``lambd``, else 0."""
     x = constant(x)
     return e.where(e.abs(x) <= number("hardshrink", "lambd", lambd), 0.0, x)
 
 
+@partial(by_kinds, arrays=True)
 def softshrink(x: Any, lambd: float = 0.5) -> Expr:
     """``x`` moved towards 0 by ``lambd``, which must not be negative (``ValueError``)."""
     lambd = number("softshrink", "lambd", lambd)
@@ -168,27 +184,32 @@ def softshrink(x: Any, lambd: float = 0.5) -> Expr:
     return value - e.clip(value, -lambd, lambd)
 
 
+@partial(by_kinds, arrays=True)
 def threshold(x: Any, threshold: float, value: float, inplace: bool = False) -> Expr:
     """``x`` where it is above ``threshold``, else ``value``."""
     x = constant(x)
     return e.where(x <= number("threshold", "threshold", threshold), number("threshold", "value", value), x)
 
 
+@partial(by_kinds, arrays=True)
 def softmax(x: Any, dim: int = -1) -> Expr:
     """``exp(x) / sum(exp(x))`` along ``dim``."""
     return r.softmax(x, axis=dim)
 
 
+@partial(by_kinds, arrays=True)
 def softmin(x: Any, dim: int = -1) -> Expr:
     """The `softmax` of ``-x``."""
     return r.softmax(-constant(x), axis=dim)
 
 
+@partial(by_kinds, arrays=True)
 def log_softmax(x: Any, dim: int = -1) -> Expr:
     """``log(softmax(x))`` along ``dim``."""
     return r.log_softmax(x, axis=dim)
 
 
+@partial(by_kinds, arrays=True)
 def glu(x: Any, dim: int = -1) -> Expr:
     """Half of ``x`` along ``dim`` times the sigmoid of the other half (Dauphin et al. 2017).
 

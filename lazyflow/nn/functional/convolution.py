@@ -7,12 +7,14 @@ and its results are stacked again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from lazyflow.errors import ShapeError
 from lazyflow.functions import convolution as f
 from lazyflow.functions.shape import pad, stack
 from lazyflow.record.expr import Expr, constant
+from lazyflow.record.templates import by_kinds
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "conv1d", "conv2d", "conv_transpose1d",
@@ -34,6 +36,7 @@ def _each(name: str, axes: int, function: Callable[[Expr], Expr], x: Any) -> Exp
     return stack([function(example) for example in x])
 
 
+@partial(by_kinds, arrays=True)
 def conv1d(
     x: Any,
     weight: Any,
@@ -52,6 +55,7 @@ def conv1d(
     return _each("conv1d", 1, lambda x: f.conv(x, weight, bias, stride, padding, dilation, groups), x)
 
 
+@partial(by_kinds, arrays=True)
 def conv2d(
     x: Any,
     weight: Any,
@@ -65,6 +69,7 @@ def conv2d(
     return _each("conv2d", 2, lambda x: f.conv(x, weight, bias, stride, padding, dilation, groups), x)
 
 
+@partial(by_kinds, arrays=True)
 def conv_transpose1d(
     x: Any,
     weight: Any,
@@ -80,6 +85,7 @@ def conv_transpose1d(
     return _each("conv_transpose1d", 1, lambda x: f.conv_transpose(x, weight, bias, *how), x)
 
 
+@partial(by_kinds, arrays=True)
 def conv_transpose2d(
     x: Any,
     weight: Any,
@@ -115,6 +121,7 @@ def _kernel(size: Sizes, axes: int) -> tuple[int, ...]:
     return given
 
 
+@partial(by_kinds, arrays=True)
 def max_pool1d(
     x: Any,
     kernel_size: Sizes,
@@ -127,6 +134,7 @@ def max_pool1d(
     return f.max_pool(x, _kernel(kernel_size, 1), stride, padding, dilation, ceil_mode)
 
 
+@partial(by_kinds, arrays=True)
 def max_pool2d(
     x: Any,
     kernel_size: Sizes,
@@ -139,6 +147,7 @@ def max_pool2d(
     return f.max_pool(x, _kernel(kernel_size, 2), stride, padding, dilation, ceil_mode)
 
 
+@partial(by_kinds, arrays=True)
 def avg_pool1d(
     x: Any,
     kernel_size: Sizes,
@@ -151,6 +160,7 @@ def avg_pool1d(
     return f.avg_pool(x, _kernel(kernel_size, 1), stride, padding, ceil_mode, count_include_pad)
 
 
+@partial(by_kinds, arrays=True)
 def avg_pool2d(
     x: Any,
     kernel_size: Sizes,
@@ -164,11 +174,13 @@ def avg_pool2d(
     return f.avg_pool(x, _kernel(kernel_size, 2), stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
+@partial(by_kinds, arrays=True)
 def adaptive_avg_pool1d(x: Any, output_size: Any) -> Expr:
     """Means over ``output_size`` bins of ``x`` (..., t), whatever t is. See `lazyflow.adaptive_avg_pool`."""
     return f.adaptive_avg_pool(x, _kernel(output_size, 1))
 
 
+@partial(by_kinds, arrays=True)
 def adaptive_avg_pool2d(x: Any, output_size: Any) -> Expr:
     """Means over bins of ``x`` (..., h, w); one size for both axes or a pair, None to keep an axis."""
     return f.adaptive_avg_pool(x, _kernel(output_size, 2))

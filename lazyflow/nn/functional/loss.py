@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from lazyflow.nn.functional.maps import cosine_similarity, pairwise_distance
 from lazyflow.ops import OPS
 from lazyflow.ops.base import number
 from lazyflow.record.expr import Expr, as_floating, constant, in_one_dtype, record
+from lazyflow.record.templates import by_kinds
 
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy", "ctc_loss",
@@ -68,6 +70,7 @@ def _like(value: Any, x: Expr) -> Expr:
 # Losses of elements.
 
 
+@partial(by_kinds, arrays=True)
 def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Expr:
     """The squared difference.
 
@@ -79,18 +82,21 @@ def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Expr:
     return losses.mse(x, target, reduction)
 
 
+@partial(by_kinds, arrays=True)
 def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Expr:
     """The size of the difference."""
     a, b = _pair("l1_loss", x, target)
     return _reduced("l1_loss", e.abs(a - b), reduction)
 
 
+@partial(by_kinds, arrays=True)
 def huber_loss(x: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Expr:
     """Half the squared difference below ``delta``, and linear above (Huber 1964)."""
     check_reduction("huber_loss", reduction)
     return losses.huber(x, target, delta, reduction)
 
 
+@partial(by_kinds, arrays=True)
 def smooth_l1_loss(x: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Expr:
     """`huber_loss` divided by ``beta`` (Girshick 2015); `l1_loss` for ``beta`` 0, ``ValueError`` below."""
     beta = number("smooth_l1_loss", "beta", beta)
@@ -99,6 +105,7 @@ def smooth_l1_loss(x: Any, target: Any, reduction: str = "mean", beta: float = 1
     return l1_loss(x, target, reduction) if not beta else huber_loss(x, target, reduction, beta) / beta
 
 
+@partial(by_kinds, arrays=True)
 def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Expr:
     """``-(target * log(x) + (1 - target) * log(1 - x))`` for probabilities ``x``, each logarithm at least -100, and
     ``(x - target) / max(x * (1 - x), 1e-12)`` for its slope, as in PyTorch.
@@ -114,6 +121,7 @@ def binary_cross_entropy(x: Any, target: Any, weight: Any = None, reduction: str
     return _reduced(name, record(OPS[name], (p, t), reduction="none") * _like(weight, p), reduction)
 
 
+@partial(by_kinds, arrays=True)
 def binary_cross_entropy_with_logits(
     x: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
 ) -> Expr:
@@ -141,6 +149,7 @@ def _none_if_zero(weight: Expr, cost: Expr) -> Expr:
     return record(OPS["multiply_no_nan"], (weight, cost))
 
 
+@partial(by_kinds, arrays=True)
 def kl_div(x: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Expr:
     """``target * (log(target) - x)`` for log-probabilities ``x``, 0 where the target is; ``log_target``: the target is
     a logarithm, too.
@@ -161,6 +170,7 @@ def kl_div(x: Any, target: Any, reduction: str = "mean", log_target: bool = Fals
     return _reduced("kl_div", values, reduction)
 
 
+@partial(by_kinds, arrays=True)
 def poisson_nll_loss(
     x: Any, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
 ) -> Expr:
@@ -176,6 +186,7 @@ def poisson_nll_loss(
     return _reduced("poisson_nll_loss", values, reduction)
 
 
+@partial(by_kinds, arrays=True)
 def gaussian_nll_loss(
     x: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Expr:
@@ -189,12 +200,14 @@ def gaussian_nll_loss(
     return _reduced("gaussian_nll_loss", values + 0.5 * math.log(2 * math.pi) if full else values, reduction)
 
 
+@partial(by_kinds, arrays=True)
 def soft_margin_loss(x: Any, target: Any, reduction: str = "mean") -> Expr:
     """``log(1 + exp(-target * x))`` for targets of -1 and 1."""
     a, t = _pair("soft_margin_loss", x, target)
     return _reduced("soft_margin_loss", e.softplus(-(t * a)), reduction)
 
 
+@partial(by_kinds, arrays=True)
 def hinge_embedding_loss(x: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Expr:
     """``x`` where the target is 1, ``max(0, margin - x)`` where it is -1."""
     a, t = _pair("hinge_embedding_loss", x, target)
@@ -202,6 +215,7 @@ def hinge_embedding_loss(x: Any, target: Any, margin: float = 1.0, reduction: st
     return _reduced("hinge_embedding_loss", e.where(t == 1, a, e.relu(margin - a)), reduction)
 
 
+@partial(by_kinds, arrays=True)
 def margin_ranking_loss(x1: Any, x2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Expr:
     """``max(0, -target * (x1 - x2) + margin)``: 1 says that ``x1`` ranks higher, -1 that ``x2`` does."""
     a, b = _pair("margin_ranking_loss", x1, x2)
@@ -212,6 +226,7 @@ def margin_ranking_loss(x1: Any, x2: Any, target: Any, margin: float = 0.0, redu
 # Losses of vectors: of one, or of one in each row.
 
 
+@partial(by_kinds, arrays=True)
 def cosine_embedding_loss(x1: Any, x2: Any, target: Any, margin: float = 0.0, reduction: str = "mean") -> Expr:
     """``1 - cos(x1, x2)`` where the target is 1, ``max(0, cos(x1, x2) - margin)`` where it is -1.
 
@@ -251,6 +266,7 @@ def triplet_margin_with_distance_loss(
     return _reduced("triplet_margin_loss", e.relu(near - far + margin), reduction)
 
 
+@partial(by_kinds, arrays=True)
 def triplet_margin_loss(
     anchor: Any,
     positive: Any,
@@ -271,6 +287,7 @@ def triplet_margin_loss(
     return triplet_margin_with_distance_loss(anchor, positive, negative, distance, margin, swap, reduction)
 
 
+@partial(by_kinds, arrays=True)
 def multilabel_soft_margin_loss(x: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Expr:
     """The mean over the classes, the last axis, of `binary_cross_entropy_with_logits`; ``weight``: one for each."""
     a, t = _pair("multilabel_soft_margin_loss", x, target)
@@ -455,6 +472,8 @@ def cross_entropy(
     (1, 2)
     """
     check_reduction("cross_entropy", reduction)
+    if type(target) is int and target != ignore_index and weight is None and dim == -1 and label_smoothing == 0.0:
+        return losses.cross_entropy(x, target, reduction)  # as most often
     label_smoothing = number("cross_entropy", "label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be from 0 to 1, got {label_smoothing}")

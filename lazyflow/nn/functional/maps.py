@@ -49,6 +49,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Expr:
     return affine(weight, bias, x)
 
 
+@partial(by_kinds, arrays=True)
 def bilinear(x1: Any, x2: Any, weight: Any, bias: Any = None) -> Expr:
     """``x1`` (k,) and ``x2`` (l,) through a weight (m, k, l) and a bias (m,): (m,)."""
     return linalg.bilinear(x1, weight, x2, bias)
@@ -59,6 +60,7 @@ def embedding(index: Any, weight: Any) -> Expr:
     return looked_up(weight, index)
 
 
+@partial(by_kinds, arrays=True)
 def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, stream: Stream | None = None) -> Expr:
     """Zeros at random with probability ``p`` while ``training``. See `lazyflow.dropout`."""
     return dropped(x, p, training=training, stream=stream)
@@ -72,6 +74,7 @@ def _channels_dropped(name: str, axes: int, x: Any, p: float, training: bool, st
     return masked(value, kept) if training and p else value
 
 
+@partial(by_kinds, arrays=True)
 def dropout1d(
     x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, stream: Stream | None = None
 ) -> Expr:
@@ -79,6 +82,7 @@ def dropout1d(
     return _channels_dropped("dropout1d", 1, x, p, training, stream)
 
 
+@partial(by_kinds, arrays=True)
 def dropout2d(
     x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, stream: Stream | None = None
 ) -> Expr:
@@ -86,6 +90,7 @@ def dropout2d(
     return _channels_dropped("dropout2d", 2, x, p, training, stream)
 
 
+@partial(by_kinds, arrays=True)
 def gaussian_noise(x: Any, std: float, training: bool = True, stream: Stream | None = None) -> Expr:
     """``x`` plus normal noise of deviation ``std`` while ``training``.
 
@@ -97,6 +102,7 @@ def gaussian_noise(x: Any, std: float, training: bool = True, stream: Stream | N
     return value + normal(value.shape, 0.0, std, dtype=value.dtype, stream=stream) if training and std else value
 
 
+@partial(by_kinds, arrays=True)
 def weight_norm(v: Any, g: Any, dim: int | None = 0) -> Expr:
     """``g * v / norm(v)``: a weight by its direction and its length (Salimans and Kingma 2016).
 
@@ -123,6 +129,7 @@ def weight_norm_axes(v: Expr, dim: int | None) -> tuple[int, ...]:
     return every if dim is None else tuple(a for a in every if a != negative_axis("weight_norm", dim, v.ndim))
 
 
+@partial(by_kinds, arrays=True)
 def cosine_similarity(x1: Any, x2: Any, dim: int = -1, eps: float = 1e-8) -> Expr:
     """``x1 . x2 / (|x1| |x2|)`` along ``dim``, each norm at least ``eps``.
 
@@ -136,6 +143,7 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = -1, eps: float = 1e-8) -> Exp
     return r.sum(a * b, axis=dim)
 
 
+@partial(by_kinds, arrays=True)
 def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Expr:
     """The norm of order ``p`` (1, 2 or infinity) of ``x1 - x2 + eps`` along the last axis.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
 from lazyflow.ops.base import number
 from lazyflow.record.expr import Expr, as_floating, in_dtype
+from lazyflow.record.templates import by_kinds
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"]
 
@@ -35,6 +37,7 @@ def _last_axes(name: str, x: Expr, normalized_shape: int | Sequence[int]) -> tup
     return tuple(range(-len(sizes), 0))
 
 
+@partial(by_kinds, arrays=True)
 def layer_norm(
     x: Any, normalized_shape: int | Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Expr:
@@ -50,6 +53,7 @@ def layer_norm(
     return _scaled(_standardised(x, _last_axes("LayerNorm", x, normalized_shape), eps), weight, bias)
 
 
+@partial(by_kinds, arrays=True)
 def rms_norm(x: Any, normalized_shape: int | Sequence[int], weight: Any = None, eps: float | None = None) -> Expr:
     """``x / sqrt(mean(x * x) + eps) * weight`` over the last axes (Zhang and Sennrich 2019).
 
@@ -72,6 +76,7 @@ def _by_channel(value: Any, x: Expr) -> Any:
     return None if value is None else as_floating(value, x).reshape(-1, *(1,) * (x.ndim - 1))
 
 
+@partial(by_kinds, arrays=True)
 def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Expr:
     """``x`` (c, ...) standardised in ``num_groups`` groups of channels (Wu and He 2018); weight and bias are (c,).
 
@@ -88,6 +93,7 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     return _scaled(y, _by_channel(weight, x), _by_channel(bias, x))
 
 
+@partial(by_kinds, arrays=True)
 def instance_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Expr:
     """Every channel of ``x`` (c, ...) standardised by itself (Ulyanov et al. 2016); weight and bias are (c,).
 
@@ -100,6 +106,7 @@ def instance_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-
     return _scaled(y, _by_channel(weight, x), _by_channel(bias, x))
 
 
+@partial(by_kinds, arrays=True)
 def batch_norm(x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Expr:
     """``(x - mean) / sqrt(var + eps) * weight + bias`` for one example ``x`` (c, ...), all others (c,).
 
@@ -116,6 +123,7 @@ def batch_norm(x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None
     return _scaled(y, _by_channel(weight, x), _by_channel(bias, x))
 
 
+@partial(by_kinds, arrays=True)
 def normalize(x: Any, p: float = 2.0, dim: int = -1, eps: float = 1e-12) -> Expr:
     """``x`` divided by its norm of order ``p`` (1, 2 or infinity) along ``dim``, or by ``eps`` if that is larger.
 
