@@ -195,6 +195,12 @@ def device_of(array: Array) -> str:
     return f"cuda:{array.device.id}" if is_on_gpu(array) else "cpu"
 
 
+@functools.cache
+def multiprocessors(device: str) -> int:
+    """How many blocks of a kernel run at once on a GPU, if each is as large as can be."""
+    return int(_cupy().cuda.Device(_device_number(device)).attributes["MultiProcessorCount"])
+
+
 def free_bytes(device: str) -> int | None:
     """How much memory can be had on ``device``; None where nobody says so.
 

@@ -27,7 +27,7 @@ from lazyflow.threads import cores
 
 FUSIONS = ("auto", "core", "numpy", "off")
 STORAGES = (None, "float16", "bfloat16")
-SWITCHES = ("grad", "check_finite", "dedupe", "deterministic", "tf32")
+SWITCHES = ("grad", "check_finite", "dedupe", "deterministic", "tf32", "persistent")
 RECORDING = ("device", "dtype", "grad", "check_finite")
 BATCHINGS: list[str] = []  # the ways to schedule, by name: filled in by `lazyflow.plan.schedule`
 
@@ -57,6 +57,10 @@ class Settings:
     ``storage``: ``"float16"`` or ``"bfloat16"``: what the calls of cells keep for a backward of float32 on a device,
     in half the bytes, with copies of their weights as narrow (where forward is called counts; on the CPU, and where
     nothing is fused, it raises `DeviceError`). Results of cells, gradients and parameters stay float32.
+    ``persistent``: on a device, the launches of one cell that follow each other, such as the steps of a recurrence or
+    the levels of trees, are one kernel that goes from level to level by itself, its weights in shared memory, where
+    they fit and the cell is products, one elementwise kernel, and no more (`lazyflow.cells.phases`; where forward is
+    called counts). It computes the same up to rounding. Never timed.
     ``profile``: a `lazyflow.profile.Profile`, which adds up where the time goes.
     """
 
@@ -71,6 +75,7 @@ class Settings:
     deterministic: bool = False
     tf32: bool = False
     storage: str | None = None
+    persistent: bool = False
     profile: Profile | None = field(default=None, compare=False)  # changes nothing but what is known of the time
 
     @functools.cached_property

@@ -19,8 +19,8 @@ ROOMS = {
     "plan": ("schedule", "plan", "recorded", "plans", "arena"),
     "fuse": (),
     "cells": (
-        "steps", "lifetimes", "program", "chains", "line", "values", "back", "calls", "inline", "ways", "visible",
-        "recorder", "cell",
+        "steps", "lifetimes", "program", "chains", "line", "values", "phases", "back", "calls", "inline", "ways",
+        "visible", "recorder", "cell",
     ),
     "run": (
         "launch", "execute", "needs", "settle", "check", "sums", "backward", "roots", "forward", "engine", "rounds",

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from lazyflow import settings
 from lazyflow.cells import line as lines
 from lazyflow.cells.back import CallsBack, SeparateBack
 from lazyflow.cells.lifetimes import SCOPE_SAME, Segment
 from lazyflow.cells.line import Line, View
+from lazyflow.cells.phases import FEWEST_LEVELS, levels_of
 from lazyflow.cells.program import Stages
 from lazyflow.cells.steps import (
     HOISTED,
@@ -45,6 +47,7 @@ from lazyflow.record.expr import Parameter
 
 # So many calls of a run are brief: a copy of the weights by columns does not pay.
 BRIEF = 32
+LEVELS = -1  # what is prepared for all launches of the main stage as one
 
 
 class Calls(CallValues):
@@ -67,17 +70,19 @@ class Calls(CallValues):
             self.out = self.memory.matrices([(self.count, node.size, node.dtype) for node in results])
         else:
             self.out = [self.block(arena, k) for k in range(len(self.program.outputs))]
-        self.prepared: dict[int, Any] = {}  # the line of each stage
+        self.prepared: dict[int, Any] = {}  # the line of each stage, and what runs all launches of one
         self.ran: list[Array] = []
         self.spent = False  # a backward pass has put cotangents in the place of values
         self.scattered = apart
+        self.persistent = settings.current().persistent and self.device != "cpu"
 
     def forward(self, edges: Array) -> None:
         """Run the calls between one of the ``edges`` and the next, launch by launch."""
         if edges[0] == 0:
             self._run_shared()
             self._run(HOISTED, self.all)
-        self._run(MAIN, edges)
+        if not (self.persistent and len(edges) > FEWEST_LEVELS and self._run_levels(edges)):
+            self._run(MAIN, edges)
         if edges[-1] == self.count:
             self._run(SUNK, self.all)
         if self.grad:
@@ -96,6 +101,13 @@ class Calls(CallValues):
                     self._prepare(line, step, segment)
             self.prepared[stage] = line  # now that it is whole
         line(edges, self.whole, False, self)
+
+    def _run_levels(self, edges: Array) -> bool:
+        """Run all launches of the main stage as one, if that can be."""
+        if LEVELS not in self.prepared:
+            self.prepared[LEVELS] = levels_of(self)
+        levels = self.prepared[LEVELS]
+        return levels is not None and levels(edges)
 
     def _run_shared(self) -> None:
         for i in self.stages.shared:
@@ -157,26 +169,17 @@ class Calls(CallValues):
         if ref.kind != REF_INPUT:
             return self.node(ref)
         dtype = self.stages.multiplied_as(step)
-        evenly = self._evenly(ref) if dtype == ref.dtype else None
+        evenly = self.evenly(ref) if dtype == ref.dtype else None
         if evenly is not None:
             self.xs[id(step)] = evenly
             return View(evenly, lines.OF_ALL)
         if step.grad:
-            self.xs[id(step)] = self.memory.matrix(self.count, ref.size, dtype)
-            rows = View(self.xs[id(step)], lines.OF_ALL)
+            rows = View(self.left_sides(step), lines.OF_ALL)
         else:
             most = block_rows(self.stage_of(step), segment.rows, self.count, self.largest)
             rows = View(self.memory.matrix(most, ref.size, dtype), lines.OF_BLOCK)
         self._copies(line, rows, [ref], [0])
         return rows
-
-    def _evenly(self, ref: Ref) -> Array | None:
-        """All rows of an input as a view of the arena, if they lie one behind the other."""
-        at = self.at[ref.index]
-        if len(at) > 1 and not (at[1:] - at[:-1] == ref.size).all():
-            return None
-        first = int(at[0]) + ref.shift
-        return self.arena.buffers[ref.dtype][first : first + len(at) * ref.size].reshape(len(at), ref.size)
 
     def _columns(self, step: Product) -> Array:
         """The weights of a product, (k, m), on the host with contiguous rows, copied once an update."""

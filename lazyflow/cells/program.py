@@ -379,7 +379,8 @@ class Stages:
     lie in the arena. ``slabs`` hold values; those in ``zeroed`` get cotangents from several steps, or not in all
     columns. ``sums`` are the gradients of biases and the like; ``shared`` are the nodes that have one value for all
     calls; ``memory`` says what the slabs need, ``segments`` which steps of each stage run on blocks of rows;
-    ``stored``: how slabs lie in 16 bits, if some do; ``weights`` remembers how they are laid out.
+    ``stored``: how slabs lie in 16 bits, if some do; ``weights`` remembers how they are laid out, ``phases`` how
+    launches that follow each other become one.
     """
 
     program: Program
@@ -395,6 +396,7 @@ class Stages:
     memory: Memory
     segments: tuple[tuple[Segment, ...], ...]
     weights: dict[Any, Any] = field(default_factory=dict)
+    phases: dict[str, Any] = field(default_factory=dict)
 
     def function_of(self, kernel: Kernel) -> Callable[..., None]:
         """A kernel of a step as a function; on a device all kernels are of one module."""

@@ -230,6 +230,20 @@ class CallValues:
         )
         return found
 
+    def evenly(self, ref: Ref) -> Array | None:
+        """All rows of an input as a view of the arena, if they lie one behind the other."""
+        at = self.at[ref.index]
+        if len(at) > 1 and not (at[1:] - at[:-1] == ref.size).all():
+            return None
+        first = int(at[0]) + ref.shift
+        return self.arena.buffers[ref.dtype][first : first + len(at) * ref.size].reshape(len(at), ref.size)
+
+    def left_sides(self, step: Product) -> Array:
+        """The matrix in which the left sides of a product are kept for the gradients of its weights."""
+        if id(step) not in self.xs:
+            self.xs[id(step)] = self.memory.matrix(self.count, step.x.size, self.stages.multiplied_as(step))
+        return self.xs[id(step)]
+
     def once(self, key: Any, step: Product, make: Callable[[], Array]) -> Array:
         """What is made of the parameters of a product, again only if one has changed."""
         parameters = [self.parameters[ref.index] for ref in step.parameters]
@@ -309,9 +323,12 @@ class CallValues:
         return [next(found) if scope in (SCOPE_ALL, SCOPE_BLOCK) else None for scope in scopes]
 
     def kernel(self, line: Line, kernel: Kernel, matrices: Matrices, buffers: Buffers) -> None:
-        """Append a fused kernel to a line. ``matrices`` and ``buffers``: what the kinds of its arguments lie in."""
-        arrays = [array for a in kernel.arguments for array in self._argument(a, kernel.dtype, matrices, buffers)]
-        line.program(self.stages.function_of(kernel), *arrays)
+        """Append a fused kernel to a line."""
+        line.program(self.stages.function_of(kernel), *self.arrays_of(kernel, matrices, buffers))
+
+    def arrays_of(self, kernel: Kernel, matrices: Matrices, buffers: Buffers) -> list[Any]:
+        """What a fused kernel takes. ``matrices`` and ``buffers``: what the kinds of its arguments lie in."""
+        return [array for a in kernel.arguments for array in self._argument(a, kernel.dtype, matrices, buffers)]
 
     def _argument(self, argument: Argument, dtype: Any, matrices: Matrices, buffers: Buffers) -> tuple[Array, ...]:
         what, which = argument.key[:2]

@@ -16,9 +16,11 @@ Launcher = Callable[[int, Sequence[object]], None]
 
 
 @functools.cache
-def functions(source: str, names: tuple[str, ...]) -> tuple[Any, ...]:
-    """The kernels of these names in a source of CUDA C. One module has many: to compile it takes seconds."""
-    module = devices.array_module("cuda:0").RawModule(code=with_helpers(source), options=OPTIONS)
+def functions(source: str, names: tuple[str, ...], cooperative: bool = False) -> tuple[Any, ...]:
+    """The kernels of these names in a source of CUDA C. One module has many: to compile it takes seconds.
+    ``cooperative``: all blocks of a launch run at once, or it fails, so that they may wait for each other."""
+    code, xp = with_helpers(source), devices.array_module("cuda:0")
+    module = xp.RawModule(code=code, options=OPTIONS, enable_cooperative_groups=cooperative)
     return tuple([module.get_function(name) for name in names])
 
 

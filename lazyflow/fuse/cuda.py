@@ -63,10 +63,11 @@ def sizes(kernel: Kernel) -> list[Any]:
 ROW_PARAMETERS = ("int low", "int high", "int first")
 
 
-def parameters(kernel: Kernel) -> Iterator[str]:
+def parameters(kernel: Kernel, others: Sequence[int] = ()) -> Iterator[str]:
     """What stands behind `ROW_PARAMETERS`: `sizes`, and of each argument a pointer, and behind it the offsets of
-    `ARG_ROWS`, the pitch of an `ARG_BLOCK`. An `ARG_NUMBER` is int64 or float64 in any kernel, as payload is."""
-    written = {store.argument for store in kernel.stores}
+    `ARG_ROWS`, the pitch of an `ARG_BLOCK`. An `ARG_NUMBER` is int64 or float64 in any kernel, as payload is.
+    ``others``: arguments that are written beside those that the kernel stores to."""
+    written = {*(store.argument for store in kernel.stores), *others}
     yield "int width"
     yield from (f"int shift{k}" for k in range(len(shifts(kernel))))
     for a, argument in enumerate(kernel.arguments):

@@ -7,7 +7,9 @@ of an argument. A kernel knows nothing of launches; whoever calls it says how ma
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -224,6 +226,53 @@ def shared(kernel: Kernel, read: tuple[object, ...], written: tuple[object, ...]
     code = tuple(replace(c, argument=number[c.argument]) if c.name == "load" else c for c in kernel.instructions)
     stores = tuple(replace(s, argument=number[s.argument]) for s in kernel.stores)
     return replace(kernel, arguments=tuple(arguments), instructions=code, stores=stores)
+
+
+def in_order(kernels: Sequence[Kernel]) -> Kernel | None:
+    """One kernel that does what several do one after the other, element by element; None where they are of different
+    widths, or where an element needs what another one stores."""
+    if len({(kernel.width, kernel.dtype) for kernel in kernels}) > 1 or not _are_by_elements(kernels):
+        return None
+    return functools.reduce(_followed, kernels)
+
+
+def _are_by_elements(kernels: Sequence[Kernel]) -> bool:
+    """Whether nothing that an element stores is read, or stored, by another one."""
+    stored = {kernel.arguments[store.argument].key for kernel in kernels for store in kernel.stores}
+    places: dict[tuple[Any, ...], set[int]] = {}
+    for kernel in kernels:
+        loads = [c for c in kernel.instructions if c.name == "load"]
+        uses: list[Instruction | Store] = [*loads, *kernel.stores]
+        for use in uses:
+            argument = kernel.arguments[use.argument]
+            if argument.key in stored:
+                places.setdefault(argument.key, set()).add(use.shift)
+                if argument.columns == 1 != kernel.width or (isinstance(use, Store) and use.adds):
+                    return False
+    return all(b - a >= kernels[0].width for found in places.values() for a, b in itertools.pairwise(sorted(found)))
+
+
+def _followed(first: Kernel, then: Kernel) -> Kernel:
+    """What the first kernel has stored the other one has at hand."""
+    arguments, number = list(first.arguments), list[int]()
+    for a in then.arguments:
+        known = [k for k, other in enumerate(arguments) if (other.key, other.columns == 1) == (a.key, a.columns == 1)]
+        number.append(known[0] if known else len(arguments))
+        arguments += [] if known else [a]
+    stored = {(store.argument, store.shift): store.value for store in first.stores}
+    code, values = list(first.instructions), list[ScalarValue]()
+
+    def renumbered(value: ScalarValue) -> ScalarValue:
+        return value if isinstance(value, float) else values[value]
+
+    for c in then.instructions:
+        at_hand = stored.get((number[c.argument], c.shift)) if c.name == "load" else None
+        values.append(len(code) if at_hand is None else at_hand)
+        if at_hand is None:
+            argument = number[c.argument] if c.name == "load" else -1
+            code.append(Instruction(c.name, tuple(map(renumbered, c.inputs)), argument, c.shift))
+    stores = [Store(number[s.argument], s.shift, renumbered(s.value), s.adds) for s in then.stores]
+    return Kernel(first.width, first.dtype, tuple(arguments), tuple(code), (*first.stores, *stores))
 
 
 def with_rows(kernel: Kernel, rows: Mapping[tuple[Any, ...], str]) -> Kernel:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import core
+from lazyflow import core, settings
 from lazyflow import device as devices
 from lazyflow.cells.calls import Calls
+from lazyflow.cells.phases import FEWEST_LEVELS, GRID_COUNTER
 from lazyflow.cells.values import CallColumns
 from lazyflow.core.columns import ELEMENTS
 from lazyflow.cuda.rows import fetch, has_rows
@@ -32,8 +33,9 @@ from lazyflow.settings import Settings
 
 
 def indices(plan: Plan, differentiable: bool) -> list[Any]:
-    """All indices by which the launches of a plan gather, and the calls of its cells; in a run that may be
-    ``differentiable``, also those of the gradients of its parameters."""
+    """All indices by which the launches of a plan gather, and the calls of its cells; where these may be one kernel for
+    several launches, where each of them ends; in a run that may be ``differentiable``, also those of the gradients of
+    its parameters."""
     reads = [read for launch in plan.launches for read in launch.reads]
     ragged = {id(array) for array in counts(plan)}
     mine = {id(launch) for launch in plan.launches}
@@ -43,7 +45,14 @@ def indices(plan: Plan, differentiable: bool) -> list[Any]:
     given = [
         read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind in "iu" and id(read) not in ragged
     ]
-    return gathers + given + [at for cells in plan.cells for at in (*cells.inputs, *cells.ints)]
+    calls = [at for cells in plan.cells for at in (*cells.inputs, *cells.ints)]
+    return gathers + given + calls + (_levels(plan) if plan.cells and settings.current().persistent else [])
+
+
+def _levels(plan: Plan) -> list[Any]:
+    """What kernels need that go from level to level."""
+    edges = [launch.calls[1] for launch in plan.launches if launch.calls is not None]
+    return [GRID_COUNTER, *(some for some in edges if len(some) > FEWEST_LEVELS)]
 
 
 def counts(plan: Plan) -> list[Any]:
