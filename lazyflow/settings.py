@@ -58,9 +58,9 @@ class Settings:
     in half the bytes, with copies of their weights as narrow (where forward is called counts; on the CPU, and where
     nothing is fused, it raises `DeviceError`). Results of cells, gradients and parameters stay float32.
     ``persistent``: on a device, the launches of one cell that follow each other, such as the steps of a recurrence or
-    the levels of trees, are one kernel that goes from level to level by itself, its weights in shared memory, where
-    they fit and the cell is products, one elementwise kernel, and no more (`lazyflow.cells.phases`; where forward is
-    called counts). It computes the same up to rounding. Never timed.
+    the levels of trees, are one kernel forward and one backward, which go from level to level by themselves, their
+    weights in shared memory, where these fit and the cell is products, elementwise kernels of one width, and no more
+    (`lazyflow.cells.phases`; where forward is called counts). It computes the same up to rounding. Never timed.
     ``profile``: a `lazyflow.profile.Profile`, which adds up where the time goes.
     """
 

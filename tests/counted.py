@@ -82,15 +82,21 @@ class Loop(nn.Module):
 
 
 PROGRAMS = {"Tree-LSTM": TreeLSTM, "tagger": Tagger, "loop": Loop}
-# The Tree-LSTM of the benchmarks, with a loss at every node: its form, and how many trees like those of the treebank.
-TREEBANK = {"64 trees": ("cell", 64), "256 trees": ("cell", 256), "64 trees, plain operations": ("plain", 64)}
+# The Tree-LSTM of the benchmarks, with a loss at every node: its form, how many trees like those of the treebank, and
+# whether all levels are one kernel.
+TREEBANK = {
+    "64 trees": ("cell", 64, False),
+    "256 trees": ("cell", 256, False),
+    "64 trees, persistent": ("cell", 64, True),
+    "64 trees, plain operations": ("plain", 64, False),
+}
 
 
 def seen_in_treebank(name, device="cuda:0", watched="lazyflow/"):
     """The counters of the third training step of some trees, the loss read at its end; and the levels of the trees."""
-    form, count = TREEBANK[name]
+    form, count, persistent = TREEBANK[name]
     corpus = trees.synthetic(3 * count, seed=3, vocabulary_size=400)
-    with lf.using(device=device):
+    with lf.using(device=device, persistent=persistent):
         model = lazyflow_tree_lstm.setup(400, 6, 5, trees.CLASSES, 1, form=form)
         for k in range(3):
             some = corpus[k * count : (k + 1) * count]

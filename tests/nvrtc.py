@@ -15,8 +15,8 @@ import numpy as np
 from lazyflow.cells.program import elementwise_formulas
 from lazyflow.cuda import norms, rows
 from lazyflow.cuda.module import with_helpers
-from lazyflow.cuda.text import OPTIONS, STORED
-from lazyflow.fuse import cuda
+from lazyflow.cuda.text import OPTIONS, REALS, STORED
+from lazyflow.fuse import cuda, phases
 from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Builder, with_storage
 from lazyflow.ops import OPS
 from lazyflow.ops.formula import parse, pullback
@@ -70,16 +70,30 @@ def kernel_of(name, dtype):
     return b.kernel()
 
 
+def phases_of(dtype):
+    """A gated cell as one kernel for all of its levels, forward and backward."""
+    b = Builder(8, np.dtype(dtype))
+    gates = [b.load(ARG_BLOCK, ("slab", k // 2), k % 2 * 8, 8) for k in range(3)]
+    state = b.load(ARG_ROWS, ("state",), 0, 8)
+    value = b.call("add", b.call("tanh", b.call("multiply", *gates[:2])), b.call("multiply", gates[2], state))
+    b.store(ARG_BLOCK, ("output",), 0, 8, value, adds=False)
+    forward = b.kernel()
+    b.store(ARG_ROWS, ("state cotangent",), 0, 8, value, adds=True)
+    factors = (phases.Factor(0, 2, True), phases.Factor(1, 1, False))
+    return phases.phase_source(forward, factors, "phase"), phases.phase_back_source(b.kernel(), (2, 1), "phase")
+
+
 def fixed():
-    """The sources that are always the same: operations on rows, and the formulas of all operations."""
+    """The sources that are always the same: operations on rows, and the formulas of all operations; and one of cells
+    with many levels."""
     names = [name for name, op in OPS.items() if op.formula and elementwise_formulas(op)]
     formulas = [
-        "\n".join(cuda.source(kernel_of(name, dtype), f"k{k}") for k, name in enumerate(names))
-        for dtype in ("float32", "float64")
+        "\n".join(cuda.source(kernel_of(name, dtype), f"k{k}") for k, name in enumerate(names)) for dtype in REALS
     ]
     kept = [("out", "y"), ("y", "x"), ("x", "g")]
     stored = "\n".join(cuda.source(with_storage(kernel_of("tanh", "float32"), s, kept), f"{s}_kept") for s in STORED)
-    texts = rows.ROW_SOURCE, rows.STORED_SOURCE, norms.NORM_SOURCE, stored, *formulas
+    levels = [text for dtype in REALS for text in phases_of(dtype)]
+    texts = rows.ROW_SOURCE, rows.STORED_SOURCE, norms.NORM_SOURCE, stored, *formulas, *levels
     return [with_helpers(text) for text in texts]
 
 

@@ -33,10 +33,19 @@ def test_the_table_has_a_row_for_each_program():
     assert set(TABLE) == {*PROGRAMS, *TREEBANK}
 
 
-@pytest.mark.parametrize("name", [name for name, (form, _) in TREEBANK.items() if form == "cell"])
+@pytest.mark.parametrize("name", [name for name, (form, *_) in TREEBANK.items() if form == "cell"])
 def test_a_level_of_a_recurrent_cell_is_a_few_launches(name):
     """A gather, a product and a kernel, in either direction, and some for all of them."""
     if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
         pytest.skip("only the simulator counts: --device simulated")
     seen, levels = treebank(name)
     assert seen.launches <= 6 * levels + 30, (seen.launches, levels)
+
+
+def test_all_levels_of_a_recurrent_cell_may_be_one_launch():
+    """Forward and backward, whatever their number is."""
+    if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
+        pytest.skip("only the simulator counts: --device simulated")
+    (seen, levels), (usual, _) = treebank("64 trees, persistent"), treebank("64 trees")
+    assert seen.kinds["RawKernel phase"] == seen.kinds["RawKernel phase_back"] == 1
+    assert seen.launches <= usual.launches - 4 * (levels - 1), (seen.launches, usual.launches, levels)

@@ -14,6 +14,7 @@ import numpy as np
 from lazyflow.cells import line as lines
 from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_BLOCK, SCOPE_SAME, Segment
 from lazyflow.cells.line import Line, View
+from lazyflow.cells.phases import FEWEST_LEVELS, LEVELS, levels_back_of
 from lazyflow.cells.steps import (
     HOISTED,
     MAIN,
@@ -31,6 +32,7 @@ from lazyflow.cells.steps import (
 )
 from lazyflow.cells.values import (
     CallValues,
+    Matrices,
     Slabs,
     block_rows,
     columns_of,
@@ -79,9 +81,17 @@ class CallsBack:
         """Hand the cotangents of the results of calls on to what they were made of, the last launch first."""
         if edges[-1] == self.calls.count:
             self.run(SUNK, self.calls.all)
-        self.run(MAIN, edges)
+        if not (self.calls.persistent and len(edges) > FEWEST_LEVELS and self._run_levels(edges)):
+            self.run(MAIN, edges)
         if edges[0] == 0:
             self.run(HOISTED, self.calls.all)
+
+    def _run_levels(self, edges: Array) -> bool:
+        """Go back through all launches of the main stage as one, if that can be."""
+        if LEVELS not in self.prepared:
+            self.prepared[LEVELS] = levels_back_of(self.calls, self._matrices, self.cotangent, self.arena)
+        levels = self.prepared[LEVELS]
+        return levels is not None and levels(edges)
 
     def run(self, stage: int, edges: Array) -> None:
         segments = self.calls.stages.segments[stage]
@@ -122,10 +132,13 @@ class CallsBack:
             line.call(lambda calls, low, high, first: calls.call_kernel_back(step, low, high))
 
     def _kernel(self, line: Line, kernel: Kernel) -> None:
-        calls = self.calls
-        values = {"slab": calls.slabs, "output": calls.out}
-        cotangents = {"cotangent": self.cotangents, "output cotangent": self.out_cotangents}
-        calls.kernel(line, kernel, values | cotangents, {"input": calls.arena, "input cotangent": self.arena})
+        self.calls.kernel(line, kernel, self._matrices, {"input": self.calls.arena, "input cotangent": self.arena})
+
+    @property
+    def _matrices(self) -> Matrices:
+        """What kernels read and write beside operands."""
+        values = {"slab": self.calls.slabs, "output": self.calls.out}
+        return values | {"cotangent": self.cotangents, "output cotangent": self.out_cotangents}
 
     def cotangent(self, place: Place, columns: int) -> View:
         """Columns of a slab of cotangents, or, for slab -1 - k, of those of output ``k``."""

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import settings
 from lazyflow.cells import line as lines
 from lazyflow.cells.back import CallsBack, SeparateBack
 from lazyflow.cells.lifetimes import SCOPE_SAME, Segment
 from lazyflow.cells.line import Line, View
-from lazyflow.cells.phases import FEWEST_LEVELS, levels_of
+from lazyflow.cells.phases import FEWEST_LEVELS, LEVELS, levels_of
 from lazyflow.cells.program import Stages
 from lazyflow.cells.steps import (
     HOISTED,
@@ -47,7 +46,6 @@ from lazyflow.record.expr import Parameter
 
 # So many calls of a run are brief: a copy of the weights by columns does not pay.
 BRIEF = 32
-LEVELS = -1  # what is prepared for all launches of the main stage as one
 
 
 class Calls(CallValues):
@@ -74,7 +72,6 @@ class Calls(CallValues):
         self.ran: list[Array] = []
         self.spent = False  # a backward pass has put cotangents in the place of values
         self.scattered = apart
-        self.persistent = settings.current().persistent and self.device != "cpu"
 
     def forward(self, edges: Array) -> None:
         """Run the calls between one of the ``edges`` and the next, launch by launch."""
@@ -229,6 +226,7 @@ class SomeCalls(CallValues):
     def __init__(self, whole: Calls, rows: Array, columns: CallColumns, largest: int) -> None:
         whole.restore()
         super().__init__(whole.stages, whole.arena, whole.parameters, columns, largest, whole.grad)
+        self.persistent = whole.persistent
         self.slabs = [slab if slab is None else slab[rows] for slab in whole.slabs]
         self.xs = {key: x[rows] for key, x in whole.xs.items()}
         self.out = [out[rows] for out in whole.out]

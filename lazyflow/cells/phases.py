@@ -6,11 +6,13 @@ element ``j`` reads columns ``j`` of the products' gates; and where a block's sh
 memory. Everything else runs step by step, and so does what is stored in 16 bits.
 
 What is in memory afterwards is the same as step by step, up to rounding: so backward need not know which way was taken.
+It is a kernel of its own, where additions may be in any order, the elementwise part has no sums of rows, and all calls
+take part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,17 +20,29 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.cells.lifetimes import SCOPE_ALL
+from lazyflow import settings
+from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_SAME
+from lazyflow.cells.line import View
 from lazyflow.cells.program import Stages
-from lazyflow.cells.steps import MAIN, REF_INPUT, REF_NODE, Assemble, Fused, Product, Ref
-from lazyflow.cells.values import CallValues
+from lazyflow.cells.steps import MAIN, REF_INPUT, REF_NODE, Assemble, Fused, Place, Product, Ref
+from lazyflow.cells.values import CallValues, Matrices
 from lazyflow.cuda.module import functions
 from lazyflow.device import Array
 from lazyflow.fuse.cuda import has_sums, sizes, with_pitches
-from lazyflow.fuse.phases import PHASE_THREADS, Factor, columns_read, grid_shape, phase_source
+from lazyflow.fuse.phases import (
+    PHASE_THREADS,
+    Factor,
+    GridShape,
+    columns_read,
+    grid_shape,
+    phase_back_source,
+    phase_source,
+)
 from lazyflow.fuse.scalar import Kernel, in_order
+from lazyflow.plan.arena import Arena
 
 FEWEST_LEVELS = 2
+LEVELS = -1  # what is prepared for all launches of the main stage as one, beside the lines of stages
 GRID_COUNTER = np.zeros(1, np.int64)  # comes to the device with the indices of a plan; the blocks of a grid count there
 _NOWHERE_KEPT = np.uint64(0), np.int32(0)
 
@@ -103,14 +117,64 @@ def _factor(stages: Stages, kernel: Kernel, step: Product, whole: Assemble | Non
     return Factor(number, len(parts), stages.memory.values[step.place.slab] == SCOPE_ALL)
 
 
+@dataclass(frozen=True, eq=False)
+class PhaseBack:
+    """A main stage that can be one kernel backward: the kernel, and the products that something is handed on through,
+    each with the operands that get it and the columns of the left side that these are."""
+
+    kernel: Kernel
+    products: tuple[Product, ...]
+    parts: tuple[tuple[tuple[Ref, int], ...], ...]
+
+    @cached_property
+    def text(self) -> str:
+        """The text of the kernel."""
+        return phase_back_source(self.kernel, tuple(map(len, self.parts)), "phase_back")
+
+    @property
+    def columns(self) -> int:
+        """Those of all left sides."""
+        return sum(step.x.size for step in self.products)
+
+    @property
+    def room(self) -> int:
+        """The most weights that belong to one of these columns."""
+        return max(step.columns for step in self.products)
+
+
+def phase_back_of(stages: Stages) -> PhaseBack | None:
+    """The main stage backward as one kernel, if it can be."""
+    if "backward" not in stages.phases:
+        phase = phase_of(stages)
+        stages.phases["backward"] = None if phase is None else _phase_back_of(stages, phase)
+    found: PhaseBack | None = stages.phases["backward"]
+    return found
+
+
+def _phase_back_of(stages: Stages, phase: Phase) -> PhaseBack | None:
+    [segment] = stages.segments[MAIN]
+    kernels = [step.backward for step in segment.steps if isinstance(step, Fused) and step.backward is not None]
+    kernel = None if not kernels or any(map(has_sums, kernels)) else in_order(kernels[::-1])
+    pairs = [(step, whole) for step, whole in zip(phase.products, phase.assembled, strict=True) if step.x_grad]
+    own = {whole.place.slab for whole in phase.assembled if whole is not None}
+    if kernel is None or not pairs or not own.issuperset(segment.zeroed):
+        return None
+    if any(stages.memory.cotangents[step.place.slab] not in (SCOPE_ALL, SCOPE_SAME) for step, _ in pairs):
+        return None
+    parts = []
+    for step, whole in pairs:
+        columns = [(step.x, 0)] if whole is None else list(zip(whole.parts, whole.at, strict=True))
+        parts.append(tuple([(ref, at) for ref, at in columns if ref.grad]))
+    return PhaseBack(kernel, tuple([step for step, _ in pairs]), tuple(parts))
+
+
 class Levels:
     """The main stage of some calls as one kernel, made ready for one run."""
 
-    def __init__(self, calls: CallValues, phase: Phase, blocks: int) -> None:
-        self.phase, self.blocks = phase, blocks
+    def __init__(self, calls: CallValues, phase: Phase) -> None:
+        self.phase, self.blocks = phase, devices.multiprocessors(calls.device)
         kernel, arena = phase.kernel, calls.arena
-        matrices = {"slab": calls.slabs, "output": calls.out}
-        arrays = calls.arrays_of(kernel, matrices, {"input": arena})
+        arrays = calls.arrays_of(kernel, {"slab": calls.slabs, "output": calls.out}, {"input": arena})
         self.head = [np.int32(calls.whole), arena.index(GRID_COUNTER)]
         self.rest = [
             arena.buffers[kernel.dtype],
@@ -123,17 +187,61 @@ class Levels:
     def __call__(self, edges: Array) -> bool:
         """Run the calls between one of the edges and the next, one launch for all of them. False, and nothing is
         done, if the weights are too large for that."""
-        phase, levels = self.phase, len(edges) - 1
-        rows = -(-int(edges[-1] - edges[0]) // levels)
-        shape = grid_shape(phase.kernel.width, phase.nbytes, rows, self.blocks)
-        if shape is None:
-            return False
-        [function] = functions(phase.text, ("phase",), cooperative=True)
-        tiles = [np.int32(shape.units), np.int32(shape.tiles)]
-        arguments = (self.index(edges), np.int32(levels), *self.head, *tiles, *self.rest)
-        grid = shape.tiles * shape.shares
-        function((grid,), (PHASE_THREADS,), arguments, shared_mem=shape.units * phase.nbytes)
-        return True
+        phase = self.phase
+        shape = grid_shape(phase.kernel.width, phase.nbytes, rows_of_level(edges), self.blocks)
+        if shape is not None:
+            tiles = [np.int32(shape.units), np.int32(shape.tiles)]
+            arguments = [self.index(edges), np.int32(len(edges) - 1), *self.head, *tiles, *self.rest]
+            _launched(phase.text, "phase", shape, phase.nbytes, arguments)
+        return shape is not None
+
+
+class LevelsBack:
+    """The same of one backward pass. ``g``: of each product the cotangents of its rows; others as `levels_back_of`."""
+
+    def __init__(
+        self, calls: CallValues, phase: PhaseBack, matrices: Matrices, g: Sequence[Array], target: Arena
+    ) -> None:
+        self.phase, self.blocks = phase, devices.multiprocessors(calls.device)
+        kernel, arena = phase.kernel, calls.arena
+        arrays = calls.arrays_of(kernel, matrices, {"input": arena, "input cotangent": target})
+        self.rest: list[Any] = [np.int32(phase.columns), np.int32(phase.room), target.buffers[kernel.dtype]]
+        start = 0
+        for step, parts, rows in zip(phase.products, phase.parts, g, strict=True):
+            self.rest += [calls.weight(step), *map(np.int32, (start, step.x.size, step.columns))]
+            self.rest += [rows, np.int32(rows.strides[0] // rows.itemsize)]
+            for ref, column in parts:
+                at = arena.index(calls.at[ref.index])
+                self.rest += [at, *map(np.int32, (ref.shift, start + column, ref.size))]
+            start += step.x.size
+        self.rest += [*sizes(kernel), *with_pitches(kernel, arrays)]
+        self.index = arena.index
+
+    def __call__(self, edges: Array) -> bool:
+        """Go back through the calls between one of the edges and the next, the last first: see `Levels`."""
+        phase = self.phase
+        nbytes = phase.room * phase.kernel.dtype.itemsize
+        shape = grid_shape(phase.columns, nbytes, rows_of_level(edges), self.blocks)
+        if shape is not None:
+            head = [self.index(edges), np.int32(len(edges) - 1), self.index(GRID_COUNTER)]
+            arguments = [*head, np.int32(shape.units), np.int32(shape.tiles), *self.rest]
+            _launched(phase.text, "phase_back", shape, nbytes, arguments)
+        return shape is not None
+
+
+def rows_of_level(edges: Array) -> int:
+    """How many calls a level has, on average.
+
+    >>> rows_of_level(np.array([0, 4, 6, 7]))
+    3
+    """
+    return -(-int(edges[-1] - edges[0]) // (len(edges) - 1))
+
+
+def _launched(text: str, name: str, shape: GridShape, nbytes: int, arguments: Sequence[Any]) -> None:
+    [function] = functions(text, (name,), cooperative=True)
+    grid, room = shape.tiles * shape.shares, shape.units * nbytes
+    function((grid,), (PHASE_THREADS,), tuple(arguments), shared_mem=room)
 
 
 def _of_products(calls: CallValues, phase: Phase) -> Iterator[Any]:
@@ -161,6 +269,21 @@ def _kept_left_sides(calls: CallValues, step: Product, whole: Assemble | None) -
 def levels_of(calls: CallValues) -> Levels | None:
     """What runs the main stage of these calls as one kernel; None if it has to be run step by step."""
     phase = phase_of(calls.stages)
-    if phase is None or not all(calls.weight(step).flags.c_contiguous for step in phase.products):
+    return None if phase is None or not _have_rows(calls, phase.products) else Levels(calls, phase)
+
+
+def levels_back_of(
+    calls: CallValues, matrices: Matrices, cotangent: Callable[[Place, int], View], target: Arena
+) -> LevelsBack | None:
+    """What goes back through the main stage as one kernel. ``matrices``: those of values and cotangents; ``cotangent``:
+    columns of these; ``target``: the arena of cotangents."""
+    phase = phase_back_of(calls.stages)
+    if phase is None or calls.scattered or settings.current().deterministic or not _have_rows(calls, phase.products):
         return None
-    return Levels(calls, phase, devices.multiprocessors(calls.device))
+    g = [cotangent(step.place, step.columns).array for step in phase.products]
+    return LevelsBack(calls, phase, matrices, g, target)
+
+
+def _have_rows(calls: CallValues, products: Sequence[Product]) -> bool:
+    """Whether the weights of products lie row by row."""
+    return all(calls.weight(step).flags.c_contiguous for step in products)

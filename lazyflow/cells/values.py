@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow import core
+from lazyflow import core, settings
 from lazyflow import device as devices
 from lazyflow.cells import line as lines
 from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_BLOCK
@@ -108,7 +108,8 @@ class CallValues:
 
     ``slabs``, ``out`` and ``shared``: the values of all calls, or of a block, by slab; the results; and what has one
     value for all calls, by node. ``xs``: left sides of products that are kept for weight gradients, by step.
-    ``scattered``: the results do not lie one behind the other in the arena.
+    ``scattered``: the results do not lie one behind the other in the arena; ``persistent``: launches that follow each
+    other are to be one.
     """
 
     slabs: list[Any]
@@ -130,6 +131,7 @@ class CallValues:
         self.columns, self.parameters, self.largest = columns, parameters, largest
         self.at, self.out_at, self.ints, self.floats, self.count = columns
         self.whole = keeps_all(stages, grad)
+        self.persistent = settings.current().persistent and self.device != "cpu"
         self.memory = Slabs(arena.device)
         self.shifted: dict[tuple[int, int], Array] = {}
         self.xs: dict[int, Array] = {}

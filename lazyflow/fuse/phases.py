@@ -12,7 +12,7 @@ Fegade et al. (Cortex, 2021).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lazyflow.cuda.module import WARP
@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__({threads}) {name}(
     {parameters}) {{
     extern __shared__ {real} weights[];
     const int tile = blockIdx.x % tiles, share = blockIdx.x / tiles, shares = gridDim.x / tiles;
-    const int begin = tile * units, count = min(units, width - begin);
+    const int begin = tile * units, count = min(units, {columns} - begin);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
 """
 _RESIDENT = """\
@@ -97,19 +97,44 @@ _RESIDENT = """\
     }}
 """
 # Where there are more warps than rows, several of them have a part each of the columns of one.
-_LEVELS = """\
-    __syncthreads();
-    for (int level = 0; level < levels; level++) {{
-        const int low = (int)edges[level], high = (int)edges[level + 1], first = whole ? 0 : low;
+_TASKS = """\
         const int rows = (high - low + shares - 1) / shares;
         const int groups = min(count, max(1, warps / max(1, rows))), each = (count + groups - 1) / groups;
         for (int task = share * warps + warp; task < (high - low) * groups; task += shares * warps) {{
             const int i = low + task / groups, from = task % groups * each, some = min(each, count - from);
 {work}
         }}
+"""
+_LEVELS = """\
+    __syncthreads();
+    for (int level = 0; level < levels; level++) {{
+        const int low = (int)edges[level], high = (int)edges[level + 1], first = whole ? 0 : low;
+{tasks}\
         if (level + 1 < levels) wait_for_grid(barrier);
     }}
 }}
+"""
+_LEVELS_BACK = """\
+    __syncthreads();
+    for (int level = levels - 1; level >= 0; level--) {{
+        const int low = (int)edges[level], high = (int)edges[level + 1], first = 0;
+        const long long elements = (long long)(high - low) * width, all = (long long)gridDim.x * blockDim.x;
+        for (long long e = (long long)blockIdx.x * blockDim.x + threadIdx.x; e < elements; e += all) {{
+            const int i = low + (int)(e / width), j = (int)(e % width);
+{elements}
+        }}
+        wait_for_grid(barrier);
+{tasks}\
+        if (level) wait_for_grid(barrier);
+    }}
+}}
+"""
+_RESIDENT_BACK = """\
+    for (int e = threadIdx.x; e < count * outer{p}; e += blockDim.x) {{
+        const int unit = e % count, k = begin + unit - start{p};
+        if (k < 0 || k >= inner{p}) continue;
+        weights[unit * room + e / count] = weight{p}[(long long)(e / count) * inner{p} + k];
+    }}
 """
 _PART_OF_PRODUCT = """\
 {{
@@ -127,9 +152,13 @@ def phase_source(kernel: Kernel, factors: Sequence[Factor], name: str) -> str:
     written = [factor.argument for factor in factors if factor.written]
     given = ",\n    ".join([*_phase_parameters(real, factors), ", ".join(parameters(kernel, written))])
     resident = "".join(_resident(kernel, factors, p) for p in range(len(factors)))
-    work = "\n".join(f"            {line}" for line in _work_of_warp(kernel, factors))
-    head = _PHASE_HEAD.format(threads=PHASE_THREADS, name=name, parameters=given, real=real)
-    return BARRIER + head + resident + _LEVELS.format(work=work)
+    tasks = _TASKS.format(work=_indented(3, _work_of_warp(kernel, factors)))
+    head = _PHASE_HEAD.format(threads=PHASE_THREADS, name=name, parameters=given, real=real, columns="width")
+    return BARRIER + head + resident + _LEVELS.format(tasks=tasks)
+
+
+def _indented(depth: int, lines: Iterable[str]) -> str:
+    return "\n".join(" " * 4 * depth + line for line in lines)
 
 
 def _phase_parameters(real: str, factors: Sequence[Factor]) -> Iterator[str]:
@@ -214,3 +243,50 @@ def _elementwise_rest(kernel: Kernel, factors: Sequence[Factor]) -> Iterator[str
                 yield f"{element(kernel, factor.argument, shift)} = dot{dot};"
     yield from computed_values(kernel, known)
     yield from (stored_text(kernel, store) for store in kernel.stores)
+
+
+# Backward: of each level, the last first, the elementwise kernel, for whose cotangents of products all blocks wait;
+# then products with the columns of the weights, which are added to the cotangents of operands, and all blocks wait
+# again. A tile is of the columns of all left sides, those of one product behind those of the other.
+
+
+def phase_back_source(kernel: Kernel, parts: Sequence[int], name: str) -> str:
+    """The text of a phase backward: of each level the kernel, and products, each handed on to so many operands."""
+    real = REALS[kernel.dtype.name]
+    given = ",\n    ".join([*_back_parameters(real, parts), ", ".join(parameters(kernel))])
+    head = _PHASE_HEAD.format(threads=PHASE_THREADS, name=name, parameters=given, real=real, columns="columns")
+    resident = "".join(_RESIDENT_BACK.format(p=p) for p in range(len(parts)))
+    elements = [*computed_values(kernel), *(stored_text(kernel, store) for store in kernel.stores)]
+    tasks = _TASKS.format(work=_indented(3, _work_back(real, parts)))
+    return BARRIER + head + resident + _LEVELS_BACK.format(elements=_indented(3, elements), tasks=tasks)
+
+
+def _back_parameters(real: str, parts: Sequence[int]) -> Iterator[str]:
+    yield "const long long* edges, int levels, unsigned* barrier, int units, int tiles, int columns, int room"
+    yield f"{real}* target"
+    for p, count in enumerate(parts):
+        yield f"const {real}* weight{p}, int start{p}, int inner{p}, int outer{p}"
+        yield f"const {real}* g{p}, int step{p}"
+        yield from (
+            f"const long long* at{p}_{k}, int column{p}_{k}, int start{p}_{k}, int size{p}_{k}" for k in range(count)
+        )
+
+
+def _work_back(real: str, parts: Sequence[int]) -> Iterator[str]:
+    """What a warp does for some columns of the left sides of a row."""
+    fma = "fmaf" if real == "float" else "fma"
+    yield f"{real} dot = 0;"
+    yield "for (int unit = from; unit < from + some; unit++) {"
+    yield "    const int column = begin + unit;"
+    yield f"    {real} sum = 0;"
+    for p in range(len(parts)):
+        yield f"    if (column >= start{p} && column < start{p} + inner{p})"
+        yield f"        for (int k = lane; k < outer{p}; k += {WARP})"
+        yield f"            sum = {fma}(g{p}[(long long)i * step{p} + k], weights[unit * room + k], sum);"
+    yield f"    for (int d = {WARP // 2}; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);"
+    yield "    if (lane == unit - from) dot = sum;"
+    yield "}"
+    yield "const int column = begin + from + lane;"
+    for q in [f"{p}_{k}" for p, count in enumerate(parts) for k in range(count)]:
+        yield f"if (lane < some && column >= start{q} && column < start{q} + size{q})"
+        yield f"    atomicAdd(&target[at{q}[i] + column{q} + column - start{q}], dot);"

@@ -231,24 +231,26 @@ def shared(kernel: Kernel, read: tuple[object, ...], written: tuple[object, ...]
 def in_order(kernels: Sequence[Kernel]) -> Kernel | None:
     """One kernel that does what several do one after the other, element by element; None where they are of different
     widths, or where an element needs what another one stores."""
-    if len({(kernel.width, kernel.dtype) for kernel in kernels}) > 1 or not _are_by_elements(kernels):
-        return None
-    return functools.reduce(_followed, kernels)
+    alike = len({(kernel.width, kernel.dtype) for kernel in kernels}) == 1
+    return functools.reduce(_followed, kernels) if len(kernels) == 1 or (alike and _are_by_elements(kernels)) else None
 
 
 def _are_by_elements(kernels: Sequence[Kernel]) -> bool:
-    """Whether nothing that an element stores is read, or stored, by another one."""
-    stored = {kernel.arguments[store.argument].key for kernel in kernels for store in kernel.stores}
+    """Whether nothing that an element stores is read, or stored, by another one; many may add to rows that none
+    reads."""
+    stores = [(kernel.arguments[store.argument], store) for kernel in kernels for store in kernel.stores]
+    loads = [(k.arguments[c.argument], c) for k in kernels for c in k.instructions if c.name == "load"]
+    read, added = {argument.key for argument, _ in loads}, {argument.key for argument, store in stores if store.adds}
+    stored = {argument.key for argument, store in stores if argument.kind != ARG_ROWS or not store.adds}
+    if added & (read | stored):
+        return False
     places: dict[tuple[Any, ...], set[int]] = {}
-    for kernel in kernels:
-        loads = [c for c in kernel.instructions if c.name == "load"]
-        uses: list[Instruction | Store] = [*loads, *kernel.stores]
-        for use in uses:
-            argument = kernel.arguments[use.argument]
-            if argument.key in stored:
-                places.setdefault(argument.key, set()).add(use.shift)
-                if argument.columns == 1 != kernel.width or (isinstance(use, Store) and use.adds):
-                    return False
+    uses: list[tuple[Argument, Instruction | Store]] = [*loads, *stores]
+    for argument, use in uses:
+        if argument.key in stored:
+            places.setdefault(argument.key, set()).add(use.shift)
+            if argument.columns == 1 != kernels[0].width:
+                return False
     return all(b - a >= kernels[0].width for found in places.values() for a, b in itertools.pairwise(sorted(found)))
 
 

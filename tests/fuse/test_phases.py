@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyflow.fuse import phases
-from lazyflow.fuse.phases import BARRIER, SHARED_BYTES, Factor, columns_read, grid_shape, phase_source
+from lazyflow.fuse.phases import (
+    BARRIER,
+    SHARED_BYTES,
+    Factor,
+    columns_read,
+    grid_shape,
+    phase_back_source,
+    phase_source,
+)
 from lazyflow.fuse.scalar import ARG_BLOCK, ARG_ROWS, Builder
 
 from ..simcupy import emulate
@@ -33,6 +41,7 @@ def gated(width):
 def test_a_gpu_gets_the_same_text_for_every_size():
     factors = (Factor(0, 2, True), Factor(1, 1, False))
     assert len({phase_source(gated(width), factors, "phase") for width in (2, 5, 300)}) == 1
+    assert len({phase_back_source(gated(width), (2, 1), "phase_back") for width in (2, 5, 300)}) == 1
 
 
 def test_the_products_that_a_kernel_reads_are_not_read_from_memory():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lazyflow.fuse import blocks
-from lazyflow.fuse.scalar import ARG_BLOCK, FUSABLE, TRUTH, Builder, in_order, is_fusable
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_ROWS, FUSABLE, TRUTH, Builder, in_order, is_fusable
 from lazyflow.ops.formula import parse
 
 
@@ -70,6 +70,7 @@ APART = {
     "it writes what a neighbour reads": ("a0 > b0", "c0 > a1"),
     "it writes what a neighbour writes": ("a0 > b0", "c0 > b1"),
     "others add to it": ("a0 > +b0", "b0 > c0"),
+    "two add to it": ("a0 > +b0", "c0 > +b0"),
 }
 
 
@@ -92,6 +93,17 @@ def test_kernels_of_one_element_after_the_other_are_one(texts):
 @pytest.mark.parametrize("why", APART)
 def test_kernels_whose_elements_meet_stay_apart(why):
     assert in_order(list(map(of_blocks, APART[why]))) is None
+
+
+def test_a_kernel_alone_is_itself_and_rows_are_added_by_many():
+    kernel = of_blocks("a0 > +b1")
+    assert in_order([kernel]) is kernel
+    parts = []
+    for name in "ab":
+        b = Builder(2, np.dtype("float64"))
+        b.store(ARG_ROWS, ("rows",), 1, 2, b.load(ARG_BLOCK, (name,), 0, 2), adds=True)
+        parts.append(b.kernel())
+    assert [store.adds for store in in_order(parts).stores] == [True, True]
 
 
 def test_kernels_of_other_widths_stay_apart():
