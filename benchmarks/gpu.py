@@ -229,6 +229,8 @@ def candidates(
     found = {}
     for form, make in forms.items():
         found[f"lazyflow {form}"] = OnDevice(make(weights).train_step, cupy_clock())
+    persistent = lf.using(persistent=True)(forms["cell"](weights).train_step)
+    found["lazyflow persistent"] = OnDevice(persistent, cupy_clock())
     if torch_at is not None:
         from benchmarks.peers import torch_on_gpu
 
