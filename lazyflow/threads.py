@@ -12,6 +12,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
 from typing import Any
 
@@ -154,15 +155,8 @@ def _silence() -> tuple[ContextVar[object], object] | None:
 _SILENCE = _silence()
 
 
-class quietly:
-    """How the engine computes in the ``with`` block: with so many threads of BLAS and of the compiled core, and without
-    NumPy's warnings, since compiled kernels have none, and ``check_finite`` names the line of a NaN. What is so already
-    is left as it is.
-
-    >>> with quietly(1):
-    ...     np.float32(1) / np.float32(0)
-    np.float32(inf)
-    """
+class _Quietly:
+    """`quietly`, whatever there is."""
 
     __slots__ = ("blas", "kernels", "number", "warnings")
 
@@ -197,3 +191,18 @@ class quietly:
             core.machine.use_threads(self.kernels)
         if self.blas:
             _users().leave(self)
+
+
+def quietly(number: int) -> AbstractContextManager[None]:
+    """How the engine computes in the ``with`` block: with so many threads of BLAS and of the compiled core, and without
+    NumPy's warnings, since compiled kernels have none, and ``check_finite`` names the line of a NaN. What is so already
+    is left as it is.
+
+    >>> with quietly(1):
+    ...     np.float32(1) / np.float32(0)
+    np.float32(inf)
+    """
+    users = _users()
+    if _SILENCE is None or type(users) is _Users or core.machine is None:
+        return _Quietly(number)
+    return core.guards.Quiet(users, core.machine.use_threads, number, *_SILENCE)  # type: ignore[no-any-return]

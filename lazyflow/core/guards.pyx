@@ -77,7 +77,32 @@ cdef class BlasUsers:
                     self.sets[i](self.before[i])
 
 
+@cython.final
+cdef class Quiet:
+    """`lazyflow.threads.quietly`, as a ``with`` block: threads of BLAS and of the core, which ``use`` sets, and a
+    context variable."""
+
+    cdef BlasUsers users
+    cdef object use, variable, silence, token
+    cdef object number, before
+
+    def __init__(self, BlasUsers users, use, number, variable, silence):
+        self.users, self.use, self.number, self.variable, self.silence = users, use, number, variable, silence
+
+    def __enter__(self):
+        self.users.enter(self, 1)
+        self.before = self.use(self.number)
+        self.token = PyContextVar_Set(self.variable, self.silence)
+
+    def __exit__(self, kind, error, trace):
+        PyContextVar_Reset(self.variable, self.token)
+        self.use(self.before)
+        self.users.leave(self)
+
+
 cdef extern from "Python.h":
+    object PyContextVar_Set(object variable, object value)
+    int PyContextVar_Reset(object variable, object token) except -1
     PyObject* PyFunction_GetCode(object function)
     PyObject* PyFunction_GetDefaults(object function)
     PyObject* PyFunction_GetKwDefaults(object function)

@@ -662,6 +662,51 @@ def multiply(a, b, out=None):
     return out
 
 
+def affine(tuple given not None, out):
+    """``x @ W.T + b`` of ``given``, W, b and rows x, in ``out``, as `multiply` and an addition compute it; None where
+    these are not matrices of one type."""
+    cdef int kind, d, k
+    if len(given) != 3 or not cnp.PyArray_Check(out):
+        return None
+    kind = cnp.PyArray_TYPE(<cnp.ndarray>out)
+    d = kind == cnp.NPY_DOUBLE
+    if (kind != cnp.NPY_FLOAT and not d) or _loops[d] == NULL:
+        return None
+    for array in (given[0], given[2], out):
+        if not _is_matrix(array, kind) or cnp.PyArray_NDIM(<cnp.ndarray>array) != 2:
+            return None
+    if not cnp.PyArray_Check(given[1]):
+        return None
+    cdef cnp.ndarray W = given[0], b = given[1], x = given[2], to = out
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(x, 0), inner = cnp.PyArray_DIM(x, 1), width = cnp.PyArray_DIM(W, 0), r, c
+    if cnp.PyArray_TYPE(b) != kind or cnp.PyArray_NDIM(b) != 1 or not cnp.PyArray_ISCARRAY_RO(b):
+        return None
+    if inner == 1 or cnp.PyArray_DIM(W, 1) != inner or cnp.PyArray_DIM(b, 0) != width:
+        return None
+    if cnp.PyArray_DIM(to, 0) != rows or cnp.PyArray_DIM(to, 1) != width or not cnp.PyArray_ISCARRAY(to):
+        return None
+    cdef lf_product p
+    p.loop, p.data = _loops[d], _loop_data[d]
+    p.a, p.b, p.out = cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(W), cnp.PyArray_BYTES(to)
+    p.sizes[0], p.sizes[1], p.sizes[2], p.sizes[3] = 1, rows, inner, width
+    p.steps[0] = p.steps[1] = p.steps[2] = 0
+    p.steps[3], p.steps[4] = cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1)
+    p.steps[5], p.steps[6] = cnp.PyArray_STRIDE(W, 1), cnp.PyArray_STRIDE(W, 0)
+    p.steps[7], p.steps[8] = cnp.PyArray_STRIDE(to, 0), cnp.PyArray_STRIDE(to, 1)
+    cdef char *data = cnp.PyArray_BYTES(to)
+    cdef char *bias = cnp.PyArray_BYTES(b)
+    with nogil:
+        lf_multiply(&p)
+        for r in range(rows):
+            if d:
+                for c in range(width):
+                    (<double *>data)[r * width + c] += (<double *>bias)[c]
+            else:
+                for c in range(width):
+                    (<float *>data)[r * width + c] += (<float *>bias)[c]
+    return out
+
+
 # Lines: what the calls of a cell do one after the other, without Python between.
 
 

@@ -110,11 +110,6 @@ class Graph:
         alone[self.results] = False
         return alone
 
-    @property
-    def sources(self) -> list[tuple[Any, int]]:
-        """Where the values of the known nodes lie: run and element offset."""
-        return list(zip(self.known_run, self.known_offset.tolist(), strict=True))
-
     @cached_property
     def place_of_known(self) -> dict[int, int]:
         """Where each known node stands among them."""

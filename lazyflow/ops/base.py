@@ -127,6 +127,19 @@ def shapes_wanted(vjp: Callable[..., Array]) -> frozenset[int]:
     return found
 
 
+def at_host(kernel: Callable[..., Array], make: Callable[..., Any]) -> Callable[..., Array]:
+    """A kernel, with what the core has in its place on the host: ``make``, called with the static attributes, answers
+    with a function of a tuple of operands and ``out``, which returns None where it does not fit; or with None."""
+    vars(kernel)["at_host"] = make
+    return kernel
+
+
+def host_form(kernel: Callable[..., Array]) -> Any:
+    """What the core has in place of a kernel, or None; see `at_host`."""
+    make = getattr(getattr(kernel, "func", kernel), "at_host", None)
+    return None if make is None else make(**getattr(kernel, "keywords", {}))
+
+
 def adding(vjp: Callable[..., Array], add: Callable[..., bool]) -> Callable[..., Array]:
     """A vjp, with what does its work on a device in one launch: ``add(places, xp, g, y, *arrays, **static)`` brings the
     answer to `lazyflow.cuda.rows.Places`, unless it says False. That is asked only for an operand with a batch axis."""

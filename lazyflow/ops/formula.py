@@ -25,6 +25,7 @@ whatever the slope is: of ``where(x > 0, sqrt(x), 0)`` at zero the slope is infi
 from __future__ import annotations
 
 import ast
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.locks import Lock
-from lazyflow.ops.base import OPS, symbolic
+from lazyflow.ops.base import OPS, at_host, host_form, symbolic
 
 BOOLEAN, SAME, FLOATING = range(3)  # what a step makes: truth values, the dtype of what it reads, or floating numbers
 
@@ -725,28 +726,29 @@ def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[...,
         return kernel
     made: list[Any] = []
 
-    def on_machine(xp: ArrayModule, *given: Any, out: Array | None = None) -> Array:
-        if xp is np and core.machine is not None:
-            if not made:
-                made.append(core.machine.Elementwise(tuple(map(operands.index, formula.operands)), *code))
-            answer = made[0](given, out)
-            if answer is not None:
-                return answer
-        return kernel(xp, *given, out=out)
+    def whole() -> Any:
+        if core.machine is None:
+            return None
+        if not made:
+            made.append(core.machine.Elementwise(tuple(map(operands.index, formula.operands)), *code))
+        return made[0]
 
-    return on_machine
+    def on_machine(xp: ArrayModule, *given: Any, out: Array | None = None) -> Array:
+        run = whole() if xp is np else None
+        answer: Array | None = None if run is None else run(given, out)
+        return kernel(xp, *given, out=out) if answer is None else answer
+
+    return at_host(on_machine, whole)
 
 
 def at_first_call(make: Callable[[], Callable[..., Array]]) -> Callable[..., Array]:
     """A kernel that is made when it is first called."""
-    made: list[Callable[..., Array]] = []
+    made = functools.cache(make)
 
     def kernel(*operands: Any, **options: Any) -> Array:
-        if not made:
-            made.append(make())
-        return made[0](*operands, **options)
+        return made()(*operands, **options)
 
-    return kernel
+    return at_host(kernel, lambda: host_form(made()))
 
 
 def compile_forward(name: str, formula: Formula) -> Callable[..., Array]:

@@ -29,7 +29,20 @@ from lazyflow.cuda import rows as there
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.locks import Lock
-from lazyflow.ops.base import ALL, OPS, Abstract, Op, Result, Shape, adding, looking_at, register, symbolic, total
+from lazyflow.ops.base import (
+    ALL,
+    OPS,
+    Abstract,
+    Op,
+    Result,
+    Shape,
+    adding,
+    at_host,
+    looking_at,
+    register,
+    symbolic,
+    total,
+)
 from lazyflow.ops.formula import has_nan
 
 BATCH = "Z"
@@ -601,6 +614,13 @@ def _affine(xp: ArrayModule, W: Array, b: Array, x: Array, out: Array = None, *,
         product = _product(xp, x, W, out, letters=(heads + "b", "ab", heads + "a"))
     bias = b if b.ndim == 1 else b.reshape(b.shape[:1] + (1,) * len(heads) + b.shape[1:])
     return xp.add(product, bias, out=out)
+
+
+def _affine_at_host(heads: str) -> Any:
+    return None if heads or core.machine is None else core.machine.affine
+
+
+at_host(_affine, _affine_at_host)
 
 
 def _affine_W(xp: ArrayModule, g: Array, y: Array, W: Array, b: Array, x: Array, *, heads: str) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ class Plans:
         if found is None:
             return None
         with self.lock:  # another thread may be walking through all that is kept, or has dropped it since
-            if key in self.kept:
+            with suppress(KeyError):
                 self.kept.move_to_end(key)
             self.hits += 1
         return found.recorded

@@ -2,9 +2,12 @@
 
 cimport cython
 
-from lazyflow.core.columns cimport IntColumn
+from lazyflow.core.columns cimport Elements, IntColumn
 from lazyflow.record.expr cimport Expr
 from lazyflow.record.tape cimport Tape, Type
+
+
+cdef Elements ELEMENTS
 
 
 @cython.locals(tape=Tape, source=Tape, row=Py_ssize_t, e=Expr)
@@ -26,5 +29,5 @@ cpdef _add_tape(list found, IntColumn places, Tape tape, dict number)
 cpdef bytes _structure(Tape tape)
 
 
-@cython.locals(tape=Tape, row=Py_ssize_t, t=Py_ssize_t, k=Py_ssize_t, imported=bint)
-cpdef list sources_of(object found, object tapes)
+@cython.locals(tape=Tape, row=Py_ssize_t, t=Py_ssize_t, k=Py_ssize_t, imported=bint, runs=list, places=list)
+cpdef object sources_of(object found, object tapes)

@@ -17,7 +17,7 @@ import numpy as np
 
 from lazyflow import passes
 from lazyflow.core.arrays import NodePayload
-from lazyflow.core.columns import IntColumn
+from lazyflow.core.columns import ELEMENTS, IntColumn
 from lazyflow.graph.graph import (
     LONG,
     Graph,
@@ -43,6 +43,13 @@ class Recorded(NamedTuple):
     plan: Plan
     known: tuple[tuple[int, int, bool], ...]
     signatures: frozenset[Signature]
+
+
+class Sources(NamedTuple):
+    """Where the values of known nodes lie: of each the run and the element offset."""
+
+    runs: list[Any]
+    places: list[int]
 
 
 class RunWay(NamedTuple):
@@ -160,13 +167,19 @@ def _source(tape: Tape, number: int, row: int) -> tuple[int, int, bool]:
     return number, tape.ints[int(decoded(tape).int_starts[row])], True
 
 
-def sources_of(found: Recorded, tapes: Sequence[Tape]) -> list[tuple[Any, int]]:
-    """Where the values of the known nodes lie: run and element offset."""
-    places = []
+def sources_of(found: Recorded, tapes: Sequence[Tape]) -> Sources:
+    """Where the values of the known nodes lie."""
+    runs, places = [], []
     for t, k, imported in found.known:
         tape, row = tapes[t].imports[k] if imported else (tapes[t], k)
-        places.append(tape.place_of(row))
-    return places
+        runs.append(tape.runs[ELEMENTS.number(tape.run_of, row)])
+        places.append(ELEMENTS.number(tape.offset_of, row))
+    return Sources(runs, places)
+
+
+def known_of(graph: Graph) -> Sources:
+    """The same of a graph."""
+    return Sources(list(graph.known_run), graph.known_offset.tolist())
 
 
 def again(found: Recorded, tapes: Sequence[Tape]) -> Plan:

@@ -1,5 +1,7 @@
 # What the compiled recorder knows of `tape.py`: see `lazyflow.record.expr`.
 
+cimport cython
+
 from lazyflow.core.columns cimport Counts, Elements, FloatColumn, IntColumn
 
 
@@ -39,6 +41,10 @@ cdef class Tape:
     cdef public long long number, generation
     cpdef bint has_value(self, Py_ssize_t row) except -1
     cpdef tuple place_of(self, Py_ssize_t row)
+
+
+@cython.locals(ints=list, operands=list, number=Py_ssize_t, rows=Py_ssize_t, int_end=Py_ssize_t, operand_end=Py_ssize_t)
+cpdef tuple payload_starts(Tape tape)
 
 
 cpdef Type without_gradient(Type kind)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -105,7 +105,7 @@ MOST_INTERNED = 2048
 _TYPES: weakref.WeakValueDictionary[object, Type] = weakref.WeakValueDictionary()
 _INTERNED: weakref.WeakValueDictionary[object, Signature] = weakref.WeakValueDictionary()
 _owners: weakref.WeakValueDictionary[int, Type] = weakref.WeakValueDictionary()  # the types of parameters
-_tapes: weakref.WeakValueDictionary[int, Tape] = weakref.WeakValueDictionary()
+_tapes: list[weakref.ref[Tape]] = []  # all that are alive, and some that are no more
 _tables: list[dict[object, object]] = []
 _swept: list[object] = []  # what the tables held when they were emptied last
 _interning = Lock()
@@ -167,9 +167,10 @@ def _sweep() -> None:
     signature up and be about to record a node of it: what the tables held is let go at the next sweep, when that node
     is on its tape.
     """
-    for tape in _alive(_tapes):
+    for tape in _alive(_tapes.copy()):
         tape.keep.update([s for i in set(tape.signatures) if (s := _SIGNATURES[i]()) is not None])
-    _swept[:] = [entry for table in (*_tables, *(t.signatures for t in _alive(_owners))) for entry in _emptied(table)]
+    owners = _alive(_owners.valuerefs())
+    _swept[:] = [entry for table in (*_tables, *(t.signatures for t in owners)) for entry in _emptied(table)]
 
 
 def _emptied(table: dict[Array, Array]) -> Iterator[object]:
@@ -179,8 +180,23 @@ def _emptied(table: dict[Array, Array]) -> Iterator[object]:
             yield table.popitem()
 
 
-def _alive(known: weakref.WeakValueDictionary[int, T]) -> list[T]:
-    return [found for ref in known.valuerefs() if (found := ref()) is not None]
+def _alive(references: Iterable[weakref.ref[T]]) -> list[T]:
+    return [found for ref in references if (found := ref()) is not None]
+
+
+_most_tapes = 1024
+
+
+def _enlist(tape: Tape) -> None:
+    """Note that there is this tape. Now and then those that are no more are dropped."""
+    global _most_tapes
+    _tapes.append(weakref.ref(tape))
+    if len(_tapes) > _most_tapes:
+        with _interning:  # nobody else drops any, or looks for those that are alive; what is added comes behind
+            seen = _tapes.copy()
+            alive = [ref for ref in seen if ref() is not None]
+            _tapes[: len(seen)] = alive
+            _most_tapes = max(1024, 2 * len(alive))
 
 
 class Inline:
@@ -343,12 +359,15 @@ def signature_columns() -> Columns:
 def payload_starts(tape: Tape) -> tuple[list[int], list[int]]:
     """Where the integers and the operands of each row of a short tape begin, and where those of the last end."""
     ints, operands = [0], [0]
-    for number in tape.signatures[:]:
+    int_end = operand_end = 0
+    for number in tape.signatures.tolist():
         rows = _ROWS[number]
         if rows == RAGGED:
-            rows = tape.ints[ints[-1]] if ints[-1] < len(tape.ints) else 0
-        ints.append(ints[-1] + _INTS[number])
-        operands.append(operands[-1] + rows)
+            rows = tape.ints[int_end] if int_end < len(tape.ints) else 0
+        int_end += _INTS[number]
+        operand_end += rows
+        ints.append(int_end)
+        operands.append(operand_end)
     return ints, operands
 
 
@@ -438,7 +457,7 @@ class Tape:
         self.scope: Scope | None = None
         self.sealed = False
         self.number = next(_tape_numbers)
-        _tapes[self.number] = self
+        _enlist(self)
         self.generation = 0  # how often its values were dropped because a parameter had changed
         self.streams: dict[int, Stream] = {}  # by seed: what its random nodes draw from
         self.drawn: dict[int, int] = {}  # the generation in which a random row has drawn, if not the first

@@ -269,7 +269,7 @@ def _call_hooks(arena: Arena, launch: Launch, hooked: Mapping[int, Hooked]) -> N
 def _may_wait(run: Run, launch: Launch) -> bool:
     """Whether other runs may have nodes that a few ones are worth waiting for. Where results of cells are looked at for
     NaN, all is there at once."""
-    if len(run.plan.structure.results) or not (run.known or run.readers) or launch.each is not None:
+    if len(run.plan.structure.results) or not (run.known_runs or run.readers) or launch.each is not None:
         return False
     return not launch.signature.op.stacked and launch.writes.count <= FEW_NODES
 
@@ -362,7 +362,7 @@ def accumulated(a: Array, b: Array) -> Array:
 def _sources(run: Run, active: Ints | None) -> tuple[tuple[int, Bound, tuple[int, ...]], ...]:
     """See `WayBack`."""
     found, steps = [], bound(run.plan)
-    for number, brought in run.plan.brought.items() if run.known else ():
+    for number, brought in run.plan.brought.items() if run.known_runs else ():
         step = steps[number]
         if step.does == DO_KNOWNS and step.signature.type.requires_grad:
             nodes = step.launch.nodes
@@ -376,12 +376,12 @@ def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[tuple[Run
     found = []
     for number, step, rows in sources:
         dtype, brought = step.signature.type.dtype, run.plan.brought[number]
-        some = [i for i in rows if run.known[brought[i]][0].differentiable]
+        some = [i for i in rows if run.known_runs[brought[i]].differentiable]
         if not some:
             continue
         g = step.out.read(arena).copy()
         for i in some:
-            source, offset = run.known[brought[i]]
+            source, offset = run.known_runs[brought[i]], run.known_places[brought[i]]
             found.append((source, node_at(source, offset, dtype), offset, g[i]))
     return found
 

@@ -42,7 +42,7 @@ def _blame(run: Run) -> str:
         if found is not None:
             if launch.signature.op is KNOWN_OP:
                 place = run.plan.structure.place_of_known[int(launch.nodes[found.position])]
-                return _blame(run.known[place][0])
+                return _blame(run.known_runs[place])
             return _message(run, launch, found)
     for parameter in parameters_of(run.plan):
         if parameter is not None and not np.isfinite(parameter.stored()).all():

@@ -24,13 +24,13 @@ from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
-from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, KNOWN_OP, VIEW_OP, Tape, payload_starts, signature_by_id
+from lazyflow.record.tape import IMPORT_OP, KNOWN_OP, VIEW_OP, Tape, signature_by_id
 from lazyflow.run.backward import Hooked, accumulated
 from lazyflow.run.backward import backward as run_backward
 from lazyflow.run.execute import Run, any_stale, check_recorded
 from lazyflow.run.forward import compute, forget, watched_places
 from lazyflow.run.needs import out_of_memory
-from lazyflow.run.roots import alike, copies, missing, owners_of, runs_of, to_run, traced
+from lazyflow.run.roots import alike, copies, missing, owners_of, runs_of, shown, to_run, traced
 from lazyflow.settings import tracing
 from lazyflow.threads import quietly
 
@@ -48,28 +48,32 @@ def _refuse_in_cells(roots: Sequence[Expr]) -> None:
 Method = TypeVar("Method", bound=Callable[..., object])
 
 
-def _undisturbed(method: Method) -> Method:
-    """A method that computes its roots while no other thread computes what they rest on: what is known of a tape, and
-    what lies in the arenas of its runs, changes."""
-
-    def locked(engine: Engine, roots: object, *args: object) -> object:
-        if type(roots) is Expr and len(roots.tape.owners) == 1:  # most often: one value, of this thread alone
-            (owner,) = roots.tape.owners
+def _locked(method: Callable[..., Any], engine: Engine, roots: object, *args: object) -> Any:
+    """Call a method that computes its roots while no other thread computes what they rest on: what is known of a tape,
+    and what lies in the arenas of its runs, changes."""
+    if type(roots) is Expr:  # most often: one value, of this thread alone
+        owners = roots.tape.owners
+        if len(owners) == 1:
+            (owner,) = owners
             with owner.lock:
                 return method(engine, roots, *args)
-        owners = owners_of(roots if isinstance(roots, list | tuple) else [roots])
-        return together(sorted(owners, key=lambda o: o.number), method, engine, roots, *args)
+    owners = owners_of(roots if isinstance(roots, list | tuple) else [roots])
+    return together(sorted(owners, key=lambda o: o.number), method, engine, roots, *args)
+
+
+def _undisturbed(method: Method) -> Method:
+    """`_locked` by name; an example of a map waits first."""
 
     @functools.wraps(method)
     def computing(engine: Engine, roots: object, *args: object) -> object:
         example = fibers.current_example()
         if example is None or (type(roots) is Expr and not args and roots.tape.has_value(roots.row)):
-            return locked(engine, roots, *args)
+            return _locked(method, engine, roots, *args)
         if _waited(example, roots if isinstance(roots, list | tuple) else [roots], *args):
             return None
         example.busy += 1
         try:
-            return locked(engine, roots, *args)
+            return _locked(method, engine, roots, *args)
         finally:
             example.busy -= 1
 
@@ -85,6 +89,16 @@ def _waited(example: fibers.Example, roots: Sequence[object], *cotangents: Array
         return False
     _refuse_in_cells(found)
     return example.wait(found, *cotangents)
+
+
+def _on_host(engine: Engine, root: Expr) -> HostArray:
+    """A copy of the root's value on the host, computed if it is not there yet: from a device it is one copy."""
+    part = engine.made(root)
+    if part is not None:
+        return devices.to_host(part)
+    run, offset = root.tape.place_of(root.row)
+    found: HostArray = run.downloaded(offset, root.type)
+    return found
 
 
 class Engine:
@@ -112,7 +126,9 @@ class Engine:
     def host_value(self, root: Expr) -> HostArray:
         """The same on the host. An example of a map waits for it, and is given it, together with the others."""
         example = fibers.current_example()
-        if example is None or root.tape.has_value(root.row) or not example.waits():
+        if example is None:
+            return _locked(_on_host, self, root)  # type: ignore[no-any-return]
+        if root.tape.has_value(root.row) or not example.waits():
             return self._on_host(root)
         if root.tape.trace is not None or tracing() is not None:
             _refuse_in_cells((root,))
@@ -137,32 +153,25 @@ class Engine:
     @_undisturbed
     def value(self, root: Expr) -> Array:
         """A copy of the root's value; computes it if it is not there yet."""
-        shown = self._made(root)
-        if shown is not None:
-            return shown
+        part = self.made(root)
+        if part is not None:
+            return part
         run, offset = root.tape.place_of(root.row)
         if run.device == "cpu" == root.type.device:
             return run.value(offset, root.type)
         with devices.on(run.device):  # not the root's, where that rests on no parameter: see `expr.on_one_device`
             return devices.to_device(run.value(offset, root.type), root.device)
 
-    @_undisturbed
-    def _on_host(self, root: Expr) -> HostArray:
-        """The same on the host: from a device it is one copy."""
-        shown = self._made(root)
-        if shown is not None:
-            return devices.to_host(shown)
-        run, offset = root.tape.place_of(root.row)
-        found: HostArray = run.downloaded(offset, root.type)
-        return found
+    _on_host = _undisturbed(_on_host)
 
-    def _made(self, root: Expr) -> Array | None:
+    def made(self, root: Expr) -> Array | None:
         """See to it that the root has a value; or answer with a copy of it, where no run is needed for that."""
-        _refuse_in_cells((root,))
+        if root.tape.trace is not None or tracing() is not None:
+            _refuse_in_cells((root,))
         if not root.tape.has_value(root.row):
-            shown = _shown(root)
-            if shown is not None:
-                return shown
+            found = shown(root)
+            if found is not None:
+                return found
             self._run_missing((root,))
         return None
 
@@ -222,36 +231,6 @@ def _downloaded(roots: Sequence[Expr], device: str) -> list[HostArray]:
     return [whole[end - root.type.size : end].reshape(root.shape).copy() for root, end in zip(roots, ends, strict=True)]
 
 
-SHORT = 32  # rows of a tape that are walked through to read a value in place: on more, a run costs less a value
-
-
-def _shown(root: Expr) -> Array | None:
-    """A copy of what a view shows of a constant, or of a value that an earlier run on the host has computed and that is
-    as it was: elements of a vector that are looked at one by one. None where there is more to it."""
-    tape = root.tape
-    if len(tape) > SHORT or tape.trace is not None or tape.lines is not None or root.row in tape.remembered:
-        return None
-    ints, operands = payload_starts(tape)
-    if ints[-1] != len(tape.ints) or operands[-1] != len(tape.operands):
-        return None  # it is not whole, and a run says so
-    tape.seal()  # as a run does: what is long-lived is not to hold all that comes after
-    row, shift = root.row, 0
-    while (op := signature_by_id(tape.signatures[row]).op) is VIEW_OP:
-        shift += tape.ints[ints[row]]
-        row = tape.operands[operands[row]]
-    if op is CONSTANT_OP and type(tape.objects[row]) is np.ndarray and root.type.device == "cpu":
-        return devices.stretch(tape.objects[row].reshape(-1), shift, root.type.shape).copy()
-    if op is not IMPORT_OP:
-        return None
-    source, place = tape.imports[tape.ints[ints[row]]]
-    if not source.has_value(place):
-        return None
-    run, offset = source.place_of(place)
-    if run.is_stale() or not run.device == "cpu" == root.type.device:
-        return None
-    return run.value(offset + shift, root.type)
-
-
 # A backward through more runs than this, of no more elements on the average, is one forward more and one run to go back
 # through: a small run costs more beside its kernels, in either direction, than they do.
 MANY_RUNS, SMALL_RUN = 8, 1 << 16
@@ -265,7 +244,7 @@ def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
         run = stack.pop()
         if run.number not in runs and run.differentiable:
             runs[run.number] = run
-            stack.extend([source for source, _ in run.known])
+            stack.extend(run.known_runs)
     sizes = sum(sum(run.plan.layout.sizes.values()) for run in runs.values())
     if len(runs) <= MANY_RUNS or sizes > SMALL_RUN * len(runs):
         return []
@@ -347,7 +326,7 @@ def _hides_watched(root: Expr) -> bool:
                 places = watched_places(graph, lambda t: t.hooks | t.retained)
                 if any(_is_hidden(graph, place) for _, _, place in places):
                     return True
-            stack.extend([source for source, _ in run.known])
+            stack.extend(run.known_runs)
     return False
 
 

@@ -14,7 +14,7 @@ cdef Elements ELEMENTS
 cdef class State:
     cdef object __weakref__
     cdef public Arena arena
-    cdef public list calls, known, readers
+    cdef public list calls, known_runs, known_places, readers
     cdef public object device, fuse, plan
     cdef public tuple tapes
     cdef public dict given, kept
@@ -23,10 +23,8 @@ cdef class State:
     cdef public long long number, stamp
 
 
+@cython.locals(found=list)
 cpdef list distinct(list runs)
-
-
-cpdef bint any_stale_source(list sources) except -1
 
 
 cpdef bint any_stale(list runs) except -1

@@ -25,7 +25,7 @@ from lazyflow.graph.graph import Graph
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Launch, Plan, Rows
-from lazyflow.plan.recorded import RunWay
+from lazyflow.plan.recorded import RunWay, Sources
 from lazyflow.record.expr import Parameter, moment
 from lazyflow.record.tape import CONSTANT_OP, Operand, Tape, Type, signature_by_id
 from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bound, bound, parameter_of
@@ -76,7 +76,7 @@ def given_to(run: Run) -> dict[int, HostArray]:
     """Of the launches of a run on a device that bring values in, by number, what goes there in the plan's one copy: the
     constants of each, if all lie on the host, or the addresses of the values of earlier runs, if all lie there."""
     found: dict[int, HostArray] = {}
-    plan, device, known = run.plan, run.device, run.known
+    plan, device = run.plan, run.device
     tapes = [tape() for tape in run.tapes]
     for number, brought in plan.brought.items():
         signature = plan.launches[number].signature
@@ -84,14 +84,14 @@ def given_to(run: Run) -> dict[int, HostArray]:
             values = [tapes[tape].objects[row] for tape, row in brought]
             if not any(devices.is_on_gpu(value) for value in values):
                 found[number] = np.concatenate([value.reshape(-1) for value in values])
-        elif has_rows(signature.type.dtype) and all(known[k][0].device == device for k in brought):
-            found[number] = np.array([_address(known[k], signature.type.dtype) for k in brought], np.int64)
+        elif has_rows(signature.type.dtype) and all(run.known_runs[k].device == device for k in brought):
+            found[number] = np.array([_address(run, k, signature.type.dtype) for k in brought], np.int64)
     return {number: array for number, array in found.items() if array.size and plan.launches[number].writes.width}
 
 
-def _address(place: tuple[Run, int], dtype: DType) -> int:
-    run, offset = place
-    return int(run.arena.buffers[dtype].data.ptr) + offset * dtype.itemsize
+def _address(run: Run, k: int, dtype: DType) -> int:
+    """Where the ``k``-th of the run's known values lies."""
+    return int(run.known_runs[k].arena.buffers[dtype].data.ptr) + run.known_places[k] * dtype.itemsize
 
 
 _NO_CALLS: list[Calls] = []
@@ -102,23 +102,24 @@ class State:
     """What a `Run` is made of, apart so that it can be of C."""
 
     __slots__ = (
-        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "given", "kept", "known", "number",
-        "plan", "readers", "rests_on", "stamp", "superseded", "tapes",
+        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "given", "kept", "known_places",
+        "known_runs", "number", "plan", "readers", "rests_on", "stamp", "superseded", "tapes",
     )  # fmt: skip
 
 
 class Run(State):
-    """One execution of a plan for these ``tapes``, weak references. ``calls`` are those of its cells. ``known``: the
-    run and the place of each value that it has of earlier ones. ``rests_on`` are the types of the parameters that it
-    and the runs before it have used; ``stamp``: none of these had a later version then; ``superseded``: whether a run
-    that it rests on was forgotten since; ``kept``: what is left of it, if not all. ``given``: see `given_to`."""
+    """One execution of a plan for these ``tapes``, weak references. ``calls`` are those of its cells. ``known_runs``
+    and ``known_places``: where each value lies that it has of earlier ones. ``rests_on`` are the types of the
+    parameters that it and the runs before it have used; ``stamp``: none of these had a later version then;
+    ``superseded``: whether a run that it rests on was forgotten since; ``kept``: what is left of it, if not all.
+    ``given``: see `given_to`."""
 
     __slots__ = ()
 
-    def __init__(self, plan: Plan, way: RunWay, tapes: tuple[Any, ...], known: list[tuple[Any, int]]) -> None:
+    def __init__(self, plan: Plan, way: RunWay, tapes: tuple[Any, ...], known: Sources) -> None:
         device = way.device
         self.plan, self.device, self.differentiable, self.fuse = plan, device, way.differentiable, way.fuse
-        self.tapes, self.known = tapes, known
+        self.tapes, self.known_runs, self.known_places = tapes, known.runs, known.places
         self.number = next_number()
         self.arena = Arena(device, plan.layout.sizes)
         self.given: dict[int, HostArray] = _NOTHING_GIVEN
@@ -127,7 +128,7 @@ class Run(State):
             self.arena.bring(
                 indices(plan, way.differentiable), planned_payload(plan), counts(plan), list(self.given.values())
             )
-        earlier = distinct([run for run, _ in self.known])
+        earlier = distinct(self.known_runs)
         self.rests_on = _joined(plan.layout.kinds, earlier)
         notice(self.rests_on)
         self.stamp = moment()
@@ -146,8 +147,8 @@ class Run(State):
             return graph
         if payload is not None:
             graph = replace(graph, ints=payload.ints, floats=payload.floats)
-        runs, offsets = tuple([run for run, _ in self.known]), np.array([offset for _, offset in self.known], np.int64)
-        return replace(graph, tapes=self.tapes, known_run=runs, known_offset=offsets)
+        offsets = np.array(self.known_places, np.int64)
+        return replace(graph, tapes=self.tapes, known_run=tuple(self.known_runs), known_offset=offsets)
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run rests on has changed since, or a value that it read was forgotten."""
@@ -172,7 +173,8 @@ class Run(State):
     def settle(self, kept: dict[tuple[Any, int, Shape], Array]) -> None:
         """Leave nothing but these values, by dtype, offset and shape: see `lazyflow.run.settle`."""
         self.kept = kept
-        del self.arena, self.calls, self.plan, self.known  # whoever asks a stale run for more is wrong
+        del self.arena, self.calls, self.plan  # whoever asks a stale run for more is wrong
+        del self.known_runs, self.known_places
 
     def value(self, offset: int, kind: Type) -> Array:
         """A copy of the value of one node."""
@@ -224,18 +226,12 @@ def printed_by(options: Settings, device: str) -> str:
 
 def distinct(runs: list[Run]) -> list[Run]:
     """Each run once."""
-    return runs if len(runs) < 2 else list({id(run): run for run in runs}.values())
-
-
-def any_stale_source(sources: list[tuple[Run, int]]) -> bool:
-    """The same of runs that stand with places."""
-    last = None
-    for run, _ in sources:  # most often they are of one run
+    found, last = [], None
+    for run in runs:  # most often they are of one run
         if run is not last:
-            if run.is_stale():
-                return True
+            found.append(run)
             last = run
-    return False
+    return found if len(found) < 2 else list({id(run): run for run in found}.values())
 
 
 def any_stale(runs: list[Run]) -> bool:
@@ -322,7 +318,7 @@ def _bring(run: Run, number: int, step: Bound) -> None:
         return
     shape = out.shape[1:]
     for i, k in enumerate(brought):
-        source, offset = run.known[k]
+        source, offset = run.known_runs[k], run.known_places[k]
         known = devices.stretch(source.arena.buffers[out.dtype], offset, shape)
         out[i] = known if source.device == run.device else devices.to_device(known, run.device)
 
@@ -343,7 +339,7 @@ def _bring_here(run: Run, brought: list[int], step: Bound) -> None:
     dtype, offset = step.out.dtype, step.out.offset
     size, width, buffer = step.signature.type.size, step.out.width, run.arena.buffers[step.out.dtype]
     for k in brought:
-        source, start = run.known[k]
+        source, start = run.known_runs[k], run.known_places[k]
         if source.device != "cpu":
             known = devices.stretch(source.arena.buffers[dtype], start, (size,))
             buffer[offset : offset + size] = devices.to_device(known, "cpu")

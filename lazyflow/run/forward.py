@@ -12,7 +12,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -25,13 +24,24 @@ from lazyflow.graph.joined import with_joined_rows, with_loops
 from lazyflow.graph.repeats import may_repeat, repeats_merged
 from lazyflow.plan.plan import Plan, graph_schedule, make
 from lazyflow.plan.plans import Plans
-from lazyflow.plan.recorded import RunWay, again, alone, are_whole, key_of, sources_of, way_of, whole_tapes
+from lazyflow.plan.recorded import (
+    RunWay,
+    Sources,
+    again,
+    alone,
+    are_whole,
+    key_of,
+    known_of,
+    sources_of,
+    way_of,
+    whole_tapes,
+)
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import Tape, signature_by_id
 from lazyflow.run import settle
 from lazyflow.run.check import check_finite
-from lazyflow.run.execute import Run, any_stale_source, check_recorded, execute, fused_by, printed_by
+from lazyflow.run.execute import Run, any_stale, check_recorded, execute, fused_by, printed_by
 from lazyflow.run.needs import out_of_memory
 from lazyflow.run.roots import others_held, owners_of
 from lazyflow.settings import Settings
@@ -114,15 +124,15 @@ def _compute_alike(roots: Sequence[Expr], reached: list[Tape], options: Settings
         known = sources_of(found, tapes)
     else:
         graph = collect(roots, parts=whole_tapes(tapes) if parts is None else parts)
-        known = graph.sources
-    if any_stale_source(known):
+        known = known_of(graph)
+    if any_stale(known.runs):
         forget(roots)
         return False
     if found is not None:
         _run(roots, tapes, again(found, tapes), way, known, options)
     elif len(graph):
         plan = _planned(graph, tapes, way, key)
-        _run(roots, tapes, plan, way, plan.structure.sources, options)
+        _run(roots, tapes, plan, way, known_of(plan.structure), options)
     return True
 
 
@@ -152,7 +162,7 @@ def _run(
     tapes: list[Tape],
     plan: Plan,
     way: RunWay,
-    known: list[tuple[Any, int]],
+    known: Sources,
     options: Settings,
 ) -> None:
     """Run a plan that needs these values of earlier runs, and note where the values of the tapes lie now."""
@@ -162,18 +172,27 @@ def _run(
     profile = options.profile
     before = "" if profile is None else profile.switch("forward")
     try:
-        with quietly(options.threads), devices.on(way.device), devices.products(way.device, options.tf32):
-            run = Run(plan, way, tuple([weakref.ref(tape) for tape in tapes]), known)
-            execute(run)
-            if way.checked:
-                check_finite(run, roots)
-            _note_run(run, tapes)
-            if plan.layout.nbytes >= settle.LEAST:
-                SETTLING.add(run, owners_of(roots))
+        with quietly(options.threads):
+            if way.device == "cpu":
+                run = _executed(roots, tapes, plan, way, known)
+            else:
+                with devices.on(way.device), devices.products(way.device, options.tf32):
+                    run = _executed(roots, tapes, plan, way, known)
+        if plan.layout.nbytes >= settle.LEAST:
+            SETTLING.add(run, owners_of(roots))
     except MemoryError as error:
         raise out_of_memory(error, plan, way.device, way.differentiable, way.fuse, "a forward") from error
     if profile is not None:
         profile.switch(before)
+
+
+def _executed(roots: Sequence[Expr], tapes: list[Tape], plan: Plan, way: RunWay, known: Sources) -> Run:
+    run = Run(plan, way, tuple([weakref.ref(tape) for tape in tapes]), known)
+    execute(run)
+    if way.checked:
+        check_finite(run, roots)
+    _note_run(run, tapes)
+    return run
 
 
 # Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, and

@@ -35,13 +35,15 @@ cdef class Pull:
 
 cdef class Bound:
     cdef public int does
-    cdef public object launch, forward, rows
+    cdef public object launch, forward, at_host, rows
     cdef public tuple calls, operands, values, pulls
     cdef public frozenset unread, shapes
     cdef public Reader out
     cdef public Signature signature
-    @cython.locals(reader=Reader)
+    @cython.locals(reader=Reader, given=tuple)
     cpdef object compute(self, object xp, Arena arena)
+    @cython.locals(found=Bound)
+    cpdef Bound again(self, object launch)
     cpdef list operand_values(self, Arena arena)
     @cython.locals(arguments=list, i=Py_ssize_t, pull=Pull, reader=Reader)
     cpdef object pull(self, object xp, Arena values, Arena cotangents)

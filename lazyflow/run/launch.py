@@ -17,7 +17,7 @@ from lazyflow import device as devices
 from lazyflow.cuda.rows import Places
 from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse.blocks import rows_of
-from lazyflow.ops.base import Shape, adder_of, looked_at, shapes_wanted, total, unbroadcast
+from lazyflow.ops.base import Shape, adder_of, host_form, looked_at, shapes_wanted, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows
@@ -171,6 +171,12 @@ def readers_of(launch: Launch, forward: bool) -> tuple[Reader, ...]:
     return tuple([operand_reader(operands[i], reads[i], i in columns) for i in range(len(operands))])
 
 
+def _with_payload(readers: tuple[Reader, ...], launch: Launch) -> tuple[Reader, ...]:
+    """Readers of all operands of a launch with other payload than that which they were made for."""
+    pairs = zip(readers, launch.signature.operands, launch.reads, strict=True)
+    return tuple([r if o.kind in ("row", "shared") else operand_reader(o, read, False) for r, o, read in pairs])
+
+
 # How cotangents are added where an operand was read: into a view, at rows of a table, or of overlapping windows that
 # are apart, or element by element, where they overlap, such as the windows of a convolution.
 INTO, AT_ROWS, AT_WINDOWS, AT_ELEMENTS = range(4)
@@ -253,15 +259,16 @@ def _where(rows: Rows) -> tuple[int, Array]:
 class Bound:
     """A launch with all that is known of it before a run.
 
-    ``operands`` are those of the forward kernel, ``values`` those of the vjps. ``rows``: where operands are gathered
-    that a kernel need not touch. ``calls``: see `Launch`. ``pulls``: what backward does for its operands, once it did;
-    ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at;
+    ``forward`` is its kernel, and ``at_host`` what the core has in its place on the host, or None (see
+    `lazyflow.ops.base.at_host`). ``operands`` are those of the forward kernel, ``values`` those of the vjps. ``rows``:
+    where operands are gathered that a kernel need not touch. ``calls``: see `Launch`. ``pulls``: what backward does for
+    its operands, once it did; ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at;
     ``shapes``: those of which they look at the shape alone.
     """
 
     __slots__ = (
-        "calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "shapes", "signature", "unread",
-        "values",
+        "at_host", "calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "shapes", "signature",
+        "unread", "values",
     )  # fmt: skip
 
     def __init__(self, launch: Launch) -> None:
@@ -270,6 +277,7 @@ class Bound:
         self.launch, self.signature = launch, signature
         self.calls: Any = launch.calls
         self.forward: Callable[..., Array] = signature.forward
+        self.at_host: Any = host_form(signature.forward)
         self.rows: Any = None
         self.pulls: Any = None
         self.unread: frozenset[int] = frozenset()
@@ -301,10 +309,24 @@ class Bound:
             width = self.rows.width
             devices.take_rows(arena.table(out.dtype, width), arena.index(self.rows.index), out.reshape(-1, width))
             return
-        operands = self.operands
-        result = self.forward(xp, *[reader.read(arena) for reader in operands], out=out)
+        given = tuple([reader.read(arena) for reader in self.operands])
+        if self.at_host is not None and arena.device == "cpu" and self.at_host(given, out) is not None:
+            return
+        result = self.forward(xp, *given, out=out)
         if result is not out:
             out[...] = result
+
+    def again(self, launch: Launch) -> Bound:
+        """The same for a launch with other payload."""
+        if self.signature.op.stacked or self.signature.loops:
+            return bound_of(launch)
+        found = Bound.__new__(Bound)
+        found.launch, found.signature, found.calls, found.rows = launch, self.signature, self.calls, self.rows
+        found.does, found.out, found.forward, found.at_host = self.does, self.out, self.forward, self.at_host
+        found.pulls, found.unread, found.shapes = self.pulls, self.unread, self.shapes
+        found.operands = _with_payload(self.operands, launch)
+        found.values = found.operands if self.values is self.operands else _with_payload(self.values, launch)
+        return found
 
     def operand_values(self, arena: Arena) -> list[Array]:
         """The operands as the vjps have them."""
@@ -400,6 +422,7 @@ class Loop(Bound):
     def __init__(self, launch: Launch) -> None:
         signature = launch.signature
         self.launch, self.signature, self.calls, self.forward = launch, signature, None, signature.forward
+        self.at_host = None
         self.does, self.rows, self.pulls, self.unread, self.shapes = DO_KERNEL, None, (), frozenset(), frozenset()
         self.operands, self.values = (), ()
         self.out = rows_reader(signature.type.dtype, launch.writes, ())
@@ -494,7 +517,7 @@ def _bound_launches(launches: Sequence[Launch], there: tuple[Bound, ...]) -> tup
     """The launches as they are run; those that were bound ``there``, for another plan, are as they are."""
     if not there:
         return tuple([bound_of(launch) for launch in launches])
-    return tuple([b if b.launch is launch else bound_of(launch) for launch, b in zip(launches, there, strict=True)])
+    return tuple([b if b.launch is launch else b.again(launch) for launch, b in zip(launches, there, strict=True)])
 
 
 def parameter_of(kind: Type) -> Parameter:

@@ -3,7 +3,7 @@
 cimport cython
 
 from lazyflow.record.expr cimport Expr
-from lazyflow.record.tape cimport Tape
+from lazyflow.record.tape cimport Tape, Type, payload_starts
 
 
 cpdef list to_run(object roots)
@@ -35,3 +35,7 @@ cpdef bint others_held(object roots, object tapes) except -1
 
 @cython.locals(root=Expr)
 cpdef list copies(object roots)
+
+
+@cython.locals(root=Expr, tape=Tape, row=Py_ssize_t, shift=Py_ssize_t, source=Tape, place=Py_ssize_t, kind=Type)
+cpdef object shown(object e)

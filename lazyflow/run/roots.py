@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lazyflow import device as devices
+from lazyflow.device import Array
 from lazyflow.locks import Owner
 from lazyflow.record.expr import Expr, Parameter
-from lazyflow.record.tape import Tape
+from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, VIEW_OP, Tape, payload_starts, signature_by_id
 from lazyflow.run.execute import Run
 
 
@@ -100,6 +103,46 @@ def others_held(roots: Sequence[Expr], tapes: Sequence[Tape]) -> bool:
         root: Expr = e
         rows.add((root.tape.number, root.row))
     return held > len(rows)
+
+
+SHORT = 32  # rows of a tape that are walked through to read a value in place: on more, a run costs less a value
+
+
+def shown(e: Expr) -> Array | None:
+    """A copy of what a view shows of a constant, or of a value that an earlier run on the host has computed and that is
+    as it was: elements of a vector that are looked at one by one. None where there is more to it."""
+    root: Expr = e
+    tape = root.tape
+    if len(tape.signatures) > SHORT or tape.trace is not None or tape.lines is not None or root.row in tape.remembered:
+        return None
+    row, shift = root.row, 0
+    op = signature_by_id(tape.signatures[row]).op
+    if op is not VIEW_OP and op is not CONSTANT_OP and op is not IMPORT_OP:
+        return None
+    ints, operands = payload_starts(tape)
+    if ints[-1] != len(tape.ints) or operands[-1] != len(tape.operands):
+        return None  # it is not whole, and a run says so
+    while op is VIEW_OP:
+        shift += tape.ints[ints[row]]
+        row = tape.operands[operands[row]]
+        op = signature_by_id(tape.signatures[row]).op
+    if op is not CONSTANT_OP and op is not IMPORT_OP:
+        return None
+    tape.seal()  # as a run does: what is long-lived is not to hold all that comes after
+    kind = root.type
+    if op is CONSTANT_OP:
+        constant = tape.objects[row]
+        if type(constant) is not np.ndarray or kind.device != "cpu":
+            return None
+        return devices.stretch(constant.reshape(-1), shift, kind.shape).copy()
+    source, place = tape.imports[tape.ints[ints[row]]]
+    if not source.has_value(place):
+        return None
+    run, offset = source.place_of(place)
+    if run.is_stale() or not run.device == "cpu" == kind.device:
+        return None
+    value: Array = run.value(offset + shift, kind)
+    return value
 
 
 def copies(roots: Sequence[Expr]) -> list[Any]:

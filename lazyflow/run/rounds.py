@@ -126,7 +126,7 @@ def launched(roots: Sequence[Expr], since: int) -> tuple[tuple[str, str, int], .
         run = stack.pop()
         if run.number > since and run.number not in found:
             found[run.number] = run
-            stack.extend([source for source, _ in run.known])
+            stack.extend(run.known_runs)
     return tuple(_launch_lines(found[number] for number in sorted(found)))
 
 

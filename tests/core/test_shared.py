@@ -8,7 +8,6 @@ import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,8 +160,9 @@ def step(k):
 
 def test_a_run_and_an_update_have_the_threads_of_the_settings(monkeypatch):
     """The products are of BLAS, whose sums may differ with its threads; so they are the same number here."""
-    nobody = SimpleNamespace(enter=lambda user, number: None, leave=lambda user: None)
-    monkeypatch.setattr(lf.threads, "_users", lambda: nobody)
+    users = lf.threads._Users()
+    users.enter = users.leave = lambda *_: None
+    monkeypatch.setattr(lf.threads, "_users", lambda: users)
     expected, seen = step(0), []
     use = machine.use_threads
     fake = {name: getattr(machine, name) for name in dir(machine)}

@@ -33,8 +33,8 @@ def test_a_chain_of_small_runs_is_planned_once(collected):
         assert h[0].item() == expected[0]
     assert len(collected) == 2  # from a constant, and from a value
     runs = [h.tape.runs[0]]
-    while runs[-1].known:
-        runs.append(runs[-1].known[0][0])
+    while runs[-1].known_runs:
+        runs.append(runs[-1].known_runs[0])
     assert len(runs) == 6
     assert len({id(run.plan) for run in runs[:4]}) == 4  # each with a number of its own
     assert len({id(run.plan.first or run.plan) for run in runs[:4]}) == 1

@@ -1,9 +1,12 @@
 """Launches: bound once for all runs, and what they read is added back where it was read."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow.ops.base import OPS, host_form
 from lazyflow.plan.plans import Plans
 from lazyflow.run import forward
 
@@ -61,6 +64,38 @@ def test_launches_are_bound_once_for_all_runs_of_a_plan(plans):
         found.append(h.tape.runs[0].plan.bound)
         np.testing.assert_allclose(h.numpy(), np.tanh(W0 @ VECTORS[k]))
     assert found[1]["launches"] is found[2]["launches"] is found[3]["launches"]
+
+
+def test_launches_with_other_payload_are_bound_like_those_before(plans):
+    """What a plan is bound to once more has its own payload, forward and backward."""
+    table, w = lf.Parameter(W0), lf.Parameter(np.ones(4))
+    for k in range(1, 5):
+        x = lf.embedding(table, k % 4) * (w * float(k))
+        h = lf.sum(lf.tanh(x)[k % 3 :])
+        assert h.item() == pytest.approx(np.tanh(W0[k % 4] * k)[k % 3 :].sum())
+        h.backward()
+        slope = np.where(np.arange(4) >= k % 3, 1 - np.tanh(W0[k % 4] * k) ** 2, 0.0)
+        np.testing.assert_allclose(w.grad, slope * W0[k % 4] * k)
+        np.testing.assert_allclose(table.grad.to_dense()[k % 4], slope * k)
+        w.zero_grad()
+        table.zero_grad()
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize(("rows", "inner", "width"), [(1, 64, 64), (5, 3, 7), (32, 64, 50), (3, 1, 4), (2, 5, 1)])
+def test_what_the_core_has_for_a_kernel_gives_its_bits(rows, inner, width, dtype):
+    rng = np.random.default_rng(rows + width)
+    W, b, x = (rng.normal(size=shape).astype(dtype) for shape in ((width, inner), (width,), (rows, inner)))
+    run = host_form(partial(OPS["affine"].forward, heads=""))
+    for weight in (W, np.asfortranarray(W)):
+        for some in (x, np.repeat(x, 2, axis=0)[::2]):
+            expected = OPS["affine"].forward(np, weight, b, some, out=np.empty((rows, width), dtype), heads="")
+            out = np.empty((rows, width), dtype)
+            if run is not None and run((weight, b, some), out) is not None:
+                np.testing.assert_array_equal(out, expected)
+            else:
+                assert run is None or dtype == "f2" or inner == 1
+    assert host_form(partial(OPS["affine"].forward, heads="c")) is None
 
 
 def test_zeros_of_both_signs_in_one_launch():

@@ -41,7 +41,7 @@ def runs_below(root):
     while stack:
         run = stack.pop()
         found[run.number] = run
-        stack.extend(source for source, _ in run.known)
+        stack.extend(source for source in run.known_runs)
     return list(found.values())
 
 

@@ -6,7 +6,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import device as devices
 from lazyflow.record.expr import first_value
-from lazyflow.run.engine import SHORT, _shown
+from lazyflow.run.roots import SHORT, shown
 
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -89,7 +89,7 @@ def test_what_is_not_whole_is_refused_as_ever():
     x.numpy()
     part = x[1]
     part.tape.ints.append(0)
-    assert _shown(part) is None
+    assert shown(part) is None
     with pytest.raises(lf.TornError):
         part.numpy()
 
@@ -101,7 +101,7 @@ def test_values_that_are_looked_for_go_the_long_way():
     x.numpy()
     with lf.using(check_finite=True):
         part = x[1]
-        assert _shown(part) is None
+        assert shown(part) is None
 
 
 def test_the_tape_of_a_part_ends_as_if_it_had_run(doubled):
