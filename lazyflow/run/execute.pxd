@@ -38,7 +38,9 @@ cpdef object notice(frozenset kinds)
 cpdef check_recorded(object kinds)
 
 
-@cython.locals(offset=Py_ssize_t, size=Py_ssize_t, width=Py_ssize_t, k=Py_ssize_t, source=State)
+@cython.locals(
+    offset=Py_ssize_t, size=Py_ssize_t, width=Py_ssize_t, k=Py_ssize_t, source=State, last=State, runs=list, places=list
+)
 cpdef _bring_here(State run, list brought, Bound step)
 
 

@@ -338,13 +338,17 @@ def _bring_here(run: Run, brought: list[int], step: Bound) -> None:
     """Copy the values of earlier runs of the host."""
     dtype, offset = step.out.dtype, step.out.offset
     size, width, buffer = step.signature.type.size, step.out.width, run.arena.buffers[step.out.dtype]
+    runs, places = run.known_runs, run.known_places
+    last, there = None, None
     for k in brought:
-        source, start = run.known_runs[k], run.known_places[k]
+        source = runs[k]
+        if source is not last:  # most often they are of one run
+            last, there = source, source.arena.buffers[dtype]
+        start = places[k]
         if source.device != "cpu":
-            known = devices.stretch(source.arena.buffers[dtype], start, (size,))
-            buffer[offset : offset + size] = devices.to_device(known, "cpu")
+            buffer[offset : offset + size] = devices.to_device(devices.stretch(there, start, (size,)), "cpu")
         else:
-            devices.copy_elements(buffer, offset, source.arena.buffers[dtype], start, size)
+            devices.copy_elements(buffer, offset, there, start, size)
         offset += width
 
 

@@ -2,8 +2,13 @@
 
 cimport cython
 
+from lazyflow.core.columns cimport Elements
 from lazyflow.record.expr cimport Expr
 from lazyflow.record.tape cimport Tape, Type, payload_starts
+from lazyflow.run.execute cimport State
+
+
+cdef Elements ELEMENTS
 
 
 cpdef list to_run(object roots)
@@ -33,7 +38,7 @@ cpdef object owners_of(object roots)
 cpdef bint others_held(object roots, object tapes) except -1
 
 
-@cython.locals(root=Expr)
+@cython.locals(root=Expr, tape=Tape, kind=Type, last_kind=Type, run=State, last=State, offset=Py_ssize_t)
 cpdef list copies(object roots)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.core.columns import ELEMENTS
 from lazyflow.device import Array
 from lazyflow.locks import Owner
 from lazyflow.record.expr import Expr, Parameter
@@ -148,9 +149,18 @@ def shown(e: Expr) -> Array | None:
 def copies(roots: Sequence[Expr]) -> list[Any]:
     """Copies of the values of roots that have them, on the host."""
     found = []
+    last: Any = None
+    last_kind: Any = None
+    there: Any = None
     for e in roots:
         root: Expr = e
-        run, offset = root.tape.place_of(root.row)
-        value = run.value(offset, root.type)
-        found.append(value if run.device == "cpu" else devices.to_host(value))
+        tape, kind = root.tape, root.type
+        run: Any = tape.runs[ELEMENTS.number(tape.run_of, root.row)]
+        offset = ELEMENTS.number(tape.offset_of, root.row)
+        if run.kept is not None or run.device != "cpu":
+            found.append(devices.to_host(run.value(offset, kind)))
+            continue
+        if run is not last or kind is not last_kind:  # most often they are of one run
+            last, last_kind, there = run, kind, run.arena.buffers[kind.dtype]
+        found.append(ELEMENTS.copy(there, offset, kind.shape))
     return found
