@@ -50,6 +50,7 @@ EXTENSIONS = [
     module("lazyflow.run.execute"),
     module("lazyflow.run.roots"),
     module("lazyflow.run.forward"),
+    module("lazyflow.run.way"),
     module("lazyflow.plan.arena"),
     module("lazyflow.cells.ways"),
     module("lazyflow.plan.recorded"),

@@ -31,6 +31,7 @@ from lazyflow.graph.graph import collect
 from lazyflow.plan.plan import Launch, Plan, Rows, reads_of
 from lazyflow.record.tape import Signature
 from lazyflow.run import forward
+from lazyflow.run.way import way_of
 
 DEVICE = "cuda:0"
 MODELS = {"tree_lstm": (300, 150), "tagger": (100, 50), "language_model": (256, 256)}  # embedding and hidden size
@@ -288,8 +289,9 @@ def _elements(operand: Any, read: Any, count: int) -> int:
 
 def planned(model: Any, examples: Sequence[Any]) -> list[dict[str, int]]:
     """`levels` of the forward pass of one minibatch."""
-    graph = forward.reduced(collect([model.record(examples)]), DEVICE)
-    return levels(forward.plan_of(graph, lf.settings.current().batching, reuse=False))
+    loss = model.record(examples)
+    way = way_of([loss], [], lf.settings.current())
+    return levels(forward.plan_of(forward.reduced(collect([loss]), way), way.batching, reuse=False))
 
 
 def counted(step: Callable[[Sequence[Any]], object], examples: Sequence[Any]) -> dict[str, int]:

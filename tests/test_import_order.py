@@ -23,8 +23,8 @@ ROOMS = {
         "visible", "recorder", "cell",
     ),
     "run": (
-        "launch", "execute", "needs", "settle", "check", "sums", "backward", "roots", "forward", "engine", "rounds",
-        "map",
+        "way", "launch", "execute", "needs", "settle", "check", "sums", "backward", "roots", "forward", "engine",
+        "rounds", "map",
     ),
     "numpy": (),
     "derive": ("structure", "cotangents", "inputs", "grad", "vmap", "check_grads"),

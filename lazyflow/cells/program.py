@@ -167,7 +167,7 @@ class Program:
 
     def staged(self, external: frozenset[int], outside: frozenset[int], grad: bool, fuse: str) -> Stages:
         """The program cut into stages, where the inputs ``external`` come from outside of the recurrence and the
-        outputs ``outside`` are read there only. ``fuse``: what `lazyflow.run.execute.printed_by` says."""
+        outputs ``outside`` are read there only. ``fuse``: how kernels are ``printed`` (`lazyflow.run.way`)."""
         key = external, outside, grad, fuse
         found = self.known.get(key)
         if found is None:

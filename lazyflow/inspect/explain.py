@@ -15,9 +15,9 @@ from lazyflow.plan.plans import CacheInfo
 from lazyflow.plan.schedule import Schedule, lower_bound, schedule
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature
-from lazyflow.run.execute import printed_by
 from lazyflow.run.forward import CHOICES, PLANS, reduced
 from lazyflow.run.needs import Share, in_units, lines_of, shares
+from lazyflow.run.way import way_of
 
 __all__ = ["Explanation", "Group", "explain"]
 
@@ -107,22 +107,21 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         if not isinstance(e, Expr) or isinstance(e, Parameter):
             raise TypeError(f"explain takes recorded expressions, got {type(e).__name__}: it shows how operations run")
     graph = collect(roots, anew=True)
-    options = settings.current()
-    checked, batching = options.check_finite or any(e.tape.lines is not None for e in roots), options.batching
-    device, grad = (roots[0].device, roots[0].tape.grad) if roots else ("cpu", False)
-    graph = reduced(graph, device, checked) if roots else graph
+    tapes = [tape for reference in graph.tapes if (tape := reference()) is not None]
+    way = way_of(roots, tapes, settings.current())
+    graph = reduced(graph, way) if roots else graph
     dag = dag_of(graph)
-    plan = schedule(dag, batching, CHOICES, tuple(s.serial for s in graph.signatures))
+    plan = schedule(dag, way.batching, CHOICES, tuple(s.serial for s in graph.signatures))
     found = _groups_of(graph, plan)
     return Explanation(
         recorded=int(graph.tape_starts[-1]),
         nodes=len(dag),
         launches=plan.launches,
         lower_bound=lower_bound(dag),
-        batching=batching,
+        batching=way.batching,
         groups=tuple(group for _, group in found[:groups]),
         reasons=tuple(_reasons([s for s, _ in found])),
-        memory=shares(make(graph, plan, reuse=not (grad or checked)), device, grad, printed_by(options, device)),
+        memory=shares(make(graph, plan, reuse=not (way.differentiable or way.checked)), way),
         plans=PLANS.info(),
     )
 

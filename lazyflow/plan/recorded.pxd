@@ -14,10 +14,6 @@ cdef Elements ELEMENTS
 cpdef list alone(object roots)
 
 
-@cython.locals(tape=Tape, checked=bint, differentiable=bint, kind=Type)
-cpdef object way_of(object options, Expr root, object reached, object fuse, bint others)
-
-
 @cython.locals(tape=Tape, number=dict, e=Expr, places=IntColumn, found=list)
 cpdef tuple key_of(object tapes, object roots, object way)
 

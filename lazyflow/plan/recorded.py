@@ -29,7 +29,6 @@ from lazyflow.graph.graph import (
 from lazyflow.plan.plan import Plan, plan_again
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import IMPORT_OP, Signature, Tape, signature_by_id, signature_columns
-from lazyflow.settings import Settings
 
 
 class Recorded(NamedTuple):
@@ -50,28 +49,6 @@ class Sources(NamedTuple):
 
     runs: list[Any]
     places: list[int]
-
-
-class RunWay(NamedTuple):
-    """How a run goes, beside what it computes. ``others``: whether somebody holds values without gradient that are no
-    roots."""
-
-    device: str
-    batching: str
-    dedupe: bool
-    fuse: str
-    differentiable: bool
-    checked: bool
-    others: bool
-
-
-def way_of(options: Settings, root: Expr, reached: Sequence[Tape], fuse: str, others: bool) -> RunWay:
-    """How roots such as this one, that rest on these tapes, are run under the settings ``options``."""
-    checked: bool = options.check_finite
-    for tape in reached:
-        checked = checked or tape.lines is not None
-    kind, differentiable = root.type, root.tape.grad
-    return RunWay(kind.device, options.batching, options.dedupe, fuse, differentiable, checked, others)
 
 
 def alone(roots: Sequence[Expr]) -> list[Tape] | None:

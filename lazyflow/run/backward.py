@@ -376,7 +376,7 @@ def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[tuple[Run
     found = []
     for number, step, rows in sources:
         dtype, brought = step.signature.type.dtype, run.plan.brought[number]
-        some = [i for i in rows if run.known_runs[brought[i]].differentiable]
+        some = [i for i in rows if run.known_runs[brought[i]].way.differentiable]
         if not some:
             continue
         g = step.out.read(arena).copy()

@@ -213,10 +213,10 @@ class Engine:
             _differentiate(roots, seeds)
         except MemoryError as error:
             run = roots[0].tape.place_of(roots[0].row)[0]
-            plan, fuse = run.plan, run.fuse
+            plan, way = run.plan, run.way
             del run
             forget(roots, draw_anew=False)  # what can be computed again is let go of
-            raise out_of_memory(error, plan, roots[0].device, True, fuse, "a backward") from error
+            raise out_of_memory(error, plan, way, "a backward") from error
 
 
 def _downloaded(roots: Sequence[Expr], device: str) -> list[HostArray]:
@@ -242,7 +242,7 @@ def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
     stack = [e.tape.place_of(e.row)[0] for e in roots]
     while stack:
         run = stack.pop()
-        if run.number not in runs and run.differentiable:
+        if run.number not in runs and run.way.differentiable:
             runs[run.number] = run
             stack.extend(run.known_runs)
     sizes = sum(sum(run.plan.layout.sizes.values()) for run in runs.values())

@@ -15,11 +15,11 @@ cdef class State:
     cdef object __weakref__
     cdef public Arena arena
     cdef public list calls, known_runs, known_places, readers
-    cdef public object device, fuse, plan
+    cdef public object device, plan, way
     cdef public tuple tapes
     cdef public dict given, kept
     cdef public frozenset rests_on
-    cdef public bint differentiable, superseded
+    cdef public bint superseded
     cdef public long long number, stamp
 
 

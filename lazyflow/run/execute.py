@@ -12,24 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow import core, settings
 from lazyflow import device as devices
+from lazyflow import settings
 from lazyflow.cells.calls import Calls
 from lazyflow.cells.phases import FEWEST_LEVELS, GRID_COUNTER
 from lazyflow.cells.values import CallColumns
 from lazyflow.core.columns import ELEMENTS
 from lazyflow.cuda.rows import fetch, has_rows
 from lazyflow.device import Array, DType, HostArray
-from lazyflow.errors import DeviceError, LazyflowError
+from lazyflow.errors import LazyflowError
 from lazyflow.graph.graph import Graph
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Launch, Plan, Rows
-from lazyflow.plan.recorded import RunWay, Sources
+from lazyflow.plan.recorded import Sources
 from lazyflow.record.expr import Parameter, moment
 from lazyflow.record.tape import CONSTANT_OP, Operand, Tape, Type, signature_by_id
 from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bound, bound, parameter_of
-from lazyflow.settings import Settings
+from lazyflow.run.way import RunWay
 
 
 def indices(plan: Plan, differentiable: bool) -> list[Any]:
@@ -102,24 +102,24 @@ class State:
     """What a `Run` is made of, apart so that it can be of C."""
 
     __slots__ = (
-        "__weakref__", "arena", "calls", "device", "differentiable", "fuse", "given", "kept", "known_places",
-        "known_runs", "number", "plan", "readers", "rests_on", "stamp", "superseded", "tapes",
+        "__weakref__", "arena", "calls", "device", "given", "kept", "known_places", "known_runs", "number", "plan",
+        "readers", "rests_on", "stamp", "superseded", "tapes", "way",
     )  # fmt: skip
 
 
 class Run(State):
-    """One execution of a plan for these ``tapes``, weak references. ``calls`` are those of its cells. ``known_runs``
-    and ``known_places``: where each value lies that it has of earlier ones. ``rests_on`` are the types of the
-    parameters that it and the runs before it have used; ``stamp``: none of these had a later version then;
+    """One execution of a plan, in a ``way``, for these ``tapes``, weak references. ``calls`` are those of its cells.
+    ``known_runs`` and ``known_places``: where each value lies that it has of earlier ones. ``rests_on`` are the types
+    of the parameters that it and the runs before it have used; ``stamp``: none of these had a later version then;
     ``superseded``: whether a run that it rests on was forgotten since; ``kept``: what is left of it, if not all.
     ``given``: see `given_to`."""
 
     __slots__ = ()
 
     def __init__(self, plan: Plan, way: RunWay, tapes: tuple[Any, ...], known: Sources) -> None:
-        device = way.device
-        self.plan, self.device, self.differentiable, self.fuse = plan, device, way.differentiable, way.fuse
-        self.tapes, self.known_runs, self.known_places = tapes, known.runs, known.places
+        self.plan, self.way, self.tapes = plan, way, tapes
+        self.known_runs, self.known_places = known.runs, known.places
+        device = self.device = way.device  # which is asked for often
         self.number = next_number()
         self.arena = Arena(device, plan.layout.sizes)
         self.given: dict[int, HostArray] = _NOTHING_GIVEN
@@ -197,31 +197,9 @@ def calls_of(run: Run, cells: Cells) -> Calls:
     """What computes the calls of one cell."""
     program = cells.signature.cell
     parameters = [parameter_of(kind) for kind in program.parameters]
-    stages = program.staged(cells.external, cells.outside, run.differentiable, run.fuse)
+    stages = program.staged(cells.external, cells.outside, run.way.differentiable, run.way.printed)
     columns = CallColumns(cells.inputs, cells.outputs, cells.ints, cells.floats, len(cells.nodes))
-    return Calls(stages, run.arena, parameters, columns, cells.largest, run.differentiable)
-
-
-def fused_by(wanted: str, device: str) -> str:
-    """How kernels are fused: as the settings say, where that can be had."""
-    if device != "cpu":
-        return "off" if wanted == "off" else "cuda"
-    if wanted == "auto":
-        return "numpy" if core.machine is None else "core"
-    return wanted
-
-
-def printed_by(options: Settings, device: str) -> str:
-    """How kernels are printed: as they are fused, on a device with what the settings say of storage behind a space."""
-    fused = fused_by(options.fuse, device)
-    if options.storage is None:
-        return fused
-    if fused != "cuda":
-        raise DeviceError(
-            f"storage={options.storage!r} is of fused kernels on a device, and this runs on {device} with "
-            f"fuse={options.fuse!r}: leave the setting out there, or record it under lf.using(device='cuda')"
-        )
-    return f"{fused} {options.storage}"
+    return Calls(stages, run.arena, parameters, columns, cells.largest, run.way.differentiable)
 
 
 def distinct(runs: list[Run]) -> list[Run]:

@@ -7,9 +7,7 @@ Where the package was compiled, this is of C: a small run costs little more than
 
 from __future__ import annotations
 
-import sys
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -24,26 +22,16 @@ from lazyflow.graph.joined import with_joined_rows, with_loops
 from lazyflow.graph.repeats import may_repeat, repeats_merged
 from lazyflow.plan.plan import Plan, graph_schedule, make
 from lazyflow.plan.plans import Plans
-from lazyflow.plan.recorded import (
-    RunWay,
-    Sources,
-    again,
-    alone,
-    are_whole,
-    key_of,
-    known_of,
-    sources_of,
-    way_of,
-    whole_tapes,
-)
+from lazyflow.plan.recorded import Sources, again, alone, are_whole, key_of, known_of, sources_of, whole_tapes
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import Tape, signature_by_id
 from lazyflow.run import settle
 from lazyflow.run.check import check_finite
-from lazyflow.run.execute import Run, any_stale, check_recorded, execute, fused_by, printed_by
+from lazyflow.run.execute import Run, any_stale, check_recorded, execute
 from lazyflow.run.needs import out_of_memory
-from lazyflow.run.roots import others_held, owners_of
+from lazyflow.run.roots import owners_of
+from lazyflow.run.way import RunWay, way_of
 from lazyflow.settings import Settings
 from lazyflow.threads import quietly
 
@@ -69,20 +57,18 @@ def plan_of(graph: Graph, batching: str, *, reuse: bool = False) -> Plan:
     return PLANS.plan(graph, (batching, reuse), made)
 
 
-def reduced(graph: Graph, device: str, checked: bool = False) -> Graph:
+def reduced(graph: Graph, way: RunWay) -> Graph:
     """The graph that is scheduled: equal nodes are one, nodes of rows are joined (see `lazyflow.graph.joined`), and
     chains of elementwise nodes are one where they pay (see `lazyflow.cells.chains`), unless each node is to be run, or
-    ``checked``, as it was recorded."""
-    options = settings.current()
-    if options.dedupe:
+    checked, as it was recorded."""
+    if way.dedupe:
         graph = repeats_merged(graph)
-    if options.batching == "none" or checked:
+    if way.batching == "none" or way.checked:
         return graph
     graph = with_joined_rows(graph)
-    if device == "cpu":  # elsewhere many small kernels take longer than a few batches
+    if way.device == "cpu":  # elsewhere many small kernels take longer than a few batches
         graph = with_loops(graph)
-    fused = passes.chains is not None and fused_by(options.fuse, device) in CHAINS.fusions
-    return with_chains(graph, CHAINS) if fused else graph
+    return with_chains(graph, CHAINS) if passes.chains is not None and way.fuse in CHAINS.fusions else graph
 
 
 def compute(roots: Sequence[Expr]) -> None:
@@ -111,7 +97,7 @@ def _compute_after_others(roots: Sequence[Expr], options: Settings) -> None:
 def _compute_alike(roots: Sequence[Expr], reached: list[Tape], options: Settings, at_once: bool = False) -> bool:
     """Compute the roots, which rest on the tapes ``reached``, all of each if ``at_once``; if a value that they rest on
     is stale, only forget all that they rest on, and return False."""
-    way = _run_way(roots, reached, options)  # first: it counts who refers to a tape
+    way = way_of(roots, reached, options)  # first: it counts who refers to a tape
     tapes, parts = reached, None
     if not at_once:
         parts = tape_parts(reached, roots, anew=False)
@@ -136,12 +122,6 @@ def _compute_alike(roots: Sequence[Expr], reached: list[Tape], options: Settings
     return True
 
 
-def _run_way(roots: Sequence[Expr], reached: list[Tape], options: Settings) -> RunWay:
-    root = roots[0]
-    others = not root.tape.grad and (others_held(roots, reached) or _others_referred(roots, reached))
-    return way_of(options, root, reached, printed_by(options, root.type.device), others)
-
-
 def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> Plan:
     """The plan of a graph, kept by the columns that it was collected from."""
     counted = (
@@ -151,7 +131,7 @@ def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> P
     by_payload = way.dedupe and may_repeat(graph)
     ints = drawn_anew(graph, tapes, graph.ints)
     graph = _with_kept(graph if ints is graph.ints else replace(graph, ints=ints), counted)
-    plan = plan_of(reduced(graph, way.device, way.checked), way.batching, reuse=reuse)
+    plan = plan_of(reduced(graph, way), way.batching, reuse=reuse)
     if not counted:
         PLANS.keep_recording(key, tapes, plan, by_payload)
     return plan
@@ -181,7 +161,7 @@ def _run(
         if plan.layout.nbytes >= settle.LEAST:
             SETTLING.add(run, owners_of(roots))
     except MemoryError as error:
-        raise out_of_memory(error, plan, way.device, way.differentiable, way.fuse, "a forward") from error
+        raise out_of_memory(error, plan, way, "a forward") from error
     if profile is not None:
         profile.switch(before)
 
@@ -198,24 +178,6 @@ def _executed(roots: Sequence[Expr], tapes: list[Tape], plan: Plan, way: RunWay,
 # Under `no_grad` the values that somebody holds an expression of are kept. Where a graph has at most so many bytes, and
 # where nobody counts expressions, all are.
 KEPT = 1 << 24
-
-
-def _reference_counts(tapes: Sequence[object]) -> list[int]:
-    return [sys.getrefcount(tape) for tape in tapes]
-
-
-_NOBODY = _reference_counts([object()])[0]
-
-
-def _others_referred(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
-    """Whether somebody refers to these tapes who has nothing to do with the roots: another tape, which imports values
-    of them, or, where nobody counts expressions, somebody who may hold others than the roots."""
-    distinct = list(reached)
-    known = Counter(id(tape) for tape in reached)
-    known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
-    known.update(id(source) for tape in distinct for source, _ in tape.imports)
-    counts = zip(distinct, _reference_counts(distinct), strict=True)
-    return any(count > _NOBODY + known[id(tape)] for tape, count in counts)
 
 
 def _nbytes_of_values(graph: Graph) -> int:

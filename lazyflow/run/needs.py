@@ -16,6 +16,7 @@ from lazyflow.graph.graph import Graph
 from lazyflow.plan.plan import Launch, Plan, Rows
 from lazyflow.record.tape import CONSTANT_OP
 from lazyflow.run.execute import counts, indices, planned_payload
+from lazyflow.run.way import RunWay
 
 GRADIENTS = "gradients of parameters"  # as large for a minibatch of any size
 LINES = 8  # of a report
@@ -29,8 +30,8 @@ class Share(NamedTuple):
     nbytes: int
 
 
-def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Share, ...]:
-    """What a run of the plan takes, and a backward through all of it where it is ``differentiable``, the largest first.
+def shares(plan: Plan, way: RunWay) -> tuple[Share, ...]:
+    """What a run of the plan takes, and a backward through all of it where it is differentiable, the largest first.
 
     Gradients of parameters are in it; parameters, and what an optimizer keeps of them, are not.
     """
@@ -40,23 +41,23 @@ def shares(plan: Plan, device: str, differentiable: bool, fuse: str) -> tuple[Sh
     else:
         found.update(_bytes_of_values(plan.structure))
     passing = max(map(_passing, plan.launches), default=0)
-    if differentiable:  # what is pulled back to the operands is as large
+    if way.differentiable:  # what is pulled back to the operands is as large
         passing = max(2 * passing, max(map(_passing, plan.parameter_launches), default=0))
     found["operands and results of one launch"] = passing
-    if differentiable:
+    if way.differentiable:
         found["cotangents"] = sum(size * dtype.itemsize for dtype, size in plan.layout.floating.items())
         found[GRADIENTS] = 2 * sum(k.size * k.dtype.itemsize for k in plan.layout.kinds if k.requires_grad)
     for cells in plan.cells:
         program = cells.signature.cell
-        stages = program.staged(cells.external, cells.outside, differentiable, fuse)
-        kept, back = bytes_of_calls(stages, len(cells.nodes), cells.largest, differentiable)
+        stages = program.staged(cells.external, cells.outside, way.differentiable, way.printed)
+        kept, back = bytes_of_calls(stages, len(cells.nodes), cells.largest, way.differentiable)
         found[f"what the calls of {program.name} keep"] += kept
         found["cotangents"] += back
-        if differentiable and device != "cpu":
+        if way.differentiable and way.device != "cpu":
             found["left sides of the products of gradients"] += bytes_of_left_sides(stages, len(cells.nodes))
-    if device != "cpu":
+    if way.device != "cpu":
         found["where rows lie"] = 8 * sum(
-            array.size for array in (*indices(plan, differentiable), *planned_payload(plan), *counts(plan))
+            array.size for array in (*indices(plan, way.differentiable), *planned_payload(plan), *counts(plan))
         )
         found["constants, as they came"] = sum(
             launch.writes.count * launch.writes.width * launch.signature.type.dtype.itemsize
@@ -125,9 +126,7 @@ def _part_that_fits(some: Sequence[Share], free: int | None) -> float:
     return max(SPARE * (free - fixed) / (needed - fixed), 0.0)
 
 
-def out_of_memory(
-    error: MemoryError, plan: Plan, device: str, differentiable: bool, fuse: str, doing: str
-) -> MemoryError:
+def out_of_memory(error: MemoryError, plan: Plan, way: RunWay, doing: str) -> MemoryError:
     """What to raise in place of the error of an array module: the plan's bytes by what they are for, what there is, and
     for how many examples it would do.
 
@@ -137,7 +136,7 @@ def out_of_memory(
         return error
     traceback.clear_frames(error.__traceback__)
     error.__traceback__ = None  # a frame that is cleared still has what its functions were closed over
-    some, free = shares(plan, device, differentiable, fuse), free_bytes(device)
+    some, free = shares(plan, way), free_bytes(way.device)
     needed, examples = sum(share.nbytes for share in some), examples_of(plan.structure)
     part = _part_that_fits(some, free)
     fits = int(part * examples) if examples > 1 else None
@@ -145,9 +144,9 @@ def out_of_memory(
     return OutOfMemoryError(
         "\n".join(
             [
-                f"out of memory on {device} in {doing}: {error}",
+                f"out of memory on {way.device} in {doing}: {error}",
                 f"A run of these {len(plan.structure)} nodes"
-                f"{' and a backward through them' if differentiable else ''} needs {in_units(needed)}{there}:",
+                f"{' and a backward through them' if way.differentiable else ''} needs {in_units(needed)}{there}:",
                 *lines_of(some),
                 f"A minibatch of {part:.2g} of this one's size would fit."
                 if fits is None

@@ -34,10 +34,6 @@ cpdef object traced(object roots)
 cpdef object owners_of(object roots)
 
 
-@cython.locals(root=Expr, tape=Tape, held=Py_ssize_t)
-cpdef bint others_held(object roots, object tapes) except -1
-
-
 @cython.locals(root=Expr, tape=Tape, kind=Type, last_kind=Type, run=State, last=State, offset=Py_ssize_t)
 cpdef list copies(object roots)
 

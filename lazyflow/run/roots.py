@@ -16,7 +16,7 @@ from lazyflow.core.columns import ELEMENTS
 from lazyflow.device import Array
 from lazyflow.locks import Owner
 from lazyflow.record.expr import Expr, Parameter
-from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, VIEW_OP, Tape, payload_starts, signature_by_id
+from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, VIEW_OP, payload_starts, signature_by_id
 from lazyflow.run.execute import Run
 
 
@@ -87,23 +87,6 @@ def owners_of(roots: Sequence[Any]) -> frozenset[Owner]:
             if owners is not found:
                 found = found | owners if found else owners
     return found  # type: ignore[no-any-return]
-
-
-def others_held(roots: Sequence[Expr], tapes: Sequence[Tape]) -> bool:
-    """Whether somebody holds expressions of these tapes, where these are counted, of other rows than the roots."""
-    held = 0
-    for t in tapes:
-        tape: Tape = t
-        if tape.handles is None:
-            return False
-        held += tape.handles.count()
-    if held > len(roots):
-        return True
-    rows = set()
-    for e in roots:
-        root: Expr = e
-        rows.add((root.tape.number, root.row))
-    return held > len(rows)
 
 
 SHORT = 32  # rows of a tape that are walked through to read a value in place: on more, a run costs less a value

@@ -9,6 +9,7 @@ from lazyflow.graph.graph import collect
 from lazyflow.plan.plan import graph_schedule, make
 from lazyflow.plan.schedule import Choices
 from lazyflow.run.forward import reduced
+from lazyflow.run.way import way_of
 
 WIDTH = 3
 # Numbers of nodes and edges: some alike, one node, no edge, as many edges as nodes.
@@ -160,7 +161,7 @@ def test_programs_are_as_one_graph_at_a_time(steps):
 @pytest.mark.host
 @pytest.mark.parametrize("seed", range(8))
 def test_plans_hold_what_plans_hold(seed):
-    graph = reduced(collect(values_of(Model(), graphs_of(seed), steps_of(seed))), "cpu")
+    graph = reduced(collect(values_of(Model(), graphs_of(seed), steps_of(seed))), way_of([], [], lf.settings.current()))
     assert graph.counts is not None
     for reuse in (False, True):
         make(graph, graph_schedule(graph, "phases", Choices()), reuse=reuse).check()
@@ -401,7 +402,7 @@ def test_rows_that_several_read_are_there_once():
     (expected, slopes, _), (found, gradients, values) = run("none"), run("phases")
     assert_close(found, expected)
     assert_close(gradients, slopes)
-    graph = reduced(collect(values, anew=True), "cpu")
+    graph = reduced(collect(values, anew=True), way_of([], [], lf.settings.current()))
     plan = make(graph, graph_schedule(graph, "phases", Choices()))
     (mine,) = [launch for launch in plan.launches if launch.signature.op.name == "take"]
     assert mine.reads[0].count == 9 + 4 + 9 + 5

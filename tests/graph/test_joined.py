@@ -12,6 +12,7 @@ from lazyflow.plan.plan import graph_schedule, make
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.tape import signature_by_id
 from lazyflow.run.forward import reduced
+from lazyflow.run.way import way_of
 
 WIDTH = 3
 WORDS = 7
@@ -211,7 +212,7 @@ def test_programs_are_as_numpy(steps):
 @pytest.mark.parametrize("seed", range(20))
 def test_plans_hold_what_plans_hold(seed):
     values, losses = losses_of(Model(1), examples_of(seed), steps_of(seed))
-    graph = reduced(collect([*losses, *values]), "cpu")
+    graph = reduced(collect([*losses, *values]), way_of([], [], lf.settings.current()))
     assert graph.counts is not None
     for reuse in (False, True):
         plan = make(graph, graph_schedule(graph, "phases", Choices()), reuse=reuse)

@@ -12,6 +12,7 @@ from lazyflow.plan import arena
 from lazyflow.plan.plan import dag_of, make
 from lazyflow.plan.schedule import schedule
 from lazyflow.run import needs
+from lazyflow.run.way import way_of
 from tests.losses import losses, vector
 
 
@@ -140,7 +141,7 @@ def test_what_calls_of_a_cell_keep_is_counted_with_its_cotangents(weight):
 def test_an_error_that_says_it_all_is_raised_as_it_is_and_another_lets_go_of_arrays(weight):
     plan = make(collect([losses(weight)]), schedule(dag_of(collect([losses(weight)]))))
     said = lf.OutOfMemoryError("all of it")
-    assert needs.out_of_memory(said, plan, "cpu", True, "numpy", "a forward") is said
+    assert needs.out_of_memory(said, plan, way_of([losses(weight)], [], lf.settings.current()), "a forward") is said
 
     class Large:
         pass
@@ -155,5 +156,5 @@ def test_an_error_that_says_it_all_is_raised_as_it_is_and_another_lets_go_of_arr
     try:
         failing()
     except MemoryError as error:
-        found = needs.out_of_memory(error, plan, "cpu", True, "numpy", "a forward")
+        found = needs.out_of_memory(error, plan, way_of([losses(weight)], [], lf.settings.current()), "a forward")
     assert isinstance(found, lf.OutOfMemoryError) and seen[0]() is None

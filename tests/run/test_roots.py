@@ -10,6 +10,7 @@ import lazyflow as lf
 from lazyflow.core.columns import Counts
 from lazyflow.locks import owner
 from lazyflow.run import roots
+from lazyflow.run.way import others_held
 
 counted = pytest.mark.skipif(Counts() is None, reason="in Python nobody counts expressions")
 
@@ -62,14 +63,14 @@ def test_others_are_held_while_somebody_has_an_expression_of_another_row():
         middle = lf.tanh(x)
         root = lf.exp(middle)
     tape = root.tape
-    assert roots.others_held([root], [tape])
+    assert others_held([root], [tape])
     del x
-    assert roots.others_held([root], [tape])
-    assert not roots.others_held([root, middle], [tape])
+    assert others_held([root], [tape])
+    assert not others_held([root, middle], [tape])
     del middle
     gc.collect()
-    assert not roots.others_held([root], [tape])
-    assert not roots.others_held([root, root], [tape])
+    assert not others_held([root], [tape])
+    assert not others_held([root, root], [tape])
 
 
 def test_values_are_copies():
