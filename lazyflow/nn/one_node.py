@@ -17,7 +17,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from lazyflow import functions
 from lazyflow.cells.cell import cell
+from lazyflow.nn import functional
 from lazyflow.nn.module import Module
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter
 
@@ -27,7 +29,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 # Combinations of shapes that a module is traced for. An encoder's layer takes 2 ms and 180 kB for each.
 MOST = 32
-_OWN = ("lazyflow.record.expr", "lazyflow.functions.", "lazyflow.nn.functional.")
+# The library's own functions, by id, for a function of others need not be hashable: each does the same whenever it is
+# called.
+_OWN = {id(f): f for offered in (functions, functional) for f in vars(offered).values()}
 
 
 def one_node(method: Method) -> Method:
@@ -129,4 +133,4 @@ def _is_unchanging(value: Any) -> bool:
         return True
     if isinstance(value, Expr | np.ndarray | list | dict | set):
         return False
-    return not callable(value) or str(getattr(value, "__module__", "")).startswith(_OWN)
+    return not callable(value) or id(value) in _OWN
