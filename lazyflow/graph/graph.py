@@ -356,14 +356,16 @@ def _known_rows(columns: _Columns, foreign: Sequence[_Imported], anew: bool) -> 
     runs: list[object] = []
     parts = [(_NO_ROWS, _NO_ROWS, _NO_ROWS)]
     for (tape, low, high), start in zip(columns.parts, columns.tape_starts.tolist(), strict=False):
-        if tape.run_of is not None and not anew:
-            found = np.flatnonzero(tape.run_of[low:high] >= 0) + low
-            parts.append((found + (start - low), tape.run_of[found] + len(runs), tape.offset_of[found]))
-            runs.extend(tape.runs)
+        if (computed := tape.computed) is not None and not anew:
+            found = np.flatnonzero(computed.run_of[low:high] >= 0) + low
+            parts.append((found + (start - low), computed.run_of[found] + len(runs), computed.offset_of[found]))
+            runs.extend(computed.runs)
     own = len(parts)
     for tape, nodes, rows in foreign:
-        parts.append((nodes, tape.run_of[rows] + len(runs), tape.offset_of[rows]))
-        runs.extend(tape.runs)
+        computed = tape.computed
+        assert computed is not None, "a value was computed before that is not computed here"
+        parts.append((nodes, computed.run_of[rows] + len(runs), computed.offset_of[rows]))
+        runs.extend(computed.runs)
     parts[own:] = [_in_order(parts[own:])] if len(parts) > own + 1 else parts[own:]
     all_rows, which, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
     return _Known(all_rows, runs, which, offsets)
@@ -390,8 +392,8 @@ def _resolved_imports(columns: _Columns, anew: bool) -> tuple[tuple[Ints, Ints],
     foreign: list[_Imported] = []
     for tape, nodes, rows in _by_source(columns):
         here = np.full(len(rows), id(tape) in columns.places)
-        if tape.run_of is not None and not anew:
-            here &= tape.run_of[rows] < 0
+        if tape.computed is not None and not anew:
+            here &= tape.computed.run_of[rows] < 0
         if here.any():
             aliases.append((nodes[here], columns.rows(tape, rows[here])))
         if not here.all():

@@ -4,7 +4,7 @@ cimport cython
 
 from lazyflow.core.columns cimport Elements, IntColumn
 from lazyflow.record.expr cimport Expr
-from lazyflow.record.tape cimport Tape, Type
+from lazyflow.record.tape cimport Computed, Tape, Type
 
 
 cdef Elements ELEMENTS
@@ -25,5 +25,5 @@ cpdef _add_tape(list found, IntColumn places, Tape tape, dict number)
 cpdef bytes _structure(Tape tape)
 
 
-@cython.locals(tape=Tape, row=Py_ssize_t, t=Py_ssize_t, k=Py_ssize_t, imported=bint, runs=list, places=list)
+@cython.locals(tape=Tape, row=Py_ssize_t, t=Py_ssize_t, k=Py_ssize_t, imported=bint, runs=list, places=list, computed=Computed)
 cpdef object sources_of(object found, object tapes)

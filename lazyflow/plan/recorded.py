@@ -96,7 +96,7 @@ def key_of(tapes: Sequence[Tape], roots: Sequence[Expr], way: object) -> Any:
 
 def _add_tape(found: list[Any], places: IntColumn, tape: Tape, number: dict[int, int]) -> None:
     """Where an import comes from, if that is computed with it: whatever was computed before is alike."""
-    known = None if tape.run_of is None else (tape.run_of >= 0).tobytes()
+    known = None if tape.computed is None else (tape.computed.run_of >= 0).tobytes()
     found.extend((tape.signatures.tobytes(), tape.operands.tobytes(), _structure(tape), known))
     places.append(len(tape.ints))
     places.append(len(tape.floats))
@@ -149,8 +149,10 @@ def sources_of(found: Recorded, tapes: Sequence[Tape]) -> Sources:
     runs, places = [], []
     for t, k, imported in found.known:
         tape, row = tapes[t].imports[k] if imported else (tapes[t], k)
-        runs.append(tape.runs[ELEMENTS.number(tape.run_of, row)])
-        places.append(ELEMENTS.number(tape.offset_of, row))
+        computed = tape.computed
+        assert computed is not None, "it was known"
+        runs.append(computed.runs[ELEMENTS.number(computed.run_of, row)])
+        places.append(ELEMENTS.number(computed.offset_of, row))
     return Sources(runs, places)
 
 

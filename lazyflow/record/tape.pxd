@@ -28,18 +28,25 @@ cdef class Signature:
     cdef public bint differentiable, loops
 
 
+cdef class Computed:
+    cdef public list runs, touched
+    cdef public object run_of, offset_of
+
+
 cdef class Tape:
     cdef object __weakref__
     cdef public IntColumn signatures, operands, ints
     cdef public FloatColumn floats
     cdef public Counts handles
     cdef public dict objects, imported, ready, streams, drawn, retained, remembered, hooks, reach
-    cdef public list imports, lines, runs, touched
+    cdef public list imports, lines
     cdef public set keep
-    cdef public object device, dtype, options, owner, scope, run_of, offset_of, decoded, trace, owners
+    cdef public Computed computed
+    cdef public object device, dtype, options, owner, scope, decoded, trace, owners
     cdef public bint grad, sealed
     cdef public long long number, generation
     cpdef bint has_value(self, Py_ssize_t row) except -1
+    @cython.locals(found=Computed)
     cpdef tuple place_of(self, Py_ssize_t row)
 
 

@@ -397,6 +397,22 @@ def known_signature(kind: Type) -> Signature:
     return found
 
 
+class Computed:
+    """What runs have left on a tape, made when the first does. Of each row an index into ``runs``, -1 where it has no
+    value, and the element where that lies; ``touched``: the ranges of rows that have values."""
+
+    __slots__ = ("offset_of", "run_of", "runs", "touched")
+
+    def __init__(self, runs: list[PastRun], run_of: Ints, offset_of: Ints, touched: list[tuple[int, int]]) -> None:
+        self.runs, self.run_of, self.offset_of, self.touched = runs, run_of, offset_of, touched
+
+    def forget(self) -> None:
+        """Drop it, row by row."""
+        for low, high in self.touched:
+            self.run_of[low:high] = -1
+        self.touched, self.runs = [], []  # last: an interrupt must not leave rows that point to no run
+
+
 class Tape:
     """Nodes in the order they were recorded; row numbers are topological.
 
@@ -407,6 +423,7 @@ class Tape:
 
     __slots__ = (
         "__weakref__",
+        "computed",
         "decoded",
         "device",
         "drawn",
@@ -423,7 +440,6 @@ class Tape:
         "lines",
         "number",
         "objects",
-        "offset_of",
         "operands",
         "options",
         "owner",
@@ -432,13 +448,10 @@ class Tape:
         "ready",
         "remembered",
         "retained",
-        "run_of",
-        "runs",
         "scope",
         "sealed",
         "signatures",
         "streams",
-        "touched",
         "trace",
     )
 
@@ -461,11 +474,7 @@ class Tape:
         self.generation = 0  # how often its values were dropped because a parameter had changed
         self.streams: dict[int, Stream] = {}  # by seed: what its random nodes draw from
         self.drawn: dict[int, int] = {}  # the generation in which a random row has drawn, if not the first
-        # Where values are once they were computed: an index into ``runs`` (-1: not computed) and an element offset.
-        self.runs: list[PastRun] = []
-        self.run_of: Any = None
-        self.touched: list[tuple[int, int]] = []  # the ranges of rows that have values
-        self.offset_of: Any = None
+        self.computed: Computed | None = None  # where values are, once there are any
         self.retained: dict[int, Any] = {}
         self.remembered: dict[int, list[object]] = {}  # by row: where its first value goes (see `expr.first_value`)
         self.hooks: dict[int, list[Any]] = {}
@@ -484,20 +493,26 @@ class Tape:
 
     def forget(self) -> None:
         """Drop what was computed; of a long tape only where something was."""
-        if self.run_of is not None and sum(high - low for low, high in self.touched) < len(self) // 4:
-            for low, high in self.touched:
-                self.run_of[low:high] = -1
+        found = self.computed
+        if found is not None and sum([high - low for low, high in found.touched]) < len(self) // 4:
+            found.forget()
         else:
-            self.run_of = None
-        self.touched, self.runs = [], []  # last: an interrupt must not leave rows that point to no run
+            self.computed = None
+
+    @property
+    def runs(self) -> list[PastRun]:
+        """Those that have computed rows of it."""
+        return [] if self.computed is None else self.computed.runs
 
     def has_value(self, row: int) -> bool:
         """Whether the row itself (not a view of it) has a value in some run."""
-        return self.run_of is not None and ELEMENTS.number(self.run_of, row) >= 0
+        return self.computed is not None and ELEMENTS.number(self.computed.run_of, row) >= 0
 
     def place_of(self, row: int) -> tuple[Any, int]:
         """Run and element offset of a row that has a value."""
-        return self.runs[ELEMENTS.number(self.run_of, row)], ELEMENTS.number(self.offset_of, row)
+        found = self.computed
+        assert found is not None, "nothing of it was computed"
+        return found.runs[ELEMENTS.number(found.run_of, row)], ELEMENTS.number(found.offset_of, row)
 
     @property
     def open(self) -> bool:

@@ -25,7 +25,7 @@ from lazyflow.plan.plans import Plans
 from lazyflow.plan.recorded import Sources, again, alone, are_whole, key_of, known_of, sources_of, whole_tapes
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.expr import Expr
-from lazyflow.record.tape import Tape, signature_by_id
+from lazyflow.record.tape import Computed, Tape, signature_by_id
 from lazyflow.run import settle
 from lazyflow.run.check import check_finite
 from lazyflow.run.execute import Run, any_stale, check_recorded, execute
@@ -225,9 +225,7 @@ def _note_run(run: Run, tapes: Sequence[Tape]) -> None:
     first = 0
     for number, tape in enumerate(tapes):
         if number + 1 == len(tapes) or tapes[number + 1] is not tape:  # the parts of a tape stand behind each other
-            parts = [(lows[k], starts[k], starts[k + 1]) for k in range(first, number + 1)]
-            tape.touched += [(low, low + end - start) for low, start, end in parts]  # first: see `_note`
-            _note(tape, run, places, parts)
+            _note(tape, run, places, [(lows[k], starts[k], starts[k + 1]) for k in range(first, number + 1)])
             first = number + 1
 
 
@@ -235,29 +233,31 @@ def _note_first(run: Run, tape: Tape) -> bool:
     """Note on a tape that has no values yet where those of a plan lie that is for the whole of it, and known; return
     False if that is not how it is."""
     first = run.plan.first or run.plan
-    if first.structure.tapes or tape.run_of is not None or tape.remembered:
+    if first.structure.tapes or tape.computed is not None or tape.remembered:
         return False
-    tape.touched.append((0, len(tape)))  # first: see `_note`
-    tape.runs.append(run)
-    tape.run_of, tape.offset_of = first.noted
+    tape.computed = Computed([run], *first.noted, [(0, len(tape))])
     return True
 
 
 def _note(tape: Tape, run: Run, places: Ints, parts: Sequence[tuple[int, int, int]]) -> None:
     """``parts``: of each part of the tape, its first row, and the range of its rows among those of all tapes."""
-    if tape.run_of is None or tape.run_of.shape[0] != len(tape):
-        tape.run_of, tape.offset_of = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
-    elif not tape.run_of.flags.writeable:  # of `_note_first`
-        tape.run_of, tape.offset_of = tape.run_of.copy(), tape.offset_of.copy()
     for row in [row for row in tape.remembered if _place_of(row, parts, places) >= 0]:
         kind = signature_by_id(tape.signatures[row]).type
         tape.remembered.pop(row).append(run.value(_place_of(row, parts, places), kind))
-    tape.runs.append(run)  # first: an interrupt must not leave rows that point to no run, or that are never forgotten
+    computed = tape.computed
+    if computed is None:
+        nowhere = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
+        computed = tape.computed = Computed([], *nowhere, [])
+    elif not computed.run_of.flags.writeable:  # of `_note_first`
+        computed.run_of, computed.offset_of = computed.run_of.copy(), computed.offset_of.copy()
+    # First: an interrupt must not leave rows that point to no run, or that are never forgotten.
+    computed.touched += [(low, low + end - start) for low, start, end in parts]
+    computed.runs.append(run)
     for low, start, end in parts:
         some, rows = places[start:end], slice(low, low + end - start)
         found = some >= 0
-        np.copyto(tape.offset_of[rows], some, where=found)
-        np.copyto(tape.run_of[rows], len(tape.runs) - 1, where=found, casting="unsafe")
+        np.copyto(computed.offset_of[rows], some, where=found)
+        np.copyto(computed.run_of[rows], len(computed.runs) - 1, where=found, casting="unsafe")
 
 
 def _place_of(row: int, parts: Sequence[tuple[int, int, int]], places: Ints) -> int:

@@ -4,7 +4,7 @@ cimport cython
 
 from lazyflow.core.columns cimport Elements
 from lazyflow.record.expr cimport Expr
-from lazyflow.record.tape cimport Tape, Type, payload_starts
+from lazyflow.record.tape cimport Computed, Tape, Type, payload_starts
 from lazyflow.run.execute cimport State
 
 
@@ -34,7 +34,8 @@ cpdef object traced(object roots)
 cpdef object owners_of(object roots)
 
 
-@cython.locals(root=Expr, tape=Tape, kind=Type, last_kind=Type, run=State, last=State, offset=Py_ssize_t)
+@cython.locals(root=Expr, tape=Tape, kind=Type, last_kind=Type, run=State, last=State, offset=Py_ssize_t,
+               computed=Computed)
 cpdef list copies(object roots)
 
 

@@ -138,8 +138,9 @@ def copies(roots: Sequence[Expr]) -> list[Any]:
     for e in roots:
         root: Expr = e
         tape, kind = root.tape, root.type
-        run: Any = tape.runs[ELEMENTS.number(tape.run_of, root.row)]
-        offset = ELEMENTS.number(tape.offset_of, root.row)
+        computed: Any = tape.computed
+        run: Any = computed.runs[ELEMENTS.number(computed.run_of, root.row)]
+        offset = ELEMENTS.number(computed.offset_of, root.row)
         if run.kept is not None or run.device != "cpu":
             found.append(devices.to_host(run.value(offset, kind)))
             continue

@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 
 from lazyflow.locks import Lock, Owner
-from lazyflow.record.tape import Tape, signature_by_id
+from lazyflow.record.tape import signature_by_id
 from lazyflow.run.execute import Run
 
 LEAST = 1 << 18  # bytes of an arena that are worth it
@@ -54,12 +54,10 @@ def settled(run: Run) -> bool:
             return False
         low = int(graph.tape_lows[number])
         rows = tape.handles.held(low, low + int(graph.tape_starts[number + 1] - graph.tape_starts[number]))
-        for row in [row for row in rows if _was_computed_by(run, tape, row)]:
-            offset, kind = int(tape.offset_of[row]), signature_by_id(tape.signatures[row]).type
-            kept[kind.dtype, offset, kind.shape] = run.value(offset, kind)
+        for row in [row for row in rows if tape.has_value(row)]:
+            source, offset = tape.place_of(row)
+            if source is run:
+                kind = signature_by_id(tape.signatures[row]).type
+                kept[kind.dtype, offset, kind.shape] = run.value(offset, kind)
     run.settle(kept)
     return True
-
-
-def _was_computed_by(run: Run, tape: Tape, row: int) -> bool:
-    return tape.has_value(row) and tape.runs[tape.run_of[row]] is run

@@ -129,3 +129,26 @@ def test_a_type_dies_with_its_last_use(few: None) -> None:
         lf.constant(np.zeros((size, 13)))
     gc.collect()
     assert kind() is None
+
+
+@pytest.mark.parametrize(("high", "stays"), [(3, True), (50, False)], ids=["a few rows", "many rows"])
+def test_what_runs_have_left_is_forgotten_where_there_is_something(high: int, stays: bool) -> None:
+    x = lf.constant(np.ones(2))
+    for _ in range(100):
+        x = lf.tanh(x)
+    tape = x.tape
+    assert tape.computed is None and tape.runs == [] and not tape.has_value(0)
+    x.forward()
+    [run] = tape.runs
+    places = np.where(np.arange(len(tape)) < high, 0, -1), np.arange(len(tape)) + 5
+    tape.computed = tapes.Computed([run], *places, [(0, high)])
+    assert tape.place_of(high - 1) == (run, high + 4) and not tape.has_value(high)
+    tape.forget()
+    assert tape.runs == [] and not any(tape.has_value(row) for row in range(len(tape)))
+    assert (tape.computed is not None) == stays
+
+
+def test_a_place_that_there_is_not_is_an_error() -> None:
+    x = lf.constant(np.ones(2))
+    with pytest.raises(AssertionError, match="nothing of it was computed"):
+        x.tape.place_of(x.row)

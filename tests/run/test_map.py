@@ -121,7 +121,7 @@ def test_nothing_asked_for_nothing_computed():
     w = lf.Parameter(2.0)
     with lf.rounds() as seen:
         losses = lf.map(lambda x: w * x, [1.0, 2.0])
-    assert not seen.seen and losses[0].tape is losses[1].tape and losses[0].tape.run_of is None
+    assert not seen.seen and losses[0].tape is losses[1].tape and losses[0].tape.computed is None
     assert str(seen).startswith("0 rounds")
     lf.sum(losses).backward()
     assert w.grad == 3
