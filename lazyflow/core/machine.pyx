@@ -45,10 +45,9 @@ cdef extern from "machine.h" nogil:
                    const int64_t *columns, const int64_t *widths, Py_ssize_t parts, Py_ssize_t rows)
     void lf_add_rows(int is_double, void *buffer, const int64_t *at, Py_ssize_t stride, const void *rows,
                      Py_ssize_t pitch, const int64_t *columns, const int64_t *widths, Py_ssize_t parts, Py_ssize_t count)
-    void lf_extremes(int is_double, int largest, void *out, const void *rows, Py_ssize_t pitch, const int64_t *positions,
-                     const int64_t *starts, Py_ssize_t groups, Py_ssize_t width)
-    int lf_sum_groups(int is_double, void *out, const void *rows, Py_ssize_t pitch, const int64_t *positions,
-                      const int64_t *starts, Py_ssize_t groups, Py_ssize_t width)
+    int LF_SUM, LF_SMALLEST, LF_LARGEST
+    int lf_reduce_groups(int is_double, int how, void *out, const void *rows, Py_ssize_t pitch,
+                         const int64_t *positions, const int64_t *starts, Py_ssize_t groups, Py_ssize_t width)
     void lf_dots(int is_double, const void *x, Py_ssize_t x_pitch, const void *weight, Py_ssize_t w_pitch, void *out,
                  Py_ssize_t out_pitch, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t inner)
     int lf_cross_entropy(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index, void *out,
@@ -533,6 +532,16 @@ def add_rows(cnp.ndarray buffer, cnp.ndarray at, cnp.ndarray rows):
 def sum_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts):
     """Row ``i`` of ``out`` becomes the sum of the rows ``positions[starts[i] : starts[i + 1]]`` of ``rows``, or of
     these rows themselves where ``positions`` is None; accumulated in double precision."""
+    _reduce_groups(LF_SUM, out, rows, positions, starts)
+
+
+def extremes_of_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts, bint largest):
+    """Row ``i`` of ``out`` becomes the largest of the rows that `sum_groups` adds, elementwise, or the smallest; NaN
+    where one is. Of an empty group it stays as it is."""
+    _reduce_groups(LF_LARGEST if largest else LF_SMALLEST, out, rows, positions, starts)
+
+
+cdef int _reduce_groups(int how, cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts) except -1:
     cdef int d = _is_double(rows)
     cdef Py_ssize_t pitch = _pitch(rows, d), groups = cnp.PyArray_DIM(out, 0), width = cnp.PyArray_DIM(out, 1)
     cdef const int64_t *edges = _integers(starts, groups + 1)
@@ -540,21 +549,10 @@ def sum_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts)
     cdef void *target = _flat(out, d)
     cdef int done
     with nogil:
-        done = lf_sum_groups(d, target, cnp.PyArray_DATA(rows), pitch, where, edges, groups, width)
+        done = lf_reduce_groups(d, how, target, cnp.PyArray_DATA(rows), pitch, where, edges, groups, width)
     if not done:
         raise MemoryError
-
-
-def extremes_of_groups(cnp.ndarray out, cnp.ndarray rows, positions, cnp.ndarray starts, bint largest):
-    """Row ``i`` of ``out`` becomes the largest of the rows that `sum_groups` adds, elementwise, or the smallest; NaN
-    where one is. Of an empty group it stays as it is."""
-    cdef int d = _is_double(rows)
-    cdef Py_ssize_t pitch = _pitch(rows, d), groups = cnp.PyArray_DIM(out, 0), width = cnp.PyArray_DIM(out, 1)
-    cdef const int64_t *edges = _integers(starts, groups + 1)
-    cdef const int64_t *where = NULL if positions is None else _integers(positions, 0)
-    cdef void *target = _flat(out, d)
-    with nogil:
-        lf_extremes(d, largest, target, cnp.PyArray_DATA(rows), pitch, where, edges, groups, width)
+    return 0
 
 
 def dots(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray out):

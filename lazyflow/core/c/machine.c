@@ -16,8 +16,8 @@ typedef struct {
                    ptrdiff_t, ptrdiff_t);
     void (*add_rows)(void *, const int64_t *, ptrdiff_t, const void *, ptrdiff_t, const int64_t *, const int64_t *,
                      ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
-    void (*sum_groups)(void *, const void *, ptrdiff_t, const int64_t *, const int64_t *, ptrdiff_t, ptrdiff_t, double *);
-    void (*extremes)(void *, const void *, ptrdiff_t, const int64_t *, const int64_t *, ptrdiff_t, ptrdiff_t, int);
+    void (*reduce_groups)(int, void *, const void *, ptrdiff_t, const int64_t *, const int64_t *, ptrdiff_t, ptrdiff_t,
+                          double *);
     void (*dots)(const void *, ptrdiff_t, const void *, ptrdiff_t, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
     ptrdiff_t (*cross_entropy)(const void *, ptrdiff_t, const int64_t *, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *);
     ptrdiff_t (*cross_entropy_slopes)(const void *, ptrdiff_t, const int64_t *, const void *, ptrdiff_t, void *, ptrdiff_t,
@@ -30,9 +30,8 @@ typedef struct {
 } instruction_set;
 
 #define KERNELS(type, set)                                                                                          \
-    {run_##type##_##set, gather_##type##_##set, add_rows_##type##_##set, sum_groups_##type##_##set,                 \
-     extremes_##type##_##set, dots_##type##_##set, cross_entropy_##type##_##set,                                    \
-     cross_entropy_slopes_##type##_##set}
+    {run_##type##_##set, gather_##type##_##set, add_rows_##type##_##set, reduce_groups_##type##_##set,              \
+     dots_##type##_##set, cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set}
 
 static const instruction_set BASELINE = {"baseline", {KERNELS(float, baseline), KERNELS(double, baseline)}};
 #ifdef X86
@@ -269,63 +268,53 @@ int lf_run(const lf_program *p, const lf_argument *arguments, ptrdiff_t low, ptr
     return !r.failed;
 }
 
+/* Rows of a matrix that are parts of a flat buffer: see machine.h. */
 typedef struct {
     int is_double;
-    char *out;
+    char *matrix;
     ptrdiff_t pitch;
-    const void *buffer;
+    void *buffer;
     const int64_t *at;
     ptrdiff_t stride;
     const int64_t *columns, *widths;
     ptrdiff_t parts, rows;
-} a_gather;
+} some_rows;
 
-static void gather_part(void *context, int part, int parts) {
-    const a_gather *g = context;
-    ptrdiff_t low = lf_begin(g->rows, 1, part, parts), high = lf_begin(g->rows, 1, part + 1, parts);
-    char *out = g->out + low * g->pitch * (g->is_double ? 8 : 4);
-    chosen->of[g->is_double].gather(out, g->pitch, g->buffer, g->at + low, g->stride, g->columns, g->widths, g->parts,
-                                    high - low);
+static int parts_of_rows(const some_rows *r) {
+    ptrdiff_t found = 0;
+    for (ptrdiff_t k = 0; k < r->parts; k++) found += r->widths[k];
+    return lf_parts(4 * found * r->rows);
 }
 
-static ptrdiff_t elements(const int64_t *widths, ptrdiff_t parts, ptrdiff_t rows) {
-    ptrdiff_t found = 0;
-    for (ptrdiff_t k = 0; k < parts; k++) found += widths[k];
-    return found * rows;
+static void gather_part(void *context, int part, int parts) {
+    const some_rows *r = context;
+    ptrdiff_t low = lf_begin(r->rows, 1, part, parts), high = lf_begin(r->rows, 1, part + 1, parts);
+    char *out = r->matrix + low * r->pitch * (r->is_double ? 8 : 4);
+    chosen->of[r->is_double].gather(out, r->pitch, r->buffer, r->at + low, r->stride, r->columns, r->widths, r->parts,
+                                    high - low);
 }
 
 void lf_gather(int is_double, void *out, ptrdiff_t pitch, const void *buffer, const int64_t *at, ptrdiff_t stride,
                const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t rows) {
-    a_gather g = {is_double, out, pitch, buffer, at, stride, columns, widths, parts, rows};
-    lf_share(gather_part, &g, lf_parts(4 * elements(widths, parts, rows)));
+    some_rows r = {is_double, out, pitch, (void *)buffer, at, stride, columns, widths, parts, rows};
+    lf_share(gather_part, &r, parts_of_rows(&r));
 }
 
-typedef struct {
-    int is_double;
-    void *buffer;
-    const int64_t *at;
-    ptrdiff_t stride;
-    const void *rows;
-    ptrdiff_t pitch;
-    const int64_t *columns, *widths;
-    ptrdiff_t parts, count;
-} a_sum;
-
 static void add_part(void *context, int part, int parts) {
-    const a_sum *a = context;
-    chosen->of[a->is_double].add_rows(a->buffer, a->at, a->stride, a->rows, a->pitch, a->columns, a->widths, a->parts,
-                                      a->count, part, parts);
+    const some_rows *r = context;
+    chosen->of[r->is_double].add_rows(r->buffer, r->at, r->stride, r->matrix, r->pitch, r->columns, r->widths, r->parts,
+                                      r->rows, part, parts);
 }
 
 void lf_add_rows(int is_double, void *buffer, const int64_t *at, ptrdiff_t stride, const void *rows, ptrdiff_t pitch,
                  const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count) {
-    a_sum a = {is_double, buffer, at, stride, rows, pitch, columns, widths, parts, count};
-    int shared = lf_parts(4 * elements(widths, parts, count));
-    lf_share(add_part, &a, shared < lf_threads() ? shared : lf_threads());
+    some_rows r = {is_double, (void *)rows, pitch, buffer, at, stride, columns, widths, parts, count};
+    int shared = parts_of_rows(&r);
+    lf_share(add_part, &r, shared < lf_threads() ? shared : lf_threads());
 }
 
 typedef struct {
-    int is_double;
+    int is_double, how;
     char *out;
     const void *rows;
     ptrdiff_t pitch;
@@ -341,40 +330,17 @@ static void groups_part(void *context, int part, int parts) {
     if (!sums)
         g->failed = 1;
     else
-        chosen->of[g->is_double].sum_groups(g->out + low * g->width * (g->is_double ? 8 : 4), g->rows, g->pitch,
-                                            g->positions, g->starts + low, high - low, g->width, sums);
+        chosen->of[g->is_double].reduce_groups(g->how, g->out + low * g->width * (g->is_double ? 8 : 4), g->rows,
+                                               g->pitch, g->positions, g->starts + low, high - low, g->width, sums);
     free(sums);
 }
 
-int lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
-                  const int64_t *starts, ptrdiff_t groups, ptrdiff_t width) {
-    some_groups g = {is_double, out, rows, pitch, positions, starts, groups, width, 0};
+int lf_reduce_groups(int is_double, int how, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
+                     const int64_t *starts, ptrdiff_t groups, ptrdiff_t width) {
+    some_groups g = {is_double, how, out, rows, pitch, positions, starts, groups, width, 0};
     int parts = groups ? lf_parts(4 * (starts[groups] - starts[0]) * width) : 1;
     lf_share(groups_part, &g, groups < parts ? 1 : parts);
     return !g.failed;
-}
-
-typedef struct {
-    int is_double, largest;
-    char *out;
-    const void *rows;
-    ptrdiff_t pitch;
-    const int64_t *positions, *starts;
-    ptrdiff_t groups, width;
-} some_extremes;
-
-static void extremes_part(void *context, int part, int parts) {
-    const some_extremes *e = context;
-    ptrdiff_t low = lf_begin(e->groups, 1, part, parts), high = lf_begin(e->groups, 1, part + 1, parts);
-    chosen->of[e->is_double].extremes(e->out + low * e->width * (e->is_double ? 8 : 4), e->rows, e->pitch, e->positions,
-                                      e->starts + low, high - low, e->width, e->largest);
-}
-
-void lf_extremes(int is_double, int largest, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
-                 const int64_t *starts, ptrdiff_t groups, ptrdiff_t width) {
-    some_extremes e = {is_double, largest, out, rows, pitch, positions, starts, groups, width};
-    int parts = groups ? lf_parts(4 * (starts[groups] - starts[0]) * width) : 1;
-    lf_share(extremes_part, &e, groups < parts ? 1 : parts);
 }
 
 typedef struct {

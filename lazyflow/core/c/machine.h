@@ -139,13 +139,10 @@ void lf_gather(int is_double, void *out, ptrdiff_t pitch, const void *buffer, co
 void lf_add_rows(int is_double, void *buffer, const int64_t *at, ptrdiff_t stride, const void *rows, ptrdiff_t pitch,
                  const int64_t *columns, const int64_t *widths, ptrdiff_t parts, ptrdiff_t count);
 
-/* Sums of groups of rows: see rows.h. `positions` may be NULL: the rows in order. */
-int lf_sum_groups(int is_double, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
-                  const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
-
-/* The largest, or the smallest, of such groups; of an empty one `out` stays as it is. */
-void lf_extremes(int is_double, int largest, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
-                 const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
+/* What groups of rows become: see rows.h. `positions` may be NULL: the rows in order. */
+enum { LF_SUM, LF_SMALLEST, LF_LARGEST };
+int lf_reduce_groups(int is_double, int how, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
+                     const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
 
 /* out = x weight^T, for a few rows of x. */
 void lf_dots(int is_double, const void *x, ptrdiff_t x_pitch, const void *weight, ptrdiff_t w_pitch, void *out,

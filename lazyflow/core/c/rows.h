@@ -53,10 +53,8 @@ static void N(add_rows)(void *buffer_, const int64_t *at, ptrdiff_t stride, cons
 
 /* Row i of `out` = the sum of the rows positions[starts[i] .. starts[i + 1]] of `rows`, in double precision where there
  * are many: added one after the other in single precision, a million times 0.1 is 100,958. */
-static void N(sum_groups)(void *out_, const void *rows_, ptrdiff_t pitch, const int64_t *positions, const int64_t *starts,
+static void N(sum_groups)(REAL *out, const REAL *rows, ptrdiff_t pitch, const int64_t *positions, const int64_t *starts,
                           ptrdiff_t groups, ptrdiff_t width, double *sums) {
-    REAL *out = out_;
-    const REAL *rows = rows_;
     for (ptrdiff_t i = 0; i < groups; i++) {
         ptrdiff_t low = starts[i], high = starts[i + 1];
         REAL *to = out + i * width;
@@ -92,9 +90,12 @@ ALWAYS void N(extremes_of)(REAL *out, const REAL *rows, ptrdiff_t pitch, const i
     }
 }
 
-static void N(extremes)(void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions, const int64_t *starts,
-                        ptrdiff_t groups, ptrdiff_t width, int largest) {
-    if (largest)
+/* Either of these; `sums` has room for a row. */
+static void N(reduce_groups)(int how, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
+                             const int64_t *starts, ptrdiff_t groups, ptrdiff_t width, double *sums) {
+    if (how == LF_SUM)
+        N(sum_groups)(out, rows, pitch, positions, starts, groups, width, sums);
+    else if (how == LF_LARGEST)
         N(extremes_of)(out, rows, pitch, positions, starts, groups, width, 1);
     else
         N(extremes_of)(out, rows, pitch, positions, starts, groups, width, 0);
