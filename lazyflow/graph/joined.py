@@ -310,20 +310,16 @@ def _of_several_lengths(families: dict[int, Signature]) -> dict[int, Signature]:
     return {s: family for s, family in families.items() if members[family] > 1}
 
 
-def family_of(signature: Signature) -> Signature | None:
-    """The signature of rows that nodes of any length share with those of ``signature``; None if it has none."""
-    return _kin(signature).rows
-
-
 def _says_rows(family: Signature) -> bool:
     """Whether the operation itself says that vectors are rows of one element: by an index for each, or making them."""
     return family.operands[-1].kind == "place" or family.op.name in ("stack", "stack_rows")
 
 
 class _Kin(NamedTuple):
-    """What a signature can be joined with, kept with it: its family, see `family_of`; the one in which operands have
-    rows of their own number, with these ``sizes``; which operands the nodes of either of these walk over, None of
-    constants; and the signature of all with which it is taken in one launch. None for what it has not."""
+    """What a signature can be joined with, kept with it: its family, the signature of rows
+    that nodes of any length share; the one in which operands have rows of their own number, with these ``sizes``; which
+    operands the nodes of either of these walk over, None of constants; and the signature of all with which it is taken
+    in one launch. None for what it has not."""
 
     rows: Signature | None
     parts: Signature | None

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.cells.visible import is_filled
 from lazyflow.device import Array
 from lazyflow.nn import Module
 from lazyflow.random import Stream, default_stream
@@ -61,7 +62,7 @@ def _held_in(thing: object, package: str) -> list[object]:
 
 
 def _parts_of_function(function: types.FunctionType, package: str) -> list[object]:
-    found = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    found = [cell.cell_contents for cell in function.__closure__ or () if is_filled(cell)]
     found += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     found += vars(function).values()
     if _package(function) == package:
@@ -75,14 +76,6 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 class _Kept(NamedTuple):

@@ -197,6 +197,14 @@ def wide(x: Array) -> Array:
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
+def written(out: Array | None, value: Array) -> Array:
+    """``value``, copied to ``out`` if there is one."""
+    if out is None:
+        return value
+    out[...] = value
+    return out
+
+
 def total(x: Array, axis: int | tuple[int, ...], keepdims: bool = False, out: Array | None = None) -> Array:
     """``x.sum(axis)`` with an error that hardly grows with the number of elements; float16 is added in float32.
 
@@ -208,11 +216,11 @@ def total(x: Array, axis: int | tuple[int, ...], keepdims: bool = False, out: Ar
     [10000.0, 10000.0]
     """
     if not isinstance(x, np.ndarray):
-        return _put(x.sum(axis=axis, keepdims=keepdims), out)
+        return written(out, x.sum(axis=axis, keepdims=keepdims))
     if x.dtype.kind != "f":
         return x.sum(axis=axis, keepdims=keepdims, out=out)
     if x.dtype == np.float16:
-        return _put(total(x.astype(np.float32), axis, keepdims).astype(np.float16), out)
+        return written(out, total(x.astype(np.float32), axis, keepdims).astype(np.float16))
     axes = sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis))
     count = 1
     for a in axes:
@@ -222,14 +230,7 @@ def total(x: Array, axis: int | tuple[int, ...], keepdims: bool = False, out: Ar
     y = x
     for a in axes:
         y = _summed(y, a)
-    return _put(y if keepdims else y.reshape(tuple(n for a, n in enumerate(y.shape) if a not in axes)), out)
-
-
-def _put(value: Array, out: Array | None) -> Array:
-    if out is None:
-        return value
-    out[...] = value
-    return out
+    return written(out, y if keepdims else y.reshape(tuple(n for a, n in enumerate(y.shape) if a not in axes)))
 
 
 def _summed(x: Array, axis: int) -> Array:

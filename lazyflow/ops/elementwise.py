@@ -20,7 +20,7 @@ import numpy as np
 
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.ops.base import Abstract, Op, Result, broadcast_shape, looking_at, register, require_floating
+from lazyflow.ops.base import Abstract, Op, Result, broadcast_shape, looking_at, register, require_floating, written
 from lazyflow.ops.formula import (
     at_first_call,
     compile_forward,
@@ -365,10 +365,7 @@ def _scale_gradient_infer(x: Abstract, scale: Abstract) -> Result:
 
 
 def _scale_gradient(xp: ArrayModule, x: Array, scale: Array, out: Array = None) -> Array:
-    if out is None:
-        return x
-    out[...] = x
-    return out
+    return written(out, x)
 
 
 def _scale_gradient_x(xp: ArrayModule, g: Array, y: Array, x: Array, scale: Array) -> Array:

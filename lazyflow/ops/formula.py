@@ -38,7 +38,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.locks import Lock
-from lazyflow.ops.base import OPS, at_host, host_form, symbolic
+from lazyflow.ops.base import OPS, at_host, host_form, symbolic, written
 
 BOOLEAN, SAME, FLOATING = range(3)  # what a step makes: truth values, the dtype of what it reads, or floating numbers
 
@@ -485,11 +485,7 @@ def select(xp: ArrayModule, condition: Array, a: Array, out: Array = None) -> Ar
     [2.0, 0.0]
     """
     if not isinstance(a, np.ndarray) or not isinstance(condition, np.ndarray) or a.dtype.kind != "f":
-        answer = xp.where(condition, a, 0)
-        if out is None:
-            return answer
-        xp.copyto(out, answer)
-        return out
+        return written(out, xp.where(condition, a, 0))
     out = np.empty(np.broadcast_shapes(a.shape, condition.shape), a.dtype) if out is None else out
     bits = _BITS[a.itemsize]
     ones = np.negative(condition.view(np.int8), dtype=bits)  # all bits of a number, or none
@@ -517,11 +513,7 @@ def where_nonzero(xp: ArrayModule, g: Array, value: Array, out: Array = None) ->
             out, 0, where=g == 0
         )  # on a device, where each operation is a launch, zeros have no sign of their own
         return out
-    answer = xp.where(xp.logical_or(g != 0, value == value), value, 0)
-    if out is None:
-        return answer
-    xp.copyto(out, answer)
-    return out
+    return written(out, xp.where(xp.logical_or(g != 0, value == value), value, 0))
 
 
 def multiply_or_zero(xp: ArrayModule, a: Array, b: Array, out: Array = None) -> Array:
@@ -533,10 +525,7 @@ def multiply_or_zero(xp: ArrayModule, a: Array, b: Array, out: Array = None) -> 
     answer = a * b  # not into ``out``, which may be one of them
     if not isinstance(answer, np.ndarray) or has_nan(answer):
         answer = xp.where(xp.logical_or(xp.logical_and(a != 0, b != 0), answer == answer), answer, 0)
-    if out is None:
-        return answer
-    xp.copyto(out, answer)
-    return out
+    return written(out, answer)
 
 
 def multiply_no_nan(xp: ArrayModule, g: Array, slope: Array) -> Array:
@@ -853,11 +842,7 @@ def ndtr_of(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     True
     """
     if not x.ndim:  # of arrays without axes NumPy makes numbers, which nothing can be written to
-        y = ndtr_of(xp, x.reshape(1)).reshape(())
-        if out is None:
-            return y
-        out[...] = y
-        return out
+        return written(out, ndtr_of(xp, x.reshape(1)).reshape(()))
     x = x if x.dtype.kind == "f" else x + 0.0
     wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
     centre, coefficients = _NDTR[wide.dtype.itemsize]
@@ -873,11 +858,7 @@ def ndtr_of(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     tail /= t
     tail *= xp.exp(near, out=near)
     tail *= xp.exp(rest, out=rest)
-    y = xp.where(x > 0, 1 - tail, tail).astype(x.dtype, copy=False)
-    if out is None:
-        return y
-    xp.copyto(out, y, casting="same_kind")
-    return out
+    return written(out, xp.where(x > 0, 1 - tail, tail).astype(x.dtype, copy=False))
 
 
 def magnitude(xp: ArrayModule, x: Any) -> Any:

@@ -33,17 +33,10 @@ from lazyflow.ops.base import (
     register,
     symbolic,
     total,
+    written,
 )
 from lazyflow.ops.index import SCATTER
 from lazyflow.ops.sparse import scatter_rounds
-
-
-def written(out: Array | None, value: Array) -> Array:
-    """``value``, copied to ``out`` if there is one: for kernels whose answer is a view of an operand."""
-    if out is None:
-        return value
-    out[...] = value
-    return out
 
 
 def lead(array: Array, ndim: int) -> Shape:
