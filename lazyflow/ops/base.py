@@ -155,6 +155,22 @@ def adder_of(vjp: Callable[..., Array]) -> Callable[..., bool] | None:
     return partial(add, *vjp.args, **vjp.keywords)
 
 
+def beginning(kernel: Callable[..., Array], operand: int, add: Callable[..., bool]) -> Callable[..., Array]:
+    """A kernel whose result is a sum of one ``operand`` and of what ``add(out, xp, *arrays, **static)`` adds on a
+    device to what lies in ``out``, unless it says False: so an operand that all nodes share need not be a launch of its
+    own in each of their launches."""
+    vars(kernel)["begins"] = operand, add
+    return kernel
+
+
+def beginning_of(kernel: Callable[..., Array]) -> tuple[int, Callable[..., bool]] | None:
+    """What `beginning` was told of a kernel, with the kernel's static attributes."""
+    found: tuple[int, Callable[..., bool]] | None = getattr(getattr(kernel, "func", kernel), "begins", None)
+    if found is None or not isinstance(kernel, partial):
+        return found
+    return found[0], partial(found[1], *kernel.args, **kernel.keywords)
+
+
 def on_device(xp: ArrayModule, index: Array) -> Array:
     """Integers as an array of ``xp``. Those that are known when they are recorded come to a kernel on the host,
     whatever ``xp`` is: what depends on them alone costs no launch there, and to look at them no wait."""

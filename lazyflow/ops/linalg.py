@@ -38,6 +38,7 @@ from lazyflow.ops.base import (
     Shape,
     adding,
     at_host,
+    beginning,
     looking_at,
     register,
     symbolic,
@@ -614,6 +615,17 @@ def _affine(xp: ArrayModule, W: Array, b: Array, x: Array, out: Array = None, *,
         product = _product(xp, x, W, out, letters=(heads + "b", "ab", heads + "a"))
     bias = b if b.ndim == 1 else b.reshape(b.shape[:1] + (1,) * len(heads) + b.shape[1:])
     return xp.add(product, bias, out=out)
+
+
+def _add_to_bias(out: Array, xp: ArrayModule, W: Array, b: Array, x: Array, *, heads: str) -> bool:
+    """``W x``, added to rows that are the bias."""
+    if heads or not products.are_multiplied(out, x, W.T):
+        return False
+    products.multiply_into(out, x, W.T, add=True)
+    return True
+
+
+beginning(_affine, 1, _add_to_bias)
 
 
 def _affine_at_host(heads: str) -> Any:

@@ -35,7 +35,7 @@ cdef class Pull:
 
 cdef class Bound:
     cdef public int does
-    cdef public object launch, forward, at_host, rows
+    cdef public object launch, forward, at_host, rows, begins
     cdef public tuple calls, operands, values, pulls
     cdef public frozenset unread, shapes
     cdef public Reader out

@@ -7,6 +7,7 @@ beside its kernel is the arrays that are made for it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from lazyflow import device as devices
 from lazyflow.cuda.rows import Places
 from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse.blocks import rows_of
-from lazyflow.ops.base import Shape, adder_of, host_form, looked_at, shapes_wanted, total, unbroadcast
+from lazyflow.ops.base import Shape, adder_of, beginning_of, host_form, looked_at, shapes_wanted, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows
@@ -261,14 +262,16 @@ class Bound:
 
     ``forward`` is its kernel, and ``at_host`` what the core has in its place on the host, or None (see
     `lazyflow.ops.base.at_host`). ``operands`` are those of the forward kernel, ``values`` those of the vjps. ``rows``:
-    where operands are gathered that a kernel need not touch. ``calls``: see `Launch`. ``pulls``: what backward does for
-    its operands, once it did; ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at;
-    ``shapes``: those of which they look at the shape alone.
+    where operands are gathered that a kernel need not touch. ``begins``: which operand the result begins as, what is
+    added to it, and, of the first of several such launches, the reader of the results of all
+    (`lazyflow.ops.base.beginning`). ``calls``: see `Launch`. ``pulls``: what backward does for its operands, once it
+    did; ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at; ``shapes``: those of
+    which they look at the shape alone.
     """
 
     __slots__ = (
-        "at_host", "calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "shapes", "signature",
-        "unread", "values",
+        "at_host", "begins", "calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "shapes",
+        "signature", "unread", "values",
     )  # fmt: skip
 
     def __init__(self, launch: Launch) -> None:
@@ -277,6 +280,7 @@ class Bound:
         self.launch, self.signature = launch, signature
         self.calls: Any = launch.calls
         self.forward: Callable[..., Array] = signature.forward
+        self.begins: Any = None
         self.at_host: Any = host_form(signature.forward)
         self.rows: Any = None
         self.pulls: Any = None
@@ -312,6 +316,12 @@ class Bound:
         given = tuple([reader.read(arena) for reader in self.operands])
         if self.at_host is not None and arena.device == "cpu" and self.at_host(given, out) is not None:
             return
+        if self.begins is not None:
+            which, add, every = self.begins
+            if every is not None:
+                every.read(arena)[...] = given[which]
+            if add(out, xp, *given):
+                return
         result = self.forward(xp, *given, out=out)
         if result is not out:
             out[...] = result
@@ -323,6 +333,7 @@ class Bound:
         found = Bound.__new__(Bound)
         found.launch, found.signature, found.calls, found.rows = launch, self.signature, self.calls, self.rows
         found.does, found.out, found.forward, found.at_host = self.does, self.out, self.forward, self.at_host
+        found.begins = None  # see `_begin_at_once`
         found.pulls, found.unread, found.shapes = self.pulls, self.unread, self.shapes
         found.operands = _with_payload(self.operands, launch)
         found.values = found.operands if self.values is self.operands else _with_payload(self.values, launch)
@@ -422,6 +433,7 @@ class Loop(Bound):
     def __init__(self, launch: Launch) -> None:
         signature = launch.signature
         self.launch, self.signature, self.calls, self.forward = launch, signature, None, signature.forward
+        self.begins = None
         self.at_host = None
         self.does, self.rows, self.pulls, self.unread, self.shapes = DO_KERNEL, None, (), frozenset(), frozenset()
         self.operands, self.values = (), ()
@@ -495,7 +507,28 @@ def bound(plan: Plan) -> tuple[Bound, ...]:
     if found is None:
         there = () if plan.like is None else bound(plan.like)
         found = plan.bound["launches"] = _bound_launches(plan.launches, there)
+        if not plan.layout.reuses:
+            _begin_at_once(found)
     return found
+
+
+def _begin_at_once(steps: Sequence[Bound]) -> None:
+    """Let results on a device that begin as an operand which all share do so in one launch, where those of several lie
+    one behind the other, as those of a phase do."""
+    alike: dict[int, list[Bound]] = {}
+    for step in steps:
+        if step.does == DO_KERNEL and step.signature.type.device != "cpu" and not isinstance(step, Loop):
+            alike.setdefault(id(step.signature), []).append(step)
+    for some in alike.values():
+        signature = some[0].signature
+        begins = None if len(some) == 1 else beginning_of(signature.forward)
+        if begins is not None and signature.operands[begins[0]].kind == "shared":
+            writes = sorted([step.launch.writes for step in some], key=lambda rows: rows.offset)
+            if all(a.offset + a.count * a.width == b.offset for a, b in itertools.pairwise(writes)):
+                count, (_, width, offset, *_) = sum(rows.count for rows in writes), writes[0]
+                every = rows_reader(signature.type.dtype, Rows(count, width, offset, width), signature.type.shape)
+                for step in some:
+                    step.begins = (*begins, every if step is some[0] else None)
 
 
 def bound_for_parameters(plan: Plan) -> tuple[Bound, ...]:

@@ -1,14 +1,17 @@
 """Launches: bound once for all runs, and what they read is added back where it was read."""
 
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow import device
 from lazyflow.ops.base import OPS, host_form
 from lazyflow.plan.plans import Plans
 from lazyflow.run import forward
+from tests import simcupy
 
 
 @pytest.fixture
@@ -111,3 +114,56 @@ def test_a_float16_gradient_of_many_nodes(use):
     x = lf.constant(np.ones(2, np.float16))
     lf.sum([lf.sum(use(b, W, x * 1.0)) for _ in range(3000)]).backward()
     assert b.grad.tolist() == [3000.0, 3000.0]
+
+
+# Results on a device that begin as the bias, all of a phase in one launch.
+
+
+def recurrent(where, batching, grad, dtype):
+    """Losses of sequences of several lengths, with a bias that is computed for some, before and after it has changed,
+    and gradients."""
+    rng = np.random.default_rng(5)
+    with lf.using(device=where, dtype=dtype, batching=batching, grad=grad):
+        W, U = (lf.Parameter(rng.normal(size=(3, 3))) for _ in range(2))
+        b, c = (lf.Parameter(rng.normal(size=3)) for _ in range(2))
+        xs = [lf.constant(rng.normal(size=3)) for _ in range(5)]
+        losses = []
+        for n in (1, 4, 2, 5, 5):
+            h = xs[n - 1]
+            for _ in range(n):
+                h = lf.tanh(lf.affine(W, b, h))
+            other = lf.affine(U, lf.affine(W, b, h) if n % 2 else c, h)
+            losses.append(lf.sum(other * h))
+        loss = lf.mean(losses)
+        first = [loss.item()]
+        b.assign(b.array * 2)
+        loss.forward()
+        if grad:
+            loss.backward()
+            first += [g for p in (W, U, b, c) for g in device.to_host(p.grad).ravel().tolist()]
+        return [*first, loss.item()]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("batching", ["phases", "depth", "agenda", "none"])
+def test_results_begin_as_the_bias(batching, grad, dtype):
+    rtol = 1e-9 if dtype == "float64" else 1e-4
+    found, expected = (recurrent(where, batching, grad, dtype) for where in ("cuda:0", "cpu"))
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.gpu
+def test_they_do_so_in_one_launch():
+    if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
+        pytest.skip("only the simulator counts: --device simulated")
+    with lf.using(device="cuda:0"):
+        W, b = lf.Parameter(np.ones((3, 3), np.float32)), lf.Parameter(np.ones(3, np.float32))
+        h = lf.constant(np.ones(3, np.float32))
+        for _ in range(6):
+            h = lf.tanh(lf.affine(W, b, h))
+        with simcupy.counting() as seen:
+            h.forward()
+    # The constant and the bias; the first product, of a value without gradient, has a signature of its own.
+    assert (seen.kinds["gemm"], seen.kinds["copy"], seen.kinds["cupy_add"]) == (6, 2, 1), seen.table()
