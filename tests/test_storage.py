@@ -106,11 +106,29 @@ class Mixed(nn.Module):
         return mixed(self.weight, x, x if h is None else h)[0]
 
 
+class TreeGRU(nn.Module):
+    """What is computed is put side by side, for a second product."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates, self.candidate = nn.Linear(8, 12), nn.Linear(8, 4)
+
+    @lf.cell
+    def whole(self, left, right):
+        z, r, s = lf.split(lf.sigmoid(self.gates(lf.concatenate([left, right]))), 3)
+        new = lf.tanh(self.candidate(lf.concatenate([r * left, s * right])))
+        return z * new + (1 - z) * (left + right) / 2
+
+    def forward(self, x, h):
+        return self.whole(x, x if h is None else h)
+
+
 CELLS = {
     "RNN": lambda: nn.RNNCell(4, 4),
     "GRU": lambda: nn.GRUCell(4, 4),
     "LSTM": lambda: nn.LSTMCell(4, 4),
     "layers": lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh()),
+    "of parts that are computed": TreeGRU,
     "with an operation of its own": Mixed,
 }
 
@@ -167,7 +185,7 @@ def kept(explained, *words):
     return sum(share.nbytes for share in explained.memory if any(word in share.what for word in words))
 
 
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "layers"])
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "layers", "of parts that are computed"])
 def test_what_calls_keep_takes_half_the_bytes(name):
     whole, *halves = [kept(step(name, storage)[2], "keep", "left sides") for storage in (None, *STORED)]
     assert halves == [whole // 2] * 2 and whole > 0

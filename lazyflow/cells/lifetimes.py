@@ -164,23 +164,30 @@ def with_memory(step: Step, memory: Memory, whole: bool) -> Step:
 def stored_slabs(
     steps: Sequence[Step], nodes: Sequence[Node], places: Mapping[int, Place], slabs: Sequence[Slab]
 ) -> frozenset[int]:
-    """The slabs of float32 that may be stored in 16 bits: fused kernels, products, and gathers of inputs read and write
-    such ones, operations of their own do not, and a product has both of its sides alike, or its gradient would not."""
+    """The slabs of float32 that may be stored in 16 bits: fused kernels, products and gathers read and write such ones,
+    operations of their own do not. A product has both of its sides alike, or its gradient would not, and what is put
+    side by side is like all of it."""
     wide = {number for number, slab in enumerate(slabs) if slab.dtype.name != "float32"}
-    sides = []
+    alike: list[set[int]] = []
     for step in steps:
         if isinstance(step, OwnKernel):
             wide |= _use_of_call(step.node, nodes, places).forward
-        elif isinstance(step, Assemble) and any(ref.kind != REF_INPUT for ref in step.parts):
-            wide |= _slabs_of(step.parts, places) | {step.place.slab}
-        elif isinstance(step, Product) and step.x.kind != REF_INPUT:
-            x = places.get(step.x.index)
-            sides.append({step.place.slab, -1 if x is None else x.slab})
-    for _ in sides:
-        for pair in sides:
-            if pair & wide or min(pair) < 0:
-                wide |= pair
+        elif isinstance(step, Assemble | Product):
+            read = [ref.index for ref in _sides_of(step) if ref.kind != REF_INPUT]
+            alike.append({max(step.place.slab, _ARENA), *(places[i].slab if i in places else _ARENA for i in read)})
+    wide.add(_ARENA)
+    for _ in alike:
+        for some in alike:
+            if some & wide:
+                wide |= some
     return frozenset(range(len(slabs))) - wide
+
+
+_ARENA = -1  # in place of a slab: results of the cell lie there
+
+
+def _sides_of(step: Assemble | Product) -> tuple[Ref, ...]:
+    return step.parts if isinstance(step, Assemble) else (step.x,)
 
 
 def with_stored(step: Step, stored: str, slabs: frozenset[int]) -> Step:

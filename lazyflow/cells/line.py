@@ -129,8 +129,11 @@ class Line:
         """``target += rows``."""
 
         def add(calls: object, low: int, high: int, first: int) -> None:
-            out = target.rows(low, high, first)
-            out += rows.rows(low, high, first)
+            out, more = target.rows(low, high, first), rows.rows(low, high, first)
+            if more.itemsize == STORED_SIZE:
+                cuda.add_stored(out, more)
+            else:
+                out += more
 
         self.call(add)
 

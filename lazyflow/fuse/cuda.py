@@ -284,17 +284,24 @@ def cuda_function(kernel: Kernel) -> CudaKernel:
 
 
 @functools.cache
-def _narrowing(stored: str, columns: int) -> CudaKernel:
+def _moving(stored: str, columns: int, adds: bool) -> CudaKernel:
+    """From one matrix to another, which is stored in 16 bits, and so is the first if it ``adds``."""
     b = Builder(columns, np.dtype(np.float32))
-    b.store(ARG_BLOCK, ("narrow",), 0, columns, b.load(ARG_BLOCK, ("wide",), 0, columns), adds=False)
-    return cuda_function(with_storage(b.kernel(), stored, [("narrow",)]))
+    b.store(ARG_BLOCK, ("to",), 0, columns, b.load(ARG_BLOCK, ("from",), 0, columns), adds=adds)
+    return cuda_function(with_storage(b.kernel(), stored, [("to",), ("from",)] if adds else [("to",)]))
 
 
 def narrowed(matrix: Array, stored: str) -> Array:
     """A copy of a matrix of float32, in 16 bits: an array of `STORED`."""
     found = devices.module(matrix).empty(matrix.shape, STORED[stored])
-    _narrowing(stored, matrix.shape[1])(0, len(matrix), 0, matrix, found)
+    _moving(stored, matrix.shape[1], False)(0, len(matrix), 0, matrix, found)
     return found
+
+
+def add_stored(target: Array, rows: Array) -> None:
+    """``target += rows`` of matrices that are stored in 16 bits."""
+    [stored] = [name for name, dtype in STORED.items() if dtype == rows.dtype]
+    _moving(stored, rows.shape[1], True)(0, len(rows), 0, rows, target)
 
 
 # Many arrays in one launch: the rule of an optimizer for all parameters.
