@@ -55,6 +55,15 @@ cdef extern from "machine.h" nogil:
     int lf_cross_entropy_slopes(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index,
                                 const void *share, Py_ssize_t step, void *out, Py_ssize_t out_pitch, Py_ssize_t rows,
                                 Py_ssize_t classes, Py_ssize_t *wrong)
+    enum:
+        LF_SOFTMAX
+        LF_LOG_SOFTMAX
+        LF_STANDARDISE
+        LF_SOFTMAX_SLOPES
+        LF_LOG_SOFTMAX_SLOPES
+        LF_STANDARDISE_SLOPES
+    int lf_along(int is_double, int what, const void *x, const void *y, const void *g, void *out, Py_ssize_t rows,
+                 Py_ssize_t width, double eps)
     const char *lf_instruction_set()
     int lf_use_instruction_set(const char *name)
 
@@ -595,6 +604,32 @@ def cross_entropy_slopes(cnp.ndarray scores, cnp.ndarray index, cnp.ndarray shar
     if not done:
         raise MemoryError
     return wrong < 0
+
+
+ALONG = {"softmax": LF_SOFTMAX, "log_softmax": LF_LOG_SOFTMAX, "standardise": LF_STANDARDISE}
+ALONG_SLOPES = {
+    "softmax": LF_SOFTMAX_SLOPES, "log_softmax": LF_LOG_SOFTMAX_SLOPES, "standardise": LF_STANDARDISE_SLOPES,
+}
+
+
+def along(int what, Py_ssize_t width, double eps, cnp.ndarray out, cnp.ndarray x, y=None, g=None):
+    """One of `ALONG` of rows of ``width`` elements, all arrays contiguous; or of `ALONG_SLOPES`, from operand, result and
+    cotangents."""
+    cdef int d = _is_double(out), done
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(out)
+    cdef bint slopes = what >= LF_SOFTMAX_SLOPES
+    cdef void *target = _flat(out, d)
+    cdef void *values = _flat(x, d)
+    cdef void *results = _flat(y, d) if slopes else NULL
+    cdef void *cotangents = _flat(g, d) if slopes else NULL
+    if width < 1 or size % width or cnp.PyArray_SIZE(x) != size:
+        raise ValueError("the shapes do not fit")
+    if slopes and (cnp.PyArray_SIZE(y) != size or cnp.PyArray_SIZE(g) != size):
+        raise ValueError("the shapes do not fit")
+    with nogil:
+        done = lf_along(d, what, values, results, cotangents, target, size // width, width, eps)
+    if not done:
+        raise MemoryError
 
 
 # The loops of NumPy's matmul, by dtype: nothing here links a BLAS.

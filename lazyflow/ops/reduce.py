@@ -16,6 +16,8 @@ import numpy as np
 from lazyflow import core
 from lazyflow.core.arrays import begins
 from lazyflow.cuda import rows as there
+from lazyflow.cuda.along import ROW_OPERATIONS, SLOPES, along_rows
+from lazyflow.cuda.text import REALS
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
@@ -372,6 +374,29 @@ def _logsumexp_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, k
 LOGSUMEXP = register(Op("logsumexp", partial(_floating_infer, "logsumexp"), _logsumexp, (_logsumexp_x,)))
 
 
+# Along one axis, or the last ones: one pass over rows, where nothing stands behind them, by the core or a kernel.
+
+
+def _along_last(
+    xp: ArrayModule, name: str, count: int, out: Array | None, x: Array, *of: Array, eps: float = 0.0
+) -> Array | None:
+    """The operation ``name`` along the last ``count`` axes, or the cotangents of its operand from result and
+    cotangents; None where it is to be made of others."""
+    at_home = xp is np and core.machine is not None
+    if symbolic(xp) or not (at_home or xp is not np) or x.dtype.name not in REALS or not x.size:
+        return None
+    if any(a.shape != x.shape or a.dtype != x.dtype for a in of):
+        return None
+    if out is None or out.shape != x.shape or not out.flags.c_contiguous:
+        out = xp.empty(x.shape, x.dtype)
+    rows, width = [xp.ascontiguousarray(a) for a in (x, *of)], math.prod(x.shape[x.ndim - count :])
+    if at_home:
+        core.machine.along((core.machine.ALONG_SLOPES if of else core.machine.ALONG)[name], width, eps, out, *rows)
+    else:
+        along_rows(ROW_OPERATIONS[name] + (SLOPES if of else 0), width, eps, out, *rows)
+    return out
+
+
 def _along_infer(name: str, x: Abstract, axis: int = -1) -> Result:
     require_floating(name, x)
     found = negative_axis(name, axis, len(x.shape))
@@ -383,12 +408,18 @@ def softmax_of(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Ar
     """``exp(x) / sum(exp(x))`` along ``axis``, in four passes over ``out``."""
     if x.dtype == np.float16:
         return softmax_of(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
+    found = _along_last(xp, "softmax", 1, out, x) if axis == -1 else None
+    if found is not None:
+        return found
     y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
     xp.exp(y, y)
     return xp.divide(y, total(y, axis, keepdims=True), y)
 
 
 def _softmax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+    found = _along_last(xp, "softmax", 1, None, x, y, g) if axis == -1 else None
+    if found is not None:
+        return found
     weighted = multiply_no_nan(xp, g, y)
     return weighted - multiply_no_nan(xp, xp.sum(weighted, axis=axis, keepdims=True), y)
 
@@ -397,16 +428,61 @@ def log_softmax_of(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -
     """``log(softmax(x))`` along ``axis``."""
     if x.dtype == np.float16:
         return log_softmax_of(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
+    found = _along_last(xp, "log_softmax", 1, out, x) if axis == -1 else None
+    if found is not None:
+        return found
     y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
     return xp.subtract(y, xp.log(total(xp.exp(y), axis, keepdims=True)), y)
 
 
 def _log_softmax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Array:
+    found = _along_last(xp, "log_softmax", 1, None, x, y, g) if axis == -1 else None
+    if found is not None:
+        return found
     return g - multiply_no_nan(xp, xp.sum(g, axis=axis, keepdims=True), xp.exp(y))
 
 
 SOFTMAX = register(Op("softmax", partial(_along_infer, "softmax"), softmax_of, (_softmax_x,)))
 LOG_SOFTMAX = register(Op("log_softmax", partial(_along_infer, "log_softmax"), log_softmax_of, (_log_softmax_x,)))
+
+
+# Less the mean, over the root mean square: what norms of layers are made of (Ba, Kiros and Hinton 2016).
+
+
+def _standardise_infer(x: Abstract, axis: Axis = -1, eps: float = 1e-5) -> Result:
+    require_floating("standardise", x)
+    axes = negative_axes("standardise", axis, len(x.shape))
+    _require_elements("standardise", x, axes)
+    return Result(x.shape, x.dtype, {"axis": axes, "eps": float(eps)})
+
+
+def _are_last(axis: Axes) -> bool:
+    return sorted(axis) == list(range(-len(axis), 0))
+
+
+def _standardise(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, eps: float) -> Array:
+    found = _along_last(xp, "standardise", len(axis), out, x, eps=eps) if _are_last(axis) else None
+    if found is not None:
+        return found
+    off = _wide_centred(xp, x, axis)
+    scale = xp.sqrt(total(off * off, axis, True) / off.dtype.type(_elements(x, axis)) + off.dtype.type(eps))
+    return (off / scale).astype(x.dtype, copy=False)
+
+
+def _standardise_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, eps: float) -> Array:
+    found = _along_last(xp, "standardise", len(axis), None, x, y, g, eps=eps) if _are_last(axis) else None
+    if found is not None:
+        return found
+    if not symbolic(xp) and x.dtype == np.float16:
+        wider = [a.astype(np.float32) for a in (g, y, x)]
+        return _standardise_x(xp, *wider, axis=axis, eps=eps).astype(x.dtype)
+    off, weighted = _centred(xp, x, axis), multiply_no_nan(xp, g, y)
+    scale = xp.sqrt(xp.mean(off * off, axis=axis, keepdims=True) + eps)
+    along = multiply_no_nan(xp, xp.mean(weighted, axis=axis, keepdims=True), y)
+    return multiply_no_nan(xp, g - xp.mean(g, axis=axis, keepdims=True) - along, 1 / scale)
+
+
+STANDARDISE = register(Op("standardise", _standardise_infer, _standardise, (_standardise_x,)))
 
 
 # Running sums.

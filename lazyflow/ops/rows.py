@@ -220,7 +220,7 @@ PART_RULES: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | N
 
 ALONG = (
     "sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin", "var", "std", "norm", "logsumexp", "softmax",
-    "log_softmax", "sparsemax", "flip",
+    "log_softmax", "sparsemax", "flip", "standardise",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ALONG, _other_axes),

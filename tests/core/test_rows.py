@@ -150,3 +150,56 @@ MISUSES = {
 def test_what_does_not_fit_is_refused(misuse):
     with pytest.raises((TypeError, ValueError)):
         misuse()
+
+
+def along_in_numpy(name, x, eps):
+    if name == "standardise":
+        off = x - x.mean(1, keepdims=True)
+        return off / np.sqrt((off * off).mean(1, keepdims=True) + eps)
+    shares = np.exp(x - x.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    return shares if name == "softmax" else np.log(shares)
+
+
+def slopes_in_numpy(name, x, y, g, eps):
+    if name == "standardise":
+        off = x - x.mean(1, keepdims=True)
+        inner = g - g.mean(1, keepdims=True) - y * (g * y).mean(1, keepdims=True)
+        return inner / np.sqrt((off * off).mean(1, keepdims=True) + eps)
+    return y * (g - (g * y).sum(1, keepdims=True)) if name == "softmax" else g - g.sum(1, keepdims=True) * np.exp(y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "standardise"])
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 100])
+def test_along_rows(name, width, dtype, rng):
+    x, g = (rng.normal(size=(7, width)).astype(dtype) for _ in range(2))
+    x[0] += 1000
+    found, slopes = np.empty_like(x), np.empty_like(x)
+    machine.along(machine.ALONG[name], width, 0.01, found, x)
+    close(found, along_in_numpy(name, x.astype("float64"), 0.01), dtype)
+    machine.along(machine.ALONG_SLOPES[name], width, 0.01, slopes, x, found, g)
+    close(slopes, slopes_in_numpy(name, *(a.astype("float64") for a in (x, found, g)), 0.01), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_along_which_all_are_equal_are_off_by_nothing(dtype):
+    x = np.full((2, 7), 0.1, dtype)
+    out = np.empty_like(x)
+    machine.along(machine.ALONG["standardise"], 7, 1e-5, out, x)
+    np.testing.assert_array_equal(out, np.zeros_like(x))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "standardise"])
+def test_without_cotangents_nothing_comes_of_values_that_are_not_finite(name):
+    x, y, g = np.full((1, 3), np.nan), np.full((1, 3), np.nan), np.zeros((1, 3))
+    out = np.ones((1, 3))
+    machine.along(machine.ALONG_SLOPES[name], 3, 1e-5, out, x, y, g)
+    np.testing.assert_array_equal(out, g)
+
+
+def test_rows_that_do_not_fit_are_refused():
+    x = np.zeros((2, 3))
+    for width, out, given in ((0, x, (x,)), (4, x, (x,)), (3, np.zeros(3), (x,))):
+        with pytest.raises(ValueError, match="the shapes do not fit"):
+            machine.along(machine.ALONG["softmax"], width, 0.0, out, *given)

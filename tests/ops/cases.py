@@ -345,6 +345,11 @@ def _softmax(x: Any, axis: int = -1) -> Any:
     return np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
 
 
+def _standardised(x: Any, axis: Any = -1, eps: float = 1e-5) -> Any:
+    off = x - x.mean(axis=axis, keepdims=True)
+    return off / np.sqrt((off * off).mean(axis=axis, keepdims=True) + eps)
+
+
 MANY = tuple(row for row in AXES if math.prod(row[0]) > 1 and row[1] != () and row[0] != (1, 3))
 SOME = (((2, 3), None, False), ((2, 3), -1, True), ((2, 3, 4), (0, 2), False))
 POSITIONS = tuple(row for row in AXES if row[1] is None or isinstance(row[1], int))
@@ -393,6 +398,25 @@ REDUCTIONS = (
         for n, f in (("softmax", _softmax), ("log_softmax", lambda x, a: np.log(_softmax(x, a))))
         for s, a in (((4,), -1), ((2, 3), 0), ((2, 3), 1), ((2, 3, 4), -2), ((2, 1), 1))
         for t, tolerance in (("float64", None), ("float32", 4e-6), ("float16", 1e-2))
+    ),
+    *(
+        Case(
+            "standardise",
+            (Spec(s, t),),
+            lambda x, a=a, eps=eps: _standardised(x.astype(float), a, eps).astype(x.dtype),
+            attrs={"axis": a, "eps": eps},
+            tolerance=tolerance,
+        )
+        for s, a, eps in (
+            ((4,), -1, 1e-5),
+            ((17, 3), 0, 1e-5),
+            ((2, 3), 1, 0.1),
+            ((2, 3, 4), (-2, -1), 1e-3),
+            ((2, 3, 4), (0, 2), 1e-3),
+            ((2, 35), 1, 0.0),
+            ((3, 2), None, 1.0),
+        )
+        for t, tolerance in (("float64", None), ("float32", 2e-5), ("float16", 1e-2))
     ),
     Case("softmax", (BIG,), lambda x: np.exp(x - np.logaddexp.reduce(x, 1)[:, None])),
     Case("log_softmax", (BIG,), lambda x: x - np.logaddexp.reduce(x, 1)[:, None]),
@@ -576,9 +600,9 @@ def error(
 NAMED = tuple(dict.fromkeys(c.op for c in ELEMENTWISE))
 ARITY = {c.op: len(c.operands) for c in ELEMENTWISE}
 TEXT = Spec((3,), "U3")
-AXIS_OPS = ("sum", "mean", "prod", "max", "min", "any", "all", "var", "std", "norm", "logsumexp")
-FLOATING_OPS = ("norm", "logsumexp", "softmax", "log_softmax")
-NONE_OPS = ("mean", "max", "min", "var", "std", "logsumexp", "argmax", "argmin")
+AXIS_OPS = ("sum", "mean", "prod", "max", "min", "any", "all", "var", "std", "norm", "logsumexp", "standardise")
+FLOATING_OPS = ("norm", "logsumexp", "softmax", "log_softmax", "standardise")
+NONE_OPS = ("mean", "max", "min", "var", "std", "logsumexp", "argmax", "argmin", "standardise")
 CLASS_OPS = ("cross_entropy", "nll", "hinge")
 PAIR_OPS = ("soft_cross_entropy", "mse", "bce_with_logits", "binary_cross_entropy", "huber")
 

@@ -1,5 +1,6 @@
 #include "machine.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ typedef struct {
     ptrdiff_t (*cross_entropy)(const void *, ptrdiff_t, const int64_t *, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *);
     ptrdiff_t (*cross_entropy_slopes)(const void *, ptrdiff_t, const int64_t *, const void *, ptrdiff_t, void *, ptrdiff_t,
                                       ptrdiff_t, ptrdiff_t, void *);
+    void (*along)(int, const void *, const void *, const void *, void *, ptrdiff_t, ptrdiff_t, double, void *);
 } kernels;
 
 typedef struct {
@@ -31,7 +33,7 @@ typedef struct {
 
 #define KERNELS(type, set)                                                                                          \
     {run_##type##_##set, gather_##type##_##set, add_rows_##type##_##set, reduce_groups_##type##_##set,              \
-     dots_##type##_##set, cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set}
+     dots_##type##_##set, cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set, along_##type##_##set}
 
 static const instruction_set BASELINE = {"baseline", {KERNELS(float, baseline), KERNELS(double, baseline)}};
 #ifdef X86
@@ -418,4 +420,34 @@ int lf_cross_entropy_slopes(int is_double, const void *scores, ptrdiff_t pitch, 
                             ptrdiff_t *wrong) {
     losses l = {is_double, 1, scores, pitch, index, share, step, out, out_pitch, rows, classes, 0, -1};
     return run_losses(&l, wrong);
+}
+
+typedef struct {
+    int is_double, what;
+    const char *x, *y, *g;
+    char *out;
+    ptrdiff_t rows, width;
+    double eps;
+    volatile int failed;
+} rows_along;
+
+static void along_part(void *context, int part, int parts) {
+    rows_along *r = context;
+    ptrdiff_t low = lf_begin(r->rows, 1, part, parts), high = lf_begin(r->rows, 1, part + 1, parts);
+    ptrdiff_t at = low * r->width * (r->is_double ? 8 : 4);
+    void *scratch = malloc(8 * (r->width + 32));
+    if (!scratch)
+        r->failed = 1;
+    else
+        chosen->of[r->is_double].along(r->what, r->x + at, r->y ? r->y + at : NULL, r->g ? r->g + at : NULL, r->out + at,
+                                       high - low, r->width, r->eps, scratch);
+    free(scratch);
+}
+
+int lf_along(int is_double, int what, const void *x, const void *y, const void *g, void *out, ptrdiff_t rows,
+             ptrdiff_t width, double eps) {
+    rows_along r = {is_double, what, x, y, g, out, rows, width, eps, 0};
+    int parts = lf_parts(12 * rows * width);
+    lf_share(along_part, &r, rows < parts ? 1 : parts);
+    return !r.failed;
 }

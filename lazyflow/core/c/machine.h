@@ -155,6 +155,12 @@ int lf_cross_entropy_slopes(int is_double, const void *scores, ptrdiff_t pitch, 
                             ptrdiff_t step, void *out, ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t classes,
                             ptrdiff_t *wrong);
 
+/* Along the rows of a matrix, which stand one after the other: softmax, its logarithm, and rows less their mean over their root
+ * mean square, to whose square `eps` is added; and the cotangents of their operand, from those of the result, `g`. */
+enum { LF_SOFTMAX, LF_LOG_SOFTMAX, LF_STANDARDISE, LF_SOFTMAX_SLOPES, LF_LOG_SOFTMAX_SLOPES, LF_STANDARDISE_SLOPES };
+int lf_along(int is_double, int what, const void *x, const void *y, const void *g, void *out, ptrdiff_t rows,
+             ptrdiff_t width, double eps);
+
 /* The instruction set that runs: "avx512", "avx2", "baseline". Returns 0 if this machine has no such set. */
 const char *lf_instruction_set(void);
 int lf_use_instruction_set(const char *name);

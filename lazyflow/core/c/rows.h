@@ -197,5 +197,81 @@ static ptrdiff_t N(cross_entropy_slopes)(const void *scores_, ptrdiff_t pitch, c
     return -1;
 }
 
+/* The sum of products in double precision, in an order that no instruction set changes. */
+static double N(row_dot)(const REAL *a, const REAL *b, ptrdiff_t n) {
+    double part[LANES] = {0};
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) part[k] += (double)a[i + k] * b[i + k];
+    for (; i < n; i++) part[i & (LANES - 1)] += (double)a[i] * b[i];
+    for (int half = LANES / 2; half; half /= 2)
+        for (int k = 0; k < half; k++) part[k] += part[k + half];
+    return part[0];
+}
+
+/* What elements are off their mean, counted from the first of them, so that equal ones are off by nothing. Returns one over
+ * their root mean square, to which `eps` is added. */
+static double N(centre)(const REAL *row, ptrdiff_t n, double eps, REAL *out) {
+    REAL first = ABS(row[0]) <= C(0.25) * (IS_FLOAT ? (REAL)FLT_MAX : (REAL)DBL_MAX) ? row[0] : C(0.0);
+    for (ptrdiff_t j = 0; j < n; j++) out[j] = row[j] - first;
+    REAL mean = (REAL)(N(row_sum)(out, n) / n);
+    for (ptrdiff_t j = 0; j < n; j++) out[j] -= mean;
+    return 1.0 / sqrt(N(row_dot)(out, out, n) / n + eps);
+}
+
+/* Cotangents of a softmax: where one is zero, so is its product with whatever the value is. */
+static void N(softmax_slopes)(const REAL *y, const REAL *g, REAL *out, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < n; j++) out[j] = g[j] == C(0.0) ? C(0.0) : g[j] * y[j];
+    REAL sum = (REAL)N(row_sum)(out, n);
+    if (sum == C(0.0)) return;
+    for (ptrdiff_t j = 0; j < n; j++) out[j] -= sum * y[j];
+}
+
+static void N(log_softmax_slopes)(const REAL *y, const REAL *g, REAL *out, ptrdiff_t n, REAL *scratch) {
+    REAL sum = (REAL)N(row_sum)(g, n);
+    ptrdiff_t whole = (n + LANES - 1) & ~(ptrdiff_t)(LANES - 1);
+    for (ptrdiff_t j = 0; j < whole; j++) scratch[j] = j < n ? y[j] : C(0.0);
+    N(loop_exp)(scratch, scratch, whole);
+    for (ptrdiff_t j = 0; j < n; j++) out[j] = sum == C(0.0) ? g[j] : g[j] - sum * scratch[j];
+}
+
+static void N(standardise_slopes)(const REAL *x, const REAL *y, const REAL *g, REAL *out, ptrdiff_t n, double eps,
+                                  REAL *scratch) {
+    REAL any = C(0.0);
+    for (ptrdiff_t j = 0; j < n; j++) any = g[j] == C(0.0) ? any : C(1.0);
+    if (any == C(0.0)) { /* nothing is asked for, whatever the values are */
+        N(fill)(out, C(0.0), n);
+        return;
+    }
+    REAL scale = (REAL)N(centre)(x, n, eps, scratch), mean = (REAL)(N(row_sum)(g, n) / n);
+    REAL along = (REAL)(N(row_dot)(g, y, n) / n);
+    for (ptrdiff_t j = 0; j < n; j++) out[j] = scale * (g[j] - mean - along * y[j]);
+}
+
+/* See lf_along. */
+static void N(along)(int what, const void *x_, const void *y_, const void *g_, void *out_, ptrdiff_t rows, ptrdiff_t n,
+                     double eps, void *scratch_) {
+    const REAL *x = x_, *y = y_, *g = g_;
+    REAL *out = out_, *scratch = scratch_;
+    for (ptrdiff_t i = 0; i < rows * n; i += n) {
+        if (what == LF_SOFTMAX) {
+            REAL total = (REAL)N(exponentials)(x + i, n, scratch);
+            for (ptrdiff_t j = 0; j < n; j++) out[i + j] = scratch[j] / total;
+        } else if (what == LF_LOG_SOFTMAX) {
+            REAL top = N(largest)(x + i, n), total = (REAL)D(log)(N(exponentials)(x + i, n, scratch));
+            for (ptrdiff_t j = 0; j < n; j++) out[i + j] = x[i + j] - top - total;
+        } else if (what == LF_STANDARDISE) {
+            REAL scale = (REAL)N(centre)(x + i, n, eps, scratch);
+            for (ptrdiff_t j = 0; j < n; j++) out[i + j] = scale * scratch[j];
+        } else if (what == LF_SOFTMAX_SLOPES) {
+            N(softmax_slopes)(y + i, g + i, out + i, n);
+        } else if (what == LF_LOG_SOFTMAX_SLOPES) {
+            N(log_softmax_slopes)(y + i, g + i, out + i, n, scratch);
+        } else {
+            N(standardise_slopes)(x + i, y + i, g + i, out + i, n, eps, scratch);
+        }
+    }
+}
+
 #undef WIDE
 #undef CHUNK

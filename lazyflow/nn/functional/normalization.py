@@ -11,8 +11,8 @@ import numpy as np
 from lazyflow.errors import ShapeError
 from lazyflow.functions import elementwise as e
 from lazyflow.functions import reduce as r
-from lazyflow.ops.base import number
-from lazyflow.record.expr import Expr, as_floating, in_dtype
+from lazyflow.ops.base import OPS, number
+from lazyflow.record.expr import Expr, as_floating, in_dtype, record
 from lazyflow.record.templates import by_kinds
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"]
@@ -24,10 +24,7 @@ def _scaled(y: Expr, weight: Any, bias: Any) -> Expr:
 
 
 def _standardised(x: Expr, axes: int | tuple[int, ...], eps: float) -> Expr:
-    if x.dtype == np.float16:  # whose squares overflow from 256 on
-        return _standardised(x.astype(np.float32), axes, eps).astype(np.float16)
-    centred = x - r.mean(x, axis=axes, keepdims=True)
-    return centred / e.sqrt(r.mean(centred * centred, axis=axes, keepdims=True) + number("norm", "eps", eps))
+    return record(OPS["standardise"], (x,), axis=axes, eps=number("norm", "eps", eps))
 
 
 def _last_axes(name: str, x: Expr, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
