@@ -73,6 +73,9 @@ __all__ = ["cell"]
 
 
 MOST_KEPT = 512  # keys, and programs, that are kept of one function or of a method of one object; the oldest go first
+MOST_LENGTHS = (
+    8  # of matrices in its arguments: operations of more share launches (`lazyflow.graph.joined`), calls do not
+)
 PRINTED_WAYS = 64  # to call it on one object, that are recorded by code made for them
 CODE_PATIENCE = 256  # so often code is made for one object
 
@@ -393,6 +396,23 @@ class _Programs:
         self.paths: tuple[FastPath, ...] = ()
         self.printed = 0
         self.short: Ways | None = None
+        self.lengths: dict[object, set[tuple[Type, ...]]] = {}  # by what calls of several lengths have in common
+
+    def has_many_lengths(self, structure: object, types: tuple[Type, ...]) -> bool:
+        """Whether calls that differ from this one in the first axes of matrices alone are of more than `MOST_LENGTHS`
+        kinds. When that is found, what was printed for some of them goes."""
+        if not any(kind.ndim > 1 for kind in types):
+            return False
+        apart = structure, tuple([_without_first_axis(kind) for kind in types])
+        with self.lock:
+            if apart not in self.lengths:
+                _drop_oldest(self.lengths)
+            lengths = self.lengths.setdefault(apart, set())
+            if len(lengths) <= MOST_LENGTHS and types not in lengths:
+                lengths.add(types)
+                if len(lengths) > MOST_LENGTHS:
+                    self.paths = ()
+            return len(lengths) > MOST_LENGTHS
 
     def find(self, key: object, numbers: Sequence[object]) -> Any:
         """The recorder of a key, None for one that there is no program for, `MISSING` where it is not known."""
@@ -432,6 +452,11 @@ class _Programs:
             program.signature.cell.parameters,
             {i: numbers[i] for i in trace.static},
         )
+
+
+def _without_first_axis(kind: Type) -> object:
+    """What matrices of several lengths have in common."""
+    return (kind.shape[1:], kind.dtype, kind.device, kind.requires_grad) if kind.ndim > 1 else kind
 
 
 def _drop_oldest(table: dict[Any, Any]) -> None:
@@ -492,7 +517,12 @@ class _Cell:
         flat = _FlatArguments(self.name)
         flat.structure = tuple([flat.part(value) for value in values])
         types = tuple([type_on(tape, e) for e in flat.expressions])
-        known, seen = self._known(number, values), self._seen(flat, self.names)
+        known = self._known(number, values)
+        if known.has_many_lengths(flat.structure, types):
+            if not known.paths:
+                self._forget_code(number)
+            return self.applied(values)
+        seen = self._seen(flat, self.names)
         self.names |= seen.names
         if _tells_apart(flat, seen):
             return self.applied(values)
@@ -559,6 +589,12 @@ class _Cell:
             if number:
                 weakref.finalize(values[0], self._forget, number).atexit = False
         return found
+
+    def _forget_code(self, number: int) -> None:
+        """Calls go the general way again."""
+        self.fast.pop(number, None)
+        if not number:
+            self.first = self.general
 
     def _forget(self, number: int) -> None:
         self.fast.pop(number, None)
@@ -649,6 +685,9 @@ def cell(function: Function) -> Function:
     what needs no gather between its operations, runs without; products that share an operand become one; elementwise
     operations become one loop; what does not depend on the recurrence runs once for all steps. Results and gradients
     are those of the function without the decorator.
+
+    A body that is called with matrices of many lengths, more than eight that differ in their first axis alone, is
+    recorded operation by operation from then on: operations of any lengths share launches, calls do not.
 
     Numbers among the arguments may differ from call to call where they are only used as indices or as factors; where
     their value decides (``range(n)``), the body runs once for each value. What the body can see besides are the other

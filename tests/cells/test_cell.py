@@ -925,3 +925,58 @@ def test_a_function_of_the_package_is_a_cell_as_it_is(function, arguments):
     cell = lf.cell(function)
     for _ in range(2):
         np.testing.assert_array_equal(cell(*given).numpy(), function(*given).numpy())
+
+
+def of_lengths(lengths):
+    rng = np.random.default_rng(5)
+    return [lf.Parameter(rng.standard_normal((n, 3))) for n in lengths]
+
+
+@pytest.mark.parametrize("method", [False, True])
+def test_matrices_of_many_lengths_share_launches(method):
+    W, v = lf.Parameter(np.arange(12.0).reshape(3, 4) / 10), lf.Parameter(np.arange(4.0))
+
+    def body(x, y):
+        return lf.softmax(lf.tanh(x) @ W, axis=1) * v + y
+
+    class Layer(nn.Module):
+        def forward(self, x, y):
+            return body(x, y)
+
+    Layer.forward = lf.cell(Layer.forward)
+    call = Layer() if method else lf.cell(body)
+    lengths = [*range(1, 13), 3, 1, 0]
+
+    def grads(f):
+        xs, y = of_lengths(lengths), lf.Parameter(np.ones(4))
+        found = [f(x * 1.0, y * 1.0) for x in xs]
+        launches = lf.explain(found).launches
+        lf.sum([lf.sum(z * z) for z in found]).backward()
+        values = [z.numpy() for z in found]
+        slopes = [to_host(p.grad) for p in (*xs, y, W, v)]
+        W.grad = v.grad = None
+        return launches, values, slopes
+
+    few = lf.explain([call(x * 1.0, lf.constant(np.ones(4))) for x in of_lengths(range(2, 10))]).launches
+    assert few >= 8, "up to eight lengths have calls of their own"
+    for learnt in (False, True):
+        found, expected = grads(call), grads(body)
+        assert not learnt or found[0] <= expected[0]
+        for a, b in zip(found[1] + found[2], expected[1] + expected[2], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_calls_of_vectors_and_of_few_lengths_stay_calls():
+    cell = Counted(lambda x: lf.tanh(x) * 2)
+    for _ in range(3):
+        for shape in [(n,) for n in range(1, 20)] + [(n, 2) for n in range(1, 9)]:
+            x = lf.constant(np.ones(shape))
+            rows = len(x.tape)
+            cell.call(x)
+            assert len(x.tape) == rows + 1
+    assert cell.runs == 27
+    cell.call(lf.constant(np.ones((9, 2))))
+    x = lf.constant(np.ones((4, 2)))
+    rows = len(x.tape)
+    cell.call(x)
+    assert len(x.tape) == rows + 2, "the ninth length: operation by operation, the earlier ones, too"
