@@ -724,7 +724,7 @@ def calls(
     return some, inputs, outputs, numbers, reals, read, used, int(np.bincount(launch[some]).max(initial=0))
 
 
-def _as_matrix(rows: Sequence[Ints], columns: Ints, dtype: Any) -> Ints:
+def _as_matrix(rows: Sequence[Ints], columns: Ints, dtype: type[np.generic]) -> Ints:
     return np.stack(rows) if rows else np.empty((0, len(columns)), dtype)
 
 

@@ -465,7 +465,7 @@ def is_matrix(array: Array, stored: bool = False) -> bool:
     return bool(known and (array.strides[1] == array.itemsize or array.shape[1] == 1))
 
 
-def has_rows(dtype: Any) -> bool:
+def has_rows(dtype: DType) -> bool:
     """Whether there are such kernels for a dtype.
 
     >>> has_rows(np.dtype("float32")), has_rows(np.dtype("int64"))

@@ -162,11 +162,11 @@ class _Arguments:
 
 
 def _run_block(kernel: Kernel, place: list[int], registers: list[Array], arguments: _Arguments) -> None:
-    values: list[Any] = []
+    values: list[Array] = []
     rows = arguments.high - arguments.low
     real = kernel.dtype.type
 
-    def value(v: ScalarValue) -> Any:
+    def value(v: ScalarValue) -> Array:
         return real(v) if isinstance(v, float) else values[v]
 
     for i, instruction in enumerate(kernel.instructions):

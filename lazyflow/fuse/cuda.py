@@ -17,7 +17,6 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from lazyflow import settings
 from lazyflow.cuda.module import WARP, functions, launch
 from lazyflow.cuda.rows import Part, add_in_order
 from lazyflow.cuda.text import NUMBER_FORMS, REALS, STORED, Number, expression, literal
-from lazyflow.device import Array
+from lazyflow.device import Array, HostArray
 from lazyflow.fuse.scalar import (
     ARG_BLOCK,
     ARG_NUMBER,
@@ -55,7 +54,7 @@ def shifts(kernel: Kernel) -> list[tuple[int, int]]:
     return [use for use in dict.fromkeys(uses) if use[1]]
 
 
-def sizes(kernel: Kernel) -> list[Any]:
+def sizes(kernel: Kernel) -> list[np.int32]:
     """What stands in front of the kernel's arguments: the width of a row, and the `shifts`."""
     return [np.int32(kernel.width), *(np.int32(shift) for _, shift in shifts(kernel))]
 
@@ -202,7 +201,7 @@ class CudaKernel:
     def __call__(self, low: int, high: int, first: int, *arrays: object) -> None:
         self.bound(*arrays)(low, high, first)
 
-    def bound(self, *arrays: Any, hosts: Sequence[Any] = ()) -> Callable[[int, int, int], None]:
+    def bound(self, *arrays: Array, hosts: Sequence[HostArray | None] = ()) -> Callable[[int, int, int], None]:
         """The kernel with its arrays, as a function of the rows. ``hosts``: of each argument that is `ARG_ROWS` the
         offsets on the host, where they are there."""
         if settings.current().deterministic and any(_is_added(self.kernel, store) for store in self.kernel.stores):
@@ -232,7 +231,7 @@ class CudaKernel:
         return run
 
 
-def with_pitches(kernel: Kernel, arrays: Sequence[Any]) -> Iterator[Any]:
+def with_pitches(kernel: Kernel, arrays: Sequence[Array]) -> Iterator[object]:
     """What stands behind `sizes`: the arrays, and behind those of `ARG_BLOCK` their pitch."""
     position = 0
     for argument in kernel.arguments:

@@ -115,7 +115,7 @@ class Builder:
     arguments: dict[object, int] = field(default_factory=dict)
     described: list[Argument] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
-    known: dict[Any, int] = field(default_factory=dict)
+    known: dict[object, int] = field(default_factory=dict)
     stores: list[Store] = field(default_factory=list)
 
     def argument(self, kind: str, key: tuple[object, ...], columns: int) -> int:
@@ -244,7 +244,7 @@ def _are_by_elements(kernels: Sequence[Kernel]) -> bool:
     stored = {argument.key for argument, store in stores if argument.kind != ARG_ROWS or not store.adds}
     if added & (read | stored):
         return False
-    places: dict[tuple[Any, ...], set[int]] = {}
+    places: dict[tuple[object, ...], set[int]] = {}
     uses: list[tuple[Argument, Instruction | Store]] = [*loads, *stores]
     for argument, use in uses:
         if argument.key in stored:
@@ -277,12 +277,12 @@ def _followed(first: Kernel, then: Kernel) -> Kernel:
     return Kernel(first.width, first.dtype, tuple(arguments), tuple(code), (*first.stores, *stores))
 
 
-def with_rows(kernel: Kernel, rows: Mapping[tuple[Any, ...], str]) -> Kernel:
+def with_rows(kernel: Kernel, rows: Mapping[tuple[str, int], str]) -> Kernel:
     """The kernel with arguments whose ``rows`` are those of their keys."""
     return replace(kernel, arguments=tuple(replace(a, rows=rows.get(a.key, a.rows)) for a in kernel.arguments))
 
 
-def with_storage(kernel: Kernel, stored: str, keys: Collection[tuple[Any, ...]]) -> Kernel:
+def with_storage(kernel: Kernel, stored: str, keys: Collection[tuple[object, ...]]) -> Kernel:
     """The kernel with arguments of these keys ``stored`` otherwise than it computes."""
     given = [replace(a, stored=stored) if a.key in keys else a for a in kernel.arguments]
     return replace(kernel, arguments=tuple(given))

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from lazyflow.record.tape import (
     signature_by_id,
     signature_columns,
 )
+
+if TYPE_CHECKING:
+    from lazyflow.core.columns import FloatColumn, IntColumn
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +205,7 @@ def _reach(tape: Tape, rows: Sequence[int]) -> Iterator[tuple[tuple[int, int], .
     return (tuple(itertools.islice(parts, count)) for count in counts)
 
 
-def _buffer(column: Any, dtype: Any) -> Ints:
+def _buffer(column: IntColumn | FloatColumn, dtype: type[np.generic]) -> Ints:
     return np.frombuffer(column, dtype) if len(column) else np.empty(0, dtype)
 
 

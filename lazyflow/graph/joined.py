@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,11 @@ from lazyflow.record.tape import (
     interned,
     leaf_signature,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lazyflow.ops.base import Op
 
 LEAVES = (CONSTANT_OP, IMPORT_OP, INPUT_OP, KNOWN_OP, OUTPUT_OP, VIEW_OP)
 
@@ -427,8 +432,8 @@ def _interned_signature(
     signature: Signature,
     operands: tuple[Operand, ...],
     result: Type,
-    op: Any,
-    static: Any,
+    op: Op,
+    static: Mapping[str, Any],
     walks: tuple[bool, ...],
     spans: tuple[int, ...] | None = None,
 ) -> Signature:
@@ -450,6 +455,6 @@ def _interned_signature(
     return interned(("rows", key), make)
 
 
-def _vjp_of(op: Any, operand: int, static: Any) -> Any:
+def _vjp_of(op: Any, operand: int, static: Mapping[str, object]) -> Callable[..., object]:
     vjp = op.vjps[operand]
     return partial(vjp, **static) if static else vjp

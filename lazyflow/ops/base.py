@@ -28,12 +28,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
+
+if TYPE_CHECKING:
+    from types import EllipsisType
+
+    Subscript = tuple[int | slice | EllipsisType | None, ...]  # of basic indexing
 
 Shape = tuple[int, ...]
 ALL = slice(None)
@@ -127,7 +132,7 @@ def shapes_wanted(vjp: Callable[..., Array]) -> frozenset[int]:
     return found
 
 
-def at_host(kernel: Callable[..., Array], make: Callable[..., Any]) -> Callable[..., Array]:
+def at_host(kernel: Callable[..., Array], make: Callable[..., object]) -> Callable[..., Array]:
     """A kernel, with what the core has in its place on the host: ``make``, called with the static attributes, answers
     with a function of a tuple of operands and ``out``, which returns None where it does not fit; or with None."""
     vars(kernel)["at_host"] = make
@@ -184,8 +189,8 @@ class Brought(np.ndarray[Any, Any]):
     """Integers on the host that lie on a device as well: ``there``, with their running sums, ``ends``, if they are
     counts. Views of it have neither."""
 
-    there: Any = None
-    ends: Any = None
+    there: Array = None
+    ends: Array = None
 
 
 def brought(index: Array, there: Array, ends: Array = None) -> Brought:
@@ -316,7 +321,7 @@ def require_integer(name: str, what: str, operand: Abstract) -> None:
         raise DTypeError(f"{name}: {what} must be an integer, got {operand.dtype}; convert with .astype('int64')")
 
 
-def integer(name: str, what: str, value: Any) -> int:
+def integer(name: str, what: str, value: object) -> int:
     """``value`` as a Python integer, or a ``TypeError`` that names the operation; nothing is rounded.
 
     >>> integer("repeat", "repeats", np.int64(2))
@@ -343,7 +348,7 @@ def integers(name: str, what: str, value: Any) -> Shape:
     return tuple(int(n) for n in parts)
 
 
-def number(name: str, what: str, value: Any) -> float:
+def number(name: str, what: str, value: object) -> float:
     """``value`` as a Python float, or a ``TypeError`` that names the operation.
 
     >>> number("elu", "alpha", 1)

@@ -307,7 +307,7 @@ def slope(source: str) -> Formula | None:
     return Formula(source, tuple(o for o in _operand_names(tree) if o != "g"), tuple(parser.steps), result)
 
 
-def evaluate(formula: Formula, xp: ArrayModule, *, choices: Any = None, **operands: Any) -> Any:
+def evaluate(formula: Formula, xp: ArrayModule, *, choices: DType | None = None, **operands: Any) -> Any:
     """The formula's value by the functions of ``xp`` alone: for anything that these take, expressions included.
 
     ``choices``: the dtype of numbers of which a condition chooses one, and which have no other number beside them.
@@ -329,7 +329,7 @@ def evaluate(formula: Formula, xp: ArrayModule, *, choices: Any = None, **operan
     return value(formula.result)
 
 
-def function_of(xp: ArrayModule, ufunc: str) -> Callable[..., Any]:
+def function_of(xp: ArrayModule, ufunc: str) -> Callable[..., Array]:
     """What computes a step: a function of ``xp``, or one of ours that has no namespace.
 
     >>> function_of(np, "where_nonzero")(np.array([0.0, 2.0]), np.array([np.nan, 4.0])).tolist()
@@ -339,7 +339,7 @@ def function_of(xp: ArrayModule, ufunc: str) -> Callable[..., Any]:
 
 
 @cache
-def result_dtype(formula: Formula, dtypes: tuple[Any, ...]) -> DType:
+def result_dtype(formula: Formula, dtypes: tuple[object, ...]) -> DType:
     """What NumPy's promotion makes of operands of these dtypes (``float``: a Python number).
 
     Raises ``TypeError`` where NumPy does, and for a condition that is not bool.
@@ -592,7 +592,7 @@ def in_blocks(
     kernel: Callable[..., Array],
     dtype_of: Callable[..., DType],
     xp: ArrayModule,
-    operands: tuple[Any, ...],
+    operands: tuple[Array, ...],
     out: Array | None,
 ) -> Array | None:
     """A kernel's answer of some rows after the other, so that the arrays it makes stay in cache and come from memory
@@ -612,7 +612,7 @@ def in_float32(
     kernel: Callable[..., Array],
     dtype_of: Callable[..., DType],
     xp: ArrayModule,
-    operands: tuple[Any, ...],
+    operands: tuple[Array, ...],
     out: Array | None,
 ) -> Array:
     """A kernel's answer in its own dtype, which was float16 or came of it, computed of float32.
@@ -658,7 +658,9 @@ def vjp_source(name: str, formula: Formula, operands: Sequence[str]) -> str:
     return _function(name, arguments, _prepared_lines(name, printer, arguments))
 
 
-def _compiled(name: str, formula: Formula, operands: Sequence[str], source: str, **names: Any) -> Callable[..., Array]:
+def _compiled(
+    name: str, formula: Formula, operands: Sequence[str], source: str, **names: object
+) -> Callable[..., Array]:
     ours = {f"{ufunc}_of": function for ufunc, function in _OURS.items()}
     namespace: dict[str, Any] = {"in_float32": in_float32, "in_blocks": in_blocks, "half": np.dtype(np.float16)}
     namespace.update(ours, select_of=select, **names)
@@ -722,7 +724,7 @@ def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[...,
             made.append(core.machine.Elementwise(tuple(map(operands.index, formula.operands)), *code))
         return made[0]
 
-    def on_machine(xp: ArrayModule, *given: Any, out: Array | None = None) -> Array:
+    def on_machine(xp: ArrayModule, *given: Array, out: Array | None = None) -> Array:
         run = whole() if xp is np else None
         answer: Array | None = None if run is None else run(given, out)
         return kernel(xp, *given, out=out) if answer is None else answer
@@ -734,7 +736,7 @@ def at_first_call(make: Callable[[], Callable[..., Array]]) -> Callable[..., Arr
     """A kernel that is made when it is first called."""
     made = functools.cache(make)
 
-    def kernel(*operands: Any, **options: Any) -> Array:
+    def kernel(*operands: object, **options: object) -> Array:
         return made()(*operands, **options)
 
     return at_host(kernel, lambda: host_form(made()))
@@ -747,10 +749,10 @@ def compile_forward(name: str, formula: Formula) -> Callable[..., Array]:
     [0, 2, 4]
     """
 
-    def dtype_of(*operands: Any) -> DType:
+    def dtype_of(*operands: Array) -> DType:
         return result_dtype(formula, tuple(getattr(o, "dtype", float) for o in operands))
 
-    def empty(xp: ArrayModule, *operands: Any) -> Array:
+    def empty(xp: ArrayModule, *operands: Array) -> Array:
         shape = np.broadcast_shapes(*(getattr(o, "shape", ()) for o in operands))
         return xp.empty(shape, dtype_of(*operands))
 
@@ -861,7 +863,7 @@ def ndtr_of(xp: ArrayModule, x: Array, out: Array = None) -> Array:
     return written(out, xp.where(x > 0, 1 - tail, tail).astype(x.dtype, copy=False))
 
 
-def magnitude(xp: ArrayModule, x: Any) -> Any:
+def magnitude(xp: ArrayModule, x: Array) -> Array:
     """``abs(x)`` where the derivative of an even function is made of it, with slope 1 at 0: that of ``abs`` is 0 there,
     which would make the second derivative of every even function of it 0."""
     return xp.where(x < 0, -x, x)
@@ -877,7 +879,7 @@ def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
     return value
 
 
-_OURS: Mapping[str, Callable[..., Any]] = {
+_OURS: Mapping[str, Callable[..., Array]] = {
     "erf": erf_of,
     "ndtr": ndtr_of,
     "magnitude": magnitude,

@@ -19,7 +19,7 @@ import string
 import time
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,9 @@ from lazyflow.ops.base import (
 )
 from lazyflow.ops.formula import has_nan
 
+if TYPE_CHECKING:
+    from lazyflow.ops.base import Subscript
+
 BATCH = "Z"
 LETTERS = string.ascii_letters.replace(BATCH, "")
 HALF = np.dtype(np.float16)
@@ -62,7 +65,8 @@ class ContractionPlan(NamedTuple):
     swap: bool  # the result begins with a letter of the right operand: exchange the two, and the product is in order
     alone: tuple[str | None, str | None]  # einsum of each operand by itself: sums and diagonals
     axes: tuple[Shape | None, Shape | None]  # transpositions to (batch, M, K) and (batch, K, N)
-    views: tuple[Any, Any, Any]  # indices that put an axis of 1 in place of no letters: operands and product
+    # indices that put an axis of 1 in place of no letters: operands and product
+    views: tuple[Subscript | None, Subscript | None, Subscript | None]
     counts: tuple[int, int, int, int]  # letters in batch, M, N and K
     order: Shape | None  # transposition from (batch, M, N) to the result
     inverse: Shape | None
@@ -83,7 +87,7 @@ def _kept(letters: str, others: str) -> str:
     return "".join(dict.fromkeys(letter for letter in letters if letter in others))
 
 
-def _filled(batch: int, first: str, second: str) -> Any:
+def _filled(batch: int, first: str, second: str) -> Subscript | None:
     """The index that gives each of two groups of letters, which stand behind the batch letters, one axis at least."""
     if first:
         return None if second else (..., None)
@@ -183,7 +187,7 @@ def _matrix_product(xp: ArrayModule, a: Array, b: Array, plan: ContractionPlan, 
     return _ordered(product if product.shape == shape else product.reshape(shape), plan.order)
 
 
-def _viewed(array: Array, index: Any) -> Array:
+def _viewed(array: Array, index: Subscript | None) -> Array:
     return array if index is None else array[index]
 
 
@@ -585,7 +589,7 @@ adding(looking_at(_product_left, (2,), (1,)), _add_left)
 adding(looking_at(_product_right, (1,), (2,)), _add_right)
 
 
-def _einsum(name: str, infer: Any, forward: Any = _product, **flags: Any) -> Op:
+def _einsum(name: str, infer: Callable[..., Result], forward: Callable[..., Array] = _product, **flags: Any) -> Op:
     return register(Op(name, infer, forward, (_product_left, _product_right), **flags))
 
 
@@ -628,7 +632,7 @@ def _add_to_bias(out: Array, xp: ArrayModule, W: Array, b: Array, x: Array, *, h
 beginning(_affine, 1, _add_to_bias)
 
 
-def _affine_at_host(heads: str) -> Any:
+def _affine_at_host(heads: str) -> Callable[..., object] | None:
     return None if heads or core.machine is None else core.machine.affine
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ REDUCTIONS = ("mean", "sum", "none")
 # What the losses share.
 
 
-def _reduced_infer(name: str, shape: Shape, dtype: DType, reduction: str, **static: Any) -> Result:
+def _reduced_infer(name: str, shape: Shape, dtype: DType, reduction: str, **static: object) -> Result:
     """The shape rule's last step: ``shape`` is that of the losses before the reduction."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"{name}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
@@ -130,7 +129,7 @@ def _hot(xp: ArrayModule, scores: Array, index: Array) -> Array:
     return on_device(xp, index)[..., None] == xp.arange(scores.shape[-1])
 
 
-def _is_array(xp: ArrayModule, value: Any) -> bool:
+def _is_array(xp: ArrayModule, value: object) -> bool:
     """Whether elements of ``value`` can be assigned: not those of an expression, which is differentiated further."""
     return isinstance(value, getattr(xp, "ndarray", ()))
 
@@ -325,7 +324,7 @@ SOFT_CROSS_ENTROPY = register(Op("soft_cross_entropy", _soft_infer, _soft, (_sof
 Losses = Callable[..., Array]
 
 
-def _elements_infer(name: str, x: Abstract, target: Abstract, reduction: str = "mean", **static: Any) -> Result:
+def _elements_infer(name: str, x: Abstract, target: Abstract, reduction: str = "mean", **static: object) -> Result:
     return _reduced_infer(name, x.shape, _pair(name, x, target), reduction, **static)
 
 
@@ -338,14 +337,14 @@ def _elements_forward(
     *,
     reduction: str,
     ndim: int,
-    **static: Any,
+    **static: object,
 ) -> Array:
     return _reduce(losses(xp, x, target, **static), reduction, ndim)
 
 
 def _elements_vjp(slope: Losses) -> Losses:
     def vjp(
-        xp: ArrayModule, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: Any
+        xp: ArrayModule, g: Array, y: Array, x: Array, target: Array, *, reduction: str, ndim: int, **static: object
     ) -> Array:
         return multiply_no_nan(
             xp, _spread_losses(g, reduction, ndim, _element_count(x, ndim)), slope(xp, x, target, **static)

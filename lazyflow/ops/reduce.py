@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 
@@ -87,7 +86,7 @@ def _boolean(dtype: DType) -> DType:
 
 
 def _infer(
-    name: str, dtype: Callable[[Any], Any], empty: bool, x: Abstract, axis: Axis = None, keepdims: bool = False
+    name: str, dtype: Callable[[DType], DType], empty: bool, x: Abstract, axis: Axis = None, keepdims: bool = False
 ) -> Result:
     axes = negative_axes(name, axis, len(x.shape))
     if not empty:
@@ -96,7 +95,7 @@ def _infer(
 
 
 @cache
-def _axes_subscript(axis: Axes) -> tuple[Any, ...]:
+def _axes_subscript(axis: Axes) -> tuple[object, ...]:
     """The subscript that gives a reduced array its axes back, with size 1."""
     return (..., *(None if a in axis else ALL for a in range(min(axis, default=0), 0)))
 
@@ -118,7 +117,7 @@ def _room(out: Array | None, x: Array, axis: Axes, keepdims: bool) -> Array | No
 def _method(name: str) -> ReductionKernel:
     """The kernel that is a method of arrays."""
 
-    def reduce(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, **static: Any) -> Array:
+    def reduce(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, **static: object) -> Array:
         return getattr(x, name)(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims), **static)
 
     return reduce
@@ -129,7 +128,7 @@ def _reduction(
     forward: ReductionKernel,
     vjp: ReductionKernel | None = None,
     *,
-    dtype: Callable[[Any], Any] = _same_dtype,
+    dtype: Callable[[DType], DType] = _same_dtype,
     empty: bool = False,
 ) -> Op:
     """Register a reduction; ``dtype`` says what becomes of the operand's, ``empty`` whether it may be over nothing."""
@@ -518,7 +517,7 @@ CUMSUM = register(Op("cumsum", _cumsum_infer, _cumsum, (_cumsum_x,)))
 # Sums over a list, ragged: all operands of all nodes end to end, (total, *shape), and how many are each node's.
 
 
-def _list_infer(name: str, dtype: Callable[[Any], Any], *operands: Abstract) -> Result:
+def _list_infer(name: str, dtype: Callable[[DType], DType], *operands: Abstract) -> Result:
     if not operands:
         raise ShapeError(f"{name} needs at least one operand, got none")
     first = operands[0]

@@ -83,7 +83,7 @@ def _elementwise(op: Op, operands: Sequence[Shape], result: Shape, static: Stati
     return ByRows(op, walks, static)
 
 
-def _every(op: Op, operands: Sequence[Shape], **static: Any) -> ByRows:
+def _every(op: Op, operands: Sequence[Shape], **static: object) -> ByRows:
     return ByRows(op, (True,) * len(operands), static)
 
 

@@ -155,7 +155,7 @@ def _segment_mean_x(g: Array, y: Array, x: Array, parted: ByIndex) -> Array:
     return parted.spread(g / parted.sizes(g))
 
 
-def _bounds(dtype: DType) -> tuple[Any, Any]:
+def _bounds(dtype: DType) -> tuple[float, float]:
     """The lowest and the highest there is."""
     if dtype.kind == "f":
         return -np.inf, np.inf
@@ -170,7 +170,7 @@ def _min(x: Array, parted: Parted) -> Array:
     return _extremes(x, parted, parted.xp.minimum, _bounds(x.dtype)[1])
 
 
-def _extremes(x: Array, parted: Parted, of: Any, empty: Any) -> Array:
+def _extremes(x: Array, parted: Parted, of: Any, empty: float) -> Array:
     if x.dtype == np.float16 and not isinstance(x, np.ndarray):
         return _extremes(wide(x), parted, of, empty).astype(x.dtype)
     found = parted.xp.full((parted.n, *x.shape[1:]), empty, x.dtype)

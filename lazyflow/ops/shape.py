@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,13 +38,16 @@ from lazyflow.ops.base import (
 from lazyflow.ops.index import SCATTER
 from lazyflow.ops.sparse import scatter_rounds
 
+if TYPE_CHECKING:
+    from lazyflow.ops.base import Subscript
+
 
 def lead(array: Array, ndim: int) -> Shape:
     """The batch axis of an array whose example has ``ndim`` axes, as a shape; none if it is shared."""
     return tuple(array.shape[: array.ndim - ndim])
 
 
-def along(axis: int, index: Any) -> tuple[Any, ...]:
+def along(axis: int, index: object) -> tuple[object, ...]:
     """The subscript that is ``index`` at a negative axis and takes all of the others."""
     return (..., index, *(ALL,) * (-axis - 1))
 
@@ -411,7 +414,7 @@ def _basic_part(part: Any, size: int) -> Any:
     return int(part) % size
 
 
-def _key_parts(key: Any) -> list[Any]:
+def _key_parts(key: Any) -> list[object]:
     parts = key if isinstance(key, tuple) and key[:1] != ("slice",) else (key,)
     parts = tuple(("slice", p.start, p.stop, p.step) if isinstance(p, slice) else p for p in parts)
     for part in parts:
@@ -422,7 +425,7 @@ def _key_parts(key: Any) -> list[Any]:
     return list(parts)
 
 
-def _full_key(key: Any, shape: Shape) -> tuple[Any, ...]:
+def _full_key(key: Any, shape: Shape) -> tuple[object, ...]:
     """The key with one part for every axis and only numbers in it, so that equal keys are equal tuples."""
     parts = _key_parts(key)
     used = sum(part is not None and part is not Ellipsis for part in parts)
@@ -438,7 +441,7 @@ def _full_key(key: Any, shape: Shape) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=512)
-def _subscript(key: tuple[Any, ...]) -> tuple[Any, ...]:
+def _subscript(key: tuple[Any, ...]) -> Subscript:
     """A normalised key as NumPy's, behind whatever axes lead."""
     return (..., *(slice(*part[1:]) if isinstance(part, tuple) else part for part in key))
 
@@ -449,18 +452,18 @@ def _getitem_shape(x: Abstract, *, key: Any) -> Result:
     return Result(like.shape, x.dtype, {"key": full, "ndim": len(x.shape)})
 
 
-def _sliced(xp: ArrayModule, x: Array, out: Array = None, *, key: tuple[Any, ...], ndim: int) -> Array:
+def _sliced(xp: ArrayModule, x: Array, out: Array = None, *, key: tuple[object, ...], ndim: int) -> Array:
     return written(out, x[_subscript(key)])
 
 
-def _getitem_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, key: tuple[Any, ...], ndim: int) -> Array:
+def _getitem_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, key: tuple[object, ...], ndim: int) -> Array:
     if symbolic(xp):
         lead, part = (1, g) if x.ndim > ndim else (0, total(g, 0))
         return xp.record_op(EMBED, (part,), key=(("slice", None, None, None),) * lead + key, shape=x.shape)
     return _embedded(xp, g if x.ndim > ndim else total(g, 0), key, x.shape)
 
 
-def _embedded(xp: ArrayModule, part: Array, key: tuple[Any, ...], shape: Shape) -> Array:
+def _embedded(xp: ArrayModule, part: Array, key: tuple[object, ...], shape: Shape) -> Array:
     answer = xp.zeros(shape, part.dtype)
     answer[_subscript(key)] = part
     return answer
@@ -481,12 +484,14 @@ def _embed_shape(part: Abstract, *, key: Any, shape: int | Sequence[int]) -> Res
     return Result(whole, part.dtype, {"key": full, "shape": whole, "ndim": len(part.shape)})
 
 
-def _embed(xp: ArrayModule, part: Array, out: Array = None, *, key: tuple[Any, ...], shape: Shape, ndim: int) -> Array:
+def _embed(
+    xp: ArrayModule, part: Array, out: Array = None, *, key: tuple[object, ...], shape: Shape, ndim: int
+) -> Array:
     return _embedded(xp, part, key, lead(part, ndim) + shape)
 
 
 def _embed_part(
-    xp: ArrayModule, g: Array, y: Array, part: Array, *, key: tuple[Any, ...], shape: Shape, ndim: int
+    xp: ArrayModule, g: Array, y: Array, part: Array, *, key: tuple[object, ...], shape: Shape, ndim: int
 ) -> Array:
     return g[_subscript(key)]
 
@@ -546,7 +551,7 @@ def _embed_diagonal(
 
 
 def _embed_diagonal_part(
-    xp: ArrayModule, g: Array, y: Array, part: Array, *, offset: int, axis1: int, axis2: int, **static: Any
+    xp: ArrayModule, g: Array, y: Array, part: Array, *, offset: int, axis1: int, axis2: int, **static: object
 ) -> Array:
     return g.diagonal(offset, axis1, axis2)
 
@@ -663,7 +668,7 @@ def _pad_shape(x: Abstract, *, pad_width: PadWidth, mode: str = "constant", cons
     return Result(shape, x.dtype, {"pads": widths, "mode": mode, "fill": fill})
 
 
-def _core(pads: Pads, shape: Shape) -> tuple[Any, ...]:
+def _core(pads: Pads, shape: Shape) -> tuple[object, ...]:
     """The subscript of the operand's own elements in the padded array."""
     sizes = shape[len(shape) - len(pads) :]
     return (..., *(slice(before, n - after) for n, (before, after) in zip(sizes, pads, strict=True)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from lazyflow.cuda import rows as there
 from lazyflow.device import Array, ArrayModule, DType, HostArray
 from lazyflow.errors import ShapeError
 from lazyflow.ops.base import Shape, on_device, total
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 AddRounds = Sequence[tuple[Array, Array]]
 
@@ -298,7 +301,7 @@ class RowSparse:
             dense[self.indices] = self.values
         return dense
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> HostArray:
         """NumPy's functions take the gradient as the array that it stands for.
 
         >>> np.abs(RowSparse(np.array([1]), np.array([[-5.0]]), (3, 1))).tolist()
@@ -313,7 +316,7 @@ class RowSparse:
         with devices.on_device_of(self.values):
             _add_distinct(dense, self.indices, self.values)
 
-    def scale(self, factor: Any) -> RowSparse:
+    def scale(self, factor: Array) -> RowSparse:
         """All values times ``factor``.
 
         >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).scale(2).values.tolist()
@@ -322,7 +325,7 @@ class RowSparse:
         with devices.on_device_of(self.values):
             return RowSparse(self.indices, self.values * factor, self.shape)
 
-    def astype(self, dtype: Any) -> RowSparse:
+    def astype(self, dtype: DTypeLike) -> RowSparse:
         """The same with values of another dtype.
 
         >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).astype("float32").dtype

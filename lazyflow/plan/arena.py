@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -87,7 +86,7 @@ def give_back(device: str, buffers: Iterable[Array]) -> None:
             POOL.give(device, buffer)
 
 
-_NOTHING: dict[int, Any] = {}  # what is brought on the host
+_NOTHING: dict[int, tuple[Array, ...]] = {}  # what is brought on the host
 
 
 def _words(array: HostArray) -> HostArray:
@@ -106,7 +105,7 @@ class Arena:
     ``there``: the indices of a plan, by their identity on the host, where the device has them too; see `bring`.
     """
 
-    def __init__(self, device: str, sizes: dict[DType, int], there: dict[int, Any] | None = None) -> None:
+    def __init__(self, device: str, sizes: dict[DType, int], there: dict[int, tuple[Array, ...]] | None = None) -> None:
         self.device = device
         self.brought = there if there is not None else {} if device != "cpu" else _NOTHING
         self.number = next_number()
@@ -120,9 +119,9 @@ class Arena:
 
     def bring(
         self,
-        indices: Sequence[Any],
-        payload: Sequence[Any] = (),
-        counts: Sequence[Any] = (),
+        indices: Sequence[HostArray],
+        payload: Sequence[HostArray] = (),
+        counts: Sequence[HostArray] = (),
         constants: Sequence[HostArray] = (),
     ) -> None:
         """Copy host arrays to the device, all at once: indices as int64, payload as float64, counts with their running
@@ -143,7 +142,7 @@ class Arena:
         for array, sums in zip(counts, ends, strict=True):
             self.brought[id(array)] = *self.brought[id(array)], self.brought.pop(id(sums))[1]
 
-    def index(self, index: Any) -> Array:
+    def index(self, index: HostArray) -> Array:
         """Indices of the plan where the arena is."""
         if self.device == "cpu":
             return index
@@ -156,7 +155,7 @@ class Arena:
         found = self.brought.get(id(index))
         return index if found is None else brought(index, *found[1:])
 
-    def payload(self, numbers: Any) -> Array:
+    def payload(self, numbers: HostArray) -> Array:
         """Payload of the plan as float64, on the device."""
         if id(numbers) not in self.brought:
             self.bring([], [numbers])

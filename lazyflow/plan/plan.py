@@ -638,7 +638,14 @@ def _numbers_of(payload: NodePayload, operand: Operand, nodes: Ints) -> Ints:
 
 
 def _read_of(
-    graph: Graph, operand: Operand, read: Any, launch: int, low: int, high: int, nodes: Ints, signature: Signature
+    graph: Graph,
+    operand: Operand,
+    read: Callable[..., Rows],
+    launch: int,
+    low: int,
+    high: int,
+    nodes: Ints,
+    signature: Signature,
 ) -> Read:
     if operand.kind == "row":
         rows: Rows = read(operand.position, launch, low, high, signature, operand)

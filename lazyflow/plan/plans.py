@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,8 +67,8 @@ class Plans:
 
     def __init__(self, limit: int = LIMIT, once: bool = False) -> None:
         self.limit, self.once = limit, once
-        self.seen: OrderedDict[Any, None] = OrderedDict()
-        self.kept: OrderedDict[Any, Kept] = OrderedDict()
+        self.seen: OrderedDict[object, None] = OrderedDict()
+        self.kept: OrderedDict[object, Kept] = OrderedDict()
         self.watched: weakref.WeakSet[Type] = weakref.WeakSet()
         self.hits = self.misses = 0
         self.most = self.since = 0  # no fewer than the bytes that are kept; how many were added since they were counted
@@ -88,7 +88,7 @@ class Plans:
             distinct = len({id(plan.offsets) for plan in plans})  # several keys may lead to one
             return CacheInfo(self.hits, self.misses, distinct, self.nbytes, self.limit)
 
-    def plan(self, graph: Graph, way: Any, make: Callable[[], Plan]) -> Plan:
+    def plan(self, graph: Graph, way: object, make: Callable[[], Plan]) -> Plan:
         """The plan of a graph, run in a certain ``way``; made anew if no graph of equal structure has one."""
         key = way, graph.signatures, graph.forms, graph.roots, *(_sample(a) for a in _structure_of(graph))
         with self.lock:

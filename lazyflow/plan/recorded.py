@@ -77,7 +77,7 @@ def are_whole(parts: Sequence[TapePart]) -> bool:
     return all(low == 0 and high == len(tape) for tape, low, high in parts)
 
 
-def key_of(tapes: Sequence[Tape], roots: Sequence[Expr], way: object) -> Any:
+def key_of(tapes: Sequence[Tape], roots: Sequence[Expr], way: object) -> tuple[object, ...]:
     """What `Recorded` depends on but payload, of tapes that are read whole."""
     number: dict[int, int] = {}
     for tape in tapes:
@@ -87,14 +87,14 @@ def key_of(tapes: Sequence[Tape], roots: Sequence[Expr], way: object) -> Any:
     for e in roots:
         places.append(number[id(e.tape)])
         places.append(e.row)
-    found: list[Any] = [passes.Nodes, way]  # of one form of the passes
+    found: list[object] = [passes.Nodes, way]  # of one form of the passes
     for tape in tapes:
         _add_tape(found, places, tape, number)
     found.append(places.tobytes())
     return tuple(found)
 
 
-def _add_tape(found: list[Any], places: IntColumn, tape: Tape, number: dict[int, int]) -> None:
+def _add_tape(found: list[object], places: IntColumn, tape: Tape, number: dict[int, int]) -> None:
     """Where an import comes from, if that is computed with it: whatever was computed before is alike."""
     known = None if tape.computed is None else (tape.computed.run_of >= 0).tobytes()
     found.extend((tape.signatures.tobytes(), tape.operands.tobytes(), _structure(tape), known))
