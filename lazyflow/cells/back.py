@@ -5,7 +5,7 @@ gradients of what all calls share. It dies with the pass; what was kept of the c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -227,7 +227,7 @@ class CallsBack:
         place = self.calls.stages.places.get(ref.index)
         return place is None or place.slab in self.calls.stages.zeroed
 
-    def _adds_there(self, ref: Ref, vjp: Any, low: int, high: int, arguments: Sequence[Any]) -> bool:
+    def _adds_there(self, ref: Ref, vjp: Callable[..., Array], low: int, high: int, arguments: Sequence[Array]) -> bool:
         """Whether one launch on a device has brought the cotangent of an operand where it belongs."""
         adder = None if self.calls.device == "cpu" or ref.kind != REF_NODE else adder_of(vjp)
         if adder is None:
@@ -280,7 +280,7 @@ class CallsBack:
 class Gradients(Protocol):
     """Sums of gradients of parameters: `lazyflow.run.sums.Sums`."""
 
-    def add(self, parameter: Parameter, gradient: Any, own: bool = False) -> None:
+    def add(self, parameter: Parameter, gradient: Array | RowSparse, own: bool = False) -> None:
         """Add one; ``own``: nobody else has this array."""
 
     def place(self, parameter: Parameter) -> Array | None:

@@ -181,7 +181,7 @@ def _containers(value: object) -> list[tuple[object, list[object]]]:
     return []
 
 
-def _refuse_changes(name: str, before: Sequence[tuple[Any, list[Any]]]) -> None:
+def _refuse_changes(name: str, before: Sequence[tuple[Any, list[object]]]) -> None:
     """Raise `CellError` if a body has changed a list or a dict among its arguments, of which it had a copy."""
     for container, items in before:
         now = [*container.keys(), *container.values()] if isinstance(container, dict) else container
@@ -264,8 +264,8 @@ class _Traced(NamedTuple):
 
 def _traced(
     name: str,
-    function: Callable[[Sequence[Any]], Any],
-    values: Sequence[Any],
+    function: Callable[[Sequence[object]], object],
+    values: Sequence[object],
     numbers: Sequence[Any],
     types: Sequence[Type],
     by_value: bool,
@@ -430,7 +430,7 @@ class _Programs:
             _drop_oldest(ways.recorders)
             ways.recorders[ways.values(numbers)] = recorder
 
-    def recorder(self, traced: _Traced, numbers: Sequence[Any]) -> Recorder | None:
+    def recorder(self, traced: _Traced, numbers: Sequence[float]) -> Recorder | None:
         """How to record a call whose body has recorded this: by a program that is there, if that recorded the same."""
         content = _content(traced)
         if content not in self.programs:
@@ -490,9 +490,9 @@ class _Cell:
         self.known: dict[int, _Programs] = {}  # by id of the object whose method it is, 0 for a function
         self.fast: dict[int, Callable[..., object]] = {}  # what is called first
         self.find, self.otherwise = self.fast.get, self.general
-        self.first: Callable[..., Any] = self.general  # of a function: what is called first
+        self.first: Callable[..., object] = self.general  # of a function: what is called first
 
-    def applied(self, values: Sequence[Any]) -> Any:
+    def applied(self, values: Sequence[Any]) -> object:
         """The function itself, with the values of its parameters in their order."""
         args: list[object] = []
         kwargs: dict[str, object] = {}
@@ -650,7 +650,7 @@ class _Cell:
         constants: dict[object, object] = {"known": reach.known, "anew": reach, "globals": globals, "id": id}
         lines = [f"def recorded({_parameters_text(self.parameters)}):", *(f" {own}{n} = {n!r}" for n in constants)]
         lines += [f" {own}cell = {own}known() or {own}anew({own}globals())", f" return {call}"]
-        space: dict[str, Any] = {}
+        space: dict[str, types.FunctionType] = {}
         exec(compile("\n".join(lines), generated(self.name), "exec"), space)
         code = space["recorded"].__code__
         code = code.replace(co_consts=tuple([constants.get(c, c) for c in code.co_consts]))

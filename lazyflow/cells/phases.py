@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -205,7 +204,7 @@ class LevelsBack:
         self.phase, self.blocks = phase, devices.multiprocessors(calls.device)
         kernel, arena = phase.kernel, calls.arena
         arrays = calls.arrays_of(kernel, matrices, {"input": arena, "input cotangent": target})
-        self.rest: list[Any] = [np.int32(phase.columns), np.int32(phase.room), target.buffers[kernel.dtype]]
+        self.rest: list[object] = [np.int32(phase.columns), np.int32(phase.room), target.buffers[kernel.dtype]]
         start = 0
         for step, parts, rows in zip(phase.products, phase.parts, g, strict=True):
             self.rest += [calls.weight(step), *map(np.int32, (start, step.x.size, step.columns))]
@@ -238,13 +237,13 @@ def rows_of_level(edges: Array) -> int:
     return -(-int(edges[-1] - edges[0]) // (len(edges) - 1))
 
 
-def _launched(text: str, name: str, shape: GridShape, nbytes: int, arguments: Sequence[Any]) -> None:
+def _launched(text: str, name: str, shape: GridShape, nbytes: int, arguments: Sequence[object]) -> None:
     [function] = functions(text, (name,), cooperative=True)
     grid, room = shape.tiles * shape.shares, shape.units * nbytes
     function((grid,), (PHASE_THREADS,), tuple(arguments), shared_mem=room)
 
 
-def _of_products(calls: CallValues, phase: Phase) -> Iterator[Any]:
+def _of_products(calls: CallValues, phase: Phase) -> Iterator[object]:
     """Of each product its weights, where its left sides are kept, and where their parts lie."""
     for p, step in enumerate(phase.products):
         kept = _kept_left_sides(calls, step, phase.assembled[p])

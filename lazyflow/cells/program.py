@@ -110,7 +110,7 @@ class Program:
     inputs: tuple[Type, ...]
     parameters: tuple[Type, ...]
     constants: tuple[Array, ...]
-    known: dict[Any, Stages] = field(default_factory=dict)
+    known: dict[object, Stages] = field(default_factory=dict)
     parts: dict[tuple[int, ...], Program] = field(default_factory=dict)
 
     def of_results(self, results: tuple[int, ...]) -> Program:
@@ -395,7 +395,7 @@ class Stages:
     shared: tuple[int, ...]
     memory: Memory
     segments: tuple[tuple[Segment, ...], ...]
-    weights: dict[Any, Any] = field(default_factory=dict)
+    weights: dict[object, tuple[object, Array]] = field(default_factory=dict)
     phases: dict[str, Any] = field(default_factory=dict)
 
     def function_of(self, kernel: Kernel) -> Callable[..., None]:
@@ -581,7 +581,7 @@ class _Compiler:
             groups.setdefault(self._group(i), []).append(i)
         order = sorted(groups, key=lambda key: (key[0], key[1], min(groups[key])))
         self._place_all(order, groups)
-        self.steps: list[tuple[int, Any]] = []
+        self.steps: list[tuple[int, Step]] = []
         self.exact: frozenset[int] = frozenset()
         placed = len(self.slabs)
         self._build(order, groups)
@@ -638,7 +638,7 @@ class _Compiler:
                     if i not in self.output_of and (key[2] != "fused" or self._is_read_elsewhere(i, members)):
                         self.places[i] = self.new_slab(self.nodes[i].size, self.nodes[i].dtype, key[0])
 
-    def new_slab(self, columns: int, dtype: Any, stage: int) -> Place:
+    def new_slab(self, columns: int, dtype: DType, stage: int) -> Place:
         self.slabs.append(Slab(columns, dtype, stage))
         return Place(len(self.slabs) - 1, 0)
 
@@ -892,7 +892,7 @@ class _Fuser:
             self.b.store(ARG_ROWS, ("input cotangent", ref.index), ref.shift, ref.size, value, adds=True)
         elif ref.kind == REF_NODE and self.nodes[ref.index].batch:
             if ref.index in self.c.output_of:
-                key: Any = ("output cotangent", self.c.output_of[ref.index])
+                key: tuple[object, ...] = ("output cotangent", self.c.output_of[ref.index])
                 self.b.store(ARG_BLOCK, key, ref.shift, ref.size, value, adds=True)
             else:
                 place = self.c.places[ref.index]

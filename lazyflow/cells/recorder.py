@@ -14,7 +14,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from lazyflow.cells.ways import Way, as_tuple, kinds_of
 from lazyflow.errors import generated
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter, append, local_row, nodes, open_tape, operands_on
 from lazyflow.record.tape import Signature, Tape, Type, current_tape
+
+if TYPE_CHECKING:
+    from lazyflow.random import Stream
 
 __all__ = [
     "EXPRESSION",
@@ -39,7 +42,7 @@ __all__ = [
 ]
 
 
-def _unchanged(names: tuple[Any, ...], functions: tuple[Any, ...], missing: Any) -> bool:
+def _unchanged(names: tuple[Any, ...], functions: tuple[Any, ...], missing: object) -> bool:
     return all(on.get(name, missing) is value for on, name, value in names) and all(
         f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is keywords
         for f, code, defaults, keywords in functions
@@ -64,7 +67,7 @@ class _Leaf:
 EXPRESSION, NUMBER, OBJECT = _Leaf("expression"), _Leaf("number"), _Leaf("object")
 
 
-def results_rebuilt(structure: Any, results: Iterator[Any]) -> Any:
+def results_rebuilt(structure: Any, results: Iterator[Expr]) -> Any:
     """The results of a call from their structure: containers are made anew, with these expressions."""
     if structure is EXPRESSION:
         return next(results)
@@ -90,7 +93,7 @@ def is_sequence(kind: type) -> bool:
     return not kind.__dictoffset__ or hasattr(kind, "_fields")
 
 
-def sequence_of(kind: Any, items: Iterable[Any]) -> Any:
+def sequence_of(kind: Any, items: Iterable[object]) -> Any:
     """One of such a class, whatever its constructor takes.
 
     >>> import collections
@@ -99,7 +102,7 @@ def sequence_of(kind: Any, items: Iterable[Any]) -> Any:
     """
     if issubclass(kind, tuple):
         return tuple.__new__(kind, items)
-    made: list[Any] = list.__new__(kind)
+    made: list[object] = list.__new__(kind)
     list.extend(made, items)
     return made
 
@@ -123,8 +126,8 @@ class Recorder:
     operands: tuple[int, ...]
     payload: Payload
     limits: tuple[tuple[int, int], ...]
-    streams: tuple[Any, ...]
-    results: Any
+    streams: tuple[Stream, ...]
+    results: object
     parameters: tuple[Type, ...]
     static: dict[int, float]
 
@@ -139,7 +142,7 @@ class Recorder:
             return False
         return True
 
-    def __call__(self, expressions: Sequence[Expr], numbers: Sequence[float]) -> Any:
+    def __call__(self, expressions: Sequence[Expr], numbers: Sequence[float]) -> object:
         """Record a call with these leaves of its arguments."""
         tape = current_tape()
         rows = [local_row(tape, expressions[k]) for k in self.operands]
@@ -177,7 +180,7 @@ class FastPath:
 
     recorder: Recorder
     valid: list[int]
-    record: Callable[..., Any]
+    record: Callable[..., object]
     guards: tuple[Guard, ...]
     names: dict[str, Any]
     way: Way | None
@@ -344,7 +347,7 @@ class _Printer:
         others = [self.guard(g) for g in guards if g.kind not in ("is", "function")]
         return [known, *others] if names or functions else others
 
-    def way(self, values: Sequence[Any], guards: Sequence[Guard]) -> Way | None:
+    def way(self, values: Sequence[object], guards: Sequence[Guard]) -> Way | None:
         """The same as data, for arguments that have kinds, and where no number's value counts."""
         recorder, signature = self.recorder, self.recorder.signature
         kinds = None if recorder.static else kinds_of(values, current_tape())
@@ -439,7 +442,7 @@ class _Printer:
         return self.numbers[which] if what == "number" else f"d{which}[{int(what == 'count')}]"
 
 
-def _printed(structure: Any, results: Iterator[str], constant: Callable[[Any], str]) -> str:
+def _printed(structure: Any, results: Iterator[str], constant: Callable[[object], str]) -> str:
     """The text that makes what a cell returns of the names of its results."""
     if structure is EXPRESSION:
         return next(results)

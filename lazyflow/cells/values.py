@@ -8,7 +8,7 @@ gradients, hoisted and sunk steps) is all of them at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,9 @@ from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import POOL, Arena, give_back
 from lazyflow.record.expr import Parameter
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 
 class Slabs:
     """Matrices from the pool, which get them back when nobody holds this any more."""
@@ -54,7 +57,7 @@ class Slabs:
         self.device = device
         self.buffers: list[Array] = []
 
-    def matrix(self, rows: int, columns: int, dtype: Any) -> Array:
+    def matrix(self, rows: int, columns: int, dtype: DTypeLike) -> Array:
         """A matrix whose contents are undefined."""
         [matrix] = self.matrices([(rows, columns, np.dtype(dtype))])
         return matrix
@@ -112,7 +115,7 @@ class CallValues:
     other are to be one.
     """
 
-    slabs: list[Any]
+    slabs: list[Array]
     out: list[Array]
     scattered: bool
 
@@ -246,7 +249,7 @@ class CallValues:
             self.xs[id(step)] = self.memory.matrix(self.count, step.x.size, self.stages.multiplied_as(step))
         return self.xs[id(step)]
 
-    def once(self, key: Any, step: Product, make: Callable[[], Array]) -> Array:
+    def once(self, key: object, step: Product, make: Callable[[], Array]) -> Array:
         """What is made of the parameters of a product, again only if one has changed."""
         parameters = [self.parameters[ref.index] for ref in step.parameters]
         version = tuple((p.version, self.arena.number if p._exposed else 0) for p in parameters)
@@ -328,11 +331,11 @@ class CallValues:
         """Append a fused kernel to a line."""
         line.program(self.stages.function_of(kernel), *self.arrays_of(kernel, matrices, buffers))
 
-    def arrays_of(self, kernel: Kernel, matrices: Matrices, buffers: Buffers) -> list[Any]:
+    def arrays_of(self, kernel: Kernel, matrices: Matrices, buffers: Buffers) -> list[Array]:
         """What a fused kernel takes. ``matrices`` and ``buffers``: what the kinds of its arguments lie in."""
         return [array for a in kernel.arguments for array in self._argument(a, kernel.dtype, matrices, buffers)]
 
-    def _argument(self, argument: Argument, dtype: Any, matrices: Matrices, buffers: Buffers) -> tuple[Array, ...]:
+    def _argument(self, argument: Argument, dtype: DType, matrices: Matrices, buffers: Buffers) -> tuple[Array, ...]:
         what, which = argument.key[:2]
         if argument.kind == ARG_ROWS:
             return buffers[what].buffers[dtype], self.arena.index(self.at[which])
@@ -351,7 +354,9 @@ def keeps_all(stages: Stages, grad: bool) -> bool:
     return grad or bool(stages.steps[HOISTED] or stages.steps[SUNK])
 
 
-def shapes_of(stages: Stages, scopes: Sequence[str], rows: int, count: int, largest: int) -> list[Any]:
+def shapes_of(
+    stages: Stages, scopes: Sequence[str], rows: int, count: int, largest: int
+) -> list[tuple[int, int, DType]]:
     """Rows, columns and dtype of each slab that needs a matrix of its own."""
     return [
         (rows if scope == SCOPE_ALL else block_rows(slab.stage, block, count, largest), slab.columns, slab.dtype)

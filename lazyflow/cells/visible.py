@@ -218,7 +218,7 @@ class Guard(NamedTuple):
     """That a name still means the very same: ``kind`` says where it is looked up (see `Walk`)."""
 
     kind: str
-    on: Any
+    on: object
     name: object
     value: Any
 
@@ -405,7 +405,7 @@ class _Walk:
             self.later(path, [("__self__", owner)])
         return type(value), (value.start, value.stop, value.step) if isinstance(value, slice) else Same(value)
 
-    def function(self, path: VisiblePath, value: Any) -> object:
+    def function(self, path: VisiblePath, value: types.FunctionType) -> object:
         module = value.__globals__.get("__name__", "")
         wrapped = vars(value).get("__wrapped__")
         if wrapped is not None:
@@ -443,7 +443,7 @@ class _Walk:
         self.guard("function", function, None, (function.__code__, function.__defaults__, function.__kwdefaults__))
         self.later(path, [("defaults", function.__defaults__), ("kwdefaults", function.__kwdefaults__)])
 
-    def _cell(self, path: VisiblePath, value: Any) -> object:
+    def _cell(self, path: VisiblePath, value: types.FunctionType) -> object:
         """What `lazyflow.cell` made of a function, which is where the code that it printed says."""
         self._definition(path, value)
         reaches: list[Any] = [c for c in value.__code__.co_consts if isinstance(c, Reach)]
@@ -624,12 +624,12 @@ def _counter(walk: _Walk, path: VisiblePath, value: object) -> object:
     return type(value), repr(value)
 
 
-def _bound_method(walk: _Walk, path: VisiblePath, value: Any) -> object:
+def _bound_method(walk: _Walk, path: VisiblePath, value: types.MethodType) -> object:
     walk.later(path, [("__func__", value.__func__), ("__self__", value.__self__)])
     return types.MethodType
 
 
-def _partial(walk: _Walk, path: VisiblePath, value: Any) -> object:
+def _partial(walk: _Walk, path: VisiblePath, value: functools.partial[object]) -> object:
     walk.later(path, [("func", value.func), ("args", value.args), ("keywords", tuple(value.keywords.items()))])
     return functools.partial
 
@@ -640,23 +640,23 @@ def _descriptor(walk: _Walk, path: VisiblePath, value: object) -> object:
     return type(value)
 
 
-def _union(walk: _Walk, path: VisiblePath, value: Any) -> object:
+def _union(walk: _Walk, path: VisiblePath, value: types.UnionType) -> object:
     walk.later(path, enumerate(value.__args__))
     return type(value)
 
 
-def _reference(walk: _Walk, path: VisiblePath, value: Any) -> object:
+def _reference(walk: _Walk, path: VisiblePath, value: weakref.ref[object]) -> object:
     walk.counted = False
     walk.later(path, [("()", value())])
     return type(value)
 
 
-def _member(walk: _Walk, path: VisiblePath, value: Any) -> object:
+def _member(walk: _Walk, path: VisiblePath, value: enum.Enum) -> object:
     walk.later(path, [("value", value._value_), ("__class__", type(value))])
     return type(value), Same(value)
 
 
-_Look = Callable[[_Walk, VisiblePath, object], object]
+_Look = Callable[[_Walk, VisiblePath, Any], object]
 _METHODS = (types.FunctionType, staticmethod, classmethod)  # the last two: `__new__` and `__class_getitem__`
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _LOOKS: tuple[tuple[type | tuple[type, ...], _Look], ...] = (
@@ -686,7 +686,7 @@ LARGEST_ARRAY, LARGEST_LIST = 4096, 64
 _PLAIN_PARTS = frozenset((int, float, bool, str, bytes, type(None)))
 
 
-def same_items(container: Any, items: tuple[object, ...]) -> bool:
+def same_items(container: list[object] | dict[object, object], items: tuple[object, ...]) -> bool:
     """Whether a list, or the keys and values of a dict in turn, are these very objects.
 
     >>> same_items([1, "a"], (1, "a")), same_items({1: "a"}, (1, "a")), same_items([1], (1, "a"))

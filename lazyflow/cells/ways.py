@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from sys import intern
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import ndarray
@@ -21,6 +21,9 @@ from lazyflow.record.expr import STRUCTURE, Expr, Parameter, imported_type
 from lazyflow.record.tape import Signature, Tape, current_tape
 from lazyflow.record.templates import Branch
 from lazyflow.settings import SCOPE
+
+if TYPE_CHECKING:
+    from lazyflow.random import Stream
 
 __all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of"]
 
@@ -54,17 +57,17 @@ class Way:
     ints: tuple[tuple[str, int], ...]
     floats: tuple[tuple[str, int], ...]
     limits: tuple[tuple[int, int], ...]
-    key: Any
+    key: object
     valid: list[int]
     under: object
     keep: Callable[[Tape], None]
     names: tuple[object, ...]
-    functions: tuple[Any, ...]
+    functions: tuple[object, ...]
     missing: object
     unchanged: Callable[..., bool] | None
     check: Callable[[], bool] | None
     signatures: tuple[Signature, ...]
-    streams: tuple[Any, ...]
+    streams: tuple[Stream, ...]
     rebuilt: Callable[[Sequence[Expr]], object] | None
 
     def __init__(self, **fields: object) -> None:
@@ -89,10 +92,10 @@ class Ways:
         self.now: tuple[Any, tuple[Way, ...]] = Branch(), tuple([way for way in ways if way is not None])
         self.otherwise = otherwise
 
-    def recorder(self) -> Callable[..., Any]:
+    def recorder(self) -> Callable[..., object]:
         """The function that records a call: of the values of the parameters."""
 
-        def call(*values: Any) -> Any:
+        def call(*values: object) -> object:
             found = _called_again(self, values)
             return self.otherwise(*values) if found is MISSED else found
 
@@ -238,7 +241,7 @@ def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: i
     return _results(tape, way, row)
 
 
-def _called_anyhow(ways: Ways, values: tuple[Any, ...]) -> object:
+def _called_anyhow(ways: Ways, values: tuple[object, ...]) -> object:
     """`_called_again` for arguments of any kind."""
     tape = _first_tape(values)
     if tape is None or tape.scope is not SCOPE.get():

@@ -88,7 +88,7 @@ class Type:
         self.detached = False  # of a parameter that is used without its gradient
         self.epoch = 0 if parameter is None else parameter.epoch  # how often a module had put another in its place
         # Signatures, and memos of them, in which this type is the first parameter: they go when the parameter goes.
-        self.signatures: dict[Any, Any] = {}
+        self.signatures: dict[object, Any] = {}
         self.plain: Type | None = None  # the same without gradient, once asked for
         if parameter is not None:
             _owners[id(self)] = self
@@ -461,7 +461,7 @@ class Tape:
         self.objects: dict[int, Array] = {}  # the snapshots of constants, by row
         self.imports: list[tuple[Tape, int]] = []
         self.imported: dict[tuple[object, ...], int] = {}
-        self.keep: set[Any] = set()  # parameters and their signatures; after a sweep the signatures of all rows
+        self.keep: set[object] = set()  # parameters and their signatures; after a sweep the signatures of all rows
         self.ready: dict[object, int] = {}  # the signatures of cells that may be recorded on it as things stand
         self.device, self.dtype, self.grad, self.options = options.device, options.dtype, options.grad, options
         self.lines: list[str] | None = [] if options.check_finite else None
@@ -475,7 +475,7 @@ class Tape:
         self.streams: dict[int, Stream] = {}  # by seed: what its random nodes draw from
         self.drawn: dict[int, int] = {}  # the generation in which a random row has drawn, if not the first
         self.computed: Computed | None = None  # where values are, once there are any
-        self.retained: dict[int, Any] = {}
+        self.retained: dict[int, Array] = {}
         self.remembered: dict[int, list[object]] = {}  # by row: where its first value goes (see `expr.first_value`)
         self.hooks: dict[int, list[Any]] = {}
         # Of a sealed tape: where each row's operands begin, and the ranges that a kept root rests on, once asked for.

@@ -126,7 +126,7 @@ class Spelled:
         self.positional = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         self.long = Branch()
         self.patience = TEMPLATE_PATIENCE * LEARNING
-        self.known: dict[tuple[int, ...], tuple[Template, list[Any]]] = table_of_interned({})
+        self.known: dict[tuple[int, ...], tuple[Template, list[object]]] = table_of_interned({})
 
     def applied(self, flat: Sequence[object]) -> Any:
         """The function itself, with the values of its parameters in their order, as `_flat` has them."""
@@ -342,7 +342,7 @@ def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
     return results if template.kind is list else tuple(results)
 
 
-def _with_constants(tape: Tape, template: Template, given: tuple[Any, ...]) -> tuple[object, ...]:
+def _with_constants(tape: Tape, template: Template, given: tuple[object, ...]) -> tuple[object, ...]:
     """The arguments with constants in place of arrays."""
     made = list(given)
     for k in template.arrays:
@@ -410,7 +410,7 @@ def _remember_template(spelled: Spelled, given: tuple[object, ...], template: Te
     _recall_template(spelled, kinds, template)
 
 
-def _table(spelled: Spelled, kinds: Sequence[Any]) -> dict[tuple[int, ...], tuple[Template, list[Any]]]:
+def _table(spelled: Spelled, kinds: Sequence[object]) -> dict[tuple[int, ...], tuple[Template, list[object]]]:
     """The templates for arguments such as these: those for a parameter go when it goes."""
     for kind in kinds:
         if type(kind) is Type and kind.parameter is not None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazyflow.random import Stream
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 class TracedNumber:
@@ -53,7 +56,7 @@ class TracedNumber:
             raise AttributeError(f"{type(self.value).__name__!r} object has no attribute {name!r}")
         return getattr(self.needed(), name)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> object:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> object:
         return np.asarray(self.needed(), dtype)
 
     def __format__(self, spec: str) -> str:
@@ -79,12 +82,12 @@ def _reflected(function: Callable[[object, object], object]) -> object:
     return lambda self, other: function(other, self.needed())
 
 
-_UNARY: dict[str, Callable[[Any], Any]] = {
+_UNARY: dict[str, Callable[..., object]] = {
     "abs": abs, "bool": bool, "ceil": math.ceil, "complex": complex, "float": float, "floor": math.floor, "hash": hash,
     "index": operator.index, "int": int, "invert": operator.invert, "neg": operator.neg, "pos": operator.pos,
     "repr": repr, "str": str, "trunc": math.trunc,
 }  # fmt: skip
-_BINARY: dict[str, Callable[[Any, Any], Any]] = {
+_BINARY: dict[str, Callable[..., object]] = {
     "add": operator.add, "and": operator.and_, "divmod": divmod, "floordiv": operator.floordiv,
     "lshift": operator.lshift, "mod": operator.mod, "mul": operator.mul, "or": operator.or_, "pow": pow,
     "rshift": operator.rshift, "sub": operator.sub, "truediv": operator.truediv, "xor": operator.xor,
