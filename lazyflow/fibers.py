@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from lazyflow.device import Array
+from lazyflow.device import Array, HostArray
 from lazyflow.errors import MapError, ThreadError, user_line
 
 _fiber_serials = itertools.count(1)
@@ -69,7 +69,7 @@ class Example:
         added; return whether it was one, and they were."""
         return self.outer is not None and self.outer.wait(roots, cotangents)
 
-    def ask(self, root: Any) -> Any:
+    def ask(self, root: Any) -> HostArray | None:
         """Come back with the root's value on the host; None where nobody could compute it."""
         return None if self.outer is None else self.outer.ask(root)
 

@@ -20,7 +20,7 @@ class _Entry:
     def __init__(self, hook: Hook) -> None:
         self.hook = hook
 
-    def __call__(self, *args: object) -> Any:
+    def __call__(self, *args: object) -> object:
         return self.hook(*args)
 
 

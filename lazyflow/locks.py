@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lazyflow.core import guards
 from lazyflow.core.columns import ThisThread
@@ -136,13 +136,13 @@ def together(owners: Sequence[Owner], function: Callable[..., Answer], *args: ob
 # Forks.
 
 
-_over_fork: list[Any] = []
+_over_fork: list[threading.RLock] = []
 
 
 def _before_fork() -> None:
     """Take all locks, waiting for one of them only while holding none: no order between them is known."""
     while True:
-        taken: list[Any] = []
+        taken: list[threading.RLock] = []
         for one in [found.inner for r in list(_locks) if (found := r()) is not None]:
             if not one.acquire(blocking=False):
                 break

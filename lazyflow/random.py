@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -97,7 +96,7 @@ class Stream:
         """What a checkpoint needs."""
         return {"seed": self.seed, "count": self.count}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where the saved stream stood. Raises `CheckpointError` for a state that is not one."""
         self.check_state_dict(state)
         self.here()._start(int(state["seed"]), int(state["count"]))
@@ -109,7 +108,7 @@ class Stream:
         self._maker = fibers.serial()
         self._start(state["seed"], state["count"])
 
-    def check_state_dict(self, state: dict[str, Any]) -> None:
+    def check_state_dict(self, state: dict[str, int]) -> None:
         """Raise `CheckpointError` for a state that is not one; changes nothing."""
         if not isinstance(state, Mapping) or set(state) != {"seed", "count"}:
             raise CheckpointError(f"a stream's state has seed and count, got {state!r}")

@@ -169,7 +169,7 @@ def _narrowed(scope: Scope, entries: Sequence[Entry]) -> Scope:
     return new
 
 
-def _checked(name: str, value: Any) -> Any:
+def _checked(name: str, value: Any) -> object:
     if name == "batching" and value not in BATCHINGS:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}; got {value!r}")
     if name == "fuse":
@@ -321,7 +321,7 @@ class using:
             return _generator(self, function)  # type: ignore[return-value]
 
         @functools.wraps(function)
-        def inside(*args: object, **kwargs: object) -> Any:
+        def inside(*args: object, **kwargs: object) -> object:
             with self:
                 return function(*args, **kwargs)
 
@@ -373,7 +373,7 @@ class _Waiting:
 
 def _generator(block: using, function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
-    def inside(*args: object, **kwargs: object) -> Any:
+    def inside(*args: object, **kwargs: object) -> Generator[object, Any, object]:
         return (yield from _steps(block, function(*args, **kwargs)))
 
     return inside
@@ -381,7 +381,7 @@ def _generator(block: using, function: Callable[..., object]) -> Callable[..., o
 
 def _coroutine(block: using, function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
-    async def inside(*args: object, **kwargs: object) -> Any:
+    async def inside(*args: object, **kwargs: object) -> object:
         return await _Waiting(block, function(*args, **kwargs))
 
     return inside
@@ -389,7 +389,7 @@ def _coroutine(block: using, function: Callable[..., object]) -> Callable[..., o
 
 def _async_generator(block: using, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
-    async def inside(*args: object, **kwargs: object) -> Any:
+    async def inside(*args: object, **kwargs: object) -> object:
         inner = function(*args, **kwargs)
         step = inner.__anext__()
         while True:

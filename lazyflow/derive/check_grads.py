@@ -11,6 +11,7 @@ from lazyflow import device as devices
 from lazyflow.derive.grad import jvp, vjp
 from lazyflow.derive.inputs import AnyFunction, Argnum, check_function, evaluated, numbers_of
 from lazyflow.derive.structure import leaves, mapped, rebuilt
+from lazyflow.device import Array
 from lazyflow.errors import DTypeError
 from lazyflow.record.expr import Expr, constant
 
@@ -46,7 +47,7 @@ def check_grads(
             for path, leaf in leaves(args[i], f"check_grads: argument {i}"):
                 _require_double(path, leaf)
 
-        def of_inputs(*inputs: object) -> Any:
+        def of_inputs(*inputs: object) -> object:
             replaced = dict(zip(numbers, inputs, strict=True))
             return f(*(replaced.get(i, arg) for i, arg in enumerate(args)), **kwargs)
 
@@ -64,10 +65,10 @@ def _require_double(path: str, leaf: object) -> None:
 
 
 def _check(
-    f: AnyFunction, x: Any, modes: Sequence[str], order: int, tolerance: float, rng: np.random.Generator
+    f: AnyFunction, x: tuple[object, ...], modes: Sequence[str], order: int, tolerance: float, rng: np.random.Generator
 ) -> None:
     """Compare ``f``'s derivatives at ``x``, a tuple of arguments, in every mode."""
-    draw: Callable[[Any], Any] = lambda tree: mapped(lambda leaf: rng.standard_normal(np.shape(leaf)), tree)  # noqa: E731
+    draw: Callable[[object], Any] = lambda tree: mapped(lambda leaf: rng.standard_normal(np.shape(leaf)), tree)  # noqa: E731
     v = draw(x)
     y, pushed = jvp(f, x, v) if "fwd" in modes else (vjp(f, *x)[0], None)
     u = draw(y)
@@ -82,7 +83,7 @@ def _check(
         _check(lambda x, u: vjp(f, *x)[1](u), (x, u), modes, order - 1, tolerance, rng)
 
 
-def _numeric(f: AnyFunction, x: object, v: object) -> Any:
+def _numeric(f: AnyFunction, x: object, v: object) -> list[Array]:
     """The derivative along ``v`` by central differences."""
     ahead, behind = (evaluated(f(*_moved_by(x, v, sign * EPSILON / 2))) for sign in (1, -1))
     pairs = zip(leaves(ahead), leaves(behind), strict=True)

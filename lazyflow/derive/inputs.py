@@ -138,7 +138,7 @@ class Traced:
     """One call of a function with inputs in place of some arguments."""
 
     def __init__(
-        self, name: str, f: AnyFunction, argnum: Argnum, args: tuple[object, ...], kwargs: dict[str, Any]
+        self, name: str, f: AnyFunction, argnum: Argnum, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
         self.name = name
         self.numbers = numbers_of(name, argnum, len(args))

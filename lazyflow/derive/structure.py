@@ -39,7 +39,7 @@ def rebuilt(tree: object, values: Iterator[object]) -> Any:
     return next(values)
 
 
-def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+def mapped(function: Callable[[Any], object], tree: object) -> Any:
     """The same structure with ``function`` of every leaf.
 
     >>> mapped(lambda x: x + 1, [1, {"a": 2}])

@@ -19,7 +19,7 @@ from lazyflow.record.expr import Expr, constant, unstacked
 __all__ = ["vmap"]
 
 
-def vmap(f: AnyFunction, in_axes: Any = 0, out_axes: int = 0) -> AnyFunction:
+def vmap(f: AnyFunction, in_axes: int | Sequence[int | None] | None = 0, out_axes: int = 0) -> AnyFunction:
     """A function over stacks of arguments, from ``f`` of one: examples along an axis, and results stacked along one.
 
     ``in_axes``: the axis that counts the examples, of all arguments or one for each; None for an argument that all
@@ -34,7 +34,7 @@ def vmap(f: AnyFunction, in_axes: Any = 0, out_axes: int = 0) -> AnyFunction:
     if not callable(f):
         raise TypeError(f"vmap takes a function, got {type(f).__name__}")
 
-    def function(*args: Any) -> Any:
+    def function(*args: object) -> object:
         axes = _axes_of(in_axes, len(args))
         count = _example_count(args, axes)
         columns = [
@@ -58,7 +58,7 @@ def _axes_of(in_axes: object, count: int) -> tuple[Any, ...]:
     return axes
 
 
-def _example_count(args: Sequence[Any], axes: Sequence[Any]) -> int:
+def _example_count(args: Sequence[object], axes: Sequence[Any]) -> int:
     """How many examples there are: the one size of all of the named axes."""
     sizes = {}
     for i, (arg, axis) in enumerate(zip(args, axes, strict=True)):
@@ -75,13 +75,13 @@ def _example_count(args: Sequence[Any], axes: Sequence[Any]) -> int:
     return count
 
 
-def _examples(tree: object, axis: int) -> list[Any]:
+def _examples(tree: object, axis: int) -> list[object]:
     """The arguments of every example."""
     parts = [unstacked(constant(_examples_first(leaf, axis))) for _, leaf in leaves(tree)]
     return [rebuilt(tree, iter(example)) for example in zip(*parts, strict=True)]
 
 
-def _for_all(tree: Any) -> Any:
+def _for_all(tree: object) -> object:
     """An argument of all examples: floating arrays are recorded once, not once for each."""
     return mapped(lambda x: constant(x) if devices.is_array(x) and x.dtype.kind == "f" else x, tree)
 
@@ -92,7 +92,7 @@ def _examples_first(leaf: object, axis: int) -> object:
     return names.moveaxis(leaf if isinstance(leaf, Expr) else np.asarray(leaf), axis, 0)
 
 
-def _stacked_results(results: list[Any], axis: int) -> Any:
+def _stacked_results(results: list[object], axis: int) -> object:
     rows = [[constant(leaf) for _, leaf in leaves(result)] for result in results]
     if len({len(row) for row in rows}) > 1:
         raise ShapeError("vmap: the function's results must have one structure for all examples")

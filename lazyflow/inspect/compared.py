@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lazyflow.profile import PARTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Comparison", "Measured"]
 
@@ -152,7 +156,7 @@ class Comparison:
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"expected the JSON of a comparison, as to_json() writes it: {error}") from None
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """A Matplotlib ``Figure``: examples a second over the size of minibatches, with bars from the slowest round to
         the fastest, and where the milliseconds of an example go. ``figure.savefig("speed.png")`` writes it.
 
@@ -172,7 +176,7 @@ class Comparison:
         return figure
 
 
-def _plot_speed(axes: Any, rows: Sequence[Measured]) -> None:
+def _plot_speed(axes: Axes, rows: Sequence[Measured]) -> None:
     for batching in dict.fromkeys(row.batching for row in rows):
         mine = [row for row in rows if row.batching == batching]
         y = [row.examples_per_s for row in mine]
@@ -189,7 +193,7 @@ def _plot_speed(axes: Any, rows: Sequence[Measured]) -> None:
     axes.legend(title="batching")
 
 
-def _plot_parts(axes: Any, rows: Sequence[Measured]) -> None:
+def _plot_parts(axes: Axes, rows: Sequence[Measured]) -> None:
     names = [f"{row.batch}, {row.batching}" for row in rows]
     left = [0.0] * len(rows)
     for part in PARTS:

@@ -32,7 +32,7 @@ class _Culprit(NamedTuple):
     """A node of a launch, by its position, that is not finite though all it was made of is; and its value, or a row."""
 
     position: int
-    value: Any
+    value: Array
 
 
 def _blame(run: Run) -> str:
@@ -66,7 +66,7 @@ def _first_bad_one(run: Run, each: Each) -> _Culprit | None:
     return None
 
 
-def _operands_read_by(run: Run, each: Each, position: int) -> Iterator[Any]:
+def _operands_read_by(run: Run, each: Each, position: int) -> Iterator[Array]:
     """The floating operands of one node that is taken by itself."""
     for operand, read in zip(each.forms[position].operands, each.reads, strict=True):
         if operand.dtype.kind == "f" and operand.kind == "shared":
@@ -108,7 +108,7 @@ def _node_of_row(run: Run, launch: Launch, row: int) -> int:
     return int(np.searchsorted(np.cumsum(counts[launch.nodes]), row, side="right"))
 
 
-def _of_finite_nodes(run: Run, launch: Launch, which: int, array: Any) -> object:
+def _of_finite_nodes(run: Run, launch: Launch, which: int, array: Array) -> object:
     """Of each row of the result whether its node has read nothing of an operand but finite rows."""
     graph, spans = run.plan.structure, launch.signature.spans
     assert spans is not None and graph.counts is not None

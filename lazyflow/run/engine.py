@@ -410,7 +410,7 @@ _NO_GRADIENT = (
 )
 
 
-def _cotangent(root: Expr, given: Any) -> Array:
+def _cotangent(root: Expr, given: Array | None) -> Array:
     if given is None:
         if root.type.size != 1:
             raise GradientError(

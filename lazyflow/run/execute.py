@@ -32,7 +32,7 @@ from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bo
 from lazyflow.run.way import RunWay
 
 
-def indices(plan: Plan, differentiable: bool) -> list[Any]:
+def indices(plan: Plan, differentiable: bool) -> list[HostArray]:
     """All indices by which the launches of a plan gather, and the calls of its cells; where these may be one kernel for
     several launches, where each of them ends; in a run that may be ``differentiable``, also those of the gradients of
     its parameters."""
@@ -49,7 +49,7 @@ def indices(plan: Plan, differentiable: bool) -> list[Any]:
     return gathers + given + calls + (_levels(plan) if plan.cells and settings.current().persistent else [])
 
 
-def _levels(plan: Plan) -> list[Any]:
+def _levels(plan: Plan) -> list[HostArray]:
     """What kernels need that go from level to level."""
     edges = [launch.calls[1] for launch in plan.launches if launch.calls is not None]
     return [GRID_COUNTER, *(some for some in edges if len(some) > FEWEST_LEVELS)]
@@ -65,7 +65,7 @@ def counts(plan: Plan) -> list[Any]:
     ]
 
 
-def planned_payload(plan: Plan) -> list[Any]:
+def planned_payload(plan: Plan) -> list[HostArray]:
     """Numbers among the payload of a plan, and of the calls of its cells."""
     reads = [read for launch in plan.launches for read in launch.reads]
     given = [read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind == "f"]
@@ -133,7 +133,7 @@ class Run(State):
         notice(self.rests_on)
         self.stamp = moment()
         self.superseded = False
-        self.kept: dict[tuple[Any, int, Shape], Array] | None = None
+        self.kept: dict[tuple[DType, int, Shape], Array] | None = None
         self.readers: list[weakref.ref[Run]] = []
         for run in earlier:
             run.note_reader(self)
@@ -170,7 +170,7 @@ class Run(State):
             self.readers = [reader for reader in self.readers if reader() is not None]
         self.readers.append(weakref.ref(run))
 
-    def settle(self, kept: dict[tuple[Any, int, Shape], Array]) -> None:
+    def settle(self, kept: dict[tuple[DType, int, Shape], Array]) -> None:
         """Leave nothing but these values, by dtype, offset and shape: see `lazyflow.run.settle`."""
         self.kept = kept
         del self.arena, self.calls, self.plan  # whoever asks a stale run for more is wrong

@@ -16,7 +16,7 @@ import numpy as np
 from lazyflow import core, settings
 from lazyflow import device as devices
 from lazyflow.cuda.rows import Places
-from lazyflow.device import Array, ArrayModule
+from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Shape, adder_of, beginning_of, host_form, looked_at, shapes_wanted, total, unbroadcast
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
@@ -203,7 +203,7 @@ class Pull:
         assert operand.vjp is not None
         self.adder: Any = None if rows.shared or self.how not in (INTO, AT_ROWS) else adder_of(operand.vjp)
 
-    def adds(self, arena: Arena, arguments: Sequence[Any]) -> bool:
+    def adds(self, arena: Arena, arguments: Sequence[Array]) -> bool:
         """Whether the adder has done it; ``arguments`` are those of the vjp."""
         if self.how == AT_ROWS and settings.current().deterministic:
             return False
@@ -418,7 +418,7 @@ class Form:
         target += answer if answer.shape == shape else unbroadcast(xp, answer, shape)
 
 
-def _view_here(arena: Arena, dtype: Any, offset: int, shape: Shape) -> Array:
+def _view_here(arena: Arena, dtype: DType, offset: int, shape: Shape) -> Array:
     return (_view if arena.device == "cpu" else devices.stretch)(arena.buffers[dtype], offset, shape)
 
 

@@ -156,8 +156,8 @@ class _Fiber(fibers.Example):
     # Most examples of a large map ask for nothing: what is as here is not set for each.
     asked: Sequence[Expr] = ()
     answer: object = None
-    cotangents: Sequence[Any] | None = None
-    settings: Any = None
+    cotangents: Sequence[object] | None = None
+    settings: settings.Settings | None = None
     ending = done = wants = False
     waited = 0
 
@@ -238,7 +238,7 @@ class _Loop:
         self.rounds = watching()
         self.mapping = fibers.Mapping(moment(), shared=True, watched=self.rounds is not None)
         self.live: dict[int, _Fiber] = {}
-        self.results: dict[int, Any] = {}
+        self.results: dict[int, object] = {}
         self.exhausted = False
         self.begun, self.scope = (0, 0), settings.now()
 
@@ -287,7 +287,7 @@ class _Loop:
                 return
         self.exhausted = True
 
-    def _switch(self, worker: Any) -> None:
+    def _switch(self, worker: greenlet) -> None:
         """Let a greenlet go on until an example waits in it, or until it ends."""
         found = worker.switch()
         if isinstance(found, GreenletExit):

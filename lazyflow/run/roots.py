@@ -13,7 +13,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow.core.columns import ELEMENTS
-from lazyflow.device import Array
+from lazyflow.device import Array, HostArray
 from lazyflow.locks import Owner
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, VIEW_OP, payload_starts, signature_by_id
@@ -77,7 +77,7 @@ def traced(roots: Sequence[Expr]) -> Any:
     return None
 
 
-def owners_of(roots: Sequence[Any]) -> frozenset[Owner]:
+def owners_of(roots: Sequence[object]) -> frozenset[Owner]:
     """The threads that what the roots rest on belongs to."""
     found: Any = frozenset()
     for root in roots:
@@ -129,7 +129,7 @@ def shown(e: Expr) -> Array | None:
     return value
 
 
-def copies(roots: Sequence[Expr]) -> list[Any]:
+def copies(roots: Sequence[Expr]) -> list[HostArray]:
     """Copies of the values of roots that have them, on the host."""
     found = []
     last: Any = None

@@ -7,7 +7,7 @@ gradient is the product of all of them, so they wait, and are multiplied togethe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from lazyflow.record.tape import Operand, Signature
 from lazyflow.run.execute import Run
 from lazyflow.run.launch import parameter_of
 
-Accumulate = Callable[[Parameter, Any], None]
+Accumulate = Callable[[Parameter, Array], None]
 
 
 class Sum:
@@ -34,12 +34,12 @@ class Sum:
 
     def __init__(self, parameter: Parameter) -> None:
         self.parameter = parameter
-        self.dense: Any = None
+        self.dense: Array = None
         self.own = False  # whether nobody else has it: a vjp may answer with an operand, or a view of one
         self.sparse: list[RowSparse] = []
         self.rows, self.least = 0, 0  # of the sparse ones: now, and after the last merge
 
-    def add(self, gradient: Any, own: bool = False) -> None:
+    def add(self, gradient: Array | RowSparse, own: bool = False) -> None:
         """Add another gradient; ``own``: nobody else has it."""
         if isinstance(gradient, RowSparse):
             self.sparse.append(gradient)
@@ -98,7 +98,7 @@ class ParameterRows(NamedTuple):
     signature: Signature
     g: Array
     y: Array
-    operands: list[Any]
+    operands: list[Array]
 
 
 def parameter_gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, object]]:
