@@ -254,6 +254,7 @@ class Separate:
             stages = whole.program.of_results(results).staged(frozenset(), frozenset(), True, whole.stages.printed_by)
             some = columns.some(rows, results)
             calls = Calls(stages, whole.arena, whole.parameters, some, len(rows), grad=True, apart=True)
+            calls.persistent = whole.persistent
             calls.forward(calls.all)
             self.groups.append((rows, calls))
 

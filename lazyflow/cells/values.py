@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lazyflow import core, settings
+from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cells import line as lines
 from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_BLOCK
@@ -134,7 +134,7 @@ class CallValues:
         self.columns, self.parameters, self.largest = columns, parameters, largest
         self.at, self.out_at, self.ints, self.floats, self.count = columns
         self.whole = keeps_all(stages, grad)
-        self.persistent = settings.current().persistent and self.device != "cpu"
+        self.persistent = False
         self.memory = Slabs(arena.device)
         self.shifted: dict[tuple[int, int], Array] = {}
         self.xs: dict[int, Array] = {}

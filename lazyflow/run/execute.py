@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow import settings
 from lazyflow.cells.calls import Calls
 from lazyflow.cells.phases import FEWEST_LEVELS, GRID_COUNTER
 from lazyflow.cells.values import CallColumns
@@ -32,21 +31,21 @@ from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bo
 from lazyflow.run.way import RunWay
 
 
-def indices(plan: Plan, differentiable: bool) -> list[HostArray]:
+def indices(plan: Plan, way: RunWay) -> list[HostArray]:
     """All indices by which the launches of a plan gather, and the calls of its cells; where these may be one kernel for
-    several launches, where each of them ends; in a run that may be ``differentiable``, also those of the gradients of
-    its parameters."""
+    several launches, where each of them ends; in a run that is differentiable, also those of the gradients of its
+    parameters."""
     reads = [read for launch in plan.launches for read in launch.reads]
     ragged = {id(array) for array in counts(plan)}
     mine = {id(launch) for launch in plan.launches}
-    late = [launch for launch in plan.parameter_launches if id(launch) not in mine] if differentiable else []
+    late = [launch for launch in plan.parameter_launches if id(launch) not in mine] if way.differentiable else []
     every = [*reads, *(read for launch in late for read in launch.reads)]
     gathers = [read.index for read in every if isinstance(read, Rows) and read.index is not None]
     given = [
         read for read in reads if isinstance(read, np.ndarray) and read.dtype.kind in "iu" and id(read) not in ragged
     ]
     calls = [at for cells in plan.cells for at in (*cells.inputs, *cells.ints)]
-    return gathers + given + calls + (_levels(plan) if plan.cells and settings.current().persistent else [])
+    return gathers + given + calls + (_levels(plan) if plan.cells and way.persistent else [])
 
 
 def _levels(plan: Plan) -> list[HostArray]:
@@ -126,7 +125,7 @@ class Run(State):
         if device != "cpu":
             self.given = given_to(self)
             self.arena.bring(
-                indices(plan, way.differentiable), planned_payload(plan), counts(plan), list(self.given.values())
+                indices(plan, way), planned_payload(plan), counts(plan), list(self.given.values())
             )
         earlier = distinct(self.known_runs)
         self.rests_on = _joined(plan.layout.kinds, earlier)
@@ -199,7 +198,9 @@ def calls_of(run: Run, cells: Cells) -> Calls:
     parameters = [parameter_of(kind) for kind in program.parameters]
     stages = program.staged(cells.external, cells.outside, run.way.differentiable, run.way.printed)
     columns = CallColumns(cells.inputs, cells.outputs, cells.ints, cells.floats, len(cells.nodes))
-    return Calls(stages, run.arena, parameters, columns, cells.largest, run.way.differentiable)
+    calls = Calls(stages, run.arena, parameters, columns, cells.largest, run.way.differentiable)
+    calls.persistent = run.way.persistent
+    return calls
 
 
 def distinct(runs: list[Run]) -> list[Run]:

@@ -57,7 +57,7 @@ def shares(plan: Plan, way: RunWay) -> tuple[Share, ...]:
             found["left sides of the products of gradients"] += bytes_of_left_sides(stages, len(cells.nodes))
     if way.device != "cpu":
         found["where rows lie"] = 8 * sum(
-            array.size for array in (*indices(plan, way.differentiable), *planned_payload(plan), *counts(plan))
+            array.size for array in (*indices(plan, way), *planned_payload(plan), *counts(plan))
         )
         found["constants, as they came"] = sum(
             launch.writes.count * launch.writes.width * launch.signature.type.dtype.itemsize

@@ -20,7 +20,7 @@ class RunWay(NamedTuple):
     """How a run goes, beside what it computes. ``fuse``: how kernels are fused, as can be had on the device;
     ``printed``: how they are printed, the same, on a device with what the settings say of storage behind a space.
     ``checked``: whether it is to say what made a NaN; ``others``: whether somebody holds values without gradient that
-    are no roots."""
+    are no roots; ``persistent``: whether launches of one cell that follow each other are to be one."""
 
     device: str
     batching: str
@@ -30,6 +30,7 @@ class RunWay(NamedTuple):
     differentiable: bool
     checked: bool
     others: bool
+    persistent: bool
 
 
 def way_of(roots: Sequence[Expr], reached: Sequence[Tape], options: Settings) -> RunWay:
@@ -43,7 +44,8 @@ def way_of(roots: Sequence[Expr], reached: Sequence[Tape], options: Settings) ->
         checked = checked or tape.lines is not None
     fuse = _fused_by(options.fuse, device)
     printed = fuse if options.storage is None else _stored(fuse, options, device)
-    return RunWay(device, options.batching, options.dedupe, fuse, printed, differentiable, checked, others)
+    persistent: bool = options.persistent and device != "cpu"
+    return RunWay(device, options.batching, options.dedupe, fuse, printed, differentiable, checked, others, persistent)
 
 
 def _fused_by(wanted: str, device: str) -> str:

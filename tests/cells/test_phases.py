@@ -296,8 +296,7 @@ def test_what_kernels_need_that_go_from_level_to_level_is_known_before():
         loss = loss_of_chains(nn.GRUCell(3, 4))
         loss.forward()
     [run] = loss.tape.runs
-    assert not any(array is phases.GRID_COUNTER for array in execute.indices(run.plan, True))
-    with lf.using(persistent=True):
-        found = execute.indices(run.plan, True)
+    assert not any(array is phases.GRID_COUNTER for array in execute.indices(run.plan, run.way))
+    found = execute.indices(run.plan, run.way._replace(persistent=True))
     assert any(array is phases.GRID_COUNTER for array in found)
     assert any(array is launch.calls[1] for launch in run.plan.launches if launch.calls for array in found)
