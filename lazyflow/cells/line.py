@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lazyflow import core
 from lazyflow.cuda import products
 from lazyflow.cuda.rows import Part, add_parts, gather
@@ -25,7 +27,7 @@ OF_ALL, OF_LAUNCH, OF_BLOCK = (
 )  # the first row of a matrix is that of the first call, of a launch's, or of a block's
 
 
-STORED_SIZE = 2  # bytes of a number: steps have no others so small
+STORED_SIZE = 2  # bytes of a number: on a device steps have no others so small
 
 
 class View(NamedTuple):
@@ -79,7 +81,7 @@ class Line:
             left, right = x.rows(low, high, first), out.rows(low, high, first)
             if brief:
                 core.machine.dots(left, weight, right)
-            elif weight.itemsize == STORED_SIZE:
+            elif xp is not np and weight.itemsize == STORED_SIZE:
                 products.multiply_into(right, left, weight)
             else:
                 rows_product(xp, left, weight, right, part)
@@ -127,10 +129,11 @@ class Line:
 
     def add(self, target: View, rows: View) -> None:
         """``target += rows``."""
+        xp = self.xp
 
         def add(calls: object, low: int, high: int, first: int) -> None:
             out, more = target.rows(low, high, first), rows.rows(low, high, first)
-            if more.itemsize == STORED_SIZE:
+            if xp is not np and more.itemsize == STORED_SIZE:
                 cuda.add_stored(out, more)
             else:
                 out += more

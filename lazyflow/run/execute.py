@@ -124,9 +124,7 @@ class Run(State):
         self.given: dict[int, HostArray] = _NOTHING_GIVEN
         if device != "cpu":
             self.given = given_to(self)
-            self.arena.bring(
-                indices(plan, way), planned_payload(plan), counts(plan), list(self.given.values())
-            )
+            self.arena.bring(indices(plan, way), planned_payload(plan), counts(plan), list(self.given.values()))
         earlier = distinct(self.known_runs)
         self.rests_on = _joined(plan.layout.kinds, earlier)
         notice(self.rests_on)

@@ -963,6 +963,19 @@ def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     return found if keepdims else found.reshape(np.max(x.real, axis=axis).shape)
 
 
+def _standardised(x: Array, axis: Any, eps: float) -> Array:
+    off = x - x.mean(axis=axis, keepdims=True)
+    return off / np.sqrt((off * off).mean(axis=axis, keepdims=True) + eps)
+
+
+def _standardised_x(g: Array, y: Array, x: Array, axis: Any, eps: float) -> Array:
+    off = x - x.mean(axis=axis, keepdims=True)
+    inner = g - g.mean(axis=axis, keepdims=True) - y * (g * y).mean(axis=axis, keepdims=True)
+    return inner / np.sqrt((off * off).mean(axis=axis, keepdims=True) + eps)
+
+
+define("standardise", _standardised, _standardised_x, dtype=_how)
+
 LIKELY = 0.5  # The logarithm of a sum that is almost one, and a probability less one, are as exact as one is.
 
 

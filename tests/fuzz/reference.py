@@ -560,7 +560,8 @@ class Names:
         self.session = session
         self.numpy = self  # NumPy's names
         self.optim = SimpleNamespace(SGD=_SGD, Adam=_Adam)
-        self.nn = SimpleNamespace(functional=SimpleNamespace(binary_cross_entropy=self._binary_cross_entropy))
+        functional = SimpleNamespace(binary_cross_entropy=self._binary_cross_entropy, layer_norm=self._layer_norm)
+        self.nn = SimpleNamespace(functional=functional)
 
     def cell(self, function: Any) -> Any:
         @functools.wraps(function)
@@ -914,6 +915,9 @@ class Names:
 
     def softmax(self, x: Any, axis: int = -1) -> Node:
         return self._apply("softmax", x, axis=axis)
+
+    def _layer_norm(self, x: Any, sizes: tuple[int, ...], eps: float = 1e-5) -> Node:
+        return self._apply("standardise", x, axis=tuple(range(-len(sizes), 0)), eps=eps)
 
     def log_softmax(self, x: Any, axis: int = -1, *, restrict: Any = None) -> Node:
         if restrict is not None:

@@ -463,6 +463,15 @@ def log_softmax(w: Writer) -> str | None:
     return a and f"lf.log_softmax({a}{w.one('', f', axis={w.axis(w.node(a))}')})"
 
 
+@template(0.4)
+def layer_norm(w: Writer) -> str | None:
+    a = w.real(lambda n: n.ndim > 0 and n.size > 0)
+    if a is None or w.special:
+        return None
+    n = w.node(a)
+    return f"lf.nn.functional.layer_norm({a}, {n.shape[w.one(0, -1) :]}, eps={w.one(0.1, 1.5)})"
+
+
 @template(0.15)
 def sparsemax(w: Writer) -> str | None:
     a = w.real(lambda n: n.ndim > 0 and n.size < 20)
