@@ -40,6 +40,7 @@ OTHER_NAMES = {
     "multiply_no_nan": "gradients",
     "multiply_or_zero": "gradients",
     "soft_cross_entropy": "cross_entropy",
+    "standardise": "nn.functional.layer_norm",
     "sum_list": "sum",
 }
 
