@@ -521,7 +521,7 @@ class _Cell:
         if known.has_many_lengths(flat.structure, types):
             if not known.paths:
                 self._forget_code(number)
-            return self.applied(values)
+            return self._recorded_plainly(values, flat)
         seen = self._seen(flat, self.names)
         self.names |= seen.names
         if _tells_apart(flat, seen):
@@ -541,6 +541,17 @@ class _Cell:
         if seen.counted and not is_new and not moved and not (IS in seen.names and len(flat.copied) > 1):
             self._print(known, number, values, seen, recorder, under, structure)
         return recorder(flat.expressions, flat.numbers)
+
+    def _recorded_plainly(self, values: Sequence[Any], flat: _FlatArguments) -> object:
+        """A call operation by operation, with what a body is given in place of arrays, lists and dicts."""
+        if flat.arrays and _tells_apart(flat, self._seen(flat, self.names)):
+            return self.applied(values)
+        expressions, numbers = iter(flat.expressions), iter(flat.numbers)
+        given = [_stood_for(value, expressions, numbers) for value in values]
+        before = _containers(given)
+        found = self.applied(given)
+        _refuse_changes(self.name, before)
+        return found
 
     def _seen(self, flat: _FlatArguments, names: frozenset[str]) -> Seen:
         objects = [(("object", k), value) for k, value in enumerate(flat.objects)]

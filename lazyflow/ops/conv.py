@@ -613,7 +613,11 @@ def _transposed_x(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: A
 
 def _transposed_W(xp: ArrayModule, g: Array, y: Array, x: Array, W: Array, *b: Array, w: Windows, groups: int) -> Array:
     if _is_for_core(xp, w, g, W) and x.dtype == g.dtype:
-        return without_nan(partial(_weighed, w, groups), g, x)
+        found = _weighed(w, groups, g, x)
+        if not has_nan(found):
+            return found
+        if np.isfinite(g).all():  # an infinite cotangent would meet the zeros between the rows of maps
+            return without_nan(partial(_weighed, w, groups), g, x)
     n = len(w.size)
     answer = weigh(xp, _in_groups(xp, g, groups, n), _in_groups(xp, x, groups, n), w, W.ndim > n + 2, 0)
     return _merged(xp, answer, n + 1)
@@ -695,7 +699,7 @@ def _max_pool_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows) ->
         return back
     n, count = len(w.size), math.prod(w.kernel)
     if xp is np:  # elsewhere a few operations over all windows at once are faster
-        return _spread_taps(xp, _shares(g, y, _taps(xp, x, w, -math.inf)), g, g.ndim - n, w)
+        return _spread_taps(xp, _shares(g, y, _taps(xp, x, w, -math.inf), _inside_taps(y, w)), g, g.ndim - n, w)
     columns = sliding(xp, x, w, -math.inf)
     lead = columns.shape[: columns.ndim - 2 * n]
     rows = xp.reshape(columns, (*lead, count, *w.out))
@@ -705,14 +709,22 @@ def _max_pool_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows) ->
     return folded(xp, xp.reshape(share, (*share.shape[: share.ndim - n - 1], *w.kernel, *w.out)), w)
 
 
-def _shares(g: Array, y: Array, taps: Sequence[Array]) -> Iterator[Array]:
-    """For each element of a window its part of the cotangent: all of it for the first that is the largest, or NaN."""
+def _shares(g: Array, y: Array, taps: Sequence[Array], there: Sequence[Array | bool]) -> Iterator[Array]:
+    """For each element of a window its part of the cotangent: all of it for the first that is the largest, or NaN, and
+    that is ``there``."""
     free, has_nans = np.ones(y.shape, bool), has_nan(y)
-    for tap in taps:
+    for tap, inside in zip(taps, there, strict=True):
         chosen = (tap == y) | np.isnan(tap) if has_nans else tap == y
-        chosen &= free
+        chosen &= free & inside
         free ^= chosen
         yield select(np, chosen, g)
+
+
+def _inside_taps(y: Array, w: Windows) -> Sequence[Array | bool]:
+    """Of each element of a window, where it is none of the padding: asked where that may be the largest."""
+    if not np.isneginf(y).any():
+        return [True] * math.prod(w.kernel)
+    return [tap > 0 for tap in _taps(np, np.ones(w.size, np.float32), w, 0.0)]
 
 
 MAX_POOL = register(Op("max_pool", _max_pool_shape, _max_pool, (_max_pool_x,)))

@@ -1365,10 +1365,25 @@ def _weak_integer(value: OperandLike, operands: Sequence[OperandLike]) -> object
 _signatures: dict[object, Signature] = table_of_interned({})
 
 
+def exact_items(attrs: dict[str, Any]) -> tuple[object, ...]:
+    """What attributes are found by, of numbers that are equal and of several types, or zeros of either sign, too: what
+    was recorded, or refused, for one of them is not for the others."""
+    return tuple([(name, _exactly(value)) for name, value in attrs.items()])
+
+
+def _exactly(value: Any) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    kind = type(value)
+    if kind is float:
+        return kind, value.hex()
+    return kind, tuple([_exactly(v) for v in value]) if kind is tuple else value
+
+
 def signature_of(op: Op, types: tuple[Type | Inline, ...], attrs: dict[str, Any]) -> Signature:
     """The interned signature, kept where it dies with the first parameter in it, or among all others."""
     owner = next((t.signatures for t in types if isinstance(t, Type) and t.parameter is not None), _signatures)
-    key: Any = (op, types, tuple(attrs.items())) if attrs else (op, types)
+    key: Any = (op, types, exact_items(attrs)) if attrs else (op, types)
     if not any(isinstance(t, Type) for t in types):  # of numbers alone: no operand says on which device
         key = (*key, settings.current().device)
     found = owner.get(key)
@@ -1430,7 +1445,7 @@ def memo_of(op: Op, attrs: dict[str, Any] | None = None) -> Memo:
             found = _plain[op] = Memo(op, {})
             table_of_interned(found.table)
         return found
-    key = op, tuple(attrs.items())
+    key = op, exact_items(attrs)
     found = _memos.get(key)
     if found is None:
         found = _memos[key] = Memo(op, attrs)

@@ -980,3 +980,27 @@ def test_calls_of_vectors_and_of_few_lengths_stay_calls():
     rows = len(x.tape)
     cell.call(x)
     assert len(x.tape) == rows + 2, "the ninth length: operation by operation, the earlier ones, too"
+
+
+def test_arrays_of_many_lengths_stay_as_they_were():
+    @lf.cell
+    def doubled(x, more):
+        x *= 2
+        more.append(x)
+        return lf.sum(x) + lf.sum(more[0]), x * 1, x
+
+    def call(x):
+        with pytest.raises(lf.CellError, match="changes a list"):
+            doubled(x, [x])
+
+    data = [np.ones((n, 2)) for n in range(1, 13)]
+    for _ in range(2):
+        for x in data:
+            call(x)
+    twice = lf.cell(lambda x: x * 2)
+    for _ in range(2):
+        for x in data:
+            y = twice(x)
+            assert type(y) is lf.Expr
+            np.testing.assert_array_equal(y.numpy(), np.full(x.shape, 2.0))
+            np.testing.assert_array_equal(x, np.ones(x.shape))

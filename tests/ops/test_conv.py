@@ -41,3 +41,21 @@ def test_a_zero_cotangent_makes_nothing_of_a_weight_that_is_not_finite(value):
     x, W = lf.Parameter(np.ones((1, 4, 4))), np.full((1, 1, 3, 3), value)
     (lf.conv(x * 1.0, lf.constant(W), padding=1)).backward(np.zeros((1, 4, 4)))
     np.testing.assert_array_equal(x.grad, np.zeros((1, 4, 4)))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_an_infinite_cotangent_reaches_the_weights_of_its_windows_alone(place):
+    W, cotangents = lf.Parameter(np.ones((1, 1, 3))), np.ones((1, 5))
+    cotangents[0, place] = np.inf
+    lf.sum(lf.conv_transpose(np.array([[1.0, 2.0, 3.0]]), W) * cotangents).backward()
+    reached = [any(t + k == place for t in range(3)) for k in range(3)]
+    np.testing.assert_array_equal(W.grad[0, 0], np.where(reached, np.inf, 6.0))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_padding_is_never_the_largest(shared, dtype):
+    p = lf.Parameter(np.full(4, -np.inf, dtype))
+    pooled = lf.max_pool(p if shared else p * 1, (2,), padding=(1,))
+    lf.sum(pooled * np.array([1, 2, 3], dtype)).backward()
+    np.testing.assert_array_equal(p.grad, [1, 2, 0, 3])

@@ -210,3 +210,22 @@ def test_what_is_on_other_tapes_is_recorded_as_what_is_here(record, between, gra
             lf.sum(found).backward()
             np.testing.assert_allclose(w.grad, wanted)
             w.grad = None
+
+
+def test_what_was_refused_for_a_number_is_not_for_one_that_is_equal():
+    x, w = lf.constant(np.zeros((1, 6, 6))), lf.constant(np.zeros((1, 1, 3, 3)))
+    with pytest.raises(TypeError, match="must be an integer"):
+        lf.max_pool(x, (2.0, 2.0))
+    assert lf.max_pool(x, (2, 2)).shape == (1, 3, 3)
+    with pytest.raises(TypeError, match="must be an integer"):
+        lf.max_pool(x, (2.0, 2.0))
+    for wrong, right in (({"stride": True}, {"stride": 1}), ({"groups": True}, {"groups": 1})):
+        with pytest.raises((TypeError, ValueError)):
+            lf.conv(x, w, **wrong)
+        assert lf.conv(x, w, **right).shape == (1, 4, 4)
+
+
+def test_zeros_of_either_sign_are_apart():
+    for fill in (-0.0, 0.0, -0.0):
+        found = lf.windows(lf.constant([[1.0]]), (2,), padding=1, fill=fill).numpy()
+        assert np.signbit(found[0, 0, 0]) == np.signbit(fill)
