@@ -26,8 +26,8 @@ class FunctionModule(Module):
     """
 
     function: Callable[..., Expr]
-    operands: int
-    options: Callable[[FunctionModule], tuple[Any, ...]]
+    _operand_count: int
+    _option_values: Callable[[FunctionModule], tuple[Any, ...]]
     signature: inspect.Signature
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,9 +45,9 @@ class FunctionModule(Module):
 
     def forward(self, *operands: Any) -> Expr:
         """The function of one example's operands."""
-        if len(operands) != self.operands:  # what is missing, or too many, the function says
+        if len(operands) != self._operand_count:  # what is missing, or too many, the function says
             return type(self).function(*operands, **{name: getattr(self, name) for name in self.signature.parameters})
-        return type(self).function(*operands, *self.options(self))
+        return type(self).function(*operands, *self._option_values(self))
 
     def extra_repr(self) -> str:
         given = [(name, getattr(self, name), p.default) for name, p in self.signature.parameters.items()]
@@ -78,8 +78,8 @@ def wrapped(
         "__doc__": text,
         "function": staticmethod(function),
         "quiet": True,
-        "operands": operands,
-        "options": staticmethod(_values_of([parameter.name for parameter in parameters[operands:]])),
+        "_operand_count": operands,
+        "_option_values": staticmethod(_values_of([parameter.name for parameter in parameters[operands:]])),
         "signature": inspect.Signature(parameters[operands:]),
     }
     return type(name, (base,), members)
