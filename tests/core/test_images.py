@@ -12,19 +12,10 @@ from lazyflow.ops import conv
 if machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("instruction_set")
+
 DTYPES = ["float32", "float64"]
 SEED = 7
-
-
-@pytest.fixture(autouse=True, params=["avx512", "avx2", "baseline"])
-def instruction_set(request):
-    before = machine.instruction_set()
-    try:
-        machine.use_instruction_set(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield
-    machine.use_instruction_set(before)
 
 
 def some_windows(chance, axes):
