@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import product
+from itertools import chain, product
 from types import EllipsisType
 from typing import Any, NamedTuple
 
@@ -703,6 +703,9 @@ def _max_pool_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows) ->
     columns = sliding(xp, x, w, -math.inf)
     lead = columns.shape[: columns.ndim - 2 * n]
     rows = xp.reshape(columns, (*lead, count, *w.out))
+    if any(chain.from_iterable(w.pads)):  # a window of minus infinities is no reason to choose its padding
+        inside = xp.reshape(sliding(xp, xp.ones(w.size, x.dtype), w), (count, *w.out))
+        rows = select(xp, (rows == xp.expand_dims(y, -n - 1)) | xp.isnan(rows), inside)
     first = xp.expand_dims(xp.argmax(rows, axis=-n - 1), -n - 1)
     chosen = first == xp.reshape(xp.arange(count), (count, *(1,) * n))
     share = select(xp, chosen, xp.expand_dims(g, -n - 1))
