@@ -1,12 +1,15 @@
 """Every input that a person can get wrong: what is raised, that the message says what to do, and that nothing is
 half-done."""
 
+import inspect
 import traceback
 
 import numpy as np
 import pytest
 
 import lazyflow as lf
+from lazyflow import functions
+from lazyflow.nn import functional
 
 from .conftest import missing_gpu
 
@@ -149,6 +152,37 @@ def test_a_repeated_mistake_is_a_repeated_error():
     for _ in range(3):
         with pytest.raises(lf.ShapeError):
             a + b
+
+
+FUNCTIONS = {f"{m.__name__}.{n}": getattr(m, n) for m in (functions, functional) for n in m.__all__}
+MISFITS = {"none": ((), {}), "many": ((1,) * 20, {}), "unknown": ((1,), {"nonsense": 1}), "twice": ((1,), {"x": 1})}
+
+
+def words_of_python(function, args, kwargs):
+    """What Python says of these arguments to a function of that name and these parameters, if they do not fit."""
+    signature = inspect.signature(function)
+    plain = [p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else 0)
+             for p in signature.parameters.values()]  # fmt: skip
+    other = eval(f"lambda {str(inspect.Signature(plain))[1:-1]}: None")
+    other.__qualname__ = function.__name__
+    try:
+        other(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_that_do_not_fit_a_function_are_told_as_by_python(name, misfit):
+    function, (args, kwargs) = FUNCTIONS[name], MISFITS[misfit]
+    expected = words_of_python(function, args, kwargs)
+    assert expected is not None or misfit in ("none", "twice")
+    if expected is not None:
+        assert expected.startswith(name.rpartition(".")[2] + "()")
+        with pytest.raises(TypeError) as caught:
+            function(*args, **kwargs)
+        assert str(caught.value) == expected
 
 
 def one_more(*values):

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lazyflow.ops import OPS
 from lazyflow.ops.base import Op, number
-from lazyflow.record.expr import Binary, Expr, OperandLike, Unary, binary, constant, plain_dtype, record, unary
+from lazyflow.record.expr import (
+    Binary,
+    Expr,
+    OperandLike,
+    Unary,
+    apply1,
+    apply2,
+    constant,
+    memo_of,
+    plain_dtype,
+    record,
+)
 from lazyflow.record.templates import by_kinds
 
 if TYPE_CHECKING:
@@ -28,12 +39,24 @@ def _documented(function: ExprFunction, op: Op) -> ExprFunction:
     return function
 
 
+# What is called here is compiled. These are not: of arguments that do not fit, Python says the name that they are given
+# here, and a compiled function the one in its source.
 def _unary(name: str) -> Unary:
-    return _documented(unary(OPS[name]), OPS[name])
+    memo = memo_of(OPS[name])
+
+    def call(x: OperandLike) -> Expr:
+        return apply1(memo, x)
+
+    return _documented(call, OPS[name])
 
 
 def _binary(name: str) -> Binary:
-    return _documented(binary(OPS[name]), OPS[name])
+    memo = memo_of(OPS[name])
+
+    def call(a: OperandLike, b: OperandLike) -> Expr:
+        return apply2(memo, a, b)
+
+    return _documented(call, OPS[name])
 
 
 # Functions that `lazyflow.numpy` alone offers, of one operand and of two.
@@ -187,7 +210,7 @@ def astype(x: OperandLike, dtype: DTypeLike) -> Expr:
     return record(OPS["astype"], (constant(x),), dtype=plain_dtype(dtype))
 
 
-_lgamma = unary(OPS["lgamma"])
+_LGAMMA = memo_of(OPS["lgamma"])
 
 
 def lgamma(x: OperandLike) -> Expr:
@@ -197,7 +220,7 @@ def lgamma(x: OperandLike) -> Expr:
     >>> lf.lgamma(lf.constant([1.0, 4.0])).numpy().round(4)
     array([0.    , 1.7918], dtype=float32)
     """
-    return _lgamma(x)
+    return apply1(_LGAMMA, x)
 
 
 @by_kinds

@@ -59,6 +59,12 @@ def matmul(a: OperandLike, b: OperandLike) -> Expr:
 
 
 @partial(affine_recorder, OPS["affine"])
+def _record_affine(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
+    if isinstance(weight, Expr) and weight.dtype.kind == "f":  # a layer's, in whose dtype its operands are
+        bias, x = in_dtype(bias, weight.dtype), in_dtype(x, weight.dtype)
+    return record(OPS["affine"], (weight, bias, x))
+
+
 def affine(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
     """``weight @ x + bias``: weight (m, k), bias (m,), x (k,) or (t, k); the result is (m,) or (t, m). One node.
 
@@ -69,9 +75,7 @@ def affine(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
     >>> lf.affine(W, b, lf.constant([1.0, 1.0])).numpy()
     array([3.5, 1.5], dtype=float32)
     """
-    if isinstance(weight, Expr) and weight.dtype.kind == "f":  # a layer's, in whose dtype its operands are
-        bias, x = in_dtype(bias, weight.dtype), in_dtype(x, weight.dtype)
-    return record(OPS["affine"], (weight, bias, x))
+    return _record_affine(weight, bias, x)
 
 
 @partial(by_kinds, arrays=True)

@@ -59,9 +59,9 @@ class Loss(FunctionModule):
 class ComposedLoss(Loss):
     """A loss that is made of several operations."""
 
-    def forward(self, *operands: Any) -> Expr:
+    def forward(self, *operands: Any, **named: Any) -> Expr:
         """The loss of one example's operands."""
-        return self._loss(*[constant(operand) for operand in operands])
+        return self._loss(*[constant(operand) for operand in self._operands(*operands, **named)])
 
     @one_node
     def _loss(self, *operands: Expr) -> Expr:

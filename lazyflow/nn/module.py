@@ -72,6 +72,15 @@ def checked_probability(owner: str, p: float) -> float:
     return p
 
 
+def _of_class(module: Module, error: TypeError) -> TypeError | None:
+    """Of arguments that an inherited ``forward`` does not take, the error with the name of the module's own class."""
+    name, defined = f"{type(module).__name__}.forward()", getattr(module.forward, "__qualname__", "") + "()"
+    deeper = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+    if deeper or name == defined or not str(error).startswith(defined):
+        return None
+    return TypeError(name + str(error)[len(defined) :])
+
+
 class Module:
     """A part of a model: parameters, submodules, and a ``forward`` written for one example.
 
@@ -116,10 +125,16 @@ class Module:
     else:
 
         def __call__(self, *args, **kwargs):
-            if self._hooks is None:
-                if not kwargs:  # as most often, and without a dict it is a quarter less
-                    return self.forward(args[0]) if len(args) == 1 else self.forward(*args)
-                return self.forward(*args, **kwargs)
+            try:
+                if self._hooks is None:
+                    if not kwargs:  # as most often, and without a dict it is a quarter less
+                        return self.forward(args[0]) if len(args) == 1 else self.forward(*args)
+                    return self.forward(*args, **kwargs)
+            except TypeError as error:
+                misfit = _of_class(self, error)
+                if misfit is None:
+                    raise
+                raise misfit from None
             return hooks.call(self, self._hooks, args, kwargs)
 
     # Registration

@@ -27,6 +27,7 @@ class FunctionModule(Module):
 
     function: Callable[..., Expr]
     _operand_count: int
+    _operands: Callable[..., tuple[Any, ...]]
     _option_values: Callable[[FunctionModule], tuple[Any, ...]]
     signature: inspect.Signature
 
@@ -43,10 +44,10 @@ class FunctionModule(Module):
             else:
                 setattr(self, name, value)
 
-    def forward(self, *operands: Any) -> Expr:
+    def forward(self, *operands: Any, **named: Any) -> Expr:
         """The function of one example's operands."""
-        if len(operands) != self._operand_count:  # what is missing, or too many, the function says
-            return type(self).function(*operands, **{name: getattr(self, name) for name in self.signature.parameters})
+        if named or len(operands) != self._operand_count:
+            operands = self._operands(*operands, **named)
         return type(self).function(*operands, *self._option_values(self))
 
     def extra_repr(self) -> str:
@@ -79,10 +80,19 @@ def wrapped(
         "function": staticmethod(function),
         "quiet": True,
         "_operand_count": operands,
+        "_operands": _in_order(f"{name}.forward", [parameter.name for parameter in parameters[:operands]]),
         "_option_values": staticmethod(_values_of([parameter.name for parameter in parameters[operands:]])),
         "signature": inspect.Signature(parameters[operands:]),
     }
     return type(name, (base,), members)
+
+
+def _in_order(method: str, names: Sequence[str]) -> Callable[..., tuple[Any, ...]]:
+    """A method with parameters of these names, which returns them; for others Python says what does not fit."""
+    listed = ", ".join(names)
+    found: Callable[..., tuple[Any, ...]] = eval(f"lambda self, {listed}: ({listed},)")
+    found.__qualname__ = method
+    return found
 
 
 def _values_of(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:

@@ -439,6 +439,7 @@ def _filled(name: str) -> Callable[..., Any]:
     def like(x: Any, *value: Any, dtype: Any = None) -> Any:
         return getattr(np, name)(x.shape, *value, dtype=x.dtype if dtype is None else dtype)
 
+    like.__qualname__ = f"{name}_like"
     return like
 
 

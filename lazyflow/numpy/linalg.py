@@ -101,23 +101,29 @@ def _of_matrix(x: Expr, ord: Any) -> Expr:
     raise ValueError(f"norm: ord of a matrix is 'fro', 'nuc', 1, -1, 2, -2, inf or -inf, got {ord!r}")
 
 
+_own: dict[str, Any] = {
+    "solve": _solve,
+    "svd": _svd,
+    "svdvals": lambda a: f.svd(a)[1],
+    "eigvalsh": lambda a: f.eigh(a)[0],
+    "norm": _norm,
+    "vector_norm": lambda x, axis=None, keepdims=False, ord=2: _vector_norm(x, ord, axis, keepdims),
+    "matrix_norm": lambda x, keepdims=False, ord="fro": _matrix_norm(x, ord, (-2, -1), keepdims),
+    "matrix_power": _power,
+    "trace": lambda x, offset=0: e.trace(x, offset, -2, -1),
+    "diagonal": lambda x, offset=0: f.diagonal(x, offset, -2, -1),
+}
+for _name, _function in _own.items():
+    _function.__qualname__ = _name  # by which Python calls it where the arguments do not fit
+
 LINALG.update(
-    solve=_solve,
-    svd=_svd,
-    svdvals=lambda a: f.svd(a)[1],
-    eigvalsh=lambda a: f.eigh(a)[0],
-    norm=_norm,
-    vector_norm=lambda x, axis=None, keepdims=False, ord=2: _vector_norm(x, ord, axis, keepdims),
-    matrix_norm=lambda x, keepdims=False, ord="fro": _matrix_norm(x, ord, (-2, -1), keepdims),
-    matrix_power=_power,
+    _own,
     matmul=f.matmul,
     outer=e.outer,
     cross=e.cross,
     vecdot=e.vecdot,
     tensordot=e.tensordot,
     matrix_transpose=e.matrix_transpose,
-    trace=lambda x, offset=0: e.trace(x, offset, -2, -1),
-    diagonal=lambda x, offset=0: f.diagonal(x, offset, -2, -1),
 )
 
 globals().update(

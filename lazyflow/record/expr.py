@@ -4,7 +4,7 @@ An `Expr` is three slots: its tape, its row there, its type. Recording looks the
 operands' types and appends a few integers to the tape; the handle of an intermediate result dies at once. Only when a
 signature was never seen before does anything else happen: the shape rule runs, and raises right there.
 
-`unary` and `binary` make the fast paths of the operations that models are full of; `record` is the general way.
+`apply1` and `apply2` are the fast paths of the operations that models are full of; `record` is the general way.
 """
 
 from __future__ import annotations
@@ -316,9 +316,9 @@ class Expr:
         """The variance along ``axis`` (all axes by default)."""
         return METHODS["var"](self, axis, keepdims, ddof)
 
-    def transpose(self, *axes: object) -> Expr:
-        """With its axes permuted, named one by one or as one sequence (reversed by default)."""
-        return METHODS["transpose"](self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
+    def transpose(self, *order: object, axes: object = None) -> Expr:
+        """With its axes permuted, named one by one, as one sequence or as ``axes`` (reversed by default)."""
+        return METHODS["transpose"](self, one_sequence("transpose", order, "axes", axes) or None)
 
     def forward(self) -> Expr:
         """Run what this value needs, under the current parameters, and return ``self``."""
@@ -485,9 +485,10 @@ class Expr:
     def __getitem__(self, key: object) -> Expr:
         return subscripted(self, key)
 
-    def reshape(self, *shape: object) -> Expr:
-        """The value in another shape of the same size; one size may be -1."""
-        return METHODS["reshape"](self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+    def reshape(self, *sizes: object, shape: object = None) -> Expr:
+        """The value in another shape of the same size, named one by one, as one sequence or as ``shape``; one size may
+        be -1."""
+        return METHODS["reshape"](self, one_sequence("reshape", sizes, "shape", shape))
 
     def astype(self, dtype: DTypeLike) -> Expr:
         """The value converted to ``dtype``."""
@@ -501,12 +502,21 @@ class Expr:
         """The mean over ``axis`` (all axes by default)."""
         return METHODS["mean"](self, axis, keepdims)
 
-    def argmax(self, axis: int | None = None) -> Expr:
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Expr:
         """The index of the largest element along ``axis`` (of the flattened value by default)."""
-        return METHODS["argmax"](self, axis)
+        return METHODS["argmax"](self, axis, keepdims)
 
 
 recycle(Expr)
+
+
+def one_sequence(method: str, given: tuple[object, ...], name: str, named: object) -> Any:
+    """The argument of a method that takes integers one by one, as one sequence, or by its name."""
+    if named is None:
+        return given[0] if len(given) == 1 and not isinstance(given[0], int) else given
+    if given:
+        raise TypeError(f"{method}() got multiple values for argument {name!r}")
+    return named
 
 
 def _refuse_unasked(e: Expr) -> None:
@@ -1958,16 +1968,6 @@ def _remember(
 Unary = Callable[[OperandLike], Expr]
 Binary = Callable[[OperandLike, OperandLike], Expr]
 Ternary = Callable[[OperandLike, OperandLike, OperandLike], Expr]
-
-
-def unary(op: Op) -> Unary:
-    """The recording function of an operation of one operand."""
-    memo = memo_of(op)
-
-    def call(x: OperandLike) -> Expr:
-        return apply1(memo, x)
-
-    return call
 
 
 def binary(op: Op) -> Binary:

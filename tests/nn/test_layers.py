@@ -200,7 +200,25 @@ def test_the_products_of_all_inputs_are_one_launch_a_direction(make):
     assert [(products(c, HOISTED), products(c, MAIN)) for c in recurrent] == [(1, 1)] * directions
 
 
-# Sizes that do not fit
+# Arguments and sizes that do not fit
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_arguments_that_do_not_fit_a_layer_are_told_of_its_own_class(layer):
+    module = LAYERS[layer][0]()
+    for args, kwargs in (((), {}), ((c(2),) * 20, {}), ((c(2),), {"nonsense": 1})):
+        with pytest.raises(TypeError) as caught:
+            module(*args, **kwargs)
+        assert str(caught.value).startswith(f"{type(module).__name__}.forward() "), str(caught.value)
+
+
+def test_operands_of_a_loss_may_be_named():
+    x, y = c(3), c(3) * 2
+    assert nn.MSELoss()(x, target=y).item() == nn.L1Loss()(x, target=y).item() == 1.0
+    with pytest.raises(TypeError, match=r"^MSELoss\.forward\(\) missing 1 required positional argument: 'target'$"):
+        nn.MSELoss()(x)
+    with pytest.raises(TypeError, match=r"^ReLU\.forward\(\) takes 2 positional arguments but 3 were given$"):
+        nn.ReLU()(x, x)
 
 
 MISTAKES = {
