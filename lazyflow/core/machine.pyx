@@ -4,6 +4,7 @@
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 import numpy
@@ -126,8 +127,15 @@ OPERATIONS = (
 NUMBER_OF = {name: number for number, name in enumerate(OPERATIONS)}
 
 
-cdef enum:
-    MOST_ARGUMENTS = 64
+cdef int _run_from(const lf_program *program, lf_argument *arguments, const int *begins, Py_ssize_t low,
+                   Py_ssize_t high, Py_ssize_t first) noexcept nogil:
+    """`lf_run` of arguments whose rows begin with those that ``begins`` says; they are written over."""
+    cdef Py_ssize_t[3] rows = [0, first, low]
+    cdef Py_ssize_t k, size = 8 if program.is_double else 4
+    for k in range(program.parameters):
+        if program.parameter[k].kind == LF_BLOCK or program.parameter[k].kind == LF_NUMBER:
+            arguments[k].data -= rows[begins[k]] * arguments[k].pitch * size
+    return lf_run(program, arguments, low, high)
 
 
 cdef class Program:
@@ -137,19 +145,18 @@ cdef class Program:
     the memory of another, so that a result may be written while others are still to be read."""
 
     cdef lf_program program
-    cdef int[MOST_ARGUMENTS] begins
+    cdef int *begins
 
     def __cinit__(self, Py_ssize_t width, bint is_double, code, stores, parameters, constants, bint distinct=False):
         cdef lf_program *p = &self.program
-        if len(parameters) > MOST_ARGUMENTS:
-            raise ValueError(f"a program has at most {MOST_ARGUMENTS} arguments, got {len(parameters)}")
         p.width, p.is_double, p.distinct = width, is_double, distinct
         p.instructions, p.stores, p.parameters = len(code), len(stores), len(parameters)
         p.code = <lf_instruction *>PyMem_Malloc(sizeof(lf_instruction) * (len(code) + 1))
         p.store = <lf_store *>PyMem_Malloc(sizeof(lf_store) * (len(stores) + 1))
         p.parameter = <lf_parameter *>PyMem_Malloc(sizeof(lf_parameter) * (len(parameters) + 1))
         p.constant = <double *>PyMem_Malloc(sizeof(double) * (len(constants) + 1))
-        if not (p.code and p.store and p.parameter and p.constant):
+        self.begins = <int *>PyMem_Malloc(sizeof(int) * (len(parameters) + 1))
+        if not (p.code and p.store and p.parameter and p.constant and self.begins):
             raise MemoryError
         for i, (op, a, b, c) in enumerate(code):
             p.code[i].op, p.code[i].a, p.code[i].b, p.code[i].c = op, a, b, c
@@ -166,20 +173,21 @@ cdef class Program:
         PyMem_Free(self.program.store)
         PyMem_Free(self.program.parameter)
         PyMem_Free(self.program.constant)
+        PyMem_Free(self.begins)
 
     def __call__(self, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first, *arrays):
         """Rows ``low`` to ``high`` (not included) of a launch whose first row is ``first``; the arrays in the order of
         the parameters, of rows of a buffer the buffer and the element offsets."""
-        cdef lf_argument[MOST_ARGUMENTS] arguments
-        cdef Py_ssize_t k, size = 8 if self.program.is_double else 4
-        cdef Py_ssize_t[3] begins = [0, first, low]
         cdef int done
-        self.fill(arguments, arrays)
-        for k in range(self.program.parameters):
-            if self.program.parameter[k].kind == LF_BLOCK or self.program.parameter[k].kind == LF_NUMBER:
-                arguments[k].data -= begins[self.begins[k]] * arguments[k].pitch * size
-        with nogil:
-            done = lf_run(&self.program, arguments, low, high)
+        cdef lf_argument *arguments = <lf_argument *>PyMem_Malloc(sizeof(lf_argument) * (self.program.parameters + 1))
+        if not arguments:
+            raise MemoryError
+        try:
+            self.fill(arguments, arrays)
+            with nogil:
+                done = _run_from(&self.program, arguments, self.begins, low, high, first)
+        finally:
+            PyMem_Free(arguments)
         if not done:
             raise MemoryError
 
@@ -1035,14 +1043,15 @@ cdef void _multiply_rows(const an_operation *o, char *x, char *out, Py_ssize_t r
 
 
 cdef int _run_program(const an_operation *o, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first) noexcept nogil:
-    cdef lf_argument[MOST_ARGUMENTS] arguments
-    cdef Py_ssize_t[3] begins = [0, first, low]
-    cdef Py_ssize_t k, size = 8 if o.program.is_double else 4
-    for k in range(o.program.parameters):
-        arguments[k] = o.arguments[k]
-        if o.program.parameter[k].kind == LF_BLOCK or o.program.parameter[k].kind == LF_NUMBER:
-            arguments[k].data -= begins[o.begins[k]] * arguments[k].pitch * size
-    return lf_run(o.program, arguments, low, high)
+    cdef size_t size = sizeof(lf_argument) * o.program.parameters
+    cdef lf_argument *arguments = <lf_argument *>malloc(size + 1)
+    cdef int done
+    if not arguments:
+        return 0
+    memcpy(arguments, o.arguments, size)
+    done = _run_from(o.program, arguments, o.begins, low, high, first)
+    free(arguments)
+    return done
 
 
 

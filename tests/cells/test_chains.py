@@ -1,5 +1,6 @@
 """Elementwise nodes that stand together are one node, and nothing changes but the speed."""
 
+import functools
 import gc
 import weakref
 
@@ -553,3 +554,38 @@ def test_what_no_gradient_flows_to_has_none(body, form):
         optimizer.step()
         np.testing.assert_array_equal(v.numpy(), [1.0, 0.25, -0.5])
     np.testing.assert_allclose(found["auto"], found["off"], rtol=1e-12)
+
+
+MANY = {
+    "product": lambda a, b: a * b,
+    "largest": lf.maximum,
+    "length": lf.hypot,
+    "condition": lambda a, b: lf.where(b > 0.0, 0.5 * a, a * b),
+}
+
+
+@pytest.mark.parametrize("count", [31, 32, 33, 100])
+@pytest.mark.parametrize("through", MANY.values(), ids=MANY)
+def test_however_many_values_a_chain_reads_and_keeps(through, count):
+    """A loop over that many factors reads each of them, keeps what backward needs, and hands a gradient to each."""
+    found = {}
+    for fuse in ("off", "core"):
+        factors = lf.Parameter(np.random.default_rng(0).uniform(-1.5, 1.5, size=(count, 2)))
+        results = [functools.reduce(through, [x * 1.0 for x in factors * k]) for k in (0.9, 1.0, 1.1, 1.2)]
+        with lf.using(fuse=fuse):
+            lf.sum([lf.sum(result) for result in results]).backward()
+        found[fuse] = factors.grad
+    np.testing.assert_allclose(found["core"], found["off"], rtol=1e-12, atol=1e-300)
+
+
+def test_a_cell_of_many_operands():
+    """The body of a cell is one kernel, too, however long the list is that it is given."""
+
+    @lf.cell
+    def product(values):
+        return functools.reduce(lf.multiply, values)
+
+    weight = lf.Parameter(np.array([1.0, 0.5]))
+    rows = np.random.default_rng(0).uniform(0.9, 1.1, size=(3, 90, 2))
+    lf.sum([lf.sum(product([weight * x for x in row])) for row in rows]).backward()
+    np.testing.assert_allclose(weight.grad, 90 * rows.prod(1).sum(0) * weight.numpy() ** 89, rtol=1e-12)
