@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
@@ -231,8 +232,10 @@ class _Leaving:
         _leave(Entry(block))
 
 
-def _leave(entry: Entry, *error: object) -> None:
+def _leave(entry: Entry, *error: object, ends: Callable[[], bool] = sys.is_finalizing) -> None:
     """Leave a block. Wherever this is interrupted, the entry holds no more: its holder is gone with the statement."""
+    if ends():  # a generator that waits in the block when the process ends; the names below may be gone
+        return
     if entry.outer is None:  # never entered: the call belongs to what was entered by hand
         entry = _by_hand(entry.block)
         entry.holder = no_tape
@@ -346,8 +349,9 @@ class no_grad(using):
 # Functions that stop in the middle: the settings hold while they run.
 
 
-def _steps(block: using, inner: Any) -> Generator[object, Any, object]:
-    """A generator, or what a coroutine waits for, with each step of it inside of the block."""
+def _steps(block: using, inner: Any, ends: Callable[[], bool] = sys.is_finalizing) -> Generator[object, Any, object]:
+    """A generator, or what a coroutine waits for, with each step of it inside of the block. At the end of the process,
+    when the names of this module may be gone, it is left to itself."""
     step, value = inner.send, None
     while True:
         try:
@@ -358,6 +362,8 @@ def _steps(block: using, inner: Any) -> Generator[object, Any, object]:
         try:
             step, value = inner.send, (yield found)
         except BaseException as error:  # GeneratorExit, too: what it is to do about it is up to the inner one
+            if ends():
+                raise
             step, value = inner.throw, error
 
 
@@ -387,7 +393,9 @@ def _coroutine(block: using, function: Callable[..., object]) -> Callable[..., o
     return inside
 
 
-def _async_generator(block: using, function: Callable[..., Any]) -> Callable[..., Any]:
+def _async_generator(
+    block: using, function: Callable[..., Any], ends: Callable[[], bool] = sys.is_finalizing
+) -> Callable[..., Any]:
     @functools.wraps(function)
     async def inside(*args: object, **kwargs: object) -> object:
         inner = function(*args, **kwargs)
@@ -400,6 +408,8 @@ def _async_generator(block: using, function: Callable[..., Any]) -> Callable[...
             try:
                 step = inner.asend((yield found))
             except BaseException as error:
+                if ends():
+                    raise
                 step = inner.athrow(error)
 
     return inside

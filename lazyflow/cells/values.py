@@ -7,6 +7,7 @@ gradients, hoisted and sunk steps) is all of them at once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,8 +77,9 @@ class Slabs:
             for start, (rows, columns, dtype) in zip(starts, shapes, strict=True)
         ]
 
-    def __del__(self) -> None:
-        give_back(self.device, self.buffers)
+    def __del__(self, ends: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not ends():  # names of modules may be gone then
+            give_back(self.device, self.buffers)
 
 
 # Matrices begin at multiples of so many elements: rows of different ones do not meet in one line of the cache.

@@ -11,7 +11,9 @@ whose last reader has run is used again, as a plan of a static graph does it (Ch
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -105,6 +107,9 @@ class Arena:
     ``there``: the indices of a plan, by their identity on the host, where the device has them too; see `bring`.
     """
 
+    # At the end of the process the names of this module may be gone before an arena is: it has this from its class.
+    ends: ClassVar[staticmethod[[], bool]] = staticmethod(sys.is_finalizing)
+
     def __init__(self, device: str, sizes: dict[DType, int], there: dict[int, tuple[Array, ...]] | None = None) -> None:
         self.device = device
         self.brought = there if there is not None else {} if device != "cpu" else _NOTHING
@@ -115,7 +120,8 @@ class Arena:
         self.tables: dict[object, Array] | None = None  # made when somebody asks
 
     def __del__(self) -> None:
-        give_back(self.device, self.buffers.values())
+        if not self.ends():
+            give_back(self.device, self.buffers.values())
 
     def bring(
         self,

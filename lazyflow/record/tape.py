@@ -314,6 +314,11 @@ _columns: list[Columns] = []  # what they are now as NumPy arrays, once asked fo
 _free: list[int] = []  # ids of signatures that have died with their parameters
 
 
+def _number_freed(number: int, append: Callable[[int], None], _: object) -> None:
+    """The signature of that number is no more; ``append`` is given, for at the end of the process names may be gone."""
+    append(number)
+
+
 def _enroll(signature: Signature) -> int:
     with _enrolling:
         number = _free.pop() if _free else len(_SIGNATURES)
@@ -325,7 +330,7 @@ def _enroll(signature: Signature) -> int:
         _KINDS[number] = _KIND_OF.get(id(signature.op), passes.PLAIN_ROW)
         _columns.clear()
         # The callback may run while this very lock is held: appending to a list needs none.
-        _SIGNATURES[number] = weakref.ref(signature, lambda _: _free.append(number))
+        _SIGNATURES[number] = weakref.ref(signature, partial(_number_freed, number, _free.append))
         return number
 
 
