@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import compress
 
 import numpy as np
 
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.decompositions import svd_parts
+from lazyflow.ops.linalg import split_subscripts
 from lazyflow.record.expr import (
     Expr,
     OperandLike,
@@ -103,13 +106,37 @@ def outer(a: OperandLike, b: OperandLike) -> Expr:
 
 @partial(by_kinds, arrays=True)
 def einsum(subscripts: str, a: OperandLike, b: OperandLike) -> Expr:
-    """Einstein's summation over two operands, as ``numpy.einsum`` without ellipsis.
+    """Einstein's summation over two operands, as ``numpy.einsum`` without ellipsis; an axis of size one goes with any
+    size that its letter has in the other operand.
+
+    Raises `ShapeError` for other sizes, and for subscripts that do not name the axes of two operands.
 
     >>> import lazyflow as lf
     >>> lf.einsum("ij,j->i", lf.constant([[1.0, 2.0]]), lf.constant([3.0, 4.0])).numpy()
     array([11.], dtype=float32)
     """
-    return record(OPS["einsum"], constants((a, b)), subscripts=subscripts)
+    found = constants((a, b))
+    left, right, result = split_subscripts(subscripts)
+    sizes = _sizes((left, right), found)
+    (x, left), (y, right) = (_without_ones(o, group, sizes) for o, group in zip(found, (left, right), strict=True))
+    return record(OPS["einsum"], (x, y), subscripts=f"{left},{right}->{result}")
+
+
+def _sizes(groups: Sequence[str], operands: Sequence[Expr]) -> dict[str, int]:
+    """Of each letter a size that it has, one only where it has no other."""
+    sizes: dict[str, int] = {}
+    for group, operand in zip(groups, operands, strict=True):
+        for letter, size in zip(group, operand.shape, strict=False):
+            sizes[letter] = size if size != 1 else sizes.get(letter, 1)
+    return sizes
+
+
+def _without_ones(x: Expr, group: str, sizes: Mapping[str, int]) -> tuple[Expr, str]:
+    """An operand and its letters without axes of size one whose letter is longer elsewhere: a product goes over them."""
+    kept = [n == sizes[letter] or n != 1 for letter, n in zip(group, x.shape, strict=False)]
+    if all(kept) or len(group) != x.ndim:
+        return x, group
+    return x.reshape(tuple(compress(x.shape, kept))), "".join(compress(group, kept))
 
 
 @by_kinds

@@ -287,7 +287,7 @@ def flip(x: OperandLike, axis: int | Sequence[int] | None = None) -> Expr:
 @by_kinds
 def pad(x: OperandLike, pad_width: PadWidth, mode: str = "constant", constant_value: float = 0.0) -> Expr:
     """``x`` with ``pad_width`` more elements at the ends of its axes, as ``numpy.pad``: modes constant, edge,
-    reflect and wrap.
+    reflect, symmetric and wrap.
 
     >>> import lazyflow as lf
     >>> lf.pad(lf.constant([1.0, 2.0]), (1, 2)).numpy()

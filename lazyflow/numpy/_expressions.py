@@ -135,7 +135,7 @@ def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: fl
 
 
 def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Expr:
-    a, b = constant(a), constant(b)
+    a, b = _numbers(a), _numbers(b)
     near = f.logical_and(f.less_equal(f.abs(a - b), f.abs(b) * rtol + atol), f.isfinite(b))
     near = f.logical_or(near, f.equal(a, b))
     return f.logical_or(near, f.logical_and(f.isnan(a), f.isnan(b))) if equal_nan else near
@@ -185,8 +185,9 @@ def count_nonzero(x: Any, axis: Axis = None, *, keepdims: bool = False) -> Expr:
 def diff(x: Any, n: int = 1, axis: int = -1) -> Expr:
     x = constant(x)
     place = (slice(None),) * _place("diff", axis, x.ndim)
+    step = f.not_equal if x.dtype == np.bool_ else f.subtract
     for _ in range(n):
-        x = f.subtract(subscripted(x, (*place, slice(1, None))), subscripted(x, (*place, slice(None, -1))))
+        x = step(subscripted(x, (*place, slice(1, None))), subscripted(x, (*place, slice(None, -1))))
     return constant(x)
 
 

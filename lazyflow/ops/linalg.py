@@ -517,7 +517,7 @@ def _outer_shape(a: Abstract, b: Abstract) -> Result:
     return Result((*a.shape, *b.shape), numeric("outer", a, b), {"letters": ("m", "n", "mn")})
 
 
-def _split_subscripts(subscripts: str) -> tuple[str, str, str]:
+def split_subscripts(subscripts: str) -> tuple[str, str, str]:
     """The three groups of letters; without an arrow the result has the letters that occur once, in alphabetic order."""
     if not isinstance(subscripts, str):
         raise TypeError(f"einsum: subscripts are a text such as 'ij,jk->ik', got {subscripts!r}")
@@ -537,7 +537,7 @@ def _split_subscripts(subscripts: str) -> tuple[str, str, str]:
 
 def _einsum_shape(a: Abstract, b: Abstract, *, subscripts: str) -> Result:
     dtype = numeric("einsum", a, b)
-    left, right, result = _split_subscripts(subscripts)
+    left, right, result = split_subscripts(subscripts)
     sizes: dict[str, int] = {}
     for group, operand in ((left, a), (right, b)):
         if len(group) != len(operand.shape):

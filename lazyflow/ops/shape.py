@@ -640,7 +640,7 @@ def _tile_x(
 TILE = register(Op("tile", _tile_shape, _tile, (_tile_x,)))
 
 
-PADDINGS = ("constant", "edge", "reflect", "wrap")
+PADDINGS = ("constant", "edge", "reflect", "symmetric", "wrap")
 
 
 PadWidth = int | Sequence[int] | Sequence[Sequence[int]]

@@ -364,7 +364,7 @@ def pad(w: Writer) -> str | None:
     whole = "constant_value=1.5" if n.dtype.kind == "f" else "constant_value=2"
     width = w.one("1", "(1, 2)", str(tuple((w.one(0, 1, 2), w.one(0, 1)) for _ in n.shape)))
     return w.one(f"lf.pad({a}, {width})", f"lf.pad({a}, {width}, {whole})",
-                 f'lf.pad({a}, {width}, mode="{w.one("edge", "reflect", "wrap")}")' if n.size else None)  # fmt: skip
+                 f'lf.pad({a}, {width}, mode="{w.one("edge", "reflect", "symmetric", "wrap")}")' if n.size else None)  # fmt: skip
 
 
 def listed(w: Writer, most: int = 5) -> list[str]:
@@ -541,6 +541,7 @@ def einsum(w: Writer) -> str | None:
         f'lf.einsum("ij,jk->ki", {a}, {b})',
         f'lf.einsum("ij,ij->j", {a}, {w.like(a)})',
         f'lf.einsum("ij,ij->", {a}, {a})',
+        f'lf.einsum("ij,ij->i", {a}, {v}.reshape(1, -1))',
         f'lf.einsum("i,ki->k", {v}, {a})',
     )
 

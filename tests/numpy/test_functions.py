@@ -30,7 +30,7 @@ TWO = (
     "add", "arctan2", "atan2", "divide", "true_divide", "equal", "float_power", "floor_divide", "fmax", "fmin",
     "greater", "greater_equal", "hypot", "less", "less_equal", "logaddexp", "logaddexp2", "logical_and", "logical_or",
     "logical_xor", "maximum", "minimum", "mod", "multiply", "not_equal", "pow", "power", "remainder",
-    "subtract", "isclose",
+    "subtract",
 )  # fmt: skip
 REDUCED = (
     "sum", "prod", "mean", "max", "min", "amax", "amin", "all", "any", "var", "std", "argmax", "argmin",
@@ -50,6 +50,11 @@ CALLS = {
         ]
         for name in REDUCED
     },
+    "isclose": [
+        (lambda f, a, b: f(a, b), M, N),
+        (lambda f, a, b: f(a, b), M, V),
+        (lambda f, a, b: f(a > 0.5, b > 0.5), M, N),
+    ],
     "arccosh": [(lambda f, x: f(x + 1), M)],
     "acosh": [(lambda f, x: f(x + 1), M)],
     **{
@@ -81,7 +86,7 @@ CALLS = {
     "sort": [(lambda f, x: f(x), M), (lambda f, x: f(x, axis=0), T), (lambda f, x: f(x, axis=None), M)],
     "argsort": [(lambda f, x: f(x), M), (lambda f, x: f(x, axis=1), T)],
     "cumsum": [(lambda f, x: f(x), M), (lambda f, x: f(x, axis=0), M)],
-    "diff": [(lambda f, x: f(x), M), (lambda f, x: f(x, 2, axis=0), M)],
+    "diff": [(lambda f, x: f(x), M), (lambda f, x: f(x, 2, axis=0), M), (lambda f, x: f(x > 0.5), M)],
     "dot": [(lambda f, a, b: f(a, b), *p) for p in ((M, V), (V, V), (M, N.T), (T, V), (T, T.swapaxes(1, 2)), (V, 2.0))],
     "vdot": [(lambda f, a, b: f(a, b), M, N)],
     "inner": [(lambda f, a, b: f(a, b), *p) for p in ((V, V), (M, N), (M, V), (2.0, V))],

@@ -213,6 +213,9 @@ MOVES = (
     numpys("pad", (3, 4), pad_width=((1, 2), (3, 1)), mode="reflect"),
     numpys("pad", (3,), pad_width=(7, 5), mode="reflect"),
     numpys("pad", (1,), pad_width=(2, 2), mode="reflect"),
+    numpys("pad", (3, 4), pad_width=((1, 2), (3, 1)), mode="symmetric"),
+    numpys("pad", (3,), pad_width=(7, 5), mode="symmetric"),
+    numpys("pad", (1,), pad_width=(2, 2), mode="symmetric"),
     numpys("pad", (3, 4), pad_width=((1, 2), (3, 1)), mode="wrap"),
     numpys("pad", (3,), pad_width=(7, 5), mode="wrap"),
 )
