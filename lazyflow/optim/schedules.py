@@ -2,6 +2,9 @@
 
 A schedule is made after the optimizer, sets the rate of time 0 at once, and is stepped after ``optimizer.step()``, once
 an epoch or once an update as its numbers are meant. The names and numbers are those of ``torch.optim.lr_scheduler``.
+
+Several schedules of one optimizer chain, as there: each goes on from the rate that it finds, so that what they do to it
+multiplies. The same goes for a rate that was set by hand.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class Schedule:
     """Base class: a subclass gives ``rate(base, time)``, names its numbers in ``settings``, and may check them in
     ``check_settings()``.
 
-    ``last_epoch`` is the time: how often `step` was called. ``base_lrs`` are the rates the groups began with.
+    ``last_epoch`` is the time: how often `step` was called. ``base_lrs`` are the rates the groups began with; of a group
+    whose rate something else has changed since, that with which it would have come to where it was found.
 
     >>> import lazyflow as lf
     >>> class Halving(Schedule):
@@ -81,21 +85,32 @@ class Schedule:
     def step(self) -> None:
         """Go to the next time and set every group's ``lr``."""
         self._join()
+        self._find()
         self.last_epoch += 1
         self._apply()
 
     def _join(self) -> None:
-        """Take up the groups that were added since: they go on from the rate that they have now.
+        """Take up the groups that were added since: they go on from the rate that they have now."""
+        for i, group in enumerate(self.optimizer.param_groups[len(self.base_lrs) :], len(self.base_lrs)):
+            self.base_lrs.append(self._base(i, float(group["lr"]), unknown=float(group["lr"])))
+
+    def _find(self) -> None:
+        """Go on from the rates that the groups have now, where these are not the ones that were set here last."""
+        for i, (group, rate) in enumerate(zip(self.optimizer.param_groups, self._set, strict=False)):
+            if group["lr"] != rate:
+                self.base_lrs[i] = self._base(i, float(group["lr"]), unknown=self.base_lrs[i])
+
+    def _base(self, i: int, lr: float, unknown: float) -> float:
+        """What group ``i`` would have begun with to have the rate ``lr`` now; ``unknown`` where that does not matter.
 
         A rate is linear in the one that a group began with, which is found from two of them.
         """
-        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
-            of_zero, of_one = self._rate_of_new(0.0), self._rate_of_new(1.0)
-            lr, slope = float(group["lr"]), of_one - of_zero
-            self.base_lrs.append((lr - of_zero) / slope if slope else lr)
+        of_zero, of_one = self._rate(i, 0.0), self._rate(i, 1.0)
+        slope = of_one - of_zero
+        return (lr - of_zero) / slope if slope else unknown
 
-    def _rate_of_new(self, base: float) -> float:
-        """The rate at this time of a group that would have begun with ``base`` and was added later."""
+    def _rate(self, i: int, base: float) -> float:
+        """The rate of group ``i`` at this time, if it has begun with ``base``."""
         return self.rate(base, self.last_epoch)
 
     def get_last_lr(self) -> list[float]:
@@ -104,10 +119,11 @@ class Schedule:
 
     def _rates(self) -> list[float]:
         """The rate of every group at this time."""
-        return [self.rate(base, self.last_epoch) for base in self.base_lrs]
+        return [self._rate(i, base) for i, base in enumerate(self.base_lrs)]
 
     def _apply(self) -> None:
-        for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
+        self._set = self._rates()
+        for group, rate in zip(self.optimizer.param_groups, self._set, strict=True):
             group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,7 +155,8 @@ class Schedule:
             return [f"no rate at time {self.last_epoch}: {error!r}"]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where ``state`` was saved, with its settings; sets every group's ``lr``.
+        """Continue where ``state`` was saved, with its settings; sets every group's ``lr``. Of schedules that chain, load
+        the states in the order in which they are stepped.
 
         Raises `CheckpointError` for the state of another schedule or of other groups, and for settings that make no
         rate, and changes nothing then.
@@ -386,23 +403,19 @@ class LambdaLR(Schedule):
         self._for_all = lr_lambda if callable(lr_lambda) else None
         super().__init__(optimizer)
 
-    def _rate_of_new(self, base: float) -> float:
-        if self._for_all is None:
+    def _rate(self, i: int, base: float) -> float:
+        if i >= len(self.lr_lambdas) and self._for_all is None:
             raise ValueError(
                 "LambdaLR: a group was added to the optimizer, and each that was there before has its own function: "
                 "append its own to schedule.lr_lambdas and its rate to schedule.base_lrs"
             )
-        return base * float(self._for_all(self.last_epoch))
+        factor = self.lr_lambdas[i] if self._for_all is None else self._for_all
+        return base * float(factor(self.last_epoch))
 
     def _join(self) -> None:
         super()._join()
         if self._for_all is not None:
             self.lr_lambdas = [self._for_all] * len(self.base_lrs)
-
-    def _rates(self) -> list[float]:
-        return [
-            base * float(factor(self.last_epoch)) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
-        ]
 
 
 class ReduceLROnPlateau:

@@ -106,6 +106,53 @@ def test_lambdas_of_their_own_for_every_group() -> None:
     assert rates(schedule, 1) == [[0.4, 2.0], [0.4, 0.0]]
 
 
+PAIRS = [(first, second) for first in TABLE for second in TABLE]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_schedules_of_one_optimizer_multiply(first: str, second: str) -> None:
+    """In steps of which no factor is zero, and after they were saved and loaded in between."""
+    descent, resumed = optimizer(), optimizer()
+    pair = [TABLE[first][0](descent), TABLE[second][0](descent)]
+    others = [TABLE[first][0](resumed), TABLE[second][0](resumed)]
+    for time in range(1, 5):
+        for schedule in pair if time % 2 else others:
+            schedule.step()
+        factor = TABLE[first][1](time) * TABLE[second][1](time)
+        assert (pair if time % 2 else others)[0].get_last_lr() == pytest.approx([0.4 * factor, 2.0 * factor])
+        for one, other in zip(pair, others, strict=True):
+            (other if time % 2 else one).load_state_dict((one if time % 2 else other).state_dict())
+
+
+@pytest.mark.parametrize(("first", "second"), [pair for pair in PAIRS if "LambdaLR" not in pair])
+def test_schedules_chain_as_in_pytorch(first: str, second: str) -> None:
+    torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
+    ours, theirs = optimizer(0.4), torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+    pair = [TABLE[name][0](ours) for name in (first, second)]
+    peers = [
+        getattr(torch.optim.lr_scheduler, TABLE[name][2][0])(theirs, **TABLE[name][2][1]) for name in (first, second)
+    ]
+    for _ in range(4):
+        for schedule in (*pair, *peers):
+            schedule.optimizer.step() if schedule in peers else None  # or PyTorch warns
+            schedule.step()
+        assert pair[0].get_last_lr() == pytest.approx([group["lr"] for group in theirs.param_groups])
+
+
+def test_a_rate_that_was_set_by_hand_is_gone_on_from() -> None:
+    descent = optimizer(0.8, 0.8)
+    halving = optim.ExponentialLR(descent, 0.5)
+    plateau = optim.ReduceLROnPlateau(descent, factor=0.1, patience=0)
+    halving.step()
+    descent.param_groups[0]["lr"] = 3.0
+    halving.step()
+    assert halving.get_last_lr() == [1.5, 0.2]
+    for loss in (1.0, 2.0):
+        plateau.step(loss)
+    halving.step()
+    assert halving.get_last_lr() == pytest.approx([0.075, 0.01])
+
+
 CYCLES: list[dict[str, Any]] = [
     {"step_size_up": 3},
     {"step_size_up": 2, "step_size_down": 4},
