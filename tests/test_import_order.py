@@ -23,7 +23,7 @@ ROOMS = {
         "visible", "recorder", "cell",
     ),
     "run": (
-        "way", "launch", "execute", "needs", "settle", "check", "sums", "backward", "roots", "forward", "engine",
+        "way", "launch", "execute", "needs", "settle", "sums", "check", "backward", "roots", "forward", "engine",
         "rounds", "map",
     ),
     "numpy": (),

@@ -132,7 +132,7 @@ def _sizes(groups: Sequence[str], operands: Sequence[Expr]) -> dict[str, int]:
 
 
 def _without_ones(x: Expr, group: str, sizes: Mapping[str, int]) -> tuple[Expr, str]:
-    """An operand and its letters without axes of size one whose letter is longer elsewhere: a product goes over them."""
+    """An operand and its letters without axes of size one whose letter is longer elsewhere."""
     kept = [n == sizes[letter] or n != 1 for letter, n in zip(group, x.shape, strict=False)]
     if all(kept) or len(group) != x.ndim:
         return x, group

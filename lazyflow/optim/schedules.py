@@ -51,8 +51,8 @@ class Schedule:
     """Base class: a subclass gives ``rate(base, time)``, names its numbers in ``settings``, and may check them in
     ``check_settings()``.
 
-    ``last_epoch`` is the time: how often `step` was called. ``base_lrs`` are the rates the groups began with; of a group
-    whose rate something else has changed since, that with which it would have come to where it was found.
+    ``last_epoch`` is the time: how often `step` was called. ``base_lrs`` are the rates the groups began with; of a
+    group whose rate something else has changed since, that with which it would have come to where it was found.
 
     >>> import lazyflow as lf
     >>> class Halving(Schedule):
@@ -155,9 +155,9 @@ class Schedule:
             return [f"no rate at time {self.last_epoch}: {error!r}"]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where ``state`` was saved, with its settings; sets every group's ``lr``. Of schedules that chain, load
-        the states in the order in which they are stepped.
+        """Continue where ``state`` was saved, with its settings; sets every group's ``lr``.
 
+        Of several of one optimizer, load the states in the order in which they are stepped.
         Raises `CheckpointError` for the state of another schedule or of other groups, and for settings that make no
         rate, and changes nothing then.
         """

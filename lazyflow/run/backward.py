@@ -31,6 +31,7 @@ from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Cells, Launch, launches, parameter_launches
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import KNOWN_OP, Signature, Type
+from lazyflow.run.check import check_cotangents
 from lazyflow.run.execute import Run
 from lazyflow.run.launch import DO_KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
 from lazyflow.run.sums import FEW_NODES, ParameterRows, Sums, Waiting, parameter_gradients
@@ -104,7 +105,7 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     where the others are all that reaches some parameter or operand, whose gradient would be zero instead of None."""
     structure, nodes = run.plan.structure, [node for node, _, _ in given]
     if not len(structure.results):
-        return _done(run, given, _known_way(run, nodes), hooked)
+        return _checked(run, given, _done(run, given, _known_way(run, nodes), hooked), hooked)
     hot = reached_results(structure, nodes) if any(_is_uneven(s) for s in structure.signatures) else None
     watched = hooked or any(tape.retained for tape in (t() for t in run.tapes) if tape is not None)
     if not watched and (hot is None or not _leaves_out(structure, hot)):
@@ -116,6 +117,14 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     active = hot.copy()
     active[structure.call[np.flatnonzero(hot)]] = True
     return _done(run, given, _way(run, active, hot), hooked)._replace(active=hot)
+
+
+def _checked(run: Run, given: list[tuple[int, int, Array]], done: _Done, hooked: Mapping[int, Hooked]) -> _Done:
+    """What is done, if it is finite or nobody asked."""
+    if run.way.checked and not done.is_finite():
+        way = _known_way(run, [node for node, _, _ in given])
+        check_cotangents(run, _cotangents(run, given), done.arena, way.launches, way.at_once, hooked)
+    return done
 
 
 # Operations whose vjps are zero where the cotangent is, beside those of formulas: they are linear, or select. That
@@ -267,9 +276,14 @@ def _call_hooks(arena: Arena, launch: Launch, hooked: Mapping[int, Hooked]) -> N
 
 
 def _may_wait(run: Run, launch: Launch) -> bool:
-    """Whether other runs may have nodes that a few ones are worth waiting for. Where results of cells are looked at for
-    NaN, all is there at once."""
-    if len(run.plan.structure.results) or not (run.known_runs or run.readers) or launch.each is not None:
+    """Whether other runs may have nodes that a few ones are worth waiting for. Where what comes of a run is looked at
+    for NaN, all is there at once."""
+    if (
+        run.way.checked
+        or len(run.plan.structure.results)
+        or not (run.known_runs or run.readers)
+        or launch.each is not None
+    ):
         return False
     return not launch.signature.op.stacked and launch.writes.count <= FEW_NODES
 

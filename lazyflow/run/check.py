@@ -1,19 +1,27 @@
-"""Finding what made a NaN or an infinity: the search behind ``lf.using(check_finite=True)``."""
+"""Finding what made a NaN or an infinity: the search behind ``lf.using(check_finite=True)``.
+
+Forward, the values of a run are all there, and are looked at in the order of their launches. Backward, cotangents are
+sums to which launch after launch adds: so they are computed once more, and looked at after each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazyflow.device import Array
+from lazyflow import device as devices
+from lazyflow.device import Array, DType
 from lazyflow.errors import NonFiniteError
-from lazyflow.plan.plan import Each, Launch, reads_of, sizes_of
+from lazyflow.ops.sparse import RowSparse
+from lazyflow.plan.arena import Arena
+from lazyflow.plan.plan import Each, Launch, launches, parameter_launches, reads_of, sizes_of
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP
 from lazyflow.run.execute import Run, line_of, parameters_of
-from lazyflow.run.launch import parameter_of, readers_of
+from lazyflow.run.launch import Bound, bound_of, parameter_of, readers_of
+from lazyflow.run.sums import ParameterRows, parameter_gradients
 
 
 def check_finite(run: Run, roots: Sequence[Expr]) -> None:
@@ -123,6 +131,119 @@ def _finite(array: Array, count: int) -> Array:
 
 def _message(run: Run, launch: Launch, found: _Culprit) -> str:
     signature = launch.signature if launch.each is None else launch.each.forms[found.position]
-    where = line_of(run, launch, found.position)
-    what = "NaN" if np.isnan(found.value).any() else "an infinity"
-    return f"{signature.op.name} at {where} made {what}: {signature!r}"
+    return f"{signature.op.name} at {line_of(run, launch, found.position)} made {_kind(found.value)}: {signature!r}"
+
+
+def _kind(*values: Array) -> str:
+    return "NaN" if any(bool(np.isnan(value).any()) for value in values) else "an infinity"
+
+
+Buffers = Mapping[DType, Array]
+
+
+def check_cotangents(
+    run: Run,
+    cotangents: Arena,
+    final: Arena,
+    steps: Sequence[Bound],
+    at_once: Sequence[Bound],
+    hooked: Mapping[int, Any],
+) -> None:
+    """Raise `NonFiniteError` for a backward that gave a gradient that is not finite, naming the first operation whose
+    derivative made a NaN or an infinity of finite cotangents.
+
+    ``cotangents``: as backward began with them; ``final``: as it left them, with what hooks have made of some.
+    """
+    written = _written(run, cotangents)
+    if not _are_finite(written):
+        raise NonFiniteError("the gradient that backward was given, or that a later run handed on, is not finite")
+    xp = devices.array_module(run.device)
+    for step in reversed(steps):
+        _take_hooked(run, step.launch, cotangents, final, hooked)
+        if step.signature.differentiable:
+            before = {dtype: part.copy() for dtype, part in written.items()}
+            step.pull(xp, run.arena, cotangents)
+            if not _are_finite(written):
+                raise NonFiniteError(_message_back(run, step, cotangents, before))
+    for step in at_once:
+        _check_parameters(run, step, cotangents)
+
+
+def _written(run: Run, cotangents: Arena) -> Buffers:
+    """The part of the buffers that is in use."""
+    return {dtype: cotangents.buffers[dtype][:size] for dtype, size in run.plan.layout.floating.items()}
+
+
+def _are_finite(buffers: Buffers) -> bool:
+    return all(bool(np.isfinite(buffer).all()) for buffer in buffers.values())
+
+
+def _take_hooked(run: Run, launch: Launch, cotangents: Arena, final: Arena, hooked: Mapping[int, Any]) -> None:
+    """Put what hooks have made of cotangents in their place, without calling them again."""
+    for position, node in enumerate(launch.nodes.tolist() if hooked else ()):
+        if node in hooked:
+            kind, offset, _ = hooked[node]
+            here, there = (a.buffers[kind.dtype][offset : offset + kind.size] for a in (cotangents, final))
+            here[...] = there
+            if not np.isfinite(here).all():
+                what = f"{launch.signature.op.name} at {line_of(run, launch, position)}"
+                raise NonFiniteError(f"a hook of {what} made {_kind(here)} of its gradient")
+
+
+def _message_back(run: Run, step: Bound, cotangents: Arena, before: Buffers) -> str:
+    """Of the nodes of a launch that made something of the cotangents ``before`` it, the first that does so alone."""
+    xp, written = devices.array_module(run.device), _written(run, cotangents)
+    kind = _kind(*written.values())
+
+    def is_culprit(step: Bound) -> bool:
+        for dtype, buffer in before.items():
+            written[dtype][...] = buffer
+        step.pull(xp, run.arena, cotangents)
+        return not _are_finite(written)
+
+    return _of_derivative(run, step.launch, _first_alone(run, step.launch, _alone, is_culprit), kind)
+
+
+def _of_derivative(run: Run, launch: Launch, position: int, what: str) -> str:
+    name, where = launch.signature.op.name, line_of(run, launch, position)
+    return f"the derivative of {name} at {where} made {what}: {launch.signature!r}"
+
+
+def _first_alone(
+    run: Run, launch: Launch, launches_of: Callable[[Run, int], Sequence[Launch]], is_culprit: Callable[[Bound], bool]
+) -> int:
+    """The first node of a launch, by its position, that is to blame when it is alone; of a sum, the first of all."""
+    for position, node in enumerate(launch.nodes.tolist()):
+        if any(is_culprit(bound_of(one)) for one in launches_of(run, node)):
+            return position
+    return 0
+
+
+def _alone(run: Run, node: int) -> Sequence[Launch]:
+    """The launch of one node."""
+    return launches(run.graph, run.plan.schedule, run.plan.offsets, np.array([node]))[0]
+
+
+def _alone_for_parameters(run: Run, node: int) -> Sequence[Launch]:
+    """Those for the gradients of its parameters."""
+    launch_of = run.plan.schedule.launch
+    return parameter_launches(run.graph, launch_of, run.plan.offsets, _alone(run, node), np.array([node]))
+
+
+def _check_parameters(run: Run, step: Bound, cotangents: Arena) -> None:
+    """Raise for the first gradient of a parameter that is not finite, among those that a launch gives."""
+
+    def wrong(step: Bound) -> list[tuple[Any, Array]]:
+        rows = ParameterRows(
+            run, step.signature, step.out.read(cotangents), step.out.read(run.arena), step.operand_values(run.arena)
+        )
+        given: list[tuple[Any, Array]] = [
+            (parameter, gradient.values if isinstance(gradient, RowSparse) else gradient)
+            for parameter, gradient in parameter_gradients(rows)
+        ]
+        return [(parameter, gradient) for parameter, gradient in given if not np.isfinite(gradient).all()]
+
+    for parameter, gradient in wrong(step):
+        position = _first_alone(run, step.launch, _alone_for_parameters, lambda one: bool(wrong(one)))
+        what = f"{_kind(gradient)} in the gradient of {parameter.name or 'a parameter'}"
+        raise NonFiniteError(_of_derivative(run, step.launch, position, what))

@@ -363,8 +363,9 @@ def pad(w: Writer) -> str | None:
     n = w.node(a)
     whole = "constant_value=1.5" if n.dtype.kind == "f" else "constant_value=2"
     width = w.one("1", "(1, 2)", str(tuple((w.one(0, 1, 2), w.one(0, 1)) for _ in n.shape)))
+    mode = w.one("edge", "reflect", "symmetric", "wrap")
     return w.one(f"lf.pad({a}, {width})", f"lf.pad({a}, {width}, {whole})",
-                 f'lf.pad({a}, {width}, mode="{w.one("edge", "reflect", "symmetric", "wrap")}")' if n.size else None)  # fmt: skip
+                 f'lf.pad({a}, {width}, mode="{mode}")' if n.size else None)  # fmt: skip
 
 
 def listed(w: Writer, most: int = 5) -> list[str]:
