@@ -8,7 +8,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import device as devices
-from lazyflow import nn
+from lazyflow import nn, optim
 from lazyflow.cuda.module import functions
 from lazyflow.cuda.text import NUMBER_FORMS, STORED
 from lazyflow.fuse.cuda import narrowed
@@ -222,6 +222,37 @@ def test_what_leaves_the_range_of_float16_is_infinite_and_finite_under_check_fin
                 found[storage, checked] = lf.sum(layer(lf.constant(np.full(2, 50, np.float32)))).item()
     assert found["float16", False] == np.inf
     np.testing.assert_allclose([v for key, v in found.items() if key != ("float16", False)], 400, rtol=0.02)
+
+
+def trained(storage, scaler, steps=4):
+    """What becomes of a layer by steps along gradients below what float16 has, and which of them were taken."""
+    lf.seed(1)
+    with lf.using(storage=storage):
+        cell, x = nn.GRUCell(3, 3), lf.Parameter(np.ones(3, np.float32))
+        optimizer, taken = optim.SGD([*cell.parameters(), x], lr=1e10), []
+        for _ in range(steps):
+            loss = lf.sum(cell(x, cell(x, None))) * 1e-12
+            scaler.scale(loss).backward()
+            taken.append(scaler.step(optimizer))
+            scaler.update()
+            optimizer.zero_grad()
+    return np.concatenate([p.numpy().ravel() for p in optimizer.param_groups[0]["params"]]), taken
+
+
+def test_a_scaled_loss_keeps_small_gradients_in_float16():
+    still, _ = trained("float16", optim.GradScaler(enabled=False), steps=0)
+    expected, _ = trained(None, optim.GradScaler(enabled=False))
+    lost, _ = trained("float16", optim.GradScaler(enabled=False))
+    found, taken = trained("float16", optim.GradScaler(2.0**36))
+    assert all(taken) and np.abs(expected - still).max() > 0.01
+    assert np.abs(lost - still).max() < 0.5 * np.abs(expected - still).max()  # what comes of float32 directly
+    np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected - still).max())
+
+
+def test_a_scale_too_large_for_float16_comes_down_until_steps_are_taken():
+    scaler = optim.GradScaler(2.0**70)
+    _, taken = trained("float16", scaler, steps=30)
+    assert taken == sorted(taken) and True in taken and scaler.get_scale() == 2.0 ** (70 - taken.count(False))
 
 
 @lf.cell

@@ -117,12 +117,12 @@ def einsum(subscripts: str, a: OperandLike, b: OperandLike) -> Expr:
     """
     found = constants((a, b))
     left, right, result = split_subscripts(subscripts)
-    sizes = _sizes((left, right), found)
+    sizes = _letter_sizes((left, right), found)
     (x, left), (y, right) = (_without_ones(o, group, sizes) for o, group in zip(found, (left, right), strict=True))
     return record(OPS["einsum"], (x, y), subscripts=f"{left},{right}->{result}")
 
 
-def _sizes(groups: Sequence[str], operands: Sequence[Expr]) -> dict[str, int]:
+def _letter_sizes(groups: Sequence[str], operands: Sequence[Expr]) -> dict[str, int]:
     """Of each letter a size that it has, one only where it has no other."""
     sizes: dict[str, int] = {}
     for group, operand in zip(groups, operands, strict=True):

@@ -1,4 +1,4 @@
-"""Optimizers, gradient clipping and learning-rate schedules, with the names and the numbers of PyTorch."""
+"""Optimizers, clipping, loss scaling and learning-rate schedules, with the names and the numbers of PyTorch."""
 
 import types as _types
 import typing as _typing
@@ -10,6 +10,7 @@ from lazyflow.optim.base import Optimizer as Optimizer
 from lazyflow.optim.clip import *
 from lazyflow.optim.exponentiated import *
 from lazyflow.optim.functional import functional as functional
+from lazyflow.optim.scaler import *
 from lazyflow.optim.schedules import *
 from lazyflow.optim.sgd import *
 

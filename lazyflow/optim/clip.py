@@ -33,7 +33,7 @@ def grad_norm(params: Iterable[Trainable], *, norm_type: float = 2.0) -> float:
     >>> grad_norm([w])
     5.0
     """
-    return _norm([values for _, values in _gradients(params)], norm_type)
+    return _norm([values for _, values in gradients_of(params)], norm_type)
 
 
 def clip_grad_norm(
@@ -59,7 +59,7 @@ def clip_grad_norm(
     array([0.6, 0.8], dtype=float32)
     """
     limit = _limit("clip_grad_norm: max_norm", max_norm)
-    found = list(_gradients(params))
+    found = list(gradients_of(params))
     arrays = [values for _, values in found]
     if norm_type == 2.0 and not error_if_nonfinite and norms.is_possible(arrays):
         return cast("float", Late(norms.limited(arrays, limit)))
@@ -70,7 +70,7 @@ def clip_grad_norm(
     if not factor >= 1.0:
         for parameter, values in found:
             with on_device_of(values):
-                _replace(parameter, values, _scaled(values, factor))
+                replace(parameter, values, scaled(values, factor))
     return norm
 
 
@@ -128,9 +128,9 @@ def clip_grad_value(params: Iterable[Trainable], clip_value: float) -> None:
     array([ 1. , -0.5], dtype=float32)
     """
     limit = _limit("clip_grad_value: clip_value", clip_value)
-    for parameter, values in _gradients(params):
+    for parameter, values in gradients_of(params):
         with on_device_of(values):
-            _replace(parameter, values, module(values).clip(values, -limit, limit, out=_target(values)))
+            replace(parameter, values, module(values).clip(values, -limit, limit, out=_target(values)))
 
 
 def _limit(name: str, value: Any) -> float:
@@ -139,7 +139,7 @@ def _limit(name: str, value: Any) -> float:
     return float(value)
 
 
-def _gradients(params: Any) -> Iterator[tuple[Trainable, Array]]:
+def gradients_of(params: Any) -> Iterator[tuple[Trainable, Array]]:
     """Every parameter that has a gradient, and the gradient's values (of a row-sparse one, those of its rows)."""
     for parameter in [params] if has_array(params) else params:
         gradient = parameter.grad
@@ -191,11 +191,11 @@ def _target(array: Array) -> Array | None:
     return array if array.flags.c_contiguous and getattr(array.flags, "writeable", True) else None
 
 
-def _scaled(array: Array, factor: float) -> Array:
+def scaled(array: Array, factor: float) -> Array:
     return module(array).multiply(array, factor, out=_target(array))
 
 
-def _replace(parameter: Trainable, before: Array, after: Array) -> None:
+def replace(parameter: Trainable, before: Array, after: Array) -> None:
     if after is not before:
         gradient = parameter.grad
         sparse = isinstance(gradient, RowSparse)

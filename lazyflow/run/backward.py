@@ -105,7 +105,7 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     where the others are all that reaches some parameter or operand, whose gradient would be zero instead of None."""
     structure, nodes = run.plan.structure, [node for node, _, _ in given]
     if not len(structure.results):
-        return _checked(run, given, _done(run, given, _known_way(run, nodes), hooked), hooked)
+        return _if_finite(run, given, _done(run, given, _known_way(run, nodes), hooked), hooked)
     hot = reached_results(structure, nodes) if any(_is_uneven(s) for s in structure.signatures) else None
     watched = hooked or any(tape.retained for tape in (t() for t in run.tapes) if tape is not None)
     if not watched and (hot is None or not _leaves_out(structure, hot)):
@@ -119,7 +119,7 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     return _done(run, given, _way(run, active, hot), hooked)._replace(active=hot)
 
 
-def _checked(run: Run, given: list[tuple[int, int, Array]], done: _Done, hooked: Mapping[int, Hooked]) -> _Done:
+def _if_finite(run: Run, given: list[tuple[int, int, Array]], done: _Done, hooked: Mapping[int, Hooked]) -> _Done:
     """What is done, if it is finite or nobody asked."""
     if run.way.checked and not done.is_finite():
         way = _known_way(run, [node for node, _, _ in given])

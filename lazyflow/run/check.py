@@ -131,14 +131,15 @@ def _finite(array: Array, count: int) -> Array:
 
 def _message(run: Run, launch: Launch, found: _Culprit) -> str:
     signature = launch.signature if launch.each is None else launch.each.forms[found.position]
-    return f"{signature.op.name} at {line_of(run, launch, found.position)} made {_kind(found.value)}: {signature!r}"
+    where, what = line_of(run, launch, found.position), _nan_or_infinity(found.value)
+    return f"{signature.op.name} at {where} made {what}: {signature!r}"
 
 
-def _kind(*values: Array) -> str:
+def _nan_or_infinity(*values: Array) -> str:
     return "NaN" if any(bool(np.isnan(value).any()) for value in values) else "an infinity"
 
 
-Buffers = Mapping[DType, Array]
+Cotangents = Mapping[DType, Array]
 
 
 def check_cotangents(
@@ -154,7 +155,7 @@ def check_cotangents(
 
     ``cotangents``: as backward began with them; ``final``: as it left them, with what hooks have made of some.
     """
-    written = _written(run, cotangents)
+    written = _in_use(run, cotangents)
     if not _are_finite(written):
         raise NonFiniteError("the gradient that backward was given, or that a later run handed on, is not finite")
     xp = devices.array_module(run.device)
@@ -169,12 +170,12 @@ def check_cotangents(
         _check_parameters(run, step, cotangents)
 
 
-def _written(run: Run, cotangents: Arena) -> Buffers:
+def _in_use(run: Run, cotangents: Arena) -> Cotangents:
     """The part of the buffers that is in use."""
     return {dtype: cotangents.buffers[dtype][:size] for dtype, size in run.plan.layout.floating.items()}
 
 
-def _are_finite(buffers: Buffers) -> bool:
+def _are_finite(buffers: Cotangents) -> bool:
     return all(bool(np.isfinite(buffer).all()) for buffer in buffers.values())
 
 
@@ -187,13 +188,13 @@ def _take_hooked(run: Run, launch: Launch, cotangents: Arena, final: Arena, hook
             here[...] = there
             if not np.isfinite(here).all():
                 what = f"{launch.signature.op.name} at {line_of(run, launch, position)}"
-                raise NonFiniteError(f"a hook of {what} made {_kind(here)} of its gradient")
+                raise NonFiniteError(f"a hook of {what} made {_nan_or_infinity(here)} of its gradient")
 
 
-def _message_back(run: Run, step: Bound, cotangents: Arena, before: Buffers) -> str:
+def _message_back(run: Run, step: Bound, cotangents: Arena, before: Cotangents) -> str:
     """Of the nodes of a launch that made something of the cotangents ``before`` it, the first that does so alone."""
-    xp, written = devices.array_module(run.device), _written(run, cotangents)
-    kind = _kind(*written.values())
+    xp, written = devices.array_module(run.device), _in_use(run, cotangents)
+    kind = _nan_or_infinity(*written.values())
 
     def is_culprit(step: Bound) -> bool:
         for dtype, buffer in before.items():
@@ -201,7 +202,7 @@ def _message_back(run: Run, step: Bound, cotangents: Arena, before: Buffers) -> 
         step.pull(xp, run.arena, cotangents)
         return not _are_finite(written)
 
-    return _of_derivative(run, step.launch, _first_alone(run, step.launch, _alone, is_culprit), kind)
+    return _of_derivative(run, step.launch, _first_to_blame(run, step.launch, _launch_of_one, is_culprit), kind)
 
 
 def _of_derivative(run: Run, launch: Launch, position: int, what: str) -> str:
@@ -209,7 +210,7 @@ def _of_derivative(run: Run, launch: Launch, position: int, what: str) -> str:
     return f"the derivative of {name} at {where} made {what}: {launch.signature!r}"
 
 
-def _first_alone(
+def _first_to_blame(
     run: Run, launch: Launch, launches_of: Callable[[Run, int], Sequence[Launch]], is_culprit: Callable[[Bound], bool]
 ) -> int:
     """The first node of a launch, by its position, that is to blame when it is alone; of a sum, the first of all."""
@@ -219,15 +220,15 @@ def _first_alone(
     return 0
 
 
-def _alone(run: Run, node: int) -> Sequence[Launch]:
+def _launch_of_one(run: Run, node: int) -> Sequence[Launch]:
     """The launch of one node."""
     return launches(run.graph, run.plan.schedule, run.plan.offsets, np.array([node]))[0]
 
 
-def _alone_for_parameters(run: Run, node: int) -> Sequence[Launch]:
+def _sums_of_one(run: Run, node: int) -> Sequence[Launch]:
     """Those for the gradients of its parameters."""
     launch_of = run.plan.schedule.launch
-    return parameter_launches(run.graph, launch_of, run.plan.offsets, _alone(run, node), np.array([node]))
+    return parameter_launches(run.graph, launch_of, run.plan.offsets, _launch_of_one(run, node), np.array([node]))
 
 
 def _check_parameters(run: Run, step: Bound, cotangents: Arena) -> None:
@@ -244,6 +245,6 @@ def _check_parameters(run: Run, step: Bound, cotangents: Arena) -> None:
         return [(parameter, gradient) for parameter, gradient in given if not np.isfinite(gradient).all()]
 
     for parameter, gradient in wrong(step):
-        position = _first_alone(run, step.launch, _alone_for_parameters, lambda one: bool(wrong(one)))
-        what = f"{_kind(gradient)} in the gradient of {parameter.name or 'a parameter'}"
+        position = _first_to_blame(run, step.launch, _sums_of_one, lambda one: bool(wrong(one)))
+        what = f"{_nan_or_infinity(gradient)} in the gradient of {parameter.name or 'a parameter'}"
         raise NonFiniteError(_of_derivative(run, step.launch, position, what))

@@ -65,7 +65,9 @@ BACKWARD = {
     "a slope": (lambda w: lf.sum(lf.sqrt(w * 1.0)), "sqrt", "an infinity"),
     "a slope at a parameter": (lambda w: lf.sum(lf.sqrt(w)), "sqrt", "an infinity in the gradient of w"),
     "a number": (lambda w: lf.sum(lf.scale_gradient(w * 1.0, float("nan"))), "scale_gradient", "NaN"),
-    "an overflow": (lambda w: lf.sum(lf.scale_gradient(w * 1e30, 1e30)), "multiply", "an infinity in the gradient of w"),
+    "an overflow": (
+        lambda w: lf.sum(lf.scale_gradient(w * 1e30, 1e30)), "multiply", "an infinity in the gradient of w",
+    ),
     "a table": (
         lambda w: lf.sum(lf.sqrt(lf.embedding(w.reshape(2, 1), [0, 1]) * 2.0)), "sqrt", "an infinity",
     ),
