@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lazyflow import passes
 from lazyflow.core.arrays import Ints
 from lazyflow.graph.graph import Graph
 from lazyflow.ops.base import NOTHING, Shape
@@ -106,14 +107,21 @@ def _present(numbers: Ints, most: int) -> tuple[Ints, Ints]:
 
 def _parts(graph: Graph, family: Signature, nodes: Ints) -> Ints:
     """For each of the nodes of a family a number, the same for those that read the same matrices; -1 for those that
-    read one for themselves alone."""
+    read one for themselves alone, or with fewer others than would share a launch as nodes of one length."""
     edges = [graph.starts[nodes] + slot for slot in _large(family)]
     where = np.stack([column[e] for e in edges for column in (graph.base, graph.shift)])
     _, part, sizes = np.unique(where, axis=1, return_inverse=True, return_counts=True)
     part = part.reshape(-1)
     several, found = sizes[part] > 1, np.full(len(nodes), -1, np.int64)
+    if np.count_nonzero(sizes > 1) > 1:
+        several &= sizes[part] >= len(nodes) / _level_launches(graph, nodes)
     found[several] = np.unique(part[several], return_inverse=True)[1]
     return found
+
+
+def _level_launches(graph: Graph, nodes: Ints) -> int:
+    """How many launches some nodes take by levels, those of each length by themselves."""
+    return len(np.unique(passes.depths(graph.nodes)[nodes] * len(graph.signatures) + graph.signature[nodes]))
 
 
 def _walking(family: Signature) -> list[tuple[Operand, bool]]:

@@ -459,6 +459,21 @@ def test_products_with_two_weights_of_one_shape():
     assert not launches_of(alone, "rows of matmul")
 
 
+@pytest.mark.parametrize("layers", [1, 6])
+def test_what_few_nodes_read_has_no_launch_of_its_own(layers):
+    """Forty matrices of four lengths, every two times the same vector, as keys are times the queries of equal words: no
+    more launches than lengths. A weight that all read has one, however many layers of weights there are."""
+    rng = np.random.default_rng(6)
+    table, weights = lf.Parameter(rng.normal(size=(20, 3))), lf.Parameter(rng.normal(size=(layers, 3, 3)))
+    values = [lf.constant(rng.normal(size=(1 + k % 4, 3))) for k in range(40)]
+    for transposed in [weight.T for weight in weights]:
+        values = [lf.tanh(x @ transposed) for x in values]
+    assert launches_of(values, "rows of matmul") == [1] * layers
+    found = [lf.sum(x @ lf.tanh(table[k // 2])) for k, x in enumerate(values)]
+    groups = lf.explain(lf.sum(found), groups=100).groups
+    assert sum(g.launches for g in groups if g.operation == "matmul") <= layers + 4
+
+
 @pytest.mark.skipif(passes.chains is None, reason="chains are the compiled core's")
 def test_rows_are_chained():
     """Neighbouring elementwise operations of all lengths are one kernel, with payload of each example."""
