@@ -85,6 +85,9 @@ class Settings:
         return tuple([getattr(self, name) for name in RECORDING])
 
 
+_NAMES = frozenset(f.name for f in fields(Settings))
+
+
 # The context: which blocks hold here, and what is recorded on.
 
 
@@ -142,20 +145,19 @@ def current() -> Settings:
     return found
 
 
-def tracing() -> Any:
-    """The `Trace` of the cell whose body this context is recording, or None."""
+def tracing() -> str | None:
+    """The name of the cell whose body this context is recording, or None."""
     tape = now().tape()
-    return None if tape is None else tape.trace
+    return None if tape is None else tape.body
 
 
 def refuse_in_cells(what: str, instead: str) -> None:
     """Raise `CellError` while the body of a cell is recorded: what would happen once must not pass for what happens at
     every call. ``what`` happens inside, and ``instead`` says what to write."""
-    trace = tracing()
-    if trace is not None:
+    body = tracing()
+    if body is not None:
         raise CellError(
-            f"{user_line()}: {what} inside the {trace.name}, whose body is recorded once and not run at every call: "
-            f"{instead}"
+            f"{user_line()}: {what} inside the {body}, whose body is recorded once and not run at every call: {instead}"
         )
 
 
@@ -279,23 +281,24 @@ class using:
     ends_tape = True  # what was recorded inside belongs to nobody when the block was left
 
     def __init__(self, **changes: object) -> None:
-        known = {f.name for f in fields(Settings)}
-        unknown = sorted(set(changes) - known)
+        unknown = sorted(changes.keys() - _NAMES)
         if unknown:
-            raise TypeError(f"unknown setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+            raise TypeError(f"unknown setting {', '.join(unknown)}; there are {', '.join(sorted(_NAMES))}")
         self.changes = {name: _checked(name, value) for name, value in changes.items()}
         self.coming: dict[int, weakref.ref[Any]] = {}  # by thread: the holder of what a ``with`` is about to enter
         self.by_hand: list[Entry] = []  # entered without a ``with`` statement, and not left
 
     def scope(self, outer: Scope, entry: Entry) -> Scope:
         """The scope inside of the block, which was entered in ``outer``."""
-        return Scope((*outer.entries, entry), replace(outer.settings, **self.changes), outer.owner)
+        inside = replace(outer.settings, **self.changes) if self.changes else outer.settings
+        return Scope((*outer.entries, entry), inside, outer.owner)
 
     def __enter__(self) -> Settings:
-        refuse_in_cells(
-            "the settings cannot change",
-            "use the block around its calls, and x.detach() inside for a value without gradient",
-        )
+        if self.ends_tape:  # and it is not the body of another cell that is recorded inside
+            refuse_in_cells(
+                "the settings cannot change",
+                "use the block around its calls, and x.detach() inside for a value without gradient",
+            )
         holder = self.coming.pop(threading.get_ident(), None)
         # The holder gets no name in this frame: a traceback would keep it, and so the entry would hold.
         entry = Entry(self) if holder is None or holder() is None else holder().args[0]  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ import inspect
 import types
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from lazyflow.cells.recorder import (
     Recorder,
     is_sequence,
     path_of,
+    results_rebuilt,
     sequence_of,
 )
 from lazyflow.cells.visible import (
@@ -55,16 +56,30 @@ from lazyflow.errors import CellError, generated
 from lazyflow.graph.graph import collect
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
-from lazyflow.record.expr import STRUCTURE, Expr, Parameter, append, constant, record, require_movable, type_on
+from lazyflow.random import Stream
+from lazyflow.record.expr import (
+    STRUCTURE,
+    Expr,
+    Parameter,
+    append,
+    constant,
+    handle,
+    local_row,
+    record,
+    require_movable,
+    type_on,
+)
 from lazyflow.record.tape import (
     INPUT_OP,
     Signature,
     Tape,
     Type,
     current_tape,
+    interned,
     leaf_signature,
     recording_on,
     signature_by_id,
+    table_of_interned,
 )
 from lazyflow.record.trace import Trace, TracedNumber
 from lazyflow.settings import Function
@@ -92,36 +107,36 @@ class _FlatArguments:
         self.expressions: list[Expr] = []
         self.numbers: list[float] = []
         self.objects: list[object] = []
-        self.copied: list[int] = []  # ids of what the body gets something else for
-        self.arrays = False
+        self.copied: list[object] = []  # what the body gets something else for
+        self.arrays: list[Any] = []
 
     def part(self, value: Any) -> object:
         """The structure of a value: expressions, arrays, numbers and objects are leaves, containers are looked into."""
         kind = type(value)
         if kind is Expr:
-            self.copied.append(id(value))
+            self.copied.append(value)
             self.expressions.append(value)
             return EXPRESSION
         if kind is tuple or kind is list:
-            self.copied.append(id(value))
+            self.copied.append(value)
             return (kind, *[self.part(v) for v in value])
-        if kind is int or kind is float or isinstance(value, np.integer | np.floating):
+        if _is_number(value, kind):
             self.numbers.append(value)
-            return kind, NUMBER
+            return value.__class__, NUMBER
         if kind is dict:
-            self.copied.append(id(value))
+            self.copied.append(value)
             return (dict, *[(self._key(k), self.part(v)) for k, v in value.items()])
         if kind is str or kind is bool or value is None:
             return kind, value
         if isinstance(value, Parameter):
             return Parameter, value.type, value.name
         if isinstance(value, np.ndarray) or hasattr(kind, "__cuda_array_interface__"):
-            self.arrays = True
-            self.copied.append(id(value))
+            self.arrays.append(value)
+            self.copied.append(value)
             self.expressions.append(constant(value))
             return EXPRESSION
         if is_sequence(kind):
-            self.copied.append(id(value))
+            self.copied.append(value)
             self.objects.append(kind)  # what its methods read counts
             return (kind, *[self.part(v) for v in value])
         self.objects.append(self._checked(value))
@@ -146,6 +161,11 @@ class _FlatArguments:
         return value
 
 
+def _is_number(value: object, kind: type) -> bool:
+    """Whether an argument is a number; one of a cell that calls this one stands for it."""
+    return kind is int or kind is float or kind is TracedNumber or isinstance(value, np.integer | np.floating)
+
+
 # By these names a body could see that it has an expression in place of an array, or asks for what only an array has.
 _TELL_ARRAYS = EVERY | frozenset(
     {
@@ -164,14 +184,15 @@ def _tells_apart(flat: _FlatArguments, seen: Seen) -> bool:
     or one that it knows, or an array."""
     if flat.arrays and _tells_arrays(seen):
         return True
-    return IS in seen.names and (len({*flat.copied}) < len(flat.copied) or not seen.met.keys().isdisjoint(flat.copied))
+    copied = [id(value) for value in flat.copied]
+    return IS in seen.names and (len({*copied}) < len(copied) or not seen.met.keys().isdisjoint(copied))
 
 
 def _tells_arrays(seen: Seen) -> bool:
     return not seen.names.isdisjoint(_TELL_ARRAYS) or id(np.ndarray) in seen.met or id(Expr) in seen.met
 
 
-def _containers(value: object) -> list[tuple[object, list[object]]]:
+def _containers(value: Any) -> list[tuple[Any, list[object]]]:
     """The lists and dicts in a value, each with what it holds."""
     if isinstance(value, list | tuple):
         own = [(value, list(value))] if isinstance(value, list) else []
@@ -181,31 +202,72 @@ def _containers(value: object) -> list[tuple[object, list[object]]]:
     return []
 
 
-def _refuse_changes(name: str, before: Sequence[tuple[Any, list[object]]]) -> None:
-    """Raise `CellError` if a body has changed a list or a dict among its arguments, of which it had a copy."""
-    for container, items in before:
-        now = [*container.keys(), *container.values()] if isinstance(container, dict) else container
-        if len(now) != len(items) or any(a is not b for a, b in zip(now, items, strict=True)):
-            raise CellError(
-                f"{name}: changes a {type(container).__name__} among its arguments, and the change would be lost, for "
-                "its body is recorded once and not run at every call: return the new one, or leave lf.cell off"
-            )
+class _Unchanged:
+    """What a body may not change of what it was given: lists and dicts, which are copies, and arrays, each with what it
+    holds."""
+
+    def __init__(self, name: str, given: Sequence[object], kept: Substitutes) -> None:
+        self.name, self.containers = name, _containers(given)
+        arrays = [(value, now) for value, now in kept if hasattr(value, "tobytes")]
+        self.arrays = [(now, _copied(value) if value is now else value) for value, now in arrays]
+
+    def check(self) -> None:
+        """Raise `CellError` if one was changed."""
+        for container, items in self.containers:
+            now = [*container.keys(), *container.values()] if isinstance(container, dict) else container
+            if len(now) != len(items) or any(a is not b for a, b in zip(now, items, strict=True)):
+                self._refuse(f"a {type(container).__name__}")
+        for now, before in self.arrays:
+            if now.dtype != before.dtype or now.shape != before.shape or now.tobytes() != before.tobytes():
+                self._refuse("an array")
+
+    def _refuse(self, what: str) -> None:
+        raise CellError(
+            f"{self.name}: changes {what} among its arguments, and the change would be lost, for its body is recorded "
+            "once and not run at every call: return the new one, or leave lf.cell off"
+        )
 
 
-def _stood_for(value: Any, inputs: Iterator[Expr], numbers: Iterator[object]) -> object:
-    """An argument with these in place of its expressions and numbers, in the order of `_FlatArguments.part`."""
-    kind = type(value)
-    if kind is Expr or isinstance(value, np.ndarray) or hasattr(kind, "__cuda_array_interface__"):
-        return next(inputs)
-    if kind is tuple or kind is list:
-        return kind([_stood_for(v, inputs, numbers) for v in value])
-    if kind is int or kind is float or isinstance(value, np.integer | np.floating):
-        return next(numbers)
-    if kind is dict:
-        return {k: _stood_for(v, inputs, numbers) for k, v in value.items()}
-    if is_sequence(kind):
-        return sequence_of(kind, [_stood_for(v, inputs, numbers) for v in value])
-    return value
+class _StandIns:
+    """What a body gets for its arguments: other expressions and numbers in the order of `_FlatArguments.part`, and
+    lists, tuples and dicts of its own, ``kept`` for some. ``once``: whether what is given twice is one thing, of which
+    a program has two operands."""
+
+    def __init__(self, expressions: Iterable[Expr], numbers: Iterable[object], kept: Substitutes, once: bool) -> None:
+        self.expressions, self.numbers, self.once = iter(expressions), iter(numbers), once
+        self.known = {id(value): (value, given) for value, given in kept}
+
+    def of(self, value: Any) -> object:
+        """What stands for an argument, or for a part of one."""
+        kind = type(value)
+        if _is_number(value, kind):
+            return next(self.numbers)
+        found = self._made(value, kind)
+        return self.known.setdefault(id(value), (value, found))[1] if self.once else found
+
+    def _made(self, value: Any, kind: Any) -> object:
+        if kind is Expr or isinstance(value, np.ndarray) or hasattr(kind, "__cuda_array_interface__"):
+            return next(self.expressions)
+        if kind is dict:
+            return {k: self.of(v) for k, v in value.items()}
+        return sequence_of(kind, [self.of(v) for v in value]) if is_sequence(kind) else value
+
+
+# Arguments, each with what a body gets for it in place of what stands for others.
+Substitutes = Sequence[tuple[Any, Any]]
+
+
+def _substitutes(flat: _FlatArguments, seen: Seen) -> Substitutes:
+    """What a body gets that would see others to be something else: copies of arrays, and what it knows itself."""
+    known = [value for value in flat.copied if IS in seen.names and id(value) in seen.met]
+    arrays = flat.arrays if _tells_arrays(seen) else []
+    return [*[(value, value) for value in known], *[(a, _copied(a)) for a in arrays if not any(a is k for k in known)]]
+
+
+def _copied(array: Any) -> Any:
+    if isinstance(array, np.ndarray):
+        return np.array(array, order="K", subok=True)
+    return array.copy() if hasattr(array, "copy") else array
 
 
 # Results, taken apart.
@@ -215,14 +277,14 @@ class _Results:
     """The structure of what a body returned, and the expressions in it. ``fixed``: whether what is left in it cannot
     change, so that every call may return the same."""
 
-    def __init__(self, name: str, value: object) -> None:
-        self.name, self.expressions, self.fixed = name, list[Expr](), True
+    def __init__(self, name: str, value: object, trace: Trace) -> None:
+        self.name, self.expressions, self.fixed, self.trace = name, list[Expr](), True, trace
         self.structure = self._part(value)
 
     def _part(self, value: Any) -> object:
         if isinstance(value, Parameter):
             value = record(OPS["identity"], (value,))
-        if type(value) is TracedNumber:
+        if type(value) is TracedNumber and value.trace is self.trace:
             value = value.needed()
         kind = type(value)
         if kind is Expr:
@@ -254,40 +316,104 @@ def _held_by(value: object) -> list[object]:
 
 
 class _Traced(NamedTuple):
-    """What one run of the body has recorded."""
+    """What one run of the body has recorded, behind rows for its ``inputs``."""
 
     tape: Tape
     trace: Trace
+    inputs: int
     outputs: list[Expr]
     results: _Results
+
+
+_input_signatures: dict[Type, Signature] = table_of_interned({})
+
+
+def _input_signature(kind: Type) -> Signature:
+    found = _input_signatures.get(kind)
+    if found is None:
+        found = _input_signatures[kind] = interned((INPUT_OP, kind), lambda: leaf_signature(INPUT_OP, kind, ints=0))
+    return found
 
 
 def _traced(
     name: str,
     function: Callable[[Sequence[object]], object],
     values: Sequence[object],
-    numbers: Sequence[Any],
+    flat: _FlatArguments,
     types: Sequence[Type],
-    by_value: bool,
+    of_calls: bool,
+    stood_for: bool,
+    kept: Substitutes = (),
 ) -> _Traced:
-    """Run the body on a tape of its own, with inputs of these types for the expressions among the values, and, unless
-    numbers count ``by_value``, with what stands for them."""
-    tape = Tape(settings.current())
-    tape.trace = trace = Trace(name)
+    """Run the body on a tape of its own, with inputs of these types for the expressions among the values, and, where
+    numbers are ``stood_for``, with what stands for them. ``of_calls``: it is to be a program of many calls."""
+    tape, trace = Tape(settings.current()), Trace()
+    tape.body = name
+    if of_calls or current_tape().trace is not None:
+        tape.trace = trace
     with recording_on(tape):
-        signatures = [leaf_signature(INPUT_OP, kind, ints=0) for kind in types]
+        signatures = [_input_signature(kind) for kind in types]
         tape.keep.update(signatures)
-        inputs = iter([append(tape, signature, ()) for signature in signatures])
-        stand_ins = iter([TracedNumber(trace, i, value, ("number", i)) for i, value in enumerate(numbers)])
-        if by_value:
-            stand_ins, trace.static = iter(numbers), set(range(len(numbers)))
-        given = [_stood_for(v, inputs, stand_ins) for v in values]
-        before = _containers(given)
-        results = _Results(name, function(given))
-        _refuse_changes(name, before)
+        inputs = [append(tape, signature, ()) for signature in signatures]
+        numbers: Sequence[object] = flat.numbers
+        if stood_for:
+            numbers = [TracedNumber(trace, i, value, ("number", i)) for i, value in enumerate(flat.numbers)]
+        stand_ins = _StandIns(inputs, numbers, kept, once=not of_calls)
+        for e, own in zip(flat.expressions, inputs, strict=True):
+            if id(e) in stand_ins.known:  # the body gets the expression itself
+                tape.imported[e.tape.number, e.row, e.tape.generation] = own.row
+        given = [stand_ins.of(v) for v in values]
+        unchanged = _Unchanged(name, given, kept)
+        results = _Results(name, function(given), trace)
+        unchanged.check()
         outputs = _own_nodes(tape, results.expressions)
-    trace.settle()
-    return _Traced(tape, trace, outputs, results)
+    return _Traced(tape, trace, len(inputs), outputs, results)
+
+
+def _laid_out(traced: _Traced, expressions: Sequence[Expr]) -> object:
+    """A call operation by operation: what its body has recorded, with these expressions in place of its inputs."""
+    own, first, there = traced.tape, traced.inputs, current_tape()
+    operands = own.operands[:]
+    for e in traced.outputs[:1]:
+        if e.device != "cpu":
+            require_movable(signature_by_id(own.signatures[e.row]).op, e.device, expressions)
+    rows = {row: local_row(there, expressions[row]) for row in sorted({*operands}) if row < first}
+    payload = {"ints": own.ints[:], "floats": own.floats[:]}
+    _payload_handed_on(traced.trace, there, payload, len(there) - first)
+    low, shift = len(there), len(there) - first
+    if there.lines is not None and own.lines is not None:
+        there.lines[low:] = own.lines[first:]
+    there.keep.update(own.keep)
+    there.streams.update(own.streams)
+    there.ints.extend(payload["ints"])  # in the order of `append`
+    there.floats.extend(payload["floats"])
+    there.signatures.extend(own.signatures[first:])
+    there.operands.extend([rows[row] if row < first else row + shift for row in operands])
+    there.objects.update({row + shift: found for row, found in own.objects.items()})
+    return results_rebuilt(
+        traced.results.structure, iter([handle(there, e.row + shift, e.type) for e in traced.outputs])
+    )
+
+
+def _payload_handed_on(trace: Trace, there: Tape, payload: dict[str, Any], shift: int) -> None:
+    """Draw what a body draws, and have the trace of another cell that calls this one know of its numbers."""
+    draws = [_drawn_anew(there, stream) for stream in trace.streams]
+    for (row, column, place), number in trace.links.items():
+        at, (what, which) = trace.places[row, column, place], number.payload
+        found = number if what == "number" or number.trace is not trace else draws[which][what == "count"]
+        if type(found) is not TracedNumber:
+            payload[column][at] = found
+        elif there.trace is not None:
+            there.trace.link(found, row + shift, column, place, len(getattr(there, column)) + at - place)
+
+
+def _drawn_anew(tape: Tape, stream: Stream) -> tuple[Any, Any]:
+    if tape.trace is not None:
+        return tape.trace.draw(stream)
+    source = stream.here()
+    drawn = source.following()
+    tape.streams[drawn[0]] = source
+    return drawn
 
 
 def _own_nodes(tape: Tape, expressions: Sequence[Expr]) -> list[Expr]:
@@ -510,30 +636,32 @@ class _Cell:
     def general(self, *values: object) -> object:
         """A call that no code was made for."""
         options, tape = settings.current(), current_tape()
-        if options.check_finite or tape.trace is not None:
-            return self.applied(values)  # inlined: into another cell, or to name the line of a NaN
         number = self._number(values)
         structure = STRUCTURE.count
         flat = _FlatArguments(self.name)
         flat.structure = tuple([flat.part(value) for value in values])
         types = tuple([type_on(tape, e) for e in flat.expressions])
+        if options.check_finite or tape.trace is not None:  # to name the line of a NaN, or inlined into another cell
+            return self._plainly(values, flat, types)
         known = self._known(number, values)
         if known.has_many_lengths(flat.structure, types):
             if not known.paths:
                 self._forget_code(number)
-            return self._recorded_plainly(values, flat)
+            return self._plainly(values, flat, types)
         seen = self._seen(flat, self.names)
         self.names |= seen.names
         if _tells_apart(flat, seen):
-            return self.applied(values)
+            return self._plainly(values, flat, types)
         under = options.recording if seen.names.isdisjoint(_NOT_RECORDED) else options
         key = flat.structure, types, under
         recorder = known.find((*key, seen.key(known.ignored)), flat.numbers) if seen.watchable else MISSING
         is_new = recorder is MISSING
         if is_new:
-            recorder = self._traced(known, seen, key, values, flat)
+            recorder, traced = self._traced(known, seen, key, values, flat)
+            if recorder is None:
+                return _laid_out(traced, flat.expressions)
         if recorder is None or not recorder.fits(flat.numbers):
-            return self.applied(values)
+            return self._plainly(values, flat, types)
         place = recorder.signature.type.device
         moved = place != "cpu" and any(e.device != place for e in flat.expressions)
         if moved:
@@ -542,16 +670,14 @@ class _Cell:
             self._print(known, number, values, seen, recorder, under, structure)
         return recorder(flat.expressions, flat.numbers)
 
-    def _recorded_plainly(self, values: Sequence[Any], flat: _FlatArguments) -> object:
-        """A call operation by operation, with what a body is given in place of arrays, lists and dicts."""
-        if flat.arrays and _tells_apart(flat, self._seen(flat, self.names)):
-            return self.applied(values)
-        expressions, numbers = iter(flat.expressions), iter(flat.numbers)
-        given = [_stood_for(value, expressions, numbers) for value in values]
-        before = _containers(given)
-        found = self.applied(given)
-        _refuse_changes(self.name, before)
-        return found
+    def _plainly(self, values: Sequence[Any], flat: _FlatArguments, types: Sequence[Type]) -> object:
+        """A call operation by operation. Its body runs like one that becomes a program, and so refuses the same."""
+        kept: Substitutes = ()
+        if flat.arrays or not self.names or IS in self.names:
+            seen = self._seen(flat, self.names)
+            self.names |= seen.names
+            kept = _substitutes(flat, seen)
+        return _laid_out(_traced(self.name, self.applied, values, flat, types, False, False, kept), flat.expressions)
 
     def _seen(self, flat: _FlatArguments, names: frozenset[str]) -> Seen:
         objects = [(("object", k), value) for k, value in enumerate(flat.objects)]
@@ -559,15 +685,18 @@ class _Cell:
 
     def _traced(
         self, known: _Programs, seen: Seen, key: tuple[Any, ...], values: Sequence[object], flat: _FlatArguments
-    ) -> Recorder | None:
+    ) -> tuple[Recorder | None, _Traced]:
         """Run the body, and remember what it recorded by what it can see then.
 
         What it has changed of that and does not read, such as a count of its runs, is not watched from now on: it would
         change with every run. What it has changed and may read is its state, and so is an attribute of a module that
         it sets: it runs again at the next call.
         """
-        by_value = not seen.names.isdisjoint(_BY_VALUE)
-        traced = _traced(self.name, self.applied, values, flat.numbers, key[1], by_value)
+        stood_for = seen.names.isdisjoint(_BY_VALUE)
+        traced = _traced(self.name, self.applied, values, flat, key[1], True, stood_for)
+        if not stood_for:
+            traced.trace.static = set(range(len(flat.numbers)))
+        traced.trace.settle()
         after = self._seen(flat, seen.names) if seen.watchable else seen
         changed = seen.changed(after)
         has_state = not changed.isdisjoint(after.state) or seen.reads(changed)
@@ -578,7 +707,7 @@ class _Cell:
             known.ignored |= {path for path in changed if not is_behind(path[:-1], known.ignored | changed)}
             static = frozenset(traced.trace.static)
             known.put((*key, after.key(known.ignored)), static, flat.numbers, recorder)
-        return recorder
+        return recorder, traced
 
     def _number(self, values: Sequence[object]) -> int:
         """The id of the object whose method is called, or 0."""

@@ -51,10 +51,10 @@ class ModuleHookHandle(HookHandle):
 
 def call(module: Any, hooks: ModuleHooks, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``module.forward`` with all hooks around it."""
-    trace = current_tape().trace
-    if trace is not None:
+    body = current_tape().body
+    if body is not None:
         raise CellError(
-            f"{type(module).__name__} has hooks, which the {trace.name} would call once and not for every call: "
+            f"{type(module).__name__} has hooks, which the {body} would call once and not for every call: "
             "remove them, or leave lf.cell off"
         )
     for hook in list(hooks.forward_pre):

@@ -415,7 +415,7 @@ class Expr:
         >>> now.item(), later.item()
         (10.0, 20.0)
         """
-        if is_evaluated(self):
+        if is_evaluated(self) and tracing() is None:
             return snapshot(self)
         return view(self, intern_type(self.shape, self.dtype, self.device), 0)
 
@@ -427,9 +427,9 @@ class Expr:
         """
         if not self.requires_grad:
             raise GradientError("retain_grad() of a value that no gradient reaches: it depends on no parameter")
-        if self.tape.trace is not None:
+        if self.tape.body is not None:
             raise CellError(
-                f"{user_line()}: a gradient inside the {self.tape.trace.name} is never kept: return the value, and "
+                f"{user_line()}: a gradient inside the {self.tape.body} is never kept: return the value, and "
                 "call retain_grad() outside"
             )
         if signature_by_id(self.tape.signatures[self.row]).op is VIEW_OP:
@@ -456,10 +456,9 @@ class Expr:
         """
         if not self.requires_grad:
             raise GradientError("register_hook() of a value that no gradient reaches: it depends on no parameter")
-        if self.tape.trace is not None:
+        if self.tape.body is not None:
             raise CellError(
-                f"{user_line()}: a hook inside the {self.tape.trace.name} would never be called: register it on a "
-                "result"
+                f"{user_line()}: a hook inside the {self.tape.body} would never be called: register it on a result"
             )
         signature = signature_by_id(self.tape.signatures[self.row])
         if OPS.get(signature.op.name) is not signature.op:
@@ -1221,14 +1220,14 @@ def local_row(tape: Tape, e: Expr) -> int:
         # A constant needs no import: long-lived ones, such as a data set, would tie every minibatch to their tape.
         found = constant_node(tape, e.tape.objects[e.row])
         row = tape.imported[key] = found.row if e.type.device == tape.device else placed(found, e.type.device).row
-    if e.tape.trace is not None:
+    if e.tape.body is not None:
         raise CellError(
-            f"{user_line()}: an expression of the inside of the {e.tape.trace.name} is used outside of it, where it "
+            f"{user_line()}: an expression of the inside of the {e.tape.body} is used outside of it, where it "
             "has no value: the body is recorded once, for all calls; return the expression"
         )
-    if row is None and tape.trace is not None:
+    if row is None and tape.body is not None:
         raise CellError(
-            f"{user_line()}: the {tape.trace.name} uses an expression that was recorded outside of it, of shape "
+            f"{user_line()}: the {tape.body} uses an expression that was recorded outside of it, of shape "
             f"{e.shape}; its body is recorded only once: pass the expression as an argument"
         )
     flows = e.type.requires_grad and e.tape.grad

@@ -42,7 +42,7 @@ cdef class Tape:
     cdef public list imports, lines
     cdef public set keep
     cdef public Computed computed
-    cdef public object device, dtype, options, owner, scope, decoded, trace, owners
+    cdef public object device, dtype, options, owner, scope, decoded, trace, body, owners
     cdef public bint grad, sealed
     cdef public long long number, generation
     cpdef bint has_value(self, Py_ssize_t row) except -1

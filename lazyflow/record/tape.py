@@ -428,6 +428,7 @@ class Tape:
 
     __slots__ = (
         "__weakref__",
+        "body",
         "computed",
         "decoded",
         "device",
@@ -486,7 +487,10 @@ class Tape:
         # Of a sealed tape: where each row's operands begin, and the ranges that a kept root rests on, once asked for.
         self.decoded: Any = None
         self.reach: dict[int, Any] = {}
-        self.trace: Trace | None = None  # of a tape that a cell is traced on: what knows of its payload
+        # Of a tape that the body of a cell is recorded on: the cell's name, and, if it becomes a program, what knows of
+        # its payload.
+        self.body: str | None = None
+        self.trace: Trace | None = None
 
     def __len__(self) -> int:
         return len(self.signatures)

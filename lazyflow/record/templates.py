@@ -453,7 +453,7 @@ def _recall_template(spelled: Spelled, kinds: list[object], template: Template) 
 def _template(spelled: Spelled, given: tuple[object, ...], tape: Tape) -> Template | None:
     """What the function records of such arguments, if that is all that it does."""
     scratch = Tape(tape.options)
-    scratch.trace = Trace(spelled.function.__name__)  # so that nothing is drawn
+    scratch.body, scratch.trace = spelled.function.__name__, Trace()  # so that nothing is drawn
     inputs: list[int] = []
     with recording_on(scratch):
         stand_ins = list(given)

@@ -103,10 +103,9 @@ for _name, _two in _BINARY.items():
 
 class Trace:
     """What is learned while the body of a cell is recorded: where payload enters, the limits of indices, the streams
-    that it draws from, and the numbers whose values it has asked for. ``name`` is that of the cell."""
+    that it draws from, and the numbers whose values it has asked for."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.links: dict[tuple[int, str, int], TracedNumber] = {}  # by row, column and place in the row's payload
         self.places: dict[tuple[int, str, int], int] = {}  # of the same, their places in the tape's column
         self.limits: list[tuple[int, int]] = []  # positions of numbers, and how many entries they are indices of

@@ -36,10 +36,10 @@ from lazyflow.threads import quietly
 
 
 def _refuse_in_cells(roots: Sequence[Expr]) -> None:
-    trace = traced(roots) or tracing()
-    if trace is not None:
+    body = traced(roots) or tracing()
+    if body is not None:
         raise CellError(
-            f"{user_line()}: a value is asked for inside the {trace.name}, whose body is recorded only once, for calls "
+            f"{user_line()}: a value is asked for inside the {body}, whose body is recorded only once, for calls "
             "that have not been made: return the expression and ask outside, use lf.where in place of an if, or leave "
             "lf.cell off"
         )
@@ -130,7 +130,7 @@ class Engine:
             return _locked(_on_host, self, root)  # type: ignore[no-any-return]
         if root.tape.has_value(root.row) or not example.waits():
             return self._on_host(root)
-        if root.tape.trace is not None or tracing() is not None:
+        if root.tape.body is not None or tracing() is not None:
             _refuse_in_cells((root,))
         answer: HostArray | None = example.ask(root)
         if answer is not None:
@@ -166,7 +166,7 @@ class Engine:
 
     def made(self, root: Expr) -> Array | None:
         """See to it that the root has a value; or answer with a copy of it, where no run is needed for that."""
-        if root.tape.trace is not None or tracing() is not None:
+        if root.tape.body is not None or tracing() is not None:
             _refuse_in_cells((root,))
         if not root.tape.has_value(root.row):
             found = shown(root)

@@ -211,7 +211,7 @@ def _held_rows(tape: Tape, low: int) -> list[Expr]:
     """Those rows of a tape, from ``low`` on, that somebody holds an expression of and that no other row reads. What has
     been recorded before the first question, such as an encoder, is asked for next, by every example at another moment:
     it runs in the first round, batched over all of them."""
-    if len(tape) <= low or tape.trace is not None:
+    if len(tape) <= low or tape.body is not None:
         return []
     free = np.ones(len(tape), bool)
     free[np.frombuffer(tape.operands.tobytes(), np.int32)] = False

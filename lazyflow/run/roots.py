@@ -69,11 +69,11 @@ def runs_of(roots: Sequence[Expr]) -> list[Run]:
 
 
 def traced(roots: Sequence[Expr]) -> Any:
-    """The `Trace` of the first that stands inside of a cell's body, or None."""
+    """The name of the cell in whose body the first stands that does in one, or None."""
     for e in roots:
         root: Expr = e
-        if root.tape.trace is not None:
-            return root.tape.trace
+        if root.tape.body is not None:
+            return root.tape.body
     return None
 
 
@@ -97,7 +97,7 @@ def shown(e: Expr) -> Array | None:
     as it was: elements of a vector that are looked at one by one. None where there is more to it."""
     root: Expr = e
     tape = root.tape
-    if len(tape.signatures) > SHORT or tape.trace is not None or tape.lines is not None or root.row in tape.remembered:
+    if len(tape.signatures) > SHORT or tape.body is not None or tape.lines is not None or root.row in tape.remembered:
         return None
     row, shift = root.row, 0
     op = signature_by_id(tape.signatures[row]).op
