@@ -66,6 +66,10 @@ class Phase:
         rows = sum(step.columns * step.x.size for step in self.products)
         return rows // self.kernel.width * self.kernel.dtype.itemsize
 
+    def grid(self, edges: Array, blocks: int) -> GridShape | None:
+        """How so many blocks divide the calls between one of the edges and the next; None if there is no room."""
+        return grid_shape(self.kernel.width, self.nbytes, rows_of_level(edges), blocks)
+
     def parts(self, p: int) -> tuple[Ref, ...]:
         """The operands that a left side is put together of."""
         whole = self.assembled[p]
@@ -140,6 +144,15 @@ class PhaseBack:
         """The most weights that belong to one of these columns."""
         return max(step.columns for step in self.products)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these weights."""
+        return self.room * self.kernel.dtype.itemsize
+
+    def grid(self, edges: Array, blocks: int) -> GridShape | None:
+        """How so many blocks divide a level on the way back: see `Phase.grid`."""
+        return grid_shape(self.columns, self.nbytes, rows_of_level(edges), blocks)
+
 
 def phase_back_of(stages: Stages) -> PhaseBack | None:
     """The main stage backward as one kernel, if it can be."""
@@ -187,7 +200,7 @@ class Levels:
         """Run the calls between one of the edges and the next, one launch for all of them. False, and nothing is
         done, if the weights are too large for that."""
         phase = self.phase
-        shape = grid_shape(phase.kernel.width, phase.nbytes, rows_of_level(edges), self.blocks)
+        shape = phase.grid(edges, self.blocks)
         if shape is not None:
             tiles = [np.int32(shape.units), np.int32(shape.tiles)]
             arguments = [self.index(edges), np.int32(len(edges) - 1), *self.head, *tiles, *self.rest]
@@ -219,13 +232,32 @@ class LevelsBack:
     def __call__(self, edges: Array) -> bool:
         """Go back through the calls between one of the edges and the next, the last first: see `Levels`."""
         phase = self.phase
-        nbytes = phase.room * phase.kernel.dtype.itemsize
-        shape = grid_shape(phase.columns, nbytes, rows_of_level(edges), self.blocks)
+        shape = phase.grid(edges, self.blocks)
         if shape is not None:
             head = [self.index(edges), np.int32(len(edges) - 1), self.index(GRID_COUNTER)]
             arguments = [*head, np.int32(shape.units), np.int32(shape.tiles), *self.rest]
-            _launched(phase.text, "phase_back", shape, nbytes, arguments)
+            _launched(phase.text, "phase_back", shape, phase.nbytes, arguments)
         return shape is not None
+
+
+def how_levels_run(stages: Stages, edges: Array, device: str, grad: bool) -> str:
+    """In words, whether the calls between one of the edges and the next are one kernel, forward and, with ``grad``,
+    backward: of parameters as they are made, and a backward that reaches all calls."""
+    if len(edges) <= FEWEST_LEVELS:
+        return "alone, with other launches before and behind"
+    if stages.stored:
+        return "step by step, as what is kept lies in 16 bits"
+    phase, blocks = phase_of(stages), devices.multiprocessors(device)
+    if phase is None:
+        return "step by step, as a level is more than products with parameters and elementwise kernels of one width"
+    if phase.grid(edges, blocks) is None:
+        return "step by step, as the weights have no room in shared memory"
+    if not grad:
+        return "one kernel"
+    back = None if settings.current().deterministic else phase_back_of(stages)
+    if back is None or back.grid(edges, blocks) is None:
+        return "one kernel forward, and step by step backward"
+    return "one kernel forward and one backward"
 
 
 def rows_of_level(edges: Array) -> int:

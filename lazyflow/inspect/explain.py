@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lazyflow import settings
+from lazyflow.cells.phases import how_levels_run
+from lazyflow.errors import counted
 from lazyflow.graph.graph import Graph, collect
-from lazyflow.plan.plan import dag_of, make
+from lazyflow.plan.plan import Plan, dag_of, make
 from lazyflow.plan.plans import CacheInfo
 from lazyflow.plan.schedule import Schedule, lower_bound, schedule
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature
 from lazyflow.run.forward import CHOICES, PLANS, reduced
 from lazyflow.run.needs import Share, in_units, lines_of, shares
-from lazyflow.run.way import way_of
+from lazyflow.run.way import RunWay, way_of
 
 __all__ = ["Explanation", "Group", "explain"]
 
@@ -42,7 +45,8 @@ class Explanation:
     ``recorded`` nodes, of which ``nodes`` are computed (the others are views, in a chain of elementwise operations that
     is one node, or no root needs them); ``launches`` under ``batching``;
     ``lower_bound``: fewer are impossible; ``groups``, the one of most launches first; ``reasons``: why groups of one
-    operation did not merge; ``memory``: bytes that a run takes, with a backward through all of it, by what they are
+    operation did not merge; ``persistent``: under that setting, whether the levels of each cell that follow each other
+    are one kernel, or why not; ``memory``: bytes that a run takes, with a backward through all of it, by what they are
     for, the most first; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plan.plans`).
     """
 
@@ -53,6 +57,7 @@ class Explanation:
     batching: str
     groups: tuple[Group, ...]
     reasons: tuple[str, ...]
+    persistent: tuple[str, ...]
     memory: tuple[Share, ...]
     plans: CacheInfo = field(compare=False)
 
@@ -82,6 +87,8 @@ class Explanation:
                 *table,
                 *(["", "why these did not merge:"] if self.reasons else []),
                 *(f"- {r}" for r in self.reasons),
+                *(["", "levels that follow each other:"] if self.persistent else []),
+                *(f"- {p}" for p in self.persistent),
                 "",
                 f"about {in_units(self.nbytes)} of memory:",
                 *lines_of(self.memory),
@@ -113,6 +120,8 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
     dag = dag_of(graph)
     plan = schedule(dag, way.batching, CHOICES, tuple(s.serial for s in graph.signatures))
     found = _groups_of(graph, plan)
+    made = make(graph, plan, reuse=not (way.differentiable or way.checked))
+    levels = Counter(_levels_of(made, way)) if settings.current().persistent else {}
     return Explanation(
         recorded=int(graph.tape_starts[-1]),
         nodes=len(dag),
@@ -121,9 +130,23 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         batching=way.batching,
         groups=tuple(group for _, group in found[:groups]),
         reasons=tuple(_reasons([s for s, _ in found])),
-        memory=shares(make(graph, plan, reuse=not (way.differentiable or way.checked)), way),
+        persistent=tuple(text if n == 1 else f"{text} ({n} times)" for text, n in levels.items()),
+        memory=shares(made, way),
         plans=PLANS.info(),
     )
+
+
+def _levels_of(plan: Plan, way: RunWay) -> Iterator[str]:
+    """Of each row of launches of one cell, without another between, how it runs."""
+    for launch in plan.launches:
+        if launch.calls is not None:
+            number, edges = launch.calls
+            cells = plan.cells[number]
+            stages = cells.signature.cell.staged(cells.external, cells.outside, way.differentiable, way.printed)
+            how = "step by step, as on every CPU"
+            if way.persistent:
+                how = how_levels_run(stages, edges, way.device, way.differentiable)
+            yield f"{launch.signature.op.name}, {counted(len(edges) - 1, 'level')}: {how}"
 
 
 def _groups_of(graph: Graph, plan: Schedule) -> list[tuple[Signature, Group]]:

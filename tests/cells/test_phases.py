@@ -281,6 +281,56 @@ def test_levels_with_something_in_between_are_run_alone():
     assert not seen.kinds["RawKernel phase"]
 
 
+def both(name):
+    make, loss_of, _ = LAYERS[name]
+    return loss_of(make())
+
+
+def interrupted():
+    cell, h = nn.LSTMCell(3, 4), None
+    for _ in range(4):
+        h = cell(lf.constant([1.0, 2.0, 3.0]), h if h is None else (lf.softmax(h[0]), h[1]))
+    return lf.sum(h[0])
+
+
+WHOLE = "one kernel forward and one backward"
+# What `lf.explain` says of levels: settings, programs, and words; none of those that are no kernel says "one kernel".
+EXPLAINED = {
+    **{name: ({}, lambda name=name: both(name), WHOLE if count else "more than products") for name, (_, _, count) in
+       LAYERS.items()},
+    "forward alone": ({"grad": False}, lambda: both("LSTM"), "4 levels: one kernel"),
+    "deterministic": ({"deterministic": True}, lambda: both("LSTM"), "one kernel forward, and step by step backward"),
+    "16 bits": ({"storage": "float16"}, lambda: both("LSTM"), "step by step, as what is kept lies in 16 bits"),
+    "interrupted": ({}, interrupted, "1 level: alone, with other launches before and behind"),
+    "on the host": ({"device": "cpu"}, lambda: both("LSTM"), "step by step, as on every CPU"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_explain_says_whether_levels_are_one_kernel(name):
+    given, program, words = EXPLAINED[name]
+    with lf.using(**{"device": DEVICE, **given}):
+        loss = program()
+        assert lf.explain(loss).persistent == ()
+        with lf.using(persistent=True):
+            explained = lf.explain(loss)
+            with simcupy.counting("lazyflow/") as seen:
+                loss.forward()
+                if loss.requires_grad:
+                    loss.backward()
+    found = [text for text in explained.persistent if words in text]
+    assert found and all(f"- {text}" in str(explained) for text in found), explained.persistent
+    said = [text.partition(": ")[2] for text in explained.persistent]
+    assert seen.kinds["RawKernel phase"] == sum("one kernel" in text for text in said)
+    assert seen.kinds["RawKernel phase_back"] == sum("one backward" in text for text in said)
+
+
+def test_explain_says_that_weights_have_no_room():
+    with mock.patch.object(printed, "SHARED_BYTES", 8), lf.using(device=DEVICE, persistent=True):
+        *_, text = lf.explain(both("GRU")).persistent
+    assert text.endswith("step by step, as the weights have no room in shared memory")
+
+
 def test_on_the_host_nothing_changes():
     with lf.using(device="cpu"):
         cell = nn.LSTMCell(3, 4)
