@@ -55,6 +55,8 @@ MISTAKES = {
     "broadcast_to": (lambda: lf.broadcast_to(c(3), (3, 4)), lf.ShapeError, ["broadcast_to", "(3,)", "(3, 4)"]),
     "axis": (lambda: lf.sum(c(2, 3), axis=2), lf.ShapeError, ["sum", "axis 2", "2 axes"]),
     "axis twice": (lambda: lf.mean(c(2, 3), axis=(0, -2)), lf.ShapeError, ["mean", "twice"]),
+    "keepdims of a dtype": (lambda: lf.mean(c(2, 3), 0, np.float64), TypeError, ["mean", "keepdims", "astype"]),
+    "keepdims of a text": (lambda: c(2, 3).argmax(0, "yes"), TypeError, ["argmax", "keepdims", "'yes'"]),
     "softmax axis": (lambda: lf.softmax(c(3), axis=1), lf.ShapeError, ["softmax", "axis 1"]),
     "sum of nothing": (lambda: lf.sum([]), lf.ShapeError, ["empty"]),
     "mean of nothing": (lambda: lf.mean([]), lf.ShapeError, ["mean", "empty"]),

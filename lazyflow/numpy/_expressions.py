@@ -124,7 +124,9 @@ def round(x: Any, decimals: int = 0) -> Expr:
     return f.round(constant(x) * scale) / scale if decimals else f.round(x)
 
 
-def nan_to_num(x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Expr:
+def nan_to_num(
+    x: Any, copy: bool = True, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Expr:
     given: Expr = constant(x)
     if given.dtype.kind != "f":
         return given
@@ -144,24 +146,32 @@ def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: b
 # Reductions.
 
 
-def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Expr:
-    return f.mean(x, axis, keepdims)
+def _as(x: Any, dtype: Any) -> Any:
+    return x if dtype is None else f.astype(x, dtype)
 
 
-def sum(x: Any, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Expr:
-    return f.sum(x if dtype is None else f.astype(x, dtype), axis, keepdims)
+def mean(x: Any, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False) -> Expr:
+    return f.mean(_as(x, dtype), axis, keepdims)
 
 
-def prod(x: Any, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Expr:
-    return f.prod(x if dtype is None else f.astype(x, dtype), axis, keepdims)
+def sum(x: Any, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False) -> Expr:
+    return f.sum(_as(x, dtype), axis, keepdims)
 
 
-def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False, correction: int | None = None) -> Expr:
-    return f.var(x, axis, keepdims, ddof if correction is None else int(correction))
+def prod(x: Any, axis: Axis = None, dtype: Any = None, *, keepdims: bool = False) -> Expr:
+    return f.prod(_as(x, dtype), axis, keepdims)
 
 
-def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False, correction: int | None = None) -> Expr:
-    return f.std(x, axis, keepdims, ddof if correction is None else int(correction))
+def var(
+    x: Any, axis: Axis = None, dtype: Any = None, *, ddof: int = 0, keepdims: bool = False, correction: Any = None
+) -> Expr:
+    return f.var(_as(x, dtype), axis, keepdims, ddof if correction is None else int(correction))
+
+
+def std(
+    x: Any, axis: Axis = None, dtype: Any = None, *, ddof: int = 0, keepdims: bool = False, correction: Any = None
+) -> Expr:
+    return f.std(_as(x, dtype), axis, keepdims, ddof if correction is None else int(correction))
 
 
 def ptp(x: Any, axis: Axis = None, keepdims: bool = False) -> Expr:
@@ -412,7 +422,9 @@ def broadcast_arrays(*operands: Any) -> tuple[Expr, ...]:
 
 def diag(x: Any, k: int = 0) -> Expr:
     x = constant(x)
-    if x.ndim != 1:
+    if x.ndim not in (1, 2):
+        raise ShapeError(f"diag takes a vector or a matrix, got {x.shape}; diagonal takes two axes of others")
+    if x.ndim == 2:
         return f.diagonal(x, k)
     n = x.shape[0] + np.abs(k)
     return record(OPS["embed_diagonal"], (x,), shape=(int(n), int(n)), offset=int(k), axis1=0, axis2=1)

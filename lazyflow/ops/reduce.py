@@ -56,6 +56,13 @@ def _reduced(shape: Shape, axes: Axes, keepdims: bool) -> Shape:
     return tuple(n for i, n in enumerate(shape) if i - len(shape) not in axes)
 
 
+def _is_kept(name: str, keepdims: object) -> bool:
+    """``keepdims`` as a truth value; a dtype, which stands there in other libraries, is none."""
+    if keepdims is None or isinstance(keepdims, int | np.bool_ | np.integer):
+        return bool(keepdims)
+    raise TypeError(f"{name}: keepdims must be True or False, got {keepdims!r}; x.astype(dtype) converts")
+
+
 def _count(shape: Shape, axes: Axes) -> int:
     """How many elements go into one element of the result."""
     return math.prod(shape[a] for a in axes)
@@ -91,7 +98,8 @@ def _infer(
     axes = negative_axes(name, axis, len(x.shape))
     if not empty:
         _require_elements(name, x, axes)
-    return Result(_reduced(x.shape, axes, keepdims), dtype(x.dtype), {"axis": axes, "keepdims": bool(keepdims)})
+    keepdims = _is_kept(name, keepdims)
+    return Result(_reduced(x.shape, axes, keepdims), dtype(x.dtype), {"axis": axes, "keepdims": keepdims})
 
 
 @cache
@@ -218,8 +226,9 @@ def _position_infer(name: str, x: Abstract, axis: int | None = None, keepdims: b
     ndim = len(x.shape)
     axes = _one_or_all(name, axis, ndim)
     _require_elements(name, x, axes)
+    keepdims = _is_kept(name, keepdims)
     shape = _reduced(x.shape, axes, keepdims)
-    return Result(shape, np.dtype(np.intp), {"axis": axes, "flat": axis is None, "keepdims": bool(keepdims)})
+    return Result(shape, np.dtype(np.intp), {"axis": axes, "flat": axis is None, "keepdims": keepdims})
 
 
 def _one_or_all(name: str, axis: int | None, ndim: int) -> Axes:

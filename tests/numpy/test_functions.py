@@ -266,6 +266,19 @@ def test_gradients_of_what_is_differentiable(module, name, call, operands):
         )(*(np.asarray(o) for o in operands))
 
 
+POSITIONS = {
+    **dict.fromkeys(("sum", "prod", "mean", "var", "std"), (I, 0, np.float64)),
+    "nan_to_num": (np.array([np.nan, np.inf]), True, 7.0, 8.0),
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_what_stands_at_a_position_is_what_numpy_has_there(name):
+    operand, *rest = POSITIONS[name]
+    got, want = getattr(anp, name)(lf.constant(operand), *rest).numpy(), getattr(np, name)(operand, *rest)
+    np.testing.assert_allclose(got, want, rtol=1e-12, strict=True)
+
+
 def test_every_function_has_a_row():
     assert set(CALLS) >= OFFERED
     assert {n for n in LINALG if hasattr(np.linalg, n)} <= set(LINALG_CALLS)
@@ -281,6 +294,7 @@ BAD = (
     ("einsum", lambda: anp.einsum("ij,jk", lf.constant(M)), lf.ShapeError, "names 2 operands, got 1"),
     ("axis", lambda: anp.moveaxis(lf.constant(M), 2, 0), lf.ShapeError, "axis 2 is out of range"),
     ("norm", lambda: anp.linalg.norm(lf.constant(M), 3), ValueError, "ord of a matrix is"),
+    ("diag", lambda: anp.diag(lf.constant(T)), lf.ShapeError, "a vector or a matrix"),
     ("norm of three axes", lambda: anp.linalg.norm(lf.constant(T), 2), lf.ShapeError, "an axis must be named"),
     ("full svd", lambda: anp.linalg.svd(lf.constant(M)), lf.ShapeError, "pass full_matrices=False"),
 )  # fmt: skip
