@@ -140,20 +140,31 @@ _over_fork: list[threading.RLock] = []
 
 
 def _before_fork() -> None:
-    """Take all locks, waiting for one of them only while holding none: no order between them is known."""
-    while True:
-        taken: list[threading.RLock] = []
-        for one in [found.inner for r in list(_locks) if (found := r()) is not None]:
-            if not one.acquire(blocking=False):
-                break
-            taken.append(one)
-        else:
-            _over_fork.extend(taken)
-            return
-        for other in reversed(taken):
+    """Take all locks. Those of the owners come first, in the order of `together`, for who holds one takes others: so
+    each thread ends its run and then waits, and many that are busy keep nobody from forking for good. Between the
+    others no order is known: who has waited for one of them for some time lets all go, and next time waits for
+    longer."""
+    patience = 0.01
+    while not _took_all(patience):
+        patience *= 2
+
+
+def _took_all(patience: float) -> bool:
+    owners = sorted(_every_owner, key=lambda o: o.number)
+    first = {id(o.lock): o.lock for o in owners}
+    locks = [*first.values(), *(lock for r in list(_locks) if (lock := r()) is not None and id(lock) not in first)]
+    taken: list[threading.RLock] = []
+    try:
+        for lock in locks:
+            if not lock.inner.acquire(timeout=patience):
+                return False
+            taken.append(lock.inner)
+        while taken:
+            _over_fork.append(taken.pop())
+        return True
+    finally:
+        for other in taken:
             other.release()
-        with one:
-            pass
 
 
 def _after_fork() -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,13 @@ def _counters() -> tuple[Callable[[], int | None], ...]:
     return tuple([lib.get_num_threads if own is None else own[0] for lib, own in pairs])
 
 
+@functools.cache
+def _setters() -> tuple[Callable[[int], object], ...]:
+    """Functions that set it. threadpoolctl lets only the thread change it that has done so first."""
+    pairs = zip(_libraries(), _functions(), strict=True)
+    return tuple([lib.set_num_threads if own is None else own[1] for lib, own in pairs])
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -65,6 +73,7 @@ class _Users:
     def __init__(self) -> None:
         self.lock = Lock()
         self.wanted: dict[object, int] = {}
+        self.threads: dict[object, int] = {}  # whose they are
         self.before: list[int | None] = []  # of each library
         self.now: list[int | None] = []
 
@@ -77,22 +86,32 @@ class _Users:
             if not self.wanted:
                 self.before = [lib.num_threads for lib in _libraries()]
                 self.now = self.before.copy()
-            self.wanted[user] = number
+            self.threads[user], self.wanted[user] = get_ident(), number
             self._set()
 
     def leave(self, user: object) -> None:
         """Such a block ends."""
         if user in self.wanted:
             with self.lock:
-                self.wanted.pop(user, None)
-                self._set()
+                self._drop([user])
+
+    def forked(self) -> None:
+        """This is the child of a fork: the blocks of other threads are no more."""
+        with self.lock:
+            self._drop([user for user, thread in self.threads.items() if thread != get_ident()])
+
+    def _drop(self, users: Iterable[object]) -> None:
+        for user in users:
+            self.wanted.pop(user, None)
+            self.threads.pop(user, None)
+        self._set()
 
     def _set(self) -> None:
         number = next(reversed(self.wanted.values()), None)
         for i, before in enumerate(self.before):
             wanted = before if number is None or before is None else number
             if wanted is not None and self.now[i] != wanted:
-                _libraries()[i].set_num_threads(wanted)
+                _setters()[i](wanted)
                 self.now[i] = wanted
 
 
@@ -100,9 +119,15 @@ class _Users:
 def _users() -> Any:
     """Who counts these blocks: the core where it can, which saves a run some microseconds."""
     functions = [pair for pair in _functions() if pair is not None]
+    users: Any
     if core.guards is None or len(functions) < len(_functions()):
-        return _Users()
-    return core.guards.BlasUsers([tuple(ctypes.cast(own, ctypes.c_void_p).value for own in pair) for pair in functions])
+        users = _Users()
+    else:
+        addresses = [tuple(ctypes.cast(own, ctypes.c_void_p).value for own in pair) for pair in functions]
+        users = core.guards.BlasUsers(addresses)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=users.forked)  # behind that of `locks`, which frees the locks
+    return users
 
 
 class blas_threads:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow import nn, optim
+from lazyflow import locks, nn, optim
 from lazyflow.record import tape
 from tests.interrupts import bytecodes, meanwhile
 from tests.places import here
@@ -329,3 +329,29 @@ def test_a_fork_beside_a_thread_that_is_in_the_middle(name, line):
     code = textwrap.dedent(FORK).format(name=name, line=line)
     found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
     assert found.stdout.split() == ["0", "True", "True"], found.stderr
+
+
+class Watched:
+    """A lock that another one holds until somebody waits for it; ``waits``: whether they held ``first`` meanwhile."""
+
+    def __init__(self, first):
+        self.first, self.waits = first, []
+
+    def acquire(self, blocking=True, timeout=-1):
+        if blocking:
+            self.waits.append(self.first._is_owned())
+        return blocking
+
+    def release(self, *error):
+        pass
+
+    __enter__, __exit__ = acquire, release
+
+
+def test_whoever_forks_keeps_the_lock_of_an_owner_while_it_waits_for_the_next():
+    """Or threads that are always busy, none of them at the same moment, would keep it waiting for good."""
+    mine, other = locks.owner(), in_thread(locks.owner)
+    other.lock.inner = watched = Watched(mine.lock.inner)
+    locks._before_fork()
+    locks._after_fork()
+    assert watched.waits == [True]

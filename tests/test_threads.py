@@ -1,5 +1,10 @@
 """Threads while the engine runs: BLAS has one where the core shares products, and afterwards what it had before."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 
@@ -66,3 +71,51 @@ def test_threads_of_other_runs_are_minded():
     with threads.quietly(2), threads.quietly(1):
         assert set(counts()) <= {1}
     assert counts() == before
+
+
+FORK = """
+    import os, threading
+    from lazyflow import core, threads
+
+    if {plain}:
+        core.guards = None  # runs are counted in Python then
+
+    def counts():
+        return [lib.num_threads for lib in threads._libraries()]
+
+    def answer(child):
+        return child and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def work():
+        with threads.quietly(1):
+            begun.set()
+            go.wait()
+
+    for put in threads._setters():
+        put(2)
+    begun, go = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    beside = os.fork()
+    if beside == 0:
+        os._exit(counts() != [2] * len(counts()))
+    with threads.quietly(1):
+        inside = os.fork()
+        while_inside = counts()
+    if inside == 0:
+        os._exit(while_inside != [1] * len(counts()) or counts() != [2] * len(counts()))
+    still = counts()
+    go.set()
+    thread.join()
+    print(answer(beside), answer(inside), set(still), set(counts()))
+"""
+
+
+@pytest.mark.host  # processes of their own
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_child_goes_on_without_the_runs_of_other_threads(plain):
+    code = textwrap.dedent(FORK).format(plain=plain)
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    assert found.stdout == "0 0 {1} {2}\n", found.stderr

@@ -31,6 +31,13 @@ def guarded(owner):
     return guard
 
 
+cdef extern from *:
+    """
+    static _Thread_local int lf_runs_of_this_thread = 0;
+    """
+    int lf_runs_of_this_thread
+
+
 ctypedef int (*counting)() noexcept nogil
 ctypedef void (*setting)(int) noexcept nogil
 
@@ -59,6 +66,7 @@ cdef class BlasUsers:
 
     def enter(self, user, number):
         """A run begins; ``number`` is 1 where there is a core, and so which run this is makes no difference."""
+        global lf_runs_of_this_thread
         cdef int i
         if self.users == 0:
             for i in range(self.libraries):
@@ -66,12 +74,24 @@ cdef class BlasUsers:
                 if self.before[i] != 1:
                     self.sets[i](1)
         self.users += 1
+        lf_runs_of_this_thread += 1
 
     def leave(self, user):
         """A run ends."""
+        global lf_runs_of_this_thread
+        lf_runs_of_this_thread -= 1
+        self.remain(self.users - 1)
+
+    def forked(self):
+        """This is the child of a fork: the runs of other threads are no more."""
+        if self.users != lf_runs_of_this_thread:
+            self.remain(lf_runs_of_this_thread)
+
+    cdef void remain(self, int users) noexcept:
+        """So many are left."""
         cdef int i
-        self.users -= 1
-        if self.users == 0:
+        self.users = users
+        if users == 0:
             for i in range(self.libraries):
                 if self.before[i] != 1:
                     self.sets[i](self.before[i])
