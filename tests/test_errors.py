@@ -263,6 +263,45 @@ def test_a_cell_names_the_line_of_its_calls_and_under_check_finite_that_of_its_b
             lf.forward(calls())
 
 
+_inverse = lf.cell(lambda x: lf.numpy.linalg.inv(x * 1.0))
+
+# Matrices that only a run finds wrong, each of a size of its own: in a line of its own what is recorded with them, the
+# operation, and words of the message.
+WRONG = {
+    "inv": (lambda x: lf.numpy.linalg.inv(x * 1.0), 5, "Singular matrix, in inv(float64[5, 5]) -> float64[5, 5]"),
+    "cholesky": (lambda x: lf.numpy.linalg.cholesky(x * 1.0), 6, "not positive definite, in cholesky(float64[6, 6])"),
+    "solve": (lambda x: lf.numpy.linalg.solve(x * 1.0, np.ones(7)), 7, "Singular matrix, in solve(float64[7, 7], "),
+    "power": (lambda x: lf.numpy.linalg.matrix_power(x * 1.0, -1), 8, "Singular matrix, in inv(float64[8, 8])"),
+    "cell": (lambda x: _inverse(x), 9, "Singular matrix, in "),
+}
+
+
+@pytest.mark.host  # a device says nothing of a matrix
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_kernel_raises_names_operation_shapes_and_line(name, checked):
+    record, n, text = WRONG[name]
+    with lf.using(check_finite=checked, dtype="float64"):
+        values = [record(lf.constant(np.eye(n))), record(lf.constant(np.zeros((n, n))))]
+        with pytest.raises(np.linalg.LinAlgError) as caught:
+            lf.forward(values)
+    found, line = str(caught.value), record.__code__.co_firstlineno
+    if name == "cell" and checked:
+        line = _inverse.__wrapped__.__code__.co_firstlineno  # that of its body
+    assert text in found and f", at {__file__}:{line}" in found
+
+
+@pytest.mark.host
+def test_under_check_finite_the_line_of_a_wrong_matrix_is_that_of_the_very_node():
+    with lf.using(check_finite=True, dtype="float64"):
+        good = lf.numpy.linalg.inv(lf.constant(np.eye(2)))
+        bad = lf.numpy.linalg.inv(lf.constant(np.zeros((2, 2))))  # here
+        with pytest.raises(np.linalg.LinAlgError) as caught:
+            lf.sum(good + bad).forward()
+    line = test_under_check_finite_the_line_of_a_wrong_matrix_is_that_of_the_very_node.__code__.co_firstlineno + 4
+    assert str(caught.value).endswith(f", at {__file__}:{line}")
+
+
 @pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu_says_what_is_missing():
     with (

@@ -346,8 +346,11 @@ def execute(run: Run) -> None:
                 _bring(run, i, step)
             else:
                 step.compute(xp, arena)
-    except IndexError as error:  # an index that was computed
-        raise IndexError(f"{error}, at {_lines_of_failing(run, steps[i])}") from error
+    except MemoryError:  # whoever runs this says how much is missing
+        raise
+    except Exception as error:
+        _say_where(error, run, steps[i])
+        raise
 
 
 def line_of(run: Run, launch: Launch, position: int) -> str:
@@ -361,22 +364,27 @@ def line_of(run: Run, launch: Launch, position: int) -> str:
     return f"{signature_by_id(tape.signatures[row]).line} (where it was first recorded)"
 
 
-def _lines_of_failing(run: Run, step: Bound) -> str:
-    """Where the nodes of a launch were recorded that fail by themselves; where that is not to be seen, all of them."""
-    every = range(len(step.launch.nodes))
-    failing = [position for position in every if _fails(run, step, position)] or every
-    return " or ".join(dict.fromkeys(line_of(run, step.launch, position) for position in failing))
+def _say_where(error: Exception, run: Run, step: Bound) -> None:
+    """Say in an error of a launch which operation, of which shapes, has raised it, and where the nodes were recorded
+    that fail by themselves; where that is not to be seen, all of them. What is said of an index names its axis."""
+    launch = step.launch
+    every = range(len(launch.nodes))
+    failing = [position for position in every if _fails(run, step, position, type(error))] or every
+    lines = " or ".join(dict.fromkeys(line_of(run, launch, position) for position in failing))
+    signature = step.signature if launch.each is None else launch.each.forms[failing[0]]
+    what = "" if isinstance(error, IndexError) else f", in {signature!r}"
+    error.args = (f"{error}{what}, at {lines}",)
 
 
-def _fails(run: Run, step: Bound, position: int) -> bool:
-    """Whether the kernel of a launch fails for one of its nodes."""
+def _fails(run: Run, step: Bound, position: int, kind: type[Exception]) -> bool:
+    """Whether the kernel of a launch raises an error of that kind for one of its nodes."""
     operands, readers = step.signature.operands, step.operands
     if step.does != DO_KERNEL or step.signature.walks is not None or len(readers) != len(operands):
         return False
     try:
         step.forward(np, *[_of_one(o, r.read(run.arena), position) for o, r in zip(operands, readers, strict=True)])
-    except IndexError:
-        return True
+    except Exception as error:
+        return type(error) is kind
     return False
 
 
