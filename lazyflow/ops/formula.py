@@ -707,13 +707,13 @@ def machine_code(formula: Formula) -> tuple[list[tuple[int, ...]], list[float]] 
 def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[..., Array]) -> Callable[..., Array]:
     """The kernel, or one that hands host arrays of one floating dtype on to the machine.
 
-    There a formula gives the bits that it gives within a fused kernel, in one pass over its operands.
+    There a formula gives the bits that it gives within a fused kernel, in one pass over its operands. Whether there is
+    a machine is asked at every call, not when a kernel is first called: what tests do without is there afterwards.
     """
     steps = formula.steps
     if not steps or steps[-1].kind == BOOLEAN or formula.result != StepResult(len(steps) - 1):
         return kernel
-    code = None if len(steps) == 1 and steps[0].ufunc in _SAME_BITS else machine_code(formula)
-    if code is None:
+    if len(steps) == 1 and steps[0].ufunc in _SAME_BITS:
         return kernel
     made: list[Any] = []
 
@@ -721,7 +721,9 @@ def _on_machine(formula: Formula, operands: Sequence[str], kernel: Callable[...,
         if core.machine is None:
             return None
         if not made:
-            made.append(core.machine.Elementwise(tuple(map(operands.index, formula.operands)), *code))
+            code = machine_code(formula)
+            order = tuple(map(operands.index, formula.operands))
+            made.append(None if code is None else core.machine.Elementwise(order, *code))
         return made[0]
 
     def on_machine(xp: ArrayModule, *given: Array, out: Array | None = None) -> Array:

@@ -126,8 +126,8 @@ def calls(name, given):
         slopes = {
             n: compile_vjp(n, pullback(op.formula[n]), forward.operands) for n in forward.operands if n in op.formula
         }
-    y = kernel(np, *given.values())
-    return {"y": y, **{n: vjp(np, np.ones_like(y), y, *given.values()) for n, vjp in slopes.items()}}
+        y = kernel(np, *given.values())
+        return {"y": y, **{n: vjp(np, np.ones_like(y), y, *given.values()) for n, vjp in slopes.items()}}
 
 
 def fused(function_of, name, given):

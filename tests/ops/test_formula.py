@@ -11,6 +11,7 @@ from hypothesis import given
 import lazyflow as lf
 from lazyflow import core
 from lazyflow.ops import OPS
+from lazyflow.ops.base import host_form
 from lazyflow.ops.elementwise import elementwise
 from lazyflow.ops.formula import compile_forward, compile_vjp, erf_of, evaluate, forward_source, parse, result_dtype
 
@@ -35,9 +36,8 @@ class Counting:
 
 def in_both_forms(make, *arguments):
     """A kernel as it is, by the machine where there is a core, and as NumPy calls."""
-    with mock.patch.object(core, "machine", None):
-        calls = make(*arguments)
-    return [make(*arguments), calls]
+    kernel = make(*arguments)
+    return [kernel, mock.patch.object(core, "machine", None)(kernel)]
 
 
 def operands_of(name, dtype=np.float64, shape=(3, 2)):
@@ -300,3 +300,18 @@ def test_the_gradient_of_silu_where_nothing_is_left_of_one_minus_sigmoid(dtype):
     x = np.array([1e9, 1e20, -1e20, 40.0, 0.0], dtype)
     _, gradient = lf.value_and_grad(lambda v: lf.sum(lf.silu(v)))(x)
     np.testing.assert_allclose(gradient, [1, 1, 0, 1, 0.5], rtol=1e-6)
+
+
+@pytest.mark.skipif(core.machine is None, reason="needs the compiled core")
+def test_a_kernel_that_was_first_called_without_the_core_uses_it_where_it_is_there():
+    x = np.linspace(-3.0, 3.0, 101, dtype=np.float32)
+    kernel, again = (elementwise(f"sinh_of_{k}", "sinh(x) * 0.5", x="cosh(x)").forward for k in range(2))
+    try:
+        with mock.patch.object(core, "machine", None):
+            assert host_form(kernel) is None
+            kernel(np, x)
+        assert host_form(kernel) is not None
+        np.testing.assert_array_equal(kernel(np, x), again(np, x))
+    finally:
+        for k in range(2):
+            OPS.pop(f"sinh_of_{k}")
