@@ -51,7 +51,7 @@ from lazyflow.cells.visible import (
     is_behind,
     see,
 )
-from lazyflow.cells.ways import COMPILED, Ways
+from lazyflow.cells.ways import COMPILED, Ways, steps_recorded
 from lazyflow.errors import CellError, generated
 from lazyflow.graph.graph import collect
 from lazyflow.locks import Lock
@@ -740,6 +740,11 @@ class _Cell:
         self.fast.pop(number, None)
         self.known.pop(number, None)
 
+    def ways_of(self, owner: object) -> Ways | None:
+        """The ways to call the method of an object, where code was made for some."""
+        known = self.known.get(id(owner)) if id(owner) in self.fast else None
+        return None if known is None else known.short
+
     def _print(
         self,
         known: _Programs,
@@ -886,3 +891,26 @@ def _decorated(function: Callable[..., object], method: bool) -> Callable[..., o
             f"lf.cell decorates a function that returns its results, {function.__qualname__} yields or awaits"
         )
     return _Cell(function, method).wrapper()
+
+
+def recurrence(
+    step: Callable[..., Any], before: tuple[object, ...], xs: list[Any], state: object, after: tuple[object, ...]
+) -> list[Any]:
+    """What a method makes of ``(*before, x, state, *after)`` for each ``x``, where the state is what it made of the one
+    before. Of a cell the calls are recorded in one go: nothing that it sees can change between them.
+
+    >>> class Sum:
+    ...     def step(self, x, state):
+    ...         return x + state
+    >>> recurrence(Sum().step, (), [1, 2, 3], 0, ())
+    [1, 3, 6]
+    """
+    states: list[Any] = []
+    own: _Cell | None = getattr(step, "__cell__", None)
+    for k, x in enumerate(xs):
+        ways = None if own is None else own.ways_of(step.__self__)
+        if ways is not None:
+            return states + steps_recorded(ways, step.__func__, (step.__self__, *before), xs[k:], state, after)
+        state = step(*before, x, state, *after)
+        states.append(state)
+    return states

@@ -11,7 +11,7 @@ from lazyflow.record.tape cimport Signature, Tape, Type
 @cython.final
 cdef class Way:
     cdef public tuple kinds, names, functions, signatures, operands, ints, floats, limits, streams
-    cdef public object key, valid, under, keep, unchanged, missing, check, rebuilt
+    cdef public object key, valid, under, keep, unchanged, missing, check, rebuilt, mark
     cdef public bint arrays, in_order
 
 
@@ -21,8 +21,27 @@ cdef class Ways:
     cdef public tuple now
 
 
+@cython.final
+cdef class _Going:
+    cdef public Way way
+    cdef public Tape tape
+    cdef public int row
+    cdef public list after
+
+
+@cython.locals(states=list, going=_Going, last=Way)
+cpdef list steps_recorded(Ways ways, object step, tuple before, list xs, object state, tuple after)
+
+cdef _note_following(Ways ways, Way last, Expr x, Way way)
+
+@cython.locals(
+    e=Expr, tape=Tape, last=Way, way=Way, now=tuple, signature=Signature, count=int, first=int, row=int, position=int
+)
+cdef object _called_on(Ways ways, _Going going, object x, tuple after)
+
 cdef Variable SCOPE
-cdef object MISSED, _NO_KIND
+cdef object MISSED, _NO_KIND, _AFTER
+cdef tuple _STATES
 
 @cython.locals(e=Expr, k=Py_ssize_t, parts=tuple)
 cdef bint _gather(Tape tape, tuple values, Py_ssize_t first, list kinds, list expressions, list numbers) except -1
@@ -39,7 +58,7 @@ cdef object _called_plainly(Ways ways, tuple values, Py_ssize_t first)
 cdef object _recorded_plainly(Tape tape, Way way, tuple values, Py_ssize_t first, bint numbers)
 
 @cython.locals(tape=Tape, kinds=list, expressions=list, numbers=list, rows=list, way=Way)
-cdef object _called_anyhow(Ways ways, tuple values)
+cdef object _called_anyhow(Ways ways, tuple values, _Going going)
 
 @cython.locals(k=Py_ssize_t, count=Py_ssize_t, way=Way, now=tuple, known=tuple)
 cdef Way _way_of(Ways ways, list kinds)
@@ -53,7 +72,7 @@ cdef _pay(Tape tape, Way way, list numbers)
 @cython.locals(e=Expr)
 cdef int _row(Tape tape, object value) except -2
 
-@cython.locals(count=int)
+@cython.locals(count=int, k=int, found=list)
 cdef object _results(Tape tape, Way way, int row)
 
 @cython.locals(signature=Signature, row=int)

@@ -25,7 +25,7 @@ from lazyflow.settings import SCOPE
 if TYPE_CHECKING:
     from lazyflow.random import Stream
 
-__all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of"]
+__all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of", "steps_recorded"]
 
 COMPILED = recording.RECALL is not None
 
@@ -47,8 +47,8 @@ class Way:
     """
 
     __slots__ = (
-        "arrays", "check", "floats", "functions", "in_order", "ints", "keep", "key", "kinds", "limits", "missing",
-        "names", "operands", "rebuilt", "signatures", "streams", "unchanged", "under", "valid",
+        "arrays", "check", "floats", "functions", "in_order", "ints", "keep", "key", "kinds", "limits", "mark",
+        "missing", "names", "operands", "rebuilt", "signatures", "streams", "unchanged", "under", "valid",
     )  # fmt: skip
 
     kinds: tuple[object, ...]
@@ -74,6 +74,7 @@ class Way:
         for name, value in fields.items():
             setattr(self, name, value)
         self.in_order = self.operands == tuple(range(len(self.operands)))
+        self.mark: object = Branch()  # what it is known by where it must not be kept alive
 
 
 class Ways:
@@ -100,6 +101,85 @@ class Ways:
             return self.otherwise(*values) if found is MISSED else found
 
         return call
+
+
+class _Going:
+    """Calls that come one after the other, each with the result of the one before, and nothing else in between: what
+    has to be as it was is looked at once. ``way``, ``tape`` and ``row``: of the last; ``after``: the rows of what all
+    have behind their state."""
+
+    __slots__ = ("after", "row", "tape", "way")
+
+    def __init__(self) -> None:
+        self.way: Any = None
+        self.tape: Any = None
+        self.row = 0
+        self.after: Any = None
+
+
+def steps_recorded(
+    ways: Ways, step: Callable[..., object], before: tuple[object, ...], xs: list[object], state: object,
+    after: tuple[object, ...],
+) -> list[object]:  # fmt: skip
+    """See `lazyflow.cells.cell.recurrence`; ``before`` has the object first, ``step`` takes what has no way."""
+    states = []
+    going = _Going()
+    for x in xs:
+        last = going.way
+        result = None if last is None else _called_on(ways, going, x, after)
+        if result is None:
+            result = _called_anyhow(ways, (*before, x, state, *after), going)
+            if result is MISSED:
+                going.way = None
+                result = step(*before, x, state, *after)
+            elif last is not None and type(x) is Expr:
+                _note_following(ways, last, x, going.way)
+        state = result
+        states.append(state)
+    return states
+
+
+def _note_following(ways: Ways, last: Way, x: Expr, way: Way) -> None:
+    """A call with ``x`` and the result of one of the way ``last`` is one of ``way``."""
+    following = ways.now[1]
+    if way in following and not (way.ints or way.floats or way.limits or way.streams) and last.rebuilt in _STATES:
+        recording.RECALL.put(ways.now[0], last.mark, x.type, _AFTER, following.index(way))
+
+
+def _called_on(ways: Ways, going: _Going, x: object, after: tuple[object, ...]) -> object:
+    """Record a call with ``x`` and the result of the one before; None where there is more to it."""
+    if type(x) is not Expr:
+        return None
+    e: Expr = x
+    tape: Tape = going.tape
+    last: Way = going.way
+    now = ways.now
+    if e.tape is not tape:
+        return None
+    found: object = recording.RECALL.get(now[0], last.mark, e.type, _AFTER)
+    if found is None:
+        return None
+    way: Way = now[1][found]
+    if way is not last:
+        if not _is_ready(way, tape):
+            return None
+        going.way = way
+    if going.after is None:
+        going.after = [_row(tape, o) for o in after if isinstance(o, Expr) and not isinstance(o, Parameter)]
+    count, first, row = len(last.signatures), going.row, len(tape.signatures)
+    for s in way.signatures:
+        signature: Signature = s
+        tape.signatures.append(signature.id)
+    for k in way.operands:  # of x, the results of the call before, and what is behind them
+        position: int = k
+        if position == 0:
+            tape.operands.append(e.row)
+        elif position <= count:
+            tape.operands.append(first + position - 1)
+        else:
+            tape.operands.append(going.after[position - count - 1])
+    going.row = row
+    return _results(tape, way, row)
 
 
 def kinds_of(values: Sequence[object], tape: Tape) -> tuple[object, ...] | None:
@@ -171,7 +251,7 @@ def _called_again(ways: Ways, values: tuple[object, ...]) -> object:
     if ways.owner is not None and ways.owner() is not values[0]:
         return MISSED
     result = _called_plainly(ways, values, 0 if ways.owner is None else 1)
-    return _called_anyhow(ways, values) if result is None else result
+    return _called_anyhow(ways, values, None) if result is None else result
 
 
 def _called_plainly(ways: Ways, values: tuple[object, ...], first: int) -> object:
@@ -241,7 +321,7 @@ def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: i
     return _results(tape, way, row)
 
 
-def _called_anyhow(ways: Ways, values: tuple[object, ...]) -> object:
+def _called_anyhow(ways: Ways, values: tuple[object, ...], going: _Going | None) -> object:
     """`_called_again` for arguments of any kind."""
     tape = _first_tape(values)
     if tape is None or tape.scope is not SCOPE.get():
@@ -254,13 +334,17 @@ def _called_anyhow(ways: Ways, values: tuple[object, ...]) -> object:
     if not _gather(tape, values, 0 if ways.owner is None else 1, kinds, expressions, numbers):
         return MISSED
     way = _way_of(ways, kinds)
-    if way is None or not _is_ready(way, tape):
+    if way is None:
+        return MISSED
+    if (going is None or going.way is not way or going.tape is not tape) and not _is_ready(way, tape):
         return MISSED
     if numbers and not _numbers_fit(way, numbers):
         return MISSED
     rows = [_row(tape, expressions[k]) for k in way.operands]
     if way.ints or way.floats:
         _pay(tape, way, numbers)
+    if going is not None:
+        going.way, going.tape, going.row, going.after = way, tape, len(tape.signatures), None
     return _call_appended(tape, way, rows)
 
 
@@ -378,7 +462,8 @@ def _results(tape: Tape, way: Way, row: int) -> object:
         tape.operands.append(row)
     if way.rebuilt is None:
         return _handle(tape, way, row, 0)
-    return way.rebuilt([_handle(tape, way, row, k) for k in range(count)])
+    found = [_handle(tape, way, row, k) for k in range(count)]
+    return tuple(found) if way.rebuilt is as_tuple else way.rebuilt(found)
 
 
 def _handle(tape: Tape, way: Way, row: int, k: int) -> Expr:
@@ -389,3 +474,7 @@ def _handle(tape: Tape, way: Way, row: int, k: int) -> Expr:
 def as_tuple(results: Sequence[Expr]) -> object:
     """Results as a cell returns them that returns a tuple of them."""
     return tuple(results)
+
+
+_STATES = (None, as_tuple)  # results that are nothing but expressions
+_AFTER: object = Branch()  # what follows is for a call with the result of another

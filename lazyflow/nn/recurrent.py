@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.cells.cell import cell
+from lazyflow.cells.cell import cell, recurrence
 from lazyflow.device import Array
 from lazyflow.errors import ShapeError
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
@@ -30,7 +30,7 @@ from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.ops.base import Shape
 from lazyflow.random import Stream
-from lazyflow.record.expr import Expr, Parameter, beside, constant, constant_node, in_dtype, unstacked
+from lazyflow.record.expr import Expr, Parameter, all_in_dtype, beside, constant, constant_node, in_dtype, unstacked
 from lazyflow.record.tape import current_tape
 
 __all__ = ["GRU", "LSTM", "RNN", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
@@ -296,6 +296,12 @@ def _names_unpacked_into(frame: FrameType) -> int | None:
     return code[place + 1] if place >= 0 and code[place] == opmap["UNPACK_SEQUENCE"] else None
 
 
+@functools.cache
+def _suffix(layer: int, direction: str) -> str:
+    """Of the names of a layer's parameters; the same text each time, which is found sooner."""
+    return f"_l{layer}{direction}"
+
+
 class _Recurrent(Module):
     """Layers of a cell over a list of vectors. A subclass says what one step is, and what a state."""
 
@@ -325,7 +331,7 @@ class _Recurrent(Module):
         for layer in range(self.num_layers):
             width = self.hidden_size * len(self.directions) if layer else self.input_size
             for direction in self.directions:
-                self._assign_weights(f"_l{layer}{direction}", _new_weights(self.gates, width, self.hidden_size, bias))
+                self._assign_weights(_suffix(layer, direction), _new_weights(self.gates, width, self.hidden_size, bias))
 
     @property
     def bidirectional(self) -> bool:
@@ -358,10 +364,9 @@ class _Recurrent(Module):
 
     def forward(self, xs: Any, state: Sequence[Any] | None = None) -> tuple[list[Expr], list[Any]]:
         """Outputs of the last layer for every step, and the final states of all layers."""
-        dtype = self._weights(f"_l0{self.directions[0]}")[0].dtype
         if isinstance(xs, LSTMState):
             raise TypeError(xs.note)
-        outputs = [in_dtype(x, dtype) for x in (unstacked(xs) if isinstance(xs, Expr) else xs)]
+        outputs = all_in_dtype(unstacked(xs) if isinstance(xs, Expr) else xs, self.__dict__["weight_ih_l0"].dtype)
         if not outputs:
             raise ShapeError(
                 f"{type(self).__name__}: the list of inputs is empty; a sequence needs at least one vector"
@@ -377,7 +382,7 @@ class _Recurrent(Module):
     def _starts(self, state: Sequence[Any] | None) -> list[Any]:
         count = self.num_layers * len(self.directions)
         if state is None:
-            return [self._start(_zeros(self.hidden_size, self._weights("_l0")[1]))] * count
+            return [self._start(_zeros(self.hidden_size, self.__dict__["weight_hh_l0"]))] * count
         is_list = isinstance(state, tuple | list) or len(getattr(state, "shape", ())) > 1
         if not is_list or len(state) != count:
             raise ShapeError(
@@ -395,29 +400,26 @@ class _Recurrent(Module):
         found = []
         for direction in self.directions:
             backwards = bool(direction)
-            hs, final = self._run(f"_l{layer}{direction}", xs[::-1] if backwards else xs, starts[len(finals)])
-            finals.append(LSTMState(*final) if isinstance(final, tuple) else final)
+            hs, final = self._run(_suffix(layer, direction), xs[::-1] if backwards else xs, starts[len(finals)])
+            finals.append(tuple.__new__(LSTMState, final) if isinstance(final, tuple) else final)
             found.append(hs[::-1] if backwards else hs)
         return found[0] if len(found) == 1 else [concatenate(pair) for pair in zip(*found, strict=True)]
 
     def _run(self, suffix: str, xs: list[Any], state: Any) -> tuple[list[Expr], Any]:
-        step, states = self._step, []
-        over_x, *over_h = self._masks(xs[0])
+        over_x, over_h = self._masks(xs[0])
         if over_x is not None:
             xs = [x * over_x for x in xs]
-        for x in xs:
-            state = step(suffix, x, state, *over_h) if over_h else step(suffix, x, state)
-            states.append(state)
-        return self._hidden(states), state
+        states = recurrence(self._step, (suffix,), xs, state, (over_h,))
+        return self._hidden(states), states[-1]
 
-    def _masks(self, x: Any) -> list[Any]:
-        """For one sequence the masks of variational dropout over its inputs and, if there is one, over its states."""
+    def _masks(self, x: Any) -> tuple[Expr | None, Expr | None]:
+        """For one sequence the masks of variational dropout over its inputs and over its states."""
         p_x, p_h = self.variational_dropout
         if not self.training or not (p_x or p_h):
-            return [None]
+            return None, None
         first = constant(x)
         over_x = self._mask(p_x, first.shape, first.dtype) if p_x else None
-        return [over_x, self._mask(p_h, (self.hidden_size,), first.dtype)] if p_h else [over_x]
+        return over_x, self._mask(p_h, (self.hidden_size,), first.dtype) if p_h else None
 
     def _mask(self, p: float, shape: Shape, dtype: Any) -> Expr:
         return dropped(np.ones(shape, dtype), p, stream=self.stream)

@@ -170,3 +170,6 @@ cpdef tuple operands_on(Tape tape, tuple expressions, tuple types)
 
 @cython.locals(e=Expr)
 cpdef Tape open_tape(tuple operands)
+
+@cython.locals(e=Expr, found=list)
+cpdef list all_in_dtype(object xs, object dtype)

@@ -1053,6 +1053,19 @@ def in_dtype(x: object, dtype: DType) -> Any:
     return constant(_as_array(x, dtype).astype(dtype, copy=False))
 
 
+def all_in_dtype(xs: Iterable[object], dtype: DType) -> list[Any]:
+    """The same of several."""
+    found = []
+    for x in xs:
+        if type(x) is Expr:
+            e: Expr = x
+            if e.type.dtype is dtype:
+                found.append(x)
+                continue
+        found.append(in_dtype(x, dtype))
+    return found
+
+
 def as_floating(x: OperandLike, *weights: OperandLike) -> Expr:
     """``x`` as an expression in the dtype of the first of ``weights`` that is not None; without any, integers take the
     default one."""

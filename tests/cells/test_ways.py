@@ -13,6 +13,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.cells.cell import recurrence
 from lazyflow.cells.ways import kinds_of
 from lazyflow.record.tape import current_tape
 
@@ -267,3 +268,98 @@ def test_a_text_that_was_put_together_is_the_same_kind():
     tape = current_tape()
     first, second = (kinds_of(("".join(["_l0", "_reverse"]), 1.5), tape) for _ in range(2))
     assert first == ("_l0_reverse", float) and first[0] is second[0]
+
+
+class Along(nn.Module):
+    """Steps whose results are states of several forms, with a number that is payload and something to see."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = lf.Parameter(np.array([0.5, -0.25, 1.0], "f4"))
+        self.factor = 2.0
+
+    @lf.cell
+    def one(self, name, x, state, mask=None):
+        h = lf.tanh(self.w * x + state) * self.factor
+        return h if mask is None else h * mask
+
+    @lf.cell
+    def two(self, name, x, state, mask=None):
+        h, c = state
+        c = c * lf.sigmoid(x) + self.factor
+        h = lf.tanh(c) + h * self.w
+        return (h, c) if mask is None else (h * mask, c)
+
+    @lf.cell
+    def swapped(self, name, x, state, mask=None):
+        """Its operands do not come in the order of its arguments."""
+        h, c = state
+        return c * self.w + x, h - x
+
+    @lf.cell
+    def drawn(self, name, x, state, mask=None):
+        return lf.dropout(state, 0.5, training=True) + x * self.w
+
+    @lf.cell
+    def listed(self, name, x, state, mask=None):
+        return [state[0] * x * self.w]
+
+    def plain(self, name, x, state, mask=None):
+        return state * x * self.w
+
+
+def state_of(step, values):
+    parts = [lf.constant(v) for v in values]
+    return {"two": tuple(parts), "swapped": tuple(parts), "listed": parts[:1]}.get(step, parts[0])
+
+
+@pytest.mark.parametrize("step", ["one", "two", "swapped", "drawn", "listed", "plain"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_steps_along_are_calls_one_by_one(step, masked, seed):
+    """In whatever order the kinds of x come, and if something that the step sees has changed before."""
+    model, rng = Along(), np.random.default_rng(seed)
+    for factor in (2.0, 2.0, -1.0):
+        model.factor = factor
+        found = []
+        for together in (False, True, True):
+            lf.seed(seed)
+            rng = np.random.default_rng(seed)
+            kinds = arguments()
+            start = [np.array([0.1, 0.2, 0.3], "f4"), np.array([0.3, -0.2, 1.0], "f4")]
+            names = rng.choice(["expression", "another", "earlier", "array", "parameter"], rng.integers(1, 9))
+            xs = [kinds["another"] * k if k % 3 else kinds[name] for k, name in enumerate(names)]
+            after = (kinds["expression"] + 1 if masked else None,)
+            state, method = state_of(step, start), getattr(model, step)
+            if together:
+                states = recurrence(method, ("name",), xs, state, after)
+            else:
+                states = []
+                for x in xs:
+                    states.append(method("name", x, states[-1] if states else state, *after))
+            ends = states[-1] if isinstance(states[-1], tuple | list) else [states[-1]]
+            model.zero_grad()
+            lf.sum(lf.concatenate(list(ends))).backward()
+            found.append([np.concatenate(values(s)) for s in states] + [np.array(model.w.grad)])
+        for other in found[1:]:
+            for a, b in zip(found[0], other, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_steps_along_are_nodes_of_the_same_kind():
+    """As many rows as calls one by one, and the same signatures."""
+    model, kinds = Along(), arguments()
+    xs = [kinds["another"] * k for k in range(6)]
+    rows = []
+    for together in (False, True, False, True):
+        state = state_of("two", [np.zeros(3, "f4"), np.ones(3, "f4")])
+        tape = current_tape()
+        first = len(tape.signatures)
+        if together:
+            recurrence(model.two, ("name",), xs, state, (None,))
+        else:
+            for x in xs:
+                state = model.two("name", x, state, None)
+        rows.append(list(tape.signatures)[first:])
+    assert rows[0] == rows[1] == rows[2] == rows[3]
+    assert len(rows[0]) == 12
