@@ -314,6 +314,17 @@ class _Columns:
             list(columns[0]) if len(columns) == 1 else [np.concatenate(column) for column in zip(*columns, strict=True)]
         )
 
+    def by_tape(self) -> Iterator[tuple[Tape, Ints, int]]:
+        """Each tape, its rows, and the number of the first of them through all parts: those of a tape stand behind
+        each other."""
+        done = 0
+        for lows, starts in self.places.values():
+            begins_at, done = starts[0], done + len(lows)
+            ends = self.tape_starts[done - len(lows) + 1 : done + 1]
+            shifts = _int_array(lows) - _int_array(starts)
+            rows = np.arange(begins_at, int(ends[-1])) + np.repeat(shifts, ends - _int_array(starts))
+            yield self.parts[done - 1].tape, rows, begins_at
+
     def row(self, tape: Tape, row: int) -> int:
         """The number of a row of a tape through all parts, one of which holds it."""
         lows, starts = self.places[id(tape)]
@@ -358,11 +369,13 @@ def _known_rows(columns: _Columns, foreign: Sequence[_Imported], anew: bool) -> 
     """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports, in their order."""
     runs: list[object] = []
     parts = [(_NO_ROWS, _NO_ROWS, _NO_ROWS)]
-    for (tape, low, high), start in zip(columns.parts, columns.tape_starts.tolist(), strict=False):
+    for tape, rows, start in columns.by_tape():
         if (computed := tape.computed) is not None and not anew:
-            found = np.flatnonzero(computed.run_of[low:high] >= 0) + low
-            parts.append((found + (start - low), computed.run_of[found] + len(runs), computed.offset_of[found]))
-            runs.extend(computed.runs)
+            found = np.flatnonzero(computed.run_of[rows] >= 0)
+            if len(found):
+                there = rows[found]
+                parts.append((found + start, computed.run_of[there] + len(runs), computed.offset_of[there]))
+                runs.extend(computed.runs)
     own = len(parts)
     for tape, nodes, rows in foreign:
         computed = tape.computed

@@ -485,5 +485,8 @@ def forward(roots: Expr | Iterable[Expr]) -> Any:
     if isinstance(roots, Expr):
         return forward([roots])[0]
     found = list(roots)
-    expr.ENGINE[0].forward(found)
-    return [root.numpy() for root in found]
+    engine = expr.ENGINE[0]
+    engine.forward(found)
+    if any(isinstance(root, Parameter) for root in found):
+        return [root.numpy() for root in found]
+    return engine.answers(found)
