@@ -894,7 +894,7 @@ def _decorated(function: Callable[..., object], method: bool) -> Callable[..., o
 
 
 def recurrence(
-    step: Callable[..., Any], before: tuple[object, ...], xs: list[Any], state: object, after: tuple[object, ...]
+    step: Any, before: tuple[object, ...], xs: list[Any], state: object, after: tuple[object, ...]
 ) -> list[Any]:
     """What a method makes of ``(*before, x, state, *after)`` for each ``x``, where the state is what it made of the one
     before. Of a cell the calls are recorded in one go: nothing that it sees can change between them.

@@ -156,7 +156,7 @@ def _called_on(ways: Ways, going: _Going, x: object, after: tuple[object, ...]) 
     now = ways.now
     if e.tape is not tape:
         return None
-    found: object = recording.RECALL.get(now[0], last.mark, e.type, _AFTER)
+    found: Any = recording.RECALL.get(now[0], last.mark, e.type, _AFTER)
     if found is None:
         return None
     way: Way = now[1][found]
