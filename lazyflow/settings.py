@@ -145,8 +145,8 @@ def current() -> Settings:
     return found
 
 
-def tracing() -> str | None:
-    """The name of the cell whose body this context is recording, or None."""
+def tracing() -> Any:
+    """The `Body` that this context is recording, of a cell, or None."""
     tape = now().tape()
     return None if tape is None else tape.body
 
@@ -157,7 +157,8 @@ def refuse_in_cells(what: str, instead: str) -> None:
     body = tracing()
     if body is not None:
         raise CellError(
-            f"{user_line()}: {what} inside the {body}, whose body is recorded once and not run at every call: {instead}"
+            f"{user_line()}: {what} inside the {body.name}, whose body is recorded once and not run at every call: "
+            f"{instead}"
         )
 
 

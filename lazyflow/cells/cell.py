@@ -81,7 +81,7 @@ from lazyflow.record.tape import (
     signature_by_id,
     table_of_interned,
 )
-from lazyflow.record.trace import Trace, TracedNumber
+from lazyflow.record.trace import Body, Trace, TracedNumber
 from lazyflow.settings import Function
 
 __all__ = ["cell"]
@@ -109,6 +109,7 @@ class _FlatArguments:
         self.objects: list[object] = []
         self.copied: list[object] = []  # what the body gets something else for
         self.arrays: list[Any] = []
+        self.places: list[int] = []  # of arrays among the expressions
 
     def part(self, value: Any) -> object:
         """The structure of a value: expressions, arrays, numbers and objects are leaves, containers are looked into."""
@@ -133,6 +134,7 @@ class _FlatArguments:
         if isinstance(value, np.ndarray) or hasattr(kind, "__cuda_array_interface__"):
             self.arrays.append(value)
             self.copied.append(value)
+            self.places.append(len(self.expressions))
             self.expressions.append(constant(value))
             return EXPRESSION
         if is_sequence(kind):
@@ -316,11 +318,11 @@ def _held_by(value: object) -> list[object]:
 
 
 class _Traced(NamedTuple):
-    """What one run of the body has recorded, behind rows for its ``inputs``."""
+    """What one run of the body has recorded, behind rows for its inputs."""
 
     tape: Tape
     trace: Trace
-    inputs: int
+    body: Body
     outputs: list[Expr]
     results: _Results
 
@@ -348,7 +350,7 @@ def _traced(
     """Run the body on a tape of its own, with inputs of these types for the expressions among the values, and, where
     numbers are ``stood_for``, with what stands for them. ``of_calls``: it is to be a program of many calls."""
     tape, trace = Tape(settings.current()), Trace()
-    tape.body = name
+    tape.body = body = Body(name, tuple(flat.expressions), flat.places)
     if of_calls or current_tape().trace is not None:
         tape.trace = trace
     with recording_on(tape):
@@ -367,12 +369,12 @@ def _traced(
         results = _Results(name, function(given), trace)
         unchanged.check()
         outputs = _own_nodes(tape, results.expressions)
-    return _Traced(tape, trace, len(inputs), outputs, results)
+    return _Traced(tape, trace, body, outputs, results)
 
 
 def _laid_out(traced: _Traced, expressions: Sequence[Expr]) -> object:
     """A call operation by operation: what its body has recorded, with these expressions in place of its inputs."""
-    own, first, there = traced.tape, traced.inputs, current_tape()
+    own, first, there = traced.tape, len(traced.body.inputs), current_tape()
     operands = own.operands[:]
     for e in traced.outputs[:1]:
         if e.device != "cpu":
@@ -519,6 +521,7 @@ class _Programs:
         self.ways: dict[object, _Ways] = {}
         self.programs: dict[object, _Program | None] = {}
         self.ignored: frozenset[VisiblePath] = frozenset()  # paths to what the body itself changes, and nobody watches
+        self.telling: dict[object, None] = {}  # keys for which it counts which of the arguments are arrays
         self.paths: tuple[FastPath, ...] = ()
         self.printed = 0
         self.short: Ways | None = None
@@ -539,6 +542,13 @@ class _Programs:
                 if len(lengths) > MOST_LENGTHS:
                     self.paths = ()
             return len(lengths) > MOST_LENGTHS
+
+    def told(self, key: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
+        """The key of calls with arrays in these places, which count from now on."""
+        with self.lock:
+            _drop_oldest(self.telling)
+            self.telling[key] = None
+        return *key, *places
 
     def find(self, key: object, numbers: Sequence[object]) -> Any:
         """The recorder of a key, None for one that there is no program for, `MISSING` where it is not known."""
@@ -577,6 +587,7 @@ class _Programs:
             traced.results.structure,
             program.signature.cell.parameters,
             {i: numbers[i] for i in trace.static},
+            traced.body.tells_arrays,
         )
 
 
@@ -653,7 +664,8 @@ class _Cell:
         if _tells_apart(flat, seen):
             return self._plainly(values, flat, types)
         under = options.recording if seen.names.isdisjoint(_NOT_RECORDED) else options
-        key = flat.structure, types, under
+        key: tuple[Any, ...] = (flat.structure, types, under)
+        key = (*key, *flat.places) if key in known.telling else key
         recorder = known.find((*key, seen.key(known.ignored)), flat.numbers) if seen.watchable else MISSING
         is_new = recorder is MISSING
         if is_new:
@@ -706,6 +718,8 @@ class _Cell:
         if seen.watchable and traced.results.fixed and not has_state:
             known.ignored |= {path for path in changed if not is_behind(path[:-1], known.ignored | changed)}
             static = frozenset(traced.trace.static)
+            if traced.body.tells_arrays:
+                key = known.told(key[:3], flat.places)
             known.put((*key, after.key(known.ignored)), static, flat.numbers, recorder)
         return recorder, traced
 
@@ -766,7 +780,8 @@ class _Cell:
                 return  # called in more ways than there is code for: to make it anew for every call costs most
             if known.printed >= CODE_PATIENCE:
                 return
-            made = path_of(recorder, values, seen.guards, under, structure, _tells_arrays(seen), number != 0)
+            tells = recorder.tells_arrays or _tells_arrays(seen)
+            made = path_of(recorder, values, seen.guards, under, structure, tells, number != 0)
             if made is None:
                 return
             if len(paths) >= PRINTED_WAYS:

@@ -120,7 +120,8 @@ class Payload:
 class Recorder:
     """How to record a call: its signature, which of the expressions are its operands, its payload, the limits of its
     indices, the streams it draws from, the structure of its results, its parameters, and by position the values of
-    those numbers among the arguments that it is good for one value of."""
+    those numbers among the arguments that it is good for one value of. ``tells_arrays``: it is good for arrays in the
+    places where it was made for them, and for expressions in the others."""
 
     signature: Signature
     operands: tuple[int, ...]
@@ -130,6 +131,7 @@ class Recorder:
     results: object
     parameters: tuple[Type, ...]
     static: dict[int, float]
+    tells_arrays: bool
 
     def fits(self, numbers: Sequence[float]) -> bool:
         """Whether these numbers can be the payload: indices that are in range, and what a tape can hold."""
@@ -264,6 +266,7 @@ class _Printer:
         self.known: dict[int, str] = {}
         self.lines: list[str] = []
         self.tests: list[str] = []
+        self.of_arrays = False  # those in the places of arrays alone
         self.of_numbers: list[str] = []  # which are asked for their values where no other cell is traced
         self.expressions: list[str] = []
         self.numbers: list[str] = []
@@ -286,7 +289,8 @@ class _Printer:
         if kind is Expr or kind is np.ndarray:
             self.expressions.append(name)
             if self.tells_arrays:
-                self.tests.append(f"{name}.__class__ is {self.constant(Expr)}")
+                self.of_arrays |= kind is np.ndarray
+                self.tests.append(f"{name}.__class__ is {self.constant(kind)}")
         elif isinstance(value, Parameter):
             self.tests.append(f"{self.constant(_weakly(value))}() is {name}")
         elif is_sequence(kind) and kind.__iter__ in (tuple.__iter__, list.__iter__):
@@ -350,7 +354,7 @@ class _Printer:
     def way(self, values: Sequence[object], guards: Sequence[Guard]) -> Way | None:
         """The same as data, for arguments that have kinds, and where no number's value counts."""
         recorder, signature = self.recorder, self.recorder.signature
-        kinds = None if recorder.static else kinds_of(values, current_tape())
+        kinds = None if recorder.static or self.of_arrays else kinds_of(values, current_tape())
         if kinds is None:
             return None
         return Way(

@@ -54,7 +54,7 @@ def call(module: Any, hooks: ModuleHooks, args: tuple[Any, ...], kwargs: dict[st
     body = current_tape().body
     if body is not None:
         raise CellError(
-            f"{type(module).__name__} has hooks, which the {body} would call once and not for every call: "
+            f"{type(module).__name__} has hooks, which the {body.name} would call once and not for every call: "
             "remove them, or leave lf.cell off"
         )
     for hook in list(hooks.forward_pre):

@@ -429,7 +429,7 @@ class Expr:
             raise GradientError("retain_grad() of a value that no gradient reaches: it depends on no parameter")
         if self.tape.body is not None:
             raise CellError(
-                f"{user_line()}: a gradient inside the {self.tape.body} is never kept: return the value, and "
+                f"{user_line()}: a gradient inside the {self.tape.body.name} is never kept: return the value, and "
                 "call retain_grad() outside"
             )
         if signature_by_id(self.tape.signatures[self.row]).op is VIEW_OP:
@@ -458,7 +458,7 @@ class Expr:
             raise GradientError("register_hook() of a value that no gradient reaches: it depends on no parameter")
         if self.tape.body is not None:
             raise CellError(
-                f"{user_line()}: a hook inside the {self.tape.body} would never be called: register it on a result"
+                f"{user_line()}: a hook inside the {self.tape.body.name} would never be called: register it on a result"
             )
         signature = signature_by_id(self.tape.signatures[self.row])
         if OPS.get(signature.op.name) is not signature.op:
@@ -899,6 +899,8 @@ def _unpickled(kind: type[Parameter], array: Array, name: str, requires_grad: bo
 def _as_array(value: Any, dtype: DType) -> Array:
     """``value`` as an array of numbers: arrays keep their dtype, Python floats take ``dtype``, Python integers become
     int64."""
+    if type(value) is TracedNumber:
+        value = value.needed()
     if devices.is_array(value):
         array = value
     elif isinstance(value, np.generic):
@@ -1048,8 +1050,10 @@ def in_dtype(x: object, dtype: DType) -> Any:
     """
     if isinstance(x, Expr):
         return x if x.type.dtype == dtype else record(OPS["astype"], (x,), dtype=dtype)
-    if isinstance(x, TracedNumber) or (type(x) is ndarray and x.dtype == dtype):
-        return x if isinstance(x, TracedNumber) else constant(x)
+    if type(x) is TracedNumber:  # and is payload
+        return apply2(MULTIPLY_MEMO, constant(np.ones((), dtype)), x)
+    if type(x) is ndarray and x.dtype == dtype:
+        return constant(x)
     return constant(_as_array(x, dtype).astype(dtype, copy=False))
 
 
@@ -1069,9 +1073,12 @@ def all_in_dtype(xs: Iterable[object], dtype: DType) -> list[Any]:
 def as_floating(x: OperandLike, *weights: OperandLike) -> Expr:
     """``x`` as an expression in the dtype of the first of ``weights`` that is not None; without any, integers take the
     default one."""
+    given = [w for w in weights if w is not None]
+    if isinstance(x, Expr) and x.dtype.kind == "f" and all(getattr(w, "dtype", None) == x.dtype for w in given):
+        return x
     dtype = None
-    for w in weights:
-        if isinstance(w, Expr):
+    for w in given:
+        if isinstance(w, Expr) and not is_array_of_a_call(w):
             dtype = w.dtype
             break
     if dtype is None or dtype.kind != "f":
@@ -1088,9 +1095,21 @@ def in_one_dtype(prediction: Any, *targets: Any) -> list[Expr]:
         return given
     given = [own_array(o) for o in given]
     floating = [o for o in given if hasattr(o, "dtype") and o.dtype.kind == "f"]
-    first = next((o for o in floating if isinstance(o, Expr)), floating[0] if floating else None)
+    first = next(
+        (o for o in floating if isinstance(o, Expr) and not is_array_of_a_call(o)), floating[0] if floating else None
+    )
     dtype = settings.current().dtype if first is None else first.dtype
     return [in_dtype(o, dtype) for o in given]
+
+
+def is_array_of_a_call(e: Expr) -> bool:
+    """Whether an expression is what the body of a cell has for an array among its arguments. From now on it counts for
+    that body which of its arguments are arrays."""
+    body = None if e.type.parameter is not None else e.tape.body
+    if body is None or e.row >= len(body.inputs):
+        return False
+    body.tells_arrays = True
+    return e.row in body.arrays or is_array_of_a_call(body.inputs[e.row])
 
 
 def constants(operands: Iterable[Any]) -> list[Expr]:
@@ -1112,9 +1131,9 @@ def _dtypes(operands: Iterable[OperandLike]) -> set[DType]:
 
 def _weak(value: object, dtypes: Iterable[DType]) -> object:
     """A number, or a list of them, in the floating one of the dtypes beside it, an integer in that of integers."""
-    if isinstance(value, TracedNumber | bool | np.bool_) or not isinstance(
-        value, int | float | np.generic | list | tuple
-    ):
+    if type(value) is TracedNumber:
+        value = value.needed()
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.generic | list | tuple):
         return value
     floating = [d for d in dtypes if d.kind == "f"]
     integral = [d for d in dtypes if d.kind in "iu"]
@@ -1235,12 +1254,12 @@ def local_row(tape: Tape, e: Expr) -> int:
         row = tape.imported[key] = found.row if e.type.device == tape.device else placed(found, e.type.device).row
     if e.tape.body is not None:
         raise CellError(
-            f"{user_line()}: an expression of the inside of the {e.tape.body} is used outside of it, where it "
+            f"{user_line()}: an expression of the inside of the {e.tape.body.name} is used outside of it, where it "
             "has no value: the body is recorded once, for all calls; return the expression"
         )
     if row is None and tape.body is not None:
         raise CellError(
-            f"{user_line()}: the {tape.body} uses an expression that was recorded outside of it, of shape "
+            f"{user_line()}: the {tape.body.name} uses an expression that was recorded outside of it, of shape "
             f"{e.shape}; its body is recorded only once: pass the expression as an argument"
         )
     flows = e.type.requires_grad and e.tape.grad
@@ -1296,8 +1315,8 @@ def _classify(op: Op, operands: Sequence[OperandLike], tape: Tape) -> tuple[list
     values: list[OperandLike] = []
     types: list[Type | Inline] = []
     operands = [own_array(o) for o in operands]
-    operands = _weak_lists(op, operands) if op.elementwise else operands
     operands = [_traced_operand(op, o, operands) if isinstance(o, TracedNumber) else o for o in operands]
+    operands = _weak_lists(op, operands) if op.elementwise else operands
     integral = op.elementwise and not any(_is_floating(o) for o in operands)
     alone = op.elementwise and not any(_holds_numbers(o) for o in operands)
     for o in operands:
@@ -1375,8 +1394,8 @@ def _is_floating(o: OperandLike) -> bool:
 
 
 def _weak_integer(value: OperandLike, operands: Sequence[OperandLike]) -> object:
-    """A Python integer among integer expressions takes their dtype, as in NumPy (NEP 50)."""
-    dtypes = [o.dtype for o in operands if isinstance(o, Expr) and o.dtype.kind in "iu"]
+    """A Python integer beside integer expressions and arrays takes their dtype, as in NumPy (NEP 50)."""
+    dtypes = [d for d in _dtypes(operands) if d.kind in "iu"]
     return (
         np.asarray(value, np.result_type(*dtypes))
         if dtypes and isinstance(value, int) and not isinstance(value, bool)

@@ -29,7 +29,7 @@ from lazyflow.errors import DeviceError, ThreadError, user_line
 from lazyflow.locks import Lock, owner
 from lazyflow.ops.base import NOTHING, Abstract, Aval, Op, Result, Shape
 from lazyflow.random import Stream
-from lazyflow.record.trace import Trace
+from lazyflow.record.trace import Body, Trace
 
 T = TypeVar("T")
 
@@ -487,9 +487,8 @@ class Tape:
         # Of a sealed tape: where each row's operands begin, and the ranges that a kept root rests on, once asked for.
         self.decoded: Any = None
         self.reach: dict[int, Any] = {}
-        # Of a tape that the body of a cell is recorded on: the cell's name, and, if it becomes a program, what knows of
-        # its payload.
-        self.body: str | None = None
+        # Of a tape that the body of a cell is recorded on: who that is, and, if it becomes a program, its payload.
+        self.body: Body | None = None
         self.trace: Trace | None = None
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ from lazyflow.record.tape import (
     signature_by_id,
     table_of_interned,
 )
-from lazyflow.record.trace import Trace
+from lazyflow.record.trace import Body, Trace
 from lazyflow.settings import SCOPE, Function
 
 __all__ = ["by_kinds"]
@@ -192,13 +192,22 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
         else:
             z = kind
     tape = recording.open_here() if tape is None else tape
-    if tape is None or tape.scope is not SCOPE.get():
+    if tape is None or tape.scope is not SCOPE.get() or (tape.body is not None and _counts_arrays(tape, given)):
         return spelled.function(*args, **kwargs)
     found: Any = None if first is None else recording.RECALL.get(first, x, y, z)
     if _fits(found, tape):
         spelled.patience += 1
         return _appended(tape, found, given)
     return _known_or_learnt(spelled, args, kwargs, given, tape)
+
+
+def _counts_arrays(tape: Tape, given: tuple[object, ...]) -> bool:
+    """Whether it may count whether an operand is an array among the arguments of a cell: see `is_array_of_a_call`."""
+    body: Any = tape.body
+    expressions = [o for o in given if isinstance(o, Expr)]
+    if len({e.type.dtype for e in expressions}) < 2:
+        return False
+    return any(e.tape is tape and e.row < len(body.inputs) for e in expressions)
 
 
 def _fits(found: object, tape: Tape) -> bool:
@@ -453,7 +462,7 @@ def _recall_template(spelled: Spelled, kinds: list[object], template: Template) 
 def _template(spelled: Spelled, given: tuple[object, ...], tape: Tape) -> Template | None:
     """What the function records of such arguments, if that is all that it does."""
     scratch = Tape(tape.options)
-    scratch.body, scratch.trace = spelled.function.__name__, Trace()  # so that nothing is drawn
+    scratch.body, scratch.trace = Body(spelled.function.__name__), Trace()  # so that nothing is drawn
     inputs: list[int] = []
     with recording_on(scratch):
         stand_ins = list(given)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +56,14 @@ class TracedNumber:
             raise AttributeError(f"{type(self.value).__name__!r} object has no attribute {name!r}")
         return getattr(self.needed(), name)
 
+    def __array_ufunc__(self, function: Any, method: str, *inputs: object, **options: object) -> object:
+        if any(hasattr(type(x), "tape") for x in inputs):
+            return NotImplemented  # beside an expression the number stays payload
+        return getattr(function, method)(*map(_values_of, inputs), **options)
+
+    def __array_function__(self, function: Any, types: object, args: Any, kwargs: Any) -> object:
+        return function(*_values_of(args), **_values_of(kwargs))
+
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> object:
         return np.asarray(self.needed(), dtype)
 
@@ -64,6 +72,15 @@ class TracedNumber:
 
     def __round__(self, digits: int | None = None) -> object:
         return round(self.needed(), digits)
+
+
+def _values_of(value: Any) -> Any:
+    """Arguments of NumPy with the values of numbers."""
+    if type(value) is TracedNumber:
+        return value.needed()
+    if type(value) is dict:
+        return {k: _values_of(v) for k, v in value.items()}
+    return type(value)(map(_values_of, value)) if type(value) in (tuple, list) else value
 
 
 def _of_a_number(function: Callable[[object], object]) -> object:
@@ -99,6 +116,14 @@ for _name, _two in (*_BINARY.items(), *_COMPARISONS.items()):
     setattr(TracedNumber, f"__{_name}__", _beside_a_number(_two))
 for _name, _two in _BINARY.items():
     setattr(TracedNumber, f"__r{_name}__", _reflected(_two))
+
+
+class Body:
+    """Of a tape that the body of a cell is recorded on: the ``name`` of the cell, and the expressions among the
+    arguments that its first rows stand for, of which ``arrays`` are arrays; ``tells_arrays``: whether it has asked."""
+
+    def __init__(self, name: str, inputs: Sequence[Any] = (), arrays: Sequence[int] = ()) -> None:
+        self.name, self.inputs, self.arrays, self.tells_arrays = name, inputs, arrays, False
 
 
 class Trace:

@@ -39,7 +39,7 @@ def _refuse_in_cells(roots: Sequence[Expr]) -> None:
     body = traced(roots) or tracing()
     if body is not None:
         raise CellError(
-            f"{user_line()}: a value is asked for inside the {body}, whose body is recorded only once, for calls "
+            f"{user_line()}: a value is asked for inside the {body.name}, whose body is recorded only once, for calls "
             "that have not been made: return the expression and ask outside, use lf.where in place of an if, or leave "
             "lf.cell off"
         )

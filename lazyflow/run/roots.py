@@ -69,7 +69,7 @@ def runs_of(roots: Sequence[Expr]) -> list[Run]:
 
 
 def traced(roots: Sequence[Expr]) -> Any:
-    """The name of the cell in whose body the first stands that does in one, or None."""
+    """The `Body` of a cell that the first stands in that does in one, or None."""
     for e in roots:
         root: Expr = e
         if root.tape.body is not None:
