@@ -2372,7 +2372,7 @@ def subscripted(x: object, key: Any) -> Expr:
     axis.
 
     A block of the first axis (``x[3]``, ``x[2:5]``) is free and batches whatever its position, and so are new axes
-    (``x[:, None]``); everything else copies.
+    (``x[:, None]``); everything else copies. Of a parameter any integers batch, as in ``A[i, j]`` and ``A[:, j]``.
     Raises ``IndexError`` for an integer out of range, at this line.
 
     >>> import lazyflow as lf
@@ -2417,6 +2417,8 @@ def _getitem(x: Expr, key: object) -> Expr:
     shape = x.type.shape
     if x.type.parameter is not None and type(key) is int and shape:
         return apply(LOOKUP_MEMO, (x, _checked_index(key, shape[0])))
+    if x.type.parameter is not None and type(key) is tuple and (found := _taken_of_parameter(x, key)) is not None:
+        return found
     if isinstance(key, bool | np.bool_):
         raise TypeError("an index is an integer, got a bool; for a mask use lf.where")
     key = devices.to_host(own_array(key)) if devices.is_on_gpu(key) else own_array(key)
@@ -2440,6 +2442,45 @@ def _getitem(x: Expr, key: object) -> Expr:
     else:
         block = _block(x, _checked_index(int(key), shape[0]), shape[1:])
     return block
+
+
+# Elements that are read for one of them: a launch takes about as long.
+MOST_TAKEN = 8192
+
+
+def _taken_of_parameter(x: Expr, key: tuple[Any, ...]) -> Expr | None:
+    """``x[key]`` of a parameter, such as ``A[i, j]`` or ``A[:, j]``, as what is taken at its first integer, which is
+    payload: any of them share a launch, where each key would have one. None where that would read too much, or the key
+    does not begin so."""
+    axis = 0
+    while axis < len(key) and type(key[axis]) is slice and key[axis] == slice(None):
+        axis += 1
+    shape = x.type.shape
+    if axis == len(key) or not _is_integer(key[axis]) or not _are_basic(key, len(shape)):
+        return None
+    size = shape[axis]
+    if x.type.size > MOST_TAKEN * size:
+        return None
+    memo = TAKE_MEMO if axis == 0 else memo_of(OPS["take"], {"axis": axis})
+    found, at = apply2(memo, x, _checked_index(int(key[axis]), size)), axis + 1
+    while axis == 0 and at < len(key) and _is_integer(key[at]):
+        found, at = subscripted(found, int(key[at])), at + 1
+    return subscripted(found, key[:axis] + key[at:]) if at < len(key) else found
+
+
+def _are_basic(key: tuple[Any, ...], ndim: int) -> bool:
+    """Whether these are parts of a basic index, of no more axes than there are."""
+    used = 0
+    for part in key:
+        if _is_integer(part) or type(part) is slice:
+            used += 1
+        elif part is not None and part is not Ellipsis:
+            return False
+    return used <= ndim
+
+
+def _is_integer(part: object) -> bool:
+    return type(part) is int or type(part) in NUMPYS_INTEGERS
 
 
 def _with_new_axes(key: object, shape: Shape) -> Shape | None:

@@ -229,3 +229,50 @@ def test_zeros_of_either_sign_are_apart():
     for fill in (-0.0, 0.0, -0.0):
         found = lf.windows(lf.constant([[1.0]]), (2,), padding=1, fill=fill).numpy()
         assert np.signbit(found[0, 0, 0]) == np.signbit(fill)
+
+
+WHOLE, INDEX = slice(None), np.int64(2)
+KEYS = (
+    *((1, 2), (-1, 0), (INDEX, 1), (1, 2, 3), (1, 2, -1, None), (1, INDEX, slice(1, 3)), (0,), (1, ...)),
+    *((1, WHOLE, 2), (1, slice(0, 2)), (1, slice(None, None, 2)), (1, slice(3, None, -1), 1), (1, slice(2, 2))),
+    *((1, None), (1, None, 2), (1, ..., 2), (WHOLE, 1), (WHOLE, -1), (WHOLE, WHOLE, 2), (WHOLE, 1, 2)),
+    *((WHOLE, 1, None), (WHOLE, 2, slice(1, 3)), (WHOLE, 2, ..., 1), (..., 2), (None, 1), (slice(1, 2), 1)),
+)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_parts_of_a_parameter(key):
+    """Values, and gradients of arrays and as expressions, are those of NumPy; the gradient is an array."""
+    values = np.random.default_rng(0).normal(size=(3, 4, 5))
+    A, right = lf.Parameter(values), np.zeros_like(values)
+    right[key] += 1 - np.tanh(values[key]) ** 2
+    y = lf.tanh(A[key])
+    np.testing.assert_allclose(y.numpy(), np.tanh(values[key]))
+    lf.sum(y).backward()
+    np.testing.assert_allclose(A.grad, right)
+    np.testing.assert_allclose(lf.gradients(lf.sum(lf.tanh(A[key])), [A])[0].numpy(), right)
+
+
+@pytest.mark.parametrize("key", [(5, 1), (1, 9), (WHOLE, 7), (WHOLE, 1, -6), (1, 2, 3, 4), (0, 1, WHOLE, WHOLE)])
+def test_no_part_of_a_parameter(key):
+    with pytest.raises(IndexError, match=r"out of range|4 indices"):
+        lf.Parameter(np.zeros((3, 4, 5)))[key]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [lambda A, i, j: A[i, j], lambda A, i, j: A[-i, j, None], lambda A, i, j: A[:, j], lambda A, i, j: A[i, :, j]],
+    ids=["element", "from the end", "column", "element of all rows"],
+)
+def test_parts_of_a_parameter_share_a_launch_whatever_the_integers(part):
+    """A matrix of transitions is read at another place in every step, and by one launch."""
+    A = lf.Parameter(np.ones((12, 12, 2)))
+    found = lf.explain(lf.sum([lf.sum(part(A, 1 + k % 11, k % 2)) for k in range(60)]))
+    alone = lf.explain(lf.sum([lf.sum(part(A, 1, 1))]))
+    assert found.launches <= alone.launches + 2
+
+
+def test_a_part_of_a_large_matrix_is_read_by_itself():
+    """Where what stands at the first integer is a hundred times what is asked for, nobody reads all of it."""
+    A = lf.Parameter(np.zeros((4, 128, 128), np.float32))
+    assert "take" not in str(lf.explain(lf.sum(A[1, 2])))
