@@ -100,6 +100,16 @@ def test_check_finite_goes_back_to_what_an_earlier_run_made():
             loss.backward()
 
 
+@pytest.mark.parametrize("body", [lambda x: lf.sqrt(x * 1.0), lambda x: (lf.sqrt(x * 1.0), x + 1.0)])
+def test_check_finite_looks_into_cells_that_were_recorded_before(body):
+    w = lf.Parameter([0.0, 4.0])
+    found = lf.cell(body)(w)
+    loss = lf.sum(found) if isinstance(found, lf.Expr) else lf.sum(lf.add(*found))
+    with lf.using(check_finite=True), np.errstate(all="ignore"), pytest.raises(lf.NonFiniteError) as caught:
+        loss.backward()
+    assert str(caught.value).startswith("the derivative of sqrt at ")
+
+
 def test_check_finite_knows_hooks_and_given_gradients():
     w = lf.Parameter([1.0, 2.0])
     calls = []
