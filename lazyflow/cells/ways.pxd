@@ -61,7 +61,7 @@ cdef object _recorded_plainly(Tape tape, Way way, tuple values, Py_ssize_t first
 cdef object _called_anyhow(Ways ways, tuple values, _Going going)
 
 @cython.locals(k=Py_ssize_t, count=Py_ssize_t, way=Way, now=tuple, known=tuple)
-cdef Way _way_of(Ways ways, list kinds)
+cdef Way _way_of(Ways ways, list kinds, Tape ready_on)
 @cython.locals(changes=Changes)
 cdef bint _is_ready(Way way, Tape tape) except -1
 cdef bint _numbers_fit(Way way, list numbers) except -1

@@ -301,9 +301,10 @@ def _called_plainly(ways: Ways, values: tuple[object, ...], first: int) -> objec
 
 
 def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: int, numbers: bool) -> object:
-    """Append the rows of such a call, whose expressions are its operands in their order."""
+    """Append the rows of such a call, whose expressions are its operands in their order. None where the way is for
+    other settings, or something is not as it was."""
     if not _is_ready(way, tape):
-        return MISSED
+        return None
     if numbers or way.ints or way.floats:
         given = [o for o in values[first:] if type(o) is int or type(o) is float or type(o) in NUMBERS]
         if not _numbers_fit(way, given):
@@ -333,11 +334,13 @@ def _called_anyhow(ways: Ways, values: tuple[object, ...], going: _Going | None)
     numbers: list[Any] = []
     if not _gather(tape, values, 0 if ways.owner is None else 1, kinds, expressions, numbers):
         return MISSED
-    way = _way_of(ways, kinds)
+    way = _way_of(ways, kinds, None)
     if way is None:
         return MISSED
     if (going is None or going.way is not way or going.tape is not tape) and not _is_ready(way, tape):
-        return MISSED
+        way = _way_of(ways, kinds, tape)
+        if way is None:
+            return MISSED
     if numbers and not _numbers_fit(way, numbers):
         return MISSED
     rows = [_row(tape, expressions[k]) for k in way.operands]
@@ -348,8 +351,9 @@ def _called_anyhow(ways: Ways, values: tuple[object, ...], going: _Going | None)
     return _call_appended(tape, way, rows)
 
 
-def _way_of(ways: Ways, kinds: list[object]) -> Way | None:
-    """The way for arguments of these kinds."""
+def _way_of(ways: Ways, kinds: list[object], ready_on: Tape | None) -> Way | None:
+    """The way for arguments of these kinds; one that is ready on a tape, if it is said on which: under `no_grad` a cell
+    is called in another way with arguments of the same kinds."""
     now = ways.now
     first: Any = now[0]
     known: Any = now[1]
@@ -367,13 +371,13 @@ def _way_of(ways: Ways, kinds: list[object]) -> Way | None:
             found = Branch()
             recording.RECALL.put(first, x, y, z, found)
         first = found
-    if found is None:
+    if found is None or ready_on is not None:
         found = -1
         for number, way in enumerate(known):
-            if _is_for(way, kinds):
+            if _is_for(way, kinds) and (ready_on is None or _is_ready(way, ready_on)):
                 found = number
                 break
-        recording.RECALL.put(first, x, y, z, found)
+        recording.RECALL.put(first, x, y, z, found if found >= 0 or ready_on is None else None)
     return None if found < 0 else known[found]
 
 

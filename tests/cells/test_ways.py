@@ -14,7 +14,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import nn
 from lazyflow.cells.cell import recurrence
-from lazyflow.cells.ways import kinds_of
+from lazyflow.cells.ways import COMPILED, kinds_of
 from lazyflow.record.tape import current_tape
 
 # Parameters of this file lie on the CPU.
@@ -363,3 +363,26 @@ def test_steps_along_are_nodes_of_the_same_kind():
         rows.append(list(tape.signatures)[first:])
     assert rows[0] == rows[1] == rows[2] == rows[3]
     assert len(rows[0]) == 12
+
+
+@pytest.mark.skipif(not COMPILED, reason="without the core every way is code")
+@pytest.mark.parametrize("step", ["one", "two"])
+@pytest.mark.parametrize("order", [(True, False), (False, True)])
+def test_ways_of_different_settings_are_found_alike(step, order):
+    """Under no_grad the kinds of arguments may be the same: neither mode goes through the code of the other."""
+    model = Along()
+    state = state_of(step, [np.zeros(3, "f4"), np.ones(3, "f4")])
+
+    def called(grad):
+        with lf.using(grad=grad):
+            x = lf.constant(np.array([0.5, -1.0, 2.0], "f4"))
+            return values(getattr(model, step)("name", x, state))
+
+    expected = [called(grad) for grad in order for _ in range(3)]
+
+    def refused(*arguments):
+        raise AssertionError("a known way was not found")
+
+    getattr(model, step).__cell__.ways_of(model).otherwise = refused
+    for grad in (*order, *order):
+        agree(np.concatenate(called(grad)), np.concatenate(expected[0]))
