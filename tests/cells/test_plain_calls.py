@@ -196,9 +196,10 @@ def test_an_array_that_the_body_knows_is_itself():
 
 
 def test_an_expression_that_the_body_knows_is_itself():
-    start = W * 2
+    weight = lf.Parameter(np.array([1.0, 2.0, 3.0]))  # where the test runs
+    start = weight * 2
     call = lf.cell(lambda h, x: x * 2 + h if h is start else x * 3 if x is h else x)
-    one, other = W * 3, lf.constant([1.0, 2.0, 3.0])
+    one, other = weight * 3, lf.constant([1.0, 2.0, 3.0])
     for _ in range(2):
         np.testing.assert_allclose(call(start, other).numpy(), other.numpy() * 2 + start.numpy())
         np.testing.assert_allclose(call(one, one).numpy(), 3 * one.numpy())
