@@ -165,7 +165,7 @@ def _called_on(ways: Ways, going: _Going, x: object, after: tuple[object, ...]) 
             return None
         going.way = way
     if going.after is None:
-        going.after = [_row(tape, o) for o in after if isinstance(o, Expr) and not isinstance(o, Parameter)]
+        going.after = [_row(tape, o) for o in after if type(o) is Expr or type(o) is ndarray]
     count, first, row = len(last.signatures), going.row, len(tape.signatures)
     for s in way.signatures:
         signature: Signature = s

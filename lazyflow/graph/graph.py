@@ -314,16 +314,18 @@ class _Columns:
             list(columns[0]) if len(columns) == 1 else [np.concatenate(column) for column in zip(*columns, strict=True)]
         )
 
-    def by_tape(self) -> Iterator[tuple[Tape, Ints, int]]:
-        """Each tape, its rows, and the number of the first of them through all parts: those of a tape stand behind
-        each other."""
+    def computed_tapes(self) -> Iterator[tuple[Any, Ints, int]]:
+        """Of each tape of which something was computed what runs have left on it, its rows, and the number of the first
+        of them through all parts: those of a tape stand behind each other."""
         done = 0
         for lows, starts in self.places.values():
-            begins_at, done = starts[0], done + len(lows)
-            ends = self.tape_starts[done - len(lows) + 1 : done + 1]
-            shifts = _int_array(lows) - _int_array(starts)
-            rows = np.arange(begins_at, int(ends[-1])) + np.repeat(shifts, ends - _int_array(starts))
-            yield self.parts[done - 1].tape, rows, begins_at
+            first, done = done, done + len(lows)
+            computed = self.parts[first].tape.computed
+            if computed is not None:
+                ends = self.tape_starts[first + 1 : done + 1]
+                shifts = _int_array(lows) - _int_array(starts)
+                rows = np.arange(starts[0], int(ends[-1])) + np.repeat(shifts, ends - _int_array(starts))
+                yield computed, rows, starts[0]
 
     def row(self, tape: Tape, row: int) -> int:
         """The number of a row of a tape through all parts, one of which holds it."""
@@ -369,13 +371,12 @@ def _known_rows(columns: _Columns, foreign: Sequence[_Imported], anew: bool) -> 
     """What was computed before: rows of these tapes (unless ``anew``), and the ``foreign`` imports, in their order."""
     runs: list[object] = []
     parts = [(_NO_ROWS, _NO_ROWS, _NO_ROWS)]
-    for tape, rows, start in columns.by_tape():
-        if (computed := tape.computed) is not None and not anew:
-            found = np.flatnonzero(computed.run_of[rows] >= 0)
-            if len(found):
-                there = rows[found]
-                parts.append((found + start, computed.run_of[there] + len(runs), computed.offset_of[there]))
-                runs.extend(computed.runs)
+    for computed, rows, start in () if anew else columns.computed_tapes():
+        found = np.flatnonzero(computed.run_of[rows] >= 0)
+        if len(found):
+            there = rows[found]
+            parts.append((found + start, computed.run_of[there] + len(runs), computed.offset_of[there]))
+            runs.extend(computed.runs)
     own = len(parts)
     for tape, nodes, rows in foreign:
         computed = tape.computed

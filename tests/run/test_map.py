@@ -70,6 +70,19 @@ def test_the_answers_of_a_round_are_one_transfer():
     np.testing.assert_allclose(found[1:], expected[1:], rtol=1e-6)
 
 
+@pytest.mark.gpu
+def test_the_values_of_several_expressions_are_one_transfer():
+    if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
+        pytest.skip("only the simulator counts transfers: --device simulated")
+    with lf.using(device="cuda:0"):
+        w = parameter(1, 3, 3)
+        expected = [lf.tanh(w @ x).numpy() for x in XS]
+        with simcupy.counting() as seen:
+            found = lf.forward([lf.tanh(w @ x) for x in XS])
+    assert seen.d2h == 1
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_several_iterables_end_with_the_shortest_as_pythons_map_does():
     assert lf.map(lambda x, y: float(x + y), map(lf.constant, [1.0, 2.0, 3.0]), iter([10.0, 20.0])) == [11.0, 22.0]
     assert lf.map(float, []) == []
