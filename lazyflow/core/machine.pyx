@@ -90,15 +90,18 @@ cdef extern from "images.h" nogil:
         const int64_t *plane
         const int64_t *shift
         const int64_t *map_row
-    ctypedef struct lf_convolution:
-        int is_double
+    ctypedef struct lf_images:
         const lf_places *places
-        Py_ssize_t images, groups, channels, maps
+        Py_ssize_t count
         char *image
         char *map
+    ctypedef struct lf_convolution:
+        int is_double, add
+        Py_ssize_t groups, channels, maps, sizes
+        const lf_images *images
         char *weight
-        Py_ssize_t image_pitch, map_pitch
         const char *bias
+        unsigned char *nans
     int lf_correlate(const lf_convolution *convolution)
     int lf_spread(const lf_convolution *convolution)
     int lf_weigh(const lf_convolution *convolution)
@@ -1082,43 +1085,54 @@ cdef enum:
     WEIGH
 
 
-cdef Py_ssize_t _examples(cnp.ndarray array, Py_ssize_t size, int is_double, Py_ssize_t *pitch) except -1:
-    """How many examples of so many elements an array has, and the elements from one to the next."""
-    cdef Py_ssize_t itemsize = 8 if is_double else 4, count = cnp.PyArray_DIM(array, 0) if cnp.PyArray_NDIM(array) else 0
+cdef Py_ssize_t _examples(cnp.ndarray array, Py_ssize_t size, int is_double) except -1:
+    """How many examples of so many elements an array has."""
+    cdef Py_ssize_t count = cnp.PyArray_DIM(array, 0) if cnp.PyArray_NDIM(array) else 0
     if _is_double(array) != is_double or cnp.PyArray_SIZE(array) != count * size or not cnp.PyArray_IS_C_CONTIGUOUS(array):
         raise ValueError(f"examples of {size} elements of one dtype expected, one behind the other")
-    pitch[0] = size
     return count
+
+
+cdef int _weighted(lf_convolution *v, int what, Py_ssize_t groups, cnp.ndarray weight, bias, Py_ssize_t taps) except -1:
+    """Fill in the weight and the bias."""
+    cdef Py_ssize_t maps = cnp.PyArray_DIM(weight, 0), channels = cnp.PyArray_DIM(weight, 1)
+    v.is_double, v.add, v.bias, v.nans = _is_double(weight), 0, NULL, NULL
+    if groups < 1 or maps % groups or cnp.PyArray_SIZE(weight) != maps * channels * taps:
+        raise ValueError("the weight does not fit")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(weight):
+        raise ValueError("a contiguous weight expected")
+    v.groups, v.channels, v.maps, v.weight = groups, channels, maps // groups, cnp.PyArray_BYTES(weight)
+    if bias is not None:
+        if _is_double(bias) != v.is_double or cnp.PyArray_SIZE(bias) != (groups * channels if what == SPREAD else maps):
+            raise ValueError("the bias does not fit")
+        v.bias = cnp.PyArray_BYTES(bias)
+    return 0
+
+
+cdef int _multiplied(int what, const lf_convolution *v) except -1:
+    cdef int done
+    with nogil:
+        if what == CORRELATE:
+            done = lf_correlate(v)
+        elif what == SPREAD:
+            done = lf_spread(v)
+        else:
+            done = lf_weigh(v)
+    if not done:
+        raise MemoryError
+    return 0
 
 
 cdef int _convolve(int what, Places p, Py_ssize_t groups, cnp.ndarray image, cnp.ndarray map, cnp.ndarray weight, bias) except -1:
     cdef lf_convolution v
-    cdef int d = _is_double(weight), done
-    cdef Py_ssize_t maps = cnp.PyArray_DIM(weight, 0), channels = cnp.PyArray_DIM(weight, 1)
-    if groups < 1 or maps % groups or cnp.PyArray_SIZE(weight) != maps * channels * p.places.taps:
-        raise ValueError("the weight does not fit")
-    if not cnp.PyArray_IS_C_CONTIGUOUS(weight):
-        raise ValueError("a contiguous weight expected")
-    v.is_double, v.places, v.groups, v.channels, v.maps = d, &p.places, groups, channels, maps // groups
-    v.images = _examples(image, groups * channels * p.places.size, d, &v.image_pitch)
-    if _examples(map, maps * p.places.map_rows * p.places.width, d, &v.map_pitch) != v.images:
+    cdef lf_images some
+    _weighted(&v, what, groups, weight, bias, p.places.taps)
+    some.places, some.image, some.map = &p.places, cnp.PyArray_BYTES(image), cnp.PyArray_BYTES(map)
+    some.count = _examples(image, groups * v.channels * p.places.size, v.is_double)
+    if _examples(map, groups * v.maps * p.places.map_rows * p.places.width, v.is_double) != some.count:
         raise ValueError("as many images as maps expected")
-    v.image, v.map, v.weight = cnp.PyArray_BYTES(image), cnp.PyArray_BYTES(map), cnp.PyArray_BYTES(weight)
-    v.bias = NULL
-    if bias is not None:
-        if _is_double(bias) != d or cnp.PyArray_SIZE(bias) != (groups * channels if what == SPREAD else maps):
-            raise ValueError("the bias does not fit")
-        v.bias = cnp.PyArray_BYTES(bias)
-    with nogil:
-        if what == CORRELATE:
-            done = lf_correlate(&v)
-        elif what == SPREAD:
-            done = lf_spread(&v)
-        else:
-            done = lf_weigh(&v)
-    if not done:
-        raise MemoryError
-    return 0
+    v.images, v.sizes = &some, 1
+    return _multiplied(what, &v)
 
 
 def correlate(Places places not None, Py_ssize_t groups, image, weight, out, bias=None):
@@ -1137,12 +1151,103 @@ def weigh(Places places not None, Py_ssize_t groups, image, maps, out):
     _convolve(WEIGH, places, groups, image, maps, out, None)
 
 
+cdef class Images:
+    """Images of any sizes and their maps: of each the `Places`, and where the image and the maps begin in flat memory."""
+
+    cdef Py_ssize_t count
+    cdef lf_images *images
+    cdef Py_ssize_t *at  # of each the element where the image begins, and the maps
+    cdef tuple held
+
+    def __cinit__(self, tuple places, cnp.ndarray image, cnp.ndarray map):
+        cdef Py_ssize_t i
+        cdef Places p
+        self.count, self.held = len(places), places
+        cdef const int64_t *images = _integers(image, self.count)
+        cdef const int64_t *maps = _integers(map, self.count)
+        if not self.count:
+            raise ValueError("at least one image expected")
+        self.images = <lf_images *> malloc(self.count * sizeof(lf_images))
+        self.at = <Py_ssize_t *> malloc(2 * self.count * sizeof(Py_ssize_t))
+        if self.images == NULL or self.at == NULL:
+            raise MemoryError
+        for i in range(self.count):
+            p = places[i]
+            self.images[i].places, self.images[i].count = &p.places, 1
+            self.at[2 * i], self.at[2 * i + 1] = images[i], maps[i]
+            if p.places.taps != self.images[0].places.taps or images[i] < 0 or maps[i] < 0:
+                raise ValueError("kernels of one size expected, and places inside of the memory")
+
+    def __dealloc__(self):
+        free(self.images)
+        free(self.at)
+
+    cdef int multiply(self, int what, lf_convolution *v, cnp.ndarray image, cnp.ndarray map) except -1:
+        """One of the products over all images, in copies of the places, as several threads may run it at a time."""
+        cdef Py_ssize_t i, size = 8 if v.is_double else 4
+        cdef const lf_places *p
+        cdef lf_images *images
+        if _is_double(image) != v.is_double or _is_double(map) != v.is_double:
+            raise ValueError("arrays of one dtype expected")
+        if not cnp.PyArray_IS_C_CONTIGUOUS(image) or not cnp.PyArray_IS_C_CONTIGUOUS(map):
+            raise ValueError("contiguous arrays expected")
+        images = <lf_images *> malloc(self.count * sizeof(lf_images))
+        if images == NULL:
+            raise MemoryError
+        try:
+            for i in range(self.count):
+                images[i], p = self.images[i], self.images[i].places
+                if (
+                    self.at[2 * i] + v.groups * v.channels * p.size > cnp.PyArray_SIZE(image)
+                    or self.at[2 * i + 1] + v.groups * v.maps * p.map_rows * p.width > cnp.PyArray_SIZE(map)
+                ):
+                    raise ValueError("places inside of the memory expected")
+                images[i].image = cnp.PyArray_BYTES(image) + size * self.at[2 * i]
+                images[i].map = cnp.PyArray_BYTES(map) + size * self.at[2 * i + 1]
+            v.images, v.sizes = images, self.count
+            _multiplied(what, v)
+        finally:
+            free(images)
+        return 0
+
+    cdef object product(self, int what, Py_ssize_t groups, image, map, cnp.ndarray weight, bias, bint add, bint nans):
+        cdef lf_convolution v
+        cdef bytearray found = bytearray(self.count)
+        _weighted(&v, what, groups, weight, bias, self.images[0].places.taps)
+        if add and groups > 1:
+            raise ValueError("one group expected where results are added")
+        v.add = add
+        if nans:
+            v.nans = <unsigned char *> found
+        self.multiply(what, &v, image, map)
+        return [i for i in range(self.count) if found[i]] if nans and any(found) else []
+
+    def correlate(self, Py_ssize_t groups, image, weight, out, bias=None, bint add=False, bint nans=False):
+        """`correlate` of all images of the flat array ``image`` into ``out``, or, where it is to ``add``, onto what is
+        there. Returns of which the result may be NaN, if it is to look for ``nans``: to these nothing is added."""
+        return self.product(CORRELATE, groups, image, out, weight, bias, add, nans)
+
+    def spread(self, Py_ssize_t groups, maps, weight, out, bias=None, bint add=False, bint nans=False):
+        """The transpose, of all maps."""
+        return self.product(SPREAD, groups, out, maps, weight, bias, add, nans)
+
+    def weigh(self, Py_ssize_t groups, image, maps, out):
+        """``out``, a weight, becomes the sum of `weigh` over all images."""
+        self.product(WEIGH, groups, image, maps, out, None, False, False)
+
+
+cdef int _fill_axes(lf_pooling *v, axes) except -1:
+    for k in range(3):
+        v.axis[k].size, v.axis[k].kernel, v.axis[k].stride, v.axis[k].dilation, v.axis[k].before, v.axis[k].out = axes[k]
+    return 0
+
+
 cdef int _pooling(lf_pooling *v, axes, cnp.ndarray x, cnp.ndarray y) except -1:
     """Fill in what is pooled; ``axes``: of each of three axes size, kernel, stride, dilation, padding before and out."""
     cdef Py_ssize_t of_x = 1, of_y = 1
     v.is_double = _is_double(x)
+    _fill_axes(v, axes)
     for k in range(3):
-        v.axis[k].size, v.axis[k].kernel, v.axis[k].stride, v.axis[k].dilation, v.axis[k].before, v.axis[k].out = axes[k]
         of_x, of_y = of_x * v.axis[k].size, of_y * v.axis[k].out
     v.planes = cnp.PyArray_SIZE(x) // max(of_x, 1)
     if _is_double(y) != v.is_double or v.planes * of_x != cnp.PyArray_SIZE(x) or v.planes * of_y != cnp.PyArray_SIZE(y):
@@ -1177,6 +1282,146 @@ def max_pool_back(axes, cnp.ndarray x, cnp.ndarray y, cnp.ndarray share, cnp.nda
         )
     if not done:
         raise MemoryError
+
+
+cdef class Pools:
+    """Max pooling of values of any sizes: of each the axes, as `max_pool` takes them, how many planes it has, and where it
+    and its result begin in flat memory."""
+
+    cdef Py_ssize_t count
+    cdef lf_pooling *pools
+    cdef Py_ssize_t *at
+
+    def __cinit__(self, axes, planes, cnp.ndarray x, cnp.ndarray y):
+        cdef Py_ssize_t i
+        self.count = len(axes)
+        cdef const int64_t *begins = _integers(x, self.count)
+        cdef const int64_t *results = _integers(y, self.count)
+        self.pools = <lf_pooling *> malloc((self.count + 1) * sizeof(lf_pooling))
+        self.at = <Py_ssize_t *> malloc((2 * self.count + 1) * sizeof(Py_ssize_t))
+        if self.pools == NULL or self.at == NULL:
+            raise MemoryError
+        for i in range(self.count):
+            _fill_axes(&self.pools[i], axes[i])
+            self.pools[i].planes = planes[i]
+            self.at[2 * i], self.at[2 * i + 1] = begins[i], results[i]
+            if begins[i] < 0 or results[i] < 0 or self.pools[i].planes < 0:
+                raise ValueError("places inside of the memory expected")
+
+    def __dealloc__(self):
+        free(self.pools)
+        free(self.at)
+
+    cdef int check(self, cnp.ndarray x, cnp.ndarray y) except -1:
+        """Whether all that is read and written lies in arrays like these."""
+        cdef Py_ssize_t i, k, of_x, of_y
+        if _is_double(x) != _is_double(y) or not cnp.PyArray_IS_C_CONTIGUOUS(x) or not cnp.PyArray_IS_C_CONTIGUOUS(y):
+            raise ValueError("contiguous arrays of one dtype expected")
+        for i in range(self.count):
+            of_x = of_y = self.pools[i].planes
+            for k in range(3):
+                of_x, of_y = of_x * self.pools[i].axis[k].size, of_y * self.pools[i].axis[k].out
+            if self.at[2 * i] + of_x > cnp.PyArray_SIZE(x) or self.at[2 * i + 1] + of_y > cnp.PyArray_SIZE(y):
+                raise ValueError("places inside of the memory expected")
+        return 0
+
+    def max_pool(self, cnp.ndarray x, cnp.ndarray out):
+        """`max_pool` of all of them."""
+        cdef Py_ssize_t i, size = 8 if _is_double(x) else 4
+        cdef int done = 1
+        cdef lf_pooling v
+        cdef char *from_ = cnp.PyArray_BYTES(x)
+        cdef char *to = cnp.PyArray_BYTES(out)
+        self.check(x, out)
+        with nogil:
+            for i in range(self.count):
+                v = self.pools[i]
+                v.is_double = size == 8
+                done &= lf_max_pool(&v, from_ + size * self.at[2 * i], to + size * self.at[2 * i + 1])
+        if not done:
+            raise MemoryError
+
+    def max_pool_back(self, cnp.ndarray x, cnp.ndarray y, cnp.ndarray share, cnp.ndarray out):
+        """`max_pool_back` of all of them."""
+        cdef Py_ssize_t i, at, where, size = 8 if _is_double(x) else 4
+        cdef int done = 1
+        cdef lf_pooling v
+        cdef char *from_ = cnp.PyArray_BYTES(x)
+        cdef char *to = cnp.PyArray_BYTES(out)
+        cdef char *results = cnp.PyArray_BYTES(y)
+        cdef char *shares = cnp.PyArray_BYTES(share)
+        self.check(x, y)
+        self.check(out, share)
+        if _is_double(x) != _is_double(out):
+            raise ValueError("arrays of one dtype expected")
+        with nogil:
+            for i in range(self.count):
+                v = self.pools[i]
+                v.is_double = size == 8
+                at, where = size * self.at[2 * i], size * self.at[2 * i + 1]
+                done &= lf_max_pool_back(&v, from_ + at, results + where, shares + where, to + at)
+        if not done:
+            raise MemoryError
+
+
+# Elements that move, no matter of what dtype.
+
+ctypedef fused element:
+    float
+    double
+    int64_t
+
+
+cdef void _moved(element *to, const element *from_, const int64_t *m, bint add) noexcept nogil:
+    """One row of the table of `move`."""
+    cdef Py_ssize_t i, j, k, r, a, b
+    for i in range(m[2]):
+        for j in range(m[3]):
+            for k in range(m[4]):
+                a = m[0] + i * m[6] + j * m[7] + k * m[8]
+                b = m[1] + i * m[10] + j * m[11] + k * m[12]
+                if add:
+                    for r in range(m[5]):
+                        to[a + r * m[9]] += from_[b + r * m[13]]
+                elif m[9] == 1 and m[13] == 1:
+                    memcpy(to + a, from_ + b, m[5] * sizeof(element))
+                else:
+                    for r in range(m[5]):
+                        to[a + r * m[9]] = from_[b + r * m[13]]
+
+
+cdef int _inside(const int64_t *m, Py_ssize_t size, Py_ssize_t of_from) except -1:
+    """Check one row of the table of `move`."""
+    cdef Py_ssize_t k, a = m[0], b = m[1]
+    for k in range(2, 6):
+        if m[k] < 1 or m[k + 4] < 0 or m[k + 8] < 0:
+            raise ValueError("sizes of at least one, and no steps back, expected")
+        a, b = a + (m[k] - 1) * m[k + 4], b + (m[k] - 1) * m[k + 8]
+    if m[0] < 0 or m[1] < 0 or a >= size or b >= of_from:
+        raise ValueError("places inside of the memory expected")
+    return 0
+
+
+def move(cnp.ndarray to, cnp.ndarray from_, cnp.ndarray table, bint add=False):
+    """Copy elements of one flat array to another, or add them to what is there. ``table``: of each move where it begins in
+    both, the sizes of four axes, and the steps along these in both."""
+    cdef Py_ssize_t i, count = cnp.PyArray_SIZE(table) // 14
+    cdef const int64_t *m = _integers(table, 14 * count)
+    cdef int kind = cnp.PyArray_TYPE(to)
+    if kind != cnp.PyArray_TYPE(from_) or kind not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE, cnp.NPY_INT64):
+        raise ValueError("arrays of one dtype, float32, float64 or int64, expected")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(to) or not cnp.PyArray_IS_C_CONTIGUOUS(from_):
+        raise ValueError("contiguous arrays expected")
+    for i in range(count):
+        _inside(m + 14 * i, cnp.PyArray_SIZE(to), cnp.PyArray_SIZE(from_))
+    with nogil:
+        for i in range(count):
+            if kind == cnp.NPY_FLOAT:
+                _moved[float](<float *> cnp.PyArray_DATA(to), <const float *> cnp.PyArray_DATA(from_), m + 14 * i, add)
+            elif kind == cnp.NPY_DOUBLE:
+                _moved[double](<double *> cnp.PyArray_DATA(to), <const double *> cnp.PyArray_DATA(from_), m + 14 * i, add)
+            else:
+                _moved[int64_t](<int64_t *> cnp.PyArray_DATA(to), <const int64_t *> cnp.PyArray_DATA(from_), m + 14 * i, add)
 
 
 def use_threads(int number) -> int:

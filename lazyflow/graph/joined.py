@@ -226,7 +226,7 @@ def _likeness(signature: Signature) -> object:
             for o in signature.operands
         ]
     )
-    static = tuple([(k, v) for k, v in sorted(signature.static.items()) if k in SAYING])
+    static = tuple([(k, v) for k, v in sorted(signature.static.items()) if signature.by_element or k in SAYING])
     kind = signature.type
     return signature.op, operands, signature.rows, static, kind.ndim, kind.dtype, kind.device, kind.requires_grad
 
@@ -247,7 +247,7 @@ def _looping(like: Signature) -> Signature:
         )
         result = element(like.type)
         assert result is not None
-        found = Signature(like.op, operands, result, NOTHING, like.rows)
+        found = Signature(like.op, operands, result, like.static if like.by_element else NOTHING, like.rows)
         found.loops, found.line = True, like.line
         return found
 

@@ -382,7 +382,7 @@ def _rows_of_planes(axis: _AxisPlaces, stride: int) -> HostArray:
 
 
 @lru_cache(maxsize=512)
-def _windows_in_core(w: Windows) -> Any:
+def windows_in_core(w: Windows) -> Any:
     """Where the core reads images and maps of these windows: ``lf_places`` in ``core/c/images.h``."""
     befores = tuple(before for before, _ in w.pads)
     axes = [_axis_places(*axis) for axis in zip(w.size, w.kernel, w.stride, befores, w.dilation, w.out, strict=True)]
@@ -426,14 +426,14 @@ def _room_for_result(x: Array, w: Windows, shape: Shape, out: Array = None) -> t
 def _correlated(w: Windows, groups: int, x: Array, W: Array, b: Array = None, out: Array = None) -> Array:
     """`correlate` by the core, plus a bias."""
     rows, answer = _room_for_result(x, w, (len(W), *w.out), out)
-    core.machine.correlate(_windows_in_core(w), groups, _minibatch(x, w), np.ascontiguousarray(W), rows, b)
+    core.machine.correlate(windows_in_core(w), groups, _minibatch(x, w), np.ascontiguousarray(W), rows, b)
     return answer
 
 
 def _spread_by_core(w: Windows, groups: int, x: Array, W: Array, b: Array = None, out: Array = None) -> Array:
     """`spread` by the core, plus a bias."""
     rows, answer = _room_for_result(x, w, (W.shape[1] * groups, *w.size), out)
-    core.machine.spread(_windows_in_core(w), groups, _minibatch(x, w), np.ascontiguousarray(W), rows, b)
+    core.machine.spread(windows_in_core(w), groups, _minibatch(x, w), np.ascontiguousarray(W), rows, b)
     return answer
 
 
@@ -444,7 +444,7 @@ def _weighed(w: Windows, groups: int, image: Array, maps: Array) -> Array:
         count = max(len(images), len(some))
         images, some = (np.ascontiguousarray(np.broadcast_to(a, (count, *a.shape[1:]))) for a in (images, some))
     answer = np.empty((some.shape[1], images.shape[1] // groups, *w.kernel), image.dtype)
-    core.machine.weigh(_windows_in_core(w), groups, images, some, answer)
+    core.machine.weigh(windows_in_core(w), groups, images, some, answer)
     return answer
 
 
@@ -661,7 +661,7 @@ def _taps(xp: ArrayModule, x: Array, w: Windows, fill: float) -> list[Array]:
 
 
 @lru_cache(maxsize=512)
-def _pool_axes(w: Windows) -> tuple[Shape, ...]:
+def pool_axes(w: Windows) -> tuple[Shape, ...]:
     """Of each of three axes what the core is to know, of one of one element where there are fewer."""
     befores = tuple(before for before, _ in w.pads)
     own = tuple(zip(w.size, w.kernel, w.stride, w.dilation, befores, w.out, strict=True))
@@ -681,7 +681,7 @@ def _max_pool(xp: ArrayModule, x: Array, out: Array = None, *, w: Windows) -> Ar
     if _pools_in_core(xp, w, x):
         shape = (*x.shape[: x.ndim - len(w.size)], *w.out)
         y = out if out is not None and out.shape == shape and out.flags.c_contiguous else np.empty(shape, x.dtype)
-        core.machine.max_pool(_pool_axes(w), x, y)
+        core.machine.max_pool(pool_axes(w), x, y)
         return y
     first, *others = _taps(xp, x, w, -math.inf)
     y = out if out is not None and out.shape == first.shape else xp.empty(first.shape, first.dtype)
@@ -695,7 +695,7 @@ def _max_pool_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, w: Windows) ->
     """To the first of the largest elements of each window, as in PyTorch."""
     if _pools_in_core(xp, w, x, y, g):
         back = np.zeros(x.shape, x.dtype)
-        core.machine.max_pool_back(_pool_axes(w), x, y, g, back)
+        core.machine.max_pool_back(pool_axes(w), x, y, g, back)
         return back
     n, count = len(w.size), math.prod(w.kernel)
     if xp is np:  # elsewhere a few operations over all windows at once are faster

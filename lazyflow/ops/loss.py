@@ -146,12 +146,38 @@ def _minus_one_hot(xp: ArrayModule, probabilities: Array, index: Array) -> Array
 # One pass over the rows, which as NumPy calls takes a dozen passes and temporaries.
 
 
-def _are_rows(xp: ArrayModule, scores: Array, index: Array, ndim: int) -> bool:
-    """Whether these are rows of scores with a class each, in the host's memory, which the compiled core knows."""
-    if core.machine is None or xp is not np or ndim or scores.dtype.itemsize < 4:
-        return False
-    fits = scores.ndim == 2 and index.shape == scores.shape[:1] and index.dtype == np.int64
-    return bool(fits and scores.strides[1] == scores.itemsize and index.flags.c_contiguous)
+def _as_rows(xp: ArrayModule, scores: Array, index: Array) -> tuple[Array, Array] | None:
+    """Scores and their classes as rows of scores with a class each, if they are such in the host's memory, which the
+    compiled core knows."""
+    if core.machine is None or xp is not np or scores.dtype.itemsize < 4 or index.dtype != np.int64:
+        return None
+    if index.shape != scores.shape[:-1] or scores.strides[-1] != scores.itemsize or not index.flags.c_contiguous:
+        return None
+    if scores.ndim == 2:
+        return scores, index
+    return (scores.reshape(-1, scores.shape[-1]), index.reshape(-1)) if scores.flags.c_contiguous else None
+
+
+def losses_of_rows(scores: Array, index: Array, out: Array = None) -> Array:
+    """Cross entropies of rows of scores, by the core."""
+    losses = np.empty(len(index), scores.dtype) if out is None else out
+    if not core.machine.cross_entropy(scores, index, losses):
+        _places(np, scores, index)  # which says which class there is not
+    return losses
+
+
+def slopes_of_rows(scores: Array, index: Array, share: Array) -> Array:
+    """The slopes of `losses_of_rows`, times the cotangents of these."""
+    answer = np.empty(scores.shape, scores.dtype)
+    if not core.machine.cross_entropy_slopes(scores, index, share, answer):
+        _places(np, scores, index)
+    return answer
+
+
+def _share_of_rows(g: Array, shape: Shape, reduction: str, ndim: int) -> Array:
+    """The cotangent of each row's loss."""
+    share = _spread_losses(g, reduction, ndim, math.prod(shape[len(shape) - ndim :]))
+    return share if share.ndim == 1 and share.shape == shape else np.broadcast_to(share, shape).reshape(-1)
 
 
 def _by_rows_there(xp: ArrayModule, scores: Array, index: Array, ndim: int) -> bool:
@@ -169,10 +195,10 @@ def _labels(xp: ArrayModule, index: Array) -> Array:
 def _cross_entropy(
     xp: ArrayModule, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int
 ) -> Array:
-    if _are_rows(xp, logits, index, ndim):
-        losses = np.empty(len(logits), logits.dtype) if out is None else out
-        if core.machine.cross_entropy(logits, index, losses):
-            return losses
+    host = _as_rows(xp, logits, index)
+    if host is not None:
+        losses = losses_of_rows(*host, None if ndim else out)
+        return _reduce(losses.reshape(index.shape), reduction, ndim) if ndim else losses
     if _by_rows_there(xp, logits, index, ndim):
         losses = xp.empty(len(logits), logits.dtype) if out is None else out
         rows.cross_entropy_rows(logits, _labels(xp, index), losses)
@@ -186,10 +212,9 @@ def _cross_entropy(
 def _cross_entropy_logits(
     xp: ArrayModule, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
 ) -> Array:
-    if _are_rows(xp, logits, index, ndim) and g.shape == index.shape:
-        answer = np.empty(logits.shape, logits.dtype)
-        if core.machine.cross_entropy_slopes(logits, index, g, answer):
-            return answer
+    host = _as_rows(xp, logits, index)
+    if host is not None and g.shape == index.shape[: g.ndim]:
+        return slopes_of_rows(*host, _share_of_rows(g, index.shape, reduction, ndim)).reshape(logits.shape)
     if _by_rows_there(xp, logits, index, ndim) and g.shape == index.shape:
         answer = xp.empty(logits.shape, logits.dtype)
         rows.cross_entropy_slopes(logits, _labels(xp, index), g, rows.put_in(answer))

@@ -73,7 +73,8 @@ class Launch(NamedTuple):
     Of a cell it is all launches that follow each other with no other between them, such as the steps of a chain:
     ``calls`` are the number of its `Cells`, which say what is read (see `reads_of`), and the edges of their ranges.
 
-    ``each``: its nodes where these are taken one by one (`Signature.loops`); there are no ``reads`` then.
+    ``each``: its nodes where these are taken one by one (`Signature.loops`); there are no ``reads`` then. Where they
+    work element by element and lie end to end they are elements of one, and there is no ``each``.
     """
 
     signature: Signature
@@ -609,7 +610,31 @@ def _looping_launch(graph: Graph, signature: Signature, writes: Rows, nodes: Int
     assert graph.form is not None
     forms = tuple([graph.forms[i] for i in graph.form[nodes].tolist()])
     reads = tuple([_of_each(graph, signature, o, nodes, offsets) for o in signature.operands])
+    if _lie_end_to_end(signature, forms, writes, reads, _counts(graph, nodes)):
+        pairs = zip(signature.operands, reads, strict=True)
+        flat = [
+            Rows(writes.count, 1, int(at[0]), 1)
+            if isinstance(at, np.ndarray) and o.kind == "row"
+            else _payload_read(graph, graph.payload, o, nodes, signature)
+            for o, at in pairs
+        ]
+        return Launch(signature, writes, tuple(flat), nodes)
     return Launch(signature, writes, (), nodes, None, Each(forms, offsets[nodes], reads))
+
+
+def _lie_end_to_end(
+    signature: Signature, forms: Sequence[Signature], writes: Rows, reads: Sequence[Any], counts: Ints
+) -> bool:
+    """Whether nodes that work element by element are one of as many elements as all of them have: neither do shapes
+    broadcast, nor is anything between them."""
+    if not signature.by_element or writes.index is not None:
+        return False
+    for form in dict.fromkeys(forms):
+        if any(o.shape != (form.type.shape if o.kind == "row" else ()) for o in form.operands if o.type is not None):
+            return False
+    steps = counts[:-1]
+    rows = [at for o, at in zip(signature.operands, reads, strict=True) if o.kind == "row"]
+    return bool(rows) and all((np.diff(at) == steps).all() for at in rows)
 
 
 def _of_each(

@@ -291,6 +291,11 @@ class Signature:
         self.serial = next(_serials)  # never used again, while ids are
         self.id = _enroll(self)
 
+    @property
+    def by_element(self) -> bool:
+        """Whether each element of the result is computed of the elements at its place."""
+        return self.op.elementwise or self.op.name == "astype"
+
     def __repr__(self) -> str:
         kinds = ", ".join(self._kinds())
         static = "".join(f", {name}={value}" for name, value in self.static.items() if value != "")

@@ -34,7 +34,7 @@ from lazyflow.record.tape import KNOWN_OP, Signature, Type
 from lazyflow.run.check import check_cotangents
 from lazyflow.run.execute import Run
 from lazyflow.run.launch import DO_KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
-from lazyflow.run.sums import FEW_NODES, ParameterRows, Sums, Waiting, parameter_gradients
+from lazyflow.run.sums import FEW_NODES, ParameterRows, Sums, Waiting, gradients_of_each, parameter_gradients
 
 RunObserver = Callable[[Run, Arena, object], None]
 
@@ -223,12 +223,16 @@ def _run_backward(
     else:
         pull_all(way.launches, xp, run.arena, arena)
     for step in way.at_once:
-        for some_rows in _rows_of(run, arena, step):
-            if _may_wait(run, step.launch):
-                rows.append(some_rows._replace(g=some_rows.g.copy()))
-            else:
-                for parameter, gradient in parameter_gradients(some_rows):
-                    sums.add(parameter, gradient)
+        if isinstance(step, Loop):
+            for parameter, gradient in gradients_of_each(run, arena, step):
+                sums.add(parameter, gradient)
+            continue
+        some_rows = _rows_of(run, arena, step)
+        if _may_wait(run, step.launch):
+            rows.append(some_rows._replace(g=some_rows.g.copy()))
+        else:
+            for parameter, gradient in parameter_gradients(some_rows):
+                sums.add(parameter, gradient)
     gradients_of_calls(backs, sums)
     return arena
 
@@ -282,7 +286,7 @@ def _may_wait(run: Run, launch: Launch) -> bool:
         run.way.checked
         or len(run.plan.structure.results)
         or not (run.known_runs or run.readers)
-        or launch.each is not None
+        or launch.signature.loops
     ):
         return False
     return not launch.signature.op.stacked and launch.writes.count <= FEW_NODES
@@ -351,13 +355,10 @@ def _wants_gradient(signature: Signature) -> bool:
     return signature.differentiable or (signature.op is KNOWN_OP and signature.type.requires_grad)
 
 
-def _rows_of(run: Run, cotangents: Arena, step: Bound) -> list[ParameterRows]:
-    """The nodes of a launch as one, or one by one where they are taken so."""
-    if isinstance(step, Loop):
-        each = step.nodes(devices.array_module(run.device), run.arena, cotangents)
-        return [ParameterRows(run, *node) for node in each]
+def _rows_of(run: Run, cotangents: Arena, step: Bound) -> ParameterRows:
+    """The nodes of a launch as one."""
     g, y = step.out.read(cotangents), step.out.read(run.arena)
-    return [ParameterRows(run, step.signature, g, y, step.operand_values(run.arena))]
+    return ParameterRows(run, step.signature, g, y, step.operand_values(run.arena))
 
 
 def accumulated(a: Array, b: Array) -> Array:

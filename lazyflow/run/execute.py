@@ -379,7 +379,8 @@ def _say_where(error: Exception, run: Run, step: Bound) -> None:
 def _fails(run: Run, step: Bound, position: int, kind: type[Exception]) -> bool:
     """Whether the kernel of a launch raises an error of that kind for one of its nodes."""
     operands, readers = step.signature.operands, step.operands
-    if step.does != DO_KERNEL or step.signature.walks is not None or len(readers) != len(operands):
+    own = step.signature.walks is None and not step.signature.loops
+    if step.does != DO_KERNEL or not own or len(readers) != len(operands):
         return False
     try:
         step.forward(np, *[_of_one(o, r.read(run.arena), position) for o, r in zip(operands, readers, strict=True)])

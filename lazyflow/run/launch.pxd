@@ -52,18 +52,24 @@ cdef class Bound:
 
 cdef class Form:
     cdef public object dtype, forward
-    cdef public tuple operands, pulls, shape
+    cdef public tuple operands, shape
     cdef public Signature signature
     cpdef list arrays(self, object xp, Arena arena, tuple reads)
     cpdef object give(self, object xp, Arena arena, Py_ssize_t i, object at, object answer)
 
 
 cdef class Loop(Bound):
-    cdef public tuple steps
-    @cython.locals(form=Form)
+    cdef public tuple sources
+    cdef public object each, steps, whole
+    cpdef object _steps(self, object left)
+    cpdef list _arrays(self, Arena arena)
     cpdef object compute(self, object xp, Arena arena)
     @cython.locals(form=Form)
+    cpdef object _compute_each(self, object xp, Arena arena, object left)
     cpdef object pull(self, object xp, Arena values, Arena cotangents)
+    @cython.locals(form=Form)
+    cpdef object _pull_each(self, object xp, Arena values, Arena cotangents, Py_ssize_t i, object left)
+    cpdef object gradient(self, Py_ssize_t i, Arena values, Arena cotangents)
     @cython.locals(form=Form)
     cpdef list nodes(self, object xp, Arena values, Arena cotangents)
 

@@ -19,6 +19,7 @@ from lazyflow.cuda.rows import Places
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.fuse.blocks import rows_of
 from lazyflow.ops.base import Shape, adder_of, beginning_of, host_form, looked_at, shapes_wanted, total, unbroadcast
+from lazyflow.ops.each import for_each
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows
@@ -376,7 +377,7 @@ class Form:
     """How one node of a `Loop` is computed: its kernel, and dtypes and shapes, with a batch axis of one, of its result
     and its operands; the reader of one that is a parameter."""
 
-    __slots__ = ("dtype", "forward", "operands", "pulls", "shape", "signature")
+    __slots__ = ("dtype", "forward", "operands", "shape", "signature")
 
     def __init__(self, signature: Signature) -> None:
         op = signature.op
@@ -390,7 +391,6 @@ class Form:
         self.operands: tuple[tuple[str, Any, Shape], ...] = tuple(
             [(k, operand_reader(o, None, False) if k == "shared" else o.dtype, (1, *o.shape)) for k, o in pairs]
         )
-        self.pulls = tuple([(i, o.vjp) for i, (_, o) in enumerate(pairs) if o.kind == "row" and o.vjp is not None])
 
     def arrays(self, xp: ArrayModule, arena: Arena, reads: tuple[Any, ...]) -> list[Array]:
         """The operands of a node."""
@@ -425,10 +425,12 @@ def _view_here(arena: Arena, dtype: DType, offset: int, shape: Shape) -> Array:
 class Loop(Bound):
     """A launch that takes its nodes one by one, each with arrays of its own shapes where they lie: nothing is gathered.
 
-    ``steps``: of each node its `Form`, where its result lies, and where its operands do, or what they are.
+    ``whole``: what computes many of them in one call (`lazyflow.ops.each`), or None; ``sources``: of each operand the
+    reader of a parameter, the dtype of rows, or what it is. ``steps``, once there are nodes left: of each node its
+    `Form`, where its result lies, and where its operands do, or what they are.
     """
 
-    __slots__ = ("steps",)
+    __slots__ = ("each", "sources", "steps", "whole")
 
     def __init__(self, launch: Launch) -> None:
         signature = launch.signature
@@ -438,40 +440,84 @@ class Loop(Bound):
         self.does, self.rows, self.pulls, self.unread, self.shapes = DO_KERNEL, None, (), frozenset(), frozenset()
         self.operands, self.values = (), ()
         self.out = rows_reader(signature.type.dtype, launch.writes, ())
-        each = launch.each
-        assert each is not None
-        forms = {id(form): Form(form) for form in each.forms}
-        reads = [_by_node(read, len(each.forms)) for read in each.reads]
-        self.steps = tuple(
-            zip([forms[id(form)] for form in each.forms], each.offsets.tolist(), zip(*reads, strict=True), strict=True)
-        )
+        assert launch.each is not None
+        self.each = launch.each
+        self.steps: Any = None
+        self.whole = for_each(self.each.forms, self.each.offsets, self.each.reads)
+        self.sources = tuple([_source_of(o, at) for o, at in zip(signature.operands, self.each.reads, strict=True)])
+
+    def _steps(self, left: Sequence[int] | None) -> Any:
+        """All nodes, or those with these numbers."""
+        if self.steps is None:
+            each = self.each
+            forms = {id(form): Form(form) for form in each.forms}
+            reads = [_by_node(read, len(each.forms)) for read in each.reads]
+            of_each = [forms[id(form)] for form in each.forms]
+            self.steps = tuple(zip(of_each, each.offsets.tolist(), zip(*reads, strict=True), strict=True))
+        return self.steps if left is None else [self.steps[i] for i in left]
+
+    def _arrays(self, arena: Arena) -> list[Any]:
+        """The operands of all nodes: flat memory, or what they share."""
+        return [
+            source.read(arena) if isinstance(source, Reader) else arena.buffers.get(source, source)
+            for source in self.sources
+        ]
 
     def compute(self, xp: ArrayModule, arena: Arena) -> None:
-        """Compute node after node."""
-        for form, at, reads in self.steps:
+        """Compute the nodes, those that are left one after the other."""
+        left: Sequence[int] | None = None
+        if self.whole is not None:
+            left = self.whole.forward(arena.buffers[self.out.dtype], *self._arrays(arena))
+        if left is None or len(left):
+            self._compute_each(xp, arena, left)
+
+    def _compute_each(self, xp: ArrayModule, arena: Arena, left: Sequence[int] | None) -> None:
+        for form, at, reads in self._steps(left):
             out = _view_here(arena, form.dtype, at, form.shape)
             result = form.forward(xp, *form.arrays(xp, arena, reads), out=out)
             if result is not out:
                 out[...] = result
 
     def pull(self, xp: ArrayModule, values: Arena, cotangents: Arena) -> None:
-        """Add the cotangents of the operands, node after node."""
-        for form, at, reads in self.steps:
+        """Add the cotangents of the operands, node after node where they are left."""
+        for i, operand in enumerate(self.signature.operands):
+            if operand.kind == "row" and operand.vjp is not None:
+                left: Sequence[int] | None = None
+                if self.whole is not None:
+                    g, y = cotangents.buffers[self.out.dtype], values.buffers[self.out.dtype]
+                    left = self.whole.back(i, cotangents.buffers[operand.dtype], g, y, *self._arrays(values))
+                if left is None or len(left):
+                    self._pull_each(xp, values, cotangents, i, left)
+
+    def _pull_each(self, xp: ArrayModule, values: Arena, cotangents: Arena, i: int, left: Sequence[int] | None) -> None:
+        for form, at, reads in self._steps(left):
             g, y = _view_here(cotangents, form.dtype, at, form.shape), _view_here(values, form.dtype, at, form.shape)
-            if form.pulls:
-                arrays = form.arrays(xp, values, reads)
-                for i, vjp in form.pulls:
-                    form.give(xp, cotangents, i, reads[i], vjp(xp, g, y, *arrays))
+            vjp = form.signature.operands[i].vjp
+            form.give(xp, cotangents, i, reads[i], vjp(xp, g, y, *form.arrays(xp, values, reads)))
+
+    def gradient(self, i: int, values: Arena, cotangents: Arena) -> Array | None:
+        """The gradient of a parameter, an operand, if it can be had of all nodes in one call."""
+        if self.whole is None:
+            return None
+        g, y = cotangents.buffers[self.out.dtype], values.buffers[self.out.dtype]
+        return self.whole.gradient(i, g, y, *self._arrays(values))
 
     def nodes(
         self, xp: ArrayModule, values: Arena, cotangents: Arena
     ) -> list[tuple[Signature, Array, Array, list[Array]]]:
         """Of each node its signature, cotangent, value and operands: what gradients of parameters are made of."""
         found = []
-        for form, at, reads in self.steps:
+        for form, at, reads in self._steps(None):
             g, y = _view_here(cotangents, form.dtype, at, form.shape), _view_here(values, form.dtype, at, form.shape)
             found.append((form.signature, g, y, form.arrays(xp, values, reads)))
         return found
+
+
+def _source_of(operand: Operand, at: Any) -> Any:
+    """Where the operands of all nodes are: see `Loop`."""
+    if operand.kind == "shared":
+        return operand_reader(operand, None, False)
+    return operand.dtype if operand.kind == "row" else at
 
 
 def _by_node(read: Any, count: int) -> list[Any]:
@@ -483,7 +529,7 @@ def _by_node(read: Any, count: int) -> list[Any]:
 
 def bound_of(launch: Launch) -> Bound:
     """A launch as it is run."""
-    return Loop(launch) if launch.signature.loops else Bound(launch)
+    return Bound(launch) if launch.each is None else Loop(launch)
 
 
 def _unread(vjps: Sequence[Any], count: int) -> tuple[frozenset[int], frozenset[int]]:

@@ -15,10 +15,11 @@ from lazyflow import device as devices
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.ops.base import unbroadcast
 from lazyflow.ops.sparse import RowSparse, merged
+from lazyflow.plan.arena import Arena
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import Operand, Signature
 from lazyflow.run.execute import Run
-from lazyflow.run.launch import parameter_of
+from lazyflow.run.launch import Loop, parameter_of
 
 Accumulate = Callable[[Parameter, Array], None]
 
@@ -101,10 +102,12 @@ class ParameterRows(NamedTuple):
     operands: list[Array]
 
 
-def parameter_gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, object]]:
-    """What rows give to the gradients of the parameters among their operands."""
+def parameter_gradients(rows: ParameterRows, which: Sequence[int] | None = None) -> Iterator[tuple[Parameter, object]]:
+    """What rows give to the gradients of the parameters among their operands, or among ``which`` of them."""
     xp = devices.array_module(rows.run.device)
     for i, operand in enumerate(rows.signature.operands):
+        if which is not None and i not in which:
+            continue
         if operand.kind == "shared" and operand.vjp is not None and operand.type is not None:
             parameter = parameter_of(operand.type)
             gradient = operand.vjp(xp, rows.g, rows.y, *rows.operands)
@@ -112,6 +115,21 @@ def parameter_gradients(rows: ParameterRows) -> Iterator[tuple[Parameter, object
                 gradient = xp.asarray(unbroadcast(xp, gradient, rows.operands[i].shape))
                 gradient = gradient if gradient.shape == parameter.shape else gradient.reshape(parameter.shape)
             yield parameter, gradient
+
+
+def gradients_of_each(run: Run, cotangents: Arena, step: Loop) -> Iterator[tuple[Parameter, object]]:
+    """What nodes that are taken one by one give to the gradients of parameters: all in one call, where there is one."""
+    alone = []
+    for i, operand in enumerate(step.signature.operands):
+        if operand.kind == "shared" and operand.vjp is not None and operand.type is not None:
+            found = step.gradient(i, run.arena, cotangents)
+            if found is None:
+                alone.append(i)
+            else:
+                yield parameter_of(operand.type), found
+    if alone:
+        for node in step.nodes(devices.array_module(run.device), run.arena, cotangents):
+            yield from parameter_gradients(ParameterRows(run, *node), alone)
 
 
 # A launch of so many nodes waits for others of its kind; so many together wait no longer, and are still in cache.

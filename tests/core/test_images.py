@@ -139,7 +139,7 @@ def test_of_rows_that_follow_each_other(stride):
 
 def test_shapes_that_do_not_fit_are_refused():
     w = conv.windows_of("conv", (5, 5), (3, 3), 1, 1, 1)
-    places, ones = conv._windows_in_core(w), lambda *shape: np.ones(shape, np.float32)
+    places, ones = conv.windows_in_core(w), lambda *shape: np.ones(shape, np.float32)
     with pytest.raises(ValueError, match="as many images as maps"):
         machine.correlate(places, 1, ones(2, 3, 5, 5), ones(4, 3, 3, 3), ones(1, 4, 5, 5))
     with pytest.raises(ValueError, match="the weight does not fit"):
@@ -149,4 +149,81 @@ def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="examples of 75 elements"):
         machine.weigh(places, 1, ones(2, 3, 4, 5), ones(2, 4, 5, 5), ones(4, 3, 3, 3))
     with pytest.raises(ValueError, match="the shapes do not fit"):
-        machine.max_pool(conv._pool_axes(w), ones(2, 25), ones(2, 24))
+        machine.max_pool(conv.pool_axes(w), ones(2, 25), ones(2, 24))
+
+
+def flat(arrays, gap=3):
+    """Arrays one behind the other, with gaps, and where each begins."""
+    begins = np.cumsum([0, *(a.size + gap for a in arrays)])
+    memory = np.full(begins[-1], 7.0, arrays[0].dtype)
+    for begin, a in zip(begins, arrays, strict=False):
+        memory[begin : begin + a.size] = a.ravel()
+    return memory, begins[:-1].copy()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_images_of_any_sizes_are_as_one_by_one(stride, dtype):
+    rng = np.random.default_rng(SEED)
+    some = [conv.windows_of("conv", size, (3, 2), stride, 1, 1) for size in ((4, 9), (30, 31), (1, 1), (7, 5))]
+    W = rng.standard_normal((6, 5, 3, 2)).astype(dtype)
+    xs = [rng.standard_normal((5, *w.size)).astype(dtype) for w in some]
+    gs = [rng.standard_normal((6, *w.out)).astype(dtype) for w in some]
+    (x, at), (g, to) = flat(xs), flat(gs)
+    images = machine.Images(tuple(conv.windows_in_core(w) for w in some), at, to)
+    maps, back, slopes, more = g.copy(), x.copy(), np.empty_like(W), x.copy()
+    assert images.correlate(1, x, W, maps) == []
+    assert images.spread(1, g, W, back) == []
+    assert images.spread(1, g, W, more, add=True, nans=True) == []
+    images.weigh(1, x, g, slopes)
+    for w, one, its, k, m in zip(some, xs, gs, at, to, strict=True):
+        np.testing.assert_array_equal(maps[m : m + its.size], conv._correlated(w, 1, one, W).ravel())
+        np.testing.assert_array_equal(back[k : k + one.size], conv._spread_by_core(w, 1, its, W).ravel())
+    np.testing.assert_array_equal(more, np.where(back == 7, 7, x + np.where(back == 7, 0, back)))
+    assert (maps == 7).sum() == (back == 7).sum() == 3 * len(some), "what lies between is left"
+    close(slopes, sum(conv._weighed(w, 1, a, b) for w, a, b in zip(some, xs, gs, strict=True)), dtype)
+
+
+def test_nothing_is_added_where_a_result_may_be_nan():
+    w = conv.windows_of("conv", (4, 4), (3, 3), 1, 1, 1)
+    g, W, out = np.ones((3, 2 * 16)), np.ones((2, 3, 3, 3)), np.zeros((3, 3 * 16))
+    g[1, 5] = np.nan
+    at, to = 48 * np.arange(3), 32 * np.arange(3)
+    images = machine.Images((conv.windows_in_core(w),) * 3, at, to)
+    assert images.spread(1, g.ravel(), W, out.reshape(-1), add=True, nans=True) == [1]
+    assert (out[1] == 0).all()
+    assert (out[[0, 2]] != 0).all()
+
+
+def test_places_outside_of_the_memory_are_refused():
+    w = conv.windows_of("conv", (4, 4), (3, 3), 1, 1, 1)
+    places, W = conv.windows_in_core(w), np.ones((2, 3, 3, 3))
+    with pytest.raises(ValueError, match="inside of the memory"):
+        machine.Images((places,), np.array([1]), np.array([0])).correlate(1, np.ones(48), W, np.ones(32))
+    with pytest.raises(ValueError, match="inside of the memory"):
+        machine.Images((places,), np.array([-1]), np.array([0]))
+    other = conv.windows_in_core(conv.windows_of("conv", (4, 4), (2, 2), 1, 1, 1))
+    with pytest.raises(ValueError, match="kernels of one size"):
+        machine.Images((places, other), np.array([0, 0]), np.array([0, 0]))
+    images = machine.Images((places,), np.array([0]), np.array([0]))
+    with pytest.raises(ValueError, match="one group expected"):
+        images.spread(2, np.ones(64), np.ones((4, 3, 3, 3)), np.ones(96), add=True)
+    pools = machine.Pools([conv.pool_axes(w)], [3], np.array([0]), np.array([4]))
+    with pytest.raises(ValueError, match="inside of the memory"):
+        pools.max_pool(np.ones(48), np.ones(50))
+    table = np.array([[0, 1, 1, 1, 2, 3, 0, 0, 3, 1, 0, 0, 1, 2]])
+    machine.move(np.ones(6), np.ones(7), table)
+    for sizes in ((5, 7), (6, 6)):
+        with pytest.raises(ValueError, match="inside of the memory"):
+            machine.move(np.ones(sizes[0]), np.ones(sizes[1]), table)
+    with pytest.raises(ValueError, match="no steps back"):
+        machine.move(np.ones(6), np.ones(7), -table)
+
+
+def test_moves():
+    x = np.arange(6.0)
+    found, table = np.zeros(7), np.array([[1, 0, 1, 1, 3, 2, 0, 0, 2, 1, 0, 0, 1, 3]])
+    machine.move(found, x, table)
+    assert found.tolist() == [0, 0, 3, 1, 4, 2, 5]
+    machine.move(found, x, table, True)
+    assert found.tolist() == [0, 0, 6, 2, 8, 4, 10]

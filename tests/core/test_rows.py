@@ -143,6 +143,29 @@ def test_what_does_not_fit_is_refused(misuse):
         misuse()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [1, 2, 7, 16, 17, 40, 64, 65])
+def test_a_row_has_the_same_bits_alone_and_among_others(classes, dtype, rng):
+    scores = (rng.standard_normal((37, classes)) * 4).astype(dtype)
+    scores[3, -1], scores[4, 0], scores[5, classes // 2] = np.inf, np.nan, -np.inf
+    index, share = rng.integers(0, classes, 37), rng.standard_normal(37).astype(dtype)
+    share[[3, 7]] = 0.0
+
+    def of_rows(low, high):
+        part, some = scores[low:high], slice(low, high)
+        losses, slopes, *others = np.empty(high - low, dtype), *(np.empty_like(part) for _ in range(3))
+        machine.cross_entropy(part, index[some], losses)
+        machine.cross_entropy_slopes(part, index[some], share[some], slopes)
+        for name, out in zip(("softmax", "log_softmax"), others, strict=True):
+            machine.along(machine.ALONG[name], classes, 0.0, out, part)
+        return losses, slopes, *others
+
+    together = of_rows(0, 37)
+    for i in range(37):
+        for found, alone in zip(together, of_rows(i, i + 1), strict=True):
+            np.testing.assert_array_equal(found[i : i + 1], alone)
+
+
 def along_in_numpy(name, x, eps):
     if name == "standardise":
         off = x - x.mean(1, keepdims=True)

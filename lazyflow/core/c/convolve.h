@@ -83,12 +83,12 @@ static void N(product)(REAL *out, ptrdiff_t pitch, const REAL *packed, const REA
     }
 }
 
-/* to[i][k] += sum over p of maps[i][p] * planes[at[k] + p], for `many` i and `some` k. */
-ALWAYS void N(corner)(REAL *to, ptrdiff_t pitch, const REAL *maps, ptrdiff_t length, const REAL *planes, const int64_t *at,
+/* sums[i][k] += maps[i][p] * planes[at[k] + p] for all places, lane by lane, for `many` i and `some` k. */
+ALWAYS void N(corner)(REAL *sums, ptrdiff_t pitch, const REAL *maps, ptrdiff_t length, const REAL *planes, const int64_t *at,
                       ptrdiff_t places, const int many, const int some) {
-    N(lane) sums[MAPS][TERMS];
+    N(lane) found[MAPS][TERMS];
     for (int i = 0; i < many; i++)
-        for (int k = 0; k < some; k++) sums[i][k] = (N(lane)){0};
+        for (int k = 0; k < some; k++) found[i][k] = *(N(lane) *)(sums + (i * pitch + k) * LANES);
     const REAL *from[TERMS];
     for (int k = 0; k < some; k++) from[k] = planes + at[k];
     for (ptrdiff_t p = 0; p < places; p += LANES) {
@@ -96,23 +96,17 @@ ALWAYS void N(corner)(REAL *to, ptrdiff_t pitch, const REAL *maps, ptrdiff_t len
         for (int i = 0; i < many; i++) g[i] = *(const N(lane) *)(maps + i * length + p);
         for (int k = 0; k < some; k++) {
             N(lane) x = *(const N(lane) *)(from[k] + p);
-            for (int i = 0; i < many; i++) sums[i][k] = SUM(g[i], x, sums[i][k]);
+            for (int i = 0; i < many; i++) found[i][k] = SUM(g[i], x, found[i][k]);
         }
     }
     for (int i = 0; i < many; i++)
-        for (int k = 0; k < some; k++) {
-            REAL part[MOST_LANES];
-            __builtin_memcpy(part, &sums[i][k], sizeof sums[i][k]);
-            for (int half = LANES / 2; half; half /= 2)
-                for (int r = 0; r < half; r++) part[r] += part[r + half];
-            to[i * pitch + k] += part[0];
-        }
+        for (int k = 0; k < some; k++) *(N(lane) *)(sums + (i * pitch + k) * LANES) = found[i][k];
 }
 
-#define STRETCH 2048 /* places, of which what is read of maps and planes stays in the cache */
+#define STRETCH 512 /* places, of which what is read of maps and planes stays in the first cache */
 
-/* The product of maps, `length` places each, with stretches of planes, added to (results, terms). */
-static void N(outer)(REAL *to, const REAL *maps, ptrdiff_t length, const REAL *planes, const int64_t *at, ptrdiff_t terms,
+/* The product of maps, `length` places each, with stretches of planes, added to (results, terms) of vectors. */
+static void N(outer)(REAL *sums, const REAL *maps, ptrdiff_t length, const REAL *planes, const int64_t *at, ptrdiff_t terms,
                      ptrdiff_t results, ptrdiff_t whole) {
     for (ptrdiff_t p = 0; p < whole; p += STRETCH) {
         ptrdiff_t places = whole - p < STRETCH ? whole - p : STRETCH;
@@ -120,7 +114,7 @@ static void N(outer)(REAL *to, const REAL *maps, ptrdiff_t length, const REAL *p
             many = results - i >= MAPS ? MAPS : 1;
             for (ptrdiff_t k = 0, some; k < terms; k += some) {
                 some = terms - k >= TERMS ? TERMS : 1;
-                REAL *into = to + i * terms + k;
+                REAL *into = sums + (i * terms + k) * LANES;
                 const REAL *g = maps + i * length + p;
 #define SOME(m, s)             \
     if (many == m && some == s) \
@@ -135,45 +129,103 @@ static void N(outer)(REAL *to, const REAL *maps, ptrdiff_t length, const REAL *p
     }
 }
 
-/* Images into planes, `length` places each, which are zero before; or planes into images. */
-ALWAYS void N(move)(REAL *planes, ptrdiff_t length, const lf_places *s, REAL *images, ptrdiff_t pitch, ptrdiff_t channels,
-                    ptrdiff_t count, const int back) {
-    for (ptrdiff_t b = 0; b < count; b++)
-        for (ptrdiff_t row = 0; row < channels * s->lead * s->rows; row++) {
-            ptrdiff_t c = row / (s->lead * s->rows), rest = row % (s->lead * s->rows), from = s->row_from[rest];
-            if (from < 0) continue;
-            ptrdiff_t plane = (c * s->lead + rest / s->rows) * s->last, place = (b * s->rows + rest % s->rows) * s->pitch;
-            for (ptrdiff_t e = 0; e < s->last; e++) {
-                REAL *here = planes + (plane + e) * length + place + s->begin[e];
-                REAL *there = images + b * pitch + c * s->size + from + s->from[e];
-                if (back && s->step > 1)
-                    for (ptrdiff_t i = 0; i < s->count[e]; i++) there[i * s->step] = here[i];
-                else if (s->step > 1)
-                    for (ptrdiff_t i = 0; i < s->count[e]; i++) here[i] = there[i * s->step];
-                else if (back)
-                    __builtin_memcpy(there, here, s->count[e] * sizeof(REAL));
-                else
-                    __builtin_memcpy(here, there, s->count[e] * sizeof(REAL));
-            }
-        }
+/* to[i] += the sum of the lanes of a vector, for `count` of them. */
+static void N(add_lanes)(REAL *to, const REAL *sums, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i++, sums += LANES) {
+        REAL part[MOST_LANES];
+        __builtin_memcpy(part, sums, LANES * sizeof(REAL));
+        for (int half = LANES / 2; half; half /= 2)
+            for (int r = 0; r < half; r++) part[r] += part[r + half];
+        to[i] += part[0];
+    }
 }
 
-/* Maps into planes of one step, or these into maps, each with a number added. */
+/* A row of a few elements, for which a call would take longer than it does: copied, or added to what is there. */
+ALWAYS void N(copy)(REAL *to, const REAL *from, ptrdiff_t count, const int add) {
+    ptrdiff_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        N(lane) x = *(const N(lane) *)(from + i);
+        if (add) x += *(N(lane) *)(to + i);
+        *(N(lane) *)(to + i) = x;
+    }
+#if VECTOR_BYTES == 64 && IS_FLOAT
+    __mmask16 some = (__mmask16)((1u << (count - i)) - 1);
+    __m512 x = _mm512_maskz_loadu_ps(some, from + i);
+    _mm512_mask_storeu_ps(to + i, some, add ? _mm512_add_ps(_mm512_maskz_loadu_ps(some, to + i), x) : x);
+#else
+    for (ptrdiff_t some = LANES / 2; some; some /= 2)
+        if ((count - i) & some) {
+            for (ptrdiff_t j = i; j < i + some; j++) to[j] = add ? to[j] + from[j] : from[j];
+            i += some;
+        }
+#endif
+}
+
+/* to[i * to_step] = from[i * from_step], or that added. */
+ALWAYS void N(step)(REAL *to, const ptrdiff_t to_step, const REAL *from, const ptrdiff_t from_step, ptrdiff_t count,
+                    const int add) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        REAL x = from[i * from_step];
+        to[i * to_step] = add ? to[i * to_step] + x : x;
+    }
+}
+
+/* Images into planes, `length` places each, which are zero before; or planes into images, or added to them. */
+ALWAYS void N(move)(REAL *planes, ptrdiff_t length, const lf_places *s, REAL *images, ptrdiff_t pitch, ptrdiff_t channels,
+                    ptrdiff_t count, const int what) {
+    for (ptrdiff_t b = 0; b < count; b++)
+        for (ptrdiff_t c = 0; c < channels; c++)
+            for (ptrdiff_t f = 0, rest = 0; f < s->lead; f++) {
+                REAL *plane = planes + (c * s->lead + f) * s->last * length + b * s->rows * s->pitch;
+                for (ptrdiff_t r = 0; r < s->rows; r++, rest++) {
+                    ptrdiff_t from = s->row_from[rest];
+                    if (from < 0) continue;
+                    for (ptrdiff_t e = 0; e < s->last; e++) {
+                        REAL *here = plane + e * length + r * s->pitch + s->begin[e];
+                        REAL *there = images + b * pitch + c * s->size + from + s->from[e];
+                        if (s->step == 1)
+                            N(copy)(what == LAY ? here : there, what == LAY ? there : here, s->count[e], what == ADD);
+                        else if (what == LAY && s->step == 2)
+                            N(step)(here, 1, there, 2, s->count[e], 0);
+                        else if (what == LAY)
+                            N(step)(here, 1, there, s->step, s->count[e], 0);
+                        else if (s->step == 2)
+                            N(step)(there, 2, here, 1, s->count[e], what == ADD);
+                        else
+                            N(step)(there, s->step, here, 1, s->count[e], what == ADD);
+                    }
+                }
+            }
+}
+
+/* Maps into planes of one step, or these into maps, each with a number added, or added to what is there. */
 ALWAYS void N(move_maps)(REAL *planes, ptrdiff_t length, const lf_places *s, REAL *maps, ptrdiff_t pitch, ptrdiff_t count,
-                         ptrdiff_t images, const REAL *bias, const int back) {
+                         ptrdiff_t images, const REAL *bias, const int what) {
     for (ptrdiff_t b = 0; b < images; b++)
         for (ptrdiff_t o = 0; o < count; o++)
             for (ptrdiff_t r = 0; r < s->map_rows; r++) {
                 REAL *here = planes + o * length + (b * s->rows + s->map_row[r]) * s->pitch;
                 REAL *there = maps + b * pitch + (o * s->map_rows + r) * s->width;
-                if (!back)
-                    __builtin_memcpy(here, there, s->width * sizeof(REAL));
-                else if (!bias)
-                    __builtin_memcpy(there, here, s->width * sizeof(REAL));
-                else
+                if (what != LAY && bias)
                     for (ptrdiff_t j = 0; j < s->width; j++) there[j] = here[j] + bias[o];
+                else
+                    N(copy)(what == LAY ? here : there, what == LAY ? there : here, s->width, what == ADD);
             }
 }
+
+/* Whether one of the rows of `places` elements, `pitch` apart, has a NaN. */
+static int N(has_nan)(const REAL *rows, ptrdiff_t pitch, ptrdiff_t count, ptrdiff_t places) {
+    int found = 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        INT some = 0;
+        for (ptrdiff_t p = 0; p < places; p++) some |= -(INT)(rows[i * pitch + p] != rows[i * pitch + p]);
+        found |= some != 0;
+    }
+    return found;
+}
+
+#define AT_ONCE (1 << 18) /* bytes of planes and maps, which stay in the second cache */
+#define VECTORS (1 << 19) /* bytes of sums, likewise */
 
 /* What one group of some images needs: see images.h. `terms` of the product: their places in planes, and in a weight. */
 typedef struct {
@@ -184,24 +236,50 @@ typedef struct {
     int64_t *at, *of;
 } N(work);
 
+/* How many of `most` images are worked on at once. */
+static ptrdiff_t N(at_once)(const lf_convolution *v, const lf_places *s, ptrdiff_t most) {
+    ptrdiff_t planes = v->channels * s->lead * s->last + v->maps;
+    ptrdiff_t fit = AT_ONCE / (planes * s->rows * s->pitch * (ptrdiff_t)sizeof(REAL) + 1);
+    return fit < 1 ? 1 : fit < most ? fit : most;
+}
+
+/* Get ready for so many images of a size. */
+static void N(ready)(N(work) *w, const lf_places *s, ptrdiff_t count) {
+    w->s = s;
+    w->count = count;
+    w->places = (count * s->rows * s->pitch + LANES - 1) / LANES * LANES;
+    w->length = w->places + s->margin;
+    w->maps = w->planes + w->all->channels * s->lead * s->last * w->length;
+}
+
+/* Memory for the largest part of the images `low` to `high` that is worked on at once, and for `more` elements. */
+static int N(take)(N(work) *w, const lf_convolution *v, ptrdiff_t low, ptrdiff_t high, ptrdiff_t more) {
+    ptrdiff_t most = 0, taps = v->images[0].places->taps;
+    *w = (N(work)){.all = v};
+    for (ptrdiff_t i = 0, first = 0; i < v->sizes; first += v->images[i++].count) {
+        if (!v->images[i].count || first >= high || first + v->images[i].count <= low) continue;
+        const lf_places *s = v->images[i].places;
+        ptrdiff_t places = N(at_once)(v, s, v->images[i].count) * s->rows * s->pitch + LANES + s->margin;
+        ptrdiff_t room = (v->channels * s->lead * s->last + v->maps) * places;
+        most = room > most ? room : most;
+    }
+    ptrdiff_t terms = (v->channels > v->maps ? v->channels : v->maps) * taps, weights = v->channels * v->maps * taps;
+    char *memory = malloc(2 * terms * sizeof(int64_t) + (weights + most + more) * sizeof(REAL) + 16);
+    w->at = (int64_t *)memory;
+    w->of = w->at + terms;
+    w->packed = (REAL *)(w->of + terms);
+    w->planes = w->packed + weights + more;
+    return memory != NULL;
+}
+
 /* The images as planes, and where in these the terms of a channel's and a kernel's element begin. */
 static void N(lay_images)(N(work) *w, REAL *image) {
     const lf_places *s = w->s;
     ptrdiff_t channels = w->all->channels, planes = s->lead * s->last;
     __builtin_memset(w->planes, 0, channels * planes * w->length * sizeof(REAL));
-    N(move)(w->planes, w->length, s, image, w->all->image_pitch, channels, w->count, 0);
-    for (ptrdiff_t k = 0; k < channels * s->taps; k++) {
-        w->at[k] = (k / s->taps * planes + s->plane[k % s->taps]) * w->length + s->shift[k % s->taps];
-        w->of[k] = k;
-    }
-}
-
-static void N(correlate)(N(work) *w, REAL *image, REAL *map, const REAL *weight, const REAL *bias) {
-    ptrdiff_t maps = w->all->maps, terms = w->all->channels * w->s->taps;
-    N(lay_images)(w, image);
-    N(pack)(w->packed, weight, terms, w->of, terms, maps);
-    N(product)(w->maps, w->places, w->packed, w->planes, w->at, terms, maps, w->places);
-    N(move_maps)(w->maps, w->places, w->s, map, w->all->map_pitch, maps, w->count, bias, 1);
+    N(move)(w->planes, w->length, s, image, w->all->groups * channels * s->size, channels, w->count, LAY);
+    for (ptrdiff_t c = 0, k = 0; c < channels; c++)
+        for (ptrdiff_t t = 0; t < s->taps; t++, k++) w->at[k] = (c * planes + s->plane[t]) * w->length + s->shift[t];
 }
 
 /* The elements of the kernel that reach plane f, for all maps; returns how many terms there are. */
@@ -217,63 +295,136 @@ static ptrdiff_t N(terms_of_plane)(N(work) *w, ptrdiff_t f) {
     return terms;
 }
 
+/* The weight of a group, packed for one of the first two products: for all sizes with the same elements of the kernel. */
+static void N(pack_weight)(N(work) *w, int what, const REAL *weight) {
+    const lf_places *s = w->s;
+    ptrdiff_t channels = w->all->channels, terms = channels * s->taps;
+    if (what == CORRELATE) {
+        for (ptrdiff_t k = 0; k < terms; k++) w->of[k] = k;
+        N(pack)(w->packed, weight, terms, w->of, terms, w->all->maps);
+        return;
+    }
+    REAL *to = w->packed;
+    for (ptrdiff_t f = 0; f < s->lead * s->last; f++) {
+        terms = N(terms_of_plane)(w, f);
+        N(pack)(to, weight, s->taps, w->of, terms, channels);
+        to += channels * terms;
+    }
+}
+
+/* These return whether a result may be NaN. */
+static int N(correlate)(N(work) *w, REAL *image, REAL *map, const REAL *bias) {
+    const lf_convolution *v = w->all;
+    ptrdiff_t maps = v->maps, pitch = v->groups * maps * w->s->map_rows * w->s->width;
+    N(lay_images)(w, image);
+    N(product)(w->maps, w->places, w->packed, w->planes, w->at, v->channels * w->s->taps, maps, w->places);
+    int nan = v->nans && N(has_nan)(w->maps, w->places, maps, w->places);
+    if (!v->add)
+        N(move_maps)(w->maps, w->places, w->s, map, pitch, maps, w->count, bias, TAKE);
+    else if (!nan)
+        N(move_maps)(w->maps, w->places, w->s, map, pitch, maps, w->count, NULL, ADD);
+    return nan;
+}
+
 static void N(add_bias)(REAL *image, ptrdiff_t size, ptrdiff_t channels, const REAL *bias) {
     for (ptrdiff_t c = 0; c < channels; c++)
         for (ptrdiff_t i = 0; i < size; i++) image[c * size + i] += bias[c];
 }
 
-static void N(spread)(N(work) *w, REAL *image, REAL *map, const REAL *weight, const REAL *bias) {
+static int N(spread)(N(work) *w, REAL *image, REAL *map, const REAL *bias) {
+    const lf_convolution *v = w->all;
     const lf_places *s = w->s;
-    ptrdiff_t channels = w->all->channels, maps = w->all->maps, planes = s->lead * s->last;
-    __builtin_memset(w->maps, 0, maps * w->length * sizeof(REAL));
-    N(move_maps)(w->maps + s->margin, w->length, s, map, w->all->map_pitch, maps, w->count, NULL, 0);
+    ptrdiff_t channels = v->channels, planes = s->lead * s->last, pitch = v->groups * channels * s->size;
+    __builtin_memset(w->maps, 0, v->maps * w->length * sizeof(REAL));
+    N(move_maps)
+    (w->maps + s->margin, w->length, s, map, v->groups * v->maps * s->map_rows * s->width, v->maps, w->count, NULL, LAY);
+    const REAL *packed = w->packed;
     for (ptrdiff_t f = 0; f < planes; f++) {
         ptrdiff_t terms = N(terms_of_plane)(w, f);
-        N(pack)(w->packed, weight, s->taps, w->of, terms, channels);
-        N(product)(w->planes + f * w->length, planes * w->length, w->packed, w->maps, w->at, terms, channels, w->places);
+        N(product)(w->planes + f * w->length, planes * w->length, packed, w->maps, w->at, terms, channels, w->places);
+        packed += channels * terms;
     }
-    for (ptrdiff_t b = 0; b < w->count; b++)
-        __builtin_memset(image + b * w->all->image_pitch, 0, channels * s->size * sizeof(REAL));
-    N(move)(w->planes, w->length, s, image, w->all->image_pitch, channels, w->count, 1);
-    for (ptrdiff_t b = 0; bias && b < w->count; b++)
-        N(add_bias)(image + b * w->all->image_pitch, s->size, channels, bias);
+    int nan = v->nans && N(has_nan)(w->planes, w->length, channels * planes, w->places);
+    if (!v->add) {
+        for (ptrdiff_t b = 0; b < w->count; b++) __builtin_memset(image + b * pitch, 0, channels * s->size * sizeof(REAL));
+        N(move)(w->planes, w->length, s, image, pitch, channels, w->count, TAKE);
+        for (ptrdiff_t b = 0; bias && b < w->count; b++) N(add_bias)(image + b * pitch, s->size, channels, bias);
+    } else if (!nan)
+        N(move)(w->planes, w->length, s, image, pitch, channels, w->count, ADD);
+    return nan;
 }
 
-/* Maps `low` to `high` (not included) of the group. */
-static void N(weigh)(N(work) *w, REAL *image, REAL *map, REAL *weight, ptrdiff_t low, ptrdiff_t high) {
-    const lf_places *s = w->s;
-    ptrdiff_t terms = w->all->channels * s->taps;
-    N(lay_images)(w, image);
-    __builtin_memset(w->maps, 0, (high - low) * w->length * sizeof(REAL));
-    N(move_maps)(w->maps, w->length, s, map + low * s->map_rows * s->width, w->all->map_pitch, high - low, w->count, NULL, 0);
-    N(outer)(weight + low * terms, w->maps, w->length, w->planes, w->at, terms, high - low, w->places);
+/* Whether elements of the kernel read the same planes. */
+static int N(alike)(const lf_places *a, const lf_places *b) {
+    if (a == b) return 1;
+    if (a->taps != b->taps || a->lead != b->lead || a->last != b->last) return 0;
+    for (ptrdiff_t t = 0; t < a->taps; t++)
+        if (a->plane[t] != b->plane[t]) return 0;
+    return 1;
 }
 
-/* One of the products, for images `low` to `high` or, of weights, for these maps; `at_once` images at a time. */
-static int N(convolve)(const lf_convolution *v, int what, ptrdiff_t at_once, ptrdiff_t low, ptrdiff_t high) {
-    const lf_places *s = v->places;
-    ptrdiff_t places = (at_once * s->rows * s->pitch + LANES - 1) / LANES * LANES, length = places + s->margin;
-    ptrdiff_t planes = v->channels * s->lead * s->last * length, maps = v->maps * length;
-    ptrdiff_t weights = v->channels * v->maps * s->taps, most = (v->channels > v->maps ? v->channels : v->maps) * s->taps;
-    char *memory = malloc((planes + maps + weights) * sizeof(REAL) + 2 * most * sizeof(int64_t) + 16);
-    if (!memory) return 0;
-    int64_t *at = (int64_t *)memory;
-    REAL *numbers = (REAL *)(at + 2 * most);
-    N(work) w = {v, s, 0, 0, length, numbers, numbers + planes, numbers + planes + maps, at, at + most};
-    ptrdiff_t begin = what == WEIGH ? 0 : low, end = what == WEIGH ? v->images : high;
-    for (ptrdiff_t b = begin; b < end; b += at_once)
-        for (ptrdiff_t g = 0; g < v->groups; g++) {
-            w.count = end - b < at_once ? end - b : at_once;
-            w.places = (w.count * s->rows * s->pitch + LANES - 1) / LANES * LANES;
-            REAL *image = (REAL *)v->image + b * v->image_pitch + g * v->channels * s->size;
-            REAL *map = (REAL *)v->map + b * v->map_pitch + g * v->maps * s->map_rows * s->width;
-            REAL *weight = (REAL *)v->weight + g * weights;
-            const REAL *bias = (const REAL *)v->bias + (v->bias ? g * (what == SPREAD ? v->channels : v->maps) : 0);
-            if (what == CORRELATE) N(correlate)(&w, image, map, weight, bias);
-            if (what == SPREAD) N(spread)(&w, image, map, weight, bias);
-            if (what == WEIGH) N(weigh)(&w, image, map, weight, low, high);
+/* One of the first two products, for images `low` to `high`. */
+static int N(convolve)(const lf_convolution *v, int what, ptrdiff_t low, ptrdiff_t high) {
+    N(work) w;
+    if (!N(take)(&w, v, low, high, 0)) return 0;
+    for (ptrdiff_t g = 0; g < v->groups; g++) {
+        const lf_places *packed = NULL;
+        const REAL *bias = v->bias ? (const REAL *)v->bias + g * (what == SPREAD ? v->channels : v->maps) : NULL;
+        for (ptrdiff_t i = 0, first = 0; i < v->sizes; first += v->images[i++].count) {
+            const lf_images *some = v->images + i;
+            const lf_places *s = some->places;
+            ptrdiff_t begin = low > first ? low - first : 0, end = high - first < some->count ? high - first : some->count;
+            ptrdiff_t step = N(at_once)(v, s, some->count);
+            for (ptrdiff_t b = begin; b < end; b += step) {
+                REAL *image = (REAL *)some->image + (b * v->groups + g) * v->channels * s->size;
+                REAL *map = (REAL *)some->map + (b * v->groups + g) * v->maps * s->map_rows * s->width;
+                N(ready)(&w, s, end - b < step ? end - b : step);
+                if (!packed || !N(alike)(packed, s))
+                    N(pack_weight)(&w, what, (REAL *)v->weight + g * v->channels * v->maps * s->taps);
+                packed = s;
+                int nan = what == CORRELATE ? N(correlate)(&w, image, map, bias) : N(spread)(&w, image, map, bias);
+                if (nan) v->nans[i] = 1;
+            }
         }
-    free(memory);
+    }
+    free(w.at);
+    return 1;
+}
+
+/* The product over places of one group, for maps `low` to `high` of it, added to the vectors of sums. */
+static void N(weigh_group)(N(work) *w, REAL *sums, ptrdiff_t g, ptrdiff_t low, ptrdiff_t high) {
+    const lf_convolution *v = w->all;
+    for (ptrdiff_t i = 0; i < v->sizes; i++) {
+        const lf_images *some = v->images + i;
+        const lf_places *s = some->places;
+        ptrdiff_t step = N(at_once)(v, s, some->count), of_maps = s->map_rows * s->width;
+        for (ptrdiff_t b = 0; b < some->count; b += step) {
+            REAL *image = (REAL *)some->image + (b * v->groups + g) * v->channels * s->size;
+            REAL *map = (REAL *)some->map + ((b * v->groups + g) * v->maps + low) * of_maps;
+            N(ready)(w, s, some->count - b < step ? some->count - b : step);
+            N(lay_images)(w, image);
+            __builtin_memset(w->maps, 0, (high - low) * w->length * sizeof(REAL));
+            N(move_maps)(w->maps, w->length, s, map, v->groups * v->maps * of_maps, high - low, w->count, NULL, LAY);
+            N(outer)(sums, w->maps, w->length, w->planes, w->at, v->channels * s->taps, high - low, w->places);
+        }
+    }
+}
+
+/* The third, for maps `low` to `high` of each group, as many at a time as have their sums in the cache. */
+static int N(weigh)(const lf_convolution *v, ptrdiff_t low, ptrdiff_t high) {
+    N(work) w;
+    ptrdiff_t terms = v->channels * v->images[0].places->taps, step = VECTORS / VECTOR_BYTES / (terms + 1) / MAPS * MAPS;
+    step = step < MAPS ? MAPS : step;
+    if (!N(take)(&w, v, 0, PTRDIFF_MAX, step * terms * LANES)) return 0;
+    REAL *sums = w.packed + v->channels * v->maps * v->images[0].places->taps;
+    for (ptrdiff_t g = 0; g < v->groups; g++)
+        for (ptrdiff_t o = low; o < high; o += step) {
+            ptrdiff_t end = high - o < step ? high : o + step;
+            __builtin_memset(sums, 0, (end - o) * terms * VECTOR_BYTES);
+            N(weigh_group)(&w, sums, g, o, end);
+            N(add_lanes)((REAL *)v->weight + (g * v->maps + o) * terms, sums, (end - o) * terms);
+        }
+    free(w.at);
     return 1;
 }
 
@@ -375,3 +526,5 @@ static void N(max_pool_back)(const lf_pooling *v, const void *x_, const void *y_
 #undef TERMS
 #undef WIDE
 #undef STRETCH
+#undef AT_ONCE
+#undef VECTORS

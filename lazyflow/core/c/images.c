@@ -12,6 +12,7 @@
 #include "threads.h"
 
 enum { CORRELATE, SPREAD, WEIGH };
+enum { LAY, TAKE, ADD }; /* into planes, out of them, and added to what is there */
 
 /* From `first` on, up to `end`. */
 typedef struct {
@@ -45,12 +46,14 @@ static inline within whole_windows(const lf_axis *v) {
 #include "sets.h"
 
 typedef struct {
-    int (*convolve)(const lf_convolution *, int, ptrdiff_t, ptrdiff_t, ptrdiff_t);
+    int (*convolve)(const lf_convolution *, int, ptrdiff_t, ptrdiff_t);
+    int (*weigh)(const lf_convolution *, ptrdiff_t, ptrdiff_t);
     void (*max_pool)(const lf_pooling *, const void *, void *, void *);
     void (*max_pool_back)(const lf_pooling *, const void *, const void *, const void *, void *, const int64_t *);
 } kernels;
 
-#define KERNELS(type, set) {convolve_##type##_##set, max_pool_##type##_##set, max_pool_back_##type##_##set}
+#define KERNELS(type, set) \
+    {convolve_##type##_##set, weigh_##type##_##set, max_pool_##type##_##set, max_pool_back_##type##_##set}
 
 /* By instruction set, and whether of doubles. */
 static const kernels KERNELS_OF[][2] = {
@@ -69,39 +72,39 @@ static const kernels *chosen(int is_double) {
 typedef struct {
     const lf_convolution *convolution;
     int what;
-    ptrdiff_t at_once, all, step; /* images at once; what is shared, images or maps, and in what steps */
+    ptrdiff_t all, step; /* what is shared, images or maps, and in what steps */
     volatile int failed;
 } some_products;
 
 static void products_part(void *context, int part, int parts) {
     some_products *p = context;
     ptrdiff_t low = lf_begin(p->all, p->step, part, parts), high = lf_begin(p->all, p->step, part + 1, parts);
-    if (low < high && !chosen(p->convolution->is_double)->convolve(p->convolution, p->what, p->at_once, low, high))
+    const kernels *k = chosen(p->convolution->is_double);
+    if (low >= high) return;
+    if (!(p->what == WEIGH ? k->weigh(p->convolution, low, high) : k->convolve(p->convolution, p->what, low, high)))
         p->failed = 1;
 }
 
-#define AT_ONCE (1 << 18) /* bytes of planes and maps, which stay in the second cache */
-
 static int convolve(const lf_convolution *v, int what) {
-    const lf_places *s = v->places;
-    ptrdiff_t planes = v->channels * s->lead * s->last + v->maps, size = v->is_double ? 8 : 4;
-    ptrdiff_t at_once = AT_ONCE / (planes * s->rows * s->pitch * size + 1);
-    at_once = at_once < 1 ? 1 : at_once < v->images ? at_once : v->images;
-    if (!v->images) at_once = 1;
-    some_products p = {v, what, at_once, v->images, at_once, 0};
-    if (what == WEIGH) p.all = v->maps, p.step = 12;
-    int parts = lf_parts(v->images * v->groups * v->channels * v->maps * s->taps * s->rows * s->pitch / 4);
-    if (what != WEIGH && p.at_once > (v->images + parts - 1) / parts && v->images) /* the sums of weights go on from those before */
-        p.at_once = p.step = (v->images + parts - 1) / parts;
+    ptrdiff_t images = 0, work = 0;
+    for (ptrdiff_t i = 0; i < v->sizes; i++) {
+        const lf_places *s = v->images[i].places;
+        images += v->images[i].count;
+        work += v->images[i].count * s->taps * s->rows * s->pitch;
+    }
+    if (!images) return 1;
+    some_products p = {v, what, what == WEIGH ? v->maps : images, what == WEIGH ? 12 : 1, 0};
+    int parts = lf_parts(v->groups * v->channels * v->maps * work / 4);
     ptrdiff_t steps = (p.all + p.step - 1) / p.step;
-    lf_share(products_part, &p, steps < parts ? (int)(steps ? steps : 1) : parts);
+    lf_share(products_part, &p, steps < parts ? (int)steps : parts);
     return !p.failed;
 }
 
 int lf_correlate(const lf_convolution *v) { return convolve(v, CORRELATE); }
 int lf_spread(const lf_convolution *v) { return convolve(v, SPREAD); }
 int lf_weigh(const lf_convolution *v) {
-    memset(v->weight, 0, v->groups * v->channels * v->maps * v->places->taps * (v->is_double ? 8 : 4));
+    ptrdiff_t taps = v->sizes ? v->images[0].places->taps : 0;
+    memset(v->weight, 0, v->groups * v->channels * v->maps * taps * (v->is_double ? 8 : 4));
     return convolve(v, WEIGH);
 }
 

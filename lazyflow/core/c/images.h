@@ -24,15 +24,23 @@ typedef struct {
     const int64_t *row_from, *begin, *count, *from, *plane, *shift, *map_row;
 } lf_places;
 
-/* Images of groups * channels channels, and maps of groups * maps, a pitch apart; weights (groups, maps, channels, taps),
- * contiguous; a bias for each channel of the result, or NULL. */
+/* `count` images of one size, and their maps, one behind the other. */
 typedef struct {
-    int is_double;
     const lf_places *places;
-    ptrdiff_t images, groups, channels, maps;
-    char *image, *map, *weight;
-    ptrdiff_t image_pitch, map_pitch;
+    ptrdiff_t count;
+    char *image, *map;
+} lf_images;
+
+/* Images of `sizes` sizes, of groups * channels channels, and maps of groups * maps; a weight (groups, maps, channels,
+ * taps), contiguous; a bias for each channel of the result, or NULL. `add`: what is computed is added to what is there,
+ * of one group. `nans`, or NULL: of each size whether a result may be NaN, to which then nothing is added. */
+typedef struct {
+    int is_double, add;
+    ptrdiff_t groups, channels, maps, sizes;
+    const lf_images *images;
+    char *weight;
     const char *bias;
+    unsigned char *nans;
 } lf_convolution;
 
 /* The three products of lazyflow/ops/conv.py, each of two of image, maps and weight into the third. They return 0 where

@@ -160,19 +160,80 @@ static double N(exponentials)(const REAL *row, ptrdiff_t n, REAL *out) {
     return N(row_sum)(out, n);
 }
 
+#define FEW 64 /* columns of rows that are taken side by side, at most */
+
+/* Some rows of few columns, each in a lane of its own: what would be loops of a few elements are whole vectors. */
+typedef struct {
+    REAL terms[FEW][LANES], top[LANES]; /* exp(row - largest), and the largest */
+    double total[LANES];                /* the sums of these */
+} N(side);
+
+/* The same as `exponentials` of up to LANES rows, to the bit. */
+static void N(side_by_side)(N(side) *s, const REAL *row, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t n) {
+    double part[LANES][LANES];
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (ptrdiff_t i = 0; i < LANES; i++) s->terms[j][i] = i < rows ? row[i * pitch + j] : C(0.0);
+    for (int i = 0; i < LANES; i++) s->top[i] = s->terms[0][i];
+    for (ptrdiff_t j = 1; j < n; j++)
+        for (int i = 0; i < LANES; i++) {
+            REAL x = s->terms[j][i];
+            s->top[i] = x > s->top[i] || x != x ? x : s->top[i];
+        }
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int i = 0; i < LANES; i++) s->terms[j][i] -= s->top[i];
+    N(loop_exp)(s->terms[0], s->terms[0], n * LANES);
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int i = 0; i < LANES; i++)
+            part[j % LANES][i] = j < LANES ? s->terms[j][i] : part[j % LANES][i] + s->terms[j][i];
+    for (ptrdiff_t half = LANES / 2, filled = n < LANES ? n : LANES; half; half /= 2)
+        for (ptrdiff_t k = 0; k < half && k + half < filled; k++)
+            for (int i = 0; i < LANES; i++) part[k][i] += part[k + half][i];
+    for (int i = 0; i < LANES; i++) s->total[i] = part[0][i];
+}
+
+/* How many of the rows that are left are taken side by side, 0 if one alone is. */
+ALWAYS ptrdiff_t N(beside)(ptrdiff_t left, ptrdiff_t n) { return n > FEW || left < 4 ? 0 : left < LANES ? left : LANES; }
+
+/* The first of some rows whose index is no class, or -1. */
+static ptrdiff_t N(no_class)(const int64_t *index, ptrdiff_t rows, ptrdiff_t classes) {
+    for (ptrdiff_t i = 0; i < rows; i++)
+        if (index[i] < 0 || index[i] >= classes) return i;
+    return -1;
+}
+
 /* -log softmax(scores)[index] of each row. Returns the first row whose index is no class, or -1. */
 static ptrdiff_t N(cross_entropy)(const void *scores_, ptrdiff_t pitch, const int64_t *index, void *out_, ptrdiff_t step,
                                   ptrdiff_t rows, ptrdiff_t classes, void *scratch_) {
     const REAL *scores = scores_;
     REAL *out = out_;
     REAL *scratch = scratch_;
-    for (ptrdiff_t i = 0; i < rows; i++) {
+    ptrdiff_t wrong = N(no_class)(index, rows, classes);
+    N(side) side;
+    for (ptrdiff_t i = 0, some; wrong < 0 && i < rows; i += some ? some : 1) {
         const REAL *row = scores + i * pitch;
-        if (index[i] < 0 || index[i] >= classes) return i;
-        double total = N(exponentials)(row, classes, scratch);
-        out[i * step] = (REAL)D(log)(total) - (row[index[i]] - N(largest)(row, classes));
+        some = N(beside)(rows - i, classes);
+        if (some) {
+            N(side_by_side)(&side, row, pitch, some, classes);
+            D(loop_log)(side.total, side.total, LANES);
+            for (ptrdiff_t k = 0; k < some; k++)
+                out[(i + k) * step] = (REAL)side.total[k] - (row[k * pitch + index[i + k]] - side.top[k]);
+        } else {
+            double total = N(exponentials)(row, classes, scratch);
+            out[i * step] = (REAL)D(log)(total) - (row[index[i]] - N(largest)(row, classes));
+        }
     }
-    return -1;
+    return wrong;
+}
+
+/* A row of slopes from the terms of its softmax, `stride` apart. Where nothing is asked for, they are zero, whatever the
+ * scores are. */
+ALWAYS void N(slopes_of)(const REAL *terms, ptrdiff_t stride, REAL total, REAL share, ptrdiff_t index, REAL *to, ptrdiff_t n) {
+    if (share == C(0.0)) {
+        N(fill)(to, C(0.0), n);
+        return;
+    }
+    for (ptrdiff_t j = 0; j < n; j++) to[j] = terms[j * stride] / total * share;
+    to[index] -= share;
 }
 
 /* Its slopes in the scores, (softmax(scores) - one_hot(index)) * share. */
@@ -183,18 +244,21 @@ static ptrdiff_t N(cross_entropy_slopes)(const void *scores_, ptrdiff_t pitch, c
     const REAL *share = share_;
     REAL *out = out_;
     REAL *scratch = scratch_;
-    for (ptrdiff_t i = 0; i < rows; i++) {
-        if (index[i] < 0 || index[i] >= classes) return i;
-        REAL *to = out + i * out_pitch, s = share[i * step];
-        if (s == C(0.0)) { /* nothing is asked for, whatever the scores are */
-            N(fill)(to, C(0.0), classes);
-            continue;
+    ptrdiff_t wrong = N(no_class)(index, rows, classes);
+    N(side) side;
+    for (ptrdiff_t i = 0, some; wrong < 0 && i < rows; i += some ? some : 1) {
+        some = N(beside)(rows - i, classes);
+        if (some) {
+            N(side_by_side)(&side, scores + i * pitch, pitch, some, classes);
+            for (ptrdiff_t k = 0; k < some; k++)
+                N(slopes_of)(&side.terms[0][k], LANES, (REAL)side.total[k], share[(i + k) * step], index[i + k],
+                             out + (i + k) * out_pitch, classes);
+        } else {
+            REAL total = (REAL)N(exponentials)(scores + i * pitch, classes, scratch);
+            N(slopes_of)(scratch, 1, total, share[i * step], index[i], out + i * out_pitch, classes);
         }
-        double total = N(exponentials)(scores + i * pitch, classes, scratch);
-        for (ptrdiff_t j = 0; j < classes; j++) to[j] = scratch[j] / (REAL)total * s;
-        to[index[i]] -= s;
     }
-    return -1;
+    return wrong;
 }
 
 /* The sum of products in double precision, in an order that no instruction set changes. */
@@ -248,13 +312,26 @@ static void N(standardise_slopes)(const REAL *x, const REAL *y, const REAL *g, R
     for (ptrdiff_t j = 0; j < n; j++) out[j] = scale * (g[j] - mean - along * y[j]);
 }
 
+/* A softmax, or its logarithm, of some rows side by side. */
+static void N(softmax_beside)(const REAL *x, REAL *out, ptrdiff_t rows, ptrdiff_t n, const int is_log) {
+    N(side) s;
+    N(side_by_side)(&s, x, n, rows, n);
+    if (is_log) D(loop_log)(s.total, s.total, LANES);
+    for (ptrdiff_t k = 0; k < rows; k++)
+        for (ptrdiff_t j = 0; j < n; j++)
+            out[k * n + j] = is_log ? x[k * n + j] - s.top[k] - (REAL)s.total[k] : s.terms[j][k] / (REAL)s.total[k];
+}
+
 /* See lf_along. */
 static void N(along)(int what, const void *x_, const void *y_, const void *g_, void *out_, ptrdiff_t rows, ptrdiff_t n,
                      double eps, void *scratch_) {
     const REAL *x = x_, *y = y_, *g = g_;
     REAL *out = out_, *scratch = scratch_;
-    for (ptrdiff_t i = 0; i < rows * n; i += n) {
-        if (what == LF_SOFTMAX) {
+    for (ptrdiff_t i = 0, some; i < rows * n; i += n * (some ? some : 1)) {
+        some = what == LF_SOFTMAX || what == LF_LOG_SOFTMAX ? N(beside)(rows - i / n, n) : 0;
+        if (some) {
+            N(softmax_beside)(x + i, out + i, some, n, what == LF_LOG_SOFTMAX);
+        } else if (what == LF_SOFTMAX) {
             REAL total = (REAL)N(exponentials)(x + i, n, scratch);
             for (ptrdiff_t j = 0; j < n; j++) out[i + j] = scratch[j] / total;
         } else if (what == LF_LOG_SOFTMAX) {
@@ -275,3 +352,4 @@ static void N(along)(int what, const void *x_, const void *y_, const void *g_, v
 
 #undef WIDE
 #undef CHUNK
+#undef FEW
