@@ -1,4 +1,4 @@
-"""Training steps whose launches and copies on a device are counted: a Tree-LSTM, a tagger, a plain loop.
+"""Training steps whose launches and copies on a device are counted: a Tree-LSTM, a tagger, a plain loop, a Transformer.
 
 ``python -m tests.counted`` prints what they cost on the simulator, and the lines that asked for most.
 """
@@ -81,7 +81,22 @@ class Loop(nn.Module):
         return lf.sum(h * h)
 
 
-PROGRAMS = {"Tree-LSTM": TreeLSTM, "tagger": Tagger, "loop": Loop}
+class Encoder(nn.Module):
+    """A Transformer's encoder over a sentence as a matrix, and a class for each word."""
+
+    data = staticmethod(random_sentences)
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0)
+        self.table, self.encoder, self.out = nn.Embedding(WORDS, 6), nn.TransformerEncoder(layer, 2), nn.Linear(6, TAGS)
+
+    def __call__(self, words, tags):
+        scores = self.out(self.encoder(self.table(np.array(words))))
+        return lf.sum(nn.functional.cross_entropy(scores, np.array(tags), reduction="none"))
+
+
+PROGRAMS = {"Tree-LSTM": TreeLSTM, "tagger": Tagger, "loop": Loop, "encoder": Encoder}
 # The Tree-LSTM of the benchmarks, with a loss at every node: its form, how many trees like those of the treebank, and
 # whether all levels are one kernel.
 TREEBANK = {

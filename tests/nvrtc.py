@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lazyflow.cells.program import elementwise_formulas
-from lazyflow.cuda import along, norms, rows
+from lazyflow.cuda import along, attention, norms, rows
 from lazyflow.cuda.module import with_helpers
 from lazyflow.cuda.text import OPTIONS, REALS, STORED
 from lazyflow.fuse import cuda, phases
@@ -93,7 +93,16 @@ def fixed():
     kept = [("out", "y"), ("y", "x"), ("x", "g")]
     stored = "\n".join(cuda.source(with_storage(kernel_of("tanh", "float32"), s, kept), f"{s}_kept") for s in STORED)
     levels = [text for dtype in REALS for text in phases_of(dtype)]
-    texts = rows.ROW_SOURCE, rows.STORED_SOURCE, norms.NORM_SOURCE, along.ALONG_SOURCE, stored, *formulas, *levels
+    texts = (
+        rows.ROW_SOURCE,
+        rows.STORED_SOURCE,
+        norms.NORM_SOURCE,
+        along.ALONG_SOURCE,
+        attention.ATTENTION_SOURCE,
+        stored,
+        *formulas,
+        *levels,
+    )
     return [with_helpers(text) for text in texts]
 
 

@@ -22,6 +22,7 @@ OTHER_NAMES = {
             *("left_shift", "log10", "log2", "logaddexp", "logaddexp2", "rad2deg", "right_shift", "sinc"),
         )
     },
+    "attention": "nn.functional.scaled_dot_product_attention",
     "offsets": "take_along_axis",
     "concatenate_rows": "concatenate",
     "concatenate_same": "concatenate",

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lazyflow import settings
 from lazyflow.cells import line as lines
 from lazyflow.cells.lifetimes import SCOPE_ALL, SCOPE_BLOCK, SCOPE_SAME, Segment
 from lazyflow.cells.line import Line, View
@@ -39,11 +40,11 @@ from lazyflow.cells.values import (
     dense,
 )
 from lazyflow.cuda import products
-from lazyflow.cuda.rows import put_in
+from lazyflow.cuda.rows import Places, put_in
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import Kernel
-from lazyflow.ops.base import adder_of, unbroadcast
+from lazyflow.ops.base import adder_of, joint_of, unbroadcast
 from lazyflow.ops.linalg import outer_sum, outer_sum_of_shown, rows_at_once, shown_all, sums_of_columns
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
@@ -232,8 +233,20 @@ class CallsBack:
         adder = None if self.calls.device == "cpu" or ref.kind != REF_NODE else adder_of(vjp)
         if adder is None:
             return False
+        return adder(self._place_there(ref, low, high), *arguments)
+
+    def _place_there(self, ref: Ref, low: int, high: int) -> Places:
         target = self._cotangent_rows(ref.index, ref.shift, ref.size, low, high)
-        return adder(put_in(target, adds=self._is_added(ref)), *arguments)
+        return put_in(target, adds=self._is_added(ref))
+
+    def _together(
+        self, joint: Callable[..., Any], wanted: Sequence[tuple[int, Ref]], low: int, high: int, given: Sequence[Any]
+    ) -> list[tuple[Ref, Array]]:
+        """What answers for several operands at once, without what is where it belongs."""
+        there = self.calls.device != "cpu" and not settings.current().deterministic
+        into = [self._place_there(ref, low, high) if there and ref.kind == REF_NODE else None for _, ref in wanted]
+        answers = joint([k for k, _ in wanted], into, *given)
+        return [(ref, answer) for (_, ref), answer in zip(wanted, answers, strict=True) if answer is not None]
 
     def pulled_back(self, i: int, wanted: Sequence[tuple[int, Ref]], low: int, high: int) -> list[tuple[Ref, Array]]:
         """The cotangents of some operands of an operation, each with a batch axis in front where it has one; without
@@ -248,6 +261,9 @@ class CallsBack:
         if not signature.op.stacked:
             pairs = [(ref, signature.operands[k].vjp) for k, ref in wanted]
             given = (self.calls.xp, g, y, *arrays)
+            joint = joint_of([vjp for _, vjp in pairs if vjp is not None])
+            if joint is not None:
+                return self._together(joint, wanted, low, high, given)
             vjps = [(ref, vjp) for ref, vjp in pairs if vjp and not self._adds_there(ref, vjp, low, high, given)]
             return [(ref, dense(vjp(*given))) for ref, vjp in vjps]
         vjp = signature.operands[0].vjp

@@ -65,6 +65,20 @@ cdef extern from "machine.h" nogil:
         LF_STANDARDISE_SLOPES
     int lf_along(int is_double, int what, const void *x, const void *y, const void *g, void *out, Py_ssize_t rows,
                  Py_ssize_t width, double eps)
+    ctypedef struct lf_attention:
+        int is_double, causal, back
+        Py_ssize_t nodes, heads, width, v_width, most
+        double scale
+        const int64_t *ends
+        const void *q
+        const void *k
+        const void *v
+        void *out
+        void *to_q
+        void *to_k
+        void *to_v
+        Py_ssize_t q_pitch, k_pitch, v_pitch, out_pitch
+    int lf_attend(const lf_attention *attention)
     const char *lf_instruction_set()
     int lf_use_instruction_set(const char *name)
 
@@ -639,6 +653,66 @@ def along(int what, Py_ssize_t width, double eps, cnp.ndarray out, cnp.ndarray x
         raise ValueError("the shapes do not fit")
     with nogil:
         done = lf_along(d, what, values, results, cotangents, target, size // width, width, eps)
+    if not done:
+        raise MemoryError
+
+
+cdef void *_cotangents_in(out, cnp.ndarray like, int is_double) except? NULL:
+    """Where the cotangents of a matrix go, if they are wanted."""
+    if out is None:
+        return NULL
+    if cnp.PyArray_SIZE(out) != cnp.PyArray_SIZE(like):
+        raise ValueError("the shapes do not fit")
+    return _flat(out, is_double)
+
+
+cdef int _set_parts(lf_attention *v, cnp.ndarray ends, Py_ssize_t rows, Py_ssize_t keys) except -1:
+    """Where the rows of each node end, of so many in all; each has a key."""
+    cdef const int64_t *end
+    cdef Py_ssize_t node, kind
+    cdef Py_ssize_t[2] last, most
+    v.nodes = cnp.PyArray_SIZE(ends) // 2
+    v.ends = end = _integers(ends, 2 * v.nodes)
+    for kind in range(2):
+        last[kind], most[kind] = 0, 0
+        for node in range(v.nodes):
+            if end[node] < last[kind] + kind:
+                raise ValueError("each node has its rows behind those of the one before, and a key")
+            most[kind], last[kind] = max(most[kind], end[node] - last[kind]), end[node]
+        end += v.nodes
+    if last[0] != rows or last[1] != keys:
+        raise ValueError("the shapes do not fit")
+    v.most = most[1]
+    return 0
+
+
+def attend(tuple how, cnp.ndarray ends, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, to=None):
+    """``out``, rows of queries, becomes ``softmax(scale * q @ k.T) @ v`` of each node and head; ``how``: the number of
+    heads, whether query i sees the keys up to i alone, and the scale. ``ends`` (2, nodes): where the rows of each node
+    end, of queries and of keys. ``to``: where the cotangents of the operands go, from those in ``out``; those that are
+    None are not wanted, of keys and values they are added."""
+    cdef lf_attention a
+    cdef int d = _is_double(out), done
+    cdef Py_ssize_t rows, keys
+    a.is_double, a.back, a.to_q, a.to_k, a.to_v = d, to is not None, NULL, NULL, NULL
+    a.heads, a.causal, a.scale = how
+    a.q_pitch, a.k_pitch, a.v_pitch, a.out_pitch = _pitch(q, d), _pitch(k, d), _pitch(v, d), _pitch(out, d)
+    rows, keys = cnp.PyArray_DIM(q, 0), cnp.PyArray_DIM(k, 0)
+    if a.heads < 1:
+        raise ValueError(f"{a.heads} heads")
+    a.width, a.v_width = cnp.PyArray_DIM(q, 1) // a.heads, cnp.PyArray_DIM(v, 1) // a.heads
+    if cnp.PyArray_DIM(k, 1) != a.heads * a.width or cnp.PyArray_DIM(q, 1) != a.heads * a.width:
+        raise ValueError("the shapes do not fit")
+    if cnp.PyArray_DIM(v, 1) != a.heads * a.v_width or cnp.PyArray_DIM(out, 1) != a.heads * a.v_width:
+        raise ValueError("the shapes do not fit")
+    if cnp.PyArray_DIM(out, 0) != rows or cnp.PyArray_DIM(v, 0) != keys:
+        raise ValueError("the shapes do not fit")
+    _set_parts(&a, ends, rows, keys)
+    a.q, a.k, a.v, a.out = cnp.PyArray_DATA(q), cnp.PyArray_DATA(k), cnp.PyArray_DATA(v), cnp.PyArray_DATA(out)
+    if to is not None:
+        a.to_q, a.to_k, a.to_v = _cotangents_in(to[0], q, d), _cotangents_in(to[1], k, d), _cotangents_in(to[2], v, d)
+    with nogil:
+        done = lf_attend(&a)
     if not done:
         raise MemoryError
 

@@ -326,14 +326,14 @@ class Groups(NamedTuple):
     each: int = 0
 
 
-_NO_ADDRESS = np.uint64(0)
+NO_ADDRESS = np.uint64(0)
 
 
 def sum_groups(rows: Array, groups: Groups, out: Array, positions: Array = None, mean: bool = False) -> None:
     """``out[i]`` is the sum, or the mean, of the rows of group ``i``, in order; row ``k`` is ``rows[positions[k]]``
     where there are positions, int64 on the device. Both are matrices, ``out`` contiguous."""
     count, width = out.shape
-    at, ends = (_NO_ADDRESS if array is None else array for array in (positions, groups.ends))
+    at, ends = (NO_ADDRESS if array is None else array for array in (positions, groups.ends))
     arguments = [rows, _pitch(rows), at, ends, np.int32(groups.each), np.int32(mean), out]
     launch(_row_function("sum_groups", rows.dtype), count * width, [*arguments, np.int32(count), np.int32(width)])
 
@@ -342,7 +342,7 @@ def extremes_of_groups(rows: Array, groups: Groups, out: Array, of: Any, positio
     """``out[i]`` becomes the largest, or of the ufunc ``minimum`` the smallest, of what it is and the rows of group
     ``i``, elementwise, NaN if one is; other arguments as in `sum_groups`."""
     count, width = out.shape
-    at, ends = (_NO_ADDRESS if array is None else array for array in (positions, groups.ends))
+    at, ends = (NO_ADDRESS if array is None else array for array in (positions, groups.ends))
     smallest = np.int32(of.__name__.endswith("minimum"))
     arguments = [rows, _pitch(rows), at, ends, np.int32(groups.each), smallest, out, np.int32(count), np.int32(width)]
     launch(_row_function("extremes", rows.dtype), count * width, arguments)
@@ -366,7 +366,7 @@ class Places(NamedTuple):
     def arguments(self) -> list[object]:
         """What `_PUT` takes."""
         how = 0 if not self.adds else 1 if self.at is None else 2
-        return [self.memory, _NO_ADDRESS if self.at is None else self.at, np.int32(self.pitch), np.int32(how)]
+        return [self.memory, NO_ADDRESS if self.at is None else self.at, np.int32(self.pitch), np.int32(how)]
 
 
 def put_in(matrix: Array, adds: bool = False) -> Places:
@@ -378,7 +378,7 @@ def put_in(matrix: Array, adds: bool = False) -> Places:
 def repeat_groups(rows: Array, groups: Groups, places: Places, mean: bool = False) -> None:
     """The transpose of `sum_groups`: row ``k`` is that of its group, divided by the group's size for a mean."""
     count, width = places.rows, places.width
-    ends = _NO_ADDRESS if groups.ends is None else groups.ends
+    ends = NO_ADDRESS if groups.ends is None else groups.ends
     arguments = [rows, _pitch(rows), ends, np.int32(groups.each), np.int32(mean), np.int32(len(rows))]
     sizes = [np.int32(count), np.int32(width)]
     launch(_row_function("repeat_groups", rows.dtype), count * width, [*arguments, *places.arguments(), *sizes])
@@ -398,7 +398,7 @@ def shown_rows(pairs: Sequence[tuple[Array, Array]]) -> list[Array]:
     return found
 
 
-_NO_PAIR = [_NO_ADDRESS, np.int32(0), np.int32(0), _NO_ADDRESS, np.int32(0), _NO_ADDRESS, np.int32(0), np.int32(0)]
+_NO_PAIR = [NO_ADDRESS, np.int32(0), np.int32(0), NO_ADDRESS, np.int32(0), NO_ADDRESS, np.int32(0), np.int32(0)]
 
 
 def column_sums_of(groups: Sequence[Sequence[Array]]) -> list[Array]:
@@ -410,7 +410,7 @@ def column_sums_of(groups: Sequence[Sequence[Array]]) -> list[Array]:
         found.append(devices.module(group[0]).empty(width, computed_in(group[0].dtype)))
         tiles += -(-width // WARP)
         for k, rows in enumerate(group):
-            arguments += [rows, _pitch(rows), np.int32(len(rows)), np.int32(width), _NO_ADDRESS if k else found[-1]]
+            arguments += [rows, _pitch(rows), np.int32(len(rows)), np.int32(width), NO_ADDRESS if k else found[-1]]
     parts = len(arguments) // len(_NO_SUM)
     arguments = [np.int32(parts), *arguments, *_NO_SUM * (MOST_OPERANDS - parts)]
     if tiles:
@@ -418,7 +418,7 @@ def column_sums_of(groups: Sequence[Sequence[Array]]) -> list[Array]:
     return found
 
 
-_NO_SUM = [_NO_ADDRESS, np.int32(0), np.int32(0), np.int32(0), _NO_ADDRESS]
+_NO_SUM = [NO_ADDRESS, np.int32(0), np.int32(0), np.int32(0), NO_ADDRESS]
 
 
 def cross_entropy_rows(logits: Array, labels: Array, losses: Array) -> None:

@@ -152,7 +152,10 @@ MOST_LOOPED, FEWEST_KINDS = 16, 3
 
 # Static attributes that say what is computed, whatever the sizes.
 SAYING = frozenset(
-    ("axis", "axis1", "axis2", "flat", "inverse", "keepdims", "letters", "name", "ndim", "ord", "order", "reduction")
+    (
+        *("axis", "axis1", "axis2", "causal", "flat", "heads", "inverse", "keepdims", "letters", "name", "ndim", "ord"),
+        *("order", "reduction"),
+    )
 )
 
 

@@ -20,7 +20,7 @@ from lazyflow.nn import init
 from lazyflow.nn.container import ModuleList
 from lazyflow.nn.dropout import Dropout
 from lazyflow.nn.functional.activation import gelu, relu
-from lazyflow.nn.functional.attention import attention_weights
+from lazyflow.nn.functional.attention import attended, attention_weights
 from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
@@ -127,6 +127,11 @@ class MultiheadAttention(Module):
     def _attention(
         self, projected: list[Expr], mask: Expr | None, need_weights: bool, average: bool, is_causal: bool
     ) -> tuple[Expr, Expr | None]:
+        if mask is None and not need_weights and not (self.training and self.dropout):
+            query, key, value = projected
+            found = attended(query, key, value, self.num_heads, is_causal)
+            if found is not None:
+                return self.out_proj(found), None
         q, k, v = (self._heads(x) for x in projected)
         if mask is not None and mask.dtype.kind == "b":
             mask = logical_not(mask)

@@ -17,7 +17,8 @@ So a kernel never asks whether it runs batched, for how many examples, or where:
   there. A vjp only uses operators and ``xp`` functions, and never changes its arguments. So it runs on expressions,
   too, with ``xp`` = the names of `lazyflow.numpy`, which gives higher derivatives and forward mode. Where the fast way
   assigns into an array, it asks `symbolic` and records the operation that does the same, with ``xp.record_op``. What it
-  does not look at it may say (`looking_at`), and so what does its work on a device without an array between (`adding`).
+  does not look at it may say (`looking_at`), what does its work on a device without an array between (`adding`), and
+  what does that of all operands at once (`jointly`).
 
 The form is that of HIPS/autograd's tables (one line a gradient) on NumPy's generalised ufuncs (NEP 5).
 """
@@ -158,6 +159,27 @@ def adder_of(vjp: Callable[..., Array]) -> Callable[..., bool] | None:
     if add is None or not isinstance(vjp, partial):
         return add
     return partial(add, *vjp.args, **vjp.keywords)
+
+
+def jointly(
+    vjps: tuple[Callable[..., Array], ...], joint: Callable[..., list[Array | None]]
+) -> tuple[Callable[..., Array], ...]:
+    """The vjps of an operation, with what answers for several operands at once, where most of the work is the same:
+    ``joint(wanted, into, xp, g, y, *arrays, **static)`` answers with a list, in the order of the operands ``wanted``.
+    ``into``: for each of them None, or `lazyflow.cuda.rows.Places` on a device; what it has brought there is None."""
+    for vjp in vjps:
+        vars(vjp)["joint"] = joint
+    return vjps
+
+
+def joint_of(vjps: Sequence[Callable[..., Array] | None]) -> Callable[..., list[Array | None]] | None:
+    """What answers for all of these vjps of one operation at once, with their static attributes, if there are several
+    and something does (see `jointly`)."""
+    first: Any = vjps[0] if len(vjps) > 1 else None
+    joint: Callable[..., list[Array | None]] | None = getattr(getattr(first, "func", first), "joint", None)
+    if joint is None or not isinstance(first, partial):
+        return joint
+    return partial(joint, *first.args, **first.keywords)
 
 
 def beginning(kernel: Callable[..., Array], operand: int, add: Callable[..., bool]) -> Callable[..., Array]:

@@ -34,8 +34,9 @@ class ByParts(NamedTuple):
 
     ``payload``: what the operation is given as its last operand: ``"place"``, for each of ``sizes[0]`` rows the start
     of its node among the ``sizes[1]`` of all and how many these are; ``"count"``, the number of each node's rows,
-    ``sizes[0]``; or nothing. ``of_list``: it has one operand, the rows of all that the node reads, ``sizes[k]`` of the
-    k-th, of the shape ``row``."""
+    ``sizes[0]``; ``"ends"``, where the rows of each node end, ``sizes[0]`` and ``sizes[1]`` of them; or nothing.
+    ``of_list``: it has one operand, the rows of all that the node reads, ``sizes[k]`` of the k-th, of the shape
+    ``row``."""
 
     op: Op
     spans: tuple[int, ...]
@@ -199,6 +200,10 @@ def _drawn_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Stati
     return ByParts(op, (0,) * len(operands), (prod(result),), "count", {"dtype": static["dtype"]}, ())
 
 
+def _attention_by_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    return ByParts(op, (0, 1, 1), (operands[0][0], operands[1][0]), "ends", static, result[1:])
+
+
 def _end_to_end(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     """Values side by side along the first axis."""
     stacks = op.name in ("stack", "stack_rows")
@@ -214,6 +219,7 @@ PART_RULES: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | N
     **dict.fromkeys(("lookup", "take"), _read_parts),
     **dict.fromkeys(("max", "mean", "min", "sum"), _over_parts),
     **dict.fromkeys(("log_softmax", "softmax"), _along_parts),
+    "attention": _attention_by_parts,
     **dict.fromkeys(("bernoulli", "dropout_mask", "gumbel", "normal", "uniform"), _drawn_parts),
     **dict.fromkeys(("concatenate", "concatenate_rows", "concatenate_same", "stack", "stack_rows"), _end_to_end),
 }

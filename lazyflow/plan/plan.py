@@ -677,6 +677,8 @@ def _read_of(
         return rows
     if operand.kind == "count":
         return sizes_of(graph, nodes, 0)
+    if operand.kind == "ends":
+        return np.stack([np.cumsum(sizes_of(graph, nodes, which)) for which in (0, 1)])
     if operand.kind == "place":
         return _places_of_rows(graph, nodes, signature)
     return _payload_read(graph, graph.payload, operand, nodes, signature)
@@ -722,7 +724,7 @@ def _reader(
                 found, rows = offsets[graph.base[edges]] + graph.shift[edges], _sizes_of_lists(graph, nodes)
                 return _unshared(_joined_rows(found, rows, width, True))
             rows = _counts(graph, nodes) if spans is None else sizes_of(graph, nodes, spans[which])
-            if spans is not None and spans[which]:
+            if spans is not None and spans[which] and signature.operands[-1].kind == "place":
                 once, _ = _distinct(graph, nodes, slot)
                 found, rows = found[once], rows[once]
             joined = _joined_rows(found, rows, width, signature.walks[which])

@@ -219,7 +219,7 @@ class Operand(NamedTuple):
     """One operand in a signature: where a node keeps it and how the kernel wants to see it.
 
     ``kind`` is ``"row"`` (the ``position``-th of the node's operand rows), ``"shared"`` (a parameter), ``"int"`` or
-    ``"float"`` (the ``position``-th of the node's payload numbers), ``"place"`` or ``"count"`` (see
+    ``"float"`` (the ``position``-th of the node's payload numbers), ``"place"``, ``"count"`` or ``"ends"`` (see
     `lazyflow.ops.rows.ByParts`). ``shape`` is that of one example, padded with ones in front for an elementwise
     operation; ``vjp`` is None where no gradient is wanted.
     """

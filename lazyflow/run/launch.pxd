@@ -22,11 +22,12 @@ cdef class Reader:
 cdef class Pull:
     cdef public int how
     cdef public Py_ssize_t at, width
-    cdef public bint sums
+    cdef public bint apart, sums
     cdef public tuple shape
     cdef public object adder, vjp, dtype, index
     cdef public Reader target
     cpdef bint adds(self, Arena arena, object arguments) except -1
+    cpdef object places(self, Arena arena)
     cpdef object give(self, object xp, Arena arena, object cotangent, object shape)
 
     @cython.locals(own=object)
@@ -35,7 +36,7 @@ cdef class Pull:
 
 cdef class Bound:
     cdef public int does
-    cdef public object launch, forward, at_host, rows, begins
+    cdef public object launch, forward, at_host, rows, begins, joint
     cdef public tuple calls, operands, values, pulls
     cdef public frozenset unread, shapes
     cdef public Reader out
@@ -47,6 +48,8 @@ cdef class Bound:
     cpdef list operand_values(self, Arena arena)
     @cython.locals(arguments=list, i=Py_ssize_t, pull=Pull, reader=Reader)
     cpdef object pull(self, object xp, Arena values, Arena cotangents)
+    @cython.locals(pull=Pull)
+    cpdef object _pull_together(self, object xp, Arena cotangents, list arguments)
     cpdef tuple _pulls(self)
 
 

@@ -18,7 +18,17 @@ from lazyflow import device as devices
 from lazyflow.cuda.rows import Places
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.fuse.blocks import rows_of
-from lazyflow.ops.base import Shape, adder_of, beginning_of, host_form, looked_at, shapes_wanted, total, unbroadcast
+from lazyflow.ops.base import (
+    Shape,
+    adder_of,
+    beginning_of,
+    host_form,
+    joint_of,
+    looked_at,
+    shapes_wanted,
+    total,
+    unbroadcast,
+)
 from lazyflow.ops.each import for_each
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
@@ -185,10 +195,10 @@ INTO, AT_ROWS, AT_WINDOWS, AT_ELEMENTS = range(4)
 
 
 class Pull:
-    """What backward does for one operand of a launch: its vjp, and where the answer is added. ``adder``: what does both
-    on a device, if there is something (see `lazyflow.ops.base.adding`)."""
+    """What backward does for one operand of a launch: its vjp, and where the answer is added. ``apart``: whether each
+    row has a place; ``adder``: what does both on a device, if there is something (see `lazyflow.ops.base.adding`)."""
 
-    __slots__ = ("adder", "at", "dtype", "how", "index", "shape", "sums", "target", "vjp", "width")
+    __slots__ = ("adder", "apart", "at", "dtype", "how", "index", "shape", "sums", "target", "vjp", "width")
 
     def __init__(self, operand: Operand, rows: Rows, at: int, stacked: bool) -> None:
         self.at, self.vjp, self.dtype, self.shape, self.width = (
@@ -202,20 +212,23 @@ class Pull:
         self.target = rows_reader(operand.dtype, rows, operand.shape)
         self.how, self.index = _where(rows)
         assert operand.vjp is not None
-        self.adder: Any = None if rows.shared or self.how not in (INTO, AT_ROWS) else adder_of(operand.vjp)
+        self.apart = not rows.shared and self.how in (INTO, AT_ROWS)
+        self.adder: Any = adder_of(operand.vjp) if self.apart else None
 
     def adds(self, arena: Arena, arguments: Sequence[Array]) -> bool:
         """Whether the adder has done it; ``arguments`` are those of the vjp."""
         if self.how == AT_ROWS and settings.current().deterministic:
             return False
+        return bool(self.adder(self.places(arena), *arguments))
+
+    def places(self, arena: Arena) -> Places:
+        """Where on a device the answer is added, if all rows are `apart`."""
         target, buffer = self.target, arena.buffers[self.dtype]
         count, width = target.shape[0], devices.elements(target.shape[1:])
         if self.how == AT_ROWS:
             at = arena.index(self.index).astype(np.int64, copy=False)
-            places = Places(buffer, target.width, count, width, at)
-        else:
-            places = Places(buffer[target.offset :], target.pitch, count, width)
-        return bool(self.adder(places, *arguments))
+            return Places(buffer, target.width, count, width, at)
+        return Places(buffer[target.offset :], target.pitch, count, width)
 
     def give(self, xp: ArrayModule, arena: Arena, cotangent: Array, shape: Shape) -> None:
         """Add the vjp's answer for an operand that is an array of that ``shape``."""
@@ -266,13 +279,14 @@ class Bound:
     where operands are gathered that a kernel need not touch. ``begins``: which operand the result begins as, what is
     added to it, and, of the first of several such launches, the reader of the results of all
     (`lazyflow.ops.base.beginning`). ``calls``: see `Launch`. ``pulls``: what backward does for its operands, once it
-    did; ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at; ``shapes``: those of
+    did, and ``joint``: what answers for all of them at once, if there is something (`lazyflow.ops.base.jointly`);
+    ``unread``: what of the result (0) and the operands (from 1 on) its vjps do not look at; ``shapes``: those of
     which they look at the shape alone.
     """
 
     __slots__ = (
-        "at_host", "begins", "calls", "does", "forward", "launch", "operands", "out", "pulls", "rows", "shapes",
-        "signature", "unread", "values",
+        "at_host", "begins", "calls", "does", "forward", "joint", "launch", "operands", "out", "pulls", "rows",
+        "shapes", "signature", "unread", "values",
     )  # fmt: skip
 
     def __init__(self, launch: Launch) -> None:
@@ -285,6 +299,7 @@ class Bound:
         self.at_host: Any = host_form(signature.forward)
         self.rows: Any = None
         self.pulls: Any = None
+        self.joint: Any = None
         self.unread: frozenset[int] = frozenset()
         self.shapes: frozenset[int] = frozenset()
         self.operands: tuple[Reader, ...] = ()
@@ -335,7 +350,7 @@ class Bound:
         found.launch, found.signature, found.calls, found.rows = launch, self.signature, self.calls, self.rows
         found.does, found.out, found.forward, found.at_host = self.does, self.out, self.forward, self.at_host
         found.begins = None  # see `_begin_at_once`
-        found.pulls, found.unread, found.shapes = self.pulls, self.unread, self.shapes
+        found.pulls, found.joint, found.unread, found.shapes = self.pulls, self.joint, self.unread, self.shapes
         found.operands = _with_payload(self.operands, launch)
         found.values = found.operands if self.values is self.operands else _with_payload(self.values, launch)
         return found
@@ -358,9 +373,21 @@ class Bound:
                 arguments.append(g)
             else:
                 arguments.append(reader.hollow(values) if i + 1 in self.shapes else reader.read(values))
+        if self.joint is not None:
+            self._pull_together(xp, cotangents, arguments)
+            return
         for pull in self.pulls:
             if pull.adder is None or cotangents.device == "cpu" or not pull.adds(cotangents, arguments):
                 pull.give(xp, cotangents, pull.vjp(*arguments), self.values[pull.at].shape_of())
+
+    def _pull_together(self, xp: ArrayModule, cotangents: Arena, arguments: list[Any]) -> None:
+        """Add the cotangents of all operands, which come at once."""
+        wanted, pulls = tuple([pull.at for pull in self.pulls]), self.pulls
+        at_home = cotangents.device == "cpu" or settings.current().deterministic
+        into = [pull.places(cotangents) if pull.apart and not at_home else None for pull in pulls]
+        for pull, answer in zip(pulls, self.joint(wanted, into, *arguments), strict=True):
+            if answer is not None:
+                pull.give(xp, cotangents, answer, self.values[pull.at].shape_of())
 
     def _pulls(self) -> tuple[Pull, ...]:
         found = []
@@ -369,7 +396,9 @@ class Bound:
                 rows = self.launch.reads[i]
                 assert isinstance(rows, Rows)
                 found.append(Pull(operand, rows, i, self.signature.op.stacked))
-        self.unread, self.shapes = _unread([pull.vjp for pull in found], len(self.values))
+        vjps = [pull.vjp for pull in found]
+        self.unread, self.shapes = _unread(vjps, len(self.values))
+        self.joint = joint_of(vjps)
         return tuple(found)
 
 
@@ -438,6 +467,7 @@ class Loop(Bound):
         self.begins = None
         self.at_host = None
         self.does, self.rows, self.pulls, self.unread, self.shapes = DO_KERNEL, None, (), frozenset(), frozenset()
+        self.joint = None
         self.operands, self.values = (), ()
         self.out = rows_reader(signature.type.dtype, launch.writes, ())
         assert launch.each is not None

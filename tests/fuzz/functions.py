@@ -1012,6 +1012,25 @@ define(
 )
 
 
+def _weights(q: Array, k: Array, causal: bool) -> Array:
+    scores = q @ k.T / math.sqrt(q.shape[1])
+    return _softmax(np.where(np.tri(*scores.shape, dtype=bool), scores, -np.inf) if causal else scores)
+
+
+def _score_slopes(g: Array, q: Array, k: Array, v: Array, causal: bool) -> Array:
+    weights, of_weights = _weights(q, k, causal), g @ v.T
+    return weights * (of_weights - (weights * of_weights).sum(1, keepdims=True)) / math.sqrt(q.shape[1])
+
+
+define(
+    "attention",
+    lambda q, k, v, causal: _weights(q, k, causal) @ v,
+    lambda g, y, q, k, v, causal: _score_slopes(g, q, k, v, causal) @ k,
+    lambda g, y, q, k, v, causal: _score_slopes(g, q, k, v, causal).T @ q,
+    lambda g, y, q, k, v, causal: _weights(q, k, causal).T @ g,
+)
+
+
 def _cumsum_x(g: Array, y: Array, x: Array, axis: Any) -> Array:
     if axis is None:
         return np.cumsum(g[::-1])[::-1].reshape(x.shape)

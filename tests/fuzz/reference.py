@@ -560,7 +560,11 @@ class Names:
         self.session = session
         self.numpy = self  # NumPy's names
         self.optim = SimpleNamespace(SGD=_SGD, Adam=_Adam)
-        functional = SimpleNamespace(binary_cross_entropy=self._binary_cross_entropy, layer_norm=self._layer_norm)
+        functional = SimpleNamespace(
+            binary_cross_entropy=self._binary_cross_entropy,
+            layer_norm=self._layer_norm,
+            scaled_dot_product_attention=self._attention,
+        )
         self.nn = SimpleNamespace(functional=functional)
 
     def cell(self, function: Any) -> Any:
@@ -918,6 +922,9 @@ class Names:
 
     def _layer_norm(self, x: Any, sizes: tuple[int, ...], eps: float = 1e-5) -> Node:
         return self._apply("standardise", x, axis=tuple(range(-len(sizes), 0)), eps=eps)
+
+    def _attention(self, query: Any, key: Any, value: Any, is_causal: bool = False) -> Node:
+        return self._apply("attention", query, key, value, causal=is_causal)
 
     def log_softmax(self, x: Any, axis: int = -1, *, restrict: Any = None) -> Node:
         if restrict is not None:

@@ -504,6 +504,22 @@ def matmul(w: Writer) -> str | None:
     return w.one(f"{a} @ {b}", f"lf.matmul({a}, {b})")
 
 
+@template(0.6)
+def attention(w: Writer) -> str | None:
+    """Of queries to keys and values of one dtype, often the same."""
+    q = w.real(lambda n: n.ndim == 2 and n.size > 0)
+    if q is None or w.special:
+        return None
+    like = w.node(q)
+    k = w.real(lambda n: n.ndim == 2 and n.size > 0 and n.shape[1] == like.shape[1] and n.dtype == like.dtype)
+    if k is None:
+        return None
+    rows = w.node(k).shape[0]
+    v = w.real(lambda n: n.ndim == 2 and n.size > 0 and n.shape[0] == rows and n.dtype == like.dtype)
+    how = w.one("", "", ", is_causal=True")
+    return v and f"lf.nn.functional.scaled_dot_product_attention({q}, {k}, {v}{how})"
+
+
 @template(1.6)
 def affine(w: Writer) -> str | None:
     if "W" not in w.names:

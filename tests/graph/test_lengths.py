@@ -143,13 +143,36 @@ LAYERS = {
     "TransformerDecoderLayer": layer(
         lambda: nn.TransformerDecoderLayer(D, 2, 8), lambda m, x: m(x, lf.concatenate([x, x * 2]), tgt_is_causal=True)
     ),
+    "attention at once": layer(
+        lambda: nn.MultiheadAttention(D, 2), lambda m, x: m(x, x, x, need_weights=False, is_causal=True)[0]
+    ),
+    "attention to others at once": layer(
+        lambda: nn.MultiheadAttention(D, 3),
+        lambda m, x: m(x, lf.concatenate([x, x * 2]), lf.concatenate([x * 3, x]), need_weights=False)[0],
+    ),
+    "scaled_dot_product_attention": layer(
+        lambda: nn.Linear(D, D), lambda m, x: F.scaled_dot_product_attention(m(x), x, m(x), is_causal=True)
+    ),
+    "TransformerEncoderLayer without dropout": layer(lambda: nn.TransformerEncoderLayer(D, 2, 8, dropout=0.0)),
+    "TransformerDecoderLayer without dropout": layer(
+        lambda: nn.TransformerDecoderLayer(D, 2, 8, dropout=0.0),
+        lambda m, x: m(x, lf.concatenate([x, x * 2]), tgt_is_causal=True),
+    ),
     "LSTM": layer(lambda: nn.LSTM(D, 3), last_states),
     "BiLSTM": layer(lambda: nn.BiLSTM(D, 3), last_states),
     "outputs of a BiLSTM": layer(lambda: nn.BiLSTM(D, 3), lambda m, x: lf.stack(m(x)[0])),
 }
 # Of a second length on, these are recorded op by op, not as one node: see `lazyflow.nn.one_node`. Eight lengths then
 # take no more than so many.
-OP_BY_OP = {"MultiheadAttention": 20, "TransformerEncoderLayer": 45, "TransformerDecoderLayer": 80}
+OP_BY_OP = {
+    "MultiheadAttention": 20,
+    "TransformerEncoderLayer": 45,
+    "TransformerDecoderLayer": 80,
+    "attention at once": 9,
+    "attention to others at once": 20,
+    "TransformerEncoderLayer without dropout": 20,
+    "TransformerDecoderLayer without dropout": 40,
+}
 
 
 @pytest.mark.host
@@ -160,6 +183,27 @@ def test_layers(name):
         module = make()
         one, many = (launches(lambda x: call(module, x), lengths) for lengths in ([8], LENGTHS))
     assert many.launches <= OP_BY_OP.get(name, one.launches + 2), many
+
+
+AT_ONCE = [name for name in LAYERS if "at once" in name or "without dropout" in name]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_attention_takes_the_launches_of_the_host_on_a_device(name):
+    """And not one for each length."""
+    make, call = LAYERS[name]
+
+    def groups(device):
+        with lf.using(device=device):
+            module, table = make(), nn.Embedding(64, D)
+            values = [table(8 * (n - 1) + np.arange(n)) for n in LENGTHS]
+            return lf.explain([call(module, x) for x in values for _ in range(2)], groups=999)
+
+    here, there = groups("cpu"), groups("cuda:0")
+    assert there.launches <= here.launches
+    attentions = [g.launches for g in there.groups if "attention" in g.signature]
+    assert attentions == [1] * len(attentions) and 1 <= len(attentions) <= 2
 
 
 @pytest.mark.host

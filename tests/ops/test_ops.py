@@ -5,11 +5,20 @@ import pytest
 import lazyflow.ops  # noqa: F401  (fills the table of operations)
 from lazyflow.device import array_module
 from lazyflow.ops.base import OPS
-from tests.ops import cases, cases_conv, cases_decompositions, cases_linalg, cases_segment, cases_simplex
+from tests.ops import (
+    cases,
+    cases_attention,
+    cases_conv,
+    cases_decompositions,
+    cases_linalg,
+    cases_segment,
+    cases_simplex,
+)
 from tests.ops.harness import CHECKS, infer
 
 CASES = (
     *cases.CASES,
+    *cases_attention.CASES,
     *cases_linalg.CASES,
     *cases_conv.CASES,
     *cases_decompositions.CASES,
@@ -18,6 +27,7 @@ CASES = (
 )
 ERRORS = (
     *cases.ERRORS,
+    *cases_attention.ERRORS,
     *cases_linalg.ERRORS,
     *cases_conv.ERRORS,
     *cases_decompositions.ERRORS,

@@ -2,4 +2,5 @@
 #include "functions.h"
 #include "run.h"
 #include "rows.h"
+#include "attend.h"
 #include "clean.h"

@@ -5,8 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
 #include "threads.h"
 
+#define ATTENDED 64 /* rows of scores at once */
 #define OF_A_TYPE "kernels.h"
 #include "sets.h"
 
@@ -24,6 +29,7 @@ typedef struct {
     ptrdiff_t (*cross_entropy_slopes)(const void *, ptrdiff_t, const int64_t *, const void *, ptrdiff_t, void *, ptrdiff_t,
                                       ptrdiff_t, ptrdiff_t, void *);
     void (*along)(int, const void *, const void *, const void *, void *, ptrdiff_t, ptrdiff_t, double, void *);
+    void (*attend)(const lf_attention *, ptrdiff_t, ptrdiff_t, void *);
 } kernels;
 
 typedef struct {
@@ -33,7 +39,8 @@ typedef struct {
 
 #define KERNELS(type, set)                                                                                          \
     {run_##type##_##set, gather_##type##_##set, add_rows_##type##_##set, reduce_groups_##type##_##set,              \
-     dots_##type##_##set, cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set, along_##type##_##set}
+     dots_##type##_##set, cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set, along_##type##_##set,       \
+     attend_##type##_##set}
 
 static const instruction_set BASELINE = {"baseline", {KERNELS(float, baseline), KERNELS(double, baseline)}};
 #ifdef X86
@@ -450,4 +457,30 @@ int lf_along(int is_double, int what, const void *x, const void *y, const void *
     int parts = lf_parts(12 * rows * width);
     lf_share(along_part, &r, rows < parts ? 1 : parts);
     return !r.failed;
+}
+
+typedef struct {
+    const lf_attention *attention;
+    ptrdiff_t scratch; /* bytes */
+    volatile int failed;
+} some_heads;
+
+static void heads_part(void *context, int part, int parts) {
+    some_heads *s = context;
+    const lf_attention *v = s->attention;
+    void *scratch = malloc(s->scratch);
+    if (scratch)
+        chosen->of[v->is_double].attend(v, lf_begin(v->nodes * v->heads, 1, part, parts),
+                                        lf_begin(v->nodes * v->heads, 1, part + 1, parts), scratch);
+    else
+        s->failed = 1;
+    free(scratch);
+}
+
+int lf_attend(const lf_attention *v) {
+    ptrdiff_t widest = (v->width > v->v_width ? v->width : v->v_width) + 16, most = v->most + 16, heads = v->nodes * v->heads;
+    some_heads s = {v, 8 * (most * (2 * ATTENDED + 3 * widest) + ATTENDED * widest), 0};
+    int parts = lf_parts(heads ? v->ends[v->nodes - 1] * v->heads * v->most * (v->width + v->v_width) / 8 : 0);
+    if (heads) lf_share(heads_part, &s, heads < parts ? (int)heads : parts);
+    return !s.failed;
 }

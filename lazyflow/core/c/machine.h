@@ -161,6 +161,21 @@ enum { LF_SOFTMAX, LF_LOG_SOFTMAX, LF_STANDARDISE, LF_SOFTMAX_SLOPES, LF_LOG_SOF
 int lf_along(int is_double, int what, const void *x, const void *y, const void *g, void *out, ptrdiff_t rows,
              ptrdiff_t width, double eps);
 
+/* Attention of `nodes` nodes, each of some rows of queries and of keys and values, in `heads` columns of `width` and `v_width`
+ * elements each: out = softmax(scale q k^T) v. Where the rows of each node end stands in `ends`, of queries and then of keys;
+ * `most`: the keys of the longest. Rows are a pitch apart. `causal`: query i sees the keys up to i. `back`: the cotangents of q, k
+ * and v, contiguous, those of k and v added, from those of the result, `out`; NULL: not wanted. */
+typedef struct {
+    int is_double, causal, back;
+    ptrdiff_t nodes, heads, width, v_width, most;
+    double scale;
+    const int64_t *ends;
+    const void *q, *k, *v;
+    void *out, *to_q, *to_k, *to_v;
+    ptrdiff_t q_pitch, k_pitch, v_pitch, out_pitch;
+} lf_attention;
+int lf_attend(const lf_attention *attention);
+
 /* The instruction set that runs: "avx512", "avx2", "baseline". Returns 0 if this machine has no such set. */
 const char *lf_instruction_set(void);
 int lf_use_instruction_set(const char *name);

@@ -13,8 +13,9 @@ from lazyflow.functions.linalg import matmul
 from lazyflow.functions.random import dropout
 from lazyflow.functions.reduce import max, softmax
 from lazyflow.functions.shape import swapaxes
+from lazyflow.ops import OPS
 from lazyflow.random import Stream
-from lazyflow.record.expr import Expr, as_floating, constant, in_dtype, in_one_dtype
+from lazyflow.record.expr import Expr, as_floating, constant, in_dtype, in_one_dtype, record
 
 __all__ = ["attention_weights", "scaled_dot_product_attention"]
 
@@ -46,6 +47,25 @@ def attention_weights(query: Any, key: Any, mask: Any = None, is_causal: bool = 
     return softmax(scores)
 
 
+def attended(query: Any, key: Any, value: Any, heads: int, is_causal: bool) -> Expr | None:
+    """The `attention_weights` of ``query`` (t, d) and ``key`` (s, d), by heads, times ``value`` (s, e), as one
+    operation; None of other shapes, or where there is nothing.
+
+    >>> import lazyflow as lf
+    >>> x = lf.constant([[1.0, 2.0], [1.0, 4.0]])
+    >>> attended(x * 0, x, x, 2, is_causal=True).numpy()
+    array([[1., 2.],
+           [1., 3.]], dtype=float32)
+    """
+    query, key = in_one_dtype(query, key)
+    value = as_floating(value, query)
+    shapes = query.shape, key.shape, value.shape
+    fits = all(len(shape) == 2 and all(shape) for shape in shapes)
+    if not fits or query.shape[1] != key.shape[1] or key.shape[0] != value.shape[0]:
+        return None
+    return record(OPS["attention"], (query, key, value), heads=heads, causal=bool(is_causal))
+
+
 def scaled_dot_product_attention(
     query: Any,
     key: Any,
@@ -65,5 +85,9 @@ def scaled_dot_product_attention(
     array([[2.],
            [2.]], dtype=float32)
     """
+    if attn_mask is None and dropout_p == 0:
+        found = attended(query, key, value, 1, is_causal)
+        if found is not None:
+            return found
     weights = attention_weights(query, key, attn_mask, is_causal)
     return matmul(dropout(weights, dropout_p, training=dropout_p > 0, stream=stream), as_floating(value, weights))

@@ -1,0 +1,221 @@
+/* Attention: included once for each type and instruction set, behind rows.h. See machine.h. */
+
+#include "lanes.h"
+#define LANE ((ptrdiff_t)(VECTOR_BYTES / sizeof(REAL)))
+#define WHOLE(n) (((n) + LANES - 1) & ~(ptrdiff_t)(LANES - 1))
+
+/* As many registers as there are: rows of a product at a time, of two vectors each. */
+#if VECTOR_BYTES == 64
+#define MANY 8
+#else
+#define MANY 4
+#endif
+
+/* A matrix with rows and columns any distance apart, and one whose rows are whole vectors that may be read. */
+typedef struct {
+    const REAL *at;
+    ptrdiff_t down, right;
+} N(matrix);
+
+typedef struct {
+    const REAL *at;
+    ptrdiff_t pitch;
+} N(wide);
+
+/* out = a b for `many` rows and `wide` vectors, or added to it; of the last vector `rest` elements are wanted. */
+ALWAYS void N(corner)(REAL *out, ptrdiff_t pitch, N(matrix) a, const REAL *b, ptrdiff_t b_pitch, ptrdiff_t inner,
+                      ptrdiff_t rest, const int adds, const int many, const int wide) {
+    N(lane) sums[MANY][2];
+    for (int i = 0; i < many; i++)
+        for (int j = 0; j < wide; j++) sums[i][j] = (N(lane)){0};
+    for (ptrdiff_t k = 0; k < inner; k++) {
+        N(lane) x[2];
+        for (int j = 0; j < wide; j++) x[j] = *(const N(lane) *)(b + k * b_pitch + j * LANE);
+        for (int i = 0; i < many; i++) {
+            N(lane) w = a.at[i * a.down + k * a.right] - (N(lane)){0};
+            for (int j = 0; j < wide; j++) sums[i][j] = SUM(w, x[j], sums[i][j]);
+        }
+    }
+    for (int i = 0; i < many; i++)
+        for (int j = 0; j < wide; j++) {
+            REAL *to = out + i * pitch + j * LANE;
+            if (j == wide - 1 && rest < LANE) {
+                REAL part[MOST_LANES];
+                __builtin_memcpy(part, &sums[i][j], sizeof sums[i][j]);
+                for (ptrdiff_t r = 0; r < rest; r++) to[r] = adds ? to[r] + part[r] : part[r];
+            } else {
+                *(N(lane) *)to = sums[i][j] + (adds ? *(const N(lane) *)to : (N(lane)){0});
+            }
+        }
+}
+
+/* out = a b, (rows, columns), or added to it. */
+ALWAYS void N(multiplied)(REAL *out, ptrdiff_t pitch, N(matrix) a, N(wide) b, ptrdiff_t rows, ptrdiff_t columns,
+                          ptrdiff_t inner, const int adds) {
+    for (ptrdiff_t j = 0, wide; j < columns; j += wide * LANE) {
+        wide = columns - j > LANE ? 2 : 1;
+        ptrdiff_t rest = columns - j - (wide - 1) * LANE;
+        for (ptrdiff_t i = 0, many; i < rows; i += many) {
+            many = rows - i >= MANY ? MANY : rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
+            N(matrix) from = {a.at + i * a.down, a.down, a.right};
+#define SOME(m)                                                                                              \
+    if (many == m && wide == 2) N(corner)(out + i * pitch + j, pitch, from, b.at + j, b.pitch, inner, rest, adds, m, 2); \
+    if (many == m && wide == 1) N(corner)(out + i * pitch + j, pitch, from, b.at + j, b.pitch, inner, rest, adds, m, 1)
+#if MANY == 8
+            SOME(8);
+#endif
+            SOME(4);
+            SOME(2);
+            SOME(1);
+#undef SOME
+        }
+    }
+}
+
+static void N(multiply)(REAL *out, ptrdiff_t pitch, N(matrix) a, N(wide) b, ptrdiff_t rows, ptrdiff_t columns,
+                        ptrdiff_t inner) {
+    N(multiplied)(out, pitch, a, b, rows, columns, inner, 0);
+}
+
+static void N(multiply_on)(REAL *out, ptrdiff_t pitch, N(matrix) a, N(wide) b, ptrdiff_t rows, ptrdiff_t columns,
+                           ptrdiff_t inner) {
+    N(multiplied)(out, pitch, a, b, rows, columns, inner, 1);
+}
+
+/* The transpose of some rows, its own filled up to whole vectors. */
+static N(wide) N(upright)(REAL *to, const REAL *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t columns) {
+    ptrdiff_t whole = WHOLE(rows);
+    for (ptrdiff_t j = 0; j < columns; j++) {
+        for (ptrdiff_t i = 0; i < rows; i++) to[j * whole + i] = from[i * pitch + j];
+        for (ptrdiff_t i = rows; i < whole; i++) to[j * whole + i] = C(0.0);
+    }
+    return (N(wide)){to, whole};
+}
+
+/* Some rows as they lie, or copied and filled up. */
+static N(wide) N(filled)(REAL *to, const REAL *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t columns) {
+    ptrdiff_t whole = WHOLE(columns);
+    if (columns % LANE == 0) return (N(wide)){from, pitch};
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < whole; j++) to[i * whole + j] = j < columns ? from[i * pitch + j] : C(0.0);
+    return (N(wide)){to, whole};
+}
+
+/* Softmax of a row of scores times `scale`, of which the first `seen` are seen; `whole` of them may be written. A NaN or
+ * nothing but negative infinities make a row of NaN. */
+static void N(weigh_row)(REAL *row, ptrdiff_t n, ptrdiff_t seen, ptrdiff_t whole, REAL scale) {
+    REAL most[LANES];
+    for (ptrdiff_t j = 0; j < seen; j++) row[j] *= scale;
+    for (ptrdiff_t j = seen; j < whole; j++) row[j] = -(REAL)HUGE_VAL;
+    for (int k = 0; k < LANES; k++) most[k] = row[k];
+    for (ptrdiff_t j = LANES; j < whole; j += LANES)
+        for (int k = 0; k < LANES; k++) most[k] = row[j + k] > most[k] ? row[j + k] : most[k];
+    REAL top = -(REAL)HUGE_VAL;
+    for (int k = 0; k < LANES; k++) top = most[k] > top ? most[k] : top;
+    for (ptrdiff_t j = 0; j < whole; j++) row[j] -= top;
+    N(loop_exp)(row, row, whole);
+    REAL total = (REAL)N(row_sum)(row, n);
+    for (ptrdiff_t j = 0; j < whole; j++) row[j] /= total;
+}
+
+/* One head of one node: where its matrices begin, their rows and columns; `from` is the first of its queries that is done
+ * at once. */
+typedef struct {
+    const lf_attention *v;
+    const REAL *q, *k, *value;
+    ptrdiff_t n, m;
+    REAL *scores, *slopes, *of_k, *of_value, *more;
+    N(wide) keys;
+} N(head);
+
+/* The weights of `rows` queries. */
+static void N(weights)(const N(head) *h, ptrdiff_t first, ptrdiff_t rows) {
+    const lf_attention *v = h->v;
+    ptrdiff_t whole = h->keys.pitch;
+    N(multiply)(h->scores, whole, (N(matrix)){h->q + first * v->q_pitch, v->q_pitch, 1}, h->keys, rows, whole, v->width);
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        ptrdiff_t seen = v->causal && first + i + 1 < h->m ? first + i + 1 : h->m;
+        N(weigh_row)(h->scores + i * whole, h->m, seen, whole, (REAL)v->scale);
+    }
+}
+
+static void N(attend_head)(const N(head) *h, REAL *out) {
+    const lf_attention *v = h->v;
+    N(wide) values = N(filled)(h->of_value, h->value, v->v_pitch, h->m, v->v_width);
+    for (ptrdiff_t i = 0; i < h->n; i += ATTENDED) {
+        ptrdiff_t rows = h->n - i < ATTENDED ? h->n - i : ATTENDED;
+        N(weights)(h, i, rows);
+        N(multiply)(out + i * v->out_pitch, v->out_pitch, (N(matrix)){h->scores, h->keys.pitch, 1}, values, rows,
+                    v->v_width, h->m);
+    }
+}
+
+/* The slopes of the scores of `rows` queries, in place of the cotangents of their weights. */
+static void N(scores_back)(const N(head) *h, ptrdiff_t rows) {
+    ptrdiff_t whole = h->keys.pitch;
+    for (ptrdiff_t i = 0; i < rows; i++) {
+        REAL *p = h->scores + i * whole, *s = h->slopes + i * whole, scale = (REAL)h->v->scale;
+        REAL along = (REAL)N(row_dot)(p, s, h->m);
+        for (ptrdiff_t j = 0; j < whole; j++) s[j] = p[j] * (s[j] - along) * scale;
+    }
+}
+
+/* Cotangents of queries, keys and values from those of the result, `g`; of each that is wanted. */
+static void N(attend_head_back)(const N(head) *h, const REAL *g, REAL *to_q, REAL *to_k, REAL *to_value) {
+    const lf_attention *v = h->v;
+    ptrdiff_t whole = h->keys.pitch, width = v->width, v_width = v->v_width, pitch = v->heads * width,
+              v_pitch = v->heads * v_width;
+    N(wide) values = {0}, keys = {0};
+    if (to_q || to_k) values = N(upright)(h->of_value, h->value, v->v_pitch, h->m, v_width);
+    if (to_q) keys = N(filled)(h->of_k, h->k, v->k_pitch, h->m, width);
+    for (ptrdiff_t i = 0; i < h->n; i += ATTENDED) {
+        ptrdiff_t rows = h->n - i < ATTENDED ? h->n - i : ATTENDED;
+        const REAL *from = g + i * v->out_pitch, *q = h->q + i * v->q_pitch;
+        N(matrix) turned = {h->slopes, 1, whole}, weights = {h->scores, 1, whole};
+        N(weights)(h, i, rows);
+        if (to_value)
+            N(multiply_on)(to_value, v_pitch, weights, N(filled)(h->more, from, v->out_pitch, rows, v_width), h->m, v_width,
+                           rows);
+        if (!to_q && !to_k) continue;
+        N(multiply)(h->slopes, whole, (N(matrix)){from, v->out_pitch, 1}, values, rows, whole, v_width);
+        N(scores_back)(h, rows);
+        if (to_q) N(multiply)(to_q + i * pitch, pitch, (N(matrix)){h->slopes, whole, 1}, keys, rows, width, h->m);
+        if (to_k)
+            N(multiply_on)(to_k, pitch, turned, N(filled)(h->more, q, v->q_pitch, rows, width), h->m, width, rows);
+    }
+}
+
+/* Heads `low` to `high`, counted through all nodes; `scratch`: see lf_attend. */
+static void N(attend)(const lf_attention *v, ptrdiff_t low, ptrdiff_t high, void *scratch_) {
+    REAL *scratch = scratch_;
+    ptrdiff_t most = WHOLE(v->most), widest = WHOLE(v->width > v->v_width ? v->width : v->v_width);
+    N(head) h = {.v = v, .scores = scratch};
+    h.slopes = h.scores + ATTENDED * most;
+    REAL *keys = h.slopes + ATTENDED * most;
+    h.of_k = keys + widest * most;
+    h.of_value = h.of_k + widest * most;
+    h.more = h.of_value + widest * most;
+    for (ptrdiff_t at = low; at < high; at++) {
+        ptrdiff_t node = at / v->heads, head = at % v->heads, width = head * v->width, v_width = head * v->v_width;
+        ptrdiff_t i = node ? v->ends[node - 1] : 0, j = node ? v->ends[v->nodes + node - 1] : 0;
+        h.n = v->ends[node] - i, h.m = v->ends[v->nodes + node] - j;
+        h.q = (const REAL *)v->q + i * v->q_pitch + width, h.k = (const REAL *)v->k + j * v->k_pitch + width;
+        h.value = (const REAL *)v->v + j * v->v_pitch + v_width;
+        h.keys = N(upright)(keys, h.k, v->k_pitch, h.m, v->width);
+        REAL *out = (REAL *)v->out + i * v->out_pitch + v_width;
+        if (!v->back) {
+            N(attend_head)(&h, out);
+            continue;
+        }
+        REAL *to_q = (REAL *)v->to_q + (v->to_q ? i * v->heads * v->width + width : 0);
+        REAL *to_k = (REAL *)v->to_k + (v->to_k ? j * v->heads * v->width + width : 0);
+        REAL *to_v = (REAL *)v->to_v + (v->to_v ? j * v->heads * v->v_width + v_width : 0);
+        N(attend_head_back)(&h, out, to_q, to_k, to_v);
+    }
+}
+
+#undef MOST_LANES
+#undef SUM
+#undef LANE
+#undef WHOLE
+#undef MANY

@@ -1,0 +1,127 @@
+"""Attention in the core, with every instruction set that this processor has, beside NumPy."""
+
+import numpy as np
+import pytest
+
+from lazyflow.core import machine
+
+if machine is None:
+    pytest.skip("the core was not compiled", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("instruction_set")
+# Widths of keys and values: of no whole vector, of some, and between.
+WIDTHS = [(1, 1), (3, 5), (8, 8), (16, 32), (17, 40)]
+
+
+def of_one_head(q, k, v, g, causal):
+    """Result and cotangents, in float64."""
+    q, k, v, g = (x.astype(float) for x in (q, k, v, g))
+    scale = 1 / np.sqrt(q.shape[1])
+    scores = q @ k.T * scale
+    scores = np.where(np.tri(*scores.shape, dtype=bool), scores, -np.inf) if causal else scores
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    of_weights = g @ v.T
+    slopes = weights * (of_weights - (weights * of_weights).sum(1, keepdims=True)) * scale
+    return weights @ v, slopes @ k, slopes.T @ q, weights.T @ g
+
+
+def in_numpy(operands, ends, heads, causal):
+    q, k, v, g = operands
+    out, *to = (np.empty(x.shape) for x in (g, q, k, v))
+    starts = np.concatenate([[[0], [0]], ends[:, :-1]], 1)
+    for (i, j), (to_i, to_j) in zip(starts.T, ends.T, strict=True):
+        queries, keys = slice(i, to_i), slice(j, to_j)
+        for h in range(heads):
+            d, e = q.shape[1] // heads, v.shape[1] // heads
+            wide, narrow = slice(h * d, h * d + d), slice(h * e, h * e + e)
+            parts = (queries, wide), (keys, wide), (keys, narrow), (queries, narrow)
+            found = of_one_head(*(x[part] for x, part in zip(operands, parts, strict=True)), causal)
+            for target, part, value in zip((out, *to), (parts[3], *parts[:3]), found, strict=True):
+                target[part] = value
+    return [out, *to]
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["whole", "causal"])
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nodes_of_any_lengths(dtype, heads, causal):
+    rng = np.random.default_rng(heads)
+    for d, e in WIDTHS:
+        rows, keys = np.array([0, 1, 3, 70, 130, 2]), rng.integers(1, 80, 6)
+        keys[:2] = 1, 16
+        ends = np.stack([rows.cumsum(), keys.cumsum()])
+        shapes = (rows.sum(), d), (keys.sum(), d), (keys.sum(), e), (rows.sum(), e)
+        q, k, v, g = (rng.normal(size=(n, heads * width)).astype(dtype) for n, width in shapes)
+        out, to = np.empty_like(g), (np.empty_like(q), np.ones_like(k), np.ones_like(v))
+        how = heads, causal, d**-0.5
+        machine.attend(how, ends, q, k, v, out)
+        machine.attend(how, ends, q, k, v, g, to)
+        expected = in_numpy((q, k, v, g), ends, heads, causal)
+        expected[2:] = [x + 1 for x in expected[2:]]  # they are added
+        bound = 2e-4 if dtype == "float32" else 1e-11
+        for found, right in zip((out, *to), expected, strict=True):
+            np.testing.assert_allclose(found, right, rtol=bound, atol=bound)
+
+
+def test_cotangents_that_nobody_wants():
+    rng, ends = np.random.default_rng(1), np.array([[3], [4]])
+    q, k, v, g = (rng.normal(size=(n, 4)) for n in (3, 4, 4, 3))
+    every = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
+    machine.attend((2, False, 0.5), ends, q, k, v, g, every)
+    for i in range(3):
+        some = [None] * 3
+        some[i] = np.zeros_like(every[i])
+        machine.attend((2, False, 0.5), ends, q, k, v, g, tuple(some))
+        np.testing.assert_array_equal(some[i], every[i])
+
+
+def test_columns_of_a_larger_matrix_are_read_where_they_lie():
+    rng, ends = np.random.default_rng(2), np.array([[3, 5], [2, 5]])
+    whole = rng.normal(size=(5, 24))
+    q, k, v = (whole[:, i : i + 8] for i in (0, 8, 16))
+    found, expected = np.empty((5, 16))[:, 8:], np.empty((5, 8))
+    machine.attend((2, True, 0.5), ends, q, k, v, found)
+    machine.attend((2, True, 0.5), ends, q.copy(), k.copy(), v.copy(), expected)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_threads_change_no_bit():
+    rng, rows = np.random.default_rng(3), np.full(20, 40)
+    ends = np.stack([rows.cumsum()] * 2)
+    q, k, v, g = (rng.normal(size=(800, 32)).astype("float32") for _ in range(4))
+
+    def run():
+        out, to = np.empty_like(g), (np.empty_like(q), np.zeros_like(k), np.zeros_like(v))
+        machine.attend((4, False, 0.3), ends, q, k, v, out)
+        machine.attend((4, False, 0.3), ends, q, k, v, g, to)
+        return out, *to
+
+    alone, before = run(), machine.use_threads(3)
+    try:
+        shared = run()
+    finally:
+        machine.use_threads(before)
+    for a, b in zip(alone, shared, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+X, ENDS = np.zeros((3, 4)), np.array([[3], [3]])
+MISUSES = {
+    "no heads": lambda: machine.attend((0, False, 1.0), ENDS, X, X, X, X),
+    "heads that do not fit": lambda: machine.attend((3, False, 1.0), ENDS, X, X, X, X),
+    "another width": lambda: machine.attend((1, False, 1.0), ENDS, X, np.zeros((3, 5)), X, X),
+    "fewer values": lambda: machine.attend((1, False, 1.0), ENDS, X, X, np.zeros((2, 4)), X),
+    "fewer results": lambda: machine.attend((1, False, 1.0), ENDS, X, X, X, np.zeros((2, 4))),
+    "another dtype": lambda: machine.attend((1, False, 1.0), ENDS, X, X, X, np.zeros((3, 4), "float32")),
+    "more rows": lambda: machine.attend((1, False, 1.0), np.array([[4], [3]]), X, X, X, X),
+    "no keys": lambda: machine.attend((1, False, 1.0), np.array([[1, 3], [3, 3]]), X, X, X, X),
+    "rows before others": lambda: machine.attend((1, False, 1.0), np.array([[4, 3], [1, 3]]), X, X, X, X),
+    "places of another size": lambda: machine.attend((1, False, 1.0), ENDS, X, X, X, X, (X[:2], None, None)),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSES.values(), ids=MISUSES.keys())
+def test_what_does_not_fit_is_refused(misuse):
+    with pytest.raises((TypeError, ValueError)):
+        misuse()

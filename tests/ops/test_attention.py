@@ -1,0 +1,226 @@
+"""Attention as one operation: beside what it is made of, over examples of one length and of many."""
+
+import math
+
+import numpy as np
+import pytest
+
+import lazyflow as lf
+from lazyflow import core
+from lazyflow.ops.attention import ATTENTION
+from lazyflow.record.expr import record
+from tests.ops.cases_attention import attended
+
+LENGTHS = {
+    "one": [(3, 4)] * 4,
+    "many": [(1, 1), (2, 5), (7, 1), (4, 4), (70, 3), (2, 5)],
+    "of keys": [(3, n) for n in (1, 4, 2)],
+    "by itself": [(3, 2)],
+}
+
+
+def at_once(q, k, v, heads, causal):
+    return record(ATTENTION, (q, k, v), heads=heads, causal=causal)
+
+
+def composed(q, k, v, heads, causal):
+    """By products and softmax."""
+    q, k, v = (lf.transpose(x.reshape(x.shape[0], heads, x.shape[1] // heads), (1, 0, 2)) for x in (q, k, v))
+    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ lf.swapaxes(k, -1, -2)
+    if causal:
+        scores = lf.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -math.inf)
+    return lf.transpose(lf.softmax(scores) @ v, (1, 0, 2)).reshape(scores.shape[1], -1)
+
+
+@pytest.fixture(params=["core", "numpy"])
+def form(request, monkeypatch):
+    if request.param == "core" and core.machine is None:
+        pytest.skip("the core was not compiled")
+    if request.param == "numpy":
+        monkeypatch.setattr(core, "machine", None)
+
+
+def tables(lengths, heads, dtype="float64", seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        [lf.Parameter(rng.normal(size=(n, heads * w)).astype(dtype)) for n, w in ((n, 4), (m, 4), (m, 3))]
+        for n, m in lengths
+    ]
+
+
+def results(function, parameters, heads, causal, batching="phases"):
+    """Values and gradients."""
+    for p in (p for some in parameters for p in some):
+        p.grad = None
+    with lf.using(batching=batching), np.errstate(all="ignore"):
+        found = [function(*(p * 1.0 for p in some), heads, causal) for some in parameters]
+        lf.sum([lf.sum(lf.sin(y)) for y in found]).backward()
+        return [y.numpy() for y in found], [p.grad for some in parameters for p in some]
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["whole", "causal"])
+@pytest.mark.parametrize("heads", [1, 2, 3, 4])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_values_and_gradients_are_those_of_products_and_softmax(lengths, heads, causal, form):
+    parameters = tables(LENGTHS[lengths], heads)
+    expected, slopes = results(composed, parameters, heads, causal, "none")
+    for batching in ("phases", "none"):
+        found, gradients = results(at_once, parameters, heads, causal, batching)
+        for a, b in zip([*found, *gradients], [*expected, *slopes], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_single_precision(form):
+    parameters = tables(LENGTHS["many"], 2, "float32")
+    expected, slopes = results(composed, parameters, 2, True, "none")
+    found, gradients = results(at_once, parameters, 2, True)
+    for a, b in zip([*found, *gradients], [*expected, *slopes], strict=True):
+        assert a.dtype == b.dtype == "float32"
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.host
+def test_half_precision_is_rounded_once():
+    parameters = tables(LENGTHS["many"], 2, "float16")
+    found, gradients = results(at_once, parameters, 2, False)
+    for y, (q, k, v) in zip(found, parameters, strict=True):
+        right = attended(*(p.numpy().astype(np.float64) for p in (q, k, v)), 2, False)
+        assert y.dtype == "float16"
+        np.testing.assert_allclose(y, right, rtol=2.0**-11 * 1.1, atol=1e-6)
+    assert {g.dtype.name for g in gradients} == {"float16"}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("lengths", ["one", "many"])
+def test_gradients_by_projection(lengths):
+    """Along one direction in all operands, against the difference of values."""
+    parameters, step = tables(LENGTHS[lengths], 2), 1e-5
+    rng = np.random.default_rng(5)
+    directions = [rng.normal(size=p.shape) for some in parameters for p in some]
+    start = [p.numpy() for some in parameters for p in some]
+
+    def value(by):
+        for p, x, d in zip((p for some in parameters for p in some), start, directions, strict=True):
+            p.assign(x + by * d)
+        return sum(lf.sum(lf.sin(at_once(*some, 2, True))).item() for some in parameters)
+
+    numeric = (value(step) - value(-step)) / (2 * step)
+    value(0.0)
+    _, gradients = results(at_once, parameters, 2, True)
+    slope = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
+    assert abs(slope - numeric) < 1e-6 * max(1.0, abs(numeric))
+
+
+KINDS = {
+    "NaN in a query": (0, math.nan),
+    "infinity in a query": (0, math.inf),
+    "NaN in a key": (1, math.nan),
+    "infinity in a key": (1, -math.inf),
+    "NaN in a value": (2, math.nan),
+    "infinity in a value": (2, math.inf),
+}
+
+
+@pytest.mark.host  # on a device products go by rows that have cotangents
+@pytest.mark.parametrize("causal", [False, True], ids=["whole", "causal"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", ["one", "many"])
+def test_what_is_not_finite_goes_where_it_went(lengths, kind, causal, form):
+    parameters = tables(LENGTHS[lengths], 2)
+    which, value = KINDS[kind]
+    array = parameters[1][which].numpy().copy()
+    array[1:2, 0] = value
+    parameters[1][which].assign(array)
+    expected, slopes = results(composed, parameters, 2, causal, "none")
+    found, gradients = results(at_once, parameters, 2, causal)
+    for a, b in zip([*found, *gradients], [*expected, *slopes], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", ["one", "many"])
+def test_of_no_cotangents_nothing_comes(lengths, form):
+    """Queries whose results are hidden leave no NaN."""
+    parameters = tables(LENGTHS[lengths], 2)
+    values = parameters[1][0].numpy().copy()
+    values[0] = math.nan
+    parameters[1][0].assign(values)
+    with np.errstate(all="ignore"):
+        found = [at_once(*(p * 1.0 for p in some), 2, False) for some in parameters]
+        lf.sum([lf.sum(lf.where(lf.isfinite(y), y, 0.0)) for y in found]).backward()
+    for some in parameters:
+        for p in some:
+            assert np.isfinite(p.grad).all()
+    assert not parameters[1][0].grad[0].any()
+
+
+def test_parameters_and_what_all_nodes_share():
+    """Queries that are learned, and keys of one text that several read, of lengths of their own."""
+    rng = np.random.default_rng(7)
+    query, text = lf.Parameter(rng.normal(size=(2, 4))), lf.Parameter(rng.normal(size=(6, 4)))
+
+    def run(function, batching):
+        query.grad = text.grad = None
+        with lf.using(batching=batching):
+            whole = text * 1.0
+            found = [function(query, whole[:n], whole[:n], 2, False) for n in (1, 3, 6, 3)]
+            found += [function(whole[:n], whole, whole, 2, True) for n in (1, 2, 5)]
+            found += [function(query, text, text, 1, False) for _ in range(2)]
+            lf.sum([lf.sum(lf.sin(y)) for y in found]).backward()
+            return [y.numpy() for y in found], [query.grad, text.grad]
+
+    (expected, right), (found, slopes) = run(composed, "none"), run(at_once, "phases")
+    for a, b in zip([*found, *slopes], [*expected, *right], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["whole", "causal"])
+def test_second_derivatives(causal):
+    (q, k, v), *_ = tables([(3, 4)], 2)
+    check = lf.check_grads(lambda q, k, v: lf.sin(at_once(q, k, v, 2, causal)), (0, 1, 2), order=2)
+    check(q.numpy(), k.numpy(), v.numpy())
+
+
+def test_examples_that_decide():
+    parameters = tables(LENGTHS["many"], 2)
+
+    def of_one(some):
+        y = at_once(*(p * 1.0 for p in some), 2, True)
+        return lf.sum(at_once(y[:, :4], y[:, :4], y, 2, False)) if lf.max(y) > 0.5 else lf.sum(y)
+
+    found = [y.numpy() for y in lf.map(of_one, parameters)]
+    with lf.using(batching="none"):
+        expected = [of_one(some).numpy() for some in parameters]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_kept_roots_follow_their_parameters():
+    parameters = tables(LENGTHS["many"], 2)
+    loss = lf.sum([lf.sum(lf.sin(at_once(*(p * 1.0 for p in some), 2, True))) for some in parameters])
+    for _ in range(3):
+        for p in (p for some in parameters for p in some):
+            p.grad = None
+            p.assign(p.numpy() * 0.9)
+        loss.forward()
+        loss.backward()
+        _, expected = results(composed, parameters, 2, True, "none")
+        gradients = [p.grad for some in parameters for p in some]
+        for a, b in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_its_line_is_found_where_it_makes_a_nan():
+    (q, k, v), *_ = tables([(3, 4)], 2)
+    for p in (q, k):
+        p.assign(np.full(p.shape, 1e200))
+    with lf.using(check_finite=True), np.errstate(all="ignore"):
+        y = lf.sum(at_once(q, k, v, 2, False))
+        with pytest.raises(lf.NonFiniteError, match="attention"):
+            y.forward()
+
+
+@pytest.mark.host
+def test_all_lengths_are_one_launch():
+    parameters = tables(LENGTHS["many"], 2)
+    found = [at_once(*(lf.tanh(p) for p in some), 2, False) for some in parameters]
+    groups = lf.explain(found, groups=99).groups
+    assert [(g.nodes, g.launches) for g in groups if "attention" in g.signature] == [(len(found), 1)]
