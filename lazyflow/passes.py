@@ -25,14 +25,15 @@ if TYPE_CHECKING:  # what the names that `use` fills are
         by_levels,
         calls,
         collected,
-        cut,
         depths,
         evenly,
         frontier,
         laid_out,
         longest_chains,
+        needed,
         operand_offsets,
         part,
+        picked,
         places,
         reach,
         reached,
@@ -49,9 +50,10 @@ joined: Callable[..., tuple[Ints, ...]]
 
 __all__ = [
     "IMPORT_ROW", "NAMES", "OUTPUT_ROW", "PLAIN_ROW", "VIEW_ROW",
-    "Nodes", "agenda", "backwards", "blocks", "by_launch", "by_levels", "calls", "chains", "collected", "cut",
-    "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "operand_offsets", "part", "places",
-    "reach", "reached", "row_starts", "signature_edges", "stacked_rows", "structure", "use", "without_repeats",
+    "Nodes", "agenda", "backwards", "blocks", "by_launch", "by_levels", "calls", "chains", "collected",
+    "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "needed", "operand_offsets", "part",
+    "picked", "places", "reach", "reached", "row_starts", "signature_edges", "stacked_rows", "structure", "use",
+    "without_repeats",
 ]  # fmt: skip
 NAMES = tuple([name for name in __all__ if not name.isupper() and name != "use"])
 

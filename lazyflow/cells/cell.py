@@ -53,7 +53,7 @@ from lazyflow.cells.visible import (
 )
 from lazyflow.cells.ways import COMPILED, Ways, steps_recorded
 from lazyflow.errors import CellError, generated
-from lazyflow.graph.graph import collect
+from lazyflow.graph.graph import Reading, collect
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
 from lazyflow.random import Stream
@@ -484,7 +484,9 @@ def _program_of(name: str, traced: _Traced) -> _Program | None:
     """The program of what a body recorded, or None if a result is the same for all calls."""
     if not traced.outputs:
         return None
-    found = program_of(name, collect(traced.outputs, anew=True), traced.tape, traced.trace)
+    traced.tape.seal()
+    whole = [Reading(traced.tape, None)]  # rows of the graph are rows of the tape
+    found = program_of(name, collect(traced.outputs, anew=True, readings=whole), traced.tape, traced.trace)
     if found is None:
         return None
     program, operands, ints, floats = found

@@ -123,20 +123,47 @@ def _rows_below(row: int, starts: Ints, operands: Ints) -> Ints:
     return np.array(sorted(seen), np.int64)
 
 
-def cut(columns: TapeColumns, row_begins: RowBegins, lows: Ints, highs: Ints, outside: int) -> tuple[Ints, ...]:
-    """The ranges of a tape from ``lows`` to ``highs`` as a tape of their own: its four columns."""
+def needed(
+    ids: object, operands: object, ints: object, rows: Ints, int_counts: Ints, kinds: Ints, asked: Sequence[int]
+) -> Ints | None:
+    """The rows that the ``asked`` ones rest on, and views of them, ascending; None for all, and of a torn tape."""
+    ids, operands, ints = (np.asarray(column) for column in (ids, operands, ints))
+    starts, int_starts, _ = row_starts(ids, ints, rows, int_counts, int_counts)
+    n = len(ids)
+    users = np.repeat(np.arange(n), np.diff(starts))
+    if starts[-1] != len(operands) or int_starts[-1] != len(ints) or (operands >= users).any() or (operands < 0).any():
+        return None
+    found = _rows_reached(n, np.array(asked, np.int64), users, operands, np.ones(n, bool)).copy()
+    results = np.flatnonzero(kinds.take(ids) == OUTPUT_ROW)
+    found[results] |= found[operands[starts[results]]]
+    views = np.flatnonzero(kinds.take(ids) == VIEW_ROW)
+    for view, base in zip(views.tolist(), operands[starts[views]].tolist(), strict=True):
+        found[view] |= found[base]
+    if found.all():
+        return None
+    rest: Ints = np.flatnonzero(found)
+    return rest
+
+
+def picked(columns: TapeColumns, row_begins: RowBegins, kinds: Ints, rows: Ints) -> tuple[Ints, ...]:
+    """Some rows of a tape, ascending, as a tape of their own, and the numbers of its imports."""
     ids, *others = columns
-    some = [slice(low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
-    pairs = zip(others, row_begins, strict=True)
-    ends = [_parts_joined(column, [slice(s[r.start], s[r.stop]) for r in some]) for column, s in pairs]
-    which = np.searchsorted(lows, ends[0], side="right") - 1
-    inside = (which >= 0) & (ends[0] < highs[which])
-    moved = np.where(inside, ends[0] + (begins(highs - lows)[:-1] - lows)[which], outside)
-    return _parts_joined(ids, some), moved, ends[1], ends[2]
+    where = [_of_groups(starts, rows) for starts in row_begins]
+    operands, ints, floats = (column[places] for column, places in zip(others, where, strict=True))
+    found = np.searchsorted(rows, operands)
+    inside = found < np.repeat(np.arange(len(rows)), np.diff(row_begins[0])[rows])
+    inside[inside] = rows[found[inside]] == operands[inside]
+    kept = ids[rows]
+    counts = np.diff(row_begins[1])[rows]
+    first = begins(counts)[:-1][(kinds.take(kept) == IMPORT_ROW) & (counts > 0)]
+    imports, ints[first] = ints[first].astype(np.int64), np.arange(len(first))
+    return kept, np.where(inside, found, -1).astype(np.int32), ints, floats, imports
 
 
-def _parts_joined(column: Ints, parts: Sequence[slice]) -> Ints:
-    return np.concatenate([column[:0], *[column[part] for part in parts]])
+def _of_groups(starts: Ints, which: Ints) -> Ints:
+    """The elements of some of the groups that begin at ``starts``."""
+    counts = starts[which + 1] - starts[which]
+    return np.arange(int(counts.sum())) + np.repeat(starts[which] - begins(counts)[:-1], counts)
 
 
 def collected(

@@ -336,71 +336,144 @@ def reach(rows, ids, kinds, starts, operands, marks, Py_ssize_t gap):
     return lows, highs, counts
 
 
-def cut(columns, row_begins, lows, highs, Py_ssize_t outside):
-    """The ranges of a tape from ``lows`` to ``highs`` (ascending, apart) as a tape of their own: its four columns, of
-    int32 but for the floats. ``outside``: what an operand in none of them becomes."""
+def needed(ids, operands, ints, rows, int_counts, kinds, list asked):
+    """The rows that the ``asked`` ones rest on, ascending, themselves, further results of calls and views of these
+    included, for they have values then, too; None for all, and of a torn tape. ``ids``, ``operands``, ``ints``: columns of a tape, or int32; see `row_starts`."""
+    cdef const i32 *operand_count = _ints32(rows, -1, "rows")
+    cdef Py_ssize_t n, edges, numbers, signatures = _size(rows), i, e, k, count, at = 0, end = 0, found = 0, row
+    cdef const i32 *kind_of = _column(ids, &n, "ids")
+    cdef const i32 *operand = _column(operands, &edges, "operands")
+    cdef const i32 *number = _column(ints, &numbers, "ints")
+    cdef const i32 *int_count = _ints32(int_counts, signatures, "int_counts")
+    cdef const i32 *kind = _ints32(kinds, signatures, "kinds")
+    starts, marks = _new(n + 1), _zeros(n + 1, cnp.NPY_BOOL)
+    cdef i64 *start = _at(starts)
+    cdef flag *mark = _flag_at(marks)
+    for i in range(n):
+        k = kind_of[i]
+        if k < 0 or k >= signatures:
+            raise ValueError(f"ids: signatures below {signatures} expected")
+        start[i] = end
+        count = operand_count[k]
+        if count < 0:
+            count = number[at] if at < numbers else -1
+        if count < 0 or count > edges - end or int_count[k] < 0 or int_count[k] > numbers - at:
+            return None
+        at += int_count[k]
+        end += count
+    start[n] = end
+    if end != edges or at != numbers:
+        return None
+    for row in asked:
+        if row < 0 or row >= n:
+            raise ValueError(f"asked: rows below {n} expected, got {row}")
+        mark[row] = True
+    for i in range(n - 1, -1, -1):
+        if not mark[i]:
+            continue
+        found += 1
+        for e in range(start[i], start[i + 1]):
+            if operand[e] < 0 or operand[e] >= i:
+                return None
+            mark[operand[e]] = True
+        k = i + 1
+        while k < n and kind[kind_of[k]] == OUTPUT_ROW:  # the further results of a call stand behind it
+            found += not mark[k]
+            mark[k] = True
+            k += 1
+    for i in range(n):
+        if kind[kind_of[i]] == VIEW_ROW and not mark[i] and start[i + 1] > start[i]:
+            e = operand[start[i]]
+            if 0 <= e < i and mark[e]:
+                mark[i] = True
+                found += 1
+    if found == n:
+        return None
+    answer = _new(found)
+    k = 0
+    for i in range(n):
+        if mark[i]:
+            _at(answer)[k] = i
+            k += 1
+    return answer
+
+
+def picked(columns, row_begins, kinds, rows):
+    """Some rows of a tape, ascending, as a tape of their own: its four columns, of int32 but for the floats, and the
+    numbers of its imports, which count from 0 there. An operand that is none of these rows becomes -1."""
     ids, operands, ints, floats = columns
     starts, int_starts, float_starts = row_begins
-    cdef const i32 *kind = _ints32(ids, -1, "ids")
-    cdef Py_ssize_t n = _size(ids), parts = _size(_array(lows, cnp.NPY_INT64, -1, "lows"))
+    cdef const i32 *kind_of = _ints32(ids, -1, "ids")
+    cdef Py_ssize_t n = _size(ids), count = _size(_array(rows, cnp.NPY_INT64, -1, "rows"))
     cdef const i32 *operand = _ints32(operands, -1, "operands")
     cdef const i32 *number = _ints32(ints, -1, "ints")
     cdef const double *real = _doubles(floats, -1, "floats")
     cdef const i64 *start = _ints(starts, n + 1, "starts")
     cdef const i64 *int_start = _ints(int_starts, n + 1, "int_starts")
     cdef const i64 *float_start = _ints(float_starts, n + 1, "float_starts")
-    cdef const i64 *low = _indices(lows, parts, n + 1, "lows")
-    cdef const i64 *high = _indices(highs, parts, n + 1, "highs")
-    cdef Py_ssize_t rows = 0, edges = 0, numbers = 0, reals = 0, k, e, part, left, right, middle
-    for k in range(parts):
-        if high[k] < low[k] or (k and low[k] < high[k - 1]):
-            raise ValueError("lows, highs: ascending ranges expected")
-        _check_part(start, low[k], high[k], _size(operands), "starts")  # of a long tape, what is read of it alone
-        _check_part(int_start, low[k], high[k], _size(ints), "int_starts")
-        _check_part(float_start, low[k], high[k], _size(floats), "float_starts")
-        rows += high[k] - low[k]
-        edges += start[high[k]] - start[low[k]]
-        numbers += int_start[high[k]] - int_start[low[k]]
-        reals += float_start[high[k]] - float_start[low[k]]
-    new_ids, new_operands = _new(rows, cnp.NPY_INT32), _new(edges)
+    cdef const i32 *kind = _ints32(kinds, -1, "kinds")
+    cdef Py_ssize_t signatures = _size(kinds)
+    cdef const i64 *row = _indices(rows, count, n, "rows")
+    cdef Py_ssize_t edges = 0, numbers = 0, reals = 0, imported = 0, k, e
+    cdef i64 i
+    for k in range(count):
+        i = row[k]
+        if k and row[k - 1] >= i:
+            raise ValueError("rows: ascending numbers expected")
+        if kind_of[i] < 0 or kind_of[i] >= signatures:
+            raise ValueError(f"ids: signatures below {signatures} expected")
+        _check_part(start, i, i + 1, _size(operands), "starts")  # of a long tape, what is read of it alone
+        _check_part(int_start, i, i + 1, _size(ints), "int_starts")
+        _check_part(float_start, i, i + 1, _size(floats), "float_starts")
+        edges += start[i + 1] - start[i]
+        numbers += int_start[i + 1] - int_start[i]
+        reals += float_start[i + 1] - float_start[i]
+        imported += kind[kind_of[i]] == IMPORT_ROW and int_start[i + 1] > int_start[i]
+    new_ids, new_operands = _new(count, cnp.NPY_INT32), _new(edges, cnp.NPY_INT32)
     new_ints, new_floats = _new(numbers, cnp.NPY_INT32), _new(reals, cnp.NPY_FLOAT64)
-    places = _new(parts)
+    imports = _new(imported)
     cdef i32 *to_ids = <i32 *>_at(new_ids)
-    cdef i64 *to_operands = _at(new_operands)
+    cdef i32 *to_operands = <i32 *>_at(new_operands)
     cdef i32 *to_ints = <i32 *>_at(new_ints)
     cdef double *to_floats = <double *>_at(new_floats)
-    cdef i64 *place = _at(places)
-    cdef i64 a = 0, b = 0, c = 0, d = 0, source, size
+    cdef i64 *to_imports = _at(imports)
+    cdef Py_ssize_t b = 0, c = 0, d = 0, m = 0
     with nogil:
-        for k in range(parts):
-            place[k] = a
-            size = high[k] - low[k]
-            memcpy(to_ids + a, kind + low[k], size * sizeof(i32))
-            a += size
-            size = int_start[high[k]] - int_start[low[k]]
-            memcpy(to_ints + c, number + int_start[low[k]], size * sizeof(i32))
-            c += size
-            size = float_start[high[k]] - float_start[low[k]]
-            memcpy(to_floats + d, real + float_start[low[k]], size * sizeof(double))
-            d += size
-            for e in range(start[low[k]], start[high[k]]):
-                source = operand[e]
-                part = k
-                if source < low[k] or source >= high[k]:
-                    left, right = 0, parts  # the last range that does not begin behind it
-                    while left < right:
-                        middle = (left + right) // 2
-                        if low[middle] <= source:
-                            left = middle + 1
-                        else:
-                            right = middle
-                    part = left - 1
-                if part >= 0 and source < high[part] and part <= k:
-                    to_operands[b] = place[part] + source - low[part]
-                else:
-                    to_operands[b] = outside
+        for k in range(count):
+            i = row[k]
+            to_ids[k] = kind_of[i]
+            if kind[kind_of[i]] == IMPORT_ROW and int_start[i + 1] > int_start[i]:
+                to_imports[m] = number[int_start[i]]
+                to_ints[c] = <i32>m
+                m += 1
+            else:
+                memcpy(to_ints + c, number + int_start[i], (int_start[i + 1] - int_start[i]) * sizeof(i32))
+            c += int_start[i + 1] - int_start[i]
+            memcpy(to_floats + d, real + float_start[i], (float_start[i + 1] - float_start[i]) * sizeof(double))
+            d += float_start[i + 1] - float_start[i]
+            for e in range(start[i], start[i + 1]):
+                to_operands[b] = _place_among(row, k, operand[e])
                 b += 1
-    return new_ids, new_operands, new_ints, new_floats
+    return new_ids, new_operands, new_ints, new_floats, imports
+
+
+cdef i32 _place_among(const i64 *rows, Py_ssize_t k, i64 source) noexcept nogil:
+    """Where a row stands among the first ``k`` of ``rows``, -1 if it does not: no earlier than if none were left out
+    since."""
+    cdef Py_ssize_t low = k - (rows[k] - source), high = k, middle
+    if source >= rows[k]:
+        return -1
+    if low < 0:
+        low = 0
+    elif rows[low] == source:  # as most often
+        return <i32>low
+    while low < high:
+        middle = (low + high) // 2
+        if rows[middle] < source:
+            low = middle + 1
+        else:
+            high = middle
+    return <i32>low if low < k and rows[low] == source else -1
 
 
 def collected(columns, kinds, row_begins, imports, targets, known, roots):

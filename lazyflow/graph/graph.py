@@ -7,7 +7,7 @@ What goes over rows is one of the `lazyflow.passes`; the only Python loops go ov
 
 from __future__ import annotations
 
-import bisect
+import heapq
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,8 +41,8 @@ class Graph:
     - Node ``i`` has signature ``signatures[signature[i]]`` and operands ``base[starts[i]:starts[i + 1]]``, each read
       from element ``shift`` of the base's value on; its payload stands in ``ints`` and ``floats`` behind
       ``int_starts`` and ``float_starts``.
-    - It is row ``origin[i]`` of the tapes laid end to end; tape ``t`` begins at ``tape_starts[t]``, with its row
-      ``tape_lows[t]`` (of a long tape only parts are read, each as a tape of its own).
+    - It is row ``origin[i]`` of what was read of the tapes, laid end to end: that of tape ``t`` begins at
+      ``tape_starts[t]``, and is the rows ``rows[t]`` of it, or all where these are None.
     - ``roots`` are pairs of base and shift.
     - ``known`` nodes have their value in an earlier run: ``known_run``, ``known_offset``.
     - ``results`` are nodes that a launch of the cell call before them computes, its further results.
@@ -67,7 +67,7 @@ class Graph:
     # A tape owns its runs, which own their graph: a strong reference would be a cycle.
     tapes: tuple[weakref.ref[Tape], ...]
     tape_starts: Ints
-    tape_lows: Ints
+    rows: tuple[Ints | None, ...]
     roots: tuple[tuple[int, int], ...]
     known: Ints
     known_run: tuple[PastRun, ...]
@@ -131,11 +131,20 @@ class Graph:
     def __len__(self) -> int:
         return len(self.signature)
 
-    def tape_rows(self, rows: Ints) -> list[tuple[int, int]]:
-        """For rows as in ``origin``: the number of the tape, as in `tape`, and the row there."""
+    def positions(self, rows: Ints) -> list[tuple[int, int]]:
+        """For rows as in ``origin``: the number of the tape, and the position among what was read of it."""
         tapes = np.searchsorted(self.tape_starts, rows, side="right") - 1
-        there = rows - self.tape_starts[tapes] + self.tape_lows[tapes]
-        return list(zip(tapes.tolist(), there.tolist(), strict=True))
+        return list(zip(tapes.tolist(), (rows - self.tape_starts[tapes]).tolist(), strict=True))
+
+    def tape_rows(self, rows: Ints) -> list[tuple[int, int]]:
+        """The same, with the row of the tape in place of the position."""
+        return [(number, row_at(self.rows[number], position)) for number, position in self.positions(rows)]
+
+    def places_of(self, number: int, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Those of some rows of a tape that were read, each with its number as in ``origin``."""
+        start, end = self.tape_starts[number : number + 2].tolist()
+        found = [(row, position_of(self.rows[number], row)) for row in rows]
+        return [(row, start + position) for row, position in found if 0 <= position < end - start]
 
     def tape(self, number: int) -> Tape:
         """The ``number``-th tape; whoever holds an expression of it keeps it alive."""
@@ -144,46 +153,107 @@ class Graph:
         return found
 
 
-class TapePart(NamedTuple):
-    """Rows ``low`` to ``high`` (not included) of a tape."""
-
-    tape: Tape
-    low: int
-    high: int
+def row_at(rows: Ints | None, position: int) -> int:
+    """The row at a position among ``rows``, which are all where they are None."""
+    return position if rows is None else int(rows[position])
 
 
-# A tape of so many rows that was recorded for good (its roots are kept) is not read as a whole for a few of its roots.
+def position_of(rows: Ints | None, row: int) -> int:
+    """Where a row stands among ``rows``, ascending ones or None for all; -1 where it does not."""
+    if rows is None:
+        return row
+    found = int(np.searchsorted(rows, row))
+    return found if found < len(rows) and rows[found] == row else -1
+
+
+def span_of(rows: Ints | None, count: int) -> tuple[int, int]:
+    """From where to where ``rows`` are, of so many."""
+    return (0, count) if rows is None else (int(rows[0]), int(rows[-1]) + 1)
+
+
+def ranges_of(rows: Ints | None, count: int) -> list[tuple[int, int]]:
+    """The ranges that ``rows`` are, of so many: of a few, one with them and what is between."""
+    if rows is None or count < LONG:
+        return [span_of(rows, count)]
+    breaks = np.flatnonzero(np.diff(rows) > 1)
+    lows, lasts = rows[np.append(0, breaks + 1)], rows[np.append(breaks, len(rows) - 1)]
+    return list(zip(lows.tolist(), (lasts + 1).tolist(), strict=True))
+
+
+class Reading:
+    """What is read of a tape: the ``rows`` that are needed, ascending, as a tape of their own. They are None where that
+    is all of it."""
+
+    __slots__ = ("_picked", "_sources", "rows", "tape")
+
+    def __init__(self, tape: Tape, rows: Ints | None) -> None:
+        self.tape, self.rows = tape, rows
+        self._picked: tuple[TapeColumns, list[int]] | None = None
+        self._sources: list[tuple[Tape, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tape) if self.rows is None else len(self.rows)
+
+    def _pick(self) -> tuple[TapeColumns, list[int]]:
+        if self._picked is None:
+            assert self.rows is not None, "all of a tape is as it is"
+            kinds, row_begins = signature_columns().kinds, RowBegins(*decoded(self.tape)[:3])
+            *columns, numbers = passes.picked(whole_columns(self.tape), row_begins, kinds, self.rows)
+            self._picked = TapeColumns(*columns), numbers.tolist()
+        return self._picked
+
+    @property
+    def columns(self) -> TapeColumns:
+        """Its columns; an operand that is not read is -1."""
+        return whole_columns(self.tape) if self.rows is None else self._pick()[0]
+
+    @property
+    def imports(self) -> list[tuple[Tape, int]]:
+        """What it imports, by the numbers in its columns."""
+        if self._sources is None:
+            every: list[tuple[Tape, int]] = self.tape.imports
+            self._sources = every if self.rows is None else [every[number] for number in self._pick()[1]]
+        return self._sources
+
+    def import_at(self, position: int) -> int:
+        """The number of the import that stands at a position."""
+        row = row_at(self.rows, position)
+        number: int = self.tape.ints[int(decoded(self.tape).int_starts[row])]
+        return number if self.rows is None else self._pick()[1].index(number)
+
+
+# A tape of so many rows that was recorded for good (its roots are kept) is not walked through for a few of its roots:
+# what each rests on is kept with it.
 LONG = 512
 # Rows that a root does not reach are read all the same where they are this few in a row.
 GAP = 128
 
 
-def tape_parts(tapes: Sequence[Tape], roots: Sequence[Expr], anew: bool) -> list[TapePart]:
-    """What to read of each tape: all of it, or, of a long one that was sealed before, what the roots need."""
-    asked: dict[int, set[int]] = {id(t): set() for t in tapes}
-    for e in roots:
-        asked[id(e.tape)].add(e.row)
-    for tape in tapes:
-        for source, row in tape.imports:
-            if id(source) in asked and (anew or not source.has_value(row)):
-                asked[id(source)].add(row)
-    found = []
-    for tape in tapes:
-        if tape.sealed and len(tape) >= LONG:
-            found += [TapePart(tape, low, high) for low, high in _merged_ranges(tape, asked[id(tape)])]
-        else:
-            found.append(TapePart(tape, 0, len(tape)))
+def reading_of(tape: Tape, asked: Sequence[int]) -> Reading:
+    """What is read of a tape, which is sealed by it, for some of its rows."""
+    kept = tape.sealed and len(tape) >= LONG
+    tape.seal()
+    return Reading(tape, _rows_between(ranges_reached(tape, asked)) if kept else _rows_needed(tape, asked))
+
+
+def _rows_needed(tape: Tape, asked: Sequence[int]) -> Ints | None:
+    columns = signature_columns()
+    given = tape.signatures, tape.operands, tape.ints, columns.rows, columns.ints, columns.kinds
+    found: Ints | None = passes.needed(*given, list(asked))
     return found
 
 
-def _merged_ranges(tape: Tape, rows: set[int]) -> list[tuple[int, int]]:
+def _rows_between(ranges: Iterable[tuple[int, int]]) -> Ints:
+    """The rows of ranges, each once, ascending."""
     merged: list[tuple[int, int]] = []
-    for low, high in sorted(ranges_reached(tape, rows)):
+    for low, high in sorted(ranges):
         if merged and low <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(high, merged[-1][1])
         else:
             merged.append((low, high))
-    return merged
+    lows, highs = (np.array(column, np.int64) for column in zip(*merged, strict=True))
+    starts = begins(highs - lows)
+    return np.arange(int(starts[-1])) + np.repeat(lows - starts[:-1], highs - lows)
 
 
 def ranges_reached(tape: Tape, rows: Iterable[int]) -> list[tuple[int, int]]:
@@ -219,7 +289,7 @@ class Decoded(NamedTuple):
 
 
 def decoded(tape: Tape) -> Decoded:
-    """The columns of a sealed tape that `TapePart`s are cut by; kept with it."""
+    """Where what the rows of a sealed tape have begins; kept with it."""
     if tape.decoded is None:
         ids, *columns = whole_columns(tape)
         starts = _row_starts(ids, columns[1])
@@ -244,50 +314,88 @@ def _row_starts(ids: Ints, ints: Ints) -> tuple[Ints, Ints, Ints]:
     return starts
 
 
-def reached_tapes(roots: Sequence[Expr], anew: bool) -> list[Tape]:
-    """The tapes that hold something to compute, operands before users; ``anew``: whatever was computed counts for
-    nothing.
+def readings_of(roots: Sequence[Expr], anew: bool) -> list[Reading]:
+    """What the roots need of the tapes that hold something to compute, operands before users; ``anew``: whatever was
+    computed counts for nothing. Seals the tapes.
 
     Tapes recorded with and without gradients do not mix in one run; see `awaited`.
     """
-    order: list[Tape] = []
-    seen: set[int] = set()
-    stack = [(e.tape, False) for e in reversed(roots)]
-    while stack:
-        tape, finished = stack.pop()
-        if finished:
-            order.append(tape)
-        elif id(tape) not in seen:
-            seen.add(id(tape))
-            stack.append((tape, True))
-            wanted = {id(t): t for t, row in tape.imports if anew or (t.grad == tape.grad and not t.has_value(row))}
-            stack.extend((t, False) for t in wanted.values())
-    return order
+    found = _Readings(anew)
+    for e in roots:
+        found.ask(e.tape, e.row)
+    found.read()
+    return found.in_order([e.tape for e in roots])
 
 
-def awaited(tapes: Sequence[Tape]) -> list[Expr]:
-    """What the tapes import from the other side of a ``no_grad`` block and is not computed yet: to be run before
-    them."""
+class _Readings:
+    """Readings of tapes, the latest first: what is imported was recorded before, so that most tapes are read once."""
+
+    def __init__(self, anew: bool) -> None:
+        self.anew = anew
+        self.asked: dict[int, dict[int, None]] = {}  # rows, by the id of their tape
+        self.waiting: list[tuple[int, Tape]] = []
+        self.queued: set[int] = set()
+        self.readings: dict[int, Reading] = {}
+
+    def ask(self, tape: Tape, row: int) -> None:
+        """Say that a row is needed."""
+        rows = self.asked.setdefault(id(tape), {})
+        if row not in rows:
+            rows[row] = None
+            if id(tape) not in self.queued:
+                self.queued.add(id(tape))
+                heapq.heappush(self.waiting, (-tape.number, tape))
+
+    def read(self) -> None:
+        """Follow imports as far as there is something to compute."""
+        while self.waiting:
+            _, tape = heapq.heappop(self.waiting)
+            self.queued.remove(id(tape))
+            self.readings[id(tape)] = reading = reading_of(tape, list(self.asked[id(tape)]))
+            for source, row in reading.imports:
+                if self._is_wanted(tape, source, row):
+                    self.ask(source, row)
+
+    def _is_wanted(self, tape: Tape, source: Tape, row: int) -> bool:
+        return self.anew or (source.grad == tape.grad and not source.has_value(row))
+
+    def in_order(self, tapes: Sequence[Tape]) -> list[Reading]:
+        """All of them, operands before users."""
+        order: list[Reading] = []
+        seen: set[int] = set()
+        stack = [(tape, False) for tape in reversed(tapes)]
+        while stack:
+            tape, finished = stack.pop()
+            reading = self.readings[id(tape)]
+            if finished:
+                order.append(reading)
+            elif id(tape) not in seen:
+                seen.add(id(tape))
+                stack.append((tape, True))
+                wanted = {id(t): t for t, row in reading.imports if self._is_wanted(tape, t, row)}
+                stack.extend((t, False) for t in wanted.values())
+        return order
+
+
+def awaited(readings: Sequence[Reading]) -> list[Expr]:
+    """What these import from the other side of a ``no_grad`` block and is not computed yet: to be run before them."""
     found = {
         (id(t), row): (t, row)
-        for tape in tapes
-        for t, row in tape.imports
-        if t.grad != tape.grad and not t.has_value(row)
+        for reading in readings
+        for t, row in reading.imports
+        if t.grad != reading.tape.grad and not t.has_value(row)
     }
     return [handle(t, row, signature_by_id(t.signatures[row]).type) for t, row in found.values()]
 
 
 class _Columns:
-    """The tapes' arrays laid end to end."""
+    """What is read of the tapes, laid end to end."""
 
-    def __init__(self, tapes: Sequence[TapePart]) -> None:
-        self.parts = tuple(tapes)
-        self.tape_starts = begins(np.array([high - low for _, low, high in tapes], np.int64))
-        self.places: dict[int, tuple[list[int], list[int]]] = {}  # lows and starts of the parts of each tape, by id
-        for (tape, low, _), start in zip(tapes, self.tape_starts.tolist(), strict=False):
-            lows, starts = self.places.setdefault(id(tape), ([], []))
-            lows.append(low)
-            starts.append(start)
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self.readings = tuple(readings)
+        self.tape_starts = begins(np.array([len(reading) for reading in readings], np.int64))
+        pairs = zip(readings, self.tape_starts.tolist(), strict=False)
+        self.places = {id(reading.tape): (reading, start) for reading, start in pairs}
         self.ids, self.operands, self.ints, self.floats = self._laid_end_to_end()
         self.kinds = signature_columns().kinds
         self.starts, self.int_starts, self.float_starts = found = _row_starts(self.ids, self.ints)
@@ -297,47 +405,36 @@ class _Columns:
         return len(self.ids)
 
     def _laid_end_to_end(self) -> list[Ints]:
-        """Signatures, operands, integers and floats; operands are rows as numbered through all parts."""
+        """Signatures, operands, integers and floats; operands are rows as numbered through all of them."""
         columns = []
-        done = 0
         outside = int(self.tape_starts[-1])
-        for lows, starts in self.places.values():  # the parts of a tape stand behind each other
-            tape, low, _ = self.parts[done]
-            highs = [part.high for part in self.parts[done : done + len(lows)]]
-            done += len(lows)
-            ids, operands, ints, floats = whole_columns(tape)
-            if (low, highs) != (0, [len(tape)]):
-                ranges = np.array(lows, np.int64), np.array(highs, np.int64)
-                ids, operands, ints, floats = _cut(tape, *ranges, outside - starts[0])
-            columns.append((ids, operands + np.int64(starts[0]), ints, floats))
+        for reading, start in self.places.values():
+            ids, operands, ints, floats = reading.columns
+            moved = operands + np.int64(start)
+            if reading.rows is not None:
+                moved[operands < 0] = outside
+            columns.append((ids, moved, ints, floats))
         return (
             list(columns[0]) if len(columns) == 1 else [np.concatenate(column) for column in zip(*columns, strict=True)]
         )
 
-    def computed_tapes(self) -> Iterator[tuple[Any, Ints, int]]:
+    def computed_tapes(self) -> Iterator[tuple[Any, Ints | slice, int]]:
         """Of each tape of which something was computed what runs have left on it, its rows, and the number of the first
-        of them through all parts: those of a tape stand behind each other."""
-        done = 0
-        for lows, starts in self.places.values():
-            first, done = done, done + len(lows)
-            computed = self.parts[first].tape.computed
-            if computed is not None:
-                ends = self.tape_starts[first + 1 : done + 1]
-                shifts = _int_array(lows) - _int_array(starts)
-                rows = np.arange(starts[0], int(ends[-1])) + np.repeat(shifts, ends - _int_array(starts))
-                yield computed, rows, starts[0]
+        of them."""
+        for reading, start in self.places.values():
+            if reading.tape.computed is not None:
+                yield reading.tape.computed, slice(None) if reading.rows is None else reading.rows, start
 
     def row(self, tape: Tape, row: int) -> int:
-        """The number of a row of a tape through all parts, one of which holds it."""
-        lows, starts = self.places[id(tape)]
-        which = bisect.bisect_right(lows, row) - 1
-        return starts[which] + row - lows[which]
+        """The number of a row of a tape through all of them, one of which holds it."""
+        reading, start = self.places[id(tape)]
+        place: int = start + (row if reading.rows is None else int(np.searchsorted(reading.rows, row)))
+        return place
 
     def rows(self, tape: Tape, rows: Ints) -> Ints:
         """The same of many rows."""
-        lows, starts = (_int_array(column) for column in self.places[id(tape)])
-        which = np.searchsorted(lows, rows, side="right") - 1
-        found: Ints = starts[which] + rows - lows[which]
+        reading, start = self.places[id(tape)]
+        found: Ints = start + (rows if reading.rows is None else np.searchsorted(reading.rows, rows))
         return found
 
     def nodes_of(self, kind: int) -> Ints:
@@ -349,13 +446,6 @@ def whole_columns(tape: Tape) -> TapeColumns:
     """The four columns of a tape."""
     names = (tape.signatures, np.int32), (tape.operands, np.int32), (tape.ints, np.int32), (tape.floats, np.float64)
     return TapeColumns(*(_buffer(column, dtype) for column, dtype in names))
-
-
-def _cut(tape: Tape, lows: Ints, highs: Ints, outside: int) -> TapeColumns:
-    """The ranges of a tape's rows from ``lows`` to ``highs`` as columns of their own. Rows that are read and not needed
-    may have operands in none of them: these become ``outside``."""
-    starts = decoded(tape)
-    return TapeColumns(*passes.cut(whole_columns(tape), RowBegins(*starts[:3]), lows, highs, outside))
 
 
 class _Known(NamedTuple):
@@ -372,10 +462,10 @@ def _known_rows(columns: _Columns, foreign: Sequence[_Imported], anew: bool) -> 
     runs: list[object] = []
     parts = [(_NO_ROWS, _NO_ROWS, _NO_ROWS)]
     for computed, rows, start in () if anew else columns.computed_tapes():
-        found = np.flatnonzero(computed.run_of[rows] >= 0)
+        run_of = computed.run_of[rows]
+        found = np.flatnonzero(run_of >= 0)
         if len(found):
-            there = rows[found]
-            parts.append((found + start, computed.run_of[there] + len(runs), computed.offset_of[there]))
+            parts.append((found + start, run_of[found] + len(runs), computed.offset_of[rows][found]))
             runs.extend(computed.runs)
     own = len(parts)
     for tape, nodes, rows in foreign:
@@ -420,7 +510,7 @@ def _resolved_imports(columns: _Columns, anew: bool) -> tuple[tuple[Ints, Ints],
 
 def _by_source(columns: _Columns) -> list[_Imported]:
     """The imports, from each tape those of all its rows that are imported."""
-    tables = [part.tape.imports for part in columns.parts]
+    tables = [reading.imports for reading in columns.readings]
     if not any(tables):
         return []
     nodes = columns.nodes_of(passes.IMPORT_ROW)
@@ -457,13 +547,10 @@ def _as_they_come(present: Ints, signature: Ints) -> tuple[Ints, Ints]:
     return present[order], number[signature]
 
 
-def collect(roots: Sequence[Expr], anew: bool = False, parts: Sequence[TapePart] | None = None) -> Graph:
+def collect(roots: Sequence[Expr], anew: bool = False, readings: Sequence[Reading] | None = None) -> Graph:
     """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
-    the tapes, of which the ``parts`` are read where they are known."""
-    parts = tape_parts(reached_tapes(roots, anew), roots, anew) if parts is None else parts
-    for tape, _, _ in parts:
-        tape.seal()
-    c = _Columns(parts)
+    the tapes, of which the ``readings`` are those of `readings_of` where they are known."""
+    c = _Columns(readings_of(roots, anew) if readings is None else readings)
     imported, foreign = _resolved_imports(c, anew)
     known = _known_rows(c, foreign, anew)
     root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
@@ -498,9 +585,9 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
         float_starts=float_starts,
         floats=c.floats,
         origin=origin,
-        tapes=tuple([weakref.ref(part.tape) for part in c.parts]),
+        tapes=tuple([weakref.ref(reading.tape) for reading in c.readings]),
         tape_starts=c.tape_starts,
-        tape_lows=_int_array([part.low for part in c.parts]),
+        rows=tuple([reading.rows for reading in c.readings]),
         roots=tuple(zip(new[base[roots]].tolist(), shift[roots].tolist(), strict=True)),
         known=known_nodes,
         known_run=tuple([known.runs[i] for i in known.which[kept].tolist()]),
@@ -513,19 +600,21 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
     )
 
 
-def payload(tapes: Sequence[Tape]) -> tuple[Ints, Ints]:
-    """The integers and the floats of whole tapes, end to end."""
-    ints, floats = [_buffer(t.ints, np.int32) for t in tapes], [_buffer(t.floats, np.float64) for t in tapes]
-    return (ints[0], floats[0]) if len(tapes) == 1 else (np.concatenate(ints), np.concatenate(floats))
+def payload(readings: Sequence[Reading]) -> tuple[Ints, Ints]:
+    """The integers and the floats of what is read of tapes, end to end."""
+    columns = [reading.columns for reading in readings]
+    if len(columns) == 1:
+        return columns[0].ints, columns[0].floats
+    return np.concatenate([c.ints for c in columns]), np.concatenate([c.floats for c in columns])
 
 
-def drawn_anew(graph: Graph, tapes: Sequence[Tape], ints: Ints) -> Ints:
-    """The integers of a graph of these tapes with the next draws of their streams for the random nodes whose values
-    were dropped because a parameter had changed, in the order of recording; these are noted on the tapes."""
-    if not any(tape.generation for tape in tapes):
+def drawn_anew(graph: Graph, readings: Sequence[Reading], ints: Ints) -> Ints:
+    """The integers of a graph of these with the next draws of their streams for the random nodes whose values were
+    dropped because a parameter had changed, in the order of recording; these are noted on the tapes."""
+    if not any(reading.tape.generation for reading in readings):
         return ints
     ints = ints.copy()
-    for tape, row, node in _random_rows(graph, tapes):
+    for tape, row, node in _random_rows(graph, readings):
         if tape.drawn.get(row, 0) < tape.generation:
             tape.drawn[row] = tape.generation
             there = int(decoded(tape).int_starts[row])
@@ -536,12 +625,13 @@ def drawn_anew(graph: Graph, tapes: Sequence[Tape], ints: Ints) -> Ints:
     return ints
 
 
-def _random_rows(graph: Graph, tapes: Sequence[Tape]) -> list[tuple[Tape, int, int]]:
+def _random_rows(graph: Graph, readings: Sequence[Reading]) -> list[tuple[Tape, int, int]]:
     """The random nodes as tape, row and node, in the order of recording."""
     draws = np.array([bool(s.draws) for s in graph.signatures], bool)
     nodes = np.flatnonzero(draws[graph.signature])
-    places = zip(graph.tape_rows(graph.origin[nodes]), nodes.tolist(), strict=True)
-    return sorted(((tapes[t], row, node) for (t, row), node in places), key=lambda found: (found[0].number, found[1]))
+    places = zip(graph.positions(graph.origin[nodes]), nodes.tolist(), strict=True)
+    found = [(readings[t].tape, row_at(readings[t].rows, position), node) for (t, position), node in places]
+    return sorted(found, key=lambda random: (random[0].number, random[1]))
 
 
 def _check_all_read(needed: Ints) -> None:
@@ -578,4 +668,4 @@ def _with_known(signatures: tuple[Signature, ...], signature: Ints, known: Ints)
     return tuple(found), signature
 
 
-__all__ = ["Graph", "awaited", "collect", "drawn_anew", "reached_tapes"]
+__all__ = ["Graph", "Reading", "awaited", "collect", "drawn_anew", "readings_of"]

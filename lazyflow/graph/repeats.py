@@ -72,9 +72,7 @@ def watched(graph: Graph) -> Ints:
     for number, reference in enumerate(graph.tapes):
         tape = reference()
         if tape is not None and (tape.retained or tape.hooks):
-            start, low = int(graph.tape_starts[number]), int(graph.tape_lows[number])
-            rows = np.array([*tape.retained, *tape.hooks], np.int64) - low + start
-            rows = rows[(rows >= start) & (rows < graph.tape_starts[number + 1])]
+            rows = [place for _, place in graph.places_of(number, [*tape.retained, *tape.hooks])]
             found.append(np.flatnonzero(np.isin(graph.origin, graph.tape_base[rows])))
     return np.concatenate(found)
 

@@ -12,7 +12,7 @@ import numpy as np
 from lazyflow import settings
 from lazyflow.cells.phases import how_levels_run
 from lazyflow.errors import counted
-from lazyflow.graph.graph import Graph, collect
+from lazyflow.graph.graph import Graph, collect, readings_of
 from lazyflow.plan.plan import Plan, dag_of, make
 from lazyflow.plan.plans import CacheInfo
 from lazyflow.plan.schedule import Schedule, lower_bound, schedule
@@ -113,9 +113,9 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
     for e in roots:
         if not isinstance(e, Expr) or isinstance(e, Parameter):
             raise TypeError(f"explain takes recorded expressions, got {type(e).__name__}: it shows how operations run")
-    graph = collect(roots, anew=True)
-    tapes = [tape for reference in graph.tapes if (tape := reference()) is not None]
-    way = way_of(roots, tapes, settings.current())
+    readings = readings_of(roots, anew=True)
+    graph = collect(roots, readings=readings, anew=True)
+    way = way_of(roots, readings, settings.current())
     graph = reduced(graph, way) if roots else graph
     dag = dag_of(graph)
     plan = schedule(dag, way.batching, CHOICES, tuple(s.serial for s in graph.signatures))

@@ -158,14 +158,14 @@ class Plan:
 
     @cached_property
     def brought(self) -> dict[int, list[Any]]:
-        """The launches that compute nothing: of each node the tape and the row of the constant that it is, or which of
-        the known ones it is."""
+        """The launches that compute nothing: of each node the tape and the position there (see
+        `Graph.positions`) of the constant that it is, or which of the known ones it is."""
         if self.first is not None:
             return self.first.brought
         graph, found = self.structure, dict[int, list[Any]]()
         for i, launch in enumerate(self.launches):
             if launch.signature.op is CONSTANT_OP:
-                found[i] = graph.tape_rows(graph.origin[launch.nodes])
+                found[i] = graph.positions(graph.origin[launch.nodes])
             elif launch.signature.op is KNOWN_OP:
                 found[i] = [graph.place_of_known[node] for node in launch.nodes.tolist()]
         return found

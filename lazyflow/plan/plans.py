@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lazyflow.device import HostArray
-from lazyflow.graph.graph import Graph
+from lazyflow.graph.graph import Graph, Reading
 from lazyflow.locks import Lock
 from lazyflow.plan.plan import Plan, plan_again
 from lazyflow.plan.recorded import Recorded, payload_of, recorded
-from lazyflow.record.tape import Signature, Tape, Type
+from lazyflow.record.tape import Signature, Type
 
 LIMIT = 16 << 20  # bytes of arrays
 
@@ -108,14 +108,14 @@ class Plans:
                 self._keep(key, Kept(bare, _nbytes(bare)))
         return plan
 
-    def of_recording(self, key: object, tapes: Sequence[Tape]) -> Recorded | None:
-        """What is known of tapes with this key (`lazyflow.plan.recorded.key_of`)."""
+    def of_recording(self, key: object, readings: Sequence[Reading]) -> Recorded | None:
+        """What is known of what is read of tapes, with this key (`lazyflow.plan.recorded.key_of`)."""
         if self.bereft:
             with self.lock:
                 self._drop_dead()
         found = self.kept.get(key)
         if found is not None and found.plan is None:
-            key = key, payload_of(tapes)
+            key = key, payload_of(readings)
             found = self.kept.get(key)
         if found is None:
             return None
@@ -125,17 +125,14 @@ class Plans:
             self.hits += 1
         return found.recorded
 
-    def keep_recording(self, key: object, tapes: Sequence[Tape], plan: Plan, by_payload: bool) -> None:
-        """Keep the plan of these tapes, if the key is not None and comes by for the second time, or for tapes with the
-        very same payload."""
-        if key is None:
-            return
+    def keep_recording(self, key: object, readings: Sequence[Reading], plan: Plan, by_payload: bool) -> None:
+        """Keep the plan of these, if the key comes by for the second time, or with the very same payload."""
         with self.lock:
-            whole = (key, payload_of(tapes)) if by_payload else key
+            whole = (key, payload_of(readings)) if by_payload else key
             if not self._comes_again(whole):
                 return
-            kept = recorded(plan, tapes)
-            noted = [kept.plan.places, *(kept.plan.noted if len(tapes) == 1 else ())]
+            kept = recorded(plan, readings)
+            noted = [kept.plan.places, *(kept.plan.noted if len(readings) == 1 else ())]
             size = _nbytes(kept.plan) + sum([a.nbytes for a in noted]) + _nbytes_of(whole)
             beside = _nbytes_of(key) if by_payload else 0
             if size + beside > self.limit:

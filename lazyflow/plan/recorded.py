@@ -4,7 +4,8 @@ A program that does the same thing again, a step of a simulation, a sentence of 
 columns again. Then the plan needs no graph first: it is known by the columns themselves. They are compared whole, with
 all else that a graph is made of: which rows are roots, what is known of each tape, what is watched on it. Payload is no
 part of it, except where equal nodes are made one (see `lazyflow.graph.repeats`), and neither are the arrays of
-constants.
+constants. Neither are rows that the roots do not need, wherever they stand: of what is read of each tape that is a
+`lazyflow.graph.graph.Reading`, which the columns are those of.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ from lazyflow.core.columns import ELEMENTS, IntColumn
 from lazyflow.graph.graph import (
     LONG,
     Graph,
-    TapePart,
-    decoded,
+    Reading,
     drawn_anew,
     payload,
+    position_of,
+    reading_of,
+    row_at,
 )
 from lazyflow.plan.plan import Plan, plan_again
 from lazyflow.record.expr import Expr
-from lazyflow.record.tape import IMPORT_OP, Signature, Tape, signature_by_id, signature_columns
+from lazyflow.record.tape import IMPORT_OP, Signature, signature_by_id, signature_columns
 
 
 class Recorded(NamedTuple):
     """What was made of tapes with certain columns.
 
     ``plan``: of a graph that has neither tapes nor earlier runs. ``known``: of each known node the number of its tape,
-    and there its row or, if the flag says so, the number of its import. ``signatures``: those of all nodes and rows,
-    which stay alive.
+    and its position in what is read there or, if the flag says so, the number of its import. ``signatures``: those of
+    all nodes and rows, which stay alive.
     """
 
     plan: Plan
@@ -51,104 +54,125 @@ class Sources(NamedTuple):
     places: list[int]
 
 
-def alone(roots: Sequence[Expr]) -> list[Tape] | None:
-    """The tape of the roots, alone in a list, if all that it reads of others was computed before, as most often where
-    values are looked at; None if that is not so, or if parts of a long one may do (see
-    `lazyflow.graph.graph.tape_parts`)."""
+def alone(roots: Sequence[Expr]) -> list[Reading] | None:
+    """What is read of the tape of the roots, alone in a list, if all that it reads of others was computed before, as
+    most often where values are looked at; None if that is not so, or if it is a long one whose roots are kept (see
+    `lazyflow.graph.graph.reading_of`)."""
     tape = roots[0].tape
+    asked = []
     for e in roots:
         if e.tape is not tape:
             return None
+        asked.append(e.row)
     if tape.sealed and len(tape) >= LONG:
         return None
-    for source, row in tape.imports:
+    reading = reading_of(tape, asked)
+    for source, row in reading.imports:
         if not source.has_value(row):
             return None
-    return [tape]
+    return [reading]
 
 
-def whole_tapes(tapes: Sequence[Tape]) -> list[TapePart]:
-    """All of each tape."""
-    return [TapePart(tape, 0, len(tape)) for tape in tapes]
-
-
-def are_whole(parts: Sequence[TapePart]) -> bool:
-    """Whether all of each tape is read."""
-    return all(low == 0 and high == len(tape) for tape, low, high in parts)
-
-
-def key_of(tapes: Sequence[Tape], roots: Sequence[Expr], way: object) -> tuple[object, ...]:
-    """What `Recorded` depends on but payload, of tapes that are read whole."""
+def key_of(readings: Sequence[Reading], roots: Sequence[Expr], way: object) -> tuple[object, ...]:
+    """What `Recorded` depends on but payload, of what is read of tapes."""
     number: dict[int, int] = {}
-    for tape in tapes:
-        number[id(tape)] = len(number)
-    places = IntColumn()  # tape and row of the roots; then of each tape what is not in its columns
-    places.append(len(roots))
+    for reading in readings:
+        number[id(reading.tape)] = len(number)
+    asked = AskedRows()
     for e in roots:
-        places.append(number[id(e.tape)])
-        places.append(e.row)
+        asked.numbers.append(number[id(e.tape)])
+        asked.rows.append(e.row)
+    places = IntColumn()  # of each tape what is not in its columns
     found: list[object] = [passes.Nodes, way]  # of one form of the passes
-    for tape in tapes:
-        _add_tape(found, places, tape, number)
-    found.append(places.tobytes())
+    for reading in readings:
+        _add_reading(found, places, asked, reading, number)
+    found.extend((places.tobytes(), asked.numbers.tobytes(), asked.positions(readings)))
     return tuple(found)
 
 
-def _add_tape(found: list[object], places: IntColumn, tape: Tape, number: dict[int, int]) -> None:
+class AskedRows:
+    """The roots, and what is imported of a tape that is read too: the numbers of tapes, and rows there."""
+
+    __slots__ = ("numbers", "rows")
+
+    def __init__(self) -> None:
+        self.numbers, self.rows = IntColumn(), IntColumn()
+
+    def positions(self, readings: Sequence[Reading]) -> bytes:
+        """Where they stand in what is read of their tapes."""
+        picked = [(number, reading.rows) for number, reading in enumerate(readings) if reading.rows is not None]
+        if not picked:
+            return self.rows.tobytes()
+        numbers, found = np.array(self.numbers, np.int32), np.array(self.rows, np.int32)
+        for number, rows in picked:
+            mine = numbers == number
+            found[mine] = np.searchsorted(rows, found[mine])
+        return found.tobytes()
+
+
+def _add_reading(
+    found: list[object], places: IntColumn, asked: AskedRows, reading: Reading, number: dict[int, int]
+) -> None:  # fmt: skip
     """Where an import comes from, if that is computed with it: whatever was computed before is alike."""
-    known = None if tape.computed is None else (tape.computed.run_of >= 0).tobytes()
-    found.extend((tape.signatures.tobytes(), tape.operands.tobytes(), _structure(tape), known))
-    places.append(len(tape.ints))
-    places.append(len(tape.floats))
-    for source, row in tape.imports:
+    tape, rows = reading.tape, reading.rows
+    columns: Any = reading.columns if rows is not None else (tape.signatures, tape.operands, tape.ints, tape.floats)
+    signatures, operands, ints, floats = columns
+    run_of = None if tape.computed is None else tape.computed.run_of
+    known = None if run_of is None else ((run_of if rows is None else run_of[rows]) >= 0).tobytes()
+    found.extend((signatures.tobytes(), operands.tobytes(), _structure(signatures, ints), known))
+    places.append(len(ints))
+    places.append(len(floats))
+    for source, row in reading.imports:
         if id(source) not in number or source.has_value(row):
             places.append(-1)
         else:
-            places.append(number[id(source)])
-            places.append(row)
+            places.append(len(asked.rows))
+            asked.numbers.append(number[id(source)])
+            asked.rows.append(row)
     for watched in (tape.hooks, tape.retained, tape.remembered):
         places.append(-2)
         if watched:
-            places.extend(list(watched))
+            places.extend([p for p in [position_of(rows, row) for row in watched] if p >= 0])
 
 
-def _structure(tape: Tape) -> bytes:
-    if not len(tape.ints):
+def _structure(signatures: Any, ints: Any) -> bytes:
+    if not len(ints):
         return b""
     columns = signature_columns()
-    found: bytes = passes.structure(tape.signatures, tape.ints, columns.rows, columns.ints, columns.kinds)
+    found: bytes = passes.structure(signatures, ints, columns.rows, columns.ints, columns.kinds)
     return found
 
 
-def payload_of(tapes: Sequence[Tape]) -> tuple[bytes, ...]:
-    """The payload of tapes, and what their structure says beside it."""
-    return tuple([column.tobytes() for tape in tapes for column in (tape.ints, tape.floats)])
+def payload_of(readings: Sequence[Reading]) -> tuple[bytes, ...]:
+    """The payload of what is read of tapes, and what their structure says beside it."""
+    return tuple([column.tobytes() for reading in readings for column in reading.columns[2:]])
 
 
-def recorded(plan: Plan, tapes: Sequence[Tape]) -> Recorded:
-    """What is kept of the plan of these tapes."""
+def recorded(plan: Plan, readings: Sequence[Reading]) -> Recorded:
+    """What is kept of the plan of these."""
     graph = plan.structure
-    known = tuple([_source(tapes[number], number, row) for number, row in graph.tape_rows(graph.origin[graph.known])])
-    signatures = {signature_by_id(i) for tape in tapes for i in set(tape.signatures)}
-    bare = replace(graph, tapes=(), known_run=(), known_offset=graph.known_offset[:0])
+    known = tuple([_source(readings[k], k, position) for k, position in graph.positions(graph.origin[graph.known])])
+    signatures = {signature_by_id(i) for reading in readings for i in set(reading.columns.ids.tolist())}
+    bare = replace(graph, tapes=(), rows=(), known_run=(), known_offset=graph.known_offset[:0])
     first = replace(plan, structure=bare)
     _ = first.places, first.carrying, first.brought  # made here, once for all
-    _ = first.noted if len(tapes) == 1 else None
+    _ = first.noted if len(readings) == 1 else None
     return Recorded(first, known, frozenset(signatures.union(graph.signatures)))
 
 
-def _source(tape: Tape, number: int, row: int) -> tuple[int, int, bool]:
+def _source(reading: Reading, number: int, position: int) -> tuple[int, int, bool]:
     """See `Recorded.known`."""
-    if signature_by_id(tape.signatures[row]).op is not IMPORT_OP:
-        return number, row, False
-    return number, tape.ints[int(decoded(tape).int_starts[row])], True
+    if signature_by_id(int(reading.columns.ids[position])).op is not IMPORT_OP:
+        return number, position, False
+    return number, reading.import_at(position), True
 
 
-def sources_of(found: Recorded, tapes: Sequence[Tape]) -> Sources:
+def sources_of(found: Recorded, readings: Sequence[Reading]) -> Sources:
     """Where the values of the known nodes lie."""
     runs, places = [], []
     for t, k, imported in found.known:
-        tape, row = tapes[t].imports[k] if imported else (tapes[t], k)
+        reading = readings[t]
+        tape, row = reading.imports[k] if imported else (reading.tape, row_at(reading.rows, k))
         computed = tape.computed
         assert computed is not None, "it was known"
         runs.append(computed.runs[ELEMENTS.number(computed.run_of, row)])
@@ -161,16 +185,16 @@ def known_of(graph: Graph) -> Sources:
     return Sources(list(graph.known_run), graph.known_offset.tolist())
 
 
-def again(found: Recorded, tapes: Sequence[Tape]) -> Plan:
-    """The plan for tapes with the same columns, with their payload."""
+def again(found: Recorded, readings: Sequence[Reading]) -> Plan:
+    """The plan for what is read with the same columns, with its payload."""
     plan = found.plan
     if not plan.carrying and not plan.cells:
         return plan
-    return plan_again(plan, plan.structure, _payload(plan.structure, tapes))
+    return plan_again(plan, plan.structure, _payload(plan.structure, readings))
 
 
-def _payload(graph: Graph, tapes: Sequence[Tape]) -> NodePayload:
-    ints, floats = payload(tapes)
+def _payload(graph: Graph, readings: Sequence[Reading]) -> NodePayload:
+    ints, floats = payload(readings)
     if len(graph.copied):
         floats = np.concatenate([floats, floats[graph.copied]])
-    return graph.payload._replace(ints=drawn_anew(graph, tapes, ints), floats=floats)
+    return graph.payload._replace(ints=drawn_anew(graph, readings, ints), floats=floats)

@@ -17,7 +17,7 @@ from lazyflow import fibers, settings
 from lazyflow.core.arrays import Ints
 from lazyflow.device import Array, HostArray
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
-from lazyflow.graph.graph import Graph, reached_tapes
+from lazyflow.graph.graph import Graph, position_of, readings_of
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, together
 from lazyflow.ops.sparse import RowSparse
@@ -248,7 +248,8 @@ def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
     sizes = sum(sum(run.plan.layout.sizes.values()) for run in runs.values())
     if len(runs) <= MANY_RUNS or sizes > SMALL_RUN * len(runs):
         return []
-    tapes = [tape for tape in reached_tapes(roots, anew=True) if tape.grad and tape.runs and tape.handles is not None]
+    reached = [reading.tape for reading in readings_of(roots, anew=True)]
+    tapes = [tape for tape in reached if tape.grad and tape.runs and tape.handles is not None]
     return [tape for tape in tapes if all(run.number in runs for run in tape.runs)]
 
 
@@ -356,9 +357,8 @@ def _computed_node(graph: Graph, place: int) -> int | None:
 
 def _computes(graph: Graph, place: int) -> bool:
     """Whether a row is an operation's, and not a view or an import of another."""
-    number = int(np.searchsorted(graph.tape_starts, place, side="right")) - 1
+    [(number, row)] = graph.tape_rows(np.array([place]))
     tape = graph.tapes[number]()
-    row = place - int(graph.tape_starts[number]) + int(graph.tape_lows[number])
     return tape is not None and signature_by_id(tape.signatures[row]).op not in (VIEW_OP, IMPORT_OP)
 
 
@@ -390,10 +390,9 @@ def _retain(found: list[Retained], run: Run, cotangents: Arena, active: Ints | N
 def _node_of(run: Run, root: Expr) -> int:
     graph = run.plan.structure
     for number, tape in enumerate(run.tapes):
-        row = root.row - int(graph.tape_lows[number])
-        start, end = graph.tape_starts[number : number + 2].tolist()
-        if tape() is root.tape and 0 <= row < end - start:
-            node = graph.node_of(graph.tape_base[start + row])
+        position = position_of(run.rows[number], root.row) if tape() is root.tape else -1
+        if position >= 0:
+            node = graph.node_of(graph.tape_base[int(graph.tape_starts[number]) + position])
             if node is not None:
                 return node
     raise LookupError("the root is not part of its run")

@@ -16,7 +16,7 @@ cdef class State:
     cdef public Arena arena
     cdef public list calls, known_runs, known_places, readers
     cdef public object device, plan, way
-    cdef public tuple tapes
+    cdef public tuple tapes, rows
     cdef public dict given, kept
     cdef public frozenset rests_on
     cdef public bint superseded
@@ -48,7 +48,7 @@ cpdef _bring_here(State run, list brought, Bound step)
 cpdef execute(State run)
 
 
-@cython.locals(offset=Py_ssize_t, end=Py_ssize_t, width=Py_ssize_t, number=Py_ssize_t, joined=bint, tape=Tape)
+@cython.locals(offset=Py_ssize_t, end=Py_ssize_t, width=Py_ssize_t, number=Py_ssize_t, position=Py_ssize_t, row=Py_ssize_t, joined=bint, tape=Tape)
 cpdef _constants_here(State run, list brought, Bound step)
 
 

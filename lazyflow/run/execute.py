@@ -20,7 +20,7 @@ from lazyflow.core.columns import ELEMENTS
 from lazyflow.cuda.rows import fetch, has_rows
 from lazyflow.device import Array, DType, HostArray
 from lazyflow.errors import LazyflowError
-from lazyflow.graph.graph import Graph
+from lazyflow.graph.graph import Graph, row_at
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Launch, Plan, Rows
@@ -80,7 +80,7 @@ def given_to(run: Run) -> dict[int, HostArray]:
     for number, brought in plan.brought.items():
         signature = plan.launches[number].signature
         if signature.op is CONSTANT_OP:
-            values = [tapes[tape].objects[row] for tape, row in brought]
+            values = [tapes[tape].objects[row_at(run.rows[tape], position)] for tape, position in brought]
             if not any(devices.is_on_gpu(value) for value in values):
                 found[number] = np.concatenate([value.reshape(-1) for value in values])
         elif has_rows(signature.type.dtype) and all(run.known_runs[k].device == device for k in brought):
@@ -102,12 +102,12 @@ class State:
 
     __slots__ = (
         "__weakref__", "arena", "calls", "device", "given", "kept", "known_places", "known_runs", "number", "plan",
-        "readers", "rests_on", "stamp", "superseded", "tapes", "way",
+        "readers", "rests_on", "rows", "stamp", "superseded", "tapes", "way",
     )  # fmt: skip
 
 
 class Run(State):
-    """One execution of a plan, in a ``way``, for these ``tapes``, weak references. ``calls`` are those of its cells.
+    """One execution of a plan, in a ``way``, for these ``rows`` of ``tapes``, weak references. ``calls``: of its cells.
     ``known_runs`` and ``known_places``: where each value lies that it has of earlier ones. ``rests_on`` are the types
     of the parameters that it and the runs before it have used; ``stamp``: none of these had a later version then;
     ``superseded``: whether a run that it rests on was forgotten since; ``kept``: what is left of it, if not all.
@@ -115,8 +115,8 @@ class Run(State):
 
     __slots__ = ()
 
-    def __init__(self, plan: Plan, way: RunWay, tapes: tuple[Any, ...], known: Sources) -> None:
-        self.plan, self.way, self.tapes = plan, way, tapes
+    def __init__(self, plan: Plan, way: RunWay, tapes: tuple[Any, ...], known: Sources, rows: Any) -> None:
+        self.plan, self.way, self.tapes, self.rows = plan, way, tapes, rows
         self.known_runs, self.known_places = known.runs, known.places
         device = self.device = way.device  # which is asked for often
         self.number = next_number()
@@ -145,7 +145,8 @@ class Run(State):
         if payload is not None:
             graph = replace(graph, ints=payload.ints, floats=payload.floats)
         offsets = np.array(self.known_places, np.int64)
-        return replace(graph, tapes=self.tapes, known_run=tuple(self.known_runs), known_offset=offsets)
+        known = tuple(self.known_runs)
+        return replace(graph, tapes=self.tapes, rows=self.rows, known_run=known, known_offset=offsets)
 
     def is_stale(self) -> bool:
         """Whether a parameter that the run rests on has changed since, or a value that it read was forgotten."""
@@ -287,8 +288,8 @@ def _bring(run: Run, number: int, step: Bound) -> None:
     if step.does == DO_CONSTANTS:
         tapes = [tape() for tape in run.tapes]
         joined, place = step.signature.walks is not None, 0
-        for tape, row in brought:
-            value = devices.to_device(tapes[tape].objects[row], run.device)
+        for tape, position in brought:
+            value = devices.to_device(tapes[tape].objects[row_at(run.rows[tape], position)], run.device)
             end = place + (value.size // max(step.signature.type.size, 1) if joined else 1)
             out[place:end] = value.reshape(end - place, *out.shape[1:]) if joined else value
             place = end
@@ -305,8 +306,10 @@ def _constants_here(run: Run, brought: list[tuple[int, int]], step: Bound) -> No
     buffer, offset, width = run.arena.buffers[step.out.dtype], step.out.offset, step.out.width
     joined = step.signature.walks is not None
     tapes = [reference() for reference in run.tapes]
-    for number, row in brought:
+    for number, position in brought:
         tape: Tape = tapes[number]
+        rows = run.rows[number]
+        row = position if rows is None else ELEMENTS.number(rows, position)
         end = ELEMENTS.put(buffer, offset, devices.to_device(tape.objects[row], "cpu"))
         offset = end if joined else offset + width
 
@@ -357,7 +360,8 @@ def line_of(run: Run, launch: Launch, position: int) -> str:
     """``file:line`` where a node of a launch, by its position, was recorded: where the first of its signature was,
     unless its tape has noted lines."""
     graph = run.plan.structure
-    [(number, row)] = graph.tape_rows(graph.origin[launch.nodes[position : position + 1]])
+    [(number, place)] = graph.positions(graph.origin[launch.nodes[position : position + 1]])
+    row = row_at(run.rows[number], place)
     tape: Tape = run.tapes[number]()
     if tape.lines is not None:
         return tape.lines[row]

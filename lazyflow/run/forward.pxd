@@ -6,12 +6,11 @@ from lazyflow.record.tape cimport Tape
 from lazyflow.run.execute cimport State
 
 
-@cython.locals(tape=Tape)
-cpdef bint _compute_alike(object roots, list reached, object options, bint at_once=*) except -1
+cpdef bint _compute_alike(object roots, list readings, object options) except -1
 
 
 @cython.locals(tape=Tape)
 cpdef bint _note_first(State run, Tape tape) except -1
 
 
-cpdef _note_run(State run, list tapes)
+cpdef _note_run(State run, list readings)

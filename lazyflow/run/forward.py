@@ -17,12 +17,22 @@ from lazyflow import device as devices
 from lazyflow import passes, settings
 from lazyflow.cells.chains import Chains, with_chains
 from lazyflow.core.arrays import Ints
-from lazyflow.graph.graph import Graph, awaited, collect, drawn_anew, reached_tapes, tape_parts
+from lazyflow.graph.graph import (
+    Graph,
+    Reading,
+    awaited,
+    collect,
+    drawn_anew,
+    position_of,
+    ranges_of,
+    readings_of,
+    span_of,
+)
 from lazyflow.graph.joined import with_joined_rows, with_loops
 from lazyflow.graph.repeats import may_repeat, repeats_merged
 from lazyflow.plan.plan import Plan, graph_schedule, make
 from lazyflow.plan.plans import Plans
-from lazyflow.plan.recorded import Sources, again, alone, are_whole, key_of, known_of, sources_of, whole_tapes
+from lazyflow.plan.recorded import Sources, again, alone, key_of, known_of, sources_of
 from lazyflow.plan.schedule import Choices
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import Computed, Tape, signature_by_id
@@ -76,8 +86,9 @@ def compute(roots: Sequence[Expr]) -> None:
     options = settings.current()
     profile = options.profile
     before = "" if profile is None else profile.switch("schedule")
-    tape = alone(roots)
-    if tape is None or not _compute_alike(roots, tape, options, at_once=True):
+    readings = alone(roots)
+    if readings is None or not _compute_alike(roots, readings, options):
+        readings = None
         _compute_after_others(roots, options)
     if profile is not None:  # after an error, whoever counts goes on with a part of its own
         profile.switch(before)
@@ -86,60 +97,57 @@ def compute(roots: Sequence[Expr]) -> None:
 def _compute_after_others(roots: Sequence[Expr], options: Settings) -> None:
     stack = [list(roots)]
     while stack:
-        reached = reached_tapes(stack[-1], anew=False)
-        first = awaited(reached)
+        readings = readings_of(stack[-1], anew=False)
+        first = awaited(readings)
         if first:
             stack.append(first)
-        elif _compute_alike(stack[-1], reached, options):
+        elif _compute_alike(stack[-1], readings, options):
             stack.pop()
 
 
-def _compute_alike(roots: Sequence[Expr], reached: list[Tape], options: Settings, at_once: bool = False) -> bool:
-    """Compute the roots, which rest on the tapes ``reached``, all of each if ``at_once``; if a value that they rest on
-    is stale, only forget all that they rest on, and return False."""
-    way = way_of(roots, reached, options)  # first: it counts who refers to a tape
-    tapes, parts = reached, None
-    if not at_once:
-        parts = tape_parts(reached, roots, anew=False)
-        tapes = [tape for tape, _, _ in parts]
-    for tape in reached:
-        tape.seal()
-    key = key_of(tapes, roots, way) if parts is None or are_whole(parts) else None
-    found = None if key is None else PLANS.of_recording(key, tapes)
+def _compute_alike(roots: Sequence[Expr], readings: list[Reading], options: Settings) -> bool:
+    """Compute the roots, which need these; if a value that they rest on is stale, only forget all that they rest on,
+    and return False."""
+    way = way_of(roots, readings, options)  # first: it counts who refers to a tape
+    key = key_of(readings, roots, way)
+    found = PLANS.of_recording(key, readings)
     if found is not None:
-        known = sources_of(found, tapes)
+        known = sources_of(found, readings)
     else:
-        graph = collect(roots, parts=whole_tapes(tapes) if parts is None else parts)
+        graph = collect(roots, readings=readings)
         known = known_of(graph)
     if any_stale(known.runs):
         forget(roots)
         return False
     if found is not None:
-        _run(roots, tapes, again(found, tapes), way, known, options)
+        _run(roots, readings, again(found, readings), way, known, options)
     elif len(graph):
-        plan = _planned(graph, tapes, way, key)
-        _run(roots, tapes, plan, way, known_of(plan.structure), options)
+        plan = _planned(graph, readings, way, key)
+        _run(roots, readings, plan, way, known_of(plan.structure), options)
     return True
 
 
-def _planned(graph: Graph, tapes: Sequence[Tape], way: RunWay, key: object) -> Plan:
+def _planned(graph: Graph, readings: Sequence[Reading], way: RunWay, key: object) -> Plan:
     """The plan of a graph, kept by the columns that it was collected from."""
     counted = (
-        way.others and not way.checked and _nbytes_of_values(graph) > KEPT and all(t.handles is not None for t in tapes)
+        way.others
+        and not way.checked
+        and _nbytes_of_values(graph) > KEPT
+        and all(reading.tape.handles is not None for reading in readings)
     )
     reuse = not way.differentiable and not way.checked and (counted or not way.others)
     by_payload = way.dedupe and may_repeat(graph)
-    ints = drawn_anew(graph, tapes, graph.ints)
+    ints = drawn_anew(graph, readings, graph.ints)
     graph = _with_kept(graph if ints is graph.ints else replace(graph, ints=ints), counted)
     plan = plan_of(reduced(graph, way), way.batching, reuse=reuse)
     if not counted:
-        PLANS.keep_recording(key, tapes, plan, by_payload)
+        PLANS.keep_recording(key, readings, plan, by_payload)
     return plan
 
 
 def _run(
     roots: Sequence[Expr],
-    tapes: list[Tape],
+    readings: list[Reading],
     plan: Plan,
     way: RunWay,
     known: Sources,
@@ -154,10 +162,10 @@ def _run(
     try:
         with quietly(options.threads):
             if way.device == "cpu":
-                run = _executed(roots, tapes, plan, way, known)
+                run = _executed(roots, readings, plan, way, known)
             else:
                 with devices.on(way.device), devices.products(way.device, options.tf32):
-                    run = _executed(roots, tapes, plan, way, known)
+                    run = _executed(roots, readings, plan, way, known)
         if plan.layout.nbytes >= settle.LEAST:
             SETTLING.add(run, owners_of(roots))
     except MemoryError as error:
@@ -166,12 +174,15 @@ def _run(
         profile.switch(before)
 
 
-def _executed(roots: Sequence[Expr], tapes: list[Tape], plan: Plan, way: RunWay, known: Sources) -> Run:
-    run = Run(plan, way, tuple([weakref.ref(tape) for tape in tapes]), known)
+def _executed(
+    roots: Sequence[Expr], readings: list[Reading], plan: Plan, way: RunWay, known: Sources
+) -> Run:  # fmt: skip
+    tapes = tuple([weakref.ref(reading.tape) for reading in readings])
+    run = Run(plan, way, tapes, known, tuple([reading.rows for reading in readings]))
     execute(run)
     if way.checked:
         check_finite(run, roots)
-    _note_run(run, tapes)
+    _note_run(run, readings)
     return run
 
 
@@ -201,49 +212,45 @@ def watched_places(graph: Graph, entries: Callable[[Tape], Iterable[int]]) -> It
     """Those rows of a graph's tapes that have entries: tape, row, and the number of the row through all tapes."""
     for number, reference in enumerate(graph.tapes):
         tape = reference()
-        for row in list(entries(tape)) if tape is not None else ():
-            place = int(graph.tape_starts[number]) + row - int(graph.tape_lows[number])
-            if tape is not None and graph.tape_starts[number] <= place < graph.tape_starts[number + 1]:
-                yield tape, row, place
+        if tape is not None and (rows := list(entries(tape))):
+            yield from [(tape, row, place) for row, place in graph.places_of(number, rows)]
 
 
 def _held_places(graph: Graph) -> Iterator[int]:
     """The rows that somebody holds an expression of, numbered through all tapes."""
     for number, reference in enumerate(graph.tapes):
-        tape, start, low = reference(), int(graph.tape_starts[number]), int(graph.tape_lows[number])
+        tape = reference()
         if tape is not None:
-            high = low + int(graph.tape_starts[number + 1]) - start
-            yield from [row - low + start for row in tape.handles.held(low, high)]
+            low, high = span_of(graph.rows[number], len(tape))
+            yield from [place for _, place in graph.places_of(number, tape.handles.held(low, high))]
 
 
-def _note_run(run: Run, tapes: Sequence[Tape]) -> None:
+def _note_run(run: Run, readings: Sequence[Reading]) -> None:
     """Note on the tapes where the values of their rows lie now."""
-    if len(tapes) == 1 and _note_first(run, tapes[0]):
+    if len(readings) == 1 and _note_first(run, readings[0].tape):
         return
-    graph, places = run.plan.structure, run.plan.places
-    starts, lows = graph.tape_starts.tolist(), graph.tape_lows.tolist()
-    first = 0
-    for number, tape in enumerate(tapes):
-        if number + 1 == len(tapes) or tapes[number + 1] is not tape:  # the parts of a tape stand behind each other
-            _note(tape, run, places, [(lows[k], starts[k], starts[k + 1]) for k in range(first, number + 1)])
-            first = number + 1
+    places, starts = run.plan.places, run.plan.structure.tape_starts.tolist()
+    for number, reading in enumerate(readings):
+        _note(reading.tape, run, places[starts[number] : starts[number + 1]], reading.rows)
 
 
 def _note_first(run: Run, tape: Tape) -> bool:
     """Note on a tape that has no values yet where those of a plan lie that is for the whole of it, and known; return
     False if that is not how it is."""
     first = run.plan.first or run.plan
-    if first.structure.tapes or tape.computed is not None or tape.remembered:
+    if first.structure.tapes or run.rows[0] is not None or tape.computed is not None or tape.remembered:
         return False
     tape.computed = Computed([run], *first.noted, [(0, len(tape))])
     return True
 
 
-def _note(tape: Tape, run: Run, places: Ints, parts: Sequence[tuple[int, int, int]]) -> None:
-    """``parts``: of each part of the tape, its first row, and the range of its rows among those of all tapes."""
-    for row in [row for row in tape.remembered if _place_of(row, parts, places) >= 0]:
-        kind = signature_by_id(tape.signatures[row]).type
-        tape.remembered.pop(row).append(run.value(_place_of(row, parts, places), kind))
+def _note(tape: Tape, run: Run, places: Ints, rows: Ints | None) -> None:
+    """``places``: where the values of the ``rows`` of the tape lie, or of all, -1 where there is none."""
+    for row in list(tape.remembered):
+        position = position_of(rows, row)
+        if position >= 0 and places[position] >= 0:
+            kind = signature_by_id(tape.signatures[row]).type
+            tape.remembered.pop(row).append(run.value(int(places[position]), kind))
     computed = tape.computed
     if computed is None:
         nowhere = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
@@ -251,23 +258,22 @@ def _note(tape: Tape, run: Run, places: Ints, parts: Sequence[tuple[int, int, in
     elif not computed.run_of.flags.writeable:  # of `_note_first`
         computed.run_of, computed.offset_of = computed.run_of.copy(), computed.offset_of.copy()
     # First: an interrupt must not leave rows that point to no run, or that are never forgotten.
-    computed.touched += [(low, low + end - start) for low, start, end in parts]
+    computed.touched += ranges_of(rows, len(tape))
     computed.runs.append(run)
-    for low, start, end in parts:
-        some, rows = places[start:end], slice(low, low + end - start)
-        found = some >= 0
-        np.copyto(computed.offset_of[rows], some, where=found)
-        np.copyto(computed.run_of[rows], len(computed.runs) - 1, where=found, casting="unsafe")
-
-
-def _place_of(row: int, parts: Sequence[tuple[int, int, int]], places: Ints) -> int:
-    return next((int(places[row - low + start]) for low, start, end in parts if 0 <= row - low < end - start), -1)
+    found = places >= 0
+    if rows is None:
+        np.copyto(computed.offset_of, places, where=found)
+        np.copyto(computed.run_of, len(computed.runs) - 1, where=found, casting="unsafe")
+    else:
+        some = rows[found]
+        computed.offset_of[some] = places[found]
+        computed.run_of[some] = len(computed.runs) - 1
 
 
 def forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
     """Drop what was computed below the roots; random nodes draw anew the next time, unless values are to stay as they
     were."""
-    for tape in reached_tapes(roots, anew=True):
+    for tape in [reading.tape for reading in readings_of(roots, anew=True)]:
         if tape.runs:
             if draw_anew:  # first: what rests on its values is stale, wherever an interrupt comes
                 for run in tape.runs:

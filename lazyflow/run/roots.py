@@ -14,6 +14,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow.core.columns import ELEMENTS
 from lazyflow.device import Array, HostArray
+from lazyflow.graph.graph import decoded
 from lazyflow.locks import Owner
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, VIEW_OP, payload_starts, signature_by_id
@@ -89,7 +90,7 @@ def owners_of(roots: Sequence[object]) -> frozenset[Owner]:
     return found  # type: ignore[no-any-return]
 
 
-SHORT = 32  # rows of a tape that are walked through to read a value in place: on more, a run costs less a value
+SHORT = 32  # rows of a tape that are walked through to read a value in place: of more, where each begins is kept
 
 
 def shown(e: Expr) -> Array | None:
@@ -97,29 +98,32 @@ def shown(e: Expr) -> Array | None:
     as it was: elements of a vector that are looked at one by one. None where there is more to it."""
     root: Expr = e
     tape = root.tape
-    if len(tape.signatures) > SHORT or tape.body is not None or tape.lines is not None or root.row in tape.remembered:
+    if tape.body is not None or tape.lines is not None or root.row in tape.remembered:
         return None
     row, shift = root.row, 0
     op = signature_by_id(tape.signatures[row]).op
     if op is not VIEW_OP and op is not CONSTANT_OP and op is not IMPORT_OP:
         return None
-    ints, operands = payload_starts(tape)
-    if ints[-1] != len(tape.ints) or operands[-1] != len(tape.operands):
-        return None  # it is not whole, and a run says so
+    tape.seal()  # as a run does: what is long-lived is not to hold all that comes after
+    operands: Any
+    ints: Any
+    if len(tape.signatures) > SHORT:
+        operands, ints = decoded(tape)[:2]
+    else:
+        ints, operands = payload_starts(tape)
+        if ints[-1] != len(tape.ints) or operands[-1] != len(tape.operands):
+            return None  # it is not whole, and a run says so
     while op is VIEW_OP:
         shift += tape.ints[ints[row]]
         row = tape.operands[operands[row]]
         op = signature_by_id(tape.signatures[row]).op
-    if op is not CONSTANT_OP and op is not IMPORT_OP:
-        return None
-    tape.seal()  # as a run does: what is long-lived is not to hold all that comes after
     kind = root.type
     if op is CONSTANT_OP:
         constant = tape.objects[row]
         if type(constant) is not np.ndarray or kind.device != "cpu":
             return None
         return devices.stretch(constant.reshape(-1), shift, kind.shape).copy()
-    source, place = tape.imports[tape.ints[ints[row]]]
+    source, place = tape.imports[tape.ints[ints[row]]] if op is IMPORT_OP else (tape, row)
     if not source.has_value(place):
         return None
     run, offset = source.place_of(place)

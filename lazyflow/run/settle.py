@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 
+from lazyflow.graph.graph import span_of
 from lazyflow.locks import Lock, Owner
 from lazyflow.record.tape import signature_by_id
 from lazyflow.run.execute import Run
@@ -45,15 +46,14 @@ class Settling:
 
 def settled(run: Run) -> bool:
     """Leave of a run the values that somebody holds an expression of. False where nobody counts expressions."""
-    graph, kept = run.plan.structure, {}
+    kept = {}
     for number, reference in enumerate(run.tapes):
         tape = reference()
         if tape is None:
             continue
         if tape.handles is None:
             return False
-        low = int(graph.tape_lows[number])
-        rows = tape.handles.held(low, low + int(graph.tape_starts[number + 1] - graph.tape_starts[number]))
+        rows = tape.handles.held(*span_of(run.rows[number], len(tape)))
         for row in [row for row in rows if tape.has_value(row)]:
             source, offset = tape.place_of(row)
             if source is run:

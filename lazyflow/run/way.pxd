@@ -6,9 +6,9 @@ from lazyflow.record.expr cimport Expr
 from lazyflow.record.tape cimport Tape
 
 
-@cython.locals(tape=Tape, checked=bint, differentiable=bint)
-cpdef object way_of(object roots, object reached, object options)
+@cython.locals(checked=bint, differentiable=bint)
+cpdef object way_of(object roots, object readings, object options)
 
 
 @cython.locals(root=Expr, tape=Tape, held=Py_ssize_t)
-cpdef bint others_held(object roots, object tapes) except -1
+cpdef bint others_held(object roots, object readings) except -1

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lazyflow import core
 from lazyflow.errors import DeviceError
+from lazyflow.graph.graph import Reading
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import Tape
 from lazyflow.settings import Settings
@@ -33,15 +34,14 @@ class RunWay(NamedTuple):
     persistent: bool
 
 
-def way_of(roots: Sequence[Expr], reached: Sequence[Tape], options: Settings) -> RunWay:
-    """How roots that rest on these tapes are run under these settings. They are alike
-    (`lazyflow.run.roots.alike`)."""
+def way_of(roots: Sequence[Expr], readings: Sequence[Reading], options: Settings) -> RunWay:
+    """How roots that need these are run under these settings. They are alike (`lazyflow.run.roots.alike`)."""
     device, differentiable = (roots[0].type.device, roots[0].tape.grad) if roots else ("cpu", False)
     # First: it counts who refers to a tape.
-    others = not differentiable and (others_held(roots, reached) or _others_referred(roots, reached))
+    others = not differentiable and (others_held(roots, readings) or _others_referred(roots, readings))
     checked: bool = options.check_finite
-    for tape in reached:
-        checked = checked or tape.lines is not None
+    for reading in readings:
+        checked = checked or reading.tape.lines is not None
     fuse = _fused_by(options.fuse, device)
     printed = fuse if options.storage is None else _stored(fuse, options, device)
     persistent: bool = options.persistent and device != "cpu"
@@ -73,22 +73,22 @@ def _reference_counts(tapes: Sequence[object]) -> list[int]:
 _NOBODY = _reference_counts([object()])[0]
 
 
-def _others_referred(roots: Sequence[Expr], reached: Sequence[Tape]) -> bool:
+def _others_referred(roots: Sequence[Expr], readings: Sequence[Reading]) -> bool:
     """Whether somebody refers to these tapes who has nothing to do with the roots: another tape, which imports values
     of them, or, where nobody counts expressions, somebody who may hold others than the roots."""
-    distinct = list(reached)
-    known = Counter(id(tape) for tape in reached)
+    distinct = [reading.tape for reading in readings]
+    known = Counter(id(tape) for tape in distinct)
     known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
     known.update(id(source) for tape in distinct for source, _ in tape.imports)
     counts = zip(distinct, _reference_counts(distinct), strict=True)
     return any(count > _NOBODY + known[id(tape)] for tape, count in counts)
 
 
-def others_held(roots: Sequence[Expr], tapes: Sequence[Tape]) -> bool:
+def others_held(roots: Sequence[Expr], readings: Sequence[Reading]) -> bool:
     """Whether somebody holds expressions of these tapes, where these are counted, of other rows than the roots."""
     held = 0
-    for t in tapes:
-        tape: Tape = t
+    for reading in readings:
+        tape: Tape = reading.tape
         if tape.handles is None:
             return False
         held += tape.handles.count()

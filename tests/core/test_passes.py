@@ -318,19 +318,61 @@ def test_collected(tape, seed):
 @SOME
 @given(tapes(), st.integers(0, 10**6), st.integers(0, 5))
 def test_ranges_of_rows(tape, seed, gap):
-    (ids, operands, numbers, reals), (kinds, *_) = tape
+    (ids, operands, *_), (kinds, *_) = tape
     n = len(ids)
     rows = np.random.default_rng(seed).integers(0, n, min(n, 4)) if n else ints([])
 
     def run(form):
-        starts = starts_of(form, tape)
         marks = np.zeros(n, bool)
-        lows, highs, counts = found = form.reach(rows, ids, kinds, starts[0], operands, marks, gap)
+        found = form.reach(rows, ids, kinds, starts_of(form, tape)[0], operands, marks, gap)
         assert not marks.any()
-        some = lows[: counts[:1].sum()], highs[: counts[:1].sum()]
-        return found, form.cut((ids, operands, numbers, reals), starts, *some, 77)
+        return found
 
     assert_same(run)
+
+
+@SOME
+@given(tapes(), st.integers(0, 10**6))
+def test_the_rows_that_are_needed(tape, seed):
+    """Those of a walk in plain Python, and views of them; all of them are None."""
+    (ids, operands, numbers, _), (kinds, table, int_counts, _) = tape
+    n, starts = len(ids), starts_of(arrays, tape)[0]
+    asked = np.random.default_rng(seed).integers(0, n, min(n, 2)).tolist() if n else []
+    columns = [IntColumn(column.tolist()) for column in (ids, operands, numbers)]
+    found = assert_same(lambda form: form.needed(*columns, table, int_counts, kinds, asked))
+    walked, stack = set(asked), list(asked)
+    while stack:
+        i = stack.pop()
+        further = list(itertools.takewhile(lambda k: ids[k] == 3, range(i + 1, n)))
+        fresh = {*operands[starts[i] : starts[i + 1]].tolist(), *further} - walked
+        walked |= fresh
+        stack += fresh
+    for i in range(n):
+        if ids[i] == 1 and operands[starts[i]] in walked:
+            walked.add(i)
+    assert (list(range(n)) if found is None else found.tolist()) == sorted(walked)
+    assert found is None or len(found) < n
+
+
+@SOME
+@given(tapes(), st.integers(0, 10**6))
+def test_some_rows_as_a_tape_of_their_own(tape, seed):
+    (ids, operands, numbers, reals), (kinds, *_) = tape
+    n, starts = len(ids), starts_of(arrays, tape)
+    rows = np.flatnonzero(np.random.default_rng(seed).random(n) < 0.6)
+    found = assert_same(
+        lambda form: form.picked((ids, operands, numbers, reals), starts_of(form, tape), kinds, rows)
+    )  # fmt: skip
+    position = {row: k for k, row in enumerate(rows.tolist())}
+    mine = [[column[s[i] : s[i + 1]].tolist() for i in rows] for column, s in zip(tape[0][1:], starts, strict=True)]
+    imports = [own[0] for i, own in zip(rows, mine[1], strict=True) if ids[i] == 2]
+    renumbered = iter(range(len(imports)))
+    payload = [[next(renumbered)] if ids[i] == 2 else own for i, own in zip(rows, mine[1], strict=True)]
+    assert found[0].tolist() == ids[rows].tolist()
+    assert found[1].tolist() == [position.get(o, -1) for own in mine[0] for o in own]
+    assert found[2].tolist() == [x for own in payload for x in own]
+    assert found[3].tolist() == [x for own in mine[2] for x in own]
+    assert found[4].tolist() == imports
 
 
 @SOME
@@ -449,7 +491,8 @@ def recording_arguments(s):
         yield name, (s.ids, s.numbers, s.table, s.table, s.table)
     yield "reach", (ints([3]), s.ids, s.table, s.begins[0], s.operands, s.marks, 0)
     tape = s.ids, s.operands, s.numbers[:2], s.payload[3][:1]
-    yield "cut", (tape, s.begins, ints([0, 2]), ints([1, 4]), 4)
+    yield "needed", (s.ids, s.operands, s.numbers[:2], s.table, s.table, s.table, [3])
+    yield "picked", (tape, s.begins, s.table, ints([0, 2, 3]))
     read = s.ids, s.operands.astype(np.int64), s.numbers[:2], None  # of which the floats are not read
     yield "collected", (read, s.table, s.begins, ints([2]), ints([0]), s.marks, ints([3]))
     every = ints([0, 1, 2, 3])

@@ -8,7 +8,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.device import to_host
-from lazyflow.graph.graph import Graph
+from lazyflow.graph.graph import Graph, collect
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.plan import Cells, Layout, Plan
 from lazyflow.plan.plans import Plans
@@ -214,6 +214,28 @@ def test_a_step_that_comes_again_needs_no_graph(plans, monkeypatch):
 
     monkeypatch.setattr(forward, "collect", collect)
     np.testing.assert_array_equal(len(steps(m, 2)), 8)
+
+
+def test_what_nobody_asks_for_is_no_part_of_what_comes_again(plans, monkeypatch):
+    w = lf.Parameter(VECTORS[0])
+
+    def step(before, behind):
+        x = lf.constant(VECTORS[1])
+        unread = [lf.exp(x * (k + 1.0)) for k in range(before)]
+        y = x * w
+        unread += [lf.sum(y) * k for k in range(behind)]
+        z = lf.tanh(y) + lf.constant(VECTORS[2])
+        found = z.numpy()
+        return found, [e.item() for e in unread if not e.shape]
+
+    want = [step(0, 0), step(1, 2)][0][0]
+    collected = []
+    monkeypatch.setattr(forward, "collect", lambda roots, **how: collected.append(roots) or collect(roots, **how))
+    for before, behind in ((2, 0), (0, 0), (7, 3), (1, 1)):
+        found, unread = step(before, behind)
+        np.testing.assert_array_equal(found, want)
+        np.testing.assert_allclose(unread, [float(np.sum(VECTORS[1] * VECTORS[0])) * k for k in range(behind)])
+        assert not [roots for roots in collected if roots[0].shape]
 
 
 def test_dead_parameters_take_what_was_recorded_with_them(plans):

@@ -27,7 +27,7 @@ def ran(monkeypatch):
 def looked_at(monkeypatch):
     """How often a run was asked whether it is stale, and the tapes that were walked."""
     found = {"runs": 0, "tapes": 0}
-    is_stale, reached = Run.is_stale, forward_module.reached_tapes
+    is_stale, reached = Run.is_stale, forward_module.readings_of
 
     def counted(run):
         found["runs"] += 1
@@ -39,11 +39,28 @@ def looked_at(monkeypatch):
         return tapes
 
     monkeypatch.setattr(Run, "is_stale", counted)
-    monkeypatch.setattr(forward_module, "reached_tapes", walked)
+    monkeypatch.setattr(forward_module, "readings_of", walked)
     return found
 
 
 # Only what is new is looked at.
+
+
+def test_a_sum_that_grows_unread_is_not_walked_through(ran, looked_at):
+    """As that of the losses of an episode, every step of which is decided by a value."""
+    w, steps = lf.Parameter([1.0]), 150
+    x, total, expected, value = w * 1.0, lf.constant(0.0), 0.0, 1.0
+    for _ in range(steps):
+        x = x * 0.5 + 0.25
+        value = value * 0.5 + 0.25
+        total = total + lf.sum(x * x)
+        expected += value * value
+        assert x.item() == pytest.approx(value)
+    assert looked_at["tapes"] == 0  # nothing but what was recorded last
+    assert sum(len(graph) for graph in ran) <= 10 * steps
+    assert total.item() == pytest.approx(expected)
+    total.backward()
+    assert w.grad.item() == pytest.approx(sum(2 * (0.5**k * 0.5 + 0.5) * 0.5**k for k in range(1, steps + 1)))
 
 
 @pytest.mark.parametrize("update", [False, True], ids=["", "another parameter changes"])

@@ -8,6 +8,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.core.columns import Counts
+from lazyflow.graph.graph import readings_of
 from lazyflow.locks import owner
 from lazyflow.run import roots
 from lazyflow.run.way import others_held
@@ -62,15 +63,15 @@ def test_others_are_held_while_somebody_has_an_expression_of_another_row():
         x = lf.constant([1.0])
         middle = lf.tanh(x)
         root = lf.exp(middle)
-    tape = root.tape
-    assert others_held([root], [tape])
+    readings = readings_of([root], anew=False)
+    assert others_held([root], readings)
     del x
-    assert others_held([root], [tape])
-    assert not others_held([root, middle], [tape])
+    assert others_held([root], readings)
+    assert not others_held([root, middle], readings)
     del middle
     gc.collect()
-    assert not others_held([root], [tape])
-    assert not others_held([root, root], [tape])
+    assert not others_held([root], readings)
+    assert not others_held([root, root], readings)
 
 
 def test_values_are_copies():

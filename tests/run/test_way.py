@@ -4,6 +4,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import core
+from lazyflow.graph.graph import Reading
 from lazyflow.run import forward
 from lazyflow.run.way import way_of
 
@@ -32,7 +33,7 @@ def product():
 def test_it_is_as_the_settings_say(settings, what, value):
     with lf.using(**settings):
         root = product()
-        assert getattr(way_of([root], [root.tape], lf.settings.current()), what) == value
+        assert getattr(way_of([root], [Reading(root.tape, None)], lf.settings.current()), what) == value
 
 
 @pytest.mark.parametrize(("fuse", "there"), [("auto", "cuda"), ("off", "off")])
@@ -55,8 +56,8 @@ def test_what_was_recorded_with_lines_is_checked_wherever_it_is_run():
         x = product()
     root = lf.exp(x)
     assert (
-        way_of([root], [root.tape, x.tape], lf.settings.current()).checked
-        and not way_of([root], [root.tape], lf.settings.current()).checked
+        way_of([root], [Reading(root.tape, None), Reading(x.tape, None)], lf.settings.current()).checked
+        and not way_of([root], [Reading(root.tape, None)], lf.settings.current()).checked
     )
 
 
@@ -64,12 +65,12 @@ def test_others_are_looked_for_where_memory_may_be_used_again():
     with lf.no_grad():
         x = lf.exp(product())
         root = lf.exp(x)
-        assert way_of([root], [root.tape], lf.settings.current()).others
+        assert way_of([root], [Reading(root.tape, None)], lf.settings.current()).others
         del x
-        assert not way_of([root], [root.tape], lf.settings.current()).others
+        assert not way_of([root], [Reading(root.tape, None)], lf.settings.current()).others
     trained = lf.exp(product())
     root = lf.exp(trained)
-    assert not way_of([root], [root.tape], lf.settings.current()).others
+    assert not way_of([root], [Reading(root.tape, None)], lf.settings.current()).others
 
 
 def test_all_of_a_run_has_the_record_that_was_made_at_its_top(monkeypatch):
