@@ -163,7 +163,8 @@ def picked(columns: TapeColumns, row_begins: RowBegins, kinds: Ints, rows: Ints)
 def _of_groups(starts: Ints, which: Ints) -> Ints:
     """The elements of some of the groups that begin at ``starts``."""
     counts = starts[which + 1] - starts[which]
-    return np.arange(int(counts.sum())) + np.repeat(starts[which] - begins(counts)[:-1], counts)
+    found: Ints = np.arange(int(counts.sum())) + np.repeat(starts[which] - begins(counts)[:-1], counts)
+    return found
 
 
 def collected(

@@ -74,13 +74,14 @@ def test_a_part_of_what_is_stale_is_that_of_now(doubled):
 
 
 def test_many_parts_are_read_where_they_lie():
+    """On a device, by one run."""
     w = lf.Parameter(np.arange(100, dtype=np.float32))
     x = w * 1.0
     x.numpy()
     parts = list(x)
     assert len(parts[0].tape) > SHORT
     assert [part.item() for part in parts] == list(range(100))
-    assert not parts[0].tape.runs
+    assert len(parts[0].tape.runs) == (0 if w.device == "cpu" else 1)
 
 
 def test_what_is_not_whole_is_refused_as_ever():
