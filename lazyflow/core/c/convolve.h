@@ -115,14 +115,30 @@ static void N(outer)(REAL *sums, const REAL *maps, ptrdiff_t length, const REAL 
     }
 }
 
-/* to[i] += the sum of the lanes of a vector, for `count` of them. */
+/* The sums of neighbours, of a and then of b. */
+ALWAYS N(lane) N(neighbours)(N(lane) a, N(lane) b) {
+#if defined(__clang__) /* which finds the shuffles in this */
+    N(lane) found;
+    for (int r = 0; r < LANES / 2; r++) found[r] = a[2 * r] + a[2 * r + 1], found[LANES / 2 + r] = b[2 * r] + b[2 * r + 1];
+    return found;
+#else
+    typedef INT order __attribute__((vector_size(VECTOR_BYTES)));
+    order even, odd;
+    for (INT r = 0; r < LANES; r++) even[r] = 2 * r, odd[r] = 2 * r + 1;
+    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+#endif
+}
+
+/* to[i] += the sum of the lanes of a vector, for `count` of them: neighbours are added, and these sums again, of as many
+ * vectors at a time as have lanes, the last filled up with zeros. */
 static void N(add_lanes)(REAL *to, const REAL *sums, ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i++, sums += LANES) {
-        REAL part[MOST_LANES];
-        __builtin_memcpy(part, sums, LANES * sizeof(REAL));
-        for (int half = LANES / 2; half; half /= 2)
-            for (int r = 0; r < half; r++) part[r] += part[r + half];
-        to[i] += part[0];
+    for (ptrdiff_t i = 0; i < count; i += LANES, sums += LANES * LANES) {
+        N(lane) v[MOST_LANES];
+        ptrdiff_t some = count - i < LANES ? count - i : LANES;
+        for (int k = 0; k < LANES; k++) v[k] = k < some ? *(const N(lane) *)(sums + k * LANES) : (N(lane)){0};
+        for (int left = LANES / 2; left; left /= 2)
+            for (int k = 0; k < left; k++) v[k] = N(neighbours)(v[2 * k], v[2 * k + 1]);
+        for (int k = 0; k < some; k++) to[i + k] += v[0][k];
     }
 }
 
@@ -156,47 +172,58 @@ ALWAYS void N(step)(REAL *to, const ptrdiff_t to_step, const REAL *from, const p
     }
 }
 
+/* One row of a plane, or a part of one: into it, or out of it. */
+ALWAYS void N(move_row)(REAL *here, REAL *there, const ptrdiff_t step, ptrdiff_t count, const int what) {
+    if (step == 1)
+        N(copy)(what == LAY ? here : there, what == LAY ? there : here, count, what == ADD);
+    else if (what == LAY)
+        N(step)(here, 1, there, step, count, 0);
+    else
+        N(step)(there, step, here, 1, count, what == ADD);
+}
+
 /* Images into planes, `length` places each, which are zero before; or planes into images, or added to them. */
-ALWAYS void N(move)(REAL *planes, ptrdiff_t length, const lf_places *s, REAL *images, ptrdiff_t pitch, ptrdiff_t channels,
-                    ptrdiff_t count, const int what) {
+ALWAYS void N(move_by)(REAL *planes, ptrdiff_t length, const lf_places *s, REAL *images, ptrdiff_t pitch, ptrdiff_t channels,
+                       ptrdiff_t count, const int what, const ptrdiff_t step) {
     for (ptrdiff_t b = 0; b < count; b++)
         for (ptrdiff_t c = 0; c < channels; c++)
-            for (ptrdiff_t f = 0, rest = 0; f < s->lead; f++) {
-                REAL *plane = planes + (c * s->lead + f) * s->last * length + b * s->rows * s->pitch;
-                for (ptrdiff_t r = 0; r < s->rows; r++, rest++) {
-                    ptrdiff_t from = s->row_from[rest];
-                    if (from < 0) continue;
-                    for (ptrdiff_t e = 0; e < s->last; e++) {
-                        REAL *here = plane + e * length + r * s->pitch + s->begin[e];
-                        REAL *there = images + b * pitch + c * s->size + from + s->from[e];
-                        if (s->step == 1)
-                            N(copy)(what == LAY ? here : there, what == LAY ? there : here, s->count[e], what == ADD);
-                        else if (what == LAY && s->step == 2)
-                            N(step)(here, 1, there, 2, s->count[e], 0);
-                        else if (what == LAY)
-                            N(step)(here, 1, there, s->step, s->count[e], 0);
-                        else if (s->step == 2)
-                            N(step)(there, 2, here, 1, s->count[e], what == ADD);
-                        else
-                            N(step)(there, s->step, here, 1, s->count[e], what == ADD);
-                    }
+            for (ptrdiff_t f = 0; f < s->lead; f++)
+                for (ptrdiff_t e = 0; e < s->last; e++) {
+                    REAL *plane = planes + ((c * s->lead + f) * s->last + e) * length + b * s->rows * s->pitch + s->begin[e];
+                    REAL *image = images + b * pitch + c * s->size + s->from[e];
+                    const int64_t *from = s->row_from + f * s->rows;
+                    ptrdiff_t places = s->count[e], rows = s->rows, apart = s->pitch;
+                    for (ptrdiff_t r = 0; r < rows; r++, plane += apart)
+                        if (from[r] >= 0) N(move_row)(plane, image + from[r], step, places, what);
                 }
-            }
+}
+
+ALWAYS void N(move)(REAL *planes, ptrdiff_t length, const lf_places *s, REAL *images, ptrdiff_t pitch, ptrdiff_t channels,
+                    ptrdiff_t count, const int what) {
+    if (s->step == 1)
+        N(move_by)(planes, length, s, images, pitch, channels, count, what, 1);
+    else if (s->step == 2)
+        N(move_by)(planes, length, s, images, pitch, channels, count, what, 2);
+    else
+        N(move_by)(planes, length, s, images, pitch, channels, count, what, s->step);
 }
 
 /* Maps into planes of one step, or these into maps, each with a number added, or added to what is there. */
 ALWAYS void N(move_maps)(REAL *planes, ptrdiff_t length, const lf_places *s, REAL *maps, ptrdiff_t pitch, ptrdiff_t count,
                          ptrdiff_t images, const REAL *bias, const int what) {
+    ptrdiff_t width = s->width, rows = s->map_rows, apart = s->pitch;
+    const int64_t *row = s->map_row;
     for (ptrdiff_t b = 0; b < images; b++)
-        for (ptrdiff_t o = 0; o < count; o++)
-            for (ptrdiff_t r = 0; r < s->map_rows; r++) {
-                REAL *here = planes + o * length + (b * s->rows + s->map_row[r]) * s->pitch;
-                REAL *there = maps + b * pitch + (o * s->map_rows + r) * s->width;
+        for (ptrdiff_t o = 0; o < count; o++) {
+            REAL *plane = planes + o * length + b * s->rows * apart, *there = maps + b * pitch + o * rows * width;
+            for (ptrdiff_t r = 0; r < rows; r++, there += width) {
+                REAL *here = plane + row[r] * apart;
                 if (what != LAY && bias)
-                    for (ptrdiff_t j = 0; j < s->width; j++) there[j] = here[j] + bias[o];
+                    for (ptrdiff_t j = 0; j < width; j++) there[j] = here[j] + bias[o];
                 else
-                    N(copy)(what == LAY ? here : there, what == LAY ? there : here, s->width, what == ADD);
+                    N(copy)(what == LAY ? here : there, what == LAY ? there : here, width, what == ADD);
             }
+        }
 }
 
 /* Whether one of the rows of `places` elements, `pitch` apart, has a NaN. */
@@ -218,7 +245,7 @@ typedef struct {
     const lf_convolution *all;
     const lf_places *s;
     ptrdiff_t count, places, length; /* images; their places, in whole vectors; these and the margin */
-    REAL *planes, *maps, *packed;
+    REAL *memory, *planes, *maps, *packed;
     int64_t *at, *of;
 } N(work);
 
@@ -235,7 +262,8 @@ static void N(ready)(N(work) *w, const lf_places *s, ptrdiff_t count) {
     w->count = count;
     w->places = (count * s->rows * s->pitch + LANES - 1) / LANES * LANES;
     w->length = w->places + s->margin;
-    w->maps = w->planes + w->all->channels * s->lead * s->last * w->length;
+    w->planes = w->memory;
+    w->maps = w->memory + w->all->channels * s->lead * s->last * w->length;
 }
 
 /* Memory for the largest part of the images `low` to `high` that is worked on at once, and for `more` elements. */
@@ -254,18 +282,42 @@ static int N(take)(N(work) *w, const lf_convolution *v, ptrdiff_t low, ptrdiff_t
     w->at = (int64_t *)memory;
     w->of = w->at + terms;
     w->packed = (REAL *)(w->of + terms);
-    w->planes = w->packed + weights + more;
+    w->memory = w->packed + weights + more;
     return memory != NULL;
+}
+
+/* Whether images are planes as they lie, and maps as they are computed: kernels of one element, and whole vectors. */
+static int N(lies_ready)(const N(work) *w) {
+    const lf_places *s = w->s;
+    if (s->margin || s->taps > 1 || w->count > 1 || s->size != w->places || s->size != s->map_rows * s->width) return 0;
+    return s->count[0] == s->pitch && s->row_from[0] == 0 && s->row_from[s->rows - 1] == s->size - s->pitch;
 }
 
 /* The images as planes, and where in these the terms of a channel's and a kernel's element begin. */
 static void N(lay_images)(N(work) *w, REAL *image) {
     const lf_places *s = w->s;
     ptrdiff_t channels = w->all->channels, planes = s->lead * s->last;
+    if (N(lies_ready)(w)) {
+        w->planes = image;
+        for (ptrdiff_t c = 0; c < channels; c++) w->at[c] = c * s->size;
+        return;
+    }
     __builtin_memset(w->planes, 0, channels * planes * w->length * sizeof(REAL));
     N(move)(w->planes, w->length, s, image, w->all->groups * channels * s->size, channels, w->count, LAY);
     for (ptrdiff_t c = 0, k = 0; c < channels; c++)
         for (ptrdiff_t t = 0; t < s->taps; t++, k++) w->at[k] = (c * planes + s->plane[t]) * w->length + s->shift[t];
+}
+
+/* Some maps as planes of one step, behind as many zeros. */
+static void N(lay_maps)(N(work) *w, REAL *map, ptrdiff_t count, ptrdiff_t zeros) {
+    const lf_places *s = w->s;
+    if (N(lies_ready)(w)) {
+        w->maps = map;
+        return;
+    }
+    __builtin_memset(w->maps, 0, count * w->length * sizeof(REAL));
+    N(move_maps)
+    (w->maps + zeros, w->length, s, map, w->all->groups * w->all->maps * s->map_rows * s->width, count, w->count, NULL, LAY);
 }
 
 /* The elements of the kernel that reach plane f, for all maps; returns how many terms there are. */
@@ -302,12 +354,14 @@ static void N(pack_weight)(N(work) *w, int what, const REAL *weight) {
 static int N(correlate)(N(work) *w, REAL *image, REAL *map, const REAL *bias) {
     const lf_convolution *v = w->all;
     ptrdiff_t maps = v->maps, pitch = v->groups * maps * w->s->map_rows * w->s->width;
+    int ready = N(lies_ready)(w) && !bias && !v->add;
     N(lay_images)(w, image);
+    if (ready) w->maps = map;
     N(product)(w->maps, w->places, w->packed, w->planes, w->at, v->channels * w->s->taps, maps, w->places);
     int nan = v->nans && N(has_nan)(w->maps, w->places, maps, w->places);
-    if (!v->add)
+    if (!v->add && !ready)
         N(move_maps)(w->maps, w->places, w->s, map, pitch, maps, w->count, bias, TAKE);
-    else if (!nan)
+    else if (v->add && !nan)
         N(move_maps)(w->maps, w->places, w->s, map, pitch, maps, w->count, NULL, ADD);
     return nan;
 }
@@ -321,9 +375,7 @@ static int N(spread)(N(work) *w, REAL *image, REAL *map, const REAL *bias) {
     const lf_convolution *v = w->all;
     const lf_places *s = w->s;
     ptrdiff_t channels = v->channels, planes = s->lead * s->last, pitch = v->groups * channels * s->size;
-    __builtin_memset(w->maps, 0, v->maps * w->length * sizeof(REAL));
-    N(move_maps)
-    (w->maps + s->margin, w->length, s, map, v->groups * v->maps * s->map_rows * s->width, v->maps, w->count, NULL, LAY);
+    N(lay_maps)(w, map, v->maps, s->margin);
     const REAL *packed = w->packed;
     for (ptrdiff_t f = 0; f < planes; f++) {
         ptrdiff_t terms = N(terms_of_plane)(w, f);
@@ -389,8 +441,7 @@ static void N(weigh_group)(N(work) *w, REAL *sums, ptrdiff_t g, ptrdiff_t low, p
             REAL *map = (REAL *)some->map + ((b * v->groups + g) * v->maps + low) * of_maps;
             N(ready)(w, s, some->count - b < step ? some->count - b : step);
             N(lay_images)(w, image);
-            __builtin_memset(w->maps, 0, (high - low) * w->length * sizeof(REAL));
-            N(move_maps)(w->maps, w->length, s, map, v->groups * v->maps * of_maps, high - low, w->count, NULL, LAY);
+            N(lay_maps)(w, map, high - low, 0);
             N(outer)(sums, w->maps, w->length, w->planes, w->at, v->channels * s->taps, high - low, w->places);
         }
     }
@@ -471,15 +522,16 @@ ALWAYS ptrdiff_t N(first_of)(const lf_pooling *v, const REAL *x, REAL y, within 
 }
 
 /* The same where the whole window is there: `taps` elements, at[t] behind the first of it. Which one it is cannot be
- * foretold, so nothing is jumped over. */
+ * foretold, so those that are smaller are counted, and nothing is jumped over. */
 ALWAYS ptrdiff_t N(first_of_all)(const REAL *x, REAL y, const int64_t *at, const ptrdiff_t taps) {
-    int64_t found = at[0];
-    for (ptrdiff_t t = taps - 1; t >= 0; t--) {
-        REAL e = x[at[t]];
-        int64_t is_it = -(int64_t)((e == y) | (e != e));
-        found = (at[t] & is_it) | (found & ~is_it);
+    ptrdiff_t found = 0, smaller = 1;
+    for (ptrdiff_t t = 0; y != y && t < taps; t++)
+        if (x[at[t]] != x[at[t]]) return at[t];
+    for (ptrdiff_t t = 0; t < taps - 1; t++) {
+        smaller &= x[at[t]] < y;
+        found += smaller;
     }
-    return found;
+    return at[found];
 }
 
 static void N(max_pool_back)(const lf_pooling *v, const void *x_, const void *y_, const void *share_, void *back_,

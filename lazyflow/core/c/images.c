@@ -126,6 +126,18 @@ static void elements_of_window(const lf_pooling *v, int64_t *at) {
     }
 }
 
+#define JOINED 4096 /* elements of planes that are pooled as one, about */
+
+/* How many planes are one, of which the rows of one run on where those of another end: windows without padding, and none
+ * left over. */
+static ptrdiff_t planes_at_once(const lf_pooling *v) {
+    const lf_axis *a = v->axis;
+    int run_on = a[0].size == 1 && a[0].kernel == 1 && a[0].out == 1 && !a[0].before;
+    run_on = run_on && !a[1].before && a[1].dilation == 1 && a[1].kernel <= a[1].stride && a[1].stride * a[1].out == a[1].size;
+    ptrdiff_t most = run_on ? JOINED / (a[1].size * a[2].size + 1) : 1;
+    return most > 1 ? most : 1;
+}
+
 static void planes_part(void *context, int part, int parts) {
     some_planes *p = context;
     const lf_pooling *v = p->pooling;
@@ -133,18 +145,24 @@ static void planes_part(void *context, int part, int parts) {
     const kernels *k = chosen(v->is_double);
     ptrdiff_t size = v->is_double ? 8 : 4, of_x = size * a[0].size * a[1].size * a[2].size;
     ptrdiff_t of_y = size * a[0].out * a[1].out * a[2].out, high = lf_begin(v->planes, 1, part + 1, parts);
-    ptrdiff_t taps = a[0].kernel * a[1].kernel * a[2].kernel * 8, rows = a[0].out * a[1].out * a[2].size * size;
+    ptrdiff_t some = planes_at_once(v), taps = a[0].kernel * a[1].kernel * a[2].kernel * 8;
+    ptrdiff_t rows = a[0].out * a[1].out * a[2].size * size * some;
     void *scratch = malloc(p->share ? taps : rows);
     if (!scratch) {
         p->failed = 1;
         return;
     }
     if (p->share) elements_of_window(v, scratch);
-    for (ptrdiff_t i = lf_begin(v->planes, 1, part, parts); i < high; i++)
+    for (ptrdiff_t i = lf_begin(v->planes, 1, part, parts); i < high; i += some) {
+        lf_pooling joined = *v;
+        some = some < high - i ? some : high - i;
+        joined.axis[1].size *= some;
+        joined.axis[1].out *= some;
         if (p->share)
-            k->max_pool_back(v, p->x + i * of_x, p->y + i * of_y, p->share + i * of_y, p->to + i * of_x, scratch);
+            k->max_pool_back(&joined, p->x + i * of_x, p->y + i * of_y, p->share + i * of_y, p->to + i * of_x, scratch);
         else
-            k->max_pool(v, p->x + i * of_x, p->to + i * of_y, scratch);
+            k->max_pool(&joined, p->x + i * of_x, p->to + i * of_y, scratch);
+    }
     free(scratch);
 }
 
