@@ -1,13 +1,17 @@
 """Attention on the device: one launch forward and two back, the numbers of NumPy's form."""
 
+import sys
+
 import numpy as np
 import pytest
 
+import lazyflow as lf
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cuda.rows import Places
 from lazyflow.ops.attention import ATTENTION, ATTENTION_BY_PARTS
 from lazyflow.ops.base import joint_of
+from tests import simcupy
 
 pytestmark = pytest.mark.gpu
 CUDA = "cuda:0"
@@ -103,3 +107,36 @@ def test_cotangents_are_brought_where_they_belong(how):
     assert left == [None] * 3
     for found, expected in zip(memory, right, strict=True):
         np.testing.assert_allclose(devices.to_host(found), expected, rtol=1e-10)
+
+
+def of_many_lengths():
+    """A step over examples of many lengths; the gradients of two tables."""
+    rng = np.random.default_rng(6)
+    tables = [lf.Parameter(rng.normal(size=(9, 4)).astype("float32")) for _ in range(2)]
+    found = []
+    for n, m in ((1, 2), (3, 3), (9, 1), (4, 7)):
+        q, k = (lf.tanh(lf.embedding(t, np.arange(size))) for t, size in zip(tables, (n, m), strict=True))
+        found.append(lf.nn.functional.scaled_dot_product_attention(q, k, lf.tanh(k), is_causal=True))
+    lf.sum([lf.sum(y, axis=0) for y in found])[0].backward()
+    return [devices.to_host(t.grad.to_dense()) for t in tables]
+
+
+def test_a_step_is_one_launch_forward_and_two_back():
+    """The cotangents of all operands are added where they belong by these."""
+    if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
+        pytest.skip("only the simulator counts: --device simulated")
+    with lf.using(device=CUDA), simcupy.counting() as seen:
+        of_many_lengths()
+    kernels = {kind: count for kind, count in seen.kinds.items() if "attend" in kind}
+    assert kernels == dict.fromkeys(
+        ("RawKernel attend_float", "RawKernel attend_back_float", "RawKernel attend_back_of_keys_float"), 1
+    )
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_gradients_are_those_of_the_host(deterministic):
+    expected = of_many_lengths()
+    with lf.using(device=CUDA, deterministic=deterministic):
+        found = of_many_lengths()
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)

@@ -1,13 +1,16 @@
 """Attention as one operation: beside what it is made of, over examples of one length and of many."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
 import lazyflow as lf
 from lazyflow import core
+from lazyflow.ops import OPS, attention
 from lazyflow.ops.attention import ATTENTION
+from lazyflow.ops.base import joint_of
 from lazyflow.record.expr import record
 from tests.ops.cases_attention import attended
 
@@ -224,3 +227,25 @@ def test_all_lengths_are_one_launch():
     found = [at_once(*(lf.tanh(p) for p in some), 2, False) for some in parameters]
     groups = lf.explain(found, groups=99).groups
     assert [(g.nodes, g.launches) for g in groups if "attention" in g.signature] == [(len(found), 1)]
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("lengths", ["one", "many"])
+def test_all_cotangents_come_in_one_call(lengths, monkeypatch):
+    asked, pulled_back = [], attention._pulled_back
+
+    def counted(wanted, *rest):
+        asked.append(tuple(wanted))
+        return pulled_back(wanted, *rest)
+
+    monkeypatch.setattr(attention, "_pulled_back", counted)
+    parameters = tables(LENGTHS[lengths], 2)
+    results(at_once, parameters, 2, False)
+    assert asked == [(0, 1, 2)]
+
+
+def test_what_answers_for_several_operands_has_their_attributes():
+    joint = joint_of([partial(vjp, heads=2, causal=True) for vjp in ATTENTION.vjps])
+    assert joint.keywords == {"heads": 2, "causal": True}
+    assert joint_of(ATTENTION.vjps[:1]) is None, "one operand has a vjp of its own"
+    assert joint_of(OPS["matmul"].vjps) is None
