@@ -187,7 +187,7 @@ def _largest(name: str, x: Expr, k: int, axis: int) -> Expr:
     # All bits inverted, integers stand in reverse order, the least too, which has no negative. NaN is the largest.
     falling = where(isnan(x), -math.inf, negative(x)) if x.dtype.kind == "f" else record(OPS["invert"], (x,))
     order = argsort(falling, axis)
-    return swapaxes(swapaxes(order, 0, axis)[:k], 0, axis)
+    return order[:k] if axis == -x.ndim else swapaxes(swapaxes(order, 0, axis)[:k], 0, axis)
 
 
 @by_kinds

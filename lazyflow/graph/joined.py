@@ -171,8 +171,33 @@ def with_loops(graph: Graph) -> Graph:
         return graph
     sizes = np.bincount(graph.signature, minlength=len(graph.signatures)).tolist()
     few = {key: [s for s in mine if 0 < sizes[s] <= MOST_LOOPED] for key, mine in alike.items()}
-    found = {key: mine for key, mine in few.items() if len(mine) >= FEWEST_KINDS}
+    mine = [s for some in few.values() if len(some) >= FEWEST_KINDS for s in some]
+    able = _with_rows_below(graph, mine)
+    few = {key: [s for s in some if s in able] for key, some in few.items()}
+    found = {key: some for key, some in few.items() if len(some) >= FEWEST_KINDS}
     return _with_loops(graph, found) if found else graph
+
+
+def _with_rows_below(graph: Graph, asked: Sequence[int]) -> set[int]:
+    """Those of the signatures that are of matrices, or of vectors computed of what is rows: others, such as hidden
+    states, are of few sizes."""
+    able = {s for s in asked if _most_axes(graph.signatures[s]) > 1}
+    if len(able) == len(asked):
+        return able
+    first = _first_nodes(graph)
+    for s in sorted(set(asked) - able, key=first.__getitem__):
+        low, high = graph.starts[first[s]], graph.starts[first[s] + 1]
+        bases = graph.signature[graph.base[low:high]].tolist()
+        if any(base in able or graph.signatures[base].walks is not None for base in bases):
+            able.add(s)
+    return able
+
+
+def _first_nodes(graph: Graph) -> Ints:
+    """Of each signature the first node, the number of nodes where it has none."""
+    first = np.full(len(graph.signatures), len(graph), np.int64)
+    first[graph.signature[::-1]] = np.arange(len(graph))[::-1]
+    return first
 
 
 def _with_loops(graph: Graph, found: dict[Signature, list[int]]) -> Graph:
@@ -217,8 +242,17 @@ def _may_loop(signature: Signature) -> bool:
     op = signature.op
     if op in LEAVES or signature.cell is not None or signature.walks is not None or signature.loops or signature.draws:
         return False
-    kinds = [signature.type, *[o.type for o in signature.operands if o.kind == "row" and o.type is not None]]
-    return len(kinds) > 1 and all(k.size for k in kinds) and max(k.ndim for k in kinds) > 1
+    kinds = _types_of_rows(signature)
+    return len(kinds) > 1 and all(k.size for k in kinds) and _most_axes(signature) > 0
+
+
+def _types_of_rows(signature: Signature) -> list[Type]:
+    """The types of a result and of the operands that are rows."""
+    return [signature.type, *[o.type for o in signature.operands if o.kind == "row" and o.type is not None]]
+
+
+def _most_axes(signature: Signature) -> int:
+    return max(kind.ndim for kind in _types_of_rows(signature))
 
 
 def _likeness(signature: Signature) -> object:
@@ -272,36 +306,59 @@ def _about(family: Signature) -> _Walking:
 
 
 class _Choice:
-    """Which signatures of a graph are joined: those whose family has several lengths there."""
+    """Which signatures of a graph are joined: those whose family has several lengths there. ``able``: those that would
+    be, whatever the lengths; ``beside``: those of vectors of constants and draws alone, which what is able may read."""
 
     def __init__(self, graph: Graph, kin: Sequence[_Kin]) -> None:
         self.graph, self.kin = graph, kin
-        self.first = np.full(len(kin), len(graph), np.int64)
-        self.first[graph.signature[::-1]] = np.arange(len(graph))[::-1]
+        self.first = _first_nodes(graph)
+        self.able: set[int] = set()
+        self.beside: set[int] = set()
 
     def chosen(self) -> tuple[dict[int, Signature], dict[int, Signature]]:
         """The family of each signature that is joined, and of each whose operands have numbers of rows of their own."""
-        able: dict[int, Signature] = {}
-        apart: dict[int, Signature] = {}
         order = np.argsort(self.first, kind="stable")  # operands before users
         for s in order[self.first[order] < len(self.graph)].tolist():  # of a value that is known no node may be left
-            kin = self.kin[s]
-            if kin.walking is None or not (not kin.walking.numbers or self._fits(s, kin.walking, able, apart)):
-                continue
-            if kin.rows is not None:
-                able[s] = kin.rows
-            elif kin.parts is not None:
-                apart[s] = kin.parts
-        found, apart = _of_several_lengths(able), _of_several_lengths(apart)
+            if self.kin[s].walking is not None:
+                self._look_at(s)
+        found, apart = (
+            _of_several_lengths({s: family for s in self.able if (family := getattr(self.kin[s], which)) is not None})
+            for which in ("rows", "parts")
+        )
         walked = self._walked([*found, *apart])
         constants = {s: k.rows for s, k in enumerate(self.kin) if k.rows is not None and s in walked}
         return found | _of_several_lengths(constants), apart
 
-    def _fits(self, s: int, walking: _Walking, *able: dict[int, Signature]) -> bool:
-        """Whether its rows of one element are what is left of larger ones: computed of rows."""
-        graph = self.graph
-        bases = [int(graph.base[graph.starts[self.first[s]] + place]) for place in walking.numbers]
-        return all(any(int(graph.signature[base]) in known for known in able) for base in bases)
+    def _look_at(self, s: int) -> None:
+        """Note a signature as able, if its rows of one element are what is left of larger ones: computed of rows, or of
+        what stands beside these, which is then taken along."""
+        kin = self.kin[s]
+        below = self._numbers_below(s)
+        others = [kind for kind in below if kind not in self.able]
+        if any(not self._stands_beside(kind) for kind in others):
+            return
+        if _draws_vectors(self.graph.signatures[s]) or (below and len(others) == len(below)):
+            self.beside.add(s)
+        elif kin.walking is not None:
+            self.able.add(s)
+            self._take_along(others)
+
+    def _numbers_below(self, s: int) -> list[int]:
+        """The signatures of what the first node reads as rows of one element."""
+        walking, start = self.kin[s].walking, int(self.graph.starts[self.first[s]])
+        edges = [start + place for place in (() if walking is None else walking.numbers)]
+        return [int(self.graph.signature[self.graph.base[edge]]) for edge in edges]
+
+    def _stands_beside(self, s: int) -> bool:
+        return s in self.beside or self.graph.signatures[s].op is CONSTANT_OP
+
+    def _take_along(self, kinds: list[int]) -> None:
+        """Of what is joined, what nothing but constants and draws go into."""
+        while kinds:
+            s = kinds.pop()
+            if s in self.beside and s not in self.able:
+                self.able.add(s)
+                kinds += self._numbers_below(s)
 
     def _walked(self, joined: Sequence[int]) -> set[int]:
         """The signatures of constants that joined nodes read row by row."""
@@ -316,7 +373,15 @@ class _Choice:
             reads[mine] = True
             nodes = np.flatnonzero(reads[graph.signature])
             walked[graph.signature[graph.base[graph.starts[nodes] + place]]] = True
+        lists = np.zeros(len(self.kin), bool)
+        lists[[s for s in joined if (parts := self.kin[s].parts) is not None and parts.op.gathers]] = True
+        walked[graph.signature[graph.base[np.repeat(lists[graph.signature], np.diff(graph.starts))]]] = True
         return {s for s in np.flatnonzero(walked).tolist() if graph.signatures[s].op is CONSTANT_OP}
+
+
+def _draws_vectors(signature: Signature) -> bool:
+    """Of those that are no rows there are many of few sizes."""
+    return bool(signature.draws) and signature.type.ndim < 2
 
 
 def _of_several_lengths(families: dict[int, Signature]) -> dict[int, Signature]:
@@ -368,8 +433,8 @@ def _parts_of(signature: Signature) -> ByParts | None:
     kind, op, operands = signature.type, signature.op, signature.operands
     if not kind.size or signature.cell is not None or (op.stacked and op.ragged):
         return None
-    draws = bool(signature.draws)
-    if any(o.kind == "shared" or (o.kind == "row") == draws for o in operands):
+    kinds, draws = {o.kind for o in operands}, bool(signature.draws)
+    if not kinds <= ({"int", "float"} if draws else {"row", "int"}) or ("row" in kinds) == draws:
         return None
     found = by_parts(op, [o.shape for o in _operands(signature)], kind.shape, signature.static)
     alike = {(o.dtype, o.type is not None and o.type.requires_grad, o.vjp is not None) for o in operands}

@@ -73,7 +73,7 @@ def _require_elements(name: str, x: Abstract, axes: Axes) -> None:
         raise ShapeError(f"{name} of no elements: axes {axes} of the shape {x.shape} hold none, at least 1 is needed")
 
 
-def _summed_dtype(dtype: DType) -> DType:
+def summed_dtype(dtype: DType) -> DType:
     """The dtype that NumPy sums in: integers and truth values are counted in the machine's integer."""
     dtype = np.add.reduce(np.ones(1, dtype)).dtype
     return dtype
@@ -198,9 +198,9 @@ def _prod(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims:
     return x.prod(axis=axis, keepdims=keepdims, out=_room(out, x, axis, keepdims))
 
 
-SUM = _reduction("sum", _sum, looking_at(_sum_x, ()), dtype=_summed_dtype, empty=True)
+SUM = _reduction("sum", _sum, looking_at(_sum_x, ()), dtype=summed_dtype, empty=True)
 MEAN = _reduction("mean", _mean, looking_at(_mean_x, (), (1,)), dtype=averaged)
-PROD = _reduction("prod", _prod, _prod_x, dtype=_summed_dtype, empty=True)
+PROD = _reduction("prod", _prod, _prod_x, dtype=summed_dtype, empty=True)
 
 
 # Extremes and truth values.
@@ -499,16 +499,16 @@ STANDARDISE = register(Op("standardise", _standardise_infer, _standardise, (_sta
 def _cumsum_infer(x: Abstract, axis: int | None = None) -> Result:
     axes = _one_or_all("cumsum", axis, len(x.shape))
     shape = (math.prod(x.shape),) if axis is None else x.shape
-    return Result(shape, _summed_dtype(x.dtype), {"axis": axes, "flat": axis is None})
+    return Result(shape, summed_dtype(x.dtype), {"axis": axes, "flat": axis is None})
 
 
-_WIDER = {np.dtype(np.float16): np.float32, np.dtype(np.float32): np.float64}
+RUNNING_WIDER = {np.dtype(np.float16): np.float32, np.dtype(np.float32): np.float64}
 
 
 def _cumsum(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, flat: bool) -> Array:
     flattened, along = (_flattened(x, len(axis)), -1) if flat else (x, axis[0])
-    if x.dtype in _WIDER:  # one after another they must be added, so in a wider dtype
-        return flattened.cumsum(axis=along, dtype=_WIDER[x.dtype]).astype(x.dtype)
+    if x.dtype in RUNNING_WIDER:  # one after another they must be added, so in a wider dtype
+        return flattened.cumsum(axis=along, dtype=RUNNING_WIDER[x.dtype]).astype(x.dtype)
     room = out if out is not None and out.shape == flattened.shape else None
     return flattened.cumsum(axis=along, out=room)
 
@@ -619,7 +619,7 @@ def _counts_beside(xp: ArrayModule, counts: Array, x: Array) -> Array:
 
 
 def _sum_list(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
-    return sums_of_stretches(xp, x, counts, out).astype(_summed_dtype(x.dtype), copy=False)
+    return sums_of_stretches(xp, x, counts, out).astype(summed_dtype(x.dtype), copy=False)
 
 
 def _sum_list_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -> Array:
@@ -647,7 +647,7 @@ adding(looking_at(_mean_list_x, (2,)), partial(_add_repeated, True))
 SUM_LIST = register(
     Op(
         "sum_list",
-        partial(_list_infer, "sum_list", _summed_dtype),
+        partial(_list_infer, "sum_list", summed_dtype),
         _sum_list,
         (_sum_list_x,),
         stacked=True,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from lazyflow.ops.base import OPS, Op, Shape
 from lazyflow.ops.segment import BY_PARTS
+from lazyflow.ops.stretches import ALONG_STRETCHES, LOSSES_OF_ELEMENTS
 
 
 class ByRows(NamedTuple):
@@ -76,7 +77,7 @@ def by_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -
     ((1, 0), (2, 5), 'place')
     """
     rule = PART_RULES.get(op.name)
-    return None if rule is None else rule(BY_PARTS[op.name], operands, result, static)
+    return None if rule is None else rule(OPS_OF_PARTS[op.name], operands, result, static)
 
 
 def _elementwise(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByRows | None:
@@ -193,9 +194,25 @@ def _along_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Stati
     return ByParts(op, (0,), result[:1], "count", {}, result[1:]) if static["axis"] == -len(result) else None
 
 
+def _running_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    axis = static["axis"] == (-len(result),) and operands[0] == result
+    return ByParts(op, (0,), result[:1], "count", {}, result[1:]) if axis else None
+
+
+def _one_of_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    """One element of a vector."""
+    return None if len(operands[0]) > 1 or result else ByParts(op, (0, 1), (operands[0][0], 1), "count", {}, ())
+
+
+def _losses_of_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    if static["reduction"] == "none" or not operands[0] or not operands[0][0]:
+        return None
+    rest = {key: value for key, value in static.items() if key != "ndim"}
+    return ByParts(op, (0, 0), operands[0][:1], "count", rest, ())
+
+
 def _drawn_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
-    """Element by element, but not of vectors: of those that are no rows there are many of few sizes."""
-    if len(result) < 2:
+    if not result:
         return None
     return ByParts(op, (0,) * len(operands), (prod(result),), "count", {"dtype": static["dtype"]}, ())
 
@@ -214,10 +231,14 @@ def _end_to_end(op: Op, operands: Sequence[Shape], result: Shape, static: Static
     return ByParts(op, (0,), sizes, "", {}, operands[0] if whole else operands[0][1:], of_list=True)
 
 
+OPS_OF_PARTS = {**BY_PARTS, **ALONG_STRETCHES}
 PART_RULES: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | None]] = {
     **dict.fromkeys(("scatter", "segment_mean", "segment_max", "segment_softmax"), _added),
     **dict.fromkeys(("lookup", "take"), _read_parts),
-    **dict.fromkeys(("max", "mean", "min", "sum"), _over_parts),
+    **dict.fromkeys(("argmax", "argmin", "logsumexp", "max", "mean", "min", "sum"), _over_parts),
+    **dict.fromkeys(("cumsum", "flip"), _running_parts),
+    **dict.fromkeys(("cross_entropy", "nll", "pick"), _one_of_parts),
+    **dict.fromkeys(LOSSES_OF_ELEMENTS, _losses_of_parts),
     **dict.fromkeys(("log_softmax", "softmax"), _along_parts),
     "attention": _attention_by_parts,
     **dict.fromkeys(("bernoulli", "dropout_mask", "gumbel", "normal", "uniform"), _drawn_parts),
@@ -231,7 +252,7 @@ ALONG = (
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ALONG, _other_axes),
     **dict.fromkeys(("matmul", "dot", "outer", "einsum", "einsum_or_zero"), _lettered),
-    **dict.fromkeys(("cross_entropy", "nll", "hinge"), _losses),
+    **dict.fromkeys(("cross_entropy", "nll", "hinge", *LOSSES_OF_ELEMENTS), _losses),
     **dict.fromkeys(("lookup", "take", "pick"), _indexed),
     **dict.fromkeys(("astype", "one_hot"), _same_axes),
     "affine": _affine_by_rows,

@@ -163,11 +163,13 @@ def _bounds(dtype: DType) -> tuple[float, float]:
     return (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (False, True)
 
 
-def _max(x: Array, parted: Parted) -> Array:
+def largest_of(x: Array, parted: Parted) -> Array:
+    """Of each segment the largest of each column."""
     return _extremes(x, parted, parted.xp.maximum, _bounds(x.dtype)[0])
 
 
-def _min(x: Array, parted: Parted) -> Array:
+def smallest_of(x: Array, parted: Parted) -> Array:
+    """Of each segment the smallest of each column."""
     return _extremes(x, parted, parted.xp.minimum, _bounds(x.dtype)[1])
 
 
@@ -187,11 +189,12 @@ def _max_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
     return select(parted.xp, chosen, parted.spread(g / count))
 
 
-def _softmax(x: Array, parted: Parted) -> Array:
+def softmax_of_parts(x: Array, parted: Parted) -> Array:
+    """Softmax of each column of each segment."""
     if x.dtype == np.float16:
-        return _softmax(wide(x), parted).astype(x.dtype)
+        return softmax_of_parts(wide(x), parted).astype(x.dtype)
     xp = parted.xp
-    y = x - parted.spread(_max(x, parted))
+    y = x - parted.spread(largest_of(x, parted))
     xp.exp(y, y)
     return xp.divide(y, parted.spread(parted.sums(y)), y)
 
@@ -204,7 +207,7 @@ def _segment_softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
 def _log_softmax(x: Array, parted: Parted) -> Array:
     if x.dtype == np.float16:
         return _log_softmax(wide(x), parted).astype(x.dtype)
-    y = x - parted.spread(_max(x, parted))
+    y = x - parted.spread(largest_of(x, parted))
     return y - parted.spread(parted.xp.log(parted.sums(parted.xp.exp(y))))
 
 
@@ -293,8 +296,8 @@ def _softmax_infer(x: Abstract, index: Abstract, *, n: int) -> Result:
 _KERNELS = {
     "scatter": (_scatter, _scatter_x),
     "segment_mean": (_segment_mean, _segment_mean_x),
-    "segment_max": (_max, _max_x),
-    "segment_softmax": (_softmax, _segment_softmax_x),
+    "segment_max": (largest_of, _max_x),
+    "segment_softmax": (softmax_of_parts, _segment_softmax_x),
 }
 
 
@@ -367,9 +370,9 @@ def _over_rows(name: str, of_lists: Op) -> Op:
 
 
 _ALONG = {
-    "max": (_max, _max_x),
-    "min": (_min, _max_x),
-    "softmax": (_softmax, _segment_softmax_x),
+    "max": (largest_of, _max_x),
+    "min": (smallest_of, _max_x),
+    "softmax": (softmax_of_parts, _segment_softmax_x),
     "log_softmax": (_log_softmax, _segment_log_softmax_x),
 }
 

@@ -43,11 +43,30 @@ class Model:
 class Numpy:
     """The functions that steps use, of arrays."""
 
-    tanh, exp, sqrt, square, where, mean, sum, maximum = (
-        np.tanh, np.exp, np.sqrt, np.square, np.where, np.mean, np.sum, np.maximum
+    tanh, exp, sqrt, square, where, mean, sum, maximum, argmax, cumsum = (
+        np.tanh, np.exp, np.sqrt, np.square, np.where, np.mean, np.sum, np.maximum, np.argmax, np.cumsum
     )  # fmt: skip
     concatenate = staticmethod(np.concatenate)
     constant = staticmethod(np.asarray)
+
+    @staticmethod
+    def segment_sum(x, segments, n):
+        return np.eye(n)[:, segments] @ x
+
+    @staticmethod
+    def segment_max(x, segments, n):
+        return np.stack([x[segments == k].max(axis=0) for k in range(n)])
+
+    @staticmethod
+    def segment_softmax(x, segments, n):
+        e = np.exp(x)
+        return e / (np.eye(n)[:, segments] @ e)[segments]
+
+    @staticmethod
+    def conv(x, w, padding):
+        padded = np.pad(x, ((0, 0), (padding, padding)))
+        size = x.shape[1] + 2 * padding - w.shape[2] + 1
+        return sum(w[:, :, k] @ padded[:, k : k + size] for k in range(w.shape[2]))
 
     @staticmethod
     def affine(W, b, x):
@@ -75,9 +94,10 @@ class Numpy:
 class Lazy:
     """The same of expressions."""
 
-    tanh, exp, sqrt, square, where, mean, sum, maximum = (
-        lf.tanh, lf.exp, lf.sqrt, lf.square, lf.where, lf.mean, lf.sum, lf.maximum
+    tanh, exp, sqrt, square, where, mean, sum, maximum, argmax, cumsum = (
+        lf.tanh, lf.exp, lf.sqrt, lf.square, lf.where, lf.mean, lf.sum, lf.maximum, lf.argmax, lf.cumsum
     )  # fmt: skip
+    segment_sum, segment_max, segment_softmax, conv = lf.segment_sum, lf.segment_max, lf.segment_softmax, lf.conv
     concatenate, constant, affine, softmax, embedding = lf.concatenate, lf.constant, lf.affine, lf.softmax, lf.embedding
     transpose = lf.transpose
 
@@ -113,6 +133,32 @@ def _attended(f, m, x, e):
     return f.softmax(x @ f.transpose(x, (1, 0)), axis=-1) @ x if len(e.words) else x
 
 
+def _by_pairs(f, m, x, e):
+    """Every two rows a segment."""
+    n = len(e.words)
+    if not n:
+        return x
+    pairs, count = np.arange(n) // 2, (n + 1) // 2
+    sums = f.segment_sum(x, pairs, count) + f.segment_max(f.tanh(x), pairs, count)
+    return sums[pairs] * f.segment_softmax(f.tanh(x), pairs, count)
+
+
+def _convolved(f, m, x, e):
+    if not len(e.words):
+        return x
+    filters = f.concatenate([m.W.reshape(WIDTH, WIDTH, 1) * (0.5 + k) for k in range(3)], axis=2)
+    return f.transpose(f.conv(f.transpose(x, (1, 0)), filters, padding=1), (1, 0))
+
+
+def _weighted(f, m, x, e):
+    """By the softmax of scores, vectors as long as the example, of which a mask leaves some."""
+    n = len(e.words)
+    if not n:
+        return x
+    scores = f.where(e.words % 3 > 0, x @ m.b * e.matrix[:, 0], -1e9)
+    return x * f.softmax(f.cumsum(f.tanh(scores), axis=0) + scores * 0.1, axis=-1).reshape(n, 1)
+
+
 # What a program is made of: from an (n, WIDTH) value another one, with functions, model and example.
 STEPS = {
     "tanh": lambda f, m, x, e: f.tanh(x),
@@ -138,7 +184,21 @@ STEPS = {
     "sum of all rows": lambda f, m, x, e: x - f.sum(x, axis=0),
     "attention": _attended,
     "by rows": lambda f, m, x, e: x * f.sum(x, axis=1).reshape(len(e.words), 1),
+    "largest": lambda f, m, x, e: x + f.argmax(x, axis=0) if len(e.words) else x,
+    "running sums": lambda f, m, x, e: f.cumsum(x, axis=0) * 0.3,
+    "casts": lambda f, m, x, e: x * (x > 0.1).astype("float64") + (f.tanh(x) > 0).astype("int64"),
+    "by pairs": _by_pairs,
+    "convolved": _convolved,
+    "weighted": _weighted,
     "row products": lambda f, m, x, e: (x @ m.b).reshape(len(e.words), 1) + x,
+}
+
+
+# Steps that draw, which NumPy has no reference for.
+DRAWN = {
+    "dropout": lambda f, m, x, e: lf.dropout(x, 0.3),
+    "dropout of a vector": lambda f, m, x, e: x * lf.dropout(x @ m.b, 0.3).reshape(len(e.words), 1),
+    "noise": lambda f, m, x, e: x + lf.normal(shape=(len(e.words), WIDTH)),
 }
 
 
@@ -157,7 +217,7 @@ def computed(f, m, example, steps):
     """The value of a program, and a loss of each row."""
     x = f.embedding(m.E, example.words) * f.constant(example.matrix)
     for step in steps:
-        x = STEPS[step](f, m, x, example)
+        x = (STEPS.get(step) or DRAWN[step])(f, m, x, example)
     return x, f.cross_entropy(f.tanh(x), example.words % WIDTH)
 
 
@@ -177,6 +237,7 @@ def assert_close(found, expected):
 
 
 def by(batching, model, examples, steps):
+    lf.seed(7)
     with lf.using(batching=batching):
         values, losses = losses_of(model, examples, steps)
         lf.sum(losses).backward()
@@ -184,13 +245,14 @@ def by(batching, model, examples, steps):
 
 
 PROGRAMS = [[name] for name in STEPS] + [steps_of(seed) for seed in range(60)]
+DRAWING = [[*steps_of(seed)[:2], name, *steps_of(seed + 1)[:2]] for seed in range(4) for name in DRAWN]
 
 
-@pytest.mark.parametrize("steps", PROGRAMS, ids="-".join)
+@pytest.mark.parametrize("steps", [*PROGRAMS, *DRAWING], ids="-".join)
 def test_programs_are_as_one_example_at_a_time(steps):
     model, examples = Model(1), examples_of(len(steps))
     expected, slopes = by("none", model, examples, steps)
-    for batching in ("phases", "depth", "agenda"):
+    for batching in ("phases", "levels", "frontier", "depth", "agenda"):
         found, gradients = by(batching, model, examples, steps)
         assert_close(found, expected)
         assert_close(gradients, slopes)

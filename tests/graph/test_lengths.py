@@ -116,6 +116,26 @@ def test_functions(name):
     assert many.launches <= one.launches + 2, many
 
 
+def values_and_gradients(f, batching):
+    lf.seed(2)
+    with lf.using(batching=batching, dtype="float64"):
+        found = [f(x) for x in values(LENGTHS)]
+        if found[0].requires_grad:
+            lf.sum([lf.sum(lf.sin(y)) for y in found]).backward()
+        grads = [p.grad for p in (TABLE, W, B, FILTERS)]
+        for p in (TABLE, W, B, FILTERS):
+            p.zero_grad()
+        dense = [g.to_dense() if hasattr(g, "to_dense") else 0 if g is None else g for g in grads]
+        return [*[y.numpy() for y in found], *dense]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_have_the_values_and_gradients_of_one_example_at_a_time(name):
+    found, expected = (values_and_gradients(FUNCTIONS[name], batching) for batching in ("phases", "none"))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-11)
+
+
 def layer(make, call=lambda m, x: m(x)):
     return make, call
 

@@ -6,7 +6,7 @@ import pytest
 import lazyflow as lf
 from lazyflow.ops import OPS
 from lazyflow.ops.base import looked_at
-from lazyflow.ops.rows import PART_RULES
+from lazyflow.ops.rows import OPS_OF_PARTS, PART_RULES
 from lazyflow.ops.segment import BY_PARTS
 
 
@@ -116,7 +116,7 @@ def test_reductions_of_rows_are_those_of_one_example(name, dtype):
 
 
 def test_rules_are_of_operations():
-    assert set(PART_RULES) == set(BY_PARTS) <= set(OPS)
+    assert set(PART_RULES) == set(OPS_OF_PARTS) <= set(OPS)
 
 
 @pytest.mark.parametrize("name", ["concatenate", "concatenate_rows", "concatenate_same", "stack", "stack_rows"])
