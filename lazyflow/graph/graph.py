@@ -212,7 +212,8 @@ class Reading:
         """What it imports, by the numbers in its columns."""
         if self._sources is None:
             every: list[tuple[Tape, int]] = self.tape.imports
-            self._sources = every if self.rows is None else [every[number] for number in self._pick()[1]]
+            whole = self.rows is None or not every
+            self._sources = every if whole else [every[number] for number in self._pick()[1]]
         return self._sources
 
     def import_at(self, position: int) -> int:

@@ -11,7 +11,7 @@ nodes of a launch get consecutive rows, and all launches of one signature in one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -366,13 +366,10 @@ class _Column:
 
     def all_rows(self, bounds: Ints, widths: Sequence[int]) -> list[Rows]:
         """The `Rows` of every launch."""
-        edges = bounds.tolist()
-        return [self.rows(i, edges[i], edges[i + 1], width) for i, width in enumerate(widths)]
-
-    def rows(self, launch: int, low: int, high: int, width: int) -> Rows:
-        if self.even[launch]:
-            return Rows(high - low, width, self.first[launch], self.pitch[launch])
-        return _gathered(self.offsets[low:high], width)
+        found = list(map(Rows, np.diff(bounds).tolist(), widths, self.first, self.pitch))
+        for i in [i for i, even in enumerate(self.even) if not even]:
+            found[i] = _gathered(self.offsets[bounds[i] : bounds[i + 1]], widths[i])
+        return found
 
 
 def _counts(graph: Graph, nodes: Ints) -> Ints:
@@ -442,7 +439,8 @@ def _joined_rows(offsets: Ints, counts: Ints, width: int, walks: bool) -> Rows:
         return Rows(int(ends[-1]), width, int(offsets[0]), width)
     found = np.repeat(offsets - ends[:-1] * width if walks else offsets, counts)
     found += np.arange(ends[-1]) * width if walks else 0
-    return _Column(found, np.array([0, len(found)]), np.array([width])).rows(0, 0, len(found), width)
+    [rows] = _Column(found, bounds := np.array([0, len(found)]), np.array([width])).all_rows(bounds, [width])
+    return rows
 
 
 def _unshared(rows: Rows) -> Rows:
@@ -560,7 +558,7 @@ def _described(
             if s.walks is not None or s.loops:
                 nodes = order[bounds[i] : bounds[i + 1]]
                 writes[i] = _joined_rows(offsets[nodes], _counts(graph, nodes), widths[i], True)
-    read = _reader(graph, order, bounds, offsets, signatures)
+    columns = _OperandRows(graph, order, bounds, offsets, signatures)
     edges = bounds.tolist()
     found = []
     for i, signature in enumerate(signatures):
@@ -576,10 +574,12 @@ def _described(
         if signature.loops:
             found.append(_looping_launch(graph, signature, writes[i], nodes, offsets))
             continue
-        reads = tuple(
-            [_read_of(graph, operand, read, i, low, high, nodes, signature) for operand in signature.operands]
-        )
-        found.append(Launch(signature, writes[i], reads, nodes))
+        plain = signature.walks is None and not signature.op.stacked
+        reads = [
+            columns.of(o.position)[i] if plain and o.kind == "row" else columns.read(o, nodes, signature)
+            for o in signature.operands
+        ]
+        found.append(Launch(signature, writes[i], tuple(reads), nodes))
     return tuple(found)
 
 
@@ -662,28 +662,6 @@ def _numbers_of(payload: NodePayload, operand: Operand, nodes: Ints) -> Ints:
     return found
 
 
-def _read_of(
-    graph: Graph,
-    operand: Operand,
-    read: Callable[..., Rows],
-    launch: int,
-    low: int,
-    high: int,
-    nodes: Ints,
-    signature: Signature,
-) -> Read:
-    if operand.kind == "row":
-        rows: Rows = read(operand.position, launch, low, high, signature, operand)
-        return rows
-    if operand.kind == "count":
-        return sizes_of(graph, nodes, 0)
-    if operand.kind == "ends":
-        return np.stack([np.cumsum(sizes_of(graph, nodes, which)) for which in (0, 1)])
-    if operand.kind == "place":
-        return _places_of_rows(graph, nodes, signature)
-    return _payload_read(graph, graph.payload, operand, nodes, signature)
-
-
 def _payload_read(graph: Graph, payload: NodePayload, operand: Operand, nodes: Ints, signature: Signature) -> Read:
     """The payload numbers of nodes as an operand of their launch, of joined ones for each row; None for a parameter."""
     if operand.kind in ("int", "float") and graph.counts is not None and signature.spans is None:
@@ -697,44 +675,68 @@ def _payload_read(graph: Graph, payload: NodePayload, operand: Operand, nodes: I
     return None
 
 
-def _reader(
-    graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: Sequence[Signature]
-) -> Callable[..., Rows]:
-    """A function that says where an operand of a launch lies; the columns behind it are made once for all launches."""
-    columns: dict[int, _Column] = {}
+class _OperandRows:
+    """Where the operands of launches lie; ``order``: their nodes, of each from one of the ``bounds`` on."""
 
-    def column(slot: int) -> _Column:
-        if slot not in columns:
-            has = [0 if s.cell else len(s.operands) if s.op.stacked else s.rows for s in signatures]
-            filled = np.array([n > slot and not s.op.stacked for n, s in zip(has, signatures, strict=True)])
-            values = passes.operand_offsets(graph.nodes, graph.shift, offsets, order, bounds, filled, slot)
-            widths = [s.widths[1].get(slot, 1) for s in signatures]
-            columns[slot] = _Column(values, bounds, np.array(widths, np.int64))
-        return columns[slot]
+    def __init__(
+        self, graph: Graph, order: Ints, bounds: Ints, offsets: Ints, signatures: Sequence[Signature]
+    ) -> None:  # fmt: skip
+        self.graph, self.order, self.bounds, self.offsets = graph, order, bounds, offsets
+        self.signatures = signatures
+        self.columns: dict[int, list[Rows]] = {}
 
-    def read(slot: int, launch: int, low: int, high: int, signature: Signature, operand: Operand) -> Rows:
+    def of(self, slot: int) -> list[Rows]:
+        """The ``slot``-th operand of every launch whose nodes have one row for each; made once for all of them."""
+        if slot not in self.columns:
+            filled = np.array([s.rows > slot and _has_one_each(s) for s in self.signatures])
+            widths = [s.widths[1].get(slot, 1) for s in self.signatures]
+            given = self.graph.nodes, self.graph.shift, self.offsets, self.order, self.bounds, filled, slot
+            column = _Column(passes.operand_offsets(*given), self.bounds, np.array(widths, np.int64))
+            self.columns[slot] = column.all_rows(self.bounds, widths)
+        return self.columns[slot]
+
+    def read(self, operand: Operand, nodes: Ints, signature: Signature) -> Read:
+        """What a launch of these nodes has as any other operand."""
+        if operand.kind == "row":
+            joined = signature.walks is not None
+            return self._joined(operand, nodes, signature) if joined else self._stacked(operand, nodes, signature)
+        if operand.kind == "shared":
+            return None
+        if operand.kind == "count":
+            return sizes_of(self.graph, nodes, 0)
+        if operand.kind == "ends":
+            return np.stack([np.cumsum(sizes_of(self.graph, nodes, which)) for which in (0, 1)])
+        if operand.kind == "place":
+            return _places_of_rows(self.graph, nodes, signature)
+        return _payload_read(self.graph, self.graph.payload, operand, nodes, signature)
+
+    def _stacked(self, operand: Operand, nodes: Ints, signature: Signature) -> Rows:
         width = signature.widths[1][operand.position]
-        if signature.walks is not None:
-            nodes = order[low:high]
-            edges = graph.starts[nodes] + slot
-            found = offsets[graph.base[edges]] + graph.shift[edges]
-            which, spans = signature.operands.index(operand), signature.spans
-            if signature.op.gathers:
-                edges = edges_of(graph, nodes)
-                found, rows = offsets[graph.base[edges]] + graph.shift[edges], _sizes_of_lists(graph, nodes)
-                return _unshared(_joined_rows(found, rows, width, True))
-            rows = _counts(graph, nodes) if spans is None else sizes_of(graph, nodes, spans[which])
-            if spans is not None and spans[which] and signature.operands[-1].kind == "place":
-                once, _ = _distinct(graph, nodes, slot)
-                found, rows = found[once], rows[once]
-            joined = _joined_rows(found, rows, width, signature.walks[which])
-            return joined if spans is None else _unshared(joined)
-        if not signature.op.stacked:
-            return column(slot).rows(launch, low, high, width)
-        found, pitch, first, aligned = passes.stacked_rows(graph.nodes, graph.shift, offsets, order[low:high], width)
+        given = self.graph.nodes, self.graph.shift, self.offsets, nodes, width
+        found, pitch, first, aligned = passes.stacked_rows(*given)
         return Rows(len(found), width, first, pitch) if pitch >= 0 else Rows(len(found), width, 0, 0, found, aligned)
 
-    return read
+    def _joined(self, operand: Operand, nodes: Ints, signature: Signature) -> Rows:
+        graph, offsets, width = self.graph, self.offsets, signature.widths[1][operand.position]
+        which, spans, walks = signature.operands.index(operand), signature.spans, signature.walks
+        assert walks is not None
+        if signature.op.gathers:
+            edges = edges_of(graph, nodes)
+            found, rows = offsets[graph.base[edges]] + graph.shift[edges], _sizes_of_lists(graph, nodes)
+            return _unshared(_joined_rows(found, rows, width, True))
+        edges = graph.starts[nodes] + operand.position
+        found = offsets[graph.base[edges]] + graph.shift[edges]
+        rows = _counts(graph, nodes) if spans is None else sizes_of(graph, nodes, spans[which])
+        if spans is not None and spans[which] and signature.operands[-1].kind == "place":
+            once, _ = _distinct(graph, nodes, operand.position)
+            found, rows = found[once], rows[once]
+        joined = _joined_rows(found, rows, width, walks[which])
+        return joined if spans is None else _unshared(joined)
+
+
+def _has_one_each(signature: Signature) -> bool:
+    """Whether operands are rows of a column: of a cell its calls say where they lie."""
+    return signature.cell is None and signature.walks is None and not signature.op.stacked
 
 
 def has_parameter_gradient(signature: Signature) -> bool:
