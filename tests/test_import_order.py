@@ -13,7 +13,7 @@ ROOMS = {
     "version": (), "errors": (), "core": (), "device": (), "locks": (), "threads": (), "profile": (), "settings": (),
     "fibers": (), "hooks": (), "random": (), "cuda": (), "passes": (),
     "ops": ("base", "sparse"),
-    "record": ("trace", "tape", "rows", "expr", "templates"),
+    "record": ("trace", "tape", "rows", "expr", "frames", "templates"),
     "functions": (),
     "graph": ("graph", "repeats", "joined"),
     "plan": ("schedule", "plan", "recorded", "plans", "arena"),

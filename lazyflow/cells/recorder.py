@@ -20,7 +20,8 @@ import numpy as np
 
 from lazyflow import core, settings
 from lazyflow.cells.visible import MISSING, Guard, hides_state, same_items
-from lazyflow.cells.ways import Way, as_tuple, kinds_of
+from lazyflow.cells.ways import COMPILED, Way, as_tuple, kinds_of
+from lazyflow.core.columns import IntColumn
 from lazyflow.errors import generated
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter, append, local_row, nodes, open_tape, operands_on
 from lazyflow.record.tape import Signature, Tape, Type, current_tape
@@ -43,10 +44,13 @@ __all__ = [
 
 
 def _unchanged(names: tuple[Any, ...], functions: tuple[Any, ...], missing: object) -> bool:
-    return all(on.get(name, missing) is value for on, name, value in names) and all(
-        f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is keywords
-        for f, code, defaults, keywords in functions
-    )
+    for on, name, value in names:  # once a call: loops, which are quicker than generators
+        if on.get(name, missing) is not value:
+            return False
+    for f, code, defaults, keywords in functions:
+        if f.__code__ is not code or f.__defaults__ is not defaults or f.__kwdefaults__ is not keywords:
+            return False
+    return True
 
 
 names_unchanged = _unchanged if core.guards is None else core.guards.unchanged
@@ -256,6 +260,8 @@ class _Printer:
         self.names: dict[str, Any] = {
             "nodes": nodes,
             "operands_on": operands_on,
+            "Expr": Expr,
+            "now": settings.SCOPE.get,
             "open_tape": open_tape,
             "same_items": same_items,
             "printing": np.get_printoptions,
@@ -328,6 +334,11 @@ class _Printer:
     def guard(self, guard: Guard) -> str:
         kind, on, name, value = guard
         place, wanted = self.constant(on), self.constant(value)
+        if kind == "is":
+            return f"{place}.get({name!r}, {self.constant(MISSING)}) is {wanted}"
+        if kind == "function":
+            kept = zip(("code", "defaults", "kwdefaults"), value, strict=True)
+            return " and ".join(f"{place}.__{part}__ is {self.constant(is_now)}" for part, is_now in kept)
         if kind == "cell":
             return f"{place}.cell_contents is {wanted}"
         if kind == "printing":
@@ -344,7 +355,9 @@ class _Printer:
         return f"{place}().__dict__.get({name!r}, {self.constant(MISSING)}) is {wanted}"
 
     def guards(self, guards: Sequence[Guard]) -> list[str]:
-        """The tests of all guards: those of names and of functions, of which there are most, are one."""
+        """The tests of all guards: compiled, those of names and of functions, of which there are most, are one."""
+        if not COMPILED:
+            return [self.guard(g) for g in guards]
         names = tuple([(g.on, g.name, g.value) for g in guards if g.kind == "is"])
         functions = tuple([(g.on, *g.value) for g in guards if g.kind == "function"])
         known = f"unchanged({self.constant(names)}, {self.constant(functions)}, {self.constant(MISSING)})"
@@ -400,13 +413,36 @@ class _Printer:
         self._test(self.tests)
         self._check_tape(chosen)
         self._test([*self.of_numbers, *guards, *limits])
-        self.lines.append(f"found = operands_on(tape, given, {types})")
+        found = f"operands_on(tape, given, {types})"
+        self.lines.append(f"found = {found if COMPILED else self._as_given(chosen, found)}")
         self.lines.append("if found is None: break")
         self._put_payload()
         results = (signature, *signature.further)
-        found = "".join(f"e{k}, " for k in range(len(results)))
-        self.lines.append(f"{found} = nodes(tape, {self.constant(results)}, found)")
+        if COMPILED:
+            made = "".join(f"e{k}, " for k in range(len(results)))
+            self.lines.append(f"{made} = nodes(tape, {self.constant(results)}, found)")
+        else:
+            self._put_nodes(results, len(chosen))
         self.lines.append(f"return {_printed(recorder.results, (f'e{k}' for k in range(len(results))), self.constant)}")
+
+    def _as_given(self, chosen: Sequence[str], otherwise: str) -> str:
+        """The operands as they were given, if they are expressions of the tape and of the types that are wanted."""
+        kinds = [o.type for o in self.recorder.signature.operands if o.kind == "row"]
+        tests = [
+            f"{e}.__class__ is Expr and {e}.tape is tape and {e}.type is {self.constant(kind)}"
+            for e, kind in zip(chosen, kinds, strict=True)
+        ]
+        return f"given if {' and '.join(tests)} else {otherwise}" if tests else "given"
+
+    def _put_nodes(self, results: Sequence[Signature], operands: int) -> None:
+        """What `nodes` does, without its frames: see `lazyflow.record.frames`."""
+        rows = [f"found[{k}].row" for k in range(operands)] + ["row"] * (len(results) - 1)
+        self.lines.append("row = len(tape.signatures)")
+        self.lines.append(f"tape.signatures.add({self.constant(IntColumn([s.id for s in results]))})")
+        self.lines.append(f"tape.operands.fromlist([{', '.join(rows)}])")
+        for k, signature in enumerate(results):
+            self.lines.append(f"e{k} = Expr()")
+            self.lines.append(f"e{k}.tape, e{k}.row, e{k}.type = tape, row + {k}, {self.constant(signature.type)}")
 
     def _test(self, tests: Sequence[str]) -> None:
         if tests:
@@ -419,12 +455,18 @@ class _Printer:
         state = ["tape.trace is None", "tape.lines is None", "STRUCTURE.count == valid[0]", f"{options} == {under}"]
         self.lines += [
             f"given = ({''.join(f'{e}, ' for e in chosen)})",
-            "tape = open_tape(given)",
+            f"tape = {self._tape(chosen)}",
             f"if tape.ready.get({ready}) != STRUCTURE.count:",
             f"  if not ({' and '.join(state)}): break",
             f"  {self.constant(self.recorder.keep)}(tape)",
             f"  tape.ready[{ready}] = valid[0]",
         ]
+
+    def _tape(self, chosen: Sequence[str]) -> str:
+        if COMPILED or not chosen:
+            return "open_tape(given)"
+        first = chosen[0]
+        return f"{first}.tape if {first}.__class__ is Expr and {first}.tape.scope is now() else open_tape(given)"
 
     def _put_payload(self) -> None:
         # Converted first: what does not fit raises before anything is on the tape.

@@ -113,7 +113,7 @@ class IntColumn(array):  # type: ignore[type-arg]  # that an array has a type of
         """Append all of some numbers, or none of them: they are converted first."""
         super().extend(values if isinstance(values, array) else array("i", values))
 
-    add = extend
+    add = array.extend
     put = array.__setitem__
 
 
@@ -129,4 +129,4 @@ class FloatColumn(array):  # type: ignore[type-arg]
         """Append all of some numbers, or none of them: they are converted first."""
         super().extend(values if isinstance(values, array) else array("d", values))
 
-    add = extend
+    add = array.extend

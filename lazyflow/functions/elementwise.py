@@ -15,12 +15,12 @@ from lazyflow.record.expr import (
     OperandLike,
     Unary,
     apply1,
-    apply2,
     constant,
     memo_of,
     plain_dtype,
     record,
 )
+from lazyflow.record.frames import binary, unary
 from lazyflow.record.templates import by_kinds
 
 if TYPE_CHECKING:
@@ -39,24 +39,12 @@ def _documented(function: ExprFunction, op: Op) -> ExprFunction:
     return function
 
 
-# What is called here is compiled. These are not: of arguments that do not fit, Python says the name that they are given
-# here, and a compiled function the one in its source.
 def _unary(name: str) -> Unary:
-    memo = memo_of(OPS[name])
-
-    def call(x: OperandLike) -> Expr:
-        return apply1(memo, x)
-
-    return _documented(call, OPS[name])
+    return _documented(unary(memo_of(OPS[name])), OPS[name])
 
 
 def _binary(name: str) -> Binary:
-    memo = memo_of(OPS[name])
-
-    def call(a: OperandLike, b: OperandLike) -> Expr:
-        return apply2(memo, a, b)
-
-    return _documented(call, OPS[name])
+    return _documented(binary(memo_of(OPS[name])), OPS[name])
 
 
 # Functions that `lazyflow.numpy` alone offers, of one operand and of two.

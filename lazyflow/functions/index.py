@@ -24,10 +24,10 @@ from lazyflow.record.expr import (
     checked_range,
     constant,
     index_array,
-    indexed,
     plain_dtype,
     record,
 )
+from lazyflow.record.frames import indexed
 from lazyflow.record.templates import by_kinds
 from lazyflow.record.trace import TracedNumber
 

@@ -15,7 +15,6 @@ from lazyflow.ops.linalg import split_subscripts
 from lazyflow.record.expr import (
     Expr,
     OperandLike,
-    affine_recorder,
     as_floating,
     binary,
     constant,
@@ -23,6 +22,7 @@ from lazyflow.record.expr import (
     in_dtype,
     record,
 )
+from lazyflow.record.frames import affine_recorder
 from lazyflow.record.templates import by_kinds
 
 __all__ = [

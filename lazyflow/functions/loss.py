@@ -13,7 +13,8 @@ from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import number
 from lazyflow.ops.loss import REDUCTIONS
-from lazyflow.record.expr import Expr, OperandLike, as_floating, binary, in_one_dtype, index_array, indexed, record
+from lazyflow.record.expr import Expr, OperandLike, as_floating, binary, in_one_dtype, index_array, record
+from lazyflow.record.frames import indexed
 from lazyflow.record.templates import by_kinds
 from lazyflow.record.trace import TracedNumber
 

@@ -21,8 +21,8 @@ from lazyflow.record.expr import (
     holds_expressions,
     record,
     reduction_recorder,
-    stacked_recorder,
 )
+from lazyflow.record.frames import stacked_recorder
 from lazyflow.record.templates import by_kinds
 
 __all__ = [

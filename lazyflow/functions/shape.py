@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from lazyflow.core.columns import IntColumn
 from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import axis_argument, integer, integers, negative_axis
@@ -23,12 +24,12 @@ from lazyflow.record.expr import (
     payload_integers,
     record,
     remembered,
-    stacked_recorder,
     subscripted,
-    views,
 )
+from lazyflow.record.frames import stacked_recorder, views
 from lazyflow.record.tape import Type, intern_type, table_of_interned
 from lazyflow.record.templates import by_kinds
+from lazyflow.settings import SCOPE
 
 __all__ = [
     "broadcast_to",
@@ -127,7 +128,7 @@ def stack(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
     return concatenate([expand_dims(e, axis) for e in found], axis)
 
 
-_splits: dict[Type, dict[int, tuple[Type, tuple[int, ...]]]] = table_of_interned({})
+_splits: dict[Type, dict[int, tuple[Type, IntColumn]]] = table_of_interned({})
 
 
 @by_kinds
@@ -141,7 +142,7 @@ def split(x: OperandLike, sections: int | Sequence[int], axis: int = 0) -> list[
     >>> [part.numpy().tolist() for part in lf.split(lf.constant([1.0, 2.0, 3.0, 4.0]), 2)]
     [[1.0, 2.0], [3.0, 4.0]]
     """
-    if axis == 0 and sections.__class__ is int and type(x) is Expr and x.tape.open:
+    if axis == 0 and sections.__class__ is int and type(x) is Expr and x.tape.scope is SCOPE.get():
         return _equal_parts(x, sections)
     x = constant(x)
     axis = negative_axis("split", axis, x.ndim) + x.ndim
@@ -169,13 +170,13 @@ def _equal_parts(x: Expr, sections: int) -> list[Expr]:
     return views(x, kind, offsets)
 
 
-def _prepare(x: Expr, sections: int) -> tuple[Type, tuple[int, ...]]:
+def _prepare(x: Expr, sections: int) -> tuple[Type, IntColumn]:
     if not x.shape:
         raise ShapeError("split: an expression without axes cannot be split")
     bounds = _edges(x.shape[0], sections)
     rest = x.size // x.shape[0] if x.shape[0] else 0
     kind = intern_type((bounds[1], *x.shape[1:]), x.dtype, x.device, x.type.requires_grad)
-    return kind, tuple(payload_integers([b * rest for b in bounds[:-1]]))
+    return kind, IntColumn(payload_integers([b * rest for b in bounds[:-1]]))
 
 
 @by_kinds

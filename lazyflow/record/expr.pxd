@@ -3,7 +3,7 @@
 
 cimport cython
 
-from lazyflow.core.columns cimport Recall, Scope, Shapes, ThisThread, Variable
+from lazyflow.core.columns cimport IntColumn, Recall, Scope, Shapes, ThisThread, Variable
 from lazyflow.record.tape cimport Signature, Tape, Type
 
 
@@ -103,8 +103,8 @@ cpdef Signature view_signature(Type source, Type kind)
 @cython.locals(flows=bint)
 cpdef int local_row(Tape tape, Expr e) except -2
 
-@cython.locals(tape=Tape, signature=Signature)
-cpdef list views(Expr x, Type kind, object offsets)
+@cython.locals(tape=Tape, signature=Signature, row=int, made=list)
+cpdef list views(Expr x, Type kind, IntColumn offsets)
 
 @cython.locals(row=int)
 cpdef Expr _view_node(Tape tape, Signature signature, int operand, Py_ssize_t offset)

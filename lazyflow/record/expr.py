@@ -23,7 +23,7 @@ from numpy import ndarray
 
 from lazyflow import device as devices
 from lazyflow import fibers, settings
-from lazyflow.core.columns import Recall, Scope, Shapes, are_within, recycle
+from lazyflow.core.columns import IntColumn, Recall, Scope, Shapes, are_within, recycle
 from lazyflow.device import Array, DType, HostArray
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, counted, user_line
 from lazyflow.hooks import Hook, HookHandle
@@ -528,9 +528,12 @@ def _refuse_unasked(e: Expr) -> None:
 
 def handle(tape: Tape, row: int, kind: Type) -> Expr:
     """An `Expr` for a row that is on the tape."""
-    e = Expr.__new__(Expr)
-    if tape.handles is not None:
-        tape.handles.up(row)
+    if RECALL is None:  # in Python: there a call is quicker than ``__new__``, and nobody counts
+        e = Expr()
+    else:
+        e = Expr.__new__(Expr)
+        if tape.handles is not None:
+            tape.handles.up(row)
     e.tape, e.row, e.type = tape, row, kind
     return e
 
@@ -2294,13 +2297,21 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
     return append(tape, view_signature(type_on(tape, x), kind), (local_row(tape, x),), (offset,))
 
 
-def views(x: Expr, kind: Type, offsets: Sequence[int]) -> list[Expr]:
-    """Several such views of one value."""
+def views(x: Expr, kind: Type, offsets: IntColumn) -> list[Expr]:
+    """Several such views of one value, in the order of `_node`."""
     tape = x.tape
     if tape.scope is not SCOPE.get():
-        return [view(x, kind, offset) for offset in offsets]
+        return [view(x, kind, offset) for offset in offsets.tolist()]
     signature = view_signature(x.type, kind)
-    return [_view_node(tape, signature, x.row, offset) for offset in offsets]
+    row = len(tape.signatures)
+    tape.ints.add(offsets)
+    made = []
+    for _ in range(len(offsets)):
+        tape.signatures.append(signature.id)
+        tape.operands.append(x.row)
+        made.append(handle(tape, row, signature.type))
+        row += 1
+    return made
 
 
 def _view_node(tape: Tape, signature: Signature, operand: int, offset: int) -> Expr:
