@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lazyflow.cells.program import elementwise_formulas
-from lazyflow.cuda import along, attention, norms, rows
+from lazyflow.cuda import along, attention, draws, norms, rows
 from lazyflow.cuda.module import with_helpers
 from lazyflow.cuda.text import OPTIONS, REALS, STORED
 from lazyflow.fuse import cuda, phases
@@ -99,6 +99,7 @@ def fixed():
         norms.NORM_SOURCE,
         along.ALONG_SOURCE,
         attention.ATTENTION_SOURCE,
+        draws.DRAW_SOURCE,
         stored,
         *formulas,
         *levels,

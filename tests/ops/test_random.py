@@ -158,13 +158,13 @@ def test_neighbours_are_independent(step: int) -> None:
 
 def test_no_two_rows_are_equal() -> None:
     seeds, counters = (grid.ravel() for grid in np.meshgrid(np.arange(-50, 50), np.arange(100)))
-    states = random.keys(np, seeds, counters)
+    states = random.keys(seeds, counters)
     assert len(np.unique(states)) == seeds.size
-    assert len(np.unique(random.words(np, states, 4))) == 4 * seeds.size
+    assert len(np.unique(random.words(states, 4))) == 4 * seeds.size
 
 
 def test_each_bit_is_set_half_of_the_time() -> None:
-    words = random.words(np, random.keys(np, np.full(200, 7), np.arange(200)), 50).ravel()
+    words = random.words(random.keys(np.full(200, 7), np.arange(200)), 50).ravel()
     for bit in range(64):
         within((words >> np.uint64(bit)) & np.uint64(1), 0.5, 0.25)
 
