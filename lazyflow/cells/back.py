@@ -25,6 +25,7 @@ from lazyflow.cells.steps import (
     SUNK,
     Assemble,
     Fused,
+    Node,
     OwnKernel,
     Place,
     Product,
@@ -41,10 +42,10 @@ from lazyflow.cells.values import (
 )
 from lazyflow.cuda import products
 from lazyflow.cuda.rows import Places, put_in
-from lazyflow.device import Array, ArrayModule, DType
+from lazyflow.device import Array, ArrayModule, DType, HostArray
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import Kernel
-from lazyflow.ops.base import adder_of, joint_of, unbroadcast
+from lazyflow.ops.base import Shape, adder_of, brought, joint_of, sorted_by, unbroadcast
 from lazyflow.ops.linalg import outer_sum, outer_sum_of_shown, rows_at_once, shown_all, sums_of_columns
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
@@ -303,10 +304,14 @@ class Gradients(Protocol):
         """The sum so far, if others may add to it where it lies."""
 
 
-def gradients_of_calls(backs: Sequence[CallsBack | SeparateBack], sums: Gradients) -> None:
+# Rows of a dtype and a shape, by their elements in the arena, as the host has them; or None.
+RowsOnHost = Callable[[DType, Array, Shape], HostArray | None]
+
+
+def gradients_of_calls(backs: Sequence[CallsBack | SeparateBack], sums: Gradients, on_host: RowsOnHost) -> None:
     """Add the gradients of what the calls of a run share, once all cotangents are there: a product or sum over all
     calls each. What all of them need a device for is one launch."""
-    found = [SharedGradients(one, sums) for back in backs for one in back.every()]
+    found = [SharedGradients(one, sums, on_host) for back in backs for one in back.every()]
     if not found:
         return
     xp = found[0].calls.xp
@@ -345,8 +350,8 @@ def _add_column_sums(xp: ArrayModule, found: Sequence[SharedGradients]) -> None:
 class SharedGradients:
     """The gradients of what the calls of one cell share."""
 
-    def __init__(self, back: CallsBack, sums: Gradients) -> None:
-        self.back, self.calls, self.sums = back, back.calls, sums
+    def __init__(self, back: CallsBack, sums: Gradients, on_host: RowsOnHost) -> None:
+        self.back, self.calls, self.sums, self.on_host = back, back.calls, sums, on_host
         self.shared: dict[int, Array] = {}  # cotangents of what has one value for all calls, flat, by node
 
     def products(self) -> Iterator[Product]:
@@ -436,12 +441,22 @@ class SharedGradients:
         for k, ref in wanted:
             vjp = signature.operands[k].vjp
             assert vjp is not None
-            gradient = vjp(self.calls.xp, g, y, *arrays)
+            gradient = vjp(self.calls.xp, g, y, *self._sorted_on_host(node, vjp, arrays))
             if not isinstance(gradient, RowSparse):
                 gradient = unbroadcast(self.calls.xp, self.calls.xp.asarray(gradient), ref.shape)
             elif ref.kind != REF_PARAMETER:
                 gradient = gradient.to_dense()
             self.add(ref, gradient)
+
+    def _sorted_on_host(self, node: Node, vjp: Callable[..., Array], arrays: Sequence[Array]) -> Sequence[Array]:
+        """Operands, with integers that a vjp sorts as the host has them, where a device would be asked for a copy."""
+        which = None if self.calls.device == "cpu" else sorted_by(vjp)
+        if which is None or node.reads[which].kind != REF_INPUT:
+            return arrays
+        ref = node.reads[which]
+        host = self.on_host(ref.dtype, self.calls.starts(ref), ref.shape)
+        there = arrays[which]
+        return arrays if host is None else [brought(host, there) if a is there else a for a in arrays]
 
     def _is_shared(self, ref: Ref) -> bool:
         return ref.kind == REF_PARAMETER or (ref.kind == REF_NODE and not self.calls.nodes[ref.index].batch)

@@ -133,6 +133,19 @@ def shapes_wanted(vjp: Callable[..., Array]) -> frozenset[int]:
     return found
 
 
+def sorting(vjp: Callable[..., Array], operand: int) -> Callable[..., Array]:
+    """A vjp that sorts the integers of an operand, counted from 0, on the host: what the host has of them is best given
+    to it in place of what the device has (see `on_device`), or it waits for a copy."""
+    vars(vjp)["sorts"] = operand
+    return vjp
+
+
+def sorted_by(vjp: Callable[..., Array]) -> int | None:
+    """The operand whose integers a vjp sorts, if it does; see `sorting`."""
+    found: int | None = getattr(getattr(vjp, "func", vjp), "sorts", None)
+    return found
+
+
 def at_host(kernel: Callable[..., Array], make: Callable[..., object]) -> Callable[..., Array]:
     """A kernel, with what the core has in its place on the host: ``make``, called with the static attributes, answers
     with a function of a tuple of operands and ``out``, which returns None where it does not fit; or with None."""

@@ -25,6 +25,7 @@ from lazyflow.ops.base import (
     on_device,
     register,
     require_integer,
+    sorting,
     symbolic,
     total,
 )
@@ -141,7 +142,8 @@ def _scattered(
 def _lookup_table(xp: ArrayModule, g: Array, y: Array, table: Array, index: Array, **static: Any) -> Array | RowSparse:
     if table.ndim > static["ndim"] or symbolic(xp):
         return _take_x(xp, g, y, table, index, **static)
-    index = checked_index(xp, static["name"], index, len(table))
+    known = isinstance(index, np.ndarray) and xp is not np  # on the host, and read on a device by now
+    index = index.astype(np.int64) % len(table) if known else checked_index(xp, static["name"], index, len(table))
     indices, rows = _shared_rows(xp, g, index, static["index_ndim"])
     return RowSparse.coalesce(xp, indices, rows, table.shape)
 
@@ -172,7 +174,7 @@ def _pick_shape(x: Abstract, index: Abstract, *, axis: int = -1) -> Result:
 
 TAKE = register(Op("take", _take_shape, _take, (_take_x, None)))
 PICK = register(Op("pick", _pick_shape, _take, (_take_x, None)))
-LOOKUP = register(Op("lookup", _lookup_shape, _take, (_lookup_table, None)))
+LOOKUP = register(Op("lookup", _lookup_shape, _take, (sorting(_lookup_table, 1), None)))
 
 
 # The transpose of reading rows is adding rows.

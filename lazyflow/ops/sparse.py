@@ -13,7 +13,7 @@ round for each repetition 500, these rounds 250.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -234,6 +234,7 @@ class RowSparse:
     """The gradient of a table of which few rows were read: row ``indices[i]`` is ``values[i]``, all others are zero.
 
     ``indices``: int64, sorted, distinct. ``values``: ``(len(indices), *shape[1:])``. ``shape``: that of the table.
+    ``host``: indices of a device as the host has them, where they came from there: to ask the device would be to wait.
 
     >>> gradient = RowSparse.coalesce(np, np.array([3, 1, 3]), np.ones((3, 2)), (4, 2))
     >>> gradient.indices.tolist(), gradient.values.tolist()
@@ -243,6 +244,7 @@ class RowSparse:
     indices: Array
     values: Array
     shape: Shape
+    host: HostArray | None = None
 
     @classmethod
     def coalesce(cls, xp: ArrayModule, indices: Array, values: Array, shape: Shape) -> RowSparse:
@@ -270,7 +272,7 @@ class RowSparse:
         elif repeats:
             rounds = _rounds(positions, starts + 1, counts - 1, np.arange(len(unique)))
             add_rounds(merged, _on(xp, rounds), values)
-        return cls(xp.asarray(unique), merged, shape)
+        return cls(xp.asarray(unique), merged, shape, None if xp is np else unique)
 
     @classmethod
     def _coalesced_there(
@@ -283,7 +285,7 @@ class RowSparse:
         rows = rows if there.is_matrix(rows) else xp.ascontiguousarray(rows)
         merged = xp.empty((n, rows.shape[1]), values.dtype)
         there.sum_groups(rows, there.Groups(whole[n : 2 * n]), merged, whole[2 * n :])
-        return cls(whole[:n], merged.reshape((n, *values.shape[1:])), shape)
+        return cls(whole[:n], merged.reshape((n, *values.shape[1:])), shape, unique)
 
     @property
     def dtype(self) -> DType:
@@ -323,7 +325,7 @@ class RowSparse:
         [[10.0]]
         """
         with devices.on_device_of(self.values):
-            return RowSparse(self.indices, self.values * factor, self.shape)
+            return self.with_values(self.values * factor)
 
     def astype(self, dtype: DTypeLike) -> RowSparse:
         """The same with values of another dtype.
@@ -332,11 +334,20 @@ class RowSparse:
         dtype('float32')
         """
         with devices.on_device_of(self.values):
-            return RowSparse(self.indices, self.values.astype(dtype), self.shape)
+            return self.with_values(self.values.astype(dtype))
+
+    def with_values(self, values: Array) -> RowSparse:
+        """The same rows with other values.
+
+        >>> RowSparse(np.array([1]), np.array([[5.0]]), (3, 1)).with_values(np.array([[2.0]])).to_dense().tolist()
+        [[0.0], [2.0], [0.0]]
+        """
+        return replace(self, values=values)
 
     def to(self, device: str) -> RowSparse:
         """The same on another device, ``"cpu"`` or ``"cuda:N"``."""
-        return RowSparse(devices.to_device(self.indices, device), devices.to_device(self.values, device), self.shape)
+        indices, values = (devices.to_device(array, device) for array in (self.indices, self.values))
+        return RowSparse(indices, values, self.shape, None if device == "cpu" else self.host)
 
 
 def add_sparse(a: RowSparse, b: RowSparse) -> RowSparse:
@@ -361,6 +372,8 @@ def merged(some: Sequence[RowSparse]) -> RowSparse:
         return first
     xp = devices.module(first.values)
     with devices.on_device_of(first.values):
-        indices = xp.concatenate([one.indices for one in some])
+        known = [one.host for one in some if one.host is not None]
+        everywhere = len(known) == len(some)
+        indices = np.concatenate(known) if everywhere else xp.concatenate([one.indices for one in some])
         values = xp.concatenate([one.values for one in some])
         return RowSparse.coalesce(xp, indices, values, first.shape)

@@ -199,4 +199,4 @@ def replace(parameter: Trainable, before: Array, after: Array) -> None:
     if after is not before:
         gradient = parameter.grad
         sparse = isinstance(gradient, RowSparse)
-        parameter.grad = RowSparse(gradient.indices, after, gradient.shape) if sparse else after
+        parameter.grad = gradient.with_values(after) if sparse else after

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,16 +22,17 @@ from lazyflow.cells.calls import Calls, Separate, SomeCalls
 from lazyflow.cells.steps import OwnKernel
 from lazyflow.cells.values import CallColumns
 from lazyflow.core.arrays import Ints
-from lazyflow.device import Array, DType
+from lazyflow.device import Array, DType, HostArray
 from lazyflow.graph.graph import Graph
 from lazyflow.hooks import Hook, through
+from lazyflow.ops.base import Shape, brought, sorted_by
 from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add_sparse as add_sparse
 from lazyflow.plan.arena import Arena
-from lazyflow.plan.plan import Cells, Launch, launches, parameter_launches
+from lazyflow.plan.plan import Cells, Launch, Rows, launches, parameter_launches
 from lazyflow.record.expr import Parameter
-from lazyflow.record.tape import KNOWN_OP, Signature, Type
+from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Signature, Type
 from lazyflow.run.check import check_cotangents
 from lazyflow.run.execute import Run
 from lazyflow.run.launch import DO_KNOWNS, Bound, Loop, bound, bound_among, bound_for_parameters, bound_of, pull_all
@@ -127,11 +129,9 @@ def _if_finite(run: Run, given: list[tuple[int, int, Array]], done: _Done, hooke
     return done
 
 
-# Operations whose vjps are zero where the cotangent is, beside those of formulas: they are linear, or select. That
-# this is so is a test of all of them: tests/run/test_backward.py.
-_ZERO_OF_ZERO = frozenset(
-    ("affine", "matmul", "cross_entropy", "nll", "lookup", "take", "concatenate", "stack", "reshape")
-) | frozenset(("sum", "mean", "sum_list", "mean_list", "transpose", "broadcast_to"))
+# Operations whose vjps may make a NaN of a cotangent that is zero, beside an infinite operand: those that solve.
+# That no other does is a test of all of them: tests/run/test_backward.py.
+LEAVES_NAN = frozenset(("cholesky", "eigh", "inv", "slogdet", "solve", "svd"))
 
 
 def _keeps_zeros(run: Run) -> bool:
@@ -141,7 +141,13 @@ def _keeps_zeros(run: Run) -> bool:
         return False
     steps = [(calls, step) for calls in run.calls for stage in calls.stages.steps for step in stage]
     own = [calls.nodes[step.node].signature for calls, step in steps if isinstance(step, OwnKernel)]
-    return all(s is not None and (s.op.formula or s.op.name in _ZERO_OF_ZERO) for s in own)
+    return all(s is not None and s.op.name not in LEAVES_NAN and not _has_diagonal(s) for s in own)
+
+
+def _has_diagonal(signature: Signature) -> bool:
+    """Whether it is a product along a diagonal, of which a device does not know what is shown."""
+    letters: Any = signature.static.get("letters", ())
+    return any(len({*some}) < len(some) for some in letters)
 
 
 def _is_uneven(signature: Signature) -> bool:
@@ -233,7 +239,7 @@ def _run_backward(
         else:
             for parameter, gradient in parameter_gradients(some_rows):
                 sums.add(parameter, gradient)
-    gradients_of_calls(backs, sums)
+    gradients_of_calls(backs, sums, partial(constant_rows, run))
     return arena
 
 
@@ -358,7 +364,40 @@ def _wants_gradient(signature: Signature) -> bool:
 def _rows_of(run: Run, cotangents: Arena, step: Bound) -> ParameterRows:
     """The nodes of a launch as one."""
     g, y = step.out.read(cotangents), step.out.read(run.arena)
-    return ParameterRows(run, step.signature, g, y, step.operand_values(run.arena))
+    operands = step.operand_values(run.arena)
+    for which in _sorted_operands(step) if run.given else ():
+        host = _rows_on_host(run, step, which)
+        if host is not None:
+            operands[which] = brought(host, operands[which])
+    return ParameterRows(run, step.signature, g, y, operands)
+
+
+def _sorted_operands(step: Bound) -> set[int]:
+    """The operands that are rows of integers, which the vjps of parameters sort on the host."""
+    operands = step.signature.operands
+    wanted = {sorted_by(o.vjp) for o in operands if o.kind == "shared" and o.vjp is not None}
+    return {which for which in wanted if which is not None and operands[which].kind == "row"}
+
+
+def _rows_on_host(run: Run, step: Bound, which: int) -> HostArray | None:
+    """`constant_rows` of an operand; without a batch axis where all nodes share one row."""
+    rows, operand = step.launch.reads[which], step.signature.operands[which]
+    assert isinstance(rows, Rows)
+    offsets = rows.offsets()
+    found = constant_rows(run, operand.dtype, offsets[:1] if rows.shared else offsets, operand.shape)
+    return found[0] if found is not None and rows.shared else found
+
+
+def constant_rows(run: Run, dtype: DType, offsets: Ints, shape: Shape) -> HostArray | None:
+    """Rows of one shape at these elements as the host has them, if they are constants of one launch, which went from
+    there to the device in the plan's one copy."""
+    for number, array in run.given.items():
+        launch = run.plan.launches[number]
+        if launch.signature.op is CONSTANT_OP and array.dtype == dtype and len(offsets):
+            first, size = offsets - launch.writes.offset, devices.elements(shape)
+            if first.min() >= 0 and first.max() + size <= array.size:
+                return array[first[:, None] + np.arange(size)].reshape(len(first), *shape)
+    return None
 
 
 def accumulated(a: Array, b: Array) -> Array:
@@ -377,11 +416,11 @@ def accumulated(a: Array, b: Array) -> Array:
 def _sources(run: Run, active: Ints | None) -> tuple[tuple[int, Bound, tuple[int, ...]], ...]:
     """See `WayBack`."""
     found, steps = [], bound(run.plan)
-    for number, brought in run.plan.brought.items() if run.known_runs else ():
+    for number, values in run.plan.brought.items() if run.known_runs else ():
         step = steps[number]
         if step.does == DO_KNOWNS and step.signature.type.requires_grad:
             nodes = step.launch.nodes
-            rows = tuple([i for i in range(len(brought)) if active is None or active[nodes[i]]])
+            rows = tuple([i for i in range(len(values)) if active is None or active[nodes[i]]])
             found.append((number, step, rows))
     return tuple(found)
 
@@ -390,13 +429,13 @@ def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[tuple[Run
     """Cotangents of the values that the run had of earlier runs, as seeds for those."""
     found = []
     for number, step, rows in sources:
-        dtype, brought = step.signature.type.dtype, run.plan.brought[number]
-        some = [i for i in rows if run.known_runs[brought[i]].way.differentiable]
+        dtype, values = step.signature.type.dtype, run.plan.brought[number]
+        some = [i for i in rows if run.known_runs[values[i]].way.differentiable]
         if not some:
             continue
         g = step.out.read(arena).copy()
         for i in some:
-            source, offset = run.known_runs[brought[i]], run.known_places[brought[i]]
+            source, offset = run.known_runs[values[i]], run.known_places[values[i]]
             found.append((source, node_at(source, offset, dtype), offset, g[i]))
     return found
 
