@@ -1,9 +1,9 @@
 """On a GPU, in one command: the tests there, then training of three models beside PyTorch on the same card.
 
-Examples a second at 64, 256 and 1024 a minibatch, host time beside device time, launches and bytes of every level. The
-JSON file and the log lie in ``results/gpu`` and name card, driver, versions and date. What is missing is said, and left
-out: so is what fails, and what there is no time left for. ``--simulated`` runs all of it on the simulator of the tests:
-its times mean nothing, but it counts kernels.
+Examples a second at 64, 256 and 1024 a minibatch, recorded anew and with roots kept, host time beside device time,
+launches and bytes of every level. The JSON file and the log lie in ``results/gpu`` and name card, driver, versions and
+date. What is missing is said, and left out: so is what fails, and what there is no time left for. ``--simulated`` runs
+all of it on the simulator of the tests: its times mean nothing, but it counts kernels.
 """
 
 from __future__ import annotations
@@ -232,6 +232,7 @@ def candidates(
         found[f"lazyflow {form}"] = OnDevice(make(weights).train_step, cupy_clock())
     persistent = lf.using(persistent=True)(forms["cell"](weights).train_step)
     found["lazyflow persistent"] = OnDevice(persistent, cupy_clock())
+    found["lazyflow cell, kept"] = OnDevice(kept(forms["cell"](weights), examples).train_step, cupy_clock())
     if torch_at is not None:
         from benchmarks.peers import torch_on_gpu
 
@@ -242,6 +243,12 @@ def candidates(
     return {
         label: own for label, own in found.items() if log.succeeds(label, partial(own.step, examples[:2]))
     }, examples
+
+
+def kept(model: Any, examples: Sequence[Any]) -> Any:
+    """The model, with the losses of all examples recorded beforehand: a minibatch joins these roots."""
+    model.keep(examples)
+    return model
 
 
 # Plans.

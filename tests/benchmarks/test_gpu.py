@@ -26,10 +26,12 @@ def test_all_of_it_at_a_tiny_size(tmp_path, monkeypatch, capsys, pytestconfig):
         assert all(level["launches"] > 0 and level["bytes"] > 0 for level in model["levels"])
         for size in model["sizes"]:
             ours = size["train"]["lazyflow cell"]
-            assert ours["per_s"] > 0 and ours["host_ms"] > 0
+            kept = size["train"]["lazyflow cell, kept"]
+            assert all(one["per_s"] > 0 and one["host_ms"] > 0 for one in (ours, kept))
             if where:
                 other = size["train"]["lazyflow persistent"]
                 assert ours["simulated"]["kernels"] > other["simulated"]["kernels"] > 10
+                assert kept["simulated"]["kernels"] <= ours["simulated"]["kernels"] + 5
     log = (tmp_path / "gpu" / "gpu-1.log").read_text()
     for said in (found["card"], found["date"], lf.__version__, "left out", "levels"):
         assert said in log
