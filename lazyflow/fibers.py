@@ -12,6 +12,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 from lazyflow.device import Array, HostArray
@@ -44,7 +45,11 @@ class Example:
 
     def __init__(self, mapping: Mapping, number: int) -> None:
         self.mapping, self.number, self.serial = mapping, number, next(_fiber_serials)
-        self.streams: dict[int, Any] = {}
+
+    @cached_property
+    def streams(self) -> dict[int, Any]:
+        """Made by the first draw: most examples of a large map draw nothing."""
+        return {}
 
     @property
     def outer(self) -> Example | None:

@@ -31,10 +31,12 @@ if TYPE_CHECKING:  # what the names that `use` fills are
         laid_out,
         longest_chains,
         needed,
+        note_places,
         operand_offsets,
         part,
         picked,
         places,
+        places_among,
         reach,
         reached,
         row_starts,
@@ -51,9 +53,9 @@ joined: Callable[..., tuple[Ints, ...]]
 __all__ = [
     "IMPORT_ROW", "NAMES", "OUTPUT_ROW", "PLAIN_ROW", "VIEW_ROW",
     "Nodes", "agenda", "backwards", "blocks", "by_launch", "by_levels", "calls", "chains", "collected",
-    "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "needed", "operand_offsets", "part",
-    "picked", "places", "reach", "reached", "row_starts", "signature_edges", "stacked_rows", "structure", "use",
-    "without_repeats",
+    "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "needed", "note_places", "operand_offsets",
+    "part", "picked", "places", "places_among", "reach", "reached", "row_starts", "signature_edges", "stacked_rows",
+    "structure", "use", "without_repeats",
 ]  # fmt: skip
 NAMES = tuple([name for name in __all__ if not name.isupper() and name != "use"])
 

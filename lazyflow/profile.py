@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 __all__ = ["PARTS", "Profile"]
 
@@ -16,7 +17,8 @@ class Profile:
 
     The engine counts "schedule" (collecting the graph, repeats, chains, schedule and plan, or finding the plan that is
     kept), "forward" and "backward"; all else belongs to the part that the program has begun with `counting`, and is not
-    counted outside of one. ``clock``: what tells the seconds. For one thread at a time.
+    counted outside of one. ``clock``: what tells the seconds; ``plans``: those that ran, where a list was put there to
+    be told. For one thread at a time.
 
     >>> import lazyflow as lf
     >>> w, profile = lf.Parameter([1.0, 2.0]), Profile()
@@ -29,6 +31,7 @@ class Profile:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
         self.seconds: dict[str, float] = {}
+        self.plans: list[Any] | None = None
         self._part = ""  # of what runs now; empty: not counted
         self._since = 0.0
 

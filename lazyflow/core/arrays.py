@@ -124,25 +124,43 @@ def _rows_below(row: int, starts: Ints, operands: Ints) -> Ints:
 
 
 def needed(
-    ids: object, operands: object, ints: object, rows: Ints, int_counts: Ints, kinds: Ints, asked: Sequence[int]
-) -> Ints | None:
-    """The rows that the ``asked`` ones rest on, and views of them, ascending; None for all, and of a torn tape."""
-    ids, operands, ints = (np.asarray(column) for column in (ids, operands, ints))
-    starts, int_starts, _ = row_starts(ids, ints, rows, int_counts, int_counts)
-    n = len(ids)
+    columns: tuple[object, ...], reals: int, tables: tuple[Ints, Ints, Ints], kinds: Ints, asked: Sequence[int]
+) -> tuple[Ints, Ints, Ints, Ints] | None:
+    """The rows that the ``asked`` ones rest on, and views of them, ascending; behind them where what each row of the
+    tape has begins. None for all, and of a torn tape."""
+    ids, operands, ints = (np.asarray(column) for column in columns)
+    found = row_starts(ids, ints, *tables)
+    starts, n = found[0], len(ids)
     users = np.repeat(np.arange(n), np.diff(starts))
-    if starts[-1] != len(operands) or int_starts[-1] != len(ints) or (operands >= users).any() or (operands < 0).any():
+    if [int(ends[-1]) for ends in found] != [len(operands), len(ints), reals]:
         return None
-    found = _rows_reached(n, np.array(asked, np.int64), users, operands, np.ones(n, bool)).copy()
+    if (operands >= users).any() or (operands < 0).any():
+        return None
+    reached = _rows_reached(n, np.array(asked, np.int64), users, operands, np.ones(n, bool)).copy()
     results = np.flatnonzero(kinds.take(ids) == OUTPUT_ROW)
-    found[results] |= found[operands[starts[results]]]
+    reached[results] |= reached[operands[starts[results]]]
     views = np.flatnonzero(kinds.take(ids) == VIEW_ROW)
     for view, base in zip(views.tolist(), operands[starts[views]].tolist(), strict=True):
-        found[view] |= found[base]
-    if found.all():
-        return None
-    rest: Ints = np.flatnonzero(found)
-    return rest
+        reached[view] |= reached[base]
+    return None if reached.all() else (np.flatnonzero(reached), *found)
+
+
+def places_among(rows: Ints, asked: object) -> Ints:
+    """Where each of the ``asked`` rows stands among ``rows``, -1 where it does not."""
+    wanted = np.asarray(asked, np.int32)
+    found = np.searchsorted(rows, wanted)
+    inside = found < len(rows)
+    inside[inside] = rows[found[inside]] == wanted[inside]
+    places: Ints = np.where(inside, found, -1).astype(np.int32)
+    return places
+
+
+def note_places(run_of: Ints, offset_of: Ints, rows: Ints | None, places: Ints, run: int) -> None:
+    """Note that the values of some rows of a tape, or of all, lie at these places of a run, which are not negative."""
+    found = places >= 0
+    some = np.flatnonzero(found) if rows is None else rows[found]
+    offset_of[some] = places[found]
+    run_of[some] = run
 
 
 def picked(columns: TapeColumns, row_begins: RowBegins, kinds: Ints, rows: Ints) -> tuple[Ints, ...]:

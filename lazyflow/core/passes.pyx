@@ -336,45 +336,67 @@ def reach(rows, ids, kinds, starts, operands, marks, Py_ssize_t gap):
     return lows, highs, counts
 
 
-def needed(ids, operands, ints, rows, int_counts, kinds, list asked):
+def needed(columns, Py_ssize_t reals, tables, kinds, list asked):
     """The rows that the ``asked`` ones rest on, ascending, themselves, further results of calls and views of these
-    included, for they have values then, too; None for all, and of a torn tape. ``ids``, ``operands``, ``ints``: columns of a tape, or int32; see `row_starts`."""
+    included, for they have values then, too; behind them where operands, integers and floats of each row of the tape
+    begin. None for all rows, and of a torn tape. ``columns``: the signatures, operands and integers of a tape, as they are
+    or of int32; ``reals``: how many floats it has; ``tables``: how many operands, integers and floats a signature has, see `row_starts`."""
+    ids, operands, ints = columns
+    rows, int_counts, float_counts = tables
     cdef const i32 *operand_count = _ints32(rows, -1, "rows")
-    cdef Py_ssize_t n, edges, numbers, signatures = _size(rows), i, e, k, count, at = 0, end = 0, found = 0, row
+    cdef Py_ssize_t n, edges, numbers, signatures = _size(rows), i, e, k, found, row
     cdef const i32 *kind_of = _column(ids, &n, "ids")
     cdef const i32 *operand = _column(operands, &edges, "operands")
     cdef const i32 *number = _column(ints, &numbers, "ints")
     cdef const i32 *int_count = _ints32(int_counts, signatures, "int_counts")
+    cdef const i32 *float_count = _ints32(float_counts, signatures, "float_counts")
     cdef const i32 *kind = _ints32(kinds, signatures, "kinds")
-    starts, marks = _new(n + 1), _zeros(n + 1, cnp.NPY_BOOL)
+    starts, int_starts, float_starts, marks = _new(n + 1), _new(n + 1), _new(n + 1), _zeros(n + 1, cnp.NPY_BOOL)
     cdef i64 *start = _at(starts)
+    cdef i64 *at = _at(int_starts)
+    cdef i64 *float_at = _at(float_starts)
     cdef flag *mark = _flag_at(marks)
+    start[0] = at[0] = float_at[0] = 0
     for i in range(n):
         k = kind_of[i]
         if k < 0 or k >= signatures:
             raise ValueError(f"ids: signatures below {signatures} expected")
-        start[i] = end
-        count = operand_count[k]
-        if count < 0:
-            count = number[at] if at < numbers else -1
-        if count < 0 or count > edges - end or int_count[k] < 0 or int_count[k] > numbers - at:
+        e = operand_count[k]
+        if e < 0:
+            e = number[at[i]] if at[i] < numbers else -1
+        if e < 0 or e > edges - start[i] or int_count[k] < 0 or int_count[k] > numbers - at[i]:
             return None
-        at += int_count[k]
-        end += count
-    start[n] = end
-    if end != edges or at != numbers:
+        start[i + 1], at[i + 1], float_at[i + 1] = start[i] + e, at[i] + int_count[k], float_at[i] + float_count[k]
+    if start[n] != edges or at[n] != numbers or float_at[n] != reals:
         return None
     for row in asked:
         if row < 0 or row >= n:
             raise ValueError(f"asked: rows below {n} expected, got {row}")
         mark[row] = True
+    found = _marked_below(kind_of, kind, operand, start, mark, n)
+    if found < 0 or found == n:
+        return None
+    answer = _new(found)
+    k = 0
+    for i in range(n):
+        if mark[i]:
+            _at(answer)[k] = i
+            k += 1
+    return answer, starts, int_starts, float_starts
+
+
+cdef Py_ssize_t _marked_below(
+    const i32 *kind_of, const i32 *kind, const i32 *operand, const i64 *start, flag *mark, Py_ssize_t n
+) noexcept nogil:
+    """Mark what the marked rows rest on, and return how many there are then; -1 if one rests on a later one."""
+    cdef Py_ssize_t i, e, k, found = 0
     for i in range(n - 1, -1, -1):
         if not mark[i]:
             continue
         found += 1
         for e in range(start[i], start[i + 1]):
             if operand[e] < 0 or operand[e] >= i:
-                return None
+                return -1
             mark[operand[e]] = True
         k = i + 1
         while k < n and kind[kind_of[k]] == OUTPUT_ROW:  # the further results of a call stand behind it
@@ -387,15 +409,48 @@ def needed(ids, operands, ints, rows, int_counts, kinds, list asked):
             if 0 <= e < i and mark[e]:
                 mark[i] = True
                 found += 1
-    if found == n:
-        return None
-    answer = _new(found)
-    k = 0
+    return found
+
+
+def places_among(rows, asked):
+    """Where each of the ``asked`` rows, a column or of int32, stands among ``rows``, ascending ones: as int32, and -1
+    where it does not."""
+    cdef Py_ssize_t count = _size(_array(rows, cnp.NPY_INT64, -1, "rows")), n, i, low, high, middle
+    cdef const i64 *row = _ints(rows, -1, "rows")
+    cdef const i32 *wanted = _column(asked, &n, "asked")
+    answer = _new(n, cnp.NPY_INT32)
+    cdef i32 *found = <i32 *>_at(answer)
     for i in range(n):
-        if mark[i]:
-            _at(answer)[k] = i
-            k += 1
+        low, high = 0, count
+        while low < high:
+            middle = (low + high) // 2
+            if row[middle] < wanted[i]:
+                low = middle + 1
+            else:
+                high = middle
+        found[i] = <i32>low if low < count and row[low] == wanted[i] else -1
     return answer
+
+
+def note_places(run_of, offset_of, rows, places, Py_ssize_t run):
+    """Note that the values of ``rows``, ascending ones of a tape, or all where None, lie at ``places`` of a ``run``, those
+    that are not negative: in ``run_of``, of int32, and ``offset_of``."""
+    cdef Py_ssize_t count = _size(_array(places, cnp.NPY_INT64, -1, "places")), i, k
+    cdef Py_ssize_t n = _size(_array(run_of, cnp.NPY_INT32, -1, "run_of"))
+    cdef i32 *which = _ints32(run_of, n, "run_of")
+    cdef i64 *offset = _ints(offset_of, n, "offset_of")
+    if not run_of.flags.writeable or not offset_of.flags.writeable:
+        raise ValueError("run_of, offset_of: arrays that may be written expected")
+    cdef const i64 *place = _ints(places, count, "places")
+    cdef const i64 *row = NULL
+    if rows is not None:
+        row = _indices(rows, count, n, "rows")
+    elif count != n:
+        raise ValueError(f"places: {n} entries expected, got {count}")
+    for i in range(count):
+        if place[i] >= 0:
+            k = i if row == NULL else row[i]
+            which[k], offset[k] = <i32>run, place[i]
 
 
 def picked(columns, row_begins, kinds, rows):

@@ -182,12 +182,12 @@ def ranges_of(rows: Ints | None, count: int) -> list[tuple[int, int]]:
 
 class Reading:
     """What is read of a tape: the ``rows`` that are needed, ascending, as a tape of their own. They are None where that
-    is all of it."""
+    is all of it. ``begins``: where what each row of the tape has begins, if that is known."""
 
-    __slots__ = ("_picked", "_sources", "rows", "tape")
+    __slots__ = ("_begins", "_picked", "_sources", "rows", "tape")
 
-    def __init__(self, tape: Tape, rows: Ints | None) -> None:
-        self.tape, self.rows = tape, rows
+    def __init__(self, tape: Tape, rows: Ints | None, begins: RowBegins | None = None) -> None:
+        self.tape, self.rows, self._begins = tape, rows, begins
         self._picked: tuple[TapeColumns, list[int]] | None = None
         self._sources: list[tuple[Tape, int]] | None = None
 
@@ -197,7 +197,7 @@ class Reading:
     def _pick(self) -> tuple[TapeColumns, list[int]]:
         if self._picked is None:
             assert self.rows is not None, "all of a tape is as it is"
-            kinds, row_begins = signature_columns().kinds, RowBegins(*decoded(self.tape)[:3])
+            kinds, row_begins = signature_columns().kinds, self._begins or RowBegins(*decoded(self.tape)[:3])
             *columns, numbers = passes.picked(whole_columns(self.tape), row_begins, kinds, self.rows)
             self._picked = TapeColumns(*columns), numbers.tolist()
         return self._picked
@@ -234,14 +234,12 @@ def reading_of(tape: Tape, asked: Sequence[int]) -> Reading:
     """What is read of a tape, which is sealed by it, for some of its rows."""
     kept = tape.sealed and len(tape) >= LONG
     tape.seal()
-    return Reading(tape, _rows_between(ranges_reached(tape, asked)) if kept else _rows_needed(tape, asked))
-
-
-def _rows_needed(tape: Tape, asked: Sequence[int]) -> Ints | None:
-    columns = signature_columns()
-    given = tape.signatures, tape.operands, tape.ints, columns.rows, columns.ints, columns.kinds
-    found: Ints | None = passes.needed(*given, list(asked))
-    return found
+    if kept:
+        return Reading(tape, _rows_between(ranges_reached(tape, asked)))
+    rows, int_counts, float_counts, kinds = signature_columns()
+    columns = tape.signatures, tape.operands, tape.ints
+    found = passes.needed(columns, len(tape.floats), (rows, int_counts, float_counts), kinds, list(asked))
+    return Reading(tape, None) if found is None else Reading(tape, found[0], RowBegins(*found[1:]))
 
 
 def _rows_between(ranges: Iterable[tuple[int, int]]) -> Ints:
@@ -445,8 +443,8 @@ class _Columns:
 
 def whole_columns(tape: Tape) -> TapeColumns:
     """The four columns of a tape."""
-    names = (tape.signatures, np.int32), (tape.operands, np.int32), (tape.ints, np.int32), (tape.floats, np.float64)
-    return TapeColumns(*(_buffer(column, dtype) for column, dtype in names))
+    ids, operands, ints = [_buffer(column, np.int32) for column in (tape.signatures, tape.operands, tape.ints)]
+    return TapeColumns(ids, operands, ints, _buffer(tape.floats, np.float64))
 
 
 class _Known(NamedTuple):

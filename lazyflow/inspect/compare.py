@@ -16,9 +16,11 @@ from lazyflow.device import HostArray
 from lazyflow.errors import GradientError, ShapeError
 from lazyflow.functions import mean
 from lazyflow.inspect.compared import Comparison, Measured, median
-from lazyflow.inspect.explain import Explanation, explain
+from lazyflow.inspect.explain import explain
 from lazyflow.inspect.info import info
 from lazyflow.ops.sparse import RowSparse
+from lazyflow.plan.plan import Plan, dag_of
+from lazyflow.plan.schedule import lower_bound
 from lazyflow.profile import Profile
 from lazyflow.record.expr import Expr, Parameter, moment
 from lazyflow.run.engine import forward
@@ -302,11 +304,29 @@ class _Steps(Generic[AnExample]):
             with self.profile.counting("update"):
                 self.copy.update()
 
-    def explained(self, batch: Sequence[AnExample], mode: str) -> Explanation:
-        """What becomes of a minibatch."""
+    def counts(self, batch: Sequence[AnExample], mode: str) -> tuple[int, int, int]:
+        """Nodes and launches of a minibatch's forward, and the bound below which no number of launches can be; where
+        losses decide, those of all rounds."""
+        if self.decides:
+            return self._counts_of_rounds(batch, mode)
         with self.using(mode):
             losses = self.record(batch)
-            return explain([mean(losses)] if self.train else losses)
+            found = explain([mean(losses)] if self.train else losses)
+        return found.nodes, found.launches, found.lower_bound
+
+    def _counts_of_rounds(self, batch: Sequence[AnExample], mode: str) -> tuple[int, int, int]:
+        plans: list[Plan] = []
+        self.profile.plans = plans
+        try:
+            with self.using(mode):
+                losses = self.record(batch)
+                forward([mean(losses)] if self.train else losses)
+        finally:
+            self.profile.plans = None
+        self.state.touch()
+        self.profile.take()
+        counts = [_counts_of(plan) for plan in plans]
+        return sum(c[0] for c in counts), sum(c[1] for c in counts), sum(c[2] for c in counts)
 
     def values(self, batches: Sequence[Sequence[AnExample]], mode: str) -> _Values:
         """The losses of the examples, and the gradients of their mean, computed in these minibatches, with the same
@@ -336,6 +356,14 @@ class _Steps(Generic[AnExample]):
             return
         losses = iter(self.record([example for batch in batches for example in batch]))
         yield from ((batch, [next(losses) for _ in batch]) for batch in batches)
+
+
+def _counts_of(plan: Plan) -> tuple[int, int, int]:
+    """Nodes, launches and their bound of one run, without what it knows of earlier ones."""
+    graph, dag = plan.structure, dag_of(plan.structure)
+    launches = set(plan.schedule.launch[graph.known].tolist())
+    kinds = set(graph.signature[graph.known].tolist())
+    return len(dag) - len(graph.known), plan.schedule.launches - len(launches), lower_bound(dag) - len(kinds)
 
 
 class _Noting(fibers.Example):
@@ -434,10 +462,10 @@ class _Size(Generic[AnExample]):
 
     def _measured(self, first: Sequence[AnExample], notes: list[str]) -> list[Measured]:
         same = self._same(first, notes)
-        explained = {mode: self.steps.explained(first, mode) for mode in self.modes}
+        counts = {mode: self.steps.counts(first, mode) for mode in self.modes}
         rounds = self._rounds()
         none = rounds.get("none")
-        rows = [self._row(mode, rounds[mode], none, explained[mode], same[mode]) for mode in self.modes]
+        rows = [self._row(mode, rounds[mode], none, counts[mode], same[mode]) for mode in self.modes]
         notes += [_noise(row) for row in rows if row.within_noise]
         return rows
 
@@ -491,12 +519,11 @@ class _Size(Generic[AnExample]):
         mode: str,
         rounds: Sequence[_Round],
         none: Sequence[_Round] | None,
-        explained: Explanation,
+        counts: tuple[int, int, int],
         same: tuple[float | None, float | None],
     ) -> Measured:
         ratios = None if none is None else tuple(a.per_s / b.per_s for a, b in zip(rounds, none, strict=True))
         ms = {name: median(r.ms.get(name, 0.0) for r in rounds) for name in rounds[0].ms}
-        counts = explained.nodes, explained.launches, explained.lower_bound
         return Measured(self.size, mode, tuple(r.per_s for r in rounds), ratios, *counts, ms, *same)
 
 

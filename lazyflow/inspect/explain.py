@@ -20,6 +20,7 @@ from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature
 from lazyflow.run.forward import CHOICES, PLANS, reduced
 from lazyflow.run.needs import Share, in_units, lines_of, shares
+from lazyflow.run.rounds import Rounds, watching
 from lazyflow.run.way import RunWay, way_of
 
 __all__ = ["Explanation", "Group", "explain"]
@@ -47,7 +48,9 @@ class Explanation:
     ``lower_bound``: fewer are impossible; ``groups``, the one of most launches first; ``reasons``: why groups of one
     operation did not merge; ``persistent``: under that setting, whether the levels of each cell that follow each other
     are one kernel, or why not; ``memory``: bytes that a run takes, with a backward through all of it, by what they are
-    for, the most first; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plan.plans`).
+    for, the most first; ``plans``: what is kept of plans, of this and of all other graphs (`lazyflow.plan.plans`);
+    ``runs``: in how many runs, or rounds of `lazyflow.map`, it was computed so far; ``rounds``: those that a
+    `lazyflow.rounds` block around it has seen, None outside of one.
     """
 
     recorded: int
@@ -60,6 +63,8 @@ class Explanation:
     persistent: tuple[str, ...]
     memory: tuple[Share, ...]
     plans: CacheInfo = field(compare=False)
+    runs: int = field(compare=False)
+    rounds: Rounds | None = field(compare=False)
 
     @property
     def nbytes(self) -> int:
@@ -94,13 +99,26 @@ class Explanation:
                 *lines_of(self.memory),
                 "",
                 str(self.plans),
+                *self._rounds_lines(),
             ]
         )
+
+    def _rounds_lines(self) -> list[str]:
+        if self.rounds is not None:
+            return ["", str(self.rounds)]
+        if self.runs > 1:
+            return [
+                "",
+                f"computed so far in {self.runs} runs: which lines asked is seen in a block `with lf.rounds():`",
+            ]
+        return []
 
 
 def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
     """How many nodes became how many launches, the lower bound, why what looks alike did not merge, and how much memory
-    it takes. Computes nothing, and takes none of that memory.
+    it takes. Computes nothing, and takes none of that memory. All is shown as if it were to be computed at once; in a
+    `lazyflow.rounds` block what follows is how it was, in the rounds of each `lazyflow.map` in that block: the lines
+    that asked, and the rows of what ran.
 
     ``groups``: how many groups to list, those of most launches first.
 
@@ -133,6 +151,8 @@ def explain(root: Expr | list[Expr], *, groups: int = 20) -> Explanation:
         persistent=tuple(text if n == 1 else f"{text} ({n} times)" for text, n in levels.items()),
         memory=shares(made, way),
         plans=PLANS.info(),
+        runs=len({id(run) for reading in readings for run in reading.tape.runs}),
+        rounds=watching(),
     )
 
 

@@ -103,10 +103,12 @@ class AskedRows:
         picked = [(number, reading.rows) for number, reading in enumerate(readings) if reading.rows is not None]
         if not picked:
             return self.rows.tobytes()
+        if len(readings) == 1:
+            return passes.places_among(picked[0][1], self.rows).tobytes()
         numbers, found = np.array(self.numbers, np.int32), np.array(self.rows, np.int32)
         for number, rows in picked:
             mine = numbers == number
-            found[mine] = np.searchsorted(rows, found[mine])
+            found[mine] = passes.places_among(rows, found[mine])
         return found.tobytes()
 
 
@@ -170,9 +172,12 @@ def _source(reading: Reading, number: int, position: int) -> tuple[int, int, boo
 def sources_of(found: Recorded, readings: Sequence[Reading]) -> Sources:
     """Where the values of the known nodes lie."""
     runs, places = [], []
+    imports = [reading.imports for reading in readings]
     for t, k, imported in found.known:
-        reading = readings[t]
-        tape, row = reading.imports[k] if imported else (reading.tape, row_at(reading.rows, k))
+        if imported:
+            tape, row = imports[t][k]
+        else:
+            tape, row = readings[t].tape, row_at(readings[t].rows, k)
         computed = tape.computed
         assert computed is not None, "it was known"
         runs.append(computed.runs[ELEMENTS.number(computed.run_of, row)])

@@ -172,6 +172,8 @@ def _run(
         raise out_of_memory(error, plan, way, "a forward") from error
     if profile is not None:
         profile.switch(before)
+        if profile.plans is not None:
+            profile.plans.append(plan)
 
 
 def _executed(
@@ -253,21 +255,15 @@ def _note(tape: Tape, run: Run, places: Ints, rows: Ints | None) -> None:
             tape.remembered.pop(row).append(run.value(int(places[position]), kind))
     computed = tape.computed
     if computed is None:
-        nowhere = np.full(len(tape), -1, np.int32), np.zeros(len(tape), np.int64)
-        computed = tape.computed = Computed([], *nowhere, [])
+        run_of = np.empty(len(tape), np.int32)
+        run_of.fill(-1)
+        computed = tape.computed = Computed([], run_of, np.zeros(len(tape), np.int64), [])
     elif not computed.run_of.flags.writeable:  # of `_note_first`
         computed.run_of, computed.offset_of = computed.run_of.copy(), computed.offset_of.copy()
     # First: an interrupt must not leave rows that point to no run, or that are never forgotten.
     computed.touched += ranges_of(rows, len(tape))
     computed.runs.append(run)
-    found = places >= 0
-    if rows is None:
-        np.copyto(computed.offset_of, places, where=found)
-        np.copyto(computed.run_of, len(computed.runs) - 1, where=found, casting="unsafe")
-    else:
-        some = rows[found]
-        computed.offset_of[some] = places[found]
-        computed.run_of[some] = len(computed.runs) - 1
+    passes.note_places(computed.run_of, computed.offset_of, rows, places, len(computed.runs) - 1)
 
 
 def forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:

@@ -335,11 +335,13 @@ def test_ranges_of_rows(tape, seed, gap):
 @given(tapes(), st.integers(0, 10**6))
 def test_the_rows_that_are_needed(tape, seed):
     """Those of a walk in plain Python, and views of them; all of them are None."""
-    (ids, operands, numbers, _), (kinds, table, int_counts, _) = tape
-    n, starts = len(ids), starts_of(arrays, tape)[0]
+    (ids, operands, numbers, reals), (kinds, *tables) = tape
+    n, begins = len(ids), starts_of(arrays, tape)
+    starts = begins[0]
     asked = np.random.default_rng(seed).integers(0, n, min(n, 2)).tolist() if n else []
     columns = [IntColumn(column.tolist()) for column in (ids, operands, numbers)]
-    found = assert_same(lambda form: form.needed(*columns, table, int_counts, kinds, asked))
+    found = assert_same(lambda form: form.needed(columns, len(reals), tables, kinds, asked))
+    assert assert_same(lambda form: form.needed(columns, len(reals) + 1, tables, kinds, asked)) is None
     walked, stack = set(asked), list(asked)
     while stack:
         i = stack.pop()
@@ -350,8 +352,36 @@ def test_the_rows_that_are_needed(tape, seed):
     for i in range(n):
         if ids[i] == 1 and operands[starts[i]] in walked:
             walked.add(i)
-    assert (list(range(n)) if found is None else found.tolist()) == sorted(walked)
-    assert found is None or len(found) < n
+    assert (list(range(n)) if found is None else found[0].tolist()) == sorted(walked)
+    assert found is None or (len(found[0]) < n and comparable(found[1:]) == comparable(begins))
+
+
+@SOME
+@given(st.integers(0, 30), st.integers(0, 10**6))
+def test_where_rows_stand_among_others(n, seed):
+    rng = np.random.default_rng(seed)
+    rows, asked = np.flatnonzero(rng.random(n) < 0.5), rng.integers(-1, n + 2, 9).astype(np.int32)
+    found = assert_same(lambda form: form.places_among(rows, asked))
+    assert found.tolist() == [rows.tolist().index(row) if row in rows else -1 for row in asked]
+    assert comparable(core.passes.places_among(rows, IntColumn(asked.tolist()))) == comparable(found)
+
+
+@SOME
+@given(st.integers(1, 30), st.booleans(), st.integers(0, 10**6))
+def test_where_the_values_of_rows_are_noted(n, every, seed):
+    rng = np.random.default_rng(seed)
+    rows = None if every else np.flatnonzero(rng.random(n) < 0.6)
+    places = rng.integers(-2, 50, n if rows is None else len(rows))
+
+    def run(form):
+        run_of, offset_of = np.full(n, -1, np.int32), np.zeros(n, np.int64)
+        form.note_places(run_of, offset_of, rows, places, 7)
+        return run_of, offset_of
+
+    run_of, offset_of = assert_same(run)
+    noted = {int(r): int(p) for r, p in zip(range(n) if every else rows, places, strict=True) if p >= 0}
+    assert {i: int(offset_of[i]) for i in range(n) if run_of[i] == 7} == noted
+    assert set(run_of.tolist()) <= {-1, 7}
 
 
 @SOME
@@ -491,7 +521,9 @@ def recording_arguments(s):
         yield name, (s.ids, s.numbers, s.table, s.table, s.table)
     yield "reach", (ints([3]), s.ids, s.table, s.begins[0], s.operands, s.marks, 0)
     tape = s.ids, s.operands, s.numbers[:2], s.payload[3][:1]
-    yield "needed", (s.ids, s.operands, s.numbers[:2], s.table, s.table, s.table, [3])
+    yield "needed", ((s.ids, s.operands, s.numbers[:2]), 1, (s.table,) * 3, s.table, [3])
+    yield "places_among", (ints([0, 2, 3]), s.ids)
+    yield "note_places", (s.ids.copy(), s.offsets.copy(), ints([0, 2]), ints([4, 5]), 1)
     yield "picked", (tape, s.begins, s.table, ints([0, 2, 3]))
     read = s.ids, s.operands.astype(np.int64), s.numbers[:2], None  # of which the floats are not read
     yield "collected", (read, s.table, s.begins, ints([2]), ints([0]), s.marks, ints([3]))
@@ -527,7 +559,7 @@ def layout_arguments(s):
 
 
 GOOD = dict(arguments())
-OPTIONAL = {("laid_out", 6), ("blocks", 4)}  # how many rows nodes have: None where all have one
+OPTIONAL = {("laid_out", 6), ("blocks", 4), ("note_places", 2)}  # how many rows nodes have: None where all have one
 
 
 def test_every_pass_has_arguments_here():

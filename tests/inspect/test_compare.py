@@ -82,6 +82,27 @@ def test_losses_that_decide_are_batched_between_their_questions(train):
     assert not seen.seen, "unbatched they ask one after another, in no rounds"
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_nodes_and_launches_of_losses_that_decide_are_those_of_all_rounds(train):
+    pytest.importorskip("greenlet")
+    w = lf.Parameter(np.random.default_rng(0).normal(size=(3, 3)))
+
+    def loss_of(x):
+        h, count = lf.constant(x), 0
+        while lf.sum(h * h) > 0.5 and count < 6:
+            h, count = lf.tanh(w @ h) * 0.8, count + 1
+        return lf.sum(w @ h)
+
+    examples = [np.random.default_rng(k).normal(size=3) * (1 + k % 4) for k in range(8)]
+    none, phases = lf.compare(loss_of, examples, batch=8, train=train, **QUICK).rows
+    with lf.using(grad=train), lf.rounds() as seen:
+        lf.map(loss_of, examples)
+    launches = [rows for r in seen.seen for _, _, rows in r.launches]
+    assert len(seen.seen) > 3 and phases.launches > len(launches) >= phases.lower_bound - 1 - len(seen.seen)
+    assert none.launches == none.nodes > phases.nodes > sum(launches), "phases makes chains one node"
+    assert none.lower_bound > 0
+
+
 def test_gradients_are_compared_by_parameter():
     """The first example of some does not reach what the first of others does."""
     w, v = lf.Parameter([1.0, 2.0]), lf.Parameter([[3.0, 4.0], [5.0, 6.0]])

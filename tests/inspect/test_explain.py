@@ -31,6 +31,24 @@ def test_explaining_computes_nothing(weight):
     assert loss.tape.runs == []
 
 
+def test_the_rounds_that_a_block_has_seen_are_part_of_the_text(weight):
+    pytest.importorskip("greenlet")
+
+    def deciding(x):
+        h = weight @ lf.constant([x, x, x])
+        return lf.sum(h) * 2 if lf.sum(h) > 9 else lf.sum(h * h)
+
+    with lf.rounds() as seen:
+        found = lf.map(deciding, [1.0, 2.0])
+        explained = lf.explain(found)
+    assert explained.rounds is seen and [r.examples for r in seen.seen] == [2]
+    assert str(explained).endswith(str(seen)) and seen.asked[0].line in str(explained)
+    lf.forward(found)
+    assert lf.explain(found).rounds is None and lf.explain(found).runs == 2
+    assert "computed so far in 2 runs" in str(lf.explain(found))
+    assert "computed so far" not in str(lf.explain(losses(weight)))
+
+
 def test_groups_add_up_and_name_the_line(weight):
     explained = lf.explain(losses(weight))
     assert sum(g.nodes for g in explained.groups) == explained.nodes

@@ -9,10 +9,8 @@ import traceback
 import weakref
 from contextvars import ContextVar
 
-import hypothesis
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import map as mapped
@@ -20,7 +18,6 @@ from lazyflow import nn, optim
 from lazyflow.record import tape
 from tests import simcupy
 from tests.deciding import XS, maps, needs_fibers, parameter, steps
-from tests.programs import INPUTS, Program, arrays, example_inputs, programs
 
 
 def gradient(w, outputs):
@@ -584,84 +581,6 @@ def test_without_greenlet_one_after_another_and_said_once(monkeypatch):
 
 def test_the_name_is_the_function():
     assert mapped is lf.map
-
-
-# Random programs that decide, with a margin: batching changes last bits.
-
-
-@st.composite
-def deciding(draw):
-    """Pieces of programs; behind each, which one follows is decided by what it has computed."""
-    pieces = draw(st.lists(programs(most=4), min_size=2, max_size=4))
-    rules = draw(st.lists(st.sampled_from(["if", "argmax", "draw", "no_grad", "inner", "end"]), min_size=2, max_size=6))
-    return pieces, rules
-
-
-def run_deciding(pieces, rules, P, inputs, margins):
-    a, b, path = *map(lf.constant, inputs), []
-    which = 0
-    for rule in rules:
-        values = Program.run(pieces[which % len(pieces)], False, P, [a, b])
-        a, b = lf.tanh(values[-1]), b + (values[-2] if len(values) > 1 else a) * 0.1
-        if rule == "argmax":
-            two = np.sort(a.numpy())[-2:]
-            margins.append(two[1] - two[0])
-            which = a.argmax().item()
-        elif rule == "draw":
-            a = a + lf.normal((4,), dtype="float64") * 0.1
-            which = int(lf.uniform(dtype="float64").item() * 4)
-        elif rule == "no_grad":
-            with lf.no_grad():
-                v = lf.sum(a * b).item()
-                a = a + lf.tanh(b)
-            margins.append(abs(v))
-            which = int(v > 0)
-        elif rule == "inner":
-            which = sum(lf.map(lambda k, a=a: int(count_down(a[k], margins)), range(2)))
-        else:
-            v = lf.sum(a).item()
-            margins.append(abs(v))
-            if rule == "end" and v > 0:
-                break
-            which = int(v > 0)
-        path.append(which)
-    return lf.sum(a) + lf.sum(b), path
-
-
-def count_down(x, margins):
-    n = 0
-    while n < 4 and (v := x.item()) > 0.1:
-        margins.append(abs(v - 0.1))
-        x, n = x * 0.5, n + 1
-    margins.append(abs(x.item() - 0.1))
-    return n
-
-
-@hypothesis.given(deciding(), st.integers(0, 50), st.sampled_from([None, 2, 3]))
-@hypothesis.settings(max_examples=60)
-def test_a_map_gives_what_one_at_a_time_gives(program, seed, together):
-    def outcome(together):
-        P = {name: lf.Parameter(value) for name, value in arrays(seed).items()}
-        margins = []
-        lf.seed(seed)
-        inputs = example_inputs(seed, 5)
-        found = lf.map(lambda x: run_deciding(*program, P, x, margins), inputs, together=together)
-        lf.sum([loss for loss, _ in found]).backward() if any(loss.requires_grad for loss, _ in found) else None
-        return found, {name: p.grad for name, p in P.items()}, margins, lf.normal().item()
-
-    assert INPUTS == 2
-    found, gradients, margins, following = outcome(together)
-    hypothesis.assume(min(margins, default=1) > 1e-7)
-    expected, others, _, then = outcome(1)
-    assert [path for _, path in found] == [path for _, path in expected]
-    for (a, _), (b, _) in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-9)
-    for name, g in gradients.items():
-        assert (g is None) == (others[name] is None)
-        if g is not None:
-            dense = [x.to_dense() if hasattr(x, "to_dense") else x for x in (g, others[name])]
-            np.testing.assert_allclose(*dense, rtol=1e-7, atol=1e-8)
-    assert following == then
 
 
 @needs_fibers

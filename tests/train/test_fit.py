@@ -78,6 +78,41 @@ def test_metrics_of_training_are_those_of_the_step_before_the_update():
     assert history["loss again"] == pytest.approx(history["loss"])
 
 
+def test_model_and_loss_may_decide():
+    pytest.importorskip("greenlet")
+
+    class Deciding(nn.Linear):
+        def forward(self, x):
+            scores = super().forward(x)
+            return scores if scores[0] > 0 else scores * 2
+
+    def loss_fn(scores, y):
+        return lf.cross_entropy(scores, y) * (1 if int(scores.argmax()) == y else 3)
+
+    lf.seed(0)
+    model, other = Deciding(4, 3), Deciding(4, 3)
+    other.load_state_dict(model.state_dict())
+    options = {"batch_size": 8, "shuffle": False, "progress": False}
+    with lf.rounds() as seen:
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        history = train.fit(model, loss_fn, PAIRS, epochs=2, optimizer=optimizer, **options)
+    assert {r.examples for r in seen.seen} == {8, 2}, "all of a minibatch ask together"
+    assert len(seen.asked) == 2, "at the model's line, and at the loss's"
+    optimizer, expected = optim.SGD(other.parameters(), lr=0.1), []
+    for _ in range(2):
+        batches = []
+        for k in range(0, len(PAIRS), 8):
+            losses = [loss_fn(other(x), y) for x, y in PAIRS[k : k + 8]]
+            lf.mean(losses).backward()
+            batches.append([loss.item() for loss in losses])
+            optimizer.step()
+            optimizer.zero_grad()
+        expected.append(np.concatenate(batches).mean())
+    assert history["loss"] == pytest.approx(expected, rel=1e-5)
+    for name, array in other.state_dict().items():
+        np.testing.assert_allclose(model.state_dict()[name], array, rtol=1e-5, atol=1e-6)
+
+
 FORMS = {
     "pairs": (PAIRS, {}),
     "arrays": ((X, Y), {}),
