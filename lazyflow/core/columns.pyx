@@ -4,7 +4,7 @@ Columns are arrays that grow at their end, of C integers and of doubles.
 
 They do what ``array.array`` does for the recorder and for the passes, and no more; appending is a few instructions for
 compiled code. Memory that somebody looks at (see ``exports``) stays where it is: there is no growing beyond its room
-then.
+then. It is Python's raw memory, so that ``tracemalloc`` sees what tapes take.
 """
 
 from array import array
@@ -12,10 +12,10 @@ from contextvars import ContextVar
 
 from cpython.contextvars cimport get_value
 from cpython.buffer cimport Py_buffer, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.limits cimport INT_MAX
-from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 cimport cython
@@ -24,6 +24,15 @@ cimport numpy as np
 np.import_array()
 
 cdef tuple NOTHING = ()
+cdef Py_ssize_t most = INT_MAX
+
+
+def hold_at_most(Py_ssize_t elements):
+    """Let no column grow beyond so many elements, for tests: they have no memory for the 2**31 that are the limit.
+    Returns what held before."""
+    global most
+    before, most = most, elements
+    return before
 
 
 cdef class Column:
@@ -31,7 +40,7 @@ cdef class Column:
         self.data, self.size, self.room, self.exports = NULL, 0, 0, 0
 
     def __dealloc__(self):
-        free(self.data)
+        PyMem_RawFree(self.data)
 
     cdef int reserve(self, Py_ssize_t more) except -1:
         """Make room for ``more`` elements."""
@@ -39,12 +48,12 @@ cdef class Column:
         cdef char *data
         if room <= self.room:
             return 0
-        if room > INT_MAX:
+        if room > most:
             raise OverflowError(f"a tape holds up to 2**31 - 1 nodes, operands or numbers, not {room}")
         if self.exports:
             raise BufferError("a column cannot grow while somebody looks at its memory")
-        room = min(max(room, 2 * self.room, 16), <Py_ssize_t>INT_MAX)
-        data = <char *>realloc(self.data, room * self.itemsize_)
+        room = min(max(room, 2 * self.room, 16), most)
+        data = <char *>PyMem_RawRealloc(self.data, room * self.itemsize_)
         if data == NULL:
             raise MemoryError(f"no memory for {room * self.itemsize_} bytes of a tape")
         self.data, self.room = data, room
@@ -153,11 +162,11 @@ cdef class Counts:
         self.data, self.room, self.rows_held = NULL, 0, 0
 
     def __dealloc__(self):
-        free(self.data)
+        PyMem_RawFree(self.data)
 
     cdef int grow(self, Py_ssize_t least) except -1:
         cdef Py_ssize_t room = max(least, 2 * self.room, 64)
-        cdef unsigned char *data = <unsigned char *>realloc(self.data, room)
+        cdef unsigned char *data = <unsigned char *>PyMem_RawRealloc(self.data, room)
         if data == NULL:
             raise MemoryError(f"no memory for {room} bytes of a tape")
         memset(data + self.room, 0, room - self.room)
@@ -362,7 +371,7 @@ cdef class Recall:
 
     def __cinit__(self):
         self.at = 0
-        self.slots = <Remembered *>calloc(2 * SETS, sizeof(Remembered))
+        self.slots = <Remembered *>PyMem_RawCalloc(2 * SETS, sizeof(Remembered))
         if self.slots == NULL:
             raise MemoryError("no memory for what was recorded before")
 
@@ -370,7 +379,7 @@ cdef class Recall:
         cdef int i
         for i in range(2 * SETS):
             self.drop(i)
-        free(self.slots)
+        PyMem_RawFree(self.slots)
 
     cdef void drop(self, int i) noexcept:
         cdef Remembered old = self.slots[i]
@@ -453,7 +462,7 @@ cdef class Shapes:
 
     def __cinit__(self):
         self.at = 0
-        self.slots = <Shaped *>calloc(SHAPES, sizeof(Shaped))
+        self.slots = <Shaped *>PyMem_RawCalloc(SHAPES, sizeof(Shaped))
         if self.slots == NULL:
             raise MemoryError("no memory for the shapes of arrays")
 
@@ -461,7 +470,7 @@ cdef class Shapes:
         cdef int i
         for i in range(SHAPES):
             self.drop(i)
-        free(self.slots)
+        PyMem_RawFree(self.slots)
 
     cdef void drop(self, int i) noexcept:
         cdef Shaped old = self.slots[i]

@@ -724,11 +724,11 @@ cdef void *_loop_data[2]
 
 cdef int _find_loops() except -1:
     cdef cnp.ufunc matmul = numpy.matmul
-    cdef int k, d
+    cdef int k, d, kind
     for d in range(2):
         kind = cnp.NPY_DOUBLE if d else cnp.NPY_FLOAT
         for k in range(matmul.ntypes):
-            if all([<int>matmul.types[3 * k + i] == kind for i in range(3)]):
+            if all([matmul.types[3 * k + i] == kind for i in range(3)]):
                 _loops[d], _loop_data[d] = <lf_loop><void *>matmul.functions[k], matmul.data[k]
     return 0
 

@@ -329,7 +329,8 @@ def _enroll(signature: Signature) -> int:
         number = _free.pop() if _free else len(_SIGNATURES)
         if number == len(_SIGNATURES):
             for column in (_ROWS, _INTS, _FLOATS, _KINDS):
-                column.append(0)
+                if len(column) == number:  # longer where memory ran out behind it the last time
+                    column.append(0)
             _SIGNATURES.append(weakref.ref(signature))
         _ROWS[number], _INTS[number], _FLOATS[number] = signature.rows, signature.ints, signature.floats
         _KINDS[number] = _KIND_OF.get(id(signature.op), passes.PLAIN_ROW)

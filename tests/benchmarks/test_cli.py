@@ -185,8 +185,8 @@ def test_recording(run, data):
 
 
 def test_memory(run, data):
-    _, saved = run("memory", *data, *SMALL, "--batch", "2", "--batches", "40")
-    assert len(saved["resident_mb"]) == 4
+    _, saved = run("memory", *data, *SMALL, "--batch", "2", "--batches", "40", "--tapes", "40")
+    assert (len(saved["resident_mb"]), len(saved["tapes_resident_mb"])) == (4, 10)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")

@@ -1,0 +1,85 @@
+"""Tapes that end leave nothing behind: no objects, no memory, nothing that is interned. A million of them, by the
+resident memory of a process: ``python -m benchmarks memory``."""
+
+import gc
+import sys
+import tracemalloc
+
+import pytest
+
+import lazyflow as lf
+from benchmarks.memory import SmallSteps
+from lazyflow.record import tape
+from lazyflow.run.forward import PLANS
+
+COUNT = 10_000
+pytestmark = pytest.mark.host  # counts what this process holds
+
+
+def refused(step, number):
+    """A tape whose recording is cut off by an error."""
+    with lf.using():
+        h = step.record(number)
+        with pytest.raises(lf.ShapeError):
+            lf.sum([h, lf.tanh(step.w)])
+
+
+def run(step, count):
+    for number in range(count):
+        step(number)
+        if number % 50 == 0:
+            refused(step, number)
+
+
+def settled():
+    """Nothing waits to be let go of: what is interned and in no use goes at the second sweep, cycles when they are
+    collected."""
+    for _ in range(2):
+        tape._sweep()
+        gc.collect()
+
+
+def counts():
+    settled()
+    alive = [ref for ref in tape._tapes if ref() is not None]
+    return {
+        "tapes": len(alive),
+        "entries of tapes": len(tape._tapes) <= tape._most_tapes,
+        "types": len(tape._TYPES),
+        "signatures": sum(ref() is not None for ref in tape._SIGNATURES),
+        "numbers of signatures": len(tape._SIGNATURES),
+        "plans": len(PLANS.kept),
+        "objects": len(gc.get_objects()),
+    }
+
+
+def test_tapes_leave_nothing():
+    step = SmallSteps()
+    run(step, 2000)
+    before, blocks = counts(), sys.getallocatedblocks()
+    run(step, COUNT)
+    after = counts()
+    assert after.pop("objects") <= before.pop("objects") + 20  # counts of the interpreter's own
+    assert after == before
+    assert sys.getallocatedblocks() <= blocks + COUNT // 50  # a fiftieth of a block for each tape would be seen
+
+
+def test_memory_that_python_gives_is_given_back():
+    """The columns of tapes among it."""
+    step = SmallSteps()
+    run(step, 2000)
+    tracemalloc.start()
+    try:
+        run(step, 1000)
+        settled()
+        before, _ = tracemalloc.get_traced_memory()
+        held = [step.record(k) for k in range(7)]
+        more, _ = tracemalloc.get_traced_memory()
+        assert more > before + 7 * 100
+        del held
+        run(step, 1000)
+        settled()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after <= before + 40_000  # a tape takes hundreds of bytes
