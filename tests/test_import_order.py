@@ -20,7 +20,7 @@ ROOMS = {
     "fuse": (),
     "cells": (
         "steps", "lifetimes", "program", "chains", "line", "values", "phases", "back", "calls", "inline", "ways",
-        "visible", "recorder", "cell",
+        "visible", "costs", "recorder", "cell",
     ),
     "run": (
         "way", "launch", "execute", "needs", "settle", "sums", "check", "backward", "roots", "forward", "engine",

@@ -25,6 +25,7 @@ import numpy as np
 
 from lazyflow import device as devices
 from lazyflow import settings
+from lazyflow.cells.costs import Costs
 from lazyflow.cells.program import call_signature, program_of
 from lazyflow.cells.recorder import (
     EXPRESSION,
@@ -626,6 +627,7 @@ class _Cell:
         self.parameters = tuple(inspect.signature(function, follow_wrapped=False).parameters.values())
         self.method = method and bool(self.parameters)
         self.names: frozenset[str] = frozenset()  # of attributes that the body may read
+        self.costs = Costs(self.name, function.__code__)
         self.known: dict[int, _Programs] = {}  # by id of the object whose method it is, 0 for a function
         self.fast: dict[int, Callable[..., object]] = {}  # what is called first
         self.find, self.otherwise = self.fast.get, self.general
@@ -663,6 +665,7 @@ class _Cell:
             return self._plainly(values, flat, types)
         seen = self._seen(flat, self.names)
         self.names |= seen.names
+        self.costs.note(seen)
         if _tells_apart(flat, seen):
             return self._plainly(values, flat, types)
         under = options.recording if seen.names.isdisjoint(_NOT_RECORDED) else options
@@ -854,7 +857,8 @@ def cell(function: Function) -> Function:
     Numbers among the arguments may differ from call to call where they are only used as indices or as factors; where
     their value decides (``range(n)``), the body runs once for each value. What the body can see besides are the other
     arguments, its closure, the globals and attributes that it and the functions it calls name, and the attributes of
-    modules: all of it counts by its contents, lists, dicts and arrays of any size included. Where it sees what cannot
+    modules: all of it counts by its contents, lists, dicts and arrays of any size included, and a `RuntimeWarning` says
+    once if comparing these costs more than the call. Where it sees what cannot
     be watched, such as a generator of random numbers of NumPy's, a file or a clock, sets an attribute of a module,
     or changes what it reads, it runs at every call. What it only writes, it writes once: a list that it appends to is
     not watched.

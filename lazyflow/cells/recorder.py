@@ -19,11 +19,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lazyflow import core, settings
-from lazyflow.cells.visible import MISSING, Guard, hides_state, same_items
+from lazyflow.cells.visible import MISSING, Guard, hides_state, same_contents
 from lazyflow.cells.ways import COMPILED, Way, as_tuple, kinds_of
 from lazyflow.core.columns import IntColumn
 from lazyflow.errors import generated
-from lazyflow.record.expr import STRUCTURE, Expr, Parameter, append, local_row, nodes, open_tape, operands_on
+from lazyflow.record.expr import (
+    STRUCTURE,
+    Expr,
+    Parameter,
+    append,
+    array_kind,
+    local_row,
+    nodes,
+    open_tape,
+    operands_on,
+    type_on,
+)
 from lazyflow.record.tape import Signature, Tape, Type, current_tape
 
 if TYPE_CHECKING:
@@ -206,6 +217,15 @@ def _same_guard(a: Guard, b: Guard) -> bool:
     return bool((a.kind != "array" or a.on is b.on) and a.name is b.name and a.value == b.value)
 
 
+def _type_here(value: Any) -> Type:
+    """The type of an expression, or of an array, where a call is recorded now."""
+    return array_kind(current_tape(), value).type if type(value) is np.ndarray else type_on(current_tape(), value)
+
+
+def _has_type_here(value: object, kind: Type) -> bool:
+    return (type(value) is np.ndarray or type(value) is Expr) and _type_here(value) is kind
+
+
 class _Unusual(Exception):
     """Arguments that no code is made for."""
 
@@ -263,7 +283,8 @@ class _Printer:
             "Expr": Expr,
             "now": settings.SCOPE.get,
             "open_tape": open_tape,
-            "same_items": same_items,
+            "same_contents": same_contents,
+            "is_of": _has_type_here,
             "printing": np.get_printoptions,
             "unchanged": names_unchanged,
             "STRUCTURE": STRUCTURE,
@@ -275,6 +296,7 @@ class _Printer:
         self.of_arrays = False  # those in the places of arrays alone
         self.of_numbers: list[str] = []  # which are asked for their values where no other cell is traced
         self.expressions: list[str] = []
+        self.types: list[Type] = []  # of the same
         self.numbers: list[str] = []
         self.variables = len(arguments)
 
@@ -294,6 +316,7 @@ class _Printer:
         kind = value.__class__
         if kind is Expr or kind is np.ndarray:
             self.expressions.append(name)
+            self.types.append(_type_here(value))
             if self.tells_arrays:
                 self.of_arrays |= kind is np.ndarray
                 self.tests.append(f"{name}.__class__ is {self.constant(kind)}")
@@ -345,24 +368,28 @@ class _Printer:
             return f"printing() == {wanted}"
         if kind == "size":
             return f"len({place}) == {wanted}"
-        if kind == "items":
-            return f"same_items({place}, {wanted})"
-        if kind == "array":
-            dtype, shape, content = map(self.constant, value)
-            return f"{place}.dtype is {dtype} and {place}.shape == {shape} and {place}.tobytes() == {content}"
         if kind == "keys":
             return f"{place}().__class__ is {self.constant(name)} and tuple({place}().__dict__) == {wanted}"
         return f"{place}().__dict__.get({name!r}, {self.constant(MISSING)}) is {wanted}"
 
     def guards(self, guards: Sequence[Guard]) -> list[str]:
-        """The tests of all guards: compiled, those of names and of functions, of which there are most, are one."""
+        """The tests of all guards: compiled, those of names and of functions, of which there are most, are one, and so
+        are those of contents."""
+        others = self.others([g for g in guards if g.kind not in ("is", "function")])
         if not COMPILED:
-            return [self.guard(g) for g in guards]
+            return [*[self.guard(g) for g in guards if g.kind in ("is", "function")], *others]
         names = tuple([(g.on, g.name, g.value) for g in guards if g.kind == "is"])
         functions = tuple([(g.on, *g.value) for g in guards if g.kind == "function"])
         known = f"unchanged({self.constant(names)}, {self.constant(functions)}, {self.constant(MISSING)})"
-        others = [self.guard(g) for g in guards if g.kind not in ("is", "function")]
         return [known, *others] if names or functions else others
+
+    def others(self, guards: Sequence[Guard]) -> list[str]:
+        """The tests of guards of other kinds, what is quickly compared first."""
+        containers, arrays = (tuple([(g.on, g.value) for g in guards if g.kind == kind]) for kind in ("items", "array"))
+        tests = [self.guard(g) for g in guards if g.kind not in ("items", "array")]
+        if containers or arrays:
+            tests.append(f"same_contents({self.constant(containers)}, {self.constant(arrays)})")
+        return tests
 
     def way(self, values: Sequence[object], guards: Sequence[Guard]) -> Way | None:
         """The same as data, for arguments that have kinds, and where no number's value counts."""
@@ -395,7 +422,7 @@ class _Printer:
         """The tests of guards as a function."""
         if not guards:
             return None
-        tests = " and ".join(map(self.guard, guards))
+        tests = " and ".join(self.others(guards))
         text = f"def check():\n try: return {tests}\n except {_MISSES}: return False"
         exec(compile(text, generated(self.recorder.signature.op.name), "exec"), self.names)
         found: Callable[[], bool] = self.names["check"]
@@ -405,14 +432,12 @@ class _Printer:
         """The tests that are left, and what is recorded. What tells most ways to call a cell apart, its arguments, is
         tested first, and then the tape: a way that does not fit costs little."""
         recorder, signature = self.recorder, self.recorder.signature
-        if len(recorder.operands) < len(self.expressions):
-            raise _Unusual
         chosen = [self.expressions[k] for k in recorder.operands]
         types = self.constant(tuple([o.type for o in signature.operands if o.kind == "row"]))
         limits = [f"0 <= {self.numbers[position]} < {size}" for position, size in recorder.limits]
         self._test(self.tests)
         self._check_tape(chosen)
-        self._test([*self.of_numbers, *guards, *limits])
+        self._test([*self.unused(), *self.of_numbers, *guards, *limits])
         found = f"operands_on(tape, given, {types})"
         self.lines.append(f"found = {found if COMPILED else self._as_given(chosen, found)}")
         self.lines.append("if found is None: break")
@@ -443,6 +468,11 @@ class _Printer:
         for k, signature in enumerate(results):
             self.lines.append(f"e{k} = Expr()")
             self.lines.append(f"e{k}.tape, e{k}.row, e{k}.type = tape, row + {k}, {self.constant(signature.type)}")
+
+    def unused(self) -> list[str]:
+        """The tests of those expressions that the body does not use: their types count all the same."""
+        rest = [k for k in range(len(self.expressions)) if k not in self.recorder.operands]
+        return [f"is_of({self.expressions[k]}, {self.constant(self.types[k])})" for k in rest]
 
     def _test(self, tests: Sequence[str]) -> None:
         if tests:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
-import operator
 import re
 import struct
 import sys
@@ -29,8 +28,8 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
+from lazyflow import core, settings
 from lazyflow import device as devices
-from lazyflow import settings
 from lazyflow.errors import CellError, is_generated
 from lazyflow.ops.base import Op
 from lazyflow.random import Stream
@@ -39,6 +38,7 @@ from lazyflow.record.tape import Signature, Type
 from lazyflow.record.trace import TracedNumber
 
 VisiblePath = tuple[object, ...]
+_Attributes = Mapping[str, object]
 
 MOST_MARKS = 4096  # marks: to compare more of them takes longer than to record a body anew
 MISSING: Any = object()  # in a guard: no such name
@@ -226,8 +226,9 @@ class Guard(NamedTuple):
 class Seen(NamedTuple):
     """What a body can see. ``marks``: by the path that leads there. ``state``: the paths of attributes of modules.
     ``counted``: whether every change goes through `STRUCTURE` or breaks one of the ``guards``. ``watchable``: whether
-    the marks are all there is to see. ``names``: of the attributes that were looked at. ``read``: of what the code does
-    more with than to change it. ``met``: all objects on the way, by id."""
+    the marks are all there is to see. ``dear``: what it costs much to look at, or None where there is too much, by
+    path, and what it is. ``names``: of the attributes that were looked at. ``read``: of what the code does more with
+    than to change it. ``met``: all objects on the way, by id."""
 
     marks: dict[VisiblePath, object]
     state: frozenset[VisiblePath]
@@ -237,6 +238,7 @@ class Seen(NamedTuple):
     names: frozenset[str]
     read: frozenset[str]
     met: Mapping[int, VisiblePath]
+    dear: Mapping[VisiblePath, object]
 
     def key(self, ignored: frozenset[VisiblePath]) -> tuple[object, ...]:
         """The marks as a key, without those on ``ignored`` paths and behind them."""
@@ -250,14 +252,14 @@ class Seen(NamedTuple):
 
     def reads(self, changed: Iterable[VisiblePath]) -> bool:
         """Whether the body may read what it has changed on these paths, so that its next run would see the change."""
-        names = {_name_of(path) for path in changed}
+        names = {name_behind(path) for path in changed}
         return bool(names) and (not self.names.isdisjoint(EVERY) or None in names or not names.isdisjoint(self.read))
 
 
-def _name_of(path: VisiblePath) -> str | None:
+def name_behind(path: VisiblePath) -> str | None:
     """The name by which code reaches what a path leads to: an attribute's, a variable's, or that of a container.
 
-    >>> _name_of((("function",), ("global", "runs"), 0)), _name_of((("object", 0), "count"))
+    >>> name_behind((("function",), ("global", "runs"), 0)), name_behind((("object", 0), "count"))
     ('runs', 'count')
     """
     parts = [part[1] if isinstance(part, tuple) and len(part) == 2 else part for part in path]
@@ -302,9 +304,8 @@ def see(roots: Sequence[tuple[VisiblePath, object]], names: frozenset[str]) -> S
         walk.go(roots)
         if walk.named <= names or not walk.watchable:
             state, guards = frozenset(walk.state), tuple(walk.guards.values())
-            return Seen(
-                walk.marks, state, guards, walk.counted, walk.watchable, names, frozenset(walk.read), walk.first
-            )
+            read, first, dear = frozenset(walk.read), walk.first, walk.dear
+            return Seen(walk.marks, state, guards, walk.counted, walk.watchable, names, read, first, dear)
         names = names | walk.named
 
 
@@ -315,8 +316,7 @@ class _Walk:
     ``"keys"`` (its class, and the names of its attributes), ``"size"`` (of a mapping), ``"cell"`` (of a closure),
     ``"function"`` (its code and its defaults, which reloading a module replaces),
     ``"printing"`` (NumPy's print options),
-    ``"items"`` (the very same ones in a list or a dict of numbers and words) and ``"array"`` (the contents of a small
-    one).
+    ``"items"`` (the very same parts in a list, a dict or a set) and ``"array"`` (the contents of one).
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -330,6 +330,7 @@ class _Walk:
         self.first: dict[int, VisiblePath] = {}  # where an object was met first, by id
         self.held: list[object] = []  # what was made on the way, so that no id is used twice
         self.waiting: list[tuple[VisiblePath, object]] = []
+        self.dear: dict[VisiblePath, object] = {}
 
     def go(self, roots: Sequence[tuple[VisiblePath, object]]) -> None:
         self.waiting = list(roots)[::-1]
@@ -338,11 +339,11 @@ class _Walk:
             self.guard("printing", None, None, options)
             self.later((), [("printing", options)])
         while self.waiting:
+            path, value = self.waiting.pop()
             if len(self.marks) > MOST_MARKS:
-                self.watchable = False
+                self.watchable, self.dear[path] = False, None
             if not self.watchable:
                 return
-            path, value = self.waiting.pop()
             self.marks[path] = self._mark(path, value)
 
     def later(self, path: VisiblePath, parts: Iterable[tuple[object, object]]) -> None:
@@ -352,6 +353,11 @@ class _Walk:
     def _hidden(self) -> object:
         self.watchable = False
         return None
+
+    def uncounted(self, path: VisiblePath, value: object) -> None:
+        """No guard can tell whether this is as it was: every call looks at everything again."""
+        self.counted = False
+        self.dear.setdefault(path, value)
 
     def guard(self, kind: str, on: object, name: object, value: object) -> None:
         """What was seen is as it was only while this holds."""
@@ -533,16 +539,17 @@ class _Walk:
         found = {
             n: v for n, v in list(own.items()) if every or n in self.names or is_module(v) or isinstance(v, Parameter)
         }
-        self._guard_object(value, own, found)
+        self._guard_object(path, value, own, found)
         slots = {n: getattr(value, n, MISSING) for n in slots_of(type(value))}
-        self.counted &= not slots
+        if slots:
+            self.uncounted(path, value)
         return [*found.items(), *((n, v) for n, v in slots.items() if every or n in self.names)]
 
-    def _guard_object(self, value: object, own: Mapping[str, object], found: Mapping[str, object]) -> None:
+    def _guard_object(self, path: VisiblePath, value: object, own: _Attributes, found: _Attributes) -> None:
         try:
             reference = weakref.ref(value)
         except TypeError:
-            self.counted = False
+            self.uncounted(path, value)
             return
         self.guard("keys", reference, type(value), tuple(own))
         for n, v in found.items():
@@ -577,11 +584,13 @@ class _Walk:
 
 
 def _array(walk: _Walk, path: VisiblePath, value: Any) -> object:
-    if type(value) is np.ndarray and value.nbytes <= LARGEST_ARRAY and not value.dtype.hasobject:
-        content = value.tobytes()
-        walk.guard("array", value, None, (value.dtype, value.shape, content))
-        return type(value), value.dtype, value.shape, content
-    walk.counted = False
+    if type(value) is np.ndarray and not value.dtype.hasobject:
+        content = _content_of(value)
+        walk.guard("array", value, None, content)
+        if value.nbytes > DEAR_BYTES:
+            walk.dear[path] = value
+        return type(value), *content
+    walk.uncounted(path, value)
     if type(value) is not np.ndarray:  # a mask, for one
         walk.later(path, list(getattr(value, "__dict__", {}).items()))
     if value.dtype.hasobject:
@@ -595,10 +604,11 @@ def _container(walk: _Walk, path: VisiblePath, value: Any) -> object:
     kind = next((k for k in (OrderedDict, dict) if isinstance(value, k)), None)  # the former has an order of its own
     items = None if kind is None else [part for item in kind.items(value) for part in item]
     parts = list(value) if items is None else items
-    if type(value) in (list, dict) and len(parts) <= LARGEST_LIST and all(type(p) in _PLAIN_PARTS for p in parts):
-        walk.guard("items", value, None, tuple(parts))
-    else:
-        walk.counted &= isinstance(value, tuple | frozenset)
+    held = _held_parts(parts, path[0] == "function") if type(value) in _WATCHED else None
+    if held is not None:
+        walk.guard("items", value, None, held)
+    elif not isinstance(value, tuple | frozenset):
+        walk.uncounted(path, value)
     walk.later(path, enumerate(parts))
     if isinstance(value, defaultdict):
         walk.later(path, [("default_factory", value.default_factory)])
@@ -620,7 +630,7 @@ def _attributes_of_subclass(walk: _Walk, path: VisiblePath, value: object) -> No
 
 
 def _counter(walk: _Walk, path: VisiblePath, value: object) -> object:
-    walk.counted = False
+    walk.uncounted(path, value)
     return type(value), repr(value)
 
 
@@ -646,7 +656,7 @@ def _union(walk: _Walk, path: VisiblePath, value: types.UnionType) -> object:
 
 
 def _reference(walk: _Walk, path: VisiblePath, value: weakref.ref[object]) -> object:
-    walk.counted = False
+    walk.uncounted(path, value)
     walk.later(path, [("()", value())])
     return type(value)
 
@@ -681,19 +691,78 @@ _UNSEEN = frozenset(
 )  # fmt: skip
 
 
-# What is compared whenever a cell is called: arrays of so many bytes, lists and dicts of so many numbers and words.
-LARGEST_ARRAY, LARGEST_LIST = 4096, 64
-_PLAIN_PARTS = frozenset((int, float, bool, str, bytes, type(None)))
+# What is compared whenever a cell is called: arrays by their bytes, of which so many take some microseconds, containers
+# by the identity of their parts.
+DEAR_BYTES = 1 << 16
+_PLAIN_PARTS = frozenset((int, float, complex, bool, str, bytes, type(None)))
+_WATCHED = frozenset((list, dict, set, deque, OrderedDict))
+_contents: dict[int, tuple[weakref.ref[Any], tuple[Any, ...]]] = {}  # by id of a large array
 
 
-def same_items(container: list[object] | dict[object, object], items: tuple[object, ...]) -> bool:
-    """Whether a list, or the keys and values of a dict in turn, are these very objects.
+def _content_of(array: Any) -> tuple[Any, ...]:
+    """The dtype, shape and bytes of an array. Of a large one they are compared with what they were, and copied where it
+    was changed alone."""
+    known = _contents.get(id(array))
+    if known is not None and known[0]() is array and same_content(array, known[1]):
+        return known[1]
+    content = array.dtype, array.shape, array.tobytes()
+    if array.nbytes > DEAR_BYTES:
+        forget = functools.partial(_forget_content, id(array))
+        _contents[id(array)] = weakref.ref(array, forget), content
+    return content
+
+
+def _forget_content(number: int, _: object) -> None:
+    _contents.pop(number, None)
+
+
+def _held_parts(parts: Iterable[object], of_function: bool) -> tuple[object, ...] | None:
+    """The parts of a container as a guard holds them, everything that may hold others but lists and dicts by weak
+    references; None if one has none. A container of objects and modules is watched where the function holds it: that of
+    an argument may lead to what the cell must not keep alive."""
+    try:
+        found = tuple([p if _is_held(p) else weakref.ref(p) for p in parts])
+    except TypeError:
+        return None
+    if of_function or all(type(p) is not weakref.ref or isinstance(p(), np.ndarray | Parameter) for p in found):
+        return found
+    return None
+
+
+def _is_held(part: object) -> bool:
+    kind = type(part)
+    if kind is tuple:
+        return all(map(_is_held, part))  # type: ignore[call-overload]
+    return (
+        kind in _PLAIN_PARTS or kind is list or kind is dict or (isinstance(part, np.generic) and kind is not np.void)
+    )
+
+
+def same_items(container: Any, parts: tuple[object, ...]) -> bool:
+    """Whether a container, or the keys and values of a dict in turn, are these very objects, some of them known by weak
+    references.
 
     >>> same_items([1, "a"], (1, "a")), same_items({1: "a"}, (1, "a")), same_items([1], (1, "a"))
     (True, True, False)
     """
     found = [part for item in container.items() for part in item] if isinstance(container, dict) else container
-    return len(found) == len(items) and all(map(operator.is_, found, items))
+    return len(found) == len(parts) and all(
+        p is known or (p is not None and type(known) is weakref.ref and known() is p)
+        for p, known in zip(found, parts, strict=True)
+    )
+
+
+def _same_content(array: Any, content: tuple[Any, ...]) -> bool:
+    dtype, shape, data = content
+    return bool(array.dtype is dtype and array.shape == shape and array.tobytes() == data)
+
+
+def _same_contents(containers: tuple[Any, ...], arrays: tuple[Any, ...]) -> bool:
+    return all(same_items(*one) for one in containers) and all(same_content(*one) for one in arrays)
+
+
+same_content: Callable[..., bool] = _same_content if core.guards is None else core.guards.same_content
+same_contents: Callable[..., bool] = _same_contents if core.guards is None else core.guards.same_contents
 
 
 def bits(value: Any) -> bytes:

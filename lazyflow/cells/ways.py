@@ -18,7 +18,7 @@ from numpy import ndarray
 
 import lazyflow.record.expr as recording
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter, imported_type
-from lazyflow.record.tape import Signature, Tape, current_tape
+from lazyflow.record.tape import Signature, Tape, Type, current_tape
 from lazyflow.record.templates import Branch
 from lazyflow.settings import SCOPE
 
@@ -42,8 +42,8 @@ class Way:
     `lazyflow.cells.recorder.Payload`. ``limits``: the sizes that numbers are indices of. ``key``: what `Tape.ready`
     knows it by; ``valid``: the count of changes that it is good for; ``under``: the settings that it is for, all or
     those of recording; ``keep``: what the tape keeps of it. ``names`` and ``functions``, which ``unchanged`` compares,
-    and ``check``: what has to be as it was. ``rebuilt``: makes of results what the cell returns, None where that is one
-    expression.
+    and ``check``: what has to be as it was. ``in_order``: the operands are all expressions as they come. ``rebuilt``:
+    makes of results what the cell returns, None where that is one expression.
     """
 
     __slots__ = (
@@ -73,7 +73,8 @@ class Way:
     def __init__(self, **fields: object) -> None:
         for name, value in fields.items():
             setattr(self, name, value)
-        self.in_order = self.operands == tuple(range(len(self.operands)))
+        expressions = sum(isinstance(kind, Type) and kind.parameter is None for kind in self.kinds)
+        self.in_order = self.operands == tuple(range(expressions))
         self.mark: object = Branch()  # what it is known by where it must not be kept alive
 
 

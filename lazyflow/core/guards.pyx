@@ -2,8 +2,13 @@
 was (see `lazyflow.cells.recorder`)."""
 
 cimport cython
-from cpython.dict cimport PyDict_GetItem
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItem, PyDict_Next
 from cpython.object cimport PyObject
+from libc.string cimport memcmp
+
+from weakref import ref
 
 
 @cython.final
@@ -156,5 +161,68 @@ def unchanged(tuple names not None, tuple functions not None, missing):
         if not is_there(PyFunction_GetDefaults(one[0]), one[2], None):
             return False
         if not is_there(PyFunction_GetKwDefaults(one[0]), one[3], None):
+            return False
+    return True
+
+
+cdef inline bint is_held(object part, object known):
+    """Whether a part is the one that is known, or that is known by a weak reference."""
+    return part is known or (part is not None and type(known) is ref and known() is part)
+
+
+cdef bint same_parts(object container, tuple parts) except -1:
+    """Whether a container holds these very parts: a dict its keys and values in turn."""
+    cdef Py_ssize_t k = 0, position = 0, count = len(parts)
+    cdef PyObject* key
+    cdef PyObject* value
+    if type(container) is list:
+        if len(<list>container) != count:
+            return False
+        for k in range(count):
+            if not is_held((<list>container)[k], parts[k]):
+                return False
+        return True
+    if type(container) is dict:
+        if 2 * len(<dict>container) != count:
+            return False
+        while PyDict_Next(container, &position, &key, &value):
+            if not (is_held(<object>key, parts[k]) and is_held(<object>value, parts[k + 1])):
+                return False
+            k += 2
+        return True
+    if len(container) != count:
+        return False
+    for part in container:
+        if not is_held(part, parts[k]):
+            return False
+        k += 1
+    return True
+
+
+def same_content(array, tuple content not None):
+    """Whether an array has this dtype, this shape and these bytes, which are compared where they lie."""
+    cdef Py_buffer found
+    cdef bytes known = content[2]
+    cdef bint same
+    if array.dtype is not content[0] or array.shape != content[1]:
+        return False
+    try:
+        PyObject_GetBuffer(array, &found, PyBUF_C_CONTIGUOUS)
+    except (BufferError, ValueError):  # rows with gaps, or numbers that buffers do not know, such as dates
+        return array.tobytes() == known
+    same = found.len == PyBytes_GET_SIZE(known) and memcmp(found.buf, PyBytes_AS_STRING(known), found.len) == 0
+    PyBuffer_Release(&found)
+    return same
+
+
+def same_contents(tuple containers not None, tuple arrays not None):
+    """Whether every container holds the very same parts, and every array is the same to the last bit: ``(container,
+    parts)`` and ``(array, (dtype, shape, bytes))``."""
+    cdef tuple one
+    for one in containers:
+        if not same_parts(one[0], one[1]):
+            return False
+    for one in arrays:
+        if not same_content(one[0], one[1]):
             return False
     return True

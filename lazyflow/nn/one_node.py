@@ -35,8 +35,8 @@ _OWN = {id(f): f for offered in (functions, functional) for f in vars(offered).v
 
 
 def one_node(method: Method) -> Method:
-    """A method of a module, taking expressions, integers, truth values and None by position, as a `lazyflow.cell` while
-    the module `is_quiet`, for few shapes; `__wrapped__` is the method itself.
+    """A method of a module, taking expressions, arrays, integers, truth values and None by position, as a
+    `lazyflow.cell` while the module `is_quiet`, for few shapes; `__wrapped__` is the method itself.
 
     >>> import lazyflow as lf
     >>> class Layer(Module):
@@ -83,7 +83,7 @@ class _Use:
             self.structure = structure  # last: what came meanwhile, an interrupt or a change, must be noticed
         if not self.quiet or self.ragged:
             return False
-        shapes = tuple([o.type.shape if o.__class__ is Expr else o.__class__ for o in operands])
+        shapes = tuple([o.type.shape if o.__class__ is Expr else _shape_of(o) for o in operands])
         if shapes in self.shapes:
             return True
         if len(self.shapes) >= MOST or not all(s.__class__ is tuple or s in _PLAIN for s in shapes):
@@ -95,6 +95,12 @@ class _Use:
         self.apart.add(apart)
         self.shapes.add(shapes)
         return True
+
+
+def _shape_of(value: Any) -> Any:
+    """The shape of an array of floating numbers, which is taken for an expression; of anything else its class: indices
+    are checked where they are given."""
+    return value.shape if value.__class__ is np.ndarray and value.dtype.kind == "f" else value.__class__
 
 
 def _without_length(shape: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 import lazyflow as lf
 from lazyflow import nn
 from lazyflow.nn import one_node
+from lazyflow.record.tape import signature_by_id
 from tests.nn.support import assert_close, gradients, scrambled, vectors, weighted
 
 
@@ -376,3 +377,16 @@ def test_one_node_again_when_the_last_hook_is_gone():
     model[0].register_forward_hook(lambda *_: calls.append(1))
     model(x)
     assert calls == [1]
+
+
+def test_an_array_is_recorded_as_an_expression_is():
+    layer, x = mlp(), np.array([0.5, -1.0, 2.0, 0.25])
+    for array in (x, 2 * x, x.astype("f4")):
+        got = layer(array)
+        assert (
+            type(got) is lf.Expr and [s.op.name for s in map(signature_by_id, got.tape.signatures)].count("tanh") == 0
+        )
+        np.testing.assert_array_equal(got.numpy(), layer(lf.constant(array)).numpy())
+    indices = nn.Sequential(nn.Embedding(3, 4), nn.Tanh())
+    with pytest.raises(IndexError):
+        indices(np.array([0, 3]))
