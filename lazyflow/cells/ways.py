@@ -18,6 +18,7 @@ from numpy import ndarray
 
 import lazyflow.record.expr as recording
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter, imported_type
+from lazyflow.record.frames import COMPILED
 from lazyflow.record.tape import Signature, Tape, Type, current_tape
 from lazyflow.record.templates import Branch
 from lazyflow.settings import SCOPE
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from lazyflow.random import Stream
 
 __all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of", "steps_recorded"]
-
-COMPILED = recording.RECALL is not None
 
 NUMBERS = frozenset(np.dtype(c).type for c in "bBhHiIlLqQefd")
 MISSED: object = object()  # in place of a result: this call is of no way that is known

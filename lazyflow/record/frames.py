@@ -12,7 +12,7 @@ from functools import update_wrapper
 from typing import Any
 
 import lazyflow.record.expr as recording
-from lazyflow.core.columns import IntColumn
+from lazyflow.core.columns import IntColumn, Recall
 from lazyflow.ops.base import Op
 from lazyflow.record.expr import (
     Binary,
@@ -32,8 +32,8 @@ from lazyflow.settings import SCOPE
 
 __all__ = ["affine_recorder", "binary", "indexed", "stacked_recorder", "unary", "views"]
 
-COMPILED = recording.RECALL is not None
-_LAYER = bytes([recording.SHARED, recording.SHARED, recording.ROW])
+COMPILED = Recall() is not None
+_LAYER = b"" if COMPILED else bytes([recording.SHARED, recording.SHARED, recording.ROW])
 # Of operands that are no such expressions; raised before anything is on the tape.
 _MISSES = AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError
 _now = SCOPE.get
