@@ -20,7 +20,7 @@ from lazyflow.record.expr import (
     plain_dtype,
     record,
 )
-from lazyflow.record.frames import binary, unary
+from lazyflow.record.frames import binary_frame, unary_frame
 from lazyflow.record.templates import by_kinds
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def _documented(function: ExprFunction, op: Op) -> ExprFunction:
 
 
 def _unary(name: str) -> Unary:
-    return _documented(unary(memo_of(OPS[name])), OPS[name])
+    return _documented(unary_frame(memo_of(OPS[name])), OPS[name])
 
 
 def _binary(name: str) -> Binary:
-    return _documented(binary(memo_of(OPS[name])), OPS[name])
+    return _documented(binary_frame(memo_of(OPS[name])), OPS[name])
 
 
 # Functions that `lazyflow.numpy` alone offers, of one operand and of two.

@@ -27,7 +27,7 @@ from lazyflow.record.expr import (
     plain_dtype,
     record,
 )
-from lazyflow.record.frames import indexed
+from lazyflow.record.frames import indexed_frame
 from lazyflow.record.templates import by_kinds
 from lazyflow.record.trace import TracedNumber
 
@@ -45,7 +45,7 @@ def _in_range(name: str, indices: OperandLike, size: int, what: str, lowest: int
     return array if are_within(array, lowest, size) else checked_range(name, array, size, what, lowest)
 
 
-@partial(indexed, OPS["lookup"], 0, arrays=True)
+@partial(indexed_frame, OPS["lookup"], 0, arrays=True)
 def embedding(table: OperandLike, index: OperandLike) -> Expr:
     """Row ``index`` of ``table`` (n, ...); an array of indices gives an array of rows.
 
@@ -89,7 +89,7 @@ def take(x: OperandLike, indices: OperandLike, axis: int = 0) -> Expr:
     return record(OPS["take"], (x, indices), axis=axis)
 
 
-@partial(indexed, OPS["pick"], -1)
+@partial(indexed_frame, OPS["pick"], -1)
 def pick(x: OperandLike, index: OperandLike, axis: int = -1) -> Expr:
     """One element along ``axis``: ``x[..., index]`` by default; the index is payload, so different ones batch.
 

@@ -22,7 +22,7 @@ from lazyflow.record.expr import (
     in_dtype,
     record,
 )
-from lazyflow.record.frames import affine_recorder
+from lazyflow.record.frames import affine_frame
 from lazyflow.record.templates import by_kinds
 
 __all__ = [
@@ -61,7 +61,7 @@ def matmul(a: OperandLike, b: OperandLike) -> Expr:
     return _record_matmul(a, b)
 
 
-@partial(affine_recorder, OPS["affine"])
+@partial(affine_frame, OPS["affine"])
 def _record_affine(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
     if isinstance(weight, Expr) and weight.dtype.kind == "f":  # a layer's, in whose dtype its operands are
         bias, x = in_dtype(bias, weight.dtype), in_dtype(x, weight.dtype)

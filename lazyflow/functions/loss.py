@@ -14,7 +14,7 @@ from lazyflow.ops import OPS
 from lazyflow.ops.base import number
 from lazyflow.ops.loss import REDUCTIONS
 from lazyflow.record.expr import Expr, OperandLike, as_floating, binary, in_one_dtype, index_array, record
-from lazyflow.record.frames import indexed
+from lazyflow.record.frames import indexed_frame
 from lazyflow.record.templates import by_kinds
 from lazyflow.record.trace import TracedNumber
 
@@ -53,7 +53,7 @@ def _classes(name: str, target: OperandLike, scores: Expr) -> Expr | Array:
     return array
 
 
-@partial(indexed, OPS["cross_entropy"], -1, ndim=1)
+@partial(indexed_frame, OPS["cross_entropy"], -1, ndim=1)
 def cross_entropy(logits: OperandLike, target: OperandLike, reduction: str = "mean") -> Expr:
     """Minus the log-probability of the target under ``softmax(logits)``, a scalar.
 
@@ -78,7 +78,7 @@ def cross_entropy(logits: OperandLike, target: OperandLike, reduction: str = "me
     return record(OPS["soft_cross_entropy"], in_one_dtype(logits, target), reduction=reduction)
 
 
-@partial(indexed, OPS["nll"], -1, ndim=1)
+@partial(indexed_frame, OPS["nll"], -1, ndim=1)
 def nll(log_probabilities: OperandLike, target: OperandLike, reduction: str = "mean") -> Expr:
     """Minus the log-probability of class ``target``; as `cross_entropy` on what `log_softmax` returns.
 

@@ -22,7 +22,7 @@ from lazyflow.record.expr import (
     record,
     reduction_recorder,
 )
-from lazyflow.record.frames import stacked_recorder
+from lazyflow.record.frames import stacked_frame
 from lazyflow.record.templates import by_kinds
 
 __all__ = [
@@ -46,8 +46,8 @@ __all__ = [
     "var",
 ]
 
-_sums, _sum_again, _record_sums = stacked_recorder(OPS["sum_list"])
-_means, _mean_again, _record_means = stacked_recorder(OPS["mean_list"])
+_sums, _sum_again, _record_sums = stacked_frame(OPS["sum_list"])
+_means, _mean_again, _record_means = stacked_frame(OPS["mean_list"])
 _record_sum, _record_mean, _argmax, _argmin = (
     reduction_recorder(OPS[name]) for name in ("sum", "mean", "argmax", "argmin")
 )

@@ -26,7 +26,7 @@ from lazyflow.record.expr import (
     remembered,
     subscripted,
 )
-from lazyflow.record.frames import stacked_recorder, views
+from lazyflow.record.frames import stacked_frame, views_frame
 from lazyflow.record.tape import Type, intern_type, table_of_interned
 from lazyflow.record.templates import by_kinds
 from lazyflow.settings import SCOPE
@@ -53,8 +53,8 @@ __all__ = [
 ]
 
 
-_concatenations, _concatenate_again, _concatenate_rows = stacked_recorder(OPS["concatenate_rows"])
-_stacks, _stack_again, _stack_rows = stacked_recorder(OPS["stack_rows"])
+_concatenations, _concatenate_again, _concatenate_rows = stacked_frame(OPS["concatenate_rows"])
+_stacks, _stack_again, _stack_rows = stacked_frame(OPS["stack_rows"])
 
 
 @by_kinds
@@ -167,7 +167,7 @@ def _equal_parts(x: Expr, sections: int) -> list[Expr]:
         kind, offsets = _splits[x.type][sections]
     except KeyError:
         kind, offsets = remembered(_splits, x.type)[sections] = _prepare(x, sections)
-    return views(x, kind, offsets)
+    return views_frame(x, kind, offsets)
 
 
 def _prepare(x: Expr, sections: int) -> tuple[Type, IntColumn]:

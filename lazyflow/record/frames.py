@@ -30,16 +30,16 @@ from lazyflow.record.expr import (
 from lazyflow.record.tape import Type
 from lazyflow.settings import SCOPE
 
-__all__ = ["affine_recorder", "binary", "indexed", "stacked_recorder", "unary", "views"]
+__all__ = ["affine_frame", "binary_frame", "indexed_frame", "stacked_frame", "unary_frame", "views_frame"]
 
 COMPILED = Recall() is not None
 _LAYER = b"" if COMPILED else bytes([recording.SHARED, recording.SHARED, recording.ROW])
 # Of operands that are no such expressions; raised before anything is on the tape.
-_MISSES = AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError
-_now = SCOPE.get
+_NO_EXPRESSION = AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError
+_scope_now = SCOPE.get
 
 
-def unary(memo: Memo) -> Unary:
+def unary_frame(memo: Memo) -> Unary:
     """`apply1` of an operation. (Of arguments that do not fit, Python says the names that they have here.)"""
 
     def compiled(x: OperandLike) -> Expr:
@@ -51,20 +51,20 @@ def unary(memo: Memo) -> Unary:
         try:
             signature = table[x.type].signature
             tape = x.tape
-            if tape.scope is _now():
+            if tape.scope is _scope_now():
                 e = Expr()
                 e.tape, e.row, e.type = tape, len(tape.signatures), signature.type
                 tape.signatures.append(signature.id)
                 tape.operands.append(x.row)
                 return e
-        except _MISSES:
+        except _NO_EXPRESSION:
             pass
         return apply1(memo, x)
 
     return compiled if COMPILED else call
 
 
-def binary(memo: Memo) -> Binary:
+def binary_frame(memo: Memo) -> Binary:
     """`apply2` of an operation."""
 
     def compiled(a: OperandLike, b: OperandLike) -> Expr:
@@ -76,21 +76,21 @@ def binary(memo: Memo) -> Binary:
         try:
             signature = table[a.type][b.type].signature
             tape = a.tape
-            if tape is b.tape and tape.scope is _now():
+            if tape is b.tape and tape.scope is _scope_now():
                 e = Expr()
                 e.tape, e.row, e.type = tape, len(tape.signatures), signature.type
                 tape.signatures.append(signature.id)
                 tape.operands.append(a.row)
                 tape.operands.append(b.row)
                 return e
-        except _MISSES:
+        except _NO_EXPRESSION:
             pass
         return apply2(memo, a, b)
 
     return compiled if COMPILED else call
 
 
-def affine_recorder(op: Op, general: Ternary) -> Ternary:
+def affine_frame(op: Op, general: Ternary) -> Ternary:
     """The recording function of ``W x + b``; ``general`` records what was not recorded before."""
     recorder, memo = recording.affine_recorder(op, general), memo_of(op)
 
@@ -99,20 +99,20 @@ def affine_recorder(op: Op, general: Ternary) -> Ternary:
             kind = weight.type
             entry = kind.signatures[memo][kind][bias.type][x.type]
             tape = x.tape
-            if tape.scope is _now() and entry.kept == tape.number and entry.codes == _LAYER:
+            if tape.scope is _scope_now() and entry.kept == tape.number and entry.codes == _LAYER:
                 e = Expr()
                 e.tape, e.row, e.type = tape, len(tape.signatures), entry.signature.type
                 tape.signatures.append(entry.signature.id)
                 tape.operands.append(x.row)
                 return e
-        except _MISSES:
+        except _NO_EXPRESSION:
             pass
         return recorder(weight, bias, x)
 
     return recorder if COMPILED else call
 
 
-def indexed(
+def indexed_frame(
     op: Op, axis: int, general: Callable[..., Expr], *, ndim: int | None = None, arrays: bool = False
 ) -> Callable[..., Expr]:
     """See `lazyflow.record.expr.indexed`."""
@@ -132,7 +132,7 @@ def indexed(
             if (
                 not kwargs
                 and type(index) is int
-                and tape.scope is _now()
+                and tape.scope is _scope_now()
                 and (entry.kept == tape.number or not shared)
                 and (ndim is None or kind.ndim == ndim)
                 and 0 <= index < kind.shape[axis]
@@ -144,14 +144,14 @@ def indexed(
                 if not shared:
                     tape.operands.append(x.row)
                 return e
-        except _MISSES:
+        except _NO_EXPRESSION:
             pass
         return recorder(*args, **kwargs)
 
     return update_wrapper(call, general)
 
 
-def stacked_recorder(op: Op) -> Joined:
+def stacked_frame(op: Op) -> Joined:
     """See `lazyflow.record.expr.stacked_recorder`."""
     memo, recorder, general = recording.stacked_recorder(op)
     table, ragged = memo.table, op.ragged
@@ -162,7 +162,7 @@ def stacked_recorder(op: Op) -> Joined:
             kind, tape = first.type, first.tape
             signature = table[kind][0 if ragged else len(operands)]
             rows = [o.row for o in operands if o.tape is tape and o.type is kind]
-            if tape.scope is _now() and len(rows) == len(operands):
+            if tape.scope is _scope_now() and len(rows) == len(operands):
                 if ragged:
                     tape.ints.append(len(rows))
                 e = Expr()
@@ -170,16 +170,16 @@ def stacked_recorder(op: Op) -> Joined:
                 tape.signatures.append(signature.id)
                 tape.operands.fromlist(rows)
                 return e
-        except _MISSES:
+        except _NO_EXPRESSION:
             pass
         return recorder(operands)
 
     return memo, recorder if COMPILED else again, general
 
 
-def _views(x: Expr, kind: Type, offsets: IntColumn) -> list[Expr]:
+def _views_in_frame(x: Expr, kind: Type, offsets: IntColumn) -> list[Expr]:
     tape = x.tape
-    if tape.scope is not _now():
+    if tape.scope is not _scope_now():
         return recording.views(x, kind, offsets)
     signature, count, first = view_signature(x.type, kind), len(offsets), len(tape.signatures)
     tape.ints.add(offsets)
@@ -193,7 +193,7 @@ def _views(x: Expr, kind: Type, offsets: IntColumn) -> list[Expr]:
     return made
 
 
-views = recording.views if COMPILED else _views
+views_frame = recording.views if COMPILED else _views_in_frame
 if not COMPILED:
     for _name, _memo in (
         ("add", recording.ADD_MEMO),
@@ -201,4 +201,4 @@ if not COMPILED:
         ("mul", recording.MULTIPLY_MEMO),
         ("truediv", recording.DIVIDE_MEMO),
     ):
-        setattr(Expr, f"__{_name}__", binary(_memo))
+        setattr(Expr, f"__{_name}__", binary_frame(_memo))
