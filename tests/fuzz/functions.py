@@ -1028,6 +1028,7 @@ define(
     lambda g, y, q, k, v, causal: _score_slopes(g, q, k, v, causal) @ k,
     lambda g, y, q, k, v, causal: _score_slopes(g, q, k, v, causal).T @ q,
     lambda g, y, q, k, v, causal: _weights(q, k, causal).T @ g,
+    dtype=lambda *types, causal: joint(*types),
 )
 
 
