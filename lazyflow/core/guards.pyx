@@ -190,6 +190,8 @@ cdef bint same_parts(object container, tuple parts) except -1:
                 return False
             k += 2
         return True
+    if isinstance(container, dict):  # one that has an order of its own
+        container = [part for item in container.items() for part in item]
     if len(container) != count:
         return False
     for part in container:

@@ -42,6 +42,11 @@ HELD = {
     "arrays in a list": (lambda: [np.ones(3), np.ones(2)], lambda h: float(h[0][1]), lambda h: h[0].__setitem__(1, 5)),
     "a set": (lambda: {1.0, 2.0}, lambda h: sum(h), lambda h: h.add(5.0)),
     "a deque": (lambda: collections.deque([1.0, 2.0]), lambda h: sum(h), lambda h: h.append(5.0)),
+    "a dict with an order": (
+        lambda: collections.OrderedDict(a=2.0, b=3.0),
+        lambda h: next(iter(h.values())),
+        lambda h: h.move_to_end("a"),
+    ),
     "a list of objects": (lambda: [Plain(), Plain()], lambda h: h[1].scale, lambda h: setattr(h[1], "scale", 5.0)),
     "a list of functions": (lambda: [lf.tanh, abs], lambda h: h[1](2.0), lambda h: h.__setitem__(1, lambda x: x + 1)),
     "an object that goes": (
