@@ -146,10 +146,12 @@ def _minus_one_hot(xp: ArrayModule, probabilities: Array, index: Array) -> Array
 # One pass over the rows, which as NumPy calls takes a dozen passes and temporaries.
 
 
-def _as_rows(xp: ArrayModule, scores: Array, index: Array) -> tuple[Array, Array] | None:
+def _as_rows(xp: ArrayModule, scores: Array, index: Array, ndim: int) -> tuple[Array, Array] | None:
     """Scores and their classes as rows of scores with a class each, if they are such in the host's memory, which the
-    compiled core knows."""
+    compiled core knows, and both have a batch axis."""
     if core.machine is None or xp is not np or scores.dtype.itemsize < 4 or index.dtype != np.int64:
+        return None
+    if index.ndim != ndim + 1:
         return None
     if index.shape != scores.shape[:-1] or scores.strides[-1] != scores.itemsize or not index.flags.c_contiguous:
         return None
@@ -195,7 +197,7 @@ def _labels(xp: ArrayModule, index: Array) -> Array:
 def _cross_entropy(
     xp: ArrayModule, logits: Array, index: Array, out: Array = None, *, reduction: str, ndim: int
 ) -> Array:
-    host = _as_rows(xp, logits, index)
+    host = _as_rows(xp, logits, index, ndim)
     if host is not None:
         losses = losses_of_rows(*host, None if ndim else out)
         return _reduce(losses.reshape(index.shape), reduction, ndim) if ndim else losses
@@ -212,7 +214,7 @@ def _cross_entropy(
 def _cross_entropy_logits(
     xp: ArrayModule, g: Array, y: Array, logits: Array, index: Array, *, reduction: str, ndim: int
 ) -> Array:
-    host = _as_rows(xp, logits, index)
+    host = _as_rows(xp, logits, index, ndim)
     if host is not None and g.shape == index.shape[: g.ndim]:
         return slopes_of_rows(*host, _share_of_rows(g, index.shape, reduction, ndim)).reshape(logits.shape)
     if _by_rows_there(xp, logits, index, ndim) and g.shape == index.shape:

@@ -527,11 +527,8 @@ def _refuse_unasked(e: Expr) -> None:
 
 
 def handle(tape: Tape, row: int, kind: Type) -> Expr:
-    """An `Expr` for a row that is on the tape. Raises ``OverflowError`` for one that no operand can name; compiled
-    columns say so themselves, before they grow so far."""
+    """An `Expr` for a row that is on the tape."""
     if RECALL is None:  # in Python: there a call is quicker than ``__new__``, and nobody counts
-        if row > 0x7FFFFFFF:
-            raise OverflowError(f"a tape holds up to 2**31 - 1 nodes, operands or numbers, not {row + 1}")
         e = Expr()
     else:
         e = Expr.__new__(Expr)

@@ -188,9 +188,9 @@ OP_BY_OP = {
     "MultiheadAttention": 20,
     "TransformerEncoderLayer": 45,
     "TransformerDecoderLayer": 80,
-    "attention at once": 9,
+    "attention at once": 10,
     "attention to others at once": 20,
-    "TransformerEncoderLayer without dropout": 20,
+    "TransformerEncoderLayer without dropout": 21,
     "TransformerDecoderLayer without dropout": 40,
 }
 

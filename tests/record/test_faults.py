@@ -109,52 +109,6 @@ def test_a_column_that_cannot_grow(spellings, name):
     assert outcomes <= {"right", "refused"} and outcomes
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_memory_that_runs_out_at_any_allocation(spellings, name):
-    """An allocation of what records a node fails, from the first on until none is left to fail."""
-    testing = pytest.importorskip("_testcapi")
-    do, x = spellings.table_of[name], lf.constant(X)
-    expected = do(x).numpy()
-    failures = 0
-    for count in (0, 14, 15):  # rows that are there: the column of signatures is full behind 16, then that of operands
-        k = spared = 0
-        while spared < 4:
-            with lf.using():
-                x = lf.constant(X)
-                y, found = lf.tanh(x), None
-                held = [lf.tanh(x) for _ in range(count)]
-                testing.set_nomemory(k, k + 1)
-                try:
-                    found = do(x)
-                    spared += 1
-                except MemoryError:
-                    failures, spared = failures + 1, 0
-                finally:
-                    testing.remove_mem_hooks()
-                k += 1 + k // 10  # of thousands, where the body of a cell is recorded again, some
-                right_or_refused(y, np.tanh(X))
-                right_or_refused(lf.tanh(x) * 3.0, 3 * np.tanh(X))
-                if found is not None:
-                    np.testing.assert_array_equal(found.numpy(), expected)
-                del held
-            with lf.using():
-                np.testing.assert_array_equal(do(lf.constant(X)).numpy(), expected)
-    assert failures
-
-
-@pytest.mark.skipif(not isinstance(IntColumn(), columns.array), reason="compiled columns grow no further")
-def test_a_row_that_no_operand_can_name_without_the_core(monkeypatch):
-    class Long(IntColumn):
-        def __len__(self):
-            return 2**31
-
-    x = lf.constant(X)
-    x.tape.signatures = Long(x.tape.signatures)
-    for record_one in (lf.tanh, lambda x: x * 2.0, lambda x: x[1], lambda x: lf.sum([x, x])):
-        with pytest.raises(OverflowError, match=r"a tape holds up to 2\*\*31 - 1 nodes"):
-            record_one(x)
-
-
 def test_elements_beyond_31_bits_are_counted_in_64():
     """Nothing of it is ever computed: where values lie is a plan."""
     x = lf.broadcast_to(lf.constant(np.zeros(1, np.float32)), (2**31,))
