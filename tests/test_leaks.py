@@ -2,8 +2,10 @@
 resident memory of a process: ``python -m benchmarks memory``."""
 
 import gc
+import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +55,7 @@ def counts():
     }
 
 
-def test_tapes_leave_nothing():
+def tapes_leave_nothing():
     step = SmallSteps()
     run(step, 2000)
     before, blocks = counts(), sys.getallocatedblocks()
@@ -64,7 +66,7 @@ def test_tapes_leave_nothing():
     assert sys.getallocatedblocks() <= blocks + COUNT // 50  # a fiftieth of a block for each tape would be seen
 
 
-def test_memory_that_python_gives_is_given_back():
+def memory_that_python_gives_is_given_back():
     """The columns of tapes among it."""
     step = SmallSteps()
     run(step, 2000)
@@ -83,3 +85,13 @@ def test_memory_that_python_gives_is_given_back():
     finally:
         tracemalloc.stop()
     assert after <= before + 300_000  # a tape takes hundreds of bytes
+
+
+@pytest.mark.parametrize(
+    "check", [tapes_leave_nothing, memory_that_python_gives_is_given_back], ids=lambda f: f.__name__
+)
+def test_in_a_process_of_its_own(check):
+    """What other tests have left would be counted, too, and go in the middle."""
+    code = f"from tests import test_leaks; test_leaks.{check.__name__}()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
