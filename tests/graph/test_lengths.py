@@ -129,6 +129,7 @@ def values_and_gradients(f, batching):
         return [*[y.numpy() for y in found], *dense]
 
 
+@pytest.mark.host  # its parameters are made when it is read
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_have_the_values_and_gradients_of_one_example_at_a_time(name):
     found, expected = (values_and_gradients(FUNCTIONS[name], batching) for batching in ("phases", "none"))
