@@ -52,7 +52,7 @@ from lazyflow.cells.visible import (
     is_behind,
     see,
 )
-from lazyflow.cells.ways import COMPILED, Ways, steps_recorded
+from lazyflow.cells.ways import COMPILED, LaidOut, Ways, steps_recorded
 from lazyflow.errors import CellError, generated
 from lazyflow.graph.graph import Reading, collect
 from lazyflow.locks import Lock
@@ -85,15 +85,15 @@ from lazyflow.record.tape import (
 from lazyflow.record.trace import Body, Trace, TracedNumber
 from lazyflow.settings import Function
 
-__all__ = ["cell"]
+__all__ = ["cell", "cell_of_any_length"]
 
 
 MOST_KEPT = 512  # keys, and programs, that are kept of one function or of a method of one object; the oldest go first
-MOST_LENGTHS = (
-    8  # of matrices in its arguments: operations of more share launches (`lazyflow.graph.joined`), calls do not
-)
-PRINTED_WAYS = 64  # to call it on one object, that are recorded by code made for them
-CODE_PATIENCE = 256  # so often code is made for one object
+# Lengths of matrices in its arguments: operations of more share launches (`lazyflow.graph.joined`), calls do not.
+MOST_LENGTHS = 8
+PRINTED_WAYS = 64  # to call it on one object, that are recorded by code printed for them; a compiled way is data
+CODE_PATIENCE = 256  # so often code is printed for one object
+WAYS_PATIENCE = 4 * MOST_KEPT  # so often a way is made for one object
 
 
 # Arguments, taken apart.
@@ -498,6 +498,26 @@ def _program_of(name: str, traced: _Traced) -> _Program | None:
     return _Program(signature, operands, Payload(ints, floats))
 
 
+def _body_of(traced: _Traced) -> tuple[LaidOut, tuple[int, ...], Payload]:
+    """What a body recorded, as rows that stand for any other call, which expressions are its operands, and what fills
+    their payload."""
+    tape, trace, count = traced.tape, traced.trace, len(traced.body.inputs)
+    columns = tape.signatures[count:], tape.ints[:], tape.floats[:]
+    body = LaidOut([signature_by_id(number) for number in columns[0]], columns[1], columns[2])
+    used = sorted({row for row in tape.operands[:] if row < count})
+    body.first = len(used)
+    places = {row: k for k, row in enumerate(used)}
+    body.operands = tuple([places[row] if row < count else row - count + body.first for row in tape.operands[:]])
+    own: dict[str, list[tuple[int, str, int]]] = {"ints": [], "floats": []}
+    for key, number in trace.links.items():
+        own[key[1]].append((trace.places[key], *number.payload))
+    body.own_ints, body.own_floats = tuple(own["ints"]), tuple(own["floats"])
+    body.streams = tuple(trace.streams)
+    body.objects = tuple([(row - count, found) for row, found in tape.objects.items()])
+    body.results = tuple([e.row - count for e in traced.outputs])
+    return body, tuple(used), Payload(*[tuple([entry[1:] for entry in own[column]]) for column in ("ints", "floats")])
+
+
 # What is known of a function, or of a method of one object.
 
 
@@ -526,25 +546,28 @@ class _Programs:
         self.ignored: frozenset[VisiblePath] = frozenset()  # paths to what the body itself changes, and nobody watches
         self.telling: dict[object, None] = {}  # keys for which it counts which of the arguments are arrays
         self.paths: tuple[FastPath, ...] = ()
-        self.printed = 0
+        self.made = self.printed = 0
         self.short: Ways | None = None
         self.lengths: dict[object, set[tuple[Type, ...]]] = {}  # by what calls of several lengths have in common
 
-    def has_many_lengths(self, structure: object, types: tuple[Type, ...]) -> bool:
-        """Whether calls that differ from this one in the first axes of matrices alone are of more than `MOST_LENGTHS`
-        kinds. When that is found, what was printed for some of them goes."""
+    def lengths_of(self, structure: object, types: tuple[Type, ...], most: int) -> str:
+        """What calls that differ from this one in the first axes of matrices alone are of: ``"few"`` lengths, up to
+        ``most``; ``"many"``; or, for one beyond the first `MOST_KEPT`, ``"too many"``. When they are found to be many,
+        the ways that were made for some of them go."""
         if not any(kind.ndim > 1 for kind in types):
-            return False
+            return "few"
         apart = structure, tuple([_without_first_axis(kind) for kind in types])
         with self.lock:
             if apart not in self.lengths:
                 _drop_oldest(self.lengths)
             lengths = self.lengths.setdefault(apart, set())
-            if len(lengths) <= MOST_LENGTHS and types not in lengths:
+            if types not in lengths:
+                if len(lengths) >= MOST_KEPT:
+                    return "too many"
                 lengths.add(types)
-                if len(lengths) > MOST_LENGTHS:
+                if len(lengths) == most + 1:
                     self.paths = ()
-            return len(lengths) > MOST_LENGTHS
+            return "many" if len(lengths) > most else "few"
 
     def told(self, key: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
         """The key of calls with arrays in these places, which count from now on."""
@@ -569,8 +592,11 @@ class _Programs:
             _drop_oldest(ways.recorders)
             ways.recorders[ways.values(numbers)] = recorder
 
-    def recorder(self, traced: _Traced, numbers: Sequence[float]) -> Recorder | None:
-        """How to record a call whose body has recorded this: by a program that is there, if that recorded the same."""
+    def recorder(self, traced: _Traced, numbers: Sequence[float], lengths: str) -> Recorder | None:
+        """How to record a call whose body has recorded this: by a program that is there, if that recorded the same.
+        What is called with many lengths is laid out."""
+        if lengths != "few":
+            return _laying_out(traced, numbers)
         content = _content(traced)
         if content not in self.programs:
             made = _program_of(self.name, traced)
@@ -580,18 +606,39 @@ class _Programs:
         program = self.programs.get(content)
         if program is None:
             return None
-        trace = traced.trace
-        return Recorder(
-            program.signature,
-            program.operands,
-            program.payload,
-            tuple(trace.limits),
-            tuple(trace.streams),
-            traced.results.structure,
-            program.signature.cell.parameters,
-            {i: numbers[i] for i in trace.static},
-            traced.body.tells_arrays,
-        )
+        types = tuple([o.type for o in program.signature.operands if o.kind == "row" and o.type is not None])
+        return _recorder(traced, numbers, *program, types, program.signature.cell.parameters, None)
+
+
+def _laying_out(traced: _Traced, numbers: Sequence[float]) -> Recorder | None:
+    """How to record a call by what its body has recorded, row by row."""
+    if not traced.outputs:
+        return None
+    body, operands, payload = _body_of(traced)
+    types = tuple([signature_by_id(traced.tape.signatures[row]).type for row in operands])
+    shared = [o.type for s in body.signatures for o in s.operands if o.kind == "shared" and o.type is not None]
+    first = body.signatures[body.results[0]]
+    return _recorder(traced, numbers, first, operands, payload, types, tuple(dict.fromkeys(shared)), body)
+
+
+def _recorder(
+    traced: _Traced, numbers: Sequence[float], signature: Signature, operands: tuple[int, ...], payload: Payload,
+    types: tuple[Type, ...], parameters: tuple[Type, ...], body: LaidOut | None,
+) -> Recorder:  # fmt: skip
+    trace = traced.trace
+    return Recorder(
+        signature=signature,
+        operands=operands,
+        types=types,
+        payload=payload,
+        limits=tuple(trace.limits),
+        streams=tuple(trace.streams),
+        results=traced.results.structure,
+        parameters=parameters,
+        static={i: numbers[i] for i in trace.static},
+        tells_arrays=traced.body.tells_arrays,
+        body=body,
+    )
 
 
 def _without_first_axis(kind: Type) -> object:
@@ -604,14 +651,19 @@ def _drop_oldest(table: dict[Any, Any]) -> None:
         del table[next(iter(table))]
 
 
-def _first_called(known: _Programs, owner: object) -> Callable[..., object]:
-    """What is called first: what finds the way of a call by the kinds of its arguments, or code that tries one."""
+def _has_room(paths: Sequence[FastPath], most: int, structure: int) -> bool:
+    """Whether there are fewer than the most, or some that are good for nothing any more."""
+    return len(paths) < most or any(path.valid[0] != structure for path in paths)
+
+
+def _first_called(known: _Programs, owner: object, first: Callable[..., object]) -> Callable[..., object]:
+    """What is called first: what finds the way of a call by the kinds of its arguments, or the ``first`` of what was
+    printed."""
     if not COMPILED:
-        only: Callable[..., object] = known.paths[0].record
-        return only
+        return first
     if known.short is None:
         known.short = Ways(None if owner is None else weakref.ref(owner))
-    known.short.set([path.way for path in known.paths], known.paths[0].record)
+    known.short.set([path.way for path in known.paths], first)
     return known.short.recorder()
 
 
@@ -621,8 +673,8 @@ def _first_called(known: _Programs, owner: object) -> Callable[..., object]:
 class _Cell:
     """What a decorated function does when it is called, and what is known of it."""
 
-    def __init__(self, function: Callable[..., object], method: bool) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., object], method: bool, most_lengths: int) -> None:
+        self.function, self.most_lengths = function, most_lengths
         self.name = f"cell {function.__qualname__.replace('<locals>.', '')}"
         self.parameters = tuple(inspect.signature(function, follow_wrapped=False).parameters.values())
         self.method = method and bool(self.parameters)
@@ -659,9 +711,10 @@ class _Cell:
         if options.check_finite or tape.trace is not None:  # to name the line of a NaN, or inlined into another cell
             return self._plainly(values, flat, types)
         known = self._known(number, values)
-        if known.has_many_lengths(flat.structure, types):
-            if not known.paths:
-                self._forget_code(number)
+        lengths = known.lengths_of(flat.structure, types, self.most_lengths)
+        if not known.paths:
+            self._forget_code(number)
+        if lengths == "too many":
             return self._plainly(values, flat, types)
         seen = self._seen(flat, self.names)
         self.names |= seen.names
@@ -669,7 +722,7 @@ class _Cell:
         if _tells_apart(flat, seen):
             return self._plainly(values, flat, types)
         under = options.recording if seen.names.isdisjoint(_NOT_RECORDED) else options
-        key: tuple[Any, ...] = (flat.structure, types, under)
+        key: tuple[Any, ...] = (flat.structure, types, under, lengths)
         key = (*key, *flat.places) if key in known.telling else key
         recorder = known.find((*key, seen.key(known.ignored)), flat.numbers) if seen.watchable else MISSING
         is_new = recorder is MISSING
@@ -719,12 +772,14 @@ class _Cell:
         has_state = not changed.isdisjoint(after.state) or seen.reads(changed)
         if not seen.watchable or has_state:
             _freed(traced, flat)
-        recorder = known.recorder(traced, flat.numbers)
+        if not (seen.watchable and not has_state) and key[3] != "few":
+            return None, traced
+        recorder = known.recorder(traced, flat.numbers, key[3])
         if seen.watchable and traced.results.fixed and not has_state:
             known.ignored |= {path for path in changed if not is_behind(path[:-1], known.ignored | changed)}
             static = frozenset(traced.trace.static)
             if traced.body.tells_arrays:
-                key = known.told(key[:3], flat.places)
+                key = known.told(key[:4], flat.places)
             known.put((*key, after.key(known.ignored)), static, flat.numbers, recorder)
         return recorder, traced
 
@@ -781,22 +836,26 @@ class _Cell:
             if same is not None and same.holds(seen.guards):
                 same.valid[0] = structure
                 return
-            if len(paths) >= PRINTED_WAYS and all(path.valid[0] == structure for path in paths):
-                return  # called in more ways than there is code for: to make it anew for every call costs most
-            if known.printed >= CODE_PATIENCE:
-                return
+            printed = [path for path in paths if path.record is not None]
+            may_print = known.printed < CODE_PATIENCE and _has_room(printed, PRINTED_WAYS, structure)
+            if known.made >= WAYS_PATIENCE or not (may_print or _has_room(paths, MOST_KEPT, structure)):
+                return  # called in more ways than are kept: to make one anew for every call costs most
             tells = recorder.tells_arrays or _tells_arrays(seen)
-            made = path_of(recorder, values, seen.guards, under, structure, tells, number != 0)
+            made = path_of(recorder, values, seen.guards, under, structure, tells, number != 0, may_print)
             if made is None:
                 return
-            if len(paths) >= PRINTED_WAYS:
-                del paths[next(k for k, path in enumerate(paths) if path.valid[0] != structure)]
-            known.printed += 1
+            alike, most = (paths, MOST_KEPT) if made.record is None else (printed, PRINTED_WAYS)
+            if len(alike) >= most:
+                paths.remove(next(path for path in alike if path.valid[0] != structure))
+            known.made += 1
+            known.printed += made.record is not None
             known.paths = (*paths, made)
-            following = [*[path.record for path in known.paths[1:]], self.general]
-            for path, otherwise in zip(known.paths[::-1], following[::-1], strict=True):
-                path.names["otherwise"] = otherwise
-            self.fast[number] = _first_called(known, values[0] if number else None)
+            first: Callable[..., object] = self.general
+            for path in known.paths[::-1]:
+                if path.record is not None:
+                    path.names["otherwise"] = first
+                    first = path.record
+            self.fast[number] = _first_called(known, values[0] if number else None, first)
             if not number:
                 self.first = self.fast[0]
 
@@ -852,7 +911,8 @@ def cell(function: Function) -> Function:
     are those of the function without the decorator.
 
     A body that is called with matrices of many lengths, more than eight that differ in their first axis alone, is
-    recorded operation by operation from then on: operations of any lengths share launches, calls do not.
+    recorded operation by operation from then on, as operations of any lengths share launches and calls do not. It still
+    runs once for each length: what it has recorded is what its calls of that length append.
 
     Numbers among the arguments may differ from call to call where they are only used as indices or as factors; where
     their value decides (``range(n)``), the body runs once for each value. What the body can see besides are the other
@@ -906,12 +966,17 @@ def _calling(function: Callable[..., object]) -> Callable[..., object]:
     return call
 
 
-def _decorated(function: Callable[..., object], method: bool) -> Callable[..., object]:
+def cell_of_any_length(method: Function) -> Function:
+    """A method as a cell whose calls are laid out as soon as there is a second length of matrices."""
+    return _decorated(method, True, most_lengths=1)  # type: ignore[return-value]
+
+
+def _decorated(function: Callable[..., object], method: bool, most_lengths: int | None = None) -> Callable[..., object]:
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise TypeError(
             f"lf.cell decorates a function that returns its results, {function.__qualname__} yields or awaits"
         )
-    return _Cell(function, method).wrapper()
+    return _Cell(function, method, MOST_LENGTHS if most_lengths is None else most_lengths).wrapper()
 
 
 def recurrence(

@@ -20,7 +20,7 @@ import numpy as np
 
 from lazyflow import core, settings
 from lazyflow.cells.visible import MISSING, Guard, hides_state, same_contents
-from lazyflow.cells.ways import COMPILED, Way, as_tuple, kinds_of
+from lazyflow.cells.ways import COMPILED, LaidOut, Way, as_tuple, body_laid_out, kinds_of
 from lazyflow.core.columns import IntColumn
 from lazyflow.errors import generated
 from lazyflow.record.expr import (
@@ -133,13 +133,15 @@ class Payload:
 
 @dataclass(frozen=True, eq=False)
 class Recorder:
-    """How to record a call: its signature, which of the expressions are its operands, its payload, the limits of its
-    indices, the streams it draws from, the structure of its results, its parameters, and by position the values of
-    those numbers among the arguments that it is good for one value of. ``tells_arrays``: it is good for arrays in the
-    places where it was made for them, and for expressions in the others."""
+    """How to record a call: its signature, or, of what is laid out, that of its first result; which of the expressions
+    are its operands, and their types; its payload, the limits of its indices, the streams it draws from, the structure
+    of its results, its parameters, and by position the values of those numbers among the arguments that it is good for
+    one value of. ``tells_arrays``: it is good for arrays in the places where it was made for them, and for expressions
+    in the others. ``body``: what is laid out in place of a node, None for a node."""
 
     signature: Signature
     operands: tuple[int, ...]
+    types: tuple[Type, ...]
     payload: Payload
     limits: tuple[tuple[int, int], ...]
     streams: tuple[Stream, ...]
@@ -147,6 +149,7 @@ class Recorder:
     parameters: tuple[Type, ...]
     static: dict[int, float]
     tells_arrays: bool
+    body: LaidOut | None
 
     def fits(self, numbers: Sequence[float]) -> bool:
         """Whether these numbers can be the payload: indices that are in range, and what a tape can hold."""
@@ -164,6 +167,8 @@ class Recorder:
         tape = current_tape()
         rows = [local_row(tape, expressions[k]) for k in self.operands]
         self.keep(tape)
+        if self.body is not None:
+            return results_rebuilt(self.results, iter(body_laid_out(tape, self.body, rows, numbers)))
         streams = [stream.here() for stream in self.streams]
         draws = [stream.following() for stream in streams]
         tape.streams.update(zip([seed for seed, _ in draws], streams, strict=True))
@@ -177,8 +182,8 @@ class Recorder:
 
     def keep(self, tape: Tape) -> None:
         """The tape keeps alive what its nodes need."""
-        if self.signature not in tape.keep:
-            tape.keep.add(self.signature)
+        if self.signature not in tape.keep or self.body is not None:
+            tape.keep.update((self.signature,) if self.body is None else self.body.signatures)
             tape.keep.update(kind.parameter() for kind in self.parameters if kind.parameter is not None)
 
 
@@ -193,11 +198,11 @@ def _payload_value(entry: tuple[str, int], numbers: Sequence[float], draws: Sequ
 class FastPath:
     """``record(*values)`` records a call like the one it was made from, and hands any other on to ``otherwise`` in
     ``names``. ``valid`` holds the one count of changes of modules that it is known to be good for. ``way``: the same in
-    the form of data, where it has one."""
+    the form of data, where it has one; then compiled code reads that, and nothing is printed."""
 
     recorder: Recorder
     valid: list[int]
-    record: Callable[..., object]
+    record: Callable[..., object] | None
     guards: tuple[Guard, ...]
     names: dict[str, Any]
     way: Way | None
@@ -238,11 +243,12 @@ def path_of(
     structure: int,
     tells_arrays: bool,
     owned: bool,
+    may_print: bool,
 ) -> FastPath | None:
     """The code for calls like one with ``values``, or None for arguments that are not made of expressions of one tape,
     numbers, strings, None and modules. ``under``: the settings that it is for, all or those of recording.
     ``tells_arrays``: it is not for arrays in place of expressions. ``owned``: the first value is the object whose
-    method is called."""
+    method is called. ``may_print``: whether there may be text for it, where it cannot be data."""
     names = [f"x{k + 1}" for k in range(len(values))]
     printer = _Printer(recorder, under, [structure], names, tells_arrays)
     try:
@@ -251,12 +257,15 @@ def path_of(
         printer.record(printer.guards(guards))
     except _Unusual:
         return None
-    lines = [f"   {line}" for line in printer.lines]
-    head, otherwise = f"def record({', '.join(names)}):", f" return otherwise({', '.join(names)})"
-    text = [head, " try:", "  while True:", *lines, f" except {_MISSES}: pass", otherwise]
-    exec(compile("\n".join(text), generated(recorder.signature.op.name), "exec"), printer.names)
     way = printer.way(values[1:] if owned else values, guards)
-    return FastPath(recorder, printer.valid, printer.names["record"], guards, printer.names, way)
+    if way is None or not COMPILED:
+        if not may_print:
+            return None
+        lines = [f"   {line}" for line in printer.lines]
+        head, otherwise = f"def record({', '.join(names)}):", f" return otherwise({', '.join(names)})"
+        text = [head, " try:", "  while True:", *lines, f" except {_MISSES}: pass", otherwise]
+        exec(compile("\n".join(text), generated(recorder.signature.op.name), "exec"), printer.names)
+    return FastPath(recorder, printer.valid, printer.names.get("record"), guards, printer.names, way)
 
 
 _MISSES = "(AttributeError, ValueError, OverflowError, TypeError)"
@@ -409,6 +418,7 @@ class _Printer:
             unchanged=names_unchanged if any(g.kind in ("is", "function") for g in guards) else None,
             missing=MISSING,
             check=self.check([g for g in guards if g.kind not in ("is", "function")]),
+            body=recorder.body,
             signatures=(signature, *signature.further),
             operands=tuple(recorder.operands),
             ints=tuple(recorder.payload.ints),
@@ -433,7 +443,7 @@ class _Printer:
         tested first, and then the tape: a way that does not fit costs little."""
         recorder, signature = self.recorder, self.recorder.signature
         chosen = [self.expressions[k] for k in recorder.operands]
-        types = self.constant(tuple([o.type for o in signature.operands if o.kind == "row"]))
+        types = self.constant(recorder.types)
         limits = [f"0 <= {self.numbers[position]} < {size}" for position, size in recorder.limits]
         self._test(self.tests)
         self._check_tape(chosen)
@@ -441,6 +451,9 @@ class _Printer:
         found = f"operands_on(tape, given, {types})"
         self.lines.append(f"found = {found if COMPILED else self._as_given(chosen, found)}")
         self.lines.append("if found is None: break")
+        if recorder.body is not None:
+            self._put_body(recorder.body)
+            return
         self._put_payload()
         results = (signature, *signature.further)
         if COMPILED:
@@ -452,10 +465,9 @@ class _Printer:
 
     def _as_given(self, chosen: Sequence[str], otherwise: str) -> str:
         """The operands as they were given, if they are expressions of the tape and of the types that are wanted."""
-        kinds = [o.type for o in self.recorder.signature.operands if o.kind == "row"]
         tests = [
             f"{e}.__class__ is Expr and {e}.tape is tape and {e}.type is {self.constant(kind)}"
-            for e, kind in zip(chosen, kinds, strict=True)
+            for e, kind in zip(chosen, self.recorder.types, strict=True)
         ]
         return f"given if {' and '.join(tests)} else {otherwise}" if tests else "given"
 
@@ -468,6 +480,15 @@ class _Printer:
         for k, signature in enumerate(results):
             self.lines.append(f"e{k} = Expr()")
             self.lines.append(f"e{k}.tape, e{k}.row, e{k}.type = tape, row + {k}, {self.constant(signature.type)}")
+
+    def _put_body(self, body: LaidOut) -> None:
+        """What the body has recorded, in place of a node."""
+        numbers = f"({''.join(f'{name}, ' for name in self.numbers)})"
+        self.lines.append(f"if not {self.constant(self.recorder.fits)}({numbers}): break")
+        rows = f"[{', '.join(f'found[{k}].row' for k in range(body.first))}]"
+        self.lines.append(f"found = {self.constant(body_laid_out)}(tape, {self.constant(body)}, {rows}, {numbers})")
+        results = (f"found[{k}]" for k in range(len(body.results)))
+        self.lines.append(f"return {_printed(self.recorder.results, results, self.constant)}")
 
     def unused(self) -> list[str]:
         """The tests of those expressions that the body does not use: their types count all the same."""

@@ -3,13 +3,26 @@
 cimport cython
 cimport lazyflow.record.expr as recording
 
-from lazyflow.core.columns cimport Variable
+from lazyflow.core.columns cimport FloatColumn, IntColumn, Variable
 from lazyflow.record.expr cimport Changes, Expr
 from lazyflow.record.tape cimport Signature, Tape, Type
 
 
 @cython.final
+cdef class LaidOut:
+    cdef public IntColumn ids, ints
+    cdef public FloatColumn floats
+    cdef public int first
+    cdef public tuple signatures, operands, own_ints, own_floats, streams, objects, results
+
+
+@cython.locals(draws=list, row=int, start=Py_ssize_t, shift=int, code=int, k=int, signature=Signature)
+cpdef list body_laid_out(Tape tape, LaidOut body, list rows, object numbers)
+
+
+@cython.final
 cdef class Way:
+    cdef public LaidOut body
     cdef public tuple kinds, names, functions, signatures, operands, ints, floats, limits, streams
     cdef public object key, valid, under, keep, unchanged, missing, check, rebuilt, mark
     cdef public bint arrays, in_order
@@ -71,6 +84,9 @@ cdef _pay(Tape tape, Way way, list numbers)
 
 @cython.locals(e=Expr)
 cdef int _row(Tape tape, object value) except -2
+
+@cython.locals(found=list)
+cdef object _body_appended(Tape tape, Way way, list rows, list numbers)
 
 @cython.locals(count=int, k=int, found=list)
 cdef object _results(Tape tape, Way way, int row)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 import lazyflow.record.expr as recording
+from lazyflow.core.columns import FloatColumn, IntColumn
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter, imported_type
 from lazyflow.record.frames import COMPILED
 from lazyflow.record.tape import Signature, Tape, Type, current_tape
@@ -26,11 +27,72 @@ from lazyflow.settings import SCOPE
 if TYPE_CHECKING:
     from lazyflow.random import Stream
 
-__all__ = ["COMPILED", "Way", "Ways", "as_tuple", "kinds_of", "steps_recorded"]
+__all__ = ["COMPILED", "LaidOut", "Way", "Ways", "as_tuple", "body_laid_out", "kinds_of", "steps_recorded"]
 
 NUMBERS = frozenset(np.dtype(c).type for c in "bBhHiIlLqQefd")
 MISSED: object = object()  # in place of a result: this call is of no way that is known
 _NO_KIND: object = object()  # in place of a kind that is not there
+
+
+class LaidOut:
+    """What a body has recorded, to be appended in place of one row for a call.
+
+    ``signatures``: of the rows; ``operands``: of all of them, in one, where the numbers below ``first`` are the call's
+    own operands, and the others, less that, rows of the body; ``ints`` and ``floats``: the payload, where what
+    ``own_ints`` and ``own_floats`` say is each call's own: the place, and what fills it, as in
+    `lazyflow.cells.recorder.Payload`; ``streams``: what it draws from; ``objects``: the arrays of constants, by row;
+    ``results``: the rows that it returns.
+    """
+
+    __slots__ = (
+        "first", "floats", "ids", "ints", "objects", "operands", "own_floats", "own_ints", "results", "signatures",
+        "streams",
+    )  # fmt: skip
+
+    def __init__(self, signatures: Sequence[Signature], ints: Sequence[int], floats: Sequence[float]) -> None:
+        self.ids, self.ints, self.floats = IntColumn(), IntColumn(), FloatColumn()
+        self.signatures = tuple(signatures)
+        self.ids.extend([s.id for s in signatures])
+        self.ints.extend(ints)
+        self.floats.extend(floats)
+        self.first = 0
+        self.operands: tuple[int, ...] = ()
+        self.own_ints: tuple[tuple[int, str, int], ...] = ()
+        self.own_floats: tuple[tuple[int, str, int], ...] = ()
+        self.streams: tuple[Stream, ...] = ()
+        self.objects: tuple[tuple[int, Any], ...] = ()
+        self.results: tuple[int, ...] = ()
+
+
+def body_laid_out(tape: Tape, body: LaidOut, rows: Sequence[int], numbers: Sequence[Any]) -> list[Expr]:
+    """Append these rows to an open tape, in the order of `lazyflow.record.expr._node`, and return the results:
+    ``rows`` of the operands, and numbers that fit."""
+    draws = []
+    for stream in body.streams:
+        source = stream.here()
+        draw = source.following()
+        tape.streams[draw[0]] = source
+        draws.append(draw)
+    row, start = len(tape.signatures), len(tape.ints)
+    tape.ints.add(body.ints)
+    for place, what, position in body.own_ints:
+        tape.ints.put(start + place, numbers[position] if what == "number" else draws[position][what == "count"])
+    start = len(tape.floats)
+    tape.floats.add(body.floats)
+    for place, what, position in body.own_floats:
+        tape.floats[start + place] = numbers[position] if what == "number" else draws[position][what == "count"]
+    tape.signatures.add(body.ids)
+    shift = row - body.first
+    for number in body.operands:
+        code: int = number
+        tape.operands.append(rows[code] if code < body.first else shift + code)
+    for k, array in body.objects:
+        tape.objects[row + k] = array
+    found = []
+    for k in body.results:
+        signature: Signature = body.signatures[k]
+        found.append(recording.handle(tape, row + k, signature.type))
+    return found
 
 
 class Way:
@@ -40,18 +102,20 @@ class Way:
     which of the expressions among them are the call's. ``ints`` and ``floats``: its payload, entries as in
     `lazyflow.cells.recorder.Payload`. ``limits``: the sizes that numbers are indices of. ``key``: what `Tape.ready`
     knows it by; ``valid``: the count of changes that it is good for; ``under``: the settings that it is for, all or
-    those of recording; ``keep``: what the tape keeps of it. ``names`` and ``functions``, which ``unchanged`` compares,
-    and ``check``: what has to be as it was. ``in_order``: the operands are all expressions as they come. ``rebuilt``:
+    those of recording; ``keep``: what the tape keeps of it. ``body``: what is laid out for it, None for a node, with
+    further results, of these ``signatures``. ``names`` and ``functions``, which ``unchanged`` compares, and ``check``:
+    what has to be as it was. ``in_order``: the operands are all expressions as they come. ``rebuilt``:
     makes of results what the cell returns, None where that is one expression.
     """
 
     __slots__ = (
-        "arrays", "check", "floats", "functions", "in_order", "ints", "keep", "key", "kinds", "limits", "mark",
+        "arrays", "body", "check", "floats", "functions", "in_order", "ints", "keep", "key", "kinds", "limits", "mark",
         "missing", "names", "operands", "rebuilt", "signatures", "streams", "unchanged", "under", "valid",
     )  # fmt: skip
 
     kinds: tuple[object, ...]
     arrays: bool
+    body: LaidOut | None
     operands: tuple[int, ...]
     ints: tuple[tuple[str, int], ...]
     floats: tuple[tuple[str, int], ...]
@@ -142,7 +206,8 @@ def steps_recorded(
 def _note_following(ways: Ways, last: Way, x: Expr, way: Way) -> None:
     """A call with ``x`` and the result of one of the way ``last`` is one of ``way``."""
     following = ways.now[1]
-    if way in following and not (way.ints or way.floats or way.limits or way.streams) and last.rebuilt in _STATES:
+    takes_numbers = way.ints or way.floats or way.limits or way.streams
+    if way in following and way.body is last.body is None and not takes_numbers and last.rebuilt in _STATES:
         recording.RECALL.put(ways.now[0], last.mark, x.type, _AFTER, following.index(way))
 
 
@@ -305,10 +370,14 @@ def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: i
     other settings, or something is not as it was."""
     if not _is_ready(way, tape):
         return None
+    given: list[Any] = []
     if numbers or way.ints or way.floats:
         given = [o for o in values[first:] if type(o) is int or type(o) is float or type(o) in NUMBERS]
         if not _numbers_fit(way, given):
             return MISSED
+    if way.body is not None:
+        return _body_appended(tape, way, [o.row for o in values[first:] if type(o) is Expr], given)
+    if way.ints or way.floats:
         _pay(tape, way, given)
     row = len(tape.signatures)
     for s in way.signatures:
@@ -344,6 +413,8 @@ def _called_anyhow(ways: Ways, values: tuple[object, ...], going: _Going | None)
     if numbers and not _numbers_fit(way, numbers):
         return MISSED
     rows = [_row(tape, expressions[k]) for k in way.operands]
+    if way.body is not None:
+        return _body_appended(tape, way, rows, numbers)
     if way.ints or way.floats:
         _pay(tape, way, numbers)
     if going is not None:
@@ -457,6 +528,15 @@ def _call_appended(tape: Tape, way: Way, rows: list[int]) -> object:
     for operand in rows:
         tape.operands.append(operand)
     return _results(tape, way, row)
+
+
+def _body_appended(tape: Tape, way: Way, rows: list[int], numbers: list[Any]) -> object:
+    """Lay out what the body of a call has recorded."""
+    assert way.body is not None
+    found = body_laid_out(tape, way.body, rows, numbers)
+    if way.rebuilt is None:
+        return found[0]
+    return tuple(found) if way.rebuilt is as_tuple else way.rebuilt(found)
 
 
 def _results(tape: Tape, way: Way, row: int) -> object:

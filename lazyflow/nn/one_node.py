@@ -1,11 +1,11 @@
-"""Methods of modules that are recorded as one node wherever nobody could tell the difference, and op by op elsewhere.
+"""Methods of modules that are traced wherever nobody could tell the difference, and run at every call elsewhere.
 
 A recurrent cell is a `lazyflow.cell`, for better or worse. The layers here are put together by their users, who watch
 parts of them with hooks and replace them by modules of their own, and are called with sequences of any length. So a
 method is traced only while all modules below are the library's own, without hooks, and for the first few combinations
-of shapes: as many as `MOST` says, for each costs time and memory. One that is called with sequences of a second length
-is recorded op by op from then on: as a node each length would have launches of its own, where operations share theirs
-(`lazyflow.graph.joined`).
+of shapes: as many as `MOST` says, lengths of sequences aside, for each costs time and memory. While there is one length
+a call is one node. From the second on it is what was recorded for its length, op by op: as a node each length would
+have launches of its own, where operations share theirs (`lazyflow.graph.joined`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from lazyflow import functions
-from lazyflow.cells.cell import cell
+from lazyflow.cells.cell import cell_of_any_length
 from lazyflow.nn import functional
 from lazyflow.nn.module import Module
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter
@@ -27,8 +27,8 @@ __all__ = ["MOST", "is_quiet", "one_node"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-# Combinations of shapes that a module is traced for. An encoder's layer takes 2 ms and 180 kB for each.
-MOST = 32
+# Combinations of shapes that a module is traced for, and lengths. An encoder's layer takes 2 ms and 180 kB as a node.
+MOST, MOST_SHAPES = 32, 512
 # The library's own functions, by id, for a function of others need not be hashable: each does the same whenever it is
 # called.
 _OWN = {id(f): f for offered in (functions, functional) for f in vars(offered).values()}
@@ -50,7 +50,7 @@ def one_node(method: Method) -> Method:
     >>> len(y.tape)  # the constant and the layer
     2
     """
-    recorded = cell(method)
+    recorded = cell_of_any_length(method)
     uses: dict[int, _Use] = {}  # by id of the module
 
     @functools.wraps(method)
@@ -65,32 +65,31 @@ def one_node(method: Method) -> Method:
 
 
 class _Use:
-    """Of one module: whether it was quiet when anything was last changed, the shapes that it is traced for, these but
-    for lengths, and whether there were several lengths."""
+    """Of one module: whether it was quiet when anything was last changed, the shapes that it is traced for, and these
+    but for lengths."""
 
-    __slots__ = ("apart", "quiet", "ragged", "shapes", "structure")
+    __slots__ = ("apart", "quiet", "shapes", "structure")
 
     def __init__(self) -> None:
-        self.structure, self.quiet, self.ragged = -1, False, False
+        self.structure, self.quiet = -1, False
         self.shapes: set[tuple[Any, ...]] = set()
         self.apart: set[tuple[Any, ...]] = set()
 
     def fits(self, module: Module, operands: Sequence[Any]) -> bool:
-        """Whether this call of the module is to be one node."""
+        """Whether this call of the module is to be traced."""
         if self.structure != STRUCTURE.count:
             structure = STRUCTURE.count
             self.quiet = is_quiet(module)
             self.structure = structure  # last: what came meanwhile, an interrupt or a change, must be noticed
-        if not self.quiet or self.ragged:
+        if not self.quiet:
             return False
         shapes = tuple([o.type.shape if o.__class__ is Expr else _shape_of(o) for o in operands])
         if shapes in self.shapes:
             return True
-        if len(self.shapes) >= MOST or not all(s.__class__ is tuple or s in _PLAIN for s in shapes):
+        if len(self.shapes) >= MOST_SHAPES or not all(s.__class__ is tuple or s in _PLAIN for s in shapes):
             return False
         apart = tuple([_without_length(s) for s in shapes])
-        if apart in self.apart:
-            self.ragged = True
+        if apart not in self.apart and len(self.apart) >= MOST:
             return False
         self.apart.add(apart)
         self.shapes.add(shapes)

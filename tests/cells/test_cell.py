@@ -982,6 +982,93 @@ def test_calls_of_vectors_and_of_few_lengths_stay_calls():
     assert len(x.tape) == rows + 2, "the ninth length: operation by operation, the earlier ones, too"
 
 
+def given_lengths(lengths, width=3):
+    return {n: lf.constant(np.arange(n * width, dtype=float).reshape(n, width) / 7) for n in lengths}
+
+
+def test_of_many_lengths_the_body_runs_once_for_each():
+    """And its calls append what it has recorded."""
+    cell = Counted(lambda x: (lf.sum(lf.tanh(x), axis=0) / x.shape[0], lf.stack([x[i] * i for i in range(len(x))])))
+    lengths = range(1, 61)
+    for _ in range(2):
+        for x in given_lengths(lengths).values():
+            cell.call(x)
+    runs = cell.runs
+    assert runs <= 60 + 8
+    for n, x in given_lengths(reversed(lengths)).items():
+        mean, turned = cell.call(x)
+        close(mean.numpy(), np.tanh(x.numpy()).sum(0) / n)
+        close(turned.numpy(), x.numpy() * np.arange(n)[:, None])
+    assert cell.runs == runs
+
+
+def test_of_many_lengths_numbers_are_payload_where_they_may_be():
+    E = lf.Parameter(np.arange(8.0).reshape(4, 2))
+    cell = Counted(lambda x, word, factor, times: sum([x * factor for _ in range(times)]) + lf.embedding(E, word))
+
+    def called(n, word, factor, times):
+        return cell.call(given[n], word, factor, times).numpy()
+
+    given = given_lengths(range(1, 13), 2)
+    for n in given:
+        for times in (1, 2):
+            called(n, 0, 1.0, times), called(n, 0, 1.0, times)
+    runs = cell.runs
+    for n, x in given.items():
+        for word, factor, times in ((3, 0.5, 1), (1, -2, 2), (2, np.float32(0.25), 1)):
+            expected = x.numpy() * float(factor) * times + np.arange(8.0).reshape(4, 2)[word]
+            close(called(n, word, factor, times), expected)
+    assert cell.runs <= runs + 24 + 8, "once for each class of a number, and for the first eight lengths"
+    with pytest.raises(IndexError):
+        called(5, 4, 1.0, 1)
+    close(called(5, 0, 2.0**31, 1), given[5].numpy() * 2.0**31 + [0, 1])
+
+
+def test_of_many_lengths_every_call_draws_anew_as_without_the_cell():
+    def body(x, given):
+        noise = lf.normal(x.shape)
+        return {"noise": noise, "both": [lf.dropout(x * 2, 0.5) + noise + given, x + np.ones(2)]}
+
+    def all_of(call):
+        lf.seed(7)
+        found = [call(x, np.full(2, n)) for _ in range(3) for n, x in given_lengths(range(1, 12), 2).items()]
+        return [value.numpy() for result in found for value in (result["noise"], *result["both"])]
+
+    for a, b in zip(all_of(lf.cell(body)), all_of(body), strict=True):
+        close(a, b)
+
+
+def test_beyond_the_most_lengths_the_body_runs_at_every_call(monkeypatch):
+    monkeypatch.setattr("lazyflow.cells.cell.MOST_KEPT", 12)
+    cell = Counted(lambda x: lf.tanh(x))
+    given = given_lengths(range(1, 16))
+    for _ in range(3):
+        for x in given.values():
+            close(cell.call(x).numpy(), np.tanh(x.numpy()))
+    assert cell.runs <= 12 + 8 + 3 * 3
+
+
+def test_of_many_lengths_what_the_body_sees_counts():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.W, self.factor = lf.Parameter(np.eye(3)), 1.0
+
+        def forward(self, x):
+            return lf.matmul(x, self.W) * self.factor
+
+    Layer.forward = lf.cell(Layer.forward)
+    layer = Layer()
+    for factor in (1.0, 3.0):
+        for _ in range(3):
+            for x in given_lengths(range(1, 13)).values():
+                close(layer(x).numpy(), x.numpy() * factor)
+        layer.W, layer.factor = lf.Parameter(np.eye(3) * 2), 1.5
+    with lf.no_grad():
+        assert not any(layer(x).requires_grad for x in given_lengths(range(1, 13)).values())
+    assert all(layer(x).requires_grad for x in given_lengths(range(1, 13)).values())
+
+
 def test_arrays_of_many_lengths_stay_as_they_were():
     @lf.cell
     def doubled(x, more):
