@@ -413,9 +413,7 @@ class _Walk:
 
     def function(self, path: VisiblePath, value: types.FunctionType) -> object:
         module = value.__globals__.get("__name__", "")
-        wrapped = vars(value).get("__wrapped__")
-        if wrapped is not None:
-            self.later(path, [("__wrapped__", wrapped)])
+        _attributes_of_function(self, path, value, is_generated(value.__code__) or _root(module) not in PURE)
         if is_generated(value.__code__):
             return self._cell(path, value)
         if module.partition(".")[0] in PURE:
@@ -539,13 +537,13 @@ class _Walk:
         found = {
             n: v for n, v in list(own.items()) if every or n in self.names or is_module(v) or isinstance(v, Parameter)
         }
-        self._guard_object(path, value, own, found)
+        self.guard_object(path, value, own, found)
         slots = {n: getattr(value, n, MISSING) for n in slots_of(type(value))}
         if slots:
             self.uncounted(path, value)
         return [*found.items(), *((n, v) for n, v in slots.items() if every or n in self.names)]
 
-    def _guard_object(self, path: VisiblePath, value: object, own: _Attributes, found: _Attributes) -> None:
+    def guard_object(self, path: VisiblePath, value: object, own: _Attributes, found: _Attributes) -> None:
         try:
             reference = weakref.ref(value)
         except TypeError:
@@ -629,6 +627,19 @@ def _attributes_of_subclass(walk: _Walk, path: VisiblePath, value: object) -> No
         walk.later(path, [("__class__", type(value)), *walk.attributes_of(path, value)])
 
 
+def _attributes_of_function(walk: _Walk, path: VisiblePath, function: types.FunctionType, is_own: bool) -> None:
+    """What a function wraps and, of a user's own, the attributes that somebody has set and the code names; one that has
+    none is not watched for the first of them."""
+    own = dict(vars(function))
+    wrapped = own.pop("__wrapped__", None)
+    if wrapped is not None:
+        walk.later(path, [("__wrapped__", wrapped)])
+    if is_own and (own or walk.every):
+        found = {n: v for n, v in own.items() if walk.every or n in walk.names}
+        walk.guard_object(path, function, vars(function), found)
+        walk.later(path, found.items())
+
+
 def _counter(walk: _Walk, path: VisiblePath, value: object) -> object:
     walk.uncounted(path, value)
     return type(value), repr(value)
@@ -640,7 +651,7 @@ def _bound_method(walk: _Walk, path: VisiblePath, value: types.MethodType) -> ob
 
 
 def _partial(walk: _Walk, path: VisiblePath, value: functools.partial[object]) -> object:
-    walk.later(path, [("func", value.func), ("args", value.args), ("keywords", tuple(value.keywords.items()))])
+    walk.later(path, [("func", value.func), ("args", value.args), ("keywords", value.keywords)])
     return functools.partial
 
 

@@ -2,6 +2,7 @@
 tells an array among the arguments from an expression."""
 
 import builtins
+import functools
 import gc
 import math
 import types
@@ -168,6 +169,39 @@ def test_defaults_and_code_that_are_replaced():
     for function in (scaled, outer):
         with pytest.raises(TypeError, match="missing 1 required positional argument: 'k'"):
             function(x)
+
+
+def test_attributes_of_functions():
+    def helper(x):
+        return x * helper.factor
+
+    @lf.cell
+    def scaled(x):
+        return helper(x) + scaled.offset
+
+    def change(step):
+        helper.factor, scaled.offset, helper.unread = step + 1.0, (step + 2.0) ** 2, step
+
+    agree(lambda x: helper(x) + scaled.offset, change, scaled)
+    agree(lambda x: scaled(x) * 2, change)
+
+
+def test_an_attribute_of_a_function_that_is_set_later():
+    def helper(x):
+        return x * (2.0 if hasattr(helper, "there") else 3.0)
+
+    def change(step):
+        if step % 2:
+            helper.there = step
+        else:
+            vars(helper).pop("there", None)
+
+    agree(helper, change)
+
+
+def test_keywords_of_a_partial_that_change_in_place():
+    scaled = functools.partial(lambda x, *, factor: x * factor, factor=1.0)
+    agree(lambda x: scaled(x), lambda step: scaled.keywords.update(factor=step + 1.0))
 
 
 @pytest.mark.parametrize("calls", [0, 1, 20])
