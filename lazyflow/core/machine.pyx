@@ -1498,6 +1498,265 @@ def move(cnp.ndarray to, cnp.ndarray from_, cnp.ndarray table, bint add=False):
                 _moved[int64_t](<int64_t *> cnp.PyArray_DATA(to), <const int64_t *> cnp.PyArray_DATA(from_), m + 14 * i, add)
 
 
+# Values of many sizes, one after the other: see lazyflow/ops/each.py.
+
+ctypedef fused real:
+    float
+    double
+
+REDUCED = {"sum": 0, "mean": 1, "max": 2, "min": 3}
+
+
+cdef inline double _sum_of(const real *x, Py_ssize_t n) noexcept nogil:
+    """In eight parts, which the processor adds side by side."""
+    cdef double[8] parts
+    cdef Py_ssize_t r, k, whole = n & ~<Py_ssize_t>7
+    for k in range(8):
+        parts[k] = 0.0
+    for r in range(0, whole, 8):
+        for k in range(8):
+            parts[k] += x[r + k]
+    for r in range(whole, n):
+        parts[0] += x[r]
+    return ((parts[0] + parts[4]) + (parts[1] + parts[5])) + ((parts[2] + parts[6]) + (parts[3] + parts[7]))
+
+
+cdef void _sums(real *out, const real *x, const int64_t *m, bint mean, bint add, double *sums) noexcept nogil:
+    """Over the second of the three axes of one row of the table of `reduce_each`, in double precision."""
+    cdef Py_ssize_t i, r, k, a = m[2], n = m[3], b = m[4]
+    for i in range(a):
+        if b == 1:
+            sums[0] = _sum_of(x + i * n, n)
+        else:
+            memset(sums, 0, b * sizeof(double))
+            for r in range(n):
+                for k in range(b):
+                    sums[k] += x[(i * n + r) * b + k]
+        for k in range(b):
+            if mean:
+                sums[k] /= n
+            out[i * b + k] = <real> (sums[k] + (out[i * b + k] if add else 0.0))
+
+
+cdef void _extremes(real *out, const real *x, const int64_t *m, bint largest) noexcept nogil:
+    """The same of largest elements, or smallest; NaN where one is."""
+    cdef Py_ssize_t i, r, k, a = m[2], n = m[3], b = m[4]
+    cdef real one, best
+    for i in range(a):
+        for k in range(b):
+            best = x[i * n * b + k]
+            for r in range(1, n):
+                one = x[(i * n + r) * b + k]
+                if one != one or (one > best if largest else one < best):
+                    best = one
+            out[i * b + k] = best
+
+
+cdef void _shares(real *target, const real *g, const int64_t *m, bint mean) noexcept nogil:
+    """The transpose of `_sums`."""
+    cdef Py_ssize_t i, r, k, a = m[2], n = m[3], b = m[4]
+    cdef real share = <real> (n if mean else 1)
+    for i in range(a):
+        for r in range(n):
+            for k in range(b):
+                target[(i * n + r) * b + k] += g[i * b + k] / share
+
+
+cdef void _shares_of_extremes(real *target, const real *g, const real *y, const real *x, const int64_t *m) noexcept nogil:
+    """The transpose of `_extremes`: even shares for all that are as large."""
+    cdef Py_ssize_t i, r, k, at, many, a = m[2], n = m[3], b = m[4]
+    for i in range(a):
+        for k in range(b):
+            at, many = i * n * b + k, 0
+            for r in range(n):
+                many += x[at + r * b] == y[i * b + k]
+            for r in range(n):
+                if x[at + r * b] == y[i * b + k]:
+                    target[at + r * b] += g[i * b + k] / <real> many
+
+
+cdef Py_ssize_t _check_reduced(const int64_t *m, Py_ssize_t count, Py_ssize_t size, Py_ssize_t of_x) except -1:
+    """The most elements that one of the rows of the table of `reduce_each` has behind its second axis."""
+    cdef Py_ssize_t i, most = 1
+    for i in range(0, 5 * count, 5):
+        if m[i] < 0 or m[i + 1] < 0 or m[i + 2] < 1 or m[i + 3] < 1 or m[i + 4] < 1:
+            raise ValueError("places and sizes of at least one expected")
+        if m[i] + m[i + 2] * m[i + 4] > size or m[i + 1] + m[i + 2] * m[i + 3] * m[i + 4] > of_x:
+            raise ValueError("places inside of the memory expected")
+        most = max(most, <Py_ssize_t> m[i + 4])
+    return most
+
+
+cdef void _reduce(int how, void *out, const void *x, const int64_t *m, bint add, double *sums, real kind) noexcept nogil:
+    if how < 2:
+        _sums(<real *> out + m[0], <const real *> x + m[1], m, how == 1, add, sums)
+    else:
+        _extremes(<real *> out + m[0], <const real *> x + m[1], m, how == 2)
+
+
+def reduce_each(int how, cnp.ndarray out, cnp.ndarray x, cnp.ndarray table, bint add=False):
+    """One of `REDUCED` over the second of three axes, or such sums that are added to what is there. ``table``: of each
+    value where it begins in the flat array ``x`` and its result in ``out``, result first, and its three sizes."""
+    cdef int d = _is_double(out)
+    cdef Py_ssize_t i, count = cnp.PyArray_SIZE(table) // 5
+    cdef const int64_t *m = _integers(table, 5 * count)
+    cdef void *to = _flat(out, d)
+    cdef const void *values = _flat(x, d)
+    cdef Py_ssize_t most = _check_reduced(m, count, cnp.PyArray_SIZE(out), cnp.PyArray_SIZE(x))
+    cdef double *sums = <double *> malloc(most * sizeof(double))
+    if sums == NULL:
+        raise MemoryError
+    with nogil:
+        for i in range(count):
+            if d:
+                _reduce[double](how, to, values, m + 5 * i, add, sums, 0)
+            else:
+                _reduce[float](how, to, values, m + 5 * i, add, sums, 0)
+    free(sums)
+
+
+cdef void _reduce_back(
+    int how, void *target, const void *g, const void *y, const void *x, const int64_t *m, real kind
+) noexcept nogil:
+    cdef real *to = <real *> target + m[1]
+    if how < 2:
+        _shares(to, <const real *> g + m[0], m, how == 1)
+    else:
+        _shares_of_extremes(to, <const real *> g + m[0], <const real *> y + m[0], <const real *> x + m[1], m)
+
+
+def reduce_each_back(int how, cnp.ndarray target, cnp.ndarray g, cnp.ndarray y, cnp.ndarray x, cnp.ndarray table):
+    """Add the cotangents of ``x`` to ``target``, where all begins as in `reduce_each`."""
+    cdef int d = _is_double(target)
+    cdef Py_ssize_t i, count = cnp.PyArray_SIZE(table) // 5
+    cdef const int64_t *m = _integers(table, 5 * count)
+    cdef void *to = _flat(target, d)
+    cdef const void *cotangents = _flat(g, d)
+    cdef const void *results = _flat(y, d)
+    cdef const void *values = _flat(x, d)
+    _check_reduced(m, count, min(cnp.PyArray_SIZE(g), cnp.PyArray_SIZE(y)), min(cnp.PyArray_SIZE(target), cnp.PyArray_SIZE(x)))
+    with nogil:
+        for i in range(count):
+            if d:
+                _reduce_back[double](how, to, cotangents, results, values, m + 5 * i, 0)
+            else:
+                _reduce_back[float](how, to, cotangents, results, values, m + 5 * i, 0)
+
+
+def along_each(int what, cnp.ndarray out, cnp.ndarray x, cnp.ndarray table, cnp.ndarray eps, y=None, g=None):
+    """`along` of rows of many widths. ``table``: of each value where it begins in ``x`` and its result in ``out``, result
+    first, and how many rows of what width it has. With results and cotangents, those of ``x`` are added to ``out``, where
+    that begins."""
+    cdef int d = _is_double(out), done = 1
+    cdef bint slopes = what >= LF_SOFTMAX_SLOPES
+    cdef Py_ssize_t i, k, n, most = 0, size = 8 if d else 4, count = cnp.PyArray_SIZE(table) // 4
+    cdef const int64_t *m = _integers(table, 4 * count)
+    cdef const double *more = <const double *> _flat(eps, 1)
+    cdef char *to = <char *> _flat(out, d)
+    cdef char *values = <char *> _flat(x, d)
+    cdef char *results = <char *> _flat(y, d) if slopes else NULL
+    cdef char *shares = <char *> _flat(g, d) if slopes else NULL
+    cdef Py_ssize_t room = cnp.PyArray_SIZE(out) if not slopes else min(y.size, g.size)
+    cdef Py_ssize_t of_x = cnp.PyArray_SIZE(x) if not slopes else min(cnp.PyArray_SIZE(x), cnp.PyArray_SIZE(out))
+    if cnp.PyArray_SIZE(eps) < count:
+        raise ValueError("a number for each value expected")
+    for i in range(0, 4 * count, 4):
+        n = m[i + 2] * m[i + 3]
+        if min(m[i], m[i + 1]) < 0 or min(m[i + 2], m[i + 3]) < 1 or m[i] + n > room or m[i + 1] + n > of_x:
+            raise ValueError("places inside of the memory expected")
+        most = max(most, n)
+    cdef char *scratch = <char *> malloc(most * size + 1) if slopes else NULL
+    if slopes and scratch == NULL:
+        raise MemoryError
+    with nogil:
+        for i in range(count):
+            if not slopes:
+                done &= lf_along(d, what, values + size * m[1], NULL, NULL, to + size * m[0], m[2], m[3], more[i])
+            else:
+                done &= lf_along(d, what, values + size * m[1], results + size * m[0], shares + size * m[0], scratch, m[2],
+                                 m[3], more[i])
+                n = m[2] * m[3]
+                if d:
+                    for k in range(n):
+                        (<double *> to + m[1])[k] += (<double *> scratch)[k]
+                else:
+                    for k in range(n):
+                        (<float *> to + m[1])[k] += (<float *> scratch)[k]
+            m += 4
+    free(scratch)
+    if not done:
+        raise MemoryError
+
+
+cdef void _pooled(
+    real *small, real *large, const int64_t *m, const int64_t *ranges, const double *divisors, bint back
+) noexcept nogil:
+    """One row of the table of `pool_each`: means of windows of ``large``, or their shares added to it."""
+    cdef Py_ssize_t plane, i, j, k, p, q, r, at, one
+    cdef const int64_t *a = ranges + m[5]
+    cdef const int64_t *b = ranges + m[8]
+    cdef const int64_t *c = ranges + m[11]
+    cdef real *x
+    cdef double found, divisor
+    cdef real share
+    for plane in range(m[2]):
+        x = large + plane * m[3] * m[6] * m[9]
+        for i in range(m[4]):
+            for j in range(m[7]):
+                for k in range(m[10]):
+                    one = (i * m[7] + j) * m[10] + k
+                    at = plane * m[4] * m[7] * m[10] + one
+                    divisor, found = divisors[m[12] + one * m[13]], 0.0
+                    share = <real> (small[at] / divisor) if back else 0
+                    for p in range(a[i], a[m[4] + i]):
+                        for q in range(b[j], b[m[7] + j]):
+                            for r in range(c[k], c[m[10] + k]):
+                                if back:
+                                    x[(p * m[6] + q) * m[9] + r] += share
+                                else:
+                                    found += x[(p * m[6] + q) * m[9] + r]
+                    if not back:
+                        small[at] = <real> (found / divisor)
+
+
+def pool_each(
+    cnp.ndarray small, cnp.ndarray large, cnp.ndarray table, cnp.ndarray ranges, cnp.ndarray divisors, bint back=False
+):
+    """``small`` becomes the mean of windows of ``large``; ``back``: each gives what it has, over the divisor, to all
+    elements of its window. ``table``: of each value where its result begins, and it; how many planes it has; of each of
+    three axes how many elements it has, how many windows, and where in ``ranges`` their begins stand, and then their
+    ends; where its ``divisors`` begin, and how far these are apart, 0 of one."""
+    cdef int d = _is_double(small)
+    cdef Py_ssize_t i, k, w, of_small, of_large, count = cnp.PyArray_SIZE(table) // 14
+    cdef const int64_t *m = _integers(table, 14 * count)
+    cdef const int64_t *spans = _integers(ranges, cnp.PyArray_SIZE(ranges))
+    cdef const double *by = <const double *> _flat(divisors, 1)
+    cdef void *results = _flat(small, d)
+    cdef void *values = _flat(large, d)
+    for i in range(count):
+        of_small = of_large = m[14 * i + 2]
+        for k in range(14 * i + 3, 14 * i + 12, 3):
+            of_large, of_small = of_large * m[k], of_small * m[k + 1]
+            if min(m[k], m[k + 1], m[k + 2]) < 0 or m[k + 2] + 2 * m[k + 1] > cnp.PyArray_SIZE(ranges):
+                raise ValueError("ranges of all windows expected")
+            for w in range(m[k + 2], m[k + 2] + m[k + 1]):
+                if spans[w] < 0 or spans[w + m[k + 1]] > m[k]:
+                    raise ValueError("windows inside of the value expected")
+        if min(m[14 * i], m[14 * i + 1], m[14 * i + 2], m[14 * i + 12], m[14 * i + 13]) < 0:
+            raise ValueError("places inside of the memory expected")
+        if m[14 * i] + of_small > cnp.PyArray_SIZE(small) or m[14 * i + 1] + of_large > cnp.PyArray_SIZE(large):
+            raise ValueError("places inside of the memory expected")
+        if of_small and m[14 * i + 12] + (of_small // m[14 * i + 2] - 1) * m[14 * i + 13] >= cnp.PyArray_SIZE(divisors):
+            raise ValueError("a divisor of each window expected")
+    with nogil:
+        for i in range(count):
+            if d:
+                _pooled(<double *> results + m[0], <double *> values + m[1], m, spans, by, back)
+            else:
+                _pooled(<float *> results + m[0], <float *> values + m[1], m, spans, by, back)
+            m += 14
+
+
 def use_threads(int number) -> int:
     """How many threads the functions of this module that this thread calls may run on; returns how many before."""
     return lf_use_threads(number)

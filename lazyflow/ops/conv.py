@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from itertools import chain, product
 from types import EllipsisType
 from typing import Any, NamedTuple
@@ -768,6 +768,15 @@ def _divisor(xp: ArrayModule, dtype: DType, w: Windows, counted: Shape, divisor:
     return counts if isinstance(counts, float) else xp.asarray(counts.astype(dtype))
 
 
+def divisors_of(w: Windows, counted: Shape, divisor: int | None) -> tuple[list[tuple[int, HostArray, HostArray]], Any]:
+    """Of each axis its size and where the windows begin and end in it, and what their sums are divided by."""
+    found = []
+    for size, kernel, stride, (before, _), out in zip(w.size, w.kernel, w.stride, w.pads, w.out, strict=True):
+        first = np.arange(out) * stride - before
+        found.append((size, np.clip(first, 0, size), np.clip(first + kernel, 0, size)))
+    return found, np.array(_divisors(w, counted, divisor), np.float64)
+
+
 def _avg_pool(
     xp: ArrayModule, x: Array, out: Array = None, *, w: Windows, counted: Shape, divisor: int | None
 ) -> Array:
@@ -809,6 +818,13 @@ def _bins(out: int, size: int) -> tuple[HostArray, HostArray]:
     """Where each of ``out`` bins begins and ends: from floor(i n / out) to ceil((i + 1) n / out)."""
     i = np.arange(out)
     return i * size // out, -((i + 1) * -size // out)
+
+
+def bins_of(sizes: tuple[tuple[int, int], ...]) -> tuple[list[tuple[int, HostArray, HostArray]], Any]:
+    """The same of bins."""
+    ranges = [(size, *_bins(out, size)) for out, size in sizes]
+    counts = [stop - start for _, start, stop in ranges]
+    return ranges, reduce(np.multiply.outer, counts).astype(np.float64)
 
 
 @lru_cache(maxsize=512)

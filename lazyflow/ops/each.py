@@ -9,16 +9,17 @@ whether there is to be one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lazyflow import core
 from lazyflow.device import Array, HostArray
-from lazyflow.ops.base import Shape
-from lazyflow.ops.conv import pool_axes, windows_in_core
+from lazyflow.ops.base import Shape, total
+from lazyflow.ops.conv import bins_of, divisors_of, pool_axes, windows_in_core
 from lazyflow.ops.formula import has_nan
 from lazyflow.ops.loss import losses_of_rows, slopes_of_rows
 
@@ -43,7 +44,7 @@ class ForEach(Protocol):
 def for_each(forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
     """What computes nodes of these signatures whose results begin ``at`` these elements: ``reads`` are where operands
     begin, of a list of operands where all of them do, and None for a parameter. None where there is nothing."""
-    make = FOR_EACH.get(forms[0].op.name)
+    make = _by_elements if forms[0].by_element else FOR_EACH.get(forms[0].op.name)
     return None if make is None or core.machine is None else make(forms, at, reads)
 
 
@@ -143,6 +144,121 @@ class _Moves:
         return None
 
 
+class _Reductions:
+    """Sums, means and largest or smallest elements over axes that stand together. ``table``: as
+    `core.machine.reduce_each` takes it."""
+
+    def __init__(self, how: int, table: HostArray) -> None:
+        self.how, self.table = how, table
+
+    def forward(self, out: Array, *operands: Array) -> Left:
+        core.machine.reduce_each(self.how, out, operands[0], self.table)
+        return []
+
+    def back(self, which: int, target: Array, g: Array, y: Array, *operands: Array) -> Left:
+        core.machine.reduce_each_back(self.how, target, g, y, operands[0], self.table)
+        return []
+
+    def gradient(self, which: int, g: Array, y: Array, *operands: Array) -> Array | None:
+        return None
+
+
+class _AlongRows:
+    """Softmax and norms along the last axes. ``table``: as `core.machine.along_each` takes it."""
+
+    def __init__(self, name: str, table: HostArray, eps: HostArray) -> None:
+        self.name, self.table, self.eps = name, table, eps
+
+    def forward(self, out: Array, *operands: Array) -> Left:
+        core.machine.along_each(core.machine.ALONG[self.name], out, operands[0], self.table, self.eps)
+        return []
+
+    def back(self, which: int, target: Array, g: Array, y: Array, *operands: Array) -> Left:
+        how = core.machine.ALONG_SLOPES[self.name]
+        core.machine.along_each(how, target, operands[0], self.table, self.eps, y, g)
+        return []
+
+    def gradient(self, which: int, g: Array, y: Array, *operands: Array) -> Array | None:
+        return None
+
+
+class _MeansOfWindows:
+    """Average pooling, of windows that overlap or of so many of them. ``tables``: as `core.machine.pool_each` takes
+    them."""
+
+    def __init__(self, *tables: HostArray) -> None:
+        self.tables = tables
+
+    def forward(self, out: Array, *operands: Array) -> Left:
+        core.machine.pool_each(out, operands[0], *self.tables)
+        return []
+
+    def back(self, which: int, target: Array, g: Array, y: Array, *operands: Array) -> Left:
+        core.machine.pool_each(g, target, *self.tables, True)
+        return []
+
+    def gradient(self, which: int, g: Array, y: Array, *operands: Array) -> Array | None:
+        return None
+
+
+class _Broadcast(NamedTuple):
+    """Of an operand that broadcasts, the moves to the elements of all results, the sums that are its cotangents, and
+    how many elements it has."""
+
+    moves: HostArray
+    sums: HostArray
+    size: int
+
+
+class _ByElements:
+    """What is computed element by element, of operands some of which broadcast: as one of all elements of all nodes,
+    to which these are copied. ``stretches``: where those of the others lie, and the results."""
+
+    def __init__(self, form: Any, count: int, operands: Sequence[Any], result: slice) -> None:
+        self.form, self.count, self.operands, self.result = form, count, operands, result
+
+    def _flat(self, operands: Sequence[Array]) -> list[Array]:
+        return [self._one(of, array) for of, array in zip(self.operands, operands, strict=True)]
+
+    def _one(self, of: Any, array: Array) -> Array:
+        if not isinstance(of, _Broadcast):
+            return array[of] if isinstance(of, slice) else of
+        found = np.empty(self.count, array.dtype)
+        core.machine.move(found, np.ascontiguousarray(array).reshape(-1), of.moves)
+        return found
+
+    def forward(self, out: Array, *operands: Array) -> Left:
+        room = out[self.result]
+        found = self.form.forward(np, *self._flat(operands), out=room)
+        if found is not room:
+            room[...] = found
+        return []
+
+    def _slopes(self, which: int, g: Array, y: Array, operands: Sequence[Array]) -> Array:
+        """The cotangents of an operand, before they are summed."""
+        found = self.form.operands[which].vjp(np, g[self.result], y[self.result], *self._flat(operands))
+        return np.ascontiguousarray(np.broadcast_to(found, (self.count,)), g.dtype)
+
+    def back(self, which: int, target: Array, g: Array, y: Array, *operands: Array) -> Left:
+        of, slopes = self.operands[which], self._slopes(which, g, y, operands)
+        if isinstance(of, slice):
+            target[of] += slopes
+        else:
+            core.machine.reduce_each(0, target, slopes, of.sums, True)
+        return []
+
+    def gradient(self, which: int, g: Array, y: Array, *operands: Array) -> Array | None:
+        of = self.operands[which]
+        if not isinstance(of, _Broadcast):
+            return None
+        table = of.sums.copy()
+        table[:, 0] = np.arange(len(table)) * of.size
+        sums = np.empty((len(table), of.size), g.dtype)
+        core.machine.reduce_each(0, sums.reshape(-1), self._slopes(which, g, y, operands), table)
+        answer: Array = total(sums, 0).reshape(self.form.operands[which].type.shape)
+        return answer
+
+
 class _CrossEntropies:
     """Cross entropies of rows of scores, those of all nodes end to end: as those of one."""
 
@@ -190,6 +306,108 @@ def _pools(forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach
     [x] = forms[0].operands
     fits = x.dtype.char in "fd" and all(len(form.static["w"].size) <= 3 for form in forms)
     return _Pools(forms, at, reads[0]) if fits else None
+
+
+def _with_own(forms: Sequence[Any], own: Callable[[Any], list[int]], *columns: HostArray) -> HostArray:
+    """Of each node a row: of columns, and of what its form says, which is worked out once a form."""
+    known = {form: own(form) for form in dict.fromkeys(forms)}
+    return np.column_stack([*columns, np.array([known[form] for form in forms], np.int64)]).astype(np.int64, copy=False)
+
+
+def _reductions(name: str, forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
+    [x] = forms[0].operands
+    axes = sorted(forms[0].static["axis"])
+    if x.dtype.char not in "fd" or x.kind != "row" or axes != list(range(axes[0], axes[0] + len(axes))):
+        return None
+
+    def sizes(form: Any) -> list[int]:
+        shape = form.operands[0].type.shape
+        low, high = len(shape) + axes[0], len(shape) + axes[-1] + 1
+        return [*map(math.prod, (shape[:low], shape[low:high], shape[high:]))]
+
+    return _Reductions(core.machine.REDUCED[name], _with_own(forms, sizes, at, reads[0]))
+
+
+def _rows_along(name: str, forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
+    [x], axis = forms[0].operands, forms[0].static["axis"]
+    axes = sorted(axis) if isinstance(axis, tuple) else [axis]
+    if x.dtype.char not in "fd" or x.kind != "row" or axes != list(range(-len(axes), 0)):
+        return None
+
+    def sizes(form: Any) -> list[int]:
+        width = math.prod(form.type.shape[axes[0] :])
+        return [form.type.size // width, width]
+
+    eps = np.array([form.static.get("eps", 0.0) for form in forms])
+    return _AlongRows(name, _with_own(forms, sizes, at, reads[0]), eps)
+
+
+def _means_of_windows(windows: Any, forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
+    """``windows``: of static attributes where those of each axis begin and end, with its size, and the divisors."""
+    [x] = forms[0].operands
+    known = {form: windows(**form.static) for form in dict.fromkeys(forms)}
+    ranges, divisors = [np.array([0, 1])], list[HostArray]()  # of axes of one element, first
+
+    def about(form: Any) -> list[int]:
+        axes, by = known[form]
+        found = [[1, 1, 0]] * (3 - len(axes))
+        for size, start, stop in axes:
+            found.append([size, len(start), sum(map(len, ranges))])
+            ranges.extend([start, stop])
+        planes = form.type.size // math.prod([len(start) for _, start, _ in axes])
+        divisors.append(by.reshape(-1))
+        return [planes, *itertools.chain(*found), sum(map(len, divisors)) - by.size, int(by.size > 1)]
+
+    if x.dtype.char not in "fd" or x.kind != "row" or any(len(axes) > 3 for axes, _ in known.values()):
+        return None
+    table = _with_own(forms, about, at, reads[0])
+    return _MeansOfWindows(table, np.concatenate(ranges).astype(np.int64), np.concatenate(divisors))
+
+
+def _by_elements(forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
+    sizes = np.array([form.type.size for form in forms])
+    count = int(sizes.sum())
+    if forms[0].type.dtype.char not in "fd" or not _without_gaps(at, sizes):
+        return None
+    operands = [_elements_of(k, forms, reads[k], sizes) for k in range(len(reads))]
+    if any(of is None for of in operands):
+        return None
+    return _ByElements(forms[0], count, operands, slice(int(at[0]), int(at[0]) + count))
+
+
+def _elements_of(k: int, forms: Sequence[Any], read: Any, sizes: HostArray) -> slice | _Broadcast | float | None:
+    """What `_ByElements` is to know of an operand; None where that is too much."""
+    operand = forms[0].operands[k]
+    if operand.kind not in ("row", "shared"):
+        return float(read[0]) if operand.kind == "float" and (read == read[0]).all() else None
+    if operand.dtype != forms[0].type.dtype:
+        return None
+    alike = all(form.operands[k].shape == form.type.shape for form in forms)
+    if alike and operand.kind == "row" and _without_gaps(read, sizes):
+        return slice(int(read[0]), int(read[0]) + int(sizes.sum()))
+    sums = _with_own(
+        forms,
+        lambda form: _broadcast_axes(form.operands[k].shape, form.type.shape),
+        np.zeros(len(forms), np.int64) if read is None else read,
+        np.cumsum(sizes) - sizes,
+    )
+    there, begin, a, n, b = sums.T
+    one, none = np.ones_like(a), np.zeros_like(a)
+    moves = np.stack([begin, there, one, a, n, b, none, n * b, b, one, none, b, none, one], 1)
+    return _Broadcast(moves, sums, math.prod(operand.shape)) if (n > 0).all() else None
+
+
+def _broadcast_axes(shape: Shape, whole: Shape) -> list[int]:
+    """The sizes of the axes before those along which a shape broadcasts to another, of these, and of those behind; of
+    none of these where they do not stand together."""
+    shape = (1,) * (len(whole) - len(shape)) + tuple(shape)
+    axes = [k for k, (own, n) in enumerate(zip(shape, whole, strict=True)) if own != n] or [0]
+    low, high = axes[0], axes[-1] + 1
+    if len(axes) > 1 and any(shape[k] != 1 for k in range(low, high)):
+        return [0, 0, 0]
+    if not whole or shape[low] == whole[low]:
+        return [1, 1, math.prod(whole)]
+    return [*map(math.prod, (whole[:low], whole[low:high], whole[high:]))]
 
 
 def _cross_entropies(forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
@@ -262,6 +480,15 @@ FOR_EACH: dict[str, Maker] = {
     "conv": lambda *nodes: _convolutions(False, *nodes),
     "conv_transpose": lambda *nodes: _convolutions(True, *nodes),
     "max_pool": _pools,
+    "avg_pool": lambda *nodes: _means_of_windows(divisors_of, *nodes),
+    "adaptive_avg_pool": lambda *nodes: _means_of_windows(bins_of, *nodes),
+    "sum": lambda *nodes: _reductions("sum", *nodes),
+    "mean": lambda *nodes: _reductions("mean", *nodes),
+    "max": lambda *nodes: _reductions("max", *nodes),
+    "min": lambda *nodes: _reductions("min", *nodes),
+    "softmax": lambda *nodes: _rows_along("softmax", *nodes),
+    "log_softmax": lambda *nodes: _rows_along("log_softmax", *nodes),
+    "standardise": lambda *nodes: _rows_along("standardise", *nodes),
     "cross_entropy": _cross_entropies,
     "transpose": _transposes,
     "concatenate": _concatenates,

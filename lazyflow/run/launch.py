@@ -487,11 +487,13 @@ class Loop(Bound):
         return self.steps if left is None else [self.steps[i] for i in left]
 
     def _arrays(self, arena: Arena) -> list[Any]:
-        """The operands of all nodes: flat memory, or what they share."""
-        return [
-            source.read(arena) if isinstance(source, Reader) else arena.buffers.get(source, source)
-            for source in self.sources
-        ]
+        """The operands of all nodes: flat memory, what they share, or numbers."""
+        found = []
+        for source in self.sources:
+            if isinstance(source, Reader):
+                source = source.read(arena)
+            found.append(arena.buffers[source] if isinstance(source, np.dtype) else source)
+        return found
 
     def compute(self, xp: ArrayModule, arena: Arena) -> None:
         """Compute the nodes, those that are left one after the other."""

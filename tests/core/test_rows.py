@@ -127,12 +127,37 @@ def test_an_index_that_is_no_class(wrong):
     assert not machine.cross_entropy_slopes(scores, index, np.ones(3), out)
 
 
+def pooled(size, windows, divisors=None):
+    """Means of two windows of the last of three axes."""
+    axes = [1, 1, 0, 1, 1, 0, size, 2, 2]
+    ranges, divisors = np.array([0, 1, *windows]), np.ones(1) if divisors is None else divisors
+    return machine.pool_each(np.zeros(2), np.zeros(size), np.array([[0, 0, 1, *axes, 0, 0]]), ranges, divisors)
+
+
 MISUSES = {
     "another dtype": lambda: machine.add_rows(np.zeros(4, np.float32), np.array([0]), np.zeros((1, 2))),
     "half precision": lambda: machine.add_rows(np.zeros(4, "f2"), np.array([0]), np.zeros((1, 2), "f2")),
     "columns of a matrix": lambda: machine.add_rows(np.zeros(4), np.array([0, 0]), np.zeros((2, 2)).T[:, ::-1]),
     "starts of another kind": lambda: machine.add_rows(np.zeros(4), np.array([0], np.int32), np.zeros((1, 2))),
     "too few starts": lambda: machine.add_rows(np.zeros(4), np.array([0]), np.zeros((2, 2))),
+    "sums of what is not there": lambda: machine.reduce_each(0, np.zeros(4), np.zeros(9), np.array([[0, 4, 1, 3, 2]])),
+    "sums to where nothing is": lambda: machine.reduce_each(0, np.zeros(4), np.zeros(9), np.array([[3, 0, 1, 2, 2]])),
+    "sums of no elements": lambda: machine.reduce_each(0, np.zeros(4), np.zeros(9), np.array([[0, 0, 1, 0, 2]])),
+    "shares of what is not there": lambda: machine.reduce_each_back(0, *np.zeros((4, 4)), np.array([[0, 1, 1, 2, 2]])),
+    "rows of what is not there": lambda: machine.along_each(
+        machine.ALONG["softmax"], np.zeros(9), np.zeros(5), np.array([[0, 0, 2, 3]]), np.zeros(1)
+    ),
+    "slopes to where nothing is": lambda: machine.along_each(
+        machine.ALONG_SLOPES["softmax"],
+        np.zeros(5),
+        np.zeros(9),
+        np.array([[0, 0, 2, 3]]),
+        np.zeros(1),
+        *np.zeros((2, 9)),
+    ),
+    "windows of what is not there": lambda: pooled(2, [0, 1, 2, 4]),
+    "windows that are not said": lambda: pooled(2, [0, 1, 2]),
+    "windows without a divisor": lambda: pooled(4, [0, 1, 2, 3], np.zeros(0)),
     "shapes that do not fit": lambda: machine.dots(np.zeros((1, 2)), np.zeros((3, 4)), np.zeros((1, 3))),
 }
 

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lazyflow as lf
 from lazyflow import core
@@ -20,7 +22,7 @@ def parameters(seed, dtype):
     rng = np.random.default_rng(seed)
     shapes = {
         "W": (6, 4, 3, 3), "G": (6, 2, 3, 2), "b": (6,), "T": (4, 3, 3, 2), "D": (4, 1, 3, 3), "c": (4, 1, 1), "s": (),
-        "t": (3,),
+        "t": (3,), "d": (4,),
     }  # fmt: skip
     return SimpleNamespace(**{k: lf.Parameter(rng.normal(size=n).astype(dtype)) for k, n in shapes.items()})
 
@@ -52,8 +54,34 @@ FUNCTIONS = {
     "relu": (lambda p, x, i: lf.relu(x), []),
     "a number": (lambda p, x, i: x * 2.5 + i, []),
     "a parameter": (lambda p, x, i: lf.tanh(x * p.s), []),
-    "a bias": (lambda p, x, i: x + p.c, []),
-    "a vector of each": (lambda p, x, i: x * lf.max(x, axis=0), []),
+    "a bias": (lambda p, x, i: x + p.c, ["add"]),
+    "a bias of a number": (lambda p, x, i: lf.tanh(lf.conv(x, p.W)) + p.s, ["conv", "add"]),
+    "a vector of each": (lambda p, x, i: x * lf.max(x, axis=0), ["multiply", "max"]),
+    "a row of each": (lambda p, x, i: x - lf.min(x, axis=(0, 1)), ["subtract", "min"]),
+    "a column of each": (lambda p, x, i: x / (1 + lf.sum(x * x, axis=2, keepdims=True)), ["divide", "sum"]),
+    "a number of each": (lambda p, x, i: x * lf.mean(x), ["multiply", "mean"]),
+    "sum": (lambda p, x, i: lf.sum(lf.relu(x), axis=(1, 2)), ["sum"]),
+    "mean over the middle": (lambda p, x, i: lf.mean(x, axis=1), ["mean"]),
+    "max over all": (lambda p, x, i: lf.max(x, keepdims=True), ["max"]),
+    "max that several are": (lambda p, x, i: lf.max(lf.relu(x - 4), axis=(1, 2)), ["max"]),
+    "sum over axes apart": (lambda p, x, i: lf.sum(x, axis=(0, 2)), []),
+    "softmax": (lambda p, x, i: lf.softmax(x, axis=-1), ["softmax"]),
+    "log_softmax": (lambda p, x, i: lf.log_softmax(x), ["log_softmax"]),
+    "softmax over channels": (lambda p, x, i: lf.softmax(x, axis=0), []),
+    "instance norm": (lambda p, x, i: lf.nn.functional.instance_norm(x, eps=0.1 * (1 + i % 2)), ["standardise"]),
+    "group norm": (
+        lambda p, x, i: lf.nn.functional.group_norm(x, 2, p.d, p.d, eps=0.01), ["standardise", "multiply", "add"],
+    ),
+    "avg_pool": (lambda p, x, i: lf.avg_pool(x, (2, 2)), ["avg_pool"]),
+    "avg_pool of many kinds": (
+        lambda p, x, i: lf.avg_pool(
+            x, (3, 2), stride=1 + i % 2, padding=(1, 1), ceil_mode=i % 3 == 0, count_include_pad=i % 2 == 0
+        ),
+        ["avg_pool"],
+    ),
+    "avg_pool over a number": (lambda p, x, i: lf.avg_pool(x, (2,), divisor_override=3), ["avg_pool"]),
+    "adaptive_avg_pool": (lambda p, x, i: lf.adaptive_avg_pool(x, (2, None)), ["adaptive_avg_pool"]),
+    "adaptive_avg_pool of one": (lambda p, x, i: lf.adaptive_avg_pool(x, 1), ["adaptive_avg_pool"]),
     "leaky_relu": (lambda p, x, i: lf.leaky_relu(x, 0.1), []),
     "a cast": (lambda p, x, i: x.astype("float16").astype("float64"), []),
     "of two": (lambda p, x, i: lf.conv(x, p.D, padding=1, groups=4) * x, []),
@@ -136,7 +164,27 @@ def calls(monkeypatch):
 
     for name, make in list(each.FOR_EACH.items()):
         monkeypatch.setitem(each.FOR_EACH, name, watched(name, make))
+    by_elements = each._by_elements
+    monkeypatch.setattr(each, "_by_elements", lambda forms, *more: watched(forms[0].op.name, by_elements)(forms, *more))
     return seen
+
+
+SOME_SIZES = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=4, max_size=9)
+OF_ANY_SIZE = [
+    *("a vector of each", "a row of each", "a column of each", "a number of each", "a bias", "sum"),
+    *("mean over the middle", "max over all", "max that several are", "softmax", "log_softmax", "group norm"),
+    *("adaptive_avg_pool", "adaptive_avg_pool of one"),
+]
+
+
+@pytest.mark.parametrize("name", OF_ANY_SIZE)
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(sizes=SOME_SIZES, seed=st.integers(0, 99))
+def test_images_of_any_sizes_are_as_each_alone(name, sizes, seed):
+    f, _ = FUNCTIONS[name]
+    rng = np.random.default_rng(seed)
+    p, arrays = parameters(seed, "float64"), [rng.normal(size=(CHANNELS, *size)) * 3 for size in sizes]
+    assert_alike(results(f, p, arrays, together=True), results(f, p, arrays, together=False), "float64")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
