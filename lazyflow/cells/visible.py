@@ -211,7 +211,12 @@ def _words_in(constants: Iterable[object]) -> set[str]:
             found |= _words_in(value)
         elif isinstance(value, str) and all(part.isidentifier() for part in value.split(".")):
             found.update(value.split("."))
+        elif isinstance(value, str) and "{" in value:
+            found.update(_FIELD_NAMES.findall(value))
     return found
+
+
+_FIELD_NAMES = re.compile(r"(?<=[.{])[^\W\d]\w*(?=[][.!:}])")  # such as ``size`` in "{0.size:.2f}"
 
 
 class Guard(NamedTuple):
@@ -396,7 +401,7 @@ class _Walk:
         if (
             isinstance(value, _FIXED)
             or kind is _COMPILED
-            or (kind.__module__.partition(".")[0] == "numpy" and callable(value))
+            or (_root(kind.__module__) == "numpy" and callable(value) and not _is_of_python(kind))
         ):
             return self._fixed(path, value)
         return self._object(path, value)
@@ -802,6 +807,12 @@ def is_filled(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_of_python(kind: type) -> bool:
+    """Whether a class is written in Python, such as that of ``np.vectorize``, whose objects are callable and have
+    attributes; a function that is written in C has none that count."""
+    return bool(kind.__flags__ & 1 << 9)  # Py_TPFLAGS_HEAPTYPE
 
 
 def slots_of(kind: type) -> tuple[str, ...]:

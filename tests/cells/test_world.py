@@ -204,6 +204,27 @@ def test_keywords_of_a_partial_that_change_in_place():
     agree(lambda x: scaled(x), lambda step: scaled.keywords.update(factor=step + 1.0))
 
 
+def test_objects_of_numpy_that_are_callable_and_change():
+    factor, polynomial = [1.0], np.poly1d([1.0, 2.0])
+    each = np.vectorize(lambda v: v * factor[0])
+
+    def change(step):
+        factor[0], polynomial.coeffs[0] = step + 1.0, step + 2.0
+
+    agree(lambda x: x * each(np.ones(3)), change)
+    agree(lambda x: x * float(polynomial(1.0)), change)
+
+
+def test_attributes_that_a_format_names():
+    shown = types.SimpleNamespace(text="a", width=types.SimpleNamespace(of=3))
+
+    def change(step):
+        shown.text, shown.width.of = "a" * (step + 1), 3 + step
+
+    agree(lambda x: x * len("{.text:s}".format(shown)), change)  # noqa: UP032
+    agree(lambda x: x * float("{s.width.of}.5".format(s=shown)), change)  # noqa: UP032
+
+
 @pytest.mark.parametrize("calls", [0, 1, 20])
 def test_a_cell_that_its_own_body_can_see_dies_with_its_owner(calls):
     class Model:
