@@ -34,6 +34,11 @@ def rows_of(weight, k):
     return [weight[i] for i in range(k + 1)]
 
 
+def attended(weight, k, mask=None, p=0.0):
+    x = lf.embedding(weight, np.array([k, 2]))
+    return nn.functional.scaled_dot_product_attention(x, x, x, mask, p)
+
+
 # Of `NODES` nodes, the k-th by a weight (8, 5) and a vector (5,): the kernels forward, and backward.
 OPERATIONS = {
     "cross_entropy": (lambda w, v, k: lf.cross_entropy(w[k], k % 3), ["cross_entropy"], ["cross_entropy_slopes"]),
@@ -44,6 +49,17 @@ OPERATIONS = {
     "segment mean": (lambda w, v, k: lf.mean(rows_of(w, k)), ["sum_groups"], ["repeat_groups"]),
     "embedding": (lambda w, v, k: lf.embedding(w, k % 3), [], []),
     "embedding of an array": (lambda w, v, k: lf.embedding(w, np.array([k, 2])), [], []),
+    "attention": (lambda w, v, k: attended(w, k), ["attend"], ["attend_back", "attend_back_of_keys"]),
+    "attention with a mask": (
+        lambda w, v, k: attended(w, k, np.tri(2, dtype=bool)),
+        ["attend"],
+        ["attend_back", "attend_back_of_keys"],
+    ),
+    "attention with dropout": (
+        lambda w, v, k: attended(w, k, p=0.5),
+        ["draw", "attend"],
+        ["attend_back", "attend_back_of_keys"],
+    ),
     "draw": (lambda w, v, k: lf.uniform((5,)) * w[k], ["draw"], []),
     "dropout": (lambda w, v, k: lf.dropout(w[k], 0.5), ["draw"], []),
 }

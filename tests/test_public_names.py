@@ -22,7 +22,10 @@ OTHER_NAMES = {
             *("left_shift", "log10", "log2", "logaddexp", "logaddexp2", "rad2deg", "right_shift", "sinc"),
         )
     },
-    "attention": "nn.functional.scaled_dot_product_attention",
+    **{
+        f"{kind}attention": "nn.functional.scaled_dot_product_attention"
+        for kind in ("", "masked_", "dropped_", "masked_dropped_")
+    },
     "offsets": "take_along_axis",
     "concatenate_rows": "concatenate",
     "concatenate_same": "concatenate",

@@ -43,7 +43,15 @@ def cross_entropy(scores: Any, index: Any, out: Any) -> bool: ...
 def cross_entropy_slopes(scores: Any, index: Any, share: Any, out: Any) -> bool: ...
 def along(what: int, width: int, eps: float, out: Any, x: Any, y: Any = None, g: Any = None) -> None: ...
 def attend(
-    how: tuple[int, bool, float], ends: Any, q: Any, k: Any, v: Any, out: Any, to: tuple[Any, ...] | None = None
+    how: tuple[int, bool, float],
+    ends: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    to: tuple[Any, ...] | None = None,
+    mask: tuple[str, str, bool, Any] | None = None,
+    kept: tuple[bool, Any] | None = None,
 ) -> None: ...
 def multiply(a: Any, b: Any, out: Any = None) -> Any: ...
 

@@ -66,18 +66,29 @@ cdef extern from "machine.h" nogil:
     int lf_along(int is_double, int what, const void *x, const void *y, const void *g, void *out, Py_ssize_t rows,
                  Py_ssize_t width, double eps)
     ctypedef struct lf_attention:
-        int is_double, causal, back
+        int is_double, causal, back, masked, mask_of, mask_each, kept_each
         Py_ssize_t nodes, heads, width, v_width, most
         double scale
         const int64_t *ends
         const void *q
         const void *k
         const void *v
+        const void *mask
+        const void *kept
         void *out
         void *to_q
         void *to_k
         void *to_v
+        void *to_mask
         Py_ssize_t q_pitch, k_pitch, v_pitch, out_pitch
+    enum:
+        LF_NO_MASK
+        LF_SEEN
+        LF_HIDDEN
+        LF_ADDED
+        LF_OF_KEYS
+        LF_OF_ALL
+        LF_OF_HEADS
     int lf_attend(const lf_attention *attention)
     const char *lf_instruction_set()
     int lf_use_instruction_set(const char *name)
@@ -686,15 +697,54 @@ cdef int _set_parts(lf_attention *v, cnp.ndarray ends, Py_ssize_t rows, Py_ssize
     return 0
 
 
-def attend(tuple how, cnp.ndarray ends, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, to=None):
+_MASKS = {"seen": LF_SEEN, "hidden": LF_HIDDEN, "added": LF_ADDED}
+_MASKS_OF = {"keys": LF_OF_KEYS, "all": LF_OF_ALL, "heads": LF_OF_HEADS}
+
+
+cdef Py_ssize_t _cells(lf_attention *v, int of, bint each):
+    """How many numbers a mask has: of all nodes, or of the largest."""
+    cdef Py_ssize_t node, n, m, found = 0
+    for node in range(v.nodes):
+        n = v.ends[node] - (v.ends[node - 1] if node else 0)
+        m = v.ends[v.nodes + node] - (v.ends[v.nodes + node - 1] if node else 0)
+        m *= 1 if of == LF_OF_KEYS else n if of == LF_OF_ALL else n * v.heads
+        found = found + m if each else max(found, m)
+    return found
+
+
+cdef int _set_mask(lf_attention *v, str says, str of, bint each, cnp.ndarray mask) except -1:
+    v.masked, v.mask_of, v.mask_each = _MASKS[says], _MASKS_OF[of], each
+    if v.masked != LF_ADDED and cnp.PyArray_TYPE(mask) != cnp.NPY_BOOL:
+        raise TypeError("what is seen or hidden are truth values")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(mask) or cnp.PyArray_SIZE(mask) < _cells(v, v.mask_of, each):
+        raise ValueError("the shapes do not fit")
+    v.mask = _flat(mask, v.is_double) if v.masked == LF_ADDED else cnp.PyArray_DATA(mask)
+    return 0
+
+
+cdef int _set_kept(lf_attention *v, bint each, cnp.ndarray kept) except -1:
+    if cnp.PyArray_SIZE(kept) < _cells(v, LF_OF_HEADS, each):
+        raise ValueError("the shapes do not fit")
+    v.kept, v.kept_each = _flat(kept, v.is_double), each
+    return 0
+
+
+def attend(
+    tuple how, cnp.ndarray ends, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, to=None, mask=None, kept=None
+):
     """``out``, rows of queries, becomes ``softmax(scale * q @ k.T) @ v`` of each node and head; ``how``: the number of
     heads, whether query i sees the keys up to i alone, and the scale. ``ends`` (2, nodes): where the rows of each node
     end, of queries and of keys. ``to``: where the cotangents of the operands go, from those in ``out``; those that are
-    None are not wanted, of keys and values they are added."""
+    None are not wanted, of keys and values they are added.
+
+    ``mask``: what it says, ``"seen"``, ``"hidden"`` or ``"added"``; of what, ``"keys"``, ``"all"`` pairs or those by
+    ``"heads"``; whether each node has its own; and the numbers, end to end. ``kept``: whether each node has its own,
+    and what weights are multiplied by, by heads. A fourth of ``to`` is for the cotangents of a mask, by heads."""
     cdef lf_attention a
     cdef int d = _is_double(out), done
     cdef Py_ssize_t rows, keys
-    a.is_double, a.back, a.to_q, a.to_k, a.to_v = d, to is not None, NULL, NULL, NULL
+    a.is_double, a.back, a.to_q, a.to_k, a.to_v, a.to_mask = d, to is not None, NULL, NULL, NULL, NULL
+    a.masked, a.mask, a.kept = LF_NO_MASK, NULL, NULL
     a.heads, a.causal, a.scale = how
     a.q_pitch, a.k_pitch, a.v_pitch, a.out_pitch = _pitch(q, d), _pitch(k, d), _pitch(v, d), _pitch(out, d)
     rows, keys = cnp.PyArray_DIM(q, 0), cnp.PyArray_DIM(k, 0)
@@ -709,7 +759,15 @@ def attend(tuple how, cnp.ndarray ends, cnp.ndarray q, cnp.ndarray k, cnp.ndarra
         raise ValueError("the shapes do not fit")
     _set_parts(&a, ends, rows, keys)
     a.q, a.k, a.v, a.out = cnp.PyArray_DATA(q), cnp.PyArray_DATA(k), cnp.PyArray_DATA(v), cnp.PyArray_DATA(out)
+    if mask is not None:
+        _set_mask(&a, mask[0], mask[1], mask[2], mask[3])
+    if kept is not None:
+        _set_kept(&a, kept[0], kept[1])
     if to is not None:
+        if len(to) > 3 and to[3] is not None:
+            if cnp.PyArray_SIZE(to[3]) != _cells(&a, LF_OF_HEADS, True):
+                raise ValueError("the shapes do not fit")
+            a.to_mask = _flat(to[3], d)
         a.to_q, a.to_k, a.to_v = _cotangents_in(to[0], q, d), _cotangents_in(to[1], k, d), _cotangents_in(to[2], v, d)
     with nogil:
         done = lf_attend(&a)

@@ -48,27 +48,70 @@ __device__ double over_lanes_{real}(double sum) {{
     for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
     return sum;
 }}
+// What stands beside queries and keys: a mask of truth values or numbers, and factors of weights. Of one row of scores
+// they begin at these places.
+struct beside_{real} {{
+    const unsigned char* truths;
+    const {real} *numbers, *factors;
+    bool hides;
+    long long mask, kept;
+    __device__ bool shows(bool is_seen, long long j) const {{
+        return is_seen && (!truths || (truths[mask + j] != 0) != hides);
+    }}
+    __device__ {real} score({real} score, long long j) const {{ return numbers ? score + numbers[mask + j] : score; }}
+    __device__ {real} keep({real} x, long long j) const {{
+        if (!factors) return x;
+        const {real} factor = factors[kept + j];
+        return factor == 0 ? 0 : factor * x;
+    }}
+}};
+// Pairs of queries and keys of the nodes before one, counted by a warp.
+__device__ long long pairs_before_{real}(
+    const long long* q_ends, int q_each, const long long* k_ends, int k_each, int node, int lane) {{
+    if (!q_ends) return (long long)node * q_each * k_each;
+    long long sum = 0;
+    for (int k = lane; k < node; k += 32)
+        sum += (q_ends[k] - (k ? q_ends[k - 1] : 0)) * (k_ends[k] - (k ? k_ends[k - 1] : 0));
+    for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+    return sum;
+}}
+__device__ beside_{real} beside_of_{real}(
+    const unsigned char* truths, int hides, const {real}* numbers, const {real}* factors, int mask_of, int mask_each,
+    int kept_each, long long area, long long before, long long pairs, int heads, int h, int row, int keys) {{
+    const long long by_head = area * heads + h * pairs, own = h * pairs, down = (long long)row * keys;
+    const long long at = mask_of == 2 ? (mask_each ? by_head : own) : !mask_each ? 0 : mask_of ? area : before;
+    return {{truths, numbers, factors, hides != 0, at + (mask_of ? down : 0), (kept_each ? by_head : own) + down}};
+}}
+__device__ {real} score_{real}(
+    const {real}* query, const {real}* key, int width, {real} scale, bool is_seen, const beside_{real}& beside,
+    long long j) {{
+    const bool shown = beside.shows(is_seen, j);
+    return beside.score(shown ? dot_{real}(query, key, width) * scale : ({real})(-1.0 / 0.0), j);
+}}
 __device__ {real} largest_{real}(
-    const {real}* query, const {real}* keys, int pitch, int width, {real} scale, int seen, int lane) {{
+    const {real}* query, const {real}* keys, int pitch, int width, {real} scale, int seen, const beside_{real}& beside,
+    int lane) {{
     {real} most = ({real})(-1.0 / 0.0);
     for (int j = lane; j < seen; j += 32) {{
-        const {real} score = dot_{real}(query, keys + (long long)j * pitch, width) * scale;
+        const {real} score = score_{real}(query, keys + (long long)j * pitch, width, scale, true, beside, j);
         most = score > most || score != score ? score : most;
     }}
     for (int d = 16; d; d /= 2) {{
         const {real} next = __shfl_xor_sync(0xffffffffu, most, d);
         most = next > most || next != next ? next : most;
     }}
-    return most;
+    return (beside.truths || beside.numbers) && most == ({real})(-1.0 / 0.0) ? 0 : most;  // who sees nothing has zeros
 }}
+__device__ {real} whole_of_{real}(double total, {real} most) {{ return total == 0 && most == 0 ? 1 : ({real})total; }}
 __device__ void put_{real}(
     {real}* target, const long long* at, int apart, int how, int row, int column, {real} value) {{
     {real}* place = target + (at ? at[row] : row) * (long long)apart + column;
     if (how) atomicAdd(place, value); else *place = value;
 }}
 __device__ {real} share_{real}(
-    const {real}* query, const {real}* key, int width, {real} scale, bool is_seen, {real} most) {{
-    return exp{f}((is_seen ? dot_{real}(query, key, width) * scale : ({real})(-1.0 / 0.0)) - most);
+    const {real}* query, const {real}* key, int width, {real} scale, bool is_seen, const beside_{real}& beside,
+    long long j, {real} most) {{
+    return exp{f}(score_{real}(query, key, width, scale, is_seen, beside, j) - most);
 }}
 __device__ {real} slope_{real}({real} weight, {real} pull, {real} level, bool is_seen) {{
     const {real} slope = (pull == 0 ? 0 : weight * pull) - (level == 0 ? 0 : level * weight);
@@ -76,24 +119,25 @@ __device__ {real} slope_{real}({real} weight, {real} pull, {real} level, bool is
 }}
 extern "C" __global__ void attend_{real}({parameters}, {real}* out) {{
 {head}
-    const {real} most = largest_{real}(query, keys, k_pitch, width, scale, seen, lane);
+    const {real} most = largest_{real}(query, keys, k_pitch, width, scale, seen, beside, lane);
     for (int first = 0; first < v_width; first += 32 * {columns}) {{
         {real} sums[{columns}] = {{}};
         double total = 0;
         for (int j = 0; j < count; j += 32) {{
             const int key = j + lane;
             const {real}* row = keys + (long long)key * k_pitch;
-            const {real} part = key < count ? share_{real}(query, row, width, scale, key < seen, most) : 0;
+            const {real} part = key < count ? share_{real}(query, row, width, scale, key < seen, beside, key, most) : 0;
             total += part;
+            const {real} kept = key < count ? beside.keep(part, key) : 0;
             for (int t = 0; t < 32 && j + t < count; t++) {{
-                const {real} weight = __shfl_sync(0xffffffffu, part, t);
+                const {real} weight = __shfl_sync(0xffffffffu, kept, t);
                 for (int c = 0; c < {columns}; c++) {{
                     const int column = first + 32 * c + lane;
                     if (column < v_width) sums[c] += weight * values[(long long)(j + t) * v_pitch + column];
                 }}
             }}
         }}
-        const {real} whole = ({real})over_lanes_{real}(total);
+        const {real} whole = whole_of_{real}(over_lanes_{real}(total), most);
         for (int c = 0; c < {columns}; c++) {{
             const int column = first + 32 * c + lane;
             if (column < v_width) out[(long long)i * heads * v_width + h * v_width + column] = sums[c] / whole;
@@ -101,34 +145,38 @@ extern "C" __global__ void attend_{real}({parameters}, {real}* out) {{
     }}
 }}
 extern "C" __global__ void attend_back_{real}(
-    {parameters}, const {real}* g, {real}* kept, {real}* target, const long long* at, int apart, int how) {{
+    {parameters}, const {real}* g, {real}* kept, {real}* target, const long long* at, int apart, int how,
+    {real}* of_mask) {{
 {head}
+    const long long by_head = (area * heads + h * pairs) + (long long)(before - 1) * count;
     const {real}* share = g + (long long)i * heads * v_width + h * v_width;
-    const {real} most = largest_{real}(query, keys, k_pitch, width, scale, seen, lane);
+    const {real} most = largest_{real}(query, keys, k_pitch, width, scale, seen, beside, lane);
     double total = 0, along = 0;
     for (int key = lane; key < count; key += 32) {{
         const {real}* row = keys + (long long)key * k_pitch;
-        const {real} part = share_{real}(query, row, width, scale, key < seen, most);
-        const {real} pull = pulled_{real}(share, values + (long long)key * v_pitch, v_width);
+        const {real} part = share_{real}(query, row, width, scale, key < seen, beside, key, most);
+        const {real} pull = beside.keep(pulled_{real}(share, values + (long long)key * v_pitch, v_width), key);
         total += part;
         along += pull == 0 ? 0 : (double)part * pull;
     }}
     along = over_lanes_{real}(along);
-    const {real} whole = ({real})over_lanes_{real}(total), level = along == 0 ? ({real})0 : ({real})(along / whole);
+    const {real} whole = whole_of_{real}(over_lanes_{real}(total), most);
+    const {real} level = along == 0 ? ({real})0 : ({real})(along / whole);
     if (lane == 0) {{
         {real}* mine = kept + 3 * ((long long)i * heads + h);
         mine[0] = most, mine[1] = whole, mine[2] = level;
     }}
-    for (int first = 0; target && first < width; first += 32 * {columns}) {{
+    for (int first = 0; (target || of_mask) && first < width; first += 32 * {columns}) {{
         {real} sums[{columns}] = {{}};
         for (int j = 0; j < count; j += 32) {{
             const int key = j + lane;
             {real} slope = 0;
             if (key < count) {{
                 const {real}* row = keys + (long long)key * k_pitch;
-                const {real} weight = share_{real}(query, row, width, scale, key < seen, most) / whole;
-                const {real} pull = pulled_{real}(share, values + (long long)key * v_pitch, v_width);
-                slope = slope_{real}(weight, pull, level, key < seen);
+                const {real} weight = share_{real}(query, row, width, scale, key < seen, beside, key, most) / whole;
+                const {real} pull = beside.keep(pulled_{real}(share, values + (long long)key * v_pitch, v_width), key);
+                slope = slope_{real}(weight, pull, level, beside.shows(key < seen, key));
+                if (of_mask && first == 0) of_mask[by_head + key] = slope;
             }}
             for (int t = 0; t < 32 && j + t < count; t++) {{
                 const {real} mine = __shfl_sync(0xffffffffu, slope, t);
@@ -140,7 +188,8 @@ extern "C" __global__ void attend_back_{real}(
         }}
         for (int c = 0; c < {columns}; c++) {{
             const int column = first + 32 * c + lane;
-            if (column < width) put_{real}(target, at, apart, how, i, h * width + column, scale * sums[c]);
+            if (target && column < width)
+                put_{real}(target, at, apart, how, i, h * width + column, scale * sums[c]);
         }}
     }}
 }}
@@ -156,6 +205,10 @@ extern "C" __global__ void attend_back_of_keys_{real}(
     const int count = (int)(end_of_{real}(q_ends, q_each, node) - begin), place = (int)(j - low);
     const {real} *key = k + (long long)j * k_pitch + h * width, *value = v + (long long)j * v_pitch + h * v_width;
     const {real} *queries = q + begin * q_pitch + h * width, *shares = g + (begin * heads + h) * v_width;
+    const int own = (int)(end_of_{real}(k_ends, k_each, node) - low);
+    const long long pairs = (long long)count * own;
+    const long long area = is_beside ? pairs_before_{real}(q_ends, q_each, k_ends, k_each, node, lane) : 0;
+    beside_{real} beside = beside_of_{real}({beside}, area, low, pairs, heads, h, 0, own);
     const int most_columns = width > v_width ? width : v_width;
     for (int first = 0; first < most_columns; first += 32 * {columns}) {{
         {real} of_key[{columns}] = {{}}, of_value[{columns}] = {{}};
@@ -166,9 +219,13 @@ extern "C" __global__ void attend_back_of_keys_{real}(
                 const {real}* mine = kept + 3 * ((begin + query) * heads + h);
                 const bool is_seen = !causal || place <= query;
                 const {real}* row = queries + (long long)query * q_pitch;
-                weight = share_{real}(row, key, width, scale, is_seen, mine[0]) / mine[1];
+                const long long at = (long long)query * own + place;
+                const long long said = mask_of ? at : place;
+                const {real} part = share_{real}(row, key, width, scale, is_seen, beside, said, mine[0]);
                 const {real} pull = pulled_{real}(shares + (long long)query * heads * v_width, value, v_width);
-                slope = slope_{real}(weight, pull, mine[2], is_seen);
+                const bool shown = beside.shows(is_seen, said);
+                slope = slope_{real}(part / mine[1], beside.keep(pull, at), mine[2], shown);
+                weight = beside.keep(part / mine[1], at);
             }}
             for (int t = 0; t < 32 && i + t < count; t++) {{
                 const {real} w = __shfl_sync(0xffffffffu, weight, t), s = __shfl_sync(0xffffffffu, slope, t);
@@ -195,7 +252,8 @@ extern "C" __global__ void attend_back_of_keys_{real}(
 _PARAMETERS = """\
 const {real}* q, int q_pitch, const {real}* k, int k_pitch, const {real}* v, int v_pitch, const long long* q_ends, \
 int q_each, const long long* k_ends, int k_each, int nodes, int rows, int heads, int width, int v_width, int causal, \
-{real} scale"""
+{real} scale, const unsigned char* truths, int hides, const {real}* numbers, const {real}* factors, int mask_of, \
+int mask_each, int kept_each, int is_beside"""
 # A query and a head for each warp.
 _HEAD = """\
     const int lane = threadIdx.x % 32;
@@ -208,13 +266,18 @@ _HEAD = """\
     const int before = (int)(i + 1 - end_of_{real}(q_ends, q_each, node - 1));
     const int seen = causal && before < count ? before : count;
     const {real} *query = q + (long long)i * q_pitch + h * width, *keys = k + low * k_pitch + h * width;
-    const {real}* values = v + low * v_pitch + h * v_width;"""
+    const {real}* values = v + low * v_pitch + h * v_width;
+    const long long queries = end_of_{real}(q_ends, q_each, node) - end_of_{real}(q_ends, q_each, node - 1);
+    const long long pairs = queries * count;
+    const long long area = is_beside ? pairs_before_{real}(q_ends, q_each, k_ends, k_each, node, lane) : 0;
+    const beside_{real} beside = beside_of_{real}({beside}, area, low, pairs, heads, h, before - 1, count);"""
+_BESIDE = "truths, hides, numbers, factors, mask_of, mask_each, kept_each"
 
 
 def _text(real: str) -> str:
-    parameters, head = _PARAMETERS.format(real=real), _HEAD.format(real=real)
-    f = "f" if real == "float" else ""
-    return _ATTENTION_TEXT.format(real=real, f=f, parameters=parameters, head=head, columns=_COLUMNS_OF_A_LANE)
+    parameters, head = _PARAMETERS.format(real=real), _HEAD.format(real=real, beside=_BESIDE)
+    names = {"real": real, "f": "f" if real == "float" else "", "columns": _COLUMNS_OF_A_LANE, "beside": _BESIDE}
+    return _ATTENTION_TEXT.format(parameters=parameters, head=head, **names)
 
 
 ATTENTION_SOURCE = "".join(_text(real) for real in REALS.values())
@@ -223,11 +286,29 @@ ATTENTION_KERNELS = tuple(f"{name}_{real}" for real in REALS.values() for name i
 
 
 class Heads(NamedTuple):
-    """How many heads there are, whether query i sees the keys up to i alone, and what scores are multiplied by."""
+    """How many heads there are, whether query i sees the keys up to i alone, what a mask says and of what (see
+    `lazyflow.ops.attention`), and what scores are multiplied by.
+
+    ``mask``, truth values or numbers, and ``kept``, factors of the weights, or None: flat, of all nodes one behind the
+    other, or one for all of them where they are not ``each``."""
 
     heads: int
     causal: bool
+    says: str
+    of: str
     scale: float
+    mask: Array = None
+    kept: Array = None
+    mask_each: bool = False
+    kept_each: bool = False
+
+    def beside(self) -> list[object]:
+        """What kernels take of mask and factors."""
+        adds, of = self.says == "added", ("keys", "all", "heads").index(self.of) if self.of else 0
+        truths, numbers = (NO_ADDRESS if self.mask is None or adds is other else self.mask for other in (True, False))
+        factors = NO_ADDRESS if self.kept is None else self.kept
+        each = self.mask_each, self.kept_each, self.mask is not None or self.kept is not None
+        return [truths, np.int32(self.says == "hidden"), numbers, factors, np.int32(of), *map(np.int32, each)]
 
 
 def attend(how: Heads, groups: tuple[Groups, Groups], operands: Sequence[Array], out: Array) -> None:
@@ -242,18 +323,23 @@ def attend_back(
     given: Sequence[Array],
     wanted: Sequence[int],
     into: Sequence[Places | None],
+    of_mask: Array,
 ) -> list[Array | None]:
     """From cotangents of the result and the operands those of the operands ``wanted``; None where they were brought to
-    places of their own."""
+    places of their own. Those of a mask of numbers, the fourth, come by heads in ``of_mask``."""
     g, *operands = given
     xp, found, places = devices.module(g), list[Array | None](), dict[int, Places]()
     for i, place in zip(wanted, into, strict=True):
+        if i == len(operands):
+            found.append(of_mask)
+            continue
         fits = place is not None and place.memory.dtype == g.dtype
         found.append(None if fits else xp.empty(operands[i].shape, g.dtype))
         places[i] = place if fits and place is not None else put_in(found[-1])
     kept = xp.empty(3 * len(g) * how.heads, g.dtype)
     arguments = [*_arguments(how, groups, operands), g, kept]
-    launch(_kernel_of("attend_back", g), len(g) * how.heads * WARP, [*arguments, *_where_put(places.get(0))])
+    mask = of_mask if len(operands) in wanted else NO_ADDRESS
+    launch(_kernel_of("attend_back", g), len(g) * how.heads * WARP, [*arguments, *_where_put(places.get(0)), mask])
     if 1 in places or 2 in places:
         keys, rest = len(operands[1]), [*_where_put(places.get(1)), *_where_put(places.get(2))]
         launch(_kernel_of("attend_back_of_keys", g), keys * how.heads * WARP, [*arguments, *rest, np.int32(keys)])
@@ -274,7 +360,7 @@ def _arguments(how: Heads, groups: tuple[Groups, Groups], operands: Sequence[Arr
         arguments += [NO_ADDRESS if ends is None else ends, np.int32(each)]
     nodes = len(q) // max(groups[0].each, 1) if groups[0].ends is None else len(groups[0].ends)
     sizes = (nodes, len(q), how.heads, q.shape[1] // how.heads, v.shape[1] // how.heads, how.causal)
-    return [*arguments, *map(np.int32, sizes), v.dtype.type(how.scale)]
+    return [*arguments, *map(np.int32, sizes), v.dtype.type(how.scale), *how.beside()]
 
 
 def _where_put(places: Places | None) -> list[object]:

@@ -177,17 +177,35 @@ def dropout(
     >>> lf.dropout(lf.constant([1.0, 1.0]), 0.0).numpy()
     array([1., 1.], dtype=float32)
     """
-    p = number("dropout", "p", p)
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout: p must be at least 0 and below 1, got {p}")
-    value = constant(x)
+    p, value = probability(p), constant(x)
     together = () if type(axis) is tuple and not axis else negative_axes("dropout", axis, value.ndim)
     if not training or p == 0:
         return value
     shape = value.shape
     if together:
         shape = tuple(1 if i - value.ndim in together else n for i, n in enumerate(value.shape))
-    return masked(value, _draw("dropout_mask", shape, value.dtype, stream, p))
+    return masked(value, dropout_factors(shape, p, value.dtype, stream))
+
+
+def probability(p: float) -> float:
+    """What `dropout` takes for ``p``, as a number.
+
+    >>> probability(0)
+    0.0
+    """
+    p = number("dropout", "p", p)
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p must be at least 0 and below 1, got {p}")
+    return p
+
+
+def dropout_factors(shape: int | Sequence[int], p: float, dtype: DTypeLike, stream: Stream | None) -> Expr:
+    """What `dropout` multiplies by: zero with probability ``p``, and else ``1 / (1 - p)``.
+
+    >>> dropout_factors((2,), 0.0, "float32", None).numpy()
+    array([1., 1.], dtype=float32)
+    """
+    return _draw("dropout_mask", shape, dtype, stream, p)
 
 
 def masked(x: Expr, mask: Expr) -> Expr:

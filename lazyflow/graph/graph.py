@@ -33,6 +33,8 @@ from lazyflow.record.tape import (
 if TYPE_CHECKING:
     from lazyflow.core.columns import FloatColumn, IntColumn
 
+MOST_SIZES = 4  # numbers of rows that operands of one operation have of their own, unless it is a list
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -88,10 +90,10 @@ class Graph:
 
     @cached_property
     def sizes(self) -> Ints:
-        """Of each of the ``forms`` the first two numbers of rows of its operands (see `lazyflow.ops.rows.ByParts`)."""
-        found = np.zeros((2, len(self.forms)), np.int64)
+        """Of each of the ``forms`` the first numbers of rows of its operands (see `lazyflow.ops.rows.ByParts`)."""
+        found = np.zeros((MOST_SIZES, len(self.forms)), np.int64)
         for i, form in enumerate(self.forms):
-            sizes = form.family.sizes[:2] if form.family else ()
+            sizes = form.family.sizes[:MOST_SIZES] if form.family else ()
             found[: len(sizes), i] = sizes
         return found
 

@@ -153,8 +153,21 @@ MOST_LOOPED, FEWEST_KINDS = 16, 3
 # Static attributes that say what is computed, whatever the sizes.
 SAYING = frozenset(
     (
-        *("axis", "axis1", "axis2", "causal", "flat", "heads", "inverse", "keepdims", "letters", "name", "ndim", "ord"),
-        *("order", "reduction"),
+        *(
+            "axis",
+            "axis1",
+            "axis2",
+            "causal",
+            "flat",
+            "heads",
+            "inverse",
+            "keepdims",
+            "letters",
+            "mask",
+            "name",
+            "ndim",
+        ),
+        *("of", "ord", "order", "reduction"),
     )
 )
 
@@ -232,10 +245,15 @@ def _constants_of(graph: Graph, looped: Ints) -> dict[Signature, list[int]]:
     for s in np.flatnonzero(read & ~others).tolist():
         signature = graph.signatures[s]
         if signature.op is CONSTANT_OP and signature.walks is None and signature.type.size:
-            kind = signature.type
-            element = intern_type((), kind.dtype, kind.device, kind.requires_grad)
-            found.setdefault(_interned_signature(signature, (), element, CONSTANT_OP, NOTHING, ()), []).append(s)
+            found.setdefault(_element_family(signature), []).append(s)
     return found
+
+
+def _element_family(constant: Signature) -> Signature:
+    """The signature of constants of any shape by their elements."""
+    kind = constant.type
+    element = intern_type((), kind.dtype, kind.device, kind.requires_grad)
+    return _interned_signature(constant, (), element, CONSTANT_OP, NOTHING, ())
 
 
 def _may_loop(signature: Signature) -> bool:
@@ -325,21 +343,23 @@ class _Choice:
             _of_several_lengths({s: family for s in self.able if (family := getattr(self.kin[s], which)) is not None})
             for which in ("rows", "parts")
         )
-        walked = self._walked([*found, *apart])
+        walked, elements = self._walked([*found, *apart]), self._by_elements([*found, *apart])
         constants = {s: k.rows for s, k in enumerate(self.kin) if k.rows is not None and s in walked}
+        constants |= {s: _element_family(self.graph.signatures[s]) for s in elements}
         return found | _of_several_lengths(constants), apart
 
     def _look_at(self, s: int) -> None:
         """Note a signature as able, if its rows of one element are what is left of larger ones: computed of rows, or of
-        what stands beside these, which is then taken along."""
-        kin = self.kin[s]
+        what stands beside these, which is then taken along. What has other rows, too, may read any numbers."""
+        walking = self.kin[s].walking
         below = self._numbers_below(s)
         others = [kind for kind in below if kind not in self.able]
-        if any(not self._stands_beside(kind) for kind in others):
+        of_numbers = walking is None or len(walking.places) == len(below)
+        if of_numbers and any(not self._stands_beside(kind) for kind in others):
             return
-        if _draws_vectors(self.graph.signatures[s]) or (below and len(others) == len(below)):
+        if _draws_vectors(self.graph.signatures[s]) or (below and of_numbers and len(others) == len(below)):
             self.beside.add(s)
-        elif kin.walking is not None:
+        elif walking is not None:
             self.able.add(s)
             self._take_along(others)
 
@@ -377,6 +397,25 @@ class _Choice:
         lists[[s for s in joined if (parts := self.kin[s].parts) is not None and parts.op.gathers]] = True
         walked[graph.signature[graph.base[np.repeat(lists[graph.signature], np.diff(graph.starts))]]] = True
         return {s for s in np.flatnonzero(walked).tolist() if graph.signatures[s].op is CONSTANT_OP}
+
+    def _by_elements(self, joined: Sequence[int]) -> set[int]:
+        """The signatures of constants with several axes that joined nodes read number by number, and nobody else."""
+        graph, of_numbers, places = self.graph, np.zeros(len(self.graph.base), bool), dict[int, list[int]]()
+        for s in joined:
+            walking = self.kin[s].walking
+            for place in walking.numbers if walking is not None else ():
+                places.setdefault(place, []).append(s)
+        if not any(s.op is CONSTANT_OP and s.type.ndim > 1 for s in graph.signatures):
+            return set()
+        for place, mine in places.items():
+            reads = np.zeros(len(self.kin), bool)
+            reads[mine] = True
+            of_numbers[graph.starts[np.flatnonzero(reads[graph.signature])] + place] = True
+        read, others = np.zeros((2, len(self.kin)), bool)
+        read[graph.signature[graph.base[of_numbers]]] = True
+        others[graph.signature[graph.base[~of_numbers]]] = True
+        found = np.flatnonzero(read & ~others).tolist()
+        return {s for s in found if graph.signatures[s].op is CONSTANT_OP and graph.signatures[s].type.ndim > 1}
 
 
 def _draws_vectors(signature: Signature) -> bool:

@@ -127,9 +127,10 @@ class MultiheadAttention(Module):
     def _attention(
         self, projected: list[Expr], mask: Expr | None, need_weights: bool, average: bool, is_causal: bool
     ) -> tuple[Expr, Expr | None]:
-        if mask is None and not need_weights and not (self.training and self.dropout):
+        if not need_weights:
+            p = self.dropout if self.training else 0.0
             query, key, value = projected
-            found = attended(query, key, value, self.num_heads, is_causal)
+            found = attended(query, key, value, self.num_heads, is_causal, mask, True, p, self.stream)
             if found is not None:
                 return self.out_proj(found), None
         q, k, v = (self._heads(x) for x in projected)

@@ -88,7 +88,8 @@ class _Use:
             return True
         if len(self.shapes) >= MOST_SHAPES or not all(s.__class__ is tuple or s in _PLAIN for s in shapes):
             return False
-        apart = tuple([_without_length(s) for s in shapes])
+        lengths = {s[0] for s in shapes if s.__class__ is tuple and len(s) > 1}
+        apart = tuple([_without_lengths(s, lengths) for s in shapes])
         if apart not in self.apart and len(self.apart) >= MOST:
             return False
         self.apart.add(apart)
@@ -102,9 +103,12 @@ def _shape_of(value: Any) -> Any:
     return value.shape if value.__class__ is np.ndarray and value.dtype.kind == "f" else value.__class__
 
 
-def _without_length(shape: Any) -> Any:
-    """The shape of the rows of a sequence; of anything else what it is."""
-    return (None, *shape[1:]) if shape.__class__ is tuple and len(shape) > 1 else shape
+def _without_lengths(shape: Any, lengths: set[int]) -> Any:
+    """The shape of a sequence, or of a mask of sequences, but for the sizes that are lengths; of anything else what it
+    is."""
+    if shape.__class__ is not tuple:
+        return shape
+    return tuple([None if (k == 0 and len(shape) > 1) or n in lengths else n for k, n in enumerate(shape)])
 
 
 _PLAIN = (int, bool, type(None))

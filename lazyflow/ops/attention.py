@@ -1,15 +1,21 @@
 """Attention of the rows of one matrix to those of another, by heads (Vaswani et al. 2017).
 
-Products, softmax and products again are one operation, and the cotangents of its three operands come in one call. A
-launch of many examples is their rows end to end, with the numbers of each: of examples of one size by a batch axis, of
-others by where the rows of each end (`ATTENTION_BY_PARTS` and `lazyflow.graph.joined`). Scores and weights are made for
-some rows at a time, and again for the cotangents (Dao et al. 2022); nothing of their size is kept.
+Products, softmax and products again are one operation, with what a mask hides or adds, and what is dropped of the
+weights; and the cotangents of its operands come in one call. A launch of many examples is their rows end to end, with
+the numbers of each: of examples of one size by a batch axis, of others by where the rows of each end
+(`ATTENTION_BY_PARTS` and `lazyflow.graph.joined`). Scores and weights are made for some rows at a time, and again for
+the cotangents (Dao et al. 2022); nothing of their size is kept.
+
+A mask is a vector: a number for each key, for each query and key, or for these by heads, row after row. So are the
+factors that weights are multiplied by, zero for what is dropped. Of masks of many lengths the elements lie end to end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +24,12 @@ from lazyflow import core
 from lazyflow.cuda import attention as there
 from lazyflow.cuda.rows import Groups, Places, has_rows
 from lazyflow.device import Array, ArrayModule
-from lazyflow.errors import ShapeError
+from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
     Op,
     Result,
+    Shape,
     jointly,
     looking_at,
     on_device,
@@ -31,6 +38,7 @@ from lazyflow.ops.base import (
     symbolic,
     written,
 )
+from lazyflow.ops.elementwise import MULTIPLY_NO_NAN
 from lazyflow.ops.formula import has_nan
 from lazyflow.ops.linalg import BATCH, contract, contract_or_zero, lettered
 from lazyflow.ops.reduce import SOFTMAX
@@ -39,11 +47,36 @@ from lazyflow.ops.sparse import core_has
 _softmax_slopes: Any = SOFTMAX.vjps[0]
 Wanted = Sequence[int]
 Into = Sequence[Places | None]
+MASK = 3  # the place of a mask among the operands
 
 
 class _How(NamedTuple):
+    """``mask``: what it says, ``"seen"`` or ``"hidden"`` of truth values, ``"added"`` of numbers, or nothing without
+    one; ``of``: of what, ``"keys"``, ``"all"`` pairs of queries and keys, or these by ``"heads"``."""
+
     heads: int
     causal: bool
+    mask: str = ""
+    of: str = ""
+
+    def axes(self, n: int, m: int) -> Shape:
+        """The mask's, of ``n`` queries and ``m`` keys, as it meets scores by heads."""
+        return {"keys": (1, 1, m), "all": (1, n, m), "heads": (self.heads, n, m)}[self.of]
+
+
+class _Beside(NamedTuple):
+    """A mask, and factors of the weights, or None: of nodes of one size each (nodes, elements) or (elements,), of
+    others (elements,), those of all nodes."""
+
+    mask: Array
+    kept: Array
+
+    def cast(self, dtype: Any) -> _Beside:
+        """With numbers of a dtype."""
+        return _Beside(*[x if x is None or x.dtype.kind == "b" else x.astype(dtype, copy=False) for x in self])
+
+
+NOTHING_BESIDE = _Beside(None, None)
 
 
 class _Parts(NamedTuple):
@@ -60,6 +93,19 @@ class _Parts(NamedTuple):
             return np.ascontiguousarray(self.ends, np.int64)
         return np.arange(1, self.nodes + 1) * np.array(self.sizes)[:, None]
 
+    def shapes(self) -> list[list[int]]:
+        """How many queries and keys each node has."""
+        found: list[list[int]] = np.diff(self.here(), axis=1, prepend=0).T.tolist()
+        return found
+
+    def pairs(self) -> int:
+        """Queries and keys of all nodes that may meet."""
+        return sum(n * m for n, m in self.shapes()) if self.ends is not None else self.nodes * math.prod(self.sizes)
+
+    def has_each(self, x: Array) -> bool:
+        """Whether each node has a mask of its own, or factors."""
+        return self.ends is not None or x.ndim > 1
+
     def groups(self, xp: ArrayModule) -> tuple[Groups, Groups]:
         """The same as kernels of a device have it."""
         if self.ends is None:
@@ -67,21 +113,38 @@ class _Parts(NamedTuple):
         ends = on_device(xp, self.ends)
         return Groups(ends[0]), Groups(ends[1])
 
-    def nodes_of(self, operands: Sequence[Array]) -> Iterator[list[Array]]:
-        """Queries, or what has as many rows, and keys, or such, of some nodes at a time, with a batch axis."""
+    def nodes_of(self, operands: Sequence[Array], beside: _Beside, how: _How) -> Iterator[tuple[list[Array], _Beside]]:
+        """Queries, or what has as many rows, and keys, or such, of some nodes at a time, with a batch axis; and what
+        stands beside them."""
         kinds = (0, 1, 1)[: len(operands)]
         if self.ends is None:
-            yield [
-                x.reshape(self.nodes, self.sizes[kind], x.shape[-1]) for x, kind in zip(operands, kinds, strict=True)
-            ]
+            sizes = [self.sizes[kind] for kind in kinds]
+            given = [x.reshape(self.nodes, n, x.shape[-1]) for x, n in zip(operands, sizes, strict=True)]
+            yield given, beside
             return
-        low = (0, 0)
-        for high in zip(*self.ends.tolist(), strict=True):
-            yield [x[None, low[kind] : high[kind]] for x, kind in zip(operands, kinds, strict=True)]
-            low = high
+        low, taken = (0, 0), [0, 0]
+        for high, (n, m) in zip(zip(*self.ends.tolist(), strict=True), self.shapes(), strict=True):
+            sizes = [math.prod(how.axes(n, m)) if how.mask else 0, how.heads * n * m]
+            until = [begin + size for begin, size in zip(taken, sizes, strict=True)]
+            spans = zip(beside, taken, until, strict=True)
+            some = [None if x is None else x[None, begin:end] for x, begin, end in spans]
+            yield (
+                [x[None, low[kind] : high[kind]] for x, kind in zip(operands, kinds, strict=True)],
+                _Beside(*some),
+            )
+            low, taken = high, until
 
 
-def _attention_infer(q: Abstract, k: Abstract, v: Abstract, *, heads: int = 1, causal: bool = False) -> Result:
+def _attention_infer(
+    masked: bool,
+    q: Abstract,
+    k: Abstract,
+    v: Abstract,
+    *beside: Abstract,
+    heads: int = 1,
+    causal: bool = False,
+    **mask: str,
+) -> Result:
     for operand in (q, k, v):
         require_floating("attention", operand)
     if not len(q.shape) == len(k.shape) == len(v.shape) == 2 or q.shape[1] != k.shape[1] or k.shape[0] != v.shape[0]:
@@ -90,8 +153,23 @@ def _attention_infer(q: Abstract, k: Abstract, v: Abstract, *, heads: int = 1, c
         )
     if heads < 1 or q.shape[1] % heads or v.shape[1] % heads or not q.shape[1] or not k.shape[0]:
         raise ShapeError(f"attention: {heads} heads of queries {q.shape}, keys {k.shape} and values {v.shape}")
+    _check_beside(beside, _How(heads, causal, **mask), masked, q.shape[0], k.shape[0])
     dtype = np.result_type(q.dtype, k.dtype, v.dtype)
-    return Result((q.shape[0], v.shape[1]), dtype, {"heads": heads, "causal": causal})
+    return Result((q.shape[0], v.shape[1]), dtype, {"heads": heads, "causal": causal, **mask})
+
+
+def _check_beside(beside: Sequence[Abstract], how: _How, masked: bool, n: int, m: int) -> None:
+    kept = beside[masked:]
+    if masked:
+        wanted = "f" if how.mask == "added" else "b"
+        if beside[0].dtype.kind != wanted:
+            raise DTypeError(f"attention: a mask of what is {how.mask} is of {beside[0].dtype}")
+        if beside[0].shape != (math.prod(how.axes(n, m)),):
+            raise ShapeError(f"attention: a mask of {how.of} of {n} queries and {m} keys, got {beside[0].shape}")
+    for factors in kept:
+        require_floating("attention", factors)
+        if factors.shape != (how.heads * n * m,):
+            raise ShapeError(f"attention: factors of {how.heads} heads, {n} queries and {m} keys, got {factors.shape}")
 
 
 # As other operations make it, of arrays or expressions by heads, (n, heads, width), each with a batch axis or without.
@@ -114,63 +192,143 @@ def _letters(letters: str, *operands: Array) -> str:
     return BATCH + letters if max(x.ndim for x in operands) > 3 else letters
 
 
-def _weights(xp: ArrayModule, q: Array, k: Array, causal: bool) -> Array:
+def _by_axes(x: Array, axes: Shape) -> Array:
+    return x.reshape((*x.shape[:-1], *axes))
+
+
+def _weights(xp: ArrayModule, q: Array, k: Array, mask: Array, how: _How) -> Array:
     """(heads, n, m), of queries and keys."""
     scores = contract(xp, q, lettered(q, "nhd"), k, lettered(k, "mhd"), _letters("hnm", q, k)) * _scale(q.shape[-1])
-    if causal:
+    if how.causal:
         scores = xp.where(_seen_keys(xp, scores), scores, -math.inf)
+    if how.mask:
+        said = _by_axes(mask, how.axes(*scores.shape[-2:]))
+        scores = scores + said if how.mask == "added" else _but_hidden(xp, said, scores, -math.inf, how)
+        sees = xp.max(scores, axis=-1, keepdims=True) != -math.inf
+        return xp.where(sees, _softmax(xp, xp.where(sees, scores, 0.0)), 0.0)
+    return _softmax(xp, scores)
+
+
+def _softmax(xp: ArrayModule, scores: Array) -> Array:
     if symbolic(xp):
         return xp.record_op(SOFTMAX, (scores,), axis=-1)
     return SOFTMAX.forward(xp, scores, axis=-1)
+
+
+def _but_hidden(xp: ArrayModule, said: Array, x: Array, other: float, how: _How) -> Array:
+    """What a mask of truth values lets see, and another number elsewhere."""
+    return xp.where(said, other, x) if how.mask == "hidden" else xp.where(said, x, other)
 
 
 def _seen_keys(xp: ArrayModule, scores: Array) -> Array:
     return on_device(xp, np.tri(*scores.shape[-2:], dtype=bool))
 
 
-def _composed(xp: ArrayModule, operands: Sequence[Array], how: _How) -> Array:
+def _dropped(xp: ArrayModule, weights: Array, kept: Array, how: _How) -> Array:
+    """Weights, or their cotangents, times their factors: zero where these are."""
+    if kept is None:
+        return weights
+    factors = _by_axes(kept, (how.heads, *weights.shape[-2:]))
+    if symbolic(xp):
+        return xp.record_op(MULTIPLY_NO_NAN, (factors, weights))
+    return MULTIPLY_NO_NAN.forward(xp, factors, weights)
+
+
+def _composed(xp: ArrayModule, operands: Sequence[Array], beside: _Beside, how: _How) -> Array:
     q, k, v = (_by_heads(x, how.heads) for x in operands)
-    weights = _weights(xp, q, k, how.causal)
+    weights = _dropped(xp, _weights(xp, q, k, beside.mask, how), beside.kept, how)
     return _of_heads(
         contract(xp, weights, lettered(weights, "hnm"), v, lettered(v, "mhe"), _letters("nhe", weights, v))
     )
 
 
-def _composed_back(xp: ArrayModule, wanted: Wanted, g: Array, operands: Sequence[Array], how: _How) -> list[Array]:
+def _composed_back(
+    xp: ArrayModule, wanted: Wanted, g: Array, operands: Sequence[Array], beside: _Beside, how: _How
+) -> list[Array]:
     """The cotangents of the operands ``wanted``."""
     g, q, k, v = (_by_heads(x, how.heads) for x in (g, *operands))
-    weights, scale = _weights(xp, q, k, how.causal), _scale(q.shape[-1])
-    w, of_g = lettered(weights, "hnm"), lettered(g, "nhe")
+    weights, scale = _weights(xp, q, k, beside.mask, how), _scale(q.shape[-1])
+    kept, of_g = _dropped(xp, weights, beside.kept, how), lettered(g, "nhe")
     of_weights = contract_or_zero(xp, (g, of_g), (v, lettered(v, "mhe")), BATCH + "hnm")
+    of_weights = _dropped(xp, of_weights, beside.kept, how)
     whole = weights if weights.ndim == of_weights.ndim else xp.broadcast_to(weights, of_weights.shape)
-    slopes = _softmax_slopes(xp, of_weights, whole, whole, axis=-1) * scale
+    slopes = _softmax_slopes(xp, of_weights, whole, whole, axis=-1)
     if how.causal:
         slopes = xp.where(_seen_keys(xp, slopes), slopes, 0.0)
+    if how.mask in ("seen", "hidden"):
+        slopes = _but_hidden(xp, _by_axes(beside.mask, how.axes(*slopes.shape[-2:])), slopes, 0.0, how)
+    scores = slopes * scale
     found = {
-        0: lambda: contract_or_zero(xp, (slopes, BATCH + "hnm"), (k, lettered(k, "mhd")), lettered(q, "nhd")),
-        1: lambda: contract_or_zero(xp, (slopes, BATCH + "hnm"), (q, lettered(q, "nhd")), lettered(k, "mhd")),
-        2: lambda: contract_or_zero(xp, (g, of_g), (weights, w), lettered(v, "mhe")),
+        0: lambda: contract_or_zero(xp, (scores, BATCH + "hnm"), (k, lettered(k, "mhd")), lettered(q, "nhd")),
+        1: lambda: contract_or_zero(xp, (scores, BATCH + "hnm"), (q, lettered(q, "nhd")), lettered(k, "mhd")),
+        2: lambda: contract_or_zero(xp, (g, of_g), (kept, lettered(kept, "hnm")), lettered(v, "mhe")),
     }
-    return [_of_heads(found[i]()) for i in wanted]
+    return [_of_mask(xp, slopes, how) if i == MASK else _of_heads(found[i]()) for i in wanted]
+
+
+def _of_mask(xp: ArrayModule, slopes: Array, how: _How) -> Array:
+    """The cotangents of a mask of numbers, from those by heads, (..., heads, n, m)."""
+    axes = {"keys": (-3, -2), "all": (-3,), "heads": ()}[how.of]
+    found = xp.sum(slopes, axis=axes) if axes else slopes
+    return found.reshape((*slopes.shape[:-3], math.prod(how.axes(*slopes.shape[-2:]))))
 
 
 # Arrays of all nodes, end to end.
 
 
-def _attended(xp: ArrayModule, operands: Sequence[Array], parts: _Parts, how: _How, out: Array = None) -> Array:
+class _Given(NamedTuple):
+    """Queries, keys and values of all nodes, in one dtype, what stands beside them, and how all this is meant."""
+
+    operands: Sequence[Array]
+    beside: _Beside
+    parts: _Parts
+    how: _How
+
+    def cast(self, dtype: Any) -> _Given:
+        """In another dtype."""
+        operands = [x.astype(dtype) for x in self.operands]
+        return self._replace(operands=operands, beside=self.beside.cast(dtype))
+
+    def for_kernels(self, xp: ArrayModule) -> _Given:
+        """With contiguous arrays of one dtype."""
+        beside = self.beside.cast(self.operands[0].dtype)
+        laid = [None if x is None else xp.ascontiguousarray(x) for x in beside]
+        return self._replace(operands=[xp.ascontiguousarray(x) for x in self.operands], beside=_Beside(*laid))
+
+    def scale(self) -> float:
+        return _scale(self.operands[0].shape[-1] // self.how.heads)
+
+    def for_core(self) -> dict[str, Any]:
+        """What stands beside, as the core takes it."""
+        mask, kept = self.beside
+        found: dict[str, Any] = {}
+        if mask is not None:
+            found["mask"] = (self.how.mask, self.how.of, self.parts.has_each(mask), mask)
+        if kept is not None:
+            found["kept"] = (self.parts.has_each(kept), kept)
+        return found
+
+    def heads(self) -> there.Heads:
+        """The same as kernels of a device take it."""
+        each = [x is not None and self.parts.has_each(x) for x in self.beside]
+        return there.Heads(*self.how, self.scale(), *self.beside, *each)
+
+
+def _attended(xp: ArrayModule, given: _Given, out: Array = None) -> Array:
     """The rows of the result, in ``out`` if there is one."""
-    first, last = operands[0], operands[2]
+    first, last = given.operands[0], given.operands[2]
     if first.dtype == np.float16:
-        return written(out, _attended(xp, [x.astype(np.float32) for x in operands], parts, how).astype(np.float16))
+        return written(out, _attended(xp, given.cast(np.float32)).astype(np.float16))
     if not _has_kernels(xp, first):
-        return written(out, _by_nodes(xp, operands, parts, how))
+        return written(out, _by_nodes(xp, given))
     if out is None:
         out = xp.empty((len(first), last.shape[-1]), first.dtype)
-    given, scale = [xp.ascontiguousarray(x) for x in operands], _scale(first.shape[-1] // how.heads)
+    given = given.for_kernels(xp)
     if xp is np:
-        core.machine.attend((*how, scale), parts.here(), *given, out)
+        how, ends = (*given.how[:2], given.scale()), given.parts.here()
+        core.machine.attend(how, ends, *given.operands, out, **given.for_core())
     else:
-        there.attend(there.Heads(*how, scale), parts.groups(xp), given, out)
+        there.attend(given.heads(), given.parts.groups(xp), given.operands, out)
     return out
 
 
@@ -178,77 +336,107 @@ def _has_kernels(xp: ArrayModule, x: Array) -> bool:
     return core_has(x) if xp is np else bool(x.size) and has_rows(x.dtype)
 
 
-def _by_nodes(xp: ArrayModule, operands: Sequence[Array], parts: _Parts, how: _How) -> Array:
-    found = [_composed(xp, some, how) for some in parts.nodes_of(operands)]
+def _by_nodes(xp: ArrayModule, given: _Given) -> Array:
+    operands, beside, parts, how = given
+    found = [_composed(xp, some, rest, how) for some, rest in parts.nodes_of(operands, beside, how)]
     return xp.concatenate([y.reshape(-1, y.shape[-1]) for y in found])
 
 
-def _pulled_back(
-    wanted: Wanted, into: Into, xp: ArrayModule, g: Array, operands: Sequence[Array], parts: _Parts, how: _How
-) -> list[Array | None]:
-    """The cotangents of the operands ``wanted``; None for those that were brought into their places."""
-    first = operands[0]
+def _pulled_back(wanted: Wanted, into: Into, xp: ArrayModule, g: Array, given: _Given) -> list[Array | None]:
+    """The cotangents of the operands ``wanted``, of a mask (elements,) of all nodes; None for those that were brought
+    into their places."""
+    first = given.operands[0]
     if first.dtype == np.float16:
-        wide = [x.astype(np.float32) for x in (g, *operands)]
-        found = _pulled_back(wanted, [None] * len(wanted), xp, wide[0], wide[1:], parts, how)
+        found = _pulled_back(wanted, [None] * len(wanted), xp, g.astype(np.float32), given.cast(np.float32))
         return [x.astype(np.float16) for x in found if x is not None]
     if not _has_kernels(xp, first):
-        return _back_by_nodes(xp, wanted, g, operands, parts, how)
-    given, scale = [xp.ascontiguousarray(x) for x in (g, *operands)], _scale(first.shape[-1] // how.heads)
+        return _back_by_nodes(xp, wanted, g, given)
+    g, given = xp.ascontiguousarray(g), given.for_kernels(xp)
+    pairs = given.parts.pairs() * given.how.heads if MASK in wanted else 0
     if xp is not np:
-        return there.attend_back(there.Heads(*how, scale), parts.groups(xp), given, wanted, into)
-    to = [np.zeros(x.shape, x.dtype) if i in wanted else None for i, x in enumerate(operands)]
-    core.machine.attend((*how, scale), parts.here(), *given[1:], given[0], tuple(to))
+        answers = there.attend_back(
+            given.heads(), given.parts.groups(xp), (g, *given.operands), wanted, into, xp.empty(pairs, g.dtype)
+        )
+        return [_of_masks(xp, x, given) if i == MASK else x for i, x in zip(wanted, answers, strict=True)]
+    to = [np.zeros(x.shape, x.dtype) if i in wanted else None for i, x in enumerate(given.operands)]
+    to.append(np.zeros(pairs, g.dtype) if MASK in wanted else None)
+    how, ends = (*given.how[:2], given.scale()), given.parts.here()
+    core.machine.attend(how, ends, *given.operands, g, tuple(to), **given.for_core())
     if any(x is not None and has_nan(x) for x in to):  # maybe of a cotangent of zero and what is infinite
-        return _back_by_nodes(xp, wanted, g, operands, parts, how)
-    return [to[i] for i in wanted]
+        return _back_by_nodes(xp, wanted, g, given)
+    return [_of_masks(xp, to[i], given) if i == MASK else to[i] for i in wanted]
 
 
-def _back_by_nodes(
-    xp: ArrayModule, wanted: Wanted, g: Array, operands: Sequence[Array], parts: _Parts, how: _How
-) -> list[Array | None]:
-    pairs = zip(parts.nodes_of([g, operands[1]]), parts.nodes_of(operands), strict=True)
-    found = [_composed_back(xp, wanted, some[0], of, how) for some, of in pairs]
-    return [xp.concatenate([x.reshape(-1, x.shape[-1]) for x in each]) for each in zip(*found, strict=True)]
+def _of_masks(xp: ArrayModule, by_heads: Array, given: _Given) -> Array:
+    """The cotangents of a mask, from those by heads of all nodes."""
+    parts, how = given.parts, given.how
+    if how.of == "heads" or (how.of == "all" and how.heads == 1):
+        return by_heads
+    if parts.ends is None:
+        return _of_mask(xp, by_heads.reshape(parts.nodes, how.heads, *parts.sizes), how).reshape(-1)
+    shapes = [(how.heads, n, m) for n, m in parts.shapes()]
+    begins = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+    spans = zip(pairwise(begins), shapes, strict=True)
+    return xp.concatenate([_of_mask(xp, by_heads[i:j].reshape(shape), how) for (i, j), shape in spans])
+
+
+def _back_by_nodes(xp: ArrayModule, wanted: Wanted, g: Array, given: _Given) -> list[Array | None]:
+    operands, beside, parts, how = given
+    of_g = parts.nodes_of([g], NOTHING_BESIDE, how)
+    both = zip(of_g, parts.nodes_of(operands, beside, how), strict=True)
+    found = [_composed_back(xp, wanted, some[0], of, rest, how) for (some, _), (of, rest) in both]
+    return [
+        xp.concatenate([x.reshape(-1) if i == MASK else x.reshape(-1, x.shape[-1]) for x in each])
+        for i, each in zip(wanted, zip(*found, strict=True), strict=True)
+    ]
 
 
 # The operation, of examples of one size, and of any sizes.
 
 
-def _in_one_dtype(xp: ArrayModule, arrays: Sequence[Array]) -> list[Array]:
+def _in_one_dtype(arrays: Sequence[Array]) -> list[Array]:
     dtype = np.result_type(*[x.dtype for x in arrays])
     return [x.astype(dtype, copy=False) for x in arrays]
 
 
 def _laid(xp: ArrayModule, arrays: Sequence[Array], batch: int) -> list[Array]:
     """Arrays of one dtype, with the rows of all examples end to end."""
-    whole = [x if x.ndim > 2 else xp.broadcast_to(x, (batch, *x.shape)) for x in _in_one_dtype(xp, arrays)]
+    whole = [x if x.ndim > 2 else xp.broadcast_to(x, (batch, *x.shape)) for x in _in_one_dtype(arrays)]
     return [x.reshape(x.shape[0] * x.shape[1], x.shape[2]) for x in whole]
 
 
-def _attention_forward(xp: ArrayModule, *operands: Array, out: Array = None, heads: int, causal: bool) -> Array:
-    batch = max([len(x) for x in operands if x.ndim > 2], default=1)
-    q, k, v = _laid(xp, operands, batch)
+def _beside_of(operands: Sequence[Array], masked: bool) -> _Beside:
+    """What stands behind queries, keys and values: a mask, factors, both or nothing."""
+    rest = operands[MASK:]
+    return _Beside(rest[0] if masked else None, rest[masked] if len(rest) > masked else None)
+
+
+def _attention_forward(masked: bool, xp: ArrayModule, *operands: Array, out: Array = None, **static: Any) -> Array:
+    batch = max([len(x) for i, x in enumerate(operands) if x.ndim > (2 if i < MASK else 1)], default=1)
+    q, k, v = _laid(xp, operands[:MASK], batch)
     parts = _Parts(None, (operands[0].shape[-2], operands[1].shape[-2]), batch)
     shape = (batch, parts.sizes[0], v.shape[-1])
     fits = out is not None and out.shape == shape and out.dtype == q.dtype and out.flags.c_contiguous
     place = out.reshape(len(q), v.shape[-1]) if fits else None
-    found = _attended(xp, (q, k, v), parts, _How(heads, causal), place)
+    found = _attended(xp, _Given((q, k, v), _beside_of(operands, masked), parts, _How(**static)), place)
     return out if fits else found.reshape(shape)
 
 
 def _attention_back(
-    wanted: Wanted, into: Into, xp: ArrayModule, g: Array, y: Array, *operands: Array, heads: int, causal: bool
+    masked: bool, wanted: Wanted, into: Into, xp: ArrayModule, g: Array, y: Array, *operands: Array, **static: Any
 ) -> list[Array | None]:
-    how = _How(heads, causal)
+    how, beside = _How(**static), _beside_of(operands, masked)
     if symbolic(xp):
-        return list(_composed_back(xp, wanted, g, operands, how))
+        return list(_composed_back(xp, wanted, g, operands[:MASK], beside, how))
     parts = _Parts(None, (operands[0].shape[-2], operands[1].shape[-2]), len(g))
-    g, *rows = _laid(xp, (g, *operands), len(g))
-    into = [_as_rows_of_places(place, *operands[i].shape[-2:]) for i, place in zip(wanted, into, strict=True)]
-    found = _pulled_back(wanted, into, xp, g, rows, parts, how)
-    shapes = [(parts.nodes, *operands[i].shape[-2:]) for i in wanted]
-    return [None if x is None else x.reshape(shape) for x, shape in zip(found, shapes, strict=True)]
+    g, *rows = _laid(xp, (g, *operands[:MASK]), len(g))
+    into = [
+        None if i == MASK else _as_rows_of_places(place, *operands[i].shape[-2:])
+        for i, place in zip(wanted, into, strict=True)
+    ]
+    found = _pulled_back(wanted, into, xp, g, _Given(rows, beside, parts, how))
+    shapes = [operands[i].shape[-1:] if i == MASK else operands[i].shape[-2:] for i in wanted]
+    return [None if x is None else x.reshape((parts.nodes, *shape)) for x, shape in zip(found, shapes, strict=True)]
 
 
 def _as_rows_of_places(places: Places | None, rows: int, width: int) -> Places | None:
@@ -259,18 +447,20 @@ def _as_rows_of_places(places: Places | None, rows: int, width: int) -> Places |
 
 
 def _attention_forward_by_parts(
-    xp: ArrayModule, q: Array, k: Array, v: Array, ends: Array, out: Array = None, *, heads: int, causal: bool
+    masked: bool, xp: ArrayModule, *operands: Array, out: Array = None, **static: Any
 ) -> Array:
-    rows = _in_one_dtype(xp, (q, k, v))
-    return _attended(xp, rows, _Parts(ends, (0, 0), ends.shape[1]), _How(heads, causal), out)
+    *given, ends = operands
+    rows, parts = _in_one_dtype(given[:MASK]), _Parts(ends, (0, 0), ends.shape[1])
+    return _attended(xp, _Given(rows, _beside_of(given, masked), parts, _How(**static)), out)
 
 
 def _attention_back_by_parts(
-    wanted: Wanted, into: Into, xp: ArrayModule, g: Array, y: Array, *operands: Array, heads: int, causal: bool
+    masked: bool, wanted: Wanted, into: Into, xp: ArrayModule, g: Array, y: Array, *operands: Array, **static: Any
 ) -> list[Array | None]:
     *given, ends = operands
-    g, *rows = _in_one_dtype(xp, (g, *given))
-    return _pulled_back(wanted, into, xp, g, rows, _Parts(ends, (0, 0), ends.shape[1]), _How(heads, causal))
+    g, *rows = _in_one_dtype((g, *given[:MASK]))
+    parts = _Parts(ends, (0, 0), ends.shape[1])
+    return _pulled_back(wanted, into, xp, g, _Given(rows, _beside_of(given, masked), parts, _How(**static)))
 
 
 def _vjp_alone(joint: Callable[..., list[Array | None]], operand: int, count: int) -> Callable[..., Array]:
@@ -280,11 +470,23 @@ def _vjp_alone(joint: Callable[..., list[Array | None]], operand: int, count: in
     return looking_at(vjp, range(1, count + 1))
 
 
-def _attention(forward: Callable[..., Array], joint: Callable[..., list[Array | None]], count: int) -> Op:
-    vjps = jointly(tuple([_vjp_alone(joint, i, count) for i in range(3)]), joint)
-    return Op("attention", _attention_infer, forward, (*vjps, None)[:count])
+def _attention(name: str, masked: bool, dropping: bool, by_parts: bool) -> Op:
+    forward, back = (
+        (_attention_forward_by_parts, _attention_back_by_parts) if by_parts else (_attention_forward, _attention_back)
+    )
+    joint, count = partial(back, masked), MASK + masked + dropping + by_parts
+    vjps = jointly(tuple([_vjp_alone(joint, i, count) for i in range(MASK + masked)]), joint)
+    rest = (None,) * (count - len(vjps))
+    return Op(name, partial(_attention_infer, masked), partial(forward, masked), (*vjps, *rest))
 
 
-ATTENTION = register(_attention(_attention_forward, _attention_back, 3))
+_BESIDE_OF = {
+    "attention": (False, False),
+    "masked_attention": (True, False),
+    "dropped_attention": (False, True),
+    "masked_dropped_attention": (True, True),
+}
+ATTENTIONS = {name: register(_attention(name, *kind, by_parts=False)) for name, kind in _BESIDE_OF.items()}
 # Of rows of many examples end to end; ``ends`` (2, nodes), on the host: where those of each end, of queries and keys.
-ATTENTION_BY_PARTS = _attention(_attention_forward_by_parts, _attention_back_by_parts, 4)
+ATTENTIONS_BY_PARTS = {name: _attention(name, *kind, by_parts=True) for name, kind in _BESIDE_OF.items()}
+ATTENTION, ATTENTION_BY_PARTS = ATTENTIONS["attention"], ATTENTIONS_BY_PARTS["attention"]

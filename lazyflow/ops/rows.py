@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from lazyflow.ops.attention import ATTENTIONS
 from lazyflow.ops.base import OPS, Op, Shape
 from lazyflow.ops.segment import BY_PARTS
 from lazyflow.ops.stretches import ALONG_STRETCHES, LOSSES_OF_ELEMENTS
@@ -218,7 +219,10 @@ def _drawn_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Stati
 
 
 def _attention_by_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
-    return ByParts(op, (0, 1, 1), (operands[0][0], operands[1][0]), "ends", static, result[1:])
+    """Queries, keys and values, and the elements of a mask and of factors of the weights."""
+    beside = [shape[0] for shape in operands[3:]]
+    spans = (0, 1, 1, *range(2, 2 + len(beside)))
+    return ByParts(op, spans, (operands[0][0], operands[1][0], *beside), "ends", static, result[1:])
 
 
 def _end_to_end(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
@@ -240,7 +244,7 @@ PART_RULES: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | N
     **dict.fromkeys(("cross_entropy", "nll", "pick"), _one_of_parts),
     **dict.fromkeys(LOSSES_OF_ELEMENTS, _losses_of_parts),
     **dict.fromkeys(("log_softmax", "softmax"), _along_parts),
-    "attention": _attention_by_parts,
+    **dict.fromkeys(ATTENTIONS, _attention_by_parts),
     **dict.fromkeys(("bernoulli", "dropout_mask", "gumbel", "normal", "uniform"), _drawn_parts),
     **dict.fromkeys(("concatenate", "concatenate_rows", "concatenate_same", "stack", "stack_rows"), _end_to_end),
 }

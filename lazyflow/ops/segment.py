@@ -23,7 +23,7 @@ from lazyflow.core.arrays import begins
 from lazyflow.cuda import rows as there
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError, counted
-from lazyflow.ops.attention import ATTENTION_BY_PARTS
+from lazyflow.ops.attention import ATTENTIONS_BY_PARTS
 from lazyflow.ops.base import (
     OPS,
     Abstract,
@@ -407,5 +407,5 @@ BY_PARTS = {
     **{name: _along_rows(name) for name in _ALONG},
     **{op.name: Op(op.name, op.infer, _itself, (looking_at(_itself_x, ()),), gathers=True) for op in _END_TO_END},
     **drawn_by_parts,
-    "attention": ATTENTION_BY_PARTS,
+    **ATTENTIONS_BY_PARTS,
 }

@@ -13,17 +13,19 @@ pytestmark = pytest.mark.usefixtures("instruction_set")
 WIDTHS = [(1, 1), (3, 5), (8, 8), (16, 32), (17, 40)]
 
 
-def of_one_head(q, k, v, g, causal):
-    """Result and cotangents, in float64."""
+def of_one_head(q, k, v, g, causal, added=0.0, kept=1.0):
+    """Result, cotangents, and those of what is ``added`` to scores, in float64; ``kept``: factors of the weights."""
     q, k, v, g = (x.astype(float) for x in (q, k, v, g))
     scale = 1 / np.sqrt(q.shape[1])
     scores = q @ k.T * scale
     scores = np.where(np.tri(*scores.shape, dtype=bool), scores, -np.inf) if causal else scores
-    weights = np.exp(scores - scores.max(1, keepdims=True))
-    weights /= weights.sum(1, keepdims=True)
-    of_weights = g @ v.T
-    slopes = weights * (of_weights - (weights * of_weights).sum(1, keepdims=True)) * scale
-    return weights @ v, slopes @ k, slopes.T @ q, weights.T @ g
+    scores = scores + added
+    top = scores.max(1, keepdims=True)
+    weights = np.exp(scores - np.where(top > -np.inf, top, 0))
+    weights /= np.where(top > -np.inf, weights.sum(1, keepdims=True), 1)
+    of_weights, left = g @ v.T * kept, weights * kept
+    slopes = weights * (of_weights - (weights * of_weights).sum(1, keepdims=True))
+    return left @ v, slopes * scale @ k, slopes.T * scale @ q, left.T @ g, slopes
 
 
 def in_numpy(operands, ends, heads, causal):
@@ -36,7 +38,7 @@ def in_numpy(operands, ends, heads, causal):
             d, e = q.shape[1] // heads, v.shape[1] // heads
             wide, narrow = slice(h * d, h * d + d), slice(h * e, h * e + e)
             parts = (queries, wide), (keys, wide), (keys, narrow), (queries, narrow)
-            found = of_one_head(*(x[part] for x, part in zip(operands, parts, strict=True)), causal)
+            *found, _ = of_one_head(*(x[part] for x, part in zip(operands, parts, strict=True)), causal)
             for target, part, value in zip((out, *to), (parts[3], *parts[:3]), found, strict=True):
                 target[part] = value
     return [out, *to]
@@ -62,6 +64,48 @@ def test_nodes_of_any_lengths(dtype, heads, causal):
         bound = 2e-4 if dtype == "float32" else 1e-11
         for found, right in zip((out, *to), expected, strict=True):
             np.testing.assert_allclose(found, right, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("each", [True, False], ids=["of each", "of all"])
+@pytest.mark.parametrize("of", ["keys", "all", "heads"])
+@pytest.mark.parametrize("says", ["seen", "hidden", "added"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_masks_and_factors(dtype, says, of, each):
+    """Of every node its own, or one for nodes of one size; the last query of two sees nothing."""
+    rng, heads, d, e = np.random.default_rng(8), 2, 3, 5
+    rows, keys = (np.array([3, 1, 70]), np.array([5, 2, 17])) if each else (np.full(3, 4), np.full(3, 6))
+    ends, own = np.stack([rows.cumsum(), keys.cumsum()]), range(3) if each else range(1)
+    widths = (rows.sum(), d), (keys.sum(), d), (keys.sum(), e), (rows.sum(), e)
+    q, k, v, g = (rng.normal(size=(n, heads * w)).astype(dtype) for n, w in widths)
+    sizes = [{"keys": (1, 1, m), "all": (1, n, m), "heads": (heads, n, m)}[of] for n, m in zip(rows, keys, strict=True)]
+    masks = [rng.random(sizes[i]) < 0.6 for i in own]
+    for mask in masks:
+        mask[:, -1] = mask[:, -1] if of == "keys" else says == "hidden"
+    if says == "added":
+        masks = [np.where(mask, rng.normal(size=mask.shape), -np.inf).astype(dtype) for mask in masks]
+    kept = [rng.choice([0, 2.0], (heads, rows[i], keys[i])).astype(dtype) for i in own]
+    to = (np.empty_like(q), np.zeros_like(k), np.zeros_like(v), np.empty(heads * (rows * keys).sum(), dtype))
+    how, out = (heads, of == "all", d**-0.5), np.empty_like(g)
+    flat = {
+        "mask": (says, of, each, np.concatenate([x.ravel() for x in masks])),
+        "kept": (each, np.concatenate([x.ravel() for x in kept])),
+    }
+    machine.attend(how, ends, q, k, v, out, **flat)
+    machine.attend(how, ends, q, k, v, g, to, **flat)
+    bound, pairs = 2e-4 if dtype == "float32" else 1e-11, 0
+    for node, (n, m) in enumerate(zip(rows, keys, strict=True)):
+        mask, factors = masks[node if each else 0], kept[node if each else 0]
+        added = mask if says == "added" else np.where(mask == (says == "seen"), 0, -np.inf)
+        queries, their = (slice(end[node] - size, end[node]) for end, size in zip(ends, (n, m), strict=True))
+        for h in range(heads):
+            wide, narrow = slice(h * d, h * d + d), slice(h * e, h * e + e)
+            given = q[queries, wide], k[their, wide], v[their, narrow], g[queries, narrow]
+            right = of_one_head(*given, how[1], np.broadcast_to(added, (heads, n, m))[h], factors[h])
+            mine = to[3][pairs : pairs + n * m].reshape(n, m)
+            found = out[queries, narrow], to[0][queries, wide], to[1][their, wide], to[2][their, narrow], mine
+            for a, b in zip(found, right, strict=True):
+                np.testing.assert_allclose(a, b, rtol=bound, atol=bound)
+            pairs += n * m
 
 
 def test_cotangents_that_nobody_wants():
@@ -106,7 +150,7 @@ def test_threads_change_no_bit():
         np.testing.assert_array_equal(a, b)
 
 
-X, ENDS = np.zeros((3, 4)), np.array([[3], [3]])
+X, ENDS, NONE = np.zeros((3, 4)), np.array([[3], [3]]), np.zeros(9, bool)
 MISUSES = {
     "no heads": lambda: machine.attend((0, False, 1.0), ENDS, X, X, X, X),
     "heads that do not fit": lambda: machine.attend((3, False, 1.0), ENDS, X, X, X, X),
@@ -117,6 +161,13 @@ MISUSES = {
     "more rows": lambda: machine.attend((1, False, 1.0), np.array([[4], [3]]), X, X, X, X),
     "no keys": lambda: machine.attend((1, False, 1.0), np.array([[1, 3], [3, 3]]), X, X, X, X),
     "rows before others": lambda: machine.attend((1, False, 1.0), np.array([[4, 3], [1, 3]]), X, X, X, X),
+    "a mask of fewer": lambda: machine.attend((1, False, 1.0), ENDS, X, X, X, X, None, ("seen", "all", True, NONE[:8])),
+    "a mask of numbers": lambda: machine.attend((1, False, 1.0), ENDS, X, X, X, X, None, ("seen", "all", True, X)),
+    "a mask of truths": lambda: machine.attend((1, False, 1.0), ENDS, X, X, X, X, None, ("added", "all", True, NONE)),
+    "fewer factors": lambda: machine.attend((1, False, 1.0), ENDS, X, X, X, X, None, None, (True, np.zeros(8))),
+    "cotangents of a smaller mask": lambda: machine.attend(
+        (1, False, 1.0), ENDS, X, X, X, X, (None, None, None, np.zeros(8)), ("added", "all", True, np.zeros(9))
+    ),
     "places of another size": lambda: machine.attend((1, False, 1.0), ENDS, X, X, X, X, (X[:2], None, None)),
 }
 

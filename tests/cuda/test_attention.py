@@ -9,7 +9,7 @@ import lazyflow as lf
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.cuda.rows import Places
-from lazyflow.ops.attention import ATTENTION, ATTENTION_BY_PARTS
+from lazyflow.ops.attention import ATTENTION, ATTENTION_BY_PARTS, ATTENTIONS, ATTENTIONS_BY_PARTS
 from lazyflow.ops.base import joint_of
 from tests import simcupy
 
@@ -58,6 +58,41 @@ def test_nodes_of_any_lengths(sizes, dtype, causal, without_core):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype and a.shape == b.shape
         np.testing.assert_allclose(devices.to_host(a), b, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("each", [True, False], ids=["of each", "of all"])
+@pytest.mark.parametrize("of", ["keys", "all", "heads"])
+@pytest.mark.parametrize("mask", ["seen", "hidden", "added"])
+def test_masks_and_factors(mask, of, each, without_core):
+    """Of nodes of any lengths each has its own, of others all have one; some queries see nothing."""
+    rng, heads = np.random.default_rng(8), 2
+    rows, keys = ([3, 1, 40], [2, 5, 37]) if each else ([4] * 3, [6] * 3)
+    *operands, g = drawn(rows, keys, heads, 3, 2, "float64")
+    sizes = [{"keys": m, "all": n * m, "heads": heads * n * m}[of] for n, m in zip(rows, keys, strict=True)]
+    pairs = [heads * n * m for n, m in zip(rows, keys, strict=True)]
+    said = rng.random(sum(sizes if each else sizes[:1])) < 0.3
+    if mask == "added":
+        said = np.where(said, rng.normal(size=said.shape), -np.inf)
+    kept = rng.choice([0, 2.0], sum(pairs if each else pairs[:1]))
+    how = {"heads": heads, "causal": of == "all", "mask": mask, "of": of}
+    name, ends, wanted = "masked_dropped_attention", np.stack([np.cumsum(rows), np.cumsum(keys)]), (0, 1, 2)
+    wanted = (*wanted, 3) if mask == "added" else wanted
+    op = ATTENTIONS_BY_PARTS[name] if each else ATTENTIONS[name]
+    if not each:
+        g, *operands = [x.reshape(3, -1, x.shape[1]) for x in (g, *operands)]
+
+    def found(xp, g, *given):
+        rest = (ends,) if each else ()
+        y = op.forward(xp, *given, *rest, **how)
+        return [y, *joint_of(op.vjps[: len(wanted)])(wanted, (None,) * len(wanted), xp, g, y, *given, *rest, **how)]
+
+    with np.errstate(all="ignore"):
+        expected = found(np, g, *operands, said, kept)
+    with devices.on(CUDA):
+        there = [devices.to_device(x, CUDA) for x in (g, *operands, said, kept)]
+        answers = found(devices.array_module(CUDA), *there)
+    for a, b in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(devices.to_host(a), b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [np.nan, np.inf])
@@ -109,34 +144,40 @@ def test_cotangents_are_brought_where_they_belong(how):
         np.testing.assert_allclose(devices.to_host(found), expected, rtol=1e-10)
 
 
-def of_many_lengths():
-    """A step over examples of many lengths; the gradients of two tables."""
+def of_many_lengths(p=0.0, masked=False):
+    """A step over examples of many lengths, with dropout and masks; the gradients of two tables."""
+    lf.seed(3)
     rng = np.random.default_rng(6)
     tables = [lf.Parameter(rng.normal(size=(9, 4)).astype("float32")) for _ in range(2)]
     found = []
     for n, m in ((1, 2), (3, 3), (9, 1), (4, 7)):
         q, k = (lf.tanh(lf.embedding(t, np.arange(size))) for t, size in zip(tables, (n, m), strict=True))
-        found.append(lf.nn.functional.scaled_dot_product_attention(q, k, lf.tanh(k), is_causal=True))
+        mask = rng.random((n, m)) < 0.7 if masked else None
+        found.append(lf.nn.functional.scaled_dot_product_attention(q, k, lf.tanh(k), mask, p, not masked))
     lf.sum([lf.sum(y, axis=0) for y in found])[0].backward()
     return [devices.to_host(t.grad.to_dense()) for t in tables]
 
 
-def test_a_step_is_one_launch_forward_and_two_back():
+@pytest.mark.parametrize("p", [0.0, 0.25])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_step_is_one_launch_forward_and_two_back(masked, p):
     """The cotangents of all operands are added where they belong by these."""
     if sys.modules.get("cupy") is not simcupy.namespace.CUPY:
         pytest.skip("only the simulator counts: --device simulated")
     with lf.using(device=CUDA), simcupy.counting() as seen:
-        of_many_lengths()
+        of_many_lengths(p, masked)
     kernels = {kind: count for kind, count in seen.kinds.items() if "attend" in kind}
     assert kernels == dict.fromkeys(
         ("RawKernel attend_float", "RawKernel attend_back_float", "RawKernel attend_back_of_keys_float"), 1
     )
 
 
+@pytest.mark.parametrize(("p", "masked"), [(0.0, False), (0.5, False), (0.25, True)])
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_gradients_are_those_of_the_host(deterministic):
-    expected = of_many_lengths()
+def test_gradients_are_those_of_the_host(deterministic, p, masked):
+    """And so are the weights that are dropped."""
+    expected = of_many_lengths(p, masked)
     with lf.using(device=CUDA, deterministic=deterministic):
-        found = of_many_lengths()
+        found = of_many_lengths(p, masked)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)

@@ -1012,23 +1012,28 @@ define(
 )
 
 
-def _weights(q: Array, k: Array, causal: bool) -> Array:
+def _weights(q: Array, k: Array, causal: bool, shown: tuple[bool, ...] | None) -> Array:
     scores = q @ k.T / math.sqrt(q.shape[1])
-    return _softmax(np.where(np.tri(*scores.shape, dtype=bool), scores, -np.inf) if causal else scores)
+    seen = np.tri(*scores.shape, dtype=bool) | (not causal)
+    if shown is not None:
+        seen &= np.array(shown)
+    some = seen.any(axis=1, keepdims=True)
+    return np.where(some, _softmax(np.where(some, np.where(seen, scores, -np.inf), 0)), 0)
 
 
-def _score_slopes(g: Array, q: Array, k: Array, v: Array, causal: bool) -> Array:
-    weights, of_weights = _weights(q, k, causal), g @ v.T
+def _score_slopes(g: Array, q: Array, k: Array, v: Array, kept: Array, **seen: Any) -> Array:
+    weights, of_weights = _weights(q, k, **seen), g @ v.T * kept
     return weights * (of_weights - (weights * of_weights).sum(1, keepdims=True)) / math.sqrt(q.shape[1])
 
 
 define(
     "attention",
-    lambda q, k, v, causal: _weights(q, k, causal) @ v,
-    lambda g, y, q, k, v, causal: _score_slopes(g, q, k, v, causal) @ k,
-    lambda g, y, q, k, v, causal: _score_slopes(g, q, k, v, causal).T @ q,
-    lambda g, y, q, k, v, causal: _weights(q, k, causal).T @ g,
-    dtype=lambda *types, causal: joint(*types),
+    lambda q, k, v, kept, **seen: _weights(q, k, **seen) * kept @ v,
+    lambda g, y, q, k, v, kept, **seen: _score_slopes(g, q, k, v, kept, **seen) @ k,
+    lambda g, y, q, k, v, kept, **seen: _score_slopes(g, q, k, v, kept, **seen).T @ q,
+    lambda g, y, q, k, v, kept, **seen: (_weights(q, k, **seen) * kept).T @ g,
+    None,
+    dtype=lambda *types, **_: joint(*types[:3]),
 )
 
 

@@ -923,8 +923,13 @@ class Names:
     def _layer_norm(self, x: Any, sizes: tuple[int, ...], eps: float = 1e-5) -> Node:
         return self._apply("standardise", x, axis=tuple(range(-len(sizes), 0)), eps=eps)
 
-    def _attention(self, query: Any, key: Any, value: Any, is_causal: bool = False) -> Node:
-        return self._apply("attention", query, key, value, causal=is_causal)
+    def _attention(
+        self, query: Any, key: Any, value: Any, mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False
+    ) -> Node:
+        query, key = self.constant(query), self.constant(key)
+        shape, shown = (query.shape[0], key.shape[0]), None if mask is None else tuple(mask)
+        kept = self.session.draw("dropout_mask", shape, query.dtype, dropout_p) if dropout_p else np.ones(shape)
+        return self._apply("attention", query, key, value, kept, causal=is_causal, shown=shown)
 
     def log_softmax(self, x: Any, axis: int = -1, *, restrict: Any = None) -> Node:
         if restrict is not None:

@@ -516,7 +516,8 @@ def attention(w: Writer) -> str | None:
         return None
     rows = w.node(k).shape[0]
     v = w.real(lambda n: n.ndim == 2 and n.size > 0 and n.shape[0] == rows and n.dtype == like.dtype)
-    how = w.one("", "", ", is_causal=True")
+    shown = [w.chance(0.7) for _ in range(rows)]
+    how = w.one("", "", f", {shown}") + w.one("", "", ", dropout_p=0.25") + w.one("", ", is_causal=True")
     return v and f"lf.nn.functional.scaled_dot_product_attention({q}, {k}, {v}{how})"
 
 

@@ -145,6 +145,12 @@ def last_states(m, x):
     return lf.concatenate([h for h, _ in m(x)[1]])
 
 
+def masked(m, x):
+    """Places see those near by."""
+    apart = np.abs(np.subtract.outer(*[np.arange(x.shape[0])] * 2))
+    return m(x, x, x, need_weights=False, attn_mask=apart > 2)[0]
+
+
 LAYERS = {
     "Linear": layer(lambda: nn.Linear(D, 3)),
     "LayerNorm": layer(lambda: nn.LayerNorm(D)),
@@ -174,6 +180,10 @@ LAYERS = {
     "scaled_dot_product_attention": layer(
         lambda: nn.Linear(D, D), lambda m, x: F.scaled_dot_product_attention(m(x), x, m(x), is_causal=True)
     ),
+    "attention with a mask at once": layer(lambda: nn.MultiheadAttention(D, 2), lambda m, x: masked(m, x)),
+    "attention with dropout at once": layer(
+        lambda: nn.MultiheadAttention(D, 2, dropout=0.25), lambda m, x: m(x, x, x, need_weights=False)[0]
+    ),
     "TransformerEncoderLayer without dropout": layer(lambda: nn.TransformerEncoderLayer(D, 2, 8, dropout=0.0)),
     "TransformerDecoderLayer without dropout": layer(
         lambda: nn.TransformerDecoderLayer(D, 2, 8, dropout=0.0),
@@ -191,6 +201,8 @@ OP_BY_OP = {
     "TransformerDecoderLayer": 80,
     "attention at once": 10,
     "attention to others at once": 20,
+    "attention with a mask at once": 11,
+    "attention with dropout at once": 11,
     "TransformerEncoderLayer without dropout": 21,
     "TransformerDecoderLayer without dropout": 40,
 }

@@ -11,7 +11,10 @@ from lazyflow.errors import DTypeError, ShapeError
 from tests.ops.harness import Case, ErrorCase, Spec
 
 
-def attended(q: Any, k: Any, v: Any, heads: int, causal: bool) -> Any:
+def attended(q: Any, k: Any, v: Any, heads: int, causal: bool, added: Any = None, kept: Any = None) -> Any:
+    """``added`` to the scores, and ``kept`` of the weights: by heads, queries and keys."""
+    added = np.zeros((heads, len(q), len(k))) if added is None else added
+    kept = np.ones((heads, len(q), len(k))) if kept is None else kept
     d, e = q.shape[1] // heads, v.shape[1] // heads
     found = np.empty((len(q), heads * e), np.result_type(q, k, v))
     for h in range(heads):
@@ -20,8 +23,10 @@ def attended(q: Any, k: Any, v: Any, heads: int, causal: bool) -> Any:
             scores = keys @ query / math.sqrt(d)
             if causal:
                 scores[i + 1 :] = -math.inf
-            weights = np.exp(scores - scores.max())
-            found[i, h * e : (h + 1) * e] = weights / weights.sum() @ values
+            scores = scores + added[h, i]
+            top = max(scores.max(), -1e9)  # of who sees nothing all weights are zero
+            weights = np.exp(scores - top)
+            found[i, h * e : (h + 1) * e] = weights / (weights.sum() or 1) * kept[h, i] @ values
     return found
 
 
@@ -41,19 +46,56 @@ def case(n: int, m: int, d: int, e: int, heads: int, causal: bool, dtypes: str =
     )
 
 
+def axes(of: str, heads: int, n: int, m: int) -> tuple[int, ...]:
+    return {"keys": (1, 1, m), "all": (1, n, m), "heads": (heads, n, m)}[of]
+
+
+def beside(n: int, m: int, d: int, e: int, heads: int, causal: bool, mask: str, of: str, drops: bool) -> Case:
+    """With a mask or factors of the weights, or both."""
+    size = math.prod(axes(of, heads, n, m)) if mask else 0
+    numbers = Spec((size,)) if mask == "added" else Spec((size,), "bool")
+    specs = [Spec((n, heads * d)), Spec((m, heads * d)), Spec((m, heads * e))]
+    specs += [numbers] * bool(mask) + [Spec((heads * n * m,), choices=(0.0, 1.25))] * drops
+
+    def reference(q: Any, k: Any, v: Any, *rest: Any) -> Any:
+        added = kept = None
+        if mask:
+            said = rest[0].reshape(axes(of, heads, n, m))
+            added = said if mask == "added" else np.where(said == (mask == "seen"), 0.0, -math.inf)
+            added = np.broadcast_to(added, (heads, n, m))
+        if drops:
+            kept = rest[-1].reshape(heads, n, m)
+        return attended(q, k, v, heads, causal, added, kept)
+
+    name = "masked_" * bool(mask) + "dropped_" * drops + "attention"
+    static = {"heads": heads, "causal": causal, **({"mask": mask, "of": of} if mask else {})}
+    return Case(name, tuple(specs), reference, static)
+
+
 SIZES = ((1, 1, 3, 2, 1), (4, 4, 2, 3, 2), (3, 5, 1, 1, 3), (5, 2, 4, 4, 1), (2, 17, 3, 1, 4), (0, 2, 1, 1, 1))
 CASES = (
     *(case(*sizes, causal) for sizes in SIZES for causal in (False, True)),
     *(case(3, 4, 2, 3, 2, causal, dtype) for causal in (False, True) for dtype in ("float32", "float16")),
     case(3, 4, 2, 3, 2, False, "float32 float64 float32"),
     case(66, 3, 1, 1, 1, True, "float64"),
+    *(
+        beside(3, 4, 2, 3, 2, causal, mask, of, drops)
+        for mask in ("seen", "hidden", "added")
+        for of in ("keys", "all", "heads")
+        for causal, drops in ((False, False), (mask == "added", True))
+    ),
+    beside(4, 3, 1, 2, 1, True, "", "", True),
+    beside(2, 5, 2, 1, 3, False, "", "", True),
 )
 
 Q, K, V = Spec((3, 4)), Spec((5, 4)), Spec((5, 2))
 
 
-def error(operands: tuple[Spec, ...], message: str, kind: type[Exception] = ShapeError, heads: int = 1) -> ErrorCase:
-    return ErrorCase("attention", operands, kind, message, {"heads": heads})
+def error(
+    operands: tuple[Spec, ...], message: str, kind: type[Exception] = ShapeError, heads: int = 1, **mask: str
+) -> ErrorCase:
+    name = "masked_" * bool(mask) + "dropped_" * (len(operands) - bool(mask) > 3) + "attention"
+    return ErrorCase(name, operands, kind, message, {"heads": heads, **mask})
 
 
 ERRORS = (
@@ -63,4 +105,11 @@ ERRORS = (
     error((Spec((4,)), K, V), r"queries \(t, d\)"),
     error((Q, Spec((0, 4)), Spec((0, 2))), r"keys \(0, 4\)"),
     *(error((Q, K, V), f"{heads} heads of queries", heads=heads) for heads in (0, 3, 4)),
+    error((Q, K, V, Spec((5,))), "a mask of what is seen is of float64", DTypeError, mask="seen", of="keys"),
+    error((Q, K, V, Spec((5,), "bool")), "a mask of what is added is of bool", DTypeError, mask="added", of="keys"),
+    error((Q, K, V, Spec((4,))), r"a mask of keys of 3 queries and 5 keys, got \(4,\)", mask="added", of="keys"),
+    error((Q, K, V, Spec((15,))), r"a mask of heads of 3 queries and 5 keys", heads=2, mask="added", of="heads"),
+    error((Q, K, V, Spec((14,))), "factors of 1 heads, 3 queries and 5 keys"),
+    error((Q, K, V, Spec((15,), "int64")), "takes floating numbers, got int64", DTypeError),
+    error((Q, K, V, Spec((5,)), Spec((14,))), "factors of 1 heads", mask="added", of="keys"),
 )

@@ -8,6 +8,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import core
+from lazyflow.nn import functional
 from lazyflow.ops import OPS, attention
 from lazyflow.ops.attention import ATTENTION
 from lazyflow.ops.base import joint_of
@@ -249,3 +250,127 @@ def test_what_answers_for_several_operands_has_their_attributes():
     assert joint.keywords == {"heads": 2, "causal": True}
     assert joint_of(ATTENTION.vjps[:1]) is None, "one operand has a vjp of its own"
     assert joint_of(OPS["matmul"].vjps) is None
+
+
+def random_mask(kind, of, heads, n, m, rng):
+    """One query, if it is not of keys alone, sees nothing."""
+    shape = {"keys": (m,), "all": (n, m), "heads": (heads, n, m)}[of]
+    shown = rng.random(shape) < 0.7
+    shown[..., 0] = True
+    if of != "keys":
+        shown[..., n // 2, :] = False
+    if kind != "added":
+        return shown
+    return np.where(shown, rng.normal(size=shape), -np.inf)
+
+
+# What is said of what, whether queries see what comes before alone, how much is dropped, and whether the numbers of the
+# mask have a gradient.
+BESIDE = {
+    "seen keys": ("seen", "keys", False, 0.0, False),
+    "hidden pairs": ("hidden", "all", True, 0.0, False),
+    "seen by heads": ("seen", "heads", False, 0.0, False),
+    "numbers of keys": ("added", "keys", True, 0.0, False),
+    "numbers of pairs": ("added", "all", False, 0.0, False),
+    "numbers by heads": ("added", "heads", False, 0.0, True),
+    "learned of pairs": ("added", "all", False, 0.0, True),
+    "learned of keys": ("added", "keys", True, 0.3, True),
+    "dropped": ("", "", False, 0.5, False),
+    "dropped, causal": ("", "", True, 0.2, False),
+    "hidden and dropped": ("hidden", "all", False, 0.4, False),
+    "numbers and dropped": ("added", "heads", False, 0.4, False),
+}
+
+
+def by_one(q, k, v, heads, causal, mask, hides, p, stream):
+    """As one operation."""
+    found = functional.attention.attended(q, k, v, heads, causal, mask, hides, p, stream)
+    assert found.tape and found is not None
+    return found
+
+
+def by_many(q, k, v, heads, causal, mask, hides, p, stream):
+    q, k, v = (lf.transpose(x.reshape(x.shape[0], heads, x.shape[1] // heads), (1, 0, 2)) for x in (q, k, v))
+    mask = lf.logical_not(mask) if hides else mask
+    weights = lf.dropout(functional.attention_weights(q, k, mask, causal), p, stream=stream)
+    return lf.transpose(weights @ v, (1, 0, 2)).reshape(q.shape[1], -1)
+
+
+def with_beside(function, name, lengths, heads, batching="phases", dtype="float64"):
+    """Values, and gradients of the operands and of the masks' numbers."""
+    says, of, causal, p, learned = BESIDE[name]
+    parameters, rng, stream = tables(lengths, heads, dtype), np.random.default_rng(9), lf.random.Stream(5)
+    masks = [random_mask(says, of, heads, n, m, rng) if says else None for n, m in lengths]
+    masks = [lf.Parameter(np.where(np.isfinite(x), x, -9).astype(dtype)) if learned else x for x in masks]
+    with lf.using(batching=batching), np.errstate(all="ignore"):
+        found = []
+        for some, mask in zip(parameters, masks, strict=True):
+            said = None if mask is None else mask * 1.0 if learned else lf.constant(mask)
+            found.append(function(*(p * 1.0 for p in some), heads, causal, said, says == "hidden", p, stream))
+        lf.sum([lf.sum(lf.sin(y)) for y in found]).backward()
+    own = [x.grad for x in masks] if learned else []
+    return [y.numpy() for y in found], [p.grad for some in parameters for p in some] + own
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_hidden_added_and_dropped(name, lengths, heads, form):
+    """The numbers of products, softmax and dropout; who sees nothing has zeros; and the same draws."""
+    expected, slopes = with_beside(by_many, name, LENGTHS[lengths], heads, "none")
+    for batching in ("phases", "none"):
+        found, gradients = with_beside(by_one, name, LENGTHS[lengths], heads, batching)
+        for a, b in zip([*found, *gradients], [*expected, *slopes], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("name", BESIDE)
+def test_masks_and_draws_of_all_lengths_are_one_launch_too(name):
+    says, *_, learned = BESIDE[name]
+    seen = []
+
+    def looked_at(q, k, v, heads, causal, mask, *rest):
+        seen.append(by_one(lf.tanh(q), lf.tanh(k), v, heads, causal, mask, *rest))
+        return seen[-1]
+
+    with_beside(looked_at, name, LENGTHS["many"], 2)
+    groups = lf.explain(seen, groups=99).groups
+    found = {
+        kind: [g.launches for g in groups if kind in g.signature.split("(")[0]] for kind in ("attention", "constant")
+    }
+    assert found["attention"] == [1] and (learned or not says or found["constant"] == [1])
+
+
+@pytest.mark.parametrize("name", ["numbers by heads", "learned of keys", "hidden and dropped", "dropped, causal"])
+def test_second_derivatives_beside_masks(name):
+    says, of, causal, p, learned = BESIDE[name]
+    (q, k, v), *_ = tables([(3, 4)], 2)
+    mask = random_mask(says, of, 2, 3, 4, np.random.default_rng(2)) if says else None
+    mask = np.where(np.isfinite(mask), mask, -3) if learned else mask
+    given = [x.numpy() for x in (q, k, v)] + ([mask] if learned else [])
+
+    def f(q, k, v, *masks):
+        said = masks[0] if masks else None if mask is None else lf.constant(mask)
+        return lf.sin(by_one(q, k, v, 2, causal, said, says == "hidden", p, lf.random.Stream(5)))
+
+    lf.check_grads(f, tuple(range(len(given))), order=2)(*given)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_masks_that_broadcast_otherwise(causal):
+    """As the weights of other operations have them: numbers, columns, of more axes."""
+    (q, k, v), *_ = tables([(3, 4)], 1)
+    rng, weights = np.random.default_rng(1), functional.attention_weights
+    for shape in ((3, 1), (1, 4), (), (1,), (1, 3, 4), (1, 1, 4), (2, 3, 4), (2, 1, 3, 4)):
+        for mask in (rng.normal(size=shape), rng.random(shape) < 0.6):
+            found = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+            np.testing.assert_allclose(found.numpy(), (weights(q, k, mask, causal) @ v).numpy(), rtol=1e-10)
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    (q, k, v), *_ = tables([(3, 4)], 1)
+    with pytest.raises(lf.ShapeError):
+        functional.scaled_dot_product_attention(q, k, v, np.ones((3, 5), bool))
+    with pytest.raises(ValueError, match="p must be"):
+        functional.scaled_dot_product_attention(q, k, v, dropout_p=1.0)

@@ -101,12 +101,15 @@ static N(wide) N(filled)(REAL *to, const REAL *from, ptrdiff_t pitch, ptrdiff_t 
     return (N(wide)){to, whole};
 }
 
-/* Softmax of a row of scores times `scale`, of which the first `seen` are seen; `whole` of them may be written. A NaN or
- * nothing but negative infinities make a row of NaN. */
-static void N(weigh_row)(REAL *row, ptrdiff_t n, ptrdiff_t seen, ptrdiff_t whole, REAL scale) {
-    REAL most[LANES];
+/* A row of scores times `scale`, of which the first `seen` are seen; `whole` of them may be written. */
+static void N(scale_row)(REAL *row, ptrdiff_t seen, ptrdiff_t whole, REAL scale) {
     for (ptrdiff_t j = 0; j < seen; j++) row[j] *= scale;
     for (ptrdiff_t j = seen; j < whole; j++) row[j] = -(REAL)HUGE_VAL;
+}
+
+/* Softmax of a row. A NaN or nothing but negative infinities make a row of NaN. */
+static void N(weigh_row)(REAL *row, ptrdiff_t n, ptrdiff_t whole) {
+    REAL most[LANES];
     for (int k = 0; k < LANES; k++) most[k] = row[k];
     for (ptrdiff_t j = LANES; j < whole; j += LANES)
         for (int k = 0; k < LANES; k++) most[k] = row[j + k] > most[k] ? row[j + k] : most[k];
@@ -124,9 +127,34 @@ typedef struct {
     const lf_attention *v;
     const REAL *q, *k, *value;
     ptrdiff_t n, m;
-    REAL *scores, *slopes, *of_k, *of_value, *more;
+    REAL *scores, *slopes, *of_k, *of_value, *more, *to_mask;
     N(wide) keys;
+    const unsigned char *truths; /* of the mask, from this head on; or numbers */
+    const REAL *numbers, *kept;
+    ptrdiff_t mask_pitch;
 } N(head);
+
+/* What the mask makes of the scores of query `i`; 0 if it sees nothing then. */
+static int N(mask_row)(const N(head) *h, REAL *row, ptrdiff_t i) {
+    int hides = h->v->masked == LF_HIDDEN, any = 0;
+    if (h->numbers)
+        for (ptrdiff_t j = 0; j < h->m; j++) row[j] += h->numbers[i * h->mask_pitch + j];
+    else
+        for (ptrdiff_t j = 0; j < h->m; j++)
+            row[j] = (h->truths[i * h->mask_pitch + j] != 0) != hides ? row[j] : -(REAL)HUGE_VAL;
+    for (ptrdiff_t j = 0; j < h->m; j++) any |= row[j] != -(REAL)HUGE_VAL;
+    return any;
+}
+
+/* Rows of weights, or of their cotangents, times what is kept of them: zero where nothing is. */
+static void N(keep)(const N(head) *h, REAL *rows, ptrdiff_t first, ptrdiff_t count) {
+    if (!h->kept) return;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        REAL *row = rows + i * h->keys.pitch;
+        const REAL *kept = h->kept + (first + i) * h->m;
+        for (ptrdiff_t j = 0; j < h->m; j++) row[j] = kept[j] == 0 ? 0 : kept[j] * row[j];
+    }
+}
 
 /* The weights of `rows` queries. */
 static void N(weights)(const N(head) *h, ptrdiff_t first, ptrdiff_t rows) {
@@ -135,7 +163,12 @@ static void N(weights)(const N(head) *h, ptrdiff_t first, ptrdiff_t rows) {
     N(multiply)(h->scores, whole, (N(matrix)){h->q + first * v->q_pitch, v->q_pitch, 1}, h->keys, rows, whole, v->width);
     for (ptrdiff_t i = 0; i < rows; i++) {
         ptrdiff_t seen = v->causal && first + i + 1 < h->m ? first + i + 1 : h->m;
-        N(weigh_row)(h->scores + i * whole, h->m, seen, whole, (REAL)v->scale);
+        REAL *row = h->scores + i * whole;
+        N(scale_row)(row, seen, whole, (REAL)v->scale);
+        if (!v->masked || N(mask_row)(h, row, first + i))
+            N(weigh_row)(row, h->m, whole);
+        else
+            __builtin_memset(row, 0, whole * sizeof(REAL));
     }
 }
 
@@ -145,18 +178,22 @@ static void N(attend_head)(const N(head) *h, REAL *out) {
     for (ptrdiff_t i = 0; i < h->n; i += ATTENDED) {
         ptrdiff_t rows = h->n - i < ATTENDED ? h->n - i : ATTENDED;
         N(weights)(h, i, rows);
+        N(keep)(h, h->scores, i, rows);
         N(multiply)(out + i * v->out_pitch, v->out_pitch, (N(matrix)){h->scores, h->keys.pitch, 1}, values, rows,
                     v->v_width, h->m);
     }
 }
 
 /* The slopes of the scores of `rows` queries, in place of the cotangents of their weights. */
-static void N(scores_back)(const N(head) *h, ptrdiff_t rows) {
+static void N(scores_back)(const N(head) *h, ptrdiff_t first, ptrdiff_t rows) {
     ptrdiff_t whole = h->keys.pitch;
     for (ptrdiff_t i = 0; i < rows; i++) {
         REAL *p = h->scores + i * whole, *s = h->slopes + i * whole, scale = (REAL)h->v->scale;
         REAL along = (REAL)N(row_dot)(p, s, h->m);
-        for (ptrdiff_t j = 0; j < whole; j++) s[j] = p[j] * (s[j] - along) * scale;
+        REAL *to_mask = h->to_mask + (h->to_mask ? (first + i) * h->m : 0);
+        for (ptrdiff_t j = 0; j < whole; j++) s[j] = p[j] * (s[j] - along);
+        for (ptrdiff_t j = 0; h->to_mask && j < h->m; j++) to_mask[j] = s[j];
+        for (ptrdiff_t j = 0; j < whole; j++) s[j] *= scale;
     }
 }
 
@@ -166,23 +203,47 @@ static void N(attend_head_back)(const N(head) *h, const REAL *g, REAL *to_q, REA
     ptrdiff_t whole = h->keys.pitch, width = v->width, v_width = v->v_width, pitch = v->heads * width,
               v_pitch = v->heads * v_width;
     N(wide) values = {0}, keys = {0};
-    if (to_q || to_k) values = N(upright)(h->of_value, h->value, v->v_pitch, h->m, v_width);
+    int slopes = to_q || to_k || h->to_mask;
+    if (slopes) values = N(upright)(h->of_value, h->value, v->v_pitch, h->m, v_width);
     if (to_q) keys = N(filled)(h->of_k, h->k, v->k_pitch, h->m, width);
     for (ptrdiff_t i = 0; i < h->n; i += ATTENDED) {
         ptrdiff_t rows = h->n - i < ATTENDED ? h->n - i : ATTENDED;
         const REAL *from = g + i * v->out_pitch, *q = h->q + i * v->q_pitch;
         N(matrix) turned = {h->slopes, 1, whole}, weights = {h->scores, 1, whole};
         N(weights)(h, i, rows);
-        if (to_value)
-            N(multiply_on)(to_value, v_pitch, weights, N(filled)(h->more, from, v->out_pitch, rows, v_width), h->m, v_width,
-                           rows);
-        if (!to_q && !to_k) continue;
-        N(multiply)(h->slopes, whole, (N(matrix)){from, v->out_pitch, 1}, values, rows, whole, v_width);
-        N(scores_back)(h, rows);
+        if (slopes) {
+            N(multiply)(h->slopes, whole, (N(matrix)){from, v->out_pitch, 1}, values, rows, whole, v_width);
+            N(keep)(h, h->slopes, i, rows);
+            N(scores_back)(h, i, rows);
+        }
         if (to_q) N(multiply)(to_q + i * pitch, pitch, (N(matrix)){h->slopes, whole, 1}, keys, rows, width, h->m);
         if (to_k)
             N(multiply_on)(to_k, pitch, turned, N(filled)(h->more, q, v->q_pitch, rows, width), h->m, width, rows);
+        N(keep)(h, h->scores, i, rows);
+        if (to_value)
+            N(multiply_on)(to_value, v_pitch, weights, N(filled)(h->more, from, v->out_pitch, rows, v_width), h->m, v_width,
+                           rows);
     }
+}
+
+/* Where mask and factors of a head begin, behind `area` pairs of queries and keys of other nodes, and `before` keys. */
+static void N(set_mask)(N(head) *h, ptrdiff_t head, ptrdiff_t area, ptrdiff_t before) {
+    const lf_attention *v = h->v;
+    ptrdiff_t mine = h->n * h->m, by_head = area * v->heads + head * mine;
+    h->kept = v->kept ? (const REAL *)v->kept + (v->kept_each ? by_head : head * mine) : NULL;
+    h->to_mask = v->to_mask ? (REAL *)v->to_mask + by_head : NULL;
+    if (!v->masked) return;
+    ptrdiff_t at = v->mask_of == LF_OF_HEADS ? head * mine : 0;
+    if (v->mask_each) at = v->mask_of == LF_OF_HEADS ? by_head : v->mask_of == LF_OF_ALL ? area : before;
+    h->mask_pitch = v->mask_of == LF_OF_KEYS ? 0 : h->m;
+    h->numbers = v->masked == LF_ADDED ? (const REAL *)v->mask + at : NULL;
+    h->truths = v->masked == LF_ADDED ? NULL : (const unsigned char *)v->mask + at;
+}
+
+/* How many rows a node has, of queries (0) or keys (1). */
+static ptrdiff_t N(rows_of)(const lf_attention *v, int kind, ptrdiff_t node) {
+    const int64_t *ends = v->ends + kind * v->nodes;
+    return ends[node] - (node ? ends[node - 1] : 0);
 }
 
 /* Heads `low` to `high`, counted through all nodes; `scratch`: see lf_attend. */
@@ -195,13 +256,16 @@ static void N(attend)(const lf_attention *v, ptrdiff_t low, ptrdiff_t high, void
     h.of_k = keys + widest * most;
     h.of_value = h.of_k + widest * most;
     h.more = h.of_value + widest * most;
+    ptrdiff_t area = 0, first = 0; /* pairs of queries and keys of nodes before the first that is not */
     for (ptrdiff_t at = low; at < high; at++) {
         ptrdiff_t node = at / v->heads, head = at % v->heads, width = head * v->width, v_width = head * v->v_width;
+        for (; first < node; first++) area += N(rows_of)(v, 0, first) * N(rows_of)(v, 1, first);
         ptrdiff_t i = node ? v->ends[node - 1] : 0, j = node ? v->ends[v->nodes + node - 1] : 0;
         h.n = v->ends[node] - i, h.m = v->ends[v->nodes + node] - j;
         h.q = (const REAL *)v->q + i * v->q_pitch + width, h.k = (const REAL *)v->k + j * v->k_pitch + width;
         h.value = (const REAL *)v->v + j * v->v_pitch + v_width;
         h.keys = N(upright)(keys, h.k, v->k_pitch, h.m, v->width);
+        N(set_mask)(&h, head, area, j);
         REAL *out = (REAL *)v->out + i * v->out_pitch + v_width;
         if (!v->back) {
             N(attend_head)(&h, out);

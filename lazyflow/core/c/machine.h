@@ -164,14 +164,20 @@ int lf_along(int is_double, int what, const void *x, const void *y, const void *
 /* Attention of `nodes` nodes, each of some rows of queries and of keys and values, in `heads` columns of `width` and `v_width`
  * elements each: out = softmax(scale q k^T) v. Where the rows of each node end stands in `ends`, of queries and then of keys;
  * `most`: the keys of the longest. Rows are a pitch apart. `causal`: query i sees the keys up to i. `back`: the cotangents of q, k
- * and v, contiguous, those of k and v added, from those of the result, `out`; NULL: not wanted. */
+ * and v, contiguous, those of k and v added, from those of the result, `out`; NULL: not wanted.
+ *
+ * `mask`: truth values, where they are seen or hidden, or numbers that are added to the scores, for each key of a node, for each
+ * query and key, or for these by heads; a query that sees nothing gets zeros. `kept`: what weights are multiplied by, by heads.
+ * Both stand end to end for all nodes, or, not for `each`, are one for all. `to_mask`: the cotangents of numbers, by heads. */
+enum { LF_NO_MASK, LF_SEEN, LF_HIDDEN, LF_ADDED };
+enum { LF_OF_KEYS, LF_OF_ALL, LF_OF_HEADS };
 typedef struct {
-    int is_double, causal, back;
+    int is_double, causal, back, masked, mask_of, mask_each, kept_each;
     ptrdiff_t nodes, heads, width, v_width, most;
     double scale;
     const int64_t *ends;
-    const void *q, *k, *v;
-    void *out, *to_q, *to_k, *to_v;
+    const void *q, *k, *v, *mask, *kept;
+    void *out, *to_q, *to_k, *to_v, *to_mask;
     ptrdiff_t q_pitch, k_pitch, v_pitch, out_pitch;
 } lf_attention;
 int lf_attend(const lf_attention *attention);

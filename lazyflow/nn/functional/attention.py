@@ -10,9 +10,9 @@ import numpy as np
 from lazyflow.errors import ShapeError
 from lazyflow.functions.elementwise import where
 from lazyflow.functions.linalg import matmul
-from lazyflow.functions.random import dropout
+from lazyflow.functions.random import dropout, dropout_factors, probability
 from lazyflow.functions.reduce import max, softmax
-from lazyflow.functions.shape import swapaxes
+from lazyflow.functions.shape import broadcast_to, swapaxes
 from lazyflow.ops import OPS
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, as_floating, constant, in_dtype, in_one_dtype, record
@@ -47,9 +47,21 @@ def attention_weights(query: Any, key: Any, mask: Any = None, is_causal: bool = 
     return softmax(scores)
 
 
-def attended(query: Any, key: Any, value: Any, heads: int, is_causal: bool) -> Expr | None:
+def attended(
+    query: Any,
+    key: Any,
+    value: Any,
+    heads: int,
+    is_causal: bool,
+    mask: Expr | None = None,
+    hides: bool = False,
+    dropout_p: float = 0.0,
+    stream: Stream | None = None,
+) -> Expr | None:
     """The `attention_weights` of ``query`` (t, d) and ``key`` (s, d), by heads, times ``value`` (s, e), as one
     operation; None of other shapes, or where there is nothing.
+
+    ``hides``: of truth values of the mask the true places take no part.
 
     >>> import lazyflow as lf
     >>> x = lf.constant([[1.0, 2.0], [1.0, 4.0]])
@@ -63,7 +75,32 @@ def attended(query: Any, key: Any, value: Any, heads: int, is_causal: bool) -> E
     fits = all(len(shape) == 2 and all(shape) for shape in shapes)
     if not fits or query.shape[1] != key.shape[1] or key.shape[0] != value.shape[0]:
         return None
-    return record(OPS["attention"], (query, key, value), heads=heads, causal=bool(is_causal))
+    operands, static = [query, key, value], dict[str, Any](heads=heads, causal=bool(is_causal))
+    if mask is not None:
+        said = "added" if mask.dtype.kind != "b" else "hidden" if hides else "seen"
+        flat = _flat_mask(mask if said != "added" else in_dtype(mask, query.dtype), heads, len(query), len(key))
+        if flat is None:
+            return None
+        operands.append(flat[0])
+        static.update(mask=said, of=flat[1])
+    if dropout_p:
+        pairs = heads * len(query) * len(key)
+        operands.append(dropout_factors((pairs,), dropout_p, query.dtype, stream))
+    name = ("masked_" if mask is not None else "") + ("dropped_" if dropout_p else "") + "attention"
+    return record(OPS[name], operands, **static)
+
+
+def _flat_mask(mask: Expr, heads: int, t: int, s: int) -> tuple[Expr, str] | None:
+    """The elements of a mask, and what they are of, if one operation takes such; those of numbers with a gradient are
+    by heads, as their cotangents come."""
+    shape, whole = mask.shape, (heads, t, s)
+    if len(shape) > 3 or any(n not in (1, own) for n, own in zip(shape[::-1], whole[::-1], strict=False)):
+        return None
+    known = {(s,): "keys", (t, s): "all", whole: "heads"}
+    of = known.get(shape) or ("keys" if mask.size == s and shape[-1:] == (s,) else None)
+    if of is None or (mask.type.requires_grad and of != "heads"):
+        mask, of = broadcast_to(mask, whole), "heads"
+    return mask.reshape(-1), of
 
 
 def scaled_dot_product_attention(
@@ -85,9 +122,11 @@ def scaled_dot_product_attention(
     array([[2.],
            [2.]], dtype=float32)
     """
-    if attn_mask is None and dropout_p == 0:
-        found = attended(query, key, value, 1, is_causal)
+    mask = None if attn_mask is None else constant(attn_mask)
+    dropout_p = probability(dropout_p)
+    if mask is None or mask.ndim < 3:
+        found = attended(query, key, value, 1, is_causal, mask, dropout_p=dropout_p, stream=stream)
         if found is not None:
             return found
-    weights = attention_weights(query, key, attn_mask, is_causal)
+    weights = attention_weights(query, key, mask, is_causal)
     return matmul(dropout(weights, dropout_p, training=dropout_p > 0, stream=stream), as_floating(value, weights))
