@@ -551,12 +551,12 @@ class _Programs:
         self.lengths: dict[object, set[tuple[Type, ...]]] = {}  # by what calls of several lengths have in common
 
     def lengths_of(self, structure: object, types: tuple[Type, ...], most: int) -> str:
-        """What calls that differ from this one in the first axes of matrices alone are of: ``"few"`` lengths, up to
+        """What calls that differ from this one in the lengths of matrices alone are of: ``"few"`` lengths, up to
         ``most``; ``"many"``; or, for one beyond the first `MOST_KEPT`, ``"too many"``. When they are found to be many,
         the ways that were made for some of them go."""
         if not any(kind.ndim > 1 for kind in types):
             return "few"
-        apart = structure, tuple([_without_first_axis(kind) for kind in types])
+        apart = structure, _without_lengths(types)
         with self.lock:
             if apart not in self.lengths:
                 _drop_oldest(self.lengths)
@@ -641,9 +641,27 @@ def _recorder(
     )
 
 
-def _without_first_axis(kind: Type) -> object:
-    """What matrices of several lengths have in common."""
-    return (kind.shape[1:], kind.dtype, kind.device, kind.requires_grad) if kind.ndim > 1 else kind
+def _without_lengths(kinds: Sequence[Type]) -> tuple[object, ...]:
+    """What matrices of several lengths have in common, and masks of those that stand before; a vector of numbers may
+    be anything."""
+    sizes = without_lengths([kind.shape for kind in kinds])
+    same = [k if k.ndim < 2 and k.dtype.kind != "b" else None for k in kinds]
+    return tuple([k or (s, o.dtype, o.device, o.requires_grad) for s, k, o in zip(sizes, same, kinds, strict=True)])
+
+
+def without_lengths(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int | None, ...]]:
+    """Shapes but for lengths: the first axes of matrices, and further sizes of a mask, those of matrices before it.
+
+    >>> without_lengths([(5, 4), (5, 5), (4,)])
+    [(None, 4), (None, None), (4,)]
+    """
+    lengths: set[int] = set()
+    found: list[tuple[int | None, ...]] = []
+    for shape in shapes:
+        rest = [None if n in lengths else n for n in shape]
+        found.append((None, *rest[1:]) if len(shape) > 1 else tuple(rest))
+        lengths.update(shape[:1] if len(shape) > 1 else ())
+    return found
 
 
 def _drop_oldest(table: dict[Any, Any]) -> None:

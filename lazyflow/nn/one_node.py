@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from lazyflow import functions
-from lazyflow.cells.cell import cell_of_any_length
+from lazyflow.cells.cell import cell_of_any_length, without_lengths
 from lazyflow.nn import functional
 from lazyflow.nn.module import Module
 from lazyflow.record.expr import STRUCTURE, Expr, Parameter
@@ -88,8 +88,8 @@ class _Use:
             return True
         if len(self.shapes) >= MOST_SHAPES or not all(s.__class__ is tuple or s in _PLAIN for s in shapes):
             return False
-        lengths = {s[0] for s in shapes if s.__class__ is tuple and len(s) > 1}
-        apart = tuple([_without_lengths(s, lengths) for s in shapes])
+        sizes = without_lengths([s for s in shapes if s.__class__ is tuple])
+        apart = *sizes, *[s for s in shapes if s.__class__ is not tuple]
         if apart not in self.apart and len(self.apart) >= MOST:
             return False
         self.apart.add(apart)
@@ -101,14 +101,6 @@ def _shape_of(value: Any) -> Any:
     """The shape of an array of floating numbers, which is taken for an expression; of anything else its class: indices
     are checked where they are given."""
     return value.shape if value.__class__ is np.ndarray and value.dtype.kind == "f" else value.__class__
-
-
-def _without_lengths(shape: Any, lengths: set[int]) -> Any:
-    """The shape of a sequence, or of a mask of sequences, but for the sizes that are lengths; of anything else what it
-    is."""
-    if shape.__class__ is not tuple:
-        return shape
-    return tuple([None if (k == 0 and len(shape) > 1) or n in lengths else n for k, n in enumerate(shape)])
 
 
 _PLAIN = (int, bool, type(None))
