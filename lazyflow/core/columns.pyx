@@ -414,9 +414,13 @@ cdef class Recall:
         cdef int i = place_of(<void *>a, <void *>b, <void *>c, <void *>d)
         cdef Remembered old = self.slots[i + 1]
         cdef int k
+        # One by one, and first: a tuple to go over takes memory, and what has a slot twice would be let go of twice.
+        Py_INCREF(a)
+        Py_INCREF(b)
+        Py_INCREF(c)
+        Py_INCREF(d)
+        Py_INCREF(found)
         self.slots[i + 1] = self.slots[i]
-        for one in (a, b, c, d, found):
-            Py_INCREF(one)
         self.slots[i].keys[0], self.slots[i].keys[1] = <PyObject *>a, <PyObject *>b
         self.slots[i].keys[2], self.slots[i].keys[3] = <PyObject *>c, <PyObject *>d
         self.slots[i].found = <PyObject *>found
@@ -516,8 +520,9 @@ cdef class Shapes:
         i = self.place(array, device)
         old = self.slots[i]
         dtype = array.dtype
-        for one in (dtype, device, found):
-            Py_INCREF(one)
+        Py_INCREF(dtype)
+        Py_INCREF(device)
+        Py_INCREF(found)
         self.slots[i].dtype, self.slots[i].device = <PyObject *>dtype, <PyObject *>device
         self.slots[i].found, self.slots[i].ndim = <PyObject *>found, np.PyArray_NDIM(<np.ndarray>array)
         for k in range(self.slots[i].ndim):

@@ -2,6 +2,9 @@
 
 import collections
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from lazyflow.graph.graph import collect, whole_columns
 from lazyflow.ops import OPS
 from lazyflow.plan.plan import dag_of, make
 from lazyflow.plan.schedule import schedule
-from lazyflow.record import expr
+from lazyflow.record import expr, tape
 from lazyflow.record.expr import Memo, apply, record
 from lazyflow.record.tape import current_tape
 from tests.ops.test_ops import CASES, ERRORS
@@ -110,6 +113,60 @@ def test_a_column_that_cannot_grow(spellings, name):
         with lf.using():
             np.testing.assert_array_equal(do(lf.constant(X)).numpy(), expected)
     assert outcomes <= {"right", "refused"} and outcomes
+
+
+def fail_each_allocation(do):
+    """An allocation of what records a node fails, from the first on until none is left to fail; how many did."""
+    import _testcapi as testing
+
+    x = lf.constant(X)
+    expected = do(x).numpy()
+    failures = 0
+    # Rows that are there: the column of signatures is full behind 16, then that of operands.
+    for count, swept in ((0, False), (14, False), (15, False), (0, True)):
+        k = spared = 0
+        while spared < 4:
+            with lf.using():
+                x = lf.constant(X)
+                y, found = lf.tanh(x), None
+                held = [lf.tanh(x) for _ in range(count)]
+                if swept:  # all that is known has to be learnt again
+                    tape._sweep()
+                testing.set_nomemory(k, k + 1)
+                try:
+                    found = do(x)
+                    spared += 1
+                except MemoryError:
+                    failures, spared = failures + 1, 0
+                finally:
+                    testing.remove_mem_hooks()
+                k += 1 + k // 50  # of thousands, where the body of a cell is recorded again, some
+                right_or_refused(y, np.tanh(X))
+                right_or_refused(lf.tanh(x) * 3.0, 3 * np.tanh(X))
+                if found is not None:
+                    np.testing.assert_array_equal(found.numpy(), expected)
+                del held
+            with lf.using():
+                np.testing.assert_array_equal(do(lf.constant(X)).numpy(), expected)
+    return failures
+
+
+def memory_runs_out():
+    """What is let go of once too often ends a process later, when its memory is used again: two rounds."""
+    sys.unraisablehook = lambda _: None  # nobody can catch it in a generator that is closed at that moment
+    for name, do in (*Spellings().table_of.items(), *Spellings().table_of.items()):
+        assert fail_each_allocation(do), name
+
+
+@compiled  # CPython itself may let go twice of what a list that cannot grow was given (its issue 151818)
+def test_memory_that_runs_out_at_any_allocation():
+    pytest.importorskip("_testcapi")
+    code = "from tests.record import test_faults; test_faults.memory_runs_out()"
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_elements_beyond_31_bits_are_counted_in_64():
