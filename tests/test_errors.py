@@ -250,6 +250,20 @@ def test_of_nodes_of_other_lengths_the_line_is_that_of_the_length():
 
 
 @pytest.mark.host
+def test_of_nodes_that_are_taken_one_by_one_the_line_and_the_shape_are_those_that_fail():
+    def good(n):  # a launch takes them all
+        return lf.cholesky(lf.constant(np.eye(n, dtype=np.float32)))
+
+    def bad(n):
+        return lf.cholesky(lf.constant(-np.eye(n, dtype=np.float32)))
+
+    with pytest.raises(np.linalg.LinAlgError) as caught:
+        lf.forward([good(2), good(3), bad(5), good(4), good(6)])
+    line = f"{__file__}:{bad.__code__.co_firstlineno + 1} (where it was first recorded)"
+    assert str(caught.value).endswith(f", in cholesky(float32[5, 5]) -> float32[5, 5], at {line}")
+
+
+@pytest.mark.host
 def test_a_cell_names_the_line_of_its_calls_and_under_check_finite_that_of_its_body():
     table = lf.Parameter(TABLE)
 

@@ -27,7 +27,7 @@ from lazyflow.plan.plan import Cells, Launch, Plan, Rows
 from lazyflow.plan.recorded import Sources
 from lazyflow.record.expr import Parameter, moment
 from lazyflow.record.tape import CONSTANT_OP, Operand, Tape, Type, signature_by_id
-from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bound, bound, parameter_of
+from lazyflow.run.launch import DO_CALLS, DO_CONSTANTS, DO_KERNEL, DO_KNOWNS, Bound, Form, bound, parameter_of
 from lazyflow.run.way import RunWay
 
 
@@ -382,12 +382,17 @@ def _say_where(error: Exception, run: Run, step: Bound) -> None:
 
 def _fails(run: Run, step: Bound, position: int, kind: type[Exception]) -> bool:
     """Whether the kernel of a launch raises an error of that kind for one of its nodes."""
-    operands, readers = step.signature.operands, step.operands
-    own = step.signature.walks is None and not step.signature.loops
-    if step.does != DO_KERNEL or not own or len(readers) != len(operands):
+    operands, readers, each = step.signature.operands, step.operands, step.launch.each
+    own = step.signature.walks is None and (each is not None or len(readers) == len(operands))
+    if step.does != DO_KERNEL or not own:
         return False
     try:
-        step.forward(np, *[_of_one(o, r.read(run.arena), position) for o, r in zip(operands, readers, strict=True)])
+        if each is not None:
+            form = Form(each.forms[position])
+            reads = tuple([None if read is None else read[position] for read in each.reads])
+            form.forward(np, *form.arrays(np, run.arena, reads))
+        else:
+            step.forward(np, *[_of_one(o, r.read(run.arena), position) for o, r in zip(operands, readers, strict=True)])
     except Exception as error:
         return type(error) is kind
     return False
