@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 from cpython.contextvars cimport get_value
 from cpython.buffer cimport Py_buffer, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
@@ -622,22 +623,66 @@ cdef class Elements:
 ELEMENTS = Elements()
 
 
+ctypedef fused Whole:
+    int
+    long long
+
+
+cdef bint all_within(Whole *data, Py_ssize_t size, long long low, long long high) noexcept:
+    cdef Py_ssize_t k
+    for k in range(size):
+        if data[k] < low or data[k] >= high:
+            return False
+    return True
+
+
 def are_within(array, long long low, long long high):
     """Whether all numbers of an array of integers are at least ``low``, and below ``high``."""
     cdef np.ndarray given
-    cdef Py_ssize_t k, size
-    cdef long long *data
     if type(array) is np.ndarray:
         given = array
-        if (
-            np.PyArray_TYPE(given) == np.NPY_INT64
-            and np.PyArray_ISNOTSWAPPED(given)
-            and np.PyArray_ISCARRAY_RO(given)
-        ):
-            size = np.PyArray_SIZE(given)
-            data = <long long *>np.PyArray_DATA(given)
-            for k in range(size):
-                if data[k] < low or data[k] >= high:
-                    return False
-            return True
+        if np.PyArray_ISNOTSWAPPED(given) and np.PyArray_ISCARRAY_RO(given):
+            if np.PyArray_TYPE(given) == np.NPY_INT64:
+                return all_within(<long long *>np.PyArray_DATA(given), np.PyArray_SIZE(given), low, high)
+            if np.PyArray_TYPE(given) == np.NPY_INT32:
+                return all_within(<int *>np.PyArray_DATA(given), np.PyArray_SIZE(given), low, high)
     return not bool(((array < low) | (array >= high)).any())
+
+
+def array_of_numbers(value):
+    """What ``numpy.asarray`` makes of one of Python's integers and floats, or of a list or tuple of these and nothing
+    else, in a tenth of the time. None of any other, such as an empty list, and integers that take more than 64 bits."""
+    cdef np.npy_intp size
+    cdef np.ndarray found
+    cdef Py_ssize_t k
+    cdef int beyond = 0
+    cdef bint whole = True
+    cdef tuple given
+    if type(value) is list or type(value) is tuple:
+        given = tuple(value)
+        size = len(given)
+        if size == 0:
+            return None
+    elif type(value) is int or type(value) is float:
+        given, size = (value,), -1
+    else:
+        return None
+    for one in given:
+        if type(one) is float:
+            whole = False
+        elif type(one) is not int:
+            return None
+    found = np.PyArray_EMPTY(0 if size < 0 else 1, &size, np.NPY_INT64 if whole else np.NPY_FLOAT64, 0)
+    for k in range(len(given)):
+        one = given[k]
+        if whole:
+            (<long long *>np.PyArray_DATA(found))[k] = PyLong_AsLongLongAndOverflow(one, &beyond)
+            if beyond:
+                return None
+        elif type(one) is float:
+            (<double *>np.PyArray_DATA(found))[k] = one
+        else:
+            (<double *>np.PyArray_DATA(found))[k] = PyLong_AsLongLongAndOverflow(one, &beyond)
+            if beyond:
+                return None
+    return found

@@ -26,6 +26,8 @@ from lazyflow.record.templates import by_kinds
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
+# The functions that are an operation and nothing more.
+OPERATIONS: dict[Callable[..., object], Op] = {}
 ExprFunction = TypeVar("ExprFunction", bound=Callable[..., Expr])
 
 
@@ -33,6 +35,7 @@ def _documented(function: ExprFunction, op: Op) -> ExprFunction:
     formula = f", ``{op.formula['y']}``" if "y" in op.formula else ""
     function.__name__ = function.__qualname__ = op.name
     function.__module__ = __name__
+    OPERATIONS[function] = op
     function.__doc__ = (
         f"""Elementwise {op.name}{formula}; operands broadcast as in NumPy. Raises `ShapeError` where they do not."""
     )

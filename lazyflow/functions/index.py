@@ -26,6 +26,7 @@ from lazyflow.record.expr import (
     index_array,
     plain_dtype,
     record,
+    taken_within,
 )
 from lazyflow.record.frames import indexed_frame
 from lazyflow.record.templates import by_kinds
@@ -80,6 +81,9 @@ def take(x: OperandLike, indices: OperandLike, axis: int = 0) -> Expr:
     >>> lf.take(lf.constant([5.0, 6.0, 7.0]), [2, 0]).numpy()
     array([7., 5.], dtype=float32)
     """
+    found = taken_within(x, indices) if type(axis) is int and axis == 0 else None
+    if found is not None:
+        return found
     x = constant(x)
     axis = integer("take", "axis", axis)
     if not isinstance(indices, Expr) and -x.ndim <= axis < x.ndim:

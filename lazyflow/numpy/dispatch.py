@@ -10,9 +10,11 @@ import numpy as np
 
 from lazyflow import functions
 from lazyflow.functions import linalg
+from lazyflow.functions.elementwise import OPERATIONS
 from lazyflow.functions.reduce import largest, smallest
 from lazyflow.numpy import _expressions
-from lazyflow.record.expr import PROTOCOLS, UFUNCS, Expr
+from lazyflow.ops import OPS
+from lazyflow.record.expr import PROTOCOLS, UFUNCS, Expr, memo_of
 
 # By one name in NumPy and in lazyflow.functions, with the same arguments.
 _SHARED = (
@@ -151,7 +153,8 @@ LINALG: dict[str, Callable[..., Any]] = {
 
 PROTOCOLS.update(ufunc=ufunc, array_function=array_function)
 UFUNCS.update(
-    (function, EXPRESSIONS[function.__name__])
+    (function, memo_of(OPERATIONS[EXPRESSIONS[function.__name__]]))
     for function in vars(np).values()
-    if isinstance(function, np.ufunc) and function.__name__ in EXPRESSIONS
+    if isinstance(function, np.ufunc) and EXPRESSIONS.get(function.__name__) in OPERATIONS
 )
+UFUNCS[np.matmul] = memo_of(OPS["matmul"])

@@ -125,6 +125,12 @@ cpdef Expr append(Tape tape, Signature signature, object rows, object ints=*, ob
 cpdef bint _all_int(tuple parts)
 
 cpdef object _part(object key)
+cdef object _end(object end)
+cdef object _as_indices(object key)
+
+@cython.locals(memo=Memo)
+cdef Expr _slice_again(object x, object key)
+cpdef object taken_within(object x, object indices)
 
 @cython.locals(e=Expr, shape=tuple)
 cdef Expr _indexed_again(Memo memo, object x, object index, int axis, int ndim, bint arrays)

@@ -23,7 +23,7 @@ from numpy import ndarray
 
 from lazyflow import device as devices
 from lazyflow import fibers, settings
-from lazyflow.core.columns import IntColumn, Recall, Scope, Shapes, are_within, recycle
+from lazyflow.core.columns import IntColumn, Recall, Scope, Shapes, are_within, array_of_numbers, recycle
 from lazyflow.device import Array, DType, HostArray
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, counted, user_line
 from lazyflow.hooks import Hook, HookHandle
@@ -372,8 +372,14 @@ class Expr:
         return value if dtype is None else value.astype(dtype)
 
     def __array_ufunc__(self, function: Any, method: str, *inputs: OperandLike, **options: Any) -> Any:
-        recorded = UFUNCS.get(function) if method == "__call__" and not options else None
-        return PROTOCOLS["ufunc"](function, method, *inputs, **options) if recorded is None else recorded(*inputs)
+        memo = UFUNCS.get(function) if method == "__call__" and not options else None
+        if memo is None:
+            return PROTOCOLS["ufunc"](function, method, *inputs, **options)
+        if len(inputs) == 1:
+            return apply1(memo, inputs[0])
+        if memo is MATMUL_MEMO:
+            return product(inputs[0], inputs[1])
+        return apply2(memo, inputs[0], inputs[1])
 
     def __array_function__(self, function: object, types: object, args: object, kwargs: object) -> Any:
         return PROTOCOLS["array_function"](function, args, kwargs)
@@ -911,9 +917,10 @@ def _as_array(value: Any, dtype: DType) -> Array:
     elif hasattr(value, "__array__"):
         array = _foreign_array(value)
     else:
-        if holds_expressions(value):
+        array = array_of_numbers(value)
+        if array is None and holds_expressions(value):
             raise TypeError("a list that holds expressions is no array; join them with lf.stack or lf.concatenate")
-        array = _listed_array(value)
+        array = _listed_array(value) if array is None else array
         if array.dtype.kind == "f":
             array = array.astype(dtype)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
@@ -1039,6 +1046,10 @@ def constant(value: object) -> Expr:
             return constant_of(tape, known, SHAPES.copy(value))
         if value.dtype in PLAIN_DTYPES:
             return constant_node(current_tape(), np.array(value))
+    array = array_of_numbers(value)
+    if array is not None:
+        tape = _here()
+        return constant_node(tape, array if array.dtype.kind == "i" else array.astype(tape.dtype, copy=False))
     options = settings.current()
     array = _as_array(value, options.dtype)
     return constant_node(current_tape(), devices.copied(array, devices.device_of(array)))
@@ -1381,9 +1392,9 @@ def _holds_numbers(o: OperandLike) -> bool:
 
 def _traced_operand(op: Op, o: TracedNumber, operands: Sequence[OperandLike]) -> object:
     """A number of a cell's call as an operand: a scalar beside floating expressions, or an index; else its value
-    counts. NumPy's integers are payload only as indices."""
+    counts."""
     beside = [e for e in operands if isinstance(e, Expr)]
-    weak = op.elementwise and any(e.dtype.kind == "f" for e in beside) and not isinstance(o.value, np.integer)
+    weak = op.elementwise and any(e.dtype.kind == "f" for e in beside)
     index = not op.elementwise and not op.stacked and isinstance(o.value, int | np.integer)
     return o if weak or index else o.needed()
 
@@ -2036,8 +2047,8 @@ LOGICAL_AND_MEMO, LOGICAL_OR_MEMO, LOGICAL_NOT_MEMO = (
 METHODS: dict[str, Callable[..., Expr]] = {}
 # How NumPy asks for its functions on expressions: filled in by `lazyflow.numpy`.
 PROTOCOLS: dict[str, Callable[..., object]] = {}
-# Of its ufuncs what records in their place, too.
-UFUNCS: dict[np.ufunc, Callable[..., object]] = {}
+# Of its ufuncs those that are an operation and nothing more.
+UFUNCS: dict[np.ufunc, Memo] = {}
 
 
 def product(a: OperandLike, b: OperandLike) -> Expr:
@@ -2059,8 +2070,8 @@ _VALUES = (Expr, int, float, TracedNumber, list, tuple, range, memoryview)
 
 def of_booleans(symbol: str, memo: Memo, operands: tuple[OperandLike, ...]) -> Expr:
     """``&``, ``|`` and ``~``, which are for truth values. Raises `DTypeError` for others."""
-    kinds = [str(getattr(o, "dtype", type(o).__name__)) for o in operands]
-    if any(kind != "bool" for kind in kinds):
+    if any(getattr(o, "dtype", None) != np.bool_ for o in operands):
+        kinds = [str(getattr(o, "dtype", type(o).__name__)) for o in operands]
         raise DTypeError(f"{symbol} takes booleans, such as those of a comparison, got {' and '.join(kinds)}")
     return apply(memo, operands)
 
@@ -2106,6 +2117,7 @@ def _indexed_again(memo: Memo, x: object, index: Any, axis: int, ndim: int, arra
     if e.type.ndim != ndim and (ndim >= 0 or e.type.ndim == 0):
         return None
     if type(index) is not int:
+        index = _as_indices(index)
         if type(index) in NUMPYS_INTEGERS:
             index = int(index)
         elif not arrays or not _is_index_array(index) or not index.ndim or not are_within(index, 0, shape[axis]):
@@ -2394,11 +2406,11 @@ def subscripted(x: object, key: Any) -> Expr:
     if type(key) is not int and type(key) is not slice:
         if type(key) in NUMPYS_INTEGERS:
             key = int(key)
-        elif _is_index_array(key) and isinstance(x, Expr) and x.type.shape:
-            size = x.type.shape[0]
+        elif type(key) is not tuple and isinstance(x, Expr) and x.type.shape and _is_index_array(_as_indices(key)):
+            size, key = x.type.shape[0], _as_indices(key)
             return apply2(TAKE_MEMO, x, key if are_within(key, -size, size) else checked_range("take", key, size))
     if type(x) is not Expr:
-        found = _indexed_again(LOOKUP_MEMO, x, key, 0, -1, False) if type(key) is int else None
+        found = _indexed_again(LOOKUP_MEMO, x, key, 0, -1, False) if type(key) is int else _slice_again(x, key)
         return _getitem(constant(x), key) if found is None else found
     part = _part(key)
     if part is None:
@@ -2417,6 +2429,46 @@ def subscripted(x: object, key: Any) -> Expr:
     made = _getitem(x, key)
     _remember_block(x, key, part, made)
     return made
+
+
+def _as_indices(key: object) -> Any:
+    """A list of Python's integers as an array, anything else as it is."""
+    found = array_of_numbers(key) if type(key) is list else None
+    return found if found is not None and found.dtype.kind == "i" else key
+
+
+def taken_within(x: object, indices: object) -> Expr | None:
+    """The elements at an array or a list of indices along the first axis, if these are within it and count from its
+    beginning; else None, and nothing is recorded."""
+    if not isinstance(x, Expr) or not x.type.shape:
+        return None
+    index = _as_indices(indices)
+    if not _is_index_array(index) or not are_within(index, 0, x.type.shape[0]):
+        return None
+    return apply2(TAKE_MEMO, x, index)
+
+
+def _slice_again(x: object, key: object) -> Expr | None:
+    """A slice of a parameter, whose operation hangs on its type from the first time on; None for any other key."""
+    if type(key) is not slice or not isinstance(x, Expr) or not x.type.shape:
+        return None
+    part = _part(key)
+    if part is None:
+        return None
+    tables: Any = x.type.signatures
+    known: Any = tables.get(SLICES)
+    memo = None if known is None else known.get(part)
+    if memo is not None:
+        return apply(memo, (x,))
+    if _with_new_axes(key, x.type.shape) is None:
+        memo = memo_of(OPS["getitem"], {"key": hashable_key(key)})
+        e = apply(memo, (x,))
+        remembered(tables, SLICES)[part] = memo
+        return e
+    return None
+
+
+SLICES: Any = "slices"  # among what hangs on the type of a parameter: operations by the parts of a slice
 
 
 def _is_index_array(value: OperandLike) -> bool:
@@ -2557,14 +2609,8 @@ def _part(key: object) -> object:
     if type(key) is int:
         return key
     if type(key) is slice:
-        start, stop, step = key.start, key.stop, key.step
-        if start is not None and type(start) is not int:
-            return None
-        if stop is not None and type(stop) is not int:
-            return None
-        if step is not None and type(step) is not int:
-            return None
-        return start, stop, step
+        start, stop, step = _end(key.start), _end(key.stop), _end(key.step)
+        return None if start is NO_END or stop is NO_END or step is NO_END else (start, stop, step)
     if key is None or key is Ellipsis:
         return "None" if key is None else "..."
     if type(key) is not tuple:
@@ -2576,6 +2622,17 @@ def _part(key: object) -> object:
             return None
         parts.append(part)
     return (tuple(parts),)
+
+
+NO_END: Any = object()
+
+
+def _end(end: object) -> object:
+    """The end of a slice, or `NO_END` for what is neither an integer nor None."""
+    if end is None or type(end) is int:
+        return end
+    number: Any = end
+    return int(number) if type(end) in NUMPYS_INTEGERS else NO_END
 
 
 def _remember_block(x: Expr, key: object, part: object, e: Expr) -> None:

@@ -54,8 +54,14 @@ cdef Tape _tape_of(tuple given)
 @cython.locals(e=Expr, tape=Tape, given=tuple, k=Py_ssize_t, place=int)
 cdef object _called(Spelled spelled, tuple args, dict kwargs)
 
-@cython.locals(e=Expr)
+@cython.locals(e=Expr, number=tuple)
 cdef object _kind_of(object o, Tape constants)
+
+@cython.locals(e=Expr, tape=Tape)
+cdef object _called_across(Spelled spelled, tuple args, dict kwargs, tuple given)
+
+@cython.locals(e=Expr, made=list)
+cdef tuple _imported_here(Tape tape, tuple given)
 
 @cython.locals(bound=tuple)
 cdef tuple _given(Spelled spelled, tuple args, dict kwargs)

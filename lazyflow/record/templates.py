@@ -25,7 +25,7 @@ from numpy import ndarray
 import lazyflow.record.expr as recording
 from lazyflow.core.columns import FloatColumn, IntColumn
 from lazyflow.random import Stream
-from lazyflow.record.expr import Expr, ListMemo, append
+from lazyflow.record.expr import NUMPYS_INTEGERS, Expr, ListMemo, append
 from lazyflow.record.tape import (
     IMPORT_OP,
     INPUT_OP,
@@ -175,7 +175,7 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
             if tape is None:
                 tape = e.tape
             elif tape is not e.tape:
-                return spelled.function(*args, **kwargs)
+                return _called_across(spelled, args, kwargs, given)
         elif o is None or type(o) is bool or type(o) is float:
             kind = o
         else:
@@ -193,12 +193,44 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
             z = kind
     tape = recording.open_here() if tape is None else tape
     if tape is None or tape.scope is not SCOPE.get() or (tape.body is not None and _counts_arrays(tape, given)):
-        return spelled.function(*args, **kwargs)
+        return _called_across(spelled, args, kwargs, given)
     found: Any = None if first is None else recording.RECALL.get(first, x, y, z)
     if _fits(found, tape):
         spelled.patience += 1
         return _appended(tape, found, given)
     return _known_or_learnt(spelled, args, kwargs, given, tape)
+
+
+def _called_across(
+    spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object], given: tuple[object, ...]
+) -> object:
+    """As `_called`, of expressions that are not all on the tape of this context: the others are imported. In a cell
+    the function itself is called."""
+    tape = recording.open_here()
+    if tape is None or tape.trace is not None or tape.body is not None:
+        return spelled.function(*args, **kwargs)
+    for o in given:
+        if type(o) is Expr:
+            e: Expr = o
+            if e.type.device != tape.device or e.tape.body is not None:
+                return spelled.function(*args, **kwargs)
+        elif o is None or type(o) is bool or type(o) is float:
+            pass
+        elif _kind_of(o, tape if spelled.arrays else None) is None:
+            return spelled.function(*args, **kwargs)
+    return _known_or_learnt(spelled, args, kwargs, given, tape)
+
+
+def _imported_here(tape: Tape, given: tuple[object, ...]) -> tuple[object, ...]:
+    """The arguments with expressions of this tape in place of those of others."""
+    made = list(given)
+    for k, o in enumerate(given):
+        if type(o) is Expr:
+            e: Expr = o
+            if e.tape is not tape:
+                kind = recording.type_on(tape, e)
+                made[k] = recording.handle(tape, recording.local_row(tape, e), kind)
+    return tuple(made)
 
 
 def _counts_arrays(tape: Tape, given: tuple[object, ...]) -> bool:
@@ -236,6 +268,9 @@ def _kind_of(o: object, constants: Tape | None) -> object:
         return o if -5 <= o <= 256 else _known.setdefault(o, o)
     if type(o) is str:
         return intern(o)
+    if type(o) in NUMPYS_INTEGERS:
+        number = type(o), o
+        return _known.setdefault(number, number)
     if type(o) is ndarray:
         return None if constants is None else recording.array_kind(constants, o)
     if type(o) is list:
@@ -385,7 +420,7 @@ def _known_or_learnt(
     if known is not None and _fits(known[0], tape):
         if all(type(o) is not float or o is kind for o, kind in zip(given, kinds, strict=False)):
             _recall_template(spelled, kinds, known[0])
-        return _appended(tape, known[0], given)
+        return _appended(tape, known[0], _imported_here(tape, given))
     return _learnt(spelled, args, kwargs, given, tape)
 
 
@@ -397,15 +432,19 @@ def _learnt(
     result = spelled.function(*args, **kwargs)
     if spelled.patience > 0 and tape.trace is None and tape.scope is SCOPE.get() and len(tape.signatures) > before:
         spelled.patience -= LEARNING
+        ids = tape.signatures[before:]
+        given = _imported_here(tape, given)
         template = _template(spelled, given, tape)
-        if template is not None and _agree(template, given, tape, tape.signatures[before:]):
+        if template is not None and _agree(template, given, tape, before, ids):
             _remember_template(spelled, given, template, tape)
     return result
 
 
-def _agree(template: Template, given: tuple[object, ...], tape: Tape, ids: Sequence[int]) -> bool:
-    """Whether the function has recorded what the template says, and a constant for each array."""
+def _agree(template: Template, given: tuple[object, ...], tape: Tape, before: int, ids: Sequence[int]) -> bool:
+    """Whether the function has recorded, from the row ``before`` on, what the template says, a constant for each array,
+    and what was imported."""
     made = [recording.array_kind(tape, given[k]).signature.id for k in template.arrays]
+    made += [tape.signatures[row] for row in {o.row for o in given if type(o) is Expr and o.row >= before}]
     rest = [number for number in ids if number not in made]
     return rest == [n for n in template.ids if n not in made] and len(ids) == len(template.ids) + len(made)
 
@@ -432,7 +471,7 @@ def _kinds(given: tuple[object, ...], tape: Tape) -> list[object]:
     kinds: list[object] = []
     for o in given:
         if type(o) is Expr:
-            kinds.append(o.type)
+            kinds.append(recording.type_on(tape, o))
         else:
             kinds.append(o if o is None or type(o) is bool else _same(o) if type(o) is float else _kind_of(o, tape))
     return kinds + [_NONE] * (-len(kinds) % 3 if kinds else 3)

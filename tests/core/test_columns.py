@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow.core.columns import ELEMENTS, Counts, FloatColumn, IntColumn, Recall, ThisThread
+from lazyflow.core.columns import (
+    ELEMENTS,
+    Counts,
+    FloatColumn,
+    IntColumn,
+    Recall,
+    ThisThread,
+    are_within,
+    array_of_numbers,
+)
 from lazyflow.record import expr
 
 counted = pytest.mark.skipif(
@@ -253,3 +262,35 @@ def test_rows_that_are_held_are_counted():
     assert counts.count() == 3
     counts.down(2)
     assert counts.count() == len(counts.rows()) == 2
+
+
+NUMBERS = [
+    3, -0.0, 2.5, 2**62, -(2**63), float("inf"), [1, -3], (0,), [1, 2.5, 2**53 + 1], [0.1] * 70, [float("nan"), -0.0],
+]  # fmt: skip
+
+
+@pytest.mark.skipif(Recall() is None, reason="in Python NumPy makes them")
+@pytest.mark.parametrize("value", NUMBERS, ids=str)
+def test_numbers_become_the_array_that_numpy_makes_of_them(value):
+    found, expected = array_of_numbers(value), np.asarray(value)
+    assert found.dtype == expected.dtype and found.shape == expected.shape and found.tobytes() == expected.tobytes()
+    assert found.flags.owndata and found.flags.writeable
+
+
+OTHERS = [
+    True, None, "1", 2**63, 1j, np.float32(1), np.ones(2), [], (), [True, 1], [[1]], [1, None], ["1"], [2**63],
+    [1.0, 2**64], [np.int64(1)], range(3), {1: 2}, type("Numbers", (list,), {})([1, 2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", OTHERS, ids=str)
+def test_anything_else_is_left_to_numpy(value):
+    assert array_of_numbers(value) is None
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i4", "i8", ">i4", ">i8", "u8"])
+def test_indices_within_an_axis(dtype):
+    for given in (np.array([0, 3, 2]), np.array([[5, 1], [0, 4]]).T, np.array([], int), np.array(4), np.arange(9)[::2]):
+        array = given.astype(dtype)
+        for low, high in ((0, 6), (1, 9), (0, 4), (-2, 9)):
+            assert are_within(array, low, high) == all(low <= i < high for i in given.ravel().tolist())

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
+import lazyflow.record.expr as recording
 from lazyflow.core.columns import Recall
 from lazyflow.record import tape as tapes
 from lazyflow.record.tape import signature_by_id
@@ -99,6 +100,14 @@ lf.concatenate([x, i]); lf.concatenate([x, m[0], d, w]); lf.concatenate([x, x[:2
 lf.concatenate([x, a, y[:1]], axis=0); lf.stack([x, w, y], axis=-1); lf.stack((x, i)); lf.max([x, w]); lf.min([w, x])
 lf.concatenate(operands=[x, y[:3]]); lf.concatenate([x[:1]] * 20 + [y]); lf.concatenate([x[:2]] * 40 + [y])
 x.detach(); x.std(1 - 1); x.var(ddof=1); x.round(); x.min(); t.any(); x.prod()
+x[[2, 0]]; x[[-1]]; m[[1, 0, 1]]; W[[3, 1]]; lf.take(x, [1, 2]); lf.take(x, [-1, 2]); lf.take(w, k4); lf.take(m, [1], 1)
+lf.embedding(W, [3, 1]); x[k.astype("i4")]; W[1:3]; W[:]; w[::2]; w[np.int64(1) :]; x[np.int64(1) : np.int8(3)]
+x[: np.int32(-1)]; lf.one_hot(np.int64(2), 5); lf.one_hot(np.int8(2), 5); lf.hinge(x, np.int64(1)); lf.constant(2)
+lf.constant(2.5); lf.constant([1, 2]); lf.constant([1, 2.5]); lf.constant((0.1, 1)); x + [1.0, 2, 3, 4]
+x * [1, 2, 3, 4]; i * [1, 2, 3, 4]; a - x; a > x; k * i; np.float64(2) / x; np.int64(2) - i
+np.matmul([1.0, 2.0, 3.0, 4.0], x); a @ W
+np.maximum(x, 0); np.hypot(x, a); np.add(x, y); np.negative(x); np.power(2, x); np.logical_and(t, mask)
+t & mask
 """
 
 
@@ -163,6 +172,60 @@ def test_other_settings(call):
             before = len(names["x"].tape)
             eval(call, {"lf": lf, "np": np}, {**PARAMETERS, **names})
             assert len(names["x"].tape.lines) == len(names["x"].tape) >= before
+
+
+@pytest.mark.parametrize("call", calls())
+def test_of_values_of_an_earlier_run(call):
+    """Whatever is remembered or not, and of whichever tape the operands are, the values are the same."""
+
+    def values(names, functions=lf):
+        result = eval(call, {"lf": functions, "np": np}, {**PARAMETERS, **names})
+        return lf.forward(result if isinstance(result, list | tuple) else [result])
+
+    expected = values(operands(), Alone())
+    for _ in range(3):
+        names = operands()
+        lf.forward([e for e in names.values() if isinstance(e, lf.Expr)])
+        for found, wanted in zip(values(names), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+# Spellings that are recorded in general once, and by a look-up from then on.
+LOOKED_UP = """
+x[[2, 0]]; W[[3, 1]]; lf.take(x, [1, 2]); lf.take(x, k); lf.embedding(W, [3, 1]); x[k.astype("i4")]; W[1:3]; w[::2]
+x[np.int64(1) :]; lf.one_hot(np.int64(2), 5); lf.hinge(x, np.int64(1)); lf.constant(2); lf.constant([1, 2.5]); a - x
+np.float32(2) * x; np.int64(2) * x; a > x; a @ W; np.maximum(x, 0); t & t; scaled(x, np.int64(2))
+scaled(x, np.float32(2)); lf.softmax(earlier)
+lf.max_pool(earlier.reshape(2, 2, 1), 1); lf.mse(earlier, x); lf.where(t, earlier, 0.0)
+"""
+
+
+@lf.cell
+def scaled(x, by):
+    return lf.tanh(x) * by
+
+
+@pytest.mark.skipif(Recall() is None, reason="in Python nothing is remembered")
+@pytest.mark.parametrize("call", [call.strip() for line in LOOKED_UP.strip().splitlines() for call in line.split(";")])
+def test_what_was_recorded_is_looked_up(call, monkeypatch):
+    names = operands()
+    earlier = lf.tanh(names["x"])
+    earlier.numpy()
+    general = []
+
+    def counted(memo, operands):
+        general.append(memo.op.name)
+        return recorded_in_general(memo, operands)
+
+    recorded_in_general = recording._recorded
+    monkeypatch.setattr(recording, "_recorded", counted)
+    names = {**operands(), "earlier": earlier, "scaled": scaled}
+    for _ in range(3):
+        eval(call, {"lf": lf, "np": np}, {**PARAMETERS, **names})
+    learnt = len(general)
+    for _ in range(5):
+        eval(call, {"lf": lf, "np": np}, {**PARAMETERS, **names})
+    assert len(general) == learnt
 
 
 @pytest.fixture
