@@ -780,8 +780,17 @@ cdef lf_loop _loops[2]
 cdef void *_loop_data[2]
 
 
+# Declared here: NumPy's own declarations have them no more as of 2.5.
+cdef extern from "numpy/ufuncobject.h":
+    ctypedef struct PyUFuncObject:
+        void (**functions)(char **, const cnp.npy_intp *, const cnp.npy_intp *, void *)
+        void **data
+        const char *types
+        int ntypes
+
+
 cdef int _find_loops() except -1:
-    cdef cnp.ufunc matmul = numpy.matmul
+    cdef PyUFuncObject *matmul = <PyUFuncObject *><void *>numpy.matmul
     cdef int k, d, kind
     for d in range(2):
         kind = cnp.NPY_DOUBLE if d else cnp.NPY_FLOAT
