@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lazyflow.cells.program import elementwise_formulas
-from lazyflow.cuda import along, attention, draws, norms, rows
+from lazyflow.cuda import along, attention, draws, norms, places, rows
 from lazyflow.cuda.module import with_helpers
 from lazyflow.cuda.text import OPTIONS, REALS, STORED
 from lazyflow.fuse import cuda, phases
@@ -100,6 +100,8 @@ def fixed():
         along.ALONG_SOURCE,
         attention.ATTENTION_SOURCE,
         draws.DRAW_SOURCE,
+        places.PLACE_SOURCE,
+        places.SEGMENT_SOURCE,
         stored,
         *formulas,
         *levels,

@@ -34,6 +34,13 @@ def rows_of(weight, k):
     return [weight[i] for i in range(k + 1)]
 
 
+INDEX = np.array([1, 0, 1])
+
+
+def read(weight, k):
+    return lf.embedding(weight, np.array([k, 2, k]))
+
+
 def attended(weight, k, mask=None, p=0.0):
     x = lf.embedding(weight, np.array([k, 2]))
     return nn.functional.scaled_dot_product_attention(x, x, x, mask, p)
@@ -47,6 +54,16 @@ OPERATIONS = {
     "layer norm": (lambda w, v, k: nn.functional.layer_norm(w[k], (5,), v, v), ["along"], ["along"]),
     "segment sum": (lambda w, v, k: lf.sum(rows_of(w, k)), ["sum_groups"], ["repeat_groups"]),
     "segment mean": (lambda w, v, k: lf.mean(rows_of(w, k)), ["sum_groups"], ["repeat_groups"]),
+    "segment sum by an index": (
+        lambda w, v, k: lf.segment_sum(read(w, k), INDEX, 2),
+        ["sum_segments"],
+        ["spread_segments"],
+    ),
+    "segment mean by an index": (
+        lambda w, v, k: lf.segment_mean(read(w, k), INDEX, 2),
+        ["sum_segments"],
+        ["spread_segments"],
+    ),
     "embedding": (lambda w, v, k: lf.embedding(w, k % 3), [], []),
     "embedding of an array": (lambda w, v, k: lf.embedding(w, np.array([k, 2])), [], []),
     "attention": (lambda w, v, k: attended(w, k), ["attend"], ["attend_back", "attend_back_of_keys"]),

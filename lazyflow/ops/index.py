@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
+from lazyflow.cuda.places import Segments, placed_evenly
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError, counted
 from lazyflow.ops.base import (
@@ -61,6 +62,13 @@ def behind_each_other(index: Array, batch: int, n: int, index_ndim: int) -> Arra
     return (index + n * _along(devices.module(index), batch, 0, 1 + index_ndim)).reshape(-1)
 
 
+def checked_behind(xp: ArrayModule, name: str, index: Array, batch: int, n: int, index_ndim: int) -> Array:
+    """The same of indices that were not checked."""
+    if isinstance(index, np.ndarray):
+        return behind_each_other(checked_index(xp, name, index, n), batch, n, index_ndim)
+    return placed_evenly(index, batch, n, index_ndim)
+
+
 def _along(xp: ArrayModule, size: int, axis: int, ndim: int) -> Array:
     """``0 .. size - 1`` along one of ``ndim`` axes."""
     return xp.arange(size).reshape(tuple(-1 if i == axis else 1 for i in range(ndim)))
@@ -74,8 +82,11 @@ def _read(xp: ArrayModule, x: Array, index: Array, axis: int, out: Array = None)
 def _take(
     xp: ArrayModule, x: Array, index: Array, out: Array = None, *, name: str, axis: int, ndim: int, index_ndim: int
 ) -> Array:
-    index = on_device(xp, checked_index(xp, name, index, x.shape[axis]))
     before = ndim + axis
+    if not before and x.ndim > ndim and index.ndim > index_ndim and not isinstance(index, np.ndarray):
+        flat = placed_evenly(index, len(x), x.shape[1], index_ndim).reshape(index.shape)
+        return _read(xp, x.reshape(len(x) * x.shape[1], *x.shape[2:]), flat, 0, out)
+    index = on_device(xp, checked_index(xp, name, index, x.shape[axis]))
     if index.ndim == index_ndim:
         return _read(xp, x, index, axis, out if x.ndim > ndim else None)
     if x.ndim == ndim:
@@ -112,7 +123,8 @@ def _added_back(
     xp: ArrayModule, g: Array, x: Array, index: Array, *, name: str, axis: int, ndim: int, index_ndim: int
 ) -> Array:
     n, before = x.shape[axis], ndim + axis
-    index = checked_index(xp, name, index, n)
+    if x.ndim == ndim or not index_ndim:
+        index = checked_index(xp, name, index, n)
     g = _index_axes_front(xp, g, before, index_ndim)
     if x.ndim == ndim:
         sums = sums_of_segments(xp, *_shared_rows(xp, g, index, index_ndim), n)
@@ -120,7 +132,7 @@ def _added_back(
         sums = xp.zeros((len(x), n, *g.shape[1:]), g.dtype)
         sums[xp.arange(len(x)), on_device(xp, index)] = g  # one index per example: nothing repeats
     else:
-        flat = behind_each_other(index, len(x), n, index_ndim)
+        flat = checked_behind(xp, name, index, len(x), n, index_ndim)
         sums = sums_of_segments(xp, flat, g.reshape(flat.size, *g.shape[1 + index_ndim :]), len(x) * n)
         sums = sums.reshape(len(x), n, *sums.shape[1:])
     return xp.moveaxis(sums, 0 if x.ndim == ndim else 1, axis) if before else sums
@@ -194,12 +206,17 @@ def _scatter_shape(rows: Abstract, index: Abstract, *, n: int, name: str = "scat
 def _added_at(
     xp: ArrayModule, rows: Array, index: Array, out: Array = None, *, name: str, n: int, ndim: int, index_ndim: int
 ) -> Array:
-    index = checked_index(xp, name, index, n)
     if index.ndim == index_ndim and rows.ndim == ndim:
+        index = checked_index(xp, name, index, n)
         return sums_of_segments(xp, index.reshape(-1), rows.reshape(index.size, *rows.shape[index_ndim:]), n)
     batch = len(index) if index.ndim > index_ndim else len(rows)
+    if index_ndim == 1 and rows.ndim == ndim + 1 and not isinstance(index, np.ndarray):
+        mine = Segments(index, None, index.shape[-1], n)
+        if mine.suits(rows):
+            sums = mine.sums(rows.reshape(batch * rows.shape[1], *rows.shape[2:]), batch * n, False, out)
+            return sums if sums is out else sums.reshape(batch, n, *rows.shape[2:])
     rows = rows if rows.ndim > ndim else xp.broadcast_to(rows, (batch, *rows.shape))
-    flat = behind_each_other(index, batch, n, index_ndim)
+    flat = checked_behind(xp, name, index, batch, n, index_ndim)
     sums = sums_of_segments(xp, flat, rows.reshape(flat.size, *rows.shape[1 + index_ndim :]), batch * n)
     return sums.reshape(batch, n, *sums.shape[1:])
 
@@ -210,6 +227,11 @@ def _scatter_rows(
     if symbolic(xp):
         whole = index if index.ndim == index_ndim else index.reshape(index.shape[1:])
         return xp.record_op(TAKE, (g.reshape(g.shape[1:]), whole), axis=0)[None]
+    if index_ndim == 1 and not isinstance(index, np.ndarray):
+        mine = Segments(index, None, index.shape[-1], g.shape[1])
+        if mine.suits(g):
+            whole = mine.spread(g.reshape(-1, *g.shape[2:]), len(g) * mine.inner, mean=False)
+            return whole.reshape(len(g), mine.inner, *g.shape[2:])
     return _take(xp, g, index, name=name, axis=-g.ndim + 1, ndim=g.ndim - 1, index_ndim=index_ndim)
 
 

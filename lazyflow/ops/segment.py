@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import core
+from lazyflow import device as devices
 from lazyflow.core.arrays import begins
 from lazyflow.cuda import rows as there
+from lazyflow.cuda.places import Segments, placed_among_all
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError, counted
 from lazyflow.ops.attention import ATTENTIONS_BY_PARTS
@@ -38,7 +40,7 @@ from lazyflow.ops.base import (
     wide,
 )
 from lazyflow.ops.formula import multiply_no_nan, select
-from lazyflow.ops.index import FROM_ZERO, SCATTER, TAKE, behind_each_other, checked_index
+from lazyflow.ops.index import FROM_ZERO, SCATTER, TAKE, checked_behind, checked_index
 from lazyflow.ops.random import DRAWN_BY_PARTS as drawn_by_parts
 from lazyflow.ops.reduce import MEAN, SUM, averaged, groups_of, repeated, sums_of_stretches
 from lazyflow.ops.shape import CONCATENATE, CONCATENATE_ROWS, CONCATENATE_SAME, STACK, STACK_ROWS
@@ -227,17 +229,22 @@ class _Flat(NamedTuple):
     batch: int | None
 
 
-def _laid_flat(xp: ArrayModule, arrays: Sequence[Array], ndim: int, index: Array, n: int) -> _Flat:
-    """``ndim``: the axes of one example's array."""
+def _laid_flat(xp: ArrayModule, name: str, arrays: Sequence[Array], ndim: int, index: Array, n: int) -> _Flat:
+    """``ndim``: the axes of one example's array; ``name``: whose indices these are, which are checked here."""
     if symbolic(xp):
         return _Flat([a.reshape(a.shape[a.ndim - ndim :]) for a in arrays], index.reshape(index.shape[-1:]), n, 1)
     batches = [len(a) for a in arrays if a.ndim > ndim] + [len(index)] * (index.ndim > 1)
     if not batches:
-        return _Flat(list(arrays), index, n, None)
+        return _Flat(list(arrays), checked_index(xp, name, index, n), n, None)
     batch = batches[0]
     whole = [a if a.ndim > ndim else xp.broadcast_to(a, (batch, *a.shape)) for a in arrays]
     flat = [a.reshape(batch * a.shape[1], *a.shape[2:]) for a in whole]
-    return _Flat(flat, behind_each_other(index, batch, n, 1), batch * n, batch)
+    return _Flat(flat, checked_behind(xp, name, index, batch, n, 1), batch * n, batch)
+
+
+def _is_there(index: Array, x: Array) -> bool:
+    """Whether rows and their indices are on a device."""
+    return devices.is_on_gpu(index) and devices.is_on_gpu(x)
 
 
 def _forward(
@@ -251,15 +258,24 @@ def _forward(
     name: str,
     ndim: int,
 ) -> Array:
-    flat = _laid_flat(xp, [x], ndim, checked_index(xp, name, index, n), n)
+    if kernel is _segment_mean and _is_there(index, x) and x.ndim > ndim:
+        mine = Segments(index, None, x.shape[1], n)
+        if mine.suits(x):
+            sums = mine.sums(x.reshape(-1, *x.shape[2:]), len(x) * n, True, out)
+            return sums if sums is out else sums.reshape(len(x), n, *x.shape[2:])
+    flat = _laid_flat(xp, name, [x], ndim, index, n)
     y = kernel(*flat.arrays, ByIndex(xp, flat.index, flat.n))
     return y if flat.batch is None else y.reshape(flat.batch, len(y) // flat.batch, *y.shape[1:])
 
 
 def _backward(pull: Callable[..., Array]) -> Callable[..., Array]:
     def vjp(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, *, n: int, name: str, ndim: int) -> Array:
-        index = index if symbolic(xp) else checked_index(xp, name, index, n)
-        flat = _laid_flat(xp, [g, y, x], ndim, index, n)
+        if pull is _segment_mean_x and _is_there(index, x) and x.ndim > ndim and not symbolic(xp):
+            mine = Segments(index, None, x.shape[1], n)
+            if mine.suits(x) and g.dtype == x.dtype:
+                whole = mine.spread(g.reshape(-1, *g.shape[2:]), x.shape[0] * x.shape[1], mean=True)
+                return whole.reshape(x.shape)
+        flat = _laid_flat(xp, name, [g, y, x], ndim, index, n)
         answer = pull(*flat.arrays, ByIndex(xp, flat.index, flat.n))
         assert flat.batch is not None  # cotangents have the batch axis
         return answer.reshape(flat.batch, answer.shape[0] // flat.batch, *answer.shape[1:])
@@ -317,12 +333,12 @@ SEGMENT_SOFTMAX = _segments("segment_softmax", _softmax_infer)
 
 def _placed(xp: ArrayModule, name: str, index: Array, place: Array) -> Array:
     """Indices into what all examples have, from those into what each has."""
-    starts, sizes = on_device(xp, place)
+    if not isinstance(index, np.ndarray):
+        return placed_among_all(index, on_device(xp, place))
+    starts, sizes = place
     shape = (-1,) + (1,) * (index.ndim - 1)
     starts, sizes = starts.reshape(shape), sizes.reshape(shape)
     index = index.astype(np.int64, copy=False)
-    if not isinstance(index, np.ndarray):
-        return index % sizes + starts
     given = index
     if name not in FROM_ZERO:
         index = np.where(index < 0, index + sizes, index)
@@ -341,14 +357,20 @@ def _segments_before(place: Array) -> int:
 
 def _op_by_parts(name: str) -> Op:
     kernel, vjp = _KERNELS[name]
-    by_rows = name == "segment_softmax"
+    by_rows, mean, added = name == "segment_softmax", name == "segment_mean", name in ("scatter", "segment_mean")
 
     def forward(xp: ArrayModule, x: Array, index: Array, place: Array, out: Array = None, *, name: str) -> Array:
         n = _segments_before(place) if by_rows else len(out)
+        mine = Segments(index, place, 0, 0) if added and _is_there(index, x) else None
+        if mine is not None and mine.suits(x):
+            return mine.sums(x, n, mean, out)
         return kernel(x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     def back(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
         n = _segments_before(place) if by_rows else len(g)
+        mine = Segments(index, place, 0, 0) if added and _is_there(index, x) else None
+        if mine is not None and mine.suits(x) and g.dtype == x.dtype:
+            return mine.spread(g, len(x), mean)
         return vjp(g, y, x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     return Op(name, OPS[name].infer, forward, (back, None))
