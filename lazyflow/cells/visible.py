@@ -282,7 +282,10 @@ class Reach:
 
     def __init__(self, cell: Any) -> None:
         self.known: Callable[[], Any] = weakref.ref(cell)
-        self.kind, self.code, self.method = type(cell), cell.function.__code__, cell.method
+        self.code, self.made = (
+            cell.function.__code__,
+            functools.partial(type(cell), method=cell.method, most_lengths=cell.most_lengths),
+        )
 
     def __call__(self, space: dict[str, object]) -> object:
         """The cell, or that of the same code with these globals. Raises `CellError` if the code needs a closure."""
@@ -293,7 +296,7 @@ class Reach:
                 "for, whose closure it needs, is no more: decorate the new function with lf.cell"
             )
         if found is None:
-            found = self.kind(types.FunctionType(self.code, space), self.method)
+            found = self.made(types.FunctionType(self.code, space))
             self.known = functools.partial(_as_it_is, found)
         return found
 

@@ -64,6 +64,8 @@ struct beside_{real} {{
         const {real} factor = factors[kept + j];
         return factor == 0 ? 0 : factor * x;
     }}
+    // A cotangent: zero where it is, whatever the factor.
+    __device__ {real} pull({real} x, long long j) const {{ return x == 0 ? 0 : keep(x, j); }}
 }};
 // Pairs of queries and keys of the nodes before one, counted by a warp.
 __device__ long long pairs_before_{real}(
@@ -155,7 +157,7 @@ extern "C" __global__ void attend_back_{real}(
     for (int key = lane; key < count; key += 32) {{
         const {real}* row = keys + (long long)key * k_pitch;
         const {real} part = share_{real}(query, row, width, scale, key < seen, beside, key, most);
-        const {real} pull = beside.keep(pulled_{real}(share, values + (long long)key * v_pitch, v_width), key);
+        const {real} pull = beside.pull(pulled_{real}(share, values + (long long)key * v_pitch, v_width), key);
         total += part;
         along += pull == 0 ? 0 : (double)part * pull;
     }}
@@ -174,7 +176,7 @@ extern "C" __global__ void attend_back_{real}(
             if (key < count) {{
                 const {real}* row = keys + (long long)key * k_pitch;
                 const {real} weight = share_{real}(query, row, width, scale, key < seen, beside, key, most) / whole;
-                const {real} pull = beside.keep(pulled_{real}(share, values + (long long)key * v_pitch, v_width), key);
+                const {real} pull = beside.pull(pulled_{real}(share, values + (long long)key * v_pitch, v_width), key);
                 slope = slope_{real}(weight, pull, level, beside.shows(key < seen, key));
                 if (of_mask && first == 0) of_mask[by_head + key] = slope;
             }}
@@ -224,7 +226,7 @@ extern "C" __global__ void attend_back_of_keys_{real}(
                 const {real} part = share_{real}(row, key, width, scale, is_seen, beside, said, mine[0]);
                 const {real} pull = pulled_{real}(shares + (long long)query * heads * v_width, value, v_width);
                 const bool shown = beside.shows(is_seen, said);
-                slope = slope_{real}(part / mine[1], beside.keep(pull, at), mine[2], shown);
+                slope = slope_{real}(part / mine[1], beside.pull(pull, at), mine[2], shown);
                 weight = beside.keep(part / mine[1], at);
             }}
             for (int t = 0; t < 32 && i + t < count; t++) {{

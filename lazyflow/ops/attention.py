@@ -38,7 +38,7 @@ from lazyflow.ops.base import (
     symbolic,
     written,
 )
-from lazyflow.ops.elementwise import MULTIPLY_NO_NAN
+from lazyflow.ops.elementwise import MULTIPLY_NO_NAN, MULTIPLY_OR_ZERO
 from lazyflow.ops.formula import has_nan
 from lazyflow.ops.linalg import BATCH, contract, contract_or_zero, lettered
 from lazyflow.ops.reduce import SOFTMAX
@@ -224,19 +224,17 @@ def _seen_keys(xp: ArrayModule, scores: Array) -> Array:
     return on_device(xp, np.tri(*scores.shape[-2:], dtype=bool))
 
 
-def _dropped(xp: ArrayModule, weights: Array, kept: Array, how: _How) -> Array:
-    """Weights, or their cotangents, times their factors: zero where these are."""
+def _dropped(xp: ArrayModule, op: Op, weights: Array, kept: Array, how: _How) -> Array:
+    """Weights times their factors, zero where these are, or the cotangents of weights, zero where they are, too."""
     if kept is None:
         return weights
     factors = _by_axes(kept, (how.heads, *weights.shape[-2:]))
-    if symbolic(xp):
-        return xp.record_op(MULTIPLY_NO_NAN, (factors, weights))
-    return MULTIPLY_NO_NAN.forward(xp, factors, weights)
+    return xp.record_op(op, (factors, weights)) if symbolic(xp) else op.forward(xp, factors, weights)
 
 
 def _composed(xp: ArrayModule, operands: Sequence[Array], beside: _Beside, how: _How) -> Array:
     q, k, v = (_by_heads(x, how.heads) for x in operands)
-    weights = _dropped(xp, _weights(xp, q, k, beside.mask, how), beside.kept, how)
+    weights = _dropped(xp, MULTIPLY_NO_NAN, _weights(xp, q, k, beside.mask, how), beside.kept, how)
     return _of_heads(
         contract(xp, weights, lettered(weights, "hnm"), v, lettered(v, "mhe"), _letters("nhe", weights, v))
     )
@@ -248,9 +246,9 @@ def _composed_back(
     """The cotangents of the operands ``wanted``."""
     g, q, k, v = (_by_heads(x, how.heads) for x in (g, *operands))
     weights, scale = _weights(xp, q, k, beside.mask, how), _scale(q.shape[-1])
-    kept, of_g = _dropped(xp, weights, beside.kept, how), lettered(g, "nhe")
+    kept, of_g = _dropped(xp, MULTIPLY_NO_NAN, weights, beside.kept, how), lettered(g, "nhe")
     of_weights = contract_or_zero(xp, (g, of_g), (v, lettered(v, "mhe")), BATCH + "hnm")
-    of_weights = _dropped(xp, of_weights, beside.kept, how)
+    of_weights = _dropped(xp, MULTIPLY_OR_ZERO, of_weights, beside.kept, how)
     whole = weights if weights.ndim == of_weights.ndim else xp.broadcast_to(weights, of_weights.shape)
     slopes = _softmax_slopes(xp, of_weights, whole, whole, axis=-1)
     if how.causal:
