@@ -1,5 +1,6 @@
 """An interrupt between any two bytecodes of the package, by tracing: never by luck."""
 
+import functools
 import sys
 import threading
 from pathlib import Path
@@ -93,13 +94,21 @@ class _Meanwhile(_Tracer):
             self.stopped.set()
 
     def in_the_other(self, frame, event, argument):
-        if frame.f_code is locks._guarded.__code__:
-            inner = frame.f_locals["lock"].inner
-            if inner.acquire(blocking=False):
-                inner.release()
-            else:
-                self.stopped.set()  # the first thread has the lock, and must go on
+        inner = _lock_of(frame)
+        if inner is not None and inner.acquire(blocking=False):
+            inner.release()
+        elif inner is not None:
+            self.stopped.set()  # the first thread has the lock, and must go on
         return None
+
+
+def _lock_of(frame):
+    """The lock that a call is about to wait for, or None."""
+    if frame.f_code is locks._guarded.__code__:
+        return frame.f_locals["lock"].inner
+    if frame.f_code is functools.cached_property.__get__.__code__:
+        return getattr(frame.f_locals["self"], "lock", None)  # up to Python 3.11 it has one
+    return None
 
 
 def meanwhile(function, at, other, files=()):

@@ -282,10 +282,8 @@ class Reach:
 
     def __init__(self, cell: Any) -> None:
         self.known: Callable[[], Any] = weakref.ref(cell)
-        self.code, self.made = (
-            cell.function.__code__,
-            functools.partial(type(cell), method=cell.method, most_lengths=cell.most_lengths),
-        )
+        again = functools.partial(cell.__class__, method=cell.method, most_lengths=cell.most_lengths)
+        self.code, self.made = cell.function.__code__, again
 
     def __call__(self, space: dict[str, object]) -> object:
         """The cell, or that of the same code with these globals. Raises `CellError` if the code needs a closure."""

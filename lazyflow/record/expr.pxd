@@ -62,6 +62,10 @@ cpdef Expr handle(Tape tape, int row, Type kind)
 cpdef become(Expr e, Expr other)
 cpdef Memo memo_of(object op, dict attrs=*)
 cpdef Expr apply(Memo memo, tuple operands)
+
+@cython.locals(made=list)
+cdef tuple _lists_as_arrays(tuple operands)
+
 cpdef type_on(Tape tape, Expr e)
 
 @cython.locals(e=Expr, tape=Tape, owner=Type, local=bint, arrays=bint, plain=bint, alone=bint, entry=MemoEntry)

@@ -1515,11 +1515,38 @@ def record(op: Op, operands: Sequence[OperandLike], **attrs: object) -> Expr:
 
 def apply(memo: Memo, operands: tuple[OperandLike, ...]) -> Expr:
     """Record one node of a memo's operation: as before, where it is known, or else in general."""
+    for o in operands:
+        if type(o) is list and memo.op.elementwise:
+            operands = _lists_as_arrays(operands)
+            break
     try:
         found = _again(memo, operands)
     except OverflowError:  # a number that no tape holds; the general way says so
         found = None
     return _recorded(memo, operands) if found is None else found
+
+
+def _lists_as_arrays(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands of an elementwise operation with arrays in place of lists of Python's numbers, which are weak: see
+    `_weak_lists`. As they are, where they are not all numbers, lists and what has one dtype."""
+    dtype: Any = None
+    for o in operands:
+        if isinstance(o, Expr) or type(o) is ndarray:
+            if dtype is not None and o.dtype is not dtype:
+                return operands
+            dtype = o.dtype
+        elif type(o) is not list and type(o) is not int and type(o) is not float:
+            return operands
+    if dtype is None or dtype.kind not in "fiu":
+        return operands
+    made = list(operands)
+    for k, o in enumerate(operands):
+        if type(o) is list:
+            array = array_of_numbers(o)
+            if array is None or (dtype.kind != "f" and array.dtype.kind == "f"):
+                return operands
+            made[k] = array.astype(dtype, copy=False)
+    return tuple(made)
 
 
 def apply1(memo: Memo, x: OperandLike) -> Expr:

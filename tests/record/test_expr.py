@@ -276,3 +276,36 @@ def test_a_part_of_a_large_matrix_is_read_by_itself():
     """Where what stands at the first integer is a hundred times what is asked for, nobody reads all of it."""
     A = lf.Parameter(np.zeros((4, 128, 128), np.float32))
     assert "take" not in str(lf.explain(lf.sum(A[1, 2])))
+
+
+USES = {
+    "product": lambda x, y: x * y,
+    "turned": lambda x, y: y * x,
+    "comparison": lambda x, y: x > y,
+    "function": lf.maximum,
+    "choice": lambda x, y: lf.where(x > 0, y, x),
+    "number": lambda x, y: lf.clip(x, y, 3),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "int64"])
+@pytest.mark.parametrize("values", [[1.0, -2.0, 0.5], [1, 2, 3], [1, 2.5, 3]], ids=str)
+@pytest.mark.parametrize("under", ["float32", "float64"])
+def test_a_list_of_numbers_is_as_weak_as_a_number(use, dtype, values, under):
+    with lf.using(dtype=under):
+        x = lf.constant(np.array([3, 0, 1]).astype(dtype))
+        parts = [use(x[k], value) for k, value in enumerate(values)]
+        expected = lf.stack(parts).numpy()
+        for _ in range(3):
+            changing = list(values)
+            found = use(x, changing)
+            changing[0] = 100
+            assert len({type(v) for v in values}) > 1 or found.dtype == parts[0].dtype
+            np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_a_list_that_holds_expressions_is_refused_at_its_line():
+    x = lf.constant([1.0, 2.0])
+    with pytest.raises(TypeError, match=r"lf\.stack or lf\.concatenate"):
+        x * [lf.tanh(x[0]), 1.0]
