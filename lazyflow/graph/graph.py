@@ -323,7 +323,7 @@ def readings_of(roots: Sequence[Expr], anew: bool) -> list[Reading]:
     """
     found = _Readings(anew)
     for e in roots:
-        found.ask(e.tape, (e.row,))
+        found.ask(e.tape, e.row)
     found.read()
     return found.in_order([e.tape for e in roots])
 
@@ -337,16 +337,15 @@ class _Readings:
         self.waiting: list[tuple[int, Tape]] = []
         self.queued: set[int] = set()
         self.readings: dict[int, Reading] = {}
-        self.sources: dict[int, dict[int, Tape]] = {}  # of each tape those that it imports something of to compute
 
-    def ask(self, tape: Tape, rows: Sequence[int]) -> None:
-        """Say that rows are needed."""
-        known = self.asked.setdefault(id(tape), {})
-        before = len(known)
-        known.update(dict.fromkeys(rows))
-        if len(known) > before and id(tape) not in self.queued:
-            self.queued.add(id(tape))
-            heapq.heappush(self.waiting, (-tape.number, tape))
+    def ask(self, tape: Tape, row: int) -> None:
+        """Say that a row is needed."""
+        rows = self.asked.setdefault(id(tape), {})
+        if row not in rows:
+            rows[row] = None
+            if id(tape) not in self.queued:
+                self.queued.add(id(tape))
+                heapq.heappush(self.waiting, (-tape.number, tape))
 
     def read(self) -> None:
         """Follow imports as far as there is something to compute."""
@@ -354,17 +353,12 @@ class _Readings:
             _, tape = heapq.heappop(self.waiting)
             self.queued.remove(id(tape))
             self.readings[id(tape)] = reading = reading_of(tape, list(self.asked[id(tape)]))
-            self.sources[id(tape)] = {}
-            for source, rows in by_source(reading.imports):
-                wanted = self._wanted(tape, source, rows)
-                if wanted:
-                    self.sources[id(tape)][id(source)] = source
-                    self.ask(source, wanted)
+            for source, row in reading.imports:
+                if self._is_wanted(tape, source, row):
+                    self.ask(source, row)
 
-    def _wanted(self, tape: Tape, source: Tape, rows: list[int]) -> list[int]:
-        if self.anew:
-            return rows
-        return [row for row in rows if not source.has_value(row)] if source.grad == tape.grad else []
+    def _is_wanted(self, tape: Tape, source: Tape, row: int) -> bool:
+        return self.anew or (source.grad == tape.grad and not source.has_value(row))
 
     def in_order(self, tapes: Sequence[Tape]) -> list[Reading]:
         """All of them, operands before users."""
@@ -379,19 +373,9 @@ class _Readings:
             elif id(tape) not in seen:
                 seen.add(id(tape))
                 stack.append((tape, True))
-                stack.extend((t, False) for t in self.sources[id(tape)].values())
+                wanted = {id(t): t for t, row in reading.imports if self._is_wanted(tape, t, row)}
+                stack.extend((t, False) for t in wanted.values())
         return order
-
-
-def by_source(imports: Sequence[tuple[Tape, int]]) -> Iterator[tuple[Tape, list[int]]]:
-    """The rows that are imported, of each tape together."""
-    found: dict[int, tuple[Tape, list[int]]] = {}
-    last, rows = None, list[int]()
-    for source, row in imports:  # most often all are of one
-        if source is not last:
-            last, rows = source, found.setdefault(id(source), (source, []))[1]
-        rows.append(row)
-    yield from found.values()
 
 
 def awaited(readings: Sequence[Reading]) -> list[Expr]:

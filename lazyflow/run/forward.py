@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from lazyflow.graph.graph import (
     Graph,
     Reading,
     awaited,
-    by_source,
     collect,
     drawn_anew,
     position_of,
@@ -100,25 +98,11 @@ def _compute_after_others(roots: Sequence[Expr], options: Settings) -> None:
     stack = [list(roots)]
     while stack:
         readings = readings_of(stack[-1], anew=False)
-        if _imports_are_stale(readings):  # as of kept roots after an update: what is forgotten need not be collected
-            readings = forget(stack[-1])
-            if len({reading.tape.grad for reading in readings}) > 1:
-                continue
         first = awaited(readings)
         if first:
             stack.append(first)
         elif _compute_alike(stack[-1], readings, options):
             stack.pop()
-
-
-def _imports_are_stale(readings: Sequence[Reading]) -> bool:
-    """Whether one of the values that are imported is no longer that of now."""
-    for reading in readings:
-        for source, rows in by_source(reading.imports):
-            runs: list[Any] = source.runs
-            if any_stale(runs) and any_stale([source.place_of(row)[0] for row in rows if source.has_value(row)]):
-                return True
-    return False
 
 
 def _compute_alike(roots: Sequence[Expr], readings: list[Reading], options: Settings) -> bool:
@@ -282,15 +266,13 @@ def _note(tape: Tape, run: Run, places: Ints, rows: Ints | None) -> None:
     passes.note_places(computed.run_of, computed.offset_of, rows, places, len(computed.runs) - 1)
 
 
-def forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> list[Reading]:
-    """Drop what was computed below the roots, and return what they need; random nodes draw anew the next time, unless
-    values are to stay as they were."""
-    readings = readings_of(roots, anew=True)
-    for tape in [reading.tape for reading in readings]:
+def forget(roots: Sequence[Expr], *, draw_anew: bool = True) -> None:
+    """Drop what was computed below the roots; random nodes draw anew the next time, unless values are to stay as they
+    were."""
+    for tape in [reading.tape for reading in readings_of(roots, anew=True)]:
         if tape.runs:
             if draw_anew:  # first: what rests on its values is stale, wherever an interrupt comes
                 for run in tape.runs:
                     run.supersede()
                 tape.generation += 1
             tape.forget()
-    return readings
