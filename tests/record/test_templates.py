@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import inspect
 import pickle
@@ -47,11 +48,14 @@ def operands():
     }
 
 
-PARAMETERS = {
-    "w": lf.Parameter(np.linspace(1, 2, 4, dtype="f4"), name="w"),
-    "W": lf.Parameter(np.ones((4, 4), "f4"), name="W"),
-    "f": lf.Parameter(np.ones((3, 2, 3, 3), "f4"), name="f"),
-}
+@functools.cache  # made by the first test, on the device of tests
+def parameters():
+    return {
+        "w": lf.Parameter(np.linspace(1, 2, 4, dtype="f4"), name="w"),
+        "W": lf.Parameter(np.ones((4, 4), "f4"), name="W"),
+        "f": lf.Parameter(np.ones((3, 2, 3, 3), "f4"), name="f"),
+    }
+
 
 CALLS = """
 lf.leaky_relu(x); lf.leaky_relu(x, 0.5); lf.leaky_relu(x, slope=0.5); lf.elu(x); lf.celu(w, 2.0); lf.gelu(x)
@@ -127,7 +131,7 @@ def recorded(call, names, functions=lf):
     """All that a call has put on the tape, rows counted from where it began, and what it returned."""
     tape = names["x"].tape
     before = [len(tape), len(tape.operands), len(tape.ints), len(tape.floats)]
-    result = eval(call, {"lf": functions, "np": np}, {**PARAMETERS, **names})
+    result = eval(call, {"lf": functions, "np": np}, {**parameters(), **names})
     results = result if isinstance(result, list | tuple) else [result]
     row, first = before[0], names["x"].row
 
@@ -170,7 +174,7 @@ def test_other_settings(call):
         with lf.using(check_finite=True):
             names = operands()
             before = len(names["x"].tape)
-            eval(call, {"lf": lf, "np": np}, {**PARAMETERS, **names})
+            eval(call, {"lf": lf, "np": np}, {**parameters(), **names})
             assert len(names["x"].tape.lines) == len(names["x"].tape) >= before
 
 
@@ -179,7 +183,7 @@ def test_of_values_of_an_earlier_run(call):
     """Whatever is remembered or not, and of whichever tape the operands are, the values are the same."""
 
     def values(names, functions=lf):
-        result = eval(call, {"lf": functions, "np": np}, {**PARAMETERS, **names})
+        result = eval(call, {"lf": functions, "np": np}, {**parameters(), **names})
         return lf.forward(result if isinstance(result, list | tuple) else [result])
 
     expected = values(operands(), Alone())
@@ -221,10 +225,10 @@ def test_what_was_recorded_is_looked_up(call, monkeypatch):
     monkeypatch.setattr(recording, "_recorded", counted)
     names = {**operands(), "earlier": earlier, "scaled": scaled}
     for _ in range(3):
-        eval(call, {"lf": lf, "np": np}, {**PARAMETERS, **names})
+        eval(call, {"lf": lf, "np": np}, {**parameters(), **names})
     learnt = len(general)
     for _ in range(5):
-        eval(call, {"lf": lf, "np": np}, {**PARAMETERS, **names})
+        eval(call, {"lf": lf, "np": np}, {**parameters(), **names})
     assert len(general) == learnt
 
 
@@ -392,7 +396,7 @@ def test_draws_are_made_anew_and_the_same_from_a_seed(call):
             for _ in range(2):
                 found += [
                     recorded(call, names, functions),
-                    eval(call, {"lf": functions, **PARAMETERS, **names}).numpy().tolist(),
+                    eval(call, {"lf": functions, **parameters(), **names}).numpy().tolist(),
                 ]
                 names = {**operands(), "stream": stream}
         return found
@@ -404,7 +408,7 @@ def test_draws_are_made_anew_and_the_same_from_a_seed(call):
 
 @pytest.mark.host
 def test_contents_of_arrays_count_where_they_are_looked_at():
-    x, table = operands()["m"], PARAMETERS["W"]
+    x, table = operands()["m"], parameters()["W"]
     for _ in range(3):
         assert lf.embedding(table, np.array([0, 3])).shape == (2, 4)
         assert x[np.array([0, -1])].shape == (2, 4)
@@ -477,7 +481,7 @@ def test_threads_record_on_tapes_of_their_own():
     def run(number):
         x = lf.constant(np.full(4, number, "f4")) * 1
         found[number] = [
-            float(lf.sum(lf.softmax(x) * x + lf.embedding(PARAMETERS["W"], 1) * 0).numpy()) for _ in range(50)
+            float(lf.sum(lf.softmax(x) * x + lf.embedding(parameters()["W"], 1) * 0).numpy()) for _ in range(50)
         ]
 
     threads = [threading.Thread(target=run, args=(k,)) for k in range(4)]
