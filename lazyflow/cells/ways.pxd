@@ -16,6 +16,8 @@ cdef class LaidOut:
     cdef public tuple signatures, operands, own_ints, own_floats, streams, objects, results
 
 
+cdef list _draws_noted(Tape tape, tuple streams)
+
 @cython.locals(draws=list, row=int, start=Py_ssize_t, shift=int, code=int, k=int, signature=Signature)
 cpdef list body_laid_out(Tape tape, LaidOut body, list rows, object numbers)
 

@@ -64,15 +64,21 @@ class LaidOut:
         self.results: tuple[int, ...] = ()
 
 
-def body_laid_out(tape: Tape, body: LaidOut, rows: Sequence[int], numbers: Sequence[Any]) -> list[Expr]:
-    """Append these rows to an open tape, in the order of `lazyflow.record.expr._node`, and return the results:
-    ``rows`` of the operands, and numbers that fit."""
+def _draws_noted(tape: Tape, streams: Sequence[Stream]) -> list[Any]:
+    """The next draw of each stream, by a tape that knows the streams from now on."""
     draws = []
-    for stream in body.streams:
+    for stream in streams:
         source = stream.here()
         draw = source.following()
         tape.streams[draw[0]] = source
         draws.append(draw)
+    return draws
+
+
+def body_laid_out(tape: Tape, body: LaidOut, rows: Sequence[int], numbers: Sequence[Any]) -> list[Expr]:
+    """Append these rows to an open tape, in the order of `lazyflow.record.expr._node`, and return the results:
+    ``rows`` of the operands, and numbers that fit."""
+    draws = _draws_noted(tape, body.streams)
     row, start = len(tape.signatures), len(tape.ints)
     tape.ints.add(body.ints)
     for place, what, position in body.own_ints:
@@ -499,12 +505,7 @@ def _numbers_fit(way: Way, numbers: list[Any]) -> bool:
 
 def _pay(tape: Tape, way: Way, numbers: list[Any]) -> None:
     """Append the payload, which fits, with new draws."""
-    draws = []
-    for stream in way.streams:
-        source = stream.here()
-        draw = source.following()
-        tape.streams[draw[0]] = source
-        draws.append(draw)
+    draws = _draws_noted(tape, way.streams)
     for what, position in way.ints:
         tape.ints.append(numbers[position] if what == "number" else draws[position][what == "count"])
     for what, position in way.floats:

@@ -1154,7 +1154,17 @@ def _weak(value: object, dtypes: Iterable[DType]) -> object:
     array = _as_array(value, settings.current().dtype)
     if floating and array.dtype.kind != "b":
         return array.astype(np.result_type(*floating))
-    return array.astype(np.result_type(*integral)) if integral and array.dtype.kind in "iu" else array
+    return _in_bounds(array, np.result_type(*integral)) if integral and array.dtype.kind in "iu" else array
+
+
+def _in_bounds(array: Array, dtype: DType) -> Array:
+    """Integers in another dtype of integers. Raises `OverflowError` where it does not hold them, as of a number."""
+    limits = np.iinfo(dtype)
+    if array.size and (array.min() < limits.min or array.max() > limits.max):
+        raise OverflowError(
+            f"a list beside {dtype} holds integers out of its bounds, {limits.min} to {limits.max}: {array}"
+        )
+    return array.astype(dtype)
 
 
 def is_evaluated(e: Expr) -> bool:
@@ -1537,7 +1547,7 @@ def _lists_as_arrays(operands: tuple[Any, ...]) -> tuple[Any, ...]:
             dtype = o.dtype
         elif type(o) is not list and type(o) is not int and type(o) is not float:
             return operands
-    if dtype is None or dtype.kind not in "fiu":
+    if dtype is None or (dtype.kind != "f" and dtype != np.int64):  # others may be too small for an integer
         return operands
     made = list(operands)
     for k, o in enumerate(operands):

@@ -309,3 +309,13 @@ def test_a_list_that_holds_expressions_is_refused_at_its_line():
     x = lf.constant([1.0, 2.0])
     with pytest.raises(TypeError, match=r"lf\.stack or lf\.concatenate"):
         x * [lf.tanh(x[0]), 1.0]
+
+
+@pytest.mark.parametrize(("dtype", "integer"), [("int32", 2**40), ("int8", -129), ("uint8", -1), ("uint8", 256)])
+@pytest.mark.parametrize(
+    "use", [lambda x, y: x + y, lf.maximum, lambda x, y: lf.stack([x, y])], ids=["+", "maximum", "stack"]
+)
+def test_a_list_that_a_dtype_does_not_hold_is_refused(dtype, integer, use):
+    x = lf.constant(np.array([1, 2]).astype(dtype))
+    with pytest.raises(OverflowError, match="out of"):
+        use(x, [integer, 1])
