@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what the names that `use` fills are
         signature_edges,
         stacked_rows,
         structure,
+        within_phases,
         without_repeats,
     )  # fmt: skip
 
@@ -55,7 +56,7 @@ __all__ = [
     "Nodes", "agenda", "backwards", "blocks", "by_launch", "by_levels", "calls", "chains", "collected",
     "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "needed", "note_places", "operand_offsets",
     "part", "picked", "places", "places_among", "reach", "reached", "row_starts", "signature_edges", "stacked_rows",
-    "structure", "use", "without_repeats",
+    "structure", "use", "within_phases", "without_repeats",
 ]  # fmt: skip
 NAMES = tuple([name for name in __all__ if not name.isupper() and name != "use"])
 

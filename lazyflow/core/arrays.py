@@ -218,11 +218,23 @@ def collected(
     nodes = np.flatnonzero(needed[:n])
     new = np.full(n + 1, -1, np.int64)
     new[nodes] = np.arange(len(nodes))
-    present, signature = np.unique(ids.take(nodes), return_inverse=True)
+    present, signature = as_they_come(*np.unique(ids.take(nodes), return_inverse=True))
     counts = np.bincount(users, minlength=n).take(nodes)
     edges_of = signature, begins(counts), new.take(resolved), shift.take(read)
     payload = int_starts.take(nodes), float_starts.take(nodes), nodes, new[results[needed[results]]]
     return (present.astype(np.int64), *edges_of, *payload, new, needed, base[:n], shift[:n])
+
+
+def as_they_come(present: Ints, signature: Ints) -> tuple[Ints, Ints]:
+    """Signatures in the order of their first nodes, not of their ids, which are used again: what is computed first, and
+    so the last bits of a sum, must not depend on which other ones have been let go of. ``signature``: which of them
+    each node has; those without any stand behind the others."""
+    first = np.full(len(present), len(signature))
+    first[signature[::-1]] = np.arange(len(signature))[::-1]
+    order = np.argsort(first, kind="stable")
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    return present[order], number[signature]
 
 
 def _resolved(n: int, aliases: Ints, targets: Ints, shifts: Ints) -> tuple[Ints, Ints]:
@@ -740,6 +752,17 @@ def blocks(
     return block, place, sizes, kinds, phases, last
 
 
+def within_phases(nodes: Nodes, launch: Ints, phase: Ints) -> tuple[Ints, Ints]:
+    """Which operands lie in the phase of the node that reads them, and which nodes others read in their own phase;
+    further results of calls read nothing."""
+    phases = phase[launch]
+    within = phases[nodes.base] == phases[nodes.users]
+    within[nodes.starts[nodes.results]] = False  # a result that reads its call is no use of it
+    read = np.zeros(len(nodes), bool)
+    read[nodes.base[within]] = True
+    return within, read
+
+
 def calls(
     nodes: Nodes,
     shift: Ints,
@@ -747,25 +770,22 @@ def calls(
     payload: NodePayload,
     order: Ints,
     launch: Ints,
-    phase: Ints,
+    within: tuple[Ints, Ints],
     cell: CellShape,
 ) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, Ints, int]:
     """The calls of a cell in this order: nodes, the offsets of operands and of results, integers, floats, which
-    operands and which results are read in the phase of the calls, and the most calls of a launch."""
+    operands and which results are read in the phase of the calls (``within``: of `within_phases`), and the most calls
+    of a launch."""
     kind, rows, results, int_count, float_count = cell
     int_starts, ints, float_starts, floats = payload
-    phases = phase[launch]
-    within = phases[nodes.base] == phases[nodes.users]
-    within[nodes.starts[nodes.results]] = False  # a result that reads its call is no use of it
-    read_within = np.zeros(len(nodes), bool)
-    read_within[nodes.base[within]] = True
+    edges_within, read_within = within
     some = order[nodes.signature[order] == kind]
     edges = nodes.starts[some]
     inputs = _as_matrix([offsets[nodes.base[edges + k]] + shift[edges + k] for k in range(rows)], some, np.int64)
     outputs = _as_matrix([offsets[some + k] for k in range(results)], some, np.int64)
     numbers = _as_matrix([ints[int_starts[some] + k] for k in range(int_count)], some, np.int32)
     reals = _as_matrix([floats[float_starts[some] + k] for k in range(float_count)], some, np.float64)
-    read = np.array([within[edges + k].any() for k in range(rows)], bool)
+    read = np.array([edges_within[edges + k].any() for k in range(rows)], bool)
     used = np.array([read_within[some + k].any() for k in range(results)], bool)
     return some, inputs, outputs, numbers, reals, read, used, int(np.bincount(launch[some]).max(initial=0))
 
@@ -783,12 +803,14 @@ def operand_offsets(nodes: Nodes, shift: Ints, offsets: Ints, order: Ints, bound
     return found
 
 
-def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints]:
-    """For each launch whether its offsets are evenly spaced, how far apart (of a single one: its width), and the
-    first."""
+def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """For each launch whether its offsets are evenly spaced, how far apart (of a single one: its width), and the first;
+    and of each offset the number of the row that begins there, of a launch that is not even and of which all offsets
+    are multiples of its ``widths``, which is said of each launch at last."""
     low, high = bounds[:-1], bounds[1:]
     if not len(offsets):
-        return np.empty(0, bool), np.empty(0, np.int64), np.empty(0, np.int64)
+        flags, numbers = np.empty(0, bool), np.empty(0, np.int64)
+        return flags, numbers, numbers, offsets, flags
     step = np.diff(offsets)
     uneven = np.zeros(len(offsets) + 1, np.int64)
     if len(step) > 1:
@@ -798,7 +820,10 @@ def evenly(offsets: Ints, bounds: Ints, widths: Ints) -> tuple[Ints, Ints, Ints]
     pitch = np.zeros(len(low), np.int64)
     pitch[two] = step[low[two]]
     even = (uneven[np.maximum(high - 2, low)] == uneven[low]) & (pitch >= 0)
-    return even, np.where(two, pitch, widths), offsets[low]
+    each = np.repeat(np.maximum(widths, 1), high - low)
+    aligned = ~even & (np.maximum.reduceat(offsets % each, low) == 0)
+    rows = np.where(np.repeat(aligned, high - low), offsets // each, offsets)
+    return even, np.where(two, pitch, widths), offsets[low], rows, aligned
 
 
 def stacked_rows(nodes: Nodes, shift: Ints, offsets: Ints, some: Ints, width: int) -> tuple[Ints, int, int, bool]:

@@ -88,13 +88,6 @@ cdef i64 *_bounds(object a, Py_ssize_t count, Py_ssize_t total, str name) except
     return found
 
 
-cdef int _check_part(const i64 *starts, Py_ssize_t low, Py_ssize_t high, Py_ssize_t total, str name) except -1:
-    """Of where groups begin, those from ``low`` to ``high``: see `_bounds`."""
-    if starts[low] < 0 or starts[high] > total or not _is_ascending(starts + low, high - low):
-        raise ValueError(f"{name}: ascending numbers from 0 to {total} expected")
-    return 0
-
-
 # Without branches, so that they become vector code: the sign of what is gathered says whether there was any.
 
 
@@ -469,21 +462,24 @@ def picked(columns, row_begins, kinds, rows):
     cdef const i32 *kind = _ints32(kinds, -1, "kinds")
     cdef Py_ssize_t signatures = _size(kinds)
     cdef const i64 *row = _indices(rows, count, n, "rows")
-    cdef Py_ssize_t edges = 0, numbers = 0, reals = 0, imported = 0, k, e
-    cdef i64 i
+    cdef Py_ssize_t edges = 0, numbers = 0, reals = 0, imported = 0, k, e, m
+    cdef i64 operand_count = _size(operands), number_count = _size(ints), real_count = _size(floats), i, bad = 0
     for k in range(count):
         i = row[k]
         if k and row[k - 1] >= i:
             raise ValueError("rows: ascending numbers expected")
         if kind_of[i] < 0 or kind_of[i] >= signatures:
             raise ValueError(f"ids: signatures below {signatures} expected")
-        _check_part(start, i, i + 1, _size(operands), "starts")  # of a long tape, what is read of it alone
-        _check_part(int_start, i, i + 1, _size(ints), "int_starts")
-        _check_part(float_start, i, i + 1, _size(floats), "float_starts")
+        # Of a long tape, what is read of it alone.
+        bad |= start[i] | (start[i + 1] - start[i]) | (operand_count - start[i + 1])
+        bad |= int_start[i] | (int_start[i + 1] - int_start[i]) | (number_count - int_start[i + 1])
+        bad |= float_start[i] | (float_start[i + 1] - float_start[i]) | (real_count - float_start[i + 1])
         edges += start[i + 1] - start[i]
         numbers += int_start[i + 1] - int_start[i]
         reals += float_start[i + 1] - float_start[i]
         imported += kind[kind_of[i]] == IMPORT_ROW and int_start[i + 1] > int_start[i]
+    if bad < 0:
+        raise ValueError("row_begins: ascending numbers from 0 to the lengths of the columns expected")
     new_ids, new_operands = _new(count, cnp.NPY_INT32), _new(edges, cnp.NPY_INT32)
     new_ints, new_floats = _new(numbers, cnp.NPY_INT32), _new(reals, cnp.NPY_FLOAT64)
     imports = _new(imported)
@@ -492,23 +488,42 @@ def picked(columns, row_begins, kinds, rows):
     cdef i32 *to_ints = <i32 *>_at(new_ints)
     cdef double *to_floats = <double *>_at(new_floats)
     cdef i64 *to_imports = _at(imports)
-    cdef Py_ssize_t b = 0, c = 0, d = 0, m = 0
+    cdef Py_ssize_t b = 0, c = 0, d = 0
+    # Where rows stand among those of a long tape, far apart, is searched for; that of any other is written down.
+    cdef Py_ssize_t low = row[0] if count else 0, span = row[count - 1] + 1 - low if count else 0
+    cdef bint written = span <= 8 * count
+    places = _new(span if written else 0, cnp.NPY_INT32)
+    cdef i32 *place = <i32 *>_at(places)
+    cdef i32 source
+    imported = 0
+    if written:
+        memset(place, 0xFF, span * sizeof(i32))
     with nogil:
         for k in range(count):
             i = row[k]
             to_ids[k] = kind_of[i]
+            for m in range(int_start[i], int_start[i + 1]):
+                to_ints[c] = number[m]
+                c += 1
             if kind[kind_of[i]] == IMPORT_ROW and int_start[i + 1] > int_start[i]:
-                to_imports[m] = number[int_start[i]]
-                to_ints[c] = <i32>m
-                m += 1
-            else:
-                memcpy(to_ints + c, number + int_start[i], (int_start[i + 1] - int_start[i]) * sizeof(i32))
-            c += int_start[i + 1] - int_start[i]
-            memcpy(to_floats + d, real + float_start[i], (float_start[i + 1] - float_start[i]) * sizeof(double))
-            d += float_start[i + 1] - float_start[i]
+                to_imports[imported] = number[int_start[i]]
+                to_ints[c - int_start[i + 1] + int_start[i]] = <i32>imported
+                imported += 1
+            for m in range(float_start[i], float_start[i + 1]):
+                to_floats[d] = real[m]
+                d += 1
             for e in range(start[i], start[i + 1]):
-                to_operands[b] = _place_among(row, k, operand[e])
+                source = operand[e]
+                if not written:
+                    source = _place_among(row, k, source)
+                elif low <= source < i:
+                    source = place[source - low]
+                else:
+                    source = -1
+                to_operands[b] = source
                 b += 1
+            if written:
+                place[i - low] = <i32>k
     return new_ids, new_operands, new_ints, new_floats, imports
 
 
@@ -536,7 +551,8 @@ def collected(columns, kinds, row_begins, imports, targets, known, roots):
     for one that is ``known`` (of length 0 if none is). Of the ``columns``, ids and ints are int32, as ``kinds`` are, and
     operands int64: the row behind the last stands for all that were not read.
 
-    Returns the signatures that are present, and of the nodes signature, starts, base, shift, int_starts, float_starts,
+    Returns the signatures in the order of their first nodes, not of their ids, which are used again: what is computed
+    first, and so the last bits of a sum, must not depend on which other ones have been let go of. And of the nodes signature, starts, base, shift, int_starts, float_starts,
     origin and results; the node of each row, -1 for others; and of each row whether it is needed, which row's memory it
     shows, and from which element on."""
     ids, operands, ints, _ = columns
@@ -607,14 +623,12 @@ def collected(columns, kinds, row_begins, imports, targets, known, roots):
             if needed[i]:
                 new[i] = nodes
                 nodes += 1
-                rank[kind_of[i]] = 0
+                if rank[kind_of[i]] < 0:
+                    rank[kind_of[i]] = count
+                    count += 1
                 if not (some_known and is_known[i]):
                     edges += start[i + 1] - start[i]
                     further += kind[kind_of[i]] == OUTPUT_ROW
-        for k in range(signatures):
-            if rank[k] == 0:
-                rank[k] = count
-                count += 1
     present, signature, new_starts, new_base, new_shift = _new(count), _new(nodes), _new(nodes + 1), _new(edges), _new(edges)
     new_ints, new_floats, origins, results = _new(nodes), _new(nodes), _new(nodes), _new(further)
     cdef i64 *to_present = _at(present)
@@ -682,11 +696,11 @@ cdef class Nodes:
 
     cdef bint _is_ordered(self) noexcept nogil:
         cdef Py_ssize_t i, e
+        cdef i64 bad = 0  # without branches, as below
         for i in range(self.n):
             for e in range(self.start[i], self.start[i + 1]):
-                if self.source[e] < 0 or self.source[e] >= i:
-                    return False
-        return True
+                bad |= self.source[e] | (i - 1 - self.source[e])
+        return bad >= 0
 
     cdef object _calls(self, object results):
         cdef const i64 *result = _indices(results, -1, self.n, "results")
@@ -804,8 +818,9 @@ def without_repeats(
 # Value numbering (Cocke and Schwartz 1970), over a graph of which most nodes are unlike all others. Three passes:
 #
 # 1. Each node gets a code of 64 bits, of its signature, its payload and the codes of its operands, so that equal nodes
-#    have equal codes. How many have come by with the low bits of a code is counted up to two. A node whose count stays
-#    at one has no equal, and for most nodes that one look at a small table is all that is ever done.
+#    have equal codes. How many have come by with the low bits of a code is counted up to two: first for nodes without
+#    operands, then, in topological order, for those of which every operand has come by twice or may yet. All others can
+#    be no repeat that is kept (3), and a look at the operand that says so is all that is ever done for most nodes.
 # 2. The others are looked up in a hash table by their code. A code is where to look and never an answer: `_are_equal`
 #    compares signature, payload and operands, by the first equal of each. So a collision costs a comparison, and cannot
 #    make two different nodes one.
@@ -841,8 +856,8 @@ cdef object _first_equals(Nodes nodes, shift, payload, counts, usable, Py_ssize_
             raise ValueError("float_starts: the floats of a node are not all there")
     if count * worth <= nodes.edges:
         return None
-    # A number for every node, equal for equal ones; a node that is no other's equal has one of its own. Then a node can
-    # be a repeat only if another has its number: most have none, which one look at a count of each remainder says.
+    # A number for every node, equal for equal ones, and none for those that cannot be a repeat. A node can be one only if
+    # another has its number, which one look at a count of each remainder says, and if whatever it reads can.
     cdef Py_ssize_t size = 64, merged = 0, candidates = 0
     while size < 4 * n:
         size *= 2
@@ -853,26 +868,38 @@ cdef object _first_equals(Nodes nodes, shift, payload, counts, usable, Py_ssize_
     cdef flag *repeated = seen + size
     cdef flag *kept = repeated + n
     cdef u64 key, mask = size - 1
+    cdef bint rests
     with nogil:
         for i in range(n):
+            first[i], code[i] = i, ALONE
+            if may[i] and nodes.start[i + 1] == nodes.start[i] and nodes.launcher[i] == i:
+                k = nodes.kind[i]
+                key = _payload_code(k, number + int_start[i], int_count[k], bits + float_start[i], float_count[k])
+                code[i] = key | SOME
+                candidates += seen[code[i] & mask] > 0
+                seen[code[i] & mask] = min(seen[code[i] & mask] + 1, 2)
+        for i in range(n):
             k = nodes.kind[i]
-            first[i] = i
-            key = <u64>k * 0x9E3779B97F4A7C15ULL + 1
             if nodes.launcher[i] != i:
-                code[i] = _mixed(code[nodes.launcher[i]] + <u64>(i - nodes.launcher[i]))
+                key = code[nodes.launcher[i]]
+                code[i] = ALONE if key == ALONE else _mixed(key + <u64>(i - nodes.launcher[i])) | SOME
                 continue
-            if not may[i]:
-                code[i] = _mixed(<u64>i + 0x7FEDCBA987654321ULL)
+            if nodes.start[i + 1] == nodes.start[i]:
+                if seen[code[i] & mask] < 2:
+                    code[i] = ALONE
                 continue
-            for m in range(int_start[i], int_start[i] + int_count[k]):
-                key = _mixed(key + <u64>number[m])
-            for m in range(float_start[i], float_start[i] + float_count[k]):
-                key = _mixed(key + <u64>bits[m])
+            rests = may[i]
             for e in range(nodes.start[i], nodes.start[i + 1]):
-                key = _mixed(key + code[nodes.source[e]] + <u64>moved[e])
-            code[i] = key
-            candidates += seen[key & mask] > 0
-            seen[key & mask] = min(seen[key & mask] + 1, 2)
+                if code[nodes.source[e]] == ALONE:
+                    rests = False
+                    break
+            if rests:
+                key = _payload_code(k, number + int_start[i], int_count[k], bits + float_start[i], float_count[k])
+                for e in range(nodes.start[i], nodes.start[i + 1]):
+                    key = _mixed(key + code[nodes.source[e]] + <u64>moved[e])
+                code[i] = key | SOME
+                candidates += seen[code[i] & mask] > 0
+                seen[code[i] & mask] = min(seen[code[i] & mask] + 1, 2)
     if not candidates:
         return None
     cdef Py_ssize_t room = 64
@@ -886,7 +913,7 @@ cdef object _first_equals(Nodes nodes, shift, payload, counts, usable, Py_ssize_
             call = nodes.launcher[i]
             if call != i:  # the further results of equal calls are equal
                 first[i] = first[call] + i - call
-            elif may[i] and seen[code[i] & mask] > 1:
+            elif code[i] != ALONE and seen[code[i] & mask] > 1:
                 key = code[i] & <u64>(room - 1)
                 while entry[key] >= 0 and not _are_equal(
                     nodes, first, moved, int_start, number, int_count, float_start, bits, float_count, i, entry[key]
@@ -901,17 +928,31 @@ cdef object _first_equals(Nodes nodes, shift, payload, counts, usable, Py_ssize_
             j = first[i]
             if j == i:
                 call = nodes.launcher[i]
-                kept[i] = repeated[i]
-                for e in range(nodes.start[i], nodes.start[i + 1] if call == i else nodes.start[i]):
-                    kept[i] = kept[i] and kept[first[nodes.source[e]]]
-                if call != i:
-                    kept[i] = kept[call]
+                kept[i] = repeated[i] if call == i else kept[call]
+                if kept[i] and call == i:
+                    for e in range(nodes.start[i], nodes.start[i + 1]):
+                        kept[i] = kept[i] and kept[first[nodes.source[e]]]
             elif kept[j]:
                 merged += 1
         for i in range(n):
             if not kept[first[i]]:
                 first[i] = i
     return firsts if merged else None
+
+
+cdef u64 ALONE = 0  # the code of a node that is no other's equal
+cdef u64 SOME = 1ULL << 63  # a bit of all other codes
+
+
+cdef inline u64 _payload_code(i64 kind, const i32 *ints, i64 int_count, const i64 *bits, i64 float_count) noexcept nogil:
+    """A number of a signature and the payload of a node."""
+    cdef u64 key = <u64>kind * 0x9E3779B97F4A7C15ULL + 1
+    cdef i64 m
+    for m in range(int_count):
+        key = _mixed(key + <u64>ints[m])
+    for m in range(float_count):
+        key = _mixed(key + <u64>bits[m])
+    return key
 
 
 cdef inline u64 _mixed(u64 key) noexcept nogil:
@@ -1457,10 +1498,32 @@ def blocks(Nodes nodes not None, launch, phase, roots, rows=None):
     return b.blocks, b.places, b.sizes, b.kinds, b.phases, found
 
 
-def calls(Nodes nodes not None, shift, offsets, payload, order, launch, phase, cell):
+def within_phases(Nodes nodes not None, launch, phase):
+    """Which operands lie in the phase of the node that reads them, and which nodes others read in their own phase;
+    further results of calls read nothing."""
+    cdef const i64 *phase_of = _ints(phase, -1, "phase")
+    cdef const i64 *of = _indices(launch, nodes.n, _size(phase), "launch")
+    cdef Py_ssize_t i, e
+    edges, read, phases = _zeros(nodes.edges, cnp.NPY_BOOL), _zeros(nodes.n, cnp.NPY_BOOL), _new(nodes.n)
+    cdef flag *within = _flag_at(edges)
+    cdef flag *is_read = _flag_at(read)
+    cdef i64 *mine = _at(phases)
+    with nogil:
+        for i in range(nodes.n):
+            mine[i] = phase_of[of[i]]
+            if nodes.launcher[i] == i:
+                for e in range(nodes.start[i], nodes.start[i + 1]):
+                    if mine[nodes.source[e]] == mine[i]:
+                        within[e] = is_read[nodes.source[e]] = True
+    return edges, read
+
+
+def calls(Nodes nodes not None, shift, offsets, payload, order, launch, within, cell):
     """The calls of a cell in this order: nodes, the offsets of operands and of results, integers, floats, which
     operands and which results are read in the phase of the calls, and the most calls of a launch. ``offsets``: of each
-    node; ``cell``: its signature, and how many operands, results, integers and floats a call has."""
+    node; ``within``: of `within_phases`; ``cell``: its signature, and how many operands, results, integers and floats a
+    call has."""
+    within_edges, within_nodes = within
     int_starts, ints, float_starts, floats = payload
     cdef Py_ssize_t kind, rows, results, int_count, float_count
     kind, rows, results, int_count, float_count = cell
@@ -1472,8 +1535,9 @@ def calls(Nodes nodes not None, shift, offsets, payload, order, launch, phase, c
     cdef const i32 *number = _ints32(ints, -1, "ints")
     cdef const double *real = _doubles(floats, -1, "floats")
     cdef const i64 *in_order = _indices(order, total, n, "order")
-    cdef const i64 *phase_of = _ints(phase, -1, "phase")
-    cdef const i64 *of = _indices(launch, n, _size(phase), "launch")
+    cdef const i64 *of = _ints(launch, n, "launch")
+    cdef const flag *edge_within = _flags(within_edges, nodes.edges, "within_edges")
+    cdef const flag *is_within = _flags(within_nodes, n, "within_nodes")
     cdef Py_ssize_t count = 0
     for k in range(total):
         i = in_order[k]
@@ -1485,10 +1549,8 @@ def calls(Nodes nodes not None, shift, offsets, payload, order, launch, phase, c
                 or (float_count and (float_start[i] < 0 or float_start[i] + float_count > _size(floats)))
             ):
                 raise ValueError("rows, results, int_count, float_count: a call has not as much")
-    within = _zeros(n, cnp.NPY_BOOL)  # which nodes are read in their own phase, by another launch
     members, inputs, outputs, read, used = _new(count), _new(rows * count), _new(results * count), _zeros(rows, cnp.NPY_BOOL), _zeros(results, cnp.NPY_BOOL)
     numbers, reals = _new(int_count * count, cnp.NPY_INT32), _new(float_count * count, cnp.NPY_FLOAT64)
-    cdef flag *is_within = _flag_at(within)
     cdef i64 *member = _at(members)
     cdef i64 *input = _at(inputs)
     cdef i64 *output = _at(outputs)
@@ -1498,11 +1560,6 @@ def calls(Nodes nodes not None, shift, offsets, payload, order, launch, phase, c
     cdef double *to_floats = <double *>_at(reals)
     cdef i64 largest = 0, size = 0, before = -1
     with nogil:
-        for i in range(n):
-            if nodes.launcher[i] == i:
-                for e in range(nodes.start[i], nodes.start[i + 1]):
-                    if phase_of[of[nodes.source[e]]] == phase_of[of[i]]:
-                        is_within[nodes.source[e]] = True
         c = 0
         for j in range(total):
             i = in_order[j]
@@ -1512,7 +1569,7 @@ def calls(Nodes nodes not None, shift, offsets, payload, order, launch, phase, c
             for k in range(rows):
                 e = nodes.start[i] + k
                 input[k * count + c] = offset[nodes.source[e]] + moved[e]
-                is_read[k] |= phase_of[of[nodes.source[e]]] == phase_of[of[i]]
+                is_read[k] |= edge_within[e]
             for k in range(results):
                 output[k * count + c] = offset[i + k]
                 is_used[k] |= is_within[i + k]
@@ -1558,12 +1615,17 @@ def operand_offsets(Nodes nodes not None, shift, offsets, order, bounds, has, Py
 
 def evenly(offsets, bounds, widths):
     """For each launch whether its offsets are evenly spaced, how far apart (of a single one: its width), and the
-    first. ``bounds``: where each launch begins in ``offsets``; none is empty."""
+    first; and of each offset the number of the row that begins there, of a launch that is not even and of which all
+    offsets are multiples of its ``widths``, which is said of each launch at last. ``bounds``: where each launch begins
+    in ``offsets``; none is empty."""
     cdef const i64 *width = _ints(widths, -1, "widths")
     cdef Py_ssize_t count = _size(widths), total = _size(_array(offsets, cnp.NPY_INT64, -1, "offsets")), j, k
     cdef const i64 *offset = _ints(offsets, total, "offsets")
     cdef const i64 *bound = _bounds(bounds, count, total, "bounds")
     evens, pitches, firsts = _new(count, cnp.NPY_BOOL), _new(count), _new(count)
+    numbers, aligns = offsets, _zeros(count, cnp.NPY_BOOL)
+    cdef i64 *row = NULL
+    cdef flag *aligned = _flag_at(aligns)
     cdef flag *even = _flag_at(evens)
     cdef i64 *pitch = _at(pitches)
     cdef i64 *first = _at(firsts)
@@ -1580,9 +1642,28 @@ def evenly(offsets, bounds, widths):
                 if offset[j] - offset[j - 1] != pitch[k]:
                     even[k] = False
                     break
+            aligned[k] = not even[k] and _is_aligned(offset + bound[k], bound[k + 1] - bound[k], width[k])
+            if aligned[k] and row == NULL:
+                with gil:
+                    numbers = offsets.copy()
+                    row = _at(numbers)
+            if aligned[k] and width[k] > 1:
+                for j in range(bound[k], bound[k + 1]):
+                    row[j] = offset[j] // width[k]
     if wrong:
         raise ValueError("bounds: a launch is empty")
-    return evens, pitches, firsts
+    return evens, pitches, firsts, numbers, aligns
+
+
+cdef bint _is_aligned(const i64 *offset, Py_ssize_t count, i64 width) noexcept nogil:
+    """Whether all offsets are multiples of a width."""
+    cdef Py_ssize_t j
+    if width < 1:
+        return False
+    for j in range(count):
+        if offset[j] % width:
+            return False
+    return True
 
 
 def stacked_rows(Nodes nodes not None, shift, offsets, some, Py_ssize_t width):

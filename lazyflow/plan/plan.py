@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.core.arrays import CellShape, Ints, NodePayload, begins, bounds_of, in_order_of
+from lazyflow.core.arrays import CellShape, Ints, NodePayload, begins, in_order_of
 from lazyflow.device import DType, HostArray
-from lazyflow.graph.graph import Graph
+from lazyflow.graph.graph import Graph, edges_of
 from lazyflow.plan.schedule import Choices, Dag, Schedule
 from lazyflow.plan.schedule import scheduled as schedule_of
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Operand, Signature, Type
@@ -361,14 +361,16 @@ class _Column:
     spaced."""
 
     def __init__(self, offsets: Ints, bounds: Ints, widths: Ints) -> None:
-        self.offsets = offsets
-        self.even, self.pitch, self.first = (a.tolist() for a in passes.evenly(offsets, bounds, widths))
+        even, pitch, first, self.numbers, aligned = passes.evenly(offsets, bounds, widths)
+        self.even, self.aligned = even.tolist(), aligned.tolist()
+        self.pitch, self.first = pitch.tolist(), first.tolist()
 
     def all_rows(self, bounds: Ints, widths: Sequence[int]) -> list[Rows]:
         """The `Rows` of every launch."""
         found = list(map(Rows, np.diff(bounds).tolist(), widths, self.first, self.pitch))
         for i in [i for i, even in enumerate(self.even) if not even]:
-            found[i] = _gathered(self.offsets[bounds[i] : bounds[i + 1]], widths[i])
+            low, high = int(bounds[i]), int(bounds[i + 1])
+            found[i] = Rows(high - low, widths[i], 0, 0, self.numbers[low:high], self.aligned[i])
         return found
 
 
@@ -389,14 +391,6 @@ def _sizes_of_lists(graph: Graph, nodes: Ints) -> Ints:
     """The numbers of rows of all that nodes read whose operands are put end to end."""
     assert graph.form is not None
     return np.array([n for kind in graph.form[nodes].tolist() for n in graph.forms[kind].family.sizes], np.int64)
-
-
-def edges_of(graph: Graph, nodes: Ints) -> Ints:
-    """All edges of nodes, one node behind the other."""
-    starts = graph.starts[nodes]
-    counts = graph.starts[nodes + 1] - starts
-    ends = begins(counts)
-    return np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])
 
 
 def _distinct(graph: Graph, nodes: Ints, slot: int) -> tuple[Ints, Ints]:
@@ -488,15 +482,18 @@ def _cells(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints) -> tupl
     kinds = [s for s, signature in enumerate(graph.signatures) if signature.cell is not None]
     if not kinds:
         return ()
-    found = (_calls_of(graph, schedule, order, offsets, kind) for kind in kinds)
+    within = passes.within_phases(graph.nodes, schedule.launch, schedule.phase)
+    found = (_calls_of(graph, schedule, order, offsets, within, kind) for kind in kinds)
     return tuple([cells for cells in found if len(cells.nodes)])
 
 
-def _calls_of(graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, kind: int) -> Cells:
+def _calls_of(
+    graph: Graph, schedule: Schedule, order: Ints, offsets: Ints, within: tuple[Ints, Ints], kind: int
+) -> Cells:  # fmt: skip
     s = graph.signatures[kind]
     cell = CellShape(kind, s.rows, 1 + len(s.further), s.ints, s.floats)
     nodes, inputs, outputs, ints, floats, read, used, largest = passes.calls(
-        graph.nodes, graph.shift, offsets, graph.payload, order, schedule.launch, schedule.phase, cell
+        graph.nodes, graph.shift, offsets, graph.payload, order, schedule.launch, within, cell
     )
     external, outside = (frozenset([k for k, r in enumerate(flags.tolist()) if not r]) for flags in (read, used))
     found = Cells(s, nodes, tuple(inputs), tuple(outputs), tuple(ints), tuple(floats), external, outside, largest)
@@ -771,12 +768,11 @@ def _joined_launches(
         chosen = np.zeros(len(graph), bool)
         chosen[nodes] = True
         mine &= chosen
-    found = np.flatnonzero(mine)
     # Rows lie in the order of their launches, and within one as recorded: two stable sorts put them so.
-    by_launch = found[in_order_of(launch_of[found], int(launch_of.max(initial=0)) + 1)]
-    in_order = by_launch[in_order_of(graph.signature[by_launch], len(graph.signatures))]
-    bounds = np.unique(bounds_of(graph.signature[in_order], len(graph.signatures)))
-    return iter(_described(graph, in_order, bounds, offsets))
+    by_launch, _ = passes.by_launch(launch_of, mine, int(launch_of.max(initial=0)) + 1)
+    kinds = graph.signature[by_launch]
+    order, bounds = passes.by_launch(kinds, np.ones(len(kinds), bool), len(graph.signatures))
+    return iter(_described(graph, by_launch[order], bounds, offsets))
 
 
 def make(graph: Graph, schedule: Schedule, *, reuse: bool = False) -> Plan:

@@ -195,10 +195,11 @@ def test_calls_of_cells(graph, rng):
     def run(form):
         nodes, launch, phase = schedule_of(form, graph)
         order, _ = form.by_launch(launch, nodes.call == np.arange(n), len(phase))
-        found = []
+        within = form.within_phases(nodes, launch, phase)
+        found = [within]
         for kind in range(kinds):
             rows = int(counts[order[graph[0][order] == kind]].min(initial=3))
-            found.append(form.calls(nodes, shift, offsets, payload, order, launch, phase, (kind, rows, 1, 2, 1)))
+            found.append(form.calls(nodes, shift, offsets, payload, order, launch, within, (kind, rows, 1, 2, 1)))
         return found
 
     assert_same(run)
@@ -551,7 +552,9 @@ def layout_arguments(s):
     """Of passes that say where values lie."""
     yield "laid_out", (s.nodes, s.launch, s.phase, ints([1, 2, 3]), ints([0, 0, 0]), 1, s.rows)
     yield "blocks", (s.nodes, s.launch, s.phase, ints([3]), s.rows)
-    yield "calls", (s.nodes, s.shift, s.offsets, s.payload, s.order, s.launch, s.phase, (1, 1, 1, 1, 1))
+    yield "within_phases", (s.nodes, s.launch, s.phase)
+    within = s.usable, s.usable
+    yield "calls", (s.nodes, s.shift, s.offsets, s.payload, s.order, s.launch, within, (1, 1, 1, 1, 1))
     yield "operand_offsets", (s.nodes, s.shift, s.offsets, ints([1, 3]), ints([0, 1, 2]), np.ones(2, bool), 0)
     yield "evenly", (s.offsets, ints([0, 2, 4]), ints([4, 4]))
     yield "stacked_rows", (s.nodes, s.shift, s.offsets, s.order, 2)
