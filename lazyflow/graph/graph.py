@@ -11,14 +11,14 @@ import heapq
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lazyflow import passes
-from lazyflow.core.arrays import Ints, NodePayload, RowBegins, TapeColumns, begins
+from lazyflow.core.arrays import Ints, NodePayload, RowBegins, TapeColumns, as_they_come, begins
 from lazyflow.errors import LazyflowError, TornError
 from lazyflow.record.expr import Expr, handle
 from lazyflow.record.tape import (
@@ -184,12 +184,19 @@ def ranges_of(rows: Ints | None, count: int) -> list[tuple[int, int]]:
 
 class Reading:
     """What is read of a tape: the ``rows`` that are needed, ascending, as a tape of their own. They are None where that
-    is all of it. ``begins``: where what each row of the tape has begins, if that is known."""
+    is all of it. ``begins``: where what each row of the tape has begins, if that is known. ``ranges``: the rows once
+    more, in the order in which they are asked for: where each begins, and ends; None if that is not known."""
 
-    __slots__ = ("_begins", "_picked", "_sources", "rows", "tape")
+    __slots__ = ("_begins", "_picked", "_sources", "ranges", "rows", "tape")
 
-    def __init__(self, tape: Tape, rows: Ints | None, begins: RowBegins | None = None) -> None:
-        self.tape, self.rows, self._begins = tape, rows, begins
+    def __init__(
+        self,
+        tape: Tape,
+        rows: Ints | None,
+        begins: RowBegins | None = None,
+        ranges: Ints | None = None,
+    ) -> None:
+        self.tape, self.rows, self._begins, self.ranges = tape, rows, begins, ranges
         self._picked: tuple[TapeColumns, list[int]] | None = None
         self._sources: list[tuple[Tape, int]] | None = None
 
@@ -218,6 +225,21 @@ class Reading:
             self._sources = every if whole else [every[number] for number in self._pick()[1]]
         return self._sources
 
+    @property
+    def ranks(self) -> Ints | None:
+        """When each of the rows is first asked for; None where that is as they were recorded, where many roots rest on
+        the same, and where they have ranges of many lengths, in whose graph no other order will come by."""
+        if self.rows is None or self.ranges is None or (np.diff(self.ranges[0]) >= 0).all():
+            return None
+        if len(np.unique(np.diff(self.ranges, axis=0))) > FEW_LENGTHS:
+            return None
+        rows = _rows_of_ranges(*self.ranges)
+        if len(rows) > 2 * len(self):
+            return None
+        found = np.empty(len(self), np.int64)
+        found[np.searchsorted(self.rows, rows)[::-1]] = np.arange(len(rows))[::-1]
+        return found
+
     def import_at(self, position: int) -> int:
         """The number of the import that stands at a position."""
         row = row_at(self.rows, position)
@@ -232,29 +254,36 @@ LONG = 512
 GAP = 128
 
 
+# Examples of one structure have as many rows each; some more ranges are of what they share.
+FEW_LENGTHS = 3
+
+
 def reading_of(tape: Tape, asked: Sequence[int]) -> Reading:
     """What is read of a tape, which is sealed by it, for some of its rows."""
     kept = tape.sealed and len(tape) >= LONG
     tape.seal()
     if kept:
-        return Reading(tape, _rows_between(ranges_reached(tape, asked)))
+        ranges = np.array(ranges_reached(tape, asked), np.int64).T
+        return Reading(tape, _rows_of_ranges(*_ranges_merged(*ranges)), None, ranges)
     rows, int_counts, float_counts, kinds = signature_columns()
     columns = tape.signatures, tape.operands, tape.ints
     found = passes.needed(columns, len(tape.floats), (rows, int_counts, float_counts), kinds, list(asked))
     return Reading(tape, None) if found is None else Reading(tape, found[0], RowBegins(*found[1:]))
 
 
-def _rows_between(ranges: Iterable[tuple[int, int]]) -> Ints:
-    """The rows of ranges, each once, ascending."""
-    merged: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(high, merged[-1][1])
-        else:
-            merged.append((low, high))
-    lows, highs = (np.array(column, np.int64) for column in zip(*merged, strict=True))
+def _ranges_merged(lows: Ints, highs: Ints) -> tuple[Ints, Ints]:
+    """Ranges that together are these, ascending, and apart from each other."""
+    order = np.argsort(lows, kind="stable")
+    lows, highs = lows[order], np.maximum.accumulate(highs[order])
+    apart = np.flatnonzero(lows[1:] > highs[:-1])
+    return lows[np.append(0, apart + 1)], highs[np.append(apart, len(highs) - 1)]
+
+
+def _rows_of_ranges(lows: Ints, highs: Ints) -> Ints:
+    """The rows of ranges, one range behind the other."""
     starts = begins(highs - lows)
-    return np.arange(int(starts[-1])) + np.repeat(lows - starts[:-1], highs - lows)
+    found: Ints = np.arange(int(starts[-1])) + np.repeat(lows - starts[:-1], highs - lows)
+    return found
 
 
 def ranges_reached(tape: Tape, rows: Iterable[int]) -> list[tuple[int, int]]:
@@ -413,7 +442,7 @@ class _Columns:
             ids, operands, ints, floats = reading.columns
             moved = operands + np.int64(start)
             if reading.rows is not None:
-                moved[operands < 0] = outside
+                np.copyto(moved, outside, where=operands < 0)
             columns.append((ids, moved, ints, floats))
         return (
             list(columns[0]) if len(columns) == 1 else [np.concatenate(column) for column in zip(*columns, strict=True)]
@@ -535,19 +564,6 @@ def _int_array(values: Sequence[int]) -> Ints:
 _NO_ROWS = _int_array([])
 
 
-def _as_they_come(present: Ints, signature: Ints) -> tuple[Ints, Ints]:
-    """Signatures in the order of their first nodes, not of their ids, which are used again: what is computed first, and
-    so the last bits of a sum, must not depend on which other ones have been let go of."""
-    first = np.empty(len(present), np.int64)
-    first[signature[::-1]] = np.arange(len(signature))[::-1]
-    if (first[1:] > first[:-1]).all():
-        return present, signature
-    order = np.argsort(first)
-    number = np.empty_like(order)
-    number[order] = np.arange(len(order))
-    return present[order], number[signature]
-
-
 def collect(roots: Sequence[Expr], anew: bool = False, readings: Sequence[Reading] | None = None) -> Graph:
     """The graph of everything that ``roots`` need and that has no value yet (``anew``: whether it has or not). Seals
     the tapes, of which the ``readings`` are those of `readings_of` where they are known."""
@@ -555,7 +571,55 @@ def collect(roots: Sequence[Expr], anew: bool = False, readings: Sequence[Readin
     imported, foreign = _resolved_imports(c, anew)
     known = _known_rows(c, foreign, anew)
     root_rows = np.array([c.row(e.tape, e.row) for e in roots], np.int64)
-    return _graph(c, imported, known, root_rows)
+    return _as_asked(_graph(c, imported, known, root_rows), c)
+
+
+# Roots that are kept are asked for in any order, minibatch after minibatch, and a tape has its rows in that in which
+# they were recorded. So that examples of one structure make graphs of one structure, for which there is a plan then,
+# the nodes of a graph stand as the roots ask for them, as they would if they were recorded anew.
+
+
+def _as_asked(graph: Graph, columns: _Columns) -> Graph:
+    """The graph with its nodes in the order in which the roots ask for them, if that is a topological one."""
+    ranks = [reading.ranks for reading in columns.readings]
+    if all(rank is None for rank in ranks):
+        return graph
+    pairs = zip(ranks, columns.tape_starts.tolist(), columns.readings, strict=False)
+    # Ranks of a tape have gaps, where ranges overlap.
+    wide = [start * 2 + (np.arange(len(of)) if rank is None else rank) for rank, start, of in pairs]
+    order = np.argsort(np.concatenate(wide)[graph.origin], kind="stable")
+    new = np.empty_like(order)
+    new[order] = np.arange(len(order))
+    counts = np.diff(graph.starts)
+    if (new[graph.base] >= np.repeat(new, counts)).any():
+        return graph
+    edges, known = edges_of(graph, order), new[graph.known]
+    known_order = np.argsort(known)
+    present, signature = as_they_come(np.arange(len(graph.signatures)), graph.signature[order])
+    return replace(
+        graph,
+        signatures=tuple([graph.signatures[s] for s in present.tolist()]),
+        signature=signature,
+        starts=begins(counts[order]),
+        base=new[graph.base[edges]],
+        shift=graph.shift[edges],
+        int_starts=graph.int_starts[order],
+        float_starts=graph.float_starts[order],
+        origin=graph.origin[order],
+        roots=tuple([(int(new[base]), shift) for base, shift in graph.roots]),
+        known=known[known_order],
+        known_run=tuple([graph.known_run[i] for i in known_order.tolist()]),
+        known_offset=graph.known_offset[known_order],
+        results=np.sort(new[graph.results]),
+    )
+
+
+def edges_of(graph: Graph, nodes: Ints) -> Ints:
+    """All edges of nodes, one node behind the other."""
+    starts = graph.starts[nodes]
+    counts = graph.starts[nodes + 1] - starts
+    ends = begins(counts)
+    return np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])
 
 
 def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints) -> Graph:
@@ -569,7 +633,6 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
     present, *nodes, new, needed, base, shift = found
     _check_all_read(needed)
     signature, starts, new_base, new_shift, int_starts, float_starts, origin, results = nodes
-    present, signature = _as_they_come(present, signature)
     signatures = tuple([signature_by_id(i) for i in present.tolist()])
     kept = needed[known.rows]
     known_nodes = new[known.rows[kept]]

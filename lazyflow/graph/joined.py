@@ -151,25 +151,8 @@ def _part_of(family: Signature, number: int) -> Signature:
 MOST_LOOPED, FEWEST_KINDS = 16, 3
 
 # Static attributes that say what is computed, whatever the sizes.
-SAYING = frozenset(
-    (
-        *(
-            "axis",
-            "axis1",
-            "axis2",
-            "causal",
-            "flat",
-            "heads",
-            "inverse",
-            "keepdims",
-            "letters",
-            "mask",
-            "name",
-            "ndim",
-        ),
-        *("of", "ord", "order", "reduction"),
-    )
-)
+SAYING = frozenset(("axis", "axis1", "axis2", "keepdims", "ndim", "of", "ord", "order", "inverse", "letters", "name"))
+SAYING |= {"causal", "flat", "heads", "mask", "reduction"}
 
 
 def with_loops(graph: Graph) -> Graph:
@@ -194,7 +177,7 @@ def with_loops(graph: Graph) -> Graph:
 def _with_rows_below(graph: Graph, asked: Sequence[int]) -> set[int]:
     """Those of the signatures that are of matrices, or of vectors computed of what is rows: others, such as hidden
     states, are of few sizes."""
-    able = {s for s in asked if _most_axes(graph.signatures[s]) > 1}
+    able = {s for s in asked if _kin(graph.signatures[s]).axes > 1}
     if len(able) == len(asked):
         return able
     first = _first_nodes(graph)
@@ -244,8 +227,9 @@ def _constants_of(graph: Graph, looped: Ints) -> dict[Signature, list[int]]:
     found: dict[Signature, list[int]] = {}
     for s in np.flatnonzero(read & ~others).tolist():
         signature = graph.signatures[s]
-        if signature.op is CONSTANT_OP and signature.walks is None and signature.type.size:
-            found.setdefault(_element_family(signature), []).append(s)
+        element = _kin(signature).element
+        if element is not None and signature.walks is None and signature.type.size:
+            found.setdefault(element, []).append(s)
     return found
 
 
@@ -345,7 +329,7 @@ class _Choice:
         )
         walked, elements = self._walked([*found, *apart]), self._by_elements([*found, *apart])
         constants = {s: k.rows for s, k in enumerate(self.kin) if k.rows is not None and s in walked}
-        constants |= {s: _element_family(self.graph.signatures[s]) for s in elements}
+        constants |= {s: element for s in elements if (element := self.kin[s].element) is not None}
         return found | _of_several_lengths(constants), apart
 
     def _look_at(self, s: int) -> None:
@@ -436,16 +420,18 @@ def _says_rows(family: Signature) -> bool:
 
 
 class _Kin(NamedTuple):
-    """What a signature can be joined with, kept with it: its family, the signature of rows
-    that nodes of any length share; the one in which operands have rows of their own number, with these ``sizes``; which
-    operands the nodes of either of these walk over, None of constants; and the signature of all with which it is taken
-    in one launch. None for what it has not."""
+    """What a signature can be joined with, kept with it: its family, the signature of rows that nodes of any length
+    share; the one in which operands have rows of their own number, with these ``sizes``; which operands the nodes of
+    either of these walk over, None of constants; the signature of all with which it is taken in one launch; of a
+    constant that of its elements. None for what it has not. And the most ``axes`` of what is read and computed."""
 
     rows: Signature | None
     parts: Signature | None
     sizes: Shape
     walking: _Walking | None
     alike: Signature | None
+    element: Signature | None
+    axes: int
 
 
 def _kin(signature: Signature) -> _Kin:
@@ -462,6 +448,8 @@ def _kin(signature: Signature) -> _Kin:
             () if parts is None else parts.sizes,
             None if joined is None or signature.op is CONSTANT_OP else _about(joined),
             _looping(signature) if _may_loop(signature) else None,
+            _element_family(signature) if signature.op is CONSTANT_OP else None,
+            _most_axes(signature),
         )
         signature.family = found
     return found

@@ -306,3 +306,52 @@ def test_a_new_expression_over_kept_roots_has_the_value_of_now():
     fresh = lf.mean([model.loss(words(i), start()) for i in range(4)]).item()
     found = lf.mean(kept).item()
     assert abs(found - fresh) < 1e-6 and abs(found - before) > 1e-4
+
+
+def of_words(words, E, step, shared):
+    """A loss whose structure is the same for all words."""
+    h, losses = shared, []
+    for word in words:
+        h, loss = step(lf.embedding(E, word), h)
+        losses.append(loss * (1.5 + word))
+    return lf.sum([*losses, lf.sum(h[1:])])
+
+
+@pytest.mark.parametrize("decorated", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 10**6))
+def test_kept_roots_of_one_structure_make_one_graph_in_whatever_order(decorated, several, seed):
+    """So that there is a plan for them, and values are those of a fresh recording."""
+    rng = np.random.default_rng(0)
+    E, W = lf.Parameter(rng.normal(size=(9, 3)).astype(np.float32)), lf.Parameter(np.full((3, 3), 0.5, np.float32))
+    starts = [lf.constant(np.full(3, 0.1 * (k + 1), np.float32)) for k in range(2 if several else 1)]
+    words = rng.integers(0, 9, (60, 4)).tolist()
+
+    def step(x, h):
+        h = lf.tanh(lf.matmul(W, h) + x)
+        return h, lf.sum(h * h)
+
+    step = lf.cell(step) if decorated else step
+    kept = [of_words(some, E, step, starts[i % len(starts)]) for i, some in enumerate(words)]
+    # Of the first ones what is shared lies near: they are read as one range with it, and stand as they were recorded.
+    order = np.random.default_rng(seed).permutation(range(20, 60)).tolist()
+    some = [i for i in order if not several or i % 2]
+    lf.forward(kept)
+    assert len(kept[0].tape) >= LONG
+    W.touch()
+
+    def structure(asked):
+        graph = collect([lf.mean([kept[i] for i in asked])], anew=True)
+        assert (graph.base < np.repeat(np.arange(len(graph)), np.diff(graph.starts))).all()
+        parts = graph.signature, graph.starts, graph.base, graph.shift, graph.results, graph.known
+        return graph.signatures, [part.tolist() for part in parts]
+
+    assert structure(some) == structure(sorted(some))
+    found, fresh = (
+        outcome(lf.mean([make(i) for i in some]), [E, W])
+        for make in (kept.__getitem__, lambda i: of_words(words[i], E, step, starts[i % len(starts)]))
+    )
+    np.testing.assert_allclose(found[0], fresh[0], rtol=1e-6)
+    for mine, theirs in zip(found[1], fresh[1], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
