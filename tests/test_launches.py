@@ -64,6 +64,15 @@ OPERATIONS = {
         ["sum_segments"],
         ["spread_segments"],
     ),
+    **{
+        f"{name} by an index": (
+            lambda w, v, k, name=name: getattr(lf, name)(read(w, k), INDEX, 2),
+            ["along_segments"],
+            ["along_segments"],
+        )
+        for name in ("segment_max", "segment_softmax")
+    },
+    "softmax of columns": (lambda w, v, k: lf.softmax(read(w, k), axis=0), ["along_segments"], ["along_segments"]),
     "embedding": (lambda w, v, k: lf.embedding(w, k % 3), [], []),
     "embedding of an array": (lambda w, v, k: lf.embedding(w, np.array([k, 2])), [], []),
     "attention": (lambda w, v, k: attended(w, k), ["attend"], ["attend_back", "attend_back_of_keys"]),

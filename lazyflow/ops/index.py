@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from lazyflow import device as devices
-from lazyflow.cuda.places import Segments, placed_evenly
+from lazyflow.cuda.places import placed_evenly
+from lazyflow.cuda.segments import Segments
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError, counted
 from lazyflow.ops.base import (

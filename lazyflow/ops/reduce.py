@@ -16,6 +16,7 @@ from lazyflow import core
 from lazyflow.core.arrays import begins
 from lazyflow.cuda import rows as there
 from lazyflow.cuda.along import ROW_OPERATIONS, SLOPES, along_rows
+from lazyflow.cuda.segments import along_segments, slopes_along_segments
 from lazyflow.cuda.text import REALS
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
@@ -206,7 +207,27 @@ PROD = _reduction("prod", _prod, _prod_x, dtype=summed_dtype, empty=True)
 # Extremes and truth values.
 
 
+def _along_there(xp: ArrayModule, name: str, axis: Axes, x: Array, *of: Array) -> Array | None:
+    """What a kernel of a device makes along axes that stand together, or of cotangents and results those of ``x``; None
+    where there is none."""
+    if xp is np or symbolic(xp) or x.dtype.name not in REALS or not x.size or not axis:
+        return None
+    low, high = x.ndim + min(axis), x.ndim + max(axis) + 1
+    n, inner = math.prod(x.shape[low:high]), math.prod(x.shape[high:])
+    size = x.size if name.endswith("softmax") else x.size // n
+    if high - low != len(axis) or any(a.dtype != x.dtype or a.size != size for a in of):
+        return None
+    rows = [xp.ascontiguousarray(a).reshape(-1, inner) for a in (*of, x)]
+    groups, count = there.Groups(None, n), x.size // (n * inner)
+    if not of:
+        return along_segments(name, rows[0], groups, count).reshape(x.shape)
+    return slopes_along_segments(name, rows[0], rows[1], rows[2], groups, count).reshape(x.shape)
+
+
 def _extreme_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    found = _along_there(xp, "max", axis, x, g, y)
+    if found is not None:
+        return found
     chosen = x == _spread(y, axis, keepdims)
     return select(xp, chosen, _spread(g, axis, keepdims) / _number(xp, chosen, axis, g.dtype))
 
@@ -405,6 +426,13 @@ def _along_last(
     return out
 
 
+def _along_one(xp: ArrayModule, name: str, axis: int, out: Array | None, x: Array, *of: Array) -> Array | None:
+    """The same along one axis, which on a device may be any."""
+    if axis == -1:
+        return _along_last(xp, name, 1, out, x, *of)
+    return _along_there(xp, name, (axis,), x, *of[::-1])
+
+
 def _along_infer(name: str, x: Abstract, axis: int = -1) -> Result:
     require_floating(name, x)
     found = negative_axis(name, axis, len(x.shape))
@@ -416,7 +444,7 @@ def softmax_of(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Ar
     """``exp(x) / sum(exp(x))`` along ``axis``, in four passes over ``out``."""
     if x.dtype == np.float16:
         return softmax_of(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
-    found = _along_last(xp, "softmax", 1, out, x) if axis == -1 else None
+    found = _along_one(xp, "softmax", axis, out, x)
     if found is not None:
         return found
     y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
@@ -425,7 +453,7 @@ def softmax_of(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -> Ar
 
 
 def _softmax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Array:
-    found = _along_last(xp, "softmax", 1, None, x, y, g) if axis == -1 else None
+    found = _along_one(xp, "softmax", axis, None, x, y, g)
     if found is not None:
         return found
     weighted = multiply_no_nan(xp, g, y)
@@ -436,7 +464,7 @@ def log_softmax_of(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -
     """``log(softmax(x))`` along ``axis``."""
     if x.dtype == np.float16:
         return log_softmax_of(xp, x.astype(np.float32), axis=axis).astype(x.dtype)
-    found = _along_last(xp, "log_softmax", 1, out, x) if axis == -1 else None
+    found = _along_one(xp, "log_softmax", axis, out, x)
     if found is not None:
         return found
     y = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
@@ -444,7 +472,7 @@ def log_softmax_of(xp: ArrayModule, x: Array, out: Array = None, *, axis: int) -
 
 
 def _log_softmax_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: int) -> Array:
-    found = _along_last(xp, "log_softmax", 1, None, x, y, g) if axis == -1 else None
+    found = _along_one(xp, "log_softmax", axis, None, x, y, g)
     if found is not None:
         return found
     return g - multiply_no_nan(xp, xp.sum(g, axis=axis, keepdims=True), xp.exp(y))

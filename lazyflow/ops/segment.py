@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.core.arrays import begins
 from lazyflow.cuda import rows as there
-from lazyflow.cuda.places import Segments, placed_among_all
+from lazyflow.cuda.places import placed_among_all
+from lazyflow.cuda.segments import Segments, along_segments, slopes_along_segments
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError, counted
 from lazyflow.ops.attention import ATTENTIONS_BY_PARTS
@@ -116,14 +117,31 @@ class ByCount(NamedTuple):
         says."""
         if isinstance(x, np.ndarray):
             found[...] = _extremes_here(x, None, begins(self.counts), of)
-        elif there.has_rows(x.dtype):
-            groups = groups_of(self.xp, self.counts)
-            there.extremes_of_groups(_matrix(self.xp, x), groups, found.reshape(self.n, -1), of)
         else:
             of.at(found, self.xp.asarray(np.repeat(np.arange(self.n), self.counts)), x)
 
 
 Parted = ByIndex | ByCount
+
+
+def _made_there(name: str, parted: Parted, x: Array, out: Array = None) -> Array | None:
+    """What a kernel of a device makes along segments that lie behind each other; None where there is none."""
+    if not _has_kernel(parted, x):
+        return None
+    return along_segments(name, x, groups_of(parted.xp, parted.counts), parted.n, out)
+
+
+def _pulled_there(name: str, parted: Parted, g: Array, y: Array, x: Array) -> Array | None:
+    """The same of the cotangents of rows."""
+    if not _has_kernel(parted, x) or not g.dtype == y.dtype == x.dtype:
+        return None
+    return slopes_along_segments(name, g, y, x, groups_of(parted.xp, parted.counts), parted.n)
+
+
+def _has_kernel(parted: Parted, x: Array) -> TypeGuard[ByCount]:
+    if not isinstance(parted, ByCount) or symbolic(parted.xp) or isinstance(x, np.ndarray):
+        return False
+    return bool(x.size) and there.has_rows(x.dtype)
 
 
 def _extremes_here(x: Array, positions: Array | None, edges: Array, of: Any) -> Array:
@@ -167,12 +185,14 @@ def _bounds(dtype: DType) -> tuple[float, float]:
 
 def largest_of(x: Array, parted: Parted) -> Array:
     """Of each segment the largest of each column."""
-    return _extremes(x, parted, parted.xp.maximum, _bounds(x.dtype)[0])
+    found = _made_there("max", parted, x)
+    return _extremes(x, parted, parted.xp.maximum, _bounds(x.dtype)[0]) if found is None else found
 
 
 def smallest_of(x: Array, parted: Parted) -> Array:
     """Of each segment the smallest of each column."""
-    return _extremes(x, parted, parted.xp.minimum, _bounds(x.dtype)[1])
+    found = _made_there("min", parted, x)
+    return _extremes(x, parted, parted.xp.minimum, _bounds(x.dtype)[1]) if found is None else found
 
 
 def _extremes(x: Array, parted: Parted, of: Any, empty: float) -> Array:
@@ -186,6 +206,9 @@ def _extremes(x: Array, parted: Parted, of: Any, empty: float) -> Array:
 
 def _max_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
     """Shared among equals."""
+    found = _pulled_there("max", parted, g, y, x)
+    if found is not None:
+        return found
     chosen = x == parted.spread(y)
     count = parted.xp.maximum(parted.sums(chosen.astype(g.dtype)), 1)
     return select(parted.xp, chosen, parted.spread(g / count))
@@ -195,6 +218,9 @@ def softmax_of_parts(x: Array, parted: Parted) -> Array:
     """Softmax of each column of each segment."""
     if x.dtype == np.float16:
         return softmax_of_parts(wide(x), parted).astype(x.dtype)
+    found = _made_there("softmax", parted, x)
+    if found is not None:
+        return found
     xp = parted.xp
     y = x - parted.spread(largest_of(x, parted))
     xp.exp(y, y)
@@ -202,6 +228,9 @@ def softmax_of_parts(x: Array, parted: Parted) -> Array:
 
 
 def _segment_softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
+    found = _pulled_there("softmax", parted, g, y, x)
+    if found is not None:
+        return found
     weighted = multiply_no_nan(parted.xp, g, y)
     return weighted - multiply_no_nan(parted.xp, parted.spread(parted.sums(weighted)), y)
 
@@ -209,11 +238,17 @@ def _segment_softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
 def _log_softmax(x: Array, parted: Parted) -> Array:
     if x.dtype == np.float16:
         return _log_softmax(wide(x), parted).astype(x.dtype)
+    found = _made_there("log_softmax", parted, x)
+    if found is not None:
+        return found
     y = x - parted.spread(largest_of(x, parted))
     return y - parted.spread(parted.xp.log(parted.sums(parted.xp.exp(y))))
 
 
 def _segment_log_softmax_x(g: Array, y: Array, x: Array, parted: Parted) -> Array:
+    found = _pulled_there("log_softmax", parted, g, y, x)
+    if found is not None:
+        return found
     return g - multiply_no_nan(parted.xp, parted.spread(parted.sums(g)), parted.xp.exp(y))
 
 
@@ -242,9 +277,33 @@ def _laid_flat(xp: ArrayModule, name: str, arrays: Sequence[Array], ndim: int, i
     return _Flat(flat, checked_behind(xp, name, index, batch, n, 1), batch * n, batch)
 
 
-def _is_there(index: Array, x: Array) -> bool:
-    """Whether rows and their indices are on a device."""
-    return devices.is_on_gpu(index) and devices.is_on_gpu(x)
+def _segments_there(x: Array, index: Array, place: Array, inner: int, n: int) -> Segments | None:
+    """What kernels of a device are told of small nodes; None elsewhere."""
+    if not (devices.is_on_gpu(index) and devices.is_on_gpu(x)):
+        return None
+    found = Segments(index, place, inner, n)
+    return found if found.suits(x) else None
+
+
+_SUMMED = ("scatter", "segment_mean")
+
+
+def _made_by_index(name: str, x: Array, segments: Segments, n: int, out: Array) -> Array:
+    """By one kernel, of ``n`` segments."""
+    if name in _SUMMED:
+        return segments.sums(x, n, name == "segment_mean", out)
+    return along_segments(name.removeprefix("segment_"), x, segments, n, out)
+
+
+def _pulled_by_index(name: str, g: Array, y: Array, x: Array, segments: Segments, n: int) -> Array:
+    if name in _SUMMED:
+        return segments.spread(g, len(x), name == "segment_mean")
+    return slopes_along_segments(name.removeprefix("segment_"), g, y, x, segments, n)
+
+
+def _end_to_end_rows(x: Array) -> Array:
+    """The rows of nodes of one size."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def _forward(
@@ -258,11 +317,10 @@ def _forward(
     name: str,
     ndim: int,
 ) -> Array:
-    if kernel is _segment_mean and _is_there(index, x) and x.ndim > ndim:
-        mine = Segments(index, None, x.shape[1], n)
-        if mine.suits(x):
-            sums = mine.sums(x.reshape(-1, *x.shape[2:]), len(x) * n, True, out)
-            return sums if sums is out else sums.reshape(len(x), n, *x.shape[2:])
+    mine = _segments_there(x, index, None, x.shape[1], n) if x.ndim > ndim else None
+    if mine is not None:
+        found = _made_by_index(name, _end_to_end_rows(x), mine, len(x) * n, out)
+        return found if found is out else found.reshape(len(x), len(found) // len(x), *x.shape[2:])
     flat = _laid_flat(xp, name, [x], ndim, index, n)
     y = kernel(*flat.arrays, ByIndex(xp, flat.index, flat.n))
     return y if flat.batch is None else y.reshape(flat.batch, len(y) // flat.batch, *y.shape[1:])
@@ -270,11 +328,11 @@ def _forward(
 
 def _backward(pull: Callable[..., Array]) -> Callable[..., Array]:
     def vjp(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, *, n: int, name: str, ndim: int) -> Array:
-        if pull is _segment_mean_x and _is_there(index, x) and x.ndim > ndim and not symbolic(xp):
-            mine = Segments(index, None, x.shape[1], n)
-            if mine.suits(x) and g.dtype == x.dtype:
-                whole = mine.spread(g.reshape(-1, *g.shape[2:]), x.shape[0] * x.shape[1], mean=True)
-                return whole.reshape(x.shape)
+        fits = not symbolic(xp) and x.ndim > ndim and g.dtype == y.dtype == x.dtype
+        mine = _segments_there(x, index, None, x.shape[1], n) if fits else None
+        if mine is not None:
+            rows = _end_to_end_rows(g), _end_to_end_rows(y), _end_to_end_rows(x)
+            return _pulled_by_index(name, *rows, mine, len(x) * n).reshape(x.shape)
         flat = _laid_flat(xp, name, [g, y, x], ndim, index, n)
         answer = pull(*flat.arrays, ByIndex(xp, flat.index, flat.n))
         assert flat.batch is not None  # cotangents have the batch axis
@@ -357,20 +415,20 @@ def _segments_before(place: Array) -> int:
 
 def _op_by_parts(name: str) -> Op:
     kernel, vjp = _KERNELS[name]
-    by_rows, mean, added = name == "segment_softmax", name == "segment_mean", name in ("scatter", "segment_mean")
+    operation, by_rows = name, name == "segment_softmax"
 
     def forward(xp: ArrayModule, x: Array, index: Array, place: Array, out: Array = None, *, name: str) -> Array:
         n = _segments_before(place) if by_rows else len(out)
-        mine = Segments(index, place, 0, 0) if added and _is_there(index, x) else None
-        if mine is not None and mine.suits(x):
-            return mine.sums(x, n, mean, out)
+        mine = _segments_there(x, index, place, 0, 0)
+        if mine is not None:
+            return _made_by_index(operation, x, mine, n, out)
         return kernel(x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     def back(xp: ArrayModule, g: Array, y: Array, x: Array, index: Array, place: Array, *, name: str) -> Array:
         n = _segments_before(place) if by_rows else len(g)
-        mine = Segments(index, place, 0, 0) if added and _is_there(index, x) else None
-        if mine is not None and mine.suits(x) and g.dtype == x.dtype:
-            return mine.spread(g, len(x), mean)
+        mine = _segments_there(x, index, place, 0, 0) if g.dtype == x.dtype else None
+        if mine is not None:
+            return _pulled_by_index(operation, g, y, x, mine, n)
         return vjp(g, y, x, ByIndex(xp, _placed(xp, name, index, place), n))
 
     return Op(name, OPS[name].infer, forward, (back, None))
