@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lazyflow.cells.program import elementwise_formulas
-from lazyflow.cuda import along, attention, draws, norms, places, rows, segments
+from lazyflow.cuda import along, attention, draws, norms, places, reductions, rows, segments
 from lazyflow.cuda.module import with_helpers
 from lazyflow.cuda.text import OPTIONS, REALS, STORED
 from lazyflow.fuse import cuda, phases
@@ -102,6 +102,7 @@ def fixed():
         draws.DRAW_SOURCE,
         places.PLACE_SOURCE,
         segments.SEGMENT_SOURCE,
+        reductions.STRETCH_SOURCE,
         stored,
         *formulas,
         *levels,

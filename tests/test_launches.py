@@ -41,6 +41,10 @@ def read(weight, k):
     return lf.embedding(weight, np.array([k, 2, k]))
 
 
+def of_length(weight, k):
+    return lf.embedding(weight, np.arange(1 + k % 3))
+
+
 def attended(weight, k, mask=None, p=0.0):
     x = lf.embedding(weight, np.array([k, 2]))
     return nn.functional.scaled_dot_product_attention(x, x, x, mask, p)
@@ -73,6 +77,27 @@ OPERATIONS = {
         for name in ("segment_max", "segment_softmax")
     },
     "softmax of columns": (lambda w, v, k: lf.softmax(read(w, k), axis=0), ["along_segments"], ["along_segments"]),
+    **{
+        f"{name} of all": (lambda w, v, k, name=name: getattr(lf, name)(w[k] * v), *[["reduce_stretches"]] * 2)
+        for name in ("var", "std", "norm", "logsumexp")
+    },
+    "order": (
+        lambda w, v, k: lf.sum(lf.argsort(of_length(w, k), axis=0).astype("float32") * of_length(w, k), axis=0),
+        ["order_stretches", "sum_groups"],
+        ["repeat_groups", "add_rows_1"],
+    ),
+    "rows around": (
+        lambda w, v, k: lf.sum(lf.pad(of_length(w, k), ((1, 0), (0, 0))), axis=0),
+        ["pad_stretches", "sum_groups"],
+        ["pad_stretches", "repeat_groups"],
+    ),
+    **{
+        f"{name} of lengths": (
+            lambda w, v, k, name=name: getattr(lf, name)(of_length(w, k), axis=0),
+            *[["reduce_stretches"]] * 2,
+        )
+        for name in ("var", "std", "norm", "logsumexp")
+    },
     "embedding": (lambda w, v, k: lf.embedding(w, k % 3), [], []),
     "embedding of an array": (lambda w, v, k: lf.embedding(w, np.array([k, 2])), [], []),
     "attention": (lambda w, v, k: attended(w, k), ["attend"], ["attend_back", "attend_back_of_keys"]),

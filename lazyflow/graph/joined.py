@@ -34,6 +34,7 @@ from lazyflow.core.arrays import Ints
 from lazyflow.graph.graph import Graph
 from lazyflow.ops.base import NOTHING, Shape
 from lazyflow.ops.rows import ByParts, ByRows, by_parts, by_rows
+from lazyflow.ops.stretches import LOOPED_ON_HOST
 from lazyflow.record.tape import (
     CONSTANT_OP,
     IMPORT_OP,
@@ -465,7 +466,9 @@ def _parts_of(signature: Signature) -> ByParts | None:
         return None
     found = by_parts(op, [o.shape for o in _operands(signature)], kind.shape, signature.static)
     alike = {(o.dtype, o.type is not None and o.type.requires_grad, o.vjp is not None) for o in operands}
-    return None if found is None or (found.of_list and len(alike) > 1) else found
+    if found is None or (found.of_list and len(alike) > 1):
+        return None
+    return None if kind.device == "cpu" and op.name in LOOPED_ON_HOST and "more" in found.static else found
 
 
 def _apart(signature: Signature, parts: ByParts) -> Signature:

@@ -12,16 +12,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lazyflow import core
 from lazyflow.device import Array, HostArray
-from lazyflow.ops.base import Shape, total
+from lazyflow.ops.base import Op, Shape, total
 from lazyflow.ops.conv import bins_of, divisors_of, pool_axes, windows_in_core
 from lazyflow.ops.formula import has_nan
 from lazyflow.ops.loss import losses_of_rows, slopes_of_rows
+from lazyflow.ops.stretches import ALONG_STRETCHES
 
 Left = Sequence[int] | None  # nodes that are left out, None for all
 
@@ -123,13 +125,18 @@ class _Pools:
 AXES = 4  # of a move, at most
 
 
+def _reversed(table: HostArray) -> HostArray:
+    """The moves from there to here."""
+    found: HostArray = table[:, [1, 0, *range(2, 6), *range(10, 14), *range(6, 10)]].copy()
+    return found
+
+
 class _Moves:
     """What puts elements of its operands elsewhere. ``tables``: of each operand what `core.machine.move` takes."""
 
     def __init__(self, tables: Sequence[HostArray]) -> None:
         self.tables = tables
-        two, four = [1, 0], [*range(2, 6)]
-        self.backwards = [table[:, [*two, *four, *range(10, 14), *range(6, 10)]].copy() for table in tables]
+        self.backwards = [_reversed(table) for table in tables]
 
     def forward(self, out: Array, *operands: Array) -> Left:
         for operand, table in zip(operands, self.tables, strict=True):
@@ -161,6 +168,48 @@ class _Reductions:
 
     def gradient(self, which: int, g: Array, y: Array, *operands: Array) -> Array | None:
         return None
+
+
+class _Stretches:
+    """Reductions over axes that stand together, by what makes them of stretches that lie behind each other (see
+    `lazyflow.ops.stretches`): ``lines`` puts the elements so, ``counts`` of them each, ``results`` the results."""
+
+    def __init__(self, op: Op, static: dict[str, Any], sizes: HostArray, at: HostArray, read: HostArray) -> None:
+        self.kernel, self.vjp = (partial(f, np, **static) for f in (op.forward, _only_vjp(op)))
+        a, n, b = sizes.T
+        one, none, elements, kept = np.ones_like(a), np.zeros_like(a), a * n * b, a * b
+        begins, places = np.cumsum(elements) - elements, np.cumsum(kept) - kept
+        self.size, self.kept = int(elements.sum()), int(kept.sum())
+        self.counts = np.repeat(n, kept)
+        lines = np.stack([begins, read, one, a, b, n, none, b * n, n, one, none, n * b, one, b], 1)
+        by_columns = lines[:, [0, 1, 2, 3, 5, 4, 6, 7, 9, 8, 10, 11, 13, 12]]
+        self.lines = np.where((b > n)[:, None], by_columns, lines)  # the longer loop is the inner one
+        self.results = np.stack([at, places, one, one, one, kept, none, none, none, one, none, none, none, one], 1)
+
+    def _gathered(self, x: Array, table: HostArray, size: int) -> Array:
+        found = np.empty(size, x.dtype)
+        core.machine.move(found, x, table)
+        return found
+
+    def forward(self, out: Array, *operands: Array) -> Left:
+        rows = self._gathered(operands[0], self.lines, self.size)
+        core.machine.move(out, np.ascontiguousarray(self.kernel(rows, self.counts)), self.results)
+        return []
+
+    def back(self, which: int, target: Array, g: Array, y: Array, *operands: Array) -> Left:
+        share, found = (self._gathered(x, _reversed(self.results), self.kept) for x in (g, y))
+        slopes = self.vjp(share, found, self._gathered(operands[0], self.lines, self.size), self.counts)
+        core.machine.move(target, np.ascontiguousarray(slopes), _reversed(self.lines), True)
+        return []
+
+    def gradient(self, which: int, g: Array, y: Array, *operands: Array) -> Array | None:
+        return None
+
+
+def _only_vjp(op: Op) -> Callable[..., Array]:
+    (vjp,) = op.vjps
+    assert vjp is not None
+    return vjp
 
 
 class _AlongRows:
@@ -311,10 +360,13 @@ def _pools(forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach
 def _with_own(forms: Sequence[Any], own: Callable[[Any], list[int]], *columns: HostArray) -> HostArray:
     """Of each node a row: of columns, and of what its form says, which is worked out once a form."""
     known = {form: own(form) for form in dict.fromkeys(forms)}
-    return np.column_stack([*columns, np.array([known[form] for form in forms], np.int64)]).astype(np.int64, copy=False)
+    own_columns = np.array([known[form] for form in forms], np.int64)
+    return np.column_stack([*columns, own_columns]).astype(np.int64, copy=False)
 
 
-def _reductions(name: str, forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
+def _reduced_sizes(forms: Sequence[Any]) -> Callable[[Any], list[int]] | None:
+    """Of a form the sizes of the axes before those that are reduced, of these, and of those behind; None where they do
+    not stand together."""
     [x] = forms[0].operands
     axes = sorted(forms[0].static["axis"])
     if x.dtype.char not in "fd" or x.kind != "row" or axes != list(range(axes[0], axes[0] + len(axes))):
@@ -325,7 +377,20 @@ def _reductions(name: str, forms: Sequence[Any], at: HostArray, reads: Sequence[
         low, high = len(shape) + axes[0], len(shape) + axes[-1] + 1
         return [*map(math.prod, (shape[:low], shape[low:high], shape[high:]))]
 
-    return _Reductions(core.machine.REDUCED[name], _with_own(forms, sizes, at, reads[0]))
+    return sizes
+
+
+def _reductions(name: str, forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
+    sizes = _reduced_sizes(forms)
+    return None if sizes is None else _Reductions(core.machine.REDUCED[name], _with_own(forms, sizes, at, reads[0]))
+
+
+def _stretches(name: str, forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
+    statics = [{key: form.static[key] for key in ("ddof", "ord") if key in form.static} for form in forms]
+    sizes = _reduced_sizes(forms)
+    if sizes is None or any(static != statics[0] for static in statics):
+        return None
+    return _Stretches(ALONG_STRETCHES[name], statics[0], _with_own(forms, sizes), at, reads[0])
 
 
 def _rows_along(name: str, forms: Sequence[Any], at: HostArray, reads: Sequence[Any]) -> ForEach | None:
@@ -486,6 +551,7 @@ FOR_EACH: dict[str, Maker] = {
     "mean": lambda *nodes: _reductions("mean", *nodes),
     "max": lambda *nodes: _reductions("max", *nodes),
     "min": lambda *nodes: _reductions("min", *nodes),
+    **{name: partial(_stretches, name) for name in ("logsumexp", "norm", "std", "var")},
     "softmax": lambda *nodes: _rows_along("softmax", *nodes),
     "log_softmax": lambda *nodes: _rows_along("log_softmax", *nodes),
     "standardise": lambda *nodes: _rows_along("standardise", *nodes),

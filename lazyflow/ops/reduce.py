@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache, partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from lazyflow import core
 from lazyflow.core.arrays import begins
 from lazyflow.cuda import rows as there
 from lazyflow.cuda.along import ROW_OPERATIONS, SLOPES, along_rows
+from lazyflow.cuda.reductions import MOST_OF_A_WARP, STRETCH_REDUCTIONS, reduce_stretches, slopes_of_stretches
 from lazyflow.cuda.segments import along_segments, slopes_along_segments
 from lazyflow.cuda.text import REALS
 from lazyflow.device import Array, ArrayModule, DType
@@ -207,21 +209,54 @@ PROD = _reduction("prod", _prod, _prod_x, dtype=summed_dtype, empty=True)
 # Extremes and truth values.
 
 
-def _along_there(xp: ArrayModule, name: str, axis: Axes, x: Array, *of: Array) -> Array | None:
-    """What a kernel of a device makes along axes that stand together, or of cotangents and results those of ``x``; None
-    where there is none."""
+class _Lined(NamedTuple):
+    """Arrays as rows of a device, those of each group behind each other; how many groups there are."""
+
+    rows: list[Array]
+    groups: there.Groups
+    number: int
+
+
+def _lined(xp: ArrayModule, axis: Axes, x: Array, *of: Array, whole: bool = False) -> _Lined | None:
+    """``x``, with axes that stand together as one, and what has an element for each that is left, or all of them;
+    None where a device has no kernels for it."""
     if xp is np or symbolic(xp) or x.dtype.name not in REALS or not x.size or not axis:
         return None
     low, high = x.ndim + min(axis), x.ndim + max(axis) + 1
     n, inner = math.prod(x.shape[low:high]), math.prod(x.shape[high:])
-    size = x.size if name.endswith("softmax") else x.size // n
-    if high - low != len(axis) or any(a.dtype != x.dtype or a.size != size for a in of):
+    size = x.size if whole else x.size // n
+    if high - low != len(axis) or n > MOST_OF_A_WARP or any(a.dtype != x.dtype or a.size != size for a in of):
         return None
-    rows = [xp.ascontiguousarray(a).reshape(-1, inner) for a in (*of, x)]
-    groups, count = there.Groups(None, n), x.size // (n * inner)
+    rows = [xp.ascontiguousarray(a).reshape(-1, inner) for a in (x, *of)]
+    return _Lined(rows, there.Groups(None, n), x.size // (n * inner))
+
+
+def _along_there(xp: ArrayModule, name: str, axis: Axes, x: Array, *of: Array) -> Array | None:
+    """What a kernel of a device makes along axes, or of cotangents and results the cotangents of ``x``; None where
+    there is none."""
+    found = _lined(xp, axis, x, *of, whole=name.endswith("softmax"))
+    if found is None:
+        return None
+    (rows, *more), groups, count = found
     if not of:
-        return along_segments(name, rows[0], groups, count).reshape(x.shape)
-    return slopes_along_segments(name, rows[0], rows[1], rows[2], groups, count).reshape(x.shape)
+        return along_segments(name, rows, groups, count).reshape(x.shape)
+    g, y = more
+    return slopes_along_segments(name, g, y, rows, groups, count).reshape(x.shape)
+
+
+def _reduced_there(
+    xp: ArrayModule, what: object, x: Array, axis: Axes, keepdims: bool, *of: Array, ddof: int = 0
+) -> Array | None:
+    """The same of `STRETCH_REDUCTIONS`."""
+    found = _lined(xp, axis, x, *of)
+    if found is None:
+        return None
+    (rows, *more), groups, count = found
+    if not of:
+        shape = _reduced((*x.shape,), axis, keepdims)
+        return reduce_stretches(STRETCH_REDUCTIONS[what], rows, groups, count, ddof).reshape(shape)
+    g, y = more
+    return slopes_of_stretches(STRETCH_REDUCTIONS[what], g, y, rows, groups, ddof).reshape(x.shape)
 
 
 def _extreme_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
@@ -312,11 +347,17 @@ def _wide_centred(xp: ArrayModule, x: Array, axis: Axes) -> Array:
 
 
 def _var_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+    found = _reduced_there(xp, "var", x, axis, keepdims, g, y, ddof=ddof)
+    if found is not None:
+        return found
     share = _spread(g, axis, keepdims) * (2 / (_elements(x, axis) - ddof))
     return multiply_no_nan(xp, share, _centred(xp, x, axis))
 
 
 def _std_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
+    found = _reduced_there(xp, "std", x, axis, keepdims, g, y, ddof=ddof)
+    if found is not None:
+        return found
     y = _spread(y, axis, keepdims)
     slope = select(xp, y != 0, _centred(xp, x, axis) / (y + (y == 0)) / (_elements(x, axis) - ddof))
     return multiply_no_nan(xp, _spread(g, axis, keepdims), slope)
@@ -325,6 +366,9 @@ def _std_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdim
 def _var(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
     if x.dtype.kind != "f":
         return x.var(axis=axis, keepdims=keepdims, ddof=ddof)
+    found = _reduced_there(xp, "var", x, axis, keepdims, ddof=ddof)
+    if found is not None:
+        return found
     return _wide_var(xp, x, axis, keepdims, ddof).astype(x.dtype, copy=False)
 
 
@@ -336,6 +380,9 @@ def _wide_var(xp: ArrayModule, x: Array, axis: Axes, keepdims: bool, ddof: int) 
 def _std(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ddof: int) -> Array:
     if x.dtype.kind != "f":
         return x.std(axis=axis, keepdims=keepdims, ddof=ddof)
+    found = _reduced_there(xp, "std", x, axis, keepdims, ddof=ddof)
+    if found is not None:
+        return found
     return xp.sqrt(_wide_var(xp, x, axis, keepdims, ddof)).astype(x.dtype, copy=False)
 
 
@@ -352,6 +399,9 @@ def _norm_infer(x: Abstract, ord: float = 2, axis: Axis = None, keepdims: bool =
 
 
 def _norm(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool, ord: float) -> Array:
+    found = _reduced_there(xp, ("norm", ord), x, axis, keepdims)
+    if found is not None:
+        return found
     out = _room(out, x, axis, keepdims)
     if ord == 2:
         x, dtype = wide(x), x.dtype
@@ -361,6 +411,9 @@ def _norm(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims:
 
 
 def _norm_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool, ord: float) -> Array:
+    found = _reduced_there(xp, ("norm", ord), x, axis, keepdims, g, y)
+    if found is not None:
+        return found
     g, y = _spread(g, axis, keepdims), _spread(y, axis, keepdims)
     if ord == 2:
         return multiply_no_nan(xp, g, select(xp, y != 0, x / (y + (y == 0))))
@@ -382,6 +435,9 @@ def _floating_infer(name: str, x: Abstract, axis: Axis = None, keepdims: bool = 
 
 
 def _logsumexp(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keepdims: bool) -> Array:
+    found = _reduced_there(xp, "logsumexp", x, axis, keepdims)
+    if found is not None:
+        return found
     x, dtype = wide(x), x.dtype
     top = x.max(axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # inf - inf is not a number
@@ -396,6 +452,9 @@ def _logsumexp(xp: ArrayModule, x: Array, out: Array = None, *, axis: Axes, keep
 
 
 def _logsumexp_x(xp: ArrayModule, g: Array, y: Array, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    found = _reduced_there(xp, "logsumexp", x, axis, keepdims, g, y)
+    if found is not None:
+        return found
     y = xp.where(y == -math.inf, 0, y)  # nothing but minus infinities: what they are less it is not a number
     return multiply_no_nan(xp, _spread(g, axis, keepdims), xp.exp(x - _spread(y, axis, keepdims)))
 

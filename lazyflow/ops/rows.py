@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from lazyflow.ops.attention import ATTENTIONS
 from lazyflow.ops.base import OPS, Op, Shape
 from lazyflow.ops.segment import BY_PARTS
-from lazyflow.ops.stretches import ALONG_STRETCHES, LOSSES_OF_ELEMENTS
+from lazyflow.ops.stretches import ALONG_STRETCHES, LOSSES_OF_ELEMENTS, OVER_MORE_AXES
 
 
 class ByRows(NamedTuple):
@@ -185,10 +185,15 @@ def _read_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static
 
 
 def _over_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
-    (shape,) = operands
-    if static["axis"] != (-len(shape),) or not shape[0]:
+    (shape,), axes = operands, static["axis"]
+    if axes != tuple(range(-len(shape), len(axes) - len(shape))) or not axes or not shape[0]:
         return None
-    return ByParts(op, (0,), shape[:1], "count", {}, result[1:] if static["keepdims"] else result)
+    own = {key: static[key] for key in ("ddof", "ord") if key in static}
+    if len(axes) == 1:
+        return ByParts(op, (0,), shape[:1], "count", own, result[1:] if static["keepdims"] else result)
+    if static["keepdims"]:
+        return None
+    return ByParts(OVER_MORE_AXES[op.name], (0,), shape[:1], "count", {**own, "more": len(axes) - 1}, result)
 
 
 def _along_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
@@ -198,6 +203,18 @@ def _along_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Stati
 def _running_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     axis = static["axis"] == (-len(result),) and operands[0] == result
     return ByParts(op, (0,), result[:1], "count", {}, result[1:]) if axis else None
+
+
+def _ordered_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    return ByParts(op, (0,), result[:1], "count", {}, result[1:]) if static["axis"] == -len(result) else None
+
+
+def _padded_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    """With rows of one number before and behind, and nothing along other axes."""
+    (pair, *others), fill = static["pads"], static["fill"]
+    if fill is None or any(map(any, others)) or not any(pair) or not operands[0][0]:
+        return None
+    return ByParts(op, (0,), operands[0][:1], "count", {"pair": pair, "fill": fill}, result[1:])
 
 
 def _one_of_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
@@ -239,7 +256,9 @@ OPS_OF_PARTS = {**BY_PARTS, **ALONG_STRETCHES}
 PART_RULES: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | None]] = {
     **dict.fromkeys(("scatter", "segment_mean", "segment_max", "segment_softmax"), _added),
     **dict.fromkeys(("lookup", "take"), _read_parts),
-    **dict.fromkeys(("argmax", "argmin", "logsumexp", "max", "mean", "min", "sum"), _over_parts),
+    **dict.fromkeys(("argmax", "argmin", "logsumexp", "max", "mean", "min", "norm", "std", "sum", "var"), _over_parts),
+    "argsort": _ordered_parts,
+    "pad": _padded_parts,
     **dict.fromkeys(("cumsum", "flip"), _running_parts),
     **dict.fromkeys(("cross_entropy", "nll", "pick"), _one_of_parts),
     **dict.fromkeys(LOSSES_OF_ELEMENTS, _losses_of_parts),
@@ -254,7 +273,7 @@ ALONG = (
     "log_softmax", "sparsemax", "flip", "standardise",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(ALONG, _other_axes),
+    **dict.fromkeys((*ALONG, "argsort"), _other_axes),
     **dict.fromkeys(("matmul", "dot", "outer", "einsum", "einsum_or_zero"), _lettered),
     **dict.fromkeys(("cross_entropy", "nll", "hinge", *LOSSES_OF_ELEMENTS), _losses),
     **dict.fromkeys(("lookup", "take", "pick"), _indexed),

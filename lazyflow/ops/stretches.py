@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from lazyflow.core.arrays import begins
-from lazyflow.device import Array, ArrayModule, HostArray
+from lazyflow.cuda import reductions as there
+from lazyflow.cuda.rows import has_rows
+from lazyflow.device import Array, ArrayModule, HostArray, module
 from lazyflow.errors import counted
-from lazyflow.ops.base import OPS, Op, looking_at, on_device, total, wide
-from lazyflow.ops.formula import multiply_no_nan
-from lazyflow.ops.reduce import RUNNING_WIDER, summed_dtype
-from lazyflow.ops.segment import ByCount, largest_of, smallest_of, softmax_of_parts
+from lazyflow.ops.base import OPS, Op, brought, looking_at, on_device, total, wide, written
+from lazyflow.ops.formula import multiply_no_nan, select
+from lazyflow.ops.reduce import RUNNING_WIDER, averaged, groups_of, summed_dtype
+from lazyflow.ops.segment import BY_PARTS, ByCount, largest_of, smallest_of, softmax_of_parts
 
 StretchKernel = Callable[..., Array]
 
@@ -79,10 +82,96 @@ def _position_there(extreme: StretchKernel, xp: ArrayModule, x: Array, counts: A
     return smallest_of(xp.where(chosen, places, np.inf), parted).astype(np.intp)
 
 
-# Exponentials: see `lazyflow.ops.reduce`.
+# Reductions by kernels of a device, and of others: see `lazyflow.ops.reduce`.
+
+
+def _reduced_of(what: object, xp: ArrayModule, x: Array, counts: Array, ddof: int = 0) -> Array | None:
+    """What a kernel of a device makes of stretches of rows; None where there is none."""
+    if xp is np or not has_rows(x.dtype) or not x.size:
+        return None
+    return there.reduce_stretches(there.STRETCH_REDUCTIONS[what], x, groups_of(xp, counts), len(counts), ddof)
+
+
+def _slopes_of(what: object, g: Array, y: Array, x: Array, counts: Array, ddof: int = 0) -> Array | None:
+    """The same of the cotangents of rows."""
+    if isinstance(x, np.ndarray) or not has_rows(x.dtype) or not g.dtype == y.dtype == x.dtype or not x.size:
+        return None
+    groups = groups_of(module(x), counts)
+    return there.slopes_of_stretches(there.STRETCH_REDUCTIONS[what], g, y, x, groups, ddof)
+
+
+def _off_mean(xp: ArrayModule, x: Array, parted: ByCount) -> Array:
+    """What rows are off the mean of their stretch, counted from its first row: equal ones are off by nothing."""
+    first = _rows_at(xp, x, _first_rows(parted.counts))
+    off = x - parted.spread(xp.where(abs(first) <= np.finfo(x.dtype).max / 4, first, 0))
+    return off - parted.spread(parted.sums(off) / _beside(xp, parted.counts.astype(x.dtype), x))
+
+
+def _moment_of_parts(name: str, xp: ArrayModule, x: Array, counts: Array, out: Array = None, *, ddof: int) -> Array:
+    dtype = averaged(x.dtype)
+    x = wide(x.astype(dtype, copy=False))
+    found = _reduced_of(name, xp, x, counts, ddof)
+    if found is None:
+        parted = ByCount(xp, counts)
+        off = _off_mean(xp, x, parted)
+        found = parted.sums(off * off) / _beside(xp, (counts - ddof).astype(x.dtype), x)
+        found = xp.sqrt(found) if name == "std" else found
+    return found.astype(dtype, copy=False)
+
+
+def _var_of_parts_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array, *, ddof: int) -> Array:
+    found = _slopes_of("var", g, y, x, counts, ddof)
+    if found is not None:
+        return found
+    parted, rows = ByCount(xp, counts), wide(x)
+    share = g * _beside(xp, 2 / (counts - ddof).astype(rows.dtype), rows)
+    return multiply_no_nan(xp, parted.spread(share), _off_mean(xp, rows, parted)).astype(x.dtype, copy=False)
+
+
+def _std_of_parts_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array, *, ddof: int) -> Array:
+    found = _slopes_of("std", g, y, x, counts, ddof)
+    if found is not None:
+        return found
+    parted, rows = ByCount(xp, counts), wide(x)
+    y = y.astype(rows.dtype, copy=False)
+    below = (y + (y == 0)) * _beside(xp, (counts - ddof).astype(rows.dtype), rows)
+    known = parted.spread((y != 0).astype(rows.dtype)) != 0
+    slope = select(xp, known, _off_mean(xp, rows, parted) / parted.spread(below))
+    return multiply_no_nan(xp, parted.spread(g), slope).astype(x.dtype, copy=False)
+
+
+def _norm_of_parts(xp: ArrayModule, x: Array, counts: Array, out: Array = None, *, ord: float) -> Array:
+    found = _reduced_of(("norm", ord), xp, x, counts)
+    if found is not None:
+        return found
+    parted, rows = ByCount(xp, counts), wide(x)
+    if ord == 2:
+        found = xp.sqrt(parted.sums(rows * rows))
+    else:
+        found = (parted.sums if ord == 1 else partial(largest_of, parted=parted))(abs(rows))
+    return found.astype(x.dtype, copy=False)
+
+
+def _norm_of_parts_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array, *, ord: float) -> Array:
+    found = _slopes_of(("norm", ord), g, y, x, counts)
+    if found is not None:
+        return found
+    parted = ByCount(xp, counts)
+    share = parted.spread(g)
+    if ord == 2:
+        whole = parted.spread(y)
+        return multiply_no_nan(xp, share, select(xp, whole != 0, x / (whole + (whole == 0))))
+    if ord == np.inf:
+        chosen = xp.abs(x) == parted.spread(y)
+        many = parted.sums(chosen.astype(x.dtype))
+        share = select(xp, chosen, parted.spread(g / xp.maximum(many, 1)))
+    return select(xp, x > 0, share) - select(xp, x < 0, share)
 
 
 def _logsumexp_of_parts(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
+    found = _reduced_of("logsumexp", xp, x, counts)
+    if found is not None:
+        return found
     parted, dtype, x = ByCount(xp, counts), x.dtype, wide(x)
     top = largest_of(x, parted)
     top = xp.where(xp.isfinite(top), top, 0)
@@ -95,8 +184,77 @@ def _logsumexp_of_parts(xp: ArrayModule, x: Array, counts: Array, out: Array = N
 
 
 def _logsumexp_of_parts_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array) -> Array:
+    found = _slopes_of("logsumexp", g, y, x, counts)
+    if found is not None:
+        return found
     parted, y = ByCount(xp, counts), xp.where(y == -np.inf, 0, y)
     return multiply_no_nan(xp, parted.spread(g), xp.exp(x - parted.spread(y)))
+
+
+# The order of elements, equal ones in theirs, and rows around each stretch.
+
+
+def _order_of_parts(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
+    if xp is not np and int(counts.max()) <= there.MOST_ORDERED:
+        whole = x if has_rows(x.dtype) else x.astype(np.float32 if x.dtype.kind == "f" else np.int64)
+        return there.order_stretches(whole, groups_of(xp, counts), len(counts))
+    answer = xp.empty(x.shape, np.intp)
+    for _, rows in _of_each_length(counts):
+        rows = on_device(xp, rows)
+        answer[rows] = xp.argsort(x[rows], axis=1, kind="stable")
+    return answer
+
+
+def _padded_of_parts(
+    xp: ArrayModule, x: Array, counts: Array, out: Array = None, *, pair: tuple[int, int], fill: float
+) -> Array:
+    if xp is not np and has_rows(x.dtype) and x.size:
+        return there.pad_stretches(x, groups_of(xp, counts), len(counts), pair, fill)
+    whole = xp.full((len(x) + len(counts) * sum(pair), *x.shape[1:]), fill, x.dtype)
+    whole[on_device(xp, _places_in_pads(counts, pair))] = x
+    return written(out, whole)
+
+
+def _padded_of_parts_x(
+    xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array, *, pair: tuple[int, int], fill: float
+) -> Array:
+    if xp is not np and has_rows(g.dtype) and g.size:
+        return there.inside_of_pads(g, groups_of(xp, counts), len(counts), pair)
+    return _rows_at(xp, g, _places_in_pads(counts, pair))
+
+
+def _places_in_pads(counts: Array, pair: tuple[int, int]) -> HostArray:
+    """Where the rows of each stretch stand when there are so many around each."""
+    return np.arange(int(counts.sum())) + np.repeat(np.arange(len(counts)) * sum(pair) + pair[0], counts)
+
+
+# Over further axes behind the first, too: each row is as many elements.
+
+
+def _several_a_row(counts: Array, factor: int) -> Array:
+    """The counts of elements, of so many in each row."""
+    ends = getattr(counts, "ends", None)
+    return counts * factor if ends is None else brought(counts * factor, None, ends * factor)
+
+
+def _rows_of_elements(x: Array, more: int) -> Array:
+    return x.reshape(x.shape[0] * prod(x.shape[1 : 1 + more]), *x.shape[1 + more :])
+
+
+def _over_more(name: str, op: Op) -> Op:
+    """A reduction of stretches over so many axes more."""
+    (vjp,) = op.vjps
+
+    def forward(xp: ArrayModule, x: Array, counts: Array, out: Array = None, *, more: int, **static: Any) -> Array:
+        elements, several = _rows_of_elements(x, more), _several_a_row(counts, prod(x.shape[1 : 1 + more]))
+        return op.forward(xp, elements, several, out, **static)
+
+    def back(xp: ArrayModule, g: Array, y: Array, x: Array, counts: Array, *, more: int, **static: Any) -> Array:
+        assert vjp is not None
+        elements, several = _rows_of_elements(x, more), _several_a_row(counts, prod(x.shape[1 : 1 + more]))
+        return vjp(xp, g, y, elements, several, **static).reshape(x.shape)
+
+    return Op(name, OPS[name].infer, forward, (None if vjp is None else back,))
 
 
 # Running sums.
@@ -225,6 +383,7 @@ def _loss_of_parts_slope(
 
 
 looking_at(_logsumexp_of_parts_x, (0, 1, 2))
+looking_at(_padded_of_parts_x, (2,))
 looking_at(_running_x, (2,))
 looking_at(_flipped_x, (2,))
 looking_at(_picked_of_parts_x, (2, 3), (1,))
@@ -254,7 +413,12 @@ ALONG_STRETCHES: dict[str, Op] = dict(
     [
         _stretched("argmax", partial(_positions_of, "argmax"), None),
         _stretched("argmin", partial(_positions_of, "argmin"), None),
+        _stretched("argsort", _order_of_parts, None),
         _stretched("logsumexp", _logsumexp_of_parts, _logsumexp_of_parts_x),
+        _stretched("norm", _norm_of_parts, _norm_of_parts_x),
+        _stretched("pad", _padded_of_parts, _padded_of_parts_x),
+        _stretched("std", partial(_moment_of_parts, "std"), _std_of_parts_x),
+        _stretched("var", partial(_moment_of_parts, "var"), _var_of_parts_x),
         _stretched("cumsum", _running, _running_x),
         _stretched("flip", _flipped, _flipped_x),
         _picking("pick", 1),
@@ -263,3 +427,10 @@ ALONG_STRETCHES: dict[str, Op] = dict(
         *map(_loss_stretched, LOSSES_OF_ELEMENTS),
     ]
 )
+
+# Reductions over the first axis and some behind it; on the host some of them are as fast one by one (`ops/each.py`).
+LOOPED_ON_HOST = ("max", "mean", "min", "sum")
+OVER_MORE_AXES: dict[str, Op] = {
+    name: _over_more(name, {**BY_PARTS, **ALONG_STRETCHES}[name])
+    for name in ("argmax", "argmin", "logsumexp", "max", "mean", "min", "norm", "std", "sum", "var")
+}

@@ -19,11 +19,19 @@ def own(s, seed=0):
 
 
 # Of a vector, what has one launch whatever the lengths. Those of `LOOPED` are taken one by one on the host.
-REDUCED = ("argmax", "argmin", "logsumexp", "max", "mean", "min", "sum")
-SAME_LENGTH = ("cumsum", "flip", "log_softmax", "softmax")
+REDUCED = ("argmax", "argmin", "logsumexp", "max", "mean", "min", "norm", "std", "sum", "var")
+SAME_LENGTH = ("argsort", "cumsum", "flip", "log_softmax", "softmax")
 VECTORS = {
     **{name: lambda s, name=name: getattr(lf, name)(s) for name in (*REDUCED, *SAME_LENGTH)},
-    **{f"{name}, kept": lambda s, name=name: getattr(lf, name)(s, keepdims=True) for name in ("argmax", "logsumexp")},
+    **{
+        f"{name}, kept": lambda s, name=name: getattr(lf, name)(s, keepdims=True)
+        for name in ("argmax", "logsumexp", "var")
+    },
+    "norm of absolute values": lambda s: lf.norm(s, ord=1),
+    "norm of the largest": lambda s: lf.norm(s, ord=float("inf")),
+    "variance of many": lambda s: lf.var(lf.concatenate([s, s * 2]), ddof=1),
+    "pad": lambda s: lf.pad(s, (1, 2)),
+    "pad by numbers": lambda s: lf.pad(s, (0, 1), constant_value=2.5),
     "cross_entropy": lambda s: lf.cross_entropy(s, s.shape[0] // 2),
     "cross_entropy of what is computed": lambda s: lf.cross_entropy(s, lf.argmin(s)),
     "nll": lambda s: F.nll_loss(s, s.shape[0] // 2),
@@ -52,12 +60,11 @@ VECTORS = {
     "backwards, then what joins": lambda s: lf.tanh(lf.flip(s)) * s * own(s),
 }
 LOOPED = {
-    **{name: lambda s, name=name: getattr(lf, name)(s) for name in ("var", "std", "prod", "norm", "sparsemax")},
-    "argsort": lambda s: lf.argsort(s),
+    **{name: lambda s, name=name: getattr(lf, name)(s) for name in ("prod", "sparsemax")},
     "topk": lambda s: lf.topk(s, 1)[0],
     "places of topk": lambda s: lf.topk(s, 1)[1],
     "any": lambda s: lf.any(s > 0),
-    "pad": lambda s: lf.pad(s, (1, 2)),
+    "pad by what is reflected": lambda s: lf.pad(lf.concatenate([s, s]), (1, 0), mode="reflect"),
     "shift": lambda s: lf.concatenate([s[1:], s[:1]]),
     "roll": lambda s: lf.roll(s, 1),
     "slice": lambda s: s[::-1],
@@ -131,6 +138,25 @@ def test_operations_by_parts_share_launches_where_nothing_is_taken_one_by_one(na
 def test_values_and_gradients_are_as_one_example_at_a_time(name, kind):
     for lengths in ([2, 1, 5, 3, 1, 9, 2], [1, 2] * 3, [3, 3, 3]):
         assert_same(found_of(EVERY[name], lengths, "phases", kind), found_of(EVERY[name], lengths, "none", kind))
+
+
+NUMERIC = ("logsumexp", "max", "norm", "norm of absolute values", "norm of the largest", "pad", "std", "var", "softmax")
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_gradients_are_those_of_differences(name):
+    lengths, step = [3, 5, 4, 2], 1e-6
+    table = table_of(lengths)
+    lf.sum([lf.sum(lf.sin(y)) for y in computed(EVERY[name], table, lengths)]).backward()
+    slopes, rows = table.grad.to_dense(), table.numpy().copy()
+
+    def loss(i, off):
+        moved = rows.copy()
+        moved[i, 0] += off
+        return sum(np.sin(y.numpy()).sum() for y in computed(EVERY[name], lf.Parameter(moved), lengths))
+
+    for i in range(len(rows)):
+        assert abs(slopes[i, 0] - (loss(i, step) - loss(i, -step)) / (2 * step)) < 1e-7
 
 
 EMPTY = ("cumsum", "flip", "sum", "times a constant", "masked", "dropout", "mse by sum", "mse by none", "astype", "any")

@@ -64,6 +64,16 @@ FUNCTIONS = {
     "mean over the middle": (lambda p, x, i: lf.mean(x, axis=1), ["mean"]),
     "max over all": (lambda p, x, i: lf.max(x, keepdims=True), ["max"]),
     "max that several are": (lambda p, x, i: lf.max(lf.relu(x - 4), axis=(1, 2)), ["max"]),
+    "var": (lambda p, x, i: lf.var(x, axis=(1, 2)), ["var"]),
+    "var of a row of each": (lambda p, x, i: x * lf.var(x, axis=(0, 1), keepdims=True, ddof=1), ["var"]),
+    "var with several ddof": (lambda p, x, i: lf.var(x, axis=1, ddof=i % 2), []),
+    "var of equal ones": (lambda p, x, i: lf.std(lf.relu(x) * 0.0 + p.s, axis=1), ["std"]),
+    "std over the middle": (lambda p, x, i: lf.std(x, axis=1), ["std"]),
+    "norm over all": (lambda p, x, i: x / lf.norm(x), ["norm"]),
+    "norm of absolute values": (lambda p, x, i: lf.norm(x, axis=0, ord=1), ["norm"]),
+    "norm of the largest": (lambda p, x, i: lf.norm(x, axis=2, ord=float("inf")), ["norm"]),
+    "logsumexp": (lambda p, x, i: lf.logsumexp(x, axis=(1, 2)), ["logsumexp"]),
+    "logsumexp over channels": (lambda p, x, i: lf.logsumexp(x, axis=0), ["logsumexp"]),
     "sum over axes apart": (lambda p, x, i: lf.sum(x, axis=(0, 2)), []),
     "softmax": (lambda p, x, i: lf.softmax(x, axis=-1), ["softmax"]),
     "log_softmax": (lambda p, x, i: lf.log_softmax(x), ["log_softmax"]),
@@ -174,6 +184,7 @@ OF_ANY_SIZE = [
     *("a vector of each", "a row of each", "a column of each", "a number of each", "a bias", "sum"),
     *("mean over the middle", "max over all", "max that several are", "softmax", "log_softmax", "group norm"),
     *("adaptive_avg_pool", "adaptive_avg_pool of one"),
+    *("var", "std over the middle", "norm over all", "norm of absolute values", "logsumexp", "logsumexp over channels"),
 ]
 
 

@@ -112,7 +112,7 @@ NOT_BY_ROWS = {
     "a number": lambda x, square: lf.tanh(x[0, 0]),
 }
 NOT_BY_PARTS = {
-    "sum of all": lambda x, square: lf.sum(x, axis=(0, 1)),
+    "sum of all, kept": lambda x, square: lf.sum(x, axis=(0, 1), keepdims=True),
     "sum of columns": lambda x, square: lf.sum(x, axis=1),
     "sum of no rows": lambda x, square: lf.sum(x[:0], axis=0),
     "softmax of columns": lambda x, square: lf.softmax(x, axis=1),
@@ -123,7 +123,10 @@ NOT_BY_PARTS = {
     "running sums of all": lambda x, square: lf.cumsum(x),
     "running sums of columns": lambda x, square: lf.cumsum(x, axis=1),
     "columns turned round": lambda x, square: lf.flip(x, axis=1),
-    "the largest of all": lambda x, square: lf.argmax(x),
+    "order of columns": lambda x, square: lf.argsort(x, axis=1),
+    "pad of columns": lambda x, square: lf.pad(x, ((1, 1), (0, 1))),
+    "pad by what is there": lambda x, square: lf.pad(x, ((1, 1), (0, 0)), mode="edge"),
+    "pad by nothing": lambda x, square: lf.pad(x, 0),
     "one column": lambda x, square: lf.pick(x, 1),
     "losses by row": lambda x, square: lf.cross_entropy(x, np.arange(4) % 3),
     "losses of elements": lambda x, square: lf.mse(x, x * 2, reduction="none"),
