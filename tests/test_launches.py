@@ -50,6 +50,11 @@ def attended(weight, k, mask=None, p=0.0):
     return nn.functional.scaled_dot_product_attention(x, x, x, mask, p)
 
 
+def weighed(weight, k):
+    x = lf.embedding(weight, np.array([k, 2]))
+    return nn.functional.attention.weights_by(x, x, 1, False, True, None, False, None)
+
+
 # Of `NODES` nodes, the k-th by a weight (8, 5) and a vector (5,): the kernels forward, and backward.
 OPERATIONS = {
     "cross_entropy": (lambda w, v, k: lf.cross_entropy(w[k], k % 3), ["cross_entropy"], ["cross_entropy_slopes"]),
@@ -104,6 +109,11 @@ OPERATIONS = {
     "attention with a mask": (
         lambda w, v, k: attended(w, k, np.tri(2, dtype=bool)),
         ["attend"],
+        ["attend_back", "attend_back_of_keys"],
+    ),
+    "weights of attention": (
+        lambda w, v, k: weighed(w, k),
+        ["attention_weights"],
         ["attend_back", "attend_back_of_keys"],
     ),
     "attention with dropout": (

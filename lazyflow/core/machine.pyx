@@ -80,6 +80,7 @@ cdef extern from "machine.h" nogil:
         void *to_k
         void *to_v
         void *to_mask
+        void *weights
         Py_ssize_t q_pitch, k_pitch, v_pitch, out_pitch
     enum:
         LF_NO_MASK
@@ -729,8 +730,15 @@ cdef int _set_kept(lf_attention *v, bint each, cnp.ndarray kept) except -1:
     return 0
 
 
+cdef void *_weights_in(lf_attention *v, cnp.ndarray weights) except NULL:
+    if cnp.PyArray_SIZE(weights) != _cells(v, LF_OF_HEADS, True):
+        raise ValueError("the shapes do not fit")
+    return _flat(weights, v.is_double)
+
+
 def attend(
-    tuple how, cnp.ndarray ends, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, to=None, mask=None, kept=None
+    tuple how, cnp.ndarray ends, cnp.ndarray q, cnp.ndarray k, cnp.ndarray v, cnp.ndarray out, to=None, mask=None, kept=None,
+    weights=None,
 ):
     """``out``, rows of queries, becomes ``softmax(scale * q @ k.T) @ v`` of each node and head; ``how``: the number of
     heads, whether query i sees the keys up to i alone, and the scale. ``ends`` (2, nodes): where the rows of each node
@@ -739,12 +747,14 @@ def attend(
 
     ``mask``: what it says, ``"seen"``, ``"hidden"`` or ``"added"``; of what, ``"keys"``, ``"all"`` pairs or those by
     ``"heads"``; whether each node has its own; and the numbers, end to end. ``kept``: whether each node has its own,
-    and what weights are multiplied by, by heads. A fourth of ``to`` is for the cotangents of a mask, by heads."""
+    and what weights are multiplied by, by heads. A fourth of ``to`` is for the cotangents of a mask, by heads.
+    ``weights``: where the weights go, by heads, end to end, or with ``to`` their cotangents; then ``v`` and ``out`` may
+    have no columns."""
     cdef lf_attention a
     cdef int d = _is_double(out), done
     cdef Py_ssize_t rows, keys
     a.is_double, a.back, a.to_q, a.to_k, a.to_v, a.to_mask = d, to is not None, NULL, NULL, NULL, NULL
-    a.masked, a.mask, a.kept = LF_NO_MASK, NULL, NULL
+    a.masked, a.mask, a.kept, a.weights = LF_NO_MASK, NULL, NULL, NULL
     a.heads, a.causal, a.scale = how
     a.q_pitch, a.k_pitch, a.v_pitch, a.out_pitch = _pitch(q, d), _pitch(k, d), _pitch(v, d), _pitch(out, d)
     rows, keys = cnp.PyArray_DIM(q, 0), cnp.PyArray_DIM(k, 0)
@@ -763,11 +773,11 @@ def attend(
         _set_mask(&a, mask[0], mask[1], mask[2], mask[3])
     if kept is not None:
         _set_kept(&a, kept[0], kept[1])
+    if weights is not None:
+        a.weights = _weights_in(&a, weights)
     if to is not None:
         if len(to) > 3 and to[3] is not None:
-            if cnp.PyArray_SIZE(to[3]) != _cells(&a, LF_OF_HEADS, True):
-                raise ValueError("the shapes do not fit")
-            a.to_mask = _flat(to[3], d)
+            a.to_mask = _weights_in(&a, to[3])
         a.to_q, a.to_k, a.to_v = _cotangents_in(to[0], q, d), _cotangents_in(to[1], k, d), _cotangents_in(to[2], v, d)
     with nogil:
         done = lf_attend(&a)

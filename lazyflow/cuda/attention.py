@@ -146,10 +146,48 @@ extern "C" __global__ void attend_{real}({parameters}, {real}* out) {{
         }}
     }}
 }}
+// The weights themselves, by heads or as their mean over these: a query, and then all heads, for each warp.
+extern "C" __global__ void attention_weights_{real}({parameters}, int average, {real}* out) {{
+    const int lane = threadIdx.x % 32, each = average ? 1 : heads;
+    const long long warp = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    const int i = (int)(warp / each), low_head = (int)(warp % each), high_head = average ? heads : low_head + 1;
+    if (i >= rows) return;  // a warp as a whole
+    const int node = node_of_{real}(q_ends, q_each, nodes, i);
+    const long long begin = end_of_{real}(q_ends, q_each, node - 1), low = end_of_{real}(k_ends, k_each, node - 1);
+    const int count = (int)(end_of_{real}(k_ends, k_each, node) - low), row = (int)(i - begin);
+    const int seen = causal && row + 1 < count ? row + 1 : count;
+    const long long pairs = (end_of_{real}(q_ends, q_each, node) - begin) * count;
+    const long long area = pairs_before_{real}(q_ends, q_each, k_ends, k_each, node, lane);
+    for (int h = low_head; h < high_head; h++) {{
+        const {real} *query = q + (long long)i * q_pitch + h * width, *keys = k + low * k_pitch + h * width;
+        const beside_{real} beside = beside_of_{real}({beside}, area, low, pairs, heads, h, row, count);
+        const {real} most = largest_{real}(query, keys, k_pitch, width, scale, seen, beside, lane);
+        double total = 0;
+        for (int j = lane; j < count; j += 32)
+            total += share_{real}(query, keys + (long long)j * k_pitch, width, scale, j < seen, beside, j, most);
+        const {real} whole = whole_of_{real}(over_lanes_{real}(total), most);
+        {real}* target = out + (average ? area : area * heads + h * pairs) + (long long)row * count;
+        for (int j = lane; j < count; j += 32) {{
+            const {real}* key = keys + (long long)j * k_pitch;
+            const {real} part = share_{real}(query, key, width, scale, j < seen, beside, j, most);
+            const {real} value = beside.keep(part / whole, j);
+            target[j] = average ? (h ? target[j] + value : value) : value;
+            if (average && h == heads - 1) target[j] /= heads;
+        }}
+    }}
+}}
+// The cotangent of a weight before some are dropped: by that of the result, or given.
+__device__ {real} of_weight_{real}(
+    const {real}* share, const {real}* value, int v_width, const {real}* of_weights, long long at, int average,
+    int heads) {{
+    if (!of_weights) return pulled_{real}(share, value, v_width);
+    return average ? of_weights[at] / heads : of_weights[at];
+}}
 extern "C" __global__ void attend_back_{real}(
     {parameters}, const {real}* g, {real}* kept, {real}* target, const long long* at, int apart, int how,
-    {real}* of_mask) {{
+    {real}* of_mask, const {real}* of_weights, int average) {{
 {head}
+    const long long own = (average ? area : area * heads + h * pairs) + (long long)(before - 1) * count;
     const long long by_head = (area * heads + h * pairs) + (long long)(before - 1) * count;
     const {real}* share = g + (long long)i * heads * v_width + h * v_width;
     const {real} most = largest_{real}(query, keys, k_pitch, width, scale, seen, beside, lane);
@@ -157,7 +195,9 @@ extern "C" __global__ void attend_back_{real}(
     for (int key = lane; key < count; key += 32) {{
         const {real}* row = keys + (long long)key * k_pitch;
         const {real} part = share_{real}(query, row, width, scale, key < seen, beside, key, most);
-        const {real} pull = beside.pull(pulled_{real}(share, values + (long long)key * v_pitch, v_width), key);
+        const {real}* value = values + (long long)key * v_pitch;
+        const {real} pulled = of_weight_{real}(share, value, v_width, of_weights, own + key, average, heads);
+        const {real} pull = beside.pull(pulled, key);
         total += part;
         along += pull == 0 ? 0 : (double)part * pull;
     }}
@@ -176,8 +216,9 @@ extern "C" __global__ void attend_back_{real}(
             if (key < count) {{
                 const {real}* row = keys + (long long)key * k_pitch;
                 const {real} weight = share_{real}(query, row, width, scale, key < seen, beside, key, most) / whole;
-                const {real} pull = beside.pull(pulled_{real}(share, values + (long long)key * v_pitch, v_width), key);
-                slope = slope_{real}(weight, pull, level, beside.shows(key < seen, key));
+                const {real}* value = values + (long long)key * v_pitch;
+                const {real} pulled = of_weight_{real}(share, value, v_width, of_weights, own + key, average, heads);
+                slope = slope_{real}(weight, beside.pull(pulled, key), level, beside.shows(key < seen, key));
                 if (of_mask && first == 0) of_mask[by_head + key] = slope;
             }}
             for (int t = 0; t < 32 && j + t < count; t++) {{
@@ -197,7 +238,8 @@ extern "C" __global__ void attend_back_{real}(
 }}
 extern "C" __global__ void attend_back_of_keys_{real}(
     {parameters}, const {real}* g, const {real}* kept, {real}* k_target, const long long* k_at, int k_apart, int k_how,
-    {real}* v_target, const long long* v_at, int v_apart, int v_how, int total) {{
+    {real}* v_target, const long long* v_at, int v_apart, int v_how, const {real}* of_weights, int average,
+    int total) {{
     const int lane = threadIdx.x % 32;
     const long long warp = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     const int j = (int)(warp / heads), h = (int)(warp % heads);
@@ -224,7 +266,9 @@ extern "C" __global__ void attend_back_of_keys_{real}(
                 const long long at = (long long)query * own + place;
                 const long long said = mask_of ? at : place;
                 const {real} part = share_{real}(row, key, width, scale, is_seen, beside, said, mine[0]);
-                const {real} pull = pulled_{real}(shares + (long long)query * heads * v_width, value, v_width);
+                const {real}* share = shares + (long long)query * heads * v_width;
+                const long long given = (average ? area : area * heads + h * pairs) + at;
+                const {real} pull = of_weight_{real}(share, value, v_width, of_weights, given, average, heads);
                 const bool shown = beside.shows(is_seen, said);
                 slope = slope_{real}(part / mine[1], beside.pull(pull, at), mine[2], shown);
                 weight = beside.keep(part / mine[1], at);
@@ -283,7 +327,7 @@ def _text(real: str) -> str:
 
 
 ATTENTION_SOURCE = "".join(_text(real) for real in REALS.values())
-_KERNEL_NAMES = ("attend", "attend_back", "attend_back_of_keys")
+_KERNEL_NAMES = ("attend", "attention_weights", "attend_back", "attend_back_of_keys")
 ATTENTION_KERNELS = tuple(f"{name}_{real}" for real in REALS.values() for name in _KERNEL_NAMES)
 
 
@@ -319,6 +363,16 @@ def attend(how: Heads, groups: tuple[Groups, Groups], operands: Sequence[Array],
     launch(_kernel_of("attend", out), len(out) * how.heads * WARP, [*_arguments(how, groups, operands), out])
 
 
+def attention_weights(
+    how: Heads, groups: tuple[Groups, Groups], operands: Sequence[Array], average: bool, out: Array
+) -> None:
+    """``out`` becomes the weights of queries and keys, of all nodes end to end, by heads, or the mean of these."""
+    values = devices.module(out).empty((len(operands[1]), 0), out.dtype)
+    arguments = _arguments(how, groups, [*operands, values])
+    warps = len(operands[0]) * (1 if average else how.heads)
+    launch(_kernel_of("attention_weights", out), warps * WARP, [*arguments, np.int32(average), out])
+
+
 def attend_back(
     how: Heads,
     groups: tuple[Groups, Groups],
@@ -326,10 +380,13 @@ def attend_back(
     wanted: Sequence[int],
     into: Sequence[Places | None],
     of_mask: Array,
+    of_weights: tuple[Array, bool] | None = None,
 ) -> list[Array | None]:
     """From cotangents of the result and the operands those of the operands ``wanted``; None where they were brought to
-    places of their own. Those of a mask of numbers, the fourth, come by heads in ``of_mask``."""
+    places of their own. Those of a mask of numbers, the fourth, come by heads in ``of_mask``. ``of_weights``: in place
+    of those of the result, which has no columns, those of the weights, or of their mean over heads."""
     g, *operands = given
+    weights = [NO_ADDRESS, np.int32(0)] if of_weights is None else [of_weights[0], np.int32(of_weights[1])]
     xp, found, places = devices.module(g), list[Array | None](), dict[int, Places]()
     for i, place in zip(wanted, into, strict=True):
         if i == len(operands):
@@ -339,11 +396,11 @@ def attend_back(
         found.append(None if fits else xp.empty(operands[i].shape, g.dtype))
         places[i] = place if fits and place is not None else put_in(found[-1])
     kept = xp.empty(3 * len(g) * how.heads, g.dtype)
-    arguments = [*_arguments(how, groups, operands), g, kept]
-    mask = of_mask if len(operands) in wanted else NO_ADDRESS
-    launch(_kernel_of("attend_back", g), len(g) * how.heads * WARP, [*arguments, *_where_put(places.get(0)), mask])
+    arguments = [*_arguments(how, groups, operands, of_weights is not None), g, kept]
+    rest = [*_where_put(places.get(0)), of_mask if len(operands) in wanted else NO_ADDRESS, *weights]
+    launch(_kernel_of("attend_back", g), len(g) * how.heads * WARP, [*arguments, *rest])
     if 1 in places or 2 in places:
-        keys, rest = len(operands[1]), [*_where_put(places.get(1)), *_where_put(places.get(2))]
+        keys, rest = len(operands[1]), [*_where_put(places.get(1)), *_where_put(places.get(2)), *weights]
         launch(_kernel_of("attend_back_of_keys", g), keys * how.heads * WARP, [*arguments, *rest, np.int32(keys)])
     return found
 
@@ -353,7 +410,10 @@ def _kernel_of(name: str, like: Array) -> object:
     return kernels[ATTENTION_KERNELS.index(f"{name}_{REALS[like.dtype.name]}")]
 
 
-def _arguments(how: Heads, groups: tuple[Groups, Groups], operands: Sequence[Array]) -> list[object]:
+def _arguments(
+    how: Heads, groups: tuple[Groups, Groups], operands: Sequence[Array], by_pairs: bool = False
+) -> list[object]:
+    """``by_pairs``: something stands beside each query and key."""
     q, _, v = operands
     arguments: list[object] = []
     for x in operands:
@@ -362,7 +422,9 @@ def _arguments(how: Heads, groups: tuple[Groups, Groups], operands: Sequence[Arr
         arguments += [NO_ADDRESS if ends is None else ends, np.int32(each)]
     nodes = len(q) // max(groups[0].each, 1) if groups[0].ends is None else len(groups[0].ends)
     sizes = (nodes, len(q), how.heads, q.shape[1] // how.heads, v.shape[1] // how.heads, how.causal)
-    return [*arguments, *map(np.int32, sizes), v.dtype.type(how.scale), *how.beside()]
+    *beside, is_beside = how.beside()
+    numbers = [*map(np.int32, sizes), v.dtype.type(how.scale)]
+    return [*arguments, *numbers, *beside, np.int32(1) if by_pairs else is_beside]
 
 
 def _where_put(places: Places | None) -> list[object]:

@@ -20,7 +20,7 @@ from lazyflow.nn import init
 from lazyflow.nn.container import ModuleList
 from lazyflow.nn.dropout import Dropout
 from lazyflow.nn.functional.activation import gelu, relu
-from lazyflow.nn.functional.attention import attended, attention_weights
+from lazyflow.nn.functional.attention import attended_by, attention_weights, factors_of_weights, weights_by
 from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
@@ -36,6 +36,10 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
 ]
+
+
+# Of what the node of a layer gives: a result and its weights.
+_WEIGHTS_MADE = 2
 
 
 class MultiheadAttention(Module):
@@ -110,15 +114,22 @@ class MultiheadAttention(Module):
             )
         mask = None if attn_mask is None else constant(attn_mask)
         options = mask, bool(need_weights), bool(average_attn_weights), bool(is_causal)
-        return self._to_itself(given[0], *options) if own else self._to_others(*given, *options)
+        found = self._to_itself(given[0], *options) if own else self._to_others(*given, *options)
+        if len(found) <= _WEIGHTS_MADE:
+            result, weights = found
+            return result, weights
+        result, queries, keys, *factors = found  # outside of the node, so that weights that nobody reads are not made
+        kept = factors[0] if factors else None
+        how = self.num_heads, bool(is_causal), bool(average_attn_weights)
+        return result, weights_by(queries, keys, *how, mask, True, kept)
 
     @one_node
-    def _to_itself(self, x: Expr, *options: Any) -> tuple[Expr, Expr | None]:
+    def _to_itself(self, x: Expr, *options: Any) -> Any:
         """One product for query, key and value."""
         return self._attention(split(affine(self.in_proj_weight, self.in_proj_bias, x), 3, axis=1), *options)
 
     @one_node
-    def _to_others(self, query: Expr, key: Expr, value: Expr, *options: Any) -> tuple[Expr, Expr | None]:
+    def _to_others(self, query: Expr, key: Expr, value: Expr, *options: Any) -> Any:
         weights = split(self.in_proj_weight, 3)
         biases = [None] * 3 if self.in_proj_bias is None else split(self.in_proj_bias, 3)
         projected = [affine(w, b, x) for w, b, x in zip(weights, biases, (query, key, value), strict=True)]
@@ -126,23 +137,22 @@ class MultiheadAttention(Module):
 
     def _attention(
         self, projected: list[Expr], mask: Expr | None, need_weights: bool, average: bool, is_causal: bool
-    ) -> tuple[Expr, Expr | None]:
-        if not need_weights:
-            p = self.dropout if self.training else 0.0
-            query, key, value = projected
-            found = attended(query, key, value, self.num_heads, is_causal, mask, True, p, self.stream)
-            if found is not None:
-                return self.out_proj(found), None
+    ) -> tuple[Expr | None, ...]:
+        """The result, and the weights or None; or what weights are made of, queries, keys, and factors if there are."""
+        p, (query, key, value) = self.dropout if self.training else 0.0, projected
+        factors = factors_of_weights(query, key, self.num_heads, p, self.stream) if len(query) and len(key) else None
+        found = attended_by(query, key, value, self.num_heads, is_causal, mask, True, factors)
+        if found is not None:
+            beside = () if factors is None else (factors,)
+            return (self.out_proj(found), query, key, *beside) if need_weights else (self.out_proj(found), None)
         q, k, v = (self._heads(x) for x in projected)
         if mask is not None and mask.dtype.kind == "b":
             mask = logical_not(mask)
         weights = attention_weights(q, k, mask, is_causal)
         kept = dropped(weights, self.dropout, training=self.training, stream=self.stream)
         joined = transpose(matmul(kept, v), (1, 0, 2)).reshape(-1, self.embed_dim)
-        result: Expr = self.out_proj(joined)
-        if not need_weights:
-            return result, None
-        return result, mean(kept, axis=0) if average else kept
+        weights = mean(kept, axis=0) if average else kept
+        return self.out_proj(joined), weights if need_weights else None
 
     def _checked(self, name: str, x: Any) -> Expr:
         given = as_floating(x, self.in_proj_weight)

@@ -23,7 +23,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow.cuda import attention as there
 from lazyflow.cuda.rows import Groups, Places, has_rows
-from lazyflow.device import Array, ArrayModule
+from lazyflow.device import Array, ArrayModule, HostArray
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import (
     Abstract,
@@ -245,9 +245,22 @@ def _composed_back(
 ) -> list[Array]:
     """The cotangents of the operands ``wanted``."""
     g, q, k, v = (_by_heads(x, how.heads) for x in (g, *operands))
-    weights, scale = _weights(xp, q, k, beside.mask, how), _scale(q.shape[-1])
-    kept, of_g = _dropped(xp, MULTIPLY_NO_NAN, weights, beside.kept, how), lettered(g, "nhe")
+    weights, of_g = _weights(xp, q, k, beside.mask, how), lettered(g, "nhe")
     of_weights = contract_or_zero(xp, (g, of_g), (v, lettered(v, "mhe")), BATCH + "hnm")
+    slopes, scores = _of_scores(xp, of_weights, weights, beside, how, _scale(q.shape[-1]))
+
+    def of_values() -> Array:
+        kept = _dropped(xp, MULTIPLY_NO_NAN, weights, beside.kept, how)
+        return contract_or_zero(xp, (g, of_g), (kept, lettered(kept, "hnm")), lettered(v, "mhe"))
+
+    found = [lambda: _of_queries(xp, scores, q, k), lambda: _of_keys(xp, scores, q, k), of_values]
+    return [_of_mask(xp, slopes, how) if i == MASK else _of_heads(found[i]()) for i in wanted]
+
+
+def _of_scores(
+    xp: ArrayModule, of_weights: Array, weights: Array, beside: _Beside, how: _How, scale: float
+) -> tuple[Array, Array]:
+    """The cotangents of what softmax is of, and of the products, from those of the weights that are left."""
     of_weights = _dropped(xp, MULTIPLY_OR_ZERO, of_weights, beside.kept, how)
     whole = weights if weights.ndim == of_weights.ndim else xp.broadcast_to(weights, of_weights.shape)
     slopes = _softmax_slopes(xp, of_weights, whole, whole, axis=-1)
@@ -255,13 +268,15 @@ def _composed_back(
         slopes = xp.where(_seen_keys(xp, slopes), slopes, 0.0)
     if how.mask in ("seen", "hidden"):
         slopes = _but_hidden(xp, _by_axes(beside.mask, how.axes(*slopes.shape[-2:])), slopes, 0.0, how)
-    scores = slopes * scale
-    found = {
-        0: lambda: contract_or_zero(xp, (scores, BATCH + "hnm"), (k, lettered(k, "mhd")), lettered(q, "nhd")),
-        1: lambda: contract_or_zero(xp, (scores, BATCH + "hnm"), (q, lettered(q, "nhd")), lettered(k, "mhd")),
-        2: lambda: contract_or_zero(xp, (g, of_g), (kept, lettered(kept, "hnm")), lettered(v, "mhe")),
-    }
-    return [_of_mask(xp, slopes, how) if i == MASK else _of_heads(found[i]()) for i in wanted]
+    return slopes, slopes * scale
+
+
+def _of_queries(xp: ArrayModule, scores: Array, q: Array, k: Array) -> Array:
+    return contract_or_zero(xp, (scores, BATCH + "hnm"), (k, lettered(k, "mhd")), lettered(q, "nhd"))
+
+
+def _of_keys(xp: ArrayModule, scores: Array, q: Array, k: Array) -> Array:
+    return contract_or_zero(xp, (scores, BATCH + "hnm"), (q, lettered(q, "nhd")), lettered(k, "mhd"))
 
 
 def _of_mask(xp: ArrayModule, slopes: Array, how: _How) -> Array:
@@ -403,9 +418,8 @@ def _laid(xp: ArrayModule, arrays: Sequence[Array], batch: int) -> list[Array]:
     return [x.reshape(x.shape[0] * x.shape[1], x.shape[2]) for x in whole]
 
 
-def _beside_of(operands: Sequence[Array], masked: bool) -> _Beside:
+def _beside_of(rest: Sequence[Array], masked: bool) -> _Beside:
     """What stands behind queries, keys and values: a mask, factors, both or nothing."""
-    rest = operands[MASK:]
     return _Beside(rest[0] if masked else None, rest[masked] if len(rest) > masked else None)
 
 
@@ -416,14 +430,14 @@ def _attention_forward(masked: bool, xp: ArrayModule, *operands: Array, out: Arr
     shape = (batch, parts.sizes[0], v.shape[-1])
     fits = out is not None and out.shape == shape and out.dtype == q.dtype and out.flags.c_contiguous
     place = out.reshape(len(q), v.shape[-1]) if fits else None
-    found = _attended(xp, _Given((q, k, v), _beside_of(operands, masked), parts, _How(**static)), place)
+    found = _attended(xp, _Given((q, k, v), _beside_of(operands[MASK:], masked), parts, _How(**static)), place)
     return out if fits else found.reshape(shape)
 
 
 def _attention_back(
     masked: bool, wanted: Wanted, into: Into, xp: ArrayModule, g: Array, y: Array, *operands: Array, **static: Any
 ) -> list[Array | None]:
-    how, beside = _How(**static), _beside_of(operands, masked)
+    how, beside = _How(**static), _beside_of(operands[MASK:], masked)
     if symbolic(xp):
         return list(_composed_back(xp, wanted, g, operands[:MASK], beside, how))
     parts = _Parts(None, (operands[0].shape[-2], operands[1].shape[-2]), len(g))
@@ -449,7 +463,7 @@ def _attention_forward_by_parts(
 ) -> Array:
     *given, ends = operands
     rows, parts = _in_one_dtype(given[:MASK]), _Parts(ends, (0, 0), ends.shape[1])
-    return _attended(xp, _Given(rows, _beside_of(given, masked), parts, _How(**static)), out)
+    return _attended(xp, _Given(rows, _beside_of(given[MASK:], masked), parts, _How(**static)), out)
 
 
 def _attention_back_by_parts(
@@ -458,7 +472,7 @@ def _attention_back_by_parts(
     *given, ends = operands
     g, *rows = _in_one_dtype((g, *given[:MASK]))
     parts = _Parts(ends, (0, 0), ends.shape[1])
-    return _pulled_back(wanted, into, xp, g, _Given(rows, _beside_of(given, masked), parts, _How(**static)))
+    return _pulled_back(wanted, into, xp, g, _Given(rows, _beside_of(given[MASK:], masked), parts, _How(**static)))
 
 
 def _vjp_alone(joint: Callable[..., list[Array | None]], operand: int, count: int) -> Callable[..., Array]:
@@ -468,23 +482,246 @@ def _vjp_alone(joint: Callable[..., list[Array | None]], operand: int, count: in
     return looking_at(vjp, range(1, count + 1))
 
 
+# The weights by themselves, of queries and keys, a mask and factors: by heads, queries and keys, (heads * n * m,), or
+# their mean over heads, (n * m,).
+
+MASK_OF_WEIGHTS = 2
+
+
+def _weights_infer(
+    masked: bool,
+    q: Abstract,
+    k: Abstract,
+    *beside: Abstract,
+    heads: int = 1,
+    causal: bool = False,
+    average: bool = False,
+    **mask: str,
+) -> Result:
+    require_floating("attention_weights", q)
+    require_floating("attention_weights", k)
+    if not len(q.shape) == len(k.shape) == 2 or q.shape[1] != k.shape[1]:
+        raise ShapeError(f"attention_weights takes queries (t, d) and keys (s, d), got {q.shape} and {k.shape}")
+    if heads < 1 or q.shape[1] % heads or not q.shape[1] or not k.shape[0]:
+        raise ShapeError(f"attention_weights: {heads} heads of queries {q.shape} and keys {k.shape}")
+    _check_beside(beside, _How(heads, causal, **mask), masked, q.shape[0], k.shape[0])
+    size = (1 if average else heads) * q.shape[0] * k.shape[0]
+    static = {"heads": heads, "causal": causal, "average": average, **mask}
+    return Result((size,), np.result_type(q.dtype, k.dtype), static)
+
+
+def _weights_made(xp: ArrayModule, given: _Given, average: bool) -> Array:
+    """The weights of all nodes, end to end."""
+    q, k = given.operands
+    if q.dtype == np.float16:
+        return _weights_made(xp, given.cast(np.float32), average).astype(np.float16)
+    if _has_kernels(xp, q):
+        given = given.for_kernels(xp)
+        return _weighed_here(given, average) if xp is np else _weighed_there(xp, given, average)
+    found = []
+    for operands, beside in given.parts.nodes_of(given.operands, given.beside, given.how):
+        q, k = (_by_heads(x, given.how.heads) for x in operands)
+        weights = _weights(xp, q, k, beside.mask, given.how)
+        weights = _dropped(xp, MULTIPLY_NO_NAN, weights, beside.kept, given.how)
+        found.append((xp.mean(weights, axis=-3) if average else weights).reshape(-1))
+    return xp.concatenate(found)
+
+
+def _weighed_there(xp: ArrayModule, given: _Given, average: bool) -> Array:
+    size = given.parts.pairs() * (1 if average else given.how.heads)
+    out: Array = xp.empty(size, given.operands[0].dtype)
+    there.attention_weights(given.heads(), given.parts.groups(xp), given.operands, average, out)
+    return out
+
+
+def _weighed_here(given: _Given, average: bool) -> Array:
+    (q, k), heads = given.operands, given.how.heads
+    out = np.empty(given.parts.pairs() * heads, q.dtype)
+    how, columns = (*given.how[:2], given.scale()), [np.empty((len(x), 0), q.dtype) for x in (q, k)]
+    core.machine.attend(how, given.parts.here(), q, k, columns[1], columns[0], **given.for_core(), weights=out)
+    if not average or heads == 1:
+        return out
+    mean, table = np.empty(len(out) // heads, q.dtype), _table_of_heads(given)
+    core.machine.reduce_each(core.machine.REDUCED["mean"], mean, out, table)
+    return mean
+
+
+def _table_of_heads(given: _Given) -> HostArray:
+    """Of each node where a number for each query and key begins, and those by heads, as `core.machine.reduce_each` has
+    them."""
+    pairs = np.array([n * m for n, m in given.parts.shapes()])
+    pairs, one = pairs[pairs > 0], np.ones_like(pairs[pairs > 0])
+    begins = np.cumsum(pairs) - pairs
+    return np.stack([begins, begins * given.how.heads, one, one * given.how.heads, pairs], 1).astype(np.int64)
+
+
+def _weighed_back_here(wanted: Wanted, g: Array, given: _Given, average: bool) -> list[Array | None] | None:
+    (q, k), heads = given.operands, given.how.heads
+    if average and heads > 1:
+        whole, table = np.zeros(given.parts.pairs() * heads, g.dtype), _table_of_heads(given)
+        core.machine.reduce_each_back(core.machine.REDUCED["mean"], whole, g, g, whole, table)
+        g = whole
+    to = [np.zeros(x.shape, x.dtype) if i in wanted else None for i, x in enumerate(given.operands)]
+    of_mask = np.zeros(given.parts.pairs() * heads, g.dtype) if MASK_OF_WEIGHTS in wanted else None
+    how, columns = (*given.how[:2], given.scale()), [np.empty((len(x), 0), q.dtype) for x in (q, k)]
+    places, beside = (*to, None, of_mask), given.for_core()
+    core.machine.attend(how, given.parts.here(), q, k, columns[1], columns[0], places, **beside, weights=g)
+    found = [*to, of_mask]
+    if any(x is not None and has_nan(x) for x in found):  # maybe of a cotangent of zero and what is infinite
+        return None
+    return [_of_masks(np, found[i], given) if i == MASK_OF_WEIGHTS else found[i] for i in wanted]
+
+
+def _weighed_back(
+    wanted: Wanted, into: Into, xp: ArrayModule, g: Array, given: _Given, average: bool
+) -> list[Array | None]:
+    """The cotangents of the operands ``wanted``, from those of the weights of all nodes, end to end."""
+    q = given.operands[0]
+    if q.dtype == np.float16:
+        wide = given.cast(np.float32)
+        found = _weighed_back(wanted, [None] * len(wanted), xp, g.astype(np.float32), wide, average)
+        return [x.astype(np.float16) for x in found if x is not None]
+    g = xp.ascontiguousarray(g)
+    if not _has_kernels(xp, q):
+        return _weighed_back_by_nodes(xp, wanted, g, given, average)
+    if xp is not np:
+        return _weighed_back_there(wanted, into, xp, g, given.for_kernels(xp), average)
+    here = _weighed_back_here(wanted, g, given.for_kernels(xp), average)
+    return _weighed_back_by_nodes(xp, wanted, g, given, average) if here is None else here
+
+
+def _weighed_back_there(
+    wanted: Wanted, into: Into, xp: ArrayModule, g: Array, given: _Given, average: bool
+) -> list[Array | None]:
+    of_mask = xp.empty(given.parts.pairs() * given.how.heads if MASK_OF_WEIGHTS in wanted else 0, g.dtype)
+    columns = [xp.empty((len(x), 0), g.dtype) for x in given.operands]  # no values, and of results no columns
+    arrays = columns[0], *given.operands, columns[1]
+    places = [MASK if i == MASK_OF_WEIGHTS else i for i in wanted]
+    groups = given.parts.groups(xp)
+    answers = there.attend_back(given.heads(), groups, arrays, places, into, of_mask, (g, average))
+    return [_of_masks(xp, x, given) if i == MASK else x for i, x in zip(places, answers, strict=True)]
+
+
+def _weighed_back_by_nodes(
+    xp: ArrayModule, wanted: Wanted, g: Array, given: _Given, average: bool
+) -> list[Array | None]:
+    found, begin = [], 0
+    for operands, beside in given.parts.nodes_of(given.operands, given.beside, given.how):
+        size = math.prod((len(operands[0]), 1 if average else given.how.heads, *[x.shape[1] for x in operands]))
+        some = g[begin : begin + size].reshape(len(operands[0]), -1)
+        found.append(_composed_weights_back(xp, wanted, some, operands, beside, given.how, average))
+        begin += size
+    rows = [[x.reshape(-1, x.shape[-1]) if i != MASK_OF_WEIGHTS else x.reshape(-1) for x in each]
+            for i, each in zip(wanted, zip(*found, strict=True), strict=True)]  # fmt: skip
+    return [xp.concatenate(each) for each in rows]
+
+
+def _composed_weights_back(
+    xp: ArrayModule, wanted: Wanted, g: Array, operands: Sequence[Array], beside: _Beside, how: _How, average: bool
+) -> list[Array]:
+    q, k = (_by_heads(x, how.heads) for x in operands)
+    n, m = q.shape[-3], k.shape[-3]
+    weights = _weights(xp, q, k, beside.mask, how)
+    if average:
+        g = g.reshape((*g.shape[:-1], 1, n, m)) * (1.0 / how.heads)
+        of_weights = xp.broadcast_to(g, (*g.shape[:-3], how.heads, n, m))
+    else:
+        of_weights = g.reshape((*g.shape[:-1], how.heads, n, m))
+    slopes, scores = _of_scores(xp, of_weights, weights, beside, how, _scale(q.shape[-1]))
+    of = _of_queries, _of_keys
+    return [_of_mask(xp, slopes, how) if i == MASK_OF_WEIGHTS else _of_heads(of[i](xp, scores, q, k)) for i in wanted]
+
+
+def _weights_forward(
+    masked: bool, xp: ArrayModule, *operands: Array, out: Array = None, average: bool, **static: Any
+) -> Array:
+    count = MASK_OF_WEIGHTS
+    batch = max([len(x) for i, x in enumerate(operands) if x.ndim > (2 if i < count else 1)], default=1)
+    parts = _Parts(None, (operands[0].shape[-2], operands[1].shape[-2]), batch)
+    given = _Given(_laid(xp, operands[:count], batch), _beside_of(operands[count:], masked), parts, _How(**static))
+    return _weights_made(xp, given, average).reshape(batch, -1)
+
+
+def _weights_back(
+    masked: bool,
+    wanted: Wanted,
+    into: Into,
+    xp: ArrayModule,
+    g: Array,
+    y: Array,
+    *operands: Array,
+    **static: Any,
+) -> list[Array | None]:
+    average = static.pop("average")
+    how, own, beside = _How(**static), operands[:MASK_OF_WEIGHTS], _beside_of(operands[MASK_OF_WEIGHTS:], masked)
+    if symbolic(xp):
+        return list(_composed_weights_back(xp, wanted, g, own, beside, how, average))
+    parts = _Parts(None, (own[0].shape[-2], own[1].shape[-2]), len(g))
+    given = _Given(_laid(xp, own, len(g)), beside, parts, how)
+    found = _weighed_back(wanted, [None] * len(wanted), xp, g.reshape(-1), given, average)
+    shapes = [operands[i].shape[-1:] if i == MASK_OF_WEIGHTS else operands[i].shape[-2:] for i in wanted]
+    return [None if x is None else x.reshape((parts.nodes, *shape)) for x, shape in zip(found, shapes, strict=True)]
+
+
+def _weights_forward_by_parts(
+    masked: bool, xp: ArrayModule, *operands: Array, out: Array = None, average: bool, **static: Any
+) -> Array:
+    *given, ends = operands
+    rows, parts = _in_one_dtype(given[:MASK_OF_WEIGHTS]), _Parts(ends, (0, 0), ends.shape[1])
+    return _weights_made(xp, _Given(rows, _beside_of(given[MASK_OF_WEIGHTS:], masked), parts, _How(**static)), average)
+
+
+def _weights_back_by_parts(
+    masked: bool,
+    wanted: Wanted,
+    into: Into,
+    xp: ArrayModule,
+    g: Array,
+    y: Array,
+    *operands: Array,
+    **static: Any,
+) -> list[Array | None]:
+    average = static.pop("average")
+    *given, ends = operands
+    rows, parts = _in_one_dtype(given[:MASK_OF_WEIGHTS]), _Parts(ends, (0, 0), ends.shape[1])
+    whole = _Given(rows, _beside_of(given[MASK_OF_WEIGHTS:], masked), parts, _How(**static))
+    into = [None if i == MASK_OF_WEIGHTS else place for i, place in zip(wanted, into, strict=True)]
+    return _weighed_back(wanted, into, xp, g, whole, average)
+
+
 def _attention(name: str, masked: bool, dropping: bool, by_parts: bool) -> Op:
-    forward, back = (
+    both = (
         (_attention_forward_by_parts, _attention_back_by_parts) if by_parts else (_attention_forward, _attention_back)
     )
-    joint, count = partial(back, masked), MASK + masked + dropping + by_parts
-    vjps = jointly(tuple([_vjp_alone(joint, i, count) for i in range(MASK + masked)]), joint)
-    rest = (None,) * (count - len(vjps))
-    return Op(name, partial(_attention_infer, masked), partial(forward, masked), (*vjps, *rest))
+    return _with_beside(name, _attention_infer, both, MASK, masked, dropping + by_parts)
 
 
-_BESIDE_OF = {
-    "attention": (False, False),
-    "masked_attention": (True, False),
-    "dropped_attention": (False, True),
-    "masked_dropped_attention": (True, True),
-}
-ATTENTIONS = {name: register(_attention(name, *kind, by_parts=False)) for name, kind in _BESIDE_OF.items()}
+def _attention_weights(name: str, masked: bool, dropping: bool, by_parts: bool) -> Op:
+    both = (_weights_forward_by_parts, _weights_back_by_parts) if by_parts else (_weights_forward, _weights_back)
+    return _with_beside(name, _weights_infer, both, MASK_OF_WEIGHTS, masked, dropping + by_parts)
+
+
+def _with_beside(
+    name: str, infer: Callable[..., Result], both: tuple[Any, Any], own: int, masked: bool, without: int
+) -> Op:
+    """The operation of so many operands of its own, and a mask if there is one; ``without`` cotangents are others."""
+    forward, back = both
+    joint, count = partial(back, masked), own + masked + without
+    vjps = jointly(tuple([_vjp_alone(joint, i, count) for i in range(own + masked)]), joint)
+    return Op(name, partial(infer, masked), partial(forward, masked), (*vjps, *(None,) * without))
+
+
+_BESIDE_OF = {"": (False, False), "masked_": (True, False), "dropped_": (False, True), "masked_dropped_": (True, True)}
+
+
+def _each(make: Callable[..., Op], name: str, by_parts: bool) -> list[Op]:
+    return [make(f"{prefix}{name}", *kind, by_parts=by_parts) for prefix, kind in _BESIDE_OF.items()]
+
+
+ATTENTIONS = {op.name: register(op) for op in _each(_attention, "attention", by_parts=False)}
+ATTENTION_WEIGHTS = {op.name: register(op) for op in _each(_attention_weights, "attention_weights", by_parts=False)}
 # Of rows of many examples end to end; ``ends`` (2, nodes), on the host: where those of each end, of queries and keys.
-ATTENTIONS_BY_PARTS = {name: _attention(name, *kind, by_parts=True) for name, kind in _BESIDE_OF.items()}
+ATTENTIONS_BY_PARTS = {
+    op.name: op for op in (*_each(_attention, "attention", True), *_each(_attention_weights, "attention_weights", True))
+}
 ATTENTION, ATTENTION_BY_PARTS = ATTENTIONS["attention"], ATTENTIONS_BY_PARTS["attention"]

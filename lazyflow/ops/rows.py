@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from lazyflow.ops.attention import ATTENTIONS
+from lazyflow.ops.attention import ATTENTION_WEIGHTS, ATTENTIONS
 from lazyflow.ops.base import OPS, Op, Shape
 from lazyflow.ops.segment import BY_PARTS
 from lazyflow.ops.stretches import ALONG_STRETCHES, LOSSES_OF_ELEMENTS, OVER_MORE_AXES
@@ -242,6 +242,13 @@ def _attention_by_parts(op: Op, operands: Sequence[Shape], result: Shape, static
     return ByParts(op, spans, (operands[0][0], operands[1][0], *beside), "ends", static, result[1:])
 
 
+def _attention_weights_by_parts(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
+    """Queries and keys, and the elements of a mask and of factors."""
+    beside = [shape[0] for shape in operands[2:]]
+    spans = (0, 1, *range(2, 2 + len(beside)))
+    return ByParts(op, spans, (operands[0][0], operands[1][0], *beside), "ends", static, ())
+
+
 def _end_to_end(op: Op, operands: Sequence[Shape], result: Shape, static: Static) -> ByParts | None:
     """Values side by side along the first axis."""
     stacks = op.name in ("stack", "stack_rows")
@@ -264,6 +271,7 @@ PART_RULES: dict[str, Callable[[Op, Sequence[Shape], Shape, Static], ByParts | N
     **dict.fromkeys(LOSSES_OF_ELEMENTS, _losses_of_parts),
     **dict.fromkeys(("log_softmax", "softmax"), _along_parts),
     **dict.fromkeys(ATTENTIONS, _attention_by_parts),
+    **dict.fromkeys(ATTENTION_WEIGHTS, _attention_weights_by_parts),
     **dict.fromkeys(("bernoulli", "dropout_mask", "gumbel", "normal", "uniform"), _drawn_parts),
     **dict.fromkeys(("concatenate", "concatenate_rows", "concatenate_same", "stack", "stack_rows"), _end_to_end),
 }

@@ -108,6 +108,35 @@ def test_masks_and_factors(dtype, says, of, each):
             pairs += n * m
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["whole", "causal"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_weights_by_themselves(dtype, causal):
+    """As products with values that are a matrix of ones along its diagonal, one node at a time."""
+    rng, heads, d = np.random.default_rng(4), 2, 3
+    rows, keys = np.array([3, 1, 70]), np.array([5, 2, 17])
+    ends, how = np.stack([rows.cumsum(), keys.cumsum()]), (heads, causal, d**-0.5)
+    q, k = (rng.normal(size=(n.sum(), heads * d)).astype(dtype) for n in (rows, keys))
+    cells = heads * (rows * keys).sum()
+    kept, given, weights = (x.astype(dtype) for x in (rng.choice([0, 2.0], cells), *rng.normal(size=(2, cells))))
+    none = [np.empty((len(x), 0), dtype) for x in (q, k)]
+    to = np.zeros_like(q), np.zeros_like(k), None
+    machine.attend(how, ends, q, k, none[1], none[0], kept=(True, kept), weights=weights)
+    machine.attend(how, ends, q, k, none[1], none[0], to, kept=(True, kept), weights=given)
+    begin, bound = 0, 2e-5 if dtype == "float32" else 1e-12
+    for node, (n, m) in enumerate(zip(rows, keys, strict=True)):
+        queries, their = (slice(end[node] - size, end[node]) for end, size in zip(ends, (n, m), strict=True))
+        for h in range(heads):
+            own, wide = slice(begin, begin + n * m), slice(h * d, h * d + d)
+            share, factors = given[own].reshape(n, m), kept[own].reshape(n, m)
+            right = of_one_head(q[queries, wide], k[their, wide], np.eye(m), share, causal, kept=factors)
+            found = weights[own].reshape(n, m), to[0][queries, wide], to[1][their, wide]
+            for a, b in zip(found, right[:3], strict=True):
+                np.testing.assert_allclose(a, b, rtol=bound, atol=bound)
+            begin += n * m
+    with pytest.raises(ValueError, match="do not fit"):
+        machine.attend(how, ends, q, k, none[1], none[0], weights=weights[1:].copy())
+
+
 def test_cotangents_that_nobody_wants():
     rng, ends = np.random.default_rng(1), np.array([[3], [4]])
     q, k, v, g = (rng.normal(size=(n, 4)) for n in (3, 4, 4, 3))

@@ -60,9 +60,10 @@ LAYERS = {
     "encoder": (lambda: encoder(), ROWS, 1),
     "encoder, norm first, gelu": (lambda: encoder(norm_first=True, activation="gelu", bias=False), ROWS, 1),
     "two layers": (lambda: nn.TransformerEncoder(encoder(dropout=0.0), 2, nn.LayerNorm(4)), ROWS, None),
-    "attention to others": (lambda: Masked(), [(3, 4), (5, 4), (5, 4)], 2),
+    "attention to others": (lambda: Masked(), [(3, 4), (5, 4), (5, 4)], 6),  # with queries, keys, and their weights
     "attention, masked": (lambda: Masked(attn_mask=~MASK, need_weights=False), [(3, 4)] * 3, None),
-    "attention, causal": (lambda: Masked(is_causal=True, average_attn_weights=False), [(2, 4), (3, 4), (3, 4)], 2),
+    "attention, causal": (lambda: Masked(is_causal=True, average_attn_weights=False), [(2, 4), (3, 4), (3, 4)], 6),
+    "attention without weights": (lambda: Masked(need_weights=False), [(3, 4), (5, 4), (5, 4)], 1),
 }
 POSITIVE = np.array([0.2, 0.3, 0.5])
 SIGNS = np.array([1.0, -1.0, 1.0])

@@ -13,7 +13,7 @@ from lazyflow.ops import OPS, attention
 from lazyflow.ops.attention import ATTENTION
 from lazyflow.ops.base import joint_of
 from lazyflow.record.expr import record
-from tests.ops.cases_attention import attended
+from tests.ops.cases_attention import attended, weights_of
 
 LENGTHS = {
     "one": [(3, 4)] * 4,
@@ -324,6 +324,54 @@ def test_what_is_hidden_added_and_dropped(name, lengths, heads, form):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+def both_by_one(average, q, k, v, heads, causal, mask, hides, p, stream):
+    """The result and the weights, with the same ones dropped, as two operations."""
+    factors = functional.attention.factors_of_weights(q, k, heads, p, stream)
+    result = functional.attention.attended_by(q, k, v, heads, causal, mask, hides, factors)
+    weights = functional.attention.weights_by(q, k, heads, causal, average, mask, hides, factors)
+    return lf.concatenate([lf.reshape(result, -1), lf.reshape(lf.sin(weights), -1)])
+
+
+def both_by_many(average, q, k, v, heads, causal, mask, hides, p, stream):
+    q, k, v = (lf.transpose(x.reshape(x.shape[0], heads, x.shape[1] // heads), (1, 0, 2)) for x in (q, k, v))
+    mask = lf.logical_not(mask) if hides else mask
+    weights = lf.dropout(functional.attention_weights(q, k, mask, causal), p, stream=stream)
+    result = lf.transpose(weights @ v, (1, 0, 2)).reshape(q.shape[1], -1)
+    weights = lf.mean(weights, axis=0) if average else weights
+    return lf.concatenate([lf.reshape(result, -1), lf.reshape(lf.sin(weights), -1)])
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("name", [*BESIDE, "nothing"])
+def test_weights_are_those_of_products_and_softmax(name, lengths, average, form, monkeypatch):
+    monkeypatch.setitem(BESIDE, "nothing", ("", "", False, 0.0, False))
+    expected, slopes = with_beside(partial(both_by_many, average), name, LENGTHS[lengths], 2, "none")
+    for batching in ("phases", "none"):
+        found, gradients = with_beside(partial(both_by_one, average), name, LENGTHS[lengths], 2, batching)
+        for a, b in zip([*found, *gradients], [*expected, *slopes], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.host
+def test_half_precision_weights_are_rounded_once():
+    for q, k, _ in tables(LENGTHS["many"], 2, "float16"):
+        found = record(OPS["attention_weights"], (q, k), heads=2)
+        right = weights_of(*(p.numpy().astype(np.float64) for p in (q, k)), 2, False)
+        assert found.dtype == "float16"
+        np.testing.assert_allclose(found.numpy(), right.reshape(-1), rtol=2.0**-11 * 1.1, atol=1e-6)
+
+
+@pytest.mark.host
+def test_weights_of_all_lengths_are_one_launch_and_unread_ones_none():
+    layer = lf.nn.MultiheadAttention(8, 2)
+    values = [lf.constant(np.ones((n, 8), np.float32)) for n in range(1, 9)]
+    pairs = [layer(x, x, x) for x in values]
+    for roots, kinds in (([y for y, _ in pairs], 1), ([y for pair in pairs for y in pair], 2)):
+        groups = [g for g in lf.explain(roots, groups=99).groups if "attention" in g.signature]
+        assert [g.launches for g in groups] == [1] * kinds
+
+
 @pytest.mark.host
 @pytest.mark.parametrize("name", BESIDE)
 def test_masks_and_draws_of_all_lengths_are_one_launch_too(name):
@@ -366,6 +414,34 @@ def test_masks_that_broadcast_otherwise(causal):
         for mask in (rng.normal(size=shape), rng.random(shape) < 0.6):
             found = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
             np.testing.assert_allclose(found.numpy(), (weights(q, k, mask, causal) @ v).numpy(), rtol=1e-10)
+
+
+SHAPES_BY_HEADS = [((3, 4), (5, 4), (5, 2)), ((2, 3, 4), (2, 5, 4), (2, 5, 3)), ((1, 3, 4), (2, 5, 4), (5, 3))]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+@pytest.mark.parametrize("of", [(2, 3, 5), (2, 1, 5), (1, 3, 5)], ids=str)
+@pytest.mark.parametrize("shapes", SHAPES_BY_HEADS, ids=str)
+def test_masks_of_three_axes_are_one_operation(shapes, of, p):
+    """Values, and gradients of queries, keys, values and numbers, of heads or the same for all."""
+    rng = np.random.default_rng(3)
+    arrays = [rng.normal(size=shape) for shape in (*shapes, of)]
+
+    def of_many(q, k, v, mask, p, stream):
+        return lf.dropout(functional.attention_weights(q, k, mask), p, stream=stream) @ v
+
+    def run(function):
+        q, k, v, mask = given = [lf.Parameter(x) for x in arrays]
+        y = function(*(x * 1.0 for x in (q, k, v)), mask, p, stream=lf.random.Stream(4))
+        groups = lf.explain(y, groups=99).groups
+        assert any("attention" in g.signature for g in groups) == (function is not of_many)
+        lf.sum(lf.sin(y)).backward()
+        return [y.numpy(), *[x.grad for x in given]]
+
+    found, expected = run(functional.scaled_dot_product_attention), run(of_many)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
 def test_a_mask_that_does_not_fit_is_refused():

@@ -127,7 +127,7 @@ typedef struct {
     const lf_attention *v;
     const REAL *q, *k, *value;
     ptrdiff_t n, m;
-    REAL *scores, *slopes, *of_k, *of_value, *more, *to_mask;
+    REAL *scores, *slopes, *of_k, *of_value, *more, *to_mask, *weights;
     N(wide) keys;
     const unsigned char *truths; /* of the mask, from this head on; or numbers */
     const REAL *numbers, *kept;
@@ -179,6 +179,8 @@ static void N(attend_head)(const N(head) *h, REAL *out) {
         ptrdiff_t rows = h->n - i < ATTENDED ? h->n - i : ATTENDED;
         N(weights)(h, i, rows);
         N(keep)(h, h->scores, i, rows);
+        for (ptrdiff_t r = 0; h->weights && r < rows; r++)
+            __builtin_memcpy(h->weights + (i + r) * h->m, h->scores + r * h->keys.pitch, h->m * sizeof(REAL));
         N(multiply)(out + i * v->out_pitch, v->out_pitch, (N(matrix)){h->scores, h->keys.pitch, 1}, values, rows,
                     v->v_width, h->m);
     }
@@ -213,6 +215,8 @@ static void N(attend_head_back)(const N(head) *h, const REAL *g, REAL *to_q, REA
         N(weights)(h, i, rows);
         if (slopes) {
             N(multiply)(h->slopes, whole, (N(matrix)){from, v->out_pitch, 1}, values, rows, whole, v_width);
+            for (ptrdiff_t r = 0; h->weights && r < rows; r++)
+                __builtin_memcpy(h->slopes + r * whole, h->weights + (i + r) * h->m, h->m * sizeof(REAL));
             N(keep)(h, h->slopes, i, rows);
             N(scores_back)(h, i, rows);
         }
@@ -232,6 +236,7 @@ static void N(set_mask)(N(head) *h, ptrdiff_t head, ptrdiff_t area, ptrdiff_t be
     ptrdiff_t mine = h->n * h->m, by_head = area * v->heads + head * mine;
     h->kept = v->kept ? (const REAL *)v->kept + (v->kept_each ? by_head : head * mine) : NULL;
     h->to_mask = v->to_mask ? (REAL *)v->to_mask + by_head : NULL;
+    h->weights = v->weights ? (REAL *)v->weights + by_head : NULL;
     if (!v->masked) return;
     ptrdiff_t at = v->mask_of == LF_OF_HEADS ? head * mine : 0;
     if (v->mask_each) at = v->mask_of == LF_OF_HEADS ? by_head : v->mask_of == LF_OF_ALL ? area : before;

@@ -168,7 +168,9 @@ int lf_along(int is_double, int what, const void *x, const void *y, const void *
  *
  * `mask`: truth values, where they are seen or hidden, or numbers that are added to the scores, for each key of a node, for each
  * query and key, or for these by heads; a query that sees nothing gets zeros. `kept`: what weights are multiplied by, by heads.
- * Both stand end to end for all nodes, or, not for `each`, are one for all. `to_mask`: the cotangents of numbers, by heads. */
+ * Both stand end to end for all nodes, or, not for `each`, are one for all. `to_mask`: the cotangents of numbers, by heads.
+ *
+ * `weights`: in place of the result the weights themselves, by heads, or their cotangents; then values have no columns. */
 enum { LF_NO_MASK, LF_SEEN, LF_HIDDEN, LF_ADDED };
 enum { LF_OF_KEYS, LF_OF_ALL, LF_OF_HEADS };
 typedef struct {
@@ -177,7 +179,7 @@ typedef struct {
     double scale;
     const int64_t *ends;
     const void *q, *k, *v, *mask, *kept;
-    void *out, *to_q, *to_k, *to_v, *to_mask;
+    void *out, *to_q, *to_k, *to_v, *to_mask, *weights;
     ptrdiff_t q_pitch, k_pitch, v_pitch, out_pitch;
 } lf_attention;
 int lf_attend(const lf_attention *attention);

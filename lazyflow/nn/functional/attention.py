@@ -12,7 +12,7 @@ from lazyflow.functions.elementwise import where
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.random import dropout, dropout_factors, probability
 from lazyflow.functions.reduce import max, softmax
-from lazyflow.functions.shape import broadcast_to, swapaxes
+from lazyflow.functions.shape import broadcast_to, swapaxes, tile, transpose
 from lazyflow.ops import OPS
 from lazyflow.random import Stream
 from lazyflow.record.expr import Expr, as_floating, constant, in_dtype, in_one_dtype, record
@@ -70,12 +70,91 @@ def attended(
            [1., 3.]], dtype=float32)
     """
     query, key = in_one_dtype(query, key)
+    factors = factors_of_weights(query, key, heads, dropout_p, stream) if _fit(query, key) else None
+    return attended_by(query, key, value, heads, is_causal, mask, hides, factors)
+
+
+def _fit(query: Expr, key: Expr) -> bool:
+    """Whether one operation takes queries and keys like these."""
+    shapes = query.shape, key.shape
+    return all(len(shape) == 2 and all(shape) for shape in shapes) and query.shape[1] == key.shape[1]
+
+
+def factors_of_weights(query: Expr, key: Expr, heads: int, dropout_p: float, stream: Stream | None) -> Expr | None:
+    """What weights of a query and a key are multiplied by, by heads, end to end: zero, or more than one; None if none
+    are dropped."""
+    size = heads * len(query) * len(key)
+    return dropout_factors((size,), dropout_p, query.dtype, stream) if dropout_p else None
+
+
+def attended_by(
+    query: Expr,
+    key: Expr,
+    value: Any,
+    heads: int,
+    is_causal: bool,
+    mask: Expr | None,
+    hides: bool,
+    factors: Expr | None,
+) -> Expr | None:
+    """`attended`, of queries and keys of one dtype, with these `factors_of_weights`."""
     value = as_floating(value, query)
-    shapes = query.shape, key.shape, value.shape
-    fits = all(len(shape) == 2 and all(shape) for shape in shapes)
-    if not fits or query.shape[1] != key.shape[1] or key.shape[0] != value.shape[0]:
+    if not _fit(query, key) or len(value.shape) != 2 or not value.shape[1] or key.shape[0] != value.shape[0]:
         return None
-    operands, static = [query, key, value], dict[str, Any](heads=heads, causal=bool(is_causal))
+    beside = _beside(query, key, heads, mask, hides, factors)
+    if beside is None:
+        return None
+    kind, operands, static = beside
+    return record(OPS[f"{kind}attention"], [query, key, value, *operands], **static, causal=bool(is_causal))
+
+
+def weights_by(
+    query: Expr,
+    key: Expr,
+    heads: int,
+    is_causal: bool,
+    average: bool,
+    mask: Expr | None,
+    hides: bool,
+    factors: Expr | None,
+) -> Expr:
+    """The weights of what `attended_by` gives, by heads (heads, t, s), or as the mean of these (t, s)."""
+    beside = _beside(query, key, heads, mask, hides, factors)
+    assert beside is not None, "attended_by has taken them"
+    kind, operands, static = beside
+    options = {**static, "causal": bool(is_causal), "average": average}
+    flat = record(OPS[f"{kind}attention_weights"], [query, key, *operands], **options)
+    return flat.reshape((len(query), len(key)) if average else (heads, len(query), len(key)))
+
+
+def _attended_by_heads(
+    query: Any, key: Any, value: Any, is_causal: bool, mask: Expr, dropout_p: float, stream: Stream | None
+) -> Expr | None:
+    """`attended` of a mask (heads, t, s), and of queries, keys and values that are the same for all heads, or
+    (heads, ...): (heads, t, e). None of others."""
+    query, key = in_one_dtype(query, key)
+    given = query, key, as_floating(value, query)
+    heads = {x.shape[0] for x in (*given, mask) if x.ndim == 3} - {1}
+    if any(x.ndim not in (2, 3) for x in (*given, mask)) or len(heads) > 1:
+        return None
+    (count,) = heads or {1}
+    q, k, v = (_side_by_side(x, count) for x in given)
+    found = attended(q, k, v, count, is_causal, mask, dropout_p=dropout_p, stream=stream)
+    return None if found is None else transpose(found.reshape(len(q), count, v.shape[1] // count), (1, 0, 2))
+
+
+def _side_by_side(x: Expr, heads: int) -> Expr:
+    """The rows of all heads, (rows, heads * width), of values by heads or the same for all."""
+    if x.ndim == 2 or x.shape[0] == 1:
+        return tile(x.reshape(x.shape[-2:]), (1, heads))
+    return transpose(x, (1, 0, 2)).reshape(x.shape[1], heads * x.shape[2])
+
+
+def _beside(
+    query: Expr, key: Expr, heads: int, mask: Expr | None, hides: bool, factors: Expr | None
+) -> tuple[str, list[Expr], dict[str, Any]] | None:
+    """What stands beside queries and keys, how the operation is called that takes it, and what it is told."""
+    operands, static = list[Expr](), dict[str, Any](heads=heads)
     if mask is not None:
         said = "added" if mask.dtype.kind != "b" else "hidden" if hides else "seen"
         flat = _flat_mask(mask if said != "added" else in_dtype(mask, query.dtype), heads, len(query), len(key))
@@ -83,11 +162,9 @@ def attended(
             return None
         operands.append(flat[0])
         static.update(mask=said, of=flat[1])
-    if dropout_p:
-        pairs = heads * len(query) * len(key)
-        operands.append(dropout_factors((pairs,), dropout_p, query.dtype, stream))
-    name = ("masked_" if mask is not None else "") + ("dropped_" if dropout_p else "") + "attention"
-    return record(OPS[name], operands, **static)
+    if factors is not None:
+        operands.append(factors)
+    return "masked_" * (mask is not None) + "dropped_" * (factors is not None), operands, static
 
 
 def _flat_mask(mask: Expr, heads: int, t: int, s: int) -> tuple[Expr, str] | None:
@@ -126,7 +203,9 @@ def scaled_dot_product_attention(
     dropout_p = probability(dropout_p)
     if mask is None or mask.ndim < 3:
         found = attended(query, key, value, 1, is_causal, mask, dropout_p=dropout_p, stream=stream)
-        if found is not None:
-            return found
+    else:
+        found = _attended_by_heads(query, key, value, is_causal, mask, dropout_p, stream)
+    if found is not None:
+        return found
     weights = attention_weights(query, key, mask, is_causal)
     return matmul(dropout(weights, dropout_p, training=dropout_p > 0, stream=stream), as_floating(value, weights))
