@@ -32,6 +32,15 @@ class Model(nn.Module):
         """A look-up by an array inside of a cell."""
         return lf.softmax(lf.mean(self.table(words), axis=0) + h)
 
+    @lf.cell
+    def solve(self, x):
+        """Two results by operations that solve, and decompose."""
+        a = lf.outer(x, x) * 0.1 + np.eye(6)
+        values, vectors = lf.eigh(a + np.diag(np.arange(6.0)))
+        return lf.solve(a, x) + lf.inv(a) @ values, lf.cholesky(a) @ x * lf.slogdet(a)[1] + lf.svd(a)[1] + vectors[
+            0
+        ] ** 2
+
     def run(self, words, which):
         h = self.table(0)
         for word in words.tolist():
@@ -84,11 +93,16 @@ def arrays_in_cells(model, rng):
     return found
 
 
+def solving(model, rng):
+    found = [model.solve(lf.tanh(model.table(int(word))))[which] for word in range(4) for which in (0, 1)]
+    return [lf.sum(y * y) for y in found]
+
+
 PROGRAMS = {
     program.__name__.replace("_", " "): program
     for program in (
         arrays_of_one_length, arrays_of_any_length, one_array, matrices, arrays_and_words, all_results, first_results,
-        second_results, arrays_in_cells,
+        second_results, arrays_in_cells, solving,
     )
 }  # fmt: skip
 

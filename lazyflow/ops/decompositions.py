@@ -11,8 +11,13 @@ I. Murray, "Differentiation of the Cholesky decomposition" (2016).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
+from lazyflow.cuda.rows import shown_rows
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.ops.base import Abstract, Op, Result, register, symbolic
@@ -48,6 +53,22 @@ def _eye(xp: ArrayModule, x: Array) -> Array:
     return xp.eye(x.shape[-1], dtype=x.dtype)
 
 
+def _of_shown(vjp: Callable[..., Array], axes: int) -> Callable[..., Array]:
+    """A vjp that on a device makes zeros of cotangents that are zero, of all of the last ``axes``, whatever has been
+    solved: on the host whoever needs that looks at the answer, which would be a wait there."""
+
+    def shown(xp: ArrayModule, g: Array, y: Array, *operands: Array, **static: Any) -> Array:
+        answer = vjp(xp, g, y, *operands, **static)
+        if xp is np or symbolic(xp):
+            return answer
+        own = 1 if static.get("vector") else axes
+        count = math.prod(g.shape[: g.ndim - own])
+        pair = [xp.ascontiguousarray(a, answer.dtype).reshape(count, -1) for a in (g, answer)]
+        return shown_rows([(pair[0], pair[1])])[0].reshape(answer.shape) if answer.size else answer
+
+    return shown
+
+
 def _inv_shape(a: Abstract) -> Result:
     return Result(a.shape, _square("inv", a))
 
@@ -60,7 +81,7 @@ def _inv_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return -(_t(y) @ g @ _t(y))
 
 
-INV = register(Op("inv", _inv_shape, _inv, (_inv_a,)))
+INV = register(Op("inv", _inv_shape, _inv, (_of_shown(_inv_a, 2),)))
 
 
 def _solve_shape(a: Abstract, b: Abstract) -> Result:
@@ -96,7 +117,7 @@ def _solve_a(xp: ArrayModule, g: Array, y: Array, a: Array, b: Array, *, vector:
     return -(_as_columns(_solved(xp, _t(a), g, vector), vector) @ _t(_as_columns(y, vector)))
 
 
-SOLVE = register(Op("solve", _solve_shape, _solve, (_solve_a, _solve_b)))
+SOLVE = register(Op("solve", _solve_shape, _solve, (_of_shown(_solve_a, 2), _of_shown(_solve_b, 2))))
 
 
 def _det_shape(a: Abstract) -> Result:
@@ -166,7 +187,7 @@ def _slogdet_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return g[..., 1][..., None, None] * _t(xp.linalg.inv(a))
 
 
-SLOGDET = register(Op("slogdet", _slogdet_shape, _slogdet, (_slogdet_a,)))
+SLOGDET = register(Op("slogdet", _slogdet_shape, _slogdet, (_of_shown(_slogdet_a, 1),)))
 
 
 def _cholesky_shape(a: Abstract) -> Result:
@@ -183,7 +204,7 @@ def _cholesky_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return _symmetric(_t(inverse) @ inner @ inverse)
 
 
-CHOLESKY = register(Op("cholesky", _cholesky_shape, _cholesky, (_cholesky_a,)))
+CHOLESKY = register(Op("cholesky", _cholesky_shape, _cholesky, (_of_shown(_cholesky_a, 2),)))
 
 
 def _last_as_one(x: Array, ndim: int) -> Array:
@@ -217,7 +238,7 @@ def _eigh_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return _symmetric(v @ inner @ _t(v))
 
 
-EIGH = register(Op("eigh", _eigh_shape, _eigh, (_eigh_a,)))
+EIGH = register(Op("eigh", _eigh_shape, _eigh, (_of_shown(_eigh_a, 1),)))
 
 
 def _svd_shape(a: Abstract) -> Result:
@@ -252,4 +273,4 @@ def _svd_a(xp: ArrayModule, g: Array, y: Array, a: Array) -> Array:
     return u @ inner @ vh + outside_u @ vh + u @ _t(outside_v)
 
 
-SVD = register(Op("svd", _svd_shape, _svd, (_svd_a,)))
+SVD = register(Op("svd", _svd_shape, _svd, (_of_shown(_svd_a, 1),)))

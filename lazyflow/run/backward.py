@@ -129,19 +129,15 @@ def _if_finite(run: Run, given: list[tuple[int, int, Array]], done: _Done, hooke
     return done
 
 
-# Operations whose vjps may make a NaN of a cotangent that is zero, beside an infinite operand: those that solve.
-# That no other does is a test of all of them: tests/run/test_backward.py.
-LEAVES_NAN = frozenset(("cholesky", "eigh", "inv", "slogdet", "solve", "svd"))
-
-
 def _keeps_zeros(run: Run) -> bool:
     """Whether no infinity comes into what a cell hands on of a result that is not reached, so that nobody has to look:
-    on a device that would be a wait. Parameters are taken to be finite there (`lazyflow.ops.linalg.where_shown`)."""
+    on a device that would be a wait. Parameters are taken to be finite there (`lazyflow.ops.linalg.where_shown`). That
+    no operation makes a NaN of zeros there is a test of all of them: tests/run/test_backward.py."""
     if run.device == "cpu":
         return False
     steps = [(calls, step) for calls in run.calls for stage in calls.stages.steps for step in stage]
     own = [calls.nodes[step.node].signature for calls, step in steps if isinstance(step, OwnKernel)]
-    return all(s is not None and s.op.name not in LEAVES_NAN and not _has_diagonal(s) for s in own)
+    return all(s is not None and not _has_diagonal(s) for s in own)
 
 
 def _has_diagonal(signature: Signature) -> bool:

@@ -14,7 +14,6 @@ from lazyflow import device
 from lazyflow.ops.base import OPS
 from lazyflow.ops.linalg import without_nan
 from lazyflow.record.expr import record
-from lazyflow.run.backward import LEAVES_NAN
 from tests.ops.harness import draw, launch_of
 from tests.ops.test_ops import CASES
 
@@ -190,8 +189,8 @@ def test_every_operation_hands_zeros_on(name, value):
 
 def shown_to_keep_zeros():
     """The cases of operations of which `lazyflow.run.backward` takes it for granted on a device, where to look is to
-    wait: of all but those that it names, and of products without a diagonal."""
-    known = [c for c in CASES if c.gradient and c.op not in LEAVES_NAN and not has_diagonal(c)]
+    wait: of all but products along a diagonal."""
+    known = [c for c in CASES if c.gradient and not has_diagonal(c)]
     return [c for c in known if all(s.dtype not in ("float16", "float32") for s in c.operands)]
 
 
@@ -201,7 +200,7 @@ def has_diagonal(case):
 
 
 def test_what_is_taken_to_keep_zeros_is_an_operation_with_cases():
-    assert {c.op for c in shown_to_keep_zeros()} >= {n for n, op in OPS.items() if any(op.vjps)} - LEAVES_NAN
+    assert {c.op for c in shown_to_keep_zeros()} >= {n for n, op in OPS.items() if any(op.vjps)}
 
 
 @pytest.mark.gpu

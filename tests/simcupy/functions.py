@@ -818,19 +818,28 @@ def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
 
 
 class linalg:
-    """``cupy.linalg``. CuPy raises nothing for a singular matrix, unless asked to: what comes out is not finite."""
+    """``cupy.linalg``. CuPy raises nothing for a singular matrix, or one that is not finite, unless asked to: what
+    comes out of it is not finite, and of the other matrices of a stack what would without it."""
 
     @staticmethod
     def _run(name: str, launches: int, *arrays: Any, **more: Any) -> Any:
         hosts = [_array(a)._a for a in arrays]
         counters.launch(f"linalg.{name}", launches)
+        with np.errstate(all="ignore"):
+            return linalg._of_each(getattr(np.linalg, name), hosts, more)
+
+    @staticmethod
+    def _of_each(function: Any, hosts: list[Any], more: dict[str, Any]) -> Any:
         try:
-            with np.errstate(all="ignore"):
-                return getattr(np.linalg, name)(*hosts, **more)
+            return function(*hosts, **more)
         except np.linalg.LinAlgError as error:
-            if "singular" not in str(error).lower() and "positive definite" not in str(error).lower():
+            if not any(word in str(error).lower() for word in ("singular", "positive definite", "converge")):
                 raise
-            return np.full_like(hosts[-1], np.nan)
+        if hosts[0].ndim > 2:
+            found = [linalg._of_each(function, list(some), more) for some in zip(*hosts, strict=True)]
+            return tuple(map(np.stack, zip(*found, strict=True))) if isinstance(found[0], tuple) else np.stack(found)
+        like = function(np.eye(*hosts[0].shape, dtype=hosts[0].dtype), *hosts[1:], **more)
+        return tuple(np.full_like(x, np.nan) for x in like) if isinstance(like, tuple) else np.full_like(like, np.nan)
 
     @staticmethod
     def inv(a: Any) -> ndarray:
