@@ -195,7 +195,8 @@ def _logsumexp_of_parts_x(xp: ArrayModule, g: Array, y: Array, x: Array, counts:
 
 
 def _order_of_parts(xp: ArrayModule, x: Array, counts: Array, out: Array = None) -> Array:
-    if xp is not np and int(counts.max()) <= there.MOST_ORDERED:
+    fits = x.dtype.kind in "fiub" and x.dtype != np.uint64  # whose numbers are all numbers of what is compared
+    if xp is not np and fits and int(counts.max()) <= there.MOST_ORDERED:
         whole = x if has_rows(x.dtype) else x.astype(np.float32 if x.dtype.kind == "f" else np.int64)
         return there.order_stretches(whole, groups_of(xp, counts), len(counts))
     answer = xp.empty(x.shape, np.intp)

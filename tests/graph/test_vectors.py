@@ -140,6 +140,17 @@ def test_values_and_gradients_are_as_one_example_at_a_time(name, kind):
         assert_same(found_of(EVERY[name], lengths, "phases", kind), found_of(EVERY[name], lengths, "none", kind))
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "uint64", "float16", "float32"])
+def test_orders_of_any_dtype(dtype):
+    rng = np.random.default_rng(1)
+    low = 2**63 - 4 if dtype == "uint64" else 0
+    given = [lf.constant(rng.integers(low, low + 8, (n, 2), np.uint64).astype(dtype)) for n in (40, 3, 7, 1, 300)]
+    found = [lf.argsort(x, axis=0) for x in given]
+    lf.forward(found)
+    for y, x in zip(found, given, strict=True):
+        np.testing.assert_array_equal(y.numpy(), np.argsort(x.numpy(), axis=0, kind="stable"))
+
+
 NUMERIC = ("logsumexp", "max", "norm", "norm of absolute values", "norm of the largest", "pad", "std", "var", "softmax")
 
 
