@@ -534,7 +534,14 @@ def _resolved_imports(columns: _Columns, anew: bool) -> tuple[tuple[Ints, Ints],
         if here.any():
             aliases.append((nodes[here], columns.rows(tape, rows[here])))
         if not here.all():
-            foreign.append(_Imported(tape, nodes[~here], rows[~here]))
+            nodes, rows = nodes[~here], rows[~here]
+            if len(columns.readings) > 1:  # one tape imports each once, and several are one node
+                _, firsts, number = np.unique(rows, return_index=True, return_inverse=True)
+                first = firsts[number]
+                again = first != np.arange(len(rows))
+                aliases.append((nodes[again], nodes[first[again]]))
+                nodes, rows = nodes[~again], rows[~again]
+            foreign.append(_Imported(tape, nodes, rows))
     return _in_order(aliases) if aliases else (_NO_ROWS, _NO_ROWS), foreign
 
 

@@ -24,7 +24,7 @@ cpdef tuple key_of(object readings, object roots, object way)
 
 
 @cython.locals(tape=Tape, source=Tape, row=Py_ssize_t)
-cpdef _add_reading(list found, IntColumn places, AskedRows asked, object reading, dict number)
+cpdef _add_reading(list found, IntColumn places, AskedRows asked, object reading, dict number, dict imported)
 
 
 cpdef bytes _structure(object signatures, object ints)

@@ -84,8 +84,9 @@ def key_of(readings: Sequence[Reading], roots: Sequence[Expr], way: object) -> t
         asked.rows.append(e.row)
     places = IntColumn()  # of each tape what is not in its columns
     found: list[object] = [passes.Nodes, way]  # of one form of the passes
+    known: dict[tuple[int, int], int] | None = {} if len(readings) > 1 else None
     for reading in readings:
-        _add_reading(found, places, asked, reading, number)
+        _add_reading(found, places, asked, reading, number, known)
     found.extend((places.tobytes(), asked.numbers.tobytes(), asked.positions(readings)))
     return tuple(found)
 
@@ -113,9 +114,15 @@ class AskedRows:
 
 
 def _add_reading(
-    found: list[object], places: IntColumn, asked: AskedRows, reading: Reading, number: dict[int, int]
-) -> None:  # fmt: skip
-    """Where an import comes from, if that is computed with it: whatever was computed before is alike."""
+    found: list[object],
+    places: IntColumn,
+    asked: AskedRows,
+    reading: Reading,
+    number: dict[int, int],
+    imported: dict[tuple[int, int], int] | None,
+) -> None:
+    """Where an import comes from, if that is computed with it: whatever was computed before is alike, but that several
+    tapes may import the same value, each of which is ``imported``."""
     tape, rows = reading.tape, reading.rows
     columns: Any = reading.columns if rows is not None else (tape.signatures, tape.operands, tape.ints, tape.floats)
     signatures, operands, ints, floats = columns
@@ -126,7 +133,7 @@ def _add_reading(
     places.append(len(floats))
     for source, row in reading.imports:
         if id(source) not in number or source.has_value(row):
-            places.append(-1)
+            places.append(-1 if imported is None else -3 - imported.setdefault((id(source), row), len(imported)))
         else:
             places.append(len(asked.rows))
             asked.numbers.append(number[id(source)])

@@ -30,7 +30,7 @@ from lazyflow.ops.formula import is_finite
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.ops.sparse import add_sparse as add_sparse
 from lazyflow.plan.arena import Arena
-from lazyflow.plan.plan import Cells, Launch, Rows, launches, parameter_launches
+from lazyflow.plan.plan import Cells, Launch, Plan, Rows, launches, parameter_launches
 from lazyflow.record.expr import Parameter
 from lazyflow.record.tape import CONSTANT_OP, KNOWN_OP, Signature, Type
 from lazyflow.run.check import check_cotangents
@@ -39,6 +39,15 @@ from lazyflow.run.launch import DO_KNOWNS, Bound, Loop, bound, bound_among, boun
 from lazyflow.run.sums import FEW_NODES, ParameterRows, Sums, Waiting, gradients_of_each, parameter_gradients
 
 RunObserver = Callable[[Run, Arena, object], None]
+
+
+class Seeds(NamedTuple):
+    """Cotangents of nodes of a run, all of one type: the elements where their values begin, and a row for each."""
+
+    run: Run
+    nodes: Ints
+    offsets: Ints
+    cotangents: Array
 
 
 class Hooked(NamedTuple):
@@ -50,33 +59,34 @@ class Hooked(NamedTuple):
 
 
 def backward(
-    seeds: Sequence[tuple[Run, int, int, Array]], retained: RunObserver, hooked: Callable[[Run], Mapping[int, Hooked]]
+    seeds: Sequence[Seeds], retained: RunObserver, hooked: Callable[[Run], Mapping[int, Hooked]]
 ) -> dict[int, tuple[Parameter, Array]]:
-    """Gradients of parameters, by ``id``, for cotangents given as (run, node, element offset, cotangent).
+    """Gradients of parameters, by ``id``, for these cotangents.
 
     Runs are taken latest first: what a run read of an earlier one is by then complete. ``retained`` is shown every
     run with its cotangents before they are freed; ``hooked`` says which nodes of a run have hooks.
     """
     sums, later = Sums(), Waiting()
-    waiting: dict[int, tuple[Run, list[tuple[int, int, Array]]]] = {}
+    waiting: dict[int, list[Seeds]] = {}
     queue: list[int] = []
 
-    def add_seed(run: Run, node: int, offset: int, cotangent: Array) -> None:
-        if run.number not in waiting:
-            waiting[run.number] = run, []
-            heapq.heappush(queue, -run.number)
-        waiting[run.number][1].append((node, offset, cotangent))
+    def add(some: Seeds) -> None:
+        if some.run.number not in waiting:
+            waiting[some.run.number] = []
+            heapq.heappush(queue, -some.run.number)
+        waiting[some.run.number].append(some)
 
-    for seed in seeds:
-        add_seed(*seed)
+    for some in seeds:
+        add(some)
     while queue:
-        run, given = waiting.pop(-heapq.heappop(queue))
+        given = waiting.pop(-heapq.heappop(queue))
+        run = given[0].run
         done = _of_run(run, given, hooked(run))
         sums.update_by(done.sums)
         later.add(done.rows, sums.add)
         retained(run, done.arena, done.active)
-        for source in done.handed_on:
-            add_seed(*source)
+        for some in done.handed_on:
+            add(some)
     later.finish(sums.add)
     return {number: (found.parameter, found.total()) for number, found in sums.items()}
 
@@ -89,11 +99,11 @@ class _Done(NamedTuple):
     active: Ints | None
     sums: Sums
     rows: list[ParameterRows]
-    handed_on: list[tuple[Run, int, int, Array]]
+    handed_on: list[Seeds]
 
     def is_finite(self) -> bool:
         """Whether all that comes out of it is."""
-        found = [one.total() for one in self.sums.values()] + [seed[3] for seed in self.handed_on]
+        found = [one.total() for one in self.sums.values()] + [some.cotangents for some in self.handed_on]
         arrays = [g.values if isinstance(g, RowSparse) else g for g in found]
         if not arrays or not devices.is_on_gpu(arrays[0]):
             return all(is_finite(a) for a in arrays)
@@ -101,11 +111,11 @@ class _Done(NamedTuple):
         return bool(np.isfinite(float(sum(sums[1:], sums[0]))))  # one wait for the device
 
 
-def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, Hooked]) -> _Done:
+def _of_run(run: Run, given: list[Seeds], hooked: Mapping[int, Hooked]) -> _Done:
     """The backward of one run. The calls of a cell take part with all of their results; where only some are reached and
     the slope of another is infinite, NaNs come of it, and it is done again with these alone. So it is done at once
     where the others are all that reaches some parameter or operand, whose gradient would be zero instead of None."""
-    structure, nodes = run.plan.structure, [node for node, _, _ in given]
+    structure, nodes = run.plan.structure, _nodes_of(given)
     if not len(structure.results):
         return _if_finite(run, given, _done(run, given, _known_way(run, nodes), hooked), hooked)
     hot = reached_results(structure, nodes) if any(_is_uneven(s) for s in structure.signatures) else None
@@ -121,10 +131,14 @@ def _of_run(run: Run, given: list[tuple[int, int, Array]], hooked: Mapping[int, 
     return _done(run, given, _way(run, active, hot), hooked)._replace(active=hot)
 
 
-def _if_finite(run: Run, given: list[tuple[int, int, Array]], done: _Done, hooked: Mapping[int, Hooked]) -> _Done:
+def _nodes_of(given: Sequence[Seeds]) -> list[int]:
+    return [node for some in given for node in some.nodes.tolist()]
+
+
+def _if_finite(run: Run, given: list[Seeds], done: _Done, hooked: Mapping[int, Hooked]) -> _Done:
     """What is done, if it is finite or nobody asked."""
     if run.way.checked and not done.is_finite():
-        way = _known_way(run, [node for node, _, _ in given])
+        way = _known_way(run, _nodes_of(given))
         check_cotangents(run, _cotangents(run, given), done.arena, way.launches, way.at_once, hooked)
     return done
 
@@ -179,7 +193,8 @@ class WayBack(NamedTuple):
     sources: tuple[tuple[int, Bound, tuple[int, ...]], ...]
 
 
-MOST_WAYS, MOST_FOUND = 8, 64  # that are kept with a plan
+MOST_WAYS = 8  # that are kept with a plan
+FEW_SEEDS = 4  # that are added one by one
 
 
 def _known_way(run: Run, nodes: Sequence[int]) -> WayBack:
@@ -203,7 +218,7 @@ def _way(run: Run, active: Ints | None, hot: Ints | None = None) -> WayBack:
     return way
 
 
-def _done(run: Run, given: list[tuple[int, int, Array]], way: WayBack, hooked: Mapping[int, Hooked]) -> _Done:
+def _done(run: Run, given: list[Seeds], way: WayBack, hooked: Mapping[int, Hooked]) -> _Done:
     sums, rows = Sums(), list[ParameterRows]()
     arena = _run_backward(run, given, way, sums, rows, hooked)
     return _Done(arena, way.active, sums, rows, _handed_on(run, arena, way.sources))
@@ -211,7 +226,7 @@ def _done(run: Run, given: list[tuple[int, int, Array]], way: WayBack, hooked: M
 
 def _run_backward(
     run: Run,
-    given: list[tuple[int, int, Array]],
+    given: list[Seeds],
     way: WayBack,
     sums: Sums,
     rows: list[ParameterRows],
@@ -239,17 +254,30 @@ def _run_backward(
     return arena
 
 
-def _cotangents(run: Run, given: list[tuple[int, int, Array]]) -> Arena:
+def _cotangents(run: Run, given: list[Seeds]) -> Arena:
     """An arena of cotangents: zeros, but for those that are given; a number of the host needs no copy."""
     sizes = run.plan.layout.floating
     arena = Arena(run.device, sizes, run.arena.brought)
     for dtype, size in sizes.items():
         arena.buffers[dtype][:size] = 0
-    for _, offset, cotangent in given:
-        flat = arena.buffers[cotangent.dtype][offset : offset + cotangent.size]
-        is_number = run.device != "cpu" and cotangent.size == 1 and not devices.is_on_gpu(cotangent)
-        flat += cotangent.item() if is_number else devices.to_device(cotangent.reshape(-1), run.device)
+    for some in given:
+        _add_seeds(arena, some.offsets, some.cotangents)
     return arena
+
+
+def _add_seeds(arena: Arena, offsets: Ints, cotangents: Array) -> None:
+    """Add cotangents where the values begin that they are of."""
+    rows = cotangents.reshape(len(offsets), -1)
+    size, buffer = rows.shape[1], arena.buffers[cotangents.dtype]
+    if rows.size == 1 and arena.device != "cpu" and not devices.is_on_gpu(rows):
+        buffer[int(offsets[0]) : int(offsets[0]) + 1] += rows.item()
+        return
+    rows = devices.to_device(rows, arena.device)
+    if len(offsets) > FEW_SEEDS and (np.diff(np.sort(offsets)) >= size).all():  # none shows a part of another
+        buffer[devices.to_device(offsets[:, None] + np.arange(size), arena.device)] += rows
+        return
+    for offset, row in zip(offsets.tolist(), rows, strict=True):
+        buffer[offset : offset + size] += row
 
 
 def _pull_all(
@@ -304,12 +332,28 @@ def _launches(
         return bound(plan), bound_for_parameters(plan), run.calls
     graph = run.graph
     mine = np.flatnonzero(active)
-    found, cells = launches(graph, plan.schedule, plan.offsets, mine)
-    whole = {id(c.signature): calls for c, calls in zip(plan.cells, run.calls, strict=True)}
-    calls = [_some_calls(whole[id(c.signature)], c, hot) for c in cells]
-    at_once = parameter_launches(graph, plan.schedule.launch, plan.offsets, found, mine)
-    steps = tuple([bound_of(launch) for launch in found])
+    calls: Sequence[Calls | SomeCalls | Separate] = run.calls
+    if hot is None and all(active[cells.nodes].all() for cells in plan.cells):
+        steps = _active_steps(run, graph, active)
+    else:
+        found, some = launches(graph, plan.schedule, plan.offsets, mine)
+        whole = {id(cells.signature): calls for cells, calls in zip(plan.cells, run.calls, strict=True)}
+        calls = [_some_calls(whole[id(cells.signature)], cells, hot) for cells in some]
+        steps = tuple([bound_of(launch) for launch in found])
+    at_once = parameter_launches(graph, plan.schedule.launch, plan.offsets, [step.launch for step in steps], mine)
     return steps, bound_among(at_once, steps), calls
+
+
+def _active_steps(run: Run, graph: Graph, active: Ints) -> tuple[Bound, ...]:
+    """The launches of a run, and of those of which only some nodes are active, one of these."""
+    plan = run.plan
+    steps = bound(plan)
+    flags = [active[step.launch.nodes] for step in steps]
+    parts = [step.launch.nodes[some] for step, some in zip(steps, flags, strict=True) if not some.all()]
+    nodes = np.concatenate(parts) if parts else np.flatnonzero(parts)
+    made = iter(launches(graph, plan.schedule, plan.offsets, nodes)[0] if len(nodes) else ())
+    pairs = [(step, some.all()) for step, some in zip(steps, flags, strict=True) if some.any()]
+    return tuple([step if whole else bound_of(next(made)) for step, whole in pairs])
 
 
 def _some_calls(whole: Calls, some: Cells, hot: Ints | None) -> Calls | SomeCalls | Separate:
@@ -421,49 +465,35 @@ def _sources(run: Run, active: Ints | None) -> tuple[tuple[int, Bound, tuple[int
     return tuple(found)
 
 
-def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[tuple[Run, int, int, Array]]:
+def _handed_on(run: Run, arena: Arena, sources: Sequence[Any]) -> list[Seeds]:
     """Cotangents of the values that the run had of earlier runs, as seeds for those."""
     found = []
     for number, step, rows in sources:
         dtype, values = step.signature.type.dtype, run.plan.brought[number]
-        some = [i for i in rows if run.known_runs[values[i]].way.differentiable]
-        if not some:
-            continue
-        g = step.out.read(arena).copy()
-        for i in some:
-            source, offset = run.known_runs[values[i]], run.known_places[values[i]]
-            found.append((source, node_at(source, offset, dtype), offset, g[i]))
+        of_run: dict[int, list[int]] = {}
+        for i in rows:
+            source = run.known_runs[values[i]]
+            if source.way.differentiable:
+                of_run.setdefault(source.number, []).append(i)
+        g: Any = step.out.read(arena) if of_run else None
+        for some in of_run.values():
+            source = run.known_runs[values[some[0]]]
+            offsets = np.array([run.known_places[values[i]] for i in some], np.int64)
+            cotangents = g.copy() if len(some) == len(g) else g[some]
+            found.append(Seeds(source, nodes_at(source.plan, offsets, dtype), offsets, cotangents))
     return found
 
 
-def node_at(run: Run, offset: int, dtype: DType) -> int:
-    """The node whose memory holds the element at ``offset``: views lie inside the node that they show."""
-    kept, key = run.plan.bound.setdefault("nodes", {}), (offset, dtype)
-    node: int | None = kept.get(key)
-    if node is None:
-        node = _node_at(run, offset, dtype)
-        if len(kept) < MOST_FOUND:
-            kept[key] = node
-    return node
-
-
-def _node_at(run: Run, offset: int, dtype: DType) -> int:
-    launch = next(
-        (
-            item
-            for item in run.plan.launches
-            if item.signature.type.dtype == dtype
-            and item.writes.offset <= offset < item.writes.offset + item.writes.count * item.writes.width
-        ),
-        None,
-    )
-    if launch is not None:
-        row, counts = (offset - launch.writes.offset) // launch.writes.width, run.plan.structure.counts
-        ends = None if counts is None else np.cumsum(counts[launch.nodes])
-        return int(launch.nodes[row if ends is None else np.searchsorted(ends, row, side="right")])
-    graph = run.plan.structure
-    for node in graph.results.tolist():
-        kind = graph.signatures[graph.signature[node]].type
-        if kind.dtype == dtype and 0 <= offset - run.plan.offsets[node] < max(kind.size, 1):
-            return int(node)
-    raise LookupError(f"no node of dtype {dtype} lies at {offset}")
+def nodes_at(plan: Plan, offsets: Ints, dtype: DType) -> Ints:
+    """The nodes whose memory holds these elements: views lie inside the nodes that they show."""
+    kept = plan.bound.setdefault("nodes", {})
+    found = kept.get(dtype)
+    if found is None:
+        graph = plan.structure
+        mine = np.flatnonzero(np.array([s.type.dtype == dtype for s in graph.signatures], bool)[graph.signature])
+        sizes = np.array([s.type.size for s in graph.signatures], np.int64)[graph.signature[mine]]
+        mine = mine[np.lexsort((sizes, plan.offsets[mine]))]  # those without elements before what lies there
+        found = kept[dtype] = mine, plan.offsets[mine]
+    nodes, begins = found
+    there: Ints = nodes[np.searchsorted(begins, offsets, side="right") - 1]
+    return there

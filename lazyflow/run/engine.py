@@ -24,10 +24,10 @@ from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
-from lazyflow.record.tape import IMPORT_OP, KNOWN_OP, VIEW_OP, Tape, signature_by_id
-from lazyflow.run.backward import Hooked, accumulated
+from lazyflow.record.tape import IMPORT_OP, KNOWN_OP, VIEW_OP, Computed, Tape, signature_by_id
+from lazyflow.run.backward import Hooked, Seeds, accumulated
 from lazyflow.run.backward import backward as run_backward
-from lazyflow.run.execute import Run, any_stale, check_recorded
+from lazyflow.run.execute import Run, any_stale, check_recorded, distinct
 from lazyflow.run.forward import compute, forget, watched_places
 from lazyflow.run.needs import out_of_memory
 from lazyflow.run.roots import alike, copies, missing, owners_of, runs_of, shown, to_run, traced
@@ -200,12 +200,9 @@ class Engine:
         for root in roots:
             if not root.requires_grad:
                 raise GradientError(_nothing_to_differentiate(root))
-        self._forward(roots)
+        self._forward([*roots, *_held_of_dropped(_many_small_runs(roots))])
         for run in {id(run): run for run in [e.tape.place_of(e.row)[0] for e in roots]}.values():
             _check_trained(run)
-        joined = _in_many_runs(roots)
-        if joined:
-            self._forward([*roots, *_forgotten(joined)])
         if any(_hides_watched(root) for root in roots):  # run again: what somebody watches is a node of its own then
             forget(roots, draw_anew=False)
             self._forward(roots)
@@ -231,46 +228,83 @@ def _downloaded(roots: Sequence[Expr], device: str) -> list[HostArray]:
     return [whole[end - root.type.size : end].reshape(root.shape).copy() for root, end in zip(roots, ends, strict=True)]
 
 
-# A backward through more runs than this, of no more elements on the average, is one forward more and one run to go back
-# through: a small run costs more beside its kernels, in either direction, than they do.
-MANY_RUNS, SMALL_RUN = 8, 1 << 16
+# A backward through more small runs than this computes them once more, as one: a small run costs more beside its
+# kernels, in either direction, than they do. A run of more elements is gone back through as it is.
+MANY_RUNS, SMALL_RUN = 8, 1 << 17
 
 
-def _in_many_runs(roots: Sequence[Expr]) -> list[Tape]:
-    """The tapes whose values were computed for roots that rest on many small runs, if they do."""
-    runs: dict[int, Run] = {}
-    stack = [e.tape.place_of(e.row)[0] for e in roots]
+def _many_small_runs(roots: Sequence[Expr]) -> list[Run]:
+    """The small runs that roots rest on, if they are many; none of which a large one has read a value."""
+    first = _read_runs(roots)
+    if any_stale(first):  # a forward computes all of it anew
+        return []
+    runs = _runs_below(first)
+    kept = _runs_below([run for run in runs.values() if not _may_be_dropped(run)])
+    small = [run for number, run in runs.items() if number not in kept]
+    return small if len(small) > MANY_RUNS else []
+
+
+def _read_runs(roots: Sequence[Expr]) -> list[Run]:
+    """The runs that have computed the roots, or what is read to compute them."""
+    found: list[Any] = runs_of(roots)
+    unknown = missing(roots)
+    for reading in readings_of(unknown, anew=False) if unknown else ():
+        found += reading.tape.runs
+        found += [source.place_of(row)[0] for source, row in reading.imports if source.has_value(row)]
+    return distinct(found)
+
+
+def _runs_below(runs: Sequence[Run]) -> dict[int, Run]:
+    """These and all that they rest on, by number, as far as gradients go."""
+    found: dict[int, Run] = {}
+    stack = list(runs)
     while stack:
         run = stack.pop()
-        if run.number not in runs and run.way.differentiable:
-            runs[run.number] = run
-            stack.extend(run.known_runs)
-    sizes = sum(sum(run.plan.layout.sizes.values()) for run in runs.values())
-    if len(runs) <= MANY_RUNS or sizes > SMALL_RUN * len(runs):
-        return []
-    reached = [reading.tape for reading in readings_of(roots, anew=True)]
-    tapes = [tape for tape in reached if tape.grad and tape.runs and tape.handles is not None]
-    return [tape for tape in tapes if all(run.number in runs for run in tape.runs)]
+        if run.number not in found and run.way.differentiable:
+            found[run.number] = run
+            stack.extend(distinct(run.known_runs))
+    return found
 
 
-def _forgotten(tapes: Sequence[Tape]) -> list[Expr]:
-    """Drop what was computed of these tapes, and return what somebody holds of it, which is to keep its value."""
+def _may_be_dropped(run: Run) -> bool:
+    """Whether a run is small, and it is known what somebody holds of it."""
+    tapes = [tape for tape in [reference() for reference in run.tapes] if tape is not None]
+    return sum(run.plan.layout.sizes.values()) <= SMALL_RUN and all(tape.handles is not None for tape in tapes)
+
+
+def _held_of_dropped(runs: Sequence[Run]) -> list[Expr]:
+    """Drop what these runs have computed, and return what somebody holds of it, which is to keep its value."""
+    some = set(runs)
+    tapes = {id(tape): tape for run in runs for tape in [reference() for reference in run.tapes] if tape is not None}
     found = [
         handle(tape, row, signature_by_id(tape.signatures[row]).type)
-        for tape in tapes
+        for tape in tapes.values()
         for row in tape.handles.rows()
-        if tape.has_value(row)
+        if tape.has_value(row) and tape.place_of(row)[0] in some
     ]
-    for tape in tapes:
-        tape.forget()
+    for tape in tapes.values():
+        _drop(tape, some)
     return found
+
+
+def _drop(tape: Tape, runs: set[Run]) -> None:
+    """Drop what runs have left on a tape."""
+    computed = tape.computed
+    left = [] if computed is None else [k for k, run in enumerate(computed.runs) if run not in runs]
+    if computed is None or not left:
+        tape.forget()
+        return
+    number = np.full(len(computed.runs) + 1, -1, np.int32)  # the last is of rows without a value
+    number[left] = np.arange(len(left))
+    kept = [computed.runs[k] for k in left]
+    tape.computed = Computed(kept, number[computed.run_of], computed.offset_of.copy(), computed.touched)
 
 
 def _differentiate(roots: Sequence[Expr], cotangents: Sequence[Array]) -> None:
     """Add what a backward from computed roots finds."""
     places = [root.tape.place_of(root.row) for root in roots]
     seeds = [
-        (run, _node_of(run, root), offset, cotangent)
+        Seeds(run, np.array([_node_of(run, root)]), np.array([offset]), cotangent[None])
         for (run, offset), root, cotangent in zip(places, roots, cotangents, strict=True)
     ]
     options, device = settings.current(), roots[0].device

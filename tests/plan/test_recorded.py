@@ -325,3 +325,23 @@ def test_a_second_run_on_a_tape_notes_nothing_on_another(plans):
     for k, (h, g) in enumerate(rounds, 1):
         np.testing.assert_allclose(h.numpy(), np.tanh(W0 @ VECTORS[k]))
         np.testing.assert_allclose(g.numpy(), W0 @ h.numpy())
+
+
+def test_tapes_that_import_one_value_are_no_tapes_that_import_two(plans):
+    p = lf.Parameter([0.1, 0.2])
+    for same in (True, True, False, False, True):
+        u, v = p * 2.0, p * 5.0
+        lf.forward([u, v])
+        other = u if same else v
+        with lf.using():
+            first = lf.tanh(u + 0.5)
+        with lf.using():
+            second = lf.sin(other + 0.25)
+        p.zero_grad()
+        total = lf.sum(first * second)
+        total.backward()
+        x, y = u.numpy(), other.numpy()
+        np.testing.assert_allclose(total.item(), (np.tanh(x + 0.5) * np.sin(y + 0.25)).sum(), rtol=1e-5)
+        slope = 2.0 * (1 - np.tanh(x + 0.5) ** 2) * np.sin(y + 0.25)
+        slope += (2.0 if same else 5.0) * np.tanh(x + 0.5) * np.cos(y + 0.25)
+        np.testing.assert_allclose(p.grad, slope, rtol=1e-5)

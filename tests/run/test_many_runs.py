@@ -162,6 +162,79 @@ def test_large_runs_are_not_computed_twice(monkeypatch):
     assert len(runs_below(loss)) == before
 
 
+@counted
+def test_a_large_run_is_gone_back_through_as_it_is_and_small_ones_behind_it_are_one(monkeypatch):
+    """What several of the small ones read of it is read once."""
+    found = []
+    for most in (8, 10**9):
+        monkeypatch.setattr(engine, "MANY_RUNS", most)
+        monkeypatch.setattr(engine, "SMALL_RUN", 200)
+        w, b = parameters()
+        table = lf.Parameter(np.linspace(-1, 1, 400).reshape(100, 4))
+        rows = [lf.tanh(table[k]) for k in range(100)]
+        lf.forward(rows)
+        large = rows[0].tape.place_of(rows[0].row)[0]
+        h, losses = b, []
+        for k in range(20):
+            h = lf.tanh(w @ h + rows[k // 4] + rows[99])
+            lf.sum(h).item()
+            losses.append(lf.sum(h * rows[k // 4]))
+        loss = lf.sum(losses)
+        loss.backward()
+        found.append((loss.item(), w.grad, b.grad, np.asarray(table.grad)))
+        assert rows[0].tape.place_of(rows[0].row)[0] is large
+        below = runs_below(loss)
+        assert len(below) == (2 if most == 8 else 22)
+        if most == 8:
+            assert len(loss.tape.place_of(loss.row)[0].known_runs) == 6  # of five groups, and the last
+    for a, c in zip(*found, strict=True):
+        np.testing.assert_allclose(a, c, rtol=1e-12)
+
+
+@counted
+def test_a_run_that_a_large_one_has_read_stays(monkeypatch):
+    """Else what is computed twice would have a part of its gradient in either, and a hook would be called twice."""
+    monkeypatch.setattr(engine, "MANY_RUNS", 3)
+    w, b = parameters()
+    seen = []
+    small = lf.tanh(b)
+    small.register_hook(lambda g: seen.append(g.copy()))
+    lf.sum(small).item()
+    wide = [lf.sum(small * float(k)) for k in range(100)]
+    lf.forward(wide)
+    monkeypatch.setattr(engine, "SMALL_RUN", 100)
+    h, losses = small, []
+    for _ in range(10):
+        h = lf.tanh(w @ h)
+        losses.append(lf.sum(h) * lf.sum(small) + h[0].item())
+    loss = lf.sum(losses) + lf.sum(wide)
+    loss.backward()
+    assert len(seen) == 1
+    np.testing.assert_allclose(b.grad, seen[0] * (1 - small.numpy() ** 2), rtol=1e-12)
+
+
+@counted
+def test_what_the_root_does_not_rest_on_stays_beside_what_is_one(monkeypatch):
+    """Steps without a loss are runs of their own, whose tapes have losses of the steps before."""
+    w, b = parameters()
+    found = []
+    for most in (8, 10**9):
+        monkeypatch.setattr(engine, "MANY_RUNS", most)
+        w.zero_grad(), b.zero_grad()
+        losses, states = [], []
+        for k in range(40):
+            h = lf.tanh(w @ b * float(k + 1))
+            if lf.sum(h).item() and k % 3:
+                losses.append(lf.sum(h * h))
+                states.append(h)
+        loss = lf.sum(losses)
+        loss.backward()
+        assert len(runs_below(loss)) == (1 if most == 8 else 27)
+        found.append((loss.item(), w.grad, b.grad))
+    for a, c in zip(*found, strict=True):
+        np.testing.assert_allclose(a, c, rtol=1e-12)
+
+
 @hypothesis.given(programs(most=8), st.integers(0, 30), st.lists(st.integers(0, 7), max_size=6))
 @hypothesis.settings(max_examples=50)
 def test_any_program_looked_at_anywhere(program, seed, looks):
