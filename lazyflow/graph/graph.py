@@ -366,6 +366,7 @@ class _Readings:
         self.waiting: list[tuple[int, Tape]] = []
         self.queued: set[int] = set()
         self.readings: dict[int, Reading] = {}
+        self.wanted: dict[int, list[Tape]] = {}  # of which others a tape reads what is to be computed
 
     def ask(self, tape: Tape, row: int) -> None:
         """Say that a row is needed."""
@@ -382,12 +383,12 @@ class _Readings:
             _, tape = heapq.heappop(self.waiting)
             self.queued.remove(id(tape))
             self.readings[id(tape)] = reading = reading_of(tape, list(self.asked[id(tape)]))
+            sources: dict[int, Tape] = {}
             for source, row in reading.imports:
-                if self._is_wanted(tape, source, row):
+                if self.anew or (source.grad == tape.grad and not source.has_value(row)):
+                    sources[id(source)] = source
                     self.ask(source, row)
-
-    def _is_wanted(self, tape: Tape, source: Tape, row: int) -> bool:
-        return self.anew or (source.grad == tape.grad and not source.has_value(row))
+            self.wanted[id(tape)] = list(sources.values())
 
     def in_order(self, tapes: Sequence[Tape]) -> list[Reading]:
         """All of them, operands before users."""
@@ -402,8 +403,7 @@ class _Readings:
             elif id(tape) not in seen:
                 seen.add(id(tape))
                 stack.append((tape, True))
-                wanted = {id(t): t for t, row in reading.imports if self._is_wanted(tape, t, row)}
-                stack.extend((t, False) for t in wanted.values())
+                stack.extend((source, False) for source in self.wanted[id(tape)])
         return order
 
 

@@ -30,7 +30,7 @@ from lazyflow.run.backward import backward as run_backward
 from lazyflow.run.execute import Run, any_stale, check_recorded, distinct
 from lazyflow.run.forward import compute, forget, watched_places
 from lazyflow.run.needs import out_of_memory
-from lazyflow.run.roots import alike, copies, missing, owners_of, runs_of, shown, to_run, traced
+from lazyflow.run.roots import alike, copies, missing, owners_of, runs_of, runs_read, shown, to_run, traced
 from lazyflow.settings import tracing
 from lazyflow.threads import quietly
 
@@ -250,7 +250,7 @@ def _read_runs(roots: Sequence[Expr]) -> list[Run]:
     unknown = missing(roots)
     for reading in readings_of(unknown, anew=False) if unknown else ():
         found += reading.tape.runs
-        found += [source.place_of(row)[0] for source, row in reading.imports if source.has_value(row)]
+        found += runs_read(reading.imports)
     return distinct(found)
 
 

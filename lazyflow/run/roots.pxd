@@ -26,6 +26,10 @@ cpdef list alike(list roots)
 cpdef list runs_of(object roots)
 
 
+@cython.locals(source=Tape, row=Py_ssize_t)
+cpdef list runs_read(object imports)
+
+
 @cython.locals(root=Expr)
 cpdef object traced(object roots)
 

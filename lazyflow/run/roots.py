@@ -17,7 +17,7 @@ from lazyflow.device import Array, HostArray
 from lazyflow.graph.graph import decoded
 from lazyflow.locks import Owner
 from lazyflow.record.expr import Expr, Parameter
-from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, VIEW_OP, payload_starts, signature_by_id
+from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, VIEW_OP, Tape, payload_starts, signature_by_id
 from lazyflow.run.execute import Run
 
 
@@ -63,6 +63,20 @@ def runs_of(roots: Sequence[Expr]) -> list[Run]:
         root: Expr = e
         if root.tape.has_value(root.row):
             run = root.tape.place_of(root.row)[0]
+            if run is not last:
+                found.append(run)
+                last = run
+    return found
+
+
+def runs_read(imports: Sequence[tuple[Tape, int]]) -> list[Run]:
+    """The same of what is imported."""
+    found: list[Any] = []
+    last: object = None
+    for tape, row in imports:
+        source: Tape = tape
+        if source.has_value(row):
+            run = source.place_of(row)[0]
             if run is not last:
                 found.append(run)
                 last = run

@@ -5,9 +5,8 @@ computes it, goes back through it, or says what it takes."""
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lazyflow import core
 from lazyflow.errors import DeviceError
@@ -77,11 +76,23 @@ def _others_referred(roots: Sequence[Expr], readings: Sequence[Reading]) -> bool
     """Whether somebody refers to these tapes who has nothing to do with the roots: another tape, which imports values
     of them, or, where nobody counts expressions, somebody who may hold others than the roots."""
     distinct = [reading.tape for reading in readings]
-    known = Counter(id(tape) for tape in distinct)
-    known.update(id(tape) for tape in {id(e): e.tape for e in roots}.values())
-    known.update(id(source) for tape in distinct for source, _ in tape.imports)
-    counts = zip(distinct, _reference_counts(distinct), strict=True)
-    return any(count > _NOBODY + known[id(tape)] for tape, count in counts)
+    counts = _reference_counts(distinct)
+    known: dict[Any, int] = {}
+    for t in distinct:
+        known[t] = _NOBODY + 1
+    for e in set(roots):
+        root: Expr = e
+        if root.tape in known:
+            known[root.tape] += 1
+    for t in distinct:
+        tape: Tape = t
+        for source, _ in tape.imports:
+            if source in known:
+                known[source] += 1
+    for t, count in zip(distinct, counts, strict=True):  # noqa: SIM110 (a compiled function has no generator)
+        if count > known[t]:
+            return True
+    return False
 
 
 def others_held(roots: Sequence[Expr], readings: Sequence[Reading]) -> bool:
