@@ -51,13 +51,14 @@ Method = TypeVar("Method", bound=Callable[..., object])
 def _locked(method: Callable[..., Any], engine: Engine, roots: object, *args: object) -> Any:
     """Call a method that computes its roots while no other thread computes what they rest on: what is known of a tape,
     and what lies in the arenas of its runs, changes."""
-    if type(roots) is Expr:  # most often: one value, of this thread alone
+    if type(roots) is Expr:
         owners = roots.tape.owners
-        if len(owners) == 1:
-            (owner,) = owners
-            with owner.lock:
-                return method(engine, roots, *args)
-    owners = owners_of(roots if isinstance(roots, list | tuple) else [roots])
+    else:
+        owners = owners_of(roots if isinstance(roots, list | tuple) else [roots])
+    if len(owners) == 1:  # most often: values of this thread alone
+        (owner,) = owners
+        with owner.lock:
+            return method(engine, roots, *args)
     return together(sorted(owners, key=lambda o: o.number), method, engine, roots, *args)
 
 

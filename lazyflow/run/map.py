@@ -171,22 +171,28 @@ class _Fiber(fibers.Example):
         return not (self.busy or self.ending) and getcurrent() is self.greenlet
 
     def wait(self, roots: Sequence[Expr], cotangents: Sequence[object] | None = None) -> bool:
-        self.asked, self.cotangents, self.wants, self.done = roots, cotangents, False, False
-        self._switch()
+        self.cotangents, self.wants, self.done = cotangents, False, False
+        self._switch(roots)
+        self.cotangents = None
         return self.done
 
     def ask(self, root: Expr) -> Any:
-        self.asked, self.cotangents, self.wants = (root,), None, True
-        self._switch()
+        self.wants = True
+        self._switch((root,))
         answer, self.answer = self.answer, None
         return answer
 
-    def _switch(self) -> None:
+    def _switch(self, roots: Sequence[Expr]) -> None:
+        self.asked, self.waited = roots, self.waited + 1
         self.settings = None if settings.now() is self.scope else settings.current()
-        self.waited += 1
-        if self.mapping.watched and not self.lines:
-            self.lines = [user_line()]
-        self.greenlet.parent.switch()
+        if self.mapping.watched:
+            if not self.lines:
+                self.lines = [user_line()]
+            self.greenlet.parent.switch()
+            self.lines = ()
+        else:
+            self.greenlet.parent.switch()
+        self.asked = ()
 
 
 def _answer(asking: Sequence[_Fiber]) -> None:
@@ -251,7 +257,6 @@ class _Loop:
             while self.live:
                 self._compute(list(self.live.values()))
                 for fiber in list(self.live.values()):
-                    fiber.asked, fiber.cotangents, fiber.lines = (), None, ()
                     self._switch(fiber.greenlet)
                 self._begin()
         except BaseException as error:
@@ -310,6 +315,7 @@ class _Loop:
         """One forward for all of them. Where that fails, each goes on and computes its own by itself: so the error is
         raised in the example, and at the line, that it belongs to."""
         roots = [e for fiber in waiting for e in fiber.asked]
+        asking = [fiber for fiber in waiting if fiber.wants]
         if not settings.current().check_finite:  # what nobody asks for must not be found to be a NaN
             tapes = {id(e.tape): e.tape for fiber in waiting if fiber.waited == 1 for e in fiber.asked}
             roots += [e for tape in tapes.values() for e in _held_rows(tape, self._first_row(tape))]
@@ -318,9 +324,11 @@ class _Loop:
             outer.lines = [line for fiber in waiting for line in fiber.lines]
         since = next_number()
         try:
-            expr.ENGINE[0].forward(roots)
-            _answer([fiber for fiber in waiting if fiber.wants])
-            _differentiate_all([fiber for fiber in waiting if fiber.cotangents is not None])
+            if len(roots) > len(asking) or len(waiting) > len(asking):
+                expr.ENGINE[0].forward(roots)
+            _answer(asking)
+            if len(waiting) > len(asking):
+                _differentiate_all([fiber for fiber in waiting if fiber.cotangents is not None])
         except Exception:
             return
         if self.rounds is not None and (outer is None or not outer.waits()):
