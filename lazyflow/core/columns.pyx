@@ -17,7 +17,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.limits cimport INT_MAX
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 cimport cython
 cimport numpy as np
@@ -361,24 +361,25 @@ def no_tape():
 
 
 cdef enum:
+    WAYS = 4
     SETS = 2048
-    SHAPES = 512
+    SHAPES = 256
 
 
 @cython.final
 cdef class Recall:
     """What was recorded of up to four objects, the very same ones, in their order: a look-up of a few nanoseconds, that
-    forgets. It holds `SETS` pairs, in which the older of two makes room."""
+    forgets. It holds `SETS` sets of `WAYS`, in each of which the oldest makes room."""
 
     def __cinit__(self):
         self.at = 0
-        self.slots = <Remembered *>PyMem_RawCalloc(2 * SETS, sizeof(Remembered))
+        self.slots = <Remembered *>PyMem_RawCalloc(WAYS * SETS, sizeof(Remembered))
         if self.slots == NULL:
             raise MemoryError("no memory for what was recorded before")
 
     def __dealloc__(self):
         cdef int i
-        for i in range(2 * SETS):
+        for i in range(WAYS * SETS):
             self.drop(i)
         PyMem_RawFree(self.slots)
 
@@ -393,27 +394,22 @@ cdef class Recall:
     cpdef object get(self, object a, object b, object c, object d):
         """What was put under these objects, or None."""
         cdef Remembered *slot = &self.slots[place_of(<void *>a, <void *>b, <void *>c, <void *>d)]
-        if (
-            slot.keys[0] == <PyObject *>a
-            and slot.keys[1] == <PyObject *>b
-            and slot.keys[2] == <PyObject *>c
-            and slot.keys[3] == <PyObject *>d
-        ):
-            return <object>slot.found
-        slot += 1
-        if (
-            slot.keys[0] == <PyObject *>a
-            and slot.keys[1] == <PyObject *>b
-            and slot.keys[2] == <PyObject *>c
-            and slot.keys[3] == <PyObject *>d
-        ):
-            return <object>slot.found
+        cdef int way
+        for way in range(WAYS):
+            if (
+                slot.keys[0] == <PyObject *>a
+                and slot.keys[1] == <PyObject *>b
+                and slot.keys[2] == <PyObject *>c
+                and slot.keys[3] == <PyObject *>d
+            ):
+                return <object>slot.found
+            slot += 1
         return None
 
     cpdef int put(self, object a, object b, object c, object d, object found) except -1:
         """Remember something under these objects, which live as long."""
         cdef int i = place_of(<void *>a, <void *>b, <void *>c, <void *>d)
-        cdef Remembered old = self.slots[i + 1]
+        cdef Remembered old = self.slots[i + WAYS - 1]
         cdef int k
         # One by one, and first: a tuple to go over takes memory, and what has a slot twice would be let go of twice.
         Py_INCREF(a)
@@ -421,7 +417,7 @@ cdef class Recall:
         Py_INCREF(c)
         Py_INCREF(d)
         Py_INCREF(found)
-        self.slots[i + 1] = self.slots[i]
+        memmove(&self.slots[i + 1], &self.slots[i], (WAYS - 1) * sizeof(Remembered))
         self.slots[i].keys[0], self.slots[i].keys[1] = <PyObject *>a, <PyObject *>b
         self.slots[i].keys[2], self.slots[i].keys[3] = <PyObject *>c, <PyObject *>d
         self.slots[i].found = <PyObject *>found
@@ -433,7 +429,7 @@ cdef class Recall:
     def forget(self, key):
         """Let go of all that was put under an object."""
         cdef int i, k
-        for i in range(2 * SETS):
+        for i in range(WAYS * SETS):
             for k in range(4):
                 if self.slots[i].keys[k] == <PyObject *>key:
                     self.drop(i)
@@ -441,7 +437,7 @@ cdef class Recall:
 
     def popitem(self):
         """Let go of one thing, and return it; ``KeyError`` where there is none left."""
-        while self.at < 2 * SETS:
+        while self.at < WAYS * SETS:
             self.at += 1
             if self.slots[self.at - 1].found != NULL:
                 found = <object>self.slots[self.at - 1].found
@@ -452,12 +448,12 @@ cdef class Recall:
 
 
 cdef inline int place_of(void *a, void *b, void *c, void *d) noexcept:
-    """The first of the two places where these may stand: objects lie at multiples of 16 bytes."""
+    """The first of the places where these may stand: objects lie at multiples of 16 bytes."""
     cdef size_t h = (<size_t>a >> 4) * 0x9E3779B97F4A7C15u
     h = (h ^ (<size_t>b >> 4)) * 0x9E3779B97F4A7C15u
     h = (h ^ (<size_t>c >> 4)) * 0x9E3779B97F4A7C15u
     h = (h ^ (<size_t>d >> 4)) * 0x9E3779B97F4A7C15u
-    return 2 * (<int>(h >> 40) % SETS)
+    return WAYS * (<int>(h >> 40) % SETS)
 
 
 @cython.final
@@ -467,13 +463,13 @@ cdef class Shapes:
 
     def __cinit__(self):
         self.at = 0
-        self.slots = <Shaped *>PyMem_RawCalloc(SHAPES, sizeof(Shaped))
+        self.slots = <Shaped *>PyMem_RawCalloc(WAYS * SHAPES, sizeof(Shaped))
         if self.slots == NULL:
             raise MemoryError("no memory for the shapes of arrays")
 
     def __dealloc__(self):
         cdef int i
-        for i in range(SHAPES):
+        for i in range(WAYS * SHAPES):
             self.drop(i)
         PyMem_RawFree(self.slots)
 
@@ -490,7 +486,7 @@ cdef class Shapes:
         cdef int k
         for k in range(np.PyArray_NDIM(array)):
             h = (h ^ <size_t>np.PyArray_DIM(array, k)) * 0x9E3779B97F4A7C15u
-        return <int>(h >> 40) % SHAPES
+        return WAYS * (<int>(h >> 40) % SHAPES)
 
     cdef bint fits(self, Shaped *slot, object given, object device) noexcept:
         cdef np.ndarray array = <np.ndarray>given
@@ -507,10 +503,15 @@ cdef class Shapes:
     cpdef object get(self, object array, object device):
         """What was put for arrays like this one, or None."""
         cdef Shaped *slot
+        cdef int way
         if type(array) is not np.ndarray or np.PyArray_NDIM(<np.ndarray>array) > AXES:
             return None
         slot = &self.slots[self.place(array, device)]
-        return <object>slot.found if self.fits(slot, array, device) else None
+        for way in range(WAYS):
+            if self.fits(slot, array, device):
+                return <object>slot.found
+            slot += 1
+        return None
 
     cpdef int put(self, object array, object device, object found) except -1:
         """Remember something for arrays like this one."""
@@ -519,11 +520,12 @@ cdef class Shapes:
         if type(array) is not np.ndarray or np.PyArray_NDIM(<np.ndarray>array) > AXES:
             return 0
         i = self.place(array, device)
-        old = self.slots[i]
+        old = self.slots[i + WAYS - 1]
         dtype = array.dtype
         Py_INCREF(dtype)
         Py_INCREF(device)
         Py_INCREF(found)
+        memmove(&self.slots[i + 1], &self.slots[i], (WAYS - 1) * sizeof(Shaped))
         self.slots[i].dtype, self.slots[i].device = <PyObject *>dtype, <PyObject *>device
         self.slots[i].found, self.slots[i].ndim = <PyObject *>found, np.PyArray_NDIM(<np.ndarray>array)
         for k in range(self.slots[i].ndim):
@@ -535,7 +537,7 @@ cdef class Shapes:
 
     def popitem(self):
         """Let go of one thing, and return it; ``KeyError`` where there is none left."""
-        while self.at < SHAPES:
+        while self.at < WAYS * SHAPES:
             self.at += 1
             if self.slots[self.at - 1].found != NULL:
                 found = <object>self.slots[self.at - 1].found

@@ -1019,7 +1019,7 @@ def holds_expressions(value: OperandLike) -> bool:
     return isinstance(value, list | tuple) and any(isinstance(v, Expr) or holds_expressions(v) for v in value)
 
 
-_constants: dict[object, Signature] = table_of_interned({})
+_constants: dict[object, ArrayKind] = table_of_interned({})  # so that each is one object
 
 
 def unstacked(x: Expr) -> list[Expr]:
@@ -1201,12 +1201,10 @@ def array_kind(tape: Tape, array: Array) -> ArrayKind:
     found: ArrayKind | None = None if SHAPES is None else SHAPES.get(array, tape.device)
     if found is None:
         kind = intern_type(array.shape, array.dtype, tape.device)
-        signature = _constants.get(kind)
-        if signature is None:
-            signature = _constants[kind] = interned(
-                (CONSTANT_OP, kind), partial(leaf_signature, CONSTANT_OP, kind, ints=0)
-            )
-        found = ArrayKind(kind, signature)
+        found = _constants.get(kind)
+        if found is None:
+            made = interned((CONSTANT_OP, kind), partial(leaf_signature, CONSTANT_OP, kind, ints=0))
+            found = _constants[kind] = ArrayKind(kind, made)
         if SHAPES is not None and array.dtype in PLAIN_DTYPES:
             SHAPES.put(array, tape.device, found)
     return found

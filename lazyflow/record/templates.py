@@ -47,7 +47,7 @@ OWN_ROW = 32  # from here on an operand is a row of the template itself, below t
 MOST_ROWS = 64  # together less than 128, as characters may be signed
 MOST_KNOWN = 1024  # templates of one function
 LEARNING = 16  # calls that a template has to serve before it has saved what it took to find it out
-TEMPLATE_PATIENCE = 64  # so many templates are made for nothing before a function goes without
+TEMPLATE_PATIENCE = 256  # so many templates are made for nothing before a function goes without
 MOST_LISTED = 24  # of a list that counts as its parts; with what is beside it, less than `OWN_ROW`
 
 

@@ -271,6 +271,14 @@ def test_what_the_table_of_the_recalled_has_lost_is_not_found_out_again(with_par
     np.testing.assert_array_equal(lf.forward(found), lf.forward(expected))
 
 
+def test_arrays_of_many_shapes_are_of_one_kind_each(monkeypatch):
+    monkeypatch.setattr(tapes, "MOST_INTERNED", 10**9)
+    arrays = [np.zeros((a, b), "f4") for a in range(1, 40) for b in range(1, 40)]  # more than `Shapes` has places
+    tape = lf.constant([1.0]).tape
+    kinds = [recording.array_kind(tape, array) for array in arrays]
+    assert all(recording.array_kind(tape, array) is kind for array, kind in zip(arrays, kinds, strict=True))
+
+
 @pytest.mark.skipif(Recall() is None, reason="in Python nothing is remembered")
 def test_a_text_that_was_put_together_is_the_same_text():
     called = []
