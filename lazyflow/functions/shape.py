@@ -81,7 +81,7 @@ def _alike(found: Sequence[Expr]) -> bool:
     return len({(e.shape, e.dtype, e.device) for e in found}) == 1
 
 
-@partial(by_kinds, listed=_concatenations)
+@partial(by_kinds, listed=_concatenations, arrays=True)
 def concatenate(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
     """Expressions joined along an axis that exists; the other sizes are equal.
 
@@ -104,7 +104,7 @@ def concatenate(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
     return record(OPS["concatenate"], found, axis=axis)
 
 
-@partial(by_kinds, listed=_stacks)
+@partial(by_kinds, listed=_stacks, arrays=True)
 def stack(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
     """Expressions of one shape along a new axis.
 

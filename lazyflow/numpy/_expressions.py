@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from lazyflow.errors import ShapeError
 from lazyflow.ops import OPS
 from lazyflow.ops.base import floating, negative_axis, require_floating
 from lazyflow.record.expr import Expr, constant, holds_expressions, record, subscripted, unstacked
+from lazyflow.record.templates import by_kinds
 
 Axis = Any
 
@@ -204,6 +206,7 @@ def diff(x: Any, n: int = 1, axis: int = -1) -> Expr:
 # Products.
 
 
+@partial(by_kinds, arrays=True)
 def dot(a: Any, b: Any) -> Expr:
     a, b = constant(a), constant(b)
     if not a.ndim or not b.ndim:
@@ -211,25 +214,30 @@ def dot(a: Any, b: Any) -> Expr:
     return tensordot(a, b, ((-1,), (-1 if b.ndim == 1 else -2,)))
 
 
+@partial(by_kinds, arrays=True)
 def vdot(a: Any, b: Any) -> Expr:
     return f.dot(f.ravel(a), f.ravel(b))
 
 
+@partial(by_kinds, arrays=True)
 def inner(a: Any, b: Any) -> Expr:
     a, b = constant(a), constant(b)
     return f.multiply(a, b) if not a.ndim or not b.ndim else tensordot(a, b, ((-1,), (-1,)))
 
 
+@partial(by_kinds, arrays=True)
 def outer(a: Any, b: Any) -> Expr:
     return f.outer(f.ravel(a), f.ravel(b))
 
 
+@partial(by_kinds, arrays=True)
 def vecdot(a: Any, b: Any, axis: int = -1) -> Expr:
     product = f.multiply(a, b)
     value = f.sum(product, axis)
     return value if value.dtype == product.dtype else f.astype(value, product.dtype)
 
 
+@partial(by_kinds, arrays=True)
 def tensordot(a: Any, b: Any, axes: Any = 2) -> Expr:
     """The sum of products over pairs of axes: the last ``axes`` of a with the first of b, or those that are named."""
     a, b = constant(a), constant(b)
@@ -245,6 +253,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Expr:
     return f.einsum(f"{''.join(left)},{''.join(right)}->{''.join(result)}", a, b)
 
 
+@partial(by_kinds, arrays=True)
 def kron(a: Any, b: Any) -> Expr:
     a, b = constant(a), constant(b)
     ndim = max(a.ndim, b.ndim)
@@ -255,6 +264,7 @@ def kron(a: Any, b: Any) -> Expr:
     return f.reshape(product, [m * n for m, n in zip(a.shape, b.shape, strict=True)])
 
 
+@partial(by_kinds, arrays=True)
 def cross(a: Any, b: Any, axis: int = -1) -> Expr:
     a, b = moveaxis(a, axis, -1), moveaxis(b, axis, -1)
     if a.shape[-1] != 3 or b.shape[-1] != 3:

@@ -16,6 +16,7 @@ cdef class Template:
     cdef public bytes operands
     cdef public object kind, note, dtype, device
     cdef public bint shared
+    cdef public int same
     cdef public long long kept
 
 

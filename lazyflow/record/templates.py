@@ -58,12 +58,13 @@ class Template:
     returns; ``kind``: in what it returns them, `Expr` where there is but one. ``draws``: of each, the stream, and where
     its seed and its count stand in the payload. ``shared``: parameters are among the arguments; ``kept``: the number of
     a tape that holds them, and the signatures. ``dtype`` and ``device``: those of the settings, the latter where it
-    counts. ``arrays``: the places of arrays among the arguments.
+    counts. ``arrays``: the places of arrays among the arguments. ``same``: the place of an argument that the function
+    returns as it is, and records nothing; -1 elsewhere.
     """
 
     __slots__ = (
         "arrays", "device", "draws", "dtype", "floats", "ids", "ints", "kept", "kind", "note", "objects", "operands",
-        "results", "shared", "signatures",
+        "results", "same", "shared", "signatures",
     )  # fmt: skip
 
     def __init__(self, scratch: Tape, inputs: Sequence[int], results: Sequence[Expr], kind: type) -> None:
@@ -77,6 +78,7 @@ class Template:
         self.objects = tuple([(row - first, array) for row, array in scratch.objects.items()])
         self.results = tuple([e.row - first for e in results])
         self.kind, self.note = kind, getattr(results[0], "note", None)
+        self.same = inputs[results[0].row] if results[0].row < first else -1
         self.shared = bool(scratch.keep)
         self.kept = -1
         self.dtype, self.device = scratch.dtype, None if inputs and not self.objects else scratch.device
@@ -361,6 +363,8 @@ def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
         template.kept = tape.number
     if template.arrays:
         given = _with_constants(tape, template, given)
+    if template.same >= 0:
+        return given[template.same]
     draws = _drawn(tape, template) if template.draws else None
     row, start = len(tape.signatures), len(tape.ints)
     tape.ints.add(template.ints)
@@ -418,6 +422,8 @@ def _known_or_learnt(
     kinds = _kinds(given, tape)
     known = _table(spelled, kinds).get(tuple([id(kind) for kind in kinds]))
     if known is not None and _fits(known[0], tape):
+        if known[0].same >= 0 and not known[0].arrays:
+            return given[known[0].same]  # wherever it was recorded
         if all(type(o) is not float or o is kind for o, kind in zip(given, kinds, strict=False)):
             _recall_template(spelled, kinds, known[0])
         return _appended(tape, known[0], _imported_here(tape, given))
@@ -430,7 +436,8 @@ def _learnt(
     """Call the function, and remember what it records."""
     before = len(tape.signatures)
     result = spelled.function(*args, **kwargs)
-    if spelled.patience > 0 and tape.trace is None and tape.scope is SCOPE.get() and len(tape.signatures) > before:
+    recorded = len(tape.signatures) > before or type(result) is Expr
+    if spelled.patience > 0 and tape.trace is None and tape.scope is SCOPE.get() and recorded:
         spelled.patience -= LEARNING
         ids = tape.signatures[before:]
         given = _imported_here(tape, given)
@@ -443,6 +450,8 @@ def _learnt(
 def _agree(template: Template, given: tuple[object, ...], tape: Tape, before: int, ids: Sequence[int]) -> bool:
     """Whether the function has recorded, from the row ``before`` on, what the template says, a constant for each array,
     and what was imported."""
+    if template.same >= 0 and not template.arrays:
+        return not len(ids)
     made = [recording.array_kind(tape, given[k]).signature.id for k in template.arrays]
     made += [tape.signatures[row] for row in {o.row for o in given if type(o) is Expr and o.row >= before}]
     rest = [number for number in ids if number not in made]
@@ -520,9 +529,10 @@ def _template(spelled: Spelled, given: tuple[object, ...], tape: Tape) -> Templa
     made = type(result)
     results = [result] if made is Expr else list(result) if made is list or made is tuple else []
     rows = len(scratch) - len(inputs)
-    if not results or not 0 < rows <= MOST_ROWS or len(given) >= OWN_ROW or scratch.imports:
+    first = 0 if made is Expr and not rows else len(inputs)  # it may return an argument as it is
+    if not results or rows > MOST_ROWS or len(given) >= OWN_ROW or scratch.imports:
         return None
-    if any(type(e) is not Expr or e.tape is not scratch or e.row < len(inputs) for e in results):
+    if any(type(e) is not Expr or e.tape is not scratch or e.row < first for e in results):
         return None
     if len(results) > 1 and any(getattr(e, "note", None) is not None for e in results):
         return None
