@@ -54,6 +54,7 @@ EXTENSIONS = [
     module("lazyflow.plan.arena"),
     module("lazyflow.cells.ways"),
     module("lazyflow.plan.recorded"),
+    module("lazyflow.nn.called"),
     extension("guards", "guards.pyx"),
 ]
 # Annotations are for people and for mypy; what Cython is to know stands in the .pxd files.

@@ -62,7 +62,7 @@ def matmul(a: OperandLike, b: OperandLike) -> Expr:
 
 
 @partial(affine_frame, OPS["affine"])
-def _record_affine(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
+def affine_layer(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
     if isinstance(weight, Expr) and weight.dtype.kind == "f":  # a layer's, in whose dtype its operands are
         bias, x = in_dtype(bias, weight.dtype), in_dtype(x, weight.dtype)
     return record(OPS["affine"], (weight, bias, x))
@@ -78,7 +78,7 @@ def affine(weight: OperandLike, bias: OperandLike, x: OperandLike) -> Expr:
     >>> lf.affine(W, b, lf.constant([1.0, 1.0])).numpy()
     array([3.5, 1.5], dtype=float32)
     """
-    return _record_affine(weight, bias, x)
+    return affine_layer(weight, bias, x)
 
 
 @partial(by_kinds, arrays=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lazyflow.functions import linalg
 from lazyflow.functions.elementwise import relu, sigmoid
+from lazyflow.functions.linalg import affine_layer
 from lazyflow.functions.shape import split
 from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine, bilinear
@@ -53,7 +53,7 @@ class Linear(Module):
     def forward(self, x: Any) -> Expr:
         """The map of one example's ``x``."""
         bias = self.bias
-        return affine(self.weight, None, x) if bias is None else linalg.affine(self.weight, bias, x)
+        return affine(self.weight, None, x) if bias is None else affine_layer(self.weight, bias, x)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")

@@ -18,6 +18,7 @@ from lazyflow.device import HostArray
 from lazyflow.errors import CheckpointError, DTypeError
 from lazyflow.hooks import Hook, HookHandle
 from lazyflow.nn import hooks
+from lazyflow.nn.called import Called
 from lazyflow.ops.base import number
 from lazyflow.record.expr import Expr, Parameter, note_change, own_array
 from lazyflow.state import differences, raise_differences
@@ -72,16 +73,7 @@ def checked_probability(owner: str, p: float) -> float:
     return p
 
 
-def _of_class(module: Module, error: TypeError) -> TypeError | None:
-    """Of arguments that an inherited ``forward`` does not take, the error with the name of the module's own class."""
-    name, defined = f"{type(module).__name__}.forward()", getattr(module.forward, "__qualname__", "") + "()"
-    deeper = error.__traceback__ is not None and error.__traceback__.tb_next is not None
-    if deeper or name == defined or not str(error).startswith(defined):
-        return None
-    return TypeError(name + str(error)[len(defined) :])
-
-
-class Module:
+class Module(Called):
     """A part of a model: parameters, submodules, and a ``forward`` written for one example.
 
     A `Parameter` or a `Module` that is assigned to an attribute belongs to the module from then on, until the
@@ -105,11 +97,14 @@ class Module:
     """
 
     training: bool
+    _buffers: set[str]
     _hooks: hooks.ModuleHooks | None = None
 
     def __init__(self) -> None:
-        self.training = True
-        self._buffers: set[str] = set()
+        own = self.__dict__
+        if own:
+            note_change()  # a body may have read it
+        own["training"], own["_buffers"] = True, set()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The value of the module for one example; every subclass that is called defines it."""
@@ -122,25 +117,10 @@ class Module:
         def __call__(self: HasForward[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             """Run the hooks and `forward`."""
 
-    else:
-
-        def __call__(self, *args, **kwargs):
-            try:
-                if self._hooks is None:
-                    if not kwargs:  # as most often, and without a dict it is a quarter less
-                        return self.forward(args[0]) if len(args) == 1 else self.forward(*args)
-                    return self.forward(*args, **kwargs)
-            except TypeError as error:
-                misfit = _of_class(self, error)
-                if misfit is None:
-                    raise
-                raise misfit from None
-            return hooks.call(self, self._hooks, args, kwargs)
-
     # Registration
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Parameter | Module):
+        if isinstance(value, _PARTS):
             self._adopt(name, value)
             self._buffers.discard(name)
         elif isinstance(self.__dict__.get(name), Parameter) and value is not None:
@@ -439,6 +419,9 @@ class Module:
         if not lines:
             return f"{head}({extra})"
         return "\n  ".join([f"{head}({extra}", *lines]) + "\n)"
+
+
+_PARTS = Parameter, Module
 
 
 def _dotted(prefix: str, name: str) -> str:

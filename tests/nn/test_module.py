@@ -1,10 +1,13 @@
 """`Module`: what it registers, what it finds, what it saves and what it refuses."""
 
+import sys
+
 import numpy as np
 import pytest
 
 import lazyflow as lf
 from lazyflow import nn
+from lazyflow.record.frames import COMPILED
 from tests.nn.support import dense
 
 
@@ -50,6 +53,15 @@ NET = [
     "bias", "first.scale", "first.inner.weight", "first.inner.bias",
     "second.scale", "second.inner.weight", "second.inner.bias",
 ]  # fmt: skip
+
+
+@pytest.mark.skipif(not COMPILED, reason="the package was not compiled")
+def test_a_call_is_that_of_forward_alone():
+    class Caller(nn.Module):
+        def forward(self):
+            return sys._getframe(1).f_code.co_name
+
+    assert Caller()() == "test_a_call_is_that_of_forward_alone"
 
 
 # Registration
