@@ -6,6 +6,7 @@ from functools import partial
 from typing import TypeGuard
 
 import numpy as np
+from numpy import ndarray
 
 from lazyflow.core.columns import are_within
 from lazyflow.device import Array
@@ -53,6 +54,20 @@ def _classes(name: str, target: OperandLike, scores: Expr) -> Expr | Array:
     return array
 
 
+def are_classes(target: OperandLike, scores: OperandLike, axis: int) -> TypeGuard[Array]:
+    """Whether a target is an array of integers that are classes, of which there are as many as scores along an axis."""
+    if type(target) is not ndarray or not isinstance(scores, Expr) or target.dtype.kind not in "iu":
+        return False
+    shape = scores.type.shape
+    return -len(shape) <= axis < len(shape) and are_within(target, 0, shape[axis])
+
+
+@partial(by_kinds, arrays=True)
+def of_classes(name: str, scores: OperandLike, target: OperandLike, reduction: str) -> Expr:
+    """The loss of an array of which every element is known to be a class."""
+    return record(OPS[name], (as_floating(scores), target), reduction=reduction)
+
+
 @partial(indexed_frame, OPS["cross_entropy"], -1, ndim=1)
 def cross_entropy(logits: OperandLike, target: OperandLike, reduction: str = "mean") -> Expr:
     """Minus the log-probability of the target under ``softmax(logits)``, a scalar.
@@ -65,6 +80,8 @@ def cross_entropy(logits: OperandLike, target: OperandLike, reduction: str = "me
     >>> round(lf.cross_entropy(lf.constant([0.0, 0.0]), 1).item(), 4)
     0.6931
     """
+    if are_classes(target, logits, -1):
+        return of_classes("cross_entropy", logits, target, reduction)
     logits = as_floating(logits)
     if _is_index(target) and logits.ndim == 1 and reduction in REDUCTIONS:
         return _record_cross_entropy(logits, _class("cross_entropy", target, logits))
@@ -86,6 +103,8 @@ def nll(log_probabilities: OperandLike, target: OperandLike, reduction: str = "m
     >>> lf.nll(lf.constant([-1.0, -2.0]), 1).item()
     2.0
     """
+    if are_classes(target, log_probabilities, -1):
+        return of_classes("nll", log_probabilities, target, reduction)
     scores = as_floating(log_probabilities)
     if _is_index(target) and scores.ndim == 1 and reduction in REDUCTIONS:
         return _record_nll(scores, _class("nll", target, scores))

@@ -65,7 +65,7 @@ class ComposedLoss(Loss):
 
     @one_node
     def _loss(self, *operands: Expr) -> Expr:
-        return super().forward(*operands)
+        return self._applied(*operands)
 
 
 class ClassLoss(Loss):
@@ -81,7 +81,7 @@ class ClassLoss(Loss):
         scores = constant(x)
         if self.label_smoothing and self.weight is None and self._is_class(target, scores):
             return self._smoothed(scores, target)
-        return super().forward(x, target)
+        return self._applied(x, target)
 
     def _is_class(self, target: Any, scores: Expr) -> bool:
         """Whether a target is the index of one of the classes of a vector of scores."""

@@ -6,7 +6,6 @@ The function says everything: its operands are what the module is called with, i
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,8 @@ from lazyflow.record.expr import Expr, Parameter
 
 __all__ = ["FunctionModule", "wrapped"]
 
+_REGISTERED = np.ndarray, Parameter, Module
+
 
 class FunctionModule(Module):
     """A module without parameters: ``function(*operands, **options)``. `wrapped` makes the classes.
@@ -26,10 +27,9 @@ class FunctionModule(Module):
     """
 
     function: Callable[..., Expr]
-    _operand_count: int
+    _applied: Callable[..., Expr]
     _operands: Callable[..., tuple[Any, ...]]
     _options: Callable[..., dict[str, Any]]
-    _option_values: Callable[[FunctionModule], tuple[Any, ...]]
     signature: inspect.Signature
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,12 +39,12 @@ class FunctionModule(Module):
         except TypeError:
             values = self._bound(args, kwargs)
         for name, value in values.items():
-            if isinstance(value, np.ndarray):
-                self.register_buffer(name, value)
-            elif isinstance(value, Parameter | Module):
-                setattr(self, name, value)
-            else:  # nobody can have seen this module
+            if not isinstance(value, _REGISTERED):  # and nobody can have seen this module
                 object.__setattr__(self, name, value)
+            elif isinstance(value, np.ndarray):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The options by name, as Python says what does not fit."""
@@ -57,9 +57,7 @@ class FunctionModule(Module):
 
     def forward(self, *operands: Any, **named: Any) -> Expr:
         """The function of one example's operands."""
-        if named or len(operands) != self._operand_count:
-            operands = self._operands(*operands, **named)
-        return type(self).function(*operands, *self._option_values(self))
+        return self._applied(*operands, **named)
 
     def extra_repr(self) -> str:
         given = [(name, getattr(self, name), p.default) for name, p in self.signature.parameters.items()]
@@ -84,26 +82,30 @@ def wrapped(
     """
     parameters = list(inspect.signature(function).parameters.values())
     first = (inspect.getdoc(function) or "").partition("\n\n")[0]
+    names, options = [p.name for p in parameters[:operands]], [p.name for p in parameters[operands:]]
+    method = f"{name}.forward"
+    applied = _method(method, names, f"function({', '.join([*names, *[f'self.{o}' for o in options]])})", function)
     text = f"`nn.functional.{function.__name__}` as a module, made with the function's options: {first}"
     members = {
         "__module__": module,
         "__doc__": text,
         "function": staticmethod(function),
         "quiet": True,
-        "_operand_count": operands,
-        "_operands": _in_order(f"{name}.forward", [parameter.name for parameter in parameters[:operands]]),
+        "_applied": applied,
+        "_operands": _method(method, names, f"({', '.join(names)},)", function),
         "_options": staticmethod(_by_name(parameters[operands:])),
-        "_option_values": staticmethod(_values_of([parameter.name for parameter in parameters[operands:]])),
         "signature": inspect.Signature(parameters[operands:]),
     }
+    if base.forward is FunctionModule.forward:  # without a frame between
+        members["forward"] = applied
     return type(name, (base,), members)
 
 
-def _in_order(method: str, names: Sequence[str]) -> Callable[..., tuple[Any, ...]]:
-    """A method with parameters of these names, which returns them; for others Python says what does not fit."""
-    listed = ", ".join(names)
-    found: Callable[..., tuple[Any, ...]] = eval(f"lambda self, {listed}: ({listed},)")
-    found.__qualname__ = method
+def _method(name: str, operands: Sequence[str], value: str, function: Callable[..., Expr]) -> Callable[..., Any]:
+    """A method of these operands, and of this value, in which ``function`` may occur; for others Python says what does
+    not fit."""
+    found: Callable[..., Any] = eval(f"lambda self, {', '.join(operands)}: {value}", {"function": function})
+    found.__qualname__ = name
     return found
 
 
@@ -117,10 +119,3 @@ def _by_name(parameters: Sequence[inspect.Parameter]) -> Callable[..., dict[str,
     defaults = [p.default for p in parameters]
     found: Callable[..., dict[str, Any]] = eval(f"lambda {', '.join(marked)}: {{{listed}}}", {"defaults": defaults})
     return found
-
-
-def _values_of(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """The attributes of these names, in their order: as often as a module is called."""
-    if len(names) < 2:
-        return lambda module: tuple([getattr(module, name) for name in names])
-    return operator.attrgetter(*names)

@@ -471,9 +471,12 @@ def cross_entropy(
     >>> lf.nn.functional.cross_entropy(image, [[0, 1]], reduction="none", dim=0).shape
     (1, 2)
     """
+    if weight is None and label_smoothing == 0.0:  # as most often
+        if type(target) is int and target != ignore_index and dim == -1 and reduction in REDUCTIONS:
+            return losses.cross_entropy(x, target, reduction)
+        if ignore_index < 0 and losses.are_classes(target, x, dim):
+            return _of_classes(x, target, reduction, dim)
     check_reduction("cross_entropy", reduction)
-    if type(target) is int and target != ignore_index and weight is None and dim == -1 and label_smoothing == 0.0:
-        return losses.cross_entropy(x, target, reduction)  # as most often
     label_smoothing = number("cross_entropy", "label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be from 0 to 1, got {label_smoothing}")
@@ -488,6 +491,13 @@ def cross_entropy(
     return _weighted_classes(
         "cross_entropy", log_probabilities, target, weight, ignore_index, reduction, label_smoothing
     )
+
+
+@partial(by_kinds, arrays=True)
+def _of_classes(x: Expr, target: Any, reduction: str, dim: int) -> Expr:
+    """`cross_entropy` of an array of which every element is known to be a class."""
+    check_reduction("cross_entropy", reduction)
+    return losses.of_classes("cross_entropy", _classes_last("cross_entropy", x, dim), target, reduction)
 
 
 def smoothed_cross_entropy(scores: Any, target: int, label_smoothing: float) -> Expr:
