@@ -114,8 +114,9 @@ np.maximum(x, 0); np.hypot(x, a); np.add(x, y); np.negative(x); np.power(2, x); 
 t & mask
 lf.stack([x, a]); lf.stack((a, w, x), 1); lf.stack([a, d]); lf.concatenate([a, x, a8[:2]]); lf.concatenate([i, k])
 lf.concatenate([m, np.ones((1, 4), "f4")]); lf.cross_entropy(m, k[1:3], "sum")
-lf.cross_entropy(m, k[1:3], reduction="none"); lf.nll(m, k[1:3]); lf.cross_entropy(i, k[2]); lf.dropout(x, 0.5, training=False); lf.dropout(a, 0.0)
-lf.dropout(x, 0.0); lf.nn.functional.cross_entropy(m, k[1:3], reduction="sum")
+lf.cross_entropy(m, k[1:3], reduction="none"); lf.nll(m, k[1:3]); lf.cross_entropy(i, k[2])
+lf.dropout(x, 0.5, training=False); lf.dropout(a, 0.0); lf.dropout(x, 0.0)
+lf.nn.functional.cross_entropy(m, k[1:3], reduction="sum")
 lf.nn.functional.cross_entropy(m, k[1:3], ignore_index=2); np.dot(x, y); np.dot(m, x); np.dot(a, x); np.dot(2.0, x)
 np.inner(x, a); np.outer(a, x); np.tensordot(m, m, 2); np.vdot(x, y); np.stack([x, a]); np.concatenate([a, x])
 """
