@@ -43,7 +43,7 @@ cdef class Spelled:
 cdef Variable SCOPE
 cdef int OWN_ROW
 cdef Py_ssize_t MOST_LISTED
-cdef object _NONE
+cdef object _NONE, _KNOWN
 cdef dict _known
 
 @cython.locals(template=Template)
@@ -70,7 +70,6 @@ cdef tuple _given(Spelled spelled, tuple args, dict kwargs)
 @cython.locals(flat=list)
 cdef tuple _flat(tuple given)
 
-@cython.locals(found=int)
 cdef bint _holds_expressions(object parts)
 
 @cython.locals(k=Py_ssize_t, left=Py_ssize_t)

@@ -153,6 +153,7 @@ def by_kinds(function: Function, *, listed: ListMemo | None = None, arrays: bool
     return functools.update_wrapper(call, function)  # type: ignore[return-value]
 
 
+_KNOWN = Branch()  # what tuples are found by that are themselves known
 _NONE = object()  # in place of an argument that is not there
 _known: dict[object, object] = table_of_interned({})  # tuples, and large numbers, by their values
 
@@ -283,10 +284,16 @@ def _kind_of(o: object, constants: Tape | None) -> object:
     if type(o) is Listed:
         return o
     if type(o) is tuple:
+        known = recording.RECALL.get(_KNOWN, o, None, None)
+        if known is not None:
+            return known
         for part in o:
             if type(part) is not int:
                 return None
-        return _known.setdefault(o, o)
+        known = _known.setdefault(o, o)
+        if known is o:  # such as the strides of a layer, which come again
+            recording.RECALL.put(_KNOWN, o, None, None, o)
+        return known
     return o if type(o) is type or type(o) is Stream or isinstance(o, np.dtype) else None
 
 
@@ -319,10 +326,10 @@ def _holds_expressions(parts: Any) -> bool:
     """Whether this is a short list or tuple of expressions, or one with expressions in it."""
     if len(parts) > MOST_LISTED:
         return False
-    found = 0
-    for part in parts:
-        found += isinstance(part, Expr)
-    return found > 0
+    for part in parts:  # noqa: SIM110  # a generator is slower than all the rest of this
+        if type(part) is not int and isinstance(part, Expr):
+            return True
+    return False
 
 
 def _nested(flat: Sequence[object]) -> list[object]:
