@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from lazyflow import core
-from lazyflow.core.columns import Scope, Variable, no_tape
+from lazyflow.core.columns import Held, Scope, Variable, no_tape
 from lazyflow.device import DType, canonical
 from lazyflow.errors import CellError, DTypeError, user_line
 from lazyflow.locks import owner
@@ -91,26 +91,24 @@ _NAMES = frozenset(f.name for f in fields(Settings))
 # The context: which blocks hold here, and what is recorded on.
 
 
-class Entry:
+class Entry(Held):
     """One time that a block was entered.
 
     It holds for as long as the ``with`` statement keeps what it will call at its end (``holder``), and where it was
     left in the regular way, for all contexts that were copied inside of it. So an interrupt anywhere between entering
     and leaving cannot leave it behind: the statement is gone then, and with it the holder.
+
+    ``holder`` is None where it was entered by hand, and holds until it is left. ``kept``: by the contexts that were
+    copied inside of it, for it was left where it was entered; ``closed``: left from elsewhere, it holds nowhere any
+    more.
     """
 
-    __slots__ = ("block", "closed", "holder", "kept", "outer")
+    __slots__ = ("block", "outer")
 
     def __init__(self, block: using) -> None:
+        super().__init__()
         self.block = block
-        self.holder: Callable[[], object] | None = None  # None: entered by hand, and held until it is left
         self.outer: Scope | None = None  # where it was entered
-        self.kept = False  # by the contexts that were copied inside of it: it was left where it was entered
-        self.closed = False  # left from elsewhere: it holds nowhere any more
-
-    def holds(self) -> bool:
-        """Whether the block holds in the contexts that have it."""
-        return not self.closed and (self.kept or self.holder is None or self.holder() is not None)
 
 
 # The state of a context is a `Scope`: the blocks that were entered, the settings that they make, and the tape that is

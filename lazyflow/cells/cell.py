@@ -1009,8 +1009,11 @@ def recurrence(
     >>> recurrence(Sum().step, (), [1, 2, 3], 0, ())
     [1, 3, 6]
     """
-    states: list[Any] = []
     own: _Cell | None = getattr(step, "__cell__", None)
+    ways = None if own is None else own.ways_of(step.__self__)
+    if ways is not None:  # as most often
+        return steps_recorded(ways, step.__func__, (step.__self__, *before), xs, state, after)
+    states: list[Any] = []
     for k, x in enumerate(xs):
         ways = None if own is None else own.ways_of(step.__self__)
         if ways is not None:

@@ -60,6 +60,11 @@ cdef class Scope:
     cdef public object settings, owner, tape
 
 
+cdef class Held:
+    cdef public object holder
+    cdef public bint kept, closed
+
+
 cdef struct Remembered:
     PyObject *keys[4]
     PyObject *found

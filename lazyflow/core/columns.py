@@ -103,6 +103,22 @@ class Scope:
         self.entries, self.settings, self.owner, self.tape = entries, settings, owner, no_tape
 
 
+class Held:
+    """See `lazyflow.settings.Entry`."""
+
+    __slots__ = ("closed", "holder", "kept")
+
+    holder: Callable[[], object] | None
+
+    def __init__(self) -> None:
+        self.holder = None
+        self.kept = self.closed = False
+
+    def holds(self) -> bool:
+        """Whether the block holds in the contexts that have it."""
+        return not self.closed and (self.kept or self.holder is None or self.holder() is not None)
+
+
 def no_tape() -> Any:
     """In place of a reference to a tape that is no more."""
 

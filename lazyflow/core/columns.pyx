@@ -356,6 +356,14 @@ cdef class Scope:
         self.entries, self.settings, self.owner, self.tape = entries, settings, owner, no_tape
 
 
+cdef class Held:
+    """See `lazyflow.settings.Entry`."""
+
+    def holds(self):
+        """Whether the block holds in the contexts that have it."""
+        return not self.closed and (self.kept or self.holder is None or self.holder() is not None)
+
+
 def no_tape():
     """In place of a reference to a tape that is no more."""
 

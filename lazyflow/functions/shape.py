@@ -26,7 +26,7 @@ from lazyflow.record.expr import (
     remembered,
     subscripted,
 )
-from lazyflow.record.frames import stacked_frame, views_frame
+from lazyflow.record.frames import COMPILED, stacked_frame, views_frame
 from lazyflow.record.tape import Type, intern_type, table_of_interned
 from lazyflow.record.templates import by_kinds
 from lazyflow.settings import SCOPE
@@ -102,6 +102,11 @@ def concatenate(operands: Sequence[OperandLike], axis: int = 0) -> Expr:
             return _concatenate_rows(found)
         return record(OPS["concatenate_same"], of_one_type(found), axis=negative_axis("concatenate", axis, first.ndim))
     return record(OPS["concatenate"], found, axis=axis)
+
+
+def concatenate_each(lists: Iterable[Sequence[Expr]]) -> list[Expr]:
+    """`concatenate` of each of several lists."""
+    return expr.listed_each(_concatenations, lists, concatenate) if COMPILED else [concatenate(x) for x in lists]
 
 
 @partial(by_kinds, listed=_stacks, arrays=True)

@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dis import opmap
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,20 @@ from lazyflow.errors import ShapeError
 from lazyflow.functions.elementwise import add, multiply, relu, sigmoid, tanh
 from lazyflow.functions.random import dropout as dropped
 from lazyflow.functions.random import masked
-from lazyflow.functions.shape import concatenate, split
+from lazyflow.functions.shape import concatenate_each, split
 from lazyflow.nn import init
 from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
 from lazyflow.ops.base import Shape
 from lazyflow.random import Stream
-from lazyflow.record.expr import Expr, Parameter, all_in_dtype, beside, constant, constant_node, in_dtype, unstacked
-from lazyflow.record.tape import current_tape
+from lazyflow.record.expr import Expr, Parameter, all_in_dtype, beside, constant, constant_here, in_dtype, unstacked
 
 __all__ = ["GRU", "LSTM", "RNN", "BiLSTM", "GRUCell", "LSTMCell", "RNNCell"]
 
 State = tuple[Expr, Expr]
 Weights = tuple[Parameter, Parameter, "Parameter | None", "Parameter | None"]  # weight_ih, weight_hh, bias_ih, bias_hh
 
+_NO_MASKS = 0.0, 0.0
 _NONLINEARITIES = {"tanh": tanh, "relu": relu}
 
 
@@ -63,7 +63,7 @@ def split_gates(owner: Module, values: Expr, count: int) -> list[Expr]:
 
 
 def _zeros(size: int, like: Parameter) -> Expr:
-    return beside(constant_node(current_tape(), _array_of_zeros(size, like.dtype)), like)
+    return beside(constant_here(_array_of_zeros(size, like.dtype)), like)
 
 
 @functools.lru_cache(64)
@@ -252,7 +252,7 @@ class LSTMState(tuple[Any, ...]):
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, int) and key >= 0:
-            return super().__getitem__(key)
+            return tuple.__getitem__(self, key)
         raise TypeError(self.note)
 
     def __getattr__(self, name: str) -> Any:
@@ -276,7 +276,7 @@ class LayerStates(list[Any]):
         names = _names_unpacked_into(sys._getframe(1))
         if names not in (None, len(self)):
             raise ValueError(f"{self._convention()}; got {names} names for it")
-        return super().__iter__()
+        return list.__iter__(self)
 
     def _convention(self) -> str:
         return (
@@ -292,8 +292,23 @@ class LayerStates(list[Any]):
 
 def _names_unpacked_into(frame: FrameType) -> int | None:
     """Into how many names a frame is unpacking something at this moment, None if it does something else."""
-    code, place = frame.f_code.co_code, frame.f_lasti
-    return code[place + 1] if place >= 0 and code[place] == opmap["UNPACK_SEQUENCE"] else None
+    code, place = _instructions(frame.f_code), frame.f_lasti
+    return code[place + 1] if place >= 0 and code[place] == _UNPACK else None
+
+
+def _instructions(code: CodeType) -> bytes:
+    """Those of a function, which Python puts together anew whenever they are asked for."""
+    known = _read.get(id(code))
+    if known is None:
+        if len(_read) >= MOST_READ:
+            _read.clear()
+        known = _read[id(code)] = code, code.co_code
+    return known[1]
+
+
+_UNPACK = opmap["UNPACK_SEQUENCE"]
+_read: dict[int, tuple[CodeType, bytes]] = {}  # by id of the function's code, which is held as long
+MOST_READ = 64
 
 
 @functools.cache
@@ -403,20 +418,19 @@ class _Recurrent(Module):
             hs, final = self._run(_suffix(layer, direction), xs[::-1] if backwards else xs, starts[len(finals)])
             finals.append(tuple.__new__(LSTMState, final) if isinstance(final, tuple) else final)
             found.append(hs[::-1] if backwards else hs)
-        return found[0] if len(found) == 1 else [concatenate(pair) for pair in zip(*found, strict=True)]
+        return found[0] if len(found) == 1 else concatenate_each(zip(*found, strict=True))
 
     def _run(self, suffix: str, xs: list[Any], state: Any) -> tuple[list[Expr], Any]:
-        over_x, over_h = self._masks(xs[0])
-        if over_x is not None:
-            xs = [x * over_x for x in xs]
+        over_h = None
+        if self.training and self.variational_dropout != _NO_MASKS:
+            over_x, over_h = self._masks(xs[0])
+            xs = xs if over_x is None else [x * over_x for x in xs]
         states = recurrence(self._step, (suffix,), xs, state, (over_h,))
         return self._hidden(states), states[-1]
 
     def _masks(self, x: Any) -> tuple[Expr | None, Expr | None]:
         """For one sequence the masks of variational dropout over its inputs and over its states."""
         p_x, p_h = self.variational_dropout
-        if not self.training or not (p_x or p_h):
-            return None, None
         first = constant(x)
         over_x = self._mask(p_x, first.shape, first.dtype) if p_x else None
         return over_x, self._mask(p_h, (self.hidden_size,), first.dtype) if p_h else None

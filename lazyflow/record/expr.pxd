@@ -3,7 +3,7 @@
 
 cimport cython
 
-from lazyflow.core.columns cimport IntColumn, Recall, Scope, Shapes, ThisThread, Variable
+from lazyflow.core.columns cimport Held, IntColumn, Recall, Scope, Shapes, ThisThread, Variable
 from lazyflow.record.tape cimport Signature, Tape, Type
 
 
@@ -153,7 +153,7 @@ cpdef tuple _prepared(Tape tape, MemoEntry entry, tuple operands)
 @cython.locals(a=Expr, tape=Tape, entry=MemoEntry, row=int)
 cpdef Expr apply1(Memo memo, object x)
 
-@cython.locals(tape=Tape, scope=Scope)
+@cython.locals(tape=Tape, scope=Scope, held=Held)
 cdef Tape open_here()
 
 @cython.locals(tape=Tape)

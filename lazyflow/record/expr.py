@@ -23,7 +23,7 @@ from numpy import ndarray
 
 from lazyflow import device as devices
 from lazyflow import fibers, settings
-from lazyflow.core.columns import IntColumn, Recall, Scope, Shapes, are_within, array_of_numbers, recycle
+from lazyflow.core.columns import Held, IntColumn, Recall, Scope, Shapes, are_within, array_of_numbers, recycle
 from lazyflow.device import Array, DType, HostArray
 from lazyflow.errors import CellError, DeviceError, DTypeError, GradientError, ShapeError, counted, user_line
 from lazyflow.hooks import Hook, HookHandle
@@ -1215,6 +1215,11 @@ def constant_node(tape: Tape, array: Array) -> Expr:
     return constant_of(tape, array_kind(tape, array), array)
 
 
+def constant_here(array: Array) -> Expr:
+    """The same on the tape of this context."""
+    return constant_node(_here(), array)
+
+
 def constant_of(tape: Tape, kind: ArrayKind, array: Array) -> Expr:
     """The same for an array whose kind is known."""
     row = len(tape.signatures)
@@ -1672,7 +1677,8 @@ def open_here() -> Tape | None:
     """The tape of this context, if it is there and may be appended to; see `current_tape`."""
     scope: Scope = SCOPE.get()
     for entry in scope.entries:
-        if not entry.holds():
+        held: Held = entry  # as `Held.holds` says, without a call
+        if held.closed or not (held.kept or held.holder is None or held.holder() is not None):
             return None
     tape: Tape | None = scope.tape()
     return tape if tape is not None and tape.scope is scope and scope.owner is THREAD.get() else None
@@ -2217,6 +2223,15 @@ def listed_again(memo: ListMemo, operands: Any) -> Expr | None:
         e = o
         tape.operands.append(e.row)
     return handle(tape, row, found.type)
+
+
+def listed_each(memo: ListMemo, lists: Iterable[Any], general: Callable[[Any], Expr]) -> list[Expr]:
+    """A node for each of several lists; what was not recorded before is ``general``'s."""
+    made = []
+    for operands in lists:
+        found = listed_again(memo, operands)
+        made.append(general(operands) if found is None else found)
+    return made
 
 
 def _listed_across(memo: ListMemo, given: list[Any]) -> Expr | None:
