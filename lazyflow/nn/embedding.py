@@ -15,7 +15,8 @@ from lazyflow.functions.segment import segment_max, segment_mean, segment_sum
 from lazyflow.nn import init
 from lazyflow.nn.module import Module, checked_sizes, new_parameter
 from lazyflow.ops.base import require_integer
-from lazyflow.record.expr import Expr, checked_range, constant, in_dtype, index_array
+from lazyflow.record.expr import Expr, checked_range, constant, in_dtype, index_array, looked_up
+from lazyflow.record.frames import COMPILED
 
 __all__ = ["Embedding", "EmbeddingBag"]
 
@@ -56,7 +57,12 @@ class Embedding(Module):
 
     def forward(self, index: Any) -> Expr:
         """The row, or rows, at ``index``: an integer, an array of them, or an integer expression."""
-        rows = embedding(self.weight, index) if self.sparse else self._dense(index)
+        if self.sparse:
+            rows = looked_up(self.weight, index) if COMPILED else None
+            if rows is None:
+                rows = embedding(self.weight, index)
+        else:
+            rows = self._dense(index)
         return rows if self.padding_idx is None else self._without_padding(rows, index)
 
     def _dense(self, index: Any) -> Expr:

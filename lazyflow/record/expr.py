@@ -2149,6 +2149,11 @@ def indexed(
     return update_wrapper(call, general)
 
 
+def looked_up(table: object, index: object) -> Expr | None:
+    """A row, or rows, of a table, if such were looked up before, else None, and nothing is recorded."""
+    return _indexed_again(LOOKUP_MEMO, table, index, 0, -1, True)
+
+
 def _indexed_again(memo: Memo, x: object, index: Any, axis: int, ndim: int, arrays: bool) -> Expr | None:
     """The node, if ``x`` has ``ndim`` axes (-1: some), and the index is within the size of one, else None."""
     if not isinstance(x, Expr):

@@ -72,7 +72,7 @@ cdef tuple _flat(tuple given)
 
 cdef bint _holds_expressions(object parts)
 
-@cython.locals(k=Py_ssize_t, left=Py_ssize_t)
+@cython.locals(k=Py_ssize_t, left=Py_ssize_t, given=list)
 cdef tuple _bound(Spelled spelled, tuple args, dict kwargs)
 
 @cython.locals(made=list)

@@ -351,15 +351,15 @@ def _bound(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object]
     given = list(args)
     left = len(kwargs)
     for k in range(len(args), len(spelled.names)):
-        if not left:
-            break
-        name = spelled.names[k]
-        if name in kwargs:
-            left -= 1
-            given.append(kwargs[name])
-        else:
+        value = kwargs.get(spelled.names[k], _NONE)
+        if value is _NONE:
             given.append(spelled.defaults[k])
-    return None if left else tuple(given)
+            continue
+        given.append(value)
+        left -= 1
+        if not left:
+            return tuple(given)
+    return None
 
 
 def _appended(tape: Tape, template: Template, given: tuple[Any, ...]) -> Any:
