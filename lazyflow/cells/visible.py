@@ -524,6 +524,8 @@ class _Walk:
             return True
         if name in ("__repr__", "extra_repr") and FORMATS in self.names:
             return True
+        if name in _ANNOTATIONS:
+            return "__annotations__" in self.names
         return name.startswith("__") and name not in _UNSEEN and isinstance(value, _METHODS)
 
     # Objects: their class and their attributes.
@@ -699,6 +701,9 @@ _LOOKS: tuple[tuple[type | tuple[type, ...], _Look], ...] = (
     (weakref.ref, _reference),
     ((itertools.count, itertools.repeat), _counter),
 )
+# From Python 3.14 on, how a class keeps its annotations: a function that makes them, which sees all that the class has,
+# and what it has made.
+_ANNOTATIONS = frozenset({"__annotate_func__", "__annotations_cache__"})
 # Methods of two underscores that no body calls without naming them.
 _UNSEEN = frozenset(
     {
@@ -832,7 +837,8 @@ def hides_state(kind: type) -> bool:
     """Whether objects of a class hold more than attributes: something that is written in C."""
     found = _hide.get(kind)
     if found is None:
-        own = len(slots_of(kind)) + bool(kind.__dictoffset__) + bool(kind.__weakrefoffset__)
+        # Negative: before the object, and no part of its size.
+        own = len(slots_of(kind)) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
         room = object.__basicsize__ + 8 * own
         found = _hide[kind] = bool(kind.__itemsize__) or kind.__basicsize__ > room
     return found

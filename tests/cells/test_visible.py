@@ -334,6 +334,12 @@ CHANGES = {
     ),
     "a subscript of a class": (lambda x: x * Answering[0], None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
     "how a class makes its objects": (lambda x: x * Made().v, None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
+    "an annotation": (
+        lambda x: x * Annotated.__annotations__["k"], None, lambda k: Annotated.__annotations__.update(k=k + 1.0),
+    ),
+    "other annotations": (
+        lambda x: x * Annotated.__annotations__["k"], None, lambda k: setattr(Annotated, "__annotations__", {"k": k}),
+    ),
     "a metaclass": (lambda x: x * Plural.factor, None, lambda k: setattr(Meta, "factor", k + 1.0)),
     "a property of a metaclass": (lambda x: x * Plural.twice, None, lambda k: setattr(Meta, "factor", k + 1.0)),
     "what a module looks up": (lambda x: x * LOOKING_UP.scale, None, lambda k: CLOSED[1].__setitem__(0, k + 1.0)),
@@ -395,6 +401,10 @@ class Made:
 ANSWERING = Answering()
 
 
+class Annotated:
+    k: 1.0
+
+
 class Meta(type):
     factor = 1.0
 
@@ -430,6 +440,20 @@ def test_every_change_is_seen(body, argument, change):
         scaled.__defaults__, scaled.__kwdefaults__ = (2.0,), {"offset": 0.0}
         vars(DOUBLING).clear()
         np.seterr(**errors)
+
+
+def test_annotations_that_no_body_reads_do_not_count():
+    """From Python 3.14 on they are a function, which could read what nobody watches."""
+
+    class Drawing:
+        chance: random.Random
+        scale: float = 2.0
+
+    one, runs = Drawing(), []
+    cell = lf.cell(lambda x: (runs.append(1), x * one.scale)[1])
+    for _ in range(3):
+        close(cell(lf.constant(X)).numpy(), 2 * X)
+    assert len(runs) == 1
 
 
 class Dropping(nn.Dropout):
@@ -471,9 +495,16 @@ DRAWS = {
     "NumPy's own": lambda x: x * np.random.rand(),  # noqa: NPY002
     "Python's own": lambda x: x * random.random(),
     "an iterator": lambda x: x * next(ITERATOR),
+    "an iterator of a class of one's own": lambda x: x * next(OWN_ITERATOR),
     "a stream's generator": lambda x: x * STREAM.generator().normal(),
 }
-ITERATOR, STREAM = iter([]), lf.Stream(3)
+
+
+class Filter(filter):
+    """One that was derived from a class of C."""
+
+
+ITERATOR, OWN_ITERATOR, STREAM = iter([]), Filter(None, []), lf.Stream(3)
 
 
 @pytest.mark.parametrize("body", DRAWS.values(), ids=DRAWS)
@@ -485,6 +516,7 @@ def test_what_cannot_be_watched_is_read_at_every_call(body):
         random.seed(5)
         STREAM.reseed(5)
         set_global("ITERATOR", iter([1.0, 2.0, 3.0, 4.0]))
+        set_global("OWN_ITERATOR", Filter(None, [1.0, 2.0, 3.0, 4.0]))
         x = lf.constant(X)
         found.append([function(x).numpy() for _ in range(4)])
     np.testing.assert_array_equal(*found)
