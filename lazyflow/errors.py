@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from types import CodeType
 
 __all__ = [
@@ -100,6 +102,19 @@ def generated(name: str) -> str:
 def is_generated(code: CodeType) -> bool:
     """Whether code was printed under such a name."""
     return code.co_filename.startswith(f"{_PACKAGE}<")
+
+
+def python_signature(function: Callable[..., object], *, follow_wrapped: bool = True) -> inspect.Signature:
+    """The parameters of a function, whatever its annotations name: from Python 3.14 on what is not there yet, too.
+
+    >>> [*python_signature(lambda x, k=2.0: x * k).parameters]
+    ['x', 'k']
+    """
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        return inspect.signature(function, follow_wrapped=follow_wrapped, annotation_format=Format.STRING)
+    return inspect.signature(function, follow_wrapped=follow_wrapped)
 
 
 def counted(n: int, what: str) -> str:

@@ -53,7 +53,7 @@ from lazyflow.cells.visible import (
     see,
 )
 from lazyflow.cells.ways import COMPILED, LaidOut, Ways, steps_recorded
-from lazyflow.errors import CellError, generated
+from lazyflow.errors import CellError, generated, python_signature
 from lazyflow.graph.graph import Reading, collect
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
@@ -694,7 +694,7 @@ class _Cell:
     def __init__(self, function: Callable[..., object], method: bool, most_lengths: int) -> None:
         self.function, self.most_lengths = function, most_lengths
         self.name = f"cell {function.__qualname__.replace('<locals>.', '')}"
-        self.parameters = tuple(inspect.signature(function, follow_wrapped=False).parameters.values())
+        self.parameters = tuple(python_signature(function, follow_wrapped=False).parameters.values())
         self.method = method and bool(self.parameters)
         self.names: frozenset[str] = frozenset()  # of attributes that the body may read
         self.costs = Costs(self.name, function.__code__)

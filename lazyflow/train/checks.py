@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
+
+from lazyflow.errors import python_signature
 
 __all__ = ["check_call", "check_count", "mismatch", "name_of"]
 
@@ -40,7 +41,7 @@ def mismatch(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     "missing a required argument: 'rate'"
     """
     try:
-        signature = inspect.signature(function)
+        signature = python_signature(function)
     except ValueError:
         return ""
     try:

@@ -5,6 +5,7 @@ import builtins
 import functools
 import gc
 import math
+import sys
 import types
 import typing
 import weakref
@@ -169,6 +170,17 @@ def test_defaults_and_code_that_are_replaced():
     for function in (scaled, outer):
         with pytest.raises(TypeError, match="missing 1 required positional argument: 'k'"):
             function(x)
+
+
+LATER = "def scaled(x: Later, k: Later.kind = 2.0, *, offset: Later = 1.0) -> Later: return x * k + offset"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python evaluates annotations where they stand")
+def test_annotations_of_a_cell_may_name_what_is_not_there():
+    exec(LATER, space := {"__name__": __name__})
+    cell = lf.cell(space["scaled"])
+    for _ in range(2):
+        np.testing.assert_allclose(value(cell(lf.constant(X), offset=3.0)), X * 2 + 3)
 
 
 def test_attributes_of_functions():

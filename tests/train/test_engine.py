@@ -2,6 +2,7 @@
 
 import functools
 import re
+import sys
 
 import pytest
 
@@ -21,6 +22,17 @@ class Custom(EventEnum):
 
 
 # Handlers
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python evaluates annotations where they stand")
+def test_functions_whose_annotations_name_what_is_not_there():
+    exec("def process(engine: Later, batch: Later) -> Later: return batch", space := {})
+    exec("def handler(engine: Later) -> Later: found.append(engine.state.output)", space)
+    space["found"] = found = []
+    engine = Engine(space["process"])
+    engine.add_event_handler(Events.ITERATION_COMPLETED, space["handler"])
+    engine.run([1, 2])
+    assert found == [1, 2]
 
 
 def test_handlers_get_the_engine_if_they_take_it_and_their_arguments():
