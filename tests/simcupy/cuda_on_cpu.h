@@ -36,14 +36,16 @@ using std::isfinite;
 using std::isnan;
 using std::isinf;
 
-static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-static inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 static inline double normcdf(double x) { return double(0.5L * std::erfc(-(long double)x * 0.707106781186547524401L)); }
 static inline float normcdff(float x) { return float(normcdf(double(x))); }
 static inline float sim_expf(float x) { return std::exp(x); }
 static inline float sim_logf(float x) { return std::log(x); }
-#define __expf sim_expf  // names that the C library has, too
+static inline float sim_rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+static inline double sim_rsqrt(double x) { return 1.0 / std::sqrt(x); }
+#define __expf sim_expf  // names that the C library has, too; the last two since glibc 2.42
 #define __logf sim_logf
+#define rsqrtf sim_rsqrtf
+#define rsqrt sim_rsqrt
 static inline float __fdividef(float x, float y) { return x / y; }
 template <class T> static inline T __ldg(const T* p) { return *p; }
 template <class T> static inline T atomicAdd(T* p, T v) { T old = *p; *p += v; return old; }
