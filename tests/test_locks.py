@@ -1,6 +1,7 @@
 """Threads that share parameters, streams, signatures and pools, stopped at named points and between any two bytecodes;
 what another thread may be recording is refused; a fork beside a running thread."""
 
+import contextvars
 import os
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from tests.places import here
 COMPILED = pytest.mark.skipif(not tape.__file__.endswith(".py"), reason="compiled, there are no lines to stop at")
 
 
-def in_thread(function):
-    """What a function returns, or the error that it raises, in a thread of its own."""
+def in_thread(function, context=None):
+    """What a function returns, or the error that it raises, in a thread of its own, in a new context or in this."""
     found = []
 
     def work():
@@ -29,7 +30,7 @@ def in_thread(function):
         except lf.LazyflowError as error:
             found.append(error)
 
-    thread = threading.Thread(target=work, name="other")
+    thread = threading.Thread(target=(context or contextvars.Context()).run, args=(work,), name="other")
     thread.start()
     thread.join()
     return found[0]
@@ -215,6 +216,19 @@ def test_an_expression_that_another_thread_may_go_on_from_is_refused(use):
     assert len(x.tape) == size and lf.tanh(x).tape is x.tape  # nothing has happened to it
     x.forward()
     assert not isinstance(in_thread(lambda: USES[use](x)), lf.LazyflowError)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_context_that_was_copied_into_another_thread_takes_no_tape_with_it(use):
+    """What is used there was recorded before, so that nothing but a look-up stands between it and the tape."""
+    w = lf.Parameter(np.ones(2))
+    for _ in range(3):
+        USES[use](w * np.ones(2))
+    x = w * np.ones(2)
+    size = len(x.tape)
+    error = in_thread(lambda: USES[use](x), contextvars.copy_context())
+    assert isinstance(error, lf.ThreadError) and "MainThread" in str(error) and "test_locks.py" in str(error)
+    assert len(x.tape) == size and lf.tanh(x).tape is x.tape
 
 
 @pytest.mark.parametrize("use", USES)

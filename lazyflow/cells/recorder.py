@@ -290,7 +290,7 @@ class _Printer:
             "nodes": nodes,
             "operands_on": operands_on,
             "Expr": Expr,
-            "now": settings.SCOPE.get,
+            "now": settings.SCOPE.mine,
             "open_tape": open_tape,
             "same_contents": same_contents,
             "is_of": _has_type_here,

@@ -361,7 +361,7 @@ def _called_plainly(ways: Ways, values: tuple[object, ...], first: int) -> objec
             y = kind
         else:
             z = kind
-    if tape is None or tape.scope is not SCOPE.get():
+    if tape is None or tape.scope is not SCOPE.mine():
         return None
     now = ways.now
     found: object = recording.RECALL.get(now[0], x, y, z)
@@ -400,7 +400,7 @@ def _recorded_plainly(tape: Tape, way: Way, values: tuple[object, ...], first: i
 def _called_anyhow(ways: Ways, values: tuple[object, ...], going: _Going | None) -> object:
     """`_called_again` for arguments of any kind."""
     tape = _first_tape(values)
-    if tape is None or tape.scope is not SCOPE.get():
+    if tape is None or tape.scope is not SCOPE.mine():
         tape = recording.open_here()
         if tape is None:
             tape = current_tape()

@@ -39,6 +39,7 @@ cdef class FloatColumn(Column):
 cdef class Variable:
     cdef object inner
     cpdef object get(self)
+    cpdef object mine(self)
 
 
 @cython.final
@@ -58,6 +59,7 @@ cdef class ThisThread:
 cdef class Scope:
     cdef public tuple entries
     cdef public object settings, owner, tape
+    cdef unsigned long long thread
 
 
 cdef class Held:

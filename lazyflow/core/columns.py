@@ -11,6 +11,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Any
 
 __all__ = [
@@ -30,7 +31,23 @@ __all__ = [
     "recycle",
 ]
 
-Variable = ContextVar
+
+class Variable:
+    """A `ContextVar`. ``mine()``: its value where that is a scope of this thread; of one that came with a context from
+    another, this variable, which is no scope of any tape."""
+
+    __slots__ = ("get", "mine", "set")
+
+    def __init__(self, name: str, *, default: object) -> None:
+        inner: ContextVar[Any] = ContextVar(name, default=default)
+        self.get: Callable[[], Any] = inner.get
+        self.set = inner.set
+
+        def mine() -> Any:
+            found: Any = inner.get()
+            return found if found.thread == get_ident() else self
+
+        self.mine = mine
 
 
 def Counts() -> object:
@@ -97,10 +114,11 @@ class ThisThread:
 class Scope:
     """See `lazyflow.settings`."""
 
-    __slots__ = ("entries", "owner", "settings", "tape")
+    __slots__ = ("entries", "owner", "settings", "tape", "thread")
 
     def __init__(self, entries: tuple[Any, ...], settings: Any, owner: object = None) -> None:
         self.entries, self.settings, self.owner, self.tape = entries, settings, owner, no_tape
+        self.thread = get_ident()
 
 
 class Held:

@@ -303,6 +303,13 @@ def recycle(type one):
     recycle_objects(one)
 
 
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *PyThreadState_Get()
+    unsigned long long PyThreadState_GetID(PyThreadState *state)
+
+
 @cython.final
 cdef class Variable:
     """A `ContextVar`, which compiled code reads without a call of Python's."""
@@ -313,16 +320,17 @@ cdef class Variable:
     cpdef object get(self):
         return get_value(self.inner, None)
 
+    cpdef object mine(self):
+        """The same where it is a scope of this thread; of one that came with a context from another, this variable,
+        which is no scope of any tape."""
+        cdef object found = get_value(self.inner, None)
+        if type(found) is Scope and (<Scope>found).thread == PyThreadState_GetID(PyThreadState_Get()):
+            return found
+        return self
+
     def set(self, value):
         """Set it in this context."""
         return self.inner.set(value)
-
-
-cdef extern from "Python.h":
-    ctypedef struct PyThreadState:
-        pass
-    PyThreadState *PyThreadState_Get()
-    unsigned long long PyThreadState_GetID(PyThreadState *state)
 
 
 @cython.final
@@ -354,6 +362,7 @@ cdef class Scope:
 
     def __init__(self, entries, settings, owner=None):
         self.entries, self.settings, self.owner, self.tape = entries, settings, owner, no_tape
+        self.thread = PyThreadState_GetID(PyThreadState_Get())
 
 
 cdef class Held:

@@ -147,7 +147,7 @@ def split(x: OperandLike, sections: int | Sequence[int], axis: int = 0) -> list[
     >>> [part.numpy().tolist() for part in lf.split(lf.constant([1.0, 2.0, 3.0, 4.0]), 2)]
     [[1.0, 2.0], [3.0, 4.0]]
     """
-    if axis == 0 and sections.__class__ is int and type(x) is Expr and x.tape.scope is SCOPE.get():
+    if axis == 0 and sections.__class__ is int and type(x) is Expr and x.tape.scope is SCOPE.mine():
         return _equal_parts(x, sections)
     x = constant(x)
     axis = negative_axis("split", axis, x.ndim) + x.ndim

@@ -1568,7 +1568,7 @@ def apply1(memo: Memo, x: OperandLike) -> Expr:
     if type(x) is Expr:
         a: Expr = x
         tape = a.tape
-        if tape.scope is SCOPE.get():
+        if tape.scope is SCOPE.mine():
             found: Any = memo.table.get(a.type) if RECALL is None else RECALL.get(memo, a.type, None, None)
             if type(found) is MemoEntry:
                 entry: MemoEntry = found
@@ -1620,7 +1620,7 @@ def _common_tape(x: OperandLike, y: OperandLike) -> Tape | None:
         return open_here()
     else:
         return None
-    return first.tape if first.tape.scope is SCOPE.get() else None
+    return first.tape if first.tape.scope is SCOPE.mine() else None
 
 
 def _entry2(memo: Memo, x: OperandLike, y: OperandLike) -> MemoEntry | None:
@@ -1708,7 +1708,7 @@ def _again(memo: Memo, operands: tuple[OperandLike, ...]) -> Expr | None:
         elif type(o) is ndarray:
             arrays = True
     alone = tape is None and owner is None  # numbers alone: nothing says on which device
-    if tape is None or tape.scope is not SCOPE.get():
+    if tape is None or tape.scope is not SCOPE.mine():
         local = tape is None
         tape = _here()
         if tape.lines is not None:
@@ -1799,7 +1799,7 @@ def open_tape(operands: tuple[OperandLike, ...]) -> Tape:
     for o in operands:
         if type(o) is Expr:
             e: Expr = o
-            if e.tape.scope is SCOPE.get():
+            if e.tape.scope is SCOPE.mine():
                 return e.tape
             break
     return current_tape()
@@ -2199,7 +2199,7 @@ def listed_again(memo: ListMemo, operands: Any) -> Expr | None:
     given: list[Any] = operands
     first: Expr = given[0]
     kind, tape, mixed = first.type, first.tape, False
-    if tape is None or tape.scope is not SCOPE.get():
+    if tape is None or tape.scope is not SCOPE.mine():
         return _listed_across(memo, given)
     for o in given:
         if type(o) is not Expr:
@@ -2309,7 +2309,7 @@ def differentiable(e: Expr) -> Expr:
     A view has its gradient where that of the memory lies which it shows. So only a constant, whose memory is nobody
     else's, is seen as differentiable as it is; anything else without gradient is copied.
     """
-    kind = e.type if e.tape.scope is SCOPE.get() else type_on(current_tape(), e)
+    kind = e.type if e.tape.scope is SCOPE.mine() else type_on(current_tape(), e)
     if kind.requires_grad:
         return e
     own = e if e.row in e.tape.objects else apply1(DETACH_MEMO, e)
@@ -2336,7 +2336,7 @@ def _layer_again(memo: Memo, weight: object, bias: object, x: object) -> Expr | 
         return None
     e: Expr = x
     tape = e.tape
-    if tape.scope is not SCOPE.get():
+    if tape.scope is not SCOPE.mine():
         return None
     first: Expr = weight
     second: Expr = bias
@@ -2358,7 +2358,7 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
     """The memory of ``x``, from element ``offset`` on, seen as ``kind``. No launch computes it, in neither
     direction."""
     tape = x.tape
-    if tape.scope is SCOPE.get():
+    if tape.scope is SCOPE.mine():
         return _view_node(tape, view_signature(x.type, kind), x.row, offset)
     tape = current_tape()
     return append(tape, view_signature(type_on(tape, x), kind), (local_row(tape, x),), (offset,))
@@ -2367,7 +2367,7 @@ def view(x: Expr, kind: Type, offset: int) -> Expr:
 def views(x: Expr, kind: Type, offsets: IntColumn) -> list[Expr]:
     """Several such views of one value, in the order of `_node`."""
     tape = x.tape
-    if tape.scope is not SCOPE.get():
+    if tape.scope is not SCOPE.mine():
         return [view(x, kind, offset) for offset in offsets.tolist()]
     signature = view_signature(x.type, kind)
     row = len(tape.signatures)
@@ -2411,7 +2411,7 @@ def reshaped(x: OperandLike, shape: object) -> Expr:
         x = constant(x)
     known = _shapes.get(x.type)
     kind = None if known is None or not _all_int(shape) else known.get(shape)
-    if kind is not None and x.tape.scope is SCOPE.get():
+    if kind is not None and x.tape.scope is SCOPE.mine():
         return view(x, kind, 0)
     given = shape = integers("reshape", "the shape", shape)
     shape = OPS["reshape"].infer(x.type, shape=shape).shape
@@ -2472,7 +2472,7 @@ def subscripted(x: object, key: Any) -> Expr:
         return _getitem(x, key)
     e: Expr = x
     tape = e.tape
-    if tape.scope is not SCOPE.get():
+    if tape.scope is not SCOPE.mine():
         tape = _here()
     known: Any = _blocks.get(type_on(tape, e))
     block: Any = None if known is None else known.get(part)

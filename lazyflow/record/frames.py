@@ -36,7 +36,7 @@ COMPILED = Recall() is not None
 _LAYER = b"" if COMPILED else bytes([recording.SHARED, recording.SHARED, recording.ROW])
 # Of operands that are no such expressions; raised before anything is on the tape.
 _NO_EXPRESSION = AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError
-_scope_now = SCOPE.get
+_scope_now = SCOPE.mine
 
 
 def unary_frame(memo: Memo) -> Unary:

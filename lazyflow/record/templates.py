@@ -195,7 +195,7 @@ def _called(spelled: Spelled, args: tuple[object, ...], kwargs: dict[str, object
         else:
             z = kind
     tape = recording.open_here() if tape is None else tape
-    if tape is None or tape.scope is not SCOPE.get() or (tape.body is not None and _counts_arrays(tape, given)):
+    if tape is None or tape.scope is not SCOPE.mine() or (tape.body is not None and _counts_arrays(tape, given)):
         return _called_across(spelled, args, kwargs, given)
     found: Any = None if first is None else recording.RECALL.get(first, x, y, z)
     if _fits(found, tape):
@@ -444,7 +444,7 @@ def _learnt(
     before = len(tape.signatures)
     result = spelled.function(*args, **kwargs)
     recorded = len(tape.signatures) > before or type(result) is Expr
-    if spelled.patience > 0 and tape.trace is None and tape.scope is SCOPE.get() and recorded:
+    if spelled.patience > 0 and tape.trace is None and tape.scope is SCOPE.mine() and recorded:
         spelled.patience -= LEARNING
         ids = tape.signatures[before:]
         given = _imported_here(tape, given)
