@@ -26,6 +26,7 @@ OTHER_NAMES = {
         f"{kind}attention": "nn.functional.scaled_dot_product_attention"
         for kind in ("", "masked_", "dropped_", "masked_dropped_")
     },
+    **{f"{kind}attention_weights": "nn.MultiheadAttention" for kind in ("", "masked_", "dropped_", "masked_dropped_")},
     "offsets": "take_along_axis",
     "concatenate_rows": "concatenate",
     "concatenate_same": "concatenate",
@@ -87,6 +88,13 @@ def test_functions_and_classes_go_through_pickle(module):
     offered = [thing for thing in offered if callable(thing) and not isinstance(thing, types.ModuleType)]
     assert offered
     assert all(pickle.loads(pickle.dumps(thing)) is thing for thing in offered)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_modules_go_through_every_protocol_of_pickle(protocol):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
+    again = pickle.loads(pickle.dumps(model, protocol))
+    np.testing.assert_array_equal(again([1.0, 2.0]).numpy(), model([1.0, 2.0]).numpy())
 
 
 def test_pickles_of_before_load():

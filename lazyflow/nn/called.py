@@ -1,3 +1,4 @@
+# cython: auto_pickle=False
 """The call of a module: its ``forward``, with hooks around it where it has some.
 
 Compiled as it stands, where there was a compiler, so that calling a layer costs what calling its method does.

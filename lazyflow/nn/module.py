@@ -117,6 +117,10 @@ class Module(Called):
         def __call__(self: HasForward[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             """Run the hooks and `forward`."""
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """By the protocols before the second no object of a compiled class goes."""
+        return super().__reduce_ex__(max(protocol, 2))
+
     # Registration
 
     def __setattr__(self, name: str, value: Any) -> None:
