@@ -24,7 +24,7 @@ from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
 from lazyflow.record import expr
 from lazyflow.record.expr import Expr, Parameter, handle, own_array, value_of
-from lazyflow.record.tape import IMPORT_OP, KNOWN_OP, VIEW_OP, Computed, Tape, signature_by_id
+from lazyflow.record.tape import IMPORT_OP, KNOWN_OP, VIEW_OP, Computed, PastRun, Tape, signature_by_id
 from lazyflow.run.backward import Hooked, Seeds, accumulated
 from lazyflow.run.backward import backward as run_backward
 from lazyflow.run.execute import Run, any_stale, check_recorded, distinct
@@ -235,12 +235,12 @@ MANY_RUNS, SMALL_RUN = 8, 1 << 17
 
 
 def _many_small_runs(roots: Sequence[Expr]) -> list[Run]:
-    """The small runs that roots rest on, if they are many; none of which a large one has read a value."""
+    """The small runs that roots rest on, if they are many; none of which another that stays has read a value."""
     first = _read_runs(roots)
     if any_stale(first):  # a forward computes all of it anew
         return []
     runs = _runs_below(first)
-    kept = _runs_below([run for run in runs.values() if not _may_be_dropped(run)])
+    kept = _runs_below([run for run in runs.values() if not _may_be_dropped(run) or _has_other_readers(run, runs)])
     small = [run for number, run in runs.items() if number not in kept]
     return small if len(small) > MANY_RUNS else []
 
@@ -273,32 +273,64 @@ def _may_be_dropped(run: Run) -> bool:
     return sum(run.plan.layout.sizes.values()) <= SMALL_RUN and all(tape.handles is not None for tape in tapes)
 
 
+def _has_other_readers(run: Run, runs: Mapping[int, Run]) -> bool:
+    """Whether a run besides these has read a value of it, which, computed again, would be two where both are needed."""
+    readers = [reader for reader in [reference() for reference in run.readers] if reader is not None]
+    return any(reader.number not in runs and reader.way.differentiable for reader in readers)
+
+
 def _held_of_dropped(runs: Sequence[Run]) -> list[Expr]:
     """Drop what these runs have computed, and return what somebody holds of it, which is to keep its value."""
     some = set(runs)
     tapes = {id(tape): tape for run in runs for tape in [reference() for reference in run.tapes] if tape is not None}
-    found = [
-        handle(tape, row, signature_by_id(tape.signatures[row]).type)
+    held = [
+        (tape, row)
         for tape in tapes.values()
         for row in tape.handles.rows()
         if tape.has_value(row) and tape.place_of(row)[0] in some
     ]
-    for tape in tapes.values():
-        _drop(tape, some)
+    copies = _copies_of_kept(runs, some)
+    for number, tape in tapes.items():
+        _drop(tape, some, copies.get(number, {}))
+    lost = [(tape, row) for tape, row in held if not tape.has_value(row)]
+    return [handle(tape, row, signature_by_id(tape.signatures[row]).type) for tape, row in lost]
+
+
+def _copies_of_kept(runs: Sequence[Run], some: set[Run]) -> dict[int, dict[int, tuple[Run, int]]]:
+    """The values that some runs have of others, and that a tape says to be theirs: by ``id`` of the tape and row, where
+    they were computed."""
+    found: dict[int, dict[int, tuple[Run, int]]] = {}
+    for run in runs:
+        if some.issuperset(run.known_runs):
+            continue
+        graph = run.graph
+        tapes = [reference() for reference in graph.tapes]
+        several = np.array([tape is not None and len(tape.runs) > 1 for tape in tapes], bool)
+        rows = graph.origin[graph.known]
+        for k in np.flatnonzero(several[np.searchsorted(graph.tape_starts, rows, side="right") - 1]).tolist():
+            if graph.known_run[k] not in some:
+                [(number, row)] = graph.tape_rows(rows[k : k + 1])
+                found.setdefault(id(tapes[number]), {})[row] = graph.known_run[k], int(graph.known_offset[k])
     return found
 
 
-def _drop(tape: Tape, runs: set[Run]) -> None:
-    """Drop what runs have left on a tape."""
+def _drop(tape: Tape, runs: set[Run], copies: Mapping[int, tuple[Run, int]]) -> None:
+    """Drop what runs have left on a tape, but where they have ``copies`` of what others have computed."""
     computed = tape.computed
-    left = [] if computed is None else [k for k, run in enumerate(computed.runs) if run not in runs]
-    if computed is None or not left:
+    if computed is None:
+        return
+    rows = [row for row in copies if tape.has_value(row) and tape.place_of(row)[0] in runs]
+    others: list[Any] = [run for run in computed.runs if run not in runs]
+    kept: list[PastRun] = [*distinct([*others, *[copies[row][0] for row in rows]])]
+    if not kept:
         tape.forget()
         return
-    number = np.full(len(computed.runs) + 1, -1, np.int32)  # the last is of rows without a value
-    number[left] = np.arange(len(left))
-    kept = [computed.runs[k] for k in left]
-    tape.computed = Computed(kept, number[computed.run_of], computed.offset_of.copy(), computed.touched)
+    place: dict[Any, int] = {run: k for k, run in enumerate(kept)}
+    number = np.array([place.get(run, -1) for run in computed.runs] + [-1], np.int32)  # the last: rows without a value
+    run_of, offset_of = number[computed.run_of], computed.offset_of.copy()
+    run_of[rows] = [place[copies[row][0]] for row in rows]
+    offset_of[rows] = [copies[row][1] for row in rows]
+    tape.computed = Computed(kept, run_of, offset_of, computed.touched)
 
 
 def _differentiate(roots: Sequence[Expr], cotangents: Sequence[Array]) -> None:

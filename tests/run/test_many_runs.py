@@ -215,6 +215,49 @@ def test_a_run_that_a_large_one_has_read_stays(monkeypatch):
 
 
 @counted
+@pytest.mark.usefixtures("always")
+def test_what_a_run_that_stays_reads_is_not_computed_again(monkeypatch):
+    """Else a loss of both has two nodes of one value, and a hook gets either part of the gradient by itself."""
+    w, b = parameters()
+    x = lf.tanh(w @ b)
+    seen = []
+    x.register_hook(lambda g: seen.append(to_host(g).copy()))
+    lf.sum(x).item()
+    beside = lf.tanh(x * 2.0)
+    lf.sum(beside).item()  # a run that the first loss does not rest on
+    first = lf.sum(lf.sin(x))
+    first.backward()
+    both = first + lf.sum(beside)
+    monkeypatch.setattr(engine, "MANY_RUNS", 10**9)
+    seen.clear(), b.zero_grad(), w.zero_grad()
+    both.backward()
+    value = to_host(x.numpy())
+    np.testing.assert_allclose(seen, [np.cos(value) + 2 / np.cosh(2 * value) ** 2], rtol=1e-12)
+
+
+@counted
+@pytest.mark.usefixtures("always")
+def test_copies_of_what_stays_are_dropped_and_it_does_not(monkeypatch):
+    """What the small run has read of the large one is on one tape with what it has computed."""
+    monkeypatch.setattr(engine, "SMALL_RUN", 40)
+    w, b = parameters()
+    table = lf.Parameter(np.linspace(-1, 1, 40).reshape(10, 4))
+    x = lf.tanh(w @ b)
+    seen = []
+    x.register_hook(lambda g: seen.append(to_host(g).copy()))
+    rows, later = [lf.tanh(table[k] * x) for k in range(10)], lf.sum(lf.sin(x))
+    lf.forward(rows)
+    large = rows[0].tape.place_of(rows[0].row)[0]
+    later.item()  # on the tape of the large run, whose value of x it copies
+    loss = later + lf.sum(rows[3])
+    loss.backward()
+    below = runs_below(loss)
+    assert len(below) == 2 and large in below
+    value, row = to_host(x.numpy()), to_host(table.numpy())[3]
+    np.testing.assert_allclose(seen, [np.cos(value) + row / np.cosh(row * value) ** 2], rtol=1e-12)
+
+
+@counted
 def test_what_the_root_does_not_rest_on_stays_beside_what_is_one(monkeypatch):
     """Steps without a loss are runs of their own, whose tapes have losses of the steps before."""
     w, b = parameters()
