@@ -84,7 +84,7 @@ def wrapped(
     first = (inspect.getdoc(function) or "").partition("\n\n")[0]
     names, options = [p.name for p in parameters[:operands]], [p.name for p in parameters[operands:]]
     method = f"{name}.forward"
-    applied = _method(method, names, f"function({', '.join([*names, *[f'self.{o}' for o in options]])})", function)
+    applied = _method(method, names, f"self.function({', '.join([*names, *[f'self.{o}' for o in options]])})")
     text = f"`nn.functional.{function.__name__}` as a module, made with the function's options: {first}"
     members = {
         "__module__": module,
@@ -92,7 +92,7 @@ def wrapped(
         "function": staticmethod(function),
         "quiet": True,
         "_applied": applied,
-        "_operands": _method(method, names, f"({', '.join(names)},)", function),
+        "_operands": _method(method, names, f"({', '.join(names)},)"),
         "_options": staticmethod(_by_name(parameters[operands:])),
         "signature": inspect.Signature(parameters[operands:]),
     }
@@ -101,11 +101,12 @@ def wrapped(
     return type(name, (base,), members)
 
 
-def _method(name: str, operands: Sequence[str], value: str, function: Callable[..., Expr]) -> Callable[..., Any]:
-    """A method of these operands, and of this value, in which ``function`` may occur; for others Python says what does
-    not fit."""
-    found: Callable[..., Any] = eval(f"lambda self, {', '.join(operands)}: {value}", {"function": function})
-    found.__qualname__ = name
+def _method(name: str, operands: Sequence[str], value: str) -> Callable[..., Any]:
+    """A method of these operands, and of this value; for others Python says what does not fit. It counts as part of
+    this file, so that lines that are shown are those of whoever calls it."""
+    code = compile(f"lambda self, {', '.join(operands)}: {value}", f"{__file__}:{name}", "eval")
+    found: Callable[..., Any] = eval(code, {"__name__": __name__})
+    found.__name__, found.__qualname__, found.__doc__ = "forward", name, FunctionModule.forward.__doc__
     return found
 
 

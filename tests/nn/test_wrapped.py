@@ -45,6 +45,20 @@ def test_options_are_attributes():
     assert layer(lf.constant([-1.0, 1.0])).numpy().tolist() == [0, 1]
 
 
+def test_what_they_record_was_recorded_at_the_line_of_the_call():
+    with lf.using(check_finite=True):
+        y, line = nn.GELU()(lf.Parameter([1.0])), inspect.currentframe().f_lineno
+        assert f"test_wrapped.py:{line}" in str(lf.explain(y))
+
+
+def test_a_class_of_a_wrapped_one_may_have_a_function_of_its_own():
+    class Steep(nn.LeakyReLU):
+        function = staticmethod(lambda x, slope, inplace: x * slope * 2)
+
+    assert Steep(0.5)(lf.constant([-1.0, 4.0])).numpy().tolist() == [-1, 4]
+    assert nn.LeakyReLU.forward.__doc__ and nn.LeakyReLU.forward.__module__ == "lazyflow.nn.wrapped"
+
+
 def test_arrays_among_the_options_move_and_are_saved():
     loss = nn.BCEWithLogitsLoss(pos_weight=np.array([1.0, 3.0]))
     assert list(loss.state_dict()) == ["pos_weight"]
