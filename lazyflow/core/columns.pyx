@@ -564,7 +564,9 @@ cdef class Shapes:
         raise KeyError("empty")
 
     cpdef object copy(self, object array):
-        """A copy of an array of NumPy's."""
+        """A copy of an array of NumPy's, in the byte order of this machine."""
+        if not np.PyArray_ISNOTSWAPPED(<np.ndarray>array):
+            return array.astype(array.dtype.name)
         return np.PyArray_NewCopy(<np.ndarray>array, np.NPY_KEEPORDER)
 
 

@@ -1200,7 +1200,8 @@ def array_kind(tape: Tape, array: Array) -> ArrayKind:
     """The kind that an array is of on a tape."""
     found: ArrayKind | None = None if SHAPES is None else SHAPES.get(array, tape.device)
     if found is None:
-        kind = intern_type(array.shape, array.dtype, tape.device)
+        dtype = array.dtype if array.dtype.isnative else np.dtype(array.dtype.name)  # that of its copy
+        kind = intern_type(array.shape, dtype, tape.device)
         found = _constants.get(kind)
         if found is None:
             made = interned((CONSTANT_OP, kind), partial(leaf_signature, CONSTANT_OP, kind, ints=0))
@@ -1888,12 +1889,10 @@ def _brought(tape: Tape, operands: tuple[OperandLike, ...]) -> tuple[object, ...
 
 
 def copied_array(value: Array, dtype: DTypeLike | None) -> Array:
-    """An array of its own of an array, or of a number in a dtype."""
-    return (
-        SHAPES.copy(value)
-        if dtype is None and SHAPES is not None and type(value) is ndarray
-        else np.array(value, dtype)
-    )
+    """An array of its own of an array, in the byte order of this machine, or of a number in a dtype."""
+    if dtype is not None or type(value) is not ndarray:
+        return np.array(value, dtype)
+    return np.array(value, value.dtype.name) if SHAPES is None else SHAPES.copy(value)
 
 
 def _keep(tape: Tape, entry: MemoEntry, operands: Iterable[OperandLike]) -> None:

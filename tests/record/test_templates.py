@@ -473,6 +473,19 @@ def test_arrays_are_copied_when_they_are_recorded():
         x = operands()["x"]
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_arrays_of_either_byte_order_are_of_one_kind(order):
+    m, x = operands()["m"], operands()["x"]
+    given, classes = np.arange(4).astype(f"{order}f4"), np.array([[0, 3], [1, 2]]).astype(f"{order}i8")
+    scores = lf.stack([m, m * 2])
+    for _ in range(3):
+        found = lf.where(given > 1, x, given), np.dot(m, given), lf.stack([x, given]), lf.nll(scores, classes)
+        same = given.astype("f4"), classes.astype("i8")
+        right = lf.where(given > 1, x, same[0]), m @ same[0], lf.stack([x, same[0]]), lf.nll(scores, same[1])
+        for a, b in zip(found, right, strict=True):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+
+
 def test_inside_of_cells():
     @lf.cell
     def step(x, k):
