@@ -301,11 +301,11 @@ def _copies_of_kept(runs: Sequence[Run], some: set[Run]) -> dict[int, dict[int, 
     they were computed."""
     found: dict[int, dict[int, tuple[Run, int]]] = {}
     for run in runs:
-        if some.issuperset(run.known_runs):
+        tapes = [reference() for reference in run.tapes]
+        several = np.array([tape is not None and len(tape.runs) > 1 for tape in tapes], bool)
+        if not several.any() or some.issuperset(run.known_runs):  # as most often, and the graph is not asked for
             continue
         graph = run.graph
-        tapes = [reference() for reference in graph.tapes]
-        several = np.array([tape is not None and len(tape.runs) > 1 for tape in tapes], bool)
         rows = graph.origin[graph.known]
         for k in np.flatnonzero(several[np.searchsorted(graph.tape_starts, rows, side="right") - 1]).tolist():
             if graph.known_run[k] not in some:
