@@ -201,6 +201,14 @@ cdef class Counts:
         cdef Py_ssize_t row
         return [row for row in range(max(low, 0), min(high, self.room)) if self.data[row]]
 
+    def held_among(self, rows):
+        """Those of an array of rows (of int64), or of all where it is None."""
+        if rows is None:
+            return self.rows()
+        cdef const long long[::1] some = rows
+        cdef Py_ssize_t k
+        return [some[k] for k in range(some.shape[0]) if 0 <= some[k] < self.room and self.data[some[k]]]
+
 
 @cython.final
 cdef class IntColumn(Column):

@@ -26,7 +26,6 @@ from lazyflow.graph.graph import (
     position_of,
     ranges_of,
     readings_of,
-    span_of,
 )
 from lazyflow.graph.joined import with_joined_rows, with_loops
 from lazyflow.graph.repeats import may_repeat, repeats_merged
@@ -223,8 +222,8 @@ def _held_places(graph: Graph) -> Iterator[int]:
     for number, reference in enumerate(graph.tapes):
         tape = reference()
         if tape is not None:
-            low, high = span_of(graph.rows[number], len(tape))
-            yield from [place for _, place in graph.places_of(number, tape.handles.held(low, high))]
+            held = tape.handles.held_among(graph.rows[number])
+            yield from [place for _, place in graph.places_of(number, held)]
 
 
 def _note_run(run: Run, readings: Sequence[Reading]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import weakref
 from collections import deque
 
-from lazyflow.graph.graph import span_of
 from lazyflow.locks import Lock, Owner
 from lazyflow.record.tape import signature_by_id
 from lazyflow.run.execute import Run
@@ -53,8 +52,7 @@ def settled(run: Run) -> bool:
             continue
         if tape.handles is None:
             return False
-        rows = tape.handles.held(*span_of(run.rows[number], len(tape)))
-        for row in [row for row in rows if tape.has_value(row)]:
+        for row in [row for row in tape.handles.held_among(run.rows[number]) if tape.has_value(row)]:
             source, offset = tape.place_of(row)
             if source is run:
                 kind = signature_by_id(tape.signatures[row]).type

@@ -264,6 +264,19 @@ def test_rows_that_are_held_are_counted():
     assert counts.count() == len(counts.rows()) == 2
 
 
+@counted
+def test_rows_that_are_held_among_others():
+    counts = Counts()
+    for row in (2, 5, 700):
+        counts.up(row)
+    assert counts.held_among(None) == [2, 5, 700]
+    assert counts.held_among(np.array([-1, 0, 5, 6, 700, 10**9])) == [5, 700]
+    assert counts.held_among(np.array([], np.int64)) == []
+    for wrong in (np.array([1.0]), np.array([1], np.int32), np.arange(6)[::2]):
+        with pytest.raises(ValueError, match=r"dtype|contiguous"):
+            counts.held_among(wrong)
+
+
 NUMBERS = [
     3, -0.0, 2.5, 2**62, -(2**63), float("inf"), [1, -3], (0,), [1, 2.5, 2**53 + 1], [0.1] * 70, [float("nan"), -0.0],
 ]  # fmt: skip
