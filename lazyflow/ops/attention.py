@@ -13,7 +13,7 @@ factors that weights are multiplied by, zero for what is dropped. Of masks of ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -458,12 +458,17 @@ def _as_rows_of_places(places: Places | None, rows: int, width: int) -> Places |
     return Places(places.memory, width, places.rows * rows, width, None, places.adds)
 
 
+def _given_by_parts(own: int, masked: bool, operands: Sequence[Array], static: Mapping[str, Any]) -> _Given:
+    """Operands of nodes that have rows of their own numbers: ``own`` of rows, what stands beside them, and ends."""
+    *given, ends = operands
+    parts = _Parts(ends, (0, 0), ends.shape[1])
+    return _Given(_in_one_dtype(given[:own]), _beside_of(given[own:], masked), parts, _How(**static))
+
+
 def _attention_forward_by_parts(
     masked: bool, xp: ArrayModule, *operands: Array, out: Array = None, **static: Any
 ) -> Array:
-    *given, ends = operands
-    rows, parts = _in_one_dtype(given[:MASK]), _Parts(ends, (0, 0), ends.shape[1])
-    return _attended(xp, _Given(rows, _beside_of(given[MASK:], masked), parts, _How(**static)), out)
+    return _attended(xp, _given_by_parts(MASK, masked, operands, static), out)
 
 
 def _attention_back_by_parts(
@@ -666,9 +671,7 @@ def _weights_back(
 def _weights_forward_by_parts(
     masked: bool, xp: ArrayModule, *operands: Array, out: Array = None, average: bool, **static: Any
 ) -> Array:
-    *given, ends = operands
-    rows, parts = _in_one_dtype(given[:MASK_OF_WEIGHTS]), _Parts(ends, (0, 0), ends.shape[1])
-    return _weights_made(xp, _Given(rows, _beside_of(given[MASK_OF_WEIGHTS:], masked), parts, _How(**static)), average)
+    return _weights_made(xp, _given_by_parts(MASK_OF_WEIGHTS, masked, operands, static), average)
 
 
 def _weights_back_by_parts(
@@ -682,9 +685,7 @@ def _weights_back_by_parts(
     **static: Any,
 ) -> list[Array | None]:
     average = static.pop("average")
-    *given, ends = operands
-    rows, parts = _in_one_dtype(given[:MASK_OF_WEIGHTS]), _Parts(ends, (0, 0), ends.shape[1])
-    whole = _Given(rows, _beside_of(given[MASK_OF_WEIGHTS:], masked), parts, _How(**static))
+    whole = _given_by_parts(MASK_OF_WEIGHTS, masked, operands, static)
     into = [None if i == MASK_OF_WEIGHTS else place for i, place in zip(wanted, into, strict=True)]
     return _weighed_back(wanted, into, xp, g, whole, average)
 

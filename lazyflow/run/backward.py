@@ -350,8 +350,7 @@ def _active_steps(run: Run, graph: Graph, active: Ints) -> tuple[Bound, ...]:
     steps = bound(plan)
     flags = [active[step.launch.nodes] for step in steps]
     parts = [step.launch.nodes[some] for step, some in zip(steps, flags, strict=True) if not some.all()]
-    nodes = np.concatenate(parts) if parts else np.flatnonzero(parts)
-    made = iter(launches(graph, plan.schedule, plan.offsets, nodes)[0] if len(nodes) else ())
+    made = iter(launches(graph, plan.schedule, plan.offsets, np.concatenate(parts))[0] if parts else ())
     pairs = [(step, some.all()) for step, some in zip(steps, flags, strict=True) if some.any()]
     return tuple([step if whole else bound_of(next(made)) for step, whole in pairs])
 
