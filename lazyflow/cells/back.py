@@ -46,7 +46,7 @@ from lazyflow.device import Array, ArrayModule, DType, HostArray
 from lazyflow.fuse.blocks import add_rows, rows_of
 from lazyflow.fuse.scalar import Kernel
 from lazyflow.ops.base import Shape, adder_of, brought, joint_of, sorted_by, unbroadcast
-from lazyflow.ops.linalg import outer_sum, outer_sum_of_shown, rows_at_once, shown_all, sums_of_columns
+from lazyflow.ops.linalg import outer_sum, outer_sum_of_shown, shown_all, sums_of_columns
 from lazyflow.ops.sparse import RowSparse
 from lazyflow.plan.arena import Arena
 from lazyflow.record.expr import Parameter
@@ -171,14 +171,14 @@ class CallsBack:
         g = self.cotangent(step.place, step.columns)
         place = self.calls.stages.places.get(ref.index) if ref.kind == REF_NODE else None
         if place is not None and place.slab not in self.calls.stages.zeroed:
-            line.product(g, weight, self._node_cotangent(ref), rows_at_once(self.calls.xp, weight))
+            line.product(g, weight, self._node_cotangent(ref))
             return
         if ref.kind == REF_NODE and self.calls.device != "cpu":
             line.add_product(g, weight, self._node_cotangent(ref))
             return
         most = block_rows(self.calls.stage_of(step), segment.rows, self.calls.count, self.calls.largest)
         rows = View(self.memory.matrix(most, ref.size, ref.dtype), lines.OF_BLOCK)
-        line.product(g, weight, rows, rows_at_once(self.calls.xp, weight))
+        line.product(g, weight, rows)
         self._adds(line, rows, [ref], [0])
 
     def _assemble_back(self, line: Line, step: Assemble) -> None:

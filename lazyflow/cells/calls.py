@@ -27,7 +27,6 @@ from lazyflow.cells.steps import (
     Assemble,
     Fused,
     OwnKernel,
-    Place,
     Product,
     Ref,
     Step,
@@ -40,12 +39,9 @@ from lazyflow.cells.values import (
     columns_of,
 )
 from lazyflow.device import Array
-from lazyflow.ops.linalg import rows_at_once, transposed
+from lazyflow.ops.linalg import is_brief, transposed
 from lazyflow.plan.arena import Arena
 from lazyflow.record.expr import Parameter
-
-# So many calls of a run are brief: a copy of the weights by columns does not pay.
-BRIEF = 32
 
 
 class Calls(CallValues):
@@ -142,23 +138,8 @@ class Calls(CallValues):
 
     def _product(self, line: Line, step: Product, segment: Segment) -> None:
         x, out = self._operand(line, step, segment), self.place(step.place, step.columns)
-        if self._is_brief(step):
-            line.product(x, self.weight(step), out, 0, True)
-        else:
-            weight = self._columns(step)
-            line.product(x, weight, out, rows_at_once(self.xp, weight))
-
-    def _is_brief(self, step: Product) -> bool:
-        """Whether a copy of the weights by columns would cost more than it gains. The loop wants contiguous rows."""
-        if self.device != "cpu" or not self.has_rows(step.x.dtype) or self.count > BRIEF:
-            return False
-        x = None if step.x.kind == REF_INPUT else self.place_of(step.x.index, step.x.shift)
-        pairs = [(step.place, step.columns), *([(x, step.x.size)] if x else [])]
-        return all(self._is_whole(place, columns) for place, columns in pairs)
-
-    def _is_whole(self, place: Place, columns: int) -> bool:
-        k = -1 - place.slab
-        return columns == (self.out[k].shape[1] if k >= 0 else self.stages.slabs[place.slab].columns)
+        brief = is_brief(self.xp, self.count) and self.has_rows(step.x.dtype)
+        line.product(x, self.weight(step).T if brief else self._columns(step), out)
 
     def _operand(self, line: Line, step: Product, segment: Segment) -> View:
         """The left side of a product: where it lies, or gathered into a matrix that is kept for the weight gradient."""

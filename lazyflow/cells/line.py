@@ -18,7 +18,6 @@ from lazyflow.cuda import products
 from lazyflow.cuda.rows import Part, add_parts, gather
 from lazyflow.device import Array, ArrayModule
 from lazyflow.fuse import cuda
-from lazyflow.ops.linalg import rows_product
 
 OF_ALL, OF_LAUNCH, OF_BLOCK = (
     0,
@@ -73,31 +72,28 @@ class Line:
         run = program.bound(*arrays, hosts=hosts)
         self.call(lambda calls, low, high, first: run(low, high, first))
 
-    def product(self, x: View, weight: Array, out: View, part: int, brief: bool = False) -> None:
-        """``out = x @ weight``, ``part`` rows at a time if it is not 0; ``brief``: ``x @ weight.T``."""
+    def product(self, x: View, weight: Array, out: View) -> None:
+        """``out = x @ weight``."""
         xp = self.xp
 
         def multiply(calls: object, low: int, high: int, first: int) -> None:
             left, right = x.rows(low, high, first), out.rows(low, high, first)
-            if brief:
-                core.machine.dots(left, weight, right)
-            elif xp is not np and weight.itemsize == STORED_SIZE:
+            if xp is not np and weight.itemsize == STORED_SIZE:
                 products.multiply_into(right, left, weight)
             else:
-                rows_product(xp, left, weight, right, part)
+                xp.matmul(left, weight, out=right)
 
         self.call(multiply)
 
     def add_product(self, x: View, weight: Array, out: View) -> None:
         """``out += x @ weight``, on a device in one launch."""
-        xp = self.xp
 
         def multiply(calls: object, low: int, high: int, first: int) -> None:
             left, right = x.rows(low, high, first), out.rows(low, high, first)
             if products.are_multiplied(right, left, weight, stored=True):
                 products.multiply_into(right, left, weight, add=True)
             else:
-                right += rows_product(xp, left, weight)
+                right += left @ weight
 
         self.call(multiply)
 

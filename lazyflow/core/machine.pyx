@@ -49,8 +49,6 @@ cdef extern from "machine.h" nogil:
     int LF_SUM, LF_SMALLEST, LF_LARGEST
     int lf_reduce_groups(int is_double, int how, void *out, const void *rows, Py_ssize_t pitch,
                          const int64_t *positions, const int64_t *starts, Py_ssize_t groups, Py_ssize_t width)
-    void lf_dots(int is_double, const void *x, Py_ssize_t x_pitch, const void *weight, Py_ssize_t w_pitch, void *out,
-                 Py_ssize_t out_pitch, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t inner)
     int lf_cross_entropy(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index, void *out,
                          Py_ssize_t step, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t *wrong)
     int lf_cross_entropy_slopes(int is_double, const void *scores, Py_ssize_t pitch, const int64_t *index,
@@ -97,6 +95,7 @@ cdef extern from "machine.h" nogil:
 cdef extern from "products.h" nogil:
     ctypedef void (*lf_loop)(char **arguments, const Py_ssize_t *sizes, const Py_ssize_t *steps, void *data)
     ctypedef struct lf_product:
+        int is_double
         lf_loop loop
         void *data
         char *a
@@ -601,18 +600,6 @@ cdef int _reduce_groups(int how, cnp.ndarray out, cnp.ndarray rows, positions, c
     return 0
 
 
-def dots(cnp.ndarray x, cnp.ndarray weight, cnp.ndarray out):
-    """``out = x @ weight.T`` for a few rows of ``x``, without a transposed copy of the weights."""
-    cdef int d = _is_double(x)
-    cdef Py_ssize_t rows = cnp.PyArray_DIM(x, 0), inner = cnp.PyArray_DIM(x, 1), columns = cnp.PyArray_DIM(weight, 0)
-    cdef Py_ssize_t x_pitch = _pitch(x, d), w_pitch = _pitch(weight, d), out_pitch = _pitch(out, d)
-    if cnp.PyArray_DIM(weight, 1) != inner or cnp.PyArray_DIM(out, 0) != rows or cnp.PyArray_DIM(out, 1) != columns:
-        raise ValueError("the shapes do not fit")
-    with nogil:
-        lf_dots(d, cnp.PyArray_DATA(x), x_pitch, cnp.PyArray_DATA(weight), w_pitch, cnp.PyArray_DATA(out), out_pitch,
-                rows, columns, inner)
-
-
 def cross_entropy(cnp.ndarray scores, cnp.ndarray index, cnp.ndarray out) -> bool:
     """``out[i] = -log softmax(scores[i])[index[i]]``; False if an index is no class (then ``out`` is undefined)."""
     cdef int d = _is_double(scores)
@@ -845,7 +832,7 @@ def multiply(a, b, out=None):
         if cnp.PyArray_DIM(<cnp.ndarray>out, k) != shape[3 - axes + k]:
             return numpy.matmul(a, b, out=out)
     cdef lf_product p
-    p.loop, p.data = _loops[d], _loop_data[d]
+    p.is_double, p.loop, p.data = d, _loops[d], _loop_data[d]
     p.a, p.b, p.out = cnp.PyArray_BYTES(a), cnp.PyArray_BYTES(b), cnp.PyArray_BYTES(out)
     p.sizes[0], p.sizes[1], p.sizes[2], p.sizes[3] = count, left[0], left[1], right[1]
     for k, array in enumerate((a, b, out)):
@@ -881,7 +868,7 @@ def affine(tuple given not None, out):
     if cnp.PyArray_DIM(to, 0) != rows or cnp.PyArray_DIM(to, 1) != width or not cnp.PyArray_ISCARRAY(to):
         return None
     cdef lf_product p
-    p.loop, p.data = _loops[d], _loop_data[d]
+    p.is_double, p.loop, p.data = d, _loops[d], _loop_data[d]
     p.a, p.b, p.out = cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(W), cnp.PyArray_BYTES(to)
     p.sizes[0], p.sizes[1], p.sizes[2], p.sizes[3] = 1, rows, inner, width
     p.steps[0] = p.steps[1] = p.steps[2] = 0
@@ -908,7 +895,6 @@ def affine(tuple given not None, out):
 cdef enum:
     PROGRAM
     PRODUCT
-    DOTS
     GATHER
     ADD_ROWS
     COPY
@@ -930,7 +916,7 @@ ctypedef struct an_operation:
     int what, is_double
     a_view one, two
     lf_product product
-    Py_ssize_t part, width, stride, parts
+    Py_ssize_t width, stride, parts
     void *buffer
     const int64_t *at
     const int64_t *columns
@@ -1031,24 +1017,22 @@ cdef class Line:
         self.held += [program, *arrays]
         self._done()
 
-    def product(self, x, cnp.ndarray weight, out, Py_ssize_t part=0, bint brief=False):
-        """``out = x @ weight``, ``part`` rows at a time if it is not 0; ``brief``: ``x @ weight.T``, by `dots`."""
-        cdef an_operation *o = self._next(DOTS if brief else PRODUCT)
+    def product(self, x, cnp.ndarray weight, out):
+        """``out = x @ weight``."""
+        cdef an_operation *o = self._next(PRODUCT)
         cdef int d = 0, of_x = 0
         cdef Py_ssize_t inner = self._view(&o.one, x, &of_x), columns = self._view(&o.two, out, &d), size = 8 if d else 4
         if d != of_x or _is_double(weight) != d or cnp.PyArray_NDIM(weight) != 2:
             raise ValueError("a product of matrices of one dtype expected")
-        if cnp.PyArray_DIM(weight, brief) != inner or cnp.PyArray_DIM(weight, not brief) != columns:
+        if cnp.PyArray_DIM(weight, 0) != inner or cnp.PyArray_DIM(weight, 1) != columns:
             raise ValueError("the shapes do not fit")
-        o.is_double, o.part = d, part
+        o.is_double = o.product.is_double = d
         o.product.loop, o.product.data = _loops[d], _loop_data[d]
         o.product.b = cnp.PyArray_BYTES(weight)
         o.product.sizes[0], o.product.sizes[2], o.product.sizes[3] = 1, inner, columns
         o.product.steps[3], o.product.steps[4] = o.one.pitch, size
         o.product.steps[5], o.product.steps[6] = cnp.PyArray_STRIDE(weight, 0), cnp.PyArray_STRIDE(weight, 1)
         o.product.steps[7], o.product.steps[8] = o.two.pitch, size
-        if brief:
-            o.stride = _pitch(weight, d)
         self.held.append(weight)
         self._done()
 
@@ -1162,9 +1146,6 @@ cdef int _operate(const an_operation *o, Py_ssize_t low, Py_ssize_t high, Py_ssi
         return _run_program(o, low, high, first)
     if o.what == PRODUCT:
         _multiply_rows(o, one, two, rows)
-    elif o.what == DOTS:
-        lf_dots(o.is_double, one, o.one.pitch // size, o.product.b, o.stride, two, o.two.pitch // size, rows,
-                o.product.sizes[3], o.product.sizes[2])
     elif o.what == GATHER:
         lf_gather(o.is_double, one, o.one.pitch // size, o.buffer, o.at + low, o.stride, o.columns, o.widths, o.parts, rows)
     elif o.what == ADD_ROWS:
@@ -1187,13 +1168,9 @@ cdef int _operate(const an_operation *o, Py_ssize_t low, Py_ssize_t high, Py_ssi
 
 
 cdef void _multiply_rows(const an_operation *o, char *x, char *out, Py_ssize_t rows) noexcept nogil:
-    """A product, in parts of a few rows where that is asked for: see `lazyflow.ops.linalg.rows_product`."""
     cdef lf_product p = o.product
-    cdef Py_ssize_t at = 0, step = o.part if o.part and o.part < rows <= 3 * o.part else rows
-    while at < rows:
-        p.a, p.out, p.sizes[1] = x + at * o.one.pitch, out + at * o.two.pitch, min(step, rows - at)
-        lf_multiply(&p)
-        at += step
+    p.a, p.out, p.sizes[1] = x, out, rows
+    lf_multiply(&p)
 
 
 cdef int _run_program(const an_operation *o, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first) noexcept nogil:

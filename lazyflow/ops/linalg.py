@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import operator
 import string
-import time
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +27,6 @@ from lazyflow.cuda import products
 from lazyflow.cuda import rows as there
 from lazyflow.device import Array, ArrayModule, DType
 from lazyflow.errors import DTypeError, ShapeError
-from lazyflow.locks import Lock
 from lazyflow.ops.base import (
     ALL,
     OPS,
@@ -215,81 +213,26 @@ def _matmul(xp: ArrayModule, a: Array, b: Array, out: Array | None = None) -> Ar
     return xp.matmul(a, b, out=out)
 
 
-# For AVX-512 OpenBLAS multiplies small matrices (so many multiplications at most) by kernels of their own, which are up
-# to twice as fast as its general path: 8 rows times (300, 750) take 71 us at once and 45 us as two times four. Its
-# kernels for AVX2 (Haswell, Zen) have none, and parts lose a third there. So whether they pay is measured, once.
-SMALL_PRODUCT = 10**6
-# From so many parts on the general path is as fast, and soon faster: 64 rows take 233 us at once and 360 us by fours.
-MOST_PARTS = 3
-# Columns of an `outer_sum` in each part, at the least.
-LEAST_COLUMNS = 64
 # Columns that a transpose fills at a time.
 STRIP = 64
-
-_measuring = Lock()
-
-
-@functools.cache
-def _small_products_pay() -> bool:
-    """Whether two products are clearly faster than the one that they are halves of, on the BLAS of this process."""
-    x, weight, out = np.ones((8, 300), np.float32), np.ones((300, 750), np.float32), np.empty((8, 750), np.float32)
-
-    def seconds(step: int) -> float:
-        start = time.perf_counter()
-        for low in range(0, len(x), step):
-            _matmul(np, x[low : low + step], weight, out[low : low + step])
-        return time.perf_counter() - start
-
-    rounds = [(seconds(4), seconds(8)) for _ in range(6)]
-    in_parts, at_once = (min(times) for times in zip(*rounds, strict=True))
-    return bool(in_parts < 0.9 * at_once)
+# Up to so many rows the core multiplies by the transpose of weights as fast as by a copy of it that has been made.
+BRIEF = 128
 
 
-def small_products_pay() -> bool:
-    """The same, measured by one thread while the others wait: all of a process's products are made alike."""
-    with _measuring:
-        return _small_products_pay()
-
-
-def rows_product(xp: ArrayModule, x: Array, weight: Array, out: Array | None = None, part: int | None = None) -> Array:
-    """``x @ weight`` of two float matrices, a few rows at a time where that is faster (`rows_at_once`, if ``part`` does
-    not say it). ``out`` may be any columns.
-
-    >>> rows_product(np, np.ones((5, 3)), np.ones((3, 2))).tolist()[4]
-    [3.0, 3.0]
-    """
-    rows = len(x)
-    part = rows_at_once(xp, weight) if part is None else part
-    if not 0 < part < rows <= MOST_PARTS * part:
-        return _matmul(xp, x, weight, out)
-    if out is None:
-        out = np.empty((rows, weight.shape[1]), x.dtype)
-    for low in range(0, rows, part):
-        _matmul(np, x[low : low + part], weight, out[low : low + part])
-    return out
-
-
-def rows_at_once(xp: ArrayModule, weight: Array) -> int:
-    """How many rows a product with these weights is best made of, where there are up to `MOST_PARTS` times as many; 0
-    for all of them."""
-    part = SMALL_PRODUCT // max(weight.size, 1) // 4 * 4  # these kernels are made for four rows
-    return part if part and _pays(xp, weight, weight) else 0
-
-
-def _pays(xp: ArrayModule, a: Array, b: Array) -> bool:
-    """Whether products of these matrices may be made in parts."""
-    return xp is np and a.dtype == np.float32 and b.dtype == np.float32 and small_products_pay()
+def is_brief(xp: ArrayModule, rows: int) -> bool:
+    """Whether a product of so many rows with the transpose of a matrix needs no copy of it by columns."""
+    return xp is np and core.machine is not None and rows <= BRIEF
 
 
 def outer_sum(xp: ArrayModule, g: Array, x: Array) -> Array:
-    """``g.T @ x`` of two float matrices, some rows of the result at a time where that is faster: see `rows_product`.
+    """``g.T @ x`` of two float matrices.
 
     >>> outer_sum(np, np.ones((5, 3)), np.ones((5, 2))).tolist()[2]
     [5.0, 5.0]
     """
     if not isinstance(g, np.ndarray):
         return outer_sum_of_shown(xp, g, shown_all(xp, [(g, x)])[0])
-    return without_nan(lambda g, x: _outer_sum(xp, g, x), g, x)
+    return without_nan(lambda g, x: _matmul(xp, g.T, x), g, x)
 
 
 def outer_sum_of_shown(xp: ArrayModule, g: Array, x: Array, stored: bool = False) -> Array:
@@ -312,16 +255,6 @@ def shown_all(xp: ArrayModule, pairs: Sequence[tuple[Array, Array]], stored: boo
 
 def _are_shown_at_once(g: Array, x: Array, stored: bool = False) -> bool:
     return bool(x.size and there.is_matrix(g, stored) and there.is_matrix(x, stored) and g.dtype == x.dtype)
-
-
-def _outer_sum(xp: ArrayModule, g: Array, x: Array) -> Array:
-    part = SMALL_PRODUCT // max(x.size, 1) // 16 * 16
-    if not LEAST_COLUMNS <= part < g.shape[1] or not _pays(xp, g, x):
-        return _matmul(xp, g.T, x)
-    out = np.empty((g.shape[1], x.shape[1]), x.dtype)
-    for low in range(0, len(out), part):
-        _matmul(np, g[:, low : low + part].T, x, out[low : low + part])
-    return out
 
 
 def without_nan(product: Callable[[Array, Array], Array], g: Array, x: Array) -> Array:

@@ -30,6 +30,7 @@ from lazyflow.ops.base import (
     unbroadcast,
 )
 from lazyflow.ops.each import for_each
+from lazyflow.ops.linalg import is_brief
 from lazyflow.ops.sparse import RowSparse, scatter_add_rows
 from lazyflow.plan.arena import Arena
 from lazyflow.plan.plan import Launch, Plan, Rows
@@ -169,7 +170,7 @@ def stacked_reader(operand: Operand, rows: Rows, heads: Shape) -> Reader:
 
 def readers_of(launch: Launch, forward: bool) -> tuple[Reader, ...]:
     """Those of all operands of a launch, in the operation's order; in ``forward``, parameters by columns where that is
-    asked for."""
+    asked for and pays."""
     signature, reads = launch.signature, launch.reads
     op, operands = signature.op, signature.operands
     if op.stacked:
@@ -179,7 +180,7 @@ def readers_of(launch: Launch, forward: bool) -> tuple[Reader, ...]:
             return stacked_reader(operands[0], rows, (rows.count,)), operand_reader(operands[1], reads[1], False)
         count = launch.writes.count
         return (stacked_reader(operands[0], rows, (count, rows.count // count)),)
-    columns = op.by_columns if forward else ()
+    columns = op.by_columns if forward and not is_brief(np, launch.writes.count) else ()
     return tuple([operand_reader(operands[i], reads[i], i in columns) for i in range(len(operands))])
 
 

@@ -43,8 +43,8 @@ class Arrays:
 def steps(form, a):
     """Every step, so that each reads what others have written."""
     form.gather(a.x, a.columns, a.buffer, a.at, a.widths)
-    form.product(a.x, a.weight, a.y, 0)
-    form.product(a.x, a.weight, a.z, 4)
+    form.product(a.x, a.weight, a.y)
+    form.product(a.x, a.weight, a.z)
     form.add(a.z, a.y)
     form.copy(a.x, a.z)
     form.add_several(a.buffer, a.at, a.x, a.columns, a.widths)
@@ -118,7 +118,7 @@ def test_few_calls_read_weights_as_they_lie():
     for make in (core.machine.Line, lambda: line.Line(np)):
         form, out = make(), np.zeros((CALLS, 6), np.float32)
         form.segment(None)
-        form.product(x, arrays.weight, View(out, OF_ALL), 0, True)
+        form.product(x, arrays.weight.T, View(out, OF_ALL))
         form(np.array([3, 9]), True)
         outs.append(out)
     np.testing.assert_array_equal(*outs)

@@ -37,7 +37,6 @@ def rows(name):
             "add_rows": lambda: machine.add_rows(buffer, starts, x),
             "sum_groups": lambda: machine.sum_groups(out[:2], x, positions, edges),
             "extremes_of_groups": lambda: machine.extremes_of_groups(out[:2], x, positions, edges, True),
-            "dots": lambda: machine.dots(x[:5], x, np.empty((5, N))),
             "cross_entropy": lambda: machine.cross_entropy(x, index, losses),
             "cross_entropy_slopes": lambda: machine.cross_entropy_slopes(x, index, losses, out),
         }[name]
@@ -50,6 +49,11 @@ def product(rng):
     return lambda: machine.multiply(a, b, out)
 
 
+def few_rows(rng):
+    x, weight, out = rng.normal(size=(64, WIDTH)), rng.normal(size=(N, WIDTH)), np.empty((64, N))
+    return lambda: machine.multiply(x, weight.T, out)
+
+
 def attention(rng):
     q, k, v, out = (rng.normal(size=(WIDTH, 64)) for _ in range(4))
     ends = np.array([[WIDTH], [WIDTH]])
@@ -59,11 +63,12 @@ def attention(rng):
 KERNELS = {
     "elementwise": elementwise,
     "product": product,
+    "a product of few rows": few_rows,
     "attention": attention,
     **{
         name: rows(name)
         for name in (
-            "gather", "add_several", "add_rows", "sum_groups", "extremes_of_groups", "dots", "cross_entropy",
+            "gather", "add_several", "add_rows", "sum_groups", "extremes_of_groups", "cross_entropy",
             "cross_entropy_slopes",
         )
     },

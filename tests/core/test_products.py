@@ -1,4 +1,5 @@
-"""Products by NumPy's own loop, on one thread and cut into parts for several, against `numpy.matmul`."""
+"""Products by kernels of the core and by NumPy's own loop, on one thread and cut into parts for several, against
+`numpy.matmul`, with every instruction set that this processor has."""
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from lazyflow import core
 
 if core.machine is None:
     pytest.skip("the core was not compiled", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("instruction_set")
 
 SEED = 20
 SHAPES = {  # of both operands; some are large enough to be cut by rows, by columns and by products
@@ -56,12 +59,57 @@ def test_products_are_those_of_numpy(threads, name, dtype, how):
         np.testing.assert_array_equal(place, expected)
 
 
-def test_special_values(threads):
-    a, b = np.zeros((600, 64)), np.ones((64, 90))
-    a[0, 0], a[1, 1], a[2, 2] = np.nan, np.inf, -np.inf
-    b[1, 3], b[2, 4] = 0.0, -1.0
+# Around the widths of vectors and the heights of tiles, and beyond what stays in the first cache.
+WIDTHS = [1, 3, 15, 16, 17, 31, 64, 70, 133]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("how", ["plain", "upright", "of columns"])
+@pytest.mark.parametrize("rows", [*range(1, 10), 13, 25, 41, 150])
+def test_products_of_any_size(rows, how, dtype):
+    """No element beside the result is written; numbers are small integers, so that sums are exact."""
+    rng = np.random.default_rng(SEED)
+    for inner in WIDTHS:
+        for columns in WIDTHS:
+            a, b = (rng.integers(-9, 9, shape).astype(dtype) for shape in ((rows, inner), (inner, columns)))
+            a = laid_out(a, "columns") if how == "of columns" else a
+            b = laid_out(b, "columns") if how == "upright" else b
+            out = np.full((rows, columns + 2), 7, dtype)
+            core.machine.multiply(a, b, out[:, 1:-1])
+            np.testing.assert_array_equal(out[:, 1:-1], a.astype(int) @ b.astype(int))
+            assert (out[:, [0, -1]] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("how", ["rows", "columns"])
+def test_an_element_is_the_same_among_any_others(how, dtype):
+    """To the bit, whatever rows and columns are computed beside it by a kernel of the core."""
+    rng = np.random.default_rng(SEED)
+    a, b = rng.normal(size=(16, 150)).astype(dtype), laid_out(rng.normal(size=(150, 70)).astype(dtype), how)
+    small = 8 if how == "columns" else 16  # what every instruction set takes
+    whole = core.machine.multiply(a[:small], b)
+    for low, high in ((0, 1), (1, 3), (2, 5), (0, 7), (1, 8)):
+        np.testing.assert_array_equal(core.machine.multiply(a[low:high], b), whole[low:high])
+        np.testing.assert_array_equal(core.machine.multiply(a[low:high], b[:, 11:53]), whole[low:high, 11:53])
+
+
+@pytest.mark.parametrize("how", ["rows", "columns"])
+@pytest.mark.parametrize("rows", [5, 600])
+def test_special_values(threads, rows, how):
+    a, b = np.zeros((rows, 70)), laid_out(np.ones((70, 90)), how)
+    a[0, 0], a[1, 1], a[2, 2], a[3, 69], a[4, 0] = np.nan, np.inf, -np.inf, np.inf, -0.0
+    b[1, 3], b[2, 4], b[69, 5], b[68, 6] = 0.0, -1.0, -np.inf, np.nan
     with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(core.machine.multiply(a, b), np.matmul(a, b))
+        expected = np.matmul(a, b)
+        for dtype in (np.float32, np.float64):
+            found = core.machine.multiply(a.astype(dtype), b.astype(dtype, order="K"))
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_far_from_one_is_added_one_by_one():
+    """Sums of up to so many terms are within the bound of a sum in order, n - 1 roundings."""
+    a, b = np.full((3, 1000), 0.1, np.float32), np.ones((1000, 32), np.float32)
+    np.testing.assert_allclose(core.machine.multiply(a, b), 1000 * np.float64(np.float32(0.1)), rtol=1000 * 2.0**-24)
 
 
 @pytest.mark.parametrize(

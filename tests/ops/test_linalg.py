@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lazyflow as lf
+from lazyflow import core
 from lazyflow.ops import linalg
 from lazyflow.ops.base import OPS, Aval
 from lazyflow.ops.shape import EveryOperand
@@ -172,48 +173,30 @@ def test_any_number_of_operands_has_gradients() -> None:
         assert (vjp(np, y, y, *arrays, **static) == arrays[i]).all()
 
 
-@pytest.fixture(params=[True, False], ids=["in parts", "at once"])
-def parts_pay(request, monkeypatch):
-    """Products are made in parts, as where that was measured to be faster, or at once."""
-    monkeypatch.setattr(linalg, "small_products_pay", lambda: request.param)
-    return request.param
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(0, 3, 2), (3, 5, 4), (7, 300, 750), (12, 300, 750), (16, 300, 750), (30, 200, 300)])
-def test_rows_product(shape, dtype, parts_pay, monkeypatch):
-    rows, k, n = shape
-    products = []
-    monkeypatch.setattr(linalg, "_matmul", lambda xp, a, b, out=None: products.append(len(a)) or np.matmul(a, b, out))
-    rng = np.random.default_rng(rows)
-    x, weight = rng.normal(size=(rows, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
-    out = np.zeros((rows, n + 4), dtype)[:, 2 : 2 + n]
-    found = linalg.rows_product(np, x, weight, out)
-    assert found is out
-    np.testing.assert_allclose(out, np.einsum("rk,kn->rn", x.astype(float), weight), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(linalg.rows_product(np, x, weight), out, rtol=1e-3, atol=1e-3)
-    in_parts = parts_pay and dtype == "float32" and rows in (7, 12, 30)
-    assert sum(products) == 2 * rows and (len(products) > 2) == in_parts
-
-
-def test_whether_parts_pay_is_measured_once(monkeypatch):
-    linalg._small_products_pay.cache_clear()
-    products = []
-    monkeypatch.setattr(linalg, "_matmul", lambda xp, a, b, out=None: products.append(len(a)) or np.matmul(a, b, out))
-    found = [linalg.small_products_pay() for _ in range(3)]
-    assert found[0] in (True, False) and found == found[:1] * 3
-    assert 0 < sum(products) < 200  # rows
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 5, 4), (18, 750, 300), (40, 300, 200), (900, 90, 10)])
-def test_outer_sum(shape: tuple[int, int, int], dtype: str, parts_pay: bool) -> None:
+def test_outer_sum(shape: tuple[int, int, int], dtype: str) -> None:
     rows, m, k = shape
     rng = np.random.default_rng(rows)
     g, x = rng.normal(size=(rows, m + 3)).astype(dtype)[:, 2 : 2 + m], rng.normal(size=(rows, k)).astype(dtype)
     found = linalg.outer_sum(np, g, x)
     assert found.dtype == dtype and found.flags.owndata
     np.testing.assert_allclose(found, np.einsum("bm,bk->mk", g.astype(float), x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.host
+@pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
+@pytest.mark.parametrize("cell", [False, True], ids=["plain", "cell"])
+@pytest.mark.parametrize("rows", [1, linalg.BRIEF, linalg.BRIEF + 1])
+def test_few_rows_need_no_copy_of_their_weights(rows: int, cell: bool) -> None:
+    W, b = (lf.Parameter(np.ones(shape, np.float32)) for shape in ((30, 20), (30,)))
+
+    def layer(x: Any) -> Any:
+        return lf.tanh(lf.affine(W, b, x))
+
+    layer = lf.cell(layer) if cell else layer
+    lf.forward([layer(lf.constant(np.full(20, k, np.float32))) for k in range(rows)])
+    assert (W._columns[1] is not None) == (rows > linalg.BRIEF)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 5), (64, 2), (65, 3), (200, 70)])

@@ -1,85 +1,24 @@
 /* Attention: included once for each type and instruction set, behind rows.h. See machine.h. */
 
-#include "lanes.h"
-#define LANE ((ptrdiff_t)(VECTOR_BYTES / sizeof(REAL)))
+#include "multiply.h"
 #define WHOLE(n) (((n) + LANES - 1) & ~(ptrdiff_t)(LANES - 1))
 
-/* As many registers as there are: rows of a product at a time, of two vectors each. */
-#if VECTOR_BYTES == 64
-#define MANY 8
-#else
-#define MANY 4
-#endif
-
-/* A matrix with rows and columns any distance apart, and one whose rows are whole vectors that may be read. */
-typedef struct {
-    const REAL *at;
-    ptrdiff_t down, right;
-} N(matrix);
-
+/* A matrix whose rows are whole vectors that may be read. */
 typedef struct {
     const REAL *at;
     ptrdiff_t pitch;
 } N(wide);
 
-/* out = a b for `many` rows and `wide` vectors, or added to it; of the last vector `rest` elements are wanted. */
-ALWAYS void N(corner)(REAL *out, ptrdiff_t pitch, N(matrix) a, const REAL *b, ptrdiff_t b_pitch, ptrdiff_t inner,
-                      ptrdiff_t rest, const int adds, const int many, const int wide) {
-    N(lane) sums[MANY][2];
-    for (int i = 0; i < many; i++)
-        for (int j = 0; j < wide; j++) sums[i][j] = (N(lane)){0};
-    for (ptrdiff_t k = 0; k < inner; k++) {
-        N(lane) x[2];
-        for (int j = 0; j < wide; j++) x[j] = *(const N(lane) *)(b + k * b_pitch + j * LANE);
-        for (int i = 0; i < many; i++) {
-            N(lane) w = a.at[i * a.down + k * a.right] - (N(lane)){0};
-            for (int j = 0; j < wide; j++) sums[i][j] = SUM(w, x[j], sums[i][j]);
-        }
-    }
-    for (int i = 0; i < many; i++)
-        for (int j = 0; j < wide; j++) {
-            REAL *to = out + i * pitch + j * LANE;
-            if (j == wide - 1 && rest < LANE) {
-                REAL part[MOST_LANES];
-                __builtin_memcpy(part, &sums[i][j], sizeof sums[i][j]);
-                for (ptrdiff_t r = 0; r < rest; r++) to[r] = adds ? to[r] + part[r] : part[r];
-            } else {
-                *(N(lane) *)to = sums[i][j] + (adds ? *(const N(lane) *)to : (N(lane)){0});
-            }
-        }
-}
-
-/* out = a b, (rows, columns), or added to it. */
-ALWAYS void N(multiplied)(REAL *out, ptrdiff_t pitch, N(matrix) a, N(wide) b, ptrdiff_t rows, ptrdiff_t columns,
-                          ptrdiff_t inner, const int adds) {
-    for (ptrdiff_t j = 0, wide; j < columns; j += wide * LANE) {
-        wide = columns - j > LANE ? 2 : 1;
-        ptrdiff_t rest = columns - j - (wide - 1) * LANE;
-        for (ptrdiff_t i = 0, many; i < rows; i += many) {
-            many = rows - i >= MANY ? MANY : rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
-            N(matrix) from = {a.at + i * a.down, a.down, a.right};
-#define SOME(m)                                                                                              \
-    if (many == m && wide == 2) N(corner)(out + i * pitch + j, pitch, from, b.at + j, b.pitch, inner, rest, adds, m, 2); \
-    if (many == m && wide == 1) N(corner)(out + i * pitch + j, pitch, from, b.at + j, b.pitch, inner, rest, adds, m, 1)
-#if MANY == 8
-            SOME(8);
-#endif
-            SOME(4);
-            SOME(2);
-            SOME(1);
-#undef SOME
-        }
-    }
-}
-
+/* out = a b, (rows, columns). */
 static void N(multiply)(REAL *out, ptrdiff_t pitch, N(matrix) a, N(wide) b, ptrdiff_t rows, ptrdiff_t columns,
                         ptrdiff_t inner) {
-    N(multiplied)(out, pitch, a, b, rows, columns, inner, 0);
+    N(multiplied)(out, pitch, a, b.at, b.pitch, rows, columns, inner, 0, 1);
 }
 
+/* The same, added to what is there. */
 static void N(multiply_on)(REAL *out, ptrdiff_t pitch, N(matrix) a, N(wide) b, ptrdiff_t rows, ptrdiff_t columns,
                            ptrdiff_t inner) {
-    N(multiplied)(out, pitch, a, b, rows, columns, inner, 1);
+    N(multiplied)(out, pitch, a, b.at, b.pitch, rows, columns, inner, 1, 1);
 }
 
 /* The transpose of some rows, its own filled up to whole vectors. */
@@ -95,7 +34,7 @@ static N(wide) N(upright)(REAL *to, const REAL *from, ptrdiff_t pitch, ptrdiff_t
 /* Some rows as they lie, or copied and filled up. */
 static N(wide) N(filled)(REAL *to, const REAL *from, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t columns) {
     ptrdiff_t whole = WHOLE(columns);
-    if (columns % LANE == 0) return (N(wide)){from, pitch};
+    if (columns % PER_LANE == 0) return (N(wide)){from, pitch};
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < whole; j++) to[i * whole + j] = j < columns ? from[i * pitch + j] : C(0.0);
     return (N(wide)){to, whole};
@@ -285,6 +224,9 @@ static void N(attend)(const lf_attention *v, ptrdiff_t low, ptrdiff_t high, void
 
 #undef MOST_LANES
 #undef SUM
-#undef LANE
+#undef PER_LANE
 #undef WHOLE
-#undef MANY
+#undef TALL
+#undef BROAD
+#undef DOTS
+#undef NEAR

@@ -1,6 +1,5 @@
 /* Convolutions: included once for each type and instruction set. See images.h. */
 
-#define LANES ((ptrdiff_t)(VECTOR_BYTES / sizeof(REAL)))
 #include "lanes.h"
 
 /* As many registers as there are: results at a time in a product, and rows and columns of them in one over places. */
@@ -24,14 +23,14 @@ ALWAYS void N(tile)(REAL *out, ptrdiff_t pitch, const REAL *weight, const REAL *
     for (ptrdiff_t k = 0; k < terms; k++, weight += many) {
         const REAL *from = planes + at[k];
         N(lane) x[WIDE];
-        for (int j = 0; j < wide; j++) x[j] = *(const N(lane) *)(from + j * LANES);
+        for (int j = 0; j < wide; j++) x[j] = *(const N(lane) *)(from + j * PER_LANE);
         for (int i = 0; i < many; i++) {
             N(lane) w = weight[i] - (N(lane)){0};
             for (int j = 0; j < wide; j++) sums[i][j] = SUM(w, x[j], sums[i][j]);
         }
     }
     for (int i = 0; i < many; i++)
-        for (int j = 0; j < wide; j++) *(N(lane) *)(out + i * pitch + j * LANES) = sums[i][j];
+        for (int j = 0; j < wide; j++) *(N(lane) *)(out + i * pitch + j * PER_LANE) = sums[i][j];
 }
 
 /* How many of the results that are left are computed at a time. */
@@ -49,8 +48,8 @@ static void N(pack)(REAL *to, const REAL *weight, ptrdiff_t stride, const int64_
 /* The product of packed weights with stretches of planes, for all `places`, which are whole vectors. */
 static void N(product)(REAL *out, ptrdiff_t pitch, const REAL *packed, const REAL *planes, const int64_t *at,
                        ptrdiff_t terms, ptrdiff_t results, ptrdiff_t places) {
-    for (ptrdiff_t p = 0, wide; p < places; p += wide * LANES) {
-        wide = places - p >= WIDE * LANES ? WIDE : 1;
+    for (ptrdiff_t p = 0, wide; p < places; p += wide * PER_LANE) {
+        wide = places - p >= WIDE * PER_LANE ? WIDE : 1;
         const REAL *weight = packed;
         for (ptrdiff_t i = 0, many; i < results; i += many, weight += many * terms) {
             many = N(at_a_time)(results - i);
@@ -74,10 +73,10 @@ ALWAYS void N(corner)(REAL *sums, ptrdiff_t pitch, const REAL *maps, ptrdiff_t l
                       ptrdiff_t places, const int many, const int some) {
     N(lane) found[MAPS][TERMS];
     for (int i = 0; i < many; i++)
-        for (int k = 0; k < some; k++) found[i][k] = *(N(lane) *)(sums + (i * pitch + k) * LANES);
+        for (int k = 0; k < some; k++) found[i][k] = *(N(lane) *)(sums + (i * pitch + k) * PER_LANE);
     const REAL *from[TERMS];
     for (int k = 0; k < some; k++) from[k] = planes + at[k];
-    for (ptrdiff_t p = 0; p < places; p += LANES) {
+    for (ptrdiff_t p = 0; p < places; p += PER_LANE) {
         N(lane) g[MAPS];
         for (int i = 0; i < many; i++) g[i] = *(const N(lane) *)(maps + i * length + p);
         for (int k = 0; k < some; k++) {
@@ -86,7 +85,7 @@ ALWAYS void N(corner)(REAL *sums, ptrdiff_t pitch, const REAL *maps, ptrdiff_t l
         }
     }
     for (int i = 0; i < many; i++)
-        for (int k = 0; k < some; k++) *(N(lane) *)(sums + (i * pitch + k) * LANES) = found[i][k];
+        for (int k = 0; k < some; k++) *(N(lane) *)(sums + (i * pitch + k) * PER_LANE) = found[i][k];
 }
 
 #define STRETCH 512 /* places, of which what is read of maps and planes stays in the first cache */
@@ -100,7 +99,7 @@ static void N(outer)(REAL *sums, const REAL *maps, ptrdiff_t length, const REAL 
             many = results - i >= MAPS ? MAPS : 1;
             for (ptrdiff_t k = 0, some; k < terms; k += some) {
                 some = terms - k >= TERMS ? TERMS : 1;
-                REAL *into = sums + (i * terms + k) * LANES;
+                REAL *into = sums + (i * terms + k) * PER_LANE;
                 const REAL *g = maps + i * length + p;
 #define SOME(m, s)             \
     if (many == m && some == s) \
@@ -115,37 +114,21 @@ static void N(outer)(REAL *sums, const REAL *maps, ptrdiff_t length, const REAL 
     }
 }
 
-/* The sums of neighbours, of a and then of b. */
-ALWAYS N(lane) N(neighbours)(N(lane) a, N(lane) b) {
-#if defined(__clang__) /* which finds the shuffles in this */
-    N(lane) found;
-    for (int r = 0; r < LANES / 2; r++) found[r] = a[2 * r] + a[2 * r + 1], found[LANES / 2 + r] = b[2 * r] + b[2 * r + 1];
-    return found;
-#else
-    typedef INT order __attribute__((vector_size(VECTOR_BYTES)));
-    order even, odd;
-    for (INT r = 0; r < LANES; r++) even[r] = 2 * r, odd[r] = 2 * r + 1;
-    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
-#endif
-}
-
-/* to[i] += the sum of the lanes of a vector, for `count` of them: neighbours are added, and these sums again, of as many
- * vectors at a time as have lanes, the last filled up with zeros. */
+/* to[i] += the sum of the lanes of a vector, for `count` of them, of as many at a time as have lanes. */
 static void N(add_lanes)(REAL *to, const REAL *sums, ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i += LANES, sums += LANES * LANES) {
+    for (ptrdiff_t i = 0; i < count; i += PER_LANE, sums += PER_LANE * PER_LANE) {
         N(lane) v[MOST_LANES];
-        ptrdiff_t some = count - i < LANES ? count - i : LANES;
-        for (int k = 0; k < LANES; k++) v[k] = k < some ? *(const N(lane) *)(sums + k * LANES) : (N(lane)){0};
-        for (int left = LANES / 2; left; left /= 2)
-            for (int k = 0; k < left; k++) v[k] = N(neighbours)(v[2 * k], v[2 * k + 1]);
-        for (int k = 0; k < some; k++) to[i + k] += v[0][k];
+        ptrdiff_t some = count - i < PER_LANE ? count - i : PER_LANE;
+        for (int k = 0; k < PER_LANE; k++) v[k] = k < some ? *(const N(lane) *)(sums + k * PER_LANE) : (N(lane)){0};
+        N(lane) found = N(summed)(v);
+        for (int k = 0; k < some; k++) to[i + k] += found[k];
     }
 }
 
 /* A row of a few elements, for which a call would take longer than it does: copied, or added to what is there. */
 ALWAYS void N(copy)(REAL *to, const REAL *from, ptrdiff_t count, const int add) {
     ptrdiff_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
+    for (; i + PER_LANE <= count; i += PER_LANE) {
         N(lane) x = *(const N(lane) *)(from + i);
         if (add) x += *(N(lane) *)(to + i);
         *(N(lane) *)(to + i) = x;
@@ -155,7 +138,7 @@ ALWAYS void N(copy)(REAL *to, const REAL *from, ptrdiff_t count, const int add) 
     __m512 x = _mm512_maskz_loadu_ps(some, from + i);
     _mm512_mask_storeu_ps(to + i, some, add ? _mm512_add_ps(_mm512_maskz_loadu_ps(some, to + i), x) : x);
 #else
-    for (ptrdiff_t some = LANES / 2; some; some /= 2)
+    for (ptrdiff_t some = PER_LANE / 2; some; some /= 2)
         if ((count - i) & some) {
             for (ptrdiff_t j = i; j < i + some; j++) to[j] = add ? to[j] + from[j] : from[j];
             i += some;
@@ -260,7 +243,7 @@ static ptrdiff_t N(at_once)(const lf_convolution *v, const lf_places *s, ptrdiff
 static void N(ready)(N(work) *w, const lf_places *s, ptrdiff_t count) {
     w->s = s;
     w->count = count;
-    w->places = (count * s->rows * s->pitch + LANES - 1) / LANES * LANES;
+    w->places = (count * s->rows * s->pitch + PER_LANE - 1) / PER_LANE * PER_LANE;
     w->length = w->places + s->margin;
     w->planes = w->memory;
     w->maps = w->memory + w->all->channels * s->lead * s->last * w->length;
@@ -273,7 +256,7 @@ static int N(take)(N(work) *w, const lf_convolution *v, ptrdiff_t low, ptrdiff_t
     for (ptrdiff_t i = 0, first = 0; i < v->sizes; first += v->images[i++].count) {
         if (!v->images[i].count || first >= high || first + v->images[i].count <= low) continue;
         const lf_places *s = v->images[i].places;
-        ptrdiff_t places = N(at_once)(v, s, v->images[i].count) * s->rows * s->pitch + LANES + s->margin;
+        ptrdiff_t places = N(at_once)(v, s, v->images[i].count) * s->rows * s->pitch + PER_LANE + s->margin;
         ptrdiff_t room = (v->channels * s->lead * s->last + v->maps) * places;
         most = room > most ? room : most;
     }
@@ -452,7 +435,7 @@ static int N(weigh)(const lf_convolution *v, ptrdiff_t low, ptrdiff_t high) {
     N(work) w;
     ptrdiff_t terms = v->channels * v->images[0].places->taps, step = VECTORS / VECTOR_BYTES / (terms + 1) / MAPS * MAPS;
     step = step < MAPS ? MAPS : step;
-    if (!N(take)(&w, v, 0, PTRDIFF_MAX, step * terms * LANES)) return 0;
+    if (!N(take)(&w, v, 0, PTRDIFF_MAX, step * terms * PER_LANE)) return 0;
     REAL *sums = w.packed + v->channels * v->maps * v->images[0].places->taps;
     for (ptrdiff_t g = 0; g < v->groups; g++)
         for (ptrdiff_t o = low; o < high; o += step) {
@@ -556,7 +539,7 @@ static void N(max_pool_back)(const lf_pooling *v, const void *x_, const void *y_
         }
 }
 
-#undef LANES
+#undef PER_LANE
 #undef MOST_LANES
 #undef SUM
 #undef MANY

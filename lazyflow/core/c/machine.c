@@ -24,7 +24,6 @@ typedef struct {
                      ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
     void (*reduce_groups)(int, void *, const void *, ptrdiff_t, const int64_t *, const int64_t *, ptrdiff_t, ptrdiff_t,
                           double *);
-    void (*dots)(const void *, ptrdiff_t, const void *, ptrdiff_t, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);
     ptrdiff_t (*cross_entropy)(const void *, ptrdiff_t, const int64_t *, void *, ptrdiff_t, ptrdiff_t, ptrdiff_t, void *);
     ptrdiff_t (*cross_entropy_slopes)(const void *, ptrdiff_t, const int64_t *, const void *, ptrdiff_t, void *, ptrdiff_t,
                                       ptrdiff_t, ptrdiff_t, void *);
@@ -39,7 +38,7 @@ typedef struct {
 
 #define KERNELS(type, set)                                                                                          \
     {run_##type##_##set, gather_##type##_##set, add_rows_##type##_##set, reduce_groups_##type##_##set,              \
-     dots_##type##_##set, cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set, along_##type##_##set,       \
+     cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set, along_##type##_##set,       \
      attend_##type##_##set}
 
 static const instruction_set BASELINE = {"baseline", {KERNELS(float, baseline), KERNELS(double, baseline)}};
@@ -350,30 +349,6 @@ int lf_reduce_groups(int is_double, int how, void *out, const void *rows, ptrdif
     int parts = groups ? lf_parts(4 * (starts[groups] - starts[0]) * width) : 1;
     lf_share(groups_part, &g, groups < parts ? 1 : parts);
     return !g.failed;
-}
-
-typedef struct {
-    int is_double;
-    const void *x;
-    ptrdiff_t x_pitch;
-    const char *weight;
-    ptrdiff_t w_pitch;
-    char *out;
-    ptrdiff_t out_pitch, rows, columns, inner;
-} some_dots;
-
-static void dots_part(void *context, int part, int parts) {
-    const some_dots *d = context;
-    ptrdiff_t low = lf_begin(d->columns, 2, part, parts), high = lf_begin(d->columns, 2, part + 1, parts);
-    size_t size = d->is_double ? 8 : 4;
-    chosen->of[d->is_double].dots(d->x, d->x_pitch, d->weight + low * d->w_pitch * size, d->w_pitch, d->out + low * size,
-                                  d->out_pitch, d->rows, high - low, d->inner);
-}
-
-void lf_dots(int is_double, const void *x, ptrdiff_t x_pitch, const void *weight, ptrdiff_t w_pitch, void *out,
-             ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner) {
-    some_dots d = {is_double, x, x_pitch, weight, w_pitch, out, out_pitch, rows, columns, inner};
-    lf_share(dots_part, &d, lf_parts((rows + 1) * columns * inner));
 }
 
 typedef struct {

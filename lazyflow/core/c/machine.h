@@ -144,10 +144,6 @@ enum { LF_SUM, LF_SMALLEST, LF_LARGEST };
 int lf_reduce_groups(int is_double, int how, void *out, const void *rows, ptrdiff_t pitch, const int64_t *positions,
                      const int64_t *starts, ptrdiff_t groups, ptrdiff_t width);
 
-/* out = x weight^T, for a few rows of x. */
-void lf_dots(int is_double, const void *x, ptrdiff_t x_pitch, const void *weight, ptrdiff_t w_pitch, void *out,
-             ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner);
-
 /* Cross-entropy of rows of scores, and its slopes. `*wrong` becomes a row whose index is no class, or stays. */
 int lf_cross_entropy(int is_double, const void *scores, ptrdiff_t pitch, const int64_t *index, void *out, ptrdiff_t step,
                      ptrdiff_t rows, ptrdiff_t classes, ptrdiff_t *wrong);

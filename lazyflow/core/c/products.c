@@ -1,7 +1,46 @@
 /* See products.h. */
 #include "products.h"
 
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+#include "machine.h"
 #include "threads.h"
+
+/* A product by a kernel of ours: one of PLAIN, whose b has its rows one element behind the other, and UPRIGHT, whose b is
+ * the transpose of such a matrix, as is that of weights with rows of inputs. */
+enum { BY_NUMPY, PLAIN, UPRIGHT };
+
+#define OF_A_TYPE "directly.h"
+#include "sets.h"
+
+typedef void (*kernel)(const lf_product *, int how);
+
+static const kernel KERNELS[][2] = {
+    {multiply_directly_float_baseline, multiply_directly_double_baseline},
+#ifdef X86
+    {multiply_directly_float_avx2, multiply_directly_double_avx2},
+    {multiply_directly_float_avx512, multiply_directly_double_avx512},
+#endif
+};
+
+/* Up to so many rows our kernels are faster than BLAS, for each instruction set: PLAIN, and UPRIGHT. Of more rows, such as
+ * those of a gradient of weights, it is the number of inner elements that counts; what has very few is bound by writing,
+ * which BLAS does as well, but for a single one, for which NumPy has no call of it. */
+typedef struct {
+    ptrdiff_t vector, rows, inner, upright;
+} reach;
+static const reach REACH[] = {{16, 16, 8, 16}, {32, 128, 64, 8}, {64, 256, 128, 128}};
+
+/* So many elements of b fit into the second cache, or nearly. */
+#define MOST (1 << 20)
+/* What is summed one after the other in one precision may not be longer. */
+#define LONGEST 1024
+#define FEW 12
 
 /* So many multiplications take some 15 us: what is less is not worth a part. */
 #define LEAST 1000000
@@ -12,8 +51,19 @@ enum { PRODUCTS, ROWS, COLUMNS };
 
 typedef struct {
     const lf_product *product;
-    int axis;
+    int axis, set, how;
 } a_product;
+
+/* How to make a product of all of its rows, whatever part of them a thread will have: all have the same bits. */
+static int how_of(const lf_product *p, const reach *r) {
+    ptrdiff_t rows = p->sizes[1], inner = p->sizes[2], columns = p->sizes[3], size = p->is_double ? 8 : 4;
+    ptrdiff_t lanes = r->vector / size;
+    if (p->steps[8] != size || inner > LONGEST || inner * columns > MOST) return BY_NUMPY;
+    if (p->steps[6] == size && columns >= lanes && (rows <= r->rows || inner == 1 || (inner > FEW && inner <= r->inner)))
+        return PLAIN;
+    if (p->steps[5] == size && p->steps[4] == size && inner >= lanes && rows <= r->upright) return UPRIGHT;
+    return BY_NUMPY;
+}
 
 /* Where part `part` of `n` begins, at a multiple of `step`. */
 static ptrdiff_t begin_of(ptrdiff_t n, ptrdiff_t step, int part, int parts) {
@@ -40,6 +90,10 @@ static void multiply_part(void *context, int part, int parts) {
         p.b += low * p.steps[6];
         p.out += low * p.steps[8];
     }
+    if (whole->how != BY_NUMPY) {
+        KERNELS[whole->set][p.is_double](&p, whole->how);
+        return;
+    }
     char *arguments[] = {p.a, p.b, p.out};
     p.loop(arguments, p.sizes, p.steps, p.data);
 }
@@ -48,7 +102,9 @@ void lf_multiply(const lf_product *p) {
     ptrdiff_t count = p->sizes[0], rows = p->sizes[1], columns = p->sizes[3];
     double work = (double)count * (double)rows * (double)p->sizes[2] * (double)columns;
     int threads = lf_threads(), parts = work / LEAST < threads ? (int)(work / LEAST) : threads;
-    a_product whole = {p, count > 1 ? PRODUCTS : rows > columns ? ROWS : COLUMNS};
+    const char *name = lf_instruction_set();
+    int set = !strcmp(name, "avx512") ? 2 : !strcmp(name, "avx2");
+    a_product whole = {p, count > 1 ? PRODUCTS : rows > columns ? ROWS : COLUMNS, set, how_of(p, REACH + set)};
     ptrdiff_t longest = whole.axis == PRODUCTS ? count : (whole.axis == ROWS ? rows : columns) / STEP;
     if (longest < parts) parts = (int)longest;
     if (parts < 2)

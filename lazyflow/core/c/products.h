@@ -1,4 +1,5 @@
-/* Products of matrices by NumPy's own loop, cut into parts for several threads. */
+/* Products of matrices, those of few rows by kernels of our own and others by NumPy's loop, cut into parts for several
+ * threads. */
 #ifndef LF_PRODUCTS_H
 #define LF_PRODUCTS_H
 
@@ -11,12 +12,14 @@ typedef void (*lf_loop)(char **arguments, const ptrdiff_t *sizes, const ptrdiff_
 /* `sizes`: how many products, then rows, inner elements and columns of each. `steps`: from product to product in `a`, `b`
  * and `out`, and then along rows and inner elements of `a`, inner elements and columns of `b`, rows and columns of `out`. */
 typedef struct {
+    int is_double;
     lf_loop loop;
     void *data;
     char *a, *b, *out;
     ptrdiff_t sizes[4], steps[9];
 } lf_product;
 
+/* `out` shares no memory with `a` and `b`. */
 void lf_multiply(const lf_product *product);
 
 #endif

@@ -101,49 +101,6 @@ static void N(reduce_groups)(int how, void *out, const void *rows, ptrdiff_t pit
         N(extremes_of)(out, rows, pitch, positions, starts, groups, width, 0);
 }
 
-/* Products of a few rows with all rows of a matrix, without a transposed copy of it: `many` rows of x and two of the
- * weights at a time, so that what is loaded once is multiplied several times. */
-ALWAYS void N(dots_of)(const REAL *x, ptrdiff_t x_pitch, const REAL *weight, ptrdiff_t w_pitch, REAL *out,
-                       ptrdiff_t out_pitch, ptrdiff_t columns, ptrdiff_t inner, const int many, const int two) {
-    for (ptrdiff_t m = 0; m + two <= columns; m += two) {
-        N(vector) sums[4][2];
-        for (int i = 0; i < many; i++)
-            for (int j = 0; j < two; j++) sums[i][j] = (N(vector)){0};
-        ptrdiff_t k = 0;
-        for (; k + WIDE <= inner; k += WIDE) {
-            for (int j = 0; j < two; j++) {
-                N(vector) w = *(const N(vector) *)(weight + (m + j) * w_pitch + k);
-                for (int i = 0; i < many; i++) sums[i][j] += *(const N(vector) *)(x + i * x_pitch + k) * w;
-            }
-        }
-        for (int i = 0; i < many; i++)
-            for (int j = 0; j < two; j++) {
-                REAL part[WIDE];
-                __builtin_memcpy(part, &sums[i][j], sizeof part);
-                for (ptrdiff_t r = k; r < inner; r++) part[r - k] += x[i * x_pitch + r] * weight[(m + j) * w_pitch + r];
-                for (int half = WIDE / 2; half; half /= 2)
-                    for (int r = 0; r < half; r++) part[r] += part[r + half];
-                out[i * out_pitch + m + j] = part[0];
-            }
-    }
-}
-
-static void N(dots)(const void *x_, ptrdiff_t x_pitch, const void *weight_, ptrdiff_t w_pitch, void *out_,
-                    ptrdiff_t out_pitch, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t inner) {
-    const REAL *x = x_;
-    const REAL *weight = weight_;
-    REAL *out = out_;
-    ptrdiff_t pairs = columns & ~(ptrdiff_t)1;
-#define SOME(many)                                                                                         \
-    N(dots_of)(x, x_pitch, weight, w_pitch, out, out_pitch, pairs, inner, many, 2);                        \
-    N(dots_of)(x, x_pitch, weight + pairs * w_pitch, w_pitch, out + pairs, out_pitch, columns - pairs, inner, many, 1)
-    for (; rows >= 4; rows -= 4, x += 4 * x_pitch, out += 4 * out_pitch) { SOME(4); }
-    if (rows == 3) { SOME(3); }
-    if (rows == 2) { SOME(2); }
-    if (rows == 1) { SOME(1); }
-#undef SOME
-}
-
 ALWAYS REAL N(largest)(const REAL *row, ptrdiff_t n) {
     REAL found = row[0];
     for (ptrdiff_t j = 1; j < n; j++) found = row[j] > found || row[j] != row[j] ? row[j] : found;
