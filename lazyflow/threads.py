@@ -22,13 +22,35 @@ import numpy as np
 from lazyflow import core
 from lazyflow.locks import Lock
 
+# What the kernels that OpenBLAS has for x86 are written for, by their names.
+BASELINE, AVX2, AVX512 = range(3)
+OPENBLAS_KERNELS = {
+    **dict.fromkeys(["SkylakeX", "Cooperlake", "SapphireRapids"], AVX512),
+    **dict.fromkeys(["Haswell", "Zen", "Excavator"], AVX2),
+    **dict.fromkeys(["Prescott", "Core2", "Penryn", "Dunnington", "Nehalem", "Sandybridge", "Atom", "Nano"], BASELINE),
+    **dict.fromkeys(["Athlon", "Opteron", "Barcelona", "Bobcat", "Bulldozer", "Piledriver", "Steamroller"], BASELINE),
+}
+
 
 @functools.cache
 def _libraries() -> tuple[Any, ...]:
-    """The BLAS libraries of this process. NumPy's is loaded by now; one that is loaded later is left alone."""
+    """The BLAS libraries of this process. NumPy's is loaded by now; one that is loaded later is left alone. Where it is
+    slower than the processor allows, the core is told so."""
     from threadpoolctl import ThreadpoolController  # nobody who only imports the package asks
 
-    return tuple(lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas")
+    found = tuple(lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas")
+    if core.machine is not None:
+        ours = {"avx512": AVX512, "avx2": AVX2}.get(core.machine.instruction_set(), BASELINE)
+        # That of NumPy was loaded first.
+        core.machine.expect_slow_blas(
+            any(OPENBLAS_KERNELS.get(_kernels_named_by(lib), ours) < ours for lib in found[:1])
+        )
+    return found
+
+
+def _kernels_named_by(lib: Any) -> str:
+    """What a BLAS calls the kernels that it runs; empty where it does not say."""
+    return getattr(lib, "architecture", None) or ""
 
 
 @functools.cache

@@ -34,6 +34,19 @@ def test_a_run_has_the_threads_of_the_settings_and_gives_them_back(monkeypatch, 
     assert counts() == before
 
 
+@pytest.mark.skipif(core.machine is None, reason="the core was not compiled")
+@pytest.mark.parametrize(("kernels", "slow"), [("Prescott", True), ("SapphireRapids", False), ("of next year", False)])
+def test_the_core_is_told_of_a_blas_for_older_processors(kernels, slow, monkeypatch):
+    before = core.machine.expect_slow_blas(False)
+    monkeypatch.setattr(threads, "_kernels_named_by", lambda lib: kernels)
+    try:
+        threads._libraries.__wrapped__()
+        wide = core.machine.instruction_set() != "baseline"
+        assert core.machine.expect_slow_blas(before) == (slow and wide)
+    finally:
+        core.machine.expect_slow_blas(before)
+
+
 def test_all_means_as_many_as_there_are_cores():
     with lf.using(threads="all") as options:
         assert options.threads == threads.cores() >= 1

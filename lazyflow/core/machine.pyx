@@ -104,6 +104,7 @@ cdef extern from "products.h" nogil:
         Py_ssize_t[4] sizes
         Py_ssize_t[9] steps
     void lf_multiply(const lf_product *product)
+    int lf_expect_slow_blas(int slow)
 
 cdef extern from "images.h" nogil:
     ctypedef struct lf_places:
@@ -842,6 +843,12 @@ def multiply(a, b, out=None):
     with nogil:
         lf_multiply(&p)
     return out
+
+
+def expect_slow_blas(bint slow) -> bool:
+    """Say whether BLAS runs kernels for older processors, so that larger products are computed here, too; returns what was
+    said before."""
+    return bool(lf_expect_slow_blas(slow))
 
 
 def affine(tuple given not None, out):

@@ -12,6 +12,7 @@ import numpy as np
 from lazyflow import core
 from lazyflow import device as devices
 from lazyflow.errors import DeviceError
+from lazyflow.threads import AVX2, AVX512, BASELINE, OPENBLAS_KERNELS
 from lazyflow.version import __version__
 
 __all__ = ["Blas", "Info", "info"]
@@ -61,15 +62,7 @@ class Info:
 
 
 X86 = ("x86_64", "AMD64", "i686")
-BASELINE, AVX2, AVX512 = range(3)
 PROCESSORS = ("no AVX2", "AVX2", "AVX-512")
-# By the names that OpenBLAS gives its kernels for x86.
-OPENBLAS_KERNELS = {
-    **dict.fromkeys(["SkylakeX", "Cooperlake", "SapphireRapids"], AVX512),
-    **dict.fromkeys(["Haswell", "Zen", "Excavator"], AVX2),
-    **dict.fromkeys(["Prescott", "Core2", "Penryn", "Dunnington", "Nehalem", "Sandybridge", "Atom", "Nano"], BASELINE),
-    **dict.fromkeys(["Athlon", "Opteron", "Barcelona", "Bobcat", "Bulldozer", "Piledriver", "Steamroller"], BASELINE),
-}
 
 
 def vectors(found: Sequence[str]) -> int:
@@ -92,8 +85,8 @@ def note_of(blas: Blas, processor: int) -> str | None:
     if OPENBLAS_KERNELS.get(blas.kernels, processor) >= processor:
         return None
     return (
-        f"{blas.name} runs kernels for {blas.kernels} on a processor that has {PROCESSORS[processor]}: products may "
-        "take twice as long as they have to; unset OPENBLAS_CORETYPE if it is set, or install a newer NumPy"
+        f"{blas.name} runs kernels for {blas.kernels} on a processor that has {PROCESSORS[processor]}: what NumPy "
+        "multiplies may take twice as long as it has to; unset OPENBLAS_CORETYPE if it is set, or install a newer NumPy"
     )
 
 

@@ -225,6 +225,7 @@ static void N(attend)(const lf_attention *v, ptrdiff_t low, ptrdiff_t high, void
 #undef MOST_LANES
 #undef SUM
 #undef PER_LANE
+#undef UNROLLED
 #undef WHOLE
 #undef TALL
 #undef BROAD

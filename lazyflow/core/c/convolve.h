@@ -540,6 +540,7 @@ static void N(max_pool_back)(const lf_pooling *v, const void *x_, const void *y_
 }
 
 #undef PER_LANE
+#undef UNROLLED
 #undef MOST_LANES
 #undef SUM
 #undef MANY

@@ -5,6 +5,13 @@
 typedef REAL N(lane) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 typedef INT N(ints) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 
+/* Loops of constant length around sums that are to stay in registers: GCC has them in memory where it finds out too late. */
+#if defined(__clang__)
+#define UNROLLED
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+
 /* a * b + c in one rounding, where the set has that. */
 #if VECTOR_BYTES == 64 && IS_FLOAT
 #define SUM(a, b, c) (N(lane))_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))

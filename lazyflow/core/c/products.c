@@ -36,10 +36,17 @@ typedef struct {
 } reach;
 static const reach REACH[] = {{16, 16, 8, 16}, {32, 128, 64, 8}, {64, 256, 128, 128}};
 
+/* Whether BLAS runs kernels for processors without the instructions that ours use: then the number of rows says nothing. */
+static volatile int slow_blas = 0;
+
+int lf_expect_slow_blas(int slow) {
+    int before = slow_blas;
+    slow_blas = slow;
+    return before;
+}
+
 /* So many elements of b fit into the second cache, or nearly. */
 #define MOST (1 << 20)
-/* What is summed one after the other in one precision may not be longer. */
-#define LONGEST 1024
 #define FEW 12
 
 /* So many multiplications take some 15 us: what is less is not worth a part. */
@@ -58,10 +65,10 @@ typedef struct {
 static int how_of(const lf_product *p, const reach *r) {
     ptrdiff_t rows = p->sizes[1], inner = p->sizes[2], columns = p->sizes[3], size = p->is_double ? 8 : 4;
     ptrdiff_t lanes = r->vector / size;
-    if (p->steps[8] != size || inner > LONGEST || inner * columns > MOST) return BY_NUMPY;
-    if (p->steps[6] == size && columns >= lanes && (rows <= r->rows || inner == 1 || (inner > FEW && inner <= r->inner)))
-        return PLAIN;
-    if (p->steps[5] == size && p->steps[4] == size && inner >= lanes && rows <= r->upright) return UPRIGHT;
+    if (p->steps[8] != size || inner * columns > MOST) return BY_NUMPY;
+    int few_inner = inner == 1 || (inner > FEW && inner <= r->inner);
+    if (p->steps[6] == size && columns >= lanes && (rows <= r->rows || few_inner || slow_blas)) return PLAIN;
+    if (p->steps[5] == size && p->steps[4] == size && inner >= lanes && (rows <= r->upright || slow_blas)) return UPRIGHT;
     return BY_NUMPY;
 }
 

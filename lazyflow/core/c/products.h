@@ -22,4 +22,7 @@ typedef struct {
 /* `out` shares no memory with `a` and `b`. */
 void lf_multiply(const lf_product *product);
 
+/* Whether NumPy's loops are much slower than they could be on this processor; returns what was said before. */
+int lf_expect_slow_blas(int slow);
+
 #endif
