@@ -54,6 +54,8 @@ EXTENSIONS = [
     module("lazyflow.plan.arena"),
     module("lazyflow.cells.ways"),
     module("lazyflow.plan.recorded"),
+    module("lazyflow.graph.reading"),
+    module("lazyflow.run.settle"),
     module("lazyflow.nn.called"),
     extension("guards", "guards.pyx"),
 ]

@@ -18,6 +18,7 @@ from lazyflow.core.arrays import IMPORT_ROW, OUTPUT_ROW, PLAIN_ROW, VIEW_ROW, In
 if TYPE_CHECKING:  # what the names that `use` fills are
     from lazyflow.core.arrays import (
         Nodes,
+        RowPlaces,
         agenda,
         backwards,
         blocks,
@@ -36,10 +37,10 @@ if TYPE_CHECKING:  # what the names that `use` fills are
         part,
         picked,
         places,
-        places_among,
         reach,
         reached,
         row_starts,
+        rows_of_ranges,
         signature_edges,
         stacked_rows,
         structure,
@@ -53,10 +54,10 @@ joined: Callable[..., tuple[Ints, ...]]
 
 __all__ = [
     "IMPORT_ROW", "NAMES", "OUTPUT_ROW", "PLAIN_ROW", "VIEW_ROW",
-    "Nodes", "agenda", "backwards", "blocks", "by_launch", "by_levels", "calls", "chains", "collected",
+    "Nodes", "RowPlaces", "agenda", "backwards", "blocks", "by_launch", "by_levels", "calls", "chains", "collected",
     "depths", "evenly", "frontier", "joined", "laid_out", "longest_chains", "needed", "note_places", "operand_offsets",
-    "part", "picked", "places", "places_among", "reach", "reached", "row_starts", "signature_edges", "stacked_rows",
-    "structure", "use", "within_phases", "without_repeats",
+    "part", "picked", "places", "reach", "reached", "row_starts", "rows_of_ranges", "signature_edges",
+    "stacked_rows", "structure", "use", "within_phases", "without_repeats",
 ]  # fmt: skip
 NAMES = tuple([name for name in __all__ if not name.isupper() and name != "use"])
 

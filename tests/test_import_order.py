@@ -15,7 +15,7 @@ ROOMS = {
     "ops": ("base", "sparse"),
     "record": ("trace", "tape", "rows", "expr", "frames", "templates"),
     "functions": (),
-    "graph": ("graph", "repeats", "joined"),
+    "graph": ("reading", "graph", "repeats", "joined"),
     "plan": ("schedule", "plan", "recorded", "plans", "arena"),
     "fuse": (),
     "cells": (

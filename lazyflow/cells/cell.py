@@ -54,7 +54,8 @@ from lazyflow.cells.visible import (
 )
 from lazyflow.cells.ways import COMPILED, LaidOut, Ways, steps_recorded
 from lazyflow.errors import CellError, generated, python_signature
-from lazyflow.graph.graph import Reading, collect
+from lazyflow.graph.graph import collect
+from lazyflow.graph.reading import Reading
 from lazyflow.locks import Lock
 from lazyflow.ops import OPS
 from lazyflow.random import Stream

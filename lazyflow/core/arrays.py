@@ -145,14 +145,48 @@ def needed(
     return None if reached.all() else (np.flatnonzero(reached), *found)
 
 
-def places_among(rows: Ints, asked: object) -> Ints:
-    """Where each of the ``asked`` rows stands among ``rows``, -1 where it does not."""
-    wanted = np.asarray(asked, np.int32)
-    found = np.searchsorted(rows, wanted)
-    inside = found < len(rows)
-    inside[inside] = rows[found[inside]] == wanted[inside]
-    places: Ints = np.where(inside, found, -1).astype(np.int32)
-    return places
+def rows_of_ranges(lows: object, highs: object, starts: Ints, operands: Ints, marks: Ints) -> Ints:
+    """The rows of ranges of a tape, each once: in the order in which the ranges stand, so that operands come before
+    users; ascending where they would not, and where most ranges have the same rows."""
+    low, high = (np.asarray(column, np.int32).astype(np.int64) for column in (lows, highs))
+    every = _of_ranges(*_ranges_merged(low, high))
+    if (high - low).sum() > 2 * len(every):
+        return every
+    rows = _of_ranges(low, high)
+    rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
+    if len(rows) == (high - low).sum():
+        return rows
+    users = np.repeat(np.arange(len(rows)), starts[rows + 1] - starts[rows])
+    return rows if (RowPlaces(rows).of(operands[_of_groups(starts, rows)]) < users).all() else every
+
+
+def _ranges_merged(lows: Ints, highs: Ints) -> tuple[Ints, Ints]:
+    """Ranges that together are these, ascending, and apart from each other."""
+    order = np.argsort(lows, kind="stable")
+    lows, highs = lows[order], np.maximum.accumulate(highs[order])
+    apart = np.flatnonzero(lows[1:] > highs[:-1]) + 1
+    return lows[np.append(0, apart)[: len(lows)]], highs[np.append(apart - 1, len(highs) - 1)[: len(highs)]]
+
+
+def _of_ranges(lows: Ints, highs: Ints) -> Ints:
+    """The rows of ranges, one range behind the other."""
+    starts = begins(highs - lows)
+    found: Ints = np.arange(int(starts[-1])) + np.repeat(lows - starts[:-1], highs - lows)
+    return found
+
+
+class RowPlaces:
+    """Where each of ``rows``, in any order, stands among them."""
+
+    def __init__(self, rows: Ints) -> None:
+        self.rows, self.order = rows, np.argsort(rows, kind="stable")
+
+    def of(self, asked: object) -> Ints:
+        """Where the ``asked`` rows stand, a column or of int32: as int32, and -1 for others."""
+        wanted = np.asarray(asked, np.int32)
+        found = np.append(self.order, -1)[np.searchsorted(self.rows, wanted, sorter=self.order)]
+        places: Ints = np.where(np.append(self.rows, -1)[found] == wanted, found, -1).astype(np.int32)
+        return places
 
 
 def note_places(run_of: Ints, offset_of: Ints, rows: Ints | None, places: Ints, run: int) -> None:
@@ -163,19 +197,19 @@ def note_places(run_of: Ints, offset_of: Ints, rows: Ints | None, places: Ints, 
     run_of[some] = run
 
 
-def picked(columns: TapeColumns, row_begins: RowBegins, kinds: Ints, rows: Ints) -> tuple[Ints, ...]:
-    """Some rows of a tape, ascending, as a tape of their own, and the numbers of its imports."""
+def picked(columns: TapeColumns, row_begins: RowBegins, kinds: Ints, places: RowPlaces) -> tuple[Ints, ...]:
+    """Some rows of a tape, in any order, as a tape of their own, and the numbers of its imports."""
     ids, *others = columns
+    rows = places.rows
     where = [_of_groups(starts, rows) for starts in row_begins]
     operands, ints, floats = (column[places] for column, places in zip(others, where, strict=True))
-    found = np.searchsorted(rows, operands)
-    inside = found < np.repeat(np.arange(len(rows)), np.diff(row_begins[0])[rows])
-    inside[inside] = rows[found[inside]] == operands[inside]
+    found = places.of(operands)
+    before = found < np.repeat(np.arange(len(rows)), np.diff(row_begins[0])[rows])
     kept = ids[rows]
     counts = np.diff(row_begins[1])[rows]
     first = begins(counts)[:-1][(kinds.take(kept) == IMPORT_ROW) & (counts > 0)]
     imports, ints[first] = ints[first].astype(np.int64), np.arange(len(first))
-    return kept, np.where(inside, found, -1).astype(np.int32), ints, floats, imports
+    return kept, np.where(before, found, -1).astype(np.int32), ints, floats, imports
 
 
 def _of_groups(starts: Ints, which: Ints) -> Ints:

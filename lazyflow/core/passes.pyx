@@ -7,6 +7,7 @@ it begins, and the edges of a graph once, when its `Nodes` are made.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
@@ -329,6 +330,164 @@ def reach(rows, ids, kinds, starts, operands, marks, Py_ssize_t gap):
     return lows, highs, counts
 
 
+def rows_of_ranges(lows, highs, starts, operands, marks):
+    """The rows of ranges of a tape, each once: in the order in which the ranges stand, so that operands come before
+    users; ascending where they would not, and where most ranges have the same rows. ``lows``, ``highs``: where each
+    begins and ends, columns or of int32; ``starts``, ``operands``: those of the tape; ``marks``: see `reach`."""
+    cdef Py_ssize_t count, ends, n = _size(_array(marks, cnp.NPY_BOOL, -1, "marks")), i, k, at = 0
+    cdef const i32 *low = _column(lows, &count, "lows")
+    cdef const i32 *high = _column(highs, &ends, "highs")
+    cdef flag *mark = _flags(marks, n, "marks")
+    cdef const i32 *operand = _ints32(operands, -1, "operands")
+    cdef const i64 *start = _ints(starts, n + 1, "starts")
+    cdef Py_ssize_t edges = _size(operands)
+    if ends != count:
+        raise ValueError(f"highs: {count} entries expected, got {ends}")
+    cdef i64 total = 0
+    for k in range(count):
+        if low[k] < 0 or high[k] < low[k] or high[k] > n:
+            raise ValueError(f"lows, highs: ranges of {n} rows expected")
+        total += high[k] - low[k]
+    cdef _Runs apart = _Runs.of_ranges(low, high, count)
+    if total <= 2 * apart.rows:
+        answer = _new(apart.rows)
+        if total == apart.rows:
+            for k in range(count):
+                at = _written(_at(answer), at, low[k], high[k])
+            return answer
+        for k in range(count):
+            for i in range(low[k], high[k]):
+                if not mark[i]:
+                    mark[i] = True
+                    _at(answer)[at] = i
+                    at += 1
+        for k in range(at):
+            mark[_at(answer)[k]] = False
+        for k in range(at):
+            i = _at(answer)[k]
+            if start[i] < 0 or start[i] > start[i + 1] or start[i + 1] > edges:
+                raise ValueError("starts, operands: they do not fit together")
+        if at == apart.rows and _are_operands_first(_at(answer), at, start, operand, mark, apart):
+            return answer
+    answer, at = _new(apart.rows), 0
+    for k in range(apart.count):
+        at = _written(_at(answer), at, apart.run[k].low, apart.run[k].high)
+    return answer
+
+
+cdef Py_ssize_t _written(i64 *to, Py_ssize_t at, i64 low, i64 high) noexcept nogil:
+    """Write the rows of a range from a place on, and return where they end."""
+    cdef i64 i
+    for i in range(low, high):
+        to[at + i - low] = i
+    return at + high - low
+
+
+cdef bint _are_operands_first(
+    const i64 *rows, Py_ssize_t count, const i64 *start, const i32 *operand, flag *mark, _Runs apart
+) noexcept:
+    """Whether the operands of each row that are among the rows stand before it."""
+    cdef Py_ssize_t k, e
+    cdef bint found = True
+    for k in range(count):
+        for e in range(start[rows[k]], start[rows[k] + 1]):
+            if apart.has(operand[e]) and not mark[operand[e]]:
+                found = False
+        mark[rows[k]] = True
+    for k in range(count):
+        mark[rows[k]] = False
+    return found
+
+
+cdef struct Stretch:  # rows from ``low`` to ``high``, which stand from a place on
+    i64 low
+    i64 high
+    i64 at
+
+
+cdef int _by_low(const void *a, const void *b) noexcept nogil:
+    cdef i64 x = (<const Stretch *>a).low, y = (<const Stretch *>b).low
+    return (x > y) - (x < y)
+
+
+cdef class _Runs:
+    """Rows in any order as runs of rows that follow each other, the lowest first: where a row stands is searched for
+    among these."""
+
+    cdef object memory
+    cdef Stretch *run
+    cdef Py_ssize_t count, rows
+
+    @staticmethod
+    cdef _Runs of(const i64 *row, Py_ssize_t rows):
+        """Those of rows, none of which stands there twice."""
+        cdef _Runs found = _Runs()
+        cdef Py_ssize_t k, count = 0
+        cdef bint ascending = True
+        for k in range(rows):
+            count += k == 0 or row[k] != row[k - 1] + 1
+        found.reserve(count)
+        count = 0
+        for k in range(rows):
+            if k == 0 or row[k] != row[k - 1] + 1:
+                ascending = ascending and (k == 0 or row[k] > row[k - 1])
+                found.run[count].low, found.run[count].at = row[k], k
+                count += 1
+            found.run[count - 1].high = row[k] + 1
+        found.rows = rows
+        if not ascending:
+            qsort(found.run, count, sizeof(Stretch), _by_low)
+        return found
+
+    @staticmethod
+    cdef _Runs of_ranges(const i32 *low, const i32 *high, Py_ssize_t ranges):
+        """Those of all rows of ranges; they stand in no order."""
+        cdef _Runs found = _Runs()
+        cdef Py_ssize_t k, count = 0
+        cdef bint ascending = True
+        found.reserve(ranges)
+        cdef Stretch *run = found.run
+        for k in range(ranges):
+            run[k].low, run[k].high, run[k].at = low[k], high[k], 0
+            ascending = ascending and (k == 0 or low[k] >= low[k - 1])
+        if not ascending:
+            qsort(run, ranges, sizeof(Stretch), _by_low)
+        for k in range(ranges):
+            if count and run[k].low <= run[count - 1].high:
+                run[count - 1].high = max(run[count - 1].high, run[k].high)
+            else:
+                run[count] = run[k]
+                count += 1
+        found.count = count
+        for k in range(count):
+            found.rows += run[k].high - run[k].low
+        return found
+
+    cdef reserve(self, Py_ssize_t count):
+        self.memory = PyBytes_FromStringAndSize(NULL, count * sizeof(Stretch))
+        self.run, self.count = <Stretch *>PyBytes_AS_STRING(self.memory), count
+
+    cdef Stretch *before(self, i64 row) noexcept nogil:
+        """The last run that begins no later than at a row, or NULL."""
+        cdef Py_ssize_t low = 0, high = self.count, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.run[middle].low <= row:
+                low = middle + 1
+            else:
+                high = middle
+        return &self.run[low - 1] if low else NULL
+
+    cdef bint has(self, i64 row) noexcept nogil:
+        cdef Stretch *found = self.before(row)
+        return found != NULL and row < found.high
+
+    cdef i64 place(self, i64 row) noexcept nogil:
+        """Where a row stands; -1 where it does not."""
+        cdef Stretch *found = self.before(row)
+        return found.at + row - found.low if found != NULL and row < found.high else -1
+
+
 def needed(columns, Py_ssize_t reals, tables, kinds, list asked):
     """The rows that the ``asked`` ones rest on, ascending, themselves, further results of calls and views of these
     included, for they have values then, too; behind them where operands, integers and floats of each row of the tape
@@ -405,29 +564,30 @@ cdef Py_ssize_t _marked_below(
     return found
 
 
-def places_among(rows, asked):
-    """Where each of the ``asked`` rows, a column or of int32, stands among ``rows``, ascending ones: as int32, and -1
-    where it does not."""
-    cdef Py_ssize_t count = _size(_array(rows, cnp.NPY_INT64, -1, "rows")), n, i, low, high, middle
-    cdef const i64 *row = _ints(rows, -1, "rows")
-    cdef const i32 *wanted = _column(asked, &n, "asked")
-    answer = _new(n, cnp.NPY_INT32)
-    cdef i32 *found = <i32 *>_at(answer)
-    for i in range(n):
-        low, high = 0, count
-        while low < high:
-            middle = (low + high) // 2
-            if row[middle] < wanted[i]:
-                low = middle + 1
-            else:
-                high = middle
-        found[i] = <i32>low if low < count and row[low] == wanted[i] else -1
-    return answer
+cdef class RowPlaces:
+    """Where each of ``rows``, in any order, stands among them."""
+
+    cdef readonly object rows
+    cdef _Runs runs
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.runs = _Runs.of(_ints(rows, -1, "rows"), _size(rows))
+
+    def of(self, asked):
+        """Where the ``asked`` rows stand, a column or of int32: as int32, and -1 for others."""
+        cdef Py_ssize_t n, i
+        cdef const i32 *wanted = _column(asked, &n, "asked")
+        answer = _new(n, cnp.NPY_INT32)
+        cdef i32 *found = <i32 *>_at(answer)
+        for i in range(n):
+            found[i] = <i32>self.runs.place(wanted[i])
+        return answer
 
 
 def note_places(run_of, offset_of, rows, places, Py_ssize_t run):
-    """Note that the values of ``rows``, ascending ones of a tape, or all where None, lie at ``places`` of a ``run``, those
-    that are not negative: in ``run_of``, of int32, and ``offset_of``."""
+    """Note that the values of ``rows`` of a tape, or all where None, lie at ``places`` of a ``run``, those that are not
+    negative: in ``run_of``, of int32, and ``offset_of``."""
     cdef Py_ssize_t count = _size(_array(places, cnp.NPY_INT64, -1, "places")), i, k
     cdef Py_ssize_t n = _size(_array(run_of, cnp.NPY_INT32, -1, "run_of"))
     cdef i32 *which = _ints32(run_of, n, "run_of")
@@ -446,9 +606,10 @@ def note_places(run_of, offset_of, rows, places, Py_ssize_t run):
             which[k], offset[k] = <i32>run, place[i]
 
 
-def picked(columns, row_begins, kinds, rows):
-    """Some rows of a tape, ascending, as a tape of their own: its four columns, of int32 but for the floats, and the
-    numbers of its imports, which count from 0 there. An operand that is none of these rows becomes -1."""
+def picked(columns, row_begins, kinds, RowPlaces places not None):
+    """Some rows of a tape, in any order, as a tape of their own: its four columns, of int32 but for the floats, and the
+    numbers of its imports, which count from 0 there. An operand that is none of the rows before becomes -1."""
+    rows = places.rows
     ids, operands, ints, floats = columns
     starts, int_starts, float_starts = row_begins
     cdef const i32 *kind_of = _ints32(ids, -1, "ids")
@@ -462,22 +623,23 @@ def picked(columns, row_begins, kinds, rows):
     cdef const i32 *kind = _ints32(kinds, -1, "kinds")
     cdef Py_ssize_t signatures = _size(kinds)
     cdef const i64 *row = _indices(rows, count, n, "rows")
-    cdef Py_ssize_t edges = 0, numbers = 0, reals = 0, imported = 0, k, e, m
+    cdef _Runs runs = places.runs
+    cdef Py_ssize_t edges = 0, numbers = 0, reals = 0, imported = 0, k, m
     cdef i64 operand_count = _size(operands), number_count = _size(ints), real_count = _size(floats), i, bad = 0
     for k in range(count):
         i = row[k]
-        if k and row[k - 1] >= i:
-            raise ValueError("rows: ascending numbers expected")
         if kind_of[i] < 0 or kind_of[i] >= signatures:
             raise ValueError(f"ids: signatures below {signatures} expected")
         # Of a long tape, what is read of it alone.
         bad |= start[i] | (start[i + 1] - start[i]) | (operand_count - start[i + 1])
         bad |= int_start[i] | (int_start[i + 1] - int_start[i]) | (number_count - int_start[i + 1])
-        bad |= float_start[i] | (float_start[i + 1] - float_start[i]) | (real_count - float_start[i + 1])
-        edges += start[i + 1] - start[i]
-        numbers += int_start[i + 1] - int_start[i]
-        reals += float_start[i + 1] - float_start[i]
         imported += kind[kind_of[i]] == IMPORT_ROW and int_start[i + 1] > int_start[i]
+    for m in range(runs.count):
+        k, i = runs.run[m].low, runs.run[m].high
+        bad |= float_start[k] | (float_start[i] - float_start[k]) | (real_count - float_start[i])
+        edges += start[i] - start[k]
+        numbers += int_start[i] - int_start[k]
+        reals += float_start[i] - float_start[k]
     if bad < 0:
         raise ValueError("row_begins: ascending numbers from 0 to the lengths of the columns expected")
     new_ids, new_operands = _new(count, cnp.NPY_INT32), _new(edges, cnp.NPY_INT32)
@@ -487,63 +649,55 @@ def picked(columns, row_begins, kinds, rows):
     cdef i32 *to_operands = <i32 *>_at(new_operands)
     cdef i32 *to_ints = <i32 *>_at(new_ints)
     cdef double *to_floats = <double *>_at(new_floats)
-    cdef i64 *to_imports = _at(imports)
-    cdef Py_ssize_t b = 0, c = 0, d = 0
-    # Where rows stand among those of a long tape, far apart, is searched for; that of any other is written down.
-    cdef Py_ssize_t low = row[0] if count else 0, span = row[count - 1] + 1 - low if count else 0
-    cdef bint written = span <= 8 * count
-    places = _new(span if written else 0, cnp.NPY_INT32)
-    cdef i32 *place = <i32 *>_at(places)
-    cdef i32 source
-    imported = 0
-    if written:
-        memset(place, 0xFF, span * sizeof(i32))
+    cdef Py_ssize_t to
     with nogil:
-        for k in range(count):
-            i = row[k]
-            to_ids[k] = kind_of[i]
-            for m in range(int_start[i], int_start[i + 1]):
-                to_ints[c] = number[m]
-                c += 1
-            if kind[kind_of[i]] == IMPORT_ROW and int_start[i + 1] > int_start[i]:
-                to_imports[imported] = number[int_start[i]]
-                to_ints[c - int_start[i + 1] + int_start[i]] = <i32>imported
-                imported += 1
-            for m in range(float_start[i], float_start[i + 1]):
-                to_floats[d] = real[m]
-                d += 1
-            for e in range(start[i], start[i + 1]):
-                source = operand[e]
-                if not written:
-                    source = _place_among(row, k, source)
-                elif low <= source < i:
-                    source = place[source - low]
-                else:
-                    source = -1
-                to_operands[b] = source
-                b += 1
-            if written:
-                place[i - low] = <i32>k
+        k = 0
+        while k < count:
+            i, m = row[k], k + 1
+            while m < count and row[m] == row[m - 1] + 1:
+                m += 1
+            to = m - k
+            memcpy(to_ids + k, kind_of + i, to * sizeof(i32))
+            memcpy(to_ints, number + int_start[i], (int_start[i + to] - int_start[i]) * sizeof(i32))
+            memcpy(to_floats, real + float_start[i], (float_start[i + to] - float_start[i]) * sizeof(double))
+            to_ints += int_start[i + to] - int_start[i]
+            to_floats += float_start[i + to] - float_start[i]
+            to_operands = _moved(to_operands, operand, start, i, to, k, runs)
+            k = m
+    if imported:
+        _number_imports(_at(imports), <i32 *>_at(new_ints), kind_of, kind, int_start, row, count)
     return new_ids, new_operands, new_ints, new_floats, imports
 
 
-cdef i32 _place_among(const i64 *rows, Py_ssize_t k, i64 source) noexcept nogil:
-    """Where a row stands among the first ``k`` of ``rows``, -1 if it does not: no earlier than if none were left out
-    since."""
-    cdef Py_ssize_t low = k - (rows[k] - source), high = k, middle
-    if source >= rows[k]:
-        return -1
-    if low < 0:
-        low = 0
-    elif rows[low] == source:  # as most often
-        return <i32>low
-    while low < high:
-        middle = (low + high) // 2
-        if rows[middle] < source:
-            low = middle + 1
-        else:
-            high = middle
-    return <i32>low if low < k and rows[low] == source else -1
+cdef i32 *_moved(
+    i32 *to, const i32 *operand, const i64 *start, i64 low, Py_ssize_t count, i64 at, _Runs runs
+) noexcept nogil:
+    """Write where the operands of so many rows stand, that begin at ``low`` and stand from ``at`` on; return where these
+    end."""
+    cdef i64 i, e, found
+    for i in range(low, low + count):
+        for e in range(start[i], start[i + 1]):
+            if low <= operand[e] < i:  # as most often
+                found = at + operand[e] - low
+            else:
+                found = runs.place(operand[e])
+                if found >= at + i - low:
+                    found = -1
+            to[0] = <i32>found
+            to += 1
+    return to
+
+
+cdef void _number_imports(
+    i64 *imports, i32 *ints, const i32 *kind_of, const i32 *kind, const i64 *int_start, const i64 *row, Py_ssize_t count
+) noexcept nogil:
+    """Write the numbers of the imports among rows apart, and in their integers, from 0 on."""
+    cdef Py_ssize_t k, found = 0
+    for k in range(count):
+        if kind[kind_of[row[k]]] == IMPORT_ROW and int_start[row[k] + 1] > int_start[row[k]]:
+            imports[found], ints[0] = ints[0], <i32>found
+            found += 1
+        ints += int_start[row[k] + 1] - int_start[row[k]]
 
 
 def collected(columns, kinds, row_begins, imports, targets, known, roots):

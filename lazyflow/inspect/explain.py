@@ -12,7 +12,8 @@ import numpy as np
 from lazyflow import settings
 from lazyflow.cells.phases import how_levels_run
 from lazyflow.errors import counted
-from lazyflow.graph.graph import Graph, collect, readings_of
+from lazyflow.graph.graph import Graph, collect
+from lazyflow.graph.reading import readings_of
 from lazyflow.plan.plan import Plan, dag_of, make
 from lazyflow.plan.plans import CacheInfo
 from lazyflow.plan.schedule import Schedule, lower_bound, schedule

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lazyflow.device import HostArray
-from lazyflow.graph.graph import Graph, Reading
+from lazyflow.graph.graph import Graph
+from lazyflow.graph.reading import Reading
 from lazyflow.locks import Lock
 from lazyflow.plan.plan import Plan, plan_again
 from lazyflow.plan.recorded import Recorded, payload_of, recorded

@@ -3,6 +3,7 @@
 cimport cython
 
 from lazyflow.core.columns cimport Elements, IntColumn
+from lazyflow.graph.reading cimport AskedRows, Reading, is_kept, numbers_by_tape, reading_of
 from lazyflow.record.expr cimport Expr
 from lazyflow.record.tape cimport Computed, Tape, Type
 
@@ -10,21 +11,16 @@ from lazyflow.record.tape cimport Computed, Tape, Type
 cdef Elements ELEMENTS
 
 
-@cython.locals(tape=Tape, source=Tape, row=Py_ssize_t, e=Expr, asked=list)
+@cython.locals(tape=Tape, source=Tape, row=Py_ssize_t, e=Expr, asked=list, reading=Reading)
 cpdef list alone(object roots)
 
 
-cdef class AskedRows:
-    cdef public IntColumn numbers, rows
-    cpdef bytes positions(self, object readings)
-
-
-@cython.locals(number=dict, e=Expr, places=IntColumn, asked=AskedRows, found=list)
+@cython.locals(number=dict, places=IntColumn, asked=AskedRows, found=list)
 cpdef tuple key_of(object readings, object roots, object way)
 
 
-@cython.locals(tape=Tape, source=Tape, row=Py_ssize_t)
-cpdef _add_reading(list found, IntColumn places, AskedRows asked, object reading, dict number, dict imported)
+@cython.locals(tape=Tape, source=Tape, last=Tape, row=Py_ssize_t, here=int)
+cpdef _add_reading(list found, IntColumn places, AskedRows asked, Reading reading, dict number, dict imported)
 
 
 cpdef bytes _structure(object signatures, object ints)

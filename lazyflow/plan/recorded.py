@@ -5,7 +5,7 @@ columns again. Then the plan needs no graph first: it is known by the columns th
 all else that a graph is made of: which rows are roots, what is known of each tape, what is watched on it. Payload is no
 part of it, except where equal nodes are made one (see `lazyflow.graph.repeats`), and neither are the arrays of
 constants. Neither are rows that the roots do not need, wherever they stand: of what is read of each tape that is a
-`lazyflow.graph.graph.Reading`, which the columns are those of.
+`lazyflow.graph.reading.Reading`, which the columns are those of.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import numpy as np
 from lazyflow import passes
 from lazyflow.core.arrays import NodePayload
 from lazyflow.core.columns import ELEMENTS, IntColumn
-from lazyflow.graph.graph import (
-    LONG,
-    Graph,
+from lazyflow.graph.graph import Graph, drawn_anew
+from lazyflow.graph.reading import (
+    AskedRows,
     Reading,
-    drawn_anew,
+    is_kept,
+    numbers_by_tape,
     payload,
     position_of,
     reading_of,
@@ -57,14 +58,14 @@ class Sources(NamedTuple):
 def alone(roots: Sequence[Expr]) -> list[Reading] | None:
     """What is read of the tape of the roots, alone in a list, if all that it reads of others was computed before, as
     most often where values are looked at; None if that is not so, or if it is a long one whose roots are kept (see
-    `lazyflow.graph.graph.reading_of`)."""
+    `lazyflow.graph.reading.reading_of`)."""
     tape = roots[0].tape
     asked = []
     for e in roots:
         if e.tape is not tape:
             return None
         asked.append(e.row)
-    if tape.sealed and len(tape) >= LONG:
+    if is_kept(tape):
         return None
     reading = reading_of(tape, asked)
     for source, row in reading.imports:
@@ -75,42 +76,15 @@ def alone(roots: Sequence[Expr]) -> list[Reading] | None:
 
 def key_of(readings: Sequence[Reading], roots: Sequence[Expr], way: object) -> tuple[object, ...]:
     """What `Recorded` depends on but payload, of what is read of tapes."""
-    number: dict[int, int] = {}
-    for reading in readings:
-        number[id(reading.tape)] = len(number)
-    asked = AskedRows()
-    for e in roots:
-        asked.numbers.append(number[id(e.tape)])
-        asked.rows.append(e.row)
+    number = numbers_by_tape(readings)
+    asked = AskedRows(roots, readings)  # and what is imported of a tape that is read, too
     places = IntColumn()  # of each tape what is not in its columns
     found: list[object] = [passes.Nodes, way]  # of one form of the passes
     known: dict[tuple[int, int], int] | None = {} if len(readings) > 1 else None
     for reading in readings:
         _add_reading(found, places, asked, reading, number, known)
-    found.extend((places.tobytes(), asked.numbers.tobytes(), asked.positions(readings)))
+    found.extend((places.tobytes(), asked.numbers.tobytes(), asked.positions(readings).tobytes()))
     return tuple(found)
-
-
-class AskedRows:
-    """The roots, and what is imported of a tape that is read too: the numbers of tapes, and rows there."""
-
-    __slots__ = ("numbers", "rows")
-
-    def __init__(self) -> None:
-        self.numbers, self.rows = IntColumn(), IntColumn()
-
-    def positions(self, readings: Sequence[Reading]) -> bytes:
-        """Where they stand in what is read of their tapes."""
-        picked = [(number, reading.rows) for number, reading in enumerate(readings) if reading.rows is not None]
-        if not picked:
-            return self.rows.tobytes()
-        if len(readings) == 1:
-            return passes.places_among(picked[0][1], self.rows).tobytes()
-        numbers, found = np.array(self.numbers, np.int32), np.array(self.rows, np.int32)
-        for number, rows in picked:
-            mine = numbers == number
-            found[mine] = passes.places_among(rows, found[mine])
-        return found.tobytes()
 
 
 def _add_reading(
@@ -131,12 +105,15 @@ def _add_reading(
     found.extend((signatures.tobytes(), operands.tobytes(), _structure(signatures, ints), known))
     places.append(len(ints))
     places.append(len(floats))
+    last, here = None, -1
     for source, row in reading.imports:
-        if id(source) not in number or source.has_value(row):
+        if source is not last:  # most often it is the tape of the one before
+            last, here = source, number.get(id(source), -1)
+        if here < 0 or source.has_value(row):
             places.append(-1 if imported is None else -3 - imported.setdefault((id(source), row), len(imported)))
         else:
             places.append(len(asked.rows))
-            asked.numbers.append(number[id(source)])
+            asked.numbers.append(here)
             asked.rows.append(row)
     for watched in (tape.hooks, tape.retained, tape.remembered):
         places.append(-2)

@@ -362,7 +362,8 @@ def signature_columns() -> Columns:
     found = _columns[:1]
     if not found:
         with _enrolling:  # copies: an exported buffer would forbid appending
-            found = [Columns(*(np.array(c, dtype=np.int32) for c in (_ROWS, _INTS, _FLOATS, _KINDS)))]
+            count = len(_SIGNATURES)  # columns may be longer, see `_enroll`
+            found = [Columns(*(np.array(c, dtype=np.int32)[:count] for c in (_ROWS, _INTS, _FLOATS, _KINDS)))]
             _columns[:] = found
     return found[0]
 
@@ -410,17 +411,17 @@ def known_signature(kind: Type) -> Signature:
 
 class Computed:
     """What runs have left on a tape, made when the first does. Of each row an index into ``runs``, -1 where it has no
-    value, and the element where that lies; ``touched``: the ranges of rows that have values."""
+    value, and the element where that lies; ``touched``: the rows that each run has noted, or None for all of them."""
 
     __slots__ = ("offset_of", "run_of", "runs", "touched")
 
-    def __init__(self, runs: list[PastRun], run_of: Ints, offset_of: Ints, touched: list[tuple[int, int]]) -> None:
+    def __init__(self, runs: list[PastRun], run_of: Ints, offset_of: Ints, touched: list[Ints | None]) -> None:
         self.runs, self.run_of, self.offset_of, self.touched = runs, run_of, offset_of, touched
 
     def forget(self) -> None:
         """Drop it, row by row."""
-        for low, high in self.touched:
-            self.run_of[low:high] = -1
+        for rows in self.touched:
+            self.run_of[slice(None) if rows is None else rows] = -1
         self.touched, self.runs = [], []  # last: an interrupt must not leave rows that point to no run
 
 
@@ -508,7 +509,7 @@ class Tape:
     def forget(self) -> None:
         """Drop what was computed; of a long tape only where something was."""
         found = self.computed
-        if found is not None and sum([high - low for low, high in found.touched]) < len(self) // 4:
+        if found is not None and sum([len(self) if t is None else len(t) for t in found.touched]) < len(self) // 4:
             found.forget()
         else:
             self.computed = None

@@ -17,7 +17,8 @@ from lazyflow import fibers, settings
 from lazyflow.core.arrays import Ints
 from lazyflow.device import Array, HostArray
 from lazyflow.errors import CellError, DTypeError, GradientError, ShapeError, user_line
-from lazyflow.graph.graph import Graph, position_of, readings_of
+from lazyflow.graph.graph import Graph
+from lazyflow.graph.reading import position_of, readings_of
 from lazyflow.hooks import through
 from lazyflow.locks import Lock, together
 from lazyflow.ops.sparse import RowSparse

@@ -20,7 +20,8 @@ from lazyflow.core.columns import ELEMENTS
 from lazyflow.cuda.rows import fetch, has_rows
 from lazyflow.device import Array, DType, HostArray
 from lazyflow.errors import LazyflowError
-from lazyflow.graph.graph import Graph, row_at
+from lazyflow.graph.graph import Graph
+from lazyflow.graph.reading import row_at
 from lazyflow.ops.base import Shape
 from lazyflow.plan.arena import Arena, next_number
 from lazyflow.plan.plan import Cells, Launch, Plan, Rows

@@ -17,17 +17,9 @@ from lazyflow import device as devices
 from lazyflow import passes, settings
 from lazyflow.cells.chains import Chains, with_chains
 from lazyflow.core.arrays import Ints
-from lazyflow.graph.graph import (
-    Graph,
-    Reading,
-    awaited,
-    collect,
-    drawn_anew,
-    position_of,
-    ranges_of,
-    readings_of,
-)
+from lazyflow.graph.graph import Graph, collect, drawn_anew
 from lazyflow.graph.joined import with_joined_rows, with_loops
+from lazyflow.graph.reading import Reading, awaited, position_of, readings_of
 from lazyflow.graph.repeats import may_repeat, repeats_merged
 from lazyflow.plan.plan import Plan, graph_schedule, make
 from lazyflow.plan.plans import Plans
@@ -241,7 +233,7 @@ def _note_first(run: Run, tape: Tape) -> bool:
     first = run.plan.first or run.plan
     if first.structure.tapes or run.rows[0] is not None or tape.computed is not None or tape.remembered:
         return False
-    tape.computed = Computed([run], *first.noted, [(0, len(tape))])
+    tape.computed = Computed([run], *first.noted, [None])
     return True
 
 
@@ -260,7 +252,7 @@ def _note(tape: Tape, run: Run, places: Ints, rows: Ints | None) -> None:
     elif not computed.run_of.flags.writeable:  # of `_note_first`
         computed.run_of, computed.offset_of = computed.run_of.copy(), computed.offset_of.copy()
     # First: an interrupt must not leave rows that point to no run, or that are never forgotten.
-    computed.touched += ranges_of(rows, len(tape))
+    computed.touched.append(rows)
     computed.runs.append(run)
     passes.note_places(computed.run_of, computed.offset_of, rows, places, len(computed.runs) - 1)
 

@@ -14,7 +14,7 @@ import numpy as np
 from lazyflow import device as devices
 from lazyflow.core.columns import ELEMENTS
 from lazyflow.device import Array, HostArray
-from lazyflow.graph.graph import decoded
+from lazyflow.graph.reading import decoded
 from lazyflow.locks import Owner
 from lazyflow.record.expr import Expr, Parameter
 from lazyflow.record.tape import CONSTANT_OP, IMPORT_OP, VIEW_OP, Tape, payload_starts, signature_by_id

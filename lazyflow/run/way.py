@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lazyflow import core
 from lazyflow.errors import DeviceError
-from lazyflow.graph.graph import Reading
+from lazyflow.graph.reading import Reading
 from lazyflow.record.expr import Expr
 from lazyflow.record.tape import Tape
 from lazyflow.settings import Settings

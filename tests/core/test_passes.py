@@ -358,13 +358,46 @@ def test_the_rows_that_are_needed(tape, seed):
 
 
 @SOME
-@given(st.integers(0, 30), st.integers(0, 10**6))
-def test_where_rows_stand_among_others(n, seed):
+@given(tapes(), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=6), st.booleans())
+def test_the_rows_of_ranges(tape, ranges, by_row):
+    """Each once: as they are asked for, unless that is no order to compute them in, or most are asked for twice."""
+    (ids, operands, *_), _ = tape
+    n = len(ids)
+    if by_row:  # all that some rows rest on
+        kinds, starts = tape[1][0], starts_of(arrays, tape)[0]
+        some = ints([row for row, _ in ranges if row < n])
+        lows, highs = (c.astype(np.int32) for c in arrays.reach(some, ids, kinds, starts, operands, None, 1)[:2])
+    else:
+        lows = np.array([min(low, n) for low, _ in ranges], np.int32)
+        highs = np.array([min(low + count, n) for low, count in ranges], np.int32)
+    starts = starts_of(arrays, tape)[0]
+
+    def run(form):
+        marks = np.zeros(n, bool)
+        given = (lows, highs) if form is arrays else (IntColumn(lows.tolist()), IntColumn(highs.tolist()))
+        found = form.rows_of_ranges(*given, starts, operands, marks)
+        assert not marks.any()
+        return found
+
+    found = assert_same(run).tolist()
+    asked = [row for low, high in zip(lows.tolist(), highs.tolist(), strict=True) for row in range(low, high)]
+    first = list(dict.fromkeys(asked))
+    place = {row: k for k, row in enumerate(first)}
+    apart = len(first) == len(asked)
+    works = all(place.get(o, -1) < k for k, row in enumerate(first) for o in operands[starts[row] : starts[row + 1]])
+    as_asked = len(asked) <= 2 * len(first) and (apart or works)
+    assert found == (first if as_asked else sorted(first))
+
+
+@SOME
+@given(st.integers(0, 30), st.booleans(), st.integers(0, 10**6))
+def test_where_rows_stand_among_others(n, shuffled, seed):
     rng = np.random.default_rng(seed)
     rows, asked = np.flatnonzero(rng.random(n) < 0.5), rng.integers(-1, n + 2, 9).astype(np.int32)
-    found = assert_same(lambda form: form.places_among(rows, asked))
+    rows = rng.permutation(rows) if shuffled else rows
+    found = assert_same(lambda form: form.RowPlaces(rows).of(asked))
     assert found.tolist() == [rows.tolist().index(row) if row in rows else -1 for row in asked]
-    assert comparable(core.passes.places_among(rows, IntColumn(asked.tolist()))) == comparable(found)
+    assert comparable(core.passes.RowPlaces(rows).of(IntColumn(asked.tolist()))) == comparable(found)
 
 
 @SOME
@@ -386,13 +419,14 @@ def test_where_the_values_of_rows_are_noted(n, every, seed):
 
 
 @SOME
-@given(tapes(), st.integers(0, 10**6))
-def test_some_rows_as_a_tape_of_their_own(tape, seed):
+@given(tapes(), st.sampled_from([0.1, 0.6]), st.booleans(), st.integers(0, 10**6))
+def test_some_rows_as_a_tape_of_their_own(tape, share, shuffled, seed):
     (ids, operands, numbers, reals), (kinds, *_) = tape
-    n, starts = len(ids), starts_of(arrays, tape)
-    rows = np.flatnonzero(np.random.default_rng(seed).random(n) < 0.6)
+    n, starts, rng = len(ids), starts_of(arrays, tape), np.random.default_rng(seed)
+    rows = np.flatnonzero(rng.random(n) < share)
+    rows = rng.permutation(rows) if shuffled else rows
     found = assert_same(
-        lambda form: form.picked((ids, operands, numbers, reals), starts_of(form, tape), kinds, rows)
+        lambda form: form.picked((ids, operands, numbers, reals), starts_of(form, tape), kinds, form.RowPlaces(rows))
     )  # fmt: skip
     position = {row: k for k, row in enumerate(rows.tolist())}
     mine = [[column[s[i] : s[i + 1]].tolist() for i in rows] for column, s in zip(tape[0][1:], starts, strict=True)]
@@ -400,7 +434,8 @@ def test_some_rows_as_a_tape_of_their_own(tape, seed):
     renumbered = iter(range(len(imports)))
     payload = [[next(renumbered)] if ids[i] == 2 else own for i, own in zip(rows, mine[1], strict=True)]
     assert found[0].tolist() == ids[rows].tolist()
-    assert found[1].tolist() == [position.get(o, -1) for own in mine[0] for o in own]
+    places = [(k, position.get(o, -1)) for k, own in enumerate(mine[0]) for o in own]
+    assert found[1].tolist() == [place if place < k else -1 for k, place in places]
     assert found[2].tolist() == [x for own in payload for x in own]
     assert found[3].tolist() == [x for own in mine[2] for x in own]
     assert found[4].tolist() == imports
@@ -521,11 +556,13 @@ def recording_arguments(s):
     for name in ("row_starts", "structure"):
         yield name, (s.ids, s.numbers, s.table, s.table, s.table)
     yield "reach", (ints([3]), s.ids, s.table, s.begins[0], s.operands, s.marks, 0)
+    lows, highs = np.array([2, 0, 2], np.int32), np.array([4, 2, 3], np.int32)
+    yield "rows_of_ranges", (lows, highs, s.begins[0], s.operands, s.marks)
     tape = s.ids, s.operands, s.numbers[:2], s.payload[3][:1]
     yield "needed", ((s.ids, s.operands, s.numbers[:2]), 1, (s.table,) * 3, s.table, [3])
-    yield "places_among", (ints([0, 2, 3]), s.ids)
+    yield "RowPlaces", (ints([0, 2, 3]),)
     yield "note_places", (s.ids.copy(), s.offsets.copy(), ints([0, 2]), ints([4, 5]), 1)
-    yield "picked", (tape, s.begins, s.table, ints([0, 2, 3]))
+    yield "picked", (tape, s.begins, s.table, core.passes.RowPlaces(ints([0, 2, 3])))
     read = s.ids, s.operands.astype(np.int64), s.numbers[:2], None  # of which the floats are not read
     yield "collected", (read, s.table, s.begins, ints([2]), ints([0]), s.marks, ints([3]))
     every = ints([0, 1, 2, 3])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lazyflow as lf
-from lazyflow.graph import graph
+from lazyflow.graph import reading as graph_reading
 from lazyflow.record.expr import is_evaluated
 from tests.forms import FORMS, planning
 
@@ -23,13 +23,13 @@ HOW = pytest.mark.parametrize("how", FORMS)
 @contextmanager
 def reading(how, long=8, gap=2):
     """Plan by one form of the passes; read tapes of ``long`` rows in parts."""
-    before = graph.LONG, graph.GAP
-    graph.LONG, graph.GAP = long, gap
+    before = graph_reading.LONG, graph_reading.GAP
+    graph_reading.LONG, graph_reading.GAP = long, gap
     try:
         with planning(how):
             yield
     finally:
-        graph.LONG, graph.GAP = before
+        graph_reading.LONG, graph_reading.GAP = before
 
 
 class Reference:
@@ -245,7 +245,7 @@ def test_random_programs_in_parts(how, gap):
 def test_one_long_tape_in_parts(how, seed):
     """With the limits that hold elsewhere: a thousand rows."""
     world = World(random.Random(seed))
-    with lf.using(dtype="float64"), reading(how, graph.LONG, graph.GAP):
+    with lf.using(dtype="float64"), reading(how, graph_reading.LONG, graph_reading.GAP):
         world.wide[0] = (lf.constant(np.ones(N)), world.reference.add(lambda P: np.ones(N), None))
         for _ in range(700):
             world.record()
@@ -257,7 +257,7 @@ def test_one_long_tape_in_parts(how, seed):
 @HOW
 @pytest.mark.parametrize("sealed_by", ["block", "forward"])
 def test_a_view_of_what_was_not_read(how, sealed_by):
-    with reading(how, graph.LONG, graph.GAP):
+    with reading(how, graph_reading.LONG, graph_reading.GAP):
         b = lf.constant([1.0, 2.0])
         before = [b * 1.5 for _ in range(200)]
         u = b * 100.0
@@ -315,7 +315,7 @@ def test_training_goes_on_from_slices_of_states_of_which_some_scores_were_asked_
                 optimizer.zero_grad()
         return losses, gradients
 
-    with reading(how, graph.LONG, graph.GAP):
+    with reading(how, graph_reading.LONG, graph_reading.GAP):
         got, alone, fresh = train("phases", True), train("none", True), train("phases", False)
     for other in (alone, fresh):
         np.testing.assert_allclose(got[0], other[0], rtol=1e-12)

@@ -12,7 +12,8 @@ import pytest
 import lazyflow as lf
 from lazyflow.core import columns
 from lazyflow.core.columns import IntColumn
-from lazyflow.graph.graph import collect, whole_columns
+from lazyflow.graph.graph import collect
+from lazyflow.graph.reading import whole_columns
 from lazyflow.ops import OPS
 from lazyflow.plan.plan import dag_of, make
 from lazyflow.plan.schedule import schedule

@@ -141,11 +141,19 @@ def test_what_runs_have_left_is_forgotten_where_there_is_something(high: int, st
     x.forward()
     [run] = tape.runs
     places = np.where(np.arange(len(tape)) < high, 0, -1), np.arange(len(tape)) + 5
-    tape.computed = tapes.Computed([run], *places, [(0, high)])
+    tape.computed = tapes.Computed([run], *places, [np.arange(high)])
     assert tape.place_of(high - 1) == (run, high + 4) and not tape.has_value(high)
     tape.forget()
     assert tape.runs == [] and not any(tape.has_value(row) for row in range(len(tape)))
     assert (tape.computed is not None) == stays
+
+
+def test_columns_of_signatures_are_of_one_length_where_memory_ran_out_in_the_middle(monkeypatch) -> None:
+    longer = tapes.array("i", [*tapes._ROWS, 0])
+    monkeypatch.setattr(tapes, "_ROWS", longer)
+    monkeypatch.setattr(tapes, "_columns", [])
+    found = tapes.signature_columns()
+    assert {len(column) for column in found} == {len(tapes._SIGNATURES)}
 
 
 def test_a_place_that_there_is_not_is_an_error() -> None:

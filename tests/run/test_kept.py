@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyflow as lf
-from lazyflow.graph.graph import LONG, collect
+from lazyflow.graph.graph import collect
+from lazyflow.graph.reading import LONG
 from lazyflow.settings import BATCHINGS
 from tests import bodies as C
 

@@ -8,7 +8,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow.core.columns import Counts
-from lazyflow.graph.graph import readings_of
+from lazyflow.graph.reading import readings_of
 from lazyflow.locks import owner
 from lazyflow.run import roots
 from lazyflow.run.way import others_held

@@ -4,7 +4,7 @@ import pytest
 
 import lazyflow as lf
 from lazyflow import core
-from lazyflow.graph.graph import Reading
+from lazyflow.graph.reading import Reading
 from lazyflow.run import forward
 from lazyflow.run.way import way_of
 
