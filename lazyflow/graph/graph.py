@@ -218,7 +218,7 @@ class _Known(NamedTuple):
 def _known_rows(columns: _Columns, imports: Imports | None, anew: bool) -> _Known:
     """What was computed before: rows of these tapes (unless ``anew``), and the imports, in their order."""
     runs: list[object] = []
-    parts = [(_NO_ROWS, _NO_ROWS, _NO_ROWS)]
+    parts: list[tuple[Ints, Ints, Ints]] = []
     for computed, rows, start in () if anew else columns.computed_tapes():
         run_of = computed.run_of[rows]
         found = np.flatnonzero(run_of >= 0)
@@ -229,8 +229,13 @@ def _known_rows(columns: _Columns, imports: Imports | None, anew: bool) -> _Know
         which = np.arange(len(runs), len(runs) + len(imports.runs))
         parts.append((np.array(imports.nodes, np.int64), which, _int_array(imports.offsets)))
         runs.extend(imports.runs)
-    all_rows, which, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _Known(all_rows, runs, which, offsets)
+    rows, which, offsets = _as_one(parts) if parts else (_NO_ROWS, _NO_ROWS, _NO_ROWS)
+    return _Known(rows, runs, which, offsets)
+
+
+def _as_one(parts: Sequence[tuple[Ints, ...]]) -> Sequence[Ints]:
+    """Parallel arrays of several parts as one."""
+    return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def _imported(columns: _Columns, anew: bool) -> Imports | None:
@@ -247,7 +252,9 @@ def _aliases(columns: _Columns, imports: Imports | None) -> tuple[Ints, Ints]:
     parts = [] if imports is None else imports.aliases(columns.readings, columns.tape_starts.tolist())
     if not parts:
         return _NO_ROWS, _NO_ROWS
-    nodes, rows = [np.concatenate(column) for column in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+    nodes, rows = _as_one(parts)
+    if len(parts) == 1:  # they are ascending
+        return nodes, rows
     order = np.argsort(nodes, kind="stable")
     return nodes[order], rows[order]
 
@@ -290,9 +297,11 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
     _check_all_read(needed)
     signature, starts, new_base, new_shift, int_starts, float_starts, origin, results = nodes
     signatures = tuple([signature_by_id(i) for i in present.tolist()])
-    kept = needed[known.rows]
-    known_nodes = new[known.rows[kept]]
+    known_nodes = _NO_ROWS
     if len(known.rows):
+        kept = needed[known.rows]
+        known = known._replace(rows=known.rows[kept], which=known.which[kept], offsets=known.offsets[kept])
+        known_nodes = new[known.rows]
         signatures, signature = _with_known(signatures, signature, known_nodes)
     return Graph(
         signatures=signatures,
@@ -310,8 +319,8 @@ def _graph(c: _Columns, imported: tuple[Ints, Ints], known: _Known, roots: Ints)
         rows=tuple([reading.rows for reading in c.readings]),
         roots=tuple(zip(new[base[roots]].tolist(), shift[roots].tolist(), strict=True)),
         known=known_nodes,
-        known_run=tuple([known.runs[i] for i in known.which[kept].tolist()]),
-        known_offset=known.offsets[kept],
+        known_run=tuple([known.runs[i] for i in known.which.tolist()]),
+        known_offset=known.offsets,
         tape_base=base,
         tape_shift=shift,
         results=results,

@@ -117,12 +117,13 @@ def ranges_reached(tape: Tape, rows: Sequence[int]) -> tuple[IntColumn, IntColum
     """The ranges of rows that rows of a sealed tape rest on, themselves included: where they begin, and where they end.
     They are kept with the tape."""
     known = tape.reach
-    fresh = [row for row in rows if row not in known]
-    if fresh:
-        known.update(zip(fresh, _reach(tape, fresh), strict=True))
     lows, highs = IntColumn(), IntColumn()
     for row in rows:
-        parts = known[row]
+        parts = known.get(row)
+        if parts is None:
+            fresh = [row for row in rows if row not in known]
+            known.update(zip(fresh, _reach(tape, fresh), strict=True))
+            parts = known[row]
         for low, high in parts:
             lows.append(low)
             highs.append(high)
