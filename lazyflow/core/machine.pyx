@@ -23,15 +23,16 @@ cdef extern from "machine.h" nogil:
         LF_ROWS
         LF_VECTOR
         LF_NUMBER
+        LF_LOAD
     ctypedef struct lf_instruction:
-        int32_t op, a, b, c, slot, store
+        int32_t op, a, b, c, d, slot, store, next
     ctypedef struct lf_store:
         int32_t argument, shift, value, adds
     ctypedef struct lf_parameter:
         int32_t kind, single
     ctypedef struct lf_program:
         Py_ssize_t width
-        int32_t instructions, stores, parameters, slots, block, is_double, distinct, cost
+        int32_t instructions, stores, parameters, slots, block, is_double, distinct, cost, first
         lf_instruction *code
         lf_store *store
         lf_parameter *parameter
@@ -188,7 +189,7 @@ cdef class Program:
         if not (p.code and p.store and p.parameter and p.constant and self.begins):
             raise MemoryError
         for i, (op, a, b, c) in enumerate(code):
-            p.code[i].op, p.code[i].a, p.code[i].b, p.code[i].c = op, a, b, c
+            p.code[i].op, p.code[i].a, p.code[i].b, p.code[i].c, p.code[i].d = op, a, b, c, -1
         for i, (argument, shift, value, adds) in enumerate(stores):
             p.store[i].argument, p.store[i].shift, p.store[i].value, p.store[i].adds = argument, shift, value, adds
         for i, (kind, single, begin) in enumerate(parameters):
@@ -203,6 +204,15 @@ cdef class Program:
         PyMem_Free(self.program.parameter)
         PyMem_Free(self.program.constant)
         PyMem_Free(self.begins)
+
+    @property
+    def loops(self):
+        """How many loops run over a block, beside those that copy what they cannot read where it lies."""
+        cdef int found = 0, k = self.program.first
+        while k < self.program.instructions:
+            found += self.program.code[k].op != LF_LOAD
+            k = self.program.code[k].next
+        return found
 
     def __call__(self, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first, *arrays):
         """Rows ``low`` to ``high`` (not included) of a launch whose first row is ``first``; the arrays in the order of

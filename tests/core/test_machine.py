@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyflow.core import machine
-from lazyflow.fuse.scalar import ARG_BLOCK, Builder
+from lazyflow.fuse.scalar import ARG_BLOCK, ARG_VECTOR, Builder
 from tests.fuse import test_kernels as kernels
 
 if machine is None:
@@ -252,3 +252,77 @@ def test_products_and_sums_are_rounded_one_after_the_other(instructions, formula
     np.testing.assert_array_equal(out, expected[formula])
     numbers = ~np.isnan(out)
     np.testing.assert_array_equal(np.signbit(out[numbers]), np.signbit(expected[formula][numbers]))
+
+
+def a_program(rng, n, dtype):
+    """Sums, products, quotients and roots of rows, of numbers of a run and of constants: as a kernel that reads ``x``, ``y``
+    and ``numbers`` and writes ``x`` and ``out``, and as a function of the first three, in NumPy's steps, of these two."""
+    b = Builder(n, np.dtype(dtype))
+    values = [b.load(ARG_BLOCK, (name,), 0, n) for name in "xy"]
+    values += [b.load(ARG_VECTOR, ("numbers",), k, 1) for k in range(2)] + [1.5, -0.0]
+    steps = []
+    for _ in range(int(rng.integers(3, 14))):
+        name = str(rng.choice(["add", "subtract", "multiply", "multiply", "divide", "sqrt"]))
+        recent = rng.random(1 if name == "sqrt" else 2) < 0.6
+        read = [int(rng.integers(len(values) - 3 if late else 0, len(values))) for late in recent]
+        steps.append((name, read))
+        values.append(b.call(name, *[values[k] for k in read]))
+    stored = [len(values) - 1, int(rng.integers(len(values) - len(steps), len(values)))]
+    for name, value in zip(("x", "out"), stored, strict=True):
+        b.store(ARG_BLOCK, (name,), 0, n, values[value], adds=False)
+
+    def by_numpy(x, y, numbers):
+        found = [x, y, *numbers, x.dtype.type(1.5), x.dtype.type(-0.0)]
+        for name, read in steps:
+            found.append(getattr(np, name)(*[found[k] for k in read]))
+        return [np.broadcast_to(found[k], x.shape) for k in stored]
+
+    return b.kernel(), by_numpy
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("instructions", SETS)
+@pytest.mark.parametrize("n", [1, 5, 64, 3000])
+def test_what_is_computed_in_one_loop_is_what_steps_of_their_own_give(n, instructions, dtype):
+    use(instructions)
+    rng = np.random.default_rng(n)
+    for distinct in 40 * [False, True]:
+        kernel, by_numpy = a_program(rng, n, dtype)
+        rows = 7 if n < 3000 else 1
+        x, y, numbers = (rng.normal(size=size).astype(dtype) for size in ((rows, n), (rows, n), 2))
+        with np.errstate(all="ignore"):
+            expected = [a.copy() for a in by_numpy(x, y, numbers)]
+        given = {"x": x, "y": y, "numbers": numbers, "out": np.empty_like(x)}
+        core_function(kernel, distinct=distinct)(0, rows, 0, *[given[a.key[0]] for a in kernel.arguments])
+        for found, wanted in zip((given["x"], given["out"]), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+            known = ~np.isnan(wanted)
+            np.testing.assert_array_equal(np.signbit(found[known]), np.signbit(wanted[known]))
+
+
+LOOPS = {
+    "parameter - gradient * rate": 1,
+    "parameter * rate + gradient * other": 1,
+    "gradient * other - parameter * rate": 1,
+    "sqrt(parameter) + rate": 1,
+    "rate + sqrt(parameter)": 1,
+    "sqrt(parameter) - rate": 2,
+    "parameter - gradient / (sqrt(gradient) + rate) * other": 2,
+    "parameter - gradient * rate * other": 2,
+    "(gradient * rate + other) * (gradient * rate)": 3,  # which is read twice
+}
+
+
+@pytest.mark.parametrize("formula", LOOPS)
+def test_what_one_sum_reads_is_computed_in_its_loop(formula):
+    names, numbers = ("parameter", "gradient"), ("rate", "other")
+    kernel = rule.kernel_of((("parameter", formula),), names, numbers, np.dtype("float32"), 0)
+    assert core_function(kernel, distinct=True).loops == LOOPS[formula]
+
+
+def test_a_step_of_adam_is_five_loops():
+    options = {"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "lr": 1e-3}
+    adam = object.__new__(Adam)
+    assignments, numbers = tuple(adam.formulas(options, 3).items()), tuple(adam.numbers(options, 3))
+    names = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
+    assert core_function(rule.kernel_of(assignments, names, numbers, np.dtype("float32"), 0)).loops == 5

@@ -76,8 +76,15 @@ int lf_use_instruction_set(const char *name) {
 /* Instructions that read no values. */
 static int reads_nothing(int op) { return op == LF_LOAD || op == LF_CONSTANT || op == LF_SCALAR || op == LF_NOTHING; }
 
-/* Numbers, which have a register of their own that is filled once a run. */
+/* Numbers, which are filled in once a run. */
 static int is_number(int op) { return op == LF_CONSTANT || op == LF_SCALAR; }
+
+/* The values that an instruction reads, and how many they are. */
+static int operands(const lf_instruction *s, int *read) {
+    int all[4] = {s->a, s->b, s->c, s->d}, count = 0;
+    for (int k = 0; k < 4 && !reads_nothing(s->op) && all[k] >= 0; k++) read[count++] = all[k];
+    return count;
+}
 
 static void find_scalars(lf_program *p) {
     for (int i = 0; i < p->instructions; i++) {
@@ -87,47 +94,120 @@ static void find_scalars(lf_program *p) {
 }
 
 static void count_uses(const lf_program *p, int *uses) {
+    int read[4];
     for (int i = 0; i < p->instructions; i++) uses[i] = 0;
-    for (int i = 0; i < p->instructions; i++) {
-        const lf_instruction *s = p->code + i;
-        if (reads_nothing(s->op)) continue;
-        if (s->a >= 0) uses[s->a]++;
-        if (s->b >= 0) uses[s->b]++;
-        if (s->c >= 0) uses[s->c]++;
-    }
+    for (int i = 0; i < p->instructions; i++)
+        for (int k = operands(p->code + i, read); k--;) uses[read[k]]++;
     for (int i = 0; i < p->stores; i++) uses[p->store[i].value] += 2; /* which keeps it */
 }
 
-/* A product that is read once, by a sum or difference, is computed there. */
-static void join_products(lf_program *p, int *uses) {
+/* A number as the second factor, where loops can take it as such. */
+static void put_number_second(const lf_program *p, int *a, int *b) {
+    int first = *a;
+    if (!is_number(p->code[first].op) || is_number(p->code[*b].op)) return;
+    *a = *b;
+    *b = first;
+}
+
+static void join_product(lf_program *p, lf_instruction *s, int right) {
+    lf_instruction *product = p->code + (right ? s->b : s->a);
+    int other = right ? s->a : s->b;
+    s->op = s->op == LF_ADD ? LF_ADD_PRODUCT : right ? LF_SUBTRACT_PRODUCT : LF_PRODUCT_SUBTRACT;
+    s->a = product->a;
+    s->b = product->b;
+    s->c = other;
+    product->op = LF_NOTHING;
+}
+
+static void join_both_products(lf_program *p, lf_instruction *s) {
+    lf_instruction *left = p->code + s->a, *right = p->code + s->b;
+    s->op = s->op == LF_ADD ? LF_ADD_PRODUCTS : LF_SUBTRACT_PRODUCTS;
+    s->a = left->a;
+    s->b = left->b;
+    s->c = right->a;
+    s->d = right->b;
+    left->op = right->op = LF_NOTHING;
+    put_number_second(p, &s->c, &s->d);
+}
+
+static void join_root(lf_program *p, lf_instruction *s, int right) {
+    lf_instruction *root = p->code + (right ? s->b : s->a);
+    s->op = LF_ADD_ROOT;
+    s->b = right ? s->a : s->b;
+    s->a = root->a;
+    root->op = LF_NOTHING;
+}
+
+/* A quotient that only the product reads, too: such a loop waits for divisions, and does the rest meanwhile. */
+static void join_quotient(lf_program *p, lf_instruction *s, const int *uses) {
+    if (uses[s->a] != 1 || p->code[s->a].op != LF_DIVIDE) return;
+    lf_instruction *quotient = p->code + s->a;
+    s->op = LF_SUBTRACT_SHARE;
+    s->d = s->c;
+    s->c = s->b;
+    s->a = quotient->a;
+    s->b = quotient->b;
+    quotient->op = LF_NOTHING;
+}
+
+/* A product, or a root, that is read once, by a sum or difference, is computed there. */
+static void join(lf_program *p, int *uses) {
     count_uses(p, uses);
     for (int i = 0; i < p->instructions; i++) {
         lf_instruction *s = p->code + i;
         if (s->op != LF_ADD && s->op != LF_SUBTRACT) continue;
-        int right = p->code[s->b].op == LF_MULTIPLY && uses[s->b] == 1;
-        int left = p->code[s->a].op == LF_MULTIPLY && uses[s->a] == 1;
-        if (!left && !right) continue;
-        lf_instruction *product = p->code + (right ? s->b : s->a);
-        int other = right ? s->a : s->b;
-        s->op = s->op == LF_ADD ? LF_ADD_PRODUCT : right ? LF_SUBTRACT_PRODUCT : LF_PRODUCT_SUBTRACT;
-        s->a = product->a;
-        s->b = product->b;
-        s->c = other;
-        product->op = LF_NOTHING;
+        int left = uses[s->a] == 1 ? p->code[s->a].op : LF_NOTHING, right = uses[s->b] == 1 ? p->code[s->b].op : LF_NOTHING;
+        if (left == LF_MULTIPLY && right == LF_MULTIPLY)
+            join_both_products(p, s);
+        else if (left == LF_MULTIPLY || right == LF_MULTIPLY)
+            join_product(p, s, right == LF_MULTIPLY);
+        else if (s->op == LF_ADD && (left == LF_SQRT || right == LF_SQRT))
+            join_root(p, s, right == LF_SQRT);
+        else
+            continue;
+        if (s->op != LF_ADD_ROOT) put_number_second(p, &s->a, &s->b);
+        if (s->op == LF_SUBTRACT_PRODUCT) join_quotient(p, s, uses);
+    }
+}
+
+/* The operands, bit 0 for `a`, that the loops of an instruction take as a number, too. */
+static int may_be_numbers(int op) {
+    if (op == LF_ADD || op == LF_SUBTRACT || op == LF_MULTIPLY || op == LF_DIVIDE) return 1 | 2;
+    if (op == LF_ADD_PRODUCT || op == LF_SUBTRACT_PRODUCT || op == LF_PRODUCT_SUBTRACT) return 2 | 4;
+    if (op == LF_ADD_PRODUCTS || op == LF_SUBTRACT_PRODUCTS) return 2 | 8;
+    return op == LF_ADD_ROOT ? 2 : op == LF_SUBTRACT_SHARE ? 4 : 0;
+}
+
+/* Which operands are numbers that no loop reads as a row; `wide`: for each value whether it is needed as one. */
+static void find_numbers(lf_program *p, int *wide) {
+    int read[4];
+    for (int i = 0; i < p->instructions; i++) wide[i] = !is_number(p->code[i].op);
+    for (int i = 0; i < p->stores; i++) wide[p->store[i].value] = 1;
+    for (int i = 0; i < p->instructions; i++)
+        for (int k = operands(p->code + i, read); k--;) wide[read[k]] |= !(may_be_numbers(p->code[i].op) >> k & 1);
+    for (int i = 0; i < p->instructions; i++) {
+        p->code[i].numbers = !wide[i];
+        for (int k = operands(p->code + i, read); k--;) p->code[i].numbers |= !wide[read[k]] << k;
+    }
+}
+
+/* What is run for each block, one after the other. */
+static void find_order(lf_program *p) {
+    p->first = p->instructions;
+    for (int i = p->instructions - 1; i >= 0; i--) {
+        p->code[i].next = p->first;
+        if (!is_number(p->code[i].op) && p->code[i].op != LF_NOTHING) p->first = i;
     }
 }
 
 /* The last instruction that reads what was loaded: of one argument, or of any where they may overlap. */
 static int last_read(const lf_program *p, int argument) {
-    int last = -1;
-    for (int i = 0; i < p->instructions; i++) {
-        const lf_instruction *s = p->code + i;
-        int read[3] = {s->a, s->b, s->c};
-        for (int k = 0; k < 3 && !reads_nothing(s->op); k++) {
-            const lf_instruction *from = read[k] >= 0 ? p->code + read[k] : s;
+    int last = -1, read[4];
+    for (int i = 0; i < p->instructions; i++)
+        for (int k = operands(p->code + i, read); k--;) {
+            const lf_instruction *from = p->code + read[k];
             if (from->op == LF_LOAD && (!p->distinct || from->a == argument)) last = i;
         }
-    }
     return last;
 }
 
@@ -152,31 +232,26 @@ static void find_destinations(lf_program *p) {
 }
 
 static void give_slots(lf_program *p, int *last, int *free_slots) {
-    int free_count = 0, count = 0;
+    int free_count = 0, count = 0, numbers = 0, read[4];
     for (int i = 0; i < p->instructions; i++) last[i] = i;
-    for (int i = 0; i < p->instructions; i++) {
-        const lf_instruction *s = p->code + i;
-        if (reads_nothing(s->op)) continue;
-        if (s->a >= 0) last[s->a] = i;
-        if (s->b >= 0) last[s->b] = i;
-        if (s->c >= 0) last[s->c] = i;
-    }
+    for (int i = 0; i < p->instructions; i++)
+        for (int k = operands(p->code + i, read); k--;) last[read[k]] = i;
     for (int i = 0; i < p->stores; i++) last[p->store[i].value] = p->instructions;
     for (int i = 0; i < p->instructions; i++) {
         lf_instruction *s = p->code + i;
         s->slot = 0;
         if (s->op == LF_NOTHING) continue;
-        if (!reads_nothing(s->op)) {
-            /* A loop may write where it reads, at the same index: a register whose value ends here is free. */
-            int read[3] = {s->a, s->b, s->c};
-            for (int k = 0; k < 3; k++) {
-                int again = 0;
-                for (int j = 0; j < k; j++) again |= read[j] == read[k];
-                if (read[k] >= 0 && !again && last[read[k]] == i && !is_number(p->code[read[k]].op))
-                    free_slots[free_count++] = p->code[read[k]].slot;
-            }
+        /* A loop may write where it reads, at the same index: a register whose value ends here is free. */
+        for (int k = 0, n = operands(s, read); k < n; k++) {
+            int again = 0;
+            for (int j = 0; j < k; j++) again |= read[j] == read[k];
+            if (!again && last[read[k]] == i && !is_number(p->code[read[k]].op))
+                free_slots[free_count++] = p->code[read[k]].slot;
         }
-        s->slot = !is_number(s->op) && free_count ? free_slots[--free_count] : count++;
+        if (is_number(s->op) && s->numbers)
+            s->slot = numbers++;
+        else
+            s->slot = !is_number(s->op) && free_count ? free_slots[--free_count] : count++;
     }
     p->slots = count;
 }
@@ -184,7 +259,7 @@ static void give_slots(lf_program *p, int *last, int *free_slots) {
 /* About what the loops of an instruction take, beside one that adds. */
 static int cost_of(int op) {
     if (reads_nothing(op)) return op == LF_LOAD;
-    if (op == LF_DIVIDE || op == LF_SQRT) return 3;
+    if (op == LF_DIVIDE || op == LF_SQRT || op == LF_ADD_ROOT || op == LF_SUBTRACT_SHARE) return 3;
     if (op == LF_EXP || op == LF_TANH || op == LF_LOG || op == LF_EXPM1 || op == LF_LOG1P) return 8;
     return op == LF_POWER || (op >= LF_SIN && op <= LF_ERFC) || op == LF_NDTR ? 20 : 1;
 }
@@ -192,7 +267,9 @@ static int cost_of(int op) {
 void lf_prepare(lf_program *p) {
     int work[2 * p->instructions + 2];
     find_scalars(p);
-    join_products(p, work);
+    join(p, work);
+    find_numbers(p, work);
+    find_order(p);
     find_destinations(p);
     give_slots(p, work, work + p->instructions + 1);
     ptrdiff_t size = p->is_double ? 8 : 4;
@@ -204,8 +281,8 @@ void lf_prepare(lf_program *p) {
 
 /* Memory for one run, on the thread that runs. */
 static size_t scratch_size(const lf_program *p) {
-    size_t size = p->is_double ? 8 : 4, block = (size_t)p->block;
-    return (size_t)p->slots * block * size + (size_t)p->stores * block * 8 + (size_t)p->instructions * sizeof(void *) + 64;
+    size_t size = p->is_double ? 8 : 4, block = (size_t)p->block, count = (size_t)p->instructions;
+    return (size_t)p->slots * block * size + (size_t)p->stores * block * 8 + count * (sizeof(void *) + size) + 64;
 }
 
 typedef struct {

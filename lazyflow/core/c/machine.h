@@ -79,21 +79,26 @@ enum {
     LF_RAD2DEG,
     LF_LOGADDEXP,
     LF_LOGADDEXP2,
-    /* What lf_prepare makes of the others: a load of one number for the whole run, a product that only one sum or difference
-     * reads (rounded as before, in one loop), and what is left of that product. */
+    /* What lf_prepare makes of the others: a load of one number for the whole run, what only one sum or difference reads
+     * (rounded as before, in one loop), and what is left of that. */
     LF_SCALAR,
-    LF_ADD_PRODUCT,      /* c + a b */
-    LF_SUBTRACT_PRODUCT, /* c - a b */
-    LF_PRODUCT_SUBTRACT, /* a b - c */
+    LF_ADD_PRODUCT,       /* c + a b */
+    LF_SUBTRACT_PRODUCT,  /* c - a b */
+    LF_PRODUCT_SUBTRACT,  /* a b - c */
+    LF_ADD_PRODUCTS,      /* a b + c d */
+    LF_SUBTRACT_PRODUCTS, /* a b - c d */
+    LF_ADD_ROOT,          /* sqrt(a) + b */
+    LF_SUBTRACT_SHARE,    /* d - a / b c */
     LF_NOTHING,
     LF_COUNT
 };
 
 /* Instruction i makes value i. A load reads argument `a` from column `b` on; a constant is number `a` of the constants;
- * all others read values. `slot`: the register that the value is in; `store`: the store that may take it there instead,
- * or -1. */
+ * all others read values. `slot`: the register that the value is in, of a number that no loop reads as a row the place
+ * among these; `store`: the store that may take it there instead, or -1; `numbers`: the operands, bit 0 for `a`, that are
+ * such numbers, and of such a number itself 1; `next`: the instruction that is run after this one. */
 typedef struct {
-    int32_t op, a, b, c, slot, store;
+    int32_t op, a, b, c, d, slot, store, numbers, next;
 } lf_instruction;
 
 /* `value` goes to columns from `shift` on of an argument, added to what is there or in its place. In an argument of one
@@ -111,6 +116,7 @@ typedef struct {
     int32_t instructions, stores, parameters, slots, block, is_double;
     int32_t distinct; /* whether no argument lies in the memory of another */
     int32_t cost;     /* of an element, in passes over the first cache */
+    int32_t first;    /* the instruction that a block begins with */
     lf_instruction *code;
     lf_store *store;
     lf_parameter *parameter;

@@ -27,10 +27,25 @@
         EACH { REAL a = p[i], b = q[i]; out[i] = (REAL)(expression); }            \
     }
 
-BINARY(add, a + b)
-BINARY(subtract, a - b)
-BINARY(multiply, a * b)
-BINARY(divide, a / b)
+/* The operands of which `numbers` has a bit are one number each. */
+#define ARITHMETIC(name, expression)                                              \
+    static void N(loop_##name)(REAL *out, const REAL *p, const REAL *q, int numbers, ptrdiff_t count) { \
+        ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);                            \
+        const REAL x = *p, y = *q;                                                \
+        if (!numbers) {                                                           \
+            EACH { REAL a = p[i], b = q[i]; out[i] = (REAL)(expression); }        \
+        } else if (numbers == 1) {                                                \
+            EACH { REAL a = x, b = q[i]; out[i] = (REAL)(expression); }           \
+        } else if (numbers == 2) {                                                \
+            EACH { REAL a = p[i], b = y; out[i] = (REAL)(expression); }           \
+        } else {                                                                  \
+            EACH { REAL a = x, b = y; out[i] = (REAL)(expression); }              \
+        }                                                                         \
+    }
+ARITHMETIC(add, a + b)
+ARITHMETIC(subtract, a - b)
+ARITHMETIC(multiply, a * b)
+ARITHMETIC(divide, a / b)
 BINARY(floor_divide, N(floor_divide)(a, b))
 BINARY(remainder, N(remainder)(a, b))
 BINARY(maximum, N(maximum)(a, b))
@@ -88,14 +103,60 @@ static void N(loop_where)(REAL *out, const REAL *c, const REAL *p, const REAL *q
     EACH { REAL a = p[i], b = q[i]; out[i] = c[i] != C(0.0) ? a : b; }
 }
 
+/* Products and sums; the second factor of a product, and what one is added to, may be a number. */
 #define PRODUCT(name, expression)                                                 \
-    static void N(loop_##name)(REAL *out, const REAL *p, const REAL *q, const REAL *r, ptrdiff_t count) { \
+    ALWAYS void N(each_##name)(REAL *out, const REAL *p, const REAL *q, const REAL *r, const int numbers, ptrdiff_t n) { \
+        const REAL y = *q, z = *r;                                                \
+        EACH { REAL ab = p[i] * (numbers & 2 ? y : q[i]), c = numbers & 4 ? z : r[i]; out[i] = expression; } \
+    }                                                                             \
+    static void N(loop_##name)(REAL *out, const REAL *p, const REAL *q, const REAL *r, int numbers, ptrdiff_t count) { \
         ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);                            \
-        EACH { REAL ab = p[i] * q[i], c = r[i]; out[i] = expression; }            \
+        if (!numbers) N(each_##name)(out, p, q, r, 0, n);                         \
+        else if (numbers == 2) N(each_##name)(out, p, q, r, 2, n);                \
+        else if (numbers == 4) N(each_##name)(out, p, q, r, 4, n);                \
+        else N(each_##name)(out, p, q, r, 6, n);                                  \
     }
 PRODUCT(add_product, c + ab)
 PRODUCT(subtract_product, c - ab)
 PRODUCT(product_subtract, ab - c)
+
+#define PRODUCTS(name, expression)                                                \
+    ALWAYS void N(each_##name)(REAL *out, const REAL *p, const REAL *q, const REAL *r, const REAL *s, const int numbers, \
+                               ptrdiff_t n) {                                     \
+        const REAL y = *q, z = *s;                                                \
+        EACH { REAL ab = p[i] * (numbers & 2 ? y : q[i]), cd = r[i] * (numbers & 8 ? z : s[i]); out[i] = expression; } \
+    }                                                                             \
+    static void N(loop_##name)(REAL *out, const REAL *p, const REAL *q, const REAL *r, const REAL *s, int numbers, \
+                               ptrdiff_t count) {                                 \
+        ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);                            \
+        if (!numbers) N(each_##name)(out, p, q, r, s, 0, n);                      \
+        else if (numbers == 2) N(each_##name)(out, p, q, r, s, 2, n);             \
+        else if (numbers == 8) N(each_##name)(out, p, q, r, s, 8, n);             \
+        else N(each_##name)(out, p, q, r, s, 10, n);                              \
+    }
+PRODUCTS(add_products, ab + cd)
+PRODUCTS(subtract_products, ab - cd)
+
+static void N(loop_add_root)(REAL *out, const REAL *p, const REAL *q, int numbers, ptrdiff_t count) {
+    ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);
+    const REAL y = *q;
+    if (numbers) {
+        EACH { out[i] = SQRT(p[i]) + y; }
+    } else {
+        EACH { out[i] = SQRT(p[i]) + q[i]; }
+    }
+}
+
+static void N(loop_subtract_share)(REAL *out, const REAL *p, const REAL *q, const REAL *r, const REAL *s, int numbers,
+                                   ptrdiff_t count) {
+    ptrdiff_t n = count & ~(ptrdiff_t)(LANES - 1);
+    const REAL z = *r;
+    if (numbers) {
+        EACH { REAL share = p[i] / q[i] * z; out[i] = s[i] - share; }
+    } else {
+        EACH { REAL share = p[i] / q[i] * r[i]; out[i] = s[i] - share; }
+    }
+}
 
 /* A cotangent that is zero stays zero, of either sign, whatever the slope is. */
 BINARY(where_nonzero, (a != C(0.0)) | (b == b) ? b : C(0.0))
@@ -240,26 +301,28 @@ static void N(store)(const lf_program *program, const lf_store *store, const lf_
 #define ONE(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], n); break;
 #define TURN(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], n, b->count); break;
 #define TWO(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], v[s->b], n); break;
+#define SUM_OF(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], v[s->b], s->numbers, n); break;
+#define SUM_OF_PRODUCT(OP, name) case LF_##OP: N(loop_##name)(out, v[s->a], v[s->b], v[s->c], s->numbers, n); break;
+#define SUM_OF_PRODUCTS(OP, name) \
+    case LF_##OP: N(loop_##name)(out, v[s->a], v[s->b], v[s->c], v[s->d], s->numbers, n); break;
 
 static void N(run_block)(const lf_program *program, const lf_argument *arguments, const N(block) *b, const REAL **v,
                          REAL *registers, double *sums) {
     ptrdiff_t n = (b->count + LANES - 1) & ~(ptrdiff_t)(LANES - 1);
     N(ahead) ahead;
     ahead.streams = 0, ahead.done = 0, ahead.size = b->count * sizeof(REAL);
-    for (int k = 0; k < program->instructions; k++) {
+    for (int k = program->first; k < program->instructions; k = program->code[k].next) {
         const lf_instruction *s = program->code + k;
         REAL *out = registers + (ptrdiff_t)s->slot * program->block;
         REAL *there = s->store >= 0 ? N(destination)(program, program->store + s->store, arguments, b) : NULL;
         out = there ? there : out;
         switch (s->op) {
-        case LF_CONSTANT: break; /* there from the start */
-        case LF_SCALAR: break;
-        case LF_NOTHING: continue;
-        case LF_ADD_PRODUCT: N(loop_add_product)(out, v[s->a], v[s->b], v[s->c], n); break;
-        case LF_SUBTRACT_PRODUCT: N(loop_subtract_product)(out, v[s->a], v[s->b], v[s->c], n); break;
-        case LF_PRODUCT_SUBTRACT: N(loop_product_subtract)(out, v[s->a], v[s->b], v[s->c], n); break;
         case LF_LOAD: v[k] = N(load)(program, s, arguments, b, &ahead, out); continue;
-        TWO(ADD, add) TWO(SUBTRACT, subtract) TWO(MULTIPLY, multiply) TWO(DIVIDE, divide)
+        SUM_OF(ADD, add) SUM_OF(SUBTRACT, subtract) SUM_OF(MULTIPLY, multiply) SUM_OF(DIVIDE, divide)
+        SUM_OF(ADD_ROOT, add_root) SUM_OF_PRODUCT(ADD_PRODUCT, add_product)
+        SUM_OF_PRODUCT(SUBTRACT_PRODUCT, subtract_product) SUM_OF_PRODUCT(PRODUCT_SUBTRACT, product_subtract)
+        SUM_OF_PRODUCTS(ADD_PRODUCTS, add_products) SUM_OF_PRODUCTS(SUBTRACT_PRODUCTS, subtract_products)
+        SUM_OF_PRODUCTS(SUBTRACT_SHARE, subtract_share)
         TWO(FLOOR_DIVIDE, floor_divide) TWO(REMAINDER, remainder) TWO(POWER, power)
         TWO(MAXIMUM, maximum) TWO(MINIMUM, minimum) TWO(ARCTAN2, arctan2)
         TWO(EQUAL, equal) TWO(NOT_EQUAL, not_equal) TWO(LESS, less) TWO(LESS_EQUAL, less_equal)
@@ -288,14 +351,19 @@ static void N(run_block)(const lf_program *program, const lf_argument *arguments
     }
 }
 
-/* Registers of numbers, each filled once a run, with whole lanes of a block of `n` elements. */
-static void N(fill_numbers)(const lf_program *program, const lf_argument *arguments, REAL *registers, ptrdiff_t n) {
+/* Numbers, each filled in once a run: those that some loop reads as a row with whole lanes of a block of `n` elements, in a
+ * register, all others behind the values `v`. */
+static void N(fill_numbers)(const lf_program *program, const lf_argument *arguments, const REAL **v, REAL *registers,
+                            ptrdiff_t n) {
     ptrdiff_t lanes = (n + LANES - 1) & ~(ptrdiff_t)(LANES - 1);
+    REAL *single = (REAL *)(v + program->instructions);
     for (int k = 0; k < program->instructions; k++) {
         const lf_instruction *s = program->code + k;
-        REAL *to = registers + (ptrdiff_t)s->slot * program->block;
-        if (s->op == LF_CONSTANT) N(fill)(to, (REAL)program->constant[s->a], lanes);
-        if (s->op == LF_SCALAR) N(fill)(to, ((REAL *)arguments[s->a].data)[s->b], lanes);
+        if (s->op != LF_CONSTANT && s->op != LF_SCALAR) continue;
+        REAL *to = s->numbers ? single + s->slot : registers + (ptrdiff_t)s->slot * program->block;
+        REAL number = s->op == LF_CONSTANT ? (REAL)program->constant[s->a] : ((REAL *)arguments[s->a].data)[s->b];
+        N(fill)(to, number, s->numbers ? 1 : lanes);
+        v[k] = to;
     }
 }
 
@@ -321,7 +389,7 @@ static void N(run)(const lf_program *program, const lf_argument *arguments, ptrd
     double *sums = (double *)(scratch + sizeof(REAL) * (size_t)program->slots * program->block);
     const REAL **v = (const REAL **)(sums + (size_t)program->stores * program->block);
     ptrdiff_t width = right - left, most = program->block, all = (high - low) * width;
-    N(fill_numbers)(program, arguments, registers, all < most ? all : most);
+    N(fill_numbers)(program, arguments, v, registers, all < most ? all : most);
     /* By the whole width, so that several sums into one place are added in one order, however columns are shared. */
     ptrdiff_t together = program->width && program->width <= most ? most / program->width : 1;
     ptrdiff_t head = all > 2 * most && (width == 1 || high - low == 1) ? N(lead)(program, arguments, low, left) : 0;
