@@ -152,7 +152,8 @@ def tracing() -> Any:
 def refuse_in_cells(what: str, instead: str) -> None:
     """Raise `CellError` while the body of a cell is recorded: what would happen once must not pass for what happens at
     every call. ``what`` happens inside, and ``instead`` says what to write."""
-    body = tracing()
+    tape = now().tape()
+    body = None if tape is None else tape.body
     if body is not None:
         raise CellError(
             f"{user_line()}: {what} inside the {body.name}, whose body is recorded once and not run at every call: "

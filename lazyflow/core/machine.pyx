@@ -230,6 +230,68 @@ cdef class Program:
         if not done:
             raise MemoryError
 
+    def update(self, tuple arrays, where=None):
+        """Run over all elements of arrays of one size that are contiguous in one order, or, of buffers of rows, over the
+        rows ``where``, with one of a matrix for each. ``arrays``: in the order of the parameters. False if that is nothing
+        for the program: arrays of another dtype, size or order, or not to be written; then nothing was done."""
+        cdef int done
+        cdef Py_ssize_t i, rows = -1, most = PY_SSIZE_T_MAX, count = self.program.parameters, width = self.program.width
+        cdef cnp.ndarray index = None if where is None else numpy.ascontiguousarray(where, numpy.int64)
+        cdef lf_argument *arguments
+        cdef int64_t *starts
+        if len(arrays) != count or not self.suits(arrays, index is None, &rows, &most):
+            return False
+        if index is not None and rows != cnp.PyArray_SIZE(index):
+            return False
+        arguments = <lf_argument *>PyMem_Malloc(sizeof(lf_argument) * (count + 1))
+        starts = <int64_t *>PyMem_Malloc(sizeof(int64_t) * (rows + 1 if index is not None else 1))
+        try:
+            if not arguments or not starts:
+                raise MemoryError
+            if index is not None:
+                for i in range(rows):
+                    starts[i] = (<const int64_t *>cnp.PyArray_DATA(index))[i]
+                    if not 0 <= starts[i] < most:
+                        return False
+                    starts[i] *= width
+            for i in range(count):
+                arguments[i].data = cnp.PyArray_BYTES(<cnp.ndarray>arrays[i])
+                arguments[i].pitch, arguments[i].starts = width, starts
+            with nogil:
+                done = lf_run(&self.program, arguments, 0, rows)
+        finally:
+            PyMem_Free(arguments)
+            PyMem_Free(starts)
+        if not done:
+            raise MemoryError
+        return True
+
+    cdef bint suits(self, tuple arrays, bint by_columns, Py_ssize_t *rows, Py_ssize_t *most):
+        """Whether `update` can take these arrays; how many rows the matrices have, and the buffers at least."""
+        cdef bint by_rows = True
+        cdef Py_ssize_t k, size
+        cdef int kind, wanted = cnp.NPY_FLOAT64 if self.program.is_double else cnp.NPY_FLOAT32
+        cdef cnp.ndarray array
+        for k in range(self.program.parameters):
+            if not isinstance(arrays[k], cnp.ndarray):
+                return False
+            array, kind = arrays[k], self.program.parameter[k].kind
+            if cnp.PyArray_TYPE(array) != wanted or not cnp.PyArray_ISBEHAVED_RO(array):
+                return False
+            by_rows &= cnp.PyArray_IS_C_CONTIGUOUS(array)
+            by_columns &= cnp.PyArray_IS_F_CONTIGUOUS(array) and kind != LF_ROWS
+            size = cnp.PyArray_SIZE(array) // self.program.width
+            if kind == LF_ROWS:
+                most[0] = min(most[0], size)
+            elif kind == LF_BLOCK:
+                if rows[0] >= 0 and rows[0] != size:
+                    return False
+                rows[0] = size
+        for k in range(self.program.stores):
+            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>arrays[self.program.store[k].argument]):
+                return False
+        return (by_rows or by_columns) and rows[0] >= 0
+
     cdef int fill(self, lf_argument *arguments, tuple arrays) except -1:
         """Where the arrays lie, those with rows from their first one on."""
         cdef Py_ssize_t k, position = 0, size = 8 if self.program.is_double else 4

@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from lazyflow import core, fibers, settings
-from lazyflow.device import copied, device_of, is_on_gpu, module, on_device_of, to_device
+from lazyflow import fibers, settings
+from lazyflow.device import copied, device_of, module, on, on_device_of, to_device
 from lazyflow.errors import TornError
 from lazyflow.ops.sparse import RowSparse
-from lazyflow.optim import rule, together
+from lazyflow.optim import together
 from lazyflow.optim.options import check_known, check_values, plain
+from lazyflow.optim.rule import Rule
 from lazyflow.state import check_kind, differences, miscounts, raise_differences
 from lazyflow.threads import kernel_threads
 
@@ -73,6 +74,25 @@ class Kept:
     step: int
     slots: dict[str, Array]
     device: str
+
+
+class Update(NamedTuple):
+    """A parameter that takes part in a step. No reference to its array outlives that."""
+
+    parameter: Trainable
+    array: Array
+    gradient: Any
+    kept: Kept
+    options: Options
+
+
+class Now(NamedTuple):
+    """What one step is for all parameters of a group that have taken as many: the count, and all of it as formulas, None
+    for a class that has none."""
+
+    options: Options
+    step: int
+    rule: Rule | None
 
 
 class Optimizer:
@@ -148,7 +168,7 @@ class Optimizer:
         """
         step = state["step"]
         arrays = {"parameter": parameter, "gradient": gradient, **{k: v for k, v in state.items() if k != "step"}}
-        rule.run(list(self.formulas(options, step).items()), arrays, self.numbers(options, step), self.scratch)
+        Rule(list(self.formulas(options, step).items()), self.numbers(options, step)).run(arrays, self.scratch)
 
     def formulas(self, options: Options, step: int) -> Mapping[str, str]:
         """What ``parameter`` and the arrays that are kept become in a step, by name and in order, as formulas of these,
@@ -194,17 +214,35 @@ class Optimizer:
         """
         self._refuse_torn()
         self._check_changes()
-        updates = [(i, p, p.grad, options) for i, p, options in self._members() if p.grad is not None]
-        for index, parameter, gradient, _ in updates:
-            _check_shape(index, parameter, gradient)
-            fibers.refuse_change("an optimizer takes a step", getattr(parameter, "version", 0))
-        for index, parameter, _, options in updates:  # what takes memory for good, before anything is changed
-            self._kept_for(index, array_of(parameter), options)
+        updates, found = self._updates(), dict[tuple[int, int], Now]()
+
+        def now(update: Update) -> Now:
+            """Of the parameter's next step, which is counted."""
+            kept, options = update.kept, update.options
+            kept.step += 1
+            key = id(options), kept.step
+            if key not in found:
+                found[key] = Now(options, kept.step, self._rule(options, kept.step) if self._has_formulas else None)
+            return found[key]
+
         self._torn = True
         with kernel_threads(settings.current().threads):
-            for index, parameter, gradient, options in self._not_together(updates):
-                self._update(index, parameter, gradient, options)
+            for update in self._not_together(updates, now):
+                self._update(update, now)
         self._torn = False
+
+    def _updates(self) -> list[Update]:
+        """The parameters that have a gradient, after all checks, and with all memory that is taken for good: nothing has
+        changed yet."""
+        found = []
+        for index, parameter, options in self._members():
+            gradient = parameter.grad
+            if gradient is not None:
+                array = array_of(parameter)
+                _check_shape(index, parameter, array, gradient)
+                fibers.refuse_change("an optimizer takes a step", getattr(parameter, "version", 0))
+                found.append((index, parameter, array, gradient, options))
+        return [Update(p, array, g, self._kept_for(i, array, o), o) for i, p, array, g, o in found]
 
     def _refuse_torn(self) -> None:
         if self._torn:
@@ -280,45 +318,45 @@ class Optimizer:
             kept.device = device
         return kept
 
-    def _update(self, index: int, parameter: Trainable, gradient: Any, options: Options) -> None:
-        array = array_of(parameter)
+    def _update(self, update: Update, now: Callable[[Update], Now]) -> None:
+        parameter, array, gradient, kept, options = update
         parameter.touch()  # and once more afterwards: what is computed under half of an update is stale, too
-        kept = self._kept_for(index, array, options)
-        kept.step += 1
-        with on_device_of(array):
-            if not isinstance(gradient, RowSparse):
-                self._dense(array, gradient, kept, options)
-            elif options["sparse"] and self.elementwise:
-                self._rows(array, gradient, kept, options)
+        what = now(update)
+        with on(kept.device):
+            if isinstance(gradient, RowSparse) and not (options["sparse"] and self.elementwise):
+                gradient = gradient.to_dense()
+            if what.rule is not None and what.rule.run_in_core({"parameter": array, **kept.slots}, gradient):
+                pass  # in one pass, in blocks of its own
+            elif isinstance(gradient, RowSparse):
+                self._rows(array, gradient, kept, what)
             else:
-                self._dense(array, gradient.to_dense(), kept, options)
+                self._dense(array, gradient, kept, what)
         parameter.touch()
 
-    def _not_together(self, updates: Sequence[tuple[int, Trainable, Any, Options]]) -> list[Any]:
+    def _not_together(self, updates: Sequence[Update], now: Callable[[Update], Now]) -> Sequence[Update]:
         """Make those updates of arrays of a device that one launch can make together, and return the others."""
-        if not self._has_formulas or not self.elementwise:
-            return list(updates)
+        if not self._has_formulas or not self.elementwise or all(update.kept.device == "cpu" for update in updates):
+            return updates
         rest, groups = [], dict[Any, list[tuple[Trainable, together.Update]]]()
-        for index, parameter, gradient, options in updates:
-            array, kept = array_of(parameter), self.kept[index]
-            sparse = isinstance(gradient, RowSparse) and bool(options["sparse"])
-            if not is_on_gpu(array):
-                rest.append((index, parameter, gradient, options))
+        for update in updates:
+            parameter, array, gradient, kept, options = update
+            if kept.device == "cpu":
+                rest.append(update)
                 continue
+            sparse = isinstance(gradient, RowSparse) and bool(options["sparse"])
             values = gradient.values if sparse else gradient.to_dense() if isinstance(gradient, RowSparse) else gradient
             arrays = {"parameter": array, **kept.slots, "gradient": values}
-            if not together.is_possible(list(arrays.values())):
-                rest.append((index, parameter, gradient, options))
+            rule = now(update).rule if together.is_possible(list(arrays.values())) else None
+            if rule is None:
+                rest.append(update)
                 continue
-            kept.step += 1
-            assignments, numbers = self._rule(options, kept.step)
-            key = kept.device, array.dtype, tuple(arrays), tuple(assignments), tuple(numbers)
-            update = together.Update(arrays, numbers, gradient.indices if sparse else None)
-            groups.setdefault(key, []).append((parameter, update))
-        for (_, _, _, assignments, _), members in groups.items():
+            key = kept.device, array.dtype, tuple(arrays), rule.assignments, tuple(rule.numbers)
+            one = together.Update(arrays, rule.numbers, gradient.indices if sparse else None)
+            groups.setdefault(key, []).append((parameter, one))
+        for (device, _, _, assignments, _), members in groups.items():
             for parameter, _ in members:
                 parameter.touch()  # and once more afterwards: see `_update`
-            with on_device_of(members[0][1].arrays["parameter"]):
+            with on(device):
                 together.run(assignments, [update for _, update in members])
             for parameter, _ in members:
                 parameter.touch()
@@ -326,32 +364,24 @@ class Optimizer:
 
     # From one parameter to blocks.
 
-    def _dense(self, array: Array, gradient: Array, kept: Kept, options: Options) -> None:
+    def _dense(self, array: Array, gradient: Array, kept: Kept, now: Now) -> None:
         if array.size <= BLOCK or not self.elementwise or not isinstance(array, np.ndarray):  # a GPU wants few launches
-            self._apply(array, gradient, kept.slots, kept.step, options)
-            return
-        if self._has_formulas and array.dtype == gradient.dtype != np.float16 and core.machine is not None:
-            self._apply(array, gradient, kept.slots, kept.step, options)  # one pass, in blocks of its own
+            self._apply(array, gradient, kept.slots, now)
             return
         array, gradient, *slots = _flat([array, gradient, *kept.slots.values()])
         rows = _rows_in_block(array, BLOCK)
         for i in range(0, len(array), rows):
             some = slice(i, i + rows)
             views = {name: slot[some] for name, slot in zip(kept.slots, slots, strict=True)}
-            self._apply(array[some], gradient[some], views, kept.step, options)
+            self._apply(array[some], gradient[some], views, now)
 
-    def _rows(self, array: Array, gradient: RowSparse, kept: Kept, options: Options) -> None:
-        if self._has_formulas and isinstance(array, np.ndarray):
-            assignments, numbers = self._rule(options, kept.step)
-            arrays = {"parameter": array, **kept.slots}
-            if rule.run_on_rows(assignments, arrays, gradient.values, gradient.indices, numbers):
-                return
+    def _rows(self, array: Array, gradient: RowSparse, kept: Kept, now: Now) -> None:
         rows = _rows_in_block(array, BLOCK // 2) if isinstance(array, np.ndarray) else max(len(gradient.indices), 1)
         for i in range(0, len(gradient.indices), rows):
             where = gradient.indices[i : i + rows]
             touched = self._gather("rows of the parameter", array, where)
             views = {name: self._gather(f"rows of {name}", slot, where) for name, slot in kept.slots.items()}
-            self._apply(touched, gradient.values[i : i + rows], views, kept.step, options)
+            self._apply(touched, gradient.values[i : i + rows], views, now)
             array[where] = touched
             for name, view in views.items():
                 kept.slots[name][where] = view
@@ -360,18 +390,16 @@ class Optimizer:
     def _has_formulas(self) -> bool:
         return type(self).apply_single is Optimizer.apply_single
 
-    def _rule(self, options: Options, step: int) -> tuple[list[tuple[str, str]], dict[str, float]]:
+    def _rule(self, options: Options, step: int) -> Rule:
         """All of a step as formulas, weight decay first, with their numbers."""
         rest, numbers = list(self.formulas(options, step).items()), self.numbers(options, step)
         decay = float(options["weight_decay"])
         if not decay:
-            return rest, numbers
+            return Rule(rest, numbers)
         if self.decoupled:
-            return [("parameter", "parameter * shrink"), *rest], {
-                **numbers,
-                "shrink": 1.0 - float(options["lr"]) * decay,
-            }
-        return [("gradient", "parameter * decay + gradient"), *rest], {**numbers, "decay": decay}
+            shrink = 1.0 - float(options["lr"]) * decay
+            return Rule([("parameter", "parameter * shrink"), *rest], {**numbers, "shrink": shrink})
+        return Rule([("gradient", "parameter * decay + gradient"), *rest], {**numbers, "decay": decay})
 
     def _gather(self, name: str, array: Array, where: Array) -> Array:
         if not (isinstance(array, np.ndarray) and array.flags.c_contiguous):
@@ -379,22 +407,21 @@ class Optimizer:
         # twice as fast as array[where]; the indices are in range, and mode="clip" spares a buffered copy
         return array.take(where, 0, self._buffer(name, array, (len(where), *array.shape[1:])), "clip")
 
-    def _apply(self, parameter: Array, gradient: Array, slots: dict[str, Array], step: int, options: Options) -> None:
+    def _apply(self, parameter: Array, gradient: Array, slots: dict[str, Array], now: Now) -> None:
         if parameter.dtype == np.float16:
             working = parameter.astype(np.float32)
-            self._apply(working, gradient, slots, step, options)
+            self._apply(working, gradient, slots, now)
             parameter[...] = working
             return
         if gradient.dtype != parameter.dtype:
             gradient = gradient.astype(parameter.dtype)
-        if self._has_formulas:
-            assignments, numbers = self._rule(options, step)
-            rule.run(assignments, {"parameter": parameter, "gradient": gradient, **slots}, numbers, self.scratch)
+        if now.rule is not None:
+            now.rule.run({"parameter": parameter, "gradient": gradient, **slots}, self.scratch)
             return
-        decay = options["weight_decay"]
+        decay = now.options["weight_decay"]
         if decay:
-            gradient = self._decayed(parameter, gradient, decay, options["lr"])
-        self.apply_single(gradient, parameter, {**slots, "step": step}, options)
+            gradient = self._decayed(parameter, gradient, decay, now.options["lr"])
+        self.apply_single(gradient, parameter, {**slots, "step": now.step}, now.options)
 
     def _decayed(self, parameter: Array, gradient: Array, decay: float, lr: float) -> Array:
         """Apply weight decay: to the parameter if it is decoupled, else in the gradient that is returned."""
@@ -485,10 +512,10 @@ class Optimizer:
         return found
 
 
-def _check_shape(index: int, parameter: Trainable, gradient: Any) -> None:
-    if gradient.shape != array_of(parameter).shape:
+def _check_shape(index: int, parameter: Trainable, array: Array, gradient: Any) -> None:
+    if gradient.shape != array.shape:
         raise ValueError(
-            f"parameter {index} {parameter.name} has shape {array_of(parameter).shape}, its gradient {gradient.shape}"
+            f"parameter {index} {parameter.name} has shape {array.shape}, its gradient {gradient.shape}"
         )
 
 

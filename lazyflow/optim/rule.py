@@ -8,6 +8,7 @@ step of a formula, into memory that is lent. All steps are rounded exactly, so b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -20,68 +21,66 @@ from lazyflow.fuse import machine
 from lazyflow.fuse.blocks import last_uses
 from lazyflow.fuse.scalar import ARG_BLOCK, ARG_ROWS, ARG_VECTOR, Builder, Kernel, ScalarValue
 from lazyflow.ops.formula import function_of, parse
+from lazyflow.ops.sparse import RowSparse
 
-__all__ = ["Assignments", "run", "run_on_rows"]
+__all__ = ["Assignments", "Rule", "kernel_of"]
 
 Array = Any
 Assignments = Sequence[tuple[str, str]]
 """Names with the formulas of what they become. A name that is no array is an intermediate result."""
 
 
-def run(
-    rule: Assignments, arrays: Mapping[str, Array], numbers: Mapping[str, float], scratch: Callable[[str, Array], Array]
-) -> None:
-    """Change ``arrays``, all of one shape and dtype, as the rule says; ``"gradient"`` is only read.
+class Rule:
+    """Assignments with the numbers in them, to be run for any number of parameters: what is looked up for the first is
+    kept for the others. Of one step, since numbers are another time others.
 
-    ``scratch`` lends memory like an array, by name.
-
+    >>> rule = Rule([("move", "gradient * rate"), ("x", "x - move")], {"rate": 0.5})
     >>> x = np.array([1.0, 2.0])
-    >>> rule = [("move", "gradient * rate"), ("x", "x - move")]
-    >>> run(rule, {"x": x, "gradient": np.ones(2)}, {"rate": 0.5}, lambda name, like: np.empty_like(like))
+    >>> rule.run({"x": x, "gradient": np.ones(2)}, lambda name, like: np.empty_like(like))
     >>> x
     array([0.5, 1.5])
     """
-    kernel = kernel_of(tuple(rule), tuple(arrays), tuple(numbers), arrays["gradient"].dtype, 0)
-    flat = _flattened(list(arrays.values()))
-    if flat is None:
-        _by_calls(kernel, arrays, list(numbers.values()), scratch)
-    else:
-        program = _compiled(kernel)
-        program(0, len(flat[0]), 0, *flat, np.array(list(numbers.values()), kernel.dtype))
 
+    __slots__ = ("_prepared", "assignments", "numbers")
 
-def run_on_rows(
-    rule: Assignments, arrays: Mapping[str, Array], gradient: Array, where: Array, numbers: Mapping[str, float]
-) -> bool:
-    """Change the rows ``where`` (distinct) of ``arrays``, whose gradient this is, in their places.
+    def __init__(self, assignments: Assignments, numbers: Mapping[str, float]) -> None:
+        self.assignments, self.numbers = tuple(assignments), numbers
+        self._prepared: dict[tuple[tuple[str, ...], DType, int], tuple[Kernel, Any, tuple[Array, ...]]] = {}
 
-    False if they are not arrays that the core can work on: then nothing was done.
-    """
-    if _flattened([*arrays.values(), gradient]) is None or not gradient.flags.c_contiguous:
-        return False
-    if not all(a.flags.c_contiguous for a in arrays.values()):
-        return False
-    width = int(np.prod(gradient.shape[1:]))
-    if not width:
-        return True
-    kernel = kernel_of(tuple(rule), (*arrays, "gradient"), tuple(numbers), gradient.dtype, width)
-    starts = where.astype(np.int64) * width
-    buffers = [given for a in arrays.values() for given in (a.reshape(-1), starts)]
-    rows = gradient.reshape(len(where), width)
-    _compiled(kernel)(0, len(where), 0, *buffers, rows, np.array(list(numbers.values()), gradient.dtype))
-    return True
+    def run(self, arrays: Mapping[str, Array], scratch: Callable[[str, Array], Array]) -> None:
+        """Change ``arrays``, all of one shape and dtype, as the rule says; ``"gradient"`` is only read.
 
+        ``scratch`` lends memory like an array, by name.
+        """
+        kernel, program, numbers = self._for(tuple(arrays), arrays["gradient"].dtype, 0)
+        if program is None or not program.update((*arrays.values(), *numbers)):
+            _by_calls(kernel, arrays, list(self.numbers.values()), scratch)
 
-def _flattened(arrays: list[Array]) -> list[Array] | None:
-    """Views of one axis in one order, if the core can work on them."""
-    first = arrays[0]
-    if core.machine is None or not all(isinstance(a, np.ndarray) and a.dtype == first.dtype for a in arrays):
-        return None
-    if first.dtype.char not in "fd" or not first.dtype.isnative:
-        return None
-    if all(a.flags.c_contiguous for a in arrays):
-        return [a.reshape(-1) for a in arrays]
-    return [a.T.reshape(-1) for a in arrays] if all(a.flags.f_contiguous for a in arrays) else None
+    def run_in_core(self, arrays: Mapping[str, Array], gradient: Array | RowSparse) -> bool:
+        """Change ``arrays``, whose gradient this is, or those rows of them that it has, in their places.
+
+        False if they are not arrays that the core can work on: then nothing was done.
+        """
+        where, width = None, 0
+        if isinstance(gradient, RowSparse):
+            where, gradient = gradient.indices, gradient.values
+            width = math.prod(gradient.shape[1:])
+            if not width:
+                return True
+        _, program, numbers = self._for((*arrays, "gradient"), gradient.dtype, width)
+        return program is not None and program.update((*arrays.values(), gradient, *numbers), where)
+
+    def _for(self, names: tuple[str, ...], dtype: DType, width: int) -> tuple[Kernel, Any, tuple[Array, ...]]:
+        """For arrays of these names, in this order: the kernel, the core's program if it has one, and the numbers as that
+        takes them."""
+        key = names, dtype, width
+        found = self._prepared.get(key)
+        if found is None:
+            kernel = kernel_of(self.assignments, names, tuple(self.numbers), dtype, width)
+            program = None if core.machine is None or dtype.char not in "fd" else _compiled(kernel)
+            numbers = (np.array(list(self.numbers.values()), dtype),) if self.numbers else ()
+            found = self._prepared[key] = kernel, program, numbers
+        return found
 
 
 @cache
@@ -99,8 +98,8 @@ def kernel_of(rule: Assignments, names: tuple[str, ...], numbers: tuple[str, ...
 
 
 @cache
-def _compiled(kernel: Kernel) -> Callable[..., None]:
-    return machine.core_function(kernel, distinct=True)
+def _compiled(kernel: Kernel) -> Any:
+    return machine.program(kernel, distinct=True)
 
 
 @cache

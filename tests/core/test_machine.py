@@ -179,7 +179,7 @@ def after_a_step(dtype, begin, n, pieces):
     assignments, numbers = list(adam.formulas(options, 3).items()), adam.numbers(options, 3)
     for i in range(0, n, pieces):
         some = {name: a[i : i + pieces] for name, a in arrays.items()}
-        rule.run(assignments, some, numbers, lambda name, like: np.empty_like(like))
+        rule.Rule(assignments, numbers).run(some, lambda name, like: np.empty_like(like))
     return np.stack([arrays[name] for name in names])
 
 
@@ -255,8 +255,8 @@ def test_products_and_sums_are_rounded_one_after_the_other(instructions, formula
 
 
 def a_program(rng, n, dtype):
-    """Sums, products, quotients and roots of rows, of numbers of a run and of constants: as a kernel that reads ``x``, ``y``
-    and ``numbers`` and writes ``x`` and ``out``, and as a function of the first three, in NumPy's steps, of these two."""
+    """Sums, products, quotients and roots of rows and of numbers: as a kernel that reads ``x``, ``y`` and ``numbers`` and
+    writes ``x`` and ``out``, and as a function of the first three, in NumPy's steps, that returns these two."""
     b = Builder(n, np.dtype(dtype))
     values = [b.load(ARG_BLOCK, (name,), 0, n) for name in "xy"]
     values += [b.load(ARG_VECTOR, ("numbers",), k, 1) for k in range(2)] + [1.5, -0.0]

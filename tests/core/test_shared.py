@@ -15,6 +15,7 @@ import pytest
 import lazyflow as lf
 from lazyflow.core import machine
 from lazyflow.fuse.scalar import ARG_BLOCK, ARG_NUMBER, ARG_ROWS, ARG_VECTOR, Builder
+from lazyflow.ops.sparse import RowSparse
 from lazyflow.optim import rule
 
 if machine is None:
@@ -131,9 +132,11 @@ def test_updates(dtype, rng):
     adam = object.__new__(lf.optim.Adam)
     options = {"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "lr": 1e-3}
     assignments, numbers = list(adam.formulas(options, 3).items()), adam.numbers(options, 3)
-    same(lambda: rule.run(assignments, arrays, numbers, lambda name, like: np.empty_like(like)), *arrays.values())
+    adams = rule.Rule(assignments, numbers)
+    same(lambda: adams.run(arrays, lambda name, like: np.empty_like(like)), *arrays.values())
     gradient, where = arrays.pop("gradient")[:300], rng.permutation(401)[:300]
-    same(lambda: rule.run_on_rows(assignments, arrays, gradient, where, numbers), *arrays.values())
+    some = RowSparse(where, gradient, (401, 500))
+    same(lambda: adams.run_in_core(arrays, some), *arrays.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
