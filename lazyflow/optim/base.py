@@ -239,9 +239,13 @@ class Optimizer:
             gradient = parameter.grad
             if gradient is not None:
                 array = array_of(parameter)
-                _check_shape(index, parameter, array, gradient)
-                fibers.refuse_change("an optimizer takes a step", getattr(parameter, "version", 0))
+                if gradient.shape != array.shape:
+                    raise ValueError(
+                        f"parameter {index} {parameter.name} has shape {array.shape}, its gradient {gradient.shape}"
+                    )
                 found.append((index, parameter, array, gradient, options))
+        oldest = min([getattr(parameter, "version", 0) for _, parameter, _, _, _ in found], default=0)
+        fibers.refuse_change("an optimizer takes a step", oldest)
         return [Update(p, array, g, self._kept_for(i, array, o), o) for i, p, array, g, o in found]
 
     def _refuse_torn(self) -> None:
@@ -309,8 +313,7 @@ class Optimizer:
         return slots
 
     def _kept_for(self, index: int, array: Array, options: Options) -> Kept:
-        kept = self.kept.get(index)
-        device = device_of(array)
+        kept, device = self.kept.get(index), device_of(array)
         if kept is None:
             kept = self.kept[index] = Kept(0, self.slots_for(array, options), device)
         elif kept.device != device:  # the parameter was moved
@@ -512,14 +515,9 @@ class Optimizer:
         return found
 
 
-def _check_shape(index: int, parameter: Trainable, array: Array, gradient: Any) -> None:
-    if gradient.shape != array.shape:
-        raise ValueError(
-            f"parameter {index} {parameter.name} has shape {array.shape}, its gradient {gradient.shape}"
-        )
-
-
 def _is_number(value: Any) -> bool:
+    if type(value) is float:
+        return True
     if not isinstance(value, int | float | np.number) or isinstance(value, bool):
         return False
     try:
