@@ -87,8 +87,8 @@ class Update(NamedTuple):
 
 
 class Now(NamedTuple):
-    """What one step is for all parameters of a group that have taken as many: the count, and all of it as formulas, None
-    for a class that has none."""
+    """What one step is for all parameters of a group that have taken as many: their count, and all of it as formulas;
+    None for a class without."""
 
     options: Options
     step: int
@@ -232,8 +232,8 @@ class Optimizer:
         self._torn = False
 
     def _updates(self) -> list[Update]:
-        """The parameters that have a gradient, after all checks, and with all memory that is taken for good: nothing has
-        changed yet."""
+        """The parameters that have a gradient, after all checks, and with all memory that is taken for good, before
+        anything is changed."""
         found = []
         for index, parameter, options in self._members():
             gradient = parameter.grad

@@ -71,7 +71,7 @@ class Rule:
         return program is not None and program.update((*arrays.values(), gradient, *numbers), where)
 
     def _for(self, names: tuple[str, ...], dtype: DType, width: int) -> tuple[Kernel, Any, tuple[Array, ...]]:
-        """For arrays of these names, in this order: the kernel, the core's program if it has one, and the numbers as that
+        """For arrays of these names, in this order: the kernel, the core's program if it has one, and the numbers as it
         takes them."""
         key = names, dtype, width
         found = self._prepared.get(key)

@@ -255,8 +255,8 @@ def test_products_and_sums_are_rounded_one_after_the_other(instructions, formula
 
 
 def a_program(rng, n, dtype):
-    """Sums, products, quotients and roots of rows and of numbers: as a kernel that reads ``x``, ``y`` and ``numbers`` and
-    writes ``x`` and ``out``, and as a function of the first three, in NumPy's steps, that returns these two."""
+    """Sums, products, quotients and roots of rows and of numbers: as a kernel that reads ``x``, ``y`` and ``numbers``,
+    and writes ``x`` and ``out``, and as a function of the first three, in NumPy's steps, that returns these two."""
     b = Builder(n, np.dtype(dtype))
     values = [b.load(ARG_BLOCK, (name,), 0, n) for name in "xy"]
     values += [b.load(ARG_VECTOR, ("numbers",), k, 1) for k in range(2)] + [1.5, -0.0]
@@ -326,3 +326,55 @@ def test_a_step_of_adam_is_five_loops():
     assignments, numbers = tuple(adam.formulas(options, 3).items()), tuple(adam.numbers(options, 3))
     names = ("parameter", "gradient", "exp_avg", "exp_avg_sq")
     assert core_function(rule.kernel_of(assignments, names, numbers, np.dtype("float32"), 0)).loops == 5
+
+
+def unwritable(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+UPDATES = {
+    "contiguous": (lambda x, g: (x, g), True),
+    "by columns": (lambda x, g: (x.T, g.T), True),
+    "flat": (lambda x, g: (x.reshape(-1), g.reshape(-1)), True),
+    "empty": (lambda x, g: (x[:0], g[:0]), True),
+    "gradient not to be written": (lambda x, g: (x, unwritable(g)), True),
+    "of two orders": (lambda x, g: (x.T, np.ascontiguousarray(g.T)), False),
+    "with gaps": (lambda x, g: (x[:, ::2], g[:, ::2]), False),
+    "of two dtypes": (lambda x, g: (x, g.astype("f8")), False),
+    "of another byte order": (lambda x, g: (x, g.astype(">f4")), False),
+    "of two sizes": (lambda x, g: (x, g[:1]), False),
+    "no array": (lambda x, g: (x, g.tolist()), False),
+    "one too few": (lambda x, g: (x,), False),
+    "not to be written": (lambda x, g: (unwritable(x), g), False),
+}
+
+
+@pytest.mark.parametrize("case", UPDATES)
+def test_an_update_is_of_arrays_of_one_kind_or_nothing(case):
+    kernel = rule.kernel_of((("x", "x - gradient * rate"),), ("x", "gradient"), ("rate",), np.dtype("f4"), 0)
+    change, does = UPDATES[case]
+    given = change(np.ones((3, 4), "f4"), np.arange(12, dtype="f4").reshape(3, 4))
+    expected = given[0] - np.float32(0.5) * given[1] if does else given[0].copy()
+    assert core_function(kernel, distinct=True).update((*given, np.array([0.5], "f4"))) is does
+    np.testing.assert_array_equal(given[0], expected)
+
+
+@pytest.mark.parametrize("index", ["int64", "int32", "int64, every second"])
+@pytest.mark.parametrize(
+    ("where", "does"),
+    [([2, 0], True), ([], True), ([3, 1], False), ([-1, 1], False), ([0, 1, 2], False)],
+    ids=str,
+)
+def test_an_update_of_rows_is_of_rows_that_there_are(where, does, index):
+    kernel = rule.kernel_of((("x", "x - gradient * rate"),), ("x", "gradient"), ("rate",), np.dtype("f4"), 4)
+    x, gradient = np.ones((3, 4), "f4"), np.arange(8, dtype="f4").reshape(2, 4)[: len(where)]
+    expected = x.copy()
+    if does:
+        expected[where] -= np.float32(0.5) * gradient
+    rows = np.repeat(where, 2).astype(np.int64)[::2] if "," in index else np.array(where, index)
+    program, rate = core_function(kernel, distinct=True), np.array([0.5], "f4")
+    assert not program.update((np.asfortranarray(x), gradient, rate), rows)
+    assert program.update((x, gradient, rate), rows) is does
+    np.testing.assert_array_equal(x, expected)

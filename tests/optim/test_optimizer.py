@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -402,6 +403,65 @@ def test_a_state_of_other_shapes_needs_whole_parameters() -> None:
 def test_an_optimizer_without_a_rule() -> None:
     with pytest.raises(NotImplementedError, match="Optimizer needs a method apply_single"):
         optim.Optimizer([parameter(gradient=(1.0, 1.0))]).step()
+
+
+# What a step prepares.
+
+
+def test_formulas_and_numbers_are_made_once_for_all_that_have_taken_as_many_steps() -> None:
+    asked: list[tuple[float, int]] = []
+
+    class Asked(optim.Adam):
+        def numbers(self, options: Any, step: int) -> dict[str, float]:
+            asked.append((options["lr"], step))
+            return super().numbers(options, step)
+
+    params = [parameter(gradient=(1.0, -1.0)) for _ in range(4)]
+    late = params[3]
+    late.grad = None
+    optimizer = Asked([{"params": params[:2], "lr": 0.1}, {"params": params[2:], "lr": 0.2}])
+    optimizer.step()
+    late.grad = np.array([1.0, -1.0])
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.3
+    optimizer.step()
+    assert asked == [(0.1, 1), (0.2, 1), (0.1, 2), (0.2, 2), (0.2, 1), (0.3, 3), (0.2, 3), (0.2, 2)]
+    for p, rates in ((params[1], (0.1, 0.1, 0.3)), (params[2], (0.2, 0.2, 0.2)), (late, (0.2, 0.2))):
+        alone = optim.Adam([q := parameter(gradient=(1.0, -1.0))])
+        for lr in rates:
+            alone.param_groups[0]["lr"] = lr
+            alone.step()
+        np.testing.assert_array_equal(p.array, q.array)
+
+
+def test_a_step_keeps_no_reference_to_an_array() -> None:
+    p = parameter(gradient=(1.0, 1.0))
+    optimizer = optim.SGD([p], lr=1.0)
+    optimizer.step()
+    array, gradient = weakref.ref(p.array), weakref.ref(p.grad)
+    p.array, p.grad = np.zeros(2, np.float32), np.ones(2, np.float32)
+    assert array() is None and gradient() is None
+    optimizer.step()  # in another dtype
+    assert p.array.tolist() == [-1.0, -1.0] and p.array.dtype == np.float32
+
+
+def test_an_array_that_may_not_be_written_is_not() -> None:
+    p = parameter(gradient=(1.0, 1.0))
+    p.array.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        optim.SGD([p], lr=1.0).step()
+    assert p.array.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_gradients_may_change_their_kind_between_steps(kind: str) -> None:
+    p = FakeParameter(np.ones((3, 2)))
+    optimizer = optim.SGD([p], lr=1.0, momentum=0.5)
+    dense, sparse = np.ones((3, 2)), rows(np.arange(3), np.ones((3, 2)), (3, 2))
+    for k in range(3):
+        p.grad = dense if (kind == "dense") == (k % 2 == 0) else sparse
+        optimizer.step()
+    np.testing.assert_array_equal(p.array, np.full((3, 2), 1.0 - 1.0 - 1.5 - 1.75))
 
 
 # The pure form.
