@@ -23,16 +23,15 @@ cdef extern from "machine.h" nogil:
         LF_ROWS
         LF_VECTOR
         LF_NUMBER
-        LF_LOAD
     ctypedef struct lf_instruction:
-        int32_t op, a, b, c, d, slot, store, next
+        int32_t op, a, b, c, d, slot, store
     ctypedef struct lf_store:
         int32_t argument, shift, value, adds
     ctypedef struct lf_parameter:
         int32_t kind, single
     ctypedef struct lf_program:
         Py_ssize_t width
-        int32_t instructions, stores, parameters, slots, block, is_double, distinct, cost, first
+        int32_t instructions, stores, parameters, slots, block, is_double, distinct, cost, loops
         lf_instruction *code
         lf_store *store
         lf_parameter *parameter
@@ -208,11 +207,7 @@ cdef class Program:
     @property
     def loops(self):
         """How many loops run over a block, beside those that copy what they cannot read where it lies."""
-        cdef int found = 0, k = self.program.first
-        while k < self.program.instructions:
-            found += self.program.code[k].op != LF_LOAD
-            k = self.program.code[k].next
-        return found
+        return self.program.loops
 
     def __call__(self, Py_ssize_t low, Py_ssize_t high, Py_ssize_t first, *arrays):
         """Rows ``low`` to ``high`` (not included) of a launch whose first row is ``first``; the arrays in the order of

@@ -70,8 +70,8 @@ int lf_use_instruction_set(const char *name) {
     return 1;
 }
 
-/* Registers in the first cache, in bytes. */
-#define REGISTERS 24576
+/* Bytes of the first cache, for registers and what the next block reads. */
+#define CACHE 32768
 
 /* Instructions that read no values. */
 static int reads_nothing(int op) { return op == LF_LOAD || op == LF_CONSTANT || op == LF_SCALAR || op == LF_NOTHING; }
@@ -194,8 +194,10 @@ static void find_numbers(lf_program *p, int *wide) {
 /* What is run for each block, one after the other. */
 static void find_order(lf_program *p) {
     p->first = p->instructions;
+    p->loops = 0;
     for (int i = p->instructions - 1; i >= 0; i--) {
         p->code[i].next = p->first;
+        p->loops += !reads_nothing(p->code[i].op);
         if (!is_number(p->code[i].op) && p->code[i].op != LF_NOTHING) p->first = i;
     }
 }
@@ -273,9 +275,13 @@ void lf_prepare(lf_program *p) {
     find_destinations(p);
     give_slots(p, work, work + p->instructions + 1);
     ptrdiff_t size = p->is_double ? 8 : 4;
-    ptrdiff_t block = REGISTERS / (size * (p->slots ? p->slots : 1)) & ~63;
+    ptrdiff_t pieces = p->slots ? p->slots : 1;
     p->cost = p->stores;
-    for (int i = 0; i < p->instructions; i++) p->cost += cost_of(p->code[i].op);
+    for (int i = 0; i < p->instructions; i++) {
+        p->cost += cost_of(p->code[i].op);
+        pieces += p->code[i].op == LF_LOAD && p->parameter[p->code[i].a].kind == LF_BLOCK;
+    }
+    ptrdiff_t block = CACHE / (size * pieces) & ~63;
     p->block = (int32_t)(block < 128 ? 128 : block > 2048 ? 2048 : block);
 }
 

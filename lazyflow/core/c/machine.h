@@ -117,6 +117,7 @@ typedef struct {
     int32_t distinct; /* whether no argument lies in the memory of another */
     int32_t cost;     /* of an element, in passes over the first cache */
     int32_t first;    /* the instruction that a block begins with */
+    int32_t loops;    /* how many are run for a block, without loads */
     lf_instruction *code;
     lf_store *store;
     lf_parameter *parameter;

@@ -12,9 +12,8 @@
 #endif
 #define LANES 16
 #define LINE 64     /* bytes of a cache line */
-#define FAR 65536   /* elements of a run whose arguments will not be in cache */
-#define FETCHED 16  /* lines of them that are fetched beside an instruction, and */
-#define STREAMS 8   /* of how many arguments at most */
+#define FAR 262144  /* elements of a run whose arguments will not be in cache */
+#define STREAMS 8   /* of how many of them the next block is fetched at most */
 
 #define UNARY(name, expression)                                                   \
     static void N(loop_##name)(REAL *out, const REAL *p, ptrdiff_t count) {        \
@@ -219,16 +218,17 @@ typedef struct {
     int far; /* whether to fetch what the next block reads */
 } N(block);
 
-/* What the next block reads where it lies. The lines are asked for a few at a time, between the instructions of this
- * block: loops as short as these are over before the processor sees that they walk through memory. */
+/* What the next block reads where it lies, all of it: the lines of each argument are asked for some at a time, a share behind
+ * each loop of this block. Loops as short as these are over before the processor sees that they walk through memory. */
 typedef struct {
     int streams;
-    ptrdiff_t done, size;
+    ptrdiff_t done, size, share;
     const char *from[STREAMS];
 } N(ahead);
 
 static inline void N(fetch)(N(ahead) *ahead) {
-    for (int lines = FETCHED; lines > 0 && ahead->done < ahead->size; lines -= ahead->streams, ahead->done += LINE)
+    ptrdiff_t end = ahead->done + ahead->share < ahead->size ? ahead->done + ahead->share : ahead->size;
+    for (; ahead->done < end; ahead->done += LINE)
         for (int k = 0; k < ahead->streams; k++) __builtin_prefetch(ahead->from[k] + ahead->done);
 }
 
@@ -311,6 +311,7 @@ static void N(run_block)(const lf_program *program, const lf_argument *arguments
     ptrdiff_t n = (b->count + LANES - 1) & ~(ptrdiff_t)(LANES - 1);
     N(ahead) ahead;
     ahead.streams = 0, ahead.done = 0, ahead.size = b->count * sizeof(REAL);
+    ahead.share = program->loops ? ahead.size / program->loops + LINE : ahead.size;
     for (int k = program->first; k < program->instructions; k = program->code[k].next) {
         const lf_instruction *s = program->code + k;
         REAL *out = registers + (ptrdiff_t)s->slot * program->block;
