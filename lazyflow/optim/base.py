@@ -172,7 +172,8 @@ class Optimizer:
 
     def formulas(self, options: Options, step: int) -> Mapping[str, str]:
         """What ``parameter`` and the arrays that are kept become in a step, by name and in order, as formulas of these,
-        of ``gradient``, of earlier ones, and of `numbers`; other names are intermediate results."""
+        of ``gradient``, of earlier ones, and of `numbers`; other names are intermediate results. Asked once a step for
+        all parameters of a group that have taken as many, and so are `numbers`."""
         raise NotImplementedError(
             f"{type(self).__name__} needs a method apply_single(gradient, parameter, state, options)"
         )
