@@ -29,8 +29,9 @@ def trained_by_torch(model, x, y, steps, learning_rate):
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-3)])
 def test_it_gives_what_pytorch_gives(slide, dtype, tolerance):
+    """In float32 a hundred steps apart by last digits at first, which some relu takes for another sign."""
     torch = pytest.importorskip("torch", reason="compared with PyTorch, which is not installed (extra 'peers')")
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((64, 200)).astype(dtype), rng.standard_normal((64, 10)).astype(dtype)
