@@ -122,7 +122,13 @@ class Engine:
 
     def _run_missing(self, wanted: Sequence[Expr]) -> None:
         """Compute what has no value yet."""
+        left = len(wanted) + 1
         while found := missing(wanted):
+            if len(found) >= left:  # one took the place of another, which rests on values of the same runs: all anew
+                forget(wanted)
+                found, left = missing(wanted), len(wanted) + 1
+            else:
+                left = len(found)
             compute(alike(found))
 
     def host_value(self, root: Expr) -> HostArray:

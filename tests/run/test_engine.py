@@ -402,3 +402,19 @@ def test_long_lived_constants_keep_no_run_alive(w):
         runs.append(weakref.ref(loss.tape.runs[0]))
         del loss
     assert [run() for run in runs] == [None] * len(data)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_roots_of_one_tape_whose_values_are_stale_in_turn(w, count):
+    """The run of each reads a tape of its own and theirs: what is forgotten for one takes the other's value away."""
+    before = []
+    for k in range(count):
+        before.append(w * (k + 1.0))
+        lf.forward(before[-1:])
+    w.assign([0.5, 0.25, 0.125])
+    roots = [lf.tanh(value) for value in before]
+    for root in roots[1:]:
+        root.numpy()
+    found = lf.forward([*roots[1:], roots[0]])
+    expected = [np.tanh(np.array([0.5, 0.25, 0.125]) * (k + 1)) for k in [*range(1, count), 0]]
+    np.testing.assert_allclose(found, expected)
