@@ -172,7 +172,7 @@ class blas_threads:
 
 class kernel_threads:
     """Let what this thread calls of the compiled core use ``number`` threads in the ``with`` block, where it is large
-    enough; every result is that of one thread to the bit.
+    enough. Every result is that of one thread to the bit, but for products that NumPy makes in parts.
 
     >>> with kernel_threads(2):
     ...     pass
