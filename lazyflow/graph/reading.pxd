@@ -16,6 +16,9 @@ cdef class Reading:
 cpdef bint is_kept(Tape tape) except -1
 
 
+cpdef bint is_part(Reading reading) except -1
+
+
 cpdef Reading reading_of(Tape tape, object asked)
 
 

@@ -99,6 +99,11 @@ def is_kept(tape: Tape) -> bool:
     return tape.sealed and len(tape) >= LONG
 
 
+def is_part(reading: Reading) -> bool:
+    """Whether it is some of the rows of a long tape, which is there for the others, too."""
+    return reading.rows is not None and len(reading.tape) >= LONG
+
+
 def reading_of(tape: Tape, asked: Sequence[int]) -> Reading:
     """What is read of a tape, which is sealed by it, for some of its rows."""
     kept = is_kept(tape)

@@ -123,3 +123,18 @@ def test_runs_of_another_thread_stay():
     [x] = found
     assert not is_settled(x.tape.runs[0])
     np.testing.assert_array_equal(x.numpy(), [3.0, 6.0])
+
+
+def test_small_runs_of_roots_that_are_kept_are_let_go(monkeypatch):
+    """Each would be held by the tape of all, with its plan, until the same roots are asked for again."""
+    monkeypatch.setattr(settle, "LEAST", 1 << 18)
+    w = lf.Parameter([1.0, 2.0])
+    roots = [lf.sum(lf.tanh(w * float(k))) for k in range(300)]
+    lf.forward(roots[:1])  # seals their tape, which is long
+    for k in range(1, 20):
+        lf.forward(roots[k : k + 1])
+        w.assign(w.numpy() + 1.0)
+    runs = roots[0].tape.runs
+    assert len(runs) >= 19
+    assert sum(not is_settled(run) for run in runs) <= 3
+    assert [round(e.item(), 3) for e in roots[1:4]] == [1.726, 1.999, 2.0]
