@@ -16,7 +16,8 @@ cdef class Reading:
 cpdef bint is_kept(Tape tape) except -1
 
 
-cpdef bint is_part(Reading reading) except -1
+@cython.locals(reading=Reading)
+cpdef bint are_parts(list readings) except -1
 
 
 cpdef Reading reading_of(Tape tape, object asked)

@@ -99,9 +99,12 @@ def is_kept(tape: Tape) -> bool:
     return tape.sealed and len(tape) >= LONG
 
 
-def is_part(reading: Reading) -> bool:
-    """Whether it is some of the rows of a long tape, which is there for the others, too."""
-    return reading.rows is not None and len(reading.tape) >= LONG
+def are_parts(readings: list[Reading]) -> bool:
+    """Whether any is of some rows of a long tape, which is there for the others, too."""
+    for reading in readings:  # noqa: SIM110  # compiled, an `any` would be a generator
+        if reading.rows is not None and len(reading.tape) >= LONG:
+            return True
+    return False
 
 
 def reading_of(tape: Tape, asked: Sequence[int]) -> Reading:

@@ -19,7 +19,7 @@ from lazyflow.cells.chains import Chains, with_chains
 from lazyflow.core.arrays import Ints
 from lazyflow.graph.graph import Graph, collect, drawn_anew
 from lazyflow.graph.joined import with_joined_rows, with_loops
-from lazyflow.graph.reading import Reading, awaited, is_part, position_of, readings_of
+from lazyflow.graph.reading import Reading, are_parts, awaited, position_of, readings_of
 from lazyflow.graph.repeats import may_repeat, repeats_merged
 from lazyflow.plan.plan import Plan, graph_schedule, make
 from lazyflow.plan.plans import Plans
@@ -158,7 +158,7 @@ def _run(
                 with devices.on(way.device), devices.products(way.device, options.tf32):
                     run = _executed(roots, readings, plan, way, known)
         # A run of roots that are kept is held by their tape, with its plan, until these very roots are asked for again.
-        if plan.layout.nbytes >= settle.LEAST or any([is_part(reading) for reading in readings]):
+        if plan.layout.nbytes >= settle.LEAST or are_parts(readings):
             SETTLING.add(run, owners_of(roots))
     except MemoryError as error:
         raise out_of_memory(error, plan, way, "a forward") from error
