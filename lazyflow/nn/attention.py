@@ -20,7 +20,7 @@ from lazyflow.nn import init
 from lazyflow.nn.container import ModuleList
 from lazyflow.nn.dropout import Dropout
 from lazyflow.nn.functional.activation import gelu, relu
-from lazyflow.nn.functional.attention import attended_by, attention_weights, factors_of_weights, weights_by
+from lazyflow.nn.functional.attention import attended_by, attention_weights, factors_of_weights, mask_of, weights_by
 from lazyflow.nn.functional.maps import affine
 from lazyflow.nn.linear import Linear
 from lazyflow.nn.module import Module, checked_probability, checked_sizes, new_parameter
@@ -112,7 +112,7 @@ class MultiheadAttention(Module):
             raise ShapeError(
                 f"MultiheadAttention: key and value must have one shape, got {given[1].shape} and {given[2].shape}"
             )
-        mask = None if attn_mask is None else constant(attn_mask)
+        mask = self._mask(attn_mask, given[0], given[1])
         options = mask, bool(need_weights), bool(average_attn_weights), bool(is_causal)
         found = self._to_itself(given[0], *options) if own else self._to_others(*given, *options)
         if len(found) <= _WEIGHTS_MADE:
@@ -161,6 +161,17 @@ class MultiheadAttention(Module):
                 f"MultiheadAttention: {name} must be one example's (length, {self.embed_dim}), got shape {given.shape}"
             )
         return given
+
+    def _mask(self, attn_mask: Any, query: Expr, key: Expr) -> Expr | None:
+        mask, t, s = mask_of(attn_mask), query.shape[0], key.shape[0]
+        if mask is not None and 2 <= mask.ndim <= 3:
+            wanted = (self.num_heads, t, s)[3 - mask.ndim :]
+            if any(n not in (1, m) for n, m in zip(mask.shape, wanted, strict=True)):
+                raise ShapeError(
+                    f"MultiheadAttention: attn_mask is ({t}, {s}) or ({self.num_heads}, {t}, {s}) for {t} queries "
+                    f"and {s} keys, got {mask.shape}"
+                )
+        return mask
 
     def _heads(self, x: Expr) -> Expr:
         """By heads, (num_heads, t, embed_dim / num_heads)."""
@@ -264,7 +275,7 @@ class TransformerEncoderLayer(_Layer):
 
     def forward(self, src: Any, src_mask: Any = None, is_causal: bool = False) -> Expr:
         """The sequence, one layer further."""
-        mask = None if src_mask is None else constant(src_mask)
+        mask = mask_of(src_mask)
         return self._further(as_floating(src, _first_weight(self)), mask, bool(is_causal))
 
     @one_node
@@ -332,7 +343,7 @@ class TransformerDecoderLayer(_Layer):
     ) -> Expr:
         """The sequence, one layer further."""
         first = _first_weight(self)
-        own_mask, its_mask = (None if mask is None else constant(mask) for mask in (tgt_mask, memory_mask))
+        own_mask, its_mask = mask_of(tgt_mask), mask_of(memory_mask)
         x, memory = as_floating(tgt, first), as_floating(memory, first)
         return self._further(x, memory, own_mask, its_mask, bool(tgt_is_causal), bool(memory_is_causal))
 

@@ -313,6 +313,31 @@ class RowSparse:
             raise ValueError("the array of a row-sparse gradient is always a copy")
         return np.asarray(devices.to_host(self.to_dense()), dtype)
 
+    def __mul__(self, factor: float) -> RowSparse:
+        """All values times a number, so that ``param -= 0.1 * param.grad`` is written for any parameter.
+
+        >>> (0.5 * -RowSparse(np.array([1]), np.array([[4.0]]), (3, 1)) / 2).values.tolist()
+        [[-1.0]]
+        """
+        return self.scale(factor) if isinstance(factor, (int, float)) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> RowSparse:
+        return self.scale(1 / divisor) if isinstance(divisor, (int, float)) else NotImplemented
+
+    def __neg__(self) -> RowSparse:
+        return self.scale(-1)
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise ``AttributeError``, which says how the gradient becomes an array, as most are."""
+        if name.startswith("__") or name in ("indices", "values", "shape", "host"):  # what Python and NumPy look for
+            raise AttributeError(name)
+        raise AttributeError(
+            f"the gradient of a table that was looked up in holds only the rows that were touched, and has no "
+            f"{name!r}: take gradient.to_dense(), an array of shape {self.shape}"
+        )
+
     def add_to(self, dense: Array) -> None:
         """``dense += self.to_dense()`` in place, touching only the rows that are there."""
         with devices.on_device_of(self.values):

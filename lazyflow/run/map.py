@@ -47,6 +47,7 @@ def map(
     fn: Callable[..., Answer], *examples: Iterable[object], together: int | None = None, progress: bool = False
 ) -> list[Answer]:
     """``[fn(x) for x in examples]``, or ``fn(x, y)`` of several, where ``fn`` may look at its own values, and batches.
+    Of several there are as many results as the shortest has elements, as with Python's ``map``.
 
     Write ``fn`` for one example. Where it asks for a value (``x.item()``, ``x.numpy()``, ``float(x)``, ``if x > 0:``,
     ``int(lf.argmax(x))``), it waits there until all others wait or have ended; then all that was asked for is computed

@@ -565,3 +565,16 @@ def test_an_lstm_is_its_cells():
     cell.load_state_dict({name.removesuffix("_l0"): array for name, array in lstm.state_dict().items()})
     xs = np.float32(WORDS[2])
     np.testing.assert_array_equal(over_list(lstm, xs)[-2].numpy(), lstm_steps(cell, xs)[0].numpy())
+
+
+def test_masks_of_attention_that_say_neither_of_two_things_are_refused():
+    layer, x = nn.MultiheadAttention(8, 2), lf.constant(np.ones((4, 8), np.float32))
+    with pytest.raises(lf.DTypeError, match=r"truth values, or of floating numbers .* got int64: .*astype\(bool\)"):
+        layer(x, x, x, attn_mask=np.triu(np.ones((4, 4), np.int64), 1))
+    with pytest.raises(lf.DTypeError, match="got int64"):
+        nn.functional.scaled_dot_product_attention(x, x, x, np.ones((4, 4), np.int64))
+    for shape in ((4, 3), (3, 4), (3, 4, 4)):
+        with pytest.raises(lf.ShapeError, match=r"attn_mask is \(4, 4\) or \(2, 4, 4\) .* got \(\d, "):
+            layer(x, x, x, attn_mask=np.zeros(shape, bool))
+    for shape in ((4, 4), (1, 4), (2, 4, 4), (1, 4, 4)):
+        assert layer(x, x, x, attn_mask=np.zeros(shape, bool))[0].shape == (4, 8)

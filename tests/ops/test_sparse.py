@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lazyflow as lf
 from lazyflow.errors import ShapeError
 from lazyflow.ops import sparse
 from lazyflow.ops.base import OPS, Aval
@@ -169,3 +172,27 @@ def test_lookup_in_a_shared_table_has_a_row_sparse_gradient(shared_index: bool) 
     assert isinstance(gradient, RowSparse)
     want = one_by_one(np.tile(index[0], 6) if shared_index else index.ravel(), g.reshape(30, 3), 40)
     np.testing.assert_allclose(gradient.to_dense(), want, atol=1e-12)
+
+
+def test_a_sparse_gradient_is_scaled_and_subtracted_as_any_other() -> None:
+    table = lf.Parameter(np.ones((5, 2), np.float32))
+    lf.sum(lf.embedding(table, 1) + lf.embedding(table, 3) * 2).backward()
+    gradient = table.grad
+    assert isinstance(gradient, RowSparse)
+    dense = gradient.to_dense()
+    for scaled, expected in ((0.5 * gradient, 0.5 * dense), (gradient * 3, 3 * dense), (-gradient / 4, -dense / 4)):
+        assert isinstance(scaled, RowSparse) and scaled.dtype == np.float32
+        np.testing.assert_array_equal(scaled.to_dense(), expected)
+    with lf.no_grad():
+        table -= 0.1 * gradient
+    np.testing.assert_allclose(table.numpy(), 1 - 0.1 * dense, rtol=1e-6)
+    with pytest.raises(AttributeError, match=r"has no 'max': take gradient.to_dense\(\), an array of shape \(5, 2\)"):
+        gradient.max()
+    with pytest.raises(TypeError):
+        gradient * "2"
+
+
+def test_a_sparse_gradient_is_copied_and_pickled() -> None:
+    gradient = RowSparse(np.array([1]), np.array([[5.0]]), (3, 1))
+    for other in (copy.copy(gradient), copy.deepcopy(gradient), pickle.loads(pickle.dumps(gradient))):
+        np.testing.assert_array_equal(other.to_dense(), gradient.to_dense())

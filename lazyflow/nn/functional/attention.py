@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lazyflow.errors import ShapeError
+from lazyflow.errors import DTypeError, ShapeError
 from lazyflow.functions.elementwise import where
 from lazyflow.functions.linalg import matmul
 from lazyflow.functions.random import dropout, dropout_factors, probability
@@ -180,6 +180,17 @@ def _flat_mask(mask: Expr, heads: int, t: int, s: int) -> tuple[Expr, str] | Non
     return mask.reshape(-1), of
 
 
+def mask_of(attn_mask: Any) -> Expr | None:
+    """A mask as an expression. Raises `DTypeError` for integers, which could mean either of what it may be."""
+    mask = None if attn_mask is None else constant(attn_mask)
+    if mask is not None and mask.dtype.kind not in "bf":
+        raise DTypeError(
+            f"attn_mask is of truth values, or of floating numbers that are added to the scores; got {mask.dtype}: "
+            "take attn_mask.astype(bool)"
+        )
+    return mask
+
+
 def scaled_dot_product_attention(
     query: Any,
     key: Any,
@@ -199,7 +210,7 @@ def scaled_dot_product_attention(
     array([[2.],
            [2.]], dtype=float32)
     """
-    mask = None if attn_mask is None else constant(attn_mask)
+    mask = mask_of(attn_mask)
     dropout_p = probability(dropout_p)
     if mask is None or mask.ndim < 3:
         found = attended(query, key, value, 1, is_causal, mask, dropout_p=dropout_p, stream=stream)
