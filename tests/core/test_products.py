@@ -114,8 +114,8 @@ def test_special_values(threads, blas, rows, how):
             np.testing.assert_array_equal(found, expected)
 
 
-def test_what_is_far_from_one_is_added_one_by_one():
-    """Sums of many terms are sums of stretches, within the bound of that many roundings."""
+def test_long_sums_are_sums_of_stretches():
+    """Within the bound of as many roundings; in order these terms would be twice as far off."""
     a, b = np.full((3, 8000), 0.1, np.float32), np.ones((8000, 32), np.float32)
     np.testing.assert_allclose(core.machine.multiply(a, b), 8000 * np.float64(np.float32(0.1)), rtol=528 * 2.0**-24)
 

@@ -64,10 +64,7 @@ static const kernels KERNELS_OF[][2] = {
 #endif
 };
 
-static const kernels *chosen(int is_double) {
-    const char *name = lf_instruction_set();
-    return &KERNELS_OF[!strcmp(name, "avx512") ? 2 : !strcmp(name, "avx2")][is_double];
-}
+static const kernels *chosen(int is_double) { return &KERNELS_OF[lf_set_number()][is_double]; }
 
 typedef struct {
     const lf_convolution *convolution;

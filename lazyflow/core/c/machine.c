@@ -33,6 +33,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    int number;
     kernels of[2]; /* float, double */
 } instruction_set;
 
@@ -41,14 +42,16 @@ typedef struct {
      cross_entropy_##type##_##set, cross_entropy_slopes_##type##_##set, along_##type##_##set,       \
      attend_##type##_##set}
 
-static const instruction_set BASELINE = {"baseline", {KERNELS(float, baseline), KERNELS(double, baseline)}};
+static const instruction_set BASELINE = {"baseline", 0, {KERNELS(float, baseline), KERNELS(double, baseline)}};
 #ifdef X86
-static const instruction_set AVX2 = {"avx2", {KERNELS(float, avx2), KERNELS(double, avx2)}};
-static const instruction_set AVX512 = {"avx512", {KERNELS(float, avx512), KERNELS(double, avx512)}};
+static const instruction_set AVX2 = {"avx2", 1, {KERNELS(float, avx2), KERNELS(double, avx2)}};
+static const instruction_set AVX512 = {"avx512", 2, {KERNELS(float, avx512), KERNELS(double, avx512)}};
 #endif
 static const instruction_set *chosen = &BASELINE;
 
 const char *lf_instruction_set(void) { return chosen->name; }
+
+int lf_set_number(void) { return chosen->number; }
 
 int lf_use_instruction_set(const char *name) {
 #ifdef X86

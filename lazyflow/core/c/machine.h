@@ -189,6 +189,8 @@ int lf_attend(const lf_attention *attention);
 
 /* The instruction set that runs: "avx512", "avx2", "baseline". Returns 0 if this machine has no such set. */
 const char *lf_instruction_set(void);
+/* Its place among all, the least first. */
+int lf_set_number(void);
 int lf_use_instruction_set(const char *name);
 
 #endif

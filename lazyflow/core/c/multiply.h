@@ -210,7 +210,7 @@ ALWAYS void N(some_dots)(REAL *out, ptrdiff_t pitch, N(matrix) x, N(matrix) weig
 /* The same of all rows, of as many at a time as stay in the first cache. */
 ALWAYS void N(dots)(REAL *out, ptrdiff_t pitch, N(matrix) x, N(matrix) weight, ptrdiff_t rows, ptrdiff_t columns,
                     ptrdiff_t inner) {
-    N(ints) mask;
+    N(ints) mask = {0};
     for (INT r = 0; r < PER_LANE; r++) mask[r] = r < PER_LANE - inner % PER_LANE ? 0 : -1;
     ptrdiff_t step = NEAR / (inner * (ptrdiff_t)sizeof(REAL)) / 4 * 4;
     step = step < 4 ? 4 : step;

@@ -2,7 +2,6 @@
 #include "products.h"
 
 #include <stdint.h>
-#include <string.h>
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -47,6 +46,7 @@ int lf_expect_slow_blas(int slow) {
 
 /* So many elements of b fit into the second cache, or nearly. */
 #define MOST (1 << 20)
+/* Of up to so many inner elements the writing of the result takes longest. */
 #define FEW 12
 
 /* So many multiplications take some 15 us: what is less is not worth a part. */
@@ -109,8 +109,7 @@ void lf_multiply(const lf_product *p) {
     ptrdiff_t count = p->sizes[0], rows = p->sizes[1], columns = p->sizes[3];
     double work = (double)count * (double)rows * (double)p->sizes[2] * (double)columns;
     int threads = lf_threads(), parts = work / LEAST < threads ? (int)(work / LEAST) : threads;
-    const char *name = lf_instruction_set();
-    int set = !strcmp(name, "avx512") ? 2 : !strcmp(name, "avx2");
+    int set = lf_set_number();
     a_product whole = {p, count > 1 ? PRODUCTS : rows > columns ? ROWS : COLUMNS, set, how_of(p, REACH + set)};
     ptrdiff_t longest = whole.axis == PRODUCTS ? count : (whole.axis == ROWS ? rows : columns) / STEP;
     if (longest < parts) parts = (int)longest;
